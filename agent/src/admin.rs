@@ -1,5 +1,6 @@
-//! The local socket `admin.sock`: status, configuration, tables and metrics of the running agent. It speaks HTTP/1.1,
-//! for `curl --unix-socket` and scrapers. Only the agent's user has access.
+//! The local socket `admin.sock`: the running agent answers requests for its status, configuration, tables and metrics.
+//! The socket speaks HTTP/1.1, so that `curl --unix-socket` and scrapers can use it. Only the user of the agent's
+//! process and root can open it.
 //!
 //! | Path | Answer |
 //! |---|---|
@@ -8,7 +9,8 @@
 //! | `/tables` | [`Installed`](tombolo_proto::installed::Installed): the lookup tables and kernel routes in use |
 //! | `/metrics` | Prometheus text |
 //!
-//! `/metrics` is also served over TCP if `metrics_listen` is set in `agent.toml`.
+//! If `metrics_listen` is set in `agent.toml`, `/metrics` is also available at that TCP address, to anyone who reaches
+//! it.
 
 use crate::agent::Agent;
 use crate::metrics;
@@ -27,25 +29,31 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tombolo_proto::exposition;
 
-/// Bytes of a request head at most, and the timeout of each read; for scrapers also of the whole exchange. Four fixed
-/// paths need far less than the 8 KiB that HTTP servers usually accept.
+/// Largest request head in bytes, the limit that HTTP servers usually have. Requests for the four fixed paths are far
+/// shorter.
 const MAX_REQUEST: usize = 8192;
+/// Timeout of each read of a request, which fits into one packet. For a scraper it also limits the whole exchange,
+/// because a scraper occupies one of [`MAX_SCRAPERS`] places until its exchange ends.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Pause after a failed `accept`, which usually means that file descriptors ran out.
+/// Pause after a failed `accept`. The usual cause is that file descriptors ran out, which a retry without a pause would
+/// meet again at once.
 const ACCEPT_BACKOFF: Duration = REQUEST_TIMEOUT;
 
-/// Timeout of each read of an answer. `/tables` is answered only when a configuration that is being applied is in
-/// force.
+/// Timeout of each read of an answer. It is longer than [`REQUEST_TIMEOUT`], because the agent answers `/tables` only
+/// while no configuration is being applied.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Scrapers served at a time: bounds the memory and file descriptors that anyone who reaches the port can take.
+/// Largest number of scrapers at a time. It bounds the memory and the file descriptors that anyone who reaches the port
+/// can use up.
 const MAX_SCRAPERS: usize = 8;
 
-/// Binds the local socket with mode 0600. Replaces a socket file that a crash left.
+/// Binds the local socket with mode 0600. Removes any socket file that exists at its path, also that of a running
+/// agent: the caller must hold the lock of the state directory.
 ///
 /// # Errors
-/// The path is longer than a Unix socket's address may be, or the directory is not writable.
+/// The socket's path is longer than the address of a Unix socket may be (107 bytes on Linux), or the state directory is
+/// not writable.
 pub fn bind(state: &StateDir) -> Result<UnixListener> {
     state.remove(file::ADMIN_SOCKET)?;
     let path = state.path(file::ADMIN_SOCKET);
@@ -54,10 +62,11 @@ pub fn bind(state: &StateDir) -> Result<UnixListener> {
     Ok(listener)
 }
 
-/// Binds the TCP address of `metrics_listen`.
+/// Binds `address`, the setting `metrics_listen`, for [`serve_metrics`]. Port 0 lets the kernel choose a port.
 ///
 /// # Errors
-/// The port is taken, or the address is not one of this host.
+/// Another program listens at the port, no interface of this host has the address, or the agent may not bind a port
+/// below 1024.
 pub async fn bind_metrics(address: SocketAddr) -> Result<TcpListener> {
     let bound = TcpListener::bind(address).await;
     bound.with_context(|| {
@@ -65,7 +74,9 @@ pub async fn bind_metrics(address: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-/// Serves `/metrics`, and nothing else, over TCP. Never returns.
+/// Serves `/metrics`, and no other path, over TCP. Answers up to eight scrapers at a time; each has two seconds for its
+/// whole exchange. Runs until its task is cancelled: an error of the socket is logged, and `accept` is retried after
+/// two seconds.
 pub async fn serve_metrics(listener: TcpListener, agent: Arc<Agent>) {
     let room = Arc::new(Semaphore::new(MAX_SCRAPERS));
     loop {
@@ -101,7 +112,8 @@ enum Audience {
     Scraper,
 }
 
-/// Serves the local socket. Never returns.
+/// Serves the paths of this module's table on the local socket. Runs until its task is cancelled: an error of the
+/// socket is logged, and `accept` is retried after two seconds.
 pub async fn serve(listener: UnixListener, agent: Arc<Agent>) {
     loop {
         match listener.accept().await {
@@ -166,11 +178,12 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, agent: &Agent, 
     Ok(())
 }
 
-/// Requests `path` from the running agent, from another process. Blocks for up to 4 s per read. Returns the response
-/// body.
+/// Requests `path`, such as `/status`, from the agent that runs with this state directory. For use in another process:
+/// blocks the thread, for up to 4 s at each read. Returns the body of the answer.
 ///
 /// # Errors
-/// No agent runs from this directory, or it answers with another status than 200.
+/// No agent runs with this directory, this user may not open its socket, no data arrives for 4 s, or the answer has
+/// another status than 200.
 pub fn ask(state: &StateDir, path: &str) -> Result<String> {
     let socket = state.path(file::ADMIN_SOCKET);
     let mut stream = BlockingStream::connect(&socket).with_context(|| {

@@ -30,19 +30,21 @@ use tombolo_proto::status::AgentStatus;
 /// The configuration in force, with its revision and digest.
 #[derive(Debug, Clone, Default)]
 pub struct Running {
-    /// The largest revision that the configuration is valid for.
+    /// The largest revision of the store that this configuration is valid for. It can be newer than the revision with
+    /// which the configuration arrived, see [`Agent::up_to_date`].
     pub revision: Revision,
-    /// Digest of the configuration; empty: no configuration yet.
+    /// Digest of the configuration. Empty: this agent has no configuration yet.
     pub digest: String,
     config: Option<Arc<AgentConfig>>,
 }
 
-/// Number of drain notices, and the pause after each. Notices repeat because any may be lost. Peers move their traffic
-/// meanwhile, so the agent forwards for 300 ms after the first notice.
+/// Number of drain notices, and the pause after each. The agent repeats the notice because the network may lose any of
+/// them. Peers move their traffic to other paths after the first notice, and the agent still forwards for the 300 ms of
+/// all pauses.
 const DRAIN_NOTICES: u32 = 3;
 const DRAIN_NOTICE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The running agent. All methods take `&self`; tasks share it in an `Arc`.
+/// The running agent. All methods take `&self`, so that tasks share one value in an `Arc`.
 pub struct Agent {
     config: Config,
     state: StateDir,
@@ -51,13 +53,13 @@ pub struct Agent {
     /// Locked while a configuration is applied, which serializes all changes.
     kernel: tokio::sync::Mutex<Kernel>,
     running: Mutex<Running>,
-    /// The host's networks when the kernel was last updated.
+    /// The host's networks, as they were when the agent last updated the kernel.
     host: Mutex<Surroundings>,
     filter_problem: Mutex<Option<String>>,
     rejected: Mutex<Option<String>>,
     connected: AtomicBool,
     status: watch::Sender<AgentStatus>,
-    /// Wakes [`run_reporter`](Self::run_reporter).
+    /// Wakes [`run_reporter`](Self::run_reporter), which then publishes the status.
     status_changed: Arc<Notify>,
     last_good: LastGoodStore,
     /// BGP with the devices of sites and with customer edges.
@@ -66,14 +68,16 @@ pub struct Agent {
     configurations_received: AtomicU64,
     /// Address of the last connection to the controller.
     controller: Mutex<Option<IpAddr>>,
-    /// Wakes [`sync_kernel`](Self::sync_kernel) after a change of what the host must reach by its own routes.
+    /// Wakes [`sync_kernel`](Self::sync_kernel) when an address that the host must reach by its own routes has changed.
     replan: Notify,
     /// Learned prefixes that are left out of the kernel, with the reason.
     left_out: Mutex<BTreeMap<IpNet, Clash>>,
 }
 
 impl Agent {
-    /// Assembles the agent. The lanes notify `status_changed` when a link changes.
+    /// Assembles the agent; reads and writes nothing. No configuration is in force until [`resume`](Self::resume) or
+    /// [`apply`](Self::apply) succeeds. `status_changed` is the notifier that `lanes` was started with: it wakes
+    /// [`run_reporter`](Self::run_reporter).
     #[must_use]
     pub fn new(
         config: Config,
@@ -107,11 +111,13 @@ impl Agent {
         }
     }
 
-    /// Applies the last good configuration from disk, and passes the last known endpoints of peers to the lanes.
-    /// Returns whether there was a configuration.
+    /// Applies the last good configuration from disk, so that the agent forwards before it reaches the controller.
+    /// First passes the last known endpoints of peers to the lanes; a malformed file of endpoints is logged and
+    /// ignored. Returns false if the disk has no configuration: then nothing was applied.
     ///
     /// # Errors
-    /// A file cannot be read, or the configuration cannot be applied.
+    /// A file cannot be read, the stored configuration is malformed or cannot be applied (see [`apply`](Self::apply)),
+    /// or a lane has ended.
     pub async fn resume(&self) -> Result<bool> {
         if let Some(bytes) = self.state.read(file::ENDPOINTS)? {
             match serde_json::from_slice::<BTreeMap<AgentId, SocketAddr>>(&bytes) {
@@ -129,12 +135,18 @@ impl Agent {
         Ok(true)
     }
 
-    /// Applies a configuration. Returns when every lane has switched and the kernel's routes are set (D2). The digest
-    /// in force changes nothing but the revision.
+    /// Applies a configuration in the format of `AgentConfig::to_bytes`. Returns when every lane has switched and the
+    /// kernel's routes are set (D2). A second call waits until the first has returned. If `digest` is that of the
+    /// configuration in force, `bytes` is not read, and only the recorded revision may rise. Whether `digest` is the
+    /// digest of `bytes` is not checked.
+    ///
+    /// The configuration becomes the last good one, which a task writes to disk later. BIRD gets its new settings, but
+    /// this function does not wait for BIRD.
     ///
     /// # Errors
-    /// The configuration is malformed, is for another agent, or cannot be set on this host. The previous one stays in
-    /// force.
+    /// The configuration is malformed, is for another agent, overlaps a network of this host, or the kernel refuses a
+    /// change. The previous configuration stays in force, and the status shows the reason. If a lane has ended, the
+    /// routes of both configurations stay until the agent stops.
     pub async fn apply(&self, revision: Revision, digest: &str, bytes: &[u8]) -> Result<()> {
         let outcome = self.try_apply(revision, digest, bytes).await;
         *lock(&self.rejected) = outcome.as_ref().err().map(|e| format!("{e:#}"));
@@ -167,13 +179,15 @@ impl Agent {
         filtered.configured.check_overlap(&surroundings.connected)?;
         let plan = &filtered.plan;
         let prepared = self.lanes.prepare(config.clone()).await?;
-        // Without redirects switched off the plan fails in the step that needs it, and names the switch.
+        // A failure is not an error yet: the step of the plan that needs redirects off fails later, and its error names
+        // the switch.
         if plan.forwarding
             && let Err(e) = crate::host::quiet_redirects(&self.config.interface)
         {
             tracing::warn!(error = %format!("{e:#}"), "ICMP redirects not switched off");
         }
-        // Additions come before the lanes switch, removals after: each packet finds a route at any time.
+        // The kernel gets new routes before the lanes switch, and loses old ones afterwards. So every packet finds a
+        // route at any time.
         let leftovers = kernel.apply_additions(plan).await?;
         self.lanes.install(prepared).await?;
         kernel.apply_removals(leftovers).await;
@@ -211,8 +225,9 @@ impl Agent {
         *lock(&self.filter_problem) = kernel.filter_problem().map(str::to_owned);
     }
 
-    /// Keeps the kernel's routes in sync with learned routes (D11), and the confinement of overlay packets in sync with
-    /// the host's networks. Returns only when the lanes have ended.
+    /// Keeps the kernel's routes in sync with learned routes (D11), and the rules that confine overlay packets in sync
+    /// with the host's networks. A failed change is logged and retried with the next change. Returns only when all
+    /// lanes have ended.
     pub async fn sync_kernel(&self) {
         let mut routing_state = self.lanes.routing_state();
         let mut host_watch = match watch_host() {
@@ -265,8 +280,8 @@ impl Agent {
         }
     }
 
-    /// Updates the kernel after a change of learned routes or host networks. A configuration that overlaps a network
-    /// added to the host since it was applied stays in force.
+    /// Updates the kernel after a change of learned routes or host networks. A network that was added to the host may
+    /// overlap the configuration: the configuration stays in force nevertheless.
     async fn update_kernel(
         &self,
         kernel: &mut Kernel,
@@ -282,8 +297,8 @@ impl Agent {
         Ok(())
     }
 
-    /// The kernel plan for a configuration and learned routes. Leaves out routes that clash with the host's networks,
-    /// and adds the rules that confine overlay packets.
+    /// The kernel plan for a configuration and learned routes, without the learned routes that clash with the host's
+    /// networks, and with the rules that confine overlay packets.
     fn plan(&self, config: &AgentConfig, dynamic: &RoutingState, host: &Host, surroundings: &Surroundings) -> Filtered {
         let mut filtered = learned::filter(config, dynamic, host, self.numbers, self.config.allow_default_route);
         filtered.plan = filtered
@@ -302,7 +317,7 @@ impl Agent {
         for address in named.into_iter().chain(*lock(&self.controller)) {
             add(address, Need::Controller);
         }
-        // Without this file the host has no name servers to protect.
+        // Without this file the host has no name servers whose routes need protection.
         let resolvers = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         for address in learned::name_servers(&resolvers) {
             add(address, Need::NameServer);
@@ -321,15 +336,16 @@ impl Agent {
         }
     }
 
-    /// Records the address at which the controller answers, which learned routes must not capture (D22).
+    /// Records the address at which the controller answers, so that no learned route captures its traffic (D22). If the
+    /// address is new, [`sync_kernel`](Self::sync_kernel) plans the kernel's routes again.
     pub fn controller_is_at(&self, address: IpAddr) {
         if lock(&self.controller).replace(address) != Some(address) {
             self.replan.notify_one();
         }
     }
 
-    /// Stores the prefixes that are left out for the status. Logs one line per new reason, since other agents can cause
-    /// any number of them.
+    /// Keeps the prefixes that are left out, for the status. Logs one line for each reason, not for each prefix,
+    /// because other agents can advertise any number of prefixes.
     fn record_left_out(&self, left_out: BTreeMap<IpNet, Clash>) {
         let before = std::mem::replace(&mut *lock(&self.left_out), left_out.clone());
         let mut logged = BTreeSet::new();
@@ -340,7 +356,7 @@ impl Agent {
         }
     }
 
-    /// Passes neighbours, addresses and announcements to BGP.
+    /// Passes BGP neighbours, local addresses and the routes to announce to BIRD's supervisor, and returns at once.
     fn configure_bgp(&self, config: &AgentConfig, dynamic: &RoutingState) {
         let (speaker, addresses) = match &config.role {
             Role::VpnGateway { bgp, addresses, .. } => (bgp.clone(), addresses.clone()),
@@ -356,7 +372,8 @@ impl Agent {
         });
     }
 
-    /// Passes the routes of BGP neighbours to the lanes. Returns when a lane has ended.
+    /// Passes the routes of BGP neighbours to lane 0 whenever they change. Returns when lane 0 or the BGP task has
+    /// ended.
     pub async fn forward_bgp_routes(&self) {
         let mut learned = self.bgp.learned();
         while learned.changed().await.is_ok() {
@@ -367,7 +384,8 @@ impl Agent {
         }
     }
 
-    /// Records that the configuration in force is valid up to `revision`.
+    /// Records that the configuration in force is valid up to `revision`. A smaller revision than the recorded one
+    /// changes nothing.
     pub fn up_to_date(&self, revision: Revision) {
         let mut running = lock(&self.running);
         if revision > running.revision {
@@ -377,36 +395,38 @@ impl Agent {
         }
     }
 
-    /// The configuration in force, with its revision and digest.
+    /// A snapshot of the configuration in force, with its revision and digest. The digest is empty if there is none.
     #[must_use]
     pub fn running(&self) -> Running {
         lock(&self.running).clone()
     }
 
-    /// Records whether the control stream is up. Returns the previous value.
+    /// Records whether the control stream is up, for the status. Returns the value before.
     pub fn set_connected(&self, up: bool) -> bool {
         self.connected.swap(up, Ordering::Relaxed)
     }
 
-    /// Watches the status that [`publish`](Self::publish) sets.
+    /// Watches the status that [`publish`](Self::publish) sets. The first value is empty, until the first call of
+    /// `publish`.
     #[must_use]
     pub fn watch_status(&self) -> watch::Receiver<AgentStatus> {
         self.status.subscribe()
     }
 
-    /// Counts a configuration from the controller.
+    /// Counts a configuration that arrived from the controller, also one that is rejected afterwards.
     pub fn configuration_received(&self) {
         self.configurations_received.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The store of the last good configuration.
+    /// The store that writes the last good configuration to disk.
     #[must_use]
     pub fn last_good(&self) -> &LastGoodStore {
         &self.last_good
     }
 
-    /// Drains a gateway or an edge before it stops: announces it to peers and BGP neighbours, and forwards until they
-    /// have switched to other paths. Returns at once for other roles.
+    /// Drains a gateway or a circuit edge before it stops: announces the end to peers and BGP neighbours, and forwards
+    /// until they have switched to other paths. Waits at least 300 ms, and until BIRD has ended. Returns at once in
+    /// other roles and without a configuration.
     pub async fn drain(&self) {
         if !self.running().config.is_some_and(|config| config.role.relays()) {
             return;
@@ -420,15 +440,17 @@ impl Agent {
         tokio::join!(notices, self.bgp.stop());
     }
 
-    /// Ends the lanes, which removes the TUN device and its routes. The rules that confine overlay packets stay, since
-    /// applications may still use overlay addresses.
+    /// Tells the lanes to end, and returns at once. The kernel removes the TUN device and its routes when the last lane
+    /// has closed its queue. Restores the host's switch for ICMP redirects. The rules that confine overlay packets
+    /// stay, because applications may still use overlay addresses.
     pub fn shut_down(&self) {
         crate::host::restore_or_warn(&self.config.interface);
         self.lanes.stop();
     }
 }
 
-/// Locks a mutex, and ignores poisoning: the release profile aborts on a panic.
+/// Locks a mutex, and ignores poisoning: the release profile aborts on a panic, so no other thread sees a poisoned
+/// mutex.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

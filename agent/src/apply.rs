@@ -1,4 +1,5 @@
-//! Applies a [`KernelPlan`] to the kernel: additions first, then removals. A failed addition rolls back.
+//! Applies a [`KernelPlan`] to the kernel: additions first, then removals. If an addition fails, the additions before
+//! it are rolled back.
 
 pub mod learned;
 pub mod plan;
@@ -11,21 +12,22 @@ use plan::confine::Surroundings;
 use plan::{KernelIds, KernelPlan, Route, Step};
 use tombolo_proto::installed::{InstalledKernel, KernelRoute};
 
-/// The kernel's state as far as the agent sets it.
+/// The part of the kernel's state that the agent sets, with a record of it.
 pub struct Kernel {
     netlink: Netlink,
     device: String,
     index: u32,
-    /// The plan that the kernel has: every step that succeeded is recorded here.
+    /// The agent's record of the plan that is in force: each step that succeeded is entered here.
     current: KernelPlan,
-    /// The state of earlier runs, until it is removed. It keeps overlay packets on this host until this run's first configuration
-    /// is applied.
+    /// The state that earlier runs left; none once it is removed. Until this run's first configuration is applied, that
+    /// state keeps overlay packets on this host.
     inherited: Option<Inherited>,
-    /// Why the packet filter is not loaded. None: it is loaded, or no plan needs it.
+    /// Why the packet filter is not loaded. None: the filter is loaded, or no plan needs one.
     filter_problem: Option<String>,
 }
 
-/// Identifies the kernel state that earlier runs of this agent may have left. State with this run's IDs is always included.
+/// Identifies the kernel state that earlier runs of this agent may have left. State with this run's IDs is always
+/// removed; this value adds the IDs of an earlier run.
 #[derive(Debug, Clone, Default)]
 pub struct Inherited {
     /// The IDs of the last run, if they differ from this run's and no other agent has claimed them since.
@@ -33,10 +35,11 @@ pub struct Inherited {
 }
 
 impl Kernel {
-    /// Prepares a new TUN device, and brings it up. The device must have no addresses and no routes yet.
+    /// Prepares a new TUN device with the interface index `index`, and brings it up. The device must have no addresses
+    /// and no routes yet. State of earlier runs stays until [`apply_removals`](Self::apply_removals).
     ///
     /// # Errors
-    /// A sysctl or an attribute of the device cannot be set.
+    /// The device does not exist, CAP_NET_ADMIN is missing, or a sysctl or an attribute of the device cannot be set.
     pub async fn new(netlink: Netlink, device: String, index: u32, inherited: Inherited) -> Result<Self> {
         netlink.prepare_device(&device, index).await?;
         netlink.up(index).await?;
@@ -50,7 +53,7 @@ impl Kernel {
         })
     }
 
-    /// Reads the host's connected networks and bridges from the kernel.
+    /// Reads the host's connected networks and bridges from the kernel, at each call.
     ///
     /// # Errors
     /// A netlink request fails.
@@ -58,12 +61,13 @@ impl Kernel {
         self.netlink.surroundings().await
     }
 
-    /// Applies everything that `plan` adds or changes. Returns the steps that remove the rest, for
-    /// [`apply_removals`](Self::apply_removals). A packet filter that cannot be loaded is not an error: see
-    /// [`filter_problem`](Self::filter_problem).
+    /// Applies all steps that add or change what `plan` demands. Returns the steps that remove the rest, for
+    /// [`apply_removals`](Self::apply_removals). A packet filter that cannot be loaded is not an error:
+    /// [`filter_problem`](Self::filter_problem) returns the reason.
     ///
     /// # Errors
-    /// A step failed. The steps before it were rolled back, and the previous plan is in force.
+    /// A step failed. The steps before it were rolled back, so that the previous plan is in force. A failure of the
+    /// rollback is logged only.
     pub async fn apply_additions(&mut self, plan: &KernelPlan) -> Result<Vec<Step>> {
         let before = self.current.clone();
         let (additions, removals) = before.steps(plan);
@@ -84,8 +88,9 @@ impl Kernel {
         Ok(removals)
     }
 
-    /// Removes stale state of this run (`steps`, from [`apply_additions`](Self::apply_additions)) and of earlier runs. Failures are
-    /// logged. The next configuration retries them, because a failed step is not recorded as done.
+    /// Removes stale state of this run (`steps`, from [`apply_additions`](Self::apply_additions)), then the state of
+    /// earlier runs. Failures are logged, and the other steps continue. The next configuration tries a failed step
+    /// again, because the record does not have it as done.
     pub async fn apply_removals(&mut self, steps: Vec<Step>) {
         for step in &steps {
             if let Err(e) = self.execute(step).await {
@@ -112,20 +117,23 @@ impl Kernel {
         Ok(())
     }
 
-    /// Whether the state of earlier runs was removed, or there was none.
+    /// Whether no state of earlier runs is left on the host: true after the first
+    /// [`apply_removals`](Self::apply_removals) that succeeded. It is false before, even if earlier runs left nothing.
     #[must_use]
     pub fn inherits_nothing(&self) -> bool {
         self.inherited.is_none()
     }
 
-    /// Why the packet filter is not loaded although the plan has one. None: it is loaded, or the plan has none.
+    /// Why the packet filter is not loaded although the plan has one: the error of `nft`. None: the filter is loaded,
+    /// or no plan has had one yet.
     #[must_use]
     pub fn filter_problem(&self) -> Option<&str> {
         self.filter_problem.as_deref()
     }
 
-    /// Loads the filter of `plan` unless it is loaded. A failure is recorded and logged once, and the agent continues: routes and
-    /// rules still confine all packets except those whose source is translated.
+    /// Loads the filter of `plan`, unless the record has the same filter. A failure is recorded, and logged if its
+    /// reason is new. The agent continues without the filter: routes and rules still confine all packets except those
+    /// whose source is translated.
     async fn load_filter(&mut self, plan: &KernelPlan) {
         let Some(filter) = &plan.filter else { return };
         if self.current.filter.as_ref() == Some(filter) {
@@ -147,7 +155,9 @@ impl Kernel {
         self.filter_problem = problem;
     }
 
-    /// The device, the tables and the routes that are set now. Routes that only confine packets are left out.
+    /// The device, the tables and the routes that this agent has set, by its own record. The kernel is not read, so
+    /// changes by other programs do not show. `ids` must be those that this value's [`Netlink`] was opened with.
+    /// Unreachable routes, which only confine packets, are left out.
     #[must_use]
     pub fn installed(&self, ids: KernelIds) -> InstalledKernel {
         let kind = |(prefix, route): (&IpNet, &Route)| {
@@ -155,7 +165,8 @@ impl Kernel {
                 Route::Device(_) => KernelRoute::Device,
                 Route::Throw => KernelRoute::Throw,
                 Route::Line(_) => KernelRoute::Line,
-                // Only confining routes are unreachable, and they are not shown.
+                // Unreachable routes only confine packets. A reader of this list looks for the destinations of the
+                // overlay.
                 Route::Unreachable => return None,
             };
             Some((*prefix, kind))
@@ -168,7 +179,7 @@ impl Kernel {
         }
     }
 
-    /// Executes a step and records it.
+    /// Executes a step, and enters it into the record if it succeeded.
     async fn execute(&mut self, step: &Step) -> Result<()> {
         self.netlink.execute(&self.device, self.index, step).await?;
         self.current.record(step);
@@ -176,11 +187,12 @@ impl Kernel {
     }
 }
 
-/// Removes the rules, routes and packet filter that an agent with these IDs has set. Addresses vanish with the device. Returns
-/// the number of removed rules and routes.
+/// Removes the rules, routes and packet filter that an agent with these IDs has set, in the network namespace of the
+/// calling thread. The kernel removes addresses together with the device. Returns the number of removed rules and
+/// routes; 0 if there were none, also at a second call.
 ///
 /// # Errors
-/// A netlink request or `nft` fails.
+/// A netlink request or `nft` fails. What was removed before stays removed.
 pub async fn sweep(ids: KernelIds) -> Result<usize> {
     let count = Netlink::open(ids, None)?.sweep().await?;
     filter::remove(&filter::table_name(ids.table))

@@ -1,6 +1,7 @@
-//! BGP sessions with site devices and customer edges (D17). BIRD speaks the protocol, as a child process or as a separate
-//! service ([`Bird`]). The agent configures the announcements and reads the routes that neighbours announce.
-//! [`tombolo_engine::routing`] decides which of these routes to accept. BIRD installs no routes in the kernel.
+//! BGP sessions with site devices and customer edges (D17). BIRD speaks the protocol, as a child process or as a
+//! separate service ([`Bird`]). The agent tells BIRD which routes to announce, and reads the routes that neighbours
+//! announce. [`tombolo_engine::routing`] decides which of these routes the agent accepts. BIRD installs no routes in
+//! the kernel.
 //!
 //! ```text
 //! neighbour ◀── eBGP ──▶ BIRD ── iBGP on loopback, one session for each neighbour ──▶ feed ──▶ Bgp::learned
@@ -8,23 +9,24 @@
 //!                         └── bird.conf, `configure` on the control socket ◀── conf ◀── Bgp::configure
 //! ```
 //!
-//! * [`Bgp::learned`] shows a withdrawal milliseconds after BIRD received it. On the line to a customer edge BIRD also
-//!   follows the carrier state.
-//! * BIRD runs only while a neighbour is configured. If it dies, the agent or the service manager restarts it. Meanwhile
-//!   the neighbours (RFC 4724) and the agent keep their routes, for [`GRACE`] at most.
+//! * When a neighbour withdraws a route, [`Bgp::learned`] shows this milliseconds after BIRD has received the
+//!   withdrawal. On the line to a customer edge BIRD also follows the carrier state.
+//! * BIRD runs only while a neighbour is configured. If BIRD dies, the agent or the service manager restarts it. Until
+//!   BIRD runs again, the neighbours (RFC 4724) and the agent keep their routes, for [`GRACE`] at most.
 //! * BIRD ends with the agent, even after `kill -9`: the kernel (child) or the service manager (service) sends SIGTERM.
 //!   BIRD then closes its sessions with a Cease (RFC 4486), so neighbours switch to another path at once.
 //! * Several agents may run on one host. Each has its own directory, its own local addresses towards neighbours and its
 //!   own random loopback network 127.x.y.0/24.
-//! * Neighbours are untrusted. Only BIRD parses their messages. Where the agent may change users, BIRD runs as its own user
-//!   with two capabilities: to bind port 179 and to send raw packets. The agent reads BIRD's output with [`message`],
-//!   which decodes AS paths and prefixes only. Malformed messages, or too many prefixes of one family, end that
-//!   neighbour's session and no other.
+//! * Neighbours are untrusted, and only BIRD parses their messages. Where the agent may change users, BIRD runs as its
+//!   own user with two capabilities: to bind port 179 and to send raw packets. The agent reads BIRD's output with
+//!   [`message`], which decodes only AS paths and prefixes. A malformed message, or too many prefixes of one family,
+//!   ends the session of that neighbour and no other session.
 //!
-//! The agent decodes BGP itself (D17). Of the codec crates available in 2026, netgauze-bgp-pkt 0.13 and zettabgp 0.6
-//! decode all attributes. A test fed netgauze 2 million UPDATEs with noise in one optional attribute, which BIRD forwards
-//! unchanged. Of those with attribute 25, 29 or 40 it refused nine in ten, or lost the AS path and with it loop detection.
-//! routecore 0.7 decodes lazily, but adds a dozen crates. The agent's decoder has two hundred lines.
+//! The agent decodes BGP with code of its own (D17), for a reason that was measured in 2026. The codec crates
+//! netgauze-bgp-pkt 0.13 and zettabgp 0.6 decode all attributes. A test fed netgauze 2 million UPDATEs with noise in
+//! one optional attribute, which BIRD forwards unchanged. If the attribute's type was 25, 29 or 40, netgauze refused
+//! nine in ten UPDATEs, or lost the AS path and with it loop detection. routecore 0.7 decodes lazily, but adds a dozen
+//! crates. The agent's decoder has two hundred lines.
 
 mod bird_socket;
 mod child;
@@ -52,13 +54,13 @@ use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::Route;
 use tombolo_proto::status::BgpPeerStatus;
 
-/// How long neighbours (the Restart Time of RFC 4724) and the agent keep routes while BIRD restarts. Twice the longest
-/// restart backoff (30 s), so that a restart after the longest wait is still graceful.
+/// How long routes are kept while BIRD restarts: by neighbours (the Restart Time of RFC 4724) and by the agent. It is
+/// twice the longest restart backoff (30 s), so that a restart after the longest backoff is still graceful.
 pub const GRACE: Duration = Duration::from_secs(60);
 
-/// The routes that each configured neighbour announces, by
-/// [`Neighbour::id`](tombolo_proto::config::Neighbour::id), in ascending order. AS paths are as received, with the
-/// neighbour's ASN first. A neighbour without a session has an entry with no or stale routes.
+/// The routes that each configured neighbour announces, by [`Neighbour::id`](tombolo_proto::config::Neighbour::id). The
+/// routes of a neighbour are in ascending order. AS paths are as received, with the neighbour's ASN first. A neighbour
+/// without a session has an entry too, empty or with stale routes for [`GRACE`] at most.
 pub type Learned = BTreeMap<ResourceId, Arc<Vec<Route>>>;
 
 /// The complete BGP configuration: speaker, neighbours and announcements.
@@ -66,12 +68,14 @@ pub type Learned = BTreeMap<ResourceId, Arc<Vec<Route>>>;
 pub struct BgpSpec {
     /// The local speaker and its neighbours. None: no BGP, and BIRD does not run.
     pub speaker: Option<Speaker>,
-    /// The routes to announce to each neighbour. BIRD prepends the local ASN to a route's path and sets the local address
-    /// as next hop. `via`, `weight` and `origin` are ignored. Of several routes to one prefix the first is announced.
-    /// Routes whose path has more than 255 ASNs or ASN 0 are not announced.
+    /// The routes to announce to each neighbour. BIRD prepends the local ASN to a route's path and sets the local
+    /// address as next hop. The fields `via`, `weight` and `origin` are ignored. If several routes have the same
+    /// prefix, only the first one is announced. A route whose path has more than 255 ASNs, or contains ASN 0, is not
+    /// announced.
     pub announce: BTreeMap<ResourceId, Vec<Route>>,
-    /// Local next hops, at most one of each family. A session over IPv4 takes the next hop of IPv6 routes from here, and
-    /// the reverse. Without one BIRD takes an address of the interface. Without that, such routes are not announced.
+    /// Local next hops, at most one of each family. A session over IPv4 takes the next hop of IPv6 routes from here,
+    /// and a session over IPv6 that of IPv4 routes. If no address of the family is here, BIRD takes one of the
+    /// interface. If the interface has none either, the routes of this family are not announced.
     pub addresses: Vec<IpAddr>,
 }
 
@@ -87,8 +91,8 @@ pub enum Bird {
 /// The directories and the user of a BIRD that a service manager starts.
 #[derive(Debug, Clone)]
 pub struct BirdService {
-    /// The agent writes `bird.conf` here. The service manager must start the service whenever that file exists, and end it
-    /// with the agent. The agent must be a member of the group of BIRD's user.
+    /// The directory into which the agent writes `bird.conf`. The service manager must start the service whenever that
+    /// file exists, and end the service with the agent. The agent must be a member of the group of BIRD's user.
     pub config_dir: PathBuf,
     /// BIRD's own directory, with its control socket.
     pub run_dir: PathBuf,
@@ -96,22 +100,25 @@ pub struct BirdService {
     pub user: String,
 }
 
-/// A BGP speaker. Dropping it ends BIRD in the background; [`stop`](Self::stop) also waits until BIRD has ended.
+/// A BGP speaker. Dropping the value ends BIRD in the background, and [`stop`](Self::stop) also waits until BIRD has
+/// ended.
 #[derive(Debug)]
 pub struct Bgp {
-    /// None asks the supervisor to stop.
+    /// The requested configuration. None asks the supervisor to stop.
     spec: watch::Sender<Option<BgpSpec>>,
     learned: watch::Receiver<Learned>,
     status: watch::Receiver<Vec<BgpPeerStatus>>,
 }
 
 impl Bgp {
-    /// Creates the agent's directory for BIRD and starts the supervisor task. BIRD itself starts with the first neighbour
-    /// that [`configure`](Self::configure) names.
+    /// Creates the agent's directory for BIRD, ends a BIRD that an earlier agent left (for up to 2 s), and spawns the
+    /// supervisor task on the present Tokio runtime. BIRD itself starts with the first neighbour that
+    /// [`configure`](Self::configure) names.
     ///
     /// # Errors
-    /// A directory cannot be created or given to BIRD's group, its path is too long for a socket in it, or BIRD's user does
-    /// not exist.
+    /// A directory cannot be created or given to BIRD's group, it belongs to another user, its path is too long for a
+    /// socket in it, or BIRD's user does not exist. A missing BIRD is no error here: [`status`](Self::status) reports
+    /// it.
     pub async fn start(bird: &Bird) -> Result<Self> {
         let (spec, spec_receiver) = watch::channel(Some(BgpSpec::default()));
         let (learned_sender, learned) = watch::channel(Learned::new());
@@ -121,9 +128,10 @@ impl Bgp {
         Ok(Self { spec, learned, status })
     }
 
-    /// Replaces the whole configuration. BIRD gets it about 50 ms later, or after the pause that
-    /// follows a slow reload. A session is reset only if its own parameters
-    /// changed. A neighbour with invalid parameters is left out, and [`status`](Self::status) says why.
+    /// Replaces the whole configuration, and returns at once. BIRD gets the configuration about 50 ms later, or after
+    /// the pause that follows a slow reload. Of several calls in that time only the last has an effect. BIRD resets a
+    /// session only if its own parameters have changed. A neighbour with invalid parameters is left out, and
+    /// [`status`](Self::status) says why. Has no effect after [`stop`](Self::stop).
     pub fn configure(&self, spec: BgpSpec) {
         self.spec.send_if_modified(|old| {
             let is_new = old.as_ref().is_some_and(|old| *old != spec);
@@ -134,24 +142,27 @@ impl Bgp {
         });
     }
 
-    /// The routes that neighbours announce, now and after each change. The channel closes when BIRD has ended.
+    /// Watches the routes that neighbours announce, from now on. The channel closes when the supervisor has ended.
     #[must_use]
     pub fn learned(&self) -> watch::Receiver<Learned> {
         self.learned.clone()
     }
 
-    /// The sessions in the order of the configuration, normally at most a second old.
+    /// The sessions in the order of the configuration, refused neighbours included. The states are about one second
+    /// old. If BIRD does not answer within 5 s, the states become unknown until it does. The list is empty without
+    /// neighbours and after [`stop`](Self::stop).
     #[must_use]
     pub fn status(&self) -> Vec<BgpPeerStatus> {
         self.status.borrow().clone()
     }
 
-    /// Closes all sessions and waits until BIRD has ended, or until its shutdown timeouts have passed. Later calls of
-    /// [`configure`](Self::configure) have no effect.
+    /// Closes all sessions, and waits until BIRD has ended. Gives up when BIRD's shutdown timeouts have passed, after
+    /// about 5 s for a child and 8 s for a service. Later calls of [`configure`](Self::configure) have no effect; a
+    /// second call returns at once.
     pub async fn stop(&self) {
         self.spec.send_replace(None);
         let mut learned = self.learned.clone();
-        // The channel closes when the supervisor, its last sender, has ended.
+        // The channel closes when its last sender is dropped, which the supervisor does when it ends.
         while learned.changed().await.is_ok() {}
     }
 }

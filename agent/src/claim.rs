@@ -1,8 +1,8 @@
-//! Exclusive claims of a running agent on its host: its device and its routing tables. They ensure that no agent
-//! removes rules or routes of another.
+//! Exclusive claims of a running agent on its host: its device and its routing tables. The claims ensure that no agent
+//! removes rules or routes of another agent.
 //!
-//! A TUN device vanishes with its process, so a device that exists is in use. Routing tables are claimed by abstract
-//! sockets, which belong to the network namespace as the tables do, and vanish with their process.
+//! A TUN device vanishes with its process, so a device that exists is in use. Agents claim routing tables by abstract
+//! sockets. Such sockets belong to the network namespace, as routing tables do, and vanish with their process.
 
 use crate::apply::plan::KernelIds;
 use crate::apply::{Inherited, sweep};
@@ -15,7 +15,8 @@ use std::io::ErrorKind;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 
-/// Exclusive use of a device name and of routing tables, until the value is dropped.
+/// Exclusive use of routing tables, and of a device name that no device had. Holds until the value is dropped or the
+/// process ends.
 #[derive(Debug)]
 pub struct Claim {
     tables: [u32; 4],
@@ -23,10 +24,11 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Claims the device name and all tables of `numbers`.
+    /// Claims the device name and all four tables of `numbers`, in the network namespace of the calling thread. Does
+    /// not wait. The device name is only checked: another program can take it until this agent has created the device.
     ///
     /// # Errors
-    /// The device exists, or another agent has claimed one of the tables.
+    /// A device with this name exists, another agent has claimed one of the tables, or a socket cannot be bound.
     pub fn take(interface: &str, numbers: KernelIds) -> Result<Self> {
         if if_nametoindex(interface).is_ok() {
             bail!("interface: a device {interface} exists: another agent or program has it");
@@ -55,17 +57,19 @@ fn claim_table(table: u32) -> Result<UnixListener> {
     }
 }
 
-/// Claims device and tables for an agent that starts. Rules and routes of earlier runs stay until the first
-/// configuration is in force, because they confine overlay packets until then.
+/// Claims device and tables for an agent that starts, and opens the netlink connection. Also claims the tables of the
+/// last run (from `numbers.json`) if their numbers differ, unless another agent uses them by now. Rules and routes of
+/// earlier runs stay until the first configuration is in force, because they confine overlay packets until then.
 ///
 /// # Errors
-/// Another agent has the device or a table, and nothing was changed; or the kernel refuses.
+/// Another agent has the device or a table, `numbers.json` cannot be read, or the kernel refuses a socket. Nothing on
+/// the host was changed then.
 pub fn take_host(state: &StateDir, config: &Config) -> Result<(Claim, Netlink, Inherited)> {
     let numbers = KernelIds::of(&config.interface, config.table, config.fwmark);
     let mut claim = Claim::take(&config.interface, numbers)?;
     let before = last_used(state)?;
     let mut inherited = Inherited::default();
-    // With shared tables, rules and routes of the last run are compared with this run's one by one instead.
+    // If this run has tables of the last run, the first configuration compares rules and routes one by one instead.
     let other_tables = |b: &KernelIds| !b.tables().iter().any(|t| numbers.tables().contains(t));
     if let Some(before) = before.filter(other_tables) {
         match Claim::of_tables(before, &claim.tables) {
@@ -82,11 +86,12 @@ pub fn take_host(state: &StateDir, config: &Config) -> Result<(Claim, Netlink, I
     Ok((claim, netlink, inherited))
 }
 
-/// Records this run's numbers (tables, rule priorities, mark) on disk for the next run. Call only after rules and
-/// routes under other numbers have been removed.
+/// Records this run's numbers (tables, rule priorities, mark) in `numbers.json` for the next run. The caller must have
+/// removed rules and routes with other numbers, because their numbers are lost then. If the file has the same numbers,
+/// it is not written.
 ///
 /// # Errors
-/// The file cannot be read or written.
+/// The file cannot be read or written. A malformed file is replaced.
 pub fn record_kernel_ids(state: &StateDir, numbers: KernelIds) -> Result<()> {
     if last_used(state)? != Some(numbers) {
         state.write(file::NUMBERS, &serde_json::to_vec(&numbers)?)?;
@@ -94,10 +99,11 @@ pub fn record_kernel_ids(state: &StateDir, numbers: KernelIds) -> Result<()> {
     Ok(())
 }
 
-/// Claims device and tables, then removes the rules and routes of earlier runs. Returns how many there were.
+/// Claims device and tables for the time of this call, and removes the rules, routes and packet filter of earlier runs.
+/// Returns the number of removed rules and routes.
 ///
 /// # Errors
-/// As [`take_host`].
+/// As [`take_host`]; also if a netlink request or `nft` fails, or `numbers.json` cannot be written.
 pub async fn clear_host(state: &StateDir, config: &Config) -> Result<usize> {
     let (_claim, _netlink, inherited) = take_host(state, config)?;
     let numbers = KernelIds::of(&config.interface, config.table, config.fwmark);

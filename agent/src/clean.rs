@@ -6,11 +6,13 @@ use crate::host;
 use crate::state::{StateDir, file};
 use anyhow::Result;
 
-/// Removes everything that agents leave on the host when they end: the rules, routes and packet filter that confine
-/// overlay packets.
+/// Removes everything that an agent leaves on the host when it ends: the rules, routes and packet filter that confine
+/// overlay packets, the changed switch for ICMP redirects, and the file of the local socket. The identity stays. A
+/// second call finds nothing and succeeds.
 ///
 /// # Errors
-/// The agent is running, another one has its device or a routing table, or the kernel refuses.
+/// The agent is running, its settings cannot be read, another agent has its device or a routing table, or the kernel
+/// refuses a change.
 pub async fn clean(state: &StateDir) -> Result<()> {
     let config = Config::load(state)?;
     let _lock = state.lock()?;
@@ -21,16 +23,20 @@ pub async fn clean(state: &StateDir) -> Result<()> {
     Ok(())
 }
 
-/// Removes everything from the host as [`clean`] does, and deletes the agent's identity.
+/// Removes everything from the host as [`clean`] does, and deletes the agent's keys, certificates, settings and stored
+/// configuration. Without settings only the files are deleted, so that a failed call can be repeated. The controller is
+/// not told.
 ///
 /// # Errors
-/// The agent is running, the kernel refuses, or a file cannot be deleted.
+/// The agent is running, the kernel refuses a change, or a file cannot be deleted. Files that were deleted before stay
+/// deleted.
 pub async fn leave(state: &StateDir) -> Result<()> {
     if state.path(file::CONFIG).exists() {
         clean(state).await?;
     }
     let _lock = state.lock()?;
-    // The settings go first: a directory without them counts as not joined, even if a later step fails.
+    // The settings are deleted first. A directory without settings counts as not joined, even if a later deletion
+    // fails.
     for name in [
         file::CONFIG,
         file::CERTIFICATE,

@@ -11,78 +11,80 @@ use tombolo_proto::id::AgentId;
 /// Default UDP port of the links: WireGuard's usual port.
 pub const DEFAULT_LISTEN_PORT: u16 = 51820;
 
-/// Mark of underlay packets ("tm" in ASCII), the same for all agents of a host: packets that one agent has encrypted
-/// never enter the device of another.
+/// Firewall mark of underlay packets: "tm" in ASCII. All agents of a host must use the same mark, so that packets which
+/// one agent has encrypted never enter the device of another.
 const DEFAULT_FWMARK: u32 = 0x746d;
 
-/// Receive buffer of a UDP socket, bytes, in an agent that stands for VMs. It absorbs bursts while a busy host delays
-/// the lane, and a ping under load waits in it: twice the buffer is twice the wait (1.5 ms at 5 Gbit/s) for hardly more
-/// speed.
+/// Receive buffer of a UDP socket in bytes, for an agent of VMs. The buffer absorbs bursts while a busy host delays the
+/// lane. A ping under load waits in this buffer: a buffer of twice the size doubles the wait (1.5 ms at 5 Gbit/s), and
+/// hardly adds speed.
 const RECEIVE_BUFFER: usize = 600_000;
 
-/// Receive buffer in a gateway or an edge, which many agents send to at once, and where each packet costs twice the
-/// work.
+/// Receive buffer of a UDP socket in bytes, for a gateway or a circuit edge. Many agents send to these at the same
+/// moment, and each packet costs twice the work of a packet at a VM.
 const RELAY_RECEIVE_BUFFER: usize = 2_000_000;
 
-/// Lanes at most unless `lanes` is set: speed was measured for up to 8 (docs/performance.md).
+/// Most lanes if `lanes` is not set. Speed was measured for up to 8 lanes (docs/performance.md).
 const MAX_AUTOMATIC: u16 = 8;
 
-/// Local settings, which the operator of the host decides. The controller decides everything else.
+/// Local settings, which the operator of the host decides. The controller decides everything else, in the agent's
+/// configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Name of the agent, from its join token.
+    /// Name of the agent, which its join token determined.
     pub agent: AgentId,
     /// `https://host:port` of the controller.
     pub controller: String,
-    /// UDP port of the links.
+    /// UDP port of the links in lane 0; lane `n` uses `listen_port + n`.
     pub listen_port: u16,
-    /// Endpoints at which other agents reach this one, best first. An unspecified address stands for the address from
-    /// which the agent connects to the controller.
+    /// Endpoints at which other agents reach this one, best first. An unspecified address (0.0.0.0) means the address
+    /// from which the agent connects to the controller.
     #[serde(default)]
     pub endpoints: Vec<SocketAddr>,
-    /// A second UDP port, for QUIC only: 443 passes firewalls that block everything else (D6). Peers reach it at the
-    /// address of the first endpoint. None: QUIC uses `listen_port` only.
+    /// A second UDP port, for QUIC only. Port 443 passes firewalls that block all other ports (D6). Peers reach the
+    /// port at the address of the first endpoint. None: QUIC uses only `listen_port`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quic_port: Option<u16>,
     /// Name of the TUN device, 1 to 15 characters.
     pub interface: String,
-    /// At the edge of a circuit: the interface that faces the customer's router. The agent sets its address and enables
-    /// forwarding on it. A VLAN interface must exist already.
+    /// At the edge of a circuit: the interface that faces the customer's router. The agent sets the address of this
+    /// interface, and enables forwarding on it. If it is a VLAN interface, the operator must create it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub customer_interface: Option<String>,
-    /// Whether a user-defined or learned 0.0.0.0/0 or ::/0 may replace the host's default route (D22). Routes that
-    /// together amount to a default route count as one.
+    /// Whether a user-defined or learned 0.0.0.0/0 or ::/0 may replace the host's default route (D22). Several routes
+    /// that together cover as much as a default route need this setting too.
     #[serde(default)]
     pub allow_default_route: bool,
-    /// Whether this host is an Internet exit: an appliance, or a host of served subnets, that forwards packets to
-    /// public destinations by its own routes. It must translate their sources to an address of its own: packets with an
-    /// overlay source are dropped.
+    /// Whether this host is an Internet exit: an appliance or a host of served subnets that forwards packets to public
+    /// destinations by its own routes. The host must translate the sources of these packets to an address of its own.
+    /// The agent's packet filter drops those that still have an overlay source.
     #[serde(default)]
     pub internet_exit: bool,
-    /// Networks that the host reaches by its own routes, whatever sites announce, such as the network that it is
-    /// managed from. Connected networks, the controller, name servers and other agents are protected anyway (D22).
+    /// Networks that the host reaches by its own routes, whatever prefixes sites announce. An example is the network
+    /// from which the host is managed. Connected networks, the controller, name servers and other agents need no entry,
+    /// because they are always protected (D22).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub protected_networks: Vec<IpNet>,
-    /// Lanes to run, at most [`MAX_LANES`]. Each has a thread, a TUN queue and a UDP port: `listen_port` and those
-    /// after it. 0: one lane for every two cores, at most 8. Packets for a peer with fewer lanes, or with an
-    /// unreachable port, go through lane 0.
+    /// Number of lanes, at most [`MAX_LANES`]. Each lane has a thread, a queue of the TUN device and a UDP port:
+    /// `listen_port` and the ports after it. 0: one lane for every two cores, at most 8. Packets for a peer with fewer
+    /// lanes, or whose port cannot be reached, go through lane 0.
     #[serde(default)]
     pub lanes: u16,
-    /// Address at which `/metrics` is served over plain HTTP, without authentication: choose one that only Prometheus
-    /// reaches. None: metrics are on the local socket only.
+    /// TCP address at which the agent answers `/metrics` by plain HTTP, without authentication. Choose an address that
+    /// only Prometheus reaches. None: metrics are available only on the local socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics_listen: Option<SocketAddr>,
-    /// Whether to use GSO packets (TSO, USO) on the TUN device where the kernel supports them.
+    /// Whether to use GSO packets (TSO, USO) on the TUN device, if the kernel supports them.
     #[serde(default = "yes")]
     pub offload: bool,
-    /// Receive buffer of a UDP socket, bytes. Default: 600,000, and 2,000,000 in a gateway or an edge.
+    /// Receive buffer of a UDP socket in bytes. None: 600,000, or 2,000,000 in a gateway or a circuit edge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receive_buffer: Option<usize>,
-    /// Mark of underlay packets (SO_MARK), not 0. All agents of a host must use the same.
+    /// Firewall mark of underlay packets (SO_MARK), not 0. All agents of a host must use the same mark.
     #[serde(default = "fwmark")]
     pub fwmark: u32,
-    /// Number of the agent's routing table, at least 256. Default: derived from the interface's name.
+    /// Number of the agent's routing table, at least 256. None: derived from the interface's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<u32>,
 }
@@ -95,7 +97,8 @@ const fn fwmark() -> u32 {
 }
 
 impl Config {
-    /// Default settings of an agent.
+    /// The settings of an agent for which the operator has set nothing. The TUN device is named after the agent.
+    /// Nothing is checked or written.
     #[must_use]
     pub fn new(agent: AgentId, controller: String) -> Self {
         let interface = default_interface(&agent);
@@ -119,10 +122,10 @@ impl Config {
         }
     }
 
-    /// Reads and checks `agent.toml`.
+    /// Reads `agent.toml` and checks every value. The file is read at each call.
     ///
     /// # Errors
-    /// The file is missing or malformed, has an unknown field, or a value is out of range.
+    /// The file is missing, unreadable or malformed, has an unknown field, or a value is out of range.
     pub fn load(state: &StateDir) -> Result<Self> {
         let path = state.path(file::CONFIG);
         let bytes = state
@@ -134,16 +137,17 @@ impl Config {
         Ok(config)
     }
 
-    /// Checks the settings and writes `agent.toml`.
+    /// Checks the settings, and then replaces `agent.toml` with them.
     ///
     /// # Errors
-    /// A value is out of range, or the file cannot be written.
+    /// A value is out of range, and nothing was written; or the file cannot be written.
     pub fn save(&self, state: &StateDir) -> Result<()> {
         self.check()?;
         state.write(file::CONFIG, toml::to_string(self)?.as_bytes())
     }
 
-    /// The receive buffer of a UDP socket, bytes: as set, or the default for `role`. None: the role is not known yet.
+    /// The receive buffer of a UDP socket in bytes: as set, or the default for `role`. A `role` of none means that the
+    /// role is not known yet; then the default of a VM applies.
     #[must_use]
     pub fn receive_buffer(&self, role: Option<&Role>) -> usize {
         let relays = role.is_some_and(Role::relays);
@@ -151,7 +155,8 @@ impl Config {
         self.receive_buffer.unwrap_or(usual)
     }
 
-    /// The number of lanes to run: as set, or derived from the number of cores. At least 1.
+    /// The number of lanes to run: as set, or half the number of cores, from 1 to 8. Lanes whose port would be above
+    /// 65535 are left out of the derived number.
     #[must_use]
     pub fn lane_count(&self) -> u16 {
         let automatic = || {
@@ -165,8 +170,8 @@ impl Config {
         if self.lanes == 0 { automatic() } else { self.lanes }
     }
 
-    /// Endpoints to advertise: those set, or `0.0.0.0:<listen_port>`, which stands for the address that the controller
-    /// sees.
+    /// The endpoints to advertise, in the format `address:port`. Without `endpoints` the only one is
+    /// `0.0.0.0:<listen_port>`, which the controller completes with the address that it sees.
     #[must_use]
     pub fn advertised(&self) -> Vec<String> {
         if self.endpoints.is_empty() {
@@ -176,7 +181,8 @@ impl Config {
         }
     }
 
-    /// The endpoint of the second port, for QUIC only, as it is advertised; none without `quic_port`.
+    /// The endpoint of the second port, for QUIC only, as it is advertised: `quic_port` at the address of the first
+    /// endpoint, or at 0.0.0.0. None: `quic_port` is not set.
     #[must_use]
     pub fn quic_endpoint(&self) -> Option<String> {
         let ip = self
@@ -186,7 +192,7 @@ impl Config {
         Some(SocketAddr::new(ip, self.quic_port?).to_string())
     }
 
-    /// Checks every value for its range.
+    /// Checks the range of every value. The existence of interfaces and addresses is not checked.
     ///
     /// # Errors
     /// Names the first value that is out of range.
@@ -228,11 +234,11 @@ impl Config {
     }
 }
 
-/// Checks a device name: 1 to 15 ASCII letters, digits, `-`, `_` and `.`, not starting with `.`. That is the kernel's
-/// limit, without characters that are special in paths or shells.
+/// Checks a device name: 1 to 15 ASCII letters, digits, `-`, `_` and `.`, with no `.` at the start. The kernel permits
+/// more characters, but some of these are special in paths or shells.
 ///
 /// # Errors
-/// The name breaks this rule.
+/// The name breaks this rule. The error quotes the name.
 pub fn check_interface(name: &str) -> Result<()> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty() || name.len() > 15 || !name.chars().all(fits) || name.starts_with('.') {
@@ -241,7 +247,8 @@ pub fn check_interface(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The default device name, unique per agent: the agent's name, shortened and hashed if it is too long.
+/// The default device name. It has 4 to 15 characters and differs from agent to agent: it is the agent's name after
+/// `tl-`, shortened and with a hash if the name is too long.
 fn default_interface(agent: &AgentId) -> String {
     let name = agent.as_str();
     if name.len() <= 12 {

@@ -1,4 +1,5 @@
-//! The control stream: reports status, receives configurations, answers probes and renews the certificate.
+//! The control stream. Over this gRPC stream the agent reports its status, receives configurations, and answers probes.
+//! The agent also renews its certificate over the same connection.
 //!
 //! ```text
 //! connect ──▶ certificate past 2/3 of its life? renew ──▶ Hello ──▶ Config → apply → Applied | Rejected
@@ -37,32 +38,33 @@ use tombolo_proto::id::Revision;
 use tombolo_proto::probe::ProbeRequest;
 use tonic::transport::{Channel, Endpoint};
 
-/// First and longest wait between connection attempts, doubled each time. Agents reconnect within seconds after a
-/// restart of the controller, and the jitter spreads their load.
+/// First and longest wait between two connection attempts; the wait doubles with each attempt. With these times agents
+/// reconnect within seconds after a restart of the controller. The jitter spreads the load that they cause.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// Timeout of a TCP connection over all addresses, and half the timeout of a connection with its TLS and HTTP/2
-/// handshakes. Leaves time for two retransmissions of a lost SYN (after 1 s and 3 s).
+/// Timeout of a TCP connection, over all addresses. The whole connection with its TLS and HTTP/2 handshakes has twice
+/// this time. It leaves time for two retransmissions of a lost SYN (after 1 s and 3 s).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// HTTP/2 keepalive: a silent connection is pinged after this time, and closed after the same time without an answer. A
-/// dead controller is noticed within ten seconds.
+/// HTTP/2 keepalive. The agent pings the controller on a silent connection after this time, and closes the connection
+/// after the same time without an answer. So it notices a dead controller within ten seconds.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Largest message from the controller, bytes: enough for a configuration with some 50,000 links.
+/// Largest message from the controller in bytes: enough for a configuration with some 50,000 links.
 const MAX_MESSAGE: usize = 32 << 20;
 
-/// First and longest wait between attempts to renew the certificate. A third of its lifetime is left, so minutes do not
-/// matter.
+/// First and longest wait between two attempts to renew the certificate. When renewal is due, a third of the
+/// certificate's lifetime is left, so minutes do not matter.
 const RENEW_BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 
-/// Longest sleep before the wall clock is read again, which may have jumped since.
+/// Longest sleep until renewal, after which the wall clock is read again. The clock may have jumped during the sleep.
 const MAX_SLEEP: Duration = Duration::from_secs(3600);
 
-/// Timeout per address of the controller while others are left to try.
+/// Timeout for one address of the controller, while other addresses are left to try.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Probes that run at a time. Each has a raw socket and a bounded number of packets; others wait.
+/// Largest number of probes at a time. Each has a raw socket and sends a bounded number of packets. Further probes
+/// wait.
 const MAX_PROBES: usize = 16;
 
 /// The task that keeps the control stream connected.
@@ -75,13 +77,15 @@ pub struct Control {
 }
 
 impl Control {
-    /// Loads key and certificate, which [`join`](crate::join::join) wrote, from the state directory.
+    /// Loads the key and the certificates, which [`join`](crate::join::join) wrote, from the state directory. Opens no
+    /// connection yet: see [`run`](Self::run).
     ///
     /// # Errors
-    /// A key or certificate is missing or malformed, or they do not belong together.
+    /// A file is missing or malformed, or the key does not fit the certificate.
     pub fn new(agent: Arc<Agent>, state: StateDir, config: Config) -> Result<Self> {
         let (key, certificate) = (TlsKey::load(&state)?, Certificate::load(&state)?);
-        // Checked once here: a mismatch is an error at the start, not an endless retry.
+        // A key that does not fit the certificate is an error at the start. Without this check the agent would try to
+        // connect for ever.
         tls::mutual(&certificate, &key)?;
         Ok(Self {
             agent,
@@ -92,7 +96,9 @@ impl Control {
         })
     }
 
-    /// Connects, serves the stream and reconnects. Never returns.
+    /// Connects to the controller, exchanges messages, and reconnects after any failure. Applies the configurations
+    /// that arrive, and replaces the certificate on disk when it is renewed. Runs until its task is cancelled;
+    /// forwarding does not depend on it.
     pub async fn run(mut self) {
         let mut wait = BACKOFF.0;
         loop {
@@ -116,10 +122,10 @@ impl Control {
         let mut client = self.client().await?;
         let mut again = RENEW_BACKOFF.0;
         if self.renewal_due() && self.renew_or_warn(&mut client).await {
-            // The connection was authenticated with the old certificate.
+            // The first connection was authenticated with the old certificate.
             client = self.client().await?;
         }
-        // A fixed time, because a timer that each message restarts would never fire on a busy stream.
+        // The time is fixed here. A timer that each message restarts would never fire on a busy stream.
         let mut renew_at = self.next_renewal(again);
 
         let (outbox, messages) = mpsc::channel(MAX_PROBES * 2);
@@ -173,7 +179,7 @@ impl Control {
         }
     }
 
-    /// Applies a configuration. Returns the acknowledgement or rejection for the controller.
+    /// Applies a configuration. Returns the acknowledgement or the rejection, which the caller sends to the controller.
     async fn apply(&self, c: ConfigMessage) -> FromAgent {
         let ConfigMessage {
             revision,
@@ -210,7 +216,7 @@ impl Control {
         }
     }
 
-    /// Runs a probe in a task of its own, and sends its report on `outbox`.
+    /// Runs a probe in a task of its own, and returns at once. The task sends the report on `outbox`.
     fn probe(&self, p: Probe, probes: &Arc<tokio::sync::Semaphore>, outbox: &mpsc::Sender<AgentMessage>) {
         let (probes, outbox, device) = (probes.clone(), outbox.clone(), self.config.interface.clone());
         tokio::spawn(async move {
@@ -225,8 +231,8 @@ impl Control {
                     }
                 }
             };
-            // Serialization cannot fail: a report consists of numbers and strings. If the stream is gone, nobody waits
-            // for the report.
+            // Serialization cannot fail, because a report consists of numbers and strings. The send fails if the stream
+            // is gone, and then nobody waits for the report.
             let report = serde_json::to_vec(&report).unwrap_or_default();
             let _ = outbox
                 .send(message(FromAgent::ProbeResult(ProbeResult { id: p.id, report })))
@@ -234,8 +240,8 @@ impl Control {
         });
     }
 
-    /// When to check the certificate next: when renewal is due, or `again` from now if it is due already. At most
-    /// [`MAX_SLEEP`] from now.
+    /// The time of the next check of the certificate: when renewal is due, or `again` from now if renewal is due
+    /// already. At most [`MAX_SLEEP`] from now.
     fn next_renewal(&self, again: Duration) -> Instant {
         let due = self.certificate.renew_at().duration_since(SystemTime::now());
         let wait = due.ok().filter(|d| !d.is_zero()).unwrap_or(again);
@@ -246,7 +252,8 @@ impl Control {
         SystemTime::now() >= self.certificate.renew_at()
     }
 
-    /// Renews the certificate. Returns whether that worked. A failure never ends the stream, which may work without.
+    /// Renews the certificate. Returns whether that worked. A failure is only logged: the stream may continue with the
+    /// old certificate until it expires.
     async fn renew_or_warn(&mut self, client: &mut ControlClient<Channel>) -> bool {
         match self.renew(client).await {
             Ok(()) => {
@@ -266,7 +273,7 @@ impl Control {
         };
         let reply = timeout(CONNECT_TIMEOUT, client.renew(request)).await??.into_inner();
         let renewed = self.certificate.renewed(reply.certificate.as_bytes())?;
-        // A certificate that does not match the key would lock the agent out.
+        // The new certificate replaces the old one on disk. One that does not fit the key would lock the agent out.
         tls::mutual(&renewed, &self.key).context("the renewed certificate")?;
         self.state.write(file::CERTIFICATE, reply.certificate.as_bytes())?;
         self.certificate = renewed;
@@ -293,7 +300,7 @@ impl Control {
                 Ok::<_, anyhow::Error>(TokioIo::new(stream))
             }
         });
-        // TLS is in the connector, so the URL for tonic has a plain scheme.
+        // The connector establishes TLS itself, so the URL for tonic has the scheme without TLS.
         let endpoint = Endpoint::from_static("http://tombolo-controller")
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_INTERVAL)
@@ -305,7 +312,8 @@ impl Control {
     }
 }
 
-/// Keeps the cause: tonic's message is "transport error", with the cause one level down.
+/// Converts the error and keeps its cause. tonic's own message is only "transport error", and the cause is one level
+/// below.
 fn chain(e: tonic::transport::Error) -> anyhow::Error {
     anyhow::Error::new(e).context("connecting to the controller")
 }
@@ -314,8 +322,9 @@ fn message(m: FromAgent) -> AgentMessage {
     AgentMessage { message: Some(m) }
 }
 
-/// Opens a TCP connection to the first address that answers. It carries the underlay's mark, so that a default route of
-/// the overlay does not capture it.
+/// Opens a TCP connection to the first address that answers, in the order of the resolver. Returns the host's name and
+/// the connection. The connection carries the underlay's mark, so that a default route of the overlay does not capture
+/// its packets.
 async fn dial(url: &str, mark: u32) -> Result<(String, TcpStream)> {
     let uri: http::Uri = url.parse().context("controller: not a URL")?;
     let host = uri
@@ -339,8 +348,8 @@ async fn dial(url: &str, mark: u32) -> Result<(String, TcpStream)> {
     Err(last)
 }
 
-/// Timeout for one address with `rest` time left for `addresses` addresses: an unreachable one must not use up the time
-/// of those after it.
+/// Timeout for one address, if `rest` is left for this address and those after it, `addresses` in all. An unreachable
+/// address must not use up the time of those after it.
 fn address_timeout(rest: Duration, addresses: usize) -> Duration {
     match u32::try_from(addresses) {
         Ok(0 | 1) => rest,

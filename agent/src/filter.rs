@@ -1,8 +1,10 @@
-//! The nftables filter that keeps packets with overlay addresses off other networks (D22), in addition to the agent's routes and
-//! rules. It runs after source translation (SNAT). A reply of a published container port gets its overlay source address only
-//! there, after the kernel has routed it. Routes and rules cannot confine such a packet.
+//! The nftables filter that keeps packets with overlay addresses off other networks (D22), in addition to the agent's
+//! routes and rules. The filter runs after source translation (SNAT). A reply of a published container port gets its
+//! overlay source address only during that translation, after the kernel has routed the packet. So routes and rules
+//! cannot confine such a packet.
 //!
-//! Each agent loads a table of its own with the program `nft`. The table outlives the agent; `tombolo-agent clean` removes it.
+//! Each agent loads a table of its own with the program `nft`. The table stays when the agent ends, and `tombolo-agent
+//! clean` removes it.
 
 use crate::config::check_interface;
 use ipnet::IpNet;
@@ -16,48 +18,53 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-/// Device group of the TUN devices of all agents: the ASCII codes of "tm". The filter accepts packets into any device of the group,
-/// because packets may pass from one agent of a host to another.
+/// Device group of the TUN devices of all agents: the ASCII codes of "tm". The filter accepts packets into any device
+/// of the group, because packets may pass from one agent of a host to another agent of the same host.
 pub const DEVICE_GROUP: u32 = 0x746d;
 
-/// Priority of the chain. `srcnat` has 100 (`nft(8)`), and larger numbers run later, so this chain sees translated sources.
+/// Priority of the filter's chain. Chains with larger numbers run later, and `srcnat` has 100 (`nft(8)`), so this chain
+/// sees translated sources.
 const PRIORITY: u32 = 150;
 
-/// The nftables command-line program. It loads a script as one transaction.
+/// The command-line program of nftables, which loads a script as one transaction.
 const PROGRAM: &str = "nft";
 
-/// Timeout of `nft`, which takes 5 ms on an idle machine. The margin covers a loaded one.
+/// Timeout of `nft`. It takes 5 ms on an idle machine, and the large margin covers a loaded one.
 const NFT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Folders that are searched for `nft` after `PATH`, which often lacks those that end in `sbin`.
+/// Folders in which `nft` is searched after those of `PATH`. `PATH` often lacks the folders that end in `sbin`.
 const SYSTEM_PATH: &str = "/usr/sbin:/sbin:/usr/bin:/bin";
 
-/// The addresses, networks and interfaces of a filter.
+/// The addresses, networks and interfaces from which [`script`](Self::script) makes a filter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter {
     /// Firewall mark of the links' encrypted datagrams, which are always accepted.
     pub fwmark: u32,
-    /// The agent's overlay addresses. Packets from them may leave by TUN devices and loopback only.
+    /// The agent's overlay addresses. Packets with such a source may leave only by TUN devices and loopback.
     pub own: BTreeSet<IpAddr>,
-    /// Served subnets. Forwarded packets from them may leave by TUN devices and loopback only.
+    /// Served subnets. Forwarded packets with a source in these may leave only by TUN devices and loopback.
     pub served: BTreeSet<IpNet>,
-    /// Overlay prefixes. Packets from them that arrived from a TUN device may leave by TUN devices and loopback only.
+    /// Overlay prefixes. Packets that arrived from a TUN device and have a source in these may leave only by TUN
+    /// devices and loopback.
     pub forwarded: Vec<IpNet>,
-    /// Exceptions for networks inside the host and served subnets: packets to the prefix may leave by these interfaces.
+    /// Exceptions for networks inside the host and for served subnets: packets to the prefix may leave by these
+    /// interfaces.
     pub local: BTreeMap<IpNet, BTreeSet<String>>,
-    /// Whether the host is a circuit edge. Packets that leave by the interface to the customer edge are accepted then.
+    /// Whether the host is a circuit edge. If so, packets may also leave by the interface to the customer edge.
     pub line: bool,
 }
 
-/// The name of an agent's nftables table. The number of its routing table makes it unique on the host.
+/// The name of the nftables table of the agent with this routing table. No two agents of a host use the same routing
+/// table, so the name is unique on the host.
 #[must_use]
 pub fn table_name(routing_table: u32) -> String {
     format!("tombolo-{routing_table}")
 }
 
 impl Filter {
-    /// The `nft` script that replaces the content of `table` by this filter, in one transaction. Interface names that `nft` could
-    /// interpret are left out. `customer_interface` is the interface to the customer edge.
+    /// The `nft` script that replaces the contents of `table` by this filter, in one transaction. `customer_interface`
+    /// is the interface to the customer edge; without it a circuit edge has no exception for that interface. An
+    /// interface whose name `nft` could interpret gets no exception either. The function runs nothing.
     #[must_use]
     pub fn script(&self, table: &str, customer_interface: Option<&str>) -> String {
         let mut rules = vec![
@@ -79,7 +86,8 @@ impl Filter {
         }
         let own: Vec<_> = self.own.iter().map(|a| IpNet::from(*a)).collect();
         let served: Vec<_> = self.served.iter().copied().collect();
-        // `meta iif != 0` matches forwarded packets: those of the host itself have no input interface in postrouting.
+        // `meta iif != 0` matches forwarded packets, because packets of the host itself have no input interface in
+        // postrouting.
         let forwarded_from_device = format!("meta iifgroup {DEVICE_GROUP} ");
         for (condition, sources) in [
             ("", &own),
@@ -113,12 +121,12 @@ impl Filter {
     }
 }
 
-/// The keyword of `nft` for an address family.
+/// The keyword of `nft` for the family of this address.
 const fn family(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "ip" } else { "ip6" }
 }
 
-/// The script that removes a table. It creates the table first, because `delete` fails on a table that does not exist.
+/// The script that removes a table. It creates the table first, because `delete` fails for a table that does not exist.
 fn removal(table: &str) -> String {
     format!("table inet {table}\ndelete table inet {table}\n")
 }
@@ -126,24 +134,26 @@ fn removal(table: &str) -> String {
 /// Why a filter is not loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
-    /// The program is not installed.
+    /// The program with this name is not installed.
     #[error("the program {0} is missing: install the package nftables, then restart the agent")]
     Missing(&'static str),
-    /// The program could not be started, or its pipes failed.
+    /// The program could not be started, or one of its pipes failed.
     #[error("running nft: {0}")]
     Run(#[from] std::io::Error),
-    /// The program did not end in time and was killed.
+    /// The program did not end within 10 s, and was killed.
     #[error("nft did not end within {} s", NFT_TIMEOUT.as_secs())]
     Timeout,
-    /// `nft` or the kernel refused the script; with the first line of the error.
+    /// `nft` or the kernel refused the script. The text is the first line of the error.
     #[error("nft refused: {0}")]
     Refused(String),
 }
 
-/// Runs a script with `nft`, in the network namespace of the calling thread. Either all of it takes effect or nothing.
+/// Runs a script with `nft`, in the network namespace of the calling thread. Returns when `nft` has ended, within 10 s.
+/// Either the whole script takes effect or nothing of it. Dropping the future kills `nft`.
 ///
 /// # Errors
-/// `nft` is not installed, fails, or does not end in time.
+/// `nft` is not installed, cannot be started, refuses the script, or does not end in time. After a timeout the script
+/// may have taken effect.
 pub async fn load(script: &str) -> Result<(), FilterError> {
     run(PROGRAM, script).await
 }
@@ -179,10 +189,11 @@ async fn run(program: &'static str, script: &str) -> Result<(), FilterError> {
     Err(FilterError::Refused(first.to_owned()))
 }
 
-/// Removes an agent's table if it exists. A host without `nft` has no table, so that is no error.
+/// Removes an agent's table with its filter; a table that does not exist is no error. A host without `nft` has no
+/// table, so a missing program is no error either.
 ///
 /// # Errors
-/// `nft` fails or does not end in time.
+/// `nft` cannot be started, fails, or does not end within 10 s.
 pub async fn remove(table: &str) -> Result<(), FilterError> {
     match load(&removal(table)).await {
         Err(FilterError::Missing(_)) => Ok(()),
@@ -190,7 +201,7 @@ pub async fn remove(table: &str) -> Result<(), FilterError> {
     }
 }
 
-/// `PATH` followed by [`SYSTEM_PATH`].
+/// The folders of `PATH`, followed by those of [`SYSTEM_PATH`].
 fn search_path() -> OsString {
     let mut path = std::env::var_os("PATH").unwrap_or_default();
     if !path.is_empty() {

@@ -1,5 +1,5 @@
-//! Unattended joining, as in a container. Token file and controller may appear after the agent starts; both are waited
-//! for, up to a timeout. An error that waiting cannot cure ends joining at once.
+//! Unattended joining, as in a container. The token file and the controller may appear only after the agent has
+//! started, and the agent waits for both, up to a timeout. An error that waiting cannot cure ends the attempt at once.
 
 use crate::config::Config;
 use crate::join::{JoinOptions, JoinSettings, JoinToken, Refused, join};
@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// First and longest pause between attempts, doubled each time. Checking for the token file is cheap, since it is on
-/// the same machine.
+/// First and longest pause between two attempts; the pause doubles with each. The pauses are short because a check for
+/// the token file is cheap.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
 
 /// Parameters of unattended joining.
@@ -20,22 +20,25 @@ pub struct FirstJoin {
     pub controller: String,
     /// Path of the token file, which may not exist yet.
     pub token_file: PathBuf,
-    /// Total time to wait for token and controller.
+    /// How long to wait for the token and the controller together.
     pub timeout: Duration,
     /// Local settings for `agent.toml`.
     pub settings: JoinSettings,
 }
 
-/// Whether the state directory has an identity.
+/// Whether the state directory has an identity. It has one if `agent.toml` exists, because [`join`] writes that file
+/// last.
 #[must_use]
 pub fn has_joined(state: &StateDir) -> bool {
     state.path(file::CONFIG).exists()
 }
 
-/// Joins as soon as the token file exists and the controller answers. Returns the settings that were written.
+/// Joins as soon as the token file exists and the controller answers; tries again until `first.timeout` has passed.
+/// Returns the settings that were written to the state directory. The caller must hold the directory's lock.
 ///
 /// # Errors
-/// Token or controller did not appear in time, the token is malformed or used, or the controller refuses.
+/// The token or the controller did not appear in time; or at once: the token is malformed, used or expired, a setting
+/// is out of range, the controller is another one than the token names, or a file cannot be written.
 pub async fn join_when_possible(state: &StateDir, first: &FirstJoin) -> Result<Config> {
     let deadline = Instant::now() + first.timeout;
     let (mut pause, mut said) = (BACKOFF.0, String::new());
@@ -49,7 +52,7 @@ pub async fn join_when_possible(state: &StateDir, first: &FirstJoin) -> Result<C
             return Err(error.context(format!("not joined within {:?}", first.timeout)));
         }
         let text = format!("{error:#}");
-        // Each new reason is logged once, not at every attempt.
+        // Attempts go on for `timeout`, and the same line at each of them would fill the journal.
         if text != said {
             tracing::info!(reason = text, controller = first.controller, "waiting to join");
             said = text;
@@ -77,7 +80,7 @@ async fn attempt(state: &StateDir, first: &FirstJoin) -> Result<Config> {
         })
 }
 
-/// Reads the token file. An empty file counts as missing: its writer may not have finished.
+/// Reads the token file. An empty file counts as missing, because another program may still be writing it.
 fn read_token(path: &Path) -> Result<JoinToken> {
     let text = std::fs::read_to_string(path).with_context(|| format!("the token file {}", path.display()))?;
     if text.trim().is_empty() {
@@ -88,7 +91,7 @@ fn read_token(path: &Path) -> Result<JoinToken> {
         .with_context(|| format!("the token file {}", path.display()))
 }
 
-/// Whether an error may disappear by itself: a missing token file, or a controller that is unreachable or overloaded.
+/// Whether an error may disappear by itself: the token file is missing, or the controller is unreachable or overloaded.
 fn is_passing(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         let missing = cause
@@ -109,7 +112,7 @@ mod tests {
 
     fn first(dir: &Path, milliseconds: u64) -> FirstJoin {
         FirstJoin {
-            // No service listens on port 1.
+            // No service listens on port 1, so the controller is unreachable at once.
             controller: "https://127.0.0.1:1".into(),
             token_file: dir.join("token"),
             timeout: Duration::from_millis(milliseconds),

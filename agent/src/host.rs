@@ -1,13 +1,13 @@
-//! The ICMP redirect switch: the only host setting that an agent changes outside its own device, tables and rules, and
-//! how it is restored.
+//! The switch for ICMP redirects of the whole host: how an agent turns it off, and how it is restored. It is the only
+//! setting that an agent changes outside of its own devices, tables and rules.
 //!
-//! Linux sends ICMP redirects on a device if the switch of that device or of `all` is on. An appliance forwards packets
-//! out of the device that they arrived on, so it would send a redirect for each, which D23 forbids. With `all` at 0,
-//! each other device follows its own switch, which is on by default.
+//! Linux sends ICMP redirects on a device if the switch of that device or the switch `all` is on. An appliance forwards
+//! packets out of the device on which they arrived, so Linux would send a redirect for each of them, which D23 forbids.
+//! With `all` at 0, each other device of the host follows its own switch, which is on by default.
 //!
-//! Several agents of a host may need `all` off. Each creates a note named after its device, and the last agent to end
-//! restores the switch. A note without a device is that of a crashed agent and is ignored. Switch and notes belong to a
-//! network namespace.
+//! Several agents of a host may need `all` off. Each of them creates a note, which is a file named after its device.
+//! The last agent to end restores the switch. A note without a device was left by a crashed agent, and is ignored. Each
+//! network namespace has its own switch and notes.
 
 use crate::switches::{ALL_SEND_REDIRECTS, ROOT};
 use anyhow::{Context, Result};
@@ -18,27 +18,32 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Directory of notes, one subdirectory per network namespace. `/run` is empty after a reboot, as the switch is reset.
+/// Directory of the notes, with one subdirectory for each network namespace. A reboot empties `/run`, and also resets
+/// the switch.
 const NOTES: &str = "/run/tombolo/redirects";
 
-/// Turns `all/send_redirects` off for as long as the agent with this device needs it. Does nothing if the operator
-/// turned it off.
+/// Turns `all/send_redirects` off in the network namespace of the calling thread, and notes that the agent with this
+/// device needs that. Does nothing if the switch is off and no other agent has turned it off, because the operator has
+/// done so. Waits for the lock of the notes. A second call changes nothing more.
 ///
 /// # Errors
-/// The note cannot be written, or the switch cannot be set.
+/// The note cannot be written, or the switch cannot be read or set. The switch may then be on.
 pub fn quiet_redirects(interface: &str) -> Result<()> {
     Redirects::here()?.quiet(interface, device_exists)
 }
 
-/// Undoes [`quiet_redirects`] if no other agent needs it. Returns whether the switch was turned on again.
+/// Removes the note of [`quiet_redirects`], and turns the switch on again unless another agent needs it off. Returns
+/// whether the switch was turned on. Returns false without a note, and if the operator has turned the switch on
+/// meanwhile.
 ///
 /// # Errors
-/// The note cannot be removed, or the switch cannot be set.
+/// The note cannot be removed, or the switch cannot be read or set.
 pub fn restore(interface: &str) -> Result<bool> {
     Redirects::here()?.restore(interface, device_exists)
 }
 
-/// Calls [`restore`], and logs an error as a warning. Returns whether the switch was turned on again.
+/// Calls [`restore`], and logs an error as a warning. Returns whether the switch was turned on again; false after an
+/// error.
 pub fn restore_or_warn(interface: &str) -> bool {
     restore(interface).unwrap_or_else(|e| {
         tracing::warn!(error = %format!("{e:#}"), "ICMP redirect switch not restored");
@@ -50,7 +55,7 @@ fn device_exists(name: &str) -> bool {
     if_nametoindex(name).is_ok()
 }
 
-/// The switch, and the notes of agents that need it off.
+/// The switch, and the notes of the agents that need it off.
 struct Redirects {
     switch: PathBuf,
     notes: PathBuf,
@@ -68,14 +73,15 @@ impl Redirects {
     }
 
     fn quiet(&self, interface: &str, alive: impl Fn(&str) -> bool) -> Result<()> {
-        // Off without any note: the operator turned it off. Return before writing, since a container may have a
-        // read-only /proc and /run.
+        // If the switch is off and there are no notes, the operator turned it off. Nothing is written then, because a
+        // container may have a read-only /proc and /run.
         if self.value()? != "1" && !self.notes.exists() {
             return Ok(());
         }
         fs::create_dir_all(&self.notes).with_context(|| self.notes.display().to_string())?;
         let _lock = self.lock()?;
-        // Off, and not by an agent: the operator turned it off, and it stays off.
+        // The switch is off, and no other agent needs that, so the operator turned it off. Without a note of this agent
+        // it stays off.
         if self.value()? != "1" && self.others(interface, &alive)? == 0 {
             return Ok(());
         }
@@ -94,7 +100,7 @@ impl Redirects {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(e).context(note.display().to_string()),
             _ => {}
         }
-        // On already: the operator turned it on meanwhile.
+        // If the switch is on already, the operator turned it on meanwhile.
         if self.others(interface, &alive)? > 0 || self.value()? != "0" {
             return Ok(false);
         }
@@ -102,7 +108,7 @@ impl Redirects {
         Ok(true)
     }
 
-    /// The number of other agents that need the switch off. Removes the notes of crashed agents.
+    /// The number of other agents that need the switch off. Removes the notes that crashed agents left.
     fn others(&self, interface: &str, alive: &impl Fn(&str) -> bool) -> Result<usize> {
         let mut count = 0;
         for entry in fs::read_dir(&self.notes).with_context(|| self.notes.display().to_string())? {
@@ -116,7 +122,7 @@ impl Redirects {
         Ok(count)
     }
 
-    /// Locks the notes, so that notes and switch change together.
+    /// Locks the notes, so that notes and switch change together. Waits for other agents.
     fn lock(&self) -> Result<Flock<File>> {
         let file = File::open(&self.notes).with_context(|| self.notes.display().to_string())?;
         Flock::lock(file, FlockArg::LockExclusive)

@@ -1,5 +1,5 @@
-//! The agent's keys and certificate. Keys are generated here and stored in files of mode 0600. Private keys never leave
-//! the types of this file.
+//! The agent's keys and certificates. The agent generates its keys itself, and stores them in files of mode 0600.
+//! Private keys leave this file only as arguments of the engine and of TLS.
 
 use crate::state::{StateDir, file};
 use anyhow::{Context, Result};
@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tombolo_engine::link::secure::SecureLinks;
 use tombolo_proto::id::PublicKey;
 
-/// What the operator must do if a key is missing.
+/// The remedy that errors name if a key is missing.
 const AGAIN: &str = "run 'tombolo-agent leave', then join again";
 
 /// The X25519 key that identifies this agent on its links.
@@ -27,10 +27,10 @@ impl std::fmt::Debug for LinkKey {
 }
 
 impl LinkKey {
-    /// Reads the key.
+    /// Reads the key from the state directory.
     ///
     /// # Errors
-    /// The file is missing, unreadable or malformed.
+    /// The file is missing, cannot be read, or does not contain 32 bytes in base64.
     pub fn load(state: &StateDir) -> Result<Self> {
         let path = state.path(file::LINK_KEY);
         let missing = || {
@@ -46,10 +46,11 @@ impl LinkKey {
         Ok(Self(key.into()))
     }
 
-    /// Reads the key, or generates and stores one. For joining only, which registers the public key at the controller.
+    /// Reads the key, or generates and stores one if there is none. Only joining may call this function, because it
+    /// registers the public key at the controller.
     ///
     /// # Errors
-    /// The file is unreadable, malformed or cannot be written.
+    /// The file cannot be read or written, or is malformed.
     pub fn load_or_create(state: &StateDir) -> Result<Self> {
         if state.path(file::LINK_KEY).exists() {
             return Self::load(state);
@@ -59,13 +60,13 @@ impl LinkKey {
         Ok(Self(key.into()))
     }
 
-    /// The public key.
+    /// The public key, by which peers know this agent.
     #[must_use]
     pub fn public(&self) -> PublicKey {
         PublicKey(x25519::PublicKey::from(&self.0).to_bytes())
     }
 
-    /// The private key, for the engine's handshakes.
+    /// The private key, for the engine's handshakes. It must not be logged or stored.
     #[must_use]
     pub fn secret(&self) -> &x25519::StaticSecret {
         &self.0
@@ -77,10 +78,10 @@ impl LinkKey {
 pub struct TlsKey(KeyPair);
 
 impl TlsKey {
-    /// Reads the key.
+    /// Reads the key from the state directory.
     ///
     /// # Errors
-    /// The file is missing, unreadable or malformed.
+    /// The file is missing, cannot be read, or is malformed.
     pub fn load(state: &StateDir) -> Result<Self> {
         let path = state.path(file::TLS_KEY);
         let pem = state.read(file::TLS_KEY)?;
@@ -89,10 +90,11 @@ impl TlsKey {
         Ok(Self(KeyPair::from_pem(&pem).context("tls.key")?))
     }
 
-    /// Reads the key, or generates and stores one. For joining only.
+    /// Reads the key, or generates and stores one if there is none. Only joining may call this function, because the
+    /// controller certifies the key.
     ///
     /// # Errors
-    /// The file is unreadable, malformed or cannot be written.
+    /// The file cannot be read or written, or is malformed.
     pub fn load_or_create(state: &StateDir) -> Result<Self> {
         if state.path(file::TLS_KEY).exists() {
             return Self::load(state);
@@ -102,18 +104,18 @@ impl TlsKey {
         Ok(Self(key))
     }
 
-    /// A certificate request (PKCS#10), PEM. Its subject is empty, since the controller decides the certificate's
-    /// contents.
+    /// A new certificate request (PKCS#10) in PEM, signed with this key. Its subject is empty, because the controller
+    /// decides the contents of the certificate.
     ///
     /// # Errors
-    /// The request cannot be signed.
+    /// The request cannot be signed or encoded.
     pub fn request(&self) -> Result<String> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         Ok(params.serialize_request(&self.0)?.pem()?)
     }
 
-    /// The private key, for TLS.
+    /// A copy of the private key in DER, for TLS and QUIC. It must not be logged or stored.
     pub(crate) fn der(&self) -> Result<PrivateKeyDer<'static>> {
         PrivateKeyDer::try_from(self.0.serialize_der()).map_err(|e| anyhow::anyhow!("tls.key: {e}"))
     }
@@ -122,15 +124,16 @@ impl TlsKey {
 /// The keys that authenticate an agent on its links.
 pub struct LinkKeys {
     wireguard: LinkKey,
-    /// None: the key is unusable, and all links use WireGuard.
+    /// The key for QUIC. None: the key is unusable, and all links use WireGuard.
     quic: Option<PrivateKeyDer<'static>>,
 }
 
 impl LinkKeys {
-    /// Reads both keys. Without a usable key for QUIC it logs an error, and all links use WireGuard.
+    /// Reads both keys from the state directory. Without a usable key for QUIC, logs an error and continues: all links
+    /// then use WireGuard.
     ///
     /// # Errors
-    /// The key for WireGuard is missing, unreadable or malformed.
+    /// The key for WireGuard is missing, cannot be read, or is malformed.
     pub fn load(state: &StateDir) -> Result<Self> {
         let quic = TlsKey::load(state).and_then(|key| key.der());
         if let Err(e) = &quic {
@@ -142,7 +145,8 @@ impl LinkKeys {
         })
     }
 
-    /// An empty set of links for a lane, with the agent's keys.
+    /// A new, empty set of links for one lane, with the agent's keys. Without a usable key for QUIC the set uses
+    /// WireGuard only.
     #[must_use]
     pub fn links(&self) -> SecureLinks {
         let links = || SecureLinks::new(self.wireguard.secret().to_bytes());
@@ -154,22 +158,23 @@ impl LinkKeys {
     }
 }
 
-/// The agent's certificate, and that of the authority that issued it.
+/// The agent's certificate, and the certificate of the authority that issued it.
 #[derive(Debug, Clone)]
 pub struct Certificate {
-    /// The agent's certificate, DER.
+    /// The agent's certificate in DER.
     pub own: CertificateDer<'static>,
-    /// The certificate of the controller's authority, DER.
+    /// The certificate of the controller's authority in DER.
     pub authority: CertificateDer<'static>,
     not_before: SystemTime,
     not_after: SystemTime,
 }
 
 impl Certificate {
-    /// Reads both certificates.
+    /// Reads both certificates from the state directory. Only their format is checked: neither their validity nor that
+    /// one issued the other.
     ///
     /// # Errors
-    /// A file is missing or malformed.
+    /// A file is missing, cannot be read, or contains no valid certificate.
     pub fn load(state: &StateDir) -> Result<Self> {
         let read = |name: &str| -> Result<CertificateDer<'static>> {
             let path = state.path(name);
@@ -181,10 +186,12 @@ impl Certificate {
         Self::new(read(file::CERTIFICATE)?, read(file::CA)?)
     }
 
-    /// This certificate replaced by a renewed one of the same authority. `pem`: the new certificate.
+    /// A copy with the certificate in `pem` in place of the agent's own; the authority stays. Only the format is
+    /// checked: neither who issued the certificate nor whether it fits the key (see
+    /// [`tls::mutual`](crate::tls::mutual)). Writes no file.
     ///
     /// # Errors
-    /// The new certificate is malformed.
+    /// `pem` contains no valid certificate.
     pub fn renewed(&self, pem: &[u8]) -> Result<Self> {
         Self::new(certificate_from_pem(pem)?, self.authority.clone())
     }
@@ -199,25 +206,26 @@ impl Certificate {
         })
     }
 
-    /// When to renew: after two thirds of the certificate's lifetime. An expired certificate may still be renewed
-    /// (D21).
+    /// When to renew the certificate: after two thirds of its lifetime. The controller may renew an expired certificate
+    /// too (D21).
     #[must_use]
     pub fn renew_at(&self) -> SystemTime {
         let life = self.not_after.duration_since(self.not_before).unwrap_or_default();
         self.not_before + life * 2 / 3
     }
 
-    /// When the certificate expires.
+    /// When the certificate expires, by the wall clock.
     #[must_use]
     pub fn not_after(&self) -> SystemTime {
         self.not_after
     }
 }
 
-/// Decodes the first certificate in a PEM text.
+/// Decodes the first certificate in a PEM text to DER. Other contents of the text are ignored. Whether the DER is a
+/// valid certificate is not checked.
 ///
 /// # Errors
-/// The text contains no valid certificate.
+/// The text contains no certificate in PEM.
 pub fn certificate_from_pem(pem: &[u8]) -> Result<CertificateDer<'static>> {
     CertificateDer::from_pem_slice(pem).map_err(|e| anyhow::anyhow!("not a certificate in PEM: {e}"))
 }

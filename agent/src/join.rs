@@ -1,4 +1,4 @@
-//! Joining: exchanges a one-time token for a certificate and fills the state directory.
+//! Joining: exchanges a one-time token for a certificate, and fills the state directory.
 
 #[cfg(test)]
 mod golden;
@@ -18,8 +18,8 @@ use std::time::Duration;
 use tombolo_proto::fabric::{JoinReply, JoinRequest};
 use tombolo_proto::id::AgentId;
 
-/// Timeout of each of the two requests. The controller writes to its store before it answers, and may be busy with
-/// other agents that join.
+/// Timeout of each of the two requests. The controller writes to its store before it answers, and other agents may join
+/// at the same moment.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Parameters of joining.
@@ -33,24 +33,24 @@ pub struct JoinOptions {
     pub settings: JoinSettings,
 }
 
-/// Local settings that the operator chooses when joining; [`Config`] stores them.
+/// Local settings that the operator chooses when joining. [`join`] stores them as a [`Config`].
 #[derive(Debug, Clone, Default)]
 pub struct JoinSettings {
-    /// UDP port of the links.
+    /// UDP port of the links. None: 51820.
     pub listen_port: Option<u16>,
-    /// Endpoints to advertise, best first; empty: the listen port at the address that the controller sees.
+    /// Endpoints to advertise, best first. Empty: the listen port at the address that the controller sees.
     pub endpoints: Vec<SocketAddr>,
-    /// A second UDP port, for QUIC only.
+    /// A second UDP port, for QUIC only. None: QUIC uses only the port of the links.
     pub quic_port: Option<u16>,
-    /// Name of the TUN device.
+    /// Name of the TUN device. None: derived from the agent's name.
     pub interface: Option<String>,
-    /// At the edge of a circuit: the interface that faces the customer's router.
+    /// At the edge of a circuit: the interface that faces the customer's router. None in other agents.
     pub customer_interface: Option<String>,
-    /// Whether a user-defined default route may replace the host's.
+    /// Whether a user-defined or learned default route may replace the host's default route.
     pub allow_default_route: bool,
 }
 
-/// The controller refused to let the agent join.
+/// The controller has refused to let the agent join.
 #[derive(Debug, thiserror::Error)]
 #[error("the controller refused: {reason}")]
 pub struct Refused {
@@ -59,19 +59,23 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// Whether a later attempt with the same token may succeed: the controller failed or limits the rate.
+    /// Whether a later attempt with the same token may succeed, because the controller failed (status 5xx) or limits
+    /// the rate (429).
     #[must_use]
     pub fn is_passing(&self) -> bool {
         self.status.is_server_error() || self.status == reqwest::StatusCode::TOO_MANY_REQUESTS
     }
 }
 
-/// Joins: fetches the authority's certificate, compares it with the token's pin, sends the token with a certificate
-/// request, and writes the state directory. Returns the settings that were written.
+/// Joins a network. Fetches the authority's certificate, and compares it with the token's pin. Then sends the token
+/// with a certificate request, and writes keys, certificates and `agent.toml` to the state directory. Returns the
+/// settings that were written. The settings are checked before the token is sent, because the token works only once.
+/// The keys of a failed attempt stay and are used by the next one. Waits up to 15 s for each of two answers. The caller
+/// must hold the directory's lock.
 ///
 /// # Errors
-/// The directory has joined already, a setting is out of range, the controller is not the one of the token, or it
-/// refuses. Settings are checked before the token is sent, since it works once.
+/// The directory has joined already, a setting is out of range, the controller is unreachable or not the one of the
+/// token, it refuses ([`Refused`]), or a file cannot be written.
 pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
     if state.path(file::CONFIG).exists() {
         bail!(
@@ -90,7 +94,7 @@ pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
     if let Some(name) = &settings.interface {
         config.interface.clone_from(name);
     }
-    // The token works once, so the settings are checked before it is sent.
+    // The token works only once, so a wrong setting must be found before it is sent.
     config.check()?;
     let authority = fetch_authority(&controller, &options.token.pin).await?;
 
@@ -131,12 +135,13 @@ pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
     config.agent = reply.agent;
     state.write(file::CA, reply.ca.as_bytes())?;
     state.write(file::CERTIFICATE, reply.certificate.as_bytes())?;
-    // Written last: its presence marks the directory as joined.
+    // The settings are written last, because the presence of this file marks the directory as joined.
     config.save(state)?;
     Ok(config)
 }
 
-/// Fetches the authority's certificate over an unverified connection, and compares it with the token's pin.
+/// Fetches the authority's certificate over an unverified connection. The comparison with the token's pin replaces the
+/// verification.
 async fn fetch_authority(controller: &str, pin: &[u8; 32]) -> Result<CertificateDer<'static>> {
     let client = reqwest::Client::builder()
         .tls_danger_accept_invalid_certs(true)
@@ -157,7 +162,7 @@ async fn fetch_authority(controller: &str, pin: &[u8; 32]) -> Result<Certificate
     Ok(authority)
 }
 
-/// Code and message of ARM's error object; none if the body has another form.
+/// Returns code and message of ARM's error object. None: the body has another form.
 fn error_message(body: &[u8]) -> Option<String> {
     let value: serde_json::Value = serde_json::from_slice(body).ok()?;
     let error = value.get("error")?;
@@ -172,7 +177,7 @@ fn error_message(body: &[u8]) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// Settings are checked before anything is sent: the token works once.
+    /// A wrong setting must be found before anything is sent, because the token works only once.
     #[tokio::test]
     async fn settings_are_checked_before_the_token_is_shown() {
         let dir = tempfile::tempdir().unwrap();

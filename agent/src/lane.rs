@@ -1,5 +1,5 @@
-//! A lane as the rest of the agent sees it: one thread with a TUN queue, UDP sockets and an engine. The thread itself
-//! is in `worker`.
+//! The handle of a lane for the rest of the agent. A lane is one thread with a queue of the TUN device, UDP sockets and
+//! an engine. The code of the thread is in `worker`.
 
 pub mod builder;
 mod worker;
@@ -22,43 +22,43 @@ use tombolo_proto::route::Route;
 use tombolo_proto::status::{LinkStatus, Totals};
 use worker::Worker;
 
-/// Status and counters of one lane, or of all lanes added up.
+/// Status and counters of one lane, or the sums of all lanes. Counters count from the start of the process.
 #[derive(Debug, Default)]
 pub struct LaneReport {
-    /// Links that were used or are always on, ordered by peer.
+    /// Links that were used or are always kept up, ordered by peer.
     pub links: Vec<LinkStatus>,
-    /// Endpoints of peers, as last authenticated.
+    /// For each peer, the endpoint from which its last authenticated packet came.
     pub endpoints: BTreeMap<AgentId, SocketAddr>,
-    /// Dropped packets by the name of the drop reason.
+    /// Dropped packets, by the name of the drop reason.
     pub drops: BTreeMap<String, u64>,
-    /// Packets by outcome.
+    /// Packets by outcome, over all links.
     pub totals: Totals,
-    /// `totals` of each lane, lane 0 first.
+    /// The `totals` of each lane; the index is the lane's number.
     pub lanes: Vec<Totals>,
     /// Whether the TUN device uses GSO packets.
     pub offload: bool,
-    /// Writes to the TUN device that the kernel refused.
+    /// Packets that the kernel refused when the agent wrote them to the TUN device.
     pub tun_errors: u64,
-    /// Datagrams that the kernel refused to send.
+    /// Datagrams that the kernel refused when the agent sent them.
     pub udp_errors: u64,
-    /// Datagrams dropped because a receive buffer was full.
+    /// Datagrams that the kernel dropped because the receive buffer of a socket was full.
     pub udp_overflow: u64,
-    /// Route advertisements by outcome.
+    /// Route advertisements of other agents, by outcome.
     pub advertisements: AdvertisementStats,
-    /// Table builds without a new configuration, because routes or links changed.
+    /// How often the lane got new tables without a new configuration, because links or routes had changed.
     pub rebuilds: u64,
 }
 
 /// A lane's tables and routing state.
 #[derive(Debug, Default)]
 pub struct Inspection {
-    /// The tables in use; none before the first configuration.
+    /// The tables in use. None: the lane has no configuration yet.
     pub tables: Option<Arc<Tables>>,
-    /// Learned routes and unreachable agents (D11).
+    /// Learned routes, and the agents that are down (D11).
     pub dynamic: RoutingState,
 }
 
-/// A configuration with its tables, ready to be installed.
+/// A configuration with its tables, ready to be installed in every lane.
 #[derive(Clone)]
 pub struct Prepared {
     config: Arc<AgentConfig>,
@@ -79,46 +79,47 @@ enum Command {
     Stop,
 }
 
-/// Handle of a lane's thread. Clones command the same lane.
+/// Handle of a lane's thread. Clones control the same lane. The lane ends when all handles are dropped, or at
+/// [`stop`](Self::stop).
 #[derive(Clone)]
 pub struct Lane {
     commands: mpsc::UnboundedSender<Command>,
     index: u32,
 }
 
-/// Everything that a lane's thread is started with.
+/// Everything that a lane's thread needs at its start.
 pub struct LaneSetup {
-    /// Number of the lane, from 0.
+    /// Number of the lane, from 0. Its UDP port is `listen_port` plus this number.
     pub number: u16,
-    /// The agent's settings.
+    /// The agent's local settings, of which the lane uses ports, buffers and the mark.
     pub config: Config,
     /// The keys of the agent's links.
     pub keys: Arc<LinkKeys>,
-    /// Notified when a link changes, so that the status is reported.
+    /// Notified when a link of the lane changes, so that the agent reports its status.
     pub status_changed: Arc<Notify>,
-    /// Where lane 0 publishes the routing state in use.
+    /// The channel in which lane 0 publishes the routing state that its tables were built from.
     pub routing_state: watch::Sender<RoutingState>,
-    /// The TUN device, to which the lane adds a queue.
+    /// The TUN device, to which the lane adds a queue of its own.
     pub device: Arc<Device>,
     /// The lane's end of the queue of redirected packets.
     pub redirected: RedirectQueue,
-    /// In lane 0: the other lanes, which lane 0 informs of endpoints and sessions. Empty elsewhere.
+    /// In lane 0: the other lanes, which lane 0 informs of endpoints and sessions. Empty in other lanes.
     pub other_lanes: Vec<Lane>,
-    /// In lane 0: the queue to the table builder.
+    /// In lane 0: the queue to the table builder. None in other lanes.
     pub build_queue: Option<BuildQueue>,
-    /// Receives the reason when the lane ends.
+    /// Gets the reason when the lane ends, also if it was stopped.
     pub ended: mpsc::UnboundedSender<String>,
 }
 
-/// A lane's end of the queue of packets that lanes without a session redirect to lane 0.
+/// A lane's end of the queue by which lanes without a session redirect packets to lane 0.
 pub enum RedirectQueue {
-    /// Lane 0: receives redirected packets.
+    /// The end of lane 0, which receives redirected packets.
     Receiver(mpsc::Receiver<RedirectedPacket>),
-    /// Other lanes: send them to lane 0.
+    /// The end of another lane, which sends packets to lane 0.
     Sender(mpsc::Sender<RedirectedPacket>),
 }
 
-/// Sends the reason when a lane's thread ends, including by a panic.
+/// Sends the reason for the end of a lane's thread when it is dropped, so also at a panic.
 struct EndReporter(mpsc::UnboundedSender<String>, String);
 
 impl EndReporter {
@@ -129,16 +130,17 @@ impl EndReporter {
 
 impl Drop for EndReporter {
     fn drop(&mut self) {
-        // The receiver is gone if the agent is stopping already.
+        // The receiver has been dropped if the agent is stopping already.
         let _ = self.0.send(std::mem::take(&mut self.1));
     }
 }
 
 impl Lane {
-    /// Starts the lane's thread. Returns when it has added its TUN queue and bound its ports.
+    /// Starts the lane's thread. Blocks until the thread has added its TUN queue and bound its ports, or failed. The
+    /// lane forwards nothing before the first [`install`](Self::install).
     ///
     /// # Errors
-    /// The kernel refuses the queue, a port or the thread.
+    /// The kernel refuses the thread, the queue or a port; another program may use the port.
     pub fn start(setup: LaneSetup) -> Result<Self> {
         let (commands, inbox) = mpsc::unbounded_channel();
         let (ready, started) = std::sync::mpsc::channel();
@@ -155,7 +157,7 @@ impl Lane {
                 let worker = match Worker::new(setup, inbox) {
                     Ok(worker) => worker,
                     Err(e) => {
-                        // `start` waits for this answer; its receiver cannot be gone.
+                        // `start` waits for this answer, so its receiver still exists.
                         let _ = ready.send(Err(e));
                         return Ok(());
                     }
@@ -183,8 +185,8 @@ impl Lane {
         self.index
     }
 
-    /// Builds the tables of a configuration on the calling thread, beside the data path. `generation` must not have
-    /// been used before.
+    /// Builds the tables of a configuration for [`install`](Self::install), on the calling thread, while the lane
+    /// forwards. The tables contain the routes that this lane has learned. `generation` must not have been used before.
     ///
     /// # Errors
     /// The configuration is invalid.
@@ -199,7 +201,8 @@ impl Lane {
         Ok(Prepared { config, built })
     }
 
-    /// Installs a configuration. Returns when the lane forwards by it.
+    /// Installs a configuration that [`prepare`](Self::prepare) has built. Returns when the lane forwards by it. If the
+    /// future is dropped, the configuration is installed nevertheless.
     ///
     /// # Errors
     /// The lane has ended.
@@ -209,7 +212,7 @@ impl Lane {
         answer.await.context("the lane ended")
     }
 
-    /// The lane's tables and routing state; empty if the lane has ended.
+    /// The lane's tables and routing state. Waits for the lane's answer. The result is empty if the lane has ended.
     pub async fn inspect(&self) -> Inspection {
         let (sender, answer) = oneshot::channel();
         if self.send_command(Command::Inspect(sender)).is_err() {
@@ -218,7 +221,8 @@ impl Lane {
         answer.await.unwrap_or_default()
     }
 
-    /// Passes the endpoints that peers had before a restart.
+    /// Passes the endpoints that peers had before a restart to the lane, and returns at once. The links use them until
+    /// they learn better ones.
     ///
     /// # Errors
     /// The lane has ended.
@@ -226,20 +230,21 @@ impl Lane {
         self.send_command(Command::RememberEndpoints(endpoints))
     }
 
-    /// Has the lane start a session with `peer`, which lane 0 reaches now. Flows that begin before the session is up
-    /// stay in lane 0: the kernel queues a flow's packets where it saw the other direction.
+    /// Makes the lane start a session with `peer`, with which lane 0 has a session by now. Flows that begin before this
+    /// lane's session is up stay in lane 0, because the kernel puts a flow's packets into the queue that carried the
+    /// other direction.
     fn prepare_session(&self, peer: &AgentId) {
-        // A lane that has ended ends the agent, which reports it.
+        // The end of a lane also ends the agent, which reports the reason.
         let _ = self.send_command(Command::PrepareSession(peer.clone()));
     }
 
-    /// Passes the endpoint at which lane 0 last heard `peer`.
+    /// Passes the endpoint of `peer` that lane 0 has learned from received packets.
     fn endpoint_changed(&self, peer: &AgentId, to: SocketAddr) {
-        // As in `prepare_session`.
+        // The end of a lane also ends the agent, which reports the reason.
         let _ = self.send_command(Command::EndpointChanged(peer.clone(), to));
     }
 
-    /// Replaces the routes learned from BGP neighbours.
+    /// Replaces the routes learned from all BGP neighbours, and returns at once. Only lane 0 uses them.
     ///
     /// # Errors
     /// The lane has ended.
@@ -247,7 +252,7 @@ impl Lane {
         self.send_command(Command::SetBgpRoutes(routes))
     }
 
-    /// Status and counters of the lane; empty if the lane has ended.
+    /// Status and counters of the lane. Waits for the lane's answer. The report is empty if the lane has ended.
     pub async fn report(&self) -> LaneReport {
         let (sender, answer) = oneshot::channel();
         if self.send_command(Command::Report(sender)).is_err() {
@@ -256,15 +261,16 @@ impl Lane {
         answer.await.unwrap_or_default()
     }
 
-    /// Announces on all links that the agent is about to stop.
+    /// Tells the lane to announce on all links that the agent is about to stop, and returns at once.
     pub fn announce_drain(&self) {
-        // A lane that has ended has no links left to announce it on.
+        // A lane that has ended has no links on which it could announce that.
         let _ = self.send_command(Command::AnnounceDrain);
     }
 
-    /// Ends the lane. The kernel removes the TUN device with its last queue.
+    /// Tells the lane to end, and returns at once. The kernel removes the TUN device when its last queue is closed. A
+    /// second call does nothing.
     pub fn stop(&self) {
-        // A lane that has ended is stopped already.
+        // A lane that has ended needs no command to stop.
         let _ = self.send_command(Command::Stop);
     }
 

@@ -1,9 +1,9 @@
-//! All lanes of an agent (D15). The kernel spreads flows over the TUN queues, and each queue belongs to one lane. A
-//! lane has sessions of its own with the lane of the same number in other agents. A flow therefore stays in one lane
-//! from end to end, and no lane waits for another.
+//! All lanes of an agent (D15). The kernel spreads flows over the queues of the TUN device, and each queue belongs to
+//! one lane. Each lane has sessions of its own, with the lane of the same number in other agents. A flow therefore
+//! stays in one lane from end to end, and no lane waits for another.
 //!
-//! Lane 0 serves agents that have one lane only, and flows for which another lane has no session yet: such packets are
-//! redirected to lane 0.
+//! Lane 0 also carries the packets for peers with which another lane has no session. Such peers have fewer lanes, or
+//! their session with that lane is not established yet. The other lane redirects the packets to lane 0.
 
 use crate::config::Config;
 use crate::identity::LinkKeys;
@@ -23,11 +23,11 @@ use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::Route;
 use tombolo_proto::status::{LinkStatus, Totals};
 
-/// Redirected packets that may wait for lane 0. Lane 0 handles 144 per turn and could not keep up with more; packets
-/// beyond the queue are dropped.
+/// Capacity of the queue of redirected packets. Lane 0 handles 144 of them per turn, so a longer queue would add delay
+/// and not throughput. Packets that do not fit are dropped.
 const REDIRECT_QUEUE: usize = 512;
 
-/// Handle of all lanes of the agent.
+/// Handle of all lanes of the agent. Dropping the handle ends the lanes, as [`stop`](Self::stop) does.
 pub struct Lanes {
     /// Never empty; the index is the lane's number.
     lanes: Vec<Lane>,
@@ -37,11 +37,12 @@ pub struct Lanes {
 }
 
 impl Lanes {
-    /// Creates the TUN device, binds the ports and starts the lanes' threads. The receiver gets the reason when a lane
-    /// ends.
+    /// Creates the TUN device, binds the UDP ports and starts the threads of the lanes and of the table builder. The
+    /// lanes forward nothing before the first [`install`](Self::install). They notify `status_changed` when a link
+    /// changes. Each lane that ends, also without an error, sends the reason to the returned receiver.
     ///
     /// # Errors
-    /// The device name or a port is taken, or the kernel refuses one.
+    /// The device's name or a port is in use, or the kernel refuses the device, a socket or a thread.
     pub fn start(
         config: &Config,
         keys: LinkKeys,
@@ -92,7 +93,7 @@ impl Lanes {
         &self.lanes[0]
     }
 
-    /// The number of lanes.
+    /// The number of lanes, from 1.
     #[must_use]
     pub fn count(&self) -> usize {
         self.lanes.len()
@@ -104,7 +105,8 @@ impl Lanes {
         self.lane0().device_index()
     }
 
-    /// Builds the tables of a configuration on the calling thread, beside the data path.
+    /// Builds the lookup tables of a configuration for [`install`](Self::install), on the calling thread. Lanes forward
+    /// meanwhile. Each call takes the next configuration number, also if it fails.
     ///
     /// # Errors
     /// The configuration is invalid.
@@ -113,10 +115,10 @@ impl Lanes {
         self.lane0().prepare(config, generation).await
     }
 
-    /// Installs a configuration. Returns when every lane forwards by it (D2).
+    /// Installs a configuration in one lane after the other. Returns when every lane forwards by it (D2).
     ///
     /// # Errors
-    /// A lane has ended.
+    /// A lane has ended. Lanes with smaller numbers have switched nevertheless.
     pub async fn install(&self, prepared: Prepared) -> Result<()> {
         for lane in &self.lanes {
             lane.install(prepared.clone()).await?;
@@ -124,18 +126,21 @@ impl Lanes {
         Ok(())
     }
 
-    /// Lane 0's tables and routing state; empty if the lane has ended.
+    /// The tables and the routing state of lane 0. Waits for the lane's answer. The result has no tables if the lane
+    /// has ended or has no configuration.
     pub async fn inspect(&self) -> Inspection {
         self.lane0().inspect().await
     }
 
-    /// Watches the routing state that the tables in use were built from.
+    /// Watches the routing state that the tables of lane 0 were built from. The channel closes when all lanes have
+    /// ended.
     #[must_use]
     pub fn routing_state(&self) -> watch::Receiver<RoutingState> {
         self.routing_state.clone()
     }
 
-    /// Replaces the routes learned from BGP neighbours.
+    /// Replaces the routes learned from all BGP neighbours, by neighbour. Returns at once; the lane rebuilds tables
+    /// later, if the routes have changed.
     ///
     /// # Errors
     /// Lane 0 has ended.
@@ -143,7 +148,7 @@ impl Lanes {
         self.lane0().set_bgp_routes(routes)
     }
 
-    /// Passes the endpoints that peers had before a restart to every lane.
+    /// Passes the endpoints that peers had before a restart to every lane, and returns at once.
     ///
     /// # Errors
     /// A lane has ended.
@@ -152,7 +157,8 @@ impl Lanes {
         self.lanes.iter().try_for_each(remember)
     }
 
-    /// Status and counters of all lanes together. A lane that has ended contributes nothing.
+    /// Status and counters of all lanes together. Waits for each lane in turn. A lane that has ended contributes
+    /// nothing.
     pub async fn report(&self) -> LaneReport {
         let mut all = self.lane0().report().await;
         for lane in &self.lanes[1..] {
@@ -161,19 +167,21 @@ impl Lanes {
         all
     }
 
-    /// Announces on all links that the agent is about to stop. Lane 0 announces, since it has a session with a peer
-    /// before any other lane does.
+    /// Tells lane 0 to announce on all links that the agent is about to stop, and returns at once. Lane 0 suffices,
+    /// because it has a session with a peer before any other lane has one.
     pub fn announce_drain(&self) {
         self.lane0().announce_drain();
     }
 
-    /// Ends all lanes. The kernel removes the TUN device with its last queue.
+    /// Tells all lanes to end, and returns at once; a lane that has ended is skipped. The kernel removes the TUN device
+    /// when the last lane has closed its queue.
     pub fn stop(&self) {
         self.lanes.iter().for_each(Lane::stop);
     }
 }
 
-/// Adds the report of another lane. Lane 0 determines a link's state; counters are summed over lanes.
+/// Adds the report of another lane to that of lane 0. Lane 0 determines a link's state; counters are sums over all
+/// lanes.
 fn merge(all: &mut LaneReport, other: LaneReport) {
     for link in other.links {
         match all.links.binary_search_by(|l| l.peer.cmp(&link.peer)) {

@@ -1,14 +1,16 @@
 //! The agent: connects the engine to a TUN device, UDP sockets, a clock and its configuration.
 //!
-//! * [`run`]: start and stop of all parts. [`clean`]: removal of what stays on the host.
-//! * [`agent`]: the configuration in force and its replacement; [`apply`]: its kernel side ([`apply::plan`] is pure,
-//!   [`netlink`] has the system calls).
-//! * [`lane`]: packets. One thread with [`tun`], [`sockets`] ([`udp`] each), the [`outbox`] between them and the engine.
-//!   [`lane::builder`] builds tables beside the data path. [`log_limit`] bounds log lines that peers can cause.
+//! * [`run`]: starts and stops all parts. [`clean`]: removes what an agent leaves on the host.
+//! * [`agent`]: the configuration in force and its replacement. [`apply`]: its kernel side ([`apply::plan`] is pure,
+//!   [`netlink`] has the system calls). [`filter`]: the packet filter.
+//! * [`lane`]: one thread that moves packets, with [`tun`], [`sockets`] (each a [`udp`] socket), and the [`outbox`]
+//!   between these and the engine; [`lanes`]: all of them. [`lane::builder`] builds lookup tables in a thread of its
+//!   own. [`log_limit`] bounds log lines that peers can cause.
 //! * [`bgp`]: routes from and to sites and customer edges, through BIRD.
-//! * [`join`], [`first_join`], [`control`]: the controller. [`identity`], [`tls`]: keys and certificates.
-//! * [`state`], [`config`], [`persist`]: files. [`claim`]: exclusive use of device and tables. [`host`]: the ICMP
-//!   redirect switch. `switches`: the kernel switches of the agent's devices.
+//! * [`join`], [`first_join`], [`control`]: communication with the controller. [`identity`], [`tls`]: keys and
+//!   certificates.
+//! * [`state`], [`config`], [`persist`]: files. [`claim`]: exclusive use of device and tables. [`host`]: the switch for
+//!   ICMP redirects. `switches`: the kernel switches of the agent's devices.
 //! * [`admin`], [`status_text`], [`metrics`], [`probe`]: status, metrics, ping and traceroute.
 
 pub mod admin;

@@ -1,16 +1,16 @@
-//! Rate limit of log lines that another agent or a BGP neighbour can cause: a few of each kind, then a count of
-//! suppressed ones.
+//! Limits log lines that another agent or a BGP neighbour can cause. A few lines of each kind are written in each
+//! interval. The first line of the next interval has the number of suppressed ones.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tombolo_proto::id::AgentId;
 
-/// Lines of one kind about one agent per [`WINDOW`]. A trade-off: a normal failover logs every line, and a flapping
-/// peer writes one line every two seconds on average.
+/// Most lines of one kind about one agent in each [`WINDOW`]. A normal failover stays below the limit, so all of its
+/// lines are written. A peer that flaps causes one line every two seconds on average.
 const MAX_LINES: u32 = 5;
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Recent log lines by agent and kind.
+/// Counts recent log lines by agent and kind. An entry stays until [`keep`](Self::keep) removes it.
 #[derive(Debug, Default)]
 pub struct LogLimiter {
     lines: BTreeMap<(AgentId, &'static str), Lines>,
@@ -26,13 +26,14 @@ struct Lines {
 /// Permission to write one log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Permit {
-    /// Lines of this kind suppressed since the last one that was written; none: no line was.
+    /// How many lines of this kind about this agent were suppressed since the last one that was written. None: no line
+    /// was suppressed.
     pub suppressed: Option<u64>,
 }
 
 impl LogLimiter {
-    /// Returns a permit if a line of `kind` about an agent may be written at `now`. Otherwise counts the line as
-    /// suppressed.
+    /// Returns a permit if a line of `kind` about an agent may be written at `now`: at most five in ten seconds.
+    /// Otherwise counts the line as suppressed, and returns none.
     pub fn permit(&mut self, about: &AgentId, kind: &'static str, now: Instant) -> Option<Permit> {
         let lines = self.lines.entry((about.clone(), kind)).or_insert(Lines {
             since: now,
@@ -53,7 +54,7 @@ impl LogLimiter {
         })
     }
 
-    /// Drops the counts of agents for which `is_known` is false.
+    /// Drops the counts of agents for which `is_known` is false. Their suppressed lines are never reported.
     pub fn keep(&mut self, is_known: impl Fn(&AgentId) -> bool) {
         self.lines.retain(|(about, _), _| is_known(about));
     }

@@ -18,8 +18,8 @@ use tombolo_agent::{admin, clean, run, status_text};
 use tombolo_logging::LogFormat;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-/// Default log levels, which `TOMBOLO_LOG` replaces. boringtun is silenced: it logs an error for every session that
-/// ends unused. The lane logs changes of links.
+/// Default log levels, which the environment variable `TOMBOLO_LOG` replaces. boringtun is silenced because it logs an
+/// error for every session that ends unused. The lanes log changes of links themselves.
 fn default_log() -> Targets {
     Targets::new()
         .with_default(LevelFilter::INFO)
@@ -185,7 +185,7 @@ struct BirdArguments {
 }
 
 impl BirdArguments {
-    /// The service's directories and user; none: BIRD is a child process.
+    /// The service's directories and user. None: the options are absent, and BIRD is a child process.
     fn service(self) -> Option<BirdService> {
         Some(BirdService {
             config_dir: self.bird_config_dir?,
@@ -202,7 +202,8 @@ enum Output {
 }
 
 fn main() -> ExitCode {
-    // First of all, because rustls cannot choose between the two providers that are linked.
+    // rustls cannot choose between the two cryptography providers that are linked into this program, so the choice
+    // comes before any use of TLS.
     let installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
     debug_assert!(installed.is_ok(), "nothing installs a provider before main");
     let command = Arguments::parse().command;
@@ -280,7 +281,7 @@ fn dispatch(command: Command) -> Result<()> {
     }
 }
 
-/// One thread serves everything but the lanes, which have threads of their own.
+/// The runtime for everything but the lanes. One thread suffices, because the lanes have threads of their own.
 fn runtime() -> Result<Runtime> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_all().build().context("starting the runtime")
@@ -300,7 +301,7 @@ fn join_now(state_dir: PathBuf, controller: String, token_file: Option<&Path>, s
     Ok(())
 }
 
-/// Runs the agent; joins first if `first` says how and the state directory has no identity.
+/// Runs the agent. If the state directory has no identity and `first` is given, the agent joins before.
 fn join_and_run(state_dir: PathBuf, first: Option<FirstJoin>, bird: Option<BirdService>) -> Result<()> {
     let state = StateDir::new(&state_dir);
     match first.filter(|_| !has_joined(&state)) {
@@ -315,7 +316,7 @@ fn join_and_run(state_dir: PathBuf, first: Option<FirstJoin>, bird: Option<BirdS
     }
 }
 
-/// Prints what the running agent serves at `path` of its local socket.
+/// Prints the running agent's answer for `path` of its local socket. `output` matters only for `/status`.
 fn show_status(state: &StateDir, path: &str, output: Output) -> Result<()> {
     let answer = admin::ask(state, path)?;
     match output {
@@ -338,8 +339,8 @@ fn write_manual(dir: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Writes the manual page of a command and those of its subcommands. Section 8 (daemons), since tombolo-agent(1) would
-/// be the command 'tombolo agent'.
+/// Writes the manual page of a command, and those of its subcommands that are not hidden. The pages are in section 8
+/// (daemons), because tombolo-agent(1) would be the page of the command 'tombolo agent'.
 fn write_pages(command: &clap::Command, dir: &Path) -> std::io::Result<()> {
     for below in command.get_subcommands().filter(|c| !c.is_hide_set()) {
         write_pages(below, dir)?;
@@ -356,7 +357,7 @@ mod golden {
     use clap::CommandFactory as _;
     use tombolo_golden::{golden, options_of};
 
-    /// Units, container images and operators' scripts use these names.
+    /// The test fails when an option's name changes: units, container images and operators' scripts use these names.
     #[test]
     fn options_of_the_program() {
         golden!().text("options.txt", &options_of(Arguments::command()));

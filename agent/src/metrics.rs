@@ -1,13 +1,13 @@
-//! The agent's metrics as Prometheus text. `docs/operations.md` describes each by name.
+//! The agent's metrics as Prometheus text. `docs/operations.md` describes each metric.
 
 use crate::agent::AgentView;
 use tombolo_proto::exposition::{Kind, Text};
 use tombolo_proto::status::{BgpPeerState, Carrier, LinkState, LinkStatus};
 
-/// Value of a gauge for a link; none: no sample.
+/// Reads the value of a gauge from a link's status. None: the metric has no sample for this link.
 type Gauge = fn(&LinkStatus) -> Option<f64>;
 
-/// All metrics of the agent, in the Prometheus text format.
+/// All metrics of the agent in Prometheus' text format, with values from `view`.
 #[must_use]
 pub fn text(view: &AgentView) -> String {
     let mut out = Text::default();
@@ -108,7 +108,7 @@ fn links(out: &mut Text, view: &AgentView) {
             samples.add(&[("peer", link.peer.as_str()), ("direction", direction)], n);
         }
     }
-    // Links that carry no traffic have no values for these gauges.
+    // A link without traffic has no values for some of these gauges; the metric then has no sample for the link.
     let gauges: [(&'static str, &str, Gauge); 5] = [
         (
             "tombolo_link_mtu_bytes",

@@ -1,5 +1,6 @@
-//! Netlink requests for the agent's device, routes and policy rules (`rtnetlink(7)`). Changes only the agent's own objects: the
-//! device by its index, routes and rules by their table and protocol numbers.
+//! Netlink requests for the agent's device, routes and policy rules (`rtnetlink(7)`). The requests change only the
+//! agent's own objects: the device by its index, routes and rules by their table and protocol numbers. The one
+//! exception is the interface to a customer edge, which `agent.toml` names.
 
 mod host;
 mod routes;
@@ -21,14 +22,14 @@ use tokio::task::AbortHandle;
 /// nor a routing daemon uses it, so it identifies the agent's objects.
 const PROTOCOL: u8 = 116;
 
-/// Length of the device's transmit queue in packets. The kernel drops packets that do not fit, so the queue must hold the window of
-/// a TCP stream.
+/// Length of the device's transmit queue in packets. The kernel drops packets that do not fit, so the queue must have
+/// room for the window of a TCP stream.
 const QUEUE_LENGTH: u32 = 5000;
 
-/// Interface alias of every agent's device. Agents of one host recognise each other's devices by it.
+/// Interface alias of every agent's device. Agents on one host recognise each other's devices by this alias.
 const ALIAS: &str = "tombolo";
 
-/// A netlink connection of one agent. Dropping it closes the socket.
+/// A netlink connection of one agent. Dropping it closes the socket, and changes nothing in the kernel.
 #[derive(Debug)]
 pub struct Netlink {
     handle: Handle,
@@ -46,7 +47,8 @@ impl Drop for Netlink {
 }
 
 impl Netlink {
-    /// Opens the connection in the network namespace of the calling thread. Must run inside a Tokio runtime.
+    /// Opens the connection in the network namespace of the calling thread. Must run inside a Tokio runtime, because it
+    /// spawns a task. `line`: the interface to the customer edge, for a circuit edge only.
     ///
     /// # Errors
     /// The socket cannot be opened.
@@ -61,11 +63,12 @@ impl Netlink {
         })
     }
 
-    /// Prepares a new device: sysctls, alias, device group and queue length. To be called before the device is
-    /// [up](Self::up): then the kernel would generate an IPv6 link-local address.
+    /// Prepares a new device: sets its sysctls, alias, device group and queue length. The device must still be down,
+    /// because the kernel generates an IPv6 link-local address when a device goes [up](Self::up). `name` and `index`
+    /// must be of the same device, in the namespace of the calling thread.
     ///
     /// # Errors
-    /// A sysctl has a wrong value, the device does not exist, or the request fails.
+    /// The device does not exist, or the kernel refuses a sysctl or an attribute.
     pub async fn prepare_device(&self, name: &str, index: u32) -> Result<()> {
         let mut switches = Switches::here();
         switches.prepare(name);
@@ -83,10 +86,10 @@ impl Netlink {
             .with_context(|| format!("preparing device {name}"))
     }
 
-    /// Brings a device up.
+    /// Brings the device with this interface index up. If the device is up already, nothing changes.
     ///
     /// # Errors
-    /// The request fails.
+    /// The device does not exist, or CAP_NET_ADMIN is missing.
     pub async fn up(&self, index: u32) -> Result<()> {
         let link = LinkUnspec::new_with_index(index).up().build();
         self.handle
@@ -97,11 +100,13 @@ impl Netlink {
             .context("bringing the device up")
     }
 
-    /// Executes one step of a plan. Adding an object that exists, or deleting one that does not, is no error: another program may
-    /// have changed it, and the result is as requested.
+    /// Executes one step of a plan on the device `name` with the interface index `index`. Adding an object that exists,
+    /// or deleting one that does not exist, is no error: another program may have changed it, and the result is as
+    /// requested. No record is kept of the step.
     ///
     /// # Errors
-    /// The kernel refuses the change. Steps of a single netlink request then had no effect.
+    /// The kernel refuses the change, or the step needs the interface to a customer edge and there is none. A step of a
+    /// single netlink request has had no effect then; steps with sysctls may be done in part.
     pub async fn execute(&self, name: &str, index: u32, step: &Step) -> Result<()> {
         let done = match step {
             Step::Mtu(mtu) => {
@@ -129,8 +134,8 @@ impl Netlink {
                 }
                 let length = if address.is_ipv4() { 32 } else { 128 };
                 let mut request = self.handle.address().add(index, *address, length).replace();
-                // Without duplicate address detection (RFC 4862) the address is usable at once. The controller assigns
-                // addresses, so there are no duplicates.
+                // Without duplicate address detection (RFC 4862) the address is usable at once. The detection has no
+                // purpose here, because the controller assigns each address once.
                 request.message_mut().header.flags |= netlink_packet_route::address::AddressHeaderFlags::Nodad;
                 request.execute().await
             }
@@ -147,7 +152,8 @@ impl Netlink {
             Step::SetConfining(key, route) => self.set_route(self.confining(*key, *route, index)?).await,
             Step::DeleteConfining(key, route) => self.delete_route(self.confining(*key, *route, index)?).await,
             Step::AddRule(rule) => {
-                // The request has NLM_F_EXCL. Without it the kernel would add an equal rule a second time.
+                // The request has the flag NLM_F_EXCL, so the kernel answers EEXIST for a rule that exists. Without the
+                // flag the kernel would add the same rule a second time.
                 let mut request = self.handle.rule().add();
                 *request.message_mut() = self.rule(name, *rule)?;
                 match request.execute().await {
@@ -160,10 +166,10 @@ impl Netlink {
         done.with_context(|| format!("kernel: {step:?}"))
     }
 
-    /// The name and the index of the interface to the customer edge.
+    /// The name and the interface index of the interface to the customer edge.
     ///
     /// # Errors
-    /// `agent.toml` names none, or it does not exist.
+    /// `agent.toml` does not name the interface, or no interface has that name.
     fn customer(&self) -> Result<(&str, u32)> {
         let name = self.line.as_deref();
         let name =
@@ -172,7 +178,8 @@ impl Netlink {
         Ok((name, index))
     }
 
-    /// Prepares the line: sysctls for forwarding, device up, and this address. Earlier addresses of the interface stay.
+    /// Prepares the line to the customer edge: sets the sysctls for forwarding, brings the interface up, and adds this
+    /// address. Earlier addresses of the interface stay.
     async fn line_address(&self, address: IpNet) -> Result<()> {
         let (name, index) = self.customer()?;
         let mut switches = Switches::here();
@@ -181,7 +188,7 @@ impl Netlink {
         self.up(index).await?;
         let request = self.handle.address().add(index, address.addr(), address.prefix_len());
         let mut request = request.replace();
-        // Without duplicate address detection BIRD can use the address at once.
+        // Without duplicate address detection (RFC 4862) the address is usable at once, and BIRD can listen at it.
         request.message_mut().header.flags |= netlink_packet_route::address::AddressHeaderFlags::Nodad;
         request
             .execute()
@@ -189,7 +196,8 @@ impl Netlink {
             .with_context(|| format!("giving {name} the address {address}"))
     }
 
-    /// The `nft` script that loads a filter into the agent's nftables table.
+    /// The `nft` script that loads `filter` into the agent's nftables table. The script replaces the table's earlier
+    /// contents.
     #[must_use]
     pub fn filter_script(&self, filter: &Filter) -> String {
         filter.script(&table_name(self.ids.table), self.line.as_deref())
@@ -200,13 +208,13 @@ const fn family(v6: bool) -> AddressFamily {
     if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet }
 }
 
-/// Whether the kernel answered with this error.
+/// Whether the error is the kernel's answer with this error number.
 fn is_errno(error: &rtnetlink::Error, errno: i32) -> bool {
     matches!(error, rtnetlink::Error::NetlinkError(e) if e.raw_code() == -errno)
 }
 
-/// Treats the errors for objects that do not exist as success. The kernel answers ENOENT for a missing rule, ESRCH for a missing
-/// route, EADDRNOTAVAIL for a missing address and ENODEV for a missing device.
+/// Treats the kernel's errors for objects that do not exist as success. These are ENOENT for a rule, ESRCH for a route,
+/// EADDRNOTAVAIL for an address and ENODEV for a device.
 fn tolerate_absent(result: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink::Error> {
     match result {
         Err(e)

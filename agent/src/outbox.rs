@@ -1,20 +1,23 @@
-//! Queue of outgoing datagrams, grouped into batches that one system call can send (GSO): one path and one segment
-//! length, the last segment perhaps shorter.
+//! Queue of outgoing datagrams. The queue groups datagrams into batches that one system call can send (GSO). All
+//! datagrams of a batch have one path and one length; only the last one may be shorter.
 //!
-//! Each turn of the lane fills the outbox and flushes it. Batches that the socket refuses stay. While any stay, the
-//! lane stops reading the device, so that backpressure builds up in the TUN queue, where the host's senders feel it.
+//! Each turn of the lane fills the outbox and flushes it. Batches that the socket refuses stay in the outbox. While any
+//! stay, the lane does not read the device, so that packets wait in the device's queue and the kernel slows down the
+//! host's senders.
 
 use tokio::sync::mpsc;
 use tombolo_engine::buffer::{RedirectSink, Transmit, TransmitSink};
 use tombolo_engine::decide::Ingress;
 
-/// Bytes of a batch at most: before segmentation it is one UDP payload, 65,535 − 20 (IPv4) − 8 (UDP).
+/// Longest batch in bytes. Before the kernel segments a batch, it is one UDP payload of at most 65,535 − 20 (IPv4) − 8
+/// (UDP).
 const MAX_BATCH: usize = 65_507;
 
-/// Datagrams of a batch at most: the kernel's `UDP_MAX_SEGMENTS`.
+/// Most datagrams of a batch: the kernel's `UDP_MAX_SEGMENTS`.
 const MAX_COUNT: usize = 64;
 
-/// Batches queued behind a full socket before packets are dropped: about 6 ms at 1 Gbit/s.
+/// Most batches that wait for a full socket; further packets are dropped. Twelve full batches are about 6 ms at 1
+/// Gbit/s.
 const MAX_QUEUED_BATCHES: usize = 12;
 
 /// Consecutive datagrams of one path.
@@ -23,57 +26,59 @@ struct Batch {
     transmit: Transmit,
     buffer: Vec<u8>,
     len: usize,
-    /// Length of every datagram but the last.
+    /// Length of every datagram except the last, in bytes.
     segment: usize,
     count: usize,
-    /// The last datagram is shorter than the others, or a longer one follows: GSO allows no more.
+    /// Whether no further datagram may join. Either the last one is shorter than the others, which GSO permits only at
+    /// the end, or the next one would be longer, which GSO does not permit at all.
     closed: bool,
 }
 
-/// A batch as it is handed to the socket.
+/// A batch, as the outbox passes it to the socket.
 #[derive(Debug, Clone, Copy)]
 pub struct Datagrams<'a> {
-    /// Remote and local address, port, and the fields of the outer IP header.
+    /// Remote and local address, port, and the fields of the outer IP header. They hold for all datagrams.
     pub transmit: Transmit,
-    /// The datagrams, concatenated.
+    /// The datagrams, one after the other without gaps.
     pub bytes: &'a [u8],
-    /// Length of each datagram; the last one may be shorter.
+    /// Length of each datagram in bytes. The last one may be shorter.
     pub segment: usize,
 }
 
-/// A packet that another lane redirects to lane 0, which has the session for it.
+/// A packet that another lane redirects to lane 0, because lane 0 has a session with the packet's next agent.
 #[derive(Debug)]
 pub struct RedirectedPacket {
-    /// Configuration number of the redirecting lane: a link index is valid within one configuration only.
+    /// Number of the configuration in the redirecting lane. A link index is valid only within one configuration.
     pub generation: u64,
     /// Where the packet entered the agent.
     pub ingress: Ingress,
-    /// The packet, unchanged.
+    /// The packet, as the redirecting lane has received it.
     pub packet: Vec<u8>,
     back: mpsc::Sender<Vec<u8>>,
 }
 
 impl RedirectedPacket {
-    /// Returns the buffer to the redirecting lane for reuse.
+    /// Returns the buffer to the redirecting lane, which uses it for another packet. Does not wait.
     pub fn return_buffer(self) {
-        // A full or closed return queue only costs a later allocation.
+        // If the return queue is full or closed, the only cost is that the other lane allocates a new buffer.
         let _ = self.back.try_send(self.packet);
     }
 }
 
-/// Redirects packets to lane 0, from other lanes. Buffers return and are reused, so that redirecting allocates nothing
-/// in steady state.
+/// Redirects packets from another lane to lane 0. Buffers come back from lane 0 and are used again, so that redirecting
+/// allocates nothing in the long run.
 #[derive(Debug)]
 pub struct RedirectSender {
     inbox: mpsc::Sender<RedirectedPacket>,
     back: mpsc::Sender<Vec<u8>>,
     spare: mpsc::Receiver<Vec<u8>>,
-    /// Number of the installed configuration, the same in all lanes; 0: none yet.
+    /// Number of the installed configuration, which is the same in all lanes. 0: no configuration is installed yet. The
+    /// lane sets it.
     pub generation: u64,
 }
 
 impl RedirectSender {
-    /// A sender into lane 0's queue of redirected packets.
+    /// A sender into lane 0's queue of redirected packets. The queue's capacity also limits the buffers that come back.
     #[must_use]
     pub fn new(inbox: mpsc::Sender<RedirectedPacket>) -> Self {
         let (back, spare) = mpsc::channel(inbox.max_capacity());
@@ -104,22 +109,22 @@ impl RedirectSink for RedirectSender {
     }
 }
 
-/// Queue of outgoing datagrams. A datagram joins the newest batch of its remote address or starts one, so the order per
-/// address is kept.
+/// Queue of outgoing datagrams. A datagram joins the newest batch of its remote address, or starts a batch. So the
+/// order of datagrams to one address is kept.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    /// Batches, reused with their buffers. Those from `sent` to `used` are queued.
+    /// Batches with their buffers, which are used again. Those from index `sent` to `used` are queued.
     batches: Vec<Batch>,
     sent: usize,
     used: usize,
-    /// The socket refused the oldest queued batch.
+    /// Whether the socket has refused the oldest queued batch.
     stuck: bool,
-    /// Index of the batch with the reserved slot.
+    /// Index of the batch whose buffer the last call of `reserve` returned.
     slot: usize,
 }
 
 impl Outbox {
-    /// Number of queued batches.
+    /// Number of queued batches. A batch without a datagram counts too.
     #[must_use]
     pub fn len(&self) -> usize {
         self.used - self.sent
@@ -131,14 +136,15 @@ impl Outbox {
         self.used == self.sent
     }
 
-    /// Whether the socket refused the oldest queued batch.
+    /// Whether the socket has refused the oldest queued batch, at the last flush. The caller should then wait until the
+    /// socket is writable.
     #[must_use]
     pub fn is_backpressured(&self) -> bool {
         self.stuck
     }
 
-    /// Passes batches to `send` in order, until `send` returns [`SendOutcome::WouldBlock`]. That batch and those after
-    /// it stay queued.
+    /// Passes batches to `send` in order, until `send` returns [`SendOutcome::WouldBlock`] or none is left. The refused
+    /// batch and those after it stay queued.
     pub fn flush(&mut self, send: &mut dyn FnMut(&Datagrams<'_>) -> SendOutcome) {
         while let Some(batch) = self.batches[..self.used].get(self.sent) {
             let datagrams = Datagrams {
@@ -155,8 +161,8 @@ impl Outbox {
         (self.sent, self.used, self.stuck) = (0, 0, false);
     }
 
-    /// As [`flush`](Self::flush), but keeps the newest batch, which may still grow. Buffers are reused while they are
-    /// in the CPU cache.
+    /// As [`flush`](Self::flush), but keeps the newest batch, to which datagrams may still be added. Sending the others
+    /// early reuses their buffers while these are in the CPU's cache.
     pub fn flush_full(&mut self, send: &mut dyn FnMut(&Datagrams<'_>) -> SendOutcome) {
         if self.len() < 2 {
             return;
@@ -172,7 +178,7 @@ impl Outbox {
         }
     }
 
-    /// Starts an empty batch with room for `len` bytes. Returns its index.
+    /// Starts an empty batch with room for at least `len` bytes. Returns its index.
     fn begin(&mut self, transmit: Transmit, len: usize) -> usize {
         if self.used == self.batches.len() {
             let buffer = vec![0; MAX_BATCH];
@@ -199,9 +205,9 @@ impl Outbox {
 /// Result of passing a batch to the socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SendOutcome {
-    /// The batch is done: sent, or dropped and counted.
+    /// The batch needs nothing more: it was sent, or dropped and counted.
     Accepted,
-    /// The send buffer is full; the batch stays queued.
+    /// The socket's send buffer is full. The batch stays queued.
     WouldBlock,
 }
 
@@ -231,8 +237,8 @@ impl TransmitSink for Outbox {
             batch.len += len;
             batch.count += 1;
         } else {
-            // The length is known only now, and GSO allows no longer segment than the first. The datagram moves to a
-            // new batch.
+            // A datagram's length is known only now. GSO permits no segment that is longer than the first, so the
+            // datagram moves into a new batch.
             batch.closed = true;
             let (transmit, from, at) = (batch.transmit, self.slot, batch.len);
             let next = self.begin(transmit, len);
@@ -269,7 +275,7 @@ mod tests {
         sent
     }
 
-    /// With any mix of lengths, every datagram arrives whole and in order per address.
+    /// With any mix of lengths, every datagram arrives whole, and datagrams to one address arrive in order.
     #[test]
     fn nothing_is_lost_or_reordered() {
         let to: Vec<SocketAddr> = (1..4).map(|i| format!("192.0.2.{i}:5").parse().unwrap()).collect();
@@ -306,7 +312,7 @@ mod tests {
         assert_eq!(outbox.len(), 2 + usize::from(90 * 1452 > 2 * MAX_BATCH));
     }
 
-    /// Datagrams with other fragmentation or ECN settings get batches of their own, in order with the rest.
+    /// A datagram with another setting of fragmentation or ECN than the one before starts a new batch. The order stays.
     #[test]
     fn a_batch_has_one_kind_of_outer_header() {
         let to: SocketAddr = "192.0.2.1:5".parse().unwrap();
@@ -336,7 +342,7 @@ mod tests {
         );
     }
 
-    /// A batch has one path; order per remote address is kept across paths.
+    /// A batch has only one path. The order of datagrams to one remote address is kept across paths.
     #[test]
     fn a_batch_leaves_from_one_address_by_one_port() {
         let any = Path::from(SocketAddr::from(([192, 0, 2, 1], 5)));
@@ -369,7 +375,8 @@ mod tests {
         assert_eq!(sent(&mut outbox), [(to, vec![7; 100])]);
     }
 
-    /// Full batches are sent early: order is kept, the newest batch waits for more, and few buffers are used.
+    /// Full batches are sent before the turn ends. The order is kept, the newest batch waits for more datagrams, and
+    /// few buffers are used.
     #[test]
     fn full_batches_go_before_the_turn_ends() {
         let to: SocketAddr = "192.0.2.1:5".parse().unwrap();
@@ -387,7 +394,7 @@ mod tests {
         }
         assert!(outbox.batches.len() <= 3, "{}", outbox.batches.len());
         outbox.flush_full(&mut |_| panic!("the newest waits"));
-        // A refused batch stays, with all after it.
+        // A refused batch stays queued, with all batches after it.
         put(&mut outbox, to, &[10; 1400]);
         put(&mut outbox, to, &[11; 1452]);
         outbox.flush_full(&mut |_| SendOutcome::WouldBlock);
@@ -397,7 +404,7 @@ mod tests {
         assert!(order.is_sorted());
     }
 
-    /// Redirecting reuses returned buffers, and fails if lane 0's queue is full.
+    /// Redirecting uses returned buffers again, and fails if lane 0's queue is full.
     #[test]
     fn buffers_of_handed_packets_are_used_again() {
         let (inbox, mut lane0) = mpsc::channel(4);
@@ -417,7 +424,7 @@ mod tests {
         assert_eq!(buffers.len(), 4);
     }
 
-    /// A full socket stops the flow without loss or reordering; beyond the limit datagrams are refused.
+    /// A full socket stops the flow without loss or reordering. Datagrams beyond the limit are refused.
     #[test]
     fn what_finds_no_room_waits() {
         let to: SocketAddr = "192.0.2.1:5".parse().unwrap();

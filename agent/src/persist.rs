@@ -1,5 +1,5 @@
-//! Files written outside the path of a change: the last good configuration, and the last known endpoints of peers.
-//! Writes run on blocking threads, and a newer file is never replaced by an older one.
+//! Files that are written after the change itself: the last good configuration, and the last known endpoints of peers.
+//! Writes run on blocking threads, and an older version never replaces a newer one.
 
 use crate::state::{StateDir, file};
 use anyhow::{Context, Result};
@@ -12,18 +12,18 @@ use tokio::sync::watch;
 use tombolo_proto::config::AgentConfig;
 use tombolo_proto::id::{AgentId, Revision};
 
-/// Minimum interval of writes of peers' endpoints, which change in bursts. Each write waits for `fsync`.
+/// Shortest time between two writes of peers' endpoints. Endpoints change in bursts, and each write waits for `fsync`.
 const ENDPOINTS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The configuration that an agent starts from without a controller.
+/// The last good configuration, with which an agent starts before it reaches the controller.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LastGood {
     /// The revision that was applied.
     pub revision: Revision,
-    /// Digest of the configuration, from the controller.
+    /// Digest of the configuration, as the controller announced it.
     pub digest: String,
-    /// The configuration.
+    /// The configuration of that revision.
     pub config: AgentConfig,
 }
 
@@ -33,12 +33,13 @@ pub struct LastGoodStore {
     state: StateDir,
     /// The configuration to store, with a sequence number.
     latest: watch::Sender<(u64, Option<Arc<LastGood>>)>,
-    /// Sequence number of the configuration on disk. Locked during a write, so that writers do not overtake each other.
+    /// Sequence number of the configuration on disk. A writer holds the lock while it writes, so that writers do not
+    /// overtake each other.
     written: Arc<Mutex<u64>>,
 }
 
 impl LastGoodStore {
-    /// A store for `state`, without a configuration to write.
+    /// A store for the directory `state`, which has no configuration to write yet.
     #[must_use]
     pub fn new(state: StateDir) -> Self {
         Self {
@@ -48,7 +49,8 @@ impl LastGoodStore {
         }
     }
 
-    /// Sets the configuration to store. Returns at once; [`run`](Self::run) or [`flush`](Self::flush) writes it.
+    /// Sets the configuration to store, in place of one that was not written yet. Returns at once; [`run`](Self::run)
+    /// or [`flush`](Self::flush) writes it.
     pub fn set(&self, last: LastGood) {
         self.latest.send_modify(|latest| {
             latest.0 += 1;
@@ -56,7 +58,8 @@ impl LastGoodStore {
         });
     }
 
-    /// Writes each configuration that is set. Never returns.
+    /// Writes each configuration that is set, on a blocking thread. A failed write is logged and not repeated. Runs
+    /// until its task is cancelled.
     pub async fn run(&self) {
         let mut latest = self.latest.subscribe();
         while latest.changed().await.is_ok() {
@@ -69,10 +72,11 @@ impl LastGoodStore {
         }
     }
 
-    /// Writes the latest configuration, unless it is on disk already. Blocks while another writer is active.
+    /// Writes the latest configuration, and returns when it is on disk (`fsync`). Does nothing if it is on disk already
+    /// or none was set. Blocks while another writer is active.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// The file cannot be written. A later call tries again.
     pub fn flush(&self) -> Result<()> {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         let (count, last) = self.latest.borrow().clone();
@@ -89,12 +93,14 @@ impl LastGoodStore {
 pub(crate) struct EndpointStore {
     state: StateDir,
     known: BTreeMap<AgentId, SocketAddr>,
-    /// An endpoint changed since the last write.
+    /// Whether an endpoint has changed since the last write.
     unwritten: bool,
     last: Option<Instant>,
 }
 
 impl EndpointStore {
+    /// A store for the directory `state`, which knows no endpoint yet. An existing file is not read, and the first
+    /// write replaces it.
     pub(crate) fn new(state: StateDir) -> Self {
         Self {
             state,
@@ -104,8 +110,9 @@ impl EndpointStore {
         }
     }
 
-    /// Merges the present endpoints, and writes the file if one changed and the last write is at least
-    /// [`ENDPOINTS_INTERVAL`] ago. A peer that went away keeps its last endpoint, the best guess for the next start.
+    /// Takes over the present endpoints. Writes the file if an endpoint has changed and the last write is at least
+    /// [`ENDPOINTS_INTERVAL`] ago; waits for that write. A failed write is logged, and repeated at a later call. A peer
+    /// that is missing from `seen` keeps its last endpoint, the best guess for the next start.
     pub(crate) async fn update(&mut self, seen: BTreeMap<AgentId, SocketAddr>) {
         self.unwritten |= seen.iter().any(|(peer, at)| self.known.get(peer) != Some(at));
         self.known.extend(seen);
@@ -144,7 +151,7 @@ mod tests {
         serde_json::from_slice::<LastGood>(&bytes).unwrap().revision.0
     }
 
-    /// A shutdown writes concurrently with the writer task: the newer file stays, and no writer fails.
+    /// At a shutdown two writers run at the same time. The newer file stays, and neither writer fails.
     #[test]
     fn writers_do_not_overtake_each_other() {
         let dir = tempfile::tempdir().unwrap();
@@ -161,7 +168,7 @@ mod tests {
             early.join().unwrap().unwrap();
             assert_eq!(on_disk(&state), 2 * round + 1);
         }
-        // A configuration that is on disk is not written again.
+        // A configuration that is on disk already is not written again.
         state.remove(file::LAST_GOOD).unwrap();
         store.flush().unwrap();
         assert_eq!(state.read(file::LAST_GOOD).unwrap(), None);

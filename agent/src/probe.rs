@@ -1,4 +1,4 @@
-//! Ping and traceroute from an overlay address of the host: ICMP echoes on a raw socket.
+//! Ping and traceroute from an overlay address of this host, by ICMP echo requests on a raw socket.
 
 use anyhow::{Context, Result, bail};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -10,16 +10,18 @@ use tokio::net::UdpSocket;
 use tokio::time::timeout_at;
 use tombolo_proto::probe::{Hop, ProbeKind, ProbeReport, ProbeRequest};
 
-/// Payload of an echo request, bytes: the default of `ping`.
+/// Payload of an echo request in bytes: the default of `ping`.
 const ECHO_PAYLOAD: usize = 56;
 
-/// Pause between two probes of a trace: routers limit the rate of their ICMP errors.
+/// Pause between two probes of a trace, because routers limit the rate of their ICMP errors.
 const TRACE_SPACING: Duration = Duration::from_millis(5);
 
-/// TTLs of a trace that are probed together: one timeout serves four silent hops.
+/// Number of TTLs that a trace probes together. Four silent hops then cost one timeout instead of four.
 const TRACE_WINDOW: u8 = 4;
 
-/// Runs a probe through `device`. Never fails: an error is in the report's `error`.
+/// Runs a probe through `device`; a probe of the source's own address needs no device. Waits until all echo requests
+/// are answered or have timed out. The report has all results. If the probe cannot be run, the report has only an
+/// `error`, which names the field and its range, or says what failed.
 pub async fn run(request: &ProbeRequest, device: &str) -> ProbeReport {
     let outcome = match check(request) {
         Ok(()) => match request.kind {
@@ -42,6 +44,7 @@ fn check(r: &ProbeRequest) -> Result<()> {
             r.source
         );
     }
+    // These limits bound how long one request keeps the agent busy, and how many packets it sends.
     let max_count = match r.kind {
         ProbeKind::Ping => 100,
         ProbeKind::Trace => 10,
@@ -79,6 +82,7 @@ async fn ping(r: &ProbeRequest, device: &str) -> Result<ProbeReport> {
         sent: r.count,
         ..ProbeReport::default()
     };
+    // ICMP errors of routers are no replies of the destination, and a reply after the timeout counts as lost.
     for answer in echoes
         .answers
         .values()
@@ -105,6 +109,7 @@ async fn trace(r: &ProbeRequest, device: &str) -> Result<ProbeReport> {
             }
         }
         echoes.collect_until(Instant::now() + timeout, true).await?;
+        // The hops of this window are reported now, so an answer that comes later must not count.
         echoes.waiting.clear();
         for t in window.clone() {
             let answers = sent
@@ -125,7 +130,7 @@ async fn trace(r: &ProbeRequest, device: &str) -> Result<ProbeReport> {
             }
             report.hops.push(hop);
             if arrived {
-                // Outstanding answers belong to TTLs beyond the destination.
+                // The destination has answered, so later answers would belong to TTLs beyond it.
                 return Ok(report);
             }
         }
@@ -147,9 +152,10 @@ struct Answer {
     rtt: Duration,
 }
 
-/// The echo requests of one probe and their answers. A random identifier distinguishes them from those of other probes.
+/// The echo requests of one probe, and their answers. A random identifier distinguishes them from the requests of other
+/// probes.
 struct Echoes {
-    /// A raw socket. tokio's `UdpSocket` works with any socket that has `recvfrom` and `sendto`.
+    /// A raw socket. tokio's `UdpSocket` works with any socket that supports `recvfrom` and `sendto`.
     socket: UdpSocket,
     destination: IpAddr,
     id: u16,
@@ -167,8 +173,8 @@ impl Echoes {
         let socket =
             Socket::new(domain, Type::RAW, Some(protocol)).context("opening a raw socket: CAP_NET_RAW is needed")?;
         socket.set_nonblocking(true)?;
-        // Probes must go through the engine. An address of the host itself is the exception, which is not behind the
-        // device.
+        // Probes must go through the engine, so the socket is bound to the device. The host's own address is the
+        // exception, because packets to it do not pass the device.
         if r.source != r.destination {
             socket
                 .bind_device(Some(device.as_bytes()))
@@ -209,14 +215,14 @@ impl Echoes {
         self.waiting.insert(self.sequence, Instant::now());
         match socket.send_to(&packet, &SocketAddr::new(self.destination, 0).into()) {
             Ok(_) => {}
-            // A full queue counts as loss, as it would anywhere on the path.
+            // If the device's queue is full, the request counts as lost, as it would elsewhere on the path.
             Err(e) if e.kind() == io::ErrorKind::WouldBlock || e.raw_os_error() == Some(libc::ENOBUFS) => {}
             Err(e) => return Err(e).with_context(|| format!("sending to {}", self.destination)),
         }
         Ok(self.sequence)
     }
 
-    /// Collects answers until `deadline`; with `until_complete` only until every request is answered.
+    /// Collects answers until `deadline`. With `until_complete` it ends earlier if every request is answered.
     async fn collect_until(&mut self, deadline: Instant, until_complete: bool) -> Result<()> {
         let mut buffer = [0u8; 1500];
         loop {
@@ -228,7 +234,8 @@ impl Echoes {
             };
             let (n, from) = match received {
                 Ok((n, from)) => (n, from.ip()),
-                // The kernel also reports an ICMP error as an error of the socket; the ICMP message itself follows.
+                // The kernel reports an ICMP error also as an error of the socket. The ICMP message itself can be read
+                // next.
                 Err(e) if e.kind() == io::ErrorKind::HostUnreachable => continue,
                 Err(e) => return Err(e).context("receiving answers"),
             };
@@ -245,8 +252,8 @@ impl Echoes {
     }
 }
 
-/// The sequence number of the echo request that an ICMP message answers: an echo reply, or an error that quotes the
-/// request.
+/// The sequence number of the echo request that an ICMP message answers, as an echo reply or as an error that quotes
+/// the request. None: the message answers no request with this identifier.
 fn answer_v4(packet: &[u8], id: u16) -> Option<u16> {
     let icmp = packet.get(usize::from(packet.first()? & 0xf) * 4..)?;
     match icmp.first()? {
@@ -309,7 +316,7 @@ mod tests {
         }
     }
 
-    /// Needs CAP_NET_RAW; without it the report says so.
+    /// Without CAP_NET_RAW the report has an error that says so, and the test passes.
     #[tokio::test]
     async fn pings_the_loopback_address() {
         for v6 in [false, true] {

@@ -1,4 +1,4 @@
-//! Lifecycle of the agent: the order in which its parts start and stop.
+//! Lifecycle of the agent: the order in which its parts start and stop, and the tasks that run in between.
 
 use crate::agent::Agent;
 use crate::apply::Kernel;
@@ -21,20 +21,23 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 
-/// Delay before the pages of code used only at the start are released: by then, the first configuration is usually in
-/// force.
+/// Delay before the agent releases the memory of code that only the start uses. By then the first configuration is
+/// usually in force.
 const RELEASE_TEXT_DELAY: Duration = Duration::from_secs(2);
 
-/// Runs the agent until SIGTERM, SIGINT or SIGHUP, or until a lane fails. BIRD is a child process of the agent unless
-/// `bird` names a service.
+/// Runs the agent until SIGTERM, SIGINT or SIGHUP, or until a lane ends. Starts with the last good configuration, and
+/// connects to the controller in the background. After a signal a gateway or a circuit edge drains first, which another
+/// SIGTERM or SIGINT cuts short. Holds the lock of the state directory meanwhile. BIRD is a child process of the agent,
+/// unless `bird` names a service.
 ///
 /// # Errors
-/// The state directory is not usable, another agent has the device or a routing table, the kernel refuses the device or
-/// a port, or a lane ended.
+/// The directory has no identity or is in use, the settings are invalid, another agent has the device or a routing
+/// table, or the kernel refuses the device or a port. Later: a lane has ended, there is neither a usable certificate
+/// nor a configuration, or the last configuration cannot be written.
 pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
     let config = Config::load(state)?;
     let _lock = state.lock()?;
-    // Keys come first: a start from an incomplete directory must not change the host.
+    // The keys are read first, because a start from an incomplete directory must not change the host.
     let keys = LinkKeys::load(state)?;
     let (_claim, netlink, inherited) = take_host(state, &config)?;
     host::restore_or_warn(&config.interface);
@@ -56,7 +59,7 @@ pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
         status_changed,
     );
     let agent = Arc::new(agent);
-    // Steps that can fail come before anything is forwarded.
+    // The steps that can fail come before the agent forwards anything.
     let socket = admin::bind(state)?;
     let metrics_listener = match config.metrics_listen {
         Some(address) => Some(admin::bind_metrics(address).await?),
@@ -76,7 +79,7 @@ pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
             wait_for_end(&mut signals, &mut ended).await
         }
     };
-    // The routes of BGP neighbours stay in use: packets still arrive during the drain.
+    // Routes of BGP neighbours are no longer updated, so that those in use stay. Packets still arrive during the drain.
     tasks.bgp_routes.abort();
     if outcome.is_ok() {
         tokio::select! {
@@ -89,17 +92,17 @@ pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
     }
     tasks.abort();
     agent.shut_down();
-    // Every step is attempted, even after an error.
+    // Each of the following steps is tried, even if one before it has failed.
     let saved = agent.last_good().flush().context("the last good configuration");
     let removed = state.remove(file::ADMIN_SOCKET);
     tracing::info!("stopped");
     control.map(drop).and(outcome).and(saved).and(removed)
 }
 
-/// Waits for a signal, or for a lane to end.
+/// Waits for a signal, which is no error, or until a lane has ended.
 ///
 /// # Errors
-/// A lane ended.
+/// A lane has ended. The error has the reason.
 async fn wait_for_end(signals: &mut Signals, ended: &mut UnboundedReceiver<String>) -> Result<()> {
     tokio::select! {
         () = signals.stop() => Ok(()),
@@ -126,7 +129,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the first signal.
+    /// Waits for the first of the three signals.
     async fn stop(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -135,7 +138,7 @@ impl Signals {
         }
     }
 
-    /// Waits for a signal that ends the drain.
+    /// Waits for SIGTERM or SIGINT, which cut the drain short. SIGHUP does not.
     async fn cancel_drain(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -144,7 +147,7 @@ impl Signals {
     }
 }
 
-/// Puts the last good configuration in force. Returns whether the agent forwards packets.
+/// Puts the last good configuration in force, if it is usable. Returns whether the agent forwards packets by it.
 async fn resume(agent: &Agent) -> bool {
     match agent.resume().await {
         Ok(true) => {
@@ -162,10 +165,11 @@ async fn resume(agent: &Agent) -> bool {
     }
 }
 
-/// Connects to the controller. Returns no task if that is impossible and the agent forwards nevertheless.
+/// Starts the task that connects to the controller. Returns none if there can be no connection and the agent forwards
+/// nevertheless.
 ///
 /// # Errors
-/// A key or certificate is unusable, and there is no configuration to forward by.
+/// A key or a certificate is unusable, and the agent has no configuration by which it could forward.
 fn start_control(
     agent: &Arc<Agent>,
     state: &StateDir,
@@ -174,7 +178,7 @@ fn start_control(
 ) -> Result<Option<JoinHandle<()>>> {
     match Control::new(agent.clone(), state.clone(), config.clone()) {
         Ok(control) => Ok(Some(tokio::spawn(control.run()))),
-        // D21: an agent that forwards needs no controller.
+        // D21: an agent that forwards packets needs no controller for that.
         Err(e) if forwards => {
             tracing::error!(
                 error = %format!("{e:#}"),
@@ -186,9 +190,9 @@ fn start_control(
     }
 }
 
-/// Tasks that run until the agent stops.
+/// The tasks that run until the agent stops.
 struct Tasks {
-    /// Passes the routes of BGP neighbours to the lanes.
+    /// The task that passes the routes of BGP neighbours to the lanes.
     bgp_routes: JoinHandle<()>,
     others: Vec<JoinHandle<()>>,
 }
@@ -228,20 +232,23 @@ impl Tasks {
         }
     }
 
-    /// Ends the tasks.
+    /// Aborts all tasks except `bgp_routes`, which ends before the drain.
     fn abort(&self) {
         self.others.iter().for_each(JoinHandle::abort);
     }
 }
 
-/// Joins before the first run; waits for the token file and the controller. Returns whether the agent has joined: false
-/// if a signal ended the wait.
+/// Joins before the first run. Waits for the token file and the controller, as [`join_when_possible`] does, and holds
+/// the lock of the state directory meanwhile. Returns true if the agent has joined, and false if SIGTERM or SIGINT
+/// ended the wait.
 ///
 /// # Errors
-/// Another process uses the state directory, or joining failed for good.
+/// Another process has locked the state directory, the timeout has passed, or joining failed for a reason that waiting
+/// cannot cure.
 pub async fn join(state: &StateDir, first: &FirstJoin) -> Result<bool> {
     let _lock = state.lock()?;
-    // In a container the agent may be PID 1, for which signals have no default action.
+    // In a container the agent may be PID 1, for which signals have no default action. Without these handlers SIGTERM
+    // would not end the wait.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {

@@ -1,8 +1,9 @@
-//! The UDP sockets of a lane. Every lane has a port of its own; lane 0 may have a second one, for QUIC only (D6).
+//! The UDP sockets of a lane. Every lane has a port of its own, and lane 0 may have a second one, for QUIC only (D6).
 //!
 //! A heavily used path gets a connected socket on the same port. The kernel caches the route of a connected socket, in
-//! both directions. An unconnected socket pays a lookup through the host's routing rules per packet, which is most of
-//! the cost of a lone packet. Packets that a connected socket cannot send go through the shared socket of the port.
+//! both directions. For an unconnected socket the kernel evaluates the host's routing rules for each packet, which is
+//! most of the cost of a single packet. Packets that a connected socket cannot send go through the unconnected socket
+//! of the port, which all other paths share.
 
 mod connected;
 mod heavy_hitters;
@@ -22,9 +23,9 @@ use tombolo_engine::buffer::{Outer, Port};
 /// Identifies one socket of [`LaneSockets`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SocketId {
-    /// The unconnected socket of a port, which receives from any address.
+    /// The unconnected socket of a port, which sends to any address and receives from any address.
     Shared(Port),
-    /// The connected socket of a path, by index. Indexes change in [`LaneSockets::maintain`] only.
+    /// The connected socket of a path, by index. Only [`LaneSockets::maintain`] changes indexes.
     Connected(usize),
 }
 
@@ -33,16 +34,17 @@ pub struct LaneSockets {
     lane: Udp,
     quic: Option<Udp>,
     connected: ConnectedSockets,
-    /// The socket whose full send buffer refused the last batch.
+    /// The socket that refused the last batch because its send buffer was full. None: the last batch was accepted.
     backpressured: Option<SocketId>,
 }
 
 impl LaneSockets {
-    /// Binds the port of lane `number` (`listen_port` + `number`), and for lane 0 also `quic_port`. Needs a tokio
-    /// runtime.
+    /// Binds the port of lane `number` (`listen_port` + `number`), and for lane 0 also `quic_port`. There are no
+    /// connected sockets yet. Must run inside a tokio runtime.
     ///
     /// # Errors
-    /// A port is taken, or the process lacks CAP_NET_ADMIN, which `SO_MARK` and the buffer sizes need.
+    /// A port is in use, or the process lacks CAP_NET_ADMIN, which it needs for the mark (`SO_MARK`) and for the sizes
+    /// of the buffers.
     pub fn bind(config: &Config, number: u16) -> Result<Self> {
         let receive_buffer = config.receive_buffer(None);
         let bind = |of, port| Udp::bind(of, port, config.fwmark, receive_buffer);
@@ -61,16 +63,18 @@ impl LaneSockets {
         }
     }
 
-    /// Sets the receive buffer of every socket, and of sockets opened later, to `bytes`.
+    /// Sets the receive buffer of every socket to `bytes`, also of sockets that are opened later. The host's limit
+    /// `rmem_max` does not apply.
     ///
     /// # Errors
-    /// The process lacks CAP_NET_ADMIN.
+    /// The process lacks CAP_NET_ADMIN. Some sockets may have the new size then.
     pub fn set_receive_buffer(&mut self, bytes: usize) -> io::Result<()> {
         self.connected.receive_buffer = bytes;
         self.all().try_for_each(|id| self.at(id).set_receive_buffer(bytes))
     }
 
-    /// All sockets: the lane's port, the QUIC port if there is one, then the connected sockets.
+    /// All sockets: that of the lane's port, that of the QUIC port if there is one, then the connected sockets. The
+    /// indexes are valid until the next call of [`maintain`](Self::maintain).
     pub fn all(&self) -> impl Iterator<Item = SocketId> + use<> {
         let quic = self.quic.as_ref().map(|_| SocketId::Shared(Port::Quic));
         std::iter::once(SocketId::Shared(Port::Lane))
@@ -86,7 +90,7 @@ impl LaneSockets {
         }
     }
 
-    /// The socket `id`, or the lane's shared socket if `id` does not exist.
+    /// The socket `id`. If there is no such socket, the shared socket of the lane's port.
     pub fn get(&mut self, id: SocketId) -> &mut Udp {
         match id {
             SocketId::Shared(Port::Lane) => &mut self.lane,
@@ -95,7 +99,7 @@ impl LaneSockets {
         }
     }
 
-    /// Waits until at least one socket may be readable. Cancel safe.
+    /// Waits until at least one of the sockets may be readable. Cancel safe.
     ///
     /// # Errors
     /// Polling a socket failed.
@@ -107,7 +111,8 @@ impl LaneSockets {
         .await
     }
 
-    /// Waits until the socket that refused the last batch may accept it. Cancel safe.
+    /// Waits until the socket that refused the last batch may accept it. If the last batch was accepted, waits for the
+    /// shared socket of the lane's port. Cancel safe.
     ///
     /// # Errors
     /// Polling the socket failed.
@@ -117,17 +122,19 @@ impl LaneSockets {
             .await
     }
 
-    /// Sends a batch through the connected socket of its path if there is one, otherwise through the shared socket of
-    /// its port. Counts the path if it has no connected socket.
+    /// Sends a batch through the connected socket of its path. If there is no connected socket or it refuses the batch,
+    /// sends through the shared socket of the path's port. A path without a connected socket is counted, so that
+    /// [`maintain`](Self::maintain) can open one for it. Does not wait. The result says how many datagrams the kernel
+    /// refused; these are lost.
     ///
     /// # Errors
-    /// [`WouldBlock`]: the send buffer is full; nothing was sent, and the caller repeats the batch after
-    /// [`writable`](Self::writable).
+    /// [`WouldBlock`]: the send buffer of the socket is full, and nothing was sent. The caller sends the batch again
+    /// after [`writable`](Self::writable).
     pub fn send(&mut self, datagrams: &Datagrams<'_>) -> Result<Sent, WouldBlock> {
         let path = datagrams.transmit.path;
         self.backpressured = None;
-        // Control messages (ECN) and the port of QUIC need the shared socket: with them the kernel looks up a route for
-        // a connected socket as well.
+        // Batches with ECN, and batches of the QUIC port, use the shared socket. They need control messages, and with
+        // these the kernel looks up a route for each packet of a connected socket too.
         let needs_no_cmsg = datagrams.transmit.outer == Outer::default() && path.port == Port::Lane;
         if needs_no_cmsg && path.local.is_some_and(needs_no_scope) {
             match self.connected.send(path, datagrams) {
@@ -147,36 +154,38 @@ impl LaneSockets {
         sent
     }
 
-    /// Periodic work: retries GSO and source addresses given up a while ago, closes idle and broken connected sockets,
-    /// and opens one for a heavy path.
+    /// Does the periodic work, at every wake-up of the lane. It closes idle and broken connected sockets, and opens at
+    /// most one for a heavily used path. It also retries GSO and source addresses that the kernel refused a minute ago.
+    /// Indexes of connected sockets may change.
     pub fn maintain(&mut self, now: Instant) {
         self.lane.maintain(now);
         if let Some(quic) = &mut self.quic {
             quic.maintain(now);
         }
-        // `writable` refers to a socket by index, which closing another one would change.
+        // `writable` refers to the refusing socket by its index, which would change if another socket were closed.
         if self.backpressured.is_some() {
             return;
         }
         self.connected.maintain(&self.lane, now);
     }
 
-    /// Datagrams dropped by the kernel because a receive buffer was full, since the start, over all sockets.
+    /// Datagrams that the kernel has dropped because a receive buffer was full, since the start, of all sockets
+    /// together.
     #[must_use]
     pub fn overflow(&self) -> u64 {
         self.connected.closed_overflow + self.all().map(|id| self.at(id).overflow()).sum::<u64>()
     }
 
-    /// Datagrams that the kernel refused to send, since the start. Datagrams that a connected socket refuses are not
-    /// counted: the shared socket sends them.
+    /// Datagrams that the kernel has refused to send, since the start. A datagram that only a connected socket refused
+    /// does not count, because the shared socket sends it.
     #[must_use]
     pub fn send_errors(&self) -> u64 {
         self.lane.send_errors + self.quic.as_ref().map_or(0, |quic| quic.send_errors)
     }
 }
 
-/// Whether an address is valid without a scope ID. A link-local one needs its interface, which
-/// [`Path`](tombolo_engine::buffer::Path) does not have.
+/// Whether an address is valid without a scope ID. A link-local IPv6 address is not: it needs the ID of its interface,
+/// which [`Path`](tombolo_engine::buffer::Path) does not have.
 fn needs_no_scope(address: IpAddr) -> bool {
     !matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
@@ -193,7 +202,7 @@ mod tests {
     const MARK: u32 = 0x746d;
     const LOCAL: [u8; 4] = [127, 0, 0, 1];
 
-    /// A lane's sockets on a free port of loopback, and their address. Needs root to mark packets.
+    /// The sockets of a lane on a free port of loopback, and their address. Needs root to mark packets.
     fn bound() -> (LaneSockets, SocketAddr) {
         let lane = Udp::bind(Port::Lane, 0, MARK, 100_000).unwrap();
         let at = SocketAddr::from((LOCAL, lane.port().unwrap()));
@@ -267,7 +276,7 @@ mod tests {
             );
             if number == 150 {
                 assert!(taken.iter().all(|(.., id)| *id == SocketId::Connected(0)), "{taken:?}");
-                // A third peer arrives at the shared socket and is answered from it.
+                // The third peer's packet arrives at the shared socket, and the answer leaves from there.
                 send(&mut c, to(at_a), 7).await;
                 assert_eq!(take(&mut a, 2).await, [(7, at_c, SocketId::Shared(Port::Lane)); 2]);
                 send(&mut a, to(at_c), 8).await;
@@ -275,7 +284,7 @@ mod tests {
             }
         }
         assert_eq!((a.connected.len(), b.connected.len(), c.connected.len()), (1, 1, 0));
-        // An idle connected socket is closed, and traffic continues through the shared one.
+        // The first call takes note of the traffic above. The idle time starts with that call.
         a.maintain(now);
         a.maintain(now + IDLE_TIMEOUT);
         assert_eq!(a.connected.len(), 0);
@@ -283,7 +292,7 @@ mod tests {
         assert_eq!(take(&mut a, 2).await, [(9, at_b, SocketId::Shared(Port::Lane)); 2]);
     }
 
-    /// A second agent on the same port must get EADDRINUSE, although connected sockets set SO_REUSEPORT.
+    /// A second agent that binds the same port must get EADDRINUSE, although connected sockets set SO_REUSEPORT.
     #[tokio::test]
     async fn a_port_with_connected_sockets_is_taken() {
         let ((mut a, at_a), (_b, at_b)) = (bound(), bound());
@@ -296,7 +305,8 @@ mod tests {
         assert!(error.to_string().contains("is taken"), "{error:#}");
     }
 
-    /// While the peer's port is closed, ICMP errors cost only the datagrams sent meanwhile.
+    /// While the peer's port is closed, ICMP errors arrive. Only the datagrams that are sent during that time may be
+    /// lost.
     #[tokio::test]
     async fn a_peer_is_reached_again_after_icmp_errors() {
         let ((mut a, at_a), (b, at_b)) = (bound(), bound());
@@ -321,7 +331,8 @@ mod tests {
         assert_eq!((a.connected.len(), a.send_errors()), (1, 0));
     }
 
-    /// Binding a link-local address without a scope fails, and that failure would delay other paths by the backoff.
+    /// A link-local address without a scope cannot be bound. Such a failure would delay connected sockets of other
+    /// paths by the backoff.
     #[tokio::test]
     async fn a_link_local_path_uses_the_shared_socket() {
         let (mut a, _) = bound();
@@ -359,7 +370,7 @@ mod tests {
                 .iter()
                 .any(|connected| connected.path.remote == others[MAX_CONNECTED].1)
         );
-        // An idle path is evicted.
+        // The idle path with number 3 loses its socket to the new path.
         for (n, (_, at)) in others.iter().take(MAX_CONNECTED).enumerate() {
             if n != 3 {
                 send(&mut a, to(*at), 1).await;

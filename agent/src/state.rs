@@ -1,4 +1,5 @@
-//! Files of the state directory. They are replaced atomically, and only their owner has access.
+//! The files of the state directory. Each write replaces a whole file atomically, and only the directory's owner has
+//! access.
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
@@ -10,54 +11,56 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// File names in the state directory.
+/// Names of the files and directories in the state directory.
 pub mod file {
-    /// Local settings.
+    /// The local settings, which the operator may edit. Its presence marks the directory as joined.
     pub const CONFIG: &str = "agent.toml";
     /// X25519 private key of the links, base64.
     pub const LINK_KEY: &str = "link.key";
     /// ECDSA P-256 private key for TLS with the controller and for QUIC, PEM.
     pub const TLS_KEY: &str = "tls.key";
-    /// The agent's certificate, PEM.
+    /// The agent's certificate for TLS with the controller, PEM. Replaced at each renewal.
     pub const CERTIFICATE: &str = "agent.pem";
     /// The certificate of the controller's authority, PEM.
     pub const CA: &str = "ca.pem";
     /// The last configuration that was applied, with revision and digest.
     pub const LAST_GOOD: &str = "last-good.json";
-    /// Last known endpoints of peers.
+    /// The last known endpoints of peers, for the next start.
     pub const ENDPOINTS: &str = "endpoints.json";
-    /// Routing tables, rule priorities and mark of the last run.
+    /// The routing tables, rule priorities and mark of the last run, so that the next run can remove its state.
     pub const NUMBERS: &str = "numbers.json";
-    /// Directory of the BGP speaker.
+    /// Directory with the files of BIRD as a child process.
     pub const BGP: &str = "bgp";
-    /// The local HTTP socket.
+    /// The local HTTP socket of the running agent.
     pub const ADMIN_SOCKET: &str = "admin.sock";
-    /// Lock file, locked while an agent runs.
+    /// The lock file, which exists always and is locked while an agent runs.
     pub const LOCK: &str = "lock";
 }
 
-/// Suffix of temporary files, which are renamed when complete.
+/// Suffix of temporary files. A complete temporary file gets its proper name.
 const UNFINISHED: &str = ".new";
 
-/// An agent's state directory.
+/// An agent's state directory. The value only has the path: it opens nothing, and clones do not share a lock.
 #[derive(Debug, Clone)]
 pub struct StateDir(PathBuf);
 
 impl StateDir {
-    /// The state directory at `path`, which must exist.
+    /// The state directory at `path`. The directory must exist before a file is written; this function does not check
+    /// it.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
 
-    /// Creates the directory with mode 0700, and missing parents with the usual mode.
+    /// Creates the directory with mode 0700, and missing parents with the mode that the umask leaves. An existing
+    /// directory keeps its mode.
     ///
     /// # Errors
-    /// The directory cannot be created.
+    /// The directory cannot be created, or a file has its name.
     pub fn create(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         let step = || -> std::io::Result<()> {
-            // The parents need their usual mode, because the user of a service must traverse them.
+            // The parents need the usual mode, because the user of a service must be able to traverse them.
             if let Some(above) = path.parent() {
                 fs::create_dir_all(above)?;
             }
@@ -67,16 +70,16 @@ impl StateDir {
         Ok(Self(path))
     }
 
-    /// The path of a file in the directory.
+    /// The path of the file `name` in the directory. The file need not exist.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    /// The contents of a file; none if it does not exist.
+    /// The contents of a file. None: the file does not exist.
     ///
     /// # Errors
-    /// The file exists and cannot be read.
+    /// The file exists, and cannot be read.
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let path = self.path(name);
         match fs::read(&path) {
@@ -86,18 +89,19 @@ impl StateDir {
         }
     }
 
-    /// Replaces a file atomically: a crash leaves either the old or the new content. The new content is on disk
-    /// (`fsync`) when the function returns. The file has mode 0600 and the directory's owner.
+    /// Replaces a file atomically: after a crash the file has either the old or the new contents. When the function
+    /// returns, the new contents are on disk (`fsync`). The file has mode 0600, and the directory's owner if root calls
+    /// this. A symbolic link with this name is replaced; its target stays. Several threads may write the same file.
     ///
     /// # Errors
-    /// A step failed; the old content stays.
+    /// A step failed. The file has the old contents, or the new ones if only the last `fsync` of the directory failed.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        // Concurrent writers of one name need distinct temporary files.
+        // Two threads that write the same file need different temporary files.
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let (path, temporary) = (self.path(name), self.path(&format!(".{name}.{count}{UNFINISHED}")));
         let step = || -> std::io::Result<()> {
-            // A crash may have left one.
+            // A crash may have left a temporary file with the same name.
             match fs::remove_file(&temporary) {
                 Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
                 _ => {}
@@ -111,10 +115,10 @@ impl StateDir {
         step().with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Removes a file; does nothing if it does not exist.
+    /// Removes a file. Does nothing if the file does not exist.
     ///
     /// # Errors
-    /// The file exists and cannot be removed.
+    /// The file exists, and cannot be removed.
     pub fn remove(&self, name: &str) -> Result<()> {
         let path = self.path(name);
         match fs::remove_file(&path) {
@@ -123,11 +127,11 @@ impl StateDir {
         }
     }
 
-    /// Locks the directory for this process, and removes temporary files that a crash left. The lock is released when
-    /// the value is dropped or the process ends.
+    /// Locks the directory, and removes temporary files that a crash left. Does not wait for the lock. The lock ends
+    /// when the value is dropped or the process ends. A second call fails until then, also in the same process.
     ///
     /// # Errors
-    /// Another process holds the lock.
+    /// The lock is held already, or the lock file cannot be opened.
     pub fn lock(&self) -> Result<StateLock> {
         let path = self.path(file::LOCK);
         let file = match self.create_new(&path) {
@@ -146,8 +150,8 @@ impl StateDir {
         }
     }
 
-    /// Creates a file that must not exist. Root may run `join` for a service in another user's directory. The function
-    /// therefore follows no symbolic link, and gives the file to the directory's owner.
+    /// Creates a file that must not exist. Root may run `join` for a service in another user's directory. Therefore the
+    /// function follows no symbolic link, and gives the file to the directory's owner.
     fn create_new(&self, path: &Path) -> std::io::Result<File> {
         let mut options = OpenOptions::new();
         let options = options
@@ -163,20 +167,20 @@ impl StateDir {
         Ok(file)
     }
 
-    /// Removes temporary files that a crash left.
+    /// Removes the temporary files that a crash left. The caller holds the lock, so no other process writes.
     fn sweep(&self) {
         for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let unfinished = |name: &str| name.starts_with('.') && name.ends_with(UNFINISHED);
             if name.to_str().is_some_and(unfinished) {
-                // A file that stays does no harm; the next start tries again.
+                // A file that cannot be removed does no harm, and the next start tries again.
                 let _ = fs::remove_file(entry.path());
             }
         }
     }
 }
 
-/// Exclusive lock on the state directory.
+/// Exclusive lock on the state directory, until this value is dropped.
 #[derive(Debug)]
 pub struct StateLock {
     _lock: Flock<File>,
@@ -226,7 +230,7 @@ mod tests {
         assert!(!state.path(".x.7.new").exists());
     }
 
-    /// Tests run as root.
+    /// The test gives a directory to another user, so it must run as root.
     #[test]
     fn root_gives_files_to_the_owner_of_the_directory_and_follows_no_link() {
         let dir = tempfile::tempdir().unwrap();

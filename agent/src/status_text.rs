@@ -1,14 +1,15 @@
-//! The status of the agent as text for people.
+//! The status of the agent as text for people: for health checks, and for `tombolo-agent status`.
 
 use crate::agent::AgentView;
 use anyhow::{Result, bail};
 use std::fmt::Write as _;
 
-/// One line about a healthy agent. A lost controller or a rejected configuration does not make an agent unhealthy:
-/// packets are still forwarded, and a restart would interrupt that.
+/// One line about a healthy agent, without a line break. An agent with a configuration in force counts as healthy, even
+/// without the controller or with a rejected newer configuration. Such an agent forwards packets, and a restart would
+/// interrupt that.
 ///
 /// # Errors
-/// No configuration is in force; the error has the reason, if it is known.
+/// No configuration is in force. The error says why, as far as `view` does.
 pub fn health(view: &AgentView) -> Result<String> {
     let rejected = view.rejected.as_deref();
     if view.status.digest.is_empty() {
@@ -31,7 +32,7 @@ pub fn health(view: &AgentView) -> Result<String> {
     Ok(line)
 }
 
-/// The status as text for people.
+/// The status as several lines of text for people. The format may change; `AgentView` as JSON is for programs.
 #[must_use]
 pub fn describe(view: &AgentView) -> String {
     let mut out = String::new();

@@ -1,36 +1,40 @@
-//! Kernel switches (sysctls) of the agent's devices. The kernel documents them in `Documentation/networking/ip-sysctl.rst`.
+//! Kernel switches (sysctls) of the agent's devices. The kernel's `Documentation/networking/ip-sysctl.rst` describes
+//! them.
 //!
-//! The agent sets each switch if it can, and then reads it back. In a container `/proc/sys` is read-only, so the switches must
-//! have the right values from the start. A wrong value is an error, because an appliance whose kernel does not forward would drop
-//! packets silently. The error names the container options that set the right values.
+//! The agent sets each switch if it can, and then reads the switch back. In a container `/proc/sys` is read-only, so
+//! the switches must have the right values before the agent starts. A wrong value is an error, because an appliance
+//! whose kernel does not forward would drop packets without a trace. The error names the container options that set the
+//! right values.
 
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
 
-/// The sysctls of the network namespace of the process that reads them.
+/// The folder with the sysctls of the network namespace of the thread that opens its files.
 pub(crate) const ROOT: &str = "/proc/sys/net";
 
-/// Enables ICMP redirects on all devices: the kernel sends them on a device if this switch or the device's own is 1.
+/// The switch for ICMP redirects on all devices. The kernel sends redirects on a device if this switch or the device's
+/// own switch is 1.
 pub(crate) const ALL_SEND_REDIRECTS: &str = "ipv4/conf/all/send_redirects";
 
-/// The pseudo device with the values that the kernel gives to new devices.
+/// The name of the pseudo device whose values the kernel copies to new devices.
 const DEFAULT: &str = "default";
 
-/// A switch with a wrong value that the agent may not or could not change.
+/// A switch with a wrong value, which the agent does not set or could not set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct WrongSwitch {
-    /// The name in the notation of `sysctl(8)`.
+    /// The switch's name in the notation of `sysctl(8)`.
     switch: String,
     found: String,
     needed: &'static str,
-    /// Why it could not be set. None: the agent does not set this switch, or the kernel kept another value without an error.
+    /// The error at the attempt to set the switch. None: the agent does not set this switch, or the kernel kept another
+    /// value without an error.
     refusal: Option<String>,
-    /// The assignment `name=value` that gives the switch the right value, if set before the agent starts.
+    /// The assignment `name=value` that prevents the wrong value, if it is made before the agent starts.
     option: String,
 }
 
-/// All switches that have a wrong value.
+/// All switches that have a wrong value. As text it names each of them, and the options that prevent the wrong values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct WrongSwitches(Vec<WrongSwitch>);
 
@@ -61,19 +65,20 @@ impl fmt::Display for WrongSwitches {
 
 impl std::error::Error for WrongSwitches {}
 
-/// Sets switches, and collects those that still have a wrong value.
+/// Sets switches of devices, and collects those that have a wrong value nevertheless. [`finish`](Self::finish) returns
+/// the collected ones.
 pub(crate) struct Switches {
     root: PathBuf,
     wrong: Vec<WrongSwitch>,
 }
 
 impl Switches {
-    /// The switches of the calling thread's network namespace.
+    /// The switches of the calling thread's network namespace. No switch is read or set yet.
     pub(crate) fn here() -> Self {
         Self::below(ROOT)
     }
 
-    /// The switches below another folder than [`ROOT`], for tests.
+    /// The switches in another folder than [`ROOT`], for tests.
     fn below(root: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),
@@ -81,10 +86,11 @@ impl Switches {
         }
     }
 
-    /// Reports the switches that have a wrong value.
+    /// Ends the collection. Succeeds if all switches that were set or checked have the right values.
     ///
     /// # Errors
-    /// There is at least one.
+    /// At least one switch that was set or checked has a wrong value. The error names all of these; the other switches
+    /// were set nevertheless.
     pub(crate) fn finish(self) -> Result<(), WrongSwitches> {
         if self.wrong.is_empty() {
             Ok(())
@@ -93,37 +99,41 @@ impl Switches {
         }
     }
 
-    /// Sets what every TUN device needs: a loose source check, no ICMP redirects, and no IPv6 autoconfiguration.
+    /// Sets what every TUN device needs: a loose source check, no ICMP redirects, no IPv6 link-local address, and no
+    /// reaction to router advertisements.
     pub(crate) fn prepare(&mut self, device: &str) {
         self.loose_source_check(device);
-        // The kernel sends redirects only for packets that it forwards. Where the agent forwards, `forward` requires this value.
-        // Otherwise the host may still forward packets that it translates, so a failure to set it is tolerated.
+        // The kernel sends redirects only for packets that it forwards. Where the agent forwards, `forward` requires
+        // this value. Elsewhere the host may still forward packets that it translates, so a failure is tolerated.
         let _ = self.set(&path("ipv4", device, "send_redirects"), "0");
         if self.has_ipv6(device) {
-            // 1 (none): the kernel generates no link-local address. With one it would send neighbour and multicast listener
-            // messages into the overlay.
+            // The value 1 (none) keeps the kernel from generating a link-local address. With such an address it would
+            // send neighbour and multicast listener messages into the overlay.
             let option = "net.ipv6.conf.default.addr_gen_mode=1";
             self.need("ipv6", device, "addr_gen_mode", "1", option, |_, value| value == "1");
             self.no_advertisements(device, "net.ipv6.conf.default.accept_ra=0");
         }
     }
 
-    /// Lets the kernel forward IPv4 packets that arrive from the device, and IPv6 packets too if `v6` is set.
+    /// Lets the kernel forward IPv4 packets that arrive from the device, and IPv6 packets too if `v6` is set. Also
+    /// turns ICMP redirects off for the device.
     pub(crate) fn forward(&mut self, device: &str, v6: bool) {
         let is_on = |_: &Self, value: &str| value == "1";
         self.need("ipv4", device, "forwarding", "1", "net.ipv4.ip_forward=1", is_on);
         let option = "net.ipv4.conf.default.send_redirects=0";
         self.need("ipv4", device, "send_redirects", "0", option, |_, value| value == "0");
-        // `host::quiet_redirects` sets this switch, in agreement with the other agents of the host.
+        // `host::quiet_redirects` sets this switch, together with the other agents of the host, so it is only checked
+        // here.
         self.require(ALL_SEND_REDIRECTS, "0", "net.ipv4.conf.all.send_redirects=0");
         if !self.has_ipv6(device) {
             return;
         }
-        // `force_forwarding` makes the kernel forward IPv6 from this device alone, since Linux 6.17. Before that, only
-        // `all/forwarding` decides, which the operator must set: it turns the whole host into a router.
+        // Since Linux 6.17 `force_forwarding` makes the kernel forward IPv6 from this device alone. Older kernels have
+        // only `all/forwarding`. The agent does not set that switch, because it turns the whole host into a router: the
+        // operator must.
         let _ = self.set(&path("ipv6", device, "force_forwarding"), "1");
-        // A device's own `forwarding` does not make the kernel forward. It selects router behaviour, such as ignoring router
-        // advertisements, so a failure does no harm.
+        // A device's own `forwarding` does not make the kernel forward IPv6. It selects router behaviour, such as
+        // ignoring router advertisements, so a failure does no harm.
         let _ = self.set(&path("ipv6", device, "forwarding"), "1");
         let forced = self.value(&path("ipv6", device, "force_forwarding"));
         if v6 && forced.as_deref() != Some("1") {
@@ -132,40 +142,42 @@ impl Switches {
         }
     }
 
-    /// Gives the device the host's default for forwarding. Without an appliance the engine delivers only packets for this host. The
-    /// host forwards such a packet only if it translates the destination, as for a published container port.
+    /// Gives the device the host's default for forwarding. For a machine that is no appliance, the engine delivers only
+    /// packets to this host. The host forwards such a packet only if it translates the destination, as for a published
+    /// container port.
     pub(crate) fn forward_as_host(&mut self, device: &str) {
         for (family, name) in [("ipv4", "forwarding"), ("ipv6", "force_forwarding")] {
             let default = self.value(&path(family, DEFAULT, "forwarding"));
             let value = if default.as_deref() == Some("1") { "1" } else { "0" };
-            // A new device has this value already, so a failure matters only after an appliance became an ordinary machine.
+            // A new device has this value already. So a failure matters only if the machine was an appliance before.
             let _ = self.set(&path(family, device, name), value);
         }
     }
 
-    /// Sets what the line to a customer edge needs. The kernel of the edge routes packets there.
+    /// Sets what the line to a customer edge needs, because the kernel of the circuit edge forwards packets to and from
+    /// this line.
     pub(crate) fn prepare_line(&mut self, device: &str) {
         let is_on = |_: &Self, value: &str| value == "1";
         self.need("ipv4", device, "forwarding", "1", "net.ipv4.ip_forward=1", is_on);
-        // A strict check would drop packets of a customer that returns them by the other line of the circuit (E4).
+        // A strict check would drop packets that the customer returns by the other line of the circuit (E4).
         self.loose_source_check(device);
         let option = format!("net.ipv4.conf.{device}.send_redirects=0");
         self.need("ipv4", device, "send_redirects", "0", &option, |_, value| value == "0");
         if self.has_ipv6(device) {
-            // Selects router behaviour; see `forward`.
+            // This switch selects router behaviour; see `forward`.
             let _ = self.set(&path("ipv6", device, "forwarding"), "1");
             self.no_advertisements(device, &format!("net.ipv6.conf.{device}.accept_ra=0"));
         }
     }
 
-    /// Requires that IPv6 is enabled on the device: the kernel refuses IPv6 addresses otherwise.
+    /// Requires that IPv6 is enabled on the device, because the kernel refuses IPv6 addresses otherwise.
     pub(crate) fn ipv6(&mut self, device: &str) {
-        // The operator decides whether a host has IPv6, so the agent does not enable it.
+        // Whether a host has IPv6 is the operator's decision, so the agent only checks it.
         let off = path("ipv6", device, "disable_ipv6");
         self.require(&off, "0", "net.ipv6.conf.default.disable_ipv6=0");
     }
 
-    /// Checks a switch that the agent does not set. A kernel without the switch passes.
+    /// Checks a switch that the agent does not set. A kernel that lacks the switch passes the check.
     fn require(&mut self, path: &str, needed: &'static str, option: &str) {
         if let Some(found) = self.value(path).filter(|v| v != needed) {
             self.wrong.push(WrongSwitch {
@@ -178,8 +190,9 @@ impl Switches {
         }
     }
 
-    /// Sets the source check (RFC 3704) to loose. The engine checks the sources of overlay packets for each link; the strict check
-    /// would also drop packets whose return route differs. The kernel uses the larger value of the device and of `all`.
+    /// Sets the source check (RFC 3704) to loose. The engine checks the sources of overlay packets for each link. The
+    /// strict check would also drop packets whose way back differs from their way here. The kernel applies the larger
+    /// of the values of the device and of `all`.
     fn loose_source_check(&mut self, device: &str) {
         let is_not_strict = |s: &Self, value: &str| {
             let all = s.value(&path("ipv4", "all", "rp_filter"));
@@ -189,8 +202,8 @@ impl Switches {
         self.need("ipv4", device, "rp_filter", "2", option, is_not_strict);
     }
 
-    /// Makes the kernel ignore router advertisements, which could set routes. The value 1 has the same effect on a device with
-    /// router behaviour (`forwarding` = 1), while 2 accepts them even there.
+    /// Makes the kernel ignore router advertisements, which could set routes. On a device with router behaviour
+    /// (`forwarding` = 1) the value 1 also ignores them, while 2 accepts them.
     fn no_advertisements(&mut self, device: &str, option: &str) {
         let routes = path("ipv6", device, "forwarding");
         self.need("ipv6", device, "accept_ra", "0", option, |s, value| {
@@ -198,13 +211,13 @@ impl Switches {
         });
     }
 
-    /// Whether the kernel has IPv6 and it is enabled on the device.
+    /// Whether the kernel has IPv6, and IPv6 is enabled on the device.
     fn has_ipv6(&self, device: &str) -> bool {
         self.value(&path("ipv6", device, "disable_ipv6")).as_deref() == Some("0")
     }
 
-    /// Sets a switch to `needed`, reads it back, and records it as wrong unless `is_right`. `option` is the assignment to recommend. A
-    /// kernel without the switch passes.
+    /// Sets a switch to `needed` and reads it back. If `is_right` refuses the value that was read, the switch is
+    /// recorded as wrong. `option` is the assignment that the error recommends. A kernel that lacks the switch passes.
     fn need(
         &mut self,
         family: &str,
@@ -228,7 +241,8 @@ impl Switches {
         }
     }
 
-    /// Writes a switch unless it has the value already: a read-only file with the right value is no error.
+    /// Writes a switch, unless it has the value already: then a read-only file is no error. A kernel that lacks the
+    /// switch is no error either.
     fn set(&self, path: &str, value: &str) -> std::io::Result<()> {
         if self.value(path).is_none_or(|now| now == value) {
             return Ok(());
@@ -236,15 +250,15 @@ impl Switches {
         fs::write(self.root.join(path), value)
     }
 
-    /// The value of a switch; none if the kernel does not have it.
+    /// The value of a switch. None: the kernel lacks the switch, or its file cannot be read.
     fn value(&self, path: &str) -> Option<String> {
         let text = fs::read_to_string(self.root.join(path)).ok()?;
         Some(text.trim().to_owned())
     }
 }
 
-/// Whether the kernel's source check (`rp_filter`) is strict. The kernel uses the larger one of the value for all devices and the
-/// device's own: 0 is off, 1 is strict, 2 is loose.
+/// Whether the kernel's source check (`rp_filter`) is strict. The kernel applies the larger of the value for all
+/// devices and the device's own value: 0 is off, 1 is strict, 2 is loose.
 fn is_strict(all: &str, own: &str) -> bool {
     let value = |text: &str| text.parse::<u8>().unwrap_or(0);
     value(all).max(value(own)) == 1
@@ -254,7 +268,8 @@ fn path(family: &str, device: &str, name: &str) -> String {
     format!("{family}/conf/{device}/{name}")
 }
 
-/// The name of a switch in the notation of `sysctl(8)`, which swaps dots in a device's name with the separators of the path.
+/// The name of a switch in the notation of `sysctl(8)`. It has dots where the path has slashes, and slashes where a
+/// device's name has dots.
 fn dotted(path: &str) -> String {
     let swap = |c| match c {
         '/' => '.',
@@ -269,7 +284,7 @@ mod tests {
     use super::*;
     use std::path::Path;
 
-    /// A folder with switches, by path below `net` and value.
+    /// A folder with switches: for each, the path below `net` and the value.
     fn kernel(values: &[(&str, &str)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         for (path, value) in values {
@@ -315,7 +330,7 @@ mod tests {
         }
     }
 
-    /// A switch that not even root can set.
+    /// A switch that not even root can set, so that each attempt fails.
     const FIXED: &str = "/proc/sys/kernel/ngroups_max";
 
     #[test]

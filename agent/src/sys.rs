@@ -1,4 +1,4 @@
-//! System calls without a safe wrapper in the workspace's crates: the only file with `unsafe`.
+//! System calls without a safe wrapper in the workspace's crates. This is the only file with `unsafe`.
 #![allow(unsafe_code, reason = "each block names the contract of its system call")]
 
 use anyhow::{Result, bail};
@@ -8,12 +8,13 @@ use std::mem::size_of_val;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-/// Offloads requested with `TUN_F_*`: the agent completes checksums and segments TCP itself.
+/// Offloads of the TUN device (`TUN_F_*`) that the agent accepts: the kernel may leave it to the agent to complete
+/// checksums and to segment TCP.
 const CHECKSUM_AND_TCP: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
-/// The same for UDP, since Linux 6.2.
+/// The same offload for UDP, which exists since Linux 6.2.
 const UDP: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
 
-/// `struct ifreq` as the TUN driver reads it.
+/// `struct ifreq`, with the fields that the TUN driver reads and writes.
 #[repr(C)]
 struct Request {
     name: [u8; libc::IFNAMSIZ],
@@ -40,8 +41,10 @@ impl Request {
     }
 }
 
-/// Creates a multi-queue TUN device with one queue; with a virtio-net header if `header`, and then with its offloads
-/// enabled. Returns the queue, to be closed when others have joined, and whether UDP is among the offloads.
+/// Creates a multi-queue TUN device with one queue. With `header` reads and writes have a virtio-net header, and the
+/// device's offloads are enabled. Returns the queue, and whether the kernel also offers the offload for UDP. The device
+/// exists while a queue is open, so the caller closes this one after it has added others. Fails if the name is longer
+/// than 15 bytes, CAP_NET_ADMIN is missing, or the kernel refuses the offloads.
 pub(crate) fn prime(name: &str, header: bool) -> Result<(File, bool)> {
     let file = OpenOptions::new()
         .read(true)
@@ -71,7 +74,7 @@ pub(crate) fn prime(name: &str, header: bool) -> Result<(File, bool)> {
     Err(io::Error::last_os_error().into())
 }
 
-/// Whether reads and writes of a queue have a virtio-net header.
+/// Whether reads and writes of an open queue have a virtio-net header.
 pub(crate) fn has_header(queue: &impl AsRawFd) -> Result<bool> {
     let mut request = Request::new("", 0)?;
     // SAFETY: the descriptor is open; TUNGETIFF writes an ifreq, which `request` is laid out as and outlives.
@@ -81,8 +84,9 @@ pub(crate) fn has_header(queue: &impl AsRawFd) -> Result<bool> {
     Ok(libc::c_int::from(request.flags) & libc::IFF_VNET_HDR != 0)
 }
 
-/// Allows or forbids fragments of outer datagrams, by this host and by IPv4 routers (D20). If forbidden, the kernel's
-/// path MTU cache is ignored, too, since a probe must be able to exceed it (RFC 8899).
+/// Allows or forbids that outer datagrams are fragmented, by this host and by IPv4 routers (D20). `v6`: whether the
+/// socket is an IPv6 one, which also sends IPv4 if it is dual-stack. If fragments are forbidden, the kernel also
+/// ignores its cache of path MTUs, because a probe must be able to exceed the known MTU (RFC 8899).
 pub(crate) fn allow_fragments(socket: &impl AsFd, v6: bool, allow: bool) -> io::Result<()> {
     let (v4_way, v6_way) = if allow {
         (libc::IP_PMTUDISC_DONT, libc::IPV6_PMTUDISC_DONT)
@@ -102,12 +106,12 @@ pub(crate) fn allow_fragments(socket: &impl AsFd, v6: bool, allow: bool) -> io::
     Ok(())
 }
 
-/// Drops the program's code pages, which the kernel reloads on use: pages used only at the start no longer count as
-/// this process's memory.
+/// Drops the pages of the program's code from memory; the kernel reads a page from disk again when it is used. So code
+/// that only the start used no longer counts as this process's memory.
 pub(crate) fn release_text() -> io::Result<()> {
     let exe = std::fs::read_link("/proc/self/exe")?;
     for line in std::fs::read_to_string("/proc/self/maps")?.lines() {
-        // start-end permissions offset device inode path
+        // The fields of a line: start-end, permissions, offset, device, inode, path.
         let mut words = line.split_ascii_whitespace();
         let (Some(range), Some("r-xp"), Some(path)) = (words.next(), words.next(), words.nth(3)) else {
             continue;
@@ -127,9 +131,9 @@ pub(crate) fn release_text() -> io::Result<()> {
     Ok(())
 }
 
-/// Datagrams dropped by the kernel because the socket's receive buffer was full.
+/// Datagrams that the kernel dropped because the socket's receive buffer was full, since the socket was opened.
 pub(crate) fn overflow(socket: &impl AsFd) -> io::Result<u64> {
-    /// `SK_MEMINFO_DROPS` of `linux/sock_diag.h`, the last of the values.
+    /// Index of `SK_MEMINFO_DROPS` (`linux/sock_diag.h`), the last of the values that the option returns.
     const DROPS: usize = 8;
     let mut values = [0u32; DROPS + 1];
     let mut len = size_of_val(&values) as libc::socklen_t;
@@ -158,13 +162,13 @@ fn set(socket: &impl AsFd, level: libc::c_int, name: libc::c_int, value: libc::c
     }
 }
 
-/// Longest TCP-MD5 key that the kernel accepts, bytes: `TCP_MD5SIG_MAXKEYLEN`.
+/// Longest TCP MD5 key that the kernel accepts, in bytes: `TCP_MD5SIG_MAXKEYLEN`.
 const MD5_KEY: usize = 80;
 
 /// `struct tcp_md5sig` of `linux/tcp.h`.
 #[repr(C)]
 struct TcpMd5Sig {
-    /// `sockaddr_storage`: family, port, address, zeros.
+    /// The beginning of a `sockaddr_storage` for IPv4: family, port and address. `rest` has its zeros.
     family: libc::sa_family_t,
     port: u16,
     address: [u8; 4],
@@ -176,7 +180,8 @@ struct TcpMd5Sig {
     key: [u8; MD5_KEY],
 }
 
-/// Sets the TCP-MD5 key (RFC 2385) of a socket for connections with `peer`.
+/// Sets the TCP MD5 key (RFC 2385) that a socket uses for connections with `peer`. The key has at most 80 bytes. Fails
+/// for a longer key, and if the kernel has no TCP MD5 signatures.
 pub(crate) fn sign(socket: &impl AsFd, peer: std::net::Ipv4Addr, key: &[u8]) -> io::Result<()> {
     let mut signature = TcpMd5Sig {
         family: libc::AF_INET as libc::sa_family_t,

@@ -1,4 +1,5 @@
-//! TLS to the controller. The agent pins the controller's certificate authority and presents its own certificate.
+//! TLS to the controller. The agent trusts only the controller's certificate authority, and presents its own
+//! certificate.
 
 use crate::identity::{Certificate, TlsKey};
 use anyhow::Result;
@@ -8,13 +9,14 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootC
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use std::sync::Arc;
 
-/// The name in every controller certificate, which lets an agent reach its controller at any address.
+/// The name in every certificate of a controller. With it an agent accepts its controller at any address.
 const CONTROLLER_NAME: &str = "tombolo-controller";
 
-/// A client configuration that trusts one authority and presents no certificate.
+/// A client configuration that trusts only `authority` and presents no certificate: for joining. The certificate of the
+/// server must be valid for the address in use or for the name `tombolo-controller`.
 ///
 /// # Errors
-/// The authority's certificate is malformed.
+/// The authority's certificate is malformed, or cannot be a trust anchor.
 pub fn anonymous(authority: &CertificateDer<'static>) -> Result<ClientConfig> {
     Ok(ClientConfig::builder()
         .dangerous()
@@ -22,10 +24,12 @@ pub fn anonymous(authority: &CertificateDer<'static>) -> Result<ClientConfig> {
         .with_no_client_auth())
 }
 
-/// A client configuration for gRPC that trusts one authority and presents the agent's certificate.
+/// A client configuration for gRPC that trusts only the certificate's authority, and presents the agent's certificate.
+/// The server is checked as by [`anonymous`]. Whether the authority issued the agent's certificate, and whether that
+/// certificate is still valid, is not checked here: the controller does that.
 ///
 /// # Errors
-/// A certificate or the key is malformed, or the key does not belong to the certificate.
+/// A certificate or the key is malformed, or the key does not fit the certificate.
 pub fn mutual(certificate: &Certificate, key: &TlsKey) -> Result<ClientConfig> {
     let mut config = ClientConfig::builder()
         .dangerous()
@@ -35,7 +39,7 @@ pub fn mutual(certificate: &Certificate, key: &TlsKey) -> Result<ClientConfig> {
     Ok(config)
 }
 
-/// Accepts a certificate issued by the pinned authority that is valid for the address in use or for
+/// Accepts a certificate that the pinned authority has issued, and that is valid for the address in use or for
 /// [`CONTROLLER_NAME`].
 #[derive(Debug)]
 struct ControllerVerifier(Arc<WebPkiServerVerifier>);
@@ -97,8 +101,8 @@ mod tests {
     use super::*;
     use rustls::{ClientConnection, HandshakeKind, NamedGroup, ServerConfig, ServerConnection};
 
-    /// Configurations contain pre-shared keys: an attacker must not decrypt recorded traffic with a future quantum
-    /// computer.
+    /// Configurations contain pre-shared keys. An attacker who records the traffic must not be able to decrypt it with
+    /// a future quantum computer.
     #[test]
     fn the_key_exchange_with_the_controller_is_post_quantum() {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

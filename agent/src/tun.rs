@@ -1,4 +1,4 @@
-//! The TUN device: queues by tokio-tun, with GSO packets where the kernel supports them.
+//! The TUN device. tokio-tun opens its queues, and packets are GSO packets if the kernel supports them.
 
 use crate::sys;
 use anyhow::{Context, Result, bail};
@@ -9,26 +9,29 @@ use tokio_tun::Tun;
 use tombolo_engine::buffer::DeliverSink;
 use tombolo_engine::offload::{Coalescer, MAX_PACKET, SplitError, VnetHeader, split};
 
-/// Bytes of a read buffer: the longest packet with its virtio-net header.
+/// Size of a read buffer in bytes: the longest packet, with its virtio-net header.
 pub const BUFFER: usize = VnetHeader::LEN + MAX_PACKET;
 
-/// The device while queues are added. It is down and has no addresses. The kernel removes it with its last queue.
+/// The TUN device, while queues are added. The device is down and has no addresses. The kernel removes it when its last
+/// queue is closed; dropping this value closes the first one.
 pub struct Device {
     name: String,
     /// Whether reads and writes have a virtio-net header.
     offload: bool,
-    /// Whether the device also accepts UDP GSO packets (USO).
+    /// Whether the kernel also accepts UDP GSO packets (USO) from the agent.
     udp: bool,
-    /// The first queue, which sets the device's flags and offloads. Later queues inherit them. It is never read, and
-    /// closes with this value.
+    /// The first queue, which sets the device's flags and offloads. Later queues inherit these. Nothing reads this
+    /// queue.
     _primer: File,
 }
 
 impl Device {
-    /// Creates the TUN device. Falls back to single packets with a warning if the kernel refuses offloads.
+    /// Creates the TUN device, in the network namespace of the calling thread. With `want_offload` the device uses GSO
+    /// packets. If the kernel refuses that, a warning is logged, and the device uses single packets.
     ///
     /// # Errors
-    /// A device of that name exists, or the kernel refuses to create one.
+    /// A device with this name exists, the name is too long, CAP_NET_ADMIN is missing, or the kernel refuses to create
+    /// a device.
     pub fn create(name: &str, want_offload: bool) -> Result<Self> {
         if if_nametoindex(name).is_ok() {
             bail!("interface: a device {name} exists: another agent or program has it");
@@ -56,13 +59,14 @@ impl Device {
         })
     }
 
-    /// Adds a queue, registered with the current tokio runtime.
+    /// Adds a queue to the device, and registers it with the current tokio runtime. The device has one queue more until
+    /// the result is dropped.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses the queue, or another program has replaced the device.
     pub fn queue(&self) -> Result<TunQueue> {
-        // Two queues, because tokio-tun requests a single one without IFF_MULTI_QUEUE, which does not match the device.
-        // The second closes at once.
+        // Two queues are requested, because tokio-tun requests a single one without IFF_MULTI_QUEUE, and the kernel
+        // refuses that for this device. The second queue is closed at once.
         let tuns = Tun::builder()
             .name(&self.name)
             .queues(2)
@@ -87,16 +91,17 @@ impl Device {
     }
 }
 
-/// One queue of the TUN device.
+/// One queue of the TUN device. Dropping it closes the queue.
 pub struct TunQueue {
     tun: Tun,
     index: u32,
-    /// Whether reads and writes have a virtio-net header.
+    /// Whether reads and writes of the queue have a virtio-net header.
     offload: bool,
     coalescer: Coalescer,
-    /// Writes that the kernel refused.
+    /// Number of writes that the kernel refused, since the start.
     pub write_errors: u64,
-    /// Packets lost in refused writes since the owner last reset this counter.
+    /// Number of packets lost in refused writes, since the owner last set this counter to zero. One write may have
+    /// several packets.
     pub lost: u64,
 }
 
@@ -107,13 +112,14 @@ impl TunQueue {
         self.index
     }
 
-    /// Whether reads and writes may be GSO packets.
+    /// Whether reads and writes of this queue have a virtio-net header, and may be GSO packets.
     #[must_use]
     pub fn offload(&self) -> bool {
         self.offload
     }
 
-    /// Reads one packet, waiting for it. Cancel safe: no packet is lost if the future is dropped.
+    /// Waits for a packet, and reads it. Returns its length in bytes, with the virtio-net header if there is one. A
+    /// buffer of [`BUFFER`] bytes suffices for any packet. Cancel safe: no packet is lost if the future is dropped.
     ///
     /// # Errors
     /// The device is down or was removed.
@@ -121,16 +127,17 @@ impl TunQueue {
         self.tun.recv(buffer).await
     }
 
-    /// Reads one packet without waiting.
+    /// Reads one packet without waiting; see [`recv`](Self::recv).
     ///
     /// # Errors
-    /// `WouldBlock` if no packet is queued; otherwise the device is down or was removed.
+    /// `WouldBlock`: no packet is queued. Other errors: the device is down or was removed.
     pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.tun.try_recv(buffer)
     }
 
-    /// Writes a packet to the device. With GSO it may be held back until [`flush`](Self::flush), to be coalesced with
-    /// later packets.
+    /// Writes a packet to the device, without waiting. With GSO the packet may be held back until
+    /// [`flush`](Self::flush), so that it can be coalesced with later packets. A packet that the kernel refuses is
+    /// counted in `lost`.
     pub fn push(&mut self, packet: &[u8]) {
         let mut out = Out {
             tun: &self.tun,
@@ -144,7 +151,7 @@ impl TunQueue {
         }
     }
 
-    /// Writes the packets that [`push`](Self::push) held back.
+    /// Writes the packets that [`push`](Self::push) has held back, without waiting.
     pub fn flush(&mut self) {
         let mut out = Out {
             tun: &self.tun,
@@ -155,7 +162,7 @@ impl TunQueue {
     }
 }
 
-/// Destination and counters of writes.
+/// The destination of writes, and the counters of failed ones.
 struct Out<'a> {
     tun: &'a Tun,
     errors: &'a mut u64,
@@ -163,7 +170,7 @@ struct Out<'a> {
 }
 
 impl Out<'_> {
-    /// Writes one buffer that represents `count` packets.
+    /// Writes one buffer that stands for `count` packets.
     fn write(&mut self, bytes: &[u8], count: usize) {
         if let Err(e) = self.tun.try_send(bytes) {
             *self.errors += 1;
@@ -173,11 +180,11 @@ impl Out<'_> {
     }
 }
 
-/// Calls `each` with every packet of one read, and returns their number. `offload`: whether the read has a virtio-net
-/// header.
+/// Calls `each` with every packet of one read, in order. Returns their number. `offload`: whether the read has a
+/// virtio-net header. `each` may change the packet in place.
 ///
 /// # Errors
-/// The read is malformed.
+/// The header is incomplete, or does not fit the packet. Packets before the fault may have been passed to `each`.
 pub fn packets(offload: bool, read: &mut [u8], mut each: impl FnMut(&mut [u8])) -> Result<usize, SplitError> {
     if !offload {
         each(read);

@@ -1,5 +1,5 @@
-//! A UDP socket of a lane. It sends and receives batches (GSO, GRO) where the kernel has them, and single datagrams
-//! elsewhere.
+//! A UDP socket of a lane. It sends and receives batches (GSO, GRO) if the kernel supports them, and single datagrams
+//! otherwise.
 
 use crate::outbox::Datagrams;
 use crate::sys;
@@ -15,30 +15,31 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tombolo_engine::buffer::{Path, Port};
 
-/// Messages per `recvmmsg` call. Without GRO each message is one datagram; several per call are worth a third of the
-/// throughput on a plain NIC's path (docs/performance.md).
+/// Messages per `recvmmsg` call. Without GRO each message is one datagram. Several messages per call then raise the
+/// throughput of a plain NIC by a third (docs/performance.md).
 const MAX_BATCHES: usize = 16;
 
-/// Buffer for one batch, bytes. GRO builds at most 65,535 bytes; the next power of two keeps batches aligned to cache
-/// lines.
+/// Size of the buffer for one batch in bytes. GRO builds batches of at most 65,535 bytes, and the next power of two
+/// keeps batches aligned to cache lines.
 const BATCH_BUFFER: usize = 1 << 16;
 
-/// Bytes of a lane's receive buffer. Untouched pages of it take no memory.
+/// Size of a lane's receive buffer in bytes. Pages of the buffer that no datagram has reached take no memory.
 pub const BUFFER: usize = MAX_BATCHES * BATCH_BUFFER;
 
-/// Bytes of one GSO batch at most: before segmentation it is one UDP payload, 65,535 − 20 (IPv4) − 8 (UDP).
+/// Longest GSO batch in bytes. Before the kernel segments a batch, it is one UDP payload of at most 65,535 − 20 (IPv4)
+/// − 8 (UDP).
 const MAX_BATCH: usize = 65_507;
 
-/// Send buffer, bytes: a few batches, some milliseconds at 1 Gbit/s. Packets beyond it wait in the TUN queue, where the
-/// host's TCP senders feel backpressure.
+/// Size of the send buffer in bytes: a few batches, or some milliseconds at 1 Gbit/s. Further packets wait in the queue
+/// of the TUN device, where the kernel slows down the host's TCP senders.
 const SEND_BUFFER: usize = 1 << 20;
 
-/// Length of `struct cmsghdr`, and of a control message with a `u16`, which is padded to a machine word.
+/// Length of `struct cmsghdr`, and of a control message with a `u16` that is padded to a machine word.
 const CMSG_HEADER: usize = size_of::<usize>() + 2 * size_of::<libc::c_int>();
 const CMSG_LEN: usize = CMSG_HEADER + size_of::<usize>();
 
-/// Pause before GSO or a source address that failed is tried again. A trade-off: a lasting cause costs one refused
-/// batch a minute, and a transient one costs a minute without GSO.
+/// Pause before the socket tries GSO or a source address again that the kernel has refused. A trade-off: a lasting
+/// cause costs one refused batch a minute, and a passing one costs a minute without GSO.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Error numbers with which the kernel refuses the source address of a datagram.
@@ -50,69 +51,76 @@ const BAD_SOURCE_ERRNOS: [i32; 5] = [
     libc::ENODEV,
 ];
 
-/// A UDP socket, either shared (bound to a port) or connected to one path.
+/// A UDP socket of a lane. It is either bound to a port and shared by paths, or connected to one path.
 pub struct Udp {
-    /// The port of the agent that the socket belongs to.
+    /// Which port of the agent the socket belongs to.
     port: Port,
     socket: UdpSocket,
     state: UdpSocketState,
-    /// Bound to `[::]` for both families: IPv4 addresses appear as mapped ones.
+    /// Whether the socket is an IPv6 one. If it is bound to `[::]`, it carries both families, and IPv4 addresses appear
+    /// as mapped ones.
     dual: bool,
-    /// Whether outer datagrams may be fragmented, as the socket options are set now.
+    /// Whether outer datagrams may be fragmented, by the present options of the socket.
     fragments: bool,
-    /// Segments per GSO batch when the socket was new, and since when `quinn-udp` allows fewer.
+    /// Most segments of a GSO batch when the socket was new, and the time since which `quinn-udp` permits fewer.
     initial_segments: usize,
     gso_reduced_since: Option<Instant>,
-    /// Messages to request in the next receive call: as many as arrived lately, and one where GRO joins datagrams.
+    /// How many messages the next receive call requests: as many as arrived lately, or one if GRO joins datagrams.
     batches_to_read: usize,
     received: [RecvMeta; MAX_BATCHES],
-    /// A local address that the kernel refused as a source, and when.
+    /// A local address that the kernel has refused as a source, and when it did.
     unusable_source: Option<(IpAddr, Instant)>,
-    /// Whether anything was received, or sent with [`send_connected`](Self::send_connected), since
+    /// Whether a datagram was received, or sent by [`send_connected`](Self::send_connected), since the last call of
     /// [`take_used`](Self::take_used).
     used: bool,
-    /// Datagrams that the kernel refused to send, since the start.
+    /// Datagrams that the kernel has refused to send one by one, since the socket was opened.
     pub send_errors: u64,
 }
 
 /// Result of a batch that the socket accepted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sent {
-    /// Datagrams of the batch that the kernel refused.
+    /// Number of datagrams of the batch that the kernel refused. These are lost.
     pub refused: usize,
-    /// The requested source address, if the kernel refused it and the batch left from another one.
+    /// The requested source address, if the kernel refused it and the batch left from another address. None: the
+    /// address was used, or none was requested.
     pub failed_source: Option<IpAddr>,
 }
 
-/// The socket's send buffer is full; nothing was sent.
+/// The socket's send buffer is full, and nothing was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WouldBlock;
 
-/// One received batch: datagrams of one sender.
+/// One received batch, which consists of datagrams of one sender.
 #[derive(Debug, Clone, Copy)]
 pub struct Received {
-    /// Bytes of the batch.
+    /// Length of the batch in bytes. It may be 0, for an empty datagram.
     pub len: usize,
-    /// Length of each datagram, at least 1; the last one may be shorter.
+    /// Length of each datagram in bytes, at least 1. The last one may be shorter.
     pub stride: usize,
-    /// Sender, local address and port of the datagrams.
+    /// Sender, local address and port of all datagrams. The local address is missing if the kernel has refused it as a
+    /// source.
     pub from: Path,
     /// ECN bits of the outer header (RFC 3168).
     pub ecn: u8,
 }
 
-/// Whether a datagram's source can be answered: it has a port, and its address is neither unspecified nor multicast.
+/// Whether a datagram's source can be answered: it has a port other than 0, and its address is neither unspecified nor
+/// multicast.
 #[must_use]
 pub fn is_usable(source: SocketAddr) -> bool {
     source.port() != 0 && !source.ip().is_unspecified() && !source.ip().is_multicast()
 }
 
 impl Udp {
-    /// Binds `port` on all addresses of both families, or of IPv4 only where the host has no IPv6. `of` is the role of
-    /// the port. Needs a tokio runtime.
+    /// Binds `port` on all addresses of both families, or only of IPv4 if the host has no IPv6. Port 0 lets the kernel
+    /// choose a port. `of`: which port of the agent this is. `fwmark` marks all sent datagrams, and `receive_buffer` is
+    /// in bytes. Another agent cannot bind the port, while sockets of [`connect`](Self::connect) share it. Must run
+    /// inside a tokio runtime.
     ///
     /// # Errors
-    /// The port is taken, or the process lacks CAP_NET_ADMIN, which `SO_MARK` and the buffer sizes need.
+    /// The port is in use, or the process lacks CAP_NET_ADMIN, which it needs for the mark (`SO_MARK`) and for the
+    /// sizes of the buffers.
     pub fn bind(of: Port, port: u16, fwmark: u32, receive_buffer: usize) -> Result<Self> {
         let setting = match of {
             Port::Lane => "listen_port",
@@ -134,17 +142,18 @@ impl Udp {
         socket
             .set_mark(fwmark)
             .context("marking the UDP socket: CAP_NET_ADMIN is needed")?;
-        // Set only after the exclusive bind, so that another process gets EADDRINUSE while sockets connected by this
-        // one may share the port.
+        // The option is set only after the exclusive bind. So another process gets EADDRINUSE, while connected sockets
+        // of this process can share the port.
         socket.set_reuse_port(true)?;
         Self::new(of, socket, dual, receive_buffer)
     }
 
-    /// Opens a socket on the port of `beside`, connected to `path.remote`. The path's local address must be known.
-    /// Needs a tokio runtime.
+    /// Opens a socket on the port of `beside`, and connects it to `path.remote`. The socket receives only datagrams of
+    /// that peer. Sends nothing. Must run inside a tokio runtime.
     ///
     /// # Errors
-    /// The local address cannot be bound, or there is no route to the remote one.
+    /// The path has no local address, that address cannot be bound, there is no route to the remote one, or
+    /// CAP_NET_ADMIN is missing.
     pub fn connect(path: Path, beside: &Self, fwmark: u32, receive_buffer: usize) -> Result<Self> {
         let local = path.local.context("the path's own address is not known")?;
         let at = SocketAddr::new(local, beside.port()?);
@@ -152,20 +161,20 @@ impl Udp {
         socket.set_nonblocking(true)?;
         socket.set_mark(fwmark)?;
         socket.set_reuse_port(true)?;
-        // Between bind and connect the socket receives datagrams meant for the shared one. The lane reads these too,
-        // with their sender.
+        // Between bind and connect this socket receives datagrams that the shared one should get. The lane reads these
+        // too, with their sender.
         socket.bind(&at.into())?;
         socket.connect(&path.remote.into())?;
         Self::new(path.port, socket, at.is_ipv6(), receive_buffer)
     }
 
     fn new(of: Port, socket: Socket, dual: bool, receive_buffer: usize) -> Result<Self> {
-        // The `FORCE` options allow more than `rmem_max` and `wmem_max`. They need CAP_NET_ADMIN, as the mark does.
+        // The `FORCE` options permit more than `rmem_max` and `wmem_max`. They need CAP_NET_ADMIN, like the mark.
         setsockopt(&socket, sockopt::RcvBufForce, &receive_buffer).context("receive_buffer")?;
         setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER)?;
         let socket = UdpSocket::from_std(socket.into())?;
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
-        // quinn-udp sets "don't fragment"; a tunnel prefers fragments to loss on paths of unknown MTU (D20).
+        // quinn-udp sets "don't fragment". On a path with an unknown MTU a tunnel prefers fragments to loss (D20).
         sys::allow_fragments(&socket, dual, true)?;
         Ok(Self {
             port: of,
@@ -183,15 +192,15 @@ impl Udp {
         })
     }
 
-    /// The local port number.
+    /// The number of the local port.
     ///
     /// # Errors
-    /// Polling the socket failed.
+    /// The kernel does not return the socket's address.
     pub fn port(&self) -> io::Result<u16> {
         Ok(self.socket.local_addr()?.port())
     }
 
-    /// Sets the receive buffer to `bytes`, beyond the host's limit if necessary.
+    /// Sets the size of the receive buffer in bytes. The host's limit `rmem_max` does not apply.
     ///
     /// # Errors
     /// The process lacks CAP_NET_ADMIN.
@@ -209,26 +218,27 @@ impl Udp {
         Ok(socket)
     }
 
-    /// Datagrams dropped by the kernel because the receive buffer was full, since the socket was opened; 0 if the
-    /// kernel does not report it.
+    /// Datagrams that the kernel has dropped because the receive buffer was full, since the socket was opened. 0 if the
+    /// kernel does not report the number.
     #[must_use]
     pub fn overflow(&self) -> u64 {
         sys::overflow(&self.socket).unwrap_or_default()
     }
 
-    /// Ready if the socket may be readable; otherwise wakes the task when it becomes so.
+    /// Returns ready if the socket may be readable. Otherwise wakes the task when it may be. Does not block.
     ///
     /// # Errors
-    /// Polling the socket failed.
+    /// Polling the socket failed, as it does when the runtime shuts down.
     pub fn poll_readable(&self, task: &mut Task<'_>) -> Poll<io::Result<()>> {
         self.socket.poll_recv_ready(task)
     }
 
-    /// Reads with one system call, up to about `max_datagrams` datagrams, into `buffer`. Returns the number of batches,
-    /// at least 1.
+    /// Reads with one system call into `buffer`, without waiting. Requests at most `max_datagrams` messages; with GRO
+    /// one message may have more datagrams than that. Returns the number of batches, from 1 to 16.
+    /// [`received`](Self::received) describes each of them, until the next call.
     ///
     /// # Errors
-    /// `WouldBlock` if nothing is queued; otherwise the error of the system call.
+    /// `WouldBlock`: nothing is queued. Other errors are those of the system call.
     pub fn try_recv(&mut self, buffer: &mut [u8; BUFFER], max_datagrams: usize) -> io::Result<usize> {
         let mut buffers = buffer.chunks_exact_mut(BATCH_BUFFER);
         let mut slices: [IoSliceMut<'_>; MAX_BATCHES] =
@@ -243,8 +253,8 @@ impl Udp {
             )
         })?;
         self.used = true;
-        // With GRO one message already holds many datagrams, and more messages per call would overrun the lane's budget
-        // per turn.
+        // With GRO one message has many datagrams. More messages per call would exceed the number of datagrams that the
+        // lane may read in one turn.
         let joined = received[..count].iter().any(|meta| meta.len > meta.stride);
         self.batches_to_read = match (joined, count == batches_to_read) {
             (true, _) => 1,
@@ -254,13 +264,14 @@ impl Udp {
         Ok(count)
     }
 
-    /// Whether anything was received, or sent with [`send_connected`](Self::send_connected), since the last call of
+    /// Whether a datagram was received, or sent by [`send_connected`](Self::send_connected), since the last call of
     /// this function.
     pub fn take_used(&mut self) -> bool {
         std::mem::take(&mut self.used)
     }
 
-    /// Describes batch number `batch` of the last receive call, and returns its datagrams, concatenated.
+    /// Describes batch number `batch`, from 0, of the last call of [`try_recv`](Self::try_recv). Also returns the
+    /// batch's datagrams, one after the other, from `buffer`, which must be the buffer of that call.
     #[must_use]
     pub fn received<'a>(&self, batch: usize, buffer: &'a [u8; BUFFER]) -> (Received, &'a [u8]) {
         let RecvMeta {
@@ -271,7 +282,7 @@ impl Udp {
             dst_ip,
             ..
         } = self.received[batch];
-        // IPv6 addresses keep their scope ID: a link-local one is meaningless without it.
+        // IPv6 addresses keep their scope ID, because a link-local address has no meaning without it.
         let remote = match addr.ip().to_canonical() {
             IpAddr::V6(_) => addr,
             v4 => SocketAddr::new(v4, addr.port()),
@@ -290,19 +301,20 @@ impl Udp {
         (received, &buffer[batch * BATCH_BUFFER..][..len.min(BATCH_BUFFER)])
     }
 
-    /// Waits until the socket may accept a batch. Cancel safe.
+    /// Waits until the socket may accept a batch. It may still refuse one. Cancel safe.
     ///
     /// # Errors
-    /// Polling the socket failed.
+    /// Polling the socket failed, as it does when the runtime shuts down.
     pub async fn writable(&self) -> io::Result<()> {
         self.socket.writable().await
     }
 
-    /// Sends a batch from the path's local address, or from any if the kernel refuses that one. Falls back to single
-    /// datagrams if the kernel refuses the batch.
+    /// Sends a batch from the path's local address, without waiting. If the kernel refuses that address, the batch
+    /// leaves from any address, and the result says so. If the kernel refuses the batch, its datagrams are sent one by
+    /// one; those that are refused again are lost and counted.
     ///
     /// # Errors
-    /// [`WouldBlock`]: the send buffer is full, and nothing was sent.
+    /// [`WouldBlock`]: the send buffer is full, and nothing was sent. The caller may send the batch again.
     pub fn send(&mut self, datagrams: &Datagrams<'_>) -> Result<Sent, WouldBlock> {
         let mut path = datagrams.transmit.path;
         let refused = self.send_by(&mut path, datagrams)?;
@@ -310,11 +322,12 @@ impl Udp {
         Ok(Sent { refused, failed_source })
     }
 
-    /// Sends a batch through a connected socket, as a whole or not at all.
+    /// Sends a batch of datagrams of `segment` bytes through a connected socket, as a whole or not at all, without
+    /// waiting. `segment` is below 65,536. The batch has no ECN bits and no other source address.
     ///
     /// # Errors
-    /// `WouldBlock`: the send buffer is full. `ConnectionRefused`: an ICMP error for an earlier batch; this one was not
-    /// sent. Other errors: the kernel refuses the batch or the path.
+    /// `WouldBlock`: the send buffer is full. `ConnectionRefused`: an ICMP error for an earlier batch has arrived, and
+    /// this batch was not sent. Other errors: the kernel refuses the batch or the path.
     pub fn send_connected(&mut self, bytes: &[u8], segment: usize) -> io::Result<()> {
         self.used = true;
         if bytes.len() <= segment {
@@ -330,7 +343,8 @@ impl Udp {
             .map(drop)
     }
 
-    /// Clears `path.local` if the kernel refused that source. Returns the number of refused datagrams.
+    /// Sends a batch, or its datagrams one by one. Clears `path.local` if the kernel refused that source. Returns the
+    /// number of refused datagrams.
     fn send_by(&mut self, path: &mut Path, datagrams: &Datagrams<'_>) -> Result<usize, WouldBlock> {
         let Datagrams { bytes, transmit, .. } = *datagrams;
         let fragments = !transmit.outer.dont_fragment;
@@ -347,19 +361,21 @@ impl Udp {
             match self.send_batch(path, bytes, segment, ecn) {
                 Ok(()) => return Ok(0),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(WouldBlock),
-                // A path MTU probe learns from silence that it was too long; sending it again would change nothing.
+                // A path MTU probe that is too long gets no answer, which is what the probe tests. Sending it again
+                // would change nothing.
                 Err(_) if count == 1 && !fragments => return Ok(1),
                 Err(e) => {
                     tracing::debug!(to = %path.remote, count, error = %e, "batch refused; sending single datagrams")
                 }
             }
         }
-        // The causes: a device without GSO, a path MTU below the segment size, or one oversized datagram in the batch.
+        // The batch may be refused because the device has no GSO, the path MTU is smaller than a segment, or one
+        // datagram is too long.
         Ok(self.send_singly(path, bytes, segment, ecn))
     }
 
-    /// Sends the datagrams of a refused batch one at a time. A datagram that meets a full buffer is lost: a retry of
-    /// the batch would duplicate those that were sent.
+    /// Sends the datagrams of a refused batch one at a time, and returns the number of refused ones. A datagram that
+    /// meets a full buffer is lost, because a retry of the batch would send its first datagrams twice.
     fn send_singly(&mut self, path: &mut Path, batch: &[u8], segment: usize, ecn: Option<EcnCodepoint>) -> usize {
         let mut refused = 0;
         for datagram in batch.chunks(segment) {
@@ -372,7 +388,8 @@ impl Udp {
         refused
     }
 
-    /// Sends from `path.local`, or from any address if the kernel refuses that one; then clears `path.local`.
+    /// Sends a batch from `path.local`. If the kernel refuses that source, sends from any address, and clears
+    /// `path.local`.
     fn send_batch(
         &mut self,
         path: &mut Path,
@@ -385,11 +402,12 @@ impl Udp {
             (done, _) => return done,
         };
         if error.raw_os_error() == Some(libc::EINVAL) {
-            // quinn-udp interprets EINVAL as a kernel without GSO and ECN, and turns both off.
+            // quinn-udp takes EINVAL for a sign of a kernel without GSO and ECN, and turns both off. Here the source
+            // address may be the cause.
             self.reset_state();
         }
         let anywhere = Path { local: None, ..*path };
-        // If this fails too, the source address was not the cause.
+        // If this attempt fails too, the source address was not the cause.
         self.transmit(anywhere, contents, segment, ecn)?;
         tracing::debug!(?path, %error, "source address refused; sent from another one");
         self.unusable_source = path.local.map(|local| (local, Instant::now()));
@@ -410,8 +428,9 @@ impl Udp {
         })
     }
 
-    /// Re-enables GSO, and clears the unusable source address, a minute after they failed. One refused send makes
-    /// `quinn-udp` give up GSO for all destinations, although perhaps only one path was too narrow.
+    /// Enables GSO again, and permits the refused source address again, when a minute has passed since the kernel
+    /// refused them. One refused batch makes `quinn-udp` give up GSO for all destinations, although perhaps only one
+    /// path was too narrow. To be called regularly; most calls do nothing.
     pub fn maintain(&mut self, now: Instant) {
         self.unusable_source = self
             .unusable_source
@@ -427,7 +446,8 @@ impl Udp {
         self.reset_state();
     }
 
-    /// Re-creates the `quinn-udp` state, which re-enables GSO and ECN, and restores the fragmentation setting.
+    /// Creates the `quinn-udp` state anew, which enables GSO and ECN again. Restores the fragmentation setting, which a
+    /// new state overwrites.
     fn reset_state(&mut self) {
         let renewed = UdpSocketState::new(UdpSockRef::from(&self.socket))
             .and_then(|state| sys::allow_fragments(&self.socket, self.dual, self.fragments).map(|()| state));
@@ -437,7 +457,7 @@ impl Udp {
         }
     }
 
-    /// Maps an IPv4 address to IPv6 if the socket is dual-stack.
+    /// The address in the form that the socket needs: a dual-stack socket takes IPv4 addresses as IPv6-mapped ones.
     fn to_native(&self, a: SocketAddr) -> SocketAddr {
         match a.ip() {
             IpAddr::V4(ip) if self.dual => SocketAddr::new(ip.to_ipv6_mapped().into(), a.port()),
@@ -446,7 +466,7 @@ impl Udp {
     }
 }
 
-/// The control message `UDP_SEGMENT`: `struct cmsghdr` and the segment length as a `u16`.
+/// The control message `UDP_SEGMENT`: `struct cmsghdr`, and the segment length as a `u16`.
 fn gso(segment: u16) -> [u8; CMSG_LEN] {
     let mut control = [0; CMSG_LEN];
     let (len, rest) = control.split_at_mut(size_of::<usize>());
@@ -464,15 +484,15 @@ mod tests {
     use super::*;
     use std::future::poll_fn;
 
-    /// A socket with its port. Needs root to mark packets.
+    /// A socket with its port, which the kernel has chosen. Needs root to mark packets.
     fn bound() -> (Udp, u16) {
         let udp = Udp::bind(Port::Lane, 0, 0x746d, 100_000).unwrap();
         let port = udp.port().unwrap();
         (udp, port)
     }
 
-    /// Sends three datagrams as one batch. Returns the send result, and the sender and destination address that the
-    /// receiver saw.
+    /// Sends three datagrams as one batch. Returns the result of sending, and the source and destination addresses that
+    /// the receiver saw.
     async fn exchange(from: &mut Udp, to: &mut Udp, path: Path) -> (Sent, IpAddr, Option<IpAddr>) {
         let datagrams = Datagrams {
             transmit: path.into(),
@@ -532,7 +552,8 @@ mod tests {
         }
     }
 
-    /// A source address that failed is not reported as local for a while.
+    /// After the kernel has refused a source address, received datagrams do not report it as their local address for a
+    /// minute.
     #[tokio::test]
     async fn a_refused_source_address_is_not_reported_for_a_while() {
         let ((mut a, _), (mut b, port)) = (bound(), bound());

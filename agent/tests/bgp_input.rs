@@ -1,11 +1,13 @@
-//! Malformed input on the session with BIRD causes an error that ends the session. It never causes a panic or a route that was not
-//! announced. These tests also run under a fuzzer: `cargo bolero test -p tombolo-agent --test bgp_input TARGET`.
+//! Malformed input on the session with BIRD causes an error that ends the session. It never causes a panic, or a route
+//! that was not announced. These tests also run under a fuzzer: `cargo bolero test -p tombolo-agent --test bgp_input
+//! TARGET`.
 
 use std::panic::AssertUnwindSafe;
 use tombolo_agent::bgp::message::{self, Message};
 use tombolo_agent::bgp::table::Table;
 
-/// Messages of BIRD 2.0.12, as type and body: OPEN, KEEPALIVE, routes of both families, End-of-RIB, withdrawals, NOTIFICATION.
+/// Messages of BIRD 2.0.12, each as type and body: OPEN, KEEPALIVE, routes of both families, End-of-RIB, withdrawals,
+/// NOTIFICATION.
 const MESSAGES: [&str; 9] = [
     "01 042f2c0000010101012e022c0104000100010104000200010200400a00780001010000020100410400002f2c450800010102000201024600",
     "04",
@@ -31,8 +33,8 @@ fn session() -> Vec<u8> {
     out
 }
 
-/// Parses bytes that arrive in pieces of the given size, and applies them to a table. Checks the table's invariants. Returns the
-/// number of parsed messages.
+/// Parses bytes that arrive in pieces of the given size, applies the messages to a table, and checks the table's
+/// invariants. Returns the number of parsed messages.
 fn receive(bytes: &[u8], piece: usize) -> usize {
     let (mut table, mut received, mut messages) = (Table::default(), Vec::new(), 0);
     'session: for piece in bytes.chunks(piece) {
@@ -98,7 +100,8 @@ fn a_session_with_changed_bytes() {
         .for_each(|input: &[u8]| (check)(input));
 }
 
-/// Noise as the body of an UPDATE with a valid header: reaches the parser of attributes more often than noise alone.
+/// The body of an UPDATE is noise, and its header is valid. So more inputs reach the parser of attributes than with
+/// noise alone.
 #[test]
 fn an_update_of_noise() {
     bolero::check!()

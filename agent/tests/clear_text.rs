@@ -1,5 +1,6 @@
-//! A host serves a subnet that contains its own underlay address. Packets of the served machines to the overlay, or without a
-//! route, never leave in clear text. The host's own packets are routed as without an agent (D22).
+//! A host serves a subnet that contains the host's own underlay address. Packets of the served machines that go to the
+//! overlay, or have no route, never leave in clear text. The host's own packets are routed as they would be without an
+//! agent (D22).
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod common;
@@ -13,11 +14,13 @@ use tombolo_proto::config::{
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::{EffectiveRoute, NextHop, RouteSource, RouteState};
 
-/// Address spaces: the office's VNet has 10.1.0.0/16 and the LAN 192.0.2.0/24, the other VNet has 10.2.0.0/16.
+/// The address spaces: the VNet of the office has 10.1.0.0/16 and the LAN 192.0.2.0/24, and the other VNet has
+/// 10.2.0.0/16.
 const OFFICE: [&str; 2] = ["10.1.0.0/16", "192.0.2.0/24"];
 const OTHER: [&str; 1] = ["10.2.0.0/16"];
 
-/// Hosts: the gate serves the LAN, the peer is a VM of the other VNet, the desk is a machine of the LAN without an agent.
+/// The hosts: the gate serves the LAN, the peer is a VM of the other VNet, and the desk is a machine in the LAN without
+/// an agent.
 const GATE: usize = 0;
 const PEER: usize = 1;
 const DESK: usize = 2;
@@ -40,7 +43,7 @@ fn space(kind: SpaceKind, vnet: &str, prefixes: &[&str], owners: &[(&str, &Host)
     }
 }
 
-/// The configuration of the gate's or the peer's agent, with or without a peering of their VNets.
+/// The configuration for the agent of the gate (`of_gate`) or of the peer. With `peered` their VNets have a peering.
 fn config(gate: &Host, peer: &Host, of_gate: bool, peered: bool) -> AgentConfig {
     let peering = ResourceId::new("/peering");
     let (gate_owns, peer_owns) = ([("10.1.0.4/32", gate), ("192.0.2.0/24", gate)], [("10.2.0.4/32", peer)]);
@@ -125,8 +128,8 @@ fn config(gate: &Host, peer: &Host, of_gate: bool, peered: bool) -> AgentConfig 
     }
 }
 
-/// Builds the network: the peer is in another network, the bridge is the router of gate and peer, and the desk uses the gate as its
-/// default gateway.
+/// Builds the underlay. Gate and peer are in different networks, and the bridge is the router between these. The desk
+/// uses the gate as its default gateway.
 fn build(wire: &Wire) {
     let at = |side: usize| format!("ip -n {}", wire.ns[side]);
     let router = "ip address add 192.0.2.254/24 dev br0; ip address add 198.51.100.254/24 dev br0; \
@@ -142,7 +145,7 @@ fn build(wire: &Wire) {
         at(DESK)
     ));
     assert!(wire.exec(GATE, "sysctl -qw net.ipv4.ip_forward=1").0);
-    // A packet to the router with an overlay address, or from the desk, has leaked.
+    // A packet has leaked if it reaches the router with an overlay address or from the desk.
     let seen = "add table bridge seen; add chain bridge seen c { type filter hook input priority 0; }; \
                 add set bridge seen leaks { type ipv4_addr . ipv4_addr; size 1024; flags dynamic; }; \
                 add rule bridge seen c ip saddr { 10.0.0.0/8, 192.0.2.3 } update @leaks { ip saddr . ip daddr counter }; \
@@ -151,7 +154,7 @@ fn build(wire: &Wire) {
     assert!(ok, "{text}");
 }
 
-/// The leaked packets as pairs of addresses with a count.
+/// The leaked packets: pairs of source and destination address, each with a count.
 fn leaks(wire: &Wire) -> Vec<String> {
     let (ok, text) = wire.at_bridge("nft list set bridge seen leaks");
     assert!(ok, "{text}");
@@ -163,8 +166,8 @@ fn pings(wire: &Wire, side: usize, to: &str) -> bool {
     wire.exec(side, &format!("ping -n -c 1 -W 1 {to}")).0
 }
 
-/// Sends packets that must not leave in clear text, from the desk and from the gate, and checks that none leaked. Checks that the
-/// gate's own traffic works.
+/// Sends packets that must not leave in clear text, from the desk and from the gate, and checks that none has leaked.
+/// Also checks that the gate's own traffic works.
 fn nothing_leaks(wire: &Wire, when: &str, peered: bool) {
     let mut attempts = vec![
         (DESK, "10.2.0.4"),
@@ -173,10 +176,11 @@ fn nothing_leaks(wire: &Wire, when: &str, peered: bool) {
         (GATE, "-I 10.1.0.4 10.2.0.4"),
         (GATE, "-I 10.1.0.4 203.0.113.9"),
     ];
-    // Without an overlay route, packets from the host's own address follow the host's routes (D22).
+    // Without an overlay route to the peer, packets from the host's own address follow the host's routes, so they would
+    // count as leaks (D22).
     attempts.extend(peered.then_some((GATE, "10.2.0.4")));
     for (side, to) in attempts {
-        // A reply does not matter, only whether a packet leaks.
+        // Whether a reply arrives does not matter here. The test is whether a packet leaks.
         let _ = wire.exec(side, &format!("ping -n -c 3 -i 0.05 -W 0.2 {to}"));
         assert_eq!(leaks(wire), [""; 0], "{when}: host {side} to {to}");
     }
@@ -205,7 +209,8 @@ fn a_served_subnet_with_the_hosts_own_underlay_address() {
         for (side, to) in [
             (DESK, "10.2.0.4"),
             (PEER, "192.0.2.3"),
-            // The host's own address in the served subnet, and its NIC's address to a machine there.
+            // The peer reaches the host's own address in the served subnet. The NIC's address reaches a machine in that
+            // subnet.
             (PEER, "192.0.2.1"),
             (GATE, "-I 10.1.0.4 192.0.2.3"),
             (GATE, "-I 10.1.0.4 10.2.0.4"),
@@ -234,7 +239,7 @@ fn a_served_subnet_with_the_hosts_own_underlay_address() {
     assert!(ok, "{text}");
     let rules = wire.exec(GATE, "ip rule").1;
     assert_eq!(rules.lines().count(), 3, "{rules}");
-    // After `clean` packets do leak, which proves that the counters work.
+    // After `clean` packets do leak. This proves that the counters work.
     pings(&wire, DESK, "10.77.0.1");
     assert!(!leaks(&wire).is_empty());
 }

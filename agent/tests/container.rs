@@ -1,4 +1,4 @@
-//! Agents in the conditions of a container: `/proc/sys` is read-only, and standard error is no terminal.
+//! Tests agents in the conditions of a container: `/proc/sys` is read-only, and standard error is no terminal.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod common;
@@ -7,7 +7,7 @@ use common::{Host, Wire, config, eventually, try_sh};
 use std::process::{Command, Output};
 use tombolo_proto::config::{AgentConfig, Role};
 
-/// Runs the agent with a read-only `/proc/sys` until it ends by itself.
+/// Runs the agent with a read-only `/proc/sys`, and waits until it ends by itself.
 fn run(host: &Host, ns: &str, environment: &[(&str, &str)]) -> Output {
     Command::new("ip")
         .args(["netns", "exec", ns])
@@ -24,7 +24,7 @@ fn health(host: &Host) -> (bool, String) {
     try_sh(&format!("{program} health --state-dir {}", host.path().display()))
 }
 
-/// The configuration of an appliance: a VM whose kernel forwards.
+/// The configuration of an appliance, which is a VM whose kernel forwards packets.
 fn appliance(hosts: [&Host; 2]) -> AgentConfig {
     let mut config = config(0, hosts);
     if let Role::Vm { nics, .. } = &mut config.role {
@@ -41,7 +41,7 @@ fn switches_that_cannot_be_set_are_named_with_what_sets_them() {
     host.remember(appliance([&host, &other]));
     let device = host.config.interface.clone();
 
-    // Without the switches that every agent needs, it does not start.
+    // The agent does not start without the switches that every agent needs.
     let done = run(&host, &wire.ns[0], &[]);
     assert!(!done.status.success());
     let text = String::from_utf8(done.stderr).unwrap();
@@ -59,7 +59,7 @@ fn switches_that_cannot_be_set_are_named_with_what_sets_them() {
     let text = String::from_utf8(done.stderr).unwrap();
     assert!(text.contains("ERROR") && !text.contains('{'), "{text}");
 
-    // Without the switches of an appliance it runs, rejects the configuration and names them.
+    // Without the switches of an appliance the agent runs, but rejects the configuration and names the switches.
     let set = |switches: &str| drop(wire.run(0, &format!("sysctl -qw {switches}")));
     set("net.ipv6.conf.default.accept_ra=0 net.ipv6.conf.default.addr_gen_mode=1");
     set("net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0");
@@ -83,7 +83,7 @@ fn switches_that_cannot_be_set_are_named_with_what_sets_them() {
     );
     assert!(host.stop(nix::sys::signal::Signal::SIGTERM), "{}", host.log());
 
-    // With the right values from the start, nothing needs to be written.
+    // If the switches have the right values before the start, the agent need not write them.
     set("net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
     set("net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.default.send_redirects=0");
     host.start();

@@ -1,5 +1,5 @@
-//! The agent's side of the control stream against a fake controller: mutual TLS, Hello, valid and invalid configurations,
-//! reconnection, renewal of certificates, probes.
+//! Tests the agent's side of the control stream against a fake controller: mutual TLS, Hello, valid and invalid
+//! configurations, reconnection, renewal of certificates, and probes.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod common;
@@ -30,7 +30,7 @@ struct Fake {
     inbox: mpsc::Sender<FromAgent>,
     outbox: Arc<Mutex<Option<Outbox>>>,
     renewals: Arc<AtomicU32>,
-    /// The number of renewals that fail before one succeeds.
+    /// The number of renewals that the controller refuses before it grants one.
     failures: u32,
     renewed: String,
 }
@@ -62,7 +62,7 @@ impl Control for Fake {
     }
 }
 
-/// A fake controller in a namespace. Dropping it stops it.
+/// A fake controller in a namespace. Dropping the value stops it.
 struct Controller {
     fake: Fake,
     inbox: mpsc::Receiver<FromAgent>,
@@ -75,7 +75,7 @@ impl Controller {
         Self::renewing(ns, host, verify_clients, 0, host.issue_own(false))
     }
 
-    /// A controller that answers renewals with the certificate `renewed`, after a number of failures.
+    /// A controller that refuses `failures` renewals, and then answers renewals with the certificate `renewed`.
     fn renewing(ns: &str, host: &Host, verify_clients: bool, failures: u32, renewed: String) -> Self {
         let (sender, inbox) = mpsc::channel();
         let fake = Fake {
@@ -131,7 +131,7 @@ impl Controller {
         }));
     }
 
-    /// The next message that is not a status.
+    /// Waits for the agent's next message that is not a status.
     fn next(&self) -> FromAgent {
         loop {
             match self
@@ -145,7 +145,7 @@ impl Controller {
         }
     }
 
-    /// The next message, which must be a Hello.
+    /// Waits for the agent's next message, which must be a Hello.
     fn hello(&self) -> Hello {
         match self.next() {
             FromAgent::Hello(hello) => hello,
@@ -153,7 +153,7 @@ impl Controller {
         }
     }
 
-    /// The revision and reason in the next message, which must be a rejection.
+    /// Waits for the agent's next message, which must be a rejection. Returns its revision and its reason.
     fn rejection(&self) -> (u64, String) {
         match self.next() {
             FromAgent::Rejected(r) => (r.revision, r.reason),
@@ -161,7 +161,7 @@ impl Controller {
         }
     }
 
-    /// The revision in the next message, which must be a confirmation.
+    /// Waits for the agent's next message, which must be a confirmation. Returns its revision.
     fn applied(&self) -> u64 {
         match self.next() {
             FromAgent::Applied(a) => a.revision,
@@ -179,9 +179,9 @@ impl Drop for Controller {
     }
 }
 
-/// How many TCP connections a host has accepted.
+/// The number of TCP connections that a host has accepted.
 fn accepted(wire: &Wire, host: usize) -> u64 {
-    // A line of names, then a line of values.
+    // The file has a line of names, followed by a line of values.
     let text = wire.run(host, "cat /proc/net/snmp");
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
     let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
@@ -190,7 +190,7 @@ fn accepted(wire: &Wire, host: usize) -> u64 {
     accepted.unwrap().1.parse().unwrap()
 }
 
-/// Two hosts whose agents use the controller on the second one.
+/// Two hosts whose agents use the controller that runs on the second host.
 fn hosts(wire: &Wire) -> [Host; 2] {
     let mut hosts = [Host::new(&wire.ns[0], "vm-a"), Host::new(&wire.ns[1], "vm-b")];
     for host in &mut hosts {
@@ -221,11 +221,11 @@ fn applies_rejects_and_reconnects() {
     controller.config(1, &good.to_bytes());
     assert_eq!(controller.applied(), 1);
     assert!(wire.run(0, "ip -4 addr show tl-vm-a").contains("10.1.0.4/32"));
-    // The same configuration again, as after a lost confirmation.
+    // The controller sends the same configuration again, as it would after a lost confirmation.
     controller.config(2, &good.to_bytes());
     assert_eq!(controller.applied(), 2);
 
-    // A configuration with an unknown field is rejected: the agent would enforce only part of the policy.
+    // The agent rejects a configuration with an unknown field, because it would enforce only a part of the policy.
     controller.config(
         3,
         &String::from_utf8(good.to_bytes())
@@ -240,7 +240,7 @@ fn applies_rejects_and_reconnects() {
     foreign.links.clear();
     controller.config(4, &foreign.to_bytes());
     assert!(controller.rejection().1.contains("vm-b"));
-    // D22: a prefix overlaps the host's network.
+    // D22: the agent rejects a prefix that overlaps the host's network.
     let mut overlapping = good.clone();
     overlapping.subnets[0].routes[0].prefix = "192.0.2.0/25".parse().unwrap();
     controller.config(5, &overlapping.to_bytes());
@@ -281,20 +281,21 @@ fn applies_rejects_and_reconnects() {
     let report: ProbeReport = serde_json::from_slice(&result.report).unwrap();
     assert_eq!((result.id, report.received, report.error), (77, 2, None));
 
-    // After a restart the controller learns the applied configuration from Hello and need not send it again.
+    // After a restart the controller learns from Hello which configuration the agent has applied, so it need not send
+    // the configuration again.
     drop(controller);
     eventually("loss noticed", || hosts[0].status().unwrap()["connected"] == false);
     let controller = Controller::start(&wire.ns[1], &hosts[0], true);
     let hello = controller.hello();
     assert_eq!((hello.revision, hello.digest), (9, digest(&good.to_bytes())));
 
-    // The same is true after a restart of the agent.
+    // After a restart the agent still has the configuration, and says so in Hello.
     assert!(hosts[0].stop(nix::sys::signal::Signal::SIGTERM));
     hosts[0].start();
     assert_eq!(controller.hello().digest, digest(&good.to_bytes()));
 }
 
-/// D21: an agent can renew an expired certificate.
+/// D21: an agent can renew a certificate that has expired.
 #[test]
 fn an_expired_certificate_is_renewed() {
     let wire = Wire::new("renew");
@@ -303,7 +304,8 @@ fn an_expired_certificate_is_renewed() {
         .state
         .write(file::CERTIFICATE, hosts[0].issue_own(true).as_bytes())
         .unwrap();
-    // The real controller verifies clients itself. The TLS library of this fake would refuse the expired certificate.
+    // The real controller verifies the certificates of clients itself. The TLS library of this fake would refuse the
+    // expired certificate.
     let controller = Controller::start(&wire.ns[1], &hosts[0], false);
     hosts[0].start();
     controller.hello();
@@ -312,7 +314,7 @@ fn an_expired_certificate_is_renewed() {
     assert_eq!(stored, controller.fake.renewed.as_bytes());
 }
 
-/// A failed renewal is retried on the same stream, also while messages keep arriving.
+/// The agent retries a failed renewal on the same stream, also while messages keep arriving.
 #[test]
 fn a_failed_renewal_is_tried_again() {
     let wire = Wire::new("again");
@@ -324,7 +326,7 @@ fn a_failed_renewal_is_tried_again() {
     hosts[0].start();
     controller.hello();
     for revision in 1.. {
-        // Regression: each message restarted the wait for the next attempt.
+        // Regression: in an earlier version each message restarted the wait for the next attempt.
         controller.send(ToAgent::UpToDate(UpToDate { revision }));
         std::thread::sleep(Duration::from_millis(200));
         if hosts[0].state.read(file::CERTIFICATE).unwrap().unwrap() == renewed.as_bytes() {
@@ -335,7 +337,8 @@ fn a_failed_renewal_is_tried_again() {
     assert_eq!(controller.fake.renewals.load(Ordering::Relaxed), 3);
 }
 
-/// A renewed certificate for another key is rejected and the old one kept: the agent could not authenticate with it.
+/// The agent rejects a renewed certificate for another key and keeps its old certificate, because it could not
+/// authenticate with the new one.
 #[test]
 fn a_renewed_certificate_must_fit_the_key() {
     let wire = Wire::new("unfit");
@@ -352,14 +355,16 @@ fn a_renewed_certificate_must_fit_the_key() {
     assert!(hosts[0].log().contains("not renewed"), "{}", hosts[0].log());
 }
 
-/// The controller's name has two addresses, and packets to the first are lost.
+/// The controller's name has two addresses. Packets to the first address are lost, and the agent connects to the
+/// second.
 #[test]
 fn an_address_that_swallows_packets_does_not_hide_the_next() {
     let wire = Wire::new("hole");
     let etc = std::path::PathBuf::from("/etc/netns").join(&wire.ns[0]);
     std::fs::create_dir_all(&etc).unwrap();
     std::fs::write(etc.join("hosts"), "192.0.2.3 ctl.test\n192.0.2.2 ctl.test\n").unwrap();
-    // A permanent neighbour entry for a missing MAC address: packets are lost without an ICMP error.
+    // A permanent neighbour entry with a MAC address that no host has makes the network lose packets without an ICMP
+    // error.
     let (ok, text) = wire.exec(0, "ip neigh add 192.0.2.3 lladdr 02:00:00:00:00:99 dev wire0");
     assert!(ok, "{text}");
     let mut hosts = hosts(&wire);
@@ -368,19 +373,19 @@ fn an_address_that_swallows_packets_does_not_hide_the_next() {
     let controller = Controller::start(&wire.ns[1], &hosts[0], true);
     hosts[0].start();
     let hello = controller.hello();
-    // Leftover files only matter for a namespace of the same name.
+    // If the removal fails, the files matter only for a namespace with the same name.
     let _ = std::fs::remove_dir_all(&etc);
     assert_eq!(hello.agent, "vm-a");
 }
 
-/// The agent refuses a controller whose certificate is from another authority.
+/// The agent refuses a controller whose certificate another authority has issued.
 #[test]
 fn another_authority_is_refused() {
     let wire = Wire::new("trust");
     let mut hosts = hosts(&wire);
     let controller = Controller::start(&wire.ns[1], &hosts[1], false);
     hosts[0].start();
-    // The agent connects again only after the first attempt has failed.
+    // A second connection proves that the first attempt has failed.
     eventually("another attempt", || accepted(&wire, 1) >= 2);
     assert!(controller.inbox.try_recv().is_err());
     assert_eq!(hosts[0].status().unwrap()["connected"], false);

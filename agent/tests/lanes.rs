@@ -1,12 +1,12 @@
-//! Agents with several lanes (D15): flows spread over the lanes, and packets arrive even if the other end has fewer lanes or the
-//! network blocks ports of some.
+//! Agents with several lanes (D15). Flows spread over the lanes. Packets arrive even if the peer has fewer lanes, or
+//! the network blocks the ports of some lanes.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod common;
 
 use common::{Host, Server, Wire, config, eventually};
 
-/// Two hosts with these numbers of lanes.
+/// Two hosts whose agents have these numbers of lanes. Both agents run.
 fn pair(wire: &Wire, lanes: [u16; 2]) -> [Host; 2] {
     let mut hosts = [Host::new(&wire.ns[0], "vm-a"), Host::new(&wire.ns[1], "vm-b")];
     for (host, lanes) in hosts.iter_mut().zip(lanes) {
@@ -20,14 +20,15 @@ fn pair(wire: &Wire, lanes: [u16; 2]) -> [Host; 2] {
     hosts
 }
 
-/// The number of packets that each lane of a host sent into links.
+/// The number of packets that each lane of a host has sent into links; the index is the lane's number.
 fn sent(host: &Host) -> Vec<u64> {
     let status = host.status().unwrap();
     let lanes = status["lanes"].as_array().unwrap();
     lanes.iter().map(|l| l["linkOut"].as_u64().unwrap()).collect()
 }
 
-/// Sends 16 parallel streams, and pings beside them of which none may be lost.
+/// Sends 16 parallel streams from the first host to the second. Pings run at the same time, and none of them may be
+/// lost.
 fn streams(wire: &Wire, hosts: &[Host; 2], what: &str) {
     let server = Server::start(wire, 1);
     let pings = std::thread::spawn({
@@ -47,7 +48,7 @@ fn streams(wire: &Wire, hosts: &[Host; 2], what: &str) {
 fn flows_spread_over_lanes() {
     let wire = Wire::new("lanes");
     let hosts = pair(&wire, [3, 3]);
-    // Flows that began before a lane had its sessions stay in lane 0, so a second run is needed.
+    // Flows that began before a lane had its sessions stay in lane 0, so the second run shows the spread.
     streams(&wire, &hosts, "three and three, at the start");
     streams(&wire, &hosts, "three and three");
     for host in &hosts {
@@ -60,13 +61,14 @@ fn flows_spread_over_lanes() {
     }
 }
 
-/// All lanes establish sessions as soon as one has: a flow that begins in lane 0 stays there, because its replies arrive there.
+/// As soon as one lane has a session, all lanes establish theirs. Otherwise a flow that begins in lane 0 would stay
+/// there, because its replies arrive there.
 #[test]
 fn a_link_that_comes_up_does_so_in_all_lanes() {
     let wire = Wire::new("allup");
     let hosts = pair(&wire, [3, 3]);
     eventually("the link is up", || wire.exec(0, "ping -c 1 -W 1 10.1.0.5").0);
-    // The status does not show the sessions of single lanes, so the test cannot wait for them.
+    // The status does not show the sessions of single lanes, so the test cannot wait for an event.
     std::thread::sleep(std::time::Duration::from_millis(500));
     let counts = || {
         let status = hosts[0].status().unwrap();
@@ -83,7 +85,7 @@ fn a_link_that_comes_up_does_so_in_all_lanes() {
         .map(|(a, b)| [a[0] - b[0], a[1] - b[1]])
         .collect();
     assert!(more.iter().all(|[read, _]| *read > 2), "{more:?}");
-    // No lane sent packets of another one.
+    // No lane has sent packets that another lane read.
     assert!(more.iter().all(|[read, sent]| sent <= read), "{more:?}");
 }
 
@@ -110,7 +112,7 @@ fn ports_that_a_firewall_closes_are_not_missed() {
     streams(&wire, &hosts, "closed from the start");
     let before = sent(&hosts[0]);
     assert_eq!(before[1..], [0, 0], "{before:?}");
-    // When the ports are opened or closed, flows move to other lanes within a second or two.
+    // When a port is opened or closed, flows move to other lanes within one or two seconds.
     common::sh(&format!("ip netns exec {} {}", wire.ns[1], rules("")));
     eventually("lanes are used once their ports are open", || {
         streams(&wire, &hosts, "open");
@@ -123,7 +125,7 @@ fn ports_that_a_firewall_closes_are_not_missed() {
     });
 }
 
-/// Whether a dozen single pings and a series of pings are all answered.
+/// Whether twelve single pings and a series of 100 pings are all answered.
 fn streams_alive(wire: &Wire) -> bool {
     (0..12).all(|_| wire.exec(0, "ping -c 1 -W 1 10.1.0.5").0)
         && wire

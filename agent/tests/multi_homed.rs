@@ -1,4 +1,5 @@
-//! A host with several addresses replies from the address that received the request. An nftables filter drops other replies.
+//! A host with several addresses replies from the address to which the request was sent. An nftables filter drops
+//! replies from other addresses.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod common;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use tombolo_agent::identity::LinkKeys;
 use tombolo_proto::config::Transport;
 
-/// Two hosts. The first one knows the second one's endpoint `at`.
+/// Two hosts, of which the first knows the endpoint `at` of the second. The agents do not run yet.
 fn pair(wire: &Wire, transport: Transport, at: &str) -> [Host; 2] {
     let hosts = [Host::new(&wire.ns[0], "vm-a"), Host::new(&wire.ns[1], "vm-b")];
     let pin = |host: &Host| LinkKeys::load(&host.state).unwrap().links().pin();
@@ -20,7 +21,7 @@ fn pair(wire: &Wire, transport: Transport, at: &str) -> [Host; 2] {
         if i == 0 {
             link.endpoint = Some(at.parse().unwrap());
         } else {
-            // The second one does not know the first one and waits for its handshake.
+            // The second host does not know the endpoint of the first, and waits for its handshake.
             link.endpoint = None;
         }
         hosts[i].remember(config);
@@ -28,7 +29,7 @@ fn pair(wire: &Wire, transport: Transport, at: &str) -> [Host; 2] {
     hosts
 }
 
-/// Drops datagrams from one address of the second host, at the first.
+/// Makes the first host drop UDP datagrams that match `not_from`, a source address of the second host.
 fn strict(wire: &Wire, not_from: &str) {
     sh(&format!(
         "ip netns exec {} nft 'add table inet t; add chain inet t c {{ type filter hook input priority 0; }}; \
@@ -40,7 +41,7 @@ fn strict(wire: &Wire, not_from: &str) {
 #[test]
 fn replies_leave_from_the_address_that_was_asked() {
     let wire = Wire::new("homed");
-    // Second addresses in the same networks: by default the kernel chooses the first one as source.
+    // Adds second addresses in the same networks. By default the kernel sends from the first address of a network.
     for side in 0..2 {
         assert!(
             wire.exec(side, &format!("ip addr add 2001:db8::{}/64 dev wire0 nodad", side + 1))
@@ -63,7 +64,7 @@ fn replies_leave_from_the_address_that_was_asked() {
             eventually(&format!("{transport:?} at {at}"), || {
                 wire.exec(0, "ping -c 1 -W 1 10.1.0.5").0
             });
-            // Pings from either end.
+            // Both ends send pings, in turn.
             for (side, to) in [(1, "10.1.0.4"), (0, "10.1.0.5"), (1, "10.1.0.4")] {
                 let (ok, text) = wire.exec(side, &format!("ping -i 0.01 -c 100 -q {to}"));
                 assert!(
@@ -80,7 +81,7 @@ fn replies_leave_from_the_address_that_was_asked() {
     }
 }
 
-/// D18: if the local address of a link is removed, the next datagram leaves from another address, and the other end roams.
+/// D18: when the local address of a link is removed, the next datagram leaves from another address, and the peer roams.
 #[test]
 fn an_address_that_is_gone_is_not_insisted_on() {
     let wire = Wire::new("gone");

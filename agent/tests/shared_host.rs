@@ -1,5 +1,5 @@
-//! An agent on a host with other agents and other programs: what it must not change, what it cleans up, and which faults do not stop
-//! it.
+//! An agent on a host with other agents and other programs. Tests what the agent must not change, what it cleans up,
+//! and which faults do not stop it.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod common;
@@ -21,7 +21,8 @@ fn table(host: &Host) -> u32 {
     KernelIds::of(&host.config.interface, host.config.table, host.config.fwmark).table
 }
 
-/// Runs a command of the agent's in the first namespace, for five seconds at most.
+/// Runs a command of the agent's program in the first namespace, for five seconds at most. Returns whether it
+/// succeeded, and its output.
 fn agent(wire: &Wire, command: &str, host: &Host) -> (bool, String) {
     let program = env!("CARGO_BIN_EXE_tombolo-agent");
     wire.exec(
@@ -30,15 +31,15 @@ fn agent(wire: &Wire, command: &str, host: &Host) -> (bool, String) {
     )
 }
 
-/// All rules, and the routes of a table, in the first namespace.
+/// All rules, and the routes of one table, in the first namespace.
 fn kernel(wire: &Wire, table: u32) -> String {
-    // Fails where the table is empty.
+    // The command fails if the table is empty.
     let routes = |family: &str| wire.exec(0, &format!("ip {family} route show table {table}")).1;
     let rules = |family: &str| wire.run(0, &format!("ip {family} rule"));
     [rules("-4"), rules("-6"), routes("-4"), routes("-6")].concat()
 }
 
-/// An agent with the device or the routing table of another one refuses to start and changes nothing.
+/// An agent refuses to start if another agent has its device or its routing table, and changes nothing on the host.
 #[test]
 fn a_second_agent_with_the_same_numbers_is_refused() {
     let wire = Wire::new("second");
@@ -67,7 +68,7 @@ fn a_second_agent_with_the_same_numbers_is_refused() {
     let (ok, text) = wire.exec(0, "ping -i 0.01 -c 20 -q 10.1.0.5");
     assert!(ok && text.contains("20 received"), "{text}");
 
-    // With IDs of its own it runs beside the other agent, and removes only its own state.
+    // With IDs of its own the second agent runs beside the first, and removes only its own state.
     second.config.table = None;
     second.config.save(&second.state).unwrap();
     second.start();
@@ -75,8 +76,8 @@ fn a_second_agent_with_the_same_numbers_is_refused() {
     assert_eq!(kernel(&wire, table(&hosts[0])), before);
 }
 
-/// If the IDs change between a crash and the next start, the state under the old IDs is removed too. Routes of other programs in
-/// the agent's table stay.
+/// An agent crashes, and its IDs change before the next start. That start also removes the state under the old IDs.
+/// Routes that other programs have put into the agent's table stay.
 #[test]
 fn what_was_left_under_other_numbers_is_removed() {
     let wire = Wire::new("numbers");
@@ -98,7 +99,7 @@ fn what_was_left_under_other_numbers_is_removed() {
     );
     assert!(kernel(&wire, 7777).contains("10.1.0.0/16"));
 
-    // Only the firewall mark changes; the tables stay the same.
+    // Here only the firewall mark changes, and the tables stay the same.
     hosts[0].stop(Signal::SIGKILL);
     hosts[0].config.fwmark = 0x1234;
     hosts[0].config.save(&hosts[0].state).unwrap();
@@ -109,7 +110,7 @@ fn what_was_left_under_other_numbers_is_removed() {
         "{now}"
     );
 
-    // SIGHUP ends the agent in an orderly way. The confining state stays until `clean`.
+    // SIGHUP ends the agent in an orderly way. The state that confines packets stays until `clean`.
     assert!(wire.exec(0, &foreign(7777)).0);
     assert!(hosts[0].stop(Signal::SIGHUP), "{}", hosts[0].log());
     let left = kernel(&wire, 7777);
@@ -130,14 +131,14 @@ fn a_damaged_certificate_does_not_stop_forwarding() {
     eventually("ping", || wire.exec(0, "ping -c 1 -W 1 10.1.0.5").0);
     assert!(hosts[0].log().contains("ERROR"), "{}", hosts[0].log());
     assert!(hosts[0].stop(Signal::SIGTERM), "{}", hosts[0].log());
-    // Without a last good configuration a damaged certificate is fatal.
+    // Without a last good configuration, a damaged certificate is fatal.
     hosts[0].state.remove(file::LAST_GOOD).unwrap();
     let (ok, text) = agent(&wire, "run", &hosts[0]);
     assert!(!ok && text.contains("agent.pem"), "{text}");
     assert!(!hosts[0].path().join("admin.sock").exists());
 }
 
-/// A missing key is an error: other agents know this agent by its key, so a new one could establish no link.
+/// A missing key is an error. Other agents know this agent by its key, so with a new key it could establish no link.
 #[test]
 fn a_missing_key_is_not_made_anew() {
     let wire = Wire::new("nokey");
@@ -148,7 +149,7 @@ fn a_missing_key_is_not_made_anew() {
     assert!(!hosts[0].path().join(file::LINK_KEY).exists());
 }
 
-/// `/tables` shows the installed tables of engine and kernel, `/config` the received configuration.
+/// `/tables` shows the installed tables of the engine and of the kernel. `/config` shows the configuration in force.
 #[test]
 fn tables_show_what_is_installed() {
     let wire = Wire::new("tables");

@@ -1,4 +1,5 @@
-//! Links use WireGuard, switch to QUIC where the network blocks it, and switch back (D6). An nftables filter blocks real packets.
+//! Links use WireGuard, switch to QUIC if the network blocks WireGuard, and switch back (D6). An nftables filter blocks
+//! real packets.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod common;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use tombolo_agent::identity::LinkKeys;
 use tombolo_proto::config::Transport;
 
-/// Blocks datagrams of WireGuard, whose first byte is 1 to 4, or stops blocking.
+/// Blocks datagrams of WireGuard, whose first byte is 1 to 4, at both hosts. With `on` = false, unblocks them.
 fn block(wire: &Wire, on: bool) {
     filter(
         wire,
@@ -22,7 +23,7 @@ fn block(wire: &Wire, on: bool) {
     );
 }
 
-/// Replaces the filter rules for incoming packets at both hosts.
+/// Replaces the rules of both hosts that filter incoming packets.
 fn filter(wire: &Wire, rules: &[&str]) {
     let rules: String = rules.iter().map(|rule| format!("; add rule inet t c {rule}")).collect();
     for ns in &wire.ns {
@@ -32,7 +33,7 @@ fn filter(wire: &Wire, rules: &[&str]) {
     }
 }
 
-/// Two hosts that know each other's QUIC keys. `second_ports` says which of them listen on UDP port 443 too.
+/// Two hosts that know each other's QUIC keys. `second_ports` says for each whether it also listens on UDP port 443.
 fn pair(wire: &Wire, second_ports: [bool; 2]) -> [Host; 2] {
     let mut hosts = [Host::new(&wire.ns[0], "vm-a"), Host::new(&wire.ns[1], "vm-b")];
     for (host, has) in hosts.iter_mut().zip(second_ports) {
@@ -52,7 +53,7 @@ fn pair(wire: &Wire, second_ports: [bool; 2]) -> [Host; 2] {
     hosts
 }
 
-/// The peer's endpoint in the agent's status.
+/// The endpoint of the peer in the agent's status; empty if there is none.
 fn endpoint(host: &Host) -> String {
     let status = host.status().unwrap();
     status["status"]["links"][0]["endpoint"]
@@ -69,7 +70,7 @@ fn transport(host: &Host) -> String {
         .to_owned()
 }
 
-/// Waits until both hosts use a transport. Returns how long it took.
+/// Waits until both hosts use the transport `to`. Returns how long that took.
 fn switched(hosts: &[Host; 2], to: &str) -> Duration {
     let begun = Instant::now();
     eventually(&format!("over {to}"), || hosts.iter().all(|h| transport(h) == to));
@@ -83,7 +84,7 @@ fn blocked_wireguard_gives_way_to_quic_and_no_flow_is_lost() {
     hosts.iter_mut().for_each(Host::start);
     eventually("ping", || wire.exec(0, "ping -c 1 -W 1 10.1.0.5").0);
 
-    // One TCP connection and a series of pings run through both switches.
+    // One TCP connection and a series of pings run through both switches of the transport.
     let server = Server::start(&wire, 1);
     let run = |command: &'static str| {
         let ns = wire.ns[0].clone();
@@ -91,13 +92,13 @@ fn blocked_wireguard_gives_way_to_quic_and_no_flow_is_lost() {
     };
     let flow = run("timeout 60 iperf3 -c 10.1.0.5 -t 12 -b 5M -f m");
     let pings = run("timeout 60 ping -i 0.01 -c 1100 -q 10.1.0.5");
-    // Lets the flows run over WireGuard for a while.
+    // The sleep lets the flows run over WireGuard for a while.
     std::thread::sleep(Duration::from_secs(1));
     switched(&hosts, "WireGuard");
 
     block(&wire, true);
     let there = switched(&hosts, "Quic");
-    // Lets packets that were under way during the switch arrive.
+    // The sleep lets packets arrive that were under way during the switch.
     std::thread::sleep(Duration::from_secs(1));
     let (ok, text) = wire.exec(0, "ping -i 0.01 -c 100 -q 10.1.0.5");
     assert!(ok && text.contains("100 received"), "over QUIC: {text}");
@@ -111,7 +112,7 @@ fn blocked_wireguard_gives_way_to_quic_and_no_flow_is_lost() {
     let (_, pings) = pings.join().unwrap();
     let received = pings.split(" received").next().and_then(|t| t.rsplit(' ').next());
     let received: u32 = received.unwrap().parse().unwrap();
-    // Packets between the start of the filter and the switch are lost.
+    // Packets that are sent between the start of the filter and the switch are lost.
     assert!(received > 1100 - 300, "{pings}");
     let (ok, text) = flow.join().unwrap();
     drop(server);
@@ -124,8 +125,8 @@ fn blocked_wireguard_gives_way_to_quic_and_no_flow_is_lost() {
     }
 }
 
-/// D6: the network drops all UDP except port 443, during a link and from its start. If both ends listen on port 443, packets to that
-/// port suffice; if one does, packets from that port must pass too.
+/// D6: the network drops all UDP except port 443, first while a link is up and then from its start. If both ends listen
+/// on port 443, it suffices that packets to port 443 pass. If one end does, packets from port 443 must pass too.
 #[test]
 fn where_all_udp_is_blocked_but_port_443_links_go_over_that() {
     let wire = Wire::new("second");
@@ -149,7 +150,7 @@ fn where_all_udp_is_blocked_but_port_443_links_go_over_that() {
                 .1
             }
         });
-        // Lets the pings run over WireGuard for a while.
+        // The sleep lets the pings run over WireGuard for a while.
         std::thread::sleep(Duration::from_secs(1));
         switched(&hosts, "WireGuard");
 
@@ -185,7 +186,7 @@ fn where_all_udp_is_blocked_but_port_443_links_go_over_that() {
             assert!(switches.iter().all(|l| l.contains("reason=")), "{switches:?}");
         }
 
-        // The network blocks other ports from the start.
+        // Now the network blocks other ports from the start of the link.
         for host in &mut hosts {
             host.stop(Signal::SIGTERM);
         }
@@ -198,7 +199,8 @@ fn where_all_udp_is_blocked_but_port_443_links_go_over_that() {
     }
 }
 
-/// The second port drops and counts datagrams that are not QUIC. An agent whose second port is in use fails and names it.
+/// The second port drops and counts datagrams that are not QUIC. If another program uses the second port, the agent
+/// fails to start, and its error names the port.
 #[test]
 fn the_second_port_takes_quic_alone() {
     let wire = Wire::new("alone");

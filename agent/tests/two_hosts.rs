@@ -1,4 +1,5 @@
-//! Two VMs of one VNet on two hosts, without a controller: real processes, real TUN devices, real pings.
+//! Two VMs of one VNet run on two hosts, without a controller. The test uses real processes, real TUN devices and real
+//! pings.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod common;
@@ -16,7 +17,7 @@ fn pair(wire: &Wire) -> [Host; 2] {
     hosts
 }
 
-/// The agent's rules and routes in a namespace, as `ip` shows them.
+/// The rules and routes of the agent in the namespace of host `side`, as `ip` shows them.
 fn ours(wire: &Wire, side: usize, host: &Host) -> String {
     let ids = KernelIds::of(&host.config.interface, None, host.config.fwmark);
     let mut out = Vec::new();
@@ -33,7 +34,7 @@ fn ours(wire: &Wire, side: usize, host: &Host) -> String {
     out.join("\n")
 }
 
-/// The nftables tables in a namespace.
+/// The nftables tables in the namespace of host `side`.
 fn filters(wire: &Wire, side: usize) -> String {
     wire.exec(side, "nft list tables").1
 }
@@ -49,7 +50,7 @@ fn pings_cross_and_nothing_is_left_behind() {
     let mut hosts = pair(&wire);
     hosts.iter_mut().for_each(Host::start);
 
-    // The kernel chooses the NIC's address as source. The first packet brings the link up.
+    // The kernel chooses the NIC's address as source. The first packet makes the agents establish the link.
     for address in ["10.1.0.5", "fd00:1::5"] {
         eventually(&format!("ping {address}"), || {
             wire.exec(0, &format!("ping -c 1 -W 1 {address}")).0
@@ -59,7 +60,7 @@ fn pings_cross_and_nothing_is_left_behind() {
     assert!(ok && text.contains("200 received"), "{text}");
     let (ok, text) = wire.exec(1, "ping -i 0.01 -c 50 -s 5000 -q 10.1.0.4");
     assert!(ok && text.contains("50 received"), "fragmented: {text}");
-    // Packets to an address without an owner are dropped and counted without a reply.
+    // The agent drops and counts a packet to an address without an owner, and sends no reply.
     assert!(!wire.exec(0, "ping -c 1 -W 1 10.1.0.77").0);
     let status = hosts[0].status().unwrap();
     assert_eq!(status["status"]["drops"]["no_owner"], 1, "{status}");
@@ -68,7 +69,7 @@ fn pings_cross_and_nothing_is_left_behind() {
     let metrics = tombolo_agent::admin::ask(&hosts[0].state, "/metrics").unwrap();
     assert!(metrics.contains("tombolo_link_up{peer=\"vm-b\"} 1"), "{metrics}");
 
-    // Rules outlive a crash. The next start takes them over and forwards again.
+    // Rules stay after a crash. The next start takes them over, and forwards again.
     let before = ours(&wire, 0, &hosts[0]);
     assert!(before.contains("10.1.0.0/16") && before.contains("fwmark"), "{before}");
     assert!(!hosts[0].stop(Signal::SIGKILL));
@@ -77,7 +78,7 @@ fn pings_cross_and_nothing_is_left_behind() {
     eventually("ping after a crash", || wire.exec(0, "ping -c 1 -W 1 10.1.0.5").0);
     assert_eq!(ours(&wire, 0, &hosts[0]), before);
 
-    // After a restart of the other host, traffic from either end brings the link up.
+    // After a restart of the second host, traffic from either end makes the agents establish the link again.
     assert!(hosts[1].stop(Signal::SIGTERM));
     hosts[1].start();
     eventually("ping from the restarted host", || {
@@ -86,7 +87,7 @@ fn pings_cross_and_nothing_is_left_behind() {
 
     for (side, host) in hosts.iter_mut().enumerate() {
         assert!(host.stop(Signal::SIGTERM), "{}", host.log());
-        // The state that keeps overlay packets on the host outlives the agent (D22).
+        // The state that keeps overlay packets on the host stays when the agent ends (D22).
         assert!(
             ours(&wire, side, host).contains("unreachable 10.1.0.0/16"),
             "{}",
@@ -109,7 +110,7 @@ fn clean_removes_what_a_crash_left() {
     assert!(!clean(&wire, 0, &hosts[0]).0, "cleaned under a running agent");
     hosts[0].stop(Signal::SIGKILL);
     assert!(ours(&wire, 0, &hosts[0]).contains("fwmark"));
-    // A rule of another program stays.
+    // `clean` must not remove this rule of another program.
     assert!(wire.exec(0, "ip rule add from 198.51.100.1 lookup 100").0);
     let (ok, text) = clean(&wire, 0, &hosts[0]);
     assert!(ok, "{text}");
@@ -117,7 +118,7 @@ fn clean_removes_what_a_crash_left() {
     assert!(wire.run(0, "ip rule").contains("198.51.100.1"));
 }
 
-/// D22: the agent rejects a configuration that would take the host's own network from it.
+/// D22: the agent rejects a configuration that would take from the host its route to its own network.
 #[test]
 fn a_configuration_over_the_hosts_own_network_is_rejected() {
     let wire = Wire::new("overlap");
@@ -129,7 +130,7 @@ fn a_configuration_over_the_hosts_own_network_is_rejected() {
     assert_eq!(ours(&wire, 0, &hosts[0]), "");
 }
 
-/// D18: without a configured endpoint, the agent uses the one that it learned before a restart.
+/// D18: without a configured endpoint, the agent uses the endpoint that it had learned before a restart.
 #[test]
 fn learned_endpoints_survive_a_restart() {
     let wire = Wire::new("endpoint");
@@ -142,7 +143,7 @@ fn learned_endpoints_survive_a_restart() {
     hosts[0].remember_endpoint("vm-b", "192.0.2.2:51820".parse().unwrap());
     hosts.iter_mut().for_each(Host::start);
     eventually("ping", || wire.exec(0, "ping -c 1 -W 1 10.1.0.5").0);
-    // vm-b learned vm-a's endpoint from its packets and stores it.
+    // vm-b has learned vm-a's endpoint from received packets, and stores it.
     eventually("endpoint on disk", || {
         std::fs::read_to_string(hosts[1].path().join("endpoints.json")).is_ok_and(|t| t.contains("192.0.2.1:51820"))
     });
@@ -155,7 +156,7 @@ fn learned_endpoints_survive_a_restart() {
     });
 }
 
-/// D20: over an underlay with a small MTU, links fragment packets, and the host is told the path MTU by ICMP.
+/// D20: over an underlay with a small MTU, links fragment packets. The agent tells the host the path MTU by ICMP.
 #[test]
 fn a_small_underlay_carries_full_packets() {
     let wire = Wire::new("small");
@@ -166,13 +167,13 @@ fn a_small_underlay_carries_full_packets() {
     hosts.iter_mut().for_each(Host::start);
     for (address, size) in [("10.1.0.5", 1392), ("fd00:1::5", 1372)] {
         eventually("ping", || wire.exec(0, &format!("ping -c 1 -W 1 {address}")).0);
-        // One packet may be answered with an ICMP error when the path MTU becomes known.
+        // When the path MTU becomes known, one packet may be answered with an ICMP error instead of a reply.
         eventually(&format!("full packets to {address}"), || {
             let (_, text) = wire.exec(0, &format!("ping -M dont -c 20 -i 0.01 -s {size} {address}"));
             text.contains("20 received")
         });
     }
-    // 1,300 bytes minus 20 for IPv4, 8 for UDP and 32 for WireGuard.
+    // The underlay's 1,300 bytes minus 20 for IPv4, 8 for UDP and 32 for WireGuard.
     eventually("a measured path", || {
         mtu(&hosts[0]).is_some_and(|m| (1238..=1240).contains(&m))
     });
@@ -186,18 +187,19 @@ fn a_small_underlay_carries_full_packets() {
     assert!(ok && text.contains("5 received"), "{text}");
 }
 
-/// The path MTU of the only link in the agent's status.
+/// The path MTU of the only link, in the agent's status. None: it is not measured yet.
 fn mtu(host: &Host) -> Option<u64> {
     host.status()?["status"]["links"][0]["mtu"].as_u64()
 }
 
-/// D20: a path that drops long packets and fragments without an ICMP error is no black hole at any MTU. TCP adapts by ICMP or by its
-/// MSS. Datagrams without DF and IPv6 packets of up to 1,280 bytes are fragmented inside the link.
+/// D20: a path drops long packets and fragments without an ICMP error. It is no black hole at any MTU: TCP adapts by
+/// ICMP or by its MSS, and links fragment datagrams without DF and IPv6 packets of up to 1,280 bytes.
 #[test]
 fn a_path_that_drops_long_packets_in_silence_is_no_black_hole() {
     let wire = Wire::new("hole");
     for side in 0..2 {
-        // The host assumes an MTU of 9,000 bytes. Without segmentation offload the bridge sees single datagrams.
+        // The host assumes an MTU of 9,000 bytes. Segmentation offload is off, so that the bridge sees single
+        // datagrams.
         wire.run(side, "ip link set wire0 mtu 9000");
         wire.run(side, "ethtool -K wire0 gso off tso off tx-udp-segmentation off");
     }
@@ -237,8 +239,8 @@ fn a_path_that_drops_long_packets_in_silence_is_no_black_hole() {
     }
 }
 
-/// TCP works in both directions with and without offload, and over an underlay that needs fragmentation. Pings beside it are answered.
-/// Benchmarks measure the throughput.
+/// TCP works in both directions, with and without offload, and over an underlay that needs fragmentation. Pings that
+/// run at the same time are answered. Benchmarks measure the throughput.
 #[test]
 fn tcp_crosses_with_and_without_super_packets() {
     let wire = Wire::new("speed");

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Instructions of the engine for each packet: the working tree compared with an earlier commit.
 
-    instructions.py COMMIT [--count 9000]
+    instructions.py COMMIT [--count 9000] [--own-example]
 
 Builds `agent/engine/examples/packets.rs` in release mode from both (the commit in a git worktree under the target folder, with
-the working tree's example), runs both under callgrind with two counts, and prints the difference per packet and its ratio. The
+the working tree's example; with --own-example, where the engine's functions have changed, with its own), runs both under callgrind with two counts, and prints the difference per packet and its ratio. The
 same binary gives the same count, independent of other load. A packet crosses both engines: read, decided, sealed,
 opened, checked and written. Needs valgrind. Exits non-zero if a ratio is over 1.02.
 """
@@ -49,6 +49,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commit")
     parser.add_argument("--count", type=int, default=9000)
+    parser.add_argument("--own-example", action="store_true")
     options = parser.parse_args()
     target = os.path.abspath(os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target")))
     folder = os.path.join(target, "instructions")
@@ -57,8 +58,9 @@ def main():
         run("git", "-C", ROOT, "worktree", "remove", "--force", before)
     run("git", "-C", ROOT, "worktree", "add", "--force", "--detach", before, options.commit)
     try:
-        os.makedirs(os.path.dirname(os.path.join(before, EXAMPLE)), exist_ok=True)
-        shutil.copy(os.path.join(ROOT, EXAMPLE), os.path.join(before, EXAMPLE))
+        if not options.own_example:
+            os.makedirs(os.path.dirname(os.path.join(before, EXAMPLE)), exist_ok=True)
+            shutil.copy(os.path.join(ROOT, EXAMPLE), os.path.join(before, EXAMPLE))
         binaries = {}
         for name, tree in (("before", before), ("now", ROOT)):
             binaries[name] = os.path.join(folder, f"packets-{name}")

@@ -19,14 +19,15 @@ use tombolo_proto::installed::Installed;
 use tombolo_proto::route::Route;
 use tombolo_proto::status::{AgentStatus, NeighbourRoutes, RefusedRoutes, Totals};
 
-/// Interval of status reports without changes. A trade-off between fresh counters and load on the controller.
+/// Longest interval between two status reports, while nothing changes. A trade-off between fresh counters and load on
+/// the controller.
 const STATUS_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Debounce of status reports: one failover changes several links within moments, which one report carries. A fifth of
-/// the convergence target, 100 ms.
+/// Wait between a change and its status report. One failover changes several links within moments, and one report then
+/// carries all of these changes. The wait is a fifth of the convergence target, 100 ms.
 const STATUS_DEBOUNCE: Duration = Duration::from_millis(20);
 
-/// The agent's status on the local socket, as `tombolo-agent status` shows it.
+/// The agent's status as the local socket serves it and `tombolo-agent status` shows it.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentView {
@@ -42,36 +43,37 @@ pub struct AgentView {
     pub offload: bool,
     /// Time from the arrival of the last configuration until it was in force, seconds.
     pub last_apply_seconds: f64,
-    /// Configurations received since the start. The controller sends none to an agent that is up to date.
+    /// Configurations received since the process started. An agent whose configuration is up to date gets none.
     pub configurations_received: u64,
-    /// Why the last configuration was rejected; none: it is in force.
+    /// Why the last configuration was rejected. None: it was applied, or no configuration has arrived.
     #[serde(default)]
     pub rejected: Option<String>,
-    /// Why the packet filter that confines translated packets with overlay addresses is not loaded; none: it is.
+    /// Why the packet filter that confines translated packets with overlay addresses is not loaded. None: it is loaded,
+    /// or no configuration needs it yet.
     pub filter_problem: Option<String>,
-    /// Expiry of the certificate, seconds of Unix time.
+    /// Expiry of the certificate in seconds of Unix time. None: the certificate cannot be read.
     #[serde(default)]
     pub certificate_expiry: Option<u64>,
-    /// Writes to the TUN device that the kernel refused.
+    /// Packets that the kernel refused when the agent wrote them to the TUN device.
     pub tun_errors: u64,
-    /// Datagrams that the kernel refused to send.
+    /// Datagrams that the kernel refused when the agent sent them.
     pub udp_errors: u64,
-    /// Datagrams dropped because a receive buffer was full.
+    /// Datagrams that the kernel dropped because the receive buffer of a socket was full.
     pub udp_overflow: u64,
-    /// Packets by outcome, for each lane.
+    /// Packets by outcome for each lane; the index is the lane's number.
     pub lanes: Vec<Totals>,
     /// Route advertisements of other agents, by outcome.
     #[serde(default)]
     pub route_advertisements: AdvertisementStats,
-    /// Table builds without a new configuration, because links or routes changed.
+    /// How often the agent built its lookup tables without a new configuration, because links or routes had changed.
     #[serde(default)]
     pub table_rebuilds: u64,
-    /// The status that the controller gets.
+    /// The status that the controller gets, as of this moment.
     pub status: AgentStatus,
 }
 
 impl Agent {
-    /// The present status, for the local socket.
+    /// The present status, for the local socket. Waits for a report of every lane, and reads the certificate from disk.
     pub async fn view(&self) -> AgentView {
         let report = self.lanes.report().await;
         let filter_problem = lock(&self.filter_problem).clone();
@@ -100,7 +102,7 @@ impl Agent {
         }
     }
 
-    /// The configuration in force as JSON, without secrets; `null` if there is none.
+    /// The configuration in force as JSON, with all secrets blanked; `null` if there is none.
     ///
     /// # Errors
     /// The configuration cannot be serialized, which its type excludes.
@@ -113,9 +115,10 @@ impl Agent {
         Ok(serde_json::to_string(&config)?)
     }
 
-    /// The lookup tables of lane 0, and the routes set in the kernel.
+    /// The lookup tables of lane 0, and the routes that the agent has set in the kernel by its own record. Waits while
+    /// a configuration is being applied.
     pub async fn installed(&self) -> Installed {
-        // The lock excludes a half-applied configuration.
+        // The lock keeps this function from seeing a configuration that is applied in part.
         let kernel = self.kernel.lock().await;
         let running = self.running();
         Installed {
@@ -126,7 +129,8 @@ impl Agent {
         }
     }
 
-    /// Publishes the present status to watchers. Returns the endpoints of peers.
+    /// Publishes the present status to those who [watch it](Self::watch_status). Waits for a report of every lane.
+    /// Returns the present endpoint of each peer that has one.
     pub async fn publish(&self) -> BTreeMap<AgentId, SocketAddr> {
         let report = self.lanes.report().await;
         let endpoints = report.endpoints.clone();
@@ -134,18 +138,20 @@ impl Agent {
         endpoints
     }
 
-    /// Publishes the status after changes and every 2 s, and stores peers' endpoints. Never returns.
+    /// Publishes the status every 2 s, and 20 ms after a change. Stores the endpoints of peers on disk. Runs until its
+    /// task is cancelled.
     pub async fn run_reporter(&self) {
         let mut endpoints = EndpointStore::new(self.state.clone());
         loop {
-            // A timeout is as good as a notification: both publish.
+            // A timeout and a notification have the same consequence: the status is published.
             let _ = tokio::time::timeout(STATUS_INTERVAL, self.status_changed.notified()).await;
             tokio::time::sleep(STATUS_DEBOUNCE).await;
             endpoints.update(self.publish().await).await;
         }
     }
 
-    /// Routes of other agents that are not used, by sender and reason, then learned routes that the host leaves out.
+    /// Routes of other agents that this agent does not use, one entry for each sender and reason. After them, learned
+    /// routes that the host leaves out, one entry for each reason without a sender.
     fn refused_routes(&self, config: Option<&AgentConfig>, dynamic: &RoutingState) -> Vec<RefusedRoutes> {
         let refused = config.map(|config| refused(config, dynamic)).unwrap_or_default();
         let mut all: Vec<RefusedRoutes> = refused

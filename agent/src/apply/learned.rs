@@ -1,6 +1,7 @@
-//! Checks learned routes against the host's own networks (D22). Sites and other agents may announce any prefix. A prefix that
-//! overlaps an address which the host must reach by its own routes is left out of the kernel. Other prefixes are installed, and
-//! the configuration is applied all the same. The engine still uses the omitted routes for packets of the overlay. Pure.
+//! Checks learned routes against the host's own networks (D22). Sites and other agents may announce any prefix. A
+//! learned prefix stays out of the kernel if it overlaps an address that the host must reach by its own routes. All
+//! other prefixes of the configuration are installed nevertheless. The engine still uses the routes that stay out, for
+//! packets that reach it from the overlay. The module is pure.
 
 use super::plan::{Connected, KernelIds, KernelPlan};
 use ipnet::IpNet;
@@ -17,36 +18,37 @@ use tombolo_proto::route::Route;
 pub struct Host {
     /// The networks that the host is directly connected to.
     pub connected: Vec<Connected>,
-    /// Other destinations, each with the reason.
+    /// Other destinations that the host must reach, each with the reason.
     pub needed: Vec<(IpNet, Need)>,
 }
 
 /// Why a host must reach an address by its own routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Need {
-    /// It is the controller's address.
+    /// The address is the controller's.
     Controller,
-    /// It is a name server in `/etc/resolv.conf`.
+    /// The address is that of a name server in `/etc/resolv.conf`.
     NameServer,
-    /// It is the endpoint of another agent.
+    /// The address is the endpoint of another agent.
     Endpoint,
-    /// It is listed in `protected_networks` of `agent.toml`.
+    /// The network is listed in `protected_networks` of `agent.toml`.
     Protected,
 }
 
 /// Why a learned route is left out of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Clash {
-    /// It overlaps this network, to which the host is connected on this interface.
+    /// The prefix overlaps this network, to which the host is connected on the named interface.
     Connected(IpNet, String),
-    /// It overlaps this destination, which the host must reach.
+    /// The prefix overlaps this destination, which the host must reach for this reason.
     Needed(IpNet, Need),
-    /// It is a default route, or one of several prefixes that together cover as much, and `allow_default_route` is off.
+    /// The prefix is a default route, or one of several prefixes that together cover as much as one, and
+    /// `allow_default_route` is off.
     Default,
 }
 
 impl Clash {
-    /// The stable name for counters and reports.
+    /// The name of the reason in counters and reports. Names do not change between versions.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -86,15 +88,18 @@ impl fmt::Display for Clash {
 /// The plan of a configuration with learned routes, and the learned prefixes that were left out of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filtered {
-    /// The plan to apply: configured and accepted learned routes.
+    /// The plan to apply: with the configured routes and the accepted learned ones.
     pub plan: KernelPlan,
-    /// The plan of the configuration alone. An overlap of this plan with the host's networks is an error of the configuration.
+    /// The plan of the configuration alone. If a prefix of this plan overlaps a network of the host, the configuration
+    /// is at fault.
     pub configured: KernelPlan,
     /// The learned prefixes that were left out, with the reason.
     pub left_out: BTreeMap<IpNet, Clash>,
 }
 
-/// Computes the plan of a configuration with learned routes (`dynamic`), without those that clash with the host.
+/// Computes the kernel plan of a configuration with learned routes (`dynamic`), without those that clash with `host`.
+/// `allow_default` is the setting `allow_default_route`. The result confines no packets yet: see
+/// [`KernelPlan::confine`].
 #[must_use]
 pub fn filter(
     config: &AgentConfig,
@@ -113,7 +118,7 @@ pub fn filter(
         .collect();
     let mut left_out: BTreeMap<IpNet, Clash> = BTreeMap::new();
     if !allow_default {
-        // The plan refuses learned default routes itself; here they only get their reason.
+        // The plan itself already refuses learned default routes. Here they only get the reason for the report.
         let whole = plan.refused_defaults.iter();
         let whole = whole.filter(|p| !configured.refused_defaults.contains(*p));
         left_out.extend(whole.map(|p| (*p, Clash::Default)));
@@ -125,7 +130,7 @@ pub fn filter(
         Role::Vm { .. } | Role::VpnGateway { .. } | Role::ExpressRouteGateway { .. } => None,
     };
     for prefix in learned {
-        // Rules look up the host's main table before an allowed default route, so that route clashes with nothing.
+        // An allowed default route clashes with nothing, because the rules look up the host's main table before it.
         if prefix.prefix_len() == 0 || left_out.contains_key(&prefix) {
             continue;
         }
@@ -146,8 +151,8 @@ pub fn filter(
 }
 
 impl Host {
-    /// The first clash of a prefix with the host; none if it may be installed. `line` is the network between a circuit edge and its
-    /// customer, which the customer may announce.
+    /// The first clash of a prefix with the host. None: the prefix may be installed. `line` is the network between a
+    /// circuit edge and the customer's router; the customer may announce a prefix that overlaps it.
     fn clash(&self, prefix: &IpNet, plan: &KernelPlan, line: Option<IpNet>) -> Option<Clash> {
         let overlaps = |network: &IpNet| prefix.contains(network) || network.contains(prefix);
         let may_overlap = |network: &IpNet| plan.served.iter().any(|s| s.contains(network)) || line == Some(*network);
@@ -163,7 +168,7 @@ impl Host {
     }
 }
 
-/// The learned routes without those to the given prefixes.
+/// The learned routes without the routes to the given prefixes.
 fn without(dynamic: &RoutingState, left_out: &BTreeMap<IpNet, Clash>) -> RoutingState {
     let keep = |routes: &Arc<Vec<Route>>| {
         let kept = routes.iter().filter(|r| !left_out.contains_key(&r.prefix.trunc()));
@@ -184,9 +189,10 @@ fn without(dynamic: &RoutingState, left_out: &BTreeMap<IpNet, Clash>) -> Routing
     }
 }
 
-/// Returns the prefixes that together act as a default route. A family has such prefixes if all of its prefixes cover at least
-/// three quarters of its addresses. Then the shortest prefixes are returned, until the rest covers less than an eighth. For IPv6
-/// only addresses in 2000::/3 count, the block of global unicast addresses (RFC 4291). Prefixes of length 0 are ignored.
+/// Returns those prefixes that together act as a default route; each family of addresses is judged alone. If the
+/// prefixes of a family cover less than three quarters of its addresses, none is returned. Otherwise those with the
+/// shortest lengths are returned, until the rest covers less than an eighth. For IPv6 only addresses in 2000::/3 count,
+/// the block of global unicast addresses (RFC 4291). Prefixes of length 0 are ignored.
 #[must_use]
 pub fn pieces_of_default(prefixes: impl IntoIterator<Item = IpNet>) -> BTreeSet<IpNet> {
     let (v4, v6): (Vec<IpNet>, Vec<IpNet>) = prefixes
@@ -210,8 +216,8 @@ pub fn pieces_of_default(prefixes: impl IntoIterator<Item = IpNet>) -> BTreeSet<
     pieces
 }
 
-/// The share of a family's addresses that the prefixes cover together, in eighths, rounded down. All prefixes must be of one
-/// family.
+/// The share of a family's addresses that the prefixes cover together, in eighths, rounded down. Addresses in several
+/// prefixes count once. All prefixes must be of one family.
 fn covered_eighths(prefixes: &[IpNet]) -> u128 {
     let mut spans: Vec<(u128, u128)> = prefixes.iter().filter_map(span).collect();
     spans.sort_unstable();
@@ -230,8 +236,8 @@ fn covered_eighths(prefixes: &[IpNet]) -> u128 {
     covered / eighth
 }
 
-/// The first and the last address of a prefix as numbers. For IPv6 they are relative to the start of 2000::/3; none if the prefix is
-/// outside of it.
+/// The first and the last address of a prefix as numbers. For IPv6 the numbers count from the start of 2000::/3. None:
+/// the prefix is outside of 2000::/3.
 fn span(prefix: &IpNet) -> Option<(u128, u128)> {
     match prefix {
         IpNet::V4(p) => Some((u32::from(p.network()).into(), u32::from(p.broadcast()).into())),
@@ -244,7 +250,8 @@ fn span(prefix: &IpNet) -> Option<(u128, u128)> {
     }
 }
 
-/// Parses the name servers of a `resolv.conf` (`resolv.conf(5)`). Loopback addresses and invalid lines are skipped.
+/// Parses the name servers of a `resolv.conf` (`resolv.conf(5)`), in the order of the file. Skips loopback addresses,
+/// which no route can capture, and lines that are not valid.
 #[must_use]
 pub fn name_servers(text: &str) -> Vec<IpAddr> {
     let servers = text.lines().filter_map(|line| {

@@ -1,5 +1,5 @@
-//! The kernel state that a configuration needs, as data: addresses, routes, policy rules and the packet filter. Also the steps
-//! from one plan to another. Pure.
+//! The kernel state that a configuration needs, as data: addresses, routes, policy rules and the packet filter. The
+//! module also computes the steps from one plan to another. It is pure.
 //!
 //! ```text
 //! policy rules, in the order of their priorities (`ip rule`)
@@ -31,33 +31,37 @@ use tombolo_engine::routing::{RoutingState, accept_routes, effective};
 use tombolo_proto::config::{AgentConfig, CircuitNetwork, Role, Speaker, TransitRoute};
 use tombolo_proto::route::{NextHop, RouteSource, RouteState};
 
-/// The numbers by which an agent recognises its own routes, rules and packets on a host. Stored on disk, so that the next run
-/// finds the state of this one.
+/// The numbers by which an agent recognises its own routes, rules and packets on a host. They are stored on disk, so
+/// that the next run can find and remove the state of this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KernelIds {
     /// The agent's routing table.
     pub table: u32,
-    /// The default table: holds the agent's default route and nothing else.
+    /// The default table, which holds the agent's default routes (IPv4 and IPv6) and no other routes.
     pub default_table: u32,
-    /// Added to the base priority of every rule; below 500. It keeps the rules of several agents of a host apart.
+    /// Added to the base priority of every rule; from 0 to 499. The offset keeps the rules of several agents on one
+    /// host apart.
     pub offset: u32,
-    /// The firewall mark of the links' encrypted datagrams, which must not be routed into the overlay.
+    /// The firewall mark that the sockets of the links set. Datagrams with this mark are not routed into the overlay.
     pub fwmark: u32,
 }
 
 impl KernelIds {
-    /// Width of each band of rule priorities: the distance between the first three bases of [`Band`].
+    /// Number of priorities between the first bases of [`Band`], and thus of possible offsets.
     const BAND_WIDTH: u32 = 500;
 
-    /// Derives the IDs from the name of the device. Two devices get the same table with a probability of 1 in 65,536; `table`
-    /// overrides it then. An upgrade must not change the derivation: the new version removes the rules of the old one.
+    /// Derives the IDs from the name of the device. `table` replaces the derived table number, and with it the numbers
+    /// of the other tables. Two devices get the same derived table with a probability of 1 in 65,536; an operator must
+    /// then set `table` for one of them. An upgrade must not change the derivation, because the new version removes the
+    /// rules of the old one.
     #[must_use]
     pub fn of(interface: &str, table: Option<u32>, fwmark: u32) -> Self {
         let hash = blake3::hash(interface.as_bytes());
         let [a, b, ..] = *hash.as_bytes();
         let hash = u32::from(u16::from_be_bytes([a, b]));
-        // The ASCII codes of "tm" and the hash: recognisable in `ip rule`, and far from the table numbers that people choose.
+        // The ASCII codes of "tm" and the hash. The number is recognisable in `ip rule`, and far from the table numbers
+        // that people choose.
         let table = table.unwrap_or(0x746d_0000 | hash);
         Self {
             table,
@@ -79,7 +83,8 @@ impl KernelIds {
         self.table ^ 0x0300_0000
     }
 
-    /// The numbers of all routing tables of the agent.
+    /// The numbers of all routing tables of the agent. They differ from each other for any `table`, because each is
+    /// `table` with other bits inverted.
     #[must_use]
     pub const fn tables(&self) -> [u32; 4] {
         [self.table, self.default_table, self.source_table(), self.exit_table()]
@@ -110,24 +115,24 @@ pub enum Lookup {
 /// The device on which a packet arrived (`iif`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ingress {
-    /// The TUN device.
+    /// The packet arrived from the TUN device.
     Tun,
-    /// The line to the customer edge.
+    /// The packet arrived by the line to the customer edge.
     Line,
-    /// The packet is of the host itself. The kernel routes such packets with the loopback device as `iif`.
+    /// The host itself sent the packet. The kernel routes such packets with the loopback device as `iif`.
     Local,
 }
 
-/// A policy rule. Without `source` and `ingress` it matches packets that lack the agent's firewall mark.
+/// A policy rule. With neither `source` nor `ingress` the rule matches all packets that lack the agent's firewall mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rule {
     /// Rules with lower numbers are tried first.
     pub priority: u32,
     /// True: an IPv6 rule; false: an IPv4 rule.
     pub v6: bool,
-    /// Matches packets with a source in this prefix, with or without the mark.
+    /// Matches packets with a source in this prefix, whether they have the mark or not.
     pub source: Option<IpNet>,
-    /// Matches packets that arrived there, with or without the mark.
+    /// Matches packets that arrived by this way, whether they have the mark or not.
     pub ingress: Option<Ingress>,
     /// The action for packets that match.
     pub lookup: Lookup,
@@ -136,19 +141,21 @@ pub struct Rule {
 /// The action of a kernel route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Route {
-    /// Sends into the TUN device. The kernel takes this source address for sockets that are not bound to one.
+    /// Sends packets into the TUN device. The kernel selects the given source address for sockets that are not bound to
+    /// one.
     Device(Option<IpAddr>),
-    /// Ends the lookup in this table; the kernel continues with the next rule, towards the host's own tables.
+    /// Ends the lookup in this table. The kernel continues with the next rule, which leads towards the host's own
+    /// tables.
     Throw,
-    /// Sends down the line to the customer edge, to this next hop.
+    /// Sends packets over the line to the customer edge, with this next hop.
     Line(IpAddr),
     /// Drops the packet and answers with an ICMP error.
     Unreachable,
 }
 
 impl Route {
-    /// Whether setting `new` with the same key replaces this route in the kernel. IPv6 keeps routes of different types side by
-    /// side, so this route must be deleted first if the type differs.
+    /// Whether the kernel replaces this route if `new` is set with the same key. It does so only if both have the same
+    /// type: IPv6 keeps routes of different types side by side. Otherwise the caller must delete this route first.
     fn is_replaced_by(&self, new: &Self) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(new)
     }
@@ -157,28 +164,30 @@ impl Route {
 /// The complete kernel state of an agent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KernelPlan {
-    /// MTU of the device, bytes.
+    /// MTU of the TUN device in bytes.
     pub mtu: u16,
     /// Addresses of the device. They are set as /32 or /128.
     pub addresses: BTreeSet<IpAddr>,
-    /// Routes of the agent's own table. Those with prefix length 0 go into the default table.
+    /// Routes of the agent's own table, by prefix. Routes with prefix length 0 go into the default table instead.
     pub routes: BTreeMap<IpNet, Route>,
-    /// The policy rules.
+    /// The policy rules of both families.
     pub rules: BTreeSet<Rule>,
-    /// Whether the kernel forwards packets that arrive from the device.
+    /// Whether the kernel forwards packets that arrive from the TUN device.
     pub forwarding: bool,
-    /// The agent's address on the line to a customer edge. None: this is no circuit edge.
+    /// The agent's address on the line to a customer edge, with the line's prefix length. None: this agent is not a
+    /// circuit edge.
     pub line: Option<IpNet>,
     /// Served subnets: prefixes of the overlay that the host itself is connected to (D8).
     pub served: Vec<IpNet>,
     /// Routes that keep packets with overlay addresses from leaving by the host's own routes (see [`confine`]).
     pub confining: BTreeMap<RouteKey, Route>,
-    /// The packet filter for packets that routes cannot confine. None: there is no overlay address yet.
+    /// The packet filter for packets that routes cannot confine. None: the agent has neither an overlay address nor a
+    /// served subnet yet.
     pub filter: Option<Filter>,
     /// The address spaces of the configuration: of the agent's VNet and of the VNets that it reaches.
     pub spaces: Vec<IpNet>,
-    /// Default routes that were left out because `allow_default_route` is off (D22). Includes user-defined routes that together
-    /// cover the address space like a default route.
+    /// Default routes that were left out because `allow_default_route` is off (D22). The list includes user-defined
+    /// routes that together cover the address space like a default route.
     pub refused_defaults: Vec<IpNet>,
 }
 
@@ -187,7 +196,7 @@ pub struct KernelPlan {
 pub struct Connected {
     /// The name of the interface.
     pub interface: String,
-    /// The network of one of its addresses.
+    /// The network of one of the interface's addresses.
     pub network: IpNet,
 }
 
@@ -199,7 +208,7 @@ pub struct Overlap {
     pub prefix: IpNet,
     /// The network of the host.
     pub network: IpNet,
-    /// The interface that is connected to it.
+    /// The interface by which the host is connected to that network.
     pub interface: String,
 }
 
@@ -237,7 +246,8 @@ impl RoleParts {
         }
     }
 
-    /// The source address for a route to this prefix: the first address of its family.
+    /// The source address for a route to this prefix: the agent's first address of the same family. None: it has no
+    /// such address.
     fn source(&self, prefix: &IpNet) -> Option<IpAddr> {
         let mut addresses = self.addresses.iter().copied();
         addresses.find(|a| a.is_ipv6() == prefix.addr().is_ipv6())
@@ -245,8 +255,9 @@ impl RoleParts {
 }
 
 impl KernelPlan {
-    /// Computes the plan of a configuration with learned routes. `allow_default` is the host's setting `allow_default_route`. The
-    /// result confines no packets yet: see [`confine`](Self::confine).
+    /// Computes the plan of a configuration with learned routes (`dynamic`). `allow_default` is the host's setting
+    /// `allow_default_route`. Clashes with the host's networks are not checked: see
+    /// [`check_overlap`](Self::check_overlap). The result confines no packets yet: see [`confine`](Self::confine).
     #[must_use]
     pub fn of(config: &AgentConfig, dynamic: &RoutingState, ids: KernelIds, allow_default: bool) -> Self {
         let role = RoleParts::of(&config.role);
@@ -281,7 +292,8 @@ impl KernelPlan {
         plan
     }
 
-    /// Adds the effective routes of the agent's subnets. Of several routes to one prefix the first one counts.
+    /// Adds the effective routes of the agent's subnets. If several subnets have a route to one prefix, the first one
+    /// found is used.
     fn add_effective_routes(
         &mut self,
         config: &AgentConfig,
@@ -298,8 +310,8 @@ impl KernelPlan {
             let to_device = Route::Device(role.source(&route.prefix));
             let action = match (&route.next_hop, route.source) {
                 (NextHop::Internet {}, RouteSource::User) => Route::Throw,
-                // The engine drops and counts packets of user-defined routes to None. System routes to None and Internet are
-                // left to the host (D22).
+                // The engine drops and counts packets of user-defined routes to None, so these lead into the device.
+                // System routes to None and to Internet add nothing: the host's own routes decide (D22).
                 (NextHop::None {}, RouteSource::User) => to_device,
                 (NextHop::Internet {} | NextHop::None {}, _) => continue,
                 (
@@ -311,7 +323,8 @@ impl KernelPlan {
                     _,
                 ) => to_device,
             };
-            // The lookup continues in the host's tables anyway.
+            // A throw route for everything would change nothing: without it the lookup also continues in the host's
+            // tables.
             if route.prefix.prefix_len() == 0 && action == Route::Throw {
                 continue;
             }
@@ -324,7 +337,7 @@ impl KernelPlan {
         }
     }
 
-    /// Adds the configured routes behind the connections of a VPN gateway, except default routes.
+    /// Adds the configured routes to the networks that a VPN gateway reaches by its connections, except default routes.
     fn add_transit_routes(&mut self, transit: &[TransitRoute], role: &RoleParts) {
         for route in transit.iter().filter(|t| t.prefix.prefix_len() > 0) {
             let to_device = Route::Device(role.source(&route.prefix));
@@ -332,7 +345,8 @@ impl KernelPlan {
         }
     }
 
-    /// Adds the routes of a circuit edge to the VNets that are linked to the circuit. Their source is the tunnel's address.
+    /// Adds the routes of a circuit edge to the VNets that are linked to the circuit. The source of each is the address
+    /// that the edge has for that VNet.
     fn add_circuit_routes(&mut self, networks: &[CircuitNetwork]) {
         for network in networks {
             for prefix in &network.prefixes {
@@ -341,7 +355,8 @@ impl KernelPlan {
         }
     }
 
-    /// Adds the routes that the customer of a circuit announced, with the customer edge of their family as next hop.
+    /// Adds the routes that the customer of a circuit announced. The next hop is the first BGP neighbour of the
+    /// prefix's family; a prefix of a family without a neighbour is skipped.
     fn add_customer_routes(&mut self, learned: impl Iterator<Item = IpNet>, bgp: &Speaker) {
         for prefix in learned {
             let mut next_hops = bgp.neighbours.iter().map(|n| n.address);
@@ -351,12 +366,12 @@ impl KernelPlan {
         }
     }
 
-    /// Checks that no route into the device and no own address overlaps a network that the host is connected to: the host would
-    /// lose that network. Default routes may overlap, because the host's main table is looked up before them. Served subnets may
-    /// overlap as well.
+    /// Checks that no route into the device and no own address overlaps a network that the host is connected to. With
+    /// an overlap the host would lose that network. Default routes may overlap, because the rules look up the host's
+    /// main table before them. A network inside of a served subnet may overlap too.
     ///
     /// # Errors
-    /// The first overlap that is found.
+    /// The first overlap that is found; own addresses are checked after routes.
     pub fn check_overlap(&self, connected: &[Connected]) -> Result<(), Overlap> {
         let routed = self
             .routes
@@ -379,8 +394,8 @@ impl KernelPlan {
     }
 }
 
-/// Base priorities of the rules, to which [`KernelIds::offset`] is added. All precede the kernel's rule for the main table, which
-/// has priority 32766 (`ip-rule(8)`).
+/// Base priorities of the rules, to which [`KernelIds::offset`] is added. All are smaller than 32766, the priority of
+/// the kernel's rule for the main table (`ip-rule(8)`). So the kernel tries the agent's rules first.
 #[derive(Debug, Clone, Copy)]
 enum Band {
     Source = 28_000,
@@ -392,14 +407,16 @@ enum Band {
     Blackhole = 32_250,
 }
 
-/// Priorities of the rules for served subnets, between [`Band::Confined`] and [`Band::MainButDefault`]: the `Goto`, the rules that
-/// it skips, and its target. Each agent has three consecutive numbers, so that the `Goto` skips no rule of another agent.
+/// Priorities of the rules for served subnets, between [`Band::Confined`] and [`Band::MainButDefault`]: that of the
+/// `Goto`, that of the rules that it skips, and that of its target. Each agent has three consecutive numbers, so that
+/// its `Goto` skips no rule of another agent.
 const fn served_priorities(offset: u32) -> [u32; 3] {
     let first = 30_000 + 3 * offset;
     [first, first + 1, first + 2]
 }
 
-/// Whether the agent with this offset uses the priority for rules that name none of its own tables.
+/// Whether the agent with this offset uses `priority` for rules that name none of its own tables. Such rules are
+/// recognised by their priority.
 #[must_use]
 pub fn is_without_table(priority: u32, offset: u32) -> bool {
     served_priorities(offset).contains(&priority)
@@ -407,7 +424,8 @@ pub fn is_without_table(priority: u32, offset: u32) -> bool {
         || priority == Band::Blackhole as u32 + offset
 }
 
-/// The prefixes of active user-defined routes into the device. Routes with next hop Internet stay with the host.
+/// The prefixes of active user-defined routes, except those with next hop Internet, which lead to the host's own
+/// tables.
 fn user_routes(config: &AgentConfig) -> impl Iterator<Item = IpNet> {
     let routes = config.subnets.iter().flat_map(|s| &s.routes);
     let users = routes.filter(|r| r.state == RouteState::Active && r.source == RouteSource::User);
@@ -416,7 +434,7 @@ fn user_routes(config: &AgentConfig) -> impl Iterator<Item = IpNet> {
         .map(|r| r.prefix.trunc())
 }
 
-/// The policy rules of a plan, without those that depend on the host's networks. `base` is the band of the rule for packets
+/// The policy rules of a plan that do not depend on the host's networks. `base` is the band of the rule for packets
 /// without an overlay source.
 fn rules(plan: &KernelPlan, base: Band, offset: u32, allow_default: bool) -> BTreeSet<Rule> {
     let mut rules = BTreeSet::new();
@@ -445,7 +463,8 @@ fn rules(plan: &KernelPlan, base: Band, offset: u32, allow_default: bool) -> BTr
             add(Band::Default, None, Lookup::Default);
         }
         if default && !allow_default && plan.line.is_some() {
-            // The customer's default route applies to packets from VNets only, not to the edge's own packets (D22).
+            // The customer's default route applies only to packets from VNets (from the TUN device). The edge's own
+            // packets keep the host's default route (D22).
             rules.insert(Rule {
                 priority: Band::Default as u32 + offset,
                 v6,

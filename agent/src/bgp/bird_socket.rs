@@ -1,4 +1,4 @@
-//! Client of BIRD's control socket: sends one command per connection, and parses the reply to `show protocols all`.
+//! Client of BIRD's control socket. It sends one command per connection, and parses the reply to `show protocols all`.
 
 use super::home::Home;
 use std::collections::BTreeMap;
@@ -8,27 +8,30 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tombolo_proto::status::BgpPeerState;
 
-/// Timeout of a command. BIRD answers nothing while it reads its configuration, which takes 0.2 s for 40,000 routes.
+/// Timeout of a command. BIRD answers nothing while it reads its configuration, which takes 0.2 s for 40,000 routes, so
+/// 5 s are ample.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest reply to read, in bytes: far more than the state of the 253 sessions that can be configured.
+/// Longest reply that is read, in bytes: far more than the state of the 253 sessions that can be configured. The limit
+/// protects the agent's memory from a compromised BIRD.
 const MAX_REPLY: u64 = 4 << 20;
 
 /// Why a command was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Failure {
-    /// No reply, so a later attempt may succeed.
+    /// BIRD did not reply, so a later attempt may succeed.
     #[error("bird does not answer on its control socket: {0}")]
     NoReply(String),
-    /// BIRD replied with an error, quoted here. The same command would fail again.
+    /// BIRD replied with this error. The same command would fail again.
     #[error("bird refused the command: {0}")]
     Refused(String),
 }
 
-/// Sends a command and returns the lines of BIRD's reply, without their codes.
+/// Sends a command to BIRD, and returns the lines of BIRD's reply without their codes. Each call opens a connection and
+/// closes it.
 ///
 /// # Errors
-/// BIRD refuses the command, or does not reply within [`COMMAND_TIMEOUT`]. A socket that another user listens on gets no
-/// command and counts as no reply.
+/// BIRD refuses the command, does not run, or does not reply within [`COMMAND_TIMEOUT`]. If another user's process
+/// listens on the socket, it gets no command, and the result is [`Failure::NoReply`].
 pub(super) async fn send_command(home: &Home, command: &str) -> Result<Vec<String>, Failure> {
     let socket = home.control_socket();
     let reply = tokio::time::timeout(COMMAND_TIMEOUT, exchange(&socket, home.uid(), command));
@@ -44,7 +47,8 @@ pub(super) async fn send_command(home: &Home, command: &str) -> Result<Vec<Strin
 
 async fn exchange(socket: &Path, uid: u32, command: &str) -> std::io::Result<Result<Vec<String>, String>> {
     let mut stream = UnixStream::connect(socket).await?;
-    // BIRD's user can write this directory, so the name could be a link to another program's socket.
+    // BIRD's user can write the directory, so a compromised BIRD could link the name to another program's socket. The
+    // agent must not send commands there.
     let listener = stream.peer_cred()?.uid();
     if listener != uid {
         let message = format!(
@@ -74,8 +78,9 @@ async fn exchange(socket: &Path, uid: u32, command: &str) -> std::io::Result<Res
     Err(std::io::ErrorKind::UnexpectedEof.into())
 }
 
-/// Splits a line of a reply. Returns its four-digit code with whether the reply ends here, and the text. A line without a code
-/// continues the one before and begins with one blank.
+/// Splits a line of a reply into its code and its text. The code is a number of four digits, and comes with whether the
+/// reply ends with this line. A line without a code continues the line before; its first character, a blank, is
+/// dropped.
 fn split_code(line: &str) -> (Option<(u16, bool)>, &str) {
     let code = line.get(..4).filter(|c| c.bytes().all(|b| b.is_ascii_digit()));
     let code = code.and_then(|c| c.parse().ok());
@@ -90,26 +95,28 @@ fn split_code(line: &str) -> (Option<(u16, bool)>, &str) {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Session {
     pub state: BgpPeerState,
-    /// When the state began, in seconds of Unix time.
+    /// When the present state began, in seconds of Unix time; 0 if unknown.
     pub since: u64,
     /// Routes imported from the neighbour, of both families.
     pub received: u64,
     /// Routes exported to the neighbour, of both families.
     pub sent: u64,
     pub last_error: Option<String>,
-    /// The session is down and the neighbour restarts gracefully (RFC 4724). Both ends keep each other's routes.
+    /// Whether the session is down and the neighbour restarts gracefully (RFC 4724). Both ends keep the other end's
+    /// routes then.
     pub restarting: bool,
 }
 
-/// Parses the reply to `show protocols all`. Returns the BGP sessions by protocol name. `timeformat protocol "%s"` must be
-/// configured, so that times are Unix times. Unknown lines are ignored, and a number that cannot be parsed counts as 0.
+/// Parses the reply to `show protocols all`. Returns the BGP sessions by the name of their protocol in BIRD. The
+/// configuration must have `timeformat protocol "%s"`, so that times are Unix times. Unknown lines are ignored, and a
+/// number that cannot be parsed counts as 0.
 pub(super) fn parse_sessions(reply: &[String]) -> BTreeMap<String, Session> {
     let mut sessions = BTreeMap::new();
     let mut current: Option<(String, Session)> = None;
     for line in reply {
         if !line.starts_with(' ') && !line.is_empty() {
             sessions.extend(current.take());
-            // Name       Proto      Table      State  Since         Info
+            // The heading that BIRD prints, and a line of a session:
             // n_x        BGP        ---        up     1795681816    Established
             let words: Vec<&str> = line.split_ascii_whitespace().collect();
             if let [name, "BGP", _table, up_or_not, since, ..] = words[..] {
@@ -135,13 +142,14 @@ pub(super) fn parse_sessions(reply: &[String]) -> BTreeMap<String, Session> {
 }
 
 impl Session {
-    /// Takes over one indented line of `show protocols all`, split at its first colon.
+    /// Enters the value of one indented line of `show protocols all`, which the caller has split at its first colon.
     fn set_detail(&mut self, key: &str, value: &str) {
         match (key, value) {
             ("Neighbor graceful restart active", _) => self.restarting = true,
             ("BGP state", "Idle") if self.state == BgpPeerState::Connecting => self.state = BgpPeerState::Idle,
             ("Last error", error) => {
-                // BIRD retries by itself after a wait, so its own state is "start". The limit must show as a stopped session.
+                // BIRD retries such a session by itself after a wait, so it reports the state "start". Operators must
+                // see a stopped session, because it stays down until the neighbour sends fewer routes.
                 if error.ends_with("Route limit exceeded") && self.state != BgpPeerState::Connected {
                     self.state = BgpPeerState::Stopped;
                 }

@@ -1,9 +1,9 @@
-//! BIRD as a child process, where no service manager starts it: in containers, labs and tests.
+//! BIRD as a child process, for hosts where no service manager starts it: containers, labs and tests.
 //!
-//! A dedicated thread starts BIRD, forwards its log and waits for its end. The parent-death signal (`prctl(2)`,
-//! `PR_SET_PDEATHSIG`) is sent when the *thread* that created the process ends, so this thread lives as long as BIRD. The
-//! signal is SIGTERM: BIRD then sends a Cease, and neighbours switch to another path at once. Without the agent nothing
-//! forwards their packets.
+//! A dedicated thread starts BIRD, forwards its log and waits for its end. The kernel sends the parent-death signal
+//! (`prctl(2)`, `PR_SET_PDEATHSIG`) when the *thread* that created the process ends, so this thread lives as long as
+//! BIRD. The signal is SIGTERM. BIRD then sends a Cease, and neighbours switch to another path at once, which they must
+//! do because nothing forwards their packets without the agent.
 
 use super::home::{CONFIG, CONTROL_SOCKET, Home, PID_FILE, RUN_DIR};
 use super::process::{Event, MAX_LINE, MAX_WAITING_LINES, Process, SharedPid, printable};
@@ -17,7 +17,7 @@ use std::path::Path;
 use std::process::{ChildStderr, Command, Stdio};
 use tokio::sync::{mpsc, oneshot};
 
-/// The user that BIRD runs as where the agent may change users. Debian's package `bird2` creates it.
+/// The user that BIRD runs as, if the agent may change users. Debian's package `bird2` creates this user.
 const USER: &str = "bird";
 
 /// The number of a capability in `linux/capability.h`.
@@ -29,8 +29,8 @@ const SETGID: Capability = 6;
 const SETUID: Capability = 7;
 const SETPCAP: Capability = 8;
 
-/// BIRD's capabilities: it binds port 179 and sends BFD packets. TCP MD5 signatures (RFC 2385), TTL security and packet
-/// priority need no other capability (tested on Linux 6.1 and 6.18).
+/// The capabilities that BIRD gets: to bind port 179, and to send BFD packets. TCP MD5 signatures (RFC 2385), TTL
+/// security and packet priority need no further capability (tested on Linux 6.1 and 6.18).
 const NEEDED: [(&str, Capability); 2] = [("net_bind_service", 10), ("net_raw", 13)];
 /// Capabilities that the agent needs to start BIRD as another user, to change the group of its files and to signal it.
 const TO_CHANGE_USER: [Capability; 5] = [CHOWN, KILL, SETGID, SETUID, SETPCAP];
@@ -40,7 +40,8 @@ const TO_CHANGE_USER: [Capability; 5] = [CHOWN, KILL, SETGID, SETUID, SETPCAP];
 struct Capabilities(u64);
 
 impl Capabilities {
-    /// The effective set of this process; empty if `/proc` does not show it.
+    /// The effective set of this process. The set is empty if `/proc` does not show it; BIRD then runs as the agent's
+    /// user.
     fn own() -> Self {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let effective = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
@@ -56,7 +57,8 @@ impl Capabilities {
     }
 }
 
-/// The user that BIRD runs as. None: the agent's own user, because there is no user `bird` or the agent may not change users.
+/// The user that BIRD runs as. None: BIRD runs as the agent's own user, because there is no user `bird` or the agent
+/// may not change users. Fails if the user database or the agent's groups cannot be read.
 pub(super) fn user() -> Result<Option<User>> {
     let Some(user) = User::from_name(USER)? else {
         return Ok(None);
@@ -64,17 +66,18 @@ pub(super) fn user() -> Result<Option<User>> {
     Ok(may_change_user(Capabilities::own(), &getgroups()?, user.gid).then_some(user))
 }
 
-/// Whether an agent with these capabilities and groups can run BIRD as a user of `group`. To connect to BIRD's socket the
-/// agent must be a member of the group or have CAP_DAC_OVERRIDE.
+/// Whether an agent with these capabilities and groups can run BIRD as a user of `group`. The agent must also be able
+/// to connect to BIRD's socket, so it must be a member of the group or have CAP_DAC_OVERRIDE.
 fn may_change_user(own: Capabilities, groups: &[Gid], group: Gid) -> bool {
     TO_CHANGE_USER.into_iter().all(|c| own.has(c)) && (own.has(DAC_OVERRIDE) || groups.contains(&group))
 }
 
-/// Starts BIRD. With `recovers` it starts as after a graceful restart (RFC 4724): neighbours still keep the routes of its
-/// predecessor.
+/// Starts BIRD with the files of `home`, in a thread of its own. Returns when the process exists, before BIRD has read
+/// its configuration. With `recovers` BIRD starts as after a graceful restart (RFC 4724), in which neighbours still
+/// keep the routes of BIRD's predecessor.
 ///
 /// # Errors
-/// `bird` or `setpriv` is not installed, or the process cannot be started.
+/// `bird` or `setpriv` is not installed, or the thread or the process cannot be started.
 pub(super) async fn start(home: &Home, recovers: bool) -> Result<Process> {
     let mut command = command(home, recovers)?;
     let (started_sender, started) = oneshot::channel();
@@ -89,18 +92,19 @@ pub(super) async fn start(home: &Home, recovers: bool) -> Result<Process> {
         };
         let number = Pid::from_raw(child.id().cast_signed());
         *shared.lock() = Some(number);
-        // Fails only when the runtime shuts down while `start` waits; the process then ends anyway.
+        // The send fails only if the runtime shuts down while `start` waits. The process then ends anyway.
         let _ = started_sender.send(Ok(()));
         if let Some(log) = child.stderr.take() {
             read_log(log, &events);
         }
-        // WNOWAIT leaves a zombie, which keeps its process ID. `SharedPid` is cleared before the ID can be reused.
+        // WNOWAIT leaves a zombie, which keeps its process ID. So `SharedPid` is cleared before the kernel can reuse
+        // the ID, and no signal reaches another process.
         let _ = waitid(Id::Pid(number), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
         let mut pid = shared.lock();
         *pid = None;
         let how = child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
         drop(pid);
-        // Fails if the supervisor has gone: nobody needs the event then.
+        // The send fails if the supervisor has ended. Nobody needs the event then.
         let _ = events.blocking_send(Event::Ended(how));
     })?;
     started.await.context("starting bird")??;
@@ -121,7 +125,8 @@ fn command(home: &Home, recovers: bool) -> Result<Command> {
     for set in ["inh-caps", "ambient-caps"] {
         command.arg(format!("--{set}={granted}"));
     }
-    // A program that root executes gets the whole bounding set as its permitted set (`capabilities(7)`).
+    // A program that root executes gets the whole bounding set as its permitted set (`capabilities(7)`), so the
+    // bounding set must be reduced too.
     if own.has(SETPCAP) {
         command.arg(format!("--bounding-set={granted}"));
     } else if geteuid().is_root() {
@@ -129,7 +134,8 @@ fn command(home: &Home, recovers: bool) -> Result<Command> {
             "bird has all capabilities of the agent: grant the agent CAP_SETPCAP, which it needs to withhold them"
         );
     }
-    // BIRD gets relative paths and its directory as working directory: its user may not have access to the parent directories.
+    // BIRD gets relative paths, with its own directory as working directory. Its user may not have access to the parent
+    // directories, which absolute paths need.
     let run = Path::new(RUN_DIR);
     let arguments = bird_arguments(
         Path::new(CONFIG),
@@ -148,8 +154,8 @@ fn command(home: &Home, recovers: bool) -> Result<Command> {
     Ok(command)
 }
 
-/// Forwards log lines until BIRD closes the pipe. Lines that do not fit the channel are dropped: BIRD must never block on
-/// its log.
+/// Forwards log lines until BIRD closes the pipe. Lines that do not fit into the channel are dropped, because BIRD
+/// blocks on a log that nobody reads.
 fn read_log(log: ChildStderr, events: &mpsc::Sender<Event>) {
     let mut log = BufReader::new(log);
     let mut line = Vec::new();
@@ -172,7 +178,7 @@ mod tests {
     fn changing_the_user_needs_capabilities_and_access_to_the_socket() {
         let group = Gid::from_raw(101);
         let of = |all: &[Capability]| Capabilities(all.iter().fold(0, |set, c| set | 1 << c));
-        // A container's agent as deploy/compose.yaml starts it: in the group, without CAP_DAC_OVERRIDE.
+        // The agent of a container, as deploy/compose.yaml starts it, is in BIRD's group and lacks CAP_DAC_OVERRIDE.
         let container = of(&TO_CHANGE_USER);
         assert!(may_change_user(container, &[Gid::from_raw(0), group], group));
         assert!(!may_change_user(container, &[Gid::from_raw(0)], group));

@@ -1,16 +1,17 @@
-//! Renders BIRD's configuration from a [`BgpSpec`]. Pure: equal specifications give equal texts.
+//! Renders BIRD's configuration from a [`BgpSpec`]. The module is pure: equal specifications give equal texts.
 //!
 //! Each neighbour has two routing tables in BIRD, one for each address family, and these protocols:
 //!
 //! * an eBGP session, which imports the neighbour's routes into the tables;
 //! * a static protocol for each family, with the routes to announce to the neighbour;
-//! * an iBGP session on loopback, which exports the neighbour's routes to the agent. It uses ADD-PATH (RFC 7911): the best
-//!   path of a prefix may be the one that the agent announces, and plain BGP would hide the neighbour's path then.
+//! * an iBGP session on loopback, which exports the neighbour's routes to the agent. It uses ADD-PATH (RFC 7911),
+//!   because the best path of a prefix may be the one that the agent announces. Plain BGP would then hide the
+//!   neighbour's path.
 //!
-//! BIRD resolves no next hops, and there is no kernel protocol: the agent routes packets itself.
+//! BIRD resolves no next hops, and there is no protocol `kernel`, because the agent routes packets itself.
 //!
-//! No input can inject configuration. Protocol names are hashes, numbers are formatted integers, and passwords with quotes or
-//! control characters are refused.
+//! No input can inject configuration: protocol names are hashes, numbers are formatted integers, and passwords with
+//! quotes or control characters are refused.
 
 use super::{BgpSpec, GRACE};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,8 +22,8 @@ use tombolo_proto::config::{Neighbour, Speaker};
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::Route;
 
-/// Longest AS path to import or announce: the most ASNs in one AS_PATH segment (RFC 4271, section 4.3), whose length is one
-/// octet. Paths on the internet stay below a hundred.
+/// Longest AS path to import or announce, in ASNs. One AS_PATH segment has at most 255, because its length is one octet
+/// (RFC 4271, section 4.3). Paths on the Internet have fewer than a hundred.
 const MAX_AS_PATH: usize = 255;
 /// ASNs that no network may use: 0 (RFC 7607), AS_TRANS (RFC 6793), and the last ASN of 16 and of 32 bits (RFC 7300).
 const RESERVED_ASNS: [u32; 4] = [0, 23_456, 65_535, u32::MAX];
@@ -30,13 +31,13 @@ const RESERVED_ASNS: [u32; 4] = [0, 23_456, 65_535, u32::MAX];
 const MAX_PASSWORD: usize = 80;
 /// Shortest hold time in seconds that RFC 4271 (section 4.2) permits besides 0.
 const MIN_HOLD_TIME: u16 = 3;
-/// BFD with the timers of Azure's ExpressRoute edges: 300 ms interval, multiplier 3. `strict bind` binds BFD to single local
-/// addresses, because another BFD speaker may run on this host.
+/// BFD with the timers of Azure's ExpressRoute edges: 300 ms interval, multiplier 3. `strict bind` binds BFD to single
+/// local addresses, so that another BFD speaker on this host keeps working.
 const BFD: &str =
     "protocol bfd {\naccept direct;\nstrict bind yes;\ninterface \"*\" { interval 300 ms; multiplier 3; };\n}\n";
 
-/// Last octets of the agent's loopback addresses, one for each neighbour. 1 is BIRD's; 0 and 255 are the network and the
-/// broadcast address of the /24.
+/// Last octets of the agent's loopback addresses, one for each neighbour. Octet 1 is BIRD's; 0 and 255 make the network
+/// address and the broadcast address of the /24.
 pub(super) const SLOTS: RangeInclusive<u8> = 2..=254;
 
 /// The loopback endpoints of the iBGP sessions between BIRD and the agent.
@@ -44,19 +45,20 @@ pub(super) const SLOTS: RangeInclusive<u8> = 2..=254;
 pub(super) struct Loopback {
     /// BIRD's address, `127.x.y.1`. The agent uses other addresses of the same /24, one for each neighbour.
     pub bird: Ipv4Addr,
-    /// The TCP MD5 key of the sessions. It keeps other local users from posing as one end. None if the kernel lacks support.
+    /// The TCP MD5 key of the sessions, which keeps other local users from posing as one end of a session. None: the
+    /// kernel has no TCP MD5 signatures.
     pub password: Option<String>,
 }
 
 impl Loopback {
-    /// The agent's address for the neighbour with this slot.
+    /// The agent's loopback address for the neighbour with this slot, which is the address's last octet.
     pub(super) fn agent(&self, slot: u8) -> Ipv4Addr {
         let [a, b, c, _] = self.bird.octets();
         Ipv4Addr::new(a, b, c, slot)
     }
 }
 
-/// A configuration text, and which neighbours it has and lacks.
+/// A configuration text, with the neighbours that it has and those that it lacks.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Rendered {
     pub text: String,
@@ -66,8 +68,9 @@ pub(super) struct Rendered {
     pub refused: BTreeMap<ResourceId, String>,
 }
 
-/// Renders a specification. `slots` has the last octet of each neighbour's loopback address at the agent's end. A neighbour
-/// with invalid parameters, or without a slot, is refused and left out.
+/// Renders a specification. `slots` has, for each neighbour, the last octet of the agent's loopback address. A
+/// neighbour with invalid parameters or without a slot is left out and listed as refused. If the speaker is invalid,
+/// all neighbours are refused. Without a speaker the text is empty.
 pub(super) fn render(spec: &BgpSpec, loopback: &Loopback, slots: &BTreeMap<ResourceId, u8>) -> Rendered {
     let mut out = Rendered::default();
     let Some(speaker) = &spec.speaker else { return out };
@@ -105,8 +108,8 @@ pub(super) fn render(spec: &BgpSpec, loopback: &Loopback, slots: &BTreeMap<Resou
     out
 }
 
-/// A stable name for a neighbour's protocols, made of the hash of its ID. It must not change between renderings: BIRD resets
-/// protocols that change their name.
+/// The name of a neighbour's protocols: 16 hexadecimal digits of the hash of the neighbour's ID. It must not change
+/// between two renderings or versions, because BIRD resets a session whose protocol changes its name.
 fn name(id: &ResourceId) -> String {
     let hash = blake3::hash(id.key().as_bytes()).to_hex();
     hash.get(..16).unwrap_or_default().to_owned()
@@ -125,7 +128,8 @@ fn global_options(speaker: &Speaker) -> String {
     )
 }
 
-/// Whether BFD monitors a session. Only single-hop sessions use it (D19); without it the hold timer detects failures.
+/// Whether BFD monitors a session. Only single-hop sessions use BFD (D19); for the others the hold timer detects
+/// failures.
 const fn uses_bfd(n: &Neighbour) -> bool {
     n.bfd && !n.multihop
 }
@@ -192,7 +196,8 @@ fn write_neighbour(
              import filter sane; export where source = RTS_STATIC;",
             n.max_prefixes
         )?;
-        // Without `next hop address`, BIRD takes the next hop of the other family from the interface, which may have none.
+        // Without `next hop address`, BIRD takes the next hop of the other family from the interface, which may have no
+        // address of this family.
         let foreign = n.local_address.is_ipv6() != v6;
         let own = spec.addresses.iter().find(|a| a.is_ipv6() == v6);
         match own.filter(|_| foreign) {
@@ -205,8 +210,8 @@ fn write_neighbour(
     writeln!(out, "}}")
 }
 
-/// Writes the passive iBGP session that exports a neighbour's routes to the agent. `hold time 0` turns keepalives off: neither
-/// end of a loopback connection can vanish without closing it.
+/// Writes the passive iBGP session that exports a neighbour's routes to the agent. `hold time 0` turns keepalives off.
+/// They have no purpose on loopback, where an end that dies always closes its connection.
 fn write_feed(out: &mut String, speaker: &Speaker, loopback: &Loopback, slot: u8, name: &str) -> std::fmt::Result {
     writeln!(
         out,
@@ -223,6 +228,8 @@ fn write_feed(out: &mut String, speaker: &Speaker, loopback: &Loopback, slot: u8
     if let Some(password) = &loopback.password {
         writeln!(out, "password \"{password}\";")?;
     }
+    // BIRD cannot announce a route without a next hop. The agent ignores it, because it knows the neighbour by the
+    // session.
     for (family, next_hop) in [(4, "127.0.0.1"), (6, "::1")] {
         writeln!(
             out,
@@ -233,8 +240,8 @@ fn write_feed(out: &mut String, speaker: &Speaker, loopback: &Loopback, slot: u8
     writeln!(out, "}}")
 }
 
-/// Whether BIRD can announce a route: its path has at most [`MAX_AS_PATH`] ASNs, and none of them is 0 (RFC 7607).
-/// [`tombolo_engine::routing`] decides whether it should be announced.
+/// Whether BIRD can announce a route: its path has at most [`MAX_AS_PATH`] ASNs, and none of these is 0 (RFC 7607).
+/// Whether the agent wants to announce it is decided by [`tombolo_engine::routing`].
 fn is_exportable(route: &Route) -> bool {
     route.as_path.len() <= MAX_AS_PATH && !route.as_path.contains(&0)
 }
@@ -286,7 +293,7 @@ fn check_neighbour(speaker: &Speaker, n: &Neighbour) -> Result<(), String> {
         return Err("maxPrefixes: 0 must be at least 1".into());
     }
     match &n.password {
-        // The message must not show the password.
+        // The message does not show the password, because it goes into logs and the status.
         Some(p) if !is_quotable(&p.0) => Err(format!(
             "password: must have 1 to {MAX_PASSWORD} printable ASCII characters, none of them '\"'"
         )),
@@ -294,8 +301,8 @@ fn check_neighbour(speaker: &Speaker, n: &Neighbour) -> Result<(), String> {
     }
 }
 
-/// Whether a password can stand in a quoted string. BIRD's strings have no escape sequences: they end at the first quote and
-/// must not contain a line break.
+/// Whether a password can be written as a quoted string. BIRD's strings have no escape sequences: they end at the first
+/// quote and must not contain a line break. The length must be within 1 to [`MAX_PASSWORD`].
 fn is_quotable(password: &str) -> bool {
     (1..=MAX_PASSWORD).contains(&password.len())
         && password
@@ -303,8 +310,8 @@ fn is_quotable(password: &str) -> bool {
             .all(|b| (b == b' ' || b.is_ascii_graphic()) && b != b'"')
 }
 
-/// Whether an address can be one end of a session. Link-local addresses are refused because they need an interface, except those
-/// that Azure uses for BGP ([`is_azure_apipa`]).
+/// Whether an address can be one end of a session. Link-local addresses are refused, because a session with such an
+/// address needs an interface. The exceptions are the addresses that Azure uses for BGP ([`is_azure_apipa`]).
 fn is_usable(address: IpAddr) -> bool {
     let odd = match address {
         IpAddr::V4(a) => a.is_loopback() || a.is_link_local() && !is_azure_apipa(a) || a.is_broadcast(),

@@ -1,18 +1,20 @@
-//! Holds back announcements to a neighbour for a moment after its session came back. A neighbour sends packets as soon as it has
-//! routes. Receivers check the sources of these packets against the neighbour's own routes, which must first spread from agent
-//! to agent: packets that arrive earlier are dropped as spoofed.
+//! Holds back the announcements to a neighbour for a moment after its session came back. A neighbour sends packets as
+//! soon as it has routes. Receivers check the sources of these packets against the neighbour's own routes, which must
+//! first spread from agent to agent. Packets that arrive before that are dropped as spoofed.
 //!
-//! A neighbour that restarts gracefully (RFC 4724) is not held back, because it kept the routes that were announced to it.
+//! A neighbour that restarts gracefully (RFC 4724) is not held back, because it kept the routes that were announced to
+//! it.
 
 use super::bird_socket::Session;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tombolo_proto::status::BgpPeerState;
 
-/// How long announcements are held back. Ten times as long as routes take to spread to the last agent.
+/// How long announcements are held back. This is ten times as long as routes take to spread to the last agent.
 const EXPORT_HOLD: Duration = Duration::from_millis(500);
 
-/// The state of the exports to each session that was established at least once since BIRD started, by protocol name.
+/// The state of the exports to each session that was established at least once since BIRD started. The key is the name
+/// of the session's protocol.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ExportHold {
     sessions: BTreeMap<String, Export>,
@@ -29,7 +31,9 @@ enum Export {
 }
 
 impl ExportHold {
-    /// Advances to the present state of all sessions. Returns the commands for BIRD that enable or disable exports.
+    /// Moves on to the present state of all sessions. A session that is missing from `sessions` is forgotten. Returns
+    /// the commands for BIRD that enable or disable exports, in the order of the sessions' names. The new state assumes
+    /// that BIRD carries them out: see [`revert`](Self::revert).
     pub(super) fn update(&mut self, sessions: &BTreeMap<String, Session>, now: Instant) -> Vec<String> {
         self.sessions.retain(|name, _| sessions.contains_key(name));
         let mut commands = Vec::new();
@@ -37,7 +41,8 @@ impl ExportHold {
             let is_up = session.state == BgpPeerState::Connected;
             let before = self.sessions.get(name).copied();
             let export = match before {
-                // The first session is not held back: perhaps this agent restarted, and the neighbour did not.
+                // The first session is not held back. Perhaps only this agent restarted, and the neighbour's routes are
+                // known everywhere.
                 None if is_up => Export::Enabled,
                 None => continue,
                 Some(Export::Enabled) if is_up || session.restarting => Export::Enabled,
@@ -56,18 +61,21 @@ impl ExportHold {
         commands
     }
 
-    /// Returns to the state before an update whose commands failed, so that the next update returns them again.
+    /// Returns to the state `before` an update whose commands failed, so that the next update returns the commands
+    /// again.
     pub(super) fn revert(&mut self, before: Self) {
         *self = before;
     }
 
-    /// The commands to repeat after BIRD has reloaded its configuration, which enables all protocols.
+    /// The commands that disable exports again after BIRD has reloaded its configuration, because a reload enables all
+    /// protocols.
     pub(super) fn commands_after_reload(&self) -> Vec<String> {
         let disabled = self.sessions.iter().filter(|(_, export)| **export != Export::Enabled);
         disabled.map(|(name, _)| command(name, false)).collect()
     }
 
-    /// The earliest time at which [`update`](Self::update) will enable the exports to a session. None: no session is held back.
+    /// The earliest time at which [`update`](Self::update) will enable the exports to a session. The time may be in the
+    /// past. None: no session is held back.
     pub(super) fn next_due(&self) -> Option<Instant> {
         let due = |export: &Export| match export {
             Export::HeldUntil(due) => Some(*due),
@@ -77,7 +85,8 @@ impl ExportHold {
     }
 }
 
-/// The command that enables or disables the announcements to a session, which are its static protocols `s4_…` and `s6_…`.
+/// The command that enables or disables the announcements to a session. They come from its static protocols `s4_…` and
+/// `s6_…`.
 fn command(session: &str, enable: bool) -> String {
     let verb = if enable { "enable" } else { "disable" };
     format!("{verb} \"s?_{}\"", session.strip_prefix("n_").unwrap_or(session))
@@ -87,7 +96,7 @@ fn command(session: &str, enable: bool) -> String {
 mod tests {
     use super::*;
 
-    /// One session.
+    /// One session in the given state, by its name.
     fn sessions(state: BgpPeerState, restarting: bool) -> BTreeMap<String, Session> {
         let session = Session {
             state,
@@ -118,7 +127,7 @@ mod tests {
         assert_eq!(at(Connected, false, 60), (vec![], due));
         assert_eq!(at(Connected, false, 559), (vec![], due));
         assert_eq!(at(Connected, false, 560), (vec!["enable \"s?_x\"".into()], None));
-        // Down again before the hold has passed: the hold starts anew.
+        // The session goes down before the hold has passed, so the next hold starts anew.
         assert_eq!(at(Connecting, false, 600).0.len(), 1);
         assert_eq!(at(Connected, false, 700).0.len(), 0);
         assert_eq!(at(Connecting, false, 800), none);

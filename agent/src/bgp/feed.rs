@@ -1,5 +1,5 @@
-//! The agent's end of the loopback iBGP session over which BIRD passes on the routes of one neighbour. Each neighbour has a
-//! session of its own, so that a neighbour that disturbs its session does not affect the others.
+//! The agent's end of the loopback iBGP session over which BIRD passes on the routes of one neighbour. Each neighbour
+//! has a session of its own, so that a neighbour whose routes break its session does not affect other neighbours.
 
 use super::conf::Loopback;
 use super::message::{self, Family, Message};
@@ -17,51 +17,53 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tombolo_engine::routing::Pace;
 use tombolo_proto::id::ResourceId;
 
-/// Free space in the read buffer before each read, in bytes: four messages of the greatest length.
+/// Free space in the read buffer before each read, in bytes: room for four messages of the greatest length.
 const READ_SIZE: usize = 16 << 10;
 /// TCP port of BGP (RFC 4271).
 const BGP_PORT: u16 = 179;
-/// Timeout of connecting and of the exchange of OPEN and KEEPALIVE. Both ends are on this host; BIRD answers late only while
-/// it reads its configuration (0.2 s for 40,000 routes).
+/// Timeout of a connection attempt with its exchange of OPEN and KEEPALIVE. Both ends are on this host, so BIRD answers
+/// late only while it reads its configuration (0.2 s for 40,000 routes).
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// First and longest wait between two attempts to connect. BIRD accepts connections shortly after it started.
+/// First and longest wait between two attempts to connect. BIRD accepts connections shortly after its start, so the
+/// first waits are short.
 const MIN_RETRY_BACKOFF: Duration = Duration::from_millis(20);
 const MAX_RETRY_BACKOFF: Duration = Duration::from_secs(1);
-/// Shortest time between two published tables: a burst of UPDATEs is published as one table.
+/// Shortest time between two published tables, so that a burst of UPDATEs is published as one table.
 const MIN_PUBLISH_INTERVAL: Duration = Duration::from_millis(10);
-/// Changes after a quiet period that are published without delay, because a long table arrives in several UPDATEs. [`Pace`]
-/// delays further changes more and more until the neighbour is quiet again.
+/// Number of changes after a quiet period that are published without delay, because a long table arrives in several
+/// UPDATEs. [`Pace`] delays further changes more and more, until the neighbour is quiet again.
 const FREE_CHANGES: u32 = 8;
-/// How long stale routes stay after BIRD sent End-of-RIB (RFC 4724). BIRD cannot know when a neighbour without graceful restart
-/// has sent its whole table, so routes may still arrive after End-of-RIB.
+/// How long stale routes stay after BIRD has sent End-of-RIB (RFC 4724). BIRD cannot know when a neighbour without
+/// graceful restart has sent its whole table, so routes may still arrive after End-of-RIB.
 const STALE_DELAY: Duration = Duration::from_secs(3);
 
-/// The session for one neighbour.
+/// The session with BIRD for one neighbour.
 #[derive(Debug)]
 pub(super) struct Feed {
     pub neighbour: ResourceId,
-    /// The speaker's ASN, at both ends of this iBGP session.
+    /// The speaker's ASN, which both ends of this iBGP session have.
     pub asn: u32,
     pub loopback: Loopback,
     /// The last octet of the agent's loopback address.
     pub slot: u8,
-    /// Gets the neighbour's routes.
+    /// The map of all neighbours' routes, in which this feed sets the entry of its neighbour.
     pub learned: watch::Sender<Learned>,
-    /// Notified when BIRD was started or reconfigured: connect again at once.
+    /// Notified when BIRD was started or reconfigured. The feed then connects again without waiting for its backoff.
     pub reconnect: Arc<Notify>,
 }
 
 impl Feed {
-    /// Connects, publishes the neighbour's routes and reconnects, until the task is aborted. After the session ended its routes
-    /// stay for [`GRACE`], or for [`STALE_DELAY`] after the next session sent its whole table.
+    /// Connects, publishes the neighbour's routes and reconnects, until the task is aborted. When a session has ended,
+    /// its routes stay for [`GRACE`], or for [`STALE_DELAY`] after the next session has sent its whole table, whichever
+    /// ends first.
     pub(super) async fn run(self) {
         let mut table = Table::default();
         let mut pace = Pace::with_free(FREE_CHANGES);
-        // When stale routes are removed.
+        // The time at which stale routes are removed. None: there are no stale routes.
         let mut stale_until = None;
         let mut backoff = MIN_RETRY_BACKOFF;
         loop {
-            // Created before the attempt, so that a notification during the attempt is not lost.
+            // Created before the attempt, so that a notification that comes during the attempt is not lost.
             let reconnect = self.reconnect.notified();
             let outcome = match timeout(HANDSHAKE_TIMEOUT, self.establish()).await {
                 Ok(Ok(session)) => {
@@ -92,7 +94,8 @@ impl Feed {
         }
     }
 
-    /// Connects and establishes the BGP session. Returns the stream, and bytes that were received after the handshake.
+    /// Connects and establishes the BGP session. Returns the stream, and the bytes that arrived after the messages of
+    /// the handshake.
     async fn establish(&self) -> Result<(TcpStream, Vec<u8>), String> {
         let mut stream = self.connect().await.map_err(|e| e.to_string())?;
         let mut received = Vec::new();
@@ -128,7 +131,8 @@ impl Feed {
         }
         socket.bind(SocketAddr::from((self.local_address(), 0)))?;
         let stream = socket.connect((self.loopback.bird, BGP_PORT).into()).await?;
-        // Nagle's algorithm would hold back the short messages of the handshake.
+        // Nagle's algorithm would hold back the short messages of the handshake until BIRD acknowledges the previous
+        // ones.
         stream.set_nodelay(true)?;
         Ok(stream)
     }
@@ -137,7 +141,7 @@ impl Feed {
         stream.write_all(bytes).await.map_err(|e| e.to_string())
     }
 
-    /// Receives UPDATEs and publishes the table until the session ends. Returns the reason.
+    /// Receives UPDATEs and publishes the table, until the session ends. Returns why it ended.
     async fn receive(
         &self,
         session: (TcpStream, Vec<u8>),
@@ -146,7 +150,8 @@ impl Feed {
         stale_until: &mut Option<Instant>,
     ) -> String {
         let (mut stream, mut received) = session;
-        // Whether the table changed since it was published, and the earliest time to publish it.
+        // `dirty`: the table has changed since it was published. `due`: the earliest time at which it may be published
+        // again.
         let (mut dirty, mut due) = (false, Instant::now());
         loop {
             loop {
@@ -175,8 +180,8 @@ impl Feed {
                 pace.used(now());
                 (dirty, due) = (false, Instant::now() + pace.wait(now()).max(MIN_PUBLISH_INTERVAL));
             }
-            // BIRD's socket uses Nagle's algorithm: a delayed acknowledgement would delay its next UPDATE. The kernel resets the
-            // option, so it is set before each read. A failure only costs latency.
+            // BIRD's socket uses Nagle's algorithm, so a delayed acknowledgement delays BIRD's next UPDATE. The kernel
+            // resets the option by itself, so it is set before each read. If that fails, only latency is lost.
             let _ = SockRef::from(&stream).set_tcp_quickack(true);
             received.reserve(READ_SIZE);
             tokio::select! {
@@ -207,7 +212,7 @@ impl Feed {
     }
 }
 
-/// Receives the next message of the handshake. `received` keeps what follows it.
+/// Receives the next message of the handshake. Bytes that follow the message stay in `received`.
 async fn next_message(stream: &mut TcpStream, received: &mut Vec<u8>) -> Result<Message, String> {
     loop {
         if let Some(message) = message::parse_next(received).map_err(|e| e.to_string())? {
@@ -226,7 +231,7 @@ fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
 
-/// Waits until a time; without one, for ever.
+/// Waits until a time. Without a time, never returns.
 async fn at(when: Option<Instant>) {
     match when {
         Some(when) => sleep_until(when).await,

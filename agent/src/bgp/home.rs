@@ -1,8 +1,9 @@
-//! BIRD's files: a configuration directory that the agent writes and BIRD's group may read, and BIRD's own run directory.
+//! BIRD's files: a configuration directory, which the agent writes and BIRD's group may read, and BIRD's own run
+//! directory.
 //!
-//! BIRD parses the messages of untrusted neighbours. A compromised BIRD could place symbolic links where the agent writes, and so
-//! redirect these writes. Therefore the agent writes only into a directory whose entries BIRD cannot change. In BIRD's run
-//! directory it only removes names and connects to the control socket.
+//! BIRD parses the messages of untrusted neighbours. A compromised BIRD could place symbolic links where the agent
+//! writes, and so redirect these writes. Therefore the agent writes only into a directory whose entries BIRD cannot
+//! change. In BIRD's run directory the agent only removes names, and connects to the control socket.
 
 use super::BirdService;
 use anyhow::{Context, Result, ensure};
@@ -13,13 +14,13 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-/// Names in the configuration directory.
+/// Names of files and sockets in the configuration directory.
 pub(super) const CONFIG: &str = "bird.conf";
 const NEW_CONFIG: &str = "bird.conf.new";
 pub(super) const START_SOCKET: &str = "start.sock";
-/// The run directory of a BIRD that is a child, below the configuration directory.
+/// Name of the run directory of a BIRD that is a child. It is in the configuration directory.
 pub(super) const RUN_DIR: &str = "run";
-/// Names in the run directory.
+/// Names of files and sockets in the run directory.
 pub(super) const CONTROL_SOCKET: &str = "bird.ctl";
 pub(super) const PID_FILE: &str = "bird.pid";
 
@@ -31,18 +32,21 @@ const MAX_SOCKET_PATH: usize = 107;
 pub(super) struct Home {
     config_dir: PathBuf,
     run_dir: PathBuf,
-    /// None: BIRD runs as the agent's own user.
+    /// The user that BIRD runs as. None: the agent's own user.
     user: Option<User>,
 }
 
 impl Home {
-    /// Creates the directories of a BIRD that is the agent's child.
+    /// Creates the directories of a BIRD that is the agent's child: `dir`, and the run directory in it. BIRD's group
+    /// may read the first and write the second.
     ///
     /// # Errors
-    /// A directory cannot be created, is a symbolic link, belongs to another user, or is too long for a socket's path.
+    /// A directory cannot be created or given to BIRD's group, is a symbolic link, belongs to another user, or is too
+    /// long for a socket's path.
     pub(super) fn of_child(dir: &Path, user: Option<User>) -> Result<Self> {
         let config_dir = make_dir(dir, 0o750, user.as_ref())?;
-        // BIRD creates its control socket and PID file here. The agent writes nothing here.
+        // BIRD creates its control socket and PID file in the run directory, so BIRD's group may write there. The agent
+        // writes nothing there.
         let run_dir = make_dir(&config_dir.join(RUN_DIR), 0o770, user.as_ref())?;
         Self::new(config_dir, run_dir, user)
     }
@@ -78,35 +82,40 @@ impl Home {
         Ok(home)
     }
 
+    /// The absolute path of the directory into which the agent writes BIRD's configuration.
     pub(super) fn config_dir(&self) -> &Path {
         &self.config_dir
     }
 
+    /// The path of BIRD's control socket, in the run directory.
     pub(super) fn control_socket(&self) -> PathBuf {
         self.run_dir.join(CONTROL_SOCKET)
     }
 
+    /// The path of the socket to which a starting BIRD connects, in the configuration directory.
     pub(super) fn start_socket(&self) -> PathBuf {
         self.config_dir.join(START_SOCKET)
     }
 
+    /// The user that BIRD runs as. None: the agent's own user.
     pub(super) const fn user(&self) -> Option<&User> {
         self.user.as_ref()
     }
 
-    /// The user ID that BIRD runs as. The agent accepts connections with this user only.
+    /// The user ID that BIRD runs as. The agent exchanges data only with processes of this user.
     pub(super) fn uid(&self) -> u32 {
         self.user.as_ref().map_or(geteuid(), |user| user.uid).as_raw()
     }
 
-    /// Replaces the configuration atomically. It contains passwords, so only the agent and BIRD's group may read it.
+    /// Replaces the configuration file atomically. BIRD reads the file only at its start and at the command
+    /// `configure`. The text contains passwords, so only the agent and BIRD's group may read the file.
     ///
     /// # Errors
-    /// The file cannot be written; the old configuration stays.
+    /// The file cannot be written. The old configuration stays.
     pub(super) fn write(&self, text: &str) -> Result<()> {
         let (path, new) = (self.config_dir.join(CONFIG), self.config_dir.join(NEW_CONFIG));
         let step = || -> std::io::Result<()> {
-            // A leftover file of a killed agent would keep its old owner and mode.
+            // A killed agent may have left this file, which would keep its old owner and mode.
             remove(&new)?;
             let mut file = OpenOptions::new()
                 .write(true)
@@ -124,9 +133,9 @@ impl Home {
         step().with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Removes the configuration. The service manager starts BIRD only while it exists.
+    /// Removes the configuration file. Without this file the service manager does not start BIRD.
     pub(super) fn remove_config(&self) {
-        // The agent owns the directory, so removal fails only with the disk.
+        // The agent owns the directory, so the removal can fail only by a fault of the disk.
         let _ = remove(&self.config_dir.join(CONFIG));
     }
 
@@ -134,14 +143,15 @@ impl Home {
     pub(super) fn clear(&self) {
         self.remove_config();
         for name in [CONTROL_SOCKET, PID_FILE] {
-            // A service's run directory may not be writable for the agent; BIRD replaces these files at its next start.
+            // The agent may not be allowed to write in the run directory of a service. BIRD replaces these files at its
+            // next start.
             let _ = remove(&self.run_dir.join(name));
         }
     }
 }
 
-/// Changes the group of a file to that of BIRD's user, if necessary: an agent without CAP_CHOWN whose own group it is creates
-/// its files with this group.
+/// Changes the group of a file to that of BIRD's user, unless the file has that group already. An agent whose own group
+/// is BIRD's creates its files with that group, and then needs no CAP_CHOWN.
 fn give_to_group(file: &File, user: &User) -> std::io::Result<()> {
     let group = user.gid.as_raw();
     if file.metadata()?.gid() != group {
@@ -150,7 +160,7 @@ fn give_to_group(file: &File, user: &User) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Removes a name if it exists. Of a symbolic link it removes the link, not its target.
+/// Removes a name if it exists. If the name is a symbolic link, the link is removed and its target stays.
 fn remove(path: &Path) -> std::io::Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
@@ -158,15 +168,16 @@ fn remove(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Creates a directory unless it exists, and sets its mode. Without a user for BIRD, the group gets no rights. Returns the
-/// absolute path.
+/// Creates a directory with its parents unless it exists, and sets its mode. Without a user for BIRD, the group gets no
+/// rights. Returns the absolute path, without symbolic links.
 ///
 /// # Errors
 /// The directory cannot be created, is a symbolic link, or belongs to another user than the agent's.
 fn make_dir(path: &Path, mode: u32, user: Option<&User>) -> Result<PathBuf> {
     let step = || -> Result<PathBuf> {
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-        // Group and mode are set by descriptor: BIRD could replace a name in its own directory by a link at any moment.
+        // Group and mode are set by the directory's descriptor. By name BIRD could replace an entry of its own
+        // directory by a link at any moment.
         let dir = OpenOptions::new()
             .read(true)
             .custom_flags(O_DIRECTORY | O_NOFOLLOW)

@@ -1,11 +1,12 @@
-//! Copies BIRD's log lines into the agent's log, at a limited rate: a hostile neighbour can cause any number of them.
+//! Copies BIRD's log lines into the agent's log. The rate is limited, because a hostile neighbour can cause any number
+//! of lines.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tombolo_proto::id::ResourceId;
 
-/// Lines that are copied within [`RATE_INTERVAL`]; further ones are only counted. A trade-off: enough lines to diagnose a
-/// session, too few to fill a disk.
+/// Most lines that are copied within [`RATE_INTERVAL`]; further lines are only counted. A trade-off: enough lines to
+/// diagnose a session, too few to fill a disk.
 const MAX_LINES: u32 = 20;
 const RATE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -18,8 +19,9 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Copies a line, with the neighbour whose protocol it names (`names`: neighbours by protocol name). Returns whether the line
-    /// reports a state change of a neighbour's session.
+    /// Copies a line into the agent's log, with the neighbour whose protocol the line names (`names`: neighbours by
+    /// protocol name). Lines for diagnosis are copied at the level "debug" and do not count for the limit. Returns
+    /// whether the line reports a state change of a neighbour's session, also if it was suppressed.
     pub(super) fn write(&mut self, line: &str, names: &BTreeMap<String, ResourceId>) -> bool {
         let (level, text) = split(line);
         let (name, message) = text.split_once(": ").unwrap_or(("", text));
@@ -27,7 +29,7 @@ impl Log {
         let text = if neighbour.is_some() { message } else { text };
         let is_change = neighbour.is_some() && message.starts_with("State changed");
         if matches!(level, "TRACE" | "DBG" | "INFO" | "FATAL") {
-            // BIRD logs each orderly shutdown as FATAL.
+            // BIRD logs each orderly shutdown as FATAL, so this level is no reason for a warning.
             tracing::debug!(neighbour = neighbour.map(tracing::field::display), "bird: {text}");
             return is_change;
         }
@@ -44,7 +46,8 @@ impl Log {
         self.written += 1;
         let neighbour = neighbour.map(tracing::field::display);
         match level {
-            // A message of the neighbour, such as the reason of its NOTIFICATION.
+            // BIRD quotes a message of the neighbour here, such as the reason of its NOTIFICATION, so the line shows no
+            // fault of this host.
             "RMT" => tracing::info!(neighbour, "bird: {text}"),
             _ => tracing::warn!(neighbour, "bird: {text}"),
         }
@@ -52,8 +55,8 @@ impl Log {
     }
 }
 
-/// Splits `2026-11-26 08:30:16.233 <TRACE> n_x: State changed to up` into the level and the text after it. A line without a level
-/// is all text.
+/// Splits `2026-11-26 08:30:16.233 <TRACE> n_x: State changed to up` into the level and the text after it. If a line
+/// has no level, the level is empty and the text is the whole line.
 fn split(line: &str) -> (&str, &str) {
     let level = line.split_once('<').and_then(|(_, rest)| rest.split_once("> "));
     level.unwrap_or(("", line))

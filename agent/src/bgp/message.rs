@@ -1,9 +1,9 @@
-//! Parser and writer of BGP messages, as far as BIRD and the agent exchange them on loopback: IPv4 and IPv6 unicast with
+//! Parser and writer of the BGP messages that BIRD and the agent exchange on loopback: IPv4 and IPv6 unicast with
 //! ADD-PATH (RFC 7911) and 4-octet ASNs (RFC 6793).
 //!
-//! Three attributes of an UPDATE are decoded: AS_PATH, MP_REACH_NLRI and MP_UNREACH_NLRI (RFC 4760). All others are skipped by
-//! their length. BIRD forwards unknown attributes unchanged, so their content is under the control of the neighbour and of
-//! networks behind it. Such content must not make a route lose its path, nor end the session.
+//! The parser decodes three attributes of an UPDATE: AS_PATH, MP_REACH_NLRI and MP_UNREACH_NLRI (RFC 4760). It skips
+//! all others by their length. BIRD forwards unknown attributes unchanged, so their content is under the control of the
+//! neighbour and of networks beyond it. Such content must neither make a route lose its path nor end the session.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::Ipv4Addr;
@@ -15,32 +15,34 @@ const MAX_LENGTH: usize = 4096;
 /// The 2-octet placeholder for an ASN that does not fit 16 bits (RFC 6793).
 const AS_TRANS: u16 = 23_456;
 
-// Message types.
+// Message types (RFC 4271, section 4.1; ROUTE-REFRESH: RFC 2918).
 const OPEN: u8 = 1;
 const UPDATE: u8 = 2;
 const NOTIFICATION: u8 = 3;
 const KEEPALIVE: u8 = 4;
 const ROUTE_REFRESH: u8 = 5;
 
-// The optional parameter of OPEN that has the capabilities (RFC 5492), and capability codes.
+// The optional parameter of OPEN that contains the capabilities (RFC 5492), and the codes of capabilities.
 const CAPABILITIES: u8 = 2;
 const MULTIPROTOCOL: u8 = 1;
 const GRACEFUL_RESTART: u8 = 64;
 const FOUR_OCTET_ASN: u8 = 65;
 const ADD_PATH: u8 = 69;
 
-// The attribute flag for a 2-octet length, and attribute type codes.
+// The attribute flag that says that the attribute's length has 2 octets, and the type codes of attributes (RFC 4271,
+// section 4.3).
 const EXTENDED_LENGTH: u8 = 0x10;
 const AS_PATH: u8 = 2;
 const MP_REACH: u8 = 14;
 const MP_UNREACH: u8 = 15;
 
-/// A message that cannot be parsed. The session must be closed, because the next message cannot be found.
+/// A message that cannot be parsed, with the part that is malformed. The caller must close the session, because the
+/// start of the next message is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("malformed {0}")]
 pub struct Malformed(&'static str);
 
-/// An address family with SAFI unicast.
+/// An address family; the SAFI is always unicast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
     /// IPv4 unicast (AFI 1).
@@ -50,7 +52,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// Both families.
+    /// Both families, IPv4 first.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 
     /// AFI (2 octets) and SAFI (1 octet) as encoded in messages.
@@ -66,25 +68,25 @@ impl Family {
     }
 }
 
-/// A BGP message.
+/// A BGP message, decoded as far as the agent needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
-    /// Session parameters, the first message of each side.
+    /// The session parameters, which each side sends as its first message.
     Open(Open),
-    /// New, changed and withdrawn routes.
+    /// Routes that are new, changed or withdrawn, or an End-of-RIB.
     Update(Update),
     /// An error that ends the session: code and subcode (RFC 4271, section 4.5).
     Notification(u8, u8),
-    /// Sign of life, and confirmation of OPEN.
+    /// Shows that the sender is alive, and confirms an OPEN.
     Keepalive,
-    /// ROUTE-REFRESH (RFC 2918). The agent does not offer the capability and ignores it.
+    /// ROUTE-REFRESH (RFC 2918). The agent does not offer this capability, and ignores the message.
     Refresh,
 }
 
 /// The decoded part of an OPEN.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Open {
-    /// The ASN of the 4-octet capability, else the 2-octet one of the fixed part.
+    /// The ASN of the 4-octet capability. Without that capability, the 2-octet ASN of the fixed part.
     pub asn: u32,
     /// Whether the sender encodes ASNs in 4 octets.
     pub four_octets: bool,
@@ -95,23 +97,27 @@ pub struct Open {
 /// A prefix and the path identifier (RFC 7911) of one path to it.
 pub type Path = (IpNet, u32);
 
-/// The decoded part of an UPDATE.
+/// The decoded part of an UPDATE. Paths are in the order of the message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Update {
-    /// Withdrawn paths.
+    /// The paths that the sender withdraws.
     pub withdrawn: Vec<Path>,
-    /// Announced paths, all with `as_path`. Each replaces the path with the same prefix and identifier.
+    /// Announced paths, which all have `as_path`. Each replaces the path with the same prefix and identifier.
     pub reached: Vec<Path>,
-    /// The AS path, nearest AS first. Members of an AS_SET are listed in their order in the message.
+    /// The AS path of all announced paths, nearest AS first. Members of an AS_SET are listed in the order of the
+    /// message.
     pub as_path: Vec<u32>,
-    /// End-of-RIB (RFC 4724) for this family: the initial table is complete.
+    /// The family whose initial table is complete, if the message is an End-of-RIB (RFC 4724). None: it is another
+    /// UPDATE.
     pub end_of_rib: Option<Family>,
 }
 
-/// Removes the first message from the received bytes and parses it. Returns none while the message is incomplete.
+/// Removes the first message from the received bytes and parses it. Returns none while the message is incomplete; the
+/// bytes then stay. At an error the bytes of the message may have been removed.
 ///
 /// # Errors
-/// The header is invalid, or a length inside the message exceeds its container. The session must then be closed.
+/// The header is invalid, a length inside the message exceeds what contains it, the type is unknown, a prefix is longer
+/// than its family permits, or a route has no AS path. The session must then be closed.
 pub fn parse_next(received: &mut Vec<u8>) -> Result<Option<Message>, Malformed> {
     let Some((marker, rest)) = received.split_first_chunk::<16>() else {
         return Ok(None);
@@ -142,7 +148,7 @@ fn decode(kind: u8, body: &[u8]) -> Result<Message, Malformed> {
     }
 }
 
-/// A cursor over bytes of a message. Each method returns none if too few bytes remain.
+/// A cursor over the bytes of a message. Each method returns none if fewer bytes remain than it reads.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -168,13 +174,13 @@ impl<'a> Reader<'a> {
         self.array().map(u32::from_be_bytes)
     }
 
-    /// A field with a 2-octet length before it.
+    /// Reads a field that follows its length in 2 octets.
     fn field_u16(&mut self) -> Option<Self> {
         let count = self.u16()?;
         self.bytes(count.into()).map(Self)
     }
 
-    /// A field with a 1-octet length before it.
+    /// Reads a field that follows its length in 1 octet.
     fn field_u8(&mut self) -> Option<Self> {
         let count = self.u8()?;
         self.bytes(count.into()).map(Self)
@@ -243,7 +249,7 @@ fn read_update(body: &mut Reader<'_>) -> Option<Update> {
                 update.as_path = read_as_path(&mut value)?;
             }
             MP_REACH => {
-                // BIRD should not send a family that was not negotiated. It is skipped.
+                // BIRD should not send a family that was not negotiated. If it does, the attribute is skipped.
                 let Some(family) = Family::of(value.array()?) else {
                     continue;
                 };
@@ -266,11 +272,11 @@ fn read_update(body: &mut Reader<'_>) -> Option<Update> {
     if update.reached.is_empty() && update.withdrawn.is_empty() {
         update.end_of_rib = if any { unreached } else { Some(Family::V4) };
     }
-    // A route without an AS path would pass every loop check.
+    // A route without an AS path would pass every loop check, so the UPDATE counts as malformed.
     (update.reached.is_empty() || has_path).then_some(update)
 }
 
-/// Reads an AS_PATH with 4-octet ASNs. Sequences and sets are concatenated.
+/// Reads an AS_PATH with 4-octet ASNs. The segments, whether sequences or sets, are concatenated.
 fn read_as_path(value: &mut Reader<'_>) -> Option<Vec<u32>> {
     let mut path = Vec::new();
     while value.has_more() {
@@ -282,7 +288,7 @@ fn read_as_path(value: &mut Reader<'_>) -> Option<Vec<u32>> {
     Some(path)
 }
 
-/// Appends all prefixes with path identifiers that remain in `from`. Host bits that are set are cleared.
+/// Appends all prefixes that remain in `from`, with their path identifiers. Clears host bits that are set.
 fn read_paths(family: Family, from: &mut Reader<'_>, to: &mut Vec<Path>) -> Option<()> {
     while from.has_more() {
         let (identifier, length) = (from.u32()?, from.u8()?);
@@ -296,17 +302,17 @@ fn read_paths(family: Family, from: &mut Reader<'_>, to: &mut Vec<Path>) -> Opti
     Some(())
 }
 
-/// Pads bytes with zeros at the end; none if there are more than `N`.
+/// Pads bytes with zeros at the end. None: there are more than `N` bytes.
 fn pad<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
     let mut full = [0; N];
     full.get_mut(..bytes.len())?.copy_from_slice(bytes);
     Some(full)
 }
 
-/// Encodes a message: header and body.
+/// Encodes a message with this type and body.
 fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     let mut out = vec![0xff; 16];
-    // The messages of this module are far shorter than the 4,077 bytes of the longest body.
+    // The bodies that this module writes are far shorter than the longest one, 4,077 bytes.
     out.extend(
         u16::try_from(HEADER_LENGTH + body.len())
             .unwrap_or(u16::MAX)
@@ -317,10 +323,11 @@ fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Encodes the agent's OPEN. It offers both families, receives path identifiers and 4-octet ASNs, and has hold time 0: no
-/// keepalives, because the other end of a loopback connection cannot vanish without closing it. The graceful restart capability
-/// has restart time 0 and no families: the agent only helps (RFC 4724). A restarted BIRD therefore first receives its neighbours'
-/// tables and then sends all routes at once.
+/// Encodes the agent's OPEN, with the BGP identifier `identifier`. It offers both families and 4-octet ASNs, and
+/// receives path identifiers but sends none. The hold time is 0, so there are no keepalives: an end of a loopback
+/// connection that dies always closes it. The graceful restart capability has restart time 0 and no families, so the
+/// agent only helps BIRD to restart (RFC 4724). A restarted BIRD therefore first receives its neighbours' tables, and
+/// then sends all routes to the agent at once.
 #[must_use]
 pub fn open(asn: u32, identifier: Ipv4Addr) -> Vec<u8> {
     let mut capabilities = Vec::new();
@@ -347,13 +354,14 @@ pub fn open(asn: u32, identifier: Ipv4Addr) -> Vec<u8> {
     message(OPEN, &body)
 }
 
-/// Encodes a KEEPALIVE.
+/// Encodes a KEEPALIVE, which is a header without a body.
 #[must_use]
 pub fn keepalive() -> Vec<u8> {
     message(KEEPALIVE, &[])
 }
 
-/// Encodes End-of-RIB (RFC 4724) for both families: the agent announces no routes. A restarting BIRD waits for it.
+/// Encodes End-of-RIB (RFC 4724) for both families, as two UPDATEs, because the agent announces no routes. A restarting
+/// BIRD waits for both.
 #[must_use]
 pub fn end_of_rib() -> Vec<u8> {
     let [afi, afi_low, safi] = Family::V6.code();

@@ -1,13 +1,14 @@
-//! Where BIRD's program is, and its command line.
+//! Where BIRD's program is, and the command line with which it is started.
 
 use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Standard folders for programs. A service's PATH may lack those that end in `sbin`.
+/// Standard folders for programs, as a PATH. The PATH of a service may lack the folders that end in `sbin`.
 pub(super) const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
 
-/// Finds a program on PATH or in [`SYSTEM_PATH`]. Returns its absolute path; relative entries of PATH are ignored.
+/// Finds a program in the folders of PATH, then in those of [`SYSTEM_PATH`]. Returns its absolute path. Relative
+/// entries of PATH are ignored. Whether the file is executable is not checked.
 ///
 /// # Errors
 /// The program is in none of these folders.
@@ -19,8 +20,8 @@ pub(super) fn find(program: &str) -> Result<PathBuf> {
     found.with_context(|| format!("program '{program}' not found: install it (Debian's package of BIRD is bird2)"))
 }
 
-/// BIRD's arguments: in the foreground, with these files. With `recovers`, BIRD starts as after a graceful restart (`-R`): its
-/// neighbours still keep the routes of its predecessor (RFC 4724).
+/// The arguments with which BIRD runs in the foreground and uses these files. With `recovers`, BIRD starts as after a
+/// graceful restart (`-R`): its neighbours still keep the routes of its predecessor (RFC 4724).
 pub(super) fn bird_arguments(config: &Path, socket: &Path, pid: &Path, recovers: bool) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = vec!["-f".into()];
     for (option, path) in [("-c", config), ("-s", socket), ("-P", pid)] {

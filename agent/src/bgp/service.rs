@@ -6,9 +6,9 @@
 //!                                      └── becomes BIRD, which writes its log into that connection
 //! ```
 //!
-//! Over this connection the agent learns of each start, log line and end of BIRD, and tells it whether to restart gracefully. The
-//! agent needs no rights over BIRD's process. The service manager runs as root, so it opens no file that the agent or BIRD could
-//! replace by a link.
+//! Over this connection the agent learns of each start, log line and end of BIRD, and says whether BIRD restarts
+//! gracefully. So the agent needs no rights over BIRD's process. The service manager runs as root, and in this design
+//! it opens no file that the agent or BIRD could replace by a link.
 
 use super::home::{CONFIG, CONTROL_SOCKET, Home, PID_FILE, START_SOCKET};
 use super::process::{Event, MAX_LINE, MAX_WAITING_LINES, Process, printable};
@@ -28,34 +28,36 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-/// The agent's answer to a BIRD that is about to start: a cold start, or a graceful restart (RFC 4724) whose routes neighbours
-/// still keep.
+/// The agent's answers to a BIRD that is about to start: a cold start, or a graceful restart (RFC 4724), in which
+/// neighbours still keep BIRD's routes.
 const START: &str = "start\n";
 const RESTART: &str = "restart\n";
-/// How long a starting BIRD waits for the agent's answer. Twice the agent's longest restart backoff (30 s).
+/// How long a starting BIRD waits for the agent's answer. It is twice the agent's longest restart backoff (30 s), so
+/// that BIRD outlasts the backoff.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// Shortest time between two accepted starts. It limits the work that a compromised BIRD can cause by connecting. The service
-/// manager's own restart delay is longer, so it delays no proper start.
+/// Shortest time between two accepted starts. It limits the work that a compromised BIRD can cause by connecting. The
+/// service manager's own restart delay is longer, so this limit delays no proper start.
 const ACCEPT_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The agent's listener for BIRDs that a service manager starts.
+/// The agent's listener, to which BIRD connects when a service manager starts it.
 #[derive(Debug)]
 pub(super) struct StartListener {
     listener: UnixListener,
-    /// BIRD's user ID; other users are refused.
+    /// BIRD's user ID. Connections of other users are refused.
     uid: u32,
     not_before: Instant,
 }
 
 impl StartListener {
-    /// Binds the socket, readable and writable for BIRD's group.
+    /// Binds the socket in the configuration directory, and lets BIRD's group read and write it. A socket with this
+    /// name is replaced.
     ///
     /// # Errors
-    /// The socket cannot be bound or given to the group.
+    /// The socket cannot be bound, or its group or mode cannot be set.
     pub(super) fn bind(home: &Home) -> Result<Self> {
         let path = home.start_socket();
         let step = || -> std::io::Result<UnixListener> {
-            // A killed agent leaves its socket behind. If removal fails, `bind` reports it.
+            // A killed agent leaves its socket. If the removal fails, `bind` reports that the name is in use.
             let _ = fs::remove_file(&path);
             let listener = UnixListener::bind(&path)?;
             if let Some(user) = home.user() {
@@ -74,12 +76,14 @@ impl StartListener {
         })
     }
 
-    /// Delays starts until the given time: a BIRD that starts earlier waits for the agent's answer.
+    /// Delays starts until the given time. A BIRD that is started earlier waits for the agent's answer until then.
     pub(super) const fn delay_until(&mut self, time: Instant) {
         self.not_before = time;
     }
 
-    /// Waits for the next BIRD that starts, and answers it. Cancel safe.
+    /// Waits until BIRD starts, and answers with a graceful restart (`recovers`) or a cold start. Returns the handle of
+    /// that BIRD. Connections of other users are closed and logged. Cancel safe: a BIRD that was not answered yet is
+    /// answered by the next call.
     pub(super) async fn accept(&mut self, recovers: bool) -> Process {
         loop {
             sleep_until(self.not_before).await;
@@ -93,7 +97,7 @@ impl StartListener {
     }
 }
 
-/// Checks that BIRD's user connected, and sends the answer.
+/// Checks that BIRD's user has connected, and sends the answer. Closes the connection at an error.
 fn answer(stream: UnixStream, uid: u32, recovers: bool) -> std::io::Result<UnixStream> {
     let peer = stream.peer_cred()?.uid();
     if peer != uid {
@@ -102,12 +106,13 @@ fn answer(stream: UnixStream, uid: u32, recovers: bool) -> std::io::Result<UnixS
         )));
     }
     let answer = if recovers { RESTART } else { START };
-    // The socket buffer of a new connection is empty, so a short write succeeds at once.
+    // The send buffer of a new connection is empty, so a short write succeeds at once and completely.
     stream.try_write(answer.as_bytes())?;
     Ok(stream)
 }
 
-/// Reads the log. Only BIRD holds the other end of the connection, so end of file means that BIRD has ended.
+/// Reads the log in a task of its own. Only BIRD holds the other end of the connection, so end of file means that BIRD
+/// has ended.
 fn read_log(stream: UnixStream) -> Process {
     let (events, receiver) = mpsc::channel(MAX_WAITING_LINES);
     tokio::spawn(async move {
@@ -118,21 +123,23 @@ fn read_log(stream: UnixStream) -> Process {
             if limited.read_until(b'\n', &mut line).await.unwrap_or(0) == 0 {
                 break;
             }
-            // Dropped if the queue is full: BIRD must never block on its log.
+            // A line that does not fit into the queue is dropped, because BIRD blocks on a log that nobody reads.
             let _ = events.try_send(Event::Log(printable(&line)));
             line.clear();
         }
-        // Fails if the supervisor has gone: nobody needs the event then.
+        // The send fails if the supervisor has ended. Nobody needs the event then.
         let _ = events.send(Event::Ended("its log was closed".into())).await;
     });
     Process::new(receiver, None)
 }
 
-/// Replaces the calling process by BIRD (`execve(2)`), for the agent that listens in `config_dir`. BIRD's own files go into
-/// `run_dir`. Waits for the agent's answer first. Returns only on failure, and sends the reason to the agent as a log line.
+/// Replaces the calling process by BIRD (`execve(2)`), for the agent that listens in `config_dir`. First waits for the
+/// agent's answer, which may take as long as the agent's restart backoff. BIRD's own files are created in `run_dir`.
+/// Returns only on failure, and then also sends the reason to the agent as a log line.
 ///
 /// # Errors
-/// No agent listens there or answers within [`ANSWER_TIMEOUT`], BIRD is not installed, or it cannot be executed.
+/// No agent listens in `config_dir`, the agent does not answer within 60 s or answers something unknown, BIRD is not
+/// installed, or it cannot be executed.
 pub fn become_bird(config_dir: &Path, run_dir: &Path) -> Result<Infallible> {
     let socket = config_dir.join(START_SOCKET);
     let agent = std::os::unix::net::UnixStream::connect(&socket).with_context(|| {
@@ -142,7 +149,7 @@ pub fn become_bird(config_dir: &Path, run_dir: &Path) -> Result<Infallible> {
         )
     })?;
     let failed = |e: anyhow::Error| {
-        // The agent logs this line. If the connection is gone, the returned error still says why.
+        // The agent logs this line. If the connection is gone, the caller still gets the reason.
         let _ = writeln!(&agent, "{e:#}");
         Err(e)
     };
@@ -155,12 +162,12 @@ pub fn become_bird(config_dir: &Path, run_dir: &Path) -> Result<Infallible> {
         Err(e) => return failed(e.into()),
     };
     let error = command.stdout(Stdio::null()).stderr(log).exec();
-    // As above.
+    // The agent logs this line too.
     let _ = writeln!(&agent, "bird cannot be executed: {error}");
     Err(error).context("executing bird")
 }
 
-/// Reads the agent's answer and builds BIRD's command line.
+/// Waits for the agent's answer, and builds BIRD's command line from it.
 fn prepare(agent: &std::os::unix::net::UnixStream, config_dir: &Path, run_dir: &Path) -> Result<Command> {
     agent.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     let mut answer = String::new();

@@ -1,4 +1,5 @@
-//! The task that keeps BIRD running with the present configuration, and collects its routes and the state of its sessions.
+//! The task that keeps BIRD running with the present configuration, and collects the routes and the states of BIRD's
+//! sessions.
 
 use super::bird_socket::{self, Failure, Session};
 use super::conf::{self, Loopback, Rendered};
@@ -23,77 +24,83 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::status::{BgpPeerState, BgpPeerStatus};
 
-/// Changes within this time reach BIRD as one configuration, because each reload interrupts BIRD.
+/// Changes within this time reach BIRD as one configuration, because each reload interrupts BIRD's work.
 const CONFIGURE_DEBOUNCE: Duration = Duration::from_millis(50);
-/// BIRD processes no messages while it reads its configuration (0.2 s for 40,000 routes). The pause before the next reload is this
-/// many times as long as the last one took. BIRD thus spends at most a fifth of the time on reloads.
+/// The pause before the next reload, as a multiple of the time that the last reload took. BIRD processes no messages
+/// while it reads its configuration (0.2 s for 40,000 routes). With this pause BIRD spends at most a fifth of its time
+/// on reloads.
 const RELOAD_PAUSE_FACTOR: u32 = 4;
-/// How often the state of the sessions is read. [`Bgp::status`](super::Bgp::status) promises this age.
+/// Interval between two reads of the sessions' states. [`Bgp::status`](super::Bgp::status) promises states of this age.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// How soon the sessions are read after BIRD logged a state change. Changes of several sessions are read together.
+/// Wait between a state change in BIRD's log and the read of the sessions' states. Changes of several sessions are then
+/// read together.
 const CHANGE_DEBOUNCE: Duration = Duration::from_millis(20);
-/// BIRD is killed after this many polls without a reply. Each may take the timeout of a command (5 s), so a BIRD that is merely
-/// slow has 30 s.
+/// Number of polls without a reply after which BIRD is killed. Each poll may take the timeout of a command (5 s), so a
+/// BIRD that is merely slow has 30 s.
 const MAX_MISSED_POLLS: u32 = 6;
-/// First and longest wait before a restart of BIRD. The wait doubles with each failure, and starts over once BIRD ran for longer
-/// than the longest wait. Neighbours keep routes for [`GRACE`], twice the longest wait.
+/// First and longest wait before a restart of BIRD. The wait doubles with each failure. It starts over when BIRD has
+/// run for longer than the longest wait. Neighbours keep routes for [`GRACE`], which is twice the longest wait.
 const MIN_RESTART_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_RESTART_BACKOFF: Duration = Duration::from_secs(30);
-/// Timeout of an orderly end of BIRD, which closes its sessions with a Cease.
+/// Timeout of an orderly end of BIRD, in which it closes its sessions with a Cease.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
-/// Timeout of the end of BIRD after SIGKILL. A process in uninterruptible sleep cannot be killed: the agent gives up then.
+/// Timeout of the end of BIRD after SIGKILL. The agent then gives up, because a process in uninterruptible sleep cannot
+/// be killed.
 const KILL_TIMEOUT: Duration = Duration::from_secs(2);
-/// Attempts to end a BIRD that outlived an earlier agent, and the wait after each: 2 s in all.
+/// Number of attempts to end a BIRD that outlived an earlier agent, and the wait after each. All waits together are 2
+/// s.
 const LEFTOVER_POLLS: u32 = 20;
 const LEFTOVER_POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// How long a service manager may take to start BIRD before a fault is reported. systemd takes 50 ms on an idle machine.
+/// How long a service manager may take to start BIRD, before the agent reports a fault. systemd takes 50 ms on an idle
+/// machine.
 const SERVICE_START_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The task behind [`Bgp`](super::Bgp).
+/// The task that [`Bgp::start`](super::Bgp::start) spawns.
 pub(super) struct Supervisor {
     home: Home,
     loopback: Loopback,
-    /// The requested configuration. None: stop.
+    /// The requested configuration. None asks the task to stop.
     spec: watch::Receiver<Option<BgpSpec>>,
     learned: watch::Sender<Learned>,
     status: watch::Sender<Vec<BgpPeerStatus>>,
-    /// The rendered configuration, which BIRD has unless `config_pending`.
+    /// The rendered configuration. BIRD has this configuration unless `config_pending` is set.
     rendered: Rendered,
-    /// The last octet of the agent's loopback address, by neighbour.
+    /// The last octet of the agent's loopback address for each neighbour.
     slots: BTreeMap<ResourceId, u8>,
-    /// The feed task of each configured neighbour, with the speaker's ASN that it uses.
+    /// The feed task of each configured neighbour, with the ASN of the speaker that the task uses.
     feeds: BTreeMap<ResourceId, (u32, JoinHandle<()>)>,
-    /// Tells the feeds to connect again at once.
+    /// Makes the feeds connect again without waiting for their backoff.
     reconnect: Arc<Notify>,
-    /// Accepts the BIRDs that a service manager starts. None: BIRD is a child.
+    /// Accepts a BIRD that a service manager starts. None: BIRD is a child.
     start_listener: Option<StartListener>,
-    /// Since when the service manager should have started BIRD.
+    /// The time from which the service manager should have started BIRD. None: no start is expected.
     start_expected_since: Option<Instant>,
     bird: Option<Process>,
     /// Whether BIRD still has to get `rendered`.
     config_pending: bool,
-    /// Why BIRD does not run or does not have the configuration. Neighbours without an error of their own report it.
+    /// Why BIRD does not run, or does not have the configuration. The status reports this text for neighbours that have
+    /// no error of their own.
     fault: Option<String>,
     log: Log,
     started_at: Instant,
-    /// When BIRD ended unexpectedly.
+    /// When BIRD ended unexpectedly. None: it has not.
     ended_at: Option<Instant>,
-    /// When to apply a changed `spec`.
+    /// When the task applies a changed `spec`. None: no change waits.
     apply_at: Option<Instant>,
     reload_not_before: Instant,
     start_at: Option<Instant>,
     restart_backoff: Duration,
     poll_at: Instant,
-    /// Polls without a reply, in a row.
+    /// Number of polls without a reply since the last reply.
     missed_polls: u32,
     export_hold: ExportHold,
 }
 
 impl Supervisor {
-    /// Creates BIRD's directories, and ends a BIRD that a killed agent left behind.
+    /// Creates BIRD's directories, and ends a BIRD that a killed agent left, for up to 2 s.
     ///
     /// # Errors
-    /// A directory or the socket for starts cannot be created, or BIRD's user does not exist.
+    /// A directory or the socket for starts cannot be created, or the user of a service's BIRD does not exist.
     pub(super) async fn new(
         bird: &Bird,
         spec: watch::Receiver<Option<BgpSpec>>,
@@ -104,13 +111,15 @@ impl Supervisor {
             Bird::Child(dir) => Home::of_child(dir, child::user()?)?,
             Bird::Service(service) => Home::of_service(service)?,
         };
-        // With a leftover configuration of an earlier run, the service manager would start BIRD.
+        // A configuration that an earlier run left would make the service manager start BIRD before the agent has a
+        // configuration.
         home.remove_config();
         let start_listener = match bird {
             Bird::Child(_) => None,
             Bird::Service(_) => Some(StartListener::bind(&home)?),
         };
-        // A BIRD of a killed agent is ending already (see `child`). `down` makes sure; the socket vanishes with BIRD.
+        // A BIRD whose agent was killed is ending already (see `child`). The command `down` makes sure of that, and
+        // fails when the socket has vanished with BIRD.
         for _ in 0..LEFTOVER_POLLS {
             if bird_socket::send_command(&home, "down").await.is_err() {
                 break;
@@ -146,8 +155,8 @@ impl Supervisor {
         })
     }
 
-    /// Runs until the specification is set to none or its sender is dropped. Then closes the sessions, ends BIRD, and publishes
-    /// empty routes and states.
+    /// Runs until the specification is set to none, or its sender is dropped. Then ends the feeds and BIRD, and
+    /// publishes empty routes and states.
     pub(super) async fn run(mut self) {
         loop {
             let recovers = self.recovers();
@@ -186,7 +195,8 @@ impl Supervisor {
         self.status.send_replace(Vec::new());
     }
 
-    /// Applies a specification to BIRD and the feeds.
+    /// Applies a specification to the feeds and to BIRD. Starts BIRD with the first neighbour, and stops it without
+    /// neighbours.
     async fn apply(&mut self, spec: BgpSpec) {
         self.assign_slots(&spec);
         let rendered = conf::render(&spec, &self.loopback, &self.slots);
@@ -215,7 +225,8 @@ impl Supervisor {
         self.poll_at = Instant::now();
     }
 
-    /// Assigns the lowest free slot to each new neighbour. The others keep theirs, so that their sessions are not reset.
+    /// Assigns the lowest free slot to each new neighbour. Other neighbours keep their slots, because a change would
+    /// reset their sessions. Neighbours without a free slot get none.
     fn assign_slots(&mut self, spec: &BgpSpec) {
         let neighbours = spec.speaker.as_ref().map(|s| s.neighbours.as_slice());
         let neighbours = neighbours.unwrap_or_default();
@@ -230,7 +241,8 @@ impl Supervisor {
         }
     }
 
-    /// Starts a feed for each configured neighbour that has none, and ends the feeds of others. A changed ASN restarts all feeds.
+    /// Starts a feed for each configured neighbour that has none, and ends the feeds of neighbours that are gone. A
+    /// changed ASN of the speaker restarts all feeds.
     async fn update_feeds(&mut self, spec: &BgpSpec) {
         let asn = spec.speaker.as_ref().map_or(0, |s| s.asn);
         let stays = |id: &ResourceId| self.rendered.names.values().any(|n| n == id);
@@ -259,8 +271,8 @@ impl Supervisor {
         }
     }
 
-    /// Writes the configuration, and starts BIRD if it is a child. A service manager starts BIRD once the file exists; a fault is
-    /// reported if that takes longer than [`SERVICE_START_TIMEOUT`].
+    /// Writes the configuration, and starts BIRD if it is a child. If BIRD is a service, the service manager starts it
+    /// because the file exists. A fault is reported if that takes longer than [`SERVICE_START_TIMEOUT`].
     async fn launch(&mut self) {
         self.start_at = None;
         let recovers = self.recovers();
@@ -290,7 +302,8 @@ impl Supervisor {
         self.schedule_restart();
     }
 
-    /// Whether a BIRD that starts now must restart gracefully, because neighbours still keep its predecessor's routes (RFC 4724).
+    /// Whether a BIRD that starts now must restart gracefully, because neighbours may still keep its predecessor's
+    /// routes (RFC 4724).
     fn recovers(&self) -> bool {
         self.ended_at.is_some_and(|e| e.elapsed() < GRACE)
     }
@@ -305,20 +318,20 @@ impl Supervisor {
         self.reconnect.notify_waiters();
     }
 
-    /// A service manager started BIRD, which reads the configuration that is on disk. That is the present one unless writing it
-    /// failed, so `config_pending` stays as it was.
+    /// Takes over a BIRD that a service manager has started, and that reads the configuration on disk. The file has the
+    /// present configuration unless writing it failed, so `config_pending` stays as it was.
     async fn on_started_by_service(&mut self, bird: Process, recovers: bool) {
         let config_pending = self.config_pending;
         (self.start_at, self.start_expected_since) = (None, None);
         self.on_started(bird, recovers);
         self.config_pending = config_pending;
-        // The last neighbour was removed while BIRD was starting.
+        // The last neighbour may have been removed while BIRD was starting.
         if self.rendered.names.is_empty() {
             self.stop_bird().await;
         }
     }
 
-    /// Records a fault, and logs it unless it is the same as before.
+    /// Records a fault. Logs it as `what`, unless the last fault was the same.
     fn report_fault(&mut self, fault: String, what: &str) {
         if self.fault.as_ref() != Some(&fault) {
             tracing::error!(error = fault, "{what}");
@@ -335,7 +348,8 @@ impl Supervisor {
             self.restart_backoff = MIN_RESTART_BACKOFF;
         }
         self.schedule_restart();
-        // The service manager may start BIRD earlier. BIRD then waits for the agent's answer until the backoff has passed.
+        // The service manager may start BIRD earlier than the backoff permits. BIRD then waits for the agent's answer
+        // until the backoff has passed.
         if let (Some(listener), Some(at)) = (&mut self.start_listener, self.start_at) {
             listener.delay_until(at);
             self.start_expected_since = Some(at);
@@ -349,7 +363,8 @@ impl Supervisor {
         self.poll_at = Instant::now();
     }
 
-    /// Writes the configuration and makes a running BIRD reload it.
+    /// Writes the configuration and makes the running BIRD reload it. A failure is reported as a fault; it is retried
+    /// at the next poll unless BIRD refused the text.
     async fn configure(&mut self) {
         let begin = Instant::now();
         let outcome = match self.home.write(&self.rendered.text) {
@@ -364,14 +379,14 @@ impl Supervisor {
                 self.send_commands(self.export_hold.commands_after_reload()).await;
             }
             Err(failure) => {
-                // BIRD would refuse the same text again.
+                // BIRD would refuse the same text again, so only a missing reply causes another attempt.
                 self.config_pending = matches!(failure, Failure::NoReply(_));
                 self.report_fault(failure.to_string(), "BGP not configured");
             }
         }
     }
 
-    /// Reads the state of the sessions and publishes it. Also retries a reload and export commands that failed.
+    /// Reads the states of the sessions and publishes them. Also retries a reload and export commands that failed.
     async fn poll(&mut self) {
         self.poll_at = Instant::now() + POLL_INTERVAL;
         let mut sessions = BTreeMap::new();
@@ -391,13 +406,13 @@ impl Supervisor {
         self.publish_status(&sessions);
     }
 
-    /// Enables and disables exports as [`ExportHold`] demands.
+    /// Enables and disables exports as [`ExportHold`] demands. If a command fails, all are repeated at the next poll.
     async fn update_export_hold(&mut self, sessions: &BTreeMap<String, Session>) {
         let now = Instant::now();
         let before = self.export_hold.clone();
         let commands = self.export_hold.update(sessions, now.into_std());
         if !self.send_commands(commands).await {
-            // Retried at the next poll: otherwise a neighbour could be held back for ever.
+            // The next poll repeats the commands. Otherwise a neighbour could be held back for ever.
             self.export_hold.revert(before);
             return;
         }
@@ -418,9 +433,10 @@ impl Supervisor {
         done
     }
 
-    /// BIRD did not reply to a poll. After [`MAX_MISSED_POLLS`] in a row a child is killed; its end causes a restart.
+    /// Counts a poll that BIRD did not reply to. After [`MAX_MISSED_POLLS`] in a row a child is killed, and its end
+    /// causes a restart. For a service the agent only logs an error.
     fn on_missed_poll(&mut self, failure: &Failure) {
-        // A BIRD that was just started has no control socket yet.
+        // A BIRD that has just started may have no control socket yet.
         if self.started_at.elapsed() < POLL_INTERVAL {
             self.poll_at = Instant::now() + MIN_RESTART_BACKOFF;
             return;
@@ -436,7 +452,7 @@ impl Supervisor {
         }
     }
 
-    /// Publishes the state of each configured neighbour, with those that were refused.
+    /// Publishes the state of each neighbour of the specification, refused neighbours included.
     fn publish_status(&self, sessions: &BTreeMap<String, Session>) {
         let spec = self.spec.borrow();
         let speaker = spec.iter().filter_map(|s| s.speaker.as_ref());
@@ -470,14 +486,14 @@ impl Supervisor {
         self.status.send_replace(neighbours.map(status).collect());
     }
 
-    /// Makes BIRD close its sessions, and waits until it has ended. Gives up after the timeouts: BIRD may be stuck, and a service
-    /// cannot be killed by the agent.
+    /// Makes BIRD close its sessions, and waits until it has ended. Gives up after the timeouts, because BIRD may be
+    /// stuck and the agent cannot kill a service.
     async fn stop_bird(&mut self) {
-        // Without a configuration the service manager does not start BIRD again.
+        // Without a configuration file the service manager does not start BIRD again.
         self.home.remove_config();
         let Some(mut bird) = self.bird.take() else { return };
         if !bird.signal(Signal::SIGTERM) {
-            // The reply does not matter: the wait below checks whether BIRD ends.
+            // The reply does not matter, because the wait below checks whether BIRD ends.
             let _ = timeout(SHUTDOWN_TIMEOUT, bird_socket::send_command(&self.home, "down")).await;
         }
         if timeout(SHUTDOWN_TIMEOUT, ended(&mut bird)).await.is_err() {
@@ -503,7 +519,7 @@ impl Drop for Supervisor {
     }
 }
 
-/// The next BIRD that a service manager starts; never returns where BIRD is a child.
+/// Waits until a service manager starts BIRD. Never returns if BIRD is a child.
 async fn next_start(listener: &mut Option<StartListener>, recovers: bool) -> Process {
     match listener {
         Some(listener) => listener.accept(recovers).await,
@@ -511,7 +527,7 @@ async fn next_start(listener: &mut Option<StartListener>, recovers: bool) -> Pro
     }
 }
 
-/// The next event of BIRD; never returns while BIRD does not run.
+/// Waits for the next event of BIRD. Never returns while BIRD does not run.
 async fn next_event(bird: &mut Option<Process>) -> Event {
     match bird {
         Some(bird) => bird.next().await,
@@ -519,7 +535,7 @@ async fn next_event(bird: &mut Option<Process>) -> Event {
     }
 }
 
-/// Waits until a time; without one, for ever.
+/// Waits until a time. Without a time, never returns.
 async fn at(when: Option<Instant>) {
     match when {
         Some(when) => sleep_until(when).await,
@@ -527,17 +543,19 @@ async fn at(when: Option<Instant>) {
     }
 }
 
-/// Aborts a task and waits until it has ended, so that it publishes nothing afterwards.
+/// Aborts a task and waits until it has ended, so that the task publishes nothing afterwards.
 async fn abort(task: JoinHandle<()>) {
     task.abort();
-    // An error says that the task was aborted.
+    // The result only says that the task was aborted.
     let _ = task.await;
 }
 
-/// Draws a random loopback network in which no program listens on the BGP port, and a random password. Other agents of the host
-/// draw theirs independently.
+/// Draws a random loopback network in which no program listens on the BGP port, and a random password. Other agents of
+/// the host draw theirs independently, so two may draw the same network. After 16 networks in use the next one is taken
+/// unchecked.
 fn draw_loopback() -> Loopback {
     const MAX_DRAWS: usize = 16;
+    // The network 127.0.0.0/16 is avoided, because it contains the usual address of localhost.
     let draw = || Ipv4Addr::new(127, rand::random_range(1..255), rand::random(), 1);
     let taken = |a: &Ipv4Addr| TcpListener::bind((*a, 179)).is_err_and(|e| e.kind() == std::io::ErrorKind::AddrInUse);
     let bird = std::iter::repeat_with(draw)

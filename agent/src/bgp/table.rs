@@ -1,4 +1,4 @@
-//! The routes of one neighbour, as received from BIRD: an Adj-RIB-In (RFC 4271) that survives a restart of BIRD.
+//! The routes of one neighbour, as BIRD sends them: an Adj-RIB-In (RFC 4271) that survives a restart of BIRD.
 
 use super::message::{Family, Path, Update};
 use ipnet::IpNet;
@@ -6,22 +6,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tombolo_proto::route::{Route, RouteOrigin};
 
-/// One neighbour's routes. When the session with BIRD ends, they become stale instead of being removed, because the neighbour
-/// may be unaffected: the agent acts as the Receiving Speaker of RFC 4724. The owner removes stale routes by
-/// [`remove_stale`](Self::remove_stale).
+/// One neighbour's routes. When the session with BIRD ends, its routes become stale instead of being removed, because
+/// the neighbour may still forward packets: the agent acts as the Receiving Speaker of RFC 4724. The caller removes
+/// stale routes by [`remove_stale`](Self::remove_stale); the table has no timer.
 #[derive(Debug, Default)]
 pub struct Table {
-    /// AS paths of the present session, by prefix and path identifier. A prefix may briefly have two paths while one replaces the
-    /// other.
+    /// AS paths of the present session, by prefix and path identifier. A prefix may have two paths for a moment while
+    /// one replaces the other.
     current: BTreeMap<Path, Arc<[u32]>>,
-    /// AS paths of earlier sessions.
+    /// AS paths of earlier sessions, the latest one for each prefix.
     stale: BTreeMap<IpNet, Arc<[u32]>>,
     /// The families for which the present session has sent End-of-RIB.
     complete: BTreeSet<Family>,
 }
 
 impl Table {
-    /// Applies an UPDATE: first withdrawals, then new paths. Returns whether a path changed, or a family became complete.
+    /// Applies an UPDATE: first withdrawals, then new paths. A withdrawal does not remove a stale route. Returns
+    /// whether a path changed, or a family became complete.
     pub fn apply(&mut self, update: Update) -> bool {
         let mut changed = false;
         for path in &update.withdrawn {
@@ -37,19 +38,20 @@ impl Table {
         changed
     }
 
-    /// Whether the present session has sent End-of-RIB for both families.
+    /// Whether the present session has sent End-of-RIB for both families. False while there is no session.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.complete.len() == Family::ALL.len()
     }
 
-    /// Whether routes of an earlier session are kept.
+    /// Whether the table keeps routes of an earlier session.
     #[must_use]
     pub fn has_stale(&self) -> bool {
         !self.stale.is_empty()
     }
 
-    /// Makes the routes of the present session stale. To be called when the session ended. Stale routes of earlier sessions stay.
+    /// Makes the routes of the present session stale. The caller calls this when the session has ended. Stale routes of
+    /// earlier sessions stay, unless the present session has the same prefix.
     pub fn end_session(&mut self) {
         self.complete.clear();
         for ((prefix, _), as_path) in std::mem::take(&mut self.current) {
@@ -57,12 +59,13 @@ impl Table {
         }
     }
 
-    /// Removes the routes of earlier sessions.
+    /// Removes the routes of earlier sessions at once.
     pub fn remove_stale(&mut self) {
         self.stale.clear();
     }
 
-    /// All routes in ascending order, without duplicates: those of the present session, and stale ones for other prefixes.
+    /// All routes in ascending order, without duplicates: the routes of the present session, and stale routes for
+    /// prefixes that the present session does not have. The origin of each is [`RouteOrigin::Site`].
     #[must_use]
     pub fn routes(&self) -> Vec<Route> {
         let present: BTreeSet<&IpNet> = match self.stale.is_empty() {
@@ -135,7 +138,7 @@ mod tests {
             shown(&table),
             [line("10.1.0.0/16", &[65021, 7]), line("fd00::/64", &[65021])]
         );
-        // After the neighbour's session was reset, BIRD sends the new path before it withdraws the old one.
+        // After a reset of the neighbour's session, BIRD sends the new path before it withdraws the old one.
         table.apply(reach(&[path("10.1.0.0/16", 2)], &[65021, 7]));
         assert_eq!(shown(&table).len(), 2);
         table.apply(withdraw(&[path("10.1.0.0/16", 1)]));
@@ -159,7 +162,7 @@ mod tests {
         };
         assert!(table.apply(complete(Family::V4)) && !table.is_complete());
         assert!(table.apply(complete(Family::V6)) && table.is_complete());
-        // A second crash: stale routes of the first one stay.
+        // At a second end of the session, stale routes of the first one stay.
         table.end_session();
         assert!(!table.is_complete() && table.has_stale());
         assert_eq!(shown(&table).len(), 2);

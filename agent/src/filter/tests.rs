@@ -1,4 +1,4 @@
-//! The scripts for `nft`. `agent/tests/clear_text.rs` loads them in namespaces.
+//! Tests the scripts for `nft`. `agent/tests/clear_text.rs` loads such scripts in namespaces.
 
 use super::*;
 
@@ -17,7 +17,7 @@ fn filter() -> Filter {
     }
 }
 
-/// The rules of a script in their order, without the lines around them.
+/// The rules of a script in their order, without the lines that enclose them.
 fn rules(script: &str) -> Vec<&str> {
     let lines = script.lines().map(str::trim);
     lines.filter(|l| l.ends_with("accept") || l.ends_with("drop")).collect()
@@ -62,7 +62,7 @@ fn only_forwarded_packets_of_served_machines_are_dropped() {
     );
 }
 
-/// A served subnet without an interface gets no exception.
+/// A served subnet that no interface leads to gets no exception.
 #[test]
 fn a_local_network_without_an_interface_opens_nothing() {
     let mut filter = filter();
@@ -70,7 +70,7 @@ fn a_local_network_without_an_interface_opens_nothing() {
     assert!(!filter.script("t", None).contains("10.1.5.0"));
 }
 
-/// Interface names can contain nearly every character. Names that `nft` could interpret get no exception.
+/// Nearly every character can be in an interface's name. A name that `nft` could interpret gets no exception.
 #[test]
 fn odd_names_of_interfaces_open_nothing() {
     let mut filter = filter();

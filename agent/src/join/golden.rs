@@ -1,4 +1,5 @@
-//! Request and response of joining as recorded files. The controller's tests send the recorded request.
+//! Compares the request and the response of joining with recorded files. The controller's tests send the recorded
+//! request.
 
 use tombolo_golden::golden;
 use tombolo_proto::fabric::{JoinReply, JoinRequest};
@@ -25,7 +26,7 @@ fn requests_to_join() {
     golden!().written("join_request", &[("full", full), ("minimal", minimal)]);
 }
 
-/// The controller's tests record this file.
+/// Reads the file that the controller's tests record as its answer.
 #[test]
 fn answers_to_joining() {
     let JoinReply { agent, certificate, ca } = golden!().read("../../../controller/tests/golden/join_reply");

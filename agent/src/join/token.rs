@@ -1,5 +1,5 @@
-//! The one-time join token: its format, and the places it is read from. It is never an argument, since every user of
-//! the host can see the arguments of every process.
+//! The one-time join token: its format, and the places from which it is read. It is never a command-line argument,
+//! because every user of the host can see the arguments of every process.
 
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::File;
@@ -11,11 +11,11 @@ use std::str::FromStr;
 /// The environment variable with a token, for containers.
 const VARIABLE: &str = "TOMBOLO_JOIN_TOKEN";
 
-/// Longest line that is read as a token, bytes. Tokens have about 150; the limit bounds memory if the file is something
-/// else.
+/// Longest line that is read as a token, in bytes. Tokens have about 150. The limit bounds the memory that is used if
+/// the file is something else.
 const MAX_LINE: u64 = 4096;
 
-/// A join token: `tmb1.<id>.<secret>.<SHA-256 of the authority's certificate, hex>`. The last part lets an agent fetch
+/// A join token: `tmb1.<id>.<secret>.<SHA-256 of the authority's certificate, hex>`. With the hash an agent can fetch
 /// that certificate over an untrusted network. `Debug` does not print the token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinToken {
@@ -24,11 +24,13 @@ pub struct JoinToken {
 }
 
 impl JoinToken {
-    /// Reads the token from a file, or from the environment without one; `-` is standard input.
+    /// Reads the token from the first line of a file, or of standard input if `file` is `-`. Without a file the token
+    /// comes from the environment variable `TOMBOLO_JOIN_TOKEN`. May block at standard input; at a terminal it asks for
+    /// the token.
     ///
     /// # Errors
-    /// There is neither a file nor a variable, others than the owner have access to the file, or its first line is not
-    /// a token.
+    /// There is neither a file nor the variable, the file cannot be read, users other than its owner have access to it,
+    /// or the text is not a token. Errors do not quote the text.
     pub fn from_file_or_environment(file: Option<&Path>) -> Result<Self> {
         match file {
             Some(path) if path == Path::new("-") => Self::from_stdin(),
@@ -61,7 +63,7 @@ impl JoinToken {
         Self::from_line(BufReader::new(file)).with_context(|| format!("--token-file {shown}"))
     }
 
-    /// Reads the first line, so that input from a terminal ends with Enter.
+    /// Reads only the first line, so that input from a terminal ends with Enter.
     fn from_line(input: impl BufRead) -> Result<Self> {
         let mut line = String::new();
         input.take(MAX_LINE).read_line(&mut line)?;
@@ -165,7 +167,7 @@ mod tests {
             error.contains("none") && error.contains("tmb1.ID.SECRET.PIN"),
             "{error}"
         );
-        // The file may hold another secret, so errors must not quote it.
+        // The file may contain another secret, so errors must not quote it.
         assert!(!error.contains("words"), "{error}");
     }
 

@@ -1,12 +1,12 @@
-//! Builds lookup tables beside the data path when routes or links change.
+//! Builds lookup tables when routes or links change, in a thread of its own, while lanes forward packets.
 //!
 //! ```text
 //! first lane ──request──▶ builder ──tables──▶ all lanes
 //!      ▲                     │
 //!      └────────ready────────┘   a pause later, if many were built lately
 //! ```
-//! Lane 0 has at most one request outstanding. Changes meanwhile go into the next request, so a flood of changes costs
-//! the lanes nothing and the builder a bounded share of its time.
+//! Lane 0 has at most one request outstanding. Changes that come before the builder is ready go into the next request.
+//! So a flood of changes costs the lanes nothing, and the builder a bounded share of its time.
 
 use super::{Command, Lane};
 use anyhow::{Context, Result};
@@ -18,20 +18,22 @@ use tombolo_engine::routing;
 use tombolo_engine::tables::{BuildError, LinkIndex, RoutingState, Tables};
 use tombolo_proto::config::AgentConfig;
 
-/// Builds allowed back to back. A failover causes several changes within moments, and each must take effect at once.
+/// Number of builds without a pause. A failover causes several changes within moments, and each of them must take
+/// effect at once.
 const MAX_BURST: u32 = 4;
 
-/// Interval of further builds. A trade-off: a flapping neighbour costs ten builds a second at most, and delays a change
-/// by a tenth of a second.
+/// Interval of further builds. A trade-off: a flapping neighbour causes at most ten builds a second, and a change is
+/// delayed by at most a tenth of a second.
 const BUILD_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Input of a table build.
 pub struct BuildRequest {
-    /// Number of the configuration. Tables refer to links by index, which is valid within one configuration only.
+    /// Number of the configuration. Tables refer to links by index, and an index is valid only within one
+    /// configuration.
     pub generation: u64,
-    /// The configuration in force.
+    /// The configuration of that number.
     pub config: Arc<AgentConfig>,
-    /// Learned routes and unreachable agents.
+    /// Learned routes, and the agents that are down.
     pub dynamic: RoutingState,
 }
 
@@ -40,19 +42,20 @@ pub struct BuildRequest {
 pub struct Built {
     /// Number of the configuration, from the [`BuildRequest`].
     pub generation: u64,
-    /// The lookup tables.
+    /// The lookup tables, for all lanes.
     pub tables: Arc<Tables>,
-    /// Encoded routes to advertise on each link.
+    /// The encoded routes to advertise on each link, by the link's index.
     pub advertisements: Vec<(LinkIndex, Arc<[u8]>)>,
     /// The routing state that the tables were built from.
     pub dynamic: RoutingState,
 }
 
 impl Built {
-    /// Builds tables and route advertisements.
+    /// Builds lookup tables and route advertisements on the calling thread. Large configurations take long; the result
+    /// depends on `request` alone.
     ///
     /// # Errors
-    /// The configuration is invalid.
+    /// The configuration is invalid; the tables say why.
     pub fn of(request: BuildRequest) -> Result<Self, BuildError> {
         let BuildRequest {
             generation,
@@ -68,19 +71,19 @@ impl Built {
     }
 }
 
-/// Lane 0's end of the channel to the builder.
+/// Lane 0's end of the channel to the builder. Dropping it ends the builder.
 pub struct BuildQueue<R = BuildRequest> {
     sender: Sender<R>,
-    /// The builder is idle.
+    /// Whether the builder is idle, so that a request may be sent.
     ready: bool,
-    /// Something changed since the last request.
+    /// Whether something has changed since the last request.
     pending: bool,
 }
 
-/// The builder's end of the channel.
+/// The builder's end of the channel, for [`start`].
 pub struct BuildReceiver<R = BuildRequest>(Receiver<R>);
 
-/// Both ends of the channel to a builder that has not been started.
+/// Both ends of a new channel to a builder. Requests wait until [`start`] has started the builder.
 #[must_use]
 pub fn queue<R>() -> (BuildQueue<R>, BuildReceiver<R>) {
     let (sender, receiver) = channel();
@@ -93,14 +96,15 @@ pub fn queue<R>() -> (BuildQueue<R>, BuildReceiver<R>) {
 }
 
 impl<R> BuildQueue<R> {
-    /// Requests a build: now if the builder is idle, otherwise when it becomes so. `request` is called at most once,
-    /// when the request is sent; none: there is no configuration to build from.
+    /// Requests a build. The input is sent at once if the builder is idle, otherwise by
+    /// [`builder_ready`](Self::builder_ready). `request` makes the input, and is called only if the input is sent now.
+    /// If it returns none, there is no configuration to build from, and nothing is sent.
     pub fn request(&mut self, request: impl FnOnce() -> Option<R>) {
         self.pending = true;
         self.send(request);
     }
 
-    /// Records that the builder is idle, and sends a pending request.
+    /// Records that the builder is idle. If a build was requested meanwhile, sends its input, which `request` makes.
     pub fn builder_ready(&mut self, request: impl FnOnce() -> Option<R>) {
         self.ready = true;
         self.send(request);
@@ -109,13 +113,14 @@ impl<R> BuildQueue<R> {
     fn send(&mut self, request: impl FnOnce() -> Option<R>) {
         if self.pending && self.ready {
             self.pending = false;
-            // Sending fails only if the builder has ended, which happens when the lanes end.
+            // Sending fails only if the builder has ended, which happens only when the lanes end.
             self.ready = request().is_none_or(|request| self.sender.send(request).is_err());
         }
     }
 }
 
-/// Starts the builder's thread. It ends when lane 0 drops its [`BuildQueue`].
+/// Starts the builder's thread, which sends the built tables to all `lanes`. Lane 0 must be the first. The thread keeps
+/// no lane alive, and ends when lane 0 drops its [`BuildQueue`].
 ///
 /// # Errors
 /// The thread cannot be started.
@@ -129,7 +134,7 @@ pub fn start(inbox: BuildReceiver, lanes: &[Lane]) -> Result<()> {
 fn run(inbox: &BuildReceiver, lanes: &[WeakUnboundedSender<Command>]) {
     let send_command = |lane: &WeakUnboundedSender<Command>, command| {
         if let Some(lane) = lane.upgrade() {
-            // A lane that has ended takes no tables.
+            // A lane that has ended needs no tables.
             let _ = lane.send(command);
         }
     };
@@ -140,12 +145,12 @@ fn run(inbox: &BuildReceiver, lanes: &[WeakUnboundedSender<Command>]) {
             Ok(built) => lanes
                 .iter()
                 .for_each(|lane| send_command(lane, Command::Refresh(Box::new(built.clone())))),
-            // Unreachable in practice: the same configuration was accepted when it was installed.
+            // This does not happen in practice, because the same configuration was valid when it was installed.
             Err(error) => tracing::error!(%error, "tables not rebuilt"),
         }
         let now = Instant::now();
-        // A build of large tables is followed by a pause as long as the build, which leaves half of a core to other
-        // work.
+        // After a build of large tables the builder pauses as long as the build took. This leaves half of a core to
+        // other work.
         std::thread::sleep(budget.pause(now).max(now - begun));
         lanes
             .first()
@@ -154,15 +159,15 @@ fn run(inbox: &BuildReceiver, lanes: &[WeakUnboundedSender<Command>]) {
     }
 }
 
-/// Token bucket of builds: [`MAX_BURST`] at once, then one per [`BUILD_INTERVAL`].
+/// Token bucket of builds: [`MAX_BURST`] builds without a pause, then one per [`BUILD_INTERVAL`].
 #[derive(Debug, Default)]
 struct Budget {
-    /// When the bucket is full again; none: it is full.
+    /// When the bucket is full again. None: it is full.
     full_at: Option<Instant>,
 }
 
 impl Budget {
-    /// Takes a token. Returns how long to wait before the next build.
+    /// Takes one token for a build. Returns how long the builder must wait before the next build.
     fn pause(&mut self, now: Instant) -> Duration {
         let full_at = self.full_at.map_or(now, |full_at| full_at.max(now)) + BUILD_INTERVAL;
         self.full_at = Some(full_at);

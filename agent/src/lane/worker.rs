@@ -5,7 +5,8 @@
 //!   ▲                                                                             │
 //!   └────────── timers, events ◀───────────────────────────────────────────────────┘
 //! ```
-//! Commands from the rest of the agent are handled between turns, so that a configuration changes between two batches.
+//! The lane handles commands from the rest of the agent between two turns, so that all packets of one batch are decided
+//! by the same configuration.
 
 use super::builder::{BuildQueue, BuildRequest, Built};
 use super::{Command, Inspection, Lane, LaneReport, LaneSetup, Prepared, RedirectQueue};
@@ -31,42 +32,45 @@ use tombolo_engine::tables::{LinkIndex, RoutingState};
 use tombolo_proto::config::AgentConfig;
 use tombolo_proto::id::AgentId;
 
-/// Interval of timer service. boringtun's timers advance only when they are served, at least this often.
+/// Longest time between two calls that advance the links' timers. boringtun has no clock of its own: its timers run
+/// only in `update_timers`, for which it recommends an interval of 100 ms.
 const TIMER_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Longest time without timer and event handling under load: half of [`TIMER_INTERVAL`], so that load delays timers by
-/// half an interval at most.
+/// Longest time that a loaded lane moves packets before it handles timers and events. It is half of [`TIMER_INTERVAL`],
+/// so that load delays a timer by at most half an interval.
 const MAX_BUSY: Duration = Duration::from_millis(50);
 
-/// Datagrams of one turn and socket: about three GRO batches of full-size datagrams. Counted in datagrams, not calls:
-/// without GRO a call returns one datagram.
+/// Most datagrams that a lane reads from one socket in one turn: about three GRO batches of full-size datagrams. The
+/// limit counts datagrams, not calls, because a call returns only one datagram without GRO.
 const MAX_DATAGRAMS: usize = 144;
 
-/// Reads from the TUN device in one turn, with GSO packets and without: about as many packets as [`MAX_DATAGRAMS`].
+/// Most reads from the TUN device in one turn, with GSO packets and without them. Either limit admits about as many
+/// packets as [`MAX_DATAGRAMS`].
 const MAX_SUPER_READS: usize = 4;
 const MAX_PLAIN_READS: usize = 64;
 
+/// The state of a lane's thread, which [`run`](Self::run) drives.
 pub(super) struct Worker {
     pub(super) tun: TunQueue,
     udp: LaneSockets,
     settings: Config,
     engine: Engine<SecureLinks, Option<RedirectSender>>,
-    /// Number of the installed configuration, the same in all lanes; 0: none yet.
+    /// Number of the installed configuration, which is the same in all lanes. 0: no configuration is installed yet.
     generation: u64,
     outbox: Outbox,
     commands: mpsc::UnboundedReceiver<Command>,
-    /// In lane 0: packets that other lanes redirect.
+    /// In lane 0: the packets that other lanes redirect. None in other lanes.
     redirected: Option<mpsc::Receiver<RedirectedPacket>>,
-    /// In lane 0: the other lanes.
+    /// In lane 0: the handles of the other lanes. Empty in other lanes.
     other_lanes: Vec<Lane>,
     number: u16,
     status_changed: Arc<Notify>,
     routing_state: watch::Sender<RoutingState>,
     config: Option<Arc<AgentConfig>>,
     dynamic: RoutingState,
-    /// In lane 0: the queue to the table builder.
+    /// In lane 0: the queue to the table builder. None in other lanes.
     build_queue: Option<BuildQueue>,
-    /// Table builds without a new configuration.
+    /// How often this lane installed tables that were built without a new configuration.
     rebuilds: u64,
     /// Route advertisements that could not be decoded.
     unreadable: u64,
@@ -74,11 +78,13 @@ pub(super) struct Worker {
     from_tun: Vec<u8>,
     from_udp: Box<[u8; udp::BUFFER]>,
     malformed: u64,
-    /// Nothing was read since the last wake-up.
+    /// Whether the lane has read nothing since it last woke up.
     woken: bool,
 }
 
 impl Worker {
+    /// Binds the lane's UDP ports, and adds the lane's queue to the TUN device. Must run inside the lane's tokio
+    /// runtime.
     pub(super) fn new(setup: LaneSetup, commands: mpsc::UnboundedReceiver<Command>) -> Result<Self> {
         let LaneSetup {
             number,
@@ -128,20 +134,22 @@ impl Worker {
         })
     }
 
-    /// Runs until a stop command. An error means that the TUN device or a socket failed.
+    /// Runs until a stop command, or until the agent has dropped the lane's handles. An error means that the TUN device
+    /// or a UDP socket failed.
     pub(super) async fn run(mut self) -> Result<()> {
         let mut tick = interval(TIMER_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            // Every wake-up services all sources below. The TUN read is polled first, so that a single packet is
-            // handled with warm caches.
+            // Whatever wakes the lane, the loop below then reads all sources. The TUN device is polled first, because a
+            // single packet is then handled while the caches are warm.
             tokio::select! {
                 biased;
                 read = self.tun.recv(&mut self.from_tun), if !self.outbox.is_backpressured() => {
                     let len = read.context("TUN device")?;
                     let now = Instant::now();
                     self.handle_read(len, now);
-                    // An idle lane usually gets one packet per wake-up: send it before polling for another.
+                    // An idle lane usually gets one packet per wake-up, so the packet is sent before the lane polls for
+                    // another one.
                     self.send(now);
                 }
                 ready = self.udp.readable() => ready.context("UDP socket")?,
@@ -183,9 +191,10 @@ impl Worker {
         }
     }
 
-    /// Reads and handles one turn's budget from each source. Returns whether any source had input.
+    /// Reads from each source as much as one turn may read, and handles it. Returns whether any source had input.
     fn run_once(&mut self, now: Instant) -> Result<bool> {
-        // An idle lane usually gets one packet per wake-up, from either side: send it before reading the next.
+        // An idle lane usually gets one packet per wake-up, from the device or from a socket, so it is sent before the
+        // next read.
         let mut woken = std::mem::take(&mut self.woken);
         let (mut datagrams, mut drained) = (0, true);
         for socket in self.udp.all() {
@@ -203,7 +212,8 @@ impl Worker {
         } else {
             MAX_PLAIN_READS
         };
-        // Backpressure: while the socket is full, packets stay in the TUN queue, where the host's senders notice.
+        // Backpressure: while the socket's send buffer is full, packets stay in the device's queue. The kernel then
+        // slows down the host's senders.
         while reads < max_reads && !self.outbox.is_backpressured() {
             match self.tun.try_recv(&mut self.from_tun) {
                 Ok(len) => {
@@ -228,13 +238,14 @@ impl Worker {
             self.handle_redirected(redirected, now);
             redirects += 1;
         }
-        // Flushes packets that the host sent to its own overlay address.
+        // A packet that the host sends to its own overlay address returns to the device and is still in the write
+        // buffer.
         self.deliver();
         Ok(datagrams + reads + redirects > 0)
     }
 
-    /// Reads and handles one turn's budget of datagrams from one socket. Returns their number, and whether the socket
-    /// is drained.
+    /// Reads as many datagrams from one socket as one turn may read, and handles them. Returns their number, and
+    /// whether the socket had no more.
     fn receive_from(&mut self, socket: SocketId, woken: &mut bool, now: Instant) -> (usize, bool) {
         let mut datagrams = 0;
         while datagrams < MAX_DATAGRAMS {
@@ -249,8 +260,8 @@ impl Worker {
             };
             for batch in 0..batches {
                 datagrams += self.handle_batch(socket, batch, now);
-                // Transit packets are still in the CPU cache: sending them now is worth an eighth of a gateway's
-                // throughput.
+                // The packets of this batch that go on to other agents are still in the CPU's cache. Sending them now
+                // instead of after the turn is worth an eighth of a gateway's throughput.
                 self.transmit(Outbox::flush_full);
             }
             *woken &= datagrams == 1;
@@ -263,24 +274,26 @@ impl Worker {
         (datagrams, false)
     }
 
-    /// Handles one packet that another lane redirected.
+    /// Handles one packet that another lane redirected, and returns its buffer to that lane.
     fn handle_redirected(&mut self, mut redirected: RedirectedPacket, now: Instant) {
         if redirected.generation == self.generation {
             let (outbox, tun) = (&mut self.outbox, &mut self.tun);
             self.engine
                 .handle_redirected(redirected.ingress, &mut redirected.packet, now, outbox, tun);
         } else {
-            // The link index belongs to another configuration. This happens only while lanes switch, one after the
-            // other.
+            // The packet's link index belongs to another configuration, where it may name another peer. This happens
+            // only while a configuration is installed, because the lanes switch one after the other.
             self.engine.refuse_redirected();
         }
         redirected.return_buffer();
     }
 
-    /// Handles one batch of the last receive call. Returns its number of datagrams.
+    /// Handles batch number `batch` of the last receive call on `socket`. Returns its number of datagrams, 1 if the
+    /// batch was refused.
     fn handle_batch(&mut self, socket: SocketId, batch: usize, now: Instant) -> usize {
         let (received, bytes) = self.udp.get(socket).received(batch, &self.from_udp);
-        // The source cannot be answered. An empty datagram counts too, so that a flood of them uses up the budget.
+        // Nothing can be sent to such a source address. An empty datagram counts as one datagram, so that a flood of
+        // empty ones uses up the limit of the turn.
         if received.len == 0 || !udp::is_usable(received.from.remote) {
             self.engine.refuse();
             return 1;
@@ -295,7 +308,7 @@ impl Worker {
         count
     }
 
-    /// Handles the first `len` bytes of the read buffer: one packet, or a GSO packet.
+    /// Handles the first `len` bytes of the buffer for reads from the device: one packet, or one GSO packet.
     fn handle_read(&mut self, len: usize, now: Instant) {
         let (engine, outbox, tun) = (&mut self.engine, &mut self.outbox, &mut self.tun);
         let split = tun::packets(tun.offload(), &mut self.from_tun[..len], |packet| {
@@ -306,13 +319,14 @@ impl Worker {
         }
     }
 
-    /// Flushes the links and sends queued batches until the socket is full.
+    /// Encrypts the packets that links have queued, and sends the outbox's batches until the socket is full.
     fn send(&mut self, now: Instant) {
         self.engine.flush(now, &mut self.outbox);
         self.transmit(Outbox::flush);
     }
 
-    /// Passes the batches that `flush` selects to the socket, and counts losses.
+    /// Passes the batches that `flush` selects from the outbox to their socket. Counts datagrams that the kernel
+    /// refused, and reports a local address that the kernel refused as source to the links.
     fn transmit(&mut self, flush: impl FnOnce(&mut Outbox, &mut dyn FnMut(&Datagrams<'_>) -> SendOutcome)) {
         let (udp, engine) = (&mut self.udp, &mut self.engine);
         flush(&mut self.outbox, &mut |datagrams| match udp.send(datagrams) {
@@ -327,7 +341,8 @@ impl Worker {
         });
     }
 
-    /// Writes coalesced packets to the TUN device, and counts losses.
+    /// Writes the packets that were coalesced into GSO packets to the TUN device, and counts those that the kernel
+    /// refused.
     fn deliver(&mut self) {
         self.tun.flush();
         self.engine.not_delivered(std::mem::take(&mut self.tun.lost));
@@ -337,7 +352,7 @@ impl Worker {
         match command {
             Command::Install(prepared, done) => {
                 self.install(prepared);
-                // The caller may have been cancelled; the configuration is in force anyway.
+                // The caller may have been cancelled. The configuration is in force nevertheless.
                 let _ = done.send(());
             }
             Command::Refresh(built) => self.refresh(*built),
@@ -348,7 +363,7 @@ impl Worker {
                 }
             }
             Command::Inspect(answer) => {
-                // The caller may have been cancelled.
+                // The caller may have been cancelled; then nobody needs the answer.
                 let _ = answer.send(Inspection {
                     tables: self.engine.tables().cloned(),
                     dynamic: self.dynamic.clone(),
@@ -372,10 +387,10 @@ impl Worker {
                 self.send(now);
             }
             Command::Report(answer) => {
-                // The caller may have been cancelled.
+                // The caller may have been cancelled; then nobody needs the answer.
                 let _ = answer.send(self.report());
             }
-            // Both callers handle it before they call this function.
+            // Both callers end the thread on this command before they call this function.
             Command::Stop => {}
         }
     }
@@ -397,7 +412,7 @@ impl Worker {
         self.config = Some(config);
         if self.number == 0 {
             self.advertise(built.advertisements);
-            // Routes or links changed while the tables were built.
+            // Routes or links have changed since the tables of this configuration were built.
             if built.dynamic != self.dynamic {
                 self.on_routes_changed();
             }
@@ -405,9 +420,9 @@ impl Worker {
         }
     }
 
-    /// Installs tables that were built because routes or links changed.
+    /// Installs tables that were built because routes or links had changed.
     fn refresh(&mut self, built: Built) {
-        // A build for the previous configuration may finish after the switch.
+        // The builder may finish tables of the previous configuration after this lane has switched to the next one.
         if built.generation != self.generation {
             return;
         }
@@ -448,8 +463,8 @@ impl Worker {
         }
     }
 
-    /// Handles link events: logs them, reports them to the controller, and rebuilds tables when a link goes up or down,
-    /// since another agent may take over (D11).
+    /// Handles the links' events: logs them, causes a status report, and requests new tables when a link went up or
+    /// down, because another agent may then take over the routes (D11).
     fn handle_events(&mut self) {
         let mut changed = false;
         let mut any = false;
@@ -497,7 +512,8 @@ impl Worker {
         }
     }
 
-    /// Stores the routes that a peer advertises. Returns whether tables depend on them and have to be rebuilt.
+    /// Stores the routes that a peer advertises. Returns whether lookup tables depend on these routes, so that they
+    /// must be built again. A malformed advertisement changes nothing: it is counted and logged.
     fn receive_routes(&mut self, peer: AgentId, table: &[u8]) -> bool {
         let routes = match routing::decode(table) {
             Ok(routes) => routes,
@@ -524,19 +540,20 @@ impl Worker {
         counts
     }
 
-    /// Advertises routes on links.
+    /// Sets the route table that each link advertises, and sends the advertisements at once.
     fn advertise(&mut self, advertisements: Vec<(LinkIndex, Arc<[u8]>)>) {
         for (link, table) in advertisements {
             self.engine.links_mut().advertise(link, table);
         }
-        // Advertises immediately: every hop of a route would otherwise add the wait for the next timer.
+        // Without this call the links would advertise with their next timer, and every hop of a route would add that
+        // wait.
         let now = Instant::now();
         self.engine.links_mut().advertise_now(now);
         self.engine.handle_timeout(now, &mut self.outbox);
         self.send(now);
     }
 
-    /// Publishes the routing state that the tables in use were built from.
+    /// Publishes the routing state that the installed tables were built from, if it differs from the published one.
     fn share_routing_state(&self, dynamic: RoutingState) {
         self.routing_state.send_if_modified(|shown| {
             let changed = *shown != dynamic;
@@ -547,7 +564,7 @@ impl Worker {
         });
     }
 
-    /// Requests new tables, because routes or links changed.
+    /// Requests new tables because routes or links have changed. Only lane 0 requests them.
     fn on_routes_changed(&mut self) {
         let (config, dynamic, generation) = (&self.config, &self.dynamic, self.generation);
         if let Some(build_queue) = &mut self.build_queue {
@@ -556,7 +573,7 @@ impl Worker {
     }
 }
 
-/// The input of a table build; none without a configuration.
+/// The input of a table build. None: this lane has no configuration yet.
 fn build_request(config: Option<&Arc<AgentConfig>>, dynamic: &RoutingState, generation: u64) -> Option<BuildRequest> {
     let config = config?.clone();
     Some(BuildRequest {
@@ -566,7 +583,7 @@ fn build_request(config: Option<&Arc<AgentConfig>>, dynamic: &RoutingState, gene
     })
 }
 
-/// The next redirected packet; never ready in lanes other than lane 0.
+/// Waits for the next redirected packet. Never returns in other lanes than lane 0.
 async fn next_redirected(redirected: &mut Option<mpsc::Receiver<RedirectedPacket>>) -> Option<RedirectedPacket> {
     match redirected {
         Some(redirected) => redirected.recv().await,

@@ -1,4 +1,4 @@
-//! The host's devices and addresses: reads them, and reports changes.
+//! Reads the host's devices and addresses, and reports their changes.
 
 use super::{ALIAS, Netlink};
 use crate::apply::plan::Connected;
@@ -12,15 +12,16 @@ use rtnetlink::{MulticastGroup, new_multicast_connection};
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::task::AbortHandle;
 
-/// Wait after the first change of the host's devices and addresses. The start of a container makes half a dozen changes within tens
-/// of milliseconds, which are handled together.
+/// Wait after the first change of the host's devices and addresses. The start of a container makes half a dozen changes
+/// within tens of milliseconds, which cause one report together.
 const HOST_DEBOUNCE: std::time::Duration = std::time::Duration::from_millis(200);
 
 impl Netlink {
-    /// The networks of the host's addresses, except loopback devices, link-local addresses and the devices of agents.
+    /// The networks of the host's addresses, in the kernel's order. A network appears once for each address in it.
+    /// Loopback devices, addresses of link scope and the devices of all agents are left out.
     ///
     /// # Errors
-    /// A request fails.
+    /// A netlink request fails.
     pub async fn connected(&self) -> Result<Vec<Connected>> {
         let mut names = BTreeMap::new();
         let mut links = self.handle.link().get().execute();
@@ -50,8 +51,8 @@ impl Netlink {
             if message.header.scope == AddressScope::Link {
                 continue;
             }
-            // On a point-to-point device IFA_ADDRESS is the peer's address, which determines the network. Otherwise it equals
-            // IFA_LOCAL (`linux/if_addr.h`).
+            // On a point-to-point device IFA_ADDRESS is the peer's address, which determines the network. Otherwise
+            // IFA_ADDRESS equals IFA_LOCAL (`linux/if_addr.h`).
             let address = message.attributes.iter().find_map(|a| match a {
                 AddressAttribute::Address(a) => Some(*a),
                 _ => None,
@@ -66,10 +67,11 @@ impl Netlink {
         Ok(out)
     }
 
-    /// The host's connected networks, and its bridges to containers and guests.
+    /// The host's connected networks (see [`connected`](Self::connected)), and the bridges that lead only to containers
+    /// and guests of this host. Both are read from the kernel at each call.
     ///
     /// # Errors
-    /// A request fails.
+    /// A netlink request fails.
     pub async fn surroundings(&self) -> Result<Surroundings> {
         Ok(Surroundings {
             connected: self.connected().await?,
@@ -77,8 +79,8 @@ impl Netlink {
         })
     }
 
-    /// The names of the bridges whose ports are all virtual (veth, TUN or dummy devices). They lead only to containers and guests of
-    /// this host.
+    /// The names of the bridges whose ports are all virtual (veth, TUN or dummy devices), and of bridges without ports.
+    /// Such a bridge leads only to containers and guests of this host.
     async fn inner_bridges(&self) -> Result<BTreeSet<String>> {
         let (mut bridges, mut outward) = (BTreeMap::new(), BTreeSet::new());
         let mut links = self.handle.link().get().execute();
@@ -110,7 +112,8 @@ impl Netlink {
     }
 }
 
-/// Subscribes to changes of the host's devices and addresses (netlink multicast groups). Must run inside a Tokio runtime.
+/// Subscribes to changes of the host's devices and addresses, by netlink multicast groups, in the network namespace of
+/// the calling thread. Must run inside a Tokio runtime, because it spawns a task.
 ///
 /// # Errors
 /// The socket cannot be opened.
@@ -132,7 +135,7 @@ pub fn watch_host() -> Result<HostWatch> {
 pub struct HostWatch {
     driver: AbortHandle,
     changed: std::pin::Pin<Box<dyn futures::Stream<Item = ()> + Send>>,
-    /// A change was received that [`changed`](Self::changed) has not reported yet.
+    /// Whether a change has arrived that [`changed`](Self::changed) has not reported yet.
     is_due: bool,
 }
 
@@ -143,8 +146,8 @@ impl Drop for HostWatch {
 }
 
 impl HostWatch {
-    /// Waits for a change, and returns [`HOST_DEBOUNCE`] after the first one, without its content. Never returns once the socket has
-    /// failed. Cancel safe.
+    /// Waits for a change, and returns 200 ms after the first one. The caller does not learn what changed. Changes
+    /// between two calls are not lost. Once the socket has failed, never returns. Cancel safe.
     pub async fn changed(&mut self) {
         if !self.is_due {
             if self.changed.next().await.is_none() {
@@ -153,7 +156,8 @@ impl HostWatch {
             self.is_due = true;
         }
         tokio::time::sleep(HOST_DEBOUNCE).await;
-        // All changes until now belong to this report.
+        // The caller reads the host's state after this function returns, so it sees all changes that have arrived until
+        // now.
         while let Some(Some(())) = futures::FutureExt::now_or_never(self.changed.next()) {}
         self.is_due = false;
     }

@@ -1,4 +1,4 @@
-//! Requests for the agent's routes, and messages for its policy rules.
+//! Requests for the agent's routes, and netlink messages for its policy rules.
 
 use super::{Netlink, PROTOCOL, family, tolerate_absent};
 use crate::apply::plan::confine::{FALLBACK_METRIC, RouteKey, Table};
@@ -13,17 +13,20 @@ use rtnetlink::RouteMessageBuilder;
 use std::net::IpAddr;
 
 impl Netlink {
-    /// Adds a route, or replaces the one with the same table, destination and metric (NLM_F_REPLACE). IPv6 replaces only a route of
-    /// the same type; [`steps`](crate::apply::plan::KernelPlan::steps) deletes the old one first if the type differs.
+    /// Adds a route, or replaces the route with the same table, destination and metric (NLM_F_REPLACE). For IPv6 the
+    /// kernel replaces only a route of the same type. [`steps`](crate::apply::plan::KernelPlan::steps) therefore
+    /// deletes the old route first if its type differs.
     pub(super) async fn set_route(&self, route: RouteMessage) -> Result<(), rtnetlink::Error> {
         self.handle.route().add(route).replace().execute().await
     }
 
+    /// Deletes a route. A route that does not exist is no error.
     pub(super) async fn delete_route(&self, route: RouteMessage) -> Result<(), rtnetlink::Error> {
         tolerate_absent(self.handle.route().del(route).execute().await)
     }
 
-    /// A route of the own table, or of the default table if it is a default route.
+    /// The message for a route of the own table, or of the default table if `prefix` has length 0. Fails only for a
+    /// route over the line, if the interface to the customer edge does not exist.
     pub(super) fn route(&self, prefix: IpNet, route: Route, index: u32) -> Result<RouteMessage> {
         let table = if prefix.prefix_len() == 0 {
             self.ids.default_table
@@ -33,7 +36,7 @@ impl Netlink {
         self.route_in(table, prefix, route, index)
     }
 
-    /// A route that confines packets.
+    /// The message for a route that confines packets. With `key.fallback` it has the metric of fallbacks.
     pub(super) fn confining(&self, key: RouteKey, route: Route, index: u32) -> Result<RouteMessage> {
         let mut message = self.route_in(self.table_number(key.table), key.prefix, route, index)?;
         if key.fallback {
@@ -64,7 +67,7 @@ impl Netlink {
         }
         match route {
             Route::Device(source) => {
-                // The TUN device has no neighbours, so the route has no gateway: scope link.
+                // The TUN device has no neighbours, so the route needs no gateway, and its scope is link.
                 message.header.scope = RouteScope::Link;
                 message.attributes.push(RouteAttribute::Oif(index));
                 if let Some(source) = source {
@@ -81,7 +84,8 @@ impl Netlink {
         Ok(message)
     }
 
-    /// The message for a policy rule.
+    /// The message that adds or deletes a policy rule. Fails only for a rule with the line as ingress, if the interface
+    /// to the customer edge does not exist.
     pub(super) fn rule(&self, device: &str, rule: Rule) -> Result<RuleMessage> {
         let mut message = RuleMessage::default();
         message.header.family = family(rule.v6);
@@ -91,8 +95,9 @@ impl Netlink {
         message
             .attributes
             .push(RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)));
-        // The flag `Invert` ("not") inverts the whole selector, so a rule cannot combine "not fwmark" with a source or a device. It
-        // need not: the links' marked datagrams have no overlay source, and the host itself sends them.
+        // The flag `Invert` ("not") inverts the whole selector, so a rule cannot combine "not fwmark" with a source or
+        // a device. Such a rule does not need "not fwmark": the links' marked datagrams have no overlay source, and
+        // come from the host itself.
         if rule.ingress.is_some() || rule.source.is_some() {
             message.header.flags = RuleFlags::empty();
         } else {
@@ -102,7 +107,7 @@ impl Netlink {
             let name = match ingress {
                 Ingress::Tun => device,
                 Ingress::Line => self.customer()?.0,
-                // The kernel looks up routes of locally generated packets with the loopback device as input interface.
+                // The kernel routes packets of the host itself with the loopback device as input interface.
                 Ingress::Local => "lo",
             };
             message.attributes.push(RuleAttribute::Iifname(name.to_owned()));
@@ -123,7 +128,7 @@ impl Netlink {
             Lookup::Nop => message.header.action = RuleAction::Nop,
             Lookup::MainButDefault => {
                 message.header.table = RouteHeader::RT_TABLE_MAIN;
-                // Ignores a result whose prefix length is 0, so the kernel continues with the next rule.
+                // The kernel ignores a route with prefix length 0 here, and continues with the next rule.
                 message.attributes.push(RuleAttribute::SuppressPrefixLen(0));
             }
             Lookup::Blackhole => message.header.action = RuleAction::Blackhole,

@@ -11,10 +11,12 @@ use rtnetlink::IpVersion;
 use std::collections::BTreeSet;
 
 impl Netlink {
-    /// Removes the agent's rules and routes that `plan` does not have: those of earlier runs. Returns how many were removed.
+    /// Removes the agent's rules and routes that `plan` does not have. Such objects come from earlier runs. `device`
+    /// and `index` name the agent's TUN device. Returns how many were removed.
     ///
     /// # Errors
-    /// A request fails; some objects may be removed already.
+    /// A request fails, or `plan` needs an interface to a customer edge and there is none. Some objects may have been
+    /// removed before.
     pub async fn sweep_except(&self, device: &str, index: u32, plan: &KernelPlan) -> Result<usize> {
         let rules = plan.rules.iter().map(|r| Ok(rule_key(&self.rule(device, *r)?)));
         let rules: BTreeSet<String> = rules.collect::<Result<_>>()?;
@@ -26,15 +28,16 @@ impl Netlink {
             .await
     }
 
-    /// Removes all rules and routes of the agent. Returns how many were removed.
+    /// Removes all rules and routes with the agent's IDs, whichever run has set them. Returns how many were removed; 0
+    /// at a second call.
     ///
     /// # Errors
-    /// A request fails; some objects may be removed already.
+    /// A request fails. Some objects may have been removed before.
     pub async fn sweep(&self) -> Result<usize> {
         self.sweep_where(|_| true, |_| true).await
     }
 
-    /// Removes those of the agent's rules and routes that satisfy the predicates.
+    /// Removes those rules and routes of the agent that satisfy the predicates. Returns how many were removed.
     async fn sweep_where(
         &self,
         remove_rule: impl Fn(&RuleMessage) -> bool,
@@ -74,8 +77,8 @@ impl Netlink {
         Ok(count)
     }
 
-    /// Whether a rule is the agent's. It has the protocol number, and either names a table of the agent or has a priority that the
-    /// agent uses for rules without such a table.
+    /// Whether a rule is the agent's. Such a rule has the protocol number, and either names a table of the agent or has
+    /// a priority that the agent uses for rules without a table.
     fn owns_rule(&self, rule: &RuleMessage) -> bool {
         let has_protocol = |a: &RuleAttribute| matches!(a, RuleAttribute::Protocol(p) if u8::from(*p) == PROTOCOL);
         let has_id = |a: &RuleAttribute| match a {
@@ -86,7 +89,8 @@ impl Netlink {
         rule.attributes.iter().any(has_protocol) && rule.attributes.iter().any(has_id)
     }
 
-    /// Whether a route is the agent's, by table and protocol number. Routes that others put into the table stay.
+    /// Whether a route is the agent's, by its table and protocol number. Routes that other programs put into the table
+    /// stay.
     fn owns_route(&self, route: &RouteMessage) -> bool {
         if u8::from(route.header.protocol) != PROTOCOL {
             return false;
@@ -95,7 +99,7 @@ impl Netlink {
     }
 }
 
-/// The table of a route. Numbers above 255 do not fit the header and are in an attribute.
+/// The table of a route. A number above 255 does not fit into the header, and is in an attribute.
 fn table_of(route: &RouteMessage) -> u32 {
     let table = route.attributes.iter().find_map(|a| match a {
         RouteAttribute::Table(t) => Some(*t),
@@ -104,8 +108,8 @@ fn table_of(route: &RouteMessage) -> u32 {
     table.unwrap_or_else(|| u32::from(route.header.table))
 }
 
-/// A key that distinguishes the agent's routes: table, destination, type, output device, and the metric if it is a fallback's. The
-/// kernel fills in other attributes, such as the default metric of IPv6, so they must not count.
+/// A key that distinguishes the agent's routes: table, destination, type, output device, and the metric of a fallback.
+/// Other attributes must not count, because the kernel fills some in, such as the default metric of IPv6.
 fn route_key(route: &RouteMessage) -> String {
     let (mut destination, mut metric, mut device) = (None, 0, None);
     for attribute in &route.attributes {
@@ -126,7 +130,8 @@ fn route_key(route: &RouteMessage) -> String {
     )
 }
 
-/// A key that distinguishes the agent's rules, made of the attributes that [`Netlink::rule`] sets. The kernel adds others.
+/// A key that distinguishes the agent's rules. It is made of the attributes that [`Netlink::rule`] sets, because the
+/// kernel adds others.
 fn rule_key(rule: &RuleMessage) -> String {
     let (mut mark, mut table) = (None, u32::from(rule.header.table));
     let mut rest = BTreeSet::new();

@@ -1,4 +1,4 @@
-//! Connected sockets of a lane, and the policy that decides which paths get one.
+//! The connected sockets of a lane, and the policy that decides which paths get one.
 
 use super::heavy_hitters::HeavyHitters;
 use crate::outbox::Datagrams;
@@ -7,31 +7,32 @@ use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 use tombolo_engine::buffer::Path;
 
-/// Connected sockets per lane. A trade-off: each one may hold a receive buffer of its own, up to 2 MB in a gateway.
+/// Most connected sockets of a lane. A trade-off: each may hold a receive buffer of its own, up to 2 MB in a gateway.
 pub(super) const MAX_CONNECTED: usize = 8;
 
-/// A connected socket that carried nothing for this long is closed, which frees its receive buffer.
+/// Idle time after which a connected socket is closed, which frees its receive buffer.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// With all connected sockets in use, a heavy path evicts the one that was idle longest, if for at least this long: ten
-/// times the 100 ms at which a lane notices use.
+/// If all connected sockets are in use, a heavily used path replaces the one that was idle longest, if that one was
+/// idle for at least this time. The time is ten times the 100 ms within which a lane notices that a socket was used.
 pub(super) const EVICTION_IDLE: Duration = Duration::from_secs(1);
 
-/// Interval at which path counts restart, so that slow, long-lived paths never reach the threshold. With 16 batches per
-/// interval a path must average about three batches a second.
+/// Interval at which the counts of paths restart at zero, so that slow, long-lived paths never reach the threshold.
+/// With a threshold of 16 batches, a path must carry about three batches a second.
 const COUNTING_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Pause after a failed connect or a broken connected socket. A trade-off: a lasting cause, such as a missing route,
-/// costs one attempt a minute, and the shared socket works meanwhile.
+/// Pause after a failed connect, or after a connected socket that broke. A trade-off: a lasting cause, such as a
+/// missing route, costs one attempt a minute. The shared socket carries the path meanwhile.
 const RETRY_BACKOFF: Duration = Duration::from_secs(60);
 
 /// A path with its connected socket.
 pub(super) struct ConnectedSocket {
     pub(super) path: Path,
     udp: Udp,
-    /// When the socket last carried a datagram, at the granularity of [`ConnectedSockets::maintain`] calls.
+    /// When the socket last carried a datagram, as far as the calls of [`ConnectedSockets::maintain`] have noticed it.
     last_used: Instant,
-    /// Sending failed with an error other than a full buffer: closed at the next [`ConnectedSockets::maintain`].
+    /// Whether sending failed with an error other than a full buffer. The next call of [`ConnectedSockets::maintain`]
+    /// closes the socket.
     broken: bool,
 }
 
@@ -42,9 +43,9 @@ pub(super) struct ConnectedSockets {
     counting_since: Instant,
     no_connect_before: Option<Instant>,
     fwmark: u32,
-    /// Receive buffer of sockets opened from now on, bytes.
+    /// Size of the receive buffer in bytes for sockets that are opened from now on.
     pub(super) receive_buffer: usize,
-    /// Receive overflows counted by sockets that have been closed.
+    /// Datagrams that the kernel dropped at full receive buffers of sockets that are closed by now.
     pub(super) closed_overflow: u64,
 }
 
@@ -53,11 +54,13 @@ pub(super) enum Outcome {
     Sent,
     /// The send buffer of the socket with this index is full.
     WouldBlock(usize),
-    /// The path has no connected socket, or that socket refused the batch: the shared socket has to send it.
+    /// The path has no connected socket, or that socket refused the batch. The caller must send the batch through the
+    /// shared socket.
     NotSent,
 }
 
 impl ConnectedSockets {
+    /// Starts without connected sockets. `fwmark` and `receive_buffer` (bytes) are for sockets that are opened later.
     pub(super) fn new(fwmark: u32, receive_buffer: usize) -> Self {
         Self {
             sockets: Vec::with_capacity(MAX_CONNECTED),
@@ -74,15 +77,17 @@ impl ConnectedSockets {
         self.sockets.len()
     }
 
+    /// The socket with this index. None: there is no such socket.
     pub(super) fn get(&self, number: usize) -> Option<&Udp> {
         self.sockets.get(number).map(|connected| &connected.udp)
     }
 
+    /// The socket with this index. None: there is no such socket.
     pub(super) fn get_mut(&mut self, number: usize) -> Option<&mut Udp> {
         self.sockets.get_mut(number).map(|connected| &mut connected.udp)
     }
 
-    /// Sends a batch through the connected socket of its path. Counts the path if it has none.
+    /// Sends a batch through the connected socket of its path. If the path has none, counts the path and sends nothing.
     pub(super) fn send(&mut self, path: Path, datagrams: &Datagrams<'_>) -> Outcome {
         let mut sockets = self.sockets.iter_mut().enumerate();
         let Some((number, connected)) = sockets.find(|(_, connected)| connected.path == path) else {
@@ -92,7 +97,7 @@ impl ConnectedSockets {
         match connected.udp.send_connected(datagrams.bytes, datagrams.segment) {
             Ok(()) => Outcome::Sent,
             Err(e) if e.kind() == ErrorKind::WouldBlock => Outcome::WouldBlock(number),
-            // ECONNREFUSED reports an ICMP error for an earlier datagram; the socket itself is fine.
+            // ECONNREFUSED reports an ICMP error for an earlier datagram, so the socket itself still works.
             Err(e) if e.kind() == ErrorKind::ConnectionRefused => Outcome::NotSent,
             Err(error) => {
                 tracing::debug!(?path, %error, "connected socket refused to send; using the shared one");
@@ -102,7 +107,8 @@ impl ConnectedSockets {
         }
     }
 
-    /// Closes idle and broken sockets, and opens one for a heavy path on the port of `lane`. Indexes change.
+    /// Closes idle and broken sockets, and opens at most one, for a heavily used path on the port of `lane`. Indexes
+    /// may change.
     pub(super) fn maintain(&mut self, lane: &Udp, now: Instant) {
         for connected in &mut self.sockets {
             if connected.udp.take_used() {
@@ -122,7 +128,8 @@ impl ConnectedSockets {
         }
     }
 
-    /// Opens a socket for `path` on the port of `lane`, if there is room or an idle socket can be evicted.
+    /// Opens a socket for `path` on the port of `lane`, if the limit permits or an idle socket can be closed for it. A
+    /// failure delays the next attempt for any path.
     fn open(&mut self, path: Path, lane: &Udp, now: Instant) {
         if self.sockets.len() >= MAX_CONNECTED {
             let longest = self.sockets.iter().map(|connected| connected.last_used).min();
@@ -150,7 +157,8 @@ impl ConnectedSockets {
         }
     }
 
-    /// Closes the connected sockets that `should_close` selects by the socket and its idle time.
+    /// Closes the connected sockets for which `should_close` returns true. Its arguments are the socket and the
+    /// socket's idle time.
     fn close(&mut self, now: Instant, should_close: impl Fn(&ConnectedSocket, Duration) -> bool) {
         self.sockets.retain(|connected| {
             let closes = should_close(connected, now.saturating_duration_since(connected.last_used));

@@ -1,23 +1,24 @@
-//! Finds the paths that carry most batches.
+//! Finds the paths that carry the most batches.
 
 use tombolo_engine::buffer::Path;
 
-/// Paths counted at a time. By the bound of Misra and Gries, any path that carries more than one in nine batches has a
-/// counter.
+/// Number of paths that are counted at the same time. By the bound of Misra and Gries, any path that carries more than
+/// one in nine batches has a counter.
 const MAX_COUNTED: usize = 8;
 
-/// Excess of a path's batches over those of the paths that shared its counter, at which the path is heavy. A trade-off:
-/// lower opens sockets for short exchanges, higher takes longer to notice a bulk flow.
+/// Count at which a path is heavily used. A count is the number of the path's batches, minus those that the algorithm
+/// set off against other paths. A trade-off: a lower threshold opens sockets for short exchanges, a higher one takes
+/// longer to notice a bulk flow.
 const THRESHOLD: u32 = 16;
 
-/// Counts frequent paths in bounded space, as Misra and Gries do ("Finding repeated elements", 1982).
+/// Counts frequent paths in bounded space, by the algorithm of Misra and Gries ("Finding repeated elements", 1982).
 #[derive(Debug, Default)]
 pub(super) struct HeavyHitters {
     counts: Vec<(Path, u32)>,
 }
 
 impl HeavyHitters {
-    /// Counts one batch sent on `path`.
+    /// Counts one batch that was sent on `path`.
     pub(super) fn record(&mut self, path: Path) {
         if let Some((_, count)) = self.counts.iter_mut().find(|(p, _)| *p == path) {
             *count = count.saturating_add(1);
@@ -31,13 +32,13 @@ impl HeavyHitters {
         }
     }
 
-    /// Removes and returns a path that reached the threshold, if any; its count restarts at zero.
+    /// Removes and returns a path whose count has reached the threshold. Its count restarts at zero. None: no path has.
     pub(super) fn take_heavy(&mut self) -> Option<Path> {
         let at = self.counts.iter().position(|(_, count)| *count >= THRESHOLD)?;
         Some(self.counts.swap_remove(at).0)
     }
 
-    /// Drops all counts, so that slow, long-lived paths never qualify.
+    /// Drops all counts. The caller does this at intervals, so that slow, long-lived paths never reach the threshold.
     pub(super) fn reset(&mut self) {
         self.counts.clear();
     }
@@ -75,7 +76,7 @@ mod tests {
     }
 
     proptest! {
-        /// The guarantee of Misra and Gries: a count is too low by at most a ninth of all batches.
+        /// The algorithm guarantees that a count is too low by at most a ninth of all batches.
         #[test]
         fn no_frequent_path_is_missed(taken in prop::collection::vec(0u16..40, 0..2000)) {
             let (mut heavy, mut all) = (HeavyHitters::default(), BTreeMap::<u16, usize>::new());

@@ -1,4 +1,4 @@
-//! A BIRD on another host: the BGP neighbour of the speaker under test.
+//! A BIRD on another host. It is the BGP neighbour of the speaker under test.
 
 use crate::common::Wire;
 use std::fmt::Write as _;
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-/// A running BIRD, its directory, and the parameters of its configuration.
+/// A running BIRD, with its directory and the parameters of its configuration.
 pub(crate) struct Far {
     child: Child,
     dir: tempfile::TempDir,
@@ -19,13 +19,13 @@ pub(crate) struct Far {
 }
 
 impl Far {
-    /// Starts BIRD on a host of the wire. It has a session `n0`, `n1`, … to each address with an ASN in `to`, and announces the
-    /// static routes in `v4` and `v6`.
+    /// Starts BIRD on host `side` of the wire, and waits until its control socket answers. BIRD has a session `n0`,
+    /// `n1`, … with each address and ASN in `to`. It announces the static routes in `v4` and `v6`.
     pub(crate) fn start(wire: &Wire, side: usize, asn: u32, to: &[(&str, u32)], v4: &str, v6: &str) -> Self {
         Self::with(wire, side, asn, to, v4, v6, "")
     }
 
-    /// As [`start`](Self::start), with further options of the sessions.
+    /// Starts BIRD as [`start`](Self::start) does. `options` are added to each session.
     pub(crate) fn with(
         wire: &Wire,
         side: usize,
@@ -72,7 +72,7 @@ impl Far {
         far
     }
 
-    /// Replaces the announced routes.
+    /// Replaces the static routes that BIRD announces.
     pub(crate) fn replace(&mut self, v4: &str, v6: &str) {
         let conf = configuration(self.side, self.asn, &self.neighbours, v4, v6, &self.options);
         std::fs::write(self.dir.path().join("far.conf"), conf).unwrap();
@@ -83,7 +83,7 @@ impl Far {
         self.dir.path().join("far.ctl")
     }
 
-    /// Sends a command to the control socket. Returns the reply with its codes.
+    /// Sends a command to the control socket. Returns BIRD's reply, with the codes of its lines.
     pub(crate) fn control(&self, command: &str) -> String {
         let mut stream = UnixStream::connect(self.socket()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -109,17 +109,18 @@ impl Far {
         line.unwrap().split_ascii_whitespace().map(str::to_owned).collect()
     }
 
-    /// BIRD's name of a session's state, such as `Established`.
+    /// The name that BIRD gives to a session's state, such as `Established`.
     pub(crate) fn state(&self, session: &str) -> String {
         self.words(session).get(5).cloned().unwrap_or_default()
     }
 
-    /// How often a session was established, by BIRD's log.
+    /// How often a session was established, according to BIRD's log.
     pub(crate) fn ups(&self, session: &str) -> usize {
         self.log().matches(&format!("{session}: State changed to up")).count()
     }
 
-    /// The AS path of a prefix that was announced to this BIRD; none if it was not announced.
+    /// The AS path of a prefix that the speaker under test has announced to this BIRD. None: it has not announced the
+    /// prefix.
     pub(crate) fn path_of(&self, prefix: &str) -> Option<String> {
         let all = self.control(&format!("show route {prefix} all where source = RTS_BGP"));
         let path = all.lines().find_map(|l| l.trim().strip_prefix("BGP.as_path:"));

@@ -1,4 +1,4 @@
-//! A hostile BGP neighbour that sends raw messages over TCP. It loses its own session and affects no other.
+//! A hostile BGP neighbour sends raw messages over TCP. It loses its own session, and affects no other session.
 
 use crate::common::Wire;
 use crate::far::Far;
@@ -55,13 +55,13 @@ fn update(withdrawn: &[(Ipv4Addr, u8)], attributes: &[u8], reached: &[(Ipv4Addr,
     message(UPDATE, &body)
 }
 
-/// An UPDATE with one valid route and additional attributes.
+/// An UPDATE that announces 11.0.`third`.0/24 with a valid path and further attributes.
 fn route(third: u8, path: &[u32], more: &[u8]) -> Vec<u8> {
     let attributes = [&ORIGIN[..], &as_path(path), &NEXT_HOP, more].concat();
     update(&[], &attributes, &[(Ipv4Addr::new(11, 0, third, 0), 24)])
 }
 
-/// Moves the calling thread into the neighbour's namespace.
+/// Moves the calling thread into the namespace of the hostile neighbour.
 fn enter(wire: &Wire) {
     let namespace = File::open(format!("/run/netns/{}", wire.ns[2])).unwrap();
     setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
@@ -75,7 +75,7 @@ fn connect() -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Establishes a session, with retries for a minute: BIRD refuses connections for a while after an error.
+/// Establishes a session. Tries for a minute, because BIRD refuses connections for a while after an error.
 fn session() -> TcpStream {
     let begun = Instant::now();
     loop {
@@ -107,7 +107,7 @@ fn greet(stream: &mut TcpStream) -> std::io::Result<()> {
     }
 }
 
-/// Reads the next message and returns its type.
+/// Reads the next message, and returns its type.
 fn read(stream: &mut TcpStream) -> std::io::Result<u8> {
     let mut header = [0; 19];
     stream.read_exact(&mut header)?;
@@ -116,7 +116,7 @@ fn read(stream: &mut TcpStream) -> std::io::Result<u8> {
     Ok(header[18])
 }
 
-/// Waits until the other end closes the session.
+/// Waits until BIRD closes the session.
 fn expect_close(mut stream: TcpStream) {
     let begun = Instant::now();
     while read(&mut stream).is_ok_and(|kind| kind != NOTIFICATION) {
@@ -143,7 +143,7 @@ fn strange() -> Vec<Vec<u8>> {
     let bad_origin = [&[0x40, 1, 1, 9][..], &as_path(&[ASN]), &NEXT_HOP].concat();
     let at = |third| [(Ipv4Addr::new(11, 0, third, 0), 24)];
     vec![
-        // Accepted with their AS paths: BIRD forwards unknown attributes.
+        // The speaker learns these routes with their AS paths, because BIRD forwards unknown attributes.
         route(1, &[ASN, 7], &[]),
         route(2, &[ASN, 7], &[0xc0, 40, 3, 0xff, 0xff, 0xff]),
         route(3, &[ASN, 7], &[0xc0, 25, 5, 1, 2, 3, 4, 5]),
@@ -151,7 +151,8 @@ fn strange() -> Vec<Vec<u8>> {
         route(5, &[ASN, 7], &[0xc0, 128, 2, 0, 0]),
         route(6, &[ASN, 7], &[0xc0, 16, 8, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]),
         update(&[], &set, &at(7)),
-        // Rejected: loop, wrong first AS, too long or malformed path, no path, invalid origin, martian prefixes.
+        // BIRD or the parser rejects these routes: a loop, a wrong first AS, a path that is too long or malformed, no
+        // path, an invalid origin, and martian prefixes.
         route(20, &[ASN, 65_515], &[]),
         route(21, &[65_099, ASN], &[]),
         update(&[], &too_long, &at(22)),
@@ -181,7 +182,7 @@ fn a_hostile_neighbour_costs_its_own_session_only() {
         let (said, seen) = (strange_said.0, strange_seen.1);
         let (wire, over) = (&wire, &over);
         scope.spawn(move || {
-            // Sets the flag even if this thread panics, so that the other part of the test ends.
+            // Sets the flag even if this thread panics, so that the other part of the test ends too.
             struct Over<'a>(&'a AtomicBool);
             impl Drop for Over<'_> {
                 fn drop(&mut self) {
@@ -194,7 +195,7 @@ fn a_hostile_neighbour_costs_its_own_session_only() {
             strange().iter().for_each(|m| stream.write_all(m).unwrap());
             said.send(()).unwrap();
             seen.blocking_recv().unwrap();
-            // Announcements and withdrawals as fast as possible, then an invalid message.
+            // Sends announcements and withdrawals as fast as possible, then an invalid message.
             for i in 0..2000_u32 {
                 let prefix = [(Ipv4Addr::from(0x0b01_0000 | (i % 7) << 8), 24)];
                 let attributes = [&ORIGIN[..], &as_path(&[ASN, i]), &NEXT_HOP].concat();
@@ -210,14 +211,14 @@ fn a_hostile_neighbour_costs_its_own_session_only() {
                 .map(|i| (Ipv4Addr::from(0x0c00_0000 | i), 32))
                 .collect();
             for some in all.chunks(700) {
-                // BIRD closes the session at the prefix limit, long before the end.
+                // BIRD closes the session when the prefix limit is exceeded, long before all prefixes are sent.
                 if stream.write_all(&update(&[], &attributes, some)).is_err() {
                     break;
                 }
             }
             expect_close(stream);
 
-            // Connections that send noise or nothing and are closed at once.
+            // Opens connections that send noise or nothing and are closed at once.
             for i in 0..300_u16 {
                 if let Ok(mut stream) = connect() {
                     let noise: Vec<u8> = (0..i).map(|b| (b.wrapping_mul(31) ^ i) as u8).collect();
@@ -260,7 +261,7 @@ fn a_hostile_neighbour_costs_its_own_session_only() {
             near.learns("/c/hostile", &[]).await;
             assert_eq!((far.ups("n0"), near.pid()), (1, pid));
             near.is("/c/1", BgpPeerState::Connected).await;
-            // Withdrawals still reach the other neighbour.
+            // The other neighbour's session still works: it gets withdrawals.
             near.configure(|spec| spec.announce.clear());
             eventually("withdrawn", async || far.path_of("10.1.0.0/16").is_none()).await;
             near.stop().await;

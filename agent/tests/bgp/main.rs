@@ -1,4 +1,4 @@
-//! The BGP speaker against real BIRDs on other hosts, which are network namespaces.
+//! Tests the BGP speaker against real BIRDs on other hosts. The hosts are network namespaces.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 #[path = "../common/mod.rs"]
@@ -20,7 +20,7 @@ use tombolo_proto::id::Secret;
 use tombolo_proto::route::{EffectiveRoute, NextHop, RouteSource, RouteState};
 use tombolo_proto::status::{BgpPeerState, BgpPeerStatus};
 
-/// Hosts on one wire, with IPv6 addresses `fd00:5::1`, … beside `192.0.2.1`, …
+/// Hosts on one wire. They have the IPv6 addresses `fd00:5::1`, … in addition to `192.0.2.1`, …
 fn wire(name: &str, hosts: usize) -> Wire {
     let wire = Wire::with_hosts(&format!("b{name}"), hosts);
     for i in 0..hosts {
@@ -35,7 +35,7 @@ const SITE: &str = "\
     route 10.9.0.0/16 blackhole { bgp_path.prepend(64999); bgp_path.prepend(4200000009); };";
 const SITE_V6: &str = "route fd02::/64 blackhole { bgp_path.prepend(64999); };";
 
-/// `SITE` and `SITE_V6` as the speaker learns them.
+/// The routes of `SITE` and `SITE_V6`, as the speaker learns them from a neighbour with this ASN.
 fn site(asn: u32) -> Vec<(String, Vec<u32>)> {
     vec![
         ("10.2.30.0/25".into(), vec![asn]),
@@ -47,7 +47,7 @@ fn site(asn: u32) -> Vec<(String, Vec<u32>)> {
 #[test]
 fn routes_come_and_go_with_their_paths() {
     let wire = wire("routes", 3);
-    // One session over IPv4 and one over IPv6. Both carry both families.
+    // One session runs over IPv4 and one over IPv6. Both carry routes of both families.
     let over_v4 = Far::start(&wire, 1, 65_021, &[("192.0.2.1", 65_515)], SITE, SITE_V6);
     let over_v6 = Far::start(&wire, 2, 65_022, &[("fd00:5::1", 65_515)], SITE, SITE_V6);
     within(&wire.ns[0], async || {
@@ -69,7 +69,7 @@ fn routes_come_and_go_with_their_paths() {
         .await;
         let status = near.status_with("/c/1", 20, |s| (s.received, s.sent) == (3, 3)).await;
 
-        // A second neighbour and other routes for the first one do not reset the first one's session.
+        // Adding a second neighbour and changing the first one's routes does not reset the first one's session.
         let (session, since) = (over_v4.ups("n0"), status.since);
         near.configure(|spec| {
             let second = neighbour("/c/2", "fd00:5::3", 65_022);
@@ -89,7 +89,7 @@ fn routes_come_and_go_with_their_paths() {
         })
         .await;
         assert_eq!(over_v4.ups("n0"), session);
-        // An announced route does not hide the neighbour's route to the same prefix.
+        // A route that the speaker announces does not hide the neighbour's route to the same prefix.
         near.configure(|spec| {
             let routes = spec.announce.get_mut(&id("/c/1")).unwrap();
             *routes = vec![route("10.2.30.0/25", &[9]), route("fd02::/64", &[9])];
@@ -100,7 +100,7 @@ fn routes_come_and_go_with_their_paths() {
         .await;
         assert_eq!(near.learned("/c/1"), site(65_021));
 
-        // Routes are withdrawn and announced again, a few times.
+        // The neighbour withdraws its routes and announces them again, three times.
         let mut latencies = Vec::new();
         for _ in 0..3 {
             for (command, count) in [("disable", 1), ("enable", 3)] {
@@ -113,7 +113,7 @@ fn routes_come_and_go_with_their_paths() {
                     .unwrap()
                     .unwrap();
                 latencies.push(begun.elapsed());
-                // Slow enough for the changes that are published without delay.
+                // The pause is long enough that the speaker publishes each change without delay.
                 sleep(Duration::from_millis(50)).await;
             }
         }
@@ -121,7 +121,8 @@ fn routes_come_and_go_with_their_paths() {
         let (median, last) = (latencies[latencies.len() / 2], latencies[latencies.len() - 1]);
         println!("from the far command to learned(): median {median:?}, longest {last:?}");
         assert!(median < Duration::from_millis(100), "{latencies:?}");
-        // Changes of a neighbour that keeps flapping are published more and more rarely. Its last state is published in the end.
+        // A neighbour keeps flapping, so its changes are published more and more rarely. Its last state is published in
+        // the end.
         let mut all = near.bgp.learned();
         let published = async {
             let mut published = 0;
@@ -151,10 +152,10 @@ fn routes_come_and_go_with_their_paths() {
             .unwrap();
         assert_eq!(near.learned("/c/2"), site(65_022));
         assert_eq!(over_v4.ups("n0"), session);
-        // The flaps took 4 s, so the age of an unchanged session has grown.
+        // The flaps took 4 s, so the age of the session, which did not change, has grown.
         assert!(near.status("/c/1").unwrap().since > since);
 
-        // Removing one neighbour does not affect the other one.
+        // Removing the first neighbour does not affect the second one.
         let session = over_v6.ups("n0");
         near.configure(|spec| drop(spec.speaker.as_mut().unwrap().neighbours.remove(0)));
         eventually("forgotten", async || {
@@ -187,7 +188,7 @@ fn passwords_must_match() {
         with("wrong");
         eventually("session closed", async || far.state("n0") != "Established").await;
         near.learns("/c/1", &[]).await;
-        // The kernels have dropped several segments for their signature, and there is still no session.
+        // The kernels have dropped several segments because of wrong signatures, and there is still no session.
         let refused = || md5_failures(&wire, 0) + md5_failures(&wire, 1);
         let before = refused();
         eventually("refused connections", async || refused() >= before + 3).await;
@@ -207,7 +208,7 @@ fn passwords_must_match() {
     });
 }
 
-/// G23, E13: a neighbour with too many prefixes has no session until it announces fewer.
+/// G23, E13: a neighbour with too many prefixes has no session until it announces fewer than the limit.
 #[test]
 fn too_many_prefixes_cost_the_session_until_there_are_fewer() {
     let wire = wire("limit", 2);
@@ -230,7 +231,7 @@ fn too_many_prefixes_cost_the_session_until_there_are_fewer() {
         };
         near.status_with("/c/1", 20, over_limit).await;
         near.learns("/c/1", &[]).await;
-        // BIRD tries again, and the neighbour still announces too many.
+        // BIRD tries to connect again, while the neighbour still announces too many prefixes.
         let sessions = far.ups("n0");
         eventually_within("another session", 60, async || far.ups("n0") > sessions).await;
         near.status_with("/c/1", 20, over_limit).await;
@@ -242,7 +243,7 @@ fn too_many_prefixes_cost_the_session_until_there_are_fewer() {
     });
 }
 
-/// D17: the agent and the neighbour keep their routes while BIRD restarts.
+/// D17: while BIRD restarts, the agent keeps the neighbour's routes, and the neighbour keeps the agent's.
 #[test]
 fn a_bird_that_dies_is_started_again_and_nothing_is_lost() {
     let wire = wire("kill", 2);
@@ -261,7 +262,7 @@ fn a_bird_that_dies_is_started_again_and_nothing_is_lost() {
         let begun = Instant::now();
         kill(before, Signal::SIGKILL).unwrap();
         let mut again = None;
-        // Eight seconds are longer than the restart and the removal of stale routes 3 s after it.
+        // Eight seconds are enough for the restart, and for the removal of stale routes 3 s after it.
         while begun.elapsed() < Duration::from_secs(8) {
             assert_eq!(near.learned("/c/1"), site(65_021));
             assert!(far.path_of("10.8.0.0/16").is_some(), "the neighbour removed the routes");
@@ -273,13 +274,13 @@ fn a_bird_that_dies_is_started_again_and_nothing_is_lost() {
         println!("sessions up again {:?} after kill -9", again.unwrap());
         assert!(!changes.has_changed().unwrap(), "learned routes changed");
         near.is("/c/1", BgpPeerState::Connected).await;
-        // The routes are not stale: withdrawals take effect in both directions.
+        // The routes have not stayed as stale ones: withdrawals take effect in both directions.
         far.control("disable s4");
         near.learns("/c/1", &site(65_021)[2..]).await;
         near.configure(|spec| spec.announce.clear());
         eventually("withdrawn", async || far.path_of("10.8.0.0/16").is_none()).await;
 
-        // BIRD is restarted after each of several crashes, with growing waits.
+        // BIRD is restarted after each of several crashes. The wait before a restart grows with each crash.
         for _ in 0..3 {
             let before = near.pid();
             kill(before, Signal::SIGKILL).unwrap();
@@ -321,7 +322,7 @@ fn stopping_closes_sessions_and_leaves_nothing() {
                 }
             }
             println!("{way}: bird gone after {:?}", begun.elapsed());
-            // The neighbour received a NOTIFICATION and did not have to wait for its hold timer.
+            // The neighbour has received a NOTIFICATION, so it did not have to wait for its hold timer.
             eventually("session closed", async || far.state("n0") != "Established").await;
             let log = far.log();
             assert!(log.contains("Received: Administrative shutdown"), "{log}");
@@ -330,9 +331,9 @@ fn stopping_closes_sessions_and_leaves_nothing() {
     });
 }
 
-/// How many TCP segments a host has dropped because of a wrong MD5 signature (RFC 2385).
+/// The number of TCP segments that a host has dropped because of a wrong MD5 signature (RFC 2385).
 fn md5_failures(wire: &Wire, host: usize) -> u64 {
-    // A line of names, then a line of values.
+    // The file has a line of names, followed by a line of values.
     let text = wire.run(host, "cat /proc/net/netstat");
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
     let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
@@ -341,7 +342,7 @@ fn md5_failures(wire: &Wire, host: usize) -> u64 {
     failures.unwrap().1.parse().unwrap()
 }
 
-/// A VPN gateway with one BGP neighbour and no other agents.
+/// The configuration of a VPN gateway with one BGP neighbour and no links to other agents.
 fn gateway(agent: &Host) -> AgentConfig {
     let (vnet, space) = (id("/vnet"), "10.1.0.0/16".parse().unwrap());
     AgentConfig {
@@ -386,7 +387,7 @@ fn gateway(agent: &Host) -> AgentConfig {
     }
 }
 
-/// D17: the kernel ends BIRD when the agent is killed, and BIRD closes its sessions.
+/// D17: when the agent is killed, the kernel ends BIRD, and BIRD closes its sessions.
 #[test]
 fn bird_dies_with_its_agent() {
     let wire = wire("orphan", 2);
@@ -396,13 +397,14 @@ fn bird_dies_with_its_agent() {
     agent.start();
     let received = |count: u64| {
         let status = agent.status().unwrap();
-        // None before the configuration is applied.
+        // The list of sessions is empty before the configuration is applied.
         let peer = &status["status"]["bgp"][0];
         peer["state"] == "Connected" && peer["received"] == count
     };
     common::eventually_within("session", 20, || received(3));
-    // BIRD must have read the ends of the initial tables: a socket that is closed with unread bytes resets its connection, and
-    // the neighbour would lose the NOTIFICATION. A route that arrives after them proves it.
+    // BIRD must have read the ends of the initial tables. If a socket is closed with unread bytes, the kernel resets
+    // the connection, and the neighbour does not get the NOTIFICATION. A route that arrives after the initial tables
+    // proves that BIRD has read them.
     far.replace(&format!("{SITE}\nroute 10.10.0.0/16 blackhole;"), SITE_V6);
     common::eventually("a later route", || received(4));
     let pid = near::pid_in(&agent.state.path(file::BGP)).unwrap();
@@ -446,7 +448,7 @@ fn two_speakers_share_a_host() {
     });
 }
 
-/// D19: BIRD follows the carrier (`check link`), so routes are withdrawn before the hold time has passed.
+/// D19: BIRD follows the carrier (`check link`), so it withdraws routes before the hold time has passed.
 #[test]
 fn a_lost_carrier_withdraws_at_once() {
     let wire = wire("carrier", 2);

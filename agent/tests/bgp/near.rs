@@ -1,4 +1,4 @@
-//! The BGP speaker under test, in a network namespace.
+//! The BGP speaker under test, which runs in a network namespace.
 
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::Pid;
@@ -12,7 +12,8 @@ use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::{Route, RouteOrigin};
 use tombolo_proto::status::{BgpPeerState, BgpPeerStatus};
 
-/// Runs a part of a test in a namespace, on a thread of its own. A panic of the part panics here.
+/// Runs a part of a test in a namespace, on a thread of its own, and waits for it. If the part panics, this function
+/// panics too.
 pub(crate) fn within<F: AsyncFnOnce() + Send>(namespace: &str, part: F) {
     std::thread::scope(|scope| {
         let inside = move || {
@@ -36,7 +37,7 @@ pub(crate) fn route(prefix: &str, as_path: &[u32]) -> Route {
     }
 }
 
-/// Routes to announce: two own prefixes, and one with an AS path.
+/// Routes to announce: two prefixes with an empty AS path, and one with two ASNs.
 pub(crate) fn announced() -> Vec<Route> {
     vec![
         route("10.1.0.0/16", &[]),
@@ -45,7 +46,7 @@ pub(crate) fn announced() -> Vec<Route> {
     ]
 }
 
-/// A neighbour on the wire, with a hold time of 9 s.
+/// A neighbour on the wire, whose sessions have a hold time of 9 s.
 pub(crate) fn neighbour(id: &str, address: &str, asn: u32) -> Neighbour {
     let own = if address.contains(':') {
         "fd00:5::1"
@@ -69,7 +70,7 @@ pub(crate) fn id(text: &str) -> ResourceId {
     ResourceId::new(text)
 }
 
-/// The prefixes and AS paths that one neighbour announces.
+/// The prefixes and AS paths that the neighbour `id` announces, from the routes of all neighbours.
 pub(crate) fn learned(learned: &Learned, id: &str) -> Vec<(String, Vec<u32>)> {
     let routes = learned
         .get(&ResourceId::new(id))
@@ -82,23 +83,23 @@ pub(crate) fn learned(learned: &Learned, id: &str) -> Vec<(String, Vec<u32>)> {
     routes.into_iter().map(line).collect()
 }
 
-/// The process ID of the BIRD with its files in this directory.
+/// The process ID of the BIRD whose files are in this directory. None: there is no PID file.
 pub(crate) fn pid_in(dir: &Path) -> Option<Pid> {
     let pid = std::fs::read_to_string(dir.join("run/bird.pid")).ok()?;
     pid.trim().parse().ok().map(Pid::from_raw)
 }
 
-/// Whether a process has ended; it may still be a zombie.
+/// Whether a process has ended. A zombie counts as ended.
 pub(crate) fn is_gone(pid: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
     stat.map_or(true, |s| s.contains(") Z "))
 }
 
-/// A speaker and its present configuration.
+/// A speaker, with the configuration that it has.
 pub(crate) struct Near {
     pub bgp: Bgp,
     spec: Mutex<BgpSpec>,
-    /// BIRD's configuration directory.
+    /// The directory of BIRD's configuration, which `Bgp` writes.
     dir: PathBuf,
     _temporary: Option<tempfile::TempDir>,
 }
@@ -112,7 +113,7 @@ impl Near {
         near
     }
 
-    /// A speaker whose BIRD has its files in a directory.
+    /// A speaker whose BIRD has its files in `dir`. It has no neighbours yet.
     pub(crate) fn of(bgp: Bgp, dir: PathBuf) -> Self {
         Self {
             bgp,
@@ -130,7 +131,7 @@ impl Near {
         }
     }
 
-    /// Changes the configuration. It takes effect later.
+    /// Changes the configuration. BIRD gets the change later, so a test must wait for the effect.
     pub(crate) fn configure(&self, change: impl FnOnce(&mut BgpSpec)) {
         let mut spec = self.spec.lock().unwrap();
         change(&mut spec);
@@ -141,7 +142,7 @@ impl Near {
         learned(&self.bgp.learned().borrow(), id)
     }
 
-    /// Waits until a neighbour announces exactly these routes.
+    /// Waits until a neighbour announces exactly these routes, for 20 seconds at most.
     pub(crate) async fn learns(&self, id: &str, expected: &[(String, Vec<u32>)]) {
         let begin = Instant::now();
         while self.learned(id) != expected {
@@ -151,13 +152,14 @@ impl Near {
         }
     }
 
-    /// The last published status of a neighbour, up to a second old; none before the first one.
+    /// The last published status of a neighbour, which may be a second old. None: no status of the neighbour was
+    /// published yet.
     pub(crate) fn status(&self, id: &str) -> Option<BgpPeerStatus> {
         let all = self.bgp.status();
         all.into_iter().find(|s| s.neighbour == ResourceId::new(id))
     }
 
-    /// Waits until the status of a neighbour satisfies a condition, and returns that status.
+    /// Waits until the status of a neighbour satisfies a condition, for `seconds` at most. Returns that status.
     pub(crate) async fn status_with(
         &self,
         id: &str,
@@ -175,7 +177,7 @@ impl Near {
         }
     }
 
-    /// Waits until a session has this state.
+    /// Waits until a session has this state, for 20 seconds at most.
     pub(crate) async fn is(&self, id: &str, state: BgpPeerState) {
         self.is_within(id, state, 20).await;
     }
@@ -184,7 +186,7 @@ impl Near {
         self.status_with(id, seconds, |s| s.state == state).await;
     }
 
-    /// The process ID of BIRD, while it runs.
+    /// The process ID of BIRD. None: BIRD does not run.
     pub(crate) fn running(&self) -> Option<Pid> {
         pid_in(&self.dir).filter(|pid| !is_gone(*pid))
     }
@@ -202,7 +204,7 @@ impl Near {
     }
 }
 
-/// Waits until a condition holds, for 20 seconds at most.
+/// Waits until a condition holds, for 20 seconds at most; then panics with `what`.
 pub(crate) async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
     eventually_within(what, 20, condition).await;
 }

@@ -1,4 +1,5 @@
-//! BIRD as a separate service. A thread acts as the service manager; `tests/vm` tests the systemd units themselves.
+//! Tests BIRD as a separate service. A thread acts as the service manager. `tests/vm` tests the systemd units
+//! themselves.
 
 use crate::far::Far;
 use crate::near::{self, Near, announced, eventually, id, neighbour, within};
@@ -12,18 +13,19 @@ use std::time::{Duration, Instant};
 use tombolo_agent::bgp::{Bgp, Bird, BirdService};
 use tombolo_proto::status::BgpPeerState;
 
-/// Starts BIRD with the capabilities of its unit whenever it does not run and a configuration exists.
+/// Acts as the service manager: starts BIRD, with the capabilities of its unit, whenever a configuration exists and
+/// BIRD does not run.
 struct Manager {
     child: Arc<Mutex<Option<Child>>>,
     starts: Arc<AtomicUsize>,
-    /// How often it has checked whether to start BIRD.
+    /// How often the thread has checked whether it must start BIRD.
     checks: Arc<AtomicUsize>,
     over: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Manager {
-    /// In the network namespace of the calling thread.
+    /// Starts the thread, which runs in the network namespace of the calling thread.
     fn start(dir: PathBuf) -> Self {
         let (child, starts) = (Arc::new(Mutex::new(None)), Arc::new(AtomicUsize::new(0)));
         let over = Arc::new(AtomicBool::new(false));
@@ -81,7 +83,7 @@ impl Drop for Manager {
     }
 }
 
-/// A speaker whose BIRD is a service, and its directory.
+/// A speaker whose BIRD is a service, and the directory of the service's files.
 async fn start() -> (Near, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("run")).unwrap();
@@ -112,13 +114,13 @@ fn a_service_manager_starts_bird_and_the_agent_ends_it() {
         near.is("/c/1", BgpPeerState::Connected).await;
         eventually("announced", async || far.path_of("fd01::/48").is_some()).await;
 
-        // After a crash the agent makes it restart gracefully.
+        // After a crash the agent makes BIRD restart gracefully.
         let mut changes = near.bgp.learned();
         changes.mark_unchanged();
         let before = near.pid();
         kill(before, Signal::SIGKILL).unwrap();
         let begun = Instant::now();
-        // Eight seconds are longer than the restart and the removal of stale routes 3 s after it.
+        // Eight seconds are enough for the restart, and for the removal of stale routes 3 s after it.
         while begun.elapsed() < Duration::from_secs(8) {
             assert!(far.path_of("10.8.0.0/16").is_some(), "the neighbour removed the routes");
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -127,7 +129,7 @@ fn a_service_manager_starts_bird_and_the_agent_ends_it() {
         assert_ne!(near.pid(), before);
         eventually("established again", async || far.state("n0") == "Established").await;
 
-        // A new configuration needs no restart. Without a speaker the agent ends BIRD.
+        // A new configuration needs no restart of BIRD. Without a speaker the agent ends BIRD.
         near.configure(|spec| spec.announce.clear());
         eventually("withdrawn", async || far.path_of("10.8.0.0/16").is_none()).await;
         let pid = near.pid();
@@ -136,7 +138,7 @@ fn a_service_manager_starts_bird_and_the_agent_ends_it() {
         eventually("session closed", async || far.state("n0") != "Established").await;
         let log = far.log();
         assert!(log.contains("Received: Administrative shutdown"), "{log}");
-        // The manager has checked again since then, and has not started BIRD a third time.
+        // The manager has checked twice since then, and has not started BIRD a third time.
         let checks = manager.checks.load(Ordering::Relaxed);
         let checked_twice = async || manager.checks.load(Ordering::Relaxed) >= checks + 2;
         eventually("checks of the manager", checked_twice).await;
@@ -146,7 +148,7 @@ fn a_service_manager_starts_bird_and_the_agent_ends_it() {
     });
 }
 
-/// The agent may not signal a service. It gives up after its timeouts if BIRD does not react.
+/// The agent may not signal a service. If BIRD does not react, the agent gives up after its timeouts.
 #[test]
 fn a_service_that_is_stuck_does_not_hold_up_the_agents_end() {
     let wire = wire("stuck", 2);
@@ -167,7 +169,7 @@ fn a_service_that_is_stuck_does_not_hold_up_the_agents_end() {
     });
 }
 
-/// The agent sends no commands to a control socket on which another user listens.
+/// If another user listens on the control socket, the agent sends no command to it.
 #[test]
 fn who_is_not_bird_gets_no_commands() {
     let wire = wire("other", 1);
@@ -175,7 +177,7 @@ fn who_is_not_bird_gets_no_commands() {
         let dir = tempfile::tempdir().unwrap();
         let run = dir.path().join("run");
         std::fs::create_dir(&run).unwrap();
-        // This process runs as root, not as the user `bird`.
+        // The listener is this process, which runs as root and not as the user `bird`.
         let listener = std::os::unix::net::UnixListener::bind(run.join("bird.ctl")).unwrap();
         listener.set_nonblocking(true).unwrap();
         let service = BirdService {

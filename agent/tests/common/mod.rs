@@ -1,5 +1,5 @@
-//! Hosts as network namespaces on one bridge, and agents on them. The agents start from a stored configuration, so no test needs
-//! a controller to forward packets.
+//! Hosts, which are network namespaces on one bridge, and agents on them. The agents start from a stored configuration,
+//! so a test needs no controller to see packets forwarded.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 #![allow(dead_code, reason = "each test binary uses a part of this module")]
 
@@ -21,20 +21,20 @@ use tombolo_proto::config::{
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId, Revision};
 use tombolo_proto::route::{EffectiveRoute, NextHop, RouteSource, RouteState};
 
-/// Runs a command that must succeed. Returns its output, or panics with it.
+/// Runs a shell command that must succeed. Returns its output; if the command fails, panics with the output.
 pub(crate) fn sh(command: &str) -> String {
     let (ok, text) = try_sh(command);
     assert!(ok, "{command}: {text}");
     text
 }
 
-/// Runs a command that may fail. Returns whether it succeeded, and its output. Panics if a program is not installed: no test expects
-/// that.
+/// Runs a shell command that may fail. Returns whether it succeeded, and its output (standard output, then standard
+/// error). Panics if a program is not installed, because no test expects that.
 #[must_use = "the command may have failed: use `sh` or `Wire::run` where it must not"]
 pub(crate) fn try_sh(command: &str) -> (bool, String) {
     let out = Command::new("sh").args(["-c", command]).output().unwrap();
     let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
-    // Shells and `timeout` exit with 127; `ip netns exec` prints this text instead.
+    // Shells and `timeout` exit with 127 if a program is missing. `ip netns exec` prints this text instead.
     let absent = out.status.code() == Some(127) || text.contains("exec of \"");
     assert!(
         !absent,
@@ -43,7 +43,8 @@ pub(crate) fn try_sh(command: &str) -> (bool, String) {
     (out.status.success(), text)
 }
 
-/// Namespaces on one bridge, with the addresses `192.0.2.1`, `192.0.2.2`, … Dropping it removes them.
+/// Network namespaces on one bridge, with the addresses `192.0.2.1`, `192.0.2.2`, … in their order. Dropping the value
+/// removes the namespaces.
 pub(crate) struct Wire {
     /// The names of the namespaces.
     pub ns: Vec<String>,
@@ -56,7 +57,7 @@ impl Wire {
     }
 
     pub(crate) fn with_hosts(name: &str, count: usize) -> Self {
-        // An error, because a skipped test would look like one that passed.
+        // A missing privilege is an error, because a skipped test would look like one that has passed.
         assert!(nix::unistd::geteuid().is_root(), "network namespaces need root");
         let ns = (0..count).map(|i| format!("tlagent-{name}-{i}")).collect();
         let wire = Self {
@@ -81,7 +82,7 @@ impl Wire {
         wire
     }
 
-    /// Makes the bridge drop packets longer than this, and fragments, without an ICMP error.
+    /// Makes the bridge drop fragments, and packets that are longer than `bytes`, without an ICMP error.
     pub(crate) fn set_path_mtu(&self, bytes: u64) {
         let bridge = &self.bridge;
         for i in 0..self.ns.len() {
@@ -95,33 +96,34 @@ impl Wire {
 
     fn remove(&self) {
         for n in self.ns.iter().chain([&self.bridge]) {
-            // Fails if the namespace does not exist, as after an orderly run.
+            // The command fails if the namespace does not exist, as after an orderly run.
             let _ = Command::new("ip").args(["netns", "del", n]).output();
         }
     }
 
-    /// Runs a command in the bridge's namespace, which can also be the hosts' router.
+    /// Runs a command that may fail in the bridge's namespace, which can also be the router of the hosts.
     pub(crate) fn at_bridge(&self, command: &str) -> (bool, String) {
         try_sh(&format!("ip netns exec {} {command}", self.bridge))
     }
 
-    /// Runs a command in a namespace that may fail. Returns whether it succeeded, and its output.
+    /// Runs a command that may fail in the namespace of host `side`. Returns whether it succeeded, and its output.
     #[must_use = "the command may have failed: use `run` where it must not"]
     pub(crate) fn exec(&self, side: usize, command: &str) -> (bool, String) {
         try_sh(&format!("ip netns exec {} {command}", self.ns[side]))
     }
 
-    /// Runs a command in a namespace that must succeed. Returns its output, or panics with it.
+    /// Runs a command that must succeed in the namespace of host `side`. Returns its output; if the command fails,
+    /// panics with the output.
     pub(crate) fn run(&self, side: usize, command: &str) -> String {
         sh(&format!("ip netns exec {} {command}", self.ns[side]))
     }
 }
 
-/// An iperf3 server for one client. Dropping it ends it if no client has connected.
+/// An iperf3 server, which ends after one client. Dropping the value ends a server to which no client has connected.
 pub(crate) struct Server(Child);
 
 impl Server {
-    /// Starts it in a host's namespace and waits until it listens.
+    /// Starts the server in the namespace of host `side`, and waits until it listens.
     pub(crate) fn start(wire: &Wire, side: usize) -> Self {
         let child = Command::new("ip")
             .args(["netns", "exec", &wire.ns[side], "iperf3", "-s", "-1"])
@@ -137,7 +139,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Both fail only if the server has ended.
+        // Both calls fail only if the server has ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -149,8 +151,8 @@ impl Drop for Wire {
     }
 }
 
-/// A prefix for commands in a namespace that makes `/proc/sys` read-only, as in a container. The remount affects the command alone,
-/// because `ip netns exec` gives each command a mount namespace of its own.
+/// A prefix for commands in a namespace. It makes `/proc/sys` read-only for the command, as in a container. Other
+/// commands are not affected, because `ip netns exec` gives each command a mount namespace of its own.
 pub(crate) const READ_ONLY_SWITCHES: [&str; 4] = [
     "sh",
     "-c",
@@ -158,7 +160,7 @@ pub(crate) const READ_ONLY_SWITCHES: [&str; 4] = [
     "sh",
 ];
 
-/// An agent's state directory, and its process while it runs.
+/// An agent's state directory, and its process while the agent runs. Dropping the value kills the agent.
 pub(crate) struct Host {
     pub dir: tempfile::TempDir,
     pub state: StateDir,
@@ -168,12 +170,13 @@ pub(crate) struct Host {
     own: KeyPair,
     ns: String,
     process: Option<Child>,
-    /// Whether the agent runs with a read-only `/proc/sys`.
+    /// Whether the agent is started with a read-only `/proc/sys`.
     pub read_only_switches: bool,
 }
 
 impl Host {
-    /// Creates the files that a join creates: keys, certificates, settings. No controller runs at the configured address.
+    /// Creates the files that joining creates: keys, certificates and settings. No controller runs at the configured
+    /// address.
     pub(crate) fn new(ns: &str, agent: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::new(dir.path());
@@ -202,7 +205,7 @@ impl Host {
         host
     }
 
-    /// Issues a certificate for the agent's key, valid or expired.
+    /// Issues a certificate for the agent's key, in PEM. With `expired` it has expired in 2020.
     pub(crate) fn issue_own(&self, expired: bool) -> String {
         let mut params = CertificateParams::default();
         if expired {
@@ -212,7 +215,7 @@ impl Host {
         params.signed_by(&self.own, &self.authority).unwrap().pem()
     }
 
-    /// Stores a configuration as the last good one, which the agent applies when it starts.
+    /// Stores a configuration as the last good one. The agent applies it when it starts.
     pub(crate) fn remember(&self, config: AgentConfig) {
         config.check().unwrap();
         let last = LastGood {
@@ -225,13 +228,13 @@ impl Host {
             .unwrap();
     }
 
-    /// Stores the last known endpoint of a peer.
+    /// Stores an endpoint as the last known one of a peer.
     pub(crate) fn remember_endpoint(&self, peer: &str, endpoint: SocketAddr) {
         let json = format!("{{\"{peer}\":\"{endpoint}\"}}");
         self.state.write(file::ENDPOINTS, json.as_bytes()).unwrap();
     }
 
-    /// Starts the agent and waits until its admin socket answers.
+    /// Starts the agent, and waits until its local socket answers.
     pub(crate) fn start(&mut self) {
         let log = std::fs::OpenOptions::new()
             .create(true)
@@ -265,7 +268,8 @@ impl Host {
         }
     }
 
-    /// Sends a signal to the agent and waits for its end. Returns whether it exited with success.
+    /// Sends a signal to the agent, and waits until it has ended. Returns whether it exited with success; true if it
+    /// did not run.
     pub(crate) fn stop(&mut self, signal: nix::sys::signal::Signal) -> bool {
         let Some(mut child) = self.process.take() else {
             return true;
@@ -275,7 +279,7 @@ impl Host {
         child.wait().unwrap().success()
     }
 
-    /// The agent's view as JSON; none while its admin socket does not answer.
+    /// The agent's status as JSON. None: its local socket does not answer.
     pub(crate) fn status(&self) -> Option<serde_json::Value> {
         serde_json::from_str(&tombolo_agent::admin::ask(&self.state, "/status").ok()?).ok()
     }
@@ -301,7 +305,7 @@ impl Drop for Host {
     }
 }
 
-/// Waits until a condition holds, for ten seconds at most.
+/// Waits until a condition holds, for ten seconds at most; then panics with `what`.
 pub(crate) fn eventually(what: &str, condition: impl FnMut() -> bool) {
     eventually_within(what, 10, condition);
 }
@@ -320,7 +324,8 @@ fn net(text: &str) -> IpNet {
     text.parse().unwrap()
 }
 
-/// The configuration of one of two VMs in one VNet. `me` is 0 with the addresses `10.1.0.4` and `fd00:1::4`, or 1 with `…5`.
+/// The configuration for one of two VMs in one VNet. With `me` = 0 the VM has the addresses `10.1.0.4` and `fd00:1::4`,
+/// with 1 it has `10.1.0.5` and `fd00:1::5`.
 pub(crate) fn config(me: usize, hosts: [&Host; 2]) -> AgentConfig {
     let (vnet, subnet) = (ResourceId::new("/vnets/v"), ResourceId::new("/vnets/v/subnets/s"));
     let id = |i: usize| hosts[i].config.agent.clone();
@@ -402,7 +407,7 @@ fn authority_params() -> CertificateParams {
     params
 }
 
-/// A key and a certificate (PEM) for a server, signed by the host's authority.
+/// A key and a certificate for a server called `name`, both in PEM. The authority of `host` has signed the certificate.
 pub(crate) fn signed_by_authority(host: &Host, name: &str) -> (String, String) {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(vec![name.to_owned()]).unwrap();

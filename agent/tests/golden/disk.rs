@@ -1,4 +1,4 @@
-//! Files of the state directory.
+//! Compares the files of the state directory with recorded ones.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -35,7 +35,7 @@ fn settings() -> Config {
     }
 }
 
-/// Operators write `agent.toml` by these names.
+/// Operators write `agent.toml` with these names, so the names must not change.
 #[test]
 fn settings_of_the_operator() {
     let minimal = Config::new(agent(), "https://192.0.2.1:8443".into());
@@ -47,7 +47,7 @@ fn settings_of_the_operator() {
     }
 }
 
-/// An `agent.toml` with required settings only.
+/// An `agent.toml` with only the required settings gets the defaults.
 #[test]
 fn settings_without_any_option() {
     let text =
@@ -81,7 +81,8 @@ fn files_of_the_state_directory() {
         fwmark: 9,
     };
     golden!().document("numbers", &numbers);
-    // Derived from the device's name: after an upgrade an agent must find the rules of the version before.
+    // These numbers are derived from the device's name. They must not change, because after an upgrade an agent must
+    // find the rules of the version before.
     let derived = KernelIds::of("tl-hub-vm", None, 0x746d);
     golden!().document("derived_numbers", &derived);
 

@@ -1,4 +1,4 @@
-//! Golden tests: the agent's files on disk, and the answers of its local socket.
+//! Golden tests: compare the agent's files on disk, and the answers of its local socket, with recorded ones.
 
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 

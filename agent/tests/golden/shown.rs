@@ -1,4 +1,4 @@
-//! Answers of the local socket: status and metrics.
+//! Compares answers of the local socket, status and metrics, with recorded ones.
 
 use std::collections::BTreeMap;
 use tombolo_agent::agent::AgentView;
@@ -22,7 +22,8 @@ fn totals() -> Totals {
     }
 }
 
-/// A status in which every metric has a sample: each list has an entry, and each option a value.
+/// A status in which every metric has a sample: each list has an entry, and each option that a metric shows has a
+/// value.
 fn status() -> AgentStatus {
     AgentStatus {
         applied: Revision(7),
@@ -124,7 +125,7 @@ fn metrics_of_the_agent() {
     golden!().text("metrics.txt", &metrics_of(&metrics::text(&full())));
 }
 
-/// Reasons of `tombolo_routes_refused` that concern the host, not the sender.
+/// The values of the label `reason` in `tombolo_routes_refused` that concern the host, not the sender.
 #[test]
 fn reasons_of_the_host() {
     let network = || "192.0.2.0/24".parse().unwrap();

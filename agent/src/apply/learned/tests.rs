@@ -1,4 +1,4 @@
-//! Which learned routes a host installs, without a kernel.
+//! Tests which learned routes a host installs, without a kernel.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use super::super::plan::{Ingress, Lookup, Route as KernelRoute};
@@ -39,7 +39,7 @@ fn hop() -> GatewayHop {
     }
 }
 
-/// A VM of 10.1.0.0/16 that uses a gateway with BGP, and a configured route to 10.9.0.0/16 behind that gateway.
+/// A VM of 10.1.0.0/16 that uses a gateway with BGP, and has a configured route to 10.9.0.0/16 by that gateway.
 fn vm() -> AgentConfig {
     let (vnet, subnet) = (ResourceId::new("/vnet"), ResourceId::new("/vnet/subnets/a"));
     AgentConfig {
@@ -126,7 +126,8 @@ fn told(prefixes: &str) -> RoutingState {
     }
 }
 
-/// A host in 192.168.7.0/24 and 172.20.0.0/30. The controller is at 203.0.113.5.
+/// A host in 192.168.7.0/24 and 172.20.0.0/30, which needs its own routes to the controller at 203.0.113.5 and to
+/// others.
 fn host() -> Host {
     let connected = |interface: &str, network: &str| Connected {
         interface: interface.into(),
@@ -147,8 +148,8 @@ fn filtered(config: &AgentConfig, prefixes: &str, allow_default: bool) -> Filter
     filter(config, &told(prefixes), &host(), ids(), allow_default)
 }
 
-/// Finding 2 of docs/security.md: each prefix that clashes is left out alone, whether it is inside, around or equal to the network
-/// that the host needs. The other prefixes are installed, and there is no error.
+/// Finding 2 of docs/security.md: a learned prefix that clashes is left out, whether it is inside, around or equal to
+/// the network that the host needs. All other learned prefixes are installed, and there is no error.
 #[test]
 fn what_the_host_needs_is_not_taken_from_it() {
     for (prefix, reason) in [
@@ -180,7 +181,7 @@ fn what_the_host_needs_is_not_taken_from_it() {
     );
 }
 
-/// D22: a configured prefix that overlaps the host's network is an error, with and without learned routes.
+/// D22: a configured prefix that overlaps the host's network is an error, whether learned routes overlap it too or not.
 #[test]
 fn a_configured_overlap_is_an_error_as_before() {
     let mut config = vm();
@@ -207,10 +208,10 @@ fn a_default_route_in_pieces_is_a_default_route() {
         let mut expected = nets(together);
         expected.sort_unstable();
         assert_eq!(pieces(together), expected);
-        // Other prefixes are not returned.
+        // Prefixes that are no part of the default route are not returned.
         assert_eq!(pieces(&format!("{together} 10.0.0.0/8 fd00::/8")), expected);
     }
-    // All addresses except one /24 are refused as well.
+    // Prefixes for all addresses except one /24 act as a default route too.
     let mut all_but_one: Vec<IpNet> = Vec::new();
     let mut rest = net("0.0.0.0/0");
     while rest.prefix_len() < 24 {
@@ -249,7 +250,8 @@ fn learned_defaults_need_the_hosts_consent() {
     assert!(allowed.left_out.is_empty() && allowed.plan.routes.contains_key(&net("0.0.0.0/0")));
 }
 
-/// A user-defined half and a learned half: the learned one is left out, the user-defined one stays.
+/// A user-defined route and a learned route each cover half of the addresses. The learned one is left out, and the
+/// user-defined one stays.
 #[test]
 fn a_learned_half_does_not_turn_a_users_half_into_a_default() {
     let mut config = vm();
@@ -261,7 +263,7 @@ fn a_learned_half_does_not_turn_a_users_half_into_a_default() {
     let all = filter(&config, &told("128.0.0.0/1"), &Host::default(), ids(), false);
     assert_eq!(all.left_out, [(net("128.0.0.0/1"), Clash::Default)].into());
     assert!(all.plan.routes.contains_key(&net("0.0.0.0/1")));
-    // Two user-defined halves are a default route.
+    // Two user-defined routes that each cover half of the addresses are a default route together.
     config.subnets[0].routes.push(user("128.0.0.0/1"));
     let all = filter(&config, &told(""), &host(), ids(), false);
     assert_eq!(all.configured.refused_defaults, nets("0.0.0.0/1 128.0.0.0/1"));
@@ -270,7 +272,8 @@ fn a_learned_half_does_not_turn_a_users_half_into_a_default() {
     assert!(allowed.plan.routes.contains_key(&net("128.0.0.0/1")) && allowed.left_out.is_empty());
 }
 
-/// The customer of a circuit may announce the line's network, and a default route. The edge's own packets do not use the latter.
+/// The customer of a circuit may announce the network of the line, and a default route. The edge's own packets do not
+/// use that default route.
 #[test]
 fn a_customers_routes_are_not_the_edges_own() {
     let circuit = ResourceId::new("/er");
@@ -322,7 +325,7 @@ fn a_customers_routes_are_not_the_edges_own() {
         "{default:?}"
     );
     assert!(all.plan.rules.iter().all(|r| r.lookup != Lookup::MainButDefault));
-    // With `allow_default_route` the edge's own packets use it.
+    // With `allow_default_route` the edge's own packets use the customer's default route.
     let all = filter(&config, &dynamic, &host(), ids(), true);
     assert!(
         all.plan

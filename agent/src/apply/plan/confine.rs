@@ -1,5 +1,5 @@
-//! Keeps packets with overlay addresses off the host's other networks (D22): the routes, rules and packet filter for that, as
-//! data. Pure.
+//! Keeps packets with overlay addresses off the host's other networks (D22). The module computes the routes, the rules
+//! and the packet filter for that, as data; it is pure.
 //!
 //! ```text
 //! own table       an unreachable fallback for each prefix that leads into the device
@@ -8,8 +8,9 @@
 //! packet filter   after source translation: drops packets with an overlay source that leave by another device
 //! ```
 //!
-//! A fallback is an `unreachable` route with a worse metric than the route into the device. The kernel removes routes of a device
-//! together with the device. A fallback names no device, so it outlives the agent, even after `kill -9`.
+//! A fallback is an `unreachable` route with a worse metric than the route into the device. The kernel removes routes
+//! of a device together with the device. A fallback names no device, so it stays when the agent ends, even after `kill
+//! -9`.
 
 use super::{Band, Connected, Ingress, KernelIds, KernelPlan, Lookup, Route, Rule, served_priorities};
 use crate::filter::Filter;
@@ -17,12 +18,12 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-/// Metric of a fallback: larger, and so worse, than the metrics of administrators and routing daemons, and below the largest
-/// value, 2^32 - 1.
+/// Metric of a fallback. The number is larger, and so the route worse, than metrics that administrators and routing
+/// daemons set. It is below the largest value of the field, 2^32 - 1.
 pub const FALLBACK_METRIC: u32 = 2_000_000_000;
 
-/// IPv4 blocks that are not public (RFC 1918, 6598, 3927, 2544): an Internet exit forwards no packets to them. For IPv6 it
-/// forwards to [`PUBLIC_V6`] only.
+/// IPv4 blocks that are not public (RFC 1918, 6598, 3927, 2544). An Internet exit forwards no IPv4 packets to these,
+/// and IPv6 packets only to [`PUBLIC_V6`].
 const PRIVATE_V4: [&str; 6] = [
     "10.0.0.0/8",
     "100.64.0.0/10",
@@ -35,45 +36,48 @@ const PRIVATE_V4: [&str; 6] = [
 /// The block from which IANA assigns global unicast addresses (RFC 4291).
 const PUBLIC_V6: &str = "2000::/3";
 
-/// A routing table of the agent that has confining routes.
+/// A routing table of the agent that has confining routes. [`KernelIds`] has the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Table {
-    /// The agent's own table, which gets fallbacks.
+    /// The agent's own table, in which every route into the device gets a fallback.
     Own,
-    /// For packets with an overlay source or from the device, if no agent of the host has a route for their destination.
+    /// The table for packets with an overlay source or from the device. Rules look it up only if no agent of the host
+    /// has a route to the destination.
     Source,
-    /// As [`Source`](Self::Source), for packets that an Internet exit forwards.
+    /// Replaces [`Source`](Self::Source) for packets that the host forwards, if the host is an Internet exit.
     Exit,
 }
 
-/// The key of a confining route: the kernel keeps one route for each key.
+/// The key of a confining route: the kernel keeps one route of a type for each key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteKey {
-    /// The table.
+    /// The routing table that the route is in.
     pub table: Table,
-    /// The destination.
+    /// The destination of the route.
     pub prefix: IpNet,
-    /// Whether the route has [`FALLBACK_METRIC`].
+    /// Whether the route is a fallback, with [`FALLBACK_METRIC`]. Otherwise it has the kernel's default metric.
     pub fallback: bool,
 }
 
-/// The host's networks, as far as they decide how packets are confined.
+/// The host's networks that decide how packets are confined.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Surroundings {
     /// The networks that the host is directly connected to.
     pub connected: Vec<Connected>,
-    /// Names of bridges whose ports are all virtual. They lead only to containers and guests of this host.
+    /// Names of bridges whose ports are all virtual. Such a bridge leads only to containers and guests of this host.
     pub inner_bridges: BTreeSet<String>,
 }
 
 impl KernelPlan {
-    /// Adds the routes, rules and packet filter that keep packets with overlay addresses from leaving the host in clear text. With
-    /// `internet_exit`, forwarded packets may leave to public destinations by the host's own routes. The packet filter still drops
-    /// them if their source was not translated.
+    /// Adds the routes, rules and packet filter that keep packets with overlay addresses from leaving the host in clear
+    /// text. To be called once on a plan of [`of`](Self::of). `internet_exit` lets forwarded packets leave to public
+    /// destinations by the host's own routes, except at a circuit edge. The packet filter still drops such a packet if
+    /// its source was not translated.
     #[must_use]
     pub fn confine(mut self, host: &Surroundings, ids: KernelIds, internet_exit: bool) -> Self {
         let local = self.local_networks(host);
-        // A circuit edge has blackhole rules for packets without a route instead (T8).
+        // A circuit edge needs no rules for forwarded packets here: its blackhole rules drop packets without a route
+        // (T8).
         let forwards = self.forwarding && self.line.is_none();
         let exit = forwards && internet_exit;
         self.confining = self.confining_routes(&local, exit);
@@ -82,8 +86,8 @@ impl KernelPlan {
         self
     }
 
-    /// The networks besides the overlay that packets with overlay addresses may enter, with their interfaces: served subnets, and
-    /// networks of bridges inside the host.
+    /// The networks outside of the overlay that packets with overlay addresses may enter, each with its interfaces.
+    /// These are served subnets, and the networks of bridges inside the host.
     fn local_networks(&self, host: &Surroundings) -> BTreeMap<IpNet, BTreeSet<String>> {
         let overlaps = |a: &IpNet, b: &IpNet| a.contains(b) || b.contains(a);
         let mut local = BTreeMap::<IpNet, BTreeSet<String>>::new();
@@ -114,7 +118,8 @@ impl KernelPlan {
         for (prefix, _) in self.routes.iter().filter(|(p, r)| p.prefix_len() > 0 && to_device(r)) {
             all.insert(key(Table::Own, *prefix, true), Route::Unreachable);
         }
-        // Rules look up the own table before these tables, so they need no more than a default route into the device.
+        // Rules look up the own table before these tables. So a default route into the device suffices here, without
+        // the own table's routes.
         let tables = [Some(Table::Source), exit.then_some(Table::Exit)];
         for table in tables.into_iter().flatten() {
             for default in [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())] {
@@ -130,7 +135,7 @@ impl KernelPlan {
         all
     }
 
-    /// Sends public destinations of the exit table to the host's own tables.
+    /// Adds the routes by which packets of the exit table to public destinations leave by the host's own tables.
     fn open_exit(&self, all: &mut BTreeMap<RouteKey, Route>) {
         if self.has_family(false) {
             for block in private_blocks() {
@@ -147,8 +152,9 @@ impl KernelPlan {
         }
     }
 
-    /// Adds rules for packets that the kernel forwards: those from the device, and those from machines of served subnets. A served
-    /// subnet may contain the host's own address, so packets of the host itself skip the rules by source.
+    /// Adds rules for packets that the kernel forwards: packets from the device, and packets of machines in served
+    /// subnets. A served subnet may contain the host's own address, so the host's own packets skip the rules that match
+    /// by source.
     fn forwarding_rules(&mut self, forwards: bool, lookup: Lookup, ids: KernelIds) {
         for v6 in [false, true] {
             if !forwards || !self.has_family(v6) {
@@ -175,7 +181,7 @@ impl KernelPlan {
         }
     }
 
-    /// The packet filter; none without an overlay address or a served subnet.
+    /// The packet filter. None: the agent has neither an overlay address nor a served subnet.
     fn packet_filter(
         &self,
         local: BTreeMap<IpNet, BTreeSet<String>>,
@@ -208,8 +214,8 @@ fn private_blocks() -> impl Iterator<Item = IpNet> {
     PRIVATE_V4.iter().filter_map(|b| b.parse().ok())
 }
 
-/// Adds a route into the device with an unreachable fallback. A route that exists for the prefix, such as that of a served subnet,
-/// takes precedence.
+/// Adds a route into the device with an unreachable fallback. If a route to the prefix exists already, such as that of
+/// a served subnet, it stays instead of the route into the device.
 fn confine_to_device(all: &mut BTreeMap<RouteKey, Route>, table: Table, prefix: IpNet) {
     all.entry(key(table, prefix, false)).or_insert(Route::Device(None));
     all.insert(key(table, prefix, true), Route::Unreachable);

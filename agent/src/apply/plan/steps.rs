@@ -1,4 +1,5 @@
-//! The single changes of the kernel's state, and those that lead from one plan to another. Pure.
+//! The single changes of the kernel's state, and the computation of those that lead from one plan to another. The
+//! module is pure.
 
 use super::confine::RouteKey;
 use super::{KernelPlan, Route, Rule};
@@ -6,7 +7,8 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 
 impl KernelPlan {
-    /// How the kernel treats packets that arrive from the device and are not for this host.
+    /// How the kernel must treat packets that arrive from the device and are not for this host. IPv6 must be forwarded
+    /// too if the plan has an IPv6 address or a served IPv6 subnet.
     fn forwarding(&self) -> Forwarding {
         let served = self.served.iter().map(IpNet::addr);
         let v6 = self.addresses.iter().copied().chain(served).any(|a| a.is_ipv6());
@@ -16,16 +18,19 @@ impl KernelPlan {
         }
     }
 
-    /// The steps from this plan to `to`: first all additions and changes, then all removals. State that both plans have stays in
-    /// force throughout.
+    /// The steps from this plan to `to`: first all additions and changes, second all removals. Each list must be
+    /// executed in its order. State that both plans have stays in force throughout, except a route whose type changes:
+    /// it is deleted just before its successor is set.
     #[must_use]
     pub fn steps(&self, to: &Self) -> (Vec<Step>, Vec<Step>) {
         let (mut additions, mut removals) = (Vec::new(), Vec::new());
-        // The empty plan has MTU 0. A rollback to it leaves the device's MTU, since no device can have MTU 0.
+        // The empty plan has MTU 0. A rollback to that plan leaves the device's MTU as it is, because no device can
+        // have MTU 0.
         if self.mtu != to.mtu && to.mtu != 0 {
             additions.push(Step::Mtu(to.mtu));
         }
-        // Confining routes and rules are set before the first overlay address, and removed after the last one.
+        // Confining routes and rules are set before the first overlay address, and removed after the last one. So no
+        // packet has an overlay source while nothing confines it.
         for (key, route) in &to.confining {
             match self.confining.get(key) {
                 Some(old) if old == route => {}
@@ -67,7 +72,7 @@ impl KernelPlan {
         (additions, removals)
     }
 
-    /// Updates this plan by a step that was executed.
+    /// Enters a step that the kernel has carried out, so that this plan describes the kernel's state again.
     pub fn record(&mut self, step: &Step) {
         match step {
             Step::Mtu(m) => self.mtu = *m,
@@ -85,36 +90,38 @@ impl KernelPlan {
     }
 }
 
-/// How the kernel treats packets that arrive from the device and are not for this host.
+/// How the kernel treats packets that arrive from the TUN device and are not for this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forwarding {
-    /// As the host's sysctls prescribe for new devices.
+    /// The kernel follows the host's sysctls for new devices.
     HostDefault,
-    /// The kernel forwards IPv4, and IPv6 if `v6` is set.
+    /// The kernel forwards IPv4 packets, and IPv6 packets if `v6` is set.
     On {
         /// Whether IPv6 must be forwarded.
         v6: bool,
     },
 }
 
-/// One change of the kernel's state.
+/// One change of the kernel's state. [`Netlink::execute`](crate::netlink::Netlink::execute) carries it out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Sets the device's MTU.
+    /// Sets the MTU of the TUN device, in bytes.
     Mtu(u16),
     /// Sets the sysctls for forwarding packets that arrive from the device.
     Forwarding(Forwarding),
-    /// Sets the address of the line to the customer edge, and lets the kernel forward packets that arrive there.
+    /// Sets the agent's address on the line to the customer edge, and lets the kernel forward packets that arrive by
+    /// the line.
     Line(IpNet),
     /// Adds an address to the device.
     AddAddress(IpAddr),
     /// Removes an address from the device.
     DeleteAddress(IpAddr),
-    /// Adds or replaces a route in the agent's own or default table.
+    /// Adds a route to the agent's own table, or replaces one of the same type. A default route goes into the default
+    /// table.
     SetRoute(IpNet, Route),
-    /// Removes a route from the agent's own or default table.
+    /// Removes a route from the agent's own table. A default route is removed from the default table.
     DeleteRoute(IpNet, Route),
-    /// Adds or replaces a route that confines packets.
+    /// Adds a route that confines packets, or replaces one of the same type.
     SetConfining(RouteKey, Route),
     /// Removes a route that confines packets.
     DeleteConfining(RouteKey, Route),

@@ -1,4 +1,4 @@
-//! Plans, and the steps from one to another, without a kernel.
+//! Tests plans, and the steps from one plan to another, without a kernel.
 
 use super::*;
 use tombolo_proto::config::{Nic, Probes, Space, SpaceKind, Subnet};
@@ -88,7 +88,8 @@ fn system_routes() -> Vec<EffectiveRoute> {
     ]
 }
 
-/// D22: system routes to Internet and None are not installed; user-defined ones are.
+/// D22: system routes with next hop Internet or None are not installed in the kernel. User-defined routes with these
+/// next hops are.
 #[test]
 fn system_none_and_internet_never_reach_the_kernel() {
     let plan = KernelPlan::of(&config(system_routes()), &RoutingState::default(), ids(), true);
@@ -149,7 +150,8 @@ fn a_user_default_route_needs_the_hosts_consent() {
     );
 }
 
-/// A VM and a gateway on one host: packets with an own source use the agent's own table, others the VM's table first.
+/// A VM and a gateway run on one host. Packets with an own source use the table of the agent that has this source;
+/// other packets use the VM's table before the gateway's.
 #[test]
 fn a_vm_and_a_gateway_coexist() {
     let vm = config(system_routes());
@@ -171,7 +173,7 @@ fn a_vm_and_a_gateway_coexist() {
         KernelPlan::of(&gateway, &RoutingState::default(), b, false),
     );
     let of = |p: &KernelPlan, sourced: bool| p.rules.iter().find(|r| r.source.is_some() == sourced).unwrap().priority;
-    // The source table follows the own tables of all agents: another agent may have the route.
+    // The source table comes after the own tables of all agents, because another agent of the host may have the route.
     let confined = |p: &KernelPlan| p.rules.iter().find(|r| r.lookup == Lookup::Source).unwrap().priority;
     assert!(of(&gateway, false) < confined(&vm) && of(&vm, false) < confined(&gateway));
     assert!(of(&vm, true) < of(&vm, false) && of(&gateway, true) < of(&vm, false));
@@ -193,11 +195,11 @@ fn an_overlap_with_the_hosts_network_is_named() {
         let e = plan.check_overlap(&host(inside_or_around)).unwrap_err().to_string();
         assert!(e.contains(inside_or_around) && e.contains("eth0"), "{e}");
     }
-    // The host routes this prefix (`throw`), so an overlap does no harm.
+    // The host's own tables route this prefix (`throw`), so an overlap does no harm.
     plan.check_overlap(&host("10.8.1.0/24")).unwrap();
 }
 
-/// D8: the host itself is connected to a served subnet and keeps routing it.
+/// D8: the host itself is connected to a served subnet, and continues to route it.
 #[test]
 fn served_prefixes_stay_the_hosts() {
     let mut config = config(system_routes());
@@ -243,7 +245,7 @@ fn steps_lead_from_any_plan_to_any_other() {
     }
 }
 
-/// The rollback of a failed first plan sets no MTU, because a device cannot have MTU 0.
+/// The rollback of a failed first plan does not set the MTU, because a device cannot have MTU 0.
 #[test]
 fn going_back_to_no_plan_leaves_the_mtu() {
     let full = KernelPlan::of(&config(system_routes()), &RoutingState::default(), ids(), false);
@@ -254,8 +256,8 @@ fn going_back_to_no_plan_leaves_the_mtu() {
     );
 }
 
-/// D23, E1: the kernel of a circuit edge routes VNets through the device, with the address of their tunnel as source, and the
-/// customer's routes down the line. All other packets are dropped (T8).
+/// D23, E1: the kernel of a circuit edge routes packets to VNets through the device, with the edge's address for the
+/// VNet as source. It routes packets to the customer's prefixes down the line, and drops all other packets (T8).
 #[test]
 fn an_edge_routes_between_its_line_and_its_vnets() {
     let line: IpNet = "192.168.30.18/30".parse().unwrap();

@@ -1,10 +1,10 @@
-//! Replies of BIRD 2.0.12, generated replies, and arbitrary text.
+//! Tests the parser with replies of BIRD 2.0.12, with generated replies, and with arbitrary text.
 
 use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
-/// A reply of BIRD 2.0.12, shortened.
+/// A shortened reply of BIRD 2.0.12 to `show protocols all`.
 const REPLY: &str = "\
 Name       Proto      Table      State  Since         Info
 n_a        BGP        ---        up     1795681816    Established   
@@ -73,7 +73,7 @@ fn lines_have_codes_or_continue_the_line_before() {
     }
 }
 
-/// A session, and the counts of imported and exported routes of each family.
+/// A random session, and the counts of imported and exported routes for each family.
 fn any_session() -> impl Strategy<Value = (Session, [(u32, u32); 2])> {
     use BgpPeerState::{Connected, Connecting, Idle, Stopped};
     let state = prop::sample::select(vec![Connected, Connecting, Idle, Stopped]);
@@ -92,7 +92,7 @@ fn any_session() -> impl Strategy<Value = (Session, [(u32, u32); 2])> {
     })
 }
 
-/// The lines by which BIRD shows a session, with an unknown line after each of them.
+/// The lines by which BIRD shows a session. An unknown line follows each of them.
 fn shown(name: &str, session: &Session, counts: [(u32, u32); 2], unknown: &str) -> Vec<String> {
     let state = match session.state {
         BgpPeerState::Connected => "up",
@@ -128,7 +128,7 @@ proptest! {
         prop_assert_eq!(parsed, expected);
     }
 
-    /// Whatever stands between them, the lines of BGP protocols and no others make sessions.
+    /// Each line of a BGP protocol makes a session, and no other line does, whatever lines come between them.
     #[test]
     fn any_text_has_the_sessions_that_its_lines_name(
         lines in prop::collection::vec("\\PC{0,60}|n_[a-c] +BGP --- up [0-9]{0,25}| +Routes: +[0-9]{21,25} imported, \\PC*", 0..20)

@@ -1,4 +1,4 @@
-//! The rendered text, refused neighbours, and attempts to inject configuration.
+//! Tests the rendered text, refused neighbours, and attempts to inject configuration.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use super::*;
@@ -53,7 +53,7 @@ fn route(prefix: &str, as_path: &[u32]) -> Route {
     }
 }
 
-/// Whether a text has balanced quotes, and outside of them only characters that BIRD's grammar needs here.
+/// Whether the quotes in a text are balanced, and only characters that BIRD's grammar needs here are outside of them.
 fn is_plain(text: &str) -> bool {
     let outside: String = text.split('"').step_by(2).collect();
     text.matches('"').count().is_multiple_of(2)
@@ -97,11 +97,11 @@ fn a_neighbour_is_its_tables_its_session_and_its_feed() {
         assert!(text.contains(expected), "{expected}: {text}");
     }
     assert!(!text.contains("prepend(8)") && !text.contains("10.3.0.0"), "{text}");
-    // Rendering is deterministic. A text that changed without need would make BIRD reload.
+    // Rendering is deterministic. A text that changes without need would make BIRD reload.
     assert_eq!(rendered(&spec).text, text);
 }
 
-/// D19: BFD monitors single-hop sessions whose neighbour supports it, and no others.
+/// D19: BFD monitors single-hop sessions with neighbours that support it, and no other sessions.
 #[test]
 fn bfd_monitors_single_hop_neighbours() {
     let mut near = neighbour("/c/1", "192.0.2.2");
@@ -157,7 +157,7 @@ fn a_bad_neighbour_costs_itself_only() {
     assert!(change(&|n| n.hold_time = 2).starts_with("holdTime: "));
     assert!(change(&|n| n.max_prefixes = 0).starts_with("maxPrefixes: "));
 
-    // Of two neighbours with the same addresses the first is configured.
+    // If two neighbours have the same addresses, the first one is configured.
     let mut twin = good.clone();
     twin.id = ResourceId::new("/c/twin");
     let refused = rendered(&spec(vec![good.clone(), twin])).refused;
@@ -170,7 +170,7 @@ fn a_bad_neighbour_costs_itself_only() {
 }
 
 proptest! {
-    /// Strings from outside appear inside quotes or not at all.
+    /// Strings of the specification appear inside quotes in the configuration, or not at all.
     #[test]
     fn nothing_is_injected(id in "\\PC{0,40}", password in "[ -~\\n\"äÿ]{0,90}", asn: u32, hold_time: u16, max_prefixes: u32, path: Vec<u32>) {
         let mut n = neighbour(&format!("/c/{id}"), "192.0.2.2");

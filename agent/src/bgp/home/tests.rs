@@ -1,32 +1,32 @@
-//! The directories against a hostile user of BIRD. These tests need root and the user `bird`.
+//! Tests BIRD's directories against a hostile process of BIRD's user. These tests need root and the user `bird`.
 
 use super::*;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
-/// The user that Debian's package of BIRD creates.
+/// The user `bird`, which Debian's package of BIRD creates.
 fn bird() -> User {
     User::from_name("bird")
         .unwrap()
         .expect("the package bird2 creates the user bird")
 }
 
-/// A temporary directory that other users may search, as BIRD's user must.
+/// A temporary directory in which BIRD's user may open files.
 fn open_dir() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
     dir
 }
 
-/// The canonical path of a program. The tests' PATH is a folder of links that BIRD's user may not search.
+/// The canonical path of a program. The tests' PATH is a folder of links, in which BIRD's user may not open files.
 fn real(program: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap();
     let mut places = std::env::split_paths(&path).map(|folder| folder.join(program));
     places.find_map(|place| place.canonicalize().ok()).unwrap()
 }
 
-/// A shell that runs as BIRD's user in the configuration directory.
+/// A shell that runs as BIRD's user, with the configuration directory as working directory.
 fn shell(home: &Home, script: &str) -> Command {
     let user = bird();
     let folders = ["sh", "ln"].map(|program| real(program).parent().unwrap().to_owned());
@@ -40,12 +40,14 @@ fn shell(home: &Home, script: &str) -> Command {
     command
 }
 
-/// A process of BIRD's user that places symbolic links to a file under all of BIRD's names, in an endless loop.
+/// A process of BIRD's user. In an endless loop it places symbolic links to a file under all names that BIRD and the
+/// agent use.
 struct Hostile(Child);
 
 impl Hostile {
     fn start(home: &Home, victim: &Path) -> Self {
-        // `ln -n` replaces its own earlier links; otherwise it would succeed in the first round only.
+        // With `-n` the command `ln` replaces links that it has placed before. Without that option it would succeed
+        // only in the first round.
         let script = "while :; do for name in bird.conf bird.conf.new bird.ctl bird.pid start.sock; do \
                       for dir in . run; do ln -sfn \"$0\" $dir/$name; ln -sfn \"$0\" $dir; done; done; done 2>/dev/null";
         let child = shell(home, script).arg(victim).stdin(Stdio::null()).spawn();
@@ -64,7 +66,7 @@ impl Hostile {
 
 impl Drop for Hostile {
     fn drop(&mut self) {
-        // Both fail only if the process has ended.
+        // Both calls fail only if the process has ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -79,7 +81,7 @@ fn symbolic_links_of_a_hostile_bird_lead_the_agent_nowhere() {
     let before = fs::metadata(&victim).unwrap();
     let home = Home::of_child(&dir.path().join("bgp"), Some(bird())).unwrap();
     let hostile = Hostile::start(&home, &victim);
-    // Two seconds give the other side hundreds of attempts.
+    // In two seconds the hostile process makes hundreds of attempts.
     let begun = std::time::Instant::now();
     let rounds = (0..).take_while(|round| *round < 300 || begun.elapsed().as_secs() < 2);
     for round in rounds {
@@ -97,7 +99,7 @@ fn symbolic_links_of_a_hostile_bird_lead_the_agent_nowhere() {
         if round % 10 == 0 {
             home.clear();
         }
-        // An agent that restarts creates its directories again.
+        // A restarted agent creates its directories again, so the test does that too.
         if round % 50 == 0 {
             Home::of_child(&dir.path().join("bgp"), Some(bird())).unwrap();
         }
@@ -132,7 +134,7 @@ fn a_directory_that_is_a_link_or_somebody_elses_is_refused() {
     symlink(&elsewhere, &bgp).unwrap();
     assert!(Home::of_child(&bgp, None).is_err());
     fs::remove_file(&bgp).unwrap();
-    // BIRD's user could create such a link if its group could write the whole directory.
+    // BIRD's user could create such a link if its group could write in the whole directory.
     fs::create_dir(&bgp).unwrap();
     symlink(&elsewhere, bgp.join(RUN_DIR)).unwrap();
     assert!(Home::of_child(&bgp, None).is_err());

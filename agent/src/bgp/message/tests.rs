@@ -1,4 +1,5 @@
-//! Messages of BIRD 2.0.12, messages that violate each rule, and attributes of hostile neighbours that BIRD forwards.
+//! Tests the parser with messages of BIRD 2.0.12, with messages that violate one rule each, and with attributes of
+//! hostile neighbours that BIRD forwards.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use super::*;
@@ -12,7 +13,7 @@ fn bytes(hex: &str) -> Vec<u8> {
         .collect()
 }
 
-/// Parses one message and checks that it was removed.
+/// Parses one message, and checks that the parser has removed it from the received bytes.
 fn one(kind: u8, body: &[u8]) -> Result<Message, Malformed> {
     let mut received = message(kind, body);
     let message = parse_next(&mut received).map(Option::unwrap);
@@ -42,7 +43,7 @@ fn an_open_of_bird_is_parsed() {
         sends_paths: vec![Family::V4, Family::V6],
     };
     assert_eq!(one(OPEN, &open), Ok(Message::Open(expected)));
-    // The agent's own OPEN sends no path identifiers.
+    // The agent's own OPEN says that the agent sends no path identifiers.
     let mut own = super::open(4_200_000_001, Ipv4Addr::new(127, 0, 0, 2));
     let Ok(Some(Message::Open(own))) = parse_next(&mut own) else {
         panic!("not an OPEN")
@@ -73,7 +74,7 @@ fn updates_of_bird_are_parsed() {
     );
     let gone = update("0000 0014 900f0010 000201 00000004 40 fd02000000000000").unwrap();
     assert_eq!(gone.withdrawn, [(net("fd02::/64"), 4)]);
-    // The default route, and a prefix with host bits set; first with three bytes too many.
+    // An UPDATE with the default route and a prefix with host bits set. The first copy has three bytes too many.
     let odd = update("0000 000d 400101004002060201 0000fdfd 0000000100 00000001070bffffff").unwrap_err();
     assert_eq!(odd, Malformed("UPDATE"));
     let odd = update("0000 000d 400101004002060201 0000fdfd 0000000100 00000001070b").unwrap();
@@ -137,7 +138,8 @@ fn inconsistent_lengths_are_refused() {
     assert_eq!(parse_next(&mut long), Err(Malformed("header")));
 }
 
-/// D17: all attributes but three are skipped, whatever their content: BIRD forwards unknown ones.
+/// D17: the parser skips all attributes except three, whatever they contain, because BIRD forwards attributes that it
+/// does not know.
 #[test]
 fn foreign_attributes_change_nothing() {
     for code in (0..=255_u8).filter(|c| ![AS_PATH, MP_REACH, MP_UNREACH].contains(c)) {
@@ -186,7 +188,7 @@ fn attribute(code: u8, value: &[u8]) -> Vec<u8> {
 }
 
 proptest! {
-    /// Round trip of encoded UPDATEs, with foreign attributes around the known ones.
+    /// An UPDATE is encoded and parsed again, with foreign attributes around the known ones.
     #[test]
     fn updates_are_read_as_they_were_written(
         withdrawn in prop::collection::vec((any_net(), any::<u32>()), 0..20),

@@ -1,4 +1,4 @@
-//! Confining routes, rules and filters, without a kernel.
+//! Tests the confining routes, rules and packet filters of plans, without a kernel.
 
 use super::*;
 use crate::apply::plan::Step;
@@ -25,7 +25,7 @@ fn route(source: RouteSource, prefix: &str, next_hop: NextHop) -> EffectiveRoute
     }
 }
 
-/// A VM of a dual-stack VNet that is peered with 10.2.0.0/16, with a user-defined route to the Internet.
+/// A VM of a dual-stack VNet that is peered with the VNet 10.2.0.0/16. A user-defined route leads to the Internet.
 fn config(ip_forwarding: bool, served: &[&str]) -> AgentConfig {
     let (vnet, subnet) = (ResourceId::new("/vnet"), ResourceId::new("/vnet/subnets/a"));
     let peering = NextHop::VnetPeering {
@@ -79,7 +79,7 @@ fn connected(interface: &str, network: &str) -> Connected {
     }
 }
 
-/// The routes of a table: first those that are no fallbacks, then the fallbacks.
+/// The routes of a table: first those that are not fallbacks, second the fallbacks.
 fn table(plan: &KernelPlan, table: Table) -> [BTreeMap<IpNet, Route>; 2] {
     [false, true].map(|fallback| {
         let here = plan
@@ -90,8 +90,8 @@ fn table(plan: &KernelPlan, table: Table) -> [BTreeMap<IpNet, Route>; 2] {
     })
 }
 
-/// D22.2 and D22.6: without the device, fallbacks make its prefixes unreachable, and all destinations for packets from an own
-/// address.
+/// D22.2 and D22.6: without the device, fallbacks make the prefixes of the overlay unreachable. Packets from an own
+/// address then reach no destination at all.
 #[test]
 fn own_sources_and_overlay_destinations_stay_without_the_device() {
     let plan = plan(&config(false, &[]), &Surroundings::default(), false);
@@ -112,7 +112,7 @@ fn own_sources_and_overlay_destinations_stay_without_the_device() {
         sources,
         [(Some(net("10.1.0.4/32")), None), (Some(net("fd00:1::4/128")), None)]
     );
-    // The own table is looked up before the source table.
+    // The rule for the own table comes before the rule for the source table.
     let own = |r: &&Rule| r.source == Some(net("10.1.0.4/32"));
     let lookups: Vec<_> = plan.rules.iter().filter(own).map(|r| r.lookup).collect();
     assert_eq!(lookups, [Lookup::Own, Lookup::Source]);
@@ -145,8 +145,8 @@ fn served_subnets_concern_forwarded_packets_alone() {
     );
 }
 
-/// D22.4: packets that an appliance's kernel forwards go back into the device, except to public destinations if the host is an
-/// Internet exit.
+/// D22.4: packets that an appliance's kernel forwards go back into the device. If the host is an Internet exit, packets
+/// to public destinations do not.
 #[test]
 fn an_appliance_forwards_into_the_device_alone_unless_it_is_an_exit() {
     let forwarded = |plan: &KernelPlan| -> Vec<_> {
@@ -168,7 +168,7 @@ fn an_appliance_forwards_into_the_device_alone_unless_it_is_an_exit() {
         assert_eq!(fallbacks[&net(overlay)], Route::Unreachable, "{overlay}");
     }
     assert!(!fallbacks.contains_key(&net("0.0.0.0/0")));
-    // Packets of the host itself with an overlay source do not use the exit table.
+    // Packets of the host itself that have an overlay source do not use the exit table.
     let own = net("10.1.0.4/32");
     let own = exit.rules.iter().filter(|r| r.source == Some(own));
     assert!(own.clone().count() == 2 && own.clone().all(|r| r.lookup != Lookup::Exit));
@@ -177,7 +177,8 @@ fn an_appliance_forwards_into_the_device_alone_unless_it_is_an_exit() {
     assert_eq!(forwarded(&no_appliance), []);
 }
 
-/// A bridge to containers and guests is inside the host. A bridge with a physical port is another network.
+/// A bridge that leads only to containers and guests is inside the host. A bridge with a physical port leads to another
+/// network.
 #[test]
 fn bridges_inside_the_host_stay_in_reach() {
     let host = Surroundings {
@@ -197,7 +198,7 @@ fn bridges_inside_the_host_stay_in_reach() {
     assert_eq!(local, [(net("172.17.0.0/16"), ["docker0".to_owned()].into())].into());
 }
 
-/// Confining routes and rules are set first and removed last.
+/// Confining routes and rules are set before all other state, and removed after it.
 #[test]
 fn nothing_is_reachable_before_it_is_confined() {
     let plan = plan(&config(true, &["10.1.5.0/24"]), &Surroundings::default(), false);
