@@ -1,7 +1,8 @@
-//! A cache of decisions, because most packets belong to the flow of a recent one.
+//! A cache of decisions, which saves most lookups: most packets belong to the flow of a recent packet.
 //!
-//! A decision depends on ingress, source and destination. It depends on ports too where the tables share flows between
-//! links. The TTL matters only when it expires, and such packets bypass the cache. New tables clear the cache.
+//! A decision depends on ingress, source and destination. It depends on the ports too if a route shares flows between
+//! several links. The TTL matters only when it expires, so packets whose TTL expires here bypass the cache. New tables
+//! clear the cache.
 
 use crate::decide::Ingress;
 use crate::packet::PacketInfo;
@@ -10,7 +11,8 @@ use foldhash::fast::FixedState;
 use std::hash::{BuildHasher, Hash};
 use std::net::IpAddr;
 
-/// Number of cache slots; a power of two. Flows with equal hashes overwrite each other.
+/// Number of cache slots; a power of two, so that a mask selects the slot. Flows whose hashes select the same slot
+/// overwrite each other.
 const SLOTS: usize = 2048;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,7 +39,9 @@ impl FlowCache {
         }
     }
 
-    /// The cached decision for a packet, or the result of `decide`. `by_ports`: the decision depends on ports.
+    /// Returns the cached decision for a packet. If there is none, calls `decide`, caches the result and returns it.
+    /// `by_ports` tells whether decisions depend on ports; it must be the same until the next [`clear`](Self::clear). A
+    /// packet with a TTL of 1 or 0 is always decided anew, and the result is not cached.
     pub(crate) fn decide(
         &mut self,
         ingress: Ingress,
@@ -66,7 +70,7 @@ impl FlowCache {
         }
     }
 
-    /// Removes all decisions, because other tables are in use.
+    /// Removes all decisions. The caller does so when it replaces the tables.
     pub(crate) fn clear(&mut self) {
         self.slots.fill(None);
     }

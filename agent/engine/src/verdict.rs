@@ -4,21 +4,21 @@ use crate::tables::LinkIndex;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The outcome for one packet.
+/// The outcome for one packet, which the engine then carries out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Write it to the TUN device: it is for this host, or for the host's kernel to forward (D23).
+    /// Write the packet to the TUN device: it is for this host, or for the host's kernel to forward (D23).
     Deliver,
-    /// Send it into a link.
+    /// Send the packet into a link.
     Forward {
-        /// The link.
+        /// The link to the next agent.
         link: LinkIndex,
-        /// Decrement the TTL first, because this agent is a router on the path.
+        /// Decrement the TTL before sending, because this agent is a router on the path.
         decrement_ttl: bool,
     },
-    /// Drop it, and send an ICMP error from the gateway's own address (T5).
+    /// Drop the packet, and send the ICMP error "time exceeded" from the gateway's own address (T5).
     TimeExceeded,
-    /// Drop and count it.
+    /// Drop the packet, and count it under this reason.
     Drop(DropReason),
 }
 
@@ -71,11 +71,12 @@ drop_reasons! {
     TtlExceededSilent = "ttl_exceeded_silent",
     /// The TTL expired; an ICMP error was due, but was not sent, e.g. because of the rate limit.
     TtlExceeded = "ttl_exceeded",
-    /// The route leads to an agent that this one has no link with.
+    /// The next agent has no link with this one, or a link index belongs to another configuration.
     NoLink = "no_link",
-    /// The link has no session, and either its queue is full or its handshake failed.
+    /// The link has no session, and no packet can wait for one: its queue is full, no endpoint is known, or its
+    /// handshake failed.
     LinkDown = "link_down",
-    /// The packet exceeds the MTU of the link and may not be fragmented.
+    /// The packet exceeds the MTU of the link and may not be fragmented; or a datagram exceeds the longest of UDP.
     TooBig = "too_big",
     /// A datagram from an unknown sender, or one that does not verify.
     BadDatagram = "bad_datagram",
@@ -83,7 +84,8 @@ drop_reasons! {
     Replayed = "replayed",
     /// The socket's buffer is full, and so is the queue in front of it.
     QueueFull = "queue_full",
-    /// The queue in front of the agent stood for too long (RFC 8289), and the sender supports no ECN.
+    /// The queue of datagrams in front of the agent was not empty for too long (in the style of RFC 8289), or a router
+    /// marked the datagram, and the packet's sender does not support ECN.
     Congestion = "congestion",
     /// The kernel refused to send the datagram.
     SendRefused = "send_refused",
