@@ -51,7 +51,8 @@ pub struct Trace {
 /// Agents forward packets by this function, and the controller's `explain` calls it too. Both therefore decide the same
 /// if their tables were built from the same configuration and routing state.
 ///
-/// # Panics If the link index of `ingress` is not below [`Tables::link_count`].
+/// # Panics
+/// If the link index of `ingress` is not below [`Tables::link_count`].
 #[must_use]
 pub fn decide(tables: &Tables, ingress: Ingress, packet: &PacketInfo, trace: Option<&mut Trace>) -> Verdict {
     let mut decision = Decision { tables, packet, trace };
@@ -346,8 +347,8 @@ impl Decision<'_> {
                 false => DropReason::TransitNotAllowed,
             });
         } else if !addresses.contains(&source) && customer.get(source).is_none() {
-            // T3, T7: the customer may use only sources within prefixes that it announced. The networks between the
-            // customer's routers are not announced, so traceroute does not show these routers.
+            // T3, T7: the customer may use only sources within prefixes that it announced. The lines to its routers are
+            // not announced, so over a circuit these routers do not answer a traceroute.
             return Err(DropReason::SpoofedSource);
         }
         let link = networks.get(self.packet.destination).ok_or(DropReason::NoRoute)?;
