@@ -17,7 +17,7 @@ pub struct PlainLinks {
 }
 
 impl PlainLinks {
-    /// For the agent of this name; without links.
+    /// Creates a set without links, for the agent of this name.
     #[must_use]
     pub const fn new(own: AgentId) -> Self {
         Self { own, links: Vec::new() }
