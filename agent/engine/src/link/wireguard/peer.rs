@@ -64,7 +64,7 @@ pub(super) struct Peer {
     traffic: Traffic,
     /// The state that was reported last.
     state: LinkState,
-    /// Where datagrams for the peer go.
+    /// The path on which datagrams for the peer are sent.
     endpoint: Option<Path>,
     /// The path of the last datagram that verified: its source, and the address of this host to which it came, from
     /// which answers are sent.
@@ -124,7 +124,7 @@ impl Peer {
         self.heard.map(|path| path.remote)
     }
 
-    /// Where datagrams for the peer go.
+    /// The path on which datagrams for the peer are sent; `None`: no endpoint is known.
     pub(super) fn endpoint(&self) -> Option<Path> {
         self.endpoint
     }
