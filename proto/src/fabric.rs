@@ -5,12 +5,12 @@ use crate::id::{AgentId, Revision};
 use crate::probe::ProbeKind;
 use serde::{Deserialize, Serialize};
 
-/// A new join token. Only this response has its text.
+/// A new join token. The token's text is only in this response: the controller does not store it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NewToken {
-    /// Name of the token in later requests, e.g. to delete it.
+    /// The token's name in later requests, e.g. to delete it.
     pub id: String,
-    /// The text for `tombolo-agent join --token-file`. A secret.
+    /// The text for the file of `tombolo-agent join --token-file`. It is a secret.
     pub token: String,
     /// The name of the agent that joins with the token.
     pub agent: AgentId,
@@ -50,9 +50,9 @@ pub struct AgentRevision {
     /// The newest revision that it has applied; `None` before the first.
     #[serde(default)]
     pub applied: Option<Revision>,
-    /// Whether it has applied the newest configuration that is meant for it.
+    /// Whether it has applied the newest configuration that the controller has for it.
     pub up_to_date: bool,
-    /// The last configuration that it refused.
+    /// The last configuration that it refused; `None`: none.
     #[serde(default)]
     pub rejected: Option<Rejected>,
 }
@@ -74,7 +74,7 @@ pub struct Waited {
 pub struct Probe {
     /// Name or resource id of a VM or NIC, or the name of an agent.
     pub from: String,
-    /// The same, or an IP address.
+    /// Name or resource id of a VM or NIC, name of an agent, or an IP address.
     pub to: String,
     /// Whether it is a ping or a traceroute.
     pub kind: ProbeKind,
@@ -92,13 +92,13 @@ pub struct Probe {
     pub max_ttl: Option<u8>,
 }
 
-/// A new token for the REST API. Only this response has its text.
+/// A new token for the REST API. The token's text is only in this response: the controller does not store it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NewApiToken {
-    /// Name of the token in later requests, e.g. to delete it.
+    /// The token's name in later requests, e.g. to delete it.
     pub id: String,
     /// The name that its creator chose.
     pub name: String,
-    /// The text for `Authorization: Bearer`. A secret.
+    /// The text for the header `Authorization: Bearer`. It is a secret.
     pub token: String,
 }
