@@ -45,8 +45,8 @@ pub struct AgentConfig {
     pub probes: Probes,
     /// The role of the agent in its VNet.
     pub role: Role,
-    /// The subnets whose effective routes apply to packets that enter the overlay at this agent (R20): those of the
-    /// agent's NICs, or `GatewaySubnet` at a gateway.
+    /// The subnets by whose effective routes this agent sends packets (R20): those of the agent's NICs, or
+    /// `GatewaySubnet` at a gateway.
     pub subnets: Vec<Subnet>,
     /// Owners of addresses: one space for the agent's own VNet, and one for each VNet that the agent delivers into
     /// directly. Exactly one is [`SpaceKind::Local`]; at an edge that one is empty.

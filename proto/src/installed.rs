@@ -26,7 +26,7 @@ pub struct Installed {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct InstalledTables {
-    /// The subnets whose routes apply to packets that enter the overlay at this agent.
+    /// The subnets by whose routes this agent sends packets.
     pub subnets: Vec<InstalledSubnet>,
     /// At a VPN gateway: the prefixes that are reached over its connections. Empty for other roles.
     pub transit: Vec<InstalledTransit>,
