@@ -17,41 +17,41 @@ use std::fmt;
 pub enum Kind {
     /// A resource group, which contains the resources of all other kinds.
     ResourceGroup,
-    /// `virtualNetworks`.
+    /// A virtual network (`virtualNetworks`).
     VirtualNetwork,
-    /// `virtualNetworks/subnets`.
+    /// A subnet of a virtual network (`virtualNetworks/subnets`).
     Subnet,
-    /// `virtualNetworks/virtualNetworkPeerings`.
+    /// One half of a peering (`virtualNetworks/virtualNetworkPeerings`).
     Peering,
-    /// `routeTables`.
+    /// A route table (`routeTables`).
     RouteTable,
-    /// `routeTables/routes`.
+    /// A user-defined route of a route table (`routeTables/routes`).
     Route,
-    /// `networkInterfaces`.
+    /// A network interface (`networkInterfaces`).
     NetworkInterface,
-    /// `networkInterfaces/ipConfigurations`, read-only.
+    /// An address of a network interface (`networkInterfaces/ipConfigurations`), read-only.
     NicIpConfiguration,
-    /// `publicIPAddresses`.
+    /// A public IP address (`publicIPAddresses`).
     PublicIpAddress,
-    /// `virtualNetworkGateways`.
+    /// A VPN or ExpressRoute gateway (`virtualNetworkGateways`).
     VirtualNetworkGateway,
-    /// `virtualNetworkGateways/ipConfigurations`, read-only.
+    /// An instance of a gateway (`virtualNetworkGateways/ipConfigurations`), read-only.
     GatewayIpConfiguration,
-    /// `connections`.
+    /// A connection of a gateway (`connections`).
     Connection,
-    /// `localNetworkGateways`.
+    /// The description of a site (`localNetworkGateways`).
     LocalNetworkGateway,
-    /// `expressRouteCircuits`.
+    /// An ExpressRoute circuit (`expressRouteCircuits`).
     Circuit,
-    /// `expressRouteCircuits/peerings`.
+    /// A peering of a circuit (`expressRouteCircuits/peerings`).
     CircuitPeering,
-    /// `expressRouteCircuits/authorizations`: always empty.
+    /// An authorization of a circuit (`expressRouteCircuits/authorizations`). The list is always empty.
     CircuitAuthorization,
-    /// `applicationSecurityGroups`.
+    /// An application security group (`applicationSecurityGroups`).
     ApplicationSecurityGroup,
-    /// `Microsoft.Compute/virtualMachines`, read-only.
+    /// A virtual machine (`Microsoft.Compute/virtualMachines`), read-only.
     VirtualMachine,
-    /// `virtualMachines/extensions`: always empty.
+    /// An extension of a virtual machine (`virtualMachines/extensions`). The list is always empty.
     VirtualMachineExtension,
 }
 

@@ -138,7 +138,7 @@ pub struct Subnet {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TransitRoute {
-    /// The destination prefix.
+    /// The prefix of the destinations.
     pub prefix: IpNet,
     /// The connection that leads to it.
     pub connection: ResourceId,

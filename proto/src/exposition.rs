@@ -42,7 +42,7 @@ impl Text {
         }
     }
 
-    /// Returns the complete text.
+    /// Returns the text with all metrics, ready to be the body of a response.
     #[must_use]
     pub fn finish(self) -> String {
         self.0

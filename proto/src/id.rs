@@ -52,13 +52,14 @@ impl AgentId {
     #[must_use]
     pub fn of_site(connection: &ResourceId) -> Self {
         let hash = blake3::hash(connection.key().as_bytes()).to_hex();
+        // 64 bits are enough to be unique among the connections of one controller.
         Self(format!("{}{}", Self::SITE, &hash[..16]))
     }
 
     /// Prefix of the names of site devices.
     pub const SITE: &'static str = "site.";
 
-    /// The name as text.
+    /// The name as text, as it was given.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -151,6 +152,7 @@ impl std::hash::Hash for ResourceId {
         for b in self.0.bytes() {
             state.write_u8(b.to_ascii_lowercase());
         }
+        // The hash of `str` ends so too: ids that follow each other in a key stay distinct.
         state.write_u8(0xff);
     }
 }

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Installed {
-    /// The revision in force.
+    /// The revision whose tables and kernel routes are in force; 0 before the first.
     pub revision: Revision,
     /// Digest of the configuration in force; empty before the first configuration.
     pub digest: String,
@@ -46,7 +46,7 @@ pub struct InstalledSubnet {
     pub routes: Vec<InstalledRoute>,
 }
 
-/// One active route.
+/// One active route of a subnet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct InstalledRoute {
@@ -72,7 +72,7 @@ pub enum InstalledHop {
         /// The peered VNet. `None`: this agent does not deliver into it.
         vnet: Option<ResourceId>,
     },
-    /// A gateway, or the edges of a circuit behind it.
+    /// A gateway, or the edges of a circuit that the gateway is connected to.
     Gateway {
         /// The first instance or edge in use. `None`: the agent has no link to any of them.
         link: Option<AgentId>,
@@ -80,7 +80,7 @@ pub enum InstalledHop {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         also: Vec<AgentId>,
     },
-    /// A virtual appliance.
+    /// The owner of a virtual appliance's address.
     Appliance {
         /// The appliance's address.
         address: IpAddr,

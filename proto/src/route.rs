@@ -55,7 +55,7 @@ pub enum RouteOrigin {
     Site,
 }
 
-/// A next hop: an instance of a gateway, or an edge of a circuit behind the gateway.
+/// A next hop: an instance of a gateway, or an edge of a circuit that the gateway is connected to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GatewayHop {
@@ -94,7 +94,7 @@ pub enum NextHop {
     /// The owner of this address in the own VNet or in a directly peered one. Packets are dropped if there is none
     /// (R11).
     VirtualAppliance {
-        /// `nextHopIpAddress` of the route.
+        /// The address in `nextHopIpAddress` of the route.
         address: IpAddr,
     },
     /// The Internet, which the overlay does not carry: packets are dropped.

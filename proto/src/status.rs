@@ -47,7 +47,7 @@ pub struct RefusedRoutes {
     pub sender: Option<String>,
     /// The reason: a stable name, e.g. `first_as`, `martian` or `host_connected`.
     pub reason: String,
-    /// Number of these routes.
+    /// Number of the routes that are not used for this reason.
     pub count: u64,
     /// The first of these routes.
     pub example: IpNet,
@@ -91,7 +91,7 @@ pub struct BgpPeerStatus {
     pub last_error: Option<String>,
 }
 
-/// Azure's `BgpPeerState`.
+/// The state of a BGP session, in the words of Azure's `BgpPeerState`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BgpPeerState {
     /// No state is known, e.g. because the routing daemon does not answer.
@@ -103,7 +103,7 @@ pub enum BgpPeerState {
     Idle,
     /// Tries to establish the session.
     Connecting,
-    /// The session is established.
+    /// The session is established and exchanges routes.
     Connected,
 }
 
@@ -139,7 +139,7 @@ pub struct LinkStatus {
     /// The peer's address and port that packets are sent to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<SocketAddr>,
-    /// The transport in use.
+    /// The transport that carries the link's packets now.
     #[serde(default)]
     pub transport: Carrier,
     /// Round-trip time inside the link in milliseconds. `None` while the link is not in use.
@@ -158,9 +158,9 @@ pub struct LinkStatus {
     pub rx_bytes: u64,
     /// Bytes of inner packets sent.
     pub tx_bytes: u64,
-    /// Inner packets received.
+    /// Number of inner packets received.
     pub rx_packets: u64,
-    /// Inner packets sent.
+    /// Number of inner packets sent.
     pub tx_packets: u64,
 }
 
@@ -192,7 +192,7 @@ pub enum Carrier {
     /// The WireGuard protocol over UDP.
     #[default]
     WireGuard,
-    /// QUIC datagrams (RFC 9221).
+    /// Datagrams of a QUIC connection (RFC 9221).
     Quic,
 }
 

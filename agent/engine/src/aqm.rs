@@ -1,11 +1,11 @@
 //! Active queue management in the style of CoDel (RFC 8289), which keeps the queue in front of a lane short: a ping
 //! must not wait behind a bulk transfer.
 //!
-//! CoDel acts on a standing queue, i.e. one in which even the shortest delay of an interval is too long. This
-//! implementation needs no clock reading per packet: a queue that was empty during the interval is not a standing one.
-//! While a queue stands, long packets are marked (RFC 3168) if their senders support ECN, or dropped, at a growing
-//! rate, until the senders have slowed down. Short packets (acknowledgements, echoes, DNS, voice) pass unchanged,
-//! because they do not fill a queue.
+//! CoDel acts on a standing queue, i.e. one in which even the shortest delay within an interval is too long. This
+//! implementation needs no clock reading per packet: a queue that was empty once during the interval is not a standing
+//! one. While the queue is a standing one, long packets are marked (RFC 3168) if their senders support ECN, or dropped,
+//! at a growing rate, until the senders have slowed down. Short packets (acknowledgements, echoes, DNS, voice) pass
+//! unchanged, because they do not fill a queue.
 
 use crate::packet::{self, Ecn};
 use std::time::{Duration, Instant};
@@ -21,11 +21,11 @@ const MIN_LEN: usize = 512;
 /// The treatment of a packet that leaves the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Advice {
-    /// Forward it.
+    /// Forward the packet unchanged.
     Keep,
-    /// Forward it. It has the CE mark, so that its sender slows down.
+    /// Forward the packet. It has the CE mark, so that its sender slows down.
     Marked,
-    /// Drop it.
+    /// Drop the packet, because its sender does not support ECN.
     Drop,
 }
 

@@ -21,7 +21,7 @@ pub struct Path {
     pub remote: SocketAddr,
     /// Address of this host. `None`: the kernel chooses it when the datagram is sent.
     pub local: Option<IpAddr>,
-    /// Port of this agent.
+    /// The port of this agent that the datagram is sent from or arrived at.
     pub port: Port,
 }
 
@@ -122,7 +122,7 @@ impl<R: RedirectSink> RedirectSink for Option<R> {
 /// datagrams have one entry for each datagram, in the order of commits.
 #[derive(Debug, Default)]
 pub struct Collected {
-    /// Datagrams with their destinations.
+    /// Datagrams with their destinations, in the order of commits.
     pub datagrams: Vec<(SocketAddr, Vec<u8>)>,
     /// Packets for the TUN device.
     pub packets: Vec<Vec<u8>>,

@@ -59,6 +59,7 @@ impl FlowCache {
             ports: if by_ports { packet.ports } else { 0 },
         };
         #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are as good as any")]
+        // No search and no chain: the worst case of a packet is one decision.
         let slot = &mut self.slots[self.hash.hash_one(key) as usize & (SLOTS - 1)];
         match slot {
             Some((known, verdict)) if *known == key => *verdict,

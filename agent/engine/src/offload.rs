@@ -59,6 +59,7 @@ impl Layout {
     const V6: usize = 40;
 
     fn of(packet: &[u8]) -> Option<Self> {
+        // 0x45: IPv4 without options. 0x3fff: more fragments, and the fragment's offset.
         let (ip, number) = match packet.first()? >> 4 {
             4 if packet.len() >= Self::V4 && packet[0] == 0x45 && be16(packet, 6) & 0x3fff == 0 => {
                 (Self::V4, packet[9])

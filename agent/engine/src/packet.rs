@@ -5,21 +5,21 @@ pub mod icmp;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// TCP's protocol number.
+/// TCP's number in the protocol field of IP.
 pub const TCP: u8 = 6;
-/// UDP's protocol number.
+/// UDP's number in the protocol field of IP.
 pub const UDP: u8 = 17;
-/// ICMP's protocol number.
+/// ICMP's number in the protocol field of IPv4.
 pub const ICMP: u8 = 1;
-/// ICMPv6's protocol number.
+/// ICMPv6's number in the next-header field of IPv6.
 pub const ICMPV6: u8 = 58;
 
 /// The header fields that the engine uses. [`parse`] creates it, and guarantees that all offsets lie within the packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PacketInfo {
-    /// The source address.
+    /// Source address of the IP header.
     pub source: IpAddr,
-    /// The destination address.
+    /// Destination address of the IP header.
     pub destination: IpAddr,
     /// TTL (IPv4) or hop limit (IPv6).
     pub ttl: u8,

@@ -38,7 +38,7 @@ impl Stats {
         }
     }
 
-    /// Counts a dropped packet.
+    /// Counts a dropped packet under its reason.
     pub fn dropped(&mut self, reason: DropReason) {
         self.drops[reason as usize] += 1;
         self.totals.dropped += 1;

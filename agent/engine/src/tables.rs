@@ -156,10 +156,12 @@ impl LinkGroup {
             .wrapping_mul(ODD)
             .wrapping_add(u128::from(packet.ports))
             .wrapping_mul(ODD);
+        // The highest bits depend on all bits of the input.
         let high = (mixed >> 96) as u32;
         self.links[high as usize % usize::from(self.count)]
     }
 
+    /// The links, in order of preference; at least one.
     pub(crate) fn links(&self) -> &[LinkIndex] {
         &self.links[..usize::from(self.count)]
     }
@@ -220,7 +222,7 @@ impl AddressSpace {
 /// The agent that owns a prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Owner {
-    /// This agent.
+    /// This agent owns the prefix.
     Own,
     Link(LinkIndex),
     /// An agent that this one has no link with.
@@ -250,7 +252,7 @@ pub(crate) enum TransitScope {
     AllConnections,
     /// The source connection leads to a site without BGP: to connections that exchange routes.
     BgpConnections,
-    /// To no other connection.
+    /// Packets may not be forwarded to another connection.
     None,
 }
 

@@ -77,9 +77,9 @@ pub enum Transport {
     /// WireGuard first; QUIC while the network blocks or rate-limits WireGuard; WireGuard again once it works.
     #[default]
     Automatic,
-    /// Only WireGuard.
+    /// Packets go only over WireGuard.
     WireGuard,
-    /// Only QUIC.
+    /// Packets go only over QUIC.
     Quic,
 }
 

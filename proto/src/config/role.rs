@@ -29,7 +29,7 @@ pub enum Role {
     },
     /// One instance of a VPN gateway: one of its `ipConfigurations`.
     VpnGateway {
-        /// The virtual network gateway.
+        /// The virtual network gateway that this is an instance of.
         gateway: ResourceId,
         /// Addresses of this instance in `GatewaySubnet`. ICMP errors come from the first one of the packet's family.
         /// Packets to any of these addresses are delivered to the host's kernel.
@@ -58,7 +58,7 @@ pub enum Role {
     /// One instance of an ExpressRoute gateway: one of its `ipConfigurations`. It forwards packets from circuits into
     /// its VNet; the opposite direction bypasses it (T4).
     ExpressRouteGateway {
-        /// The virtual network gateway.
+        /// The virtual network gateway that this is an instance of.
         gateway: ResourceId,
         /// Addresses of this instance in `GatewaySubnet`. Packets to them are delivered to the host's kernel.
         addresses: Vec<IpAddr>,
@@ -70,7 +70,7 @@ pub enum Role {
     },
     /// The provider's edge of one line of a circuit, an MSEE (E1). The kernel of its host forwards packets (D23).
     CircuitEdge {
-        /// The circuit.
+        /// The circuit that the edge belongs to.
         circuit: ResourceId,
         /// The line of the circuit that ends here.
         link: CircuitLink,
@@ -114,7 +114,7 @@ const fn default_asn() -> u32 {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct UsedGateway {
-    /// The virtual network gateway.
+    /// The gateway's resource id.
     pub gateway: ResourceId,
     /// The kind of the gateway. A VNet has at most one of each kind (G2).
     pub kind: GatewayKind,
@@ -134,9 +134,9 @@ pub struct UsedGateway {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum CircuitLink {
-    /// The primary line.
+    /// The primary line of the circuit.
     Primary,
-    /// The secondary line.
+    /// The secondary line of the circuit.
     Secondary,
 }
 
@@ -158,7 +158,7 @@ pub enum SiteTtl {
     /// Decrement the TTL, and drop an expired packet silently.
     #[default]
     SilentHop,
-    /// Leave the TTL unchanged.
+    /// Leave the TTL unchanged, so that the gateway is no hop in a traceroute of the site.
     Transparent,
 }
 
@@ -174,7 +174,7 @@ impl SiteTtl {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GatewayConnection {
-    /// Its resource id.
+    /// The connection's resource id.
     pub connection: ResourceId,
     /// The peers of the connection's links, in order of preference: instances of the remote gateway, or the device of
     /// the site.
@@ -205,7 +205,7 @@ impl GatewayConnection {
 pub struct LinkedCircuit {
     /// The connection of the gateway to the circuit.
     pub connection: ResourceId,
-    /// The circuit.
+    /// The circuit that the gateway is connected to.
     pub circuit: ResourceId,
     /// `routingWeight` of the connection (E12): the higher value is preferred.
     pub weight: u32,
@@ -219,12 +219,12 @@ pub struct LinkedCircuit {
 pub struct CircuitNetwork {
     /// The connection of the VNet's gateway to the circuit.
     pub connection: ResourceId,
-    /// The VNet.
+    /// The VNet that is linked to the circuit.
     pub vnet: ResourceId,
     /// Prefixes that the VNet's gateway advertises: the whole address spaces of the VNet and of the spokes that use the
     /// gateway (E5).
     pub prefixes: Vec<IpNet>,
-    /// The gateway's ASN.
+    /// The ASN of the VNet's gateway.
     pub asn: u32,
     /// The edge's end of the tunnel: an address of the VNet's `GatewaySubnet` (T4).
     pub address: IpAddr,

@@ -64,7 +64,7 @@ pub(super) struct TransportHealth {
 /// The next action of the owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Open a QUIC connection.
+    /// Open a QUIC connection to the peer.
     Connect,
     /// Close the QUIC connections of the link.
     Disconnect,

@@ -44,7 +44,7 @@ pub(super) enum Message {
         packet: u32,
         /// Position of the fragment, from 0.
         index: u8,
-        /// Number of fragments.
+        /// Number of fragments of the packet, 1 to 255.
         count: u8,
     },
     /// A message about routes. Its contents follow ([`route_sync`](super::route_sync)).
@@ -70,6 +70,7 @@ impl Message {
             Self::Drain => (7, 0),
         };
         let mut packet = [0; MESSAGE_LEN];
+        // IPv6, 8 bytes of payload, and a hop limit of 1, so that no router would forward a message that leaks.
         packet[0] = 0x60;
         packet[5] = 8;
         packet[6] = NEXT_HEADER;

@@ -138,7 +138,7 @@ impl Liveness {
         self.rtt = self.rtt.or(rtt);
     }
 
-    /// The smoothed round-trip time.
+    /// The smoothed round-trip time, or the assumed one; `None`: neither is known.
     pub(super) fn rtt(&self) -> Option<Duration> {
         self.rtt
     }

@@ -48,7 +48,7 @@ enum Phase {
         /// The least size that is known not to pass.
         below: u16,
     },
-    /// The limit is known.
+    /// The limit is known, and nothing is probed.
     Done {
         /// Time of the next check.
         until: Instant,

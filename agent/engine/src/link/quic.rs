@@ -108,6 +108,7 @@ impl Quic {
         let identity = Identity::new(key)?;
         let transport = Arc::new(settings::transport());
         let server = settings::server(identity.server(pins.clone())?, transport.clone());
+        // The flag allows path MTU discovery, which needs sockets that send with don't-fragment; see `put`.
         let endpoint = Endpoint::new(
             Arc::new(settings::endpoint(reset)),
             Some(Arc::new(server)),

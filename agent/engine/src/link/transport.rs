@@ -40,7 +40,7 @@ pub(super) enum SessionState {
         /// it.
         since: Option<Instant>,
     },
-    /// There is a session.
+    /// There is a session, on which packets can be sent.
     Up,
 }
 

@@ -13,7 +13,7 @@ const SLOTS: usize = 8;
 /// The kernel refuses a write with more.
 const MAX_DATAGRAMS: usize = 64;
 
-/// A super-packet under construction.
+/// A super-packet to which packets of its flow are being added.
 #[derive(Debug)]
 struct Slot {
     /// [`VnetHeader::LEN`] bytes for the header, then the packet.

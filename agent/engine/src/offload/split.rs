@@ -82,6 +82,7 @@ fn split_super(header: &VnetHeader, packet: &mut [u8], mut each: impl FnMut(&mut
         let one = &mut packet[at..at + all + len];
         one[..all].copy_from_slice(&kept[..all]);
         if ip == Layout::V4 {
+            // As the kernel does it, each packet gets an identification of its own.
             put16(one, 4, (identification + count) & 0xffff);
         }
         layout.set_ip_length(one, all + len);

@@ -59,6 +59,7 @@ pub fn error(from: IpAddr, packet: &[u8], info: &PacketInfo, cause: IcmpError) -
                 .ok()?;
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => {
+            // 48: the IPv6 header and the ICMPv6 header.
             let quote = &packet[..info.len.min(MAX_ERROR - 48)];
             let kind = match cause {
                 IcmpError::TimeExceeded => Icmpv6Type::TimeExceeded(icmpv6::TimeExceededCode::HopLimitExceeded),

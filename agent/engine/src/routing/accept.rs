@@ -103,9 +103,9 @@ impl fmt::Display for Refusal {
 pub struct RefusedRoutes {
     /// The name of the agent, or the [`id`](tombolo_proto::config::Neighbour::id) of the BGP neighbour.
     pub sender: String,
-    /// The reason.
+    /// The reason why they are refused.
     pub reason: Refusal,
-    /// Number of refused routes.
+    /// Number of routes that are refused for this reason; at least 1.
     pub count: usize,
     /// The prefix of the first of these routes, in the order of the sender's table.
     pub example: IpNet,

@@ -47,6 +47,7 @@ pub(crate) struct Assigned<'a> {
 }
 
 impl<'a> Assigned<'a> {
+    /// Collects the assigned prefixes of a configuration.
     pub(crate) fn of(config: &'a AgentConfig) -> Self {
         let mut spaces = Lpm::default();
         let mut add = |prefixes: &[IpNet]| {

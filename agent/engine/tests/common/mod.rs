@@ -45,6 +45,7 @@ pub fn nets(texts: &[&str]) -> Vec<IpNet> {
     texts.iter().map(|t| net(t)).collect()
 }
 
+/// An active system route.
 pub fn route(prefix: &str, next_hop: NextHop) -> EffectiveRoute {
     EffectiveRoute {
         name: None,
@@ -72,6 +73,7 @@ pub fn space(vnet: &str, kind: SpaceKind, prefixes: &[&str], owners: &[(&str, &s
     }
 }
 
+/// A link with a made-up key, over WireGuard, that is not always on.
 pub fn link(peer: &str, relation: Relation, sources: &[&str]) -> Link {
     Link {
         peer: agent(peer),
@@ -164,6 +166,7 @@ pub struct Node {
 }
 
 impl Node {
+    /// Creates a VM 10.0.0.1/24 without links, at the underlay address `at`. Its WireGuard key is 32 bytes of `seed`.
     pub fn new(name: &'static str, at: &str, seed: u8) -> Self {
         let secret = [seed; 32];
         Self {
@@ -225,6 +228,7 @@ impl Node {
         }
     }
 
+    /// Installs a configuration, as an agent does.
     pub fn install(&mut self, config: AgentConfig, now: Instant) {
         let tables = Tables::build(&config, &RoutingState::default()).unwrap();
         self.engine.install(Arc::new(tables), &config.links, now);
@@ -242,6 +246,7 @@ impl Node {
         all.find(|l| l.peer.as_str() == peer)
     }
 
+    /// The state of the link with a peer; `Idle` if the link was never used.
     pub fn state(&self, peer: &str, now: Instant) -> LinkState {
         self.link(peer, now).map_or(LinkState::Idle, |l| l.state)
     }

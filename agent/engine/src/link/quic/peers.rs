@@ -28,7 +28,7 @@ pub(super) struct Peer {
     /// The name of the peer.
     pub(super) name: AgentId,
     pin: Option<KeyPin>,
-    /// The peer's second port.
+    /// The peer's second address and port, for QUIC alone; only in lane 0.
     second_port: Option<SocketAddr>,
     /// The connection to the second port that is opened later unless one is established by then.
     planned: Option<Attempt>,

@@ -66,6 +66,7 @@ pub(super) fn transport() -> TransportConfig {
     acknowledge
         .ack_eliciting_threshold(VarInt::from_u32(PACKETS_PER_ACK))
         .max_ack_delay(Some(MAX_ACK_DELAY));
+    // The spin bit stays off: it would show the round-trip time to the network.
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(0))

@@ -80,6 +80,7 @@ impl Identity {
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(self.key.clone())));
         config.alpn_protocols = vec![ALPN.to_vec()];
+        // A resumed session would not check the peer's key against the pins of now.
         config.resumption = rustls::client::Resumption::disabled();
         Ok(config)
     }
@@ -101,6 +102,7 @@ impl Identity {
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(self.key.clone())));
         config.alpn_protocols = vec![ALPN.to_vec()];
+        // As for clients: no session is resumed.
         config.send_tls13_tickets = 0;
         Ok(config)
     }

@@ -24,23 +24,27 @@ pub(super) struct LinkMonitor {
 }
 
 impl LinkMonitor {
+    /// Creates the measurements of a link that nothing is known about.
     pub(super) fn new(probes: Probes) -> Self {
         let mut new = Self::default();
         new.set_probes(probes);
         new
     }
 
+    /// Sets how the silence of the peer is detected, over both transports.
     pub(super) fn set_probes(&mut self, probes: Probes) {
         for liveness in &mut self.liveness {
             liveness.set_probes(probes);
         }
     }
 
+    /// The echoes over one transport.
     #[expect(clippy::indexing_slicing, reason = "a position in CARRIERS, as long as the array")]
     pub(super) const fn of(&self, carrier: Carrier) -> &Liveness {
         &self.liveness[position_of(carrier)]
     }
 
+    /// The echoes over one transport, for changes.
     #[expect(clippy::indexing_slicing, reason = "a position in CARRIERS, as long as the array")]
     pub(super) const fn of_mut(&mut self, carrier: Carrier) -> &mut Liveness {
         &mut self.liveness[position_of(carrier)]
@@ -63,6 +67,7 @@ pub(super) struct Traffic {
 }
 
 impl Traffic {
+    /// Counts a packet and its bytes.
     pub(super) const fn count(&mut self, packet: &[u8]) {
         self.packets += 1;
         self.bytes += packet.len() as u64;
@@ -108,6 +113,7 @@ pub(super) struct LinkEntry {
 }
 
 impl LinkEntry {
+    /// Creates the state of a link that was never used.
     pub(super) fn new(link: &Link) -> Self {
         Self {
             peer: link.peer.clone(),
@@ -167,6 +173,7 @@ impl LinkEntry {
         self.has_quic && self.transport == Transport::Automatic
     }
 
+    /// The measurements; `None`: the link is not in use.
     pub(super) fn monitor_mut(&mut self) -> Option<&mut LinkMonitor> {
         self.monitor.as_deref_mut()
     }

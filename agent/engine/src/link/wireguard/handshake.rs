@@ -122,7 +122,7 @@ pub(super) enum Handshake {
     },
     /// The peer has proven that it holds the session's keys, and no handshake is in progress.
     Confirmed {
-        /// The newest session.
+        /// The newest session whose keys the peer has proven to hold.
         session: Session,
     },
 }
@@ -171,7 +171,7 @@ pub(super) enum Event {
 /// The action that the owner must take after an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
-    /// No action is necessary.
+    /// No action is necessary for this event.
     None,
     /// Drop the packets that wait for a session.
     DropWaiting,
@@ -191,6 +191,7 @@ pub(super) struct Policy {
 }
 
 impl Policy {
+    /// The settings in the configuration of a link.
     pub(super) fn of(link: &Link) -> Self {
         Self {
             always_on: link.always_on,

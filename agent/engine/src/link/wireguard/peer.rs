@@ -53,7 +53,7 @@ pub(super) enum Reply {
     Refused(DropReason),
 }
 
-/// One WireGuard peer.
+/// One WireGuard peer, with its session state once it is used.
 pub(super) struct Peer {
     /// The position of its link in the configuration.
     pub(super) index: LinkIndex,
@@ -103,6 +103,7 @@ impl Peer {
         }
     }
 
+    /// The name of the peer in the configuration.
     pub(super) fn name(&self) -> &AgentId {
         &self.config.peer
     }
@@ -145,6 +146,7 @@ impl Peer {
         }
     }
 
+    /// Whether the peer has a session, or since when an initiation is unanswered.
     pub(super) fn session(&self) -> SessionState {
         if self.handshakes.session().is_some() {
             return SessionState::Up;

@@ -22,6 +22,7 @@ pub(super) struct Sources {
 }
 
 impl Sources {
+    /// Creates full buckets, with a random key for the hash.
     pub(super) fn new() -> Self {
         Self {
             hasher: RandomState::new(),
@@ -37,6 +38,7 @@ impl Sources {
             return false;
         };
         let full = full_at.map_or(now, |t| t.max(now));
+        // The bucket is empty if it needs longer than the time of `BURST` tokens to be full again.
         if full + REFILL_INTERVAL > now + REFILL_INTERVAL * BURST {
             return false;
         }
