@@ -109,7 +109,7 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert_eq!(waits(&mut budgets, now), [0, 0, 0, 0, 100, 200]);
-        // Others have a budget of their own.
+        // Other holders have their own budgets.
         assert_eq!(budgets.take(2, RATE, now), Duration::ZERO);
         // `wait` uses no budget.
         assert_eq!(budgets.wait(&1, RATE, now), Duration::from_millis(300));

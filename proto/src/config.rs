@@ -40,7 +40,7 @@ pub struct AgentConfig {
     pub address_space: Vec<IpNet>,
     /// MTU of the TUN device in bytes, 1280 to 9000. The controller's default is [`DEFAULT_MTU`].
     pub mtu: u16,
-    /// How fast the agent detects that a link failed or recovered.
+    /// The times and counts by which the agent detects that a link failed or recovered.
     #[serde(default, skip_serializing_if = "Probes::is_default")]
     pub probes: Probes,
     /// The role of the agent in its VNet.
@@ -48,8 +48,8 @@ pub struct AgentConfig {
     /// The subnets by whose effective routes this agent sends packets (R20): those of the agent's NICs, or
     /// `GatewaySubnet` at a gateway.
     pub subnets: Vec<Subnet>,
-    /// Owners of addresses: one space for the agent's own VNet, and one for each VNet that the agent delivers into
-    /// directly. Exactly one is [`SpaceKind::Local`]; at an edge that one is empty.
+    /// The owners of addresses, in one space for the agent's own VNet and one for each VNet that the agent delivers
+    /// into directly. Exactly one is [`SpaceKind::Local`]; at an edge it is empty.
     pub spaces: Vec<Space>,
     /// The links of this agent, one for each peer, ordered by `peer`; at most 65,536. The engine identifies a link by
     /// its position in this list.
@@ -113,8 +113,8 @@ pub struct Nic {
     pub addresses: Vec<IpNet>,
     /// The NIC's subnet, one of [`AgentConfig::subnets`].
     pub subnet: ResourceId,
-    /// `enableIPForwarding`: the NIC may receive packets for other destinations and send packets with other sources
-    /// (R12, D10).
+    /// `enableIPForwarding`: whether the NIC may receive packets for other destinations, and send packets with other
+    /// sources (R12, D10).
     pub ip_forwarding: bool,
 }
 
@@ -129,7 +129,7 @@ pub struct Subnet {
     /// All configured effective routes in the order of display, `Invalid` ones included. The engine uses the `Active`
     /// ones, of which each prefix has at most one. Learned routes are added by the same precedence (R7).
     pub routes: Vec<EffectiveRoute>,
-    /// `disableBgpRoutePropagation` (R15): learned routes do not apply to this subnet.
+    /// `disableBgpRoutePropagation` (R15): whether learned routes do not apply to this subnet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub isolated: bool,
 }
@@ -140,7 +140,7 @@ pub struct Subnet {
 pub struct TransitRoute {
     /// The prefix of the destinations.
     pub prefix: IpNet,
-    /// The connection that leads to it.
+    /// The connection that leads to the prefix.
     pub connection: ResourceId,
     /// The agents or devices to send to, in order of preference: the instances of the remote gateway, or the device of
     /// the site.
@@ -157,7 +157,7 @@ pub struct Space {
     pub kind: SpaceKind,
     /// The prefixes of the VNet: its own address space, or `remoteAddressSpace` of the peering as last synced (P27).
     pub prefixes: Vec<IpNet>,
-    /// Owners of addresses. The longest prefix wins, so the /32 of a NIC overrides a served subnet (D8).
+    /// The owners of addresses. The longest prefix decides, so the /32 of a NIC overrides a served subnet (D8).
     pub owners: Vec<Owner>,
 }
 
@@ -176,13 +176,15 @@ pub enum SpaceKind {
     Peered {
         /// This VNet's half of the peering.
         peering: ResourceId,
-        /// `allowVirtualNetworkAccess` of this half (P17). If it is off, packets across this peering are dropped in
-        /// both directions.
+        /// `allowVirtualNetworkAccess` of this half (P17). If it is off, this agent drops packets across this peering
+        /// in both directions.
         allow_access: bool,
-        /// `allowForwardedTraffic` of this half (P18). For display only: [`Link::foreign`] has the effect of the flag.
+        /// `allowForwardedTraffic` of this half (P18). It is only displayed: [`Link::foreign`] has the effect of the
+        /// flag.
         allow_forwarded: bool,
     },
-    /// Only at a gateway: a spoke that uses this gateway (`useRemoteGateways`, P21). The gateway delivers into it.
+    /// A spoke that uses this gateway (`useRemoteGateways`, P21), so that the gateway delivers into it. Only gateways
+    /// have such spaces.
     GatewayClient {},
 }
 
@@ -192,9 +194,9 @@ pub enum SpaceKind {
 pub struct Owner {
     /// The address of a NIC or of a gateway instance as /32 or /128, or a served prefix.
     pub prefix: IpNet,
-    /// The owning agent. It may be one that this agent has no link with.
+    /// The owning agent. This agent may have no link with it.
     pub agent: AgentId,
-    /// The NIC has `enableIPForwarding`. For display only: the owner itself enforces the flag.
+    /// Whether the NIC has `enableIPForwarding`. It is only displayed: the owner itself enforces the flag.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ip_forwarding: bool,
 }
@@ -227,7 +229,8 @@ impl AgentConfig {
         }
     }
 
-    /// Parses bytes of [`to_bytes`](Self::to_bytes) and [checks](Self::check) them.
+    /// Parses the result of [`to_bytes`](Self::to_bytes), which may come from another version or be damaged, and
+    /// [checks](Self::check) the configuration.
     ///
     /// # Errors
     /// The bytes are not the JSON of this type, with an unknown field for instance, or an invariant is violated. The

@@ -57,13 +57,13 @@ pub struct AgentRevision {
     pub rejected: Option<Rejected>,
 }
 
-/// The result of waiting for a revision.
+/// The result of waiting until a revision is in force.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Waited {
     /// Whether every connected agent has applied the revision.
     pub in_force: bool,
-    /// The agents that have not applied it yet.
+    /// The connected agents that have not applied the revision yet.
     #[serde(default)]
     pub waiting_for: Vec<AgentId>,
 }

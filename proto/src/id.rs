@@ -56,7 +56,7 @@ impl AgentId {
         Self(format!("{}{}", Self::SITE, &hash[..16]))
     }
 
-    /// Prefix of the names of site devices.
+    /// Prefix of the names that links use for devices of sites.
     pub const SITE: &'static str = "site.";
 
     /// The name as text, as it was given.

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 /// The origin of an effective route (R21).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum RouteSource {
-    /// A system route: VNet, peering, `Internet`, `None`.
+    /// A system route. Its next hop is the VNet, a peering, `Internet` or `None`.
     Default,
     /// A user-defined route of the subnet's route table.
     User,
@@ -97,7 +97,7 @@ pub enum NextHop {
         /// The address in `nextHopIpAddress` of the route.
         address: IpAddr,
     },
-    /// The Internet, which the overlay does not carry: packets are dropped.
+    /// The Internet. The overlay does not carry packets to it, and drops them.
     Internet {},
     /// Packets are dropped silently (R13).
     None {},

@@ -67,7 +67,7 @@ impl<P: Into<Path>> From<P> for Transmit {
     }
 }
 
-/// A queue of datagrams for the network. The engine encrypts into the queue's memory, so that no datagram is copied.
+/// A queue of datagrams for the network. WireGuard encrypts into the queue's memory, which saves a copy.
 pub trait TransmitSink {
     /// Returns a slot of at least `len` bytes for one datagram; its contents are unspecified. The slot is not sent
     /// before [`commit`](Self::commit). The next `reserve` discards a slot that was not committed. The sink must
@@ -95,8 +95,8 @@ pub trait DeliverSink {
 /// A queue of packets for lane 0: those whose next hop this lane has no session with. Lane 0 has a session, or
 /// establishes it (D15).
 pub trait RedirectSink {
-    /// Copies a packet into the queue of lane 0. The packet is as it came in (only ECN may be set); `ingress` is where
-    /// it came in. Returns `false`, and copies nothing, if the queue has no room or there is none.
+    /// Copies a packet into the queue of lane 0. The packet is as it arrived at `ingress`, except for a CE mark.
+    /// Returns `false`, and copies nothing, if the queue has no room or there is none.
     fn redirect_to_lane0(&mut self, ingress: Ingress, packet: &[u8]) -> bool;
 }
 

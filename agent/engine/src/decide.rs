@@ -1,4 +1,4 @@
-//! The packet decision: one pure function of tables and packet.
+//! The packet decision, which is one pure function of the tables and the packet.
 //!
 //! Each rule is applied in one place of this file, and a comment there cites it.
 
@@ -18,9 +18,9 @@ use tombolo_proto::route::EffectiveRoute;
 /// The interface that a packet arrived on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ingress {
-    /// The TUN device: the packet comes from this host.
+    /// The TUN device. The packet comes from this host.
     Tun,
-    /// A link: the packet comes from a peer.
+    /// A link. The packet comes from the link's peer.
     Link(LinkIndex),
 }
 
@@ -33,7 +33,7 @@ pub struct Trace {
     pub subnet: Option<ResourceId>,
     /// The route that was selected; with a direct link that is down, the standby route in its place.
     pub route: Option<EffectiveRoute>,
-    /// At a VPN gateway: the connection that leads to the destination.
+    /// The connection that leads to the destination. Only VPN gateways use one.
     pub connection: Option<ResourceId>,
     /// The VNet whose owners were searched for the next agent.
     pub vnet: Option<ResourceId>,
@@ -274,7 +274,7 @@ impl Decision<'_> {
                 self.reach_owner(space.ok_or(DropReason::ApplianceUnreachable)?, address, ingress)
             }
             Hop::Internet => Err(DropReason::RouteInternet),
-            // R13: the next hop `None` drops packets silently.
+            // R13: the next hop `None` drops packets, without an ICMP error.
             Hop::None => Err(DropReason::RouteNone),
         }
     }

@@ -342,12 +342,12 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
                     .links
                     .max_packet(link)
                     .map_or(tables.mtu, |most| most.min(tables.mtu));
-                // D20: no IPv6 path may be narrower than 1,280 bytes, so packets of that size are fragmented inside the
-                // link.
+                // D20: IPv6 senders rely on a path MTU of at least 1,280 bytes, so packets of that size are fragmented
+                // inside the link if the path is narrower.
                 let least = if info.source.is_ipv6() { packet::IPV6_MIN_MTU } else { 0 };
                 let most = room.max(least);
-                // A host respects the MTU of its TUN device by itself. A gateway must send the ICMP error, and so must
-                // a path that is narrower than the device.
+                // The host's kernel itself sends no packet that exceeds the MTU of the TUN device. So an ICMP error is
+                // needed at a gateway, and at a host only if the path is narrower than the device.
                 let too_big = packet.len() > usize::from(most) && (decrement_ttl || most < tables.mtu);
                 if too_big && packet::may_not_fragment(packet) {
                     return self.answer(IcmpError::TooBig(most), tables, ingress, packet, &info, tx, rx);
@@ -359,8 +359,8 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
                 if tx.is_full() {
                     return self.stats.dropped(DropReason::QueueFull);
                 }
-                // RFC 6040: the outer header carries the packet's own ECN field, so that routers may mark the datagram
-                // exactly if they might mark the packet.
+                // RFC 6040: the outer header gets the packet's own ECN field, so that routers may mark the datagram
+                // only if they might mark the packet.
                 let ecn = packet::ecn_bits(packet);
                 match self.links.seal(link, packet, ecn, self.now, tx) {
                     Sealed::Sent => self.stats.totals.link_out += 1,

@@ -31,7 +31,7 @@ pub(crate) struct FlowCache {
 }
 
 impl FlowCache {
-    /// An empty cache. `seed` must be secret, so that senders cannot choose addresses that fall into one slot.
+    /// Creates an empty cache. `seed` must be secret, so that senders cannot choose addresses that share one slot.
     pub(crate) fn new(seed: u64) -> Self {
         Self {
             slots: vec![None; SLOTS].into_boxed_slice(),

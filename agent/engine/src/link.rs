@@ -119,9 +119,9 @@ pub struct AdvertisementStats {
     /// Tables that were not reported, because the peer replaced or withdrew them before the rate limit allowed the
     /// report.
     pub superseded: u64,
-    /// Messages of peers that may not advertise routes.
+    /// Messages of peers that may not advertise routes; they were not read further.
     pub refused: u64,
-    /// Messages that are no part of a table, and tables whose digest is wrong.
+    /// Messages that are not part of a table, and tables whose digest is wrong.
     pub malformed: u64,
 }
 

@@ -21,7 +21,7 @@ pub struct PacketInfo {
     pub source: IpAddr,
     /// Destination address of the IP header.
     pub destination: IpAddr,
-    /// TTL (IPv4) or hop limit (IPv6).
+    /// TTL of IPv4, or hop limit of IPv6.
     pub ttl: u8,
     /// Protocol number of the transport header, which comes after the IPv6 extension headers. If there are more than
     /// eight of these, or one is cut off, it is the number of the next extension header.

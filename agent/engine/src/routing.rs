@@ -79,7 +79,7 @@ pub struct AcceptedRoute<'a> {
     /// The agent or site device that packets are sent to; at an edge, the edge itself. This agent may have no link with
     /// it.
     pub via: AgentId,
-    /// The kind of gateway that the route belongs to.
+    /// The kind of the gateway by which the route was learned.
     pub kind: GatewayKind,
     /// At a VPN gateway: the connection that the route was received from. `None` for other roles, and for routes of the
     /// VNet's ExpressRoute gateway.

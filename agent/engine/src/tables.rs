@@ -82,8 +82,8 @@ pub(crate) enum AgentRole {
         /// itself prefers have no influence (G21). `None`: a local prefix within a larger learned one. Packets to it
         /// must not follow the larger prefix to a connection.
         transit: Lpm<Option<Transit>>,
-        /// The part of `transit` that packets from another connection may use: connections with route exchange, and
-        /// sites without BGP, whose prefixes are configured (G18, G19).
+        /// The part of `transit` that applies to packets from another connection. It has the prefixes of connections
+        /// with route exchange, and those of sites without BGP, which are configured (G18, G19).
         bgp_transit: Lpm<Option<Transit>>,
         /// The prefixes of sites whose packets keep their TTL (T6). Empty unless the configuration has
         /// [`SiteTtl::Transparent`](tombolo_proto::config::SiteTtl::Transparent).
@@ -225,7 +225,7 @@ pub(crate) enum Owner {
     /// This agent owns the prefix.
     Own,
     Link(LinkIndex),
-    /// An agent that this one has no link with.
+    /// The owner is an agent that this agent has no link with.
     NoLink,
 }
 
@@ -248,9 +248,10 @@ pub(crate) struct LinkPolicy {
 /// G19).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TransitScope {
-    /// The source connection exchanges routes: to connections that exchange routes, and to sites without BGP.
+    /// Packets may be forwarded to connections that exchange routes and to sites without BGP, because the connection
+    /// that they come from exchanges routes.
     AllConnections,
-    /// The source connection leads to a site without BGP: to connections that exchange routes.
+    /// Packets may be forwarded only to connections that exchange routes, because they come from a site without BGP.
     BgpConnections,
     /// Packets may not be forwarded to another connection.
     None,

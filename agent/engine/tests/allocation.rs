@@ -1,4 +1,4 @@
-//! Memory allocation of the engine: none per packet, and a bounded amount per link.
+//! Tests of the engine's memory: it allocates nothing per packet, and a bounded amount per link.
 #![cfg(feature = "links")]
 #![allow(
     clippy::unwrap_used,
@@ -241,7 +241,7 @@ fn live(region: &Region<'_, System>) -> usize {
     change.bytes_allocated.saturating_sub(change.bytes_deallocated)
 }
 
-/// A key that no node of the test has.
+/// A public key that no node of the test has.
 fn key(n: usize) -> PublicKey {
     let mut secret = [7; 32];
     secret[..8].copy_from_slice(&n.to_le_bytes());

@@ -157,7 +157,7 @@ fn a_vm_sends_by_the_longest_active_route() {
         &[
             ("10.1.0.4", "10.1.0.5", "nva"),
             ("fd01::4", "fd01::5", "nva"),
-            // D8: the entry of a NIC has precedence over a served subnet.
+            // D8: the address of a NIC has precedence over the served subnet that contains it.
             ("10.1.0.4", "10.1.9.6", "server"),
             ("10.1.0.4", "10.1.9.7", "nva"),
             ("10.1.0.4", "10.1.0.200", "no_owner"),
@@ -169,7 +169,8 @@ fn a_vm_sends_by_the_longest_active_route() {
             ("10.1.0.4", "10.3.0.4", "access_denied"),
             ("10.1.0.4", "10.9.1.1", "gw1"),
             ("10.1.0.4", "10.10.1.1", "no_gateway"),
-            // R13: next hop `None`; R1: the system route to the Internet.
+            // R13: a route with next hop `None` drops the packet. R1: the system route for other destinations leads to
+            // the Internet, which the overlay does not carry.
             ("10.1.0.4", "192.168.1.1", "route_none"),
             ("10.1.0.4", "8.8.8.8", "route_internet"),
             // T8: this subnet has no default route for IPv6.
@@ -190,7 +191,7 @@ fn a_vm_sends_by_the_longest_active_route() {
 
 #[test]
 fn routes_that_lost_are_never_used() {
-    // R8: a lookup ignores `Invalid` routes.
+    // R8: lookups ignore `Invalid` routes.
     let mut config = hub_vm();
     let mut invalid = route("10.2.0.0/24", NextHop::None {});
     invalid.state = RouteState::Invalid;
@@ -282,7 +283,7 @@ fn a_gateway_that_is_down_gives_way_to_the_next() {
 
 #[test]
 fn a_link_carries_what_its_other_end_may_speak_for() {
-    // D10: each row arrives from `two` and from `nva`.
+    // D10: each packet arrives both from `two` and from `nva`.
     let config = hub_vm();
     expect(
         &config,
@@ -293,7 +294,7 @@ fn a_link_carries_what_its_other_end_may_speak_for() {
             ("10.2.0.5", "10.1.0.4", "spoofed_source"),
             ("10.5.0.1", "10.1.0.4", "spoofed_source"),
             ("10.1.0.5", "10.1.0.4", "spoofed_source"),
-            // R12: the destination is not this host.
+            // R12: the destination is not this host, which does not forward.
             ("10.2.0.4", "10.1.0.5", "not_forwarding"),
         ],
     );
@@ -361,8 +362,8 @@ fn access_that_is_off_is_off_on_every_path() {
 
 #[test]
 fn appliances_bring_foreign_sources_where_that_is_allowed() {
-    // P18: from a peered VNet, no source in the receiver's own address space. R12: from the own VNet, any source but
-    // the receiver's addresses.
+    // P18: an appliance in a peered VNet may not send from the receiver's own address space. R12: an appliance in the
+    // own VNet may send from any address but the receiver's own.
     let mut config = hub_vm();
     for link in &mut config.links {
         link.foreign = match link.peer.as_str() {
@@ -469,7 +470,7 @@ fn a_gateway_relays_between_its_own_side_and_its_connections() {
         Some("spoke-vm"),
         &[
             ("10.2.0.4", "10.9.0.1", "nine1 -1"),
-            // D9: through the connection, although the hub itself is peered with the destination.
+            // D9: the gateway forwards through the connection, although the hub itself is peered with the destination.
             ("10.2.0.4", "10.8.0.1", "eight -1"),
             // P21d: a user-defined route of a spoke leads its packets through the gateway to another spoke or to the
             // hub.

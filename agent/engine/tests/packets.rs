@@ -115,7 +115,7 @@ fn fragments_and_extension_headers_hide_nothing_and_invent_nothing() {
     assert_eq!(parse(&first).unwrap().transport, Some(20));
     // D13: all fragments of a packet must use the same link, so no fragment has ports.
     assert_eq!((parse(&first).unwrap().ports, parse(&later).unwrap().ports), (0, 0));
-    // IPv6: hop-by-hop, then a fragment header, then UDP.
+    // An IPv6 packet with a hop-by-hop header, a fragment header and UDP.
     let fragment = |offset: u8| {
         let mut p = vec![0x60, 0, 0, 0, 0, 24, 0, 9];
         p.extend([0xfd; 32]);
@@ -419,7 +419,7 @@ fn congestion_marks_travel_with_the_datagram() {
         (2, 3, Some(3)),
         (1, 3, Some(3)),
         (2, 0, Some(2)),
-        // The inner sender does not support ECN.
+        // The inner sender does not support ECN, so the packet is dropped.
         (0, 3, None),
     ] {
         let mut world = World::pair();

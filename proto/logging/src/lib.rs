@@ -11,7 +11,7 @@ use tracing_subscriber::prelude::*;
 /// The format of log lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// Text on a terminal and in systemd's journal, JSON elsewhere.
+    /// Text if standard error is a terminal or systemd's journal, otherwise JSON.
     #[default]
     Auto,
     /// Lines of text for people.

@@ -31,8 +31,8 @@ pub struct Link {
     /// `endpoint`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quic_endpoint: Option<SocketAddr>,
-    /// Number of lanes of the peer, 1 to [`MAX_LANES`](super::MAX_LANES), default 1 (D15). A local lane with a higher
-    /// number has no counterpart there; lane 0 carries its packets.
+    /// Number of lanes of the peer, 1 to [`MAX_LANES`](super::MAX_LANES), default 1 (D15). A local lane whose number
+    /// the peer does not have passes its packets to lane 0.
     #[serde(rename = "lanes", default = "one", skip_serializing_if = "is_one")]
     pub peer_lanes: u16,
     /// Whether a session is kept up without traffic. Both ends then send a keepalive after 5 s in which they sent
@@ -46,7 +46,7 @@ pub struct Link {
     /// Prefixes of the sources that packets from this link may have (D10). Routes that are learned from the peer add
     /// their prefixes.
     pub sources: Vec<IpNet>,
-    /// Sources beyond `sources`, for a peer that forwards packets of others.
+    /// Further sources that packets from this link may have, because the peer forwards packets of other hosts.
     pub foreign: ForeignSources,
     /// Whether another path can replace this link. Its failure is then detected fast while it is in use (D19): after
     /// [`Probes::misses`](super::Probes::misses) unanswered probes, or later if the round-trip time is long.
@@ -74,7 +74,8 @@ const fn is_one(n: &u16) -> bool {
 /// The transports that may carry a link (D6).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Transport {
-    /// WireGuard first; QUIC while the network blocks or rate-limits WireGuard; WireGuard again once it works.
+    /// WireGuard is used first, QUIC while the network blocks or rate-limits WireGuard, and WireGuard again when it
+    /// works.
     #[default]
     Automatic,
     /// Packets go only over WireGuard.
@@ -92,9 +93,9 @@ pub enum Transport {
     deny_unknown_fields
 )]
 pub enum Relation {
-    /// A VM of the same VNet.
+    /// The peer is a VM of the same VNet.
     VnetLocal {},
-    /// A VM of a peered VNet.
+    /// The peer is a VM of a peered VNet.
     Peering {
         /// This VNet's half: the `peering` of a [`SpaceKind::Peered`](super::SpaceKind::Peered) space, whose flags
         /// apply.
@@ -126,8 +127,8 @@ pub enum Relation {
         /// The connection of the VNet's gateway to the circuit.
         connection: ResourceId,
     },
-    /// This agent is an edge; the peer is a VM of a linked VNet, or of a spoke of one. The VM sends to the edge
-    /// directly; the edge sends nothing back on this link (T4).
+    /// This agent is an edge; the peer is a VM of a linked VNet, or of a spoke that uses the linked VNet's gateway. The
+    /// VM sends to the edge directly. The edge sends nothing back on this link (T4).
     CircuitClient {
         /// The connection of the VNet's gateway to the circuit.
         connection: ResourceId,

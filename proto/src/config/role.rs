@@ -179,11 +179,11 @@ pub struct GatewayConnection {
     /// The peers of the connection's links, in order of preference: instances of the remote gateway, or the device of
     /// the site.
     pub ends: Vec<AgentId>,
-    /// Whether both ends exchange routes (G18, G19): BGP is enabled at both, with different ASNs (G4).
+    /// Whether both ends exchange routes (G18, G19), because BGP is enabled at both ends and their ASNs differ (G4).
     pub exchange: bool,
     /// The ASN of the remote end.
     pub asn: u32,
-    /// Whether the remote end is a site; [`SiteTtl`] applies to its packets then (T6).
+    /// Whether the remote end is a site. If so, [`SiteTtl`] applies to packets from it (T6).
     pub site: bool,
     /// `routingWeight` (R7): of several connections the one with the highest value is preferred.
     pub weight: u32,
@@ -262,7 +262,8 @@ pub struct Neighbour {
     /// together with `multihop`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub bfd: bool,
-    /// Key of the TCP MD5 signature (RFC 2385); at most 80 characters, the limit of Linux.
+    /// Key of the TCP MD5 signature (RFC 2385), at most 80 characters, which is the limit of Linux. `None`: the session
+    /// has no signature.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<Secret>,
     /// Number of prefixes of one address family above which the session is closed (G23, E13).

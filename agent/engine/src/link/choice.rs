@@ -49,7 +49,8 @@ const STANDBY_TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) struct TransportHealth {
     /// The state of its session.
     pub(super) session: SessionState,
-    /// The length of the peer's silence, if it is too long ([`Liveness::silent`](super::liveness::Liveness::silent)).
+    /// The length of the peer's silence over this transport, if it is too long
+    /// ([`Liveness::silent`](super::liveness::Liveness::silent)).
     pub(super) silent: Option<Duration>,
     /// The time at which anything was received over it last.
     pub(super) last_rx: Option<Instant>,
@@ -57,7 +58,7 @@ pub(super) struct TransportHealth {
     pub(super) answers: Option<(u32, Instant)>,
     /// Share of its echoes that were lost, from 0 to 1, and the number of echoes that the share is taken of.
     pub(super) loss: Option<(f64, u32)>,
-    /// The peer sends its packets over this transport.
+    /// Whether the peer sends its packets over this transport.
     pub(super) used_by_peer: bool,
 }
 
@@ -84,7 +85,7 @@ pub(super) struct Choice {
     returned_at: Option<Instant>,
     /// Time before which no attempt to connect is made.
     next_attempt: Option<Instant>,
-    /// The pause after the next attempt.
+    /// The pause after the next attempt to connect.
     backoff: Duration,
     /// Time since which QUIC has a session and is not needed.
     standby_since: Option<Instant>,

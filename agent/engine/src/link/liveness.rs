@@ -245,7 +245,8 @@ mod tests {
         assert!(loss < 0.05, "{loss}");
     }
 
-    /// A restart of the peer takes a second or two: its path is not rate-limited.
+    /// A peer that restarts is silent for a second or two. Its lost echoes must not count, because the path is not
+    /// rate-limited.
     #[test]
     fn an_end_that_was_away_for_a_moment_lost_nothing() {
         for away in [3, 7, 15, 29] {

@@ -266,7 +266,7 @@ mod tests {
         }
         assert!(limits.iter().flatten().all(|l| (BASE..=1300).contains(l)), "{limits:?}");
         assert!(limits.iter().flatten().next().is_some_and(|l| *l < 1298), "{limits:?}");
-        // Three tries of the full size, and two rounds of the search.
+        // The time for three attempts with the full size, and for two rounds of the search, has passed.
         assert!(limits[40].is_some_and(|l| l >= 1298), "{limits:?}");
     }
 

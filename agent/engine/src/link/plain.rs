@@ -1,5 +1,5 @@
-//! Unencrypted links for tests and simulations: a datagram is the sender's name and the packet. The product has no way
-//! to use them.
+//! Unencrypted links for tests and simulations. A datagram consists of the sender's name and the packet. The product
+//! has no way to use such links.
 
 use super::{Event, LinkSet, Opened, Sealed};
 use crate::buffer::{Outer, Path, Transmit, TransmitSink};

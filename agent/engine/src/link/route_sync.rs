@@ -199,7 +199,7 @@ impl RouteSync {
             return None;
         }
         if self.received == Some(digest) {
-            // The sender repeats the table: the confirmation was lost.
+            // The sender repeats a table that is complete here, so the confirmation was lost.
             self.confirm_soon = true;
             return Some(());
         }

@@ -432,7 +432,7 @@ impl LinkSet for SecureLinks {
         let Some(entry) = self.links.get(link.get()).filter(|_| self.lane > 0) else {
             return true;
         };
-        // D15: the peer has no such lane.
+        // D15: the peer has no lane of this number.
         if self.lane >= entry.peer_lanes {
             return false;
         }

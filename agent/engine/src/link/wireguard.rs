@@ -65,7 +65,7 @@ impl Identity {
     /// Creates boringtun's session state for a peer. This costs a Diffie-Hellman operation.
     fn tunn(&mut self, link: &Link, slot: usize) -> Tunn {
         self.generation = self.generation.wrapping_add(1);
-        // boringtun appends eight bits for the session.
+        // boringtun shifts the index by eight bits, and counts sessions in them.
         #[expect(clippy::cast_possible_truncation, reason = "tables have at most MAX_LINKS links")]
         let index = u32::from(self.generation) << SLOT_BITS | slot as u32 & SLOT_MASK;
         let (key, psk) = (
@@ -312,7 +312,7 @@ impl SecureTransport for WireGuard {
         for (position, link) in links.iter().enumerate() {
             let here = Link {
                 endpoint: link.endpoint.map(|e| above(e, self.lane)),
-                // D15: the peer has no such lane.
+                // D15: without a lane of this number at the peer, no session is needed.
                 always_on: link.always_on && self.lane < link.peer_lanes,
                 ..link.clone()
             };

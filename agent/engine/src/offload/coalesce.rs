@@ -6,7 +6,8 @@ use super::{Layout, MAX_PACKET, Protocol, VnetHeader, be32, checksum, put16};
 const ACK: u8 = 0x10;
 const PSH: u8 = 0x08;
 
-/// Number of flows that are joined in parallel: enough for the streams of one batch, few enough for a linear search.
+/// Number of flows that are joined at the same time: enough for the streams of one batch, and few enough for a linear
+/// search.
 const SLOTS: usize = 8;
 
 /// Largest number of datagrams in a super-packet: `UDP_MAX_SEGMENTS` of the kernel, 64 before Linux 6.9 and 128 since.
@@ -34,7 +35,7 @@ impl Slot {
     }
 }
 
-/// Joins consecutive packets of a flow into super-packets. Packets of one flow keep their order; packets of different
+/// Joins consecutive packets of a flow into super-packets. Packets of one flow keep their order. Packets of different
 /// flows may change their order within a batch, as on any network.
 ///
 /// The owner pushes the packets of a batch and then calls [`flush`](Self::flush). Both pass complete writes for the

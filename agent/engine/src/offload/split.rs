@@ -9,7 +9,7 @@ const MAX_HEADERS: usize = 40 + 60;
 const FIRST_ONLY: u8 = 0x80;
 const LAST_ONLY: u8 = 0x09;
 
-/// The reason why a read from the device holds no usable packet.
+/// The reason why a read from the device cannot be split into packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SplitError {
     /// The checksum that must be completed lies outside of the packet.

@@ -13,7 +13,7 @@ pub const MAX_ERROR: usize = 1280;
 pub enum IcmpError {
     /// The TTL or hop limit expired.
     TimeExceeded,
-    /// The packet is too big; holds the MTU of the path in bytes.
+    /// The packet is too big for the path. Holds the MTU of the path in bytes.
     TooBig(u16),
 }
 

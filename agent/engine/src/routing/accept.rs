@@ -204,7 +204,7 @@ impl<'a> ImportPolicy<'a> {
                     ..from(GatewayKind::Vpn, Some(*asn), local_prefixes)
                 })
             }
-            // Accepted for display only: a VPN gateway does not use circuits (G20, G21).
+            // These routes are accepted only to be displayed: a VPN gateway does not use circuits (G20, G21).
             (Role::VpnGateway { local_prefixes, .. }, Relation::OtherGateway {}) => Some(Self {
                 next_hops: Vec::new(),
                 ..from(GatewayKind::ExpressRoute, None, local_prefixes)

@@ -10,7 +10,7 @@ const VERSION: u8 = 1;
 /// Largest number of routes in one advertised table: as many as a BGP neighbour may announce (G23).
 pub const MAX_ROUTES: usize = 4000;
 
-/// The reason why received bytes are no table of routes.
+/// The reason why received bytes are not a table of routes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// The sender uses an encoding that this agent does not know.

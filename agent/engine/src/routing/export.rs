@@ -121,7 +121,7 @@ pub fn routes_for_neighbour(config: &AgentConfig, state: &RoutingState, neighbou
             ..
         } => match connections.iter().find(|c| c.connection == *neighbour && c.exchange) {
             Some(to) => {
-                // G18: the VNet's address space, and the spokes that use this gateway.
+                // G18: the prefixes of the VNet, and of the spokes that use this gateway.
                 let own = local_prefixes.iter().map(|p| vnet(*p, Vec::new()));
                 own.chain(reachable_via(config, state, to, local_prefixes)).collect()
             }

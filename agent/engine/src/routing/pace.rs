@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn a_sender_that_never_rests_is_heard_ever_more_rarely() {
         let minute = Duration::from_secs(60);
-        // 0, 0.1, 0.3, 0.7, 1.5, 3.1, 6.3, 12.7, 22.7 and so on.
+        // The changes after 0, 0.1, 0.3, 0.7, 1.5, 3.1, 6.3, 12.7, 22.7 s and so on are processed.
         let flooding = processed(Duration::from_millis(1), minute);
         assert_eq!(flooding, 12);
         for every in [20, 100, 500, 1000, 1900, 2500] {
@@ -128,7 +128,7 @@ mod tests {
         }
     }
 
-    /// A long table arrives in several pieces.
+    /// A long table arrives in several pieces, the first of which cause no pause.
     #[test]
     fn a_few_pieces_are_free() {
         let (mut pace, begin) = (Pace::with_free(3), Instant::now());

@@ -1,4 +1,4 @@
-//! Builds [`Tables`] from a configuration and the routing state: names become positions, routes become next hops.
+//! Builds [`Tables`] from a configuration and the routing state. Names become positions, and routes become next hops.
 
 use super::lpm::Lpm;
 use super::sources::{Assigned, Sources};

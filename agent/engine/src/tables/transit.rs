@@ -1,4 +1,4 @@
-//! The transit tables of a VPN gateway: the connection that leads to a destination.
+//! Builds the transit tables of a VPN gateway, which map destinations to connections.
 
 use super::lpm::Lpm;
 use super::resolve::Resolver;

@@ -268,7 +268,7 @@ pub struct World {
     pub no_wireguard: bool,
     /// Length in bytes above which the network drops datagrams.
     pub longest: usize,
-    /// The share of WireGuard's datagrams that the network drops, at random.
+    /// The share of WireGuard's datagrams, from 0 to 1, that the network drops at random.
     pub shaped: Option<f64>,
     /// Whether nodes always have datagrams waiting in their sockets.
     pub busy: bool,
@@ -295,7 +295,7 @@ impl World {
         }
     }
 
-    /// Two VMs of one VNet, `a` 10.0.0.1 and `b` 10.0.0.2, with a link.
+    /// Creates two VMs of one VNet, `a` 10.0.0.1 and `b` 10.0.0.2, with a link.
     pub fn pair() -> Self {
         let mut world = Self::strangers();
         world.join(0, 1, |_| {});

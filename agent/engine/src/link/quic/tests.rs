@@ -89,7 +89,7 @@ fn a_peer_has_few_connections() {
         for _ in 0..20 {
             ends[0].1.connect(LINK, to(seeds[1]), now);
             carry(&mut ends, now);
-            // The hostile end keeps connections that it should close.
+            // The hostile end forgets its connections, so that it closes none.
             ends[0].1.peers[0].connections.clear();
             assert!(is_up(&ends[1].1));
             let open = ends[1].1.connections.iter().flatten().filter(|c| !c.over).count();
@@ -135,7 +135,7 @@ fn a_peer_opens_connections_at_a_limited_rate() {
         up
     };
     assert_eq!(answered(&mut ends, 100, begin), CONNECTION_RATE.burst);
-    // Another address has a rate of its own.
+    // Another address has its own rate.
     let mut other = [(3, end(3)), ends.into_iter().next_back().unwrap()];
     let third = other[0].1.pin();
     other[1].1.update(&[link_to("a", pins[0]), link_to("c", third)], begin);
