@@ -243,7 +243,7 @@ impl Kind {
         same.next().map(|row| row.kind)
     }
 
-    /// The resource provider, e.g. `Microsoft.Network`.
+    /// The name of the resource provider, e.g. `Microsoft.Network`; for resource groups `Microsoft.Resources`.
     #[must_use]
     pub fn provider(self) -> &'static str {
         self.row().provider

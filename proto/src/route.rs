@@ -104,7 +104,7 @@ pub enum NextHop {
 }
 
 impl NextHop {
-    /// Azure's name of the type, as in `nextHopType`.
+    /// Azure's name of the type of next hop, as in `nextHopType`.
     #[must_use]
     pub fn type_name(&self) -> &'static str {
         match self {

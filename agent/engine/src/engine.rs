@@ -49,8 +49,8 @@ impl<L: LinkSet> Engine<L> {
 
 impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
     /// An engine as from [`new`](Engine::new), for an agent with several lanes: packets go into `redirect`, unchanged,
-    /// if this lane has no session with their next hop, so that lane 0 sends them (D15). Lane 0 itself has sessions
-    /// with all peers and uses [`NoRedirect`], or `None` of an `Option`.
+    /// if this lane has no session with their next hop, so that lane 0 sends them (D15). Lane 0 itself establishes all
+    /// sessions that it needs, and uses [`NoRedirect`], or `None` of an `Option`.
     #[must_use]
     pub fn with_redirect(links: L, seed: u64, redirect: R) -> Self {
         Self {

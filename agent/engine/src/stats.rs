@@ -29,7 +29,7 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Counters that are all zero.
+    /// Creates counters that are all zero. [`Stats::default`] cannot count reasons: use this function.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -78,7 +78,7 @@ impl Stats {
         self.drops[DropReason::DeviceRefused as usize] += packets;
     }
 
-    /// Whether both sums of the type's documentation hold.
+    /// Whether both sums of the type's documentation hold. It is false only if the engine has an error.
     #[must_use]
     pub fn conserved(&self) -> bool {
         let t = &self.totals;

@@ -177,7 +177,8 @@ impl Choice {
         if quic.is_up() { None } else { self.connect(now, quic) }
     }
 
-    /// Returns `Disconnect` if the QUIC connections were not needed for [`STANDBY_TIMEOUT`].
+    /// Ends the attempts to connect over QUIC. Returns `Disconnect` if a QUIC connection was not needed for
+    /// [`STANDBY_TIMEOUT`].
     fn retire_quic(&mut self, now: Instant, quic: TransportHealth) -> Option<Step> {
         (self.next_attempt, self.backoff) = (None, MIN_CONNECT_BACKOFF);
         if quic.session == SessionState::Down {

@@ -67,7 +67,8 @@ impl Liveness {
         self.misses_take = Duration::from_millis(u64::from(probes.interval)) * probes.misses;
     }
 
-    /// Returns the next echo, which the caller must send now.
+    /// Returns the next echo, which the caller must send now. If the peer is silent, the answers in a row so far are
+    /// forgotten.
     pub(super) fn send(&mut self, now: Instant) -> Message {
         let number = self.next;
         self.next = number.wrapping_add(1);
@@ -105,7 +106,7 @@ impl Liveness {
         self.unanswered = None;
     }
 
-    /// The time at which anything was received over this transport last.
+    /// The time at which anything was received over this transport last; `None`: nothing was received yet.
     pub(super) fn last_rx(&self) -> Option<Instant> {
         self.last_rx
     }
@@ -168,7 +169,7 @@ impl Liveness {
         (count >= self.misses && silence >= allowed).then_some(silence)
     }
 
-    /// Starts to count answers in a row from zero again.
+    /// Starts to count answers in a row from zero again; the statistics of losses stay.
     pub(super) fn forget_answers(&mut self) {
         self.answered = None;
     }

@@ -140,7 +140,8 @@ impl RouteSync {
         self.poll_confirmation(now, send);
     }
 
-    /// Passes the confirmation of the received table to `send`, if it is due.
+    /// Passes the confirmation of the received table to `send`, if it is due: once a second, and 20 ms after the last
+    /// one if the table is new or was repeated. Sends none if the other end may not advertise routes.
     pub(super) fn poll_confirmation(&mut self, now: Instant, send: &mut dyn FnMut(&[u8])) {
         let interval = if self.confirm_soon {
             MIN_CONFIRM_INTERVAL
@@ -248,7 +249,7 @@ impl RouteSync {
         Some(table)
     }
 
-    /// Whether a table waits for [`next_table`](Self::next_table).
+    /// Whether a complete table waits for [`next_table`](Self::next_table), which the rate limit may still delay.
     pub(super) fn has_table(&self) -> bool {
         self.pending.is_some()
     }

@@ -22,7 +22,7 @@ pub(super) fn sum(bytes: &[u8]) -> u64 {
     u64::from(fold(total).to_be())
 }
 
-/// Folds the carries until 16 bits remain.
+/// Folds the carries of a sum until 16 bits remain, as the ones' complement sum of RFC 1071 demands.
 #[expect(clippy::cast_possible_truncation, reason = "the loop ends when 16 bits are left")]
 pub(super) fn fold(mut sum: u64) -> u16 {
     while sum >> 16 != 0 {

@@ -286,7 +286,7 @@ fn routes_for_circuit_gateway(
     routes
 }
 
-/// Whether an instance of the gateway of a linked VNet is up.
+/// Whether at least one instance of the gateway of a linked VNet is up.
 fn is_reached(state: &RoutingState, network: &CircuitNetwork) -> bool {
     network.gateways.iter().any(|g| !state.down.contains(g))
 }

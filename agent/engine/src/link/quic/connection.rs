@@ -111,7 +111,8 @@ impl Connection {
         }
     }
 
-    /// Removes and returns the next event; `None` if there is none.
+    /// Removes and returns the next event of quinn's connection; `None` if there is none. Updates the state of this
+    /// value accordingly.
     pub(super) fn poll_event(&mut self, now: Instant) -> Option<ConnectionEvent> {
         while let Some(event) = self.inner.poll() {
             match event {

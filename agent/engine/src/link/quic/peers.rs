@@ -204,7 +204,7 @@ impl Quic {
         }
     }
 
-    /// Reports that a link has no connection, for this reason.
+    /// Queues the event that a link has no connection, for this reason.
     pub(super) fn report_down(&mut self, link: LinkIndex, reason: String) {
         if let Some(peer) = self.peers.get(link.get()) {
             self.events
@@ -249,7 +249,8 @@ impl Quic {
         }
     }
 
-    /// Stores a new connection, whose handshake is in progress.
+    /// Stores a new connection, whose handshake is in progress, under its handle, and counts the handshake. The next
+    /// flush sends its first datagrams.
     pub(super) fn keep(&mut self, handle: ConnectionHandle, connection: Connection) {
         if self.connections.len() <= handle.0 {
             self.connections.resize_with(handle.0 + 1, || None);

@@ -25,7 +25,7 @@ pub(super) fn pin_of(key: &[u8]) -> KeyPin {
     KeyPin(Sha256::digest(key).into())
 }
 
-/// The agent's key, for handshakes as client and as server.
+/// The agent's key, for handshakes as client and as server. All engines of the agent have the same key.
 pub(super) struct Identity {
     provider: Arc<CryptoProvider>,
     key: Arc<CertifiedKey>,

@@ -112,7 +112,7 @@ fn nonsense_is_no_table() {
     assert_eq!((b.received, stats.malformed, stats.received), (None, 6, 0));
 }
 
-/// All messages of a table.
+/// All messages in which a sender sends a table.
 fn parts(table: Arc<[u8]>) -> Vec<Vec<u8>> {
     let mut sender = RouteSync::default();
     sender.advertise(table);

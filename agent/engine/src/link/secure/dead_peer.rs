@@ -165,7 +165,7 @@ impl SecureLinks {
             .is_none_or(|transport| transport.discovers_path_mtu())
     }
 
-    /// The present condition of one transport of a link.
+    /// The present condition of one transport of a link. A transport that does not exist has no session.
     pub(super) fn health(&self, link: LinkIndex, carrier: Carrier, now: Instant) -> TransportHealth {
         let session = self.transport(carrier).map(|transport| transport.session(link));
         let monitor = self.links.get(link.get()).and_then(|entry| entry.monitor.as_deref());

@@ -87,7 +87,8 @@ impl SecureLinks {
         }
     }
 
-    /// Sends a message without contents.
+    /// Sends a message without contents over one of the link's transports, which starts to establish a session if it
+    /// has none.
     pub(super) fn send_message(
         &mut self,
         link: LinkIndex,

@@ -108,7 +108,7 @@ impl Peer {
         &self.config.peer
     }
 
-    /// Whether boringtun's session state exists.
+    /// Whether boringtun's session state exists; it does from the first use until [`close`](Self::close).
     pub(super) fn is_open(&self) -> bool {
         self.tunn.is_some()
     }
@@ -146,7 +146,8 @@ impl Peer {
         }
     }
 
-    /// Whether the peer has a session, or since when an initiation is unanswered.
+    /// The state of the session: up if the peer has proven to hold the keys of one, otherwise connecting if an
+    /// initiation is unanswered.
     pub(super) fn session(&self) -> SessionState {
         if self.handshakes.session().is_some() {
             return SessionState::Up;
