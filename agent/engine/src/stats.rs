@@ -29,7 +29,8 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Creates counters that are all zero. [`Stats::default`] cannot count reasons: use this function.
+    /// Creates counters that are all zero. A value of [`Stats::default`] has no room for reasons, and panics when one
+    /// is counted.
     #[must_use]
     pub fn new() -> Self {
         Self {
