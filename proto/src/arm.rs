@@ -1,6 +1,6 @@
 //! The kinds of ARM items and their paths, shared by controller, client and command line.
 //!
-//! A kind is a variant of [`Kind`] and a row of its table.
+//! Each kind is a variant of [`Kind`] and a row of the table `KINDS`.
 
 mod name;
 mod path;
@@ -15,43 +15,43 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Kind {
-    /// A resource group.
+    /// A resource group, which contains the resources of all other kinds.
     ResourceGroup,
-    /// `virtualNetworks`.
+    /// A virtual network (`virtualNetworks`).
     VirtualNetwork,
-    /// `virtualNetworks/subnets`.
+    /// A subnet of a virtual network (`virtualNetworks/subnets`).
     Subnet,
-    /// `virtualNetworks/virtualNetworkPeerings`.
+    /// One half of a peering (`virtualNetworks/virtualNetworkPeerings`).
     Peering,
-    /// `routeTables`.
+    /// A route table (`routeTables`).
     RouteTable,
-    /// `routeTables/routes`.
+    /// A user-defined route of a route table (`routeTables/routes`).
     Route,
-    /// `networkInterfaces`.
+    /// A network interface (`networkInterfaces`).
     NetworkInterface,
-    /// `networkInterfaces/ipConfigurations`, read-only.
+    /// An address of a network interface (`networkInterfaces/ipConfigurations`), read-only.
     NicIpConfiguration,
-    /// `publicIPAddresses`.
+    /// A public IP address (`publicIPAddresses`).
     PublicIpAddress,
-    /// `virtualNetworkGateways`.
+    /// A VPN or ExpressRoute gateway (`virtualNetworkGateways`).
     VirtualNetworkGateway,
-    /// `virtualNetworkGateways/ipConfigurations`, read-only.
+    /// An instance of a gateway (`virtualNetworkGateways/ipConfigurations`), read-only.
     GatewayIpConfiguration,
-    /// `connections`.
+    /// A connection of a gateway (`connections`).
     Connection,
-    /// `localNetworkGateways`.
+    /// The description of a site (`localNetworkGateways`).
     LocalNetworkGateway,
-    /// `expressRouteCircuits`.
+    /// An ExpressRoute circuit (`expressRouteCircuits`).
     Circuit,
-    /// `expressRouteCircuits/peerings`.
+    /// A peering of a circuit (`expressRouteCircuits/peerings`).
     CircuitPeering,
-    /// `expressRouteCircuits/authorizations`: always empty.
+    /// An authorization of a circuit (`expressRouteCircuits/authorizations`). The list is always empty.
     CircuitAuthorization,
-    /// `applicationSecurityGroups`.
+    /// An application security group (`applicationSecurityGroups`).
     ApplicationSecurityGroup,
-    /// `Microsoft.Compute/virtualMachines`, read-only.
+    /// A virtual machine (`Microsoft.Compute/virtualMachines`), read-only.
     VirtualMachine,
-    /// `virtualMachines/extensions`: always empty.
+    /// An extension of a virtual machine (`virtualMachines/extensions`). The list is always empty.
     VirtualMachineExtension,
 }
 
@@ -61,7 +61,7 @@ const RESOURCES: &str = "Microsoft.Resources";
 /// The providers whose resources lie in resource groups.
 const PROVIDERS: [&str; 2] = [NETWORK, COMPUTE];
 
-/// The fixed properties of a kind.
+/// The fixed properties of a kind; its methods return them.
 struct Row {
     kind: Kind,
     provider: &'static str,
@@ -211,7 +211,7 @@ const TOP_COUNT: usize = {
 };
 
 impl Kind {
-    /// The kinds that lie directly in a resource group and can be written.
+    /// The kinds whose items lie directly in a resource group and can be written, in the order of the variants.
     pub const TOP: [Self; TOP_COUNT] = {
         let (mut all, mut count, mut i) = ([Self::ResourceGroup; TOP_COUNT], 0, 0);
         while i < KINDS.len() {
@@ -228,13 +228,13 @@ impl Kind {
         &KINDS[self as usize]
     }
 
-    /// All kinds, in the order of the variants.
+    /// All kinds, resource groups included, in the order of the variants.
     pub fn all() -> impl Iterator<Item = Self> {
         KINDS.iter().map(|row| row.kind)
     }
 
-    /// The kind of a provider's type path, e.g. `Microsoft.Network` and `virtualNetworks/subnets`; case is ignored.
-    /// `None`: the type is unknown.
+    /// The kind of a provider's type path, e.g. `Microsoft.Network` and `virtualNetworks/subnets`. Case is ignored.
+    /// `None`: the type is unknown, or it is that of resource groups, which have no provider in a resource id.
     #[must_use]
     pub fn of(provider: &str, types: &str) -> Option<Self> {
         let inside = KINDS.iter().filter(|row| row.kind != Self::ResourceGroup);
@@ -243,7 +243,7 @@ impl Kind {
         same.next().map(|row| row.kind)
     }
 
-    /// The resource provider, e.g. `Microsoft.Network`.
+    /// The name of the resource provider, e.g. `Microsoft.Network`; for resource groups `Microsoft.Resources`.
     #[must_use]
     pub fn provider(self) -> &'static str {
         self.row().provider
@@ -268,31 +268,33 @@ impl Kind {
         types.rsplit_once('/').map_or(types, |(_, last)| last)
     }
 
-    /// The name in messages, in lower case, e.g. `virtual network`.
+    /// The kind's name in messages to users, in lower case, e.g. `virtual network`.
     #[must_use]
     pub fn title(self) -> &'static str {
         self.row().title
     }
 
-    /// Whether items of the kind lie directly in a resource group.
+    /// Whether items of the kind lie directly in a resource group. False for children of other items, and for resource
+    /// groups themselves.
     #[must_use]
     pub fn is_top_level(self) -> bool {
         self != Self::ResourceGroup && !self.types().contains('/')
     }
 
-    /// Whether items of the kind can be written. If not, they are a view of other resources.
+    /// Whether items of the kind can be written. If not, they are a view of other resources, or always empty.
     #[must_use]
     pub fn is_writable(self) -> bool {
         self.row().writable
     }
 
-    /// The command of the command line for a kind whose only properties are region and tags; `None` for other kinds.
+    /// The name of the kind's command in the command line, if region and tags are the kind's only properties; `None`
+    /// for other kinds, whose commands have code of their own.
     #[must_use]
     pub fn plain_command(self) -> Option<&'static str> {
         self.row().command
     }
 
-    /// Whether the resource provider lists the kind among its types.
+    /// Whether the resource provider's list of types contains the kind.
     #[must_use]
     pub fn is_listed(self) -> bool {
         self.row().listed

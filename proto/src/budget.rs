@@ -1,23 +1,26 @@
-//! Rate limits for many holders: the generic cell rate algorithm (GCRA), without IO and without a clock of its own.
+//! Rate limits for many holders of budgets, e.g. client addresses, by the generic cell rate algorithm (GCRA). Time is
+//! an argument.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// Smallest number of remembered holders at which full budgets are removed. A sweep costs time in proportion to it.
+/// Smallest number of stored holders at which full budgets are removed. A removal visits all holders, so it must be
+/// rare.
 const MIN_SWEEP: usize = 1024;
 
-/// A rate with a burst.
+/// A rate limit: a sustained rate, and a burst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// Number of requests that a holder with a full budget may make at once.
+    /// Number of requests that a holder with a full budget may make at once. 0 counts as 1.
     pub burst: u32,
-    /// Number of requests that are added to the budget each second.
+    /// Number of requests by which the budget grows each second, up to the burst. 0 counts as 1.
     pub per_second: u32,
 }
 
 impl Rate {
-    /// The rate for a group of `number` members: this rate plus `number` times `each`. Saturates.
+    /// The rate for a group of `number` members: this rate, plus `each` once for each member. Saturates at the largest
+    /// value.
     #[must_use]
     pub fn and(self, each: Self, number: usize) -> Self {
         let number = u32::try_from(number).unwrap_or(u32::MAX);
@@ -32,10 +35,12 @@ impl Rate {
     }
 }
 
-/// The used budget of each holder. Holders with a full budget are removed whenever the number of holders has doubled.
+/// The used part of each holder's budget. Holders with a full budget are removed whenever the number of holders has
+/// doubled, so memory is bounded by the holders that were active lately. Times that are passed to it must not go back,
+/// and a holder's rate should always be the same.
 #[derive(Debug)]
 pub struct Budgets<K> {
-    /// Time at which the budget of a holder is full again. A holder that is not in here has a full budget.
+    /// Time at which the budget of each holder is full again. A holder that is not in the map has a full budget.
     full_at: HashMap<K, Instant>,
     /// Number of holders at which those with a full budget are removed.
     sweep_at: usize,
@@ -51,7 +56,8 @@ impl<K> Default for Budgets<K> {
 }
 
 impl<K: Eq + Hash> Budgets<K> {
-    /// The time until the budget of `holder` allows the next request; zero if it does now.
+    /// The time from `now` until the budget of `holder` allows the next request; zero if it allows one now. Uses
+    /// nothing of the budget.
     #[must_use]
     pub fn wait(&self, holder: &K, rate: Rate, now: Instant) -> Duration {
         let Some(full_at) = self.full_at.get(holder) else {
@@ -61,7 +67,8 @@ impl<K: Eq + Hash> Budgets<K> {
         full_at.saturating_duration_since(now).saturating_sub(free)
     }
 
-    /// Uses one unit of the budget, also if there is none left, and returns the time that the request must wait.
+    /// Uses one unit of the budget, even if none is left, and returns the time that the request must wait; zero if
+    /// there was one. A caller that ignores the time lets its holder's debt grow.
     pub fn take(&mut self, holder: K, rate: Rate, now: Instant) -> Duration {
         let wait = self.wait(&holder, rate, now);
         if self.full_at.len() >= self.sweep_at {
@@ -73,7 +80,8 @@ impl<K: Eq + Hash> Budgets<K> {
         wait
     }
 
-    /// Uses one unit of the budget if there is one; otherwise returns false and leaves the budget unchanged.
+    /// Uses one unit of the budget, and returns `true`. If none is left, returns `false` and leaves the budget
+    /// unchanged.
     pub fn try_take(&mut self, holder: K, rate: Rate, now: Instant) -> bool {
         let allowed = self.wait(&holder, rate, now).is_zero();
         if allowed {
@@ -101,7 +109,7 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert_eq!(waits(&mut budgets, now), [0, 0, 0, 0, 100, 200]);
-        // Others have a budget of their own.
+        // Other holders have their own budgets.
         assert_eq!(budgets.take(2, RATE, now), Duration::ZERO);
         // `wait` uses no budget.
         assert_eq!(budgets.wait(&1, RATE, now), Duration::from_millis(300));

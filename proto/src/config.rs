@@ -1,8 +1,10 @@
-//! The configuration of one agent: complete, self-contained, and the same bytes for the same input.
+//! The configuration of one agent. It is complete and self-contained, and equal inputs give equal bytes.
 //!
-//! [`AgentConfig`] is policy, and only the controller writes it. State that agents learn, such as link health and
-//! endpoints, is a separate input of the engine's tables (D11).
-//! An agent refuses a configuration with an unknown field: applying policy in part could open what it closes.
+//! [`AgentConfig`] is policy, and only the controller writes it. State that agents learn, such as the health of links
+//! and endpoints, is a separate input of the engine's tables (D11).
+//!
+//! An agent refuses a configuration with an unknown field. Ignoring the field would apply the policy only in part, and
+//! could permit packets that the field forbids.
 
 mod link;
 mod role;
@@ -25,7 +27,8 @@ pub const DEFAULT_MTU: u16 = 1420;
 /// Largest number of lanes of one agent (D15).
 pub const MAX_LANES: u16 = 64;
 
-/// Everything that one agent has to know. The controller compiles it; [`check`](Self::check) states what must hold.
+/// The whole configuration of one agent. The controller compiles it. [`check`](Self::check) checks the invariants that
+/// the types do not express.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AgentConfig {
@@ -37,23 +40,24 @@ pub struct AgentConfig {
     pub address_space: Vec<IpNet>,
     /// MTU of the TUN device in bytes, 1280 to 9000. The controller's default is [`DEFAULT_MTU`].
     pub mtu: u16,
-    /// How fast the agent detects that a link failed or recovered.
+    /// The times and counts by which the agent detects that a link failed or recovered.
     #[serde(default, skip_serializing_if = "Probes::is_default")]
     pub probes: Probes,
     /// The role of the agent in its VNet.
     pub role: Role,
-    /// The subnets whose effective routes apply to packets that leave at this agent (R20): those of the agent's NICs,
-    /// or `GatewaySubnet` at a gateway.
+    /// The subnets by whose effective routes this agent sends packets (R20): those of the agent's NICs, or
+    /// `GatewaySubnet` at a gateway.
     pub subnets: Vec<Subnet>,
-    /// Owners of addresses: one space for the agent's own VNet, and one for each VNet that the agent delivers into
-    /// directly. Exactly one is [`SpaceKind::Local`]; at an edge that one is empty.
+    /// The owners of addresses, in one space for the agent's own VNet and one for each VNet that the agent delivers
+    /// into directly. Exactly one is [`SpaceKind::Local`]; at an edge it is empty.
     pub spaces: Vec<Space>,
-    /// The peers of this agent, ordered by `peer` without duplicates; at most 65,536. A link's position in this list is
-    /// its number in the engine.
+    /// The links of this agent, one for each peer, ordered by `peer`; at most 65,536. The engine identifies a link by
+    /// its position in this list.
     pub links: Vec<Link>,
 }
 
-/// Failure detection of links that have an alternative (D19). On other links probes are sent once a second at most.
+/// Failure detection of links that another path can replace (D19). On other links probes are sent once a second at
+/// most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Probes {
@@ -83,7 +87,8 @@ impl Probes {
         *self == Self::default()
     }
 
-    /// The first value out of range: its name in the controller's settings, the value, and the allowed range.
+    /// The first value that is out of range: its name in the controller's settings, the value, and the allowed range.
+    /// `None`: all values are within their ranges.
     #[must_use]
     pub fn out_of_range(&self) -> Option<(&'static str, u32, RangeInclusive<u32>)> {
         [
@@ -101,14 +106,15 @@ impl Probes {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Nic {
-    /// Its resource id.
+    /// The NIC's resource id.
     pub id: ResourceId,
-    /// Its private addresses, the primary one first, each with the prefix length of its subnet. Never empty.
+    /// The NIC's private addresses, the primary one first, each with the prefix length of its subnet. The list is never
+    /// empty.
     pub addresses: Vec<IpNet>,
-    /// Its subnet, one of [`AgentConfig::subnets`].
+    /// The NIC's subnet, one of [`AgentConfig::subnets`].
     pub subnet: ResourceId,
-    /// `enableIPForwarding`: the NIC may receive packets for other destinations and send packets with other sources
-    /// (R12, D10).
+    /// `enableIPForwarding`: whether the NIC may receive packets for other destinations, and send packets with other
+    /// sources (R12, D10).
     pub ip_forwarding: bool,
 }
 
@@ -116,27 +122,28 @@ pub struct Nic {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Subnet {
-    /// Its resource id.
+    /// The subnet's resource id.
     pub id: ResourceId,
-    /// Its address prefixes, without host bits.
+    /// The subnet's address prefixes, without host bits.
     pub prefixes: Vec<IpNet>,
     /// All configured effective routes in the order of display, `Invalid` ones included. The engine uses the `Active`
     /// ones, of which each prefix has at most one. Learned routes are added by the same precedence (R7).
     pub routes: Vec<EffectiveRoute>,
-    /// `disableBgpRoutePropagation` (R15): learned routes do not apply to this subnet.
+    /// `disableBgpRoutePropagation` (R15): whether learned routes do not apply to this subnet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub isolated: bool,
 }
 
-/// One configured prefix behind a VPN connection, at a gateway.
+/// One configured prefix that a VPN gateway reaches over a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TransitRoute {
-    /// The destination prefix.
+    /// The prefix of the destinations.
     pub prefix: IpNet,
-    /// The connection that leads to it.
+    /// The connection that leads to the prefix.
     pub connection: ResourceId,
-    /// The instances of the remote gateway, or the device of the site, in order of preference.
+    /// The agents or devices to send to, in order of preference: the instances of the remote gateway, or the device of
+    /// the site.
     pub via: Vec<AgentId>,
 }
 
@@ -148,9 +155,9 @@ pub struct Space {
     pub vnet: ResourceId,
     /// The relation of that VNet to the agent's VNet.
     pub kind: SpaceKind,
-    /// The prefixes in use: the VNet's own address space, or `remoteAddressSpace` of the peering as last synced (P27).
+    /// The prefixes of the VNet: its own address space, or `remoteAddressSpace` of the peering as last synced (P27).
     pub prefixes: Vec<IpNet>,
-    /// Owners of addresses. The longest prefix wins, so the /32 of a NIC overrides a served subnet (D8).
+    /// The owners of addresses. The longest prefix decides, so the /32 of a NIC overrides a served subnet (D8).
     pub owners: Vec<Owner>,
 }
 
@@ -169,13 +176,15 @@ pub enum SpaceKind {
     Peered {
         /// This VNet's half of the peering.
         peering: ResourceId,
-        /// `allowVirtualNetworkAccess` of this half (P17). If it is off, packets across this peering are dropped in
-        /// both directions.
+        /// `allowVirtualNetworkAccess` of this half (P17). If it is off, this agent drops packets across this peering
+        /// in both directions.
         allow_access: bool,
-        /// `allowForwardedTraffic` of this half (P18). For display only: [`Link::foreign`] has the effect of the flag.
+        /// `allowForwardedTraffic` of this half (P18). It is only displayed: [`Link::foreign`] has the effect of the
+        /// flag.
         allow_forwarded: bool,
     },
-    /// Only at a gateway: a spoke that uses this gateway (`useRemoteGateways`, P21). The gateway delivers into it.
+    /// A spoke that uses this gateway (`useRemoteGateways`, P21), so that the gateway delivers into it. Only gateways
+    /// have such spaces.
     GatewayClient {},
 }
 
@@ -185,15 +194,16 @@ pub enum SpaceKind {
 pub struct Owner {
     /// The address of a NIC or of a gateway instance as /32 or /128, or a served prefix.
     pub prefix: IpNet,
-    /// The owning agent. It may be one that this agent has no link with.
+    /// The owning agent. This agent may have no link with it.
     pub agent: AgentId,
-    /// The NIC has `enableIPForwarding`. For display only: the owner itself enforces the flag.
+    /// Whether the NIC has `enableIPForwarding`. It is only displayed: the owner itself enforces the flag.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ip_forwarding: bool,
 }
 
 impl AgentConfig {
-    /// Serializes to the canonical bytes, which are sent, cached and hashed by [`digest`].
+    /// Serializes the configuration to its canonical bytes: compact JSON with the fields in the order of the type.
+    /// These bytes are sent, stored and hashed by [`digest`]. Secrets are included.
     ///
     /// # Panics
     /// Never: no type in here has a map with non-text keys or a serializer that can fail.
@@ -203,7 +213,8 @@ impl AgentConfig {
         serde_json::to_vec(self).unwrap()
     }
 
-    /// Replaces the secrets before the configuration is displayed: preshared keys by zeros, passwords by `…`.
+    /// Replaces the secrets, so that the configuration can be displayed: preshared keys become zeros, passwords `…`.
+    /// Agents must not be given the result, and its digest differs.
     pub fn blank_secrets(&mut self) {
         for link in &mut self.links {
             link.preshared_key = link.preshared_key.map(|_| PresharedKey([0; 32]));
@@ -218,20 +229,24 @@ impl AgentConfig {
         }
     }
 
-    /// Parses bytes of [`to_bytes`](Self::to_bytes) and [checks](Self::check) them.
+    /// Parses the result of [`to_bytes`](Self::to_bytes), which may come from another version or be damaged, and
+    /// [checks](Self::check) the configuration.
     ///
     /// # Errors
-    /// The position and reason of the first error, as text for the controller's log.
+    /// The bytes are not the JSON of this type, with an unknown field for instance, or an invariant is violated. The
+    /// text names the position or the field, for the log and for the controller.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, InvalidConfig> {
         let config: Self = serde_json::from_slice(bytes).map_err(|e| InvalidConfig(e.to_string()))?;
         config.check()?;
         Ok(config)
     }
 
-    /// Checks the invariants that the types do not express: ranges, order, and references between lists.
+    /// Checks the invariants that the types do not express: the ranges of the MTU, of the probes and of lanes; one
+    /// local space; NICs with addresses in known subnets; links ordered by peer, none with the agent itself, and
+    /// peerings that have a space. Other references are not checked here.
     ///
     /// # Errors
-    /// The first violated invariant.
+    /// The first invariant that is violated, as text that names the field and its value.
     pub fn check(&self) -> Result<(), InvalidConfig> {
         let fail = |what: String| Err(InvalidConfig(what));
         if !(1280..=9000).contains(&self.mtu) {
@@ -297,12 +312,12 @@ impl AgentConfig {
     }
 }
 
-/// A configuration that cannot be parsed or violates an invariant, as text that names the field.
+/// The reason why a configuration cannot be parsed or violates an invariant, as text that names the field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidConfig(pub String);
 
-/// The BLAKE3 hash of a configuration's [canonical bytes](AgentConfig::to_bytes), in lower-case hex.
+/// The BLAKE3 hash of a configuration's [canonical bytes](AgentConfig::to_bytes), as 64 lower-case hex digits.
 #[must_use]
 pub fn digest(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()

@@ -1,4 +1,4 @@
-//! The control stream: generated messages of `tombolo/v1/control.proto`.
+//! The messages of the control stream, generated from `tombolo/v1/control.proto`.
 
 pub use generated::*;
 

@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 
-/// The content type of [`Text`].
+/// The content type of an HTTP response with a [`Text`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The type of a metric.
@@ -26,12 +26,13 @@ impl Kind {
     }
 }
 
-/// Builds the text of a response with metrics.
+/// Builds the text of a response with metrics, in the order of the calls.
 #[derive(Debug, Default)]
 pub struct Text(String);
 
 impl Text {
-    /// Starts a metric and writes its `HELP` and `TYPE` lines. `help` must be one line without backslashes.
+    /// Starts a metric: writes its `HELP` and `TYPE` lines, and returns the value that adds its samples. `help` must be
+    /// one line without backslashes, and `name` a valid metric name that was not used before; neither is checked.
     pub fn metric(&mut self, name: &'static str, kind: Kind, help: &str) -> Samples<'_> {
         // Writing to a string does not fail, here and below.
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {}", kind.name());
@@ -41,14 +42,14 @@ impl Text {
         }
     }
 
-    /// The complete text.
+    /// Returns the text with all metrics, ready to be the body of a response.
     #[must_use]
     pub fn finish(self) -> String {
         self.0
     }
 }
 
-/// Adds samples to one metric.
+/// Adds samples to one metric, until the next one is started.
 #[derive(Debug)]
 pub struct Samples<'a> {
     text: &'a mut String,
@@ -56,12 +57,13 @@ pub struct Samples<'a> {
 }
 
 impl Samples<'_> {
-    /// Adds a sample.
+    /// Adds a sample with these labels, given as name and value. Values of labels are escaped.
     pub fn add(&mut self, labels: &[(&str, &str)], value: impl Display) -> &mut Self {
         self.add_part("", labels, value)
     }
 
-    /// Adds a sample with a suffix after the metric's name, such as `_sum` of a histogram.
+    /// Adds a sample with a suffix after the metric's name, such as `_sum` of a histogram. The rest is as for
+    /// [`add`](Self::add).
     pub fn add_part(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl Display) -> &mut Self {
         let (text, name) = (&mut *self.text, self.name);
         let _ = write!(text, "{name}{suffix}");
@@ -74,7 +76,7 @@ impl Samples<'_> {
     }
 }
 
-/// Escapes a label's value; names chosen by others may contain any character.
+/// Escapes a label's value, which may be a name that others chose and contain any character.
 fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

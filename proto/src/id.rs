@@ -1,4 +1,4 @@
-//! Identifiers: names, keys and secrets as newtypes.
+//! Names, keys and secrets, each as a type of its own.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -10,7 +10,8 @@ use std::sync::Arc;
 /// The reason why a name or key was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidId {
-    /// The agent id is not 1 to 63 characters of `a-z`, `0-9`, `-`, `.`, starting and ending with a letter or digit.
+    /// The agent id is not 1 to 63 characters of `a-z`, `0-9`, `-` and `.`, or does not start and end with a letter or
+    /// digit. Holds the id.
     #[error(
         "agent id '{0}' must be 1 to 63 characters of a-z, 0-9, '-' and '.', and start and end with a letter or digit"
     )]
@@ -23,16 +24,18 @@ pub enum InvalidId {
     Pin,
 }
 
-/// The name of an agent, unique in a controller: 1 to 63 characters of `a-z`, `0-9`, `-`, `.`.
+/// The name of an agent, unique within a controller: 1 to 63 characters of `a-z`, `0-9`, `-` and `.`, the first and the
+/// last one a letter or digit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct AgentId(String);
 
 impl AgentId {
-    /// Creates an id from a name.
+    /// Creates an id from a name. A name of a site's device ([`of_site`](Self::of_site)) is accepted too: the
+    /// controller refuses it for agents.
     ///
     /// # Errors
-    /// [`InvalidId::Agent`] if the name breaks the rule of the type.
+    /// [`InvalidId::Agent`]: the name breaks the rule of the type.
     pub fn new(name: impl Into<String>) -> Result<Self, InvalidId> {
         let name = name.into();
         let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
@@ -44,18 +47,19 @@ impl AgentId {
         }
     }
 
-    /// The name of the device of a site in links. The device is not an agent, and no agent may have a name that begins
-    /// with [`SITE`](Self::SITE).
+    /// The name that links use for the device of a site: [`SITE`](Self::SITE), and a hash of the connection's resource
+    /// id without regard to case. The device is not an agent, and no agent may have such a name.
     #[must_use]
     pub fn of_site(connection: &ResourceId) -> Self {
         let hash = blake3::hash(connection.key().as_bytes()).to_hex();
+        // 64 bits are enough to be unique among the connections of one controller.
         Self(format!("{}{}", Self::SITE, &hash[..16]))
     }
 
-    /// Prefix of the names of site devices.
+    /// Prefix of the names that links use for devices of sites.
     pub const SITE: &'static str = "site.";
 
-    /// The name as text.
+    /// The name as text, as it was given.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -81,14 +85,14 @@ impl<'de> Deserialize<'de> for AgentId {
     }
 }
 
-/// An Azure resource id, in the casing of its creation. Comparison, order and hash ignore case. Cloning copies a
-/// pointer.
+/// An Azure resource id, in the casing of its creation. Comparison, order and hash ignore the case of ASCII letters. A
+/// clone shares the text.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ResourceId(Arc<str>);
 
 impl ResourceId {
-    /// Creates an id from a text, which is not checked.
+    /// Creates an id from any text. The text is not checked; [`ArmPath::parse`](crate::arm::ArmPath::parse) checks.
     pub fn new(id: impl Into<String>) -> Self {
         Self(id.into().into())
     }
@@ -99,21 +103,22 @@ impl ResourceId {
         &self.0
     }
 
-    /// The last segment, which is the resource's own name.
+    /// The last segment of the path, which is the resource's own name; the whole text if it has no `/`.
     #[must_use]
     pub fn name(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or(&self.0)
     }
 
-    /// The id in lower case: the key for maps and for the store.
+    /// The id with ASCII letters in lower case. Equal ids have equal keys, so it is the key for maps of text and for
+    /// the store.
     #[must_use]
     pub fn key(&self) -> String {
         self.0.to_ascii_lowercase()
     }
 }
 
-/// Returns both texts without their longest common sequence of equal 16-byte blocks at the start. Ids share long
-/// prefixes, mostly in the same casing, and comparing whole blocks is much faster than comparing letters without case.
+/// Returns both texts without the 16-byte blocks at their start that are equal. Resource ids have long common prefixes,
+/// mostly in the same casing, and comparing whole blocks is much faster than comparing letters without regard to case.
 fn unlike_tails<'a>(a: &'a str, b: &'a str) -> (&'a [u8], &'a [u8]) {
     const BLOCK: usize = 16;
     let (a, b) = (a.as_bytes(), b.as_bytes());
@@ -147,6 +152,7 @@ impl std::hash::Hash for ResourceId {
         for b in self.0.bytes() {
             state.write_u8(b.to_ascii_lowercase());
         }
+        // The hash of `str` ends so too: ids that follow each other in a key stay distinct.
         state.write_u8(0xff);
     }
 }
@@ -156,7 +162,8 @@ impl fmt::Display for ResourceId {
     }
 }
 
-/// The number of a state of the controller's store. Each committed change increments it.
+/// The number of a state of the controller's store. Each committed change increments it; 0 is the state before the
+/// first change.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Revision(pub u64);
@@ -175,7 +182,8 @@ fn key_from(text: &str) -> Result<[u8; 32], InvalidId> {
         .ok_or(InvalidId::Key)
 }
 
-/// An X25519 public key: the identity of an agent on its links. Text form is base64, as `wg` prints it.
+/// An X25519 public key, which is an agent's identity on its WireGuard links. The text form is base64, as `wg` prints
+/// it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicKey(pub [u8; 32]);
 
@@ -206,8 +214,8 @@ impl<'de> Deserialize<'de> for PublicKey {
     }
 }
 
-/// SHA-256 of the SubjectPublicKeyInfo of a public key: the identity of an agent on QUIC links and towards the
-/// controller. Text form is lower-case hex.
+/// The SHA-256 hash of the SubjectPublicKeyInfo of a public key, which is an agent's identity on QUIC links and towards
+/// the controller. The text form is 64 hex digits: lower-case when written, of either case when read.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyPin(pub [u8; 32]);
 
@@ -246,7 +254,7 @@ impl<'de> Deserialize<'de> for KeyPin {
     }
 }
 
-/// A WireGuard preshared key. A secret: `Debug` does not show it.
+/// A WireGuard preshared key. It is a secret: `Debug` does not show it, but JSON does.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PresharedKey(pub [u8; 32]);
 
@@ -266,7 +274,7 @@ impl<'de> Deserialize<'de> for PresharedKey {
     }
 }
 
-/// A secret in text form. `Debug` does not show it.
+/// A secret in text form, e.g. a password. `Debug` does not show it, but JSON does.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(pub String);

@@ -1,5 +1,5 @@
-//! The state that an agent has in force, read back from the structures that packets use. Comparing it with the agent's
-//! configuration finds errors in between.
+//! The tables and kernel routes that an agent uses now, read back from the structures that packets use. A comparison
+//! with the agent's configuration finds errors in between.
 
 use crate::config::ForeignSources;
 use crate::id::{AgentId, ResourceId, Revision};
@@ -8,17 +8,17 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-/// The tables of an agent, as its admin socket returns them.
+/// The tables and kernel routes of an agent, as its admin socket returns them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Installed {
-    /// The revision in force.
+    /// The revision whose tables and kernel routes are in force; 0 before the first.
     pub revision: Revision,
     /// Digest of the configuration in force; empty before the first configuration.
     pub digest: String,
     /// The tables of the engine; `None` before the first configuration.
     pub tables: Option<InstalledTables>,
-    /// The routes of the agent in its host's kernel.
+    /// The agent's routes in the kernel of its host.
     pub kernel: InstalledKernel,
 }
 
@@ -26,11 +26,11 @@ pub struct Installed {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct InstalledTables {
-    /// The subnets whose routes apply to packets that leave at this agent.
+    /// The subnets by whose routes this agent sends packets.
     pub subnets: Vec<InstalledSubnet>,
-    /// At a VPN gateway: the prefixes behind its connections.
+    /// At a VPN gateway: the prefixes that are reached over its connections. Empty for other roles.
     pub transit: Vec<InstalledTransit>,
-    /// Prefixes of peerings without access: packets from and to them are dropped on every path (P17).
+    /// Prefixes of VNets whose peering has access off: packets from and to them are dropped on every path (P17).
     pub denied: Vec<IpNet>,
     /// The links, ordered by peer.
     pub links: Vec<InstalledLink>,
@@ -42,17 +42,17 @@ pub struct InstalledTables {
 pub struct InstalledSubnet {
     /// The subnet's resource id.
     pub id: ResourceId,
-    /// The routes, IPv4 before IPv6, in the order of addresses.
+    /// The routes in the order of addresses, IPv4 before IPv6.
     pub routes: Vec<InstalledRoute>,
 }
 
-/// One active route.
+/// One active route of a subnet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct InstalledRoute {
     /// The destination prefix.
     pub prefix: IpNet,
-    /// Its next hop.
+    /// The next hop of the route.
     pub hop: InstalledHop,
 }
 
@@ -72,17 +72,17 @@ pub enum InstalledHop {
         /// The peered VNet. `None`: this agent does not deliver into it.
         vnet: Option<ResourceId>,
     },
-    /// A gateway, or the edges of a circuit behind it.
+    /// A gateway, or the edges of a circuit that the gateway is connected to.
     Gateway {
-        /// The first instance or edge in use. `None`: there is no link to any.
+        /// The first instance or edge in use. `None`: the agent has no link to any of them.
         link: Option<AgentId>,
-        /// Further instances or edges that share the flows with it (E4, G6).
+        /// Further instances or edges, which share the flows with `link` (E4, G6).
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         also: Vec<AgentId>,
     },
-    /// A virtual appliance.
+    /// The owner of a virtual appliance's address.
     Appliance {
-        /// Its address.
+        /// The appliance's address.
         address: IpAddr,
         /// The VNet that contains the address. `None`: neither the own VNet nor a directly peered one, so packets are
         /// dropped (R11).
@@ -94,30 +94,31 @@ pub enum InstalledHop {
     None {},
 }
 
-/// One prefix behind a VPN connection.
+/// One prefix that is reached over a VPN connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct InstalledTransit {
     /// The destination prefix.
     pub prefix: IpNet,
-    /// The connection.
+    /// The connection that leads to the prefix.
     pub connection: ResourceId,
-    /// The remote instance or device in use. `None`: there is no link to any.
+    /// The instance of the remote gateway, or the device, in use. `None`: the agent has no link to any.
     pub link: Option<AgentId>,
 }
 
-/// One link.
+/// One link, with the sources that its peer may use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct InstalledLink {
-    /// The other end.
+    /// The peer of the link.
     pub peer: AgentId,
     /// Sources that the peer may use (D10), in the order of addresses.
     pub sources: Vec<IpNet>,
-    /// Exceptions from `sources`: longer prefixes that belong to others. The longest prefix of both lists decides.
+    /// Exceptions from `sources`: longer prefixes that belong to other links or VNets. The longest prefix of both lists
+    /// decides about a source.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub except: Vec<IpNet>,
-    /// Further sources that the peer may use because it forwards packets of others.
+    /// Further sources that the peer may use, because it forwards packets of other hosts.
     pub foreign: ForeignSources,
 }
 
@@ -129,7 +130,7 @@ pub struct InstalledKernel {
     pub device: String,
     /// Number of the agent's routing table.
     pub table: u32,
-    /// Number of its second table, which holds only default routes.
+    /// Number of the agent's second routing table, which contains only default routes.
     pub default_table: u32,
     /// The routes of both tables, by destination.
     pub routes: BTreeMap<IpNet, KernelRoute>,
@@ -139,10 +140,10 @@ pub struct InstalledKernel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum KernelRoute {
-    /// Send into the TUN device.
+    /// The kernel sends packets into the TUN device.
     Device,
-    /// Continue with the host's own tables (`throw`).
+    /// The lookup continues with the host's own tables (`throw`).
     Throw,
-    /// Send to the customer edge on the line.
+    /// The kernel sends packets to the customer edge on the line.
     Line,
 }

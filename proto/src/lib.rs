@@ -1,4 +1,4 @@
-//! The contract between controller, agents, client and command line.
+//! The types and formats that controller, agents, client and command line share.
 //!
 //! * [`arm`]: kinds of ARM items, their paths and names.
 //! * [`budget`]: rate limits for requests of clients and peers.
@@ -7,7 +7,7 @@
 //! * [`exposition`]: the text format of metrics.
 //! * [`fabric`]: requests and responses of the fabric API.
 //! * [`id`]: names, keys and secrets.
-//! * [`installed`]: the state that an agent has in force.
+//! * [`installed`]: the tables and kernel routes that an agent uses now.
 //! * [`net`]: arithmetic of prefixes.
 //! * [`probe`]: live ping and traceroute.
 //! * [`route`]: effective and advertised routes.

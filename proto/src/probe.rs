@@ -1,9 +1,9 @@
-//! Live ping and traceroute between two addresses, run by the agent that has the source address.
+//! Live ping and traceroute between two addresses. The agent whose NIC has the source address runs them.
 
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-/// A ping or traceroute that an agent runs.
+/// A ping or traceroute that an agent is asked to run. The agent refuses values out of the given ranges.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ProbeRequest {
@@ -23,7 +23,7 @@ pub struct ProbeRequest {
     pub max_ttl: u8,
 }
 
-/// Ping or traceroute.
+/// The kind of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ProbeKind {
@@ -45,7 +45,7 @@ pub struct ProbeReport {
     pub rtts_ms: Vec<f64>,
     /// Trace: one entry for each TTL, starting at 1. Empty for a ping.
     pub hops: Vec<Hop>,
-    /// The reason why nothing could be sent.
+    /// The reason why nothing could be sent, as text; `None` if the probe ran.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -54,7 +54,7 @@ pub struct ProbeReport {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Hop {
-    /// The address that replied; `None` if nothing replied (`*`).
+    /// The address that replied. `None`: nothing replied in time (`*`).
     pub address: Option<IpAddr>,
     /// Round-trip time of each reply, in milliseconds.
     pub rtts_ms: Vec<f64>,

@@ -1,4 +1,4 @@
-//! Routes: effective routes in Azure's terms (R1 to R21), and the routes that agents advertise to each other.
+//! Effective routes in Azure's terms (R1 to R21), and the routes that agents advertise to each other.
 
 use crate::id::{AgentId, ResourceId};
 use ipnet::IpNet;
@@ -8,21 +8,21 @@ use std::net::IpAddr;
 /// The origin of an effective route (R21).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum RouteSource {
-    /// A system route: VNet, peering, `Internet`, `None`.
+    /// A system route. Its next hop is the VNet, a peering, `Internet` or `None`.
     Default,
     /// A user-defined route of the subnet's route table.
     User,
-    /// A route of a gateway, of the own VNet or of a peered one.
+    /// A route of a gateway: of the own VNet's or of a peered VNet's.
     VirtualNetworkGateway,
 }
 
 /// Whether a route takes part in lookups (R8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum RouteState {
-    /// The best route of its prefix. Lookups use the longest prefix among active routes.
+    /// The route is the best one of its prefix. Lookups use the longest prefix among active routes.
     Active,
-    /// Overridden by another route. Displayed; lookups ignore it, unless it is a gateway route that replaces a failed
-    /// peering.
+    /// Another route overrides the route. It is displayed, and lookups ignore it. Exception: a gateway route that a
+    /// peering's route overrides is used while the direct link of the peering is down.
     Invalid,
 }
 
@@ -32,12 +32,14 @@ pub enum RouteState {
 pub struct Route {
     /// The destination, without host bits.
     pub prefix: IpNet,
-    /// Next hop, if it is not the agent that advertises the route: an edge in a route of the ExpressRoute gateway (T4).
+    /// The next hop, if it is not the agent that advertises the route. Only routes of an ExpressRoute gateway have one:
+    /// an edge (T4).
     #[serde(default)]
     pub via: Option<AgentId>,
-    /// AS path, the neighbouring AS first. Inside a VNet the advertising gateway does not add its own ASN.
+    /// The AS path, the neighbouring AS first. Inside a VNet the advertising gateway does not add its own ASN.
     pub as_path: Vec<u32>,
-    /// `routingWeight` of the connection that the gateway learned the route from. Used inside a VNet; 0 elsewhere.
+    /// `routingWeight` of the connection from which the gateway learned the route. It has an effect only inside a VNet;
+    /// 0 elsewhere.
     pub weight: u32,
     /// The owner of the address space.
     pub origin: RouteOrigin,
@@ -47,19 +49,19 @@ pub struct Route {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum RouteOrigin {
-    /// A VNet.
+    /// The route leads to a VNet.
     Vnet,
-    /// A site (T6).
+    /// The route leads to a site (T6).
     Site,
 }
 
-/// A next hop: an instance of a gateway, or an edge of a circuit behind the gateway.
+/// A next hop: an instance of a gateway, or an edge of a circuit that the gateway is connected to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GatewayHop {
     /// The agent to send to.
     pub agent: AgentId,
-    /// Its address in `GatewaySubnet`; for an edge, its end of the tunnel. For display.
+    /// The agent's address in `GatewaySubnet`; for an edge, the address of its end of the tunnel. It is only displayed.
     pub address: IpAddr,
 }
 
@@ -72,37 +74,37 @@ pub enum NextHop {
     /// The owner of the destination in a peered VNet of the same region.
     #[serde(rename = "VNetPeering")]
     VnetPeering {
-        /// The own half of the peering; it selects the [`Space`](crate::config::Space) that has the owner.
+        /// This VNet's half of the peering. It selects the [`Space`](crate::config::Space) with the owners.
         peering: ResourceId,
     },
     /// The owner of the destination in a peered VNet of another region.
     #[serde(rename = "VNetGlobalPeering")]
     VnetGlobalPeering {
-        /// See [`VnetPeering`](Self::VnetPeering).
+        /// This VNet's half of the peering, as in [`VnetPeering`](Self::VnetPeering).
         peering: ResourceId,
     },
-    /// A gateway of the own VNet or of a peered one, or the edges of a circuit behind it.
+    /// A gateway of the own VNet or of a peered one, or the edges of a circuit that the gateway is connected to.
     VirtualNetworkGateway {
-        /// The instances or edges in order of preference. Empty: none has an agent.
+        /// The instances or edges, in order of preference. Empty: none of them has an agent.
         gateways: Vec<GatewayHop>,
-        /// Whether all of them share the flows (E4, G6). Otherwise the first reachable one carries all.
+        /// Whether all of them share the flows (E4, G6). Otherwise the first one that is up carries all flows.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         spread: bool,
     },
     /// The owner of this address in the own VNet or in a directly peered one. Packets are dropped if there is none
     /// (R11).
     VirtualAppliance {
-        /// `nextHopIpAddress` of the route.
+        /// The address in `nextHopIpAddress` of the route.
         address: IpAddr,
     },
-    /// The Internet, which the overlay does not carry: packets are dropped.
+    /// The Internet. The overlay does not carry packets to it, and drops them.
     Internet {},
     /// Packets are dropped silently (R13).
     None {},
 }
 
 impl NextHop {
-    /// Azure's name of the type, as in `nextHopType`.
+    /// Azure's name of the type of next hop, as in `nextHopType`.
     #[must_use]
     pub fn type_name(&self) -> &'static str {
         match self {
@@ -116,7 +118,8 @@ impl NextHop {
         }
     }
 
-    /// `nextHopIpAddress`: the addresses that Azure displays. Empty for most types.
+    /// The addresses that Azure displays as `nextHopIpAddress`: those of gateway instances or edges in order of
+    /// preference, or that of an appliance. Empty for the other types.
     #[must_use]
     pub fn addresses(&self) -> Vec<IpAddr> {
         match self {
@@ -144,6 +147,6 @@ pub struct EffectiveRoute {
     pub state: RouteState,
     /// The destination, without host bits.
     pub prefix: IpNet,
-    /// Where packets to the destination go.
+    /// The next hop of packets to the destination.
     pub next_hop: NextHop,
 }

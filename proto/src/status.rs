@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-/// The status of one agent, which it reports on each change and at least every 2 seconds.
+/// The status of one agent. It is reported after each change, and at least every 2 seconds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AgentStatus {
@@ -15,13 +15,14 @@ pub struct AgentStatus {
     pub applied: Revision,
     /// Digest of the configuration in force; empty before the first.
     pub digest: String,
-    /// Links that were used or are `always_on`, ordered by `peer`.
+    /// The links that were used or are `always_on`, ordered by `peer`.
     pub links: Vec<LinkStatus>,
-    /// Dropped packets by reason since the start of the agent. Reasons without a drop are omitted.
+    /// Numbers of dropped packets and refused datagrams since the start of the agent, by reason. Reasons without a drop
+    /// are omitted.
     pub drops: BTreeMap<String, u64>,
-    /// Packets since the start of the agent.
+    /// Numbers of packets since the start of the agent.
     pub totals: Totals,
-    /// Agents and devices that the agent has links with and that do not respond, ordered by name.
+    /// The agents and devices that the agent has a link with and that do not respond, ordered by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub down: Vec<AgentId>,
     /// Routes that BGP neighbours announce now, ordered by neighbour.
@@ -30,7 +31,8 @@ pub struct AgentStatus {
     /// Sessions with BGP neighbours, ordered by neighbour.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bgp: Vec<BgpPeerStatus>,
-    /// Routes that neighbours and other agents announce now and that the agent does not use, by sender and reason.
+    /// Routes that neighbours and other agents announce now and that the agent does not use, ordered by sender and
+    /// reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused_routes: Vec<RefusedRoutes>,
 }
@@ -39,17 +41,17 @@ pub struct AgentStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RefusedRoutes {
-    /// The agent or BGP neighbour that sends the routes. `None`: the agent's host does not install them, whoever sends
-    /// them; packets of the overlay use them all the same (D22).
+    /// The agent or BGP neighbour that announces the routes. `None`: the host of this agent does not install them,
+    /// regardless of their sender, but packets of the overlay use them (D22).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sender: Option<String>,
     /// The reason: a stable name, e.g. `first_as`, `martian` or `host_connected`.
     pub reason: String,
-    /// Number of these routes.
+    /// Number of the routes that are not used for this reason.
     pub count: u64,
     /// The first of these routes.
     pub example: IpNet,
-    /// Why the first route is not used, in words.
+    /// The reason why the first route is not used, in words; `None` if `reason` says all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }
@@ -60,7 +62,7 @@ pub struct RefusedRoutes {
 pub struct NeighbourRoutes {
     /// The neighbour: [`Neighbour::id`](crate::config::Neighbour::id).
     pub neighbour: ResourceId,
-    /// All routes that it announces, ordered.
+    /// All routes that the neighbour announces, ordered.
     pub routes: Vec<Route>,
 }
 
@@ -84,12 +86,12 @@ pub struct BgpPeerStatus {
     pub received: u64,
     /// Number of routes that the agent announces to the neighbour.
     pub sent: u64,
-    /// The error that ended the previous session, in words.
+    /// The error that ended the previous session, in words; `None` if there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
 }
 
-/// Azure's `BgpPeerState`.
+/// The state of a BGP session, in the words of Azure's `BgpPeerState`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BgpPeerState {
     /// No state is known, e.g. because the routing daemon does not answer.
@@ -101,11 +103,11 @@ pub enum BgpPeerState {
     Idle,
     /// Tries to establish the session.
     Connecting,
-    /// The session is established.
+    /// The session is established and exchanges routes.
     Connected,
 }
 
-/// Packets by fate since the start of the agent.
+/// Numbers of packets since the start of the agent, by what became of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Totals {
@@ -119,7 +121,7 @@ pub struct Totals {
     pub link_out: u64,
     /// Packets answered by the engine with an ICMP error.
     pub replied: u64,
-    /// Packets dropped, for any reason.
+    /// Packets that were dropped, for any reason.
     pub dropped: u64,
 }
 
@@ -127,17 +129,17 @@ pub struct Totals {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LinkStatus {
-    /// The other end.
+    /// The peer of the link.
     pub peer: AgentId,
     /// The state of the session.
     pub state: LinkState,
-    /// Why the link is not up, in words; `None` if it is up or was never used.
+    /// The reason why the link is not up, in words; `None` if it is up or was never used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The peer's address and port that packets are sent to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<SocketAddr>,
-    /// The transport in use.
+    /// The transport that carries the link's packets now.
     #[serde(default)]
     pub transport: Carrier,
     /// Round-trip time inside the link in milliseconds. `None` while the link is not in use.
@@ -149,21 +151,21 @@ pub struct LinkStatus {
     /// Share of the last 64 probes inside the link that were lost, 0 to 1. `None` while fewer than ten are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,
-    /// Seconds since the last completed handshake.
+    /// Seconds since the last completed handshake; `None`: there is no session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handshake_age: Option<f64>,
     /// Bytes of inner packets received.
     pub rx_bytes: u64,
     /// Bytes of inner packets sent.
     pub tx_bytes: u64,
-    /// Inner packets received.
+    /// Number of inner packets received.
     pub rx_packets: u64,
-    /// Inner packets sent.
+    /// Number of inner packets sent.
     pub tx_packets: u64,
 }
 
 impl LinkStatus {
-    /// The status of a link before its first use.
+    /// The status of a link before its first use: idle, without measurements, and all counters 0.
     #[must_use]
     pub const fn new(peer: AgentId) -> Self {
         Self {
@@ -187,10 +189,10 @@ impl LinkStatus {
 /// The transport that carries a link's packets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Carrier {
-    /// WireGuard.
+    /// The WireGuard protocol over UDP.
     #[default]
     WireGuard,
-    /// QUIC datagrams (RFC 9221).
+    /// Datagrams of a QUIC connection (RFC 9221).
     Quic,
 }
 
@@ -202,7 +204,7 @@ pub enum LinkState {
     Idle,
     /// A handshake is in progress.
     Connecting,
-    /// A session exists.
+    /// A session with the peer exists.
     Up,
     /// No session: the peer does not respond (Azure's `PeerReachability`, M8).
     Unreachable,

@@ -64,7 +64,8 @@ def main():
         binaries = {}
         for name, tree in (("before", before), ("now", ROOT)):
             binaries[name] = os.path.join(folder, f"packets-{name}")
-            shutil.copy(build(tree, target), binaries[name])
+            # A folder for each tree: cargo compares times of files alone, and would take the other tree's build for its own.
+            shutil.copy(build(tree, os.path.join(folder, f"target-{name}")), binaries[name])
         good = True
         for kind in ("bulk", "lone"):
             old, new = (per_packet(binaries[name], kind, options.count) for name in ("before", "now"))

@@ -1,7 +1,7 @@
-//! A load for `tests/bench/instructions.py`: two engines in one process with a WireGuard link between them.
+//! The load that `tests/bench/instructions.py` measures: two engines in one process with a WireGuard link between them.
 //!
 //! `packets bulk N` sends N TCP segments from one device through the link to the other device, in reads of 45 segments.
-//! `packets lone N` sends N UDP packets of 128 bytes, one per read, datagram and write.
+//! `packets lone N` sends N UDP packets of 128 bytes, each in its own read, datagram and write.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -17,11 +17,11 @@ use std::process::ExitCode;
 use tombolo_engine::buffer::{DeliverSink, Transmit, TransmitSink};
 use tombolo_engine::offload::{Coalescer, VnetHeader, split};
 
-/// Number of TCP segments in one read of the device, each of `SEGMENT` bytes.
+/// Number of TCP segments in one read of the device: as many as fit into a super-packet. Each has `SEGMENT` bytes.
 const SEGMENTS: usize = 45;
 const SEGMENT: usize = 1380;
 
-/// Datagrams in sequence, in a buffer that is reused.
+/// A transmit sink that keeps datagrams one after the other in a buffer, which it reuses.
 struct Datagrams {
     bytes: Vec<u8>,
     len: usize,
@@ -63,7 +63,7 @@ impl TransmitSink for Datagrams {
     }
 }
 
-/// The receiving device: joins segments as an agent does, and counts packets.
+/// The device of the receiving agent: joins segments as an agent does, and counts packets.
 struct Device {
     coalescer: Coalescer,
     packets: usize,
@@ -83,7 +83,7 @@ impl Device {
     }
 }
 
-/// One read of the device with `SEGMENTS` segments.
+/// Builds one read of the device with `SEGMENTS` segments.
 fn super_packet() -> (VnetHeader, Vec<u8>) {
     let mut packet = Vec::new();
     PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)

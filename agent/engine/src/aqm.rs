@@ -1,49 +1,49 @@
 //! Active queue management in the style of CoDel (RFC 8289), which keeps the queue in front of a lane short: a ping
 //! must not wait behind a bulk transfer.
 //!
-//! CoDel acts on a standing queue, i.e. one in which even the shortest delay of an interval is too long. This
-//! implementation needs no clock reading per packet: a queue that was empty during the interval is not a standing one.
-//! While a queue stands, long packets are marked (RFC 3168) if their senders support ECN, or dropped, at a growing
-//! rate, until the senders have slowed down. Short packets (acknowledgements, echoes, DNS, voice) pass unchanged,
-//! because they do not fill a queue.
+//! CoDel acts on a standing queue, i.e. one in which even the shortest delay within an interval is too long. This
+//! implementation needs no clock reading per packet: a queue that was empty once during the interval is not a standing
+//! one. While the queue is a standing one, long packets are marked (RFC 3168) if their senders support ECN, or dropped,
+//! at a growing rate, until the senders have slowed down. Short packets (acknowledgements, echoes, DNS, voice) pass
+//! unchanged, because they do not fill a queue.
 
 use crate::packet::{self, Ecn};
 use std::time::{Duration, Instant};
 
-/// A queue that was not empty for this long is a standing queue. CoDel's interval is 100 ms, an intercontinental
-/// round-trip time, but CoDel tolerates a short permanent queue. This implementation requires an empty queue, and a
-/// shorter interval costs throughput: a tenth at 8 ms.
+/// A queue that was not empty for this long is a standing queue. CoDel's interval is 100 ms, the round-trip time of an
+/// intercontinental path, but CoDel tolerates a short permanent queue. This implementation requires that the queue is
+/// empty once in each interval. A shorter interval costs throughput: 8 ms cost a tenth.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// Packets below this length pass unchanged, in bytes.
+/// Packets shorter than this pass unchanged, in bytes. Packets of bulk transfers are longer.
 const MIN_LEN: usize = 512;
 
-/// The treatment of a packet.
+/// The treatment of a packet that leaves the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Advice {
-    /// Forward it.
+    /// Forward the packet unchanged.
     Keep,
-    /// Forward it; it is marked now, so that its sender slows down.
+    /// Forward the packet. It has the CE mark, so that its sender slows down.
     Marked,
-    /// Drop it.
+    /// Drop the packet, because its sender does not support ECN.
     Drop,
 }
 
-/// The state of one queue.
+/// The state of one queue, of which it sees the packets that leave and the moments when it is empty.
 #[derive(Debug, Default)]
 pub(crate) struct Codel {
-    /// Time since which the queue has not been empty; `None`: it is empty.
+    /// Time of the first packet since the queue was last empty; `None`: no packet has come since then.
     not_empty_since: Option<Instant>,
-    /// Time of the next mark or drop. `None`: the queue does not stand.
+    /// Time of the next mark or drop. `None`: the queue is not a standing one.
     next_drop: Option<Instant>,
-    /// Number of marks and drops since the queue stands.
+    /// Number of marks and drops since the queue became a standing one.
     count: u32,
-    /// Time and count at the end of the last standing queue.
+    /// End of the last standing queue, and `count` at that time.
     last_run: Option<(Instant, u32)>,
 }
 
 impl Codel {
-    /// Records that the queue is empty.
+    /// Records that the queue is empty at `now`, which ends a standing queue.
     pub(crate) fn drained(&mut self, now: Instant) {
         if self.next_drop.take().is_some() {
             self.last_run = Some((now, self.count));
@@ -51,7 +51,8 @@ impl Codel {
         self.not_empty_since = None;
     }
 
-    /// Decides on a packet that leaves the queue, and marks it if that is the decision.
+    /// Decides about a packet that leaves the queue at `now`, and sets the CE mark in the packet if that is the
+    /// decision. The packet must have been parsed.
     pub(crate) fn advise(&mut self, packet: &mut [u8], now: Instant) -> Advice {
         let since = *self.not_empty_since.get_or_insert(now);
         if packet.len() < MIN_LEN || now.saturating_duration_since(since) < INTERVAL {
@@ -59,7 +60,9 @@ impl Codel {
         }
         match self.next_drop {
             None => {
-                // A queue that stands again soon continues near its last rate, as in RFC 8289.
+                // As in RFC 8289, a queue that becomes a standing one again soon continues near its last rate of drops,
+                // because the senders are probably the same. The RFC's reference code also takes 16 intervals for
+                // "soon".
                 let soon = |(at, _): &(Instant, u32)| now.saturating_duration_since(*at) < 16 * INTERVAL;
                 self.count = self
                     .last_run
@@ -94,7 +97,7 @@ mod tests {
         packet
     }
 
-    /// Number of long packets dropped in `steps` steps while the queue stands.
+    /// The number of long packets dropped in `steps` steps, during which the queue is never empty.
     fn drops(codel: &mut Codel, now: &mut Instant, steps: u32) -> usize {
         let mut dropped = 0;
         for _ in 0..steps {

@@ -1,31 +1,32 @@
-//! Where the engine writes: datagrams for the network, packets for the TUN device, packets for lane 0.
+//! The sinks into which the engine writes: datagrams for the network, packets for the TUN device, packets for lane 0.
 
 use crate::decide::Ingress;
 use std::net::{IpAddr, SocketAddr};
 
-/// One of the agent's own UDP ports.
+/// One of the UDP ports that the agent is bound to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Port {
-    /// The lane's port, for WireGuard and QUIC.
+    /// The port of the engine's own lane, for WireGuard and QUIC.
     #[default]
     Lane,
     /// The second port of lane 0, for QUIC alone (D6).
     Quic,
 }
 
-/// The two ends of a datagram's journey through the underlay.
+/// The addresses and ports of both ends of a datagram in the underlay. For a received datagram `remote` is its source,
+/// for a sent one its destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Path {
-    /// Address and port of the other end.
+    /// Address and port of the other end of the path.
     pub remote: SocketAddr,
-    /// Address of this end; `None`: the kernel chooses it.
+    /// Address of this host. `None`: the kernel chooses it when the datagram is sent.
     pub local: Option<IpAddr>,
-    /// Port of this end.
+    /// The port of this agent that the datagram is sent from or arrived at.
     pub port: Port,
 }
 
 impl From<SocketAddr> for Path {
-    /// From the lane's port, and from the address that the kernel chooses.
+    /// The path to `remote` from the lane's port, and from the address that the kernel chooses.
     fn from(remote: SocketAddr) -> Self {
         Self {
             remote,
@@ -35,26 +36,29 @@ impl From<SocketAddr> for Path {
     }
 }
 
-/// The fields of a datagram's IP header that the sender chooses. Default: not ECN-capable, fragments allowed.
+/// The fields of a datagram's outer IP header that the sender chooses. The default is Not-ECT, and fragmentation is
+/// allowed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Outer {
-    /// ECN codepoint (RFC 6040), in the two low bits.
+    /// The ECN field (RFC 6040), in the two low bits.
     pub ecn: u8,
-    /// Neither this host nor a router may fragment the datagram; where it does not fit it is lost.
+    /// Don't-fragment: neither this host nor a router may fragment the datagram. A datagram that is longer than the
+    /// path MTU is then lost.
     pub dont_fragment: bool,
 }
 
-/// How a datagram is sent. The owner may put consecutive datagrams with equal values into one system call.
+/// The path and the IP header of a datagram that is sent. The owner may pass consecutive datagrams with equal values to
+/// the kernel in one system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transmit {
-    /// From where, and where to.
+    /// The source and the destination.
     pub path: Path,
-    /// Its IP header.
+    /// The chosen fields of the IP header.
     pub outer: Outer,
 }
 
 impl<P: Into<Path>> From<P> for Transmit {
-    /// With the default IP header.
+    /// A datagram on `path` with the default IP header.
     fn from(path: P) -> Self {
         Self {
             path: path.into(),
@@ -63,34 +67,40 @@ impl<P: Into<Path>> From<P> for Transmit {
     }
 }
 
-/// Takes datagrams, which the engine writes in place.
+/// A queue of datagrams for the network. WireGuard encrypts into the queue's memory, which saves a copy.
 pub trait TransmitSink {
-    /// Returns a slot of at least `len` bytes for one datagram. The next `reserve` discards a slot that was not
-    /// committed.
+    /// Returns a slot of at least `len` bytes for one datagram; its contents are unspecified. The slot is not sent
+    /// before [`commit`](Self::commit). The next `reserve` discards a slot that was not committed. The sink must
+    /// provide a slot even if [`is_full`](Self::is_full).
     fn reserve(&mut self, transmit: &Transmit, len: usize) -> &mut [u8];
 
-    /// Completes the slot of the last [`reserve`](Self::reserve): its first `len` bytes are a datagram.
+    /// Completes the slot of the last [`reserve`](Self::reserve): its first `len` bytes are a datagram to send. `len`
+    /// is at most the reserved length.
     fn commit(&mut self, len: usize);
 
-    /// Whether backpressure is such that the engine should drop a packet instead of sealing it.
+    /// Whether the queue has so little room that the engine should drop packets instead of sealing them. Handshake
+    /// messages may be written nevertheless. The default implementation always returns `false`.
     fn is_full(&self) -> bool {
         false
     }
 }
 
-/// Takes packets for the TUN device.
+/// A queue of packets for the TUN device.
 pub trait DeliverSink {
-    /// Takes one packet; it is copied or written before the call returns.
+    /// Takes one complete IP packet. The sink must copy or write it before the call returns, because the engine reuses
+    /// the memory.
     fn deliver(&mut self, packet: &[u8]);
 }
 
-/// Takes packets whose next hop this lane has no session with. Lane 0 has one, or establishes it (D15).
+/// A queue of packets for lane 0: those whose next hop this lane has no session with. Lane 0 has a session, or
+/// establishes it (D15).
 pub trait RedirectSink {
-    /// Copies a packet, unchanged since it came in, into the queue of lane 0. Returns `false` if the queue has no room.
+    /// Copies a packet into the queue of lane 0. The packet is as it arrived at `ingress`, except for a CE mark.
+    /// Returns `false`, and copies nothing, if the queue has no room or there is none.
     fn redirect_to_lane0(&mut self, ingress: Ingress, packet: &[u8]) -> bool;
 }
 
-/// The redirect sink of an engine that is lane 0, or has no other lanes: it refuses every packet.
+/// The redirect sink of lane 0, and of an agent with one lane: it refuses every packet.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoRedirect;
 
@@ -100,7 +110,7 @@ impl RedirectSink for NoRedirect {
     }
 }
 
-/// `None` refuses every packet.
+/// `None` refuses every packet, so that lane 0 and the other lanes can have engines of the same type.
 impl<R: RedirectSink> RedirectSink for Option<R> {
     fn redirect_to_lane0(&mut self, ingress: Ingress, packet: &[u8]) -> bool {
         self.as_mut()
@@ -108,18 +118,19 @@ impl<R: RedirectSink> RedirectSink for Option<R> {
     }
 }
 
-/// Keeps everything, for tests and simulations.
+/// A transmit sink and a deliver sink that keep all they receive, for tests and simulations. The three lists about
+/// datagrams have one entry for each datagram, in the order of commits.
 #[derive(Debug, Default)]
 pub struct Collected {
-    /// Datagrams with their destinations.
+    /// Datagrams with their destinations, in the order of commits.
     pub datagrams: Vec<(SocketAddr, Vec<u8>)>,
     /// Packets for the TUN device.
     pub packets: Vec<Vec<u8>>,
-    /// Path MTU: a longer datagram with don't-fragment is lost; bytes of UDP payload. `None`: no limit.
+    /// Path MTU in bytes of UDP payload: a longer datagram with don't-fragment is discarded. `None`: no limit.
     pub narrow: Option<usize>,
-    /// ECN codepoint of each datagram.
+    /// ECN field of each datagram.
     pub ecn: Vec<u8>,
-    /// Path of each datagram.
+    /// Path of each datagram, with this end's address and port.
     pub paths: Vec<Path>,
     slot: Vec<u8>,
     reserved: Option<Transmit>,

@@ -1,6 +1,6 @@
-//! The packet decision: one pure function of tables and packet.
+//! The packet decision, which is one pure function of the tables and the packet.
 //!
-//! Each rule is applied at one place, which cites it.
+//! Each rule is applied in one place of this file, and a comment there cites it.
 
 use crate::packet::PacketInfo;
 use crate::tables::lpm::Lpm;
@@ -18,31 +18,41 @@ use tombolo_proto::route::EffectiveRoute;
 /// The interface that a packet arrived on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ingress {
-    /// The TUN device: the packet comes from this host.
+    /// The TUN device. The packet comes from this host.
     Tun,
-    /// A link: the packet comes from a peer.
+    /// A link. The packet comes from the link's peer.
     Link(LinkIndex),
 }
 
-/// The entries that a decision used, recorded on request.
+/// The entries of the tables that a decision used. A field is `None` if the decision did not get as far, or does not
+/// involve it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Trace {
     /// The subnet whose routes applied.
     pub subnet: Option<ResourceId>,
-    /// The route that was selected.
+    /// The route that was selected; with a direct link that is down, the standby route in its place.
     pub route: Option<EffectiveRoute>,
-    /// At a VPN gateway: the connection that leads to the destination.
+    /// The connection that leads to the destination. Only VPN gateways use one.
     pub connection: Option<ResourceId>,
     /// The VNet whose owners were searched for the next agent.
     pub vnet: Option<ResourceId>,
-    /// The next agent.
+    /// The agent, or device of a site, that the packet is sent to.
     pub next: Option<AgentId>,
 }
 
-/// Decides what happens to a packet. `trace` records the entries that led to the verdict.
+/// Decides what happens to a packet that arrived at `ingress`, and returns the verdict; `packet` is the result of
+/// [`parse`](crate::packet::parse). The function has no effects: neither the packet nor the tables change, and
+/// `decrement_ttl` of the verdict is left to the caller.
 ///
-/// Agents forward packets by this function, and the controller's `explain` calls it too, so that both always agree.
+/// `trace`, if there is one, records the entries that led to the verdict. It should be empty at first, because fields
+/// that do not apply are left as they are.
+///
+/// Agents forward packets by this function, and the controller's `explain` calls it too. Both therefore decide the same
+/// if their tables were built from the same configuration and routing state.
+///
+/// # Panics
+/// If the link index of `ingress` is not below [`Tables::link_count`].
 #[must_use]
 pub fn decide(tables: &Tables, ingress: Ingress, packet: &PacketInfo, trace: Option<&mut Trace>) -> Verdict {
     let mut decision = Decision { tables, packet, trace };
@@ -97,17 +107,18 @@ impl Decision<'_> {
         }
     }
 
-    /// At a VM, from its host. Machines behind the host are part of it.
+    /// At a VM, a packet from its host, or from a machine without an agent that is behind the host.
     fn leave_vm(&mut self, own: &Lpm<usize>, forwarding: Option<usize>) -> Outcome {
         // R12: only a NIC with IP forwarding may send a foreign source.
         let subnet = own.get(self.packet.source).copied().or(forwarding);
         let subnet = subnet.ok_or(DropReason::SpoofedSource)?;
-        // P17: an appliance may not forward for a peer without access either.
+        // P17 holds for the source too, because an appliance may not forward packets of a VNet whose peering has access
+        // off.
         self.check_access(self.packet.source)?;
         self.route(subnet, Ingress::Tun)
     }
 
-    /// At a VM, from a link.
+    /// At a VM, a packet from a link.
     fn enter_vm(
         &self,
         own: &Lpm<usize>,
@@ -117,13 +128,13 @@ impl Decision<'_> {
     ) -> Outcome {
         let peer = &self.tables.links[link.get()];
         self.check_source(peer, |a| addresses.contains(&a))?;
-        // P17 at the receiver: the packet crosses a peering without access.
+        // P17 at the receiver: the packet came directly from a VM across a peering with access off.
         if let PeerRole::Peering(space) = peer.relation
             && !self.tables.spaces[space].access()
         {
             return Err(DropReason::AccessDenied);
         }
-        // P17 at the receiver: the packet came through a gateway or an appliance.
+        // P17 at the receiver: the packet came through a gateway or an appliance, so only its source shows the VNet.
         self.check_access(self.packet.source)?;
         if own.get(self.packet.destination).is_some() || forwarding.is_some() {
             return Ok(Verdict::Deliver);
@@ -131,7 +142,7 @@ impl Decision<'_> {
         Err(DropReason::NotForwarding)
     }
 
-    /// At a VPN gateway, from a link.
+    /// At a VPN gateway, a packet from a link.
     fn cross_vpn_gateway(&mut self, addresses: &[IpAddr], link: LinkIndex) -> Outcome {
         let peer = &self.tables.links[link.get()];
         self.check_source(peer, |a| addresses.contains(&a))?;
@@ -147,14 +158,14 @@ impl Decision<'_> {
         self.apply_ttl(outcome)
     }
 
-    /// At an ExpressRoute gateway, from a link.
+    /// At an ExpressRoute gateway, a packet from a link.
     fn cross_circuit_gateway(&mut self, addresses: &[IpAddr], link: LinkIndex) -> Outcome {
         let peer = &self.tables.links[link.get()];
         self.check_source(peer, |a| addresses.contains(&a))?;
         if addresses.contains(&self.packet.destination) {
             return Ok(Verdict::Deliver);
         }
-        // T4: VMs send to the edges directly, not through this gateway.
+        // T4: VMs send packets for a circuit to its edges directly, so packets come to this gateway only from edges.
         if peer.relation != PeerRole::Edge {
             return Err(DropReason::TransitNotAllowed);
         }
@@ -169,7 +180,7 @@ impl Decision<'_> {
         }
     }
 
-    /// At an edge, from a VM of a linked VNet.
+    /// At an edge, a packet from a VM of a linked VNet: for the customer, or for another linked VNet.
     fn relay_to_customer(
         &mut self,
         addresses: &BTreeSet<IpAddr>,
@@ -185,8 +196,8 @@ impl Decision<'_> {
         let destination = self.packet.destination;
         let network = networks.get(destination).filter(|_| !addresses.contains(&destination));
         match network {
-            // E6: forward to the other VNet here. Through the kernel, the packet would return as if it came from the
-            // line.
+            // E6: the edge forwards to the other VNet itself. If it delivered the packet to the kernel, the kernel
+            // would send it back, and it would look like a packet from the customer's line.
             Some(gateway) if vnet_to_vnet && self.packet.ttl > 1 => {
                 let gateway = gateway.ok_or(DropReason::NoGateway)?;
                 self.use_link(gateway, Ingress::Link(link))?;
@@ -195,12 +206,13 @@ impl Decision<'_> {
                     decrement_ttl: true,
                 })
             }
-            // D23: towards the customer the kernel is the router. It decrements the TTL and sends the ICMP errors.
+            // D23: towards the customer the kernel is the router, so the kernel decrements the TTL and sends the ICMP
+            // errors. It also answers a packet whose TTL expires here.
             _ => Ok(Verdict::Deliver),
         }
     }
 
-    /// The host of a gateway may send only from the gateway's own addresses.
+    /// A gateway's host may send packets only from the gateway's own addresses.
     fn check_own_source(&self, addresses: &[IpAddr]) -> Result<(), DropReason> {
         match addresses.contains(&self.packet.source) {
             true => Ok(()),
@@ -208,13 +220,14 @@ impl Decision<'_> {
         }
     }
 
-    /// D10: the source must be one that the link may use.
+    /// D10: the source must be one that the link may use. `own_address` tells whether an address is the receiver's own.
     fn check_source(&self, link: &LinkPolicy, own_address: impl Fn(IpAddr) -> bool) -> Result<(), DropReason> {
         let source = self.packet.source;
         let allowed = link.sources.contains(source)
             || match link.foreign {
                 ForeignSources::None => false,
-                // P18: the receiver's flag decides, and never for a source in the receiver's own address space.
+                // P18: the flag of the receiver's half of the peering decides. A source within the receiver's own
+                // address space is never allowed.
                 ForeignSources::OutsideOwnSpace => self.tables.own_space.get(source).is_none(),
                 ForeignSources::Any => !own_address(source),
             };
@@ -225,7 +238,7 @@ impl Decision<'_> {
         }
     }
 
-    /// P17: an address of a peering without access is unreachable on every path.
+    /// P17: an address of a VNet whose peering has access off is unreachable on every path.
     fn check_access(&self, address: IpAddr) -> Result<(), DropReason> {
         match self.tables.denied.get(address) {
             Some(()) => Err(DropReason::AccessDenied),
@@ -256,23 +269,24 @@ impl Decision<'_> {
             }
             Hop::Appliance(space, address) => {
                 self.check_access(self.packet.destination)?;
-                // R11: an appliance outside of the own VNet and of directly peered ones is a black hole.
+                // R11: packets to an appliance that is neither in the own VNet nor in a directly peered one are
+                // dropped.
                 self.reach_owner(space.ok_or(DropReason::ApplianceUnreachable)?, address, ingress)
             }
             Hop::Internet => Err(DropReason::RouteInternet),
-            // R13: the next hop `None` drops packets silently.
+            // R13: the next hop `None` drops packets, without an ICMP error.
             Hop::None => Err(DropReason::RouteNone),
         }
     }
 
-    /// D8, second stage: forwards to the owner of an address within a space.
+    /// D8, second stage: forwards to the agent that owns `address` within a space.
     fn reach_owner(&mut self, space: usize, address: IpAddr, ingress: Ingress) -> Outcome {
         let tables = self.tables;
         let space: &AddressSpace = &tables.spaces[space];
         if let Some(trace) = self.trace.as_deref_mut() {
             trace.vnet = Some(space.vnet.clone());
         }
-        // P17 at the sender.
+        // P17 at the sender: a peering with access off is closed in both directions.
         if !space.access() {
             return Err(DropReason::AccessDenied);
         }
@@ -286,13 +300,15 @@ impl Decision<'_> {
         }
     }
 
-    /// The direct link is down: falls back to the gateways if they reach the same prefix (the reverse of P25).
+    /// The direct link to the owner is down: falls back to the VNet's gateways if they reach the same prefix (the
+    /// reverse of P25).
     fn use_standby(&mut self, table: &SubnetRoutes, direct: LinkIndex, ingress: Ingress) -> Outcome {
         let found = table.standby.get(self.packet.destination);
         let group = match found.map(|r| r.hop) {
             Some(Hop::Gateway(Some(group))) => Some(group),
             _ => None,
         };
+        // If all gateways are down too, no path is better than the direct link.
         let answers = |group: &LinkGroup| group.links().iter().any(|l| !self.tables.links[l.get()].down);
         let Some(group) = group.filter(answers) else {
             return self.use_link(direct, ingress);
@@ -309,8 +325,8 @@ impl Decision<'_> {
         self.use_link(group.pick(self.packet), ingress)
     }
 
-    /// At an edge, a packet from its kernel: it comes from the customer's line or from the edge itself. Forwards it to
-    /// a linked VNet through that VNet's gateway.
+    /// At an edge, a packet from its kernel, which came from the customer's line or was sent by the edge itself.
+    /// Forwards it to a linked VNet through that VNet's gateway.
     fn relay_from_customer(&mut self) -> Outcome {
         let AgentRole::Edge {
             addresses,
@@ -323,15 +339,16 @@ impl Decision<'_> {
         };
         let source = self.packet.source;
         if networks.get(source).is_some() && !addresses.contains(&source) {
-            // E6: while linked VNets may not reach each other, the kernel returns their packets to this place.
-            // Otherwise the packet comes from the customer, who may use no source of a VNet.
+            // E6: a source in a linked VNet. If linked VNets may not reach each other, the packet comes from one of
+            // them: the kernel sends it back because the destination is another one. Otherwise it comes from the
+            // customer, who may not use such a source.
             return Err(match vnet_to_vnet {
                 true => DropReason::SpoofedSource,
                 false => DropReason::TransitNotAllowed,
             });
         } else if !addresses.contains(&source) && customer.get(source).is_none() {
-            // T3, T7: the customer may use only sources that it announced; the networks between its routers are not
-            // among them.
+            // T3, T7: the customer may use only sources within prefixes that it announced. The lines to its routers are
+            // not announced, so over a circuit these routers do not answer a traceroute.
             return Err(DropReason::SpoofedSource);
         }
         let link = networks.get(self.packet.destination).ok_or(DropReason::NoRoute)?;
@@ -351,9 +368,9 @@ impl Decision<'_> {
         })
     }
 
-    /// At a VPN gateway, a packet from its VNet or a client VNet. Routes of connections come first, even where the VNet
-    /// itself would use a peering (D9); then the gateway's VNet and its clients (P21d), by `GatewaySubnet`'s routes
-    /// (R16, R20).
+    /// At a VPN gateway, a packet from its VNet or from a spoke that uses the gateway. Routes of connections come
+    /// first, even where the VNet itself would use a peering (D9). The gateway's VNet and the spokes that use it follow
+    /// (P21d), by the routes of `GatewaySubnet` (R16, R20).
     fn relay_outward(&mut self, ingress: Ingress) -> Outcome {
         let AgentRole::Gateway { transit, .. } = &self.tables.role else {
             return Err(DropReason::TransitNotAllowed);
@@ -367,9 +384,10 @@ impl Decision<'_> {
         self.relay_to_local(ingress)
     }
 
-    /// At a VPN gateway, a packet from a connection: to the gateway's VNet and its clients (D9), or to another
-    /// connection. The latter requires that both exchange routes (G19), or one does and the other leads to a site
-    /// without BGP (G18). Only VPN routes apply (G21).
+    /// At a VPN gateway, a packet from a connection. It may go to the gateway's VNet and the spokes that use the
+    /// gateway (D9), or to another connection. The latter requires that both connections exchange routes (G19), or that
+    /// one exchanges routes and the other leads to a site without BGP (G18). Only routes of VPN connections apply
+    /// (G21).
     fn relay_inward(&mut self, may: TransitScope, ingress: Ingress) -> Outcome {
         let tables = self.tables;
         let AgentRole::Gateway {
@@ -401,7 +419,7 @@ impl Decision<'_> {
         self.relay_to_local(ingress)
     }
 
-    /// Forwards by `GatewaySubnet`'s routes, into the gateway's VNet or a client VNet.
+    /// Forwards by the routes of `GatewaySubnet`, into the gateway's VNet or a spoke that uses the gateway.
     fn relay_to_local(&mut self, ingress: Ingress) -> Outcome {
         let tables = self.tables;
         let Some(table) = tables.subnets.first() else {
@@ -434,8 +452,8 @@ impl Decision<'_> {
         }
     }
 
-    /// T5, D23: a VPN gateway decrements the TTL. It answers an expired packet of its local prefixes and drops others
-    /// silently.
+    /// T5, D23: a VPN gateway decrements the TTL. If it expires, the gateway answers a packet of its local prefixes
+    /// with an ICMP error, and drops others silently.
     fn apply_ttl(&self, verdict: Verdict) -> Outcome {
         let AgentRole::Gateway {
             local_prefixes, sites, ..
@@ -444,7 +462,7 @@ impl Decision<'_> {
             return Ok(verdict);
         };
         match verdict {
-            // T6: packets of these sites keep their TTL.
+            // T6: by the operator's setting, packets from a site keep their TTL. `sites` is empty without the setting.
             Verdict::Forward { .. } if sites.get(self.packet.source).is_some() => Ok(verdict),
             Verdict::Forward { link, .. } if self.packet.ttl > 1 => Ok(Verdict::Forward {
                 link,

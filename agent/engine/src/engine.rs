@@ -1,4 +1,5 @@
-//! The engine of one lane: packets and datagrams in, packets and datagrams out, counters.
+//! The engine of one lane. It takes IP packets and UDP datagrams, writes packets and datagrams into sinks, and counts
+//! what it did with each.
 
 use crate::aqm::{Advice, Codel};
 use crate::buffer::{DeliverSink, NoRedirect, Path, RedirectSink, TransmitSink};
@@ -15,10 +16,13 @@ use std::sync::Arc;
 use std::time::Instant;
 use tombolo_proto::config::Link;
 
-/// Longest accepted datagram, in bytes. UDP allows no longer one.
+/// Longest accepted datagram, in bytes. No UDP datagram is longer, because the length field of UDP has 16 bits (RFC
+/// 768).
 const MAX_DATAGRAM: usize = 65_536;
 
-/// The packet decisions and links of one lane. It has no socket, no clock and no thread of its own.
+/// The packet decisions and links of one lane. It has no socket, no clock and no thread of its own, and no method
+/// waits. The [crate's documentation](crate#the-owners-loop) lists the calls that its owner makes. Times that are
+/// passed to it must not go back.
 #[derive(Debug)]
 pub struct Engine<L, R = NoRedirect> {
     tables: Option<Arc<Tables>>,
@@ -27,15 +31,16 @@ pub struct Engine<L, R = NoRedirect> {
     stats: Stats,
     limiter: Limiter,
     flows: FlowCache,
-    /// Queue management for the datagrams that wait in front of the engine.
+    /// Keeps the queue of datagrams that the owner has not read yet short, by marking or dropping packets.
     queue: Codel,
-    /// Buffer for decrypted packets; taken out while in use, to satisfy the borrow checker.
+    /// Buffer for decrypted packets. A call takes it out while it also borrows the rest of the engine.
     scratch: Vec<u8>,
 }
 
 impl<L: LinkSet> Engine<L> {
-    /// An engine without tables, which drops all packets until [`install`](Self::install). `seed` must be a secret
-    /// random number: it keys the hash of the flow cache.
+    /// An engine of an agent with one lane. It has no tables and drops all packets until [`install`](Self::install).
+    /// `seed` must be a secret random number: it keys the hash of the flow cache, so that nobody can choose addresses
+    /// that collide there.
     #[must_use]
     pub fn new(links: L, seed: u64) -> Self {
         Self::with_redirect(links, seed, NoRedirect)
@@ -43,7 +48,9 @@ impl<L: LinkSet> Engine<L> {
 }
 
 impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
-    /// The same for a lane that redirects packets to lane 0 where it has no session itself (D15).
+    /// An engine as from [`new`](Engine::new), for an agent with several lanes: packets go into `redirect`, unchanged,
+    /// if this lane has no session with their next hop, so that lane 0 sends them (D15). Lane 0 itself establishes all
+    /// sessions that it needs, and uses [`NoRedirect`], or `None` of an `Option`.
     #[must_use]
     pub fn with_redirect(links: L, seed: u64, redirect: R) -> Self {
         Self {
@@ -58,7 +65,13 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
         }
     }
 
-    /// Installs a new configuration: its tables, and its links in the same order. Sessions of unchanged links continue.
+    /// Installs a new configuration. `tables` must be built from it, and `links` must be its
+    /// [`links`](tombolo_proto::config::AgentConfig::links), as a link's position in both is its index.
+    ///
+    /// Sessions continue if the keys of their link stay the same. Sessions of removed links end, and packets that wait
+    /// for them count as dropped (`link_down`). The decisions in the flow cache are discarded. Nothing is sent:
+    /// handshakes that the configuration asks for start with the next [`handle_timeout`](Self::handle_timeout), which
+    /// is due at once.
     pub fn install(&mut self, tables: Arc<Tables>, links: &[Link], now: Instant) {
         self.links.update(links, now);
         self.links.configure(&tables);
@@ -66,7 +79,9 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
         self.refresh(tables);
     }
 
-    /// Replaces the tables by others that were built from the same configuration and a newer routing state (D11).
+    /// Replaces the tables by tables that were built from the same configuration and a newer routing state (D11), and
+    /// discards the decisions in the flow cache. Links and sessions are not touched. The caller ensures that the
+    /// configuration is the same: nothing checks it.
     pub fn refresh(&mut self, tables: Arc<Tables>) {
         self.flows.clear();
         self.tables = Some(tables);
@@ -78,7 +93,12 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
         self.tables.as_ref()
     }
 
-    /// Processes one packet that was read from the TUN device.
+    /// Processes one IP packet that was read from the TUN device, without a virtio header. `packet` is modified in
+    /// place, for instance its TTL.
+    ///
+    /// The packet ends in exactly one of these places, which its counter shows: a datagram in `tx` (over QUIC only with
+    /// [`flush`](Self::flush)), the queue of a link that is waiting for a handshake, the redirect sink, an ICMP error
+    /// for the host in `rx`, or nowhere (dropped).
     pub fn handle_tun(
         &mut self,
         packet: &mut [u8],
@@ -90,7 +110,9 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
         self.context(now).run(Ingress::Tun, packet, tx, rx);
     }
 
-    /// Processes one packet that another lane redirected to this one, as it arrived there at `ingress`.
+    /// Processes one packet that another lane redirected to this one. `ingress` is the interface on which the packet
+    /// arrived there; a link index in it must be one of the configuration that this lane has installed (else call
+    /// [`refuse_redirected`](Self::refuse_redirected)). The rest is as for [`handle_tun`](Self::handle_tun).
     pub fn handle_redirected(
         &mut self,
         ingress: Ingress,
@@ -103,13 +125,16 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
         self.context(now).run(ingress, packet, tx, rx);
     }
 
-    /// Counts and drops a redirected packet whose link index belongs to another configuration.
+    /// Counts a redirected packet as dropped (`no_link`). The owner calls it instead of
+    /// [`handle_redirected`](Self::handle_redirected) if the packet's link index belongs to another configuration, in
+    /// which the same index may be another link.
     pub fn refuse_redirected(&mut self) {
         self.stats.redirected_in += 1;
         self.stats.dropped(DropReason::NoLink);
     }
 
-    /// Processes one datagram that arrived at the lane's own port without ECN bits in its outer header.
+    /// Processes one datagram as [`handle_datagram`](Self::handle_datagram) does. The datagram arrived from `from` at
+    /// the lane's own port, at an unknown address of the host, and without ECN bits in its IP header.
     pub fn handle_udp(
         &mut self,
         datagram: &[u8],
@@ -121,7 +146,13 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
         self.handle_datagram(datagram, from.into(), 0, now, tx, rx);
     }
 
-    /// Processes one received datagram. `from` is its path, `ecn` the two ECN bits of its outer IP header.
+    /// Processes one received datagram of WireGuard or QUIC. `from` is its path, `ecn` holds the ECN field of its outer
+    /// IP header in the two low bits.
+    ///
+    /// Packets that the datagram holds are decided at once and end as described for [`handle_tun`](Self::handle_tun);
+    /// packets for this host go into `rx`. Answers to the sender, such as handshakes and cookies, go into `tx`. A
+    /// datagram that does not verify, has no known sender or is longer than 65,536 bytes is counted as refused. Events
+    /// may wait for [`poll_event`](Self::poll_event) afterwards.
     pub fn handle_datagram(
         &mut self,
         datagram: &[u8],
@@ -154,78 +185,86 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
         self.scratch = scratch;
     }
 
-    /// Tells queue management that no datagram waits in front of the engine.
+    /// Records that the owner has read all datagrams from its sockets. Without this call queue management takes the
+    /// queue to be never empty, and after 50 ms marks or drops long packets that come out of links.
     pub fn drained(&mut self, now: Instant) {
         self.queue.drained(now);
     }
 
-    /// Counts a datagram that no peer can have sent: it is empty, or its source address cannot be replied to.
+    /// Counts a datagram as refused (`bad_datagram`) without processing it. The owner calls it for an empty datagram,
+    /// and for one whose source address cannot be replied to: no peer can have sent it.
     pub fn refuse(&mut self) {
         self.stats.datagrams += 1;
         self.stats.refused(DropReason::BadDatagram);
     }
 
-    /// Counts committed datagrams that the kernel refused to send.
+    /// Counts datagrams that the engine has written into the transmit sink and that the kernel then refused to send.
+    /// Each of the `datagrams` is moved from the packets sent into links to the dropped ones (`send_refused`).
     pub fn not_sent(&mut self, datagrams: u64) {
         self.stats.not_sent(datagrams);
     }
 
-    /// The kernel sends nothing from this address of ours any more: no link insists on it until it is heard there again.
+    /// Records that the kernel does not send from `local`, an address of this host, any more. The kernel chooses the
+    /// source address of a link that used `local`, until the peer sends to an address of this host again.
     pub fn local_refused(&mut self, local: IpAddr) {
         self.links.source_unavailable(local);
     }
 
-    /// Counts delivered packets that the TUN device refused.
+    /// Counts packets that the engine has passed to the deliver sink and that the TUN device then refused. Each of the
+    /// `packets` is moved from the delivered ones to the dropped ones (`device_refused`).
     pub fn not_delivered(&mut self, packets: u64) {
         self.stats.not_delivered(packets);
     }
 
-    /// Ends a batch: writes to `tx` what links held back to bundle it.
+    /// Ends a batch: writes the datagrams into `tx` that links held back to put several packets into one. QUIC sends
+    /// nothing without this call.
     pub fn flush(&mut self, now: Instant, tx: &mut impl TransmitSink) {
         self.links.flush(now, tx);
     }
 
-    /// Says on all links that this agent is about to stop.
+    /// Writes a message for the peers of all links with a session into `tx`, which says that this agent is about to
+    /// stop. Peers that have another path move to it at once. Sessions stay open, so packets still pass afterwards.
     pub fn drain(&mut self, now: Instant, tx: &mut impl TransmitSink) {
         self.links.drain(now, tx);
     }
 
-    /// Runs all timers that expired before `now`, and sends what is due.
+    /// Runs all timers that are due at `now`: writes handshakes, keepalives, probes and route advertisements into `tx`,
+    /// and drops the packets of handshakes that failed. A call before a timer is due does nothing.
     pub fn handle_timeout(&mut self, now: Instant, tx: &mut impl TransmitSink) {
         self.links.handle_timeout(now, tx);
         self.count_lost();
     }
 
-    /// The time of the next [`handle_timeout`](Self::handle_timeout). `None`: not before another call changes
-    /// something.
+    /// The time at which [`handle_timeout`](Self::handle_timeout) is due next. Any other call may change it. `None`: no
+    /// timer runs.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.links.poll_timeout()
     }
 
-    /// Takes the next event of the links.
+    /// Removes and returns the oldest event of the links; `None` if there is none.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.links.poll_event()
     }
 
-    /// The counters.
+    /// The counters since the engine was created.
     #[must_use]
     pub const fn stats(&self) -> &Stats {
         &self.stats
     }
 
-    /// The links.
+    /// The links, for status and counters.
     #[must_use]
     pub const fn links(&self) -> &L {
         &self.links
     }
 
-    /// The links, for changes.
+    /// The links, for the calls that the engine does not make itself, such as route advertisements and endpoints.
     pub const fn links_mut(&mut self) -> &mut L {
         &mut self.links
     }
 
-    /// The sink for packets that lane 0 handles.
+    /// The sink into which packets for lane 0 go, as passed to [`with_redirect`](Self::with_redirect).
     pub const fn redirect_mut(&mut self) -> &mut R {
         &mut self.redirect
     }
@@ -264,12 +303,13 @@ struct PacketContext<'a, L, R> {
 }
 
 impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
-    /// Decides and acts on the packet, which ends up in exactly one counter.
+    /// Decides about the packet and acts on the decision. The packet ends up in exactly one counter.
     fn run(mut self, ingress: Ingress, packet: &mut [u8], tx: &mut impl TransmitSink, rx: &mut impl DeliverSink) {
         let Some(info) = packet::parse(packet) else {
             return self.stats.dropped(DropReason::Malformed);
         };
         let Some(tables) = self.tables else {
+            // No configuration is installed yet.
             return self.stats.dropped(DropReason::NoRoute);
         };
         let packet = &mut packet[..info.len];
@@ -279,6 +319,7 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
         let verdict = self
             .flows
             .decide(ingress, &info, tables.spreads, || decide(tables, ingress, &info, None));
+        // CoDel watches the queue of datagrams, so it applies only to packets that came out of links.
         let goes_on = matches!(verdict, Verdict::Deliver | Verdict::Forward { .. });
         if goes_on && matches!(ingress, Ingress::Link(_)) && self.queue.advise(packet, self.now) == Advice::Drop {
             return self.stats.dropped(DropReason::Congestion);
@@ -301,12 +342,12 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
                     .links
                     .max_packet(link)
                     .map_or(tables.mtu, |most| most.min(tables.mtu));
-                // D20: no IPv6 path may be narrower than 1,280 bytes, so packets of that size are fragmented inside the
-                // link.
+                // D20: IPv6 senders rely on a path MTU of at least 1,280 bytes, so packets of that size are fragmented
+                // inside the link if the path is narrower.
                 let least = if info.source.is_ipv6() { packet::IPV6_MIN_MTU } else { 0 };
                 let most = room.max(least);
-                // A host respects the MTU of its TUN device by itself. A gateway must send the ICMP error, and so must
-                // a path that is narrower than the device.
+                // The host's kernel itself sends no packet that exceeds the MTU of the TUN device. So an ICMP error is
+                // needed at a gateway, and at a host only if the path is narrower than the device.
                 let too_big = packet.len() > usize::from(most) && (decrement_ttl || most < tables.mtu);
                 if too_big && packet::may_not_fragment(packet) {
                     return self.answer(IcmpError::TooBig(most), tables, ingress, packet, &info, tx, rx);
@@ -318,7 +359,8 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
                 if tx.is_full() {
                     return self.stats.dropped(DropReason::QueueFull);
                 }
-                // RFC 6040: what the network may do to the packet it may do to the datagram around it.
+                // RFC 6040: the outer header gets the packet's own ECN field, so that routers may mark the datagram
+                // only if they might mark the packet.
                 let ecn = packet::ecn_bits(packet);
                 match self.links.seal(link, packet, ecn, self.now, tx) {
                     Sealed::Sent => self.stats.totals.link_out += 1,
@@ -334,9 +376,10 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
 
     /// Answers a packet with an ICMP error, or counts it as dropped.
     ///
-    /// T5: a gateway answers packets of its local prefixes, from its own address, through the link that they came from.
-    /// A packet from the own host that is too big for the path is answered in the name of its destination, because a
-    /// host accepts that error from any router on the way.
+    /// T5: a VPN gateway answers packets of its local prefixes. The error comes from the gateway's own address and goes
+    /// back through the link that the packet came from. If a packet of the own host is too big for the path, the error
+    /// goes to the host with the packet's destination as its source, because a host accepts this error from any router
+    /// on the path.
     #[expect(
         clippy::too_many_arguments,
         reason = "the packet, where it came from, and both ways out"

@@ -1,7 +1,8 @@
-//! A cache of decisions, because most packets belong to the flow of a recent one.
+//! A cache of decisions, which saves most lookups: most packets belong to the flow of a recent packet.
 //!
-//! A decision depends on ingress, source and destination. It depends on ports too where the tables share flows between
-//! links. The TTL matters only when it expires, and such packets bypass the cache. New tables clear the cache.
+//! A decision depends on ingress, source and destination. It depends on the ports too if a route shares flows between
+//! several links. The TTL matters only when it expires, so packets whose TTL expires here bypass the cache. New tables
+//! clear the cache.
 
 use crate::decide::Ingress;
 use crate::packet::PacketInfo;
@@ -10,7 +11,8 @@ use foldhash::fast::FixedState;
 use std::hash::{BuildHasher, Hash};
 use std::net::IpAddr;
 
-/// Number of cache slots; a power of two. Flows with equal hashes overwrite each other.
+/// Number of cache slots; a power of two, so that a mask selects the slot. Flows whose hashes select the same slot
+/// overwrite each other.
 const SLOTS: usize = 2048;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,7 +31,7 @@ pub(crate) struct FlowCache {
 }
 
 impl FlowCache {
-    /// An empty cache. `seed` must be secret, so that senders cannot choose addresses that fall into one slot.
+    /// Creates an empty cache. `seed` must be secret, so that senders cannot choose addresses that share one slot.
     pub(crate) fn new(seed: u64) -> Self {
         Self {
             slots: vec![None; SLOTS].into_boxed_slice(),
@@ -37,7 +39,9 @@ impl FlowCache {
         }
     }
 
-    /// The cached decision for a packet, or the result of `decide`. `by_ports`: the decision depends on ports.
+    /// Returns the cached decision for a packet. If there is none, calls `decide`, caches the result and returns it.
+    /// `by_ports` tells whether decisions depend on ports; it must be the same until the next [`clear`](Self::clear). A
+    /// packet with a TTL of 1 or 0 is always decided anew, and the result is not cached.
     pub(crate) fn decide(
         &mut self,
         ingress: Ingress,
@@ -55,6 +59,7 @@ impl FlowCache {
             ports: if by_ports { packet.ports } else { 0 },
         };
         #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are as good as any")]
+        // No search and no chain: the worst case of a packet is one decision.
         let slot = &mut self.slots[self.hash.hash_one(key) as usize & (SLOTS - 1)];
         match slot {
             Some((known, verdict)) if *known == key => *verdict,
@@ -66,7 +71,7 @@ impl FlowCache {
         }
     }
 
-    /// Removes all decisions, because other tables are in use.
+    /// Removes all decisions. The caller does so when it replaces the tables.
     pub(crate) fn clear(&mut self) {
         self.slots.fill(None);
     }

@@ -6,39 +6,43 @@
 //! ```
 //!
 //! * [`packet`]: a checked view of an IP packet; ICMP errors.
-//! * [`routing`]: learned routes: which are accepted, used and advertised; [`tables`]: what lookups run on.
+//! * [`routing`]: which learned routes are accepted, used and advertised; [`tables`]: the lookup tables of the
+//!   decision.
 //! * [`decide`](decide::decide): one pure function from tables and packet to a [`Verdict`](verdict::Verdict).
 //! * [`link`]: all encrypted links of one engine; WireGuard and QUIC under the feature `links`.
-//! * [`engine`]: all of it together, as its owner drives it; [`buffer`]: where it writes; [`stats`]: its counters.
-//! * [`offload`]: super-packets at the TUN device.
+//! * [`engine`]: the parts above together, as the owner of an engine drives them; [`buffer`]: the sinks that it writes
+//!   into; [`stats`]: its counters.
+//! * [`offload`]: splits and joins super-packets (GSO and GRO) at the TUN device.
 //!
 //! # The owner's loop
-//! An [`Engine`](engine::Engine) is the packet path of one lane. One thread owns it; there is no lock. Sockets, the TUN
-//! device and the clock are the owner's. It makes these calls:
+//! An [`Engine`](engine::Engine) is the packet path of one lane. One thread owns it, so there is no lock. Sockets, the
+//! TUN device and the clock belong to the owner, which makes these calls:
 //!
-//! 1. **Once:** [`with_redirect`](engine::Engine::with_redirect), or [`new`](engine::Engine::new) where there is one
-//!    lane; then [`remember_endpoints`](link::secure::SecureLinks::remember_endpoints).
+//! 1. **Once:** [`with_redirect`](engine::Engine::with_redirect), or [`new`](engine::Engine::new) if the agent has only
+//!    one lane; then [`remember_endpoints`](link::secure::SecureLinks::remember_endpoints).
 //! 2. **For each configuration**, between two batches: [`install`](engine::Engine::install); for new routes in the same
 //!    configuration: [`refresh`](engine::Engine::refresh). Both take tables that were built elsewhere. Lane 0 then
 //!    calls [`advertise`](link::secure::SecureLinks::advertise) for each link and
 //!    [`advertise_now`](link::secure::SecureLinks::advertise_now).
 //! 3. **For each batch of input:**
-//!    * datagrams: [`handle_datagram`](engine::Engine::handle_datagram) each, or [`refuse`](engine::Engine::refuse) for one
-//!      that nobody can answer; when the sockets are empty, [`drained`](engine::Engine::drained);
-//!    * packets of the TUN device: [`handle_tun`](engine::Engine::handle_tun) each;
-//!    * in lane 0, packets of other lanes: [`handle_redirected`](engine::Engine::handle_redirected) each, or
-//!      [`refuse_redirected`](engine::Engine::refuse_redirected) if they are of another configuration.
-//! 4. **After each batch:** [`flush`](engine::Engine::flush), and only then the transmit sink is emptied into the
-//!    socket. What the kernel did not take is reported: [`not_sent`](engine::Engine::not_sent),
+//!    * datagrams: [`handle_datagram`](engine::Engine::handle_datagram) for each, or [`refuse`](engine::Engine::refuse)
+//!      for one that nobody can answer; when the sockets are empty, [`drained`](engine::Engine::drained);
+//!    * packets of the TUN device: [`handle_tun`](engine::Engine::handle_tun) for each;
+//!    * in lane 0, packets of other lanes: [`handle_redirected`](engine::Engine::handle_redirected) for each, or
+//!      [`refuse_redirected`](engine::Engine::refuse_redirected) if the packet's link index belongs to another
+//!      configuration.
+//! 4. **After each batch:** [`flush`](engine::Engine::flush); then the owner sends the datagrams of the transmit sink.
+//!    It reports the datagrams and packets that the kernel refused: [`not_sent`](engine::Engine::not_sent),
 //!    [`local_refused`](engine::Engine::local_refused), [`not_delivered`](engine::Engine::not_delivered).
 //! 5. **When [`poll_timeout`](engine::Engine::poll_timeout) is due:**
-//!    [`handle_timeout`](engine::Engine::handle_timeout), then step 4. Its answer changes with every call, so it is
-//!    asked after each; the product does so every 100 ms at least.
-//! 6. **Last in each turn:** [`poll_event`](engine::Engine::poll_event) until there is none.
+//!    [`handle_timeout`](engine::Engine::handle_timeout), then step 4. Any call may change the due time, so the owner
+//!    calls `poll_timeout` after each batch; the product calls `handle_timeout` every 100 ms at least.
+//! 6. **At the end of each pass through steps 3 to 5:** [`poll_event`](engine::Engine::poll_event) until there is none.
 //! 7. **Before the agent stops:** [`drain`](engine::Engine::drain), then step 4.
 //!
-//! From lane 0, other lanes get [`prepare_session`](link::secure::SecureLinks::prepare_session) when a link is up, and
-//! [`set_endpoint`](link::secure::SecureLinks::set_endpoint) when a peer roams.
+//! When lane 0 reports a link as up, its owner has the other lanes call
+//! [`prepare_session`](link::secure::SecureLinks::prepare_session). When lane 0 reports that a peer roamed, they call
+//! [`set_endpoint`](link::secure::SecureLinks::set_endpoint).
 //!
 //! Two engines with a wire between them:
 //!

@@ -1,7 +1,7 @@
-//! All encrypted links of one engine, behind one trait.
+//! The links of one engine, behind one trait: the encrypted ones of the product, and plain ones for tests.
 
-// Datagrams of strangers and of peers are parsed here, and links come and go with the configuration: no index is
-// trusted.
+// Datagrams from strangers and from peers are parsed here, and the configuration adds and removes links at any time. So
+// no index is trusted: an index out of range must not panic.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 #[cfg(feature = "links")]
@@ -50,40 +50,43 @@ use tombolo_proto::status::Carrier;
 /// The result of sealing a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sealed {
-    /// The packet is on its way, or queued until the handshake ends.
+    /// The packet was written into the transmit sink, or it is queued until the handshake ends or the next `flush`.
     Sent,
-    /// The packet was not sent.
+    /// The packet was dropped, for this reason.
     Dropped(DropReason),
 }
 
-/// The contents of a datagram.
+/// The contents of a received datagram.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Opened {
-    /// A packet from this link, in this part of the caller's buffer.
+    /// A packet from this link. It lies in this range of the caller's buffer.
     Packet(LinkIndex, Range<usize>),
-    /// A handshake, a keepalive, or packets for [`LinkSet::next_packet`].
+    /// No packet at once: a handshake, a keepalive, a message between agents, a fragment, or packets for
+    /// [`LinkSet::next_packet`].
     Control,
-    /// Nothing that may be used.
+    /// The datagram was ignored, for this reason.
     Refused(DropReason),
 }
 
-/// A change that the owner acts on.
+/// A change of a link that the owner of the engine acts on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// The link has a session and its peer answers.
     Up(AgentId),
-    /// The last session is gone, handshakes fail, or the peer is silent or drains (D19).
+    /// The link cannot be used: its last session is gone, handshakes fail, or the peer is silent or about to stop
+    /// (D19).
     Down(AgentId),
-    /// The peer sends from another address or port.
+    /// The peer sends from another address or port, which is given. Packets for it go there from now on.
     EndpointChanged(AgentId, SocketAddr),
-    /// Packets go over another transport, for this reason.
+    /// Packets go over another transport from now on, for this reason in words.
     Switched(AgentId, Carrier, String),
-    /// The peer advertises this table of routes, complete (D11).
+    /// The peer advertises this table of routes in place of its earlier ones (D11). The bytes are untrusted input for
+    /// [`decode`](crate::routing::decode).
     RoutesReceived(AgentId, Vec<u8>),
 }
 
 impl Event {
-    /// The other end of the link that the event is about.
+    /// The peer of the link that the event is about.
     #[must_use]
     pub const fn peer(&self) -> &AgentId {
         match self {
@@ -96,7 +99,7 @@ impl Event {
     }
 }
 
-/// Writes a datagram.
+/// Writes a complete datagram into the sink. Does nothing if the slot is too short.
 #[cfg(feature = "links")]
 fn commit(tx: &mut impl TransmitSink, transmit: &Transmit, datagram: &[u8]) {
     if let Some(slot) = tx.reserve(transmit, datagram.len()).get_mut(..datagram.len()) {
@@ -105,58 +108,65 @@ fn commit(tx: &mut impl TransmitSink, transmit: &Transmit, datagram: &[u8]) {
     }
 }
 
-/// Counters of route advertisements since start.
+/// Counters of the route advertisements that this engine has received since it started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AdvertisementStats {
-    /// Complete tables that were new.
+    /// Complete tables that differ from the one before.
     pub received: u64,
-    /// Tables that were reported ([`Event::RoutesReceived`]).
+    /// Tables that were reported to the owner ([`Event::RoutesReceived`]).
     pub applied: u64,
-    /// Tables that were not reported, because the peer replaced or withdrew them before their time had come.
+    /// Tables that were not reported, because the peer replaced or withdrew them before the rate limit allowed the
+    /// report.
     pub superseded: u64,
-    /// Messages of peers that may not advertise routes.
+    /// Messages of peers that may not advertise routes; they were not read further.
     pub refused: u64,
-    /// Messages that are no part of a table, and tables whose digest is wrong.
+    /// Messages that are not part of a table, and tables whose digest is wrong.
     pub malformed: u64,
 }
 
-/// A position in the configuration as an index.
+/// Converts a position in the configuration's list of links to an index.
 #[cfg(feature = "links")]
 #[expect(clippy::cast_possible_truncation, reason = "tables have at most MAX_LINKS links")]
 const fn index_of(position: usize) -> LinkIndex {
     LinkIndex(position as u32)
 }
 
-/// A set of links, as an [`Engine`](crate::engine::Engine) drives it. There are two: `SecureLinks`, the product's, and
-/// [`PlainLinks`] for tests and simulations.
+/// A set of links, as an [`Engine`](crate::engine::Engine) drives it. There are two implementations: `SecureLinks`, the
+/// product's, and [`PlainLinks`] for tests and simulations.
 ///
-/// Implementations are sans-IO: time is an argument and never goes back, datagrams go into a [`TransmitSink`].
+/// Implementations do no input and output, and no method waits. Time is an argument and never goes back; datagrams go
+/// into a [`TransmitSink`]. An index that belongs to no link has no effect.
 pub trait LinkSet {
-    /// Takes a new configuration: opens, keeps and closes links. Their positions become [`LinkIndex`]es. Sessions
-    /// survive while the keys stay the same.
+    /// Takes the links of a new configuration: opens, keeps and closes links. The positions in `links` become
+    /// [`LinkIndex`]es; all earlier indices are invalid. Sessions survive if the keys of their link stay the same.
+    /// Sends nothing.
     fn update(&mut self, links: &[Link], now: Instant);
 
-    /// Takes from the tables of the same configuration what holds for links: MTU, probes, and which peers may advertise
-    /// routes. To be called after [`update`](Self::update).
+    /// Takes from the tables of the same configuration the settings of links: MTU, probes, and which peers may
+    /// advertise routes. The owner calls it after [`update`](Self::update).
     fn configure(&mut self, _tables: &Tables) {}
 
     /// Whether this lane may send on a link. If not, the packet is for lane 0
-    /// ([`RedirectSink`](crate::buffer::RedirectSink)), and this lane tries to establish a session.
+    /// ([`RedirectSink`](crate::buffer::RedirectSink)), and this lane starts to establish a session unless an attempt
+    /// is in progress. Always true in lane 0.
     fn is_ready(&mut self, _link: LinkIndex, _now: Instant) -> bool {
         true
     }
 
-    /// Longest packet that a link takes now, bytes; `None`: no limit is known.
+    /// Longest packet that a link carries without fragmentation now, in bytes. `None`: no limit is known.
     fn max_packet(&mut self, _link: LinkIndex) -> Option<u16> {
         None
     }
 
-    /// Seals a packet and sends it, or queues it until there is a session. `ecn` is the codepoint for the outer header.
+    /// Encrypts a packet into `tx`, or queues it until there is a session, which a handshake in `tx` starts. `ecn`, 0
+    /// to 3, is the ECN field for the outer header. A packet longer than [`max_packet`](Self::max_packet) is sent in
+    /// fragments inside the link.
     fn seal(&mut self, link: LinkIndex, packet: &[u8], ecn: u8, now: Instant, tx: &mut impl TransmitSink) -> Sealed;
 
-    /// Opens a datagram into `buffer`, which must have room for the datagram, and for 256 bytes. Further packets may
-    /// wait for [`next_packet`](Self::next_packet), whatever the result.
+    /// Decrypts a received datagram into `buffer`, which must be at least as long as the datagram, and at least 256
+    /// bytes for answers. `from` is the path of the datagram. Answers, such as handshakes, go into `tx`. Further
+    /// packets may wait for [`next_packet`](Self::next_packet), whatever the result.
     fn open(
         &mut self,
         datagram: &[u8],
@@ -166,7 +176,8 @@ pub trait LinkSet {
         tx: &mut impl TransmitSink,
     ) -> Opened;
 
-    /// The next packet of the datagrams that were opened, in this part of the buffer.
+    /// Removes the next packet of the datagrams that were opened, and copies it to the start of `buffer`, which must
+    /// have room for it. Returns its link and its range in the buffer; `None`: no packet is left.
     fn next_packet(
         &mut self,
         _now: Instant,
@@ -176,26 +187,28 @@ pub trait LinkSet {
         None
     }
 
-    /// Sends datagrams that were held back until the end of a batch.
+    /// Writes the datagrams into `tx` that were held back until the end of a batch.
     fn flush(&mut self, _now: Instant, _tx: &mut impl TransmitSink) {}
 
-    /// Serves timers that are due.
+    /// Runs the timers that are due at `now`; does nothing if none is.
     fn handle_timeout(&mut self, now: Instant, tx: &mut impl TransmitSink);
 
-    /// When to call [`handle_timeout`](Self::handle_timeout) next; `None`: not before another call.
+    /// The time at which [`handle_timeout`](Self::handle_timeout) is due next; `None`: no timer runs. Any other call
+    /// may change it.
     fn poll_timeout(&self) -> Option<Instant>;
 
-    /// The next event, oldest first.
+    /// Removes and returns the oldest event; `None` if there is none.
     fn poll_event(&mut self) -> Option<Event>;
 
-    /// Number of packets that [`seal`](Self::seal) queued and that were dropped since the last call, because no
-    /// handshake succeeded.
+    /// Number of packets that [`seal`](Self::seal) queued and that were dropped since the last call of this method,
+    /// because no handshake succeeded or the link was removed.
     fn take_lost(&mut self) -> u64;
 
-    /// Announces to all peers that this agent is about to stop. Peers with another link move to it at once (D19).
+    /// Writes a message for all peers with a session into `tx`, which says that this agent is about to stop. Peers that
+    /// have another link to the same destinations use that link at once (D19).
     fn drain(&mut self, _now: Instant, _tx: &mut impl TransmitSink) {}
 
-    /// The kernel sends nothing from this address of the host any more: no link uses it as source until the peer sends
-    /// to it again.
+    /// Records that the kernel does not send from `local`, an address of this host, any more. No link uses it as source
+    /// until the peer sends to it again.
     fn source_unavailable(&mut self, _local: IpAddr) {}
 }

@@ -1,11 +1,12 @@
 //! Offloads at the TUN device (GSO and GRO): splits super-packets that the kernel passes to the agent, and joins
-//! packets that the agent passes to the kernel.
+//! packets that the agent passes to the kernel. A super-packet is one long TCP or UDP packet that stands for several
+//! packets of a flow.
 //!
-//! Pure functions from bytes to bytes; the agent owns the device.
+//! All of this works on bytes in memory; the agent reads and writes the device.
 //!
 //! * [`VnetHeader`]: the ten bytes before each packet of a device with `IFF_VNET_HDR`.
-//! * [`mod@split`]: from one read of the device to the packets in it, with complete checksums.
-//! * [`Coalescer`]: from packets to as few writes to the device as their order allows.
+//! * [`mod@split`]: turns one read of the device into the packets in it, with complete checksums.
+//! * [`Coalescer`]: turns packets into as few writes to the device as their order allows.
 
 mod checksum;
 mod coalesce;
@@ -16,7 +17,7 @@ pub use coalesce::Coalescer;
 pub use header::VnetHeader;
 pub use split::{SplitError, split};
 
-/// Longest IP packet, and so longest super-packet, in bytes.
+/// Longest IP packet, and therefore longest super-packet, in bytes.
 pub const MAX_PACKET: usize = 65_535;
 
 /// The header offsets of a TCP or UDP packet that may be split or joined: without IPv4 options, IPv6 extension headers
@@ -44,7 +45,7 @@ impl Protocol {
         }
     }
 
-    /// Offset of the checksum in the transport header.
+    /// Offset of the checksum in the transport header, in bytes.
     const fn checksum_offset(self) -> usize {
         match self {
             Self::Tcp => 16,
@@ -58,6 +59,7 @@ impl Layout {
     const V6: usize = 40;
 
     fn of(packet: &[u8]) -> Option<Self> {
+        // 0x45: IPv4 without options. 0x3fff: more fragments, and the fragment's offset.
         let (ip, number) = match packet.first()? >> 4 {
             4 if packet.len() >= Self::V4 && packet[0] == 0x45 && be16(packet, 6) & 0x3fff == 0 => {
                 (Self::V4, packet[9])
@@ -77,7 +79,7 @@ impl Layout {
         })
     }
 
-    /// Sum of the pseudo header for a transport header and payload of `len` bytes together.
+    /// Sum of the pseudo header of the checksum, for a transport header and payload of `len` bytes together.
     fn pseudo(self, packet: &[u8], len: usize) -> u64 {
         let addresses = if self.ip == Self::V4 {
             &packet[12..20]

@@ -1,39 +1,45 @@
-//! A checked view of an IP packet: parsed once, and trusted afterwards.
+//! A checked view of an IP packet. [`parse`] checks the headers once; the other functions rely on its result and may
+//! panic on bytes that were not parsed.
 
 pub mod icmp;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// TCP's protocol number.
+/// TCP's number in the protocol field of IP.
 pub const TCP: u8 = 6;
-/// UDP's protocol number.
+/// UDP's number in the protocol field of IP.
 pub const UDP: u8 = 17;
-/// ICMP's protocol number.
+/// ICMP's number in the protocol field of IPv4.
 pub const ICMP: u8 = 1;
-/// ICMPv6's protocol number.
+/// ICMPv6's number in the next-header field of IPv6.
 pub const ICMPV6: u8 = 58;
 
-/// The header fields that the engine uses. [`parse`] creates it; all offsets lie inside of the packet.
+/// The header fields that the engine uses. [`parse`] creates it, and guarantees that all offsets lie within the packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PacketInfo {
-    /// The source address.
+    /// Source address of the IP header.
     pub source: IpAddr,
-    /// The destination address.
+    /// Destination address of the IP header.
     pub destination: IpAddr,
-    /// TTL (IPv4) or hop limit (IPv6).
+    /// TTL of IPv4, or hop limit of IPv6.
     pub ttl: u8,
-    /// Number of the transport protocol, after IPv6 extension headers.
+    /// Protocol number of the transport header, which comes after the IPv6 extension headers. If there are more than
+    /// eight of these, or one is cut off, it is the number of the next extension header.
     pub protocol: u8,
-    /// Offset of the transport header. `None` in a later fragment, and after unknown extension headers.
+    /// Offset of the transport header in bytes. `None`: a later fragment, no bytes after the IP header, or IPv6
+    /// extension headers that were not parsed to their end.
     pub transport: Option<usize>,
-    /// Source and destination port of TCP and UDP, to distinguish flows. 0 for other protocols and for all fragments,
-    /// because later fragments have no ports (D13).
+    /// Source port (upper 16 bits) and destination port of TCP and UDP, to distinguish flows. 0 for other protocols and
+    /// for all fragments, because later fragments have no ports (D13).
     pub ports: u32,
-    /// Length of the packet according to its IP header, in bytes. Further bytes in the buffer are padding.
+    /// Length of the packet according to its IP header, in bytes. Further bytes of the buffer are padding and not part
+    /// of the packet.
     pub len: usize,
 }
 
-/// Parses the headers of an IP packet. `None`: it is no IP packet, or shorter than its headers claim.
+/// Parses the headers of an IP packet that starts at the first byte of `packet`. Checksums are not checked. `None`: the
+/// IP version is neither 4 nor 6, the buffer is shorter than the header or the header's length field says, or IPv4
+/// lengths contradict each other.
 #[must_use]
 pub fn parse(packet: &[u8]) -> Option<PacketInfo> {
     match packet.first()? >> 4 {
@@ -79,7 +85,8 @@ fn parse_v6(p: &[u8]) -> Option<PacketInfo> {
         IpAddr::V6(Ipv6Addr::from(octets))
     };
     let (mut protocol, mut at, mut fragment, mut later_fragment) = (header[6], 40usize, false, false);
-    // Hop-by-hop, routing, fragment, authentication and destination options. The limit bounds the work per packet.
+    // Extension headers: hop-by-hop (0), routing (43), fragment (44), authentication (51) and destination options (60).
+    // Eight at most are parsed, to bound the work per packet; real packets have fewer.
     for _ in 0..8 {
         let Some(next) = p[..len].get(at..at + 8) else { break };
         let extension_len = match protocol {
@@ -111,7 +118,8 @@ fn parse_v6(p: &[u8]) -> Option<PacketInfo> {
     })
 }
 
-/// The ports of TCP and UDP; 0 if there are none.
+/// The source and destination port of a TCP or UDP header at offset `at`; 0 for other protocols and for a header that
+/// is cut off.
 fn ports(packet: &[u8], protocol: u8, at: usize) -> u32 {
     let ports = packet.get(at..).and_then(|transport| transport.first_chunk());
     match (protocol, ports) {
@@ -120,7 +128,8 @@ fn ports(packet: &[u8], protocol: u8, at: usize) -> u32 {
     }
 }
 
-/// Whether routers may not fragment the packet: IPv6, or IPv4 with the DF flag. The packet must have been parsed.
+/// Whether routers may not fragment the packet: always for IPv6, and for IPv4 with the DF flag. The packet must have
+/// been parsed.
 #[must_use]
 pub fn may_not_fragment(packet: &[u8]) -> bool {
     packet[0] >> 4 == 6 || packet[6] & 0x40 != 0
@@ -140,7 +149,7 @@ pub enum Ecn {
     Marked,
 }
 
-/// The two ECN bits of a packet, which must have been parsed.
+/// The two ECN bits of a packet, 0 to 3 (RFC 3168). The packet must have been parsed.
 #[must_use]
 pub fn ecn_bits(packet: &[u8]) -> u8 {
     let class = if packet[0] >> 4 == 4 { packet[1] } else { packet[1] >> 4 };
@@ -160,10 +169,11 @@ pub fn ecn(packet: &[u8]) -> Ecn {
 /// The ECN bits for CE, congestion experienced.
 pub const CONGESTION: u8 = 3;
 
-/// Combines the ECN bits of the tunnel's outer header with those of the inner packet (RFC 6040, section 4.2). The
-/// packet must have been parsed.
+/// Combines the ECN field of the outer header of a tunnel with that of the inner packet (RFC 6040, section 4.2): sets
+/// CE in `packet` if `outer`, 0 to 3, is CE and the inner sender supports ECN. The packet must have been parsed.
 ///
-/// Returns false if the packet must be dropped: the outer header has CE, and the inner sender does not support ECN.
+/// Returns `false`, and changes nothing, if the packet must be dropped: the outer header has CE, and the inner sender
+/// does not support ECN.
 #[must_use]
 pub fn decapsulate_ecn(packet: &mut [u8], outer: u8) -> bool {
     match (outer, ecn(packet)) {
@@ -174,13 +184,13 @@ pub fn decapsulate_ecn(packet: &mut [u8], outer: u8) -> bool {
     true
 }
 
-/// Sets CE in a packet, which must have been parsed.
+/// Sets CE in a packet, and updates the IPv4 header checksum. The packet must have been parsed.
 pub fn mark(packet: &mut [u8]) {
     if packet[0] >> 4 == 4 {
         let before = u32::from(u16::from_be_bytes([packet[0], packet[1]]));
         packet[1] |= 3;
         let after = u32::from(u16::from_be_bytes([packet[0], packet[1]]));
-        // RFC 1624, equation 3.
+        // RFC 1624, equation 3: updates the checksum for one changed 16-bit word.
         let sum = u32::from(!u16::from_be_bytes([packet[10], packet[11]])) + (!before & 0xffff) + after;
         let folded = (sum & 0xffff) + (sum >> 16);
         let folded = !((folded & 0xffff) + (folded >> 16));
@@ -190,11 +200,12 @@ pub fn mark(packet: &mut [u8]) {
     }
 }
 
-/// Decrements the TTL. The packet must have been parsed.
+/// Decrements the TTL, or the hop limit for IPv6, and updates the IPv4 header checksum. A TTL of 0 must not be passed:
+/// it stays, and the checksum becomes wrong. The packet must have been parsed.
 pub fn decrement_ttl(packet: &mut [u8]) {
     if packet[0] >> 4 == 4 {
         packet[8] = packet[8].saturating_sub(1);
-        // RFC 1141: the checksum grows by the amount that the header word shrinks.
+        // RFC 1141: the checksum grows by the amount by which the header word shrinks.
         let sum = u32::from(u16::from_be_bytes([packet[10], packet[11]])) + 0x0100;
         // End-around carry; 0xffff becomes 0, as a newly computed checksum would be.
         let folded = (sum + u32::from(sum >= 0xffff)) & 0xffff;
@@ -204,7 +215,9 @@ pub fn decrement_ttl(packet: &mut [u8]) {
     }
 }
 
-/// Lowers the MSS option of a TCP SYN to the value that fits `mtu`, in bytes. Returns whether it changed the packet.
+/// Lowers the MSS option of a TCP SYN to the value with which segments fit into IP packets of `mtu` bytes, and updates
+/// the TCP checksum. `info` must be the result of parsing this packet. Returns whether it changed the packet: `false`
+/// for other packets, and for a SYN without the option, with a lower value, or with malformed options.
 pub fn clamp_mss(packet: &mut [u8], info: &PacketInfo, mtu: u16) -> bool {
     const SYN: u8 = 0x02;
     let Some(tcp) = info.transport.filter(|_| info.protocol == TCP) else {

@@ -1,6 +1,7 @@
-//! Learned routes (D11): which ones an agent accepts, uses and advertises.
+//! Learned routes (D11): which routes an agent accepts, uses and advertises.
 //!
-//! Three kinds of agents advertise routes to each other inside their links, within what their configurations allow:
+//! VPN gateways, ExpressRoute gateways and circuit edges advertise routes to other agents inside their links, if their
+//! configurations allow it:
 //!
 //! ```text
 //! customer edge ─BGP─▶ circuit edge ─▶ ExpressRoute gateway ─▶ VMs of its VNet and its spokes, which send to the edge
@@ -8,8 +9,8 @@
 //! site's device ─BGP─▶ VPN gateway ─▶ VMs of its VNet and its spokes, which send to the gateway
 //!                           └───────▶ VPN gateways that it has a connection with, and its other sites (G18, G19)
 //! ```
-//! All functions are pure: results depend on the configuration and the [`RoutingState`] alone. Agents call them to route
-//! packets, and the controller calls them to show what agents do.
+//! All functions are pure: their results depend on the configuration and the [`RoutingState`] alone. Agents call them
+//! to route packets, and the controller calls them to show the routes that agents use.
 //!
 //! | Module | Contents |
 //! |---|---|
@@ -38,19 +39,22 @@ use tombolo_proto::config::{AgentConfig, GatewayConnection, GatewayKind, Role};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::Route;
 
-/// The state that agents learn by themselves (D11).
+/// The state that agents learn by themselves (D11), as opposed to their configuration. It is unfiltered input:
+/// functions of this module check it against the configuration each time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RoutingState {
-    /// Peers that are down. Next hops of routes avoid them if another one is up.
+    /// Peers that are down: other agents, and devices of sites. A route with several next hops uses one that is up.
     pub down: BTreeSet<AgentId>,
-    /// Routes that other agents advertised inside their links, as received: every table whole, unfiltered.
+    /// Routes that other agents advertised inside their links, by sender: each sender's last table, whole and
+    /// unfiltered.
     pub received: BTreeMap<AgentId, Arc<Vec<Route>>>,
-    /// Routes that BGP neighbours announced, by [`Neighbour::id`](tombolo_proto::config::Neighbour::id); unfiltered.
+    /// Routes that BGP neighbours announce, unfiltered, by [`Neighbour::id`](tombolo_proto::config::Neighbour::id).
     pub learned: BTreeMap<ResourceId, Arc<Vec<Route>>>,
 }
 
 impl RoutingState {
-    /// Removes the state of agents and neighbours that are not in the configuration.
+    /// Removes the state of agents that `config` has no link with, and of BGP neighbours that it does not have. Routes
+    /// of others stay, even if the import policy refuses them.
     pub fn keep(&mut self, config: &AgentConfig) {
         let linked = |a: &AgentId| config.links.binary_search_by(|l| l.peer.cmp(a)).is_ok();
         self.down.retain(|a| linked(a));
@@ -65,31 +69,35 @@ impl RoutingState {
     }
 }
 
-/// An accepted route, with its next hop.
+/// A route that the import policy accepts, with its next hop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AcceptedRoute<'a> {
     /// The route as it was received.
     pub route: &'a Route,
-    /// The agent or site device that sent it. `None` at an edge: the customer.
+    /// The agent or site device that sent the route. `None`: this agent is an edge, and the customer announced it.
     pub from: Option<AgentId>,
-    /// The agent or site device to send packets to. At an edge, the edge itself.
+    /// The agent or site device that packets are sent to; at an edge, the edge itself. This agent may have no link with
+    /// it.
     pub via: AgentId,
-    /// The kind of gateway that the route belongs to.
+    /// The kind of the gateway by which the route was learned.
     pub kind: GatewayKind,
-    /// At a VPN gateway: the connection that the route was received from.
+    /// At a VPN gateway: the connection that the route was received from. `None` for other roles, and for routes of the
+    /// VNet's ExpressRoute gateway.
     pub connection: Option<&'a GatewayConnection>,
-    /// The sender or the next hop is down.
+    /// Whether the sender or the next hop is down. The route stays accepted, but others of its prefix are preferred.
     pub down: bool,
 }
 
-/// Whether the import policy accepts any route of this sender. If not, its advertisements change nothing.
+/// Whether the import policy may accept routes that `sender`, the peer of a link, advertises. If not, all of its
+/// advertisements are ignored. False for an agent that `config` has no link with.
 #[must_use]
 pub fn accepts_routes_from(config: &AgentConfig, sender: &AgentId) -> bool {
     ImportPolicy::of(config, sender).is_some()
 }
 
-/// The accepted routes of all received and learned ones: first those of agents, then those of BGP neighbours, each in
-/// the order of the senders' names.
+/// Applies the import policy to all routes in `state`, and returns the accepted ones: first those of agents, then those
+/// of BGP neighbours, each in the order of the senders' names, and those of one sender in the order of its table.
+/// Several routes may have the same prefix. [`refused`] returns the others, by reason.
 #[must_use]
 pub fn accept_routes<'a>(config: &'a AgentConfig, state: &'a RoutingState) -> Vec<AcceptedRoute<'a>> {
     let mut accepted = Vec::new();

@@ -1,35 +1,36 @@
-//! The counters of one engine: plain numbers with one owner, who copies them out on request.
+//! The counters of one engine. They are plain numbers that only the engine's thread changes; other threads get copies.
 
 use crate::verdict::DropReason;
 use tombolo_proto::status::Totals;
 
-/// Counters of one engine. Two sums hold at all times ([`conserved`](Self::conserved)):
+/// Counters of one engine since its start. Two sums hold at all times ([`conserved`](Self::conserved)):
 ///
-/// * `tun_in + link_in + redirected_in = tun_out + link_out + replied + dropped + redirected_out`. `link_out` counts packets, not
-///   datagrams, and includes those that wait for a handshake.
+/// * `tun_in + link_in + redirected_in = tun_out + link_out + replied + dropped + redirected_out`. `link_out` counts
+///   packets, not datagrams, and includes packets that wait for a handshake.
 /// * `datagrams + bundled = link_in + control_datagrams + refused_datagrams`.
 #[derive(Debug, Clone, Default)]
 pub struct Stats {
-    /// Packets by fate.
+    /// Packets by where they came from and what became of them.
     pub totals: Totals,
     drops: Box<[u64]>,
     /// Datagrams read from the sockets.
     pub datagrams: u64,
-    /// Datagrams that yielded no packet at once: handshakes, cookies, keepalives, and all of QUIC, whose packets
-    /// `bundled` counts.
+    /// Datagrams that yielded no packet at once: handshakes, cookies, keepalives, messages between agents, fragments,
+    /// and all of QUIC, whose packets `bundled` counts.
     pub control_datagrams: u64,
-    /// Packets out of QUIC datagrams, of which one may hold several.
+    /// Packets that came in QUIC datagrams. A datagram may hold several, or none.
     pub bundled: u64,
     /// Packets that another lane redirected to this one. That lane counted their arrival.
     pub redirected_in: u64,
     /// Packets that this lane redirected to another one, which counts their fate.
     pub redirected_out: u64,
-    /// Refused datagrams, e.g. for the reasons `bad_datagram` and `replayed`.
+    /// Refused datagrams. [`drops`](Self::drops) has their reasons, e.g. `bad_datagram` and `replayed`.
     pub refused_datagrams: u64,
 }
 
 impl Stats {
-    /// Counters that are all zero.
+    /// Creates counters that are all zero. A value of [`Stats::default`] has no room for reasons, and panics when one
+    /// is counted.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -38,27 +39,30 @@ impl Stats {
         }
     }
 
-    /// Counts a dropped packet.
+    /// Counts a dropped packet under its reason.
     pub fn dropped(&mut self, reason: DropReason) {
         self.drops[reason as usize] += 1;
         self.totals.dropped += 1;
     }
 
-    /// Counts a refused datagram under its reason. It counts as no dropped packet, because what it held is unknown.
+    /// Counts a refused datagram under its reason. It does not count as a dropped packet, because nobody knows whether
+    /// it held one.
     pub fn refused(&mut self, reason: DropReason) {
         self.drops[reason as usize] += 1;
         self.refused_datagrams += 1;
     }
 
-    /// Counts packets as dropped that were counted as sent while they waited for a handshake, which failed.
+    /// Moves packets from the sent to the dropped ones (`link_down`): they were counted as sent while they waited for a
+    /// handshake, which then failed.
     pub fn lost(&mut self, packets: u64) {
         self.totals.link_out = self.totals.link_out.saturating_sub(packets);
         self.totals.dropped += packets;
         self.drops[DropReason::LinkDown as usize] += packets;
     }
 
-    /// Counts datagrams that the kernel refused to send, each as one dropped packet. Handshakes among them are few
-    /// enough to ignore.
+    /// Moves datagrams that the kernel refused to send from the sent to the dropped packets (`send_refused`), each as
+    /// one packet. The handshakes among them are counted wrongly, but are few. At most `link_out` packets are moved, so
+    /// that no counter wraps.
     pub fn not_sent(&mut self, datagrams: u64) {
         let packets = datagrams.min(self.totals.link_out);
         self.totals.link_out -= packets;
@@ -66,7 +70,8 @@ impl Stats {
         self.drops[DropReason::SendRefused as usize] += packets;
     }
 
-    /// Counts packets that the TUN device refused, as dropped instead of delivered.
+    /// Moves packets that the TUN device refused from the delivered to the dropped ones (`device_refused`); at most
+    /// `tun_out` packets, so that no counter wraps.
     pub fn not_delivered(&mut self, packets: u64) {
         let packets = packets.min(self.totals.tun_out);
         self.totals.tun_out -= packets;
@@ -74,7 +79,7 @@ impl Stats {
         self.drops[DropReason::DeviceRefused as usize] += packets;
     }
 
-    /// Whether both sums of the type's documentation hold.
+    /// Whether both sums of the type's documentation hold. It is false only if the engine has an error.
     #[must_use]
     pub fn conserved(&self) -> bool {
         let t = &self.totals;
@@ -89,7 +94,7 @@ impl Stats {
         self.drops[reason as usize]
     }
 
-    /// All reasons with a number above zero, in the order of [`DropReason::ALL`].
+    /// The reasons with a number above zero and their numbers, in the order of [`DropReason::ALL`].
     pub fn drops_by_reason(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
         DropReason::ALL
             .iter()

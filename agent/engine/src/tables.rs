@@ -1,4 +1,5 @@
-//! The lookup tables of one agent: built from its configuration and routing state, never modified afterwards.
+//! The lookup tables of one agent. They are built from its configuration and routing state, and never modified
+//! afterwards.
 
 mod installed;
 pub mod lpm;
@@ -17,44 +18,46 @@ use tombolo_proto::route::EffectiveRoute;
 
 pub use crate::routing::RoutingState;
 
-/// The position of a link in [`AgentConfig::links`](tombolo_proto::config::AgentConfig::links) and in [`Tables`].
+/// The position of a link in [`AgentConfig::links`](tombolo_proto::config::AgentConfig::links), from 0, and in the
+/// [`Tables`] that were built from it. An index is meaningful only together with this configuration: in another one it
+/// may be another link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkIndex(pub u32);
 
 impl LinkIndex {
-    /// The position as an array index.
+    /// The position as an index of an array or `Vec`.
     #[must_use]
     pub const fn get(self) -> usize {
         self.0 as usize
     }
 }
 
-/// Largest number of links of one agent: a link's number has 16 bits in datagrams.
+/// Largest number of links of one agent: WireGuard's receiver index has 16 bits for the link here.
 pub const MAX_LINKS: usize = 65_536;
 
-/// The reason why no tables can be built from a configuration, as text that names the field.
+/// The reason why no tables can be built from a configuration, as text that names the field and its value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BuildError(String);
 
-/// The lookup tables of one agent. Lanes share them as an `Arc`.
+/// The lookup tables of one agent. All lanes of the agent share one value as an `Arc`.
 #[derive(Debug, Clone)]
 pub struct Tables {
     /// The agent that the tables are for.
     pub agent: AgentId,
     /// MTU of the TUN device, in bytes.
     pub mtu: u16,
-    /// How fast a failed link is detected.
+    /// Intervals and counts of the probes that detect a failed link.
     pub probes: Probes,
     pub(crate) role: AgentRole,
     pub(crate) subnets: Vec<SubnetRoutes>,
     pub(crate) spaces: Vec<AddressSpace>,
     pub(crate) own_space: Lpm<()>,
-    /// Addresses of peered VNets with `allowVirtualNetworkAccess` off here. They are not in the `VirtualNetwork`
-    /// service tag, so packets from and to them are dropped on every path (P17).
+    /// Prefixes of peered VNets whose peering has `allowVirtualNetworkAccess` off in this agent's half. They do not
+    /// belong to the `VirtualNetwork` service tag, so packets from and to them are dropped on every path (P17).
     pub(crate) denied: Lpm<()>,
     pub(crate) links: Vec<LinkPolicy>,
-    /// Whether a route shares flows between links, so that decisions depend on ports.
+    /// Whether a route shares flows between links. If so, decisions depend on ports.
     pub(crate) spreads: bool,
 }
 
@@ -63,10 +66,10 @@ pub struct Tables {
 #[expect(clippy::large_enum_variant, reason = "each set of tables has one")]
 pub(crate) enum AgentRole {
     Vm {
-        /// Address of a NIC, or served prefix, to the position of its subnet. Packets to these are delivered to the TUN
-        /// device.
+        /// Maps each address of a NIC, and each served prefix, to the position of its subnet. Packets to these are
+        /// delivered to the TUN device.
         own: Lpm<usize>,
-        /// The addresses of the NICs, without served prefixes.
+        /// The addresses of the NICs. Served prefixes are not among them.
         addresses: BTreeSet<IpAddr>,
         /// The subnet of the first NIC with `enableIPForwarding`. Its routes apply to packets with foreign sources.
         forwarding: Option<usize>,
@@ -75,31 +78,33 @@ pub(crate) enum AgentRole {
     Gateway {
         addresses: Vec<IpAddr>,
         local_prefixes: Lpm<()>,
-        /// Prefixes behind the connections, by VPN routes alone, whatever routes the VNet itself prefers (G21). `None`:
-        /// a local prefix within a learned route, which must not attract the packets to it.
+        /// The connection for each prefix behind connections, by routes of VPN connections alone; routes that the VNet
+        /// itself prefers have no influence (G21). `None`: a local prefix within a larger learned one. Packets to it
+        /// must not follow the larger prefix to a connection.
         transit: Lpm<Option<Transit>>,
-        /// The part of `transit` that packets from another connection may use: connections with route exchange, and
-        /// sites without BGP, whose prefixes are configured (G18, G19).
+        /// The part of `transit` that applies to packets from another connection. It has the prefixes of connections
+        /// with route exchange, and those of sites without BGP, which are configured (G18, G19).
         bgp_transit: Lpm<Option<Transit>>,
-        /// The prefixes of sites whose packets keep their TTL; empty unless [`SiteTtl`](tombolo_proto::config::SiteTtl)
-        /// says so (T6).
+        /// The prefixes of sites whose packets keep their TTL (T6). Empty unless the configuration has
+        /// [`SiteTtl::Transparent`](tombolo_proto::config::SiteTtl::Transparent).
         sites: Lpm<()>,
     },
     /// An instance of an ExpressRoute gateway.
     CircuitGateway { addresses: Vec<IpAddr> },
     Edge {
-        /// The edge's ends of its tunnels.
+        /// The edge's own addresses: its ends of the tunnels to the gateways of linked VNets.
         addresses: BTreeSet<IpAddr>,
-        /// The prefixes of the linked VNets, each with the link to its gateway; `None` if there is no link.
+        /// The prefixes of the linked VNets, each with the link to the VNet's gateway. `None`: the edge has no link to
+        /// an instance of it.
         networks: Lpm<Option<LinkIndex>>,
-        /// The prefixes that the customer announced.
+        /// The prefixes that the customer announced by BGP and that were accepted.
         customer: Lpm<()>,
         /// Whether linked VNets reach each other through the circuit (E6).
         vnet_to_vnet: bool,
     },
 }
 
-/// The way to a prefix behind a VPN connection.
+/// The connection and the link that lead to a prefix behind a VPN connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Transit {
     pub(crate) connection: ResourceId,
@@ -108,7 +113,7 @@ pub(crate) struct Transit {
     pub(crate) exchange: bool,
 }
 
-/// The links of one gateway route: one, or several that share its flows.
+/// The links of one gateway route: one link, or several that share the flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LinkGroup {
     links: [LinkIndex; Self::MAX_MEMBERS],
@@ -116,7 +121,7 @@ pub(crate) struct LinkGroup {
 }
 
 impl LinkGroup {
-    /// The two edges of each of four circuits. Further links of a route carry no flows.
+    /// Room for the two edges of each of four circuits. Links of a route beyond these get no flows.
     const MAX_MEMBERS: usize = 8;
 
     fn of(links: &[LinkIndex]) -> Option<Self> {
@@ -131,7 +136,8 @@ impl LinkGroup {
         Some(group)
     }
 
-    /// The link that carries the flow of a packet, by addresses and ports (E4). Every engine computes the same.
+    /// The link that carries the flow of a packet, chosen by a hash of addresses and ports (E4). The result depends on
+    /// nothing else, so that every engine and the controller choose the same link.
     pub(crate) fn pick(&self, packet: &PacketInfo) -> LinkIndex {
         if self.count == 1 {
             return self.links[0];
@@ -140,8 +146,9 @@ impl LinkGroup {
             IpAddr::V4(a) => u128::from(u32::from(a)),
             IpAddr::V6(a) => u128::from(a),
         };
-        // The constant is odd, so that multiplication loses no bits. Any fixed one will do: agents and the controller's
-        // `explain` must agree on the link of a flow.
+        // An odd factor loses no bits in the multiplication. This one is the golden ratio in 128 bits, which spreads
+        // near values well. It must not change: agents of different versions and the controller's `explain` must agree
+        // on the link of a flow.
         const ODD: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
         let mixed = bits(packet.source)
             .wrapping_mul(ODD)
@@ -149,10 +156,12 @@ impl LinkGroup {
             .wrapping_mul(ODD)
             .wrapping_add(u128::from(packet.ports))
             .wrapping_mul(ODD);
+        // The highest bits depend on all bits of the input.
         let high = (mixed >> 96) as u32;
         self.links[high as usize % usize::from(self.count)]
     }
 
+    /// The links, in order of preference; at least one.
     pub(crate) fn links(&self) -> &[LinkIndex] {
         &self.links[..usize::from(self.count)]
     }
@@ -165,7 +174,8 @@ pub(crate) struct SubnetRoutes {
     /// The active routes. Positions refer to `all`.
     pub(crate) routes: Lpm<RouteEntry>,
     pub(crate) all: Vec<EffectiveRoute>,
-    /// Gateway routes that a peering's route overrides. Used while the peering's link is down.
+    /// Gateway routes that the route of a peering overrides. They apply while the direct link to the destination's
+    /// owner is down.
     pub(crate) standby: Lpm<RouteEntry>,
 }
 
@@ -179,18 +189,18 @@ pub(crate) struct RouteEntry {
 /// A next hop, resolved as far as possible without a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hop {
-    /// To the owner of the destination in this space.
+    /// To the owner of the destination in the space at this position.
     Space(usize),
-    /// To a peered VNet that this agent does not deliver into.
+    /// To a peered VNet that has no space in the configuration, so that this agent does not deliver into it.
     PeeringNotDelivered,
     Gateway(Option<LinkGroup>),
-    /// To the owner of the appliance's address in this space. `None`: no space has the address.
+    /// To the owner of the appliance's address in the space at this position. `None`: no space contains the address.
     Appliance(Option<usize>, IpAddr),
     Internet,
     None,
 }
 
-/// One VNet whose owners of addresses are known (D8).
+/// One VNet, with the owners of its addresses (D8).
 #[derive(Debug, Clone)]
 pub(crate) struct AddressSpace {
     pub(crate) vnet: ResourceId,
@@ -200,7 +210,7 @@ pub(crate) struct AddressSpace {
 }
 
 impl AddressSpace {
-    /// Whether packets may cross: false for a peering with `allowVirtualNetworkAccess` off (P17).
+    /// Whether packets may be sent into this VNet: false for a peering with `allowVirtualNetworkAccess` off (P17).
     pub(crate) fn access(&self) -> bool {
         match &self.kind {
             SpaceKind::Peered { allow_access, .. } => *allow_access,
@@ -212,10 +222,10 @@ impl AddressSpace {
 /// The agent that owns a prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Owner {
-    /// This agent.
+    /// This agent owns the prefix.
     Own,
     Link(LinkIndex),
-    /// An agent that this one has no link with.
+    /// The owner is an agent that this agent has no link with.
     NoLink,
 }
 
@@ -226,22 +236,24 @@ pub(crate) struct LinkPolicy {
     pub(crate) relation: PeerRole,
     pub(crate) sources: Sources,
     pub(crate) foreign: ForeignSources,
-    /// The link is down, and another path may replace it.
+    /// The peer is down according to the routing state. Packets take another path if there is one.
     pub(crate) down: bool,
-    /// The peer may advertise routes.
+    /// Whether route advertisements of the peer are accepted.
     pub(crate) advertises: bool,
-    /// Where packets from this link may go, at a VPN gateway.
+    /// At a VPN gateway: the connections that packets from this link may be forwarded to.
     pub(crate) transit_scope: TransitScope,
 }
 
-/// The connections that packets from a connection may be forwarded to, besides the gateway's local prefixes (G18, G19).
+/// The connections to which a VPN gateway forwards packets from a connection, in addition to its local prefixes (G18,
+/// G19).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TransitScope {
-    /// The source connection exchanges routes: to connections that exchange routes, and to sites without BGP.
+    /// Packets may be forwarded to connections that exchange routes and to sites without BGP, because the connection
+    /// that they come from exchanges routes.
     AllConnections,
-    /// The source connection leads to a site without BGP: to connections that exchange routes.
+    /// Packets may be forwarded only to connections that exchange routes, because they come from a site without BGP.
     BgpConnections,
-    /// To no other connection.
+    /// Packets may not be forwarded to another connection.
     None,
 }
 
@@ -249,7 +261,7 @@ pub(crate) enum TransitScope {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PeerRole {
     VnetLocal,
-    /// The position of the peering's space.
+    /// A VM of the peered VNet whose space has this position.
     Peering(usize),
     Gateway,
     GatewayClient,
@@ -261,30 +273,32 @@ pub(crate) enum PeerRole {
 }
 
 impl Tables {
-    /// The agent at the other end of a link.
+    /// The agent, or device of a site, at the other end of a link. `link` must be an index of these tables: an index of
+    /// another configuration may return another agent.
     ///
     /// # Panics
-    /// If the index is not from these tables.
+    /// If `link` is not below [`link_count`](Self::link_count).
     #[must_use]
     pub fn peer(&self, link: LinkIndex) -> &AgentId {
         &self.links[link.get()].peer
     }
 
-    /// The link with an agent; `None` if there is none.
+    /// The link with an agent or device of a site; `None` if the configuration has none. Whether the link has a session
+    /// does not matter.
     #[must_use]
     pub fn link_with(&self, peer: &AgentId) -> Option<LinkIndex> {
         let position = self.links.binary_search_by(|l| l.peer.cmp(peer)).ok()?;
         u32::try_from(position).ok().map(LinkIndex)
     }
 
-    /// Number of links; indices are below it.
+    /// Number of links in the configuration. Every [`LinkIndex`] of these tables is below it.
     #[must_use]
     pub fn link_count(&self) -> usize {
         self.links.len()
     }
 
-    /// Whether the source is a local prefix of this VPN gateway, which answers its packets with ICMP errors (T5, D23).
-    /// Always false for other roles.
+    /// Whether `source` lies within a local prefix of this VPN gateway, which answers packets from there with ICMP
+    /// errors (T5, D23). Always false for other roles.
     #[must_use]
     pub fn is_local(&self, source: IpAddr) -> bool {
         match &self.role {
@@ -293,7 +307,8 @@ impl Tables {
         }
     }
 
-    /// Whether the customer of this edge announced the address. Always false for other roles.
+    /// Whether `address` lies within a prefix that the customer of this edge announced, and not within a linked VNet.
+    /// Always false for other roles.
     #[must_use]
     pub fn is_customers(&self, address: IpAddr) -> bool {
         match &self.role {
@@ -304,7 +319,8 @@ impl Tables {
         }
     }
 
-    /// The address that this VPN gateway sends ICMP errors from, of the same family as `like`. `None` for other roles.
+    /// The address from which this VPN gateway sends ICMP errors to `like`: its first one of the same address family.
+    /// `None`: it has none of this family, or the agent has another role.
     #[must_use]
     pub fn gateway_address(&self, like: IpAddr) -> Option<IpAddr> {
         match &self.role {

@@ -4,21 +4,21 @@ use crate::tables::LinkIndex;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The outcome for one packet.
+/// The outcome for one packet, which the engine then carries out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Write it to the TUN device: it is for this host, or for the host's kernel to forward (D23).
+    /// Write the packet to the TUN device: it is for this host, or for the host's kernel to forward (D23).
     Deliver,
-    /// Send it into a link.
+    /// Send the packet into a link.
     Forward {
-        /// The link.
+        /// The link to the next agent.
         link: LinkIndex,
-        /// Decrement the TTL first, because this agent is a router on the path.
+        /// Decrement the TTL before sending, because this agent is a router on the path.
         decrement_ttl: bool,
     },
-    /// Drop it, and send an ICMP error from the gateway's own address (T5).
+    /// Drop the packet, and send the ICMP error "time exceeded" from the gateway's own address (T5).
     TimeExceeded,
-    /// Drop and count it.
+    /// Drop the packet, and count it under this reason.
     Drop(DropReason),
 }
 
@@ -43,9 +43,9 @@ macro_rules! drop_reasons {
 }
 
 drop_reasons! {
-    /// Not an IP packet, or shorter than its headers say.
+    /// The bytes are not an IP packet, or are shorter than their headers say.
     Malformed = "malformed",
-    /// The link, or this host, may not use the source address (D10).
+    /// The packet's source is not one that the link, or this host, may use (D10).
     SpoofedSource = "spoofed_source",
     /// No active route contains the destination (T8).
     NoRoute = "no_route",
@@ -53,37 +53,41 @@ drop_reasons! {
     RouteNone = "route_none",
     /// The route's next hop is `Internet`, which the overlay does not carry.
     RouteInternet = "route_internet",
-    /// The address is in the VNet, and no agent owns it (D8).
+    /// The destination, or the address of the virtual appliance on the way to it, is in a known VNet, but no agent owns
+    /// it (D8).
     NoOwner = "no_owner",
     /// The virtual appliance's address is neither in this VNet nor in a directly peered one (R11).
     ApplianceUnreachable = "appliance_unreachable",
-    /// `allowVirtualNetworkAccess` is off on this side of the peering (P17).
+    /// The packet comes from or goes to a peered VNet, and this VNet's half of the peering has
+    /// `allowVirtualNetworkAccess` off (P17).
     AccessDenied = "access_denied",
-    /// The route leads to a gateway without a reachable instance.
+    /// The route leads to a gateway, or over a connection, and this agent has no link with any instance of it.
     NoGateway = "no_gateway",
-    /// The destination is not this host, and none of its NICs has `enableIPForwarding` (R12).
+    /// The destination is not an address of this host, and none of the host's NICs has `enableIPForwarding` (R12).
     NotForwarding = "not_forwarding",
     /// The gateway does not forward between these two networks (D9, P24).
     TransitNotAllowed = "transit_not_allowed",
-    /// The next hop is the link that the packet came from, or this host itself.
+    /// The next hop is the link that the packet came from, or the packet comes from this host and is for it.
     Hairpin = "hairpin",
     /// The TTL expired at a gateway that sends no ICMP error to this source (T5).
     TtlExceededSilent = "ttl_exceeded_silent",
     /// The TTL expired; an ICMP error was due, but was not sent, e.g. because of the rate limit.
     TtlExceeded = "ttl_exceeded",
-    /// The route leads to an agent that this one has no link with.
+    /// The next agent has no link with this one, or a link index belongs to another configuration.
     NoLink = "no_link",
-    /// The link has no session, and either its queue is full or its handshake failed.
+    /// The link has no session, and no packet can wait for one: its queue is full, no endpoint is known, or its
+    /// handshake failed.
     LinkDown = "link_down",
-    /// The packet exceeds the MTU of the link and may not be fragmented.
+    /// The packet exceeds the MTU of the link and may not be fragmented; or a datagram exceeds the longest of UDP.
     TooBig = "too_big",
-    /// A datagram from an unknown sender, or one that does not verify.
+    /// The datagram comes from an unknown sender, or does not verify.
     BadDatagram = "bad_datagram",
-    /// A datagram that was received before.
+    /// The datagram was received before, or is too old to tell.
     Replayed = "replayed",
-    /// The socket's buffer is full, and so is the queue in front of it.
+    /// The buffer of the socket and the queue of datagrams for it are full, or the queue of packets for lane 0 is.
     QueueFull = "queue_full",
-    /// The queue in front of the agent stood for too long (RFC 8289), and the sender supports no ECN.
+    /// The queue of datagrams in front of the agent was not empty for too long (in the style of RFC 8289), or a router
+    /// marked the datagram, and the packet's sender does not support ECN.
     Congestion = "congestion",
     /// The kernel refused to send the datagram.
     SendRefused = "send_refused",

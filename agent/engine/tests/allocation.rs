@@ -1,4 +1,4 @@
-//! Memory allocation of the engine: none per packet, and a bounded amount per link.
+//! Tests of the engine's memory: it allocates nothing per packet, and a bounded amount per link.
 #![cfg(feature = "links")]
 #![allow(
     clippy::unwrap_used,
@@ -22,7 +22,7 @@ use tombolo_proto::id::{AgentId, PublicKey};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Datagrams in sequence, in a buffer that is reused.
+/// A transmit sink that keeps datagrams one after the other in a buffer, which it reuses.
 struct Buffer {
     bytes: Vec<u8>,
     len: usize,
@@ -51,7 +51,7 @@ impl Buffer {
 
 impl TransmitSink for Buffer {
     fn reserve(&mut self, _transmit: &Transmit, len: usize) -> &mut [u8] {
-        // What is of no interest is overwritten.
+        // If the buffer is full, the datagrams so far are overwritten: the test only measures memory.
         if self.bytes.len() - self.len < len {
             self.clear();
         }
@@ -64,7 +64,7 @@ impl TransmitSink for Buffer {
     }
 }
 
-/// The receiving device: joins packets as the agent does, and counts writes and packets.
+/// The device of the receiving agent: joins packets as the agent does, and counts writes and packets.
 struct Device {
     coalescer: Coalescer,
     writes: usize,
@@ -101,7 +101,7 @@ fn super_packet() -> (VnetHeader, Vec<u8>) {
     (header, packet)
 }
 
-/// The counters belong to the process, so all cases are in one test.
+/// The allocator counts for the whole process, so all cases are in one test.
 #[test]
 fn packets_allocate_nothing_and_links_are_bounded() {
     packets_allocate_nothing();
@@ -149,7 +149,8 @@ fn packets_allocate_nothing() {
         (std::mem::take(&mut device.writes), std::mem::take(&mut device.packets))
     };
     bulk(&mut world, 3);
-    // The test harness's own thread allocates at times. Packets would allocate in each round, so the minimum counts.
+    // The test harness's own thread allocates now and then. Packets would allocate in each round, so the minimum of the
+    // rounds counts.
     let mut least = None;
     for _ in 0..3 {
         let region = Region::new(ALLOCATOR);
@@ -205,7 +206,7 @@ fn ten_thousand_links_are_bounded() {
     );
     assert!(idle / LINKS < 8_000, "{idle}");
 
-    // One packet to each peer: a handshake starts, and the packet waits for it.
+    // One packet is sent to each peer. Each starts a handshake, and waits for it.
     let mut out = Buffer::new();
     let mut device = Device {
         coalescer: Coalescer::new(true),
@@ -222,7 +223,7 @@ fn ten_thousand_links_are_bounded() {
     println!("{} bytes a link that asks for a session", asked / LINKS);
     assert!(asked / LINKS < 64_000, "{asked}");
 
-    // No peer responds: the waiting packets are dropped and counted, and memory does not grow.
+    // No peer responds, so the waiting packets are dropped and counted, and memory does not grow.
     let mut then = now;
     for _ in 0..30 {
         then += Duration::from_secs(5);
@@ -234,13 +235,13 @@ fn ten_thousand_links_are_bounded() {
     assert!(later <= asked + LINKS * 1000, "{later} after {asked}");
 }
 
-/// Bytes allocated since the start of the test.
+/// The number of bytes that were allocated since the start of the test and not freed since.
 fn live(region: &Region<'_, System>) -> usize {
     let change = region.change();
     change.bytes_allocated.saturating_sub(change.bytes_deallocated)
 }
 
-/// A key that no node of the test has.
+/// A public key that no node of the test has.
 fn key(n: usize) -> PublicKey {
     let mut secret = [7; 32];
     secret[..8].copy_from_slice(&n.to_le_bytes());

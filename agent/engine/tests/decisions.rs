@@ -1,4 +1,4 @@
-//! Packet decisions, rule by rule: tables of source, destination and verdict.
+//! Packet decisions, rule by rule. Each row of a table has a source, a destination and the expected verdict.
 #![cfg(feature = "links")]
 #![allow(
     clippy::unwrap_used,
@@ -22,7 +22,8 @@ fn info(from: &str, to: &str, ttl: u8) -> PacketInfo {
     parse(&udp(from, to, ttl, 8)).unwrap()
 }
 
-/// The verdict: `deliver`, `answer`, the next agent (`gw1`), the same with a decremented TTL (`gw1 -1`), or the drop reason.
+/// The verdict as text: `deliver`, `answer`, the next agent (`gw1`), the next agent with a decremented TTL (`gw1 -1`),
+/// or the drop reason. `from` is the peer whose link the packet came from; `None`: it came from the host.
 fn fate(config: &AgentConfig, state: &RoutingState, from: Option<&str>, packet: &PacketInfo) -> String {
     let tables = Tables::build(config, state).unwrap();
     let ingress = from.map_or(Ingress::Tun, |a| Ingress::Link(tables.link_with(&agent(a)).unwrap()));
@@ -79,7 +80,8 @@ fn of_peering(vnet: &str) -> Relation {
     }
 }
 
-/// The VM 10.1.0.4 in a hub of 10.1.0.0/16 and fd01::/48. `two` is a peered VNet, `three` one with access off.
+/// The VM 10.1.0.4 in a hub with 10.1.0.0/16 and fd01::/48. `two` is a VM in a peered VNet, `three` one in a VNet whose
+/// peering has access off.
 fn hub_vm() -> AgentConfig {
     let owners = [
         ("10.1.0.4/32", "vm"),
@@ -155,7 +157,7 @@ fn a_vm_sends_by_the_longest_active_route() {
         &[
             ("10.1.0.4", "10.1.0.5", "nva"),
             ("fd01::4", "fd01::5", "nva"),
-            // D8: the entry of a NIC has precedence over a served subnet.
+            // D8: the address of a NIC has precedence over the served subnet that contains it.
             ("10.1.0.4", "10.1.9.6", "server"),
             ("10.1.0.4", "10.1.9.7", "nva"),
             ("10.1.0.4", "10.1.0.200", "no_owner"),
@@ -167,14 +169,16 @@ fn a_vm_sends_by_the_longest_active_route() {
             ("10.1.0.4", "10.3.0.4", "access_denied"),
             ("10.1.0.4", "10.9.1.1", "gw1"),
             ("10.1.0.4", "10.10.1.1", "no_gateway"),
-            // R13: next hop `None`; R1: the system route to the Internet.
+            // R13: a route with next hop `None` drops the packet. R1: the system route for other destinations leads to
+            // the Internet, which the overlay does not carry.
             ("10.1.0.4", "192.168.1.1", "route_none"),
             ("10.1.0.4", "8.8.8.8", "route_internet"),
             // T8: this subnet has no default route for IPv6.
             ("fd01::4", "2001:db8::1", "no_route"),
-            // R7: this user route is longer than the peering's route.
+            // R7: this user route has a longer prefix than the peering's route.
             ("10.1.0.4", "10.2.4.1", "nva"),
-            // R11: an appliance in a peered VNet, with access off, in no known VNet, without an owner, the VM itself.
+            // R11: the appliance is in a peered VNet, in one with access off, in no known VNet, has no owner, or is the
+            // VM itself.
             ("10.1.0.4", "10.20.0.1", "two"),
             ("10.1.0.4", "10.30.0.1", "access_denied"),
             ("10.1.0.4", "10.40.0.1", "appliance_unreachable"),
@@ -187,7 +191,7 @@ fn a_vm_sends_by_the_longest_active_route() {
 
 #[test]
 fn routes_that_lost_are_never_used() {
-    // R8: a lookup ignores `Invalid` routes.
+    // R8: lookups ignore `Invalid` routes.
     let mut config = hub_vm();
     let mut invalid = route("10.2.0.0/24", NextHop::None {});
     invalid.state = RouteState::Invalid;
@@ -199,7 +203,7 @@ fn routes_that_lost_are_never_used() {
 
 #[test]
 fn a_host_speaks_for_itself_unless_it_forwards() {
-    // R12, D10: only a NIC with IP forwarding may send foreign sources.
+    // R12, D10: only a VM with a forwarding NIC may send foreign sources. Each row is tested without and with one.
     let rows = |foreign| {
         [
             ("10.1.0.4", "10.2.0.4", "two"),
@@ -209,7 +213,7 @@ fn a_host_speaks_for_itself_unless_it_forwards() {
     };
     expect(&hub_vm(), None, &rows("spoofed_source"));
     expect(&forwarding(hub_vm()), None, &rows("two"));
-    // D8: sources of machines behind the host.
+    // D8: machines without agents in a served prefix send through this host.
     let mut config = hub_vm();
     let Role::Vm { served, .. } = &mut config.role else {
         unreachable!()
@@ -253,7 +257,7 @@ fn each_nic_has_its_own_subnets_routes() {
         &[
             ("10.1.0.4", "10.2.0.4", "two"),
             ("10.1.1.4", "10.2.0.4", "route_internet"),
-            // A foreign source uses the routes of the subnet of the NIC that forwards.
+            // Packets with a foreign source use the routes of the forwarding NIC's subnet.
             ("172.16.0.1", "10.2.0.4", "route_internet"),
         ],
     );
@@ -261,7 +265,7 @@ fn each_nic_has_its_own_subnets_routes() {
 
 #[test]
 fn a_gateway_that_is_down_gives_way_to_the_next() {
-    // D11: gateways that are down are skipped.
+    // D11: gateways that are down are skipped; if all are down, the first one is used.
     let packet = info("10.1.0.4", "10.9.0.1", 64);
     for (down, expected) in [
         (vec![], "gw1"),
@@ -279,7 +283,7 @@ fn a_gateway_that_is_down_gives_way_to_the_next() {
 
 #[test]
 fn a_link_carries_what_its_other_end_may_speak_for() {
-    // D10: each row arrives from `two` and from `nva`.
+    // D10: each packet arrives both from `two` and from `nva`.
     let config = hub_vm();
     expect(
         &config,
@@ -290,7 +294,7 @@ fn a_link_carries_what_its_other_end_may_speak_for() {
             ("10.2.0.5", "10.1.0.4", "spoofed_source"),
             ("10.5.0.1", "10.1.0.4", "spoofed_source"),
             ("10.1.0.5", "10.1.0.4", "spoofed_source"),
-            // R12: the destination is not this host.
+            // R12: the destination is not this host, which does not forward.
             ("10.2.0.4", "10.1.0.5", "not_forwarding"),
         ],
     );
@@ -313,8 +317,8 @@ fn a_link_carries_what_its_other_end_may_speak_for() {
     );
 }
 
-/// P17: addresses of a peering without access are unreachable on every path: through a gateway that serves both VNets
-/// (P21d), and through an appliance.
+/// P17: addresses of a VNet whose peering has access off are unreachable on every path: through a gateway that both
+/// VNets use (P21d), and through an appliance.
 #[test]
 fn access_that_is_off_is_off_on_every_path() {
     let mut config = forwarding(hub_vm());
@@ -358,8 +362,8 @@ fn access_that_is_off_is_off_on_every_path() {
 
 #[test]
 fn appliances_bring_foreign_sources_where_that_is_allowed() {
-    // P18: from a peered VNet, no source in the receiver's own address space. R12: from the own VNet, any source but
-    // the receiver's addresses.
+    // P18: an appliance in a peered VNet may not send from the receiver's own address space. R12: an appliance in the
+    // own VNet may send from any address but the receiver's own.
     let mut config = hub_vm();
     for link in &mut config.links {
         link.foreign = match link.peer.as_str() {
@@ -391,8 +395,8 @@ fn appliances_bring_foreign_sources_where_that_is_allowed() {
     expect(&config, Some("server"), &[("10.5.0.1", "10.1.0.4", "spoofed_source")]);
 }
 
-/// The gateway of the hub 10.1.0.0/16, at 10.1.255.4. Spoke 10.2.0.0/16 uses it, peered VNet 10.3.0.0/16 does not. It
-/// has connections to 10.8.0.0/16, which is peered too, and to 10.9.0.0/16.
+/// The gateway of the hub 10.1.0.0/16, at 10.1.255.4. The spoke 10.2.0.0/16 uses it, the peered VNet 10.3.0.0/16 does
+/// not. The gateway has connections to 10.8.0.0/16, which is also peered with the hub, and to 10.9.0.0/16.
 fn hub_gateway() -> AgentConfig {
     let connection = |name: &str| Relation::Connection { connection: id(name) };
     let transit = |prefix: &str, name: &str, via: &[&str]| TransitRoute {
@@ -466,9 +470,10 @@ fn a_gateway_relays_between_its_own_side_and_its_connections() {
         Some("spoke-vm"),
         &[
             ("10.2.0.4", "10.9.0.1", "nine1 -1"),
-            // D9: through the connection, although the hub itself is peered with the destination.
+            // D9: the gateway forwards through the connection, although the hub itself is peered with the destination.
             ("10.2.0.4", "10.8.0.1", "eight -1"),
-            // P21d: a user-defined route leads a spoke to another client or to the hub.
+            // P21d: a user-defined route of a spoke leads its packets through the gateway to another spoke or to the
+            // hub.
             ("10.2.0.4", "10.1.0.4", "vm -1"),
             // A packet to the gateway's own address goes to the kernel without decrementing the TTL.
             ("10.2.0.4", "10.1.255.4", "deliver"),
@@ -486,9 +491,9 @@ fn a_gateway_relays_between_its_own_side_and_its_connections() {
             ("10.9.0.1", "10.1.0.4", "vm -1"),
             ("10.9.0.1", "10.2.0.4", "spoke-vm -1"),
             ("10.9.0.1", "10.1.255.4", "deliver"),
-            // R16: a route table of GatewaySubnet may lead through an appliance.
+            // R16: the route table of `GatewaySubnet` may lead packets through an appliance.
             ("10.9.0.1", "10.2.7.4", "nva -1"),
-            // D9: neither into a peered VNet that does not use this gateway, nor to another connection.
+            // D9: the gateway forwards neither into a peered VNet that does not use it, nor to another connection.
             ("10.9.0.1", "10.3.0.4", "transit_not_allowed"),
             ("10.9.0.1", "10.8.0.1", "transit_not_allowed"),
             ("10.9.0.1", "10.9.0.2", "transit_not_allowed"),
@@ -503,7 +508,7 @@ fn a_gateway_relays_between_its_own_side_and_its_connections() {
         ..RoutingState::default()
     };
     assert_eq!(fate(&config, &down, Some("spoke-vm"), &packet), "nine2 -1", "D11");
-    // The gateway's own host may send its replies, with no source but its own.
+    // The gateway's own host may send packets, but only from the gateway's address.
     expect(
         &config,
         None,
@@ -525,7 +530,7 @@ fn a_gateway_takes_one_ttl_and_answers_its_own_side_alone() {
         ("spoke-vm", "10.2.0.4", "10.9.0.1", 0, "answer"),
         ("nine1", "10.9.0.1", "10.2.0.4", 2, "spoke-vm -1"),
         ("nine1", "10.9.0.1", "10.2.0.4", 1, "ttl_exceeded_silent"),
-        // A packet for the gateway itself needs no TTL. A missing route is reported before an expired TTL.
+        // A packet for the gateway itself is delivered with any TTL. A missing route is reported before an expired TTL.
         ("spoke-vm", "10.2.0.4", "10.1.255.4", 1, "deliver"),
         ("spoke-vm", "10.2.0.4", "10.3.0.4", 1, "transit_not_allowed"),
     ] {

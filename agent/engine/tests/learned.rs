@@ -1,5 +1,5 @@
-//! Learned routes are untrusted input: which sources a link may use because of them (D10), and which routes are
-//! refused.
+//! Learned routes are untrusted input. The tests show which sources a link may use because of them (D10), and which
+//! routes are refused.
 #![cfg(feature = "links")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -57,9 +57,9 @@ fn may(tables: &Tables, from: &AgentId, source: &str, destination: &str) -> bool
     }
 }
 
-/// 10.1.0.4 in a spoke of 10.1.0.0/16 and fd01::/48. Its hub 10.2.0.0/16 has two VPN instances, which are configured to
-/// forward for 10.2.0.0/16 and for 10.9.0.0/16 behind a connection, and an ExpressRoute gateway. The spoke is also peered
-/// with 10.3.0.0/16.
+/// The VM 10.1.0.4 in a spoke with 10.1.0.0/16 and fd01::/48. Its hub 10.2.0.0/16 has a VPN gateway with two instances
+/// and an ExpressRoute gateway. The VPN instances are configured to forward for 10.2.0.0/16, and for 10.9.0.0/16 behind
+/// a connection. The spoke is also peered with 10.3.0.0/16.
 fn spoke_vm() -> AgentConfig {
     let relayed = ["10.2.0.0/16", "10.9.0.0/16"];
     let links = vec![
@@ -122,8 +122,8 @@ fn spoke_vm() -> AgentConfig {
     config
 }
 
-/// Finding 1 of docs/security.md, at a VM that uses remote gateways: a route that contains, equals or lies within an
-/// assigned prefix.
+/// Finding 1 of docs/security.md, at a VM that uses remote gateways. A gateway advertises a route that contains an
+/// assigned prefix, equals it, or lies within it; the gateway may still not use sources in that prefix.
 #[test]
 fn no_learned_route_lets_a_gateway_speak_for_assigned_spaces() {
     let announcements: [&[&str]; 7] = [
@@ -187,7 +187,8 @@ fn no_learned_route_lets_a_gateway_speak_for_assigned_spaces() {
     }
 }
 
-/// Legitimate routes: a site behind a default route, a failover between the gateways of one hub, a larger aggregate.
+/// Legitimate routes do permit sources: those of a site behind a default route, of a failover between the gateways of
+/// one hub, and of a larger aggregate.
 #[test]
 fn what_is_nobody_elses_may_come_by_every_gateway_of_the_hub() {
     let by = |prefixes: &[&str], sender: &str, gateway: &str, source: &str| {
@@ -200,14 +201,15 @@ fn what_is_nobody_elses_may_come_by_every_gateway_of_the_hub() {
         }
         assert!(by(&["10.0.0.0/8"], "er", gateway, "10.77.0.1") && !by(&["10.0.0.0/8"], "er", gateway, "11.0.0.1"));
         assert!(by(&["172.16.0.0/12"], "gw2", gateway, "172.16.9.9"));
-        // E9, E11: one gateway may learn what another one is configured for.
+        // E9, E11: one gateway may learn a route for a prefix that another gateway is configured for.
         for prefix in ["10.9.0.0/16", "10.9.7.0/24"] {
             assert!(by(&[prefix], "er", gateway, "10.9.7.1"), "{prefix} by {gateway}");
         }
     }
 }
 
-/// P25: the VNet is peered, and configured behind the connection too. Learned routes do not restrict that.
+/// P25: a VNet is peered with the agent's VNet, and also configured behind a connection. Learned routes do not restrict
+/// its sources.
 #[test]
 fn configured_sources_stay_whole() {
     let mut config = spoke_vm();
@@ -225,8 +227,8 @@ fn configured_sources_stay_whole() {
     }
 }
 
-/// The gateway of hub 10.2.0.0/16 and of client 10.1.0.0/16, with a BGP session to a site and a connection to
-/// 10.9.0.0/16.
+/// The gateway of the hub 10.2.0.0/16. The spoke 10.1.0.0/16 uses it. It has a BGP session with a site, and a
+/// connection to 10.9.0.0/16.
 fn hub_gateway() -> AgentConfig {
     let site = AgentId::of_site(&id("c-site"));
     let mut links = vec![
@@ -293,7 +295,8 @@ fn hub_gateway() -> AgentConfig {
     config
 }
 
-/// In transit: from a site, a gateway accepts no source of its local prefixes, of another connection, or of its own.
+/// A gateway accepts from a site no source within the gateway's local prefixes, another connection or its own
+/// addresses, even if the site announces the prefix.
 #[test]
 fn a_site_speaks_for_itself_alone() {
     let site = AgentId::of_site(&id("c-site"));
@@ -322,8 +325,8 @@ fn a_site_speaks_for_itself_alone() {
     }
 }
 
-/// P21d: a spoke reaches another one, or the hub, by its own route through the gateway. A site that announces a larger
-/// prefix does not attract these packets.
+/// P21d: a spoke reaches another spoke, or the hub, by its own user-defined route through the gateway. A site that
+/// announces a larger prefix does not attract these packets.
 #[test]
 fn a_learned_super_prefix_does_not_draw_the_own_sides_packets() {
     let next = |prefixes: &[&str], from: &str, source: &str, destination: &str| {
@@ -361,7 +364,7 @@ fn reasons(config: &AgentConfig, state: &RoutingState) -> Vec<(Refusal, usize)> 
 }
 
 /// Finding 7 of docs/security.md: a VPN gateway refuses routes of a BGP neighbour and of a remote gateway for the same
-/// reasons. Each refused route has a similar one that is accepted.
+/// reasons. Next to each refused route is a similar one that is accepted.
 #[test]
 fn routes_are_refused_by_reason() {
     let config = hub_gateway();
@@ -393,7 +396,7 @@ fn routes_are_refused_by_reason() {
         ("::ffff:10.0.0.0/104", &[65_021], Some(Refusal::Martian)),
         ("fe80::/64", &[65_021], Some(Refusal::Martian)),
         ("ff02::/16", &[65_021], Some(Refusal::Martian)),
-        // Labs use these prefixes.
+        // Sites and labs use these prefixes, so they are accepted.
         ("192.0.2.0/24", &[65_021], None),
         ("198.18.0.0/15", &[65_021], None),
         ("100.64.0.0/10", &[65_021], None),
@@ -415,7 +418,7 @@ fn routes_are_refused_by_reason() {
     assert_eq!(of_far_gateway(&[65_021]), [(Refusal::FirstAs, 1)]);
 }
 
-/// The gateways of the own VNet add no ASN, and a VM accepts only next hops that it knows.
+/// Inside a VNet gateways add no ASN to AS paths, and a VM accepts only next hops that its configuration names.
 #[test]
 fn inside_a_vnet_paths_are_as_they_came() {
     let config = spoke_vm();
@@ -433,8 +436,8 @@ fn many(count: u32, path: &[u32]) -> Arc<Vec<Route>> {
     Arc::new((0..count).map(|n| route(&prefix(n), path)).collect())
 }
 
-/// G23: a neighbour above its limit loses all routes of that family, as its session would be closed. A gateway of the
-/// own VNet passes on routes of several neighbours, so the first ones are accepted.
+/// G23: a neighbour above its limit loses all routes of that address family, as if its session were closed. A gateway
+/// of the own VNet passes on routes of several neighbours, so its first routes are accepted.
 #[test]
 fn too_many_routes_are_refused() {
     let counts =
@@ -470,7 +473,7 @@ fn too_many_routes_are_refused() {
     assert_eq!(counts(&hub_gateway(), &state).0, 1);
 }
 
-/// The edge of a circuit: a customer announces its prefixes with its own ASN first.
+/// The edge of a circuit accepts a customer's routes only if their AS paths start with the customer's ASN.
 #[test]
 fn a_customer_announces_with_its_own_asn() {
     let circuit = ResourceId::new("circuit");

@@ -1,4 +1,5 @@
-//! Two engines and a wire: route advertisements inside links (D11), and detection of silence (D19).
+//! Tests with two engines and a simulated network: route advertisements inside links (D11), and detection of silence
+//! (D19).
 #![cfg(feature = "links")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests; the clock is the test's")]
 
@@ -44,7 +45,8 @@ fn run(world: &mut World, time: Duration) {
     }
 }
 
-/// Routes are advertised without traffic, a change at once. Advertisements are not delivered to the host.
+/// Routes are advertised on a link without traffic, and a change is advertised at once. The host does not receive
+/// advertisements.
 #[test]
 fn routes_are_told_over_links_that_are_always_on() {
     let mut world = World::strangers();
@@ -59,12 +61,12 @@ fn routes_are_told_over_links_that_are_always_on() {
     world.nodes[0].engine.links_mut().advertise(LinkIndex(0), table(5000));
     run(&mut world, Duration::from_secs(1));
     assert_eq!(told(&world, 1), [table(5000).to_vec()]);
-    // No time passes: a delay would add up along the agents of a route.
+    // A change is advertised although no time passes: a delay would add up along the agents that pass a route on.
     world.advertise(0, LinkIndex(0), table(0));
     world.settle();
     assert_eq!(told(&world, 1).last(), Some(&Vec::new()));
     assert!(world.nodes[1].delivered.is_empty() && told(&world, 0).is_empty());
-    // A peer that restarted gets the table again, also if it is the same.
+    // A peer that restarted receives the table again, even if the table is the same.
     for _ in 0..2 {
         let now = world.now;
         world.nodes[1].restart(now);
@@ -75,7 +77,7 @@ fn routes_are_told_over_links_that_are_always_on() {
     }
 }
 
-/// A peer that is no gateway may not advertise routes: its messages are not kept, and are counted.
+/// A peer that is no gateway may not advertise routes: its messages are counted and not kept.
 #[test]
 fn advertisements_of_whoever_is_no_gateway_are_refused() {
     let mut world = World::strangers();
@@ -90,8 +92,8 @@ fn advertisements_of_whoever_is_no_gateway_are_refused() {
     assert!(stats.refused >= 6 && stats.received == 0, "{stats:?}");
 }
 
-/// D19: three missed echoes take a monitored link down, ten answers and three seconds bring it back. Other links report
-/// nothing.
+/// D19: three missed echoes take a monitored link down, and ten answers that span three seconds bring it back. A link
+/// that is not monitored reports nothing.
 #[test]
 fn silence_of_a_watched_link_is_noticed_and_so_is_its_return() {
     for watched in [true, false] {
@@ -111,7 +113,7 @@ fn silence_of_a_watched_link_is_noticed_and_so_is_its_return() {
             expected.push(Event::Down(agent("b")));
         }
         assert_eq!(changes(&world, 0), expected);
-        // Long after the last packet the link is still probed.
+        // Long after the last packet, the link that is down is still probed.
         run(&mut world, Duration::from_secs(7));
         world.cut.clear();
         run(&mut world, Duration::from_millis(2800));
@@ -124,8 +126,8 @@ fn silence_of_a_watched_link_is_noticed_and_so_is_its_return() {
     }
 }
 
-/// A planned stop: peers move to other links at once, while the agent still carries packets. Its answers meanwhile do
-/// not bring the link back.
+/// When an agent announces that it stops, its peers report the link as down at once, while the agent still carries
+/// packets. The agent's answers meanwhile do not bring the link back.
 #[test]
 fn who_is_about_to_stop_is_left_at_once() {
     for watched in [true, false] {
@@ -153,7 +155,7 @@ fn who_is_about_to_stop_is_left_at_once() {
     }
 }
 
-/// A peer that never answers is noticed within a second, if another link can take over.
+/// If another link can take over, a peer that never answers is reported within a second.
 #[test]
 fn a_watched_link_that_never_comes_up_is_down_soon() {
     let mut world = World::strangers();
@@ -165,7 +167,7 @@ fn a_watched_link_that_never_comes_up_is_down_soon() {
     assert_eq!(changes(&world, 0), [Event::Down(agent("b"))]);
 }
 
-/// A link with a third-party device, with traffic in both directions.
+/// Two nodes whose link is one with a third-party device from the view of `a`, with traffic in both directions.
 fn with_a_device(dead_after: Option<u16>) -> World {
     let mut world = World::strangers();
     world.join(0, 1, |link| {
@@ -179,8 +181,8 @@ fn with_a_device(dead_after: Option<u16>) -> World {
     world
 }
 
-/// D19: a device that answers neither packets nor handshakes is down long before its session expires, and up again when
-/// it answers.
+/// D19: a third-party device that answers neither packets nor handshakes is reported as down long before its session
+/// expires, and as up again when it answers.
 #[test]
 fn a_stock_device_that_goes_silent_is_given_up() {
     for (dead_after, seconds) in [(None, 6), (Some(30), 30)] {
@@ -202,7 +204,7 @@ fn a_stock_device_that_goes_silent_is_given_up() {
     }
 }
 
-/// A device that answers handshakes only is up.
+/// A third-party device that answers only handshakes, and sends no packets, stays up.
 #[test]
 fn a_stock_device_that_has_nothing_to_say_stays() {
     let mut world = with_a_device(None);
@@ -213,7 +215,7 @@ fn a_stock_device_that_has_nothing_to_say_stays() {
     assert_eq!(changes(&world, 0).len(), 1);
 }
 
-/// D16: a third-party device gets none of the messages between agents.
+/// D16: a third-party device receives none of the messages between agents.
 #[test]
 fn a_stock_device_hears_nothing_but_wireguard() {
     let mut world = World::strangers();

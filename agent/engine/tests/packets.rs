@@ -1,4 +1,4 @@
-//! Packets as bytes: lengths, TTL, MSS, ICMP errors, and invalid input.
+//! Tests of packets as bytes: lengths, TTL, MSS, ICMP errors, and invalid input.
 #![cfg(feature = "links")]
 #![allow(
     clippy::unwrap_used,
@@ -20,7 +20,7 @@ use tombolo_engine::packet::{Ecn, ICMP, ICMPV6, TCP, UDP, clamp_mss, decrement_t
 use tombolo_engine::tables::lpm::Lpm;
 use tombolo_engine::verdict::DropReason;
 
-/// A TCP packet with these options.
+/// Builds a TCP packet with these options.
 fn tcp(v6: bool, syn: bool, options: &[TcpOptionElement], payload: &[u8]) -> Vec<u8> {
     let ip = if v6 {
         PacketBuilder::ipv6([1; 16], [2; 16], 9)
@@ -35,7 +35,7 @@ fn tcp(v6: bool, syn: bool, options: &[TcpOptionElement], payload: &[u8]) -> Vec
     out
 }
 
-/// Both checksums are right according to another library.
+/// Whether both checksums of a packet are right according to another library.
 fn sound(packet: &[u8]) -> bool {
     let sliced = SlicedPacket::from_ip(packet).unwrap();
     let (source, destination) = match sliced.net.as_ref().unwrap() {
@@ -113,9 +113,9 @@ fn fragments_and_extension_headers_hide_nothing_and_invent_nothing() {
     let mut first = udp("10.0.0.1", "10.0.0.2", 7, 30);
     first[6] = 0x20;
     assert_eq!(parse(&first).unwrap().transport, Some(20));
-    // D13: all fragments of a packet take one link.
+    // D13: all fragments of a packet must use the same link, so no fragment has ports.
     assert_eq!((parse(&first).unwrap().ports, parse(&later).unwrap().ports), (0, 0));
-    // IPv6: hop-by-hop, then a fragment header, then UDP.
+    // An IPv6 packet with a hop-by-hop header, a fragment header and UDP.
     let fragment = |offset: u8| {
         let mut p = vec![0x60, 0, 0, 0, 0, 24, 0, 9];
         p.extend([0xfd; 32]);
@@ -136,7 +136,7 @@ fn fragments_and_extension_headers_hide_nothing_and_invent_nothing() {
         (parse(&fragment(0)).unwrap().ports, parse(&fragment(1)).unwrap().ports),
         (0, 0)
     );
-    // An extension header that claims to be longer than the packet.
+    // An extension header that claims to be longer than the packet hides the transport header.
     let mut long = fragment(0);
     long[41] = 200;
     assert_eq!(parse(&long).unwrap().transport, None);
@@ -204,7 +204,7 @@ fn errors_quote_what_a_traceroute_needs() {
             let quote = &answer[header + 8..];
             assert_eq!(quote, &packet[..quote.len()]);
             assert!(quote.len() >= packet.len().min(longest - header - 8));
-            // RFC 4443, 2.4: an ICMP error is not answered by another.
+            // RFC 4443, 2.4: an ICMP error must not be answered by another ICMP error.
             assert!(!may_answer(&answer, &read));
         }
     }
@@ -226,7 +226,7 @@ fn errors_quote_what_a_traceroute_needs() {
 
 #[test]
 fn thirty_traceroutes_at_once_get_all_their_answers_and_a_flood_does_not() {
-    // D23: three probes from each of 30 sources, at one TTL.
+    // D23: three probes from each of 30 sources, all with the same TTL, are answered.
     let (mut limiter, now) = (Limiter::new(), Instant::now());
     assert!((0..30 * 3).all(|_| limiter.allow(now)));
     let flood = (0..100_000).filter(|_| limiter.allow(now)).count();
@@ -240,7 +240,7 @@ fn lpm_model(entries: &BTreeMap<ipnet::IpNet, usize>, address: IpAddr) -> Option
     covering.max_by_key(|(p, _)| p.prefix_len()).map(|(_, v)| *v)
 }
 
-/// Addresses close together, so that random prefixes overlap.
+/// Addresses that are close together, so that random prefixes overlap.
 fn address() -> impl Strategy<Value = IpAddr> {
     prop_oneof![
         (0u32..64).prop_map(|a| IpAddr::V4(Ipv4Addr::from(0x0a00_0000 | a << 20 | a))),
@@ -321,7 +321,8 @@ proptest! {
         world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
         world.settle();
         for (mut bytes, kind) in inputs {
-            // Message types with their right lengths, and an existing session index.
+            // Kinds 1 to 4 are WireGuard's message types, each with its right length and the index of an existing
+            // session.
             let len = [0, 148, 92, 64, bytes.len().max(32), bytes.len()][usize::from(kind)];
             if (1..=4).contains(&kind) {
                 bytes.resize(len, 7);
@@ -347,7 +348,7 @@ fn unused_numbers_are_numbers() {
     assert_eq!((IpNumber::ICMP.0, IpNumber::IPV6_ICMP.0), (ICMP, ICMPV6));
 }
 
-/// Marking changes only the ECN bits: the DSCP stays, and the checksum is right.
+/// Setting CE changes only the ECN bits: the DSCP stays, and the checksum is right.
 #[test]
 fn marking_keeps_the_packet_sound() {
     for v6 in [false, true] {
@@ -381,7 +382,8 @@ fn marking_keeps_the_packet_sound() {
     }
 }
 
-/// RFC 8289: in a standing queue some long packets are dropped, under a reason of their own, and short ones never.
+/// RFC 8289: in a standing queue some long packets are dropped, and counted under `congestion`. Short packets are never
+/// dropped.
 #[test]
 fn a_standing_queue_is_kept_short() {
     let mut world = World::pair();
@@ -405,7 +407,8 @@ fn a_standing_queue_is_kept_short() {
     assert_eq!(arrived.iter().filter(|p| p.len() < 100).count(), 1000, "short ones");
 }
 
-/// RFC 6040: the outer header gets the ECN bits of the inner one, and returns what the network made of them.
+/// RFC 6040: the outer header gets the ECN field of the inner one. At the receiver, CE in the outer header is copied to
+/// the inner one.
 #[test]
 fn congestion_marks_travel_with_the_datagram() {
     for (inner, outer, arrives) in [
@@ -416,7 +419,7 @@ fn congestion_marks_travel_with_the_datagram() {
         (2, 3, Some(3)),
         (1, 3, Some(3)),
         (2, 0, Some(2)),
-        // The inner sender does not support ECN.
+        // The inner sender does not support ECN, so the packet is dropped.
         (0, 3, None),
     ] {
         let mut world = World::pair();

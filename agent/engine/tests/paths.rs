@@ -1,4 +1,4 @@
-//! The path of datagrams: from which address and port of the agent (D6), and from which lane (D15).
+//! Tests of the path of datagrams: from which address and port (D6), and by which lane (D15), an agent sends.
 #![cfg(feature = "links")]
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
@@ -36,7 +36,7 @@ fn pair(transport: Transport, second_ports: [bool; 2]) -> World {
     world
 }
 
-/// Sends a packet each way, one after the other. Returns how many of the two arrive.
+/// Sends a packet in each direction, one after the other. Returns how many of the two arrive.
 fn both_ways(world: &mut World) -> usize {
     let before: usize = world.nodes.iter().map(|n| n.delivered.len()).sum();
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1000));
@@ -46,8 +46,8 @@ fn both_ways(world: &mut World) -> usize {
     world.nodes.iter().map(|n| n.delivered.len()).sum::<usize>() - before
 }
 
-/// The source addresses that a node has used since the last call, without repetitions in a row. `None`: the kernel
-/// chose.
+/// The source addresses from which a node has sent since the last call, without repetitions in a row. `None`: the
+/// kernel chose the address.
 fn sent_from(node: &mut Node) -> Vec<Option<IpAddr>> {
     let mut all: Vec<_> = node.paths.drain(..).map(|path| path.local).collect();
     all.dedup();
@@ -102,7 +102,7 @@ fn replies_leave_from_where_they_were_asked() {
         assert_eq!(sent_from(&mut world.nodes[1]), [one], "{transport:?}: nothing learned");
         world.settle();
 
-        // A source address that the kernel refuses is not used until a datagram arrives there again.
+        // A source address that the kernel refuses is not used until a datagram arrives at this address again.
         world.nodes[1].local = None;
         world.nodes[1].engine.local_refused(one.unwrap());
         world.nodes[1].engine.local_refused(two.unwrap());
@@ -118,7 +118,7 @@ fn replies_leave_from_where_they_were_asked() {
     }
 }
 
-/// A firewall blocks all UDP but port 443, at one end or at both.
+/// A firewall at one end or at both ends blocks all UDP ports except 443.
 #[test]
 fn quic_is_found_at_the_second_port() {
     for (second_ports, transport) in [
@@ -135,7 +135,8 @@ fn quic_is_found_at_the_second_port() {
                 world.pass(TIME_STEP);
             }
         }
-        // Nothing passes between two lane ports. All passes where at least one port is a second port.
+        // Datagrams between two lane ports are dropped. Others pass, because at least one of their ports is a second
+        // port.
         world.lanes_cut = true;
         let mut steps = 0;
         while both_ways(&mut world) < 2 {
@@ -173,7 +174,7 @@ fn quic_is_found_at_the_second_port() {
     }
 }
 
-/// Where the lane's port answers, the second one gets no datagrams.
+/// If the lane's port answers, the second port receives no datagrams.
 #[test]
 fn the_second_port_is_tried_second() {
     let mut world = pair(Transport::Quic, [true, true]);
@@ -185,7 +186,7 @@ fn the_second_port_is_tried_second() {
     assert!(!world.seen.iter().any(|(from, to, _)| second(from) || second(to)));
 }
 
-/// A peer without a known endpoint may have a second port.
+/// A peer without a known endpoint can be reached at its second port.
 #[test]
 fn a_second_port_is_enough() {
     let mut world = pair(Transport::Quic, [false, true]);
@@ -217,7 +218,7 @@ fn the_second_port_takes_quic_alone() {
     world.check();
 }
 
-/// Counts redirected packets.
+/// A redirect sink that only counts the packets.
 #[derive(Default)]
 struct Redirected(usize);
 
@@ -228,7 +229,7 @@ impl RedirectSink for Redirected {
     }
 }
 
-/// D15: a lane that the peer does not have sends no handshakes, and redirects its packets to lane 0 at once.
+/// D15: a lane whose number the peer does not have sends no handshakes, and redirects its packets to lane 0 at once.
 #[test]
 fn a_lane_beyond_the_other_ends_asks_for_nothing() {
     for (lanes, transport, always_on) in [
@@ -246,7 +247,7 @@ fn a_lane_beyond_the_other_ends_asks_for_nothing() {
             (link.transport, link.peer_lanes) = (transport, lanes);
             (link.always_on, link.initiator) = (always_on, true);
         });
-        // Lane 2 of the first node.
+        // An engine for lane 2 of the first node.
         let node = &world.nodes[0];
         let key = rustls::pki_types::PrivatePkcs8KeyDer::from(node.key.clone().unwrap());
         let links = SecureLinks::new(node.secret);

@@ -1,4 +1,4 @@
-//! Links over QUIC, and the choice between QUIC and WireGuard.
+//! Tests of links over QUIC, and of the choice between QUIC and WireGuard.
 
 mod common;
 
@@ -20,7 +20,7 @@ fn pair(transport: Transport) -> World {
     world
 }
 
-/// Sends a packet each way, one after the other. Returns how many of the two arrive.
+/// Sends a packet in each direction, one after the other. Returns how many of the two arrive.
 fn both_ways(world: &mut World) -> usize {
     let before: usize = world.nodes.iter().map(|n| n.delivered.len()).sum();
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1000));
@@ -59,13 +59,13 @@ fn the_first_packet_brings_a_connection_up_and_arrives() {
         world.seen.iter().all(|(_, _, bytes)| bytes[0] >= 0x40),
         "no datagram is WireGuard's"
     );
-    // Packets of any length up to the device's MTU.
+    // Packets of any length up to the device's MTU arrive.
     for len in [0, 1, 700, 1391, 1392] {
         world.send(0, udp("10.0.0.1", "10.0.0.2", 64, len));
     }
     world.settle();
     assert_eq!(world.nodes[1].delivered.len(), 6);
-    // A packet that is too long for the path, without don't-fragment: it is sent in fragments.
+    // A packet without don't-fragment that is too long for the path is sent in fragments.
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1500));
     world.settle();
     assert_eq!(world.nodes[1].delivered.len(), 7);
@@ -111,7 +111,7 @@ fn an_end_that_restarts_is_taken_up_again() {
     world.pass(Duration::from_secs(1));
     let now = world.now;
     world.nodes[1].restart(now);
-    // The answer to the first packet is a stateless reset. The next packet opens another connection.
+    // The restarted end answers the first packet by a stateless reset. The next packet opens another connection.
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 100));
     world.settle();
     world.pass(TIME_STEP);
@@ -150,8 +150,8 @@ fn links_that_leave_the_configuration_are_closed() {
     assert_eq!(both_ways(&mut world), 0);
 }
 
-/// Events of connections that nobody had read when the configuration changed are not attributed to the link that has
-/// the old index now. An old index beyond the last link does no harm.
+/// The configuration changes while events of connections are unread. They are not attributed to the link that has the
+/// old index now, and an old index beyond the last link does no harm.
 #[test]
 fn pending_news_of_a_link_that_leaves_the_configuration_is_dropped() {
     for (was_up, goes_down) in [(false, false), (true, true)] {
@@ -183,7 +183,7 @@ fn pending_news_of_a_link_that_leaves_the_configuration_is_dropped() {
     }
 }
 
-/// A peer with the same name and other keys is another peer.
+/// A peer with the same name and other keys is another peer, so unread events of the earlier one are dropped.
 #[test]
 fn pending_news_of_a_peer_that_has_another_key_now_is_dropped() {
     let mut world = pair(Transport::Quic);
@@ -235,7 +235,7 @@ fn blocked_wireguard_gives_way_to_quic_and_comes_back() {
     assert_eq!(switches(&world, 0), [Carrier::Quic, Carrier::WireGuard]);
 }
 
-/// A connection that is not needed any more is closed, and another one is opened when it is needed.
+/// A QUIC connection that is not needed any more is closed, and another one is opened when it is needed again.
 #[test]
 fn a_spare_connection_is_closed_and_the_next_trouble_finds_another() {
     let mut world = pair(Transport::Automatic);
@@ -251,13 +251,13 @@ fn a_spare_connection_is_closed_and_the_next_trouble_finds_another() {
             away += 1;
             assert!(away < 15, "round {round}");
         }
-        // WireGuard is blocked for different times.
+        // Each round blocks WireGuard for a different time.
         for _ in 0..round * 200 {
             world.pass(TIME_STEP);
             both_ways(&mut world);
         }
         world.no_wireguard = false;
-        // The link returns after three seconds, and closes the connection after twenty more.
+        // The link returns to WireGuard after three seconds, and closes the connection 20 s later.
         for _ in 0..260 {
             world.pass(TIME_STEP);
             assert_eq!(both_ways(&mut world), 2, "round {round}");
@@ -266,8 +266,7 @@ fn a_spare_connection_is_closed_and_the_next_trouble_finds_another() {
     }
 }
 
-/// D19: where the whole path is cut, a standby connection does not delay the report until its silence is noticed as
-/// well.
+/// D19: if the whole path is cut, an existing QUIC connection does not delay the report that the link is down.
 #[test]
 fn a_spare_connection_does_not_delay_the_news_of_a_cut_path() {
     let mut world = pair(Transport::Automatic);
@@ -286,7 +285,7 @@ fn a_spare_connection_does_not_delay_the_news_of_a_cut_path() {
         events.filter(|e| matches!(e, Event::Down(_))).count()
     };
     busy(&mut world, 40);
-    // A short outage of WireGuard opens a connection, which stays up for a while.
+    // A short outage of WireGuard opens a QUIC connection, which stays up for a while.
     world.no_wireguard = true;
     busy(&mut world, 60);
     world.no_wireguard = false;

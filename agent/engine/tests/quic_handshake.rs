@@ -1,5 +1,5 @@
-//! The handshake of a QUIC link. Its first flight is two datagrams, because the post-quantum key exchange makes it
-//! long. Either may be lost or late, and strangers must not get more than RFC 9000 allows.
+//! Tests of the handshake of a QUIC link. Its first flight is two datagrams, because the post-quantum key exchange
+//! makes it long. Either datagram may be lost or late, and strangers must not cause more traffic than RFC 9000 allows.
 
 mod common;
 
@@ -9,10 +9,11 @@ use std::time::Duration;
 use tombolo_proto::config::Transport;
 use tombolo_proto::status::LinkState;
 
-/// Bytes that a server may send to an address that is not validated, per byte received from it (RFC 9000, section 8.1).
+/// Number of bytes that a server may send to an address that is not validated, per byte received from it (RFC 9000,
+/// section 8.1).
 const AMPLIFICATION: usize = 3;
 
-/// Half-open handshakes from which on senders must validate their address, as `RETRY_THRESHOLD` of the engine.
+/// Number of half-open handshakes from which on senders must validate their address: the engine's `RETRY_THRESHOLD`.
 const RETRY_THRESHOLD: u16 = 64;
 
 type Datagram = (SocketAddr, SocketAddr, Vec<u8>);
@@ -25,7 +26,7 @@ fn pair() -> World {
     world
 }
 
-/// A pair, and the datagrams of a first flight, taken off the wire.
+/// Creates two nodes, and takes the datagrams of the first flight off the wire.
 fn first_flight() -> (World, Vec<Datagram>) {
     let mut world = pair();
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1000));
@@ -35,7 +36,7 @@ fn first_flight() -> (World, Vec<Datagram>) {
     (world, flight)
 }
 
-/// Passes time until the connection is up, and checks that the waiting packet arrives.
+/// Passes time until the connection is established, and checks that the waiting packet arrives.
 fn comes_up(world: &mut World) {
     for _ in 0..50 {
         if world.state(0, "b") == LinkState::Up && world.state(1, "a") == LinkState::Up {
@@ -70,25 +71,25 @@ fn the_first_flight_may_arrive_in_any_order() {
     flight.reverse();
     world.wire.extend(flight);
     world.settle();
-    // There was no retransmission, as no time has passed.
+    // No time has passed, so there was no retransmission.
     assert_eq!(world.state(0, "b"), LinkState::Up);
     assert_eq!(world.nodes[1].delivered.len(), 1);
 }
 
-/// A forged source address gets at most three times the bytes that were sent in its name, by either datagram or both,
-/// and for all time.
+/// The owner of a forged source address receives at most three times the bytes that were sent in its name. This holds
+/// for either datagram of the flight and for both, and for all time.
 #[test]
 fn nobody_is_flooded_through_an_answering_end() {
     for which in [&[0][..], &[1], &[0, 1]] {
         let (mut world, flight) = first_flight();
-        // This address sent nothing.
+        // The victim sends nothing itself.
         let victim: SocketAddr = "198.51.100.9:1000".parse().unwrap();
         let mut received = 0;
         for at in which {
             received += flight[*at].2.len();
             world.receive(1, victim, &flight[*at].2);
         }
-        // Retransmissions count too. The attempts of the real node are cut off.
+        // Retransmissions count too, so time passes. The node that started the handshake is cut off.
         world.cut = vec![world.nodes[0].at];
         world.pass(Duration::from_secs(20));
         let sent = sent_by(&world, 1);
@@ -98,14 +99,14 @@ fn nobody_is_flooded_through_an_answering_end() {
     }
 }
 
-/// Strangers send the first datagrams of many handshakes. From the threshold on the answer is a Retry, and a peer that
-/// owns its address connects with a second flight, again of two datagrams.
+/// Strangers send the first datagrams of many handshakes. From the threshold on the answer is a Retry. A peer that owns
+/// its address then connects by a second flight, again of two datagrams.
 #[test]
 fn a_retry_takes_two_datagrams_again() {
     let mut world = pair();
     for n in 0..RETRY_THRESHOLD + 10 {
         let (_, flight) = first_flight();
-        // Each has an address of its own: one address alone would get a Retry earlier.
+        // Each stranger has its own address, because a single address would get a Retry earlier.
         let from = SocketAddr::from(([198, 51, 100, n as u8], 2000));
         world.receive(1, from, &flight[0].2);
     }
@@ -131,7 +132,8 @@ fn a_retry_takes_two_datagrams_again() {
     assert_eq!(world.nodes[1].delivered.len(), 1);
 }
 
-/// Second datagrams without the first are limited as other half-open handshakes are, and they time out.
+/// Second datagrams of a flight, without the first ones, are limited like other half-open handshakes, and they time
+/// out.
 #[test]
 fn second_halves_alone_pass() {
     let mut world = pair();
@@ -145,7 +147,7 @@ fn second_halves_alone_pass() {
     comes_up(&mut world);
 }
 
-/// The first datagram of each flight has full size, and a path with a low MTU drops it silently. Retransmissions are
+/// The first datagram of each flight has full size, so a path with a low MTU drops it silently. Retransmissions are
 /// shorter.
 #[test]
 fn a_narrow_path_gets_a_shorter_handshake() {

@@ -1,5 +1,5 @@
-//! Handshakes that renew running sessions. WireGuard renews after minutes, which pass at once here: boringtun reads the
-//! clock itself, so this program replaces the C library's clock.
+//! Tests of handshakes that renew running sessions. WireGuard renews after minutes, which these tests do not wait for:
+//! boringtun reads the clock itself, so this program replaces the C library's clock.
 #![cfg(all(feature = "links", target_pointer_width = "64"))]
 #![allow(unsafe_code, reason = "the C library's clock is replaced")]
 #![allow(
@@ -17,18 +17,18 @@ use std::time::Duration;
 use tombolo_proto::status::LinkState;
 
 thread_local! {
-    /// The time in nanoseconds. Each test runs in a thread, and so has a clock of its own.
+    /// The time in nanoseconds. Each test runs in its own thread, and so has its own clock.
     static CLOCK: Cell<u64> = const { Cell::new(1_800_000_000_000_000_000) };
 }
 
-/// `struct timespec`.
+/// The C library's `struct timespec`.
 #[repr(C)]
 pub struct Time {
     seconds: i64,
     nanoseconds: i64,
 }
 
-/// Replaces the C library's function. All clocks show the same time, which the test advances.
+/// Replaces the function of the C library. All clocks show the same time, which the test advances.
 ///
 /// # Safety
 /// `time` must point to a `timespec` that may be written.
@@ -47,7 +47,7 @@ pub unsafe extern "C" fn clock_gettime(_clock: i32, time: *mut Time) -> i32 {
 
 const TIME_STEP: Duration = Duration::from_millis(50);
 
-/// Passes time at both ends, and serves their timers.
+/// Advances the clock of both ends by one step, and runs their timers.
 fn step(world: &mut World) {
     CLOCK.set(CLOCK.get() + u64::try_from(TIME_STEP.as_nanos()).unwrap());
     world.now = std::time::Instant::now();
@@ -58,7 +58,7 @@ fn is_init(datagram: &[u8]) -> bool {
     datagram[0] == 1
 }
 
-/// Sends a packet each way.
+/// Sends a packet in each direction, and delivers all datagrams.
 fn exchange(world: &mut World) {
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 56));
     world.send(1, udp("10.0.0.2", "10.0.0.1", 64, 56));
@@ -93,8 +93,8 @@ fn new_keys_lose_nothing() {
     assert!(age < 121.0, "{age}");
 }
 
-/// The configured endpoint of a peer is wrong. When a handshake that renews the session is lost, the next one goes to
-/// that endpoint. Packets of the session stay with the address that works.
+/// The configured endpoint of a peer is wrong, but the peer has sent from another one. When a handshake that renews the
+/// session is lost, the next one goes to the configured endpoint. Packets of the session stay on the path that works.
 #[test]
 fn a_lost_handshake_does_not_move_a_session_that_works() {
     let mut world = World::pair();
@@ -110,7 +110,7 @@ fn a_lost_handshake_does_not_move_a_session_that_works() {
         }
     });
     let (mut lost, before) = (0, world.nodes[1].delivered.len());
-    // Until the handshake is repeated nothing comes from the peer: data of the peer would end the handshake.
+    // Nothing comes from the peer until the handshake is repeated, because data of the peer would end the handshake.
     let (mut exchanged, mut deaf, there) = (0, 0, world.nodes[1].at);
     for round in 1..=150 * 20 {
         step(&mut world);
@@ -145,8 +145,8 @@ fn a_lost_handshake_does_not_move_a_session_that_works() {
     assert!(link.handshake_age.unwrap() < 40.0, "{link:?}");
 }
 
-/// Both ends initiate, the response to the peer's initiation is lost, and the peer is gone. The response ended this
-/// end's own handshake in boringtun, so this end initiates again.
+/// Both ends initiate, and the peer is cut off after this end has responded to it. In boringtun the response has ended
+/// this end's own handshake, so this end must initiate again.
 #[test]
 fn answering_does_not_strand_ones_own_handshake() {
     let mut world = World::pair();

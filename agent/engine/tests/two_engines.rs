@@ -1,4 +1,5 @@
-//! Two engines and a wire: handshakes, keys, endpoints, changes of the configuration, and attacks by strangers.
+//! Tests with two engines and a simulated network: handshakes, keys, endpoints, changes of the configuration, and
+//! attacks by strangers.
 #![cfg(feature = "links")]
 #![allow(
     clippy::unwrap_used,
@@ -108,13 +109,13 @@ fn a_silent_peer_is_unreachable_and_what_waited_is_counted() {
     assert_eq!(world.state(0, "b"), LinkState::Unreachable);
     assert!(world.nodes[0].link("b", world.now).unwrap().reason.is_some());
     assert_eq!(world.nodes[0].events, [Event::Down(common::agent("b"))]);
-    // The link comes back without intervention, by a packet of either end.
+    // The link comes back without intervention, by a packet from either end.
     world.cut.clear();
     world.send(1, udp("10.0.0.2", "10.0.0.1", 64, 1));
     world.settle();
     assert_eq!(world.state(0, "b"), LinkState::Up);
     assert_eq!(world.nodes[0].events.last(), Some(&Event::Up(common::agent("b"))));
-    // Packets that wait when their link is removed are counted as dropped.
+    // Packets that wait for a handshake when their link is removed are counted as dropped.
     let mut world = World::pair();
     world.cut.push(world.nodes[1].at);
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
@@ -154,7 +155,7 @@ fn different_shared_keys_are_an_authentication_failure_at_the_end_that_asks_unti
         LinkState::AuthenticationFailed,
         "the other end initiated as well"
     );
-    // The key is corrected at one end, which initiates at once.
+    // The key is corrected at one end, which initiates a handshake at once.
     let (mut config, now) = (world.nodes[1].config.clone(), world.now);
     config.links[0].preshared_key = psk(1);
     world.nodes[1].install(config, now);
@@ -218,7 +219,7 @@ fn links_that_are_always_on_need_no_packet_and_notice_silence() {
 
 #[test]
 fn a_place_is_learned_from_data_and_from_nothing_less() {
-    // D18: data from a new address moves the endpoint.
+    // D18: data from a new address makes that address the endpoint.
     let mut world = World::pair();
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
     world.settle();
@@ -230,7 +231,8 @@ fn a_place_is_learned_from_data_and_from_nothing_less() {
     world.send(1, udp("10.0.0.2", "10.0.0.1", 64, 1));
     world.settle();
     assert_eq!(world.nodes[0].delivered.len(), 1);
-    // A recorded initiation that is replayed from another address, to an engine that restarted, moves nothing.
+    // A recorded initiation is replayed from another address, to an engine that has restarted. It does not move the
+    // endpoint.
     let recorded = world.seen[0].2.clone();
     assert_eq!(recorded[0], 1);
     let now = world.now;
@@ -325,7 +327,7 @@ fn installing_spares_sessions_and_loses_nothing() {
     world.settle();
     let handshakes = |w: &World| w.seen.iter().filter(|(_, _, b)| b[0] == 1).count();
     for round in 0u8..20 {
-        // Other links are added and removed, before and after this one in order, so that its index changes.
+        // Other links are added and removed that sort before and after this one, so that its index changes.
         let mut config = world.nodes[0].config.clone();
         config.links.retain(|l| l.peer.as_str() == "b");
         for name in ["aa", "c", "d"].into_iter().take(usize::from(round % 4)) {
@@ -355,7 +357,8 @@ fn a_restarted_end_is_noticed_by_the_other() {
     let now = world.now;
     world.nodes[1].restart(now);
     world.nodes[1].delivered.clear();
-    // The first datagram belongs to a session that is gone. It makes the restarted end initiate.
+    // The first datagram belongs to a session that does not exist any more. It makes the restarted end initiate a
+    // handshake.
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
     world.settle();
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
@@ -394,7 +397,7 @@ fn what_was_taken_once_is_not_taken_again() {
 #[test]
 fn strangers_and_damage_are_dropped_and_counted() {
     let mut world = World::pair();
-    // D14: a stranger whose key is not pinned.
+    // D14: a stranger whose key is not pinned gets no session.
     let mut stranger = Node::new("a", "192.0.2.66:1", 66);
     let mut config = world.nodes[0].config.clone();
     config.links[0].endpoint = Some(world.nodes[1].at);
@@ -404,7 +407,7 @@ fn strangers_and_damage_are_dropped_and_counted() {
     world.settle();
     assert_eq!(world.nodes[1].delivered.len(), 0);
     assert_eq!(world.nodes[1].engine.stats().drops(DropReason::BadDatagram), 1);
-    // Damaged messages of each kind.
+    // Damaged messages of each kind are dropped.
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
     world.settle();
     let before = world.nodes[1].delivered.len();
@@ -427,14 +430,15 @@ fn strangers_and_damage_are_dropped_and_counted() {
     assert_eq!(world.nodes[1].delivered.len(), before + 1);
 }
 
-/// Anybody who knows two public keys can send an initiation in another's name. It leaves no session state behind.
+/// Anybody who knows two public keys can send an initiation in the name of another agent. It leaves no session state
+/// behind.
 #[test]
 fn a_handshake_that_proves_nothing_leaves_nothing() {
     let mut world = World::pair();
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
     let (from, _, genuine) = world.wire.pop_front().unwrap();
     let mut forged = genuine.clone();
-    // Encrypting the timestamp needs the private key.
+    // Only the owner of the private key can encrypt the timestamp, so a forged one is damaged.
     forged[90] ^= 1;
     let sum = mac1(&world.nodes[1].public().0, &forged[..116]);
     forged[116..132].copy_from_slice(&sum);
@@ -444,12 +448,12 @@ fn a_handshake_that_proves_nothing_leaves_nothing() {
     world.receive(1, from, &genuine);
     world.settle();
     assert_eq!(world.state(1, "a"), LinkState::Up);
-    // It does not harm a session that exists.
+    // The forged initiation does not harm an existing session.
     world.receive(1, from, &forged);
     assert_eq!(world.state(1, "a"), LinkState::Up);
 }
 
-/// One address cannot occupy an agent with handshakes: those of other addresses are still handled.
+/// One address cannot occupy an agent with handshakes: the agent still handles those of other addresses.
 #[test]
 fn an_address_begins_a_limited_number_of_handshakes() {
     let mut world = World::pair();
@@ -481,7 +485,7 @@ fn an_answer_from_elsewhere_does_not_count_as_an_authentication_failure() {
     let (from, _, init) = world.wire.pop_front().unwrap();
     world.receive(1, from, &init);
     let (_, _, mut answer) = world.wire.pop_front().unwrap();
-    // The encrypted part is damaged. The outer check (mac1) can be computed by anybody.
+    // The encrypted part of the response is damaged. The outer check (mac1) is right, because anybody can compute it.
     answer[50] ^= 1;
     let sum = mac1(&world.nodes[0].public().0, &answer[..60]);
     answer[60..76].copy_from_slice(&sum);
@@ -491,7 +495,7 @@ fn an_answer_from_elsewhere_does_not_count_as_an_authentication_failure() {
     assert_eq!(world.state(0, "b"), LinkState::AuthenticationFailed);
 }
 
-/// WireGuard's mac1: anybody who knows the public key can compute it.
+/// WireGuard's mac1 of a message, which anybody can compute who knows the receiver's public key.
 fn mac1(public: &[u8; 32], message: &[u8]) -> [u8; 16] {
     use blake2::digest::{FixedOutput, KeyInit, Update};
     use blake2::{Blake2s256, Blake2sMac, Digest};

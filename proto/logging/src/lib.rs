@@ -1,4 +1,4 @@
-//! Logging of controller and agents: text on a terminal and in the systemd journal, JSON elsewhere for log collectors.
+//! Logging of controller and agents: text on a terminal and in systemd's journal, JSON elsewhere for log collectors.
 
 use clap::ValueEnum;
 use std::fs::File;
@@ -11,10 +11,10 @@ use tracing_subscriber::prelude::*;
 /// The format of log lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// Text on a terminal and in systemd's journal, JSON elsewhere.
+    /// Text if standard error is a terminal or systemd's journal, otherwise JSON.
     #[default]
     Auto,
-    /// Text for people.
+    /// Lines of text for people.
     Text,
     /// One JSON object for each line.
     Json,
@@ -32,9 +32,9 @@ impl LogFormat {
     }
 }
 
-/// Whether standard error is the stream that systemd connected to its journal. systemd names it by device and inode in
-/// `JOURNAL_STREAM` (systemd.exec(5)). They are compared with the actual stream, because child processes inherit the
-/// variable and may redirect standard error.
+/// Whether standard error is the stream that systemd connected to its journal. `variable` is the value of
+/// `JOURNAL_STREAM`, in which systemd names the stream by device and inode (systemd.exec(5)). Both are compared with
+/// the actual stream, because child processes inherit the variable and may redirect standard error.
 fn is_journal(variable: Option<&str>) -> bool {
     let number = |text: &str| text.parse::<u64>().ok();
     let Some((device, inode)) = variable.and_then(|v| v.split_once(':')) else {
@@ -47,11 +47,12 @@ fn is_journal(variable: Option<&str>) -> bool {
     number(device) == Some(stream.dev()) && number(inode) == Some(stream.ino())
 }
 
-/// Starts logging to standard error. `TOMBOLO_LOG` sets the level of each target and overrides `default`; a value that
-/// cannot be parsed is ignored.
+/// Starts logging to standard error, for the rest of the process. `default` has the level of each target. The
+/// environment variable `TOMBOLO_LOG`, e.g. `info,boringtun=off`, replaces all of `default`; a value that cannot be
+/// parsed is ignored.
 ///
 /// # Panics
-/// If a logger is installed already.
+/// If a logger is installed already, e.g. by an earlier call.
 pub fn init(format: LogFormat, default: Targets) {
     let configured = std::env::var("TOMBOLO_LOG").ok().and_then(|text| text.parse().ok());
     let filter: Targets = configured.unwrap_or(default);

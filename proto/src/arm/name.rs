@@ -4,7 +4,7 @@
 /// digit or `_` as first and last character. For peerings this is rule P6.
 ///
 /// # Errors
-/// A sentence with the name and the rule.
+/// The name breaks the rule. The text is a sentence with the name and the rule.
 pub fn check_name(name: &str) -> Result<(), String> {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let inside = |c: char| word(c) || c == '.' || c == '-';
@@ -19,7 +19,7 @@ pub fn check_name(name: &str) -> Result<(), String> {
 /// Checks the name of a resource group: 1 to 90 letters, digits, `_`, `-`, `.`, `(` and `)`, without `.` at the end.
 ///
 /// # Errors
-/// A sentence with the name and the rule.
+/// The name breaks the rule. The text is a sentence with the name and the rule.
 pub fn check_group_name(name: &str) -> Result<(), String> {
     let good = |c: char| c.is_ascii_alphanumeric() || "_-.()".contains(c);
     if (1..=90).contains(&name.len()) && !name.ends_with('.') && name.chars().all(good) {

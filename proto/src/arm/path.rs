@@ -3,24 +3,26 @@
 use super::{Kind, PROVIDERS};
 use crate::id::ResourceId;
 
-/// A parsed resource id. Fixed segments have canonical casing, names are as written. Comparison ignores case.
+/// A parsed resource id. Fixed segments have Azure's casing, and names are as written. Comparison ignores case.
 #[derive(Debug, Clone)]
 pub struct ArmPath {
-    /// The subscription.
+    /// The subscription's id.
     pub subscription: String,
-    /// The resource group.
+    /// The resource group's name.
     pub resource_group: String,
-    /// `Microsoft.Network` or `Microsoft.Compute`; `None` for a resource group.
+    /// The resource provider, e.g. `Microsoft.Network`, which may be unknown; `None` for a resource group.
     pub provider: Option<String>,
     /// Pairs of type and name from the top down, e.g. `[("virtualNetworks", "v"), ("subnets", "n")]`.
     pub segments: Vec<(String, String)>,
 }
 
 impl ArmPath {
-    /// Parses the id of an item of at most 2048 characters; a trailing `/` is accepted.
+    /// Parses the resource id of an item, of at most 2048 bytes. A trailing `/` is accepted. Neither the names nor the
+    /// type have to be known or valid: see [`kind`](Self::kind) and [`check_name`](super::check_name).
     ///
     /// # Errors
-    /// A sentence with the text and what is wrong with it.
+    /// The text is not the path of a resource group or of an item in one. The error is a sentence with the text and the
+    /// part that is wrong.
     pub fn parse(path: &str) -> Result<Self, String> {
         let fail = |why: &str| Err(format!("'{}' is not a resource id: {why}", shown(path)));
         let inner = path.strip_suffix('/').unwrap_or(path);
@@ -67,7 +69,7 @@ impl ArmPath {
         Ok(parsed)
     }
 
-    /// The resource id, with canonical casing of fixed segments.
+    /// The resource id, with Azure's casing of fixed segments and without a trailing `/`.
     #[must_use]
     pub fn id(&self) -> ResourceId {
         let mut id = format!(
@@ -87,7 +89,7 @@ impl ArmPath {
         ResourceId::new(id)
     }
 
-    /// The kind of the item; `None` if the topology does not know the type.
+    /// The kind of the item; `None` if the provider or the type is unknown.
     #[must_use]
     pub fn kind(&self) -> Option<Kind> {
         match &self.provider {
@@ -96,7 +98,7 @@ impl ArmPath {
         }
     }
 
-    /// The last name: that of the resource, or of the resource group.
+    /// The name of the item: that of the resource, or of the resource group.
     #[must_use]
     pub fn name(&self) -> &str {
         self.segments.last().map_or(&self.resource_group, |(_, name)| name)
@@ -109,7 +111,7 @@ impl ArmPath {
         types.join("/")
     }
 
-    /// The id of the resource group.
+    /// The resource id of the resource group that contains the item.
     #[must_use]
     pub fn group_id(&self) -> ResourceId {
         ResourceId::new(format!(
@@ -135,7 +137,8 @@ impl PartialEq for ArmPath {
 }
 impl Eq for ArmPath {}
 
-/// The id of the item that `id` is a child of: `id` without its last type and name.
+/// The id of the item that `id` is a child of: `id` without its last type and name. It is not checked whether `id` has
+/// a parent; that of a resource group, for instance, is the path of the subscription.
 #[must_use]
 pub fn parent_id(id: &ResourceId) -> ResourceId {
     let text = id.as_str();
@@ -144,7 +147,7 @@ pub fn parent_id(id: &ResourceId) -> ResourceId {
     ResourceId::new(&without_name[..cut(without_name)])
 }
 
-/// Whether `id` names a direct child of `parent`, i.e. is the same text with one more type and name.
+/// Whether `id` names a direct child of `parent`, i.e. is the same text, except for case, with one more type and name.
 #[must_use]
 pub fn is_child_of(id: &ResourceId, parent: &ResourceId) -> bool {
     let (id, parent) = (id.as_str().as_bytes(), parent.as_str().as_bytes());
@@ -154,13 +157,13 @@ pub fn is_child_of(id: &ResourceId, parent: &ResourceId) -> bool {
         && id[..parent.len()].eq_ignore_ascii_case(parent)
 }
 
-/// The id of the child with this type and name.
+/// The resource id of the child with this type, e.g. `subnets`, and this name. Neither is checked.
 #[must_use]
 pub fn child_id(parent: &ResourceId, kind: &str, name: &str) -> ResourceId {
     ResourceId::new(format!("{parent}/{kind}/{name}"))
 }
 
-/// Provider and types in canonical casing, for the longest prefix of the type path that is known.
+/// The provider and the types in Azure's casing, as far as they are known.
 fn canonical(provider: &str, types: &[&str]) -> (String, Vec<String>) {
     let known = PROVIDERS.into_iter().find(|k| k.eq_ignore_ascii_case(provider));
     let mut result: Vec<String> = types.iter().map(|t| (*t).to_owned()).collect();
@@ -175,7 +178,8 @@ fn canonical(provider: &str, types: &[&str]) -> (String, Vec<String>) {
     (known.unwrap_or(provider).to_owned(), result)
 }
 
-/// The first 300 characters of a text from outside, for use in a message.
+/// The first 300 characters of a text from outside, for use in a message. A longer text ends with `…`. Control
+/// characters stay.
 #[must_use]
 pub fn shown(text: &str) -> String {
     let mut short: String = text.chars().take(300).collect();

@@ -5,54 +5,55 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
-/// One agent or third-party device that this agent may have an encrypted link with. The first packet brings the link
-/// up, unless `always_on` does so earlier.
+/// The link with one agent or third-party device. The first packet establishes its session, unless `always_on` did so
+/// earlier.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Link {
     /// The other end of the link: an agent, or [`AgentId::of_site`] for the device of a site.
     pub peer: AgentId,
-    /// The WireGuard key that the peer must prove; pinned, never learned (D14).
+    /// The WireGuard public key that the peer must prove to hold. It is pinned and never learned (D14).
     pub public_key: PublicKey,
     /// WireGuard preshared key, derived from the shared key of the connection (D14). Only on links of VPN connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preshared_key: Option<PresharedKey>,
-    /// Pin of the TLS key that the peer must prove over QUIC. `None`: the peer has no QUIC, or the link must not use
-    /// it, as on links of VPN connections.
+    /// Pin of the TLS key that the peer must prove to hold over QUIC. `None`: the peer has no QUIC, or the link must
+    /// not use it, which holds for links of VPN connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quic: Option<KeyPin>,
     /// The transports that may carry this link (D6). Default: [`Transport::Automatic`].
     #[serde(default)]
     pub transport: Transport,
-    /// Address and port for the first packet. `None`: this end waits until the peer sends first.
+    /// The peer's address and port for the first packet. `None`: this end waits until the peer sends first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<SocketAddr>,
-    /// Second address and port at which the peer accepts QUIC (D6). Tried when no QUIC connection comes up at
+    /// Second address and port at which the peer accepts QUIC (D6). It is tried if no QUIC connection comes up at
     /// `endpoint`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quic_endpoint: Option<SocketAddr>,
-    /// Number of lanes of the peer, 1 to [`MAX_LANES`](super::MAX_LANES), default 1 (D15). A local lane with a higher
-    /// number has no counterpart there; lane 0 carries its packets.
+    /// Number of lanes of the peer, 1 to [`MAX_LANES`](super::MAX_LANES), default 1 (D15). A local lane whose number
+    /// the peer does not have passes its packets to lane 0.
     #[serde(rename = "lanes", default = "one", skip_serializing_if = "is_one")]
     pub peer_lanes: u16,
-    /// Keep a session up without traffic. Both ends send a keepalive after 5 s in which they sent nothing else. Set on
-    /// links that carry advertised routes, and on links of VPN connections.
+    /// Whether a session is kept up without traffic. Both ends then send a keepalive after 5 s in which they sent
+    /// nothing else. Set on links that carry advertised routes, and on links of VPN connections.
     pub always_on: bool,
-    /// This end starts the handshakes of an `always_on` link, so that two ends do not collide; of two agents one has it.
-    /// The other end starts one only after a longer silence.
+    /// Whether this end starts the handshakes of an `always_on` link. Exactly one of two agents does, so that their
+    /// handshakes do not collide. The other end starts one only after a longer silence.
     pub initiator: bool,
     /// The role of the peer towards this agent.
     pub relation: Relation,
-    /// Sources of packets that may arrive on this link (D10). Learned routes of the peer add theirs.
+    /// Prefixes of the sources that packets from this link may have (D10). Routes that are learned from the peer add
+    /// their prefixes.
     pub sources: Vec<IpNet>,
-    /// Sources beyond `sources`, for a peer that forwards packets of others.
+    /// Further sources that packets from this link may have, because the peer forwards packets of other hosts.
     pub foreign: ForeignSources,
-    /// Another path can replace this link, so its failure must be detected fast while it is in use (D19): after
-    /// [`Probes::misses`](super::Probes::misses) unanswered probes, or later where the round-trip time is long.
+    /// Whether another path can replace this link. Its failure is then detected fast while it is in use (D19): after
+    /// [`Probes::misses`](super::Probes::misses) unanswered probes, or later if the round-trip time is long.
     #[serde(rename = "watched", default, skip_serializing_if = "std::ops::Not::not")]
     pub monitored: bool,
-    /// The peer is a WireGuard device of a third party (D16): this agent sends it no probes and no routes inside the
-    /// link.
+    /// Whether the peer is a WireGuard device of a third party (D16). This agent then sends it no probes and no routes
+    /// inside the link.
     #[serde(rename = "stock", default, skip_serializing_if = "std::ops::Not::not")]
     pub third_party: bool,
     /// `dpdTimeoutSeconds` of the connection with a third-party device, 9 to 3600 seconds: after this time without an
@@ -73,12 +74,13 @@ const fn is_one(n: &u16) -> bool {
 /// The transports that may carry a link (D6).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Transport {
-    /// WireGuard first; QUIC while the network blocks or rate-limits WireGuard; WireGuard again once it works.
+    /// WireGuard is used first, QUIC while the network blocks or rate-limits WireGuard, and WireGuard again when it
+    /// works.
     #[default]
     Automatic,
-    /// Only WireGuard.
+    /// Packets go only over WireGuard.
     WireGuard,
-    /// Only QUIC.
+    /// Packets go only over QUIC.
     Quic,
 }
 
@@ -91,55 +93,57 @@ pub enum Transport {
     deny_unknown_fields
 )]
 pub enum Relation {
-    /// A VM of the same VNet.
+    /// The peer is a VM of the same VNet.
     VnetLocal {},
-    /// A VM of a peered VNet.
+    /// The peer is a VM of a peered VNet.
     Peering {
-        /// The own half: the `peering` of a [`SpaceKind::Peered`](super::SpaceKind::Peered) space, whose flags apply.
+        /// This VNet's half: the `peering` of a [`SpaceKind::Peered`](super::SpaceKind::Peered) space, whose flags
+        /// apply.
         peering: ResourceId,
     },
-    /// A gateway that this agent's VNet uses, its own or a peer's.
+    /// The peer is an instance of a gateway that this agent's VNet uses: its own gateway, or that of a peered VNet.
     Gateway {},
-    /// This agent is a gateway; the peer is a VM of its VNet or of a spoke that uses this gateway.
+    /// This agent is a gateway; the peer is a VM of its VNet, or of a spoke that uses this gateway
+    /// (`useRemoteGateways`).
     GatewayClient {},
     /// Both ends are gateways, joined by a VPN connection.
     Connection {
-        /// This side's connection resource.
+        /// The connection resource on this agent's side.
         connection: ResourceId,
     },
     /// This agent is a VPN gateway; the peer is the device of a site (D16).
     Site {
-        /// The connection resource.
+        /// This gateway's connection to the site.
         connection: ResourceId,
     },
     /// The peer is an edge of a circuit. This agent is a gateway connected to that circuit, or a VM that uses such a
     /// gateway.
     Edge {
-        /// The connection resource.
+        /// The gateway's connection to the circuit.
         connection: ResourceId,
     },
     /// This agent is an edge; the peer is an instance of an ExpressRoute gateway.
     CircuitGateway {
-        /// The connection resource.
+        /// The connection of the VNet's gateway to the circuit.
         connection: ResourceId,
     },
-    /// This agent is an edge; the peer is a VM of a linked VNet, or of a spoke of one. The VM sends to the edge
-    /// directly; the edge sends nothing back on this link (T4).
+    /// This agent is an edge; the peer is a VM of a linked VNet, or of a spoke that uses the linked VNet's gateway. The
+    /// VM sends to the edge directly. The edge sends nothing back on this link (T4).
     CircuitClient {
-        /// The connection resource.
+        /// The connection of the VNet's gateway to the circuit.
         connection: ResourceId,
     },
-    /// The VNet's other gateway, of the other [`GatewayKind`] (G2).
+    /// Both ends are gateways of one VNet, of different [`GatewayKind`]s (G2).
     OtherGateway {},
 }
 
 /// The kind of a virtual network gateway.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum GatewayKind {
-    /// `Vpn`.
+    /// A VPN gateway (`gatewayType` is `Vpn`).
     #[default]
     Vpn,
-    /// `ExpressRoute`.
+    /// An ExpressRoute gateway (`gatewayType` is `ExpressRoute`).
     ExpressRoute,
 }
 
@@ -148,11 +152,11 @@ pub enum GatewayKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ForeignSources {
-    /// No further source.
+    /// No further source is permitted.
     None,
-    /// The peer is an appliance in a peered VNet with `allowForwardedTraffic` on: any source outside of the receiver's
-    /// own address space.
+    /// The peer is an appliance in a peered VNet, and the receiver's half of the peering has `allowForwardedTraffic`
+    /// on: any source outside of the receiver's own address space.
     OutsideOwnSpace,
-    /// An appliance in the own VNet: anything but the receiver's own addresses.
+    /// The peer is an appliance in the receiver's VNet: any source but the receiver's own addresses.
     Any,
 }

@@ -18,32 +18,32 @@ use std::net::{IpAddr, Ipv4Addr};
 pub enum Role {
     /// A virtual machine with NICs in one VNet.
     Vm {
-        /// The NICs of the host, the primary one first. Never empty.
+        /// The NICs of the host, the primary one first. The list is never empty.
         nics: Vec<Nic>,
-        /// Subnets, or parts of subnets, whose machines have no agent and are reached through this host (D8). May be
-        /// empty.
+        /// Subnets, or parts of subnets, whose machines have no agent and are reached through this host (D8).
         served: Vec<IpNet>,
-        /// The gateways that the VNet uses, its own or those of a peered VNet (P23). The agent accepts their advertised
-        /// routes.
+        /// The gateways that the VNet uses: its own, or those of a peered VNet (P23). The agent accepts routes that
+        /// they advertise.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         gateways: Vec<UsedGateway>,
     },
     /// One instance of a VPN gateway: one of its `ipConfigurations`.
     VpnGateway {
-        /// The virtual network gateway.
+        /// The virtual network gateway that this is an instance of.
         gateway: ResourceId,
         /// Addresses of this instance in `GatewaySubnet`. ICMP errors come from the first one of the packet's family.
         /// Packets to any of these addresses are delivered to the host's kernel.
         addresses: Vec<IpAddr>,
-        /// Prefixes of the own VNet and of the spokes that use this gateway. Packets from these whose TTL expires here
-        /// are answered by an ICMP error; other expired packets are dropped silently and counted (T5, D23).
+        /// Prefixes of the own VNet and of the spokes that use this gateway. If the TTL of a packet from these expires
+        /// here, the gateway answers with an ICMP error. Other expired packets are dropped silently and counted (T5,
+        /// D23).
         #[serde(rename = "ownSide")]
         local_prefixes: Vec<IpNet>,
         /// The gateway's ASN (G4). Default [`DEFAULT_ASN`].
         #[serde(default = "default_asn")]
         asn: u32,
-        /// Configured prefixes behind the VPN connections: the remote VNet and its spokes, or the prefixes of a local
-        /// network gateway. Learned routes are added to them (D11).
+        /// Configured prefixes that are reached over the VPN connections: those of the remote VNet and of the spokes
+        /// that use its gateway, or those of a local network gateway. Learned routes are added to them (D11).
         transit: Vec<TransitRoute>,
         /// The connections, ordered by resource id.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -58,7 +58,7 @@ pub enum Role {
     /// One instance of an ExpressRoute gateway: one of its `ipConfigurations`. It forwards packets from circuits into
     /// its VNet; the opposite direction bypasses it (T4).
     ExpressRouteGateway {
-        /// The virtual network gateway.
+        /// The virtual network gateway that this is an instance of.
         gateway: ResourceId,
         /// Addresses of this instance in `GatewaySubnet`. Packets to them are delivered to the host's kernel.
         addresses: Vec<IpAddr>,
@@ -68,9 +68,9 @@ pub enum Role {
         /// The circuits that the gateway is connected to, ordered by connection.
         circuits: Vec<LinkedCircuit>,
     },
-    /// The provider's edge of one line of a circuit, an MSEE (E1). Its host's kernel forwards packets (D23).
+    /// The provider's edge of one line of a circuit, an MSEE (E1). The kernel of its host forwards packets (D23).
     CircuitEdge {
-        /// The circuit.
+        /// The circuit that the edge belongs to.
         circuit: ResourceId,
         /// The line of the circuit that ends here.
         link: CircuitLink,
@@ -86,7 +86,8 @@ pub enum Role {
 }
 
 impl Role {
-    /// Whether the agent forwards packets of others: true for gateways and edges, false for VMs.
+    /// Whether the agent forwards packets of other hosts as its main task: true for gateways and edges, false for VMs,
+    /// even with IP forwarding.
     #[must_use]
     pub const fn relays(&self) -> bool {
         match self {
@@ -96,7 +97,7 @@ impl Role {
     }
 }
 
-/// ASN of a gateway without a configured one (G4): Azure's default.
+/// ASN of a gateway for which none is configured (G4): Azure's default.
 pub const DEFAULT_ASN: u32 = 65_515;
 
 /// ASN of every edge (E1): Microsoft's ASN on ExpressRoute.
@@ -109,15 +110,16 @@ const fn default_asn() -> u32 {
     DEFAULT_ASN
 }
 
-/// A gateway from the perspective of a VM in its VNet or in a spoke.
+/// A gateway, as a VM of its VNet or of a spoke sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct UsedGateway {
-    /// The virtual network gateway.
+    /// The gateway's resource id.
     pub gateway: ResourceId,
     /// The kind of the gateway. A VNet has at most one of each kind (G2).
     pub kind: GatewayKind,
-    /// Whether the instances share the flows (active-active, G6). Otherwise the first reachable instance carries all.
+    /// Whether the instances share the flows (active-active, G6). Otherwise the first instance that is up carries all
+    /// flows.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub spread: bool,
     /// The instances, in order of preference.
@@ -132,9 +134,9 @@ pub struct UsedGateway {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum CircuitLink {
-    /// The primary line.
+    /// The primary line of the circuit.
     Primary,
-    /// The secondary line.
+    /// The secondary line of the circuit.
     Secondary,
 }
 
@@ -156,12 +158,12 @@ pub enum SiteTtl {
     /// Decrement the TTL, and drop an expired packet silently.
     #[default]
     SilentHop,
-    /// Leave the TTL unchanged.
+    /// Leave the TTL unchanged, so that the gateway is no hop in a traceroute of the site.
     Transparent,
 }
 
 impl SiteTtl {
-    /// Whether it is the default; serde leaves it out then.
+    /// Whether it is the default value, which serde omits.
     #[must_use]
     pub fn is_silent_hop(&self) -> bool {
         *self == Self::SilentHop
@@ -172,23 +174,24 @@ impl SiteTtl {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GatewayConnection {
-    /// Its resource id.
+    /// The connection's resource id.
     pub connection: ResourceId,
-    /// The peers of its links in order of preference: instances of the remote gateway, or the device of the site.
+    /// The peers of the connection's links, in order of preference: instances of the remote gateway, or the device of
+    /// the site.
     pub ends: Vec<AgentId>,
-    /// Whether both ends exchange routes (G18, G19): BGP is enabled at both, with different ASNs (G4).
+    /// Whether both ends exchange routes (G18, G19), because BGP is enabled at both ends and their ASNs differ (G4).
     pub exchange: bool,
     /// The ASN of the remote end.
     pub asn: u32,
-    /// Whether the remote end is a site; [`SiteTtl`] applies to its packets then (T6).
+    /// Whether the remote end is a site. If so, [`SiteTtl`] applies to packets from it (T6).
     pub site: bool,
-    /// `routingWeight` (R7): the higher value is preferred.
+    /// `routingWeight` (R7): of several connections the one with the highest value is preferred.
     pub weight: u32,
 }
 
 impl GatewayConnection {
-    /// Whether the gateway advertises the prefixes behind this connection to its other connections, and forwards
-    /// packets between them. True if routes are exchanged, and for a site without BGP, whose prefixes are configured
+    /// Whether the gateway advertises the prefixes of this connection to its other connections, and forwards packets
+    /// between them. True if routes are exchanged; also true for a site without BGP, whose prefixes are configured
     /// (G18, G19).
     #[must_use]
     pub const fn is_advertised(&self) -> bool {
@@ -196,13 +199,13 @@ impl GatewayConnection {
     }
 }
 
-/// A circuit from the perspective of an ExpressRoute gateway.
+/// A circuit, as an ExpressRoute gateway sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LinkedCircuit {
     /// The connection of the gateway to the circuit.
     pub connection: ResourceId,
-    /// The circuit.
+    /// The circuit that the gateway is connected to.
     pub circuit: ResourceId,
     /// `routingWeight` of the connection (E12): the higher value is preferred.
     pub weight: u32,
@@ -210,18 +213,18 @@ pub struct LinkedCircuit {
     pub edges: Vec<GatewayHop>,
 }
 
-/// A VNet that is linked to a circuit, from the perspective of an edge.
+/// A VNet that is linked to a circuit, as an edge sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CircuitNetwork {
     /// The connection of the VNet's gateway to the circuit.
     pub connection: ResourceId,
-    /// The VNet.
+    /// The VNet that is linked to the circuit.
     pub vnet: ResourceId,
-    /// Prefixes that its gateway advertises: the whole address spaces of the VNet and of the spokes that use the
+    /// Prefixes that the VNet's gateway advertises: the whole address spaces of the VNet and of the spokes that use the
     /// gateway (E5).
     pub prefixes: Vec<IpNet>,
-    /// The gateway's ASN.
+    /// The ASN of the VNet's gateway.
     pub asn: u32,
     /// The edge's end of the tunnel: an address of the VNet's `GatewaySubnet` (T4).
     pub address: IpAddr,
@@ -233,11 +236,11 @@ pub struct CircuitNetwork {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Speaker {
-    /// Its ASN.
+    /// The ASN of the speaker.
     pub asn: u32,
-    /// Its BGP identifier (RFC 4271, 4.2).
+    /// The BGP identifier of the speaker (RFC 4271, 4.2).
     pub router_id: Ipv4Addr,
-    /// Its neighbours, ordered by id.
+    /// The neighbours of the speaker, ordered by id.
     pub neighbours: Vec<Neighbour>,
 }
 
@@ -247,23 +250,25 @@ pub struct Speaker {
 pub struct Neighbour {
     /// The connection to the site, or the circuit.
     pub id: ResourceId,
-    /// Its address.
+    /// The neighbour's address.
     pub address: IpAddr,
     /// The speaker's own address on this session.
     pub local_address: IpAddr,
     /// The neighbour's ASN; it differs from the speaker's (G4).
     pub asn: u32,
-    /// The neighbour is on no network of the host, so the session passes routers (EBGP multihop).
+    /// Whether the neighbour is on no network of the host, so that the session passes routers (EBGP multihop).
     pub multihop: bool,
-    /// Run BFD with the neighbour (RFC 5880), with an interval of 300 ms, if the neighbour supports it. Never together
-    /// with `multihop`.
+    /// Whether BFD runs with the neighbour (RFC 5880), with an interval of 300 ms, if the neighbour supports it. Never
+    /// together with `multihop`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub bfd: bool,
-    /// Key of the TCP MD5 signature (RFC 2385); at most 80 characters, the limit of Linux.
+    /// Key of the TCP MD5 signature (RFC 2385), at most 80 characters, which is the limit of Linux. `None`: the session
+    /// has no signature.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<Secret>,
-    /// Prefixes of one family above which the session is closed (G23, E13).
+    /// Number of prefixes of one address family above which the session is closed (G23, E13).
     pub max_prefixes: u32,
-    /// Proposed hold time in seconds, 3 to 65,535 (E4). Keepalives are sent at a third of it.
+    /// The hold time that the speaker proposes, in seconds, 3 to 65,535 (E4). Keepalives are sent at a third of the
+    /// negotiated one.
     pub hold_time: u16,
 }

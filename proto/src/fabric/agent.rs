@@ -77,20 +77,20 @@ pub struct AgentRevision {
     /// The newest revision that it has applied; `None` before the first.
     #[serde(default)]
     pub applied: Option<Revision>,
-    /// Whether it has applied the newest configuration that is meant for it.
+    /// Whether it has applied the newest configuration that the controller has for it.
     pub up_to_date: bool,
-    /// The last configuration that it refused.
+    /// The last configuration that it refused; `None`: none.
     #[serde(default)]
     pub rejected: Option<Rejected>,
 }
 
-/// The result of waiting for a revision.
+/// The result of waiting until a revision is in force.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Waited {
     /// Whether every connected agent has applied the revision.
     pub in_force: bool,
-    /// The agents that have not applied it yet.
+    /// The connected agents that have not applied the revision yet.
     #[serde(default)]
     pub waiting_for: Vec<AgentId>,
 }

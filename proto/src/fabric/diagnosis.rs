@@ -49,7 +49,7 @@ impl Protocol {
 pub struct Probe {
     /// Name or resource id of a VM or NIC, or the name of an agent.
     pub from: String,
-    /// The same, or an IP address.
+    /// Name or resource id of a VM or NIC, name of an agent, or an IP address.
     pub to: String,
     /// Whether it is a ping or a traceroute.
     pub kind: ProbeKind,

@@ -52,12 +52,12 @@ pub struct TokenRequest {
     pub ttl_seconds: Option<u64>,
 }
 
-/// A new join token. Only this response has its text.
+/// A new join token. The token's text is only in this response: the controller does not store it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NewToken {
-    /// Name of the token in later requests, e.g. to delete it.
+    /// The token's name in later requests, e.g. to delete it.
     pub id: String,
-    /// The text for `tombolo-agent join --token-file`. A secret.
+    /// The text for the file of `tombolo-agent join --token-file`. It is a secret.
     pub token: String,
     /// The name of the agent that joins with the token.
     pub agent: AgentId,
@@ -139,13 +139,13 @@ pub struct ApiTokenRequest {
     pub name: String,
 }
 
-/// A new token for the REST API. Only this response has its text.
+/// A new token for the REST API. The token's text is only in this response: the controller does not store it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NewApiToken {
-    /// Name of the token in later requests, e.g. to delete it.
+    /// The token's name in later requests, e.g. to delete it.
     pub id: String,
     /// The name that its creator chose.
     pub name: String,
-    /// The text for `Authorization: Bearer`. A secret.
+    /// The text for the header `Authorization: Bearer`. It is a secret.
     pub token: String,
 }

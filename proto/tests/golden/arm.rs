@@ -1,4 +1,4 @@
-//! The kinds of ARM items: their names in plans, in ARM's types, and in messages.
+//! Records the kinds of ARM items: their names in plans, in ARM's types, and in messages.
 
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! The configuration of an agent, except for its role.
+//! Records the JSON of an agent's configuration, except for its role.
 
 use super::{agent, at, id, ip, net};
 use tombolo_golden::{every_variant, golden};
@@ -284,7 +284,8 @@ fn agent_configurations() {
         spaces: vec![],
         links: vec![],
     };
-    // The order of fields is recorded too. A changed digest would make the controller send each configuration again.
+    // The digests record the order of fields too. A changed digest would make the controller send each configuration
+    // again.
     let digests: Vec<_> = [&full, &minimal]
         .map(|config| tombolo_proto::config::digest(&config.to_bytes()))
         .into();

@@ -1,4 +1,4 @@
-//! Requests and responses of the fabric API.
+//! Records the requests and responses of the fabric API.
 
 use super::agent;
 use tombolo_golden::golden;

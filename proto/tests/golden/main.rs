@@ -1,4 +1,4 @@
-//! The formats on the network and on disk, compared with recorded files.
+//! Compares the formats on the network and on disk with recorded files.
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 

@@ -1,4 +1,4 @@
-//! The reports of agents: status, installed tables, probes, routes.
+//! Records the reports of agents: status, installed tables, probes, routes.
 
 use super::{agent, at, id, ip, net};
 use std::collections::BTreeMap;

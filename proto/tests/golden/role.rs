@@ -1,4 +1,4 @@
-//! The roles of agents.
+//! Records the JSON of each role of an agent.
 
 use super::config::{hop, nic, transit};
 use super::{agent, id, ip, net};

@@ -1,4 +1,5 @@
-//! The encoded messages of the control stream. The format is the numbers and types of fields, not their names.
+//! Records the encoded messages of the control stream. The format consists of the numbers and types of fields, not of
+//! their names.
 
 use prost::Message;
 use std::fmt::{Debug, Write as _};

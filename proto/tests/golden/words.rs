@@ -1,4 +1,4 @@
-//! Enums without fields, and keys in text form.
+//! Records the JSON of enums without fields, and keys in text form.
 
 use super::id;
 use serde::{Deserialize, Serialize};

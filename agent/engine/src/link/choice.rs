@@ -1,4 +1,4 @@
-//! Which transport a link uses: a pure state machine (D6).
+//! Chooses the transport of a link, as a pure state machine (D6).
 //!
 //! ```text
 //!               silence or loss on WireGuard, and QUIC is up
@@ -7,83 +7,87 @@
 //!       └────────────────────────────────────────────────────────────┘
 //!          WireGuard has answered for 3 s, or QUIC is gone
 //! ```
-//! Each end decides about the packets that it sends, and receives on both transports at any time. An end whose peer
-//! sends over QUIC follows, and returns to WireGuard after the peer.
+//! Each end of a link decides only about the packets that it sends, and receives over both transports at any time. An
+//! end whose peer sends over QUIC does the same, and returns to WireGuard after the peer has returned.
 
 use super::transport::SessionState;
 use std::time::{Duration, Instant};
 use tombolo_proto::status::Carrier;
 
-/// Age of an unanswered WireGuard handshake from which QUIC is tried: time for the first repetition, which goes out
-/// after 400 ms, and its answer.
+/// Age of an unanswered WireGuard handshake from which QUIC is tried. It leaves time for the first repetition, which is
+/// sent after 400 ms, and its answer.
 const UNANSWERED_TIMEOUT: Duration = Duration::from_millis(800);
 
-/// Share of lost echoes from which WireGuard counts as rate-limited, and the least number of echoes that a share is
-/// taken of: 2 s of echoes.
+/// Share of lost echoes from which WireGuard counts as rate-limited, and the least number of echoes that the share must
+/// be taken of: those of 2 s.
 const MAX_LOSS: f64 = 0.25;
 const MIN_LOSS_SAMPLES: u32 = 20;
 
-/// WireGuard must have answered this many echoes in a row, for this time, before it is used again (D19).
+/// Number of echoes in a row that must have been answered over WireGuard, and the time that they must span, before it
+/// is used again. Failed links come back under the same conditions by default (D19).
 const MIN_ANSWERS: u32 = 10;
 const MIN_ANSWERING: Duration = Duration::from_secs(3);
 
-/// Least time over QUIC after a change because of loss: a policer lets a new flow pass at first, each time.
+/// Least time over QUIC after a change because of loss. A policer lets the first packets of a new flow pass, so
+/// WireGuard seems to work at each return.
 const RATE_LIMITED_HOLD: Duration = Duration::from_secs(60);
 
-/// Pauses between attempts to connect that fail; they double from the first to the last.
+/// First and longest pause between attempts to connect over QUIC. The pause doubles with each failed attempt.
 const MIN_CONNECT_BACKOFF: Duration = Duration::from_secs(2);
 const MAX_CONNECT_BACKOFF: Duration = Duration::from_secs(30);
 
-/// For this long after returning to WireGuard, ignore that the peer still sends over QUIC: the peer returns by itself
-/// after its own [`MIN_ANSWERING`]. If it does not, WireGuard does not work in the other direction.
+/// For this long after this end has returned to WireGuard, it does not follow a peer that still sends over QUIC: the
+/// peer returns after its own [`MIN_ANSWERING`]. If the peer does not return, WireGuard does not work in the other
+/// direction.
 const RETURN_GRACE: Duration = Duration::from_secs(6);
 
-/// A QUIC connection that is not needed any more is kept for this time, as the trouble may return.
+/// Time for which a QUIC connection is kept after it was needed last, because the trouble with WireGuard may return.
 const STANDBY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What is known about one transport of a link.
+/// The condition of one transport of a link.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct TransportHealth {
-    /// Its session.
+    /// The state of its session.
     pub(super) session: SessionState,
-    /// The length of the peer's silence, if it is too long ([`Liveness::silent`](super::liveness::Liveness::silent)).
+    /// The length of the peer's silence over this transport, if it is too long
+    /// ([`Liveness::silent`](super::liveness::Liveness::silent)).
     pub(super) silent: Option<Duration>,
-    /// When anything was received last.
+    /// The time at which anything was received over it last.
     pub(super) last_rx: Option<Instant>,
-    /// Number of echoes in a row that were answered, and since when.
+    /// Number of echoes in a row that were answered over it, and the time of the first answer.
     pub(super) answers: Option<(u32, Instant)>,
-    /// Share of lost echoes, and the number of echoes that it was taken of.
+    /// Share of its echoes that were lost, from 0 to 1, and the number of echoes that the share is taken of.
     pub(super) loss: Option<(f64, u32)>,
-    /// The peer sends its packets over this transport.
+    /// Whether the peer sends its packets over this transport.
     pub(super) used_by_peer: bool,
 }
 
-/// What the owner does next.
+/// The next action of the owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Open a QUIC connection.
+    /// Open a QUIC connection to the peer.
     Connect,
-    /// Close the QUIC connections.
+    /// Close the QUIC connections of the link.
     Disconnect,
-    /// Send over this transport from now on; with the reason.
+    /// Send over this transport from now on. The text is the reason.
     Switch(Carrier, String),
 }
 
-/// The choice of one link.
+/// The state of the choice of one link.
 #[derive(Debug, Clone)]
 pub(super) struct Choice {
     current: Carrier,
-    /// QUIC is used because the peer uses it.
+    /// QUIC is used only because the peer uses it.
     follows: bool,
-    /// WireGuard is not used again before this time.
+    /// Time before which WireGuard is not used again; `None`: it may be used at any time.
     return_not_before: Option<Instant>,
-    /// When this end returned to WireGuard.
+    /// Time at which this end returned to WireGuard; `None` while it uses QUIC.
     returned_at: Option<Instant>,
-    /// No attempt to connect before this time.
+    /// Time before which no attempt to connect is made.
     next_attempt: Option<Instant>,
-    /// The pause after the next attempt.
+    /// The pause after the next attempt to connect.
     backoff: Duration,
-    /// Since when QUIC is up and not needed.
+    /// Time since which QUIC has a session and is not needed.
     standby_since: Option<Instant>,
 }
 
@@ -102,19 +106,20 @@ impl Default for Choice {
 }
 
 impl TransportHealth {
-    /// Whether packets can go.
+    /// Whether packets can be sent over the transport, because it has a session.
     pub(super) fn is_up(&self) -> bool {
         self.session == SessionState::Up
     }
 }
 
 impl Choice {
-    /// The transport that packets go over.
+    /// The transport over which the link's packets are sent.
     pub(super) fn current(&self) -> Carrier {
         self.current
     }
 
-    /// Takes the state of both transports, and returns the next step, if there is one. A `Switch` has taken place.
+    /// Returns the next action for the present condition of both transports; `None`: nothing is to be done. After a
+    /// `Switch` [`current`](Self::current) is the new transport already. The owner calls it every 50 ms.
     pub(super) fn step(&mut self, now: Instant, wireguard: TransportHealth, quic: TransportHealth) -> Option<Step> {
         match self.current {
             Carrier::WireGuard => self.step_from_wireguard(now, wireguard, quic),
@@ -135,7 +140,8 @@ impl Choice {
         if !quic.is_up() || quic.silent.is_some() {
             return self.connect(now, quic);
         }
-        // A connection that has received nothing since WireGuard's silence began is not better: the path may be cut.
+        // A QUIC connection that has received nothing since WireGuard became silent is no better than WireGuard: the
+        // path itself may be cut.
         let silent_since = wireguard.silent.and_then(|silence| now.checked_sub(silence));
         if quic
             .last_rx
@@ -171,7 +177,8 @@ impl Choice {
         if quic.is_up() { None } else { self.connect(now, quic) }
     }
 
-    /// Closes QUIC connections that were not needed for [`STANDBY_TIMEOUT`].
+    /// Ends the attempts to connect over QUIC. Returns `Disconnect` if a QUIC connection was not needed for
+    /// [`STANDBY_TIMEOUT`].
     fn retire_quic(&mut self, now: Instant, quic: TransportHealth) -> Option<Step> {
         (self.next_attempt, self.backoff) = (None, MIN_CONNECT_BACKOFF);
         if quic.session == SessionState::Down {
@@ -204,7 +211,8 @@ impl Choice {
     }
 }
 
-/// Why WireGuard is not good enough, and whether the reason is loss.
+/// The reason why WireGuard is not good enough, and whether it is loss. `None`: WireGuard works, or it is too early to
+/// say.
 fn trouble(now: Instant, wireguard: TransportHealth) -> Option<(String, bool)> {
     if !wireguard.is_up() {
         let SessionState::Connecting { since: Some(since) } = wireguard.session else {
@@ -363,8 +371,8 @@ mod tests {
         assert!(matches!(back, Some(Step::Switch(Carrier::WireGuard, _))));
     }
 
-    /// Both ends notice at about the same time that WireGuard works again. The first one to return does not follow the
-    /// other, which still uses QUIC for a moment.
+    /// Both ends detect at about the same time that WireGuard works again. The first end that returns does not follow
+    /// the other end, which still uses QUIC for a moment.
     #[test]
     fn two_ends_that_go_back_do_not_chase_each_other() {
         let begin = Instant::now();
@@ -379,7 +387,7 @@ mod tests {
         let mut switches = 0;
         for n in 1..400u64 {
             let now = begin + ms(50 * n);
-            // The echoes of the second end were answered a little later.
+            // The second end has had answers for a slightly shorter time.
             for (i, lag) in [(0, 0), (1, 700)] {
                 let other = ends[1 - i].current();
                 let wireguard = TransportHealth {

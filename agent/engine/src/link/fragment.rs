@@ -1,16 +1,17 @@
-//! Fragmentation inside a link, for packets that are too long for the path and may not be refused: IPv6 up to 1,280
-//! bytes, and IPv4 without don't-fragment (D20).
+//! Fragmentation inside a link, for packets that are too long for the path and that the sender may not be asked to
+//! shorten: IPv6 packets up to 1,280 bytes, and IPv4 packets without don't-fragment (D20).
 //!
-//! Fragments of the outer datagram are no alternative: the kernel would have to know the path MTU, and firewalls drop
-//! them.
+//! Fragmentation of the outer datagram is no alternative: the kernel would need to know the path MTU, and many
+//! firewalls drop fragments.
 
 use super::in_band::{MESSAGE_LEN, Message};
 
-/// Length of the longest packet that is reassembled, bytes: the highest MTU of a configuration.
+/// Length of the longest packet that is reassembled, in bytes: the highest MTU that a configuration may have.
 const MAX_PACKET_LEN: usize = 9000;
 
-/// Splits a packet into messages of at most `limit` bytes, and passes each to `each`. Returns `false`, and passes none,
-/// if more than 255 would be needed.
+/// Splits a packet into messages of at most `limit` bytes each, and passes them to `each` in order. `number` is the
+/// packet's number, which should differ from that of the packet before. Returns `false`, and passes none, if `limit`
+/// leaves no room for contents, or more than 255 messages would be needed.
 pub(super) fn split(packet: &[u8], limit: usize, number: u32, mut each: impl FnMut(&[u8])) -> bool {
     let room = limit.min(MAX_PACKET_LEN).saturating_sub(MESSAGE_LEN);
     let Some(count) = packet.len().checked_div(room).map(|_| packet.len().div_ceil(room)) else {
@@ -20,7 +21,7 @@ pub(super) fn split(packet: &[u8], limit: usize, number: u32, mut each: impl FnM
         return false;
     };
     let mut message = [0; MAX_PACKET_LEN];
-    // All fragments have one length, so that each is as likely to fit as the others.
+    // All fragments have about the same length, so that all of them fit if one does.
     let size = packet.len().div_ceil(usize::from(count.max(1)));
     for (index, bytes) in (0..count).zip(packet.chunks(size)) {
         let Some(message) = message.get_mut(..MESSAGE_LEN + bytes.len()) else {
@@ -40,8 +41,8 @@ pub(super) fn split(packet: &[u8], limit: usize, number: u32, mut each: impl FnM
     true
 }
 
-/// The fragments of one link that have arrived. A packet of which a fragment is missing or out of order is lost, so
-/// that one buffer is enough.
+/// The fragments of one link that have arrived. They are put together only in order: a packet with a missing or late
+/// fragment is lost. So one buffer is enough, and a peer cannot make it grow.
 #[derive(Debug, Default)]
 pub(super) struct Reassembly {
     packet: u32,
@@ -50,7 +51,9 @@ pub(super) struct Reassembly {
 }
 
 impl Reassembly {
-    /// Takes a fragment. Returns the packet if it was the last one.
+    /// Takes the fragment at position `index` of `count` of the packet with this number. Returns the packet if the
+    /// fragment is the last one. `None`: the packet is not complete, or was lost because the fragment is out of order
+    /// or makes it longer than 9,000 bytes.
     pub(super) fn take(&mut self, packet: u32, (index, count): (u8, u8), bytes: &[u8]) -> Option<&[u8]> {
         if index == 0 {
             self.bytes.clear();
@@ -98,7 +101,7 @@ mod tests {
             prop_assert!(split(&packet, limit, 7, |fragment| fragments.push(fragment.to_vec())));
             prop_assert!(fragments.iter().all(|p| p.len() <= limit));
             let mut reassembly = Reassembly::default();
-            // Without one of them there is no packet, and the next packet is complete.
+            // If one fragment is lost, no packet comes out, and the next packet is complete.
             let lost = lost.index(fragments.len());
             for (n, fragment) in fragments.iter().enumerate() {
                 if n != lost {

@@ -1,4 +1,5 @@
-//! The bytes that engines exchange inside links, compared with recorded files.
+//! Compares the bytes that engines exchange inside links with recorded files. A difference means that agents of two
+//! versions no longer understand each other.
 
 use super::in_band::{MAX_PROBE_LEN, MESSAGE_LEN, Message};
 use super::route_sync::{MAX_MESSAGE_LEN, RouteSync};
@@ -63,7 +64,7 @@ fn messages_inside_links() {
     golden!().text("messages_inside_links.txt", &text);
 }
 
-/// One end advertises a table of two messages, the other confirms it.
+/// One end advertises a table in two messages, and the other end confirms it.
 #[test]
 #[allow(clippy::disallowed_methods, reason = "the clock is the test's")]
 fn messages_of_route_advertisements() {

@@ -8,52 +8,53 @@
 //!      44..48  number, big-endian
 //!        48..  contents of a fragment or route message, padding of a probe
 //! ```
-//! A message is an IP packet, so any link that carries packets carries messages. It never leaves the engine. A
-//! third-party device drops it, as the addresses are link-local and the next header is for experiments (RFC 3692).
+//! A message is an IP packet, so any link that carries packets carries messages too. The engine never passes a message
+//! to the TUN device. A third-party device drops it, because the addresses are link-local and the next header is
+//! reserved for experiments (RFC 3692).
 
-/// Length of a message without contents and padding, bytes.
+/// Length of a message without contents and padding, in bytes.
 pub(super) const MESSAGE_LEN: usize = 40 + 8;
 
-/// Length of the longest probe, bytes: the highest MTU of a configuration.
+/// Length of the longest probe, in bytes: the highest MTU that a configuration may have.
 pub(super) const MAX_PROBE_LEN: usize = 9000;
 
 /// The first of the two numbers for experiments (RFC 3692).
 const NEXT_HEADER: u8 = 253;
 
-/// Source `fe80::746d:1` and destination `fe80::746d:2`, in both directions.
+/// Source `fe80::746d:1` and destination `fe80::746d:2`, in both directions. "746d" is "tm" in ASCII.
 const ADDRESSES: [u8; 32] = [
     0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x74, 0x6d, 0, 1, //
     0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x74, 0x6d, 0, 2,
 ];
 
-/// A message.
+/// A message between two agents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Message {
     /// A request for a reply with the same number.
     Echo(u32),
-    /// The reply.
+    /// The reply to the echo with this number.
     Reply(u32),
-    /// A packet of this length, bytes, whose arrival the other end acknowledges.
+    /// A probe for the path MTU: a packet of this length in bytes, whose arrival the peer acknowledges.
     Probe(u16),
-    /// A probe of this length has arrived.
+    /// Acknowledges a probe of this length, in bytes.
     ProbeAck(u16),
-    /// A fragment of a packet, in the bytes after the message ([`fragment`](super::fragment)).
+    /// A fragment of a packet. The fragment's bytes follow the message ([`fragment`](super::fragment)).
     Fragment {
-        /// The packet's number.
+        /// The number of the packet, equal in all of its fragments.
         packet: u32,
         /// Position of the fragment, from 0.
         index: u8,
-        /// Number of fragments.
+        /// Number of fragments of the packet, 1 to 255.
         count: u8,
     },
-    /// Part of the route exchange, in the bytes after the message ([`route_sync`](super::route_sync)).
+    /// A message about routes. Its contents follow ([`route_sync`](super::route_sync)).
     Routes,
-    /// The sender is about to stop: its peer moves to another link if it has one.
+    /// The sender is about to stop, so its peer uses another link if it has one.
     Drain,
 }
 
 impl Message {
-    /// Encodes the message as a packet.
+    /// Encodes the message as a packet without contents and padding.
     pub(super) fn encode(self) -> [u8; MESSAGE_LEN] {
         let mut position = [0, 0];
         let (kind, number) = match self {
@@ -69,6 +70,7 @@ impl Message {
             Self::Drain => (7, 0),
         };
         let mut packet = [0; MESSAGE_LEN];
+        // IPv6, 8 bytes of payload, and a hop limit of 1, so that no router would forward a message that leaks.
         packet[0] = 0x60;
         packet[5] = 8;
         packet[6] = NEXT_HEADER;
@@ -80,7 +82,8 @@ impl Message {
         packet
     }
 
-    /// Writes a probe, as a packet of this length, from [`MESSAGE_LEN`] to [`MAX_PROBE_LEN`].
+    /// Writes a probe into `buffer`, and returns it: a packet of `size` bytes, or the nearest length from
+    /// [`MESSAGE_LEN`] to [`MAX_PROBE_LEN`].
     pub(super) fn probe(size: u16, buffer: &mut [u8; MAX_PROBE_LEN]) -> &[u8] {
         let size = usize::from(size).clamp(MESSAGE_LEN, MAX_PROBE_LEN);
         #[expect(clippy::cast_possible_truncation, reason = "clamped")]
@@ -90,8 +93,8 @@ impl Message {
         packet
     }
 
-    /// Writes the message to the front of a packet of at least [`MESSAGE_LEN`] bytes, and keeps the contents behind it.
-    /// A shorter packet stays as it is.
+    /// Writes the message over the first [`MESSAGE_LEN`] bytes of a packet, and leaves the contents after them. The
+    /// length field of the IP header becomes that of the whole packet. A shorter packet stays as it is.
     pub(super) fn put(self, packet: &mut [u8]) {
         let payload = u16::try_from(packet.len().saturating_sub(40)).unwrap_or(u16::MAX);
         if let Some(head) = packet.first_chunk_mut() {
@@ -100,14 +103,14 @@ impl Message {
         }
     }
 
-    /// Whether a packet is a message. Then it ends here, also if it is of an unknown kind.
+    /// Whether a packet is a message between agents. A message is never passed on, even if its kind is unknown.
     pub(super) fn is_in_band(packet: &[u8]) -> bool {
         let head = packet.first_chunk::<MESSAGE_LEN>();
         head.is_some_and(|head| head[6] == NEXT_HEADER && head[0] >> 4 == 6 && head[8..40] == ADDRESSES)
     }
 
-    /// Decodes a packet that [`is_in_band`](Self::is_in_band). `None`: of a kind that this version does not know, or a
-    /// probe whose length is wrong.
+    /// Decodes a packet for which [`is_in_band`](Self::is_in_band) is true. `None`: the kind is unknown to this
+    /// version, a probe has not the length that it says, or a number is out of range.
     pub(super) fn decode(packet: &[u8]) -> Option<Self> {
         let head = packet.first_chunk::<MESSAGE_LEN>()?;
         let number = u32::from_be_bytes([head[44], head[45], head[46], head[47]]);

@@ -1,38 +1,40 @@
-//! Whether the other end of a link answers: statistics of the echoes of one link over one transport.
+//! Detects whether the peer of a link answers, from the echoes that were sent over one of the link's transports.
 
 use super::in_band::Message;
 use std::time::{Duration, Instant};
 use tombolo_proto::config::Probes;
 
-/// Echoes that are remembered: 6.4 s of them at the default interval.
+/// Number of echoes that are remembered: those of 6.4 s at the default interval of 100 ms.
 const WINDOW: usize = 64;
 
 /// A reply that takes longer counts as lost.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Least silence that counts while the round-trip time is not known: the time after which a reply counts as lost.
+/// While the round-trip time is unknown, a peer is taken to be silent only after this time. A shorter one would be
+/// wrong: the reply may still come in time ([`REPLY_TIMEOUT`]).
 const UNKNOWN_RTT_SILENCE: Duration = REPLY_TIMEOUT;
 
-/// After this much silence the path was down, not rate-limited: the losses of that period are ignored. Loss by chance
-/// rarely takes six echoes in a row.
+/// After this much silence the path is taken to have been down, not rate-limited, and the losses of that period are
+/// ignored. At the default interval this takes six lost echoes in a row, which random loss rarely causes.
 const DOWN_SILENCE: Duration = Duration::from_millis(600);
 
-/// The echoes of one link over one transport, and what they say about it.
+/// The echoes of one link over one transport, and the statistics of their replies. Times that are passed to it must not
+/// go back.
 #[derive(Debug, Clone)]
 pub(super) struct Liveness {
-    /// By number modulo [`WINDOW`]: when the echo went out, and the time until its reply.
+    /// By number of the echo modulo [`WINDOW`]: the time at which it was sent, and the time that its reply took.
     sent: [Option<(Instant, Option<Duration>)>; WINDOW],
-    /// Number of the next echo.
+    /// The number of the next echo. It wraps.
     next: u32,
     /// Smoothed round-trip time (RFC 6298).
     rtt: Option<Duration>,
-    /// Number of echoes in a row that were answered, and since when.
+    /// Number of echoes in a row that were answered, and the time of the first answer.
     answered: Option<(u32, Instant)>,
-    /// When anything was received last.
+    /// Time at which anything was received over this transport last.
     last_rx: Option<Instant>,
-    /// Number of echoes sent after that, and when the first of them was.
+    /// Number of echoes sent since `last_rx`, and the time of the first of them.
     unanswered: Option<(u32, Instant)>,
-    /// Unanswered echoes from which the peer is silent (D19), and the time that they take.
+    /// Number of unanswered echoes from which the peer is silent (D19), and the time in which so many are sent.
     misses: u32,
     misses_take: Duration,
 }
@@ -59,13 +61,14 @@ impl Liveness {
         self
     }
 
-    /// Sets how silence is noticed.
+    /// Sets the interval and the number of unanswered echoes that silence takes.
     pub(super) fn set_probes(&mut self, probes: Probes) {
         self.misses = probes.misses;
         self.misses_take = Duration::from_millis(u64::from(probes.interval)) * probes.misses;
     }
 
-    /// Returns the next echo, which the caller sends now.
+    /// Returns the next echo, which the caller must send now. If the peer is silent, the answers in a row so far are
+    /// forgotten.
     pub(super) fn send(&mut self, now: Instant) -> Message {
         let number = self.next;
         self.next = number.wrapping_add(1);
@@ -79,17 +82,18 @@ impl Liveness {
         Message::Echo(number)
     }
 
-    /// When the last echo went out.
+    /// The time of the last [`send`](Self::send); `None` before the first.
     pub(super) fn last_sent(&self) -> Option<Instant> {
         let last = self.next.wrapping_sub(1);
         self.sent.get(last as usize % WINDOW)?.map(|(at, _)| at)
     }
 
-    /// Notes that anything was received over this transport.
+    /// Records that anything was received over this transport, which ends a silence. If the silence lasted
+    /// [`DOWN_SILENCE`], its echoes do not count as lost.
     pub(super) fn received(&mut self, now: Instant) {
         let was_down = self.silent(now).is_some_and(|silence| silence >= DOWN_SILENCE);
         if let Some((_, since)) = self.unanswered.filter(|_| was_down) {
-            // Replies to younger echoes may be under way.
+            // Echoes that were sent later than this may still be answered.
             let under_way = 2 * self.rtt.unwrap_or(REPLY_TIMEOUT);
             let missed = |(at, reply): &mut (Instant, Option<Duration>)| {
                 reply.is_none() && *at >= since && now.saturating_duration_since(*at) > under_way
@@ -102,13 +106,13 @@ impl Liveness {
         self.unanswered = None;
     }
 
-    /// When anything was received last.
+    /// The time at which anything was received over this transport last; `None`: nothing was received yet.
     pub(super) fn last_rx(&self) -> Option<Instant> {
         self.last_rx
     }
 
-    /// Takes the reply to the echo with this number. Replies that are late, repeated, or to an unknown number count as
-    /// received packets only.
+    /// Records the reply to the echo with this number. A late or repeated reply, and one to an unknown number, has no
+    /// part in the statistics, but shows that the peer is alive.
     pub(super) fn reply(&mut self, number: u32, now: Instant) {
         self.measure(number, now);
         self.received(now);
@@ -123,23 +127,26 @@ impl Liveness {
             return;
         }
         *reply = Some(took);
+        // RFC 6298's smoothing factor of 1/8.
         self.rtt = Some(self.rtt.map_or(took, |rtt| rtt - rtt / 8 + took / 8));
         let (count, _) = self.answered.get_or_insert((0, now));
         *count += 1;
     }
 
-    /// Sets the round-trip time unless one was measured: that of the other transport over the same path.
+    /// Sets the round-trip time unless one was measured here. `rtt` is that of the link's other transport, which uses
+    /// the same path.
     pub(super) fn assume_rtt(&mut self, rtt: Option<Duration>) {
         self.rtt = self.rtt.or(rtt);
     }
 
-    /// The smoothed round-trip time.
+    /// The smoothed round-trip time, or the assumed one; `None`: neither is known.
     pub(super) fn rtt(&self) -> Option<Duration> {
         self.rtt
     }
 
-    /// Share of the remembered echoes that were lost, from 0 to 1, and the number of echoes that it is taken of. Echoes
-    /// of the last second may still be answered and do not count. `None`: fewer than ten.
+    /// The share of the remembered echoes that were lost, from 0 to 1, and the number of echoes that the share is taken
+    /// of. Unanswered echoes of the last second are not counted, because they may still be answered. `None`: fewer than
+    /// ten echoes count.
     pub(super) fn loss(&self, now: Instant) -> Option<(f64, u32)> {
         let due = self.sent.iter().flatten();
         let due = due.filter(|(at, reply)| reply.is_some() || now.saturating_duration_since(*at) > REPLY_TIMEOUT);
@@ -151,8 +158,8 @@ impl Liveness {
         (all >= 10).then(|| (f64::from(lost) / f64::from(all), all))
     }
 
-    /// How long the peer has been silent, if it is too long: as many echoes as configured (D19), and two round trips
-    /// more.
+    /// The length of the peer's silence, if it is too long. It is too long after as many unanswered echoes as
+    /// configured (D19), plus two round trips for replies that are on their way. `None`: the peer is not silent.
     pub(super) fn silent(&self, now: Instant) -> Option<Duration> {
         let (count, since) = self.unanswered?;
         let silence = now.saturating_duration_since(since);
@@ -162,12 +169,13 @@ impl Liveness {
         (count >= self.misses && silence >= allowed).then_some(silence)
     }
 
-    /// Starts to count answers from zero.
+    /// Starts to count answers in a row from zero again; the statistics of losses stay.
     pub(super) fn forget_answers(&mut self) {
         self.answered = None;
     }
 
-    /// Number of echoes in a row that were answered, and since when. `None`: none since the last silence.
+    /// Number of echoes in a row that were answered, and the time of the first answer. `None`: no echo was answered
+    /// since the last silence.
     pub(super) fn answers(&self) -> Option<(u32, Instant)> {
         self.answered
     }
@@ -216,7 +224,7 @@ mod tests {
         assert_eq!(liveness.silent(now), None, "any packet shows that the path is open");
     }
 
-    /// Losses from while a path was down do not count when it is up again.
+    /// When a path is up again, the losses of the time in which it was down do not count.
     #[test]
     fn a_way_that_opens_again_begins_anew() {
         let mut now = Instant::now();
@@ -238,7 +246,8 @@ mod tests {
         assert!(loss < 0.05, "{loss}");
     }
 
-    /// A restart of the peer takes a second or two: its path is not rate-limited.
+    /// A peer that restarts is silent for a second or two. Its lost echoes must not count, because the path is not
+    /// rate-limited.
     #[test]
     fn an_end_that_was_away_for_a_moment_lost_nothing() {
         for away in [3, 7, 15, 29] {
@@ -258,7 +267,7 @@ mod tests {
         }
     }
 
-    /// Random loss of a half is noticed as such, although it has longer runs of losses.
+    /// A path that loses half of the packets at random is seen to do so, although some of its losses come in long runs.
     #[test]
     fn a_way_that_loses_half_loses_more_than_a_quarter() {
         let (mut now, mut chance) = (Instant::now(), 7u64);
@@ -279,7 +288,8 @@ mod tests {
         assert!(10 * noticed > 9 * looked, "{noticed} of {looked}");
     }
 
-    /// The silence of a standby connection is noticed as fast as that of the one in use.
+    /// The silence of a standby connection is detected as fast as that of the connection in use, if the round-trip time
+    /// of the latter is assumed for it.
     #[test]
     fn silence_needs_no_round_trip_of_its_own() {
         for assumed in [None, Some(Duration::from_millis(2))] {

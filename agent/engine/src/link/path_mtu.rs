@@ -1,4 +1,5 @@
-//! Path MTU discovery by probes inside the link (RFC 8899, D20), without ICMP. Sizes are those of inner packets, bytes.
+//! Path MTU discovery by probes inside the link (RFC 8899, D20). It needs no ICMP errors. Sizes are those of inner
+//! packets, in bytes.
 //!
 //! ```text
 //!   Check ── full size answered ──────────▶ Done ── 10 s ──▶ Check
@@ -7,46 +8,49 @@
 //!     ▼
 //!   Search ── neighbouring sizes found ──▶ Done
 //! ```
-//! A search probes up to 15 sizes at once, between one that passes and one that does not, and then the interval between
-//! two neighbours. Probes are sent with don't-fragment. Packets are sent without, so that a path that carries fragments
-//! carries all packets before the limit is known.
+//! A search probes up to 15 sizes at once, between one that passes and one that does not, and then sizes between two of
+//! these neighbours. Probes are sent with don't-fragment. Other packets are sent without it, so that a path that
+//! carries fragments carries all packets before the limit is known.
 
 use std::time::{Duration, Instant};
 
-/// The limit during a search, until a longer probe is answered: an underlay of 1,280 bytes (the least IPv6 MTU), less
-/// IPv6, UDP and WireGuard.
+/// The limit during a search, until a longer probe is acknowledged: what an underlay of 1,280 bytes (the least MTU of
+/// IPv6) carries after IPv6, UDP and WireGuard headers.
 pub(super) const BASE: u16 = 1280 - 40 - 8 - 32;
 
-/// The least limit: the 576 bytes that every IPv4 host must accept (RFC 791), less IPv4, UDP and WireGuard.
+/// The least limit: what remains of the 576 bytes that every IPv4 host must accept (RFC 791) after IPv4, UDP and
+/// WireGuard headers.
 const MIN_SIZE: u16 = 576 - 20 - 8 - 32;
 
-/// Parts into which a search divides its interval: two rounds find a limit among 256 sizes.
+/// Number of parts into which a search divides its interval: two rounds find a limit among 256 sizes.
 const GRID: u16 = 16;
 
 /// A search ends when the limit is known up to this number of bytes.
 const PRECISION: u16 = 2;
 
-/// Attempts with each size, as RFC 8899 recommends (`MAX_PROBES`).
+/// Number of attempts with each size, as RFC 8899 recommends (`MAX_PROBES`).
 const MAX_PROBES: u32 = 3;
 
-/// Time for an acknowledgement, in addition to three round trips: the peer may be busy, and calls come every 50 ms.
+/// Time for an acknowledgement, in addition to three round trips, because the peer may be busy and acknowledgements are
+/// evaluated only every 50 ms.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(150);
 
-/// How often the result is checked. RFC 8899 recommends 10 minutes; a limit that is too high loses packets meanwhile.
+/// Interval at which the result is checked. RFC 8899 recommends 10 minutes, but a limit that has become too high loses
+/// packets until the next check.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Probes the full size and the known limit.
     Check,
-    /// Probes sizes between one that passes, or is assumed to, and one that does not.
+    /// Probes sizes between one that passes, or is assumed to pass, and one that does not.
     Search {
-        /// The least size that does not pass.
+        /// The least size that is known not to pass.
         below: u16,
     },
-    /// The limit is known.
+    /// The limit is known, and nothing is probed.
     Done {
-        /// When to check it.
+        /// Time of the next check.
         until: Instant,
     },
 }
@@ -55,13 +59,13 @@ enum Phase {
 #[derive(Debug, Clone)]
 pub(super) struct PathMtu {
     phase: Phase,
-    /// The limit that was found.
+    /// The limit that the last search or check found.
     known: Option<u16>,
-    /// Longest size that was acknowledged in this phase; 0: none.
+    /// Largest size that was acknowledged in this phase; 0: none.
     best: u16,
-    /// Attempts in this phase.
+    /// Number of attempts in this phase.
     attempts: u32,
-    /// When the probes in flight were sent.
+    /// Time at which the probes in flight were sent; `None`: none are in flight.
     sent_at: Option<Instant>,
     /// Sizes that were probed in this phase. Acknowledgements of other sizes are ignored.
     probed: Vec<u16>,
@@ -81,8 +85,8 @@ impl Default for PathMtu {
 }
 
 impl PathMtu {
-    /// Longest packet that may be sent whole: during a search the longest that is known to pass, else the result of the
-    /// last one. `None`: there is no sign of a limit.
+    /// Longest packet that may be sent without fragmentation, in bytes. During a search it is the largest size that is
+    /// known to pass, otherwise the result of the last search. `None`: nothing shows that the path has a limit.
     pub(super) fn limit(&self) -> Option<u16> {
         match self.phase {
             Phase::Search { .. } => Some(self.best.max(BASE)),
@@ -90,24 +94,27 @@ impl PathMtu {
         }
     }
 
-    /// The path may have changed: checks the limit with the next probes.
+    /// Checks the limit with the next [`probes`](Self::probes), because the path may have changed. A search in progress
+    /// continues.
     pub(super) fn check_now(&mut self) {
         if !matches!(self.phase, Phase::Search { .. }) {
             self.enter(Phase::Check);
         }
     }
 
-    /// Takes the peer's acknowledgement of a probe of this size.
+    /// Takes the peer's acknowledgement of a probe of `size` bytes. Sizes that were not probed in this phase are
+    /// ignored.
     pub(super) fn acknowledged(&mut self, size: u16) {
         if self.probed.contains(&size) {
             self.best = self.best.max(size);
         }
     }
 
-    /// Returns the sizes to probe now, none most of the time. `full` is the longest packet that the device hands over.
-    /// Call it only while the peer answers short messages: lost probes must mean that they were too long.
+    /// Returns the sizes in bytes that the caller must probe now; most of the time there are none. `full` is the MTU of
+    /// the device, `rtt` the round-trip time of the link if it is known. The owner calls it every 50 ms, but only while
+    /// the peer answers short messages: a lost probe must mean that it was too long.
     pub(super) fn probes(&mut self, now: Instant, full: u16, rtt: Option<Duration>) -> Vec<u16> {
-        // The device's MTU has been lowered since.
+        // The MTU of the device was lowered.
         if self.known.is_some_and(|known| known > full) {
             self.known = Some(full);
         }
@@ -139,7 +146,7 @@ impl PathMtu {
         sizes
     }
 
-    /// Ends the phase if its result is certain, and the attempt if its time is over.
+    /// Ends the phase if its result is certain, and the attempt if its time has passed.
     fn conclude(&mut self, now: Instant, full: u16, rtt: Option<Duration>) {
         if self.best >= full {
             return self.finish(now, full);
@@ -176,7 +183,7 @@ impl PathMtu {
         }
     }
 
-    /// The lower end of a search: the known limit if it still passes.
+    /// The lower end of a search: the known limit if it passed in this phase, otherwise the least limit.
     fn low(&self) -> u16 {
         self.known.filter(|k| self.best >= *k).unwrap_or(MIN_SIZE)
     }
@@ -194,7 +201,7 @@ impl PathMtu {
     }
 }
 
-/// At most 15 sizes between `low` and `below`, ascending, without either.
+/// At most 15 sizes between `low` and `below`, ascending and without these two.
 fn grid(low: u16, below: u16) -> Vec<u16> {
     let width = below.saturating_sub(low);
     let step = width.div_ceil(GRID).max(1);
@@ -210,8 +217,8 @@ mod tests {
 
     const TIME_STEP: Duration = Duration::from_millis(50);
 
-    /// Runs discovery on a path that carries `width` bytes, and loses every `lose`th probe (0: none). Returns the time
-    /// at the end, and the number of probes.
+    /// Runs discovery for `steps` of 50 ms on a path that carries `width` bytes and loses every `lose`th probe (0:
+    /// none). Returns the time at the end, and the number of probes.
     fn walk(path: &mut PathMtu, mut now: Instant, width: u16, full: u16, lose: usize, steps: u32) -> (Instant, usize) {
         let mut sent = 0;
         for _ in 0..steps {
@@ -259,7 +266,7 @@ mod tests {
         }
         assert!(limits.iter().flatten().all(|l| (BASE..=1300).contains(l)), "{limits:?}");
         assert!(limits.iter().flatten().next().is_some_and(|l| *l < 1298), "{limits:?}");
-        // Three tries of the full size, and two rounds of the search.
+        // The time for three attempts with the full size, and for two rounds of the search, has passed.
         assert!(limits[40].is_some_and(|l| l >= 1298), "{limits:?}");
     }
 
@@ -268,7 +275,7 @@ mod tests {
     fn answers_to_sizes_that_were_not_asked_for_are_ignored() {
         let mut path = PathMtu::default();
         let (mut now, _) = walk(&mut path, Instant::now(), 1000, 1420, 0, 300);
-        // The path narrows: the search is below the known limit.
+        // The path's MTU falls to 700, so the search is below the known limit.
         for step in 0..300u16 {
             for size in [0, 701 + step, 1001, 1419, 1421, 9000, u16::MAX] {
                 path.acknowledged(size);
@@ -279,14 +286,14 @@ mod tests {
     }
 
     proptest! {
-        /// On any path the limit that is found passes, and is at most the precision below the width.
+        /// On any path the limit that is found passes, and is at most [`PRECISION`] below the path's MTU.
         #[test]
         fn any_width_is_found(width in 600u16..1500, full in 1280u16..1500, lose in prop_oneof![Just(0), 4usize..9]) {
             let mut path = PathMtu::default();
             walk(&mut path, Instant::now(), width, full, lose, 190);
             let limit = path.limit().unwrap();
             prop_assert!(limit <= width.min(full), "{} over {}", limit, width);
-            // A size whose probes are all lost by chance counts as too long.
+            // If all probes of a size are lost by chance, the size counts as too long.
             let given_away = if lose == 0 { PRECISION } else { 60 };
             prop_assert!(limit + given_away >= width.min(full), "{} of {}", limit, width);
         }

@@ -1,5 +1,5 @@
-//! Unencrypted links for tests and simulations: a datagram is the sender's name and the packet. The product has no way
-//! to use them.
+//! Unencrypted links for tests and simulations. A datagram consists of the sender's name and the packet. The product
+//! has no way to use such links.
 
 use super::{Event, LinkSet, Opened, Sealed};
 use crate::buffer::{Outer, Path, Transmit, TransmitSink};
@@ -17,7 +17,7 @@ pub struct PlainLinks {
 }
 
 impl PlainLinks {
-    /// For the agent of this name; without links.
+    /// Creates a set without links, for the agent of this name.
     #[must_use]
     pub const fn new(own: AgentId) -> Self {
         Self { own, links: Vec::new() }

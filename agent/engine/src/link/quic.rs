@@ -1,8 +1,9 @@
-//! Links over QUIC: inner packets as datagrams (RFC 9221) of connections between agents that pin each other's keys.
+//! Links over QUIC: inner packets are datagrams (RFC 9221) of connections between agents that pin each other's keys.
 //!
-//! This module drives `quinn-proto`: it passes datagrams in, takes those to send at the end of each batch
-//! ([`flush`](SecureTransport::flush)), and serves the timers. Either end may open a connection. If two exist with one
-//! peer, each end sends on the one that was established last, and the end with the smaller key closes the others.
+//! This module drives `quinn-proto`: it passes received datagrams in, fetches those to send at the end of each batch
+//! ([`flush`](SecureTransport::flush)), and runs the timers. Either end may open a connection. If two connections exist
+//! with one peer, each end sends on the one that was established last, and the end with the smaller key closes the
+//! others.
 
 mod connection;
 mod peers;
@@ -30,29 +31,30 @@ use tombolo_proto::config::Link;
 use tombolo_proto::id::KeyPin;
 use tombolo_proto::status::{LinkState, LinkStatus};
 
-/// Size of the buffers that packets are allocated from, bytes: one allocation serves about 180 full-sized packets.
+/// Size in bytes of the buffers from which packets are allocated: one allocation is enough for about 180 full-sized
+/// packets.
 const CHUNK_LEN: usize = 256 << 10;
 
-/// The bit of the first byte that marks a long header, as handshakes have (RFC 9000, section 17.2).
+/// The bit of the first byte that marks a long header, which the packets of handshakes have (RFC 9000, section 17.2).
 const LONG_HEADER: u8 = 0x80;
 
-/// Packets that wait for a connection. A flow sends few packets before its first answer.
+/// Largest number of packets that wait for a connection. A flow sends few packets before its first answer.
 const MAX_WAITING: usize = 64;
 
-/// Handshakes in progress from which on senders must validate their address by a Retry packet (RFC 9000, section
-/// 8.1.2).
+/// Number of handshakes in progress from which on senders must validate their address by a Retry packet (RFC 9000,
+/// section 8.1.2).
 const RETRY_THRESHOLD: usize = 64;
 
-/// Handshakes in progress from which on new ones are ignored: bounds the memory that strangers can use.
+/// Number of handshakes in progress from which on new ones are ignored. It bounds the memory that strangers can occupy.
 const MAX_HANDSHAKES: usize = 1024;
 
-/// Handshakes in progress from one network (IPv4 address or IPv6 /64) with a validated address, from which on new ones
-/// of that network are ignored.
+/// Number of handshakes in progress from one network (IPv4 address or IPv6 /64) with a validated address from which on
+/// new ones of this network are ignored.
 const MAX_HALF_OPEN: usize = 64;
 
-/// Connections that one network may open: a handshake costs this end as much as its peer. The burst allows for several
-/// agents behind one NAT gateway. An address that is not validated may be forged: beyond the limit it must be
-/// validated, and validated addresses have a limit of their own.
+/// Rate at which one network may open connections, because a handshake costs this end as much as its peer. The burst
+/// allows for several agents behind one NAT gateway. An address that is not validated may be forged: beyond this rate
+/// it must be validated, and validated addresses have a rate of their own.
 const CONNECTION_RATE: Rate = Rate {
     burst: 32,
     per_second: 4,
@@ -69,43 +71,44 @@ pub(super) struct Quic {
     connections: Vec<Option<Connection>>,
     /// Number of connections whose handshake is in progress.
     handshaking: usize,
-    /// Number of those that peers opened from a validated address, by its network.
+    /// Number of handshakes in progress that peers started from a validated address, by its network.
     half_open: BTreeMap<IpAddr, usize>,
     /// Budgets for opening connections, by network and whether the address was validated.
     opened: Budgets<(IpAddr, bool)>,
-    /// Timers of connections, by handle.
+    /// Times of the connections' next timers, with their handles.
     timers: BTreeSet<(Instant, usize)>,
-    /// When connections to second ports of peers are opened, by link.
+    /// Times at which connections to second ports of peers are opened, with the positions of the links.
     planned: BTreeSet<(Instant, usize)>,
-    /// The port of this agent that these leave by.
+    /// The port of this agent by which connections to second ports of peers leave.
     own_second: Port,
-    /// Which of the agent's lanes this is.
+    /// The number of this lane, from 0.
     lane: u16,
-    /// Connections that may have something to send.
+    /// The connections that may have something to send.
     dirty: Vec<ConnectionHandle>,
-    /// Packets that arrived, oldest first.
+    /// Received packets that were not fetched yet, oldest first.
     packets: VecDeque<(LinkIndex, Bytes)>,
     events: VecDeque<TransportEvent>,
-    /// Packets that waited in vain for a connection.
+    /// Number of packets that waited for a connection and were dropped.
     lost: u64,
-    /// Where arriving and departing packets are allocated from.
+    /// The buffers from which received and sent packets are allocated.
     incoming: BytesMut,
     outgoing: BytesMut,
-    /// Where quinn writes datagrams.
+    /// The buffer into which quinn writes datagrams.
     buffer: Vec<u8>,
 }
 
 impl Quic {
-    /// For the agent with this private key (PKCS #8); without links. `seed` is any secret number.
+    /// Creates a set without links, for the agent with this private key (PKCS #8). `seed` is a secret random number.
     ///
     /// # Errors
-    /// The key is of no kind that TLS 1.3 knows.
+    /// The key cannot be parsed, is of no kind that TLS 1.3 knows, or has no public half.
     pub(super) fn new(key: PrivateKeyDer<'static>, seed: [u8; 32]) -> Result<Self, rustls::Error> {
         let pins = Arc::new(Pins::default());
         let reset = settings::reset_key(&key);
         let identity = Identity::new(key)?;
         let transport = Arc::new(settings::transport());
         let server = settings::server(identity.server(pins.clone())?, transport.clone());
+        // The flag allows path MTU discovery, which needs sockets that send with don't-fragment; see `put`.
         let endpoint = Endpoint::new(
             Arc::new(settings::endpoint(reset)),
             Some(Arc::new(server)),
@@ -137,12 +140,12 @@ impl Quic {
         })
     }
 
-    /// The pin of the agent's key.
+    /// The pin of the agent's key, which peers must have in their configuration.
     pub(super) fn pin(&self) -> KeyPin {
         self.identity.pin()
     }
 
-    /// Marks a connection that may have something to send.
+    /// Marks a connection as one that may have something to send, so that the next flush serves it.
     fn touch(&mut self, handle: ConnectionHandle) {
         if let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut)
             && !std::mem::replace(&mut connection.dirty, true)
@@ -151,13 +154,15 @@ impl Quic {
         }
     }
 
-    /// Answers the first datagram of a peer, asks for validation of its address, or ignores it, as the load demands.
+    /// Handles the first datagram of a new connection: depending on the load it is accepted, answered by a demand for
+    /// validation of the address, or ignored.
     fn accept(&mut self, incoming: Incoming, from: Path, now: Instant, tx: &mut impl TransmitSink) {
         self.buffer.clear();
         let network = network_of(from.remote.ip());
         let is_validated = incoming.remote_address_validated();
         let half_open = self.half_open.get(&network).copied().unwrap_or_default();
-        // Forged addresses are not counted as half-open: they would shut out the owner of the address.
+        // Addresses that are not validated are not counted as half-open: forged ones would shut out the owner of the
+        // address.
         let is_full = self.handshaking >= MAX_HANDSHAKES || is_validated && half_open >= MAX_HALF_OPEN;
         let is_in_budget = !is_full && self.opened.try_take((network, is_validated), CONNECTION_RATE, now);
         if is_full || is_validated && !is_in_budget {
@@ -183,7 +188,7 @@ impl Quic {
         }
     }
 
-    /// Handles the events of a connection.
+    /// Handles the waiting events of a connection.
     fn take_events(&mut self, handle: ConnectionHandle, now: Instant) {
         loop {
             let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) else {
@@ -200,7 +205,8 @@ impl Quic {
                     self.lost(handle, reason);
                 }
                 Some(ConnectionEvent::PathChanged(to)) => {
-                    // A peer that sends to the second port may send from its own second port: its lanes have others.
+                    // A peer that sends to the second port may send from its own second port, which is useless to
+                    // WireGuard and other lanes.
                     let link = connection.link.filter(|_| to.port == Port::Lane);
                     if let Some(peer) = link.and_then(|link| self.peers.get(link.get())) {
                         let event = TransportEvent::EndpointChanged(peer.name.clone(), to.remote);
@@ -211,7 +217,8 @@ impl Quic {
         }
     }
 
-    /// Sends what a connection has to send, and sets its timer. With a full sink the rest follows with a later batch.
+    /// Writes the datagrams that a connection has to send into `tx`, and sets its timer. If the sink is full, the rest
+    /// follows with a later batch.
     fn serve(&mut self, handle: ConnectionHandle, now: Instant, tx: &mut impl TransmitSink) {
         if let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) {
             connection.dirty = false;
@@ -255,7 +262,7 @@ impl Quic {
         }
     }
 
-    /// Keeps `timers` in step with a connection's own timer.
+    /// Updates the entry of a connection in `timers` to the connection's own next timer.
     fn set_timer(&mut self, handle: ConnectionHandle) {
         let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) else {
             return;
@@ -272,7 +279,7 @@ impl Quic {
         }
     }
 
-    /// Removes a connection that quinn is done with.
+    /// Removes a connection that quinn reports as drained, i.e. that needs no more answers to late datagrams.
     fn forget(&mut self, handle: ConnectionHandle) {
         self.handshake_over(handle);
         if let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::take)
@@ -282,7 +289,7 @@ impl Quic {
         }
     }
 
-    /// Ends a connection whose handshake takes too long.
+    /// Ends a connection whose handshake has taken too long.
     fn give_up(&mut self, handle: ConnectionHandle, now: Instant) {
         let connection = self.connections.get(handle.0).and_then(Option::as_ref);
         let Some(connection) = connection.filter(|c| c.deadline.is_some() && !c.over) else {
@@ -297,7 +304,7 @@ impl Quic {
 }
 
 impl SecureTransport for Quic {
-    // RFC 9000, section 14.3.
+    // quinn discovers the path MTU (RFC 9000, section 14.3).
     const DISCOVERS_PATH_MTU: bool = true;
 
     fn update(&mut self, links: &[Link], now: Instant) {
@@ -308,8 +315,8 @@ impl SecureTransport for Quic {
         self.lane = lane;
     }
 
-    /// Connections to second ports of peers leave by this agent's second port: a firewall that admits the port in one
-    /// direction probably does so in the other.
+    /// Connections to second ports of peers leave by this agent's second port, because a firewall that admits the port
+    /// in one direction probably admits it in the other.
     fn set_second_port(&mut self) {
         self.own_second = Port::Quic;
     }
@@ -326,8 +333,8 @@ impl SecureTransport for Quic {
         self.session(link) == SessionState::Down
     }
 
-    /// To the peer's endpoint, and a little later also to its second port if it has one (D6). The first connection that
-    /// is up is kept.
+    /// Opens a connection to the peer's endpoint, and 300 ms later also one to its second port if it has one (D6). The
+    /// first connection that is established is kept.
     fn connect(&mut self, link: LinkIndex, hint: PathHint, now: Instant) -> bool {
         self.dial_peer(link, hint, now)
     }
@@ -343,8 +350,8 @@ impl SecureTransport for Quic {
         self.active(link)?.max_packet
     }
 
-    /// Queues the packet; it leaves with the next [`flush`](SecureTransport::flush), or when congestion control allows.
-    /// `outer` is ignored: a datagram holds packets of several flows, so [`put`] sets its IP header.
+    /// Queues the packet. It is sent with the next [`flush`](SecureTransport::flush), or later when congestion control
+    /// allows. `outer` is ignored: a datagram holds packets of several flows, so [`put`] sets its IP header.
     fn seal(
         &mut self,
         link: LinkIndex,
@@ -378,7 +385,7 @@ impl SecureTransport for Quic {
         Ok(sealed)
     }
 
-    /// Packets of the datagram wait for [`next_packet`](SecureTransport::next_packet); `buffer` is not used.
+    /// The packets in the datagram wait for [`next_packet`](SecureTransport::next_packet); `buffer` is not used.
     fn open(
         &mut self,
         datagram: &[u8],
@@ -387,8 +394,8 @@ impl SecureTransport for Quic {
         _buffer: &mut [u8],
         tx: &mut impl TransmitSink,
     ) -> Opened {
-        // quinn may keep bytes of a handshake for long, and with them the whole chunk. They get an allocation of their
-        // own.
+        // quinn may keep the bytes of a handshake for a long time, and they would keep the whole buffer of 256 KiB in
+        // memory. So they get an allocation of their own.
         let datagram = if datagram.first().is_some_and(|first| first & LONG_HEADER != 0) {
             BytesMut::from(datagram)
         } else {
@@ -434,7 +441,7 @@ impl SecureTransport for Quic {
     }
 
     fn flush(&mut self, now: Instant, tx: &mut impl TransmitSink) {
-        // Connections that become dirty meanwhile wait for the next batch.
+        // Connections that are marked during the loop wait for the next batch.
         for handle in std::mem::take(&mut self.dirty) {
             self.serve(handle, now, tx);
         }
@@ -497,7 +504,7 @@ impl SecureTransport for Quic {
     }
 }
 
-/// Passes datagrams of quinn's to the sink. They leave by the local address and port of `path`.
+/// Writes datagrams that quinn has produced into the sink. They leave by the local address and port of `path`.
 fn put(transmit: &quinn_proto::Transmit, contents: &[u8], path: Path, tx: &mut impl TransmitSink) {
     let contents = contents.get(..transmit.size).unwrap_or(contents);
     let segment = transmit.segment_size.unwrap_or(transmit.size).max(1);
@@ -506,7 +513,7 @@ fn put(transmit: &quinn_proto::Transmit, contents: &[u8], path: Path, tx: &mut i
             remote: transmit.destination,
             ..path
         },
-        // Path MTU discovery needs it (RFC 9000, section 14).
+        // Path MTU discovery needs don't-fragment (RFC 9000, section 14).
         outer: Outer {
             ecn: 0,
             dont_fragment: true,

@@ -1,78 +1,81 @@
-//! How one end of a link sends its table of routes to the other (D11): the whole table with its digest, until the other
-//! end confirms the digest. Sans-IO. Loss, reordering and restarts of either end heal by themselves.
+//! Sends a table of routes from one end of a link to the other (D11). The sender repeats the whole table with its
+//! digest until the receiver confirms the digest. So loss, reordering and restarts of either end need no special
+//! treatment. Time is an argument, and messages are passed to the caller.
 //!
 //! ```text
 //! sender                                       receiver
 //!   fragments of the table, digest d ──────────▶  reassembles the table
 //!   ◀───────────────────────────── confirms d     at once, then every second
 //! ```
-//! The receiver does not trust the sender. It reads advertisements only where [`accept`](RouteSync::accept) allows
-//! them, keeps one complete table at most, and passes tables on at a [`Pace`] that slows down a sender whose table
-//! keeps changing.
+//! The receiver does not trust the sender. It reads advertisements only if [`accept`](RouteSync::accept) allows them,
+//! keeps at most one complete table, and passes tables on at a [`Pace`] that slows down a sender whose table keeps
+//! changing.
 
 use super::AdvertisementStats;
 use crate::routing::Pace;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Bytes of a table in one message. With its headers and those of the tunnel (141 over IPv6) it fits the least IPv6
-/// MTU.
+/// Bytes of a table in one message. With its headers and those of the tunnel (141 bytes over IPv6) the message fits
+/// into 1,280 bytes, the least MTU of IPv6.
 const FRAGMENT_LEN: usize = 1000;
 
-/// Longest table, bytes: [`MAX_ROUTES`](crate::routing::MAX_ROUTES) routes of 130 bytes each.
+/// Longest table, in bytes: [`MAX_ROUTES`](crate::routing::MAX_ROUTES) routes of 130 bytes each.
 const MAX_TABLE_LEN: usize = 512 << 10;
 
-/// Messages of one call, so that a long table is no burst of 500 datagrams. The next call is 50 ms later.
+/// Largest number of messages of one call, so that a long table is not a burst of 500 datagrams. The next call is 50 ms
+/// later.
 const MAX_MESSAGES: usize = 64;
 
-/// Pauses before an unconfirmed table is sent again; they double from the first to the last.
+/// First and longest pause before an unconfirmed table is sent again. The pause doubles each time.
 const MIN_RETRY_BACKOFF: Duration = Duration::from_millis(200);
 const MAX_RETRY_BACKOFF: Duration = Duration::from_secs(3);
 
-/// How often a receiver repeats its confirmation: so fast a sender notices that the receiver restarted.
+/// Interval at which a receiver repeats its confirmation. A sender detects a restart of the receiver within this time,
+/// because the confirmed digest changes.
 const CONFIRM_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Least time between two confirmations, however often the received table changes.
+/// Least time between two confirmations, even if the received table changes more often.
 const MIN_CONFIRM_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Bytes of a message before the fragment: kind, digest, index, count.
+/// Bytes of a message before the fragment of the table: kind, digest, index, count.
 const HEADER_LEN: usize = 1 + 8 + 2 + 2;
 
-/// Length of the longest message, bytes.
+/// Length of the longest message, in bytes.
 pub(super) const MAX_MESSAGE_LEN: usize = HEADER_LEN + FRAGMENT_LEN;
 
-/// Kinds of messages, the first byte.
+/// The kind of a message, in its first byte.
 const TABLE: u8 = 1;
 const CONFIRM: u8 = 2;
 
-/// Confirmed by a receiver that has no table. A table has this digest with a probability of 2⁻⁶⁴.
+/// The digest that a receiver without a table confirms. A real table has it with a probability of 2⁻⁶⁴.
 const NO_TABLE: u64 = 0;
 
-/// Both roles of one end of a link.
+/// The route exchange of one end of a link, as sender and as receiver.
 #[derive(Debug, Default)]
 pub(super) struct RouteSync {
-    /// The table that this end advertises, with its digest.
+    /// The table that this end advertises, and its digest.
     advertised: Option<(u64, Arc<[u8]>)>,
     /// The digest that the other end confirmed last.
     confirmed: Option<u64>,
-    /// Index of the next fragment to send, and when the last one was sent.
+    /// Index of the next fragment to send, and the time at which the last one was sent.
     next: usize,
     last_sent: Option<Instant>,
-    /// The pause before the table is sent again.
+    /// Pause before the whole table is sent again.
     backoff: Duration,
-    /// The other end may advertise routes.
+    /// Whether the other end may advertise routes.
     accepts: bool,
     /// Digest of the newest complete table; `None` until one has been received.
     received: Option<u64>,
-    /// When that was confirmed last.
+    /// Time at which this end last sent a confirmation.
     confirmed_at: Option<Instant>,
-    /// The next confirmation does not wait for [`CONFIRM_INTERVAL`].
+    /// Whether the next confirmation is sent before [`CONFIRM_INTERVAL`] has passed.
     confirm_soon: bool,
-    /// A table of which fragments are missing.
+    /// A table that was received in part.
     incomplete: Option<Incomplete>,
-    /// The newest complete table, until it is passed on.
+    /// The newest complete table, until [`next_table`](Self::next_table) returns it.
     pending: Option<Vec<u8>>,
-    /// Digest of the table that was passed on last.
+    /// Digest of the table that [`next_table`](Self::next_table) returned last.
     passed_on: Option<u64>,
     pace: Pace,
 }
@@ -85,17 +88,20 @@ struct Incomplete {
 }
 
 impl RouteSync {
-    /// Sets whether the other end may advertise routes. Its advertisements are not read otherwise.
+    /// Sets whether the other end may advertise routes; at first it may not. If not, its advertisements are counted as
+    /// refused, and a table that was not returned yet is discarded.
     pub(super) fn accept(&mut self, accepts: bool) {
         self.accepts = accepts;
         if !accepts {
             (self.incomplete, self.pending) = (None, None);
-            // If it may again, it has to send its table again.
+            // If the other end may advertise again later, it must send its table again.
             (self.received, self.passed_on) = (None, None);
         }
     }
 
-    /// Sets the table that this end advertises. A table of more than 512 KiB is ignored.
+    /// Sets the table that this end advertises, in place of the one before. It is sent with the next
+    /// [`poll_messages`](Self::poll_messages), and repeated until it is confirmed. A table of more than 512 KiB is
+    /// ignored. An equal table changes nothing.
     pub(super) fn advertise(&mut self, table: Arc<[u8]>) {
         let digest = digest_of(&table);
         if self.advertised.as_ref().is_none_or(|(d, _)| *d != digest) && table.len() <= MAX_TABLE_LEN {
@@ -104,7 +110,8 @@ impl RouteSync {
         }
     }
 
-    /// Passes the messages that are due now to `send`.
+    /// Passes the messages that are due now to `send`: up to [`MAX_MESSAGES`] fragments of the table, and the
+    /// confirmation. The owner calls it every 50 ms while the link has a session.
     pub(super) fn poll_messages(&mut self, now: Instant, send: &mut dyn FnMut(&[u8])) {
         if let Some((digest, table)) = self.advertised.as_ref().filter(|(d, _)| self.confirmed != Some(*d)) {
             let count = table.len().div_ceil(FRAGMENT_LEN).max(1);
@@ -133,7 +140,8 @@ impl RouteSync {
         self.poll_confirmation(now, send);
     }
 
-    /// Passes the confirmation to `send`, if it is due.
+    /// Passes the confirmation of the received table to `send`, if it is due: once a second, and 20 ms after the last
+    /// one if the table is new or was repeated. Sends none if the other end may not advertise routes.
     pub(super) fn poll_confirmation(&mut self, now: Instant, send: &mut dyn FnMut(&[u8])) {
         let interval = if self.confirm_soon {
             MIN_CONFIRM_INTERVAL
@@ -141,7 +149,8 @@ impl RouteSync {
             CONFIRM_INTERVAL
         };
         let is_due = |at| now.saturating_duration_since(at) >= interval;
-        // A receiver without a table confirms that too: otherwise the sender would not notice its restart.
+        // A receiver without a table sends a confirmation too. Otherwise the sender would not detect that the receiver
+        // restarted.
         let received = self.received.or(self.accepts.then_some(NO_TABLE));
         if let Some(digest) = received.filter(|_| self.confirmed_at.is_none_or(is_due)) {
             let mut message = [CONFIRM; 9];
@@ -151,7 +160,8 @@ impl RouteSync {
         }
     }
 
-    /// Takes a message of the other end, and counts it if it is of no use.
+    /// Takes a message of the other end, which is untrusted input, and counts it in `stats` if it is malformed or not
+    /// permitted.
     pub(super) fn receive(&mut self, message: &[u8], now: Instant, stats: &mut AdvertisementStats) {
         let Some((kind, rest)) = message.split_first() else {
             return stats.malformed += 1;
@@ -172,8 +182,8 @@ impl RouteSync {
         }
     }
 
-    /// Takes a fragment of the table with this digest. `None`: it is malformed, or completes a table with another
-    /// digest.
+    /// Takes a fragment of the table with this digest. `None`: the message is malformed, or the complete table has
+    /// another digest.
     fn receive_fragment(
         &mut self,
         digest: u64,
@@ -190,7 +200,7 @@ impl RouteSync {
             return None;
         }
         if self.received == Some(digest) {
-            // The sender repeats the table: the confirmation was lost.
+            // The sender repeats a table that is complete here, so the confirmation was lost.
             self.confirm_soon = true;
             return Some(());
         }
@@ -215,21 +225,22 @@ impl RouteSync {
         (digest_of(&table) == digest).then(|| self.completed(digest, table, now, stats))
     }
 
-    /// Takes a complete table, in the place of one that is pending.
+    /// Takes a complete table, which replaces one that [`next_table`](Self::next_table) has not returned yet.
     fn completed(&mut self, digest: u64, table: Vec<u8>, now: Instant, stats: &mut AdvertisementStats) {
         stats.received += 1;
         (self.received, self.confirm_soon) = (Some(digest), true);
         self.pace.changed(now);
         stats.superseded += u64::from(self.pending.take().is_some());
         if self.passed_on == Some(digest) {
-            // The sender is back at the table that is in use.
+            // The sender has returned to the table that is in use.
             stats.superseded += 1;
         } else {
             self.pending = Some(table);
         }
     }
 
-    /// The newest table, if it was not passed on yet and the pace allows it now.
+    /// The newest complete table, if it was not returned yet and the rate limit allows it now. The owner calls it every
+    /// 50 ms.
     pub(super) fn next_table(&mut self, now: Instant, stats: &mut AdvertisementStats) -> Option<Vec<u8>> {
         let table = self.pending.take_if(|_| self.pace.allows(now))?;
         self.pace.used(now);
@@ -238,13 +249,14 @@ impl RouteSync {
         Some(table)
     }
 
-    /// Whether a table waits for [`next_table`](Self::next_table).
+    /// Whether a complete table waits for [`next_table`](Self::next_table), which the rate limit may still delay.
     pub(super) fn has_table(&self) -> bool {
         self.pending.is_some()
     }
 }
 
-/// FNV-1a, the same on every machine. It protects against chance, not against attacks: the link is authenticated.
+/// FNV-1a, which gives the same on every machine. It protects against chance, not against attacks: the link is
+/// authenticated.
 fn digest_of(bytes: &[u8]) -> u64 {
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)

@@ -1,4 +1,5 @@
-//! The encrypted links of one engine. Each uses WireGuard or QUIC, as its configuration says and the network allows.
+//! The encrypted links of one engine. Each link uses WireGuard or QUIC, as its configuration demands and the network
+//! allows.
 //!
 //! ```text
 //!   packet ──▶ LinkEntry ── carrier ──▶ transports[carrier] ──▶ datagram        seal: this file
@@ -9,7 +10,7 @@
 //!     path MTU                            path_probe.rs
 //!     which transport is used             selection.rs
 //! ```
-//! Both transports share a UDP port. The first byte of a datagram says which one it belongs to.
+//! Both transports share a UDP port. The first byte of a datagram shows to which one it belongs.
 
 mod dead_peer;
 mod dispatch;
@@ -37,36 +38,37 @@ use tombolo_proto::config::{DEFAULT_MTU, Link, Probes};
 use tombolo_proto::id::{AgentId, KeyPin, PublicKey};
 use tombolo_proto::status::{Carrier, LinkStatus};
 
-/// How often a link in use is monitored: half the default interval of echoes (100 ms, D19).
+/// Interval at which each link in use is monitored: half the default interval of echoes (100 ms, D19).
 const MONITOR_INTERVAL: Duration = Duration::from_millis(50);
 
-/// First bytes from this one on are QUIC's: its fixed bit (RFC 9000, section 17) is never greased here. WireGuard's are
-/// 1 to 4.
+/// Least first byte of a QUIC datagram: it has QUIC's fixed bit (RFC 9000, section 17.2), which agents never grease.
+/// WireGuard's first bytes are 1 to 4.
 const FIRST_QUIC_BYTE: u8 = 0x40;
 
-/// All encrypted links of one engine.
+/// All encrypted links of one engine. The set belongs to one thread, and no method waits.
 pub struct SecureLinks {
-    /// In the order of [`CARRIERS`](super::transport::CARRIERS). Without a key for QUIC, WireGuard alone.
+    /// The transports in the order of [`CARRIERS`](super::transport::CARRIERS). Without a key for QUIC there is only
+    /// WireGuard.
     transports: Vec<AnyTransport>,
     public_key: PublicKey,
     pin: Option<KeyPin>,
-    /// By [`LinkIndex`].
+    /// The links by [`LinkIndex`], ordered by peer.
     links: Vec<LinkEntry>,
-    /// Links that have a monitor.
+    /// The links that have a monitor.
     in_use: Vec<LinkIndex>,
-    /// When those are due.
+    /// Time at which `in_use` is monitored next; `None`: no link is in use.
     monitor_at: Option<Instant>,
     events: VecDeque<Event>,
-    /// Which of the agent's lanes this is.
+    /// The number of this lane, from 0.
     lane: u16,
-    /// MTU of the device, bytes.
+    /// MTU of the TUN device, in bytes.
     mtu: u16,
     probes: Probes,
-    /// Where probes for the path MTU are written.
+    /// Buffer for probes of the path MTU.
     probe: Box<[u8; MAX_PROBE_LEN]>,
     /// Number of the last packet that was sent in fragments.
     fragmented: u32,
-    /// A packet whose last fragment has just come; else empty.
+    /// A packet whose last fragment has just arrived; otherwise empty.
     reassembled: Vec<u8>,
     advertisements: AdvertisementStats,
 }
@@ -80,7 +82,8 @@ impl std::fmt::Debug for SecureLinks {
 }
 
 impl SecureLinks {
-    /// An empty set for the agent with this WireGuard key. Without a key for QUIC all links use WireGuard.
+    /// Creates a set without links, for lane 0 of the agent with this WireGuard key (X25519). Without
+    /// [`with_quic`](Self::with_quic) all links use WireGuard.
     #[must_use]
     pub fn new(private_key: [u8; 32]) -> Self {
         let wireguard = WireGuard::new(private_key);
@@ -102,11 +105,12 @@ impl SecureLinks {
         }
     }
 
-    /// Adds QUIC, with a private key in PKCS #8. `seed` is any secret number. Call before [`of_lane`](Self::of_lane)
-    /// and [`with_second_port`](Self::with_second_port).
+    /// Adds QUIC. `key` is the agent's private key in PKCS #8, `seed` a secret random number. Must be called before
+    /// [`of_lane`](Self::of_lane) and [`with_second_port`](Self::with_second_port), which would not reach QUIC
+    /// otherwise. A second call replaces QUIC.
     ///
     /// # Errors
-    /// The key is of no kind that TLS 1.3 knows.
+    /// The key cannot be parsed, is of no kind that TLS 1.3 knows, or has no public half.
     pub fn with_quic(mut self, key: PrivateKeyDer<'static>, seed: [u8; 32]) -> Result<Self, rustls::Error> {
         let quic = Quic::new(key, seed)?;
         self.pin = Some(quic.pin());
@@ -115,7 +119,9 @@ impl SecureLinks {
         Ok(self)
     }
 
-    /// Selects a lane: its sessions are with the same lane of other agents, whose ports follow one another (D15).
+    /// Sets the number of the lane, from 0; it is 0 at first. The lane's sessions are with the lane of the same number
+    /// of other agents, whose port is that of lane 0 plus the number (D15). Must be called before the first
+    /// [`update`](LinkSet::update). Only lane 0 runs dead-peer detection, and exchanges routes.
     #[must_use]
     pub fn of_lane(mut self, lane: u16) -> Self {
         self.lane = lane;
@@ -125,7 +131,8 @@ impl SecureLinks {
         self
     }
 
-    /// The agent has a second UDP port, for QUIC alone (D6).
+    /// Records that the agent has a second UDP port, for QUIC alone (D6). Connections to second ports of peers leave by
+    /// it.
     #[must_use]
     pub fn with_second_port(mut self) -> Self {
         for transport in &mut self.transports {
@@ -134,52 +141,55 @@ impl SecureLinks {
         self
     }
 
-    /// The WireGuard key that peers must pin.
+    /// The agent's WireGuard public key, which peers must pin.
     #[must_use]
     pub const fn public_key(&self) -> PublicKey {
         self.public_key
     }
 
-    /// The pin of the QUIC key; `None`: there is no such key.
+    /// The pin of the agent's QUIC key, which peers must have in their configuration; `None` without QUIC.
     #[must_use]
     pub const fn pin(&self) -> Option<KeyPin> {
         self.pin
     }
 
-    /// Advertises this table of routes to the other end, complete, and again whenever the other end may have lost it
-    /// (D11). It goes out within 50 ms, or with [`advertise_now`](Self::advertise_now).
+    /// Advertises `table`, the result of [`encode`](crate::routing::encode), to the peer of a link, in place of the
+    /// table before (D11). The table is sent within 50 ms if the link is in use and has a session, or with
+    /// [`advertise_now`](Self::advertise_now). It is repeated until the peer confirms it, and sent again if the peer
+    /// has lost it. Ignored: an unknown link, and a table of more than 512 KiB. Only lane 0 sends tables.
     pub fn advertise(&mut self, link: LinkIndex, table: Arc<[u8]>) {
         if let Some(entry) = self.links.get_mut(link.get()) {
             entry.route_sync.advertise(table);
         }
     }
 
-    /// Schedules pending route advertisements for the next [`handle_timeout`](LinkSet::handle_timeout), which becomes
-    /// due immediately.
+    /// Makes the next [`handle_timeout`](LinkSet::handle_timeout) due immediately, which sends the pending route
+    /// advertisements. Does nothing if no link is in use.
     pub fn advertise_now(&mut self, now: Instant) {
         self.monitor_at = self.monitor_at.map(|_| now);
     }
 
-    /// Counters of route advertisements since start.
+    /// Counters of the route advertisements that were received since the set was created.
     #[must_use]
     pub const fn advertisements(&self) -> AdvertisementStats {
         self.advertisements
     }
 
-    /// Whether the other end may advertise routes. After an [`update`](LinkSet::update) the setting of before holds for
-    /// links that stay; at first it may not. Lane 0 alone exchanges routes, and with agents only.
+    /// Sets whether the peer of a link may advertise routes; at first it may not. The setting survives an
+    /// [`update`](LinkSet::update) with the link. Only lane 0 exchanges routes, and only with agents, so `true` has no
+    /// effect in other lanes and for third-party devices. [`configure`](LinkSet::configure) calls it for all links.
     pub fn accept_routes(&mut self, link: LinkIndex, accepts: bool) {
         if let Some(entry) = self.links.get_mut(link.get()) {
             entry.route_sync.accept(accepts && self.lane == 0 && !entry.third_party);
         }
     }
 
-    /// Sets the longest packet that the device hands over, bytes.
+    /// Sets the MTU of the TUN device, in bytes, up to which probes search the path MTU.
     pub fn set_mtu(&mut self, mtu: u16) {
         self.mtu = mtu;
     }
 
-    /// Sets how the silence of a link is noticed (D19).
+    /// Sets the intervals and counts by which failed links are detected (D19). They apply to links in use at once.
     pub fn set_probes(&mut self, probes: Probes) {
         self.probes = probes;
         for monitor in self.links.iter_mut().filter_map(LinkEntry::monitor_mut) {
@@ -187,16 +197,17 @@ impl SecureLinks {
         }
     }
 
-    /// Prepares a session with a peer that lane 0 has reached: flows of this lane may follow. Does nothing in lane 0,
-    /// for unknown peers, and where a session is up or in progress.
+    /// Starts to establish a session with a peer that lane 0 has reached, because flows of this lane may follow. Does
+    /// nothing in lane 0, for unknown peers, for a peer without such a lane, and if a session is up or being
+    /// established.
     pub fn prepare_session(&mut self, peer: &AgentId, now: Instant) {
         if let Some(link) = self.position(peer) {
             self.is_ready(link, now);
         }
     }
 
-    /// Sets the endpoint at which lane 0 has received from a peer. It is that of the peer's lane 0; the port of this
-    /// lane follows from it.
+    /// Takes over the peer's endpoint that lane 0 has learned from received datagrams. `to` is that of the peer's lane
+    /// 0; the port for this lane is computed from it. Does nothing for unknown peers.
     pub fn set_endpoint(&mut self, peer: &AgentId, to: SocketAddr) {
         if let Some(link) = self.position(peer) {
             for transport in &mut self.transports {
@@ -205,29 +216,33 @@ impl SecureLinks {
         }
     }
 
-    /// The endpoints that peers have sent from last, for [`remember_endpoints`](Self::remember_endpoints) after a
-    /// restart.
+    /// The endpoints from which authentic WireGuard datagrams of peers came last, for
+    /// [`remember_endpoints`](Self::remember_endpoints) after a restart. In other lanes than 0 the ports are those of
+    /// that lane.
     #[must_use]
     pub fn endpoints(&self) -> BTreeMap<AgentId, SocketAddr> {
         let endpoints = self.transports.iter().map(AnyTransport::endpoints);
         endpoints.flatten().collect()
     }
 
-    /// Endpoints from before a restart: used where the configuration has none, until a better one is learned.
+    /// Takes the endpoints that peers had before a restart, as lane 0 returned them. A peer that is configured later
+    /// starts with its endpoint from here instead of the configured one. Must be called before the first
+    /// [`update`](LinkSet::update).
     pub fn remember_endpoints(&mut self, endpoints: &BTreeMap<AgentId, SocketAddr>) {
         for transport in &mut self.transports {
             transport.remember_endpoints(endpoints);
         }
     }
 
-    /// Status of the links that were used or are always on, ordered by peer.
+    /// The status at `now` of the links that were used or are always on, ordered by peer.
     #[must_use]
     pub fn status(&self, now: Instant) -> Vec<LinkStatus> {
         let links = (0..self.links.len()).map(index_of);
         links.filter_map(|link| self.status_of(link, now)).collect()
     }
 
-    /// WireGuard's view, which has the counters, and over it that of the transport in use.
+    /// The status of one link: WireGuard's view, which has the counters, overwritten by the view of the transport in
+    /// use.
     fn status_of(&self, link: LinkIndex, now: Instant) -> Option<LinkStatus> {
         let entry = self.links.get(link.get())?;
         let carrier = entry.carrier();
@@ -263,7 +278,7 @@ impl SecureLinks {
         self.transports.get_mut(position_of(carrier))
     }
 
-    /// Notes that a packet went or came. From now on the link is monitored.
+    /// Records that a packet was sent or received. From now on the link is monitored.
     fn mark_used(&mut self, link: LinkIndex, now: Instant) {
         let Some(entry) = self.links.get_mut(link.get()) else {
             return;
@@ -276,7 +291,8 @@ impl SecureLinks {
         }
     }
 
-    /// Sends a packet, which fits, over one of the transports. Where that has no session it is made to connect.
+    /// Sends a packet that fits the path over one of the transports. If the transport has no session, it starts to
+    /// establish one.
     fn send(
         &mut self,
         link: LinkIndex,
@@ -300,7 +316,7 @@ impl SecureLinks {
             .unwrap_or(Sealed::Dropped(DropReason::LinkDown))
     }
 
-    /// Starts to establish a session. Returns `false` if no endpoint is known.
+    /// Starts to establish a session. Returns `false` if no endpoint is known, or the transport allows no attempt now.
     fn connect(&mut self, link: LinkIndex, carrier: Carrier, now: Instant) -> bool {
         let entry = self.links.get(link.get());
         let hint = PathHint {
@@ -316,7 +332,8 @@ impl SecureLinks {
         self.links.get_mut(link.get())?.monitor_mut()
     }
 
-    /// Longest packet that a link takes now, bytes: as its transport says, or as probes have found.
+    /// Longest packet that a link carries without fragmentation now, in bytes: as its transport says, or as probes have
+    /// found.
     fn limit_of(&self, link: LinkIndex) -> Option<u16> {
         let entry = self.links.get(link.get())?;
         let transport = self.transport(entry.carrier())?;
@@ -327,7 +344,8 @@ impl SecureLinks {
         }
     }
 
-    /// Sends a packet that is too long for the path.
+    /// Sends a packet that is too long for the path in fragments of at most `limit` bytes. If one fragment cannot be
+    /// sent, the rest is not sent either.
     fn send_fragmented(
         &mut self,
         link: LinkIndex,
@@ -351,7 +369,8 @@ impl SecureLinks {
         }
     }
 
-    /// Moves the packet whose last fragment has just come to the front of the buffer.
+    /// Copies the packet whose last fragment has just arrived to the start of the buffer. `None`: there is none, or it
+    /// does not fit.
     fn take_reassembled(&mut self, buffer: &mut [u8]) -> Option<Range<usize>> {
         let len = self.reassembled.len();
         let room = buffer.get_mut(..len).filter(|_| len > 0)?;
@@ -368,7 +387,7 @@ impl SecureLinks {
 
 impl LinkSet for SecureLinks {
     fn update(&mut self, links: &[Link], now: Instant) {
-        // Events that wait in the transports are about the links of before.
+        // Events that wait in the transports refer to the links before this update.
         self.take_transport_events();
         for transport in &mut self.transports {
             transport.update(links, now);
@@ -377,7 +396,7 @@ impl LinkSet for SecureLinks {
         let mut known: BTreeSet<&AgentId> = BTreeSet::new();
         let has_quic = self.transport(Carrier::Quic).is_some();
         for link in links {
-            // A peer with another key is another peer: nothing that is known about the one before holds for it.
+            // A peer with another key is another peer: nothing that was learned about the earlier one holds for it.
             let same = before.remove(&link.peer).filter(|entry| entry.is_with(link));
             if same.is_some() {
                 known.insert(&link.peer);
@@ -413,7 +432,7 @@ impl LinkSet for SecureLinks {
         let Some(entry) = self.links.get(link.get()).filter(|_| self.lane > 0) else {
             return true;
         };
-        // D15: the peer has no such lane.
+        // D15: the peer has no lane of this number.
         if self.lane >= entry.peer_lanes {
             return false;
         }
@@ -499,7 +518,7 @@ impl LinkSet for SecureLinks {
         tx: &mut impl TransmitSink,
     ) -> Option<(LinkIndex, Range<usize>)> {
         loop {
-            // WireGuard has no further packets: each of its datagrams holds one.
+            // Only QUIC has further packets: each datagram of WireGuard holds one packet.
             let (link, packet) = self.transport_mut(Carrier::Quic)?.next_packet()?;
             let Some(room) = buffer.get_mut(..packet.len()) else {
                 continue;

@@ -1,8 +1,8 @@
-//! What WireGuard and QUIC have in common, as the links see it.
+//! The interface that WireGuard and QUIC have in common.
 //!
-//! A transport serves all links of one engine. [`SecureLinks`](super::secure::SecureLinks) keeps the transports in
-//! order of preference ([`CARRIERS`]), and its monitor chooses one for each link. Dispatch is static: packets cause no
-//! indirect call.
+//! One transport value has the sessions of all links of one engine. [`SecureLinks`](super::secure::SecureLinks) keeps
+//! the transports in order of preference ([`CARRIERS`]), and chooses one for each link. Calls are dispatched
+//! statically, so packets cause no indirect call.
 
 use super::quic::Quic;
 use super::wireguard::WireGuard;
@@ -31,95 +31,106 @@ pub(super) const fn position_of(carrier: Carrier) -> usize {
 /// Whether a transport can carry packets of a link.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum SessionState {
-    /// It has no session, and establishes none.
+    /// There is no session, and none is being established.
     #[default]
     Down,
-    /// It establishes a session.
+    /// A session is being established.
     Connecting {
-        /// Since when the peer does not answer, if the transport measures that.
+        /// Time of the first handshake message that the peer has not answered; `None`: the transport does not measure
+        /// it.
         since: Option<Instant>,
     },
-    /// It has a session.
+    /// There is a session, on which packets can be sent.
     Up,
 }
 
-/// Something that happened to a transport's session. It names the peer: a [`LinkIndex`] is valid until the next
-/// [`update`](SecureTransport::update) only, and events may be read later.
+/// Something that happened to a transport's session. The event names the peer instead of a [`LinkIndex`], because an
+/// index is valid only until the next [`update`](SecureTransport::update), and the event may be read later.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum TransportEvent {
-    /// The first session is up.
+    /// The link had no session in this transport, and now has one.
     Up(AgentId),
-    /// The last session is gone, or none can be established; with the reason if the transport knows it.
+    /// The link has no session in this transport any more, or none can be established. The text is the reason, if the
+    /// transport knows it.
     Down(AgentId, Option<String>),
     /// The peer sends from another address or port.
     EndpointChanged(AgentId, SocketAddr),
 }
 
-/// What a link knows about the path to its peer, for a transport that connects.
+/// The knowledge of a link about the path to its peer, for a transport that connects to the peer.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct PathHint {
-    /// Where another transport reaches the peer.
+    /// The path on which another transport sends to the peer.
     pub(super) endpoint: Option<Path>,
-    /// Longest packet that the path carries whole inside WireGuard, bytes; `None`: no limit is known.
+    /// Longest packet that the path carries without fragmentation inside WireGuard, in bytes; `None`: no limit is
+    /// known.
     pub(super) max_packet: Option<u16>,
 }
 
-/// There is no session, nor is one being established: nothing was sent.
+/// Nothing was sent, because there is no session and none is being established.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NoSession;
 
-/// An encrypted transport for all links of one engine. Sans-IO: time is an argument, datagrams go into a
-/// [`TransmitSink`].
+/// An encrypted transport for all links of one engine. It does no input and output: time is an argument, datagrams go
+/// into a [`TransmitSink`].
 pub(super) trait SecureTransport {
-    /// Whether the transport finds the path MTU by itself. If not, the link probes for it.
+    /// Whether the transport discovers the path MTU. If not, [`PathMtu`](super::path_mtu::PathMtu) does so by probes
+    /// inside the link.
     const DISCOVERS_PATH_MTU: bool;
 
-    /// Takes a new configuration; positions become [`LinkIndex`]es. Sessions of unchanged keys survive.
+    /// Takes the links of a new configuration; their positions become [`LinkIndex`]es. Sessions survive if the keys of
+    /// their link stay the same.
     fn update(&mut self, links: &[Link], now: Instant);
 
-    /// Selects a lane: its sessions are with the same lane of other agents, whose ports follow one another (D15).
+    /// Sets the number of the lane, from 0. Its sessions are with the lane of the same number of other agents, whose
+    /// port is that of lane 0 plus the number (D15). Must be called before the first [`update`](Self::update).
     fn set_lane(&mut self, lane: u16);
 
-    /// The agent has a second UDP port (D6).
+    /// Records that this agent has a second UDP port, for QUIC alone (D6).
     fn set_second_port(&mut self) {}
 
     /// Whether the transport has a session for a link.
     fn session(&self, link: LinkIndex) -> SessionState;
 
-    /// Whether [`connect`](Self::connect) is needed to get a session: none is up or in progress, and no attempt has
-    /// just failed.
+    /// Whether [`connect`](Self::connect) is needed to get a session: there is none, none is being established, and no
+    /// attempt has just failed.
     fn needs_connect(&self, link: LinkIndex) -> bool;
 
-    /// Starts to establish a session, beside those that exist. Returns `false` if no endpoint is known, or a handshake
-    /// is in progress.
+    /// Starts to establish a session, in addition to existing ones; the handshake goes out with the next
+    /// [`handle_timeout`](Self::handle_timeout) or [`flush`](Self::flush). Returns `false`, and does nothing, if no
+    /// endpoint is known, or the transport allows no further attempt now.
     fn connect(&mut self, link: LinkIndex, hint: PathHint, now: Instant) -> bool;
 
-    /// Ends all sessions of a link, with a reason for the peer.
+    /// Ends all sessions of a link. QUIC sends `reason` to the peer with the next flush; WireGuard has no such message.
     fn close(&mut self, link: LinkIndex, now: Instant, reason: &'static str);
 
-    /// Longest inner packet that the session takes now, bytes; `None`: no limit is known.
+    /// Longest inner packet that the session carries now, in bytes; `None`: no limit is known.
     fn max_packet(&self, _link: LinkIndex) -> Option<u16> {
         None
     }
 
-    /// Where datagrams for the peer go, if the transport knows that without a session.
+    /// The path of datagrams to the peer, if the transport knows it without a session.
     fn endpoint(&self, _link: LinkIndex) -> Option<Path> {
         None
     }
 
-    /// Sets the endpoint at which another lane has received from the peer.
+    /// Takes over the peer's endpoint that another lane has learned from received datagrams. `to` is that of the peer's
+    /// lane 0.
     fn set_endpoint(&mut self, _link: LinkIndex, _to: SocketAddr) {}
 
-    /// The endpoints that peers have sent from, for [`remember_endpoints`](Self::remember_endpoints) after a restart.
+    /// The endpoints from which authentic datagrams of peers came last, for
+    /// [`remember_endpoints`](Self::remember_endpoints) after a restart.
     fn endpoints(&self) -> BTreeMap<AgentId, SocketAddr> {
         BTreeMap::new()
     }
 
-    /// Endpoints from before a restart.
+    /// Takes the endpoints that peers had before this agent restarted. Must be called before the first
+    /// [`update`](Self::update).
     fn remember_endpoints(&mut self, _endpoints: &BTreeMap<AgentId, SocketAddr>) {}
 
-    /// Seals a packet and sends it now or with the next [`flush`](Self::flush), or queues it for a session that is
-    /// being established.
+    /// Encrypts a packet, and writes it into `tx` now or with the next [`flush`](Self::flush); or queues it for a
+    /// session that is being established. `NoSession`: nothing was done with the packet, and [`connect`](Self::connect)
+    /// is needed.
     fn seal(
         &mut self,
         link: LinkIndex,
@@ -129,7 +140,7 @@ pub(super) trait SecureTransport {
         tx: &mut impl TransmitSink,
     ) -> Result<Sealed, NoSession>;
 
-    /// Opens a datagram into `buffer`. Further packets wait for [`next_packet`](Self::next_packet).
+    /// Decrypts a datagram into `buffer`. Further packets may wait for [`next_packet`](Self::next_packet).
     fn open(
         &mut self,
         datagram: &[u8],
@@ -139,41 +150,42 @@ pub(super) trait SecureTransport {
         tx: &mut impl TransmitSink,
     ) -> Opened;
 
-    /// The next packet of the datagrams that were opened.
+    /// Removes and returns the next packet of the datagrams that were opened, oldest first; `None` if none is left.
     fn next_packet(&mut self) -> Option<(LinkIndex, Bytes)> {
         None
     }
 
-    /// Sends what was held back until the end of a batch.
+    /// Writes the datagrams into `tx` that were held back until the end of a batch.
     fn flush(&mut self, _now: Instant, _tx: &mut impl TransmitSink) {}
 
-    /// Serves timers that are due.
+    /// Runs the timers that are due at `now`.
     fn handle_timeout(&mut self, now: Instant, tx: &mut impl TransmitSink);
 
-    /// When to call [`handle_timeout`](Self::handle_timeout) next.
+    /// The time at which [`handle_timeout`](Self::handle_timeout) is due next; `None`: no timer runs.
     fn poll_timeout(&self) -> Option<Instant>;
 
-    /// The next event.
+    /// Removes and returns the oldest event.
     fn poll_event(&mut self) -> Option<TransportEvent>;
 
-    /// Writes what the transport knows about a link into its status. Returns `false`, and writes nothing, if it was
-    /// never used for the link.
+    /// Writes the transport's view of a link into `status`. Returns `false`, and writes nothing, if the transport has
+    /// nothing to say about the link.
     fn describe(&self, link: LinkIndex, now: Instant, status: &mut LinkStatus) -> bool;
 
-    /// Packets that [`seal`](Self::seal) queued and that were dropped since the last call.
+    /// Number of packets that [`seal`](Self::seal) queued and that were dropped since the last call of this method.
     fn take_lost(&mut self) -> u64;
 
-    /// The kernel sends nothing from this address of the host any more.
+    /// Records that the kernel does not send from this address of the host any more: no path uses it until the peer
+    /// sends to it again.
     fn source_unavailable(&mut self, local: IpAddr);
 }
 
-/// One of the transports.
+/// One of the two transports. Its methods are those of [`SecureTransport`].
 pub(super) enum AnyTransport {
     WireGuard(Box<WireGuard>),
     Quic(Box<Quic>),
 }
 
-/// Calls the same method of whichever transport it is.
+/// Calls the same method of either transport.
 macro_rules! dispatch {
     ($any:expr, $transport:ident => $call:expr) => {
         match $any {

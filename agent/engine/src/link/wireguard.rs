@@ -1,11 +1,10 @@
-//! WireGuard for all links of one engine: which peer a datagram belongs to, and which peers exist. One peer is in
-//! [`peer`], the states of its handshakes in [`handshake`].
+//! WireGuard for all links of one engine: keeps the peers, and finds the peer that a datagram belongs to. A single peer
+//! is in [`peer`], the states of its handshakes in [`handshake`].
 //!
-//! The receiver index of a data message selects the peer: its upper 24 bits are a generation and a slot. For an
-//! initiation it is the static key inside.
+//! The receiver index of a data message selects the peer: its upper 24 bits are a generation and the peer's slot. An
+//! initiation has no receiver index, so the static key inside it selects the peer.
 //!
-//! boringtun reads the clock and the random numbers of the system itself. Nothing outside of this module depends on
-//! that.
+//! boringtun itself reads the system's clock and random numbers. Nothing outside of this module depends on that.
 
 mod handshake;
 mod peer;
@@ -32,22 +31,24 @@ use tombolo_proto::config::Link;
 use tombolo_proto::id::{AgentId, PublicKey};
 use tombolo_proto::status::LinkStatus;
 
-/// How often boringtun's timers run. Its clock stands still in between, so this is their precision, fine enough for
-/// retries after 400 ms.
+/// Interval at which boringtun's timers run. They advance only in `update_timers`, so this is their precision: fine
+/// enough for retries after 400 ms.
 const TICK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Handshake messages per second beyond which senders must prove that they own their address (cookie replies).
-/// boringtun counts each message twice: before the key inside is decrypted, and in the peer's own check.
+/// Handshake messages per second above which senders must prove that they own their address, by WireGuard's cookie
+/// replies. The factor 2 is needed because boringtun counts each message twice: before the key inside is decrypted, and
+/// in the peer's own check.
 const MAX_HANDSHAKES_PER_SECOND: u64 = 2 * 1000;
 
-/// Bits of a receiver index for the slot. Above them are 8 bits for the generation, below them 8 for the session.
+/// Number of bits of the slot in a receiver index. Above them are 8 bits of the generation, below them 8 bits of the
+/// session.
 const SLOT_BITS: u32 = 16;
 const SLOT_MASK: u32 = (1 << SLOT_BITS) - 1;
 
-/// Least time between two searches for the sender of an unknown session: each looks at all peers.
+/// Least time between two searches for the sender of an unknown session, because each search visits all peers.
 const UNKNOWN_SESSION_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Length of the longest message that is not data, an initiation, bytes.
+/// Length of the longest message that is not data, in bytes: that of an initiation.
 const MAX_CONTROL_LEN: usize = 148;
 
 /// The agent's identity, shared by all peers.
@@ -55,37 +56,37 @@ struct Identity {
     private: x25519::StaticSecret,
     public: x25519::PublicKey,
     limiter: Arc<RateLimiter>,
-    /// Counts the session states made. A late response to an earlier state of the same slot has another generation, and
-    /// is not mistaken for a response to the present one.
+    /// The number of session states created so far, modulo 256. A late response to an earlier state of the same slot
+    /// has another generation, so it is not taken for a response to the present state.
     generation: u8,
 }
 
 impl Identity {
-    /// Makes the session state of a peer. It costs a Diffie-Hellman operation.
+    /// Creates boringtun's session state for a peer. This costs a Diffie-Hellman operation.
     fn tunn(&mut self, link: &Link, slot: usize) -> Tunn {
         self.generation = self.generation.wrapping_add(1);
-        // boringtun appends eight bits for the session.
+        // boringtun shifts the index by eight bits, and counts sessions in them.
         #[expect(clippy::cast_possible_truncation, reason = "tables have at most MAX_LINKS links")]
         let index = u32::from(self.generation) << SLOT_BITS | slot as u32 & SLOT_MASK;
         let (key, psk) = (
             x25519::PublicKey::from(link.public_key.0),
             link.preshared_key.map(|k| k.0),
         );
-        // Without boringtun's keepalives: if both ends use them, both initiate handshakes at the same time.
+        // boringtun's own keepalives stay off: with them, both ends would initiate handshakes at the same time.
         Tunn::new(self.private.clone(), key, psk, None, index, Some(self.limiter.clone()))
     }
 }
 
-/// What the owner of the links has not read yet.
+/// Results that the owner of the links has not read yet.
 #[derive(Default)]
 struct TransportEvents {
     queue: VecDeque<TransportEvent>,
-    /// Packets that waited in vain for a handshake.
+    /// Number of packets that waited for a handshake and were dropped.
     lost: u64,
 }
 
 impl TransportEvents {
-    /// A peer that moves with every datagram makes one event of many.
+    /// Reports a new endpoint. If the endpoint changes with every datagram, the owner still reads only one event.
     fn endpoint_changed(&mut self, peer: &AgentId, to: SocketAddr) {
         match self.queue.back_mut() {
             Some(TransportEvent::EndpointChanged(before, at)) if before == peer => *at = to,
@@ -97,7 +98,7 @@ impl TransportEvents {
 /// WireGuard for all links of one engine.
 pub(super) struct WireGuard {
     identity: Identity,
-    /// By slot. A peer keeps its slot, which its receiver indices contain, while it is configured.
+    /// The peers by slot. A peer keeps its slot while it is configured, because its receiver indices contain the slot.
     peers: Vec<Option<Peer>>,
     /// The slot of each [`LinkIndex`].
     slots: Vec<usize>,
@@ -105,13 +106,13 @@ pub(super) struct WireGuard {
     by_key: BTreeMap<[u8; 32], usize>,
     events: TransportEvents,
     next_tick: Option<Instant>,
-    /// When the sender of an unknown session was last searched for.
+    /// Time of the last search for the sender of an unknown session.
     last_unknown_session: Option<Instant>,
-    /// Limits the handshakes of each address.
+    /// Rate limit of handshakes by source address.
     sources: Sources,
-    /// Which of the agent's lanes this is.
+    /// The number of this lane, from 0.
     lane: u16,
-    /// The endpoints that peers sent from before a restart, or before they left the configuration.
+    /// The endpoints from which peers sent before a restart, or before they were removed from the configuration.
     remembered: BTreeMap<AgentId, SocketAddr>,
 }
 
@@ -124,7 +125,7 @@ impl std::fmt::Debug for WireGuard {
 }
 
 impl WireGuard {
-    /// For the agent with this private key; without links.
+    /// Creates a set without links, for the agent with this private key (X25519).
     pub(super) fn new(private_key: [u8; 32]) -> Self {
         let private = x25519::StaticSecret::from(private_key);
         let public = x25519::PublicKey::from(&private);
@@ -133,7 +134,7 @@ impl WireGuard {
                 limiter: Arc::new(RateLimiter::new(&public, MAX_HANDSHAKES_PER_SECOND)),
                 private,
                 public,
-                // Random, as responses to handshakes from before a restart may still come.
+                // Random, because responses to handshakes from before a restart may still arrive.
                 generation: RandomState::new().build_hasher().finish() as u8,
             },
             peers: Vec::new(),
@@ -148,7 +149,7 @@ impl WireGuard {
         }
     }
 
-    /// The key that peers must pin.
+    /// The agent's public key, which peers must pin.
     pub(super) fn public_key(&self) -> PublicKey {
         PublicKey(self.identity.public.to_bytes())
     }
@@ -157,14 +158,14 @@ impl WireGuard {
         self.peers.get(*self.slots.get(link.get())?)?.as_ref()
     }
 
-    /// The peer of a link with its slot, and all that its methods need besides.
+    /// The peer of a link with its slot, and the other parts of `self` that the peer's methods need.
     fn peer_mut(&mut self, link: LinkIndex) -> Option<(usize, &mut Peer, &mut Identity, &mut TransportEvents)> {
         let slot = *self.slots.get(link.get())?;
         let peer = self.peers.get_mut(slot)?.as_mut()?;
         Some((slot, peer, &mut self.identity, &mut self.events))
     }
 
-    /// The slot in a receiver index, if it has a peer.
+    /// The slot in a receiver index, if a peer has this slot.
     fn slot_of(&self, receiver_index: u32) -> Option<usize> {
         let slot = (receiver_index >> 8 & SLOT_MASK) as usize;
         self.peers.get(slot)?.as_ref().map(|_| slot)
@@ -174,7 +175,8 @@ impl WireGuard {
         self.next_tick.get_or_insert(now + TICK_INTERVAL);
     }
 
-    /// Takes an initiation, in order of cost: rate limit, source limit, decryption of the key inside, the peer.
+    /// Handles an initiation. The checks come in the order of their cost: rate limit, limit of the source, decryption
+    /// of the key inside, the peer's own check.
     fn handle_initiation(&mut self, datagram: &[u8], from: Path, now: Instant, tx: &mut impl TransmitSink) -> Opened {
         self.identity.limiter.reset_count();
         let mut cookie = [0; MAX_CONTROL_LEN];
@@ -204,7 +206,7 @@ impl WireGuard {
         let was_open = peer.is_open();
         peer.ensure_open(&mut self.identity, slot);
         let reply = peer.receive(datagram, from, now, &mut cookie, &mut self.events);
-        // Anybody can put a public key into an initiation. One that does not verify must not leave session state
+        // Anybody can put a known public key into an initiation. One that does not verify must not leave session state
         // behind.
         if !was_open && matches!(reply, Reply::Refused(_) | Reply::NoSession) {
             peer.close(now, &mut self.events);
@@ -222,7 +224,7 @@ impl WireGuard {
         opened
     }
 
-    /// Takes a response to an initiation of ours, or a cookie reply.
+    /// Handles a response to an initiation of this end, or a cookie reply.
     fn handle_response(&mut self, datagram: &[u8], from: Path, now: Instant, tx: &mut impl TransmitSink) -> Opened {
         // The receiver index of a cookie reply (type 3) comes after four bytes, that of a response after eight.
         let at = if datagram.first() == Some(&3) { 4 } else { 8 };
@@ -242,15 +244,16 @@ impl WireGuard {
         }
     }
 
-    /// The peer of the receiver index at byte `at` of the datagram.
+    /// The peer that the receiver index at byte `at` of the datagram belongs to.
     fn receiver(&mut self, datagram: &[u8], at: usize) -> Option<(&mut Peer, &mut TransportEvents)> {
         let index = u32::from_le_bytes(*datagram.get(at..)?.first_chunk()?);
         let slot = self.slot_of(index)?;
         Some((self.peers.get_mut(slot)?.as_mut()?, &mut self.events))
     }
 
-    /// Takes data of an unknown session. If it comes from a peer's endpoint, that peer does not know yet that this
-    /// agent restarted: a handshake replaces the session. Anybody can send such datagrams, so the rate is limited.
+    /// Handles data of an unknown session. If it comes from the endpoint of a peer, that peer does not know yet that
+    /// this agent has restarted, so this end initiates a handshake that replaces the session. Anybody can send such
+    /// datagrams, so the rate is limited.
     fn unknown_session(&mut self, from: SocketAddr, now: Instant, tx: &mut impl TransmitSink) {
         let is_recent = |at| now.saturating_duration_since(at) < UNKNOWN_SESSION_INTERVAL;
         if self.last_unknown_session.is_some_and(is_recent) {
@@ -271,7 +274,7 @@ impl WireGuard {
         }
     }
 
-    /// The first free slot from `at` on, which is made if there is none.
+    /// The first free slot from `at` on; a new one if there is none.
     fn free_slot(&mut self, at: usize) -> usize {
         let free = self.peers.iter().enumerate().skip(at).find(|(_, peer)| peer.is_none());
         free.map(|(slot, _)| slot).unwrap_or_else(|| {
@@ -282,7 +285,7 @@ impl WireGuard {
 }
 
 impl SecureTransport for WireGuard {
-    // Probes inside the link find it (D20).
+    // The engine probes for the path MTU inside the link (D20).
     const DISCOVERS_PATH_MTU: bool = false;
 
     fn update(&mut self, links: &[Link], now: Instant) {
@@ -292,24 +295,24 @@ impl SecureTransport for WireGuard {
                 before.insert(peer.name().clone(), slot);
             }
         }
-        // Peers that are gone are removed first: their slots are for new ones.
+        // Removed peers give up their slots first, so that new peers can have these.
         for (name, slot) in &before {
             if links.binary_search_by(|l| l.peer.cmp(name)).is_err()
                 && let Some(mut gone) = self.peers.get_mut(*slot).and_then(Option::take)
             {
                 gone.close(now, &mut self.events);
-                // The peer may be configured again, and still have that address.
+                // The peer may be configured again later, and probably still has this address.
                 self.remembered.extend(gone.heard().map(|at| (name.clone(), at)));
             }
         }
         self.slots.clear();
         self.by_key.clear();
-        // All slots before this one are in use.
+        // All slots before this one are in use, so the search for a free one need not start from 0 again.
         let mut cursor = 0;
         for (position, link) in links.iter().enumerate() {
             let here = Link {
                 endpoint: link.endpoint.map(|e| above(e, self.lane)),
-                // D15: the peer has no such lane.
+                // D15: without a lane of this number at the peer, no session is needed.
                 always_on: link.always_on && self.lane < link.peer_lanes,
                 ..link.clone()
             };
@@ -334,7 +337,7 @@ impl SecureTransport for WireGuard {
             peer.index = super::index_of(position);
             peer.reconfigure(link, now, &mut self.events);
         }
-        // Requested handshakes start now, not with the next tick.
+        // Requested handshakes start with the next call of `handle_timeout`, without waiting for a tick.
         self.next_tick = Some(now);
     }
 
@@ -362,7 +365,7 @@ impl SecureTransport for WireGuard {
         is_new
     }
 
-    /// Drops the session state. WireGuard has no message that closes a session, so the peer notices its silence.
+    /// Drops the session state. WireGuard has no message that closes a session, so the peer only detects the silence.
     fn close(&mut self, link: LinkIndex, now: Instant, _reason: &'static str) {
         if let Some((_, peer, _, events)) = self.peer_mut(link) {
             peer.close(now, events);
@@ -408,7 +411,8 @@ impl SecureTransport for WireGuard {
         output: &mut [u8],
         tx: &mut impl TransmitSink,
     ) -> Opened {
-        // Data first, as nearly every datagram is: type and three zero bytes, receiver index, counter, tag.
+        // Data comes first, because nearly every datagram is data: type and three zero bytes, receiver index, counter,
+        // tag.
         match (datagram.first_chunk::<4>(), datagram.len()) {
             (Some([4, 0, 0, 0]), 32..) => {
                 let Some((peer, events)) = self.receiver(datagram, 4) else {
@@ -491,7 +495,7 @@ impl SecureTransport for WireGuard {
     }
 }
 
-/// The address of an agent's lane: its port is the one of lane 0 plus the lane's number (D15).
+/// The address of a lane of an agent: its port is that of lane 0 plus the lane's number (D15).
 fn above(first: SocketAddr, lane: u16) -> SocketAddr {
     SocketAddr::new(first.ip(), first.port().saturating_add(lane))
 }

@@ -1,6 +1,7 @@
 //! The Internet checksum (RFC 1071), vectorized for long packets.
 
-/// Sum of the 16-bit big-endian words, not inverted, folded to 16 bits; an odd last byte counts as a word's high half.
+/// The sum of all 16-bit big-endian words, not inverted and folded to 16 bits. An odd last byte counts as the high half
+/// of a word.
 pub(super) fn sum(bytes: &[u8]) -> u64 {
     // Eight independent accumulators of 32-bit words, which the compiler turns into vector instructions.
     let mut lanes = [0u64; 8];
@@ -21,7 +22,7 @@ pub(super) fn sum(bytes: &[u8]) -> u64 {
     u64::from(fold(total).to_be())
 }
 
-/// Folds the carries until 16 bits remain.
+/// Folds the carries of a sum until 16 bits remain, as the ones' complement sum of RFC 1071 demands.
 #[expect(clippy::cast_possible_truncation, reason = "the loop ends when 16 bits are left")]
 pub(super) fn fold(mut sum: u64) -> u16 {
     while sum >> 16 != 0 {
@@ -30,7 +31,7 @@ pub(super) fn fold(mut sum: u64) -> u16 {
     sum as u16
 }
 
-/// The checksum for a sum: its folded complement.
+/// The checksum for a sum, i.e. the folded sum's complement.
 pub(super) fn finish(sum: u64) -> u16 {
     !fold(sum)
 }

@@ -2,18 +2,19 @@
 
 use super::{Layout, MAX_PACKET, Protocol, VnetHeader, be32, checksum, put16};
 
-/// TCP flags of a packet that may be joined: ACK, with or without PSH.
+/// TCP flags of a packet that may be joined: ACK, with or without PSH. A packet with any other flag is written alone.
 const ACK: u8 = 0x10;
 const PSH: u8 = 0x08;
 
-/// Number of flows that are joined in parallel: enough for the streams of one batch, few enough for a linear search.
+/// Number of flows that are joined at the same time: enough for the streams of one batch, and few enough for a linear
+/// search.
 const SLOTS: usize = 8;
 
 /// Largest number of datagrams in a super-packet: `UDP_MAX_SEGMENTS` of the kernel, 64 before Linux 6.9 and 128 since.
 /// The kernel refuses a write with more.
 const MAX_DATAGRAMS: usize = 64;
 
-/// A super-packet under construction.
+/// A super-packet to which packets of its flow are being added.
 #[derive(Debug)]
 struct Slot {
     /// [`VnetHeader::LEN`] bytes for the header, then the packet.
@@ -24,7 +25,7 @@ struct Slot {
     count: usize,
     /// TCP sequence number that the next packet must have.
     next: u32,
-    /// No further packet may be joined.
+    /// Whether no further packet may be joined.
     closed: bool,
 }
 
@@ -34,21 +35,23 @@ impl Slot {
     }
 }
 
-/// Joins consecutive packets of a flow into super-packets. Packets of one flow keep their order; packets of different
+/// Joins consecutive packets of a flow into super-packets. Packets of one flow keep their order. Packets of different
 /// flows may change their order within a batch, as on any network.
 ///
-/// The owner pushes the packets of a batch and then calls [`flush`](Self::flush). `out` receives the bytes of one
-/// write, virtio header and packet, and the number of packets in it.
+/// The owner pushes the packets of a batch and then calls [`flush`](Self::flush). Both pass complete writes for the
+/// device to `out`: the bytes of one write, i.e. virtio header and packet, and the number of packets in it. No packet
+/// is lost or changed otherwise. The bytes are valid only during the call.
 #[derive(Debug)]
 pub struct Coalescer {
     slots: Vec<Slot>,
     used: usize,
-    /// The kernel accepts joined UDP datagrams (USO, since Linux 6.2).
+    /// Whether the kernel accepts joined UDP datagrams (USO, since Linux 6.2).
     udp: bool,
 }
 
 impl Coalescer {
-    /// Creates an empty one. `udp`: whether the device accepts joined UDP datagrams.
+    /// Creates a coalescer without packets. `udp` tells whether the device accepts joined UDP datagrams; if not, only
+    /// TCP is joined. Up to nine buffers of 64 KiB are allocated when they are needed first, and kept.
     #[must_use]
     pub fn new(udp: bool) -> Self {
         Self {
@@ -58,7 +61,8 @@ impl Coalescer {
         }
     }
 
-    /// Adds one packet. Calls `out` for packets that must not wait any longer.
+    /// Adds one complete IP packet, which is copied. Calls `out` for packets that must not wait any longer: those of
+    /// the same flow that the new packet cannot be joined to, and all if it has no known flow or all slots are in use.
     pub fn push(&mut self, packet: &[u8], out: &mut impl FnMut(&[u8], usize)) {
         let layout = Layout::of(packet).filter(|l| self.udp || l.protocol == Protocol::Tcp);
         let Some(layout) = layout else {
@@ -103,7 +107,7 @@ impl Coalescer {
         self.used += 1;
     }
 
-    /// Writes all waiting packets.
+    /// Passes all waiting packets to `out`, so that none waits afterwards.
     pub fn flush(&mut self, out: &mut impl FnMut(&[u8], usize)) {
         for slot in &mut self.slots[..self.used] {
             write_slot(slot, out);
@@ -111,8 +115,8 @@ impl Coalescer {
         self.used = 0;
     }
 
-    /// Writes a packet without a known flow, i.e. a fragment or another protocol. All waiting packets are written
-    /// before it.
+    /// Writes a packet without a known flow, i.e. a fragment or a packet of another protocol. All waiting packets are
+    /// written before it, because it may belong to one of their flows.
     fn write_alone(&mut self, packet: &[u8], out: &mut impl FnMut(&[u8], usize)) {
         self.flush(out);
         self.write_single(packet, out);
@@ -129,7 +133,7 @@ impl Coalescer {
                 closed: false,
             });
         }
-        // This slot is not in use; only its buffer is borrowed.
+        // This slot holds no packet; only its buffer is used.
         let buffer = &mut self.slots[self.used].buffer;
         buffer.clear();
         buffer.extend_from_slice(&[0; VnetHeader::LEN]);
@@ -138,14 +142,14 @@ impl Coalescer {
     }
 }
 
-/// Whether a packet may be part of a super-packet: its lengths agree, and its checksums are right. A super-packet gets
-/// new checksums, which would hide damage.
+/// Whether a packet may be part of a super-packet: its length fields agree, and its checksums are right. A super-packet
+/// gets new checksums, which would hide damage.
 fn joinable(layout: Layout, packet: &[u8]) -> bool {
     let Layout { protocol, ip, all } = layout;
     let payload = packet.len() - all;
     let flags_fit = match protocol {
         Protocol::Tcp => packet[ip + 13] & !PSH == ACK,
-        // A datagram without a checksum would get one.
+        // A datagram without a checksum would be given one by joining.
         Protocol::Udp => super::be16(packet, ip + 4) == packet.len() - ip && super::be16(packet, ip + 6) != 0,
     };
     payload > 0
@@ -187,7 +191,7 @@ fn start(slot: &mut Slot, layout: Layout, packet: &[u8]) {
     }
 }
 
-/// Appends a packet of the same flow if its headers allow it. Returns whether it did.
+/// Appends a packet of the same flow to the super-packet if its headers allow that. Returns whether they did.
 fn join(slot: &mut Slot, layout: Layout, packet: &[u8]) -> bool {
     let Layout { protocol, ip, all } = layout;
     let payload = packet.len() - all;

@@ -5,22 +5,22 @@
 pub struct VnetHeader {
     /// Bit 0, [`Self::NEEDS_CSUM`]: the checksum at `csum_start + csum_offset` is a partial sum.
     pub flags: u8,
-    /// The kind of super-packet; one of the `GSO_` constants.
+    /// The kind of super-packet: one of the `GSO_` constants, perhaps with the flag [`Self::GSO_ECN`].
     pub gso_type: u8,
-    /// Length of all headers, in bytes. A hint for the kernel.
+    /// Length of all headers of the packet, in bytes. The kernel takes it as a hint.
     pub hdr_len: u16,
-    /// Payload of each packet but the last, in bytes.
+    /// Payload of each packet of a super-packet but the last, in bytes.
     pub gso_size: u16,
-    /// Offset of the first byte that the checksum covers.
+    /// Offset in the packet of the first byte that the checksum covers.
     pub csum_start: u16,
-    /// Offset of the checksum, relative to `csum_start`.
+    /// Offset of the checksum field, relative to `csum_start`.
     pub csum_offset: u16,
 }
 
 impl VnetHeader {
-    /// Length of the encoded header, bytes.
+    /// Length of the encoded header, in bytes.
     pub const LEN: usize = 10;
-    /// `VIRTIO_NET_HDR_F_NEEDS_CSUM`.
+    /// `VIRTIO_NET_HDR_F_NEEDS_CSUM`: the checksum is a partial sum that the receiver completes.
     pub const NEEDS_CSUM: u8 = 1;
     /// `VIRTIO_NET_HDR_GSO_NONE`: a single packet.
     pub const GSO_NONE: u8 = 0;
@@ -33,7 +33,7 @@ impl VnetHeader {
     /// `VIRTIO_NET_HDR_GSO_ECN`, a flag in `gso_type`: the first packet has the TCP flag CWR.
     pub const GSO_ECN: u8 = 0x80;
 
-    /// Decodes the header.
+    /// Decodes the bytes of a header. No value is checked.
     #[must_use]
     pub fn decode(b: &[u8; Self::LEN]) -> Self {
         let word = |i: usize| u16::from_ne_bytes([b[i], b[i + 1]]);
@@ -47,7 +47,7 @@ impl VnetHeader {
         }
     }
 
-    /// Encodes the header.
+    /// Encodes the header to the bytes that the device expects.
     #[must_use]
     pub fn encode(&self) -> [u8; Self::LEN] {
         let mut b = [0; Self::LEN];

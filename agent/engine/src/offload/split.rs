@@ -2,32 +2,33 @@
 
 use super::{Layout, Protocol, VnetHeader, be16, be32, checksum, put16};
 
-/// Longest headers that are split: IPv6, and TCP with all options.
+/// Longest headers of a super-packet that can be split, in bytes: IPv6, and TCP with all options.
 const MAX_HEADERS: usize = 40 + 60;
 
-/// TCP flags that only the first packet keeps (CWR), and those that only the last one keeps (FIN, PSH).
+/// TCP flags that only the first packet keeps (CWR), and those that only the last packet keeps (FIN, PSH).
 const FIRST_ONLY: u8 = 0x80;
 const LAST_ONLY: u8 = 0x09;
 
-/// The reason why a read from the device holds no usable packet.
+/// The reason why a read from the device cannot be split into packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SplitError {
-    /// The packet is shorter than its headers claim, or the checksum lies outside of it.
+    /// The checksum that must be completed lies outside of the packet.
     #[error("the packet is shorter than its headers say")]
     Short,
-    /// A super-packet of a kind that was not negotiated, or that does not match its headers.
+    /// A super-packet of a kind that was not negotiated, or whose headers do not match its kind. Holds the kind.
     #[error("super-packet of unexpected kind {0}")]
     Kind(u8),
 }
 
-/// Calls `each` with every packet in one read from the device, in order and with complete checksums. Returns their
-/// number.
+/// Calls `each` with every packet in one read from the device, in order and with complete checksums. `header` is the
+/// decoded virtio header of the read, `packet` the bytes after it. Returns the number of packets, at least 1.
 ///
 /// Works in place: the headers of a packet overwrite the end of the previous one, which `each` has processed by then.
-/// `each` may modify the packet.
+/// So `each` may modify its packet, but must not expect it to stay. A single packet is passed on unchecked, except for
+/// its checksum.
 ///
 /// # Errors
-/// See [`SplitError`]; `each` was not called then.
+/// See [`SplitError`]; `each` is not called in case of an error.
 pub fn split(header: &VnetHeader, packet: &mut [u8], mut each: impl FnMut(&mut [u8])) -> Result<usize, SplitError> {
     match header.gso_type & !VnetHeader::GSO_ECN {
         VnetHeader::GSO_NONE => {
@@ -42,7 +43,7 @@ pub fn split(header: &VnetHeader, packet: &mut [u8], mut each: impl FnMut(&mut [
     }
 }
 
-/// Completes a checksum whose field holds the sum of the pseudo header, as the kernel leaves it.
+/// Completes a checksum whose field holds only the sum of the pseudo header, which is how the kernel leaves it.
 fn finish_partial(header: &VnetHeader, packet: &mut [u8]) -> Result<(), SplitError> {
     let (start, offset) = (usize::from(header.csum_start), usize::from(header.csum_offset));
     if start + offset + 2 > packet.len() {
@@ -81,6 +82,7 @@ fn split_super(header: &VnetHeader, packet: &mut [u8], mut each: impl FnMut(&mut
         let one = &mut packet[at..at + all + len];
         one[..all].copy_from_slice(&kept[..all]);
         if ip == Layout::V4 {
+            // As the kernel does it, each packet gets an identification of its own.
             put16(one, 4, (identification + count) & 0xffff);
         }
         layout.set_ip_length(one, all + len);

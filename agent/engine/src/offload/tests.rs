@@ -1,4 +1,4 @@
-//! Splitting and joining, compared with plain implementations; packets are built by another library.
+//! Compares splitting and joining with plain implementations; another library builds the packets.
 
 use super::*;
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
@@ -93,7 +93,7 @@ fn a_stream_becomes_one_write() {
     assert_eq!((header.gso_type, header.gso_size), (VnetHeader::GSO_TCPV4, 1000));
 }
 
-/// The kernel refuses a larger write as a whole, and all its packets would be lost.
+/// The kernel would refuse a larger write as a whole, and all packets in it would be lost.
 #[test]
 fn no_write_is_more_datagrams_than_the_kernel_takes() {
     let packets: Vec<_> = (0..200u8).map(|i| udp(i % 2 == 0, 1, &[i; 64])).collect();

@@ -8,17 +8,18 @@ use std::time::{Duration, Instant};
 /// Longest error, in bytes: an ICMPv6 error may not exceed the minimum MTU (RFC 4443, 2.4).
 pub const MAX_ERROR: usize = 1280;
 
-/// The type of an ICMP error.
+/// The cause of an ICMP error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IcmpError {
     /// The TTL or hop limit expired.
     TimeExceeded,
-    /// The packet is too big; holds the MTU of the path in bytes.
+    /// The packet is too big for the path. Holds the MTU of the path in bytes.
     TooBig(u16),
 }
 
-/// Whether an ICMP error may be sent for a packet: not for an ICMP error, a later fragment, or a packet from or to a
-/// multicast, unspecified or broadcast address (RFC 1122, 3.2.2; RFC 4443, 2.4).
+/// Whether the standards allow an ICMP error for a packet. They do not for a later fragment, for an ICMP error or
+/// redirect, and for a packet from or to a multicast, unspecified or broadcast address (RFC 1122, 3.2.2; RFC 4443,
+/// 2.4). Also false if the transport header was not found.
 #[must_use]
 pub fn may_answer(packet: &[u8], info: &PacketInfo) -> bool {
     let group = |a: IpAddr| a.is_multicast() || a.is_unspecified() || a == IpAddr::V4(Ipv4Addr::BROADCAST);
@@ -33,7 +34,10 @@ pub fn may_answer(packet: &[u8], info: &PacketInfo) -> bool {
     !group(info.source) && !group(info.destination) && !is_error
 }
 
-/// The ICMP error that `from` sends for `packet`. `None`: the addresses belong to different families.
+/// Builds the complete IP packet of an ICMP error from `from` to the source of `packet`, of which it quotes the start.
+/// `info` must be the result of parsing `packet`. The result has at most 576 bytes for IPv4 and [`MAX_ERROR`] bytes for
+/// IPv6. Neither [`may_answer`] nor the rate limit is checked here. `None`: `from` and the source of the packet belong
+/// to different address families.
 #[must_use]
 pub fn error(from: IpAddr, packet: &[u8], info: &PacketInfo, cause: IcmpError) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(MAX_ERROR);
@@ -55,11 +59,12 @@ pub fn error(from: IpAddr, packet: &[u8], info: &PacketInfo, cause: IcmpError) -
                 .ok()?;
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => {
+            // 48: the IPv6 header and the ICMPv6 header.
             let quote = &packet[..info.len.min(MAX_ERROR - 48)];
             let kind = match cause {
                 IcmpError::TimeExceeded => Icmpv6Type::TimeExceeded(icmpv6::TimeExceededCode::HopLimitExceeded),
                 IcmpError::TooBig(mtu) => Icmpv6Type::PacketTooBig {
-                    // No path MTU is below the minimum of IPv6 (RFC 8200, 5).
+                    // A host ignores an MTU below the minimum of IPv6 (RFC 8200, 5).
                     mtu: u32::from(mtu.max(super::IPV6_MIN_MTU)),
                 },
             };
@@ -73,8 +78,8 @@ pub fn error(from: IpAddr, packet: &[u8], info: &PacketInfo, cause: IcmpError) -
     Some(out)
 }
 
-/// Token bucket that limits ICMP errors and still serves traceroutes: three probes for each TTL, from 30 sources at
-/// once (D23).
+/// Token bucket that limits the ICMP errors of one engine. It is large enough for traceroutes, with three probes for
+/// each TTL, from 30 sources at once (D23).
 #[derive(Debug)]
 pub struct Limiter {
     tokens: f64,
@@ -82,12 +87,12 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// Three probes from each of 30 sources for each of 30 TTLs, all at once.
+    /// Size of the bucket: three probes from each of 30 sources for each of 30 TTLs, all at once.
     const BURST: f64 = 2700.0;
     /// Sustained rate, in errors per second.
     const RATE: f64 = 1000.0;
 
-    /// A full bucket.
+    /// Creates a full bucket: 2,700 errors may be sent at once.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -96,7 +101,8 @@ impl Limiter {
         }
     }
 
-    /// Whether another error may be sent now; uses one token if so.
+    /// Whether another error may be sent at `now`; takes one token if so. The bucket refills at 1,000 tokens per
+    /// second. Times must not go back.
     pub fn allow(&mut self, now: Instant) -> bool {
         let passed = self
             .last

@@ -1,4 +1,5 @@
-//! Import policy: which received routes are accepted. They come from BGP neighbours and agents and are untrusted input.
+//! Import policy: which received routes are accepted. Received routes come from BGP neighbours and other agents, and
+//! are untrusted input.
 //!
 //! | [`Refusal`] | A route is refused if | Rule |
 //! |---|---|---|
@@ -10,8 +11,8 @@
 //! | `next_hop` | its next hop is an agent that the sender may not name | T4 |
 //! | `count` | its sender exceeds the limit of routes | G23, E13 |
 //!
-//! A prefix that contains such a block is accepted, as aggregates like 0.0.0.0/1 do. Sources within the block are still
-//! refused (see `tables::sources`).
+//! A prefix that contains an own address space or a martian block is accepted, as aggregates such as 0.0.0.0/1 do.
+//! Sources within the block are refused nevertheless (see `tables::sources`).
 
 use super::RoutingState;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -22,15 +23,18 @@ use tombolo_proto::config::{AgentConfig, EDGE_ASN, GatewayConnection, GatewayKin
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::Route;
 
-/// Largest number of ASNs in an accepted AS path, as many as one segment holds (RFC 4271, 4.3). Real paths stay below 100.
+/// Largest number of ASNs in an accepted AS path: one path segment holds as many (RFC 4271, 4.3). Real paths stay below
+/// 100.
 pub const MAX_AS_PATH: usize = 255;
 
-/// Largest number of routes of one address family from a gateway of the own VNet: ten neighbours (G15) at their limit.
+/// Largest number of routes of one address family that are accepted from a gateway that the VNet uses: ten BGP
+/// neighbours (G15) with the largest number of routes each.
 pub const MAX_ROUTES_FROM_GATEWAY: usize = 10 * MAX_PREFIXES as usize;
 
-/// Blocks that no route may lead to and that are no source (RFC 6890): this network, loopback, link-local, protocol
-/// assignments, multicast, reserved and broadcast, and IPv4-mapped IPv6 addresses. Private, shared (100.64.0.0/10),
-/// benchmarking and documentation blocks are missing on purpose: sites and labs use them.
+/// Martian blocks: no accepted route may lie within one of them, and no packet out of a link may have a source there
+/// because of a learned route (RFC 6890). They are this network, loopback, link-local, protocol assignments, multicast,
+/// reserved and broadcast, and IPv4-mapped IPv6 addresses. Private, shared (100.64.0.0/10), benchmarking and
+/// documentation blocks are missing on purpose: sites and labs use them.
 pub const MARTIANS: [IpNet; 10] = [
     v4(0, 0, 0, 8),
     v4(127, 0, 0, 8),
@@ -52,27 +56,28 @@ const fn v6(bits: u128, length: u8) -> IpNet {
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::from_bits(bits), length))
 }
 
-/// The reason why a route is refused.
+/// The reason why the import policy refuses a route. If several apply, `own_space` comes first, then `martian`,
+/// `path_length`, `loop`, `first_as`, `next_hop` and `count`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Refusal {
-    /// It lies within an own address space (G22).
+    /// The prefix lies within an own address space (G22).
     OwnSpace,
-    /// Its AS path contains the receiver's ASN (G22).
+    /// The AS path contains the receiver's ASN (G22).
     Loop,
-    /// Its AS path does not start with the sender's ASN (RFC 4271, 6.3).
+    /// The AS path does not start with the sender's ASN (RFC 4271, 6.3).
     FirstAs,
-    /// Its AS path has more than [`MAX_AS_PATH`] ASNs.
+    /// The AS path has more than [`MAX_AS_PATH`] ASNs.
     PathLength,
-    /// It lies within one of [`MARTIANS`].
+    /// The prefix lies within one of [`MARTIANS`].
     Martian,
-    /// Its next hop is an agent that the sender may not name (T4).
+    /// The next hop is an agent that the sender may not name (T4).
     NextHop,
-    /// The sender exceeds its limit of routes (G23, E13).
+    /// The sender exceeds its largest number of routes (G23, E13).
     Count,
 }
 
 impl Refusal {
-    /// The stable name in metrics and reports.
+    /// The name in metrics and reports, which does not change between versions.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -93,21 +98,23 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// The refused routes of one sender with the same reason.
+/// The refused routes of one sender that have the same reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedRoutes {
-    /// The agent, or the [`id`](tombolo_proto::config::Neighbour::id) of the BGP neighbour.
+    /// The name of the agent, or the [`id`](tombolo_proto::config::Neighbour::id) of the BGP neighbour.
     pub sender: String,
-    /// The reason.
+    /// The reason why they are refused.
     pub reason: Refusal,
-    /// Number of refused routes.
+    /// Number of routes that are refused for this reason; at least 1.
     pub count: usize,
-    /// The first refused route.
+    /// The prefix of the first of these routes, in the order of the sender's table.
     pub example: IpNet,
 }
 
-/// The refused routes of all senders, by sender and reason. [`accept_routes`](super::accept_routes) returns the
-/// accepted ones.
+/// Applies the import policy to all routes in `state`, and returns the refused ones: agents before BGP neighbours, each
+/// ordered by name, then by reason. Senders whose routes are ignored as a whole
+/// ([`accepts_routes_from`](super::accepts_routes_from)) are left out. [`accept_routes`](super::accept_routes) returns
+/// the accepted routes.
 #[must_use]
 pub fn refused(config: &AgentConfig, state: &RoutingState) -> Vec<RefusedRoutes> {
     let agents = state
@@ -139,7 +146,7 @@ pub fn refused(config: &AgentConfig, state: &RoutingState) -> Vec<RefusedRoutes>
     all
 }
 
-/// The rules for routes of one sender.
+/// The rules of import for the routes of one sender.
 pub(super) struct ImportPolicy<'a> {
     pub(super) kind: GatewayKind,
     pub(super) connection: Option<&'a GatewayConnection>,
@@ -147,7 +154,8 @@ pub(super) struct ImportPolicy<'a> {
     own_asn: Option<u32>,
     /// The receiver's address spaces; no route within them is accepted (G22).
     own: &'a [IpNet],
-    /// The ASN that AS paths must start with. `None` inside a VNet, whose gateways do not add their own.
+    /// The ASN that AS paths must start with. `None` for routes from a gateway of the own VNet, which does not add its
+    /// own ASN, and for a circuit that is no neighbour of the BGP speaker.
     first_as: Option<u32>,
     /// Largest number of routes of one address family.
     max_routes: usize,
@@ -156,7 +164,7 @@ pub(super) struct ImportPolicy<'a> {
 }
 
 impl<'a> ImportPolicy<'a> {
-    /// The policy for the peer of a link. `None`: no route of this peer is accepted.
+    /// The policy for the peer of a link. `None`: no route of this peer is accepted, or there is no such link.
     pub(super) fn of(config: &'a AgentConfig, sender: &AgentId) -> Option<Self> {
         let link = config.links.binary_search_by(|l| l.peer.cmp(sender)).ok();
         let link = &config.links[link?];
@@ -196,7 +204,7 @@ impl<'a> ImportPolicy<'a> {
                     ..from(GatewayKind::Vpn, Some(*asn), local_prefixes)
                 })
             }
-            // Accepted for display only: a VPN gateway does not use circuits (G20, G21).
+            // These routes are accepted only to be displayed: a VPN gateway does not use circuits (G20, G21).
             (Role::VpnGateway { local_prefixes, .. }, Relation::OtherGateway {}) => Some(Self {
                 next_hops: Vec::new(),
                 ..from(GatewayKind::ExpressRoute, None, local_prefixes)
@@ -210,8 +218,8 @@ impl<'a> ImportPolicy<'a> {
         }
     }
 
-    /// The policy for a BGP neighbour, if it is one of the configuration, and the next hop of its routes: the device of the site or, at an edge, the edge
-    /// itself.
+    /// The policy for a BGP neighbour, and the next hop of its routes: the device of the site or, at an edge, the edge
+    /// itself. `None`: the configuration has no such neighbour, or its routes are not exchanged.
     pub(super) fn of_neighbour(config: &'a AgentConfig, neighbour: &ResourceId) -> Option<(Self, AgentId)> {
         match &config.role {
             Role::VpnGateway {
@@ -250,15 +258,16 @@ impl<'a> ImportPolicy<'a> {
         }
     }
 
-    /// The accepted routes, in the given order.
+    /// Those of the `routes` that the policy accepts, in the given order.
     pub(super) fn accepted<'r>(&self, config: &AgentConfig, routes: &'r [Route]) -> impl Iterator<Item = &'r Route> {
         let evaluated = self.evaluate(config, routes);
         evaluated.filter_map(|(route, verdict)| verdict.ok().map(|()| route))
     }
 
-    /// Checks every route. A BGP neighbour or remote gateway above its limit loses all of its routes, as its BGP
-    /// session would be closed (G23). A gateway of the own VNet keeps the first ones, because it passes on routes of
-    /// several neighbours.
+    /// Checks every route, in the given order. The largest number of routes counts prefixes; routes of one prefix that
+    /// are not adjacent count several times. A BGP neighbour or remote gateway above its limit loses all routes of this
+    /// address family, as if its BGP session were closed (G23). A gateway of the own VNet keeps the first ones, because
+    /// it passes on routes of several neighbours.
     fn evaluate<'r>(
         &self,
         config: &AgentConfig,
@@ -294,10 +303,11 @@ impl<'a> ImportPolicy<'a> {
             Role::Vm { .. } | Role::VpnGateway { .. } | Role::ExpressRouteGateway { .. } => &[],
         };
         let mut own = self.own.iter().chain(networks.iter().flat_map(|n| &n.prefixes));
-        // At a VPN gateway, routes of circuits are for display only and need no usable next hop.
+        // A VPN gateway sends nothing to circuits (G20, G21) and only displays their routes, so their next hops need
+        // not be agents that it knows.
         let is_display_only = self.kind == GatewayKind::ExpressRoute && matches!(config.role, Role::VpnGateway { .. });
         let has_next_hop = is_display_only || route.via.as_ref().is_none_or(|via| self.next_hops.contains(&via));
-        // G22: neither a VNet's address space nor a part of it; a larger prefix is accepted.
+        // G22: the address space of a VNet, and any part of it, are refused. A larger prefix is accepted.
         if own.any(|own| own.contains(&route.prefix)) {
             Err(Refusal::OwnSpace)
         } else if MARTIANS.iter().any(|m| m.contains(&route.prefix)) {

@@ -1,16 +1,16 @@
-//! The encoding of advertised tables of routes inside links.
+//! The encoding of the tables of routes that agents advertise inside links.
 
 use super::MAX_AS_PATH;
 use ipnet::IpNet;
 use tombolo_proto::route::Route;
 
-/// First byte of the encoding. A change of the format needs another value.
+/// First byte of the encoding. It must change with the format: receivers refuse versions that they do not know.
 const VERSION: u8 = 1;
 
-/// Largest number of routes in one advertised table; equal to the limit of BGP neighbours (G23).
+/// Largest number of routes in one advertised table: as many as a BGP neighbour may announce (G23).
 pub const MAX_ROUTES: usize = 4000;
 
-/// The reason why received bytes are no table of routes.
+/// The reason why received bytes are not a table of routes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// The sender uses an encoding that this agent does not know.
@@ -27,7 +27,8 @@ pub enum DecodeError {
     LongPath(IpNet, usize),
 }
 
-/// Encodes a table. An empty table has no bytes.
+/// Encodes a table of routes in the given order. An empty table becomes an empty result. Limits are not checked here:
+/// [`decode`] refuses a table of more than [`MAX_ROUTES`] routes, and one with an AS path of more than 255 ASNs.
 #[must_use]
 pub fn encode(routes: &[Route]) -> Vec<u8> {
     if routes.is_empty() {
@@ -40,7 +41,8 @@ pub fn encode(routes: &[Route]) -> Vec<u8> {
     postcard::to_extend(routes, vec![VERSION]).unwrap()
 }
 
-/// Decodes the result of [`encode`]. Host bits of prefixes are cleared.
+/// Decodes bytes from another agent that should be the result of [`encode`]; they are untrusted. Returns the routes in
+/// the sender's order, with host bits of prefixes cleared. No bytes are an empty table. Duplicates are kept.
 ///
 /// # Errors
 /// See [`DecodeError`]; the table is refused as a whole.

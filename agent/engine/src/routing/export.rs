@@ -1,4 +1,5 @@
-//! Export: the routes that an agent advertises to peers and BGP neighbours. Each rule against a leak is one line here.
+//! Export: the routes that an agent advertises to peers and BGP neighbours. Each rule that keeps a route from leaking
+//! is in one place here.
 
 use super::{AcceptedRoute, MAX_ROUTES, RoutingState, accept_routes, encode};
 use crate::tables::LinkIndex;
@@ -10,12 +11,12 @@ use tombolo_proto::id::ResourceId;
 use tombolo_proto::net::overlap;
 use tombolo_proto::route::{Route, RouteOrigin};
 
-/// The encoded tables that an agent advertises, one for each link whose peer accepts routes from it. A table may be
-/// empty, which withdraws all routes.
+/// The encoded tables that an agent advertises, one for each link whose peer accepts routes from it, in the order of
+/// links. A table has at most [`MAX_ROUTES`] routes. It may be empty, which withdraws all routes.
 #[must_use]
 pub fn route_advertisements(config: &AgentConfig, state: &RoutingState) -> Vec<(LinkIndex, Arc<[u8]>)> {
     let mut tables = Vec::new();
-    // All clients receive the same table, and there may be thousands, so it is encoded once.
+    // All peers that use the gateway receive the same table, and there may be thousands of them, so it is encoded once.
     let mut to_clients: Option<Arc<[u8]>> = None;
     for (position, link) in config.links.iter().enumerate() {
         let client = matches!(link.relation, Relation::GatewayClient {});
@@ -32,7 +33,7 @@ pub fn route_advertisements(config: &AgentConfig, state: &RoutingState) -> Vec<(
             Some(table) if client => table.clone(),
             _ => {
                 let mut routes = routes_for_peer(config, state, link);
-                // The peer refuses a table with more routes as a whole.
+                // The peer refuses a longer table as a whole.
                 routes.truncate(MAX_ROUTES);
                 encode(&routes).into()
             }
@@ -45,8 +46,9 @@ pub fn route_advertisements(config: &AgentConfig, state: &RoutingState) -> Vec<(
     tables
 }
 
-/// Whether the peer of a link may advertise routes to an agent with this role. It is the receiver's side of
-/// [`route_advertisements`].
+/// Whether an agent with this role accepts route advertisements from the peer of `link`: the receiver's counterpart of
+/// [`route_advertisements`]. Always false for a third-party device. Whether the single routes are accepted is a
+/// question of the import policy.
 #[must_use]
 pub fn may_advertise(role: &Role, link: &Link) -> bool {
     let sender = match role {
@@ -58,8 +60,9 @@ pub fn may_advertise(role: &Role, link: &Link) -> bool {
     sender && !link.third_party
 }
 
-/// The routes that an agent advertises to the peer of a link, ordered. Pure: agents and the controller compute the
-/// same.
+/// The routes that an agent advertises to the peer of `link`, sorted and without duplicates. Empty if that peer gets
+/// none. Routes via peers that are down are left out. Pure: agents and the controller compute the same. The number of
+/// routes is not limited here.
 #[must_use]
 pub fn routes_for_peer(config: &AgentConfig, state: &RoutingState, link: &Link) -> Vec<Route> {
     let mut routes = match (&config.role, &link.relation) {
@@ -82,8 +85,8 @@ pub fn routes_for_peer(config: &AgentConfig, state: &RoutingState, link: &Link) 
             }
             None => Vec::new(),
         },
-        // E5, E8: the VPN gateway advertises nothing to the ExpressRoute gateway, which therefore has nothing to pass
-        // on.
+        // E5, E8: an ExpressRoute gateway advertises no routes of VPN connections. It knows none, because the VPN
+        // gateway advertises nothing to it.
         (Role::ExpressRouteGateway { .. }, Relation::GatewayClient {} | Relation::OtherGateway {}) => {
             circuit_routes(config, state)
         }
@@ -106,7 +109,9 @@ pub fn routes_for_peer(config: &AgentConfig, state: &RoutingState, link: &Link) 
     routes
 }
 
-/// The routes that an agent announces to a BGP neighbour, ordered, one for each prefix. The speaker adds its own ASN.
+/// The routes that an agent announces to a BGP neighbour, sorted, one for each prefix. Empty if there is no such
+/// neighbour. The AS paths lack the agent's own ASN, which the BGP speaker adds. Routes via peers that are down are
+/// left out.
 #[must_use]
 pub fn routes_for_neighbour(config: &AgentConfig, state: &RoutingState, neighbour: &ResourceId) -> Vec<Route> {
     let mut routes = match &config.role {
@@ -116,13 +121,14 @@ pub fn routes_for_neighbour(config: &AgentConfig, state: &RoutingState, neighbou
             ..
         } => match connections.iter().find(|c| c.connection == *neighbour && c.exchange) {
             Some(to) => {
-                // G18: the VNet's address space, and the spokes that use this gateway.
+                // G18: the prefixes of the VNet, and of the spokes that use this gateway.
                 let own = local_prefixes.iter().map(|p| vnet(*p, Vec::new()));
                 own.chain(reachable_via(config, state, to, local_prefixes)).collect()
             }
             None => Vec::new(),
         },
-        // E6: the prefixes of all linked VNets. The customer sees only the edge's ASN.
+        // E6: the prefixes of all linked VNets. Their gateways' ASNs are left out, because the customer sees only the
+        // edge's ASN.
         Role::CircuitEdge { networks, .. } => {
             let reached = networks.iter().filter(|n| is_reached(state, n));
             reached
@@ -137,7 +143,7 @@ pub fn routes_for_neighbour(config: &AgentConfig, state: &RoutingState, neighbou
     routes
 }
 
-/// R5: the best learned VPN route of each prefix, for VMs of the gateway's VNet and of its spokes.
+/// R5: the best learned VPN route of each prefix, for VMs of the gateway's VNet and of spokes that use the gateway.
 fn routes_for_clients(config: &AgentConfig, state: &RoutingState) -> Vec<Route> {
     let accepted = accept_routes(config, state);
     let mut best: BTreeMap<IpNet, &AcceptedRoute<'_>> = BTreeMap::new();
@@ -159,7 +165,8 @@ fn weight(t: &AcceptedRoute<'_>) -> u32 {
     t.connection.map_or(t.route.weight, |c| c.weight)
 }
 
-/// Sort key, best first: higher weight, shorter AS path, then names for a fixed order.
+/// Sort key, best route first: the higher weight, then the shorter AS path. Names decide between equal routes, so that
+/// all agents choose the same.
 fn preference<'a>(t: &'a AcceptedRoute<'_>) -> (std::cmp::Reverse<u32>, usize, Option<&'a ResourceId>, &'a str) {
     (
         std::cmp::Reverse(weight(t)),
@@ -169,9 +176,9 @@ fn preference<'a>(t: &'a AcceptedRoute<'_>) -> (std::cmp::Reverse<u32>, usize, O
     )
 }
 
-/// The routes that are reachable via other connections than `to` (G18, G19): all of connections with route exchange, and
-/// the configured ones of sites without BGP. The result has no default route, nothing that overlaps the local prefixes,
-/// nothing learned from a circuit (G20), and no AS path with the ASN of `to` (G22).
+/// The routes via other connections than `to` (G18, G19): all routes of connections with route exchange, and the
+/// configured ones of sites without BGP. Left out are default routes, prefixes that overlap the local ones, routes
+/// learned from a circuit (G20), and AS paths with the ASN of `to` (G22). One route for each prefix.
 fn reachable_via(
     config: &AgentConfig,
     state: &RoutingState,
@@ -187,7 +194,7 @@ fn reachable_via(
     else {
         return Vec::new();
     };
-    // The address of a site's device serves the BGP session only.
+    // The address of a site's device is in `transit` only so that the BGP session works.
     let neighbours = bgp.iter().flat_map(|b| &b.neighbours);
     let devices: Vec<IpNet> = neighbours.map(|n| IpNet::from(n.address)).collect();
     let mut routes = Vec::new();
@@ -208,7 +215,7 @@ fn reachable_via(
     }
     let accepted = accept_routes(config, state);
     let forwarded = accepted.iter().filter(|t| {
-        // G20: routes of circuits stay out.
+        // G20: routes of circuits are not passed on to connections.
         let learned_here = t.kind == GatewayKind::Vpn;
         let elsewhere = t.connection.is_some_and(|c| c.connection != to.connection);
         learned_here && elsewhere && !t.down
@@ -223,14 +230,14 @@ fn reachable_via(
         let overlaps = local_prefixes.iter().any(|own| overlap(own, &r.prefix));
         !default && !overlaps && !r.as_path.contains(&to.asn)
     });
-    // One route for each prefix: that with the shortest AS path.
+    // Of several routes for one prefix, the one with the shortest AS path is kept.
     routes.sort_by(|a, b| (a.prefix, a.as_path.len(), a).cmp(&(b.prefix, b.as_path.len(), b)));
     routes.dedup_by(|later, earlier| later.prefix == earlier.prefix);
     routes
 }
 
-/// The routes of circuits: for VMs, which send to the edges directly (T4), and for the VPN gateway, which displays
-/// them.
+/// The accepted routes of circuits whose edge is up. The gateway advertises them to VMs, which send to the edges
+/// directly (T4), and to the VPN gateway, which displays them.
 fn circuit_routes(config: &AgentConfig, state: &RoutingState) -> Vec<Route> {
     let Role::ExpressRouteGateway { circuits, .. } = &config.role else {
         return Vec::new();
@@ -248,8 +255,8 @@ fn circuit_routes(config: &AgentConfig, state: &RoutingState) -> Vec<Route> {
     .collect()
 }
 
-/// E6: the customer's routes for all linked gateways, and the prefixes of other linked VNets if these may reach each
-/// other.
+/// E6: the customer's routes, for the gateways of all linked VNets; and the prefixes of other linked VNets, if linked
+/// VNets may reach each other.
 fn routes_for_circuit_gateway(
     config: &AgentConfig,
     state: &RoutingState,
@@ -279,7 +286,7 @@ fn routes_for_circuit_gateway(
     routes
 }
 
-/// Whether an instance of the VNet's gateway is up.
+/// Whether at least one instance of the gateway of a linked VNet is up.
 fn is_reached(state: &RoutingState, network: &CircuitNetwork) -> bool {
     network.gateways.iter().any(|g| !state.down.contains(g))
 }

@@ -1,22 +1,22 @@
-//! Rate limit for the changes of one sender: exponential backoff with recovery. The first change after a quiet time is
-//! processed at once, and the pause doubles with each further one. Used for advertisements of agents and for routes of
-//! BGP neighbours.
+//! Rate limit for the changes of one sender, by exponential backoff that recovers in quiet times. The first change
+//! after a quiet time is processed at once. With each further change the pause before the next one doubles. It limits
+//! the advertisements of agents and the routes of BGP neighbours.
 
 use std::time::{Duration, Instant};
 
-/// Pause after the first change without a free one. It doubles with each further change.
+/// Pause after the first change that is not free. It doubles with each further change.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
-/// Upper limit of the pause, and so of the delay of a real change.
+/// Upper limit of the pause, and thereby of the delay of a change that matters.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 
-/// Number of doublings that are counted: 100 ms × 2⁷ exceeds [`MAX_PAUSE`].
+/// Number of doublings that are counted. More would have no effect: 100 ms × 2⁷ exceeds [`MAX_PAUSE`].
 const MAX_DOUBLINGS: u32 = 8;
 
-/// Quiet time that takes back one doubling.
+/// Time without a change that takes back one doubling.
 const RECOVERY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The state of one sender.
+/// The changes of one sender, as far as the rate limit needs them. Times that are passed to it must not go back.
 #[derive(Debug, Default)]
 pub struct Pace {
     /// Number of changes after a quiet time that cause no pause.
@@ -30,7 +30,8 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// A sender whose one change may arrive in several pieces: `free` of them cause no pause.
+    /// A sender whose single change may arrive in several pieces: the first `free` changes after a quiet time cause no
+    /// pause. [`Pace::default`] has no free changes.
     #[must_use]
     pub fn with_free(free: u32) -> Self {
         Self {
@@ -39,7 +40,8 @@ impl Pace {
         }
     }
 
-    /// Records that the sender changed its routes.
+    /// Records that the sender changed its routes at `now`, whether the change is processed or not. Quiet time before
+    /// `now` takes back doublings.
     pub fn changed(&mut self, now: Instant) {
         self.recent = self.recent.saturating_sub(self.recovered(now));
         self.changed = Some(now);
@@ -58,7 +60,7 @@ impl Pace {
         self.free + MAX_DOUBLINGS
     }
 
-    /// Time until the next change may be processed; zero if it may be now.
+    /// Time from `now` until the next change may be processed; zero if it may be processed now.
     #[must_use]
     pub fn wait(&self, now: Instant) -> Duration {
         let doublings = self.recent.min(self.max_recent()).checked_sub(self.free + 1);
@@ -69,13 +71,13 @@ impl Pace {
         since.map_or(Duration::ZERO, |since| pause.saturating_sub(since))
     }
 
-    /// Whether a change may be processed now.
+    /// Whether a change may be processed at `now`, i.e. [`wait`](Self::wait) is zero. Records nothing.
     #[must_use]
     pub fn allows(&self, now: Instant) -> bool {
         self.wait(now).is_zero()
     }
 
-    /// Records that a change was processed.
+    /// Records that a change was processed at `now`, which begins the next pause.
     pub fn used(&mut self, now: Instant) {
         self.recent = (self.recent + 1).min(self.max_recent());
         self.used = Some(now);
@@ -87,7 +89,7 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// How many changes of a sender are processed that changes every `every`, within `total`.
+    /// The number of processed changes within `total`, if the sender changes its routes at intervals of `every`.
     fn processed(every: Duration, total: Duration) -> u32 {
         let (mut pace, begin) = (Pace::default(), Instant::now());
         let mut now = begin;
@@ -117,7 +119,7 @@ mod tests {
     #[test]
     fn a_sender_that_never_rests_is_heard_ever_more_rarely() {
         let minute = Duration::from_secs(60);
-        // 0, 0.1, 0.3, 0.7, 1.5, 3.1, 6.3, 12.7, 22.7 and so on.
+        // The changes after 0, 0.1, 0.3, 0.7, 1.5, 3.1, 6.3, 12.7, 22.7 s and so on are processed.
         let flooding = processed(Duration::from_millis(1), minute);
         assert_eq!(flooding, 12);
         for every in [20, 100, 500, 1000, 1900, 2500] {
@@ -126,7 +128,7 @@ mod tests {
         }
     }
 
-    /// A long table arrives in several pieces.
+    /// A long table arrives in several pieces, the first of which cause no pause.
     #[test]
     fn a_few_pieces_are_free() {
         let (mut pace, begin) = (Pace::with_free(3), Instant::now());

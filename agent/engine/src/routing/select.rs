@@ -1,4 +1,5 @@
-//! The effective routes of a subnet: configured and accepted ones, selected by one precedence (R7, R8).
+//! The effective routes of a subnet: configured and accepted routes, with the state that Azure's precedence gives them
+//! (R7, R8).
 
 use super::{AcceptedRoute, RoutingState, accept_routes};
 use ipnet::IpNet;
@@ -7,7 +8,9 @@ use std::collections::BTreeSet;
 use tombolo_proto::config::{AgentConfig, GatewayKind, Role, Subnet, UsedGateway};
 use tombolo_proto::route::{EffectiveRoute, GatewayHop, NextHop, RouteSource, RouteState};
 
-/// All effective routes of a subnet in the order of display. Without accepted routes these are the configured ones.
+/// All effective routes of a subnet, `Invalid` ones included, in the order of display (see [`select_best`]). `subnet`
+/// must be one of `config`. Accepted routes are added at VMs only, and not to a subnet whose propagation of gateway
+/// routes is off; without them the result is the configured routes as they are.
 #[must_use]
 pub fn effective(config: &AgentConfig, subnet: &Subnet, state: &RoutingState) -> Vec<EffectiveRoute> {
     let gateways = match &config.role {
@@ -30,7 +33,8 @@ pub fn effective(config: &AgentConfig, subnet: &Subnet, state: &RoutingState) ->
         Candidate::configured(route.clone(), up)
     });
     let mut candidates: Vec<Candidate> = configured.collect();
-    // A VPN gateway chooses itself between its connections, so the VM needs one route to the gateway for each prefix.
+    // A VPN gateway itself chooses between its connections, so the VM needs only one route to the gateway for each
+    // prefix.
     let known = |candidate: &Candidate| {
         let same = |o: &Candidate| {
             o.route.prefix == candidate.route.prefix && o.route.source == RouteSource::VirtualNetworkGateway
@@ -42,7 +46,7 @@ pub fn effective(config: &AgentConfig, subnet: &Subnet, state: &RoutingState) ->
     select_best(candidates)
 }
 
-/// A route before selection.
+/// A route that takes part in the selection of the effective routes.
 #[derive(Debug, Clone)]
 pub struct Candidate {
     route: EffectiveRoute,
@@ -50,7 +54,8 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// A candidate from the configuration. `up`: its next hop can be reached.
+    /// A candidate from the configuration. `up` tells whether its next hop can be reached. The `state` of the route
+    /// does not matter.
     #[must_use]
     pub const fn configured(route: EffectiveRoute, up: bool) -> Self {
         let preference = Preference {
@@ -63,8 +68,9 @@ impl Candidate {
     }
 }
 
-/// The fourth step of R7, between gateway routes of one prefix: reachable ones first, then ExpressRoute before VPN
-/// (E9), the higher weight, and the shorter AS path (E12). Routes of equal preference share the flows.
+/// The fourth step of R7, between gateway routes of one prefix: routes whose next hop can be reached come first, then
+/// ExpressRoute before VPN (E9), then the higher weight, then the shorter AS path (E12). Routes of equal preference
+/// share the flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Preference {
     down: bool,
@@ -93,14 +99,15 @@ impl Preference {
     }
 }
 
-/// Converts accepted routes to candidates: one for all routes of the same prefix and preference.
+/// Converts accepted routes to candidates. Routes of the same prefix and preference become one candidate with several
+/// next hops.
 fn learned_candidates(gateways: &[UsedGateway], accepted: &[AcceptedRoute<'_>]) -> Vec<Candidate> {
     let mut sorted: Vec<(&AcceptedRoute<'_>, Preference)> = accepted.iter().map(|t| (t, Preference::of(t))).collect();
     sorted.sort_by_key(|(t, preference)| (t.route.prefix, preference.key()));
     let mut candidates = Vec::new();
     for group in sorted.chunk_by(|(a, x), (b, y)| a.route.prefix == b.route.prefix && x == y) {
         let (first, preference) = &group[0];
-        // In the order of the configuration, which is the order of preference.
+        // The next hops are in the order of the configuration, which is the order of preference.
         let among = |hop: &&GatewayHop| group.iter().any(|(t, _)| t.via == hop.agent);
         let (hops, spread): (Vec<GatewayHop>, bool) = match preference.kind {
             GatewayKind::ExpressRoute => {
@@ -129,9 +136,10 @@ fn learned_candidates(gateways: &[UsedGateway], accepted: &[AcceptedRoute<'_>]) 
 
 /// Selects the best route of each prefix by Azure's precedence.
 ///
-/// R7: gateway routes within a VNet or peering route are discarded, whatever their length. Of equal prefixes one is
-/// selected: user routes before gateway routes before system routes. R8: all others stay in the result as `Invalid`.
-/// The result is in the order of display: system, gateway and user routes, each by type of next hop and prefix.
+/// R7: gateway routes within the prefix of a VNet or peering route are discarded, even if they are longer. Of the
+/// routes with equal prefixes one is selected: user routes come before gateway routes, and these before system routes.
+/// R8: all others stay in the result as `Invalid`. The result is in the order of display: system, gateway and user
+/// routes, each ordered by type of next hop, prefix and name.
 #[must_use]
 pub fn select_best(mut candidates: Vec<Candidate>) -> Vec<EffectiveRoute> {
     let covering: Vec<IpNet> = candidates
@@ -155,7 +163,7 @@ pub fn select_best(mut candidates: Vec<Candidate>) -> Vec<EffectiveRoute> {
         RouteSource::VirtualNetworkGateway => 1,
         RouteSource::Default => 2,
     };
-    // The sort is stable, so the order of creation decides between equal routes.
+    // The sort is stable, so of equal routes the one that comes first in `candidates` is selected.
     candidates.sort_by_key(|o| {
         let route = &o.route;
         (
@@ -186,7 +194,7 @@ pub fn select_best(mut candidates: Vec<Candidate>) -> Vec<EffectiveRoute> {
 
 const PEERING: u8 = 1;
 
-/// Rank of a next hop: among system routes of one prefix, and in the order of display.
+/// Rank of a type of next hop: its order among system routes of one prefix, and in the display.
 const fn kind(hop: &NextHop) -> u8 {
     match hop {
         NextHop::VnetLocal {} => 0,

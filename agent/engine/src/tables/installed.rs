@@ -1,4 +1,4 @@
-//! Reads tables back, for display and for comparison with the configuration.
+//! Reads the contents of tables back, so that they can be displayed and compared with the configuration.
 
 use super::{AgentRole, Hop, LinkIndex, Tables};
 use tombolo_proto::config::SpaceKind;
@@ -8,7 +8,8 @@ use tombolo_proto::installed::{
 };
 
 impl Tables {
-    /// The contents of the tables, prefix by prefix, as lookups find them. Nothing is copied from the configuration.
+    /// The contents of the tables, read from the structures that lookups use instead of from the configuration.
+    /// Prefixes of a list are in the order of addresses, IPv4 before IPv6; links are ordered by peer.
     #[must_use]
     pub fn installed(&self) -> InstalledTables {
         let subnets = self.subnets.iter().map(|subnet| InstalledSubnet {

@@ -4,7 +4,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 use std::net::IpAddr;
 
-/// A map from prefixes to values. Host bits of prefixes are ignored.
+/// A map from IPv4 and IPv6 prefixes to values. Host bits of prefixes are ignored, in all methods.
 #[derive(Debug, Clone)]
 pub struct Lpm<T> {
     v4: PrefixMap<Ipv4Net, T>,
@@ -21,7 +21,7 @@ impl<T> Default for Lpm<T> {
 }
 
 impl<T> Lpm<T> {
-    /// Inserts a value, and returns the previous one of the same prefix.
+    /// Inserts a value for a prefix. Returns the value that it replaces, if the same prefix was in the map.
     pub fn insert(&mut self, prefix: IpNet, value: T) -> Option<T> {
         match prefix.trunc() {
             IpNet::V4(p) => self.v4.insert(p, value),
@@ -29,7 +29,8 @@ impl<T> Lpm<T> {
         }
     }
 
-    /// The value of the longest prefix that contains the address.
+    /// The value of the longest prefix that contains the address; `None` if no prefix does. An IPv4-mapped IPv6 address
+    /// is an IPv6 address.
     #[must_use]
     pub fn get(&self, address: IpAddr) -> Option<&T> {
         match address {
@@ -38,7 +39,7 @@ impl<T> Lpm<T> {
         }
     }
 
-    /// The value of exactly this prefix.
+    /// The value of exactly this prefix; `None` if only shorter or longer ones are in the map.
     #[must_use]
     pub fn exact(&self, prefix: IpNet) -> Option<&T> {
         match prefix.trunc() {
@@ -47,7 +48,8 @@ impl<T> Lpm<T> {
         }
     }
 
-    /// Whether some prefix of the map contains all of `prefix`.
+    /// Whether one prefix of the map contains all addresses of `prefix`. Several prefixes that cover it only together
+    /// do not count.
     #[must_use]
     pub fn covers(&self, prefix: IpNet) -> bool {
         match prefix.trunc() {
@@ -56,7 +58,8 @@ impl<T> Lpm<T> {
         }
     }
 
-    /// All prefixes with their values: IPv4 before IPv6, each in the order of addresses.
+    /// All prefixes with their values: IPv4 before IPv6, each family in the order of addresses, a prefix before longer
+    /// ones within it.
     pub fn iter(&self) -> impl Iterator<Item = (IpNet, &T)> {
         let v4 = self.v4.iter().map(|(p, v)| (IpNet::V4(p), v));
         v4.chain(self.v6.iter().map(|(p, v)| (IpNet::V6(p), v)))

@@ -1,4 +1,4 @@
-//! Builds [`Tables`] from a configuration and the routing state: names become positions, routes become next hops.
+//! Builds [`Tables`] from a configuration and the routing state. Names become positions, and routes become next hops.
 
 use super::lpm::Lpm;
 use super::sources::{Assigned, Sources};
@@ -19,11 +19,14 @@ use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::{EffectiveRoute, GatewayHop, NextHop, RouteSource, RouteState};
 
 impl Tables {
-    /// Builds the tables of one agent. The result depends on the arguments alone.
+    /// Builds the tables of one agent from its configuration and the state that it has learned. Routes in `state` pass
+    /// the import policy first, so unfiltered ones may be given; entries of agents and neighbours that are not in the
+    /// configuration are ignored. The result depends on the arguments alone.
     ///
     /// # Errors
-    /// The configuration violates an invariant of [`AgentConfig::check`], has more than [`MAX_LINKS`] links, or has two
-    /// active routes for one prefix of a subnet.
+    /// The configuration violates an invariant of [`AgentConfig::check`], has more than [`MAX_LINKS`] links, has two
+    /// active routes for one prefix of a subnet, names a subnet or peering that it does not have, or has a served
+    /// prefix outside of its subnets.
     pub fn build(config: &AgentConfig, state: &RoutingState) -> Result<Self, BuildError> {
         config.check().map_err(|e| BuildError(e.0))?;
         let resolver = Resolver::new(config, state)?;
@@ -54,7 +57,7 @@ impl SubnetRoutes {
     }
 }
 
-/// The spaces in the order of the configuration.
+/// All spaces, in the order of the configuration.
 struct Spaces {
     all: Vec<AddressSpace>,
     /// Position of the agent's own VNet.
@@ -62,13 +65,14 @@ struct Spaces {
 }
 
 impl Spaces {
-    /// The position of the space that belongs to a peering.
+    /// The position of the space that belongs to a peering; `None` if there is none.
     fn of_peering(&self, peering: &ResourceId) -> Option<usize> {
         let is_it = |s: &AddressSpace| matches!(&s.kind, SpaceKind::Peered { peering: p, .. } if p == peering);
         self.all.iter().position(is_it)
     }
 
-    /// The position of the first space that contains the address; the own VNet comes before all others.
+    /// The position of the first space that contains the address, of which the own VNet's comes first; `None` if there
+    /// is none.
     fn covering(&self, address: IpAddr) -> Option<usize> {
         let covers = |i: &usize| self.all[*i].prefixes.get(address).is_some();
         let others = (0..self.all.len()).filter(|i| *i != self.local);
@@ -76,7 +80,7 @@ impl Spaces {
     }
 }
 
-/// Resolves the references within one configuration.
+/// Resolves names of agents and resources within one configuration to positions.
 pub(super) struct Resolver<'a> {
     pub(super) config: &'a AgentConfig,
     state: &'a RoutingState,
@@ -102,8 +106,9 @@ impl<'a> Resolver<'a> {
         })
     }
 
-    /// The links to those of `agents` that are up, in the given order. If all are down, the link to the first one:
-    /// packets are then dropped there, and the link's status says why.
+    /// The links to those of `agents` that are up, in the given order. If all are down, the link to the first agent
+    /// with a link: packets are then dropped there, and the status of the link says why. Empty if there is no link to
+    /// any.
     fn links_up<'b>(&self, agents: impl Iterator<Item = &'b AgentId>) -> Vec<LinkIndex> {
         let linked: Vec<_> = agents.filter_map(|a| Some((a, *self.by_peer.get(a)?))).collect();
         let up = linked.iter().filter(|(a, _)| !self.state.down.contains(*a));
@@ -114,12 +119,13 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// The first link of [`links_up`](Self::links_up).
+    /// The first link of [`links_up`](Self::links_up), if there is one.
     pub(super) fn usable<'b>(&self, agents: impl Iterator<Item = &'b AgentId>) -> Option<LinkIndex> {
         self.links_up(agents).first().copied()
     }
 
-    /// The links of a gateway route: all that are up if the route spreads flows, otherwise the first.
+    /// The links of a gateway route: all that are up if the route spreads flows, otherwise the first one. `None`: there
+    /// is no link to any of the gateways.
     fn group(&self, gateways: &[GatewayHop], spread: bool) -> Option<LinkGroup> {
         let links = self.links_up(gateways.iter().map(|g| &g.agent));
         LinkGroup::of(if spread { &links } else { &links[..links.len().min(1)] })
@@ -150,7 +156,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// The prefixes of peerings without access (P17).
+    /// The prefixes of all VNets whose peering has access off (P17).
     fn build_denied(&self, spaces: &Spaces) -> Lpm<()> {
         let closed = spaces.all.iter().zip(&self.config.spaces);
         let closed = closed.filter(|(table, _)| !table.access());
@@ -284,7 +290,7 @@ impl<'a> Resolver<'a> {
     }
 
     fn build_links(&self, spaces: &Spaces) -> Result<Vec<LinkPolicy>, BuildError> {
-        // Computed on first use: most agents have no link with learned routes.
+        // Computed on first use, because most agents have no link with learned routes.
         let assigned = LazyCell::new(|| Assigned::of(self.config));
         let build = |link: &Link| {
             let relation = match &link.relation {
@@ -301,9 +307,9 @@ impl<'a> Resolver<'a> {
                 Relation::CircuitClient { .. } => PeerRole::CircuitClient,
                 Relation::OtherGateway {} => PeerRole::OtherGateway,
             };
-            // D10: learned routes extend the sources of a link. All gateways of a VNet share their learned routes,
-            // because they can replace each other: a site that returns to its circuit sends through the edge before the
-            // agent learns of it.
+            // D10: learned routes extend the sources of a link. A route learned from one gateway of a VNet extends the
+            // sources of all of its gateways, because they replace each other: when a site returns to its circuit, its
+            // packets come through the edge before the agent has learned the route from there.
             let of_link = |t: &&AcceptedRoute<'_>| match relation {
                 PeerRole::Gateway => true,
                 PeerRole::Connection | PeerRole::Edge => t.from.as_ref() == Some(&link.peer),

@@ -1,5 +1,5 @@
-//! The sources that packets from a link may have (D10): configured sources, and prefixes of routes learned from that
-//! peer. A learned route never grants a source that the configuration assigns to another link.
+//! The sources that packets from a link may have (D10): those in the link's configuration, and the prefixes of routes
+//! learned from the peer. A learned route never permits a source that the configuration assigns to another link.
 
 use super::lpm::Lpm;
 use ipnet::IpNet;
@@ -10,12 +10,13 @@ use tombolo_proto::route::{Route, RouteOrigin};
 /// The sources that one link may use.
 #[derive(Debug, Clone)]
 pub(crate) struct Sources {
-    /// The longest matching prefix decides: true if the link may use it, false if it belongs to others.
+    /// The value of the longest prefix that contains a source decides: true if the link may use the source, false if it
+    /// belongs to others. Without such a prefix the link may not use it.
     prefixes: Lpm<bool>,
 }
 
 impl Sources {
-    /// The sources of a link without learned routes.
+    /// The sources of a link without learned routes: the configured `prefixes` alone.
     pub(crate) fn configured(prefixes: &[IpNet]) -> Self {
         let mut table = Lpm::default();
         for prefix in prefixes {
@@ -24,27 +25,29 @@ impl Sources {
         Self { prefixes: table }
     }
 
-    /// Whether packets from this link may have this source.
+    /// Whether packets from this link may have `source` as their source.
     pub(crate) fn contains(&self, source: IpAddr) -> bool {
         self.prefixes.get(source).copied().unwrap_or_default()
     }
 
-    /// The prefixes with this value, in the order of addresses.
+    /// The permitted prefixes (`allowed`), or the exceptions from them, in the order of addresses, IPv4 before IPv6.
     pub(crate) fn listed(&self, allowed: bool) -> Vec<IpNet> {
         let found = self.prefixes.iter().filter(|(_, answer)| **answer == allowed);
         found.map(|(prefix, _)| prefix).collect()
     }
 }
 
-/// The owners of prefixes according to the configuration of one agent.
+/// The prefixes that the configuration of one agent assigns to links and VNets.
 pub(crate) struct Assigned<'a> {
-    /// Prefixes that no learned route may claim: the agent's own addresses, VNets that it delivers into, and martians.
+    /// Prefixes that no learned route may permit as sources: the agent's own addresses, VNets that it delivers into,
+    /// and martians.
     spaces: Lpm<()>,
     /// The configured sources of all links that lie outside of `spaces`.
     others: Vec<(&'a Link, IpNet)>,
 }
 
 impl<'a> Assigned<'a> {
+    /// Collects the assigned prefixes of a configuration.
     pub(crate) fn of(config: &'a AgentConfig) -> Self {
         let mut spaces = Lpm::default();
         let mut add = |prefixes: &[IpNet]| {
@@ -78,12 +81,13 @@ impl<'a> Assigned<'a> {
         Self { spaces, others }
     }
 
-    /// The sources of a link: all configured ones, and the prefixes of `learned` routes that belong to nobody else.
+    /// The sources that `link` may use: all of its configured ones, and the prefixes of `learned` routes that belong to
+    /// nobody else.
     ///
     /// Two links of one [kind](Kind) may lead to the same place: the gateways of a VNet replace each other (E9, E11),
-    /// and a VNet behind one connection may send through another (G19). A learned route may therefore claim a
-    /// configured source of a link of the same kind, or a part of it, but not by a route for a larger prefix. Routes of
-    /// a site may claim none of them.
+    /// and a VNet behind one connection may send through another (G19). So a learned route may permit a configured
+    /// source of another link of the same kind, or a part of it. A route for a larger prefix does not permit that
+    /// source. On links of connections, routes of a site permit none of them.
     pub(crate) fn sources<'r>(&self, link: &Link, learned: impl Iterator<Item = &'r Route> + Clone) -> Sources {
         let kind = |link: &Link| match link.relation {
             Relation::Gateway {} => Some(Kind::Gateway),
@@ -113,7 +117,7 @@ impl<'a> Assigned<'a> {
                 prefixes.insert(route.prefix, true);
             }
         }
-        // A configured prefix of this link has precedence over exceptions inside of it.
+        // Exceptions apply only within learned prefixes: a configured prefix of this link is permitted as a whole.
         let cut = |prefix: IpNet| all_learned.covers(prefix) && !configured.covers(prefix);
         for (prefix, ()) in closed.iter().filter(|(p, ())| cut(*p)) {
             prefixes.insert(prefix, false);
@@ -127,12 +131,12 @@ impl<'a> Assigned<'a> {
     }
 }
 
-/// Links of one kind may lead to the same place.
+/// The kinds of links that may lead to the same place as other links of the same kind.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// To a gateway that the own VNet uses.
+    /// The peer is a gateway that the own VNet uses.
     Gateway,
-    /// At a VPN gateway: to the remote end of a connection.
+    /// This agent is a VPN gateway, and the peer is the remote end of a connection.
     Connection,
 }
 

@@ -1,4 +1,4 @@
-//! The transit tables of a VPN gateway: the connection that leads to a destination.
+//! Builds the transit tables of a VPN gateway, which map destinations to connections.
 
 use super::lpm::Lpm;
 use super::resolve::Resolver;
@@ -10,8 +10,9 @@ use tombolo_proto::config::{GatewayConnection, GatewayKind, Role};
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::RouteOrigin;
 
-/// The best connection for each prefix, configured or learned. Links that are up come first, then the higher weight,
-/// then the shorter AS path. `advertised`: only connections that the gateway advertises (G18, G19).
+/// The best connection for each prefix, configured or learned. Connections with a link that is up come first, then
+/// those with the higher weight, then those with the shorter AS path. With `advertised`, only connections whose
+/// prefixes the gateway advertises to its other connections count (G18, G19). Empty for other roles than a VPN gateway.
 pub(super) fn transit_table(resolver: &Resolver<'_>, advertised: bool) -> Lpm<Option<Transit>> {
     let Role::VpnGateway {
         transit,
@@ -48,7 +49,8 @@ pub(super) fn transit_table(resolver: &Resolver<'_>, advertised: bool) -> Lpm<Op
         let weight = Reverse(connection.weight);
         candidates.push((t.route.prefix, t.down, weight, t.route.as_path.len(), entry));
     }
-    // The sort is stable, so configured routes come before learned ones, and these in the order of names.
+    // The sort is stable: of equal candidates, configured ones come before learned ones, and learned ones are in the
+    // order of their senders' names.
     candidates.sort_by_key(|(prefix, down, weight, hops, _)| (*prefix, *down, *weight, *hops));
     let mut table = Lpm::default();
     for (prefix, .., entry) in candidates {
@@ -56,8 +58,8 @@ pub(super) fn transit_table(resolver: &Resolver<'_>, advertised: bool) -> Lpm<Op
             table.insert(prefix, Some(entry));
         }
     }
-    // The longest prefix wins. An entry without a connection keeps a site that announces a larger prefix from receiving
-    // the packets to a local one.
+    // Lookups use the longest prefix. A local prefix gets an entry without a connection, so that a site that announces
+    // a larger prefix does not receive the packets to the local one.
     let configured = set(&transit.iter().map(|t| t.prefix).collect::<Vec<_>>());
     let learned = resolver
         .accepted
@@ -76,7 +78,7 @@ pub(super) fn transit_table(resolver: &Resolver<'_>, advertised: bool) -> Lpm<Op
     table
 }
 
-/// The configured and learned prefixes of sites (T6).
+/// The configured and learned prefixes of all sites of this VPN gateway (T6).
 pub(super) fn site_prefixes(resolver: &Resolver<'_>) -> Lpm<()> {
     let mut prefixes: Vec<IpNet> = resolver
         .accepted

@@ -1,4 +1,4 @@
-//! Configurations and packets for tests, and a simulated network between engines on the test's clock.
+//! Configurations and packets for tests, and a simulated network between engines. The test advances the clock.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 #![allow(
     clippy::unwrap_used,
@@ -45,6 +45,7 @@ pub fn nets(texts: &[&str]) -> Vec<IpNet> {
     texts.iter().map(|t| net(t)).collect()
 }
 
+/// An active system route.
 pub fn route(prefix: &str, next_hop: NextHop) -> EffectiveRoute {
     EffectiveRoute {
         name: None,
@@ -72,6 +73,7 @@ pub fn space(vnet: &str, kind: SpaceKind, prefixes: &[&str], owners: &[(&str, &s
     }
 }
 
+/// A link with a made-up key, over WireGuard, that is not always on.
 pub fn link(peer: &str, relation: Relation, sources: &[&str]) -> Link {
     Link {
         peer: agent(peer),
@@ -93,7 +95,8 @@ pub fn link(peer: &str, relation: Relation, sources: &[&str]) -> Link {
     }
 }
 
-/// A VM with one NIC, in a VNet of 10.0.0.0/8 and fd00::/8 whose only subnet has the same prefixes.
+/// The configuration of a VM with one NIC, in a VNet with 10.0.0.0/8 and fd00::/8. The VNet's only subnet has the same
+/// prefixes.
 pub fn vm(name: &str, addresses: &[&str], links: Vec<Link>, owners: &[(&str, &str)]) -> AgentConfig {
     AgentConfig {
         agent: agent(name),
@@ -125,7 +128,7 @@ pub fn vm(name: &str, addresses: &[&str], links: Vec<Link>, owners: &[(&str, &st
     }
 }
 
-/// A UDP packet with `len` bytes of payload.
+/// Builds a UDP packet with `len` bytes of payload.
 pub fn udp(from: &str, to: &str, ttl: u8, len: usize) -> Vec<u8> {
     let mut out = Vec::new();
     let payload = vec![0xab; len];
@@ -143,18 +146,18 @@ pub fn udp(from: &str, to: &str, ttl: u8, len: usize) -> Vec<u8> {
     out
 }
 
-/// One agent with encrypted links.
+/// An agent with encrypted links.
 pub struct Node {
     pub name: &'static str,
     pub at: SocketAddr,
-    /// Its second port, for QUIC.
+    /// Address and port of its second socket, which is for QUIC alone.
     pub second: Option<SocketAddr>,
-    /// The local address at which datagrams arrive, as the kernel reports it.
+    /// The address at which datagrams arrive, as its kernel would report it.
     pub local: Option<IpAddr>,
-    /// The path of each datagram that it sent.
+    /// The path of each datagram that it has sent.
     pub paths: Vec<Path>,
     pub secret: [u8; 32],
-    /// Its key for QUIC in PKCS #8.
+    /// Its private key for QUIC in PKCS #8.
     pub key: Option<Vec<u8>>,
     pub engine: Engine<SecureLinks>,
     pub config: AgentConfig,
@@ -163,6 +166,7 @@ pub struct Node {
 }
 
 impl Node {
+    /// Creates a VM 10.0.0.1/24 without links, at the underlay address `at`. Its WireGuard key is 32 bytes of `seed`.
     pub fn new(name: &'static str, at: &str, seed: u8) -> Self {
         let secret = [seed; 32];
         Self {
@@ -180,7 +184,7 @@ impl Node {
         }
     }
 
-    /// Adds a key for QUIC.
+    /// Gives the node a key for QUIC.
     pub fn with_quic(mut self) -> Self {
         let random = aws_lc_rs::rand::SystemRandom::new();
         let algorithm = &aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1_SIGNING;
@@ -202,7 +206,7 @@ impl Node {
         }
     }
 
-    /// Adds a second port, for QUIC.
+    /// Gives the node a second port, for QUIC.
     pub fn with_second_port(mut self, at: &str) -> Self {
         self.second = Some(at.parse().unwrap());
         self.engine = Engine::new(self.links(), 1);
@@ -213,7 +217,7 @@ impl Node {
         PublicKey(DhPublic::from(&StaticSecret::from(self.secret)).to_bytes())
     }
 
-    /// The entry for this node in the configuration of another one.
+    /// The entry for this node in another node's list of links.
     pub fn as_link(&self, sources: &[&str]) -> Link {
         Link {
             public_key: self.public(),
@@ -224,13 +228,14 @@ impl Node {
         }
     }
 
+    /// Installs a configuration, as an agent does.
     pub fn install(&mut self, config: AgentConfig, now: Instant) {
         let tables = Tables::build(&config, &RoutingState::default()).unwrap();
         self.engine.install(Arc::new(tables), &config.links, now);
         self.config = config;
     }
 
-    /// Restarts the agent: only its key and its configuration remain.
+    /// Restarts the agent. It keeps only its keys and its configuration.
     pub fn restart(&mut self, now: Instant) {
         self.engine = Engine::new(self.links(), 2);
         self.install(self.config.clone(), now);
@@ -241,32 +246,33 @@ impl Node {
         all.find(|l| l.peer.as_str() == peer)
     }
 
+    /// The state of the link with a peer; `Idle` if the link was never used.
     pub fn state(&self, peer: &str, now: Instant) -> LinkState {
         self.link(peer, now).map_or(LinkState::Idle, |l| l.state)
     }
 }
 
-/// Engines and the datagrams in flight between them.
+/// Nodes, and the datagrams in flight between them.
 pub struct World {
     pub nodes: Vec<Node>,
     pub now: Instant,
-    /// Datagrams in flight: source, destination, bytes.
+    /// The datagrams in flight: source, destination, bytes.
     pub wire: VecDeque<(SocketAddr, SocketAddr, Vec<u8>)>,
-    /// All datagrams that were ever sent.
+    /// All datagrams that were ever sent, the dropped ones included.
     pub seen: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
-    /// Addresses that are unreachable.
+    /// Addresses to and from which the network drops all datagrams.
     pub cut: Vec<SocketAddr>,
-    /// Only datagrams from or to a second port arrive.
+    /// Whether the network drops datagrams that neither come from nor go to a second port.
     pub lanes_cut: bool,
-    /// The network drops the datagrams of WireGuard.
+    /// Whether the network drops the datagrams of WireGuard.
     pub no_wireguard: bool,
-    /// The network drops longer datagrams.
+    /// Length in bytes above which the network drops datagrams.
     pub longest: usize,
-    /// The share of WireGuard's datagrams that the network drops, at random.
+    /// The share of WireGuard's datagrams, from 0 to 1, that the network drops at random.
     pub shaped: Option<f64>,
-    /// Nodes always have datagrams waiting.
+    /// Whether nodes always have datagrams waiting in their sockets.
     pub busy: bool,
-    /// The test does not poll the nodes for events.
+    /// Whether events of the nodes are left unread.
     pub unasked: bool,
     chance: u64,
 }
@@ -289,20 +295,20 @@ impl World {
         }
     }
 
-    /// Two VMs of one VNet, `a` 10.0.0.1 and `b` 10.0.0.2, with a link.
+    /// Creates two VMs of one VNet, `a` 10.0.0.1 and `b` 10.0.0.2, with a link.
     pub fn pair() -> Self {
         let mut world = Self::strangers();
         world.join(0, 1, |_| {});
         world
     }
 
-    /// The same two without a link.
+    /// The two VMs of [`pair`](Self::pair) without a link.
     pub fn strangers() -> Self {
         let (a, b) = (Node::new("a", "192.0.2.1:1000", 1), Node::new("b", "192.0.2.2:1000", 2));
         Self::new(vec![a, b])
     }
 
-    /// Configures a link between two nodes; `change` may alter either end of it.
+    /// Configures a link between two nodes. `change` may alter the entry of either end.
     pub fn join(&mut self, a: usize, b: usize, change: impl Fn(&mut Link)) {
         let owners = [
             ("10.0.0.1/32", "a"),
@@ -345,7 +351,7 @@ impl World {
         }
     }
 
-    /// Sends a packet from a node's host.
+    /// Sends a packet from the host of a node. Its datagrams are in flight afterwards.
     pub fn send(&mut self, node: usize, mut packet: Vec<u8>) {
         let (mut tx, mut rx) = (Collected::default(), Collected::default());
         self.nodes[node]
@@ -356,7 +362,7 @@ impl World {
         self.take(node, tx);
     }
 
-    /// A node says that it is about to stop.
+    /// Lets a node announce that it is about to stop.
     pub fn drain(&mut self, node: usize) {
         let mut tx = Collected::default();
         self.nodes[node].engine.drain(self.now, &mut tx);
@@ -364,7 +370,7 @@ impl World {
         self.take(node, tx);
     }
 
-    /// A node tells of routes, as an agent does: at once.
+    /// Lets a node advertise a table of routes at once, as an agent does.
     pub fn advertise(&mut self, node: usize, link: LinkIndex, table: Arc<[u8]>) {
         let mut tx = Collected::default();
         let engine = &mut self.nodes[node].engine;
@@ -375,7 +381,7 @@ impl World {
         self.take(node, tx);
     }
 
-    /// Delivers a datagram to a node.
+    /// Delivers a datagram to the lane's port of a node.
     pub fn receive(&mut self, node: usize, from: SocketAddr, bytes: &[u8]) {
         self.receive_at(node, from, Port::Lane, bytes);
     }
@@ -399,7 +405,7 @@ impl World {
         self.take(node, tx);
     }
 
-    /// Delivers datagrams until none is in flight.
+    /// Delivers datagrams until none is in flight. No time passes.
     pub fn settle(&mut self) {
         for _ in 0..10_000 {
             let Some((from, to, bytes)) = self.wire.pop_front() else {
@@ -428,7 +434,8 @@ impl World {
         panic!("the engines never come to rest");
     }
 
-    /// Advances the engines' clock and runs their timers. boringtun's own clock is the system's.
+    /// Advances the engines' clock, and runs their timers and delivers datagrams meanwhile. boringtun uses the system's
+    /// clock, which this method does not advance.
     pub fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         while self.now < end {
@@ -438,7 +445,7 @@ impl World {
         }
     }
 
-    /// Runs the timers that are due.
+    /// Runs the timers that are due at each node.
     pub fn serve(&mut self) {
         for node in 0..self.nodes.len() {
             let mut tx = Collected::default();
@@ -453,7 +460,7 @@ impl World {
         self.nodes[node].state(peer, self.now)
     }
 
-    /// Every packet and datagram is in exactly one counter.
+    /// Checks that every packet and datagram is in exactly one counter.
     pub fn check(&self) {
         for node in &self.nodes {
             assert!(

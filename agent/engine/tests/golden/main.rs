@@ -1,4 +1,4 @@
-//! Names and bytes of the engine that leave the process, as recorded files.
+//! Compares names and bytes that leave the process with recorded files.
 
 use std::fmt::Write as _;
 use tombolo_engine::decide::Trace;
@@ -9,7 +9,7 @@ use tombolo_golden::{all_of, golden};
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::{EffectiveRoute, NextHop, Route, RouteOrigin, RouteSource, RouteState};
 
-/// Counters, `explain` and the counters' labels of metrics have these names.
+/// Counters, `explain` and the labels of metrics use these names.
 #[test]
 fn reasons_of_drops_and_refusals() {
     let names: Vec<&str> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
@@ -54,7 +54,7 @@ fn counters_and_traces() {
     golden!().cases("trace", &[("full", full), ("minimal", Trace::default())]);
 }
 
-/// The bytes in which agents advertise routes to each other: they depend on the order of fields and variants.
+/// The bytes in which agents advertise routes to each other. They depend on the order of fields and variants.
 #[test]
 fn tables_of_routes() {
     let routes = vec![

@@ -12,46 +12,48 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use tombolo_proto::id::KeyPin;
 
-/// A handshake that takes longer is given up: time for three transmissions of the first flight at quinn's initial
-/// timeout of one second, doubled each time.
+/// A handshake that takes longer is given up. The time is enough for three transmissions of the first flight: quinn's
+/// initial timeout is one second, and doubles each time.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Something that happened to a connection.
+/// A change of a connection that its owner must handle.
 pub(super) enum ConnectionEvent {
-    /// The handshake is complete: the peer has proven to hold this key.
+    /// The handshake is complete, and the peer has proven to hold this key. `None`: it has shown no key.
     Established(Option<KeyPin>),
-    /// The connection ended, not by this end, for this reason.
+    /// The connection ended, for this reason, and this end did not close it.
     Lost(String),
-    /// The peer migrated to this path.
+    /// The peer sends from another address or port; this is the new path.
     PathChanged(Path),
 }
 
-/// A connection.
+/// A QUIC connection with one peer.
 pub(super) struct Connection {
     pub(super) inner: quinn_proto::Connection,
-    /// Its link; `None`: not known yet, or not configured any more.
+    /// The link that it belongs to. `None`: the peer is not known yet, or not configured any more.
     pub(super) link: Option<LinkIndex>,
-    /// The key that the peer has proven, or has to prove.
+    /// The key that the peer has proven, or must prove.
     pin: Option<KeyPin>,
-    /// Closed by either end, or given up: it carries no more packets.
+    /// Whether the connection was closed by either end or given up. It then carries no more packets.
     pub(super) over: bool,
-    /// Since when it carries packets.
+    /// Time since which it carries packets; `None`: its handshake is in progress, or it was lost.
     pub(super) established: Option<Instant>,
-    /// It may have something to send.
+    /// Whether it may have something to send.
     pub(super) dirty: bool,
-    /// The timer that is set for it.
+    /// The time of its entry in `Quic::timers`; `None`: it has none.
     pub(super) timer: Option<Instant>,
-    /// When the handshake is given up; `None`: it is complete or over.
+    /// Time at which the handshake is given up; `None`: the handshake has succeeded or failed.
     pub(super) deadline: Option<Instant>,
-    /// While the handshake of a peer is in progress: the peer's network, if the address was validated.
+    /// The peer's network, while a handshake is in progress that the peer started from a validated address.
     pub(super) half_open: Option<IpAddr>,
-    /// Longest packet that it takes now, bytes.
+    /// Longest packet that it carries now, in bytes; `None`: it carries none yet.
     pub(super) max_packet: Option<u16>,
-    /// The peer's address, and the address and port of this agent that the peer uses.
+    /// The peer's address and port, and the address and port of this agent to which the peer sends.
     pub(super) path: Path,
 }
 
 impl Connection {
+    /// Creates the state of a connection whose handshake starts now. `pin` and `link` are those of the peer that this
+    /// end connects to, and `None` for a connection that a peer opened.
     pub(super) fn new(
         inner: quinn_proto::Connection,
         path: Path,
@@ -74,32 +76,33 @@ impl Connection {
         }
     }
 
-    /// The key that the peer has proven, or has to prove; `None`: the peer opened the connection and has proven none
+    /// The key that the peer has proven, or must prove. `None`: the peer opened the connection and has not proven a key
     /// yet.
     pub(super) fn pin(&self) -> Option<KeyPin> {
         self.pin
     }
 
-    /// When its timers, or its handshake's deadline, are due.
+    /// The time at which its next timer or the deadline of its handshake is due; `None`: none runs.
     pub(super) fn timeout(&mut self) -> Option<Instant> {
         let deadline = self.deadline.filter(|_| !self.over);
         self.inner.poll_timeout().into_iter().chain(deadline).min()
     }
 
-    /// Closes it, with a reason for the peer.
+    /// Closes the connection, and marks it as over. The peer receives `why` with the next flush.
     pub(super) fn close(&mut self, now: Instant, why: &'static str) {
         self.over = true;
         self.inner
             .close(now, VarInt::from_u32(0), Bytes::from_static(why.as_bytes()));
     }
 
-    /// Updates `max_packet`, which path MTU discovery changes.
+    /// Updates `max_packet`, because path MTU discovery may have changed it.
     pub(super) fn update_max_packet(&mut self) {
         let max_size = self.inner.datagrams().max_size();
         self.max_packet = max_size.map(|size| size.try_into().unwrap_or(u16::MAX));
     }
 
-    /// Queues a packet. If the queue is full, its oldest packet is dropped.
+    /// Queues a packet. If the queue is full, its oldest packet is dropped, and not counted. `Dropped`: the packet is
+    /// longer than the connection carries, or the peer accepts no datagrams.
     pub(super) fn send(&mut self, packet: Bytes) -> Sealed {
         match self.inner.datagrams().send(packet, true) {
             Ok(()) => Sealed::Sent,
@@ -108,7 +111,8 @@ impl Connection {
         }
     }
 
-    /// The next event.
+    /// Removes and returns the next event of quinn's connection; `None` if there is none. Updates the state of this
+    /// value accordingly.
     pub(super) fn poll_event(&mut self, now: Instant) -> Option<ConnectionEvent> {
         while let Some(event) = self.inner.poll() {
             match event {
@@ -137,8 +141,9 @@ impl Connection {
         None
     }
 
-    /// Takes the contents of a datagram, which came over the path `from`. If they are authentic, answers leave by the
-    /// same address and port of this agent: those of an old path may have stopped working.
+    /// Handles the contents of a datagram that came on the path `from`. If they are authentic, answers leave by the
+    /// address and port of this agent to which the datagram came, because those of an earlier path may have stopped
+    /// working.
     pub(super) fn handle(&mut self, event: quinn_proto::ConnectionEvent, from: Path) {
         let here = (from.local, from.port);
         if (self.path.local, self.path.port) == here || self.established.is_none() {
@@ -151,7 +156,8 @@ impl Connection {
         }
     }
 
-    /// A count that grows with every authentic packet: each has at least one of these frames.
+    /// A count that grows with every authentic packet, because each packet has at least one of these frames. quinn does
+    /// not report authenticity otherwise.
     fn authentic_frames(&self) -> u64 {
         let f = self.inner.stats().frame_rx;
         f.datagram + f.acks + f.ping + f.immediate_ack + f.path_challenge + f.path_response + f.new_connection_id

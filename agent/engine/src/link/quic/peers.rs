@@ -1,4 +1,4 @@
-//! The connections of each link, and which of them its packets go to.
+//! The connections of each link, and the choice of the connection that carries its packets.
 
 use super::connection::Connection;
 use super::{Quic, settings};
@@ -15,28 +15,29 @@ use std::time::{Duration, Instant};
 use tombolo_proto::config::Link;
 use tombolo_proto::id::{AgentId, KeyPin};
 
-/// If no connection is up after this time, another one is opened to the peer's second port. The time is longer than a
-/// round trip around the world, and short for a user who waits.
+/// If no connection is established after this time, another one is opened to the peer's second port. The time is longer
+/// than a round trip around the world, and short for a user who waits.
 const SECOND_PORT_DELAY: Duration = Duration::from_millis(300);
 
-/// Established connections with one peer at most. One is needed; two exist for a moment if both ends open one. A
-/// hostile peer could open any number.
+/// Largest number of established connections with one peer. One is enough, and two exist for a moment if both ends open
+/// one. Without a limit a hostile peer could keep any number.
 const MAX_ESTABLISHED: usize = 4;
 
-/// One link.
+/// The QUIC state of one link.
 pub(super) struct Peer {
-    /// The other end.
+    /// The name of the peer.
     pub(super) name: AgentId,
     pin: Option<KeyPin>,
-    /// The peer's second port.
+    /// The peer's second address and port, for QUIC alone; only in lane 0.
     second_port: Option<SocketAddr>,
-    /// The connection to open there if none is up by then.
+    /// The connection to the second port that is opened later unless one is established by then.
     planned: Option<Attempt>,
-    /// Connections that are not over, those whose handshake is in progress first, the others by age.
+    /// The connections that are not over: first those whose handshake is in progress, then the established ones, oldest
+    /// first.
     pub(super) connections: Vec<ConnectionHandle>,
-    /// The connection that packets go to.
+    /// The connection on which packets are sent; `None`: none is established.
     pub(super) active: Option<ConnectionHandle>,
-    /// Packets for the first connection.
+    /// Packets that wait for the first established connection, oldest first.
     pub(super) waiting: Vec<Bytes>,
 }
 
@@ -59,19 +60,20 @@ impl Peer {
     }
 }
 
-/// A connection to be opened.
+/// A connection that is opened at the time `at`.
 #[derive(Debug, Clone, Copy)]
 struct Attempt {
     at: Instant,
     to: Path,
-    /// See [`PathHint::max_packet`].
+    /// The longest packet that the path carries, as in [`PathHint::max_packet`].
     max_packet: Option<u16>,
 }
 
 impl Quic {
-    /// Takes a new configuration. Connections of unchanged keys survive, others are closed.
+    /// Applies the links of a new configuration. Connections with peers whose keys are still pinned survive; others are
+    /// closed. Packets that wait for a connection are dropped.
     pub(super) fn update_peers(&mut self, links: &[Link], now: Instant) {
-        // These packets have link indices of the configuration before.
+        // These packets have link indices of the configuration before this one.
         self.packets.clear();
         self.by_pin.clear();
         for (position, link) in links.iter().enumerate() {
@@ -85,7 +87,7 @@ impl Quic {
         let planned = self.peers.drain(..).filter_map(|p| Some((p.pin?, p.planned?)));
         let mut planned: BTreeMap<KeyPin, Attempt> = planned.collect();
         self.peers.extend(links.iter().map(|link| Peer {
-            // The second port is lane 0's.
+            // The peer's second port belongs to its lane 0.
             second_port: link.quic_endpoint.filter(|_| self.lane == 0),
             planned: link.quic.and_then(|pin| planned.remove(&pin)),
             ..Peer::new(link)
@@ -106,7 +108,7 @@ impl Quic {
             let handle = ConnectionHandle(number);
             match (pin, link.and_then(|link| self.peers.get_mut(link.get()))) {
                 (_, Some(peer)) => peer.connections.push(handle),
-                // The peer is not known yet: the verifier will check it against the new pins.
+                // The peer has not shown its key yet: the verifier will check the key against the new pins.
                 (None, None) => {}
                 (Some(_), None) => self.end(handle, now, "not in the configuration"),
             }
@@ -119,14 +121,15 @@ impl Quic {
         }
     }
 
-    /// The connection that a link's packets go to.
+    /// The connection on which a link's packets are sent; `None`: none is established.
     pub(super) fn active(&self, link: LinkIndex) -> Option<&Connection> {
         let active = self.peers.get(link.get())?.active?;
         self.connections.get(active.0)?.as_ref()
     }
 
-    /// Opens a connection to the peer's endpoint now, and to its second port a little later. Where no endpoint is
-    /// known, it tries the second port at once. Returns `false` if neither is known.
+    /// Opens a connection to the peer's endpoint now, and plans one to its second port for 300 ms later. If no endpoint
+    /// is known, it opens one to the second port at once. Returns `false`, and does nothing, if neither is known or the
+    /// link has no pin.
     pub(super) fn dial_peer(&mut self, link: LinkIndex, hint: PathHint, now: Instant) -> bool {
         let Some(peer) = self.peers.get(link.get()).filter(|p| p.pin.is_some()) else {
             return false;
@@ -160,7 +163,7 @@ impl Quic {
         self.planned.insert((attempt.at, link.get()));
     }
 
-    /// Opens the planned connections that are due, where none is up meanwhile.
+    /// Opens the planned connections that are due, unless the link has an established connection meanwhile.
     pub(super) fn dial_due(&mut self, now: Instant) {
         while let Some((at, number)) = self.planned.first().copied().filter(|(at, _)| *at <= now) {
             self.planned.remove(&(at, number));
@@ -175,7 +178,7 @@ impl Quic {
         }
     }
 
-    /// Opens a connection to this path.
+    /// Opens a connection on this path, and reports the link as down if that fails.
     fn dial(&mut self, link: LinkIndex, to: Path, max_packet: Option<u16>, now: Instant) {
         let Some(pin) = self.peers.get(link.get()).and_then(|peer| peer.pin) else {
             return;
@@ -201,7 +204,7 @@ impl Quic {
         }
     }
 
-    /// Reports that a link has no connection.
+    /// Queues the event that a link has no connection, for this reason.
     pub(super) fn report_down(&mut self, link: LinkIndex, reason: String) {
         if let Some(peer) = self.peers.get(link.get()) {
             self.events
@@ -209,8 +212,9 @@ impl Quic {
         }
     }
 
-    /// Ends a connection, and removes it from its link. quinn sends no event for a connection that its owner has
-    /// closed, and reuses the handle later.
+    /// Closes a connection, and removes it from its link; a second call does nothing. quinn sends no event for a
+    /// connection that its owner has closed, and reuses the handle later, so everything that refers to the handle must
+    /// be removed here.
     pub(super) fn end(&mut self, handle: ConnectionHandle, now: Instant, why: &'static str) {
         let connection = self.connections.get_mut(handle.0).and_then(Option::as_mut);
         let Some(connection) = connection.filter(|c| !c.over) else {
@@ -225,7 +229,8 @@ impl Quic {
         }
     }
 
-    /// Removes a connection from its link. The newest of those that remain becomes the active one.
+    /// Removes a connection from its link. The newest of the remaining ones becomes active. If none remains, the
+    /// waiting packets are dropped.
     fn remove_connection(&mut self, link: LinkIndex, handle: ConnectionHandle) {
         let connections = &self.connections;
         let Some(peer) = self.peers.get_mut(link.get()) else {
@@ -244,7 +249,8 @@ impl Quic {
         }
     }
 
-    /// Keeps a new connection, whose handshake is in progress.
+    /// Stores a new connection, whose handshake is in progress, under its handle, and counts the handshake. The next
+    /// flush sends its first datagrams.
     pub(super) fn keep(&mut self, handle: ConnectionHandle, connection: Connection) {
         if self.connections.len() <= handle.0 {
             self.connections.resize_with(handle.0 + 1, || None);
@@ -259,7 +265,7 @@ impl Quic {
         self.touch(handle);
     }
 
-    /// Ends the bookkeeping of a connection's handshake, which has succeeded or failed. A second call does nothing.
+    /// Ends the counting of a connection's handshake, which has succeeded or failed. A second call does nothing.
     pub(super) fn handshake_over(&mut self, handle: ConnectionHandle) {
         let connection = self.connections.get_mut(handle.0).and_then(Option::as_mut);
         let Some(connection) = connection.filter(|c| c.deadline.is_some()) else {
@@ -278,8 +284,8 @@ impl Quic {
         }
     }
 
-    /// Takes a connection into use whose peer has proven its key. Of several connections with the peer, this end closes
-    /// those that it has to.
+    /// Makes a connection active after its peer has proven its key, and sends the waiting packets on it. Closes other
+    /// connections with the peer if this end has to.
     pub(super) fn established(&mut self, handle: ConnectionHandle, pin: Option<KeyPin>, now: Instant) {
         let link = pin.and_then(|pin| self.by_pin.get(&pin).copied());
         let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) else {
@@ -306,7 +312,8 @@ impl Quic {
             connection.is_some_and(|c| c.established.is_some())
         };
         let (older, handshaking): (Vec<_>, Vec<_>) = others.into_iter().partition(established);
-        // The end with the smaller key closes all older ones. The other end only bounds their number.
+        // The end with the smaller key closes all older connections. The other end waits for that, and only limits
+        // their number.
         let kept = if decides { 0 } else { MAX_ESTABLISHED - 1 };
         for other in older.iter().rev().skip(kept) {
             self.end(*other, now, "a newer connection took over");
@@ -316,7 +323,7 @@ impl Quic {
         }
     }
 
-    /// Handles a connection that the peer, or a timeout, has ended.
+    /// Handles the end of a connection that the peer, or a timeout, has ended.
     pub(super) fn lost(&mut self, handle: ConnectionHandle, reason: String) {
         let connection = self.connections.get_mut(handle.0).and_then(Option::as_mut);
         let Some(link) = connection.and_then(|c| c.link.take()) else {
@@ -328,7 +335,8 @@ impl Quic {
         }
     }
 
-    /// Stops using this address of the host as a source.
+    /// Stops using `local`, an address of this host, as the source of any connection. The kernel then chooses the
+    /// source.
     pub(super) fn clear_source(&mut self, local: IpAddr) {
         let paths = self.connections.iter_mut().flatten().map(|c| &mut c.path);
         let planned = self.peers.iter_mut().flat_map(|p| &mut p.planned).map(|a| &mut a.to);

@@ -1,4 +1,4 @@
-//! Settings of QUIC for carrying packets.
+//! The settings with which QUIC carries packets.
 
 use aws_lc_rs::hmac;
 use quinn_proto::crypto::rustls::QuicServerConfig;
@@ -11,40 +11,43 @@ use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Datagrams of one transmit: this many full-sized ones fit into one GSO call (65,507 bytes).
+/// Largest number of datagrams of one transmit: so many full-sized ones fit into one GSO call (65,507 bytes).
 pub(super) const MAX_SEGMENTS: usize = 44;
 
-/// Silence after which a connection ends. A link that is used again opens another one within two round trips.
+/// Silence after which a connection ends. A link that is used again opens another connection within two round trips.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Bytes of a connection ID: long enough that nobody guesses one, short enough that a packet of the default MTU fits
-/// into a datagram on an Ethernet.
+/// Length of a connection ID in bytes. It is long enough that nobody guesses one, and short enough that a packet of the
+/// default MTU fits into a datagram on an Ethernet.
 const CONNECTION_ID_LEN: usize = 5;
 
-/// UDP payload of a full-sized IPv4 packet on an Ethernet (1,500 - 20 - 8). Connections begin with it; path MTU
-/// discovery lowers it.
+/// UDP payload in bytes of a full-sized IPv4 packet on an Ethernet (1,500 - 20 - 8). Connections begin with it, and
+/// path MTU discovery lowers it.
 const INITIAL_MTU: u16 = 1472;
 
-/// Bytes that may wait for congestion control. When it is full, the oldest packet is dropped. A quarter of this size
-/// cost a TCP stream a third of its throughput; this size adds 2 ms of latency.
+/// Number of bytes that may wait for congestion control. When the queue is full, its oldest packet is dropped. With a
+/// quarter of this size a TCP stream lost a third of its throughput; this size adds 2 ms of latency.
 const SEND_QUEUE_LEN: usize = 1 << 20;
 
-/// Bytes that may wait for [`Quic`](super::Quic), which takes packets out of quinn after each datagram.
+/// Number of received bytes that may wait for [`Quic`](super::Quic), which fetches the packets out of quinn after each
+/// datagram.
 const RECEIVE_QUEUE_LEN: usize = 1 << 20;
 
-/// Packets per acknowledgement: each acknowledgement costs a datagram, and encryption at both ends.
+/// Number of packets per acknowledgement. Each acknowledgement costs a datagram, and encryption at both ends.
 const PACKETS_PER_ACK: u32 = 24;
 
-/// Longest delay of an acknowledgement while fewer packets have come: a fifth of the default (RFC 9000, section 18.2).
+/// Longest delay of an acknowledgement while fewer packets than [`PACKETS_PER_ACK`] have come: a fifth of the default
+/// (RFC 9000, section 18.2).
 const MAX_ACK_DELAY: Duration = Duration::from_millis(5);
 
-/// Bytes that WireGuard adds to a packet.
+/// Number of bytes that WireGuard adds to a packet.
 const WIREGUARD_OVERHEAD: u16 = 32;
 
-/// Least UDP payload that a path for QUIC must carry (RFC 9000, section 14).
+/// Least UDP payload in bytes that a path must carry for QUIC (RFC 9000, section 14).
 const MIN_MTU: u16 = 1200;
 
-/// Settings for a path with a low MTU, which carries packets of at most `max_packet` bytes whole inside WireGuard.
+/// Settings for a path with a low MTU, which carries packets of at most `max_packet` bytes without fragmentation inside
+/// WireGuard. The first datagrams of the handshake are then short enough.
 pub(super) fn narrow(max_packet: u16) -> TransportConfig {
     let mut transport = transport();
     transport.initial_mtu(
@@ -55,7 +58,7 @@ pub(super) fn narrow(max_packet: u16) -> TransportConfig {
     transport
 }
 
-/// Settings of connections, for both roles: datagrams only, no streams.
+/// Settings of connections that this end opens or accepts: datagrams only, no streams.
 pub(super) fn transport() -> TransportConfig {
     let mut discovery = MtuDiscoveryConfig::default();
     discovery.upper_bound(INITIAL_MTU);
@@ -63,6 +66,7 @@ pub(super) fn transport() -> TransportConfig {
     acknowledge
         .ack_eliciting_threshold(VarInt::from_u32(PACKETS_PER_ACK))
         .max_ack_delay(Some(MAX_ACK_DELAY));
+    // The spin bit stays off: it would show the round-trip time to the network.
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
@@ -77,14 +81,14 @@ pub(super) fn transport() -> TransportConfig {
     transport
 }
 
-/// Settings of the endpoint. The fixed bit is never greased, so that the first byte of a datagram tells QUIC from
-/// WireGuard.
+/// Settings of the endpoint. The fixed bit is never greased, so that the first byte of a datagram distinguishes QUIC
+/// from WireGuard.
 pub(super) fn endpoint(reset: hmac::Key) -> EndpointConfig {
     let mut config = EndpointConfig::new(Arc::new(reset));
     config
         .grease_quic_bit(false)
         .cid_generator(|| Box::new(RandomConnectionIdGenerator::new(CONNECTION_ID_LEN)));
-    // The longest payload that the protocol allows; an error would mean that it does not.
+    // This is the longest payload that the protocol allows, so there is no error.
     let _ = config.max_udp_payload_size(65_527);
     config
 }
@@ -96,8 +100,8 @@ pub(super) fn server(crypto: Arc<QuicServerConfig>, transport: Arc<TransportConf
     config
 }
 
-/// The key for stateless resets (RFC 9000, section 10.3). It is derived from the private key, so that peers of an agent
-/// that restarted learn at once that their connection is gone.
+/// The key for stateless resets (RFC 9000, section 10.3). It is derived from the private key, so that it survives a
+/// restart: peers of an agent that restarted then learn at once that their connection does not exist any more.
 pub(super) fn reset_key(key: &PrivateKeyDer<'_>) -> hmac::Key {
     let mut hash = Sha256::new();
     hash.update(b"tombolo stateless reset");

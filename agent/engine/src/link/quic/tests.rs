@@ -10,7 +10,7 @@ use tombolo_proto::id::{AgentId, PublicKey};
 
 const LINK: LinkIndex = LinkIndex(0);
 
-/// An end with an Ed25519 key (RFC 8410).
+/// Creates an end with an Ed25519 key (RFC 8410).
 fn end(seed: u8) -> Quic {
     let mut key = vec![
         0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
@@ -48,7 +48,7 @@ fn is_up(end: &Quic) -> bool {
     end.session(LINK) == SessionState::Up
 }
 
-/// The path to an end.
+/// The path to the end with this number.
 fn to(seed: u8) -> PathHint {
     PathHint {
         endpoint: Some(address(seed).into()),
@@ -56,7 +56,7 @@ fn to(seed: u8) -> PathHint {
     }
 }
 
-/// Carries datagrams between both ends until none is left.
+/// Passes datagrams between both ends until none is left.
 fn carry(ends: &mut [(u8, Quic); 2], now: Instant) {
     let mut flying = Vec::new();
     loop {
@@ -77,7 +77,7 @@ fn carry(ends: &mut [(u8, Quic); 2], now: Instant) {
     }
 }
 
-/// A hostile peer closes none of its connections, also where it is the end that has to.
+/// A hostile peer closes none of its connections, even those that it is the one to close.
 #[test]
 fn a_peer_has_few_connections() {
     for seeds in [[1, 2], [2, 1]] {
@@ -89,7 +89,7 @@ fn a_peer_has_few_connections() {
         for _ in 0..20 {
             ends[0].1.connect(LINK, to(seeds[1]), now);
             carry(&mut ends, now);
-            // The hostile end keeps connections that it should close.
+            // The hostile end forgets its connections, so that it closes none.
             ends[0].1.peers[0].connections.clear();
             assert!(is_up(&ends[1].1));
             let open = ends[1].1.connections.iter().flatten().filter(|c| !c.over).count();
@@ -98,15 +98,15 @@ fn a_peer_has_few_connections() {
     }
 }
 
-/// A peer that opens and closes connections all the time gets few answers. Datagrams with a forged source do not count
-/// against the owner of the address.
+/// A peer that keeps opening and closing connections gets few answers. Datagrams with a forged source address do not
+/// count against the owner of the address.
 #[test]
 fn a_peer_opens_connections_at_a_limited_rate() {
     let (mut ends, begin) = ([1, 2].map(|seed| (seed, end(seed))), Instant::now());
     let pins = [ends[0].1.pin(), ends[1].1.pin()];
     ends[0].1.update(&[link_to("b", pins[1])], begin);
     ends[1].1.update(&[link_to("a", pins[0])], begin);
-    // First datagrams that others send with the peer's source address.
+    // Others send first datagrams with the peer's source address.
     let mut forged = Vec::new();
     for n in 0..40 {
         let mut anybody = end(100 + n);
@@ -135,7 +135,7 @@ fn a_peer_opens_connections_at_a_limited_rate() {
         up
     };
     assert_eq!(answered(&mut ends, 100, begin), CONNECTION_RATE.burst);
-    // Another address has a rate of its own.
+    // Another address has its own rate.
     let mut other = [(3, end(3)), ends.into_iter().next_back().unwrap()];
     let third = other[0].1.pin();
     other[1].1.update(&[link_to("a", pins[0]), link_to("c", third)], begin);
@@ -143,7 +143,7 @@ fn a_peer_opens_connections_at_a_limited_rate() {
     assert_eq!(answered(&mut other, 1, begin), 1);
 }
 
-/// Without an answer an attempt ends after five seconds; an established connection would last for 30 s of silence.
+/// An attempt without an answer ends after five seconds. An established connection would survive 30 s of silence.
 #[test]
 fn a_handshake_that_is_not_answered_is_given_up() {
     let (mut end, begin) = (end(1), Instant::now());

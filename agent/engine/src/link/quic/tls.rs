@@ -1,5 +1,5 @@
-//! Authentication of QUIC links: raw public keys (RFC 7250) at both ends, each pinned by its SHA-256 hash. There are no
-//! certificates and no authority, and nothing expires (D21).
+//! Authentication of QUIC links by raw public keys (RFC 7250) at both ends. Each end pins the other's key by its
+//! SHA-256 hash. There are no certificates and no authority, and nothing expires (D21).
 
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::AlwaysResolvesClientRawPublicKeys;
@@ -20,12 +20,12 @@ use tombolo_proto::id::KeyPin;
 /// The protocol that both ends negotiate (ALPN, RFC 7301).
 const ALPN: &[u8] = b"tombolo/1";
 
-/// The pin of a raw public key (SubjectPublicKeyInfo).
+/// The pin of a raw public key, given as its SubjectPublicKeyInfo in DER.
 pub(super) fn pin_of(key: &[u8]) -> KeyPin {
     KeyPin(Sha256::digest(key).into())
 }
 
-/// The agent's key, for handshakes in both roles.
+/// The agent's key, for handshakes as client and as server. All engines of the agent have the same key.
 pub(super) struct Identity {
     provider: Arc<CryptoProvider>,
     key: Arc<CertifiedKey>,
@@ -36,10 +36,11 @@ impl Identity {
     /// Loads a private key in PKCS #8.
     ///
     /// # Errors
-    /// The key is of no kind that TLS 1.3 knows.
+    /// The key cannot be parsed, is of no kind that TLS 1.3 knows, or has no public half.
     pub(super) fn new(key: PrivateKeyDer<'static>) -> Result<Self, Error> {
         let mut provider = aws_lc_rs::default_provider();
-        // The cheapest first: AES-128 has 10 rounds, AES-256 has 14, and ChaCha20 takes four times as long.
+        // The cheapest cipher comes first: AES-128 has 10 rounds, AES-256 has 14, and ChaCha20 takes four times as
+        // long.
         provider.cipher_suites = vec![
             aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
             aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
@@ -57,12 +58,12 @@ impl Identity {
         })
     }
 
-    /// The pin of this key.
+    /// The pin of this key, which peers must have in their configuration.
     pub(super) fn pin(&self) -> KeyPin {
         self.pin
     }
 
-    /// Settings for a connection to the holder of one key.
+    /// Settings for a connection to the holder of the key with this pin. No other peer is accepted.
     pub(super) fn client(&self, pin: KeyPin) -> Result<Arc<QuicClientConfig>, Error> {
         let config = QuicClientConfig::try_from(self.client_tls(pin)?);
         config.map(Arc::new).map_err(|e| Error::General(e.to_string()))
@@ -79,11 +80,13 @@ impl Identity {
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(self.key.clone())));
         config.alpn_protocols = vec![ALPN.to_vec()];
+        // A resumed session would not check the peer's key against the pins of now.
         config.resumption = rustls::client::Resumption::disabled();
         Ok(config)
     }
 
-    /// Settings for connections from the holders of any of these keys.
+    /// Settings for connections from the holders of any of the keys in `pins`, as they are at the time of each
+    /// handshake.
     pub(super) fn server(&self, pins: Arc<Pins>) -> Result<Arc<QuicServerConfig>, Error> {
         let config = QuicServerConfig::try_from(self.server_tls(pins)?);
         config.map(Arc::new).map_err(|e| Error::General(e.to_string()))
@@ -99,12 +102,13 @@ impl Identity {
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(self.key.clone())));
         config.alpn_protocols = vec![ALPN.to_vec()];
+        // As for clients: no session is resumed.
         config.send_tls13_tickets = 0;
         Ok(config)
     }
 }
 
-/// The keys whose holders may connect, as configured.
+/// The pins of the keys whose holders may connect. Handshakes of all connections share them.
 #[derive(Debug, Default)]
 pub(super) struct Pins(RwLock<Vec<KeyPin>>);
 
@@ -115,7 +119,7 @@ impl Pins {
         this
     }
 
-    /// Replaces all pins, also for handshakes in progress.
+    /// Replaces all pins. Handshakes that have not checked the peer's key yet use the new ones.
     pub(super) fn replace(&self, pins: impl IntoIterator<Item = KeyPin>) {
         let mut sorted: Vec<_> = pins.into_iter().collect();
         sorted.sort_unstable();
@@ -128,7 +132,7 @@ impl Pins {
     }
 }
 
-/// Accepts peers that prove to hold a pinned key.
+/// The verifier of both roles, which accepts a peer that proves to hold a key with one of these pins.
 #[derive(Debug)]
 struct Verifier {
     provider: Arc<CryptoProvider>,
@@ -256,8 +260,8 @@ mod tests {
         Identity::new(rustls::pki_types::PrivatePkcs8KeyDer::from(key.as_ref().to_vec()).into()).unwrap()
     }
 
-    /// Recorded packets stay secret when quantum computers come: the key exchange is a hybrid with ML-KEM, by choice of
-    /// both ends.
+    /// Packets that are recorded now stay secret when quantum computers exist: both ends choose a hybrid key exchange
+    /// with ML-KEM.
     #[test]
     fn the_key_exchange_is_post_quantum() {
         let (a, b) = (identity(), identity());
@@ -277,7 +281,7 @@ mod tests {
         }
     }
 
-    /// Carries the handshake messages of one end; each change of keys ends a flight.
+    /// Passes the handshake messages of one end to the other; each change of keys ends a flight.
     fn pass(from: &mut Connection, to: &mut Connection) {
         loop {
             let mut bytes = Vec::new();

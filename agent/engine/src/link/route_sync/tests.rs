@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// Runs both ends for `steps` of 50 ms. `lost` decides about each message. Returns the tables that `b` passed on.
+/// Runs both ends for `steps` of 50 ms. `lost` decides for each message whether it is lost. Returns the tables that `b`
+/// passed on.
 fn run(
     a: &mut RouteSync,
     b: &mut RouteSync,
@@ -31,7 +32,7 @@ fn run(
     taken
 }
 
-/// An end that accepts routes.
+/// Creates an end that accepts routes.
 fn receiver() -> RouteSync {
     let mut receiver = RouteSync::default();
     receiver.accept(true);
@@ -81,7 +82,7 @@ fn an_end_that_restarts_is_told_again_and_a_newer_table_replaces_the_older() {
     let (mut a, mut b, mut now) = (RouteSync::default(), receiver(), Instant::now());
     a.advertise(table(5000, 1));
     run(&mut a, &mut b, &mut now, 10, || false);
-    // The receiver restarts: it has another table, or none, and confirms that.
+    // The receiver restarts: it has another table or none, and confirms that to the sender.
     for seed in [2, 2] {
         b = receiver();
         a.advertise(table(5000, seed));
@@ -111,7 +112,7 @@ fn nonsense_is_no_table() {
     assert_eq!((b.received, stats.malformed, stats.received), (None, 6, 0));
 }
 
-/// All messages of a table.
+/// All messages in which a sender sends a table.
 fn parts(table: Arc<[u8]>) -> Vec<Vec<u8>> {
     let mut sender = RouteSync::default();
     sender.advertise(table);
@@ -146,8 +147,8 @@ fn an_end_that_may_not_advertise_is_not_read() {
     assert!(b.incomplete.is_none());
 }
 
-/// Two tables in turn, a thousand times: few are passed on, the last one is among them, and a table after a quiet time
-/// is passed on at once.
+/// The sender alternates between two tables a thousand times. The receiver passes on few of them, the last one among
+/// them, and passes on a table after a quiet time at once.
 #[test]
 fn a_sender_that_changes_its_mind_all_the_time_is_acted_on_rarely() {
     let (mut b, begin) = (receiver(), Instant::now());

@@ -1,4 +1,4 @@
-//! Dead-peer detection (D19): echoes on the links in use, and which links are reported as up and down.
+//! Dead-peer detection (D19): sends echoes on the links in use, and reports links as up or down.
 
 use super::SecureLinks;
 use crate::buffer::TransmitSink;
@@ -12,18 +12,19 @@ use std::time::{Duration, Instant};
 use tombolo_proto::id::AgentId;
 use tombolo_proto::status::Carrier;
 
-/// Least interval of echoes on a link that has no alternative: they serve path MTU discovery and statistics only. Other
-/// links use the configured interval ([`Probes`](tombolo_proto::config::Probes)).
+/// Least interval of echoes on a link without an alternative, where they only serve path MTU discovery and statistics.
+/// Other links use the configured interval ([`Probes`](tombolo_proto::config::Probes)).
 const IDLE_ECHO_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The peer's packets came over a transport this recently: the peer uses that transport.
+/// If the peer's last packet is younger than this, the peer is taken to use the transport over which the packet came.
 const RECENT_RX_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Age of an unanswered handshake from which a monitored link is down: failover takes half a second at most (D19).
+/// A monitored link is down if its handshake has been unanswered for this time. Failover must take half a second at
+/// most (D19).
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A link counts as used for this time after its last packet. Then its monitor is dropped, so that links cost nothing
-/// while they are idle.
+/// A link is in use for this time after its last packet. Then its monitor is dropped, so that idle links cost no time
+/// and little memory.
 const USED_TIMEOUT: Duration = Duration::from_secs(5);
 
 const fn millis(number: u32) -> Duration {
@@ -35,7 +36,7 @@ fn elapsed(since: Instant, now: Instant) -> Duration {
 }
 
 impl SecureLinks {
-    /// Serves one link in use, every 50 ms. Returns whether it is still in use.
+    /// Monitors one link in use; called every 50 ms. Returns `false` if the link is not in use any more.
     pub(super) fn monitor(&mut self, link: LinkIndex, now: Instant, tx: &mut impl TransmitSink) -> bool {
         let Some(entry) = self.links.get_mut(link.get()) else {
             return false;
@@ -47,7 +48,7 @@ impl SecureLinks {
             entry.monitor = None;
             return false;
         }
-        // D16: a third-party device answers no messages of ours.
+        // D16: a third-party device answers no messages of agents, only WireGuard's own handshakes.
         if entry.third_party {
             return true;
         }
@@ -69,7 +70,7 @@ impl SecureLinks {
         true
     }
 
-    /// Sends those echoes that are due: over the transport in use, and over the other one where it may be needed.
+    /// Sends the echoes that are due: over the transport in use, and over the other one if the link may need it.
     fn send_echoes(&mut self, link: LinkIndex, now: Instant, tx: &mut impl TransmitSink) {
         let Some(entry) = self.links.get(link.get()) else {
             return;
@@ -77,13 +78,15 @@ impl SecureLinks {
         let (carrier, has_choice, monitored) = (entry.carrier(), entry.has_choice(), entry.monitored);
         let is_up = |this: &Self, carrier| this.health(link, carrier, now).is_up();
         let standby = match carrier {
-            // A QUIC connection that exists is probed: when it is needed, it must be known whether it works.
+            // An existing QUIC connection is probed, because it must be known whether it works at the moment when it is
+            // needed.
             Carrier::WireGuard => (has_choice && is_up(self, Carrier::Quic)).then_some(Carrier::Quic),
             Carrier::Quic => has_choice.then_some(Carrier::WireGuard),
         };
         for (carrier, is_main) in [(Some(carrier), true), (standby, false)] {
             let Some(carrier) = carrier else { continue };
-            // Packets establish the session in use. An echo over the standby establishes that one's.
+            // Packets establish the session of the transport in use, so echoes need not. An echo over the other
+            // transport establishes the session there.
             if is_main && !is_up(self, carrier) {
                 continue;
             }
@@ -92,7 +95,8 @@ impl SecureLinks {
                 continue;
             };
             let liveness = monitor.of_mut(carrier);
-            // D19: often where there is an alternative. For a lane beside lane 0, lane 0 is one.
+            // D19: echoes are frequent only if another path can replace this one. For other lanes than 0, lane 0 is
+            // another path.
             let has_alternative = (has_choice || monitored) && (is_main || liveness.answers().is_some()) || lane > 0;
             let interval = if has_alternative {
                 interval
@@ -106,8 +110,8 @@ impl SecureLinks {
         }
     }
 
-    /// D19: by default three missed echoes take a monitored link down, and ten answers and three seconds bring it back.
-    /// A handshake that nobody answers takes it down too.
+    /// D19: by default three missed echoes take a monitored link down, and ten answers that span three seconds bring it
+    /// back. A handshake that the peer does not answer takes it down too.
     fn detect_dead_peer(&mut self, link: LinkIndex, now: Instant) {
         let Some(entry) = self.links.get(link.get()).filter(|entry| entry.monitored) else {
             return;
@@ -129,8 +133,8 @@ impl SecureLinks {
         }
     }
 
-    /// The peer is about to stop. It still answers for a moment, and after its return it has to earn trust like a peer
-    /// that was silent.
+    /// Handles the peer's message that it is about to stop. The peer still answers for a moment, so the answers so far
+    /// are forgotten: after its return it must answer as long as a peer that was silent.
     pub(super) fn peer_drains(&mut self, link: LinkIndex) {
         let Some(entry) = self.links.get_mut(link.get()) else {
             return;
@@ -144,7 +148,8 @@ impl SecureLinks {
         }
     }
 
-    /// Another lane than 0 sends over a link while it has a session, and the peer is not silent.
+    /// Updates whether a lane other than 0 may send over a link: the link must have a session, and the peer must not be
+    /// silent.
     pub(super) fn update_readiness(&mut self, link: LinkIndex, now: Instant) {
         let Some(carrier) = self.links.get(link.get()).map(|entry| entry.carrier()) else {
             return;
@@ -160,7 +165,7 @@ impl SecureLinks {
             .is_none_or(|transport| transport.discovers_path_mtu())
     }
 
-    /// What is known about one transport of a link.
+    /// The present condition of one transport of a link. A transport that does not exist has no session.
     pub(super) fn health(&self, link: LinkIndex, carrier: Carrier, now: Instant) -> TransportHealth {
         let session = self.transport(carrier).map(|transport| transport.session(link));
         let monitor = self.links.get(link.get()).and_then(|entry| entry.monitor.as_deref());
@@ -177,14 +182,15 @@ impl SecureLinks {
         }
     }
 
-    /// Reports that a link is up or down, if that is new. A link is up while any of its transports has a session.
+    /// Reports that a link is up or down, if that is a change. A link is up while any of its transports has a session.
     fn report(&mut self, link: LinkIndex, is_up: bool) {
         let has_session = |transport: &super::AnyTransport| transport.session(link) == SessionState::Up;
         let is_any_up = is_up || self.transports.iter().any(has_session);
         let Some(entry) = self.links.get_mut(link.get()) else {
             return;
         };
-        // The session with a third-party device outlives the device, so its events decide, not the session.
+        // boringtun keeps the session with a third-party device after the device has failed, so the transport's events
+        // decide here, not the session.
         let is_up = is_any_up && !entry.is_dead && (is_up || !entry.third_party);
         if entry.reported_up != Some(is_up) {
             entry.reported_up = Some(is_up);
@@ -194,7 +200,8 @@ impl SecureLinks {
         }
     }
 
-    /// Reports the peer's address. A peer that roams with every datagram makes one event of many.
+    /// Reports the peer's new endpoint. If the endpoint changes with every datagram, the owner still reads only one
+    /// event.
     fn report_endpoint(&mut self, peer: AgentId, to: SocketAddr) {
         match self.events.back_mut() {
             Some(Event::EndpointChanged(before, at)) if *before == peer => *at = to,
@@ -202,7 +209,7 @@ impl SecureLinks {
         }
     }
 
-    /// Turns the transports' events into those of links.
+    /// Converts the waiting events of the transports to events of links.
     pub(super) fn take_transport_events(&mut self) {
         for number in 0..self.transports.len() {
             while let Some((event, has_path_mtu)) = self.transports.get_mut(number).and_then(|transport| {

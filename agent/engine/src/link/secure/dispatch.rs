@@ -1,4 +1,5 @@
-//! Packets that come out of a link, for the engine or as messages between agents, and the messages that this end sends.
+//! Passes packets that come out of a link to the engine, handles the messages between agents among them, and sends such
+//! messages.
 
 use super::SecureLinks;
 use crate::buffer::{Outer, TransmitSink};
@@ -11,8 +12,8 @@ use std::time::Instant;
 use tombolo_proto::status::Carrier;
 
 impl SecureLinks {
-    /// Takes a packet that came out of a link. Returns whether it is for the engine; messages between agents end here.
-    /// A packet whose last fragment it was waits in `reassembled`.
+    /// Takes a packet that came out of a link. Returns whether it is for the engine: messages between agents are
+    /// handled here. If the packet was the last fragment of another one, the latter is in `reassembled` afterwards.
     pub(super) fn receive(
         &mut self,
         link: LinkIndex,
@@ -86,7 +87,8 @@ impl SecureLinks {
         }
     }
 
-    /// Sends a message that is nothing but its header.
+    /// Sends a message without contents over one of the link's transports, which starts to establish a session if it
+    /// has none.
     pub(super) fn send_message(
         &mut self,
         link: LinkIndex,
@@ -104,7 +106,7 @@ impl SecureLinks {
         }
     }
 
-    /// Takes a message about routes, and confirms what it completes.
+    /// Handles a message about routes, and confirms a table that the message completes.
     fn receive_routes(&mut self, link: LinkIndex, message: &[u8], now: Instant, tx: &mut impl TransmitSink) {
         let Some(entry) = self.links.get_mut(link.get()) else {
             return;
@@ -116,13 +118,14 @@ impl SecureLinks {
             .get(link.get())
             .is_some_and(|entry| entry.route_sync.has_table())
         {
-            // The pace of the peer's changes is limited: the monitor reports the table later.
+            // The changes of the peer are rate-limited: the monitor reports the table when the limit allows it, so the
+            // link must stay in use.
             self.mark_used(link, now);
         }
         self.sync_routes(link, now, tx, RouteSync::poll_confirmation);
     }
 
-    /// Reports the newest table of the peer, if there is one and its time has come.
+    /// Reports the newest table of the peer, if there is one and the rate limit allows it now.
     pub(super) fn report_routes(&mut self, link: LinkIndex, now: Instant) {
         if let Some(entry) = self.links.get_mut(link.get())
             && let Some(table) = entry.route_sync.next_table(now, &mut self.advertisements)
@@ -131,7 +134,7 @@ impl SecureLinks {
         }
     }
 
-    /// Sends the messages that `poll` gives, if there is a session.
+    /// Sends the messages that `poll` produces, if the link has a session.
     pub(super) fn sync_routes(
         &mut self,
         link: LinkIndex,
@@ -162,14 +165,14 @@ impl SecureLinks {
         }
     }
 
-    /// The transport that a link's packets go over, if it has a session.
+    /// The transport that a link uses, if it has a session there.
     fn established(&self, link: LinkIndex) -> Option<Carrier> {
         let carrier = self.links.get(link.get())?.carrier();
         let transport = self.transport(carrier)?;
         (transport.session(link) == SessionState::Up).then_some(carrier)
     }
 
-    /// Tells all peers that this agent is about to stop.
+    /// Sends all peers that have a session the message that this agent is about to stop.
     pub(super) fn announce_drain(&mut self, now: Instant, tx: &mut impl TransmitSink) {
         for position in 0..self.links.len() {
             let link = index_of(position);

@@ -1,4 +1,4 @@
-//! One link as [`SecureLinks`](super::SecureLinks) keeps it, above its transports.
+//! The state of one link in [`SecureLinks`](super::SecureLinks), independent of its transports.
 
 use crate::link::choice::Choice;
 use crate::link::fragment::Reassembly;
@@ -11,42 +11,47 @@ use tombolo_proto::config::{Link, Probes, Transport};
 use tombolo_proto::id::{AgentId, KeyPin, PublicKey};
 use tombolo_proto::status::Carrier;
 
-/// What is measured about a link in use.
+/// The measurements of a link in use.
 #[derive(Default)]
 pub(super) struct LinkMonitor {
-    /// By position in [`CARRIERS`].
+    /// The echoes over each transport, by position in [`CARRIERS`].
     liveness: [Liveness; CARRIERS.len()],
-    /// The path MTU, for transports that do not find it themselves.
+    /// The path MTU, for transports that do not discover it.
     pub(super) path_mtu: PathMtu,
     pub(super) reassembly: Reassembly,
-    /// Which transport brought the last packet, and when.
+    /// The transport over which the last packet came, and the time.
     pub(super) last_rx: Option<(Carrier, Instant)>,
 }
 
 impl LinkMonitor {
+    /// Creates the measurements of a link that nothing is known about.
     pub(super) fn new(probes: Probes) -> Self {
         let mut new = Self::default();
         new.set_probes(probes);
         new
     }
 
+    /// Sets how the silence of the peer is detected, over both transports.
     pub(super) fn set_probes(&mut self, probes: Probes) {
         for liveness in &mut self.liveness {
             liveness.set_probes(probes);
         }
     }
 
+    /// The echoes over one transport.
     #[expect(clippy::indexing_slicing, reason = "a position in CARRIERS, as long as the array")]
     pub(super) const fn of(&self, carrier: Carrier) -> &Liveness {
         &self.liveness[position_of(carrier)]
     }
 
+    /// The echoes over one transport, for changes.
     #[expect(clippy::indexing_slicing, reason = "a position in CARRIERS, as long as the array")]
     pub(super) const fn of_mut(&mut self, carrier: Carrier) -> &mut Liveness {
         &mut self.liveness[position_of(carrier)]
     }
 
-    /// Forgets past answers: the peer has to answer for a while before its link is used again, as after silence.
+    /// Forgets the answers so far, so that the peer must answer for a while before its link is used again, as after a
+    /// silence.
     pub(super) fn forget_answers(&mut self) {
         for liveness in &mut self.liveness {
             liveness.forget_answers();
@@ -54,7 +59,7 @@ impl LinkMonitor {
     }
 }
 
-/// Inner packets and bytes in one direction.
+/// Number of inner packets, and of their bytes, in one direction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Traffic {
     pub(super) packets: u64,
@@ -62,50 +67,53 @@ pub(super) struct Traffic {
 }
 
 impl Traffic {
+    /// Counts a packet and its bytes.
     pub(super) const fn count(&mut self, packet: &[u8]) {
         self.packets += 1;
         self.bytes += packet.len() as u64;
     }
 }
 
-/// One link.
+/// The state of one link.
 pub(super) struct LinkEntry {
     pub(super) peer: AgentId,
-    /// The keys that the peer has to prove.
+    /// The keys that the peer must prove to hold: of WireGuard, and of QUIC if it has one.
     public_key: PublicKey,
     pin: Option<KeyPin>,
     pub(super) transport: Transport,
-    /// Both ends have keys for QUIC.
+    /// Whether both ends have keys for QUIC.
     pub(super) has_quic: bool,
     /// Number of lanes of the peer (D15).
     pub(super) peer_lanes: u16,
     pub(super) choice: Choice,
-    /// Present while the link is in use.
+    /// The measurements; present only while the link is in use.
     pub(super) monitor: Option<Box<LinkMonitor>>,
-    /// When the last packet went or came.
+    /// Time at which the last packet was sent or received.
     pub(super) last_used: Option<Instant>,
-    /// Longest packet that the path carries whole where the transport does not know it, bytes; `None`: no limit is
+    /// Longest packet that the path carries without fragmentation, in bytes, as probes have found; `None`: no limit is
     /// known.
     pub(super) path_limit: Option<u16>,
-    /// Another lane than 0 may send: it has a session, and the peer is not silent. Current while there is a monitor.
+    /// Whether a lane other than 0 may send: it has a session, and the peer is not silent. Updated while the link has a
+    /// monitor.
     pub(super) is_ready: bool,
-    /// The state that was reported last.
+    /// The state that was reported to the owner last: `true` is up. `None`: none was reported.
     pub(super) reported_up: Option<bool>,
-    /// Monitored also without traffic.
+    /// Whether the link is monitored even without traffic.
     pub(super) always_on: bool,
-    /// Another link can take over, so silence is reported at once (D19).
+    /// Whether another link can take over, so that silence is reported at once (D19).
     pub(super) monitored: bool,
-    /// The peer is a third-party device, not an agent (D16).
+    /// Whether the peer is a third-party device instead of an agent (D16).
     pub(super) third_party: bool,
-    /// The link is monitored, and the peer does not answer.
+    /// Whether the link is down because the peer does not answer or is about to stop. Only monitored links can be.
     pub(super) is_dead: bool,
     pub(super) route_sync: RouteSync,
-    /// Traffic over QUIC; WireGuard counts its own.
+    /// Traffic over QUIC; WireGuard counts its own traffic.
     pub(super) rx: Traffic,
     pub(super) tx: Traffic,
 }
 
 impl LinkEntry {
+    /// Creates the state of a link that was never used.
     pub(super) fn new(link: &Link) -> Self {
         Self {
             peer: link.peer.clone(),
@@ -130,13 +138,13 @@ impl LinkEntry {
         }
     }
 
-    /// Whether the peer is the one of before. A QUIC key that is added or removed does not make it another.
+    /// Whether the peer in `link` has the same keys as before. A QUIC key that is added or removed makes no difference.
     pub(super) fn is_with(&self, link: &Link) -> bool {
         let differ = |(before, now)| before != now;
         self.public_key == link.public_key && !self.pin.zip(link.quic).is_some_and(differ)
     }
 
-    /// Takes those parts of a configuration that need no new session.
+    /// Applies the settings of a new configuration that need no new session.
     pub(super) fn reconfigure(&mut self, link: &Link) {
         self.pin = link.quic;
         self.always_on = link.always_on && !link.third_party;
@@ -146,7 +154,7 @@ impl LinkEntry {
         self.peer_lanes = link.peer_lanes;
     }
 
-    /// The transport that packets go over.
+    /// The transport over which the link's packets are sent.
     pub(super) fn carrier(&self) -> Carrier {
         match self.transport {
             Transport::WireGuard => Carrier::WireGuard,
@@ -155,16 +163,17 @@ impl LinkEntry {
         }
     }
 
-    /// The path's limit, if it is lower than the device's MTU.
+    /// The path's limit in bytes, if it is lower than the MTU of the TUN device.
     pub(super) fn limit_below(&self, mtu: u16) -> Option<u16> {
         self.path_limit.filter(|limit| *limit < mtu)
     }
 
-    /// Whether either transport may be used.
+    /// Whether the link may use WireGuard and QUIC.
     pub(super) fn has_choice(&self) -> bool {
         self.has_quic && self.transport == Transport::Automatic
     }
 
+    /// The measurements; `None`: the link is not in use.
     pub(super) fn monitor_mut(&mut self) -> Option<&mut LinkMonitor> {
         self.monitor.as_deref_mut()
     }

@@ -1,4 +1,4 @@
-//! Probes for the path MTU, for transports that do not find it by themselves (D20).
+//! Probes for the path MTU, over transports that do not discover it (D20).
 
 use super::SecureLinks;
 use crate::buffer::{Outer, TransmitSink};
@@ -9,7 +9,8 @@ use std::time::Instant;
 use tombolo_proto::status::Carrier;
 
 impl SecureLinks {
-    /// Sends the probes that are due, and takes over the limit that earlier ones have found.
+    /// Sends the probes of a link that are due, and applies the limit that earlier ones have found. Does nothing while
+    /// the peer is silent.
     pub(super) fn probe_path(&mut self, link: LinkIndex, carrier: Carrier, now: Instant, tx: &mut impl TransmitSink) {
         let Some(entry) = self.links.get_mut(link.get()) else {
             return;
@@ -18,7 +19,8 @@ impl SecureLinks {
             return;
         };
         let liveness = monitor.of(carrier);
-        // An end that answers no echo answers no probe. Where nothing passes, nothing can be said of lengths.
+        // A peer that answers no echo answers no probe either. If nothing passes, a lost probe says nothing about
+        // lengths.
         if liveness.answers().is_none() || liveness.silent(now).is_some() {
             return;
         }
@@ -38,7 +40,7 @@ impl SecureLinks {
         };
         for size in sizes {
             let probe = Message::probe(size, &mut self.probe);
-            // A probe that is not sent is not answered, as one that does not fit.
+            // A probe that cannot be sent is not acknowledged, as one that is too long.
             let _ = transport.seal(link, probe, outer, now, tx);
         }
     }

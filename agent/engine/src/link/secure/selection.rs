@@ -1,4 +1,4 @@
-//! Which transport a link uses, where its configuration leaves that open (D6).
+//! Selects the transport of each link whose configuration allows both (D6).
 
 use super::SecureLinks;
 use crate::buffer::TransmitSink;
@@ -9,7 +9,7 @@ use std::time::Instant;
 use tombolo_proto::status::Carrier;
 
 impl SecureLinks {
-    /// Takes the next step of the link's choice, if there is one.
+    /// Lets the link's [`Choice`](crate::link::choice::Choice) decide, and carries out its decision.
     pub(super) fn select(&mut self, link: LinkIndex, now: Instant, tx: &mut impl TransmitSink) {
         let [wireguard, quic] = [Carrier::WireGuard, Carrier::Quic].map(|carrier| self.health(link, carrier, now));
         let Some(entry) = self.links.get_mut(link.get()) else {
@@ -29,7 +29,8 @@ impl SecureLinks {
             }
             Some(Step::Switch(to, reason)) => {
                 if let Some(monitor) = entry.monitor_mut() {
-                    // Both transports use one path: silence is noticed before the first echo over QUIC is answered.
+                    // Both transports use the same path, so the round-trip time is about the same. With it, silence
+                    // over QUIC is detected before the first echo over QUIC is answered.
                     let rtt = monitor.of(Carrier::WireGuard).rtt();
                     monitor.of_mut(Carrier::Quic).assume_rtt(rtt);
                 }

@@ -1,5 +1,5 @@
-//! The handshakes of one WireGuard peer: a pure state machine. boringtun does the cryptography and its own timers; its
-//! results are the events here.
+//! The handshakes of one WireGuard peer, as a pure state machine. boringtun does the cryptography and runs its own
+//! timers; its results are the events here.
 //!
 //! ```text
 //!                ResponseSent
@@ -25,104 +25,110 @@
 //!   Expired           Idle          Idle          Idle ³         Idle
 //!   Closed            Idle          Idle          Idle           Idle
 //! ```
-//! 1. It notes the response. If no data comes on that session, this end initiates again.
-//! 2. The renewal ends and the session of before stays: `ResponseSent` if a response was noted, else `Confirmed` or
-//!    `Idle`. After a rejection an older session proves nothing about the new keys, so the handshake goes on.
-//! 3. Nothing changes if boringtun gave up before the response: it reports that again with each tick.
+//! 1. The state remembers that this end responded. If no data comes on that session, this end initiates again.
+//! 2. The renewal ends, and the earlier session stays: the new state is `ResponseSent` if this end has responded
+//!    meanwhile, otherwise `Confirmed` or `Idle`. After a rejection an older session proves nothing about the new keys,
+//!    so the handshake continues.
+//! 3. Nothing changes if boringtun gave up before the response, because boringtun reports that again with each tick.
 //!
-//! The peer's initiation proves nothing, as it may be a replay. A response or data that verifies does (D18).
+//! The peer's initiation proves nothing, because it may be a replay. A response that verifies, or data that verifies,
+//! proves that the peer holds the keys (D18).
 
 use crate::buffer::Path;
 use std::time::{Duration, Instant};
 use tombolo_proto::config::Link;
 use tombolo_proto::status::LinkState;
 
-/// Pauses before the first repetitions of an initiation that nobody answers: the peer may be learning of this agent at
-/// this moment. Later ones are boringtun's, every 5 s (the protocol's `REKEY_TIMEOUT`).
+/// Pauses before the first repetitions of an unanswered initiation. The peer's agent may be about to receive the
+/// configuration with this link, so short pauses pay. Later repetitions are boringtun's, every 5 s (the protocol's
+/// `REKEY_TIMEOUT`).
 const RETRY_BACKOFF: [Duration; 3] = [
     Duration::from_millis(400),
     Duration::from_millis(800),
     Duration::from_millis(1600),
 ];
 
-/// Pause between boringtun's end of trying (90 s, the protocol's `REKEY_ATTEMPT_TIME`) and the next attempt with a peer
-/// that never answered.
+/// Pause after boringtun has given up (after 90 s, the protocol's `REKEY_ATTEMPT_TIME`) until the next attempt with a
+/// peer that never answered.
 const ATTEMPT_PAUSE: Duration = Duration::from_secs(30);
 
-/// Without data on a session this long after this end answered the initiation, the peer has rejected the response. An
-/// initiation of this end shows why.
+/// If no data has come on a session for this time after this end responded to the initiation, the peer is taken to have
+/// rejected the response. This end then initiates, which shows the cause.
 const UNCONFIRMED_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Age of an unanswered initiation from which the peer counts as unreachable: twice the protocol's `REKEY_TIMEOUT`.
 const UNREACHABLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Silence on an `always_on` link, in spite of two keepalives of the peer, after which this end initiates a handshake.
+/// Silence of the peer on an `always_on` link after which this end initiates a handshake. The peer sends a keepalive
+/// every 5 s, so two must have been lost.
 pub(super) const SILENCE_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// The same at the end that is not the initiator: one keepalive later, so that both ends do not initiate at once.
+/// Silence after which the end that is not the initiator initiates a handshake. It is one keepalive longer, so that
+/// both ends do not initiate at once.
 const RESPONDER_SILENCE_TIMEOUT: Duration = Duration::from_secs(17);
 
-/// A third-party device answers no probes of ours. This long after the first packet that nothing came back for, a
-/// handshake asks whether the device is there (D19).
+/// If a third-party device has sent nothing for this time after a packet to it, this end initiates a handshake to see
+/// whether the device answers (D19). The device answers no probes of agents.
 const THIRD_PARTY_SILENCE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Age of that handshake from which the device counts as unreachable: six seconds together with the silence
-/// before it.
+/// Age of that handshake from which the device counts as unreachable: six seconds together with the silence before the
+/// handshake.
 const THIRD_PARTY_UNREACHABLE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A session whose keys the peer has proven to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Session {
-    /// The receiver index at this end. boringtun counts up its lowest byte with each session.
+    /// The receiver index of this end. boringtun increments its lowest byte with each session.
     pub(super) index: u32,
-    /// When the peer proved it.
+    /// Time at which the peer proved to hold the keys.
     pub(super) since: Instant,
 }
 
 impl Session {
-    /// Whether a session with this index is newer. Late data of the session before is not.
+    /// Whether the session with `index` is newer than this one. Late data of the session before is not newer. The
+    /// comparison allows for the byte's wrap.
     fn is_before(self, index: u32) -> bool {
         (1..128).contains(&(index as u8).wrapping_sub(self.index as u8))
     }
 }
 
-/// Where the handshakes of a peer are.
+/// The state of the handshakes with a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Handshake {
     /// There is neither a session nor a handshake.
     Idle {
-        /// When boringtun gave up, if that is how the last handshake or session ended.
+        /// Time at which boringtun gave up; `None`: the last handshake or session ended otherwise, or there was none.
         gave_up: Option<Instant>,
     },
-    /// This end sent an initiation, and nothing that came since has proven the peer.
+    /// This end sent an initiation, and nothing that came since then has proven that the peer holds the keys.
     Initiated {
-        /// When the first unanswered initiation went out.
+        /// Time of the first unanswered initiation.
         since: Instant,
-        /// When to send the next one, in addition to boringtun's repetitions.
+        /// Time of the next initiation, in addition to boringtun's repetitions; `None`: only boringtun repeats it.
         retry_at: Option<Instant>,
-        /// When this end answered an initiation of the peer meanwhile.
+        /// Time at which this end responded to an initiation of the peer meanwhile; `None`: it did not.
         response_sent: Option<Instant>,
-        /// The session of before.
+        /// The earlier session, which stays in use during the renewal.
         session: Option<Session>,
     },
-    /// This end answered an initiation of the peer; data on the new session will confirm it.
+    /// This end responded to an initiation of the peer. Data on the new session will confirm that session.
     ResponseSent {
-        /// When it answered the first of them.
+        /// Time of the first of these responses.
         since: Instant,
-        /// When boringtun gave up before that.
+        /// Time at which boringtun gave up before the response; `None`: it did not.
         gave_up: Option<Instant>,
-        /// The session of before.
+        /// The earlier session, which stays in use until the new one is confirmed.
         session: Option<Session>,
     },
     /// The peer has proven that it holds the session's keys, and no handshake is in progress.
     Confirmed {
-        /// The newest one.
+        /// The newest session whose keys the peer has proven to hold.
         session: Session,
     },
 }
 
 impl Handshake {
-    /// The state after a handshake of this end ended without a new session.
+    /// The state after a handshake that this end initiated has ended without a new session.
     const fn without_initiation(response_sent: Option<Instant>, session: Option<Session>) -> Self {
         match (response_sent, session) {
             (Some(since), session) => Self::ResponseSent {
@@ -136,55 +142,56 @@ impl Handshake {
     }
 }
 
-/// What happened.
+/// An event that may change the state of the handshakes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event {
-    /// Somebody needs a session: an initiation goes out with the next tick.
+    /// A session is needed. An initiation is sent with the next tick.
     Requested,
-    /// An initiation went out to this path.
+    /// An initiation was sent on this path.
     InitiationSent(Path),
-    /// This end answered an initiation that carries the peer's key.
+    /// This end responded to an initiation that contains the peer's key.
     ResponseSent,
-    /// The peer's response does not verify: it has another preshared key.
+    /// The peer's response does not verify, because the peer has another preshared key.
     Rejected,
     /// The peer has proven that it holds the keys of the session with this index.
     Proven(u32),
-    /// boringtun has no session to seal with.
+    /// boringtun has no session to encrypt with.
     SessionLost,
-    /// boringtun gave up a handshake, or dropped sessions that nobody renewed.
+    /// boringtun gave up a handshake, or dropped sessions that were not renewed.
     Expired,
     /// The owner dropped boringtun's state.
     Closed,
-    /// The same because a key changed. The flag replaces an earlier request.
+    /// The owner dropped boringtun's state because a key changed. `request` replaces an earlier request.
     KeyChanged {
-        /// Negotiate at once.
+        /// Whether an initiation is sent with the next tick.
         request: bool,
     },
 }
 
-/// What the owner does after an event.
+/// The action that the owner must take after an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
-    /// Nothing.
+    /// No action is necessary for this event.
     None,
     /// Drop the packets that wait for a session.
     DropWaiting,
 }
 
-/// The configuration of a peer, as far as handshakes depend on it.
+/// The settings of a peer's link that handshakes depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Policy {
-    /// The session is kept up without traffic.
+    /// Whether the session is kept up without traffic.
     pub(super) always_on: bool,
-    /// This end initiates; of two ends that are always on, one does.
+    /// Whether this end initiates. Exactly one end of an `always_on` link between agents does.
     pub(super) initiator: bool,
-    /// The peer is a third-party device (D16).
+    /// Whether the peer is a third-party device (D16).
     pub(super) third_party: bool,
-    /// Time from the first unanswered packet until the link is down, as configured.
+    /// Configured time from the first unanswered packet until the link is down; `None`: the default applies.
     pub(super) dpd_timeout: Option<Duration>,
 }
 
 impl Policy {
+    /// The settings in the configuration of a link.
     pub(super) fn of(link: &Link) -> Self {
         Self {
             always_on: link.always_on,
@@ -194,12 +201,13 @@ impl Policy {
         }
     }
 
-    /// Time without any answer from a third-party device after which this end initiates: a third of the configured one.
+    /// Time without an answer from a third-party device after which this end initiates: a third of `dpd_timeout`.
     fn unanswered_tx_timeout(&self) -> Duration {
         self.dpd_timeout.map_or(THIRD_PARTY_SILENCE_TIMEOUT, |total| total / 3)
     }
 
-    /// Age of an unanswered initiation from which the peer is unreachable: the other two thirds.
+    /// Age of an unanswered initiation from which the peer is unreachable: the other two thirds of `dpd_timeout`, or
+    /// the default.
     fn unreachable_timeout(&self) -> Duration {
         match self.dpd_timeout {
             Some(total) => 2 * (total / 3),
@@ -217,28 +225,30 @@ impl Policy {
     }
 }
 
-/// What is known about traffic with the peer.
+/// The traffic with the peer, as far as handshakes depend on it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Traffic {
-    /// boringtun has a session to seal with, confirmed or not.
+    /// Whether boringtun has a session to encrypt with, confirmed or not.
     pub(super) can_seal: bool,
-    /// When the last datagram that verified came in.
+    /// Time at which the last datagram that verified was received.
     pub(super) last_rx: Option<Instant>,
-    /// When the first packet went out that nothing has come back for.
+    /// Time of the first packet to the peer since it last sent anything.
     pub(super) first_unanswered_tx: Option<Instant>,
 }
 
-/// The handshakes of one peer.
+/// The state machine of the handshakes with one peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Handshakes {
     state: Handshake,
-    /// Initiations since the last success or end of trying; selects the next pause of [`RETRY_BACKOFF`].
+    /// Number of initiations since the last success, or since boringtun gave up. It selects the next pause of
+    /// [`RETRY_BACKOFF`].
     attempts: usize,
-    /// Where the last initiation went. Only a response from there can be a rejection: others may be forged.
+    /// The path of the last initiation. Only a response from there can be a rejection, because other responses may be
+    /// forged.
     target: Option<Path>,
-    /// An initiation goes out with the next tick.
+    /// Whether an initiation is sent with the next tick.
     is_requested: bool,
-    /// The peer answered with another preshared key; until a newer session is confirmed.
+    /// Whether the peer responded with another preshared key, and no newer session has been confirmed since.
     is_rejected: bool,
 }
 
@@ -255,7 +265,7 @@ impl Default for Handshakes {
 }
 
 impl Handshakes {
-    /// Takes an event, and says what the owner has to do.
+    /// Handles an event, and returns the action that the owner must take.
     pub(super) fn handle(&mut self, event: Event, now: Instant) -> Action {
         match event {
             Event::Requested => self.is_requested = true,
@@ -272,7 +282,7 @@ impl Handshakes {
                 self.state = Handshake::Idle { gave_up: Some(now) };
                 return Action::DropWaiting;
             }
-            // boringtun repeats it with each tick until the next handshake.
+            // boringtun repeats this report with each tick until the next handshake.
             Event::Expired => {}
             Event::Closed => {
                 let is_requested = self.is_requested;
@@ -325,7 +335,8 @@ impl Handshakes {
                     session: None,
                 }
             }
-            // The response ends this end's handshake in boringtun: without data on this session, initiate again.
+            // In boringtun the response has ended this end's own handshake. Without data on the new session, this end
+            // must initiate again.
             Handshake::Initiated {
                 retry_at,
                 response_sent,
@@ -358,7 +369,7 @@ impl Handshakes {
         }
     }
 
-    /// Ends a handshake of this end, and keeps the session of before.
+    /// Ends a handshake that this end initiated, and keeps the earlier session.
     fn end_initiation(&mut self) {
         if let Handshake::Initiated {
             response_sent, session, ..
@@ -376,7 +387,8 @@ impl Handshakes {
         }
     }
 
-    /// The newest session that the peer has proven, also while it is renewed.
+    /// The newest session whose keys the peer has proven to hold; it stays while it is being renewed. `None`: there is
+    /// none.
     pub(super) const fn session(&self) -> Option<Session> {
         match self.state {
             Handshake::Idle { .. } => None,
@@ -385,7 +397,7 @@ impl Handshakes {
         }
     }
 
-    /// Since when initiations are unanswered.
+    /// Time of the first unanswered initiation; `None`: no handshake of this end is in progress.
     pub(super) const fn initiated_since(&self) -> Option<Instant> {
         match self.state {
             Handshake::Initiated { since, .. } => Some(since),
@@ -408,27 +420,30 @@ impl Handshakes {
         }
     }
 
-    /// Where the last initiation went.
+    /// The path of the last initiation; `None`: none was sent since the state was dropped.
     pub(super) const fn target(&self) -> Option<Path> {
         self.target
     }
 
-    /// Whether data on the session with this index changes nothing. Asked for each packet.
+    /// Whether data on the session with this index changes nothing in the state. Called for each packet, so it must be
+    /// cheap.
     pub(super) fn is_settled(&self, index: u32) -> bool {
         matches!(self.state, Handshake::Confirmed { session } if session.index == index) && !self.is_rejected
     }
 
-    /// Whether an initiation goes out with the next tick because of a request.
+    /// Whether an initiation is sent with the next tick because of a request.
     pub(super) const fn is_requested(&self) -> bool {
         self.is_requested
     }
 
-    /// Whether a request would start something new: no handshake is in progress, requested, rejected or given up.
+    /// Whether a request would have an effect: no handshake is requested or in progress, and the last one was neither
+    /// rejected nor given up.
     pub(super) const fn may_be_requested(&self) -> bool {
         !self.is_requested && !self.is_rejected && self.initiated_since().is_none() && self.gave_up().is_none()
     }
 
-    /// Whether this end initiates now, in addition to boringtun's repetitions. `state` is what was reported last.
+    /// Whether this end initiates a handshake now, in addition to boringtun's repetitions. `state` is the state that
+    /// was reported last.
     pub(super) fn is_due(&self, now: Instant, policy: &Policy, traffic: &Traffic, state: LinkState) -> bool {
         let is_past = |since: Option<Instant>, timeout| since.is_some_and(|since| elapsed(since, now) >= timeout);
         match self.state {
@@ -453,8 +468,8 @@ impl Handshakes {
         }
     }
 
-    /// The state to report, after `before`. `Unreachable` and `AuthenticationFailed` last until a handshake succeeds.
-    /// The owner reports `NoEndpoint` in the place of `Idle` where it knows no endpoint.
+    /// The state of the link to report, where `before` is the last one. `Unreachable` and `AuthenticationFailed` last
+    /// until a handshake succeeds. If the owner knows no endpoint, it reports `NoEndpoint` instead of `Idle`.
     pub(super) fn link_state(&self, before: LinkState, now: Instant, policy: &Policy) -> LinkState {
         let (has_session, initiated) = (self.session().is_some(), self.initiated_since());
         let is_overdue = initiated.is_some_and(|since| elapsed(since, now) >= policy.unreachable_timeout());

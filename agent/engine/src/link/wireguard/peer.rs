@@ -1,4 +1,4 @@
-//! One WireGuard peer over boringtun: session state, endpoint, counters. The states of its handshakes are in
+//! One WireGuard peer over boringtun: its session state, endpoint and counters. The states of its handshakes are in
 //! [`handshake`](super::handshake), the work of its timers in [`upkeep`].
 
 mod upkeep;
@@ -19,10 +19,10 @@ use tombolo_proto::config::Link;
 use tombolo_proto::id::AgentId;
 use tombolo_proto::status::LinkState;
 
-/// Bytes that sealing adds: header 16, tag 16. boringtun panics if the slot has no room for them.
+/// Bytes that encryption adds: 16 of the header and 16 of the tag. boringtun panics if the slot has no room for them.
 const OVERHEAD: usize = 32;
 
-/// Length of an initiation, the longest handshake message, bytes.
+/// Length of an initiation, the longest handshake message, in bytes.
 const MAX_HANDSHAKE_LEN: usize = 148;
 
 /// Message types, the first byte of a WireGuard message.
@@ -30,49 +30,49 @@ const INITIATION: u8 = 1;
 const RESPONSE: u8 = 2;
 const DATA: u8 = 4;
 
-/// Packets that wait for a handshake. A flow sends few packets before its first answer.
+/// Largest number of packets that wait for a handshake. A flow sends few packets before its first answer.
 const MAX_WAITING: usize = 64;
 
-/// Least time between handshakes that datagrams of unknown sessions bring about: anybody can send such datagrams.
+/// Least time between two handshakes that datagrams of unknown sessions cause. Anybody can send such datagrams.
 const RESTART_INTERVAL: Duration = Duration::from_secs(1);
 
-/// An endpoint that the peer has sent from this recently is not replaced by a newly configured one.
+/// An endpoint from which the peer has sent within this time is not replaced by a newly configured one.
 const ROAMED_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What boringtun made of a datagram.
+/// The result of decrypting a datagram.
 pub(super) enum Reply {
-    /// A packet of this length, at the front of the output.
+    /// A packet of this length in bytes, at the front of the output.
     Packet(usize),
     /// This many bytes of the output are a message for the sender of the datagram.
     Send(usize),
-    /// Handled: a keepalive.
+    /// The datagram was a keepalive or a handshake message that needs no answer.
     Nothing,
-    /// Data of an unknown session.
+    /// The datagram is data of a session that this end does not have.
     NoSession,
-    /// Dropped for this reason.
+    /// The datagram was dropped, for this reason.
     Refused(DropReason),
 }
 
-/// One peer.
+/// One WireGuard peer, with its session state once it is used.
 pub(super) struct Peer {
-    /// Its position in the configuration.
+    /// The position of its link in the configuration.
     pub(super) index: LinkIndex,
     config: Link,
-    /// Made by the first use: it costs 19 KB and a Diffie-Hellman.
+    /// boringtun's state. It is created by the first use, because it costs 19 KB and a Diffie-Hellman operation.
     tunn: Option<Box<Tunn>>,
     handshakes: Handshakes,
     traffic: Traffic,
-    /// The state as reported last.
+    /// The state that was reported last.
     state: LinkState,
-    /// Where datagrams for the peer go.
+    /// The path on which datagrams for the peer are sent.
     endpoint: Option<Path>,
-    /// Where the last datagram that verified came from, and which address of this host it came to: the source of
-    /// answers.
+    /// The path of the last datagram that verified: its source, and the address of this host to which it came, from
+    /// which answers are sent.
     heard: Option<Path>,
     last_tx: Option<Instant>,
-    /// A packet was dropped because no endpoint is known.
+    /// Whether a packet was dropped because no endpoint is known.
     is_endpoint_missing: bool,
-    /// Lengths of the packets in boringtun's queue, oldest first.
+    /// Lengths in bytes of the packets in boringtun's queue, oldest first.
     waiting: VecDeque<usize>,
     rx_bytes: u64,
     tx_bytes: u64,
@@ -81,7 +81,8 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// A peer without session state. `heard` is the endpoint that it sent from before this agent restarted.
+    /// Creates a peer without session state. `heard` is the endpoint from which it sent before this agent restarted. It
+    /// has precedence over the configured endpoint, which may be out of date.
     pub(super) fn new(link: &Link, heard: Option<SocketAddr>) -> Self {
         Self {
             index: LinkIndex(0),
@@ -102,28 +103,29 @@ impl Peer {
         }
     }
 
+    /// The name of the peer in the configuration.
     pub(super) fn name(&self) -> &AgentId {
         &self.config.peer
     }
 
-    /// Whether there is session state.
+    /// Whether boringtun's session state exists; it does from the first use until [`close`](Self::close).
     pub(super) fn is_open(&self) -> bool {
         self.tunn.is_some()
     }
 
-    /// Makes session state if there is none.
+    /// Creates boringtun's session state if there is none.
     pub(super) fn ensure_open(&mut self, identity: &mut Identity, slot: usize) {
         if self.tunn.is_none() {
             self.tunn = Some(Box::new(identity.tunn(&self.config, slot)));
         }
     }
 
-    /// Where the last datagram that verified came from.
+    /// The endpoint from which the last datagram that verified came; at first that of before the restart.
     pub(super) fn heard(&self) -> Option<SocketAddr> {
         self.heard.map(|path| path.remote)
     }
 
-    /// Where datagrams for the peer go.
+    /// The path on which datagrams for the peer are sent; `None`: no endpoint is known.
     pub(super) fn endpoint(&self) -> Option<Path> {
         self.endpoint
     }
@@ -136,13 +138,16 @@ impl Peer {
         Policy::of(&self.config)
     }
 
-    /// The kernel sends nothing from this address any more: it chooses the source itself until the peer uses one again.
+    /// Records that the kernel does not send from `local` any more. The kernel chooses the source address itself, until
+    /// the peer sends to an address of this host again.
     pub(super) fn source_unavailable(&mut self, local: IpAddr) {
         for path in [&mut self.endpoint, &mut self.heard].into_iter().flatten() {
             path.local = path.local.filter(|l| *l != local);
         }
     }
 
+    /// The state of the session: up if the peer has proven to hold the keys of one, otherwise connecting if an
+    /// initiation is unanswered.
     pub(super) fn session(&self) -> SessionState {
         if self.handshakes.session().is_some() {
             return SessionState::Up;
@@ -153,12 +158,12 @@ impl Peer {
         })
     }
 
-    /// Whether datagrams for the peer go there.
+    /// Whether datagrams for the peer are sent to `remote`.
     pub(super) fn is_at(&self, remote: SocketAddr) -> bool {
         self.endpoint.is_some_and(|path| path.remote == remote)
     }
 
-    /// Drops session state and the packets that wait for a session. A requested handshake stays requested.
+    /// Drops boringtun's session state, and the packets that wait for a session. A requested handshake stays requested.
     pub(super) fn close(&mut self, now: Instant, events: &mut TransportEvents) {
         self.reset(Event::Closed, now, events);
     }
@@ -169,7 +174,7 @@ impl Peer {
         self.handle(event, now, events);
     }
 
-    /// Passes an event to the state machine, and does as it says.
+    /// Passes an event to the state machine, and carries out its action.
     fn handle(&mut self, event: Event, now: Instant, events: &mut TransportEvents) {
         match self.handshakes.handle(event, now) {
             Action::None => {}
@@ -180,14 +185,15 @@ impl Peer {
         }
     }
 
-    /// Takes a new configuration. Session state stays unless a key changed.
+    /// Applies a new configuration of the same link. Session state stays unless the public key or the preshared key has
+    /// changed.
     pub(super) fn reconfigure(&mut self, link: &Link, now: Instant, events: &mut TransportEvents) {
         let is_other_peer = link.public_key != self.config.public_key;
         let is_other_secret = link.preshared_key != self.config.preshared_key;
         let is_moved = link.endpoint.is_some() && link.endpoint != self.config.endpoint;
         if is_other_peer || is_other_secret {
-            // The two ends change their keys at different times. Each initiates at once: the later one succeeds, or
-            // fails for good.
+            // The two ends change their keys at different times. Each end initiates at once: the end that changes later
+            // succeeds. If the keys differ permanently, both fail and report it.
             let request = self.is_open() || link.always_on;
             self.reset(Event::KeyChanged { request }, now, events);
         }
@@ -209,7 +215,7 @@ impl Peer {
         self.evaluate(now, events);
     }
 
-    /// Whether a handshake was requested, and it is known where to send it.
+    /// Whether a handshake was requested and an endpoint is known.
     pub(super) fn is_handshake_requested(&self) -> bool {
         self.handshakes.is_requested() && self.endpoint.is_some()
     }
@@ -219,8 +225,8 @@ impl Peer {
         self.handshakes.may_be_requested() && self.endpoint.is_some()
     }
 
-    /// Starts a handshake with the next tick. Returns `false`, and does nothing, while one is in progress, or after one
-    /// failed.
+    /// Requests a handshake, which starts with the next tick. Returns `false`, and does nothing, if no endpoint is
+    /// known, a handshake is requested or in progress, or the last one failed.
     pub(super) fn request_session(&mut self, now: Instant) -> bool {
         let is_new = self.may_request_session();
         if is_new {
@@ -229,21 +235,23 @@ impl Peer {
         is_new
     }
 
-    /// Sets the endpoint at which another lane has received from the peer. While the address is the same, the port
-    /// stays as this lane has learned it: behind a NAT it may differ from the configured one.
+    /// Takes over the peer's endpoint that another lane has learned from received datagrams. If only the port differs,
+    /// nothing changes: behind a NAT the port that this lane has learned may differ from the expected one.
     pub(super) fn set_endpoint(&mut self, to: SocketAddr) {
         if self.endpoint.map(|e| e.remote.ip()) != Some(to.ip()) {
             self.endpoint = Some(to.into());
         }
     }
 
-    /// Whether a handshake may start because the peer seems to use a session that this end has lost.
+    /// Whether a handshake may start because the peer seems to use a session that this end has lost: there is no
+    /// session, no handshake is in progress, and the last datagram was sent a second ago or earlier.
     pub(super) fn may_restart(&self, now: Instant) -> bool {
         let is_rested = |at| now.saturating_duration_since(at) >= RESTART_INTERVAL;
         !self.traffic.can_seal && self.handshakes.initiated_since().is_none() && self.last_tx.is_none_or(is_rested)
     }
 
-    /// Sends an initiation, also while a handshake is in progress.
+    /// Writes an initiation into `tx`, even while another handshake is in progress. Does nothing without session state
+    /// or endpoint.
     pub(super) fn initiate(&mut self, now: Instant, tx: &mut impl TransmitSink, events: &mut TransportEvents) {
         let to = self.next_target(now);
         let (Some(tunn), Some(to)) = (self.tunn.as_mut(), to) else {
@@ -263,7 +271,7 @@ impl Peer {
         self.last_tx = Some(now);
     }
 
-    /// Seals a packet. `None`: there is no session.
+    /// Encrypts a packet into `tx`. `None`: there is no session, and nothing was done with the packet.
     pub(super) fn seal(
         &mut self,
         packet: &[u8],
@@ -285,7 +293,7 @@ impl Peer {
                 self.traffic.first_unanswered_tx.get_or_insert(now);
                 Some(Sealed::Sent)
             }
-            // Without a session boringtun has put the packet into its queue.
+            // boringtun has found no valid session, and has put the packet into its own queue.
             _ => {
                 self.session_lost(now);
                 self.waiting.push_back(packet.len());
@@ -299,7 +307,8 @@ impl Peer {
         self.handshakes.handle(Event::SessionLost, now);
     }
 
-    /// Queues a packet for the session that a handshake will bring, and starts the handshake.
+    /// Queues a packet for the session that a handshake will bring, and starts the handshake unless one is in progress.
+    /// The packet is dropped if no endpoint is known or the queue is full.
     pub(super) fn wait(
         &mut self,
         packet: &[u8],
@@ -321,7 +330,7 @@ impl Peer {
             MAX_HANDSHAKE_LEN.max(packet.len() + OVERHEAD),
         );
         match tunn.encapsulate(packet, slot) {
-            // boringtun had a session after all.
+            // boringtun has a session that this state machine does not know of yet.
             TunnResult::WriteToNetwork(message) if kind_of(message) == DATA => {
                 let len = message.len();
                 tx.commit(len);
@@ -342,7 +351,7 @@ impl Peer {
         Sealed::Sent
     }
 
-    /// Sends the packets that waited for a session, if there is one.
+    /// Encrypts the packets that waited for a session into `tx`, if there is a session now.
     pub(super) fn flush(&mut self, now: Instant, tx: &mut impl TransmitSink) {
         if self.waiting.is_empty() || !self.traffic.can_seal {
             return;
@@ -364,7 +373,8 @@ impl Peer {
         self.last_tx = Some(now);
     }
 
-    /// Takes a datagram for this peer. `output` must have room for the datagram, and for a handshake message.
+    /// Handles a datagram for this peer from the path `from`. `output` must be at least as long as the datagram, and as
+    /// a handshake message. A datagram that verifies makes `from` the peer's endpoint, unless it is an initiation.
     pub(super) fn receive(
         &mut self,
         datagram: &[u8],
@@ -382,7 +392,7 @@ impl Peer {
             TunnResult::WriteToTunnelV6(packet, _) => Reply::Packet(packet.len()),
             TunnResult::WriteToNetwork(message) => Reply::Send(message.len()),
             TunnResult::Done => Reply::Nothing,
-            // M8, G11: the peer answers, and not with our preshared key.
+            // M8, G11: the peer responds, but its preshared key is another one.
             TunnResult::Err(WireGuardError::InvalidAeadTag) if kind == RESPONSE && self.is_target(from) => {
                 self.handle(Event::Rejected, now, events);
                 self.evaluate(now, events);
@@ -406,11 +416,11 @@ impl Peer {
                 }
                 self.received(index_at(datagram, 4), from, now, events);
             }
-            // The response to our initiation verified. A cookie reply is no data and proves nothing.
+            // The response to this end's initiation verified. A cookie reply is not data and proves nothing.
             (RESPONSE, Reply::Send(_)) if kind_of(output) == DATA => {
                 self.received(index_at(datagram, 8), from, now, events);
             }
-            // Nothing is learned from an initiation, as it may be a replay by somebody else.
+            // An initiation does not move the endpoint, because somebody else may have replayed it.
             (INITIATION, Reply::Send(_)) if kind_of(output) == RESPONSE => {
                 self.handle(Event::ResponseSent, now, events);
                 self.evaluate(now, events);
@@ -426,10 +436,11 @@ impl Peer {
             .is_some_and(|target| target.remote == from.remote)
     }
 
-    /// A datagram verified on the session with this index: the peer has its keys, and is where it sent from (D18).
+    /// Records that a datagram verified on the session with this index: the peer holds the session's keys, and its
+    /// endpoint is where the datagram came from (D18).
     fn received(&mut self, session: u32, from: Path, now: Instant, events: &mut TransportEvents) {
         (self.traffic.last_rx, self.traffic.first_unanswered_tx) = (Some(now), None);
-        // Nearly every packet ends here.
+        // Nearly every packet ends here, so the rest of the function may be slow.
         if self.handshakes.is_settled(session) && self.endpoint == Some(from) && self.heard == Some(from) {
             return;
         }
@@ -444,12 +455,12 @@ impl Peer {
     }
 }
 
-/// The type of a WireGuard message; 0 for an empty one.
+/// The type of a WireGuard message, i.e. its first byte; 0 for an empty one.
 fn kind_of(message: &[u8]) -> u8 {
     message.first().copied().unwrap_or(0)
 }
 
-/// The session index at this position of a message; 0 where the message ends before.
+/// The session index at byte `at` of a message; 0 if the message is shorter.
 fn index_at(message: &[u8], at: usize) -> u32 {
     let bytes = message.get(at..).and_then(<[u8]>::first_chunk);
     bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes))

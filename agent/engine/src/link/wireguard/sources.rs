@@ -1,27 +1,28 @@
-//! Limits the handshakes that an address may begin: token buckets by source address, in bounded memory.
+//! Limits the handshakes that a source address may initiate, by token buckets in bounded memory.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Handshakes that an address may begin at once: this many agents behind one NAT may start together.
+/// Number of handshakes that an address may initiate at once: so many agents behind one NAT may start together.
 const BURST: u32 = 200;
 
 /// Time in which an address gets another token: 50 handshakes per second.
 const REFILL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Number of buckets; 64 KB. Addresses share a bucket by a keyed hash, so that nothing is evicted, and nobody can
-/// choose an address that shares the bucket of another.
+/// Number of buckets, which need 64 KB. A keyed hash maps addresses to buckets. So no bucket is ever evicted, and
+/// nobody can choose an address that shares the bucket of another.
 const BUCKETS: usize = 4096;
 
 /// Token buckets by source address.
 pub(super) struct Sources {
     hasher: RandomState,
-    /// When each bucket is full again; a time in the past means that it is full.
+    /// Time at which each bucket is full again; a bucket with a time in the past, or none, is full.
     full_at: Vec<Option<Instant>>,
 }
 
 impl Sources {
+    /// Creates full buckets, with a random key for the hash.
     pub(super) fn new() -> Self {
         Self {
             hasher: RandomState::new(),
@@ -29,7 +30,7 @@ impl Sources {
         }
     }
 
-    /// Takes a token. Returns `false` if the bucket is empty.
+    /// Takes a token from the bucket of this source. Returns `false` if the bucket is empty.
     pub(super) fn take(&mut self, source: IpAddr, now: Instant) -> bool {
         #[expect(clippy::cast_possible_truncation, reason = "any bits of the hash will do")]
         let slot = self.hasher.hash_one(network_of(source)) as usize % BUCKETS;
@@ -37,6 +38,7 @@ impl Sources {
             return false;
         };
         let full = full_at.map_or(now, |t| t.max(now));
+        // The bucket is empty if it needs longer than the time of `BURST` tokens to be full again.
         if full + REFILL_INTERVAL > now + REFILL_INTERVAL * BURST {
             return false;
         }
@@ -45,7 +47,8 @@ impl Sources {
     }
 }
 
-/// The network that counts as one source: an IPv4 address, or an IPv6 /64, as a host can use all addresses of its /64.
+/// The network that counts as one source: an IPv4 address, or an IPv6 /64, because a host can use all addresses of its
+/// /64. An IPv4-mapped address counts as the IPv4 address.
 pub(in crate::link) fn network_of(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V4(a) => IpAddr::V4(a),
@@ -69,7 +72,7 @@ mod tests {
         let later = now + REFILL_INTERVAL * 3;
         let taken = (0..BURST).filter(|_| sources.take(source, later)).count();
         assert_eq!(taken, 3);
-        // Other addresses have buckets of their own; one of twenty may share the empty one by chance.
+        // Other addresses have other buckets; one of twenty may share the empty bucket by chance.
         let others = (0..20u8)
             .filter(|i| sources.take(IpAddr::from([192, 0, 2, *i]), now))
             .count();

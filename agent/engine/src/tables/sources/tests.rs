@@ -1,4 +1,4 @@
-//! One lookup against loops over lists.
+//! Compares the one lookup of [`Sources`] with plain loops over lists of prefixes.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use super::*;
@@ -32,7 +32,7 @@ fn link(peer: usize, gateway: bool, sources: &[IpNet]) -> Link {
     }
 }
 
-/// Prefixes of 10.0.0.0/28 to /32, and some that contain all of that.
+/// Prefixes within 10.0.0.0/28, of length 28 to 32, and some that contain all of them.
 fn prefixes() -> impl Strategy<Value = Vec<IpNet>> {
     let near = (0_u8..16, 28_u8..=32).prop_map(|(last, length)| (last, length));
     let one = prop_oneof![6 => near, 1 => (Just(0), prop_oneof![Just(0_u8), Just(1), Just(8)])];
@@ -70,7 +70,7 @@ proptest! {
             found.flat_map(|(_, sources)| sources.clone()).collect()
         };
         let (same, foreign) = (of_others(true), of_others(false));
-        // What a site announces is as good as what another VNet's gateway says only where gateways stand in for each other.
+        // Routes of a site count as much as routes of a VNet only on links to gateways, which replace each other.
         let (trusted, rest) = match gateway {
             true => ([&of_vnets[..], &of_sites].concat(), vec![]),
             false => (of_vnets, of_sites),
@@ -78,7 +78,7 @@ proptest! {
         for last in 0..16_u8 {
             let a = IpAddr::from([10, 0, 0, last]);
             let is_in = |set: &[IpNet]| longest(set, a).is_some();
-            // Of two claims the longer one, and of equal ones the learned.
+            // A learned prefix wins against one of the same kind if it is longer or equally long.
             let claimed = is_in(&trusted) && longest(&trusted, a) >= longest(&same, a) || is_in(&rest) && !is_in(&same);
             let allowed = is_in(&own) || claimed && !is_in(&spaces) && !is_in(&foreign);
             prop_assert_eq!(sources.contains(a), allowed, "{} of {:?}", a, sources);

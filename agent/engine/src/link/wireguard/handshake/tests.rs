@@ -15,7 +15,7 @@ fn path(port: u16) -> Path {
     SocketAddr::from(([192, 0, 2, 1], port)).into()
 }
 
-/// The same facts as independent flags, each with its own rules: what the state machine is compared with.
+/// The states as independent flags, each with its own rules. The tests compare the state machine with this model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Flags {
     initiated: Option<Instant>,
@@ -115,7 +115,7 @@ impl Flags {
     }
 }
 
-/// Every state, with everything in it that makes a difference.
+/// All states, with each combination of contents that makes a difference.
 fn all_states(now: Instant) -> Vec<Handshakes> {
     let (at, session) = (
         Some(now - ms(100)),
@@ -219,7 +219,7 @@ fn every_event_in_every_state_has_the_effect_of_the_flags() {
     }
 }
 
-/// The table of the module's documentation.
+/// Checks the table of the module's documentation, cell by cell.
 #[test]
 fn every_event_leads_to_the_documented_state() {
     let now = Instant::now();
@@ -264,7 +264,7 @@ fn every_event_leads_to_the_documented_state() {
     }
 }
 
-/// A renewal that the peer rejects, or ignores, does no harm to the session of before.
+/// A renewal that the peer rejects or ignores does no harm to the earlier session.
 #[test]
 fn a_session_survives_its_renewal() {
     let now = Instant::now();
@@ -280,7 +280,7 @@ fn a_session_survives_its_renewal() {
             (None, is_rejected)
         );
         assert_eq!(handshakes.is_settled(OLD), !is_rejected);
-        // After a rejection, data of the old session does not stop the handshakes that may bring the new one.
+        // After a rejection, data of the earlier session does not end the handshakes that may bring a new one.
         handshakes.handle(Event::InitiationSent(path(1)), now);
         handshakes.handle(Event::Proven(OLD), now);
         assert_eq!(handshakes.initiated_since().is_some(), is_rejected);
@@ -336,7 +336,7 @@ fn initiations_are_repeated_three_times_beside_boringtuns_own() {
 }
 
 proptest! {
-    /// Any sequence of events, with any time between them: the state machine and the flags agree about everything.
+    /// After any sequence of events, with any time between them, the state machine and the flags agree.
     #[test]
     fn any_sequence_of_events_has_the_effect_of_the_flags(
         steps in proptest::collection::vec((0..all_events().len(), 0u64..20_000), 1..60),

@@ -1,4 +1,4 @@
-//! What a peer does as time passes: boringtun's timers, handshakes, keepalives, and the state that is reported.
+//! The work of a peer's timers: boringtun's timers, handshakes, keepalives, and the state that is reported.
 
 use super::{Event, INITIATION, MAX_HANDSHAKE_LEN, Peer, kind_of};
 use crate::buffer::{Path, TransmitSink};
@@ -11,12 +11,13 @@ use boringtun::noise::errors::WireGuardError;
 use std::time::{Duration, Instant};
 use tombolo_proto::status::{LinkState, LinkStatus};
 
-/// Both ends of an `always_on` link with a session send at least this often, a keepalive if nothing else. The other end
+/// Longest time without a datagram on an `always_on` link with a session: then each end sends a keepalive. The peer
 /// tolerates two lost ones ([`SILENCE_TIMEOUT`]).
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
 impl Peer {
-    /// Runs boringtun's timers and ours; call every 200 ms.
+    /// Runs boringtun's timers and those of this module. The owner calls it every 200 ms. Does nothing without session
+    /// state.
     pub(in super::super) fn tick(&mut self, now: Instant, tx: &mut impl TransmitSink, events: &mut TransportEvents) {
         let Some(tunn) = self.tunn.as_mut() else { return };
         let mut message = [0; MAX_HANDSHAKE_LEN];
@@ -55,22 +56,23 @@ impl Peer {
         self.evaluate(now, events);
     }
 
-    /// Where the next initiation goes: to the endpoint, and after an unanswered one to the next known address. Packets
-    /// follow to that address unless they have a session that works.
+    /// The path for the next initiation: the endpoint, and after an unanswered initiation the next of the known
+    /// addresses. Packets move to the same path, unless they have a session that works.
     pub(super) fn next_target(&mut self, now: Instant) -> Option<Path> {
         if self.handshakes.initiated_since().is_none() {
             return self.endpoint;
         }
         let last = self.handshakes.target().or(self.endpoint);
         let configured = self.configured_endpoint();
-        // The address of ours that the peer used may lead nowhere any more: try any of ours as well.
+        // The address of this host to which the peer sent may not work any more, so the peer is also tried from any
+        // address.
         let from_any = self.heard.map(|path| Path::from(path.remote));
         let from_any = from_any.filter(|path| ![self.heard, configured].contains(&Some(*path)));
         let known = [self.heard, configured, from_any];
         let next = known.iter().position(|path| *path == last).map_or(1, |at| at + 1);
         let target = known.iter().cycle().skip(next).take(known.len()).find_map(|path| *path);
         let target = target.or(self.endpoint);
-        // A lost handshake says nothing against a session that brought something lately.
+        // A lost handshake does not show that the session is broken, if the session brought data lately.
         let is_recent = |at| now.saturating_duration_since(at) < SILENCE_TIMEOUT;
         let works = self.traffic.can_seal && self.traffic.last_rx.is_some_and(is_recent);
         if !works {
@@ -79,7 +81,7 @@ impl Peer {
         target
     }
 
-    /// Sends a keepalive if nothing was sent lately.
+    /// Sends a keepalive if nothing was sent to the peer within [`KEEPALIVE_INTERVAL`].
     fn keep_alive(&mut self, now: Instant, tx: &mut impl TransmitSink) {
         let is_recent = |at| now.saturating_duration_since(at) < KEEPALIVE_INTERVAL;
         let (Some(tunn), Some(to)) = (self.tunn.as_mut(), self.endpoint) else {
@@ -95,7 +97,7 @@ impl Peer {
         }
     }
 
-    /// Reports the state if it has changed.
+    /// Reports the link as up or down if its state has changed accordingly.
     pub(super) fn evaluate(&mut self, now: Instant, events: &mut TransportEvents) {
         let mut state = self.handshakes.link_state(self.state, now, &self.policy());
         let is_needed = self.is_endpoint_missing || self.config.always_on;
@@ -111,12 +113,12 @@ impl Peer {
             LinkState::Unreachable | LinkState::AuthenticationFailed | LinkState::NoEndpoint => {
                 events.queue.push_back(TransportEvent::Down(peer, None));
             }
-            // Neither means that the link cannot be used.
+            // Neither state means that the link has failed.
             LinkState::Idle | LinkState::Connecting => {}
         }
     }
 
-    /// The status; `None`: never used.
+    /// The status of the link at `now`. `None`: the link was never used and need not be kept up.
     pub(in super::super) fn status(&self, now: Instant) -> Option<LinkStatus> {
         if !self.is_open() && !self.config.always_on && self.state == LinkState::Idle && self.tx_packets == 0 {
             return None;
