@@ -97,7 +97,7 @@ pub fn tags_of_function(line: &str) -> Vec<String> {
 }
 
 /// The path from the root and the text of each UTF-8 file below the root that may cite something, ordered by path. Folders of
-/// [`SKIPPED`], symbolic links and `Cargo.lock` are left out.
+/// `SKIPPED`, symbolic links and `Cargo.lock` are left out.
 ///
 /// # Panics
 /// If a folder cannot be read.

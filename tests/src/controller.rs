@@ -33,7 +33,7 @@ impl Controller {
     /// port of loopback. Its log is appended to `controller.log` in the data directory, which must exist.
     ///
     /// # Panics
-    /// If the program is not built, cannot start, ends, or does not answer within [`START_TIMEOUT`].
+    /// If the program is not built, cannot start, ends, or does not answer within `START_TIMEOUT`.
     pub async fn start(data: &Path, listen: Option<SocketAddr>) -> Self {
         Self::start_with(data, listen, &[]).await
     }

@@ -213,7 +213,7 @@ impl Hostile {
         })
     }
 
-    /// For `time`, opens a QUIC connection, sends [`PACKETS_PER_CONNECTION`] packets over it and closes it, again and
+    /// For `time`, opens a QUIC connection, sends `PACKETS_PER_CONNECTION` packets over it and closes it, again and
     /// again, and blocks meanwhile. An attempt that the peer does not answer within 50 ms is closed too, and does not
     /// count.
     ///
