@@ -19,7 +19,7 @@ use tombolo_topology::topology::Topology;
 /// The longest delay of a message, a compilation or a change of tables, in steps of the clock.
 const MAX_DELAY: u64 = 8;
 
-/// Steps between an agent's attempts to open a stream. Shorter than [`MAX_DELAY`], so attempts overlap messages in flight.
+/// Steps between an agent's attempts to open a stream.
 const RECONNECT_INTERVAL: u64 = 5;
 
 /// Steps without a fault after which every agent must run its newest configuration. A push takes a few delays of at most
