@@ -35,8 +35,8 @@ async fn a_super_prefix_lets_a_site_speak_for_nobody_else() -> Result<()> {
     for source in own.iter().chain(&spoke_strangers) {
         send_as(&w, "loc1-ce1", source, to_spoke).await?;
     }
-    // The gateway drops sources of the VNets that it serves, and the VM drops sources of its own VNet's peers, which the
-    // gateway cannot tell apart. The drops prove that the packets which must not arrive were sent and received.
+    // The gateway drops sources of its own VNet and of the spoke. It does not know the peered VNet, so the VM drops sources of that
+    // one. The drops prove that the packets which must not arrive were sent and received.
     let end = Instant::now() + ROUTES_TIMEOUT;
     loop {
         let after = (spoofed(&w, "hub-vpn").await?, spoofed(&w, "hub-vm").await?);

@@ -17,7 +17,7 @@ async fn connections_that_flap_while_a_peering_ends_stop_nobody() -> Result<()> 
         w.join("hub", spoke).await?;
         w.reach(&format!("{spoke}-vm"), "hub-vm").await?;
     }
-    // The hostile agent has the last link in the hub's list: with the removed link, its index lies beyond the end of the list.
+    // The hostile agent has the last link in the hub's list, so that no link has its index after the removal.
     ensure!(w.stop_agent("spoke-b-vm")?, "the agent had to be killed");
     let (netns, state) = (w.hosts().netns("spoke-b-vm"), w.agent_dir("spoke-b-vm")?);
     let mut hostile = inside(&netns, || Hostile::new(&state, "hub-vm"))??;
