@@ -1,5 +1,6 @@
-//! Two hostile agents advertise a few sets of routes in turn at a high rate: a VM of a peered VNet, which may advertise no routes, and
-//! the gateway of a VPN connection with BGP, which may. Their peers rebuild their lookup tables a few times, not for each message.
+//! Two hostile agents advertise a few sets of routes in turn at a high rate: a VM of a peered VNet, which may advertise no
+//! routes, and the gateway of a VPN connection with BGP, which may. Their peers rebuild their lookup tables a few times,
+//! not for each message.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -64,18 +65,18 @@ resources:
     other-to-hub: {virtualNetworkGateway1: other-gw, virtualNetworkGateway2: hub-gw, sharedKey: AnotherForThese, enableBgp: true}
 ";
 
-/// Messages per second of each attacker, and the duration of the attack.
+/// Route tables that each attacker advertises in a second. It is far above the receiver's pace of at most ten rebuilds a second.
 const RATE: u32 = 2000;
 const ATTACK_TIME: Duration = Duration::from_secs(5);
 
-/// Limit for rebuilds during the attack: the pace of one sender allows eight in the first ten seconds, and changes of links cause a
-/// few more.
+/// Limit for rebuilds during the attack: the pace of one sender allows eight in the first ten seconds, and changes of links
+/// cause a few more.
 const MAX_REBUILDS: u64 = 14;
 
-/// Limit for new log lines during the attack: the log limiter writes a few of each kind.
+/// Limit for new log lines during the attack: the log limiter writes at most five of a kind in ten seconds.
 const MAX_LOG_LINES: usize = 40;
 
-/// A number in an agent's view, by JSON pointer.
+/// The number at a JSON pointer of an agent's view. Fails if there is none.
 async fn number(w: &World, host: &str, at: &str) -> Result<u64> {
     let view: Value = w.agent_view(host).await?;
     let number = view.pointer(at).and_then(Value::as_u64);
@@ -101,7 +102,7 @@ async fn tables_that_change_all_the_time_are_built_a_few_times() -> Result<()> {
     w.reach_within("hub-vm", "other-vm", Duration::from_secs(10)).await?;
     let mut neighbour = hostile(&w, "branch-gw", "hub-gw")?;
     let mut vm = hostile(&w, "spoke-vm", "hub-vm")?;
-    // The neighbour may advertise routes, and they are applied.
+    // The test proves something only if the gateway does apply this neighbour's routes before the attack.
     let applied = number(&w, "hub-gw", "/routeAdvertisements/applied").await?;
     let mut neighbour = tokio::task::spawn_blocking(move || {
         let first = &tables(65_030, 1)[..1];
@@ -139,7 +140,8 @@ async fn tables_that_change_all_the_time_are_built_a_few_times() -> Result<()> {
         let written = lines(&w, host)?.saturating_sub(lines_before);
         ensure!(written <= MAX_LOG_LINES, "{host} wrote {written} lines");
     }
-    // The neighbour's advertisements were processed, the VM's refused.
+    // The counters show that both attacks arrived: the hub's gateway processed the neighbour's tables, the VM refused its
+    // peer's.
     ensure!(number(&w, "hub-gw", "/routeAdvertisements/received").await? > 500);
     ensure!(number(&w, "hub-vm", "/routeAdvertisements/refused").await? > 500);
     w.down()

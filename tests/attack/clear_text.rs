@@ -1,5 +1,6 @@
-//! Packets with overlay addresses never enter the underlay in clear text (D22). The senders are a VM, a container behind a published
-//! port, and an appliance. All wires of the underlay are watched while peerings are added and deleted and agents crash.
+//! Packets with overlay addresses never enter the underlay in clear text (D22). The senders are a VM, a container behind a
+//! published port, and an appliance. All wires of the underlay are watched while peerings are added and deleted and agents
+//! crash.
 
 use anyhow::{Context as _, Result, ensure};
 use std::net::{SocketAddr, UdpSocket};
@@ -16,10 +17,11 @@ use tombolo_tests::live::{FORWARDED, PING_INTERVAL, World};
 
 /// How long packets flow in each situation. The senders send every 10 ms, so each sends 40 packets.
 const PERIOD: Duration = Duration::from_millis(400);
-/// Timeout of commands, and of changes that must take effect.
+/// Timeout of each command, and of each change that must take effect.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Records source and destination of each packet with an overlay address that enters the underlay on any wire.
+/// nftables rules that record source and destination of each packet with an overlay address that enters the underlay on any
+/// wire. They are loaded in the namespace that bridges all wires.
 const WATCH: &str = "table bridge watch {
     set four { type ipv4_addr . ipv4_addr; size 1024; flags dynamic; }
     set six { type ipv6_addr . ipv6_addr; size 1024; flags dynamic; }
@@ -43,7 +45,8 @@ async fn nft(lab: &Lab, host: &str, rules: &str) -> Result<()> {
     Ok(())
 }
 
-/// The overlay packets that entered the underlay, as pairs of addresses with a count; none if there are none.
+/// The pairs of addresses of overlay packets that entered the underlay since [`WATCH`] was loaded, each with its count.
+/// None: there was no such packet.
 async fn seen(lab: &Lab) -> Result<Option<String>> {
     let done = lab
         .exec(INTERNET, &["nft", "list", "table", "bridge", "watch"], TIMEOUT)
@@ -65,13 +68,13 @@ async fn nothing_in_clear(lab: &Lab, when: &str) -> Result<()> {
     }
 }
 
-/// Sends pings from the source address that the host's kernel chooses.
+/// Sends three pings from a socket that is not bound, so the host's kernel chooses the source address. Lost pings are no error.
 async fn ping_unbound(lab: &Lab, host: &str, to: &str) -> Result<()> {
     let argv = ["ping", "-n", "-c", "3", "-i", "0.1", "-W", "0.3", to];
     lab.exec(host, &argv, TIMEOUT).await.map(drop)
 }
 
-/// A client and a server in threads. Dropping it ends them.
+/// A client and a server on UDP sockets, each in a thread. Dropping the value ends both threads.
 struct Sockets {
     stop: Arc<AtomicBool>,
     answers: Arc<AtomicU64>,
@@ -102,7 +105,7 @@ impl Sockets {
             while !ended.load(Relaxed) {
                 last = server.recv_from(&mut buffer).ok().map(|(_, from)| from).or(last);
                 if let Some(client) = last {
-                    // A refused packet counts as lost.
+                    // The kernel refuses packets while the overlay is down. For this test such a packet is merely lost.
                     let _ = server.send_to(b"answer", client);
                 }
             }
@@ -111,7 +114,7 @@ impl Sockets {
         let ask = std::thread::spawn(move || {
             let mut buffer = [0; 64];
             while !ended.load(Relaxed) {
-                // As above.
+                // As above, a refused packet is merely lost.
                 let _ = client.send_to(b"question", published);
                 if client.recv(&mut buffer).is_ok() {
                     count.fetch_add(1, Relaxed);
@@ -125,7 +128,7 @@ impl Sockets {
         })
     }
 
-    /// Waits for new replies.
+    /// Waits until the client has received five replies more. Fails after [`TIMEOUT`]; `when` names the situation in the error.
     async fn answered(&self, when: &str) -> Result<()> {
         let (before, start) = (self.answers.load(Relaxed), Instant::now());
         // The first replies may have been under way before the call.
@@ -137,7 +140,8 @@ impl Sockets {
     }
 }
 
-/// A namespace in the role of a container behind a bridge of a host. Dropping it removes the namespace.
+/// A network namespace in the role of a container behind a bridge of a host, by the namespace's name. Dropping the value
+/// removes the namespace.
 struct Container(String);
 
 impl Drop for Container {
@@ -190,7 +194,8 @@ impl Container {
     }
 }
 
-/// Traffic of a VM and of a container behind it.
+/// D22: a VM and a container on it send packets while a peering is created and deleted and while the agent crashes and
+/// stops. None enters the underlay in clear text.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vm_and_its_containers_send_nothing_in_clear_text() -> Result<()> {
     let w = World::up("clear-vm").await?;
@@ -207,7 +212,7 @@ async fn a_vm_and_its_containers_send_nothing_in_clear_text() -> Result<()> {
     w.join("spoke-a", "spoke-b").await?;
     w.reach_within(vm, peer, TIMEOUT).await?;
     sockets.answered("peered").await?;
-    // The container reaches the host's own address, and the host reaches the container.
+    // The packet filter must not drop packets between the host's overlay address and a network inside the host.
     for (from, to) in [("172.17.0.2", "10.2.0.4"), ("10.2.0.4", "172.17.0.2")] {
         let netns = if from == "172.17.0.2" {
             container.netns()
@@ -255,7 +260,8 @@ async fn a_vm_and_its_containers_send_nothing_in_clear_text() -> Result<()> {
     w.down()
 }
 
-/// Packets that an appliance's kernel forwards, without and with an Internet exit.
+/// D22: an appliance's kernel forwards packets of a spoke to a deleted peering, to an unknown prefix and to the Internet. Only
+/// translated packets to public destinations leave the host, and only with `internet_exit`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_appliance_forwards_nothing_in_clear_text() -> Result<()> {
     let w = World::up("clear-fw").await?;

@@ -1,4 +1,5 @@
-//! Clients without a certificate try to hold 10,000 idle connections at the controller's port. Agents and users are not affected.
+//! Clients without a certificate try to hold 10,000 idle connections at the controller's port. Agents and users are not
+//! affected.
 
 use crate::stranger::Attacked;
 use anyhow::{Result, ensure};
@@ -15,10 +16,11 @@ const STATES: [(&str, u64, u32); 4] = [
     ("body", 800, 100),
 ];
 
-/// Timeout of the agents' reconnection after the controller's restart.
+/// Time within which all agents must be connected again after the controller's restart, while the attack lasts.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Limit for the controller's resident memory in bytes. The connection limits of the port allow 300 MiB.
+/// Limit for the controller's resident memory in bytes. Strangers' connections may cost 300 MiB by the limits of the port;
+/// the rest is for the controller itself.
 const MAX_MEMORY: u64 = 400 << 20;
 
 async fn attack(name: &str, host: &str, addresses: &str) -> Result<()> {
@@ -42,7 +44,7 @@ async fn attack(name: &str, host: &str, addresses: &str) -> Result<()> {
     }
     attacked.others_work().await?;
     let memory = attacked.memory()?;
-    // A controller that restarts during the attack knows the agents' addresses from its store.
+    // The restarted controller has no connections yet. It must know the agents' addresses from its store to prefer them.
     attacked.world.kill_controller()?;
     attacked.world.start_controller().await?;
     attacked.world.wait_until_ready(READY_TIMEOUT).await?;
@@ -62,7 +64,7 @@ async fn attack(name: &str, host: &str, addresses: &str) -> Result<()> {
     attacked.world.down()
 }
 
-/// The attack comes from an agent's address, as from behind the same NAT gateway.
+/// The attacker has the address of agent `a`, as if both were behind one NAT gateway.
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_connections_of_an_agents_address() -> Result<()> {
     attack("one-address", "a", "").await

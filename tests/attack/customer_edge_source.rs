@@ -1,5 +1,5 @@
-//! Finding 8 of docs/security.md: with `circuitVnetToVnet`, a customer's router sends packets with source addresses of a VNet that is
-//! linked to the circuit.
+//! Finding 8 of docs/security.md: with `circuitVnetToVnet`, a customer's router sends packets with source addresses of
+//! VNets that are linked to the circuit. The circuit's edge drops these packets.
 
 use super::site::{ROUTES_TIMEOUT, answers, arrived, send_as, spoofed, watch};
 use anyhow::{Result, ensure};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tombolo_lab::Topology;
 use tombolo_tests::live::World;
 
-/// Two VNets and a site on one circuit.
+/// Two VNets and a site that are joined by one circuit, with a line at its primary edge only.
 const TOPOLOGY: &str = r#"
 name: attack
 settings: {circuitVnetToVnet: true}
@@ -72,7 +72,7 @@ async fn a_customer_speaks_for_no_linked_vnet() -> Result<()> {
     let mut topology = Topology::parse(TOPOLOGY)?;
     topology.name = "attack-edge".into();
     let w = World::of(&topology).await?;
-    // Permitted traffic: between the VNets, and between the site and each VNet.
+    // First the permitted traffic must pass: between the VNets, and between the site and each VNet.
     answers(&w, "left-vm", "right-vm").await?;
     answers(&w, "loc1-vm", "left-vm").await?;
     answers(&w, "loc1-vm", "right-vm").await?;
@@ -104,7 +104,7 @@ async fn a_customer_speaks_for_no_linked_vnet() -> Result<()> {
             "left-vm got {count} packets of the customer with the source {source}"
         );
     }
-    // Others are not affected.
+    // The attack must not have stopped permitted traffic.
     for (from, to) in [
         ("left-vm", "right-vm"),
         ("right-vm", "left-vm"),

@@ -1,5 +1,6 @@
-//! Finding 2 of docs/security.md: a site announces the hosts' underlay network, the controller's address, and the internet in two
-//! halves. Hosts keep their own routes to these, and still get configurations and revocations.
+//! Finding 2 of docs/security.md: a site announces the hosts' underlay network, the controller's address, and a default
+//! route in two halves. Hosts keep their own routes to all of these, and their agents still get configurations and
+//! revocations.
 
 use super::site::{ROUTES_TIMEOUT, TOPOLOGY, announce, answers, knows, must};
 use anyhow::{Result, ensure};
@@ -9,7 +10,7 @@ use tombolo_lab::Topology;
 use tombolo_proto::id::AgentId;
 use tombolo_tests::live::{PLAIN, World};
 
-/// The number of learned routes that an agent did not install on its host, by reason.
+/// The number of learned routes that an agent does not install in its host's kernel, by reason.
 async fn left_out(w: &World, host: &str) -> Result<BTreeMap<String, u64>> {
     let refused = w.agent_status(host).await?.refused_routes;
     let of_host = refused.into_iter().filter(|r| r.sender.is_none());
@@ -36,7 +37,7 @@ async fn a_site_takes_no_networks_from_hosts() -> Result<()> {
         knows(&w, vm, "203.0.113.10/32").await?;
         knows(&w, vm, "10.50.0.0/16").await?;
     }
-    // Each of them is left out alone, and counted by its reason.
+    // The harmless prefix, 10.50.0.0/16, is installed; each of the others is left out alone.
     let expected = BTreeMap::from([("host_connected".to_owned(), 3), ("host_default".to_owned(), 2)]);
     let end = Instant::now() + ROUTES_TIMEOUT;
     loop {

@@ -1,5 +1,6 @@
-//! Finding 1 of docs/security.md: a site announces prefixes that contain the VNets. Its routes are accepted as in Azure (G22, G24).
-//! Then it sends packets with source addresses of machines that are not its own.
+//! Finding 1 of docs/security.md: a site announces prefixes that contain the VNets. The gateway accepts these routes, as
+//! Azure's does (G22, G24). Then the site sends packets with source addresses of the VNets' machines, and agents drop these
+//! packets.
 
 use super::site::{ROUTES_TIMEOUT, TOPOLOGY, announce, answers, arrived, knows, send_as, spoofed, watch};
 use anyhow::{Result, ensure};
@@ -20,8 +21,9 @@ async fn a_super_prefix_lets_a_site_speak_for_nobody_else() -> Result<()> {
         knows(&w, vm, "10.0.0.0/8").await?;
         knows(&w, vm, "0.0.0.0/0").await?;
     }
-    // Sources to spoof: another machine of the VNet, one of a peered VNet that does not use the gateway, and one of a spoke that does.
-    // Permitted sources: addresses that are behind the site and nowhere else.
+    // The spoofed sources are another machine of the VNet, one of a peered VNet that does not use the gateway, and one of a
+    // spoke that does. The permitted sources are addresses that the configuration assigns to nobody: they may be networks
+    // of the site.
     let (strangers, own) = (["10.1.0.5", "10.4.0.4", "10.3.0.4"], ["10.77.0.1", "198.51.100.9"]);
     let (spoke_strangers, to_spoke) = (["10.3.0.9", "10.1.0.4"], "10.3.0.4");
     watch(&w, "hub-vm", &[&strangers[..], &own].concat()).await?;
@@ -33,8 +35,8 @@ async fn a_super_prefix_lets_a_site_speak_for_nobody_else() -> Result<()> {
     for source in own.iter().chain(&spoke_strangers) {
         send_as(&w, "loc1-ce1", source, to_spoke).await?;
     }
-    // Both the gateway and the VM count drops: the gateway knows the sources of its own side, the VM those of its peers. The drops
-    // prove that the packets which must not arrive were received.
+    // The gateway drops sources of its own VNet and of the spoke. It does not know the peered VNet, so the VM drops sources of that
+    // one. The drops prove that the packets which must not arrive were sent and received.
     let end = Instant::now() + ROUTES_TIMEOUT;
     loop {
         let after = (spoofed(&w, "hub-vpn").await?, spoofed(&w, "hub-vm").await?);
@@ -66,7 +68,7 @@ async fn a_super_prefix_lets_a_site_speak_for_nobody_else() -> Result<()> {
             "spoke-vm got {count} packets of the site with the source {source}"
         );
     }
-    // Others are not affected.
+    // The attack must not have stopped permitted traffic.
     for (from, to) in [
         ("loc1-vm", "hub-vm"),
         ("loc1-vm", "spoke-vm"),

@@ -1,5 +1,5 @@
-//! A hostile agent opens and closes QUIC connections while its peering is deleted. Its peer then gets events of connections whose link
-//! it has already removed, and must not crash.
+//! Finding 4 of docs/security.md: a hostile agent opens and closes QUIC connections while its peering is deleted. The agent
+//! at the other end then gets events of connections whose link it has already removed, and must not crash.
 
 use anyhow::{Result, ensure};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use tombolo_lab::host::inside;
 use tombolo_tests::hostile::Hostile;
 use tombolo_tests::live::{PING_INTERVAL, World};
 
-/// How often the peering is deleted and created again.
+/// How often the peering is deleted and created again. Each time, the deletion meets the flapping connections at another moment.
 const ROUNDS: usize = 6;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -17,7 +17,7 @@ async fn connections_that_flap_while_a_peering_ends_stop_nobody() -> Result<()> 
         w.join("hub", spoke).await?;
         w.reach(&format!("{spoke}-vm"), "hub-vm").await?;
     }
-    // The agent of the last link in the hub's list becomes hostile.
+    // The hostile agent has the last link in the hub's list, so that no link has its index after the removal.
     ensure!(w.stop_agent("spoke-b-vm")?, "the agent had to be killed");
     let (netns, state) = (w.hosts().netns("spoke-b-vm"), w.agent_dir("spoke-b-vm")?);
     let mut hostile = inside(&netns, || Hostile::new(&state, "hub-vm"))??;

@@ -1,4 +1,4 @@
-//! A hostile site for the scenarios: announces routes, and sends packets with spoofed sources.
+//! A site for the scenarios whose router turns hostile: it announces routes, and sends packets with spoofed sources.
 
 use anyhow::{Context, Result, ensure};
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use tombolo_lab::probe::Ping;
 use tombolo_proto::installed::InstalledHop;
 use tombolo_tests::live::World;
 
-/// Timeout until a change of routes has reached all agents.
+/// Time within which a change of routes must have reached all agents. It takes less than a second on an idle machine.
 pub(crate) const ROUTES_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A hub with a VPN gateway and two VMs, a spoke that uses the gateway, a peered VNet that does not, and a site with BGP.
@@ -80,18 +80,18 @@ resources:
       enableBgp: true
 "#;
 
-/// Runs a command on a host that must succeed. Returns its standard output.
+/// Runs a command in a host's namespace, and returns its standard output. Fails if the command does.
 pub(crate) async fn must(w: &World, host: &str, argv: &[&str]) -> Result<String> {
     let done = w.exec(host, argv, HELPER_TIMEOUT).await?;
     ensure!(done.code == 0, "{host}: {argv:?}: {done:?}");
     Ok(done.stdout)
 }
 
-/// Makes a site's router announce further prefixes on all of its sessions.
+/// Makes a site's router announce further prefixes on all of its BGP sessions. A second call replaces the prefixes of the first.
 pub(crate) async fn announce(w: &World, router: &str, prefixes: &[&str]) -> Result<()> {
     let routes: Vec<String> = prefixes.iter().map(|p| format!("route {p} unreachable;")).collect();
-    // BIRD must not install these routes in the router's kernel, and the site's LAN gets only a default route: the router keeps
-    // routing as before.
+    // The router must keep routing as before. So BIRD does not install these routes in the router's kernel, and the site's
+    // LAN still gets the default route only.
     let edits = [
         r#"s/export where proto = "announced" .*;/export where proto = "announced" || proto = "attack";/"#,
         r#"s/export where source ~ \[ RTS_STATIC/export where proto != "attack" \&\& source ~ [ RTS_STATIC/"#,
@@ -113,7 +113,8 @@ pub(crate) async fn announce(w: &World, router: &str, prefixes: &[&str]) -> Resu
     Ok(())
 }
 
-/// Counts packets from these sources on a host. The chain runs before all others (priority -400).
+/// Starts to count the IPv4 packets from each of these sources that a host receives. Call it once for a host. The chain
+/// runs before all others (priority -400), so a packet counts even if another chain drops it.
 pub(crate) async fn watch(w: &World, host: &str, sources: &[&str]) -> Result<()> {
     must(w, host, &["nft", "add table ip attack"]).await?;
     let chain = "add chain ip attack input { type filter hook prerouting priority -400; }";
@@ -125,7 +126,7 @@ pub(crate) async fn watch(w: &World, host: &str, sources: &[&str]) -> Result<()>
     Ok(())
 }
 
-/// The number of packets from a source that arrived since [`watch`].
+/// The number of packets from a source that a host has received since [`watch`]. Fails if the source is not watched.
 pub(crate) async fn arrived(w: &World, host: &str, source: &str) -> Result<u64> {
     let listed = must(w, host, &["nft", "list table ip attack"]).await?;
     let line = listed.lines().find(|l| l.contains(&format!("\"{source}\"")));
@@ -134,19 +135,19 @@ pub(crate) async fn arrived(w: &World, host: &str, source: &str) -> Result<u64> 
     Ok(count.context("a counter")?.parse()?)
 }
 
-/// Sends three packets from a router with the given source address.
+/// Sends three pings from a router with any source address, and waits until they have been sent. Replies are not expected.
 pub(crate) async fn send_as(w: &World, router: &str, source: &str, to: &str) -> Result<()> {
     let own = format!("{source}/32");
     must(w, router, &["ip", "addr", "add", &own, "dev", "lo"]).await?;
-    // Replies go to the owner of the address, so the command fails.
+    // The address must be local, or ping cannot use it as source.
     let ping = ["ping", "-n", "-c", "3", "-i", "0.05", "-W", "1", "-I", source, to];
-    // Whoever answers, answers somebody else.
+    // Replies go to the real owner of the address. So the command fails, and the failure means nothing.
     let _ = w.exec(router, &ping, HELPER_TIMEOUT).await?;
     must(w, router, &["ip", "addr", "del", &own, "dev", "lo"]).await?;
     Ok(())
 }
 
-/// Waits until a host's agent has a route to a prefix through its gateway.
+/// Waits until a host's agent has a route to exactly this prefix through a gateway. Fails after [`ROUTES_TIMEOUT`].
 pub(crate) async fn knows(w: &World, host: &str, prefix: &str) -> Result<()> {
     let end = Instant::now() + ROUTES_TIMEOUT;
     loop {
@@ -164,7 +165,7 @@ pub(crate) async fn knows(w: &World, host: &str, prefix: &str) -> Result<()> {
     }
 }
 
-/// Waits until all pings from one host to another are answered.
+/// Sends pings from one host to another, three at a time, until all three are answered. Fails after [`ROUTES_TIMEOUT`].
 pub(crate) async fn answers(w: &World, from: &str, to: &str) -> Result<()> {
     let end = Instant::now() + ROUTES_TIMEOUT;
     while !w.ping(from, to, Ping::UNREACHABLE).await?.all() {
@@ -173,7 +174,7 @@ pub(crate) async fn answers(w: &World, from: &str, to: &str) -> Result<()> {
     Ok(())
 }
 
-/// The number of packets that a host's agent dropped because of a spoofed source.
+/// The number of packets that a host's agent has dropped since its start because of a spoofed source.
 pub(crate) async fn spoofed(w: &World, host: &str) -> Result<u64> {
     let drops = w.agent_status(host).await?.drops;
     Ok(drops.get("spoofed_source").copied().unwrap_or_default())

@@ -1,4 +1,4 @@
-//! A lab with a controller, and strangers that attack its port: clients without a certificate (the program `stranger`).
+//! A lab whose controller is attacked by strangers: clients without a certificate (the program `stranger`).
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -15,7 +15,7 @@ use tombolo_tests::live::World;
 /// Timeout of each wait and each command.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Two agents of one VNet, and a NIC for a third.
+/// Two agents of one VNet, and a NIC for a third agent, which joins during the attack.
 fn topology(name: &str) -> Topology {
     let text = format!(
         "
@@ -57,7 +57,8 @@ impl Attacked {
         Ok(Self { world, prefixes: 1 })
     }
 
-    /// Starts a stranger on a host.
+    /// Starts the program `stranger` in a host's namespace, with further arguments separated by spaces. It attacks until
+    /// its `--seconds` are over or the value is dropped.
     pub(crate) fn stranger(&self, host: &str, arguments: &str) -> Result<Stranger> {
         let mut argv = vec![env!("CARGO_BIN_EXE_stranger").to_owned(), "--to".to_owned()];
         argv.push("203.0.113.10:8443".to_owned());
@@ -78,8 +79,8 @@ impl Attacked {
         Ok(Stranger { child, log })
     }
 
-    /// Checks that legitimate clients are served during an attack: a restarted agent gets a configuration that changed meanwhile, the
-    /// command line and REST answer, and a new agent can join.
+    /// Checks that legitimate clients can use the controller during an attack. Agent `b` is killed and started, and must get a
+    /// configuration that changed meanwhile; the command line and REST must answer; a new agent must be able to join.
     pub(crate) async fn others_work(&mut self) -> Result<()> {
         let world = &self.world;
         world.kill_agent("b")?;
@@ -160,7 +161,7 @@ impl Attacked {
         Ok(())
     }
 
-    /// Resident memory of the controller, bytes.
+    /// The resident memory of the controller's process, in bytes.
     pub(crate) fn memory(&self) -> Result<u64> {
         let controller = &self.world.snapshot().processes[tombolo_lab::topology::CONTROLLER];
         let status = std::fs::read_to_string(format!("/proc/{}/status", controller.pid))?;
@@ -185,7 +186,7 @@ pub(crate) struct Report {
     pub(crate) refused: u64,
 }
 
-/// A running stranger. Dropping it ends it.
+/// A running stranger. Dropping the value kills the process.
 pub(crate) struct Stranger {
     child: Child,
     log: PathBuf,
@@ -199,14 +200,14 @@ impl Drop for Stranger {
 }
 
 impl Stranger {
-    /// The stranger's last report.
+    /// The stranger's last report; all zero before the first one.
     pub(crate) fn report(&self) -> Report {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let mut reports = text.lines().rev().filter_map(|l| serde_json::from_str(l).ok());
         reports.next().unwrap_or_default()
     }
 
-    /// Waits until a report satisfies a condition, and returns it.
+    /// Waits until a report satisfies a condition, and returns that report. Fails after [`TIMEOUT`], or if the stranger ends.
     pub(crate) async fn until(&mut self, condition: impl Fn(&Report) -> bool) -> Result<Report> {
         let start = Instant::now();
         loop {

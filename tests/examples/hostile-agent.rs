@@ -4,7 +4,9 @@
 //! hostile-agent advertise --state DIR --peer NAME [--rate N] [--seconds S] [--asn N] [--routes N]
 //! hostile-agent flap --state DIR --peer NAME [--seconds S]
 //! ```
-//! `--rate 0`: as fast as possible. It prints its result as one line of JSON.
+//! `advertise` advertises route tables, by default as many as possible (`--rate 0`). `flap` opens and closes QUIC
+//! connections. Both print their result as one line of JSON: the count of tables or connections, and the seconds and CPU
+//! seconds that they took.
 
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;

@@ -1,4 +1,5 @@
-//! ARM paths and bodies of the tests' resources.
+//! ARM paths and bodies of the tests' resources. Bodies are built unchecked: the controller or topology under test
+//! validates them.
 
 use crate::operation::{Flags, UserHop};
 use ipnet::IpNet;
@@ -8,19 +9,20 @@ use std::net::IpAddr;
 /// The subscription of all tests.
 pub const SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
 
-/// The id of a resource group.
+/// The ARM id of a resource group in [`SUBSCRIPTION`].
 #[must_use]
 pub fn group(name: &str) -> String {
     format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{name}")
 }
 
-/// The id of a network resource in group `g`: `network("virtualNetworks/v/subnets/s")`.
+/// The ARM id of a `Microsoft.Network` resource in group `g`, from its types and names:
+/// `network("virtualNetworks/v/subnets/s")`.
 #[must_use]
 pub fn network(path: &str) -> String {
     format!("{}/providers/Microsoft.Network/{path}", group("g"))
 }
 
-/// The id of the read-only view of a VM.
+/// The ARM id of a VM in group `g`. A VM exists in ARM as a read-only view of its agent (D7).
 #[must_use]
 pub fn vm(name: &str) -> String {
     format!("{}/providers/Microsoft.Compute/virtualMachines/{name}", group("g"))
@@ -32,7 +34,8 @@ pub fn vnet_body(region: &str, space: &[IpNet]) -> Value {
     json!({"location": region, "properties": {"addressSpace": {"addressPrefixes": space}}})
 }
 
-/// A subnet's body.
+/// A subnet's body. One prefix becomes `addressPrefix`, several become `addressPrefixes`. `table` is the name of a route
+/// table of group `g`.
 #[must_use]
 pub fn subnet_body(prefixes: &[IpNet], table: Option<&str>) -> Value {
     let mut properties = match prefixes {
@@ -45,7 +48,7 @@ pub fn subnet_body(prefixes: &[IpNet], table: Option<&str>) -> Value {
     json!({"properties": properties})
 }
 
-/// A peering's body.
+/// The body of a peering half that points to the VNet `remote` of group `g`.
 #[must_use]
 pub fn peering_body(remote: &str, flags: Flags) -> Value {
     json!({"properties": {
@@ -57,7 +60,7 @@ pub fn peering_body(remote: &str, flags: Flags) -> Value {
     }})
 }
 
-/// A NIC's body.
+/// A NIC's body, with one `ipConfiguration` for each address. The addresses are static, and the first one is primary.
 #[must_use]
 pub fn nic_body(region: &str, vnet: &str, subnet: &str, addresses: &[IpAddr], forwarding: bool) -> Value {
     let subnet = network(&format!("virtualNetworks/{vnet}/subnets/{subnet}"));
@@ -80,7 +83,8 @@ pub fn nic_body(region: &str, vnet: &str, subnet: &str, addresses: &[IpAddr], fo
     }})
 }
 
-/// A route table's body.
+/// The body of a route table in `region1`. `no_gateway_routes` is `disableBgpRoutePropagation`. The routes are named `r0`,
+/// `r1` and so on, in the given order.
 #[must_use]
 pub fn table_body(no_gateway_routes: bool, routes: &[(IpNet, UserHop)]) -> Value {
     let route = |(index, (prefix, hop)): (usize, &(IpNet, UserHop))| {
@@ -102,7 +106,8 @@ pub fn table_body(no_gateway_routes: bool, routes: &[(IpNet, UserHop)]) -> Value
     }})
 }
 
-/// A VPN gateway's body.
+/// The body of a route-based VPN gateway with one instance, at `address` in the VNet's `GatewaySubnet`. It refers to the public
+/// address `VNET-pip`, which the caller creates.
 #[must_use]
 pub fn gateway_body(region: &str, vnet: &str, address: IpAddr) -> Value {
     json!({"location": region, "properties": {
@@ -118,7 +123,8 @@ pub fn gateway_body(region: &str, vnet: &str, address: IpAddr) -> Value {
     }})
 }
 
-/// A VNet-to-VNet connection's body.
+/// The body of one side's connection object between the gateways `FROM-gw` and `TO-gw` of two VNets. Without `key` the body
+/// has no `sharedKey`; a PUT then keeps an existing one.
 #[must_use]
 pub fn connection_body(region: &str, from: &str, to: &str, key: Option<&str>) -> Value {
     let gateway = |vnet: &str| json!({"id": network(&format!("virtualNetworkGateways/{vnet}-gw"))});

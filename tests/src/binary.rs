@@ -1,11 +1,12 @@
-//! Finds the built programs, which lie beside the test's own binary.
+//! Finds the built programs. They lie one folder above the test's own binary, which cargo builds in `target/PROFILE/deps`.
 
 use std::path::PathBuf;
 
-/// The path of a program of the workspace.
+/// The path of a program of the workspace, from the profile that the test was built with. It may be older than the source:
+/// nothing is built here.
 ///
 /// # Panics
-/// If it has not been built.
+/// If the program has not been built.
 #[must_use]
 pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap_or_else(|e| panic!("own path: {e}"));

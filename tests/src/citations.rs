@@ -12,11 +12,11 @@ const SKIPPED: [&str; 6] = [
     "proptest-regressions",
 ];
 
-/// First letters of tags. A tag is one of these and a number of one or two digits, or `Meter-` and a number.
+/// First letters of tags. A tag is one of these letters with a number of one or two digits, or `Meter-` with a number.
 const LETTERS: &str = "PRGETNLMAXD";
 const METER: &str = "Meter-";
 
-/// The root of the repository.
+/// The root folder of the repository: the parent of this crate's folder.
 ///
 /// # Panics
 /// Never in a checkout.
@@ -26,12 +26,13 @@ pub fn root() -> PathBuf {
     tests.parent().expect("the workspace").to_path_buf()
 }
 
-/// The texts between backticks in a line.
+/// The texts between backticks in a line, in order. A backtick without a partner opens a text that ends with the line.
 pub fn quoted(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
 }
 
-/// The reason why a citation names no test that runs. None: it names one.
+/// The reason why a citation, `FILE::TEST` with a path from the root, names no test that runs. None: it names one. Only the
+/// attributes in the six lines above the function are read. A test with `#[ignore]` does not run.
 #[must_use]
 pub fn fault_of(citation: &str) -> Option<String> {
     let Some((file, function)) = citation.split_once("::") else {
@@ -63,7 +64,8 @@ fn tag_of(word: &str) -> Option<&str> {
     (is_number && !number.starts_with('0')).then_some(word)
 }
 
-/// The tags that a line of text or code cites. All characters but ASCII letters, digits and `_` separate words.
+/// The tags that a line of text or code cites, a repeated one each time: first those with one letter, in order, then those with
+/// `Meter-`. All characters but ASCII letters, digits and `_` separate words.
 #[must_use]
 pub fn tags_in(line: &str) -> Vec<String> {
     let words = line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
@@ -77,7 +79,8 @@ pub fn tags_in(line: &str) -> Vec<String> {
     tags
 }
 
-/// The tags in the name of a function that a line of code defines: `p13_p14_states` has two.
+/// The tags in the name of the function that a line of code defines: `P13` and `P14` in `p13_p14_states`. A line without
+/// `fn ` has none.
 #[must_use]
 pub fn tags_of_function(line: &str) -> Vec<String> {
     let Some((_, after)) = line.split_once("fn ") else {
@@ -93,10 +96,11 @@ pub fn tags_of_function(line: &str) -> Vec<String> {
     name.split('_').filter_map(upper).collect()
 }
 
-/// All files below the root that may cite something and are text, with their paths from the root, in order.
+/// The path from the root and the text of each UTF-8 file below the root that may cite something, ordered by path. Folders of
+/// `SKIPPED`, symbolic links and `Cargo.lock` are left out.
 ///
 /// # Panics
-/// When a folder cannot be read.
+/// If a folder cannot be read.
 #[must_use]
 pub fn texts() -> Vec<(String, String)> {
     let root = root();

@@ -1,4 +1,4 @@
-//! A real controller process on loopback, with its certificate authority and admin token.
+//! A real controller process on loopback, and a REST client of it.
 
 use crate::binary::binary;
 use reqwest::{Certificate, Client, Method, StatusCode};
@@ -12,14 +12,15 @@ use tokio::process::{Child, Command};
 /// A start takes a fraction of a second; the limit covers a machine that runs all tests at once.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A running controller. Dropping it kills it.
+/// A running controller. Dropping the value kills the process, and leaves its data directory.
 pub struct Controller {
     process: Child,
     data: PathBuf,
     listen: SocketAddr,
 }
 
-/// A client of one controller. It trusts the controller's certificate authority and sends its admin token.
+/// A REST client of one controller. It trusts only that controller's certificate authority, and sends its admin token.
+/// Clones share connections.
 #[derive(Clone)]
 pub struct Rest {
     client: Client,
@@ -28,18 +29,19 @@ pub struct Rest {
 }
 
 impl Controller {
-    /// Starts a controller on `data`, on a free port unless one is given, and waits until it answers.
+    /// Starts a controller with the data directory `data`, and waits until it answers. It listens at `listen`, or at a free
+    /// port of loopback. Its log is appended to `controller.log` in the data directory, which must exist.
     ///
     /// # Panics
-    /// If it does not answer in time.
+    /// If the program is not built, cannot start, ends, or does not answer within `START_TIMEOUT`.
     pub async fn start(data: &Path, listen: Option<SocketAddr>) -> Self {
         Self::start_with(data, listen, &[]).await
     }
 
-    /// As [`Self::start`], with further arguments.
+    /// Starts a controller as [`Self::start`] does, with further arguments on its command line.
     ///
     /// # Panics
-    /// If it does not answer in time.
+    /// As for [`Self::start`].
     pub async fn start_with(data: &Path, listen: Option<SocketAddr>, arguments: &[&str]) -> Self {
         // An error means that another test of this process has installed it already.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -90,7 +92,7 @@ impl Controller {
         answer.is_ok_and(|(status, _)| status == StatusCode::OK)
     }
 
-    /// `https://ADDRESS:PORT`.
+    /// The controller's URL, `https://ADDRESS:PORT`, without a final slash.
     #[must_use]
     pub fn base(&self) -> String {
         format!("https://{}", self.listen)
@@ -102,26 +104,26 @@ impl Controller {
         self.listen
     }
 
-    /// The file with its certificate authority.
+    /// The PEM file with the certificate of the controller's authority. It exists once the controller has started.
     #[must_use]
     pub fn certificate(&self) -> PathBuf {
         self.data.join("ca.pem")
     }
 
-    /// The admin token.
+    /// The admin token, as `admin.token` in the data directory has it now.
     ///
     /// # Panics
-    /// If it cannot be read.
+    /// If the file cannot be read.
     #[must_use]
     pub fn token(&self) -> String {
         let text = std::fs::read_to_string(self.data.join("admin.token"));
         text.unwrap_or_else(|e| panic!("admin.token: {e}")).trim().to_string()
     }
 
-    /// A new client: connections are not shared with earlier ones.
+    /// A new client, which shares no connections with earlier clients. Each of its requests may take 60 s.
     ///
     /// # Panics
-    /// If the certificate cannot be read.
+    /// If `ca.pem` or `admin.token` cannot be read.
     #[must_use]
     pub fn rest(&self) -> Rest {
         let pem = std::fs::read(self.certificate()).unwrap_or_else(|e| panic!("ca.pem: {e}"));
@@ -139,15 +141,15 @@ impl Controller {
         }
     }
 
-    /// Sends SIGKILL, and waits for the end of the process.
+    /// Sends SIGKILL, and waits until the process has ended. The data directory stays.
     ///
     /// # Panics
-    /// If it cannot be killed.
+    /// If the process cannot be killed.
     pub async fn kill(mut self) {
         self.process.kill().await.unwrap_or_else(|e| panic!("kill: {e}"));
     }
 
-    /// The last 20 lines of its log, newest first.
+    /// The last 20 lines of the controller's log, newest first. Empty if the log cannot be read.
     #[must_use]
     pub fn log(&self) -> String {
         let text = std::fs::read_to_string(self.data.join("controller.log")).unwrap_or_default();
@@ -156,10 +158,12 @@ impl Controller {
 }
 
 impl Rest {
-    /// Sends a request; `path` is absolute, with its query. ARM paths get an api-version.
+    /// Sends a request and waits for the complete answer: its status, whatever it is, and its body. The body is `Null` if
+    /// it is not JSON. `path` is absolute and includes the query. A path outside of `/fabric/` gets an `api-version`.
     ///
     /// # Errors
-    /// If the controller did not answer.
+    /// The controller cannot be reached, the connection breaks, or the answer takes longer than 60 s. A status of 400 or
+    /// more is no error.
     pub async fn call(
         &self,
         method: Method,
@@ -182,35 +186,35 @@ impl Rest {
         Ok((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
     }
 
-    /// Sends a PUT request, as [`Self::call`].
+    /// Sends a PUT request with [`Self::call`].
     ///
     /// # Errors
-    /// If no answer came.
+    /// As for [`Self::call`].
     pub async fn put(&self, path: &str, body: &Value) -> Result<(StatusCode, Value), reqwest::Error> {
         self.call(Method::PUT, path, Some(body)).await
     }
 
-    /// Sends a GET request, as [`Self::call`].
+    /// Sends a GET request with [`Self::call`].
     ///
     /// # Errors
-    /// If no answer came.
+    /// As for [`Self::call`].
     pub async fn get(&self, path: &str) -> Result<(StatusCode, Value), reqwest::Error> {
         self.call(Method::GET, path, None).await
     }
 
-    /// Sends a DELETE request, as [`Self::call`].
+    /// Sends a DELETE request with [`Self::call`].
     ///
     /// # Errors
-    /// If no answer came.
+    /// As for [`Self::call`].
     pub async fn delete(&self, path: &str) -> Result<(StatusCode, Value), reqwest::Error> {
         self.call(Method::DELETE, path, None).await
     }
 }
 
-/// A free port on loopback. Another process may take it before the caller does.
+/// 127.0.0.1 with a TCP port that is free now. The port is not reserved: another process may take it before the caller does.
 ///
 /// # Panics
-/// If there is none.
+/// If no port is free.
 #[must_use]
 pub fn free_port() -> SocketAddr {
     let probe = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());

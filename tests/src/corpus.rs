@@ -1,11 +1,11 @@
-//! Recorded inputs: the fuzz target NAME replays each file of `tests/corpus/NAME`.
+//! Recorded inputs of fuzz targets. The target NAME replays each file of `tests/corpus/NAME`.
 
 use std::path::PathBuf;
 
-/// The names and contents of a target's recorded inputs, ordered by name.
+/// The file names and contents of a target's recorded inputs, ordered by name.
 ///
 /// # Panics
-/// If the folder cannot be read or is empty: a target without a corpus replays nothing.
+/// If the folder or a file cannot be read, or the folder is empty. A target without a corpus would replay nothing, unnoticed.
 #[must_use]
 pub fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
@@ -22,8 +22,11 @@ pub fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
     out
 }
 
-/// Replays a target's corpus. It prints the name of an input only if that fails, because a fuzzer that queries the
-/// target expects no other output.
+/// Calls `check` with each recorded input of a target, ordered by name. If `check` panics, the input's name is printed.
+/// Nothing else is printed, because a fuzzer that queries the target expects no other output.
+///
+/// # Panics
+/// As [`corpus`] does, and if `check` panics.
 pub fn replay(target: &str, check: &mut impl FnMut(&[u8])) {
     struct Name<'a>(&'a str, String);
     impl Drop for Name<'_> {
@@ -39,7 +42,7 @@ pub fn replay(target: &str, check: &mut impl FnMut(&[u8])) {
     }
 }
 
-/// Replays the corpus of a target, then runs bolero's inputs.
+/// Replays the corpus of a target, then checks bolero's inputs: 20,000 random ones of up to 4,096 bytes, or those of a fuzzer.
 ///
 /// A macro, because `bolero::check!` derives the target's identity from its place in the source. In a shared function,
 /// all targets would have one identity.

@@ -1,4 +1,4 @@
-//! Differential test of one seed: draws operations and packets, and plays them against the model and the product.
+//! Differential test of one seed: it draws operations and packets, and plays them against the model and the product.
 
 use crate::model::walk::TTL;
 use crate::model::{Fate, Model, Ruling, Why};
@@ -17,18 +17,18 @@ use tombolo_topology::learned_routes::LearnedReports;
 /// The operations and packets of a seed.
 #[derive(Debug, Clone)]
 pub struct Script {
-    /// The seed.
+    /// The seed from which [`Script::draw`] drew the rest.
     pub seed: u64,
-    /// The operations, in order. Packets are sent after each one from `setup_length` on.
+    /// The operations, in order. Packets are sent after the last set-up operation, and after each operation that follows it.
     pub operations: Vec<Operation>,
-    /// The number of set-up operations, which no packets follow.
+    /// The number of set-up operations, at the start of `operations`.
     pub setup_length: usize,
-    /// The packets that follow each operation.
+    /// The packets that are sent each time, all of them.
     pub packets: Vec<Packet>,
 }
 
 impl Script {
-    /// Draws the script of a seed.
+    /// Draws the script of a seed: the set-up, 4 to 16 further operations, and 150 packets. The same seed gives the same script.
     #[must_use]
     pub fn draw(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
@@ -48,8 +48,8 @@ impl Script {
     }
 }
 
-/// A packet: mostly from a VM's kernel with its own address; sometimes with a spoofed source, and sometimes on a link, as
-/// a stale or hostile peer might send it.
+/// Draws a packet. Most come from a VM's kernel with the VM's own address. Some have a spoofed source, and some enter on a
+/// link, as a stale or hostile peer might send them.
 fn packet<R: Rng>(universe: &Universe, rng: &mut R) -> Packet {
     loop {
         let plan = universe.any(rng);
@@ -114,7 +114,8 @@ fn packet<R: Rng>(universe: &Universe, rng: &mut R) -> Packet {
     }
 }
 
-/// Plays a script against the model alone. Operations that the specification does not decide count as accepted.
+/// Plays a script against the model alone. Returns the fates of all packets after each operation that follows the set-up,
+/// in order. An operation that the specification does not decide counts as accepted.
 #[must_use]
 pub fn run_model(script: &Script) -> Vec<Fate> {
     let mut model = Model::default();
@@ -133,20 +134,22 @@ pub fn run_model(script: &Script) -> Vec<Fate> {
 /// Counters of a run without a difference.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Tally {
-    /// Packets that were compared.
+    /// Packets whose ends were compared. A packet counts each time that it is sent.
     pub compared: u32,
-    /// Packets whose end the specification does not decide.
+    /// Packets that were not compared, because the specification does not decide their end.
     pub open: u32,
-    /// Operations that were accepted.
+    /// Operations that the product accepted.
     pub accepted: u32,
-    /// Operations that were refused.
+    /// Operations that the product refused.
     pub refused: u32,
 }
 
-/// Plays a script against model and product.
+/// Plays a script against model and product. They must agree on which operations are refused, with which codes, and on the
+/// path and the end of each packet; a refused operation must leave the topology unchanged. `mutation` is a defect that a
+/// test injects into the product; a correct comparison then returns an error.
 ///
 /// # Errors
-/// The number of operations up to the first difference, and a description of it.
+/// The first difference: the number of operations up to it, with the one that shows it, and a description.
 pub fn play(script: &Script, mutation: Option<Mutation>) -> Result<Tally, (usize, String)> {
     let mut model = Model::default();
     let mut product = Product::new();
@@ -201,7 +204,8 @@ pub fn play(script: &Script, mutation: Option<Mutation>) -> Result<Tally, (usize
     Ok(tally)
 }
 
-/// Whether model and product agree. None: the specification does not decide.
+/// Whether model and product agree about a packet. None: the specification does not decide. No `outcome`: the product lost the
+/// packet without a trace, which is a difference.
 fn compare(fate: &Fate, outcome: Option<&Outcome>) -> Option<bool> {
     match (fate, outcome) {
         (Fate::Unspecified(_), _) => None,
@@ -215,7 +219,8 @@ fn compare(fate: &Fate, outcome: Option<&Outcome>) -> Option<bool> {
     }
 }
 
-/// Removes operations and packets that the difference does not need. Returns the small script and the difference.
+/// Plays a script repeatedly with fewer operations and packets. Returns the smallest script found that still differs, with the
+/// description of its difference. A script without a difference is returned unchanged, with the text "no difference".
 #[must_use]
 pub fn shrink(script: &Script, mutation: Option<Mutation>) -> (Script, String) {
     let fails = |s: &Script| play(s, mutation).err();
@@ -250,7 +255,8 @@ pub fn shrink(script: &Script, mutation: Option<Mutation>) -> (Script, String) {
     (small, text)
 }
 
-/// A readable report of a script's difference, shrunk.
+/// A text for people about a script's difference: the seed, the shrunk operations, and the difference. Shrinking plays the
+/// script once for each operation and packet.
 #[must_use]
 pub fn report(script: &Script, mutation: Option<Mutation>) -> String {
     let (small, text) = shrink(script, mutation);
@@ -262,11 +268,13 @@ pub fn report(script: &Script, mutation: Option<Mutation>) -> String {
     )
 }
 
-/// Compares `explain` with sent packets in the script's last state: both must give the same agents and the same end.
-/// Returns the number of compared packets.
+/// Compares `explain` with sent packets after the script's last operation: both must give the same agents and the same end,
+/// for a loss with the same drop reason. Packets that enter on a link are left out, because `explain` begins at an agent.
+/// So are packets whose sender `explain` does not know and those that a failed handshake stops. Returns the number of
+/// compared packets.
 ///
 /// # Errors
-/// The first difference.
+/// The first difference, as text.
 pub fn check_explain(script: &Script) -> Result<u32, String> {
     let mut product = Product::new();
     for operation in &script.operations {
@@ -286,7 +294,7 @@ pub fn check_explain(script: &Script) -> Result<u32, String> {
             destination_port: Some(7),
             ttl: Some(TTL),
         };
-        // The sender does not exist, or has no address of that family.
+        // An error means that the sender does not exist or has no address of that family, so no packet can be compared.
         let Ok(answer) = explain(&product.topology, &LearnedReports::default(), &question) else {
             continue;
         };

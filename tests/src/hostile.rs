@@ -1,7 +1,7 @@
-//! A joined agent that turned hostile. It has the keys and the configuration of a real agent, and sends any messages on its
-//! link.
+//! A joined agent that turned hostile. It has the keys and the configuration of a real agent, and attacks the peer of one
+//! link with route advertisements or QUIC connections.
 //!
-//! The real agent must be stopped: it would use the same port and sessions.
+//! The real agent must be stopped, because it would use the same port and sessions.
 
 use anyhow::{Context, Result, ensure};
 use rustls::pki_types::PrivateKeyDer;
@@ -23,7 +23,7 @@ use tombolo_proto::route::{Route, RouteOrigin};
 /// A handshake takes milliseconds; this covers two of WireGuard's retries, which are 5 s apart (section 6.1 of its paper).
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The attacked link, the only one.
+/// The attacked link. A [`Hostile`] has no other link, so the index is 0.
 const LINK: LinkIndex = LinkIndex(0);
 
 /// Packets over each flapping connection: enough to keep the peer's lane busy while the connection closes.
@@ -32,11 +32,11 @@ const PACKETS_PER_CONNECTION: u32 = 50;
 /// The result of an attack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttackResult {
-    /// Route tables advertised, or connections made and closed.
+    /// The route tables that were advertised, or the connections that came up and were closed.
     pub count: u64,
-    /// Processor time that this thread spent.
+    /// Processor time that the attacking thread spent; zero if the kernel does not report it.
     pub cpu: Duration,
-    /// Duration of the attack.
+    /// How long the attack really lasted.
     pub elapsed: Duration,
 }
 
@@ -51,11 +51,13 @@ pub struct Hostile {
 }
 
 impl Hostile {
-    /// Reads the identity in an agent's state folder, for its link with `peer`. The socket belongs to the network namespace of
-    /// the calling thread; other threads may use it.
+    /// Takes the identity and the last configuration from an agent's state folder, and configures the agent's link with
+    /// `peer`. No datagram is sent yet. The UDP socket, at the agent's `listen_port`, belongs to the network namespace of
+    /// the calling thread; other threads may use the value.
     ///
     /// # Errors
-    /// The agent has no configuration or no such peer, or its port is taken.
+    /// A file of the state folder is missing or malformed (`link.key`, `tls.key`, `last-good.json`, `agent.toml` with
+    /// `listen_port`), the configuration has no link with `peer`, or another process has the port.
     pub fn new(state: &Path, peer: &str) -> Result<Self> {
         let read = |name: &str| {
             let path = state.join(name);
@@ -95,15 +97,15 @@ impl Hostile {
         self.links.update(&[link], now());
     }
 
-    /// Receives datagrams and handles timeouts for this time.
+    /// Blocks for this time. Meanwhile it receives datagrams and handles timeouts of the link. A time of zero makes one turn.
     ///
     /// # Errors
-    /// The socket is broken.
+    /// The socket fails. A full buffer and ICMP's port unreachable are no failures.
     pub fn run(&mut self, time: Duration) -> Result<()> {
         let end = now() + time;
         loop {
             let left = end.saturating_duration_since(now());
-            // The socket API treats a timeout of zero as no timeout.
+            // `set_read_timeout` refuses zero. The upper bound keeps the link's timers punctual while no datagram arrives.
             let wait = left.clamp(Duration::from_micros(1), Duration::from_millis(20));
             self.socket.set_read_timeout(Some(wait))?;
             self.receive()?;
@@ -164,10 +166,10 @@ impl Hostile {
         Ok(())
     }
 
-    /// Waits until there is a session.
+    /// Blocks until the link has a session; returns at once if it has one.
     ///
     /// # Errors
-    /// No session within [`SESSION_TIMEOUT`].
+    /// The peer has not completed a handshake within [`SESSION_TIMEOUT`], or the socket fails.
     pub fn wait_until_up(&mut self) -> Result<()> {
         let begin = now();
         while !self.up {
@@ -177,11 +179,12 @@ impl Hostile {
         Ok(())
     }
 
-    /// Advertises the tables in turn, `rate` a second or, with 0, as fast as it can. A table that the peer has confirmed last is
-    /// not sent again: with three tables or more each message differs from the one before.
+    /// Waits for a session, then advertises the tables in turn for `time`, and blocks meanwhile. `rate` is the number of
+    /// tables a second; 0 means as many as possible. Links do not send a table again that the peer has just confirmed, so
+    /// give three tables or more.
     ///
     /// # Errors
-    /// There is no session, or the socket is broken.
+    /// As for [`Self::wait_until_up`]. The peer need not confirm anything.
     pub fn advertise(&mut self, tables: &[Vec<Route>], rate: u32, time: Duration) -> Result<AttackResult> {
         self.wait_until_up()?;
         let encoded = tables.iter().map(|routes| Arc::<[u8]>::from(routing::encode(routes)));
@@ -210,11 +213,12 @@ impl Hostile {
         })
     }
 
-    /// Opens a QUIC connection, sends packets over it and closes it, repeatedly: the peer's lane is busy while connections open
-    /// and close.
+    /// For `time`, opens a QUIC connection, sends `PACKETS_PER_CONNECTION` packets over it and closes it, again and
+    /// again, and blocks meanwhile. An attempt that the peer does not answer within 50 ms is closed too, and does not
+    /// count.
     ///
     /// # Errors
-    /// The socket is broken.
+    /// The socket fails.
     pub fn flap(&mut self, time: Duration) -> Result<AttackResult> {
         let (begin, cpu) = (now(), cpu_time());
         let mut count = 0;
@@ -246,14 +250,16 @@ impl Hostile {
         })
     }
 
-    /// The peer's endpoint.
+    /// The peer's endpoint in the agent's configuration. None: the configuration has no endpoint for this peer.
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
         self.link.endpoint
     }
 }
 
-/// Four tables of an agent with this ASN, of `count` unused routes each, from 172.16.0.0 on.
+/// Four different route tables with `count` routes each, for [`Hostile::advertise`]. The prefixes are /24 from 172.16.0.0
+/// on, which no lab uses; `asn` is the whole AS path. With more than 1,024 routes the tables overlap, because the block has
+/// 4,096 such prefixes.
 #[must_use]
 pub fn tables(asn: u32, count: u16) -> Vec<Vec<Route>> {
     (0..4).map(|n| routes(asn, count, count.saturating_mul(n))).collect()

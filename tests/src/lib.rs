@@ -1,18 +1,18 @@
 //! Shared code of the tests of several programs.
 //!
-//! * [`arm`]: ARM paths and bodies.
-//! * [`operation`]: operations on a topology as data, and their generator.
-//! * [`model`]: the reference model: the specification as loops over lists of prefixes, without product code.
-//! * [`product`]: the same operations on the product's topology.
-//! * [`world`]: all agents of a topology in one process, with the engine of real agents.
-//! * [`simulation`]: the control plane under faults, with one seed and one clock.
-//! * [`corpus`]: recorded inputs of the fuzz targets.
-//! * [`differential`]: plays one seed against model and product; shrinks a run that differs.
-//! * [`binary`]: the built programs.
-//! * [`citations`]: the tests and rules that documents and code cite.
-//! * [`controller`]: a real controller process with its certificate and token.
-//! * [`hostile`]: a joined agent that attacks its peers.
-//! * [`live`]: a lab of real processes in network namespaces, with assertions about it.
+//! * [`arm`] writes ARM paths and bodies.
+//! * [`operation`] has operations on a topology as data, and their random generator.
+//! * [`model`] is the reference model: the specification as loops over lists of prefixes, without product code.
+//! * [`product`] performs the operations of [`operation`] on the product's topology.
+//! * [`world`] runs all agents of a topology in one process, with the engine of real agents.
+//! * [`simulation`] runs the control plane under faults, with one seed and one clock.
+//! * [`corpus`] replays recorded inputs of the fuzz targets.
+//! * [`differential`] plays one seed against model and product, and shrinks a run in which they differ.
+//! * [`binary`] finds the built programs.
+//! * [`citations`] reads the tests and rules that documents and code cite.
+//! * [`controller`] runs a real controller process.
+//! * [`hostile`] is a joined agent that attacks its peers.
+//! * [`live`] runs a lab of real processes in network namespaces, and asserts its behaviour.
 
 pub mod arm;
 pub mod binary;

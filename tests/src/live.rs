@@ -9,10 +9,12 @@ use tombolo_lab::probe::Ping;
 use tombolo_lab::state::dir_of;
 use tombolo_lab::{Lab, Options, Topology, check};
 
-/// The interval of pings that must lose nothing: a gap of 10 ms in the traffic loses one.
+/// The interval of pings that must lose nothing. With it, an outage of 10 ms or longer loses a ping.
 pub const PING_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A lab that is taken down at the end of its test, also if the test fails.
+/// A lab of real processes. Dropping it takes the lab down, also if the test fails; [`World::down`] reports leftovers too.
+///
+/// Methods that read or change resources fail if the controller does not answer or refuses the request.
 pub struct World {
     lab: Lab,
 }
@@ -29,7 +31,8 @@ impl DerefMut for World {
     }
 }
 
-/// The flags of a peering half.
+/// The flags of a peering half (P5): `allowVirtualNetworkAccess`, `allowForwardedTraffic`, `allowGatewayTransit` and
+/// `useRemoteGateways`.
 #[derive(Debug, Clone, Copy)]
 pub struct Flags {
     pub access: bool,
@@ -38,18 +41,20 @@ pub struct Flags {
     pub remote_gateways: bool,
 }
 
+/// Azure's defaults: access only.
 pub const PLAIN: Flags = Flags {
     access: true,
     forwarded: false,
     transit: false,
     remote_gateways: false,
 };
+/// Azure's defaults and `allowForwardedTraffic`.
 pub const FORWARDED: Flags = Flags {
     forwarded: true,
     ..PLAIN
 };
 
-/// The built-in hub and spokes with another name, so that labs run side by side.
+/// The built-in topology `hub-spoke` with the name `e2e-NAME`. Labs with different names run side by side.
 pub fn hub_spoke(name: &str) -> Topology {
     let mut topology = Topology::load("hub-spoke").expect("the built-in topology");
     topology.name = format!("e2e-{name}");
@@ -57,13 +62,17 @@ pub fn hub_spoke(name: &str) -> Topology {
 }
 
 impl World {
+    /// Brings up [`hub_spoke`] with this name, as [`World::of`] does.
     pub async fn up(name: &str) -> Result<Self> {
         Self::of(&hub_spoke(name)).await
     }
 
+    /// Brings up a lab, and waits until its agents have their configurations in force. Replaces leftovers of a lab with the
+    /// same name. Panics if the caller is not root.
     pub async fn of(topology: &Topology) -> Result<Self> {
         require_root();
-        // In the usual folder: leftovers of an aborted run are found there, and so is a concurrent run.
+        // The usual folder, not a temporary one: `replace` finds leftovers of an aborted run only there, and a concurrent
+        // run with the same name is refused.
         let options = Options {
             replace: true,
             ..Options::default()
@@ -72,13 +81,13 @@ impl World {
         Ok(Self { lab })
     }
 
-    /// The path of a peering half.
+    /// The ARM path of the peering half `to-REMOTE` of a VNet.
     pub fn half(&self, vnet: &str, remote: &str) -> String {
         let vnet = self.group().item("virtualNetworks", vnet);
         format!("{vnet}/virtualNetworkPeerings/to-{remote}")
     }
 
-    /// Creates or changes a peering half.
+    /// Creates or changes a peering half. Returns when the controller has answered, before agents apply the change.
     pub async fn put_half(&self, vnet: &str, remote: &str, flags: Flags) -> Result<(), tombolo_client::Error> {
         let body = json!({"properties": {
             "remoteVirtualNetwork": {"id": self.group().item("virtualNetworks", remote)},
@@ -91,33 +100,34 @@ impl World {
         client.arm_put(&self.half(vnet, remote), &body).await.map(drop)
     }
 
-    /// Creates or changes a peering half, and waits until it is in force.
+    /// Creates or changes a peering half, and waits until the change is in force at every connected agent.
     pub async fn peer(&self, vnet: &str, remote: &str, flags: Flags) -> Result<()> {
         self.put_half(vnet, remote, flags).await?;
         self.in_force().await.map(drop)
     }
 
-    /// Both halves.
+    /// Creates both halves of a peering with [`PLAIN`] flags, and waits until they are in force.
     pub async fn join(&self, a: &str, b: &str) -> Result<()> {
         self.put_half(a, b, PLAIN).await?;
         self.peer(b, a, PLAIN).await
     }
 
-    /// Deletes a peering half, and waits until that is in force.
+    /// Deletes a peering half, and waits until the deletion is in force. Fails if the half does not exist.
     pub async fn unpeer(&self, vnet: &str, remote: &str) -> Result<()> {
         let was_there = self.client()?.arm_delete(&self.half(vnet, remote)).await?;
         ensure!(was_there, "{vnet} had no half to {remote}");
         self.in_force().await.map(drop)
     }
 
-    /// `peeringState` of a half.
+    /// The property `peeringState` of a peering half, such as `Connected` (P13). Fails if the half does not exist.
     pub async fn peering_state(&self, vnet: &str, remote: &str) -> Result<String> {
         let half = self.client()?.arm_get(&self.half(vnet, remote)).await?;
         let state = half.pointer("/properties/peeringState").and_then(Value::as_str);
         Ok(state.context("no peeringState")?.to_owned())
     }
 
-    /// A route to `prefix` through a host, in one of the spokes' route tables.
+    /// Creates or changes a route to `prefix` in an existing route table, with a host as its appliance, and waits until it
+    /// is in force.
     pub async fn route(&self, table: &str, name: &str, prefix: &str, appliance: &str) -> Result<()> {
         let path = format!("{}/routes/{name}", self.group().item("routeTables", table));
         let body = json!({"properties": {
@@ -127,7 +137,8 @@ impl World {
         self.in_force().await.map(drop)
     }
 
-    /// Every ping must be answered, in both directions.
+    /// Sends three pings in each direction between two hosts. Fails unless all are answered within two seconds each.
+    /// `HOST/6` means the host's IPv6 address.
     pub async fn reach(&self, a: &str, b: &str) -> Result<()> {
         for (from, to) in [(a, b), (b, a)] {
             let host = from.split('/').next().unwrap_or(from);
@@ -137,7 +148,7 @@ impl World {
         Ok(())
     }
 
-    /// No ping may be answered, in either direction.
+    /// Sends three pings in each direction between two hosts. Fails if one is answered within 0.7 s.
     pub async fn silent(&self, a: &str, b: &str) -> Result<()> {
         for (from, to) in [(a, b), (b, a)] {
             let host = from.split('/').next().unwrap_or(from);
@@ -151,7 +162,7 @@ impl World {
         Ok(())
     }
 
-    /// Pings until all three in a row are answered.
+    /// Sends pings, three at a time, until all three are answered. Returns the time that this took; fails after `limit`.
     pub async fn reach_within(&self, from: &str, to: &str, limit: Duration) -> Result<Duration> {
         let start = Instant::now();
         let how = Ping {
@@ -170,7 +181,8 @@ impl World {
         }
     }
 
-    /// Traceroute shows exactly these hosts, the destination included; `*` is a silent hop.
+    /// Traces from a host to the last of `hops`. Fails unless the trace shows the addresses of exactly these hosts, in this
+    /// order; `*` is a silent hop.
     pub async fn trace_is(&self, from: &str, hops: &[&str]) -> Result<()> {
         let to = hops.last().context("a trace has a destination")?;
         let mut expected = Vec::new();
@@ -182,13 +194,13 @@ impl World {
         Ok(())
     }
 
-    /// Waits until a connection has this status.
+    /// Waits until a connection has this `connectionStatus`. Fails after 30 s.
     pub async fn connection_is(&self, name: &str, status: &str) -> Result<()> {
         self.connection_is_because(name, status, "").await
     }
 
-    /// Waits until a connection has this status, and its tunnels give a reason that contains `why`. A tunnel that is not
-    /// up yet may have another reason at first.
+    /// Waits until a connection has this `connectionStatus` and one of its tunnels gives a reason that contains `why`.
+    /// Waiting is necessary because a tunnel that has not come up yet may first give another reason. Fails after 30 s.
     pub async fn connection_is_because(&self, name: &str, status: &str, why: &str) -> Result<()> {
         let path = self.group().item("connections", name);
         let start = Instant::now();
@@ -208,7 +220,8 @@ impl World {
         }
     }
 
-    /// Waits until the controller has the current underlay address of a host's agent.
+    /// Waits until the controller knows the current underlay address of a host's agent as the agent's first endpoint. Fails
+    /// after 60 s.
     pub async fn wait_for_known_endpoint(&self, host: &str) -> Result<()> {
         let (address, start) = (self.underlay_address(host)?, Instant::now());
         loop {
@@ -225,7 +238,8 @@ impl World {
         }
     }
 
-    /// No ping may be answered, in this direction only. The host may have lost its own address.
+    /// Sends three pings in this direction. Fails if one is answered, and succeeds if ping cannot run because `from` has
+    /// lost its overlay address.
     pub async fn silent_or_down(&self, from: &str, to: &str) -> Result<()> {
         if let Ok(pinged) = self.ping(from, to, Ping::UNREACHABLE).await {
             ensure!(pinged.none(), "{from} → {to} must not answer: {pinged}");
@@ -233,14 +247,16 @@ impl World {
         Ok(())
     }
 
-    /// No ping may be answered, in this direction only. The other host may have no address.
+    /// Sends three pings in this direction only. Fails if one is answered, or if ping cannot run. Unlike [`Self::silent`]
+    /// it does not need an address at the host `to`.
     pub async fn silent_from(&self, from: &str, to: &str) -> Result<()> {
         let pinged = self.ping(from, to, Ping::UNREACHABLE).await?;
         ensure!(pinged.none(), "{from} → {to} must not answer: {pinged}");
         Ok(())
     }
 
-    /// The controller's routes and `explain` equal the agents' tables and live packets.
+    /// Compares the controller's routes and `explain` with the agents' tables and with live packets. Fails, with all
+    /// disagreements, if they differ, and if there was nothing to compare.
     pub async fn agree(&self) -> Result<check::Agreement> {
         let found = check::all(&self.lab).await?;
         ensure!(
@@ -252,13 +268,14 @@ impl World {
         Ok(found)
     }
 
-    /// Compares routes, `explain`, tables and packets, takes the lab down, and checks for leftovers.
+    /// Ends a test: [`Self::agree`], then [`Self::down`]. After a disagreement the lab is taken down without a check for
+    /// leftovers.
     pub async fn end(self) -> Result<()> {
         self.agree().await?;
         self.down()
     }
 
-    /// Takes the lab down, and checks for leftovers.
+    /// Takes the lab down. Fails if its state folder, a namespace or a process remains.
     pub fn down(self) -> Result<()> {
         let name = self.lab.topology().name.clone();
         let processes: Vec<_> = self.lab.snapshot().processes.into_values().collect();
@@ -274,6 +291,7 @@ impl World {
     }
 }
 
+/// Panics unless the caller is root.
 pub fn require_root() {
     assert!(
         nix::unistd::geteuid().is_root(),
@@ -281,7 +299,7 @@ pub fn require_root() {
     );
 }
 
-/// The namespaces of a lab.
+/// The names of the network namespaces of a lab with this name, in no order. Empty if there are none.
 pub fn namespaces(lab: &str) -> Vec<String> {
     let entries = std::fs::read_dir(Path::new("/run/netns")).into_iter().flatten();
     let names = entries.filter_map(|e| e.ok()?.file_name().into_string().ok());

@@ -1,11 +1,11 @@
 //! The reference model: the specification as loops over lists.
 //!
 //! It shares no code with the product, and has no trie, no cache and no index. For a case that the specification does not
-//! decide it returns [`Fate::Unspecified`] or [`Ruling::Either`], and the comparison follows the product.
-//! * [`change`]: which operations are refused, and the effects of accepted ones.
-//! * [`learned`]: which announced routes of sites are accepted, and which sources they permit.
-//! * [`routes`]: which route a packet takes (R1 to R15).
-//! * [`walk`]: the path of a packet, agent by agent, and the reason of a loss.
+//! decide it returns [`Fate::Unspecified`] or [`Ruling::Either`]. The comparison then accepts what the product does.
+//! * [`change`] decides which operations are refused, and applies accepted ones.
+//! * [`learned`] decides which announced routes of sites are accepted, and which sources they permit.
+//! * [`routes`] finds the route that a packet takes (R1 to R15).
+//! * [`walk`] follows a packet from agent to agent, and gives the reason of a loss.
 
 pub mod change;
 pub mod learned;
@@ -16,7 +16,8 @@ use crate::operation::{Flags, UserHop, gateway_agent};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// The whole state: the fabric's resources, and the announcements of sites.
+/// The whole state: the fabric's resources, and the announcements of sites. Each list is in the order of creation, and refers to
+/// other lists by name.
 #[derive(Debug, Clone, Default)]
 pub struct Model {
     pub vnets: Vec<Vnet>,
@@ -33,12 +34,13 @@ pub struct Model {
 pub struct Announced {
     pub vnet: String,
     pub prefixes: Vec<IpNet>,
-    /// The AS paths begin with another ASN than the site's.
+    /// Whether the AS paths begin with an ASN that is not the site's.
     pub foreign_as: bool,
-    /// The announcement has more than 4,000 further IPv4 prefixes (G23).
+    /// Whether the site also announces 4,001 unused IPv4 prefixes, more than G23 permits.
     pub flood: bool,
 }
 
+/// A VNet with its children (P1).
 #[derive(Debug, Clone)]
 pub struct Vnet {
     pub name: String,
@@ -48,6 +50,7 @@ pub struct Vnet {
     pub peerings: Vec<Peering>,
 }
 
+/// A subnet of a VNet; `table` is the name of its route table.
 #[derive(Debug, Clone)]
 pub struct Subnet {
     pub name: String,
@@ -61,7 +64,7 @@ pub struct Peering {
     pub remote: String,
     pub flags: Flags,
     pub state: State,
-    /// The remote ranges as last synced (P27).
+    /// The remote VNet's ranges when this half was last created, updated or connected (P27).
     pub remote_space: Vec<IpNet>,
 }
 
@@ -73,6 +76,7 @@ pub enum State {
     Disconnected,
 }
 
+/// A NIC; `forwarding` is `enableIPForwarding` (R12).
 #[derive(Debug, Clone)]
 pub struct Nic {
     pub name: String,
@@ -82,6 +86,7 @@ pub struct Nic {
     pub forwarding: bool,
 }
 
+/// A route table; `no_gateway_routes` is `disableBgpRoutePropagation` (R15).
 #[derive(Debug, Clone)]
 pub struct Table {
     pub name: String,
@@ -89,13 +94,14 @@ pub struct Table {
     pub routes: Vec<(IpNet, UserHop)>,
 }
 
+/// The VPN gateway of a VNet, with the address of its instance.
 #[derive(Debug, Clone)]
 pub struct Gateway {
     pub vnet: String,
     pub address: IpAddr,
 }
 
-/// One side's connection object; a tunnel needs both (G10).
+/// The connection object of the gateway of VNet `from`. A tunnel also needs the object of `to`'s gateway (G10).
 #[derive(Debug, Clone)]
 pub struct Connection {
     pub from: String,
@@ -103,6 +109,7 @@ pub struct Connection {
     pub key: Option<String>,
 }
 
+/// An agent that has joined, of a machine or of a VNet's gateway (D7).
 #[derive(Debug, Clone)]
 pub struct Agent {
     pub name: String,
@@ -118,9 +125,9 @@ pub struct Agent {
 /// The specification's verdict on an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ruling {
-    /// It must be accepted.
+    /// The product must accept the operation.
     Accept,
-    /// It must be refused, and the problems must include these codes.
+    /// The product must refuse the operation, and its problems must include these codes. An empty list means any code.
     Refuse(Vec<&'static str>),
     /// The specification does not decide.
     Either,
@@ -129,9 +136,9 @@ pub enum Ruling {
 /// The end of a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
-    /// It reaches the kernel of the last agent of the path.
+    /// The packet reaches the kernel of the last agent of the path, or a site's device.
     Delivered { path: Vec<String> },
-    /// It is lost at the last agent of the path; each of these reasons is right.
+    /// The packet is lost at the last agent of the path, and the product may give any of these reasons.
     Lost { path: Vec<String>, why: Vec<Why> },
     /// The specification does not decide; the text names the case.
     Unspecified(&'static str),
@@ -142,7 +149,8 @@ pub enum Fate {
 pub enum Why {
     /// The host may not send from this source (R12, D10).
     Spoofed,
-    /// No route, or one to `Internet` or `None`. At a gateway: no connection and no client VNet has the destination.
+    /// There is no route, or the route leads to `Internet` or `None`. At a gateway: neither a connection nor a VNet that
+    /// uses the gateway has the destination.
     Unrouted,
     /// No agent owns the address (D8).
     NoOwner,
@@ -150,15 +158,15 @@ pub enum Why {
     AccessOff,
     /// The peer may not send from this source (D10, P18).
     Source,
-    /// The destination is not this NIC's, and the NIC does not forward (R12).
+    /// The destination is no address of the receiving machine, and none of its NICs forwards (R12).
     NotForwarding,
     /// The route's gateway has no agent.
     NoGateway,
-    /// The appliance of the route has no owner, or is out of reach (R11).
+    /// The route's appliance address has no owner, or is outside of the VNet and its directly peered VNets (R11).
     Appliance,
     /// The connection's tunnel is down: the keys differ (G11).
     NoTunnel,
-    /// A routing loop used up its TTL, or it would return to its sender.
+    /// A routing loop used up the packet's TTL, or the packet would return to the agent that has sent it.
     Loop,
 }
 
@@ -168,7 +176,7 @@ pub fn within(prefixes: &[IpNet], address: IpAddr) -> bool {
     prefixes.iter().any(|p| p.contains(&address))
 }
 
-/// Whether the two lists have an address in common.
+/// Whether the two lists have an address in common. An IPv4 prefix and an IPv6 prefix have none.
 #[must_use]
 pub fn overlap(a: &[IpNet], b: &[IpNet]) -> bool {
     a.iter()
@@ -176,6 +184,7 @@ pub fn overlap(a: &[IpNet], b: &[IpNet]) -> bool {
 }
 
 impl Model {
+    /// The VNet of that name. None: it does not exist.
     #[must_use]
     pub fn vnet(&self, name: &str) -> Option<&Vnet> {
         self.vnets.iter().find(|v| v.name == name)
@@ -185,7 +194,7 @@ impl Model {
         self.vnets.iter_mut().find(|v| v.name == name)
     }
 
-    /// The half that `vnet` has towards `remote`.
+    /// The peering half of `vnet` that points to `remote`, in any state. None: there is no such half.
     #[must_use]
     pub fn half(&self, vnet: &str, remote: &str) -> Option<&Peering> {
         self.vnet(vnet)?.peerings.iter().find(|p| p.remote == remote)
@@ -195,13 +204,13 @@ impl Model {
         self.vnet_mut(vnet)?.peerings.iter_mut().find(|p| p.remote == remote)
     }
 
-    /// The agent of that name, unless it is revoked.
+    /// The agent of that name. None: no agent of that name has joined, or it is revoked.
     #[must_use]
     pub fn agent(&self, name: &str) -> Option<&Agent> {
         self.agents.iter().find(|a| a.name == name && !a.revoked)
     }
 
-    /// The NICs of an agent.
+    /// The NICs of an agent that exist, in the order of the agent's binding. A gateway's agent has none.
     #[must_use]
     pub fn nics_of(&self, agent: &Agent) -> Vec<&Nic> {
         agent
@@ -211,7 +220,8 @@ impl Model {
             .collect()
     }
 
-    /// The agent's own addresses: its NICs', or its gateway's.
+    /// The agent's own addresses: those of its NICs, or the address of its gateway. Addresses of served subnets are not
+    /// among them.
     #[must_use]
     pub fn addresses_of(&self, agent: &Agent) -> Vec<IpAddr> {
         if agent.gateway {
@@ -225,7 +235,7 @@ impl Model {
         self.nics_of(agent).iter().flat_map(|n| n.addresses.clone()).collect()
     }
 
-    /// The prefixes of the subnets that an agent serves.
+    /// The prefixes of the subnets that an agent serves (D8).
     #[must_use]
     pub fn served_by(&self, agent: &Agent) -> Vec<IpNet> {
         let Some(vnet) = self.vnet(&agent.vnet) else {
@@ -235,7 +245,8 @@ impl Model {
         served.flat_map(|s| s.prefixes.clone()).collect()
     }
 
-    /// The owner of the address in the VNet (D8). A NIC or a gateway's instance takes precedence over a served subnet.
+    /// The agent that owns the address in the VNet (D8). An agent's own address takes precedence over a served subnet.
+    /// None: no agent of the VNet that is not revoked has or serves the address.
     #[must_use]
     pub fn owner(&self, vnet: &str, address: IpAddr) -> Option<&Agent> {
         let here = || self.agents.iter().filter(|a| a.vnet == vnet && !a.revoked);
@@ -250,7 +261,7 @@ impl Model {
         self.nics_of(agent).iter().any(|n| n.forwarding)
     }
 
-    /// The VNet whose gateway this VNet uses: its own, or a peer's (P19, P20, P23).
+    /// The name of the VNet whose gateway this VNet uses: itself, or a peer (P19, P20, P23). None: it uses no gateway.
     #[must_use]
     pub fn gateway_for(&self, vnet: &str) -> Option<String> {
         if self.gateways.iter().any(|g| g.vnet == vnet) {
@@ -264,7 +275,8 @@ impl Model {
         None
     }
 
-    /// Whether `spoke` uses the gateway of `hub` as its remote gateway (P21).
+    /// Whether `spoke` uses the gateway of `hub` as its remote gateway (P21): both halves are Connected and have their
+    /// flags, and only `hub` has a gateway.
     #[must_use]
     pub fn is_client(&self, spoke: &str, hub: &str) -> bool {
         let (Some(own), Some(other)) = (self.half(spoke, hub), self.half(hub, spoke)) else {
@@ -278,13 +290,14 @@ impl Model {
             && !self.gateways.iter().any(|g| g.vnet == spoke)
     }
 
-    /// The VNets that use the gateway of `hub`.
+    /// The VNets that use the gateway of `hub` as their remote gateway; `hub` is not among them.
     #[must_use]
     pub fn clients(&self, hub: &str) -> Vec<&Vnet> {
         self.vnets.iter().filter(|v| self.is_client(&v.name, hub)).collect()
     }
 
-    /// The VNets at the far ends of the connections of `vnet`'s gateway: both objects exist (G10).
+    /// The VNets at the far ends of the connections of `vnet`'s gateway. A connection counts if both objects exist (G10),
+    /// whatever their keys are.
     #[must_use]
     pub fn connected_to(&self, vnet: &str) -> Vec<&str> {
         let both = |from: &str, to: &str| self.connections.iter().any(|c| c.from == from && c.to == to);
@@ -297,7 +310,7 @@ impl Model {
         object?.key.as_ref()
     }
 
-    /// Whether both connection objects have a key.
+    /// Whether both connection objects between two gateways exist and have a key, equal or not.
     #[must_use]
     pub fn keyed(&self, a: &str, b: &str) -> bool {
         self.key(a, b).is_some() && self.key(b, a).is_some()
@@ -309,9 +322,9 @@ impl Model {
         self.keyed(a, b) && self.key(a, b) == self.key(b, a)
     }
 
-    /// The prefixes that the connection from `vnet` to `far` leads to: the far ranges, and those of its gateway's clients
-    /// (P21b, G9). Routes that `far` has learned elsewhere are not among them (D9), nor prefixes that overlap the own VNet
-    /// (G20).
+    /// The prefixes that the connection from `vnet` to `far` leads to: the ranges of `far`, and the synced ranges of the
+    /// VNets that use its gateway (P21b, G9). Neither routes that `far` has learned elsewhere are among them (D9), nor
+    /// prefixes that overlap the ranges of `vnet` (G20).
     #[must_use]
     pub fn reachable_via(&self, vnet: &str, far: &str) -> Vec<IpNet> {
         let own = self.vnet(vnet).map(|v| v.space.clone()).unwrap_or_default();
@@ -327,7 +340,7 @@ impl Model {
         out
     }
 
-    /// The name of the agent that runs a VNet's gateway, if one has joined.
+    /// The agent of a VNet's gateway. None: no agent has joined for it, or the agent is revoked.
     #[must_use]
     pub fn gateway_agent(&self, vnet: &str) -> Option<&Agent> {
         self.agent(&gateway_agent(vnet))

@@ -1,4 +1,4 @@
-//! Operations on a topology as data, and packets. A generator draws them from a small [`Universe`] of names, so that
+//! Operations on a topology, and packets, as data. A generator draws both from a [`Universe`] of few names, so that
 //! operations often concern the same resources.
 
 mod universe;
@@ -27,28 +27,29 @@ pub struct Flags {
 /// The next hop of a user-defined route (R10).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UserHop {
-    /// To this address.
+    /// `VirtualAppliance`: the owner of this address.
     Appliance(IpAddr),
-    /// To the VPN gateway.
+    /// `VirtualNetworkGateway`: the VPN gateway.
     Gateway,
-    /// `VnetLocal`: inside the VNet.
+    /// `VnetLocal`: the owner of the destination in the VNet.
     Local,
-    /// `Internet`: not carried by the fabric.
+    /// `Internet`: agents drop the packet, because the fabric does not carry it.
     Internet,
-    /// Dropped.
+    /// `None`: agents drop the packet.
     None,
 }
 
-/// One change. Names are unique per kind; a VNet's name also names its gateway.
+/// One change of a topology. Resources are referred to by name. Names are unique per kind, and a VNet's name also stands for its
+/// gateway. An operation may refer to a resource that does not exist; the product then refuses it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
-    /// Creates or changes a VNet: its ranges. Subnets and peerings stay as they are.
+    /// Creates a VNet, or changes the ranges of an existing one. Subnets and peerings stay as they are.
     PutVnet {
         vnet: String,
         region: &'static str,
         space: Vec<IpNet>,
     },
-    /// Deletes a VNet.
+    /// Deletes a VNet with its subnets and peering halves.
     DeleteVnet { vnet: String },
     /// Creates or changes a subnet.
     PutSubnet {
@@ -57,14 +58,14 @@ pub enum Operation {
         prefixes: Vec<IpNet>,
         table: Option<String>,
     },
-    /// Creates or changes a half of a peering; the name of the half is the remote's name.
+    /// Creates or changes the half of a peering with `remote`, whose name it has. `sync` is `syncRemoteAddressSpace` (P27).
     PutPeering {
         vnet: String,
         remote: String,
         flags: Flags,
         sync: bool,
     },
-    /// Deletes a half.
+    /// Deletes the half of a peering with `remote`.
     DeletePeering { vnet: String, remote: String },
     /// Creates a NIC, or changes its forwarding.
     PutNic {
@@ -99,15 +100,15 @@ pub enum Operation {
         vnet: String,
         served: Vec<String>,
     },
-    /// A gateway's agent joins.
+    /// The agent of a VNet's gateway joins (D7).
     JoinGateway { vnet: String },
     /// The site behind a VNet's gateway announces these prefixes by BGP, and withdraws all others.
     Announce {
         vnet: String,
         prefixes: Vec<IpNet>,
-        /// Paths begin with an ASN that is not the site's.
+        /// Whether the AS paths begin with an ASN that is not the site's.
         foreign_as: bool,
-        /// The site also announces 4,001 unused IPv4 prefixes: more than G23 permits.
+        /// Whether the site also announces 4,001 unused IPv4 prefixes, more than G23 permits.
         flood: bool,
     },
     /// Revokes an agent.
@@ -116,13 +117,13 @@ pub enum Operation {
     DeleteAgent { agent: String },
 }
 
-/// The agent of a VNet's gateway.
+/// The name of the agent of a VNet's gateway.
 #[must_use]
 pub fn gateway_agent(vnet: &str) -> String {
     format!("{vnet}-gw")
 }
 
-/// The device of the site behind a VNet's gateway.
+/// The name of the device of the site that is joined to a VNet's gateway. No agent's name ends in `-site`.
 #[must_use]
 pub fn site_device(vnet: &str) -> String {
     format!("{vnet}-site")
@@ -131,7 +132,7 @@ pub fn site_device(vnet: &str) -> String {
 /// A packet, and the place where it enters the fabric.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packet {
-    /// The place where the packet enters.
+    /// The place where the packet enters the fabric.
     pub origin: Origin,
     /// The source address, genuine or not.
     pub source: IpAddr,
@@ -142,16 +143,16 @@ pub struct Packet {
 /// The place where a packet enters the fabric.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// An agent's kernel sends it.
+    /// An agent's kernel sends the packet into the TUN device.
     Kernel {
-        /// The agent.
+        /// The name of the agent.
         agent: String,
     },
-    /// It arrives on a link, although the sender may have no right to send it: a stale or hostile peer.
+    /// The packet arrives on a link, as from a stale or hostile peer: nothing checks whether the sender may send it.
     Link {
-        /// The far end.
+        /// The name of the sending agent or site's device.
         from: String,
-        /// The receiving agent.
+        /// The name of the receiving agent.
         to: String,
     },
 }

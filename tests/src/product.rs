@@ -1,4 +1,4 @@
-//! The operations of [`crate::operation`] through the product's own topology.
+//! Performs the operations of [`crate::operation`] on the product's own topology.
 
 use crate::arm;
 use crate::operation::{Operation, gateway_agent};
@@ -14,18 +14,19 @@ use tombolo_topology::resource::{Agent, Binding, JoinToken, Reach};
 use tombolo_topology::topology::Topology;
 use uuid::Uuid;
 
-/// The ASN of every site.
+/// The ASN of every site: a private one (RFC 6996) that is not a gateway's default.
 pub const SITE_ASN: u32 = 65_021;
 
 /// 100.96.0.0: the first address of the 4,001 unused prefixes. No VNet of the universe overlaps them.
 const FILLER: [u8; 4] = [100, 96, 0, 0];
 
-/// The product's topology, and state of the caller that the topology does not hold.
+/// The product's topology, and the state that the topology does not have but operations need: announcements of sites,
+/// regions of VNets, and the agents' ports.
 #[derive(Debug, Clone)]
 pub struct Product {
-    /// The desired state.
+    /// The topology after all accepted operations.
     pub topology: Topology,
-    /// The routes that the site behind each VNet's gateway announces.
+    /// The routes that the site joined to each VNet's gateway announces, by the VNet's name. The VNet need not exist.
     pub announced: BTreeMap<String, Vec<Route>>,
     regions: BTreeMap<String, &'static str>,
     ports: BTreeMap<String, u16>,
@@ -33,10 +34,10 @@ pub struct Product {
 }
 
 impl Product {
-    /// An empty topology with resource group `g`.
+    /// A topology with the empty resource group `g`, which all other resources belong to.
     ///
     /// # Panics
-    /// If the group is refused.
+    /// If the product refuses the group.
     #[must_use]
     pub fn new() -> Self {
         let mut new = Self {
@@ -51,10 +52,10 @@ impl Product {
         new
     }
 
-    /// Applies one change.
+    /// Applies one change to the topology. GUIDs come from a counter, so a run is repeatable.
     ///
     /// # Errors
-    /// The reason of a refusal, which changes nothing.
+    /// The product refuses the change; the topology is then as before.
     pub fn change(&mut self, change: &Change) -> Result<(), Rejection> {
         let number = &mut self.fresh;
         let mut fresh = || {
@@ -65,10 +66,10 @@ impl Product {
         Ok(())
     }
 
-    /// Performs an operation completely or not at all.
+    /// Performs an operation, which may take several changes, completely or not at all.
     ///
     /// # Errors
-    /// The reason of a refusal.
+    /// The product refuses one of the changes; the whole value is then as before.
     pub fn perform(&mut self, operation: &Operation) -> Result<(), Rejection> {
         let mut after = self.clone();
         for change in after.changes(operation) {
@@ -95,7 +96,7 @@ impl Product {
         self.regions.get(vnet).copied().unwrap_or("region1")
     }
 
-    /// The agent's endpoint, which no other agent has.
+    /// The endpoint of the agent, the same at each call. No other agent has it.
     fn endpoint(&mut self, agent: &str) -> SocketAddr {
         let next = u16::try_from(self.ports.len() + 1).unwrap_or(u16::MAX);
         let port = *self.ports.entry(agent.to_string()).or_insert(next);
@@ -229,16 +230,16 @@ impl Default for Product {
     }
 }
 
-/// The id of the agent with this name.
+/// A name as an agent's id.
 ///
 /// # Panics
-/// If the name is not one.
+/// If the name is not a valid name of an agent.
 #[must_use]
 pub fn agent_id(name: &str) -> AgentId {
     AgentId::new(name).unwrap_or_else(|e| unreachable!("{e}"))
 }
 
-/// A public key derived from the agent's name.
+/// The public key of an agent in tests: the first 32 bytes of its name, padded. Names that agree in them have equal keys.
 #[must_use]
 pub fn key_of(agent: &str) -> PublicKey {
     let mut key = [0x5a; 32];
@@ -252,7 +253,10 @@ fn path(id: &str) -> ArmPath {
     ArmPath::parse(id).unwrap_or_else(|e| unreachable!("{id}: {e}"))
 }
 
-/// An unconditional PUT.
+/// A PUT of a body, without `If-Match` and `syncRemoteAddressSpace`.
+///
+/// # Panics
+/// If `id` is not an ARM id.
 #[must_use]
 pub fn put(id: &str, body: Value) -> Change {
     Change::Put {
@@ -270,7 +274,7 @@ fn delete(network_path: &str) -> Change {
     }
 }
 
-/// The creation of a token for the agent, and the agent's join with it.
+/// The two changes with which an agent joins: the creation of a token for it, and the join with this token.
 fn join(agent: &str, endpoint: SocketAddr, binding: Binding) -> Vec<Change> {
     let id = agent_id(agent);
     vec![

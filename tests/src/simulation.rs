@@ -1,7 +1,8 @@
 //! The control plane in one process with one seed and one clock: the product's topology, compiler and push state machines,
-//! and agents that build the tables of real agents. Processes die, streams break, and every step has a random delay.
+//! and agents that build the tables of real agents. Processes die, streams break, and messages, compilations and changes of
+//! tables take random times.
 //!
-//! All randomness comes from the seed, so the same seed gives the same log.
+//! All randomness comes from the seed, and time is a count of steps. The same seed therefore gives the same log.
 
 use crate::differential::Script;
 use crate::product::Product;
@@ -25,7 +26,7 @@ const RECONNECT_INTERVAL: u64 = 5;
 /// [`MAX_DELAY`] steps each; the limit leaves room for several pushes.
 const CONVERGENCE_LIMIT: u64 = 200;
 
-/// An agent's configuration in force: revision, digest and canonical bytes.
+/// A configuration as an agent runs or receives it: revision, digest and canonical bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Running {
     revision: Revision,
@@ -33,7 +34,7 @@ struct Running {
     bytes: Vec<u8>,
 }
 
-/// A message of the control stream.
+/// A message of the control stream. `Hello` and `Applied` have the digest of the agent's configuration.
 #[derive(Debug, Clone)]
 enum Message {
     Hello(String),
@@ -42,7 +43,8 @@ enum Message {
     Applied(String),
 }
 
-/// A control stream: messages in flight, each with the step in which it arrives, in order.
+/// A control stream with its messages in flight, each with the step in which it arrives. `sync` is the controller's state of the
+/// stream, from the agent's `Hello` on.
 #[derive(Debug, Default)]
 struct Stream {
     to_agent: VecDeque<(u64, Message)>,
@@ -53,9 +55,9 @@ struct Stream {
 #[derive(Debug, Default)]
 struct Agent {
     running: Running,
-    /// The copy on disk, written right after an acknowledgement.
+    /// The configuration that the agent has on disk. The agent writes it right after an acknowledgement.
     disk: Running,
-    /// An accepted configuration, and the step in which it comes into force.
+    /// The step in which an accepted configuration comes into force, and the configuration.
     changing: Option<(u64, Running)>,
     stream: Option<Stream>,
     retry: u64,
@@ -71,17 +73,18 @@ pub struct Simulation {
     step: u64,
     product: Product,
     revision: Revision,
-    /// The newest compiled state, and the next one with the step in which its compilation ends.
+    /// The newest revision that is compiled, with its topology.
     compiled: (Revision, Topology),
+    /// The running compilation: the step in which it ends, its revision and topology.
     compiling: Option<(u64, Revision, Topology)>,
     controller_dead: bool,
     agents: BTreeMap<AgentId, Agent>,
-    /// One line for each event.
+    /// One line for each event, in order, with the step in which it happened.
     pub log: Vec<String>,
 }
 
 impl Simulation {
-    /// A controller with an empty topology, and no agents.
+    /// A controller with an empty topology, and no agents, at step 0.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let product = Product::new();
@@ -98,11 +101,12 @@ impl Simulation {
         }
     }
 
-    /// Plays a seed: random operations and faults, then a period without faults. Checks convergence, and then an outage
-    /// of the controller.
+    /// Plays the operations of [`Script::draw`] for this seed, with random faults between them, and then a period without
+    /// faults. Checks that all agents converge, and that an outage of the controller changes nothing. Returns the
+    /// simulation at its end.
     ///
     /// # Errors
-    /// The first violated property.
+    /// The first violated property, as text.
     pub fn play(seed: u64) -> Result<Self, String> {
         let mut this = Self::new(seed);
         for operation in &Script::draw(seed).operations {
@@ -163,7 +167,7 @@ impl Simulation {
         }
     }
 
-    /// One step of the clock.
+    /// Advances the clock by one step, and lets the controller and each agent act once.
     fn advance(&mut self) -> Result<(), String> {
         self.step += 1;
         // New agents start here. The controller closes the streams of deleted ones.
@@ -250,7 +254,7 @@ impl Simulation {
         Ok(())
     }
 
-    /// Messages that arrive in this step, at both ends.
+    /// Handles the messages that arrive in this step, at the controller and then at the agent.
     fn receive(&mut self, id: &AgentId, agent: &mut Agent, stream: &mut Stream) -> Result<(), String> {
         while let Some((_, message)) = stream.to_controller.pop_front_if(|(at, _)| *at <= self.step) {
             match (message, &mut stream.sync) {
@@ -311,7 +315,7 @@ impl Simulation {
         true
     }
 
-    /// Convergence: without further faults every agent runs its newest configuration within the limit.
+    /// Starts all dead processes, and checks that every agent runs its newest configuration after [`CONVERGENCE_LIMIT`] steps.
     fn check_convergence(&mut self) -> Result<(), String> {
         self.controller_dead = false;
         for agent in self.agents.values_mut() {
@@ -338,7 +342,8 @@ impl Simulation {
         Ok(())
     }
 
-    /// Stability: an outage of the controller changes nothing at the agents, and nothing is sent again.
+    /// Checks that an outage of the controller changes no agent's configuration, and that the controller sends none again
+    /// afterwards.
     fn check_controller_outage(&mut self) -> Result<(), String> {
         let before: Vec<_> = self
             .agents
@@ -365,7 +370,7 @@ impl Simulation {
         }
     }
 
-    /// The number of configurations that agents received.
+    /// The number of configurations that all agents together have received since the start.
     #[must_use]
     pub fn received(&self) -> u64 {
         self.agents.values().map(|a| a.received).sum()

@@ -1,5 +1,5 @@
 //! All agents of a topology in one process. Each has the engine of real agents, over unencrypted links, and a simulated
-//! kernel that forwards packets to other destinations.
+//! kernel, which sends packets for other destinations back to the TUN device.
 
 use crate::arm;
 use crate::model::Why;
@@ -27,9 +27,9 @@ use tombolo_topology::topology::Topology;
 /// The product's treatment of a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// The agents that decided about it, one entry for each decision.
+    /// The agents that decided about the packet, in order. An agent that decided twice, as an appliance does, occurs twice.
     pub path: Vec<String>,
-    /// The decision of the last agent.
+    /// The decision of the last agent of the path.
     pub end: End,
 }
 
@@ -42,14 +42,15 @@ pub enum End {
     Dropped(DropReason, bool),
     /// A forwarding kernel decremented the TTL to zero.
     Kernel,
-    /// The two ends of the link have different preshared keys, or only one end has a key.
+    /// No handshake succeeds, because the two ends of the link have different preshared keys, or only one end has a key.
     KeyMismatch,
     /// The receiver has no link with the sender.
     UnknownPeer,
 }
 
 impl End {
-    /// The model's reason for the loss. None: delivered, or a reason that the model does not have.
+    /// The model's reason for the loss. None: the packet was delivered, or the model has no such reason, as for
+    /// [`End::UnknownPeer`].
     #[must_use]
     pub const fn loss_reason(self) -> Option<Why> {
         Some(match self {
@@ -89,7 +90,7 @@ struct Host {
     engine: Engine<PlainLinks>,
 }
 
-/// All agents, the sites' devices and a fixed clock.
+/// All agents of a topology, the devices of sites, and a clock that stands still.
 pub struct World {
     hosts: BTreeMap<AgentId, Host>,
     addresses: BTreeMap<SocketAddr, AgentId>,
@@ -98,7 +99,7 @@ pub struct World {
     now: Instant,
 }
 
-/// A defect that a test injects into the product.
+/// A defect that a test injects into the product, to prove that the comparison with the model notices it.
 #[derive(Debug, Clone, Copy)]
 pub enum Mutation {
     /// Changes every agent's configuration before its tables are built.
@@ -112,10 +113,12 @@ pub enum Mutation {
 }
 
 impl World {
-    /// Compiles every agent and builds its engine.
+    /// Compiles the configuration of every agent, and installs it in an engine of the agent's own. `announced` has the BGP
+    /// routes of the site behind each VNet's gateway; a VNet without a gateway is skipped. Agents whose configuration does
+    /// not compile (revoked ones) are left out.
     ///
     /// # Panics
-    /// If a compiled configuration changes in a round trip through its bytes, or builds no tables.
+    /// If a compiled configuration changes in a round trip through its bytes, or no tables can be built from it.
     #[must_use]
     pub fn new(topology: &Topology, announced: &BTreeMap<String, Vec<Route>>, mutation: Option<Mutation>) -> Self {
         let now = Instant::now();
@@ -169,16 +172,18 @@ impl World {
         }
     }
 
-    /// The configuration of an agent.
+    /// The configuration of an agent, with the mutation. None: the agent does not exist or has no configuration.
     #[must_use]
     pub fn config(&self, agent: &AgentId) -> Option<&AgentConfig> {
         self.hosts.get(agent).map(|h| &h.config)
     }
 
-    /// Follows a packet. None: an agent on its path has no configuration.
+    /// Sends a packet, and follows it until it is delivered or lost. None: an agent on the path has no configuration, or a
+    /// datagram leads to an endpoint that no agent has. Counters of the engines change; links and tables do not.
     ///
     /// # Panics
-    /// If an engine does not do exactly one of: forward, deliver, count a drop.
+    /// If an engine does not do exactly one of these with the packet: send a datagram, deliver it to the kernel, count a
+    /// drop. Also if source and destination are of different families.
     pub fn send(&mut self, packet: &Packet) -> Option<Outcome> {
         let mut bytes = build(packet);
         let mut path = Vec::new();
@@ -283,14 +288,14 @@ impl World {
     }
 }
 
-/// The port of every site's device: WireGuard's default.
+/// The UDP port of every site's device: the one of WireGuard's examples.
 const SITE_PORT: u16 = 51_820;
 
 fn site_connection(vnet: &str) -> String {
     format!("connections/{vnet}-to-site")
 }
 
-/// Joins a site to a VNet's gateway by a connection with BGP. None: there is no gateway.
+/// Joins a site to a VNet's gateway by a connection with BGP, and returns the connection's id. None: the VNet has no gateway.
 fn join_site(topology: &mut Topology, vnet: &str, number: u8) -> Option<ResourceId> {
     let gateway = ResourceId::new(arm::network(&format!("virtualNetworkGateways/{vnet}-gw")));
     let envelope = topology.gateways.get(&gateway)?.envelope.clone();
@@ -361,7 +366,8 @@ fn build(packet: &Packet) -> Vec<u8> {
     bytes
 }
 
-/// Decrements the TTL as a forwarding kernel does. None: it was the last one.
+/// Decrements the TTL or hop limit as a forwarding kernel does, and corrects IPv4's checksum. None: the TTL would become 0,
+/// so the kernel drops the packet.
 fn decrement_ttl(packet: &mut [u8]) -> Option<()> {
     let v4 = packet[0] >> 4 == 4;
     let ttl = &mut packet[if v4 { 8 } else { 7 }];

@@ -1,6 +1,7 @@
 //! Golden files: the recorded formats of all data that leaves a process, on the wire, on disk or on a terminal.
 //!
-//! Most JSON names derive from Rust names (`rename_all`), so renaming a field could change a format unnoticed in review. A test builds a value, and [`Golden`] compares its JSON with a file below `CRATE/tests/golden`.
+//! Most JSON names derive from Rust names (`rename_all`), so renaming a field could change a format unnoticed in review. A test
+//! builds a value, and [`Golden`] compares its JSON with a file below `CRATE/tests/golden`.
 //!
 //! # How to write such a test
 //! * Construct structs without `..Default::default()`: a new field then fails to compile until a value is recorded.
@@ -10,8 +11,9 @@
 //!
 //! # When a test fails
 //! The message shows the difference. For an unintended change, keep the name with `#[serde(rename = "…")]`. For an intended
-//! one, `TOMBOLO_GOLDEN=write` rewrites the file, and its diff shows reviewers the new format.
-//! Some tests read files of another crate (a client the answers of the controller): after an intended change, write twice.
+//! one, `TOMBOLO_GOLDEN=write` rewrites the file, and its diff shows reviewers the new format. Some tests read files that a
+//! test of another crate writes (the client reads answers of the controller). After an intended change run the rewriting
+//! command twice, because the reader may run before the writer.
 //!
 //! # Why not insta
 //! These tests read golden files back, to prove that stored documents stay readable. insta only compares, and its
@@ -30,14 +32,15 @@ use std::path::{Path, PathBuf};
 /// The environment variable that, set to `write`, rewrites golden files instead of comparing.
 pub const VARIABLE: &str = "TOMBOLO_GOLDEN";
 
-/// The golden files of one crate.
+/// The golden files of one crate. If [`VARIABLE`] is `write` when the value is made, the methods that compare write the
+/// file instead, and create the folder.
 #[derive(Debug, Clone)]
 pub struct Golden {
     folder: PathBuf,
     rewrite: bool,
 }
 
-/// The golden files of the crate that calls it.
+/// The [`Golden`] files of the crate that calls the macro.
 #[macro_export]
 macro_rules! golden {
     () => {
@@ -45,7 +48,8 @@ macro_rules! golden {
     };
 }
 
-/// Panics unless `values`, an iterator of references, holds every variant. A variant that is not listed fails to compile.
+/// Panics unless `values`, an iterator of references, holds a value of every variant of an enum. A variant of the enum that
+/// the call does not list makes the call fail to compile.
 #[macro_export]
 macro_rules! every_variant {
     ($type:ident { $($variant:ident),+ $(,)? }, $values:expr) => {{
@@ -65,7 +69,8 @@ macro_rules! every_variant {
     }};
 }
 
-/// Every value of an enum whose variants have no fields. A variant that is not listed fails to compile.
+/// A vector with every value of an enum whose variants have no fields, in the listed order. A variant that the call does
+/// not list makes the call fail to compile.
 #[macro_export]
 macro_rules! all_of {
     ($type:ident { $($variant:ident),+ $(,)? }) => {{
@@ -75,7 +80,7 @@ macro_rules! all_of {
     }};
 }
 
-/// Values by the name of their case, in order: one JSON object.
+/// Values that are written as one JSON object, with the names of their cases as keys, in this order.
 struct Cases<'a, T>(&'a [(&'a str, T)]);
 
 impl<T: Serialize> Serialize for Cases<'_, T> {
@@ -88,14 +93,15 @@ impl<T: Serialize> Serialize for Cases<'_, T> {
     }
 }
 
-/// Fields keep the order in which they are written: an agent compares digests of its configuration's bytes.
+/// Writes a value as indented JSON. Fields keep their order, because the order is part of the format: an agent compares
+/// digests of its configuration's bytes.
 fn pretty(value: &impl Serialize) -> String {
     let text = serde_json::to_string_pretty(value).unwrap_or_else(|e| panic!("a golden value cannot be written: {e}"));
     text + "\n"
 }
 
 impl Golden {
-    /// The golden files of a crate, by its folder; see [`golden!`].
+    /// The golden files in `tests/golden` of the crate with this folder. [`golden!`] calls it.
     #[must_use]
     pub fn of(manifest_dir: &str) -> Self {
         Self {
@@ -104,10 +110,10 @@ impl Golden {
         }
     }
 
-    /// Compares a value that programs write and read with `NAME.json`, and reads the file back.
+    /// Compares the JSON of a value that programs both write and read with `NAME.json`, and reads the file back.
     ///
     /// # Panics
-    /// If the two differ, or if the value that was read back is written differently.
+    /// If the file is missing or differs, if the type cannot read it, or if the value that was read is written differently.
     pub fn document<T: Serialize + DeserializeOwned>(&self, name: &str, value: &T) {
         let text = pretty(value);
         self.compare(&format!("{name}.json"), &text);
@@ -116,10 +122,11 @@ impl Golden {
         self.require_equal(name, &text, &again);
     }
 
-    /// Compares values of one type, by the names of their cases, with `NAME.json`, and reads the file back.
+    /// Compares values of one type with `NAME.json`, one JSON object whose keys are the names of the cases, and reads the
+    /// file back.
     ///
     /// # Panics
-    /// If the two differ, or if a value that was read back is written differently.
+    /// As for [`Self::document`].
     pub fn cases<T: Serialize + DeserializeOwned>(&self, name: &str, cases: &[(&str, T)]) {
         let text = pretty(&Cases(cases));
         self.compare(&format!("{name}.json"), &text);
@@ -137,26 +144,27 @@ impl Golden {
         self.require_equal(name, &text, &pretty(&Cases(&again)));
     }
 
-    /// Compares values that programs only write with `NAME.json`: no type of this crate reads them.
+    /// Compares values that programs only write with `NAME.json`, as [`Self::cases`] does. The file is not read back,
+    /// because no type of the calling crate can read it.
     ///
     /// # Panics
-    /// If the two differ.
+    /// If the file is missing or differs.
     pub fn written<T: Serialize>(&self, name: &str, cases: &[(&str, T)]) {
         self.compare(&format!("{name}.json"), &pretty(&Cases(cases)));
     }
 
-    /// Compares text with a file.
+    /// Compares text with a file of the golden folder, byte by byte.
     ///
     /// # Panics
-    /// If the two differ.
+    /// If the file is missing or differs.
     pub fn text(&self, file: &str, text: &str) {
         self.compare(file, text);
     }
 
-    /// Reads `NAME.json`: a document of an earlier version, or one that another program writes.
+    /// Reads `NAME.json` without comparing: a document of an earlier version, or one that another program writes.
     ///
     /// # Panics
-    /// If it is missing, or the type does not accept it.
+    /// If the file is missing, or the type does not accept it.
     #[must_use]
     pub fn read<T: DeserializeOwned>(&self, name: &str) -> T {
         let path = self.folder.join(format!("{name}.json"));
@@ -203,7 +211,7 @@ impl Golden {
     }
 }
 
-/// The command that rewrites the running test's files. The test harness names threads after tests.
+/// The command that rewrites the running test's files. The test harness gives the thread of a test the test's name.
 fn command() -> String {
     let thread = std::thread::current();
     let test = thread.name().filter(|name| *name != "main").unwrap_or("golden");

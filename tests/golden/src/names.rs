@@ -3,8 +3,10 @@
 use clap::{Arg, ArgAction, Command};
 use std::fmt::Write as _;
 
-/// The options of a program, one a line: those of each command below its name, with their environment variables. Options
-/// that every command takes stand below the program's name alone.
+/// The options of a program as text for a golden file. Each command has a line with its name, and below it a line for each
+/// option or argument: its names, its environment variable, and whether it is required or repeatable, its permitted values
+/// and its default. Options that every command takes (clap's global ones) are listed once, below the program's name.
+/// `--help`, `--version` and help texts are left out.
 #[must_use]
 pub fn options_of(mut command: Command) -> String {
     command.build();
@@ -62,7 +64,8 @@ fn is_of_clap(option: &Arg) -> bool {
     matches!(option.get_id().as_str(), "help" | "version")
 }
 
-/// The metrics of Prometheus' text format without values: types, and each sample's labels.
+/// Strips the values from a text in Prometheus' format. Leaves, in the same order, each metric's name and type, and each
+/// sample's name and labels. The value of the label `version` becomes `…`, because it changes with each release.
 #[must_use]
 pub fn metrics_of(text: &str) -> String {
     let mut names = String::new();

@@ -14,7 +14,7 @@ struct Renamed {
     keep_up: bool,
 }
 
-/// Written under the new name, read under both: the file changes, and what is stored stays readable.
+/// A field that is written under one name and read under another: what a program stores, it cannot read back.
 #[derive(Debug, Serialize, Deserialize)]
 struct OneWay {
     #[serde(rename(serialize = "alwaysOn"), default)]

@@ -1,12 +1,13 @@
-//! An attacker of the controller's port, without credentials. It holds many connections in one state, from many addresses,
-//! and reports its own cost. For tests and benchmarks of attacks.
+//! An attacker of the controller's port, without credentials, for tests and benchmarks. It holds many connections in one
+//! state, from many addresses, and reports its own cost.
 //!
 //! ```text
 //! stranger --to 203.0.113.10:8443 --connections 10000 --addresses 198.18.0.0/21 --state tls --seconds 20
 //! ```
 //!
-//! Once a second, and at its end, it prints one line of JSON: held connections, attempts, connections closed by the controller,
-//! refused requests, its own CPU seconds. The addresses must be local: `ip route add local 198.18.0.0/21 dev lo`.
+//! Once a second, and at its end, it prints one line of JSON with the held connections, the attempts, the connections that the
+//! controller closed, the refused requests, and its own CPU seconds. The addresses must be local to the host:
+//! `ip route add local 198.18.0.0/21 dev lo`.
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -28,7 +29,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// The timeout of connections, handshakes and HTTP/2 preludes: generous, because the attacked controller is busy.
+/// The timeout of connections, handshakes and HTTP/2 preludes. It is long, because the attacked controller is busy.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The body that a `body` connection announces, just under the controller's limit of 64 KiB for strangers, and the part that it

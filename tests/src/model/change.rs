@@ -1,11 +1,11 @@
-//! Which operations are refused, and the effects of accepted ones.
+//! Decides which operations are refused, and applies accepted ones.
 
 use super::{Agent, Announced, Connection, Gateway, Model, Nic, Peering, Ruling, State, Subnet, Table, Vnet, overlap};
 use crate::operation::{Flags, GATEWAY_SUBNET, Operation, gateway_agent};
 use ipnet::IpNet;
 
 impl Model {
-    /// The specification's verdict on the operation in this state.
+    /// The specification's verdict on the operation in this state. Changes nothing.
     #[must_use]
     pub fn validate(&self, operation: &Operation) -> Ruling {
         match operation {
@@ -114,7 +114,7 @@ impl Model {
         }
         let mut codes = Vec::new();
         let mut open = false;
-        // G16.
+        // G16: networks that VPN joins are disjoint.
         let mut joined = self.joined(&[vnet]);
         joined.retain(|v| v != vnet);
         let ranges = |v: &String| self.vnet(v).map(|v| v.space.clone()).unwrap_or_default();
@@ -260,7 +260,7 @@ impl Model {
         halves.into_iter().map(describe).collect()
     }
 
-    /// Applies the effects of an accepted operation.
+    /// Applies the effects of an operation without a check: call it only for an operation that was accepted.
     pub fn apply(&mut self, operation: &Operation) {
         match operation.clone() {
             Operation::PutVnet { vnet, region, space } => match self.vnet_mut(&vnet) {

@@ -1,10 +1,11 @@
-//! Which announced routes of sites are accepted, and which sources they permit (G22 to G24, D10).
+//! Decides which announced routes of sites are accepted, and which sources they permit (G22 to G24, D10).
 
 use super::{Announced, Model, State, within};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// Prefixes that may be neither destination nor source (RFC 6890).
+/// Martians: prefixes that may be neither destination nor source outside of a host or link (RFC 6890). Private prefixes are
+/// absent, because sites use them.
 const MARTIANS: [&str; 10] = [
     "0.0.0.0/8",
     "127.0.0.0/8",
@@ -23,16 +24,18 @@ fn martians() -> Vec<IpNet> {
 }
 
 impl Model {
-    /// The site behind a VNet's gateway, if the gateway has an agent.
+    /// The announcement of the site that is joined to a VNet's gateway. None: the site has announced nothing, or no agent
+    /// runs the gateway.
     #[must_use]
     pub fn site(&self, hub: &str) -> Option<&Announced> {
         let gateway = self.gateways.iter().any(|g| g.vnet == hub) && self.gateway_agent(hub).is_some();
         self.announced.iter().find(|a| a.vnet == hub).filter(|_| gateway)
     }
 
-    /// The announced prefixes that a VNet's gateway accepts. Paths must begin with the site's ASN (RFC 4271). A family with
-    /// more than 4,000 prefixes is refused as a whole (G23). Martians are refused, and so are prefixes equal to or inside
-    /// the gateway's local prefixes (G22); prefixes that contain these are accepted.
+    /// The announced prefixes that a VNet's gateway accepts from its site; empty if there is no site. AS paths must begin
+    /// with the site's ASN (RFC 4271). A family with more than 4,000 prefixes is refused as a whole (G23). Prefixes inside
+    /// a martian block are refused, and so are prefixes that equal a local prefix of the gateway or lie in one (G22).
+    /// Prefixes that contain a martian block or a local prefix are accepted.
     #[must_use]
     pub fn accepted_from_site(&self, hub: &str) -> Vec<IpNet> {
         let Some(site) = self.site(hub).filter(|s| !s.foreign_as) else {
@@ -48,7 +51,8 @@ impl Model {
         accepted
     }
 
-    /// The ranges of a gateway's VNet, and the synced ranges of its client VNets (P21, P27).
+    /// The local prefixes of a VNet's gateway: the VNet's ranges, and the synced ranges of the VNets that use the gateway
+    /// (P21, P27).
     #[must_use]
     pub fn local_prefixes(&self, hub: &str) -> Vec<IpNet> {
         let mut own = self.vnet(hub).map(|v| v.space.clone()).unwrap_or_default();
@@ -59,8 +63,9 @@ impl Model {
         own
     }
 
-    /// Whether the gateway may send this source to a machine of `receiver` because its site announced it. Sources of the
-    /// receiver's own VNet or of a peered VNet are never permitted, even if an announced prefix contains them (D10).
+    /// Whether the gateway of `hub` may send packets with this source to a machine of VNet `receiver` because the gateway's
+    /// site announced the source. Sources of the receiver's own VNet or of a peered VNet are never permitted, even if an
+    /// announced prefix contains them (D10).
     #[must_use]
     pub fn gateway_may_send(&self, hub: &str, receiver: &str, source: IpAddr) -> bool {
         let Some(home) = self.vnet(receiver) else { return false };
@@ -71,7 +76,8 @@ impl Model {
         within(&self.accepted_from_site(hub), source) && !within(&assigned, source)
     }
 
-    /// Whether a gateway accepts this source from its site. None: the specification does not decide.
+    /// Whether the gateway of `hub` accepts packets with this source from its site. None: the specification does not
+    /// decide, because the source belongs to a connected VNet whose tunnel cannot exist.
     #[must_use]
     pub fn site_may_send(&self, hub: &str, source: IpAddr) -> Option<bool> {
         let mut assigned = self.local_prefixes(hub);
@@ -89,7 +95,7 @@ impl Model {
         Some(true)
     }
 
-    /// The length of the longest of these prefixes that contains the address.
+    /// The length in bits of the longest of these prefixes that contains the address. None: no prefix contains it.
     #[must_use]
     pub fn longest(prefixes: &[IpNet], address: IpAddr) -> Option<u8> {
         let found = prefixes.iter().filter(|p| p.contains(&address));

@@ -1,4 +1,4 @@
-//! The route of a packet out of a subnet.
+//! Finds the route of a packet that leaves a subnet.
 
 use super::{Model, State, within};
 use crate::operation::UserHop;
@@ -8,19 +8,19 @@ use std::net::IpAddr;
 /// The next hop of a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hop {
-    /// Inside the VNet.
+    /// The owner of the destination in the same VNet.
     Local,
-    /// Into this peered VNet.
+    /// The owner of the destination in this peered VNet.
     Peering(String),
-    /// To the VPN gateway, own or remote.
+    /// The VPN gateway that the VNet uses, its own or a peer's.
     Gateway,
-    /// To this address.
+    /// The owner of this address.
     Appliance(IpAddr),
-    /// `Internet` or `None`.
+    /// `Internet` or `None`: the packet is dropped.
     Nowhere,
 }
 
-/// Sources by precedence for an equal prefix (R7): the later wins.
+/// Where a route comes from. Of routes to equal prefixes, the one whose source stands later here wins (R7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
     System,
@@ -32,7 +32,8 @@ enum Source {
 const RESERVED: [&str; 4] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"];
 
 impl Model {
-    /// The route of a packet to `destination` that leaves through the subnet. None: no route at all.
+    /// The next hop of a packet to `destination` that leaves a subnet of a VNet, by R7. None: the VNet or the subnet does
+    /// not exist, or no route contains the destination.
     #[must_use]
     pub fn route(&self, vnet: &str, subnet: &str, destination: IpAddr) -> Option<Hop> {
         let home = self.vnet(vnet)?;
@@ -65,7 +66,8 @@ impl Model {
                 routes.push((prefix, Source::Gateway, Hop::Gateway));
             }
         }
-        // R1, R2, R9.
+        // R1, R2: default routes, and `None` for reserved blocks that the VNet does not have. R9: a user default removes
+        // the latter.
         let default: [IpNet; 2] = [everything(true), everything(false)];
         routes.extend(default.map(|p| (p, Source::System, Hop::Nowhere)));
         if !user.iter().any(|(p, _)| *p == everything(true)) {
@@ -86,7 +88,7 @@ impl Model {
             routes.push((prefix, Source::User, hop));
         }
 
-        // R7 steps 2 and 3.
+        // R7 steps 2 and 3: the longest prefix, then the preferred source.
         routes.retain(|(p, _, _)| p.contains(&destination));
         routes
             .into_iter()
@@ -94,8 +96,8 @@ impl Model {
             .map(|(_, _, hop)| hop)
     }
 
-    /// Whether several connections or client VNets have the destination. The specification does not say which one is
-    /// used: G16 forbids the overlap.
+    /// Whether several connections or VNets that use the gateway of `hub` have the destination. G16 forbids such an
+    /// overlap, so the specification does not say which of them the gateway sends to.
     #[must_use]
     pub fn ambiguous(&self, hub: &str, destination: IpAddr) -> bool {
         let reachable = self

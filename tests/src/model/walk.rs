@@ -1,4 +1,4 @@
-//! The path of a packet, agent by agent, and the reason of a loss.
+//! Follows a packet from agent to agent, and gives the reason of a loss.
 
 use super::routes::Hop;
 use super::{Agent, Fate, Model, State, Why, within};
@@ -6,16 +6,16 @@ use crate::operation::{GATEWAY_SUBNET, Origin, Packet, site_device};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// The initial TTL of packets. Forwarding kernels and gateways decrement it.
+/// The initial TTL of packets; small, so that a loop soon ends. Forwarding kernels and gateways decrement it.
 pub const TTL: u8 = 16;
 
 /// An agent's decision about a packet.
 enum Step {
-    /// Delivered to its kernel.
+    /// The agent delivers the packet to its kernel.
     Deliver,
-    /// Sent over the link to this agent.
+    /// The agent sends the packet over its link with this agent.
     Send(String),
-    /// Lost, for one of these reasons.
+    /// The agent drops the packet, for any of these reasons.
     Lose(Vec<Why>),
     /// The specification does not decide.
     Unspecified(&'static str),
@@ -25,7 +25,7 @@ fn lose(why: Why) -> Step {
     Step::Lose(vec![why])
 }
 
-/// A packet that arrives over a link.
+/// A packet that agent `to` receives over its link with agent `from`.
 struct LinkPacket<'a> {
     from: &'a Agent,
     to: &'a Agent,
@@ -33,7 +33,7 @@ struct LinkPacket<'a> {
 }
 
 impl Model {
-    /// Follows a packet until it is delivered or lost.
+    /// Follows a packet until it is delivered or lost, or until the specification does not decide.
     #[must_use]
     pub fn fate(&self, packet: &Packet) -> Fate {
         let mut path: Vec<String> = Vec::new();
@@ -130,15 +130,16 @@ impl Model {
         }
     }
 
-    /// P17: the ranges that are no longer in the `VirtualNetwork` tag of a VNet. Its machines exchange no packets with
-    /// them on any path.
+    /// P17: the ranges of peers whose access is off. Azure removes them from the VNet's `VirtualNetwork` tag, so the VNet's
+    /// machines exchange no packets with them on any path.
     fn denied_ranges(&self, vnet: &str) -> Vec<IpNet> {
         let halves = self.vnet(vnet).into_iter().flat_map(|v| &v.peerings);
         let off = halves.filter(|p| p.state == State::Connected && !p.flags.access);
         off.flat_map(|p| p.remote_space.clone()).collect()
     }
 
-    /// P17 at a receiving machine, in addition to the link's own check. None: the packet is accepted.
+    /// P17 at a receiving machine. `refused` is the result of the check of the link ([`Self::admit`]); a refusal there may
+    /// also be reported as [`Why::AccessOff`]. None: the packet is accepted.
     fn admit_by_tag(&self, arrival: &LinkPacket<'_>, refused: Option<Step>) -> Option<Step> {
         let LinkPacket { to, packet, .. } = arrival;
         if to.gateway || !within(&self.denied_ranges(&to.vnet), packet.source) {
@@ -154,7 +155,7 @@ impl Model {
         }
     }
 
-    /// Forwards by the subnet's effective routes.
+    /// The next step of a packet that leaves the subnet, by the subnet's effective routes.
     fn forward(&self, agent: &Agent, subnet: &str, packet: &Packet) -> Step {
         let vnet = agent.vnet.as_str();
         match self.route(vnet, subnet, packet.destination) {
@@ -187,7 +188,7 @@ impl Model {
         }
     }
 
-    /// Sends to the owner of the address in the VNet; `nobody` is the reason if there is none.
+    /// Sends to the owner of the address in the VNet. Without an owner, `nobody` is one of the permitted reasons of the loss.
     fn to_owner(&self, agent: &Agent, vnet: &str, address: IpAddr, nobody: Why) -> Step {
         match self.owner(vnet, address) {
             None => Step::Lose(vec![nobody, Why::NoOwner]),
@@ -199,7 +200,7 @@ impl Model {
         }
     }
 
-    /// Sends across a peering, if the sender's half permits it (P17).
+    /// Sends to the owner of the address in the peered VNet `remote`, if the sender's half permits access (P17).
     fn across(&self, agent: &Agent, remote: &str, address: IpAddr, nobody: Why) -> Step {
         let open = self.half(&agent.vnet, remote).is_some_and(|h| h.flags.access);
         match self.to_owner(agent, remote, address, nobody) {
@@ -212,7 +213,7 @@ impl Model {
         }
     }
 
-    /// Whether the receiver accepts the packet from this link (D10, P17, P18). None: it does.
+    /// The receiver's check of a packet from a link (D10, P17, P18). None: the receiver accepts the packet.
     fn admit(&self, arrival: &LinkPacket<'_>) -> Option<Step> {
         let LinkPacket { from, to, packet } = arrival;
         let source = packet.source;
@@ -269,7 +270,8 @@ impl Model {
         }
     }
 
-    /// Sources that a gateway may send from: networks behind its connections, and its local prefixes (P21).
+    /// The receiver's check of a packet that a gateway sends. A gateway may send sources of its local prefixes, and of the
+    /// networks at the far ends of its connections (P21). None: the receiver accepts the packet.
     fn admit_from_gateway(&self, arrival: &LinkPacket<'_>) -> Option<Step> {
         let LinkPacket { from, to, packet } = arrival;
         let hub = from.vnet.as_str();
@@ -381,7 +383,7 @@ impl Model {
         lose(Why::Unrouted)
     }
 
-    /// A packet that a gateway receives from its site: forwarded to its local prefixes, never back to the site.
+    /// A packet that a gateway receives from its site. The gateway forwards it to local prefixes, and never back to the site.
     fn relay_from_site(&self, gateway: &Agent, packet: &Packet) -> Step {
         let hub = gateway.vnet.as_str();
         if self.site(hub).is_none() || !gateway.gateway {
@@ -405,8 +407,9 @@ impl Model {
         self.relay_inward(gateway, packet)
     }
 
-    /// A packet from the far gateway, by the routes of `GatewaySubnet` (G21, R20): into the own VNet and client VNets,
-    /// never into another peering (D9) or another connection.
+    /// The next step of a packet from a far gateway or a site, by the routes of `GatewaySubnet` (G21, R20). The gateway
+    /// forwards it into its own VNet and the VNets that use the gateway, never into another peering (D9) or another
+    /// connection.
     fn relay_inward(&self, gateway: &Agent, packet: &Packet) -> Step {
         let hub = gateway.vnet.as_str();
         match self.route(hub, GATEWAY_SUBNET, packet.destination) {

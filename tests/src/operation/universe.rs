@@ -1,4 +1,4 @@
-//! The generator of operations and packets, over a small universe of names.
+//! The generator of random operations and packets.
 
 use super::{Flags, GATEWAY_SUBNET, Operation, UserHop, gateway_agent};
 use ipnet::IpNet;
@@ -6,33 +6,33 @@ use rand::Rng;
 use rand::seq::IndexedRandom;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The universe of one seed: the VNets, NICs and VMs that operations may create.
+/// The VNets, NICs, VMs and route tables that the operations of one seed may create.
 #[derive(Debug, Clone)]
 pub struct Universe {
-    /// VNets by number.
+    /// The plans of the VNets. The set-up makes the first one a hub with a gateway, and the third one a branch with a gateway.
     pub vnets: Vec<VnetPlan>,
-    /// Route tables.
+    /// The names of the route tables.
     pub tables: Vec<String>,
 }
 
-/// The properties of a VNet if it is created.
+/// The properties that a VNet has if an operation creates it.
 #[derive(Debug, Clone)]
 pub struct VnetPlan {
-    /// Its name.
+    /// The name of the VNet.
     pub name: String,
-    /// Its region.
+    /// The region of the VNet and of its NICs.
     pub region: &'static str,
-    /// Its initial ranges.
+    /// The ranges with which the VNet is created.
     pub space: Vec<IpNet>,
     /// A range that a later operation may add.
     pub extra: IpNet,
-    /// Its subnets, `GatewaySubnet` last.
+    /// The names and prefixes of the subnets; `GatewaySubnet` is the last one.
     pub subnets: Vec<(String, Vec<IpNet>)>,
-    /// Its NICs: name, subnet, addresses.
+    /// The NICs, each with its name, subnet and addresses.
     pub nics: Vec<(String, String, Vec<IpAddr>)>,
-    /// Its VMs: name, NICs, served subnets.
+    /// The VMs, each with its name, its NICs and the subnets that it serves.
     pub vms: Vec<(String, Vec<String>, Vec<String>)>,
-    /// The address of its gateway.
+    /// The address of the gateway's instance, if the VNet gets a gateway.
     pub gateway: IpAddr,
 }
 
@@ -41,7 +41,7 @@ fn net(text: &str) -> IpNet {
 }
 
 impl VnetPlan {
-    /// Draws a plan; `slot` is the second octet of the VNet's ranges.
+    /// Draws a plan. `slot` is the second octet of the VNet's ranges: plans with the same slot overlap.
     fn draw(name: String, slot: u8, rng: &mut impl Rng) -> Self {
         let dual = rng.random_bool(0.5);
         let mut space = vec![net(&format!("10.{slot}.0.0/16"))];
@@ -105,7 +105,7 @@ impl VnetPlan {
 }
 
 impl Universe {
-    /// Draws a universe of 3 to 6 VNets; sometimes the last one has the ranges of the first (P10, P11).
+    /// Draws a universe of 3 to 6 VNets with disjoint ranges, and sometimes one more with the ranges of the first (P10, P11).
     #[must_use]
     pub fn draw(rng: &mut impl Rng) -> Self {
         let count = rng.random_range(3..=6_u8);
@@ -121,8 +121,9 @@ impl Universe {
         }
     }
 
-    /// The operations that set up a run: every VNet with its NICs and agents, and then a hub-and-spoke bias. The first
-    /// VNet has a gateway and peers with most others. The third VNet is a branch, joined to the hub by a connection.
+    /// Draws the operations that set up a run, in an order in which most are accepted. They create every VNet with its NICs
+    /// and agents, and then mostly a hub with spokes: the first VNet has a gateway and peers with most other VNets, and the
+    /// third VNet is a branch, which a connection joins to the hub. Each part is sometimes left out.
     #[must_use]
     pub fn setup(&self, rng: &mut impl Rng) -> Vec<Operation> {
         let mut out = Vec::new();
@@ -200,7 +201,7 @@ impl Universe {
         out
     }
 
-    /// One random operation.
+    /// Draws one operation, which may be one that must be refused.
     #[must_use]
     pub fn operation(&self, rng: &mut impl Rng) -> Operation {
         let mut plan = self.any(rng);
@@ -288,7 +289,7 @@ impl Universe {
         }
     }
 
-    /// A route table. Destinations lie in, around and outside of the VNets; appliances are addresses of NICs.
+    /// Draws a route table. Destinations lie in, around and outside of the VNets; appliances are addresses of NICs.
     fn table(&self, rng: &mut impl Rng) -> Operation {
         let mut routes: Vec<(IpNet, UserHop)> = Vec::new();
         for _ in 0..rng.random_range(0..=4_u8) {
@@ -323,7 +324,7 @@ impl Universe {
         }
     }
 
-    /// A site's announcement: prefixes that contain VNets, equal one, lie in one, or are unrelated to them.
+    /// Draws a site's announcement: prefixes that contain VNets, equal one, lie in one, or are unrelated to them.
     fn announcement(&self, vnet: String, rng: &mut impl Rng) -> Operation {
         const SETS: [&[&str]; 14] = [
             &["0.0.0.0/0"],
@@ -360,7 +361,7 @@ impl Universe {
         }
     }
 
-    /// A route's destination: a VNet's range, a subnet, a single address, a default route, or an unrelated prefix.
+    /// Draws a route's destination: a VNet's range, a subnet, a single address, a default route, or an unrelated prefix.
     fn destination(&self, rng: &mut impl Rng) -> IpNet {
         let plan = self.any(rng);
         match rng.random_range(0..12_u8) {
@@ -381,12 +382,12 @@ impl Universe {
         }
     }
 
-    /// A random VNet plan.
+    /// Draws one of the VNet plans, each with the same probability.
     pub fn any(&self, rng: &mut impl Rng) -> &VnetPlan {
         &self.vnets[rng.random_range(0..self.vnets.len())]
     }
 
-    /// An address: mostly one of a NIC, sometimes one without an owner.
+    /// Draws an address of the wanted family: mostly one of a NIC, sometimes a gateway's, a martian, or one without an owner.
     #[must_use]
     pub fn address(&self, v4: bool, rng: &mut impl Rng) -> IpAddr {
         let plan = self.any(rng);

@@ -1,5 +1,6 @@
-//! Failover: between the instances of a gateway, and from a peering to gateways. The agents decide without the controller
-//! (D11, D19).
+//! Failover between the instances of a gateway, and from the direct path of a peering to the VNets' gateways while that
+//! path is cut. Agents detect the failure and change the path without the controller (D11, D19), which the tests therefore
+//! kill.
 
 use anyhow::{Context, Result, ensure};
 use std::net::IpAddr;
@@ -11,14 +12,14 @@ use tombolo_tests::live::{PING_INTERVAL, World};
 const LEFT: [(&str, &str); 2] = [("10.1.255.4", "left-a"), ("10.1.255.5", "left-b")];
 const RIGHT: [(&str, &str); 2] = [("10.2.255.4", "right-a"), ("10.2.255.5", "right-b")];
 
-/// Longer than any recovery: three seconds of hold (D19), after sessions and ten answers.
+/// Longer than any recovery: a link is used again three seconds after its session is up and ten probes were answered (D19).
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(20);
 
 async fn first_hop(w: &World, from: &str, to: &str) -> Result<Option<IpAddr>> {
     Ok(w.traceroute(from, to).await?.hops.first().copied().flatten())
 }
 
-/// Waits until the first hop is one of these hosts. Returns the host.
+/// Traces until the first hop is one of these addresses. Returns the host of that address.
 async fn wait_for_first_hop<'h>(w: &World, from: &str, to: &str, hosts: &[(&str, &'h str)]) -> Result<&'h str> {
     let end = Instant::now() + RECOVERY_TIMEOUT;
     loop {
@@ -35,7 +36,7 @@ async fn wait_for_first_hop<'h>(w: &World, from: &str, to: &str, hosts: &[(&str,
     }
 }
 
-/// Waits until these agents use the links with `peer` again: their tables no longer have it as down.
+/// Waits until these agents use their links with `peer` again: none of them lists `peer` as down.
 async fn wait_until_used(w: &World, peer: &str, agents: &[&str]) -> Result<()> {
     let end = Instant::now() + RECOVERY_TIMEOUT;
     for agent in agents {
@@ -79,7 +80,7 @@ async fn an_instance_of_a_gateway_stands_in_for_the_other() -> Result<()> {
             let here = wait_for_first_hop(&w, from, "branch-vm", preferred).await?;
             let others: Vec<_> = all.iter().filter(|(_, host)| *host != here).copied().collect();
             let pinger = w.start_ping(from, "branch-vm", PING_INTERVAL)?;
-            // Thirty pings before the change, so that it falls between pings.
+            // About thirty pings must be answered before the change. Without them the change could come before the first ping.
             tokio::time::sleep(Duration::from_millis(300)).await;
             if planned {
                 ensure!(w.stop_agent(here)?, "{here} had to be killed");
@@ -94,7 +95,8 @@ async fn an_instance_of_a_gateway_stands_in_for_the_other() -> Result<()> {
                 w.start_ping(from, "branch-vm", PING_INTERVAL)?
             };
             w.start_agent(here)?;
-            // With both instances active, its share may be another pair's flows. So its return shows in the agents' states.
+            // With both instances active, the returned one may carry only flows of other pairs. A trace does not show its
+            // return then, but the states of the agents do.
             wait_until_used(&w, here, &[from, "branch-gw"]).await?;
             wait_for_first_hop(&w, from, "branch-vm", preferred).await?;
             expect_no_loss(pinger).with_context(|| format!("{here} of {from}, planned: {planned}"))?;
@@ -103,7 +105,8 @@ async fn an_instance_of_a_gateway_stands_in_for_the_other() -> Result<()> {
     w.down()
 }
 
-/// VNets with a Connected peering and a VPN: while the peering's path is cut, the gateways carry its packets.
+/// D19, P25: two VNets have a Connected peering and a VPN. While the path between their machines is cut, the gateways carry the
+/// packets; after the cut the machines use the peering again, and no packet is lost in that change.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gateways_stand_in_for_a_peering_whose_path_is_cut() -> Result<()> {
     let mut topology = Topology::load("failover")?;

@@ -1,12 +1,12 @@
-//! Faults: crashes, revocation, hosts with new addresses, cut networks.
+//! Faults: crashes of agents, revoked agents, hosts with new addresses, and cut networks.
 
 use anyhow::{Context, Result, ensure};
 use std::time::{Duration, Instant};
 use tombolo_lab::check;
 use tombolo_tests::live::{PING_INTERVAL, World};
 
-/// A killed agent starts from its last good configuration. The rules and routes that a stopped or killed agent leaves keep
-/// overlay packets on its host, and `clean` removes them.
+/// A killed agent starts from its last good configuration. The rules and routes that a stopped or killed agent leaves in
+/// the kernel keep overlay packets on its host; `clean` removes them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_agent_comes_back_and_a_cleaned_host_has_nothing_left() -> Result<()> {
     let mut w = World::up("crash").await?;
@@ -20,7 +20,8 @@ async fn a_killed_agent_comes_back_and_a_cleaned_host_has_nothing_left() -> Resu
     w.reach_within("spoke-a-vm", "hub-vm", Duration::from_secs(15)).await?;
     w.reach("spoke-a-vm", "hub-vm").await?;
 
-    // The same without a controller. A controller that returns sends nothing to agents that are up to date.
+    // The restart must also work without a controller. A controller that returns must send nothing to agents that are up to
+    // date.
     w.kill_controller()?;
     w.kill_agent("hub-vm")?;
     w.start_agent("hub-vm")?;
@@ -73,7 +74,7 @@ async fn a_killed_agent_comes_back_and_a_cleaned_host_has_nothing_left() -> Resu
     w.end().await
 }
 
-/// Rules, routes of all tables, devices and tables of nftables of a host.
+/// A host's routing rules, routes of all tables, devices and nftables tables, as text.
 async fn host_state(w: &World, host: &str) -> Result<String> {
     let script = "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; \
                   ip -o link | cut -d: -f2; nft list tables";
@@ -82,7 +83,7 @@ async fn host_state(w: &World, host: &str) -> Result<String> {
     Ok(done.stdout)
 }
 
-/// The traces of an agent in a host's state: overlay routes, rules for its mark, its devices, its nftables.
+/// The traces of an agent in a host's state: prefixes of overlay routes, rules with a mark, TUN devices, nftables tables.
 fn traces(state: &str) -> impl Iterator<Item = &'static str> {
     let all = ["10.1.", "10.2.", "10.3.", "fd00:10", "fwmark", "tl-", "tombolo-"];
     all.into_iter().filter(|trace| state.contains(trace))
@@ -111,7 +112,8 @@ async fn a_revoked_agent_is_cut_off_at_once() -> Result<()> {
     }
     let agent = w.client()?.agent("spoke-a-vm").await?;
     ensure!(agent.revoked && !agent.connected, "{agent:?}");
-    // It cannot reconnect with its identity. The controller counts each attempt. One may be the killed process's.
+    // The agent must not reconnect with its identity. The controller counts refused attempts; the first new one may be of
+    // the killed process, so two are awaited.
     w.kill_agent("spoke-a-vm")?;
     let refused = refused_requests(&w).await?;
     w.start_agent("spoke-a-vm")?;
@@ -131,7 +133,7 @@ async fn a_revoked_agent_is_cut_off_at_once() -> Result<()> {
     w.silent_from("hub-vm", "spoke-a-vm").await?;
     let pinged = others.stop()?;
     ensure!(pinged.all(), "others lost packets: {:?}", pinged.missing);
-    // Its own host is not compared: the controller has no configuration for a revoked agent.
+    // The revoked agent ends first, because its tables cannot be compared: the controller has no configuration for it.
     w.kill_agent("spoke-a-vm")?;
     let found = check::tables(&w).await?;
     ensure!(
@@ -142,7 +144,7 @@ async fn a_revoked_agent_is_cut_off_at_once() -> Result<()> {
     w.down()
 }
 
-/// Requests of agents that the controller has refused since its start.
+/// The number of agents' requests that the controller has refused since its start.
 async fn refused_requests(w: &World) -> Result<u64> {
     let metrics = w.client()?.metrics().await?;
     let value = metrics
@@ -161,7 +163,7 @@ async fn a_host_that_moves_is_found_again() -> Result<()> {
     w.readdress("spoke-a-vm", "203.0.113.121".parse()?)?;
     w.reach_within("spoke-a-vm", "hub-vm", Duration::from_secs(20)).await?;
     w.reach("spoke-a-vm", "hub-vm").await?;
-    // A gateway with a connection, which both ends keep up.
+    // A gateway's connection differs from a VM's link: both ends keep it up without traffic.
     w.readdress("branch-gw", "203.0.113.142".parse()?)?;
     w.reach_within("hub-vm", "branch-vm", Duration::from_secs(30)).await?;
     w.reach("hub-vm", "branch-vm").await?;

@@ -1,7 +1,8 @@
-//! End to end: real processes, real TUN devices, real tunnels, in network namespaces. Needs root.
+//! End-to-end tests: real processes, real TUN devices and real tunnels, in network namespaces. They need root.
 //!
-//! Each test brings up its own lab, with the addresses of the built-in topology in separate namespaces. Most tests end with
-//! a comparison: the controller's routes and `explain` with the agents' tables and with live packets.
+//! Each test brings up a lab of its own in separate namespaces, so tests run side by side although all labs have the
+//! addresses of the built-in topology. Most tests end with a comparison of the controller's routes and `explain` with the
+//! agents' tables and with live packets.
 
 mod demo;
 mod failover;

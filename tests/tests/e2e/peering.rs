@@ -1,15 +1,15 @@
-//! Peerings and traffic inside a VNet: states, flags, both address families.
+//! Peerings and traffic inside a VNet, with the states and flags of peerings and both address families.
 
 use anyhow::{Result, ensure};
 use std::time::{Duration, Instant};
 use tombolo_lab::probe::BackgroundPing;
 use tombolo_tests::live::{Flags, PING_INTERVAL, PLAIN, World};
 
-/// P13, P14, P15, P17: a peering is created, restricted, deleted and recovered.
+/// P13, P14, P15, P17: a peering is created, its access is switched off, one half is deleted, and the peering is recovered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peering_lives_and_dies() -> Result<()> {
     let w = World::up("peering").await?;
-    // D8: two agents of one VNet, without any peering.
+    // D8: two agents of one VNet reach each other without a peering.
     w.reach("hub-vm", "hub-fw").await?;
     w.reach("hub-vm/6", "hub-fw/6").await?;
     w.trace_is("hub-vm", &["hub-fw"]).await?;
@@ -54,7 +54,7 @@ async fn a_peering_lives_and_dies() -> Result<()> {
     w.end().await
 }
 
-/// P16: peerings that are created and deleted lose no packet of other pairs.
+/// P16: while a peering is created and deleted again and again, no packet between other pairs of machines is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unrelated_changes_lose_no_packet() -> Result<()> {
     let w = World::up("churn").await?;

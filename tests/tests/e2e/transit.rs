@@ -1,10 +1,12 @@
-//! Transit: the appliance in the hub, the VPN gateways, and the preference of two paths.
+//! Transit through the appliance in the hub and through VPN gateways, and the choice between a peering and a VPN.
 
 use anyhow::Result;
 use serde_json::json;
 use tombolo_tests::live::{FORWARDED, Flags, PLAIN, World};
 
-/// R11, R19, P18, P24 and P19 to P21, P25, D9 in one lab, each with its negative case.
+/// Spokes reach each other through an appliance (R11, R19, P18, P24), and the branch through the hub's gateway (P19 to
+/// P21). The peering of hub and branch changes only the hub's path (P25, D9). For each rule the test first shows that
+/// nothing passes without it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn spokes_reach_each_other_and_the_branch_only_as_declared() -> Result<()> {
     let w = World::up("transit").await?;
@@ -38,7 +40,8 @@ async fn spokes_reach_each_other_and_the_branch_only_as_declared() -> Result<()>
     w.in_force().await?;
     w.reach("spoke-a-vm", "spoke-b-vm").await?;
 
-    // The hub reaches the branch by VPN, then spoke-a does; spoke-b never does.
+    // The hub reaches the branch by VPN from the start. spoke-a does once both halves have the flags of P19 and P20;
+    // spoke-b never does.
     w.connection_is("hub-to-branch", "Connected").await?;
     w.trace_is("hub-vm", &["hub-gw", "*", "branch-vm"]).await?;
     w.silent("spoke-a-vm", "branch-vm").await?;
@@ -58,7 +61,7 @@ async fn spokes_reach_each_other_and_the_branch_only_as_declared() -> Result<()>
     w.silent("spoke-b-vm", "branch-vm").await?;
     w.agree().await?;
 
-    // P25, D9: hub and branch use their new peering; the spoke stays on the VPN.
+    // P25, D9: hub and branch use their new peering; spoke-a still reaches the branch by VPN.
     w.join("hub", "branch").await?;
     w.trace_is("hub-vm", &["branch-vm"]).await?;
     w.trace_is("spoke-a-vm", &["hub-gw", "*", "branch-vm"]).await?;
@@ -67,13 +70,14 @@ async fn spokes_reach_each_other_and_the_branch_only_as_declared() -> Result<()>
     w.unpeer("branch", "hub").await?;
     w.trace_is("hub-vm", &["hub-gw", "*", "branch-vm"]).await?;
 
-    // P21: without the flag the spoke loses the path.
+    // P21: without `useRemoteGateways` spoke-a no longer reaches the branch.
     w.peer("spoke-a", "hub", FORWARDED).await?;
     w.silent("spoke-a-vm", "branch-vm").await?;
     w.end().await
 }
 
-/// G11, D14: different keys make the handshake fail. The controller does not compare the keys.
+/// G11, D14: with different shared keys the handshake of the gateways fails, and both connections show why. The controller
+/// does not compare the keys.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_shared_key_is_found_and_mended() -> Result<()> {
     let w = World::up("key").await?;
