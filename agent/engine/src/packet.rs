@@ -200,11 +200,12 @@ pub fn mark(packet: &mut [u8]) {
     }
 }
 
-/// Decrements the TTL, or the hop limit for IPv6, and updates the IPv4 header checksum. A TTL of 0 must not be passed:
-/// it stays, and the checksum becomes wrong. The packet must have been parsed.
+/// Decrements the TTL, or the hop limit for IPv6, and updates the IPv4 header checksum. A TTL of 0 stays as it is. The
+/// packet must have been parsed.
 pub fn decrement_ttl(packet: &mut [u8]) {
     if packet[0] >> 4 == 4 {
-        packet[8] = packet[8].saturating_sub(1);
+        let Some(ttl) = packet[8].checked_sub(1) else { return };
+        packet[8] = ttl;
         // RFC 1141: the checksum grows by the amount by which the header word shrinks.
         let sum = u32::from(u16::from_be_bytes([packet[10], packet[11]])) + 0x0100;
         // End-around carry; 0xffff becomes 0, as a newly computed checksum would be.

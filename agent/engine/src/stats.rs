@@ -3,6 +3,16 @@
 use crate::verdict::DropReason;
 use tombolo_proto::status::Totals;
 
+/// One counter for each drop reason.
+#[derive(Debug, Clone)]
+struct Drops(Box<[u64]>);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self(vec![0; DropReason::ALL.len()].into_boxed_slice())
+    }
+}
+
 /// Counters of one engine since its start. Two sums hold at all times ([`conserved`](Self::conserved)):
 ///
 /// * `tun_in + link_in + redirected_in = tun_out + link_out + replied + dropped + redirected_out`. `link_out` counts
@@ -12,7 +22,7 @@ use tombolo_proto::status::Totals;
 pub struct Stats {
     /// Packets by where they came from and what became of them.
     pub totals: Totals,
-    drops: Box<[u64]>,
+    drops: Drops,
     /// Datagrams read from the sockets.
     pub datagrams: u64,
     /// Datagrams that yielded no packet at once: handshakes, cookies, keepalives, messages between agents, fragments,
@@ -33,22 +43,19 @@ impl Stats {
     /// is counted.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            drops: vec![0; DropReason::ALL.len()].into_boxed_slice(),
-            ..Self::default()
-        }
+        Self::default()
     }
 
     /// Counts a dropped packet under its reason.
     pub fn dropped(&mut self, reason: DropReason) {
-        self.drops[reason as usize] += 1;
+        self.drops.0[reason as usize] += 1;
         self.totals.dropped += 1;
     }
 
     /// Counts a refused datagram under its reason. It does not count as a dropped packet, because nobody knows whether
     /// it held one.
     pub fn refused(&mut self, reason: DropReason) {
-        self.drops[reason as usize] += 1;
+        self.drops.0[reason as usize] += 1;
         self.refused_datagrams += 1;
     }
 
@@ -57,7 +64,7 @@ impl Stats {
     pub fn lost(&mut self, packets: u64) {
         self.totals.link_out = self.totals.link_out.saturating_sub(packets);
         self.totals.dropped += packets;
-        self.drops[DropReason::LinkDown as usize] += packets;
+        self.drops.0[DropReason::LinkDown as usize] += packets;
     }
 
     /// Moves datagrams that the kernel refused to send from the sent to the dropped packets (`send_refused`), each as
@@ -67,7 +74,7 @@ impl Stats {
         let packets = datagrams.min(self.totals.link_out);
         self.totals.link_out -= packets;
         self.totals.dropped += packets;
-        self.drops[DropReason::SendRefused as usize] += packets;
+        self.drops.0[DropReason::SendRefused as usize] += packets;
     }
 
     /// Moves packets that the TUN device refused from the delivered to the dropped ones (`device_refused`); at most
@@ -76,7 +83,7 @@ impl Stats {
         let packets = packets.min(self.totals.tun_out);
         self.totals.tun_out -= packets;
         self.totals.dropped += packets;
-        self.drops[DropReason::DeviceRefused as usize] += packets;
+        self.drops.0[DropReason::DeviceRefused as usize] += packets;
     }
 
     /// Whether both sums of the type's documentation hold. It is false only if the engine has an error.
@@ -91,7 +98,7 @@ impl Stats {
     /// Number of packets and datagrams that were dropped or refused for this reason.
     #[must_use]
     pub fn drops(&self, reason: DropReason) -> u64 {
-        self.drops[reason as usize]
+        self.drops.0[reason as usize]
     }
 
     /// The reasons with a number above zero and their numbers, in the order of [`DropReason::ALL`].
@@ -100,5 +107,19 @@ impl Stats {
             .iter()
             .map(|r| (*r, self.drops(*r)))
             .filter(|(_, n)| *n > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_counter_from_the_start() {
+        let mut stats = Stats::default();
+        for reason in DropReason::ALL {
+            stats.dropped(*reason);
+        }
+        assert!(stats.drops_by_reason().all(|(_, count)| count == 1));
     }
 }

@@ -281,6 +281,9 @@ proptest! {
             prop_assert_eq!(parse(&packet).unwrap().ttl, left);
             prop_assert!(sound(&packet));
         }
+        let spent = packet.clone();
+        decrement_ttl(&mut packet);
+        prop_assert_eq!(packet, spent, "a TTL of 0 stays, and so does its checksum");
     }
 
     #[test]
