@@ -11,7 +11,7 @@ use tombolo_proto::status::AgentStatus;
 /// All resources of a kind, by id. Ids compare without regard to case, so the map is ordered by lower-case id.
 pub type Map<R> = BTreeMap<ResourceId, Arc<R>>;
 
-/// Access to the map of a kind in [`Topology`], and to the envelope of a resource. [`define_topology`] implements the
+/// Access to the map of a kind in [`Topology`], and to the envelope of a resource. `define_topology` implements the
 /// trait for each kind.
 pub(crate) trait Stored: Clone + PartialEq + Serialize + DeserializeOwned + 'static {
     /// All resources of this kind in a topology.
