@@ -290,7 +290,7 @@ fn graph(tree: &str) -> Graph {
     graph
 }
 
-/// The shortest chain of imports from a file to another one, with both files. Empty or none: no chain leads there.
+/// The shortest chain of imports from a file to another one, with both files. None: no chain leads there.
 fn chain(graph: &Graph, from: &str, to: &str) -> Option<Vec<String>> {
     let mut before: BTreeMap<&str, &str> = BTreeMap::new();
     let mut open = VecDeque::from([from]);
