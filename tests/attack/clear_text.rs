@@ -34,7 +34,7 @@ const WATCH: &str = "table bridge watch {
     }
 }";
 
-/// Loads nftables rules on a host.
+/// Loads nftables rules in a host's namespace, beside those that are loaded there.
 async fn nft(lab: &Lab, host: &str, rules: &str) -> Result<()> {
     let file = lab.path()?.join(format!("rules-{host}.nft"));
     std::fs::write(&file, rules)?;

@@ -29,7 +29,7 @@ const LINK: LinkIndex = LinkIndex(0);
 /// Packets over each flapping connection: enough to keep the peer's lane busy while the connection closes.
 const PACKETS_PER_CONNECTION: u32 = 50;
 
-/// The result of an attack.
+/// What an attack has done, and what it cost the attacker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttackResult {
     /// The route tables that were advertised, or the connections that came up and were closed.
@@ -40,7 +40,7 @@ pub struct AttackResult {
     pub elapsed: Duration,
 }
 
-/// One link of a hostile agent.
+/// A hostile agent with one link. It does nothing while no method runs: it has no thread of its own.
 pub struct Hostile {
     links: SecureLinks,
     link: Link,
@@ -85,7 +85,7 @@ impl Hostile {
         Ok(this)
     }
 
-    /// Configures the link with this transport.
+    /// Configures the link with this transport. A session of the former configuration may end.
     fn open(&mut self, transport: Transport) {
         let link = Link {
             transport,

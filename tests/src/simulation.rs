@@ -67,7 +67,7 @@ struct Agent {
     received: u64,
 }
 
-/// Controller and agents.
+/// A simulated controller with its agents, and the streams between them.
 pub struct Simulation {
     rng: StdRng,
     step: u64,

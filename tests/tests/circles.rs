@@ -259,7 +259,7 @@ fn target<'m>(
     modules.get(&full)
 }
 
-/// The imports of one tree.
+/// The imports of all files of one source tree, without test code. Files are named by their path from the root.
 fn graph(tree: &str) -> Graph {
     let modules = modules(tree);
     let mut code = BTreeMap::new();

@@ -26,14 +26,14 @@ struct Pair {
     generation: u64,
     /// Whether the left and the right half of the peering exist.
     halves: (bool, bool),
-    /// The number in the connection's key.
+    /// The number that the connection's shared key contains.
     key: u64,
 }
 
 /// What a writer knows about the state of its pair.
 #[derive(Debug, Clone, Copy, Default)]
 struct Known {
-    /// The last acknowledged state.
+    /// The state after the last acknowledged request.
     now: Pair,
     /// The state after the request that is not answered yet.
     pending: Option<Pair>,

@@ -75,7 +75,7 @@ fn rules_of(page: &str, text: &str) -> Vec<Rule> {
     rules
 }
 
-/// All rules of all pages.
+/// All rules of the pages in `docs/rules`, page by page in the order of their names.
 fn rules() -> Vec<Rule> {
     let folder = root().join("docs/rules");
     let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));

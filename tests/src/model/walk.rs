@@ -9,7 +9,7 @@ use std::net::IpAddr;
 /// The initial TTL of packets; small, so that a loop soon ends. Forwarding kernels and gateways decrement it.
 pub const TTL: u8 = 16;
 
-/// An agent's decision about a packet.
+/// What an agent decides to do with a packet.
 enum Step {
     /// The agent delivers the packet to its kernel.
     Deliver,
