@@ -170,7 +170,7 @@ impl Simulation {
     /// Advances the clock by one step, and lets the controller and each agent act once.
     fn advance(&mut self) -> Result<(), String> {
         self.step += 1;
-        // New agents start here. The controller closes the streams of deleted ones.
+        // A new agent starts in the step after its join. A deleted agent stays in the map, and the controller closes its stream.
         for id in self.product.topology.agents.keys() {
             self.agents.entry(id.clone()).or_default();
         }

@@ -197,7 +197,8 @@ impl World {
                 && !from.as_str().starts_with(AgentId::SITE)
                 && self.key(from, &at) != self.key(&at, from)
             {
-                // A failed handshake delivers nothing. The test itself put a packet with `Origin::Link` there.
+                // A failed handshake delivers nothing, so the receiver does not belong to the path. With `Origin::Link` it
+                // stays in the path, because the test itself put the packet there.
                 if path.len() > 1 {
                     path.pop();
                 }

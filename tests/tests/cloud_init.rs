@@ -84,7 +84,7 @@ async fn user_data_names_the_package_of_the_controller() {
         .collect();
     let (url, sha256) = (install[4], install[5]);
     assert_eq!(url, format!("{}/packages/{NAME}", controller.base()));
-    // RFC 6234's test vector for "abc".
+    // The package's content is "abc", whose SHA-256 is a test vector of RFC 6234.
     assert_eq!(
         sha256,
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -300,7 +300,8 @@ fn arm_bodies() {
         .collect();
     let count = RefCell::new(0_u32);
     let check = AssertUnwindSafe(|input: &[u8]| {
-        // The first byte chooses a resource. The rest is tried as a body, and as a list of edits of a valid body.
+        // The first byte chooses a resource. The rest is tried both as a body and as a list of edits of a valid body,
+        // because random bytes alone are hardly ever JSON.
         let Some((&choice, rest)) = input.split_first() else {
             return;
         };
@@ -318,7 +319,7 @@ fn arm_bodies() {
         }
     });
     fuzz!("arm", move |input: &[u8]| check(input));
-    // Most inputs are not JSON. Enough must be, or the test never reaches the rules.
+    // Most inputs are not JSON, and never reach the rules. The test proves something only if enough of them are.
     let count = count.into_inner();
     println!("{count} bodies were tried");
     assert!(count > 1000, "only {count} inputs were bodies");

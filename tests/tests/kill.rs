@@ -206,7 +206,7 @@ async fn check(rest: &Rest, writer: usize, known: &Known) -> Known {
         known.now,
         known.pending
     );
-    // No partial change: the parts of the VNet are consistent, and so are the two halves.
+    // After a partial change the parts of the VNet or the states of the two halves would not fit together.
     let subnets = left["properties"]["subnets"].as_array().map_or(0, Vec::len);
     assert_eq!(subnets as u64, generation % 5 + 2, "writer {writer}: {left}");
     let state = |halves: &[Value]| halves.first().map(|h| h["properties"]["peeringState"].clone());

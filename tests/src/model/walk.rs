@@ -170,7 +170,7 @@ impl Model {
                     None => lose(Why::NoGateway),
                 }
             }
-            // R11: in this VNet, or in a directly peered one.
+            // R11: an appliance may be in this VNet or in a directly peered one, not further away.
             Some(Hop::Appliance(address)) => {
                 let Some(home) = self.vnet(vnet) else {
                     return lose(Why::Unrouted);
@@ -294,7 +294,7 @@ impl Model {
         if self.addresses_of(from).contains(&packet.source) {
             return None;
         }
-        // D10: never a source of the receiver's own VNet.
+        // D10: a gateway never sends from a source of the receiver's own VNet, whatever its routes contain.
         if self.vnet(&to.vnet).is_some_and(|v| within(&v.space, packet.source)) {
             return Some(lose(Why::Source));
         }
@@ -351,7 +351,8 @@ impl Model {
         if from.gateway {
             return self.relay_inward(to, packet);
         }
-        // The longest prefix decides; of equal prefixes the configured one.
+        // A learned route is used only if it is longer than every configured prefix: of equal prefixes the configured one
+        // is preferred.
         let configured: Vec<IpNet> = self
             .connected_to(hub)
             .iter()
@@ -365,7 +366,8 @@ impl Model {
             if within(&self.reachable_via(hub, far), destination) {
                 return match self.gateway_agent(far) {
                     None => Step::Lose(vec![Why::NoGateway, Why::NoTunnel]),
-                    // Without a key there is no handshake; with two different keys it fails.
+                    // The product drops for one of two reasons: without a key there is no link, and with two different keys the
+                    // handshake fails.
                     Some(_) if !self.tunnel(hub, far) => Step::Lose(vec![Why::NoTunnel, Why::NoGateway]),
                     Some(gateway) => Step::Send(gateway.name.clone()),
                 };

@@ -116,7 +116,7 @@ fn spawn(topology: &Topology, dir: &Path, arguments: &[&str], environment: &[(&s
     let (verb, rest) = arguments.split_first().context("no command")?;
     let output = std::fs::File::create(dir.join("output"))?;
     let child = Command::new(binary::find("tombolo")?)
-        // The usual folder of this name, so that leftovers of an aborted run are found.
+        // The folder has the usual name, so that this run finds and replaces leftovers of an aborted one.
         .args(["lab", "--lab-dir"])
         .arg(dir_of(None, &topology.name))
         .arg(verb)
@@ -277,7 +277,8 @@ fn a_killed_demo_leaves_nothing() -> Result<()> {
     let status = demo.wait(Duration::from_secs(60))?;
     ensure!(status.success(), "{status}:\n{}", demo.output());
 
-    // `up` leaves its lab up. Only the killed demo's watcher could take it down: when that has ended, the lab must exist.
+    // `up` leaves its lab up, and only the killed demo's watcher could take it down by mistake. So the watcher must have
+    // ended before the lab's existence proves anything.
     let start = Instant::now();
     while processes_of(&demo.lab_dir())?
         .iter()
