@@ -52,7 +52,7 @@ struct Arguments {
     /// The source addresses, in turns. None: the kernel chooses.
     #[arg(long)]
     addresses: Option<Ipv4Net>,
-    /// The state to hold each connection in.
+    /// The state in which the stranger holds each connection.
     #[arg(long)]
     state: State,
     /// The duration of the attack in seconds.

@@ -99,7 +99,7 @@ impl Model {
         }
     }
 
-    /// A packet that a VM's or gateway's kernel sends into the TUN device.
+    /// The next step of a packet that the kernel of a VM or gateway sends into the TUN device.
     fn send_from_kernel(&self, agent: &Agent, packet: &Packet) -> Step {
         if agent.gateway {
             return Step::Unspecified("a packet of a gateway's own kernel");
@@ -328,7 +328,7 @@ impl Model {
         Some(Step::Unspecified("a source in a range that is not synced yet"))
     }
 
-    /// A packet that a VM receives from a link.
+    /// The next step of a packet that a VM receives from a link and accepts.
     fn receive(&self, agent: &Agent, packet: &Packet) -> Step {
         let own = self.addresses_of(agent).contains(&packet.destination);
         if own || within(&self.served_by(agent), packet.destination) || self.forwards(agent) {
@@ -338,7 +338,7 @@ impl Model {
         }
     }
 
-    /// A packet that a gateway receives from a link.
+    /// The next step of a packet that a gateway receives from a link and accepts.
     fn relay(&self, arrival: &LinkPacket<'_>) -> Step {
         let LinkPacket { from, to, packet } = arrival;
         let (hub, destination) = (to.vnet.as_str(), packet.destination);
@@ -385,7 +385,8 @@ impl Model {
         lose(Why::Unrouted)
     }
 
-    /// A packet that a gateway receives from its site. The gateway forwards it to local prefixes, and never back to the site.
+    /// The next step of a packet that a gateway receives from its site. The gateway forwards it to local prefixes, and
+    /// never back to the site.
     fn relay_from_site(&self, gateway: &Agent, packet: &Packet) -> Step {
         let hub = gateway.vnet.as_str();
         if self.site(hub).is_none() || !gateway.gateway {

@@ -180,7 +180,7 @@ fn an_interrupted_demo_leaves_nothing() -> Result<()> {
         demo.until("A peering has two halves")?;
         ensure!(!namespaces(&demo.name).is_empty(), "the lab is up");
         demo.signal(signal)?;
-        // The second signal should arrive during the clean-up, which takes longer than this.
+        // The second signal must arrive during the clean-up, which takes longer than this pause.
         std::thread::sleep(Duration::from_millis(200));
         demo.signal(signal)?;
         let status = demo.wait(Duration::from_secs(20))?;

@@ -159,7 +159,7 @@ async fn a_line_and_a_device_that_go_silent_are_given_up() -> Result<()> {
     on_the_line(&w, "add rule inet silent forward oifname line0 drop").await?;
     answers(&w, "by the tunnel").await?;
     wait_for_route_to_location_1(&w, true).await?;
-    // Cut the tunnel too: no path is left, and the routes are withdrawn everywhere.
+    // The tunnel is cut too. Then no path is left, and the routes must be withdrawn everywhere.
     w.cut_pair("hub-vpn", "loc1-ce1")?;
     w.connection_is_because("hub-loc1", "NotConnected", "PeerReachability")
         .await?;
