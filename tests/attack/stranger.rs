@@ -52,6 +52,7 @@ pub(crate) struct Attacked {
 }
 
 impl Attacked {
+    /// Brings up the lab `attack-NAME`, and waits until its two agents run.
     pub(crate) async fn up(name: &str) -> Result<Self> {
         let world = World::of(&topology(name)).await?;
         Ok(Self { world, prefixes: 1 })
