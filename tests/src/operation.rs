@@ -111,7 +111,7 @@ pub enum Operation {
         /// Whether the site also announces 4,001 unused IPv4 prefixes, more than G23 permits.
         flood: bool,
     },
-    /// Revokes an agent: its peers drop their links with it, but its name and binding stay in use.
+    /// Revokes an agent: its peers remove their links with it. The agent itself still exists, so its name stays in use.
     Revoke { agent: String },
     /// Deletes an agent; its name and binding are free again.
     DeleteAgent { agent: String },
