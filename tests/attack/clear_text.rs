@@ -34,7 +34,7 @@ const WATCH: &str = "table bridge watch {
     }
 }";
 
-/// Loads nftables rules on a host.
+/// Loads nftables rules in a host's namespace, beside those that are loaded there.
 async fn nft(lab: &Lab, host: &str, rules: &str) -> Result<()> {
     let file = lab.path()?.join(format!("rules-{host}.nft"));
     std::fs::write(&file, rules)?;
@@ -248,7 +248,8 @@ async fn a_vm_and_its_containers_send_nothing_in_clear_text() -> Result<()> {
         drop(ping?);
     }
 
-    // Only `clean` removes the confinement. Packets leak then, which proves that the watch works.
+    // Only `clean` removes the confinement. Afterwards packets must leave in clear text, which proves that the watch would
+    // have seen them before.
     let (program, dir) = (tombolo_lab::binary::find("tombolo-agent")?, w.agent_dir(vm)?);
     let (program, dir) = (program.display().to_string(), dir.display().to_string());
     let done = w.exec(vm, &[&program, "clean", "--state-dir", &dir], TIMEOUT).await?;

@@ -45,13 +45,14 @@ resources:
     Topology::parse(&text).expect("the topology of this test")
 }
 
-/// A lab whose controller is attacked.
+/// A lab whose controller is attacked, with the number of address prefixes that its VNet has: each check adds one.
 pub(crate) struct Attacked {
     pub(crate) world: World,
     prefixes: u8,
 }
 
 impl Attacked {
+    /// Brings up the lab `attack-NAME`, and waits until its two agents run.
     pub(crate) async fn up(name: &str) -> Result<Self> {
         let world = World::of(&topology(name)).await?;
         Ok(Self { world, prefixes: 1 })
@@ -178,11 +179,11 @@ impl Attacked {
 #[derive(Debug, Default, Clone, Copy, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Report {
-    /// Connections that are open now.
+    /// The connections that the stranger has open now.
     pub(crate) held: u64,
-    /// Connections that it tried to open.
+    /// The connections that the stranger has tried to open since its start.
     pub(crate) attempts: u64,
-    /// Requests that the controller refused.
+    /// The requests that the controller has refused since the stranger's start.
     pub(crate) refused: u64,
 }
 

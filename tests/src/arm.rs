@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 use std::net::IpAddr;
 
-/// The subscription of all tests.
+/// The id of the subscription in which all tests create their resources.
 pub const SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
 
 /// The ARM id of a resource group in [`SUBSCRIPTION`].

@@ -44,7 +44,7 @@ pub fn fault_of(citation: &str) -> Option<String> {
     let Some(at) = source.find(&format!("fn {function}(")) else {
         return Some(format!("there is no {function} in {file}"));
     };
-    // The attributes above the function, and not those of the function before.
+    // A line with `}` ends the previous function, so its attributes are not read.
     let above = source[..at].lines().rev().take(6);
     let before: Vec<&str> = above.take_while(|line| line.trim() != "}").collect();
     if !before.iter().any(|l| l.contains("#[test]") || l.contains("::test")) {

@@ -213,7 +213,8 @@ fn compare(fate: &Fate, outcome: Option<&Outcome>) -> Option<bool> {
         (Fate::Delivered { path }, Some(outcome)) => Some(outcome.end == End::Delivered && outcome.path == *path),
         (Fate::Lost { path, why }, Some(outcome)) => {
             let same = outcome.end.loss_reason().is_some_and(|w| why.contains(&w));
-            // The TTL decides where a loop ends; that place is not specified.
+            // The path of a loop depends on the initial TTL, which is not part of the specification, so only the reason is
+            // compared.
             Some(same && (why.contains(&Why::Loop) || outcome.path == *path))
         }
     }

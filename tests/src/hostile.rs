@@ -29,7 +29,7 @@ const LINK: LinkIndex = LinkIndex(0);
 /// Packets over each flapping connection: enough to keep the peer's lane busy while the connection closes.
 const PACKETS_PER_CONNECTION: u32 = 50;
 
-/// The result of an attack.
+/// What an attack has done, and what it cost the attacker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttackResult {
     /// The route tables that were advertised, or the connections that came up and were closed.
@@ -40,7 +40,7 @@ pub struct AttackResult {
     pub elapsed: Duration,
 }
 
-/// One link of a hostile agent.
+/// A hostile agent with one link. It does nothing while no method runs: it has no thread of its own.
 pub struct Hostile {
     links: SecureLinks,
     link: Link,
@@ -85,11 +85,12 @@ impl Hostile {
         Ok(this)
     }
 
-    /// Configures the link with this transport.
+    /// Configures the link with this transport. A session of the former configuration may end.
     fn open(&mut self, transport: Transport) {
         let link = Link {
             transport,
-            // A link over QUIC opens connections by packets; keepalives over WireGuard would disturb.
+            // Over QUIC, packets of the attack open the connections. An always-on link would also send keepalives over
+            // WireGuard, and the link might stay there.
             always_on: transport != Transport::Quic,
             initiator: true,
             ..self.link.clone()
@@ -119,7 +120,7 @@ impl Hostile {
     fn receive(&mut self) -> Result<()> {
         let (len, from) = match self.socket.recv_from(&mut self.datagram) {
             Ok(received) => received,
-            // ICMP's port unreachable from a restarting peer does not end the attack.
+            // ICMP reports the port of a restarting peer as unreachable. That must not end the attack.
             Err(e)
                 if matches!(
                     e.kind(),
@@ -226,11 +227,11 @@ impl Hostile {
             self.up = false;
             self.open(Transport::Quic);
             let mut out = Collected::default();
-            // Any packet opens a connection.
+            // The content does not matter, because any packet makes the link open a connection.
             self.links.seal(LINK, &[0x45; 40], 0, now(), &mut out);
             self.send(out)?;
             let opened = now();
-            // A peer without this link does not answer: the wait is limited.
+            // The wait is limited, because a peer that has removed the link does not answer.
             while !self.up && opened.elapsed() < Duration::from_millis(50) {
                 self.run(Duration::from_millis(1))?;
             }

@@ -41,14 +41,14 @@ pub struct Flags {
     pub remote_gateways: bool,
 }
 
-/// Azure's defaults: access only.
+/// The flags that Azure sets by default: `allowVirtualNetworkAccess` is on, and all other flags are off.
 pub const PLAIN: Flags = Flags {
     access: true,
     forwarded: false,
     transit: false,
     remote_gateways: false,
 };
-/// Azure's defaults and `allowForwardedTraffic`.
+/// Azure's default flags with `allowForwardedTraffic` on.
 pub const FORWARDED: Flags = Flags {
     forwarded: true,
     ..PLAIN

@@ -29,7 +29,7 @@ pub struct Model {
     pub announced: Vec<Announced>,
 }
 
-/// The BGP announcements of the site behind a VNet's gateway.
+/// The BGP announcements of the site that is joined to a VNet's gateway.
 #[derive(Debug, Clone)]
 pub struct Announced {
     pub vnet: String,
@@ -114,7 +114,7 @@ pub struct Connection {
 pub struct Agent {
     pub name: String,
     pub vnet: String,
-    /// Empty for a gateway's agent.
+    /// The names of the agent's NICs; empty for a gateway's agent.
     pub nics: Vec<String>,
     /// Subnets whose other machines the agent serves (D8).
     pub served: Vec<String>,
@@ -133,7 +133,7 @@ pub enum Ruling {
     Either,
 }
 
-/// The end of a packet.
+/// What happens to a packet in the end, with the agents that it passes in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
     /// The packet reaches the kernel of the last agent of the path, or a site's device.

@@ -51,7 +51,7 @@ pub enum Operation {
     },
     /// Deletes a VNet with its subnets and peering halves.
     DeleteVnet { vnet: String },
-    /// Creates or changes a subnet.
+    /// Creates a subnet, or changes the prefixes and the route table of an existing one.
     PutSubnet {
         vnet: String,
         subnet: String,
@@ -102,7 +102,7 @@ pub enum Operation {
     },
     /// The agent of a VNet's gateway joins (D7).
     JoinGateway { vnet: String },
-    /// The site behind a VNet's gateway announces these prefixes by BGP, and withdraws all others.
+    /// The site that is joined to a VNet's gateway announces these prefixes by BGP, and withdraws all others.
     Announce {
         vnet: String,
         prefixes: Vec<IpNet>,
@@ -111,7 +111,7 @@ pub enum Operation {
         /// Whether the site also announces 4,001 unused IPv4 prefixes, more than G23 permits.
         flood: bool,
     },
-    /// Revokes an agent.
+    /// Revokes an agent: its peers remove their links with it. The agent itself still exists, so its name stays in use.
     Revoke { agent: String },
     /// Deletes an agent; its name and binding are free again.
     DeleteAgent { agent: String },
@@ -134,7 +134,7 @@ pub fn site_device(vnet: &str) -> String {
 pub struct Packet {
     /// The place where the packet enters the fabric.
     pub origin: Origin,
-    /// The source address, genuine or not.
+    /// The source address, which may be spoofed.
     pub source: IpAddr,
     /// The destination address, of the same family.
     pub destination: IpAddr,

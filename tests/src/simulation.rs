@@ -67,7 +67,7 @@ struct Agent {
     received: u64,
 }
 
-/// Controller and agents.
+/// A simulated controller with its agents, and the streams between them.
 pub struct Simulation {
     rng: StdRng,
     step: u64,
@@ -170,7 +170,7 @@ impl Simulation {
     /// Advances the clock by one step, and lets the controller and each agent act once.
     fn advance(&mut self) -> Result<(), String> {
         self.step += 1;
-        // New agents start here. The controller closes the streams of deleted ones.
+        // A new agent starts in the step after its join. A deleted agent stays in the map, and the controller closes its stream.
         for id in self.product.topology.agents.keys() {
             self.agents.entry(id.clone()).or_default();
         }

@@ -24,7 +24,7 @@ use tombolo_topology::learned_routes::{LearnedReports, LearnedRoutes};
 use tombolo_topology::resource::{Connection, ConnectionType, Envelope, LocalNetworkGateway, SiteBgp};
 use tombolo_topology::topology::Topology;
 
-/// The product's treatment of a packet.
+/// What the product has done with a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
     /// The agents that decided about the packet, in order. An agent that decided twice, as an appliance does, occurs twice.
@@ -33,7 +33,7 @@ pub struct Outcome {
     pub end: End,
 }
 
-/// The end of a packet.
+/// How the last agent of the path ended a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// Delivered to the kernel of the destination.
@@ -94,7 +94,7 @@ struct Host {
 pub struct World {
     hosts: BTreeMap<AgentId, Host>,
     addresses: BTreeMap<SocketAddr, AgentId>,
-    /// The devices of sites by endpoint.
+    /// The names of the sites' devices, by endpoint. A datagram to one of these has left the fabric.
     sites: BTreeMap<SocketAddr, String>,
     now: Instant,
 }
@@ -106,7 +106,7 @@ pub enum Mutation {
     Config(fn(&mut AgentConfig)),
     /// Changes the topology before it is compiled.
     Topology(fn(&mut Topology)),
-    /// Changes the routes that sites announce.
+    /// Changes the routes that sites announce, before gateways learn them.
     Announced(fn(&mut Vec<Route>)),
     /// Changes every agent's configuration, given its learned routes, before its tables are built.
     Learned(fn(&mut AgentConfig, &RoutingState)),
@@ -197,7 +197,8 @@ impl World {
                 && !from.as_str().starts_with(AgentId::SITE)
                 && self.key(from, &at) != self.key(&at, from)
             {
-                // A failed handshake delivers nothing. The test itself put a packet with `Origin::Link` there.
+                // A failed handshake delivers nothing, so the receiver does not belong to the path. With `Origin::Link` it
+                // stays in the path, because the test itself put the packet there.
                 if path.len() > 1 {
                     path.pop();
                 }
@@ -353,7 +354,7 @@ impl Host {
     }
 }
 
-/// A UDP packet with these addresses.
+/// The bytes of a UDP packet with the addresses of `packet` and the TTL [`TTL`].
 fn build(packet: &Packet) -> Vec<u8> {
     let builder = match (packet.source, packet.destination) {
         (IpAddr::V4(s), IpAddr::V4(d)) => PacketBuilder::ipv4(s.octets(), d.octets(), TTL),

@@ -18,7 +18,8 @@ const TREES: [&str; 3] = ["controller/topology/src", "controller/src", "controll
 /// (docs/architecture.md, "A kind of resource"). All other imports of the kinds are checked.
 const LIST_OF_KINDS: &str = "controller/topology/src/resource.rs";
 
-/// Imports that still close a circle: the file, and the file that it imports. The list may only shrink.
+/// Imports that are permitted although they close a circle, each as the importing and the imported file. The list may only
+/// shrink.
 const KNOWN: &[(&str, &str)] = &[];
 
 /// The files that each file imports.
@@ -28,7 +29,7 @@ type Graph = BTreeMap<String, BTreeSet<String>>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Token {
     Word(String),
-    /// `::`
+    /// The path separator, `::`.
     Separator,
     Symbol(char),
 }
@@ -258,7 +259,7 @@ fn target<'m>(
     modules.get(&full)
 }
 
-/// The imports of one tree.
+/// The imports of all files of one source tree, without test code. Files are named by their path from the root.
 fn graph(tree: &str) -> Graph {
     let modules = modules(tree);
     let mut code = BTreeMap::new();
@@ -289,7 +290,7 @@ fn graph(tree: &str) -> Graph {
     graph
 }
 
-/// The shortest chain of imports from a file to another one, both included.
+/// The shortest chain of imports from a file to another one, with both files. None: no chain leads there.
 fn chain(graph: &Graph, from: &str, to: &str) -> Option<Vec<String>> {
     let mut before: BTreeMap<&str, &str> = BTreeMap::new();
     let mut open = VecDeque::from([from]);
@@ -318,7 +319,7 @@ fn chain(graph: &Graph, from: &str, to: &str) -> Option<Vec<String>> {
     None
 }
 
-/// The imports that are checked for circles: without those of the list of kinds, and without the known ones.
+/// The imports that are checked for circles: all except those of [`LIST_OF_KINDS`] and those in [`KNOWN`].
 fn checked() -> Graph {
     let mut all: Graph = TREES.iter().flat_map(|tree| graph(tree)).collect();
     all.remove(LIST_OF_KINDS);
@@ -349,7 +350,7 @@ fn no_modules_of_the_controller_import_each_other_in_a_circle() {
     );
 }
 
-/// An import that closes no circle any more leaves the list, so that it cannot come back unnoticed.
+/// Each import in [`KNOWN`] closes a circle. One that no longer does must leave the list, so that it cannot come back unnoticed.
 #[test]
 fn known_circles_still_exist() {
     let all: Graph = TREES.iter().flat_map(|tree| graph(tree)).collect();

@@ -1,5 +1,5 @@
-//! User-data for cloud-init, with the agent's package from the controller: the command line, a controller, and the new machine's
-//! download. `make vm-test` runs cloud-init with it.
+//! User-data for cloud-init that downloads the agent's package from the controller. The command line writes the user-data,
+//! and the test downloads as a new machine would. `make vm-test` runs cloud-init itself with such user-data.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use reqwest::{Certificate, Client};
@@ -13,7 +13,7 @@ use tombolo_tests::controller::Controller;
 const NAME: &str = "tombolo-agent_0.1.0-1_amd64.deb";
 const GROUP: &str = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/lab";
 
-/// A controller with one VNet and a NIC in it.
+/// Starts a controller, and creates one VNet with a NIC.
 async fn controller(data: &Path, packages: &Path) -> Controller {
     let arguments = ["--packages-dir", packages.to_str().unwrap()];
     let controller = Controller::start_with(data, None, &arguments).await;
@@ -38,7 +38,7 @@ async fn controller(data: &Path, packages: &Path) -> Controller {
     controller
 }
 
-/// `tombolo token create --cloud-init` with further options.
+/// Runs `tombolo token create --cloud-init` with further options.
 async fn create(controller: &Controller, home: &Path, options: &[&str]) -> Output {
     tokio::process::Command::new(binary("tombolo"))
         .args(["--controller", &controller.base(), "-g", "lab", "--ca"])
@@ -84,13 +84,13 @@ async fn user_data_names_the_package_of_the_controller() {
         .collect();
     let (url, sha256) = (install[4], install[5]);
     assert_eq!(url, format!("{}/packages/{NAME}", controller.base()));
-    // RFC 6234's test vector for "abc".
+    // The package's content is "abc", whose SHA-256 is a test vector of RFC 6234.
     assert_eq!(
         sha256,
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     );
 
-    // The new machine trusts the authority of the user-data, and has no token for REST.
+    // As a new machine, the test trusts only the authority in the user-data, and has no token for REST.
     let authority = user_data["write_files"][1]["content"].as_str().unwrap();
     let authority = Certificate::from_pem(authority.as_bytes()).unwrap();
     let machine = Client::builder()

@@ -1,9 +1,9 @@
 //! The control plane under faults: all agents converge to their newest configurations, an outage of the controller changes
-//! nothing, and a seed is reproducible.
+//! no agent's configuration, and a seed always gives the same run.
 
 use tombolo_tests::simulation::Simulation;
 
-/// Seeds of every run, beside random ones.
+/// The seeds that every run plays. It also plays random ones, and one that once failed.
 const FIXED: std::ops::Range<u64> = 0..150;
 
 #[test]

@@ -1,5 +1,5 @@
-//! Everything that the documents cite exists: linked files, paths and functions of the code, and the tests that `docs/security.md`
-//! names for each finding. `tests/tests/rules.rs` checks `docs/rules`.
+//! All files, paths and functions that the documents link or cite exist, and so do the tests that `docs/security.md` names
+//! for each finding. `tests/tests/rules.rs` checks `docs/rules`.
 
 use std::path::Path;
 use tombolo_tests::citations::{fault_of, quoted, root, texts};
@@ -48,8 +48,8 @@ fn documents() -> impl Iterator<Item = (String, String)> {
     texts().into_iter().filter(move |(path, _)| is_document(path))
 }
 
-/// Says why text in backticks is a wrong citation. None: it is right, or no citation. `PATH` and `FILE::NAME` are
-/// citations; a path with a placeholder in capitals (`KIND`) or a pattern is not.
+/// The reason why text in backticks is a wrong citation. None: the citation is right, or the text is no citation. `PATH` and
+/// `FILE::NAME` are citations; a path with a pattern or a placeholder in capitals (`KIND`) is not.
 fn fault_of_code(text: &str) -> Option<String> {
     let cites = FOLDERS.iter().any(|folder| text.starts_with(folder));
     if !cites || text.contains([' ', '*', '…', '{']) {
@@ -79,7 +79,7 @@ fn fault_of_code(text: &str) -> Option<String> {
 #[test]
 fn code_that_documents_cite_exists() {
     let (mut cited, mut wrong) = (0, Vec::new());
-    // The changelog cites the code of its time.
+    // The changelog is left out, because it cites code that later versions may no longer have.
     for (document, text) in documents().filter(|(document, _)| document != "CHANGELOG.md") {
         let mut fenced = false;
         for (number, line) in text.lines().enumerate() {

@@ -1,5 +1,5 @@
 //! Bad input leads to a clear error or a counted drop, never to a panic. These tests replay a corpus and add random inputs.
-//! The same targets run under a fuzzer: `cargo bolero test -p tombolo-tests --test fuzz TARGET`.
+//! A fuzzer can run the same targets: `cargo bolero test -p tombolo-tests --test fuzz TARGET`.
 
 use serde_json::{Value, json};
 use std::cell::RefCell;
@@ -19,7 +19,7 @@ fn configuration_decoder() {
             let again = AgentConfig::from_bytes(&config.to_bytes()).expect("own bytes");
             assert_eq!(again, config);
         }
-        // Other JSON messages of the control stream: a panic is the only failure.
+        // These are other JSON messages of the control stream. Reading them may fail, but not panic.
         let _ = serde_json::from_slice::<AgentStatus>(bytes);
         let _ = serde_json::from_slice::<ProbeRequest>(bytes);
     });
@@ -89,7 +89,7 @@ fn populated() -> Product {
     product
 }
 
-/// Paths with a body that is accepted.
+/// Paths of resources, each with a body that the topology accepts.
 fn bodies() -> Vec<(String, Value)> {
     let flags = Flags {
         access: true,
@@ -167,7 +167,7 @@ fn places(value: &Value, at: &mut Vec<String>, out: &mut Vec<String>) {
     }
 }
 
-/// Values of wrong types, sizes and contents.
+/// Values that are wrong in most places of a body, by their type, size or content.
 fn strange() -> Vec<Value> {
     let mut deep = json!(1);
     for _ in 0..100 {
@@ -223,7 +223,7 @@ fn attempt(product: &Product, path: &str, body: Value) -> bool {
     let mut after = product.clone();
     match after.change(&put(path, body.clone())) {
         Ok(()) => {
-            // An accepted change can be stored and read again.
+            // An accepted change must be readable after a restart, or the controller could not start again.
             let documents = after
                 .topology
                 .documents_since(&tombolo_topology::topology::Topology::default());
@@ -300,7 +300,8 @@ fn arm_bodies() {
         .collect();
     let count = RefCell::new(0_u32);
     let check = AssertUnwindSafe(|input: &[u8]| {
-        // The first byte chooses a resource. The rest is tried as a body, and as a list of edits of a valid body.
+        // The first byte chooses a resource. The rest is tried both as a body and as a list of edits of a valid body,
+        // because random bytes alone are hardly ever JSON.
         let Some((&choice, rest)) = input.split_first() else {
             return;
         };
@@ -318,7 +319,7 @@ fn arm_bodies() {
         }
     });
     fuzz!("arm", move |input: &[u8]| check(input));
-    // Most inputs are not JSON. Enough must be, or the test never reaches the rules.
+    // Most inputs are not JSON, and never reach the rules. The test proves something only if enough of them are.
     let count = count.into_inner();
     println!("{count} bodies were tried");
     assert!(count > 1000, "only {count} inputs were bodies");

@@ -1,4 +1,4 @@
-//! Bad input to an agent: packets from the TUN device and datagrams from the network. It leads to counted drops, never to a
+//! Bad input to an agent, as packets from the TUN device and datagrams from the network, leads to counted drops and never to a
 //! panic. Inputs are random bytes, and valid packets and datagrams with some bytes changed or cut off.
 
 use etherparse::PacketBuilder;
@@ -17,8 +17,8 @@ use tombolo_tests::fuzz;
 use tombolo_tests::operation::{Flags, Operation};
 use tombolo_tests::product::{Product, agent_id};
 
-/// Applies the edits that the input encodes: two bytes for the place and one for the new value each; a single last byte is the
-/// number of bytes to cut off.
+/// Applies the edits that the input encodes. Each edit has three bytes: two for the place and one for the new value. A
+/// single last byte is the number of bytes to cut off.
 fn edit(good: &[u8], input: &[u8]) -> Vec<u8> {
     let mut out = good.to_vec();
     for change in input.chunks_exact(3) {
@@ -54,7 +54,7 @@ fn packets() -> Vec<Vec<u8>> {
     out
 }
 
-/// A VM `v1-vm` in a VNet that is peered with that of `v2-vm`.
+/// The tables of agent `v1-vm`, a VM in a VNet that is peered with the VNet of `v2-vm`.
 fn configs() -> Vec<AgentConfig> {
     let mut product = Product::new();
     let flags = Flags {
@@ -229,6 +229,6 @@ fn link_demultiplexer() {
         }
     });
     fuzz!("datagram", move |input: &[u8]| check(input));
-    // The pair still exchanges packets.
+    // Bad input must not only be dropped, but also leave the link between the two agents intact.
     exchange(&mut pair.lock().expect("pair").engines);
 }

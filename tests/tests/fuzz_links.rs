@@ -1,9 +1,10 @@
-//! Random sequences of events of encrypted links: configurations that grow, shrink and change keys; datagrams of peers and of
-//! strangers; lost, duplicated and late datagrams; control messages of a hostile peer; restarts; time. Several real sets of links
-//! exchange packets over WireGuard and QUIC, so that inputs reach the code behind authentication.
+//! Random sequences of events at encrypted links: configurations that grow, shrink and change keys, datagrams of peers and
+//! of strangers, lost, duplicated and late datagrams, control messages of a hostile peer, restarts, and the passing of
+//! time. Several real sets of links exchange packets over WireGuard and QUIC, so that inputs also reach the code that only
+//! authenticated peers reach.
 //!
-//! Invariants: no panic; a packet from a link was sent by the peer with the link's keys; an event concerns a link of the
-//! configuration in force; a link has a status only while it is in that configuration.
+//! The tests check these invariants: nothing panics; a packet from a link was sent by the peer with the link's keys; an
+//! event concerns a link of the configuration in force; a link has a status only while it is in that configuration.
 
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::collections::VecDeque;
@@ -18,27 +19,27 @@ use tombolo_proto::config::{ForeignSources, Link, Probes, Relation, Transport};
 use tombolo_proto::id::{AgentId, KeyPin, PublicKey};
 use tombolo_tests::corpus;
 
-/// Agents of the test. Configurations also name agents that do not exist.
+/// The number of agents in the test. Configurations also name agents that do not exist.
 const NODES: usize = 3;
 
-/// Keys that each agent may have, one after the other.
+/// The number of key pairs of each agent. An agent has one of them at a time; a restart may change it.
 const KEYS: u8 = 2;
 
 /// Names in the order of configurations. Those at odd positions are the agents, so that other links come and go before and
 /// after them.
 const NAMES: [&str; 7] = ["a", "b", "c", "d", "e", "f", "g"];
 
-/// The most datagrams in flight; further ones are lost. `carry(MAX_IN_FLIGHT)` delivers at most this many.
+/// The most datagrams that are in flight at a time; further ones are lost. So `carry(MAX_IN_FLIGHT)` delivers all of them.
 const MAX_IN_FLIGHT: usize = 256;
 
 /// The first byte of the test's own packets: IPv4 with a header of 20 bytes.
 const OWN: u8 = 0x45;
 
-/// Inputs in `make test`, and the length of the longest: a trade of coverage for time.
+/// The number of random inputs in `make test`, and the length of the longest. Larger numbers cover more and take longer.
 const ITERATIONS: usize = 1500;
 const MAX_INPUT: usize = 768;
 
-/// Reads operations from an input; zeros at its end.
+/// Reads operations from the bytes of an input. After the last byte it reads zeros.
 struct Input<'a>(&'a [u8]);
 
 impl Input<'_> {
@@ -62,10 +63,11 @@ impl Input<'_> {
     }
 }
 
-/// The private keys of an agent: X25519, and Ed25519 in PKCS #8 (RFC 8410).
+/// The private key of an agent, by its position in [`NAMES`] and the number of its key pair. It is used for X25519 and for
+/// Ed25519.
 fn secret(name: usize, key: u8) -> [u8; 32] {
     let mut secret = [0x40 + key; 32];
-    // X25519 ignores some bits of the first and the last byte.
+    // The name is in the second byte, because X25519 ignores some bits of the first and the last byte.
     secret[1] = u8::try_from(name).expect("few names");
     secret
 }
@@ -80,7 +82,7 @@ fn links_of(name: usize, key: u8, lane: u16) -> SecureLinks {
     links.with_quic(pkcs8, [7; 32]).expect("an Ed25519 key").of_lane(lane)
 }
 
-/// The public keys and pins of every name and key.
+/// The public keys and pins of each agent, by the agent's position in [`NAMES`] and the number of its key pair.
 struct Pinned(Vec<Vec<(PublicKey, KeyPin)>>);
 
 impl Pinned {
@@ -104,13 +106,13 @@ struct Node {
     name: usize,
     key: u8,
     links: SecureLinks,
-    /// Its configuration: the peers' names and key numbers.
+    /// The node's configuration: for each link the peer's position in [`NAMES`] and the number of its key pair.
     config: Vec<(usize, u8)>,
-    /// Inputs since the last poll of events.
+    /// The inputs that the node has handled since its events were last polled. They bound the number of events.
     unpolled: usize,
 }
 
-/// A datagram in flight.
+/// A datagram on the simulated network.
 struct InFlight {
     from: SocketAddr,
     to: SocketAddr,
@@ -126,7 +128,7 @@ struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    /// All agents have links with each other, and have exchanged packets.
+    /// Creates agents that all have links with each other, and lets them exchange packets.
     fn new(pinned: &'a Pinned, transport: u8) -> Self {
         let node = |number: usize| {
             let name = 2 * number + 1;
@@ -237,7 +239,7 @@ impl<'a> World<'a> {
         node.unpolled = 0;
     }
 
-    /// Puts a node's output on the network.
+    /// Puts the datagrams that a node wants to send on the simulated network.
     fn take(&mut self, node: usize, mut out: Collected) {
         self.nodes[node].links.flush(self.now, &mut out);
         let from = address(self.nodes[node].name);
@@ -249,12 +251,12 @@ impl<'a> World<'a> {
         self.nodes[node].unpolled += 1;
     }
 
-    /// Sends a packet that contains its sender's name and key.
+    /// Sends a packet that contains its sender's name and key number, so that the receiver can check them.
     fn send(&mut self, node: usize, link: usize, len: usize) {
         let (name, key) = (self.nodes[node].name, self.nodes[node].key);
         let mut packet = vec![0; len.max(20)];
         packet[0] = OWN;
-        // IPv4's total length: WireGuard removes padding by it.
+        // WireGuard pads packets; the receiver removes the padding by IPv4's total length, so it must be right.
         let total = u16::try_from(packet.len()).expect("short");
         packet[2..4].copy_from_slice(&total.to_be_bytes());
         (packet[4], packet[5]) = (u8::try_from(name).expect("few names"), key);
@@ -271,7 +273,7 @@ impl<'a> World<'a> {
         self.take(node, out);
     }
 
-    /// Asserts that a packet from a link was sent by the link's peer.
+    /// Asserts that a packet from a link was sent by the link's peer, with the key of the configuration.
     fn came_out(node: &Node, link: LinkIndex, packet: &[u8]) {
         let Some(peer) = node.config.get(link.get()) else {
             panic!("a packet of link {link:?}, there are {}", node.config.len());
@@ -327,7 +329,7 @@ impl<'a> World<'a> {
         self.update(number, config, 0);
     }
 
-    /// Sends a control message of the link protocol with random contents.
+    /// Sends a control message of the protocol inside links, with random contents. A hostile peer could send it.
     fn control(&mut self, node: usize, link: usize, input: &mut Input<'_>) {
         let mut packet = vec![0; 48];
         (packet[0], packet[6], packet[7]) = (0x60, 253, 1);
@@ -345,7 +347,8 @@ impl<'a> World<'a> {
             packet[at] = input.byte();
         }
         if packet[40] == 6 {
-            // A part of a route table: kind, digest, index, count, and the sender.
+            // Kind 6 is a part of a route table. Small numbers for kind, digest, index and count make parts fit together
+            // sometimes.
             packet.push(input.byte() % 3);
             packet.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, input.byte() % 4]);
             packet.extend_from_slice(&[0, input.byte() % 4, 0, input.byte() % 5]);
@@ -356,7 +359,7 @@ impl<'a> World<'a> {
         self.seal(node, link, &packet);
     }
 
-    /// One operation.
+    /// Reads one operation from the input, and performs it.
     fn step(&mut self, input: &mut Input<'_>) {
         let kind = input.byte() % 20;
         let number = input.below(NODES);
@@ -367,7 +370,7 @@ impl<'a> World<'a> {
                 let own = self.nodes[number].name;
                 let member = |name: usize| name != own && members >> name & 1 == 1;
                 let chosen = (0..NAMES.len()).filter(|name| member(*name));
-                // Mostly the first key, the initial key of all agents.
+                // Mostly key 0, which all agents have at first: with other keys links would rarely work.
                 let config = chosen.map(|name| (name, u8::from(keys >> name & 1 == 1 && keys & 128 != 0) % KEYS));
                 self.update(number, config.collect(), flags);
             }
@@ -437,7 +440,7 @@ impl<'a> World<'a> {
                 }
             }
             16 => {
-                // Rarely with another key: otherwise no agent would have a valid link.
+                // A restarted agent rarely gets another key. If it often did, no agent would have a valid link for long.
                 let key = u8::from(input.byte() > 200);
                 self.restart(number, key, u16::from(input.byte() > 240));
             }

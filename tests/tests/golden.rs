@@ -1,4 +1,4 @@
-//! Golden files: every type that leaves a process has one, and so has the command line's JSON output.
+//! Checks that golden files are complete: every type that leaves a process has one, and so has the command line's JSON output.
 
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -84,7 +84,7 @@ fn is_golden(path: &Path, of: &Path) -> bool {
     path.ends_with("golden.rs") || path.components().any(|part| part.as_os_str() == "golden")
 }
 
-/// Types with a format: those that derive or implement serde's traits.
+/// The names of the types with a recorded format: those that derive or implement serde's traits, in the text of a file.
 fn types_with_a_format(text: &str) -> BTreeSet<String> {
     let mut types = BTreeSet::new();
     let code = text.split("\n#[cfg(test)]").next().unwrap_or_default();
@@ -171,7 +171,7 @@ fn types_are_found_however_they_are_written() {
     assert_eq!(found.into_iter().collect::<Vec<_>>(), ["Four", "One", "Three", "Two"]);
 }
 
-/// A golden file that no test names is never compared.
+/// Every golden file is named by a test. One that is not named would never be compared.
 #[test]
 fn every_golden_file_is_compared() {
     let mut orphans = Vec::new();
@@ -197,7 +197,7 @@ fn every_golden_file_is_compared() {
     assert!(orphans.is_empty(), "No test names these files: {orphans:#?}");
 }
 
-/// The paths and types in a JSON value, each once: scripts may rely on these.
+/// The paths in a JSON value with the types of their values, each once. Scripts may rely on these.
 fn shape(value: &Value, path: &str, found: &mut BTreeMap<String, BTreeSet<&'static str>>) {
     let kind = match value {
         Value::Object(fields) => {
@@ -220,7 +220,7 @@ fn shape(value: &Value, path: &str, found: &mut BTreeMap<String, BTreeSet<&'stat
     found.entry(path.to_owned()).or_default().insert(kind);
 }
 
-/// The shape of the output of `-o json`, command by command.
+/// The golden file `command_line.txt` has the paths and types in the output of each command with `-o json`.
 #[tokio::test(flavor = "multi_thread")]
 async fn golden_output_of_the_command_line() {
     let data = tempfile::tempdir().expect("folder");
@@ -267,8 +267,8 @@ async fn golden_output_of_the_command_line() {
     golden!().text("command_line.txt", &text);
 }
 
-/// In this order: later commands show resources of earlier ones. Reports of agents are missing here: the golden files of the
-/// client and of the contract record them.
+/// The commands whose output is recorded, in an order in which later commands show resources of earlier ones. No agent runs
+/// here, so reports of agents are missing; the golden files of the crates `tombolo-client` and `tombolo-proto` record them.
 const COMMANDS: [&str; 58] = [
     "login",
     "diff -f MANIFEST",

@@ -1,9 +1,9 @@
-//! `kill -9` of the controller at random moments under concurrent writes: no acknowledged change is lost, and no
-//! unacknowledged change is applied partially.
+//! `kill -9` ends the controller at random moments during concurrent writes. No acknowledged change may be lost, and no
+//! unacknowledged change may be applied partially.
 //!
-//! Each writer owns one pair of VNets, with a gateway in each and a connection between them. It makes changes that
-//! concern several documents: both halves of a peering (one request changes both), a VNet with all its subnets, and a
-//! connection's key, which is stored apart from the connection. `TOMBOLO_KILLS` is the number of kills (25 unless set).
+//! Each writer owns one pair of VNets, with a gateway in each and a connection between them. It makes changes that concern
+//! several documents: both halves of a peering (one request changes both), a VNet with all its subnets, and a connection's
+//! key, which is stored in another document than the connection. `TOMBOLO_KILLS` is the number of kills (25 unless set).
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -15,24 +15,25 @@ use tombolo_tests::arm::{connection_body, gateway_body, group, network, peering_
 use tombolo_tests::controller::{Controller, Rest};
 use tombolo_tests::operation::Flags;
 
-/// Concurrent writers, so that the controller's writer batches several changes.
+/// The number of concurrent writers. With several, the controller's writer puts changes of several requests into one
+/// transaction.
 const WRITERS: usize = 4;
 
-/// The state of a writer's pair.
+/// The state of a writer's pair of VNets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Pair {
-    /// Tag of the first VNet, which also numbers its subnets.
+    /// The tag of the first VNet. The number of the VNet's subnets derives from it.
     generation: u64,
     /// Whether the left and the right half of the peering exist.
     halves: (bool, bool),
-    /// The number in the connection's key.
+    /// The number that the connection's shared key contains.
     key: u64,
 }
 
-/// A writer's knowledge of its pair.
+/// What a writer knows about the state of its pair.
 #[derive(Debug, Clone, Copy, Default)]
 struct Known {
-    /// The last acknowledged state.
+    /// The state after the last acknowledged request.
     now: Pair,
     /// The state after the request that is not answered yet.
     pending: Option<Pair>,
@@ -58,7 +59,7 @@ fn key(number: u64) -> String {
     format!("Key{number}")
 }
 
-/// Paths and bodies of a writer's gateways, their public addresses and the connection with its first key.
+/// The paths and bodies of a writer's public addresses, gateways, and connection with its first key, in the order of creation.
 fn tunnel(writer: usize) -> Vec<(String, Value)> {
     let mut all = Vec::new();
     for side in ['a', 'b'] {
@@ -81,7 +82,7 @@ fn octet(writer: usize, side: char) -> u8 {
     u8::try_from(number).expect("few writers")
 }
 
-/// A VNet's body. The tag and the number of subnets derive from the generation, so that a partial write shows.
+/// A VNet's body. Both the tag and the number of subnets derive from the generation, so a partial write shows as a mismatch.
 fn body(writer: usize, side: char, generation: u64) -> Value {
     let octet = octet(writer, side);
     let subnet = |name: &str, prefix: String| json!({"name": name, "properties": {"addressPrefix": prefix}});
@@ -93,7 +94,9 @@ fn body(writer: usize, side: char, generation: u64) -> Value {
         "addressSpace": {"addressPrefixes": [format!("10.{octet}.0.0/16")]}, "subnets": subnets}})
 }
 
-/// Writes until `stop` is set or the controller stops answering. Returns the last knowledge.
+/// Sends random changes of a writer's pair until `stop` is set or the controller does not answer. Returns what is known
+/// then: the last acknowledged state, and the pending one if a request got no answer. `acknowledged` counts the answered
+/// changes of all writers.
 async fn write(
     rest: Rest,
     writer: usize,
@@ -117,7 +120,7 @@ async fn write(
                 rest.put(&shared_key(writer), &json!({"value": key(next.key)})).await
             }
             _ => {
-                // An order that the rules permit (P13, P14): both halves are deleted before one is created again.
+                // The rules refuse other orders (P13, P14): both halves must be deleted before one is created again.
                 let (side, create) = match known.now.halves {
                     (false, false) => ('a', true),
                     (true, false) if rng.random_bool(0.7) => ('b', true),
@@ -172,7 +175,8 @@ async fn write(
     known
 }
 
-/// Reads a writer's pair. It must be the acknowledged state, or the complete state after the pending request.
+/// Reads a writer's pair from the restarted controller. Panics unless the pair is in the acknowledged state, or in the
+/// complete state after the pending request.
 async fn check(rest: &Rest, writer: usize, known: &Known) -> Known {
     let (status, left) = rest.get(&vnet(writer, 'a')).await.expect("GET");
     assert!(status.is_success(), "writer {writer}: VNet lost: {left}");
@@ -202,7 +206,7 @@ async fn check(rest: &Rest, writer: usize, known: &Known) -> Known {
         known.now,
         known.pending
     );
-    // No partial change: the parts of the VNet are consistent, and so are the two halves.
+    // After a partial change the parts of the VNet or the states of the two halves would not fit together.
     let subnets = left["properties"]["subnets"].as_array().map_or(0, Vec::len);
     assert_eq!(subnets as u64, generation % 5 + 2, "writer {writer}: {left}");
     let state = |halves: &[Value]| halves.first().map(|h| h["properties"]["peeringState"].clone());

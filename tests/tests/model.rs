@@ -1,4 +1,5 @@
-//! The reference model against the product: random topologies, random operations, random packets.
+//! Compares the product with the reference model on random topologies, operations and packets, and proves that the
+//! comparison notices defects.
 
 use std::collections::BTreeMap;
 use tombolo_engine::routing::{RoutingState, accept_routes};
@@ -9,10 +10,10 @@ use tombolo_tests::model::{Fate, Why};
 use tombolo_tests::product::SITE_ASN;
 use tombolo_tests::world::Mutation;
 
-/// Seeds of every run, beside random ones.
+/// The seeds that every run plays. It also plays random ones.
 const FIXED: std::ops::Range<u64> = 0..400;
 
-/// `TOMBOLO_SEED`, or a random seed; printed so that a failure can be repeated.
+/// The first of a run's further seeds: `TOMBOLO_SEED`, or a random number. It is printed, so that a failure can be repeated.
 fn first_seed() -> u64 {
     let given = std::env::var("TOMBOLO_SEED").ok().and_then(|s| s.parse().ok());
     let seed = given.unwrap_or_else(rand::random);
@@ -43,7 +44,7 @@ fn product_equals_model() {
     );
 }
 
-/// `explain` agrees with sent packets: the same agents, the same end, the same reason.
+/// `explain` and sent packets agree about the agents on the path, the end of the packet and the reason of a loss.
 #[test]
 fn explain_is_honest() {
     let first = first_seed();
@@ -201,7 +202,7 @@ fn switching_off_the_subtraction_from_learned_sources_is_caught() {
     );
 }
 
-/// RFC 4271, 6.3: the defect hides a wrong first AS.
+/// RFC 4271, section 6.3: the defect hides that an AS path begins with a wrong ASN.
 #[test]
 fn switching_off_the_first_as_is_caught() {
     must_be_caught(
@@ -214,7 +215,7 @@ fn switching_off_the_first_as_is_caught() {
     );
 }
 
-/// G23: the defect hides the excess prefixes.
+/// G23: the defect hides that a site announces too many prefixes.
 #[test]
 fn switching_off_the_limit_of_prefixes_is_caught() {
     must_be_caught(
@@ -242,7 +243,8 @@ fn switching_off_martians_is_caught() {
     );
 }
 
-/// A comparison proves nothing about cases that never occur: every fate must occur often.
+/// Every fate and every reason of a loss must occur often in the random runs, because a comparison proves nothing about
+/// cases that never occur.
 #[test]
 fn the_generator_reaches_every_fate() {
     let mut seen: BTreeMap<String, u32> = BTreeMap::new();

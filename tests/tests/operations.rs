@@ -1,4 +1,5 @@
-//! The metrics of `docs/operations.md`, the alert rules and the dashboard are those that the programs export. Needs root.
+//! The metrics in `docs/operations.md`, in the alert rules and in the dashboard are those that the programs export. The
+//! test needs root.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -7,10 +8,10 @@ use std::path::Path;
 use std::time::Duration;
 use tombolo_tests::live::World;
 
-/// Labels that Prometheus adds, and the label of a histogram's buckets.
+/// Labels that no document lists: those that Prometheus adds, and the label of a histogram's buckets.
 const ADDED: [&str; 3] = ["instance", "job", "le"];
 
-/// Metrics with the names of their labels.
+/// The names of metrics, each with the names of its labels.
 type Metrics = BTreeMap<String, BTreeSet<String>>;
 
 fn read(path: &str) -> String {
@@ -18,7 +19,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(root.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
-/// Reads metrics and labels from Prometheus' text format.
+/// Reads the names of metrics and labels from a text in Prometheus' format.
 fn exported(text: &str) -> Metrics {
     let mut metrics = Metrics::new();
     for line in text.lines() {
@@ -42,7 +43,7 @@ fn exported(text: &str) -> Metrics {
     metrics
 }
 
-/// The table under a heading of the document: metrics with the labels of their second column.
+/// Reads the table under a heading of the document: the first column has metrics, and the second their labels.
 fn documented(document: &str, heading: &str) -> Metrics {
     let section = document.split(&format!("\n## {heading}\n")).nth(1).expect(heading);
     let rows = section
@@ -121,7 +122,7 @@ async fn metrics_are_those_of_the_documents() -> Result<()> {
     let world = World::up("operations").await?;
     world.join("hub", "spoke-a").await?;
     world.reach("hub-vm", "spoke-a-vm").await?;
-    // An operator's setting for Prometheus.
+    // An operator sets `metrics_listen` so that Prometheus can read an agent's metrics.
     ensure!(world.stop_agent("hub-vm")?, "hub-vm's agent did not end by itself");
     let settings = world.agent_dir("hub-vm")?.join("agent.toml");
     let text = std::fs::read_to_string(&settings)?;
@@ -140,7 +141,7 @@ async fn metrics_are_those_of_the_documents() -> Result<()> {
         text.contains("\ntombolo_certificate_expiry_timestamp_seconds "),
         "{text}"
     );
-    // The other paths of the local socket are for the agent's user only.
+    // The address for Prometheus needs no password, so it must not have the other paths of the agent's local socket.
     for path in ["/status", "/config", "/tables", "/"] {
         ensure!(
             scraped(&world, "hub-vm", path).await?.0 == 404 % 256,

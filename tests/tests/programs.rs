@@ -1,15 +1,15 @@
-//! The programs that users must install: `.ci/programs` lists all of them, and tests find no others.
+//! `.ci/programs` lists all programs that users must install, and tests find no other programs.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Folders of the system's programs.
+/// The folders with the system's programs.
 const SYSTEM: [&str; 4] = ["/usr/bin", "/usr/sbin", "/bin", "/sbin"];
-/// Compilers and the builds of dependencies call these, no file of this repository.
+/// Programs that no file of this repository calls, but compilers and the builds of dependencies do.
 const CALLED_BY_BUILDS: [&str; 5] = ["cc", "cmake", "protoc", "dpkg-shlibdeps", "strip"];
-/// Packages whose names have no other meaning in scripts.
+/// Packages whose names have no other meaning in scripts, so that a script which contains one installs it.
 const UNMISTAKABLE: [&str; 4] = ["iproute2", "nftables", "iputils-ping", "bird2"];
 
 fn root() -> PathBuf {
@@ -17,7 +17,7 @@ fn root() -> PathBuf {
     tests.parent().expect("workspace").to_path_buf()
 }
 
-/// One line of the list.
+/// One line of `.ci/programs`: a program, file or Python module, its package, and the groups of callers that need it.
 struct Entry {
     name: String,
     package: String,
@@ -25,7 +25,7 @@ struct Entry {
 }
 
 impl Entry {
-    /// Whether it is a program, not a file or a module of Python.
+    /// Whether the entry is a program. Files have a `/` in their name, and Python modules a `:`.
     fn is_program(&self) -> bool {
         !self.name.contains(['/', ':'])
     }
@@ -68,7 +68,7 @@ fn files(path: &Path) -> Vec<PathBuf> {
 
 /// The text of a source without its comments.
 fn code(file: &Path) -> String {
-    // Only text files are sources.
+    // A file that is not text is no source and counts as empty.
     let text = std::fs::read_to_string(file).unwrap_or_default();
     let is_code = |line: &&str| {
         let line = line.trim_start();
@@ -125,7 +125,7 @@ fn a_test_finds_the_listed_programs_and_no_others() {
         assert!(folder.join(name).is_file(), "{name} is a link to nothing");
     }
 
-    // One that is installed and not listed, and that no shell has built in, as `[`.
+    // A program that is installed but not listed. A shell built-in such as `[` would be found even with an empty PATH.
     let built_in = |name: &str| {
         let shell = Command::new("sh")
             .args(["-c", "PATH=; command -v \"$0\"", name])
@@ -167,7 +167,7 @@ fn every_listed_program_is_called() {
             if !entry.is_for(group) || !entry.is_program() || CALLED_BY_BUILDS.contains(&name) {
                 continue;
             }
-            // Cargo's subcommands are called without the dash.
+            // Scripts call `cargo-deny` as `cargo deny`.
             let name = name.replacen("cargo-", "cargo ", 1);
             if !text.iter().any(|t| has_word(t, &name)) {
                 idle.push(format!("{group} does not call {name}"));

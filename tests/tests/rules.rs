@@ -1,5 +1,5 @@
-//! `docs/rules` defines every tag that code, documents, test names and messages cite, and each rule that is done names tests that
-//! exist. `docs/rules.md` links each of them.
+//! `docs/rules` defines every tag that code, documents, test names and messages cite, and each rule that is done names
+//! tests that exist. `docs/rules.md` links each of them.
 
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +25,7 @@ impl Rule {
         self.fields.get(name).map_or("", String::as_str)
     }
 
-    /// Its line in the index of `docs/rules.md`.
+    /// The rule's line in the index of `docs/rules.md`, with the anchor that Markdown makes of its heading.
     fn index_line(&self) -> String {
         let heading = format!("{} {}", self.tag, self.title).to_lowercase();
         let kept = heading
@@ -75,7 +75,7 @@ fn rules_of(page: &str, text: &str) -> Vec<Rule> {
     rules
 }
 
-/// All rules of all pages.
+/// All rules of the pages in `docs/rules`, page by page in the order of their names.
 fn rules() -> Vec<Rule> {
     let folder = root().join("docs/rules");
     let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
@@ -180,7 +180,7 @@ fn the_table_of_eras_is_that_of_the_settings() {
         .map(|(name, value)| format!("| `{name}` | {} | {} |", shown(value), shown(&today[name])))
         .collect();
     let rows = document.lines().filter(|line| line.starts_with("| `"));
-    // The last column has the rules.
+    // The last column, with the rules that a switch concerns, is not in the settings and cannot be compared.
     let found: BTreeSet<String> = rows
         .filter_map(|row| row.trim_end_matches('|').rsplit_once('|'))
         .map(|(switch, _)| format!("{switch}|"))

@@ -1,5 +1,5 @@
-//! The stock Python client of Azure (`azure-mgmt-network` from PyPI) creates, lists, reads and deletes the topology of
-//! the demo, unmodified, over HTTPS with the controller's own certificate authority.
+//! The unmodified Python client of Azure (`azure-mgmt-network` from PyPI) creates, lists, reads and deletes the topology of
+//! the demo, over HTTPS with a certificate of the controller's own authority.
 
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -8,13 +8,14 @@ use tombolo_tests::arm::SUBSCRIPTION;
 use tombolo_tests::binary::binary;
 use tombolo_tests::controller::Controller;
 
-/// A virtual environment with the client, created once in the build folder.
+/// The Python program of a virtual environment with the client. The environment in `folder` is created by the first call
+/// and whenever `requirements.txt` has changed, which needs the network.
 fn environment(folder: &Path) -> PathBuf {
     let python = folder.join("bin/python");
     let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("sdk/requirements.txt");
     let stamp = folder.join("requirements.txt");
     let wanted = std::fs::read(&requirements).expect("requirements");
-    // Its Python is a link to the system's, which an upgrade may have removed.
+    // `exists` follows links: the environment's Python is a link to the system's, which an upgrade may have removed.
     if python.exists() && std::fs::read(&stamp).is_ok_and(|done| done == wanted) {
         return python;
     }

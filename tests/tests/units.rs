@@ -1,4 +1,5 @@
-//! The units of `deploy/systemd` confine their services. `systemd-analyze security` rates each from 0 (confined) to 10 (exposed).
+//! The units of `deploy/systemd` confine their services. `systemd-analyze security` rates each unit from 0 (confined) to 10
+//! (exposed).
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::path::{Path, PathBuf};
@@ -16,7 +17,8 @@ fn units() -> PathBuf {
     tests.parent().unwrap().join("deploy/systemd")
 }
 
-/// `→ Overall exposure level for NAME: 1.3 OK`
+/// The rating in a report of `systemd-analyze security`, from its line `→ Overall exposure level for NAME: 1.3 OK`. None:
+/// there is no such line.
 fn rating(report: &str) -> Option<f64> {
     let (_, after) = report.split_once("Overall exposure level for ")?;
     let (_, number) = after.split_once(": ")?;
@@ -27,7 +29,7 @@ fn rating(report: &str) -> Option<f64> {
 fn units_are_rated_well() {
     for (unit, limit) in LIMITS {
         let path = units().join(unit);
-        // An unreadable unit is rated as one without any confinement.
+        // The exit status is not needed: a unit that cannot be read is rated like one without any confinement, and fails below.
         let analysis = Command::new("systemd-analyze")
             .args(["security", "--no-pager", "--offline=yes"])
             .arg(&path)

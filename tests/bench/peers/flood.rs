@@ -2,7 +2,8 @@
 //!
 //!   flood ADDRESS:PORT garbage|handshake|data|quic RATE SECONDS      prints how many it sent
 //!
-//! RATE 0: as fast as it can. Every datagram has other contents.
+//! RATE is in datagrams a second; 0 means as many as possible. No two datagrams are equal, so the receiver cannot recognise
+//! them by a cache.
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ fn main() {
         "garbage" => (200, &[]),
         "handshake" => (148, &[1, 0, 0, 0]),
         "data" => (200, &[4, 0, 0, 0]),
-        // A long header of version 1 with connection ids of eight bytes each.
+        // A QUIC Initial (RFC 9000, section 17.2.2): a long header of version 1, with connection ids of eight bytes each.
         "quic" => (1200, &[0xc0, 0, 0, 0, 1, 8]),
         other => panic!("no kind '{other}'"),
     };
@@ -35,7 +36,7 @@ fn main() {
         }
         while sent < due {
             for chunk in buffer.chunks_mut(8) {
-                // xorshift64*
+                // xorshift64*: fast enough not to slow down the flood.
                 x ^= x >> 12;
                 x ^= x << 25;
                 x ^= x >> 27;
@@ -46,7 +47,7 @@ fn main() {
             if kind == "quic" {
                 buffer[14] = 8;
             }
-            // A port that is closed for a moment answers with an error: go on.
+            // While the attacked program restarts, ICMP reports its port as closed. That must not end the flood.
             let _ = socket.send(&buffer);
             sent += 1;
         }

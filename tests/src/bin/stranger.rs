@@ -52,28 +52,28 @@ struct Arguments {
     /// The source addresses, in turns. None: the kernel chooses.
     #[arg(long)]
     addresses: Option<Ipv4Net>,
-    /// The state to hold each connection in.
+    /// The state in which the stranger holds each connection.
     #[arg(long)]
     state: State,
-    /// Duration.
+    /// The duration of the attack in seconds.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// The most attempts a second.
+    /// The most connections to open in a second.
     #[arg(long, default_value_t = 1000)]
     rate: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum State {
-    /// A TCP connection without a byte.
+    /// A TCP connection on which the stranger sends nothing.
     Tcp,
-    /// A ClientHello, and nothing after it.
+    /// A TLS handshake that ends after the ClientHello.
     Tls,
-    /// HTTP/2 without a request.
+    /// An HTTP/2 connection without a request.
     H2,
     /// A request to an open route whose body never ends.
     Body,
-    /// Streams of the agents' service with a large message that never ends.
+    /// Streams of the agents' service (gRPC), each with a large message that never ends.
     Grpc,
 }
 
@@ -88,7 +88,7 @@ struct Counts {
 struct Stranger {
     arguments: Arguments,
     tls: TlsConnector,
-    /// A ClientHello record.
+    /// The bytes of a TLS record with a ClientHello. All connections in state `tls` send the same ones.
     hello: Vec<u8>,
     counts: Counts,
 }

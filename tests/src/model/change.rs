@@ -137,7 +137,7 @@ impl Model {
                 }
             }
         }
-        // The specification does not say whether halves count that point here without a half in return (P13).
+        // P13: the specification does not say whether a half of another VNet counts to which this VNet has no half.
         open |= self.vnets.iter().any(|v| {
             let half = v.peerings.iter().find(|p| p.remote == vnet);
             half.is_some() && self.half(vnet, &v.name).is_none() && overlap(space, &v.space)
@@ -165,13 +165,14 @@ impl Model {
             for (third, ranges, connected) in self.peers_of(middle) {
                 if third != newcomer.name && overlap(&newcomer.space, &ranges) {
                     let code = "VnetAddressSpaceOverlapsWithAlreadyPeeredVnet";
-                    // P11 names the remote's peers; for the own peers it follows from the rule's last sentence.
+                    // P11 is certain for the peers of the remote VNet. For the peers of the own VNet it is only derived, so the
+                    // product may accept such a change.
                     note(connected && middle == remote, code, &mut codes, &mut open);
                 }
             }
         }
         if existing.is_none() && back.is_some_and(|b| b.state == State::Disconnected) {
-            codes.push("RemotePeeringIsDisconnected"); // P13 row 3, P14
+            codes.push("RemotePeeringIsDisconnected"); // P13, P14: the remaining half must be updated first
         }
         if flags.use_remote {
             if self.gateways.iter().any(|g| g.vnet == vnet) {
@@ -186,12 +187,13 @@ impl Model {
             if own.peerings.iter().any(|p| p.remote != remote && p.flags.use_remote) {
                 codes.push("XAnotherPeeringUsesRemoteGateways");
             }
-            // G16; an overlap of the two VNets themselves has its own code (P10).
+            // An overlap of the two VNets themselves has the code of P10 above; only further networks concern G16.
             if !overlap(&own.space, &other.space) && self.joined_overlap(&[vnet, remote]) {
                 codes.push("XVpnNetworksOverlap");
             }
         }
-        // P20: "the transit check runs when the other side appears". P21: removing the flag withdraws the routes.
+        // P20 refuses a new half without transit if the other half uses remote gateways, but P21 lets an update remove the flag. The
+        // model does not distinguish the two, so the product decides.
         open |= !flags.transit && back.is_some_and(|b| b.flags.use_remote);
         ruling(codes, open)
     }
@@ -278,7 +280,7 @@ impl Model {
                 for other in &mut self.vnets {
                     for half in other.peerings.iter_mut().filter(|p| p.remote == vnet) {
                         if half.state == State::Connected {
-                            half.state = State::Disconnected; // P13 row 7
+                            half.state = State::Disconnected; // P13: the VNet of the other half is deleted
                         }
                     }
                 }
@@ -314,7 +316,7 @@ impl Model {
                 if let Some(other) = self.half_mut(&remote, &vnet)
                     && other.state == State::Connected
                 {
-                    other.state = State::Disconnected; // P13 row 5
+                    other.state = State::Disconnected; // P13: the other half is deleted
                 }
             }
             Operation::PutNic {
@@ -412,10 +414,10 @@ impl Model {
         if let Some(half) = self.half_mut(vnet, remote) {
             half.flags = flags;
             if half.state == State::Disconnected && back.is_none() {
-                half.state = State::Initiated; // P13 row 4
+                half.state = State::Initiated; // P13, P14: an update begins the recovery
                 half.remote_space = remote_space;
             } else if sync {
-                half.remote_space = remote_space; // P27
+                half.remote_space = remote_space; // P27: only `syncRemoteAddressSpace` takes over new ranges
             }
             return;
         }
@@ -433,7 +435,7 @@ impl Model {
             });
         }
         if let Some(other) = self.half_mut(remote, vnet) {
-            other.state = State::Connected; // P13 row 2: both halves connect, and both are in sync
+            other.state = State::Connected; // P13: both halves are Connected, and both have the present ranges
             other.remote_space = own_space;
         }
     }

@@ -87,7 +87,8 @@ impl Model {
         }
         for far in self.connected_to(hub) {
             if within(&self.reachable_via(hub, far), source) {
-                // Without a key, or without an agent at the far end, no link exists that the addresses could belong to.
+                // Without a key, or without an agent at the far end, there is no link to which the configuration assigns
+                // the source.
                 let link = self.keyed(hub, far) && self.gateway_agent(far).is_some();
                 return link.then_some(false);
             }

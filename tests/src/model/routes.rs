@@ -20,7 +20,7 @@ pub enum Hop {
     Nowhere,
 }
 
-/// Where a route comes from. Of routes to equal prefixes, the one whose source stands later here wins (R7).
+/// Where a route comes from. Of routes to equal prefixes, the one with the later source in this list is preferred (R7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
     System,

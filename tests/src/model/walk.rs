@@ -9,7 +9,7 @@ use std::net::IpAddr;
 /// The initial TTL of packets; small, so that a loop soon ends. Forwarding kernels and gateways decrement it.
 pub const TTL: u8 = 16;
 
-/// An agent's decision about a packet.
+/// What an agent decides to do with a packet.
 enum Step {
     /// The agent delivers the packet to its kernel.
     Deliver,
@@ -99,7 +99,7 @@ impl Model {
         }
     }
 
-    /// A packet that a VM's or gateway's kernel sends into the TUN device.
+    /// The next step of a packet that the kernel of a VM or gateway sends into the TUN device.
     fn send_from_kernel(&self, agent: &Agent, packet: &Packet) -> Step {
         if agent.gateway {
             return Step::Unspecified("a packet of a gateway's own kernel");
@@ -170,7 +170,7 @@ impl Model {
                     None => lose(Why::NoGateway),
                 }
             }
-            // R11: in this VNet, or in a directly peered one.
+            // R11: an appliance may be in this VNet or in a directly peered one, not further away.
             Some(Hop::Appliance(address)) => {
                 let Some(home) = self.vnet(vnet) else {
                     return lose(Why::Unrouted);
@@ -294,7 +294,7 @@ impl Model {
         if self.addresses_of(from).contains(&packet.source) {
             return None;
         }
-        // D10: never a source of the receiver's own VNet.
+        // D10: a gateway never sends from a source of the receiver's own VNet, whatever its routes contain.
         if self.vnet(&to.vnet).is_some_and(|v| within(&v.space, packet.source)) {
             return Some(lose(Why::Source));
         }
@@ -328,7 +328,7 @@ impl Model {
         Some(Step::Unspecified("a source in a range that is not synced yet"))
     }
 
-    /// A packet that a VM receives from a link.
+    /// The next step of a packet that a VM receives from a link and accepts.
     fn receive(&self, agent: &Agent, packet: &Packet) -> Step {
         let own = self.addresses_of(agent).contains(&packet.destination);
         if own || within(&self.served_by(agent), packet.destination) || self.forwards(agent) {
@@ -338,7 +338,7 @@ impl Model {
         }
     }
 
-    /// A packet that a gateway receives from a link.
+    /// The next step of a packet that a gateway receives from a link and accepts.
     fn relay(&self, arrival: &LinkPacket<'_>) -> Step {
         let LinkPacket { from, to, packet } = arrival;
         let (hub, destination) = (to.vnet.as_str(), packet.destination);
@@ -351,7 +351,8 @@ impl Model {
         if from.gateway {
             return self.relay_inward(to, packet);
         }
-        // The longest prefix decides; of equal prefixes the configured one.
+        // A learned route is used only if it is longer than every configured prefix: of equal prefixes the configured one
+        // is preferred.
         let configured: Vec<IpNet> = self
             .connected_to(hub)
             .iter()
@@ -365,7 +366,8 @@ impl Model {
             if within(&self.reachable_via(hub, far), destination) {
                 return match self.gateway_agent(far) {
                     None => Step::Lose(vec![Why::NoGateway, Why::NoTunnel]),
-                    // Without a key there is no handshake; with two different keys it fails.
+                    // The product drops for one of two reasons: without a key there is no link, and with two different keys the
+                    // handshake fails.
                     Some(_) if !self.tunnel(hub, far) => Step::Lose(vec![Why::NoTunnel, Why::NoGateway]),
                     Some(gateway) => Step::Send(gateway.name.clone()),
                 };
@@ -383,7 +385,8 @@ impl Model {
         lose(Why::Unrouted)
     }
 
-    /// A packet that a gateway receives from its site. The gateway forwards it to local prefixes, and never back to the site.
+    /// The next step of a packet that a gateway receives from its site. The gateway forwards it to local prefixes, and
+    /// never back to the site.
     fn relay_from_site(&self, gateway: &Agent, packet: &Packet) -> Step {
         let hub = gateway.vnet.as_str();
         if self.site(hub).is_none() || !gateway.gateway {

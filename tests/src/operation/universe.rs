@@ -59,7 +59,8 @@ impl VnetPlan {
         subnets.push((GATEWAY_SUBNET.to_string(), vec![net(&format!("10.{slot}.255.0/27"))]));
         let mut nics = Vec::new();
         let mut vms = Vec::new();
-        // Some VNets have no NIC: they can be deleted while they are peered (P13, last row). The first VNet always has one.
+        // Some VNets have no NIC, because only such a VNet can be deleted while it is peered (P13). The first VNet always
+        // has one, so that packets have a sender.
         for number in 0..rng.random_range(u8::from(slot == 1)..=3) {
             let mut own = Vec::new();
             for half in 0..if rng.random_bool(0.2) { 2 } else { 1_u8 } {
@@ -83,7 +84,7 @@ impl VnetPlan {
                 nics.push((nic.clone(), subnets[subnet].0.clone(), addresses));
                 own.push(nic);
             }
-            // At most one VM serves the second subnet: a subnet has one serving agent (D8).
+            // Only the first VM may serve the second subnet, because a subnet has at most one serving agent (D8).
             let served = if number == 0 && rng.random_bool(0.2) {
                 vec!["b".to_string()]
             } else {

@@ -1,4 +1,4 @@
-//! The demo as a test. It must remove everything, however it ends.
+//! The demo as a test. However the demo ends, it must remove everything that it created.
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, killpg};
@@ -12,7 +12,7 @@ use tombolo_lab::state::dir_of;
 use tombolo_lab::{Topology, binary};
 use tombolo_tests::live::{hub_spoke, namespaces, require_root};
 
-/// A separate process of `tombolo lab`.
+/// A running process of `tombolo lab`, in a process group of its own. Its output is collected.
 struct Running {
     child: Child,
     name: String,
@@ -20,7 +20,7 @@ struct Running {
 }
 
 impl Running {
-    /// `tombolo lab demo`.
+    /// Starts `tombolo lab demo`.
     fn start(name: &str, arguments: &[&str]) -> Result<Self> {
         Self::start_with(name, &[&["demo"], arguments].concat(), &[])
     }
@@ -37,7 +37,7 @@ impl Running {
         })
     }
 
-    /// Starts another command in the same folder, with the leftovers of the one before.
+    /// Starts another command in the same folder, where it finds the leftovers of the previous command.
     fn again(&mut self, arguments: &[&str]) -> Result<()> {
         let mut topology = hub_spoke("");
         topology.name.clone_from(&self.name);
@@ -68,7 +68,7 @@ impl Running {
         }
     }
 
-    /// Waits until the output contains a text.
+    /// Waits until the output of the command contains a text.
     fn until(&mut self, text: &str) -> Result<()> {
         let start = Instant::now();
         while !self.output().contains(text) {
@@ -84,7 +84,7 @@ impl Running {
         Ok(())
     }
 
-    /// Sends a signal to the whole process group, as a terminal does.
+    /// Sends a signal to the whole process group of the command, as a terminal does for Ctrl-C.
     fn signal(&self, signal: Signal) -> Result<()> {
         Ok(killpg(Pid::from_raw(i32::try_from(self.child.id())?), signal)?)
     }
@@ -109,14 +109,14 @@ impl Running {
     }
 }
 
-/// Runs a command of `tombolo lab` that takes a topology, with that one.
+/// Runs a command of `tombolo lab` on the topology of this test.
 fn spawn(topology: &Topology, dir: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Child> {
     let file = dir.join("topology.yaml");
     std::fs::write(&file, topology.to_text()?)?;
     let (verb, rest) = arguments.split_first().context("no command")?;
     let output = std::fs::File::create(dir.join("output"))?;
     let child = Command::new(binary::find("tombolo")?)
-        // The usual folder of this name, so that leftovers of an aborted run are found.
+        // The folder has the usual name, so that this run finds and replaces leftovers of an aborted one.
         .args(["lab", "--lab-dir"])
         .arg(dir_of(None, &topology.name))
         .arg(verb)
@@ -142,7 +142,7 @@ impl Drop for Running {
     }
 }
 
-/// Processes whose command line names a folder.
+/// The processes whose command line contains the path of a folder.
 fn processes_of(dir: &Path) -> Result<Vec<String>> {
     let text = dir.display().to_string();
     let own = std::process::id().to_string();
@@ -158,7 +158,7 @@ fn processes_of(dir: &Path) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// The whole demo checks every step before and after.
+/// The demo runs to its end, with all its checks, and leaves nothing behind.
 #[test]
 fn the_demo_is_as_announced() -> Result<()> {
     let mut demo = Running::start("demo", &[])?;
@@ -172,7 +172,7 @@ fn the_demo_is_as_announced() -> Result<()> {
     demo.nothing_left()
 }
 
-/// Ctrl-C during the demo, and a second Ctrl-C during its clean-up.
+/// After Ctrl-C during the demo, and a second Ctrl-C during its clean-up, nothing of the lab is left.
 #[test]
 fn an_interrupted_demo_leaves_nothing() -> Result<()> {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
@@ -180,7 +180,7 @@ fn an_interrupted_demo_leaves_nothing() -> Result<()> {
         demo.until("A peering has two halves")?;
         ensure!(!namespaces(&demo.name).is_empty(), "the lab is up");
         demo.signal(signal)?;
-        // The second signal should arrive during the clean-up, which takes longer than this.
+        // The second signal must arrive during the clean-up, which takes longer than this pause.
         std::thread::sleep(Duration::from_millis(200));
         demo.signal(signal)?;
         let status = demo.wait(Duration::from_secs(20))?;
@@ -228,10 +228,10 @@ fn an_interrupt_that_fails_a_helper_is_an_interrupt() -> Result<()> {
     lab.nothing_left()
 }
 
-/// The demo does not claim to have removed what it could not remove.
+/// If the demo cannot remove something, it says so, and does not claim that everything is removed.
 #[test]
 fn an_interrupted_lab_that_cannot_be_removed_says_so() -> Result<()> {
-    // This `ip` creates everything and deletes no namespace.
+    // With this `ip` the lab can be created, but its namespaces cannot be deleted.
     let (_dir, path) = ip_that("[ \"$1 $2\" = 'netns del' ] && exit 1")?;
     let mut lab = Running::start_with("stuck", &["demo"], &[("PATH", &path)])?;
     let start = Instant::now();
@@ -255,7 +255,8 @@ fn an_interrupted_lab_that_cannot_be_removed_says_so() -> Result<()> {
     lab.nothing_left()
 }
 
-/// After `kill -9` the lab's watcher process takes the lab down. The next lab starts normally, before or after that.
+/// After `kill -9` of the demo, the lab's watcher process takes the lab down. The next lab starts normally, whether the
+/// watcher has finished or not.
 #[test]
 fn a_killed_demo_leaves_nothing() -> Result<()> {
     let mut demo = Running::start("killed", &[])?;
@@ -276,7 +277,8 @@ fn a_killed_demo_leaves_nothing() -> Result<()> {
     let status = demo.wait(Duration::from_secs(60))?;
     ensure!(status.success(), "{status}:\n{}", demo.output());
 
-    // `up` leaves its lab up. Only the killed demo's watcher could take it down: when that has ended, the lab must exist.
+    // `up` leaves its lab up, and only the killed demo's watcher could take it down by mistake. So the watcher must have
+    // ended before the lab's existence proves anything.
     let start = Instant::now();
     while processes_of(&demo.lab_dir())?
         .iter()

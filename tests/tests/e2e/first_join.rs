@@ -1,4 +1,4 @@
-//! An agent that joins by itself, as in a container: it starts before its token and its controller.
+//! An agent that joins when it is first run, as in a container. It starts before its token file and its controller exist.
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -12,7 +12,7 @@ use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_tests::live::World;
 
 const HOST: &str = "spoke-a-vm";
-/// The limit of each step: starts, joins and handshakes take at most a few seconds.
+/// The time limit of each step. Starts, joins and handshakes take a few seconds at most.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Starts the agent in its host's namespace, with all settings in the environment.
@@ -34,7 +34,7 @@ fn start(w: &World, token: &Path, log: &Path) -> Result<Child> {
     Ok(child?)
 }
 
-/// Waits for the end of the agent's process.
+/// Waits until the agent's process has ended, and returns its exit status. After [`TIMEOUT`] it kills the process and fails.
 async fn ended(child: &mut Child) -> Result<std::process::ExitStatus> {
     let begun = Instant::now();
     loop {
@@ -49,7 +49,7 @@ async fn ended(child: &mut Child) -> Result<std::process::ExitStatus> {
     }
 }
 
-/// Waits until the agent's log contains a text.
+/// Waits until the agent's log contains a text. Fails after [`TIMEOUT`].
 async fn logs(log: &Path, text: &str) -> Result<()> {
     let begun = Instant::now();
     loop {
@@ -90,7 +90,7 @@ async fn an_agent_waits_for_its_token_and_its_controller_and_joins() -> Result<(
         .token;
     w.kill_controller()?;
 
-    // SIGTERM ends an agent that waits for its token.
+    // SIGTERM must end an agent that still waits for its token, or a container could not be stopped.
     let mut agent = start(&w, &token_file, &log)?;
     logs(&log, "the token file").await?;
     terminate(&agent)?;
@@ -105,7 +105,7 @@ async fn an_agent_waits_for_its_token_and_its_controller_and_joins() -> Result<(
     terminate(&agent)?;
     ensure!(ended(&mut agent).await?.success(), "SIGTERM ends the agent");
 
-    // With an identity, a start needs neither token nor controller.
+    // The agent has an identity now, so its next start must need neither token nor controller.
     std::fs::remove_file(&token_file)?;
     w.kill_controller()?;
     let mut agent = start(&w, &token_file, &log)?;
@@ -113,7 +113,8 @@ async fn an_agent_waits_for_its_token_and_its_controller_and_joins() -> Result<(
     terminate(&agent)?;
     ensure!(ended(&mut agent).await?.success(), "SIGTERM ends the agent");
 
-    // A token works once: another directory cannot join with it. The agent ends at once, because a retry would not help.
+    // D7: a token works once, so an agent with another directory cannot join with it. This agent must end at once, because
+    // a retry would not help.
     w.start_controller().await?;
     std::fs::write(&token_file, &token)?;
     let kept = w.agent_dir(HOST)?.with_extension("kept");

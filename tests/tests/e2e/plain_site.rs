@@ -1,4 +1,4 @@
-//! A site without BGP and one with BGP at a dual-stack hub, which has a connection with a branch (G18, G19, R6). Real
+//! A dual-stack hub has a site without BGP, a site with BGP, and a connection with a branch (G18, G19, R6). The sites have real
 //! WireGuard devices and routing daemons.
 
 use anyhow::{Context, Result, ensure};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tombolo_lab::topology::Topology;
 use tombolo_tests::live::World;
 
-/// The limit for handshakes, BGP sessions and routes of a new lab, on a machine that runs other tests too.
+/// The time limit for handshakes, BGP sessions and routes of a new lab. It is long, because the machine runs other tests too.
 const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(40);
 
 const TOPOLOGY: &str = "
@@ -71,7 +71,7 @@ resources:
       enableBgp: true
 ";
 
-/// Waits until the machine of a VNet has a gateway route to the site without BGP, or none.
+/// Waits until the machine of a VNet has a gateway route to the site without BGP, or has none.
 async fn wait_for_site_route(w: &World, host: &str, expected: bool) -> Result<()> {
     let prefix: IpNet = "10.3.30.0/24".parse()?;
     let end = Instant::now() + CONVERGENCE_TIMEOUT;
@@ -103,7 +103,7 @@ async fn g18_a_site_without_bgp_is_reached_by_all_that_exchange_routes() -> Resu
         w.reach_within(from, "plain-vm", CONVERGENCE_TIMEOUT).await?;
         w.reach_within("plain-vm", from, CONVERGENCE_TIMEOUT).await?;
     }
-    // The gateway originates the prefix.
+    // The site has no AS, so the AS path begins with the gateway, which originates the prefix.
     let show = [
         "birdc",
         "-s",
@@ -119,7 +119,8 @@ async fn g18_a_site_without_bgp_is_reached_by_all_that_exchange_routes() -> Resu
     ensure!(path.trim() == "BGP.as_path: 65515", "{learned}");
     w.agree().await?;
 
-    // R6: while the tunnel is down, the hub keeps its configured route, and withdraws the advertised one.
+    // R6: while the tunnel is down, the hub keeps its own route, which is configured. It withdraws the advertised one,
+    // because other networks may have another path.
     wait_for_site_route(&w, "branch-vm", true).await?;
     w.cut_pair("hub-gw", "plain-ce")?;
     w.connection_is_because("to-plain", "NotConnected", "PeerReachability")

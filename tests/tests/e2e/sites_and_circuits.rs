@@ -1,5 +1,6 @@
-//! Circuits, sites and VPNs with real processes. Every row of the published interoperability lab, and of a second lab whose
-//! table derives from the rules alone: in the steady state, after each event, and after the recovery.
+//! Circuits, sites and VPNs with real processes. The tests check every row (expected path) of the published
+//! interoperability lab, and of a second lab whose rows derive from the rules alone (`docs/two-hubs.md`): in the steady
+//! state, after each event, and after the recovery.
 
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
@@ -50,11 +51,11 @@ async fn every_row_of(topology: &Topology, silent: &[(&str, &str, &str)]) -> Res
     lab.down()
 }
 
-/// Probes of a traceroute for each TTL: traceroute's default.
+/// Probes of a traceroute for each TTL. It is traceroute's default.
 const PROBES: u8 = 3;
 
-/// T4 to T6, D23: the silent agent has counted each probe of its hop once, and no other agent has counted one. A star in a
-/// trace alone would not prove that.
+/// T4 to T6, D23: traces from `from` to `to`, and fails unless the agent of `silent` counts each probe of its hop once as a
+/// silent drop and no other agent counts one. A star in a trace could also stand for a lost answer.
 async fn kept_silent(lab: &Lab, from: &str, to: &str, silent: &str) -> Result<()> {
     let before = silences(lab).await?;
     let traced = lab.trace(from, to, PROBES).await?;
@@ -68,7 +69,7 @@ async fn kept_silent(lab: &Lab, from: &str, to: &str, silent: &str) -> Result<()
     Ok(())
 }
 
-/// The number of packets at each agent whose TTL expired without an ICMP error.
+/// For each agent the number of packets whose TTL has expired there without an ICMP error, since the agent's start.
 async fn silences(lab: &Lab) -> Result<BTreeMap<String, u64>> {
     let reason = DropReason::TtlExceededSilent.name();
     let mut all = BTreeMap::new();
@@ -79,7 +80,8 @@ async fn silences(lab: &Lab) -> Result<BTreeMap<String, u64>> {
     Ok(all)
 }
 
-/// Rules E, G and T: 30 rows, 11 that a cut changes, and 30 again.
+/// The published lab shows its 30 rows in the steady state, the 11 rows that change while a circuit is cut, and the 30 rows
+/// again afterwards. These rows follow from the rules of circuits (E), gateways (G) and hops (T).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_published_lab_shows_every_published_path() -> Result<()> {
     let silent = [
@@ -91,7 +93,8 @@ async fn the_published_lab_shows_every_published_path() -> Result<()> {
     every_row("interop", &silent).await
 }
 
-/// The same rows when every network, host, site and resource has another name and another address.
+/// The published lab shows the same rows when every network, host, site and resource has another name and another address.
+/// Nothing in the product may depend on those of the lab.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_published_lab_is_not_about_its_names_and_numbers() -> Result<()> {
     let mut topology = rename(&Topology::load("interop")?, u64::from(std::process::id()))?;
@@ -101,8 +104,8 @@ async fn the_published_lab_is_not_about_its_names_and_numbers() -> Result<()> {
         .with_context(|| topology.to_text().unwrap_or_default())
 }
 
-/// D16: a device may restart, change its public address or its key. Its link recovers by itself; only a new key must be
-/// written to the controller.
+/// D16: after a restart of a site's device, or a change of its public address, its link recovers without an action of the
+/// operator. After a change of its key, the link recovers when the new key is written to the controller.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sites_device_restarts_moves_and_changes_its_key() -> Result<()> {
     let mut topology = Topology::load("interop")?;
@@ -124,7 +127,7 @@ async fn a_sites_device_restarts_moves_and_changes_its_key() -> Result<()> {
     lab.down()
 }
 
-/// Waits until location 1 reaches the hub.
+/// Waits until a host of location 1 reaches the hub. Fails after a minute; `when` names the situation in the error.
 async fn answers(lab: &Lab, when: &str) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(60);
     while !lab.ping("loc1-vm", "hub-vm", Ping::UNREACHABLE).await?.all() {
@@ -133,8 +136,9 @@ async fn answers(lab: &Lab, when: &str) -> Result<()> {
     Ok(())
 }
 
-/// D19: silent failures, without a loss of carrier. BFD detects a silent line, and unanswered handshakes a silent device, both
-/// long before their BGP sessions expire. Their routes are withdrawn, and return with them.
+/// D19: a line and a device become silent without a loss of carrier. BFD detects the silent line, and unanswered handshakes
+/// the silent device, both long before the hold time of their BGP sessions. The site's routes are withdrawn, and return
+/// when line and device answer again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_and_a_device_that_go_silent_are_given_up() -> Result<()> {
     const HOLD_TIME: u16 = 180;
@@ -155,7 +159,7 @@ async fn a_line_and_a_device_that_go_silent_are_given_up() -> Result<()> {
     on_the_line(&w, "add rule inet silent forward oifname line0 drop").await?;
     answers(&w, "by the tunnel").await?;
     wait_for_route_to_location_1(&w, true).await?;
-    // Cut the tunnel too: no path is left, and the routes are withdrawn everywhere.
+    // The tunnel is cut too. Then no path is left, and the routes must be withdrawn everywhere.
     w.cut_pair("hub-vpn", "loc1-ce1")?;
     w.connection_is_because("hub-loc1", "NotConnected", "PeerReachability")
         .await?;
@@ -176,14 +180,14 @@ async fn a_line_and_a_device_that_go_silent_are_given_up() -> Result<()> {
     w.down()
 }
 
-/// Runs an nftables command at the customer edge, which has the line and the tunnel.
+/// Runs an nftables command at the customer edge of location 1. Both the line and the tunnel end there.
 async fn on_the_line(w: &World, command: &str) -> Result<()> {
     let done = w.exec("loc1-ce1", &["nft", command], Duration::from_secs(5)).await?;
     ensure!(done.code == 0, "nft {command}: {done:?}");
     Ok(())
 }
 
-/// Waits until a VM of the hub has a route to location 1, or none.
+/// Waits until a VM of the hub has a route to location 1 (`known`), or has none. Fails after 30 s.
 async fn wait_for_route_to_location_1(w: &World, known: bool) -> Result<()> {
     let prefix: IpNet = "10.2.30.0/25".parse()?;
     let end = Instant::now() + Duration::from_secs(30);
@@ -202,7 +206,8 @@ async fn wait_for_route_to_location_1(w: &World, known: bool) -> Result<()> {
     }
 }
 
-/// A wrong configuration is refused and changes nothing, or the connection's status gives the reason.
+/// A wrong configuration of a site is either refused and changes nothing, or accepted, and the connection's status gives
+/// the reason why it does not work.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_configured_wrongly_is_refused_or_said() -> Result<()> {
     let mut topology = Topology::load("interop")?;
@@ -212,7 +217,8 @@ async fn what_is_configured_wrongly_is_refused_or_said() -> Result<()> {
     let good = w.client()?.arm_get(&site).await?;
     w.connection_is("hub-loc1", "Connected").await?;
 
-    // Refused: a reserved ASN (G4), a prefix of another site (G7), a gateway without its subnet (G1).
+    // The controller refuses what it can check alone: a reserved ASN (G4), a prefix of another site (G7), a gateway without its
+    // subnet (G1).
     let mut clash = good.clone();
     clash["properties"]["bgpSettings"]["asn"] = json!(65515);
     refused(&w, &site, &clash, "XReservedAsn").await?;
@@ -245,7 +251,8 @@ async fn what_is_configured_wrongly_is_refused_or_said() -> Result<()> {
     let body = json!({"location": "region1", "properties": properties});
     refused(&w, &gateway, &body, "InvalidResourceReference").await?;
 
-    // Accepted, with a reason in the status: no shared key (G11), no device, a wrong public key (D16), a wrong shared key (D14).
+    // Other faults show only when the gateway tries to connect, so their reason is in the status: no shared key (G11), no
+    // device, a wrong public key (D16), a wrong shared key (D14).
     let mut apart = w.client()?.arm_get(&twin).await?;
     apart["properties"]["localNetworkAddressSpace"]["addressPrefixes"] = json!(["10.77.0.0/24"]);
     w.client()?.arm_put(&twin, &apart).await?;
@@ -286,7 +293,8 @@ async fn refused(w: &World, path: &str, body: &Value, code: &str) -> Result<()> 
     Ok(())
 }
 
-/// Two hubs joined twice, three circuits, a site on two of them, a chain of VPN gateways (E6, E7, E9, E12, G19, D9).
+/// The lab of `docs/two-hubs.md` shows all its rows. Two hubs are joined by VPN and by a circuit (E6, E9), a site is on two
+/// of three circuits (E7, E12), and a chain of VPN gateways joins two sites (G19, D9).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hubs_show_every_path_that_the_rules_give() -> Result<()> {
     every_row("two-hubs", &[]).await

@@ -1,4 +1,4 @@
-//! TCP through the tunnels: complete transfers, and segments that fit the MTU.
+//! TCP through the tunnels: transfers are complete, and segments fit the MTU.
 
 use anyhow::{Context, Result, ensure};
 use socket2::SockRef;
@@ -11,15 +11,15 @@ use tombolo_proto::config::DEFAULT_MTU;
 use tombolo_tests::live::{FORWARDED, World};
 
 const PORT: u16 = 5001;
-/// Enough for thousands of segments; it takes a fraction of a second.
+/// The bytes of a transfer: enough for thousands of segments, and few enough for a fraction of a second.
 const BYTES: usize = 16 << 20;
-/// IPv4 and TCP headers without options.
+/// Bytes of the IPv4 and TCP headers of a segment without options.
 const HEADERS: u32 = 40;
-/// IPv4 and ICMP headers.
+/// Bytes of the IPv4 and ICMP headers of a ping.
 const PING_HEADERS: u16 = 28;
 
-/// Large transfers are complete on every kind of path. No segment exceeds the device's MTU (D20), even if hosts assume a
-/// larger one.
+/// D20: large transfers are complete across a peering, through an appliance and through VPN gateways. No segment exceeds
+/// the device's MTU, even if hosts assume a larger one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_transfers_arrive_whole() -> Result<()> {
     let w = World::up("stream").await?;
@@ -31,7 +31,7 @@ async fn large_transfers_arrive_whole() -> Result<()> {
     w.peer("spoke-b", "hub", FORWARDED).await?;
     w.connection_is("hub-to-branch", "Connected").await?;
 
-    // The largest unfragmented packet, and one byte more.
+    // The largest packet that the device accepts must pass in one piece, and a packet with one byte more must not.
     let fits = DEFAULT_MTU - PING_HEADERS;
     for (from, to) in [("spoke-a-vm", "hub-vm"), ("spoke-a-vm", "spoke-b-vm")] {
         ensure!(
@@ -70,7 +70,7 @@ async fn large_transfers_arrive_whole() -> Result<()> {
     w.end().await
 }
 
-/// Whether all pings of this size with DF are answered.
+/// Whether all three pings with this many bytes of payload and DF set are answered.
 async fn in_one_piece(w: &World, from: &str, to: &str, size: u16) -> Result<bool> {
     let (source, target) = (w.address(from)?.to_string(), w.address(to)?.to_string());
     let size = size.to_string();
@@ -81,7 +81,7 @@ async fn in_one_piece(w: &World, from: &str, to: &str, size: u16) -> Result<bool
     Ok(done.stdout.contains(" 3 received"))
 }
 
-/// Sends [`BYTES`] and checks every byte at the receiver. Returns the largest segment that the sender may use.
+/// Sends [`BYTES`] by TCP from one host to another, and checks every byte at the receiver. Returns the MSS that the sender uses.
 async fn transfer(w: &World, from: &str, to: &str) -> Result<u32> {
     let (source, target) = (w.hosts().netns(from), w.hosts().netns(to));
     let address = SocketAddr::new(w.address(to)?, PORT);
@@ -94,7 +94,7 @@ async fn transfer(w: &World, from: &str, to: &str) -> Result<u32> {
     Ok(largest)
 }
 
-/// The byte at a position of the stream. The period 251 is prime, so shifted segments show as wrong bytes.
+/// The byte at a position of the stream. The period, 251, is prime, so a segment at a wrong position shows as wrong bytes.
 fn byte(at: usize) -> u8 {
     u8::try_from(at % 251).unwrap_or_default()
 }
@@ -106,7 +106,7 @@ fn send(netns: PathBuf, address: SocketAddr) -> Result<u32> {
     let largest = SockRef::from(&stream).tcp_mss()?;
     stream.write_all(&data)?;
     stream.shutdown(std::net::Shutdown::Write)?;
-    // The receiver closes its end after the last byte.
+    // The receiver closes its end after the last byte, so this waits until the transfer is complete.
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     stream.read_to_end(&mut Vec::new())?;
     Ok(largest)
