@@ -97,8 +97,8 @@ const fn fwmark() -> u32 {
 }
 
 impl Config {
-    /// The settings of an agent for which the operator has set nothing. The TUN device is named after the agent.
-    /// Nothing is checked or written.
+    /// The settings of an agent for which the operator has set nothing. `controller` is a URL, `https://HOST:PORT`. The TUN
+    /// device is named after the agent. Nothing is checked or written.
     #[must_use]
     pub fn new(agent: AgentId, controller: String) -> Self {
         let interface = default_interface(&agent);

@@ -17,8 +17,8 @@
 //! requests.
 //!
 //! Addresses at which agents are known have pools of their own, so strangers elsewhere cannot displace agents that
-//! reconnect. Connections of agents, and connections that have shown a token, are counted separately and displace only
-//! each other.
+//! reconnect. Connections that have shown a token have a pool of their own, and so has each agent. A new connection
+//! displaces only connections of its own pool.
 
 mod address;
 mod known;

@@ -39,8 +39,7 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Creates counters that are all zero. A value of [`Stats::default`] has no room for reasons, and panics when one
-    /// is counted.
+    /// Creates counters that are all zero, as [`Stats::default`] does.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

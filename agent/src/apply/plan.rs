@@ -83,8 +83,8 @@ impl KernelIds {
         self.table ^ 0x0300_0000
     }
 
-    /// The numbers of all routing tables of the agent. They differ from each other for any `table`, because each is
-    /// `table` with other bits inverted.
+    /// The numbers of all routing tables of the agent. They differ from each other for any `table`: one is
+    /// `table` itself, and each of the others is `table` with a different set of bits inverted.
     #[must_use]
     pub const fn tables(&self) -> [u32; 4] {
         [self.table, self.default_table, self.source_table(), self.exit_table()]

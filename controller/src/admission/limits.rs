@@ -43,7 +43,7 @@ pub struct Unauthenticated {
     pub handshake_timeout: Duration,
 }
 
-/// Longest time that a key exchange waits for the rate of its address. A connection that would have to wait longer is
+/// Longest time by which the rate limit of its address ([`Limits::key_exchanges`]) may delay a key exchange. A connection that would have to wait longer is
 /// closed. A third of the shorter handshake timeout, so that the handshake can still complete after the wait.
 pub(super) const MAX_KEY_EXCHANGE_WAIT: Duration = Duration::from_secs(1);
 

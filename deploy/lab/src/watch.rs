@@ -18,8 +18,8 @@ use tokio::signal::unix::{SignalKind, signal};
 pub const COMMAND: &str = "watch";
 /// The byte that dismisses the watcher.
 const DONE: &[u8] = b"d";
-/// Longest wait for the lock of the lab's state folder. A program that holds the lock longer has brought up a later
-/// lab, which has a watcher of its own.
+/// Longest wait for the lock of the lab's state folder. A program that holds the lock longer most likely keeps a later
+/// lab up in this folder. That lab has a watcher of its own, so this one gives up.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for helpers of the dead program to end. Until then they may still create a namespace or device.
 const HELPER_GRACE: Duration = Duration::from_millis(300);

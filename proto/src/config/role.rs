@@ -74,7 +74,7 @@ pub enum Role {
         circuit: ResourceId,
         /// The line of the circuit that ends here.
         link: CircuitLink,
-        /// The edge's address on the line to the customer edge, with the prefix length of that network.
+        /// The edge's address on the line to the customer edge, with the prefix length of the line's network.
         line: IpNet,
         /// The VNets that are linked to the circuit, ordered by connection.
         networks: Vec<CircuitNetwork>,

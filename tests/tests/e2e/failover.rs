@@ -80,7 +80,7 @@ async fn an_instance_of_a_gateway_stands_in_for_the_other() -> Result<()> {
             let here = wait_for_first_hop(&w, from, "branch-vm", preferred).await?;
             let others: Vec<_> = all.iter().filter(|(_, host)| *host != here).copied().collect();
             let pinger = w.start_ping(from, "branch-vm", PING_INTERVAL)?;
-            // About thirty pings must be answered before the change. Without them the change could come before the first ping.
+            // Time for about thirty pings before the change. Without it the change could come before the first ping.
             tokio::time::sleep(Duration::from_millis(300)).await;
             if planned {
                 ensure!(w.stop_agent(here)?, "{here} had to be killed");
@@ -119,6 +119,7 @@ async fn gateways_stand_in_for_a_peering_whose_path_is_cut() -> Result<()> {
     wait_for_first_hop(&w, "left-vm", "right-vm", &LEFT).await?;
     wait_for_first_hop(&w, "right-vm", "left-vm", &RIGHT[..1]).await?;
     let pinger = w.start_ping("left-vm", "right-vm", PING_INTERVAL)?;
+    // As above: time for pings before the change.
     tokio::time::sleep(Duration::from_millis(300)).await;
     w.restore_pair("left-vm", "right-vm")?;
     wait_for_first_hop(&w, "left-vm", "right-vm", &direct).await?;

@@ -184,7 +184,7 @@ impl SecureLinks {
         }
     }
 
-    /// Sets the MTU of the TUN device, in bytes, up to which probes search the path MTU.
+    /// Records the MTU of the TUN device, in bytes. Probes search for a path MTU up to this value.
     pub fn set_mtu(&mut self, mtu: u16) {
         self.mtu = mtu;
     }

@@ -41,10 +41,11 @@ impl Client {
         Ok(self.typed::<ListResponse<_>>(response).await?.value)
     }
 
-    /// Deletes a join token, so that it cannot be used any more.
+    /// Deletes the unused join token with this `id` (not its text), so that nobody can join with it. Succeeds also if no
+    /// such token exists, for example because it was used. An agent that has joined with it is not affected.
     ///
     /// # Errors
-    /// Errors of the controller.
+    /// Any [`Error`]; none of the controller's own.
     pub async fn delete_token(&self, id: &str) -> Result<(), Error> {
         self.fabric(Method::DELETE, &format!("tokens/{id}"), Body::None)
             .await

@@ -83,8 +83,8 @@ fn by_vpn(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Op
     }
 }
 
-/// Explains why a gateway of `hub`, which the packet's VNet uses, leads to `there` although no route of the packet's
-/// subnet does: the subnet does not accept gateway routes, or the reason is not known.
+/// Explains why no route of the packet's subnet leads to `there`, although the gateway of `hub` that the packet's VNet
+/// uses does: the subnet does not accept gateway routes, or the reason is not known.
 pub(super) fn not_in_force(facts: Facts<'_>, hub: &ResourceId, there: impl std::fmt::Display) -> Finding {
     let hub = hub.name();
     let table = facts.subnet.and_then(|id| {
