@@ -19,7 +19,7 @@ impl Client {
     /// Lists all agents.
     ///
     /// # Errors
-    /// Errors of the controller.
+    /// Any [`Error`]: the controller cannot be reached, or refuses the request.
     pub async fn agents(&self) -> Result<Vec<AgentView>, Error> {
         let response = self.fabric(Method::GET, "agents", Body::None).await?;
         Ok(self.typed::<ListResponse<_>>(response).await?.value)
@@ -28,7 +28,7 @@ impl Client {
     /// Returns one agent.
     ///
     /// # Errors
-    /// Errors of the controller.
+    /// Any [`Error`]: the controller cannot be reached, or refuses the request.
     pub async fn agent(&self, id: &str) -> Result<AgentView, Error> {
         let response = self.fabric(Method::GET, &format!("agents/{id}"), Body::None).await?;
         self.typed(response).await
@@ -37,7 +37,7 @@ impl Client {
     /// Revokes an agent: the controller and all other agents refuse it at once. Its binding stays in use.
     ///
     /// # Errors
-    /// Errors of the controller.
+    /// Any [`Error`]: the controller cannot be reached, or refuses the request.
     pub async fn revoke_agent(&self, id: &str) -> Result<(), Error> {
         let path = format!("agents/{id}/revoke");
         self.fabric(Method::POST, &path, Body::None).await.map(drop)
@@ -46,7 +46,7 @@ impl Client {
     /// Deletes an agent and releases its binding.
     ///
     /// # Errors
-    /// Errors of the controller.
+    /// Any [`Error`]: the controller cannot be reached, or refuses the request.
     pub async fn delete_agent(&self, id: &str) -> Result<(), Error> {
         self.fabric(Method::DELETE, &format!("agents/{id}"), Body::None)
             .await
@@ -56,7 +56,7 @@ impl Client {
     /// Returns the configuration that the controller has compiled for an agent, with preshared keys blanked.
     ///
     /// # Errors
-    /// Errors of the controller.
+    /// Any [`Error`]: the controller cannot be reached, or refuses the request.
     pub async fn agent_config(&self, id: &str) -> Result<AgentConfig, Error> {
         let response = self
             .fabric(Method::GET, &format!("agents/{id}/config"), Body::None)
@@ -68,7 +68,7 @@ impl Client {
     /// reported.
     ///
     /// # Errors
-    /// Errors of the controller.
+    /// Any [`Error`]: the controller cannot be reached, or refuses the request.
     pub async fn agent_tables(&self, id: &str) -> Result<InstalledTables, Error> {
         let response = self
             .fabric(Method::GET, &format!("agents/{id}/tables"), Body::None)
@@ -79,7 +79,7 @@ impl Client {
     /// Returns the desired revision, and the revision that each agent has in force.
     ///
     /// # Errors
-    /// Errors of the controller.
+    /// Any [`Error`]: the controller cannot be reached, or refuses the request.
     pub async fn revisions(&self) -> Result<Revisions, Error> {
         let response = self.fabric(Method::GET, "revisions", Body::None).await?;
         self.typed(response).await
@@ -89,7 +89,7 @@ impl Client {
     /// agents that have not.
     ///
     /// # Errors
-    /// Errors of the controller.
+    /// Any [`Error`]: the controller cannot be reached, or refuses the request.
     pub async fn wait_in_force(&self, revision: Revision, timeout: Duration) -> Result<Waited, Error> {
         let deadline = Instant::now() + timeout;
         loop {

@@ -24,7 +24,7 @@ impl Client {
     /// compare it with the pin of a join token.
     ///
     /// # Errors
-    /// Errors of the controller.
+    /// Any [`Error`]: the controller cannot be reached, or refuses the request.
     pub async fn ca(&self) -> Result<String, Error> {
         let response = self.fabric(Method::GET, "ca", Body::None).await?;
         response
@@ -36,7 +36,7 @@ impl Client {
     /// Returns the controller's metrics in Prometheus' text format, as of now.
     ///
     /// # Errors
-    /// Errors of the controller.
+    /// Any [`Error`]: the controller cannot be reached, or refuses the request.
     pub async fn metrics(&self) -> Result<String, Error> {
         let response = self.send(Method::GET, "/metrics", &[], Body::None, None).await?;
         response
@@ -48,7 +48,7 @@ impl Client {
     /// Returns all settings with their present values.
     ///
     /// # Errors
-    /// Errors of the controller.
+    /// Any [`Error`]: the controller cannot be reached, or refuses the request.
     pub async fn settings(&self) -> Result<Value, Error> {
         let response = self.fabric(Method::GET, "settings", Body::None).await?;
         self.json(response).await
@@ -69,7 +69,7 @@ impl Client {
     /// reads. The controller keeps running. The copy contains secrets, and is held in memory as a whole.
     ///
     /// # Errors
-    /// Errors of the controller.
+    /// Any [`Error`]: the controller cannot be reached, or refuses the request.
     pub async fn backup(&self) -> Result<Vec<u8>, Error> {
         let path = "/fabric/v1/backup";
         let response = self

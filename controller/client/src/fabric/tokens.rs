@@ -35,7 +35,7 @@ impl Client {
     /// Lists the join tokens that were not used yet.
     ///
     /// # Errors
-    /// Errors of the controller.
+    /// Any [`Error`]: the controller cannot be reached, or refuses the request.
     pub async fn tokens(&self) -> Result<Vec<Token>, Error> {
         let response = self.fabric(Method::GET, "tokens", Body::None).await?;
         Ok(self.typed::<ListResponse<_>>(response).await?.value)
@@ -55,7 +55,7 @@ impl Client {
     /// Lists the agent packages that the controller serves.
     ///
     /// # Errors
-    /// Errors of the controller.
+    /// Any [`Error`]: the controller cannot be reached, or refuses the request.
     pub async fn packages(&self) -> Result<Packages, Error> {
         let response = self.fabric(Method::GET, "packages", Body::None).await?;
         self.typed(response).await
@@ -64,7 +64,7 @@ impl Client {
     /// Creates a token for the REST interface. The answer is the only one that contains its text.
     ///
     /// # Errors
-    /// Errors of the controller.
+    /// Any [`Error`]: the controller cannot be reached, or refuses the request.
     pub async fn create_api_token(&self, name: &str) -> Result<NewApiToken, Error> {
         let response = self
             .fabric(
@@ -79,7 +79,7 @@ impl Client {
     /// Lists the tokens for the REST interface, without their texts.
     ///
     /// # Errors
-    /// Errors of the controller.
+    /// Any [`Error`]: the controller cannot be reached, or refuses the request.
     pub async fn api_tokens(&self) -> Result<Vec<Value>, Error> {
         let response = self.fabric(Method::GET, "api-tokens", Body::None).await?;
         Ok(self.typed::<ListResponse<_>>(response).await?.value)
@@ -88,7 +88,7 @@ impl Client {
     /// Deletes a token for the REST interface. Requests with it are refused from then on.
     ///
     /// # Errors
-    /// Errors of the controller.
+    /// Any [`Error`]: the controller cannot be reached, or refuses the request.
     pub async fn delete_api_token(&self, id: &str) -> Result<(), Error> {
         self.fabric(Method::DELETE, &format!("api-tokens/{id}"), Body::None)
             .await
