@@ -152,7 +152,8 @@ impl std::hash::Hash for ResourceId {
         for b in self.0.bytes() {
             state.write_u8(b.to_ascii_lowercase());
         }
-        // The hash of `str` ends so too: ids that follow each other in a key stay distinct.
+        // A byte that UTF-8 never contains marks the end, as in the hash of `str`. So the keys ("a", "bc") and ("ab", "c")
+        // have different hash input.
         state.write_u8(0xff);
     }
 }

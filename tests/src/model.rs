@@ -16,8 +16,8 @@ use crate::operation::{Flags, UserHop, gateway_agent};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// The whole state: the fabric's resources, and the announcements of sites. Each list is in the order of creation, and refers to
-/// other lists by name.
+/// The whole state: the resources and agents that the controller knows, and the announcements of sites. Each list is in the
+/// order of creation. Entries name entries of other lists.
 #[derive(Debug, Clone, Default)]
 pub struct Model {
     pub vnets: Vec<Vnet>,

@@ -68,7 +68,8 @@ pub(super) struct Service {
     pub(super) app: Arc<App>,
     pub(super) router: Router,
     pub(super) tls: Arc<rustls::ServerConfig>,
-    /// Limits the key exchanges that are computed at a time for addresses without agents.
+    /// Permits for TLS key exchanges that are computed at the same moment: as many as half of the cores, at least one.
+    /// Connections from this host or from an address of a known agent need none.
     pub(super) key_exchanges: Arc<LifoSemaphore>,
 }
 

@@ -32,8 +32,8 @@ use tokio_rustls::client::TlsStream;
 /// The timeout of connections, handshakes and HTTP/2 preludes. It is long, because the attacked controller is busy.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The body that a `body` connection announces, just under the controller's limit of 64 KiB for strangers, and the part that it
-/// sends at once. Then it sends a byte a second.
+/// With `--state body`, each connection sends a request that announces a body of this many bytes, just under the controller's
+/// limit of 64 KiB for requests without a token. It sends the first [`FIRST_PART`] bytes at once, and then a byte a second.
 const BODY_LENGTH: usize = 65_000;
 const FIRST_PART: usize = 32_000;
 

@@ -211,8 +211,8 @@ impl Choice {
     }
 }
 
-/// The reason why WireGuard is not good enough, and whether it is loss. `None`: WireGuard works, or it is too early to
-/// say.
+/// Why WireGuard is not good enough. The flag is true if the reason is that WireGuard loses too many echoes, and false if
+/// it does not answer at all. `None`: WireGuard works, or it is too early to say.
 fn trouble(now: Instant, wireguard: TransportHealth) -> Option<(String, bool)> {
     if !wireguard.is_up() {
         let SessionState::Connecting { since: Some(since) } = wireguard.session else {

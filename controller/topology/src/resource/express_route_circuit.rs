@@ -32,8 +32,9 @@ pub struct ExpressRouteCircuit {
 /// peering of each.
 const MAX_PEERINGS: usize = 3;
 
-/// The properties that are kept and shown only, with Azure's defaults. Some of them decide limits: see [`max_links`]
-/// and [`location_of`].
+/// The properties that are kept and shown, with Azure's defaults. Three of their members have a further effect: the SKU's
+/// tier and the bandwidth limit the VNets that can be linked (X13, [`max_links`]), and the peering location limits the
+/// circuits of a gateway (X12, [`location_of`]).
 const ECHOED: Echoed = Echoed {
     top: &[("sku", Shape::Object)],
     top_defaults: || json!({"sku": {"name": "Standard_MeteredData", "tier": "Standard", "family": "MeteredData"}}),

@@ -66,7 +66,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Reads the envelope of a PUT, with `echoed` as its echoed members. `id`: the stored id of an existing resource,
+    /// Reads what resources of every kind have in a PUT's body: the region and the tags. Returns the new [`Envelope`].
+    /// `echoed`: the members of the body that are kept and shown. Checks the name of a new resource. `id`: the stored id of an existing resource,
     /// or a new id. The envelope of an existing resource keeps its etag and GUID; that of a new one has a nil etag and
     /// a new GUID.
     pub(crate) fn envelope(

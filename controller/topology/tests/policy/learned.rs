@@ -9,8 +9,8 @@ use tombolo_proto::id::AgentId;
 use tombolo_proto::route::{Route, RouteOrigin};
 use tombolo_topology::learned_routes::LearnedReports;
 
-/// The reports of a lab in which location 1's device and the customer of circuit 1 announce `prefixes` in addition to
-/// their own.
+/// What the agents of [`lab`] report as learned from sites, if location 1's device and the customer of circuit 1 also
+/// announce `prefixes`.
 fn announcing(prefixes: &str) -> LearnedReports {
     let mut reports = reports(false);
     let doors = [
