@@ -1,6 +1,5 @@
 //! The names and addresses that the server certificate carries.
 
-use nix::ifaddrs::getifaddrs;
 use std::net::{IpAddr, SocketAddr};
 
 /// The names and addresses by which clients may reach a server that listens on `listen`: loopback, the host's name, the
@@ -24,22 +23,51 @@ pub(super) fn certificate_names(listen: SocketAddr, public: &[String]) -> Vec<St
     names
 }
 
-/// The IPv4 and IPv6 addresses of this host's interfaces. Empty if the kernel does not answer: the certificate then
+/// The IPv4 and IPv6 addresses of this host's interfaces. Empty if the kernel does not show them: the certificate then
 /// still carries the names that operators configured.
+///
+/// The addresses are read from `/proc/net`. `getifaddrs` would need a netlink socket, which the controller's systemd unit
+/// does not permit (`RestrictAddressFamilies`).
 fn interface_addresses() -> Vec<IpAddr> {
-    let interfaces = getifaddrs().into_iter().flatten();
-    let addresses = interfaces.filter_map(|interface| interface.address);
-    addresses
-        .filter_map(|address| {
-            let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
-            v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
-        })
-        .collect()
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/net/{name}")).unwrap_or_default();
+    local_addresses(&read("fib_trie"), &read("if_inet6"))
+}
+
+/// The addresses in the texts of `/proc/net/fib_trie`, which shows an address in the line before each `/32 host LOCAL`, and of
+/// `/proc/net/if_inet6`, which begins each line with an address in 32 hexadecimal digits. Other lines are ignored.
+fn local_addresses(fib_trie: &str, if_inet6: &str) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    let mut last = None;
+    for line in fib_trie.lines().map(str::trim) {
+        if let Some(address) = line.strip_prefix("|-- ") {
+            last = address.parse::<IpAddr>().ok();
+        } else if line.starts_with("/32 host LOCAL") {
+            found.extend(last.take());
+        }
+    }
+    for line in if_inet6.lines() {
+        let digits = line.split_whitespace().next().unwrap_or_default();
+        if let Ok(bits) = u128::from_str_radix(digits, 16) {
+            found.push(IpAddr::V6(bits.into()));
+        }
+    }
+    found
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_read_from_the_texts_of_the_kernel() {
+        let fib_trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n     +-- 192.0.2.0/24 2 0 2\n        \
+                        |-- 192.0.2.0\n           /24 link UNICAST\n        |-- 192.0.2.7\n           /32 host LOCAL\n        \
+                        |-- 192.0.2.255\n           /32 link BROADCAST\n";
+        let if_inet6 = "20010db8000000000000000000000001 02 40 00 80     eth0\nbroken\n";
+        let expected: [IpAddr; 2] = ["192.0.2.7".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+        assert_eq!(local_addresses(fib_trie, if_inet6), expected);
+        assert!(local_addresses("", "").is_empty());
+    }
 
     #[test]
     fn a_listener_on_all_addresses_is_named_by_those_of_the_interfaces() {
