@@ -10,8 +10,8 @@ use super::in_band::{MESSAGE_LEN, Message};
 const MAX_PACKET_LEN: usize = 9000;
 
 /// Splits a packet into messages of at most `limit` bytes each, and passes them to `each` in order. `number` is the
-/// packet's number, which should differ from that of the packet before. Returns `false`, and passes none, if `limit`
-/// leaves no room for contents, or more than 255 messages would be needed.
+/// packet's number, which should differ from the number of the last fragmented packet. Returns `false`, and passes no
+/// message, if `limit` leaves no room for contents, or more than 255 messages would be needed.
 pub(super) fn split(packet: &[u8], limit: usize, number: u32, mut each: impl FnMut(&[u8])) -> bool {
     let room = limit.min(MAX_PACKET_LEN).saturating_sub(MESSAGE_LEN);
     let Some(count) = packet.len().checked_div(room).map(|_| packet.len().div_ceil(room)) else {
@@ -41,8 +41,8 @@ pub(super) fn split(packet: &[u8], limit: usize, number: u32, mut each: impl FnM
     true
 }
 
-/// The fragments of one link that have arrived. They are put together only in order: a packet with a missing or late
-/// fragment is lost. So one buffer is enough, and a peer cannot make it grow.
+/// The fragments of one link that have arrived. Fragments are put together only if they arrive in order: a packet with
+/// a missing or late fragment is lost. So one buffer of bounded size is enough, whatever a peer sends.
 #[derive(Debug, Default)]
 pub(super) struct Reassembly {
     packet: u32,
