@@ -39,7 +39,7 @@ pub(crate) struct Codel {
     next_drop: Option<Instant>,
     /// Number of marks and drops since the queue became a standing one.
     count: u32,
-    /// The time at which the queue last stopped to be a standing one, and the value of `count` then.
+    /// The time at which the queue last stopped being a standing one, and the value of `count` then.
     last_run: Option<(Instant, u32)>,
 }
 

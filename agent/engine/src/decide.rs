@@ -31,8 +31,8 @@ pub enum Ingress {
 pub struct Trace {
     /// The subnet whose routes applied.
     pub subnet: Option<ResourceId>,
-    /// The route by which the packet is sent: the selected route, or the standby route that replaces it because the
-    /// direct link is down.
+    /// The route that applied to the packet: the selected route, or the standby route that replaced it because the
+    /// direct link was down.
     pub route: Option<EffectiveRoute>,
     /// The connection that leads to the destination. Only VPN gateways use one.
     pub connection: Option<ResourceId>,

@@ -31,7 +31,7 @@ pub struct Engine<L, R = NoRedirect> {
     stats: Stats,
     limiter: Limiter,
     flows: FlowCache,
-    /// Marks or drops packets, in order to keep the queue short that the datagrams form in the owner's sockets.
+    /// Marks or drops packets so that the queue of unread datagrams in the owner's sockets stays short.
     queue: Codel,
     /// Buffer for decrypted packets. A method takes the buffer out of the engine while it also borrows the engine's
     /// other fields.
