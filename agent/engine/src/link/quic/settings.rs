@@ -103,8 +103,8 @@ pub(super) fn server(crypto: Arc<QuicServerConfig>, transport: Arc<TransportConf
 }
 
 /// The key for stateless resets (RFC 9000, section 10.3). It is derived from the private key, so that it survives a
-/// restart: an agent that restarted can then reset the connections of its peers at once, instead of letting them time
-/// out.
+/// restart: an agent that restarted can then answer datagrams of its earlier connections by a reset, so that its peers
+/// need not wait for a timeout.
 pub(super) fn reset_key(key: &PrivateKeyDer<'_>) -> hmac::Key {
     let mut hash = Sha256::new();
     hash.update(b"tombolo stateless reset");
