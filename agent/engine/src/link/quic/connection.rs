@@ -79,8 +79,8 @@ impl Connection {
         }
     }
 
-    /// The key that the peer has proven, or must prove. `None`: the peer opened the connection and has not proven a key
-    /// yet.
+    /// The key that the peer has proven to hold, or must prove to hold. `None`: the peer opened the connection and has
+    /// not proven a key yet.
     pub(super) fn pin(&self) -> Option<KeyPin> {
         self.pin
     }

@@ -97,7 +97,7 @@ impl Peer {
         }
     }
 
-    /// Reports the link as up or down if its state has changed accordingly.
+    /// Updates the state that is reported. If the link has become usable or has failed by this, adds the event.
     pub(super) fn evaluate(&mut self, now: Instant, events: &mut TransportEvents) {
         let mut state = self.handshakes.link_state(self.state, now, &self.policy());
         let is_needed = self.is_endpoint_missing || self.config.always_on;
@@ -118,7 +118,7 @@ impl Peer {
         }
     }
 
-    /// The status of the link at `now`. `None`: the link was never used and need not be kept up.
+    /// The status of the link at `now`. `None`: the link was never used and is not `always_on`.
     pub(in super::super) fn status(&self, now: Instant) -> Option<LinkStatus> {
         if !self.is_open() && !self.config.always_on && self.state == LinkState::Idle && self.tx_packets == 0 {
             return None;
