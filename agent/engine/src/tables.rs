@@ -247,8 +247,8 @@ pub(crate) struct LinkPolicy {
     pub(crate) transit_scope: TransitScope,
 }
 
-/// The connections to which a VPN gateway may forward packets that come from a connection (G18, G19). It may always
-/// forward them to its local prefixes.
+/// The connections to which a VPN gateway may forward packets that come from a connection (G18, G19). Forwarding to the
+/// gateway's local prefixes does not depend on this value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TransitScope {
     /// Packets may be forwarded to connections that exchange routes and to sites without BGP, because the connection

@@ -45,7 +45,7 @@ macro_rules! drop_reasons {
 drop_reasons! {
     /// The bytes are not an IP packet, or are shorter than their headers say.
     Malformed = "malformed",
-    /// The packet came from a link, or from this host, that may not use the packet's source (D10).
+    /// The link from which the packet came, or this host if it sent the packet, may not use the packet's source (D10).
     SpoofedSource = "spoofed_source",
     /// No active route contains the destination (T8).
     NoRoute = "no_route",

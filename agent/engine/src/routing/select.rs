@@ -194,8 +194,8 @@ pub fn select_best(mut candidates: Vec<Candidate>) -> Vec<EffectiveRoute> {
 
 const PEERING: u8 = 1;
 
-/// Rank of a type of next hop. By the rank, system routes of one prefix are selected, and routes are ordered for
-/// display; the lowest comes first.
+/// Rank of a type of next hop. Of several system routes for one prefix, the route with the lowest rank is preferred.
+/// The display is ordered by rank too, the lowest first.
 const fn kind(hop: &NextHop) -> u8 {
     match hop {
         NextHop::VnetLocal {} => 0,

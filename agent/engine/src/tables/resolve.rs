@@ -307,10 +307,10 @@ impl<'a> Resolver<'a> {
                 Relation::CircuitClient { .. } => PeerRole::CircuitClient,
                 Relation::OtherGateway {} => PeerRole::OtherGateway,
             };
-            // D10: learned routes extend the sources of a link. At a VM, a route learned from one gateway extends the
-            // sources of the links to all gateways and edges of the VNet, because they replace each other. For example,
-            // when a site returns from VPN to its circuit, its packets come through the edge before the agent has
-            // learned the route from the ExpressRoute gateway.
+            // D10: learned routes extend the sources of a link. A route learned from one gateway of a VNet extends the
+            // sources of the links with all gateways of the VNet, because they replace each other. For example, when a
+            // site returns from VPN to its circuit, its packets come through the edge and the ExpressRoute gateway
+            // before the agent has learned the route from this gateway.
             let of_link = |t: &&AcceptedRoute<'_>| match relation {
                 PeerRole::Gateway => true,
                 PeerRole::Connection | PeerRole::Edge => t.from.as_ref() == Some(&link.peer),

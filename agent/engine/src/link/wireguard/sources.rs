@@ -38,8 +38,8 @@ impl Sources {
             return false;
         };
         let full = full_at.map_or(now, |t| t.max(now));
-        // If the bucket, without the token, would need more than `BURST` intervals to be full again, it has no token to
-        // give.
+        // If the bucket would need more than `BURST` intervals to be full again after it has given the token, it is
+        // empty.
         if full + REFILL_INTERVAL > now + REFILL_INTERVAL * BURST {
             return false;
         }
