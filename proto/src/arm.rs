@@ -114,8 +114,8 @@ impl Row {
         }
     }
 
-    /// Marks a kind that its provider does not list among its types: Azure has no path of its own for it, or another
-    /// provider lists it.
+    /// Marks a kind that its resource provider does not list among its types, because Azure has no path for the kind
+    /// alone, or because another provider lists it.
     const fn unlisted(self) -> Self {
         Self { listed: false, ..self }
     }
@@ -234,7 +234,7 @@ impl Kind {
     }
 
     /// The kind of a provider's type path, e.g. `Microsoft.Network` and `virtualNetworks/subnets`. Case is ignored.
-    /// `None`: the type is unknown, or it is that of resource groups, which have no provider in a resource id.
+    /// `None`: the type is unknown, or it is the type of resource groups, whose resource ids have no provider.
     #[must_use]
     pub fn of(provider: &str, types: &str) -> Option<Self> {
         let inside = KINDS.iter().filter(|row| row.kind != Self::ResourceGroup);
