@@ -61,7 +61,7 @@ const RESOURCES: &str = "Microsoft.Resources";
 /// The providers whose resources lie in resource groups.
 const PROVIDERS: [&str; 2] = [NETWORK, COMPUTE];
 
-/// The fixed properties of a kind; its methods return them.
+/// The fixed properties of a kind, which the methods of [`Kind`] return.
 struct Row {
     kind: Kind,
     provider: &'static str,
@@ -281,7 +281,8 @@ impl Kind {
         self != Self::ResourceGroup && !self.types().contains('/')
     }
 
-    /// Whether items of the kind can be written. If not, they are a view of other resources, or always empty.
+    /// Whether items of the kind can be written. If not, such items are views of other resources, or the list of such
+    /// items is always empty.
     #[must_use]
     pub fn is_writable(self) -> bool {
         self.row().writable

@@ -50,7 +50,7 @@ pub struct AgentConfig {
     /// `GatewaySubnet` at a gateway.
     pub subnets: Vec<Subnet>,
     /// The owners of addresses, in one space for the agent's own VNet and one for each VNet that the agent delivers
-    /// into directly. Exactly one is [`SpaceKind::Local`]; at an edge it is empty.
+    /// into directly. Exactly one space is [`SpaceKind::Local`]; at an edge this space has no prefixes and no owners.
     pub spaces: Vec<Space>,
     /// The links of this agent, one for each peer, ordered by `peer`; at most 65,536. The engine identifies a link by
     /// its position in this list.
@@ -244,9 +244,10 @@ impl AgentConfig {
         Ok(config)
     }
 
-    /// Checks the invariants that the types do not express: the ranges of the MTU, of the probes and of lanes; one
-    /// local space; NICs with addresses in known subnets; links ordered by peer, none with the agent itself, and
-    /// peerings that have a space. Other references are not checked here.
+    /// Checks the invariants that the types do not express: the ranges of the MTU, of the probes and of lanes; exactly
+    /// one local space; at a VM, at least one NIC, and for each NIC an address and a subnet that is in `subnets`; links
+    /// ordered by peer, none of them with the agent itself; and a space for the peering of each link. Other references
+    /// are not checked here.
     ///
     /// # Errors
     /// The first invariant that is violated, as text that names the field and its value.

@@ -154,8 +154,8 @@ impl std::hash::Hash for ResourceId {
         for b in self.0.bytes() {
             state.write_u8(b.to_ascii_lowercase());
         }
-        // A byte that UTF-8 never contains marks the end, as in the hash of `str`. So the keys ("a", "bc") and ("ab", "c")
-        // have different hash input.
+        // A byte that UTF-8 never contains marks the end of the id, as in the hash of `str`. So the keys ("a", "bc")
+        // and ("ab", "c") have different hash input.
         state.write_u8(0xff);
     }
 }

@@ -5,7 +5,8 @@
 //! the delay of each packet would need a clock reading per packet. So this implementation only notes when the queue is
 //! empty: a queue that was empty once during an interval is not a standing one. While the queue is a standing one, long
 //! packets are marked (RFC 3168) if their senders support ECN, or dropped, at a growing rate, until the senders have
-//! slowed down. Short packets (acknowledgements, echoes, DNS, voice) pass unchanged, because they do not fill a queue.
+//! slowed down. Short packets (acknowledgements, echoes, DNS, voice) are neither marked nor dropped, because they do
+//! not fill a queue.
 
 use crate::packet::{self, Ecn};
 use std::time::{Duration, Instant};
@@ -29,8 +30,8 @@ pub(crate) enum Advice {
     Drop,
 }
 
-/// The state of one queue. The engine reports to it each packet that leaves the queue, and each time at which the queue
-/// is empty.
+/// The state of one queue. The engine passes each packet that leaves the queue to [`advise`](Self::advise), and reports
+/// each time at which the queue is empty.
 #[derive(Debug, Default)]
 pub(crate) struct Codel {
     /// Time of the first packet since the queue was last empty; `None`: no packet has come since then.

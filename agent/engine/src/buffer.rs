@@ -119,15 +119,15 @@ impl<R: RedirectSink> RedirectSink for Option<R> {
     }
 }
 
-/// A transmit sink and a deliver sink that keep all they receive, for tests and simulations. The three lists about
-/// datagrams have one entry for each datagram, in the order of commits.
+/// A transmit sink and a deliver sink that keep everything that the engine writes into them, for tests and simulations.
+/// Each of the three lists about datagrams has one entry for each datagram, in the order of commits.
 #[derive(Debug, Default)]
 pub struct Collected {
     /// Datagrams with their destinations, in the order of commits.
     pub datagrams: Vec<(SocketAddr, Vec<u8>)>,
     /// Packets for the TUN device.
     pub packets: Vec<Vec<u8>>,
-    /// Path MTU in bytes of UDP payload: a longer datagram with don't-fragment is discarded. `None`: no limit.
+    /// Path MTU as bytes of UDP payload. A longer datagram with don't-fragment is discarded. `None`: no limit.
     pub narrow: Option<usize>,
     /// ECN field of each datagram.
     pub ecn: Vec<u8>,

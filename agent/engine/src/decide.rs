@@ -38,7 +38,7 @@ pub struct Trace {
     pub connection: Option<ResourceId>,
     /// The VNet whose owners were searched for the next agent.
     pub vnet: Option<ResourceId>,
-    /// The agent, or device of a site, that the packet is sent to.
+    /// The agent, or the device of a site, to which the packet is sent.
     pub next: Option<AgentId>,
 }
 
@@ -49,8 +49,8 @@ pub struct Trace {
 /// `trace`, if there is one, records the entries that led to the verdict. The caller should pass an empty trace,
 /// because the function does not change the fields that do not apply.
 ///
-/// Agents forward packets by this function, and the controller's `explain` calls it too. Both therefore decide the same
-/// if their tables were built from the same configuration and routing state.
+/// Agents forward packets by this function, and the controller's `explain` calls it too. Both therefore reach the same
+/// verdicts if their tables were built from the same configuration and routing state.
 ///
 /// # Panics
 /// If the link index of `ingress` is not below [`Tables::link_count`].
@@ -303,8 +303,8 @@ impl Decision<'_> {
         }
     }
 
-    /// The direct link to the owner is down: falls back to the VNet's gateways if they reach the same prefix (the
-    /// reverse of P25).
+    /// Called if the direct link to the destination's owner is down. Uses the VNet's gateways instead if they reach the
+    /// same prefix (the reverse of P25).
     fn use_standby(&mut self, table: &SubnetRoutes, direct: LinkIndex, ingress: Ingress) -> Outcome {
         let found = table.standby.get(self.packet.destination);
         let group = match found.map(|r| r.hop) {
@@ -328,8 +328,8 @@ impl Decision<'_> {
         self.use_link(group.pick(self.packet), ingress)
     }
 
-    /// At an edge, a packet from its kernel, which came from the customer's line or was sent by the edge itself.
-    /// Forwards it to a linked VNet through that VNet's gateway.
+    /// At an edge, a packet from the kernel of its host. The packet came from the customer's line, or the host itself
+    /// sent it. The edge forwards it to a linked VNet through the gateway of this VNet.
     fn relay_from_customer(&mut self) -> Outcome {
         let AgentRole::Edge {
             addresses,
@@ -371,9 +371,10 @@ impl Decision<'_> {
         })
     }
 
-    /// At a VPN gateway, a packet from its VNet or from a spoke that uses the gateway. Routes of connections come
-    /// first, even where the VNet itself would use a peering (D9). The gateway's VNet and the spokes that use it follow
-    /// (P21d), by the routes of `GatewaySubnet` (R16, R20).
+    /// At a VPN gateway, a packet from its VNet or from a spoke that uses the gateway. The gateway first looks for a
+    /// route of a connection, which it uses even where the VNet itself would use a peering (D9). Without such a route,
+    /// it forwards the packet by the routes of `GatewaySubnet` (R16, R20) into its VNet or a spoke that uses the
+    /// gateway (P21d).
     fn relay_outward(&mut self, ingress: Ingress) -> Outcome {
         let AgentRole::Gateway { transit, .. } = &self.tables.role else {
             return Err(DropReason::TransitNotAllowed);

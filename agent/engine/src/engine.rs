@@ -82,8 +82,8 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
     }
 
     /// Replaces the tables by tables that were built from the same configuration and a newer routing state (D11), and
-    /// discards the decisions in the flow cache. Links and sessions are not touched. The caller ensures that the
-    /// configuration is the same: nothing checks it.
+    /// discards the decisions in the flow cache. Links and sessions are not touched. The caller must ensure that the
+    /// configuration is the same, because the engine does not check this.
     pub fn refresh(&mut self, tables: Arc<Tables>) {
         self.flows.clear();
         self.tables = Some(tables);
@@ -380,10 +380,10 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
 
     /// Answers a packet with an ICMP error, or counts it as dropped.
     ///
-    /// T5: a VPN gateway answers packets that come from its local prefixes. The error comes from the gateway's own
-    /// address and goes back through the link that the packet came from. If a packet of the own host is too big for the
-    /// path, the error goes to the host, and the error's source is the packet's destination, because a host accepts
-    /// this error from any router on the path.
+    /// T5: a VPN gateway answers packets that come from its local prefixes. The error's source is the gateway's own
+    /// address, and it goes back through the link from which the packet came. If a packet of the own host is too big
+    /// for the path, the error goes to the host, and the error's source is the packet's destination, because a host
+    /// accepts this error from any router on the path.
     #[expect(
         clippy::too_many_arguments,
         reason = "the packet, where it came from, and both ways out"

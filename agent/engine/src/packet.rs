@@ -86,7 +86,7 @@ fn parse_v6(p: &[u8]) -> Option<PacketInfo> {
     };
     let (mut protocol, mut at, mut fragment, mut later_fragment) = (header[6], 40usize, false, false);
     // Extension headers: hop-by-hop (0), routing (43), fragment (44), authentication (51) and destination options (60).
-    // Eight at most are parsed, to bound the work per packet; real packets have fewer.
+    // At most eight extension headers are parsed, to bound the work per packet; real packets have fewer.
     for _ in 0..8 {
         let Some(next) = p[..len].get(at..at + 8) else { break };
         let extension_len = match protocol {

@@ -19,8 +19,8 @@ use tombolo_proto::route::EffectiveRoute;
 pub use crate::routing::RoutingState;
 
 /// The position of a link in [`AgentConfig::links`](tombolo_proto::config::AgentConfig::links), from 0, and in the
-/// [`Tables`] that were built from it. An index is meaningful only together with this configuration: in another one it
-/// may be another link.
+/// [`Tables`] that were built from it. An index is valid only with this configuration: in another configuration the
+/// same index may stand for another link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkIndex(pub u32);
 
@@ -79,7 +79,7 @@ pub(crate) enum AgentRole {
     Gateway {
         addresses: Vec<IpAddr>,
         local_prefixes: Lpm<()>,
-        /// For each prefix that is reached over a connection, the connection. Only routes of VPN connections count;
+        /// Maps each prefix that is reached over a connection to this connection. Only routes of VPN connections count;
         /// routes that the VNet itself prefers, for example those of a circuit, have no influence (G21). `None`: a
         /// local prefix within a larger learned one. Packets to the local prefix must not follow the larger prefix to a
         /// connection.

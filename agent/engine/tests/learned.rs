@@ -58,8 +58,8 @@ fn may(tables: &Tables, from: &AgentId, source: &str, destination: &str) -> bool
 }
 
 /// The VM 10.1.0.4 in a spoke with 10.1.0.0/16 and fd01::/48. Its hub 10.2.0.0/16 has a VPN gateway with two instances
-/// and an ExpressRoute gateway. The VPN instances are configured to forward for 10.2.0.0/16, and for 10.9.0.0/16 behind
-/// a connection. The spoke is also peered with 10.3.0.0/16.
+/// and an ExpressRoute gateway. By the configuration, the instances of the VPN gateway may send from sources in
+/// 10.2.0.0/16, and in 10.9.0.0/16, which they reach over a connection. The spoke is also peered with 10.3.0.0/16.
 fn spoke_vm() -> AgentConfig {
     let relayed = ["10.2.0.0/16", "10.9.0.0/16"];
     let links = vec![

@@ -148,7 +148,7 @@ fn a_lost_handshake_does_not_move_a_session_that_works() {
 }
 
 /// Both ends initiate, and the network drops the peer's datagrams after this end has responded to the peer's
-/// initiation. In boringtun the response has ended this end's own handshake, so this end must initiate again.
+/// initiation. In boringtun, sending the response has ended this end's own handshake, so this end must initiate again.
 #[test]
 fn answering_does_not_strand_ones_own_handshake() {
     let mut world = World::pair();

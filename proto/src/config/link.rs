@@ -57,8 +57,9 @@ pub struct Link {
     /// inside the link.
     #[serde(rename = "stock", default, skip_serializing_if = "std::ops::Not::not")]
     pub third_party: bool,
-    /// `dpdTimeoutSeconds` of the connection with a third-party device, 9 to 3600 seconds: after this time without an
-    /// answer the link is down. `None`: 6 seconds while sent packets stay unanswered, 15 seconds on an idle link.
+    /// `dpdTimeoutSeconds` of the connection with a third-party device, 9 to 3600 seconds: if the device sends nothing
+    /// for this time after a packet to it, the link is down. `None`: the link is down after 6 seconds if packets to the
+    /// device stay unanswered, and after 15 seconds of silence if the link is idle.
     #[serde(rename = "deadAfter", default, skip_serializing_if = "Option::is_none")]
     pub dpd_timeout: Option<u16>,
 }

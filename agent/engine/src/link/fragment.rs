@@ -1,5 +1,5 @@
-//! Fragmentation inside a link, for packets that are too long for the path and that the sender may not be asked to
-//! shorten: IPv6 packets up to 1,280 bytes, and IPv4 packets without don't-fragment (D20).
+//! Fragmentation inside a link, for packets that are too long for the path although their senders need not send shorter
+//! ones: IPv6 packets up to 1,280 bytes, and IPv4 packets without don't-fragment (D20).
 //!
 //! Fragmentation of the outer datagram is no alternative: the kernel would need to know the path MTU, and many
 //! firewalls drop fragments.
@@ -101,7 +101,7 @@ mod tests {
             prop_assert!(split(&packet, limit, 7, |fragment| fragments.push(fragment.to_vec())));
             prop_assert!(fragments.iter().all(|p| p.len() <= limit));
             let mut reassembly = Reassembly::default();
-            // If one fragment is lost, no packet comes out, and the next packet is complete.
+            // If one fragment of a packet is lost, this packet is lost, and the next one is complete.
             let lost = lost.index(fragments.len());
             for (n, fragment) in fragments.iter().enumerate() {
                 if n != lost {

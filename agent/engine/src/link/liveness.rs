@@ -271,7 +271,8 @@ mod tests {
         }
     }
 
-    /// A path that loses half of the packets at random is seen to do so, although some of its losses come in long runs.
+    /// The measured loss of a path that loses half of the packets at random is nearly always more than a quarter,
+    /// although some of the losses come in long runs, which could be taken for a path that is down.
     #[test]
     fn a_way_that_loses_half_loses_more_than_a_quarter() {
         let (mut now, mut chance) = (Instant::now(), 7u64);
@@ -292,8 +293,8 @@ mod tests {
         assert!(10 * noticed > 9 * looked, "{noticed} of {looked}");
     }
 
-    /// The silence of a standby connection is detected as fast as that of the connection in use, if the round-trip time
-    /// of the latter is assumed for it.
+    /// If the round-trip time of the connection in use is assumed for a standby connection, the silence of the standby
+    /// connection is detected as fast as that of the connection in use.
     #[test]
     fn silence_needs_no_round_trip_of_its_own() {
         for assumed in [None, Some(Duration::from_millis(2))] {

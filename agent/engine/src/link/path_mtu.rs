@@ -44,7 +44,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 enum Phase {
     /// Probes the full size and the known limit.
     Check,
-    /// Probes sizes between one that passes, or is assumed to pass, and one that does not.
+    /// Probes sizes between a size that passes, or is assumed to pass, and a size that does not.
     Search {
         /// The least size that is known not to pass.
         below: u16,
@@ -147,7 +147,8 @@ impl PathMtu {
         sizes
     }
 
-    /// Ends the phase if its result is certain, and the attempt if its time has passed.
+    /// Ends the phase if its result is certain. Ends the present attempt if the time to wait for its acknowledgements
+    /// has passed.
     fn conclude(&mut self, now: Instant, full: u16, rtt: Option<Duration>) {
         if self.best >= full {
             return self.finish(now, full);
@@ -287,7 +288,7 @@ mod tests {
     }
 
     proptest! {
-        /// On any path the limit that is found passes, and is at most [`PRECISION`] below the path's MTU.
+        /// On any path, packets of the found limit pass, and the limit is at most [`PRECISION`] below the path's MTU.
         #[test]
         fn any_width_is_found(width in 600u16..1500, full in 1280u16..1500, lose in prop_oneof![Just(0), 4usize..9]) {
             let mut path = PathMtu::default();

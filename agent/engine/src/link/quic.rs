@@ -1,9 +1,9 @@
 //! Links over QUIC: inner packets are datagrams (RFC 9221) of connections between agents that pin each other's keys.
 //!
-//! This module drives `quinn-proto`: it passes received datagrams in, fetches those to send at the end of each batch
-//! ([`flush`](SecureTransport::flush)), and runs the timers. Either end may open a connection. If two connections exist
-//! with one peer, each end sends on the one that was established last, and the end with the smaller key closes the
-//! others.
+//! This module drives `quinn-proto`: it passes received datagrams to `quinn-proto`, fetches the datagrams that must be
+//! sent at the end of each batch ([`flush`](SecureTransport::flush)), and runs the timers. Either end may open a
+//! connection. If two connections exist with one peer, each end sends on the one that was established last, and the end
+//! with the smaller key closes the others.
 
 mod connection;
 mod peers;
@@ -336,8 +336,8 @@ impl SecureTransport for Quic {
         self.session(link) == SessionState::Down
     }
 
-    /// Opens a connection to the peer's endpoint, and 300 ms later also one to its second port if it has one (D6). The
-    /// first connection that is established is kept.
+    /// Opens a connection to the peer's endpoint and, 300 ms later, another one to the peer's second port if the peer
+    /// has one (D6). The first connection that is established is kept.
     fn connect(&mut self, link: LinkIndex, hint: PathHint, now: Instant) -> bool {
         self.dial_peer(link, hint, now)
     }
@@ -444,7 +444,7 @@ impl SecureTransport for Quic {
     }
 
     fn flush(&mut self, now: Instant, tx: &mut impl TransmitSink) {
-        // Connections that are marked during the loop wait for the next batch.
+        // Connections that are marked during the loop are served with the next batch.
         for handle in std::mem::take(&mut self.dirty) {
             self.serve(handle, now, tx);
         }

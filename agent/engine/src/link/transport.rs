@@ -71,8 +71,8 @@ pub(super) struct PathHint {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NoSession;
 
-/// An encrypted transport for all links of one engine. It does no input and output: time is an argument, datagrams go
-/// into a [`TransmitSink`].
+/// An encrypted transport for all links of one engine. A transport does no input and output: time is an argument, and
+/// datagrams go into a [`TransmitSink`].
 pub(super) trait SecureTransport {
     /// Whether the transport discovers the path MTU. If not, [`PathMtu`](super::path_mtu::PathMtu) does so by probes
     /// inside the link.
@@ -129,9 +129,9 @@ pub(super) trait SecureTransport {
     /// before the first [`update`](Self::update).
     fn remember_endpoints(&mut self, _endpoints: &BTreeMap<AgentId, SocketAddr>) {}
 
-    /// Encrypts a packet, and writes it into `tx` now or with the next [`flush`](Self::flush); or queues it for a
-    /// session that is being established. `NoSession`: nothing was done with the packet, and [`connect`](Self::connect)
-    /// is needed.
+    /// Encrypts a packet, and writes it into `tx` now or with the next [`flush`](Self::flush). If a session is being
+    /// established, queues the packet instead. `NoSession`: nothing was done with the packet, and
+    /// [`connect`](Self::connect) is needed.
     fn seal(
         &mut self,
         link: LinkIndex,

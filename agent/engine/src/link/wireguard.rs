@@ -414,8 +414,8 @@ impl SecureTransport for WireGuard {
         output: &mut [u8],
         tx: &mut impl TransmitSink,
     ) -> Opened {
-        // Data comes first, because nearly every datagram is data: type and three zero bytes, receiver index, counter,
-        // tag.
+        // Data is tried first, because nearly every datagram is data. It consists of the type and three zero bytes, the
+        // receiver index, a counter, the encrypted packet and a tag.
         match (datagram.first_chunk::<4>(), datagram.len()) {
             (Some([4, 0, 0, 0]), 32..) => {
                 let Some((peer, events)) = self.receiver(datagram, 4) else {

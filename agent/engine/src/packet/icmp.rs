@@ -17,9 +17,9 @@ pub enum IcmpError {
     TooBig(u16),
 }
 
-/// Whether the standards allow an ICMP error for a packet. They do not for a later fragment, for an ICMP error or
-/// redirect, and for a packet from or to a multicast, unspecified or broadcast address (RFC 1122, 3.2.2; RFC 4443,
-/// 2.4). Also false if the transport header was not found.
+/// Whether the standards allow an ICMP error for a packet. They forbid one for a fragment other than the first, for an
+/// ICMP error or redirect, and for a packet from or to a multicast, unspecified or broadcast address (RFC 1122, 3.2.2;
+/// RFC 4443, 2.4). Also false if the transport header was not found.
 #[must_use]
 pub fn may_answer(packet: &[u8], info: &PacketInfo) -> bool {
     let group = |a: IpAddr| a.is_multicast() || a.is_unspecified() || a == IpAddr::V4(Ipv4Addr::BROADCAST);

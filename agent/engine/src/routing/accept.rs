@@ -57,7 +57,7 @@ const fn v6(bits: u128, length: u8) -> IpNet {
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::from_bits(bits), length))
 }
 
-/// The reason why the import policy refuses a route. If several apply, `own_space` comes first, then `martian`,
+/// The reason why the import policy refuses a route. If several reasons apply, `own_space` comes first, then `martian`,
 /// `path_length`, `loop`, `first_as`, `next_hop` and `count`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Refusal {
@@ -205,7 +205,8 @@ impl<'a> ImportPolicy<'a> {
                     ..from(GatewayKind::Vpn, Some(*asn), local_prefixes)
                 })
             }
-            // These routes are accepted only to be displayed: a VPN gateway does not use circuits (G20, G21).
+            // These routes are accepted only so that they can be displayed, because a VPN gateway does not use circuits
+            // (G20, G21).
             (Role::VpnGateway { local_prefixes, .. }, Relation::OtherGateway {}) => Some(Self {
                 next_hops: Vec::new(),
                 ..from(GatewayKind::ExpressRoute, None, local_prefixes)

@@ -31,8 +31,8 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// A sender whose single change may arrive in several pieces: the first `free` changes after a quiet time cause no
-    /// pause. [`Pace::default`] has no free changes.
+    /// For a sender whose single change may arrive in several pieces: the first `free` changes after a quiet time cause
+    /// no pause. [`Pace::default`] has no free changes.
     #[must_use]
     pub fn with_free(free: u32) -> Self {
         Self {

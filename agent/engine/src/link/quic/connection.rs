@@ -85,7 +85,7 @@ impl Connection {
         self.pin
     }
 
-    /// The time at which its next timer or the deadline of its handshake is due; `None`: none runs.
+    /// The time at which the connection's next timer or the deadline of its handshake is due; `None`: no timer runs.
     pub(super) fn timeout(&mut self) -> Option<Instant> {
         let deadline = self.deadline.filter(|_| !self.over);
         self.inner.poll_timeout().into_iter().chain(deadline).min()

@@ -206,7 +206,8 @@ impl Policy {
         }
     }
 
-    /// Time without an answer from a third-party device after which this end initiates: a third of `dpd_timeout`.
+    /// Time without an answer from a third-party device after which this end initiates a handshake: a third of
+    /// `dpd_timeout`, or the default.
     fn unanswered_tx_timeout(&self) -> Duration {
         self.dpd_timeout.map_or(THIRD_PARTY_SILENCE_TIMEOUT, |total| total / 3)
     }
