@@ -61,7 +61,7 @@ const RESOURCES: &str = "Microsoft.Resources";
 /// The providers whose resources lie in resource groups.
 const PROVIDERS: [&str; 2] = [NETWORK, COMPUTE];
 
-/// The fixed properties of a kind; its methods return them.
+/// The fixed properties of a kind, which the methods of [`Kind`] return.
 struct Row {
     kind: Kind,
     provider: &'static str,
@@ -114,8 +114,8 @@ impl Row {
         }
     }
 
-    /// Marks a kind that its provider does not list among its types: Azure has no path of its own for it, or another
-    /// provider lists it.
+    /// Marks a kind that its resource provider does not list among its types, because Azure has no path for the kind
+    /// alone, or because another provider lists it.
     const fn unlisted(self) -> Self {
         Self { listed: false, ..self }
     }
@@ -234,7 +234,7 @@ impl Kind {
     }
 
     /// The kind of a provider's type path, e.g. `Microsoft.Network` and `virtualNetworks/subnets`. Case is ignored.
-    /// `None`: the type is unknown, or it is that of resource groups, which have no provider in a resource id.
+    /// `None`: the type is unknown, or it is the type of resource groups, whose resource ids have no provider.
     #[must_use]
     pub fn of(provider: &str, types: &str) -> Option<Self> {
         let inside = KINDS.iter().filter(|row| row.kind != Self::ResourceGroup);
@@ -281,7 +281,8 @@ impl Kind {
         self != Self::ResourceGroup && !self.types().contains('/')
     }
 
-    /// Whether items of the kind can be written. If not, they are a view of other resources, or always empty.
+    /// Whether items of the kind can be written. If not, such items are views of other resources, or the list of such
+    /// items is always empty.
     #[must_use]
     pub fn is_writable(self) -> bool {
         self.row().writable

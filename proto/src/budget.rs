@@ -1,12 +1,12 @@
-//! Rate limits for many holders of budgets, e.g. client addresses, by the generic cell rate algorithm (GCRA). Time is
-//! an argument.
+//! Rate limits for many holders of budgets, e.g. client addresses, by the generic cell rate algorithm (GCRA). The code
+//! reads no clock: the caller passes the time.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// Smallest number of stored holders at which full budgets are removed. A removal visits all holders, so it must be
-/// rare.
+/// Least number of stored holders at which those with a full budget are removed. A removal visits all holders, so it
+/// must be rare.
 const MIN_SWEEP: usize = 1024;
 
 /// A rate limit: a sustained rate, and a burst.
@@ -35,14 +35,14 @@ impl Rate {
     }
 }
 
-/// The used part of each holder's budget. Holders with a full budget are removed whenever the number of holders has
-/// doubled, so memory is bounded by the holders that were active lately. Times that are passed to it must not go back,
-/// and a holder's rate should always be the same.
+/// The used part of each holder's budget. Whenever the number of stored holders has doubled, the holders with a full
+/// budget are removed, so memory is bounded by the number of holders that were active lately. Times that are passed to
+/// the methods must not go back, and the rate that is passed for a holder should always be the same.
 #[derive(Debug)]
 pub struct Budgets<K> {
     /// Time at which the budget of each holder is full again. A holder that is not in the map has a full budget.
     full_at: HashMap<K, Instant>,
-    /// Number of holders at which those with a full budget are removed.
+    /// Number of stored holders at which those with a full budget are removed next.
     sweep_at: usize,
 }
 
@@ -67,8 +67,8 @@ impl<K: Eq + Hash> Budgets<K> {
         full_at.saturating_duration_since(now).saturating_sub(free)
     }
 
-    /// Uses one unit of the budget, even if none is left, and returns the time that the request must wait; zero if
-    /// there was one. A caller that ignores the time lets its holder's debt grow.
+    /// Uses one unit of the budget, even if no unit is left, and returns the time that the request must wait; zero if a
+    /// unit was left. If the caller does not make the request wait, the holder's debt grows.
     pub fn take(&mut self, holder: K, rate: Rate, now: Instant) -> Duration {
         let wait = self.wait(&holder, rate, now);
         if self.full_at.len() >= self.sweep_at {
@@ -80,7 +80,7 @@ impl<K: Eq + Hash> Budgets<K> {
         wait
     }
 
-    /// Uses one unit of the budget, and returns `true`. If none is left, returns `false` and leaves the budget
+    /// Uses one unit of the budget, and returns `true`. If no unit is left, returns `false` and leaves the budget
     /// unchanged.
     pub fn try_take(&mut self, holder: K, rate: Rate, now: Instant) -> bool {
         let allowed = self.wait(&holder, rate, now).is_zero();

@@ -1,10 +1,11 @@
-//! The configuration of one agent. It is complete and self-contained, and equal inputs give equal bytes.
+//! The configuration of one agent. The configuration is complete and refers to no other data, and equal configurations
+//! serialize to equal bytes.
 //!
 //! [`AgentConfig`] is policy, and only the controller writes it. State that agents learn, such as the health of links
 //! and endpoints, is a separate input of the engine's tables (D11).
 //!
-//! An agent refuses a configuration with an unknown field. Ignoring the field would apply the policy only in part, and
-//! could permit packets that the field forbids.
+//! An agent refuses a configuration with an unknown field. If the agent ignored the field, it would apply only a part
+//! of the policy, and could permit packets that the field forbids.
 
 mod link;
 mod role;
@@ -49,25 +50,25 @@ pub struct AgentConfig {
     /// `GatewaySubnet` at a gateway.
     pub subnets: Vec<Subnet>,
     /// The owners of addresses, in one space for the agent's own VNet and one for each VNet that the agent delivers
-    /// into directly. Exactly one is [`SpaceKind::Local`]; at an edge it is empty.
+    /// into directly. Exactly one space is [`SpaceKind::Local`]; at an edge this space has no prefixes and no owners.
     pub spaces: Vec<Space>,
     /// The links of this agent, one for each peer, ordered by `peer`; at most 65,536. The engine identifies a link by
     /// its position in this list.
     pub links: Vec<Link>,
 }
 
-/// Failure detection of links that another path can replace (D19). On other links probes are sent once a second at
-/// most.
+/// The settings by which failures of links are detected that another path can replace (D19). On other links probes are
+/// sent at most once a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Probes {
     /// Interval between two probes in milliseconds, 50 to 10,000. Default 100.
     pub interval: u32,
-    /// Consecutive unanswered probes after which a link is down, 1 to 100. Default 3.
+    /// Number of consecutive unanswered probes after which a link is down, 1 to 100. Default 3.
     pub misses: u32,
-    /// Consecutive answered probes that a failed link needs to be up again, 1 to 1000. Default 10.
+    /// Number of consecutive answered probes after which a failed link is up again, 1 to 1000. Default 10.
     pub answers: u32,
-    /// Shortest time that those answers must span, in milliseconds, 0 to 600,000. Default 3000.
+    /// Shortest time that the answers to these probes must span, in milliseconds, 0 to 600,000. Default 3000.
     pub hold: u32,
 }
 
@@ -127,7 +128,7 @@ pub struct Subnet {
     /// The subnet's address prefixes, without host bits.
     pub prefixes: Vec<IpNet>,
     /// All configured effective routes in the order of display, `Invalid` ones included. The engine uses the `Active`
-    /// ones, of which each prefix has at most one. Learned routes are added by the same precedence (R7).
+    /// routes; a prefix has at most one `Active` route. Learned routes are added by the same precedence (R7).
     pub routes: Vec<EffectiveRoute>,
     /// `disableBgpRoutePropagation` (R15): whether learned routes do not apply to this subnet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -179,8 +180,8 @@ pub enum SpaceKind {
         /// `allowVirtualNetworkAccess` of this half (P17). If it is off, this agent drops packets across this peering
         /// in both directions.
         allow_access: bool,
-        /// `allowForwardedTraffic` of this half (P18). It is only displayed: [`Link::foreign`] has the effect of the
-        /// flag.
+        /// `allowForwardedTraffic` of this half (P18). This field is only displayed: the flag takes effect by
+        /// [`Link::foreign`].
         allow_forwarded: bool,
     },
     /// A spoke that uses this gateway (`useRemoteGateways`, P21), so that the gateway delivers into it. Only gateways
@@ -196,7 +197,8 @@ pub struct Owner {
     pub prefix: IpNet,
     /// The owning agent. This agent may have no link with it.
     pub agent: AgentId,
-    /// Whether the NIC has `enableIPForwarding`. It is only displayed: the owner itself enforces the flag.
+    /// Whether the NIC has `enableIPForwarding`. This field is only displayed, because the owner itself enforces the
+    /// flag.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ip_forwarding: bool,
 }
@@ -205,8 +207,8 @@ impl AgentConfig {
     /// Serializes the configuration to its canonical bytes: compact JSON with the fields in the order of the type.
     /// These bytes are sent, stored and hashed by [`digest`]. Secrets are included.
     ///
-    /// # Panics
-    /// Never: no type in here has a map with non-text keys or a serializer that can fail.
+    /// # Panics Never, because no type in the configuration has a map whose keys are not text, or a serializer that can
+    /// fail.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         #[expect(clippy::unwrap_used, reason = "no type in here can fail to serialize")]
@@ -214,7 +216,8 @@ impl AgentConfig {
     }
 
     /// Replaces the secrets, so that the configuration can be displayed: preshared keys become zeros, passwords `…`.
-    /// Agents must not be given the result, and its digest differs.
+    /// The result must not be sent to agents: its secrets are wrong, and its digest differs from that of the
+    /// configuration.
     pub fn blank_secrets(&mut self) {
         for link in &mut self.links {
             link.preshared_key = link.preshared_key.map(|_| PresharedKey([0; 32]));
@@ -241,9 +244,10 @@ impl AgentConfig {
         Ok(config)
     }
 
-    /// Checks the invariants that the types do not express: the ranges of the MTU, of the probes and of lanes; one
-    /// local space; NICs with addresses in known subnets; links ordered by peer, none with the agent itself, and
-    /// peerings that have a space. Other references are not checked here.
+    /// Checks the invariants that the types do not express: the ranges of the MTU, of the probes and of lanes; exactly
+    /// one local space; at a VM, at least one NIC, and for each NIC an address and a subnet that is in `subnets`; links
+    /// ordered by peer, none of them with the agent itself; and a space for the peering of each link. Other references
+    /// are not checked here.
     ///
     /// # Errors
     /// The first invariant that is violated, as text that names the field and its value.

@@ -49,7 +49,7 @@ impl Text {
     }
 }
 
-/// Adds samples to one metric, until the next one is started.
+/// Adds samples to one metric, until the next metric is started.
 #[derive(Debug)]
 pub struct Samples<'a> {
     text: &'a mut String,
@@ -76,7 +76,7 @@ impl Samples<'_> {
     }
 }
 
-/// Escapes a label's value, which may be a name that others chose and contain any character.
+/// Escapes a label's value. The value may be a name that a user has chosen, with any characters.
 fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

@@ -1,8 +1,8 @@
-//! Requests and responses of the fabric API, which serves what Azure has no word for. Controller, client, command line and
-//! agents share these types.
+//! Requests and responses of the fabric API, which serves the objects that Azure's REST API does not have, such as
+//! agents and join tokens. Controller, client, command line and agents share these types.
 //!
 //! Requests refuse unknown fields (D3). Responses ignore them, so that a client can read the responses of a newer
-//! controller; a [`Binding`] is part of both and refuses them.
+//! controller; a [`Binding`] is part of both, and always refuses unknown fields.
 
 mod agent;
 mod device;

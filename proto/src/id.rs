@@ -31,11 +31,11 @@ pub enum InvalidId {
 pub struct AgentId(String);
 
 impl AgentId {
-    /// Creates an id from a name. A name of a site's device ([`of_site`](Self::of_site)) is accepted too: the
-    /// controller refuses it for agents.
+    /// Creates an id from a name. The name of a site's device ([`of_site`](Self::of_site)) is accepted too, although no
+    /// agent may have it: the controller refuses such names for agents.
     ///
-    /// # Errors
-    /// [`InvalidId::Agent`]: the name breaks the rule of the type.
+    /// # Errors [`InvalidId::Agent`]: the name does not follow the rule for names of agents that the type's
+    /// documentation states.
     pub fn new(name: impl Into<String>) -> Result<Self, InvalidId> {
         let name = name.into();
         let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
@@ -47,8 +47,8 @@ impl AgentId {
         }
     }
 
-    /// The name that links use for the device of a site: [`SITE`](Self::SITE), and a hash of the connection's resource
-    /// id without regard to case. The device is not an agent, and no agent may have such a name.
+    /// The name that links use for the device of a site: [`SITE`](Self::SITE), followed by a hash of the connection's
+    /// resource id. The hash ignores the id's case. The device is not an agent, and no agent may have such a name.
     #[must_use]
     pub fn of_site(connection: &ResourceId) -> Self {
         let hash = blake3::hash(connection.key().as_bytes()).to_hex();
@@ -92,7 +92,8 @@ impl<'de> Deserialize<'de> for AgentId {
 pub struct ResourceId(Arc<str>);
 
 impl ResourceId {
-    /// Creates an id from any text. The text is not checked; [`ArmPath::parse`](crate::arm::ArmPath::parse) checks.
+    /// Creates an id from any text. The text is not checked; [`ArmPath::parse`](crate::arm::ArmPath::parse) checks such
+    /// texts.
     pub fn new(id: impl Into<String>) -> Self {
         Self(id.into().into())
     }
@@ -109,16 +110,17 @@ impl ResourceId {
         self.0.rsplit('/').next().unwrap_or(&self.0)
     }
 
-    /// The id with ASCII letters in lower case. Equal ids have equal keys, so it is the key for maps of text and for
-    /// the store.
+    /// The id with ASCII letters in lower case. Equal ids have equal keys, so this text is the key in the store and in
+    /// maps whose keys are text.
     #[must_use]
     pub fn key(&self) -> String {
         self.0.to_ascii_lowercase()
     }
 }
 
-/// Returns both texts without the 16-byte blocks at their start that are equal. Resource ids have long common prefixes,
-/// mostly in the same casing, and comparing whole blocks is much faster than comparing letters without regard to case.
+/// Cuts off the 16-byte blocks at the start of the texts that are equal in both, and returns the rest of each. Resource
+/// ids have long common prefixes, mostly in the same casing, and comparing whole blocks is much faster than comparing
+/// letters without regard to case.
 fn unlike_tails<'a>(a: &'a str, b: &'a str) -> (&'a [u8], &'a [u8]) {
     const BLOCK: usize = 16;
     let (a, b) = (a.as_bytes(), b.as_bytes());
@@ -152,8 +154,8 @@ impl std::hash::Hash for ResourceId {
         for b in self.0.bytes() {
             state.write_u8(b.to_ascii_lowercase());
         }
-        // A byte that UTF-8 never contains marks the end, as in the hash of `str`. So the keys ("a", "bc") and ("ab", "c")
-        // have different hash input.
+        // A byte that UTF-8 never contains marks the end of the id, as in the hash of `str`. So the keys ("a", "bc")
+        // and ("ab", "c") have different hash input.
         state.write_u8(0xff);
     }
 }

@@ -1,5 +1,5 @@
 //! The tables and kernel routes that an agent uses now, read back from the structures that packets use. A comparison
-//! with the agent's configuration finds errors in between.
+//! with the agent's configuration finds errors in the steps from the configuration to these structures.
 
 use crate::config::ForeignSources;
 use crate::id::{AgentId, ResourceId, Revision};
@@ -56,7 +56,7 @@ pub struct InstalledRoute {
     pub hop: InstalledHop,
 }
 
-/// A next hop, resolved as far as possible without a packet.
+/// A next hop, resolved as far as the packet's addresses are not needed for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     tag = "type",
@@ -74,7 +74,8 @@ pub enum InstalledHop {
     },
     /// A gateway, or the edges of a circuit that the gateway is connected to.
     Gateway {
-        /// The first instance or edge in use. `None`: the agent has no link to any of them.
+        /// The instance or edge that packets are sent to; if several share the flows, the first of them. `None`: the
+        /// agent has no link to any of them.
         link: Option<AgentId>,
         /// Further instances or edges, which share the flows with `link` (E4, G6).
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -84,8 +85,8 @@ pub enum InstalledHop {
     Appliance {
         /// The appliance's address.
         address: IpAddr,
-        /// The VNet that contains the address. `None`: neither the own VNet nor a directly peered one, so packets are
-        /// dropped (R11).
+        /// The VNet that contains the address. `None`: neither the own VNet nor a directly peered VNet contains the
+        /// address, so packets are dropped (R11).
         vnet: Option<ResourceId>,
     },
     /// The Internet: packets are dropped.
@@ -102,7 +103,8 @@ pub struct InstalledTransit {
     pub prefix: IpNet,
     /// The connection that leads to the prefix.
     pub connection: ResourceId,
-    /// The instance of the remote gateway, or the device, in use. `None`: the agent has no link to any.
+    /// The instance of the remote gateway, or the device of the site, to which packets are sent. `None`: the agent has
+    /// no link to any of them.
     pub link: Option<AgentId>,
 }
 

@@ -21,8 +21,8 @@ pub enum RouteSource {
 pub enum RouteState {
     /// The route is the best one of its prefix. Lookups use the longest prefix among active routes.
     Active,
-    /// Another route overrides the route. It is displayed, and lookups ignore it. Exception: a gateway route that a
-    /// peering's route overrides is used while the direct link of the peering is down.
+    /// Another route overrides this route. The route is displayed, and lookups ignore it, with one exception: a gateway
+    /// route that is overridden by a peering's route is used while the direct link to the destination's owner is down.
     Invalid,
 }
 
@@ -32,8 +32,8 @@ pub enum RouteState {
 pub struct Route {
     /// The destination, without host bits.
     pub prefix: IpNet,
-    /// The next hop, if it is not the agent that advertises the route. Only routes of an ExpressRoute gateway have one:
-    /// an edge (T4).
+    /// The next hop, if it is not the agent that advertises the route. Only routes that an ExpressRoute gateway
+    /// advertises have such a next hop, which is an edge (T4).
     #[serde(default)]
     pub via: Option<AgentId>,
     /// The AS path, the neighbouring AS first. Inside a VNet the advertising gateway does not add its own ASN.
@@ -61,7 +61,8 @@ pub enum RouteOrigin {
 pub struct GatewayHop {
     /// The agent to send to.
     pub agent: AgentId,
-    /// The agent's address in `GatewaySubnet`; for an edge, the address of its end of the tunnel. It is only displayed.
+    /// The agent's address in `GatewaySubnet`; for an edge, the address of its end of the tunnel. This field is only
+    /// displayed.
     pub address: IpAddr,
 }
 
@@ -74,7 +75,7 @@ pub enum NextHop {
     /// The owner of the destination in a peered VNet of the same region.
     #[serde(rename = "VNetPeering")]
     VnetPeering {
-        /// This VNet's half of the peering. It selects the [`Space`](crate::config::Space) with the owners.
+        /// This VNet's half of the peering. This id selects the [`Space`](crate::config::Space) with the owners.
         peering: ResourceId,
     },
     /// The owner of the destination in a peered VNet of another region.
@@ -87,12 +88,13 @@ pub enum NextHop {
     VirtualNetworkGateway {
         /// The instances or edges, in order of preference. Empty: none of them has an agent.
         gateways: Vec<GatewayHop>,
-        /// Whether all of them share the flows (E4, G6). Otherwise the first one that is up carries all flows.
+        /// Whether all of the instances or edges that are up share the flows (E4, G6). Otherwise the first one that is
+        /// up carries all flows.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         spread: bool,
     },
-    /// The owner of this address in the own VNet or in a directly peered one. Packets are dropped if there is none
-    /// (R11).
+    /// The owner of this address in the own VNet or in a directly peered one. Packets are dropped if the address has no
+    /// owner there (R11).
     VirtualAppliance {
         /// The address in `nextHopIpAddress` of the route.
         address: IpAddr,

@@ -22,7 +22,8 @@ pub struct AgentStatus {
     pub drops: BTreeMap<String, u64>,
     /// Numbers of packets since the start of the agent.
     pub totals: Totals,
-    /// The agents and devices that the agent has a link with and that do not respond, ordered by name.
+    /// The agents and devices of sites that do not respond, among those with which the agent has a link, ordered by
+    /// name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub down: Vec<AgentId>,
     /// Routes that BGP neighbours announce now, ordered by neighbour.
@@ -31,7 +32,7 @@ pub struct AgentStatus {
     /// Sessions with BGP neighbours, ordered by neighbour.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bgp: Vec<BgpPeerStatus>,
-    /// Routes that neighbours and other agents announce now and that the agent does not use, ordered by sender and
+    /// Routes that BGP neighbours and other agents announce now and that the agent does not use, ordered by sender and
     /// reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused_routes: Vec<RefusedRoutes>,
@@ -41,8 +42,8 @@ pub struct AgentStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RefusedRoutes {
-    /// The agent or BGP neighbour that announces the routes. `None`: the host of this agent does not install them,
-    /// regardless of their sender, but packets of the overlay use them (D22).
+    /// The agent or BGP neighbour that announces the routes. `None`: the routes come from any sender, and only the
+    /// kernel of this agent's host does not get them; packets of the overlay use them (D22).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sender: Option<String>,
     /// The reason: a stable name, e.g. `first_as`, `martian` or `host_connected`.
@@ -107,7 +108,7 @@ pub enum BgpPeerState {
     Connected,
 }
 
-/// Numbers of packets since the start of the agent, by what became of them.
+/// Numbers of packets since the start of the agent, by their origin and by their outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Totals {
@@ -117,7 +118,7 @@ pub struct Totals {
     pub tun_out: u64,
     /// Packets received from links.
     pub link_in: u64,
-    /// Packets sent into links, those that wait for a handshake included.
+    /// Packets sent into links. Packets that wait for a handshake are included.
     pub link_out: u64,
     /// Packets answered by the engine with an ICMP error.
     pub replied: u64,
@@ -136,7 +137,7 @@ pub struct LinkStatus {
     /// The reason why the link is not up, in words; `None` if it is up or was never used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The peer's address and port that packets are sent to.
+    /// The peer's address and port, to which packets are sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<SocketAddr>,
     /// The transport that carries the link's packets now.
@@ -208,7 +209,8 @@ pub enum LinkState {
     Up,
     /// No session: the peer does not respond (Azure's `PeerReachability`, M8).
     Unreachable,
-    /// The peer responds, and its response does not verify: the shared keys differ (Azure's `Authentication`, M8, G11).
+    /// The peer responds, but its response does not verify, because the shared keys differ (Azure's `Authentication`,
+    /// M8, G11).
     AuthenticationFailed,
     /// No address of the peer is known, and the peer has not sent a packet (D18).
     NoEndpoint,

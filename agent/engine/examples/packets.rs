@@ -17,11 +17,12 @@ use std::process::ExitCode;
 use tombolo_engine::buffer::{DeliverSink, Transmit, TransmitSink};
 use tombolo_engine::offload::{Coalescer, VnetHeader, split};
 
-/// Number of TCP segments in one read of the device: as many as fit into a super-packet. Each has `SEGMENT` bytes.
+/// Number of TCP segments in one read of the device: the largest number that fits into a super-packet. Each has
+/// `SEGMENT` bytes.
 const SEGMENTS: usize = 45;
 const SEGMENT: usize = 1380;
 
-/// A transmit sink that keeps datagrams one after the other in a buffer, which it reuses.
+/// A transmit sink that writes datagrams one after the other into a buffer, and reuses the buffer.
 struct Datagrams {
     bytes: Vec<u8>,
     len: usize,
@@ -63,7 +64,7 @@ impl TransmitSink for Datagrams {
     }
 }
 
-/// The device of the receiving agent: joins segments as an agent does, and counts packets.
+/// The TUN device of the receiving agent. It joins segments as an agent does, and counts packets.
 struct Device {
     coalescer: Coalescer,
     packets: usize,

@@ -1,18 +1,19 @@
 //! Active queue management in the style of CoDel (RFC 8289), which keeps the queue in front of a lane short: a ping
 //! must not wait behind a bulk transfer.
 //!
-//! CoDel acts on a standing queue, i.e. one in which even the shortest delay within an interval is too long. This
-//! implementation needs no clock reading per packet: a queue that was empty once during the interval is not a standing
-//! one. While the queue is a standing one, long packets are marked (RFC 3168) if their senders support ECN, or dropped,
-//! at a growing rate, until the senders have slowed down. Short packets (acknowledgements, echoes, DNS, voice) pass
-//! unchanged, because they do not fill a queue.
+//! CoDel acts on a standing queue, i.e. one in which even the shortest delay within an interval is too long. To measure
+//! the delay of each packet would need a clock reading per packet. So this implementation only notes when the queue is
+//! empty: a queue that was empty once during an interval is not a standing one. While the queue is a standing one, long
+//! packets are marked (RFC 3168) if their senders support ECN, or dropped, at a growing rate, until the senders have
+//! slowed down. Short packets (acknowledgements, echoes, DNS, voice) are neither marked nor dropped, because they do
+//! not fill a queue.
 
 use crate::packet::{self, Ecn};
 use std::time::{Duration, Instant};
 
 /// A queue that was not empty for this long is a standing queue. CoDel's interval is 100 ms, the round-trip time of an
-/// intercontinental path, but CoDel tolerates a short permanent queue. This implementation requires that the queue is
-/// empty once in each interval. A shorter interval costs throughput: 8 ms cost a tenth.
+/// intercontinental path, but CoDel tolerates a short permanent queue. This implementation tolerates none: the queue
+/// must be empty once in each interval. A shorter interval costs throughput: 8 ms cost a tenth of it.
 const INTERVAL: Duration = Duration::from_millis(50);
 
 /// Packets shorter than this pass unchanged, in bytes. Packets of bulk transfers are longer.
@@ -29,7 +30,8 @@ pub(crate) enum Advice {
     Drop,
 }
 
-/// The state of one queue, of which it sees the packets that leave and the moments when it is empty.
+/// The state of one queue. The engine passes each packet that leaves the queue to [`advise`](Self::advise), and reports
+/// each time at which the queue is empty.
 #[derive(Debug, Default)]
 pub(crate) struct Codel {
     /// Time of the first packet since the queue was last empty; `None`: no packet has come since then.
@@ -38,7 +40,7 @@ pub(crate) struct Codel {
     next_drop: Option<Instant>,
     /// Number of marks and drops since the queue became a standing one.
     count: u32,
-    /// End of the last standing queue, and `count` at that time.
+    /// The time at which the queue last stopped being a standing one, and the value of `count` then.
     last_run: Option<(Instant, u32)>,
 }
 

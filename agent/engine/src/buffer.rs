@@ -19,14 +19,14 @@ pub enum Port {
 pub struct Path {
     /// Address and port of the other end of the path.
     pub remote: SocketAddr,
-    /// Address of this host. `None`: the kernel chooses it when the datagram is sent.
+    /// Address of this host. `None`: the kernel chooses the address when the datagram is sent.
     pub local: Option<IpAddr>,
     /// The port of this agent that the datagram is sent from or arrived at.
     pub port: Port,
 }
 
 impl From<SocketAddr> for Path {
-    /// The path to `remote` from the lane's port, and from the address that the kernel chooses.
+    /// The path to `remote` from the lane's port. The kernel chooses the source address.
     fn from(remote: SocketAddr) -> Self {
         Self {
             remote,
@@ -87,16 +87,16 @@ pub trait TransmitSink {
 
 /// A queue of packets for the TUN device.
 pub trait DeliverSink {
-    /// Takes one complete IP packet. The sink must copy or write it before the call returns, because the engine reuses
-    /// the memory.
+    /// Takes one complete IP packet. The sink must copy or write the packet before the call returns, because the engine
+    /// reuses the memory.
     fn deliver(&mut self, packet: &[u8]);
 }
 
-/// A queue of packets for lane 0: those whose next hop this lane has no session with. Lane 0 has a session, or
-/// establishes it (D15).
+/// A queue of packets that lane 0 must send, because this lane has no session with their next hop. Lane 0 has such a
+/// session, or establishes it (D15).
 pub trait RedirectSink {
     /// Copies a packet into the queue of lane 0. The packet is as it arrived at `ingress`, except for a CE mark.
-    /// Returns `false`, and copies nothing, if the queue has no room or there is none.
+    /// Returns `false`, and copies nothing, if the queue has no room, or if there is no queue.
     fn redirect_to_lane0(&mut self, ingress: Ingress, packet: &[u8]) -> bool;
 }
 
@@ -110,7 +110,8 @@ impl RedirectSink for NoRedirect {
     }
 }
 
-/// `None` refuses every packet, so that lane 0 and the other lanes can have engines of the same type.
+/// A sink that is `None` refuses every packet. With this, lane 0, which has no sink, and the other lanes can have
+/// engines of the same type.
 impl<R: RedirectSink> RedirectSink for Option<R> {
     fn redirect_to_lane0(&mut self, ingress: Ingress, packet: &[u8]) -> bool {
         self.as_mut()
@@ -118,15 +119,15 @@ impl<R: RedirectSink> RedirectSink for Option<R> {
     }
 }
 
-/// A transmit sink and a deliver sink that keep all they receive, for tests and simulations. The three lists about
-/// datagrams have one entry for each datagram, in the order of commits.
+/// A transmit sink and a deliver sink that keep everything that the engine writes into them, for tests and simulations.
+/// Each of the three lists about datagrams has one entry for each datagram, in the order of commits.
 #[derive(Debug, Default)]
 pub struct Collected {
     /// Datagrams with their destinations, in the order of commits.
     pub datagrams: Vec<(SocketAddr, Vec<u8>)>,
     /// Packets for the TUN device.
     pub packets: Vec<Vec<u8>>,
-    /// Path MTU in bytes of UDP payload: a longer datagram with don't-fragment is discarded. `None`: no limit.
+    /// Path MTU as bytes of UDP payload. A longer datagram with don't-fragment is discarded. `None`: no limit.
     pub narrow: Option<usize>,
     /// ECN field of each datagram.
     pub ecn: Vec<u8>,

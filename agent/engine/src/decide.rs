@@ -24,20 +24,21 @@ pub enum Ingress {
     Link(LinkIndex),
 }
 
-/// The entries of the tables that a decision used. A field is `None` if the decision did not get as far, or does not
-/// involve it.
+/// The entries of the tables that a decision used. A field is `None` if the decision ended before it used such an
+/// entry, or needs no such entry.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Trace {
     /// The subnet whose routes applied.
     pub subnet: Option<ResourceId>,
-    /// The route that was selected; with a direct link that is down, the standby route in its place.
+    /// The route that applied to the packet: the selected route, or the standby route that replaced it because the
+    /// direct link was down.
     pub route: Option<EffectiveRoute>,
     /// The connection that leads to the destination. Only VPN gateways use one.
     pub connection: Option<ResourceId>,
     /// The VNet whose owners were searched for the next agent.
     pub vnet: Option<ResourceId>,
-    /// The agent, or device of a site, that the packet is sent to.
+    /// The agent, or the device of a site, to which the packet is sent.
     pub next: Option<AgentId>,
 }
 
@@ -45,11 +46,11 @@ pub struct Trace {
 /// [`parse`](crate::packet::parse). The function has no effects: neither the packet nor the tables change, and
 /// `decrement_ttl` of the verdict is left to the caller.
 ///
-/// `trace`, if there is one, records the entries that led to the verdict. It should be empty at first, because fields
-/// that do not apply are left as they are.
+/// `trace`, if there is one, records the entries that led to the verdict. The caller should pass an empty trace,
+/// because the function does not change the fields that do not apply.
 ///
-/// Agents forward packets by this function, and the controller's `explain` calls it too. Both therefore decide the same
-/// if their tables were built from the same configuration and routing state.
+/// Agents forward packets by this function, and the controller's `explain` calls it too. Both therefore reach the same
+/// verdicts if their tables were built from the same configuration and routing state.
 ///
 /// # Panics
 /// If the link index of `ingress` is not below [`Tables::link_count`].
@@ -107,7 +108,7 @@ impl Decision<'_> {
         }
     }
 
-    /// At a VM, a packet from its host, or from a machine without an agent that is behind the host.
+    /// At a VM, a packet from its host, or from a machine without an agent in a subnet that the host serves.
     fn leave_vm(&mut self, own: &Lpm<usize>, forwarding: Option<usize>) -> Outcome {
         // R12: only a NIC with IP forwarding may send a foreign source.
         let subnet = own.get(self.packet.source).copied().or(forwarding);
@@ -134,7 +135,8 @@ impl Decision<'_> {
         {
             return Err(DropReason::AccessDenied);
         }
-        // P17 at the receiver: the packet came through a gateway or an appliance, so only its source shows the VNet.
+        // P17 at the receiver: the packet came through a gateway or an appliance, so only the packet's source shows the
+        // VNet that it comes from.
         self.check_access(self.packet.source)?;
         if own.get(self.packet.destination).is_some() || forwarding.is_some() {
             return Ok(Verdict::Deliver);
@@ -196,8 +198,9 @@ impl Decision<'_> {
         let destination = self.packet.destination;
         let network = networks.get(destination).filter(|_| !addresses.contains(&destination));
         match network {
-            // E6: the edge forwards to the other VNet itself. If it delivered the packet to the kernel, the kernel
-            // would send it back, and it would look like a packet from the customer's line.
+            // E6: the edge forwards to the other VNet itself. If the edge delivered the packet to its kernel, the
+            // kernel would send the packet back to the edge, where it would look like a packet from the customer's
+            // line.
             Some(gateway) if vnet_to_vnet && self.packet.ttl > 1 => {
                 let gateway = gateway.ok_or(DropReason::NoGateway)?;
                 self.use_link(gateway, Ingress::Link(link))?;
@@ -300,15 +303,15 @@ impl Decision<'_> {
         }
     }
 
-    /// The direct link to the owner is down: falls back to the VNet's gateways if they reach the same prefix (the
-    /// reverse of P25).
+    /// Called if the direct link to the destination's owner is down. Uses the VNet's gateways instead if they reach the
+    /// same prefix (the reverse of P25).
     fn use_standby(&mut self, table: &SubnetRoutes, direct: LinkIndex, ingress: Ingress) -> Outcome {
         let found = table.standby.get(self.packet.destination);
         let group = match found.map(|r| r.hop) {
             Some(Hop::Gateway(Some(group))) => Some(group),
             _ => None,
         };
-        // If all gateways are down too, no path is better than the direct link.
+        // If all gateways are down too, the packet stays on the direct link: no path is better.
         let answers = |group: &LinkGroup| group.links().iter().any(|l| !self.tables.links[l.get()].down);
         let Some(group) = group.filter(answers) else {
             return self.use_link(direct, ingress);
@@ -325,8 +328,8 @@ impl Decision<'_> {
         self.use_link(group.pick(self.packet), ingress)
     }
 
-    /// At an edge, a packet from its kernel, which came from the customer's line or was sent by the edge itself.
-    /// Forwards it to a linked VNet through that VNet's gateway.
+    /// At an edge, a packet from the kernel of its host. The packet came from the customer's line, or the host itself
+    /// sent it. The edge forwards it to a linked VNet through the gateway of this VNet.
     fn relay_from_customer(&mut self) -> Outcome {
         let AgentRole::Edge {
             addresses,
@@ -339,9 +342,9 @@ impl Decision<'_> {
         };
         let source = self.packet.source;
         if networks.get(source).is_some() && !addresses.contains(&source) {
-            // E6: a source in a linked VNet. If linked VNets may not reach each other, the packet comes from one of
-            // them: the kernel sends it back because the destination is another one. Otherwise it comes from the
-            // customer, who may not use such a source.
+            // E6: a source in a linked VNet. If linked VNets may not reach each other, the packet came from a linked
+            // VNet and is for another one: the edge delivered it to the kernel, and the kernel sent it back. Otherwise
+            // the packet comes from the customer, who may not use a source in a linked VNet.
             return Err(match vnet_to_vnet {
                 true => DropReason::SpoofedSource,
                 false => DropReason::TransitNotAllowed,
@@ -368,9 +371,10 @@ impl Decision<'_> {
         })
     }
 
-    /// At a VPN gateway, a packet from its VNet or from a spoke that uses the gateway. Routes of connections come
-    /// first, even where the VNet itself would use a peering (D9). The gateway's VNet and the spokes that use it follow
-    /// (P21d), by the routes of `GatewaySubnet` (R16, R20).
+    /// At a VPN gateway, a packet from its VNet or from a spoke that uses the gateway. The gateway first looks for a
+    /// route of a connection, which it uses even where the VNet itself would use a peering (D9). Without such a route,
+    /// it forwards the packet by the routes of `GatewaySubnet` (R16, R20) into its VNet or a spoke that uses the
+    /// gateway (P21d).
     fn relay_outward(&mut self, ingress: Ingress) -> Outcome {
         let AgentRole::Gateway { transit, .. } = &self.tables.role else {
             return Err(DropReason::TransitNotAllowed);
@@ -384,9 +388,9 @@ impl Decision<'_> {
         self.relay_to_local(ingress)
     }
 
-    /// At a VPN gateway, a packet from a connection. It may go to the gateway's VNet and the spokes that use the
-    /// gateway (D9), or to another connection. The latter requires that both connections exchange routes (G19), or that
-    /// one exchanges routes and the other leads to a site without BGP (G18). Only routes of VPN connections apply
+    /// At a VPN gateway, a packet from a connection. The packet may go to the gateway's VNet and the spokes that use
+    /// the gateway (D9), or to another connection. The latter requires that both connections exchange routes (G19), or
+    /// that one exchanges routes and the other leads to a site without BGP (G18). Only routes of VPN connections apply
     /// (G21).
     fn relay_inward(&mut self, may: TransitScope, ingress: Ingress) -> Outcome {
         let tables = self.tables;
@@ -452,8 +456,8 @@ impl Decision<'_> {
         }
     }
 
-    /// T5, D23: a VPN gateway decrements the TTL. If it expires, the gateway answers a packet of its local prefixes
-    /// with an ICMP error, and drops others silently.
+    /// T5, D23: a VPN gateway decrements the TTL. If the TTL expires, the gateway answers with an ICMP error if the
+    /// packet comes from its local prefixes, and drops other packets silently.
     fn apply_ttl(&self, verdict: Verdict) -> Outcome {
         let AgentRole::Gateway {
             local_prefixes, sites, ..

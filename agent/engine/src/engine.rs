@@ -1,5 +1,5 @@
-//! The engine of one lane. It takes IP packets and UDP datagrams, writes packets and datagrams into sinks, and counts
-//! what it did with each.
+//! The engine of one lane. The engine takes IP packets and UDP datagrams, writes packets and datagrams into sinks, and
+//! counts the outcome of each.
 
 use crate::aqm::{Advice, Codel};
 use crate::buffer::{DeliverSink, NoRedirect, Path, RedirectSink, TransmitSink};
@@ -20,9 +20,9 @@ use tombolo_proto::config::Link;
 /// 768).
 const MAX_DATAGRAM: usize = 65_536;
 
-/// The packet decisions and links of one lane. It has no socket, no clock and no thread of its own, and no method
-/// waits. The [crate's documentation](crate#the-owners-loop) lists the calls that its owner makes. Times that are
-/// passed to it must not go back.
+/// The packet decisions and links of one lane. The engine has no socket, no clock and no thread of its own, and none of
+/// its methods waits. The [crate's documentation](crate#the-owners-loop) lists the calls that its owner makes. Times
+/// that are passed to it must not go back.
 #[derive(Debug)]
 pub struct Engine<L, R = NoRedirect> {
     tables: Option<Arc<Tables>>,
@@ -31,9 +31,10 @@ pub struct Engine<L, R = NoRedirect> {
     stats: Stats,
     limiter: Limiter,
     flows: FlowCache,
-    /// Keeps the queue of datagrams that the owner has not read yet short, by marking or dropping packets.
+    /// Marks or drops packets so that the queue of unread datagrams in the owner's sockets stays short.
     queue: Codel,
-    /// Buffer for decrypted packets. A call takes it out while it also borrows the rest of the engine.
+    /// Buffer for decrypted packets. A method takes the buffer out of the engine while it also borrows the engine's
+    /// other fields.
     scratch: Vec<u8>,
 }
 
@@ -65,8 +66,9 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
         }
     }
 
-    /// Installs a new configuration. `tables` must be built from it, and `links` must be its
-    /// [`links`](tombolo_proto::config::AgentConfig::links), as a link's position in both is its index.
+    /// Installs a new configuration. `tables` must be built from the configuration, and `links` must be the
+    /// configuration's [`links`](tombolo_proto::config::AgentConfig::links), because a link's position in both is its
+    /// index.
     ///
     /// Sessions continue if the keys of their link stay the same. Sessions of removed links end, and packets that wait
     /// for them count as dropped (`link_down`). The decisions in the flow cache are discarded. Nothing is sent:
@@ -80,8 +82,8 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
     }
 
     /// Replaces the tables by tables that were built from the same configuration and a newer routing state (D11), and
-    /// discards the decisions in the flow cache. Links and sessions are not touched. The caller ensures that the
-    /// configuration is the same: nothing checks it.
+    /// discards the decisions in the flow cache. Links and sessions are not touched. The caller must ensure that the
+    /// configuration is the same, because the engine does not check this.
     pub fn refresh(&mut self, tables: Arc<Tables>) {
         self.flows.clear();
         self.tables = Some(tables);
@@ -111,8 +113,9 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
     }
 
     /// Processes one packet that another lane redirected to this one. `ingress` is the interface on which the packet
-    /// arrived there; a link index in it must be one of the configuration that this lane has installed (else call
-    /// [`refuse_redirected`](Self::refuse_redirected)). The rest is as for [`handle_tun`](Self::handle_tun).
+    /// arrived at the other lane. If it is a link, its index must belong to the configuration that this lane has
+    /// installed (else call [`refuse_redirected`](Self::refuse_redirected)). The rest is as for
+    /// [`handle_tun`](Self::handle_tun).
     pub fn handle_redirected(
         &mut self,
         ingress: Ingress,
@@ -125,7 +128,7 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
         self.context(now).run(ingress, packet, tx, rx);
     }
 
-    /// Counts a redirected packet as dropped (`no_link`). The owner calls it instead of
+    /// Counts a redirected packet as dropped (`no_link`). The owner calls this method instead of
     /// [`handle_redirected`](Self::handle_redirected) if the packet's link index belongs to another configuration, in
     /// which the same index may be another link.
     pub fn refuse_redirected(&mut self) {
@@ -185,8 +188,8 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
         self.scratch = scratch;
     }
 
-    /// Records that the owner has read all datagrams from its sockets. Without this call queue management takes the
-    /// queue to be never empty, and after 50 ms marks or drops long packets that come out of links.
+    /// Records that the owner has read all datagrams from its sockets. If the owner does not make this call for 50 ms,
+    /// the engine takes the queue of datagrams to be too long, and marks or drops long packets that come out of links.
     pub fn drained(&mut self, now: Instant) {
         self.queue.drained(now);
     }
@@ -222,8 +225,8 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
         self.links.flush(now, tx);
     }
 
-    /// Writes a message for the peers of all links with a session into `tx`, which says that this agent is about to
-    /// stop. Peers that have another path move to it at once. Sessions stay open, so packets still pass afterwards.
+    /// Writes into `tx`, for each peer with a session, a message that says that this agent is about to stop. Peers that
+    /// have another path move to it at once. Sessions stay open, so packets still pass afterwards.
     pub fn drain(&mut self, now: Instant, tx: &mut impl TransmitSink) {
         self.links.drain(now, tx);
     }
@@ -319,7 +322,8 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
         let verdict = self
             .flows
             .decide(ingress, &info, tables.spreads, || decide(tables, ingress, &info, None));
-        // CoDel watches the queue of datagrams, so it applies only to packets that came out of links.
+        // CoDel (`aqm`) watches the queue of received datagrams, so only packets that came out of such datagrams are
+        // marked or dropped.
         let goes_on = matches!(verdict, Verdict::Deliver | Verdict::Forward { .. });
         if goes_on && matches!(ingress, Ingress::Link(_)) && self.queue.advise(packet, self.now) == Advice::Drop {
             return self.stats.dropped(DropReason::Congestion);
@@ -376,10 +380,10 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
 
     /// Answers a packet with an ICMP error, or counts it as dropped.
     ///
-    /// T5: a VPN gateway answers packets of its local prefixes. The error comes from the gateway's own address and goes
-    /// back through the link that the packet came from. If a packet of the own host is too big for the path, the error
-    /// goes to the host with the packet's destination as its source, because a host accepts this error from any router
-    /// on the path.
+    /// T5: a VPN gateway answers packets that come from its local prefixes. The error's source is the gateway's own
+    /// address, and it goes back through the link from which the packet came. If a packet of the own host is too big
+    /// for the path, the error goes to the host, and the error's source is the packet's destination, because a host
+    /// accepts this error from any router on the path.
     #[expect(
         clippy::too_many_arguments,
         reason = "the packet, where it came from, and both ways out"

@@ -1,8 +1,8 @@
 //! A cache of decisions, which saves most lookups: most packets belong to the flow of a recent packet.
 //!
-//! A decision depends on ingress, source and destination. It depends on the ports too if a route shares flows between
-//! several links. The TTL matters only when it expires, so packets whose TTL expires here bypass the cache. New tables
-//! clear the cache.
+//! A decision depends on ingress, source and destination. If a route shares flows between several links, the decision
+//! also depends on the ports. It depends on the TTL only if the TTL expires here, so a packet with such a TTL bypasses
+//! the cache. New tables clear the cache.
 
 use crate::decide::Ingress;
 use crate::packet::PacketInfo;
@@ -40,8 +40,8 @@ impl FlowCache {
     }
 
     /// Returns the cached decision for a packet. If there is none, calls `decide`, caches the result and returns it.
-    /// `by_ports` tells whether decisions depend on ports; it must be the same until the next [`clear`](Self::clear). A
-    /// packet with a TTL of 1 or 0 is always decided anew, and the result is not cached.
+    /// `by_ports` says whether decisions depend on ports. Its value must stay the same until the next
+    /// [`clear`](Self::clear). A packet with a TTL of 1 or 0 is always decided anew, and the result is not cached.
     pub(crate) fn decide(
         &mut self,
         ingress: Ingress,
@@ -59,7 +59,8 @@ impl FlowCache {
             ports: if by_ports { packet.ports } else { 0 },
         };
         #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are as good as any")]
-        // No search and no chain: the worst case of a packet is one decision.
+        // A hash selects exactly one slot, and the lookup searches no others. So the most work that a packet can cause
+        // is one decision.
         let slot = &mut self.slots[self.hash.hash_one(key) as usize & (SLOTS - 1)];
         match slot {
             Some((known, verdict)) if *known == key => *verdict,

@@ -26,23 +26,24 @@
 //!    [`advertise_now`](link::secure::SecureLinks::advertise_now).
 //! 3. **For each batch of input:**
 //!    * datagrams: [`handle_datagram`](engine::Engine::handle_datagram) for each, or [`refuse`](engine::Engine::refuse)
-//!      for one that nobody can answer; when the sockets are empty, [`drained`](engine::Engine::drained);
+//!      for an empty datagram or one whose source cannot be answered; when the sockets are empty,
+//!      [`drained`](engine::Engine::drained);
 //!    * packets of the TUN device: [`handle_tun`](engine::Engine::handle_tun) for each;
 //!    * in lane 0, packets of other lanes: [`handle_redirected`](engine::Engine::handle_redirected) for each, or
 //!      [`refuse_redirected`](engine::Engine::refuse_redirected) if the packet's link index belongs to another
 //!      configuration.
 //! 4. **After each batch:** [`flush`](engine::Engine::flush); then the owner sends the datagrams of the transmit sink.
-//!    It reports the datagrams and packets that the kernel refused: [`not_sent`](engine::Engine::not_sent),
+//!    The owner reports the datagrams and packets that the kernel refused: [`not_sent`](engine::Engine::not_sent),
 //!    [`local_refused`](engine::Engine::local_refused), [`not_delivered`](engine::Engine::not_delivered).
 //! 5. **When [`poll_timeout`](engine::Engine::poll_timeout) is due:**
 //!    [`handle_timeout`](engine::Engine::handle_timeout), then step 4. Any call may change the due time, so the owner
-//!    calls `poll_timeout` after each batch; the product calls `handle_timeout` every 100 ms at least.
+//!    calls `poll_timeout` after each batch; the agent calls `handle_timeout` at least every 100 ms.
 //! 6. **At the end of each pass through steps 3 to 5:** [`poll_event`](engine::Engine::poll_event) until there is none.
 //! 7. **Before the agent stops:** [`drain`](engine::Engine::drain), then step 4.
 //!
-//! When lane 0 reports a link as up, its owner has the other lanes call
-//! [`prepare_session`](link::secure::SecureLinks::prepare_session). When lane 0 reports that a peer roamed, they call
-//! [`set_endpoint`](link::secure::SecureLinks::set_endpoint).
+//! When the engine of lane 0 reports a link as up, the owners of the other lanes call
+//! [`prepare_session`](link::secure::SecureLinks::prepare_session). When lane 0 reports that a peer has roamed, i.e.
+//! changed its endpoint, they call [`set_endpoint`](link::secure::SecureLinks::set_endpoint).
 //!
 //! Two engines with a wire between them:
 //!

@@ -1,4 +1,5 @@
-//! The links of one engine, behind one trait: the encrypted ones of the product, and plain ones for tests.
+//! The links of one engine. The trait [`LinkSet`] is implemented by the encrypted links of the product, and by plain
+//! links for tests.
 
 // Datagrams from strangers and from peers are parsed here, and the configuration adds and removes links at any time. So
 // no index is trusted: an index out of range must not panic.
@@ -61,8 +62,8 @@ pub enum Sealed {
 pub enum Opened {
     /// A packet from this link. It lies in this range of the caller's buffer.
     Packet(LinkIndex, Range<usize>),
-    /// No packet at once: a handshake, a keepalive, a message between agents, a fragment, or packets for
-    /// [`LinkSet::next_packet`].
+    /// The datagram has put no packet into the buffer: it held a handshake, a keepalive, a message between agents or a
+    /// fragment, or its packets wait for [`LinkSet::next_packet`].
     Control,
     /// The datagram was ignored, for this reason.
     Refused(DropReason),
@@ -76,9 +77,10 @@ pub enum Event {
     /// The link cannot be used: its last session is gone, handshakes fail, or the peer is silent or about to stop
     /// (D19).
     Down(AgentId),
-    /// The peer sends from another address or port, which is given. Packets for it go there from now on.
+    /// The peer now sends from another address or port, which the event holds. From now on packets for the peer go to
+    /// this address and port.
     EndpointChanged(AgentId, SocketAddr),
-    /// Packets go over another transport from now on, for this reason in words.
+    /// From now on packets go over this transport instead of the other one. The text is the reason, for people.
     Switched(AgentId, Carrier, String),
     /// The peer advertises this table of routes in place of its earlier ones (D11). The bytes are untrusted input for
     /// [`decode`](crate::routing::decode).
@@ -119,7 +121,7 @@ pub struct AdvertisementStats {
     /// Tables that were not reported, because the peer replaced or withdrew them before the rate limit allowed the
     /// report.
     pub superseded: u64,
-    /// Messages of peers that may not advertise routes; they were not read further.
+    /// Messages of peers that may not advertise routes. Their contents were not read.
     pub refused: u64,
     /// Messages that are not part of a table, and tables whose digest is wrong.
     pub malformed: u64,
@@ -132,7 +134,7 @@ const fn index_of(position: usize) -> LinkIndex {
     LinkIndex(position as u32)
 }
 
-/// A set of links, as an [`Engine`](crate::engine::Engine) drives it. There are two implementations: `SecureLinks`, the
+/// A set of links, which an [`Engine`](crate::engine::Engine) drives. There are two implementations: `SecureLinks`, the
 /// product's, and [`PlainLinks`] for tests and simulations.
 ///
 /// Implementations do no input and output, and no method waits. Time is an argument and never goes back; datagrams go
@@ -143,8 +145,8 @@ pub trait LinkSet {
     /// Sends nothing.
     fn update(&mut self, links: &[Link], now: Instant);
 
-    /// Takes from the tables of the same configuration the settings of links: MTU, probes, and which peers may
-    /// advertise routes. The owner calls it after [`update`](Self::update).
+    /// Applies the settings of links in `_tables`, which must be built from the same configuration: the MTU, the
+    /// probes, and which peers may advertise routes. The owner calls this method after [`update`](Self::update).
     fn configure(&mut self, _tables: &Tables) {}
 
     /// Whether this lane may send on a link. If not, the packet is for lane 0
@@ -159,14 +161,14 @@ pub trait LinkSet {
         None
     }
 
-    /// Encrypts a packet into `tx`, or queues it until there is a session, which a handshake in `tx` starts. `ecn`, 0
-    /// to 3, is the ECN field for the outer header. A packet longer than [`max_packet`](Self::max_packet) is sent in
-    /// fragments inside the link.
+    /// Encrypts a packet into `tx`. Without a session, queues the packet instead, and writes a handshake into `tx` that
+    /// starts a session. `ecn`, 0 to 3, is the ECN field for the outer header. A packet longer than
+    /// [`max_packet`](Self::max_packet) is sent in fragments inside the link.
     fn seal(&mut self, link: LinkIndex, packet: &[u8], ecn: u8, now: Instant, tx: &mut impl TransmitSink) -> Sealed;
 
-    /// Decrypts a received datagram into `buffer`, which must be at least as long as the datagram, and at least 256
-    /// bytes for answers. `from` is the path of the datagram. Answers, such as handshakes, go into `tx`. Further
-    /// packets may wait for [`next_packet`](Self::next_packet), whatever the result.
+    /// Decrypts a received datagram into `buffer`, which must be at least as long as the datagram. It must also have at
+    /// least 256 bytes, because answers are built in it. `from` is the path of the datagram. Answers, such as
+    /// handshakes, go into `tx`. Further packets may wait for [`next_packet`](Self::next_packet), whatever the result.
     fn open(
         &mut self,
         datagram: &[u8],
@@ -204,11 +206,11 @@ pub trait LinkSet {
     /// because no handshake succeeded or the link was removed.
     fn take_lost(&mut self) -> u64;
 
-    /// Writes a message for all peers with a session into `tx`, which says that this agent is about to stop. Peers that
-    /// have another link to the same destinations use that link at once (D19).
+    /// Writes into `tx`, for each peer with a session, a message that says that this agent is about to stop. A peer
+    /// that has another link to the same destinations then uses that link at once (D19).
     fn drain(&mut self, _now: Instant, _tx: &mut impl TransmitSink) {}
 
-    /// Records that the kernel does not send from `local`, an address of this host, any more. No link uses it as source
-    /// until the peer sends to it again.
+    /// Records that the kernel does not send from `local`, an address of this host, any more. No link uses `local` as
+    /// its source address until the link's peer sends a datagram to `local` again.
     fn source_unavailable(&mut self, _local: IpAddr) {}
 }

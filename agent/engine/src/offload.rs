@@ -2,7 +2,7 @@
 //! packets that the agent passes to the kernel. A super-packet is one long TCP or UDP packet that stands for several
 //! packets of a flow.
 //!
-//! All of this works on bytes in memory; the agent reads and writes the device.
+//! The functions here work on bytes in memory; the agent reads and writes the device.
 //!
 //! * [`VnetHeader`]: the ten bytes before each packet of a device with `IFF_VNET_HDR`.
 //! * [`mod@split`]: turns one read of the device into the packets in it, with complete checksums.
@@ -17,7 +17,7 @@ pub use coalesce::Coalescer;
 pub use header::VnetHeader;
 pub use split::{SplitError, split};
 
-/// Longest IP packet, and therefore longest super-packet, in bytes.
+/// Length of the longest IP packet in bytes, and therefore also of the longest super-packet.
 pub const MAX_PACKET: usize = 65_535;
 
 /// The header offsets of a TCP or UDP packet that may be split or joined: without IPv4 options, IPv6 extension headers
@@ -59,7 +59,8 @@ impl Layout {
     const V6: usize = 40;
 
     fn of(packet: &[u8]) -> Option<Self> {
-        // 0x45: IPv4 without options. 0x3fff: more fragments, and the fragment's offset.
+        // 0x45 is the first byte of an IPv4 header without options. 0x3fff masks the flag "more fragments" and the
+        // fragment's offset.
         let (ip, number) = match packet.first()? >> 4 {
             4 if packet.len() >= Self::V4 && packet[0] == 0x45 && be16(packet, 6) & 0x3fff == 0 => {
                 (Self::V4, packet[9])
@@ -79,7 +80,7 @@ impl Layout {
         })
     }
 
-    /// Sum of the pseudo header of the checksum, for a transport header and payload of `len` bytes together.
+    /// The checksum's sum of the pseudo header. `len` is the length of transport header and payload together, in bytes.
     fn pseudo(self, packet: &[u8], len: usize) -> u64 {
         let addresses = if self.ip == Self::V4 {
             &packet[12..20]

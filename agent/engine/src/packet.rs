@@ -24,22 +24,22 @@ pub struct PacketInfo {
     /// TTL of IPv4, or hop limit of IPv6.
     pub ttl: u8,
     /// Protocol number of the transport header, which comes after the IPv6 extension headers. If there are more than
-    /// eight of these, or one is cut off, it is the number of the next extension header.
+    /// eight extension headers, or one is cut off, this is the number of the first header that was not parsed.
     pub protocol: u8,
-    /// Offset of the transport header in bytes. `None`: a later fragment, no bytes after the IP header, or IPv6
-    /// extension headers that were not parsed to their end.
+    /// Offset of the transport header in bytes. `None`: the packet is a fragment other than the first, it has no bytes
+    /// after the IP header, or its IPv6 extension headers were not parsed to their end.
     pub transport: Option<usize>,
     /// Source port (upper 16 bits) and destination port of TCP and UDP, to distinguish flows. 0 for other protocols and
     /// for all fragments, because later fragments have no ports (D13).
     pub ports: u32,
-    /// Length of the packet according to its IP header, in bytes. Further bytes of the buffer are padding and not part
-    /// of the packet.
+    /// Length of the packet according to its IP header, in bytes. Any bytes of the buffer after that are padding and do
+    /// not belong to the packet.
     pub len: usize,
 }
 
 /// Parses the headers of an IP packet that starts at the first byte of `packet`. Checksums are not checked. `None`: the
-/// IP version is neither 4 nor 6, the buffer is shorter than the header or the header's length field says, or IPv4
-/// lengths contradict each other.
+/// IP version is neither 4 nor 6, the buffer is shorter than the header, the buffer is shorter than the header's length
+/// field says, or the length fields of an IPv4 header contradict each other.
 #[must_use]
 pub fn parse(packet: &[u8]) -> Option<PacketInfo> {
     match packet.first()? >> 4 {
@@ -86,7 +86,7 @@ fn parse_v6(p: &[u8]) -> Option<PacketInfo> {
     };
     let (mut protocol, mut at, mut fragment, mut later_fragment) = (header[6], 40usize, false, false);
     // Extension headers: hop-by-hop (0), routing (43), fragment (44), authentication (51) and destination options (60).
-    // Eight at most are parsed, to bound the work per packet; real packets have fewer.
+    // At most eight extension headers are parsed, to bound the work per packet; real packets have fewer.
     for _ in 0..8 {
         let Some(next) = p[..len].get(at..at + 8) else { break };
         let extension_len = match protocol {
@@ -208,7 +208,8 @@ pub fn decrement_ttl(packet: &mut [u8]) {
         packet[8] = ttl;
         // RFC 1141: the checksum grows by the amount by which the header word shrinks.
         let sum = u32::from(u16::from_be_bytes([packet[10], packet[11]])) + 0x0100;
-        // End-around carry; 0xffff becomes 0, as a newly computed checksum would be.
+        // The carry is added back, as ones' complement addition demands; 0xffff becomes 0, as in a newly computed
+        // checksum.
         let folded = (sum + u32::from(sum >= 0xffff)) & 0xffff;
         packet[10..12].copy_from_slice(&folded.to_be_bytes()[2..]);
     } else {
@@ -217,8 +218,9 @@ pub fn decrement_ttl(packet: &mut [u8]) {
 }
 
 /// Lowers the MSS option of a TCP SYN to the value with which segments fit into IP packets of `mtu` bytes, and updates
-/// the TCP checksum. `info` must be the result of parsing this packet. Returns whether it changed the packet: `false`
-/// for other packets, and for a SYN without the option, with a lower value, or with malformed options.
+/// the TCP checksum. `info` must be the result of parsing this packet. Returns `true` if it changed the packet, and
+/// `false` if the packet is no TCP SYN, or if its SYN has no MSS option, a value that is low enough, or malformed
+/// options.
 pub fn clamp_mss(packet: &mut [u8], info: &PacketInfo, mtu: u16) -> bool {
     const SYN: u8 = 0x02;
     let Some(tcp) = info.transport.filter(|_| info.protocol == TCP) else {

@@ -39,8 +39,8 @@ use tombolo_proto::config::{AgentConfig, GatewayConnection, GatewayKind, Role};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::Route;
 
-/// The state that agents learn by themselves (D11), as opposed to their configuration. It is unfiltered input:
-/// functions of this module check it against the configuration each time.
+/// The state that agents learn by themselves (D11), as opposed to their configuration. The state is unfiltered input:
+/// each function of this module that uses it checks it against the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RoutingState {
     /// Peers that are down: other agents, and devices of sites. A route with several next hops uses one that is up.
@@ -53,8 +53,8 @@ pub struct RoutingState {
 }
 
 impl RoutingState {
-    /// Removes the state of agents that `config` has no link with, and of BGP neighbours that it does not have. Routes
-    /// of others stay, even if the import policy refuses them.
+    /// Removes the state of agents with which `config` has no link, and of BGP neighbours that are not in `config`. The
+    /// state of all others stays, even if the import policy refuses their routes.
     pub fn keep(&mut self, config: &AgentConfig) {
         let linked = |a: &AgentId| config.links.binary_search_by(|l| l.peer.cmp(a)).is_ok();
         self.down.retain(|a| linked(a));
@@ -76,28 +76,29 @@ pub struct AcceptedRoute<'a> {
     pub route: &'a Route,
     /// The agent or site device that sent the route. `None`: this agent is an edge, and the customer announced it.
     pub from: Option<AgentId>,
-    /// The agent or site device that packets are sent to; at an edge, the edge itself. This agent may have no link with
-    /// it.
+    /// The agent or site device to which packets are sent; for routes of an edge's customer, the edge itself. This
+    /// agent may have no link with that agent or device.
     pub via: AgentId,
     /// The kind of the gateway by which the route was learned.
     pub kind: GatewayKind,
-    /// At a VPN gateway: the connection that the route was received from. `None` for other roles, and for routes of the
-    /// VNet's ExpressRoute gateway.
+    /// At a VPN gateway: the connection over which the route was received. `None` for other roles, and for routes of
+    /// the VNet's ExpressRoute gateway.
     pub connection: Option<&'a GatewayConnection>,
-    /// Whether the sender or the next hop is down. The route stays accepted, but others of its prefix are preferred.
+    /// Whether the sender or the next hop is down. The route stays accepted, but other routes for its prefix are
+    /// preferred.
     pub down: bool,
 }
 
 /// Whether the import policy may accept routes that `sender`, the peer of a link, advertises. If not, all of its
-/// advertisements are ignored. False for an agent that `config` has no link with.
+/// advertisements are ignored. False for an agent with which `config` has no link.
 #[must_use]
 pub fn accepts_routes_from(config: &AgentConfig, sender: &AgentId) -> bool {
     ImportPolicy::of(config, sender).is_some()
 }
 
-/// Applies the import policy to all routes in `state`, and returns the accepted ones: first those of agents, then those
-/// of BGP neighbours, each in the order of the senders' names, and those of one sender in the order of its table.
-/// Several routes may have the same prefix. [`refused`] returns the others, by reason.
+/// Applies the import policy to all routes in `state`, and returns the accepted routes: first the routes of agents,
+/// then those of BGP neighbours. Both are ordered by the sender's name, and the routes of one sender are in the order
+/// of its table. Several routes may have the same prefix. [`refused`] returns the others, by reason.
 #[must_use]
 pub fn accept_routes<'a>(config: &'a AgentConfig, state: &'a RoutingState) -> Vec<AcceptedRoute<'a>> {
     let mut accepted = Vec::new();

@@ -20,19 +20,19 @@ impl Default for Drops {
 /// * `datagrams + bundled = link_in + control_datagrams + refused_datagrams`.
 #[derive(Debug, Clone, Default)]
 pub struct Stats {
-    /// Packets by where they came from and what became of them.
+    /// Numbers of packets by their origin and by their outcome.
     pub totals: Totals,
     drops: Drops,
     /// Datagrams read from the sockets.
     pub datagrams: u64,
-    /// Datagrams that yielded no packet at once: handshakes, cookies, keepalives, messages between agents, fragments,
-    /// and all of QUIC, whose packets `bundled` counts.
+    /// Datagrams that yielded no packet immediately: handshakes, cookies, keepalives, messages between agents and
+    /// fragments, and all QUIC datagrams. The packets in QUIC datagrams are counted by `bundled`.
     pub control_datagrams: u64,
     /// Packets that came in QUIC datagrams. A datagram may hold several, or none.
     pub bundled: u64,
     /// Packets that another lane redirected to this one. That lane counted their arrival.
     pub redirected_in: u64,
-    /// Packets that this lane redirected to another one, which counts their fate.
+    /// Packets that this lane redirected to another one. The other lane counts their outcome.
     pub redirected_out: u64,
     /// Refused datagrams. [`drops`](Self::drops) has their reasons, e.g. `bad_datagram` and `replayed`.
     pub refused_datagrams: u64,
@@ -58,8 +58,8 @@ impl Stats {
         self.refused_datagrams += 1;
     }
 
-    /// Moves packets from the sent to the dropped ones (`link_down`): they were counted as sent while they waited for a
-    /// handshake, which then failed.
+    /// Moves packets from the sent to the dropped ones (`link_down`). They were counted as sent when they began to wait
+    /// for a handshake; the handshake then failed, or the link was removed.
     pub fn lost(&mut self, packets: u64) {
         self.totals.link_out = self.totals.link_out.saturating_sub(packets);
         self.totals.dropped += packets;
@@ -67,8 +67,8 @@ impl Stats {
     }
 
     /// Moves datagrams that the kernel refused to send from the sent to the dropped packets (`send_refused`), each as
-    /// one packet. The handshakes among them are counted wrongly, but are few. At most `link_out` packets are moved, so
-    /// that no counter wraps.
+    /// one packet. Handshakes among these datagrams are wrongly counted as packets, but they are few. At most
+    /// `link_out` packets are moved, so that no counter wraps.
     pub fn not_sent(&mut self, datagrams: u64) {
         let packets = datagrams.min(self.totals.link_out);
         self.totals.link_out -= packets;
@@ -100,7 +100,7 @@ impl Stats {
         self.drops.0[reason as usize]
     }
 
-    /// The reasons with a number above zero and their numbers, in the order of [`DropReason::ALL`].
+    /// The drop reasons that were counted at least once, each with its number, in the order of [`DropReason::ALL`].
     pub fn drops_by_reason(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
         DropReason::ALL
             .iter()

@@ -19,8 +19,8 @@ use tombolo_proto::route::EffectiveRoute;
 pub use crate::routing::RoutingState;
 
 /// The position of a link in [`AgentConfig::links`](tombolo_proto::config::AgentConfig::links), from 0, and in the
-/// [`Tables`] that were built from it. An index is meaningful only together with this configuration: in another one it
-/// may be another link.
+/// [`Tables`] that were built from it. An index is valid only with this configuration: in another configuration the
+/// same index may stand for another link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkIndex(pub u32);
 
@@ -32,7 +32,8 @@ impl LinkIndex {
     }
 }
 
-/// Largest number of links of one agent: WireGuard's receiver index has 16 bits for the link here.
+/// Largest number of links of one agent: of the receiver index of a WireGuard session, this implementation uses 16 bits
+/// for the link.
 pub const MAX_LINKS: usize = 65_536;
 
 /// The reason why no tables can be built from a configuration, as text that names the field and its value.
@@ -78,11 +79,12 @@ pub(crate) enum AgentRole {
     Gateway {
         addresses: Vec<IpAddr>,
         local_prefixes: Lpm<()>,
-        /// The connection for each prefix behind connections, by routes of VPN connections alone; routes that the VNet
-        /// itself prefers have no influence (G21). `None`: a local prefix within a larger learned one. Packets to it
-        /// must not follow the larger prefix to a connection.
+        /// Maps each prefix that is reached over a connection to this connection. Only routes of VPN connections count;
+        /// routes that the VNet itself prefers, for example those of a circuit, have no influence (G21). `None`: a
+        /// local prefix within a larger learned one. Packets to the local prefix must not follow the larger prefix to a
+        /// connection.
         transit: Lpm<Option<Transit>>,
-        /// The part of `transit` that applies to packets from another connection. It has the prefixes of connections
+        /// The entries of `transit` that apply to packets from another connection. They are the prefixes of connections
         /// with route exchange, and those of sites without BGP, which are configured (G18, G19).
         bgp_transit: Lpm<Option<Transit>>,
         /// The prefixes of sites whose packets keep their TTL (T6). Empty unless the configuration has
@@ -95,7 +97,7 @@ pub(crate) enum AgentRole {
         /// The edge's own addresses: its ends of the tunnels to the gateways of linked VNets.
         addresses: BTreeSet<IpAddr>,
         /// The prefixes of the linked VNets, each with the link to the VNet's gateway. `None`: the edge has no link to
-        /// an instance of it.
+        /// an instance of this gateway.
         networks: Lpm<Option<LinkIndex>>,
         /// The prefixes that the customer announced by BGP and that were accepted.
         customer: Lpm<()>,
@@ -113,7 +115,7 @@ pub(crate) struct Transit {
     pub(crate) exchange: bool,
 }
 
-/// The links of one gateway route: one link, or several that share the flows.
+/// The links of one gateway route: one link that carries all flows, or several links that share the flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LinkGroup {
     links: [LinkIndex; Self::MAX_MEMBERS],
@@ -121,7 +123,8 @@ pub(crate) struct LinkGroup {
 }
 
 impl LinkGroup {
-    /// Room for the two edges of each of four circuits. Links of a route beyond these get no flows.
+    /// Largest number of links that share the flows of a route: the two edges of each of four circuits. Further links
+    /// of the route get no flows.
     const MAX_MEMBERS: usize = 8;
 
     fn of(links: &[LinkIndex]) -> Option<Self> {
@@ -136,8 +139,8 @@ impl LinkGroup {
         Some(group)
     }
 
-    /// The link that carries the flow of a packet, chosen by a hash of addresses and ports (E4). The result depends on
-    /// nothing else, so that every engine and the controller choose the same link.
+    /// The link that carries the flow of a packet, chosen by a hash of addresses and ports (E4). The link depends only
+    /// on these and on the links of the route, so that every engine and the controller choose the same link.
     pub(crate) fn pick(&self, packet: &PacketInfo) -> LinkIndex {
         if self.count == 1 {
             return self.links[0];
@@ -146,9 +149,9 @@ impl LinkGroup {
             IpAddr::V4(a) => u128::from(u32::from(a)),
             IpAddr::V6(a) => u128::from(a),
         };
-        // An odd factor loses no bits in the multiplication. This one is the golden ratio in 128 bits, which spreads
-        // near values well. It must not change: agents of different versions and the controller's `explain` must agree
-        // on the link of a flow.
+        // An odd factor loses no bits in the multiplication. This factor is the golden ratio as a fraction of 2¹²⁸; it
+        // maps values that are close together to values far apart. The factor must not change: agents of different
+        // versions and the controller's `explain` must agree on the link of a flow.
         const ODD: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
         let mixed = bits(packet.source)
             .wrapping_mul(ODD)
@@ -186,7 +189,7 @@ pub(crate) struct RouteEntry {
     pub(crate) hop: Hop,
 }
 
-/// A next hop, resolved as far as possible without a packet.
+/// A next hop, resolved as far as the packet's addresses are not needed for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hop {
     /// To the owner of the destination in the space at this position.
@@ -225,7 +228,7 @@ pub(crate) enum Owner {
     /// This agent owns the prefix.
     Own,
     Link(LinkIndex),
-    /// The owner is an agent that this agent has no link with.
+    /// The owner is an agent with which this agent has no link.
     NoLink,
 }
 
@@ -236,16 +239,16 @@ pub(crate) struct LinkPolicy {
     pub(crate) relation: PeerRole,
     pub(crate) sources: Sources,
     pub(crate) foreign: ForeignSources,
-    /// The peer is down according to the routing state. Packets take another path if there is one.
+    /// Whether the peer is down according to the routing state. If so, packets take another path if one exists.
     pub(crate) down: bool,
     /// Whether route advertisements of the peer are accepted.
     pub(crate) advertises: bool,
-    /// At a VPN gateway: the connections that packets from this link may be forwarded to.
+    /// At a VPN gateway: the connections to which packets from this link may be forwarded.
     pub(crate) transit_scope: TransitScope,
 }
 
-/// The connections to which a VPN gateway forwards packets from a connection, in addition to its local prefixes (G18,
-/// G19).
+/// The connections to which a VPN gateway may forward packets that come from a connection (G18, G19). Forwarding to the
+/// gateway's local prefixes does not depend on this value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TransitScope {
     /// Packets may be forwarded to connections that exchange routes and to sites without BGP, because the connection
@@ -319,8 +322,8 @@ impl Tables {
         }
     }
 
-    /// The address from which this VPN gateway sends ICMP errors to `like`: its first one of the same address family.
-    /// `None`: it has none of this family, or the agent has another role.
+    /// The address from which this VPN gateway sends ICMP errors to `like`: the gateway's first address of the same
+    /// address family. `None`: the gateway has no address of this family, or the agent is no VPN gateway.
     #[must_use]
     pub fn gateway_address(&self, like: IpAddr) -> Option<IpAddr> {
         match &self.role {

@@ -4,7 +4,7 @@ use crate::tables::LinkIndex;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The outcome for one packet, which the engine then carries out.
+/// The decision about one packet, which the engine then carries out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Write the packet to the TUN device: it is for this host, or for the host's kernel to forward (D23).
@@ -45,7 +45,7 @@ macro_rules! drop_reasons {
 drop_reasons! {
     /// The bytes are not an IP packet, or are shorter than their headers say.
     Malformed = "malformed",
-    /// The packet's source is not one that the link, or this host, may use (D10).
+    /// The link from which the packet came, or this host if it sent the packet, may not use the packet's source (D10).
     SpoofedSource = "spoofed_source",
     /// No active route contains the destination (T8).
     NoRoute = "no_route",
@@ -67,27 +67,29 @@ drop_reasons! {
     NotForwarding = "not_forwarding",
     /// The gateway does not forward between these two networks (D9, P24).
     TransitNotAllowed = "transit_not_allowed",
-    /// The next hop is the link that the packet came from, or the packet comes from this host and is for it.
+    /// The next hop is the link from which the packet came, or the packet comes from this host and is for this host.
     Hairpin = "hairpin",
     /// The TTL expired at a gateway that sends no ICMP error to this source (T5).
     TtlExceededSilent = "ttl_exceeded_silent",
     /// The TTL expired; an ICMP error was due, but was not sent, e.g. because of the rate limit.
     TtlExceeded = "ttl_exceeded",
-    /// The next agent has no link with this one, or a link index belongs to another configuration.
+    /// This agent has no link with the next agent, or a link index belongs to another configuration.
     NoLink = "no_link",
     /// The link has no session, and no packet can wait for one: its queue is full, no endpoint is known, or its
     /// handshake failed.
     LinkDown = "link_down",
-    /// The packet exceeds the MTU of the link and may not be fragmented; or a datagram exceeds the longest of UDP.
+    /// The packet exceeds the MTU of the link and may not be fragmented; or a datagram is longer than the longest of
+    /// UDP.
     TooBig = "too_big",
     /// The datagram comes from an unknown sender, or does not verify.
     BadDatagram = "bad_datagram",
-    /// The datagram was received before, or is too old to tell.
+    /// The datagram was received before, or is so old that this cannot be known any more.
     Replayed = "replayed",
-    /// The buffer of the socket and the queue of datagrams for it are full, or the queue of packets for lane 0 is.
+    /// The socket's buffer and the queue of datagrams for the socket are full, or the queue of packets for lane 0 is
+    /// full.
     QueueFull = "queue_full",
-    /// The queue of datagrams in front of the agent was not empty for too long (in the style of RFC 8289), or a router
-    /// marked the datagram, and the packet's sender does not support ECN.
+    /// The packet's sender does not support ECN, and either the queue of received datagrams was not empty for too long
+    /// (in the style of RFC 8289), or a router marked the datagram.
     Congestion = "congestion",
     /// The kernel refused to send the datagram.
     SendRefused = "send_refused",

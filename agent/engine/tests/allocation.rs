@@ -22,7 +22,7 @@ use tombolo_proto::id::{AgentId, PublicKey};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// A transmit sink that keeps datagrams one after the other in a buffer, which it reuses.
+/// A transmit sink that writes datagrams one after the other into a buffer, and reuses the buffer.
 struct Buffer {
     bytes: Vec<u8>,
     len: usize,
@@ -51,7 +51,8 @@ impl Buffer {
 
 impl TransmitSink for Buffer {
     fn reserve(&mut self, _transmit: &Transmit, len: usize) -> &mut [u8] {
-        // If the buffer is full, the datagrams so far are overwritten: the test only measures memory.
+        // If the buffer is full, earlier datagrams are overwritten. The test does not need them, because it only
+        // measures memory.
         if self.bytes.len() - self.len < len {
             self.clear();
         }
@@ -64,7 +65,7 @@ impl TransmitSink for Buffer {
     }
 }
 
-/// The device of the receiving agent: joins packets as the agent does, and counts writes and packets.
+/// The TUN device of the receiving agent. It joins packets as an agent does, and counts writes and packets.
 struct Device {
     coalescer: Coalescer,
     writes: usize,
@@ -101,7 +102,8 @@ fn super_packet() -> (VnetHeader, Vec<u8>) {
     (header, packet)
 }
 
-/// The allocator counts for the whole process, so all cases are in one test.
+/// The allocator counts the allocations of the whole process, so all cases are in one test: tests that run at the same
+/// time would disturb each other.
 #[test]
 fn packets_allocate_nothing_and_links_are_bounded() {
     packets_allocate_nothing();
@@ -149,8 +151,8 @@ fn packets_allocate_nothing() {
         (std::mem::take(&mut device.writes), std::mem::take(&mut device.packets))
     };
     bulk(&mut world, 3);
-    // The test harness's own thread allocates now and then. Packets would allocate in each round, so the minimum of the
-    // rounds counts.
+    // The test harness's own thread allocates now and then. If packets allocated memory, every round would show it. So
+    // the test uses the smallest number of the rounds.
     let mut least = None;
     for _ in 0..3 {
         let region = Region::new(ALLOCATOR);

@@ -80,8 +80,8 @@ fn of_peering(vnet: &str) -> Relation {
     }
 }
 
-/// The VM 10.1.0.4 in a hub with 10.1.0.0/16 and fd01::/48. `two` is a VM in a peered VNet, `three` one in a VNet whose
-/// peering has access off.
+/// The VM 10.1.0.4 in a hub with 10.1.0.0/16 and fd01::/48. `two` is a VM in a peered VNet, and `three` is a VM in a
+/// VNet whose peering has access off.
 fn hub_vm() -> AgentConfig {
     let owners = [
         ("10.1.0.4/32", "vm"),
@@ -177,8 +177,8 @@ fn a_vm_sends_by_the_longest_active_route() {
             ("fd01::4", "2001:db8::1", "no_route"),
             // R7: this user route has a longer prefix than the peering's route.
             ("10.1.0.4", "10.2.4.1", "nva"),
-            // R11: the appliance is in a peered VNet, in one with access off, in no known VNet, has no owner, or is the
-            // VM itself.
+            // R11: the appliance is in a peered VNet, in a VNet whose peering has access off, or in no known VNet; or
+            // its address has no owner; or it is the VM itself.
             ("10.1.0.4", "10.20.0.1", "two"),
             ("10.1.0.4", "10.30.0.1", "access_denied"),
             ("10.1.0.4", "10.40.0.1", "appliance_unreachable"),
@@ -213,7 +213,7 @@ fn a_host_speaks_for_itself_unless_it_forwards() {
     };
     expect(&hub_vm(), None, &rows("spoofed_source"));
     expect(&forwarding(hub_vm()), None, &rows("two"));
-    // D8: machines without agents in a served prefix send through this host.
+    // D8: machines without agents, whose addresses are in a served prefix, send packets through this host.
     let mut config = hub_vm();
     let Role::Vm { served, .. } = &mut config.role else {
         unreachable!()
@@ -294,7 +294,7 @@ fn a_link_carries_what_its_other_end_may_speak_for() {
             ("10.2.0.5", "10.1.0.4", "spoofed_source"),
             ("10.5.0.1", "10.1.0.4", "spoofed_source"),
             ("10.1.0.5", "10.1.0.4", "spoofed_source"),
-            // R12: the destination is not this host, which does not forward.
+            // R12: the destination is not this host, and this host does not forward packets.
             ("10.2.0.4", "10.1.0.5", "not_forwarding"),
         ],
     );
@@ -395,8 +395,9 @@ fn appliances_bring_foreign_sources_where_that_is_allowed() {
     expect(&config, Some("server"), &[("10.5.0.1", "10.1.0.4", "spoofed_source")]);
 }
 
-/// The gateway of the hub 10.1.0.0/16, at 10.1.255.4. The spoke 10.2.0.0/16 uses it, the peered VNet 10.3.0.0/16 does
-/// not. The gateway has connections to 10.8.0.0/16, which is also peered with the hub, and to 10.9.0.0/16.
+/// The gateway of the hub 10.1.0.0/16, at 10.1.255.4. The spoke 10.2.0.0/16 uses the gateway, and the peered VNet
+/// 10.3.0.0/16 does not. The gateway has connections to 10.8.0.0/16, which is also peered with the hub, and to
+/// 10.9.0.0/16.
 fn hub_gateway() -> AgentConfig {
     let connection = |name: &str| Relation::Connection { connection: id(name) };
     let transit = |prefix: &str, name: &str, via: &[&str]| TransitRoute {
@@ -475,7 +476,7 @@ fn a_gateway_relays_between_its_own_side_and_its_connections() {
             // P21d: a user-defined route of a spoke leads its packets through the gateway to another spoke or to the
             // hub.
             ("10.2.0.4", "10.1.0.4", "vm -1"),
-            // A packet to the gateway's own address goes to the kernel without decrementing the TTL.
+            // A packet to the gateway's own address goes to the kernel, and its TTL is not decremented.
             ("10.2.0.4", "10.1.255.4", "deliver"),
             ("10.2.0.4", "10.3.0.4", "transit_not_allowed"),
             ("10.2.0.4", "10.1.0.9", "no_owner"),
@@ -493,7 +494,8 @@ fn a_gateway_relays_between_its_own_side_and_its_connections() {
             ("10.9.0.1", "10.1.255.4", "deliver"),
             // R16: the route table of `GatewaySubnet` may lead packets through an appliance.
             ("10.9.0.1", "10.2.7.4", "nva -1"),
-            // D9: the gateway forwards neither into a peered VNet that does not use it, nor to another connection.
+            // D9: the gateway forwards these packets neither into a peered VNet that does not use the gateway, nor to
+            // another connection.
             ("10.9.0.1", "10.3.0.4", "transit_not_allowed"),
             ("10.9.0.1", "10.8.0.1", "transit_not_allowed"),
             ("10.9.0.1", "10.9.0.2", "transit_not_allowed"),
@@ -508,7 +510,7 @@ fn a_gateway_relays_between_its_own_side_and_its_connections() {
         ..RoutingState::default()
     };
     assert_eq!(fate(&config, &down, Some("spoke-vm"), &packet), "nine2 -1", "D11");
-    // The gateway's own host may send packets, but only from the gateway's address.
+    // The host of the gateway may send packets only from the gateway's address.
     expect(
         &config,
         None,
@@ -522,7 +524,8 @@ fn a_gateway_relays_between_its_own_side_and_its_connections() {
 
 #[test]
 fn a_gateway_takes_one_ttl_and_answers_its_own_side_alone() {
-    // T5, D23: the gateway decrements the TTL, and answers only its local prefixes.
+    // T5, D23: the gateway decrements the TTL. It answers an expired packet only if the packet comes from its local
+    // prefixes.
     let config = hub_gateway();
     for (from, source, destination, ttl, expected) in [
         ("spoke-vm", "10.2.0.4", "10.9.0.1", 2, "nine1 -1"),

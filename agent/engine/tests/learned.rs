@@ -1,5 +1,5 @@
-//! Learned routes are untrusted input. The tests show which sources a link may use because of them (D10), and which
-//! routes are refused.
+//! Learned routes are untrusted input. The tests show which sources a link may use because of learned routes (D10), and
+//! which routes are refused.
 #![cfg(feature = "links")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -58,8 +58,8 @@ fn may(tables: &Tables, from: &AgentId, source: &str, destination: &str) -> bool
 }
 
 /// The VM 10.1.0.4 in a spoke with 10.1.0.0/16 and fd01::/48. Its hub 10.2.0.0/16 has a VPN gateway with two instances
-/// and an ExpressRoute gateway. The VPN instances are configured to forward for 10.2.0.0/16, and for 10.9.0.0/16 behind
-/// a connection. The spoke is also peered with 10.3.0.0/16.
+/// and an ExpressRoute gateway. By the configuration, the instances of the VPN gateway may send from sources in
+/// 10.2.0.0/16, and in 10.9.0.0/16, which they reach over a connection. The spoke is also peered with 10.3.0.0/16.
 fn spoke_vm() -> AgentConfig {
     let relayed = ["10.2.0.0/16", "10.9.0.0/16"];
     let links = vec![
@@ -122,8 +122,9 @@ fn spoke_vm() -> AgentConfig {
     config
 }
 
-/// Finding 1 of docs/security.md, at a VM that uses remote gateways. A gateway advertises a route that contains an
-/// assigned prefix, equals it, or lies within it; the gateway may still not use sources in that prefix.
+/// Finding 1 of docs/security.md, at a VM that uses remote gateways. A gateway advertises a route that contains a
+/// prefix which the configuration assigns to others, equals this prefix, or lies within it. In each case, the gateway
+/// may still not send packets with sources in the prefix.
 #[test]
 fn no_learned_route_lets_a_gateway_speak_for_assigned_spaces() {
     let announcements: [&[&str]; 7] = [
@@ -187,8 +188,8 @@ fn no_learned_route_lets_a_gateway_speak_for_assigned_spaces() {
     }
 }
 
-/// Legitimate routes do permit sources: those of a site behind a default route, of a failover between the gateways of
-/// one hub, and of a larger aggregate.
+/// Legitimate routes do permit sources: the default route of a site, a route that moves from one gateway of a hub to
+/// another at a failover, and an aggregate.
 #[test]
 fn what_is_nobody_elses_may_come_by_every_gateway_of_the_hub() {
     let by = |prefixes: &[&str], sender: &str, gateway: &str, source: &str| {
@@ -201,15 +202,15 @@ fn what_is_nobody_elses_may_come_by_every_gateway_of_the_hub() {
         }
         assert!(by(&["10.0.0.0/8"], "er", gateway, "10.77.0.1") && !by(&["10.0.0.0/8"], "er", gateway, "11.0.0.1"));
         assert!(by(&["172.16.0.0/12"], "gw2", gateway, "172.16.9.9"));
-        // E9, E11: one gateway may learn a route for a prefix that another gateway is configured for.
+        // E9, E11: one gateway may advertise a route for a prefix that the configuration gives to another gateway.
         for prefix in ["10.9.0.0/16", "10.9.7.0/24"] {
             assert!(by(&[prefix], "er", gateway, "10.9.7.1"), "{prefix} by {gateway}");
         }
     }
 }
 
-/// P25: a VNet is peered with the agent's VNet, and also configured behind a connection. Learned routes do not restrict
-/// its sources.
+/// P25: a VNet is peered with the agent's VNet, and the configuration also has a connection that leads to it. Learned
+/// routes do not restrict its sources.
 #[test]
 fn configured_sources_stay_whole() {
     let mut config = spoke_vm();
@@ -227,7 +228,7 @@ fn configured_sources_stay_whole() {
     }
 }
 
-/// The gateway of the hub 10.2.0.0/16. The spoke 10.1.0.0/16 uses it. It has a BGP session with a site, and a
+/// The gateway of the hub 10.2.0.0/16. The spoke 10.1.0.0/16 uses it. The gateway has a BGP session with a site, and a
 /// connection to 10.9.0.0/16.
 fn hub_gateway() -> AgentConfig {
     let site = AgentId::of_site(&id("c-site"));
@@ -295,8 +296,8 @@ fn hub_gateway() -> AgentConfig {
     config
 }
 
-/// A gateway accepts from a site no source within the gateway's local prefixes, another connection or its own
-/// addresses, even if the site announces the prefix.
+/// A gateway accepts no packets from a site whose source lies within the gateway's local prefixes, the prefixes of
+/// another connection or the gateway's own addresses, even if the site announces such a prefix.
 #[test]
 fn a_site_speaks_for_itself_alone() {
     let site = AgentId::of_site(&id("c-site"));
@@ -319,7 +320,8 @@ fn a_site_speaks_for_itself_alone() {
         }
         assert!(may(&tables, &site, "10.77.0.1", "10.2.0.4"), "{prefixes:?}");
         assert!(may(&tables, &site, "172.31.0.1", "10.2.0.4"), "its own address");
-        // The other connection keeps its configured sources, and gains none that the site announced.
+        // Packets from the other connection may still have its configured sources, and no source that the site
+        // announced.
         assert!(may(&tables, &agent("branch"), "10.9.0.4", "10.2.0.4"));
         assert!(!may(&tables, &agent("branch"), "10.77.0.1", "10.2.0.4"));
     }
@@ -355,7 +357,7 @@ fn a_learned_super_prefix_does_not_draw_the_own_sides_packets() {
     }
 }
 
-/// The refused routes of one sender, by reason, with their counts.
+/// The reasons for which routes of one sender are refused, each with the number of these routes.
 fn reasons(config: &AgentConfig, state: &RoutingState) -> Vec<(Refusal, usize)> {
     refused(config, state)
         .into_iter()
@@ -437,7 +439,7 @@ fn many(count: u32, path: &[u32]) -> Arc<Vec<Route>> {
 }
 
 /// G23: a neighbour above its limit loses all routes of that address family, as if its session were closed. A gateway
-/// of the own VNet passes on routes of several neighbours, so its first routes are accepted.
+/// of the own VNet passes on routes of several neighbours, so its routes up to the limit are accepted.
 #[test]
 fn too_many_routes_are_refused() {
     let counts =

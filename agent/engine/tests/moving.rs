@@ -61,7 +61,8 @@ fn routes_are_told_over_links_that_are_always_on() {
     world.nodes[0].engine.links_mut().advertise(LinkIndex(0), table(5000));
     run(&mut world, Duration::from_secs(1));
     assert_eq!(told(&world, 1), [table(5000).to_vec()]);
-    // A change is advertised although no time passes: a delay would add up along the agents that pass a route on.
+    // A change is advertised although no time passes. A delay would add up, because a route may pass through several
+    // agents.
     world.advertise(0, LinkIndex(0), table(0));
     world.settle();
     assert_eq!(told(&world, 1).last(), Some(&Vec::new()));
@@ -77,7 +78,7 @@ fn routes_are_told_over_links_that_are_always_on() {
     }
 }
 
-/// A peer that is no gateway may not advertise routes: its messages are counted and not kept.
+/// A peer that is no gateway may not advertise routes: its messages are counted, and its routes are discarded.
 #[test]
 fn advertisements_of_whoever_is_no_gateway_are_refused() {
     let mut world = World::strangers();
@@ -113,7 +114,7 @@ fn silence_of_a_watched_link_is_noticed_and_so_is_its_return() {
             expected.push(Event::Down(agent("b")));
         }
         assert_eq!(changes(&world, 0), expected);
-        // Long after the last packet, the link that is down is still probed.
+        // A link that is down is still probed long after its last packet.
         run(&mut world, Duration::from_secs(7));
         world.cut.clear();
         run(&mut world, Duration::from_millis(2800));
@@ -126,8 +127,8 @@ fn silence_of_a_watched_link_is_noticed_and_so_is_its_return() {
     }
 }
 
-/// When an agent announces that it stops, its peers report the link as down at once, while the agent still carries
-/// packets. The agent's answers meanwhile do not bring the link back.
+/// When an agent announces that it is about to stop, its peers immediately report their links with it as down, although
+/// it still carries packets. The answers that the agent still sends do not bring the link back at once.
 #[test]
 fn who_is_about_to_stop_is_left_at_once() {
     for watched in [true, false] {
@@ -167,7 +168,8 @@ fn a_watched_link_that_never_comes_up_is_down_soon() {
     assert_eq!(changes(&world, 0), [Event::Down(agent("b"))]);
 }
 
-/// Two nodes whose link is one with a third-party device from the view of `a`, with traffic in both directions.
+/// Two nodes with a link and traffic in both directions. By the configuration of `a`, the peer `b` is a third-party
+/// device.
 fn with_a_device(dead_after: Option<u16>) -> World {
     let mut world = World::strangers();
     world.join(0, 1, |link| {
@@ -189,7 +191,7 @@ fn a_stock_device_that_goes_silent_is_given_up() {
         let mut world = with_a_device(dead_after);
         let b = world.nodes[1].at;
         world.cut.push(b);
-        // The last packet to the device was sent a second ago, and nothing has come back since.
+        // The last packet to the device was sent a second ago, and the device has sent nothing since then.
         let since = world.now - Duration::from_secs(1);
         while changes(&world, 0).len() == 1 && world.now < since + Duration::from_mins(1) {
             world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 10));

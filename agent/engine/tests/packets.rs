@@ -113,7 +113,8 @@ fn fragments_and_extension_headers_hide_nothing_and_invent_nothing() {
     let mut first = udp("10.0.0.1", "10.0.0.2", 7, 30);
     first[6] = 0x20;
     assert_eq!(parse(&first).unwrap().transport, Some(20));
-    // D13: all fragments of a packet must use the same link, so no fragment has ports.
+    // D13: all fragments of a packet must use the same link, and only the first one contains ports. So the ports of
+    // every fragment count as 0.
     assert_eq!((parse(&first).unwrap().ports, parse(&later).unwrap().ports), (0, 0));
     // An IPv6 packet with a hop-by-hop header, a fragment header and UDP.
     let fragment = |offset: u8| {
@@ -226,7 +227,7 @@ fn errors_quote_what_a_traceroute_needs() {
 
 #[test]
 fn thirty_traceroutes_at_once_get_all_their_answers_and_a_flood_does_not() {
-    // D23: three probes from each of 30 sources, all with the same TTL, are answered.
+    // D23: if 30 sources send three probes each, all with the same TTL, all probes are answered.
     let (mut limiter, now) = (Limiter::new(), Instant::now());
     assert!((0..30 * 3).all(|_| limiter.allow(now)));
     let flood = (0..100_000).filter(|_| limiter.allow(now)).count();
@@ -324,8 +325,8 @@ proptest! {
         world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
         world.settle();
         for (mut bytes, kind) in inputs {
-            // Kinds 1 to 4 are WireGuard's message types, each with its right length and the index of an existing
-            // session.
+            // The kinds 1 to 4 are WireGuard's message types. Each message has the right length for its type, and the
+            // index of an existing session.
             let len = [0, 148, 92, 64, bytes.len().max(32), bytes.len()][usize::from(kind)];
             if (1..=4).contains(&kind) {
                 bytes.resize(len, 7);

@@ -46,8 +46,8 @@ fn both_ways(world: &mut World) -> usize {
     world.nodes.iter().map(|n| n.delivered.len()).sum::<usize>() - before
 }
 
-/// The source addresses from which a node has sent since the last call, without repetitions in a row. `None`: the
-/// kernel chose the address.
+/// The source addresses from which a node has sent since the last call, in order; an address that is used several times
+/// in a row is listed once. `None`: the kernel chose the address.
 fn sent_from(node: &mut Node) -> Vec<Option<IpAddr>> {
     let mut all: Vec<_> = node.paths.drain(..).map(|path| path.local).collect();
     all.dedup();
@@ -86,7 +86,7 @@ fn replies_leave_from_where_they_were_asked() {
         assert_eq!(both_ways(&mut world), 2);
         assert_eq!(sent_from(&mut world.nodes[1]), [one], "{transport:?}");
 
-        // Datagrams that are not authentic change nothing: damaged ones of the same session, and replays.
+        // Damaged datagrams of the same session, and replayed ones, are not authentic and change nothing.
         world.nodes[1].local = two;
         let to = world.nodes[1].at;
         let old: Vec<_> = world.seen.iter().filter(|(_, at, _)| *at == to).cloned().collect();
@@ -135,8 +135,8 @@ fn quic_is_found_at_the_second_port() {
                 world.pass(TIME_STEP);
             }
         }
-        // Datagrams between two lane ports are dropped. Others pass, because at least one of their ports is a second
-        // port.
+        // Datagrams between two lane ports are dropped. Other datagrams pass, because at least one of their two ports
+        // is a second port.
         world.lanes_cut = true;
         let mut steps = 0;
         while both_ways(&mut world) < 2 {

@@ -150,8 +150,8 @@ fn links_that_leave_the_configuration_are_closed() {
     assert_eq!(both_ways(&mut world), 0);
 }
 
-/// The configuration changes while events of connections are unread. They are not attributed to the link that has the
-/// old index now, and an old index beyond the last link does no harm.
+/// The configuration changes before the owner has read the events of connections. These events are not attributed to
+/// the link that now has the old index, and an old index beyond the last link does no harm.
 #[test]
 fn pending_news_of_a_link_that_leaves_the_configuration_is_dropped() {
     for (was_up, goes_down) in [(false, false), (true, true)] {

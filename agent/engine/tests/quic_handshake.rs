@@ -1,5 +1,6 @@
-//! Tests of the handshake of a QUIC link. Its first flight is two datagrams, because the post-quantum key exchange
-//! makes it long. Either datagram may be lost or late, and strangers must not cause more traffic than RFC 9000 allows.
+//! Tests of the handshake of a QUIC link. Its first flight consists of two datagrams, because the post-quantum key
+//! exchange makes it long. Either datagram may be lost or late, and unknown senders must not cause more traffic than
+//! RFC 9000 allows.
 
 mod common;
 
@@ -13,7 +14,8 @@ use tombolo_proto::status::LinkState;
 /// section 8.1).
 const AMPLIFICATION: usize = 3;
 
-/// Number of half-open handshakes from which on senders must validate their address: the engine's `RETRY_THRESHOLD`.
+/// If this number of handshakes is in progress, senders of new ones must validate their address. The value is the
+/// engine's `RETRY_THRESHOLD`.
 const RETRY_THRESHOLD: u16 = 64;
 
 type Datagram = (SocketAddr, SocketAddr, Vec<u8>);
@@ -77,7 +79,7 @@ fn the_first_flight_may_arrive_in_any_order() {
 }
 
 /// The owner of a forged source address receives at most three times the bytes that were sent in its name. This holds
-/// for either datagram of the flight and for both, and for all time.
+/// if only one datagram of the flight arrives and if both arrive, and however long the server repeats its answer.
 #[test]
 fn nobody_is_flooded_through_an_answering_end() {
     for which in [&[0][..], &[1], &[0, 1]] {
@@ -106,7 +108,7 @@ fn a_retry_takes_two_datagrams_again() {
     let mut world = pair();
     for n in 0..RETRY_THRESHOLD + 10 {
         let (_, flight) = first_flight();
-        // Each stranger has its own address, because a single address would get a Retry earlier.
+        // Each sender has its own address, because a single address would have to validate itself earlier.
         let from = SocketAddr::from(([198, 51, 100, n as u8], 2000));
         world.receive(1, from, &flight[0].2);
     }
@@ -132,8 +134,8 @@ fn a_retry_takes_two_datagrams_again() {
     assert_eq!(world.nodes[1].delivered.len(), 1);
 }
 
-/// Second datagrams of a flight, without the first ones, are limited like other half-open handshakes, and they time
-/// out.
+/// If only the second datagram of a flight arrives, the handshake is limited like other handshakes in progress, and
+/// times out.
 #[test]
 fn second_halves_alone_pass() {
     let mut world = pair();

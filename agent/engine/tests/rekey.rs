@@ -1,5 +1,5 @@
-//! Tests of handshakes that renew running sessions. WireGuard renews after minutes, which these tests do not wait for:
-//! boringtun reads the clock itself, so this program replaces the C library's clock.
+//! Tests of handshakes that renew running sessions. WireGuard renews sessions after minutes, and the tests do not wait
+//! that long: boringtun reads the clock itself, so this program replaces the C library's clock.
 #![cfg(all(feature = "links", target_pointer_width = "64"))]
 #![allow(unsafe_code, reason = "the C library's clock is replaced")]
 #![allow(
@@ -93,8 +93,9 @@ fn new_keys_lose_nothing() {
     assert!(age < 121.0, "{age}");
 }
 
-/// The configured endpoint of a peer is wrong, but the peer has sent from another one. When a handshake that renews the
-/// session is lost, the next one goes to the configured endpoint. Packets of the session stay on the path that works.
+/// The configured endpoint of a peer is wrong, but the peer has sent from another one. If the initiation of a handshake
+/// that renews the session is lost, the next initiation goes to the configured endpoint. Packets of the session stay on
+/// the path that works.
 #[test]
 fn a_lost_handshake_does_not_move_a_session_that_works() {
     let mut world = World::pair();
@@ -110,7 +111,8 @@ fn a_lost_handshake_does_not_move_a_session_that_works() {
         }
     });
     let (mut lost, before) = (0, world.nodes[1].delivered.len());
-    // Nothing comes from the peer until the handshake is repeated, because data of the peer would end the handshake.
+    // The test drops everything from the peer until the handshake is repeated, because data of the peer would end the
+    // handshake.
     let (mut exchanged, mut deaf, there) = (0, 0, world.nodes[1].at);
     for round in 1..=150 * 20 {
         step(&mut world);
@@ -145,8 +147,8 @@ fn a_lost_handshake_does_not_move_a_session_that_works() {
     assert!(link.handshake_age.unwrap() < 40.0, "{link:?}");
 }
 
-/// Both ends initiate, and the peer is cut off after this end has responded to it. In boringtun the response has ended
-/// this end's own handshake, so this end must initiate again.
+/// Both ends initiate, and the network drops the peer's datagrams after this end has responded to the peer's
+/// initiation. In boringtun, sending the response has ended this end's own handshake, so this end must initiate again.
 #[test]
 fn answering_does_not_strand_ones_own_handshake() {
     let mut world = World::pair();

@@ -1,5 +1,5 @@
 //! Tests with two engines and a simulated network: handshakes, keys, endpoints, changes of the configuration, and
-//! attacks by strangers.
+//! attacks by unknown senders.
 #![cfg(feature = "links")]
 #![allow(
     clippy::unwrap_used,
@@ -109,7 +109,7 @@ fn a_silent_peer_is_unreachable_and_what_waited_is_counted() {
     assert_eq!(world.state(0, "b"), LinkState::Unreachable);
     assert!(world.nodes[0].link("b", world.now).unwrap().reason.is_some());
     assert_eq!(world.nodes[0].events, [Event::Down(common::agent("b"))]);
-    // The link comes back without intervention, by a packet from either end.
+    // A packet from either end brings the link back, without an intervention of the operator.
     world.cut.clear();
     world.send(1, udp("10.0.0.2", "10.0.0.1", 64, 1));
     world.settle();
@@ -231,8 +231,8 @@ fn a_place_is_learned_from_data_and_from_nothing_less() {
     world.send(1, udp("10.0.0.2", "10.0.0.1", 64, 1));
     world.settle();
     assert_eq!(world.nodes[0].delivered.len(), 1);
-    // A recorded initiation is replayed from another address, to an engine that has restarted. It does not move the
-    // endpoint.
+    // An engine has restarted, and somebody replays to it a recorded initiation from another address. It does not move
+    // the endpoint.
     let recorded = world.seen[0].2.clone();
     assert_eq!(recorded[0], 1);
     let now = world.now;
@@ -327,7 +327,8 @@ fn installing_spares_sessions_and_loses_nothing() {
     world.settle();
     let handshakes = |w: &World| w.seen.iter().filter(|(_, _, b)| b[0] == 1).count();
     for round in 0u8..20 {
-        // Other links are added and removed that sort before and after this one, so that its index changes.
+        // Links that come before and after this one in the order of peers are added and removed, so that the index of
+        // this link changes.
         let mut config = world.nodes[0].config.clone();
         config.links.retain(|l| l.peer.as_str() == "b");
         for name in ["aa", "c", "d"].into_iter().take(usize::from(round % 4)) {
@@ -397,7 +398,7 @@ fn what_was_taken_once_is_not_taken_again() {
 #[test]
 fn strangers_and_damage_are_dropped_and_counted() {
     let mut world = World::pair();
-    // D14: a stranger whose key is not pinned gets no session.
+    // D14: a sender whose key is not pinned gets no session.
     let mut stranger = Node::new("a", "192.0.2.66:1", 66);
     let mut config = world.nodes[0].config.clone();
     config.links[0].endpoint = Some(world.nodes[1].at);
@@ -438,7 +439,7 @@ fn a_handshake_that_proves_nothing_leaves_nothing() {
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
     let (from, _, genuine) = world.wire.pop_front().unwrap();
     let mut forged = genuine.clone();
-    // Only the owner of the private key can encrypt the timestamp, so a forged one is damaged.
+    // Only the owner of the private key can encrypt the timestamp correctly, so the test damages it.
     forged[90] ^= 1;
     let sum = mac1(&world.nodes[1].public().0, &forged[..116]);
     forged[116..132].copy_from_slice(&sum);
@@ -453,7 +454,8 @@ fn a_handshake_that_proves_nothing_leaves_nothing() {
     assert_eq!(world.state(1, "a"), LinkState::Up);
 }
 
-/// One address cannot occupy an agent with handshakes: the agent still handles those of other addresses.
+/// A sender that starts many handshakes from one address cannot keep an agent busy: the agent still handles handshakes
+/// from other addresses.
 #[test]
 fn an_address_begins_a_limited_number_of_handshakes() {
     let mut world = World::pair();
@@ -485,7 +487,8 @@ fn an_answer_from_elsewhere_does_not_count_as_an_authentication_failure() {
     let (from, _, init) = world.wire.pop_front().unwrap();
     world.receive(1, from, &init);
     let (_, _, mut answer) = world.wire.pop_front().unwrap();
-    // The encrypted part of the response is damaged. The outer check (mac1) is right, because anybody can compute it.
+    // The encrypted part of the response is damaged. The MAC of the message (mac1) is right, because anybody who knows
+    // the receiver's public key can compute it.
     answer[50] ^= 1;
     let sum = mac1(&world.nodes[0].public().0, &answer[..60]);
     answer[60..76].copy_from_slice(&sum);

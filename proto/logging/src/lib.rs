@@ -33,8 +33,9 @@ impl LogFormat {
 }
 
 /// Whether standard error is the stream that systemd connected to its journal. `variable` is the value of
-/// `JOURNAL_STREAM`, in which systemd names the stream by device and inode (systemd.exec(5)). Both are compared with
-/// the actual stream, because child processes inherit the variable and may redirect standard error.
+/// `JOURNAL_STREAM`, in which systemd names the stream by device and inode (systemd.exec(5)). Device and inode are
+/// compared with those of standard error, because a child process inherits the variable even if its standard error is
+/// redirected.
 fn is_journal(variable: Option<&str>) -> bool {
     let number = |text: &str| text.parse::<u64>().ok();
     let Some((device, inode)) = variable.and_then(|v| v.split_once(':')) else {

@@ -3,7 +3,8 @@
 use super::{Kind, PROVIDERS};
 use crate::id::ResourceId;
 
-/// A parsed resource id. Fixed segments have Azure's casing, and names are as written. Comparison ignores case.
+/// A parsed resource id. The fixed segments are stored in Azure's casing, and names in the casing in which they were
+/// written. Comparison ignores case.
 #[derive(Debug, Clone)]
 pub struct ArmPath {
     /// The subscription's id.
@@ -98,7 +99,7 @@ impl ArmPath {
         }
     }
 
-    /// The name of the item: that of the resource, or of the resource group.
+    /// The name of the item, i.e. of the resource or of the resource group.
     #[must_use]
     pub fn name(&self) -> &str {
         self.segments.last().map_or(&self.resource_group, |(_, name)| name)
@@ -137,8 +138,8 @@ impl PartialEq for ArmPath {
 }
 impl Eq for ArmPath {}
 
-/// The id of the item that `id` is a child of: `id` without its last type and name. It is not checked whether `id` has
-/// a parent; that of a resource group, for instance, is the path of the subscription.
+/// The id of the item that `id` is a child of: `id` without its last type and name. The function does not check whether
+/// `id` has a parent. For the id of a resource group, for instance, it returns the path of the subscription.
 #[must_use]
 pub fn parent_id(id: &ResourceId) -> ResourceId {
     let text = id.as_str();
@@ -147,7 +148,8 @@ pub fn parent_id(id: &ResourceId) -> ResourceId {
     ResourceId::new(&without_name[..cut(without_name)])
 }
 
-/// Whether `id` names a direct child of `parent`, i.e. is the same text, except for case, with one more type and name.
+/// Whether `id` names a direct child of `parent`, i.e. consists of `parent`, without regard to case, and one more type
+/// and name.
 #[must_use]
 pub fn is_child_of(id: &ResourceId, parent: &ResourceId) -> bool {
     let (id, parent) = (id.as_str().as_bytes(), parent.as_str().as_bytes());

@@ -18,7 +18,7 @@ pub struct Link {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preshared_key: Option<PresharedKey>,
     /// Pin of the TLS key that the peer must prove to hold over QUIC. `None`: the peer has no QUIC, or the link must
-    /// not use it, which holds for links of VPN connections.
+    /// not use QUIC. Links of VPN connections must not use it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quic: Option<KeyPin>,
     /// The transports that may carry this link (D6). Default: [`Transport::Automatic`].
@@ -27,37 +27,39 @@ pub struct Link {
     /// The peer's address and port for the first packet. `None`: this end waits until the peer sends first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<SocketAddr>,
-    /// Second address and port at which the peer accepts QUIC (D6). It is tried if no QUIC connection comes up at
-    /// `endpoint`.
+    /// Second address and port at which the peer accepts QUIC (D6). This endpoint is tried if no QUIC connection is
+    /// established at `endpoint`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quic_endpoint: Option<SocketAddr>,
-    /// Number of lanes of the peer, 1 to [`MAX_LANES`](super::MAX_LANES), default 1 (D15). A local lane whose number
-    /// the peer does not have passes its packets to lane 0.
+    /// Number of lanes of the peer, 1 to [`MAX_LANES`](super::MAX_LANES), default 1 (D15). If the peer has no lane with
+    /// the number of a lane of this agent, that lane passes its packets for the peer to this agent's lane 0.
     #[serde(rename = "lanes", default = "one", skip_serializing_if = "is_one")]
     pub peer_lanes: u16,
-    /// Whether a session is kept up without traffic. Both ends then send a keepalive after 5 s in which they sent
-    /// nothing else. Set on links that carry advertised routes, and on links of VPN connections.
+    /// Whether a session is kept up without traffic. If so, each end sends a keepalive when it has sent nothing for 5
+    /// s. Set on links that carry advertised routes, and on links of VPN connections.
     pub always_on: bool,
-    /// Whether this end starts the handshakes of an `always_on` link. Exactly one of two agents does, so that their
-    /// handshakes do not collide. The other end starts one only after a longer silence.
+    /// Whether this end starts the handshakes of an `always_on` link. Exactly one of two agents starts them, so that
+    /// the handshakes of both do not collide. The other agent starts a handshake only after a longer silence.
     pub initiator: bool,
     /// The role of the peer towards this agent.
     pub relation: Relation,
-    /// Prefixes of the sources that packets from this link may have (D10). Routes that are learned from the peer add
-    /// their prefixes.
+    /// Prefixes of the sources that packets from this link may have (D10). The prefixes of routes that are learned from
+    /// the peer are permitted too.
     pub sources: Vec<IpNet>,
     /// Further sources that packets from this link may have, because the peer forwards packets of other hosts.
     pub foreign: ForeignSources,
-    /// Whether another path can replace this link. Its failure is then detected fast while it is in use (D19): after
-    /// [`Probes::misses`](super::Probes::misses) unanswered probes, or later if the round-trip time is long.
+    /// Whether another path can replace this link. If so, a failure of the link is detected fast while the link is in
+    /// use (D19): after [`Probes::misses`](super::Probes::misses) unanswered probes, or later if the round-trip time is
+    /// long.
     #[serde(rename = "watched", default, skip_serializing_if = "std::ops::Not::not")]
     pub monitored: bool,
-    /// Whether the peer is a WireGuard device of a third party (D16). This agent then sends it no probes and no routes
+    /// Whether the peer is a WireGuard device of a third party (D16). If so, this agent sends no probes and no routes
     /// inside the link.
     #[serde(rename = "stock", default, skip_serializing_if = "std::ops::Not::not")]
     pub third_party: bool,
-    /// `dpdTimeoutSeconds` of the connection with a third-party device, 9 to 3600 seconds: after this time without an
-    /// answer the link is down. `None`: 6 seconds while sent packets stay unanswered, 15 seconds on an idle link.
+    /// `dpdTimeoutSeconds` of the connection with a third-party device, 9 to 3600 seconds: if the device sends nothing
+    /// for this time after a packet to it, the link is down. `None`: the link is down after 6 seconds if packets to the
+    /// device stay unanswered, and after 15 seconds of silence if the link is idle.
     #[serde(rename = "deadAfter", default, skip_serializing_if = "Option::is_none")]
     pub dpd_timeout: Option<u16>,
 }
@@ -74,8 +76,8 @@ const fn is_one(n: &u16) -> bool {
 /// The transports that may carry a link (D6).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Transport {
-    /// WireGuard is used first, QUIC while the network blocks or rate-limits WireGuard, and WireGuard again when it
-    /// works.
+    /// The link begins with WireGuard. It uses QUIC while the network blocks or rate-limits WireGuard, and returns to
+    /// WireGuard when WireGuard works again.
     #[default]
     Automatic,
     /// Packets go only over WireGuard.
@@ -147,16 +149,17 @@ pub enum GatewayKind {
     ExpressRoute,
 }
 
-/// Sources that a link may carry beyond [`Link::sources`], because its peer has a NIC with `enableIPForwarding` (D10,
-/// P18).
+/// Sources that packets from a link may have in addition to [`Link::sources`], because the link's peer has a NIC with
+/// `enableIPForwarding` (D10, P18).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ForeignSources {
     /// No further source is permitted.
     None,
     /// The peer is an appliance in a peered VNet, and the receiver's half of the peering has `allowForwardedTraffic`
-    /// on: any source outside of the receiver's own address space.
+    /// on. Packets may have any source outside of the receiver's own address space.
     OutsideOwnSpace,
-    /// The peer is an appliance in the receiver's VNet: any source but the receiver's own addresses.
+    /// The peer is an appliance in the receiver's VNet. Packets may have any source except the receiver's own
+    /// addresses.
     Any,
 }

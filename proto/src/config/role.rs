@@ -31,19 +31,21 @@ pub enum Role {
     VpnGateway {
         /// The virtual network gateway that this is an instance of.
         gateway: ResourceId,
-        /// Addresses of this instance in `GatewaySubnet`. ICMP errors come from the first one of the packet's family.
-        /// Packets to any of these addresses are delivered to the host's kernel.
+        /// Addresses of this instance in `GatewaySubnet`. ICMP errors have the first of these addresses as their source
+        /// that belongs to the packet's address family. Packets to any of these addresses are delivered to the host's
+        /// kernel.
         addresses: Vec<IpAddr>,
-        /// Prefixes of the own VNet and of the spokes that use this gateway. If the TTL of a packet from these expires
-        /// here, the gateway answers with an ICMP error. Other expired packets are dropped silently and counted (T5,
-        /// D23).
+        /// Prefixes of the own VNet and of the spokes that use this gateway. If the TTL of a packet from one of these
+        /// prefixes expires here, the gateway answers with an ICMP error. Expired packets from elsewhere are dropped
+        /// silently and counted (T5, D23).
         #[serde(rename = "ownSide")]
         local_prefixes: Vec<IpNet>,
         /// The gateway's ASN (G4). Default [`DEFAULT_ASN`].
         #[serde(default = "default_asn")]
         asn: u32,
-        /// Configured prefixes that are reached over the VPN connections: those of the remote VNet and of the spokes
-        /// that use its gateway, or those of a local network gateway. Learned routes are added to them (D11).
+        /// The configured prefixes that are reached over each VPN connection: the prefixes of the remote VNet and of
+        /// the spokes that use its gateway, or the prefixes of a local network gateway. Learned routes are added to
+        /// these (D11).
         transit: Vec<TransitRoute>,
         /// The connections, ordered by resource id.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -56,7 +58,7 @@ pub enum Role {
         site_ttl: SiteTtl,
     },
     /// One instance of an ExpressRoute gateway: one of its `ipConfigurations`. It forwards packets from circuits into
-    /// its VNet; the opposite direction bypasses it (T4).
+    /// its VNet. Packets in the opposite direction go from the VMs to the edges directly, and bypass the gateway (T4).
     ExpressRouteGateway {
         /// The virtual network gateway that this is an instance of.
         gateway: ResourceId,
@@ -118,7 +120,7 @@ pub struct UsedGateway {
     pub gateway: ResourceId,
     /// The kind of the gateway. A VNet has at most one of each kind (G2).
     pub kind: GatewayKind,
-    /// Whether the instances share the flows (active-active, G6). Otherwise the first instance that is up carries all
+    /// Whether the instances share the flows (active-active, G6). If not, the first instance that is up carries all
     /// flows.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub spread: bool,
@@ -185,14 +187,14 @@ pub struct GatewayConnection {
     pub asn: u32,
     /// Whether the remote end is a site. If so, [`SiteTtl`] applies to packets from it (T6).
     pub site: bool,
-    /// `routingWeight` (R7): of several connections the one with the highest value is preferred.
+    /// `routingWeight` (R7): of several connections that lead to a prefix, the one with the highest value is preferred.
     pub weight: u32,
 }
 
 impl GatewayConnection {
-    /// Whether the gateway advertises the prefixes of this connection to its other connections, and forwards packets
-    /// between them. True if routes are exchanged; also true for a site without BGP, whose prefixes are configured
-    /// (G18, G19).
+    /// Whether the gateway advertises the prefixes of this connection over its other connections, and forwards packets
+    /// between this connection and those. True if the connection exchanges routes, and for a site without BGP, whose
+    /// prefixes are configured (G18, G19).
     #[must_use]
     pub const fn is_advertised(&self) -> bool {
         self.exchange || self.site
@@ -256,7 +258,8 @@ pub struct Neighbour {
     pub local_address: IpAddr,
     /// The neighbour's ASN; it differs from the speaker's (G4).
     pub asn: u32,
-    /// Whether the neighbour is on no network of the host, so that the session passes routers (EBGP multihop).
+    /// Whether the neighbour's address is on no network of the host. If so, the session crosses routers (EBGP
+    /// multihop).
     pub multihop: bool,
     /// Whether BFD runs with the neighbour (RFC 5880), with an interval of 300 ms, if the neighbour supports it. Never
     /// together with `multihop`.
@@ -266,9 +269,10 @@ pub struct Neighbour {
     /// has no signature.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<Secret>,
-    /// Number of prefixes of one address family above which the session is closed (G23, E13).
+    /// Largest number of prefixes of one address family that the neighbour may announce. If it announces more, the
+    /// session is closed (G23, E13).
     pub max_prefixes: u32,
-    /// The hold time that the speaker proposes, in seconds, 3 to 65,535 (E4). Keepalives are sent at a third of the
-    /// negotiated one.
+    /// The hold time that the speaker proposes, in seconds, 3 to 65,535 (E4). The interval of keepalives is a third of
+    /// the negotiated hold time.
     pub hold_time: u16,
 }

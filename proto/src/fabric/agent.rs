@@ -18,23 +18,25 @@ pub struct AgentView {
     pub public_key: PublicKey,
     /// The endpoints at which other agents reach it, the preferred one first.
     pub endpoints: Vec<SocketAddr>,
-    /// The endpoint of its QUIC listener. `None`: it has no second port for QUIC.
+    /// The endpoint of the agent's second port, which accepts only QUIC. `None`: the agent has no second port.
     #[serde(default)]
     pub quic_endpoint: Option<SocketAddr>,
-    /// The number of its lanes. `None`: the controller does not report it.
+    /// The number of the agent's lanes. `None`: the controller does not report it.
     #[serde(default)]
     pub lanes: Option<u16>,
     /// Whether the agent was revoked.
     pub revoked: bool,
-    /// Whether its control stream is open.
+    /// Whether the agent's control stream is open.
     pub connected: bool,
-    /// The revision that the agent has in force. `None`: it has not connected since the controller started.
+    /// The revision that the agent has in force. `None`: the agent has not connected since the controller started.
     #[serde(default)]
     pub applied_revision: Option<Revision>,
-    /// The digest of the configuration that the agent has in force. `None`: it has none, or the controller does not know it.
+    /// The digest of the configuration that the agent has in force. `None`: the agent has no configuration in force, or
+    /// the controller does not know its digest.
     #[serde(default)]
     pub applied_digest: Option<String>,
-    /// The digest of the configuration that the controller has compiled for it. `None`: there is no configuration for it.
+    /// The digest of the configuration that the controller has compiled for the agent. `None`: there is no
+    /// configuration for the agent.
     #[serde(default)]
     pub desired_digest: Option<String>,
     /// The last configuration that the agent refused. `None`: it has accepted every one since.
@@ -74,10 +76,10 @@ pub struct AgentRevision {
     pub agent: AgentId,
     /// Whether its control stream is connected.
     pub connected: bool,
-    /// The newest revision that it has applied; `None` before the first.
+    /// The newest revision that the agent has applied; `None` before the first one.
     #[serde(default)]
     pub applied: Option<Revision>,
-    /// Whether it has applied the newest configuration that the controller has for it.
+    /// Whether the agent has applied the newest configuration that the controller has for it.
     pub up_to_date: bool,
     /// The last configuration that it refused; `None`: none.
     #[serde(default)]

@@ -25,7 +25,7 @@ pub struct DeviceConfig {
     pub site: ResourceId,
     /// UDP port on which the device listens.
     pub port: u16,
-    /// Public key of the device, from the local network gateway; `None` if the local network gateway has none yet.
+    /// Public key of the device, as set in the local network gateway; `None` if no key is set there yet.
     pub public_key: Option<PublicKey>,
     /// The MTU of packets inside the tunnels, in bytes (D20).
     pub mtu: u16,
@@ -35,7 +35,8 @@ pub struct DeviceConfig {
     /// no agent has joined for the gateway.
     pub instances: Vec<DeviceTunnel>,
     /// Prefixes that the site reaches through the gateway: those of the gateway's VNet and of the VNets that use the
-    /// gateway (P21). Routes that the gateway learns elsewhere are not listed: BGP announces them.
+    /// gateway (P21). Routes that the gateway learns from others are not listed, because the device receives them by
+    /// BGP.
     pub prefixes: Vec<IpNet>,
     /// Prefixes of the site itself.
     pub site_prefixes: Vec<IpNet>,

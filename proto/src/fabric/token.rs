@@ -4,7 +4,7 @@ use crate::config::CircuitLink;
 use crate::id::{AgentId, PublicKey, ResourceId};
 use serde::{Deserialize, Serialize};
 
-/// The one thing that a join token, and later its agent, represents (D7).
+/// The object for which an agent works. A join token determines it for the agent that joins with the token (D7).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     tag = "type",
@@ -15,11 +15,11 @@ use serde::{Deserialize, Serialize};
 pub enum Binding {
     /// A virtual machine with its NICs.
     Vm {
-        /// `…/Microsoft.Compute/virtualMachines/{name}`, which ARM clients see as a read-only resource.
+        /// The VM's resource id, `…/Microsoft.Compute/virtualMachines/{name}`. In ARM the VM is a read-only resource.
         vm: ResourceId,
-        /// The VM's NICs, the primary one first. All are in one VNet, and no other agent has one of them.
+        /// The VM's NICs, the primary one first. All of them are in one VNet, and no other agent has any of them.
         nics: Vec<ResourceId>,
-        /// Subnets of that VNet whose machines without an agent are behind this host (D8).
+        /// Subnets of this VNet whose machines have no agents, so that this host carries their packets (D8).
         #[serde(default)]
         served: Vec<ResourceId>,
     },
@@ -88,8 +88,8 @@ pub struct JoinRequest {
     pub csr: String,
     /// The WireGuard public key of the agent.
     pub public_key: PublicKey,
-    /// The endpoints at which other agents reach this one, `ADDRESS:PORT`, the preferred one first. The unspecified address
-    /// stands for the one that the controller sees the request come from.
+    /// The endpoints at which other agents reach this one, `ADDRESS:PORT`, the preferred one first. The unspecified
+    /// address (0.0.0.0 or ::) stands for the source address of the request as the controller sees it.
     #[serde(default)]
     pub endpoints: Vec<String>,
     /// The endpoint of the second port, for QUIC alone, as in `endpoints`. `None`: there is none.

@@ -18,30 +18,30 @@ use tombolo_proto::status::Carrier;
 /// sent after 400 ms, and its answer.
 const UNANSWERED_TIMEOUT: Duration = Duration::from_millis(800);
 
-/// Share of lost echoes from which WireGuard counts as rate-limited, and the least number of echoes that the share must
-/// be taken of: those of 2 s.
+/// WireGuard counts as rate-limited if at least this share of the echoes is lost (0.25 is a quarter), among at least
+/// this number of echoes. By default 20 echoes are sent in 2 s.
 const MAX_LOSS: f64 = 0.25;
 const MIN_LOSS_SAMPLES: u32 = 20;
 
-/// Number of echoes in a row that must have been answered over WireGuard, and the time that they must span, before it
-/// is used again. Failed links come back under the same conditions by default (D19).
+/// A link returns to WireGuard when at least this number of echoes in a row was answered over WireGuard, and the
+/// answers span at least this time. Failed links come back under the same conditions by default (D19).
 const MIN_ANSWERS: u32 = 10;
 const MIN_ANSWERING: Duration = Duration::from_secs(3);
 
-/// Least time over QUIC after a change because of loss. A policer lets the first packets of a new flow pass, so
-/// WireGuard seems to work at each return.
+/// Least time for which a link stays on QUIC after WireGuard was rate-limited. A policer lets the first packets of a
+/// new flow pass, so WireGuard would seem to work after each return.
 const RATE_LIMITED_HOLD: Duration = Duration::from_secs(60);
 
 /// First and longest pause between attempts to connect over QUIC. The pause doubles with each failed attempt.
 const MIN_CONNECT_BACKOFF: Duration = Duration::from_secs(2);
 const MAX_CONNECT_BACKOFF: Duration = Duration::from_secs(30);
 
-/// For this long after this end has returned to WireGuard, it does not follow a peer that still sends over QUIC: the
-/// peer returns after its own [`MIN_ANSWERING`]. If the peer does not return, WireGuard does not work in the other
-/// direction.
+/// Time after this end's return to WireGuard during which it does not follow a peer that still sends over QUIC, because
+/// the peer needs its own [`MIN_ANSWERING`] to return. A peer that still sends over QUIC afterwards probably has a path
+/// on which WireGuard does not work.
 const RETURN_GRACE: Duration = Duration::from_secs(6);
 
-/// Time for which a QUIC connection is kept after it was needed last, because the trouble with WireGuard may return.
+/// Time for which an unused QUIC connection is kept, because WireGuard may fail again soon.
 const STANDBY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The condition of one transport of a link.
@@ -49,14 +49,15 @@ const STANDBY_TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) struct TransportHealth {
     /// The state of its session.
     pub(super) session: SessionState,
-    /// The length of the peer's silence over this transport, if it is too long
-    /// ([`Liveness::silent`](super::liveness::Liveness::silent)).
+    /// The length of the peer's silence over this transport; `None`: the peer is not silent, by the definition of
+    /// [`Liveness::silent`](super::liveness::Liveness::silent).
     pub(super) silent: Option<Duration>,
-    /// The time at which anything was received over it last.
+    /// The time at which anything was received over this transport last.
     pub(super) last_rx: Option<Instant>,
-    /// Number of echoes in a row that were answered over it, and the time of the first answer.
+    /// Number of echoes in a row that were answered over this transport, and the time of the first of these answers.
     pub(super) answers: Option<(u32, Instant)>,
-    /// Share of its echoes that were lost, from 0 to 1, and the number of echoes that the share is taken of.
+    /// Share of the echoes over this transport that were lost, from 0 to 1, and the number of echoes from which this
+    /// share is computed.
     pub(super) loss: Option<(f64, u32)>,
     /// Whether the peer sends its packets over this transport.
     pub(super) used_by_peer: bool,
@@ -118,8 +119,9 @@ impl Choice {
         self.current
     }
 
-    /// Returns the next action for the present condition of both transports; `None`: nothing is to be done. After a
-    /// `Switch` [`current`](Self::current) is the new transport already. The owner calls it every 50 ms.
+    /// Returns the next action for the present condition of both transports; `None`: nothing is to be done. When
+    /// `Switch` is returned, [`current`](Self::current) is already the new transport. The owner calls this method every
+    /// 50 ms.
     pub(super) fn step(&mut self, now: Instant, wireguard: TransportHealth, quic: TransportHealth) -> Option<Step> {
         match self.current {
             Carrier::WireGuard => self.step_from_wireguard(now, wireguard, quic),
@@ -140,8 +142,8 @@ impl Choice {
         if !quic.is_up() || quic.silent.is_some() {
             return self.connect(now, quic);
         }
-        // A QUIC connection that has received nothing since WireGuard became silent is no better than WireGuard: the
-        // path itself may be cut.
+        // If QUIC has received nothing either since WireGuard became silent, a switch to QUIC would not help: the path
+        // itself may be cut.
         let silent_since = wireguard.silent.and_then(|silence| now.checked_sub(silence));
         if quic
             .last_rx
@@ -387,7 +389,7 @@ mod tests {
         let mut switches = 0;
         for n in 1..400u64 {
             let now = begin + ms(50 * n);
-            // The second end has had answers for a slightly shorter time.
+            // The second end got its first answer 700 ms after the first end.
             for (i, lag) in [(0, 0), (1, 700)] {
                 let other = ends[1 - i].current();
                 let wireguard = TransportHealth {

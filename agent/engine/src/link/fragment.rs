@@ -1,5 +1,5 @@
-//! Fragmentation inside a link, for packets that are too long for the path and that the sender may not be asked to
-//! shorten: IPv6 packets up to 1,280 bytes, and IPv4 packets without don't-fragment (D20).
+//! Fragmentation inside a link, for packets that are too long for the path although their senders need not send shorter
+//! ones: IPv6 packets up to 1,280 bytes, and IPv4 packets without don't-fragment (D20).
 //!
 //! Fragmentation of the outer datagram is no alternative: the kernel would need to know the path MTU, and many
 //! firewalls drop fragments.
@@ -10,8 +10,8 @@ use super::in_band::{MESSAGE_LEN, Message};
 const MAX_PACKET_LEN: usize = 9000;
 
 /// Splits a packet into messages of at most `limit` bytes each, and passes them to `each` in order. `number` is the
-/// packet's number, which should differ from that of the packet before. Returns `false`, and passes none, if `limit`
-/// leaves no room for contents, or more than 255 messages would be needed.
+/// packet's number, which should differ from the number of the last fragmented packet. Returns `false`, and passes no
+/// message, if `limit` leaves no room for contents, or more than 255 messages would be needed.
 pub(super) fn split(packet: &[u8], limit: usize, number: u32, mut each: impl FnMut(&[u8])) -> bool {
     let room = limit.min(MAX_PACKET_LEN).saturating_sub(MESSAGE_LEN);
     let Some(count) = packet.len().checked_div(room).map(|_| packet.len().div_ceil(room)) else {
@@ -41,8 +41,8 @@ pub(super) fn split(packet: &[u8], limit: usize, number: u32, mut each: impl FnM
     true
 }
 
-/// The fragments of one link that have arrived. They are put together only in order: a packet with a missing or late
-/// fragment is lost. So one buffer is enough, and a peer cannot make it grow.
+/// The fragments of one link that have arrived. Fragments are put together only if they arrive in order: a packet with
+/// a missing or late fragment is lost. So one buffer of bounded size is enough, whatever a peer sends.
 #[derive(Debug, Default)]
 pub(super) struct Reassembly {
     packet: u32,
@@ -101,7 +101,7 @@ mod tests {
             prop_assert!(split(&packet, limit, 7, |fragment| fragments.push(fragment.to_vec())));
             prop_assert!(fragments.iter().all(|p| p.len() <= limit));
             let mut reassembly = Reassembly::default();
-            // If one fragment is lost, no packet comes out, and the next packet is complete.
+            // If one fragment of a packet is lost, this packet is lost, and the next one is complete.
             let lost = lost.index(fragments.len());
             for (n, fragment) in fragments.iter().enumerate() {
                 if n != lost {

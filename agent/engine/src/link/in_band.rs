@@ -7,10 +7,9 @@
 //!          43  0
 //!      44..48  number, big-endian
 //!        48..  contents of a fragment or route message, padding of a probe
-//! ```
-//! A message is an IP packet, so any link that carries packets carries messages too. The engine never passes a message
-//! to the TUN device. A third-party device drops it, because the addresses are link-local and the next header is
-//! reserved for experiments (RFC 3692).
+//! ``` A message is an IP packet, so any link that carries packets carries messages too. The engine never passes a
+//! message to the TUN device. A third-party device drops such a message, because the addresses are link-local and the
+//! next header is reserved for experiments (RFC 3692).
 
 /// Length of a message without contents and padding, in bytes.
 pub(super) const MESSAGE_LEN: usize = 40 + 8;
@@ -103,14 +102,15 @@ impl Message {
         }
     }
 
-    /// Whether a packet is a message between agents. A message is never passed on, even if its kind is unknown.
+    /// Whether a packet is a message between agents. A message is never passed on to the engine, even if its kind is
+    /// unknown.
     pub(super) fn is_in_band(packet: &[u8]) -> bool {
         let head = packet.first_chunk::<MESSAGE_LEN>();
         head.is_some_and(|head| head[6] == NEXT_HEADER && head[0] >> 4 == 6 && head[8..40] == ADDRESSES)
     }
 
     /// Decodes a packet for which [`is_in_band`](Self::is_in_band) is true. `None`: the kind is unknown to this
-    /// version, a probe has not the length that it says, or a number is out of range.
+    /// version, the length of a probe differs from the length that it states, or a number is out of range.
     pub(super) fn decode(packet: &[u8]) -> Option<Self> {
         let head = packet.first_chunk::<MESSAGE_LEN>()?;
         let number = u32::from_be_bytes([head[44], head[45], head[46], head[47]]);

@@ -4,25 +4,27 @@ use super::in_band::Message;
 use std::time::{Duration, Instant};
 use tombolo_proto::config::Probes;
 
-/// Number of echoes that are remembered: those of 6.4 s at the default interval of 100 ms.
+/// Number of echoes that are remembered. At the default interval of 100 ms they are sent in 6.4 s.
 const WINDOW: usize = 64;
 
 /// A reply that takes longer counts as lost.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// While the round-trip time is unknown, a peer is taken to be silent only after this time. A shorter one would be
-/// wrong: the reply may still come in time ([`REPLY_TIMEOUT`]).
+/// While the round-trip time is unknown, a peer is taken to be silent only after this time. A shorter time would be
+/// wrong, because a reply is in time until [`REPLY_TIMEOUT`].
 const UNKNOWN_RTT_SILENCE: Duration = REPLY_TIMEOUT;
 
-/// After this much silence the path is taken to have been down, not rate-limited, and the losses of that period are
-/// ignored. At the default interval this takes six lost echoes in a row, which random loss rarely causes.
+/// A silence of at least this length is taken to come from a path that was down, and not from a rate limit, so the
+/// echoes that were lost during the silence are ignored. At the default interval of 100 ms six echoes in a row must be
+/// lost, which random loss rarely causes.
 const DOWN_SILENCE: Duration = Duration::from_millis(600);
 
 /// The echoes of one link over one transport, and the statistics of their replies. Times that are passed to it must not
 /// go back.
 #[derive(Debug, Clone)]
 pub(super) struct Liveness {
-    /// By number of the echo modulo [`WINDOW`]: the time at which it was sent, and the time that its reply took.
+    /// The time at which each remembered echo was sent, and the round-trip time of its reply. The echo with number N
+    /// has position N modulo [`WINDOW`].
     sent: [Option<(Instant, Option<Duration>)>; WINDOW],
     /// The number of the next echo. It wraps.
     next: u32,
@@ -34,7 +36,8 @@ pub(super) struct Liveness {
     last_rx: Option<Instant>,
     /// Number of echoes sent since `last_rx`, and the time of the first of them.
     unanswered: Option<(u32, Instant)>,
-    /// Number of unanswered echoes from which the peer is silent (D19), and the time in which so many are sent.
+    /// Number of unanswered echoes after which the peer counts as silent (D19), and the time in which this number of
+    /// echoes is sent.
     misses: u32,
     misses_take: Duration,
 }
@@ -61,14 +64,14 @@ impl Liveness {
         self
     }
 
-    /// Sets the interval and the number of unanswered echoes that silence takes.
+    /// Sets the interval of echoes, and the number of unanswered echoes after which the peer counts as silent.
     pub(super) fn set_probes(&mut self, probes: Probes) {
         self.misses = probes.misses;
         self.misses_take = Duration::from_millis(u64::from(probes.interval)) * probes.misses;
     }
 
-    /// Returns the next echo, which the caller must send now. If the peer is silent, the answers in a row so far are
-    /// forgotten.
+    /// Returns the next echo, which the caller must send now. If the peer is silent, the count of answers in a row
+    /// starts from zero again.
     pub(super) fn send(&mut self, now: Instant) -> Message {
         let number = self.next;
         self.next = number.wrapping_add(1);
@@ -89,7 +92,7 @@ impl Liveness {
     }
 
     /// Records that anything was received over this transport, which ends a silence. If the silence lasted
-    /// [`DOWN_SILENCE`], its echoes do not count as lost.
+    /// [`DOWN_SILENCE`] or longer, the echoes that were sent during it do not count as lost.
     pub(super) fn received(&mut self, now: Instant) {
         let was_down = self.silent(now).is_some_and(|silence| silence >= DOWN_SILENCE);
         if let Some((_, since)) = self.unanswered.filter(|_| was_down) {
@@ -111,8 +114,8 @@ impl Liveness {
         self.last_rx
     }
 
-    /// Records the reply to the echo with this number. A late or repeated reply, and one to an unknown number, has no
-    /// part in the statistics, but shows that the peer is alive.
+    /// Records the reply to the echo with this number. A late or repeated reply, or a reply to an unknown number, does
+    /// not count in the statistics, but shows that the peer is alive.
     pub(super) fn reply(&mut self, number: u32, now: Instant) {
         self.measure(number, now);
         self.received(now);
@@ -133,8 +136,8 @@ impl Liveness {
         *count += 1;
     }
 
-    /// Sets the round-trip time unless one was measured here. `rtt` is that of the link's other transport, which uses
-    /// the same path.
+    /// Sets the round-trip time unless one was measured here. `rtt` is the round-trip time over the link's other
+    /// transport, which uses the same path.
     pub(super) fn assume_rtt(&mut self, rtt: Option<Duration>) {
         self.rtt = self.rtt.or(rtt);
     }
@@ -144,9 +147,9 @@ impl Liveness {
         self.rtt
     }
 
-    /// The share of the remembered echoes that were lost, from 0 to 1, and the number of echoes that the share is taken
-    /// of. Unanswered echoes of the last second are not counted, because they may still be answered. `None`: fewer than
-    /// ten echoes count.
+    /// The share of the remembered echoes that were lost, from 0 to 1, and the number of echoes from which this share
+    /// is computed. Unanswered echoes of the last second are not counted, because they may still be answered. `None`:
+    /// fewer than ten echoes count.
     pub(super) fn loss(&self, now: Instant) -> Option<(f64, u32)> {
         let due = self.sent.iter().flatten();
         let due = due.filter(|(at, reply)| reply.is_some() || now.saturating_duration_since(*at) > REPLY_TIMEOUT);
@@ -158,8 +161,9 @@ impl Liveness {
         (all >= 10).then(|| (f64::from(lost) / f64::from(all), all))
     }
 
-    /// The length of the peer's silence, if it is too long. It is too long after as many unanswered echoes as
-    /// configured (D19), plus two round trips for replies that are on their way. `None`: the peer is not silent.
+    /// The length of the peer's silence; `None`: the peer does not count as silent. It counts as silent after the
+    /// configured number of unanswered echoes (D19), plus the time of two round trips, because replies may be on their
+    /// way.
     pub(super) fn silent(&self, now: Instant) -> Option<Duration> {
         let (count, since) = self.unanswered?;
         let silence = now.saturating_duration_since(since);
@@ -267,7 +271,8 @@ mod tests {
         }
     }
 
-    /// A path that loses half of the packets at random is seen to do so, although some of its losses come in long runs.
+    /// The measured loss of a path that loses half of the packets at random is nearly always more than a quarter,
+    /// although some of the losses come in long runs, which could be taken for a path that is down.
     #[test]
     fn a_way_that_loses_half_loses_more_than_a_quarter() {
         let (mut now, mut chance) = (Instant::now(), 7u64);
@@ -288,8 +293,8 @@ mod tests {
         assert!(10 * noticed > 9 * looked, "{noticed} of {looked}");
     }
 
-    /// The silence of a standby connection is detected as fast as that of the connection in use, if the round-trip time
-    /// of the latter is assumed for it.
+    /// If the round-trip time of the connection in use is assumed for a standby connection, the silence of the standby
+    /// connection is detected as fast as that of the connection in use.
     #[test]
     fn silence_needs_no_round_trip_of_its_own() {
         for assumed in [None, Some(Duration::from_millis(2))] {

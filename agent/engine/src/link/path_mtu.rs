@@ -1,5 +1,5 @@
-//! Path MTU discovery by probes inside the link (RFC 8899, D20). It needs no ICMP errors. Sizes are those of inner
-//! packets, in bytes.
+//! Path MTU discovery by probes inside the link (RFC 8899, D20). Discovery needs no ICMP errors. All sizes are lengths
+//! of inner packets, in bytes.
 //!
 //! ```text
 //!   Check ── full size answered ──────────▶ Done ── 10 s ──▶ Check
@@ -7,32 +7,33 @@
 //!     │ neither answered
 //!     ▼
 //!   Search ── neighbouring sizes found ──▶ Done
-//! ```
-//! A search probes up to 15 sizes at once, between one that passes and one that does not, and then sizes between two of
-//! these neighbours. Probes are sent with don't-fragment. Other packets are sent without it, so that a path that
-//! carries fragments carries all packets before the limit is known.
+//! ``` A search probes up to 15 sizes at once, between a size that passes and a size that does not. It then probes
+//! sizes between the largest of these that passed and the next one. Probes are sent with don't-fragment. Datagrams with
+//! other packets are sent without don't-fragment, so that, on a path that carries fragments, they arrive even before
+//! the limit is known.
 
 use std::time::{Duration, Instant};
 
-/// The limit during a search, until a longer probe is acknowledged: what an underlay of 1,280 bytes (the least MTU of
-/// IPv6) carries after IPv6, UDP and WireGuard headers.
+/// Longest packet in bytes during a search, until a longer probe is acknowledged: 1,280 (the least MTU of IPv6) less
+/// the IPv6, UDP and WireGuard headers.
 pub(super) const BASE: u16 = 1280 - 40 - 8 - 32;
 
-/// The least limit: what remains of the 576 bytes that every IPv4 host must accept (RFC 791) after IPv4, UDP and
-/// WireGuard headers.
+/// The least limit in bytes: the 576 bytes that every IPv4 host must accept (RFC 791), less the IPv4, UDP and WireGuard
+/// headers.
 const MIN_SIZE: u16 = 576 - 20 - 8 - 32;
 
-/// Number of parts into which a search divides its interval: two rounds find a limit among 256 sizes.
+/// Number of parts into which a search divides its interval of sizes. With 16 parts, two rounds of probes find a limit
+/// among 256 sizes.
 const GRID: u16 = 16;
 
-/// A search ends when the limit is known up to this number of bytes.
+/// A search ends when a size that passes and a size that does not are at most this number of bytes apart.
 const PRECISION: u16 = 2;
 
 /// Number of attempts with each size, as RFC 8899 recommends (`MAX_PROBES`).
 const MAX_PROBES: u32 = 3;
 
-/// Time for an acknowledgement, in addition to three round trips, because the peer may be busy and acknowledgements are
-/// evaluated only every 50 ms.
+/// Time to wait for an acknowledgement, in addition to three round-trip times, because the peer may be busy and
+/// acknowledgements are evaluated only every 50 ms.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(150);
 
 /// Interval at which the result is checked. RFC 8899 recommends 10 minutes, but a limit that has become too high loses
@@ -43,7 +44,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 enum Phase {
     /// Probes the full size and the known limit.
     Check,
-    /// Probes sizes between one that passes, or is assumed to pass, and one that does not.
+    /// Probes sizes between a size that passes, or is assumed to pass, and a size that does not.
     Search {
         /// The least size that is known not to pass.
         below: u16,
@@ -102,7 +103,7 @@ impl PathMtu {
         }
     }
 
-    /// Takes the peer's acknowledgement of a probe of `size` bytes. Sizes that were not probed in this phase are
+    /// Records that the peer has acknowledged a probe of `size` bytes. Sizes that were not probed in this phase are
     /// ignored.
     pub(super) fn acknowledged(&mut self, size: u16) {
         if self.probed.contains(&size) {
@@ -111,8 +112,8 @@ impl PathMtu {
     }
 
     /// Returns the sizes in bytes that the caller must probe now; most of the time there are none. `full` is the MTU of
-    /// the device, `rtt` the round-trip time of the link if it is known. The owner calls it every 50 ms, but only while
-    /// the peer answers short messages: a lost probe must mean that it was too long.
+    /// the device, `rtt` the round-trip time of the link if it is known. The owner calls this method every 50 ms, but
+    /// only while the peer answers short messages. Otherwise a lost probe would not show that the probe was too long.
     pub(super) fn probes(&mut self, now: Instant, full: u16, rtt: Option<Duration>) -> Vec<u16> {
         // The MTU of the device was lowered.
         if self.known.is_some_and(|known| known > full) {
@@ -146,7 +147,8 @@ impl PathMtu {
         sizes
     }
 
-    /// Ends the phase if its result is certain, and the attempt if its time has passed.
+    /// Ends the phase if its result is certain. Ends the present attempt if the time to wait for its acknowledgements
+    /// has passed.
     fn conclude(&mut self, now: Instant, full: u16, rtt: Option<Duration>) {
         if self.best >= full {
             return self.finish(now, full);
@@ -286,7 +288,7 @@ mod tests {
     }
 
     proptest! {
-        /// On any path the limit that is found passes, and is at most [`PRECISION`] below the path's MTU.
+        /// On any path, packets of the found limit pass, and the limit is at most [`PRECISION`] below the path's MTU.
         #[test]
         fn any_width_is_found(width in 600u16..1500, full in 1280u16..1500, lose in prop_oneof![Just(0), 4usize..9]) {
             let mut path = PathMtu::default();

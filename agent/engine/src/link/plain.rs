@@ -9,7 +9,7 @@ use std::time::Instant;
 use tombolo_proto::config::Link;
 use tombolo_proto::id::AgentId;
 
-/// Links without encryption and authentication. A datagram belongs to the link of the agent that it names.
+/// Links without encryption and authentication. A datagram belongs to the link with the agent whose name it contains.
 #[derive(Debug)]
 pub struct PlainLinks {
     own: AgentId,

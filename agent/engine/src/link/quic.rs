@@ -1,9 +1,9 @@
 //! Links over QUIC: inner packets are datagrams (RFC 9221) of connections between agents that pin each other's keys.
 //!
-//! This module drives `quinn-proto`: it passes received datagrams in, fetches those to send at the end of each batch
-//! ([`flush`](SecureTransport::flush)), and runs the timers. Either end may open a connection. If two connections exist
-//! with one peer, each end sends on the one that was established last, and the end with the smaller key closes the
-//! others.
+//! This module drives `quinn-proto`: it passes received datagrams to `quinn-proto`, fetches the datagrams that must be
+//! sent at the end of each batch ([`flush`](SecureTransport::flush)), and runs the timers. Either end may open a
+//! connection. If two connections exist with one peer, each end sends on the one that was established last, and the end
+//! with the smaller key closes the others.
 
 mod connection;
 mod peers;
@@ -31,8 +31,7 @@ use tombolo_proto::config::Link;
 use tombolo_proto::id::KeyPin;
 use tombolo_proto::status::{LinkState, LinkStatus};
 
-/// Size in bytes of the buffers from which packets are allocated: one allocation is enough for about 180 full-sized
-/// packets.
+/// Size in bytes of the buffers from which packets are allocated. One buffer has room for about 180 full-sized packets.
 const CHUNK_LEN: usize = 256 << 10;
 
 /// The bit of the first byte that marks a long header, which the packets of handshakes have (RFC 9000, section 17.2).
@@ -41,20 +40,22 @@ const LONG_HEADER: u8 = 0x80;
 /// Largest number of packets that wait for a connection. A flow sends few packets before its first answer.
 const MAX_WAITING: usize = 64;
 
-/// Number of handshakes in progress from which on senders must validate their address by a Retry packet (RFC 9000,
-/// section 8.1.2).
+/// If this number of handshakes is in progress, the sender of a new one must first validate its address, by the token
+/// of a Retry packet (RFC 9000, section 8.1.2).
 const RETRY_THRESHOLD: usize = 64;
 
-/// Number of handshakes in progress from which on new ones are ignored. It bounds the memory that strangers can occupy.
+/// If this number of handshakes is in progress, new ones are ignored. The limit bounds the memory that unknown senders
+/// can occupy.
 const MAX_HANDSHAKES: usize = 1024;
 
-/// Number of handshakes in progress from one network (IPv4 address or IPv6 /64) with a validated address from which on
-/// new ones of this network are ignored.
+/// Largest number of handshakes in progress that validated addresses of one network (an IPv4 address or an IPv6 /64)
+/// have started. Further ones from this network are ignored.
 const MAX_HALF_OPEN: usize = 64;
 
-/// Rate at which one network may open connections, because a handshake costs this end as much as its peer. The burst
-/// allows for several agents behind one NAT gateway. An address that is not validated may be forged: beyond this rate
-/// it must be validated, and validated addresses have a rate of their own.
+/// Rate at which one network may open connections. It is limited because a handshake costs this end as much as its
+/// peer. The burst allows for several agents behind one NAT gateway. Addresses that are not validated may be forged, so
+/// they have a budget of their own: above the rate they must be validated. Validated addresses above the rate are
+/// ignored.
 const CONNECTION_RATE: Rate = Rate {
     burst: 32,
     per_second: 4,
@@ -71,13 +72,14 @@ pub(super) struct Quic {
     connections: Vec<Option<Connection>>,
     /// Number of connections whose handshake is in progress.
     handshaking: usize,
-    /// Number of handshakes in progress that peers started from a validated address, by its network.
+    /// Number of handshakes in progress that peers started from validated addresses, by the network of the address.
     half_open: BTreeMap<IpAddr, usize>,
-    /// Budgets for opening connections, by network and whether the address was validated.
+    /// Budgets for opening connections. The key is the network, and whether the address was validated.
     opened: Budgets<(IpAddr, bool)>,
-    /// Times of the connections' next timers, with their handles.
+    /// The time of each connection's next timer, with the connection's handle.
     timers: BTreeSet<(Instant, usize)>,
-    /// Times at which connections to second ports of peers are opened, with the positions of the links.
+    /// The times at which planned connections to second ports of peers will be opened, each with the position of the
+    /// link.
     planned: BTreeSet<(Instant, usize)>,
     /// The port of this agent by which connections to second ports of peers leave.
     own_second: Port,
@@ -88,7 +90,7 @@ pub(super) struct Quic {
     /// Received packets that were not fetched yet, oldest first.
     packets: VecDeque<(LinkIndex, Bytes)>,
     events: VecDeque<TransportEvent>,
-    /// Number of packets that waited for a connection and were dropped.
+    /// Number of packets that were dropped while they waited for a connection.
     lost: u64,
     /// The buffers from which received and sent packets are allocated.
     incoming: BytesMut,
@@ -108,7 +110,8 @@ impl Quic {
         let identity = Identity::new(key)?;
         let transport = Arc::new(settings::transport());
         let server = settings::server(identity.server(pins.clone())?, transport.clone());
-        // The flag allows path MTU discovery, which needs sockets that send with don't-fragment; see `put`.
+        // The argument `true` allows path MTU discovery, which needs sockets that send with don't-fragment; `put` sets
+        // it.
         let endpoint = Endpoint::new(
             Arc::new(settings::endpoint(reset)),
             Some(Arc::new(server)),
@@ -145,7 +148,7 @@ impl Quic {
         self.identity.pin()
     }
 
-    /// Marks a connection as one that may have something to send, so that the next flush serves it.
+    /// Marks a connection that may have datagrams to send, so that the next flush writes them.
     fn touch(&mut self, handle: ConnectionHandle) {
         if let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut)
             && !std::mem::replace(&mut connection.dirty, true)
@@ -154,15 +157,15 @@ impl Quic {
         }
     }
 
-    /// Handles the first datagram of a new connection: depending on the load it is accepted, answered by a demand for
-    /// validation of the address, or ignored.
+    /// Handles the first datagram of a new connection: depending on the load, accepts the connection, answers by a
+    /// Retry that demands validation of the address, or ignores the datagram.
     fn accept(&mut self, incoming: Incoming, from: Path, now: Instant, tx: &mut impl TransmitSink) {
         self.buffer.clear();
         let network = network_of(from.remote.ip());
         let is_validated = incoming.remote_address_validated();
         let half_open = self.half_open.get(&network).copied().unwrap_or_default();
-        // Addresses that are not validated are not counted as half-open: forged ones would shut out the owner of the
-        // address.
+        // Only handshakes from validated addresses count as half-open. Otherwise a sender with a forged address could
+        // use up the limit of that address, and shut out its owner.
         let is_full = self.handshaking >= MAX_HANDSHAKES || is_validated && half_open >= MAX_HALF_OPEN;
         let is_in_budget = !is_full && self.opened.try_take((network, is_validated), CONNECTION_RATE, now);
         if is_full || is_validated && !is_in_budget {
@@ -205,8 +208,8 @@ impl Quic {
                     self.lost(handle, reason);
                 }
                 Some(ConnectionEvent::PathChanged(to)) => {
-                    // A peer that sends to the second port may send from its own second port, which is useless to
-                    // WireGuard and other lanes.
+                    // If the peer sends to this agent's second port, it may send from its own second port. That
+                    // endpoint is not reported, because it accepts no WireGuard and no datagrams for other lanes.
                     let link = connection.link.filter(|_| to.port == Port::Lane);
                     if let Some(peer) = link.and_then(|link| self.peers.get(link.get())) {
                         let event = TransportEvent::EndpointChanged(peer.name.clone(), to.remote);
@@ -217,8 +220,8 @@ impl Quic {
         }
     }
 
-    /// Writes the datagrams that a connection has to send into `tx`, and sets its timer. If the sink is full, the rest
-    /// follows with a later batch.
+    /// Writes the datagrams that a connection has to send into `tx`, and sets its timer. If the sink is full, the
+    /// remaining datagrams are written with a later batch.
     fn serve(&mut self, handle: ConnectionHandle, now: Instant, tx: &mut impl TransmitSink) {
         if let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) {
             connection.dirty = false;
@@ -279,7 +282,7 @@ impl Quic {
         }
     }
 
-    /// Removes a connection that quinn reports as drained, i.e. that needs no more answers to late datagrams.
+    /// Removes a connection that quinn reports as drained, i.e. for which late datagrams need no more answers.
     fn forget(&mut self, handle: ConnectionHandle) {
         self.handshake_over(handle);
         if let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::take)
@@ -333,8 +336,8 @@ impl SecureTransport for Quic {
         self.session(link) == SessionState::Down
     }
 
-    /// Opens a connection to the peer's endpoint, and 300 ms later also one to its second port if it has one (D6). The
-    /// first connection that is established is kept.
+    /// Opens a connection to the peer's endpoint and, 300 ms later, another one to the peer's second port if the peer
+    /// has one (D6). The first connection that is established is kept.
     fn connect(&mut self, link: LinkIndex, hint: PathHint, now: Instant) -> bool {
         self.dial_peer(link, hint, now)
     }
@@ -350,8 +353,8 @@ impl SecureTransport for Quic {
         self.active(link)?.max_packet
     }
 
-    /// Queues the packet. It is sent with the next [`flush`](SecureTransport::flush), or later when congestion control
-    /// allows. `outer` is ignored: a datagram holds packets of several flows, so [`put`] sets its IP header.
+    /// Queues the packet. The packet is sent with the next [`flush`](SecureTransport::flush), or later when congestion
+    /// control allows. `outer` is ignored: a datagram holds packets of several flows, so [`put`] sets its IP header.
     fn seal(
         &mut self,
         link: LinkIndex,
@@ -394,8 +397,8 @@ impl SecureTransport for Quic {
         _buffer: &mut [u8],
         tx: &mut impl TransmitSink,
     ) -> Opened {
-        // quinn may keep the bytes of a handshake for a long time, and they would keep the whole buffer of 256 KiB in
-        // memory. So they get an allocation of their own.
+        // quinn may keep the bytes of a handshake for a long time. If they were part of the shared buffer, its 256 KiB
+        // would stay in memory, so they are copied to an allocation of their own.
         let datagram = if datagram.first().is_some_and(|first| first & LONG_HEADER != 0) {
             BytesMut::from(datagram)
         } else {
@@ -441,7 +444,7 @@ impl SecureTransport for Quic {
     }
 
     fn flush(&mut self, now: Instant, tx: &mut impl TransmitSink) {
-        // Connections that are marked during the loop wait for the next batch.
+        // Connections that are marked during the loop are served with the next batch.
         for handle in std::mem::take(&mut self.dirty) {
             self.serve(handle, now, tx);
         }

@@ -1,44 +1,44 @@
 //! Sends a table of routes from one end of a link to the other (D11). The sender repeats the whole table with its
 //! digest until the receiver confirms the digest. So loss, reordering and restarts of either end need no special
-//! treatment. Time is an argument, and messages are passed to the caller.
+//! treatment. The code reads no clock and sends nothing itself: time is an argument, and messages are passed to the
+//! caller.
 //!
 //! ```text
 //! sender                                       receiver
 //!   fragments of the table, digest d ──────────▶  reassembles the table
 //!   ◀───────────────────────────── confirms d     at once, then every second
-//! ```
-//! The receiver does not trust the sender. It reads advertisements only if [`accept`](RouteSync::accept) allows them,
-//! keeps at most one complete table, and passes tables on at a [`Pace`] that slows down a sender whose table keeps
-//! changing.
+//! ``` The receiver does not trust the sender. The receiver reads advertisements only if [`accept`](RouteSync::accept)
+//! allows them, keeps at most one complete table, and passes tables on at a [`Pace`] that slows down a sender whose
+//! table keeps changing.
 
 use super::AdvertisementStats;
 use crate::routing::Pace;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Bytes of a table in one message. With its headers and those of the tunnel (141 bytes over IPv6) the message fits
-/// into 1,280 bytes, the least MTU of IPv6.
+/// Number of bytes of a table in one message. With its own headers and those of the tunnel (141 bytes together over
+/// IPv6) the message fits into 1,280 bytes, the least MTU of IPv6.
 const FRAGMENT_LEN: usize = 1000;
 
 /// Longest table, in bytes: [`MAX_ROUTES`](crate::routing::MAX_ROUTES) routes of 130 bytes each.
 const MAX_TABLE_LEN: usize = 512 << 10;
 
-/// Largest number of messages of one call, so that a long table is not a burst of 500 datagrams. The next call is 50 ms
-/// later.
+/// Largest number of messages that one call of [`poll_messages`](RouteSync::poll_messages) sends, so that a long table
+/// does not cause a burst of 500 datagrams. The next call is 50 ms later.
 const MAX_MESSAGES: usize = 64;
 
 /// First and longest pause before an unconfirmed table is sent again. The pause doubles each time.
 const MIN_RETRY_BACKOFF: Duration = Duration::from_millis(200);
 const MAX_RETRY_BACKOFF: Duration = Duration::from_secs(3);
 
-/// Interval at which a receiver repeats its confirmation. A sender detects a restart of the receiver within this time,
-/// because the confirmed digest changes.
+/// Interval at which a receiver repeats its confirmation. If the receiver restarts, the confirmed digest changes, so
+/// the sender detects the restart within this time.
 const CONFIRM_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Least time between two confirmations, even if the received table changes more often.
 const MIN_CONFIRM_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Bytes of a message before the fragment of the table: kind, digest, index, count.
+/// Number of bytes in a message before the fragment of the table: those of kind, digest, index and count.
 const HEADER_LEN: usize = 1 + 8 + 2 + 2;
 
 /// Length of the longest message, in bytes.
@@ -58,7 +58,7 @@ pub(super) struct RouteSync {
     advertised: Option<(u64, Arc<[u8]>)>,
     /// The digest that the other end confirmed last.
     confirmed: Option<u64>,
-    /// Index of the next fragment to send, and the time at which the last one was sent.
+    /// Index of the next fragment to send, and the time at which a fragment was sent last.
     next: usize,
     last_sent: Option<Instant>,
     /// Pause before the whole table is sent again.
@@ -88,20 +88,22 @@ struct Incomplete {
 }
 
 impl RouteSync {
-    /// Sets whether the other end may advertise routes; at first it may not. If not, its advertisements are counted as
-    /// refused, and a table that was not returned yet is discarded.
+    /// Sets whether the other end may advertise routes; at first it may not. If it may not, its advertisements are
+    /// counted as refused, and a complete table that [`next_table`](Self::next_table) has not returned yet is
+    /// discarded.
     pub(super) fn accept(&mut self, accepts: bool) {
         self.accepts = accepts;
         if !accepts {
             (self.incomplete, self.pending) = (None, None);
-            // If the other end may advertise again later, it must send its table again.
+            // The digests are forgotten, so that this end accepts the same table again if the other end may advertise
+            // later.
             (self.received, self.passed_on) = (None, None);
         }
     }
 
-    /// Sets the table that this end advertises, in place of the one before. It is sent with the next
+    /// Sets the table that this end advertises, in place of the earlier table. The new table is sent with the next
     /// [`poll_messages`](Self::poll_messages), and repeated until it is confirmed. A table of more than 512 KiB is
-    /// ignored. An equal table changes nothing.
+    /// ignored. A table that equals the earlier one changes nothing.
     pub(super) fn advertise(&mut self, table: Arc<[u8]>) {
         let digest = digest_of(&table);
         if self.advertised.as_ref().is_none_or(|(d, _)| *d != digest) && table.len() <= MAX_TABLE_LEN {
@@ -111,7 +113,7 @@ impl RouteSync {
     }
 
     /// Passes the messages that are due now to `send`: up to [`MAX_MESSAGES`] fragments of the table, and the
-    /// confirmation. The owner calls it every 50 ms while the link has a session.
+    /// confirmation. The owner calls this method every 50 ms while the link has a session.
     pub(super) fn poll_messages(&mut self, now: Instant, send: &mut dyn FnMut(&[u8])) {
         if let Some((digest, table)) = self.advertised.as_ref().filter(|(d, _)| self.confirmed != Some(*d)) {
             let count = table.len().div_ceil(FRAGMENT_LEN).max(1);
@@ -140,8 +142,9 @@ impl RouteSync {
         self.poll_confirmation(now, send);
     }
 
-    /// Passes the confirmation of the received table to `send`, if it is due: once a second, and 20 ms after the last
-    /// one if the table is new or was repeated. Sends none if the other end may not advertise routes.
+    /// Passes the confirmation of the received table to `send`, if it is due: one second after the last confirmation,
+    /// or 20 ms after it if the table is new or the sender has repeated it. Sends none if the other end may not
+    /// advertise routes.
     pub(super) fn poll_confirmation(&mut self, now: Instant, send: &mut dyn FnMut(&[u8])) {
         let interval = if self.confirm_soon {
             MIN_CONFIRM_INTERVAL
@@ -200,7 +203,7 @@ impl RouteSync {
             return None;
         }
         if self.received == Some(digest) {
-            // The sender repeats a table that is complete here, so the confirmation was lost.
+            // The sender repeats a table that this end has completely, so it has not received the confirmation.
             self.confirm_soon = true;
             return Some(());
         }
@@ -239,8 +242,8 @@ impl RouteSync {
         }
     }
 
-    /// The newest complete table, if it was not returned yet and the rate limit allows it now. The owner calls it every
-    /// 50 ms.
+    /// Returns the newest complete table, if no earlier call has returned it and the rate limit allows it now. The
+    /// owner calls this method every 50 ms.
     pub(super) fn next_table(&mut self, now: Instant, stats: &mut AdvertisementStats) -> Option<Vec<u8>> {
         let table = self.pending.take_if(|_| self.pace.allows(now))?;
         self.pace.used(now);
@@ -255,8 +258,8 @@ impl RouteSync {
     }
 }
 
-/// FNV-1a, which gives the same on every machine. It protects against chance, not against attacks: the link is
-/// authenticated.
+/// The FNV-1a hash, which is the same on every machine. The digest only detects accidental differences. It need not
+/// resist attacks, because the link is authenticated.
 fn digest_of(bytes: &[u8]) -> u64 {
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)

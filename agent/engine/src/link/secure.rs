@@ -54,9 +54,9 @@ pub struct SecureLinks {
     pin: Option<KeyPin>,
     /// The links by [`LinkIndex`], ordered by peer.
     links: Vec<LinkEntry>,
-    /// The links that have a monitor.
+    /// The links in use, i.e. those that have a monitor.
     in_use: Vec<LinkIndex>,
-    /// Time at which `in_use` is monitored next; `None`: no link is in use.
+    /// Time at which the links of `in_use` are monitored next; `None`: no link is in use.
     monitor_at: Option<Instant>,
     events: VecDeque<Event>,
     /// The number of this lane, from 0.
@@ -68,7 +68,7 @@ pub struct SecureLinks {
     probe: Box<[u8; MAX_PROBE_LEN]>,
     /// Number of the last packet that was sent in fragments.
     fragmented: u32,
-    /// A packet whose last fragment has just arrived; otherwise empty.
+    /// A packet whose last fragment has just arrived; empty if there is no such packet.
     reassembled: Vec<u8>,
     advertisements: AdvertisementStats,
 }
@@ -106,8 +106,8 @@ impl SecureLinks {
     }
 
     /// Adds QUIC. `key` is the agent's private key in PKCS #8, `seed` a secret random number. Must be called before
-    /// [`of_lane`](Self::of_lane) and [`with_second_port`](Self::with_second_port), which would not reach QUIC
-    /// otherwise. A second call replaces QUIC.
+    /// [`of_lane`](Self::of_lane) and [`with_second_port`](Self::with_second_port), because these methods only change
+    /// the transports that exist already. A second call discards the first call's QUIC links and their settings.
     ///
     /// # Errors
     /// The key cannot be parsed, is of no kind that TLS 1.3 knows, or has no public half.
@@ -119,9 +119,10 @@ impl SecureLinks {
         Ok(self)
     }
 
-    /// Sets the number of the lane, from 0; it is 0 at first. The lane's sessions are with the lane of the same number
-    /// of other agents, whose port is that of lane 0 plus the number (D15). Must be called before the first
-    /// [`update`](LinkSet::update). Only lane 0 runs dead-peer detection, and exchanges routes.
+    /// Sets the number of this lane, from 0; a new set belongs to lane 0. This lane has sessions with the lane of the
+    /// same number at other agents. The UDP port of a lane is the port of the agent's lane 0 plus the lane's number
+    /// (D15). Must be called before the first [`update`](LinkSet::update). Dead-peer detection and the exchange of
+    /// routes run only in lane 0.
     #[must_use]
     pub fn of_lane(mut self, lane: u16) -> Self {
         self.lane = lane;
@@ -132,7 +133,7 @@ impl SecureLinks {
     }
 
     /// Records that the agent has a second UDP port, for QUIC alone (D6). Connections to second ports of peers leave by
-    /// it.
+    /// this port.
     #[must_use]
     pub fn with_second_port(mut self) -> Self {
         for transport in &mut self.transports {
@@ -154,9 +155,10 @@ impl SecureLinks {
     }
 
     /// Advertises `table`, the result of [`encode`](crate::routing::encode), to the peer of a link, in place of the
-    /// table before (D11). The table is sent within 50 ms if the link is in use and has a session, or with
+    /// earlier table (D11). If the link is in use and has a session, the table is sent within 50 ms, or sooner after
     /// [`advertise_now`](Self::advertise_now). It is repeated until the peer confirms it, and sent again if the peer
-    /// has lost it. Ignored: an unknown link, and a table of more than 512 KiB. Only lane 0 sends tables.
+    /// has lost it. The call is ignored if the link is unknown or the table is longer than 512 KiB. Only lane 0 sends
+    /// tables.
     pub fn advertise(&mut self, link: LinkIndex, table: Arc<[u8]>) {
         if let Some(entry) = self.links.get_mut(link.get()) {
             entry.route_sync.advertise(table);
@@ -176,8 +178,9 @@ impl SecureLinks {
     }
 
     /// Sets whether the peer of a link may advertise routes; at first it may not. The setting survives an
-    /// [`update`](LinkSet::update) with the link. Only lane 0 exchanges routes, and only with agents, so `true` has no
-    /// effect in other lanes and for third-party devices. [`configure`](LinkSet::configure) calls it for all links.
+    /// [`update`](LinkSet::update) that keeps the link. Only lane 0 exchanges routes, and only with agents, so `true`
+    /// has no effect in other lanes and for third-party devices. [`configure`](LinkSet::configure) calls this method
+    /// for all links.
     pub fn accept_routes(&mut self, link: LinkIndex, accepts: bool) {
         if let Some(entry) = self.links.get_mut(link.get()) {
             entry.route_sync.accept(accepts && self.lane == 0 && !entry.third_party);
@@ -189,7 +192,7 @@ impl SecureLinks {
         self.mtu = mtu;
     }
 
-    /// Sets the intervals and counts by which failed links are detected (D19). They apply to links in use at once.
+    /// Sets the intervals and counts by which failed links are detected (D19). Links in use apply them at once.
     pub fn set_probes(&mut self, probes: Probes) {
         self.probes = probes;
         for monitor in self.links.iter_mut().filter_map(LinkEntry::monitor_mut) {
@@ -197,17 +200,18 @@ impl SecureLinks {
         }
     }
 
-    /// Starts to establish a session with a peer that lane 0 has reached, because flows of this lane may follow. Does
-    /// nothing in lane 0, for unknown peers, for a peer without such a lane, and if a session is up or being
-    /// established.
+    /// Starts to establish this lane's session with a peer that lane 0 has reached, because this lane may get packets
+    /// for the peer soon. Does nothing in lane 0, if the peer is unknown or has no lane of this number, and if a
+    /// session is up or being established.
     pub fn prepare_session(&mut self, peer: &AgentId, now: Instant) {
         if let Some(link) = self.position(peer) {
             self.is_ready(link, now);
         }
     }
 
-    /// Takes over the peer's endpoint that lane 0 has learned from received datagrams. `to` is that of the peer's lane
-    /// 0; the port for this lane is computed from it. Does nothing for unknown peers.
+    /// Takes over the peer's endpoint that lane 0 has learned from received datagrams. `to` is the endpoint of the
+    /// peer's lane 0; the port of the peer's lane with this lane's number is computed from it. Does nothing for unknown
+    /// peers.
     pub fn set_endpoint(&mut self, peer: &AgentId, to: SocketAddr) {
         if let Some(link) = self.position(peer) {
             for transport in &mut self.transports {
@@ -217,16 +221,16 @@ impl SecureLinks {
     }
 
     /// The endpoints from which authentic WireGuard datagrams of peers came last, for
-    /// [`remember_endpoints`](Self::remember_endpoints) after a restart. In other lanes than 0 the ports are those of
-    /// that lane.
+    /// [`remember_endpoints`](Self::remember_endpoints) after a restart. In a lane other than 0, the ports are those of
+    /// the peers' lanes with the same number.
     #[must_use]
     pub fn endpoints(&self) -> BTreeMap<AgentId, SocketAddr> {
         let endpoints = self.transports.iter().map(AnyTransport::endpoints);
         endpoints.flatten().collect()
     }
 
-    /// Takes the endpoints that peers had before a restart, as lane 0 returned them. A peer that is configured later
-    /// starts with its endpoint from here instead of the configured one. Must be called before the first
+    /// Sets the endpoints that peers had before a restart, as lane 0 returned them. A peer in `endpoints` that is
+    /// configured later starts with this endpoint instead of the configured one. Must be called before the first
     /// [`update`](LinkSet::update).
     pub fn remember_endpoints(&mut self, endpoints: &BTreeMap<AgentId, SocketAddr>) {
         for transport in &mut self.transports {
@@ -241,8 +245,8 @@ impl SecureLinks {
         links.filter_map(|link| self.status_of(link, now)).collect()
     }
 
-    /// The status of one link: WireGuard's view, which has the counters, overwritten by the view of the transport in
-    /// use.
+    /// The status of one link: first the values of WireGuard, counters included; then the transport in use replaces the
+    /// values that it knows.
     fn status_of(&self, link: LinkIndex, now: Instant) -> Option<LinkStatus> {
         let entry = self.links.get(link.get())?;
         let carrier = entry.carrier();
@@ -291,7 +295,7 @@ impl SecureLinks {
         }
     }
 
-    /// Sends a packet that fits the path over one of the transports. If the transport has no session, it starts to
+    /// Sends a packet that fits the path over the transport `carrier`. If this transport has no session, it starts to
     /// establish one.
     fn send(
         &mut self,
@@ -316,7 +320,8 @@ impl SecureLinks {
             .unwrap_or(Sealed::Dropped(DropReason::LinkDown))
     }
 
-    /// Starts to establish a session. Returns `false` if no endpoint is known, or the transport allows no attempt now.
+    /// Starts to establish a session over the transport `carrier`. Returns `false` if no endpoint is known, or the
+    /// transport allows no attempt now.
     fn connect(&mut self, link: LinkIndex, carrier: Carrier, now: Instant) -> bool {
         let entry = self.links.get(link.get());
         let hint = PathHint {
@@ -332,8 +337,8 @@ impl SecureLinks {
         self.links.get_mut(link.get())?.monitor_mut()
     }
 
-    /// Longest packet that a link carries without fragmentation now, in bytes: as its transport says, or as probes have
-    /// found.
+    /// Longest packet that a link carries without fragmentation now, in bytes. The link's transport knows the length if
+    /// it discovers the path MTU itself; otherwise it is the result of probes. `None`: no limit is known.
     fn limit_of(&self, link: LinkIndex) -> Option<u16> {
         let entry = self.links.get(link.get())?;
         let transport = self.transport(entry.carrier())?;
@@ -369,8 +374,8 @@ impl SecureLinks {
         }
     }
 
-    /// Copies the packet whose last fragment has just arrived to the start of the buffer. `None`: there is none, or it
-    /// does not fit.
+    /// Copies the packet whose last fragment has just arrived to the start of the buffer, and returns its range.
+    /// `None`: there is no such packet, or it does not fit.
     fn take_reassembled(&mut self, buffer: &mut [u8]) -> Option<Range<usize>> {
         let len = self.reassembled.len();
         let room = buffer.get_mut(..len).filter(|_| len > 0)?;
@@ -387,7 +392,8 @@ impl SecureLinks {
 
 impl LinkSet for SecureLinks {
     fn update(&mut self, links: &[Link], now: Instant) {
-        // Events that wait in the transports refer to the links before this update.
+        // Events that still wait in the transports concern the links of the previous configuration, so they are
+        // converted before the update.
         self.take_transport_events();
         for transport in &mut self.transports {
             transport.update(links, now);
@@ -396,7 +402,7 @@ impl LinkSet for SecureLinks {
         let mut known: BTreeSet<&AgentId> = BTreeSet::new();
         let has_quic = self.transport(Carrier::Quic).is_some();
         for link in links {
-            // A peer with another key is another peer: nothing that was learned about the earlier one holds for it.
+            // A peer with the same name and another key is another peer, so the state of the earlier peer is dropped.
             let same = before.remove(&link.peer).filter(|entry| entry.is_with(link));
             if same.is_some() {
                 known.insert(&link.peer);

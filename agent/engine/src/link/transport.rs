@@ -1,8 +1,8 @@
 //! The interface that WireGuard and QUIC have in common.
 //!
-//! One transport value has the sessions of all links of one engine. [`SecureLinks`](super::secure::SecureLinks) keeps
-//! the transports in order of preference ([`CARRIERS`]), and chooses one for each link. Calls are dispatched
-//! statically, so packets cause no indirect call.
+//! A value of a transport's type holds the sessions of all links of one engine.
+//! [`SecureLinks`](super::secure::SecureLinks) keeps the transports in order of preference ([`CARRIERS`]), and chooses
+//! one for each link. Calls are dispatched statically, so that no packet costs an indirect call.
 
 use super::quic::Quic;
 use super::wireguard::WireGuard;
@@ -57,7 +57,7 @@ pub(super) enum TransportEvent {
     EndpointChanged(AgentId, SocketAddr),
 }
 
-/// The knowledge of a link about the path to its peer, for a transport that connects to the peer.
+/// The facts that a link knows about the path to its peer. A transport that connects to the peer needs them.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct PathHint {
     /// The path on which another transport sends to the peer.
@@ -71,8 +71,8 @@ pub(super) struct PathHint {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NoSession;
 
-/// An encrypted transport for all links of one engine. It does no input and output: time is an argument, datagrams go
-/// into a [`TransmitSink`].
+/// An encrypted transport for all links of one engine. A transport does no input and output: time is an argument, and
+/// datagrams go into a [`TransmitSink`].
 pub(super) trait SecureTransport {
     /// Whether the transport discovers the path MTU. If not, [`PathMtu`](super::path_mtu::PathMtu) does so by probes
     /// inside the link.
@@ -82,8 +82,9 @@ pub(super) trait SecureTransport {
     /// their link stay the same.
     fn update(&mut self, links: &[Link], now: Instant);
 
-    /// Sets the number of the lane, from 0. Its sessions are with the lane of the same number of other agents, whose
-    /// port is that of lane 0 plus the number (D15). Must be called before the first [`update`](Self::update).
+    /// Sets the number of this lane, from 0. This lane has sessions with the lane of the same number at other agents.
+    /// The UDP port of a lane is the port of the agent's lane 0 plus the lane's number (D15). Must be called before the
+    /// first [`update`](Self::update).
     fn set_lane(&mut self, lane: u16);
 
     /// Records that this agent has a second UDP port, for QUIC alone (D6).
@@ -114,8 +115,8 @@ pub(super) trait SecureTransport {
         None
     }
 
-    /// Takes over the peer's endpoint that another lane has learned from received datagrams. `to` is that of the peer's
-    /// lane 0.
+    /// Takes over the peer's endpoint that another lane has learned from received datagrams. `to` is the endpoint of
+    /// the peer's lane 0.
     fn set_endpoint(&mut self, _link: LinkIndex, _to: SocketAddr) {}
 
     /// The endpoints from which authentic datagrams of peers came last, for
@@ -124,13 +125,13 @@ pub(super) trait SecureTransport {
         BTreeMap::new()
     }
 
-    /// Takes the endpoints that peers had before this agent restarted. Must be called before the first
-    /// [`update`](Self::update).
+    /// Sets the endpoints that peers had before this agent restarted, with which their links start. Must be called
+    /// before the first [`update`](Self::update).
     fn remember_endpoints(&mut self, _endpoints: &BTreeMap<AgentId, SocketAddr>) {}
 
-    /// Encrypts a packet, and writes it into `tx` now or with the next [`flush`](Self::flush); or queues it for a
-    /// session that is being established. `NoSession`: nothing was done with the packet, and [`connect`](Self::connect)
-    /// is needed.
+    /// Encrypts a packet, and writes it into `tx` now or with the next [`flush`](Self::flush). If a session is being
+    /// established, queues the packet instead. `NoSession`: nothing was done with the packet, and
+    /// [`connect`](Self::connect) is needed.
     fn seal(
         &mut self,
         link: LinkIndex,
@@ -168,14 +169,14 @@ pub(super) trait SecureTransport {
     fn poll_event(&mut self) -> Option<TransportEvent>;
 
     /// Writes the transport's view of a link into `status`. Returns `false`, and writes nothing, if the transport has
-    /// nothing to say about the link.
+    /// no values for the link.
     fn describe(&self, link: LinkIndex, now: Instant, status: &mut LinkStatus) -> bool;
 
     /// Number of packets that [`seal`](Self::seal) queued and that were dropped since the last call of this method.
     fn take_lost(&mut self) -> u64;
 
-    /// Records that the kernel does not send from this address of the host any more: no path uses it until the peer
-    /// sends to it again.
+    /// Records that the kernel does not send from `local`, an address of this host, any more. No path uses `local` as
+    /// its source address until the path's peer sends to `local` again.
     fn source_unavailable(&mut self, local: IpAddr);
 }
 

@@ -31,17 +31,17 @@ use tombolo_proto::config::Link;
 use tombolo_proto::id::{AgentId, PublicKey};
 use tombolo_proto::status::LinkStatus;
 
-/// Interval at which boringtun's timers run. They advance only in `update_timers`, so this is their precision: fine
-/// enough for retries after 400 ms.
+/// Interval at which boringtun's timers run. The timers advance only in `update_timers`, so they have this precision,
+/// which is fine enough for retries after 400 ms.
 const TICK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Handshake messages per second above which senders must prove that they own their address, by WireGuard's cookie
-/// replies. The factor 2 is needed because boringtun counts each message twice: before the key inside is decrypted, and
-/// in the peer's own check.
+/// Largest number of handshake messages per second, as boringtun counts them. Above it senders must prove by
+/// WireGuard's cookies that they own their address. The factor 2 is needed because boringtun counts each message twice:
+/// before the key inside is decrypted, and in the peer's own check.
 const MAX_HANDSHAKES_PER_SECOND: u64 = 2 * 1000;
 
-/// Number of bits of the slot in a receiver index. Above them are 8 bits of the generation, below them 8 bits of the
-/// session.
+/// Number of bits of the slot in a receiver index. Above these bits are the 8 bits of the generation, below them the 8
+/// bits of the session.
 const SLOT_BITS: u32 = 16;
 const SLOT_MASK: u32 = (1 << SLOT_BITS) - 1;
 
@@ -56,8 +56,8 @@ struct Identity {
     private: x25519::StaticSecret,
     public: x25519::PublicKey,
     limiter: Arc<RateLimiter>,
-    /// The number of session states created so far, modulo 256. A late response to an earlier state of the same slot
-    /// has another generation, so it is not taken for a response to the present state.
+    /// The number of session states created so far, modulo 256. It is part of the receiver index, so that a late
+    /// response to an earlier state in the same slot is not taken for a response to the present state.
     generation: u8,
 }
 
@@ -65,7 +65,7 @@ impl Identity {
     /// Creates boringtun's session state for a peer. This costs a Diffie-Hellman operation.
     fn tunn(&mut self, link: &Link, slot: usize) -> Tunn {
         self.generation = self.generation.wrapping_add(1);
-        // boringtun shifts the index by eight bits, and counts sessions in them.
+        // boringtun shifts the index to the left by eight bits, and counts sessions in these bits.
         #[expect(clippy::cast_possible_truncation, reason = "tables have at most MAX_LINKS links")]
         let index = u32::from(self.generation) << SLOT_BITS | slot as u32 & SLOT_MASK;
         let (key, psk) = (
@@ -81,12 +81,13 @@ impl Identity {
 #[derive(Default)]
 struct TransportEvents {
     queue: VecDeque<TransportEvent>,
-    /// Number of packets that waited for a handshake and were dropped.
+    /// Number of packets that were dropped while they waited for a handshake.
     lost: u64,
 }
 
 impl TransportEvents {
-    /// Reports a new endpoint. If the endpoint changes with every datagram, the owner still reads only one event.
+    /// Reports a new endpoint. If the last unread event is about the same peer, it is replaced, so that an endpoint
+    /// that changes with every datagram leaves only one event.
     fn endpoint_changed(&mut self, peer: &AgentId, to: SocketAddr) {
         match self.queue.back_mut() {
             Some(TransportEvent::EndpointChanged(before, at)) if before == peer => *at = to,
@@ -98,7 +99,8 @@ impl TransportEvents {
 /// WireGuard for all links of one engine.
 pub(super) struct WireGuard {
     identity: Identity,
-    /// The peers by slot. A peer keeps its slot while it is configured, because its receiver indices contain the slot.
+    /// The peers by slot. A peer keeps its slot while it is configured, because the receiver indices of its sessions
+    /// contain the slot.
     peers: Vec<Option<Peer>>,
     /// The slot of each [`LinkIndex`].
     slots: Vec<usize>,
@@ -206,8 +208,8 @@ impl WireGuard {
         let was_open = peer.is_open();
         peer.ensure_open(&mut self.identity, slot);
         let reply = peer.receive(datagram, from, now, &mut cookie, &mut self.events);
-        // Anybody can put a known public key into an initiation. One that does not verify must not leave session state
-        // behind.
+        // Anybody can put a known public key into an initiation. So the session state that was created for an
+        // initiation is dropped if the initiation does not verify.
         if !was_open && matches!(reply, Reply::Refused(_) | Reply::NoSession) {
             peer.close(now, &mut self.events);
         }
@@ -251,9 +253,9 @@ impl WireGuard {
         Some((self.peers.get_mut(slot)?.as_mut()?, &mut self.events))
     }
 
-    /// Handles data of an unknown session. If it comes from the endpoint of a peer, that peer does not know yet that
-    /// this agent has restarted, so this end initiates a handshake that replaces the session. Anybody can send such
-    /// datagrams, so the rate is limited.
+    /// Handles data of an unknown session. If the data comes from the endpoint of a peer, that peer probably still uses
+    /// a session from before this agent's restart. So this end initiates a handshake, which replaces that session.
+    /// Anybody can send such datagrams, so the rate is limited.
     fn unknown_session(&mut self, from: SocketAddr, now: Instant, tx: &mut impl TransmitSink) {
         let is_recent = |at| now.saturating_duration_since(at) < UNKNOWN_SESSION_INTERVAL;
         if self.last_unknown_session.is_some_and(is_recent) {
@@ -295,7 +297,7 @@ impl SecureTransport for WireGuard {
                 before.insert(peer.name().clone(), slot);
             }
         }
-        // Removed peers give up their slots first, so that new peers can have these.
+        // Removed peers give up their slots first, so that new peers can get these slots.
         for (name, slot) in &before {
             if links.binary_search_by(|l| l.peer.cmp(name)).is_err()
                 && let Some(mut gone) = self.peers.get_mut(*slot).and_then(Option::take)
@@ -307,12 +309,12 @@ impl SecureTransport for WireGuard {
         }
         self.slots.clear();
         self.by_key.clear();
-        // All slots before this one are in use, so the search for a free one need not start from 0 again.
+        // All slots before `cursor` are in use, so the search for a free slot need not start from 0 again.
         let mut cursor = 0;
         for (position, link) in links.iter().enumerate() {
             let here = Link {
                 endpoint: link.endpoint.map(|e| above(e, self.lane)),
-                // D15: without a lane of this number at the peer, no session is needed.
+                // D15: if the peer has no lane of this number, this lane needs no session with the peer.
                 always_on: link.always_on && self.lane < link.peer_lanes,
                 ..link.clone()
             };
@@ -365,7 +367,8 @@ impl SecureTransport for WireGuard {
         is_new
     }
 
-    /// Drops the session state. WireGuard has no message that closes a session, so the peer only detects the silence.
+    /// Drops the session state. WireGuard has no message that closes a session, so the peer notices the end only by the
+    /// silence.
     fn close(&mut self, link: LinkIndex, now: Instant, _reason: &'static str) {
         if let Some((_, peer, _, events)) = self.peer_mut(link) {
             peer.close(now, events);
@@ -411,8 +414,8 @@ impl SecureTransport for WireGuard {
         output: &mut [u8],
         tx: &mut impl TransmitSink,
     ) -> Opened {
-        // Data comes first, because nearly every datagram is data: type and three zero bytes, receiver index, counter,
-        // tag.
+        // Data is tried first, because nearly every datagram is data. It consists of the type and three zero bytes, the
+        // receiver index, a counter, the encrypted packet and a tag.
         match (datagram.first_chunk::<4>(), datagram.len()) {
             (Some([4, 0, 0, 0]), 32..) => {
                 let Some((peer, events)) = self.receiver(datagram, 4) else {

@@ -3,7 +3,7 @@
 /// The sum of all 16-bit big-endian words, not inverted and folded to 16 bits. An odd last byte counts as the high half
 /// of a word.
 pub(super) fn sum(bytes: &[u8]) -> u64 {
-    // Eight independent accumulators of 32-bit words, which the compiler turns into vector instructions.
+    // The sum uses eight independent accumulators for 32-bit words, so that the compiler can use vector instructions.
     let mut lanes = [0u64; 8];
     let (wide, rest) = bytes.as_chunks::<32>();
     for block in wide {
@@ -31,7 +31,7 @@ pub(super) fn fold(mut sum: u64) -> u16 {
     sum as u16
 }
 
-/// The checksum for a sum, i.e. the folded sum's complement.
+/// The checksum that belongs to a sum, i.e. the complement of the folded sum.
 pub(super) fn finish(sum: u64) -> u16 {
     !fold(sum)
 }

@@ -6,8 +6,8 @@ use super::{Layout, MAX_PACKET, Protocol, VnetHeader, be32, checksum, put16};
 const ACK: u8 = 0x10;
 const PSH: u8 = 0x08;
 
-/// Number of flows that are joined at the same time: enough for the streams of one batch, and few enough for a linear
-/// search.
+/// Number of flows whose packets are joined at the same time. Eight are enough for the streams of one batch, and few
+/// enough for a linear search.
 const SLOTS: usize = 8;
 
 /// Largest number of datagrams in a super-packet: `UDP_MAX_SEGMENTS` of the kernel, 64 before Linux 6.9 and 128 since.
@@ -17,7 +17,7 @@ const MAX_DATAGRAMS: usize = 64;
 /// A super-packet to which packets of its flow are being added.
 #[derive(Debug)]
 struct Slot {
-    /// [`VnetHeader::LEN`] bytes for the header, then the packet.
+    /// [`VnetHeader::LEN`] bytes for the virtio header, then the super-packet.
     buffer: Vec<u8>,
     layout: Option<Layout>,
     /// Payload length of each packet but the last, in bytes.
@@ -38,9 +38,9 @@ impl Slot {
 /// Joins consecutive packets of a flow into super-packets. Packets of one flow keep their order. Packets of different
 /// flows may change their order within a batch, as on any network.
 ///
-/// The owner pushes the packets of a batch and then calls [`flush`](Self::flush). Both pass complete writes for the
-/// device to `out`: the bytes of one write, i.e. virtio header and packet, and the number of packets in it. No packet
-/// is lost or changed otherwise. The bytes are valid only during the call.
+/// The owner pushes the packets of a batch and then calls [`flush`](Self::flush). Both methods pass complete writes for
+/// the device to `out`: the bytes of one write, i.e. virtio header and packet, and the number of joined packets in it.
+/// Every packet that is pushed is part of exactly one write. The bytes are valid only during the call.
 #[derive(Debug)]
 pub struct Coalescer {
     slots: Vec<Slot>,
@@ -50,8 +50,8 @@ pub struct Coalescer {
 }
 
 impl Coalescer {
-    /// Creates a coalescer without packets. `udp` tells whether the device accepts joined UDP datagrams; if not, only
-    /// TCP is joined. Up to nine buffers of 64 KiB are allocated when they are needed first, and kept.
+    /// Creates a coalescer without packets. `udp` says whether the device accepts joined UDP datagrams; if not, only
+    /// TCP is joined. Up to nine buffers of 64 KiB are allocated when they are first needed, and are kept.
     #[must_use]
     pub fn new(udp: bool) -> Self {
         Self {
@@ -61,8 +61,9 @@ impl Coalescer {
         }
     }
 
-    /// Adds one complete IP packet, which is copied. Calls `out` for packets that must not wait any longer: those of
-    /// the same flow that the new packet cannot be joined to, and all if it has no known flow or all slots are in use.
+    /// Adds one complete IP packet, which is copied. Passes waiting packets to `out` that must be written before the
+    /// new one. These are the packets of its flow, if the new packet cannot be joined to them; and all packets, if the
+    /// new one has no known flow or needs a slot while all are in use.
     pub fn push(&mut self, packet: &[u8], out: &mut impl FnMut(&[u8], usize)) {
         let layout = Layout::of(packet).filter(|l| self.udp || l.protocol == Protocol::Tcp);
         let Some(layout) = layout else {
@@ -76,7 +77,7 @@ impl Coalescer {
             if joinable && join(&mut self.slots[i], layout, packet) {
                 return;
             }
-            // A packet that cannot be joined must not overtake earlier ones of its flow, so those are written first.
+            // A packet that cannot be joined must not overtake earlier packets of its flow, so these are written first.
             write_slot(&mut self.slots[i], out);
             if joinable {
                 start(&mut self.slots[i], layout, packet);
@@ -107,7 +108,7 @@ impl Coalescer {
         self.used += 1;
     }
 
-    /// Passes all waiting packets to `out`, so that none waits afterwards.
+    /// Passes all waiting packets to `out`. No packet waits afterwards.
     pub fn flush(&mut self, out: &mut impl FnMut(&[u8], usize)) {
         for slot in &mut self.slots[..self.used] {
             write_slot(slot, out);
@@ -142,14 +143,14 @@ impl Coalescer {
     }
 }
 
-/// Whether a packet may be part of a super-packet: its length fields agree, and its checksums are right. A super-packet
-/// gets new checksums, which would hide damage.
+/// Whether a packet may be part of a super-packet: its length fields agree, and its checksums are right. Packets with a
+/// wrong checksum are not joined, because the new checksums of the super-packet would hide the damage.
 fn joinable(layout: Layout, packet: &[u8]) -> bool {
     let Layout { protocol, ip, all } = layout;
     let payload = packet.len() - all;
     let flags_fit = match protocol {
         Protocol::Tcp => packet[ip + 13] & !PSH == ACK,
-        // A datagram without a checksum would be given one by joining.
+        // A datagram without a checksum would get one by being joined, so it is not joined.
         Protocol::Udp => super::be16(packet, ip + 4) == packet.len() - ip && super::be16(packet, ip + 6) != 0,
     };
     payload > 0

@@ -5,11 +5,11 @@
 pub struct VnetHeader {
     /// Bit 0, [`Self::NEEDS_CSUM`]: the checksum at `csum_start + csum_offset` is a partial sum.
     pub flags: u8,
-    /// The kind of super-packet: one of the `GSO_` constants, perhaps with the flag [`Self::GSO_ECN`].
+    /// The kind of super-packet: one of the `GSO_` constants, to which the flag [`Self::GSO_ECN`] may be added.
     pub gso_type: u8,
     /// Length of all headers of the packet, in bytes. The kernel takes it as a hint.
     pub hdr_len: u16,
-    /// Payload of each packet of a super-packet but the last, in bytes.
+    /// Payload length in bytes of each packet of a super-packet; the last packet may be shorter.
     pub gso_size: u16,
     /// Offset in the packet of the first byte that the checksum covers.
     pub csum_start: u16,

@@ -2,7 +2,8 @@
 
 use super::{Layout, Protocol, VnetHeader, be16, be32, checksum, put16};
 
-/// Longest headers of a super-packet that can be split, in bytes: IPv6, and TCP with all options.
+/// Length in bytes of the longest headers of a super-packet that can be split: the IPv6 header, and the TCP header with
+/// all options.
 const MAX_HEADERS: usize = 40 + 60;
 
 /// TCP flags that only the first packet keeps (CWR), and those that only the last packet keeps (FIN, PSH).
@@ -23,9 +24,9 @@ pub enum SplitError {
 /// Calls `each` with every packet in one read from the device, in order and with complete checksums. `header` is the
 /// decoded virtio header of the read, `packet` the bytes after it. Returns the number of packets, at least 1.
 ///
-/// Works in place: the headers of a packet overwrite the end of the previous one, which `each` has processed by then.
-/// So `each` may modify its packet, but must not expect it to stay. A single packet is passed on unchecked, except for
-/// its checksum.
+/// The function works in place: it writes the headers of a packet over the end of the previous packet, which `each` has
+/// processed by then. So `each` may modify its packet, but the packet is valid only during the call. A read with a
+/// single packet is not checked; only its checksum is completed.
 ///
 /// # Errors
 /// See [`SplitError`]; `each` is not called in case of an error.
@@ -43,14 +44,15 @@ pub fn split(header: &VnetHeader, packet: &mut [u8], mut each: impl FnMut(&mut [
     }
 }
 
-/// Completes a checksum whose field holds only the sum of the pseudo header, which is how the kernel leaves it.
+/// Completes a checksum that the kernel has left partial: its field holds only the sum of the pseudo header.
 fn finish_partial(header: &VnetHeader, packet: &mut [u8]) -> Result<(), SplitError> {
     let (start, offset) = (usize::from(header.csum_start), usize::from(header.csum_offset));
     if start + offset + 2 > packet.len() {
         return Err(SplitError::Short);
     }
     let sum = checksum::finish(checksum::sum(&packet[start..]));
-    // A UDP checksum of 0 means that there is none, so 0xffff is sent instead (RFC 768). TCP accepts both.
+    // In UDP a checksum of 0 means that there is no checksum, so 0xffff is written instead of 0 (RFC 768). TCP accepts
+    // both.
     put16(packet, start + offset, usize::from(if sum == 0 { 0xffff } else { sum }));
     Ok(())
 }
@@ -82,7 +84,7 @@ fn split_super(header: &VnetHeader, packet: &mut [u8], mut each: impl FnMut(&mut
         let one = &mut packet[at..at + all + len];
         one[..all].copy_from_slice(&kept[..all]);
         if ip == Layout::V4 {
-            // As the kernel does it, each packet gets an identification of its own.
+            // Each packet gets its own IPv4 identification, as when the kernel splits a super-packet.
             put16(one, 4, (identification + count) & 0xffff);
         }
         layout.set_ip_length(one, all + len);

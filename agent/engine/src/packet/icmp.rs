@@ -17,9 +17,9 @@ pub enum IcmpError {
     TooBig(u16),
 }
 
-/// Whether the standards allow an ICMP error for a packet. They do not for a later fragment, for an ICMP error or
-/// redirect, and for a packet from or to a multicast, unspecified or broadcast address (RFC 1122, 3.2.2; RFC 4443,
-/// 2.4). Also false if the transport header was not found.
+/// Whether the standards allow an ICMP error for a packet. They forbid one for a fragment other than the first, for an
+/// ICMP error or redirect, and for a packet from or to a multicast, unspecified or broadcast address (RFC 1122, 3.2.2;
+/// RFC 4443, 2.4). Also false if the transport header was not found.
 #[must_use]
 pub fn may_answer(packet: &[u8], info: &PacketInfo) -> bool {
     let group = |a: IpAddr| a.is_multicast() || a.is_unspecified() || a == IpAddr::V4(Ipv4Addr::BROADCAST);
@@ -78,8 +78,8 @@ pub fn error(from: IpAddr, packet: &[u8], info: &PacketInfo, cause: IcmpError) -
     Some(out)
 }
 
-/// Token bucket that limits the ICMP errors of one engine. It is large enough for traceroutes, with three probes for
-/// each TTL, from 30 sources at once (D23).
+/// Token bucket that limits the ICMP errors of one engine. It is large enough for simultaneous traceroutes from 30
+/// sources, with three probes for each TTL (D23).
 #[derive(Debug)]
 pub struct Limiter {
     tokens: f64,
@@ -87,7 +87,7 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// Size of the bucket: three probes from each of 30 sources for each of 30 TTLs, all at once.
+    /// Size of the bucket in errors: 30 sources send three probes for each of 30 TTLs, all at once (30 × 3 × 30).
     const BURST: f64 = 2700.0;
     /// Sustained rate, in errors per second.
     const RATE: f64 = 1000.0;
@@ -101,8 +101,8 @@ impl Limiter {
         }
     }
 
-    /// Whether another error may be sent at `now`; takes one token if so. The bucket refills at 1,000 tokens per
-    /// second. Times must not go back.
+    /// Returns `true` if another error may be sent at `now`, and then takes one token. The bucket refills at 1,000
+    /// tokens per second. Times must not go back.
     pub fn allow(&mut self, now: Instant) -> bool {
         let passed = self
             .last

@@ -11,8 +11,9 @@
 //! | `next_hop` | its next hop is an agent that the sender may not name | T4 |
 //! | `count` | its sender exceeds the limit of routes | G23, E13 |
 //!
-//! A prefix that contains an own address space or a martian block is accepted, as aggregates such as 0.0.0.0/1 do.
-//! Sources within the block are refused nevertheless (see `tables::sources`).
+//! A prefix that is larger than an own address space or a martian block and contains it is accepted, so that aggregates
+//! such as 0.0.0.0/1 can be learned. Packets with sources within the own address space or the block are refused
+//! nevertheless (see `tables::sources`).
 
 use super::RoutingState;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -31,10 +32,10 @@ pub const MAX_AS_PATH: usize = 255;
 /// neighbours (G15) with the largest number of routes each.
 pub const MAX_ROUTES_FROM_GATEWAY: usize = 10 * MAX_PREFIXES as usize;
 
-/// Martian blocks: no accepted route may lie within one of them, and no packet out of a link may have a source there
-/// because of a learned route (RFC 6890). They are this network, loopback, link-local, protocol assignments, multicast,
-/// reserved and broadcast, and IPv4-mapped IPv6 addresses. Private, shared (100.64.0.0/10), benchmarking and
-/// documentation blocks are missing on purpose: sites and labs use them.
+/// The martian blocks (RFC 6890). A route that lies within one of them is refused. A learned route never permits
+/// packets out of a link to have a source in them. They are "this network" (0.0.0.0/8), loopback, link-local, protocol
+/// assignments, multicast, reserved and broadcast, and IPv4-mapped IPv6 addresses. Private, shared (100.64.0.0/10),
+/// benchmarking and documentation blocks are missing on purpose: sites and labs use them.
 pub const MARTIANS: [IpNet; 10] = [
     v4(0, 0, 0, 8),
     v4(127, 0, 0, 8),
@@ -56,7 +57,7 @@ const fn v6(bits: u128, length: u8) -> IpNet {
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::from_bits(bits), length))
 }
 
-/// The reason why the import policy refuses a route. If several apply, `own_space` comes first, then `martian`,
+/// The reason why the import policy refuses a route. If several reasons apply, `own_space` comes first, then `martian`,
 /// `path_length`, `loop`, `first_as`, `next_hop` and `count`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Refusal {
@@ -103,9 +104,9 @@ impl fmt::Display for Refusal {
 pub struct RefusedRoutes {
     /// The name of the agent, or the [`id`](tombolo_proto::config::Neighbour::id) of the BGP neighbour.
     pub sender: String,
-    /// The reason why they are refused.
+    /// The reason why the routes are refused.
     pub reason: Refusal,
-    /// Number of routes that are refused for this reason; at least 1.
+    /// Number of this sender's routes that are refused for this reason; at least 1.
     pub count: usize,
     /// The prefix of the first of these routes, in the order of the sender's table.
     pub example: IpNet,
@@ -154,8 +155,8 @@ pub(super) struct ImportPolicy<'a> {
     own_asn: Option<u32>,
     /// The receiver's address spaces; no route within them is accepted (G22).
     own: &'a [IpNet],
-    /// The ASN that AS paths must start with. `None` for routes from a gateway of the own VNet, which does not add its
-    /// own ASN, and for a circuit that is no neighbour of the BGP speaker.
+    /// The ASN that AS paths must start with. `None`: the first ASN is not checked, because the sender is a gateway of
+    /// the own VNet, which does not add its ASN, or because the circuit is no neighbour of this agent's BGP speaker.
     first_as: Option<u32>,
     /// Largest number of routes of one address family.
     max_routes: usize,
@@ -204,7 +205,8 @@ impl<'a> ImportPolicy<'a> {
                     ..from(GatewayKind::Vpn, Some(*asn), local_prefixes)
                 })
             }
-            // These routes are accepted only to be displayed: a VPN gateway does not use circuits (G20, G21).
+            // These routes are accepted only so that they can be displayed, because a VPN gateway does not use circuits
+            // (G20, G21).
             (Role::VpnGateway { local_prefixes, .. }, Relation::OtherGateway {}) => Some(Self {
                 next_hops: Vec::new(),
                 ..from(GatewayKind::ExpressRoute, None, local_prefixes)
@@ -258,23 +260,25 @@ impl<'a> ImportPolicy<'a> {
         }
     }
 
-    /// Those of the `routes` that the policy accepts, in the given order.
+    /// The routes in `routes` that the policy accepts, in the given order.
     pub(super) fn accepted<'r>(&self, config: &AgentConfig, routes: &'r [Route]) -> impl Iterator<Item = &'r Route> {
         let evaluated = self.evaluate(config, routes);
         evaluated.filter_map(|(route, verdict)| verdict.ok().map(|()| route))
     }
 
-    /// Checks every route, in the given order. The largest number of routes counts prefixes; routes of one prefix that
-    /// are not adjacent count several times. A BGP neighbour or remote gateway above its limit loses all routes of this
-    /// address family, as if its BGP session were closed (G23). A gateway of the own VNet keeps the first ones, because
-    /// it passes on routes of several neighbours.
+    /// Checks every route, in the given order. The limit of routes applies to the number of prefixes: adjacent routes
+    /// for one prefix count once, and routes for it elsewhere in the table count again. A BGP neighbour or remote
+    /// gateway above its limit loses all routes of this address family, as if its BGP session were closed (G23). Of a
+    /// gateway of the own VNet, the routes up to the limit are accepted, because it passes on routes of several
+    /// neighbours.
     fn evaluate<'r>(
         &self,
         config: &AgentConfig,
         routes: &'r [Route],
     ) -> impl Iterator<Item = (&'r Route, Result<(), Refusal>)> {
         let family = |r: &Route| usize::from(r.prefix.addr().is_ipv6());
-        // Prefixes are counted instead of routes: while a route is being replaced, its prefix has two.
+        // Prefixes are counted instead of routes, because a prefix has two routes while one is being replaced by the
+        // other.
         let mut sent = [0; 2];
         for same in routes.chunk_by(|a, b| a.prefix == b.prefix) {
             sent[family(&same[0])] += 1;
@@ -303,8 +307,8 @@ impl<'a> ImportPolicy<'a> {
             Role::Vm { .. } | Role::VpnGateway { .. } | Role::ExpressRouteGateway { .. } => &[],
         };
         let mut own = self.own.iter().chain(networks.iter().flat_map(|n| &n.prefixes));
-        // A VPN gateway sends nothing to circuits (G20, G21) and only displays their routes, so their next hops need
-        // not be agents that it knows.
+        // A VPN gateway sends nothing to circuits (G20, G21) and only displays their routes, so the next hops of these
+        // routes need not be agents that the VPN gateway knows.
         let is_display_only = self.kind == GatewayKind::ExpressRoute && matches!(config.role, Role::VpnGateway { .. });
         let has_next_hop = is_display_only || route.via.as_ref().is_none_or(|via| self.next_hops.contains(&via));
         // G22: the address space of a VNet, and any part of it, are refused. A larger prefix is accepted.

@@ -4,7 +4,8 @@ use super::MAX_AS_PATH;
 use ipnet::IpNet;
 use tombolo_proto::route::Route;
 
-/// First byte of the encoding. It must change with the format: receivers refuse versions that they do not know.
+/// First byte of the encoding. The version must change when the format changes, because receivers refuse versions that
+/// they do not know.
 const VERSION: u8 = 1;
 
 /// Largest number of routes in one advertised table: as many as a BGP neighbour may announce (G23).

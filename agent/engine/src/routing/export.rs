@@ -1,5 +1,5 @@
-//! Export: the routes that an agent advertises to peers and BGP neighbours. Each rule that keeps a route from leaking
-//! is in one place here.
+//! Export: the routes that an agent advertises to peers and BGP neighbours. Each rule that forbids to advertise a route
+//! is applied in one place of this file.
 
 use super::{AcceptedRoute, MAX_ROUTES, RoutingState, accept_routes, encode};
 use crate::tables::LinkIndex;
@@ -16,7 +16,8 @@ use tombolo_proto::route::{Route, RouteOrigin};
 #[must_use]
 pub fn route_advertisements(config: &AgentConfig, state: &RoutingState) -> Vec<(LinkIndex, Arc<[u8]>)> {
     let mut tables = Vec::new();
-    // All peers that use the gateway receive the same table, and there may be thousands of them, so it is encoded once.
+    // All peers that use the gateway receive the same table. It is encoded only once, because there may be thousands of
+    // such peers.
     let mut to_clients: Option<Arc<[u8]>> = None;
     for (position, link) in config.links.iter().enumerate() {
         let client = matches!(link.relation, Relation::GatewayClient {});
@@ -47,8 +48,7 @@ pub fn route_advertisements(config: &AgentConfig, state: &RoutingState) -> Vec<(
 }
 
 /// Whether an agent with this role accepts route advertisements from the peer of `link`: the receiver's counterpart of
-/// [`route_advertisements`]. Always false for a third-party device. Whether the single routes are accepted is a
-/// question of the import policy.
+/// [`route_advertisements`]. Always false for a third-party device. The import policy then decides about each route.
 #[must_use]
 pub fn may_advertise(role: &Role, link: &Link) -> bool {
     let sender = match role {
@@ -85,8 +85,8 @@ pub fn routes_for_peer(config: &AgentConfig, state: &RoutingState, link: &Link) 
             }
             None => Vec::new(),
         },
-        // E5, E8: an ExpressRoute gateway advertises no routes of VPN connections. It knows none, because the VPN
-        // gateway advertises nothing to it.
+        // E5, E8: an ExpressRoute gateway advertises no routes of VPN connections. It knows no such routes, because the
+        // VPN gateway advertises nothing to it.
         (Role::ExpressRouteGateway { .. }, Relation::GatewayClient {} | Relation::OtherGateway {}) => {
             circuit_routes(config, state)
         }
@@ -127,8 +127,8 @@ pub fn routes_for_neighbour(config: &AgentConfig, state: &RoutingState, neighbou
             }
             None => Vec::new(),
         },
-        // E6: the prefixes of all linked VNets. Their gateways' ASNs are left out, because the customer sees only the
-        // edge's ASN.
+        // E6: the prefixes of all linked VNets. The ASNs of the VNets' gateways are left out, because the customer sees
+        // only the edge's ASN.
         Role::CircuitEdge { networks, .. } => {
             let reached = networks.iter().filter(|n| is_reached(state, n));
             reached
@@ -177,8 +177,9 @@ fn preference<'a>(t: &'a AcceptedRoute<'_>) -> (std::cmp::Reverse<u32>, usize, O
 }
 
 /// The routes via other connections than `to` (G18, G19): all routes of connections with route exchange, and the
-/// configured ones of sites without BGP. Left out are default routes, prefixes that overlap the local ones, routes
-/// learned from a circuit (G20), and AS paths with the ASN of `to` (G22). One route for each prefix.
+/// configured routes of sites without BGP. Default routes are left out, and so are prefixes that overlap the local
+/// ones, routes learned from a circuit (G20), and routes whose AS path has the ASN of `to` (G22). The result has one
+/// route for each prefix.
 fn reachable_via(
     config: &AgentConfig,
     state: &RoutingState,
@@ -194,7 +195,7 @@ fn reachable_via(
     else {
         return Vec::new();
     };
-    // The address of a site's device is in `transit` only so that the BGP session works.
+    // The address of a site's device is in `transit` only so that the BGP session works, so it is not advertised.
     let neighbours = bgp.iter().flat_map(|b| &b.neighbours);
     let devices: Vec<IpNet> = neighbours.map(|n| IpNet::from(n.address)).collect();
     let mut routes = Vec::new();
@@ -207,7 +208,7 @@ fn reachable_via(
         routes.push(Route {
             prefix: entry.prefix,
             via: None,
-            // A site without BGP has no ASN here, so the route originates at this gateway.
+            // A site without BGP has no ASN, so the AS path is empty, as if the route originated at this gateway.
             as_path: if by.exchange { vec![by.asn] } else { Vec::new() },
             weight: 0,
             origin: if by.site { RouteOrigin::Site } else { RouteOrigin::Vnet },

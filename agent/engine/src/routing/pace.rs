@@ -1,27 +1,28 @@
 //! Rate limit for the changes of one sender, by exponential backoff that recovers in quiet times. The first change
-//! after a quiet time is processed at once. With each further change the pause before the next one doubles. It limits
-//! the advertisements of agents and the routes of BGP neighbours.
+//! after a quiet time is processed at once. With each further change the pause before the next one doubles. The
+//! advertisements of agents and the routes of BGP neighbours are limited in this way.
 
 use std::time::{Duration, Instant};
 
-/// Pause after the first change that is not free. It doubles with each further change.
+/// Pause after the first change that causes a pause. The pause doubles with each further change.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
-/// Upper limit of the pause, and thereby of the delay of a change that matters.
+/// Longest pause, and therefore the longest delay of a change.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 
-/// Number of doublings that are counted. More would have no effect: 100 ms × 2⁷ exceeds [`MAX_PAUSE`].
+/// Number of doublings that are counted. More doublings would have no effect, because 100 ms × 2⁷ already exceeds
+/// [`MAX_PAUSE`].
 const MAX_DOUBLINGS: u32 = 8;
 
-/// Time without a change that takes back one doubling.
+/// For each such time without a change, one doubling of the pause is taken back.
 const RECOVERY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The changes of one sender, as far as the rate limit needs them. Times that are passed to it must not go back.
+/// The record of one sender's changes that the rate limit needs. Times that are passed to the methods must not go back.
 #[derive(Debug, Default)]
 pub struct Pace {
-    /// Number of changes after a quiet time that cause no pause.
+    /// Number of first changes after a quiet time that cause no pause.
     free: u32,
-    /// Number of recent changes that were processed, less those taken back by quiet time.
+    /// Number of processed changes, less the number of doublings that quiet time has taken back.
     recent: u32,
     /// Time of the last change, processed or not.
     changed: Option<Instant>,
@@ -30,8 +31,8 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// A sender whose single change may arrive in several pieces: the first `free` changes after a quiet time cause no
-    /// pause. [`Pace::default`] has no free changes.
+    /// For a sender whose single change may arrive in several pieces: the first `free` changes after a quiet time cause
+    /// no pause. [`Pace::default`] has no free changes.
     #[must_use]
     pub fn with_free(free: u32) -> Self {
         Self {

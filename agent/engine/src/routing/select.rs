@@ -9,8 +9,8 @@ use tombolo_proto::config::{AgentConfig, GatewayKind, Role, Subnet, UsedGateway}
 use tombolo_proto::route::{EffectiveRoute, GatewayHop, NextHop, RouteSource, RouteState};
 
 /// All effective routes of a subnet, `Invalid` ones included, in the order of display (see [`select_best`]). `subnet`
-/// must be one of `config`. Accepted routes are added at VMs only, and not to a subnet whose propagation of gateway
-/// routes is off; without them the result is the configured routes as they are.
+/// must be one of `config`. Accepted routes are added only at VMs, and not to a subnet whose propagation of gateway
+/// routes is off. If none are added, the result is the configured routes unchanged.
 #[must_use]
 pub fn effective(config: &AgentConfig, subnet: &Subnet, state: &RoutingState) -> Vec<EffectiveRoute> {
     let gateways = match &config.role {
@@ -163,7 +163,7 @@ pub fn select_best(mut candidates: Vec<Candidate>) -> Vec<EffectiveRoute> {
         RouteSource::VirtualNetworkGateway => 1,
         RouteSource::Default => 2,
     };
-    // The sort is stable, so of equal routes the one that comes first in `candidates` is selected.
+    // The sort is stable, so among equal routes the first one in `candidates` is selected.
     candidates.sort_by_key(|o| {
         let route = &o.route;
         (
@@ -194,7 +194,8 @@ pub fn select_best(mut candidates: Vec<Candidate>) -> Vec<EffectiveRoute> {
 
 const PEERING: u8 = 1;
 
-/// Rank of a type of next hop: its order among system routes of one prefix, and in the display.
+/// Rank of a type of next hop. Of several system routes for one prefix, the route with the lowest rank is preferred.
+/// The display is ordered by rank too, the lowest first.
 const fn kind(hop: &NextHop) -> u8 {
     match hop {
         NextHop::VnetLocal {} => 0,

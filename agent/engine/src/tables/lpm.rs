@@ -21,7 +21,8 @@ impl<T> Default for Lpm<T> {
 }
 
 impl<T> Lpm<T> {
-    /// Inserts a value for a prefix. Returns the value that it replaces, if the same prefix was in the map.
+    /// Inserts a value for a prefix. If the same prefix was in the map, replaces its value, and returns the earlier
+    /// value.
     pub fn insert(&mut self, prefix: IpNet, value: T) -> Option<T> {
         match prefix.trunc() {
             IpNet::V4(p) => self.v4.insert(p, value),

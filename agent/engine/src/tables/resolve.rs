@@ -20,8 +20,8 @@ use tombolo_proto::route::{EffectiveRoute, GatewayHop, NextHop, RouteSource, Rou
 
 impl Tables {
     /// Builds the tables of one agent from its configuration and the state that it has learned. Routes in `state` pass
-    /// the import policy first, so unfiltered ones may be given; entries of agents and neighbours that are not in the
-    /// configuration are ignored. The result depends on the arguments alone.
+    /// the import policy first, so the caller need not filter them. Entries of agents and neighbours that are not in
+    /// the configuration are ignored. The result depends on the arguments alone.
     ///
     /// # Errors
     /// The configuration violates an invariant of [`AgentConfig::check`], has more than [`MAX_LINKS`] links, has two
@@ -71,8 +71,8 @@ impl Spaces {
         self.all.iter().position(is_it)
     }
 
-    /// The position of the first space that contains the address, of which the own VNet's comes first; `None` if there
-    /// is none.
+    /// The position of the first space that contains the address; `None` if there is none. The own VNet's space is
+    /// searched first.
     fn covering(&self, address: IpAddr) -> Option<usize> {
         let covers = |i: &usize| self.all[*i].prefixes.get(address).is_some();
         let others = (0..self.all.len()).filter(|i| *i != self.local);
@@ -106,9 +106,9 @@ impl<'a> Resolver<'a> {
         })
     }
 
-    /// The links to those of `agents` that are up, in the given order. If all are down, the link to the first agent
-    /// with a link: packets are then dropped there, and the status of the link says why. Empty if there is no link to
-    /// any.
+    /// The links to those of `agents` that are up, in the given order. If all are down, the result is the link to the
+    /// first agent with a link: packets are then dropped at this link, and its status says why. Empty if there is no
+    /// link to any of the agents.
     fn links_up<'b>(&self, agents: impl Iterator<Item = &'b AgentId>) -> Vec<LinkIndex> {
         let linked: Vec<_> = agents.filter_map(|a| Some((a, *self.by_peer.get(a)?))).collect();
         let up = linked.iter().filter(|(a, _)| !self.state.down.contains(*a));
@@ -124,8 +124,8 @@ impl<'a> Resolver<'a> {
         self.links_up(agents).first().copied()
     }
 
-    /// The links of a gateway route: all that are up if the route spreads flows, otherwise the first one. `None`: there
-    /// is no link to any of the gateways.
+    /// The links of a gateway route: if the route spreads flows, all links that are up, otherwise the first of them.
+    /// `None`: there is no link to any of the gateways.
     fn group(&self, gateways: &[GatewayHop], spread: bool) -> Option<LinkGroup> {
         let links = self.links_up(gateways.iter().map(|g| &g.agent));
         LinkGroup::of(if spread { &links } else { &links[..links.len().min(1)] })
@@ -290,7 +290,7 @@ impl<'a> Resolver<'a> {
     }
 
     fn build_links(&self, spaces: &Spaces) -> Result<Vec<LinkPolicy>, BuildError> {
-        // Computed on first use, because most agents have no link with learned routes.
+        // The value is computed on first use, because most agents have no link with learned routes.
         let assigned = LazyCell::new(|| Assigned::of(self.config));
         let build = |link: &Link| {
             let relation = match &link.relation {
@@ -308,8 +308,9 @@ impl<'a> Resolver<'a> {
                 Relation::OtherGateway {} => PeerRole::OtherGateway,
             };
             // D10: learned routes extend the sources of a link. A route learned from one gateway of a VNet extends the
-            // sources of all of its gateways, because they replace each other: when a site returns to its circuit, its
-            // packets come through the edge before the agent has learned the route from there.
+            // sources of the links with all gateways of the VNet, because they replace each other. For example, when a
+            // site returns from VPN to its circuit, its packets come through the edge and the ExpressRoute gateway
+            // before the agent has learned the route from this gateway.
             let of_link = |t: &&AcceptedRoute<'_>| match relation {
                 PeerRole::Gateway => true,
                 PeerRole::Connection | PeerRole::Edge => t.from.as_ref() == Some(&link.peer),

@@ -10,8 +10,9 @@ use tombolo_proto::route::{Route, RouteOrigin};
 /// The sources that one link may use.
 #[derive(Debug, Clone)]
 pub(crate) struct Sources {
-    /// The value of the longest prefix that contains a source decides: true if the link may use the source, false if it
-    /// belongs to others. Without such a prefix the link may not use it.
+    /// The value of the longest prefix that contains a source decides: with true the link may use the source, with
+    /// false it may not, because the source belongs to another link or VNet. If no prefix contains the source, the link
+    /// may not use it.
     prefixes: Lpm<bool>,
 }
 
@@ -30,7 +31,8 @@ impl Sources {
         self.prefixes.get(source).copied().unwrap_or_default()
     }
 
-    /// The permitted prefixes (`allowed`), or the exceptions from them, in the order of addresses, IPv4 before IPv6.
+    /// If `allowed`, the permitted prefixes, otherwise the exceptions from them; in the order of addresses, IPv4 before
+    /// IPv6.
     pub(crate) fn listed(&self, allowed: bool) -> Vec<IpNet> {
         let found = self.prefixes.iter().filter(|(_, answer)| **answer == allowed);
         found.map(|(prefix, _)| prefix).collect()
@@ -42,7 +44,7 @@ pub(crate) struct Assigned<'a> {
     /// Prefixes that no learned route may permit as sources: the agent's own addresses, VNets that it delivers into,
     /// and martians.
     spaces: Lpm<()>,
-    /// The configured sources of all links that lie outside of `spaces`.
+    /// The configured sources that lie outside of `spaces`, each with its link.
     others: Vec<(&'a Link, IpNet)>,
 }
 
@@ -81,13 +83,13 @@ impl<'a> Assigned<'a> {
         Self { spaces, others }
     }
 
-    /// The sources that `link` may use: all of its configured ones, and the prefixes of `learned` routes that belong to
-    /// nobody else.
+    /// The sources that `link` may use: all of its configured ones, and the prefixes of `learned` routes, without the
+    /// parts that the configuration gives to others.
     ///
-    /// Two links of one [kind](Kind) may lead to the same place: the gateways of a VNet replace each other (E9, E11),
-    /// and a VNet behind one connection may send through another (G19). So a route that is learned over
-    /// `link` may permit `link` to use a prefix that the configuration gives to another link of the same kind, if the
-    /// route is for exactly this prefix or for a part of it. A route for a larger prefix does not permit it. On links of
+    /// Two links of the same [kind](Kind) may lead to the same networks: the gateways of a VNet replace each other (E9,
+    /// E11), and a VNet behind one connection may send through another (G19). So a route that is learned over `link`
+    /// may permit `link` to use a prefix that the configuration gives to another link of the same kind, if the route is
+    /// for exactly this prefix or for a part of it. A route for a larger prefix does not permit it. On links of
     /// connections, routes of a site never do.
     pub(crate) fn sources<'r>(&self, link: &Link, learned: impl Iterator<Item = &'r Route> + Clone) -> Sources {
         let kind = |link: &Link| match link.relation {
@@ -132,7 +134,7 @@ impl<'a> Assigned<'a> {
     }
 }
 
-/// The kinds of links that may lead to the same place as other links of the same kind.
+/// The kinds of links that may lead to the same networks as other links of the same kind.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// The peer is a gateway that the own VNet uses.

@@ -10,9 +10,9 @@ use tombolo_proto::config::{GatewayConnection, GatewayKind, Role};
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::RouteOrigin;
 
-/// The best connection for each prefix, configured or learned. Connections with a link that is up come first, then
-/// those with the higher weight, then those with the shorter AS path. With `advertised`, only connections whose
-/// prefixes the gateway advertises to its other connections count (G18, G19). Empty for other roles than a VPN gateway.
+/// The best connection for each configured or learned prefix. Connections with a link that is up come first, then those
+/// with the higher weight, then those with the shorter AS path. With `advertised`, only connections whose prefixes the
+/// gateway advertises to its other connections count (G18, G19). The table is empty if the agent is no VPN gateway.
 pub(super) fn transit_table(resolver: &Resolver<'_>, advertised: bool) -> Lpm<Option<Transit>> {
     let Role::VpnGateway {
         transit,
@@ -49,8 +49,8 @@ pub(super) fn transit_table(resolver: &Resolver<'_>, advertised: bool) -> Lpm<Op
         let weight = Reverse(connection.weight);
         candidates.push((t.route.prefix, t.down, weight, t.route.as_path.len(), entry));
     }
-    // The sort is stable: of equal candidates, configured ones come before learned ones, and learned ones are in the
-    // order of their senders' names.
+    // The sort is stable. So among equal candidates, configured ones come before learned ones, and learned ones keep
+    // the order of their senders' names.
     candidates.sort_by_key(|(prefix, down, weight, hops, _)| (*prefix, *down, *weight, *hops));
     let mut table = Lpm::default();
     for (prefix, .., entry) in candidates {

@@ -73,7 +73,7 @@ pub fn space(vnet: &str, kind: SpaceKind, prefixes: &[&str], owners: &[(&str, &s
     }
 }
 
-/// A link with a made-up key, over WireGuard, that is not always on.
+/// A link over WireGuard with a made-up key, without `always_on`.
 pub fn link(peer: &str, relation: Relation, sources: &[&str]) -> Link {
     Link {
         peer: agent(peer),
@@ -150,9 +150,9 @@ pub fn udp(from: &str, to: &str, ttl: u8, len: usize) -> Vec<u8> {
 pub struct Node {
     pub name: &'static str,
     pub at: SocketAddr,
-    /// Address and port of its second socket, which is for QUIC alone.
+    /// Address and port of the node's second socket, which is for QUIC alone.
     pub second: Option<SocketAddr>,
-    /// The address at which datagrams arrive, as its kernel would report it.
+    /// The local address at which datagrams arrive, as the node's kernel would report it.
     pub local: Option<IpAddr>,
     /// The path of each datagram that it has sent.
     pub paths: Vec<Path>,
@@ -262,7 +262,7 @@ pub struct World {
     pub seen: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
     /// Addresses to and from which the network drops all datagrams.
     pub cut: Vec<SocketAddr>,
-    /// Whether the network drops datagrams that neither come from nor go to a second port.
+    /// Whether the network drops all datagrams except those from or to a second port.
     pub lanes_cut: bool,
     /// Whether the network drops the datagrams of WireGuard.
     pub no_wireguard: bool,
@@ -270,7 +270,7 @@ pub struct World {
     pub longest: usize,
     /// The share of WireGuard's datagrams, from 0 to 1, that the network drops at random.
     pub shaped: Option<f64>,
-    /// Whether nodes always have datagrams waiting in their sockets.
+    /// Whether every node's socket always has further datagrams, so that its queue is never empty.
     pub busy: bool,
     /// Whether events of the nodes are left unread.
     pub unasked: bool,
@@ -370,7 +370,7 @@ impl World {
         self.take(node, tx);
     }
 
-    /// Lets a node advertise a table of routes at once, as an agent does.
+    /// Makes a node advertise a table of routes immediately, as an agent does.
     pub fn advertise(&mut self, node: usize, link: LinkIndex, table: Arc<[u8]>) {
         let mut tx = Collected::default();
         let engine = &mut self.nodes[node].engine;
@@ -434,8 +434,8 @@ impl World {
         panic!("the engines never come to rest");
     }
 
-    /// Advances the engines' clock, and runs their timers and delivers datagrams meanwhile. boringtun uses the system's
-    /// clock, which this method does not advance.
+    /// Advances the engines' clock step by step, and in each step runs their timers and delivers datagrams. boringtun
+    /// uses the system's clock, which this method does not advance.
     pub fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         while self.now < end {
@@ -460,7 +460,7 @@ impl World {
         self.nodes[node].state(peer, self.now)
     }
 
-    /// Checks that every packet and datagram is in exactly one counter.
+    /// Checks that every packet and every datagram was counted by exactly one counter.
     pub fn check(&self) {
         for node in &self.nodes {
             assert!(

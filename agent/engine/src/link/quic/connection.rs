@@ -12,15 +12,15 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use tombolo_proto::id::KeyPin;
 
-/// A handshake that takes longer is given up. The time is enough for three transmissions of the first flight: quinn's
-/// initial timeout is one second, and doubles each time.
+/// Longest time of a handshake, after which it is given up. The time is enough for three transmissions of the first
+/// flight: quinn's initial timeout is one second, and doubles each time.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A change of a connection that its owner must handle.
 pub(super) enum ConnectionEvent {
     /// The handshake is complete, and the peer has proven to hold this key. `None`: it has shown no key.
     Established(Option<KeyPin>),
-    /// The connection ended, for this reason, and this end did not close it.
+    /// The peer or a timeout ended the connection. The text is the reason.
     Lost(String),
     /// The peer sends from another address or port; this is the new path.
     PathChanged(Path),
@@ -29,23 +29,26 @@ pub(super) enum ConnectionEvent {
 /// A QUIC connection with one peer.
 pub(super) struct Connection {
     pub(super) inner: quinn_proto::Connection,
-    /// The link that it belongs to. `None`: the peer is not known yet, or not configured any more.
+    /// The link that the connection belongs to. `None`: the peer has not proven its key yet, or is not configured any
+    /// more.
     pub(super) link: Option<LinkIndex>,
     /// The key that the peer has proven, or must prove.
     pin: Option<KeyPin>,
-    /// Whether the connection was closed by either end or given up. It then carries no more packets.
+    /// Whether either end closed the connection, or it was given up. If so, it carries no more packets.
     pub(super) over: bool,
-    /// Time since which it carries packets; `None`: its handshake is in progress, or it was lost.
+    /// Time at which the connection was established, since when it carries packets. `None`: its handshake is in
+    /// progress, or the connection was lost.
     pub(super) established: Option<Instant>,
-    /// Whether it may have something to send.
+    /// Whether the connection may have datagrams to send.
     pub(super) dirty: bool,
-    /// The time of its entry in `Quic::timers`; `None`: it has none.
+    /// The time of the connection's entry in `Quic::timers`; `None`: it has no entry.
     pub(super) timer: Option<Instant>,
     /// Time at which the handshake is given up; `None`: the handshake has succeeded or failed.
     pub(super) deadline: Option<Instant>,
-    /// The peer's network, while a handshake is in progress that the peer started from a validated address.
+    /// The peer's network, if the peer started the handshake from a validated address and the handshake is still in
+    /// progress.
     pub(super) half_open: Option<IpAddr>,
-    /// Longest packet that it carries now, in bytes; `None`: it carries none yet.
+    /// Longest packet that the connection carries now, in bytes; `None`: it carries no packets yet.
     pub(super) max_packet: Option<u16>,
     /// The peer's address and port, and the address and port of this agent to which the peer sends.
     pub(super) path: Path,
@@ -76,13 +79,13 @@ impl Connection {
         }
     }
 
-    /// The key that the peer has proven, or must prove. `None`: the peer opened the connection and has not proven a key
-    /// yet.
+    /// The key that the peer has proven to hold, or must prove to hold. `None`: the peer opened the connection and has
+    /// not proven a key yet.
     pub(super) fn pin(&self) -> Option<KeyPin> {
         self.pin
     }
 
-    /// The time at which its next timer or the deadline of its handshake is due; `None`: none runs.
+    /// The time at which the connection's next timer or the deadline of its handshake is due; `None`: no timer runs.
     pub(super) fn timeout(&mut self) -> Option<Instant> {
         let deadline = self.deadline.filter(|_| !self.over);
         self.inner.poll_timeout().into_iter().chain(deadline).min()
@@ -101,8 +104,8 @@ impl Connection {
         self.max_packet = max_size.map(|size| size.try_into().unwrap_or(u16::MAX));
     }
 
-    /// Queues a packet. If the queue is full, its oldest packet is dropped, and not counted. `Dropped`: the packet is
-    /// longer than the connection carries, or the peer accepts no datagrams.
+    /// Queues a packet. If the queue is full, its oldest packet is dropped; no counter counts that packet. `Dropped`:
+    /// the packet is longer than the connection carries, or the peer accepts no datagrams.
     pub(super) fn send(&mut self, packet: Bytes) -> Sealed {
         match self.inner.datagrams().send(packet, true) {
             Ok(()) => Sealed::Sent,
@@ -141,9 +144,9 @@ impl Connection {
         None
     }
 
-    /// Handles the contents of a datagram that came on the path `from`. If they are authentic, answers leave by the
-    /// address and port of this agent to which the datagram came, because those of an earlier path may have stopped
-    /// working.
+    /// Handles the contents of a datagram that came on the path `from`. If the contents are authentic, later datagrams
+    /// to the peer leave by the address and port of this agent at which this one arrived, because the earlier address
+    /// or port may have stopped working.
     pub(super) fn handle(&mut self, event: quinn_proto::ConnectionEvent, from: Path) {
         let here = (from.local, from.port);
         if (self.path.local, self.path.port) == here || self.established.is_none() {
@@ -156,8 +159,8 @@ impl Connection {
         }
     }
 
-    /// A count that grows with every authentic packet, because each packet has at least one of these frames. quinn does
-    /// not report authenticity otherwise.
+    /// The number of received frames of these kinds. Each authentic packet has at least one of these frames, so the
+    /// number grows with each authentic packet. quinn does not report in another way whether a packet was authentic.
     fn authentic_frames(&self) -> u64 {
         let f = self.inner.stats().frame_rx;
         f.datagram + f.acks + f.ping + f.immediate_ack + f.path_challenge + f.path_response + f.new_connection_id

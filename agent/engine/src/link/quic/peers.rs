@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 use tombolo_proto::config::Link;
 use tombolo_proto::id::{AgentId, KeyPin};
 
-/// If no connection is established after this time, another one is opened to the peer's second port. The time is longer
-/// than a round trip around the world, and short for a user who waits.
+/// Time for an attempt at the peer's endpoint. If no connection is established by then, another one is opened to the
+/// peer's second port. The time is longer than a round trip around the world, and short for a user who waits.
 const SECOND_PORT_DELAY: Duration = Duration::from_millis(300);
 
-/// Largest number of established connections with one peer. One is enough, and two exist for a moment if both ends open
-/// one. Without a limit a hostile peer could keep any number.
+/// Largest number of established connections with one peer. One connection is enough, and two exist for a moment if
+/// each end opens one. Without a limit a hostile peer could keep any number of connections.
 const MAX_ESTABLISHED: usize = 4;
 
 /// The QUIC state of one link.
@@ -30,7 +30,7 @@ pub(super) struct Peer {
     pin: Option<KeyPin>,
     /// The peer's second address and port, for QUIC alone; only in lane 0.
     second_port: Option<SocketAddr>,
-    /// The connection to the second port that is opened later unless one is established by then.
+    /// The connection to the second port that will be opened later, unless another connection is established by then.
     planned: Option<Attempt>,
     /// The connections that are not over: first those whose handshake is in progress, then the established ones, oldest
     /// first.
@@ -54,7 +54,7 @@ impl Peer {
         }
     }
 
-    /// Whether a connection exists, is in progress or is planned.
+    /// Whether a connection is established, has its handshake in progress, or is planned.
     pub(super) fn is_connecting(&self) -> bool {
         !self.connections.is_empty() || self.planned.is_some()
     }
@@ -65,7 +65,7 @@ impl Peer {
 struct Attempt {
     at: Instant,
     to: Path,
-    /// The longest packet that the path carries, as in [`PathHint::max_packet`].
+    /// Longest packet that the path carries, in bytes, as in [`PathHint::max_packet`].
     max_packet: Option<u16>,
 }
 
@@ -73,7 +73,7 @@ impl Quic {
     /// Applies the links of a new configuration. Connections with peers whose keys are still pinned survive; others are
     /// closed. Packets that wait for a connection are dropped.
     pub(super) fn update_peers(&mut self, links: &[Link], now: Instant) {
-        // These packets have link indices of the configuration before this one.
+        // Received packets that were not fetched yet have link indices of the previous configuration.
         self.packets.clear();
         self.by_pin.clear();
         for (position, link) in links.iter().enumerate() {
@@ -127,9 +127,9 @@ impl Quic {
         self.connections.get(active.0)?.as_ref()
     }
 
-    /// Opens a connection to the peer's endpoint now, and plans one to its second port for 300 ms later. If no endpoint
-    /// is known, it opens one to the second port at once. Returns `false`, and does nothing, if neither is known or the
-    /// link has no pin.
+    /// Opens a connection to the peer's endpoint now, and plans a connection to the peer's second port for 300 ms
+    /// later. If no endpoint is known, opens the connection to the second port at once. Returns `false`, and does
+    /// nothing, if neither the endpoint nor the second port is known, or if the link has no pin.
     pub(super) fn dial_peer(&mut self, link: LinkIndex, hint: PathHint, now: Instant) -> bool {
         let Some(peer) = self.peers.get(link.get()).filter(|p| p.pin.is_some()) else {
             return false;
@@ -163,7 +163,7 @@ impl Quic {
         self.planned.insert((attempt.at, link.get()));
     }
 
-    /// Opens the planned connections that are due, unless the link has an established connection meanwhile.
+    /// Opens each planned connection that is due, unless its link has got an established connection meanwhile.
     pub(super) fn dial_due(&mut self, now: Instant) {
         while let Some((at, number)) = self.planned.first().copied().filter(|(at, _)| *at <= now) {
             self.planned.remove(&(at, number));
@@ -178,7 +178,7 @@ impl Quic {
         }
     }
 
-    /// Opens a connection on this path, and reports the link as down if that fails.
+    /// Opens a connection on this path. If that fails, reports the link as down.
     fn dial(&mut self, link: LinkIndex, to: Path, max_packet: Option<u16>, now: Instant) {
         let Some(pin) = self.peers.get(link.get()).and_then(|peer| peer.pin) else {
             return;
@@ -249,8 +249,8 @@ impl Quic {
         }
     }
 
-    /// Stores a new connection, whose handshake is in progress, under its handle, and counts the handshake. The next
-    /// flush sends its first datagrams.
+    /// Stores a new connection under its handle, and counts its handshake, which is in progress. The next flush sends
+    /// the connection's first datagrams.
     pub(super) fn keep(&mut self, handle: ConnectionHandle, connection: Connection) {
         if self.connections.len() <= handle.0 {
             self.connections.resize_with(handle.0 + 1, || None);
@@ -265,7 +265,8 @@ impl Quic {
         self.touch(handle);
     }
 
-    /// Ends the counting of a connection's handshake, which has succeeded or failed. A second call does nothing.
+    /// Stops counting a connection's handshake as in progress, because it has succeeded or failed. A second call does
+    /// nothing.
     pub(super) fn handshake_over(&mut self, handle: ConnectionHandle) {
         let connection = self.connections.get_mut(handle.0).and_then(Option::as_mut);
         let Some(connection) = connection.filter(|c| c.deadline.is_some()) else {
@@ -284,8 +285,9 @@ impl Quic {
         }
     }
 
-    /// Makes a connection active after its peer has proven its key, and sends the waiting packets on it. Closes other
-    /// connections with the peer if this end has to.
+    /// Makes a connection the active one after its peer has proven its key, and sends the waiting packets on it. Closes
+    /// the other connections with the peer whose handshakes are in progress, and the older established ones, if closing
+    /// them is this end's task.
     pub(super) fn established(&mut self, handle: ConnectionHandle, pin: Option<KeyPin>, now: Instant) {
         let link = pin.and_then(|pin| self.by_pin.get(&pin).copied());
         let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) else {
@@ -312,8 +314,8 @@ impl Quic {
             connection.is_some_and(|c| c.established.is_some())
         };
         let (older, handshaking): (Vec<_>, Vec<_>) = others.into_iter().partition(established);
-        // The end with the smaller key closes all older connections. The other end waits for that, and only limits
-        // their number.
+        // The end with the smaller key closes all older connections. The other end closes older connections only if
+        // there are more than `MAX_ESTABLISHED`.
         let kept = if decides { 0 } else { MAX_ESTABLISHED - 1 };
         for other in older.iter().rev().skip(kept) {
             self.end(*other, now, "a newer connection took over");
@@ -335,8 +337,8 @@ impl Quic {
         }
     }
 
-    /// Stops using `local`, an address of this host, as the source of any connection. The kernel then chooses the
-    /// source.
+    /// Stops using `local`, an address of this host, as the source address of connections. The kernel then chooses the
+    /// source address.
     pub(super) fn clear_source(&mut self, local: IpAddr) {
         let paths = self.connections.iter_mut().flatten().map(|c| &mut c.path);
         let planned = self.peers.iter_mut().flat_map(|p| &mut p.planned).map(|a| &mut a.to);

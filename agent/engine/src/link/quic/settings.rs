@@ -11,29 +11,31 @@ use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Largest number of datagrams of one transmit: so many full-sized ones fit into one GSO call (65,507 bytes).
+/// Largest number of datagrams that quinn returns in one call: 44 full-sized datagrams fit into one system call with
+/// GSO (65,507 bytes).
 pub(super) const MAX_SEGMENTS: usize = 44;
 
 /// Silence after which a connection ends. A link that is used again opens another connection within two round trips.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Length of a connection ID in bytes. It is long enough that nobody guesses one, and short enough that a packet of the
+/// Length of a connection ID in bytes. An ID of 5 bytes is hard to guess, and short enough that an inner packet of the
 /// default MTU fits into a datagram on an Ethernet.
 const CONNECTION_ID_LEN: usize = 5;
 
-/// UDP payload in bytes of a full-sized IPv4 packet on an Ethernet (1,500 - 20 - 8). Connections begin with it, and
-/// path MTU discovery lowers it.
+/// UDP payload in bytes of a full-sized IPv4 packet on an Ethernet (1,500 - 20 - 8). A connection begins with this
+/// payload, and path MTU discovery lowers it if the path carries less.
 const INITIAL_MTU: u16 = 1472;
 
 /// Number of bytes that may wait for congestion control. When the queue is full, its oldest packet is dropped. With a
-/// quarter of this size a TCP stream lost a third of its throughput; this size adds 2 ms of latency.
+/// quarter of this size, the throughput of a TCP stream was lower by a third. The cost of this size is 2 ms of latency.
 const SEND_QUEUE_LEN: usize = 1 << 20;
 
 /// Number of received bytes that may wait for [`Quic`](super::Quic), which fetches the packets out of quinn after each
 /// datagram.
 const RECEIVE_QUEUE_LEN: usize = 1 << 20;
 
-/// Number of packets per acknowledgement. Each acknowledgement costs a datagram, and encryption at both ends.
+/// Number of packets per acknowledgement. The number is large because each acknowledgement costs a datagram, which one
+/// end encrypts and the other end decrypts.
 const PACKETS_PER_ACK: u32 = 24;
 
 /// Longest delay of an acknowledgement while fewer packets than [`PACKETS_PER_ACK`] have come: a fifth of the default
@@ -43,11 +45,11 @@ const MAX_ACK_DELAY: Duration = Duration::from_millis(5);
 /// Number of bytes that WireGuard adds to a packet.
 const WIREGUARD_OVERHEAD: u16 = 32;
 
-/// Least UDP payload in bytes that a path must carry for QUIC (RFC 9000, section 14).
+/// QUIC needs a path that carries a UDP payload of at least this number of bytes (RFC 9000, section 14).
 const MIN_MTU: u16 = 1200;
 
-/// Settings for a path with a low MTU, which carries packets of at most `max_packet` bytes without fragmentation inside
-/// WireGuard. The first datagrams of the handshake are then short enough.
+/// Settings for a path with a low MTU: inside WireGuard it carries packets of at most `max_packet` bytes without
+/// fragmentation. With these settings the first datagrams of the QUIC handshake are short enough for the path.
 pub(super) fn narrow(max_packet: u16) -> TransportConfig {
     let mut transport = transport();
     transport.initial_mtu(
@@ -88,7 +90,7 @@ pub(super) fn endpoint(reset: hmac::Key) -> EndpointConfig {
     config
         .grease_quic_bit(false)
         .cid_generator(|| Box::new(RandomConnectionIdGenerator::new(CONNECTION_ID_LEN)));
-    // This is the longest payload that the protocol allows, so there is no error.
+    // The call fails only for a payload outside of the protocol's limits, and this is the longest one allowed.
     let _ = config.max_udp_payload_size(65_527);
     config
 }
@@ -101,7 +103,8 @@ pub(super) fn server(crypto: Arc<QuicServerConfig>, transport: Arc<TransportConf
 }
 
 /// The key for stateless resets (RFC 9000, section 10.3). It is derived from the private key, so that it survives a
-/// restart: peers of an agent that restarted then learn at once that their connection does not exist any more.
+/// restart: an agent that restarted can then answer datagrams of its earlier connections by a reset, so that its peers
+/// need not wait for a timeout.
 pub(super) fn reset_key(key: &PrivateKeyDer<'_>) -> hmac::Key {
     let mut hash = Sha256::new();
     hash.update(b"tombolo stateless reset");

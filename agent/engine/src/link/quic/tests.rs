@@ -77,7 +77,8 @@ fn carry(ends: &mut [(u8, Quic); 2], now: Instant) {
     }
 }
 
-/// A hostile peer closes none of its connections, even those that it is the one to close.
+/// A hostile peer closes no connections, not even those that it should close because its key is the smaller one. The
+/// number of connections stays limited.
 #[test]
 fn a_peer_has_few_connections() {
     for seeds in [[1, 2], [2, 1]] {
@@ -106,7 +107,7 @@ fn a_peer_opens_connections_at_a_limited_rate() {
     let pins = [ends[0].1.pin(), ends[1].1.pin()];
     ends[0].1.update(&[link_to("b", pins[1])], begin);
     ends[1].1.update(&[link_to("a", pins[0])], begin);
-    // Others send first datagrams with the peer's source address.
+    // Other senders forge the peer's source address in the first datagrams of connections.
     let mut forged = Vec::new();
     for n in 0..40 {
         let mut anybody = end(100 + n);

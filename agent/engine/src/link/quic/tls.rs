@@ -80,13 +80,14 @@ impl Identity {
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(self.key.clone())));
         config.alpn_protocols = vec![ALPN.to_vec()];
-        // A resumed session would not check the peer's key against the pins of now.
+        // Sessions are never resumed, because a resumed session would not check the peer's key against the present
+        // pins.
         config.resumption = rustls::client::Resumption::disabled();
         Ok(config)
     }
 
-    /// Settings for connections from the holders of any of the keys in `pins`, as they are at the time of each
-    /// handshake.
+    /// Settings for connections from peers that hold one of the keys in `pins`. Each handshake uses the pins that the
+    /// list has at that time.
     pub(super) fn server(&self, pins: Arc<Pins>) -> Result<Arc<QuicServerConfig>, Error> {
         let config = QuicServerConfig::try_from(self.server_tls(pins)?);
         config.map(Arc::new).map_err(|e| Error::General(e.to_string()))
@@ -119,7 +120,7 @@ impl Pins {
         this
     }
 
-    /// Replaces all pins. Handshakes that have not checked the peer's key yet use the new ones.
+    /// Replaces all pins. Handshakes that have not checked the peer's key yet use the new pins.
     pub(super) fn replace(&self, pins: impl IntoIterator<Item = KeyPin>) {
         let mut sorted: Vec<_> = pins.into_iter().collect();
         sorted.sort_unstable();
@@ -260,8 +261,8 @@ mod tests {
         Identity::new(rustls::pki_types::PrivatePkcs8KeyDer::from(key.as_ref().to_vec()).into()).unwrap()
     }
 
-    /// Packets that are recorded now stay secret when quantum computers exist: both ends choose a hybrid key exchange
-    /// with ML-KEM.
+    /// Both ends choose a hybrid key exchange with ML-KEM, so that packets that are recorded now stay secret when
+    /// quantum computers exist.
     #[test]
     fn the_key_exchange_is_post_quantum() {
         let (a, b) = (identity(), identity());

@@ -82,7 +82,8 @@ fn an_end_that_restarts_is_told_again_and_a_newer_table_replaces_the_older() {
     let (mut a, mut b, mut now) = (RouteSync::default(), receiver(), Instant::now());
     a.advertise(table(5000, 1));
     run(&mut a, &mut b, &mut now, 10, || false);
-    // The receiver restarts: it has another table or none, and confirms that to the sender.
+    // The receiver restarts. It then has no table, and says so by its confirmations, so the sender sends its table
+    // again.
     for seed in [2, 2] {
         b = receiver();
         a.advertise(table(5000, seed));
@@ -147,8 +148,8 @@ fn an_end_that_may_not_advertise_is_not_read() {
     assert!(b.incomplete.is_none());
 }
 
-/// The sender alternates between two tables a thousand times. The receiver passes on few of them, the last one among
-/// them, and passes on a table after a quiet time at once.
+/// The sender alternates between two tables a thousand times. The receiver passes on only a few of the changes, but
+/// always the last one. A change after a quiet time is passed on at once.
 #[test]
 fn a_sender_that_changes_its_mind_all_the_time_is_acted_on_rarely() {
     let (mut b, begin) = (receiver(), Instant::now());

@@ -12,19 +12,19 @@ use std::time::{Duration, Instant};
 use tombolo_proto::id::AgentId;
 use tombolo_proto::status::Carrier;
 
-/// Least interval of echoes on a link without an alternative, where they only serve path MTU discovery and statistics.
-/// Other links use the configured interval ([`Probes`](tombolo_proto::config::Probes)).
+/// Least interval of echoes on a link that no other path can replace. There, echoes are needed only for path MTU
+/// discovery and statistics. Other links use the configured interval ([`Probes`](tombolo_proto::config::Probes)).
 const IDLE_ECHO_INTERVAL: Duration = Duration::from_secs(1);
 
-/// If the peer's last packet is younger than this, the peer is taken to use the transport over which the packet came.
+/// Age up to which the peer's last packet shows which transport the peer uses: the one over which the packet came.
 const RECENT_RX_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A monitored link is down if its handshake has been unanswered for this time. Failover must take half a second at
-/// most (D19).
+/// Time for which a handshake on a monitored link may stay unanswered; then the link is down. It is half a second
+/// because failover may take no longer (D19).
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A link is in use for this time after its last packet. Then its monitor is dropped, so that idle links cost no time
-/// and little memory.
+/// Time after its last packet for which a link is in use. After this time the link's monitor is dropped, so that idle
+/// links cost no time and little memory.
 const USED_TIMEOUT: Duration = Duration::from_secs(5);
 
 const fn millis(number: u32) -> Duration {
@@ -70,7 +70,8 @@ impl SecureLinks {
         true
     }
 
-    /// Sends the echoes that are due: over the transport in use, and over the other one if the link may need it.
+    /// Sends the echoes that are due over the transport in use, and over the other transport if the link may need that
+    /// one.
     fn send_echoes(&mut self, link: LinkIndex, now: Instant, tx: &mut impl TransmitSink) {
         let Some(entry) = self.links.get(link.get()) else {
             return;
@@ -78,15 +79,15 @@ impl SecureLinks {
         let (carrier, has_choice, monitored) = (entry.carrier(), entry.has_choice(), entry.monitored);
         let is_up = |this: &Self, carrier| this.health(link, carrier, now).is_up();
         let standby = match carrier {
-            // An existing QUIC connection is probed, because it must be known whether it works at the moment when it is
-            // needed.
+            // If there is a QUIC connection, it is probed too, because it must be known already whether it works when
+            // WireGuard fails.
             Carrier::WireGuard => (has_choice && is_up(self, Carrier::Quic)).then_some(Carrier::Quic),
             Carrier::Quic => has_choice.then_some(Carrier::WireGuard),
         };
         for (carrier, is_main) in [(Some(carrier), true), (standby, false)] {
             let Some(carrier) = carrier else { continue };
-            // Packets establish the session of the transport in use, so echoes need not. An echo over the other
-            // transport establishes the session there.
+            // Over the transport in use no echo is sent without a session, because ordinary packets will establish it.
+            // Over the other transport the echo itself establishes the session.
             if is_main && !is_up(self, carrier) {
                 continue;
             }
@@ -95,7 +96,7 @@ impl SecureLinks {
                 continue;
             };
             let liveness = monitor.of_mut(carrier);
-            // D19: echoes are frequent only if another path can replace this one. For other lanes than 0, lane 0 is
+            // D19: echoes are frequent only if another path can replace this one. For a lane other than 0, lane 0 is
             // another path.
             let has_alternative = (has_choice || monitored) && (is_main || liveness.answers().is_some()) || lane > 0;
             let interval = if has_alternative {
@@ -111,7 +112,7 @@ impl SecureLinks {
     }
 
     /// D19: by default three missed echoes take a monitored link down, and ten answers that span three seconds bring it
-    /// back. A handshake that the peer does not answer takes it down too.
+    /// back. A handshake that the peer does not answer takes the link down too.
     fn detect_dead_peer(&mut self, link: LinkIndex, now: Instant) {
         let Some(entry) = self.links.get(link.get()).filter(|entry| entry.monitored) else {
             return;
@@ -133,8 +134,8 @@ impl SecureLinks {
         }
     }
 
-    /// Handles the peer's message that it is about to stop. The peer still answers for a moment, so the answers so far
-    /// are forgotten: after its return it must answer as long as a peer that was silent.
+    /// Handles the peer's message that it is about to stop. The peer's earlier answers no longer count, although it
+    /// still answers for a moment: like a peer that was silent, it must answer for a while before the link is up again.
     pub(super) fn peer_drains(&mut self, link: LinkIndex) {
         let Some(entry) = self.links.get_mut(link.get()) else {
             return;
@@ -189,8 +190,8 @@ impl SecureLinks {
         let Some(entry) = self.links.get_mut(link.get()) else {
             return;
         };
-        // boringtun keeps the session with a third-party device after the device has failed, so the transport's events
-        // decide here, not the session.
+        // boringtun keeps its session with a third-party device after the device has failed. So for such a device only
+        // the argument `is_up`, which comes from the transport's events, decides; the session does not.
         let is_up = is_any_up && !entry.is_dead && (is_up || !entry.third_party);
         if entry.reported_up != Some(is_up) {
             entry.reported_up = Some(is_up);
@@ -200,8 +201,8 @@ impl SecureLinks {
         }
     }
 
-    /// Reports the peer's new endpoint. If the endpoint changes with every datagram, the owner still reads only one
-    /// event.
+    /// Reports the peer's new endpoint. If the last unread event is about the same peer, it is replaced, so that an
+    /// endpoint that changes with every datagram leaves only one event.
     fn report_endpoint(&mut self, peer: AgentId, to: SocketAddr) {
         match self.events.back_mut() {
             Some(Event::EndpointChanged(before, at)) if *before == peer => *at = to,

@@ -12,8 +12,9 @@ use std::time::Instant;
 use tombolo_proto::status::Carrier;
 
 impl SecureLinks {
-    /// Takes a packet that came out of a link. Returns whether it is for the engine: messages between agents are
-    /// handled here. If the packet was the last fragment of another one, the latter is in `reassembled` afterwards.
+    /// Processes a packet that came out of a link. Returns `true` if the engine must process the packet further, and
+    /// `false` if it was a message between agents, which is handled here. If the message was the last fragment of a
+    /// packet, the complete packet is in `reassembled` afterwards.
     pub(super) fn receive(
         &mut self,
         link: LinkIndex,
@@ -118,8 +119,8 @@ impl SecureLinks {
             .get(link.get())
             .is_some_and(|entry| entry.route_sync.has_table())
         {
-            // The changes of the peer are rate-limited: the monitor reports the table when the limit allows it, so the
-            // link must stay in use.
+            // The rate limit may delay the report of the table. The monitor makes this report later, and only links in
+            // use have a monitor, so the link must stay in use.
             self.mark_used(link, now);
         }
         self.sync_routes(link, now, tx, RouteSync::poll_confirmation);

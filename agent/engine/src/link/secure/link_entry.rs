@@ -19,19 +19,19 @@ pub(super) struct LinkMonitor {
     /// The path MTU, for transports that do not discover it.
     pub(super) path_mtu: PathMtu,
     pub(super) reassembly: Reassembly,
-    /// The transport over which the last packet came, and the time.
+    /// The transport over which the last packet came, and the time at which it came.
     pub(super) last_rx: Option<(Carrier, Instant)>,
 }
 
 impl LinkMonitor {
-    /// Creates the measurements of a link that nothing is known about.
+    /// Creates the measurements of a link about which nothing is known.
     pub(super) fn new(probes: Probes) -> Self {
         let mut new = Self::default();
         new.set_probes(probes);
         new
     }
 
-    /// Sets how the silence of the peer is detected, over both transports.
+    /// Sets the interval and the count of echoes by which the peer's silence is detected, for both transports.
     pub(super) fn set_probes(&mut self, probes: Probes) {
         for liveness in &mut self.liveness {
             liveness.set_probes(probes);
@@ -44,14 +44,14 @@ impl LinkMonitor {
         &self.liveness[position_of(carrier)]
     }
 
-    /// The echoes over one transport, for changes.
+    /// The echoes over one transport, so that the caller can change them.
     #[expect(clippy::indexing_slicing, reason = "a position in CARRIERS, as long as the array")]
     pub(super) const fn of_mut(&mut self, carrier: Carrier) -> &mut Liveness {
         &mut self.liveness[position_of(carrier)]
     }
 
-    /// Forgets the answers so far, so that the peer must answer for a while before its link is used again, as after a
-    /// silence.
+    /// Sets the number of answers in a row to zero, so that the peer must answer for a while before the link is used
+    /// again. The same happens after a silence.
     pub(super) fn forget_answers(&mut self) {
         for liveness in &mut self.liveness {
             liveness.forget_answers();
@@ -59,7 +59,7 @@ impl LinkMonitor {
     }
 }
 
-/// Number of inner packets, and of their bytes, in one direction.
+/// Number of inner packets in one direction, and the sum of their lengths in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Traffic {
     pub(super) packets: u64,
@@ -77,7 +77,7 @@ impl Traffic {
 /// The state of one link.
 pub(super) struct LinkEntry {
     pub(super) peer: AgentId,
-    /// The keys that the peer must prove to hold: of WireGuard, and of QUIC if it has one.
+    /// The keys that the peer must prove to hold: its WireGuard key, and its QUIC key if it has one.
     public_key: PublicKey,
     pin: Option<KeyPin>,
     pub(super) transport: Transport,
@@ -90,11 +90,11 @@ pub(super) struct LinkEntry {
     pub(super) monitor: Option<Box<LinkMonitor>>,
     /// Time at which the last packet was sent or received.
     pub(super) last_used: Option<Instant>,
-    /// Longest packet that the path carries without fragmentation, in bytes, as probes have found; `None`: no limit is
+    /// Longest packet that the path carries without fragmentation, in bytes, as found by probes; `None`: no limit is
     /// known.
     pub(super) path_limit: Option<u16>,
-    /// Whether a lane other than 0 may send: it has a session, and the peer is not silent. Updated while the link has a
-    /// monitor.
+    /// Whether this lane, if it is not lane 0, may send over the link: it has a session, and the peer is not silent.
+    /// The value is updated while the link has a monitor.
     pub(super) is_ready: bool,
     /// The state that was reported to the owner last: `true` is up. `None`: none was reported.
     pub(super) reported_up: Option<bool>,
@@ -104,7 +104,8 @@ pub(super) struct LinkEntry {
     pub(super) monitored: bool,
     /// Whether the peer is a third-party device instead of an agent (D16).
     pub(super) third_party: bool,
-    /// Whether the link is down because the peer does not answer or is about to stop. Only monitored links can be.
+    /// Whether the link is down because the peer does not answer or is about to stop. The value is true only for
+    /// monitored links.
     pub(super) is_dead: bool,
     pub(super) route_sync: RouteSync,
     /// Traffic over QUIC; WireGuard counts its own traffic.
@@ -138,7 +139,8 @@ impl LinkEntry {
         }
     }
 
-    /// Whether the peer in `link` has the same keys as before. A QUIC key that is added or removed makes no difference.
+    /// Whether the peer in `link` has the same keys as before. If the QUIC key was only added or removed, the peer
+    /// counts as the same.
     pub(super) fn is_with(&self, link: &Link) -> bool {
         let differ = |(before, now)| before != now;
         self.public_key == link.public_key && !self.pin.zip(link.quic).is_some_and(differ)

@@ -19,8 +19,8 @@ impl SecureLinks {
             return;
         };
         let liveness = monitor.of(carrier);
-        // A peer that answers no echo answers no probe either. If nothing passes, a lost probe says nothing about
-        // lengths.
+        // A peer that answers no echo answers no probe either, so the loss of a probe would not show that the probe was
+        // too long.
         if liveness.answers().is_none() || liveness.silent(now).is_some() {
             return;
         }
@@ -40,7 +40,7 @@ impl SecureLinks {
         };
         for size in sizes {
             let probe = Message::probe(size, &mut self.probe);
-            // A probe that cannot be sent is not acknowledged, as one that is too long.
+            // The error is ignored: no acknowledgement will come, as if the probe had been too long.
             let _ = transport.seal(link, probe, outer, now, tx);
         }
     }

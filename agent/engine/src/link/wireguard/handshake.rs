@@ -25,11 +25,13 @@
 //!   Expired           Idle          Idle          Idle ³         Idle
 //!   Closed            Idle          Idle          Idle           Idle
 //! ```
-//! 1. The state remembers that this end responded. If no data comes on that session, this end initiates again.
+//! 1. The state remembers that this end responded. If no data comes on the session of this response, this end initiates
+//!    again.
 //! 2. The renewal ends, and the earlier session stays: the new state is `ResponseSent` if this end has responded
 //!    meanwhile, otherwise `Confirmed` or `Idle`. After a rejection an older session proves nothing about the new keys,
 //!    so the handshake continues.
-//! 3. Nothing changes if boringtun gave up before the response, because boringtun reports that again with each tick.
+//! 3. If boringtun gave up before the response, nothing changes: boringtun repeats the report of that failure with each
+//!    tick.
 //!
 //! The peer's initiation proves nothing, because it may be a replay. A response that verifies, or data that verifies,
 //! proves that the peer holds the keys (D18).
@@ -39,9 +41,9 @@ use std::time::{Duration, Instant};
 use tombolo_proto::config::Link;
 use tombolo_proto::status::LinkState;
 
-/// Pauses before the first repetitions of an unanswered initiation. The peer's agent may be about to receive the
-/// configuration with this link, so short pauses pay. Later repetitions are boringtun's, every 5 s (the protocol's
-/// `REKEY_TIMEOUT`).
+/// Pauses before the first repetitions of an unanswered initiation. The pauses are short because the peer's agent may
+/// be about to receive the configuration with this link. boringtun sends the later repetitions, one every 5 s (the
+/// protocol's `REKEY_TIMEOUT`).
 const RETRY_BACKOFF: [Duration; 3] = [
     Duration::from_millis(400),
     Duration::from_millis(800),
@@ -52,27 +54,28 @@ const RETRY_BACKOFF: [Duration; 3] = [
 /// peer that never answered.
 const ATTEMPT_PAUSE: Duration = Duration::from_secs(30);
 
-/// If no data has come on a session for this time after this end responded to the initiation, the peer is taken to have
-/// rejected the response. This end then initiates, which shows the cause.
+/// Time to wait for data on a session after this end responded to the peer's initiation. If none has come by then, the
+/// peer is taken to have rejected the response. This end then initiates a handshake itself, and the peer's response
+/// shows the cause.
 const UNCONFIRMED_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Age of an unanswered initiation from which the peer counts as unreachable: twice the protocol's `REKEY_TIMEOUT`.
 const UNREACHABLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Silence of the peer on an `always_on` link after which this end initiates a handshake. The peer sends a keepalive
-/// every 5 s, so two must have been lost.
+/// every 5 s, so at least two were lost or not sent.
 pub(super) const SILENCE_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// Silence after which the end that is not the initiator initiates a handshake. It is one keepalive longer, so that
-/// both ends do not initiate at once.
+/// Silence after which the end that is not the initiator initiates a handshake. It is longer than [`SILENCE_TIMEOUT`]
+/// by one interval of keepalives, so that the two ends do not initiate at the same time.
 const RESPONDER_SILENCE_TIMEOUT: Duration = Duration::from_secs(17);
 
-/// If a third-party device has sent nothing for this time after a packet to it, this end initiates a handshake to see
-/// whether the device answers (D19). The device answers no probes of agents.
+/// Time to wait for anything from a third-party device after a packet to it. Then this end initiates a handshake to see
+/// whether the device answers (D19), because the device does not answer probes of agents.
 const THIRD_PARTY_SILENCE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Age of that handshake from which the device counts as unreachable: six seconds together with the silence before the
-/// handshake.
+/// Age of this handshake from which the device counts as unreachable. Together with [`THIRD_PARTY_SILENCE_TIMEOUT`]
+/// these are six seconds of silence.
 const THIRD_PARTY_UNREACHABLE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A session whose keys the peer has proven to hold.
@@ -97,7 +100,8 @@ impl Session {
 pub(super) enum Handshake {
     /// There is neither a session nor a handshake.
     Idle {
-        /// Time at which boringtun gave up; `None`: the last handshake or session ended otherwise, or there was none.
+        /// Time at which boringtun gave up the last handshake; `None`: the last handshake or session ended in another
+        /// way, or there was none.
         gave_up: Option<Instant>,
     },
     /// This end sent an initiation, and nothing that came since then has proven that the peer holds the keys.
@@ -106,7 +110,8 @@ pub(super) enum Handshake {
         since: Instant,
         /// Time of the next initiation, in addition to boringtun's repetitions; `None`: only boringtun repeats it.
         retry_at: Option<Instant>,
-        /// Time at which this end responded to an initiation of the peer meanwhile; `None`: it did not.
+        /// Time at which this end responded to an initiation of the peer since its own initiation; `None`: it has not
+        /// responded.
         response_sent: Option<Instant>,
         /// The earlier session, which stays in use during the renewal.
         session: Option<Session>,
@@ -115,7 +120,7 @@ pub(super) enum Handshake {
     ResponseSent {
         /// Time of the first of these responses.
         since: Instant,
-        /// Time at which boringtun gave up before the response; `None`: it did not.
+        /// Time at which boringtun gave up this end's handshake before the response; `None`: it had not given up.
         gave_up: Option<Instant>,
         /// The earlier session, which stays in use until the new one is confirmed.
         session: Option<Session>,
@@ -201,7 +206,8 @@ impl Policy {
         }
     }
 
-    /// Time without an answer from a third-party device after which this end initiates: a third of `dpd_timeout`.
+    /// Time without an answer from a third-party device after which this end initiates a handshake: a third of
+    /// `dpd_timeout`, or the default.
     fn unanswered_tx_timeout(&self) -> Duration {
         self.dpd_timeout.map_or(THIRD_PARTY_SILENCE_TIMEOUT, |total| total / 3)
     }
@@ -225,10 +231,10 @@ impl Policy {
     }
 }
 
-/// The traffic with the peer, as far as handshakes depend on it.
+/// The facts about the traffic with the peer on which handshakes depend.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Traffic {
-    /// Whether boringtun has a session to encrypt with, confirmed or not.
+    /// Whether boringtun has a session with which it can encrypt, confirmed or not.
     pub(super) can_seal: bool,
     /// Time at which the last datagram that verified was received.
     pub(super) last_rx: Option<Instant>,
@@ -243,8 +249,8 @@ pub(super) struct Handshakes {
     /// Number of initiations since the last success, or since boringtun gave up. It selects the next pause of
     /// [`RETRY_BACKOFF`].
     attempts: usize,
-    /// The path of the last initiation. Only a response from there can be a rejection, because other responses may be
-    /// forged.
+    /// The path of the last initiation. Only a response from this path counts as a rejection, because responses from
+    /// elsewhere may be forged.
     target: Option<Path>,
     /// Whether an initiation is sent with the next tick.
     is_requested: bool,
@@ -282,7 +288,7 @@ impl Handshakes {
                 self.state = Handshake::Idle { gave_up: Some(now) };
                 return Action::DropWaiting;
             }
-            // boringtun repeats this report with each tick until the next handshake.
+            // boringtun repeats the report with each tick until the next handshake, so a repetition is ignored.
             Event::Expired => {}
             Event::Closed => {
                 let is_requested = self.is_requested;
@@ -335,8 +341,8 @@ impl Handshakes {
                     session: None,
                 }
             }
-            // In boringtun the response has ended this end's own handshake. Without data on the new session, this end
-            // must initiate again.
+            // In boringtun, sending the response has ended this end's own handshake. If no data comes on the new
+            // session, this end must initiate again.
             Handshake::Initiated {
                 retry_at,
                 response_sent,
@@ -387,8 +393,8 @@ impl Handshakes {
         }
     }
 
-    /// The newest session whose keys the peer has proven to hold; it stays while it is being renewed. `None`: there is
-    /// none.
+    /// The newest session whose keys the peer has proven to hold; it is also returned while it is being renewed.
+    /// `None`: there is no such session.
     pub(super) const fn session(&self) -> Option<Session> {
         match self.state {
             Handshake::Idle { .. } => None,
@@ -420,7 +426,7 @@ impl Handshakes {
         }
     }
 
-    /// The path of the last initiation; `None`: none was sent since the state was dropped.
+    /// The path of the last initiation; `None`: no initiation was sent since the state was dropped.
     pub(super) const fn target(&self) -> Option<Path> {
         self.target
     }
@@ -431,7 +437,7 @@ impl Handshakes {
         matches!(self.state, Handshake::Confirmed { session } if session.index == index) && !self.is_rejected
     }
 
-    /// Whether an initiation is sent with the next tick because of a request.
+    /// Whether the next tick sends an initiation because one was requested.
     pub(super) const fn is_requested(&self) -> bool {
         self.is_requested
     }
@@ -468,8 +474,9 @@ impl Handshakes {
         }
     }
 
-    /// The state of the link to report, where `before` is the last one. `Unreachable` and `AuthenticationFailed` last
-    /// until a handshake succeeds. If the owner knows no endpoint, it reports `NoEndpoint` instead of `Idle`.
+    /// The state of the link that must be reported now; `before` is the state that was reported last. `Unreachable` and
+    /// `AuthenticationFailed` last until a handshake succeeds. If the result is `Idle` and no endpoint is known, the
+    /// owner reports `NoEndpoint` instead.
     pub(super) fn link_state(&self, before: LinkState, now: Instant, policy: &Policy) -> LinkState {
         let (has_session, initiated) = (self.session().is_some(), self.initiated_since());
         let is_overdue = initiated.is_some_and(|since| elapsed(since, now) >= policy.unreachable_timeout());

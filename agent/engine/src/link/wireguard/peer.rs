@@ -33,10 +33,11 @@ const DATA: u8 = 4;
 /// Largest number of packets that wait for a handshake. A flow sends few packets before its first answer.
 const MAX_WAITING: usize = 64;
 
-/// Least time between two handshakes that datagrams of unknown sessions cause. Anybody can send such datagrams.
+/// Least time between two handshakes that this end initiates because of datagrams of unknown sessions. Anybody can send
+/// such datagrams.
 const RESTART_INTERVAL: Duration = Duration::from_secs(1);
 
-/// An endpoint from which the peer has sent within this time is not replaced by a newly configured one.
+/// If the peer has sent from its present endpoint within this time, a newly configured endpoint does not replace it.
 const ROAMED_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The result of decrypting a datagram.
@@ -53,12 +54,13 @@ pub(super) enum Reply {
     Refused(DropReason),
 }
 
-/// One WireGuard peer, with its session state once it is used.
+/// One WireGuard peer. It has session state only after its first use.
 pub(super) struct Peer {
     /// The position of its link in the configuration.
     pub(super) index: LinkIndex,
     config: Link,
-    /// boringtun's state. It is created by the first use, because it costs 19 KB and a Diffie-Hellman operation.
+    /// boringtun's state. It is created only when the peer is first used, because it costs 19 KB and a Diffie-Hellman
+    /// operation.
     tunn: Option<Box<Tunn>>,
     handshakes: Handshakes,
     traffic: Traffic,
@@ -66,11 +68,11 @@ pub(super) struct Peer {
     state: LinkState,
     /// The path on which datagrams for the peer are sent.
     endpoint: Option<Path>,
-    /// The path of the last datagram that verified: its source, and the address of this host to which it came, from
-    /// which answers are sent.
+    /// The path of the last datagram that verified: the datagram's source, and the address of this host at which it
+    /// arrived. Answers are sent from this address.
     heard: Option<Path>,
     last_tx: Option<Instant>,
-    /// Whether a packet was dropped because no endpoint is known.
+    /// Whether a packet was dropped because no endpoint of the peer is known.
     is_endpoint_missing: bool,
     /// Lengths in bytes of the packets in boringtun's queue, oldest first.
     waiting: VecDeque<usize>,
@@ -81,8 +83,8 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// Creates a peer without session state. `heard` is the endpoint from which it sent before this agent restarted. It
-    /// has precedence over the configured endpoint, which may be out of date.
+    /// Creates a peer without session state. `heard` is the endpoint from which the peer sent before this agent
+    /// restarted. `heard` has precedence over the configured endpoint, which may be out of date.
     pub(super) fn new(link: &Link, heard: Option<SocketAddr>) -> Self {
         Self {
             index: LinkIndex(0),
@@ -192,8 +194,9 @@ impl Peer {
         let is_other_secret = link.preshared_key != self.config.preshared_key;
         let is_moved = link.endpoint.is_some() && link.endpoint != self.config.endpoint;
         if is_other_peer || is_other_secret {
-            // The two ends change their keys at different times. Each end initiates at once: the end that changes later
-            // succeeds. If the keys differ permanently, both fail and report it.
+            // The two ends change their keys at different times. Each end initiates as soon as it has changed its key,
+            // so the handshake of the end that changes later succeeds. If the keys differ permanently, the handshakes
+            // of both ends fail, and both report it.
             let request = self.is_open() || link.always_on;
             self.reset(Event::KeyChanged { request }, now, events);
         }
@@ -236,15 +239,16 @@ impl Peer {
     }
 
     /// Takes over the peer's endpoint that another lane has learned from received datagrams. If only the port differs,
-    /// nothing changes: behind a NAT the port that this lane has learned may differ from the expected one.
+    /// nothing changes, because behind a NAT the port that this lane has learned may be right although it differs from
+    /// the computed one.
     pub(super) fn set_endpoint(&mut self, to: SocketAddr) {
         if self.endpoint.map(|e| e.remote.ip()) != Some(to.ip()) {
             self.endpoint = Some(to.into());
         }
     }
 
-    /// Whether a handshake may start because the peer seems to use a session that this end has lost: there is no
-    /// session, no handshake is in progress, and the last datagram was sent a second ago or earlier.
+    /// Whether a handshake may start because the peer seems to use a session that this end has lost: this end has no
+    /// session, no handshake of its own is in progress, and it has sent nothing to the peer for a second.
     pub(super) fn may_restart(&self, now: Instant) -> bool {
         let is_rested = |at| now.saturating_duration_since(at) >= RESTART_INTERVAL;
         !self.traffic.can_seal && self.handshakes.initiated_since().is_none() && self.last_tx.is_none_or(is_rested)
@@ -293,7 +297,7 @@ impl Peer {
                 self.traffic.first_unanswered_tx.get_or_insert(now);
                 Some(Sealed::Sent)
             }
-            // boringtun has found no valid session, and has put the packet into its own queue.
+            // boringtun has found that its session is no longer valid, and has put the packet into its own queue.
             _ => {
                 self.session_lost(now);
                 self.waiting.push_back(packet.len());
@@ -307,8 +311,8 @@ impl Peer {
         self.handshakes.handle(Event::SessionLost, now);
     }
 
-    /// Queues a packet for the session that a handshake will bring, and starts the handshake unless one is in progress.
-    /// The packet is dropped if no endpoint is known or the queue is full.
+    /// Queues a packet until a handshake has established a session, and starts this handshake unless one is in
+    /// progress. The packet is dropped if no endpoint is known or the queue is full.
     pub(super) fn wait(
         &mut self,
         packet: &[u8],
@@ -330,7 +334,7 @@ impl Peer {
             MAX_HANDSHAKE_LEN.max(packet.len() + OVERHEAD),
         );
         match tunn.encapsulate(packet, slot) {
-            // boringtun has a session that this state machine does not know of yet.
+            // boringtun has a session of which `handshakes` does not know yet.
             TunnResult::WriteToNetwork(message) if kind_of(message) == DATA => {
                 let len = message.len();
                 tx.commit(len);
@@ -373,8 +377,9 @@ impl Peer {
         self.last_tx = Some(now);
     }
 
-    /// Handles a datagram for this peer from the path `from`. `output` must be at least as long as the datagram, and as
-    /// a handshake message. A datagram that verifies makes `from` the peer's endpoint, unless it is an initiation.
+    /// Handles a datagram for this peer from the path `from`. `output` must be at least as long as the datagram, and at
+    /// least as long as a handshake message. A datagram that verifies makes `from` the peer's endpoint, unless it is an
+    /// initiation.
     pub(super) fn receive(
         &mut self,
         datagram: &[u8],
@@ -436,11 +441,11 @@ impl Peer {
             .is_some_and(|target| target.remote == from.remote)
     }
 
-    /// Records that a datagram verified on the session with this index: the peer holds the session's keys, and its
-    /// endpoint is where the datagram came from (D18).
+    /// Records that a datagram verified on the session with this index: the peer holds the session's keys, and `from`
+    /// is the peer's endpoint from now on (D18).
     fn received(&mut self, session: u32, from: Path, now: Instant, events: &mut TransportEvents) {
         (self.traffic.last_rx, self.traffic.first_unanswered_tx) = (Some(now), None);
-        // Nearly every packet ends here, so the rest of the function may be slow.
+        // For nearly every packet the function returns here, so only this check must be fast.
         if self.handshakes.is_settled(session) && self.endpoint == Some(from) && self.heard == Some(from) {
             return;
         }

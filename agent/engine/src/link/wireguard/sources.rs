@@ -4,20 +4,20 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Number of handshakes that an address may initiate at once: so many agents behind one NAT may start together.
+/// Number of handshakes that an address may initiate at once. As many agents behind one NAT may start at the same time.
 const BURST: u32 = 200;
 
-/// Time in which an address gets another token: 50 handshakes per second.
+/// Time after which an address gets another token, so that it may initiate 50 handshakes per second.
 const REFILL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Number of buckets, which need 64 KB. A keyed hash maps addresses to buckets. So no bucket is ever evicted, and
-/// nobody can choose an address that shares the bucket of another.
+/// Number of buckets, which need 64 KB. A keyed hash maps addresses to buckets. So no bucket is ever evicted. Because
+/// the key is secret, nobody can choose an address that shares the bucket of another address.
 const BUCKETS: usize = 4096;
 
 /// Token buckets by source address.
 pub(super) struct Sources {
     hasher: RandomState,
-    /// Time at which each bucket is full again; a bucket with a time in the past, or none, is full.
+    /// Time at which each bucket is full again. A bucket is full if its time is in the past, or if it has no time.
     full_at: Vec<Option<Instant>>,
 }
 
@@ -38,7 +38,8 @@ impl Sources {
             return false;
         };
         let full = full_at.map_or(now, |t| t.max(now));
-        // The bucket is empty if it needs longer than the time of `BURST` tokens to be full again.
+        // If the bucket would need more than `BURST` intervals to be full again after it has given the token, it is
+        // empty.
         if full + REFILL_INTERVAL > now + REFILL_INTERVAL * BURST {
             return false;
         }

@@ -70,7 +70,8 @@ proptest! {
             found.flat_map(|(_, sources)| sources.clone()).collect()
         };
         let (same, foreign) = (of_others(true), of_others(false));
-        // Routes of a site count as much as routes of a VNet only on links to gateways, which replace each other.
+        // Only on links to gateways, which replace each other, do routes of a site permit as many sources as routes of
+        // a VNet.
         let (trusted, rest) = match gateway {
             true => ([&of_vnets[..], &of_sites].concat(), vec![]),
             false => (of_vnets, of_sites),
