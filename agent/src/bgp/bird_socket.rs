@@ -30,8 +30,8 @@ pub(super) enum Failure {
 /// closes it.
 ///
 /// # Errors
-/// BIRD refuses the command, does not run, or does not reply within [`COMMAND_TIMEOUT`]. If another user's process
-/// listens on the socket, it gets no command, and the result is [`Failure::NoReply`].
+/// BIRD refuses the command, does not run, or does not reply within [`COMMAND_TIMEOUT`]. If a process of another user
+/// than BIRD's listens on the socket, the process gets no command, and the result is [`Failure::NoReply`].
 pub(super) async fn send_command(home: &Home, command: &str) -> Result<Vec<String>, Failure> {
     let socket = home.control_socket();
     let reply = tokio::time::timeout(COMMAND_TIMEOUT, exchange(&socket, home.uid(), command));
@@ -47,8 +47,8 @@ pub(super) async fn send_command(home: &Home, command: &str) -> Result<Vec<Strin
 
 async fn exchange(socket: &Path, uid: u32, command: &str) -> std::io::Result<Result<Vec<String>, String>> {
     let mut stream = UnixStream::connect(socket).await?;
-    // BIRD's user can write the directory, so a compromised BIRD could link the name to another program's socket. The
-    // agent must not send commands there.
+    // BIRD's user can write the directory, so a compromised BIRD could replace its socket by a link to another
+    // program's socket. The agent must not send commands to that program.
     let listener = stream.peer_cred()?.uid();
     if listener != uid {
         let message = format!(
@@ -78,9 +78,9 @@ async fn exchange(socket: &Path, uid: u32, command: &str) -> std::io::Result<Res
     Err(std::io::ErrorKind::UnexpectedEof.into())
 }
 
-/// Splits a line of a reply into its code and its text. The code is a number of four digits, and comes with whether the
-/// reply ends with this line. A line without a code continues the line before; its first character, a blank, is
-/// dropped.
+/// Splits a line of a reply into its code and its text. The code is a number of four digits. The flag next to it says
+/// whether the reply ends with this line. A line without a code continues the line before; its first character, a
+/// blank, is dropped.
 fn split_code(line: &str) -> (Option<(u16, bool)>, &str) {
     let code = line.get(..4).filter(|c| c.bytes().all(|b| b.is_ascii_digit()));
     let code = code.and_then(|c| c.parse().ok());
@@ -148,8 +148,9 @@ impl Session {
             ("Neighbor graceful restart active", _) => self.restarting = true,
             ("BGP state", "Idle") if self.state == BgpPeerState::Connecting => self.state = BgpPeerState::Idle,
             ("Last error", error) => {
-                // BIRD retries such a session by itself after a wait, so it reports the state "start". Operators must
-                // see a stopped session, because it stays down until the neighbour sends fewer routes.
+                // BIRD retries a session with too many routes after a wait, and reports the state "start" meanwhile.
+                // The agent reports "stopped" instead, because the session stays down until the neighbour sends fewer
+                // routes.
                 if error.ends_with("Route limit exceeded") && self.state != BgpPeerState::Connected {
                     self.state = BgpPeerState::Stopped;
                 }

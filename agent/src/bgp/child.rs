@@ -2,8 +2,8 @@
 //!
 //! A dedicated thread starts BIRD, forwards its log and waits for its end. The kernel sends the parent-death signal
 //! (`prctl(2)`, `PR_SET_PDEATHSIG`) when the *thread* that created the process ends, so this thread lives as long as
-//! BIRD. The signal is SIGTERM. BIRD then sends a Cease, and neighbours switch to another path at once, which they must
-//! do because nothing forwards their packets without the agent.
+//! BIRD. The signal is SIGTERM. BIRD then sends a Cease, so that neighbours switch to another path at once. They must
+//! switch, because nothing forwards their packets after the agent has ended.
 
 use super::home::{CONFIG, CONTROL_SOCKET, Home, PID_FILE, RUN_DIR};
 use super::process::{Event, MAX_LINE, MAX_WAITING_LINES, Process, SharedPid, printable};
@@ -73,8 +73,8 @@ fn may_change_user(own: Capabilities, groups: &[Gid], group: Gid) -> bool {
 }
 
 /// Starts BIRD with the files of `home`, in a thread of its own. Returns when the process exists, before BIRD has read
-/// its configuration. With `recovers` BIRD starts as after a graceful restart (RFC 4724), in which neighbours still
-/// keep the routes of BIRD's predecessor.
+/// its configuration. With `recovers` BIRD starts as after a graceful restart (RFC 4724): neighbours may still keep the
+/// routes of the BIRD that ran before.
 ///
 /// # Errors
 /// `bird` or `setpriv` is not installed, or the thread or the process cannot be started.
@@ -134,8 +134,8 @@ fn command(home: &Home, recovers: bool) -> Result<Command> {
             "bird has all capabilities of the agent: grant the agent CAP_SETPCAP, which it needs to withhold them"
         );
     }
-    // BIRD gets relative paths, with its own directory as working directory. Its user may not have access to the parent
-    // directories, which absolute paths need.
+    // BIRD gets relative paths, with its own directory as working directory. BIRD's user may lack access to the parent
+    // directories, and a file can be opened by its absolute path only with that access.
     let run = Path::new(RUN_DIR);
     let arguments = bird_arguments(
         Path::new(CONFIG),
@@ -154,8 +154,8 @@ fn command(home: &Home, recovers: bool) -> Result<Command> {
     Ok(command)
 }
 
-/// Forwards log lines until BIRD closes the pipe. Lines that do not fit into the channel are dropped, because BIRD
-/// blocks on a log that nobody reads.
+/// Forwards log lines until BIRD closes the pipe. Lines that do not fit into the channel are dropped. If this function
+/// waited for room instead, the pipe would fill and BIRD would block.
 fn read_log(log: ChildStderr, events: &mpsc::Sender<Event>) {
     let mut log = BufReader::new(log);
     let mut line = Vec::new();

@@ -63,7 +63,8 @@ impl Feed {
         let mut stale_until = None;
         let mut backoff = MIN_RETRY_BACKOFF;
         loop {
-            // Created before the attempt, so that a notification that comes during the attempt is not lost.
+            // This future is created before the attempt, so that a notification that comes during the attempt is not
+            // lost.
             let reconnect = self.reconnect.notified();
             let outcome = match timeout(HANDSHAKE_TIMEOUT, self.establish()).await {
                 Ok(Ok(session)) => {
@@ -150,8 +151,8 @@ impl Feed {
         stale_until: &mut Option<Instant>,
     ) -> String {
         let (mut stream, mut received) = session;
-        // `dirty`: the table has changed since it was published. `due`: the earliest time at which it may be published
-        // again.
+        // `dirty`: the table has changed since it was published. `due`: the earliest time at which the table may be
+        // published again.
         let (mut dirty, mut due) = (false, Instant::now());
         loop {
             loop {
@@ -181,7 +182,8 @@ impl Feed {
                 (dirty, due) = (false, Instant::now() + pace.wait(now()).max(MIN_PUBLISH_INTERVAL));
             }
             // BIRD's socket uses Nagle's algorithm, so a delayed acknowledgement delays BIRD's next UPDATE. The kernel
-            // resets the option by itself, so it is set before each read. If that fails, only latency is lost.
+            // resets the option TCP_QUICKACK by itself, so the option is set before each read. If that fails, only
+            // latency is lost.
             let _ = SockRef::from(&stream).set_tcp_quickack(true);
             received.reserve(READ_SIZE);
             tokio::select! {

@@ -115,7 +115,7 @@ impl Home {
     pub(super) fn write(&self, text: &str) -> Result<()> {
         let (path, new) = (self.config_dir.join(CONFIG), self.config_dir.join(NEW_CONFIG));
         let step = || -> std::io::Result<()> {
-            // A killed agent may have left this file, which would keep its old owner and mode.
+            // A killed agent may have left this file. A file that exists would keep its old owner and mode.
             remove(&new)?;
             let mut file = OpenOptions::new()
                 .write(true)
@@ -176,8 +176,8 @@ fn remove(path: &Path) -> std::io::Result<()> {
 fn make_dir(path: &Path, mode: u32, user: Option<&User>) -> Result<PathBuf> {
     let step = || -> Result<PathBuf> {
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-        // Group and mode are set by the directory's descriptor. By name BIRD could replace an entry of its own
-        // directory by a link at any moment.
+        // Group and mode are set by the directory's descriptor. If they were set by name, BIRD could first replace the
+        // directory by a link, because BIRD may change the entries of its own directory.
         let dir = OpenOptions::new()
             .read(true)
             .custom_flags(O_DIRECTORY | O_NOFOLLOW)

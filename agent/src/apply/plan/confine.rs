@@ -22,8 +22,8 @@ use std::net::IpAddr;
 /// daemons set. It is below the largest value of the field, 2^32 - 1.
 pub const FALLBACK_METRIC: u32 = 2_000_000_000;
 
-/// IPv4 blocks that are not public (RFC 1918, 6598, 3927, 2544). An Internet exit forwards no IPv4 packets to these,
-/// and IPv6 packets only to [`PUBLIC_V6`].
+/// IPv4 blocks that are not public (RFC 1918, 6598, 3927, 2544). An Internet exit forwards no IPv4 packets to these
+/// blocks, and forwards IPv6 packets only to [`PUBLIC_V6`].
 const PRIVATE_V4: [&str; 6] = [
     "10.0.0.0/8",
     "100.64.0.0/10",

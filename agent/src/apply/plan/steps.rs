@@ -72,7 +72,8 @@ impl KernelPlan {
         (additions, removals)
     }
 
-    /// Enters a step that the kernel has carried out, so that this plan describes the kernel's state again.
+    /// Updates this plan by a step that the kernel has carried out, so that the plan describes the kernel's state
+    /// again.
     pub fn record(&mut self, step: &Step) {
         match step {
             Step::Mtu(m) => self.mtu = *m,
@@ -93,7 +94,7 @@ impl KernelPlan {
 /// How the kernel treats packets that arrive from the TUN device and are not for this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forwarding {
-    /// The kernel follows the host's sysctls for new devices.
+    /// The kernel forwards these packets if the host's sysctls for new devices say so.
     HostDefault,
     /// The kernel forwards IPv4 packets, and IPv6 packets if `v6` is set.
     On {
