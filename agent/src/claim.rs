@@ -15,8 +15,8 @@ use std::io::ErrorKind;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 
-/// Exclusive use of routing tables, and of a device name that no device had. Holds until the value is dropped or the
-/// process ends.
+/// Exclusive use of an agent's routing tables, and of a device name that no device had when it was claimed. The claim
+/// holds until the value is dropped or the process ends.
 #[derive(Debug)]
 pub struct Claim {
     tables: [u32; 4],
@@ -69,7 +69,8 @@ pub fn take_host(state: &StateDir, config: &Config) -> Result<(Claim, Netlink, I
     let mut claim = Claim::take(&config.interface, numbers)?;
     let before = last_used(state)?;
     let mut inherited = Inherited::default();
-    // If this run has tables of the last run, the first configuration compares rules and routes one by one instead.
+    // If this run uses a table of the last run too, `inherited.before` stays empty. The first configuration then
+    // removes only those rules and routes of the last run that it does not need.
     let other_tables = |b: &KernelIds| !b.tables().iter().any(|t| numbers.tables().contains(t));
     if let Some(before) = before.filter(other_tables) {
         match Claim::of_tables(before, &claim.tables) {
@@ -86,9 +87,9 @@ pub fn take_host(state: &StateDir, config: &Config) -> Result<(Claim, Netlink, I
     Ok((claim, netlink, inherited))
 }
 
-/// Records this run's numbers (tables, rule priorities, mark) in `numbers.json` for the next run. The caller must have
-/// removed rules and routes with other numbers, because their numbers are lost then. If the file has the same numbers,
-/// it is not written.
+/// Records this run's numbers (tables, rule priorities, mark) in `numbers.json` for the next run. The caller must first
+/// remove rules and routes with the numbers that the file has until now, because the file then no longer tells how to
+/// find them. If the file has the same numbers, it is not written.
 ///
 /// # Errors
 /// The file cannot be read or written. A malformed file is replaced.

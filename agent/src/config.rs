@@ -20,8 +20,8 @@ const DEFAULT_FWMARK: u32 = 0x746d;
 /// hardly adds speed.
 const RECEIVE_BUFFER: usize = 600_000;
 
-/// Receive buffer of a UDP socket in bytes, for a gateway or a circuit edge. Many agents send to these at the same
-/// moment, and each packet costs twice the work of a packet at a VM.
+/// Receive buffer of a UDP socket in bytes, for a gateway or a circuit edge. Many agents may send to a gateway or an
+/// edge at the same moment, and it does twice as much work for each packet as an agent of VMs.
 const RELAY_RECEIVE_BUFFER: usize = 2_000_000;
 
 /// Most lanes if `lanes` is not set. Speed was measured for up to 8 lanes (docs/performance.md).
@@ -155,8 +155,8 @@ impl Config {
         self.receive_buffer.unwrap_or(usual)
     }
 
-    /// The number of lanes to run: as set, or half the number of cores, from 1 to 8. Lanes whose port would be above
-    /// 65535 are left out of the derived number.
+    /// The number of lanes to run: as set, or half the number of cores, from 1 to 8. The derived number is smaller if
+    /// the port of a lane would be above 65535.
     #[must_use]
     pub fn lane_count(&self) -> u16 {
         let automatic = || {

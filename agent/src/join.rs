@@ -18,8 +18,8 @@ use std::time::Duration;
 use tombolo_proto::fabric::{JoinReply, JoinRequest};
 use tombolo_proto::id::AgentId;
 
-/// Timeout of each of the two requests. The controller writes to its store before it answers, and other agents may join
-/// at the same moment.
+/// Timeout of each of the two requests. The timeout is long, because the controller writes to its store before it
+/// answers, and other agents may join at the same moment.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Parameters of joining.
@@ -74,8 +74,8 @@ impl Refused {
 /// must hold the directory's lock.
 ///
 /// # Errors
-/// The directory has joined already, a setting is out of range, the controller is unreachable or not the one of the
-/// token, it refuses ([`Refused`]), or a file cannot be written.
+/// The directory has joined already, a setting is out of range, the controller is unreachable, is not the one that
+/// issued the token, or refuses ([`Refused`]), or a file cannot be written.
 pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
     if state.path(file::CONFIG).exists() {
         bail!(
@@ -140,8 +140,8 @@ pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
     Ok(config)
 }
 
-/// Fetches the authority's certificate over an unverified connection. The comparison with the token's pin replaces the
-/// verification.
+/// Fetches the authority's certificate over an unverified connection. Instead, the certificate is compared with `pin`,
+/// the hash in the token.
 async fn fetch_authority(controller: &str, pin: &[u8; 32]) -> Result<CertificateDer<'static>> {
     let client = reqwest::Client::builder()
         .tls_danger_accept_invalid_certs(true)

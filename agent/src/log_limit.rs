@@ -1,5 +1,5 @@
 //! Limits log lines that another agent or a BGP neighbour can cause. A few lines of each kind are written in each
-//! interval. The first line of the next interval has the number of suppressed ones.
+//! interval. The first line of the next interval says how many lines were suppressed.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -18,8 +18,8 @@ use nix::net::if_::if_nametoindex;
 use rtnetlink::{Handle, LinkUnspec, new_connection};
 use tokio::task::AbortHandle;
 
-/// Protocol number of the agent's routes and rules (`rtm_protocol` and `FRA_PROTOCOL`). Neither `linux/rtnetlink.h`
-/// nor a routing daemon uses it, so it identifies the agent's objects.
+/// Protocol number of the agent's routes and rules (`rtm_protocol` and `FRA_PROTOCOL`). Neither `linux/rtnetlink.h` nor
+/// a routing daemon uses this number, so it marks routes and rules as an agent's.
 const PROTOCOL: u8 = 116;
 
 /// Length of the device's transmit queue in packets. The kernel drops packets that do not fit, so the queue must have

@@ -1,16 +1,17 @@
 //! Queue of outgoing datagrams. The queue groups datagrams into batches that one system call can send (GSO). All
-//! datagrams of a batch have one path and one length; only the last one may be shorter.
+//! datagrams of a batch have the same path, the same fields of the outer IP header, and the same length; only the last
+//! one may be shorter.
 //!
-//! Each turn of the lane fills the outbox and flushes it. Batches that the socket refuses stay in the outbox. While any
-//! stay, the lane does not read the device, so that packets wait in the device's queue and the kernel slows down the
-//! host's senders.
+//! Each turn of the lane fills the outbox and flushes it. Batches that the socket refuses stay in the outbox. While
+//! batches stay, the lane does not read the TUN device, so that packets wait in the device's queue and the kernel slows
+//! down the host's senders.
 
 use tokio::sync::mpsc;
 use tombolo_engine::buffer::{RedirectSink, Transmit, TransmitSink};
 use tombolo_engine::decide::Ingress;
 
-/// Longest batch in bytes. Before the kernel segments a batch, it is one UDP payload of at most 65,535 − 20 (IPv4) − 8
-/// (UDP).
+/// Longest batch in bytes. Until the kernel segments it, a batch is one UDP payload, which has at most 65,535 − 20
+/// (IPv4 header) − 8 (UDP header) bytes.
 const MAX_BATCH: usize = 65_507;
 
 /// Most datagrams of a batch: the kernel's `UDP_MAX_SEGMENTS`.

@@ -1,5 +1,5 @@
-//! Files that are written after the change itself: the last good configuration, and the last known endpoints of peers.
-//! Writes run on blocking threads, and an older version never replaces a newer one.
+//! Files that are written some time after the change that they record: the last good configuration, and the last known
+//! endpoints of peers. Writes run on blocking threads, and an older version never replaces a newer one.
 
 use crate::state::{StateDir, file};
 use anyhow::{Context, Result};
@@ -39,7 +39,7 @@ pub struct LastGoodStore {
 }
 
 impl LastGoodStore {
-    /// A store for the directory `state`, which has no configuration to write yet.
+    /// A store that writes to the directory `state`. It has no configuration to write yet.
     #[must_use]
     pub fn new(state: StateDir) -> Self {
         Self {
@@ -99,8 +99,8 @@ pub(crate) struct EndpointStore {
 }
 
 impl EndpointStore {
-    /// A store for the directory `state`, which knows no endpoint yet. An existing file is not read, and the first
-    /// write replaces it.
+    /// A store that writes to the directory `state`. It knows no endpoint yet. An existing file is not read, and the
+    /// first write replaces it.
     pub(crate) fn new(state: StateDir) -> Self {
         Self {
             state,

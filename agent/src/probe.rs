@@ -215,14 +215,15 @@ impl Echoes {
         self.waiting.insert(self.sequence, Instant::now());
         match socket.send_to(&packet, &SocketAddr::new(self.destination, 0).into()) {
             Ok(_) => {}
-            // If the device's queue is full, the request counts as lost, as it would elsewhere on the path.
+            // If the device's queue is full, the request counts as lost, like one that a full queue elsewhere on the
+            // path drops.
             Err(e) if e.kind() == io::ErrorKind::WouldBlock || e.raw_os_error() == Some(libc::ENOBUFS) => {}
             Err(e) => return Err(e).with_context(|| format!("sending to {}", self.destination)),
         }
         Ok(self.sequence)
     }
 
-    /// Collects answers until `deadline`. With `until_complete` it ends earlier if every request is answered.
+    /// Collects answers until `deadline`. With `until_complete` it ends earlier, as soon as every request is answered.
     async fn collect_until(&mut self, deadline: Instant, until_complete: bool) -> Result<()> {
         let mut buffer = [0u8; 1500];
         loop {

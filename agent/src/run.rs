@@ -59,7 +59,7 @@ pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
         status_changed,
     );
     let agent = Arc::new(agent);
-    // The steps that can fail come before the agent forwards anything.
+    // The sockets are bound before the agent forwards anything, because binding can fail.
     let socket = admin::bind(state)?;
     let metrics_listener = match config.metrics_listen {
         Some(address) => Some(admin::bind_metrics(address).await?),
@@ -79,7 +79,8 @@ pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
             wait_for_end(&mut signals, &mut ended).await
         }
     };
-    // Routes of BGP neighbours are no longer updated, so that those in use stay. Packets still arrive during the drain.
+    // From now on the lanes get no changes of BGP neighbours' routes, so that the routes in use stay when the sessions
+    // end. Packets still arrive during the drain.
     tasks.bgp_routes.abort();
     if outcome.is_ok() {
         tokio::select! {

@@ -154,9 +154,9 @@ impl LaneSockets {
         sent
     }
 
-    /// Does the periodic work, at every wake-up of the lane. It closes idle and broken connected sockets, and opens at
-    /// most one for a heavily used path. It also retries GSO and source addresses that the kernel refused a minute ago.
-    /// Indexes of connected sockets may change.
+    /// Does the periodic work; to be called at every wake-up of the lane. Closes idle and broken connected sockets, and
+    /// opens at most one for a heavily used path. Also retries GSO and source addresses that the kernel refused a
+    /// minute ago. Indexes of connected sockets may change.
     pub fn maintain(&mut self, now: Instant) {
         self.lane.maintain(now);
         if let Some(quic) = &mut self.quic {

@@ -27,7 +27,8 @@ pub mod file {
     pub const LAST_GOOD: &str = "last-good.json";
     /// The last known endpoints of peers, for the next start.
     pub const ENDPOINTS: &str = "endpoints.json";
-    /// The routing tables, rule priorities and mark of the last run, so that the next run can remove its state.
+    /// The routing tables, rule priorities and mark of the last run, by which the next run can find and remove what the
+    /// last run left in the kernel.
     pub const NUMBERS: &str = "numbers.json";
     /// Directory with the files of BIRD as a child process.
     pub const BGP: &str = "bgp";

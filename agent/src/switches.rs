@@ -104,7 +104,7 @@ impl Switches {
     pub(crate) fn prepare(&mut self, device: &str) {
         self.loose_source_check(device);
         // The kernel sends redirects only for packets that it forwards. Where the agent forwards, `forward` requires
-        // this value. Elsewhere the host may still forward packets that it translates, so a failure is tolerated.
+        // this value. In other roles the host forwards at most packets that it translates, so a failure is tolerated.
         let _ = self.set(&path("ipv4", device, "send_redirects"), "0");
         if self.has_ipv6(device) {
             // The value 1 (none) keeps the kernel from generating a link-local address. With such an address it would
@@ -129,8 +129,8 @@ impl Switches {
             return;
         }
         // Since Linux 6.17 `force_forwarding` makes the kernel forward IPv6 from this device alone. Older kernels have
-        // only `all/forwarding`. The agent does not set that switch, because it turns the whole host into a router: the
-        // operator must.
+        // only `all/forwarding`. The agent does not set that switch, because it turns the whole host into a router. The
+        // operator must set it.
         let _ = self.set(&path("ipv6", device, "force_forwarding"), "1");
         // A device's own `forwarding` does not make the kernel forward IPv6. It selects router behaviour, such as
         // ignoring router advertisements, so a failure does no harm.
@@ -190,9 +190,9 @@ impl Switches {
         }
     }
 
-    /// Sets the source check (RFC 3704) to loose. The engine checks the sources of overlay packets for each link. The
-    /// strict check would also drop packets whose way back differs from their way here. The kernel applies the larger
-    /// of the values of the device and of `all`.
+    /// Sets the source check (RFC 3704) to loose. The engine checks the sources of overlay packets for each link. A
+    /// strict check by the kernel would also drop packets if the route back to their source leads to another device.
+    /// The kernel applies the larger of the values of the device and of `all`.
     fn loose_source_check(&mut self, device: &str) {
         let is_not_strict = |s: &Self, value: &str| {
             let all = s.value(&path("ipv4", "all", "rp_filter"));

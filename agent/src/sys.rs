@@ -123,7 +123,8 @@ pub(crate) fn release_text() -> io::Result<()> {
             continue;
         };
         let at: *mut libc::c_void = std::ptr::with_exposed_provenance_mut(start);
-        // SAFETY: a private mapping of a file that this process never writes to: its pages are read again from there.
+        // SAFETY: the range is a private mapping of a file. This process never writes to its pages, so the kernel reads
+        // the same contents from the file again.
         if unsafe { libc::madvise(at, end.saturating_sub(start), libc::MADV_DONTNEED) } != 0 {
             return Err(io::Error::last_os_error());
         }

@@ -12,8 +12,8 @@ use tombolo_engine::offload::{Coalescer, MAX_PACKET, SplitError, VnetHeader, spl
 /// Size of a read buffer in bytes: the longest packet, with its virtio-net header.
 pub const BUFFER: usize = VnetHeader::LEN + MAX_PACKET;
 
-/// The TUN device, while queues are added. The device is down and has no addresses. The kernel removes it when its last
-/// queue is closed; dropping this value closes the first one.
+/// A new TUN device, to which the lanes add their queues. At first the device is down and has no addresses. The kernel
+/// removes the device when its last queue is closed; dropping this value closes the first queue.
 pub struct Device {
     name: String,
     /// Whether reads and writes have a virtio-net header.

@@ -225,7 +225,8 @@ fn applies_rejects_and_reconnects() {
     controller.config(2, &good.to_bytes());
     assert_eq!(controller.applied(), 2);
 
-    // The agent rejects a configuration with an unknown field, because it would enforce only a part of the policy.
+    // The agent rejects a configuration with an unknown field, because without this field it would enforce only a part
+    // of the policy.
     controller.config(
         3,
         &String::from_utf8(good.to_bytes())

@@ -192,8 +192,8 @@ fn mtu(host: &Host) -> Option<u64> {
     host.status()?["status"]["links"][0]["mtu"].as_u64()
 }
 
-/// D20: a path drops long packets and fragments without an ICMP error. It is no black hole at any MTU: TCP adapts by
-/// ICMP or by its MSS, and links fragment datagrams without DF and IPv6 packets of up to 1,280 bytes.
+/// D20: a path drops long packets and fragments without an ICMP error. At no MTU does the path become a black hole: TCP
+/// adapts by ICMP or by its MSS, and links fragment datagrams without DF and IPv6 packets of up to 1,280 bytes.
 #[test]
 fn a_path_that_drops_long_packets_in_silence_is_no_black_hole() {
     let wire = Wire::new("hole");

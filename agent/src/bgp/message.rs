@@ -79,7 +79,7 @@ pub enum Message {
     Notification(u8, u8),
     /// Shows that the sender is alive, and confirms an OPEN.
     Keepalive,
-    /// ROUTE-REFRESH (RFC 2918). The agent does not offer this capability, and ignores the message.
+    /// ROUTE-REFRESH (RFC 2918). The agent does not offer the capability for it, and ignores the message.
     Refresh,
 }
 
@@ -112,12 +112,12 @@ pub struct Update {
     pub end_of_rib: Option<Family>,
 }
 
-/// Removes the first message from the received bytes and parses it. Returns none while the message is incomplete; the
-/// bytes then stay. At an error the bytes of the message may have been removed.
+/// Removes the first message from the received bytes and parses it. While the message is incomplete, returns none and
+/// leaves the bytes in place. After an error the bytes of the message may have been removed.
 ///
 /// # Errors
-/// The header is invalid, a length inside the message exceeds what contains it, the type is unknown, a prefix is longer
-/// than its family permits, or a route has no AS path. The session must then be closed.
+/// The header is invalid, a field is longer than the message or field that contains it, the type is unknown, a prefix
+/// is longer than its family permits, or a route has no AS path. The session must then be closed.
 pub fn parse_next(received: &mut Vec<u8>) -> Result<Option<Message>, Malformed> {
     let Some((marker, rest)) = received.split_first_chunk::<16>() else {
         return Ok(None);
@@ -324,10 +324,10 @@ fn message(kind: u8, body: &[u8]) -> Vec<u8> {
 }
 
 /// Encodes the agent's OPEN, with the BGP identifier `identifier`. It offers both families and 4-octet ASNs, and
-/// receives path identifiers but sends none. The hold time is 0, so there are no keepalives: an end of a loopback
-/// connection that dies always closes it. The graceful restart capability has restart time 0 and no families, so the
-/// agent only helps BIRD to restart (RFC 4724). A restarted BIRD therefore first receives its neighbours' tables, and
-/// then sends all routes to the agent at once.
+/// receives path identifiers but sends none. The hold time is 0, which turns keepalives off: when one end of a loopback
+/// connection dies, the kernel always closes the connection. The graceful restart capability has restart time 0 and no
+/// families, so the agent only helps BIRD to restart (RFC 4724). A restarted BIRD therefore first receives its
+/// neighbours' tables, and then sends all routes to the agent at once.
 #[must_use]
 pub fn open(asn: u32, identifier: Ipv4Addr) -> Vec<u8> {
     let mut capabilities = Vec::new();

@@ -1,4 +1,4 @@
-//! BIRD as a separate service. A service manager starts it while a configuration exists.
+//! BIRD as a separate service. A service manager starts BIRD while the file with BIRD's configuration exists.
 //!
 //! ```text
 //! service manager ── starts ──▶ tombolo-agent bird ── connects ──▶ start.sock of the agent
@@ -28,15 +28,16 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-/// The agent's answers to a BIRD that is about to start: a cold start, or a graceful restart (RFC 4724), in which
-/// neighbours still keep BIRD's routes.
+/// The agent's answers to a BIRD that is about to start: a cold start, or a graceful restart (RFC 4724), after which
+/// neighbours may still keep the routes of the BIRD that ran before.
 const START: &str = "start\n";
 const RESTART: &str = "restart\n";
 /// How long a starting BIRD waits for the agent's answer. It is twice the agent's longest restart backoff (30 s), so
 /// that BIRD outlasts the backoff.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// Shortest time between two accepted starts. It limits the work that a compromised BIRD can cause by connecting. The
-/// service manager's own restart delay is longer, so this limit delays no proper start.
+/// Shortest time between two starts of BIRD that the agent accepts. The limit bounds the work that a compromised BIRD
+/// can cause by connecting again and again. The service manager's own restart delay is longer, so this limit delays no
+/// proper start.
 const ACCEPT_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The agent's listener, to which BIRD connects when a service manager starts it.
@@ -106,7 +107,7 @@ fn answer(stream: UnixStream, uid: u32, recovers: bool) -> std::io::Result<UnixS
         )));
     }
     let answer = if recovers { RESTART } else { START };
-    // The send buffer of a new connection is empty, so a short write succeeds at once and completely.
+    // The send buffer of a new connection is empty, so a write of a few bytes succeeds at once and completely.
     stream.try_write(answer.as_bytes())?;
     Ok(stream)
 }
@@ -123,7 +124,8 @@ fn read_log(stream: UnixStream) -> Process {
             if limited.read_until(b'\n', &mut line).await.unwrap_or(0) == 0 {
                 break;
             }
-            // A line that does not fit into the queue is dropped, because BIRD blocks on a log that nobody reads.
+            // A line that does not fit into the queue is dropped. If this task waited for room instead, BIRD would
+            // block on its log.
             let _ = events.try_send(Event::Log(printable(&line)));
             line.clear();
         }

@@ -24,7 +24,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::status::{BgpPeerState, BgpPeerStatus};
 
-/// Changes within this time reach BIRD as one configuration, because each reload interrupts BIRD's work.
+/// Wait between a change of the specification and BIRD's new configuration. Further changes in this time reach BIRD
+/// together with the first, because each reload interrupts BIRD's work.
 const CONFIGURE_DEBOUNCE: Duration = Duration::from_millis(50);
 /// The pause before the next reload, as a multiple of the time that the last reload took. BIRD processes no messages
 /// while it reads its configuration (0.2 s for 40,000 routes). With this pause BIRD spends at most a fifth of its time
@@ -38,8 +39,9 @@ const CHANGE_DEBOUNCE: Duration = Duration::from_millis(20);
 /// Number of polls without a reply after which BIRD is killed. Each poll may take the timeout of a command (5 s), so a
 /// BIRD that is merely slow has 30 s.
 const MAX_MISSED_POLLS: u32 = 6;
-/// First and longest wait before a restart of BIRD. The wait doubles with each failure. It starts over when BIRD has
-/// run for longer than the longest wait. Neighbours keep routes for [`GRACE`], which is twice the longest wait.
+/// First and longest wait before a restart of BIRD. The wait doubles with each failure. The first wait applies again
+/// when BIRD has run for longer than the longest wait. Neighbours keep routes for [`GRACE`], which is twice the longest
+/// wait.
 const MIN_RESTART_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_RESTART_BACKOFF: Duration = Duration::from_secs(30);
 /// Timeout of an orderly end of BIRD, in which it closes its sessions with a Cease.
@@ -78,8 +80,8 @@ pub(super) struct Supervisor {
     bird: Option<Process>,
     /// Whether BIRD still has to get `rendered`.
     config_pending: bool,
-    /// Why BIRD does not run, or does not have the configuration. The status reports this text for neighbours that have
-    /// no error of their own.
+    /// Why BIRD does not run, or why BIRD does not have the present configuration. The status reports this text for
+    /// neighbours that have no error of their own.
     fault: Option<String>,
     log: Log,
     started_at: Instant,
@@ -551,8 +553,8 @@ async fn abort(task: JoinHandle<()>) {
 }
 
 /// Draws a random loopback network in which no program listens on the BGP port, and a random password. Other agents of
-/// the host draw theirs independently, so two may draw the same network. After 16 networks in use the next one is taken
-/// unchecked.
+/// the host draw theirs independently, so two may draw the same network. If 16 drawn networks were in use, the next one
+/// is taken without a check.
 fn draw_loopback() -> Loopback {
     const MAX_DRAWS: usize = 16;
     // The network 127.0.0.0/16 is avoided, because it contains the usual address of localhost.

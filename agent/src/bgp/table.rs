@@ -51,7 +51,7 @@ impl Table {
     }
 
     /// Makes the routes of the present session stale. The caller calls this when the session has ended. Stale routes of
-    /// earlier sessions stay, unless the present session has the same prefix.
+    /// earlier sessions stay, except those to prefixes that the present session has a route to.
     pub fn end_session(&mut self) {
         self.complete.clear();
         for ((prefix, _), as_path) in std::mem::take(&mut self.current) {

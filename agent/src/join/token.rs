@@ -12,7 +12,7 @@ use std::str::FromStr;
 const VARIABLE: &str = "TOMBOLO_JOIN_TOKEN";
 
 /// Longest line that is read as a token, in bytes. Tokens have about 150. The limit bounds the memory that is used if
-/// the file is something else.
+/// the file contains something else than a token.
 const MAX_LINE: u64 = 4096;
 
 /// A join token: `tmb1.<id>.<secret>.<SHA-256 of the authority's certificate, hex>`. With the hash an agent can fetch

@@ -6,7 +6,8 @@
 //!      └────────ready────────┘   a pause later, if many were built lately
 //! ```
 //! Lane 0 has at most one request outstanding. Changes that come before the builder is ready go into the next request.
-//! So a flood of changes costs the lanes nothing, and the builder a bounded share of its time.
+//! So a flood of changes causes few requests: it does not hold up the lanes, and takes a bounded share of the builder's
+//! time.
 
 use super::{Command, Lane};
 use anyhow::{Context, Result};
@@ -22,8 +23,8 @@ use tombolo_proto::config::AgentConfig;
 /// effect at once.
 const MAX_BURST: u32 = 4;
 
-/// Interval of further builds. A trade-off: a flapping neighbour causes at most ten builds a second, and a change is
-/// delayed by at most a tenth of a second.
+/// Average time between further builds, at least. With this value a flapping neighbour causes at most ten builds a
+/// second, and the limit delays a change by at most a tenth of a second.
 const BUILD_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Input of a table build.
@@ -51,11 +52,11 @@ pub struct Built {
 }
 
 impl Built {
-    /// Builds lookup tables and route advertisements on the calling thread. Large configurations take long; the result
-    /// depends on `request` alone.
+    /// Builds lookup tables and route advertisements on the calling thread. A build takes long if the configuration is
+    /// large. The result depends on `request` alone.
     ///
     /// # Errors
-    /// The configuration is invalid; the tables say why.
+    /// The configuration is invalid. The error of [`Tables`] says why.
     pub fn of(request: BuildRequest) -> Result<Self, BuildError> {
         let BuildRequest {
             generation,
@@ -145,7 +146,7 @@ fn run(inbox: &BuildReceiver, lanes: &[WeakUnboundedSender<Command>]) {
             Ok(built) => lanes
                 .iter()
                 .for_each(|lane| send_command(lane, Command::Refresh(Box::new(built.clone())))),
-            // This does not happen in practice, because the same configuration was valid when it was installed.
+            // No build is expected to fail, because the same configuration was valid when it was installed.
             Err(error) => tracing::error!(%error, "tables not rebuilt"),
         }
         let now = Instant::now();

@@ -390,7 +390,8 @@ impl Worker {
                 // The caller may have been cancelled; then nobody needs the answer.
                 let _ = answer.send(self.report());
             }
-            // Both callers end the thread on this command before they call this function.
+            // This arm is never reached: both callers return at this command, which ends the thread, and do not call
+            // this function.
             Command::Stop => {}
         }
     }

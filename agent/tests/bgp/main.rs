@@ -152,7 +152,7 @@ fn routes_come_and_go_with_their_paths() {
             .unwrap();
         assert_eq!(near.learned("/c/2"), site(65_022));
         assert_eq!(over_v4.ups("n0"), session);
-        // The flaps took 4 s, so the age of the session, which did not change, has grown.
+        // The routes flapped for 4 s while the session stayed up, so the age of the session has grown.
         assert!(near.status("/c/1").unwrap().since > since);
 
         // Removing the first neighbour does not affect the second one.

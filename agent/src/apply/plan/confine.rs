@@ -135,7 +135,8 @@ impl KernelPlan {
         all
     }
 
-    /// Adds the routes by which packets of the exit table to public destinations leave by the host's own tables.
+    /// Adds routes of type `throw` to the exit table. By these, packets to public destinations are routed by the host's
+    /// own tables.
     fn open_exit(&self, all: &mut BTreeMap<RouteKey, Route>) {
         if self.has_family(false) {
             for block in private_blocks() {
@@ -214,8 +215,8 @@ fn private_blocks() -> impl Iterator<Item = IpNet> {
     PRIVATE_V4.iter().filter_map(|b| b.parse().ok())
 }
 
-/// Adds a route into the device with an unreachable fallback. If a route to the prefix exists already, such as that of
-/// a served subnet, it stays instead of the route into the device.
+/// Adds a route into the device with an unreachable fallback. If the table already has a route to the prefix, such as
+/// that of a served subnet, that route stays, and only the fallback is added.
 fn confine_to_device(all: &mut BTreeMap<RouteKey, Route>, table: Table, prefix: IpNet) {
     all.entry(key(table, prefix, false)).or_insert(Route::Device(None));
     all.insert(key(table, prefix, true), Route::Unreachable);
