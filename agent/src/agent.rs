@@ -50,7 +50,7 @@ pub struct Agent {
     state: StateDir,
     numbers: KernelIds,
     lanes: Lanes,
-    /// Locked while a configuration is applied, which serializes all changes.
+    /// Locked while a configuration is applied, so that changes are made one after the other.
     kernel: tokio::sync::Mutex<Kernel>,
     running: Mutex<Running>,
     /// The host's networks, as they were when the agent last updated the kernel.
@@ -136,9 +136,9 @@ impl Agent {
     }
 
     /// Applies a configuration in the format of `AgentConfig::to_bytes`. Returns when every lane has switched and the
-    /// kernel's routes are set (D2). A second call waits until the first has returned. If `digest` is that of the
-    /// configuration in force, `bytes` is not read, and only the recorded revision may rise. Whether `digest` is the
-    /// digest of `bytes` is not checked.
+    /// kernel's routes are set (D2). A second call waits until the first has returned. If `digest` equals the digest of
+    /// the configuration in force, `bytes` is not read; the call then only raises the recorded revision, if `revision`
+    /// is larger. Whether `digest` is the digest of `bytes` is not checked.
     ///
     /// A background task then writes the configuration to disk as the last good one, and BIRD gets its new settings.
     /// This function waits for neither.
@@ -372,8 +372,8 @@ impl Agent {
         });
     }
 
-    /// Passes the routes of BGP neighbours to lane 0 whenever they change. Returns when lane 0 or the BGP task has
-    /// ended.
+    /// Passes the routes that BGP neighbours announce to lane 0 whenever these routes change. Returns when lane 0 or
+    /// the BGP task has ended.
     pub async fn forward_bgp_routes(&self) {
         let mut learned = self.bgp.learned();
         while learned.changed().await.is_ok() {
@@ -384,8 +384,8 @@ impl Agent {
         }
     }
 
-    /// Records that the configuration in force is valid up to `revision`. A smaller revision than the recorded one
-    /// changes nothing.
+    /// Records that the configuration in force is up to date at `revision` of the controller's store. A revision below
+    /// the recorded one changes nothing.
     pub fn up_to_date(&self, revision: Revision) {
         let mut running = lock(&self.running);
         if revision > running.revision {
@@ -425,9 +425,9 @@ impl Agent {
         &self.last_good
     }
 
-    /// Drains a gateway or a circuit edge before it stops: announces the end to peers and BGP neighbours, and forwards
-    /// until they have switched to other paths. Waits at least 300 ms, and until BIRD has ended. Returns at once in
-    /// other roles and without a configuration.
+    /// Drains a gateway or a circuit edge before it stops: announces the stop to peers and BGP neighbours, and forwards
+    /// packets until these have switched to other paths. Waits at least 300 ms, and until BIRD has ended. Returns at
+    /// once in other roles and without a configuration.
     pub async fn drain(&self) {
         if !self.running().config.is_some_and(|config| config.role.relays()) {
             return;

@@ -1,5 +1,5 @@
-//! Applies a [`KernelPlan`] to the kernel: additions first, then removals. If an addition fails, the additions before
-//! it are rolled back.
+//! Applies a [`KernelPlan`] to the kernel: additions first, then removals. If an addition fails, the additions that
+//! were made before are undone.
 
 pub mod learned;
 pub mod plan;
@@ -71,7 +71,8 @@ impl Kernel {
     pub async fn apply_additions(&mut self, plan: &KernelPlan) -> Result<Vec<Step>> {
         let before = self.current.clone();
         let (additions, removals) = before.steps(plan);
-        // The filter comes first: no packet may leave between the first new address and its filter.
+        // The filter is loaded before the steps, because no packet may leave from a new address before the filter
+        // covers this address.
         self.load_filter(plan).await;
         for step in &additions {
             if let Err(e) = self.execute(step).await {
@@ -156,7 +157,7 @@ impl Kernel {
     }
 
     /// The device, the tables and the routes that this agent has set, by its own record. The kernel is not read, so
-    /// changes by other programs do not show. `ids` must be those that this value's [`Netlink`] was opened with.
+    /// changes by other programs do not show. `ids` must be the IDs with which this value's [`Netlink`] was opened.
     /// Unreachable routes, which only confine packets, are left out.
     #[must_use]
     pub fn installed(&self, ids: KernelIds) -> InstalledKernel {

@@ -120,9 +120,9 @@ impl Bgp {
     /// [`configure`](Self::configure) names.
     ///
     /// # Errors
-    /// A directory cannot be created or given to BIRD's group, it belongs to another user, its path is too long for a
-    /// socket in it, or BIRD's user does not exist. A missing BIRD is no error here: [`status`](Self::status) reports
-    /// it.
+    /// A directory cannot be created or given to BIRD's group, a directory belongs to another user or has too long a
+    /// path for a socket in it, or BIRD's user does not exist. A missing BIRD is no error here:
+    /// [`status`](Self::status) reports it.
     pub async fn start(bird: &Bird) -> Result<Self> {
         let (spec, spec_receiver) = watch::channel(Some(BgpSpec::default()));
         let (learned_sender, learned) = watch::channel(Learned::new());
@@ -133,9 +133,9 @@ impl Bgp {
     }
 
     /// Replaces the whole configuration, and returns at once. BIRD gets the configuration about 50 ms later, or after
-    /// the pause that follows a slow reload. If this function is called several times before, only the last call has an
-    /// effect. BIRD resets a session only if the parameters of that session have changed. A neighbour with invalid
-    /// parameters is left out, and [`status`](Self::status) says why. Has no effect after [`stop`](Self::stop).
+    /// the pause that follows a slow reload. If there are several calls before that, only the last one has an effect.
+    /// BIRD resets a session only if the parameters of that session have changed. A neighbour with invalid parameters
+    /// is left out, and [`status`](Self::status) says why. Has no effect after [`stop`](Self::stop).
     pub fn configure(&self, spec: BgpSpec) {
         self.spec.send_if_modified(|old| {
             let is_new = old.as_ref().is_some_and(|old| *old != spec);
@@ -146,7 +146,8 @@ impl Bgp {
         });
     }
 
-    /// Watches the routes that neighbours announce, from now on. The channel closes when the supervisor has ended.
+    /// Watches the routes that neighbours announce. The receiver's present value has the routes of this moment. The
+    /// channel closes when the supervisor has ended.
     #[must_use]
     pub fn learned(&self) -> watch::Receiver<Learned> {
         self.learned.clone()

@@ -12,12 +12,12 @@ use tombolo_proto::id::AgentId;
 pub const DEFAULT_LISTEN_PORT: u16 = 51820;
 
 /// Firewall mark of underlay packets: "tm" in ASCII. All agents of a host must use the same mark, so that packets which
-/// one agent has encrypted never enter the device of another.
+/// one agent has encrypted are never routed into the TUN device of another agent.
 const DEFAULT_FWMARK: u32 = 0x746d;
 
 /// Receive buffer of a UDP socket in bytes, for an agent of VMs. The buffer absorbs bursts while a busy host delays the
-/// lane. A ping under load waits in this buffer: a buffer of twice the size doubles the wait (1.5 ms at 5 Gbit/s), and
-/// hardly adds speed.
+/// lane. Under load a ping waits in this buffer, for 1.5 ms at 5 Gbit/s. A buffer of twice the size would double this
+/// wait and hardly raise the throughput.
 const RECEIVE_BUFFER: usize = 600_000;
 
 /// Receive buffer of a UDP socket in bytes, for a gateway or a circuit edge. Many agents may send to a gateway or an
@@ -42,8 +42,8 @@ pub struct Config {
     /// from which the agent connects to the controller.
     #[serde(default)]
     pub endpoints: Vec<SocketAddr>,
-    /// A second UDP port, for QUIC only. Port 443 passes firewalls that block all other ports (D6). Peers reach the
-    /// port at the address of the first endpoint. None: QUIC uses only `listen_port`.
+    /// A second UDP port, for QUIC only. Many firewalls let port 443 pass and block all other ports (D6). Peers reach
+    /// the port at the address of the first endpoint. None: QUIC uses only `listen_port`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quic_port: Option<u16>,
     /// Name of the TUN device, 1 to 15 characters.
@@ -146,8 +146,8 @@ impl Config {
         state.write(file::CONFIG, toml::to_string(self)?.as_bytes())
     }
 
-    /// The receive buffer of a UDP socket in bytes: as set, or the default for `role`. A `role` of none means that the
-    /// role is not known yet; then the default of a VM applies.
+    /// The receive buffer of a UDP socket in bytes: as set, or the default for `role`. If `role` is none because the
+    /// role is not known yet, the default of a VM applies.
     #[must_use]
     pub fn receive_buffer(&self, role: Option<&Role>) -> usize {
         let relays = role.is_some_and(Role::relays);

@@ -22,8 +22,8 @@ use tokio::process::Command;
 /// of the group, because packets may pass from one agent of a host to another agent of the same host.
 pub const DEVICE_GROUP: u32 = 0x746d;
 
-/// Priority of the filter's chain. Chains with larger numbers run later, and `srcnat` has 100 (`nft(8)`), so this chain
-/// sees translated sources.
+/// Priority of the filter's chain. Chains with larger numbers run later, and chains for source translation (`srcnat`)
+/// have the number 100 (`nft(8)`). So this chain sees the sources after their translation.
 const PRIORITY: u32 = 150;
 
 /// The command-line program of nftables, which loads a script as one transaction.
@@ -126,7 +126,8 @@ const fn family(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "ip" } else { "ip6" }
 }
 
-/// The script that removes a table. It creates the table first, because `delete` fails for a table that does not exist.
+/// The script that removes a table. The script first creates the table, because `delete` fails for a table that does
+/// not exist.
 fn removal(table: &str) -> String {
     format!("table inet {table}\ndelete table inet {table}\n")
 }

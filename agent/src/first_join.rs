@@ -26,8 +26,8 @@ pub struct FirstJoin {
     pub settings: JoinSettings,
 }
 
-/// Whether the state directory has an identity. It has one if `agent.toml` exists, because [`join`] writes that file
-/// last.
+/// Whether the state directory has an identity. The directory has an identity if it has the file `agent.toml`, because
+/// [`join`] writes this file last.
 #[must_use]
 pub fn has_joined(state: &StateDir) -> bool {
     state.path(file::CONFIG).exists()

@@ -73,8 +73,8 @@ impl Redirects {
     }
 
     fn quiet(&self, interface: &str, alive: impl Fn(&str) -> bool) -> Result<()> {
-        // If the switch is off and there are no notes, the operator turned it off. Nothing is written then, because a
-        // container may have a read-only /proc and /run.
+        // If the switch is off and there are no notes, it was the operator who turned it off. Nothing is written then,
+        // because a container may have a read-only /proc and /run.
         if self.value()? != "1" && !self.notes.exists() {
             return Ok(());
         }

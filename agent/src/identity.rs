@@ -145,8 +145,8 @@ impl LinkKeys {
         })
     }
 
-    /// A new, empty set of links for one lane, with the agent's keys. Without a usable key for QUIC the set uses
-    /// WireGuard only.
+    /// A new set of links for one lane, which has the agent's keys and no links yet. Without a usable key for QUIC the
+    /// set uses WireGuard only.
     #[must_use]
     pub fn links(&self) -> SecureLinks {
         let links = || SecureLinks::new(self.wireguard.secret().to_bytes());

@@ -168,7 +168,7 @@ impl Lanes {
     }
 
     /// Tells lane 0 to announce on all links that the agent is about to stop, and returns at once. Lane 0 suffices,
-    /// because it has a session with a peer before any other lane has one.
+    /// because no other lane has a session with a peer before lane 0 has one.
     pub fn announce_drain(&self) {
         self.lane0().announce_drain();
     }

@@ -49,8 +49,8 @@ impl LastGoodStore {
         }
     }
 
-    /// Sets the configuration to store, in place of one that was not written yet. Returns at once; [`run`](Self::run)
-    /// or [`flush`](Self::flush) writes it.
+    /// Sets the configuration to store. It takes the place of an earlier one that was not written yet. Returns at once;
+    /// [`run`](Self::run) or [`flush`](Self::flush) writes it.
     pub fn set(&self, last: LastGood) {
         self.latest.send_modify(|latest| {
             latest.0 += 1;

@@ -133,8 +133,8 @@ impl LaneSockets {
     pub fn send(&mut self, datagrams: &Datagrams<'_>) -> Result<Sent, WouldBlock> {
         let path = datagrams.transmit.path;
         self.backpressured = None;
-        // Batches with ECN, and batches of the QUIC port, use the shared socket. They need control messages, and with
-        // these the kernel looks up a route for each packet of a connected socket too.
+        // Batches with ECN, and batches of the QUIC port, use the shared socket. Such batches need control messages,
+        // and the kernel looks up a route for each packet that has one, even on a connected socket.
         let needs_no_cmsg = datagrams.transmit.outer == Outer::default() && path.port == Port::Lane;
         if needs_no_cmsg && path.local.is_some_and(needs_no_scope) {
             match self.connected.send(path, datagrams) {
@@ -162,7 +162,8 @@ impl LaneSockets {
         if let Some(quic) = &mut self.quic {
             quic.maintain(now);
         }
-        // `writable` refers to the refusing socket by its index, which would change if another socket were closed.
+        // `backpressured` has the index of the socket for which `writable` waits. This index would change if another
+        // socket were closed.
         if self.backpressured.is_some() {
             return;
         }

@@ -132,8 +132,8 @@ impl Switches {
         // only `all/forwarding`. The agent does not set that switch, because it turns the whole host into a router. The
         // operator must set it.
         let _ = self.set(&path("ipv6", device, "force_forwarding"), "1");
-        // A device's own `forwarding` does not make the kernel forward IPv6. It selects router behaviour, such as
-        // ignoring router advertisements, so a failure does no harm.
+        // A device's own `forwarding` does not make the kernel forward IPv6. That switch only selects router behaviour,
+        // such as ignoring router advertisements, so a failure to set it does no harm.
         let _ = self.set(&path("ipv6", device, "forwarding"), "1");
         let forced = self.value(&path("ipv6", device, "force_forwarding"));
         if v6 && forced.as_deref() != Some("1") {

@@ -59,8 +59,8 @@ impl Device {
         })
     }
 
-    /// Adds a queue to the device, and registers it with the current tokio runtime. The device has one queue more until
-    /// the result is dropped.
+    /// Adds a queue to the device, and registers it with the current tokio runtime. Until the result is dropped, the
+    /// device has one queue more.
     ///
     /// # Errors
     /// The kernel refuses the queue, or another program has replaced the device.

@@ -363,8 +363,8 @@ impl Udp {
             match self.send_batch(path, bytes, segment, ecn) {
                 Ok(()) => return Ok(0),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(WouldBlock),
-                // A path MTU probe that is too long gets no answer, which is what the probe tests. Sending it again
-                // would change nothing.
+                // This datagram is a path MTU probe that is too long. The probe tests whether an answer comes, and none
+                // comes. Sending it again would change nothing.
                 Err(_) if count == 1 && !fragments => return Ok(1),
                 Err(e) => {
                     tracing::debug!(to = %path.remote, count, error = %e, "batch refused; sending single datagrams")
@@ -376,8 +376,9 @@ impl Udp {
         Ok(self.send_singly(path, bytes, segment, ecn))
     }
 
-    /// Sends the datagrams of a refused batch one at a time, and returns the number of refused ones. A datagram that
-    /// meets a full buffer is lost, because a retry of the batch would send its first datagrams twice.
+    /// Sends the datagrams of a refused batch one at a time, and returns the number of refused ones. If the send buffer
+    /// becomes full meanwhile, the datagram is lost and not sent again, because a retry of the batch would send its
+    /// first datagrams twice.
     fn send_singly(&mut self, path: &mut Path, batch: &[u8], segment: usize, ecn: Option<EcnCodepoint>) -> usize {
         let mut refused = 0;
         for datagram in batch.chunks(segment) {

@@ -290,7 +290,7 @@ fn applies_rejects_and_reconnects() {
     let hello = controller.hello();
     assert_eq!((hello.revision, hello.digest), (9, digest(&good.to_bytes())));
 
-    // After a restart the agent still has the configuration, and says so in Hello.
+    // After a restart the agent still has the configuration, and its Hello has the digest of this configuration.
     assert!(hosts[0].stop(nix::sys::signal::Signal::SIGTERM));
     hosts[0].start();
     assert_eq!(controller.hello().digest, digest(&good.to_bytes()));

@@ -76,8 +76,8 @@ fn a_second_agent_with_the_same_numbers_is_refused() {
     assert_eq!(kernel(&wire, table(&hosts[0])), before);
 }
 
-/// An agent crashes, and its IDs change before the next start. That start also removes the state under the old IDs.
-/// Routes that other programs have put into the agent's table stay.
+/// An agent crashes, and the operator sets another routing table before the next start. That start also removes the
+/// state under the old IDs. Routes that other programs have put into the agent's table stay.
 #[test]
 fn what_was_left_under_other_numbers_is_removed() {
     let wire = Wire::new("numbers");

@@ -33,7 +33,8 @@ fn filter(wire: &Wire, rules: &[&str]) {
     }
 }
 
-/// Two hosts that know each other's QUIC keys. `second_ports` says for each whether it also listens on UDP port 443.
+/// Two hosts that know each other's QUIC keys. `second_ports` says for each host whether its agent also listens on UDP
+/// port 443.
 fn pair(wire: &Wire, second_ports: [bool; 2]) -> [Host; 2] {
     let mut hosts = [Host::new(&wire.ns[0], "vm-a"), Host::new(&wire.ns[1], "vm-b")];
     for (host, has) in hosts.iter_mut().zip(second_ports) {
@@ -186,7 +187,7 @@ fn where_all_udp_is_blocked_but_port_443_links_go_over_that() {
             assert!(switches.iter().all(|l| l.contains("reason=")), "{switches:?}");
         }
 
-        // Now the network blocks other ports from the start of the link.
+        // Now the network blocks all other ports before the link is established for the first time.
         for host in &mut hosts {
             host.stop(Signal::SIGTERM);
         }

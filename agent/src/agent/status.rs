@@ -23,8 +23,8 @@ use tombolo_proto::status::{AgentStatus, NeighbourRoutes, RefusedRoutes, Totals}
 /// controller would be older, with a shorter one the load on the controller would be higher.
 const STATUS_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Wait between a change and its status report. One failover changes several links within moments, and one report then
-/// carries all of these changes. The wait is a fifth of the convergence target, 100 ms.
+/// Wait between a change and its status report. A failover changes several links within moments. Because of the wait,
+/// one report contains all of these changes. The wait is a fifth of the convergence target, 100 ms.
 const STATUS_DEBOUNCE: Duration = Duration::from_millis(20);
 
 /// The agent's status as the local socket serves it and `tombolo-agent status` shows it.
@@ -60,7 +60,7 @@ pub struct AgentView {
     pub udp_errors: u64,
     /// Datagrams that the kernel dropped because the receive buffer of a socket was full.
     pub udp_overflow: u64,
-    /// Packets by outcome for each lane; the index is the lane's number.
+    /// Number of packets by outcome, for each lane. The index is the lane's number.
     pub lanes: Vec<Totals>,
     /// Route advertisements of other agents, by outcome.
     #[serde(default)]
@@ -130,8 +130,8 @@ impl Agent {
         }
     }
 
-    /// Publishes the present status to those who [watch it](Self::watch_status). Waits for a report of every lane.
-    /// Returns the present endpoint of each peer that has one.
+    /// Publishes the present status to the receivers that [`watch_status`](Self::watch_status) has returned. Waits for
+    /// a report of every lane. Returns the present endpoint of each peer that has one.
     pub async fn publish(&self) -> BTreeMap<AgentId, SocketAddr> {
         let report = self.lanes.report().await;
         let endpoints = report.endpoints.clone();

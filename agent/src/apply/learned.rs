@@ -1,7 +1,7 @@
 //! Checks learned routes against the host's own networks (D22). Sites and other agents may announce any prefix. A
 //! learned prefix stays out of the kernel if it overlaps an address that the host must reach by its own routes. The
-//! other learned prefixes and the configured ones are installed nevertheless. The engine still uses the routes that
-//! stay out, for packets that reach it from the overlay. The module is pure.
+//! other learned prefixes and the configured ones are installed nevertheless. The engine still uses the routes that are
+//! kept out of the kernel, for packets that it receives from other agents. The module is pure.
 
 use super::plan::{Connected, KernelIds, KernelPlan};
 use ipnet::IpNet;
@@ -40,7 +40,8 @@ pub enum Need {
 pub enum Clash {
     /// The prefix overlaps this network, to which the host is connected on the named interface.
     Connected(IpNet, String),
-    /// The prefix overlaps this destination, which the host must reach for this reason.
+    /// The prefix overlaps this destination. The host must reach the destination by its own routes, for the reason
+    /// given.
     Needed(IpNet, Need),
     /// The prefix is a default route, or one of several prefixes that together cover as much as one, and
     /// `allow_default_route` is off.
@@ -154,7 +155,8 @@ pub fn filter(
 
 impl Host {
     /// The first clash of a prefix with the host. None: the prefix may be installed. `line` is the network between a
-    /// circuit edge and the customer's router; the customer may announce a prefix that overlaps it.
+    /// circuit edge and the customer's router. A prefix may overlap this network, because the customer may announce
+    /// such a prefix.
     fn clash(&self, prefix: &IpNet, plan: &KernelPlan, line: Option<IpNet>) -> Option<Clash> {
         let overlaps = |network: &IpNet| prefix.contains(network) || network.contains(prefix);
         let may_overlap = |network: &IpNet| plan.served.iter().any(|s| s.contains(network)) || line == Some(*network);
@@ -192,9 +194,9 @@ fn without(dynamic: &RoutingState, left_out: &BTreeMap<IpNet, Clash>) -> Routing
 }
 
 /// Returns those prefixes that together act as a default route; IPv4 and IPv6 are judged separately. If the prefixes of
-/// a family cover less than three quarters of its addresses, none is returned. Otherwise those with the shortest
-/// lengths are returned, until the rest covers less than an eighth. For IPv6 only addresses in 2000::/3 count, the
-/// block of global unicast addresses (RFC 4291). Prefixes of length 0 are ignored.
+/// a family cover less than three quarters of its addresses, none is returned. Otherwise the prefixes with the shortest
+/// lengths are returned, as many as are needed until the other prefixes cover less than an eighth. For IPv6 only
+/// addresses in 2000::/3 count, the block of global unicast addresses (RFC 4291). Prefixes of length 0 are ignored.
 #[must_use]
 pub fn pieces_of_default(prefixes: impl IntoIterator<Item = IpNet>) -> BTreeSet<IpNet> {
     let (v4, v6): (Vec<IpNet>, Vec<IpNet>) = prefixes

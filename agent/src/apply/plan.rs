@@ -179,7 +179,7 @@ pub struct KernelPlan {
     /// The agent's address on the line to a customer edge, with the line's prefix length. None: this agent is not a
     /// circuit edge.
     pub line: Option<IpNet>,
-    /// Served subnets: prefixes of the overlay that the host itself is connected to (D8).
+    /// Prefixes of the served subnets. The host itself is connected to these networks (D8).
     pub served: Vec<IpNet>,
     /// Routes that keep packets with overlay addresses from leaving by the host's own routes (see [`confine`]).
     pub confining: BTreeMap<RouteKey, Route>,

@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tombolo_proto::status::BgpPeerState;
 
-/// Timeout of a command. BIRD answers nothing while it reads its configuration, which takes 0.2 s for 40,000 routes, so
+/// Timeout of a command. BIRD does not answer while it reads its configuration. For 40,000 routes that takes 0.2 s, so
 /// 5 s are ample.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest reply that is read, in bytes: far more than the state of the 253 sessions that can be configured. The limit
@@ -102,8 +102,8 @@ pub(super) struct Session {
     /// Routes exported to the neighbour, of both families.
     pub sent: u64,
     pub last_error: Option<String>,
-    /// Whether the session is down and the neighbour restarts gracefully (RFC 4724). Both ends keep the other end's
-    /// routes then.
+    /// Whether the session is down because the neighbour restarts gracefully (RFC 4724). Each end then keeps the routes
+    /// that it has received from the other.
     pub restarting: bool,
 }
 

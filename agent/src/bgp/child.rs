@@ -66,8 +66,9 @@ pub(super) fn user() -> Result<Option<User>> {
     Ok(may_change_user(Capabilities::own(), &getgroups()?, user.gid).then_some(user))
 }
 
-/// Whether an agent with these capabilities and groups can run BIRD as a user of `group`. The agent must also be able
-/// to connect to BIRD's socket, so it must be a member of the group or have CAP_DAC_OVERRIDE.
+/// Whether an agent with the capabilities `own` and the groups `groups` can run BIRD as a user whose group is `group`.
+/// The agent must also be able to connect to BIRD's socket, so it must be a member of the group or have
+/// CAP_DAC_OVERRIDE.
 fn may_change_user(own: Capabilities, groups: &[Gid], group: Gid) -> bool {
     TO_CHANGE_USER.into_iter().all(|c| own.has(c)) && (own.has(DAC_OVERRIDE) || groups.contains(&group))
 }

@@ -4,9 +4,9 @@
 //!
 //! * an eBGP session, which imports the neighbour's routes into the tables;
 //! * a static protocol for each family, with the routes to announce to the neighbour;
-//! * an iBGP session on loopback, which exports the neighbour's routes to the agent. It uses ADD-PATH (RFC 7911),
-//!   because the best path of a prefix may be the one that the agent announces. Plain BGP would then hide the
-//!   neighbour's path.
+//! * an iBGP session on loopback, which exports the neighbour's routes to the agent. The session uses ADD-PATH (RFC
+//!   7911), because BIRD's best path to a prefix may be the one that the agent announces. Without ADD-PATH BIRD would
+//!   then not export the neighbour's path.
 //!
 //! BIRD resolves no next hops, and there is no protocol `kernel`, because the agent routes packets itself.
 //!
@@ -295,7 +295,7 @@ fn check_neighbour(speaker: &Speaker, n: &Neighbour) -> Result<(), String> {
         return Err("maxPrefixes: 0 must be at least 1".into());
     }
     match &n.password {
-        // The message does not show the password, because it goes into logs and the status.
+        // The error text does not quote the password, because the text goes into logs and the status.
         Some(p) if !is_quotable(&p.0) => Err(format!(
             "password: must have 1 to {MAX_PASSWORD} printable ASCII characters, none of them '\"'"
         )),

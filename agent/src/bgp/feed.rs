@@ -30,8 +30,8 @@ const MIN_RETRY_BACKOFF: Duration = Duration::from_millis(20);
 const MAX_RETRY_BACKOFF: Duration = Duration::from_secs(1);
 /// Shortest time between two published tables, so that a burst of UPDATEs is published as one table.
 const MIN_PUBLISH_INTERVAL: Duration = Duration::from_millis(10);
-/// Number of changes after a quiet period that are published without delay, because a long table arrives in several
-/// UPDATEs. [`Pace`] delays further changes more and more, until the neighbour is quiet again.
+/// Number of changes that are published without delay after a quiet period. A long table arrives in several UPDATEs,
+/// and each of them is one change. [`Pace`] delays further changes more and more, until the neighbour is quiet again.
 const FREE_CHANGES: u32 = 8;
 /// How long stale routes stay after BIRD has sent End-of-RIB (RFC 4724). BIRD cannot know when a neighbour without
 /// graceful restart has sent its whole table, so routes may still arrive after End-of-RIB.

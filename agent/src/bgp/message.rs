@@ -2,8 +2,9 @@
 //! ADD-PATH (RFC 7911) and 4-octet ASNs (RFC 6793).
 //!
 //! The parser decodes three attributes of an UPDATE: AS_PATH, MP_REACH_NLRI and MP_UNREACH_NLRI (RFC 4760). It skips
-//! all others by their length. BIRD forwards unknown attributes unchanged, so their content is under the control of the
-//! neighbour and of networks beyond it. Such content must neither make a route lose its path nor end the session.
+//! all others by their length. BIRD forwards attributes that it does not know unchanged, so the neighbour and the
+//! networks behind the neighbour control their contents. Such content must neither make a route lose its path nor end
+//! the session.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::Ipv4Addr;
@@ -86,7 +87,8 @@ pub enum Message {
 /// The decoded part of an OPEN.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Open {
-    /// The ASN of the 4-octet capability. Without that capability, the 2-octet ASN of the fixed part.
+    /// The ASN of the capability for 4-octet ASNs. If the OPEN lacks this capability: the 2-octet ASN of its fixed
+    /// part.
     pub asn: u32,
     /// Whether the sender encodes ASNs in 4 octets.
     pub four_octets: bool,

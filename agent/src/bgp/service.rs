@@ -77,7 +77,8 @@ impl StartListener {
         })
     }
 
-    /// Delays starts until the given time. A BIRD that is started earlier waits for the agent's answer until then.
+    /// Delays further starts of BIRD until the given time. If the service manager starts BIRD earlier, BIRD waits for
+    /// the agent's answer until that time.
     pub(super) const fn delay_until(&mut self, time: Instant) {
         self.not_before = time;
     }

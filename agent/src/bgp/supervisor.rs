@@ -36,8 +36,8 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Wait between a state change in BIRD's log and the read of the sessions' states. Changes of several sessions are then
 /// read together.
 const CHANGE_DEBOUNCE: Duration = Duration::from_millis(20);
-/// Number of polls without a reply after which BIRD is killed. Each poll may take the timeout of a command (5 s), so a
-/// BIRD that is merely slow has 30 s.
+/// Number of polls without a reply after which BIRD is killed. A poll without a reply takes the timeout of a command (5
+/// s), so a BIRD that is only slow has 30 s to reply.
 const MAX_MISSED_POLLS: u32 = 6;
 /// First and longest wait before a restart of BIRD. The wait doubles with each failure. The first wait applies again
 /// when BIRD has run for longer than the longest wait. Neighbours keep routes for [`GRACE`], which is twice the longest
@@ -120,8 +120,8 @@ impl Supervisor {
             Bird::Child(_) => None,
             Bird::Service(_) => Some(StartListener::bind(&home)?),
         };
-        // A BIRD whose agent was killed is ending already (see `child`). The command `down` makes sure of that, and
-        // fails when the socket has vanished with BIRD.
+        // If an earlier agent was killed, its BIRD is ending already (see `child`). The command `down` makes sure that
+        // it ends. When BIRD has ended, nothing answers at its socket and the command fails.
         for _ in 0..LEFTOVER_POLLS {
             if bird_socket::send_command(&home, "down").await.is_err() {
                 break;

@@ -64,8 +64,8 @@ impl Table {
         self.stale.clear();
     }
 
-    /// All routes in ascending order, without duplicates: the routes of the present session, and stale routes for
-    /// prefixes that the present session does not have. The origin of each is [`RouteOrigin::Site`].
+    /// All routes in ascending order, without duplicates: the routes of the present session, and the stale routes to
+    /// other prefixes. The origin of each is [`RouteOrigin::Site`].
     #[must_use]
     pub fn routes(&self) -> Vec<Route> {
         let present: BTreeSet<&IpNet> = match self.stale.is_empty() {

@@ -23,8 +23,8 @@ use tombolo_proto::config::AgentConfig;
 /// effect at once.
 const MAX_BURST: u32 = 4;
 
-/// Average time between further builds, at least. With this value a flapping neighbour causes at most ten builds a
-/// second, and the limit delays a change by at most a tenth of a second.
+/// Least average time between the builds that follow a burst. With this value a flapping neighbour causes at most ten
+/// builds a second, and the limit delays a change by at most a tenth of a second.
 const BUILD_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Input of a table build.
@@ -56,7 +56,7 @@ impl Built {
     /// large. The result depends on `request` alone.
     ///
     /// # Errors
-    /// The configuration is invalid. The error of [`Tables`] says why.
+    /// The configuration is invalid. The error names the field and its value.
     pub fn of(request: BuildRequest) -> Result<Self, BuildError> {
         let BuildRequest {
             generation,

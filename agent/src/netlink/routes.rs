@@ -67,7 +67,7 @@ impl Netlink {
         }
         match route {
             Route::Device(source) => {
-                // The TUN device has no neighbours, so the route needs no gateway, and its scope is link.
+                // The TUN device has no link-layer neighbours. So the route needs no gateway, and its scope is `link`.
                 message.header.scope = RouteScope::Link;
                 message.attributes.push(RouteAttribute::Oif(index));
                 if let Some(source) = source {

@@ -37,7 +37,7 @@ impl Netlink {
         self.sweep_where(|_| true, |_| true).await
     }
 
-    /// Removes those rules and routes of the agent that satisfy the predicates. Returns how many were removed.
+    /// Removes those rules and routes of the agent for which the predicates return true. Returns how many were removed.
     async fn sweep_where(
         &self,
         remove_rule: impl Fn(&RuleMessage) -> bool,

@@ -19,8 +19,8 @@ pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// lane notices that a socket was used.
 pub(super) const EVICTION_IDLE: Duration = Duration::from_secs(1);
 
-/// Interval at which the counts of paths restart at zero, so that slow, long-lived paths never reach the threshold.
-/// With a threshold of 16 batches, a path must carry about three batches a second.
+/// Interval at which the counts of paths restart at zero, so that slow, long-lived paths never reach the threshold. To
+/// reach the threshold of 16 batches in this time, a path must carry about three batches a second.
 const COUNTING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Pause after a failed connect, or after a connected socket that broke. If the cause lasts, such as a missing route,

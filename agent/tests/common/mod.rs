@@ -96,7 +96,7 @@ impl Wire {
 
     fn remove(&self) {
         for n in self.ns.iter().chain([&self.bridge]) {
-            // The command fails if the namespace does not exist, as after an orderly run.
+            // The command fails if the namespace does not exist. That is no error.
             let _ = Command::new("ip").args(["netns", "del", n]).output();
         }
     }

@@ -126,8 +126,8 @@ fn told(prefixes: &str) -> RoutingState {
     }
 }
 
-/// A host in 192.168.7.0/24 and 172.20.0.0/30, which needs its own routes to the controller at 203.0.113.5 and to
-/// others.
+/// A host in 192.168.7.0/24 and 172.20.0.0/30, which must reach the controller at 203.0.113.5, and other destinations,
+/// by its own routes.
 fn host() -> Host {
     let connected = |interface: &str, network: &str| Connected {
         interface: interface.into(),
@@ -208,7 +208,7 @@ fn a_default_route_in_pieces_is_a_default_route() {
         let mut expected = nets(together);
         expected.sort_unstable();
         assert_eq!(pieces(together), expected);
-        // Prefixes that are no part of the default route are not returned.
+        // Prefixes that are not needed to cover the addresses like a default route are not returned.
         assert_eq!(pieces(&format!("{together} 10.0.0.0/8 fd00::/8")), expected);
     }
     // Prefixes for all addresses except one /24 act as a default route too.

@@ -41,10 +41,11 @@ const PUBLIC_V6: &str = "2000::/3";
 pub enum Table {
     /// The agent's own table, in which every route into the device gets a fallback.
     Own,
-    /// The table for packets with an overlay source or from the device. Rules look it up only if no agent of the host
-    /// has a route to the destination.
+    /// The table for packets with an overlay source or from the device. The rules lead to this table only if no agent
+    /// of the host has a route to the destination.
     Source,
-    /// Replaces [`Source`](Self::Source) for packets that the host forwards, if the host is an Internet exit.
+    /// If the host is an Internet exit: the table that is used instead of [`Source`](Self::Source) for packets that the
+    /// host forwards.
     Exit,
 }
 
@@ -118,8 +119,8 @@ impl KernelPlan {
         for (prefix, _) in self.routes.iter().filter(|(p, r)| p.prefix_len() > 0 && to_device(r)) {
             all.insert(key(Table::Own, *prefix, true), Route::Unreachable);
         }
-        // Rules look up the own table before these tables. So a default route into the device suffices here, without
-        // the own table's routes.
+        // The rules look up the agent's own table before these tables. So a default route into the device suffices in
+        // these tables, and the routes of the own table are not repeated.
         let tables = [Some(Table::Source), exit.then_some(Table::Exit)];
         for table in tables.into_iter().flatten() {
             for default in [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())] {

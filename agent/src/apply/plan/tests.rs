@@ -150,8 +150,8 @@ fn a_user_default_route_needs_the_hosts_consent() {
     );
 }
 
-/// A VM and a gateway run on one host. Packets with an own source use the table of the agent that has this source;
-/// other packets use the VM's table before the gateway's.
+/// A VM and a gateway run on one host. Packets with the overlay address of one of the two agents as source use this
+/// agent's table. For other packets the VM's table is looked up before the gateway's.
 #[test]
 fn a_vm_and_a_gateway_coexist() {
     let vm = config(system_routes());
