@@ -1,6 +1,6 @@
 //! The local socket `admin.sock`: the running agent answers requests for its status, configuration, tables and metrics.
-//! The socket speaks HTTP/1.1, so that `curl --unix-socket` and scrapers can use it. Only root and the user that the
-//! agent runs as can open the socket.
+//! The socket speaks HTTP/1.1, so that `curl --unix-socket` and collectors of metrics can use it. Only root and the
+//! user that the agent runs as can open the socket.
 //!
 //! | Path | Answer |
 //! |---|---|

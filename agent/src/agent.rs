@@ -1,4 +1,4 @@
-//! The running agent: the configuration in force, and the only code that replaces it.
+//! The running agent: it holds the configuration in force, and no other code replaces this configuration.
 
 mod status;
 

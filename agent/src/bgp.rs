@@ -24,7 +24,7 @@
 //!   [`message`], which decodes only AS paths and prefixes. A malformed message from a neighbour, or too many prefixes
 //!   of one family, ends the session of this neighbour and no other session.
 //!
-//! The agent decodes BGP with code of its own (D17), for a reason that was measured in 2026. The codec crates
+//! The agent decodes BGP with code of its own (D17), because of what a test in 2026 has shown. The codec crates
 //! netgauze-bgp-pkt 0.13 and zettabgp 0.6 decode all attributes. A test fed netgauze 2 million UPDATEs with noise in
 //! one optional attribute, which BIRD forwards unchanged. If the attribute's type was 25, 29 or 40, netgauze refused
 //! nine in ten UPDATEs, or lost the AS path and with it loop detection. routecore 0.7 decodes lazily, but adds a dozen
@@ -100,7 +100,8 @@ pub struct BirdService {
     pub config_dir: PathBuf,
     /// BIRD's own directory, with its control socket.
     pub run_dir: PathBuf,
-    /// The name of BIRD's user. The agent accepts start requests and control sockets of this user only.
+    /// The name of BIRD's user. The agent accepts requests to start BIRD, and a control socket, only from processes of
+    /// this user.
     pub user: String,
 }
 

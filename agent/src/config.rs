@@ -53,12 +53,12 @@ pub struct Config {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub customer_interface: Option<String>,
     /// Whether a user-defined or learned 0.0.0.0/0 or ::/0 may replace the host's default route (D22). Several routes
-    /// that together cover as much as a default route need this setting too.
+    /// that together cover as much as a default route are also installed only with this setting.
     #[serde(default)]
     pub allow_default_route: bool,
     /// Whether this host is an Internet exit: an appliance or a host of served subnets that forwards packets to public
-    /// destinations by its own routes. The host must translate the sources of these packets to an address of its own.
-    /// The agent's packet filter drops those that still have an overlay source.
+    /// destinations by its own routes. The host must translate the source addresses of these packets to one of the
+    /// host's own addresses. The agent's packet filter drops those that still have an overlay source.
     #[serde(default)]
     pub internet_exit: bool,
     /// Networks that the host reaches by its own routes, whatever prefixes sites announce. An example is the network
@@ -67,8 +67,8 @@ pub struct Config {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub protected_networks: Vec<IpNet>,
     /// Number of lanes, at most [`MAX_LANES`]. Each lane has a thread, a queue of the TUN device and a UDP port:
-    /// `listen_port` and the ports after it. 0: one lane for every two cores, at most 8. Packets for a peer with fewer
-    /// lanes, or whose port cannot be reached, go through lane 0.
+    /// `listen_port` and the ports after it. 0: one lane for every two cores, at most 8. If a peer has fewer lanes, or
+    /// its port for a lane cannot be reached, the lane's packets for this peer go through lane 0.
     #[serde(default)]
     pub lanes: u16,
     /// TCP address at which the agent answers `/metrics` by plain HTTP, without authentication. Choose an address that
@@ -170,8 +170,8 @@ impl Config {
         if self.lanes == 0 { automatic() } else { self.lanes }
     }
 
-    /// The endpoints to advertise, in the format `address:port`. Without `endpoints` the only one is
-    /// `0.0.0.0:<listen_port>`, which the controller completes with the address that it sees.
+    /// The endpoints to advertise, in the format `address:port`. If `endpoints` is empty, the only endpoint is
+    /// `0.0.0.0:<listen_port>`. The controller replaces 0.0.0.0 by the address from which the agent connects.
     #[must_use]
     pub fn advertised(&self) -> Vec<String> {
         if self.endpoints.is_empty() {
@@ -247,8 +247,8 @@ pub fn check_interface(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The default device name. It has 4 to 15 characters and differs from agent to agent: it is the agent's name after
-/// `tl-`, shortened and with a hash if the name is too long.
+/// The default device name. The device name has 4 to 15 characters and differs from agent to agent: `tl-` and the
+/// agent's name. A name that is too long is shortened, and a hash is added.
 fn default_interface(agent: &AgentId) -> String {
     let name = agent.as_str();
     if name.len() <= 12 {

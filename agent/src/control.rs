@@ -65,8 +65,8 @@ const MAX_SLEEP: Duration = Duration::from_secs(3600);
 /// Timeout for one address of the controller, while other addresses are left to try.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Largest number of probes at a time. Each has a raw socket and sends a bounded number of packets. Further probes
-/// wait.
+/// Largest number of probes at a time. Each probe has a raw socket and sends a bounded number of packets. Further
+/// probes wait.
 const MAX_PROBES: usize = 16;
 
 /// The task that keeps the control stream connected.
@@ -255,8 +255,8 @@ impl Control {
         SystemTime::now() >= self.certificate.renew_at()
     }
 
-    /// Renews the certificate. Returns whether that worked. A failure is only logged: the stream may continue with the
-    /// old certificate until it expires.
+    /// Renews the certificate. Returns whether that worked. A failure is logged and is no error, because the stream can
+    /// continue with the old certificate until this certificate expires.
     async fn renew_or_warn(&mut self, client: &mut ControlClient<Channel>) -> bool {
         match self.renew(client).await {
             Ok(()) => {

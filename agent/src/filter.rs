@@ -1,6 +1,6 @@
 //! The nftables filter that keeps packets with overlay addresses off other networks (D22), in addition to the agent's
 //! routes and rules. The filter runs after source translation (SNAT). A reply of a published container port gets its
-//! overlay source address only during that translation, after the kernel has routed the packet. So routes and rules
+//! overlay source address during that translation, and the kernel has routed the packet before. So routes and rules
 //! cannot confine such a packet.
 //!
 //! Each agent loads a table of its own with the program `nft`. The table stays when the agent ends, and `tombolo-agent
@@ -29,7 +29,7 @@ const PRIORITY: u32 = 150;
 /// The command-line program of nftables, which loads a script as one transaction.
 const PROGRAM: &str = "nft";
 
-/// Timeout of `nft`. It takes 5 ms on an idle machine, and the large margin covers a loaded one.
+/// Timeout of `nft`. On an idle machine `nft` takes 5 ms; the large margin is for a machine under load.
 const NFT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Folders in which `nft` is searched after those of `PATH`. `PATH` often lacks the folders that end in `sbin`.
@@ -42,10 +42,10 @@ pub struct Filter {
     pub fwmark: u32,
     /// The agent's overlay addresses. Packets with such a source may leave only by TUN devices and loopback.
     pub own: BTreeSet<IpAddr>,
-    /// Served subnets. Forwarded packets with a source in these may leave only by TUN devices and loopback.
+    /// Served subnets. Forwarded packets with a source in these subnets may leave only by TUN devices and loopback.
     pub served: BTreeSet<IpNet>,
-    /// Overlay prefixes. Packets that arrived from a TUN device and have a source in these may leave only by TUN
-    /// devices and loopback.
+    /// Overlay prefixes. Packets that arrived from a TUN device and have a source in these prefixes may leave only by
+    /// TUN devices and loopback.
     pub forwarded: Vec<IpNet>,
     /// Exceptions for networks inside the host and for served subnets: packets to the prefix may leave by these
     /// interfaces.

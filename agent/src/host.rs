@@ -100,7 +100,7 @@ impl Redirects {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(e).context(note.display().to_string()),
             _ => {}
         }
-        // If the switch is on already, the operator turned it on meanwhile.
+        // If the switch is on although this agent has turned it off, the operator has turned it on meanwhile.
         if self.others(interface, &alive)? > 0 || self.value()? != "0" {
             return Ok(false);
         }

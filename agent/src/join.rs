@@ -94,7 +94,7 @@ pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
     if let Some(name) = &settings.interface {
         config.interface.clone_from(name);
     }
-    // The token works only once, so a wrong setting must be found before it is sent.
+    // The token works only once, so a wrong setting must be found before the token is sent.
     config.check()?;
     let authority = fetch_authority(&controller, &options.token.pin).await?;
 

@@ -2,8 +2,8 @@
 //! one lane. Each lane has sessions of its own, with the lane of the same number in other agents. A flow therefore
 //! stays in one lane from end to end, and no lane waits for another.
 //!
-//! Lane 0 also carries the packets for peers with which another lane has no session. Such peers have fewer lanes, or
-//! their session with that lane is not established yet. The other lane redirects the packets to lane 0.
+//! Lane 0 also carries the packets for peers with which another lane has no session. Such a peer has fewer lanes, or
+//! has not established its session with that lane yet. The other lane redirects the packets to lane 0.
 
 use crate::config::Config;
 use crate::identity::LinkKeys;

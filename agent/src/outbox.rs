@@ -30,8 +30,8 @@ struct Batch {
     /// Length of every datagram except the last, in bytes.
     segment: usize,
     count: usize,
-    /// Whether no further datagram may join. Either the last one is shorter than the others, which GSO permits only at
-    /// the end, or the next one would be longer, which GSO does not permit at all.
+    /// Whether no further datagram may join. That is so if the last datagram is shorter than the others, which GSO
+    /// permits only at the end of a batch, or if the next datagram is longer, which GSO does not permit.
     closed: bool,
 }
 
@@ -313,7 +313,8 @@ mod tests {
         assert_eq!(outbox.len(), 2 + usize::from(90 * 1452 > 2 * MAX_BATCH));
     }
 
-    /// A datagram with another setting of fragmentation or ECN than the one before starts a new batch. The order stays.
+    /// A datagram starts a new batch if its setting of fragmentation or ECN differs from that of the datagram before.
+    /// The order stays.
     #[test]
     fn a_batch_has_one_kind_of_outer_header() {
         let to: SocketAddr = "192.0.2.1:5".parse().unwrap();

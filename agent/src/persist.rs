@@ -33,8 +33,8 @@ pub struct LastGoodStore {
     state: StateDir,
     /// The configuration to store, with a sequence number.
     latest: watch::Sender<(u64, Option<Arc<LastGood>>)>,
-    /// Sequence number of the configuration on disk. A writer holds the lock while it writes, so that writers do not
-    /// overtake each other.
+    /// Sequence number of the configuration on disk. A writer holds this lock while it writes, so that an older
+    /// configuration is never written after a newer one.
     written: Arc<Mutex<u64>>,
 }
 

@@ -166,8 +166,8 @@ async fn resume(agent: &Agent) -> bool {
     }
 }
 
-/// Starts the task that connects to the controller. Returns none if there can be no connection and the agent forwards
-/// nevertheless.
+/// Starts the task that connects to the controller. Returns none if a key or certificate is unusable, so that no
+/// connection is possible, but the agent forwards packets.
 ///
 /// # Errors
 /// A key or a certificate is unusable, and the agent has no configuration by which it could forward.

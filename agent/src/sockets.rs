@@ -73,8 +73,8 @@ impl LaneSockets {
         self.all().try_for_each(|id| self.at(id).set_receive_buffer(bytes))
     }
 
-    /// All sockets: that of the lane's port, that of the QUIC port if there is one, then the connected sockets. The
-    /// indexes are valid until the next call of [`maintain`](Self::maintain).
+    /// All sockets: first the shared socket of the lane's port, then the shared socket of the QUIC port if there is
+    /// one, then the connected sockets. The indexes are valid until the next call of [`maintain`](Self::maintain).
     pub fn all(&self) -> impl Iterator<Item = SocketId> + use<> {
         let quic = self.quic.as_ref().map(|_| SocketId::Shared(Port::Quic));
         std::iter::once(SocketId::Shared(Port::Lane))

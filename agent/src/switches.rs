@@ -2,9 +2,9 @@
 //! them.
 //!
 //! The agent sets each switch if it can, and then reads the switch back. In a container `/proc/sys` is read-only, so
-//! the switches must have the right values before the agent starts. A wrong value is an error, because an appliance
-//! whose kernel does not forward would drop packets without a trace. The error names the container options that set the
-//! right values.
+//! the switches must have the right values before the agent starts. A wrong value is an error. Otherwise, for example,
+//! an appliance whose kernel does not forward would drop packets without any message. The error names the container
+//! options that set the right values.
 
 use std::fmt;
 use std::fs;
@@ -65,8 +65,8 @@ impl fmt::Display for WrongSwitches {
 
 impl std::error::Error for WrongSwitches {}
 
-/// Sets switches of devices, and collects those that have a wrong value nevertheless. [`finish`](Self::finish) returns
-/// the collected ones.
+/// Sets switches of devices, and collects the switches that have a wrong value afterwards. [`finish`](Self::finish)
+/// returns the collected ones.
 pub(crate) struct Switches {
     root: PathBuf,
     wrong: Vec<WrongSwitch>,
@@ -89,8 +89,8 @@ impl Switches {
     /// Ends the collection. Succeeds if all switches that were set or checked have the right values.
     ///
     /// # Errors
-    /// At least one switch that was set or checked has a wrong value. The error names all of these; the other switches
-    /// were set nevertheless.
+    /// At least one switch that was set or checked has a wrong value. The error names all such switches. The other
+    /// switches have been set.
     pub(crate) fn finish(self) -> Result<(), WrongSwitches> {
         if self.wrong.is_empty() {
             Ok(())
@@ -149,7 +149,8 @@ impl Switches {
         for (family, name) in [("ipv4", "forwarding"), ("ipv6", "force_forwarding")] {
             let default = self.value(&path(family, DEFAULT, "forwarding"));
             let value = if default.as_deref() == Some("1") { "1" } else { "0" };
-            // A new device has this value already. So a failure matters only if the machine was an appliance before.
+            // A new device has this value already. So a failure has an effect only if the machine was an appliance
+            // before, and is ignored.
             let _ = self.set(&path(family, device, name), value);
         }
     }
@@ -241,8 +242,8 @@ impl Switches {
         }
     }
 
-    /// Writes a switch, unless it has the value already: then a read-only file is no error. A kernel that lacks the
-    /// switch is no error either.
+    /// Writes a switch unless it has the value already, so that a read-only file with the right value is no error. A
+    /// kernel that lacks the switch is no error either.
     fn set(&self, path: &str, value: &str) -> std::io::Result<()> {
         if self.value(path).is_none_or(|now| now == value) {
             return Ok(());
@@ -268,8 +269,8 @@ fn path(family: &str, device: &str, name: &str) -> String {
     format!("{family}/conf/{device}/{name}")
 }
 
-/// The name of a switch in the notation of `sysctl(8)`. It has dots where the path has slashes, and slashes where a
-/// device's name has dots.
+/// The name of a switch in the notation of `sysctl(8)`. The name has dots where the path has slashes, and slashes where
+/// a device's name has dots.
 fn dotted(path: &str) -> String {
     let swap = |c| match c {
         '/' => '.',

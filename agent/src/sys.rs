@@ -107,7 +107,7 @@ pub(crate) fn allow_fragments(socket: &impl AsFd, v6: bool, allow: bool) -> io::
 }
 
 /// Drops the pages of the program's code from memory; the kernel reads a page from disk again when it is used. So code
-/// that only the start used no longer counts as this process's memory.
+/// that only the start has used does not count as this process's memory any longer.
 pub(crate) fn release_text() -> io::Result<()> {
     let exe = std::fs::read_link("/proc/self/exe")?;
     for line in std::fs::read_to_string("/proc/self/maps")?.lines() {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// The name in every certificate of a controller. With it an agent accepts its controller at any address.
 const CONTROLLER_NAME: &str = "tombolo-controller";
 
-/// A client configuration that trusts only `authority` and presents no certificate: for joining. The certificate of the
+/// A client configuration for joining. It trusts only `authority`, and presents no certificate. The certificate of the
 /// server must be valid for the address in use or for the name `tombolo-controller`.
 ///
 /// # Errors

@@ -53,7 +53,8 @@ const BAD_SOURCE_ERRNOS: [i32; 5] = [
     libc::ENODEV,
 ];
 
-/// A UDP socket of a lane. It is either bound to a port and shared by paths, or connected to one path.
+/// A UDP socket of a lane. Either the socket is bound to a port and many paths share it, or it is connected to one
+/// path.
 pub struct Udp {
     /// Which port of the agent the socket belongs to.
     port: Port,
@@ -115,10 +116,10 @@ pub fn is_usable(source: SocketAddr) -> bool {
 }
 
 impl Udp {
-    /// Binds `port` on all addresses of both families, or only of IPv4 if the host has no IPv6. Port 0 lets the kernel
-    /// choose a port. `of`: which port of the agent this is. `fwmark` marks all sent datagrams, and `receive_buffer` is
-    /// in bytes. No other process can bind the port then. Sockets of [`connect`](Self::connect) in this process can
-    /// share it. Must run inside a tokio runtime.
+    /// Binds `port` on all addresses of both families, or, if the host has no IPv6, on all IPv4 addresses. Port 0 lets
+    /// the kernel choose a port. `of`: which port of the agent this is. `fwmark` marks all sent datagrams, and
+    /// `receive_buffer` is in bytes. No other process can bind the port then. Sockets of [`connect`](Self::connect) in
+    /// this process can share it. Must run inside a tokio runtime.
     ///
     /// # Errors
     /// The port is in use, or the process lacks CAP_NET_ADMIN, which it needs for the mark (`SO_MARK`) and for the

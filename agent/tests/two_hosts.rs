@@ -118,7 +118,8 @@ fn clean_removes_what_a_crash_left() {
     assert!(wire.run(0, "ip rule").contains("198.51.100.1"));
 }
 
-/// D22: the agent rejects a configuration that would take from the host its route to its own network.
+/// D22: the agent rejects a configuration that would replace the host's route to the network that the host is connected
+/// to.
 #[test]
 fn a_configuration_over_the_hosts_own_network_is_rejected() {
     let wire = Wire::new("overlap");

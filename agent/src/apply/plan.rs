@@ -32,7 +32,7 @@ use tombolo_proto::config::{AgentConfig, CircuitNetwork, Role, Speaker, TransitR
 use tombolo_proto::route::{NextHop, RouteSource, RouteState};
 
 /// The numbers by which an agent recognises its own routes, rules and packets on a host. They are stored on disk, so
-/// that the next run can find and remove the state of this one.
+/// that the agent's next run can find and remove the kernel state of this run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KernelIds {
@@ -417,7 +417,7 @@ const fn served_priorities(offset: u32) -> [u32; 3] {
     [first, first + 1, first + 2]
 }
 
-/// Whether the agent with this offset uses `priority` for rules that name none of its own tables. Such rules are
+/// Whether the agent with this offset uses `priority` for rules that name none of the agent's tables. Such rules are
 /// recognised by their priority.
 #[must_use]
 pub fn is_without_table(priority: u32, offset: u32) -> bool {

@@ -1,4 +1,5 @@
-//! Client of BIRD's control socket. It sends one command per connection, and parses the reply to `show protocols all`.
+//! Client of BIRD's control socket. The client opens a connection for each command, and parses the reply to `show
+//! protocols all`.
 
 use super::home::Home;
 use std::collections::BTreeMap;

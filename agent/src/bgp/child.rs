@@ -93,7 +93,7 @@ pub(super) async fn start(home: &Home, recovers: bool) -> Result<Process> {
         };
         let number = Pid::from_raw(child.id().cast_signed());
         *shared.lock() = Some(number);
-        // The send fails only if the runtime shuts down while `start` waits. The process then ends anyway.
+        // Sending fails only if the runtime shuts down while `start` waits. The process then ends anyway.
         let _ = started_sender.send(Ok(()));
         if let Some(log) = child.stderr.take() {
             read_log(log, &events);

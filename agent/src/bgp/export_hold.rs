@@ -62,8 +62,8 @@ impl ExportHold {
         commands
     }
 
-    /// Returns to the state `before` an update whose commands failed, so that the next update returns the commands
-    /// again.
+    /// Undoes an update whose commands failed, so that the next update returns the commands again. `before`: the state
+    /// that this value had before the update.
     pub(super) fn revert(&mut self, before: Self) {
         *self = before;
     }

@@ -22,13 +22,14 @@ const READ_SIZE: usize = 16 << 10;
 /// TCP port of BGP (RFC 4271).
 const BGP_PORT: u16 = 179;
 /// Timeout of a connection attempt with its exchange of OPEN and KEEPALIVE. Both ends are on this host, so BIRD answers
-/// late only while it reads its configuration (0.2 s for 40,000 routes).
+/// late only while it reads its configuration, which takes 0.2 s for 40,000 routes.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// First and longest wait between two attempts to connect. BIRD accepts connections shortly after its start, so the
 /// first waits are short.
 const MIN_RETRY_BACKOFF: Duration = Duration::from_millis(20);
 const MAX_RETRY_BACKOFF: Duration = Duration::from_secs(1);
-/// Shortest time between two published tables, so that a burst of UPDATEs is published as one table.
+/// Shortest time between two publications of the neighbour's table. A burst of UPDATEs in this time is published as one
+/// table.
 const MIN_PUBLISH_INTERVAL: Duration = Duration::from_millis(10);
 /// Number of changes that are published without delay after a quiet period. A long table arrives in several UPDATEs,
 /// and each of them is one change. [`Pace`] delays further changes more and more, until the neighbour is quiet again.

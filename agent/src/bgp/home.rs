@@ -41,8 +41,8 @@ impl Home {
     /// may read the first and write the second.
     ///
     /// # Errors
-    /// A directory cannot be created or given to BIRD's group, is a symbolic link, belongs to another user, or is too
-    /// long for a socket's path.
+    /// A directory cannot be created or given to BIRD's group, is a symbolic link, or belongs to another user, or its
+    /// path is too long for a socket in it.
     pub(super) fn of_child(dir: &Path, user: Option<User>) -> Result<Self> {
         let config_dir = make_dir(dir, 0o750, user.as_ref())?;
         // BIRD creates its control socket and PID file in the run directory, so BIRD's group may write there. The agent
@@ -135,7 +135,7 @@ impl Home {
 
     /// Removes the configuration file. Without this file the service manager does not start BIRD.
     pub(super) fn remove_config(&self) {
-        // The agent owns the directory, so the removal can fail only by a fault of the disk.
+        // The agent owns the directory and may remove files from it. So the removal fails only if the disk has a fault.
         let _ = remove(&self.config_dir.join(CONFIG));
     }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tombolo_proto::id::ResourceId;
 
-/// Most lines that are copied within [`RATE_INTERVAL`]; further lines are only counted. A trade-off: enough lines to
-/// diagnose a session, too few to fill a disk.
+/// Most lines that are copied within [`RATE_INTERVAL`]; further lines are only counted. These are enough lines to
+/// diagnose a session, and too few to fill a disk soon.
 const MAX_LINES: u32 = 20;
 const RATE_INTERVAL: Duration = Duration::from_secs(1);
 

@@ -325,11 +325,12 @@ fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Encodes the agent's OPEN, with the BGP identifier `identifier`. It offers both families and 4-octet ASNs, and
-/// receives path identifiers but sends none. The hold time is 0, which turns keepalives off: when one end of a loopback
-/// connection dies, the kernel always closes the connection. The graceful restart capability has restart time 0 and no
-/// families, so the agent only helps BIRD to restart (RFC 4724). A restarted BIRD therefore first receives its
-/// neighbours' tables, and then sends all routes to the agent at once.
+/// Encodes the agent's OPEN, with the BGP identifier `identifier`. The OPEN offers both families and 4-octet ASNs. It
+/// says that the agent receives path identifiers, but sends none. The hold time is 0, which turns keepalives off: when
+/// one end of a loopback connection dies, the kernel always closes the connection. The capability for graceful restart
+/// has restart time 0 and no families: the agent keeps routes while BIRD restarts, and does not ask BIRD for the same
+/// (RFC 4724). A restarted BIRD therefore first receives its neighbours' tables, and then sends all routes to the agent
+/// at once.
 #[must_use]
 pub fn open(asn: u32, identifier: Ipv4Addr) -> Vec<u8> {
     let mut capabilities = Vec::new();

@@ -32,8 +32,8 @@ use tokio::time::{Instant, sleep_until};
 /// neighbours may still keep the routes of the BIRD that ran before.
 const START: &str = "start\n";
 const RESTART: &str = "restart\n";
-/// How long a starting BIRD waits for the agent's answer. It is twice the agent's longest restart backoff (30 s), so
-/// that BIRD outlasts the backoff.
+/// How long a starting BIRD waits for the agent's answer. The time is twice the agent's longest restart backoff (30 s),
+/// so that BIRD still waits when the backoff ends.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Shortest time between two starts of BIRD that the agent accepts. The limit bounds the work that a compromised BIRD
 /// can cause by connecting again and again. The service manager's own restart delay is longer, so this limit delays no
@@ -138,7 +138,7 @@ fn read_log(stream: UnixStream) -> Process {
 
 /// Replaces the calling process by BIRD (`execve(2)`), for the agent that listens in `config_dir`. First waits for the
 /// agent's answer, which may take as long as the agent's restart backoff. BIRD's own files are created in `run_dir`.
-/// Returns only on failure, and then also sends the reason to the agent as a log line.
+/// Returns only after a failure, whose reason is also sent to the agent as a log line.
 ///
 /// # Errors
 /// No agent listens in `config_dir`, the agent does not answer within 60 s or answers something unknown, BIRD is not

@@ -381,7 +381,8 @@ impl Supervisor {
                 self.send_commands(self.export_hold.commands_after_reload()).await;
             }
             Err(failure) => {
-                // BIRD would refuse the same text again, so only a missing reply causes another attempt.
+                // If BIRD has refused the text, it would refuse the same text again. So there is another attempt only
+                // if BIRD did not reply.
                 self.config_pending = matches!(failure, Failure::NoReply(_));
                 self.report_fault(failure.to_string(), "BGP not configured");
             }

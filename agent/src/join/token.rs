@@ -1,5 +1,5 @@
-//! The one-time join token: its format, and the places from which it is read. It is never a command-line argument,
-//! because every user of the host can see the arguments of every process.
+//! The one-time join token: its format, and the places from which it is read. The token is never a command-line
+//! argument, because every user of the host can see the arguments of every process.
 
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::File;

@@ -5,8 +5,8 @@
 //!   ▲                                                                             │
 //!   └────────── timers, events ◀───────────────────────────────────────────────────┘
 //! ```
-//! The lane handles commands from the rest of the agent between two turns, so that all packets of one batch are decided
-//! by the same configuration.
+//! The lane handles commands from the rest of the agent between two turns, so that one configuration decides about all
+//! packets of a turn.
 
 use super::builder::{BuildQueue, BuildRequest, Built};
 use super::{Command, Inspection, Lane, LaneReport, LaneSetup, Prepared, RedirectQueue};
@@ -36,8 +36,8 @@ use tombolo_proto::id::AgentId;
 /// only in `update_timers`, for which it recommends an interval of 100 ms.
 const TIMER_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Longest time that a loaded lane moves packets before it handles timers and events. It is half of [`TIMER_INTERVAL`],
-/// so that load delays a timer by at most half an interval.
+/// Longest time that a loaded lane moves packets before it handles timers and events. This time is half of
+/// [`TIMER_INTERVAL`], so that load delays a timer by at most half an interval.
 const MAX_BUSY: Duration = Duration::from_millis(50);
 
 /// Most datagrams that a lane reads from one socket in one turn: about three GRO batches of full-size datagrams. The
@@ -293,7 +293,7 @@ impl Worker {
     fn handle_batch(&mut self, socket: SocketId, batch: usize, now: Instant) -> usize {
         let (received, bytes) = self.udp.get(socket).received(batch, &self.from_udp);
         // Nothing can be sent to such a source address. An empty datagram counts as one datagram, so that a flood of
-        // empty ones uses up the limit of the turn.
+        // empty datagrams reaches the limit of the turn and ends it.
         if received.len == 0 || !udp::is_usable(received.from.remote) {
             self.engine.refuse();
             return 1;

@@ -130,8 +130,8 @@ fn route_key(route: &RouteMessage) -> String {
     )
 }
 
-/// A key that distinguishes the agent's rules. It is made of the attributes that [`Netlink::rule`] sets, because the
-/// kernel adds others.
+/// A key that distinguishes the agent's rules. The key consists of the attributes that [`Netlink::rule`] sets. Other
+/// attributes do not count, because the kernel adds them.
 fn rule_key(rule: &RuleMessage) -> String {
     let (mut mark, mut table) = (None, u32::from(rule.header.table));
     let mut rest = BTreeSet::new();

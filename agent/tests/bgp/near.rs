@@ -46,7 +46,7 @@ pub(crate) fn announced() -> Vec<Route> {
     ]
 }
 
-/// A neighbour on the wire, whose sessions have a hold time of 9 s.
+/// A neighbour on the wire. The session with it has a hold time of 9 s.
 pub(crate) fn neighbour(id: &str, address: &str, asn: u32) -> Neighbour {
     let own = if address.contains(':') {
         "fd00:5::1"

@@ -151,8 +151,8 @@ impl Drop for Wire {
     }
 }
 
-/// A prefix for commands in a namespace. It makes `/proc/sys` read-only for the command, as in a container. Other
-/// commands are not affected, because `ip netns exec` gives each command a mount namespace of its own.
+/// The words to put before a command in a namespace. They make `/proc/sys` read-only for this command, as in a
+/// container. Other commands are not affected, because `ip netns exec` gives each command a mount namespace of its own.
 pub(crate) const READ_ONLY_SWITCHES: [&str; 4] = [
     "sh",
     "-c",

@@ -211,7 +211,7 @@ fn a_default_route_in_pieces_is_a_default_route() {
         // Prefixes that are not needed to cover the addresses like a default route are not returned.
         assert_eq!(pieces(&format!("{together} 10.0.0.0/8 fd00::/8")), expected);
     }
-    // Prefixes for all addresses except one /24 act as a default route too.
+    // Prefixes that together contain all addresses except one /24 also act as a default route.
     let mut all_but_one: Vec<IpNet> = Vec::new();
     let mut rest = net("0.0.0.0/0");
     while rest.prefix_len() < 24 {

@@ -88,7 +88,8 @@ impl KernelPlan {
     }
 
     /// The networks outside of the overlay that packets with overlay addresses may enter, each with its interfaces.
-    /// These are served subnets, and the networks of bridges inside the host.
+    /// These networks are the served subnets, and the networks of bridges that lead only to containers and guests of
+    /// this host.
     fn local_networks(&self, host: &Surroundings) -> BTreeMap<IpNet, BTreeSet<String>> {
         let overlaps = |a: &IpNet, b: &IpNet| a.contains(b) || b.contains(a);
         let mut local = BTreeMap::<IpNet, BTreeSet<String>>::new();

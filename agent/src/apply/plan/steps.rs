@@ -1,5 +1,5 @@
-//! The single changes of the kernel's state, and the computation of those that lead from one plan to another. The
-//! module is pure.
+//! The single changes of the kernel's state ([`Step`]), and the computation of the changes that lead from one plan to
+//! another. The module is pure.
 
 use super::confine::RouteKey;
 use super::{KernelPlan, Route, Rule};
@@ -19,8 +19,8 @@ impl KernelPlan {
     }
 
     /// The steps from this plan to `to`: first all additions and changes, second all removals. Each list must be
-    /// executed in its order. State that both plans have stays in force throughout, except a route whose type changes:
-    /// it is deleted just before its successor is set.
+    /// executed in its order. State that both plans have stays in force throughout. The exception is a route whose type
+    /// changes: the old route is deleted just before the new one is set.
     #[must_use]
     pub fn steps(&self, to: &Self) -> (Vec<Step>, Vec<Step>) {
         let (mut additions, mut removals) = (Vec::new(), Vec::new());

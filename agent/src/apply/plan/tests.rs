@@ -257,7 +257,8 @@ fn going_back_to_no_plan_leaves_the_mtu() {
 }
 
 /// D23, E1: the kernel of a circuit edge routes packets to VNets through the device, with the edge's address for the
-/// VNet as source. It routes packets to the customer's prefixes down the line, and drops all other packets (T8).
+/// VNet as source. The kernel routes packets to the customer's prefixes over the line to the customer edge, and drops
+/// all other packets (T8).
 #[test]
 fn an_edge_routes_between_its_line_and_its_vnets() {
     let line: IpNet = "192.168.30.18/30".parse().unwrap();
