@@ -226,8 +226,8 @@ impl Agent {
     }
 
     /// Keeps the kernel's routes in sync with learned routes (D11), and the rules that confine overlay packets in sync
-    /// with the host's networks. A failed change is logged and retried with the next change. Returns only when all
-    /// lanes have ended.
+    /// with the host's networks. A change that fails is logged, and tried again when the next change comes. Returns
+    /// only when all lanes have ended.
     pub async fn sync_kernel(&self) {
         let mut routing_state = self.lanes.routing_state();
         let mut host_watch = match watch_host() {

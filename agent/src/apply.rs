@@ -166,8 +166,8 @@ impl Kernel {
                 Route::Device(_) => KernelRoute::Device,
                 Route::Throw => KernelRoute::Throw,
                 Route::Line(_) => KernelRoute::Line,
-                // Unreachable routes only confine packets. A reader of this list looks for the destinations of the
-                // overlay.
+                // Unreachable routes only confine packets. They are left out, because the list is to show which
+                // destinations lead into the overlay.
                 Route::Unreachable => return None,
             };
             Some((*prefix, kind))

@@ -1,8 +1,9 @@
 //! Exclusive claims of a running agent on its host: its device and its routing tables. The claims ensure that no agent
 //! removes rules or routes of another agent.
 //!
-//! A TUN device vanishes with its process, so a device that exists is in use. Agents claim routing tables by abstract
-//! sockets. Such sockets belong to the network namespace, as routing tables do, and vanish with their process.
+//! A TUN device vanishes when its process ends, so an agent's device that exists is in use. Agents claim routing tables
+//! by abstract sockets. Abstract sockets belong to a network namespace, as routing tables do, and vanish when their
+//! process ends.
 
 use crate::apply::plan::KernelIds;
 use crate::apply::{Inherited, sweep};
@@ -57,9 +58,9 @@ fn claim_table(table: u32) -> Result<UnixListener> {
     }
 }
 
-/// Claims device and tables for an agent that starts, and opens the netlink connection. Also claims the tables of the
-/// last run (from `numbers.json`) if their numbers differ, unless another agent uses them by now. Rules and routes of
-/// earlier runs stay until the first configuration is in force, because they confine overlay packets until then.
+/// Claims device and tables for an agent that starts, and opens the netlink connection. If the tables of the last run
+/// (from `numbers.json`) have other numbers, also claims these, unless another agent uses them by now. Rules and routes
+/// of earlier runs stay until the first configuration is in force, because they confine overlay packets until then.
 ///
 /// # Errors
 /// Another agent has the device or a table, `numbers.json` cannot be read, or the kernel refuses a socket. Nothing on
@@ -88,7 +89,7 @@ pub fn take_host(state: &StateDir, config: &Config) -> Result<(Claim, Netlink, I
 }
 
 /// Records this run's numbers (tables, rule priorities, mark) in `numbers.json` for the next run. The caller must first
-/// remove rules and routes with the numbers that the file has until now, because the file then no longer tells how to
+/// remove the rules and routes with the numbers that the file has had until then, because nothing else tells how to
 /// find them. If the file has the same numbers, it is not written.
 ///
 /// # Errors

@@ -16,8 +16,8 @@ pub const DEFAULT_LISTEN_PORT: u16 = 51820;
 const DEFAULT_FWMARK: u32 = 0x746d;
 
 /// Receive buffer of a UDP socket in bytes, for an agent of VMs. The buffer absorbs bursts while a busy host delays the
-/// lane. Under load a ping waits in this buffer, for 1.5 ms at 5 Gbit/s. A buffer of twice the size would double this
-/// wait and hardly raise the throughput.
+/// lane. Under load a ping waits in this buffer, for about 1.5 ms at 5 Gbit/s. A buffer of twice the size would double
+/// this wait and hardly raise the throughput.
 const RECEIVE_BUFFER: usize = 600_000;
 
 /// Receive buffer of a UDP socket in bytes, for a gateway or a circuit edge. Many agents may send to a gateway or an
@@ -42,8 +42,8 @@ pub struct Config {
     /// from which the agent connects to the controller.
     #[serde(default)]
     pub endpoints: Vec<SocketAddr>,
-    /// A second UDP port, for QUIC only. Many firewalls let port 443 pass and block all other ports (D6). Peers reach
-    /// the port at the address of the first endpoint. None: QUIC uses only `listen_port`.
+    /// A second UDP port, for QUIC only. Many firewalls let port 443 pass and block all other ports (D6). Peers send to
+    /// this port at the address of the first endpoint. None: QUIC uses only `listen_port`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quic_port: Option<u16>,
     /// Name of the TUN device, 1 to 15 characters.
@@ -58,7 +58,7 @@ pub struct Config {
     pub allow_default_route: bool,
     /// Whether this host is an Internet exit: an appliance or a host of served subnets that forwards packets to public
     /// destinations by its own routes. The host must translate the source addresses of these packets to one of the
-    /// host's own addresses. The agent's packet filter drops those that still have an overlay source.
+    /// host's own addresses. The agent's packet filter drops such packets if they still have an overlay source.
     #[serde(default)]
     pub internet_exit: bool,
     /// Networks that the host reaches by its own routes, whatever prefixes sites announce. An example is the network
@@ -71,8 +71,8 @@ pub struct Config {
     /// its port for a lane cannot be reached, the lane's packets for this peer go through lane 0.
     #[serde(default)]
     pub lanes: u16,
-    /// TCP address at which the agent answers `/metrics` by plain HTTP, without authentication. Choose an address that
-    /// only Prometheus reaches. None: metrics are available only on the local socket.
+    /// TCP address at which the agent answers requests for `/metrics`, by plain HTTP and without authentication. Choose
+    /// an address that only Prometheus reaches. None: metrics are available only on the local socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics_listen: Option<SocketAddr>,
     /// Whether to use GSO packets (TSO, USO) on the TUN device, if the kernel supports them.

@@ -39,7 +39,7 @@ use tombolo_proto::probe::ProbeRequest;
 use tonic::transport::{Channel, Endpoint};
 
 /// First and longest wait between two connection attempts; the wait doubles with each attempt. With these times agents
-/// reconnect within seconds after a restart of the controller. The jitter spreads the load that they cause.
+/// are connected again within seconds after a restart of the controller. The jitter spreads the load that they cause.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// Timeout for opening a TCP connection, for all addresses of the controller together. The TCP connection and the

@@ -20,7 +20,7 @@ pub struct FirstJoin {
     pub controller: String,
     /// Path of the token file, which may not exist yet.
     pub token_file: PathBuf,
-    /// How long to wait for the token and the controller together.
+    /// How long to wait until both the token file and the controller are there.
     pub timeout: Duration,
     /// Local settings for `agent.toml`.
     pub settings: JoinSettings,

@@ -22,9 +22,10 @@ use std::path::{Path, PathBuf};
 /// the switch.
 const NOTES: &str = "/run/tombolo/redirects";
 
-/// Turns `all/send_redirects` off in the network namespace of the calling thread, and notes that the agent with this
-/// device needs that. Does nothing if the switch is off already and no other agent has turned it off, because then the
-/// operator has turned it off. Waits for the lock of the notes. A second call changes nothing more.
+/// Turns `all/send_redirects` off in the network namespace of the calling thread, and writes a note that the agent with
+/// the device `interface` needs the switch off. Does nothing if the switch is off already and no other agent has turned
+/// it off, because then the operator has turned it off. Waits for the lock of the notes. A second call changes nothing
+/// more.
 ///
 /// # Errors
 /// The note cannot be written, or the switch cannot be read or set. The switch may then be on.

@@ -186,8 +186,8 @@ impl Certificate {
         Self::new(read(file::CERTIFICATE)?, read(file::CA)?)
     }
 
-    /// A copy with the certificate in `pem` in place of the agent's own; the authority stays. Only the format is
-    /// checked: neither who issued the certificate nor whether it fits the key (see
+    /// A copy of this value in which the certificate in `pem` replaces the agent's own; the authority's certificate
+    /// stays. Only the format is checked: neither who issued the certificate nor whether it fits the key (see
     /// [`tls::mutual`](crate::tls::mutual)). Writes no file.
     ///
     /// # Errors

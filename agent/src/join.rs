@@ -38,7 +38,8 @@ pub struct JoinOptions {
 pub struct JoinSettings {
     /// UDP port of the links. None: 51820.
     pub listen_port: Option<u16>,
-    /// Endpoints to advertise, best first. Empty: the listen port at the address that the controller sees.
+    /// Endpoints to advertise, best first. Empty: the listen port, at the address from which the agent connects to the
+    /// controller.
     pub endpoints: Vec<SocketAddr>,
     /// A second UDP port, for QUIC only. None: QUIC uses only the port of the links.
     pub quic_port: Option<u16>,
@@ -67,11 +68,11 @@ impl Refused {
     }
 }
 
-/// Joins a network. Fetches the authority's certificate, and compares it with the token's pin. Then sends the token
-/// with a certificate request, and writes keys, certificates and `agent.toml` to the state directory. Returns the
-/// settings that were written. The settings are checked before the token is sent, because the token works only once.
-/// The keys of a failed attempt stay and are used by the next one. Waits up to 15 s for each of two answers. The caller
-/// must hold the directory's lock.
+/// Joins a network. Fetches the authority's certificate, and compares its hash with the hash in the token. Then sends
+/// the token with a certificate request, and writes keys, certificates and `agent.toml` to the state directory. Returns
+/// the settings that were written. The settings are checked before the token is sent, because the token works only
+/// once. If an attempt fails, its keys stay in the directory, and the next attempt uses them. Waits up to 15 s for each
+/// of two answers. The caller must hold the directory's lock.
 ///
 /// # Errors
 /// The directory has joined already, a setting is out of range, the controller is unreachable, is not the one that

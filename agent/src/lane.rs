@@ -25,7 +25,7 @@ use worker::Worker;
 /// Status and counters of one lane, or the sums of all lanes. Counters count from the start of the process.
 #[derive(Debug, Default)]
 pub struct LaneReport {
-    /// Links that were used or are always kept up, ordered by peer.
+    /// The links that were used, and those that are kept up even without traffic, ordered by peer.
     pub links: Vec<LinkStatus>,
     /// For each peer, the endpoint from which its last authenticated packet came.
     pub endpoints: BTreeMap<AgentId, SocketAddr>,
@@ -232,9 +232,9 @@ impl Lane {
         self.send_command(Command::RememberEndpoints(endpoints))
     }
 
-    /// Makes the lane start a session with `peer`, with which lane 0 has a session by now. Flows that begin before this
-    /// lane's session is up stay in lane 0, because the kernel puts a flow's packets into the queue that carried the
-    /// other direction.
+    /// Makes the lane start a session with `peer`. To be called when lane 0 has established its session with this peer.
+    /// Flows that begin before this lane's session is up stay in lane 0, because the kernel puts a flow's packets into
+    /// the queue that carried the other direction.
     fn prepare_session(&self, peer: &AgentId) {
         // Sending fails only if the lane has ended. Then the agent ends too, and reports the reason.
         let _ = self.send_command(Command::PrepareSession(peer.clone()));

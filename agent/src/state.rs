@@ -129,7 +129,7 @@ impl StateDir {
     }
 
     /// Locks the directory, and removes temporary files that a crash left. Does not wait for the lock. The lock ends
-    /// when the value is dropped or the process ends. A second call fails until then, also in the same process.
+    /// when the value is dropped or the process ends. Until then every further call fails, also in the same process.
     ///
     /// # Errors
     /// The lock is held already, or the lock file cannot be opened.

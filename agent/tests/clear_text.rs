@@ -128,8 +128,8 @@ fn config(gate: &Host, peer: &Host, of_gate: bool, peered: bool) -> AgentConfig 
     }
 }
 
-/// Builds the underlay. Gate and peer are in different networks, and the bridge is the router between these. The desk
-/// uses the gate as its default gateway.
+/// Builds the underlay. The gate and the peer are in different networks, and the bridge is the router between these
+/// networks. The desk uses the gate as its default gateway.
 fn build(wire: &Wire) {
     let at = |side: usize| format!("ip -n {}", wire.ns[side]);
     let router = "ip address add 192.0.2.254/24 dev br0; ip address add 198.51.100.254/24 dev br0; \

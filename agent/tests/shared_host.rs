@@ -68,7 +68,8 @@ fn a_second_agent_with_the_same_numbers_is_refused() {
     let (ok, text) = wire.exec(0, "ping -i 0.01 -c 20 -q 10.1.0.5");
     assert!(ok && text.contains("20 received"), "{text}");
 
-    // With IDs of its own the second agent runs beside the first, and removes only its own state.
+    // If the second agent has other IDs than the first, both run on the host, and the second one removes only its own
+    // state.
     second.config.table = None;
     second.config.save(&second.state).unwrap();
     second.start();

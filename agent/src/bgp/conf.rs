@@ -243,7 +243,7 @@ fn write_feed(out: &mut String, speaker: &Speaker, loopback: &Loopback, slot: u8
 }
 
 /// Whether BIRD can announce a route: its path has at most [`MAX_AS_PATH`] ASNs, and none of these is 0 (RFC 7607).
-/// Whether the agent wants to announce it is decided by [`tombolo_engine::routing`].
+/// [`tombolo_engine::routing`] decides whether the agent wants to announce the route.
 fn is_exportable(route: &Route) -> bool {
     route.as_path.len() <= MAX_AS_PATH && !route.as_path.contains(&0)
 }

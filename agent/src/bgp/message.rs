@@ -104,7 +104,8 @@ pub type Path = (IpNet, u32);
 pub struct Update {
     /// The paths that the sender withdraws.
     pub withdrawn: Vec<Path>,
-    /// Announced paths, which all have `as_path`. Each replaces the path with the same prefix and identifier.
+    /// Announced paths, which all have `as_path`. Each of them replaces the earlier path with the same prefix and
+    /// identifier.
     pub reached: Vec<Path>,
     /// The AS path of all announced paths, nearest AS first. Members of an AS_SET are listed in the order of the
     /// message.

@@ -162,7 +162,7 @@ mod tests {
         };
         assert!(table.apply(complete(Family::V4)) && !table.is_complete());
         assert!(table.apply(complete(Family::V6)) && table.is_complete());
-        // At a second end of the session, stale routes of the first one stay.
+        // When a second session ends, the stale routes of the first session stay.
         table.end_session();
         assert!(!table.is_complete() && table.has_stale());
         assert_eq!(shown(&table).len(), 2);

@@ -15,8 +15,8 @@ const VARIABLE: &str = "TOMBOLO_JOIN_TOKEN";
 /// the file contains something else than a token.
 const MAX_LINE: u64 = 4096;
 
-/// A join token: `tmb1.<id>.<secret>.<SHA-256 of the authority's certificate, hex>`. With the hash an agent can fetch
-/// that certificate over an untrusted network. `Debug` does not print the token.
+/// A join token: `tmb1.<id>.<secret>.<SHA-256 of the authority's certificate, hex>`. With this hash an agent can verify
+/// a certificate that it has fetched over an untrusted network. `Debug` does not print the token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinToken {
     pub(super) text: String,

@@ -29,7 +29,7 @@ const BUILD_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Input of a table build.
 pub struct BuildRequest {
-    /// Number of the configuration. Tables refer to links by index, and an index is valid only within one
+    /// Number of the configuration. The tables name links by index, and the same index may mean another link in another
     /// configuration.
     pub generation: u64,
     /// The configuration of that number.

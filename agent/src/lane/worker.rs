@@ -244,8 +244,8 @@ impl Worker {
         Ok(datagrams + reads + redirects > 0)
     }
 
-    /// Reads as many datagrams from one socket as one turn may read, and handles them. Returns their number, and
-    /// whether the socket had no more.
+    /// Reads as many datagrams from one socket as one turn may read, and handles them. Returns the number of datagrams,
+    /// and whether the socket had no more of them.
     fn receive_from(&mut self, socket: SocketId, woken: &mut bool, now: Instant) -> (usize, bool) {
         let mut datagrams = 0;
         while datagrams < MAX_DATAGRAMS {

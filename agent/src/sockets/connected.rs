@@ -23,8 +23,8 @@ pub(super) const EVICTION_IDLE: Duration = Duration::from_secs(1);
 /// reach the threshold of 16 batches in this time, a path must carry about three batches a second.
 const COUNTING_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Pause after a failed connect, or after a connected socket that broke. If the cause lasts, such as a missing route,
-/// that costs one attempt a minute. The shared socket carries the path meanwhile.
+/// Pause after a failed connect, or after a connected socket that broke. A cause that lasts, such as a missing route,
+/// then costs one attempt a minute. The shared socket carries the path meanwhile.
 const RETRY_BACKOFF: Duration = Duration::from_secs(60);
 
 /// A path with its connected socket.

@@ -131,7 +131,8 @@ impl Near {
         }
     }
 
-    /// Changes the configuration. BIRD gets the change later, so a test must wait for the effect.
+    /// Changes the configuration. BIRD gets the change after this function has returned, so a test must wait for the
+    /// effect.
     pub(crate) fn configure(&self, change: impl FnOnce(&mut BgpSpec)) {
         let mut spec = self.spec.lock().unwrap();
         change(&mut spec);

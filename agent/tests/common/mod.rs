@@ -28,8 +28,8 @@ pub(crate) fn sh(command: &str) -> String {
     text
 }
 
-/// Runs a shell command that may fail. Returns whether it succeeded, and its output (standard output, then standard
-/// error). Panics if a program is not installed, because no test expects that.
+/// Runs a shell command that may fail. Returns whether the command succeeded, and its output (standard output, then
+/// standard error). Panics if a program is not installed, because no test expects that.
 #[must_use = "the command may have failed: use `sh` or `Wire::run` where it must not"]
 pub(crate) fn try_sh(command: &str) -> (bool, String) {
     let out = Command::new("sh").args(["-c", command]).output().unwrap();

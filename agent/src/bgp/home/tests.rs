@@ -40,8 +40,8 @@ fn shell(home: &Home, script: &str) -> Command {
     command
 }
 
-/// A process of BIRD's user. In an endless loop it places symbolic links to a file under all names that BIRD and the
-/// agent use.
+/// A process of BIRD's user. In an endless loop the process places symbolic links to a file under all names that BIRD
+/// and the agent use.
 struct Hostile(Child);
 
 impl Hostile {
