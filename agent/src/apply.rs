@@ -156,9 +156,9 @@ impl Kernel {
         self.filter_problem = problem;
     }
 
-    /// The device, the tables and the routes that this agent has set, by its own record. The kernel is not read, so
-    /// changes by other programs do not show. `ids` must be the IDs with which this value's [`Netlink`] was opened.
-    /// Unreachable routes, which only confine packets, are left out.
+    /// The device, the tables and the routes that this agent has set, as the agent's own record lists them. The kernel
+    /// is not read, so changes by other programs do not show. `ids` must be the IDs with which this value's [`Netlink`]
+    /// was opened. Unreachable routes, which only confine packets, are left out.
     #[must_use]
     pub fn installed(&self, ids: KernelIds) -> InstalledKernel {
         let kind = |(prefix, route): (&IpNet, &Route)| {
@@ -166,8 +166,8 @@ impl Kernel {
                 Route::Device(_) => KernelRoute::Device,
                 Route::Throw => KernelRoute::Throw,
                 Route::Line(_) => KernelRoute::Line,
-                // Unreachable routes only confine packets. They are left out, because the list is to show which
-                // destinations lead into the overlay.
+                // Unreachable routes only confine packets. They are left out, because readers of this list look for the
+                // destinations of the overlay.
                 Route::Unreachable => return None,
             };
             Some((*prefix, kind))

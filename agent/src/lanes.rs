@@ -23,8 +23,8 @@ use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::Route;
 use tombolo_proto::status::{LinkStatus, Totals};
 
-/// Capacity of the queue of redirected packets. Lane 0 handles 144 of them per turn, so a longer queue would add delay
-/// and not throughput. Packets that do not fit are dropped.
+/// Capacity of the queue of redirected packets. Lane 0 handles 144 redirected packets per turn, so a longer queue would
+/// add delay and not throughput. Packets that do not fit are dropped.
 const REDIRECT_QUEUE: usize = 512;
 
 /// Handle of all lanes of the agent. Dropping the handle ends the lanes, as [`stop`](Self::stop) does.

@@ -26,8 +26,8 @@ struct Lines {
 /// Permission to write one log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Permit {
-    /// How many lines of this kind about this agent were suppressed since the last one that was written. None: no line
-    /// was suppressed.
+    /// How many lines of this kind about this agent were suppressed since the last such line that was written. None: no
+    /// line was suppressed.
     pub suppressed: Option<u64>,
 }
 

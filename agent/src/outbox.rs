@@ -162,8 +162,8 @@ impl Outbox {
         (self.sent, self.used, self.stuck) = (0, 0, false);
     }
 
-    /// As [`flush`](Self::flush), but keeps the newest batch, to which datagrams may still be added. Sending the others
-    /// early reuses their buffers while these are in the CPU's cache.
+    /// As [`flush`](Self::flush), but keeps the newest batch, to which datagrams may still be added. The other batches
+    /// are sent early, so that their buffers are used again while they are in the CPU's cache.
     pub fn flush_full(&mut self, send: &mut dyn FnMut(&Datagrams<'_>) -> SendOutcome) {
         if self.len() < 2 {
             return;

@@ -112,7 +112,7 @@ impl EndpointStore {
 
     /// Takes over the present endpoints. Writes the file if an endpoint has changed and the last write is at least
     /// [`ENDPOINTS_INTERVAL`] ago; waits for that write. A failed write is logged, and repeated at a later call. A peer
-    /// that is missing from `seen` keeps its last endpoint, the best guess for the next start.
+    /// that is missing from `seen` keeps its last known endpoint, because at the next start nothing better is known.
     pub(crate) async fn update(&mut self, seen: BTreeMap<AgentId, SocketAddr>) {
         self.unwritten |= seen.iter().any(|(peer, at)| self.known.get(peer) != Some(at));
         self.known.extend(seen);

@@ -93,7 +93,7 @@ pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
     }
     tasks.abort();
     agent.shut_down();
-    // Each of the following steps is tried, even if one before it has failed.
+    // Each of the following steps is tried, even if an earlier step has failed.
     let saved = agent.last_good().flush().context("the last good configuration");
     let removed = state.remove(file::ADMIN_SOCKET);
     tracing::info!("stopped");
@@ -179,7 +179,7 @@ fn start_control(
 ) -> Result<Option<JoinHandle<()>>> {
     match Control::new(agent.clone(), state.clone(), config.clone()) {
         Ok(control) => Ok(Some(tokio::spawn(control.run()))),
-        // D21: an agent that forwards packets needs no controller for that.
+        // D21: an agent that forwards packets goes on without a controller.
         Err(e) if forwards => {
             tracing::error!(
                 error = %format!("{e:#}"),

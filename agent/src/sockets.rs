@@ -122,10 +122,10 @@ impl LaneSockets {
             .await
     }
 
-    /// Sends a batch through the connected socket of its path. If there is no connected socket or it refuses the batch,
-    /// sends through the shared socket of the path's port. A path without a connected socket is counted, so that
-    /// [`maintain`](Self::maintain) can open one for it. Does not wait. The result says how many datagrams the kernel
-    /// refused; these are lost.
+    /// Sends a batch through the connected socket of its path. If the path has no connected socket, or this socket
+    /// refuses the batch, the batch goes through the shared socket of the path's port. A path without a connected
+    /// socket is counted, so that [`maintain`](Self::maintain) can open one for it. Does not wait. The result says how
+    /// many datagrams the kernel refused; these are lost.
     ///
     /// # Errors
     /// [`WouldBlock`]: the send buffer of the socket is full, and nothing was sent. The caller sends the batch again

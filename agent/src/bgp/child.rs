@@ -127,7 +127,7 @@ fn command(home: &Home, recovers: bool) -> Result<Command> {
         command.arg(format!("--{set}={granted}"));
     }
     // A program that root executes gets the whole bounding set as its permitted set (`capabilities(7)`), so the
-    // bounding set must be reduced too.
+    // bounding set must also be reduced to what BIRD needs.
     if own.has(SETPCAP) {
         command.arg(format!("--bounding-set={granted}"));
     } else if geteuid().is_root() {

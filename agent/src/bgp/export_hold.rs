@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tombolo_proto::status::BgpPeerState;
 
-/// How long announcements are held back. This is ten times as long as routes take to spread to the last agent.
+/// How long announcements are held back. This time is ten times as long as routes take to spread to the last agent.
 const EXPORT_HOLD: Duration = Duration::from_millis(500);
 
 /// The state of the exports to each session that was established at least once since BIRD started. The key is the name

@@ -2,9 +2,9 @@
 //! ADD-PATH (RFC 7911) and 4-octet ASNs (RFC 6793).
 //!
 //! The parser decodes three attributes of an UPDATE: AS_PATH, MP_REACH_NLRI and MP_UNREACH_NLRI (RFC 4760). It skips
-//! all others by their length. BIRD forwards attributes that it does not know unchanged, so the neighbour and the
-//! networks behind the neighbour control their contents. Such content must neither make a route lose its path nor end
-//! the session.
+//! all others by their length. BIRD forwards an attribute that it does not know, without a change. So the neighbour,
+//! and networks behind the neighbour, control the contents of such attributes. Whatever they contain, no route may lose
+//! its path, and the session must not end.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::Ipv4Addr;

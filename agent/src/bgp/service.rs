@@ -6,9 +6,9 @@
 //!                                      └── becomes BIRD, which writes its log into that connection
 //! ```
 //!
-//! Over this connection the agent learns of each start, log line and end of BIRD, and says whether BIRD restarts
-//! gracefully. So the agent needs no rights over BIRD's process. The service manager runs as root, and in this design
-//! it opens no file that the agent or BIRD could replace by a link.
+//! Over the connection to `start.sock` the agent learns of each start, log line and end of BIRD, and tells BIRD whether
+//! to restart gracefully. So the agent needs no rights over BIRD's process. The service manager runs as root. In this
+//! design it opens no file that the agent or BIRD could replace by a link.
 
 use super::home::{CONFIG, CONTROL_SOCKET, Home, PID_FILE, START_SOCKET};
 use super::process::{Event, MAX_LINE, MAX_WAITING_LINES, Process, printable};
@@ -36,8 +36,8 @@ const RESTART: &str = "restart\n";
 /// so that BIRD still waits when the backoff ends.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Shortest time between two starts of BIRD that the agent accepts. The limit bounds the work that a compromised BIRD
-/// can cause by connecting again and again. The service manager's own restart delay is longer, so this limit delays no
-/// proper start.
+/// can cause by connecting again and again. The service manager's own restart delay is longer, so this limit does not
+/// delay a start by the service manager.
 const ACCEPT_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The agent's listener, to which BIRD connects when a service manager starts it.

@@ -193,8 +193,8 @@ impl Worker {
 
     /// Reads from each source as much as one turn may read, and handles it. Returns whether any source had input.
     fn run_once(&mut self, now: Instant) -> Result<bool> {
-        // An idle lane usually gets one packet per wake-up, from the device or from a socket, so it is sent before the
-        // next read.
+        // An idle lane usually gets one packet per wake-up, from the device or from a socket, so this packet is sent
+        // before the next read.
         let mut woken = std::mem::take(&mut self.woken);
         let (mut datagrams, mut drained) = (0, true);
         for socket in self.udp.all() {

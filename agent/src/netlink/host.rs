@@ -113,7 +113,7 @@ impl Netlink {
 }
 
 /// Subscribes to changes of the host's devices and addresses, by netlink multicast groups, in the network namespace of
-/// the calling thread. Must run inside a Tokio runtime, because it spawns a task.
+/// the calling thread. Must be called inside a Tokio runtime, because the function spawns a task.
 ///
 /// # Errors
 /// The socket cannot be opened.

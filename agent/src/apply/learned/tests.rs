@@ -263,7 +263,7 @@ fn a_learned_half_does_not_turn_a_users_half_into_a_default() {
     let all = filter(&config, &told("128.0.0.0/1"), &Host::default(), ids(), false);
     assert_eq!(all.left_out, [(net("128.0.0.0/1"), Clash::Default)].into());
     assert!(all.plan.routes.contains_key(&net("0.0.0.0/1")));
-    // Two user-defined routes that each cover half of the addresses are a default route together.
+    // Two user-defined routes that each cover half of the addresses together count as a default route.
     config.subnets[0].routes.push(user("128.0.0.0/1"));
     let all = filter(&config, &told(""), &host(), ids(), false);
     assert_eq!(all.configured.refused_defaults, nets("0.0.0.0/1 128.0.0.0/1"));

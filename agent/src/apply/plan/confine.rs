@@ -137,8 +137,7 @@ impl KernelPlan {
         all
     }
 
-    /// Adds routes of type `throw` to the exit table. By these, packets to public destinations are routed by the host's
-    /// own tables.
+    /// Adds `throw` routes to the exit table, so that the host's own tables route packets to public destinations.
     fn open_exit(&self, all: &mut BTreeMap<RouteKey, Route>) {
         if self.has_family(false) {
             for block in private_blocks() {

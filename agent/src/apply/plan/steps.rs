@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 
 impl KernelPlan {
-    /// How the kernel must treat packets that arrive from the device and are not for this host. IPv6 must be forwarded
-    /// too if the plan has an IPv6 address or a served IPv6 subnet.
+    /// How the kernel must treat packets that arrive from the device and are not for this host. If the kernel must
+    /// forward IPv4, it must also forward IPv6 if the plan has an IPv6 address or a served IPv6 subnet.
     fn forwarding(&self) -> Forwarding {
         let served = self.served.iter().map(IpNet::addr);
         let v6 = self.addresses.iter().copied().chain(served).any(|a| a.is_ipv6());
