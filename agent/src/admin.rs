@@ -1,6 +1,6 @@
 //! The local socket `admin.sock`: the running agent answers requests for its status, configuration, tables and metrics.
-//! The socket speaks HTTP/1.1, so that `curl --unix-socket` and scrapers can use it. Only the user of the agent's
-//! process and root can open it.
+//! The socket speaks HTTP/1.1, so that `curl --unix-socket` and collectors of metrics can use it. Only root and the
+//! user that the agent runs as can open the socket.
 //!
 //! | Path | Answer |
 //! |---|---|
@@ -32,24 +32,25 @@ use tombolo_proto::exposition;
 /// Largest request head in bytes, the limit that HTTP servers usually have. Requests for the four fixed paths are far
 /// shorter.
 const MAX_REQUEST: usize = 8192;
-/// Timeout of each read of a request, which fits into one packet. For a scraper it also limits the whole exchange,
-/// because a scraper occupies one of [`MAX_SCRAPERS`] places until its exchange ends.
+/// Timeout of each read of a request. A request fits into one packet, so it normally takes one read. For a scraper (a
+/// client of `metrics_listen`) the same time limits the whole exchange, because a scraper occupies one of
+/// [`MAX_SCRAPERS`] places until its exchange ends.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Pause after a failed `accept`. The usual cause is that file descriptors ran out, which a retry without a pause would
-/// meet again at once.
+/// Pause after a failed `accept`. The usual cause is that the process has no free file descriptor. A retry without a
+/// pause would fail for the same reason.
 const ACCEPT_BACKOFF: Duration = REQUEST_TIMEOUT;
 
-/// Timeout of each read of an answer. It is longer than [`REQUEST_TIMEOUT`], because the agent answers `/tables` only
-/// while no configuration is being applied.
+/// Timeout of each read of an answer, for a client of the local socket. The time is longer than [`REQUEST_TIMEOUT`],
+/// because the agent delays its answer for `/tables` while a configuration is being applied.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Largest number of scrapers at a time. It bounds the memory and the file descriptors that anyone who reaches the port
-/// can use up.
+/// Largest number of scrapers that are served at the same moment. The limit bounds the memory and the file descriptors
+/// that clients of the port `metrics_listen` can use up.
 const MAX_SCRAPERS: usize = 8;
 
-/// Binds the local socket with mode 0600. Removes any socket file that exists at its path, also that of a running
-/// agent: the caller must hold the lock of the state directory.
+/// Binds the local socket with mode 0600. Removes a socket file that exists at the same path, even that of a running
+/// agent. The caller must therefore hold the lock of the state directory.
 ///
 /// # Errors
 /// The socket's path is longer than the address of a Unix socket may be (107 bytes on Linux), or the state directory is
@@ -74,9 +75,9 @@ pub async fn bind_metrics(address: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-/// Serves `/metrics`, and no other path, over TCP. Answers up to eight scrapers at a time; each has two seconds for its
-/// whole exchange. Runs until its task is cancelled: an error of the socket is logged, and `accept` is retried after
-/// two seconds.
+/// Serves `/metrics`, and no other path, over TCP. Answers up to eight scrapers at the same moment; each has two
+/// seconds for its whole exchange. Runs until its task is cancelled. If `accept` fails, the error is logged, and
+/// `accept` is retried after two seconds.
 pub async fn serve_metrics(listener: TcpListener, agent: Arc<Agent>) {
     let room = Arc::new(Semaphore::new(MAX_SCRAPERS));
     loop {
@@ -108,12 +109,12 @@ pub async fn serve_metrics(listener: TcpListener, agent: Arc<Agent>) {
 enum Audience {
     /// The agent's user, through the local socket.
     User,
-    /// Anyone who reaches `metrics_listen`: gets `/metrics` only.
+    /// Anyone who reaches the TCP port `metrics_listen`. Such a client gets only `/metrics`.
     Scraper,
 }
 
-/// Serves the paths of this module's table on the local socket. Runs until its task is cancelled: an error of the
-/// socket is logged, and `accept` is retried after two seconds.
+/// Serves the paths of this module's table on the local socket. Runs until its task is cancelled. If `accept` fails,
+/// the error is logged, and `accept` is retried after two seconds.
 pub async fn serve(listener: UnixListener, agent: Arc<Agent>) {
     loop {
         match listener.accept().await {
@@ -178,8 +179,8 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, agent: &Agent, 
     Ok(())
 }
 
-/// Requests `path`, such as `/status`, from the agent that runs with this state directory. For use in another process:
-/// blocks the thread, for up to 4 s at each read. Returns the body of the answer.
+/// Requests `path`, such as `/status`, from the agent that runs with this state directory. Must be called in another
+/// process than the agent's, because it blocks the thread, for up to 4 s at each read. Returns the body of the answer.
 ///
 /// # Errors
 /// No agent runs with this directory, this user may not open its socket, no data arrives for 4 s, or the answer has

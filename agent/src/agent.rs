@@ -1,4 +1,4 @@
-//! The running agent: the configuration in force, and the only code that replaces it.
+//! The running agent: it holds the configuration in force, and no other code replaces this configuration.
 
 mod status;
 
@@ -30,17 +30,17 @@ use tombolo_proto::status::AgentStatus;
 /// The configuration in force, with its revision and digest.
 #[derive(Debug, Clone, Default)]
 pub struct Running {
-    /// The largest revision of the store that this configuration is valid for. It can be newer than the revision with
-    /// which the configuration arrived, see [`Agent::up_to_date`].
+    /// The newest revision of the controller's store for which this configuration is known to be up to date. This
+    /// revision can be newer than the one with which the configuration arrived, see [`Agent::up_to_date`].
     pub revision: Revision,
     /// Digest of the configuration. Empty: this agent has no configuration yet.
     pub digest: String,
     config: Option<Arc<AgentConfig>>,
 }
 
-/// Number of drain notices, and the pause after each. The agent repeats the notice because the network may lose any of
-/// them. Peers move their traffic to other paths after the first notice, and the agent still forwards for the 300 ms of
-/// all pauses.
+/// How often the agent announces to its peers that it is about to stop, and the pause after each announcement. The
+/// announcement is repeated because the network may lose a packet. Peers move their traffic to other paths when the
+/// first announcement arrives. The agent still forwards during the pauses, 300 ms in all.
 const DRAIN_NOTICES: u32 = 3;
 const DRAIN_NOTICE_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -50,7 +50,7 @@ pub struct Agent {
     state: StateDir,
     numbers: KernelIds,
     lanes: Lanes,
-    /// Locked while a configuration is applied, which serializes all changes.
+    /// Locked while a configuration is applied, so that changes are made one after the other.
     kernel: tokio::sync::Mutex<Kernel>,
     running: Mutex<Running>,
     /// The host's networks, as they were when the agent last updated the kernel.
@@ -70,7 +70,7 @@ pub struct Agent {
     controller: Mutex<Option<IpAddr>>,
     /// Wakes [`sync_kernel`](Self::sync_kernel) when an address that the host must reach by its own routes has changed.
     replan: Notify,
-    /// Learned prefixes that are left out of the kernel, with the reason.
+    /// Learned prefixes that are not installed in the kernel, each with the reason.
     left_out: Mutex<BTreeMap<IpNet, Clash>>,
 }
 
@@ -136,12 +136,12 @@ impl Agent {
     }
 
     /// Applies a configuration in the format of `AgentConfig::to_bytes`. Returns when every lane has switched and the
-    /// kernel's routes are set (D2). A second call waits until the first has returned. If `digest` is that of the
-    /// configuration in force, `bytes` is not read, and only the recorded revision may rise. Whether `digest` is the
-    /// digest of `bytes` is not checked.
+    /// kernel's routes are set (D2). A second call waits until the first has returned. If `digest` equals the digest of
+    /// the configuration in force, `bytes` is not read; the call then only raises the recorded revision, if `revision`
+    /// is larger. Whether `digest` is the digest of `bytes` is not checked.
     ///
-    /// The configuration becomes the last good one, which a task writes to disk later. BIRD gets its new settings, but
-    /// this function does not wait for BIRD.
+    /// A background task then writes the configuration to disk as the last good one, and BIRD gets its new settings.
+    /// This function waits for neither.
     ///
     /// # Errors
     /// The configuration is malformed, is for another agent, overlaps a network of this host, or the kernel refuses a
@@ -179,15 +179,15 @@ impl Agent {
         filtered.configured.check_overlap(&surroundings.connected)?;
         let plan = &filtered.plan;
         let prepared = self.lanes.prepare(config.clone()).await?;
-        // A failure is not an error yet: the step of the plan that needs redirects off fails later, and its error names
-        // the switch.
+        // A failure is not returned here. The plan's step for forwarding checks the switch again, and the error of that
+        // step names the switch.
         if plan.forwarding
             && let Err(e) = crate::host::quiet_redirects(&self.config.interface)
         {
             tracing::warn!(error = %format!("{e:#}"), "ICMP redirects not switched off");
         }
-        // The kernel gets new routes before the lanes switch, and loses old ones afterwards. So every packet finds a
-        // route at any time.
+        // The kernel gets new routes before the lanes switch, and loses old routes after the lanes have switched. So
+        // every packet finds a route at any time.
         let leftovers = kernel.apply_additions(plan).await?;
         self.lanes.install(prepared).await?;
         kernel.apply_removals(leftovers).await;
@@ -226,8 +226,8 @@ impl Agent {
     }
 
     /// Keeps the kernel's routes in sync with learned routes (D11), and the rules that confine overlay packets in sync
-    /// with the host's networks. A failed change is logged and retried with the next change. Returns only when all
-    /// lanes have ended.
+    /// with the host's networks. A change that fails is logged, and tried again when the next change comes. Returns
+    /// only when all lanes have ended.
     pub async fn sync_kernel(&self) {
         let mut routing_state = self.lanes.routing_state();
         let mut host_watch = match watch_host() {
@@ -280,8 +280,8 @@ impl Agent {
         }
     }
 
-    /// Updates the kernel after a change of learned routes or host networks. A network that was added to the host may
-    /// overlap the configuration: the configuration stays in force nevertheless.
+    /// Updates the kernel after a change of learned routes or host networks. If a network that was added to the host
+    /// overlaps a prefix of the configuration, the configuration stays in force nevertheless.
     async fn update_kernel(
         &self,
         kernel: &mut Kernel,
@@ -297,8 +297,8 @@ impl Agent {
         Ok(())
     }
 
-    /// The kernel plan for a configuration and learned routes, without the learned routes that clash with the host's
-    /// networks, and with the rules that confine overlay packets.
+    /// The kernel plan for a configuration and learned routes. Learned routes that clash with the host's networks are
+    /// left out, and the rules that confine overlay packets are added.
     fn plan(&self, config: &AgentConfig, dynamic: &RoutingState, host: &Host, surroundings: &Surroundings) -> Filtered {
         let mut filtered = learned::filter(config, dynamic, host, self.numbers, self.config.allow_default_route);
         filtered.plan = filtered
@@ -317,7 +317,7 @@ impl Agent {
         for address in named.into_iter().chain(*lock(&self.controller)) {
             add(address, Need::Controller);
         }
-        // Without this file the host has no name servers whose routes need protection.
+        // If the file is missing or cannot be read, there are no name servers to protect from learned routes.
         let resolvers = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         for address in learned::name_servers(&resolvers) {
             add(address, Need::NameServer);
@@ -336,16 +336,16 @@ impl Agent {
         }
     }
 
-    /// Records the address at which the controller answers, so that no learned route captures its traffic (D22). If the
-    /// address is new, [`sync_kernel`](Self::sync_kernel) plans the kernel's routes again.
+    /// Records the address at which the controller answers, so that no learned route captures the packets to the
+    /// controller (D22). If the address is new, [`sync_kernel`](Self::sync_kernel) plans the kernel's routes again.
     pub fn controller_is_at(&self, address: IpAddr) {
         if lock(&self.controller).replace(address) != Some(address) {
             self.replan.notify_one();
         }
     }
 
-    /// Keeps the prefixes that are left out, for the status. Logs one line for each reason, not for each prefix,
-    /// because other agents can advertise any number of prefixes.
+    /// Records the learned prefixes that are not installed in the kernel, for the status. Logs one line for each
+    /// reason, not for each prefix, because other agents can advertise any number of prefixes.
     fn record_left_out(&self, left_out: BTreeMap<IpNet, Clash>) {
         let before = std::mem::replace(&mut *lock(&self.left_out), left_out.clone());
         let mut logged = BTreeSet::new();
@@ -372,8 +372,8 @@ impl Agent {
         });
     }
 
-    /// Passes the routes of BGP neighbours to lane 0 whenever they change. Returns when lane 0 or the BGP task has
-    /// ended.
+    /// Passes the routes that BGP neighbours announce to lane 0 whenever these routes change. Returns when lane 0 or
+    /// the BGP task has ended.
     pub async fn forward_bgp_routes(&self) {
         let mut learned = self.bgp.learned();
         while learned.changed().await.is_ok() {
@@ -384,8 +384,8 @@ impl Agent {
         }
     }
 
-    /// Records that the configuration in force is valid up to `revision`. A smaller revision than the recorded one
-    /// changes nothing.
+    /// Records that the configuration in force is up to date at `revision` of the controller's store. A revision below
+    /// the recorded one changes nothing.
     pub fn up_to_date(&self, revision: Revision) {
         let mut running = lock(&self.running);
         if revision > running.revision {
@@ -413,7 +413,8 @@ impl Agent {
         self.status.subscribe()
     }
 
-    /// Counts a configuration that arrived from the controller, also one that is rejected afterwards.
+    /// Counts a configuration that has arrived from the controller. Configurations that the agent then rejects count
+    /// too.
     pub fn configuration_received(&self) {
         self.configurations_received.fetch_add(1, Ordering::Relaxed);
     }
@@ -424,9 +425,9 @@ impl Agent {
         &self.last_good
     }
 
-    /// Drains a gateway or a circuit edge before it stops: announces the end to peers and BGP neighbours, and forwards
-    /// until they have switched to other paths. Waits at least 300 ms, and until BIRD has ended. Returns at once in
-    /// other roles and without a configuration.
+    /// Drains a gateway or a circuit edge before it stops: announces the stop to peers and BGP neighbours, and forwards
+    /// packets until these have switched to other paths. Waits at least 300 ms, and until BIRD has ended. Returns at
+    /// once in other roles and without a configuration.
     pub async fn drain(&self) {
         if !self.running().config.is_some_and(|config| config.role.relays()) {
             return;

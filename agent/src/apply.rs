@@ -1,5 +1,5 @@
-//! Applies a [`KernelPlan`] to the kernel: additions first, then removals. If an addition fails, the additions before
-//! it are rolled back.
+//! Applies a [`KernelPlan`] to the kernel: additions first, then removals. If an addition fails, the additions that
+//! were made before are undone.
 
 pub mod learned;
 pub mod plan;
@@ -12,22 +12,22 @@ use plan::confine::Surroundings;
 use plan::{KernelIds, KernelPlan, Route, Step};
 use tombolo_proto::installed::{InstalledKernel, KernelRoute};
 
-/// The part of the kernel's state that the agent sets, with a record of it.
+/// Sets the agent's part of the kernel's state, and keeps a record of what is set.
 pub struct Kernel {
     netlink: Netlink,
     device: String,
     index: u32,
     /// The agent's record of the plan that is in force: each step that succeeded is entered here.
     current: KernelPlan,
-    /// The state that earlier runs left; none once it is removed. Until this run's first configuration is applied, that
-    /// state keeps overlay packets on this host.
+    /// The kernel state that earlier runs of this agent left. None: that state has been removed. Until this run's first
+    /// configuration is applied, that state keeps overlay packets on this host.
     inherited: Option<Inherited>,
     /// Why the packet filter is not loaded. None: the filter is loaded, or no plan needs one.
     filter_problem: Option<String>,
 }
 
-/// Identifies the kernel state that earlier runs of this agent may have left. State with this run's IDs is always
-/// removed; this value adds the IDs of an earlier run.
+/// Identifies the kernel state that earlier runs of this agent may have left. State with this run's IDs is removed in
+/// any case; this value may name further IDs.
 #[derive(Debug, Clone, Default)]
 pub struct Inherited {
     /// The IDs of the last run, if they differ from this run's and no other agent has claimed them since.
@@ -71,7 +71,8 @@ impl Kernel {
     pub async fn apply_additions(&mut self, plan: &KernelPlan) -> Result<Vec<Step>> {
         let before = self.current.clone();
         let (additions, removals) = before.steps(plan);
-        // The filter comes first: no packet may leave between the first new address and its filter.
+        // The filter is loaded before the steps, because no packet may leave from a new address before the filter
+        // covers this address.
         self.load_filter(plan).await;
         for step in &additions {
             if let Err(e) = self.execute(step).await {
@@ -89,8 +90,8 @@ impl Kernel {
     }
 
     /// Removes stale state of this run (`steps`, from [`apply_additions`](Self::apply_additions)), then the state of
-    /// earlier runs. Failures are logged, and the other steps continue. The next configuration tries a failed step
-    /// again, because the record does not have it as done.
+    /// earlier runs. Failures are logged, and the other steps continue. A failed step is tried again with the next
+    /// configuration, because the record does not list the step as done.
     pub async fn apply_removals(&mut self, steps: Vec<Step>) {
         for step in &steps {
             if let Err(e) = self.execute(step).await {
@@ -155,9 +156,9 @@ impl Kernel {
         self.filter_problem = problem;
     }
 
-    /// The device, the tables and the routes that this agent has set, by its own record. The kernel is not read, so
-    /// changes by other programs do not show. `ids` must be those that this value's [`Netlink`] was opened with.
-    /// Unreachable routes, which only confine packets, are left out.
+    /// The device, the tables and the routes that this agent has set, as the agent's own record lists them. The kernel
+    /// is not read, so changes by other programs do not show. `ids` must be the IDs with which this value's [`Netlink`]
+    /// was opened. Unreachable routes, which only confine packets, are left out.
     #[must_use]
     pub fn installed(&self, ids: KernelIds) -> InstalledKernel {
         let kind = |(prefix, route): (&IpNet, &Route)| {
@@ -165,8 +166,8 @@ impl Kernel {
                 Route::Device(_) => KernelRoute::Device,
                 Route::Throw => KernelRoute::Throw,
                 Route::Line(_) => KernelRoute::Line,
-                // Unreachable routes only confine packets. A reader of this list looks for the destinations of the
-                // overlay.
+                // Unreachable routes only confine packets. They are left out, because readers of this list look for the
+                // destinations of the overlay.
                 Route::Unreachable => return None,
             };
             Some((*prefix, kind))
@@ -189,7 +190,7 @@ impl Kernel {
 
 /// Removes the rules, routes and packet filter that an agent with these IDs has set, in the network namespace of the
 /// calling thread. The kernel removes addresses together with the device. Returns the number of removed rules and
-/// routes; 0 if there were none, also at a second call.
+/// routes, which is 0 if there were none.
 ///
 /// # Errors
 /// A netlink request or `nft` fails. What was removed before stays removed.

@@ -12,17 +12,19 @@
 //! * When a neighbour withdraws a route, [`Bgp::learned`] shows this milliseconds after BIRD has received the
 //!   withdrawal. On the line to a customer edge BIRD also follows the carrier state.
 //! * BIRD runs only while a neighbour is configured. If BIRD dies, the agent or the service manager restarts it. Until
-//!   BIRD runs again, the neighbours (RFC 4724) and the agent keep their routes, for [`GRACE`] at most.
-//! * BIRD ends with the agent, even after `kill -9`: the kernel (child) or the service manager (service) sends SIGTERM.
-//!   BIRD then closes its sessions with a Cease (RFC 4486), so neighbours switch to another path at once.
-//! * Several agents may run on one host. Each has its own directory, its own local addresses towards neighbours and its
-//!   own random loopback network 127.x.y.0/24.
+//!   BIRD runs again, the neighbours (by graceful restart, RFC 4724) and the agent keep the routes that they have
+//!   received, for [`GRACE`] at most.
+//! * When the agent ends, even by `kill -9`, BIRD gets SIGTERM: a child gets it from the kernel, a service from the
+//!   service manager. BIRD then closes its sessions with a Cease (RFC 4486), so neighbours switch to another path at
+//!   once.
+//! * Several agents may run on one host. Each agent has its own directory, its own local addresses towards neighbours
+//!   and its own random loopback network 127.x.y.0/24.
 //! * Neighbours are untrusted, and only BIRD parses their messages. Where the agent may change users, BIRD runs as its
 //!   own user with two capabilities: to bind port 179 and to send raw packets. The agent reads BIRD's output with
-//!   [`message`], which decodes only AS paths and prefixes. A malformed message, or too many prefixes of one family,
-//!   ends the session of that neighbour and no other session.
+//!   [`message`], which decodes only AS paths and prefixes. A malformed message from a neighbour, or too many prefixes
+//!   of one family, ends the session of this neighbour and no other session.
 //!
-//! The agent decodes BGP with code of its own (D17), for a reason that was measured in 2026. The codec crates
+//! The agent decodes BGP with code of its own (D17), because of what a test in 2026 has shown. The codec crates
 //! netgauze-bgp-pkt 0.13 and zettabgp 0.6 decode all attributes. A test fed netgauze 2 million UPDATEs with noise in
 //! one optional attribute, which BIRD forwards unchanged. If the attribute's type was 25, 29 or 40, netgauze refused
 //! nine in ten UPDATEs, or lost the AS path and with it loop detection. routecore 0.7 decodes lazily, but adds a dozen
@@ -54,13 +56,14 @@ use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::Route;
 use tombolo_proto::status::BgpPeerStatus;
 
-/// How long routes are kept while BIRD restarts: by neighbours (the Restart Time of RFC 4724) and by the agent. It is
-/// twice the longest restart backoff (30 s), so that a restart after the longest backoff is still graceful.
+/// Longest time for which the neighbours (by the Restart Time of RFC 4724) and the agent keep routes while BIRD
+/// restarts. The time is twice the longest restart backoff (30 s), so that a restart after the longest backoff is still
+/// graceful.
 pub const GRACE: Duration = Duration::from_secs(60);
 
 /// The routes that each configured neighbour announces, by [`Neighbour::id`](tombolo_proto::config::Neighbour::id). The
 /// routes of a neighbour are in ascending order. AS paths are as received, with the neighbour's ASN first. A neighbour
-/// without a session has an entry too, empty or with stale routes for [`GRACE`] at most.
+/// without a session has an entry too: an empty one, or one with the routes of the last session, for [`GRACE`] at most.
 pub type Learned = BTreeMap<ResourceId, Arc<Vec<Route>>>;
 
 /// The complete BGP configuration: speaker, neighbours and announcements.
@@ -73,9 +76,10 @@ pub struct BgpSpec {
     /// prefix, only the first one is announced. A route whose path has more than 255 ASNs, or contains ASN 0, is not
     /// announced.
     pub announce: BTreeMap<ResourceId, Vec<Route>>,
-    /// Local next hops, at most one of each family. A session over IPv4 takes the next hop of IPv6 routes from here,
-    /// and a session over IPv6 that of IPv4 routes. If no address of the family is here, BIRD takes one of the
-    /// interface. If the interface has none either, the routes of this family are not announced.
+    /// Local next hops, at most one of each family. A session over IPv4 takes the next hop of IPv6 routes from this
+    /// list, and a session over IPv6 takes the next hop of IPv4 routes from it. If the list has no address of the
+    /// route's family, BIRD takes an address of the interface. If the interface has none either, the routes of this
+    /// family are not announced.
     pub addresses: Vec<IpAddr>,
 }
 
@@ -96,12 +100,13 @@ pub struct BirdService {
     pub config_dir: PathBuf,
     /// BIRD's own directory, with its control socket.
     pub run_dir: PathBuf,
-    /// The name of BIRD's user. The agent accepts start requests and control sockets of this user only.
+    /// The name of BIRD's user. The agent accepts requests to start BIRD, and a control socket, only from processes of
+    /// this user.
     pub user: String,
 }
 
-/// A BGP speaker. Dropping the value ends BIRD in the background, and [`stop`](Self::stop) also waits until BIRD has
-/// ended.
+/// A BGP speaker. Dropping the value ends BIRD in the background. [`stop`](Self::stop) ends BIRD too, and waits until
+/// it has ended.
 #[derive(Debug)]
 pub struct Bgp {
     /// The requested configuration. None asks the supervisor to stop.
@@ -116,9 +121,9 @@ impl Bgp {
     /// [`configure`](Self::configure) names.
     ///
     /// # Errors
-    /// A directory cannot be created or given to BIRD's group, it belongs to another user, its path is too long for a
-    /// socket in it, or BIRD's user does not exist. A missing BIRD is no error here: [`status`](Self::status) reports
-    /// it.
+    /// A directory cannot be created or given to BIRD's group, a directory belongs to another user or has too long a
+    /// path for a socket in it, or BIRD's user does not exist. A missing BIRD is no error here:
+    /// [`status`](Self::status) reports it.
     pub async fn start(bird: &Bird) -> Result<Self> {
         let (spec, spec_receiver) = watch::channel(Some(BgpSpec::default()));
         let (learned_sender, learned) = watch::channel(Learned::new());
@@ -129,9 +134,9 @@ impl Bgp {
     }
 
     /// Replaces the whole configuration, and returns at once. BIRD gets the configuration about 50 ms later, or after
-    /// the pause that follows a slow reload. Of several calls in that time only the last has an effect. BIRD resets a
-    /// session only if its own parameters have changed. A neighbour with invalid parameters is left out, and
-    /// [`status`](Self::status) says why. Has no effect after [`stop`](Self::stop).
+    /// the pause that follows a slow reload. If there are several calls before that, only the last one has an effect.
+    /// BIRD resets a session only if the parameters of that session have changed. A neighbour with invalid parameters
+    /// is left out, and [`status`](Self::status) says why. Has no effect after [`stop`](Self::stop).
     pub fn configure(&self, spec: BgpSpec) {
         self.spec.send_if_modified(|old| {
             let is_new = old.as_ref().is_some_and(|old| *old != spec);
@@ -142,7 +147,8 @@ impl Bgp {
         });
     }
 
-    /// Watches the routes that neighbours announce, from now on. The channel closes when the supervisor has ended.
+    /// Watches the routes that neighbours announce. The receiver's present value has the routes of this moment. The
+    /// channel closes when the supervisor has ended.
     #[must_use]
     pub fn learned(&self) -> watch::Receiver<Learned> {
         self.learned.clone()

@@ -1,8 +1,9 @@
 //! Exclusive claims of a running agent on its host: its device and its routing tables. The claims ensure that no agent
 //! removes rules or routes of another agent.
 //!
-//! A TUN device vanishes with its process, so a device that exists is in use. Agents claim routing tables by abstract
-//! sockets. Such sockets belong to the network namespace, as routing tables do, and vanish with their process.
+//! A TUN device vanishes when its process ends, so an agent's device that exists is in use. Agents claim routing tables
+//! by abstract sockets. Abstract sockets belong to a network namespace, as routing tables do, and vanish when their
+//! process ends.
 
 use crate::apply::plan::KernelIds;
 use crate::apply::{Inherited, sweep};
@@ -15,8 +16,8 @@ use std::io::ErrorKind;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 
-/// Exclusive use of routing tables, and of a device name that no device had. Holds until the value is dropped or the
-/// process ends.
+/// Exclusive use of an agent's routing tables, and of a device name that no device had when it was claimed. The claim
+/// holds until the value is dropped or the process ends.
 #[derive(Debug)]
 pub struct Claim {
     tables: [u32; 4],
@@ -57,9 +58,9 @@ fn claim_table(table: u32) -> Result<UnixListener> {
     }
 }
 
-/// Claims device and tables for an agent that starts, and opens the netlink connection. Also claims the tables of the
-/// last run (from `numbers.json`) if their numbers differ, unless another agent uses them by now. Rules and routes of
-/// earlier runs stay until the first configuration is in force, because they confine overlay packets until then.
+/// Claims device and tables for an agent that starts, and opens the netlink connection. If the tables of the last run
+/// (from `numbers.json`) have other numbers, also claims these, unless another agent uses them by now. Rules and routes
+/// of earlier runs stay until the first configuration is in force, because they confine overlay packets until then.
 ///
 /// # Errors
 /// Another agent has the device or a table, `numbers.json` cannot be read, or the kernel refuses a socket. Nothing on
@@ -69,7 +70,8 @@ pub fn take_host(state: &StateDir, config: &Config) -> Result<(Claim, Netlink, I
     let mut claim = Claim::take(&config.interface, numbers)?;
     let before = last_used(state)?;
     let mut inherited = Inherited::default();
-    // If this run has tables of the last run, the first configuration compares rules and routes one by one instead.
+    // If this run uses a table of the last run too, `inherited.before` stays empty. The first configuration then
+    // removes only those rules and routes of the last run that it does not need.
     let other_tables = |b: &KernelIds| !b.tables().iter().any(|t| numbers.tables().contains(t));
     if let Some(before) = before.filter(other_tables) {
         match Claim::of_tables(before, &claim.tables) {
@@ -86,9 +88,9 @@ pub fn take_host(state: &StateDir, config: &Config) -> Result<(Claim, Netlink, I
     Ok((claim, netlink, inherited))
 }
 
-/// Records this run's numbers (tables, rule priorities, mark) in `numbers.json` for the next run. The caller must have
-/// removed rules and routes with other numbers, because their numbers are lost then. If the file has the same numbers,
-/// it is not written.
+/// Records this run's numbers (tables, rule priorities, mark) in `numbers.json` for the next run. The caller must first
+/// remove the rules and routes with the numbers that the file has had until then, because nothing else tells how to
+/// find them. If the file has the same numbers, it is not written.
 ///
 /// # Errors
 /// The file cannot be read or written. A malformed file is replaced.

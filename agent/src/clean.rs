@@ -24,8 +24,8 @@ pub async fn clean(state: &StateDir) -> Result<()> {
 }
 
 /// Removes everything from the host as [`clean`] does, and deletes the agent's keys, certificates, settings and stored
-/// configuration. Without settings only the files are deleted, so that a failed call can be repeated. The controller is
-/// not told.
+/// configuration. If the directory has no settings, the host is not changed and only the files are deleted, so that a
+/// failed call can be repeated. The controller is not told.
 ///
 /// # Errors
 /// The agent is running, the kernel refuses a change, or a file cannot be deleted. Files that were deleted before stay

@@ -12,16 +12,16 @@ use tombolo_proto::id::AgentId;
 pub const DEFAULT_LISTEN_PORT: u16 = 51820;
 
 /// Firewall mark of underlay packets: "tm" in ASCII. All agents of a host must use the same mark, so that packets which
-/// one agent has encrypted never enter the device of another.
+/// one agent has encrypted are never routed into the TUN device of another agent.
 const DEFAULT_FWMARK: u32 = 0x746d;
 
 /// Receive buffer of a UDP socket in bytes, for an agent of VMs. The buffer absorbs bursts while a busy host delays the
-/// lane. A ping under load waits in this buffer: a buffer of twice the size doubles the wait (1.5 ms at 5 Gbit/s), and
-/// hardly adds speed.
+/// lane. Under load a ping waits in this buffer, for about 1.5 ms at 5 Gbit/s. A buffer of twice the size would double
+/// this wait and hardly raise the throughput.
 const RECEIVE_BUFFER: usize = 600_000;
 
-/// Receive buffer of a UDP socket in bytes, for a gateway or a circuit edge. Many agents send to these at the same
-/// moment, and each packet costs twice the work of a packet at a VM.
+/// Receive buffer of a UDP socket in bytes, for a gateway or a circuit edge. Many agents may send to a gateway or an
+/// edge at the same moment, and it does twice as much work for each packet as an agent of VMs.
 const RELAY_RECEIVE_BUFFER: usize = 2_000_000;
 
 /// Most lanes if `lanes` is not set. Speed was measured for up to 8 lanes (docs/performance.md).
@@ -42,8 +42,8 @@ pub struct Config {
     /// from which the agent connects to the controller.
     #[serde(default)]
     pub endpoints: Vec<SocketAddr>,
-    /// A second UDP port, for QUIC only. Port 443 passes firewalls that block all other ports (D6). Peers reach the
-    /// port at the address of the first endpoint. None: QUIC uses only `listen_port`.
+    /// A second UDP port, for QUIC only. Many firewalls let port 443 pass and block all other ports (D6). Peers send to
+    /// this port at the address of the first endpoint. None: QUIC uses only `listen_port`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quic_port: Option<u16>,
     /// Name of the TUN device, 1 to 15 characters.
@@ -53,12 +53,12 @@ pub struct Config {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub customer_interface: Option<String>,
     /// Whether a user-defined or learned 0.0.0.0/0 or ::/0 may replace the host's default route (D22). Several routes
-    /// that together cover as much as a default route need this setting too.
+    /// that together cover as much as a default route are also installed only with this setting.
     #[serde(default)]
     pub allow_default_route: bool,
     /// Whether this host is an Internet exit: an appliance or a host of served subnets that forwards packets to public
-    /// destinations by its own routes. The host must translate the sources of these packets to an address of its own.
-    /// The agent's packet filter drops those that still have an overlay source.
+    /// destinations by its own routes. The host must translate the source addresses of these packets to one of the
+    /// host's own addresses. The agent's packet filter drops such packets if they still have an overlay source.
     #[serde(default)]
     pub internet_exit: bool,
     /// Networks that the host reaches by its own routes, whatever prefixes sites announce. An example is the network
@@ -67,12 +67,12 @@ pub struct Config {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub protected_networks: Vec<IpNet>,
     /// Number of lanes, at most [`MAX_LANES`]. Each lane has a thread, a queue of the TUN device and a UDP port:
-    /// `listen_port` and the ports after it. 0: one lane for every two cores, at most 8. Packets for a peer with fewer
-    /// lanes, or whose port cannot be reached, go through lane 0.
+    /// `listen_port` and the ports after it. 0: one lane for every two cores, at most 8. If a peer has fewer lanes, or
+    /// its port for a lane cannot be reached, the lane's packets for this peer go through lane 0.
     #[serde(default)]
     pub lanes: u16,
-    /// TCP address at which the agent answers `/metrics` by plain HTTP, without authentication. Choose an address that
-    /// only Prometheus reaches. None: metrics are available only on the local socket.
+    /// TCP address at which the agent answers requests for `/metrics`, by plain HTTP and without authentication. Choose
+    /// an address that only Prometheus reaches. None: metrics are available only on the local socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics_listen: Option<SocketAddr>,
     /// Whether to use GSO packets (TSO, USO) on the TUN device, if the kernel supports them.
@@ -146,8 +146,8 @@ impl Config {
         state.write(file::CONFIG, toml::to_string(self)?.as_bytes())
     }
 
-    /// The receive buffer of a UDP socket in bytes: as set, or the default for `role`. A `role` of none means that the
-    /// role is not known yet; then the default of a VM applies.
+    /// The receive buffer of a UDP socket in bytes: as set, or the default for `role`. If `role` is none because the
+    /// role is not known yet, the default of a VM applies.
     #[must_use]
     pub fn receive_buffer(&self, role: Option<&Role>) -> usize {
         let relays = role.is_some_and(Role::relays);
@@ -155,8 +155,8 @@ impl Config {
         self.receive_buffer.unwrap_or(usual)
     }
 
-    /// The number of lanes to run: as set, or half the number of cores, from 1 to 8. Lanes whose port would be above
-    /// 65535 are left out of the derived number.
+    /// The number of lanes to run: as set, or half the number of cores, from 1 to 8. The derived number is smaller if
+    /// the port of a lane would be above 65535.
     #[must_use]
     pub fn lane_count(&self) -> u16 {
         let automatic = || {
@@ -170,8 +170,8 @@ impl Config {
         if self.lanes == 0 { automatic() } else { self.lanes }
     }
 
-    /// The endpoints to advertise, in the format `address:port`. Without `endpoints` the only one is
-    /// `0.0.0.0:<listen_port>`, which the controller completes with the address that it sees.
+    /// The endpoints to advertise, in the format `address:port`. If `endpoints` is empty, the only endpoint is
+    /// `0.0.0.0:<listen_port>`. The controller replaces 0.0.0.0 by the address from which the agent connects.
     #[must_use]
     pub fn advertised(&self) -> Vec<String> {
         if self.endpoints.is_empty() {
@@ -247,8 +247,8 @@ pub fn check_interface(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The default device name. It has 4 to 15 characters and differs from agent to agent: it is the agent's name after
-/// `tl-`, shortened and with a hash if the name is too long.
+/// The default device name. The device name has 4 to 15 characters and differs from agent to agent: `tl-` and the
+/// agent's name. A name that is too long is shortened, and a hash is added.
 fn default_interface(agent: &AgentId) -> String {
     let name = agent.as_str();
     if name.len() <= 12 {

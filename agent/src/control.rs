@@ -39,11 +39,12 @@ use tombolo_proto::probe::ProbeRequest;
 use tonic::transport::{Channel, Endpoint};
 
 /// First and longest wait between two connection attempts; the wait doubles with each attempt. With these times agents
-/// reconnect within seconds after a restart of the controller. The jitter spreads the load that they cause.
+/// are connected again within seconds after a restart of the controller. The jitter spreads the load that they cause.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// Timeout of a TCP connection, over all addresses. The whole connection with its TLS and HTTP/2 handshakes has twice
-/// this time. It leaves time for two retransmissions of a lost SYN (after 1 s and 3 s).
+/// Timeout for opening a TCP connection, for all addresses of the controller together. The TCP connection and the
+/// handshakes of TLS and HTTP/2 together have twice this time. In this time the kernel repeats a lost SYN twice (after
+/// 1 s and 3 s).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// HTTP/2 keepalive. The agent pings the controller on a silent connection after this time, and closes the connection
@@ -57,14 +58,15 @@ const MAX_MESSAGE: usize = 32 << 20;
 /// certificate's lifetime is left, so minutes do not matter.
 const RENEW_BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 
-/// Longest sleep until renewal, after which the wall clock is read again. The clock may have jumped during the sleep.
+/// Longest time that the agent sleeps while it waits for the renewal of its certificate. It then reads the wall clock
+/// again, which may have jumped during the sleep.
 const MAX_SLEEP: Duration = Duration::from_secs(3600);
 
 /// Timeout for one address of the controller, while other addresses are left to try.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Largest number of probes at a time. Each has a raw socket and sends a bounded number of packets. Further probes
-/// wait.
+/// Largest number of probes at a time. Each probe has a raw socket and sends a bounded number of packets. Further
+/// probes wait.
 const MAX_PROBES: usize = 16;
 
 /// The task that keeps the control stream connected.
@@ -125,7 +127,8 @@ impl Control {
             // The first connection was authenticated with the old certificate.
             client = self.client().await?;
         }
-        // The time is fixed here. A timer that each message restarts would never fire on a busy stream.
+        // The time of the renewal is computed before the loop. A timer that restarts with each message would never fire
+        // on a busy stream.
         let mut renew_at = self.next_renewal(again);
 
         let (outbox, messages) = mpsc::channel(MAX_PROBES * 2);
@@ -252,8 +255,8 @@ impl Control {
         SystemTime::now() >= self.certificate.renew_at()
     }
 
-    /// Renews the certificate. Returns whether that worked. A failure is only logged: the stream may continue with the
-    /// old certificate until it expires.
+    /// Renews the certificate. Returns whether that worked. A failure is logged and is no error, because the stream can
+    /// continue with the old certificate until this certificate expires.
     async fn renew_or_warn(&mut self, client: &mut ControlClient<Channel>) -> bool {
         match self.renew(client).await {
             Ok(()) => {
@@ -348,8 +351,8 @@ async fn dial(url: &str, mark: u32) -> Result<(String, TcpStream)> {
     Err(last)
 }
 
-/// Timeout for one address, if `rest` is left for this address and those after it, `addresses` in all. An unreachable
-/// address must not use up the time of those after it.
+/// Timeout for the next address. `addresses`: how many addresses are left to try, this one included; `rest`: the time
+/// that is left for all of them. An unreachable address must not use up the time of the addresses after it.
 fn address_timeout(rest: Duration, addresses: usize) -> Duration {
     match u32::try_from(addresses) {
         Ok(0 | 1) => rest,

@@ -1,6 +1,6 @@
 //! The nftables filter that keeps packets with overlay addresses off other networks (D22), in addition to the agent's
 //! routes and rules. The filter runs after source translation (SNAT). A reply of a published container port gets its
-//! overlay source address only during that translation, after the kernel has routed the packet. So routes and rules
+//! overlay source address during that translation, and the kernel has routed the packet before. So routes and rules
 //! cannot confine such a packet.
 //!
 //! Each agent loads a table of its own with the program `nft`. The table stays when the agent ends, and `tombolo-agent
@@ -22,14 +22,14 @@ use tokio::process::Command;
 /// of the group, because packets may pass from one agent of a host to another agent of the same host.
 pub const DEVICE_GROUP: u32 = 0x746d;
 
-/// Priority of the filter's chain. Chains with larger numbers run later, and `srcnat` has 100 (`nft(8)`), so this chain
-/// sees translated sources.
+/// Priority of the filter's chain. Chains with larger numbers run later, and chains for source translation (`srcnat`)
+/// have the number 100 (`nft(8)`). So this chain sees the sources after their translation.
 const PRIORITY: u32 = 150;
 
 /// The command-line program of nftables, which loads a script as one transaction.
 const PROGRAM: &str = "nft";
 
-/// Timeout of `nft`. It takes 5 ms on an idle machine, and the large margin covers a loaded one.
+/// Timeout of `nft`. On an idle machine `nft` takes 5 ms; the large margin is for a machine under load.
 const NFT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Folders in which `nft` is searched after those of `PATH`. `PATH` often lacks the folders that end in `sbin`.
@@ -42,10 +42,10 @@ pub struct Filter {
     pub fwmark: u32,
     /// The agent's overlay addresses. Packets with such a source may leave only by TUN devices and loopback.
     pub own: BTreeSet<IpAddr>,
-    /// Served subnets. Forwarded packets with a source in these may leave only by TUN devices and loopback.
+    /// Served subnets. Forwarded packets with a source in these subnets may leave only by TUN devices and loopback.
     pub served: BTreeSet<IpNet>,
-    /// Overlay prefixes. Packets that arrived from a TUN device and have a source in these may leave only by TUN
-    /// devices and loopback.
+    /// Overlay prefixes. Packets that arrived from a TUN device and have a source in these prefixes may leave only by
+    /// TUN devices and loopback.
     pub forwarded: Vec<IpNet>,
     /// Exceptions for networks inside the host and for served subnets: packets to the prefix may leave by these
     /// interfaces.
@@ -126,7 +126,8 @@ const fn family(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "ip" } else { "ip6" }
 }
 
-/// The script that removes a table. It creates the table first, because `delete` fails for a table that does not exist.
+/// The script that removes a table. The script first creates the table, because `delete` fails for a table that does
+/// not exist.
 fn removal(table: &str) -> String {
     format!("table inet {table}\ndelete table inet {table}\n")
 }

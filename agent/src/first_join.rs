@@ -20,14 +20,14 @@ pub struct FirstJoin {
     pub controller: String,
     /// Path of the token file, which may not exist yet.
     pub token_file: PathBuf,
-    /// How long to wait for the token and the controller together.
+    /// How long to wait until both the token file and the controller are there.
     pub timeout: Duration,
     /// Local settings for `agent.toml`.
     pub settings: JoinSettings,
 }
 
-/// Whether the state directory has an identity. It has one if `agent.toml` exists, because [`join`] writes that file
-/// last.
+/// Whether the state directory has an identity. The directory has an identity if it has the file `agent.toml`, because
+/// [`join`] writes this file last.
 #[must_use]
 pub fn has_joined(state: &StateDir) -> bool {
     state.path(file::CONFIG).exists()
@@ -37,8 +37,9 @@ pub fn has_joined(state: &StateDir) -> bool {
 /// Returns the settings that were written to the state directory. The caller must hold the directory's lock.
 ///
 /// # Errors
-/// The token or the controller did not appear in time; or at once: the token is malformed, used or expired, a setting
-/// is out of range, the controller is another one than the token names, or a file cannot be written.
+/// After the timeout: the token file is missing or the controller does not answer. At once: the token is malformed,
+/// used or expired, a setting is out of range, the controller is another one than the token names, or a file cannot be
+/// written.
 pub async fn join_when_possible(state: &StateDir, first: &FirstJoin) -> Result<Config> {
     let deadline = Instant::now() + first.timeout;
     let (mut pause, mut said) = (BACKOFF.0, String::new());
@@ -52,7 +53,8 @@ pub async fn join_when_possible(state: &StateDir, first: &FirstJoin) -> Result<C
             return Err(error.context(format!("not joined within {:?}", first.timeout)));
         }
         let text = format!("{error:#}");
-        // Attempts go on for `timeout`, and the same line at each of them would fill the journal.
+        // A reason is logged only when it differs from the last one. The same line at each attempt until the timeout
+        // would fill the journal.
         if text != said {
             tracing::info!(reason = text, controller = first.controller, "waiting to join");
             said = text;

@@ -1,13 +1,13 @@
-//! The switch for ICMP redirects of the whole host: how an agent turns it off, and how it is restored. It is the only
-//! setting that an agent changes outside of its own devices, tables and rules.
+//! The switch for ICMP redirects of the whole host: how an agent turns it off, and how it is restored. This switch is
+//! the only setting that an agent changes outside of its own devices, tables and rules.
 //!
 //! Linux sends ICMP redirects on a device if the switch of that device or the switch `all` is on. An appliance forwards
 //! packets out of the device on which they arrived, so Linux would send a redirect for each of them, which D23 forbids.
 //! With `all` at 0, each other device of the host follows its own switch, which is on by default.
 //!
-//! Several agents of a host may need `all` off. Each of them creates a note, which is a file named after its device.
-//! The last agent to end restores the switch. A note without a device was left by a crashed agent, and is ignored. Each
-//! network namespace has its own switch and notes.
+//! Several agents of a host may need `all` off. Each of them creates a note, which is a file with the name of the
+//! agent's device. The last agent to end restores the switch. A note without a device was left by a crashed agent, and
+//! is ignored. Each network namespace has its own switch and notes.
 
 use crate::switches::{ALL_SEND_REDIRECTS, ROOT};
 use anyhow::{Context, Result};
@@ -22,9 +22,10 @@ use std::path::{Path, PathBuf};
 /// the switch.
 const NOTES: &str = "/run/tombolo/redirects";
 
-/// Turns `all/send_redirects` off in the network namespace of the calling thread, and notes that the agent with this
-/// device needs that. Does nothing if the switch is off and no other agent has turned it off, because the operator has
-/// done so. Waits for the lock of the notes. A second call changes nothing more.
+/// Turns `all/send_redirects` off in the network namespace of the calling thread, and writes a note that the agent with
+/// the device `interface` needs the switch off. Does nothing if the switch is off already and no other agent has turned
+/// it off, because then the operator has turned it off. Waits for the lock of the notes. A second call changes nothing
+/// more.
 ///
 /// # Errors
 /// The note cannot be written, or the switch cannot be read or set. The switch may then be on.
@@ -33,7 +34,7 @@ pub fn quiet_redirects(interface: &str) -> Result<()> {
 }
 
 /// Removes the note of [`quiet_redirects`], and turns the switch on again unless another agent needs it off. Returns
-/// whether the switch was turned on. Returns false without a note, and if the operator has turned the switch on
+/// whether the switch was turned on. Returns false if there is no note, and if the operator has turned the switch on
 /// meanwhile.
 ///
 /// # Errors
@@ -73,15 +74,15 @@ impl Redirects {
     }
 
     fn quiet(&self, interface: &str, alive: impl Fn(&str) -> bool) -> Result<()> {
-        // If the switch is off and there are no notes, the operator turned it off. Nothing is written then, because a
-        // container may have a read-only /proc and /run.
+        // If the switch is off and there are no notes, it was the operator who turned it off. Nothing is written then,
+        // because a container may have a read-only /proc and /run.
         if self.value()? != "1" && !self.notes.exists() {
             return Ok(());
         }
         fs::create_dir_all(&self.notes).with_context(|| self.notes.display().to_string())?;
         let _lock = self.lock()?;
-        // The switch is off, and no other agent needs that, so the operator turned it off. Without a note of this agent
-        // it stays off.
+        // The switch is off, and no other agent needs that, so the operator turned it off. This agent writes no note,
+        // so that its end does not turn the switch on.
         if self.value()? != "1" && self.others(interface, &alive)? == 0 {
             return Ok(());
         }
@@ -100,7 +101,7 @@ impl Redirects {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(e).context(note.display().to_string()),
             _ => {}
         }
-        // If the switch is on already, the operator turned it on meanwhile.
+        // If the switch is on although this agent has turned it off, the operator has turned it on meanwhile.
         if self.others(interface, &alive)? > 0 || self.value()? != "0" {
             return Ok(false);
         }

@@ -1,5 +1,5 @@
 //! The agent's keys and certificates. The agent generates its keys itself, and stores them in files of mode 0600.
-//! Private keys leave this file only as arguments of the engine and of TLS.
+//! Outside of this module, private keys are used only as arguments of the engine and of TLS.
 
 use crate::state::{StateDir, file};
 use anyhow::{Context, Result};
@@ -46,8 +46,8 @@ impl LinkKey {
         Ok(Self(key.into()))
     }
 
-    /// Reads the key, or generates and stores one if there is none. Only joining may call this function, because it
-    /// registers the public key at the controller.
+    /// Reads the key, or generates and stores one if there is none. Only the code for joining may call this function,
+    /// because only joining registers a new public key at the controller.
     ///
     /// # Errors
     /// The file cannot be read or written, or is malformed.
@@ -90,8 +90,8 @@ impl TlsKey {
         Ok(Self(KeyPair::from_pem(&pem).context("tls.key")?))
     }
 
-    /// Reads the key, or generates and stores one if there is none. Only joining may call this function, because the
-    /// controller certifies the key.
+    /// Reads the key, or generates and stores one if there is none. Only the code for joining may call this function,
+    /// because only joining gets a certificate for a new key from the controller.
     ///
     /// # Errors
     /// The file cannot be read or written, or is malformed.
@@ -145,8 +145,8 @@ impl LinkKeys {
         })
     }
 
-    /// A new, empty set of links for one lane, with the agent's keys. Without a usable key for QUIC the set uses
-    /// WireGuard only.
+    /// A new set of links for one lane, which has the agent's keys and no links yet. Without a usable key for QUIC the
+    /// set uses WireGuard only.
     #[must_use]
     pub fn links(&self) -> SecureLinks {
         let links = || SecureLinks::new(self.wireguard.secret().to_bytes());
@@ -170,8 +170,8 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Reads both certificates from the state directory. Only their format is checked: neither their validity nor that
-    /// one issued the other.
+    /// Reads both certificates from the state directory. Only their format is checked: neither whether they have
+    /// expired, nor whether the authority issued the agent's certificate.
     ///
     /// # Errors
     /// A file is missing, cannot be read, or contains no valid certificate.
@@ -186,8 +186,8 @@ impl Certificate {
         Self::new(read(file::CERTIFICATE)?, read(file::CA)?)
     }
 
-    /// A copy with the certificate in `pem` in place of the agent's own; the authority stays. Only the format is
-    /// checked: neither who issued the certificate nor whether it fits the key (see
+    /// A copy of this value in which the certificate in `pem` replaces the agent's own; the authority's certificate
+    /// stays. Only the format is checked: neither who issued the certificate nor whether it fits the key (see
     /// [`tls::mutual`](crate::tls::mutual)). Writes no file.
     ///
     /// # Errors

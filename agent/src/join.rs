@@ -18,8 +18,8 @@ use std::time::Duration;
 use tombolo_proto::fabric::{JoinReply, JoinRequest};
 use tombolo_proto::id::AgentId;
 
-/// Timeout of each of the two requests. The controller writes to its store before it answers, and other agents may join
-/// at the same moment.
+/// Timeout of each of the two requests. The timeout is long, because the controller writes to its store before it
+/// answers, and other agents may join at the same moment.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Parameters of joining.
@@ -38,7 +38,8 @@ pub struct JoinOptions {
 pub struct JoinSettings {
     /// UDP port of the links. None: 51820.
     pub listen_port: Option<u16>,
-    /// Endpoints to advertise, best first. Empty: the listen port at the address that the controller sees.
+    /// Endpoints to advertise, best first. Empty: the listen port, at the address from which the agent connects to the
+    /// controller.
     pub endpoints: Vec<SocketAddr>,
     /// A second UDP port, for QUIC only. None: QUIC uses only the port of the links.
     pub quic_port: Option<u16>,
@@ -67,15 +68,15 @@ impl Refused {
     }
 }
 
-/// Joins a network. Fetches the authority's certificate, and compares it with the token's pin. Then sends the token
-/// with a certificate request, and writes keys, certificates and `agent.toml` to the state directory. Returns the
-/// settings that were written. The settings are checked before the token is sent, because the token works only once.
-/// The keys of a failed attempt stay and are used by the next one. Waits up to 15 s for each of two answers. The caller
-/// must hold the directory's lock.
+/// Joins a network. Fetches the authority's certificate, and compares its hash with the hash in the token. Then sends
+/// the token with a certificate request, and writes keys, certificates and `agent.toml` to the state directory. Returns
+/// the settings that were written. The settings are checked before the token is sent, because the token works only
+/// once. If an attempt fails, its keys stay in the directory, and the next attempt uses them. Waits up to 15 s for each
+/// of two answers. The caller must hold the directory's lock.
 ///
 /// # Errors
-/// The directory has joined already, a setting is out of range, the controller is unreachable or not the one of the
-/// token, it refuses ([`Refused`]), or a file cannot be written.
+/// The directory has joined already, a setting is out of range, the controller is unreachable, is not the one that
+/// issued the token, or refuses ([`Refused`]), or a file cannot be written.
 pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
     if state.path(file::CONFIG).exists() {
         bail!(
@@ -94,7 +95,7 @@ pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
     if let Some(name) = &settings.interface {
         config.interface.clone_from(name);
     }
-    // The token works only once, so a wrong setting must be found before it is sent.
+    // The token works only once, so a wrong setting must be found before the token is sent.
     config.check()?;
     let authority = fetch_authority(&controller, &options.token.pin).await?;
 
@@ -140,8 +141,8 @@ pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
     Ok(config)
 }
 
-/// Fetches the authority's certificate over an unverified connection. The comparison with the token's pin replaces the
-/// verification.
+/// Fetches the authority's certificate over an unverified connection. Instead, the certificate is compared with `pin`,
+/// the hash in the token.
 async fn fetch_authority(controller: &str, pin: &[u8; 32]) -> Result<CertificateDer<'static>> {
     let client = reqwest::Client::builder()
         .tls_danger_accept_invalid_certs(true)

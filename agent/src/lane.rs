@@ -25,7 +25,7 @@ use worker::Worker;
 /// Status and counters of one lane, or the sums of all lanes. Counters count from the start of the process.
 #[derive(Debug, Default)]
 pub struct LaneReport {
-    /// Links that were used or are always kept up, ordered by peer.
+    /// The links that were used, and those that are kept up even without traffic, ordered by peer.
     pub links: Vec<LinkStatus>,
     /// For each peer, the endpoint from which its last authenticated packet came.
     pub endpoints: BTreeMap<AgentId, SocketAddr>,
@@ -107,11 +107,12 @@ pub struct LaneSetup {
     pub other_lanes: Vec<Lane>,
     /// In lane 0: the queue to the table builder. None in other lanes.
     pub build_queue: Option<BuildQueue>,
-    /// Gets the reason when the lane ends, also if it was stopped.
+    /// When the lane ends, receives the reason, also if the lane was told to stop.
     pub ended: mpsc::UnboundedSender<String>,
 }
 
-/// A lane's end of the queue by which lanes without a session redirect packets to lane 0.
+/// A lane's end of a queue to lane 0. If a lane has no session with a peer, it redirects packets for that peer to lane
+/// 0 by this queue.
 pub enum RedirectQueue {
     /// The end of lane 0, which receives redirected packets.
     Receiver(mpsc::Receiver<RedirectedPacket>),
@@ -119,7 +120,8 @@ pub enum RedirectQueue {
     Sender(mpsc::Sender<RedirectedPacket>),
 }
 
-/// Sends the reason for the end of a lane's thread when it is dropped, so also at a panic.
+/// Holds the reason why a lane's thread ends, and sends it when this value is dropped. So the reason is sent even if
+/// the thread panics.
 struct EndReporter(mpsc::UnboundedSender<String>, String);
 
 impl EndReporter {
@@ -230,17 +232,17 @@ impl Lane {
         self.send_command(Command::RememberEndpoints(endpoints))
     }
 
-    /// Makes the lane start a session with `peer`, with which lane 0 has a session by now. Flows that begin before this
-    /// lane's session is up stay in lane 0, because the kernel puts a flow's packets into the queue that carried the
-    /// other direction.
+    /// Makes the lane start a session with `peer`. To be called when lane 0 has established its session with this peer.
+    /// Flows that begin before this lane's session is up stay in lane 0, because the kernel puts a flow's packets into
+    /// the queue that carried the other direction.
     fn prepare_session(&self, peer: &AgentId) {
-        // The end of a lane also ends the agent, which reports the reason.
+        // Sending fails only if the lane has ended. Then the agent ends too, and reports the reason.
         let _ = self.send_command(Command::PrepareSession(peer.clone()));
     }
 
     /// Passes the endpoint of `peer` that lane 0 has learned from received packets.
     fn endpoint_changed(&self, peer: &AgentId, to: SocketAddr) {
-        // The end of a lane also ends the agent, which reports the reason.
+        // Sending fails only if the lane has ended. Then the agent ends too, and reports the reason.
         let _ = self.send_command(Command::EndpointChanged(peer.clone(), to));
     }
 
@@ -263,7 +265,7 @@ impl Lane {
 
     /// Tells the lane to announce on all links that the agent is about to stop, and returns at once.
     pub fn announce_drain(&self) {
-        // A lane that has ended has no links on which it could announce that.
+        // Sending fails only if the lane has ended. Such a lane has no links on which it could announce the stop.
         let _ = self.send_command(Command::AnnounceDrain);
     }
 

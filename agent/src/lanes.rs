@@ -2,8 +2,8 @@
 //! one lane. Each lane has sessions of its own, with the lane of the same number in other agents. A flow therefore
 //! stays in one lane from end to end, and no lane waits for another.
 //!
-//! Lane 0 also carries the packets for peers with which another lane has no session. Such peers have fewer lanes, or
-//! their session with that lane is not established yet. The other lane redirects the packets to lane 0.
+//! Lane 0 also carries the packets for peers with which another lane has no session. Such a peer has fewer lanes, or
+//! has not established its session with that lane yet. The other lane redirects the packets to lane 0.
 
 use crate::config::Config;
 use crate::identity::LinkKeys;
@@ -23,8 +23,8 @@ use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::Route;
 use tombolo_proto::status::{LinkStatus, Totals};
 
-/// Capacity of the queue of redirected packets. Lane 0 handles 144 of them per turn, so a longer queue would add delay
-/// and not throughput. Packets that do not fit are dropped.
+/// Capacity of the queue of redirected packets. Lane 0 handles 144 redirected packets per turn, so a longer queue would
+/// add delay and not throughput. Packets that do not fit are dropped.
 const REDIRECT_QUEUE: usize = 512;
 
 /// Handle of all lanes of the agent. Dropping the handle ends the lanes, as [`stop`](Self::stop) does.
@@ -168,7 +168,7 @@ impl Lanes {
     }
 
     /// Tells lane 0 to announce on all links that the agent is about to stop, and returns at once. Lane 0 suffices,
-    /// because it has a session with a peer before any other lane has one.
+    /// because no other lane has a session with a peer before lane 0 has one.
     pub fn announce_drain(&self) {
         self.lane0().announce_drain();
     }

@@ -1,5 +1,5 @@
 //! Limits log lines that another agent or a BGP neighbour can cause. A few lines of each kind are written in each
-//! interval. The first line of the next interval has the number of suppressed ones.
+//! interval. The first line of the next interval says how many lines were suppressed.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -26,8 +26,8 @@ struct Lines {
 /// Permission to write one log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Permit {
-    /// How many lines of this kind about this agent were suppressed since the last one that was written. None: no line
-    /// was suppressed.
+    /// How many lines of this kind about this agent were suppressed since the last such line that was written. None: no
+    /// line was suppressed.
     pub suppressed: Option<u64>,
 }
 

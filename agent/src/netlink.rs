@@ -18,8 +18,8 @@ use nix::net::if_::if_nametoindex;
 use rtnetlink::{Handle, LinkUnspec, new_connection};
 use tokio::task::AbortHandle;
 
-/// Protocol number of the agent's routes and rules (`rtm_protocol` and `FRA_PROTOCOL`). Neither `linux/rtnetlink.h`
-/// nor a routing daemon uses it, so it identifies the agent's objects.
+/// Protocol number of the agent's routes and rules (`rtm_protocol` and `FRA_PROTOCOL`). Neither `linux/rtnetlink.h` nor
+/// a routing daemon uses this number, so it marks routes and rules as an agent's.
 const PROTOCOL: u8 = 116;
 
 /// Length of the device's transmit queue in packets. The kernel drops packets that do not fit, so the queue must have
@@ -29,7 +29,7 @@ const QUEUE_LENGTH: u32 = 5000;
 /// Interface alias of every agent's device. Agents on one host recognise each other's devices by this alias.
 const ALIAS: &str = "tombolo";
 
-/// A netlink connection of one agent. Dropping it closes the socket, and changes nothing in the kernel.
+/// A netlink connection of one agent. Dropping the value closes the socket, and changes no device, route or rule.
 #[derive(Debug)]
 pub struct Netlink {
     handle: Handle,
@@ -47,8 +47,8 @@ impl Drop for Netlink {
 }
 
 impl Netlink {
-    /// Opens the connection in the network namespace of the calling thread. Must run inside a Tokio runtime, because it
-    /// spawns a task. `line`: the interface to the customer edge, for a circuit edge only.
+    /// Opens the connection in the network namespace of the calling thread. Must be called inside a Tokio runtime,
+    /// because the function spawns a task. `line`: the interface to the customer edge, for a circuit edge only.
     ///
     /// # Errors
     /// The socket cannot be opened.
@@ -101,12 +101,13 @@ impl Netlink {
     }
 
     /// Executes one step of a plan on the device `name` with the interface index `index`. Adding an object that exists,
-    /// or deleting one that does not exist, is no error: another program may have changed it, and the result is as
-    /// requested. No record is kept of the step.
+    /// or deleting one that does not exist, is no error: another program may have made the same change before, and the
+    /// result is as requested. No record is kept of the step.
     ///
     /// # Errors
-    /// The kernel refuses the change, or the step needs the interface to a customer edge and there is none. A step of a
-    /// single netlink request has had no effect then; steps with sysctls may be done in part.
+    /// The kernel refuses the change, or the step needs the interface to a customer edge and there is none. After an
+    /// error, a step that consists of one netlink request has had no effect, and a step that sets sysctls may be done
+    /// in part.
     pub async fn execute(&self, name: &str, index: u32, step: &Step) -> Result<()> {
         let done = match step {
             Step::Mtu(mtu) => {

@@ -1,16 +1,17 @@
 //! Queue of outgoing datagrams. The queue groups datagrams into batches that one system call can send (GSO). All
-//! datagrams of a batch have one path and one length; only the last one may be shorter.
+//! datagrams of a batch have the same path, the same fields of the outer IP header, and the same length; only the last
+//! one may be shorter.
 //!
-//! Each turn of the lane fills the outbox and flushes it. Batches that the socket refuses stay in the outbox. While any
-//! stay, the lane does not read the device, so that packets wait in the device's queue and the kernel slows down the
-//! host's senders.
+//! Each turn of the lane fills the outbox and flushes it. Batches that the socket refuses stay in the outbox. While
+//! batches stay, the lane does not read the TUN device, so that packets wait in the device's queue and the kernel slows
+//! down the host's senders.
 
 use tokio::sync::mpsc;
 use tombolo_engine::buffer::{RedirectSink, Transmit, TransmitSink};
 use tombolo_engine::decide::Ingress;
 
-/// Longest batch in bytes. Before the kernel segments a batch, it is one UDP payload of at most 65,535 − 20 (IPv4) − 8
-/// (UDP).
+/// Longest batch in bytes. Until the kernel segments it, a batch is one UDP payload, which has at most 65,535 − 20
+/// (IPv4 header) − 8 (UDP header) bytes.
 const MAX_BATCH: usize = 65_507;
 
 /// Most datagrams of a batch: the kernel's `UDP_MAX_SEGMENTS`.
@@ -29,8 +30,8 @@ struct Batch {
     /// Length of every datagram except the last, in bytes.
     segment: usize,
     count: usize,
-    /// Whether no further datagram may join. Either the last one is shorter than the others, which GSO permits only at
-    /// the end, or the next one would be longer, which GSO does not permit at all.
+    /// Whether no further datagram may join. That is so if the last datagram is shorter than the others, which GSO
+    /// permits only at the end of a batch, or if the next datagram is longer, which GSO does not permit.
     closed: bool,
 }
 
@@ -161,8 +162,8 @@ impl Outbox {
         (self.sent, self.used, self.stuck) = (0, 0, false);
     }
 
-    /// As [`flush`](Self::flush), but keeps the newest batch, to which datagrams may still be added. Sending the others
-    /// early reuses their buffers while these are in the CPU's cache.
+    /// As [`flush`](Self::flush), but keeps the newest batch, to which datagrams may still be added. The other batches
+    /// are sent early, so that their buffers are used again while they are in the CPU's cache.
     pub fn flush_full(&mut self, send: &mut dyn FnMut(&Datagrams<'_>) -> SendOutcome) {
         if self.len() < 2 {
             return;
@@ -312,7 +313,8 @@ mod tests {
         assert_eq!(outbox.len(), 2 + usize::from(90 * 1452 > 2 * MAX_BATCH));
     }
 
-    /// A datagram with another setting of fragmentation or ECN than the one before starts a new batch. The order stays.
+    /// A datagram starts a new batch if its setting of fragmentation or ECN differs from that of the datagram before.
+    /// The order stays.
     #[test]
     fn a_batch_has_one_kind_of_outer_header() {
         let to: SocketAddr = "192.0.2.1:5".parse().unwrap();

@@ -1,5 +1,5 @@
-//! Files that are written after the change itself: the last good configuration, and the last known endpoints of peers.
-//! Writes run on blocking threads, and an older version never replaces a newer one.
+//! Files that are written some time after the change that they record: the last good configuration, and the last known
+//! endpoints of peers. Writes run on blocking threads, and an older version never replaces a newer one.
 
 use crate::state::{StateDir, file};
 use anyhow::{Context, Result};
@@ -33,13 +33,13 @@ pub struct LastGoodStore {
     state: StateDir,
     /// The configuration to store, with a sequence number.
     latest: watch::Sender<(u64, Option<Arc<LastGood>>)>,
-    /// Sequence number of the configuration on disk. A writer holds the lock while it writes, so that writers do not
-    /// overtake each other.
+    /// Sequence number of the configuration on disk. A writer holds this lock while it writes, so that an older
+    /// configuration is never written after a newer one.
     written: Arc<Mutex<u64>>,
 }
 
 impl LastGoodStore {
-    /// A store for the directory `state`, which has no configuration to write yet.
+    /// A store that writes to the directory `state`. It has no configuration to write yet.
     #[must_use]
     pub fn new(state: StateDir) -> Self {
         Self {
@@ -49,8 +49,8 @@ impl LastGoodStore {
         }
     }
 
-    /// Sets the configuration to store, in place of one that was not written yet. Returns at once; [`run`](Self::run)
-    /// or [`flush`](Self::flush) writes it.
+    /// Sets the configuration to store. It takes the place of an earlier one that was not written yet. Returns at once;
+    /// [`run`](Self::run) or [`flush`](Self::flush) writes it.
     pub fn set(&self, last: LastGood) {
         self.latest.send_modify(|latest| {
             latest.0 += 1;
@@ -99,8 +99,8 @@ pub(crate) struct EndpointStore {
 }
 
 impl EndpointStore {
-    /// A store for the directory `state`, which knows no endpoint yet. An existing file is not read, and the first
-    /// write replaces it.
+    /// A store that writes to the directory `state`. It knows no endpoint yet. An existing file is not read, and the
+    /// first write replaces it.
     pub(crate) fn new(state: StateDir) -> Self {
         Self {
             state,
@@ -112,7 +112,7 @@ impl EndpointStore {
 
     /// Takes over the present endpoints. Writes the file if an endpoint has changed and the last write is at least
     /// [`ENDPOINTS_INTERVAL`] ago; waits for that write. A failed write is logged, and repeated at a later call. A peer
-    /// that is missing from `seen` keeps its last endpoint, the best guess for the next start.
+    /// that is missing from `seen` keeps its last known endpoint, because at the next start nothing better is known.
     pub(crate) async fn update(&mut self, seen: BTreeMap<AgentId, SocketAddr>) {
         self.unwritten |= seen.iter().any(|(peer, at)| self.known.get(peer) != Some(at));
         self.known.extend(seen);

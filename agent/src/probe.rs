@@ -19,9 +19,9 @@ const TRACE_SPACING: Duration = Duration::from_millis(5);
 /// Number of TTLs that a trace probes together. Four silent hops then cost one timeout instead of four.
 const TRACE_WINDOW: u8 = 4;
 
-/// Runs a probe through `device`; a probe of the source's own address needs no device. Waits until all echo requests
-/// are answered or have timed out. The report has all results. If the probe cannot be run, the report has only an
-/// `error`, which names the field and its range, or says what failed.
+/// Runs a probe through `device`; a probe whose destination is its own source needs no device. Waits until all echo
+/// requests are answered or have timed out. The report has all results. If the probe cannot be run, the report has only
+/// an `error`, which names the field and its range, or says what failed.
 pub async fn run(request: &ProbeRequest, device: &str) -> ProbeReport {
     let outcome = match check(request) {
         Ok(()) => match request.kind {
@@ -152,8 +152,8 @@ struct Answer {
     rtt: Duration,
 }
 
-/// The echo requests of one probe, and their answers. A random identifier distinguishes them from the requests of other
-/// probes.
+/// The echo requests of one probe, and their answers. A random identifier distinguishes these requests from those of
+/// other probes.
 struct Echoes {
     /// A raw socket. tokio's `UdpSocket` works with any socket that supports `recvfrom` and `sendto`.
     socket: UdpSocket,
@@ -215,14 +215,15 @@ impl Echoes {
         self.waiting.insert(self.sequence, Instant::now());
         match socket.send_to(&packet, &SocketAddr::new(self.destination, 0).into()) {
             Ok(_) => {}
-            // If the device's queue is full, the request counts as lost, as it would elsewhere on the path.
+            // If the device's queue is full, the request counts as lost, like one that a full queue elsewhere on the
+            // path drops.
             Err(e) if e.kind() == io::ErrorKind::WouldBlock || e.raw_os_error() == Some(libc::ENOBUFS) => {}
             Err(e) => return Err(e).with_context(|| format!("sending to {}", self.destination)),
         }
         Ok(self.sequence)
     }
 
-    /// Collects answers until `deadline`. With `until_complete` it ends earlier if every request is answered.
+    /// Collects answers until `deadline`. With `until_complete` it ends earlier, as soon as every request is answered.
     async fn collect_until(&mut self, deadline: Instant, until_complete: bool) -> Result<()> {
         let mut buffer = [0u8; 1500];
         loop {

@@ -59,7 +59,7 @@ pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
         status_changed,
     );
     let agent = Arc::new(agent);
-    // The steps that can fail come before the agent forwards anything.
+    // The sockets are bound before the agent forwards anything, because binding can fail.
     let socket = admin::bind(state)?;
     let metrics_listener = match config.metrics_listen {
         Some(address) => Some(admin::bind_metrics(address).await?),
@@ -79,7 +79,8 @@ pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
             wait_for_end(&mut signals, &mut ended).await
         }
     };
-    // Routes of BGP neighbours are no longer updated, so that those in use stay. Packets still arrive during the drain.
+    // From now on the lanes get no changes of BGP neighbours' routes, so that the routes in use stay when the sessions
+    // end. Packets still arrive during the drain.
     tasks.bgp_routes.abort();
     if outcome.is_ok() {
         tokio::select! {
@@ -92,7 +93,7 @@ pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
     }
     tasks.abort();
     agent.shut_down();
-    // Each of the following steps is tried, even if one before it has failed.
+    // Each of the following steps is tried, even if an earlier step has failed.
     let saved = agent.last_good().flush().context("the last good configuration");
     let removed = state.remove(file::ADMIN_SOCKET);
     tracing::info!("stopped");
@@ -165,8 +166,8 @@ async fn resume(agent: &Agent) -> bool {
     }
 }
 
-/// Starts the task that connects to the controller. Returns none if there can be no connection and the agent forwards
-/// nevertheless.
+/// Starts the task that connects to the controller. Returns none if a key or certificate is unusable, so that no
+/// connection is possible, but the agent forwards packets.
 ///
 /// # Errors
 /// A key or a certificate is unusable, and the agent has no configuration by which it could forward.
@@ -178,7 +179,7 @@ fn start_control(
 ) -> Result<Option<JoinHandle<()>>> {
     match Control::new(agent.clone(), state.clone(), config.clone()) {
         Ok(control) => Ok(Some(tokio::spawn(control.run()))),
-        // D21: an agent that forwards packets needs no controller for that.
+        // D21: an agent that forwards packets goes on without a controller.
         Err(e) if forwards => {
             tracing::error!(
                 error = %format!("{e:#}"),

@@ -73,8 +73,8 @@ impl LaneSockets {
         self.all().try_for_each(|id| self.at(id).set_receive_buffer(bytes))
     }
 
-    /// All sockets: that of the lane's port, that of the QUIC port if there is one, then the connected sockets. The
-    /// indexes are valid until the next call of [`maintain`](Self::maintain).
+    /// All sockets: first the shared socket of the lane's port, then the shared socket of the QUIC port if there is
+    /// one, then the connected sockets. The indexes are valid until the next call of [`maintain`](Self::maintain).
     pub fn all(&self) -> impl Iterator<Item = SocketId> + use<> {
         let quic = self.quic.as_ref().map(|_| SocketId::Shared(Port::Quic));
         std::iter::once(SocketId::Shared(Port::Lane))
@@ -122,10 +122,10 @@ impl LaneSockets {
             .await
     }
 
-    /// Sends a batch through the connected socket of its path. If there is no connected socket or it refuses the batch,
-    /// sends through the shared socket of the path's port. A path without a connected socket is counted, so that
-    /// [`maintain`](Self::maintain) can open one for it. Does not wait. The result says how many datagrams the kernel
-    /// refused; these are lost.
+    /// Sends a batch through the connected socket of its path. If the path has no connected socket, or this socket
+    /// refuses the batch, the batch goes through the shared socket of the path's port. A path without a connected
+    /// socket is counted, so that [`maintain`](Self::maintain) can open one for it. Does not wait. The result says how
+    /// many datagrams the kernel refused; these are lost.
     ///
     /// # Errors
     /// [`WouldBlock`]: the send buffer of the socket is full, and nothing was sent. The caller sends the batch again
@@ -133,8 +133,8 @@ impl LaneSockets {
     pub fn send(&mut self, datagrams: &Datagrams<'_>) -> Result<Sent, WouldBlock> {
         let path = datagrams.transmit.path;
         self.backpressured = None;
-        // Batches with ECN, and batches of the QUIC port, use the shared socket. They need control messages, and with
-        // these the kernel looks up a route for each packet of a connected socket too.
+        // Batches with ECN, and batches of the QUIC port, use the shared socket. Such batches need control messages,
+        // and the kernel looks up a route for each packet that has one, even on a connected socket.
         let needs_no_cmsg = datagrams.transmit.outer == Outer::default() && path.port == Port::Lane;
         if needs_no_cmsg && path.local.is_some_and(needs_no_scope) {
             match self.connected.send(path, datagrams) {
@@ -154,15 +154,16 @@ impl LaneSockets {
         sent
     }
 
-    /// Does the periodic work, at every wake-up of the lane. It closes idle and broken connected sockets, and opens at
-    /// most one for a heavily used path. It also retries GSO and source addresses that the kernel refused a minute ago.
-    /// Indexes of connected sockets may change.
+    /// Does the periodic work; to be called at every wake-up of the lane. Closes idle and broken connected sockets, and
+    /// opens at most one for a heavily used path. Also retries GSO and source addresses that the kernel refused a
+    /// minute ago. Indexes of connected sockets may change.
     pub fn maintain(&mut self, now: Instant) {
         self.lane.maintain(now);
         if let Some(quic) = &mut self.quic {
             quic.maintain(now);
         }
-        // `writable` refers to the refusing socket by its index, which would change if another socket were closed.
+        // `backpressured` has the index of the socket for which `writable` waits. This index would change if another
+        // socket were closed.
         if self.backpressured.is_some() {
             return;
         }

@@ -27,7 +27,8 @@ pub mod file {
     pub const LAST_GOOD: &str = "last-good.json";
     /// The last known endpoints of peers, for the next start.
     pub const ENDPOINTS: &str = "endpoints.json";
-    /// The routing tables, rule priorities and mark of the last run, so that the next run can remove its state.
+    /// The routing tables, rule priorities and mark of the last run, by which the next run can find and remove what the
+    /// last run left in the kernel.
     pub const NUMBERS: &str = "numbers.json";
     /// Directory with the files of BIRD as a child process.
     pub const BGP: &str = "bgp";
@@ -128,7 +129,7 @@ impl StateDir {
     }
 
     /// Locks the directory, and removes temporary files that a crash left. Does not wait for the lock. The lock ends
-    /// when the value is dropped or the process ends. A second call fails until then, also in the same process.
+    /// when the value is dropped or the process ends. Until then every further call fails, also in the same process.
     ///
     /// # Errors
     /// The lock is held already, or the lock file cannot be opened.

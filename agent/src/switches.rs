@@ -2,9 +2,9 @@
 //! them.
 //!
 //! The agent sets each switch if it can, and then reads the switch back. In a container `/proc/sys` is read-only, so
-//! the switches must have the right values before the agent starts. A wrong value is an error, because an appliance
-//! whose kernel does not forward would drop packets without a trace. The error names the container options that set the
-//! right values.
+//! the switches must have the right values before the agent starts. A wrong value is an error. Otherwise, for example,
+//! an appliance whose kernel does not forward would drop packets without any message. The error names the container
+//! options that set the right values.
 
 use std::fmt;
 use std::fs;
@@ -65,8 +65,8 @@ impl fmt::Display for WrongSwitches {
 
 impl std::error::Error for WrongSwitches {}
 
-/// Sets switches of devices, and collects those that have a wrong value nevertheless. [`finish`](Self::finish) returns
-/// the collected ones.
+/// Sets switches of devices, and collects the switches that have a wrong value afterwards. [`finish`](Self::finish)
+/// returns the collected ones.
 pub(crate) struct Switches {
     root: PathBuf,
     wrong: Vec<WrongSwitch>,
@@ -89,8 +89,8 @@ impl Switches {
     /// Ends the collection. Succeeds if all switches that were set or checked have the right values.
     ///
     /// # Errors
-    /// At least one switch that was set or checked has a wrong value. The error names all of these; the other switches
-    /// were set nevertheless.
+    /// At least one switch that was set or checked has a wrong value. The error names all such switches. The other
+    /// switches have been set.
     pub(crate) fn finish(self) -> Result<(), WrongSwitches> {
         if self.wrong.is_empty() {
             Ok(())
@@ -104,7 +104,7 @@ impl Switches {
     pub(crate) fn prepare(&mut self, device: &str) {
         self.loose_source_check(device);
         // The kernel sends redirects only for packets that it forwards. Where the agent forwards, `forward` requires
-        // this value. Elsewhere the host may still forward packets that it translates, so a failure is tolerated.
+        // this value. In other roles the host forwards at most packets that it translates, so a failure is tolerated.
         let _ = self.set(&path("ipv4", device, "send_redirects"), "0");
         if self.has_ipv6(device) {
             // The value 1 (none) keeps the kernel from generating a link-local address. With such an address it would
@@ -129,11 +129,11 @@ impl Switches {
             return;
         }
         // Since Linux 6.17 `force_forwarding` makes the kernel forward IPv6 from this device alone. Older kernels have
-        // only `all/forwarding`. The agent does not set that switch, because it turns the whole host into a router: the
-        // operator must.
+        // only `all/forwarding`. The agent does not set that switch, because it turns the whole host into a router. The
+        // operator must set it.
         let _ = self.set(&path("ipv6", device, "force_forwarding"), "1");
-        // A device's own `forwarding` does not make the kernel forward IPv6. It selects router behaviour, such as
-        // ignoring router advertisements, so a failure does no harm.
+        // A device's own `forwarding` does not make the kernel forward IPv6. That switch only selects router behaviour,
+        // such as ignoring router advertisements, so a failure to set it does no harm.
         let _ = self.set(&path("ipv6", device, "forwarding"), "1");
         let forced = self.value(&path("ipv6", device, "force_forwarding"));
         if v6 && forced.as_deref() != Some("1") {
@@ -149,7 +149,8 @@ impl Switches {
         for (family, name) in [("ipv4", "forwarding"), ("ipv6", "force_forwarding")] {
             let default = self.value(&path(family, DEFAULT, "forwarding"));
             let value = if default.as_deref() == Some("1") { "1" } else { "0" };
-            // A new device has this value already. So a failure matters only if the machine was an appliance before.
+            // A new device has this value already. So a failure has an effect only if the machine was an appliance
+            // before, and is ignored.
             let _ = self.set(&path(family, device, name), value);
         }
     }
@@ -190,9 +191,9 @@ impl Switches {
         }
     }
 
-    /// Sets the source check (RFC 3704) to loose. The engine checks the sources of overlay packets for each link. The
-    /// strict check would also drop packets whose way back differs from their way here. The kernel applies the larger
-    /// of the values of the device and of `all`.
+    /// Sets the source check (RFC 3704) to loose. The engine checks the sources of overlay packets for each link. A
+    /// strict check by the kernel would also drop packets if the route back to their source leads to another device.
+    /// The kernel applies the larger of the values of the device and of `all`.
     fn loose_source_check(&mut self, device: &str) {
         let is_not_strict = |s: &Self, value: &str| {
             let all = s.value(&path("ipv4", "all", "rp_filter"));
@@ -241,8 +242,8 @@ impl Switches {
         }
     }
 
-    /// Writes a switch, unless it has the value already: then a read-only file is no error. A kernel that lacks the
-    /// switch is no error either.
+    /// Writes a switch unless it has the value already, so that a read-only file with the right value is no error. A
+    /// kernel that lacks the switch is no error either.
     fn set(&self, path: &str, value: &str) -> std::io::Result<()> {
         if self.value(path).is_none_or(|now| now == value) {
             return Ok(());
@@ -268,8 +269,8 @@ fn path(family: &str, device: &str, name: &str) -> String {
     format!("{family}/conf/{device}/{name}")
 }
 
-/// The name of a switch in the notation of `sysctl(8)`. It has dots where the path has slashes, and slashes where a
-/// device's name has dots.
+/// The name of a switch in the notation of `sysctl(8)`. The name has dots where the path has slashes, and slashes where
+/// a device's name has dots.
 fn dotted(path: &str) -> String {
     let swap = |c| match c {
         '/' => '.',

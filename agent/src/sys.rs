@@ -107,7 +107,7 @@ pub(crate) fn allow_fragments(socket: &impl AsFd, v6: bool, allow: bool) -> io::
 }
 
 /// Drops the pages of the program's code from memory; the kernel reads a page from disk again when it is used. So code
-/// that only the start used no longer counts as this process's memory.
+/// that only the start has used does not count as this process's memory any longer.
 pub(crate) fn release_text() -> io::Result<()> {
     let exe = std::fs::read_link("/proc/self/exe")?;
     for line in std::fs::read_to_string("/proc/self/maps")?.lines() {
@@ -123,7 +123,8 @@ pub(crate) fn release_text() -> io::Result<()> {
             continue;
         };
         let at: *mut libc::c_void = std::ptr::with_exposed_provenance_mut(start);
-        // SAFETY: a private mapping of a file that this process never writes to: its pages are read again from there.
+        // SAFETY: the range is a private mapping of a file. This process never writes to its pages, so the kernel reads
+        // the same contents from the file again.
         if unsafe { libc::madvise(at, end.saturating_sub(start), libc::MADV_DONTNEED) } != 0 {
             return Err(io::Error::last_os_error());
         }

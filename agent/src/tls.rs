@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// The name in every certificate of a controller. With it an agent accepts its controller at any address.
 const CONTROLLER_NAME: &str = "tombolo-controller";
 
-/// A client configuration that trusts only `authority` and presents no certificate: for joining. The certificate of the
+/// A client configuration for joining. It trusts only `authority`, and presents no certificate. The certificate of the
 /// server must be valid for the address in use or for the name `tombolo-controller`.
 ///
 /// # Errors
@@ -24,9 +24,9 @@ pub fn anonymous(authority: &CertificateDer<'static>) -> Result<ClientConfig> {
         .with_no_client_auth())
 }
 
-/// A client configuration for gRPC that trusts only the certificate's authority, and presents the agent's certificate.
-/// The server is checked as by [`anonymous`]. Whether the authority issued the agent's certificate, and whether that
-/// certificate is still valid, is not checked here: the controller does that.
+/// A client configuration for gRPC that trusts only the authority in `certificate`, and presents the agent's
+/// certificate. The server is checked as by [`anonymous`]. Whether the authority issued the agent's certificate, and
+/// whether that certificate is still valid, is not checked here: the controller does that.
 ///
 /// # Errors
 /// A certificate or the key is malformed, or the key does not fit the certificate.

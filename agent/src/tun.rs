@@ -12,8 +12,8 @@ use tombolo_engine::offload::{Coalescer, MAX_PACKET, SplitError, VnetHeader, spl
 /// Size of a read buffer in bytes: the longest packet, with its virtio-net header.
 pub const BUFFER: usize = VnetHeader::LEN + MAX_PACKET;
 
-/// The TUN device, while queues are added. The device is down and has no addresses. The kernel removes it when its last
-/// queue is closed; dropping this value closes the first one.
+/// A new TUN device, to which the lanes add their queues. At first the device is down and has no addresses. The kernel
+/// removes the device when its last queue is closed; dropping this value closes the first queue.
 pub struct Device {
     name: String,
     /// Whether reads and writes have a virtio-net header.
@@ -59,8 +59,8 @@ impl Device {
         })
     }
 
-    /// Adds a queue to the device, and registers it with the current tokio runtime. The device has one queue more until
-    /// the result is dropped.
+    /// Adds a queue to the device, and registers it with the current tokio runtime. Until the result is dropped, the
+    /// device has one queue more.
     ///
     /// # Errors
     /// The kernel refuses the queue, or another program has replaced the device.

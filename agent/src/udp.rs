@@ -26,20 +26,22 @@ const BATCH_BUFFER: usize = 1 << 16;
 /// Size of a lane's receive buffer in bytes. Pages of the buffer that no datagram has reached take no memory.
 pub const BUFFER: usize = MAX_BATCHES * BATCH_BUFFER;
 
-/// Longest GSO batch in bytes. Before the kernel segments a batch, it is one UDP payload of at most 65,535 − 20 (IPv4)
-/// − 8 (UDP).
+/// Longest GSO batch in bytes. Until the kernel segments it, a batch is one UDP payload, which has at most 65,535 − 20
+/// (IPv4 header) − 8 (UDP header) bytes.
 const MAX_BATCH: usize = 65_507;
 
 /// Size of the send buffer in bytes: a few batches, or some milliseconds at 1 Gbit/s. Further packets wait in the queue
 /// of the TUN device, where the kernel slows down the host's TCP senders.
 const SEND_BUFFER: usize = 1 << 20;
 
-/// Length of `struct cmsghdr`, and of a control message with a `u16` that is padded to a machine word.
+/// Lengths in bytes: of `struct cmsghdr`, and of a whole control message whose data is a `u16`, padded to a machine
+/// word.
 const CMSG_HEADER: usize = size_of::<usize>() + 2 * size_of::<libc::c_int>();
 const CMSG_LEN: usize = CMSG_HEADER + size_of::<usize>();
 
-/// Pause before the socket tries GSO or a source address again that the kernel has refused. A trade-off: a lasting
-/// cause costs one refused batch a minute, and a passing one costs a minute without GSO.
+/// After the kernel has refused GSO or a source address, the socket does without it for this time, and then tries it
+/// again. If the cause lasts, that costs one refused batch a minute; if the cause soon ends, it costs a minute without
+/// GSO.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Error numbers with which the kernel refuses the source address of a datagram.
@@ -51,14 +53,15 @@ const BAD_SOURCE_ERRNOS: [i32; 5] = [
     libc::ENODEV,
 ];
 
-/// A UDP socket of a lane. It is either bound to a port and shared by paths, or connected to one path.
+/// A UDP socket of a lane. Either the socket is bound to a port and many paths share it, or it is connected to one
+/// path.
 pub struct Udp {
     /// Which port of the agent the socket belongs to.
     port: Port,
     socket: UdpSocket,
     state: UdpSocketState,
     /// Whether the socket is an IPv6 one. If it is bound to `[::]`, it carries both families, and IPv4 addresses appear
-    /// as mapped ones.
+    /// as IPv4-mapped IPv6 addresses.
     dual: bool,
     /// Whether outer datagrams may be fragmented, by the present options of the socket.
     fragments: bool,
@@ -113,10 +116,10 @@ pub fn is_usable(source: SocketAddr) -> bool {
 }
 
 impl Udp {
-    /// Binds `port` on all addresses of both families, or only of IPv4 if the host has no IPv6. Port 0 lets the kernel
-    /// choose a port. `of`: which port of the agent this is. `fwmark` marks all sent datagrams, and `receive_buffer` is
-    /// in bytes. Another agent cannot bind the port, while sockets of [`connect`](Self::connect) share it. Must run
-    /// inside a tokio runtime.
+    /// Binds `port` on all addresses of both families, or, if the host has no IPv6, on all IPv4 addresses. Port 0 lets
+    /// the kernel choose a port. `of`: which port of the agent this is. `fwmark` marks all sent datagrams, and
+    /// `receive_buffer` is in bytes. No other process can bind the port then. Sockets of [`connect`](Self::connect) in
+    /// this process can share it. Must run inside a tokio runtime.
     ///
     /// # Errors
     /// The port is in use, or the process lacks CAP_NET_ADMIN, which it needs for the mark (`SO_MARK`) and for the
@@ -361,8 +364,8 @@ impl Udp {
             match self.send_batch(path, bytes, segment, ecn) {
                 Ok(()) => return Ok(0),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(WouldBlock),
-                // A path MTU probe that is too long gets no answer, which is what the probe tests. Sending it again
-                // would change nothing.
+                // This datagram is a path MTU probe that is too long. The probe tests whether an answer comes, and none
+                // comes. Sending it again would change nothing.
                 Err(_) if count == 1 && !fragments => return Ok(1),
                 Err(e) => {
                     tracing::debug!(to = %path.remote, count, error = %e, "batch refused; sending single datagrams")
@@ -374,8 +377,9 @@ impl Udp {
         Ok(self.send_singly(path, bytes, segment, ecn))
     }
 
-    /// Sends the datagrams of a refused batch one at a time, and returns the number of refused ones. A datagram that
-    /// meets a full buffer is lost, because a retry of the batch would send its first datagrams twice.
+    /// Sends the datagrams of a refused batch one at a time, and returns the number of refused ones. If the send buffer
+    /// becomes full meanwhile, the datagram is lost and not sent again, because a retry of the batch would send its
+    /// first datagrams twice.
     fn send_singly(&mut self, path: &mut Path, batch: &[u8], segment: usize, ecn: Option<EcnCodepoint>) -> usize {
         let mut refused = 0;
         for datagram in batch.chunks(segment) {
@@ -429,8 +433,8 @@ impl Udp {
     }
 
     /// Enables GSO again, and permits the refused source address again, when a minute has passed since the kernel
-    /// refused them. One refused batch makes `quinn-udp` give up GSO for all destinations, although perhaps only one
-    /// path was too narrow. To be called regularly; most calls do nothing.
+    /// refused them. One refused batch makes `quinn-udp` give up GSO for all destinations, although perhaps the MTU of
+    /// only one path was too small. To be called regularly; most calls do nothing.
     pub fn maintain(&mut self, now: Instant) {
         self.unusable_source = self
             .unusable_source
@@ -457,7 +461,8 @@ impl Udp {
         }
     }
 
-    /// The address in the form that the socket needs: a dual-stack socket takes IPv4 addresses as IPv6-mapped ones.
+    /// The address in the form that the socket needs: a dual-stack socket takes IPv4 addresses as IPv4-mapped IPv6
+    /// addresses.
     fn to_native(&self, a: SocketAddr) -> SocketAddr {
         match a.ip() {
             IpAddr::V4(ip) if self.dual => SocketAddr::new(ip.to_ipv6_mapped().into(), a.port()),

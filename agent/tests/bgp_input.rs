@@ -1,6 +1,6 @@
-//! Malformed input on the session with BIRD causes an error that ends the session. It never causes a panic, or a route
-//! that was not announced. These tests also run under a fuzzer: `cargo bolero test -p tombolo-agent --test bgp_input
-//! TARGET`.
+//! Malformed input on the session with BIRD causes an error that ends the session. Malformed input never causes a
+//! panic, and never a route that was not announced. These tests also run under a fuzzer: `cargo bolero test -p
+//! tombolo-agent --test bgp_input TARGET`.
 
 use std::panic::AssertUnwindSafe;
 use tombolo_agent::bgp::message::{self, Message};

@@ -1,6 +1,6 @@
-//! A host serves a subnet that contains the host's own underlay address. Packets of the served machines that go to the
-//! overlay, or have no route, never leave in clear text. The host's own packets are routed as they would be without an
-//! agent (D22).
+//! A host serves a subnet that contains the host's own underlay address. If packets of the served machines go to the
+//! overlay or have no route, they never leave the host in clear text. The host's own packets are routed as they would
+//! be without an agent (D22).
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod common;
@@ -128,8 +128,8 @@ fn config(gate: &Host, peer: &Host, of_gate: bool, peered: bool) -> AgentConfig 
     }
 }
 
-/// Builds the underlay. Gate and peer are in different networks, and the bridge is the router between these. The desk
-/// uses the gate as its default gateway.
+/// Builds the underlay. The gate and the peer are in different networks, and the bridge is the router between these
+/// networks. The desk uses the gate as its default gateway.
 fn build(wire: &Wire) {
     let at = |side: usize| format!("ip -n {}", wire.ns[side]);
     let router = "ip address add 192.0.2.254/24 dev br0; ip address add 198.51.100.254/24 dev br0; \
@@ -176,8 +176,8 @@ fn nothing_leaks(wire: &Wire, when: &str, peered: bool) {
         (GATE, "-I 10.1.0.4 10.2.0.4"),
         (GATE, "-I 10.1.0.4 203.0.113.9"),
     ];
-    // Without an overlay route to the peer, packets from the host's own address follow the host's routes, so they would
-    // count as leaks (D22).
+    // If there is no overlay route to the peer, packets from the host's own address follow the host's routes (D22), and
+    // this test would count them as leaks.
     attempts.extend(peered.then_some((GATE, "10.2.0.4")));
     for (side, to) in attempts {
         // Whether a reply arrives does not matter here. The test is whether a packet leaks.

@@ -41,7 +41,7 @@ fn switches_that_cannot_be_set_are_named_with_what_sets_them() {
     host.remember(appliance([&host, &other]));
     let device = host.config.interface.clone();
 
-    // The agent does not start without the switches that every agent needs.
+    // The agent does not start if the switches that every agent needs have wrong values.
     let done = run(&host, &wire.ns[0], &[]);
     assert!(!done.status.success());
     let text = String::from_utf8(done.stderr).unwrap();
@@ -59,7 +59,8 @@ fn switches_that_cannot_be_set_are_named_with_what_sets_them() {
     let text = String::from_utf8(done.stderr).unwrap();
     assert!(text.contains("ERROR") && !text.contains('{'), "{text}");
 
-    // Without the switches of an appliance the agent runs, but rejects the configuration and names the switches.
+    // If only the switches of an appliance have wrong values, the agent runs, but rejects the configuration and names
+    // these switches.
     let set = |switches: &str| drop(wire.run(0, &format!("sysctl -qw {switches}")));
     set("net.ipv6.conf.default.accept_ra=0 net.ipv6.conf.default.addr_gen_mode=1");
     set("net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0");

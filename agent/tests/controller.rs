@@ -225,7 +225,8 @@ fn applies_rejects_and_reconnects() {
     controller.config(2, &good.to_bytes());
     assert_eq!(controller.applied(), 2);
 
-    // The agent rejects a configuration with an unknown field, because it would enforce only a part of the policy.
+    // The agent rejects a configuration with an unknown field, because without this field it would enforce only a part
+    // of the policy.
     controller.config(
         3,
         &String::from_utf8(good.to_bytes())
@@ -289,7 +290,7 @@ fn applies_rejects_and_reconnects() {
     let hello = controller.hello();
     assert_eq!((hello.revision, hello.digest), (9, digest(&good.to_bytes())));
 
-    // After a restart the agent still has the configuration, and says so in Hello.
+    // After a restart the agent still has the configuration, and its Hello has the digest of this configuration.
     assert!(hosts[0].stop(nix::sys::signal::Signal::SIGTERM));
     hosts[0].start();
     assert_eq!(controller.hello().digest, digest(&good.to_bytes()));

@@ -326,8 +326,8 @@ fn appliance_and_gateways_on_shared_hosts() {
     let hops: Vec<_> = (1..=2).map(|ttl| hop(&wire, 1, "10.3.0.4", ttl)).collect();
     assert_eq!(hops, [Some("10.1.0.5".to_owned()), Some("10.3.0.4".to_owned())]);
 
-    // Packets to the branch go through two gateways. The first answers traceroute with its GatewaySubnet address, and
-    // the second is silent (T5).
+    // Packets to the branch go through two gateways. The first gateway answers traceroute with its address in the
+    // GatewaySubnet, and the second gateway is silent (T5).
     eventually("spoke-a to branch", || wire.exec(1, "ping -c 1 -W 1 10.4.0.4").0);
     let hops: Vec<_> = (1..=3).map(|ttl| hop(&wire, 1, "10.4.0.4", ttl)).collect();
     assert_eq!(hops, [Some("10.1.255.4".to_owned()), None, Some("10.4.0.4".to_owned())]);

@@ -61,8 +61,8 @@ fn flows_spread_over_lanes() {
     }
 }
 
-/// As soon as one lane has a session, all lanes establish theirs. Otherwise a flow that begins in lane 0 would stay
-/// there, because its replies arrive there.
+/// As soon as one lane has a session, all other lanes establish their sessions. Otherwise a flow that begins in lane 0
+/// would stay there, because its replies arrive there.
 #[test]
 fn a_link_that_comes_up_does_so_in_all_lanes() {
     let wire = Wire::new("allup");

@@ -21,7 +21,8 @@ fn pair(wire: &Wire, transport: Transport, at: &str) -> [Host; 2] {
         if i == 0 {
             link.endpoint = Some(at.parse().unwrap());
         } else {
-            // The second host does not know the endpoint of the first, and waits for its handshake.
+            // The second host does not know the endpoint of the first host, and waits until the first host starts the
+            // handshake.
             link.endpoint = None;
         }
         hosts[i].remember(config);

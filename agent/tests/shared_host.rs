@@ -68,7 +68,8 @@ fn a_second_agent_with_the_same_numbers_is_refused() {
     let (ok, text) = wire.exec(0, "ping -i 0.01 -c 20 -q 10.1.0.5");
     assert!(ok && text.contains("20 received"), "{text}");
 
-    // With IDs of its own the second agent runs beside the first, and removes only its own state.
+    // If the second agent has other IDs than the first, both run on the host, and the second one removes only its own
+    // state.
     second.config.table = None;
     second.config.save(&second.state).unwrap();
     second.start();
@@ -76,8 +77,8 @@ fn a_second_agent_with_the_same_numbers_is_refused() {
     assert_eq!(kernel(&wire, table(&hosts[0])), before);
 }
 
-/// An agent crashes, and its IDs change before the next start. That start also removes the state under the old IDs.
-/// Routes that other programs have put into the agent's table stay.
+/// An agent crashes, and the operator sets another routing table before the next start. That start also removes the
+/// state under the old IDs. Routes that other programs have put into the agent's table stay.
 #[test]
 fn what_was_left_under_other_numbers_is_removed() {
     let wire = Wire::new("numbers");

@@ -33,7 +33,8 @@ fn filter(wire: &Wire, rules: &[&str]) {
     }
 }
 
-/// Two hosts that know each other's QUIC keys. `second_ports` says for each whether it also listens on UDP port 443.
+/// Two hosts that know each other's QUIC keys. `second_ports` says for each host whether its agent also listens on UDP
+/// port 443.
 fn pair(wire: &Wire, second_ports: [bool; 2]) -> [Host; 2] {
     let mut hosts = [Host::new(&wire.ns[0], "vm-a"), Host::new(&wire.ns[1], "vm-b")];
     for (host, has) in hosts.iter_mut().zip(second_ports) {
@@ -98,7 +99,7 @@ fn blocked_wireguard_gives_way_to_quic_and_no_flow_is_lost() {
 
     block(&wire, true);
     let there = switched(&hosts, "Quic");
-    // The sleep lets packets arrive that were under way during the switch.
+    // The sleep gives packets that were under way during the switch time to arrive.
     std::thread::sleep(Duration::from_secs(1));
     let (ok, text) = wire.exec(0, "ping -i 0.01 -c 100 -q 10.1.0.5");
     assert!(ok && text.contains("100 received"), "over QUIC: {text}");
@@ -125,8 +126,9 @@ fn blocked_wireguard_gives_way_to_quic_and_no_flow_is_lost() {
     }
 }
 
-/// D6: the network drops all UDP except port 443, first while a link is up and then from its start. If both ends listen
-/// on port 443, it suffices that packets to port 443 pass. If one end does, packets from port 443 must pass too.
+/// D6: the network drops all UDP except port 443: first from a time when the link is up, and then from before the link
+/// starts. If both ends listen on port 443, it suffices that packets to port 443 pass. If one end does, packets from
+/// port 443 must pass too.
 #[test]
 fn where_all_udp_is_blocked_but_port_443_links_go_over_that() {
     let wire = Wire::new("second");
@@ -186,7 +188,7 @@ fn where_all_udp_is_blocked_but_port_443_links_go_over_that() {
             assert!(switches.iter().all(|l| l.contains("reason=")), "{switches:?}");
         }
 
-        // Now the network blocks other ports from the start of the link.
+        // Now the same filter is in place before the agents start and establish the link.
         for host in &mut hosts {
             host.stop(Signal::SIGTERM);
         }

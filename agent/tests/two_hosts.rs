@@ -118,7 +118,8 @@ fn clean_removes_what_a_crash_left() {
     assert!(wire.run(0, "ip rule").contains("198.51.100.1"));
 }
 
-/// D22: the agent rejects a configuration that would take from the host its route to its own network.
+/// D22: the agent rejects a configuration that would replace the host's route to the network that the host is connected
+/// to.
 #[test]
 fn a_configuration_over_the_hosts_own_network_is_rejected() {
     let wire = Wire::new("overlap");
@@ -173,7 +174,7 @@ fn a_small_underlay_carries_full_packets() {
             text.contains("20 received")
         });
     }
-    // The underlay's 1,300 bytes minus 20 for IPv4, 8 for UDP and 32 for WireGuard.
+    // The expected path MTU is the underlay's 1,300 bytes minus 20 for IPv4, 8 for UDP and 32 for WireGuard.
     eventually("a measured path", || {
         mtu(&hosts[0]).is_some_and(|m| (1238..=1240).contains(&m))
     });
@@ -192,8 +193,9 @@ fn mtu(host: &Host) -> Option<u64> {
     host.status()?["status"]["links"][0]["mtu"].as_u64()
 }
 
-/// D20: a path drops long packets and fragments without an ICMP error. It is no black hole at any MTU: TCP adapts by
-/// ICMP or by its MSS, and links fragment datagrams without DF and IPv6 packets of up to 1,280 bytes.
+/// D20: a path drops long packets, and all fragments, without an ICMP error. At no MTU does the path become a black
+/// hole: TCP adapts by ICMP or by its MSS, and links fragment datagrams without DF and IPv6 packets of up to 1,280
+/// bytes.
 #[test]
 fn a_path_that_drops_long_packets_in_silence_is_no_black_hole() {
     let wire = Wire::new("hole");

@@ -19,12 +19,12 @@ use tombolo_proto::installed::Installed;
 use tombolo_proto::route::Route;
 use tombolo_proto::status::{AgentStatus, NeighbourRoutes, RefusedRoutes, Totals};
 
-/// Longest interval between two status reports, while nothing changes. A trade-off between fresh counters and load on
-/// the controller.
+/// Longest interval between two status reports, while nothing changes. With a longer interval the counters at the
+/// controller would be older, with a shorter one the load on the controller would be higher.
 const STATUS_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Wait between a change and its status report. One failover changes several links within moments, and one report then
-/// carries all of these changes. The wait is a fifth of the convergence target, 100 ms.
+/// Wait between a change and its status report. A failover changes several links within moments. Because of the wait,
+/// one report contains all of these changes. The wait is a fifth of the convergence target, 100 ms.
 const STATUS_DEBOUNCE: Duration = Duration::from_millis(20);
 
 /// The agent's status as the local socket serves it and `tombolo-agent status` shows it.
@@ -60,7 +60,7 @@ pub struct AgentView {
     pub udp_errors: u64,
     /// Datagrams that the kernel dropped because the receive buffer of a socket was full.
     pub udp_overflow: u64,
-    /// Packets by outcome for each lane; the index is the lane's number.
+    /// Number of packets by outcome, for each lane. The index is the lane's number.
     pub lanes: Vec<Totals>,
     /// Route advertisements of other agents, by outcome.
     #[serde(default)]
@@ -105,7 +105,7 @@ impl Agent {
     /// The configuration in force as JSON, with all secrets blanked; `null` if there is none.
     ///
     /// # Errors
-    /// The configuration cannot be serialized, which its type excludes.
+    /// The configuration cannot be serialized as JSON. No value of its type causes this error.
     pub fn config_text(&self) -> Result<String> {
         let Some(config) = self.running().config else {
             return Ok("null".to_owned());
@@ -115,10 +115,11 @@ impl Agent {
         Ok(serde_json::to_string(&config)?)
     }
 
-    /// The lookup tables of lane 0, and the routes that the agent has set in the kernel by its own record. Waits while
-    /// a configuration is being applied.
+    /// The lookup tables of lane 0, and the kernel routes that the agent has set, as its own record lists them. Waits
+    /// while a configuration is being applied.
     pub async fn installed(&self) -> Installed {
-        // The lock keeps this function from seeing a configuration that is applied in part.
+        // The agent holds this lock while it applies a configuration. So this function never sees a configuration that
+        // is applied only in part.
         let kernel = self.kernel.lock().await;
         let running = self.running();
         Installed {
@@ -129,8 +130,8 @@ impl Agent {
         }
     }
 
-    /// Publishes the present status to those who [watch it](Self::watch_status). Waits for a report of every lane.
-    /// Returns the present endpoint of each peer that has one.
+    /// Publishes the present status to the receivers that [`watch_status`](Self::watch_status) has returned. Waits for
+    /// a report of every lane. Returns the present endpoint of each peer that has one.
     pub async fn publish(&self) -> BTreeMap<AgentId, SocketAddr> {
         let report = self.lanes.report().await;
         let endpoints = report.endpoints.clone();
@@ -143,15 +144,15 @@ impl Agent {
     pub async fn run_reporter(&self) {
         let mut endpoints = EndpointStore::new(self.state.clone());
         loop {
-            // A timeout and a notification have the same consequence: the status is published.
+            // The status is published after a timeout as well as after a notification, so the result does not matter.
             let _ = tokio::time::timeout(STATUS_INTERVAL, self.status_changed.notified()).await;
             tokio::time::sleep(STATUS_DEBOUNCE).await;
             endpoints.update(self.publish().await).await;
         }
     }
 
-    /// Routes of other agents that this agent does not use, one entry for each sender and reason. After them, learned
-    /// routes that the host leaves out, one entry for each reason without a sender.
+    /// The learned routes that are not in use. First those that the engine refuses, with one entry for each sender and
+    /// reason. Then those that are not installed in the kernel, with one entry for each reason and without a sender.
     fn refused_routes(&self, config: Option<&AgentConfig>, dynamic: &RoutingState) -> Vec<RefusedRoutes> {
         let refused = config.map(|config| refused(config, dynamic)).unwrap_or_default();
         let mut all: Vec<RefusedRoutes> = refused

@@ -1,7 +1,7 @@
 //! Checks learned routes against the host's own networks (D22). Sites and other agents may announce any prefix. A
-//! learned prefix stays out of the kernel if it overlaps an address that the host must reach by its own routes. All
-//! other prefixes of the configuration are installed nevertheless. The engine still uses the routes that stay out, for
-//! packets that reach it from the overlay. The module is pure.
+//! learned prefix stays out of the kernel if it overlaps an address that the host must reach by its own routes. The
+//! other learned prefixes and the configured ones are installed nevertheless. The engine still uses the routes that are
+//! kept out of the kernel, for packets that it receives from other agents. The module is pure.
 
 use super::plan::{Connected, KernelIds, KernelPlan};
 use ipnet::IpNet;
@@ -27,7 +27,7 @@ pub struct Host {
 pub enum Need {
     /// The address is the controller's.
     Controller,
-    /// The address is that of a name server in `/etc/resolv.conf`.
+    /// The address belongs to a name server in `/etc/resolv.conf`.
     NameServer,
     /// The address is the endpoint of another agent.
     Endpoint,
@@ -40,7 +40,8 @@ pub enum Need {
 pub enum Clash {
     /// The prefix overlaps this network, to which the host is connected on the named interface.
     Connected(IpNet, String),
-    /// The prefix overlaps this destination, which the host must reach for this reason.
+    /// The prefix overlaps this destination. The host must reach the destination by its own routes, for the reason
+    /// given.
     Needed(IpNet, Need),
     /// The prefix is a default route, or one of several prefixes that together cover as much as one, and
     /// `allow_default_route` is off.
@@ -90,8 +91,8 @@ impl fmt::Display for Clash {
 pub struct Filtered {
     /// The plan to apply: with the configured routes and the accepted learned ones.
     pub plan: KernelPlan,
-    /// The plan of the configuration alone. If a prefix of this plan overlaps a network of the host, the configuration
-    /// is at fault.
+    /// The plan of the configuration alone. A prefix of this plan that overlaps a network of the host is an error of
+    /// the configuration, not of a learned route.
     pub configured: KernelPlan,
     /// The learned prefixes that were left out, with the reason.
     pub left_out: BTreeMap<IpNet, Clash>,
@@ -118,7 +119,8 @@ pub fn filter(
         .collect();
     let mut left_out: BTreeMap<IpNet, Clash> = BTreeMap::new();
     if !allow_default {
-        // The plan itself already refuses learned default routes. Here they only get the reason for the report.
+        // `KernelPlan::of` has already left out learned default routes that are not allowed. Here they are only listed
+        // with the reason, for the report.
         let whole = plan.refused_defaults.iter();
         let whole = whole.filter(|p| !configured.refused_defaults.contains(*p));
         left_out.extend(whole.map(|p| (*p, Clash::Default)));
@@ -130,7 +132,8 @@ pub fn filter(
         Role::Vm { .. } | Role::VpnGateway { .. } | Role::ExpressRouteGateway { .. } => None,
     };
     for prefix in learned {
-        // An allowed default route clashes with nothing, because the rules look up the host's main table before it.
+        // A default route that is allowed clashes with no network of the host, because the policy rules look up the
+        // host's main table before the table with the agent's default route.
         if prefix.prefix_len() == 0 || left_out.contains_key(&prefix) {
             continue;
         }
@@ -152,7 +155,8 @@ pub fn filter(
 
 impl Host {
     /// The first clash of a prefix with the host. None: the prefix may be installed. `line` is the network between a
-    /// circuit edge and the customer's router; the customer may announce a prefix that overlaps it.
+    /// circuit edge and the customer's router. A prefix may overlap this network, because the customer may announce
+    /// such a prefix.
     fn clash(&self, prefix: &IpNet, plan: &KernelPlan, line: Option<IpNet>) -> Option<Clash> {
         let overlaps = |network: &IpNet| prefix.contains(network) || network.contains(prefix);
         let may_overlap = |network: &IpNet| plan.served.iter().any(|s| s.contains(network)) || line == Some(*network);
@@ -189,10 +193,11 @@ fn without(dynamic: &RoutingState, left_out: &BTreeMap<IpNet, Clash>) -> Routing
     }
 }
 
-/// Returns those prefixes that together act as a default route; each family of addresses is judged alone. If the
-/// prefixes of a family cover less than three quarters of its addresses, none is returned. Otherwise those with the
-/// shortest lengths are returned, until the rest covers less than an eighth. For IPv6 only addresses in 2000::/3 count,
-/// the block of global unicast addresses (RFC 4291). Prefixes of length 0 are ignored.
+/// Returns those prefixes that together act as a default route; IPv4 and IPv6 are judged separately. If the prefixes of
+/// a family cover less than three quarters of its addresses, none is returned. Otherwise the prefixes with the shortest
+/// lengths are returned, as many as are needed until the other prefixes cover less than an eighth. For IPv6, only
+/// addresses in 2000::/3 count, and the shares are shares of this block, which has the global unicast addresses (RFC
+/// 4291). Prefixes of length 0 are ignored.
 #[must_use]
 pub fn pieces_of_default(prefixes: impl IntoIterator<Item = IpNet>) -> BTreeSet<IpNet> {
     let (v4, v6): (Vec<IpNet>, Vec<IpNet>) = prefixes

@@ -32,7 +32,7 @@ use tombolo_proto::config::{AgentConfig, CircuitNetwork, Role, Speaker, TransitR
 use tombolo_proto::route::{NextHop, RouteSource, RouteState};
 
 /// The numbers by which an agent recognises its own routes, rules and packets on a host. They are stored on disk, so
-/// that the next run can find and remove the state of this one.
+/// that the agent's next run can find and remove the kernel state of this run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KernelIds {
@@ -48,7 +48,8 @@ pub struct KernelIds {
 }
 
 impl KernelIds {
-    /// Number of priorities between the first bases of [`Band`], and thus of possible offsets.
+    /// Distance between the base priorities of the first bands ([`Band`]). Offsets are below this number, so that these
+    /// bands do not overlap.
     const BAND_WIDTH: u32 = 500;
 
     /// Derives the IDs from the name of the device. `table` replaces the derived table number, and with it the numbers
@@ -132,7 +133,7 @@ pub struct Rule {
     pub v6: bool,
     /// Matches packets with a source in this prefix, whether they have the mark or not.
     pub source: Option<IpNet>,
-    /// Matches packets that arrived by this way, whether they have the mark or not.
+    /// Matches packets that arrived from this device, whether they have the mark or not.
     pub ingress: Option<Ingress>,
     /// The action for packets that match.
     pub lookup: Lookup,
@@ -142,7 +143,7 @@ pub struct Rule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Route {
     /// Sends packets into the TUN device. The kernel selects the given source address for sockets that are not bound to
-    /// one.
+    /// an address.
     Device(Option<IpAddr>),
     /// Ends the lookup in this table. The kernel continues with the next rule, which leads towards the host's own
     /// tables.
@@ -154,8 +155,9 @@ pub enum Route {
 }
 
 impl Route {
-    /// Whether the kernel replaces this route if `new` is set with the same key. It does so only if both have the same
-    /// type: IPv6 keeps routes of different types side by side. Otherwise the caller must delete this route first.
+    /// Whether setting `new` with the same key makes the kernel replace this route. The kernel does so only if both
+    /// routes have the same type: for IPv6 it keeps routes of different types side by side. Otherwise the caller must
+    /// delete this route first.
     fn is_replaced_by(&self, new: &Self) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(new)
     }
@@ -177,14 +179,14 @@ pub struct KernelPlan {
     /// The agent's address on the line to a customer edge, with the line's prefix length. None: this agent is not a
     /// circuit edge.
     pub line: Option<IpNet>,
-    /// Served subnets: prefixes of the overlay that the host itself is connected to (D8).
+    /// Prefixes of the served subnets. The host itself is connected to these networks (D8).
     pub served: Vec<IpNet>,
     /// Routes that keep packets with overlay addresses from leaving by the host's own routes (see [`confine`]).
     pub confining: BTreeMap<RouteKey, Route>,
     /// The packet filter for packets that routes cannot confine. None: the agent has neither an overlay address nor a
     /// served subnet yet.
     pub filter: Option<Filter>,
-    /// The address spaces of the configuration: of the agent's VNet and of the VNets that it reaches.
+    /// The address spaces of the agent's VNet, and of the other VNets that the agent reaches by its configuration.
     pub spaces: Vec<IpNet>,
     /// Default routes that were left out because `allow_default_route` is off (D22). The list includes user-defined
     /// routes that together cover the address space like a default route.
@@ -292,8 +294,8 @@ impl KernelPlan {
         plan
     }
 
-    /// Adds the effective routes of the agent's subnets. If several subnets have a route to one prefix, the first one
-    /// found is used.
+    /// Adds the effective routes of the agent's subnets. If several subnets have a route to the same prefix, the route
+    /// of the first such subnet in the configuration is used.
     fn add_effective_routes(
         &mut self,
         config: &AgentConfig,
@@ -323,8 +325,8 @@ impl KernelPlan {
                     _,
                 ) => to_device,
             };
-            // A throw route for everything would change nothing: without it the lookup also continues in the host's
-            // tables.
+            // A throw route with prefix length 0 is left out, because it would change nothing: a lookup that finds no
+            // route in the agent's tables continues in the host's tables anyway.
             if route.prefix.prefix_len() == 0 && action == Route::Throw {
                 continue;
             }
@@ -345,8 +347,8 @@ impl KernelPlan {
         }
     }
 
-    /// Adds the routes of a circuit edge to the VNets that are linked to the circuit. The source of each is the address
-    /// that the edge has for that VNet.
+    /// Adds the routes of a circuit edge to the VNets that are linked to the circuit. The source address of each route
+    /// is the address that the edge has for that VNet.
     fn add_circuit_routes(&mut self, networks: &[CircuitNetwork]) {
         for network in networks {
             for prefix in &network.prefixes {
@@ -368,7 +370,7 @@ impl KernelPlan {
 
     /// Checks that no route into the device and no own address overlaps a network that the host is connected to. With
     /// an overlap the host would lose that network. Default routes may overlap, because the rules look up the host's
-    /// main table before them. A network inside of a served subnet may overlap too.
+    /// main table before the agent's default table. A network inside of a served subnet may overlap too.
     ///
     /// # Errors
     /// The first overlap that is found; own addresses are checked after routes.
@@ -407,15 +409,15 @@ enum Band {
     Blackhole = 32_250,
 }
 
-/// Priorities of the rules for served subnets, between [`Band::Confined`] and [`Band::MainButDefault`]: that of the
-/// `Goto`, that of the rules that it skips, and that of its target. Each agent has three consecutive numbers, so that
-/// its `Goto` skips no rule of another agent.
+/// The three priorities of the rules for served subnets, between [`Band::Confined`] and [`Band::MainButDefault`]: of
+/// the `Goto` rule, of the rules that the `Goto` skips, and of the rule to which the `Goto` leads. The three numbers of
+/// an agent are consecutive, so that its `Goto` skips no rule of another agent.
 const fn served_priorities(offset: u32) -> [u32; 3] {
     let first = 30_000 + 3 * offset;
     [first, first + 1, first + 2]
 }
 
-/// Whether the agent with this offset uses `priority` for rules that name none of its own tables. Such rules are
+/// Whether the agent with this offset uses `priority` for rules that name none of the agent's tables. Such rules are
 /// recognised by their priority.
 #[must_use]
 pub fn is_without_table(priority: u32, offset: u32) -> bool {

@@ -1,4 +1,5 @@
-//! Client of BIRD's control socket. It sends one command per connection, and parses the reply to `show protocols all`.
+//! Client of BIRD's control socket. The client opens a connection for each command, and parses the reply to `show
+//! protocols all`.
 
 use super::home::Home;
 use std::collections::BTreeMap;
@@ -8,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tombolo_proto::status::BgpPeerState;
 
-/// Timeout of a command. BIRD answers nothing while it reads its configuration, which takes 0.2 s for 40,000 routes, so
+/// Timeout of a command. BIRD does not answer while it reads its configuration. For 40,000 routes that takes 0.2 s, so
 /// 5 s are ample.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest reply that is read, in bytes: far more than the state of the 253 sessions that can be configured. The limit
@@ -30,8 +31,8 @@ pub(super) enum Failure {
 /// closes it.
 ///
 /// # Errors
-/// BIRD refuses the command, does not run, or does not reply within [`COMMAND_TIMEOUT`]. If another user's process
-/// listens on the socket, it gets no command, and the result is [`Failure::NoReply`].
+/// BIRD refuses the command, does not run, or does not reply within [`COMMAND_TIMEOUT`]. If a process of another user
+/// than BIRD's listens on the socket, the process gets no command, and the result is [`Failure::NoReply`].
 pub(super) async fn send_command(home: &Home, command: &str) -> Result<Vec<String>, Failure> {
     let socket = home.control_socket();
     let reply = tokio::time::timeout(COMMAND_TIMEOUT, exchange(&socket, home.uid(), command));
@@ -47,8 +48,8 @@ pub(super) async fn send_command(home: &Home, command: &str) -> Result<Vec<Strin
 
 async fn exchange(socket: &Path, uid: u32, command: &str) -> std::io::Result<Result<Vec<String>, String>> {
     let mut stream = UnixStream::connect(socket).await?;
-    // BIRD's user can write the directory, so a compromised BIRD could link the name to another program's socket. The
-    // agent must not send commands there.
+    // BIRD's user can write the directory, so a compromised BIRD could replace its socket by a link to another
+    // program's socket. The agent must not send commands to that program.
     let listener = stream.peer_cred()?.uid();
     if listener != uid {
         let message = format!(
@@ -78,9 +79,9 @@ async fn exchange(socket: &Path, uid: u32, command: &str) -> std::io::Result<Res
     Err(std::io::ErrorKind::UnexpectedEof.into())
 }
 
-/// Splits a line of a reply into its code and its text. The code is a number of four digits, and comes with whether the
-/// reply ends with this line. A line without a code continues the line before; its first character, a blank, is
-/// dropped.
+/// Splits a line of a reply into its code and its text. The code is a number of four digits. The flag next to it says
+/// whether the reply ends with this line. A line without a code continues the line before; its first character, a
+/// blank, is dropped.
 fn split_code(line: &str) -> (Option<(u16, bool)>, &str) {
     let code = line.get(..4).filter(|c| c.bytes().all(|b| b.is_ascii_digit()));
     let code = code.and_then(|c| c.parse().ok());
@@ -102,8 +103,8 @@ pub(super) struct Session {
     /// Routes exported to the neighbour, of both families.
     pub sent: u64,
     pub last_error: Option<String>,
-    /// Whether the session is down and the neighbour restarts gracefully (RFC 4724). Both ends keep the other end's
-    /// routes then.
+    /// Whether the session is down because the neighbour restarts gracefully (RFC 4724). Each end then keeps the routes
+    /// that it has received from the other.
     pub restarting: bool,
 }
 
@@ -148,8 +149,9 @@ impl Session {
             ("Neighbor graceful restart active", _) => self.restarting = true,
             ("BGP state", "Idle") if self.state == BgpPeerState::Connecting => self.state = BgpPeerState::Idle,
             ("Last error", error) => {
-                // BIRD retries such a session by itself after a wait, so it reports the state "start". Operators must
-                // see a stopped session, because it stays down until the neighbour sends fewer routes.
+                // BIRD retries a session with too many routes after a wait, and reports the state "start" meanwhile.
+                // The agent reports "stopped" instead, because the session stays down until the neighbour sends fewer
+                // routes.
                 if error.ends_with("Route limit exceeded") && self.state != BgpPeerState::Connected {
                     self.state = BgpPeerState::Stopped;
                 }

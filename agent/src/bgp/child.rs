@@ -2,8 +2,8 @@
 //!
 //! A dedicated thread starts BIRD, forwards its log and waits for its end. The kernel sends the parent-death signal
 //! (`prctl(2)`, `PR_SET_PDEATHSIG`) when the *thread* that created the process ends, so this thread lives as long as
-//! BIRD. The signal is SIGTERM. BIRD then sends a Cease, and neighbours switch to another path at once, which they must
-//! do because nothing forwards their packets without the agent.
+//! BIRD. The signal is SIGTERM. BIRD then sends a Cease, so that neighbours switch to another path at once. They must
+//! switch, because nothing forwards their packets after the agent has ended.
 
 use super::home::{CONFIG, CONTROL_SOCKET, Home, PID_FILE, RUN_DIR};
 use super::process::{Event, MAX_LINE, MAX_WAITING_LINES, Process, SharedPid, printable};
@@ -66,15 +66,16 @@ pub(super) fn user() -> Result<Option<User>> {
     Ok(may_change_user(Capabilities::own(), &getgroups()?, user.gid).then_some(user))
 }
 
-/// Whether an agent with these capabilities and groups can run BIRD as a user of `group`. The agent must also be able
-/// to connect to BIRD's socket, so it must be a member of the group or have CAP_DAC_OVERRIDE.
+/// Whether an agent with the capabilities `own` and the groups `groups` can run BIRD as a user whose group is `group`.
+/// The agent must also be able to connect to BIRD's socket, so it must be a member of the group or have
+/// CAP_DAC_OVERRIDE.
 fn may_change_user(own: Capabilities, groups: &[Gid], group: Gid) -> bool {
     TO_CHANGE_USER.into_iter().all(|c| own.has(c)) && (own.has(DAC_OVERRIDE) || groups.contains(&group))
 }
 
 /// Starts BIRD with the files of `home`, in a thread of its own. Returns when the process exists, before BIRD has read
-/// its configuration. With `recovers` BIRD starts as after a graceful restart (RFC 4724), in which neighbours still
-/// keep the routes of BIRD's predecessor.
+/// its configuration. With `recovers` BIRD starts as after a graceful restart (RFC 4724): neighbours may still keep the
+/// routes of the BIRD that ran before.
 ///
 /// # Errors
 /// `bird` or `setpriv` is not installed, or the thread or the process cannot be started.
@@ -92,7 +93,7 @@ pub(super) async fn start(home: &Home, recovers: bool) -> Result<Process> {
         };
         let number = Pid::from_raw(child.id().cast_signed());
         *shared.lock() = Some(number);
-        // The send fails only if the runtime shuts down while `start` waits. The process then ends anyway.
+        // Sending fails only if the runtime shuts down while `start` waits. The process then ends anyway.
         let _ = started_sender.send(Ok(()));
         if let Some(log) = child.stderr.take() {
             read_log(log, &events);
@@ -126,7 +127,7 @@ fn command(home: &Home, recovers: bool) -> Result<Command> {
         command.arg(format!("--{set}={granted}"));
     }
     // A program that root executes gets the whole bounding set as its permitted set (`capabilities(7)`), so the
-    // bounding set must be reduced too.
+    // bounding set must also be reduced to what BIRD needs.
     if own.has(SETPCAP) {
         command.arg(format!("--bounding-set={granted}"));
     } else if geteuid().is_root() {
@@ -134,8 +135,8 @@ fn command(home: &Home, recovers: bool) -> Result<Command> {
             "bird has all capabilities of the agent: grant the agent CAP_SETPCAP, which it needs to withhold them"
         );
     }
-    // BIRD gets relative paths, with its own directory as working directory. Its user may not have access to the parent
-    // directories, which absolute paths need.
+    // BIRD gets relative paths, with its own directory as working directory. BIRD's user may lack access to the parent
+    // directories, and a file can be opened by its absolute path only with that access.
     let run = Path::new(RUN_DIR);
     let arguments = bird_arguments(
         Path::new(CONFIG),
@@ -154,8 +155,8 @@ fn command(home: &Home, recovers: bool) -> Result<Command> {
     Ok(command)
 }
 
-/// Forwards log lines until BIRD closes the pipe. Lines that do not fit into the channel are dropped, because BIRD
-/// blocks on a log that nobody reads.
+/// Forwards log lines until BIRD closes the pipe. Lines that do not fit into the channel are dropped. If this function
+/// waited for room instead, the pipe would fill and BIRD would block.
 fn read_log(log: ChildStderr, events: &mpsc::Sender<Event>) {
     let mut log = BufReader::new(log);
     let mut line = Vec::new();

@@ -4,9 +4,9 @@
 //!
 //! * an eBGP session, which imports the neighbour's routes into the tables;
 //! * a static protocol for each family, with the routes to announce to the neighbour;
-//! * an iBGP session on loopback, which exports the neighbour's routes to the agent. It uses ADD-PATH (RFC 7911),
-//!   because the best path of a prefix may be the one that the agent announces. Plain BGP would then hide the
-//!   neighbour's path.
+//! * an iBGP session on loopback, which exports the neighbour's routes to the agent. The session uses ADD-PATH (RFC
+//!   7911), because BIRD's best path to a prefix may be the one that the agent announces. Without ADD-PATH BIRD would
+//!   then not export the neighbour's path.
 //!
 //! BIRD resolves no next hops, and there is no protocol `kernel`, because the agent routes packets itself.
 //!
@@ -31,8 +31,8 @@ const RESERVED_ASNS: [u32; 4] = [0, 23_456, 65_535, u32::MAX];
 const MAX_PASSWORD: usize = 80;
 /// Shortest hold time in seconds that RFC 4271 (section 4.2) permits besides 0.
 const MIN_HOLD_TIME: u16 = 3;
-/// BFD with the timers of Azure's ExpressRoute edges: 300 ms interval, multiplier 3. `strict bind` binds BFD to single
-/// local addresses, so that another BFD speaker on this host keeps working.
+/// BIRD's protocol for BFD, with the timers of Azure's ExpressRoute edges: 300 ms interval, multiplier 3. `strict bind`
+/// binds BFD to single local addresses, so that another BFD speaker on this host keeps working.
 const BFD: &str =
     "protocol bfd {\naccept direct;\nstrict bind yes;\ninterface \"*\" { interval 300 ms; multiplier 3; };\n}\n";
 
@@ -51,14 +51,14 @@ pub(super) struct Loopback {
 }
 
 impl Loopback {
-    /// The agent's loopback address for the neighbour with this slot, which is the address's last octet.
+    /// The agent's loopback address for one neighbour. `slot`: the last octet of this address.
     pub(super) fn agent(&self, slot: u8) -> Ipv4Addr {
         let [a, b, c, _] = self.bird.octets();
         Ipv4Addr::new(a, b, c, slot)
     }
 }
 
-/// A configuration text, with the neighbours that it has and those that it lacks.
+/// A configuration text, with the neighbours that it contains and those that were left out.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Rendered {
     pub text: String,
@@ -108,8 +108,9 @@ pub(super) fn render(spec: &BgpSpec, loopback: &Loopback, slots: &BTreeMap<Resou
     out
 }
 
-/// The name of a neighbour's protocols: 16 hexadecimal digits of the hash of the neighbour's ID. It must not change
-/// between two renderings or versions, because BIRD resets a session whose protocol changes its name.
+/// The name of a neighbour's protocols: 16 hexadecimal digits of the hash of the neighbour's ID. The name must not
+/// change from one rendering, or version of this program, to the next, because BIRD resets a session when the name of
+/// its protocol changes.
 fn name(id: &ResourceId) -> String {
     let hash = blake3::hash(id.key().as_bytes()).to_hex();
     hash.get(..16).unwrap_or_default().to_owned()
@@ -128,8 +129,8 @@ fn global_options(speaker: &Speaker) -> String {
     )
 }
 
-/// Whether BFD monitors a session. Only single-hop sessions use BFD (D19); for the others the hold timer detects
-/// failures.
+/// Whether BFD monitors a session. A session uses BFD if it is a single-hop session and the configuration asks for BFD
+/// (D19). In other sessions the hold timer detects failures.
 const fn uses_bfd(n: &Neighbour) -> bool {
     n.bfd && !n.multihop
 }
@@ -211,7 +212,8 @@ fn write_neighbour(
 }
 
 /// Writes the passive iBGP session that exports a neighbour's routes to the agent. `hold time 0` turns keepalives off.
-/// They have no purpose on loopback, where an end that dies always closes its connection.
+/// Keepalives have no purpose on loopback: when a process dies, the kernel closes its connections, and the other end
+/// notices.
 fn write_feed(out: &mut String, speaker: &Speaker, loopback: &Loopback, slot: u8, name: &str) -> std::fmt::Result {
     writeln!(
         out,
@@ -228,8 +230,8 @@ fn write_feed(out: &mut String, speaker: &Speaker, loopback: &Loopback, slot: u8
     if let Some(password) = &loopback.password {
         writeln!(out, "password \"{password}\";")?;
     }
-    // BIRD cannot announce a route without a next hop. The agent ignores it, because it knows the neighbour by the
-    // session.
+    // BIRD cannot announce a route without a next hop. The agent ignores the next hop, because each neighbour has a
+    // session of its own.
     for (family, next_hop) in [(4, "127.0.0.1"), (6, "::1")] {
         writeln!(
             out,
@@ -241,7 +243,7 @@ fn write_feed(out: &mut String, speaker: &Speaker, loopback: &Loopback, slot: u8
 }
 
 /// Whether BIRD can announce a route: its path has at most [`MAX_AS_PATH`] ASNs, and none of these is 0 (RFC 7607).
-/// Whether the agent wants to announce it is decided by [`tombolo_engine::routing`].
+/// [`tombolo_engine::routing`] decides whether the agent wants to announce the route.
 fn is_exportable(route: &Route) -> bool {
     route.as_path.len() <= MAX_AS_PATH && !route.as_path.contains(&0)
 }
@@ -293,7 +295,7 @@ fn check_neighbour(speaker: &Speaker, n: &Neighbour) -> Result<(), String> {
         return Err("maxPrefixes: 0 must be at least 1".into());
     }
     match &n.password {
-        // The message does not show the password, because it goes into logs and the status.
+        // The error text does not quote the password, because the text goes into logs and the status.
         Some(p) if !is_quotable(&p.0) => Err(format!(
             "password: must have 1 to {MAX_PASSWORD} printable ASCII characters, none of them '\"'"
         )),

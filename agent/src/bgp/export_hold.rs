@@ -1,6 +1,7 @@
 //! Holds back the announcements to a neighbour for a moment after its session came back. A neighbour sends packets as
-//! soon as it has routes. Receivers check the sources of these packets against the neighbour's own routes, which must
-//! first spread from agent to agent. Packets that arrive before that are dropped as spoofed.
+//! soon as it has received routes. The agents that receive these packets check their sources against the routes that
+//! the neighbour announces. Those routes must first spread from agent to agent. Packets that arrive before that are
+//! dropped as spoofed.
 //!
 //! A neighbour that restarts gracefully (RFC 4724) is not held back, because it kept the routes that were announced to
 //! it.
@@ -10,7 +11,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tombolo_proto::status::BgpPeerState;
 
-/// How long announcements are held back. This is ten times as long as routes take to spread to the last agent.
+/// How long announcements are held back. This time is ten times as long as routes take to spread to the last agent.
 const EXPORT_HOLD: Duration = Duration::from_millis(500);
 
 /// The state of the exports to each session that was established at least once since BIRD started. The key is the name
@@ -41,8 +42,8 @@ impl ExportHold {
             let is_up = session.state == BgpPeerState::Connected;
             let before = self.sessions.get(name).copied();
             let export = match before {
-                // The first session is not held back. Perhaps only this agent restarted, and the neighbour's routes are
-                // known everywhere.
+                // The first session since BIRD started is not held back. Perhaps only this agent has restarted, and the
+                // other agents still know the neighbour's routes.
                 None if is_up => Export::Enabled,
                 None => continue,
                 Some(Export::Enabled) if is_up || session.restarting => Export::Enabled,
@@ -61,8 +62,8 @@ impl ExportHold {
         commands
     }
 
-    /// Returns to the state `before` an update whose commands failed, so that the next update returns the commands
-    /// again.
+    /// Undoes an update whose commands failed, so that the next update returns the commands again. `before`: the state
+    /// that this value had before the update.
     pub(super) fn revert(&mut self, before: Self) {
         *self = before;
     }
@@ -85,8 +86,8 @@ impl ExportHold {
     }
 }
 
-/// The command that enables or disables the announcements to a session. They come from its static protocols `s4_…` and
-/// `s6_…`.
+/// The command that enables or disables the announcements to a session. The announcements come from the session's
+/// static protocols `s4_…` and `s6_…`.
 fn command(session: &str, enable: bool) -> String {
     let verb = if enable { "enable" } else { "disable" };
     format!("{verb} \"s?_{}\"", session.strip_prefix("n_").unwrap_or(session))

@@ -22,16 +22,17 @@ const READ_SIZE: usize = 16 << 10;
 /// TCP port of BGP (RFC 4271).
 const BGP_PORT: u16 = 179;
 /// Timeout of a connection attempt with its exchange of OPEN and KEEPALIVE. Both ends are on this host, so BIRD answers
-/// late only while it reads its configuration (0.2 s for 40,000 routes).
+/// late only while it reads its configuration, which takes 0.2 s for 40,000 routes.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// First and longest wait between two attempts to connect. BIRD accepts connections shortly after its start, so the
 /// first waits are short.
 const MIN_RETRY_BACKOFF: Duration = Duration::from_millis(20);
 const MAX_RETRY_BACKOFF: Duration = Duration::from_secs(1);
-/// Shortest time between two published tables, so that a burst of UPDATEs is published as one table.
+/// Shortest time between two publications of the neighbour's table. A burst of UPDATEs in this time is published as one
+/// table.
 const MIN_PUBLISH_INTERVAL: Duration = Duration::from_millis(10);
-/// Number of changes after a quiet period that are published without delay, because a long table arrives in several
-/// UPDATEs. [`Pace`] delays further changes more and more, until the neighbour is quiet again.
+/// Number of changes that are published without delay after a quiet period. A long table arrives in several UPDATEs,
+/// and each of them is one change. [`Pace`] delays further changes more and more, until the neighbour is quiet again.
 const FREE_CHANGES: u32 = 8;
 /// How long stale routes stay after BIRD has sent End-of-RIB (RFC 4724). BIRD cannot know when a neighbour without
 /// graceful restart has sent its whole table, so routes may still arrive after End-of-RIB.
@@ -63,7 +64,8 @@ impl Feed {
         let mut stale_until = None;
         let mut backoff = MIN_RETRY_BACKOFF;
         loop {
-            // Created before the attempt, so that a notification that comes during the attempt is not lost.
+            // This future is created before the attempt, so that a notification that comes during the attempt is not
+            // lost.
             let reconnect = self.reconnect.notified();
             let outcome = match timeout(HANDSHAKE_TIMEOUT, self.establish()).await {
                 Ok(Ok(session)) => {
@@ -150,8 +152,8 @@ impl Feed {
         stale_until: &mut Option<Instant>,
     ) -> String {
         let (mut stream, mut received) = session;
-        // `dirty`: the table has changed since it was published. `due`: the earliest time at which it may be published
-        // again.
+        // `dirty`: the table has changed since it was published. `due`: the earliest time at which the table may be
+        // published again.
         let (mut dirty, mut due) = (false, Instant::now());
         loop {
             loop {
@@ -181,7 +183,8 @@ impl Feed {
                 (dirty, due) = (false, Instant::now() + pace.wait(now()).max(MIN_PUBLISH_INTERVAL));
             }
             // BIRD's socket uses Nagle's algorithm, so a delayed acknowledgement delays BIRD's next UPDATE. The kernel
-            // resets the option by itself, so it is set before each read. If that fails, only latency is lost.
+            // resets the option TCP_QUICKACK by itself, so the option is set before each read. If that fails, only
+            // latency is lost.
             let _ = SockRef::from(&stream).set_tcp_quickack(true);
             received.reserve(READ_SIZE);
             tokio::select! {

@@ -41,8 +41,8 @@ impl Home {
     /// may read the first and write the second.
     ///
     /// # Errors
-    /// A directory cannot be created or given to BIRD's group, is a symbolic link, belongs to another user, or is too
-    /// long for a socket's path.
+    /// A directory cannot be created or given to BIRD's group, is a symbolic link, or belongs to another user, or its
+    /// path is too long for a socket in it.
     pub(super) fn of_child(dir: &Path, user: Option<User>) -> Result<Self> {
         let config_dir = make_dir(dir, 0o750, user.as_ref())?;
         // BIRD creates its control socket and PID file in the run directory, so BIRD's group may write there. The agent
@@ -115,7 +115,7 @@ impl Home {
     pub(super) fn write(&self, text: &str) -> Result<()> {
         let (path, new) = (self.config_dir.join(CONFIG), self.config_dir.join(NEW_CONFIG));
         let step = || -> std::io::Result<()> {
-            // A killed agent may have left this file, which would keep its old owner and mode.
+            // A killed agent may have left this file. A file that exists would keep its old owner and mode.
             remove(&new)?;
             let mut file = OpenOptions::new()
                 .write(true)
@@ -135,7 +135,7 @@ impl Home {
 
     /// Removes the configuration file. Without this file the service manager does not start BIRD.
     pub(super) fn remove_config(&self) {
-        // The agent owns the directory, so the removal can fail only by a fault of the disk.
+        // The agent owns the directory and may remove files from it. So the removal fails only if the disk has a fault.
         let _ = remove(&self.config_dir.join(CONFIG));
     }
 
@@ -176,8 +176,8 @@ fn remove(path: &Path) -> std::io::Result<()> {
 fn make_dir(path: &Path, mode: u32, user: Option<&User>) -> Result<PathBuf> {
     let step = || -> Result<PathBuf> {
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-        // Group and mode are set by the directory's descriptor. By name BIRD could replace an entry of its own
-        // directory by a link at any moment.
+        // Group and mode are set by the directory's descriptor. If they were set by name, BIRD could first replace the
+        // directory by a link, because BIRD may change the entries of its own directory.
         let dir = OpenOptions::new()
             .read(true)
             .custom_flags(O_DIRECTORY | O_NOFOLLOW)

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tombolo_proto::id::ResourceId;
 
-/// Most lines that are copied within [`RATE_INTERVAL`]; further lines are only counted. A trade-off: enough lines to
-/// diagnose a session, too few to fill a disk.
+/// Most lines that are copied within [`RATE_INTERVAL`]; further lines are only counted. These are enough lines to
+/// diagnose a session, and too few to fill a disk soon.
 const MAX_LINES: u32 = 20;
 const RATE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -19,9 +19,10 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Copies a line into the agent's log, with the neighbour whose protocol the line names (`names`: neighbours by
-    /// protocol name). Lines for diagnosis are copied at the level "debug" and do not count for the limit. Returns
-    /// whether the line reports a state change of a neighbour's session, also if it was suppressed.
+    /// Copies a line into the agent's log. If the line names a neighbour's protocol, the entry has the neighbour too
+    /// (`names`: neighbours by the name of their protocol). Lines for diagnosis are copied at the level "debug" and do
+    /// not count for the limit. Returns whether the line reports a state change of a neighbour's session, also if it
+    /// was suppressed.
     pub(super) fn write(&mut self, line: &str, names: &BTreeMap<String, ResourceId>) -> bool {
         let (level, text) = split(line);
         let (name, message) = text.split_once(": ").unwrap_or(("", text));
@@ -46,8 +47,8 @@ impl Log {
         self.written += 1;
         let neighbour = neighbour.map(tracing::field::display);
         match level {
-            // BIRD quotes a message of the neighbour here, such as the reason of its NOTIFICATION, so the line shows no
-            // fault of this host.
+            // In lines of this level BIRD quotes what the neighbour has sent, such as the reason in a NOTIFICATION. So
+            // the line is no sign of a fault on this host.
             "RMT" => tracing::info!(neighbour, "bird: {text}"),
             _ => tracing::warn!(neighbour, "bird: {text}"),
         }

@@ -2,8 +2,9 @@
 //! ADD-PATH (RFC 7911) and 4-octet ASNs (RFC 6793).
 //!
 //! The parser decodes three attributes of an UPDATE: AS_PATH, MP_REACH_NLRI and MP_UNREACH_NLRI (RFC 4760). It skips
-//! all others by their length. BIRD forwards unknown attributes unchanged, so their content is under the control of the
-//! neighbour and of networks beyond it. Such content must neither make a route lose its path nor end the session.
+//! all others by their length. BIRD forwards an attribute that it does not know, without a change. So the neighbour,
+//! and networks behind the neighbour, control the contents of such attributes. Whatever they contain, no route may lose
+//! its path, and the session must not end.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::Ipv4Addr;
@@ -79,14 +80,15 @@ pub enum Message {
     Notification(u8, u8),
     /// Shows that the sender is alive, and confirms an OPEN.
     Keepalive,
-    /// ROUTE-REFRESH (RFC 2918). The agent does not offer this capability, and ignores the message.
+    /// ROUTE-REFRESH (RFC 2918). The agent does not offer the capability for it, and ignores the message.
     Refresh,
 }
 
 /// The decoded part of an OPEN.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Open {
-    /// The ASN of the 4-octet capability. Without that capability, the 2-octet ASN of the fixed part.
+    /// The ASN of the capability for 4-octet ASNs. If the OPEN lacks this capability: the 2-octet ASN of its fixed
+    /// part.
     pub asn: u32,
     /// Whether the sender encodes ASNs in 4 octets.
     pub four_octets: bool,
@@ -102,7 +104,8 @@ pub type Path = (IpNet, u32);
 pub struct Update {
     /// The paths that the sender withdraws.
     pub withdrawn: Vec<Path>,
-    /// Announced paths, which all have `as_path`. Each replaces the path with the same prefix and identifier.
+    /// Announced paths, which all have `as_path`. Each of them replaces the earlier path with the same prefix and
+    /// identifier.
     pub reached: Vec<Path>,
     /// The AS path of all announced paths, nearest AS first. Members of an AS_SET are listed in the order of the
     /// message.
@@ -112,12 +115,12 @@ pub struct Update {
     pub end_of_rib: Option<Family>,
 }
 
-/// Removes the first message from the received bytes and parses it. Returns none while the message is incomplete; the
-/// bytes then stay. At an error the bytes of the message may have been removed.
+/// Removes the first message from the received bytes and parses it. While the message is incomplete, returns none and
+/// leaves the bytes in place. After an error the bytes of the message may have been removed.
 ///
 /// # Errors
-/// The header is invalid, a length inside the message exceeds what contains it, the type is unknown, a prefix is longer
-/// than its family permits, or a route has no AS path. The session must then be closed.
+/// The header is invalid, a field is longer than the message or field that contains it, the type is unknown, a prefix
+/// is longer than its family permits, or a route has no AS path. The session must then be closed.
 pub fn parse_next(received: &mut Vec<u8>) -> Result<Option<Message>, Malformed> {
     let Some((marker, rest)) = received.split_first_chunk::<16>() else {
         return Ok(None);
@@ -323,11 +326,12 @@ fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Encodes the agent's OPEN, with the BGP identifier `identifier`. It offers both families and 4-octet ASNs, and
-/// receives path identifiers but sends none. The hold time is 0, so there are no keepalives: an end of a loopback
-/// connection that dies always closes it. The graceful restart capability has restart time 0 and no families, so the
-/// agent only helps BIRD to restart (RFC 4724). A restarted BIRD therefore first receives its neighbours' tables, and
-/// then sends all routes to the agent at once.
+/// Encodes the agent's OPEN, with the BGP identifier `identifier`. The OPEN offers both families and 4-octet ASNs. It
+/// says that the agent receives path identifiers, but sends none. The hold time is 0, which turns keepalives off: when
+/// one end of a loopback connection dies, the kernel always closes the connection. The capability for graceful restart
+/// has restart time 0 and no families: the agent keeps routes while BIRD restarts, and does not ask BIRD for the same
+/// (RFC 4724). A restarted BIRD therefore first receives its neighbours' tables, and then sends all routes to the agent
+/// at once.
 #[must_use]
 pub fn open(asn: u32, identifier: Ipv4Addr) -> Vec<u8> {
     let mut capabilities = Vec::new();

@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 /// Longest log line in bytes. A longer line becomes several events. The limit bounds the memory that BIRD can make the
 /// agent use.
 pub(super) const MAX_LINE: u64 = 4096;
-/// Most log lines that wait for the supervisor. Further lines are dropped, because BIRD blocks on a log that nobody
-/// reads.
+/// Most log lines that wait for the supervisor. Further lines are dropped. If the reader of the log waited for room
+/// instead, BIRD would block on its log.
 pub(super) const MAX_WAITING_LINES: usize = 256;
 
 /// An event of a running BIRD.
@@ -48,7 +48,8 @@ impl Process {
     pub(super) fn signal(&self, signal: Signal) -> bool {
         let Some(pid) = &self.pid else { return false };
         if let Some(pid) = *pid.lock() {
-            // The call fails only if the child has ended, and both signals in use ask for its end.
+            // The call fails only if the child has ended. That is no error, because the agent sends only SIGTERM and
+            // SIGKILL, which ask the child to end.
             let _ = kill(pid, signal);
         }
         true
@@ -68,7 +69,7 @@ pub(super) struct SharedPid(Arc<Mutex<Option<Pid>>>);
 
 impl SharedPid {
     /// Locks the ID. While the caller holds the lock, the child is not reaped. A poisoned lock is used nevertheless,
-    /// because the ID is valid at any moment.
+    /// because a panic cannot leave a wrong ID in it.
     pub(super) fn lock(&self) -> MutexGuard<'_, Option<Pid>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

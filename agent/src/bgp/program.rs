@@ -4,7 +4,8 @@ use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Standard folders for programs, as a PATH. The PATH of a service may lack the folders that end in `sbin`.
+/// Standard folders for programs, in the format of the variable PATH. The PATH of a service may lack the folders that
+/// end in `sbin`.
 pub(super) const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
 
 /// Finds a program in the folders of PATH, then in those of [`SYSTEM_PATH`]. Returns its absolute path. Relative
@@ -21,7 +22,7 @@ pub(super) fn find(program: &str) -> Result<PathBuf> {
 }
 
 /// The arguments with which BIRD runs in the foreground and uses these files. With `recovers`, BIRD starts as after a
-/// graceful restart (`-R`): its neighbours still keep the routes of its predecessor (RFC 4724).
+/// graceful restart (`-R`, RFC 4724): neighbours may still keep the routes of the BIRD that ran before.
 pub(super) fn bird_arguments(config: &Path, socket: &Path, pid: &Path, recovers: bool) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = vec!["-f".into()];
     for (option, path) in [("-c", config), ("-s", socket), ("-P", pid)] {

@@ -1,4 +1,4 @@
-//! BIRD as a separate service. A service manager starts it while a configuration exists.
+//! BIRD as a separate service. A service manager starts BIRD while the file with BIRD's configuration exists.
 //!
 //! ```text
 //! service manager ── starts ──▶ tombolo-agent bird ── connects ──▶ start.sock of the agent
@@ -6,9 +6,9 @@
 //!                                      └── becomes BIRD, which writes its log into that connection
 //! ```
 //!
-//! Over this connection the agent learns of each start, log line and end of BIRD, and says whether BIRD restarts
-//! gracefully. So the agent needs no rights over BIRD's process. The service manager runs as root, and in this design
-//! it opens no file that the agent or BIRD could replace by a link.
+//! Over the connection to `start.sock` the agent learns of each start, log line and end of BIRD, and tells BIRD whether
+//! to restart gracefully. So the agent needs no rights over BIRD's process. The service manager runs as root. In this
+//! design it opens no file that the agent or BIRD could replace by a link.
 
 use super::home::{CONFIG, CONTROL_SOCKET, Home, PID_FILE, START_SOCKET};
 use super::process::{Event, MAX_LINE, MAX_WAITING_LINES, Process, printable};
@@ -28,15 +28,16 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-/// The agent's answers to a BIRD that is about to start: a cold start, or a graceful restart (RFC 4724), in which
-/// neighbours still keep BIRD's routes.
+/// The agent's answers to a BIRD that is about to start: a cold start, or a graceful restart (RFC 4724), after which
+/// neighbours may still keep the routes of the BIRD that ran before.
 const START: &str = "start\n";
 const RESTART: &str = "restart\n";
-/// How long a starting BIRD waits for the agent's answer. It is twice the agent's longest restart backoff (30 s), so
-/// that BIRD outlasts the backoff.
+/// How long a starting BIRD waits for the agent's answer. The time is twice the agent's longest restart backoff (30 s),
+/// so that BIRD still waits when the backoff ends.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// Shortest time between two accepted starts. It limits the work that a compromised BIRD can cause by connecting. The
-/// service manager's own restart delay is longer, so this limit delays no proper start.
+/// Shortest time between two starts of BIRD that the agent accepts. The limit bounds the work that a compromised BIRD
+/// can cause by connecting again and again. The service manager's own restart delay is longer, so this limit does not
+/// delay a start by the service manager.
 const ACCEPT_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The agent's listener, to which BIRD connects when a service manager starts it.
@@ -76,7 +77,8 @@ impl StartListener {
         })
     }
 
-    /// Delays starts until the given time. A BIRD that is started earlier waits for the agent's answer until then.
+    /// Delays further starts of BIRD until the given time. If the service manager starts BIRD earlier, BIRD waits for
+    /// the agent's answer until that time.
     pub(super) const fn delay_until(&mut self, time: Instant) {
         self.not_before = time;
     }
@@ -106,7 +108,7 @@ fn answer(stream: UnixStream, uid: u32, recovers: bool) -> std::io::Result<UnixS
         )));
     }
     let answer = if recovers { RESTART } else { START };
-    // The send buffer of a new connection is empty, so a short write succeeds at once and completely.
+    // The send buffer of a new connection is empty, so a write of a few bytes succeeds at once and completely.
     stream.try_write(answer.as_bytes())?;
     Ok(stream)
 }
@@ -123,7 +125,8 @@ fn read_log(stream: UnixStream) -> Process {
             if limited.read_until(b'\n', &mut line).await.unwrap_or(0) == 0 {
                 break;
             }
-            // A line that does not fit into the queue is dropped, because BIRD blocks on a log that nobody reads.
+            // A line that does not fit into the queue is dropped. If this task waited for room instead, BIRD would
+            // block on its log.
             let _ = events.try_send(Event::Log(printable(&line)));
             line.clear();
         }
@@ -135,7 +138,7 @@ fn read_log(stream: UnixStream) -> Process {
 
 /// Replaces the calling process by BIRD (`execve(2)`), for the agent that listens in `config_dir`. First waits for the
 /// agent's answer, which may take as long as the agent's restart backoff. BIRD's own files are created in `run_dir`.
-/// Returns only on failure, and then also sends the reason to the agent as a log line.
+/// Returns only after a failure, whose reason is also sent to the agent as a log line.
 ///
 /// # Errors
 /// No agent listens in `config_dir`, the agent does not answer within 60 s or answers something unknown, BIRD is not

@@ -1,5 +1,5 @@
-//! The task that keeps BIRD running with the present configuration, and collects the routes and the states of BIRD's
-//! sessions.
+//! The task that keeps BIRD running with the present configuration. It also collects the routes that neighbours
+//! announce, and the states of BIRD's sessions.
 
 use super::bird_socket::{self, Failure, Session};
 use super::conf::{self, Loopback, Rendered};
@@ -24,22 +24,24 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::status::{BgpPeerState, BgpPeerStatus};
 
-/// Changes within this time reach BIRD as one configuration, because each reload interrupts BIRD's work.
+/// Wait between a change of the specification and BIRD's new configuration. Further changes in this time reach BIRD
+/// together with the first, because each reload interrupts BIRD's work.
 const CONFIGURE_DEBOUNCE: Duration = Duration::from_millis(50);
 /// The pause before the next reload, as a multiple of the time that the last reload took. BIRD processes no messages
-/// while it reads its configuration (0.2 s for 40,000 routes). With this pause BIRD spends at most a fifth of its time
-/// on reloads.
+/// while it reads its configuration, which takes 0.2 s for 40,000 routes. With this pause BIRD spends at most a fifth
+/// of its time on reloads.
 const RELOAD_PAUSE_FACTOR: u32 = 4;
 /// Interval between two reads of the sessions' states. [`Bgp::status`](super::Bgp::status) promises states of this age.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Wait between a state change in BIRD's log and the read of the sessions' states. Changes of several sessions are then
 /// read together.
 const CHANGE_DEBOUNCE: Duration = Duration::from_millis(20);
-/// Number of polls without a reply after which BIRD is killed. Each poll may take the timeout of a command (5 s), so a
-/// BIRD that is merely slow has 30 s.
+/// Number of polls without a reply after which BIRD is killed. Each poll may wait for the timeout of a command (5 s),
+/// so a BIRD that is only slow has 30 s to reply.
 const MAX_MISSED_POLLS: u32 = 6;
-/// First and longest wait before a restart of BIRD. The wait doubles with each failure. It starts over when BIRD has
-/// run for longer than the longest wait. Neighbours keep routes for [`GRACE`], which is twice the longest wait.
+/// First and longest wait before a restart of BIRD. The wait doubles with each failure. The first wait applies again
+/// when BIRD has run for longer than the longest wait. Neighbours keep the agent's routes for [`GRACE`], which is twice
+/// the longest wait.
 const MIN_RESTART_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_RESTART_BACKOFF: Duration = Duration::from_secs(30);
 /// Timeout of an orderly end of BIRD, in which it closes its sessions with a Cease.
@@ -78,8 +80,8 @@ pub(super) struct Supervisor {
     bird: Option<Process>,
     /// Whether BIRD still has to get `rendered`.
     config_pending: bool,
-    /// Why BIRD does not run, or does not have the configuration. The status reports this text for neighbours that have
-    /// no error of their own.
+    /// Why BIRD does not run, or why it lacks the present configuration. The status reports this text for neighbours
+    /// that have no error of their own.
     fault: Option<String>,
     log: Log,
     started_at: Instant,
@@ -118,8 +120,8 @@ impl Supervisor {
             Bird::Child(_) => None,
             Bird::Service(_) => Some(StartListener::bind(&home)?),
         };
-        // A BIRD whose agent was killed is ending already (see `child`). The command `down` makes sure of that, and
-        // fails when the socket has vanished with BIRD.
+        // If an earlier agent was killed, its BIRD is ending already (see `child`). The command `down` makes sure that
+        // it ends. When BIRD has ended, nothing answers at its socket and the command fails.
         for _ in 0..LEFTOVER_POLLS {
             if bird_socket::send_command(&home, "down").await.is_err() {
                 break;
@@ -195,8 +197,8 @@ impl Supervisor {
         self.status.send_replace(Vec::new());
     }
 
-    /// Applies a specification to the feeds and to BIRD. Starts BIRD with the first neighbour, and stops it without
-    /// neighbours.
+    /// Applies a specification to the feeds and to BIRD. Starts BIRD if the specification has a neighbour and BIRD does
+    /// not run yet. Stops BIRD if no neighbour is left.
     async fn apply(&mut self, spec: BgpSpec) {
         self.assign_slots(&spec);
         let rendered = conf::render(&spec, &self.loopback, &self.slots);
@@ -363,8 +365,8 @@ impl Supervisor {
         self.poll_at = Instant::now();
     }
 
-    /// Writes the configuration and makes the running BIRD reload it. A failure is reported as a fault; it is retried
-    /// at the next poll unless BIRD refused the text.
+    /// Writes the configuration and makes the running BIRD reload it. A failure is reported as a fault. The next poll
+    /// tries again, unless BIRD refused the text.
     async fn configure(&mut self) {
         let begin = Instant::now();
         let outcome = match self.home.write(&self.rendered.text) {
@@ -379,7 +381,8 @@ impl Supervisor {
                 self.send_commands(self.export_hold.commands_after_reload()).await;
             }
             Err(failure) => {
-                // BIRD would refuse the same text again, so only a missing reply causes another attempt.
+                // If BIRD has refused the text, it would refuse the same text again. So there is another attempt only
+                // if BIRD did not reply.
                 self.config_pending = matches!(failure, Failure::NoReply(_));
                 self.report_fault(failure.to_string(), "BGP not configured");
             }
@@ -433,8 +436,8 @@ impl Supervisor {
         done
     }
 
-    /// Counts a poll that BIRD did not reply to. After [`MAX_MISSED_POLLS`] in a row a child is killed, and its end
-    /// causes a restart. For a service the agent only logs an error.
+    /// Counts a poll that BIRD did not reply to. After [`MAX_MISSED_POLLS`] such polls in a row, a BIRD that is a child
+    /// is killed, and its end causes a restart. For a service the agent only logs an error.
     fn on_missed_poll(&mut self, failure: &Failure) {
         // A BIRD that has just started may have no control socket yet.
         if self.started_at.elapsed() < POLL_INTERVAL {
@@ -551,8 +554,8 @@ async fn abort(task: JoinHandle<()>) {
 }
 
 /// Draws a random loopback network in which no program listens on the BGP port, and a random password. Other agents of
-/// the host draw theirs independently, so two may draw the same network. After 16 networks in use the next one is taken
-/// unchecked.
+/// the host draw theirs independently, so two may draw the same network. If 16 drawn networks were in use, the next one
+/// is taken without a check.
 fn draw_loopback() -> Loopback {
     const MAX_DRAWS: usize = 16;
     // The network 127.0.0.0/16 is avoided, because it contains the usual address of localhost.

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use tombolo_proto::route::{Route, RouteOrigin};
 
 /// One neighbour's routes. When the session with BIRD ends, its routes become stale instead of being removed, because
-/// the neighbour may still forward packets: the agent acts as the Receiving Speaker of RFC 4724. The caller removes
-/// stale routes by [`remove_stale`](Self::remove_stale); the table has no timer.
+/// the neighbour may still forward packets. In this the agent acts as the Receiving Speaker of RFC 4724. The caller
+/// removes stale routes by [`remove_stale`](Self::remove_stale); the table has no timer.
 #[derive(Debug, Default)]
 pub struct Table {
-    /// AS paths of the present session, by prefix and path identifier. A prefix may have two paths for a moment while
-    /// one replaces the other.
+    /// AS paths of the present session, by prefix and path identifier. A prefix may have two paths for a moment, while
+    /// a new path replaces an old one.
     current: BTreeMap<Path, Arc<[u32]>>,
     /// AS paths of earlier sessions, the latest one for each prefix.
     stale: BTreeMap<IpNet, Arc<[u32]>>,
@@ -51,7 +51,7 @@ impl Table {
     }
 
     /// Makes the routes of the present session stale. The caller calls this when the session has ended. Stale routes of
-    /// earlier sessions stay, unless the present session has the same prefix.
+    /// earlier sessions stay, except those to prefixes that the present session has a route to.
     pub fn end_session(&mut self) {
         self.complete.clear();
         for ((prefix, _), as_path) in std::mem::take(&mut self.current) {
@@ -64,8 +64,8 @@ impl Table {
         self.stale.clear();
     }
 
-    /// All routes in ascending order, without duplicates: the routes of the present session, and stale routes for
-    /// prefixes that the present session does not have. The origin of each is [`RouteOrigin::Site`].
+    /// All routes in ascending order, without duplicates: the routes of the present session, and the stale routes to
+    /// other prefixes. The origin of each is [`RouteOrigin::Site`].
     #[must_use]
     pub fn routes(&self) -> Vec<Route> {
         let present: BTreeSet<&IpNet> = match self.stale.is_empty() {
@@ -162,7 +162,7 @@ mod tests {
         };
         assert!(table.apply(complete(Family::V4)) && !table.is_complete());
         assert!(table.apply(complete(Family::V6)) && table.is_complete());
-        // At a second end of the session, stale routes of the first one stay.
+        // When a second session ends, the stale routes of the first session stay.
         table.end_session();
         assert!(!table.is_complete() && table.has_stale());
         assert_eq!(shown(&table).len(), 2);

@@ -1,5 +1,5 @@
-//! The one-time join token: its format, and the places from which it is read. It is never a command-line argument,
-//! because every user of the host can see the arguments of every process.
+//! The one-time join token: its format, and the places from which it is read. The token is never a command-line
+//! argument, because every user of the host can see the arguments of every process.
 
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::File;
@@ -12,11 +12,11 @@ use std::str::FromStr;
 const VARIABLE: &str = "TOMBOLO_JOIN_TOKEN";
 
 /// Longest line that is read as a token, in bytes. Tokens have about 150. The limit bounds the memory that is used if
-/// the file is something else.
+/// the file contains something else than a token.
 const MAX_LINE: u64 = 4096;
 
-/// A join token: `tmb1.<id>.<secret>.<SHA-256 of the authority's certificate, hex>`. With the hash an agent can fetch
-/// that certificate over an untrusted network. `Debug` does not print the token.
+/// A join token: `tmb1.<id>.<secret>.<SHA-256 of the authority's certificate, hex>`. With this hash an agent can verify
+/// a certificate that it has fetched over an untrusted network. `Debug` does not print the token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinToken {
     pub(super) text: String,

@@ -6,7 +6,8 @@
 //!      └────────ready────────┘   a pause later, if many were built lately
 //! ```
 //! Lane 0 has at most one request outstanding. Changes that come before the builder is ready go into the next request.
-//! So a flood of changes costs the lanes nothing, and the builder a bounded share of its time.
+//! So a flood of changes causes few requests: it does not hold up the lanes, and takes a bounded share of the builder's
+//! time.
 
 use super::{Command, Lane};
 use anyhow::{Context, Result};
@@ -22,13 +23,13 @@ use tombolo_proto::config::AgentConfig;
 /// effect at once.
 const MAX_BURST: u32 = 4;
 
-/// Interval of further builds. A trade-off: a flapping neighbour causes at most ten builds a second, and a change is
-/// delayed by at most a tenth of a second.
+/// Least average time between the builds that follow a burst. With this value a flapping neighbour causes at most ten
+/// builds a second, and the limit delays a change by at most a tenth of a second.
 const BUILD_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Input of a table build.
 pub struct BuildRequest {
-    /// Number of the configuration. Tables refer to links by index, and an index is valid only within one
+    /// Number of the configuration. The tables name links by index, and the same index may mean another link in another
     /// configuration.
     pub generation: u64,
     /// The configuration of that number.
@@ -51,11 +52,11 @@ pub struct Built {
 }
 
 impl Built {
-    /// Builds lookup tables and route advertisements on the calling thread. Large configurations take long; the result
-    /// depends on `request` alone.
+    /// Builds lookup tables and route advertisements on the calling thread. A build takes long if the configuration is
+    /// large. The result depends on `request` alone.
     ///
     /// # Errors
-    /// The configuration is invalid; the tables say why.
+    /// The configuration is invalid. The error names the field and its value.
     pub fn of(request: BuildRequest) -> Result<Self, BuildError> {
         let BuildRequest {
             generation,
@@ -145,7 +146,7 @@ fn run(inbox: &BuildReceiver, lanes: &[WeakUnboundedSender<Command>]) {
             Ok(built) => lanes
                 .iter()
                 .for_each(|lane| send_command(lane, Command::Refresh(Box::new(built.clone())))),
-            // This does not happen in practice, because the same configuration was valid when it was installed.
+            // No build is expected to fail, because the same configuration was valid when it was installed.
             Err(error) => tracing::error!(%error, "tables not rebuilt"),
         }
         let now = Instant::now();

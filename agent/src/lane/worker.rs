@@ -5,8 +5,8 @@
 //!   ▲                                                                             │
 //!   └────────── timers, events ◀───────────────────────────────────────────────────┘
 //! ```
-//! The lane handles commands from the rest of the agent between two turns, so that all packets of one batch are decided
-//! by the same configuration.
+//! The lane handles commands from the rest of the agent between two turns, so that one configuration decides about all
+//! packets of a turn.
 
 use super::builder::{BuildQueue, BuildRequest, Built};
 use super::{Command, Inspection, Lane, LaneReport, LaneSetup, Prepared, RedirectQueue};
@@ -36,8 +36,8 @@ use tombolo_proto::id::AgentId;
 /// only in `update_timers`, for which it recommends an interval of 100 ms.
 const TIMER_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Longest time that a loaded lane moves packets before it handles timers and events. It is half of [`TIMER_INTERVAL`],
-/// so that load delays a timer by at most half an interval.
+/// Longest time that a loaded lane moves packets before it handles timers and events. This time is half of
+/// [`TIMER_INTERVAL`], so that load delays a timer by at most half an interval.
 const MAX_BUSY: Duration = Duration::from_millis(50);
 
 /// Most datagrams that a lane reads from one socket in one turn: about three GRO batches of full-size datagrams. The
@@ -78,7 +78,7 @@ pub(super) struct Worker {
     from_tun: Vec<u8>,
     from_udp: Box<[u8; udp::BUFFER]>,
     malformed: u64,
-    /// Whether the lane has read nothing since it last woke up.
+    /// Whether the lane has just woken up and has read nothing yet.
     woken: bool,
 }
 
@@ -193,8 +193,8 @@ impl Worker {
 
     /// Reads from each source as much as one turn may read, and handles it. Returns whether any source had input.
     fn run_once(&mut self, now: Instant) -> Result<bool> {
-        // An idle lane usually gets one packet per wake-up, from the device or from a socket, so it is sent before the
-        // next read.
+        // An idle lane usually gets one packet per wake-up, from the device or from a socket, so this packet is sent
+        // before the next read.
         let mut woken = std::mem::take(&mut self.woken);
         let (mut datagrams, mut drained) = (0, true);
         for socket in self.udp.all() {
@@ -244,8 +244,8 @@ impl Worker {
         Ok(datagrams + reads + redirects > 0)
     }
 
-    /// Reads as many datagrams from one socket as one turn may read, and handles them. Returns their number, and
-    /// whether the socket had no more.
+    /// Reads as many datagrams from one socket as one turn may read, and handles them. Returns the number of datagrams,
+    /// and whether the socket had no more of them.
     fn receive_from(&mut self, socket: SocketId, woken: &mut bool, now: Instant) -> (usize, bool) {
         let mut datagrams = 0;
         while datagrams < MAX_DATAGRAMS {
@@ -260,8 +260,8 @@ impl Worker {
             };
             for batch in 0..batches {
                 datagrams += self.handle_batch(socket, batch, now);
-                // The packets of this batch that go on to other agents are still in the CPU's cache. Sending them now
-                // instead of after the turn is worth an eighth of a gateway's throughput.
+                // The packets of this batch that go on to other agents are still in the CPU's cache. A gateway that
+                // sends them now instead of after the turn has an eighth more throughput.
                 self.transmit(Outbox::flush_full);
             }
             *woken &= datagrams == 1;
@@ -293,7 +293,7 @@ impl Worker {
     fn handle_batch(&mut self, socket: SocketId, batch: usize, now: Instant) -> usize {
         let (received, bytes) = self.udp.get(socket).received(batch, &self.from_udp);
         // Nothing can be sent to such a source address. An empty datagram counts as one datagram, so that a flood of
-        // empty ones uses up the limit of the turn.
+        // empty datagrams reaches the limit of the turn and ends it.
         if received.len == 0 || !udp::is_usable(received.from.remote) {
             self.engine.refuse();
             return 1;
@@ -390,7 +390,8 @@ impl Worker {
                 // The caller may have been cancelled; then nobody needs the answer.
                 let _ = answer.send(self.report());
             }
-            // Both callers end the thread on this command before they call this function.
+            // This arm is never reached: both callers return at this command, which ends the thread, and do not call
+            // this function.
             Command::Stop => {}
         }
     }

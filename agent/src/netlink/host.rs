@@ -12,8 +12,8 @@ use rtnetlink::{MulticastGroup, new_multicast_connection};
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::task::AbortHandle;
 
-/// Wait after the first change of the host's devices and addresses. The start of a container makes half a dozen changes
-/// within tens of milliseconds, which cause one report together.
+/// Wait between a change of the host's devices and addresses and the report of it. The start of a container makes half
+/// a dozen changes within tens of milliseconds, and one report then stands for all of them.
 const HOST_DEBOUNCE: std::time::Duration = std::time::Duration::from_millis(200);
 
 impl Netlink {
@@ -113,7 +113,7 @@ impl Netlink {
 }
 
 /// Subscribes to changes of the host's devices and addresses, by netlink multicast groups, in the network namespace of
-/// the calling thread. Must run inside a Tokio runtime, because it spawns a task.
+/// the calling thread. Must be called inside a Tokio runtime, because the function spawns a task.
 ///
 /// # Errors
 /// The socket cannot be opened.

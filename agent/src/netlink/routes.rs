@@ -25,8 +25,8 @@ impl Netlink {
         tolerate_absent(self.handle.route().del(route).execute().await)
     }
 
-    /// The message for a route of the own table, or of the default table if `prefix` has length 0. Fails only for a
-    /// route over the line, if the interface to the customer edge does not exist.
+    /// The message for a route of the own table, or of the default table if `prefix` has length 0. Fails only if the
+    /// route leads over the line and the interface to the customer edge does not exist.
     pub(super) fn route(&self, prefix: IpNet, route: Route, index: u32) -> Result<RouteMessage> {
         let table = if prefix.prefix_len() == 0 {
             self.ids.default_table
@@ -67,7 +67,7 @@ impl Netlink {
         }
         match route {
             Route::Device(source) => {
-                // The TUN device has no neighbours, so the route needs no gateway, and its scope is link.
+                // The TUN device has no link-layer neighbours. So the route needs no gateway, and its scope is `link`.
                 message.header.scope = RouteScope::Link;
                 message.attributes.push(RouteAttribute::Oif(index));
                 if let Some(source) = source {
@@ -84,7 +84,7 @@ impl Netlink {
         Ok(message)
     }
 
-    /// The message that adds or deletes a policy rule. Fails only for a rule with the line as ingress, if the interface
+    /// The message that adds or deletes a policy rule. Fails only if the rule has the line as ingress and the interface
     /// to the customer edge does not exist.
     pub(super) fn rule(&self, device: &str, rule: Rule) -> Result<RuleMessage> {
         let mut message = RuleMessage::default();

@@ -37,7 +37,7 @@ impl Netlink {
         self.sweep_where(|_| true, |_| true).await
     }
 
-    /// Removes those rules and routes of the agent that satisfy the predicates. Returns how many were removed.
+    /// Removes those rules and routes of the agent for which the predicates return true. Returns how many were removed.
     async fn sweep_where(
         &self,
         remove_rule: impl Fn(&RuleMessage) -> bool,
@@ -130,8 +130,8 @@ fn route_key(route: &RouteMessage) -> String {
     )
 }
 
-/// A key that distinguishes the agent's rules. It is made of the attributes that [`Netlink::rule`] sets, because the
-/// kernel adds others.
+/// A key that distinguishes the agent's rules. The key consists of the attributes that [`Netlink::rule`] sets. Other
+/// attributes do not count, because the kernel adds them.
 fn rule_key(rule: &RuleMessage) -> String {
     let (mut mark, mut table) = (None, u32::from(rule.header.table));
     let mut rest = BTreeSet::new();

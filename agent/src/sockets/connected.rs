@@ -7,22 +7,24 @@ use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 use tombolo_engine::buffer::Path;
 
-/// Most connected sockets of a lane. A trade-off: each may hold a receive buffer of its own, up to 2 MB in a gateway.
+/// Most connected sockets of a lane. More of them would speed up more paths, but each may hold a receive buffer of its
+/// own, up to 2 MB in a gateway.
 pub(super) const MAX_CONNECTED: usize = 8;
 
 /// Idle time after which a connected socket is closed, which frees its receive buffer.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// If all connected sockets are in use, a heavily used path replaces the one that was idle longest, if that one was
-/// idle for at least this time. The time is ten times the 100 ms within which a lane notices that a socket was used.
+/// Shortest idle time after which a connected socket may be closed for another path: if a lane has its most connected
+/// sockets, a heavily used path replaces the one that was idle longest. The time is ten times the 100 ms within which a
+/// lane notices that a socket was used.
 pub(super) const EVICTION_IDLE: Duration = Duration::from_secs(1);
 
-/// Interval at which the counts of paths restart at zero, so that slow, long-lived paths never reach the threshold.
-/// With a threshold of 16 batches, a path must carry about three batches a second.
+/// Interval at which the counts of paths restart at zero, so that slow, long-lived paths never reach the threshold. To
+/// reach the threshold of 16 batches in this time, a path must carry about three batches a second.
 const COUNTING_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Pause after a failed connect, or after a connected socket that broke. A trade-off: a lasting cause, such as a
-/// missing route, costs one attempt a minute. The shared socket carries the path meanwhile.
+/// Pause after a failed connect, or after a connected socket that broke. A cause that lasts, such as a missing route,
+/// then costs one attempt a minute. The shared socket carries the path meanwhile.
 const RETRY_BACKOFF: Duration = Duration::from_secs(60);
 
 /// A path with its connected socket.

@@ -113,7 +113,7 @@ fn routes_come_and_go_with_their_paths() {
                     .unwrap()
                     .unwrap();
                 latencies.push(begun.elapsed());
-                // The pause is long enough that the speaker publishes each change without delay.
+                // The pauses between the changes are so long that the speaker publishes each change without delay.
                 sleep(Duration::from_millis(50)).await;
             }
         }
@@ -121,8 +121,8 @@ fn routes_come_and_go_with_their_paths() {
         let (median, last) = (latencies[latencies.len() / 2], latencies[latencies.len() - 1]);
         println!("from the far command to learned(): median {median:?}, longest {last:?}");
         assert!(median < Duration::from_millis(100), "{latencies:?}");
-        // A neighbour keeps flapping, so its changes are published more and more rarely. Its last state is published in
-        // the end.
+        // While a neighbour keeps withdrawing and announcing its routes, the speaker publishes these changes more and
+        // more rarely. Its last state is published in the end.
         let mut all = near.bgp.learned();
         let published = async {
             let mut published = 0;
@@ -152,7 +152,7 @@ fn routes_come_and_go_with_their_paths() {
             .unwrap();
         assert_eq!(near.learned("/c/2"), site(65_022));
         assert_eq!(over_v4.ups("n0"), session);
-        // The flaps took 4 s, so the age of the session, which did not change, has grown.
+        // The routes flapped for 4 s while the session stayed up, so the age of the session has grown.
         assert!(near.status("/c/1").unwrap().since > since);
 
         // Removing the first neighbour does not affect the second one.
@@ -274,7 +274,7 @@ fn a_bird_that_dies_is_started_again_and_nothing_is_lost() {
         println!("sessions up again {:?} after kill -9", again.unwrap());
         assert!(!changes.has_changed().unwrap(), "learned routes changed");
         near.is("/c/1", BgpPeerState::Connected).await;
-        // The routes have not stayed as stale ones: withdrawals take effect in both directions.
+        // No stale routes are left from before the restart: withdrawals take effect in both directions.
         far.control("disable s4");
         near.learns("/c/1", &site(65_021)[2..]).await;
         near.configure(|spec| spec.announce.clear());

@@ -46,7 +46,7 @@ pub(crate) fn announced() -> Vec<Route> {
     ]
 }
 
-/// A neighbour on the wire, whose sessions have a hold time of 9 s.
+/// A neighbour on the wire. The session with it has a hold time of 9 s.
 pub(crate) fn neighbour(id: &str, address: &str, asn: u32) -> Neighbour {
     let own = if address.contains(':') {
         "fd00:5::1"
@@ -131,7 +131,8 @@ impl Near {
         }
     }
 
-    /// Changes the configuration. BIRD gets the change later, so a test must wait for the effect.
+    /// Changes the configuration. BIRD gets the change after this function has returned, so a test must wait for the
+    /// effect.
     pub(crate) fn configure(&self, change: impl FnOnce(&mut BgpSpec)) {
         let mut spec = self.spec.lock().unwrap();
         change(&mut spec);

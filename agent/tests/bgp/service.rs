@@ -138,7 +138,7 @@ fn a_service_manager_starts_bird_and_the_agent_ends_it() {
         eventually("session closed", async || far.state("n0") != "Established").await;
         let log = far.log();
         assert!(log.contains("Received: Administrative shutdown"), "{log}");
-        // The manager has checked twice since then, and has not started BIRD a third time.
+        // Since then the manager has checked twice whether it must start BIRD, and has not started BIRD a third time.
         let checks = manager.checks.load(Ordering::Relaxed);
         let checked_twice = async || manager.checks.load(Ordering::Relaxed) >= checks + 2;
         eventually("checks of the manager", checked_twice).await;

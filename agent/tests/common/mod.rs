@@ -28,8 +28,8 @@ pub(crate) fn sh(command: &str) -> String {
     text
 }
 
-/// Runs a shell command that may fail. Returns whether it succeeded, and its output (standard output, then standard
-/// error). Panics if a program is not installed, because no test expects that.
+/// Runs a shell command that may fail. Returns whether the command succeeded, and its output (standard output, then
+/// standard error). Panics if a program is not installed, because no test expects that.
 #[must_use = "the command may have failed: use `sh` or `Wire::run` where it must not"]
 pub(crate) fn try_sh(command: &str) -> (bool, String) {
     let out = Command::new("sh").args(["-c", command]).output().unwrap();
@@ -96,7 +96,7 @@ impl Wire {
 
     fn remove(&self) {
         for n in self.ns.iter().chain([&self.bridge]) {
-            // The command fails if the namespace does not exist, as after an orderly run.
+            // The command fails if the namespace does not exist. That is no error.
             let _ = Command::new("ip").args(["netns", "del", n]).output();
         }
     }
@@ -151,8 +151,8 @@ impl Drop for Wire {
     }
 }
 
-/// A prefix for commands in a namespace. It makes `/proc/sys` read-only for the command, as in a container. Other
-/// commands are not affected, because `ip netns exec` gives each command a mount namespace of its own.
+/// The words to put before a command in a namespace. They make `/proc/sys` read-only for this command, as in a
+/// container. Other commands are not affected, because `ip netns exec` gives each command a mount namespace of its own.
 pub(crate) const READ_ONLY_SWITCHES: [&str; 4] = [
     "sh",
     "-c",

@@ -81,8 +81,8 @@ fn files_of_the_state_directory() {
         fwmark: 9,
     };
     golden!().document("numbers", &numbers);
-    // These numbers are derived from the device's name. They must not change, because after an upgrade an agent must
-    // find the rules of the version before.
+    // The numbers that are derived from the device's name must not change, because after an upgrade an agent must find
+    // the rules of the version before.
     let derived = KernelIds::of("tl-hub-vm", None, 0x746d);
     golden!().document("derived_numbers", &derived);
 

@@ -126,8 +126,8 @@ fn told(prefixes: &str) -> RoutingState {
     }
 }
 
-/// A host in 192.168.7.0/24 and 172.20.0.0/30, which needs its own routes to the controller at 203.0.113.5 and to
-/// others.
+/// A host in 192.168.7.0/24 and 172.20.0.0/30, which must reach the controller at 203.0.113.5, and other destinations,
+/// by its own routes.
 fn host() -> Host {
     let connected = |interface: &str, network: &str| Connected {
         interface: interface.into(),
@@ -208,10 +208,10 @@ fn a_default_route_in_pieces_is_a_default_route() {
         let mut expected = nets(together);
         expected.sort_unstable();
         assert_eq!(pieces(together), expected);
-        // Prefixes that are no part of the default route are not returned.
+        // Prefixes that are not needed to cover the addresses like a default route are not returned.
         assert_eq!(pieces(&format!("{together} 10.0.0.0/8 fd00::/8")), expected);
     }
-    // Prefixes for all addresses except one /24 act as a default route too.
+    // Prefixes that together contain all addresses except one /24 also act as a default route.
     let mut all_but_one: Vec<IpNet> = Vec::new();
     let mut rest = net("0.0.0.0/0");
     while rest.prefix_len() < 24 {
@@ -263,7 +263,7 @@ fn a_learned_half_does_not_turn_a_users_half_into_a_default() {
     let all = filter(&config, &told("128.0.0.0/1"), &Host::default(), ids(), false);
     assert_eq!(all.left_out, [(net("128.0.0.0/1"), Clash::Default)].into());
     assert!(all.plan.routes.contains_key(&net("0.0.0.0/1")));
-    // Two user-defined routes that each cover half of the addresses are a default route together.
+    // Two user-defined routes that each cover half of the addresses together count as a default route.
     config.subnets[0].routes.push(user("128.0.0.0/1"));
     let all = filter(&config, &told(""), &host(), ids(), false);
     assert_eq!(all.configured.refused_defaults, nets("0.0.0.0/1 128.0.0.0/1"));

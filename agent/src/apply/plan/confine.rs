@@ -22,8 +22,8 @@ use std::net::IpAddr;
 /// daemons set. It is below the largest value of the field, 2^32 - 1.
 pub const FALLBACK_METRIC: u32 = 2_000_000_000;
 
-/// IPv4 blocks that are not public (RFC 1918, 6598, 3927, 2544). An Internet exit forwards no IPv4 packets to these,
-/// and IPv6 packets only to [`PUBLIC_V6`].
+/// IPv4 blocks that are not public (RFC 1918, 6598, 3927, 2544). An Internet exit forwards no IPv4 packets to these
+/// blocks, and forwards IPv6 packets only to [`PUBLIC_V6`].
 const PRIVATE_V4: [&str; 6] = [
     "10.0.0.0/8",
     "100.64.0.0/10",
@@ -41,10 +41,11 @@ const PUBLIC_V6: &str = "2000::/3";
 pub enum Table {
     /// The agent's own table, in which every route into the device gets a fallback.
     Own,
-    /// The table for packets with an overlay source or from the device. Rules look it up only if no agent of the host
-    /// has a route to the destination.
+    /// The table for packets with an overlay source or from the device. The rules lead to this table only if no agent
+    /// of the host has a route to the destination.
     Source,
-    /// Replaces [`Source`](Self::Source) for packets that the host forwards, if the host is an Internet exit.
+    /// If the host is an Internet exit: the table that is used instead of [`Source`](Self::Source) for packets that the
+    /// host forwards.
     Exit,
 }
 
@@ -87,7 +88,8 @@ impl KernelPlan {
     }
 
     /// The networks outside of the overlay that packets with overlay addresses may enter, each with its interfaces.
-    /// These are served subnets, and the networks of bridges inside the host.
+    /// These networks are the served subnets, and the networks of bridges that lead only to containers and guests of
+    /// this host.
     fn local_networks(&self, host: &Surroundings) -> BTreeMap<IpNet, BTreeSet<String>> {
         let overlaps = |a: &IpNet, b: &IpNet| a.contains(b) || b.contains(a);
         let mut local = BTreeMap::<IpNet, BTreeSet<String>>::new();
@@ -118,8 +120,8 @@ impl KernelPlan {
         for (prefix, _) in self.routes.iter().filter(|(p, r)| p.prefix_len() > 0 && to_device(r)) {
             all.insert(key(Table::Own, *prefix, true), Route::Unreachable);
         }
-        // Rules look up the own table before these tables. So a default route into the device suffices here, without
-        // the own table's routes.
+        // The rules look up the agent's own table before these tables. So a default route into the device suffices in
+        // these tables, and the routes of the own table are not repeated.
         let tables = [Some(Table::Source), exit.then_some(Table::Exit)];
         for table in tables.into_iter().flatten() {
             for default in [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())] {
@@ -135,7 +137,7 @@ impl KernelPlan {
         all
     }
 
-    /// Adds the routes by which packets of the exit table to public destinations leave by the host's own tables.
+    /// Adds `throw` routes to the exit table, so that the host's own tables route packets to public destinations.
     fn open_exit(&self, all: &mut BTreeMap<RouteKey, Route>) {
         if self.has_family(false) {
             for block in private_blocks() {
@@ -214,8 +216,8 @@ fn private_blocks() -> impl Iterator<Item = IpNet> {
     PRIVATE_V4.iter().filter_map(|b| b.parse().ok())
 }
 
-/// Adds a route into the device with an unreachable fallback. If a route to the prefix exists already, such as that of
-/// a served subnet, it stays instead of the route into the device.
+/// Adds a route into the device with an unreachable fallback. If the table already has a route to the prefix, such as
+/// that of a served subnet, that route stays, and only the fallback is added.
 fn confine_to_device(all: &mut BTreeMap<RouteKey, Route>, table: Table, prefix: IpNet) {
     all.entry(key(table, prefix, false)).or_insert(Route::Device(None));
     all.insert(key(table, prefix, true), Route::Unreachable);

@@ -1,5 +1,5 @@
-//! The single changes of the kernel's state, and the computation of those that lead from one plan to another. The
-//! module is pure.
+//! The single changes of the kernel's state ([`Step`]), and the computation of the changes that lead from one plan to
+//! another. The module is pure.
 
 use super::confine::RouteKey;
 use super::{KernelPlan, Route, Rule};
@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 
 impl KernelPlan {
-    /// How the kernel must treat packets that arrive from the device and are not for this host. IPv6 must be forwarded
-    /// too if the plan has an IPv6 address or a served IPv6 subnet.
+    /// How the kernel must treat packets that arrive from the device and are not for this host. If the kernel must
+    /// forward IPv4, it must also forward IPv6 if the plan has an IPv6 address or a served IPv6 subnet.
     fn forwarding(&self) -> Forwarding {
         let served = self.served.iter().map(IpNet::addr);
         let v6 = self.addresses.iter().copied().chain(served).any(|a| a.is_ipv6());
@@ -19,8 +19,8 @@ impl KernelPlan {
     }
 
     /// The steps from this plan to `to`: first all additions and changes, second all removals. Each list must be
-    /// executed in its order. State that both plans have stays in force throughout, except a route whose type changes:
-    /// it is deleted just before its successor is set.
+    /// executed in its order. State that both plans have stays in force throughout. The exception is a route whose type
+    /// changes: the old route is deleted just before the new one is set.
     #[must_use]
     pub fn steps(&self, to: &Self) -> (Vec<Step>, Vec<Step>) {
         let (mut additions, mut removals) = (Vec::new(), Vec::new());
@@ -72,7 +72,8 @@ impl KernelPlan {
         (additions, removals)
     }
 
-    /// Enters a step that the kernel has carried out, so that this plan describes the kernel's state again.
+    /// Updates this plan by a step that the kernel has carried out, so that the plan describes the kernel's state
+    /// again.
     pub fn record(&mut self, step: &Step) {
         match step {
             Step::Mtu(m) => self.mtu = *m,
@@ -93,7 +94,7 @@ impl KernelPlan {
 /// How the kernel treats packets that arrive from the TUN device and are not for this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forwarding {
-    /// The kernel follows the host's sysctls for new devices.
+    /// The kernel forwards these packets if the host's sysctls for new devices say so.
     HostDefault,
     /// The kernel forwards IPv4 packets, and IPv6 packets if `v6` is set.
     On {

@@ -150,8 +150,8 @@ fn a_user_default_route_needs_the_hosts_consent() {
     );
 }
 
-/// A VM and a gateway run on one host. Packets with an own source use the table of the agent that has this source;
-/// other packets use the VM's table before the gateway's.
+/// A VM and a gateway run on one host. Packets with the overlay address of one of the two agents as source use this
+/// agent's table. For other packets the VM's table is looked up before the gateway's.
 #[test]
 fn a_vm_and_a_gateway_coexist() {
     let vm = config(system_routes());
@@ -257,7 +257,8 @@ fn going_back_to_no_plan_leaves_the_mtu() {
 }
 
 /// D23, E1: the kernel of a circuit edge routes packets to VNets through the device, with the edge's address for the
-/// VNet as source. It routes packets to the customer's prefixes down the line, and drops all other packets (T8).
+/// VNet as source. The kernel routes packets to the customer's prefixes over the line to the customer edge, and drops
+/// all other packets (T8).
 #[test]
 fn an_edge_routes_between_its_line_and_its_vnets() {
     let line: IpNet = "192.168.30.18/30".parse().unwrap();

@@ -128,7 +128,8 @@ proptest! {
         prop_assert_eq!(parsed, expected);
     }
 
-    /// Each line of a BGP protocol makes a session, and no other line does, whatever lines come between them.
+    /// The parser returns a session for each line of a BGP protocol and for no other line, whatever lines stand
+    /// between.
     #[test]
     fn any_text_has_the_sessions_that_its_lines_name(
         lines in prop::collection::vec("\\PC{0,60}|n_[a-c] +BGP --- up [0-9]{0,25}| +Routes: +[0-9]{21,25} imported, \\PC*", 0..20)

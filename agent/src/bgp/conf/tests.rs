@@ -53,7 +53,8 @@ fn route(prefix: &str, as_path: &[u32]) -> Route {
     }
 }
 
-/// Whether the quotes in a text are balanced, and only characters that BIRD's grammar needs here are outside of them.
+/// Whether the quotes in a text are balanced, and the text outside of the quotes has only the characters that BIRD's
+/// grammar needs here.
 fn is_plain(text: &str) -> bool {
     let outside: String = text.split('"').step_by(2).collect();
     text.matches('"').count().is_multiple_of(2)
@@ -157,7 +158,7 @@ fn a_bad_neighbour_costs_itself_only() {
     assert!(change(&|n| n.hold_time = 2).starts_with("holdTime: "));
     assert!(change(&|n| n.max_prefixes = 0).starts_with("maxPrefixes: "));
 
-    // If two neighbours have the same addresses, the first one is configured.
+    // If two neighbours have the same addresses, only the first one is configured.
     let mut twin = good.clone();
     twin.id = ResourceId::new("/c/twin");
     let refused = rendered(&spec(vec![good.clone(), twin])).refused;

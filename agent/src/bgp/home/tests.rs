@@ -40,13 +40,13 @@ fn shell(home: &Home, script: &str) -> Command {
     command
 }
 
-/// A process of BIRD's user. In an endless loop it places symbolic links to a file under all names that BIRD and the
-/// agent use.
+/// A process of BIRD's user. In an endless loop the process places symbolic links to a file under all names that BIRD
+/// and the agent use.
 struct Hostile(Child);
 
 impl Hostile {
     fn start(home: &Home, victim: &Path) -> Self {
-        // With `-n` the command `ln` replaces links that it has placed before. Without that option it would succeed
+        // With `-n` the command `ln` replaces links that it has placed before. Without `-n` the command would succeed
         // only in the first round.
         let script = "while :; do for name in bird.conf bird.conf.new bird.ctl bird.pid start.sock; do \
                       for dir in . run; do ln -sfn \"$0\" $dir/$name; ln -sfn \"$0\" $dir; done; done; done 2>/dev/null";
@@ -99,7 +99,7 @@ fn symbolic_links_of_a_hostile_bird_lead_the_agent_nowhere() {
         if round % 10 == 0 {
             home.clear();
         }
-        // A restarted agent creates its directories again, so the test does that too.
+        // A restarted agent creates its directories again, so the test also creates them again.
         if round % 50 == 0 {
             Home::of_child(&dir.path().join("bgp"), Some(bird())).unwrap();
         }

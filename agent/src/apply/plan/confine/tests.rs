@@ -90,8 +90,8 @@ fn table(plan: &KernelPlan, table: Table) -> [BTreeMap<IpNet, Route>; 2] {
     })
 }
 
-/// D22.2 and D22.6: without the device, fallbacks make the prefixes of the overlay unreachable. Packets from an own
-/// address then reach no destination at all.
+/// D22.2 and D22.6: without the device, fallbacks make the prefixes of the overlay unreachable. Without the device,
+/// packets from an address of the agent reach no destination at all.
 #[test]
 fn own_sources_and_overlay_destinations_stay_without_the_device() {
     let plan = plan(&config(false, &[]), &Surroundings::default(), false);
