@@ -14,12 +14,12 @@ use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::installed::InstalledTables;
 use tombolo_proto::route::{EffectiveRoute, Route};
 
-/// The parts of the agents' reports that decide on learned routes and that no configuration contains.
+/// The parts of the agents' reports on which learned routes depend: facts that no configuration contains.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LearnedReports {
     /// For each agent, the routes that it has learned by BGP, by neighbour: the connection of a site, or the circuit.
     pub learned: BTreeMap<AgentId, BTreeMap<ResourceId, Arc<Vec<Route>>>>,
-    /// For each agent, its peers that do not answer the agent.
+    /// For each agent, the peers that the agent reports as not answering.
     pub down: BTreeMap<AgentId, BTreeSet<AgentId>>,
 }
 
@@ -87,8 +87,8 @@ pub fn tables(
 }
 
 /// The maximum number of rounds of the exchange between agents. In each round a route spreads over one link, so 64
-/// exceeds the length of any real chain of gateways. AS paths end routing loops before; the limit only makes sure that
-/// the computation ends.
+/// exceeds the length of any real chain of gateways. AS paths stop a route that goes in a circle long before; the limit
+/// only guarantees that the computation ends.
 const MAX_ROUNDS: usize = 64;
 
 /// The routes that every gateway and edge has learned. [`Self::routing_state`] derives those of a VM's agent from them.

@@ -38,7 +38,7 @@ impl DisjointSet {
         Self(spans)
     }
 
-    /// The members that overlap `net`, in order of address. Members of the other address family never do.
+    /// The members that overlap `net`, in order of address. Members of the other address family never overlap it.
     pub(crate) fn overlapping(&self, net: &IpNet) -> impl Iterator<Item = IpNet> + '_ {
         let (family, first, last) = span(net);
         // Disjoint members are also ordered by their last address, so a binary search finds the first overlap.
@@ -117,7 +117,8 @@ pub(crate) fn pairs(pairs: &[(IpNet, IpNet)]) -> String {
 }
 
 /// The special-use block (loopback, link-local, multicast, unspecified, Azure's virtual public IP) that `net` overlaps:
-/// a part of it, or more than it. No VNet can contain such a prefix. `None`: `net` overlaps none of them.
+/// `net` equals the block, is a part of it, or contains it. No VNet can have such a prefix. `None`: `net` overlaps none
+/// of them.
 pub(crate) fn special_use(net: &IpNet) -> Option<&'static str> {
     const BLOCKS: [&str; 9] = [
         // "This network" (RFC 1122), loopback, link-local (RFC 3927), Azure's virtual public IP address, and multicast
@@ -138,7 +139,7 @@ pub(crate) fn special_use(net: &IpNet) -> Option<&'static str> {
         .find(|block| block.parse::<IpNet>().is_ok_and(|block| overlap(&block, net)))
 }
 
-/// Whether Azure or IANA reserves an ASN, so that no gateway can have it (G4). The default ASN of gateways,
+/// Whether Azure or IANA reserves an ASN, so that no gateway can have that ASN (G4). The default ASN of gateways,
 /// [`DEFAULT_ASN`], is not among these; [`is_reserved_for_customers`] includes it.
 pub(crate) fn is_reserved_asn(asn: i64) -> bool {
     // Microsoft's public ASNs; AS_TRANS (RFC 6793); documentation (RFC 5398); Azure's private ASNs; the last two-byte
@@ -146,8 +147,8 @@ pub(crate) fn is_reserved_asn(asn: i64) -> bool {
     matches!(asn, 8074 | 8075 | 12076 | 23456 | 64496..=64511 | 65517..=65520 | 65535..=65551)
 }
 
-/// Whether neither a site nor a circuit's customer can have an ASN (G4): the reserved ones, and the default of
-/// gateways.
+/// Whether an ASN is forbidden for sites and for customers of circuits (G4): it is reserved, or it is the default ASN
+/// of gateways.
 pub(crate) fn is_reserved_for_customers(asn: i64) -> bool {
     is_reserved_asn(asn) || asn == i64::from(DEFAULT_ASN)
 }

@@ -35,8 +35,9 @@ pub(crate) struct Problems {
     unlisted: usize,
 }
 
-/// Problems that an answer lists; later ones are only counted. The limit bounds the size of an answer, because one body
-/// can break a rule once for each of its items. 100 is far more than a person reads.
+/// The maximum number of problems that an answer lists; later problems are only counted. The limit bounds the size of
+/// an answer, because one body can break a rule once for each of its items. A hundred problems are far more than a
+/// person reads.
 const MAX_PROBLEMS: usize = 100;
 
 impl Problems {
@@ -68,8 +69,8 @@ impl Problems {
         self.list.len() + self.unlisted
     }
 
-    /// The rejection with all listed problems, and one more with the number of the others, if there are others. The
-    /// caller has checked that there is a problem.
+    /// The rejection with all listed problems. If further problems were only counted, one more entry gives their
+    /// number. The caller has checked that there is at least one problem.
     pub(crate) fn into_rejection(mut self) -> Rejection {
         if self.unlisted > 0 {
             self.list.push(Problem {

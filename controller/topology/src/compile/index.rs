@@ -16,7 +16,7 @@ use tombolo_proto::config::{CircuitLink, GatewayKind, Owner, Transport};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::GatewayHop;
 
-/// The VNets and circuits of a topology with their agents and connections. Positions in other types refer to
+/// The VNets and circuits of a topology with their agents and connections. Positions in other types are indices of
 /// [`Index::vnets`] and [`Index::circuits`].
 #[derive(Debug)]
 pub(super) struct Index<'t> {
@@ -142,8 +142,8 @@ pub(super) struct Site<'t> {
 }
 
 impl Site<'_> {
-    /// The device's BGP address inside the tunnel, as a prefix of one address. It needs an entry of its own, because no
-    /// route advertises it. `None`: there is no BGP session.
+    /// The device's BGP address inside the tunnel, as a prefix of one address. The address needs an entry of its own,
+    /// because no BGP route advertises it. `None`: there is no BGP session.
     pub(super) fn bgp_address(&self) -> Option<IpNet> {
         let bgp = self.local.bgp.filter(|_| self.exchange)?;
         Some(IpNet::from(bgp.address))
@@ -489,7 +489,8 @@ impl Machine<'_> {
     }
 }
 
-/// Orders owners by prefix and drops duplicates. If two agents own one prefix, the smaller id is kept.
+/// Orders owners by prefix and drops duplicates. If two agents own the same prefix, only the owner with the smaller id
+/// is kept.
 pub(super) fn order_owners(owners: &mut Vec<Owner>) {
     owners.sort_by(|a, b| (a.prefix, &a.agent).cmp(&(b.prefix, &b.agent)));
     owners.dedup_by(|later, earlier| later.prefix == earlier.prefix);

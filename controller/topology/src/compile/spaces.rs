@@ -48,7 +48,8 @@ pub(super) fn local_prefixes(index: &Index<'_>, vnet: &Vnet<'_>) -> (Vec<Space>,
             owners: owners_within(spoke, &client.half.remote_address_space),
         });
     }
-    // The gateway's own space stays first. The order of the others must not depend on the order of creation.
+    // The gateway's own space stays first. The others are sorted, because their order must not depend on the order in
+    // which VNets or peerings were created.
     spaces[1..].sort_by(|a, b| a.vnet.cmp(&b.vnet));
     (spaces, prefix::sorted(&local_prefixes))
 }

@@ -36,7 +36,7 @@ pub(super) fn source(topology: &Topology, name: &str) -> Result<Endpoint, String
     }
 }
 
-/// The destination of a walk: any IP address, which nobody needs to have, or a name.
+/// The destination of a walk: a name, or any IP address, even one that no host has.
 ///
 /// # Errors
 /// The name is unknown or ambiguous. The text begins with `to:`.
@@ -64,10 +64,11 @@ pub(super) fn pair(from: &Endpoint, to: &Endpoint) -> Result<(IpAddr, IpAddr), S
         .ok_or_else(|| format!("{} and {} have no address family in common", from.label, to.label))
 }
 
-/// Candidates by agent, so that an agent found by several names counts once.
+/// Candidates, keyed by agent, so that an agent that is found by several names counts once.
 type Found = BTreeMap<String, Endpoint>;
 
-/// The only candidate. The error names `field`, and lists the candidates if there are several.
+/// Returns the candidate if there is exactly one. Otherwise the error names `field`, and lists the candidates if there
+/// are several.
 fn one_of(field: &str, name: &str, found: Found) -> Result<Endpoint, String> {
     let mut ends = found.into_values();
     match (ends.next(), ends.next()) {
@@ -86,7 +87,7 @@ fn one_of(field: &str, name: &str, found: Found) -> Result<Endpoint, String> {
 }
 
 /// The candidates with a name: agents by name, VMs and network interfaces by name or id. A revoked agent whose binding
-/// another agent has by now is left out, unless all found agents are such.
+/// another agent has by now is left out, unless every found agent is such a revoked one.
 fn named(topology: &Topology, name: &str) -> Found {
     let is = |id: &ResourceId| id.name().eq_ignore_ascii_case(name) || id.as_str().eq_ignore_ascii_case(name);
     let hit = |agent: &&Arc<Agent>| {

@@ -298,8 +298,8 @@ fn access_denied(config: &AgentConfig, from: Option<&AgentId>, packet: &Packet, 
                 allow_access: false,
                 ..
             } => {
-                // A packet that came through a gateway or an appliance did not come over a link of the peering. Only
-                // its addresses show which VNets it belongs to.
+                // A packet that came through a gateway or an appliance did not come over a link of the peering. So only
+                // the packet's addresses show between which VNets it travels.
                 let covers = |a: IpAddr| space.prefixes.iter().any(|p| p.contains(&a));
                 let crossed = Some(&space.vnet) == trace.vnet.as_ref();
                 (crossed || covers(packet.source) || covers(packet.destination)).then_some(peering)

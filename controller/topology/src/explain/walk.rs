@@ -41,9 +41,10 @@ pub(super) enum End {
 
 /// Where a packet goes after a hop.
 enum Next {
-    /// To this agent, over its link with the other one. `None`: from its own host.
+    /// The packet goes to the first agent, and arrives there over that agent's link with the second one. `None`: it
+    /// arrives from the first agent's own host.
     Agent(AgentId, Option<AgentId>),
-    /// The walk ends, with a stop if the packet does not arrive.
+    /// The walk ends. If the packet does not arrive, the stop gives the reason.
     End(Option<Box<Stop>>, End),
 }
 
@@ -92,8 +93,8 @@ impl<'t> Fabric<'t> {
         let mut seen = BTreeSet::new();
         let (mut at, mut from) = (start.clone(), from.cloned());
         let (stop, end) = loop {
-            // The decision depends only on the agent and on the link. The same pair again therefore means a routing
-            // loop, which in the network the TTL ends.
+            // The decision depends only on the agent and on the link. If the same agent and link occur again, the
+            // packet is therefore in a routing loop. In the network, the TTL would end that loop.
             let repeated = !seen.insert((at.clone(), from.clone()));
             match self.visit(&at, from.as_ref(), packet, repeated, &mut hops) {
                 Next::Agent(next, link) => (at, from) = (next, link),

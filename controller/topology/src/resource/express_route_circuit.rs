@@ -58,7 +58,7 @@ impl Resource for ExpressRouteCircuit {
         let kept = put.echoed(&mut draft.problems);
         let before = put.old().and_then(|c| c.private_peering.as_ref());
         let private_peering = match put.properties.list("peerings", MAX_PEERINGS, &mut draft.problems) {
-            // As with VNets, a list that the body leaves out stays as it is.
+            // As with VNets, a list that the body of a PUT leaves out stays as it is.
             None => before.cloned(),
             Some(items) => draft.read_peerings(&put.id, &items, before),
         };

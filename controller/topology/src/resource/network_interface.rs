@@ -22,7 +22,8 @@ pub struct NetworkInterface {
     pub envelope: Envelope,
     /// The ip configurations, at least one, the primary one first. All are in one subnet, as in Azure.
     pub ip_configurations: Vec<NicIpConfiguration>,
-    /// `enableIPForwarding`: whether the machine may forward packets of others, that is, is an appliance (R12).
+    /// `enableIPForwarding`: whether the machine is an appliance, which may forward packets that other machines sent
+    /// (R12).
     pub enable_ip_forwarding: bool,
 }
 

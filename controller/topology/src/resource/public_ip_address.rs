@@ -1,4 +1,5 @@
-//! Public IP addresses. They are kept and shown only, so that stock requests for gateways work.
+//! Public IP addresses. They are kept and shown only, so that requests of stock clients for gateways, which refer to
+//! them, work.
 
 use crate::arm::body::{Object, Shape};
 use crate::arm::view::{Views, reference};
@@ -59,7 +60,7 @@ impl Resource for PublicIpAddress {
             ("publicIPAllocationMethod", ["Dynamic", "Static"]),
             ("publicIPAddressVersion", ["IPv4", "IPv6"]),
         ] {
-            // GET shows these values in the canonical casing, in whatever casing the body had them.
+            // GET shows these values in Azure's casing, whatever casing the body of the PUT had.
             let value = put.properties.choice(name, &values, &mut draft.problems);
             if let (Some(value), Some(Value::Object(inner))) = (value, kept.get_mut("properties")) {
                 inner.insert(name.to_owned(), Value::from(value));

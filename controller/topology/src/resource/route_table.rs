@@ -114,7 +114,8 @@ impl Resource for RouteTable {
     fn check_unused(draft: &mut Draft<'_>, id: &ResourceId, _old: &Self) {
         let users = draft.subnets_with_table(id);
         if !users.is_empty() {
-            // Thousands of subnets can use a table. Ten names are enough to find them.
+            // Thousands of subnets can use a table. The message names ten of them, which is enough to see what blocks
+            // the deletion.
             let names: Vec<String> = users.iter().take(10).map(ToString::to_string).collect();
             draft.problems.add(
                 "InUseRouteTableCannotBeDeleted",

@@ -168,7 +168,7 @@ impl Draft<'_> {
         false
     }
 
-    /// Revokes an agent. A missing one is a problem, a revoked one stays revoked. Always false, because nothing is
+    /// Revokes an agent. A missing agent is a problem; a revoked agent stays revoked. Always false, because nothing is
     /// created.
     pub(crate) fn revoke(&mut self, id: &AgentId) -> bool {
         self.edit_agent(id, false, |agent| agent.revoked = true);

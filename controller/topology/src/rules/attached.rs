@@ -141,7 +141,7 @@ impl Draft<'_> {
     }
 
     /// The networks that a gateway's sites must not overlap: all VNets that VPN joins, and the peers of the gateway's
-    /// VNet (G7). Peers count with their synced and their present prefixes.
+    /// VNet (G7). For a peer, both the prefixes that are synced and its present prefixes count.
     fn networks_beside_sites(&self, vnet: &ResourceId, joined: &BTreeSet<ResourceId>) -> Networks {
         let vnets = joined.iter().filter_map(|id| self.topology.vnets.get(id));
         let mut networks: Networks = vnets

@@ -70,7 +70,7 @@ impl Draft<'_> {
     }
 
     /// Checks that an id is that of a VM in an existing group. Returns it with the group in the stored casing. The VM
-    /// itself need not exist: its agent is what makes it visible.
+    /// itself need not exist: a VM becomes visible when an agent is bound to it.
     fn check_vm_id(&mut self, vm: &ResourceId) -> ResourceId {
         match ArmPath::parse(vm.as_str()) {
             Ok(path) if path.kind() == Some(Kind::VirtualMachine) => {

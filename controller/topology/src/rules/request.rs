@@ -182,8 +182,8 @@ impl Draft<'_> {
         found
     }
 
-    /// Parses the list of prefixes `name`, in its order, each with its field for messages. Wrong ones are problems and
-    /// are left out. `None`: the list is absent, or it is no list or too long, which is a problem.
+    /// Parses the list of prefixes `name`, in its order, each with its field for messages. Wrong prefixes are problems
+    /// and are left out. `None`: the list is absent, or it is no list or too long, which is a problem.
     pub(crate) fn prefixes(&mut self, object: &Object<'_>, name: &str) -> Option<Vec<(IpNet, String)>> {
         let items = object.list(name, MAX_ITEMS, &mut self.problems)?;
         let mut result = Vec::new();
@@ -240,8 +240,8 @@ impl Draft<'_> {
     }
 }
 
-/// Collects the echoed members of a body in the form of [`Envelope::echoed`]. A member of a wrong type is a problem and
-/// is left out.
+/// Collects the members `top` of a body and the members `properties` of its `properties`, which are only kept and
+/// shown, in the form of [`Envelope::echoed`]. A member of a wrong type is a problem and is left out.
 pub(crate) fn echoed(
     root: &Object<'_>,
     top: &[(&str, Shape)],
@@ -263,8 +263,8 @@ pub(crate) fn without_defaults(kept: &mut Map<String, Value>, defaults: &Value) 
     kept.retain(|name, value| defaults.get(name) != Some(value));
 }
 
-/// Does the same as [`without_defaults`] in the `properties` of the result of [`echoed`], and removes `properties` if
-/// it is empty then.
+/// Removes members that equal their default from `properties` in the result of [`echoed`], and `properties` itself if
+/// it has no members then.
 pub(crate) fn without_default_properties(kept: &mut Map<String, Value>, defaults: &Value) {
     if let Some(Value::Object(inner)) = kept.get_mut("properties") {
         without_defaults(inner, defaults);

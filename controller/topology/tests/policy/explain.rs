@@ -6,7 +6,8 @@ use tombolo_proto::fabric::{ExplainRequest, Protocol};
 use tombolo_topology::explain::{Explanation, explain};
 use tombolo_topology::resource::PeeringState;
 
-/// The answer to an ICMP question without reports. Asserts that it survives JSON.
+/// The answer to an ICMP question, if agents have reported nothing. Asserts that the answer is the same after it is
+/// written as JSON and read back.
 fn ask(w: &World, from: &str, to: &str) -> Explanation {
     let question: ExplainRequest = serde_json::from_value(serde_json::json!({"from": from, "to": to})).unwrap();
     let answer = explain(&w.topology, &Default::default(), &question).unwrap();
@@ -158,7 +159,8 @@ fn r19_service_chaining() {
     );
 }
 
-/// R11: an appliance that is two peerings away is a black hole. One in the sender's VNet or in a peer is not.
+/// R11: an appliance that is two peerings away is a black hole. An appliance in the sender's VNet or in a peer of it
+/// can be used.
 #[test]
 fn r11_appliances_are_one_peering_away_at_most() {
     let mut w = hub_and_spokes();
@@ -567,8 +569,8 @@ fn whoever_is_missing_is_named() {
     );
 }
 
-/// After another agent has got the binding of a revoked one, the names of the machine refer to the new agent. If that
-/// is revoked too, the name is ambiguous.
+/// After another agent has got the binding of a revoked one, the names of the machine refer to the new agent. If the
+/// new agent is revoked too, the name is ambiguous.
 #[test]
 fn a_successor_is_meant_by_the_names_of_its_machine() {
     let mut w = hub_and_spokes();

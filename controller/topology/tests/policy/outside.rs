@@ -36,7 +36,7 @@ fn plain_site(w: &mut World, name: &str, gateway: &str, prefix: &str) {
 }
 
 /// G10: the hub has gateways of both types, and one of the two connection objects with the branch is deleted. The
-/// finding concerns the VPN gateway and names the object that is left.
+/// finding concerns the VPN gateway, and names the connection object that is left.
 #[test]
 fn g10_in_a_hub_with_both_kinds_of_gateways() {
     let (mut w, reports) = (lab(), reports(false));
@@ -60,8 +60,8 @@ fn g10_in_a_hub_with_both_kinds_of_gateways() {
     stopped(&answer, "spoke-vm", "no_gateway", "D7", &["hub-vpn", "revoked"]);
 }
 
-/// R14, E2: a user-defined route to the gateway needs a VPN gateway: an ExpressRoute gateway does not count, and the
-/// remedy differs if the VNet has no gateway at all.
+/// R14, E2: a user-defined route to `VirtualNetworkGateway` needs a VPN gateway. An ExpressRoute gateway is not enough,
+/// and then the remedy is another one than in a VNet without any gateway.
 #[test]
 fn r14_a_user_route_needs_a_vpn_gateway() {
     let mut w = lab();
@@ -82,7 +82,7 @@ fn r14_a_user_route_needs_a_vpn_gateway() {
     );
 }
 
-/// R6: the site's routes are withdrawn because its sessions are down. The text names the sites in which the address
+/// R6: the site's routes are withdrawn because its sessions are down. The text names the sites in which the destination
 /// could be.
 #[test]
 fn r6_a_site_whose_circuit_and_tunnel_are_down() {

@@ -54,7 +54,7 @@ impl Draft<'_> {
     }
 
     /// Checks the two ends of a new or changed connection. The ends of an existing connection are immutable. The
-    /// limits, the second connection between the same ends, and overlaps are checked at creation only.
+    /// limits, the rule against a second connection between the same ends, and overlaps are checked at creation only.
     pub(super) fn check_ends(
         &mut self,
         id: &ResourceId,
@@ -161,7 +161,8 @@ impl Draft<'_> {
     }
 
     /// Checks a new connection to a circuit: the gateway is of type ExpressRoute (E2), the circuit has a private
-    /// peering and is not connected to the gateway already, and both have room for one more connection (X12, X13).
+    /// peering and is not connected to the gateway already, and neither the gateway nor the circuit has reached its
+    /// limit of connections (X12, X13).
     fn check_circuit(
         &mut self,
         id: &ResourceId,
@@ -243,7 +244,7 @@ impl Draft<'_> {
         }
     }
 
-    /// Refuses one more tunnel if the gateway has as many as the settings allow (X8).
+    /// Refuses one more tunnel if the gateway already has as many tunnels as the settings allow (X8).
     fn check_tunnel_limit(&mut self, id: &ResourceId, gateway: &ResourceId) {
         let limit = self.topology.settings.tunnels_per_gateway as usize;
         if self.connections_of(gateway).count() >= limit {

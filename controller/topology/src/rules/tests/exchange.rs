@@ -266,7 +266,7 @@ fn e1_the_route_table_of_a_circuit() {
     let of = |link| w.now.circuit_routes(&circuit, link, &statuses).unwrap();
     let primary = of(CircuitLink::Primary);
     let line = |network: &str| primary.iter().find(|r| r["network"] == network).cloned().unwrap();
-    // The table shows VNets as Azure does, with the ASN of their gateway alone.
+    // As in Azure, the table shows the prefixes of VNets with an AS path that has only the ASN of their gateway.
     for vnet in ["10.10.30.0/24", "10.11.30.0/26"] {
         assert_eq!(
             (&line(vnet)["path"], &line(vnet)["nextHop"]),

@@ -65,7 +65,7 @@ impl Draft<'_> {
         }
         self.check_transit(id, vnet, remote, spec, old, other);
         self.check_transport(id, spec, old, other);
-        // If the two VNets overlap each other, P10 has reported it already.
+        // If the two VNets overlap, the check of P10 has reported that already.
         if spec.use_remote_gateways && disjoint {
             self.check_vpn_before_using(id, &vnet.envelope.id, &remote.envelope.id);
         }
@@ -191,7 +191,7 @@ impl Draft<'_> {
     ) {
         self.check_global_transit(id, vnet, remote, spec);
         // If the other half was created first, its useRemoteGateways could not be checked against this half's
-        // allowGatewayTransit. The check is made up for here.
+        // allowGatewayTransit. So that check is made here.
         if old.is_none()
             && !spec.allow_gateway_transit
             && let Some(other) = other.filter(|o| o.use_remote_gateways)
