@@ -26,8 +26,8 @@ impl Topology {
         rules::apply(self, change, new_guid)
     }
 
-    /// The documents that turn a store with the state `before` into one with the state `self`, ordered by key. Empty if
-    /// the two states are equal.
+    /// The changes of documents, ordered by key, after which a store that had the state `before` has the state `self`.
+    /// Empty if the two states are equal.
     #[must_use]
     pub fn documents_since(&self, before: &Self) -> Vec<DocumentChange> {
         documents::since(self, before)
@@ -64,8 +64,9 @@ impl Topology {
         bgp::learned(self, statuses, gateway)
     }
 
-    /// `getAdvertisedRoutes` of a gateway in ARM's form: for each instance with an agent, the routes that it advertises
-    /// to the peer with the address `peer`. Empty if no peer has this address. `None`: the gateway does not exist.
+    /// `getAdvertisedRoutes` of a gateway in ARM's form: for each instance with an agent, the routes that the instance
+    /// advertises to the peer with the address `peer`. Empty if no peer has this address. `None`: the gateway does not
+    /// exist.
     #[must_use]
     pub fn advertised_routes(
         &self,
@@ -110,7 +111,8 @@ impl Topology {
         bgp::circuit_summary(self, statuses, circuit, link)
     }
 
-    /// The ARM bodies of all items of a collection. `collection` is the path of an item without its last name:
+    /// The ARM bodies of all items of a collection. `collection` is the path of an item without the item's own name at
+    /// the end:
     /// `…/virtualNetworks`, `…/virtualNetworks/v/subnets`, or
     /// `/subscriptions/{s}/providers/Microsoft.Network/virtualNetworks` for all groups of a subscription.
     /// `…/resources`, below a group or a subscription, lists all kinds in short form.

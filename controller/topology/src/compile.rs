@@ -50,8 +50,8 @@ pub fn effective_routes(topology: &Topology, subnet: &ResourceId) -> Option<Vec<
     Compiler::new(topology).effective_routes(subnet)
 }
 
-/// Compiles the configurations of one revision. It borrows the topology, and its methods can be called for any number
-/// of agents and subnets.
+/// Compiles the configurations of one revision. A compiler borrows the topology. The methods can be called for any
+/// number of agents and subnets.
 #[derive(Debug)]
 pub struct Compiler<'t> {
     index: Index<'t>,

@@ -106,8 +106,8 @@ pub fn explain(
     })
 }
 
-/// Whether an ICMP error reaches `source`, the source of the packet that caused it. If the error does not reach it, a
-/// traceroute shows a silent hop.
+/// Whether an ICMP error reaches `source`, the source of the packet that caused it. If the error does not reach
+/// `source`, a traceroute shows a silent hop.
 fn reaches_source(fabric: &mut Fabric<'_>, answer: &Answer, source: IpAddr) -> Result<bool, String> {
     let mut error = Packet::new(answer.address, source, Protocol::Icmp, None, DEFAULT_TTL)?;
     let (at, from) = &answer.start;

@@ -86,12 +86,13 @@ pub fn tables(
     Some(tables.map(|t| t.installed()))
 }
 
-/// The maximum number of rounds of the exchange between agents. In each round a route spreads over one link, so 64
-/// exceeds the length of any real chain of gateways. AS paths stop a route that goes in a circle long before; the limit
-/// only guarantees that the computation ends.
+/// The maximum number of rounds of the exchange between agents. In each round a route spreads over one more link. A
+/// chain of 64 gateways is longer than any in practice. AS paths stop a route that goes in a circle long before; the
+/// limit only guarantees that the computation ends.
 const MAX_ROUNDS: usize = 64;
 
-/// The routes that every gateway and edge has learned. [`Self::routing_state`] derives those of a VM's agent from them.
+/// The routes that every gateway and edge has learned. [`Self::routing_state`] derives the learned routes of a VM's
+/// agent from these routes.
 #[derive(Debug)]
 pub struct LearnedRoutes {
     configs: BTreeMap<AgentId, AgentConfig>,
@@ -144,7 +145,8 @@ impl LearnedRoutes {
             let sender = self.configs.get(&link.peer).filter(|_| advertises);
             let known = sender.and_then(|t| Some((t, self.states.get(&t.agent)?)));
             let Some((sender, known)) = known else { continue };
-            // The compiler orders the links of a configuration by peer, so a binary search finds the link back.
+            // The compiler orders the links of a configuration by peer, so a binary search finds the peer's link back
+            // to the agent.
             let back = sender.links.binary_search_by(|l| l.peer.cmp(&config.agent));
             if let Ok(back) = back {
                 let routes = routes_for_peer(sender, known, &sender.links[back]);

@@ -49,7 +49,8 @@ impl DisjointSet {
             .map(|s| s.3)
     }
 
-    /// The member that contains all of `net`. `None`: no single member does, even if several together do.
+    /// The member that contains all of `net`. `None`: no single member contains `net`, even if several members together
+    /// do.
     pub(crate) fn containing(&self, net: &IpNet) -> Option<IpNet> {
         self.overlapping(net).find(|member| member.contains(net))
     }
@@ -71,7 +72,8 @@ pub(crate) fn overlaps_within(prefixes: &[IpNet]) -> Vec<(usize, usize)> {
     let mut order: Vec<usize> = (0..prefixes.len()).collect();
     order.sort_by_key(|&i| (span(&prefixes[i]).0, span(&prefixes[i]).1, prefixes[i].prefix_len(), i));
     let mut pairs = Vec::new();
-    // In order of the first address, a prefix overlaps an earlier one only if it overlaps the one that ends last.
+    // The prefixes are in the order of their first addresses. So a prefix that overlaps any earlier prefix also
+    // overlaps that earlier prefix which ends last.
     let mut widest: Option<usize> = None;
     for &i in &order {
         let (family, first, last) = span(&prefixes[i]);
@@ -89,8 +91,8 @@ pub(crate) fn overlaps_within(prefixes: &[IpNet]) -> Vec<(usize, usize)> {
     pairs
 }
 
-/// Whether two lists have the same prefixes, in any order and any number of times. The prefixes are not merged: a /16
-/// differs from its two /17.
+/// Whether two lists have the same prefixes, in any order and any number of times. The prefixes are not merged: a list
+/// with a /16 differs from a list with the two halves of this /16.
 pub(crate) fn same_set(a: &[IpNet], b: &[IpNet]) -> bool {
     let sorted = |s: &[IpNet]| s.iter().copied().collect::<BTreeSet<_>>();
     a == b || sorted(a) == sorted(b)

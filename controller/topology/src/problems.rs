@@ -63,8 +63,8 @@ impl Problems {
         self.list.is_empty()
     }
 
-    /// The number of added problems, including those that are only counted. A check compares it before and after to see
-    /// whether it has failed.
+    /// The number of added problems, including those that are only counted. Code compares this number before and after
+    /// a check to see whether the check has found a problem.
     pub(crate) fn len(&self) -> usize {
         self.list.len() + self.unlisted
     }

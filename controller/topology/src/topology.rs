@@ -16,7 +16,7 @@ pub type Map<R> = BTreeMap<ResourceId, Arc<R>>;
 pub(crate) trait Stored: Clone + PartialEq + Serialize + DeserializeOwned + 'static {
     /// All resources of this kind in a topology.
     fn map(topology: &Topology) -> &Map<Self>;
-    /// All resources of this kind, to change a draft's topology.
+    /// All resources of this kind, as a mutable reference, to change a draft's topology.
     fn map_mut(topology: &mut Topology) -> &mut Map<Self>;
     /// The properties that every kind has.
     fn envelope(&self) -> &Envelope;

@@ -126,7 +126,8 @@ impl<'a> Object<'a> {
         exact.or_else(loose).filter(|v| !v.is_null())
     }
 
-    /// A member that is a string, possibly empty. `None`: it is absent; or it is of another type, which is a problem.
+    /// A member that is a string, possibly empty. `None`: the member is absent; or it is of another type, which is a
+    /// problem.
     pub(crate) fn text(&self, name: &str, problems: &mut Problems) -> Option<&'a str> {
         let value = self.get(name)?;
         let text = value.as_str();
@@ -136,7 +137,7 @@ impl<'a> Object<'a> {
         text
     }
 
-    /// A member that is a boolean. `None`: it is absent; or it is of another type, which is a problem.
+    /// A member that is a boolean. `None`: the member is absent; or it is of another type, which is a problem.
     pub(crate) fn boolean(&self, name: &str, problems: &mut Problems) -> Option<bool> {
         let value = self.get(name)?;
         let boolean = value.as_bool();
@@ -146,8 +147,8 @@ impl<'a> Object<'a> {
         boolean
     }
 
-    /// A member that is an integer. `None`: it is absent, of another type, or outside of `range`; the last two are
-    /// problems.
+    /// A member that is an integer. `None`: the member is absent, of another type, or outside of `range`; the last two
+    /// are problems.
     pub(crate) fn integer(&self, name: &str, range: RangeInclusive<i64>, problems: &mut Problems) -> Option<i64> {
         let value = self.get(name)?;
         let Some(number) = value.as_i64() else {
@@ -163,7 +164,7 @@ impl<'a> Object<'a> {
         None
     }
 
-    /// A member that is an object. `None`: it is absent; or it is of another type, which is a problem.
+    /// A member that is an object. `None`: the member is absent; or it is of another type, which is a problem.
     pub(crate) fn object(&self, name: &str, problems: &mut Problems) -> Option<Self> {
         match self.get(name)? {
             Value::Object(map) => Some(Self {
@@ -177,8 +178,8 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// A member that is an object. If it is absent, or of another type, which is a problem, an empty object with the
-    /// member's path.
+    /// A member that is an object. If the member is absent, or is of another type, which is a problem, the result is an
+    /// empty object with the member's path.
     pub(crate) fn object_or_empty(&self, name: &str, problems: &mut Problems) -> Self {
         self.object(name, problems).unwrap_or_else(|| Self {
             map: &EMPTY,
@@ -187,7 +188,8 @@ impl<'a> Object<'a> {
     }
 
     /// A member that is a list of at most `max` items, in order and without nulls. The index in an item's path counts
-    /// the nulls before the item too. `None`: it is absent, of another type, or too long; the last two are problems.
+    /// the nulls before the item too. `None`: the member is absent, of another type, or too long; the last two are
+    /// problems.
     pub(crate) fn list(&self, name: &str, max: usize, problems: &mut Problems) -> Option<Vec<Item<'a>>> {
         let at = self.at(name);
         match self.get(name)? {
@@ -265,8 +267,8 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// A member that is one of the strings `values`, ignoring case; returned in the casing of `values`. `None`: it is
-    /// absent; or it is of another type or value, which is a problem.
+    /// A member that is one of the strings `values`, ignoring case; returned in the casing of `values`. `None`: the
+    /// member is absent; or it is of another type or value, which is a problem.
     pub(crate) fn choice(&self, name: &str, values: &[&'static str], problems: &mut Problems) -> Option<&'static str> {
         let text = self.text(name, problems)?;
         let found = values.iter().find(|v| v.eq_ignore_ascii_case(text)).copied();
@@ -278,8 +280,8 @@ impl<'a> Object<'a> {
         found
     }
 
-    /// A member that is an IP address of either family, as a string. `None`: it is absent or empty; or it is not an
-    /// address, which is a problem.
+    /// A member that is an IP address of either family, as a string. `None`: the member is absent or empty; or it is
+    /// not an address, which is a problem.
     pub(crate) fn address(&self, name: &str, problems: &mut Problems) -> Option<IpAddr> {
         let text = self.text(name, problems).filter(|t| !t.is_empty())?;
         let parsed = text.parse().ok();
@@ -395,9 +397,9 @@ pub(crate) fn missing(problems: &mut Problems, at: &str) {
     );
 }
 
-/// Parses an address prefix, `address/length`. `at`: its field, for messages. If host bits are set, that is a problem,
-/// but the prefix without them is returned, so that other rules are checked in the same request. `None`: it is not a
-/// prefix, which is a problem.
+/// Parses an address prefix, `address/length`. `at`: its field, for messages. Host bits that are set are a problem, but
+/// the prefix without these bits is returned, so that the other rules are checked in the same request. `None`: it is
+/// not a prefix, which is a problem.
 pub(crate) fn prefix(text: &str, at: &str, problems: &mut Problems) -> Option<IpNet> {
     let Some(net) = strict(text) else {
         let message = format!("{at}: '{}' is not an address prefix (address/length)", shown(text));

@@ -1,4 +1,4 @@
-//! The status of a connection, from the reports of the gateway agents on its own side (G12, M8).
+//! The status of a connection, from the reports of the agents of the connection's own gateway, `gateway1` (G12, M8).
 
 use crate::path::shown;
 use crate::resource::{Binding, Connection, ConnectionType};
@@ -11,9 +11,11 @@ use tombolo_proto::status::{LinkState, LinkStatus};
 pub(crate) struct Status {
     /// `Unknown`, `Connecting`, `Connected` or `NotConnected`.
     pub(crate) status: &'static str,
-    /// The bytes of packets inside the tunnels that the gateway's agents have received, by their last reports.
+    /// The bytes that the gateway's agents have received through the tunnels, by the agents' last reports; only the
+    /// packets inside the tunnels count.
     pub(crate) ingress: u64,
-    /// The bytes of packets inside the tunnels that the gateway's agents have sent, by their last reports.
+    /// The bytes that the gateway's agents have sent through the tunnels, by the agents' last reports; only the packets
+    /// inside the tunnels count.
     pub(crate) egress: u64,
     /// `tunnelConnectionStatus`: one entry for each tunnel.
     pub(crate) tunnels: Vec<Value>,

@@ -97,7 +97,7 @@ pub(super) struct Machine<'t> {
 pub(super) struct Circuit<'t> {
     pub(super) resource: &'t ExpressRouteCircuit,
     pub(super) peering: &'t PrivatePeering,
-    /// The agents of the primary and of the secondary edge. `None`: no agent is bound to that link.
+    /// The agents of the primary and of the secondary edge. `None`: no agent is bound to that line.
     pub(super) edges: [Option<&'t Agent>; 2],
     /// The connections to the circuit, ordered by id.
     pub(super) links: Vec<CircuitConnection<'t>>,
@@ -149,8 +149,9 @@ impl Site<'_> {
         Some(IpNet::from(bgp.address))
     }
 
-    /// The name of the device as a link's peer. `None`: its public key or the shared key is missing, so there is no
-    /// link: a tunnel without one of the two would be less secure than requested (G11).
+    /// The name of the device as a link's peer. `None`: the device's public key or the connection's shared key is
+    /// missing. Then there is no link, because a tunnel without one of these keys would be less secure than requested
+    /// (G11).
     pub(super) fn device(&self) -> Option<AgentId> {
         self.local.public_key?;
         self.connection.shared_key.as_ref()?;
@@ -212,8 +213,8 @@ pub(super) struct Tunnel<'t> {
 pub(super) struct Client<'t> {
     /// The position in [`Index::vnets`] of the VNet that uses the gateways.
     pub(super) vnet: usize,
-    /// The hub's half of their peering. Its `remoteAddressSpace` is the part of this VNet that the hub has synced
-    /// (P27).
+    /// The hub's half of their peering. The half's `remoteAddressSpace` is the part of this VNet that the hub has
+    /// synced (P27).
     pub(super) half: &'t Peering,
 }
 
@@ -294,7 +295,7 @@ impl<'t> Index<'t> {
         }
     }
 
-    /// Finds the place of each agent, and from these the owners of addresses and the permitted sources.
+    /// Finds the place of each agent, and from these places the owners of addresses and the permitted sources.
     fn place_agents(&mut self) {
         for agent in self.topology.agents.values().filter(|agent| !agent.revoked) {
             match &agent.binding {

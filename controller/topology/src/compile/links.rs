@@ -205,9 +205,9 @@ pub(super) fn of_circuit_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Insta
     links.finish()
 }
 
-/// The links of the edge of one link of a circuit: to the instances of the gateways that are connected to the circuit,
-/// and to the VMs of these gateways' VNets and of the spokes that use the gateways, because VMs send to the edge
-/// directly (T4). Empty if no agent is bound to the link.
+/// The links of the edge on which one of a circuit's lines ends: to the instances of the gateways that are connected to
+/// the circuit, and to the VMs of these gateways' VNets and of the spokes that use the gateways, because VMs send to
+/// the edge directly (T4). Empty if no agent is bound to that line.
 pub(super) fn of_edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLink) -> Vec<Link> {
     let Some(own) = circuit.edges[link as usize] else {
         return Vec::new();
@@ -251,15 +251,15 @@ pub(super) fn of_edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLin
 }
 
 /// The instances at the far end of a tunnel, the preferred one first. Empty while this side's connection has no shared
-/// key: a tunnel without one would be less secure than requested (G11).
+/// key, because a tunnel without a shared key would be less secure than requested (G11).
 pub(super) fn tunnel_ends<'i, 't>(index: &'i Index<'t>, tunnel: &Tunnel<'t>) -> impl Iterator<Item = &'i Instance<'t>> {
     let keyed = tunnel.connection.shared_key.is_some();
     index.vnets[tunnel.remote].instances.iter().filter(move |_| keyed)
 }
 
-/// The source addresses that a machine of another VNet may use at the receiver: its own, as far as they are within
-/// `synced`, the synced prefixes (P27). An appliance may use all synced addresses of its VNet, even without
-/// `allowForwardedTraffic` (P18). Addresses of the receiver's own space are never permitted (D10).
+/// The source addresses that a machine of another VNet may use at the receiver: the machine's own addresses, as far as
+/// they are within `synced`, the synced prefixes (P27). An appliance may use all synced addresses of its VNet, even
+/// without `allowForwardedTraffic` (P18). Addresses of the receiver's own space are never permitted (D10).
 fn allowed_sources(machine: &Machine<'_>, synced: &[IpNet], own_space: &[IpNet]) -> Vec<IpNet> {
     if machine.forwards() {
         return prefix::subtract(synced, own_space);

@@ -51,8 +51,8 @@ pub(super) fn destination(topology: &Topology, name: &str) -> Result<Endpoint, S
     }
 }
 
-/// The addresses of the packet: the first address of `from` for which `to` has one of the same family, and the first
-/// such address of `to`.
+/// The addresses of the packet: the first address of `from` for which `to` has an address of the same family, and the
+/// first address of `to` of this family.
 ///
 /// # Errors
 /// The two ends have no address family in common.
@@ -180,7 +180,7 @@ fn is_replaced(topology: &Topology, agent: &Agent) -> bool {
     agent.revoked && trusted.any(|a| place(a) == place(agent))
 }
 
-/// The agent of the VM that has a NIC. A revoked agent is returned only if no other one has the NIC.
+/// The agent of the VM that has a NIC. A revoked agent is returned only if no other agent has the NIC.
 pub(super) fn agent_of<'t>(topology: &'t Topology, nic: &ResourceId) -> Option<&'t Agent> {
     let has = |agent: &&Arc<Agent>| matches!(&agent.binding, Binding::Vm { nics, .. } if nics.contains(nic));
     let agents = topology.agents.values().filter(has);

@@ -10,9 +10,10 @@ use tombolo_proto::id::{AgentId, ResourceId};
 
 /// The known location of an address outside of the VNets.
 enum Location<'t> {
-    /// In a site, by its local network gateway or by the announcements of its device.
+    /// The address is in a site, according to the site's local network gateway or the announcements of the site's
+    /// device.
     Site(&'t LocalNetworkGateway),
-    /// On the customer's side of a circuit, by the announcements of the customer.
+    /// The address is on the customer's side of a circuit, according to the customer's announcements.
     Circuit(&'t ExpressRouteCircuit),
 }
 

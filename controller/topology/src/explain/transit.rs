@@ -58,7 +58,7 @@ pub(super) fn refused(
 fn between(topology: &Topology, name: &str, inward: &GatewayConnection, onward: &GatewayConnection) -> Finding {
     let silent: Vec<&GatewayConnection> = [inward, onward].into_iter().filter(|c| !c.exchange).collect();
     // If one of the two connections leads to a site without BGP, forwarding is still allowed when the other connection
-    // uses BGP. So if both lack BGP, the remedy is at the one that does not lead to a site.
+    // uses BGP. So if both connections lack BGP, the remedy is at the connection that does not lead to a site.
     let lacking = silent.iter().find(|c| !c.site).or(silent.first());
     let Some(lacking) = lacking else {
         return Finding::new(

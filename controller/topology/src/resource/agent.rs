@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use tombolo_proto::fabric::Binding;
 use tombolo_proto::id::{AgentId, PublicKey};
 
-/// An agent: a host that has joined. It is bound to one VM, gateway instance or circuit link (D7).
+/// An agent: a host that has joined. The agent is bound to one VM, one instance of a gateway, or one line of a circuit
+/// (D7).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Agent {
     /// The agent's name, unique among all agents including revoked ones.
     pub id: AgentId,
-    /// The machine, gateway instance or circuit link that the agent is bound to.
+    /// The machine, instance of a gateway, or line of a circuit to which the agent is bound.
     pub binding: Binding,
     /// The WireGuard public key, which identifies the agent on links.
     pub public_key: PublicKey,

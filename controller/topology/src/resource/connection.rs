@@ -108,7 +108,7 @@ impl Resource for Connection {
         if !draft.problems.is_empty() {
             return None;
         }
-        // GET never shows the key. A client that reads a body, edits it and writes it back thus sends none, and the
+        // GET never shows the key. So a client that reads a body, edits it and writes it back sends no key, and the
         // stored key stays.
         let kept_key = put.old().and_then(|c| c.shared_key.clone());
         let key = key.map(str::to_owned).or(kept_key);

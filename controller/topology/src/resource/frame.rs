@@ -57,7 +57,7 @@ pub(crate) trait Resource: Stored {
     /// of the request.
     fn check_unused(draft: &mut Draft<'_>, id: &ResourceId, old: &Self);
 
-    /// Removes the resource from the draft, and adds a problem if it is in use.
+    /// Removes the resource from the draft, and adds a problem if the resource is in use.
     fn delete(draft: &mut Draft<'_>, id: &ResourceId, old: &Self) {
         Self::check_unused(draft, id, old);
         Self::map_mut(&mut draft.topology).remove(id);
@@ -300,8 +300,8 @@ pub(crate) fn view<R: Resource>(resource: &R, views: &Views<'_>) -> Value {
 }
 
 impl Draft<'_> {
-    /// Writes a resource into the draft, new or changed. If it differs from the present one, it gets a new etag, each
-    /// changed child gets one too, and [`Resource::after_change`] runs. Otherwise nothing happens.
+    /// Writes a resource into the draft, new or changed. If the resource differs from its present state, the resource
+    /// and each changed child get a new etag, and [`Resource::after_change`] runs. Otherwise nothing happens.
     pub(crate) fn commit<R: Resource>(&mut self, mut new: R) {
         let old = R::map(&self.topology).get(&new.envelope().id).cloned();
         new.renew_children(old.as_deref(), self.new_guid);

@@ -193,8 +193,8 @@ impl NicIpConfiguration {
 }
 
 impl Draft<'_> {
-    /// Checks the subnets of a NIC: all addresses are in one subnet, it is no `GatewaySubnet` (G1), and the NIC stays
-    /// in its VNet.
+    /// Checks the subnets of a NIC: all addresses are in one subnet, this subnet is no `GatewaySubnet` (G1), and the
+    /// NIC stays in its VNet.
     fn check_nic_subnets(&mut self, id: &ResourceId, requested: &[AddressRequest], old: Option<&NetworkInterface>) {
         let Some(first) = requested.first() else { return };
         if let Some(gateway) = requested.iter().find(|w| is_gateway_subnet(&w.subnet.id)) {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 
-/// A public IP address resource. It has no effect: agents report their underlay endpoints themselves.
+/// A public IP address resource. It has no effect, because agents report their underlay endpoints themselves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PublicIpAddress {

@@ -338,8 +338,8 @@ impl Draft<'_> {
         Some(hop)
     }
 
-    /// Checks a route table: no two routes have the same prefix, and it satisfies the rules of each `GatewaySubnet`
-    /// that uses it (R15, R16).
+    /// Checks a route table: no two routes have the same prefix, and the table satisfies the rules of each
+    /// `GatewaySubnet` that uses it (R15, R16).
     fn check_table(&mut self, new: &RouteTable) {
         let mut seen = BTreeMap::new();
         for route in &new.routes {

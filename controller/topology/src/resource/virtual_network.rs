@@ -85,8 +85,8 @@ impl Resource for VirtualNetwork {
                 };
                 let properties = object.object_or_empty("properties", &mut draft.problems);
                 let before = put.old().and_then(|v| find(&v.subnets, &name));
-                // An existing subnet that cannot be read stays, so that its only problem is the reading and not a
-                // deletion.
+                // An existing subnet whose new form cannot be read stays, so that the answer reports only what cannot
+                // be read, and not also a deletion.
                 let read = draft.read_subnet(id, &name, &properties, before);
                 subnets.extend(read.or_else(|| before.cloned()));
             }

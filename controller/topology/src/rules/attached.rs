@@ -84,7 +84,8 @@ impl Draft<'_> {
     }
 
     /// Checks that the external networks of gateways do not overlap: sites with each other and with joined VNets, lines
-    /// with linked VNets. It covers the gateways of the VNets `starts`, and of all VNets that VPN joins with them.
+    /// with linked VNets. The check covers the gateways of the VNets `starts`, and of all VNets that VPN joins with
+    /// these.
     /// `subject` begins the messages. Each violation is reported once.
     pub(crate) fn check_attached(&mut self, target: &ResourceId, subject: &str, starts: &[ResourceId]) {
         let mut all = self.topology.connections.values();

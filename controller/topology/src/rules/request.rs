@@ -15,7 +15,8 @@ use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
 impl Draft<'_> {
-    /// Checks the header `If-Match`: one of its tags must be the etag `current` of the resource `id`, weak or strong;
+    /// Checks the header `If-Match`: one of the header's etags, weak or strong, must be `current`, the etag of the
+    /// resource `id`;
     /// `*` matches any existing resource. Without the header there is nothing to check. `current`: `None` for a
     /// resource that does not exist.
     pub(crate) fn check_if_match(&mut self, if_match: Option<&str>, current: Option<Uuid>, id: &ResourceId) {

@@ -1,5 +1,5 @@
 //! The rule that networks which VPN joins are pairwise disjoint (G16). VPN joins VNets whose gateways are connected,
-//! and VNets that use such a gateway, because it advertises their addresses as its own (P21b).
+//! and VNets that use such a gateway, because the gateway advertises the addresses of these VNets as its own (P21b).
 
 use crate::draft::Draft;
 use crate::lookup::vnet_of;

@@ -1,5 +1,5 @@
-//! The BGP sessions of a gateway. With sites they are real BGP sessions; with other gateways and with edges, ARM shows
-//! the route exchange inside links as sessions.
+//! The BGP sessions of a gateway. Sessions with sites are real BGP sessions. For other gateways and for edges, ARM
+//! shows the route exchange inside the link as a session.
 
 use super::instances::{edge, exchanges, instances, learned_routes};
 use super::time::duration;

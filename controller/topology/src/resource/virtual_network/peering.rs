@@ -299,7 +299,7 @@ impl Draft<'_> {
     }
 
     /// Reads `remoteVirtualNetwork.id`, and returns the stored id of that VNet (P9). A change of the remote VNet of an
-    /// existing half is refused, whether or not the new one exists (P8). `None`: a problem gives the reason.
+    /// existing half is refused, whether or not the requested VNet exists (P8). `None`: a problem gives the reason.
     fn read_remote(&mut self, id: &ResourceId, properties: &Object<'_>) -> Option<ResourceId> {
         if properties.get("remoteVirtualNetwork").is_none() {
             missing(&mut self.problems, &properties.at("remoteVirtualNetwork"));

@@ -25,8 +25,8 @@ pub struct Subnet {
     pub id: ResourceId,
     /// A GUID that is new after each change of the subnet.
     pub etag: Uuid,
-    /// The prefixes, at least one. Each is inside one address range of the VNet and disjoint from the prefixes of other
-    /// subnets (P2).
+    /// The prefixes, at least one. Each prefix is inside one address range of the VNet, and disjoint from the prefixes
+    /// of other subnets (P2).
     pub prefixes: Vec<IpNet>,
     /// The route table of the subnet (R17). `None`: the subnet has system and gateway routes only.
     #[serde(default)]

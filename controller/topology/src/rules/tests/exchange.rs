@@ -149,8 +149,8 @@ fn m7_e9_learned_routes_of_a_gateway() {
         (&by_vpn["nextHop"], &by_vpn["asPath"]),
         (&json!("10.2.30.125"), &json!("65021"))
     );
-    // The ExpressRoute gateway advertises the circuit's routes to the VPN gateway: they are shown with the edge as next
-    // hop, and not advertised further (G20).
+    // The ExpressRoute gateway advertises the circuit's routes to the VPN gateway. The VPN gateway shows these routes
+    // with the edge as next hop, and does not advertise them further (G20).
     let by_circuit = line(&all, "10.2.30.0/25", "10.10.30.133");
     assert_eq!(
         (&by_circuit["origin"], &by_circuit["weight"]),

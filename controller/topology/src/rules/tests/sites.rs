@@ -489,7 +489,8 @@ fn d14_d16_what_a_device_is_told() {
         session.gateway_address,
         "10.1.255.30".parse::<std::net::IpAddr>().unwrap()
     );
-    // D14: the key is bound to both ends and does not depend on their casing; each connection has its own key.
+    // D14: the preshared key is bound to both ends and does not depend on the casing of their ids; each connection has
+    // a preshared key of its own.
     let connection = &w.now.connections[&id];
     assert_eq!(connection.preshared_key(), Some(told.preshared_key));
     let mut upper = (**connection).clone();

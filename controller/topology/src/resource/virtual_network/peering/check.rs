@@ -140,8 +140,9 @@ impl Draft<'_> {
         }
     }
 
-    /// Repeats the checks of P10 and P11 for a VNet with a new address space (P27). They cover all VNets that it is
-    /// peered with, and those that have a half towards it, because their halves will sync the new space.
+    /// Repeats the checks of P10 and P11 for a VNet with a new address space (P27). The checks cover all VNets that the
+    /// VNet is peered with, and also VNets that only have a half towards it, because those halves will sync the new
+    /// space.
     pub(crate) fn check_peers_after_space_change(&mut self, new: &VirtualNetwork) {
         let id = &new.envelope.id;
         let space = DisjointSet::new(&new.address_space);
