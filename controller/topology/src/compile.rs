@@ -125,7 +125,8 @@ impl<'t> Compiler<'t> {
                 ip_forwarding: nic.enable_ip_forwarding,
             });
         }
-        // Packets of the machines without an agent that this host serves use the routes of their own subnet (R20, D8).
+        // This host carries the packets of the machines in its served subnets. These packets use the routes of the
+        // served subnets (R20, D8).
         subnets.extend(machine.served.iter().map(|subnet| (&subnet.id, *subnet)));
 
         let mut spaces = vec![spaces::local_space(vnet)];

@@ -74,8 +74,8 @@ pub enum Push {
     Close(Close),
 }
 
-/// The state of one control stream: the key that opened it, the configuration that the agent runs, and whether one is
-/// in flight. A new stream needs a new value.
+/// The state of one control stream: the key that opened it, the configuration that the agent runs, and whether a
+/// configuration is in flight. A new stream needs a new value.
 #[derive(Debug, Clone)]
 pub struct AgentSync {
     key: String,

@@ -99,7 +99,7 @@ pub(super) fn edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLink) 
 }
 
 /// The customer edge as a BGP neighbour of the edge. The line is one hop, so the session is not multihop, and BFD
-/// detects a failure of the line faster than the hold time of BGP.
+/// detects a failure of the line sooner than BGP's hold time would.
 fn neighbour(circuit: &Circuit<'_>, customer: IpAddr, own: IpAddr, hold_time: u16) -> Neighbour {
     Neighbour {
         id: circuit.resource.envelope.id.clone(),

@@ -87,8 +87,8 @@ pub(super) struct Machine<'t> {
     pub(super) nics: Vec<&'t NetworkInterface>,
     /// The subnets whose machines have no agent and reach the network through this host (D8).
     pub(super) served: Vec<&'t Subnet>,
-    /// The source addresses that the machine may use without IP forwarding: its own, and those of its served subnets
-    /// that no other agent owns. Ordered (D10).
+    /// The source addresses that the machine may use without IP forwarding: its own addresses, and those addresses of
+    /// its served subnets that no other agent owns. Ordered (D10).
     pub(super) sources: Vec<IpNet>,
 }
 
@@ -136,8 +136,8 @@ pub(super) struct Site<'t> {
     pub(super) local: &'t LocalNetworkGateway,
     /// Whether the ends exchange routes: both have BGP enabled, and their ASNs differ (G4).
     pub(super) exchange: bool,
-    /// The site's configured prefixes, without those that overlap the gateway's VNet, to which the VNet's own routes
-    /// lead. Ordered (G7).
+    /// The site's configured prefixes, without those that overlap the gateway's VNet, because packets to such a prefix
+    /// follow the VNet's own routes. Ordered (G7).
     pub(super) prefixes: Vec<IpNet>,
 }
 
@@ -203,8 +203,8 @@ pub(super) struct Tunnel<'t> {
     pub(super) remote: usize,
     /// Whether the ends exchange routes: both have BGP enabled, and their ASNs differ (G4).
     pub(super) exchange: bool,
-    /// The prefixes reachable through the tunnel (G9, P21b), ordered. Prefixes that the other gateway has learned
-    /// elsewhere are left out (D9), and so are those that overlap this VNet (G20).
+    /// The prefixes reachable through the tunnel (G9, P21b), ordered. Prefixes that the other gateway has learned over
+    /// its other connections are left out (D9), and so are prefixes that overlap this VNet (G20).
     pub(super) prefixes: Vec<IpNet>,
 }
 
@@ -429,7 +429,8 @@ impl Vnet<'_> {
     }
 
     /// The prefixes that the VNet's gateways advertise to the far ends of their connections: the VNet's own, and the
-    /// synced ones of the VNets that use the gateways (P21b, E5). Routes that were learned elsewhere are left out (D9).
+    /// synced ones of the VNets that use the gateways (P21b, E5). Prefixes that the gateways have learned over their
+    /// connections are left out (D9).
     /// Ordered.
     pub(super) fn advertised(&self) -> Vec<IpNet> {
         let mut prefixes = self.resource.address_space.clone();

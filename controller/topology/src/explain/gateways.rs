@@ -341,7 +341,7 @@ pub(super) fn far_end(topology: &Topology, id: &ResourceId) -> Finding {
         })
 }
 
-/// Whether all agents of a gateway that are not revoked report that `other` does not answer. False for a gateway
+/// Whether every agent of a gateway, except revoked ones, reports that `other` does not answer. False for a gateway
 /// without agents.
 pub(super) fn reported_down(facts: Facts<'_>, gateway: &ResourceId, other: &AgentId) -> bool {
     let stands_for = |b: &crate::resource::Binding| matches!(b, crate::resource::Binding::Gateway { gateway: g, .. } if g == gateway);

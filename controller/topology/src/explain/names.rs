@@ -166,7 +166,8 @@ fn of_agent(topology: &Topology, agent: &Agent) -> Endpoint {
     }
 }
 
-/// Whether `agent` is revoked and another agent has its binding by now. Names then refer to the new agent only.
+/// Whether `agent` is revoked and another agent has its binding by now. In that case, names refer only to the new
+/// agent.
 fn is_replaced(topology: &Topology, agent: &Agent) -> bool {
     let place = |a: &Agent| match &a.binding {
         Binding::Vm { vm, .. } => vm.key(),

@@ -145,7 +145,7 @@ impl Packet {
         port: Option<u16>,
         ttl: u8,
     ) -> Result<Self, String> {
-        /// The source port: the first ephemeral port of RFC 6335.
+        /// The source port of the packet: the first of the ephemeral ports of RFC 6335.
         const CLIENT_PORT: u16 = 49_152;
         let start = match (source, destination) {
             (IpAddr::V4(s), IpAddr::V4(d)) => PacketBuilder::ipv4(s.octets(), d.octets(), ttl),

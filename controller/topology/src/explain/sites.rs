@@ -26,8 +26,8 @@ pub(super) fn no_route(facts: Facts<'_>, own: &VirtualNetwork, to: IpAddr) -> Fi
     }
 }
 
-/// The location with the longest prefix that contains an address. A default route does not locate an address and is
-/// skipped.
+/// The known location of an address: of all known prefixes that contain the address, the longest one decides. A default
+/// route does not locate an address and is skipped.
 fn location(facts: Facts<'_>, to: IpAddr) -> Option<Location<'_>> {
     let topology = facts.topology;
     let site_of = |connection: &Connection| topology.local_gateways.get(&connection.gateway2);

@@ -28,7 +28,7 @@ pub(super) enum End {
     Delivered(AgentId),
     /// The TTL expired at this agent, which answers with this ICMP error; `None`: it does not answer.
     Expired(AgentId, Option<Answer>),
-    /// The packet left the fabric into a site: over the link with its device, or down the line of an edge.
+    /// The packet left the fabric for a site: over the link with the site's device, or down the line of an edge.
     LeftFabric {
         /// The last agent of the walk.
         agent: AgentId,
@@ -54,7 +54,7 @@ pub(super) struct Answer {
     pub(super) address: IpAddr,
     /// The agent that decides on the error first, and the peer over whose link the error arrives there. An error of the
     /// engine goes back over the link of the packet. An error of the host's kernel enters the agent's own TUN device,
-    /// so it has no link.
+    /// so there is no peer and no link.
     pub(super) start: (AgentId, Option<AgentId>),
 }
 

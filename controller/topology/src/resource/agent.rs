@@ -72,7 +72,7 @@ pub struct JoinToken {
     pub agent: AgentId,
     /// The binding of the agent that joins.
     pub binding: Binding,
-    /// The Unix time, in seconds, from which on the token is invalid. This crate has no clock, so the controller checks
-    /// the time when an agent joins.
+    /// The Unix time, in seconds, at which the token expires. This crate has no clock, so the controller checks the
+    /// time when an agent joins.
     pub expires: u64,
 }

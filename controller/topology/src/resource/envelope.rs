@@ -27,7 +27,7 @@ pub struct Envelope {
     pub echoed: serde_json::Map<String, serde_json::Value>,
 }
 
-/// A resource group: a region, tags, and all resources whose ids begin with its own.
+/// A resource group: a region, tags, and all resources whose ids begin with the id of the group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ResourceGroup {

@@ -28,8 +28,8 @@ pub struct ExpressRouteCircuit {
     pub private_peering: Option<PrivatePeering>,
 }
 
-/// The maximum length of a body's list of peerings. ARM has three types of peerings, and a circuit has at most one
-/// peering of each.
+/// The maximum number of peerings in a circuit's body: ARM has three types of peerings, and a circuit has at most one
+/// of each type.
 const MAX_PEERINGS: usize = 3;
 
 /// The properties that are kept and shown, with Azure's defaults. Three of their members have a further effect: the SKU's

@@ -51,7 +51,8 @@ pub struct SiteBgp {
     pub address: IpAddr,
 }
 
-/// The port of the examples in WireGuard's documentation. WireGuard itself has no default.
+/// The UDP port of a site's device if the body has none. It is the port of the examples in WireGuard's documentation,
+/// because WireGuard itself has no default.
 const DEFAULT_PORT: u16 = 51820;
 
 impl Resource for LocalNetworkGateway {

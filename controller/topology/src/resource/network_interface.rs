@@ -47,7 +47,7 @@ pub struct NicIpConfiguration {
 /// Azure's maximum number of private IP addresses of a network interface.
 const MAX_IP_CONFIGURATIONS: usize = 256;
 
-/// The properties that are kept and shown without any effect.
+/// The properties that are kept and shown, but have no effect.
 const ECHOED: Echoed = Echoed {
     properties: &[
         ("enableAcceleratedNetworking", Shape::Bool),

@@ -36,7 +36,7 @@ pub struct Settings {
     pub probe_hold: u32,
 }
 
-/// The hold time of Azure's gateways, in seconds (E4).
+/// The default hold time of BGP sessions, in seconds: the hold time of Azure's gateways (E4).
 const BGP_HOLD_TIME: u16 = 180;
 
 /// The time whose rules apply wherever Azure's rules have changed since.

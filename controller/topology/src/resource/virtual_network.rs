@@ -39,7 +39,7 @@ pub struct VirtualNetwork {
     pub peerings: Vec<Peering>,
 }
 
-/// The properties that are kept and shown without any effect, with Azure's defaults.
+/// The properties that are kept and shown, but have no effect, with Azure's defaults.
 const ECHOED: Echoed = Echoed {
     top: &[("extendedLocation", Shape::Object)],
     properties: &[

@@ -76,7 +76,7 @@ pub struct GatewayIpConfiguration {
     pub public_ip_address: Option<ResourceId>,
 }
 
-/// The properties that are kept and shown without any effect.
+/// The properties that are kept and shown, but have no effect.
 const ECHOED: Echoed = Echoed {
     properties: &[
         ("vpnGatewayGeneration", Shape::Text),

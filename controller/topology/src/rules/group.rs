@@ -111,8 +111,8 @@ impl Draft<'_> {
         true
     }
 
-    /// Adds a problem for each VM in a group that an agent is bound to. A VM has no stored document, so the loop over
-    /// stored kinds does not find it (D7).
+    /// Adds a problem for each VM of a group to which an agent is bound. A VM has no stored document, so a loop over
+    /// the stored resources does not find VMs (D7).
     fn check_no_agent_inside(&mut self, group: &ResourceGroup) {
         let inside = |vm: &ResourceId| ArmPath::parse(vm.as_str()).is_ok_and(|p| p.group_id() == group.id);
         let agents = self.topology.agents.values().filter(|a| !a.revoked);

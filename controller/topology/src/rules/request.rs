@@ -42,8 +42,8 @@ impl Draft<'_> {
         }
     }
 
-    /// The id of a new top-level resource at `path`: the part that names the group in the group's casing, the rest as
-    /// in the request.
+    /// The id of a new top-level resource at `path`: the part that names the group has the casing of the group's
+    /// creation, and the rest has the casing of the request.
     pub(crate) fn new_id(group: &ResourceGroup, path: &ArmPath) -> ResourceId {
         let own = path.id();
         let tail = own.as_str().get(group.id.as_str().len()..).unwrap_or_default();

@@ -24,8 +24,8 @@ use tombolo_topology::resource::{
 };
 use uuid::Uuid;
 
-/// Adds a gateway with one instance at `address`, and an agent for it. Both have the name `name`. `bgp`: the gateway's
-/// BGP address.
+/// Adds a gateway with one instance at `address`, and an agent for this instance. Gateway and agent have the name
+/// `name`. `bgp`: the gateway's BGP address.
 pub(crate) fn gateway(w: &mut World, name: &str, vnet: &str, kind: GatewayKind, asn: u32, address: &str, bgp: &str) {
     let gateway = id("virtualNetworkGateways", name);
     let resource = VirtualNetworkGateway {
@@ -207,7 +207,7 @@ pub(crate) fn lab() -> World {
     w
 }
 
-/// The announcements of the customers and of the device of location 1, as the agents report them. `cut`: whether
+/// The routes that the customers and the device of location 1 announce, as the agents report them. `cut`: whether
 /// location 1 has lost its circuit, so that only its VPN device announces location 1.
 pub(crate) fn reports(cut: bool) -> LearnedReports {
     let route = |prefix: &str, asn| Route {
@@ -293,8 +293,8 @@ fn every_vnet_knows_exactly_what_the_published_lab_says() {
     );
 }
 
-/// E11: location 1 loses its circuit. In the hub the standby route by VPN takes over. The remote VNet knew location 1
-/// only by the circuit, so it has no route any more.
+/// E11: location 1 loses its circuit. In the hub, the standby route by VPN becomes active. The remote VNet had a route
+/// to location 1 only by the circuit, so it has no route to location 1 any more.
 #[test]
 fn e11_the_vpn_takes_over_what_it_knows() {
     let (w, reports) = (lab(), reports(true));
@@ -472,8 +472,8 @@ pub(super) fn fate(
 }
 
 /// T6: VPN gateways do not decrement the TTL of packets from a site, whether the packets come from the site's device or
-/// through another gateway. They do decrement it for packets from a VNet, and with the other setting for packets from a
-/// site too.
+/// through another gateway. VPN gateways do decrement the TTL of packets from a VNet, and with the other setting also
+/// of packets from a site.
 #[test]
 fn t6_packets_of_a_site_keep_their_ttl_in_vpn_gateways() {
     let (mut w, reports) = (lab(), reports(false));
@@ -726,8 +726,8 @@ fn g4_equal_asns_exchange_nothing() {
     assert!(gateway_routes(&w, &reports(false), "branch-vm").is_empty());
 }
 
-/// G22: a gateway rejects a site's route that has the gateway's ASN in its path, and a route for a VNet's range or a
-/// part of it. It accepts a larger prefix.
+/// G22: a gateway rejects a site's route that has the gateway's ASN in its AS path, and a site's route for the range of
+/// a joined VNet or for a part of that range. The gateway accepts a route for a larger prefix.
 #[test]
 fn g22_what_a_site_may_not_announce_is_not_taken() {
     let (w, mut reports) = (lab(), reports(false));
@@ -782,8 +782,8 @@ fn d16_a_site_without_keys_has_no_link() {
 
 /// Checks a mesh of `count` VNets, each with a VPN gateway and a site. Two networks reach each other, in both
 /// directions, exactly if a chain of connections with route exchange joins them (G18, G19, G22). No packet loops.
-/// `joined`: the connections between two gateways by number, each with or without BGP. `plain`: whether each site is
-/// without BGP, so that its prefix is configured (G18).
+/// `joined`: the connections, each as the numbers of its two gateways and whether it uses BGP. `plain`: for each site,
+/// whether it is without BGP, so that its prefix is configured (G18).
 fn mesh(joined: &[(usize, usize, bool)], count: usize, plain: &[bool]) {
     let mut w = World::default();
     let mut reports = LearnedReports::default();

@@ -256,7 +256,7 @@ fn p21d_spoke_to_spoke_by_the_vpn_gateway() {
 }
 
 /// P25, D9: hub and branch are joined by VPN and peered. They use the peering, and a spoke of the hub stays on the VPN.
-/// When one half of the peering is gone, hub and branch use the VPN again.
+/// After one half of the peering is deleted, hub and branch use the VPN again.
 #[test]
 fn p25_d9_peering_beats_the_vpn_for_its_own_vnets_only() {
     let mut w = hub_and_spokes();

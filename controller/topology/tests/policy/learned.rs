@@ -1,6 +1,6 @@
 //! A site's announcements do not permit the site to send from other networks' addresses (D10, G22, G24), not even if
-//! they cover these networks. This holds at every agent that learns the routes: the gateway, VMs of the hub and of its
-//! spokes, and another VNet's VMs.
+//! the announced prefixes cover these networks. This holds at every agent that learns the routes: the gateway, VMs of
+//! the hub and of its spokes, and another VNet's VMs.
 
 use crate::circuits::{fate, lab, reports};
 use crate::world::{agent, id, nets};

@@ -92,7 +92,8 @@ fn d6_transport_of_links() {
     assert_eq!(link(&w, "hub-gw", "branch-gw"), Some((Transport::WireGuard, false)));
 }
 
-/// D6, D15: the peers of an agent get its number of lanes and, where QUIC is allowed, its QUIC endpoint.
+/// D6, D15: the configurations of an agent's peers have the agent's number of lanes and, where QUIC is allowed, the
+/// agent's QUIC endpoint.
 #[test]
 fn d6_d15_second_ports_and_lanes_of_links() {
     let mut w = hub_and_spokes();
@@ -146,8 +147,8 @@ fn d8_served_subnets() {
     assert!(matches!(&host.role, Role::Vm { served, .. } if *served == nets("10.1.1.0/24")));
 }
 
-/// D10, P18: an appliance may forward from any source inside its own VNet. To a peer it may forward foreign sources
-/// only if the receiver's half has allowForwardedTraffic.
+/// D10, P18: an appliance may forward from any source inside its own VNet. To a peered VNet, an appliance may forward
+/// packets with foreign sources only if the receiver's half has allowForwardedTraffic.
 #[test]
 fn p18_d10_foreign_sources() {
     let mut w = hub_and_spokes();
@@ -175,8 +176,8 @@ fn p18_d10_foreign_sources() {
     );
 }
 
-/// P18: an appliance needs no flag to forward for machines of its own VNet. The rule concerns only sources outside of
-/// that VNet.
+/// P18: an appliance needs no flag to forward for machines of its own VNet. allowForwardedTraffic concerns only sources
+/// outside of that VNet.
 #[test]
 fn p18_an_appliance_may_forward_for_its_own_vnet() {
     let w = hub_and_spokes();
@@ -189,8 +190,8 @@ fn p18_an_appliance_may_forward_for_its_own_vnet() {
     );
 }
 
-/// P21c: the spoke's machines have links with the hub's gateway itself. P21a: over them the gateway may relay packets
-/// from the branch.
+/// P21c: the spoke's machines have links with the hub's gateway itself. P21a: over these links the gateway may relay
+/// packets from the branch.
 #[test]
 fn p21_gateway_links() {
     let w = hub_and_spokes();

@@ -1,5 +1,5 @@
-//! The texts of `explain` if a gateway, site or circuit is missing on the path: they name the missing object, the rule
-//! and the remedy.
+//! The texts of `explain` for a path on which something about a gateway, site or circuit is missing: they name what is
+//! missing, the rule and the remedy.
 
 use crate::circuits::{connection_mut, gateway, lab, reports};
 use crate::explain::stopped;
@@ -116,7 +116,8 @@ fn r6_a_site_whose_circuit_and_tunnel_are_down() {
     stopped(&answer, "a-vm", "route_none", "R1", &words);
 }
 
-/// E7, E8: the text names the circuit that leads to the address, and the change that would connect this VNet to it.
+/// E7, E8: the text names the circuit that leads to the address, and the change that would connect this VNet to that
+/// circuit.
 #[test]
 fn e7_e8_sites_behind_other_circuits() {
     let (mut w, reports) = (lab(), reports(false));
@@ -239,8 +240,8 @@ fn g19_the_connections_without_bgp_are_named() {
     }
 }
 
-/// G9, R3, G11, D16: the address is in a site that has no connection, or no connection to a gateway of this VNet, or a
-/// connection without one of its keys.
+/// G9, R3, G11, D16: the address is in a site that has no connection, or that has none to a gateway of this VNet, or
+/// whose connection lacks a key.
 #[test]
 fn g9_sites_that_are_not_joined() {
     let (mut w, reports) = (lab(), reports(false));

@@ -82,8 +82,8 @@ fn r2_reserved_blocks() {
     );
 }
 
-/// R4: peering routes exist only while both halves are Connected. Every subnet has one for each prefix of the remote
-/// VNet.
+/// R4: peering routes exist only while both halves are Connected. Every subnet has one peering route for each prefix of
+/// the remote VNet.
 #[test]
 fn r4_peering_routes_follow_state() {
     let mut w = World::default();
@@ -104,8 +104,8 @@ fn r4_peering_routes_follow_state() {
     assert_eq!((has(&w, "a/one"), has(&w, "b/s")), (0, 0), "Disconnected");
 }
 
-/// P27: a remote VNet gets a new prefix. Until the half is synced, it routes only the prefixes that it has synced
-/// before.
+/// P27: a remote VNet gets a new prefix. Until the half is synced, subnets have routes only for the prefixes that the
+/// half has synced before.
 #[test]
 fn p27_old_prefixes_until_sync() {
     let mut w = World::default();

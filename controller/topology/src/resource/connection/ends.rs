@@ -9,8 +9,8 @@ use std::sync::Arc;
 use tombolo_proto::config::GatewayKind;
 use tombolo_proto::id::ResourceId;
 
-/// The maximum numbers of circuits that a gateway can be connected to, in one peering location and in all (X12). They
-/// are Azure's.
+/// The maximum numbers of circuits to which a gateway can be connected: in one peering location, and in all locations
+/// together (X12). The numbers are Azure's.
 const CIRCUITS_PER_GATEWAY: (usize, usize) = (4, 16);
 
 /// The far end of a connection.

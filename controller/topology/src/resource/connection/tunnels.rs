@@ -9,7 +9,8 @@ use crate::rules::address::{find_subnet, used_addresses};
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 
-/// A circuit has a primary and a secondary line, with one tunnel to the edge of each (E1).
+/// The number of tunnels of a connection to a circuit: one to the edge of the primary line, and one to the edge of the
+/// secondary line (E1).
 const TUNNELS_PER_CIRCUIT: usize = 2;
 
 impl Draft<'_> {

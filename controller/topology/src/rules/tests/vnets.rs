@@ -124,7 +124,7 @@ fn p3_ranges_prefixes_and_subnets_in_use_stay() {
         ["InUsePrefixCannotBeDeleted"]
     );
     w.subnet("hub", "t", "10.0.2.0/24").unwrap();
-    // A subnet with a NIC cannot be removed by any operation that would remove it.
+    // A subnet with a NIC cannot be removed: every operation that would remove the subnet is refused.
     let refused = w.delete(&net("virtualNetworks/hub/subnets/s")).unwrap_err();
     assert_eq!(refused.problems[0].code, "InUseSubnetCannotBeDeleted");
     assert!(
