@@ -45,8 +45,8 @@ impl LearnedReports {
 }
 
 /// The effective routes of a network interface: the configured routes of the subnet of its primary address, and the
-/// routes that the agent of its VM has learned (R20, R21). They are computed from the topology and the reports; no
-/// agent is asked. If the interface has no agent, or only a revoked one, the result is the configured routes alone.
+/// routes that the agent of its VM has learned (R20, R21). The routes are computed from the topology and the reports;
+/// no agent is asked. If the interface has no agent, or only a revoked one, the result is the configured routes alone.
 /// `None`: the interface or its subnet does not exist.
 #[must_use]
 pub fn effective_routes(

@@ -24,8 +24,8 @@ fn span(net: &IpNet) -> (bool, u128, u128) {
 pub(crate) struct DisjointSet(Vec<(bool, u128, u128, IpNet)>);
 
 impl DisjointSet {
-    /// Sorts the prefixes. They are not checked: if they overlap each other, queries can miss some overlaps. Another
-    /// rule reports that case in the same request.
+    /// Sorts the prefixes. The prefixes are not checked: if prefixes of the set overlap, queries can miss some
+    /// overlaps. Another rule reports overlapping prefixes in the same request.
     pub(crate) fn new(prefixes: &[IpNet]) -> Self {
         let mut spans: Vec<_> = prefixes
             .iter()
@@ -208,7 +208,7 @@ pub(crate) fn last_free(prefix: &IpNet, used: &BTreeSet<IpAddr>) -> Option<IpAdd
     None
 }
 
-/// Whether a prefix has at least 32 addresses: an IPv4 /27, an IPv6 /123, or shorter.
+/// Whether a prefix has at least 32 addresses: an IPv4 /27, an IPv6 /123, or a shorter prefix.
 pub(crate) fn holds_32(prefix: &IpNet) -> bool {
     prefix.max_prefix_len() - prefix.prefix_len() >= 5
 }

@@ -35,8 +35,8 @@ impl Close {
     }
 }
 
-/// Checks that the holder of a certificate key is the agent and is not revoked. `agent`: the agent with the
-/// certificate's name. `key`: as in [`Agent::certificate_key`]; the case of the hex digits does not matter.
+/// Checks that a certificate key is the present key of the agent, and that the agent is not revoked. `agent`: the agent
+/// with the certificate's name. `key`: as in [`Agent::certificate_key`]; the case of the hex digits does not matter.
 ///
 /// # Errors
 /// No agent has the name, the agent is revoked, or it has another key.

@@ -61,8 +61,8 @@ macro_rules! define_topology {
 }
 each_kind!(define_topology);
 
-/// The state that agents report. ARM bodies show it in properties that are not desired state (`connectionStatus`, byte
-/// counters).
+/// The state that agents report. ARM bodies show this state in properties that are not desired state
+/// (`connectionStatus`, byte counters).
 #[derive(Debug, Clone, Default)]
 pub struct AgentStatuses {
     /// The last status that each agent has reported. It stays after the agent's control stream ends.

@@ -217,7 +217,7 @@ fn tunnel_state(link: &LinkStatus, end: &str) -> (&'static str, Option<String>) 
 }
 
 impl Tunnel {
-    /// The entry of `tunnelConnectionStatus`. It has the member `reason` only if the tunnel has a reason.
+    /// The entry of `tunnelConnectionStatus`. The entry has the member `reason` only if the tunnel has a reason.
     fn view(&self) -> Value {
         let mut view = json!({
             "tunnel": self.name,

@@ -27,7 +27,7 @@ pub(super) fn local_space(vnet: &Vnet<'_>) -> Space {
 }
 
 /// The owners of another VNet's addresses within `prefixes`, the synced address space. An address that is not synced
-/// yet has no owner here (P27).
+/// yet has no owner in the result (P27).
 pub(super) fn owners_within(vnet: &Vnet<'_>, prefixes: &[IpNet]) -> Vec<Owner> {
     let known = |owner: &&Owner| prefix::covered(&owner.prefix, prefixes);
     vnet.owners.iter().filter(known).cloned().collect()

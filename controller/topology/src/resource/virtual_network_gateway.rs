@@ -40,8 +40,8 @@ pub struct VirtualNetworkGateway {
     pub enable_bgp: bool,
     /// The ASN, by default 65515 (G4).
     pub asn: u32,
-    /// `bgpPeeringAddress`: by default the last free address of `GatewaySubnet` (G4). On an ExpressRoute gateway it
-    /// cannot be set and is not shown: it is the address of the first instance.
+    /// `bgpPeeringAddress`: by default the last free address of `GatewaySubnet` (G4). On an ExpressRoute gateway the
+    /// BGP address cannot be set and is not shown: it is the address of the first instance.
     pub bgp_peering_address: IpAddr,
     /// `sku.name`: kept and shown only.
     pub sku: String,

@@ -184,7 +184,7 @@ impl Draft<'_> {
     }
 
     /// Parses the list of prefixes `name`, in its order, each with its field for messages. Wrong prefixes are problems
-    /// and are left out. `None`: the list is absent, or it is no list or too long, which is a problem.
+    /// and are left out. `None`: the member is absent; or it is not a list, or has too many items, which is a problem.
     pub(crate) fn prefixes(&mut self, object: &Object<'_>, name: &str) -> Option<Vec<(IpNet, String)>> {
         let items = object.list(name, MAX_ITEMS, &mut self.problems)?;
         let mut result = Vec::new();

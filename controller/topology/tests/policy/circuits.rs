@@ -672,8 +672,8 @@ fn e4_one_edge_down_leaves_the_other() {
     assert!(routes.contains(&"10.1.31.0/25 10.10.30.135".to_owned()), "{routes:?}");
 }
 
-/// E12, R7 step 4: of two circuits' routes for one prefix, the route with the higher weight wins, then the route with
-/// the shorter AS path. If both are equal, the two circuits share the flows.
+/// E12, R7 step 4: of two circuits' routes for one prefix, the route with the higher weight wins; if the weights are
+/// equal, the route with the shorter AS path wins. If weight and AS path are equal, the two circuits share the flows.
 #[test]
 fn e12_the_weight_decides_then_the_path_then_flows_are_shared() {
     let mut w = lab();

@@ -216,7 +216,8 @@ fn p21_t5_spoke_to_branch() {
     assert_eq!(trace(&ask(&w, "hub-vm", "branch-vm")), ["10.1.255.4", "*", "10.4.0.4"]);
 }
 
-/// P21: if one of the two flags is off, the routes are withdrawn, and the text names the flag.
+/// P21: if allowGatewayTransit or useRemoteGateways is off, the routes are withdrawn, and the text names the flag that
+/// is off.
 #[test]
 fn p20_the_missing_flag_is_named() {
     let mut w = hub_and_spokes();
@@ -321,8 +322,9 @@ fn r16_inspection_between_gateway_and_spoke() {
     assert_eq!(trace(&answer), ["10.1.0.5", "10.1.255.4", "*", "10.4.0.4"]);
 }
 
-/// P18: a spoke's appliance may send foreign sources to the hub's gateway only if the hub's half has
-/// allowForwardedTraffic. D9: even then the far gateway accepts only sources that the hub's gateway may relay.
+/// P18: a spoke's appliance may send packets with foreign sources to the hub's gateway only if the hub's half has
+/// allowForwardedTraffic. D9: even with allowForwardedTraffic, the far gateway accepts only packets with sources that
+/// the hub's gateway may relay.
 #[test]
 fn p18_d9_foreign_sources_at_gateways() {
     let mut w = hub_and_spokes();

@@ -251,8 +251,8 @@ fn d9_no_relay_between_gateway_and_plain_peerings() {
     assert!(!covers(&w.link("branch-gw", "hub-gw").unwrap().sources, "10.5.0.4"));
 }
 
-/// G9: the permitted sources of a tunnel are the far VNet and the spokes that use its gateway, without the receiver's
-/// own networks.
+/// G9: the permitted sources of a tunnel are the prefixes of the far VNet and of the spokes that use the far gateway,
+/// without the receiver's own networks.
 #[test]
 fn g9_sources_of_a_connection() {
     let mut w = hub_and_spokes();

@@ -300,7 +300,7 @@ fn g9_sites_that_are_not_joined() {
 }
 
 /// D9: a spoke sends to a VNet that is only peered with the hub, through the hub's gateway. The text names the flags
-/// with which that VNet would use the gateway.
+/// with which the destination's VNet would use the gateway.
 #[test]
 fn d9_the_flags_that_a_gateways_relay_needs_are_named() {
     let mut w = hub_and_spokes();

@@ -155,8 +155,8 @@ fn p24_not_transitive() {
 }
 
 /// R5, P21: (a) the spoke gets the routes of the hub's gateway, with that gateway as next hop. (b) The branch gets the
-/// spokes' prefixes as part of the hub. (d) Spokes do not learn each other's prefixes. Without one of the two flags,
-/// the routes of (a) and (b) are withdrawn.
+/// spokes' prefixes as part of the hub. (d) Spokes do not learn each other's prefixes. Without allowGatewayTransit or
+/// without useRemoteGateways, the routes of (a) and (b) are withdrawn.
 #[test]
 fn p21_gateway_transit() {
     let w = hub_and_spokes();

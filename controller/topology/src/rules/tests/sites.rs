@@ -22,7 +22,8 @@ fn bgp(asn: u32, address: &str) -> Value {
     json!({"bgpSettings": {"asn": asn, "bgpPeeringAddress": address}})
 }
 
-/// A hub with a VPN gateway. It is peered with a spoke, and its gateway is connected to that of a branch.
+/// A hub with a VPN gateway. The hub is peered with a spoke, and the hub's gateway is connected to the gateway of a
+/// branch.
 fn world() -> World {
     let mut w = World::new();
     for (name, prefix) in [
@@ -273,8 +274,8 @@ fn g16_sites_of_joined_gateways_are_disjoint() {
     ] {
         assert!(message.contains(part), "{part}: {message}");
     }
-    // A gateway that is not joined with the hub can have an overlapping site. Then no connection can join the two
-    // gateways, not even over a third one.
+    // A gateway that is not joined with the hub can have an overlapping site. While the two sites overlap, no
+    // connection can join their gateways, not even over a third gateway.
     w.connect_site("twin", "far", "twin", json!({})).unwrap();
     assert_eq!(codes(w.connect("far-branch", "far", "branch")), overlap);
     w.site("twin", &["10.8.0.0/16"], json!({})).unwrap();
