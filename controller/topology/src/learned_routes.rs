@@ -17,7 +17,8 @@ use tombolo_proto::route::{EffectiveRoute, Route};
 /// The parts of the agents' reports on which learned routes depend: facts that no configuration contains.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LearnedReports {
-    /// For each agent, the routes that it has learned by BGP, by neighbour: the connection of a site, or the circuit.
+    /// For each agent, the routes that it has learned by BGP, keyed by the neighbour: the connection of a site, or the
+    /// circuit.
     pub learned: BTreeMap<AgentId, BTreeMap<ResourceId, Arc<Vec<Route>>>>,
     /// For each agent, the peers that the agent reports as not answering.
     pub down: BTreeMap<AgentId, BTreeSet<AgentId>>,

@@ -20,7 +20,8 @@ fn span(net: &IpNet) -> (bool, u128, u128) {
     }
 }
 
-/// A set of pairwise disjoint prefixes, sorted for overlap queries: each is a binary search and a walk over the result.
+/// A set of pairwise disjoint prefixes, sorted for overlap queries: each query is a binary search and a walk over the
+/// result.
 pub(crate) struct DisjointSet(Vec<(bool, u128, u128, IpNet)>);
 
 impl DisjointSet {

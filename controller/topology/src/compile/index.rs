@@ -65,8 +65,8 @@ pub(super) struct Vnet<'t> {
     pub(super) er_gateway: Option<&'t VirtualNetworkGateway>,
     /// The agents of the ExpressRoute gateway, in order of its `ipConfigurations`.
     pub(super) er_instances: Vec<Instance<'t>>,
-    /// The connections of the ExpressRoute gateway to circuits, ordered by id: positions in [`Index::circuits`] and in
-    /// [`Circuit::links`].
+    /// The connections of the ExpressRoute gateway to circuits, ordered by id. Each item is a position in
+    /// [`Index::circuits`] and a position in [`Circuit::links`] of that circuit.
     pub(super) circuits: Vec<(usize, usize)>,
     /// The connections of the VPN gateway that exist on both sides, ordered by id.
     pub(super) tunnels: Vec<Tunnel<'t>>,

@@ -269,8 +269,8 @@ fn allowed_sources(machine: &Machine<'_>, synced: &[IpNet], own_space: &[IpNet])
     prefix::subtract(&sources, own_space)
 }
 
-/// Whether a machine of a peered VNet may send from foreign sources: the receiver's half decides whether an appliance
-/// may forward them (P18).
+/// Whether a machine of a peered VNet may send packets with foreign sources: only an appliance may, and only if the
+/// receiver's half allows it (P18).
 fn foreign_sources_of_peer(machine: &Machine<'_>, allow_forwarded: bool) -> ForeignSources {
     match machine.forwards() && allow_forwarded {
         true => ForeignSources::OutsideOwnSpace,

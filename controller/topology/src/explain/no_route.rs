@@ -9,7 +9,8 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 
-/// Explains why the only route from the VNet `vnet` to the address `to` is the system route to `Internet` or `None`.
+/// Explains why the only route from the VNet `vnet` to the address `to` is the system route with the next hop type
+/// `Internet` or `None`.
 /// The first cause that applies is returned.
 pub(super) fn no_route(facts: Facts<'_>, vnet: &ResourceId, to: IpAddr) -> Finding {
     let topology = facts.topology;

@@ -1,5 +1,5 @@
-//! Walks a packet from agent to agent. Each agent decides with its own configuration; between two decisions the kernel
-//! of an appliance forwards (R12, D23).
+//! Walks a packet from agent to agent. Each agent decides with its own configuration; between two decisions of an
+//! appliance's agent, the appliance's kernel forwards the packet (R12, D23).
 
 use super::answer::{Hop, Ingress, MatchedRoute, Stop, Walk};
 use super::finding::Facts;

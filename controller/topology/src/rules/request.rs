@@ -1,5 +1,5 @@
-//! Checks and readers that the requests of all kinds share: preconditions, names, envelopes, references, lists of
-//! prefixes.
+//! Checks and readers that the requests of all kinds share: preconditions, names, the members that all kinds have,
+//! references, lists of prefixes.
 
 use crate::arm::body::{MAX_ITEMS, Object, Shape, missing, prefix};
 use crate::draft::Draft;

@@ -436,8 +436,8 @@ fn traces_from_vnets_are_the_published_ones() {
 }
 
 /// The decision of the agent `at` on a packet that it gets over the link with `from` (`None`: from its host):
-/// `deliver`, the name of the next agent, that name and ` -1` if the TTL is decremented, `answers` for an ICMP error,
-/// or the name of the drop reason.
+/// `deliver`, the name of the next agent, that name followed by ` -1` if the TTL is decremented, `answers` for an ICMP
+/// error, or the name of the drop reason.
 pub(super) fn fate(
     w: &World,
     reports: &LearnedReports,

@@ -1,5 +1,5 @@
-//! The rules of a gateway's type, place and BGP settings (G1 to G4). Among them: one gateway of each type in a VNet
-//! (G2, X7), no gateway in a VNet with useRemoteGateways (P20), and the route table of `GatewaySubnet` (R16).
+//! The rules of a gateway's type, place and BGP settings (G1 to G4). Among them: at most one gateway of each type in a
+//! VNet (G2, X7), no gateway in a VNet with useRemoteGateways (P20), and the route table of `GatewaySubnet` (R16).
 
 use crate::arm::body::Object;
 use crate::draft::Draft;
@@ -81,9 +81,9 @@ impl Draft<'_> {
         name.map_or_else(before, str::to_owned)
     }
 
-    /// Checks the place of a gateway: it is in one `GatewaySubnet` (G1) and stays there, its VNet has one gateway of
-    /// each type (G2), no peering of the VNet has useRemoteGateways (P20), and the route table of the subnet is allowed
-    /// (R16). The last two rules are checked for a new gateway only.
+    /// Checks the place of a gateway: it is in one `GatewaySubnet` (G1) and stays there, its VNet has at most one
+    /// gateway of each type (G2), no peering of the VNet has useRemoteGateways (P20), and the route table of the subnet
+    /// is allowed (R16). The last two rules are checked for a new gateway only.
     pub(super) fn check_gateway_place(
         &mut self,
         id: &ResourceId,
