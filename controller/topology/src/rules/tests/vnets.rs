@@ -500,8 +500,8 @@ fn deleting_a_group_takes_its_contents_or_says_what_stands_in_the_way() {
     w.put(&net("routeTables/t"), json!({"location": "region1"})).unwrap();
     w.put(&net("publicIPAddresses/p"), json!({"location": "region1"}))
         .unwrap();
-    // Two things in another group block the deletion of the group: a NIC in the group's VNet, and a peering that would
-    // lose its other half.
+    // Another group has a NIC in the group's VNet, which blocks the deletion of the group, and a half of a peering with
+    // that VNet, which does not block it.
     let nic = json!({"location": "region1", "properties": {"ipConfigurations": [
         {"name": "c", "properties": {"subnet": {"id": net("virtualNetworks/hub/subnets/s")}}}]}});
     let outside = net("networkInterfaces/outside").replace("/lab/", "/other/");
