@@ -1,5 +1,5 @@
-//! The operations on a topology. They apply a change, read stored documents, compute those that a change alters, and
-//! show ARM bodies.
+//! The operations on a topology. They apply a change, build a topology from stored documents, compute the documents
+//! that a change alters, and show ARM bodies.
 
 use crate::arm::view::Views;
 use crate::arm::{bgp, list};
@@ -15,8 +15,9 @@ use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
 impl Topology {
-    /// Applies a change and returns the new state; `self` stays as it is. `new_guid` must return a different GUID at
-    /// each call, because the crate has no randomness of its own. It may be called even if the change is refused.
+    /// Applies a change and returns the new state; `self` stays as it is. This crate has no randomness of its own, so
+    /// the caller supplies GUIDs: `new_guid` must return a different one at each call. `apply` may call `new_guid` even
+    /// if it refuses the change.
     ///
     /// # Errors
     /// The change breaks a rule. The rejection lists the problems in a fixed order, so equal requests get equal
@@ -25,8 +26,8 @@ impl Topology {
         rules::apply(self, change, new_guid)
     }
 
-    /// The documents that turn a store with the state `before` into one with the state `self`, ordered by key. Empty if
-    /// the two states are equal.
+    /// The changes of documents, ordered by key, after which a store that had the state `before` has the state `self`.
+    /// Empty if the two states are equal.
     #[must_use]
     pub fn documents_since(&self, before: &Self) -> Vec<DocumentChange> {
         documents::since(self, before)
@@ -55,16 +56,17 @@ impl Topology {
         list::item(&views, path)
     }
 
-    /// `getLearnedRoutes` of a gateway in ARM's form: the prefixes of its VNet and of the VNets that use it, then for
-    /// each instance with an agent the routes that it has accepted. The routes are computed from the last reports of
-    /// all agents. `None`: the gateway does not exist.
+    /// `getLearnedRoutes` of a gateway in ARM's form: the prefixes of the gateway's VNet and of the VNets that use the
+    /// gateway, then for each instance with an agent the routes that the instance has accepted. The routes are computed
+    /// from the last reports of all agents. `None`: the gateway does not exist.
     #[must_use]
     pub fn learned_routes(&self, gateway: &ResourceId, statuses: &AgentStatuses) -> Option<Vec<Value>> {
         bgp::learned(self, statuses, gateway)
     }
 
-    /// `getAdvertisedRoutes` of a gateway in ARM's form: for each instance with an agent, the routes that it advertises
-    /// to the peer with the address `peer`. Empty if no peer has this address. `None`: the gateway does not exist.
+    /// `getAdvertisedRoutes` of a gateway in ARM's form: for each instance with an agent, the routes that the instance
+    /// advertises to the peer with the address `peer`. Empty if no peer has this address. `None`: the gateway does not
+    /// exist.
     #[must_use]
     pub fn advertised_routes(
         &self,
@@ -83,9 +85,9 @@ impl Topology {
         bgp::bgp_peers(self, statuses, gateway)
     }
 
-    /// The route table of a circuit's private peering at one of its links, in ARM's form: the prefixes of the linked
-    /// VNets, then the routes that the link's edge has learned from the customer. `None`: the circuit or its peering
-    /// does not exist.
+    /// The route table of a circuit's private peering on one of the circuit's two lines, in ARM's form: the prefixes of
+    /// the linked VNets, then the routes that the line's edge has learned from the customer. `None`: the circuit or its
+    /// peering does not exist.
     #[must_use]
     pub fn circuit_routes(
         &self,
@@ -96,9 +98,9 @@ impl Topology {
         bgp::circuit_routes(self, statuses, circuit, link)
     }
 
-    /// The neighbours of a circuit's private peering at one of its links, in ARM's form: the customer first, then the
-    /// instances of the connected gateways. Sessions that the link's edge does not report as up are `down`. `None`: the
-    /// circuit or its peering does not exist.
+    /// The neighbours of a circuit's private peering on one of the circuit's two lines, in ARM's form: the customer
+    /// first, then the instances of the connected gateways. BGP sessions that the line's edge does not report as up are
+    /// `down`. `None`: the circuit or its peering does not exist.
     #[must_use]
     pub fn circuit_routes_summary(
         &self,
@@ -109,13 +111,14 @@ impl Topology {
         bgp::circuit_summary(self, statuses, circuit, link)
     }
 
-    /// The ARM bodies of all items of a collection. `collection` is the path of an item without its last name:
+    /// The ARM bodies of all items of a collection. `collection` is the path of an item without the item's own name at
+    /// the end:
     /// `…/virtualNetworks`, `…/virtualNetworks/v/subnets`, or
     /// `/subscriptions/{s}/providers/Microsoft.Network/virtualNetworks` for all groups of a subscription.
     /// `…/resources`, below a group or a subscription, lists all kinds in short form.
     ///
     /// Top-level items are ordered by id, children as in the body of their parent, and `…/resources` by type and then
-    /// by id. A subscription without resources has empty collections.
+    /// by id. In a subscription without resources, every collection exists and is empty.
     ///
     /// # Errors
     /// Status 404: the resource type, the resource group or the parent does not exist.

@@ -51,7 +51,7 @@ pub enum Change {
     PutToken(JoinToken),
     /// Deletes the join token with this id. A missing one is no error.
     DeleteToken(String),
-    /// An agent joins with a token. The change also removes the token, so it can be used once.
+    /// An agent joins with a token. The change also removes the token, so a token can be used only once.
     Join {
         /// The id of the token, which is not secret.
         token: String,
@@ -76,9 +76,11 @@ pub enum Change {
         /// The new certificate's key: SHA-256 of its SubjectPublicKeyInfo, in hex.
         certificate_key: String,
     },
-    /// Revokes an agent. It and its peers lose their links with each other; its record stays until it is deleted.
+    /// Revokes an agent. The links between the agent and its peers are removed at both ends; the agent's record stays
+    /// until [`Self::DeleteAgent`].
     RevokeAgent(AgentId),
-    /// Deletes an agent, revoked or not; a missing one is no error. Another agent can then have its binding.
+    /// Deletes an agent, revoked or not; a missing one is no error. Another agent can then get the deleted agent's
+    /// binding.
     DeleteAgent(AgentId),
     /// Replaces all of the operator's settings.
     SetSettings(Settings),

@@ -1,8 +1,9 @@
 //! Compiles a topology into the configuration of each agent, and into the effective routes of each subnet.
 //!
-//! Compilation is a pure function: equal topologies result in equal bytes. The configuration of an agent depends only
-//! on its own VNet, the VNets with a `Connected` peering, the gateway in use, and the networks that this gateway joins.
-//! A change elsewhere leaves the configuration as it is, so nothing is sent to the agent.
+//! Compilation is a pure function: equal topologies result in equal bytes. The configuration of a VM's agent depends
+//! only on the settings, the agent's own VNet, the VNets with a `Connected` peering, the gateways in use, and the
+//! networks that these gateways join.
+//! A change of anything else leaves the configuration as it is, so nothing is sent to the agent.
 //!
 //! * `circuit`: ExpressRoute gateways and the edges of circuits (E5, E6, T4).
 //! * `index`: agents, gateways and joined networks of one revision, computed once for all agents.
@@ -49,8 +50,8 @@ pub fn effective_routes(topology: &Topology, subnet: &ResourceId) -> Option<Vec<
     Compiler::new(topology).effective_routes(subnet)
 }
 
-/// Compiles the configurations of one revision. It borrows the topology, and its methods can be called for any number
-/// of agents and subnets.
+/// Compiles the configurations of one revision. A compiler borrows the topology. The methods can be called for any
+/// number of agents and subnets.
 #[derive(Debug)]
 pub struct Compiler<'t> {
     index: Index<'t>,
@@ -87,8 +88,8 @@ impl<'t> Compiler<'t> {
         }
     }
 
-    /// Whether an agent is a gateway or an edge, which forward and may learn routes by BGP. False also for an agent
-    /// that is unknown, revoked, or bound to a deleted resource.
+    /// Whether an agent is a gateway or an edge; both forward packets and may learn routes by BGP. False also for an
+    /// agent that is unknown, revoked, or bound to a deleted resource.
     #[must_use]
     pub fn relays(&self, agent: &AgentId) -> bool {
         !matches!(self.index.place(agent), None | Some(Place::Machine { .. }))
@@ -124,7 +125,8 @@ impl<'t> Compiler<'t> {
                 ip_forwarding: nic.enable_ip_forwarding,
             });
         }
-        // Packets of the machines without an agent that this host serves use the routes of their own subnet (R20, D8).
+        // This host carries the packets of the machines in its served subnets. These packets use the routes of the
+        // served subnets (R20, D8).
         subnets.extend(machine.served.iter().map(|subnet| (&subnet.id, *subnet)));
 
         let mut spaces = vec![spaces::local_space(vnet)];
@@ -140,7 +142,8 @@ impl<'t> Compiler<'t> {
                 owners: spaces::owners_within(&self.index.vnets[peer.remote], &peer.half.remote_address_space),
             });
         }
-        // The agent's own space stays first. The order of the others must not depend on the order of creation.
+        // The agent's own space stays first. The others are sorted, because their order must not depend on the order in
+        // which VNets or peerings were created.
         spaces[1..].sort_by(|a, b| a.vnet.cmp(&b.vnet));
 
         AgentConfig {
@@ -160,8 +163,9 @@ impl<'t> Compiler<'t> {
         }
     }
 
-    /// The gateways that a VNet's machines use, those of the VNet itself or of its hub, ExpressRoute first (P23). A VPN
-    /// gateway that learns no routes is left out: its routes are configured in the subnets.
+    /// The gateways of the VNet itself or of its hub, as far as the VNet's machines learn routes from them; the
+    /// ExpressRoute gateway first (P23). A VPN gateway that learns no routes is left out, because its routes are
+    /// already configured as routes of the subnets.
     fn used_gateways(&self, vnet: &Vnet<'t>) -> Vec<UsedGateway> {
         let Some(hub) = vnet.hub.map(|hub| &self.index.vnets[hub]) else {
             return Vec::new();

@@ -12,7 +12,8 @@ use tombolo_proto::id::ResourceId;
 /// the connection's preshared key, but not the private key of the device, which the controller does not have.
 ///
 /// # Errors
-/// Status 404: the connection does not exist. Status 400: its far end is not a device, or it has no shared key yet.
+/// Status 404: the connection does not exist. Status 400: the connection's far end is not a device, or the connection
+/// has no shared key yet.
 pub fn config(topology: &Topology, connection: &ResourceId) -> Result<DeviceConfig, Rejection> {
     let Some(found) = topology.connections.get(connection) else {
         let unnamed = |_| refused(404, "ResourceNotFound", format!("{connection} is not a connection."));

@@ -6,7 +6,7 @@ use crate::topology::Topology;
 use uuid::Uuid;
 
 /// The state that a change works on, with the problems found so far. [`crate::rules::apply`] discards a draft with
-/// problems, so the draft's topology may be inconsistent once it has one.
+/// problems, so the draft's topology may be inconsistent once the draft has a problem.
 pub(crate) struct Draft<'a> {
     /// The state before the change, with the changes made so far.
     pub(crate) topology: Topology,

@@ -1,7 +1,8 @@
 //! Walks a packet through the fabric, hop by hop, with the agents' own decision code.
 //!
 //! The walk shows the result of the policy, with the routes that agents report as learned. A live probe shows the
-//! result in the network. If the two differ, a link is down or an agent does not run the newest configuration yet.
+//! result in the network. If the two differ, the usual reason is that a link is down, or that an agent does not run the
+//! newest configuration yet.
 //!
 //! * `answer`: the question and the answer in their JSON form.
 //! * `names`: resolves the operator's names to agents and addresses.
@@ -105,8 +106,8 @@ pub fn explain(
     })
 }
 
-/// Whether an ICMP error reaches `source`, the source of the packet that caused it. A traceroute shows a silent hop
-/// otherwise.
+/// Whether an ICMP error reaches `source`, the source of the packet that caused it. If the error does not reach
+/// `source`, a traceroute shows a silent hop.
 fn reaches_source(fabric: &mut Fabric<'_>, answer: &Answer, source: IpAddr) -> Result<bool, String> {
     let mut error = Packet::new(answer.address, source, Protocol::Icmp, None, DEFAULT_TTL)?;
     let (at, from) = &answer.start;

@@ -14,12 +14,13 @@ use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::installed::InstalledTables;
 use tombolo_proto::route::{EffectiveRoute, Route};
 
-/// The parts of the agents' reports that decide on learned routes and that no configuration contains.
+/// The parts of the agents' reports on which learned routes depend: facts that no configuration contains.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LearnedReports {
-    /// For each agent, the routes that it has learned by BGP, by neighbour: the connection of a site, or the circuit.
+    /// For each agent, the routes that it has learned by BGP, keyed by the neighbour: the connection of a site, or the
+    /// circuit.
     pub learned: BTreeMap<AgentId, BTreeMap<ResourceId, Arc<Vec<Route>>>>,
-    /// For each agent, its peers that do not answer the agent.
+    /// For each agent, the peers that the agent reports as not answering.
     pub down: BTreeMap<AgentId, BTreeSet<AgentId>>,
 }
 
@@ -45,8 +46,8 @@ impl LearnedReports {
 }
 
 /// The effective routes of a network interface: the configured routes of the subnet of its primary address, and the
-/// routes that the agent of its VM has learned (R20, R21). They are computed from the topology and the reports; no
-/// agent is asked. If the interface has no agent, or only a revoked one, the result is the configured routes alone.
+/// routes that the agent of its VM has learned (R20, R21). The routes are computed from the topology and the reports;
+/// no agent is asked. If the interface has no agent, or only a revoked one, the result is the configured routes alone.
 /// `None`: the interface or its subnet does not exist.
 #[must_use]
 pub fn effective_routes(
@@ -86,12 +87,13 @@ pub fn tables(
     Some(tables.map(|t| t.installed()))
 }
 
-/// The maximum number of rounds of the exchange between agents. In each round a route spreads over one link, so 64
-/// exceeds the length of any real chain of gateways. AS paths end routing loops before; the limit only makes sure that
-/// the computation ends.
+/// The maximum number of rounds of the exchange between agents. In each round a route spreads over one more link. A
+/// chain of 64 gateways is longer than any in practice. AS paths stop a route that goes in a circle long before; the
+/// limit only guarantees that the computation ends.
 const MAX_ROUNDS: usize = 64;
 
-/// The routes that every gateway and edge has learned. [`Self::routing_state`] derives those of a VM's agent from them.
+/// The routes that every gateway and edge has learned. [`Self::routing_state`] derives the learned routes of a VM's
+/// agent from these routes.
 #[derive(Debug)]
 pub struct LearnedRoutes {
     configs: BTreeMap<AgentId, AgentConfig>,
@@ -144,7 +146,8 @@ impl LearnedRoutes {
             let sender = self.configs.get(&link.peer).filter(|_| advertises);
             let known = sender.and_then(|t| Some((t, self.states.get(&t.agent)?)));
             let Some((sender, known)) = known else { continue };
-            // The compiler orders the links of a configuration by peer, so a binary search finds the link back.
+            // The compiler orders the links of a configuration by peer, so a binary search finds the peer's link back
+            // to the agent.
             let back = sender.links.binary_search_by(|l| l.peer.cmp(&config.agent));
             if let Ok(back) = back {
                 let routes = routes_for_peer(sender, known, &sender.links[back]);

@@ -48,8 +48,8 @@ pub(crate) fn gateways_of<'t>(
 }
 
 /// `peeringSyncLevel` of `half`, which belongs to `vnet`: whether each of the two halves has the present address space
-/// of the other VNet (P27). A missing remote VNet leaves the local side in sync; a missing other half makes the remote
-/// side out of sync.
+/// of the other VNet (P27). If the remote VNet is missing, the local side counts as in sync; if the other half is
+/// missing, the remote side counts as not in sync.
 pub(crate) fn sync_level(topology: &Topology, vnet: &VirtualNetwork, half: &Peering) -> &'static str {
     let remote = topology.vnets.get(&half.remote_vnet);
     let local_stale = remote.is_some_and(|r| !same_set(&r.address_space, &half.remote_address_space));

@@ -20,12 +20,13 @@ fn span(net: &IpNet) -> (bool, u128, u128) {
     }
 }
 
-/// A set of pairwise disjoint prefixes, sorted for overlap queries: each is a binary search and a walk over the result.
+/// A set of pairwise disjoint prefixes, sorted for overlap queries: each query is a binary search and a walk over the
+/// result.
 pub(crate) struct DisjointSet(Vec<(bool, u128, u128, IpNet)>);
 
 impl DisjointSet {
-    /// Sorts the prefixes. They are not checked: if they overlap each other, queries can miss some overlaps. Another
-    /// rule reports that case in the same request.
+    /// Sorts the prefixes. The prefixes are not checked: if prefixes of the set overlap, queries can miss some
+    /// overlaps. Another rule reports overlapping prefixes in the same request.
     pub(crate) fn new(prefixes: &[IpNet]) -> Self {
         let mut spans: Vec<_> = prefixes
             .iter()
@@ -38,7 +39,7 @@ impl DisjointSet {
         Self(spans)
     }
 
-    /// The members that overlap `net`, in order of address. Members of the other address family never do.
+    /// The members that overlap `net`, in order of address. Members of the other address family never overlap it.
     pub(crate) fn overlapping(&self, net: &IpNet) -> impl Iterator<Item = IpNet> + '_ {
         let (family, first, last) = span(net);
         // Disjoint members are also ordered by their last address, so a binary search finds the first overlap.
@@ -49,7 +50,8 @@ impl DisjointSet {
             .map(|s| s.3)
     }
 
-    /// The member that contains all of `net`. `None`: no single member does, even if several together do.
+    /// The member that contains all of `net`. `None`: no single member contains `net`, even if several members together
+    /// do.
     pub(crate) fn containing(&self, net: &IpNet) -> Option<IpNet> {
         self.overlapping(net).find(|member| member.contains(net))
     }
@@ -71,7 +73,8 @@ pub(crate) fn overlaps_within(prefixes: &[IpNet]) -> Vec<(usize, usize)> {
     let mut order: Vec<usize> = (0..prefixes.len()).collect();
     order.sort_by_key(|&i| (span(&prefixes[i]).0, span(&prefixes[i]).1, prefixes[i].prefix_len(), i));
     let mut pairs = Vec::new();
-    // In order of the first address, a prefix overlaps an earlier one only if it overlaps the one that ends last.
+    // The prefixes are in the order of their first addresses. So a prefix that overlaps any earlier prefix also
+    // overlaps that earlier prefix which ends last.
     let mut widest: Option<usize> = None;
     for &i in &order {
         let (family, first, last) = span(&prefixes[i]);
@@ -89,8 +92,8 @@ pub(crate) fn overlaps_within(prefixes: &[IpNet]) -> Vec<(usize, usize)> {
     pairs
 }
 
-/// Whether two lists have the same prefixes, in any order and any number of times. The prefixes are not merged: a /16
-/// differs from its two /17.
+/// Whether two lists have the same prefixes, in any order and any number of times. The prefixes are not merged: a list
+/// with a /16 differs from a list with the two halves of this /16.
 pub(crate) fn same_set(a: &[IpNet], b: &[IpNet]) -> bool {
     let sorted = |s: &[IpNet]| s.iter().copied().collect::<BTreeSet<_>>();
     a == b || sorted(a) == sorted(b)
@@ -117,7 +120,8 @@ pub(crate) fn pairs(pairs: &[(IpNet, IpNet)]) -> String {
 }
 
 /// The special-use block (loopback, link-local, multicast, unspecified, Azure's virtual public IP) that `net` overlaps:
-/// a part of it, or more than it. No VNet can contain such a prefix. `None`: `net` overlaps none of them.
+/// `net` equals the block, is a part of it, or contains it. No VNet can have such a prefix. `None`: `net` overlaps none
+/// of them.
 pub(crate) fn special_use(net: &IpNet) -> Option<&'static str> {
     const BLOCKS: [&str; 9] = [
         // "This network" (RFC 1122), loopback, link-local (RFC 3927), Azure's virtual public IP address, and multicast
@@ -138,7 +142,7 @@ pub(crate) fn special_use(net: &IpNet) -> Option<&'static str> {
         .find(|block| block.parse::<IpNet>().is_ok_and(|block| overlap(&block, net)))
 }
 
-/// Whether Azure or IANA reserves an ASN, so that no gateway can have it (G4). The default ASN of gateways,
+/// Whether Azure or IANA reserves an ASN, so that no gateway can have that ASN (G4). The default ASN of gateways,
 /// [`DEFAULT_ASN`], is not among these; [`is_reserved_for_customers`] includes it.
 pub(crate) fn is_reserved_asn(asn: i64) -> bool {
     // Microsoft's public ASNs; AS_TRANS (RFC 6793); documentation (RFC 5398); Azure's private ASNs; the last two-byte
@@ -146,8 +150,8 @@ pub(crate) fn is_reserved_asn(asn: i64) -> bool {
     matches!(asn, 8074 | 8075 | 12076 | 23456 | 64496..=64511 | 65517..=65520 | 65535..=65551)
 }
 
-/// Whether neither a site nor a circuit's customer can have an ASN (G4): the reserved ones, and the default of
-/// gateways.
+/// Whether an ASN is forbidden for sites and for customers of circuits (G4): it is reserved, or it is the default ASN
+/// of gateways.
 pub(crate) fn is_reserved_for_customers(asn: i64) -> bool {
     is_reserved_asn(asn) || asn == i64::from(DEFAULT_ASN)
 }
@@ -205,7 +209,7 @@ pub(crate) fn last_free(prefix: &IpNet, used: &BTreeSet<IpAddr>) -> Option<IpAdd
     None
 }
 
-/// Whether a prefix has at least 32 addresses: an IPv4 /27, an IPv6 /123, or shorter.
+/// Whether a prefix has at least 32 addresses: an IPv4 /27, an IPv6 /123, or a shorter prefix.
 pub(crate) fn holds_32(prefix: &IpNet) -> bool {
     prefix.max_prefix_len() - prefix.prefix_len() >= 5
 }

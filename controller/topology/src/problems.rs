@@ -35,8 +35,9 @@ pub(crate) struct Problems {
     unlisted: usize,
 }
 
-/// Problems that an answer lists; later ones are only counted. The limit bounds the size of an answer, because one body
-/// can break a rule once for each of its items. 100 is far more than a person reads.
+/// The maximum number of problems that an answer lists; later problems are only counted. The limit bounds the size of
+/// an answer, because one body can break a rule once for each of its items. A hundred problems are far more than a
+/// person reads.
 const MAX_PROBLEMS: usize = 100;
 
 impl Problems {
@@ -62,14 +63,14 @@ impl Problems {
         self.list.is_empty()
     }
 
-    /// The number of added problems, including those that are only counted. A check compares it before and after to see
-    /// whether it has failed.
+    /// The number of added problems, including those that are only counted. Code compares this number before and after
+    /// a check to see whether the check has found a problem.
     pub(crate) fn len(&self) -> usize {
         self.list.len() + self.unlisted
     }
 
-    /// The rejection with all listed problems, and one more with the number of the others, if there are others. The
-    /// caller has checked that there is a problem.
+    /// The rejection with all listed problems. If further problems were only counted, one more entry gives their
+    /// number. The caller has checked that there is at least one problem.
     pub(crate) fn into_rejection(mut self) -> Rejection {
         if self.unlisted > 0 {
             self.list.push(Problem {

@@ -1,5 +1,6 @@
 //! Decides which message the controller sends to an agent, without IO. The push is level-triggered: at most one
-//! configuration is in flight, and after the agent's answer only the newest one follows.
+//! configuration is in flight, and after the agent's answer the controller sends only the newest configuration and
+//! skips those between.
 //!
 //! ```text
 //! Hello ──▶ published ──▶ Config ──▶ Applied ─┐     UpToDate: once a stream, if there is nothing to push
@@ -34,8 +35,8 @@ impl Close {
     }
 }
 
-/// Checks that the holder of a certificate key is the agent and is not revoked. `agent`: the agent with the
-/// certificate's name. `key`: as in [`Agent::certificate_key`]; the case of the hex digits does not matter.
+/// Checks that a certificate key is the present key of the agent, and that the agent is not revoked. `agent`: the agent
+/// with the certificate's name. `key`: as in [`Agent::certificate_key`]; the case of the hex digits does not matter.
 ///
 /// # Errors
 /// No agent has the name, the agent is revoked, or it has another key.
@@ -55,8 +56,8 @@ pub struct Desired<'a> {
     pub revision: Revision,
     /// The agent with the stream's name at that revision. `None`: there was no such agent.
     pub agent: Option<&'a Agent>,
-    /// The digest of the configuration that the agent should run. `None`: its binding refers to a deleted resource, so
-    /// there is no configuration for it, and it keeps the one that it runs.
+    /// The digest of the configuration that the agent should run. `None`: the agent's binding refers to a deleted
+    /// resource, so there is no configuration for the agent, and the agent keeps the configuration that it runs.
     pub digest: Option<&'a str>,
 }
 
@@ -73,8 +74,8 @@ pub enum Push {
     Close(Close),
 }
 
-/// The state of one control stream: the key that opened it, the configuration that the agent runs, and whether one is
-/// in flight. A new stream needs a new value.
+/// The state of one control stream: the key that opened it, the configuration that the agent runs, and whether a
+/// configuration is in flight. A new stream needs a new value.
 #[derive(Debug, Clone)]
 pub struct AgentSync {
     key: String,
@@ -92,8 +93,8 @@ pub struct AgentSync {
 
 impl AgentSync {
     /// Starts with the agent's Hello: the holder of `key` runs the configuration `digest` (empty: none). The state of
-    /// revision `since` admitted the agent. Compiled states of earlier revisions are ignored, because they lack the
-    /// agent or have an earlier one with its name.
+    /// revision `since` admitted the agent. Compiled states of earlier revisions are ignored, because they have no
+    /// agent with this name, or an earlier agent.
     #[must_use]
     pub fn hello(key: &str, since: Revision, digest: &str) -> Self {
         Self {
@@ -120,13 +121,14 @@ impl AgentSync {
         let Some(digest) = desired.digest else {
             return Push::Nothing;
         };
-        // While a configuration is in flight, the agent may end on it or on its old one. So nothing is sent before its
-        // answer, not even if the controller wants the old one again.
+        // While a configuration is in flight, the agent may end up with this configuration or with its old one. So
+        // nothing is sent before its answer, not even if the controller wants the old one again.
         if self.in_flight {
             return Push::Nothing;
         }
         if digest == self.digest {
-            // UpToDate is sent once a stream: later revisions that do not change this agent need no message.
+            // UpToDate is sent once for each stream, because later revisions that do not change this agent's
+            // configuration need no message.
             let greeted = std::mem::replace(&mut self.greeted, true);
             return if greeted { Push::Nothing } else { Push::UpToDate };
         }

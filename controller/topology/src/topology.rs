@@ -16,7 +16,7 @@ pub type Map<R> = BTreeMap<ResourceId, Arc<R>>;
 pub(crate) trait Stored: Clone + PartialEq + Serialize + DeserializeOwned + 'static {
     /// All resources of this kind in a topology.
     fn map(topology: &Topology) -> &Map<Self>;
-    /// All resources of this kind, to change a draft's topology.
+    /// All resources of this kind, as a mutable reference, to change a draft's topology.
     fn map_mut(topology: &mut Topology) -> &mut Map<Self>;
     /// The properties that every kind has.
     fn envelope(&self) -> &Envelope;
@@ -61,8 +61,8 @@ macro_rules! define_topology {
 }
 each_kind!(define_topology);
 
-/// The state that agents report. ARM bodies show it in properties that are not desired state (`connectionStatus`, byte
-/// counters).
+/// The state that agents report. ARM bodies show this state in properties that are not desired state
+/// (`connectionStatus`, byte counters).
 #[derive(Debug, Clone, Default)]
 pub struct AgentStatuses {
     /// The last status that each agent has reported. It stays after the agent's control stream ends.

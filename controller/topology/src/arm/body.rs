@@ -10,17 +10,18 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::LazyLock;
 
-/// The maximum length of a list in a body where no rule has a lower limit. It bounds the work of the checks, some of
-/// which compare pairs.
+/// The maximum number of items of a list in a request's body, if no rule sets a lower one. It bounds the work of the
+/// checks, some of which compare each item with each other one.
 pub(crate) const MAX_ITEMS: usize = 1_000;
 
-/// The maximum size of one echoed property, in bytes of JSON. It bounds the size of stored documents.
+/// The maximum size, in bytes of JSON, of one echoed property, that is, a property that is only kept and shown. It
+/// bounds the size of stored documents.
 const MAX_ECHOED_BYTES: usize = 64 * 1024;
 
 /// Azure's maximum number of tags of a resource.
 const MAX_TAGS: usize = 50;
 
-/// Azure's maximum length of a tag's name. It counts characters, this limit bytes.
+/// The maximum length of a tag's name in bytes. Azure's limit is the same number of characters.
 const MAX_TAG_NAME: usize = 512;
 /// The maximum length of a tag's value in bytes. Azure's is 256 characters, which have at most 1,024 bytes in UTF-8.
 const MAX_TAG_VALUE: usize = 1024;
@@ -39,7 +40,7 @@ pub(crate) struct Item<'a> {
     pub(crate) path: String,
 }
 
-/// The JSON types of echoed properties.
+/// The JSON types of echoed properties, which are properties that are only kept and shown.
 #[derive(Clone, Copy)]
 pub(crate) enum Shape {
     /// A boolean.
@@ -56,7 +57,8 @@ pub(crate) enum Shape {
     Objects,
 }
 
-/// Stands for a missing or unreadable object, so that readers need no case of their own for it.
+/// Takes the place of a missing or unreadable object, so that code which reads members needs no special case for such
+/// an object.
 static EMPTY: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
 
 /// The JSON type of a value, with its article, for messages.
@@ -124,7 +126,8 @@ impl<'a> Object<'a> {
         exact.or_else(loose).filter(|v| !v.is_null())
     }
 
-    /// A member that is a string, possibly empty. `None`: it is absent; or it is of another type, which is a problem.
+    /// A member that is a string, possibly empty. `None`: the member is absent; or it is of another type, which is a
+    /// problem.
     pub(crate) fn text(&self, name: &str, problems: &mut Problems) -> Option<&'a str> {
         let value = self.get(name)?;
         let text = value.as_str();
@@ -134,7 +137,7 @@ impl<'a> Object<'a> {
         text
     }
 
-    /// A member that is a boolean. `None`: it is absent; or it is of another type, which is a problem.
+    /// A member that is a boolean. `None`: the member is absent; or it is of another type, which is a problem.
     pub(crate) fn boolean(&self, name: &str, problems: &mut Problems) -> Option<bool> {
         let value = self.get(name)?;
         let boolean = value.as_bool();
@@ -144,8 +147,8 @@ impl<'a> Object<'a> {
         boolean
     }
 
-    /// A member that is an integer. `None`: it is absent, of another type, or outside of `range`; the last two are
-    /// problems.
+    /// A member that is an integer. `None`: the member is absent, of another type, or outside of `range`; the last two
+    /// are problems.
     pub(crate) fn integer(&self, name: &str, range: RangeInclusive<i64>, problems: &mut Problems) -> Option<i64> {
         let value = self.get(name)?;
         let Some(number) = value.as_i64() else {
@@ -161,7 +164,7 @@ impl<'a> Object<'a> {
         None
     }
 
-    /// A member that is an object. `None`: it is absent; or it is of another type, which is a problem.
+    /// A member that is an object. `None`: the member is absent; or it is of another type, which is a problem.
     pub(crate) fn object(&self, name: &str, problems: &mut Problems) -> Option<Self> {
         match self.get(name)? {
             Value::Object(map) => Some(Self {
@@ -175,8 +178,8 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// A member that is an object. If it is absent, or of another type, which is a problem, an empty object with the
-    /// member's path.
+    /// A member that is an object. If the member is absent, or is of another type, which is a problem, the result is an
+    /// empty object with the member's path.
     pub(crate) fn object_or_empty(&self, name: &str, problems: &mut Problems) -> Self {
         self.object(name, problems).unwrap_or_else(|| Self {
             map: &EMPTY,
@@ -184,8 +187,9 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// A member that is a list of at most `max` items, in order and without nulls. The path of an item counts the
-    /// nulls. `None`: it is absent, of another type, or too long; the last two are problems.
+    /// A member that is a list of at most `max` items, in order and without nulls. The index in an item's path counts
+    /// the nulls before the item too. `None`: the member is absent, of another type, or too long; the last two are
+    /// problems.
     pub(crate) fn list(&self, name: &str, max: usize, problems: &mut Problems) -> Option<Vec<Item<'a>>> {
         let at = self.at(name);
         match self.get(name)? {
@@ -213,7 +217,8 @@ impl<'a> Object<'a> {
     }
 
     /// Calls `found` with the path and value of every member at `path`: names joined by dots, where `[]` after a list
-    /// means each of its items. A body of another shape has no such member.
+    /// means each of its items. If a part of the path is missing or has another JSON type, `found` is not called for
+    /// it.
     pub(crate) fn find(&self, path: &str, found: &mut dyn FnMut(String, &'a Value)) {
         let (first, rest) = path
             .split_once('.')
@@ -262,8 +267,8 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// A member that is one of the strings `values`, ignoring case; returned in the casing of `values`. `None`: it is
-    /// absent; or it is of another type or value, which is a problem.
+    /// A member that is one of the strings `values`, ignoring case; returned in the casing of `values`. `None`: the
+    /// member is absent; or it is of another type or value, which is a problem.
     pub(crate) fn choice(&self, name: &str, values: &[&'static str], problems: &mut Problems) -> Option<&'static str> {
         let text = self.text(name, problems)?;
         let found = values.iter().find(|v| v.eq_ignore_ascii_case(text)).copied();
@@ -275,8 +280,8 @@ impl<'a> Object<'a> {
         found
     }
 
-    /// A member that is an IP address of either family, as a string. `None`: it is absent or empty; or it is not an
-    /// address, which is a problem.
+    /// A member that is an IP address of either family, as a string. `None`: the member is absent or empty; or it is
+    /// not an address, which is a problem.
     pub(crate) fn address(&self, name: &str, problems: &mut Problems) -> Option<IpAddr> {
         let text = self.text(name, problems).filter(|t| !t.is_empty())?;
         let parsed = text.parse().ok();
@@ -321,8 +326,8 @@ impl<'a> Object<'a> {
         result
     }
 
-    /// The members that `shapes` names, with unchanged values, for properties that are echoed. A member of another
-    /// type, or with more than 64 KiB, is a problem and is left out.
+    /// The members that `shapes` names, with unchanged values, for properties that are only kept and shown. A member of
+    /// another type, or with more than 64 KiB, is a problem and is left out.
     pub(crate) fn echo(&self, shapes: &[(&str, Shape)], problems: &mut Problems) -> Map<String, Value> {
         let mut kept = Map::new();
         for (name, shape) in shapes {
@@ -392,9 +397,9 @@ pub(crate) fn missing(problems: &mut Problems, at: &str) {
     );
 }
 
-/// Parses an address prefix, `address/length`. `at`: its field, for messages. If host bits are set, that is a problem,
-/// but the prefix without them is returned, so that other rules are checked in the same request. `None`: it is not a
-/// prefix, which is a problem.
+/// Parses an address prefix, `address/length`. `at`: its field, for messages. Host bits that are set are a problem, but
+/// the prefix without these bits is returned, so that the other rules are checked in the same request. `None`: it is
+/// not a prefix, which is a problem.
 pub(crate) fn prefix(text: &str, at: &str, problems: &mut Problems) -> Option<IpNet> {
     let Some(net) = strict(text) else {
         let message = format!("{at}: '{}' is not an address prefix (address/length)", shown(text));

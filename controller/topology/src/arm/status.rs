@@ -1,4 +1,4 @@
-//! The status of a connection, from the reports of the gateway agents on its own side (G12, M8).
+//! The status of a connection, from the reports of the agents of the connection's own gateway, `gateway1` (G12, M8).
 
 use crate::path::shown;
 use crate::resource::{Binding, Connection, ConnectionType};
@@ -11,9 +11,11 @@ use tombolo_proto::status::{LinkState, LinkStatus};
 pub(crate) struct Status {
     /// `Unknown`, `Connecting`, `Connected` or `NotConnected`.
     pub(crate) status: &'static str,
-    /// The bytes of packets inside the tunnels that the gateway's agents have received, by their last reports.
+    /// The bytes that the gateway's agents have received through the tunnels, by the agents' last reports; only the
+    /// packets inside the tunnels count.
     pub(crate) ingress: u64,
-    /// The bytes of packets inside the tunnels that the gateway's agents have sent, by their last reports.
+    /// The bytes that the gateway's agents have sent through the tunnels, by the agents' last reports; only the packets
+    /// inside the tunnels count.
     pub(crate) egress: u64,
     /// `tunnelConnectionStatus`: one entry for each tunnel.
     pub(crate) tunnels: Vec<Value>,
@@ -28,7 +30,7 @@ struct Tunnel {
     egress: u64,
 }
 
-/// The names of the agents of a gateway that are not revoked.
+/// The names of those agents of a gateway that are not revoked.
 fn instances(topology: &Topology, gateway: &ResourceId) -> Vec<AgentId> {
     let serves = |binding: &Binding| matches!(binding, Binding::Gateway { gateway: g, .. } if g == gateway);
     let agents = topology.agents.values().filter(|a| !a.revoked && serves(&a.binding));
@@ -39,7 +41,8 @@ fn instances(topology: &Topology, gateway: &ResourceId) -> Vec<AgentId> {
 /// are not consulted.
 pub(crate) fn of(topology: &Topology, statuses: &AgentStatuses, connection: &Connection) -> Status {
     let tunnels = tunnels(topology, statuses, connection);
-    // A connection is Connected if one of its tunnels is, and NotConnected if all are down (G12).
+    // A connection is Connected if at least one of its tunnels is connected, and NotConnected if all tunnels are down
+    // (G12).
     let has = |status: &str| tunnels.iter().any(|t| t.status == status);
     let order = ["Connected", "Connecting", "NotConnected"];
     Status {
@@ -50,8 +53,8 @@ pub(crate) fn of(topology: &Topology, statuses: &AgentStatuses, connection: &Con
     }
 }
 
-/// The tunnels of a connection, one for each pair of an instance and a far end. If no tunnel can exist or none is
-/// known, the list has one entry, with the reason.
+/// The tunnels of a connection, one for each pair of an instance and a far end. If no tunnel can exist, or none is
+/// known, the list has a single entry, which gives the reason.
 fn tunnels(topology: &Topology, statuses: &AgentStatuses, connection: &Connection) -> Vec<Tunnel> {
     let alone = |status, reason: String| {
         vec![Tunnel {
@@ -114,7 +117,8 @@ fn missing_requirement(topology: &Topology, connection: &Connection) -> Option<S
             .is_none()
             .then(|| "no shared key is set (G11)".to_owned())
     };
-    // Azure accepts equal ASNs and the BGP session never comes up; here the status names the reason.
+    // Azure accepts equal ASNs, although the BGP session then never comes up; here the connection's status names the
+    // reason.
     let equals = |far_asn: Option<u32>| {
         let asn = far_asn.filter(|_| connection.enable_bgp && far_asn == own_asn)?;
         Some(format!(
@@ -149,7 +153,7 @@ fn missing_requirement(topology: &Topology, connection: &Connection) -> Option<S
     }
 }
 
-/// The names of the agents of a circuit's edges that are not revoked, the primary one first.
+/// The names of those agents of a circuit's edges that are not revoked, the primary edge's first.
 fn edges(topology: &Topology, circuit: &ResourceId) -> Vec<AgentId> {
     let link = |binding: &Binding| match binding {
         Binding::Edge { circuit: c, link } if c == circuit => Some(*link),
@@ -161,8 +165,8 @@ fn edges(topology: &Topology, circuit: &ResourceId) -> Vec<AgentId> {
     found.into_iter().map(|(_, agent)| agent).collect()
 }
 
-/// The tunnel between the agents `here` and `there`, as `here` reports it. `shown` is the far end's name in the body,
-/// `end` in the reason.
+/// The tunnel between the agents `here` and `there`, as `here` reports it. `shown` is the far end's name in the ARM
+/// body, and `end` is its name in the text of the reason.
 fn tunnel(statuses: &AgentStatuses, here: &AgentId, there: &AgentId, shown: &str, end: &str) -> Tunnel {
     let link = statuses
         .agents
@@ -213,7 +217,7 @@ fn tunnel_state(link: &LinkStatus, end: &str) -> (&'static str, Option<String>) 
 }
 
 impl Tunnel {
-    /// The entry of `tunnelConnectionStatus`. It has the member `reason` only if the tunnel has a reason.
+    /// The entry of `tunnelConnectionStatus`. The entry has the member `reason` only if the tunnel has a reason.
     fn view(&self) -> Value {
         let mut view = json!({
             "tunnel": self.name,

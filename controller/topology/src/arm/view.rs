@@ -12,8 +12,8 @@ use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
-/// A topology with its agents' statuses, for the bodies of items. Reverse references, such as the users of a subnet,
-/// are collected once, at their first use.
+/// A topology with its agents' statuses, for the bodies of items. References in the reverse direction, such as from a
+/// subnet to its users, are collected once, at their first use.
 pub(crate) struct Views<'t> {
     pub(crate) topology: &'t Topology,
     pub(crate) statuses: &'t AgentStatuses,
@@ -31,7 +31,7 @@ struct Users {
 }
 
 impl Users {
-    /// Adds an ip configuration of a NIC or gateway. A public address keeps one user, the one that is added last.
+    /// Adds an ip configuration of a NIC or gateway. For a public address, only the user that is added last is kept.
     fn add(&mut self, owner: &ResourceId, name: &str, subnet: &ResourceId, public_ip: Option<&ResourceId>) {
         let id = format!("{owner}/ipConfigurations/{name}");
         if let Some(public_ip) = public_ip {
@@ -77,8 +77,8 @@ pub(crate) fn merge_echoed(own: Value, echoed: Option<&Value>) -> Value {
     Value::Object(all)
 }
 
-/// The body of a top-level resource: its envelope, echoed members and `properties`. Adds the members of `properties`
-/// that all kinds have.
+/// The body of a top-level resource: the members of its envelope, including those that are only kept and shown, and
+/// `properties`, to which the members that all kinds have are added.
 pub(crate) fn top_level(envelope: &Envelope, kind: Kind, mut properties: Value) -> Value {
     properties["provisioningState"] = "Succeeded".into();
     properties["resourceGuid"] = envelope.resource_guid.to_string().into();
@@ -107,7 +107,7 @@ pub(crate) fn child(id: &ResourceId, kind: Kind, etag: Uuid, mut properties: Val
 }
 
 impl<'t> Views<'t> {
-    /// Views of the whole topology. Reverse references are not collected yet.
+    /// Views of the whole topology. The users of subnets and public addresses are not collected yet.
     pub(crate) fn new(topology: &'t Topology, statuses: &'t AgentStatuses) -> Self {
         Self {
             topology,

@@ -16,7 +16,7 @@ use tombolo_proto::config::{CircuitLink, GatewayKind, Owner, Transport};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::GatewayHop;
 
-/// The VNets and circuits of a topology with their agents and connections. Positions in other types refer to
+/// The VNets and circuits of a topology with their agents and connections. Positions in other types are indices of
 /// [`Index::vnets`] and [`Index::circuits`].
 #[derive(Debug)]
 pub(super) struct Index<'t> {
@@ -65,8 +65,8 @@ pub(super) struct Vnet<'t> {
     pub(super) er_gateway: Option<&'t VirtualNetworkGateway>,
     /// The agents of the ExpressRoute gateway, in order of its `ipConfigurations`.
     pub(super) er_instances: Vec<Instance<'t>>,
-    /// The connections of the ExpressRoute gateway to circuits, ordered by id: positions in [`Index::circuits`] and in
-    /// [`Circuit::links`].
+    /// The connections of the ExpressRoute gateway to circuits, ordered by id. Each item is a position in
+    /// [`Index::circuits`] and a position in [`Circuit::links`] of that circuit.
     pub(super) circuits: Vec<(usize, usize)>,
     /// The connections of the VPN gateway that exist on both sides, ordered by id.
     pub(super) tunnels: Vec<Tunnel<'t>>,
@@ -87,8 +87,8 @@ pub(super) struct Machine<'t> {
     pub(super) nics: Vec<&'t NetworkInterface>,
     /// The subnets whose machines have no agent and reach the network through this host (D8).
     pub(super) served: Vec<&'t Subnet>,
-    /// The source addresses that the machine may use without IP forwarding: its own, and those of its served subnets
-    /// that no other agent owns. Ordered (D10).
+    /// The source addresses that the machine may use without IP forwarding: its own addresses, and those addresses of
+    /// its served subnets that no other agent owns. Ordered (D10).
     pub(super) sources: Vec<IpNet>,
 }
 
@@ -97,7 +97,7 @@ pub(super) struct Machine<'t> {
 pub(super) struct Circuit<'t> {
     pub(super) resource: &'t ExpressRouteCircuit,
     pub(super) peering: &'t PrivatePeering,
-    /// The agents of the primary and of the secondary edge. `None`: no agent is bound to that link.
+    /// The agents of the primary and of the secondary edge. `None`: no agent is bound to that line.
     pub(super) edges: [Option<&'t Agent>; 2],
     /// The connections to the circuit, ordered by id.
     pub(super) links: Vec<CircuitConnection<'t>>,
@@ -136,21 +136,22 @@ pub(super) struct Site<'t> {
     pub(super) local: &'t LocalNetworkGateway,
     /// Whether the ends exchange routes: both have BGP enabled, and their ASNs differ (G4).
     pub(super) exchange: bool,
-    /// The site's configured prefixes, without those that overlap the gateway's VNet, to which the VNet's own routes
-    /// lead. Ordered (G7).
+    /// The site's configured prefixes, without those that overlap the gateway's VNet, because packets to such a prefix
+    /// follow the VNet's own routes. Ordered (G7).
     pub(super) prefixes: Vec<IpNet>,
 }
 
 impl Site<'_> {
-    /// The device's BGP address inside the tunnel, as a prefix of one address. It needs an entry of its own, because no
-    /// route advertises it. `None`: there is no BGP session.
+    /// The device's BGP address inside the tunnel, as a prefix of one address. The address needs an entry of its own,
+    /// because no BGP route advertises it. `None`: there is no BGP session.
     pub(super) fn bgp_address(&self) -> Option<IpNet> {
         let bgp = self.local.bgp.filter(|_| self.exchange)?;
         Some(IpNet::from(bgp.address))
     }
 
-    /// The name of the device as a link's peer. `None`: its public key or the shared key is missing, so there is no
-    /// link: a tunnel without one of the two would be less secure than requested (G11).
+    /// The name of the device as a link's peer. `None`: the device's public key or the connection's shared key is
+    /// missing. Then there is no link, because a tunnel without one of these keys would be less secure than requested
+    /// (G11).
     pub(super) fn device(&self) -> Option<AgentId> {
         self.local.public_key?;
         self.connection.shared_key.as_ref()?;
@@ -202,8 +203,8 @@ pub(super) struct Tunnel<'t> {
     pub(super) remote: usize,
     /// Whether the ends exchange routes: both have BGP enabled, and their ASNs differ (G4).
     pub(super) exchange: bool,
-    /// The prefixes reachable through the tunnel (G9, P21b), ordered. Prefixes that the other gateway has learned
-    /// elsewhere are left out (D9), and so are those that overlap this VNet (G20).
+    /// The prefixes reachable through the tunnel (G9, P21b), ordered. Prefixes that the other gateway has learned over
+    /// its other connections are left out (D9), and so are prefixes that overlap this VNet (G20).
     pub(super) prefixes: Vec<IpNet>,
 }
 
@@ -212,8 +213,8 @@ pub(super) struct Tunnel<'t> {
 pub(super) struct Client<'t> {
     /// The position in [`Index::vnets`] of the VNet that uses the gateways.
     pub(super) vnet: usize,
-    /// The hub's half of their peering. Its `remoteAddressSpace` is the part of this VNet that the hub has synced
-    /// (P27).
+    /// The hub's half of their peering. The half's `remoteAddressSpace` is the part of this VNet that the hub has
+    /// synced (P27).
     pub(super) half: &'t Peering,
 }
 
@@ -294,7 +295,7 @@ impl<'t> Index<'t> {
         }
     }
 
-    /// Finds the place of each agent, and from these the owners of addresses and the permitted sources.
+    /// Finds the place of each agent, and from these places the owners of addresses and the permitted sources.
     fn place_agents(&mut self) {
         for agent in self.topology.agents.values().filter(|agent| !agent.revoked) {
             match &agent.binding {
@@ -428,7 +429,8 @@ impl Vnet<'_> {
     }
 
     /// The prefixes that the VNet's gateways advertise to the far ends of their connections: the VNet's own, and the
-    /// synced ones of the VNets that use the gateways (P21b, E5). Routes that were learned elsewhere are left out (D9).
+    /// synced ones of the VNets that use the gateways (P21b, E5). Prefixes that the gateways have learned over their
+    /// connections are left out (D9).
     /// Ordered.
     pub(super) fn advertised(&self) -> Vec<IpNet> {
         let mut prefixes = self.resource.address_space.clone();
@@ -489,7 +491,8 @@ impl Machine<'_> {
     }
 }
 
-/// Orders owners by prefix and drops duplicates. If two agents own one prefix, the smaller id is kept.
+/// Orders owners by prefix and drops duplicates. If two agents own the same prefix, only the owner with the smaller id
+/// is kept.
 pub(super) fn order_owners(owners: &mut Vec<Owner>) {
     owners.sort_by(|a, b| (a.prefix, &a.agent).cmp(&(b.prefix, &b.agent)));
     owners.dedup_by(|later, earlier| later.prefix == earlier.prefix);

@@ -60,8 +60,8 @@ fn links_to_gateways(links: &mut Links<'_>, index: &Index<'_>, vnet: &Vnet<'_>, 
         links.add(instance.agent, relation, transport, sources, ForeignSources::None);
         links.edit(instance.agent, |link| {
             link.monitored = alternatives;
-            // A machine that receives advertised routes keeps its link open. It is the initiator because a NAT may be
-            // in front of it, so that the gateway could not reach it first (D11).
+            // A machine to which a gateway advertises routes keeps its link with the gateway open. The machine is the
+            // initiator, because a NAT in front of the machine may keep the gateway from reaching it first (D11).
             (link.always_on, link.initiator) = (hub.learns_routes(), hub.learns_routes());
         });
     }
@@ -92,7 +92,8 @@ fn links_to_gateways(links: &mut Links<'_>, index: &Index<'_>, vnet: &Vnet<'_>, 
         }
     }
     // While the direct link to a peer's machine is down, packets to it use the gateways, if these lead to the same
-    // prefix. The direct link is therefore monitored (P25 reversed).
+    // prefix. The direct link is therefore monitored. This is the reverse of P25: there the peering wins over the
+    // gateways, and here the gateways replace the peering's path while it is down.
     let contributed = hub.connection_prefixes();
     for peer in &vnet.peers {
         let stands_in = peer.half.remote_address_space.iter().any(|p| contributed.contains(p));
@@ -157,7 +158,8 @@ pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>)
             );
             links.edit(end.agent, |link| {
                 link.always_on = true;
-                // Exactly one end must start the handshake. Both ends compare the same names, so they agree which.
+                // Exactly one end must start the handshake. Both ends compare the same two names, so they agree on
+                // which of them starts it.
                 link.initiator = own.agent.id < end.agent.id;
                 link.preshared_key = tunnel.connection.preshared_key();
                 link.monitored = true;
@@ -203,9 +205,9 @@ pub(super) fn of_circuit_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Insta
     links.finish()
 }
 
-/// The links of the edge of one link of a circuit: to the instances of the gateways that are connected to the circuit,
-/// and to the VMs of these gateways' VNets and of the spokes that use the gateways, because VMs send to the edge
-/// directly (T4). Empty if no agent is bound to the link.
+/// The links of the edge on which one of a circuit's lines ends: to the instances of the gateways that are connected to
+/// the circuit, and to the VMs of these gateways' VNets and of the spokes that use the gateways, because VMs send to
+/// the edge directly (T4). Empty if no agent is bound to that line.
 pub(super) fn of_edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLink) -> Vec<Link> {
     let Some(own) = circuit.edges[link as usize] else {
         return Vec::new();
@@ -249,15 +251,15 @@ pub(super) fn of_edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLin
 }
 
 /// The instances at the far end of a tunnel, the preferred one first. Empty while this side's connection has no shared
-/// key: a tunnel without one would be less secure than requested (G11).
+/// key, because a tunnel without a shared key would be less secure than requested (G11).
 pub(super) fn tunnel_ends<'i, 't>(index: &'i Index<'t>, tunnel: &Tunnel<'t>) -> impl Iterator<Item = &'i Instance<'t>> {
     let keyed = tunnel.connection.shared_key.is_some();
     index.vnets[tunnel.remote].instances.iter().filter(move |_| keyed)
 }
 
-/// The source addresses that a machine of another VNet may use at the receiver: its own, as far as they are within
-/// `synced`, the synced prefixes (P27). An appliance may use all synced addresses of its VNet, even without
-/// `allowForwardedTraffic` (P18). Addresses of the receiver's own space are never permitted (D10).
+/// The source addresses that a machine of another VNet may use at the receiver: the machine's own addresses, as far as
+/// they are within `synced`, the synced prefixes (P27). An appliance may use all synced addresses of its VNet, even
+/// without `allowForwardedTraffic` (P18). Addresses of the receiver's own space are never permitted (D10).
 fn allowed_sources(machine: &Machine<'_>, synced: &[IpNet], own_space: &[IpNet]) -> Vec<IpNet> {
     if machine.forwards() {
         return prefix::subtract(synced, own_space);
@@ -267,8 +269,8 @@ fn allowed_sources(machine: &Machine<'_>, synced: &[IpNet], own_space: &[IpNet])
     prefix::subtract(&sources, own_space)
 }
 
-/// Whether a machine of a peered VNet may send from foreign sources: the receiver's half decides whether an appliance
-/// may forward them (P18).
+/// Whether a machine of a peered VNet may send packets with foreign sources: only an appliance may, and only if the
+/// receiver's half allows it (P18).
 fn foreign_sources_of_peer(machine: &Machine<'_>, allow_forwarded: bool) -> ForeignSources {
     match machine.forwards() && allow_forwarded {
         true => ForeignSources::OutsideOwnSpace,
@@ -301,8 +303,8 @@ impl<'a> Links<'a> {
         }
     }
 
-    /// Adds a link that is not kept open and not monitored. If a link with the peer exists, it stays as it is: the
-    /// relation that is added first wins.
+    /// Adds a link that is not kept open and not monitored. If a link with the peer exists already, that link stays as
+    /// it is: of several relations with a peer, the one that is added first counts.
     fn add(
         &mut self,
         peer: &Agent,
@@ -346,7 +348,8 @@ impl<'a> Links<'a> {
     }
 
     /// Sets whether machines keep their links to this gateway open, because the gateway advertises learned routes to
-    /// them (D11). All other links added so far are not kept open.
+    /// them (D11). Links with peers other than the gateway's clients, as far as they have been added already, are not
+    /// kept open.
     fn keep_client_links_open(&mut self, open: bool) {
         for link in self.links.values_mut() {
             link.always_on = open && matches!(link.relation, Relation::GatewayClient {});

@@ -16,8 +16,8 @@ pub(super) fn covered(prefix: &IpNet, by: &[IpNet]) -> bool {
     by.iter().any(|b| b.contains(prefix))
 }
 
-/// The address with the length of the longest of `prefixes` that contains it; with the full length (32 or 128) if none
-/// does.
+/// The address as a prefix, with the length of the longest of `prefixes` that contains the address, or with the full
+/// length (32 or 128) if none of them does.
 pub(super) fn within(address: IpAddr, prefixes: &[IpNet]) -> IpNet {
     prefixes
         .iter()

@@ -42,7 +42,7 @@ pub(super) fn table_of<'t>(index: &Index<'t>, subnet: &Subnet) -> Option<&'t Rou
     index.topology.route_tables.get(id).map(|table| &**table)
 }
 
-/// An active route without a name. The selection that follows may make it inactive.
+/// An active route without a name. The selection between all routes, which comes later, may make the route inactive.
 fn route(source: RouteSource, prefix: IpNet, next_hop: NextHop) -> EffectiveRoute {
     EffectiveRoute {
         name: None,
@@ -75,12 +75,13 @@ fn system(vnet: &Vnet<'_>, table: Option<&RouteTable>) -> Vec<EffectiveRoute> {
     let taken: Vec<IpNet> = routes.iter().map(|r| r.prefix).collect();
     if ranges.iter().any(|p| matches!(p, IpNet::V4(_))) {
         routes.push(default(ALL_V4, NextHop::Internet {}));
-        // If the user has a 0.0.0.0/0 route, private destinations follow it too, so the private blocks are not dropped
-        // (R9).
+        // If the subnet has a user-defined 0.0.0.0/0 route, packets to private destinations follow that route too, so
+        // there are no routes that drop the private blocks (R9).
         let user_default = table.is_some_and(|t| t.routes.iter().any(|r| r.prefix == ALL_V4));
         if !user_default {
-            // A private block that an address range of this VNet or of a peer covers completely is not dropped. Inside
-            // a block the longer range wins by prefix length (R2).
+            // A private block that an address range of this VNet or of a peer covers completely gets no route that
+            // drops it. A range inside a block needs no exception, because the route of the range has the longer prefix
+            // and wins (R2).
             let free = RESERVED
                 .map(IpNet::V4)
                 .into_iter()
@@ -94,8 +95,8 @@ fn system(vnet: &Vnet<'_>, table: Option<&RouteTable>) -> Vec<EffectiveRoute> {
     routes
 }
 
-/// The configured gateway routes of a subnet. Empty if its VNet uses no gateway, or if its route table disables their
-/// propagation (R5, R15).
+/// The configured gateway routes of a subnet. Empty if the subnet's VNet uses no gateway, or if the subnet's route
+/// table disables the propagation of gateway routes (R5, R15).
 fn gateway(index: &Index<'_>, vnet: &Vnet<'_>, table: Option<&RouteTable>) -> Vec<EffectiveRoute> {
     let Some(hub) = vnet.hub.map(|hub| &index.vnets[hub]) else {
         return Vec::new();

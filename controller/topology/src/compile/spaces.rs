@@ -7,7 +7,7 @@ use crate::resource;
 use ipnet::IpNet;
 use tombolo_proto::config::{Owner, Space, SpaceKind, Subnet};
 
-/// The space of the agent's own VNet. Its addresses are owned by the VNet's machines and by the instances of its
+/// The space of the agent's own VNet. The owners of the VNet's addresses are its machines and the instances of its
 /// gateways.
 pub(super) fn local_space(vnet: &Vnet<'_>) -> Space {
     let mut owners = vnet.owners.clone();
@@ -27,14 +27,14 @@ pub(super) fn local_space(vnet: &Vnet<'_>) -> Space {
 }
 
 /// The owners of another VNet's addresses within `prefixes`, the synced address space. An address that is not synced
-/// yet has no owner here (P27).
+/// yet has no owner in the result (P27).
 pub(super) fn owners_within(vnet: &Vnet<'_>, prefixes: &[IpNet]) -> Vec<Owner> {
     let known = |owner: &&Owner| prefix::covered(&owner.prefix, prefixes);
     vnet.owners.iter().filter(known).cloned().collect()
 }
 
-/// The spaces into which a gateway delivers packets: its own VNet first, then the VNets that use it, ordered by id; and
-/// the union of their prefixes, ordered.
+/// The spaces into which a gateway delivers packets: its own VNet first, then the VNets that use the gateway, ordered
+/// by id; and the union of the prefixes of all these spaces, ordered.
 pub(super) fn local_prefixes(index: &Index<'_>, vnet: &Vnet<'_>) -> (Vec<Space>, Vec<IpNet>) {
     let mut spaces = vec![local_space(vnet)];
     let mut local_prefixes = vnet.resource.address_space.clone();
@@ -48,7 +48,8 @@ pub(super) fn local_prefixes(index: &Index<'_>, vnet: &Vnet<'_>) -> (Vec<Space>,
             owners: owners_within(spoke, &client.half.remote_address_space),
         });
     }
-    // The gateway's own space stays first. The order of the others must not depend on the order of creation.
+    // The gateway's own space stays first. The others are sorted, because their order must not depend on the order in
+    // which VNets or peerings were created.
     spaces[1..].sort_by(|a, b| a.vnet.cmp(&b.vnet));
     (spaces, prefix::sorted(&local_prefixes))
 }

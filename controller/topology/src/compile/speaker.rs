@@ -32,9 +32,9 @@ pub(super) fn speaker(vnet: &Vnet<'_>, asn: u32, address: IpAddr, hold_time: u16
     })
 }
 
-/// A BGP router id for a speaker, which must differ from those of other speakers with the same neighbour. It is the
-/// address itself if that is IPv4, otherwise the address's last 32 bits combined with the ASN. The combined id has its
-/// last bit set, because an id must not be zero (RFC 6286).
+/// A BGP router id for a speaker. Speakers with the same neighbour must have different router ids. For an IPv4 address
+/// the id is the address itself; for an IPv6 address it is the address's last 32 bits combined with the ASN.
+/// The combined id has its last bit set, because an id must not be zero (RFC 6286).
 pub(super) fn router_id(address: IpAddr, asn: u32) -> Ipv4Addr {
     match address {
         IpAddr::V4(address) => address,

@@ -41,7 +41,9 @@ pub struct Explanation {
 pub struct Walk {
     /// Whether the packet arrives: at its destination, or at a site's device or customer edge.
     pub delivered: bool,
-    /// One entry for each decision of an agent, in order. An appliance or an edge that forwards has two.
+    /// One entry for each decision of an agent, in order. An appliance that forwards the packet has two entries: one
+    /// for the delivery to its host, and one for the packet that the host's kernel sends back to the agent. The same
+    /// holds for an edge whose kernel sends the packet on to a VNet.
     pub hops: Vec<Hop>,
     /// The reason why the packet does not arrive. `None`: it arrives.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -68,7 +70,8 @@ pub struct Hop {
     pub route: Option<MatchedRoute>,
     /// The decision in words.
     pub verdict: String,
-    /// The agent, or the device of a site, that gets the packet next. `None`: this hop does not send it over a link.
+    /// The agent, or the device of a site, that gets the packet next. `None`: this hop does not send the packet over a
+    /// link.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<AgentId>,
     /// The relation of the next agent to this one, such as `vnetLocal`, `peering`, `gateway`, `gatewayClient` or

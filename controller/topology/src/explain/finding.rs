@@ -1,4 +1,4 @@
-//! Findings: the cause of a stop and its remedy. They are derived from the topology if the configuration of the agent
+//! Findings: the cause of a stop and its remedy. Both are derived from the topology if the configuration of the agent
 //! that drops the packet does not show them.
 
 use super::names::agent_of;
@@ -60,7 +60,7 @@ pub(super) fn connected(vnet: &VirtualNetwork) -> Vec<ResourceId> {
 }
 
 /// Explains why no agent owns an address of a VNet: the VNet does not exist, no NIC has the address, the NIC has no
-/// agent, its agent is revoked, the address is not synced yet, or it is that of a gateway.
+/// agent, the NIC's agent is revoked, the address is not synced yet, or the address is a gateway's.
 pub(super) fn no_owner(topology: &Topology, vnet: &ResourceId, address: IpAddr) -> Finding {
     let name = vnet.name();
     let Some(resource) = topology.vnets.get(vnet) else {

@@ -18,8 +18,9 @@ pub(super) fn in_vnet<'t>(
     all.next().map(|gateway| &**gateway)
 }
 
-/// The gateway of the type `kind` that a VNet uses, after the VNet that it is in: the VNet itself, or a peer (P19, P20,
-/// P23). A VNet with a gateway of either type uses no gateway of a peer. `None`: it uses no gateway of this type.
+/// The gateway of the type `kind` that a VNet uses, preceded by the id of the VNet that has the gateway: the VNet
+/// itself, or a peer (P19, P20, P23). A VNet with a gateway of either type uses no gateway of a peer. `None`: the VNet
+/// uses no gateway of this type.
 pub(super) fn used<'t>(
     topology: &'t Topology,
     vnet: &'t VirtualNetwork,
@@ -43,7 +44,7 @@ pub(super) fn between(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNe
 }
 
 /// Explains which flag, connection object or BGP setting is missing for a VPN from one VNet to the other. `None`: none
-/// of these would be enough.
+/// of these alone would connect the two.
 fn by_vpn(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Option<Finding> {
     /// The type of all gateways that this function looks for.
     const VPN: GatewayKind = GatewayKind::Vpn;
@@ -53,8 +54,8 @@ fn by_vpn(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Op
         let (a, b) = (&a.envelope.id, &b.envelope.id);
         connection(topology, a, b).is_some() && connection(topology, b, a).is_some()
     };
-    // The target's side is examined first. If the target uses no gateway, one of its peers may have a gateway that it
-    // could use.
+    // The target's side is examined first. If the target uses no gateway, one of the target's peers may have a gateway
+    // that the target could use.
     let Some((_, far)) = used(topology, target, VPN) else {
         let (_, near) = used(topology, own, VPN)?;
         let theirs = connected(target);
@@ -62,8 +63,8 @@ fn by_vpn(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Op
         return missing_flags(topology, target, theirs.iter().find(leads)?, here);
     };
     let Some((hub, near)) = used(topology, own, VPN) else {
-        // The target uses a gateway, but the packet's VNet does not. One of its peers may have a gateway that reaches
-        // the target, and only flags are missing.
+        // The target uses a gateway, but the packet's VNet does not. One of the peers of the packet's VNet may have a
+        // gateway that reaches the target, so that only flags are missing.
         let ours = connected(own);
         let leads = |hub: &&ResourceId| in_vnet(topology, hub, VPN).is_some_and(|near| joined(near, far));
         return missing_flags(topology, own, ours.iter().find(leads)?, there);
@@ -83,8 +84,9 @@ fn by_vpn(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Op
     }
 }
 
-/// Explains why no route of the packet's subnet leads to `there`, although the gateway of `hub` that the packet's VNet
-/// uses does: the subnet does not accept gateway routes, or the reason is not known.
+/// Explains why no route of the packet's subnet leads to `there`, although the packet's VNet uses a gateway of `hub`,
+/// and that gateway has a path to `there`. The cause is that the subnet does not accept gateway routes; if it accepts
+/// them, the cause is not known.
 pub(super) fn not_in_force(facts: Facts<'_>, hub: &ResourceId, there: impl std::fmt::Display) -> Finding {
     let hub = hub.name();
     let table = facts.subnet.and_then(|id| {
@@ -131,8 +133,8 @@ pub(super) fn connection<'t>(topology: &'t Topology, from: &ResourceId, to: &Res
         .map(|c| &**c)
 }
 
-/// The shortest chain of connections between VPN gateways from `from` to `to` (breadth-first). Each exists on both
-/// sides. Empty if both are the same gateway. `None`: no chain exists.
+/// The shortest chain of connections between VPN gateways from `from` to `to` (breadth-first). Every connection of the
+/// chain exists on both sides. Empty if `from` and `to` are the same gateway. `None`: no chain exists.
 pub(super) fn chain<'t>(topology: &'t Topology, from: &'t ResourceId, to: &ResourceId) -> Option<Vec<Pair<'t>>> {
     let mut chains: BTreeMap<&ResourceId, Vec<Pair<'t>>> = BTreeMap::from([(from, Vec::new())]);
     let mut open = VecDeque::from([from]);
@@ -177,7 +179,7 @@ fn equal_asns(topology: &Topology, (out, back): Pair<'_>) -> Option<Finding> {
 }
 
 /// Explains why no routes are exchanged along a chain of gateways to `there`: equal ASNs (G4), or a connection object
-/// without BGP (G19). `None`: they are exchanged.
+/// without BGP (G19). `None`: routes are exchanged along the whole chain.
 pub(super) fn without_bgp(topology: &Topology, way: &[Pair<'_>], there: &dyn std::fmt::Display) -> Option<Finding> {
     if let Some(finding) = way.iter().find_map(|pair| equal_asns(topology, *pair)) {
         return Some(finding);
@@ -225,7 +227,7 @@ fn by_circuit(topology: &Topology, own: &VirtualNetwork, target: &VirtualNetwork
         };
         return Some(finding.at(shared));
     }
-    // Neither case above: one VNet is linked to a circuit, and the other one is joined by VPN with a VNet that is
+    // The last case: one VNet is linked to a circuit, and the other one is joined by VPN with a third VNet that is
     // linked to the same circuit.
     let (circuit_side, vpn_side) = match (near, far) {
         (Some(near), None) => (near, target),
@@ -266,8 +268,8 @@ pub(super) fn circuits<'t>(topology: &'t Topology, gateway: &VirtualNetworkGatew
     links.map(|c| &c.gateway2).collect()
 }
 
-/// The finding that flags of the peering are missing, without which the VNet `spoke` does not use the gateways of
-/// `hub`, which lead to `there` (P19, P20). `None`: no flag is missing, or the two are not peered.
+/// The finding that the peering between `spoke` and `hub` lacks flags, so that `spoke` cannot use the gateways of
+/// `hub`, which lead to `there` (P19, P20). `None`: no flag is missing, or the two VNets are not peered.
 pub(super) fn missing_flags(
     topology: &Topology,
     spoke: &VirtualNetwork,
@@ -339,7 +341,7 @@ pub(super) fn far_end(topology: &Topology, id: &ResourceId) -> Finding {
         })
 }
 
-/// Whether all agents of a gateway that are not revoked report that `other` does not answer. False for a gateway
+/// Whether every agent of a gateway, except revoked ones, reports that `other` does not answer. False for a gateway
 /// without agents.
 pub(super) fn reported_down(facts: Facts<'_>, gateway: &ResourceId, other: &AgentId) -> bool {
     let stands_for = |b: &crate::resource::Binding| matches!(b, crate::resource::Binding::Gateway { gateway: g, .. } if g == gateway);

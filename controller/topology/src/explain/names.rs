@@ -36,7 +36,7 @@ pub(super) fn source(topology: &Topology, name: &str) -> Result<Endpoint, String
     }
 }
 
-/// The destination of a walk: any IP address, which nobody needs to have, or a name.
+/// The destination of a walk: a name, or any IP address, even one that no host has.
 ///
 /// # Errors
 /// The name is unknown or ambiguous. The text begins with `to:`.
@@ -51,8 +51,8 @@ pub(super) fn destination(topology: &Topology, name: &str) -> Result<Endpoint, S
     }
 }
 
-/// The addresses of the packet: the first address of `from` for which `to` has one of the same family, and the first
-/// such address of `to`.
+/// The addresses of the packet: the first address of `from` for which `to` has an address of the same family, and the
+/// first address of `to` of this family.
 ///
 /// # Errors
 /// The two ends have no address family in common.
@@ -64,10 +64,11 @@ pub(super) fn pair(from: &Endpoint, to: &Endpoint) -> Result<(IpAddr, IpAddr), S
         .ok_or_else(|| format!("{} and {} have no address family in common", from.label, to.label))
 }
 
-/// Candidates by agent, so that an agent found by several names counts once.
+/// Candidates, keyed by agent, so that an agent that is found by several names counts once.
 type Found = BTreeMap<String, Endpoint>;
 
-/// The only candidate. The error names `field`, and lists the candidates if there are several.
+/// Returns the candidate if there is exactly one. Otherwise the error names `field`, and lists the candidates if there
+/// are several.
 fn one_of(field: &str, name: &str, found: Found) -> Result<Endpoint, String> {
     let mut ends = found.into_values();
     match (ends.next(), ends.next()) {
@@ -86,7 +87,7 @@ fn one_of(field: &str, name: &str, found: Found) -> Result<Endpoint, String> {
 }
 
 /// The candidates with a name: agents by name, VMs and network interfaces by name or id. A revoked agent whose binding
-/// another agent has by now is left out, unless all found agents are such.
+/// another agent has by now is left out, unless every found agent is such a revoked one.
 fn named(topology: &Topology, name: &str) -> Found {
     let is = |id: &ResourceId| id.name().eq_ignore_ascii_case(name) || id.as_str().eq_ignore_ascii_case(name);
     let hit = |agent: &&Arc<Agent>| {
@@ -165,7 +166,8 @@ fn of_agent(topology: &Topology, agent: &Agent) -> Endpoint {
     }
 }
 
-/// Whether `agent` is revoked and another agent has its binding by now. Names then refer to the new agent only.
+/// Whether `agent` is revoked and another agent has its binding by now. In that case, names refer only to the new
+/// agent.
 fn is_replaced(topology: &Topology, agent: &Agent) -> bool {
     let place = |a: &Agent| match &a.binding {
         Binding::Vm { vm, .. } => vm.key(),
@@ -179,7 +181,7 @@ fn is_replaced(topology: &Topology, agent: &Agent) -> bool {
     agent.revoked && trusted.any(|a| place(a) == place(agent))
 }
 
-/// The agent of the VM that has a NIC. A revoked agent is returned only if no other one has the NIC.
+/// The agent of the VM that has a NIC. A revoked agent is returned only if no other agent has the NIC.
 pub(super) fn agent_of<'t>(topology: &'t Topology, nic: &ResourceId) -> Option<&'t Agent> {
     let has = |agent: &&Arc<Agent>| matches!(&agent.binding, Binding::Vm { nics, .. } if nics.contains(nic));
     let agents = topology.agents.values().filter(has);

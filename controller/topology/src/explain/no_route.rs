@@ -1,5 +1,5 @@
-//! Explains why no route of a VNet leads to an address. The cause is the state of a peering with the address's VNet;
-//! without such a peering it is in gateways, a common peer or sites.
+//! Explains why no route of a VNet leads to an address. If the VNet is peered with the address's VNet, the cause is the
+//! state of that peering. Otherwise the gateways, the common peers and the sites are examined.
 
 use super::finding::{Facts, Finding, connected};
 use super::{gateways, sites};
@@ -9,7 +9,8 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 
-/// Explains why the only route from the VNet `vnet` to the address `to` is the system route to `Internet` or `None`.
+/// Explains why the only route from the VNet `vnet` to the address `to` is the system route with the next hop type
+/// `Internet` or `None`.
 /// The first cause that applies is returned.
 pub(super) fn no_route(facts: Facts<'_>, vnet: &ResourceId, to: IpAddr) -> Finding {
     let topology = facts.topology;
@@ -76,8 +77,8 @@ pub(super) fn no_route(facts: Facts<'_>, vnet: &ResourceId, to: IpAddr) -> Findi
     }
 }
 
-/// Explains the missing route between two VNets without a peering. A gateway or a common peer may connect them after a
-/// change.
+/// Explains the missing route between two VNets without a peering. The remedy is a change of gateways if one would
+/// connect the two VNets, otherwise an appliance in a common peer or a new peering.
 fn without_peering(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Finding {
     let (here, there) = (own.envelope.id.name(), target.envelope.id.name());
     if let Some(finding) = gateways::between(facts, own, target) {

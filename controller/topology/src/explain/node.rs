@@ -31,9 +31,10 @@ pub(super) struct Decision {
 pub(super) enum Step {
     /// The agent delivers the packet to its host.
     Deliver,
-    /// The agent sends the packet over a link to this agent or device. Its TTL is decremented if this hop does so.
+    /// The agent sends the packet over a link to this agent or device. The packet's TTL has been decremented already if
+    /// this hop is one that decrements it.
     Forward(AgentId),
-    /// The TTL expired. The address sends an ICMP error; `None`: no answer.
+    /// The TTL expired. An ICMP error is sent from this address; `None`: no error is sent.
     Expired(Option<IpAddr>),
     /// The agent drops the packet.
     Drop(DropReason),
@@ -48,7 +49,7 @@ impl Node {
     }
 
     /// Decides on a packet that arrives over the link with `from`; `None`: from the agent's own host. Decrements the
-    /// packet's TTL where the agent would.
+    /// packet's TTL if the agent would.
     pub(super) fn decide(&self, from: Option<&AgentId>, packet: &mut Packet) -> Result<Decision, String> {
         let tables = self.tables.as_ref().map_err(Clone::clone)?;
         let ingress = match from {
@@ -106,8 +107,8 @@ impl Node {
         matches!(self.config.role, Role::CircuitEdge { .. })
     }
 
-    /// The source address of the host kernel's ICMP errors to `like`: the first own one of the same address family.
-    /// `None`: the host has none of this family.
+    /// The address from which the host's kernel sends ICMP errors to `like`: the host's first address of the same
+    /// family. `None`: the host has no address of this family.
     pub(super) fn kernel_address(&self, like: IpAddr) -> Option<IpAddr> {
         let same = |a: &IpAddr| a.is_ipv4() == like.is_ipv4();
         match &self.config.role {
@@ -144,7 +145,7 @@ impl Packet {
         port: Option<u16>,
         ttl: u8,
     ) -> Result<Self, String> {
-        /// The source port: the first ephemeral port of RFC 6335.
+        /// The source port of the packet: the first of the ephemeral ports of RFC 6335.
         const CLIENT_PORT: u16 = 49_152;
         let start = match (source, destination) {
             (IpAddr::V4(s), IpAddr::V4(d)) => PacketBuilder::ipv4(s.octets(), d.octets(), ttl),

@@ -10,9 +10,10 @@ use tombolo_proto::id::{AgentId, ResourceId};
 
 /// The known location of an address outside of the VNets.
 enum Location<'t> {
-    /// In a site, by its local network gateway or by the announcements of its device.
+    /// The address is in a site, according to the site's local network gateway or the announcements of the site's
+    /// device.
     Site(&'t LocalNetworkGateway),
-    /// On the customer's side of a circuit, by the announcements of the customer.
+    /// The address is on the customer's side of a circuit, according to the customer's announcements.
     Circuit(&'t ExpressRouteCircuit),
 }
 
@@ -25,8 +26,8 @@ pub(super) fn no_route(facts: Facts<'_>, own: &VirtualNetwork, to: IpAddr) -> Fi
     }
 }
 
-/// The location with the longest prefix that contains an address. A default route does not locate an address and is
-/// skipped.
+/// The known location of an address: of all known prefixes that contain the address, the longest one decides. A default
+/// route does not locate an address and is skipped.
 fn location(facts: Facts<'_>, to: IpAddr) -> Option<Location<'_>> {
     let topology = facts.topology;
     let site_of = |connection: &Connection| topology.local_gateways.get(&connection.gateway2);

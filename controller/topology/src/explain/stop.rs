@@ -248,7 +248,8 @@ fn no_usable_route(facts: Facts<'_>, config: &AgentConfig, trace: &Trace, destin
     no_route::no_route(facts, &config.vnet, destination)
 }
 
-/// Explains a route to a gateway without an instance that can be reached, or without a gateway.
+/// Explains a route whose next hop is a gateway, if no instance of that gateway can be reached, or if the gateway does
+/// not exist.
 fn no_gateway(topology: &Topology, config: &AgentConfig, trace: &Trace) -> Finding {
     if let Some(connection) = &trace.connection {
         return gateways::far_end(topology, connection);
@@ -298,8 +299,8 @@ fn access_denied(config: &AgentConfig, from: Option<&AgentId>, packet: &Packet, 
                 allow_access: false,
                 ..
             } => {
-                // A packet that came through a gateway or an appliance did not come over a link of the peering. Only
-                // its addresses show which VNets it belongs to.
+                // A packet that came through a gateway or an appliance did not come over a link of the peering. So only
+                // the packet's addresses show between which VNets it travels.
                 let covers = |a: IpAddr| space.prefixes.iter().any(|p| p.contains(&a));
                 let crossed = Some(&space.vnet) == trace.vnet.as_ref();
                 (crossed || covers(packet.source) || covers(packet.destination)).then_some(peering)
@@ -393,8 +394,8 @@ fn forwards(config: &AgentConfig, agent: &AgentId) -> bool {
     owners.filter(|o| o.agent == *agent).any(|o| o.ip_forwarding)
 }
 
-/// The half of a gateway's VNet towards the VNet that uses the gateway and that `agent` is in. `None`: the agent is in
-/// no such VNet.
+/// The half that belongs to a gateway's VNet and points to the VNet of `agent`, which uses the gateway. `None`: the
+/// agent's VNet does not use the gateway.
 fn client_half(topology: &Topology, config: &AgentConfig, agent: &AgentId) -> Option<ResourceId> {
     let of_agent = |space: &&Space| space.owners.iter().any(|o| o.agent == *agent);
     let client = config.spaces.iter().find(of_agent)?;

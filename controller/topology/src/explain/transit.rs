@@ -58,7 +58,7 @@ pub(super) fn refused(
 fn between(topology: &Topology, name: &str, inward: &GatewayConnection, onward: &GatewayConnection) -> Finding {
     let silent: Vec<&GatewayConnection> = [inward, onward].into_iter().filter(|c| !c.exchange).collect();
     // If one of the two connections leads to a site without BGP, forwarding is still allowed when the other connection
-    // uses BGP. So if both lack BGP, the remedy is at the one that does not lead to a site.
+    // uses BGP. So if both connections lack BGP, the remedy is at the connection that does not lead to a site.
     let lacking = silent.iter().find(|c| !c.site).or(silent.first());
     let Some(lacking) = lacking else {
         return Finding::new(
@@ -152,8 +152,8 @@ mod tests {
         format!("{GROUP}/providers/Microsoft.Network/{tail}")
     }
 
-    /// Two gateways that are connected to each other, and two sites of the first one: one without BGP, and one with the
-    /// same ASN as the gateway.
+    /// Two gateways that are connected to each other, and two sites of the first one: a site without BGP, and a site
+    /// with the same ASN as the gateway.
     fn topology() -> Topology {
         let mut topology = Topology::default();
         let mut guids = 0;
@@ -237,7 +237,8 @@ mod tests {
         );
         let tunnel = ends("there", false, false);
         for (inward, onward, at, words) in [
-            // The site without BGP is allowed; the tunnel lacks BGP, on one of its two objects.
+            // A site may lack BGP if the other connection uses it, so the remedy is at the tunnel: one of its two
+            // connection objects lacks BGP.
             (&plain, &tunnel, "there", "set enableBgp on back"),
             (&tunnel, &bgp, "there", "set enableBgp on back"),
             (

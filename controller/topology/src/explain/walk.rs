@@ -1,5 +1,5 @@
-//! Walks a packet from agent to agent. Each agent decides with its own configuration; between two decisions the kernel
-//! of an appliance forwards (R12, D23).
+//! Walks a packet from agent to agent. Each agent decides with its own configuration; between two decisions of an
+//! appliance's agent, the appliance's kernel forwards the packet (R12, D23).
 
 use super::answer::{Hop, Ingress, MatchedRoute, Stop, Walk};
 use super::finding::Facts;
@@ -28,7 +28,7 @@ pub(super) enum End {
     Delivered(AgentId),
     /// The TTL expired at this agent, which answers with this ICMP error; `None`: it does not answer.
     Expired(AgentId, Option<Answer>),
-    /// The packet left the fabric into a site: over the link with its device, or down the line of an edge.
+    /// The packet left the fabric for a site: over the link with the site's device, or down the line of an edge.
     LeftFabric {
         /// The last agent of the walk.
         agent: AgentId,
@@ -41,9 +41,10 @@ pub(super) enum End {
 
 /// Where a packet goes after a hop.
 enum Next {
-    /// To this agent, over its link with the other one. `None`: from its own host.
+    /// The packet goes to the first agent, and arrives there over that agent's link with the second one. `None`: it
+    /// arrives from the first agent's own host.
     Agent(AgentId, Option<AgentId>),
-    /// The walk ends, with a stop if the packet does not arrive.
+    /// The walk ends. If the packet does not arrive, the stop gives the reason.
     End(Option<Box<Stop>>, End),
 }
 
@@ -53,7 +54,7 @@ pub(super) struct Answer {
     pub(super) address: IpAddr,
     /// The agent that decides on the error first, and the peer over whose link the error arrives there. An error of the
     /// engine goes back over the link of the packet. An error of the host's kernel enters the agent's own TUN device,
-    /// so it has no link.
+    /// so there is no peer and no link.
     pub(super) start: (AgentId, Option<AgentId>),
 }
 
@@ -92,8 +93,8 @@ impl<'t> Fabric<'t> {
         let mut seen = BTreeSet::new();
         let (mut at, mut from) = (start.clone(), from.cloned());
         let (stop, end) = loop {
-            // The decision depends only on the agent and on the link. The same pair again therefore means a routing
-            // loop, which in the network the TTL ends.
+            // The decision depends only on the agent and on the link. If the same agent and link occur again, the
+            // packet is therefore in a routing loop. In the network, the TTL would end that loop.
             let repeated = !seen.insert((at.clone(), from.clone()));
             match self.visit(&at, from.as_ref(), packet, repeated, &mut hops) {
                 Next::Agent(next, link) => (at, from) = (next, link),

@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use tombolo_proto::fabric::Binding;
 use tombolo_proto::id::{AgentId, PublicKey};
 
-/// An agent: a host that has joined. It is bound to one VM, gateway instance or circuit link (D7).
+/// An agent: a host that has joined. The agent is bound to one VM, one instance of a gateway, or one line of a circuit
+/// (D7).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Agent {
     /// The agent's name, unique among all agents including revoked ones.
     pub id: AgentId,
-    /// The machine, gateway instance or circuit link that the agent is bound to.
+    /// The machine, instance of a gateway, or line of a circuit to which the agent is bound.
     pub binding: Binding,
     /// The WireGuard public key, which identifies the agent on links.
     pub public_key: PublicKey,
@@ -20,8 +21,9 @@ pub struct Agent {
     /// The endpoints of the agent's links.
     #[serde(flatten)]
     pub reach: Reach,
-    /// Whether the agent is revoked. A revoked agent gets no configuration and no links, and cannot connect. Its record
-    /// stays so that operators see it, and so that its name and keys stay in use until it is deleted.
+    /// Whether the agent is revoked. A revoked agent gets no configuration and no links, and cannot connect. The
+    /// agent's record stays until it is deleted, so that operators see it, and so that no other agent can use its name
+    /// and keys.
     pub revoked: bool,
 }
 
@@ -40,13 +42,13 @@ pub struct Reach {
     pub lanes: u16,
 }
 
-/// The number of lanes of agents that report none: versions before lanes had one thread.
+/// The number of lanes of agents that report no number: they run a version without lanes, which has one thread.
 const fn one_lane() -> u16 {
     1
 }
 
 impl Reach {
-    /// The reach of a host with these endpoints, the best one first, with one lane and without QUIC.
+    /// How to reach a host that has these endpoints (the best one first), one lane, and no QUIC.
     #[must_use]
     pub const fn at(endpoints: Vec<SocketAddr>) -> Self {
         Self {
@@ -61,7 +63,8 @@ impl Reach {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct JoinToken {
-    /// The public part of the token, by which it is found. Of the secret part, only `hash` is stored.
+    /// The public part of the token, by which the token is found. Of the token's secret part, only the hash is stored
+    /// ([`Self::hash`]).
     pub id: String,
     /// BLAKE3 hash of the secret, in hex.
     pub hash: String,
@@ -69,7 +72,7 @@ pub struct JoinToken {
     pub agent: AgentId,
     /// The binding of the agent that joins.
     pub binding: Binding,
-    /// The Unix time, in seconds, from which on the token is invalid. This crate has no clock: the controller checks it
-    /// when an agent joins.
+    /// The Unix time, in seconds, at which the token expires. This crate has no clock, so the controller checks the
+    /// time when an agent joins.
     pub expires: u64,
 }

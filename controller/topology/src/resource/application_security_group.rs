@@ -1,4 +1,4 @@
-//! Application security groups. They are kept and shown; no rule refers to one yet (N9).
+//! Application security groups. Groups are kept and shown, but nothing can refer to a group yet (N9).
 
 use crate::arm::view::Views;
 use crate::draft::Draft;

@@ -42,7 +42,8 @@ pub struct Connection {
     /// `routingWeight`, 0 to 32,000: if several connections have a route for one prefix, the route of the connection
     /// with the higher weight wins (E12).
     pub routing_weight: u32,
-    /// `enableBgp`: whether this side exchanges routes over the connection. The far end must do so too (G4).
+    /// `enableBgp`: whether this side exchanges routes over the connection. Routes are exchanged only if the far end
+    /// does so too (G4).
     pub enable_bgp: bool,
     /// `dpdTimeoutSeconds`: the dead-peer-detection timeout of a site's device in seconds, 9 to 3600. `None`: the
     /// default.
@@ -62,7 +63,7 @@ pub enum ConnectionType {
     ExpressRoute,
 }
 
-/// The properties that are kept and shown without any effect.
+/// The properties that are kept and shown, but have no effect.
 const ECHOED: Echoed = Echoed {
     properties: &[
         ("connectionProtocol", Shape::Text),
@@ -107,7 +108,7 @@ impl Resource for Connection {
         if !draft.problems.is_empty() {
             return None;
         }
-        // GET never shows the key. A client that reads a body, edits it and writes it back thus sends none, and the
+        // GET never shows the key. So a client that reads a body, edits it and writes it back sends no key, and the
         // stored key stays.
         let kept_key = put.old().and_then(|c| c.shared_key.clone());
         let key = key.map(str::to_owned).or(kept_key);
@@ -219,8 +220,9 @@ impl Draft<'_> {
         self.resolve(properties, name, id, |t, gateway| t.gateways.get(gateway).cloned())
     }
 
-    /// Reads `dpdTimeoutSeconds`, in seconds: 9 to 3600, or 0 for the default, as Azure does. `None`: missing, 0, or
-    /// not a number in the range 0 to 3600, which is a problem. 1 to 8 are a problem too.
+    /// Reads `dpdTimeoutSeconds`, in seconds: 9 to 3600, or 0 for the default, as Azure does. `None`: the member is
+    /// missing or 0; or it is not an integer from 0 to 3600, which is a problem. A value from 1 to 8 is a problem too,
+    /// and is returned.
     fn dpd_timeout(&mut self, properties: &Object<'_>) -> Option<u16> {
         let seconds = properties.integer("dpdTimeoutSeconds", 0..=3600, &mut self.problems)?;
         if (1..9).contains(&seconds) {

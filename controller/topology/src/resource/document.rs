@@ -24,7 +24,8 @@ pub(crate) fn bytes<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).unwrap()
 }
 
-/// Parses the document `key`. The error names the document, and the position and reason at which its JSON does not fit.
+/// Parses the document `key`. The error names the document, and says where and why its JSON does not have the expected
+/// form.
 pub(crate) fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<Arc<T>, String> {
     serde_json::from_slice(value)
         .map(Arc::new)

@@ -20,13 +20,14 @@ pub struct Envelope {
     pub etag: Uuid,
     /// A GUID that stays the same for the life of the resource.
     pub resource_guid: Uuid,
-    /// Properties that are kept and shown without any effect (`dhcpOptions`, `sku`, …), in ARM's form: an object with
-    /// top-level members, and with `properties`. Members that equal Azure's default are not stored.
+    /// Properties that are kept and shown (`dhcpOptions`, `sku`, …), in ARM's form: an object with top-level members,
+    /// and with `properties`. They have no effect, except that some of a circuit's decide limits (X12, X13). Members
+    /// whose value is Azure's default are not stored.
     #[serde(default)]
     pub echoed: serde_json::Map<String, serde_json::Value>,
 }
 
-/// A resource group: a region, tags, and all resources whose ids begin with its own.
+/// A resource group: a region, tags, and all resources whose ids begin with the id of the group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ResourceGroup {

@@ -28,8 +28,8 @@ pub struct ExpressRouteCircuit {
     pub private_peering: Option<PrivatePeering>,
 }
 
-/// The maximum length of a body's list of peerings. ARM has three types of peerings, and a circuit has at most one
-/// peering of each.
+/// The maximum number of peerings in a circuit's body: ARM has three types of peerings, and a circuit has at most one
+/// of each type.
 const MAX_PEERINGS: usize = 3;
 
 /// The properties that are kept and shown, with Azure's defaults. Three of their members have a further effect: the SKU's
@@ -58,7 +58,7 @@ impl Resource for ExpressRouteCircuit {
         let kept = put.echoed(&mut draft.problems);
         let before = put.old().and_then(|c| c.private_peering.as_ref());
         let private_peering = match put.properties.list("peerings", MAX_PEERINGS, &mut draft.problems) {
-            // As with VNets, a list that the body leaves out stays as it is.
+            // As with VNets, a list that the body of a PUT leaves out stays as it is.
             None => before.cloned(),
             Some(items) => draft.read_peerings(&put.id, &items, before),
         };
@@ -122,8 +122,8 @@ const AUTHORIZATIONS: Child = Child {
 };
 
 impl Draft<'_> {
-    /// Checks that a changed circuit still satisfies its connections: it keeps its peering (E1), and its SKU allows as
-    /// many connections as it has (X13).
+    /// Checks that a changed circuit still satisfies its connections: the circuit keeps its peering (E1), and its SKU
+    /// allows as many connections as the circuit has (X13).
     fn check_circuit_in_use(&mut self, old: Option<&ExpressRouteCircuit>, new: &ExpressRouteCircuit) {
         let id = &new.envelope.id;
         let users: Vec<_> = self.links_of(id).cloned().collect();
@@ -160,7 +160,8 @@ impl Draft<'_> {
     }
 }
 
-/// The peering location of a circuit, in the casing of its body; its region if the body had no location (X12).
+/// The peering location of a circuit, in the casing of the body that set it. If the body had no location, the circuit's
+/// region (X12).
 pub(crate) fn location_of(circuit: &ExpressRouteCircuit) -> String {
     let properties = circuit.envelope.echoed.get("properties");
     let location = properties.and_then(|p| p.pointer("/serviceProviderProperties/peeringLocation"));
@@ -168,8 +169,8 @@ pub(crate) fn location_of(circuit: &ExpressRouteCircuit) -> String {
     location.unwrap_or(&circuit.envelope.location).to_owned()
 }
 
-/// The maximum number of VNets that can be linked to a circuit (X13). It is 10; with the premium tier it is 20 to 100,
-/// depending on the bandwidth. A premium circuit without a bandwidth has 20. The numbers are Azure's.
+/// The maximum number of VNets that can be linked to a circuit (X13). The maximum is 10 VNets, or with the premium tier
+/// 20 to 100 VNets, depending on the bandwidth. A premium circuit without a bandwidth has 20. The numbers are Azure's.
 pub(crate) fn max_links(circuit: &ExpressRouteCircuit) -> usize {
     let echoed = &circuit.envelope.echoed;
     let tier = echoed.get("sku").and_then(|s| s.get("tier")).and_then(Value::as_str);

@@ -31,18 +31,19 @@ pub(crate) type Holds<'s> = &'s dyn Fn(&ResourceId) -> bool;
 pub(crate) trait Resource: Stored {
     /// The kind's path, ARM type and title.
     const KIND: Kind;
-    /// The members of a body that are kept and shown without any effect.
+    /// The members of a body that are kept and shown. They have no effect, except that some of a circuit's decide
+    /// limits.
     const ECHOED: Echoed = Echoed::NOTHING;
     /// The collections below an item of this kind.
     const CHILDREN: &'static [Child] = &[];
 
     /// Parses the body of a PUT, and adds every problem of the body and of the resource as a whole. Returns the new
-    /// resource, which the caller commits. It may be returned although there are problems. `None`: the resource is not
-    /// written, and a problem gives the reason.
+    /// resource, which the caller commits. The resource may be returned although there are problems. `None`: the
+    /// resource is not written, and a problem gives the reason.
     fn read(draft: &mut Draft<'_>, put: &Put<'_, Self>) -> Option<Self>;
 
-    /// Runs checks and changes that need the new resource in the draft. Called after the commit of each resource that
-    /// [`Self::read`] returned.
+    /// Runs the checks and changes that are possible only once the draft has the new resource. Called after the commit
+    /// of each resource that [`Self::read`] returned.
     fn after_put(_draft: &mut Draft<'_>, _put: &Put<'_, Self>) {}
 
     /// Sets new etags on the children that differ from those of `old`, the resource before the change.
@@ -56,17 +57,18 @@ pub(crate) trait Resource: Stored {
     /// of the request.
     fn check_unused(draft: &mut Draft<'_>, id: &ResourceId, old: &Self);
 
-    /// Removes the resource from the draft, and adds a problem if it is in use.
+    /// Removes the resource from the draft, and adds a problem if the resource is in use.
     fn delete(draft: &mut Draft<'_>, id: &ResourceId, old: &Self) {
         Self::check_unused(draft, id, old);
         Self::map_mut(&mut draft.topology).remove(id);
     }
 
-    /// The members of `properties` that this kind defines. The frame adds the echoed ones.
+    /// The members of `properties` that this kind defines. The function `view` adds the echoed members.
     fn properties(&self, views: &Views<'_>) -> Value;
 }
 
-/// The members of a body that are kept without any effect, with the values that Azure shows for missing ones.
+/// The echoed members of a body: those that are only kept and shown, with the values that Azure shows if they are
+/// missing.
 pub(crate) struct Echoed {
     /// Members beside `properties`, with their JSON types.
     pub(crate) top: &'static [(&'static str, Shape)],
@@ -128,26 +130,26 @@ impl<R: Resource> Put<'_, R> {
         self.old.as_deref()
     }
 
-    /// The echoed members of the body, including those that equal their default.
+    /// The echoed members of the body ([`Resource::ECHOED`]), including those that equal their default.
     pub(crate) fn echoed_with_defaults(&self, problems: &mut Problems) -> JsonMap<String, Value> {
         echoed(&self.root, R::ECHOED.top, R::ECHOED.properties, problems)
     }
 
-    /// The echoed members of the body, without those that equal their default.
+    /// The echoed members of the body ([`Resource::ECHOED`]), without those that equal their default.
     pub(crate) fn echoed(&self, problems: &mut Problems) -> JsonMap<String, Value> {
         R::ECHOED.without_defaults(self.echoed_with_defaults(problems))
     }
 
-    /// The new envelope, with `kept` as its echoed members. [`Draft::commit`] sets its etag.
+    /// The new envelope. `kept` becomes its [`Envelope::echoed`]. [`Draft::commit`] sets its etag.
     pub(crate) fn envelope(&self, draft: &mut Draft<'_>, kept: JsonMap<String, Value>) -> Envelope {
         draft.envelope(&self.root, self.id.clone(), self.old().map(R::envelope), kept)
     }
 }
 
-/// The operations of one kind, for code that does not know its type.
+/// The operations of one kind, for code that does not know the kind's Rust type.
 pub(crate) struct Entry {
     pub(crate) kind: Kind,
-    /// `None`: a view of other resources, which is read-only.
+    /// `None`: the kind is a read-only view of other resources.
     pub(crate) stored: Option<Writes>,
     /// The body of one item. `None`: it does not exist.
     pub(crate) item: fn(&Views<'_>, &ResourceId) -> Option<Value>,
@@ -177,9 +179,9 @@ pub(crate) struct Writes {
 pub(crate) struct Child {
     /// The last segment of the collection's path.
     pub(crate) name: &'static str,
-    /// `None`: a collection of top-level resources, which have paths of their own.
+    /// `None`: the members are top-level resources, which have paths of their own.
     pub(crate) kind: Option<Kind>,
-    /// `None`: a read-only view.
+    /// `None`: the collection is a read-only view.
     pub(crate) writes: Option<ChildWrites>,
     /// The body of one member. `None`: it does not exist.
     pub(crate) item: fn(&Views<'_>, &ArmPath) -> Option<Value>,
@@ -275,8 +277,8 @@ fn load<R: Resource>(topology: &mut Topology, key: &str, value: &[u8]) -> Result
     Ok(())
 }
 
-/// The ARM body of a resource. In `properties`, the members that the kind defines override echoed ones, which override
-/// the defaults.
+/// The ARM body of a resource. In `properties`, the members that the kind defines override echoed members
+/// ([`Resource::ECHOED`]), which override the defaults.
 pub(crate) fn view<R: Resource>(resource: &R, views: &Views<'_>) -> Value {
     let envelope = resource.envelope();
     let mut properties = (R::ECHOED.defaults)();
@@ -298,8 +300,8 @@ pub(crate) fn view<R: Resource>(resource: &R, views: &Views<'_>) -> Value {
 }
 
 impl Draft<'_> {
-    /// Writes a resource into the draft, new or changed. If it differs from the present one, it gets a new etag, each
-    /// changed child gets one too, and [`Resource::after_change`] runs. Otherwise nothing happens.
+    /// Writes a resource into the draft, new or changed. If the resource differs from its present state, the resource
+    /// and each changed child get a new etag, and [`Resource::after_change`] runs. Otherwise nothing happens.
     pub(crate) fn commit<R: Resource>(&mut self, mut new: R) {
         let old = R::map(&self.topology).get(&new.envelope().id).cloned();
         new.renew_children(old.as_deref(), self.new_guid);

@@ -32,8 +32,9 @@ pub struct LocalNetworkGateway {
     /// `wireGuardPublicKey`: the device's public key. `None`: not set, so the tunnel cannot come up.
     #[serde(default)]
     pub public_key: Option<PublicKey>,
-    /// `localNetworkAddressSpace`: the site's prefixes. They are disjoint from the gateway's VNet, from all networks
-    /// joined with it by VPN or peering, and from other sites of these networks. Can be empty.
+    /// `localNetworkAddressSpace`: the site's prefixes. The prefixes are disjoint from the VNet of each gateway that is
+    /// connected to the site, from all networks that VPN or a peering joins with that VNet, and from the other sites
+    /// that are joined with it. Can be empty.
     pub address_space: Vec<IpNet>,
     /// `bgpSettings`. `None`: the site does not use BGP.
     #[serde(default)]
@@ -50,7 +51,8 @@ pub struct SiteBgp {
     pub address: IpAddr,
 }
 
-/// The port of the examples in WireGuard's documentation. WireGuard itself has no default.
+/// The UDP port of a site's device if the body has none. It is the port of the examples in WireGuard's documentation,
+/// because WireGuard itself has no default.
 const DEFAULT_PORT: u16 = 51820;
 
 impl Resource for LocalNetworkGateway {

@@ -22,7 +22,8 @@ pub struct NetworkInterface {
     pub envelope: Envelope,
     /// The ip configurations, at least one, the primary one first. All are in one subnet, as in Azure.
     pub ip_configurations: Vec<NicIpConfiguration>,
-    /// `enableIPForwarding`: whether the machine may forward packets of others, that is, is an appliance (R12).
+    /// `enableIPForwarding`: whether the machine is an appliance, which may forward packets that other machines sent
+    /// (R12).
     pub enable_ip_forwarding: bool,
 }
 
@@ -46,7 +47,7 @@ pub struct NicIpConfiguration {
 /// Azure's maximum number of private IP addresses of a network interface.
 const MAX_IP_CONFIGURATIONS: usize = 256;
 
-/// The properties that are kept and shown without any effect.
+/// The properties that are kept and shown, but have no effect.
 const ECHOED: Echoed = Echoed {
     properties: &[
         ("enableAcceleratedNetworking", Shape::Bool),
@@ -192,8 +193,8 @@ impl NicIpConfiguration {
 }
 
 impl Draft<'_> {
-    /// Checks the subnets of a NIC: all addresses are in one subnet, it is no `GatewaySubnet` (G1), and the NIC stays
-    /// in its VNet.
+    /// Checks the subnets of a NIC: all addresses are in one subnet, this subnet is no `GatewaySubnet` (G1), and the
+    /// NIC stays in its VNet.
     fn check_nic_subnets(&mut self, id: &ResourceId, requested: &[AddressRequest], old: Option<&NetworkInterface>) {
         let Some(first) = requested.first() else { return };
         if let Some(gateway) = requested.iter().find(|w| is_gateway_subnet(&w.subnet.id)) {

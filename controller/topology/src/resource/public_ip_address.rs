@@ -1,4 +1,5 @@
-//! Public IP addresses. They are kept and shown only, so that stock requests for gateways work.
+//! Public IP addresses. They are kept and shown only, so that requests of stock clients for gateways, which refer to
+//! them, work.
 
 use crate::arm::body::{Object, Shape};
 use crate::arm::view::{Views, reference};
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 
-/// A public IP address resource. It has no effect: agents report their underlay endpoints themselves.
+/// A public IP address resource. It has no effect, because agents report their underlay endpoints themselves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PublicIpAddress {
@@ -59,7 +60,7 @@ impl Resource for PublicIpAddress {
             ("publicIPAllocationMethod", ["Dynamic", "Static"]),
             ("publicIPAddressVersion", ["IPv4", "IPv6"]),
         ] {
-            // GET shows these values in the canonical casing, in whatever casing the body had them.
+            // GET shows these values in Azure's casing, whatever casing the body of the PUT had.
             let value = put.properties.choice(name, &values, &mut draft.problems);
             if let (Some(value), Some(Value::Object(inner))) = (value, kept.get_mut("properties")) {
                 inner.insert(name.to_owned(), Value::from(value));

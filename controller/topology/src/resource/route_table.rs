@@ -114,7 +114,8 @@ impl Resource for RouteTable {
     fn check_unused(draft: &mut Draft<'_>, id: &ResourceId, _old: &Self) {
         let users = draft.subnets_with_table(id);
         if !users.is_empty() {
-            // Thousands of subnets can use a table. Ten names are enough to find them.
+            // Thousands of subnets can use a table. The message names ten of them, which is enough to see what blocks
+            // the deletion.
             let names: Vec<String> = users.iter().take(10).map(ToString::to_string).collect();
             draft.problems.add(
                 "InUseRouteTableCannotBeDeleted",
@@ -337,8 +338,8 @@ impl Draft<'_> {
         Some(hop)
     }
 
-    /// Checks a route table: no two routes have the same prefix, and it satisfies the rules of each `GatewaySubnet`
-    /// that uses it (R15, R16).
+    /// Checks a route table: no two routes have the same prefix, and the table satisfies the rules of each
+    /// `GatewaySubnet` that uses it (R15, R16).
     fn check_table(&mut self, new: &RouteTable) {
         let mut seen = BTreeMap::new();
         for route in &new.routes {

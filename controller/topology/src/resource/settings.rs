@@ -36,10 +36,10 @@ pub struct Settings {
     pub probe_hold: u32,
 }
 
-/// The hold time of Azure's gateways, in seconds (E4).
+/// The default hold time of BGP sessions, in seconds: the hold time of Azure's gateways (E4).
 const BGP_HOLD_TIME: u16 = 180;
 
-/// The time whose rules apply where Azure's rules have changed.
+/// The time whose rules apply wherever Azure's rules have changed since.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Era {
     /// Azure as its articles of 2015 to 2019 describe it.
@@ -57,7 +57,7 @@ pub enum Era {
 pub enum AddressSpaceChange {
     /// The change is refused (P26).
     Strict,
-    /// The change is allowed. The halves of peers have the old prefixes until they are synced (P27).
+    /// The change is allowed. The peers' halves keep the old prefixes until they are synced (P27).
     Sync,
 }
 

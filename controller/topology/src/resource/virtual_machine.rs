@@ -1,4 +1,4 @@
-//! Virtual machines. They are read-only views of the agents that are bound to them (D7).
+//! Virtual machines. A virtual machine is a read-only view of the agent that is bound to it (D7).
 
 use crate::arm::view::Views;
 use crate::path::Kind;

@@ -39,7 +39,7 @@ pub struct VirtualNetwork {
     pub peerings: Vec<Peering>,
 }
 
-/// The properties that are kept and shown without any effect, with Azure's defaults.
+/// The properties that are kept and shown, but have no effect, with Azure's defaults.
 const ECHOED: Echoed = Echoed {
     top: &[("extendedLocation", Shape::Object)],
     properties: &[
@@ -85,8 +85,8 @@ impl Resource for VirtualNetwork {
                 };
                 let properties = object.object_or_empty("properties", &mut draft.problems);
                 let before = put.old().and_then(|v| find(&v.subnets, &name));
-                // An existing subnet that cannot be read stays, so that its only problem is the reading and not a
-                // deletion.
+                // An existing subnet whose new form cannot be read stays, so that the answer reports only what cannot
+                // be read, and not also a deletion.
                 let read = draft.read_subnet(id, &name, &properties, before);
                 subnets.extend(read.or_else(|| before.cloned()));
             }
@@ -214,7 +214,7 @@ impl Draft<'_> {
 
     /// Checks a new or changed VNet as a whole: its address space against its peers and the networks that VPN joins
     /// with it, and its subnets. `old`: the VNet before the change. `space_is_known`: whether the body's address space
-    /// could be read; without it, the checks that need it are left out.
+    /// could be read; if false, the checks that need the address space are left out.
     pub(crate) fn check_vnet(&mut self, old: Option<&VirtualNetwork>, new: &VirtualNetwork, space_is_known: bool) {
         if let Some(old) = old
             && space_is_known
@@ -301,9 +301,9 @@ impl Draft<'_> {
     }
 }
 
-/// The first member for which `is` holds, `None` if there is none. It is usually at the index `near`, or one further
-/// after a removal, so these two are tried before a search: comparing all subnets of a large VNet would else take
-/// quadratic time.
+/// The first member for which `is` holds, `None` if there is none. The member is usually at the index `near`, or after
+/// the removal of a member at the next index, so these two are tried before a search: without this, comparing all
+/// subnets of a large VNet would take quadratic time.
 fn same_id<T>(members: &[T], near: usize, is: impl Fn(&T) -> bool) -> Option<&T> {
     let close = members.get(near..).unwrap_or_default().iter().take(2).find(|m| is(m));
     close.or_else(|| members.iter().find(|m| is(m)))

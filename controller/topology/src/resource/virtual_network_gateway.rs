@@ -33,14 +33,15 @@ pub struct VirtualNetworkGateway {
     pub gateway_type: GatewayKind,
     /// `vpnType`: `RouteBased` or `PolicyBased` (G3).
     pub vpn_type: String,
-    /// `activeActive`: whether both instances carry traffic (G6). If not, the second one is a standby.
+    /// `activeActive`: whether both instances carry traffic (G6). If not, the second instance, if there is one, is a
+    /// standby.
     pub active_active: bool,
     /// `enableBgp`: kept and shown only. Whether a BGP session exists depends on `enableBgp` of each connection.
     pub enable_bgp: bool,
     /// The ASN, by default 65515 (G4).
     pub asn: u32,
-    /// `bgpPeeringAddress`: by default the last free address of `GatewaySubnet` (G4). On an ExpressRoute gateway it
-    /// cannot be set and is not shown: it is the address of the first instance.
+    /// `bgpPeeringAddress`: by default the last free address of `GatewaySubnet` (G4). On an ExpressRoute gateway the
+    /// BGP address cannot be set and is not shown: it is the address of the first instance.
     pub bgp_peering_address: IpAddr,
     /// `sku.name`: kept and shown only.
     pub sku: String,
@@ -75,7 +76,7 @@ pub struct GatewayIpConfiguration {
     pub public_ip_address: Option<ResourceId>,
 }
 
-/// The properties that are kept and shown without any effect.
+/// The properties that are kept and shown, but have no effect.
 const ECHOED: Echoed = Echoed {
     properties: &[
         ("vpnGatewayGeneration", Shape::Text),
@@ -111,8 +112,9 @@ impl Resource for VirtualNetworkGateway {
         }
         draft.check_gateway_place(id, kind, vpn_type, &requested, put.old());
         let subnet = requested.first().map(|w| w.subnet.clone());
-        // No instance may get the BGP address, whether the body has it or it is kept (G4). `bgp_settings` reads it
-        // again below and reports its problems.
+        // No instance may get the gateway's BGP address, whether the body gives that address or the gateway keeps its
+        // present one (G4). Problems of the address are ignored here, because `bgp_settings` reads it again below and
+        // reports them.
         let given = properties.object("bgpSettings", &mut Problems::default());
         let given = given.and_then(|bgp| bgp.address("bgpPeeringAddress", &mut Problems::default()));
         let bgp_address = given.or_else(|| put.old().map(|o| o.bgp_peering_address));
@@ -122,7 +124,8 @@ impl Resource for VirtualNetworkGateway {
         if let Some(old) = put.old() {
             draft.check_instances_unused(old, &ip_configurations);
         }
-        // Without problems, the subnet and thus the BGP address exist; the fallback is never stored.
+        // If there are no problems, the subnet exists and `bgp` has an address, so the fallback for a missing address
+        // is never stored.
         draft.problems.is_empty().then(|| Self {
             envelope,
             ip_configurations,
@@ -234,7 +237,7 @@ impl GatewayIpConfiguration {
 impl Draft<'_> {
     /// The ip configurations with their addresses: the address of the body, else the present one of the configuration
     /// with this name, else a free one. A configuration without a free address is left out, and a problem gives the
-    /// reason. `bgp_address`: the gateway's BGP address, which no instance newly gets.
+    /// reason. `bgp_address`: the gateway's BGP address, which is never chosen as a free address.
     fn gateway_addresses(
         &mut self,
         id: &ResourceId,
@@ -242,7 +245,8 @@ impl Draft<'_> {
         old: Option<&VirtualNetworkGateway>,
         bgp_address: Option<IpAddr>,
     ) -> Vec<GatewayIpConfiguration> {
-        // Stock clients always send Dynamic, even with an address, so a given address counts as static.
+        // Stock clients always send `Dynamic`, even if they request an address. So a requested address counts as
+        // static.
         let dynamic: Vec<bool> = requested.iter().map(|w| !w.is_static).collect();
         for w in requested.iter_mut().filter(|w| w.address.is_some()) {
             w.is_static = true;

@@ -34,7 +34,7 @@ pub(crate) struct AddressRequest {
 
 impl Draft<'_> {
     /// Reads `ipConfigurations` of the NIC or gateway `owner`, in the order of the body: at least one and at most
-    /// `max`. Those that cannot be read are problems and are left out. No address is allocated yet.
+    /// `max`. Configurations that cannot be read are problems and are left out. No address is allocated yet.
     pub(crate) fn read_ip_configurations(
         &mut self,
         owner: &ResourceId,
@@ -129,12 +129,13 @@ impl Draft<'_> {
         })
     }
 
-    /// Chooses the address of each requested ip configuration, in their order. Static addresses are checked first, so
-    /// that no dynamic configuration gets one of them; then dynamic configurations keep their present addresses; then
-    /// the others get the lowest free one. Nothing is written.
+    /// Chooses an address for each requested ip configuration, and returns the addresses in the order of `requested`.
+    /// Static addresses are checked first, so that no dynamic configuration gets one of them; then dynamic
+    /// configurations keep their present addresses; then the others get the lowest free one. Nothing is written.
     ///
     /// `current`: the present address of each configuration, for dynamic ones. `avoid`: another address of the owner,
-    /// which no dynamic configuration newly gets. A `None` in the result: a problem gives the reason.
+    /// which is never chosen as a free one. An item of the result is `None` if the configuration got no address; then a
+    /// problem gives the reason.
     pub(crate) fn allocate(
         &mut self,
         owner: &ResourceId,
@@ -298,8 +299,8 @@ fn taken<'t>(
     nics.chain(gateways).chain(tunnels)
 }
 
-/// The addresses in a VNet that NICs, gateways and connections other than `owner` use. Reserved addresses are not among
-/// them.
+/// The addresses in a VNet that NICs, gateways and connections other than `owner` use. Addresses that Azure reserves in
+/// each subnet (P2) are not among them.
 pub(crate) fn used_addresses(topology: &Topology, vnet: &ResourceId, owner: &ResourceId) -> BTreeSet<IpAddr> {
     taken(topology, vnet, owner).map(|(address, _)| address).collect()
 }

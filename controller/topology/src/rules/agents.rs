@@ -12,8 +12,8 @@ use tombolo_proto::id::AgentId;
 const MAX_ENDPOINTS: usize = 16;
 
 impl Draft<'_> {
-    /// Checks the name of a new agent: no agent has it, revoked or not, and it does not have the form of a site's
-    /// device (D16).
+    /// Checks the name of a new agent: no agent has it, revoked or not, and it does not have the form of the names of
+    /// sites' devices (D16).
     pub(super) fn check_agent_is_new(&mut self, agent: &AgentId) {
         if agent.as_str().starts_with(AgentId::SITE) {
             let message = format!(
@@ -34,8 +34,8 @@ impl Draft<'_> {
     }
 
     /// Adds an agent that joins with the token `token`, and removes the token. Checks that the agent fits the token,
-    /// that its name, binding and keys are unused (D7, D16), and its endpoints. The token's secret and its expiry are
-    /// not checked here. False: the token does not exist.
+    /// that its name, binding and keys are unused (D7, D16), and that its endpoints are valid. The token's secret and
+    /// its expiry are not checked here. False: the token does not exist.
     pub(crate) fn join(&mut self, token: &str, agent: &Agent) -> bool {
         let Some(found) = self.topology.tokens.get(token).cloned() else {
             self.problems.add(
@@ -168,7 +168,7 @@ impl Draft<'_> {
         false
     }
 
-    /// Revokes an agent. A missing one is a problem, a revoked one stays revoked. Always false, because nothing is
+    /// Revokes an agent. A missing agent is a problem; a revoked agent stays revoked. Always false, because nothing is
     /// created.
     pub(crate) fn revoke(&mut self, id: &AgentId) -> bool {
         self.edit_agent(id, false, |agent| agent.revoked = true);

@@ -84,7 +84,8 @@ impl Draft<'_> {
     }
 
     /// Checks that the external networks of gateways do not overlap: sites with each other and with joined VNets, lines
-    /// with linked VNets. It covers the gateways of the VNets `starts`, and of all VNets that VPN joins with them.
+    /// with linked VNets. The check covers the gateways of the VNets `starts`, and of all VNets that VPN joins with
+    /// these.
     /// `subject` begins the messages. Each violation is reported once.
     pub(crate) fn check_attached(&mut self, target: &ResourceId, subject: &str, starts: &[ResourceId]) {
         let mut all = self.topology.connections.values();
@@ -141,7 +142,7 @@ impl Draft<'_> {
     }
 
     /// The networks that a gateway's sites must not overlap: all VNets that VPN joins, and the peers of the gateway's
-    /// VNet (G7). Peers count with their synced and their present prefixes.
+    /// VNet (G7). For a peer, both the prefixes that are synced and its present prefixes count.
     fn networks_beside_sites(&self, vnet: &ResourceId, joined: &BTreeSet<ResourceId>) -> Networks {
         let vnets = joined.iter().filter_map(|id| self.topology.vnets.get(id));
         let mut networks: Networks = vnets

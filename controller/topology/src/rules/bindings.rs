@@ -1,4 +1,5 @@
-//! The rules of bindings, which tie an agent or a join token to one VM, gateway instance or circuit link (D7, D8).
+//! The rules of bindings, which tie an agent or a join token to one VM, one instance of a gateway, or one line of a
+//! circuit (D7, D8).
 
 use super::address::find_subnet;
 use crate::draft::Draft;
@@ -15,8 +16,9 @@ const MAX_NICS: usize = 64;
 const MAX_SERVED: usize = 256;
 
 impl Draft<'_> {
-    /// Checks that all resources of a binding exist and fit together, and that no agent that is not revoked has one of
-    /// them (D7, D8). Returns the binding with ids in the stored casing; after a problem it may lack some.
+    /// Checks that all resources of a binding exist and fit together, and that none of them is bound to another agent
+    /// (D7, D8). Revoked agents do not count. Returns the binding with ids in the stored casing; after a problem it may
+    /// lack some.
     pub(super) fn check_binding(&mut self, binding: &Binding) -> Binding {
         match binding {
             Binding::Vm { vm, nics, served } => self.check_vm(vm, nics, served),
@@ -70,7 +72,7 @@ impl Draft<'_> {
     }
 
     /// Checks that an id is that of a VM in an existing group. Returns it with the group in the stored casing. The VM
-    /// itself need not exist: its agent is what makes it visible.
+    /// itself need not exist: a VM becomes visible when an agent is bound to it.
     fn check_vm_id(&mut self, vm: &ResourceId) -> ResourceId {
         match ArmPath::parse(vm.as_str()) {
             Ok(path) if path.kind() == Some(Kind::VirtualMachine) => {
@@ -140,7 +142,7 @@ impl Draft<'_> {
         self.problems.add("InvalidRequestFormat", at, message);
     }
 
-    /// Checks that no agent that is not revoked has the VM, one of the NICs or one of the served subnets.
+    /// Checks that no agent has the VM, one of the NICs or one of the served subnets. Revoked agents do not count.
     fn check_vm_is_free(&mut self, vm: &ResourceId, nics: &[ResourceId], served: &[ResourceId]) {
         let taken: Vec<(AgentId, String)> = self
             .topology
@@ -172,8 +174,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Checks the binding of a gateway's instance: the ip configuration exists, and no agent that is not revoked has
-    /// it.
+    /// Checks the binding of a gateway's instance: the ip configuration exists, and no other agent is bound to it,
+    /// except revoked agents.
     fn check_instance(&mut self, gateway: &ResourceId, ip_configuration: &str) -> Binding {
         let found = self.topology.gateways.get(gateway).cloned();
         let config = found.as_deref().and_then(|g| {
@@ -223,8 +225,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Checks the binding of a circuit's edge: the circuit exists, and no agent that is not revoked has its link. The
-    /// circuit needs no peering yet.
+    /// Checks the binding of a circuit's edge: the circuit exists, and no other agent is bound to that line, except
+    /// revoked agents. The circuit needs no peering yet.
     fn check_edge(&mut self, circuit: &ResourceId, link: CircuitLink) -> Binding {
         let found = self.topology.circuits.get(circuit).map(|c| c.envelope.id.clone());
         if found.is_none() {

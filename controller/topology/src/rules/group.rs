@@ -11,7 +11,8 @@ use tombolo_proto::arm::check_group_name;
 use tombolo_proto::id::ResourceId;
 
 impl Draft<'_> {
-    /// PUT of a resource group. The subscription need not exist: any GUID is one. True: the group is new.
+    /// PUT of a resource group. The subscription need not exist: any GUID is accepted as a subscription. True: the
+    /// group is new.
     pub(crate) fn put_group(&mut self, path: &ArmPath, body: &Value) -> bool {
         let id = path.id();
         let old = self.topology.resource_groups.get(&id).cloned();
@@ -73,9 +74,9 @@ impl Draft<'_> {
         }
     }
 
-    /// Deletes all resources of a group in the order of the registry, so that users come before what they use, and then
-    /// the group. A resource that an outside resource or an agent uses blocks the whole deletion. True: the group was
-    /// deleted.
+    /// Deletes all resources of a group in the order of the registry, so that a resource is deleted before the
+    /// resources that it uses, and then deletes the group. A resource that an outside resource or an agent uses blocks
+    /// the whole deletion. True: the group was deleted.
     pub(crate) fn delete_group(&mut self, path: &ArmPath) -> bool {
         let Some(group) = self.topology.resource_groups.get(&path.id()).cloned() else {
             self.group_not_found(path);
@@ -110,8 +111,8 @@ impl Draft<'_> {
         true
     }
 
-    /// Adds a problem for each VM in a group that an agent is bound to. A VM has no stored document, so the loop over
-    /// stored kinds does not find it (D7).
+    /// Adds a problem for each VM of a group to which an agent is bound. A VM has no stored document, so a loop over
+    /// the stored resources does not find VMs (D7).
     fn check_no_agent_inside(&mut self, group: &ResourceGroup) {
         let inside = |vm: &ResourceId| ArmPath::parse(vm.as_str()).is_ok_and(|p| p.group_id() == group.id);
         let agents = self.topology.agents.values().filter(|a| !a.revoked);

@@ -1,5 +1,5 @@
-//! Checks and readers that the requests of all kinds share: preconditions, names, envelopes, references, lists of
-//! prefixes.
+//! Checks and readers that the requests of all kinds share: preconditions, names, the members that all kinds have,
+//! references, lists of prefixes.
 
 use crate::arm::body::{MAX_ITEMS, Object, Shape, missing, prefix};
 use crate::draft::Draft;
@@ -15,7 +15,8 @@ use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
 impl Draft<'_> {
-    /// Checks the header `If-Match`: one of its tags must be the etag `current` of the resource `id`, weak or strong;
+    /// Checks the header `If-Match`: one of the header's etags, weak or strong, must be `current`, the etag of the
+    /// resource `id`;
     /// `*` matches any existing resource. Without the header there is nothing to check. `current`: `None` for a
     /// resource that does not exist.
     pub(crate) fn check_if_match(&mut self, if_match: Option<&str>, current: Option<Uuid>, id: &ResourceId) {
@@ -41,8 +42,8 @@ impl Draft<'_> {
         }
     }
 
-    /// The id of a new top-level resource at `path`: the part that names the group in the group's casing, the rest as
-    /// in the request.
+    /// The id of a new top-level resource at `path`: the part that names the group has the casing of the group's
+    /// creation, and the rest has the casing of the request.
     pub(crate) fn new_id(group: &ResourceGroup, path: &ArmPath) -> ResourceId {
         let own = path.id();
         let tail = own.as_str().get(group.id.as_str().len()..).unwrap_or_default();
@@ -182,8 +183,8 @@ impl Draft<'_> {
         found
     }
 
-    /// Parses the list of prefixes `name`, in its order, each with its field for messages. Wrong ones are problems and
-    /// are left out. `None`: the list is absent, or it is no list or too long, which is a problem.
+    /// Parses the list of prefixes `name`, in its order, each with its field for messages. Wrong prefixes are problems
+    /// and are left out. `None`: the member is absent; or it is not a list, or has too many items, which is a problem.
     pub(crate) fn prefixes(&mut self, object: &Object<'_>, name: &str) -> Option<Vec<(IpNet, String)>> {
         let items = object.list(name, MAX_ITEMS, &mut self.problems)?;
         let mut result = Vec::new();
@@ -240,8 +241,8 @@ impl Draft<'_> {
     }
 }
 
-/// Collects the echoed members of a body in the form of [`Envelope::echoed`]. A member of a wrong type is a problem and
-/// is left out.
+/// Collects the members `top` of a body and the members `properties` of its `properties`, which are only kept and
+/// shown, in the form of [`Envelope::echoed`]. A member of a wrong type is a problem and is left out.
 pub(crate) fn echoed(
     root: &Object<'_>,
     top: &[(&str, Shape)],
@@ -263,8 +264,8 @@ pub(crate) fn without_defaults(kept: &mut Map<String, Value>, defaults: &Value) 
     kept.retain(|name, value| defaults.get(name) != Some(value));
 }
 
-/// Does the same as [`without_defaults`] in the `properties` of the result of [`echoed`], and removes `properties` if
-/// it is empty then.
+/// Removes members that equal their default from `properties` in the result of [`echoed`], and `properties` itself if
+/// it has no members then.
 pub(crate) fn without_default_properties(kept: &mut Map<String, Value>, defaults: &Value) {
     if let Some(Value::Object(inner)) = kept.get_mut("properties") {
         without_defaults(inner, defaults);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 
 impl Draft<'_> {
-    /// Checks and replaces the settings. A limit can be set below the present number of peerings or tunnels: it applies
-    /// to new ones. Always false, because nothing is created.
+    /// Checks and replaces the settings. A limit can be set below the present number of peerings or tunnels, because a
+    /// limit is checked only when another peering or tunnel is created. Always false, because nothing is created.
     pub(crate) fn set_settings(&mut self, settings: &Settings) -> bool {
         // 1280 is the minimum MTU of IPv6 (RFC 8200, section 5), 9000 the usual size of jumbo frames.
         if !(1280..=9000).contains(&settings.mtu) {
@@ -56,7 +56,7 @@ impl Draft<'_> {
     }
 
     /// Adds a problem for each peering between regions that has a gateway flag, because `globalGatewayTransit` cannot
-    /// be switched off while it has (P30).
+    /// be switched off while such a peering exists (P30).
     fn check_no_global_transit(&mut self) {
         let topology = &self.topology;
         let crosses = |here: &str, to: &ResourceId| topology.vnets.get(to).is_some_and(|r| r.envelope.location != here);

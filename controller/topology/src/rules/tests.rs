@@ -1,4 +1,4 @@
-//! A topology for the tests of the rules, which change it by requests as an ARM client sends them.
+//! A topology for the tests of the rules. The tests change the topology by requests such as an ARM client sends.
 
 mod circuits;
 mod exchange;

@@ -24,7 +24,7 @@ pub(crate) struct Unsupported {
     instead: &'static str,
     /// Strings without effect in addition to the empty one, ignoring case.
     harmless: &'static [&'static str],
-    /// Names of members of the object that do not count: the value has no effect if all its other members have none.
+    /// Names of members of an object that are ignored: the object has no effect if none of its other members has one.
     ignored: &'static [&'static str],
     /// Whether the value is a secret, which the message must not show.
     secret: bool,
@@ -53,7 +53,7 @@ impl Unsupported {
         Self { harmless, ..self }
     }
 
-    /// Sets the members that do not make an object effective.
+    /// Sets the members that are ignored when the object is checked for an effect.
     const fn ignored(self, ignored: &'static [&'static str]) -> Self {
         Self { ignored, ..self }
     }

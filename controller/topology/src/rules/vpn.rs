@@ -1,5 +1,5 @@
 //! The rule that networks which VPN joins are pairwise disjoint (G16). VPN joins VNets whose gateways are connected,
-//! and VNets that use such a gateway, because it advertises their addresses as its own (P21b).
+//! and VNets that use such a gateway, because the gateway advertises the addresses of these VNets as its own (P21b).
 
 use crate::draft::Draft;
 use crate::lookup::vnet_of;
@@ -25,8 +25,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Checks the half `id` with `useRemoteGateways`. It joins its VNet `vnet` with all networks that the gateways of
-    /// `remote` are joined with, so all these must be disjoint.
+    /// Checks the half `id` with `useRemoteGateways`. The half joins its VNet `vnet` with all networks that the
+    /// gateways of `remote` are joined with, so all these networks must be disjoint.
     pub(crate) fn check_vpn_before_using(&mut self, id: &ResourceId, vnet: &ResourceId, remote: &ResourceId) {
         let subject = format!("Peering {id} cannot have UseRemoteGateways flag set to true.");
         self.check_union(id, &subject, vnet, remote);

@@ -24,8 +24,8 @@ use tombolo_topology::resource::{
 };
 use uuid::Uuid;
 
-/// Adds a gateway with one instance at `address`, and an agent for it. Both have the name `name`. `bgp`: the gateway's
-/// BGP address.
+/// Adds a gateway with one instance at `address`, and an agent for this instance. Gateway and agent have the name
+/// `name`. `bgp`: the gateway's BGP address.
 pub(crate) fn gateway(w: &mut World, name: &str, vnet: &str, kind: GatewayKind, asn: u32, address: &str, bgp: &str) {
     let gateway = id("virtualNetworkGateways", name);
     let resource = VirtualNetworkGateway {
@@ -207,8 +207,8 @@ pub(crate) fn lab() -> World {
     w
 }
 
-/// The announcements of the customers and of the device of location 1, as the agents report them. `cut`: location 1 has
-/// lost its circuit, so only its VPN device announces it.
+/// The routes that the customers and the device of location 1 announce, as the agents report them. `cut`: whether
+/// location 1 has lost its circuit, so that only its VPN device announces location 1.
 pub(crate) fn reports(cut: bool) -> LearnedReports {
     let route = |prefix: &str, asn| Route {
         prefix: prefix.parse().unwrap(),
@@ -228,7 +228,8 @@ pub(crate) fn reports(cut: bool) -> LearnedReports {
     let er = |n: &str| id("expressRouteCircuits", n);
     let loc1 = || vec![route("10.2.30.0/25", 65_021)];
     let loc2 = || vec![route("10.1.31.0/25", 65_020)];
-    // In the published lab, the customer's end of circuit 1's secondary line is shut down, so er1-2 learns nothing.
+    // In the published lab, the customer's end of the secondary line of circuit 1 is shut down, so the edge er1-2
+    // learns no routes.
     learned("er1-1", er("er1"), if cut { Vec::new() } else { loc1() });
     learned("er2-1", er("er2"), loc2());
     learned("er2-2", er("er2"), loc2());
@@ -254,8 +255,8 @@ fn gateway_routes(w: &World, reports: &LearnedReports, vm: &str) -> Vec<String> 
     shown.collect()
 }
 
-/// Section 5 of the published lab lists the learned routes of each VNet. The VMs have exactly these, active and standby
-/// (E16).
+/// Section 5 of the published lab lists the learned routes of each VNet. The VMs have exactly these routes, active and
+/// standby ones (E16).
 #[test]
 fn every_vnet_knows_exactly_what_the_published_lab_says() {
     let w = lab();
@@ -280,8 +281,8 @@ fn every_vnet_knows_exactly_what_the_published_lab_says() {
             "10.11.30.0/26 10.11.30.100"
         ]
     );
-    // E6, E7: the remote VNet learns location 1 by circuit 1, and the hub and spoke, which are linked to circuit 1 too.
-    // It learns neither the branch nor location 2.
+    // E6, E7: by circuit 1, the remote VNet learns location 1, and the hub and the spoke, because the hub is linked to
+    // circuit 1 too. The remote VNet learns neither the branch nor location 2.
     assert_eq!(
         gateway_routes(&w, &reports, "remote-vm"),
         [
@@ -292,8 +293,8 @@ fn every_vnet_knows_exactly_what_the_published_lab_says() {
     );
 }
 
-/// E11: location 1 loses its circuit. In the hub the standby route by VPN takes over. The remote VNet knew location 1
-/// only by the circuit, so it has no route any more.
+/// E11: location 1 loses its circuit. In the hub, the standby route by VPN becomes active. The remote VNet had a route
+/// to location 1 only by the circuit, so it has no route to location 1 any more.
 #[test]
 fn e11_the_vpn_takes_over_what_it_knows() {
     let (w, reports) = (lab(), reports(true));
@@ -316,9 +317,9 @@ fn e11_the_vpn_takes_over_what_it_knows() {
     );
 }
 
-/// D10: only the VPN gateway advertises location 1 now. VMs accept packets from location 1 by the ExpressRoute gateway
-/// too, because after the site returns to its circuit its packets arrive there before the routes do. They accept no
-/// other source from either gateway.
+/// D10: only the VPN gateway advertises location 1 now. VMs also accept packets from location 1 that come through the
+/// ExpressRoute gateway: when the site returns to its circuit, its packets arrive at that gateway before its routes do.
+/// The VMs accept no other source from either gateway.
 #[test]
 fn d10_each_gateway_of_a_vnet_may_bring_what_another_tells_of() {
     let (w, reports) = (lab(), reports(true));
@@ -341,7 +342,8 @@ fn d10_each_gateway_of_a_vnet_may_bring_what_another_tells_of() {
             );
         }
     }
-    // The remote VNet's gateway does not advertise location 1 now, so nothing from there is accepted.
+    // The remote VNet's gateway does not advertise location 1 now, so the VM accepts no packet from location 1 through
+    // it.
     assert!(!may("remote-vm", "remote-er", "10.2.30.10"));
 }
 
@@ -434,8 +436,8 @@ fn traces_from_vnets_are_the_published_ones() {
 }
 
 /// The decision of the agent `at` on a packet that it gets over the link with `from` (`None`: from its host):
-/// `deliver`, the name of the next agent, that name and ` -1` if the TTL is decremented, `answers` for an ICMP error,
-/// or the name of the drop reason.
+/// `deliver`, the name of the next agent, that name followed by ` -1` if the TTL is decremented, `answers` for an ICMP
+/// error, or the name of the drop reason.
 pub(super) fn fate(
     w: &World,
     reports: &LearnedReports,
@@ -470,8 +472,8 @@ pub(super) fn fate(
 }
 
 /// T6: VPN gateways do not decrement the TTL of packets from a site, whether the packets come from the site's device or
-/// through another gateway. They do decrement it for packets from a VNet, and with the other setting for packets from a
-/// site too.
+/// through another gateway. VPN gateways do decrement the TTL of packets from a VNet, and with the other setting also
+/// of packets from a site.
 #[test]
 fn t6_packets_of_a_site_keep_their_ttl_in_vpn_gateways() {
     let (mut w, reports) = (lab(), reports(false));
@@ -513,8 +515,9 @@ fn t6_packets_of_a_site_keep_their_ttl_in_vpn_gateways() {
     );
 }
 
-/// G21: a packet from a tunnel uses only VPN routes, even where the VNet itself prefers a circuit. G19: it passes only
-/// between connections that exchange routes. D10: a site may send only from the prefixes that it has announced.
+/// G21: a packet from a tunnel uses only VPN routes, even where the VNet itself prefers a circuit. G19: a gateway
+/// forwards a packet only between connections that exchange routes. D10: a site may send only from the prefixes that it
+/// has announced.
 #[test]
 fn g21_tunnels_go_on_by_vpn_routes_alone() {
     let (mut w, reports) = (lab(), reports(false));
@@ -526,11 +529,11 @@ fn g21_tunnels_go_on_by_vpn_routes_alone() {
     assert_eq!(ask(&w, &branch, "10.11.30.68", "10.1.31.10"), "route_none");
     assert_eq!(ask(&w, &branch, "10.11.30.68", "10.17.30.4"), "route_none");
     assert_eq!(ask(&w, &site, "10.2.30.10", "10.17.30.4"), "route_none");
-    // T7: the site has not announced the transfer networks of its routers, so the gateway accepts nothing from them,
-    // except from the BGP address.
+    // T7: the site has not announced the transfer networks of its routers, so the gateway accepts no packet from these
+    // networks. Packets from the device's BGP address are accepted.
     assert_eq!(ask(&w, &site, "192.168.30.1", "10.11.30.68"), "spoofed_source");
     assert_eq!(ask(&w, &site, "10.2.30.125", "10.11.30.68"), "branch-vpn");
-    // The gateway's own host reaches the device, and the device reaches it (D16): BGP runs between them.
+    // The gateway's own host and the site's device reach each other (D16), because BGP runs between the two.
     let own = fate(&w, &reports, "hub-vpn", None, "10.10.30.254", "10.2.30.125", 64);
     assert_eq!(own, site.to_string());
     assert_eq!(ask(&w, &site, "10.2.30.125", "10.10.30.254"), "deliver");
@@ -546,12 +549,12 @@ fn g21_tunnels_go_on_by_vpn_routes_alone() {
 fn t4_circuits_bring_packets_in_through_the_gateway() {
     let (mut w, reports) = (lab(), reports(false));
     let edge = |w: &World, source, to| fate(w, &reports, "er1-1", None, source, to, 64);
-    // D23: the edge's kernel decrements the TTL towards the customer, so the engine does not.
+    // D23: the edge's kernel decrements the TTL of packets from and to the customer, so the engine does not.
     assert_eq!(edge(&w, "10.2.30.10", "10.10.30.4"), "hub-er");
     assert_eq!(edge(&w, "10.2.30.10", "10.11.30.4"), "hub-er");
     assert_eq!(edge(&w, "10.2.30.10", "10.17.30.4"), "remote-er");
-    // Between VNets the engine forwards and decrements the TTL. Packets from the edge's kernel come from the line, so
-    // their source must be the customer's.
+    // Between VNets the engine forwards and decrements the TTL. Packets from the edge's kernel come from the line to
+    // the customer, so their source must be an address of the customer.
     let between = |to, ttl| fate(&w, &reports, "er1-1", Some(&agent("hub-vm")), "10.10.30.4", to, ttl);
     assert_eq!(
         (between("10.17.30.4", 64), between("10.17.30.4", 2)),
@@ -568,7 +571,7 @@ fn t4_circuits_bring_packets_in_through_the_gateway() {
     assert_eq!(edge(&w, "10.10.30.132", "10.10.30.4"), "hub-er", "its own answers");
     // T3: the transfer networks of the customer's routers were not announced, so packets from them are dropped.
     assert_eq!(edge(&w, "192.168.30.17", "10.10.30.4"), "spoofed_source");
-    // E7: an edge has no route to another circuit's customer. E8: nor to a VNet that is joined by VPN.
+    // E7, E8: an edge has no route to another circuit's customer (E7), and none to a VNet that is joined by VPN (E8).
     assert_eq!(edge(&w, "10.2.30.10", "10.1.31.10"), "no_route");
     assert_eq!(edge(&w, "10.2.30.10", "10.11.30.68"), "no_route");
     let vm = agent("hub-vm");
@@ -600,7 +603,7 @@ fn t4_circuits_bring_packets_in_through_the_gateway() {
     let out = fate(&w, &reports, "hub-er", Some(&vm), "10.10.30.4", "10.2.30.10", 64);
     assert_eq!(out, "transit_not_allowed");
 
-    // N8: a VM accepts packets from learned prefixes and from the tunnel addresses of edges, through the gateway.
+    // N8: through the gateway, a VM accepts packets from learned prefixes and from the tunnel addresses of edges.
     let gateway = agent("hub-er");
     let at_vm = |source| fate(&w, &reports, "hub-vm", Some(&gateway), source, "10.10.30.4", 60);
     assert_eq!(
@@ -617,7 +620,7 @@ fn t4_circuits_bring_packets_in_through_the_gateway() {
     assert_eq!(edge(&w, "10.10.30.4", "10.17.30.4"), "transit_not_allowed");
 }
 
-/// E6: by default, VNets that are linked to one circuit do not reach each other through it.
+/// E6: with the setting off, VNets that are linked to one circuit do not reach each other through the circuit.
 #[test]
 fn e6_vnet_to_vnet_is_a_switch() {
     let mut w = lab();
@@ -657,8 +660,8 @@ fn e4_flows_share_both_edges() {
     assert!((0..9).all(|_| edge(0) == edge(0) && edge(7 << 16 | 80) == edge(7 << 16 | 80)));
 }
 
-/// E4: an edge that does not answer is no next hop any more. D19: the VM and the gateway of the VNet report it as down
-/// themselves.
+/// E4: an edge that does not answer is no next hop any more. D19: the VM and the VNet's gateway each detect and report
+/// that the edge does not answer.
 #[test]
 fn e4_one_edge_down_leaves_the_other() {
     let (w, mut reports) = (lab(), reports(false));
@@ -669,8 +672,8 @@ fn e4_one_edge_down_leaves_the_other() {
     assert!(routes.contains(&"10.1.31.0/25 10.10.30.135".to_owned()), "{routes:?}");
 }
 
-/// E12, R7 step 4: of two circuits' routes for one prefix, the route with the higher weight wins, then the route with
-/// the shorter AS path. If both are equal, the two circuits share the flows.
+/// E12, R7 step 4: of two circuits' routes for one prefix, the route with the higher weight wins; if the weights are
+/// equal, the route with the shorter AS path wins. If weight and AS path are equal, the two circuits share the flows.
 #[test]
 fn e12_the_weight_decides_then_the_path_then_flows_are_shared() {
     let mut w = lab();
@@ -723,8 +726,8 @@ fn g4_equal_asns_exchange_nothing() {
     assert!(gateway_routes(&w, &reports(false), "branch-vm").is_empty());
 }
 
-/// G22: a gateway rejects a site's route that has the gateway's ASN in its path, and a route for a VNet's range or a
-/// part of it. It accepts a larger prefix.
+/// G22: a gateway rejects a site's route that has the gateway's ASN in its AS path, and a site's route for the range of
+/// a joined VNet or for a part of that range. The gateway accepts a route for a larger prefix.
 #[test]
 fn g22_what_a_site_may_not_announce_is_not_taken() {
     let (w, mut reports) = (lab(), reports(false));
@@ -744,13 +747,14 @@ fn g22_what_a_site_may_not_announce_is_not_taken() {
     ];
     learned.insert(id("connections", "hub-loc1"), Arc::new(announced));
     let hub = gateway_routes(&w, &reports, "hub-vm");
-    // G24: the hub accepts a default route,
+    // G24: the hub accepts a default route.
     assert!(hub.contains(&"0.0.0.0/0 10.10.30.142".to_owned()) && hub.contains(&"10.0.0.0/9 10.10.30.142".to_owned()));
     assert!(
         !hub.iter()
             .any(|r| r.starts_with("10.5.") || r.starts_with("10.10.") || r.starts_with("10.11.30.0/27"))
     );
-    // but does not advertise it to the branch, nor a route that overlaps the hub's own networks (G20).
+    // G24, G20: the hub advertises to the branch neither the default route nor a route that overlaps the hub's own
+    // networks.
     let branch = gateway_routes(&w, &reports, "branch-vm");
     assert!(
         !branch.iter().any(|r| r.starts_with("0.") || r.starts_with("10.0.")),
@@ -776,10 +780,10 @@ fn d16_a_site_without_keys_has_no_link() {
     assert_eq!(bgp.unwrap().neighbours[0].address, ip("10.2.30.125"));
 }
 
-/// Checks a mesh of `count` VNets, each with a VPN gateway and a site. Networks that a chain of connections with route
-/// exchange joins reach each other in both directions, and no others do (G18, G19, G22). No packet loops. `joined`: the
-/// connections between two gateways by number, each with or without BGP. `plain`: whether each site is without BGP, so
-/// that its prefix is configured (G18).
+/// Checks a mesh of `count` VNets, each with a VPN gateway and a site. Two networks reach each other, in both
+/// directions, exactly if a chain of connections with route exchange joins them (G18, G19, G22). No packet loops.
+/// `joined`: the connections, each as the numbers of its two gateways and whether it uses BGP. `plain`: for each site,
+/// whether it is without BGP, so that its prefix is configured (G18).
 fn mesh(joined: &[(usize, usize, bool)], count: usize, plain: &[bool]) {
     let mut w = World::default();
     let mut reports = LearnedReports::default();

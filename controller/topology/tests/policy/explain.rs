@@ -6,7 +6,8 @@ use tombolo_proto::fabric::{ExplainRequest, Protocol};
 use tombolo_topology::explain::{Explanation, explain};
 use tombolo_topology::resource::PeeringState;
 
-/// The answer to an ICMP question without reports. Asserts that it survives JSON.
+/// The answer to an ICMP question, if agents have reported nothing. Asserts that the answer is the same after it is
+/// written as JSON and read back.
 fn ask(w: &World, from: &str, to: &str) -> Explanation {
     let question: ExplainRequest = serde_json::from_value(serde_json::json!({"from": from, "to": to})).unwrap();
     let answer = explain(&w.topology, &Default::default(), &question).unwrap();
@@ -158,7 +159,8 @@ fn r19_service_chaining() {
     );
 }
 
-/// R11: an appliance that is two peerings away is a black hole. One in the sender's VNet or in a peer is not.
+/// R11: an appliance that is two peerings away is a black hole. An appliance in the sender's VNet or in a peer of it
+/// can be used.
 #[test]
 fn r11_appliances_are_one_peering_away_at_most() {
     let mut w = hub_and_spokes();
@@ -214,7 +216,8 @@ fn p21_t5_spoke_to_branch() {
     assert_eq!(trace(&ask(&w, "hub-vm", "branch-vm")), ["10.1.255.4", "*", "10.4.0.4"]);
 }
 
-/// P21: if one of the two flags is off, the routes are withdrawn, and the text names the flag.
+/// P21: if allowGatewayTransit or useRemoteGateways is off, the routes are withdrawn, and the text names the flag that
+/// is off.
 #[test]
 fn p20_the_missing_flag_is_named() {
     let mut w = hub_and_spokes();
@@ -254,7 +257,7 @@ fn p21d_spoke_to_spoke_by_the_vpn_gateway() {
 }
 
 /// P25, D9: hub and branch are joined by VPN and peered. They use the peering, and a spoke of the hub stays on the VPN.
-/// When one half of the peering is gone, hub and branch use the VPN again.
+/// After one half of the peering is deleted, hub and branch use the VPN again.
 #[test]
 fn p25_d9_peering_beats_the_vpn_for_its_own_vnets_only() {
     let mut w = hub_and_spokes();
@@ -319,8 +322,9 @@ fn r16_inspection_between_gateway_and_spoke() {
     assert_eq!(trace(&answer), ["10.1.0.5", "10.1.255.4", "*", "10.4.0.4"]);
 }
 
-/// P18: a spoke's appliance may send foreign sources to the hub's gateway only if the hub's half has
-/// allowForwardedTraffic. D9: even then the far gateway accepts only sources that the hub's gateway may relay.
+/// P18: a spoke's appliance may send packets with foreign sources to the hub's gateway only if the hub's half has
+/// allowForwardedTraffic. D9: even with allowForwardedTraffic, the far gateway accepts only packets with sources that
+/// the hub's gateway may relay.
 #[test]
 fn p18_d9_foreign_sources_at_gateways() {
     let mut w = hub_and_spokes();
@@ -567,8 +571,8 @@ fn whoever_is_missing_is_named() {
     );
 }
 
-/// After another agent has got the binding of a revoked one, the names of the machine refer to the new agent. If that
-/// is revoked too, the name is ambiguous.
+/// After another agent has got the binding of a revoked one, the names of the machine refer to the new agent. If the
+/// new agent is revoked too, the name is ambiguous.
 #[test]
 fn a_successor_is_meant_by_the_names_of_its_machine() {
     let mut w = hub_and_spokes();

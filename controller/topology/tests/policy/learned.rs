@@ -1,6 +1,6 @@
 //! A site's announcements do not permit the site to send from other networks' addresses (D10, G22, G24), not even if
-//! they cover these networks. This holds at every agent that learns the routes: the gateway, VMs of the hub and of its
-//! spokes, and another VNet's VMs.
+//! the announced prefixes cover these networks. This holds at every agent that learns the routes: the gateway, VMs of
+//! the hub and of its spokes, and another VNet's VMs.
 
 use crate::circuits::{fate, lab, reports};
 use crate::world::{agent, id, nets};
@@ -30,8 +30,8 @@ fn announcing(prefixes: &str) -> LearnedReports {
     reports
 }
 
-/// The spoofed sources are addresses of the receiver's own VNet, of a VNet that is peered with it, and of the branch,
-/// which another connection leads to.
+/// The spoofed sources are addresses of the receiver's own VNet, of a VNet that is peered with the receiver's, and of
+/// the branch, to which another connection of the hub leads.
 #[test]
 fn super_prefixes_of_a_site_speak_for_nobody_else() {
     let w = lab();
@@ -52,7 +52,8 @@ fn super_prefixes_of_a_site_speak_for_nobody_else() {
             ("hub-er", &edge, "10.11.30.5", "10.11.30.4"),
             ("hub-vm", &er, "10.10.30.5", "10.10.30.4"),
             ("hub-vm", &vpn, "10.10.30.5", "10.10.30.4"),
-            // 10.11.30.4 is in the peered spoke, 10.11.30.68 in the branch, to which the VPN gateway leads.
+            // 10.11.30.4 is in the spoke, which is peered with the hub; 10.11.30.68 is in the branch, to which the VPN
+            // gateway leads.
             ("hub-vm", &er, "10.11.30.4", "10.10.30.4"),
             ("hub-vm", &er, "10.11.30.68", "10.10.30.4"),
             ("spoke-vm", &er, "10.11.30.5", "10.11.30.4"),
@@ -65,8 +66,8 @@ fn super_prefixes_of_a_site_speak_for_nobody_else() {
             let fate = fate(&w, &reports, at, Some(from), source, to, 60);
             assert_eq!(fate, "spoofed_source", "{prefixes}: {source} by {from} at {at}");
         }
-        // Sources in no known network are accepted from either gateway (G24), and so are sources in configured networks
-        // from their own gateway.
+        // Sources in no known network are accepted from either gateway (G24), and sources in configured networks are
+        // accepted from the gateway that leads to these networks.
         for (at, from, source, to, expected) in [
             ("hub-vpn", &site, "10.9.0.1", "10.10.30.4", "hub-vm"),
             ("hub-er", &edge, "10.9.0.1", "10.10.30.4", "hub-vm -1"),

@@ -64,8 +64,9 @@ fn a_vm_knows_its_vnet_its_peers_and_its_gateway() {
     assert!(space(&spoke, "spoke-b").is_none(), "P24");
 }
 
-/// D6: a half with an explicit transport decides for both ends, on links to machines and on links to the gateway in
-/// use. Links that must use WireGuard have no key for QUIC; the links of VPN connections are such links.
+/// D6: if one half of a peering has an explicit transport, both ends use that transport, on links to machines and on
+/// links to the gateway in use. Links that must use WireGuard have no key for QUIC; the links of VPN connections are
+/// such links.
 #[test]
 fn d6_transport_of_links() {
     let mut w = hub_and_spokes();
@@ -91,7 +92,8 @@ fn d6_transport_of_links() {
     assert_eq!(link(&w, "hub-gw", "branch-gw"), Some((Transport::WireGuard, false)));
 }
 
-/// D6, D15: the peers of an agent get its number of lanes and, where QUIC is allowed, its QUIC endpoint.
+/// D6, D15: the configurations of an agent's peers have the agent's number of lanes and, where QUIC is allowed, the
+/// agent's QUIC endpoint.
 #[test]
 fn d6_d15_second_ports_and_lanes_of_links() {
     let mut w = hub_and_spokes();
@@ -130,8 +132,8 @@ fn d8_served_subnets() {
             "10.1.1.9/32 in-between"
         ]
     );
-    // D10: a machine with an agent of its own does not send through the host, so the host may not send from its
-    // address.
+    // D10: a machine with an agent of its own does not send through the host, so the host may not send from that
+    // machine's address.
     assert_eq!(
         w.link("one", "host").unwrap().sources,
         nets(
@@ -145,8 +147,8 @@ fn d8_served_subnets() {
     assert!(matches!(&host.role, Role::Vm { served, .. } if *served == nets("10.1.1.0/24")));
 }
 
-/// D10, P18: an appliance may forward from any source inside its own VNet. To a peer it may forward foreign sources
-/// only if the receiver's half has allowForwardedTraffic.
+/// D10, P18: an appliance may forward from any source inside its own VNet. To a peered VNet, an appliance may forward
+/// packets with foreign sources only if the receiver's half has allowForwardedTraffic.
 #[test]
 fn p18_d10_foreign_sources() {
     let mut w = hub_and_spokes();
@@ -154,7 +156,7 @@ fn p18_d10_foreign_sources() {
     assert_eq!(w.link("hub-gw", "hub-nva").unwrap().foreign, ForeignSources::Any);
     assert_eq!(w.link("hub-nva", "hub-vm").unwrap().foreign, ForeignSources::None);
     assert_eq!(w.link("a-vm", "hub-nva").unwrap().foreign, ForeignSources::None);
-    // The half of the sender's VNet does not matter.
+    // The flag on the half of the appliance's own VNet has no effect.
     w.half_mut("hub", "spoke-a").allow_forwarded_traffic = true;
     assert_eq!(w.link("a-vm", "hub-nva").unwrap().foreign, ForeignSources::None);
     w.half_mut("spoke-a", "hub").allow_forwarded_traffic = true;
@@ -174,8 +176,8 @@ fn p18_d10_foreign_sources() {
     );
 }
 
-/// P18: an appliance needs no flag to forward for machines of its own VNet. The rule concerns only sources outside of
-/// that VNet.
+/// P18: an appliance needs no flag to forward for machines of its own VNet. allowForwardedTraffic concerns only sources
+/// outside of that VNet.
 #[test]
 fn p18_an_appliance_may_forward_for_its_own_vnet() {
     let w = hub_and_spokes();
@@ -188,16 +190,16 @@ fn p18_an_appliance_may_forward_for_its_own_vnet() {
     );
 }
 
-/// P21c: the spoke's machines have links with the hub's gateway itself. P21a: over them the gateway may relay packets
-/// from the branch.
+/// P21c: the spoke's machines have links with the hub's gateway itself. P21a: over these links the gateway may relay
+/// packets from the branch.
 #[test]
 fn p21_gateway_links() {
     let w = hub_and_spokes();
     let down = w.link("a-vm", "hub-gw").unwrap();
     assert_eq!(down.relation, Relation::Gateway {});
     assert_eq!(down.foreign, ForeignSources::None);
-    // The gateway may relay from the branch, from the hub, from the sibling spoke (P21d: a user-defined route to the
-    // gateway), and send from its own address.
+    // The gateway may relay packets from the branch, from the hub and from the other spoke (P21d: by a user-defined
+    // route to the gateway), and may send from its own address.
     for relayed in ["10.4.0.4", "10.1.0.4", "10.3.0.4", "10.1.255.4"] {
         assert!(covers(&down.sources, relayed), "{relayed}");
     }
@@ -232,8 +234,8 @@ fn p21_gateway_links() {
     assert_eq!(peers(&config), ["a-vm", "b-vm", "branch-gw", "hub-nva", "hub-vm"]);
 }
 
-/// D9: the gateway has no space and no link for a peer that does not use it. The hub is also peered with the branch; a
-/// spoke's packets to the branch may still go through the gateway.
+/// D9: the configuration of the hub's gateway has no space and no link for a peered VNet that does not use the gateway.
+/// Although the hub is peered with the branch too, packets of a spoke to the branch may still go through the gateway.
 #[test]
 fn d9_no_relay_between_gateway_and_plain_peerings() {
     let mut w = hub_and_spokes();
@@ -249,8 +251,8 @@ fn d9_no_relay_between_gateway_and_plain_peerings() {
     assert!(!covers(&w.link("branch-gw", "hub-gw").unwrap().sources, "10.5.0.4"));
 }
 
-/// G9: the permitted sources of a tunnel are the far VNet and the spokes that use its gateway, without the receiver's
-/// own networks.
+/// G9: the permitted sources of a tunnel are the prefixes of the far VNet and of the spokes that use the far gateway,
+/// without the receiver's own networks.
 #[test]
 fn g9_sources_of_a_connection() {
     let mut w = hub_and_spokes();
@@ -264,7 +266,8 @@ fn g9_sources_of_a_connection() {
     );
     assert!(link.always_on && link.initiator, "'branch-gw' comes before 'hub-gw'");
     assert!(!w.link("hub-gw", "branch-gw").unwrap().initiator);
-    // A range of the far VNet that contains a spoke of the hub: only the rest of the range may come over the tunnel.
+    // The far VNet gets a range that contains a spoke of the hub. Packets over the tunnel may come only from the part
+    // of the range that is outside of that spoke.
     w.vnet_mut("branch").address_space = nets("10.2.0.0/15 10.4.0.0/16");
     let sources = w.link("hub-gw", "branch-gw").unwrap().sources;
     assert!(!covers(&sources, "10.2.0.4") && !covers(&sources, "10.3.0.4") && covers(&sources, "10.4.0.4"));

@@ -1,5 +1,5 @@
-//! The texts of `explain` if a gateway, site or circuit is missing on the path: they name the missing object, the rule
-//! and the remedy.
+//! The texts of `explain` for a path on which something about a gateway, site or circuit is missing: they name what is
+//! missing, the rule and the remedy.
 
 use crate::circuits::{connection_mut, gateway, lab, reports};
 use crate::explain::stopped;
@@ -36,7 +36,7 @@ fn plain_site(w: &mut World, name: &str, gateway: &str, prefix: &str) {
 }
 
 /// G10: the hub has gateways of both types, and one of the two connection objects with the branch is deleted. The
-/// finding concerns the VPN gateway and names the object that is left.
+/// finding concerns the VPN gateway, and names the connection object that is left.
 #[test]
 fn g10_in_a_hub_with_both_kinds_of_gateways() {
     let (mut w, reports) = (lab(), reports(false));
@@ -60,8 +60,8 @@ fn g10_in_a_hub_with_both_kinds_of_gateways() {
     stopped(&answer, "spoke-vm", "no_gateway", "D7", &["hub-vpn", "revoked"]);
 }
 
-/// R14, E2: a user-defined route to the gateway needs a VPN gateway: an ExpressRoute gateway does not count, and the
-/// remedy differs if the VNet has no gateway at all.
+/// R14, E2: a user-defined route to `VirtualNetworkGateway` needs a VPN gateway. An ExpressRoute gateway is not enough,
+/// and then the remedy is another one than in a VNet without any gateway.
 #[test]
 fn r14_a_user_route_needs_a_vpn_gateway() {
     let mut w = lab();
@@ -82,7 +82,7 @@ fn r14_a_user_route_needs_a_vpn_gateway() {
     );
 }
 
-/// R6: the site's routes are withdrawn because its sessions are down. The text names the sites in which the address
+/// R6: the site's routes are withdrawn because its sessions are down. The text names the sites in which the destination
 /// could be.
 #[test]
 fn r6_a_site_whose_circuit_and_tunnel_are_down() {
@@ -116,7 +116,8 @@ fn r6_a_site_whose_circuit_and_tunnel_are_down() {
     stopped(&answer, "a-vm", "route_none", "R1", &words);
 }
 
-/// E7, E8: the text names the circuit that leads to the address, and the change that would connect this VNet to it.
+/// E7, E8: the text names the circuit that leads to the address, and the change that would connect this VNet to that
+/// circuit.
 #[test]
 fn e7_e8_sites_behind_other_circuits() {
     let (mut w, reports) = (lab(), reports(false));
@@ -239,8 +240,8 @@ fn g19_the_connections_without_bgp_are_named() {
     }
 }
 
-/// G9, R3, G11, D16: the address is in a site that has no connection, or no connection to a gateway of this VNet, or a
-/// connection without one of its keys.
+/// G9, R3, G11, D16: the address is in a site that has no connection, or that has none to a gateway of this VNet, or
+/// whose connection lacks a key.
 #[test]
 fn g9_sites_that_are_not_joined() {
     let (mut w, reports) = (lab(), reports(false));
@@ -299,7 +300,7 @@ fn g9_sites_that_are_not_joined() {
 }
 
 /// D9: a spoke sends to a VNet that is only peered with the hub, through the hub's gateway. The text names the flags
-/// with which that VNet would use the gateway.
+/// with which the destination's VNet would use the gateway.
 #[test]
 fn d9_the_flags_that_a_gateways_relay_needs_are_named() {
     let mut w = hub_and_spokes();

@@ -21,7 +21,7 @@ fn with_none_blocks(first: &[&str]) -> Vec<String> {
 }
 
 /// R1: every subnet has one route for each address range of its VNet, the default route, and the four private blocks.
-/// Subnets have no routes of their own.
+/// All subnets of a VNet have the same system routes: a subnet's own prefix gets no route.
 #[test]
 fn r1_default_routes_of_every_subnet() {
     let mut w = World::default();
@@ -82,8 +82,8 @@ fn r2_reserved_blocks() {
     );
 }
 
-/// R4: peering routes exist only while both halves are Connected. Every subnet has one for each prefix of the remote
-/// VNet.
+/// R4: peering routes exist only while both halves are Connected. Every subnet has one peering route for each prefix of
+/// the remote VNet.
 #[test]
 fn r4_peering_routes_follow_state() {
     let mut w = World::default();
@@ -104,8 +104,8 @@ fn r4_peering_routes_follow_state() {
     assert_eq!((has(&w, "a/one"), has(&w, "b/s")), (0, 0), "Disconnected");
 }
 
-/// P27: a remote VNet gets a new prefix. Until the half is synced, it routes only the prefixes that it has synced
-/// before.
+/// P27: a remote VNet gets a new prefix. Until the half is synced, subnets have routes only for the prefixes that the
+/// half has synced before.
 #[test]
 fn p27_old_prefixes_until_sync() {
     let mut w = World::default();
@@ -142,7 +142,7 @@ fn p30_global_peering_has_its_own_next_hop_type() {
     );
 }
 
-/// P24: a is peered with b, and b with c. a has no route to c, nor c to a.
+/// P24: a is peered with b, and b with c. Subnets of a have no route to c, and subnets of c have none to a.
 #[test]
 fn p24_not_transitive() {
     let mut w = World::default();
@@ -155,8 +155,8 @@ fn p24_not_transitive() {
 }
 
 /// R5, P21: (a) the spoke gets the routes of the hub's gateway, with that gateway as next hop. (b) The branch gets the
-/// spokes' prefixes as part of the hub. (d) Spokes do not learn each other's prefixes. Without one of the two flags,
-/// the routes of (a) and (b) are withdrawn.
+/// spokes' prefixes as part of the hub. (d) Spokes do not learn each other's prefixes. Without allowGatewayTransit or
+/// without useRemoteGateways, the routes of (a) and (b) are withdrawn.
 #[test]
 fn p21_gateway_transit() {
     let w = hub_and_spokes();
@@ -194,8 +194,8 @@ fn p21_gateway_transit() {
     }
 }
 
-/// R5: a gateway does not advertise the prefixes of plain peers. D9: nor those that it has learned over another
-/// connection.
+/// R5: a gateway does not advertise the prefixes of peered VNets that do not use it. D9: a gateway does not advertise
+/// the prefixes to which another of its connections leads, if its connections exchange no routes.
 #[test]
 fn d9_a_gateway_contributes_only_the_far_vnet_and_its_clients() {
     let mut w = hub_and_spokes();
@@ -411,7 +411,8 @@ fn r22_worked_example() {
     );
 }
 
-/// R6: a gateway whose only agent is revoked keeps its routes, without next hops. They go when the gateway is deleted.
+/// R6: a gateway whose only agent is revoked keeps its routes, without next hops. The routes are removed when the
+/// gateway is deleted.
 #[test]
 fn a_gateway_without_agents_serves_nothing() {
     let mut w = hub_and_spokes();

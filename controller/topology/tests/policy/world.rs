@@ -310,7 +310,8 @@ impl World {
         Arc::make_mut(self.topology.route_tables.get_mut(&table).unwrap())
     }
 
-    /// The configuration of an agent. Asserts that it is valid, and that it can be read back from its bytes.
+    /// The configuration of an agent. Asserts that the configuration is valid, and that it is the same after it is
+    /// encoded and read back.
     pub(crate) fn config(&self, name: &str) -> AgentConfig {
         let config = Compiler::new(&self.topology).compile(&agent(name)).unwrap();
         config.check().unwrap();

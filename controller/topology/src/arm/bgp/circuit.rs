@@ -13,9 +13,9 @@ use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::Route;
 use tombolo_proto::status::{AgentStatus, BgpPeerState, LinkState};
 
-/// `routeTables` of a circuit's peering at one of its links: the prefixes of linked VNets, once for each instance of
-/// their gateways and with the gateway's ASN, and the routes of the customer (E1). `None`: the circuit or its peering
-/// does not exist.
+/// `routeTables` of a circuit's peering on one of the circuit's two lines: each prefix of a linked VNet, once for each
+/// instance of the VNet's ExpressRoute gateway and with the gateway's ASN, and the routes of the customer (E1). `None`:
+/// the circuit or its peering does not exist.
 pub(crate) fn circuit_routes(
     topology: &Topology,
     statuses: &AgentStatuses,
@@ -44,9 +44,9 @@ pub(crate) fn circuit_routes(
     Some(all)
 }
 
-/// `routeTablesSummary` of a circuit's peering at one of its links: the customer and the instances of all connected
-/// gateways, with the state of the session and the number of routes (M7). `None`: the circuit or its peering does not
-/// exist.
+/// `routeTablesSummary` of a circuit's peering on one of the circuit's two lines: the customer and the instances of all
+/// connected gateways, each with the state of its session and the number of its routes (M7). `None`: the circuit or its
+/// peering does not exist.
 pub(crate) fn circuit_summary(
     topology: &Topology,
     statuses: &AgentStatuses,
@@ -97,7 +97,8 @@ fn links_of<'t>(topology: &'t Topology, circuit: &'t ExpressRouteCircuit) -> imp
     all.filter(|c| c.gateway2 == circuit.envelope.id)
 }
 
-/// The last status of the edge of a link. `None`: the link has no edge, or the edge has not reported yet.
+/// The last status that the edge of one of a circuit's lines has reported. `None`: the line has no edge, or the edge
+/// has not reported yet.
 fn status<'l>(
     topology: &Topology,
     statuses: &'l AgentStatuses,
@@ -117,13 +118,13 @@ fn customer_routes<'l>(
     own.flat_map(|l| &l.routes)
 }
 
-/// The customer's address on the line of a link: the first host address (E1).
+/// The customer's address on the primary or secondary line: the line's first host address (E1).
 fn customer(peering: &PrivatePeering, link: CircuitLink) -> IpAddr {
     let line = match link {
         CircuitLink::Primary => peering.primary,
         CircuitLink::Secondary => peering.secondary,
     };
-    // `hosts` of an IPv6 prefix includes the subnet-router anycast address, which no host has.
+    // `hosts` of an IPv6 prefix begins with the subnet-router anycast address, which no host has, so it is skipped.
     let mut hosts = line.hosts().skip(usize::from(line.addr().is_ipv6()));
     hosts.next().unwrap_or_else(|| line.addr())
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tombolo_proto::config::CircuitLink;
 use tombolo_proto::id::{AgentId, ResourceId};
 
-/// The routes that all gateways and edges have learned, by the last statuses of the agents. Each call compiles the
+/// The routes that all gateways and edges have learned, computed from the agents' last statuses. Each call compiles the
 /// configurations of all gateways and edges.
 pub(super) fn learned_routes(topology: &Topology, statuses: &AgentStatuses) -> LearnedRoutes {
     LearnedRoutes::new(topology, &Compiler::new(topology), LearnedReports::of(statuses))
@@ -42,7 +42,7 @@ pub(super) fn instances(topology: &Topology, gateway: &VirtualNetworkGateway) ->
         .collect()
 }
 
-/// The agent of the edge of a circuit's link. `None`: there is none, or only a revoked one.
+/// The agent of the edge on which one of a circuit's lines ends. `None`: the edge has no agent, or only a revoked one.
 pub(super) fn edge(topology: &Topology, circuit: &ResourceId, link: CircuitLink) -> Option<AgentId> {
     let serves =
         |binding: &Binding| matches!(binding, Binding::Edge { circuit: c, link: l } if c == circuit && *l == link);

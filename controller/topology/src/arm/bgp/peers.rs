@@ -1,5 +1,5 @@
-//! The BGP sessions of a gateway. With sites they are real BGP sessions; with other gateways and with edges, ARM shows
-//! the route exchange inside links as sessions.
+//! The BGP sessions of a gateway. Sessions with sites are real BGP sessions. For other gateways and for edges, ARM
+//! shows the route exchange inside the link as a session.
 
 use super::instances::{edge, exchanges, instances, learned_routes};
 use super::time::duration;
@@ -23,7 +23,7 @@ struct Session {
 
 /// The protocol of a session, which decides where its state is found.
 enum SessionKind {
-    /// BGP. Agents report the session under this id, the connection's.
+    /// A BGP session. Agents report its state under this id, which is the id of the connection.
     Bgp(ResourceId),
     /// Route exchange inside the link with this agent. `None`: the far end has no agent yet.
     Link(Option<AgentId>),
@@ -43,7 +43,8 @@ pub(crate) fn bgp_peers(topology: &Topology, statuses: &AgentStatuses, gateway: 
     let mut all = Vec::new();
     for number in 0..gateway.ip_configurations.len() {
         let agent = agents.iter().find(|(n, _)| *n == number).map(|(_, agent)| agent);
-        // The last status of an agent says nothing about its sessions once the agent's control stream has ended.
+        // Once an agent's control stream has ended, the agent's last status no longer shows the present state of its
+        // sessions.
         let agent = agent.filter(|agent| statuses.connected.contains(*agent));
         let status = agent.and_then(|agent| statuses.agents.get(agent));
         let dynamic = agent
@@ -103,8 +104,8 @@ fn sessions(topology: &Topology, connection: &Connection) -> Vec<Session> {
     }
 }
 
-/// The state of a session, the seconds since its last change (`None`: the agent does not count them), and the number of
-/// received routes.
+/// The state of a session, the seconds since its last change (`None`: the agent does not report when the state
+/// changed), and the number of received routes.
 type Observed = (BgpPeerState, Option<f64>, u64);
 
 impl Session {

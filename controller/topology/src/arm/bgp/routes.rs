@@ -20,8 +20,8 @@ const fn weight(kind: GatewayKind) -> u32 {
     }
 }
 
-/// `getLearnedRoutes`: the prefixes of the gateway's VNet and of the spokes that use it, and the routes that each
-/// instance has accepted and that are up. `None`: the gateway does not exist.
+/// `getLearnedRoutes`: the prefixes of the gateway's VNet and of the spokes that use the gateway, and those accepted
+/// routes of each instance that are up. `None`: the gateway does not exist.
 pub(crate) fn learned(topology: &Topology, statuses: &AgentStatuses, gateway: &ResourceId) -> Option<Vec<Value>> {
     let gateway = topology.gateways.get(gateway)?;
     let local = gateway.peering_address(0).to_string();
@@ -105,7 +105,7 @@ pub(crate) fn advertised(
     Some(all)
 }
 
-/// The prefixes of the gateway's VNet and of the spokes that use it, each with the AS path that a peer sees.
+/// The prefixes of the gateway's VNet and of the spokes that use the gateway, each with the AS path that a peer sees.
 fn local_prefixes(topology: &Topology, gateway: &VirtualNetworkGateway) -> impl Iterator<Item = (IpNet, Vec<u32>)> {
     let asn = gateway.asn;
     advertised_prefixes(topology, gateway)

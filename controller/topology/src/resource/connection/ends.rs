@@ -9,8 +9,8 @@ use std::sync::Arc;
 use tombolo_proto::config::GatewayKind;
 use tombolo_proto::id::ResourceId;
 
-/// The maximum numbers of circuits that a gateway can be connected to, in one peering location and in all (X12). They
-/// are Azure's.
+/// The maximum numbers of circuits to which a gateway can be connected: in one peering location, and in all locations
+/// together (X12). The numbers are Azure's.
 const CIRCUITS_PER_GATEWAY: (usize, usize) = (4, 16);
 
 /// The far end of a connection.
@@ -54,7 +54,7 @@ impl Draft<'_> {
     }
 
     /// Checks the two ends of a new or changed connection. The ends of an existing connection are immutable. The
-    /// limits, the second connection between the same ends, and overlaps are checked at creation only.
+    /// limits, the rule against a second connection between the same ends, and overlaps are checked at creation only.
     pub(super) fn check_ends(
         &mut self,
         id: &ResourceId,
@@ -161,7 +161,8 @@ impl Draft<'_> {
     }
 
     /// Checks a new connection to a circuit: the gateway is of type ExpressRoute (E2), the circuit has a private
-    /// peering and is not connected to the gateway already, and both have room for one more connection (X12, X13).
+    /// peering and is not connected to the gateway already, and neither the gateway nor the circuit has reached its
+    /// limit of connections (X12, X13).
     fn check_circuit(
         &mut self,
         id: &ResourceId,
@@ -243,7 +244,7 @@ impl Draft<'_> {
         }
     }
 
-    /// Refuses one more tunnel if the gateway has as many as the settings allow (X8).
+    /// Refuses one more tunnel if the gateway already has as many tunnels as the settings allow (X8).
     fn check_tunnel_limit(&mut self, id: &ResourceId, gateway: &ResourceId) {
         let limit = self.topology.settings.tunnels_per_gateway as usize;
         if self.connections_of(gateway).count() >= limit {

@@ -9,11 +9,12 @@ use crate::rules::address::{find_subnet, used_addresses};
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 
-/// A circuit has a primary and a secondary link, with one tunnel each (E1).
+/// The number of tunnels of a connection to a circuit: one to the edge of the primary line, and one to the edge of the
+/// secondary line (E1).
 const TUNNELS_PER_CIRCUIT: usize = 2;
 
 impl Draft<'_> {
-    /// The tunnel addresses of a connection to `circuit`, the primary link's first: those of the body, else the present
+    /// The tunnel addresses of a connection to `circuit`, the primary line's first: those of the body, else the present
     /// ones, else the two lowest free addresses of `GatewaySubnet`, in the address family of the circuit's lines if the
     /// subnet has it. Fewer than two: a problem gives the reason.
     pub(super) fn tunnel_addresses(

@@ -136,8 +136,8 @@ impl Draft<'_> {
             let properties = object.object_or_empty("properties", &mut self.problems);
             names.push(name.clone());
             if self.check_peering_type(&name, &object.at("name"), &properties) {
-                // An existing peering that cannot be read stays, so that its only problem is the reading and not a
-                // deletion.
+                // An existing peering whose new form cannot be read stays, so that the answer reports only what cannot
+                // be read, and not also a deletion.
                 found = self.read_peering(circuit, &properties, old).or_else(|| old.cloned());
             }
         }
@@ -215,7 +215,7 @@ impl Draft<'_> {
             primary: primary?,
             secondary: secondary?,
             vlan_id: u16::try_from(vlan_id?).ok()?,
-            // GET never shows the key. A client that reads a body, edits it and writes it back thus sends none, and the
+            // GET never shows the key. So a client that reads a body, edits it and writes it back sends no key, and the
             // stored key stays.
             shared_key: key
                 .map(str::to_owned)

@@ -49,7 +49,7 @@ pub struct Peering {
     pub state: PeeringState,
     /// `remoteAddressSpace`: the remote prefixes that this half has synced and routes (P27).
     pub remote_address_space: Vec<IpNet>,
-    /// The local prefixes that the other half has synced, as this half knows it (P5, P27).
+    /// The prefixes of this VNet that the other half has synced, as far as this half knows (P5, P27).
     pub local_address_space: Vec<IpNet>,
 }
 
@@ -77,7 +77,7 @@ struct PeeringSpec {
 }
 
 impl PeeringSpec {
-    /// Sets the requested properties of `half`. Its state and address spaces stay as they are.
+    /// Sets the requested properties of `half`. The half's state and address spaces stay as they are.
     fn apply(&self, half: &mut Peering) {
         half.allow_virtual_network_access = self.allow_virtual_network_access;
         half.allow_forwarded_traffic = self.allow_forwarded_traffic;
@@ -263,8 +263,8 @@ impl Draft<'_> {
             do_not_verify_remote_gateways: flag("doNotVerifyRemoteGateways", false),
             transport: transport(properties, &mut self.problems),
         };
-        // The properties above define the half. If they could be read, the half's rules are checked even if a property
-        // below is wrong, so that one answer has all problems.
+        // The properties above define the half. If they could be read, the rules of the half are checked even if one of
+        // the properties below is wrong, so that one answer has all problems.
         let known = remote.is_some() && self.problems.len() == before;
         let mut flag = |name: &str, default: bool| properties.boolean(name, &mut self.problems).unwrap_or(default);
         let complete = flag("peerCompleteVnets", true);
@@ -299,7 +299,7 @@ impl Draft<'_> {
     }
 
     /// Reads `remoteVirtualNetwork.id`, and returns the stored id of that VNet (P9). A change of the remote VNet of an
-    /// existing half is refused, whether or not the new one exists (P8). `None`: a problem gives the reason.
+    /// existing half is refused, whether or not the requested VNet exists (P8). `None`: a problem gives the reason.
     fn read_remote(&mut self, id: &ResourceId, properties: &Object<'_>) -> Option<ResourceId> {
         if properties.get("remoteVirtualNetwork").is_none() {
             missing(&mut self.problems, &properties.at("remoteVirtualNetwork"));
@@ -351,8 +351,8 @@ impl Draft<'_> {
         if self.problems.len() > before {
             return;
         }
-        // A `Disconnected` half starts again. Both halves sync when they connect, so a new peering is `FullyInSync`
-        // (P13).
+        // A `Disconnected` half starts again as a new half does. Both halves sync when they connect, so a new peering
+        // is `FullyInSync` (P13).
         let state = match (old.as_ref().map(|o| o.state), other.as_ref().map(|o| o.state)) {
             (Some(PeeringState::Connected), _) => PeeringState::Connected,
             (_, Some(PeeringState::Initiated)) => PeeringState::Connected,

@@ -25,18 +25,18 @@ pub struct Subnet {
     pub id: ResourceId,
     /// A GUID that is new after each change of the subnet.
     pub etag: Uuid,
-    /// The prefixes, at least one. Each is inside one address range of the VNet and disjoint from the prefixes of other
-    /// subnets (P2).
+    /// The prefixes, at least one. Each prefix is inside one address range of the VNet, and disjoint from the prefixes
+    /// of other subnets (P2).
     pub prefixes: Vec<IpNet>,
     /// The route table of the subnet (R17). `None`: the subnet has system and gateway routes only.
     #[serde(default)]
     pub route_table: Option<ResourceId>,
-    /// Properties that are kept and shown without any effect.
+    /// Properties that are kept and shown, but have no effect.
     #[serde(default)]
     pub echoed: serde_json::Map<String, Value>,
 }
 
-/// The properties that are echoed, with their JSON types.
+/// The properties that are only kept and shown, with their JSON types.
 const PROPERTIES: [(&str, Shape); 6] = [
     ("delegations", Shape::Objects),
     ("serviceEndpoints", Shape::Objects),
@@ -175,7 +175,7 @@ impl Draft<'_> {
         let route_table = self.resolve(properties, "routeTable", &id, |t, table| {
             t.route_tables.get(table).map(|t| t.envelope.id.clone())
         });
-        // These policies are not implemented. Accepting one would suggest that it is enforced.
+        // These policies are not implemented. To accept one of them would suggest that it is enforced.
         for name in ["networkSecurityGroup", "natGateway", "serviceEndpointPolicies"] {
             if properties
                 .get(name)
@@ -196,13 +196,13 @@ impl Draft<'_> {
     }
 
     /// Adds the problem that the property `name` refers to a type of resource that this product does not have. `from`:
-    /// the resource that refers.
+    /// the resource that has the property.
     pub(crate) fn unsupported_reference(&mut self, properties: &Object<'_>, name: &str, from: &ResourceId) {
         let at = properties.at(name);
         match properties.get(name) {
             Some(Value::Object(_)) => {
-                // The type of the target does not exist here, so the reference never resolves and only adds its
-                // problem.
+                // The type of the target does not exist here, so the reference never resolves: the call only adds the
+                // problem of a malformed or missing target.
                 let _: Option<()> = self.resolve(properties, name, from, |_, _| None);
             }
             _ => self
@@ -212,8 +212,8 @@ impl Draft<'_> {
     }
 
     /// Checks the subnets of a VNet, compared with its old state: their number (X3), prefixes (P2, P3) and route tables
-    /// (R15, R16), and that no removed subnet or prefix is in use. `space_is_known`: without it, prefixes are not
-    /// compared with the address space, which could not be read. `usage`: the users of the old subnets.
+    /// (R15, R16), and that no removed subnet or prefix is in use. `space_is_known`: false if the VNet's address space
+    /// could not be read; then the prefixes are not compared with it. `usage`: the users of the old subnets.
     pub(crate) fn check_subnets(
         &mut self,
         old: Option<&VirtualNetwork>,
@@ -346,7 +346,8 @@ impl Draft<'_> {
         let Some(users) = usage.get(id).filter(|u| !u.is_empty()) else {
             return;
         };
-        // A subnet can have thousands of users. Ten names are enough to see what has to be deleted.
+        // A subnet can have thousands of users. The message names ten of them, which is enough to see what has to be
+        // deleted.
         let names: Vec<&str> = users.iter().take(10).map(|(user, _)| user.as_str()).collect();
         self.problems.add(
             "InUseSubnetCannotBeDeleted",

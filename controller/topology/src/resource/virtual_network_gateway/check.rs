@@ -1,5 +1,5 @@
-//! The rules of a gateway's type, place and BGP settings (G1 to G4). Among them: one gateway of each type in a VNet
-//! (G2, X7), no gateway in a VNet with useRemoteGateways (P20), and the route table of `GatewaySubnet` (R16).
+//! The rules of a gateway's type, place and BGP settings (G1 to G4). Among them: at most one gateway of each type in a
+//! VNet (G2, X7), no gateway in a VNet with useRemoteGateways (P20), and the route table of `GatewaySubnet` (R16).
 
 use crate::arm::body::Object;
 use crate::draft::Draft;
@@ -13,8 +13,8 @@ use tombolo_proto::config::{DEFAULT_ASN, GatewayKind};
 use tombolo_proto::id::ResourceId;
 
 impl Draft<'_> {
-    /// Reads `gatewayType`, which is immutable. A missing one is the present type, or `Vpn` for a new gateway. A wrong
-    /// one, or another one than the present type, is a problem.
+    /// Reads `gatewayType`, which is immutable. If it is missing, an existing gateway keeps its type, and a new one
+    /// gets `Vpn`. An unknown type, or a type other than the present one, is a problem.
     pub(super) fn gateway_kind(&mut self, properties: &Object<'_>, old: Option<&VirtualNetworkGateway>) -> GatewayKind {
         let kinds = ["Vpn", "ExpressRoute", "LocalGateway"];
         let at = properties.at("gatewayType");
@@ -57,8 +57,8 @@ impl Draft<'_> {
         vpn_type
     }
 
-    /// Reads the name of the SKU, which is kept and shown only. A missing name is the present one, or for a new gateway
-    /// `VpnGw1` (VPN) or `Standard` (ExpressRoute).
+    /// Reads the name of the SKU, which is kept and shown only. If the name is missing, an existing gateway keeps its
+    /// present SKU, and a new one gets `VpnGw1` (VPN) or `Standard` (ExpressRoute).
     pub(super) fn gateway_sku(
         &mut self,
         properties: &Object<'_>,
@@ -81,9 +81,9 @@ impl Draft<'_> {
         name.map_or_else(before, str::to_owned)
     }
 
-    /// Checks the place of a gateway: it is in one `GatewaySubnet` (G1) and stays there, its VNet has one gateway of
-    /// each type (G2), no peering of the VNet has useRemoteGateways (P20), and the route table of the subnet is allowed
-    /// (R16). The last two are checked for a new gateway only.
+    /// Checks the place of a gateway: it is in one `GatewaySubnet` (G1) and stays there, its VNet has at most one
+    /// gateway of each type (G2), no peering of the VNet has useRemoteGateways (P20), and the route table of the subnet
+    /// is allowed (R16). The last two rules are checked for a new gateway only.
     pub(super) fn check_gateway_place(
         &mut self,
         id: &ResourceId,
@@ -189,9 +189,10 @@ impl Draft<'_> {
         }
     }
 
-    /// Reads `bgpSettings`: the ASN and the BGP address (G4). `own`: the addresses of the instances, the first one
-    /// first. A missing ASN is the present one, or 65515. A missing BGP address is the present one while it fits, else
-    /// the last free address of the subnet. `None`: the subnet is unknown or full, which is a problem.
+    /// Reads `bgpSettings`: the ASN and the BGP address (G4). `own`: the addresses of the instances, the first
+    /// instance's first. If the ASN is missing, an existing gateway keeps its ASN, and a new one gets 65515. If the BGP
+    /// address is missing, the gateway keeps its present address while that fits, and otherwise gets the last free
+    /// address of the subnet. `None` as the address: the subnet is unknown or full, which is a problem.
     pub(super) fn bgp_settings(
         &mut self,
         id: &ResourceId,

@@ -37,7 +37,7 @@ fn e1_a_circuit_and_its_peering() {
         bare,
         "writing back changes nothing"
     );
-    // Writing the child changes the parent, and writing the parent changes the child.
+    // A PUT of the peering changes the circuit, and a PUT of the circuit changes the peering.
     let child = w
         .put(&peering("er1"), json!({"properties": peering_properties(30)}))
         .unwrap();
@@ -59,7 +59,7 @@ fn e1_a_circuit_and_its_peering() {
     assert_eq!(w.put(&circuit("er1"), parent.clone()).unwrap(), parent, "nor here");
     let changed = w.put(&circuit("er1"), body(json!({"vlanId": 0}))).unwrap();
     assert_eq!(w.get(&peering("er1"))["properties"]["vlanId"], 0);
-    // As with VNets, a list that the body leaves out stays as it is.
+    // As with VNets, a list that the body of a PUT leaves out stays as it is.
     let kept = w
         .put(&circuit("er1"), json!({"location": "region1", "tags": {"a": "b"}}))
         .unwrap();

@@ -149,8 +149,8 @@ fn m7_e9_learned_routes_of_a_gateway() {
         (&by_vpn["nextHop"], &by_vpn["asPath"]),
         (&json!("10.2.30.125"), &json!("65021"))
     );
-    // The ExpressRoute gateway advertises the circuit's routes to the VPN gateway: they are shown with the edge as next
-    // hop, and not advertised further (G20).
+    // The ExpressRoute gateway advertises the circuit's routes to the VPN gateway. The VPN gateway shows these routes
+    // with the edge as next hop, and does not advertise them further (G20).
     let by_circuit = line(&all, "10.2.30.0/25", "10.10.30.133");
     assert_eq!(
         (&by_circuit["origin"], &by_circuit["weight"]),
@@ -266,7 +266,7 @@ fn e1_the_route_table_of_a_circuit() {
     let of = |link| w.now.circuit_routes(&circuit, link, &statuses).unwrap();
     let primary = of(CircuitLink::Primary);
     let line = |network: &str| primary.iter().find(|r| r["network"] == network).cloned().unwrap();
-    // The table shows VNets as Azure does, with the ASN of their gateway alone.
+    // As in Azure, the table shows the prefixes of VNets with an AS path that has only the ASN of their gateway.
     for vnet in ["10.10.30.0/24", "10.11.30.0/26"] {
         assert_eq!(
             (&line(vnet)["path"], &line(vnet)["nextHop"]),

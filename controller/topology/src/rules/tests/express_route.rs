@@ -42,7 +42,8 @@ fn g4_an_express_route_gateway_has_an_asn_and_no_bgp_address() {
         body,
         "writing back changes nothing"
     );
-    // The BGP address that a stock client sends for an ExpressRoute gateway is ignored (D3), so it stays free.
+    // The BGP address that a stock client sends for an ExpressRoute gateway is ignored (D3), so that address stays
+    // free.
     let more =
         json!({"gatewayType": "ExpressRoute", "bgpSettings": {"asn": 65515, "bgpPeeringAddress": "10.10.30.254"}});
     w.put(&gw("hub-er"), gateway_body("hub", more)).unwrap();
@@ -242,10 +243,10 @@ fn t4_tunnels_have_two_addresses_of_the_gateway_subnet() {
     let given = json!({"tunnelAddresses": ["10.10.30.137", "10.10.30.136"]});
     let body = w.link("c2", "hub", "er2", given.clone()).unwrap();
     assert_eq!(body["properties"]["tunnelAddresses"], given["tunnelAddresses"]);
-    // The addresses stay unless the body has other ones.
+    // The tunnel addresses stay as they are unless the body has other ones.
     let body = w.link("c2", "hub", "er2", json!({"tunnelAddresses": []})).unwrap();
     assert_eq!(body["properties"]["tunnelAddresses"], given["tunnelAddresses"]);
-    // No other resource gets these addresses.
+    // No other resource gets the addresses of the connection's tunnels.
     let instance = json!({"bgpSettings": {"bgpPeeringAddress": "10.10.30.137"}});
     assert_eq!(
         codes(w.put(&gw("hub-gw"), gateway_body("hub", instance))),

@@ -111,12 +111,12 @@ fn g4_the_bgp_address_is_no_other_instances() {
     }
     assert!(w.view(&gw("hub")).is_none(), "nothing has changed");
     w.put(&gw("hub"), with(&two, bgp("10.1.255.4"))).unwrap();
-    // The first instance is removed, so the second one becomes the first. A new instance does not get the address.
+    // The first instance is removed, so the second one becomes the first, and its address may be the BGP address.
     let one = [Some("10.1.255.5")];
     assert!(w.put(&gw("hub"), with(&one, bgp("10.1.255.5"))).is_ok());
     w.delete(&gw("hub")).unwrap();
-    // An instance without a requested address does not get the BGP address either. This holds at creation and later,
-    // with a given and with a default BGP address.
+    // An instance for which the body requests no address does not get the BGP address either. This holds at creation
+    // and later, for a BGP address that the body gives and for the default one.
     let body = w.put(&gw("hub"), with(&[None], bgp("10.1.255.5"))).unwrap();
     let address =
         |body: &Value, n: usize| body["properties"]["ipConfigurations"][n]["properties"]["privateIPAddress"].clone();
@@ -127,8 +127,8 @@ fn g4_the_bgp_address_is_no_other_instances() {
         (json!("10.1.255.4"), json!("10.1.255.6"))
     );
     assert_eq!(body["properties"]["bgpSettings"]["bgpPeeringAddress"], "10.1.255.5");
-    // An instance cannot request the address while the body requests it for BGP too. If the body does not, the instance
-    // gets the address and the BGP address changes.
+    // The body cannot request one address both for an instance and for BGP. If it requests the present BGP address for
+    // an instance and none for BGP, the instance gets this address, and BGP gets another one.
     let onto = [Some("10.1.255.4"), Some("10.1.255.5")];
     assert_eq!(
         codes(w.put(&gw("hub"), with(&onto, bgp("10.1.255.5")))),

@@ -30,7 +30,8 @@ fn p2_dynamic_addresses_are_the_lowest_free_and_stay() {
     assert_eq!(address(&w.nic("c", "hub/subnets/s", None).unwrap()), "10.0.0.6");
     assert_eq!(codes(w.nic("d", "hub/subnets/s", None)), ["SubnetIsFull"]);
     w.delete(&net("networkInterfaces/a")).unwrap();
-    // `c` keeps its address, even if its body is written back.
+    // `c` keeps its address, although a lower one is free now, and also if a PUT writes back the body that GET has
+    // shown.
     let c = w.get(&net("networkInterfaces/c"));
     assert_eq!(w.put(&net("networkInterfaces/c"), c.clone()).unwrap(), c);
     assert_eq!(address(&w.nic("c", "hub/subnets/s", None).unwrap()), "10.0.0.6");

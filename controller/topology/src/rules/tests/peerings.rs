@@ -65,7 +65,7 @@ fn d6_the_transport_is_kept_and_the_halves_agree() {
     w.peer("a", "b", json!({})).unwrap();
     assert_eq!(shown(&w, "a", "b"), "Automatic");
     w.peer("a", "b", json!({"transport": "quic"})).unwrap();
-    // The update of a stock client lacks the property, so the transport stays.
+    // A stock client's update lacks the property `transport`, so the transport stays.
     w.peer("a", "b", json!({"allowForwardedTraffic": true})).unwrap();
     assert_eq!(shown(&w, "a", "b"), "Quic");
     let refused = codes(w.peer("b", "a", json!({"transport": "WireGuard"})));
@@ -308,7 +308,7 @@ fn p20_each_row() {
     assert_eq!(codes(w.peer("a", "c", using())), ["XAnotherPeeringUsesRemoteGateways"]);
     // In the opposite order: a VNet that uses a remote gateway cannot get a gateway of its own.
     assert_eq!(codes(w.gateway("a", "10.1.255.0/27")), ["XVnetUsesRemoteGateways"]);
-    // A VNet with a gateway cannot use a remote one.
+    // A VNet with a gateway of its own cannot use a remote gateway.
     assert_eq!(codes(w.peer("c", "b", using())), ["XVnetHasOwnGateway"]);
 }
 
@@ -320,7 +320,7 @@ fn p20_without_a_counterpart_the_check_runs_when_it_appears() {
     assert_eq!(codes(w.peer("b", "a", json!({}))), ["XRemotePeeringTransitNotAllowed"]);
     w.peer("b", "a", json!({"allowGatewayTransit": true})).unwrap();
     assert_eq!(w.state("a", "b"), connected());
-    // P21: the flag can be removed.
+    // P21: allowGatewayTransit can be removed while the other half uses the gateway.
     w.peer("b", "a", json!({})).unwrap();
 }
 
@@ -394,7 +394,7 @@ fn p27_sync_levels_on_both_sides_and_old_routes_before_sync() {
         p["remoteVirtualNetworkAddressSpace"]["addressPrefixes"],
         json!(["10.1.0.0/16", "10.101.0.0/16"])
     );
-    // A PUT without the sync parameter does not sync, and a sync of the other half does not help.
+    // A PUT without the sync parameter does not sync the half, and a sync of the other half does not sync this one.
     w.peer("b", "a", json!({"allowForwardedTraffic": true})).unwrap();
     w.peer_synced("a", "b", json!({}), true).unwrap();
     assert_eq!(w.state("b", "a").1, "LocalNotInSync");

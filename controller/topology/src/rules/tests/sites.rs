@@ -22,7 +22,8 @@ fn bgp(asn: u32, address: &str) -> Value {
     json!({"bgpSettings": {"asn": asn, "bgpPeeringAddress": address}})
 }
 
-/// A hub with a VPN gateway. It is peered with a spoke, and its gateway is connected to that of a branch.
+/// A hub with a VPN gateway. The hub is peered with a spoke, and the hub's gateway is connected to the gateway of a
+/// branch.
 fn world() -> World {
     let mut w = World::new();
     for (name, prefix) in [
@@ -215,7 +216,8 @@ fn g4_bgp_needs_the_sites_settings_as_long_as_it_is_used() {
 fn g7_g16_a_sites_prefixes_overlap_nothing() {
     let mut w = world();
     let overlap = ["XLocalNetworkOverlap"];
-    // The site's prefix must overlap neither the gateway's VNet, nor a peer of that, nor a VNet that is joined by VPN.
+    // The site's prefix must overlap neither the gateway's VNet, nor a peer of that VNet, nor a VNet that VPN joins
+    // with it.
     for prefix in ["10.1.7.0/24", "10.2.7.0/24", "10.3.7.0/24", "10.0.0.0/14"] {
         w.site("bad", &[prefix], json!({})).unwrap();
         let refused = w.connect_site("bad", "hub", "bad", json!({})).unwrap_err();
@@ -226,11 +228,11 @@ fn g7_g16_a_sites_prefixes_overlap_nothing() {
             refused.problems[0].message
         );
     }
-    // The address of the site's BGP peer must overlap none of them either.
+    // The address of the site's BGP peer must be in none of these networks either.
     w.site("bad", &[], bgp(65021, "10.1.0.9")).unwrap();
     assert_eq!(codes(w.connect_site("bad", "hub", "bad", json!({}))), overlap);
-    // The prefix must not overlap another site of the same gateway, nor a site of a gateway that is joined with it
-    // (G16).
+    // The prefix must not overlap another site of the same gateway, nor a site of a gateway that VPN joins with this
+    // gateway (G16).
     w.site("loc", &["10.7.0.0/16"], json!({})).unwrap();
     w.connect_site("loc", "hub", "loc", json!({})).unwrap();
     w.site("twin", &["10.7.9.0/24"], json!({})).unwrap();
@@ -272,8 +274,8 @@ fn g16_sites_of_joined_gateways_are_disjoint() {
     ] {
         assert!(message.contains(part), "{part}: {message}");
     }
-    // A gateway that is not joined with the hub can have an overlapping site. Then no connection can join the two
-    // gateways, not even over a third one.
+    // A gateway that is not joined with the hub can have an overlapping site. While the two sites overlap, no
+    // connection can join their gateways, not even over a third gateway.
     w.connect_site("twin", "far", "twin", json!({})).unwrap();
     assert_eq!(codes(w.connect("far-branch", "far", "branch")), overlap);
     w.site("twin", &["10.8.0.0/16"], json!({})).unwrap();
@@ -299,7 +301,8 @@ fn g7_g16_networks_that_come_later_overlap_no_site() {
         codes(w.peer("late", "branch", json!({"useRemoteGateways": true}))),
         overlap
     );
-    // A connection cannot join them either.
+    // A connection cannot join the hub with the branch either, while a VNet that overlaps the hub's site uses the
+    // branch's gateway.
     w.delete(&net("connections/there")).unwrap();
     w.delete(&net("connections/back")).unwrap();
     w.peer("late", "branch", json!({"useRemoteGateways": true})).unwrap();
@@ -487,7 +490,8 @@ fn d14_d16_what_a_device_is_told() {
         session.gateway_address,
         "10.1.255.30".parse::<std::net::IpAddr>().unwrap()
     );
-    // D14: the key is bound to both ends and does not depend on their casing; each connection has its own key.
+    // D14: the preshared key is bound to both ends and does not depend on the casing of their ids; each connection has
+    // a preshared key of its own.
     let connection = &w.now.connections[&id];
     assert_eq!(connection.preshared_key(), Some(told.preshared_key));
     let mut upper = (**connection).clone();

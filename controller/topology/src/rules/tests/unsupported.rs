@@ -296,7 +296,7 @@ fn defaults_of_unsupported_properties_are_taken() {
             *value = Value::Null;
         }
         if kind == "site" {
-            // The other members of bgpSettings have no empty value.
+            // The ASN and the BGP address in `bgpSettings` of a site have no empty value.
             empties = json!({"bgpSettings": {"asn": 65021, "bgpPeeringAddress": "10.7.0.1", "peerWeight": 0}});
         } else if place.starts_with("bgpSettings") {
             empties = json!({"bgpSettings": {"bgpPeeringAddresses": [], "peerWeight": 0}});

@@ -124,7 +124,7 @@ fn p3_ranges_prefixes_and_subnets_in_use_stay() {
         ["InUsePrefixCannotBeDeleted"]
     );
     w.subnet("hub", "t", "10.0.2.0/24").unwrap();
-    // A subnet with a NIC cannot be removed by any operation that would remove it.
+    // A subnet with a NIC cannot be removed: every operation that would remove the subnet is refused.
     let refused = w.delete(&net("virtualNetworks/hub/subnets/s")).unwrap_err();
     assert_eq!(refused.problems[0].code, "InUseSubnetCannotBeDeleted");
     assert!(
@@ -500,8 +500,8 @@ fn deleting_a_group_takes_its_contents_or_says_what_stands_in_the_way() {
     w.put(&net("routeTables/t"), json!({"location": "region1"})).unwrap();
     w.put(&net("publicIPAddresses/p"), json!({"location": "region1"}))
         .unwrap();
-    // Two things block the deletion from another group: a NIC in the VNet, and a peering that would lose its other
-    // half.
+    // Another group has a NIC in the group's VNet, which blocks the deletion of the group, and a half of a peering with
+    // that VNet, which does not block it.
     let nic = json!({"location": "region1", "properties": {"ipConfigurations": [
         {"name": "c", "properties": {"subnet": {"id": net("virtualNetworks/hub/subnets/s")}}}]}});
     let outside = net("networkInterfaces/outside").replace("/lab/", "/other/");

@@ -65,7 +65,7 @@ impl Draft<'_> {
         }
         self.check_transit(id, vnet, remote, spec, old, other);
         self.check_transport(id, spec, old, other);
-        // If the two VNets overlap each other, P10 has reported it already.
+        // If the two VNets overlap, the check of P10 has reported that already.
         if spec.use_remote_gateways && disjoint {
             self.check_vpn_before_using(id, &vnet.envelope.id, &remote.envelope.id);
         }
@@ -140,8 +140,9 @@ impl Draft<'_> {
         }
     }
 
-    /// Repeats the checks of P10 and P11 for a VNet with a new address space (P27). They cover all VNets that it is
-    /// peered with, and those that have a half towards it, because their halves will sync the new space.
+    /// Repeats the checks of P10 and P11 for a VNet with a new address space (P27). The checks cover all VNets that the
+    /// VNet is peered with, and also VNets that only have a half towards it, because those halves will sync the new
+    /// space.
     pub(crate) fn check_peers_after_space_change(&mut self, new: &VirtualNetwork) {
         let id = &new.envelope.id;
         let space = DisjointSet::new(&new.address_space);
@@ -191,7 +192,7 @@ impl Draft<'_> {
     ) {
         self.check_global_transit(id, vnet, remote, spec);
         // If the other half was created first, its useRemoteGateways could not be checked against this half's
-        // allowGatewayTransit. The check is made up for here.
+        // allowGatewayTransit. So that check is made here.
         if old.is_none()
             && !spec.allow_gateway_transit
             && let Some(other) = other.filter(|o| o.use_remote_gateways)
