@@ -192,8 +192,8 @@ impl Call {
     }
 }
 
-/// Percent-decodes a path segment, or a name or value of a query or form, where `+` stands for a space. None: the
-/// result is not UTF-8, or a `%` is not followed by two hexadecimal digits.
+/// Percent-decodes a path segment, or a name or a value of a query or form. With `plus_is_space`, as in queries and
+/// forms, `+` stands for a space. `None`: the result is not UTF-8, or a `%` is not followed by two hexadecimal digits.
 fn decoded(text: &str, plus_is_space: bool) -> Option<String> {
     // Without these checks, two spellings could name the same resource: the library leaves malformed escapes as they
     // are, and `form_urlencoded` replaces bytes that are not UTF-8.

@@ -109,8 +109,8 @@ fn next_hop(topology: &Topology, reports: &LearnedReports, body: &Value) -> Resu
         RouteSource::User => subnet.and_then(|s| route_table(topology, s)),
         RouteSource::Default | RouteSource::VirtualNetworkGateway => None,
     };
-    // M3: Network Watcher has one name for local and global peering, and writes the names of next hops in another case
-    // than effective routes do.
+    // M3: Network Watcher has one name for local and global peering, `VnetPeering`. Effective routes write
+    // `VNetPeering`.
     let kind = match &route.next_hop {
         NextHop::VnetPeering { .. } | NextHop::VnetGlobalPeering { .. } => "VnetPeering",
         other => other.type_name(),

@@ -106,8 +106,8 @@ struct Names<'a> {
     /// The declared parameters by name in lower case.
     declared_by_name: Named<'a>,
     variables: Named<'a>,
-    /// The approximate number of bytes of JSON that may still be inserted for parameters and variables. Without a
-    /// limit, a small template could insert a large value many times.
+    /// The approximate number of bytes of JSON that evaluated values may still add. Without a limit, a small template
+    /// could insert a large parameter many times.
     budget: Cell<usize>,
 }
 
