@@ -7,18 +7,21 @@
 //!                                       └── an agent's certificate ─▶ Agent
 //! ```
 //!
-//! New connections are almost never refused; they displace older ones instead. Each unauthenticated stage is a pool
-//! with a limit for each address and one for all addresses. A connection that enters a full pool displaces the oldest
-//! one of its own address, or the oldest one of the address that has the most. An honest client passes each stage
-//! within a few round trips.
+//! In this module, a stranger is a client that has completed the TLS handshake and has shown neither an agent's
+//! certificate nor, within the last minute, a token. A new connection is almost never refused; it displaces an older
+//! one instead. Each unauthenticated stage is a pool with a limit for each address and a limit for all addresses
+//! together. A connection whose address is at its limit displaces the oldest connection of this address. If all
+//! addresses together are at their limit, it displaces the oldest connection of the address that has the most
+//! connections. An honest client passes each stage within a few round trips.
 //!
-//! A flood in one stage only displaces connections in that stage, and mostly those of the flood itself. Idle TCP
-//! connections do not displace handshakes. Handshakes, which cost the attacker computing time, do not displace
-//! requests.
+//! A flood of connections in one stage displaces connections in no other stage while the port is not full, and most of
+//! the displaced connections belong to the flood. Idle TCP connections do not displace connections in the handshake.
+//! Handshakes, which cost the attacker computing time, do not displace connections that send requests.
 //!
-//! Addresses at which agents are known have pools of their own, so strangers elsewhere cannot displace agents that
-//! reconnect. Connections that have shown a token have a pool of their own, and so has each agent. A new connection
-//! displaces only connections of its own pool.
+//! Connections from addresses of known agents have separate pools, so strangers at other addresses cannot displace
+//! agents that reconnect. All connections that have shown a token share one pool, and each agent has its own limit. A
+//! new connection displaces a connection of the same pool. If the whole port is full, it also displaces an
+//! unauthenticated connection of any pool.
 
 mod address;
 mod known;
@@ -43,8 +46,8 @@ use std::time::{Duration, Instant};
 use tombolo_proto::budget::{Budgets, Rate};
 use tombolo_proto::id::AgentId;
 
-/// Most evicted connections whose sockets may still be open while the port is full. Their file descriptors are a part
-/// of [`limits::RESERVED_DESCRIPTORS`].
+/// Maximum number of evicted connections whose sockets may still be open while the port is full.
+/// [`limits::RESERVED_DESCRIPTORS`] includes file descriptors for them.
 const MAX_CLOSING: usize = 128;
 
 /// The result of accepting a connection.
@@ -63,9 +66,9 @@ struct Entry {
     deadline: Instant,
     /// Requests whose response is not complete.
     requests: usize,
-    /// Requests without a complete response that carry a valid token.
+    /// The number of requests that carry a valid token and whose response is not complete.
     authorized: usize,
-    /// Requests whose response is a package that is not sent completely.
+    /// The number of requests whose response is a package that has not been sent completely.
     downloads: usize,
     /// When the last request with a valid token began.
     last_authorized: Option<Instant>,
@@ -85,7 +88,7 @@ pub struct Admission {
     /// The rate limiter of key exchanges for each address.
     key_exchanges: Budgets<Address>,
     deadlines: BTreeSet<(Instant, Id)>,
-    /// The last number that was given to a connection, or to its place in a pool.
+    /// The last number that was given out, either as the id of a connection or as its order in a pool.
     next: u64,
     counts: Counts,
 }
@@ -107,9 +110,10 @@ impl Admission {
         }
     }
 
-    /// Notes that an agent may connect from an address. New connections from there use the reserved pools, and may
-    /// begin more key exchanges. The last four addresses of each agent are kept: a further one replaces the one that
-    /// was noted least recently. Connections that exist stay in their pools.
+    /// Notes that an agent may connect from an address. New connections from this address use the reserved pools, and
+    /// may begin more key exchanges a second than those from other addresses. The last four addresses of each agent are
+    /// kept: a further one replaces the one that was noted least recently. Connections that are already open stay in
+    /// their pools.
     pub fn add_agent_address(&mut self, agent: &AgentId, address: Address) {
         self.known.add(agent, address);
     }
@@ -121,7 +125,8 @@ impl Admission {
         ip.to_canonical().is_loopback() || self.known.agents_at(ip.into()) > 0
     }
 
-    /// The rate limit of key exchanges of an address; `None` for this host, which has no limit.
+    /// The limit on how many key exchanges an address may begin a second; `None` for addresses of this host, which have
+    /// no limit.
     fn key_exchange_rate(&self, address: Address) -> Option<Rate> {
         let agents = self.known.agents_at(address);
         let rate = self
@@ -132,9 +137,9 @@ impl Admission {
     }
 
     /// Admits a connection from `ip` that `accept(2)` has returned, or refuses it. A connection is refused if its
-    /// address exceeds its rate of key exchanges, if the port is full and nothing but authenticated connections is
-    /// left, or if too many evicted connections are still open. An admitted one enters [`Stage::Silent`] and must
-    /// complete its TLS handshake within `handshake_timeout`.
+    /// address has begun too many key exchanges, if the port is full of authenticated connections, or if the sockets of
+    /// too many evicted connections are still open. An admitted connection enters [`Stage::Silent`] and must complete
+    /// its TLS handshake within `handshake_timeout`.
     pub fn accept(&mut self, ip: IpAddr, now: Instant) -> Admitted {
         self.counts.accepted += 1;
         let address = Address::from(ip);
@@ -153,7 +158,7 @@ impl Admission {
         if full {
             evicted.extend(self.evict_unauthenticated());
         }
-        // Evicted connections hold their file descriptors until they are closed.
+        // An evicted connection occupies a file descriptor until its socket is closed.
         let sockets = self.connections.len() + self.closing.len();
         if full && evicted.is_empty() || sockets >= self.limits.total + MAX_CLOSING {
             self.counts.closed[Stage::Silent.index()][CloseReason::Refused.index()] += 1;
@@ -182,15 +187,16 @@ impl Admission {
         Admitted { id: Some(id), evicted }
     }
 
-    /// The ClientHello of a connection is complete. Returns the connection that it displaces, for the caller to close.
-    /// `None`: it displaces none, or it was evicted itself.
+    /// The ClientHello of a connection is complete. Returns the connection that this one displaces in the pool of
+    /// handshakes, for the caller to close. `None`: this connection displaces none, or it was evicted before.
     pub fn client_hello_received(&mut self, id: Id) -> Option<Id> {
         self.enter_stage(id, Stage::Handshake)
     }
 
     /// Counts a key exchange of a connection against the rate limit of its address. Returns at once, with the time that
-    /// the caller must wait before it computes the key exchange: from 0 to [`MAX_KEY_EXCHANGE_WAIT`]. `None`: the wait
-    /// would be longer and the connection is evicted, or it was evicted before; the caller must close it.
+    /// the caller must wait before it computes the key exchange: from 0 to [`MAX_KEY_EXCHANGE_WAIT`]. `None`: the
+    /// connection was evicted before, or this call evicts it because the wait would be longer. The caller must close it
+    /// in both cases.
     pub fn begin_key_exchange(&mut self, id: Id, now: Instant) -> Option<Duration> {
         let address = self.connections.get(&id)?.place.address;
         let Some(rate) = self.key_exchange_rate(address) else {
@@ -204,9 +210,9 @@ impl Admission {
     }
 
     /// The TLS handshake of a connection is complete, with the certificate of `agent` or without one. The caller has
-    /// verified the certificate, and that the agent is not revoked. The address of the connection is noted as one of
-    /// the agent. Returns the connection that the new stage displaces, for the caller to close. `None`: none is
-    /// displaced, or the connection was evicted itself.
+    /// verified the certificate, and that the agent is not revoked. The address of the connection is noted as an
+    /// address of the agent. Returns the connection that this one displaces in its new stage, for the caller to close.
+    /// `None`: this connection displaces none, or it was evicted before.
     pub fn handshake_completed(&mut self, id: Id, agent: Option<&AgentId>, now: Instant) -> Option<Id> {
         let address = self.connections.get(&id)?.place.address;
         let evicted = match agent {
@@ -239,9 +245,9 @@ impl Admission {
         evicted
     }
 
-    /// A request of the connection carries a valid token; called once for each such request. A stranger becomes a
-    /// bearer. Returns the connection that it displaces, for the caller to close: the bearer whose last token is the
-    /// oldest.
+    /// A request of the connection carries a valid token. The caller calls this once for each such request. A stranger
+    /// becomes a bearer. If there are too many bearers, returns the one whose last valid token came the longest time
+    /// ago, for the caller to close.
     pub fn authorized(&mut self, id: Id, now: Instant) -> Option<Id> {
         let entry = self.connections.get_mut(&id)?;
         entry.authorized += 1;
@@ -254,7 +260,8 @@ impl Admission {
         evicted
     }
 
-    /// The response to a request is a package: a stranger gets [`DOWNLOAD_TIMEOUT`] from now for it.
+    /// The response to a request is a package: a stranger's connection may take [`DOWNLOAD_TIMEOUT`] from now to
+    /// receive it.
     pub fn download_started(&mut self, id: Id, now: Instant) {
         if let Some(entry) = self.connections.get_mut(&id) {
             entry.downloads += 1;
@@ -278,10 +285,10 @@ impl Admission {
         }
     }
 
-    /// Further `bytes` of a stranger's request body are in memory. The caller reports no bodies of requests with a
-    /// token. While the bodies of all strangers exceed the limit, evicts the connection that holds the most bytes of
-    /// the address that holds the most. Returns the evicted connections, for the caller to close; `id` may be one of
-    /// them.
+    /// Further `bytes` of a stranger's request body are in memory. The caller does not report the bodies of requests
+    /// with a token. While the bodies of all strangers together exceed the limit, finds the address whose connections
+    /// hold the most bytes, and evicts that connection of it which holds the most. Returns the evicted connections, for
+    /// the caller to close; `id` may be one of them.
     pub fn body_received(&mut self, id: Id, bytes: usize) -> Vec<Id> {
         let Some(entry) = self.connections.get_mut(&id) else {
             return Vec::new();
@@ -298,7 +305,7 @@ impl Admission {
         victims
     }
 
-    /// The connection that holds the most bytes, of the address that holds the most.
+    /// Among the connections of the address that holds the most bytes of request bodies, the one that holds the most.
     fn largest_body_holder(&self) -> Option<Id> {
         let mut by_address = HashMap::<Address, (usize, Id)>::new();
         let holding = self.connections.iter().filter(|(_, e)| e.bytes > 0);
@@ -315,8 +322,8 @@ impl Admission {
             .map(|(_, victim)| victim)
     }
 
-    /// `bytes` of a request body are no longer in memory, or their request has shown a token. Does nothing for a
-    /// connection that was evicted, because its bytes were subtracted then.
+    /// `bytes` of a request body are no longer in memory, or their request has shown a token. Does nothing for an
+    /// evicted connection, because its eviction has subtracted its bytes already.
     pub fn body_released(&mut self, id: Id, bytes: usize) {
         if let Some(entry) = self.connections.get_mut(&id) {
             let bytes = bytes.min(entry.bytes);
@@ -351,8 +358,8 @@ impl Admission {
         expired
     }
 
-    /// When [`Self::expire`] must be called next. `None`: no connection has a deadline. Every other method may set an
-    /// earlier one.
+    /// When [`Self::expire`] must be called next. `None`: no connection has a deadline. Every other method that changes
+    /// this value may set an earlier deadline.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(at, _)| *at)
@@ -403,8 +410,8 @@ impl Admission {
         })
     }
 
-    /// Sets the deadline of a connection by its stage and its requests, counted from `now`. In the handshake, a
-    /// connection keeps the deadline that it got when it was accepted.
+    /// Sets the deadline of a connection by its stage and its requests, counted from `now`. Until the handshake is
+    /// complete, a connection keeps the deadline that it got when it was accepted.
     fn renew_deadline(&mut self, id: Id, now: Instant) {
         let Some(entry) = self.connections.get_mut(&id) else {
             return;
@@ -421,8 +428,8 @@ impl Admission {
         self.deadlines.insert((entry.deadline, id));
     }
 
-    /// Moves a connection to a stage, as the newest of its pool. Returns the connection that it displaces, which is
-    /// evicted.
+    /// Moves a connection to a stage, where it becomes the newest of its pool. Evicts and returns the connection that
+    /// it displaces.
     fn enter_stage(&mut self, id: Id, stage: Stage) -> Option<Id> {
         self.leave_pool(id);
         let order = self.next_number();
@@ -442,7 +449,7 @@ impl Admission {
         let Some(entry) = self.connections.get(&id) else {
             return;
         };
-        // A new connection has no place before its first stage; places count from 1.
+        // A new connection is in no pool yet: its order is 0, and orders in pools count from 1.
         if entry.place.order == 0 {
             return;
         }
@@ -450,7 +457,8 @@ impl Admission {
         self.counts.open[entry.place.stage.index()] -= 1;
     }
 
-    /// Evicts one unauthenticated connection because the whole port is full: first from addresses without agents.
+    /// Evicts one unauthenticated connection because the whole port is full. Connections from addresses of known agents
+    /// are evicted only if there is no other.
     fn evict_unauthenticated(&mut self) -> Option<Id> {
         let id = self.pools.pop_unauthenticated()?;
         self.evict(id, CloseReason::Displaced);

@@ -1,7 +1,8 @@
-//! The soft state of agents: their control streams, the configurations they run, and their reports.
+//! The state of agents that the controller keeps in memory only: their control streams, the configurations that they
+//! run, and their reports.
 //!
-//! Nothing of this state is stored. After a restart of the controller, each agent sends its part again with Hello and
-//! Status.
+//! After a restart of the controller, each agent sends its configuration's digest again in its Hello, and its report
+//! again as a Status message.
 
 use crate::compiled::Compiled;
 use crate::writer::Published;
@@ -18,22 +19,23 @@ use tombolo_proto::probe::{ProbeKind, ProbeReport, ProbeRequest};
 use tombolo_proto::status::AgentStatus;
 use tombolo_topology::topology::AgentStatuses;
 
-/// Time for a control stream to accept a probe. The stream has a queue for probes, so the time is only exceeded if the
-/// agent does not read.
+/// Longest time to put the request for a probe into a control stream's queue. The queue stays full for so long only if
+/// the agent does not read.
 const PROBE_SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Time for a probe's request and report to pass the control stream. It is added to the time that the probes themselves
-/// may take.
+/// Time that a probe's request and report may need on the control stream, in addition to the time that the probes
+/// themselves may take.
 const REPORT_DELAY: Duration = Duration::from_secs(5);
 
-/// Most probes of one request that its timeout allows for: enough for a trace over 64 hops with 4 probes for each.
+/// Maximum number of probes for which the time limit of one request is computed: enough for a trace over 64 hops with 4
+/// probes for each.
 const MAX_COUNTED_PROBES: u64 = 300;
 
 /// Longest time that a caller waits for the report of a probe.
 const MAX_PROBE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Most messages of other tasks that wait for a control stream. A sender waits until there is room, so this number only
-/// smooths bursts.
+/// Maximum number of messages that other tasks have sent to a control stream and that wait to be passed on. If there
+/// are more, the sender waits, so none is lost.
 const OUTGOING_CAPACITY: usize = 32;
 
 /// An agent's rejection of a configuration.
@@ -55,7 +57,7 @@ pub struct AgentProgress {
     /// Whether the agent's control stream is up.
     pub connected: bool,
     /// The largest revision that is in force on the agent. A revision that does not change the agent's configuration is
-    /// in force at once.
+    /// in force as soon as it is compiled.
     pub applied: Revision,
     /// Whether the agent runs its configuration of the newest revision.
     pub up_to_date: bool,
@@ -63,8 +65,8 @@ pub struct AgentProgress {
     pub digest: String,
     /// The digest of the configuration that is compiled for the agent; empty if there is none.
     pub desired_digest: String,
-    /// The agent's rejection of the configuration that it should run now. `None`: it has rejected none, or an older
-    /// one.
+    /// The agent's rejection of the configuration that it should run now. `None`: it has not rejected this
+    /// configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rejected: Option<Refusal>,
 }
@@ -75,7 +77,7 @@ pub struct Agents {
     entries: Mutex<BTreeMap<AgentId, Entry>>,
     published: watch::Receiver<Published>,
     compiled: watch::Receiver<Compiled>,
-    /// Notified after each change of an entry. The value is a counter without meaning.
+    /// Notified after each change of an entry. The value is a counter that no receiver reads.
     changed: watch::Sender<u64>,
     /// The number of the next stream or probe.
     next: AtomicU64,
@@ -88,7 +90,7 @@ struct Entry {
     digest: String,
     /// The digest of the configuration that was sent and is neither applied nor rejected yet.
     in_flight: Option<String>,
-    /// The last rejection, with the digest of the configuration.
+    /// The last rejection, after the digest of the rejected configuration.
     rejected: Option<(String, Refusal)>,
     status: AgentStatus,
     /// Callers that wait for the results of probes, by id.
@@ -99,7 +101,8 @@ struct Entry {
 struct Connection {
     number: u64,
     messages: mpsc::Sender<control_stream::ControllerMessage>,
-    /// Dropping this value ends the stream's task. That happens when a newer stream of the agent replaces the stream.
+    /// Dropping this value completes [`Stream::superseded`], so the stream's task ends. It is dropped when a newer
+    /// stream of the agent replaces this stream.
     _hold: oneshot::Sender<()>,
 }
 
@@ -116,8 +119,8 @@ pub struct Stream {
 }
 
 impl Agents {
-    /// A state without any agent. `published` and `compiled`: the desired state, with which the reports of agents are
-    /// compared.
+    /// A state without any agent. The reports of agents are compared with the desired state, which `published` and
+    /// `compiled` provide.
     #[must_use]
     pub fn new(published: watch::Receiver<Published>, compiled: watch::Receiver<Compiled>) -> Self {
         Self {
@@ -133,7 +136,7 @@ impl Agents {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the entry of an agent, and notifies those that wait for progress.
+    /// Changes the entry of an agent, and notifies the tasks that wait for a revision to be in force.
     fn update<T>(&self, agent: &AgentId, change: impl FnOnce(&mut Entry) -> T) -> T {
         let result = change(self.entries().entry(agent.clone()).or_default());
         self.changed.send_modify(|n| *n += 1);
@@ -141,8 +144,9 @@ impl Agents {
     }
 
     /// Registers a new stream after its Hello, with the revision and the digest of the configuration that the agent
-    /// runs. An older stream of the agent ends: its [`Stream::superseded`] completes, its probes fail, and what it
-    /// changes from now on is ignored. An earlier rejection is forgotten. The caller has authorized the agent.
+    /// runs. An older stream of the agent ends: its [`Stream::superseded`] completes, its probes fail, and calls of the
+    /// methods below for this older stream are ignored from now on. An earlier rejection is forgotten. The caller has
+    /// authorized the agent.
     pub fn connected(&self, agent: &AgentId, revision: Revision, digest: &str) -> Stream {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (messages, outgoing) = mpsc::channel(OUTGOING_CAPACITY);
@@ -157,7 +161,7 @@ impl Agents {
             entry.digest = digest.to_owned();
             entry.in_flight = None;
             entry.rejected = None;
-            // Their requests were sent over the older stream, so their reports will not come.
+            // These probes were requested over the older stream, so their reports will not arrive.
             entry.probes.clear();
         });
         Stream {
@@ -168,8 +172,8 @@ impl Agents {
         }
     }
 
-    /// Removes a stream that has ended; probes over it fail. Does nothing to a newer stream of the agent. Afterwards
-    /// [`Self::forget_deleted`] is called.
+    /// Removes a stream that has ended; probes that were requested over the stream fail. Does nothing if a newer stream
+    /// of the agent has replaced it. Afterwards [`Self::forget_deleted`] is called.
     pub fn disconnected(&self, stream: &Stream) {
         self.update_by(stream, |entry| {
             entry.connection = None;
@@ -178,8 +182,8 @@ impl Agents {
         self.forget_deleted();
     }
 
-    /// As [`Self::update`], but does nothing if a newer stream of the agent has replaced `stream`: the state of the
-    /// agent is the one that came over the newer stream.
+    /// As [`Self::update`], but does nothing if a newer stream of the agent has replaced `stream`, because the newer
+    /// stream has brought the newer state.
     fn update_by(&self, stream: &Stream, change: impl FnOnce(&mut Entry)) {
         self.update(&stream.agent, |entry| {
             if entry.connection.as_ref().is_some_and(|c| c.number == stream.number) {
@@ -204,8 +208,8 @@ impl Agents {
         });
     }
 
-    /// Notes, and logs, that an agent rejected a configuration and keeps the one before. Ignored if a newer stream has
-    /// replaced this one.
+    /// Notes and logs that an agent rejected a configuration. The agent still runs the configuration that it had
+    /// before. Ignored if a newer stream has replaced this one.
     pub fn rejected(&self, stream: &Stream, revision: Revision, digest: &str, reason: String) {
         tracing::warn!(agent = %stream.agent, %revision, reason, "agent rejected its configuration");
         self.update_by(stream, |entry| {
@@ -228,8 +232,8 @@ impl Agents {
         }
     }
 
-    /// Removes agents that were deleted from the desired state. A connected one is removed when its stream has ended,
-    /// after the stream has sent the reason to the agent.
+    /// Removes agents that were deleted from the desired state. An agent that is connected stays until its stream has
+    /// ended. Before it ends, the stream sends the reason to the agent.
     pub fn forget_deleted(&self) {
         let topology = self.published.borrow().topology.clone();
         self.entries()
@@ -237,8 +241,8 @@ impl Agents {
         self.changed.send_modify(|n| *n += 1);
     }
 
-    /// The last status of each agent that has sent one since this controller started, and the agents whose stream is
-    /// up, for views.
+    /// For views: the last status of each agent that has sent one since this controller started, and the set of agents
+    /// whose stream is up.
     #[must_use]
     pub fn statuses(&self) -> AgentStatuses {
         let entries = self.entries();
@@ -274,8 +278,8 @@ impl Agents {
                     .unwrap_or_default();
                 let entry = entries.get(&agent.id);
                 let digest = entry.map(|e| e.digest.clone()).unwrap_or_default();
-                // While a configuration is in flight, the agent may switch to it at any moment. Its digest counts after
-                // the answer.
+                // While a configuration is in flight, the agent may switch to it at any moment. So the digest that the
+                // agent reported before says nothing until the agent has answered.
                 let idle = entry.is_none_or(|e| e.in_flight.is_none());
                 let same = idle && !digest.is_empty() && digest == desired_digest;
                 let reported = entry.map(|e| e.applied).unwrap_or_default();
@@ -302,8 +306,8 @@ impl Agents {
     }
 
     /// Waits until `revision` is compiled and in force on every connected agent, for `limit` at most. Returns the
-    /// connected agents on which it is not in force then, ordered by id. Agents that are not connected, or that
-    /// disconnect during the wait, do not count.
+    /// connected agents on which the revision is not in force when the wait ends, ordered by id. Agents that are not
+    /// connected, or that disconnect during the wait, do not count.
     pub async fn wait(&self, revision: Revision, limit: Duration) -> Vec<AgentId> {
         let deadline = tokio::time::Instant::now() + limit;
         let mut changed = self.changed.subscribe();
@@ -324,8 +328,8 @@ impl Agents {
         }
     }
 
-    /// Lets an agent send probes, and waits for its report: for the time that the probes may take by `request` and 5 s
-    /// more, at most 120 s. Dropping the future does not stop the probes.
+    /// Lets an agent send probes, and waits for its report. Waits for the time that `request` allows for the probes
+    /// plus 5 s, but not for more than 120 s. Dropping the future does not stop the probes.
     ///
     /// # Errors
     /// A message for the user: the agent is not connected or disconnects meanwhile, its stream does not accept the
@@ -367,7 +371,7 @@ impl Agents {
             ProbeKind::Trace => request.max_ttl.max(1),
         };
         let probes = u64::from(request.count) * u64::from(ttls);
-        // An upper bound: a trace ends where its destination answers.
+        // This is an upper bound, because a trace ends at the TTL at which its destination answers.
         let limit = Duration::from_millis(each * probes.min(MAX_COUNTED_PROBES)) + REPORT_DELAY;
         let limit = limit.min(MAX_PROBE_TIMEOUT);
         match tokio::time::timeout(limit, answered).await {
@@ -378,7 +382,7 @@ impl Agents {
     }
 }
 
-/// A probe in progress. Dropping this removes its entry, so that a caller that stops waiting leaves none behind.
+/// A probe in progress. Dropping this value removes the probe's entry, also if the caller stops waiting.
 struct PendingProbe<'a> {
     agents: &'a Agents,
     agent: &'a AgentId,

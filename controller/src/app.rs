@@ -35,10 +35,10 @@ pub struct App {
     pub connections: Arc<Connections>,
     /// The data directory, which this process has locked.
     pub data_dir: PathBuf,
-    /// The lock on the data directory, held until the process ends.
+    /// The locked file of the data directory. The lock lasts until the process ends.
     _lock: File,
-    /// The controller's own documents as read at the start, by key (see [`crate::writer::OWN_PREFIX`]). Later writes do
-    /// not change this map.
+    /// The controller's own documents (see [`crate::writer::OWN_PREFIX`]) by key, as they were read at the start. Later
+    /// writes do not change this map.
     pub own_documents: BTreeMap<String, Vec<u8>>,
 }
 
@@ -46,7 +46,8 @@ impl App {
     /// Opens the data directory, or creates it with a new certificate authority, and starts the writer, the compiler
     /// and the convergence metric. Locks the directory until the process ends, removes unfinished backups, and writes
     /// the authority's certificate to [`AUTHORITY_FILE`]. Blocks while it reads the store.
-    /// `agent_certificate_lifetime`: of the certificates that agents get from now on. `limits`: those of the port.
+    /// `agent_certificate_lifetime`: how long the certificates are valid that agents get from now on. `limits`: the
+    /// limits of the port.
     ///
     /// # Errors
     /// The directory is in use by another controller, its store cannot be read, or the file system fails.
@@ -114,7 +115,7 @@ pub fn lock(data_dir: &Path) -> anyhow::Result<File> {
 fn remove_unfinished_backups(data_dir: &Path) {
     for entry in std::fs::read_dir(data_dir).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(BACKUP_PREFIX) {
-            // Best effort: a leftover copy only takes space, and the next start tries again.
+            // An error is ignored: a leftover copy takes space and does no other harm, and the next start tries again.
             let _ = std::fs::remove_file(entry.path());
         }
     }

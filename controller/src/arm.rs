@@ -26,8 +26,8 @@ use call::Call;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// Serves a request whose path is none of the fabric API's. Checks its token and `api-version`, except for the paths of
-/// discovery and login.
+/// Serves a request whose path does not belong to the fabric API. Checks its token and `api-version`, except for the
+/// paths of discovery and login.
 ///
 /// # Errors
 /// A response with ARM's error object: 401 without a valid token, otherwise the status of the failed check.
@@ -40,7 +40,7 @@ pub(crate) async fn serve(State(rest): State<Arc<Rest>>, request: Request) -> Re
         rest.check(call.headers(), &uri, &extensions)?;
         call.check_api_version()?;
     }
-    // The body is read after the checks, so that clients without a token cannot fill the memory.
+    // The body is read after the token has been checked, so that clients without a token cannot fill the memory.
     let limit = if open { json::MAX_OPEN_BODY } else { json::MAX_BODY };
     call.read_body(body, limit).await?;
     if open {
@@ -86,7 +86,8 @@ async fn route_in_subscription(rest: &Rest, call: &Call, path: &[&str]) -> Resul
     }
 }
 
-/// Serves a request by its provider, and its path below that, in a resource group.
+/// Serves a request for an item in a resource group. `provider` is the resource provider, and `path` has the segments
+/// after it.
 async fn route_in_group(rest: &Rest, call: &Call, provider: &str, path: &[&str]) -> Result<Response, Failure> {
     match (provider, path) {
         ("microsoft.resources", ["deployments", ..]) => deployment::serve(rest, call).await,

@@ -1,5 +1,5 @@
-//! Authentication of the REST interface: random API tokens, of which the store has hashes only, and login tokens (JWT),
-//! which a client gets for an API token by OAuth 2.0's client-credentials grant.
+//! Authentication of the REST interface: by random API tokens, of which the store contains only hashes, and by login
+//! tokens (JWT). A client gets a login token in exchange for an API token, by OAuth 2.0's client-credentials grant.
 
 use crate::app::App;
 use crate::ca;
@@ -13,15 +13,16 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
-/// The id of the admin token, which the first start creates.
+/// The id of the admin token, which the controller creates at its first start.
 pub(crate) const ADMIN: &str = "admin";
 /// The file of the admin token in the data directory.
 pub(crate) const ADMIN_FILE: &str = "admin.token";
-/// Lifetime of a login token: an hour, about as long as Azure's access tokens. Clients log in again by themselves.
+/// Lifetime of a login token: an hour, about as long as that of Azure's access tokens. Clients log in again without the
+/// user when it has passed.
 pub(crate) const LOGIN_LIFETIME: Duration = Duration::from_secs(3600);
 /// The key prefix of API tokens in the store.
 const TOKENS_PREFIX: &str = "own/api-tokens/";
-/// The key of the document with the secret that signs login tokens.
+/// The key, in the store, of the document that contains the secret that signs login tokens.
 const LOGIN_KEY_DOCUMENT: &str = "own/login-key";
 /// First part of the text of an API token, which has the form `tmba.ID.SECRET`.
 const TOKEN_PREFIX: &str = "tmba";
@@ -41,7 +42,7 @@ pub(crate) struct ApiToken {
 }
 
 impl ApiToken {
-    /// Identifies the present text of the token without revealing it. The admin token can get another text.
+    /// Identifies the present text of the token without revealing the text. The text of the admin token can change.
     fn fingerprint(&self) -> String {
         secret::hash(&self.hash)[..16].to_owned()
     }
@@ -54,7 +55,8 @@ struct Claims {
     iss: String,
     tid: String,
     appid: String,
-    /// The [`ApiToken::fingerprint`] at the login. A new text of the API token invalidates the login.
+    /// The [`ApiToken::fingerprint`] of the API token at the time of the login. If the API token gets a new text, the
+    /// login token becomes invalid.
     key: String,
     oid: String,
     sub: String,
@@ -99,8 +101,8 @@ pub(crate) fn now() -> u64 {
 
 impl Auth {
     /// Reads the API tokens of the store, and the key that signs login tokens; a missing key is created. If the file of
-    /// the admin token is missing, as at the first start, creates a new admin token. The text in that file is the valid
-    /// one: a different hash in the store is replaced.
+    /// the admin token is missing, as at the first start, creates a new admin token. The text in that file is valid: if
+    /// the hash in the store is that of another text, it is replaced.
     ///
     /// # Errors
     /// A document is malformed or unknown, the file holds no admin token, or the store or the file cannot be written.
@@ -182,8 +184,8 @@ impl Auth {
         .await
     }
 
-    /// Writes a token's document, then applies the change in memory. Runs in a task of its own, so that store and
-    /// memory stay consistent if the caller is cancelled in between.
+    /// Writes a token's document, then applies the change in memory. Runs in a separate task, so that both are done
+    /// even if the caller is cancelled between the two.
     async fn store_then_apply(
         &self,
         writer: &Writer,
@@ -200,8 +202,8 @@ impl Auth {
         task.await.unwrap_or_else(|e| Err(WriteError::Store(e.to_string())))
     }
 
-    /// Creates a token with a random id. `name` need not be unique. Returns the token with its text when the token is
-    /// durable; the text is not stored, so it cannot be shown again.
+    /// Creates a token with a random id. `name` need not be unique. Returns the token and its text when the token is
+    /// durable. The text is not stored, so it cannot be shown again.
     pub(crate) async fn create(&self, writer: &Writer, name: &str) -> Result<(ApiToken, String), WriteError> {
         let id = public_part();
         let text = token_text(&id);
@@ -215,8 +217,8 @@ impl Auth {
         Ok((token, text))
     }
 
-    /// Deletes a token, which invalidates its logins. Returns, when that is durable, whether the token existed. The
-    /// admin token is not protected here; the handler refuses to delete it.
+    /// Deletes a token; login tokens that were issued for it become invalid. Returns, when the deletion is durable,
+    /// whether the token existed. This method would also delete the admin token; its caller refuses that.
     pub(crate) async fn delete(&self, writer: &Writer, id: &str) -> Result<bool, WriteError> {
         if self.get(id).is_none() {
             return Ok(false);
@@ -263,8 +265,8 @@ impl Auth {
             return self.find(text).map(|token| token.id).ok_or(AuthError::Invalid);
         }
         let mut validation = Validation::new(Algorithm::HS256);
-        // The audience proves nothing: clients choose it at the login, and no other controller accepts this one's
-        // signature.
+        // The audience need not be checked: clients choose it when they log in, and no other controller accepts a
+        // signature of this controller.
         validation.validate_aud = false;
         validation.validate_nbf = true;
         let key = DecodingKey::from_secret(&self.login_key);
@@ -329,7 +331,8 @@ mod golden {
         golden!().document("api_token", &token);
     }
 
-    /// A login stays valid when the controller is restarted with another version.
+    /// A login token stays valid when the controller is restarted with another version, because the claims keep their
+    /// names.
     #[test]
     fn claims_of_logins() {
         let claims = Claims {

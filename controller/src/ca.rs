@@ -14,17 +14,20 @@ use time::{Duration, OffsetDateTime};
 use tombolo_proto::id::AgentId;
 use x509_parser::prelude::FromDer;
 
-/// A DNS name that every server certificate carries. Agents verify this name, so they may connect to any address.
+/// A DNS name that every server certificate carries. Agents verify this name, so they can connect to the controller at
+/// any address.
 pub const CONTROLLER_NAME: &str = "tombolo-controller";
 
-/// Lifetime of the authority's certificate, in days. 10 years, because operators copy it to clients by hand.
+/// Lifetime of the authority's certificate, in days. It is 10 years, because operators must copy each new certificate
+/// to clients by hand.
 const AUTHORITY_LIFETIME_DAYS: i64 = 3650;
 
 /// Lifetime of the server's certificate, in days. The server replaces it after two thirds of that time (see
 /// [`Authority::server_renewal`]).
 const SERVER_LIFETIME_DAYS: i64 = 90;
 
-/// Certificates are valid from this long before their issue, because the clocks of agents may be slow.
+/// The time by which the start of a certificate's validity lies before its issue, because the clocks of agents may be
+/// slow.
 const CLOCK_SKEW: Duration = Duration::minutes(10);
 
 /// A certificate authority with its private key.
@@ -43,7 +46,8 @@ impl std::fmt::Debug for Authority {
     }
 }
 
-/// The authority's document in the store, in PEM. Backups contain it, so that agents trust a restored controller.
+/// The authority's document in the store, with key and certificate in PEM. Backups contain this document, so that
+/// agents trust a restored controller.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Document {
@@ -67,8 +71,8 @@ impl Authority {
         Ok(serde_json::to_vec(&Document { certificate, key })?)
     }
 
-    /// Reads the authority's document. `agent_lifetime`: validity of the agents' certificates that [`Self::sign`] will
-    /// issue. Whether the authority's certificate has expired is not checked.
+    /// Reads the authority's document. `agent_lifetime`: how long the agents' certificates are valid that
+    /// [`Self::sign`] will issue. Whether the authority's certificate has expired is not checked.
     ///
     /// # Errors
     /// The document is malformed, its key does not match its certificate, or the lifetime is out of range.
@@ -95,7 +99,7 @@ impl Authority {
         &self.pem
     }
 
-    /// The authority's certificate in DER, by which TLS verifies those of agents.
+    /// The authority's certificate in DER, with which TLS verifies the certificates of agents.
     #[must_use]
     pub const fn der(&self) -> &CertificateDer<'static> {
         &self.der
@@ -139,8 +143,8 @@ impl Authority {
     }
 
     /// Issues a certificate for an agent. Only the public key is taken from the request (PKCS #10, PEM); the subject is
-    /// `agent`. Returns the certificate in PEM, and its [`key_fingerprint`]. Whether the agent exists, and whether it
-    /// may have this key, is for the caller to check and to store.
+    /// `agent`. Returns the certificate in PEM, and its [`key_fingerprint`]. The caller must check that the agent
+    /// exists and may have this key, and must store the key's fingerprint.
     ///
     /// # Errors
     /// The request is malformed, or its signature is not valid.
@@ -164,7 +168,7 @@ fn authority_params() -> anyhow::Result<CertificateParams> {
     params
         .distinguished_name
         .push(DnType::CommonName, "Tombolo certificate authority");
-    // A path length of 0: the authority's key signs no further authorities.
+    // With a path length of 0, clients accept no further authority that this one has signed.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![
         KeyUsagePurpose::KeyCertSign,
@@ -177,8 +181,9 @@ fn authority_params() -> anyhow::Result<CertificateParams> {
 
 fn lifetime(params: &mut CertificateParams, valid: Duration) {
     let now = OffsetDateTime::now_utc();
-    // Agents renew by the share of the lifetime that has passed. At most a tenth of the lifetime may lie before the
-    // issue, so that a short-lived certificate is not due for renewal at once.
+    // An agent renews its certificate when a certain share of its lifetime has passed. So the start of the validity
+    // lies at most a tenth of the lifetime before the issue. Otherwise a short-lived certificate would be due for
+    // renewal at once.
     params.not_before = now - CLOCK_SKEW.min(valid / 10);
     params.not_after = now + valid;
 }

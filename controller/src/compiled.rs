@@ -33,7 +33,8 @@ pub struct Compiled {
     pub configs: Arc<BTreeMap<AgentId, Arc<Config>>>,
 }
 
-/// Compiles one state. A configuration that is equal to the one `before` is the same `Arc`.
+/// Compiles one state. If the configuration of an agent is equal to its configuration in `before`, the result has the
+/// same `Arc`.
 fn compile(published: &Published, before: &BTreeMap<AgentId, Arc<Config>>) -> Compiled {
     let compiler = Compiler::new(&published.topology);
     let mut configs = BTreeMap::new();
@@ -59,9 +60,9 @@ fn compile(published: &Published, before: &BTreeMap<AgentId, Arc<Config>>) -> Co
     }
 }
 
-/// Compiles the present state, and starts a thread that compiles each state that is published later. The thread
-/// observes in `durations` how long each compilation takes, and ends with the writer. A state that is superseded before
-/// the thread reads it is skipped. The receiver that is returned has the first result already.
+/// Compiles the present state, and starts a thread that compiles each state that is published later. The thread adds
+/// the time of each compilation to `durations`, and ends when the writer ends. The thread skips a state that is
+/// superseded before the thread reads it. The returned receiver has the first result already.
 ///
 /// # Errors
 /// The thread could not be started.

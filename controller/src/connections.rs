@@ -1,4 +1,5 @@
-//! The connections of the port: the [`Admission`] machine with a clock, and the tasks that it may abort.
+//! The connections of the port: the state machine [`Admission`] with a clock, and the tasks of the connections, which
+//! are aborted when [`Admission`] evicts the connections.
 
 use crate::admission::{Address, Admission, Counts, Id, Limits};
 use std::collections::HashMap;
@@ -10,15 +11,15 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tombolo_proto::id::AgentId;
 
-/// Time between two log lines about evicted connections, so that an attacker cannot fill the disk.
+/// Least time between two log lines about evicted connections, so that an attacker cannot fill the disk with the log.
 const LOG_INTERVAL: Duration = Duration::from_secs(30);
 
-/// All connections of the port. Its methods lock the state for a short time and, unless they are `async`, return at
+/// All connections of the port. Each method locks the state for a short time. A method that is not `async` returns at
 /// once.
 #[derive(Debug)]
 pub struct Connections {
     state: Mutex<State>,
-    /// Notified when the next deadline may be earlier than before.
+    /// Notified when the next deadline may have become earlier.
     earlier_deadline: Notify,
 }
 
@@ -57,9 +58,9 @@ impl Connections {
         self.lock().admission.add_agent_address(agent, ip.into());
     }
 
-    /// Admits a connection that was accepted, or refuses it by dropping `spawn` with the socket that it owns. `spawn`
-    /// starts the task that owns the socket and the [`Connection`]. The task is aborted when the connection is evicted.
-    /// `spawn` is called under the lock, so it must not call methods of this value.
+    /// Admits a connection that was accepted, or refuses it by dropping `spawn`, which owns the socket. `spawn` starts
+    /// the task that then owns the socket and the [`Connection`]. The task is aborted when the connection is evicted.
+    /// `spawn` is called while the state is locked, so it must not call methods of this value.
     pub fn admit(self: &Arc<Self>, ip: IpAddr, spawn: impl FnOnce(Connection) -> AbortHandle) {
         self.with(|state, now| {
             let admitted = state.admission.accept(ip, now);
@@ -69,7 +70,8 @@ impl Connections {
             if let Some(id) = admitted.id {
                 let reserved = state.admission.is_reserved(ip);
                 let connections = self.clone();
-                // Spawned under the lock, so that the connection cannot be evicted before its handle is stored.
+                // The task is spawned while the state is locked, so that the connection cannot be evicted before the
+                // task's abort handle is stored.
                 let task = spawn(Connection {
                     connections,
                     id,
@@ -80,8 +82,8 @@ impl Connections {
         });
     }
 
-    /// Aborts connections at their deadlines. Never returns. Only one call may run at a time, because one waiter is
-    /// woken when an earlier deadline is set.
+    /// Aborts connections at their deadlines. Never returns. Only one call may run at a time, because an earlier
+    /// deadline wakes only one of the callers.
     pub async fn expire(&self) {
         loop {
             let next = self.lock().admission.next_deadline();
@@ -163,8 +165,8 @@ impl State {
     }
 }
 
-/// An admitted connection, owned by its task. Its drop reports that the socket is closed, so it must outlive the
-/// socket.
+/// An admitted connection, owned by its task. Dropping this value reports that the socket is closed, so the value must
+/// be dropped after the socket.
 #[derive(Debug)]
 pub struct Connection {
     connections: Arc<Connections>,
@@ -188,8 +190,8 @@ impl Connection {
             .report(|admission, _| admission.client_hello_received(self.id));
     }
 
-    /// Waits until the rate limit of the client's address allows a key exchange: at most 1 s. Nothing limits
-    /// connections from this host.
+    /// Waits until the rate limit of the client's address allows a key exchange, but at most 1 s. Connections from this
+    /// host have no such limit.
     ///
     /// # Errors
     /// The address has begun too many key exchanges, or the connection was evicted. The caller must drop the
@@ -231,8 +233,8 @@ impl Connection {
     }
 }
 
-/// A request whose response is not complete: an extension of the HTTP request. The drop of the last clone reports its
-/// end.
+/// A request whose response is not complete. It is an extension of the HTTP request. When its last clone is dropped,
+/// the end of the request is reported.
 #[derive(Debug, Clone)]
 pub struct Request(Arc<InFlight>);
 
@@ -243,13 +245,13 @@ struct InFlight {
     authorized: AtomicBool,
     /// Whether the response to the request is a package.
     downloading: AtomicBool,
-    /// Bytes of the request's body that count for the limit of strangers.
+    /// Number of bytes of the request's body that count towards the limit for strangers' bodies.
     held: AtomicUsize,
 }
 
 impl Request {
-    /// Reports that the request carries a valid token. The connection becomes a bearer's, and the body no longer counts
-    /// for the limit of strangers. Further calls do nothing.
+    /// Reports that the request carries a valid token. The connection gets the stage `bearer`, and the body no longer
+    /// counts towards the limit for strangers' bodies. Further calls do nothing.
     pub fn authorized(&self) {
         if !self.0.authorized.swap(true, Ordering::Relaxed) {
             let (id, held) = (self.0.id, self.0.held.swap(0, Ordering::Relaxed));
@@ -273,7 +275,7 @@ impl Request {
     }
 
     /// Reports that `bytes` of the request's body have arrived. Ignored after [`Self::authorized`]. If the bodies of
-    /// strangers exceed their limit, connections are aborted, which may be this one.
+    /// all strangers together exceed their limit, connections are aborted. This connection may be one of them.
     pub fn body_received(&self, bytes: usize) {
         if !self.0.authorized.load(Ordering::Relaxed) {
             self.0.held.fetch_add(bytes, Ordering::Relaxed);
@@ -307,7 +309,8 @@ mod tests {
     use crate::admission::Stage;
     use std::net::Ipv4Addr;
 
-    /// A task that waits for ever is aborted too. Its connection counts as closing until the task has ended.
+    /// The task of an evicted connection is aborted even if it waits for ever. The connection counts as closing until
+    /// the task has ended.
     #[tokio::test]
     async fn a_connection_that_is_given_up_ends() {
         let limits = Limits::for_descriptors(0);

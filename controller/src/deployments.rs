@@ -6,18 +6,18 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use tombolo_proto::id::ResourceId;
 
-/// Most deployments that are kept, of all resource groups together; the oldest are removed. Azure keeps 800 for each
-/// resource group.
+/// Maximum number of deployments that are kept, of all resource groups together. The oldest ones are removed. Azure
+/// keeps 800 for each resource group.
 const MAX_DEPLOYMENTS: usize = 200;
 
-/// The deployments of all resource groups, as bodies of ARM by their id in lower case. Cheap to clone.
+/// The deployments of all resource groups: their ARM bodies, by the deployment's id in lower case. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Deployments(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     all: RwLock<BTreeMap<String, Value>>,
-    /// Held during a write to the store and to memory, so that both have the same order of writes.
+    /// Locked while a write changes first the store and then the memory, so that both get all writes in the same order.
     writing: tokio::sync::Mutex<()>,
 }
 
@@ -28,12 +28,12 @@ fn group_prefix(group: &str) -> String {
 }
 
 impl Deployments {
-    /// Takes the deployments out of the controller's own documents, by the prefix of their keys. Documents that this
-    /// version cannot read are left out.
+    /// Reads the deployments from the controller's own documents. These are the documents whose keys have the prefix of
+    /// deployments. Documents that this version cannot read are left out.
     pub(crate) fn open(documents: &BTreeMap<String, Vec<u8>>) -> Self {
         let own = documents.iter().filter_map(|(key, value)| {
             let id = key.strip_prefix(DEPLOYMENTS_PREFIX)?;
-            // Deployments are history only, so one that this version cannot read is dropped.
+            // Nothing depends on a past deployment, so one that this version cannot read is left out.
             Some((id.to_owned(), serde_json::from_slice(value).ok()?))
         });
         Self(Arc::new(Shared {
@@ -46,14 +46,14 @@ impl Deployments {
         f(&self.0.all.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The deployment with this id, upper and lower case being the same. `None`: it does not exist, or was removed as
-    /// one of the oldest.
+    /// The deployment with this id, which is compared case-insensitively. `None`: no deployment has this id, or it was
+    /// removed as one of the oldest.
     pub(crate) fn get(&self, id: &str) -> Option<Value> {
         self.read(|all| all.get(&id.to_ascii_lowercase()).cloned())
     }
 
-    /// The bodies of a resource group's deployments, ordered by id. `group`: the id of the group, upper and lower case
-    /// being the same.
+    /// The bodies of a resource group's deployments, ordered by id. `group`: the id of the group, which is compared
+    /// case-insensitively.
     pub(crate) fn of_group(&self, group: &str) -> Vec<Value> {
         let prefix = group_prefix(group);
         let found = |all: &BTreeMap<String, Value>| {
@@ -65,22 +65,22 @@ impl Deployments {
         self.read(found)
     }
 
-    /// Deletes the deployments of a resource group that was deleted. Returns when that is durable. After an error, a
-    /// part of them may be deleted.
+    /// Deletes the deployments of a resource group that was deleted. Returns when that is durable. After an error, some
+    /// of them may be deleted.
     pub(crate) async fn forget_group(&self, writer: &Writer, group: &ResourceId) -> Result<(), WriteError> {
         let prefix = group_prefix(group.as_str());
         let own: Vec<String> = self.read(|all| all.keys().filter(|id| id.starts_with(&prefix)).cloned().collect());
         self.write(writer, own.into_iter().map(|id| (id, None)).collect()).await
     }
 
-    /// Stores a deployment, or deletes it (`None`), and removes the oldest ones above [`MAX_DEPLOYMENTS`]. Returns when
-    /// all of that is durable. Deleting an unknown one is no error.
+    /// Stores a deployment, or deletes it if `body` is `None`. If there are then more than [`MAX_DEPLOYMENTS`], removes
+    /// the oldest. Returns when all of that is durable. Deleting a deployment that does not exist is no error.
     pub(crate) async fn set(&self, writer: &Writer, id: &str, body: Option<Value>) -> Result<(), WriteError> {
         self.write(writer, vec![(id.to_ascii_lowercase(), body)]).await
     }
 
-    /// Writes to the store and then to memory. Runs in a task of its own, so that both stay consistent if the caller is
-    /// cancelled in between.
+    /// Writes to the store and then to memory. Runs in a separate task, so that both are written even if the caller is
+    /// cancelled between the two.
     async fn write(&self, writer: &Writer, changes: Vec<(String, Option<Value>)>) -> Result<(), WriteError> {
         let (own, writer) = (self.clone(), writer.clone());
         let task = tokio::spawn(async move {

@@ -1,5 +1,6 @@
-//! The endpoints that agents report. Each report may become a durable write, so each stream has at most one write in
-//! progress, and at most one per [`MIN_WRITE_INTERVAL`]; of the reports in between, only the newest is stored.
+//! Stores the endpoints that agents report. A report can cause a durable write. So each control stream has at most one
+//! write in progress, and begins at most one in each [`MIN_WRITE_INTERVAL`]. Of the reports that arrive in between,
+//! only the newest is stored.
 
 use crate::writer::Writer;
 use std::net::{IpAddr, SocketAddr};
@@ -12,29 +13,30 @@ use tombolo_proto::id::AgentId;
 use tombolo_topology::change::Change;
 use tombolo_topology::resource::Reach;
 
-/// Most endpoints of one report; further ones are ignored. An agent reports fewer.
+/// Maximum number of endpoints that are read from one report; further ones are ignored. Agents report fewer.
 const MAX_ENDPOINTS: usize = 16;
 
-/// Least time between two writes of one stream, so that an agent that roams quickly costs one durable write a second.
+/// Least time between two writes for one stream, so that an agent whose address changes often causes at most one
+/// durable write a second.
 const MIN_WRITE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Stores the endpoints that are reported over one stream. Dropping it stops its task.
+/// Stores the endpoints that are reported over one stream. Dropping this value stops the task that stores them.
 #[derive(Debug)]
 pub(crate) struct EndpointReports {
     newest: watch::Sender<Reach>,
     /// The source address of the stream.
     seen: IpAddr,
-    /// The task, in a set because a set aborts its tasks when it is dropped.
+    /// The task that stores reports. It is in a `JoinSet`, because dropping the set aborts the task.
     _task: JoinSet<()>,
 }
 
 impl EndpointReports {
-    /// Starts the task that stores reports, with the endpoints, lanes and QUIC endpoint of a Hello as the first one.
-    /// `seen` is the source address of the stream. A Hello without usable endpoints is not stored. Errors of the store
-    /// are logged and not repeated.
+    /// Starts the task that stores reports. The endpoints, lanes and QUIC endpoint of `hello` are the first report.
+    /// `seen` is the address from which the agent has connected. A Hello without usable endpoints is not stored. If the
+    /// store fails, the error is logged and the write is not tried again.
     pub(crate) fn start(writer: Writer, agent: AgentId, seen: IpAddr, hello: &Hello) -> Self {
         let (newest, mut reports) = watch::channel(of_hello(hello, seen));
-        // A Hello without usable endpoints must not erase those of the store.
+        // A Hello without usable endpoints must not erase the endpoints that the store has.
         if !newest.borrow().endpoints.is_empty() {
             reports.mark_changed();
         }
@@ -54,8 +56,8 @@ impl EndpointReports {
         }
     }
 
-    /// Replaces the endpoints of the agent, and returns at once; the task stores them. Ignored if none of them is
-    /// usable.
+    /// Replaces the endpoints of the agent. Returns at once; the task stores the endpoints later. The call is ignored
+    /// if no endpoint is usable.
     pub(crate) fn report(&self, endpoints: &[String]) {
         let endpoints = resolve(endpoints, self.seen);
         if !endpoints.is_empty() {
@@ -64,7 +66,8 @@ impl EndpointReports {
     }
 }
 
-/// The endpoints and lanes that a Hello states; a number of lanes out of range becomes the nearest valid one.
+/// The endpoints and lanes that a Hello states. If the number of lanes is out of range, the nearest valid number is
+/// used.
 fn of_hello(hello: &Hello, seen: IpAddr) -> Reach {
     Reach {
         endpoints: resolve(&hello.endpoints, seen),
@@ -73,8 +76,8 @@ fn of_hello(hello: &Hello, seen: IpAddr) -> Reach {
     }
 }
 
-/// Stores how an agent is reached, if that differs from the store and the agent exists. Returns whether a write was
-/// tried.
+/// Stores how an agent is reached. Writes nothing if the store has the same, or the agent does not exist. Returns
+/// whether a write was tried.
 async fn store(writer: &Writer, agent: &AgentId, reach: Reach) -> bool {
     let topology = writer.current().topology;
     if topology.agents.get(agent).is_none_or(|a| a.reach == reach) {

@@ -1,4 +1,5 @@
-//! The fabric API, for what ARM does not define. Unknown fields are refused (D3), and errors have ARM's error object.
+//! The fabric API: REST for objects that ARM does not have. Unknown fields are refused (D3), and errors have ARM's
+//! error object.
 //!
 //! * `join`: join tokens, and the joining of agents.
 //! * `agents`: agents, their configurations and progress.

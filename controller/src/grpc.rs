@@ -24,8 +24,8 @@ use tombolo_topology::change::Change;
 use tombolo_topology::sync::authorize;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
-/// Largest message with a configuration that is sent, in bytes. Agents accept 32 MiB, so their limit is the one that
-/// counts.
+/// Largest message with a configuration that the controller can send, in bytes. Agents accept no more than 32 MiB, so
+/// their limit applies first.
 const MAX_CONFIG: usize = 64 << 20;
 
 /// Largest message that an agent may send, in bytes.
@@ -37,8 +37,8 @@ const RENEW: &str = "/tombolo.v1.Control/Renew";
 /// Largest body of a renewal, in bytes. A certificate signing request has some 500.
 const MAX_RENEWAL: usize = 16 << 10;
 
-/// Time for the whole body of a renewal to arrive. So small a body fits into one or two packets, so this is enough for
-/// many retransmissions.
+/// Longest time until the whole body of a renewal has arrived. Such a body fits into one or two packets, so the time is
+/// enough for many retransmissions.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The routes of the control service. A client is identified before the body of its request is read, because gRPC
@@ -52,8 +52,8 @@ pub fn router(app: &Arc<App>) -> Router {
         .route_layer(middleware::from_fn_with_state(app.clone(), authenticate))
 }
 
-/// Middleware that admits agents, and adds [`Caller`] to the extensions of their requests. Renewals are open to expired
-/// certificates, so their body is limited before it is decoded.
+/// Middleware that admits agents, and adds [`Caller`] to the extensions of their requests. An agent with an expired
+/// certificate may call the renewal, so the size of a renewal's body is limited before the body is decoded.
 async fn authenticate(State(app): State<Arc<App>>, mut request: HttpRequest, next: Next) -> HttpResponse {
     let renewal = request.uri().path() == RENEW;
     let caller = match request.extensions().get::<PeerCertificate>() {
@@ -93,14 +93,14 @@ async fn authenticate(State(app): State<Arc<App>>, mut request: HttpRequest, nex
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     pub(crate) agent: AgentId,
-    /// The fingerprint of the key in the client's certificate. A stream ends when the agent's pinned key becomes
-    /// another one.
+    /// The fingerprint of the key in the client's certificate. A stream ends when the controller has pinned another key
+    /// for the agent.
     key: String,
 }
 
 /// Identifies the agent of a client certificate, whose signature TLS has verified. By the present desired state, the
 /// agent must exist, must not be revoked, and must have the key that was pinned at its joining or last renewal. An
-/// expired certificate counts only if `may_be_expired`.
+/// expired certificate is accepted only if `may_be_expired` is true.
 ///
 /// # Errors
 /// The status for the client: `unauthenticated` if the certificate is malformed or expired, otherwise
@@ -142,8 +142,7 @@ impl Control for ControlService {
         let Caller { agent, key } = caller(request.extensions())?;
         let peer = request.extensions().get::<PeerAddr>().map(|p| p.0.ip());
         let peer = peer.ok_or_else(|| Status::internal("the address of the client is unknown"))?;
-        // At most 4 messages wait here. Each may be a large configuration, and a copy that the agent does not read only
-        // takes memory.
+        // At most 4 messages wait here. Each may be a large configuration, which takes memory until the agent reads it.
         let (out, stream) = mpsc::channel(4);
         let app = self.0.clone();
         tokio::spawn(async move {
@@ -157,7 +156,8 @@ impl Control for ControlService {
             };
             if let Err(status) = session.run(&agent, &mut request.into_inner()).await {
                 tracing::debug!(%agent, %status, "control stream ended");
-                // The agent may not read, or may be gone; the stream ends in any case.
+                // The status does not arrive if the agent does not read or has disconnected. The stream ends in any
+                // case.
                 let _ = tokio::time::timeout(sync::SEND_TIMEOUT, out.send(Err(status))).await;
             }
         });

@@ -17,15 +17,16 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// Time for the whole check. Less than the 5 s of the image's `HEALTHCHECK`, so that the reason is still printed.
+/// Longest time for the whole check. It is less than the 5 s after which the image's `HEALTHCHECK` ends the program, so
+/// that the program can still print the reason.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Requests the health of the controller that listens at `listen` and has this data directory. An unspecified address
-/// stands for loopback. Returns the JSON body of the response, unparsed.
+/// Requests the health of the controller that listens at `listen` and has this data directory. If `listen` has an
+/// unspecified address (`0.0.0.0` or `::`), loopback is used. Returns the JSON body of the response, unparsed.
 ///
 /// # Errors
-/// The authority's certificate in the data directory cannot be read, nothing listens there, the server's certificate is
-/// of another authority, the status is not 200, or there is no response within [`HEALTH_TIMEOUT`].
+/// The authority's certificate in the data directory cannot be read, nothing listens there, another authority has
+/// issued the server's certificate, the status is not 200, or there is no response within [`HEALTH_TIMEOUT`].
 pub async fn ask(data_dir: &Path, listen: SocketAddr) -> anyhow::Result<String> {
     let at = reachable(listen);
     tokio::time::timeout(HEALTH_TIMEOUT, request(data_dir, at))
@@ -35,7 +36,7 @@ pub async fn ask(data_dir: &Path, listen: SocketAddr) -> anyhow::Result<String> 
         .with_context(|| format!("the controller at {at} is not healthy"))
 }
 
-/// The address by which a program of the same host connects to a listener.
+/// The address at which a program on the same host reaches a server that listens at `listen`.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -21,27 +21,27 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-/// The backlog of `listen(2)`: how many connections that the kernel has established may wait to be accepted. The kernel
-/// limits it to `net.core.somaxconn`, which is 4,096 since Linux 5.4.
+/// The backlog of `listen(2)`: the maximum number of established connections that wait for `accept`. The kernel reduces
+/// it to `net.core.somaxconn`, whose default is 4,096 since Linux 5.4.
 const BACKLOG: u32 = 4096;
 
-/// Most connections that are accepted in one batch. In a flood, accepting, displacing and closing connections in
-/// batches costs half as much as one by one.
+/// Maximum number of connections that are accepted in one batch. In a flood, it costs half as much time to accept,
+/// displace and close connections in batches as to do so one by one.
 const MAX_ACCEPT_BATCH: usize = 128;
 
 /// Time between two batches: the longest that a new connection waits for `accept`.
 const ACCEPT_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Time between two checks of the certificate's age by the wall clock. One timer for the whole lifetime would miss
-/// suspends of the machine and changes of its clock.
+/// Time between two checks of the certificate's age by the wall clock. A single timer for the whole lifetime would be
+/// wrong after the machine was suspended or its clock was changed.
 const RENEWAL_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Pause after `accept` failed. The usual reason, too few file descriptors, passes when connections close; without a
-/// pause the loop would spin until then.
+/// Pause after `accept` failed. The usual reason is that the process has no free file descriptor, which changes when
+/// connections close. Without a pause the loop would use a whole core until then.
 const ACCEPT_ERROR_BACKOFF: Duration = Duration::from_millis(50);
 
-/// Time for open connections to complete their responses at shutdown. Most responses take milliseconds. The connections
-/// of agents stay open until the time is over.
+/// Time that open connections get at shutdown to complete their responses. Most responses take milliseconds.
+/// Connections of agents stay open until this time is over.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
 
 /// The routes of the port: those of `rest`, and the control service of the agents.
@@ -60,7 +60,8 @@ pub struct Server {
 
 impl Server {
     /// Binds the port and issues the server's certificate, for `public_names` (DNS names and IP addresses) and for the
-    /// names and addresses of this host. The kernel establishes connections from here on; [`Self::serve`] accepts them.
+    /// names and addresses of this host. From this call on, the kernel establishes connections, and [`Self::serve`]
+    /// accepts them later.
     ///
     /// # Errors
     /// The address is in use or does not belong to this host, or a public name is not valid in a certificate.
@@ -138,7 +139,8 @@ impl Server {
         }
         drop(self.listener);
         tasks.close();
-        // Connections that do not end in time are aborted with the runtime, so the result does not matter.
+        // Connections that do not end in time are aborted when the runtime ends, so it does not matter whether this
+        // wait times out.
         let _ = tokio::time::timeout(SHUTDOWN_GRACE, tasks.wait()).await;
     }
 }
@@ -149,7 +151,8 @@ async fn accept(listener: &TcpListener, not_before: Instant) -> std::io::Result<
     listener.accept().await
 }
 
-/// Whether the server's certificate must be replaced: it is old, or the clock was set back and it is not valid yet.
+/// Whether the server's certificate must be replaced. That is so if it is old, or if the clock was set back to a time
+/// before it was issued.
 fn is_renewal_due(renewed: SystemTime, now: SystemTime) -> bool {
     now.duration_since(renewed)
         .map_or(true, |age| age >= Authority::server_renewal())
@@ -160,14 +163,15 @@ fn listener(listen: SocketAddr) -> std::io::Result<TcpListener> {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // A restarted controller must not wait for connections of the old process in TIME_WAIT.
+    // Connections of an earlier process may still be in TIME_WAIT. A restarted controller must be able to bind the port
+    // nevertheless.
     socket.set_reuseaddr(true)?;
     socket.bind(listen)?;
     socket.listen(BACKLOG)
 }
 
-/// Registers the endpoints of all agents with the admission machine: after a restart all agents reconnect at once, and
-/// the addresses of agents have limits of their own.
+/// Tells [`crate::admission`] the addresses at which the agents that are not revoked are reached. After a restart all
+/// agents reconnect at once, and addresses of known agents have separate, higher limits.
 fn add_agent_addresses(app: &App) {
     for agent in app.writer.current().topology.agents.values().filter(|a| !a.revoked) {
         for endpoint in agent.reach.endpoints.iter().chain(&agent.reach.quic_endpoint) {

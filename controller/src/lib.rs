@@ -1,16 +1,17 @@
-//! The controller process: IO, clock and runtime around the pure topology crate.
+//! The controller process: IO, clock and runtime around the topology crate, which has none of them.
 //!
 //! * **State.** [`store`] keeps the desired state on disk. [`writer`] is its only writer and publishes each new state.
 //! * **Agents.** [`compiled`] computes the configuration of each agent. `sync` pushes it over the control stream.
-//!   [`agents`] holds what each agent runs and reports. `endpoints` stores the addresses at which agents are reached.
+//!   [`agents`] holds the configuration that each agent runs, and the agent's reports. `endpoints` stores the addresses
+//!   at which agents are reached.
 //! * **Port.** [`http`] accepts connections, and [`grpc`] serves the control streams of agents. [`admission`] decides
 //!   which connections stay open, [`connections`] holds their tasks, and [`descriptors`] raises the limit of open
 //!   files.
 //! * **Identity.** [`ca`] issues certificates, [`tls`] verifies them, [`secret`] handles tokens and private files, and
 //!   `auth` checks the tokens of the REST interface. [`peer`] describes the client of a request.
 //! * **REST.** [`rest`] has the router, request bodies and errors. `arm` is Azure Resource Manager's dialect, with the
-//!   history of `deployments`. `fabric` is the API for what ARM does not define. [`packages`] holds the packages for
-//!   new machines.
+//!   history of `deployments`. `fabric` is the API for objects that ARM does not have. [`packages`] holds the packages
+//!   for new machines.
 //! * **Process.** [`app`] assembles the parts, [`metrics`] exports figures, and [`health`] checks a running controller.
 
 pub mod admission;

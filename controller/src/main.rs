@@ -68,8 +68,8 @@ enum Command {
     Manual { dir: PathBuf },
 }
 
-/// Longest time that blocking tasks get to end at shutdown. Connections had their own grace period before, and the
-/// store is closed by then.
+/// Longest time that blocking tasks get to end at shutdown. It starts after the grace period of connections, and after
+/// the store was closed.
 const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> anyhow::Result<()> {
@@ -77,8 +77,7 @@ fn main() -> anyhow::Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let arguments = Arguments::parse();
     let format = match &arguments.command {
-        // Subcommands end at once and are run by people. Only the log of the controller itself is read by log
-        // collectors.
+        // Log collectors read only the log of the controller itself. People run the subcommands, which end at once.
         Some(_) => LogFormat::Text,
         None => arguments.log_format,
     };
@@ -151,9 +150,10 @@ fn write_pages(command: &clap::Command, dir: &Path) -> std::io::Result<()> {
         .map(drop)
 }
 
-/// Parses a whole number with the unit `s`, `m`, `h` or `d`; seconds without a unit. From one second to 366 days.
+/// Parses a whole number with the unit `s`, `m`, `h` or `d`. A number without a unit is in seconds. The duration must
+/// be from one second to 366 days.
 ///
-/// Not `humantime`: that refuses a number without a unit, which existing unit files may have.
+/// The crate `humantime` is not used, because it refuses a number without a unit, which existing unit files may have.
 fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
         Some(at) => text.split_at(at),
@@ -192,7 +192,7 @@ fn termination_signal() -> anyhow::Result<impl Future<Output = ()>> {
     })
 }
 
-/// The name of a restored store in the data directory until it has been checked.
+/// The name of the copy of a backup in the data directory, until the copy has been checked.
 const UNCHECKED_STORE_FILE: &str = "state.restored";
 
 /// Restores a backup: copies it beside the store's place, checks the copy, and renames it into place.
@@ -220,17 +220,19 @@ fn restore(from: &Path, data_dir: &Path) -> anyhow::Result<()> {
         existing.join(", ")
     );
     for leftover in store_files(UNCHECKED_STORE_FILE) {
-        // Usually there is none. One that cannot be removed makes the next write fail, with its reason.
+        // Usually there is no leftover file. If one exists and cannot be removed, the next write to it fails and
+        // reports why.
         let _ = std::fs::remove_file(leftover);
     }
     let target = data_dir.join(STORE_FILE);
     let unchecked = data_dir.join(UNCHECKED_STORE_FILE);
     let content = std::fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
     secret::write_private(&unchecked, &content)?;
-    // The copy is checked and not the original, because opening a store creates files beside it.
+    // The copy is checked and not the backup itself, because opening a store creates two files beside it.
     let checked = SqliteStore::open(&unchecked).and_then(|s| s.revision());
     if checked.is_err() {
-        // The error that is reported is the one of the check; the next restore removes the file too.
+        // If the file cannot be removed, that error is ignored: the error of the check is reported, and the next
+        // restore removes the file.
         let _ = std::fs::remove_file(&unchecked);
     }
     let revision = checked.with_context(|| format!("{} is not a backup of a controller", from.display()))?;
@@ -246,7 +248,7 @@ mod golden {
     use clap::CommandFactory as _;
     use tombolo_golden::{golden, options_of};
 
-    /// systemd units, container images and operators' scripts use these names.
+    /// These names must not change, because systemd units, container images and operators' scripts use them.
     #[test]
     fn options_of_the_program() {
         golden!().text("options.txt", &options_of(Arguments::command()));

@@ -1,7 +1,8 @@
 //! The metrics of the controller in Prometheus' text format.
 //!
 //! The text is written by `tombolo_proto::exposition`, which the agent uses too. The crate `prometheus-client` is not
-//! used, because it writes OpenMetrics: an end marker and other help texts would change the recorded metrics.
+//! used, because it writes the format OpenMetrics, whose end marker and help lines differ from those in the golden
+//! files.
 
 pub mod histogram;
 
@@ -16,21 +17,23 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tombolo_proto::exposition::{Kind, Text};
 
-/// Longest time that the measurement waits for one revision. A revision that is not in force everywhere by then is
-/// observed as if it were: an agent that is connected and does not apply it must not stop the measurement. Twice the
-/// largest bound of the histogram, so such a revision counts in `+Inf` only.
+/// Longest time that the measurement waits for one revision. If the revision is not in force on every connected agent
+/// by then, this time is observed, so that an agent that is connected and does not apply it does not stop the
+/// measurement. The time is twice the largest bound of the histogram, so such a revision counts only in the bucket
+/// `+Inf`.
 const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The counters and histograms that are updated by events. The other metrics are read when they are scraped.
+/// The counters and histograms that events update. The values of all other metrics are read when Prometheus scrapes
+/// them.
 #[derive(Debug, Default)]
 pub struct Metrics {
     /// The duration of compiling one revision for all agents.
     pub compile: Arc<Histogram>,
     /// The time from a revision's publication until every connected agent has it in force.
     pub convergence: Histogram,
-    /// Requests to the control service that were refused for their client certificate.
+    /// Number of requests to the control service that were refused because of their client certificate.
     pub control_refused: AtomicU64,
-    /// Requests for packages, in the order of [`Download::NAMES`].
+    /// Numbers of requests for packages by their result, in the order of [`Download::NAMES`].
     downloads: [AtomicU64; Download::NAMES.len()],
 }
 
@@ -69,8 +72,8 @@ impl Metrics {
         }
     }
 
-    /// All metrics of the controller in Prometheus' text format: the counters of this value, and the present state of
-    /// the arguments. `docs/operations.md` describes each of them.
+    /// All metrics of the controller in Prometheus' text format: the counters of this value, and figures about the
+    /// present state that the arguments give. `docs/operations.md` describes each of them.
     #[must_use]
     pub fn text(&self, published: &Published, agents: &Agents, connections: &Counts) -> String {
         let progress = agents.progress();
@@ -142,8 +145,9 @@ impl Metrics {
     }
 }
 
-/// Observes the convergence time of each compiled revision, and returns when the compiler has ended. If revisions are
-/// compiled while an earlier one converges, only the newest of them is observed.
+/// Observes for each compiled revision how long it takes until it is in force on every connected agent. Returns when
+/// the compiler has ended. Of the revisions that are compiled while the measurement waits for an earlier one, only the
+/// newest is observed.
 pub async fn measure_convergence(metrics: Arc<Metrics>, agents: Arc<Agents>, mut compiled: watch::Receiver<Compiled>) {
     while compiled.changed().await.is_ok() {
         let (revision, since): (_, Instant) = {

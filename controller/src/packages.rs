@@ -1,9 +1,9 @@
 //! Packages of agents for new machines: the files `tombolo-agent_*.deb` of one folder, which are served without a
 //! token.
 //!
-//! A package is not secret, and a new machine verifies it by the SHA-256 in its user-data. Limits bound what clients
-//! without a token can use up: the form of names, the size of files, the number of downloads at a time, and the time of
-//! each.
+//! A package is not secret, and a new machine verifies it by the SHA-256 in its user-data. Clients without a token can
+//! use only limited resources: the names and sizes of files are limited, and so are the number of simultaneous
+//! downloads and the time for each.
 
 use crate::admission::Address;
 use crate::metrics::{Download, Metrics};
@@ -20,19 +20,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::io::AsyncReadExt as _;
 use tombolo_proto::fabric::Package;
 
-/// Largest package that is served, in bytes. An agent's package has less than a tenth of this.
+/// Size of the largest package that is served, in bytes. An agent's package is smaller than a tenth of this.
 const MAX_SIZE: u64 = 64 << 20;
-/// Longest file name that is looked up, in bytes. Names of packages are shorter.
+/// Length of the longest file name that is looked up, in bytes. Names of packages are shorter.
 const MAX_NAME: usize = 128;
-/// Most packages in a list, because listing reads every file. A folder has one for each architecture.
+/// Maximum number of packages in a list. It is small, because listing reads every file. A folder usually has one
+/// package for each architecture.
 const MAX_LISTED: usize = 16;
-/// Most downloads at a time. Each holds a file descriptor and some 200 KiB of buffers.
+/// Maximum number of simultaneous downloads. Each holds a file descriptor and some 200 KiB of buffers.
 pub(crate) const MAX_DOWNLOADS: usize = 32;
-/// Most downloads at a time for one address. Machines behind a NAT share the limit: a download over it is answered with
-/// 503 and `Retry-After`, and `apt-helper` of the user-data tries again.
+/// Maximum number of simultaneous downloads for one address. Machines behind a NAT share this limit. A further download
+/// is answered with 503 and `Retry-After`, and `apt-helper`, which the user-data calls, tries again.
 pub(crate) const MAX_DOWNLOADS_OF_ADDRESS: usize = 8;
-/// Bytes that are read from a package at a time: as many as the send buffer of HTTP/2 takes for a stream without a
-/// token.
+/// Number of bytes that are read from a package at a time. It equals the size of the HTTP/2 send buffer for one stream
+/// of a client that is no agent.
 const CHUNK_SIZE: usize = 64 << 10;
 
 /// The folder of packages, and the number of downloads in progress for each address.
@@ -52,9 +53,9 @@ impl Packages {
         }
     }
 
-    /// Opens a package for reading, and blocks meanwhile. Returns the file and its size in bytes. `None`: `name` has
-    /// not the form of a package's name, the folder has no such file, or it is a symbolic link, no regular file, or
-    /// larger than [`MAX_SIZE`].
+    /// Opens a package for reading. Blocks on the file system. Returns the file and its size in bytes. `None`: `name`
+    /// has not the form of a package's name, the folder has no such file, or the file is a symbolic link, is no regular
+    /// file, or is larger than [`MAX_SIZE`].
     ///
     /// # Errors
     /// The file exists and cannot be opened.
@@ -80,8 +81,8 @@ impl Packages {
         Ok(served.then_some((file, metadata.len())))
     }
 
-    /// The first [`MAX_LISTED`] packages of the folder by name, with their SHA-256. Reads these files whole, and blocks
-    /// meanwhile. Empty if the folder does not exist.
+    /// The first [`MAX_LISTED`] packages of the folder by name, with their SHA-256. Blocks while it reads these files
+    /// completely. Empty if the folder does not exist.
     ///
     /// # Errors
     /// The folder or a package cannot be read.
@@ -116,8 +117,8 @@ impl Packages {
         self.downloads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reserves a download; does not wait. `None`: [`MAX_DOWNLOADS`] are in progress, or [`MAX_DOWNLOADS_OF_ADDRESS`]
-    /// of this address.
+    /// Reserves a download for this address, without waiting. `None`: [`MAX_DOWNLOADS`] are in progress, or
+    /// [`MAX_DOWNLOADS_OF_ADDRESS`] of them are for this address.
     pub(crate) fn begin(self: &Arc<Self>, address: Address) -> Option<Slot> {
         let mut downloads = self.downloads();
         if downloads.values().sum::<usize>() >= MAX_DOWNLOADS {
@@ -176,7 +177,8 @@ fn sha256(mut file: File) -> io::Result<String> {
     }
 }
 
-/// A download in progress. Its drop counts it in the metrics, as complete if all bytes were passed to the connection.
+/// A download in progress. When this value is dropped, the download is counted in the metrics: as `complete` if all
+/// bytes were passed to the connection, otherwise as `incomplete`.
 struct Transfer {
     file: tokio::fs::File,
     left: u64,
@@ -191,7 +193,7 @@ impl Transfer {
             return Ok(None);
         }
         let mut chunk = BytesMut::with_capacity(CHUNK_SIZE);
-        // The response has announced the size, so a file that has grown is cut there.
+        // The response has announced the size, so bytes by which the file has grown since then are not sent.
         let read = (&mut self.file).take(self.left).read_buf(&mut chunk).await?;
         if read == 0 {
             return Err(io::Error::new(
@@ -204,8 +206,8 @@ impl Transfer {
     }
 }
 
-/// The content of a package of `size` bytes as a stream of chunks. The stream holds `slot` until it is dropped, and
-/// then counts the download in `metrics`. It ends with an error if the file cannot be read or has become shorter.
+/// The content of a package of `size` bytes as a stream of chunks. When the stream is dropped, it releases `slot` and
+/// counts the download in `metrics`. It ends with an error if the file cannot be read or has become shorter.
 pub(crate) fn content(
     file: File,
     size: u64,

@@ -1,4 +1,4 @@
-//! The other end of a connection, as extensions of each request on it.
+//! The client's end of a connection: types that are extensions of each HTTP request on the connection.
 
 use rustls_pki_types::CertificateDer;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! Files that only their owner may read, random secrets, and their hashes.
+//! Files that only their owner may read; random secrets, and hashes of secrets.
 
 use anyhow::Context;
 use base64::Engine as _;
@@ -9,10 +9,12 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// Replaces a file atomically by one with mode 0600 and this content, or creates it. Blocks until the file and its
-/// directory are synced to the disk. The new content is first written to a file beside it, with the extension `new`.
+/// directory are synced to the disk. The new content is first written to a second file in the same directory, with the
+/// extension `new`.
 ///
 /// # Errors
-/// The file system fails. The file has its old content then, unless only the sync of the directory failed.
+/// The file system fails. The file then has its old content, or, if only the sync of the directory failed, its new
+/// content.
 pub fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let temporary = path.with_extension("new");
     let write = || -> std::io::Result<()> {

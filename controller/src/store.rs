@@ -1,9 +1,9 @@
-//! The interface of the store of the desired state: a part of etcd's semantics.
+//! The interface of the store that keeps the desired state. It has a part of etcd's semantics.
 //!
 //! A store has one global revision, and each committed transaction gets the next one. A key has the revisions of its
-//! creation and of its last change, and the number of its changes. The controller reads values and the revisions of
-//! last changes; the other figures are a part of the database's format. [`sqlite`] is the store of the product, and
-//! [`memory`] is the model that tests compare it with.
+//! creation and of its last change, and the number of its changes. The controller uses only the values and the
+//! revisions of last changes; the other figures belong to the database's format. The controller uses the store in
+//! [`sqlite`]. Tests compare it with the model in [`memory`].
 
 pub mod memory;
 pub mod sqlite;
@@ -16,18 +16,19 @@ use tombolo_proto::id::Revision;
 pub struct KeyValue {
     pub key: String,
     pub value: Vec<u8>,
-    /// The revision of the key's creation; if the key was deleted and created again, that of the last creation.
+    /// The revision at which the key was created. If the key was deleted and created again, this is the revision of the
+    /// last creation.
     pub create_revision: Revision,
     /// The revision of the key's last change.
     pub mod_revision: Revision,
-    /// The number of the key's changes since that creation, which is the first.
+    /// The number of the key's changes since its last creation. The creation itself is the first change.
     pub version: u64,
 }
 
 /// Changes that are committed together or not at all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Transaction {
-    /// Preconditions: each key has this `mod_revision`, or does not exist if the revision is 0.
+    /// Preconditions: each key must have this `mod_revision`. If the revision is 0, the key must not exist.
     pub compare: Vec<(String, Revision)>,
     /// Keys with their new values, or `None` to delete them. A key must not occur twice. Deleting a key that does not
     /// exist changes nothing.
@@ -53,23 +54,23 @@ pub trait Store: Send {
     /// [`StoreError::Failed`].
     fn revision(&self) -> Result<Revision, StoreError>;
 
-    /// All existing keys that start with `prefix`, in the order of their bytes, with the revision of the store at which
-    /// they were read.
+    /// The store's revision, and all existing keys that start with `prefix` at this revision, in the order of their
+    /// bytes.
     ///
     /// # Errors
     /// [`StoreError::Failed`].
     fn range(&self, prefix: &str) -> Result<(Revision, Vec<KeyValue>), StoreError>;
 
     /// Commits transactions in order, with one flush for all. Returns the result of each in the same order: its
-    /// revision, or [`StoreError::Conflict`]. A conflict in one transaction does not stop the others, which see the
-    /// changes of those before.
+    /// revision, or [`StoreError::Conflict`]. After a conflict in one transaction, the transactions behind it are
+    /// committed nevertheless. Each transaction sees the changes of those before it.
     ///
     /// # Errors
     /// [`StoreError::Failed`]: none of them was committed.
     fn commit(&mut self, transactions: &[Transaction]) -> Result<Vec<Result<Revision, StoreError>>, StoreError>;
 
-    /// Removes values that were superseded or deleted at or before `revision`. Present values stay. A revision that
-    /// does not exist yet stands for the newest one.
+    /// Removes values that were superseded or deleted at or before `revision`. Present values stay. If `revision` does
+    /// not exist yet, the newest revision is used.
     ///
     /// # Errors
     /// [`StoreError::Failed`].

@@ -13,17 +13,18 @@ use tombolo_proto::id::{AgentId, Revision};
 use tombolo_topology::sync::{AgentSync, Close, Desired, Push, authorize};
 use tonic::{Status, Streaming};
 
-/// Time for the Hello of a new stream. Agents send it right after the request, so it usually takes one round trip.
+/// Longest time until the Hello of a new stream arrives. Agents send their Hello right after the request, so it usually
+/// takes one round trip.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time for a stream to accept a message. It is only exceeded if the agent does not read, and the stream ends then.
+/// Longest time until a stream's queue accepts a message. After it, the stream ends, because the agent does not read.
 pub(crate) const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Longest reason of a rejection that is kept, in bytes.
 const MAX_REASON: usize = 1024;
 
-/// The parts that serve one control stream: the controller's state, the client's identity, and the queue of messages to
-/// the client.
+/// The values that serving one control stream needs: the controller's state, the client's identity, and the queue of
+/// messages to the client.
 pub(crate) struct Session<'a> {
     pub(crate) agents: &'a Agents,
     pub(crate) writer: &'a Writer,
@@ -36,15 +37,15 @@ pub(crate) struct Session<'a> {
     pub(crate) out: mpsc::Sender<Result<control_stream::ControllerMessage, Status>>,
 }
 
-/// The status for a client that may not act as the agent, with the reason for people.
+/// The status for a client that may not act as `agent`, with the reason as text.
 pub(crate) fn permission_denied(agent: &AgentId, close: Close) -> Status {
     Status::permission_denied(close.reason(agent))
 }
 
 impl Session<'_> {
-    /// Serves a stream from its Hello to its end. `agent`: the agent of the client's certificate, which must be that of
-    /// the Hello. Pushes a configuration when the agent's compiled one differs from the one that it runs, and no other
-    /// is in flight.
+    /// Serves a stream from its Hello to its end. `agent`: the agent that the client's certificate names; the Hello
+    /// must name the same. Pushes the compiled configuration when it differs from the one that the agent runs, and no
+    /// configuration is in flight.
     ///
     /// # Errors
     /// The status with which the stream ends. If the agent has closed the stream, the result is `Ok`.
@@ -64,8 +65,8 @@ impl Session<'_> {
                 shortened(&hello.agent)
             )));
         }
-        // Checked again: since the request was authorized, the agent may have been deleted and another host may have
-        // joined with its name. This Hello must not replace the stream of that host.
+        // The agent is checked again. Since its request was authorized, it may have been deleted, and another host may
+        // have joined with its name. This Hello must not replace the stream of the other host.
         let current = self.writer.current();
         let known = current.topology.agents.get(agent);
         authorize(known.map(|a| &**a), &self.key).map_err(|close| permission_denied(agent, close))?;
@@ -112,9 +113,9 @@ impl Session<'_> {
     async fn push(&mut self, stream: &Stream, sync: &mut AgentSync) -> Result<(), Status> {
         let agent = &stream.agent;
         let message = {
-            // The lock is held until the configuration is noted as in flight. A reader of a newer compiled state then
-            // sees that too, and does not take the digest that the agent ran before for its answer (see
-            // `Agents::progress`).
+            // The compiled state stays locked until the configuration is noted as in flight. So whoever reads a newer
+            // compiled state also sees that a configuration is in flight, and does not rely on the digest that the
+            // agent reported before (see `Agents::progress`).
             let compiled = self.compiled.borrow_and_update();
             let config = compiled.configs.get(agent);
             let desired = Desired {
@@ -177,7 +178,7 @@ impl Session<'_> {
                     "Hello must be the first message and must not be repeated",
                 ));
             }
-            // A message of a later version of the protocol, which this version does not know.
+            // A message that only a later version of the protocol defines. It is ignored.
             None => {}
         }
         Ok(())

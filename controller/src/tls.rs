@@ -12,8 +12,8 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// The TLS configuration of the port. A client certificate is optional; if there is one, it must be signed by
-/// `authority`. An expired certificate passes the handshake, so that its agent can renew it (D21): the gRPC service
-/// refuses it for all other calls. ALPN offers HTTP/2 and HTTP/1.1.
+/// `authority`. An expired certificate passes the handshake, so that its agent can renew it (D21). For all other calls,
+/// the gRPC service refuses an expired certificate. ALPN offers HTTP/2 and HTTP/1.1.
 ///
 /// # Errors
 /// The authority's certificate is not usable.
@@ -30,7 +30,7 @@ pub fn server(authority: &Authority, resolver: Arc<Resolver>) -> anyhow::Result<
     Ok(config)
 }
 
-/// Holds the current server certificate, for which rustls asks in each handshake.
+/// Holds the current server certificate. rustls asks this value for the certificate in each handshake.
 #[derive(Debug)]
 pub struct Resolver(RwLock<Arc<CertifiedKey>>);
 
@@ -78,7 +78,8 @@ impl ClientCertVerifier for ExpiredMayRenew {
     ) -> Result<ClientCertVerified, Error> {
         match self.0.verify_client_cert(end_entity, intermediates, now) {
             Err(Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. })) => {
-                // Signature, chain and usage must still be valid, so they are verified at a time before the expiry.
+                // Signature, chain and usage must be valid, so an expired certificate is verified as of a time before
+                // its expiry.
                 let at = valid_at(end_entity).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
                 self.0.verify_client_cert(end_entity, intermediates, at)
             }

@@ -14,15 +14,15 @@ use tombolo_topology::change::{Change, Rejection};
 use tombolo_topology::topology::Topology;
 use uuid::Uuid;
 
-/// Most requests in one batch, which shares one flush. Bounds how long the first request of a batch waits until the
-/// others are applied.
+/// Maximum number of requests in one batch, which is written with one flush. The limit bounds how long the first
+/// request of a batch waits until the others are applied.
 const MAX_BATCH: usize = 64;
 
-/// Most requests that wait for the writer's thread; further callers wait until there is room.
+/// Maximum number of requests in the queue of the writer's thread. Further callers wait until the queue has room.
 const QUEUE_CAPACITY: usize = 1024;
 
-/// Revisions whose superseded values stay in the store. Nothing reads them: they bound how often the store is
-/// compacted, because one compaction removes at least as many revisions at once.
+/// Number of revisions whose superseded values stay in the store. Nothing reads these values. They stay so that the
+/// store is compacted rarely: only when it has twice as many revisions, of which the compaction then removes half.
 const KEPT_REVISIONS: u64 = 10_000;
 
 /// The desired state of one revision.
@@ -39,7 +39,7 @@ pub struct Published {
 /// The result of a change that is durable.
 #[derive(Debug, Clone)]
 pub struct Committed {
-    /// The state right after the change. Later changes may have been published already.
+    /// The state right after the change. Later changes may have been published since.
     pub published: Published,
     /// Whether a PUT created its item, or a DELETE found one to remove.
     pub created_or_removed: bool,
@@ -82,10 +82,10 @@ impl std::fmt::Debug for Request {
 }
 
 impl Writer {
-    /// Reads the store, and blocks meanwhile, and starts the writer's thread. The thread ends with [`Writer::stop`],
+    /// Blocks while it reads the store, and then starts the writer's thread. The thread ends with [`Writer::stop`],
     /// when the last [`Writer`] is dropped, or when another process writes to the store.
     ///
-    /// Also returns the documents under [`OWN_PREFIX`], by key, which are no part of the topology.
+    /// Also returns, by key, the documents under [`OWN_PREFIX`], which do not belong to the topology.
     ///
     /// # Errors
     /// The store cannot be read, it holds a document that this version cannot parse, or the thread cannot be started.
@@ -159,8 +159,8 @@ impl Writer {
         }
     }
 
-    /// Completes the requests that were sent before, and closes the store. Returns when both are done: true, or false
-    /// if the writer had stopped before. Later requests fail.
+    /// Completes the requests that were sent before, closes the store, and returns true when both are done. Returns
+    /// false if the writer had stopped already. Later requests fail.
     pub async fn stop(&self) -> bool {
         let (done, stopped) = oneshot::channel();
         self.request(Request::Stop(done), stopped).await.is_ok()
@@ -209,7 +209,8 @@ struct Worker {
 
 /// A result that is sent when its batch is on the disk.
 enum Answer {
-    /// A rejection waits too: it may depend on an earlier change of the batch, which is not durable yet.
+    /// A rejection is answered with the batch too, because it may depend on an earlier change of the batch, which is
+    /// not durable yet.
     Rejected(oneshot::Sender<Result<Committed, WriteError>>, Rejection),
     Change(oneshot::Sender<Result<Committed, WriteError>>, Arc<Topology>, bool),
     Document(oneshot::Sender<Result<(), WriteError>>),
@@ -242,10 +243,11 @@ impl Worker {
                 Request::Change(change, answer) => batch.change(&change, answer),
                 Request::Document(key, value, answer) => batch.push(vec![(key, value)], Answer::Document(answer)),
                 Request::Backup(to, answer) => {
-                    // A caller that no longer waits is no error; its task removes the file in any case.
+                    // If the caller no longer waits, the result is dropped. The task that asked for the backup removes
+                    // the file in any case.
                     let _ = answer.send(self.store.backup(&to));
                 }
-                // `run` ends a batch before a stop, so a batch never contains one.
+                // `run` ends a batch before a `Stop`, so a batch never contains a `Stop`.
                 Request::Stop(_) => {}
             }
         }
@@ -274,7 +276,7 @@ impl Worker {
     /// Publishes and answers a batch that is on the disk.
     fn committed(&mut self, batch: Batch) {
         self.modified = batch.modified;
-        // Rejections, and changes that write nothing, need not wake subscribers.
+        // If the batch has only rejections and changes that write nothing, subscribers need not be woken.
         if !batch.transactions.is_empty() {
             self.publish.send_replace(Published {
                 revision: Revision(batch.revision),
@@ -292,16 +294,16 @@ impl Worker {
         if transactions.is_empty() {
             return Ok(());
         }
-        // The writer is alone, so no comparison can fail. A conflict means that another process writes to the store,
-        // and that the rules were checked against an outdated state.
+        // No comparison fails as long as only this process writes to the store. A conflict means that another process
+        // has written, so the rules were checked against an outdated state.
         self.store
             .commit(transactions)?
             .into_iter()
             .try_for_each(|answer| answer.map(|_| ()))
     }
 
-    /// Removes superseded values once the store has those of twice [`KEPT_REVISIONS`]. A failure is logged and not an
-    /// error, because the values only take space.
+    /// Removes superseded values when the store has those of twice [`KEPT_REVISIONS`] revisions. A failure is logged
+    /// and is no error, because the values take space and do no other harm.
     fn compact(&mut self, revision: u64) {
         if revision < self.compacted + 2 * KEPT_REVISIONS {
             return;
@@ -321,7 +323,7 @@ struct Batch {
     modified: BTreeMap<String, Revision>,
     revision: u64,
     transactions: Vec<Transaction>,
-    /// Each answer, with the revision that holds after its request.
+    /// The answer to each request, with the revision of the state after the request.
     answers: Vec<(Answer, Revision)>,
 }
 
@@ -351,8 +353,8 @@ impl Batch {
         }
     }
 
-    /// Adds the writes of one request as a transaction, with its answer. A PUT of the present value writes nothing. The
-    /// answer to such a PUT still waits for the batch, because the value may come from a change of the same batch.
+    /// Adds the writes of one request as a transaction, with its answer. A PUT of the present value writes nothing. Its
+    /// answer is sent with the batch nevertheless, because an earlier change of the batch may have set this value.
     fn push(&mut self, writes: Vec<(String, Option<Vec<u8>>)>, answer: Answer) {
         if !writes.is_empty() {
             self.revision += 1;
@@ -373,7 +375,7 @@ impl Batch {
     }
 }
 
-// A send fails only if the caller no longer waits: the change is durable, or failed, without it.
+// A send fails only if the caller no longer waits. The result of the change does not depend on the caller.
 impl Answer {
     fn succeed(self, revision: Revision) {
         match self {

@@ -1,4 +1,4 @@
-//! Controller, token and defaults, from options, the environment and the configuration file.
+//! Reads the controller's URL, the token and the defaults from options, the environment and the configuration file.
 
 use crate::failure::UsageError;
 use crate::options::Global;
@@ -27,10 +27,10 @@ pub(crate) struct File {
     /// The API token itself; used instead of `token_file`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) token: Option<String>,
-    /// Resource group that names refer to if no option names another.
+    /// Resource group of the resources that the user names, unless an option or a variable sets another group.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) resource_group: Option<String>,
-    /// Subscription that names refer to if no option names another.
+    /// Subscription of the resources that the user names, unless an option or a variable sets another subscription.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) subscription: Option<String>,
 }
@@ -47,8 +47,8 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// Reads the configuration file and merges the three sources, each value by itself: options precede the
-    /// environment, which precedes the file. The files of token and CA are not read yet.
+    /// Reads the configuration file and merges the three sources. For each value, an option takes precedence over the
+    /// environment, and the environment over the file. Does not read the files of the token and the CA yet.
     ///
     /// # Errors
     /// The configuration file exists and cannot be read or parsed.
@@ -63,7 +63,8 @@ impl Config {
 
     fn merge(global: &Global, env: &dyn Fn(&str) -> Option<String>, file: File) -> Self {
         let file_env = |name: &str| env(name).map(PathBuf::from);
-        // A token and a token file exclude each other, so the first source with either of them provides both.
+        // A token and a token file exclude each other. So if a source has one of them, neither is taken from a later
+        // source.
         let (token, token_file) = [
             (global.token.clone(), global.token_file.clone()),
             (env("TOMBOLO_TOKEN"), file_env("TOMBOLO_TOKEN_FILE")),
@@ -95,7 +96,7 @@ impl Config {
         }
     }
 
-    /// Returns a client of the configured controller, for which it reads the files of token and CA. Does not connect.
+    /// Reads the files of the token and the CA, and returns a client of the configured controller. Does not connect.
     ///
     /// # Errors
     /// [`UsageError`]: no controller is configured. Otherwise: a file cannot be read, or the URL or the CA is not
@@ -121,7 +122,7 @@ impl Config {
     }
 
     /// Returns the content of the configuration file that `login` writes. Paths become absolute, so that they are valid
-    /// in any folder. A token from an option or a variable is in it in plain text.
+    /// in any folder. A token that was given by an option or a variable is in the content in plain text.
     ///
     /// # Errors
     /// The file of the token or of the CA does not exist.

@@ -1,4 +1,5 @@
-//! The state that commands share: client, resource group, output, and the wait for a change to be in force.
+//! The state and the functions that commands share: the client, the resource group, the output, and the wait until a
+//! change is in force.
 
 use crate::config::Config;
 use crate::failure::{NegativeResult, UsageError};
@@ -15,7 +16,7 @@ use tombolo_client::path::Group;
 use tombolo_proto::arm::Kind;
 use tombolo_proto::id::Revision;
 
-/// Time before a spinner appears. Most calls are shorter, and a spinner that appears only for a moment disturbs.
+/// Time after which a spinner appears. Most calls end earlier, and a spinner that appears only for a moment disturbs.
 const SPINNER_DELAY: Duration = Duration::from_millis(500);
 /// Time between two frames of the spinner.
 const SPINNER_INTERVAL: Duration = Duration::from_millis(120);
@@ -45,10 +46,10 @@ impl Context {
         })
     }
 
-    /// Returns the resource group that names refer to.
+    /// Returns the resource group of the resources that the user names.
     ///
     /// # Errors
-    /// [`UsageError`]: no option, no variable and no configuration file names one.
+    /// [`UsageError`]: neither an option nor a variable nor the configuration file sets a resource group.
     pub(crate) fn group(&self) -> Result<Group> {
         let name = self.config.resource_group.as_deref().ok_or_else(|| {
             UsageError::new(
@@ -59,7 +60,7 @@ impl Context {
         Ok(Group::new(&self.config.subscription, name))
     }
 
-    /// Returns the path of the subscription that names refer to.
+    /// Returns the path of the subscription of the resources that the user names.
     pub(crate) fn subscription(&self) -> String {
         format!("/subscriptions/{}", self.config.subscription)
     }
@@ -98,15 +99,15 @@ impl Context {
         self.out.item(&self.get(kind, name).await?, columns)
     }
 
-    /// POST of an action whose result is a list, with further query parameters. Returns the items of the list; none if
-    /// the result has another form.
+    /// POST of an action whose result is a list, with further query parameters. Returns the items of the list. If the
+    /// result is no list, returns no items.
     pub(crate) async fn post_list(&self, path: &str, query: &[(&str, &str)]) -> Result<Vec<Value>> {
         let answer = self.client.arm_post_with(path, query, &json!({})).await?;
         Ok(items(&answer, "/value").cloned().collect())
     }
 
-    /// Reads a resource of the group, changes it, and writes it back. Prints a message, or the resource as JSON. A
-    /// write of another client in between is overwritten.
+    /// Reads a resource of the group, changes it, and writes it back. Prints a message, or the resource as JSON. If
+    /// another client writes the resource between the read and the write, that change is lost.
     pub(crate) async fn update(&self, kind: Kind, name: &str, change: impl FnOnce(&mut Value)) -> Result<()> {
         self.edit(&self.item(kind, name)?, &format!("Updated {kind} {name}."), change)
             .await
@@ -130,8 +131,8 @@ impl Context {
             .to_owned())
     }
 
-    /// Waits until the last write of this process is in force, if `--wait` is set; otherwise returns at once. Errors as
-    /// those of [`Self::wait`].
+    /// If `--wait` is set, waits until the last write of this process is in force; otherwise returns at once. The
+    /// errors are those of [`Self::wait`].
     pub(crate) async fn wait_if_requested(&self) -> Result<()> {
         if self.global.wait {
             self.wait(self.client.last_revision()).await
@@ -140,11 +141,12 @@ impl Context {
         }
     }
 
-    /// Waits until a revision is in force on every connected agent, `--timeout` at most. Prints a note then.
+    /// Waits until a revision is in force on every connected agent, but no longer than `--timeout`. Prints a note when
+    /// the revision is in force.
     ///
     /// # Errors
-    /// [`NegativeResult`]: the revision is not in force in time; the message names the agents. Otherwise: the
-    /// controller does not answer.
+    /// [`NegativeResult`]: the revision is not in force in time; the message names the agents on which it is not.
+    /// Otherwise: the controller does not answer.
     pub(crate) async fn wait(&self, revision: Revision) -> Result<()> {
         let text = format!("waiting for revision {revision} to be in force");
         let waited = self
@@ -179,8 +181,8 @@ impl Context {
         self.wait_if_requested().await
     }
 
-    /// Deletes a resource, whose kind messages name as `title`. As in Azure, a resource that does not exist is no
-    /// error; the message says so. Then waits if `--wait` is set.
+    /// Deletes a resource. `title` is the name of its kind in messages. As in Azure, a resource that does not exist is
+    /// no error; the message then says that it did not exist. Then waits if `--wait` is set.
     pub(crate) async fn delete(&self, path: &str, title: &str) -> Result<()> {
         let existed = self.client.arm_delete(path).await?;
         let name = tombolo_client::path::last(path);
@@ -203,8 +205,8 @@ impl Context {
         self.wait_if_requested().await
     }
 
-    /// Reads a resource, changes it, and writes it back. Prints as [`Self::put`] does. A write of another client in
-    /// between is overwritten.
+    /// Reads a resource, changes it, and writes it back. Prints as [`Self::put`] does. If another client writes the
+    /// resource between the read and the write, that change is lost.
     pub(crate) async fn edit(&self, path: &str, message: &str, change: impl FnOnce(&mut Value)) -> Result<()> {
         let mut body = self.client.arm_get(path).await?;
         change(&mut body);
@@ -231,8 +233,8 @@ impl Context {
         Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
     }
 
-    /// Runs `work` and returns its result. If that takes longer than [`SPINNER_DELAY`], shows a spinner with `text`,
-    /// but only on a terminal and not in JSON format.
+    /// Runs `work` and returns its result. If the work takes longer than [`SPINNER_DELAY`], shows a spinner with
+    /// `text`. Shows none if the output is no terminal or the format is JSON.
     pub(crate) async fn progress<T>(&self, text: &str, work: impl Future<Output = T>) -> T {
         tokio::pin!(work);
         tokio::select! {

@@ -15,7 +15,7 @@ pub(crate) struct UsageError {
 }
 
 impl UsageError {
-    /// An error with its message, and a hint that completes "try:".
+    /// An error with this message. `hint` is shown after "try:".
     pub(crate) fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
             what: what.into(),
@@ -32,8 +32,8 @@ impl fmt::Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
-/// A resource that the command line names does not exist, as this program has found out without a 404 of the
-/// controller. Exit code 3, as for a 404.
+/// A resource that the command line names does not exist. This program has found that out itself; the controller has
+/// not answered 404. The exit code is 3, as for a 404.
 #[derive(Debug)]
 pub(crate) struct NotFound(pub(crate) String);
 
@@ -45,7 +45,7 @@ impl fmt::Display for NotFound {
 
 impl std::error::Error for NotFound {}
 
-/// The command has worked, and its result is negative. Exit code 1.
+/// The command has worked, and its result is negative: for example, a packet would be dropped. The exit code is 1.
 #[derive(Debug)]
 pub(crate) struct NegativeResult(pub(crate) String);
 
@@ -74,7 +74,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(code(error))
 }
 
-/// Returns the error and its causes in one line, without causes that the text before them quotes already.
+/// Returns the error and its causes in one line. Omits a cause whose text is contained in the text before it.
 fn text(error: &anyhow::Error) -> String {
     let mut out = String::new();
     for cause in error.chain() {

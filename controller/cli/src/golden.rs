@@ -1,4 +1,5 @@
-//! Golden files of option names and of the configuration file. `tests/tests/golden.rs` records the output of `-o json`.
+//! Tests with golden files: the names of options, and the configuration file. `tests/tests/golden.rs` records the
+//! output of `-o json`.
 
 use crate::args::Arguments;
 use crate::config::File;

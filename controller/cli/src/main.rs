@@ -15,7 +15,7 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // This fails only if a provider is installed already, and that one is used then.
+    // This call fails only if a provider is installed already; that provider is used then.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let arguments = args::Arguments::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread()

@@ -52,7 +52,8 @@ pub(crate) enum Format {
     Json,
 }
 
-/// Checks a resource's own name (P6), and returns it unchanged. An error is a message for the user, here and below.
+/// Checks a resource's own name (P6), and returns the name unchanged. The error of this function, and of those below,
+/// is a message for the user.
 pub(crate) fn name(text: &str) -> Result<String, String> {
     check_name(text).map(|()| text.to_owned())
 }
@@ -97,7 +98,7 @@ pub(crate) fn subnet(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Parses a time: a whole number with a unit (`500ms`, `30s`, `5m`, `2h`, `7d`), or without one for seconds.
+/// Parses a time: a whole number with a unit (`500ms`, `30s`, `5m`, `2h`, `7d`). A number without a unit is in seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

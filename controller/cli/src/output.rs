@@ -10,7 +10,7 @@ use std::io::{IsTerminal as _, Write as _};
 /// One column of a list of ARM resources: its title, and the function that makes a resource's cell.
 pub(crate) type Column = (&'static str, fn(&Value) -> Cell);
 
-/// Standard output with its format. Errors of writing are ignored.
+/// Writes to standard output in one format. Errors of standard output are ignored.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
     pub(crate) format: Format,
@@ -35,7 +35,7 @@ impl Output {
         let _ = writeln!(std::io::stdout(), "{text}");
     }
 
-    /// Writes a value as indented JSON. An error: the value cannot be written as JSON.
+    /// Writes a value as indented JSON. Returns an error if the value cannot be represented in JSON.
     pub(crate) fn json(self, value: &impl Serialize) -> Result<()> {
         self.line(&serde_json::to_string_pretty(value)?);
         Ok(())
@@ -58,7 +58,8 @@ impl Output {
         }
     }
 
-    /// Writes a list of ARM resources as a table or as JSON. In a table without rows, the line `empty` appears instead.
+    /// Writes a list of ARM resources as a table or as JSON. If there are no resources, writes the line `empty` instead
+    /// of a table.
     pub(crate) fn list(self, items: &[Value], columns: &[Column], empty: &str) -> Result<()> {
         if self.is_json() {
             return self.json(&items);
@@ -124,8 +125,8 @@ impl Output {
     }
 }
 
-/// Returns a property as text. Booleans are `yes` and `no`, the items of a list are joined by commas, and null and a
-/// missing property are empty.
+/// Returns a property as text. Booleans become `yes` and `no`, and the items of a list are joined by commas. The text
+/// for null and for a missing property is empty.
 pub(crate) fn text(value: Option<&Value>) -> String {
     match value {
         None | Some(Value::Null) => String::new(),
@@ -137,7 +138,7 @@ pub(crate) fn text(value: Option<&Value>) -> String {
     }
 }
 
-/// Returns the property at a JSON pointer as [`text`]; empty if there is none.
+/// Returns the property at a JSON pointer, formatted by [`text`]; empty if there is no such property.
 pub(crate) fn at(item: &Value, pointer: &str) -> String {
     text(item.pointer(pointer))
 }
@@ -164,7 +165,8 @@ pub(crate) fn state(text: &str) -> Cell {
     }
 }
 
-/// Formats a number of bytes with a binary unit up to GiB and one decimal; below 1 KiB exactly.
+/// Formats a number of bytes with one decimal and a binary unit, of which GiB is the largest. Numbers below 1 KiB are
+/// shown in bytes.
 pub(crate) fn bytes(n: u64) -> String {
     let units = [("GiB", 1u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     match units.into_iter().find(|(_, size)| n >= *size) {

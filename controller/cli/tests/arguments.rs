@@ -1,4 +1,5 @@
-//! The program without a controller: wrong usage, the configuration file, hints of errors, and exit codes.
+//! Tests of the program that need no controller: wrong usage, the configuration file, hints in error messages, and exit
+//! codes.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -307,7 +308,7 @@ fn only_the_status_of_labs_is_json() {
     let refused = tombolo(home.path(), &["lab", "down", "-o", "json"]);
     assert_eq!(code(&refused), 4);
     assert!(stderr(&refused).contains("writes JSON"), "{}", stderr(&refused));
-    // The default folder contains the labs that are up on this machine, so the test uses an empty one.
+    // The default folder may contain labs that are up on this machine, so the test uses an empty folder.
     let none = home.path().join("none");
     let status = tombolo(
         home.path(),

@@ -1,5 +1,5 @@
-//! ARM requests by path: get, put, delete, list, post. The calls poll long-running operations until these end (section
-//! 5 of the REST contract).
+//! ARM requests by path: get, put, delete, list, post. A call that starts a long-running operation polls its state
+//! until the operation has ended (section 5 of the REST contract).
 
 use crate::client::{Body, Client};
 use crate::error::{ApiError, Error};
@@ -9,13 +9,13 @@ use reqwest::{Method, Response, StatusCode};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
-/// Longest time that a call waits for a long-running operation. The operation continues at the controller after this
-/// timeout.
+/// Longest time that a call polls the state of a long-running operation; it may then poll the operation's result for
+/// the same time. After this timeout, the operation continues at the controller.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(300);
-/// Pause between two polls if the controller sends no `Retry-After`.
+/// Pause between two polls if the response has no `Retry-After`.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
-/// Bounds of `Retry-After`, in seconds: 0 would poll in a busy loop, and a long pause would delay the report of an
-/// operation that has ended.
+/// Bounds of `Retry-After`, in seconds: with 0, the client would poll without a pause, and with a long pause it would
+/// learn late that the operation has ended.
 const RETRY_AFTER_BOUNDS: (u64, u64) = (1, 30);
 const VERSION: (&str, &str) = ("api-version", API_VERSION);
 
@@ -29,8 +29,8 @@ impl Client {
         self.json(response).await
     }
 
-    /// GET of one resource; `None` if the controller answers 404: the resource, or a parent such as its resource group,
-    /// does not exist.
+    /// GET of one resource; `None` if the controller answers 404, because the resource or one of its parents (such as
+    /// its resource group) does not exist.
     ///
     /// # Errors
     /// Any [`Error`], except an [`Error::Api`] with status 404.
@@ -72,8 +72,8 @@ impl Client {
     /// is after the operation.
     ///
     /// # Errors
-    /// Any [`Error`]. An operation that fails after it was accepted is an [`Error::Api`] with status 400, and one
-    /// that takes longer an [`Error::Timeout`]; it may still end later.
+    /// Any [`Error`]. If the operation was accepted and fails later, the error is an [`Error::Api`] with status 400. If
+    /// it takes longer, the error is an [`Error::Timeout`], and the operation may still succeed later.
     pub async fn arm_put(&self, path: &str, body: &Value) -> Result<Value, Error> {
         self.arm_put_with(path, &[], body).await
     }
@@ -94,8 +94,8 @@ impl Client {
         }
     }
 
-    /// DELETE; waits for the operation, at most 5 minutes. Returns whether the resource existed. False also if its
-    /// parent does not exist.
+    /// DELETE; waits for the operation, at most 5 minutes. Returns whether the resource existed; the result is also
+    /// false if its parent does not exist.
     ///
     /// # Errors
     /// As [`Self::arm_put`], except status 404.
@@ -134,8 +134,8 @@ impl Client {
         }
     }
 
-    /// Waits for the operation of a 202 response, and returns its result, which only the URL in `Location` serves. Null
-    /// without that header.
+    /// Waits for the operation that a response with status 202 has started. Returns its result, which is read from the
+    /// URL in the header `Location`; null if the response has no such header.
     async fn finish(&self, accepted: Response, path: &str) -> Result<Value, Error> {
         let location = text(accepted.headers(), LOCATION.as_str());
         match (operation(accepted.headers()), location) {
@@ -169,7 +169,7 @@ impl Client {
         }
     }
 
-    /// Polls `operationResults/{op}` until the answer is not 202, and returns it.
+    /// Polls `operationResults/{op}` until the status is not 202, and returns the body of that response.
     async fn poll_result(&self, location: &str, path: &str) -> Result<Value, Error> {
         let deadline = Instant::now() + OPERATION_TIMEOUT;
         let mut location = location.to_owned();
@@ -185,7 +185,7 @@ impl Client {
         }
     }
 
-    /// Sleeps for `pause`, or fails if that would pass the deadline.
+    /// Sleeps for `pause`. Fails at once if the pause would end after the deadline.
     async fn pause(&self, pause: Duration, deadline: Instant, path: &str) -> Result<(), Error> {
         if Instant::now() + pause > deadline {
             return Err(Error::Timeout {

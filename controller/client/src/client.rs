@@ -1,4 +1,5 @@
-//! The client of one controller: it sends requests, reads answers and errors, and keeps the last revision.
+//! The client of one controller: it sends requests, reads responses and errors, and keeps the largest revision of its
+//! writes.
 
 use crate::error::{ApiError, Error};
 use reqwest::{Method, Response, StatusCode, Url};
@@ -9,9 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tombolo_proto::id::Revision;
 
-/// The response header of every write: the store's revision after that write.
+/// The header that the response to every write has. Its value is the store's revision after that write.
 const REVISION_HEADER: &str = "x-tombolo-revision";
-/// Longest time in which TCP and TLS may connect. A controller that does not answer by then is reported as unreachable.
+/// Longest time to establish a TCP and TLS connection. If it takes longer, the controller is reported as unreachable.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time that a request may take, unless the call has a timeout of its own.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -34,12 +35,12 @@ pub(crate) enum Body<'a> {
 }
 
 impl Client {
-    /// Returns a client of the controller at `base` (`https://host:port`). Nothing is connected or checked at the
-    /// controller yet.
+    /// Returns a client of the controller at `base` (`https://host:port`). This function does not connect, so a wrong
+    /// token or certificate shows at the first request.
     ///
-    /// The client trusts only the certificates in `ca_pem`, or the system's authorities if that is `None`. Proxy
-    /// settings of the environment are ignored, and redirects are not followed. Whitespace around `token` is removed;
-    /// without a token, the controller answers only a few requests.
+    /// The client trusts only the certificates in `ca_pem`. If `ca_pem` is `None`, it trusts the system's authorities.
+    /// Proxy settings of the environment are ignored, and redirects are not followed. Whitespace around `token` is
+    /// removed; without a token, the controller answers only a few requests.
     ///
     /// # Errors
     /// [`Error::Invalid`]: `base` is not an https URL without a path, or `ca_pem` holds no certificate in PEM.
@@ -64,8 +65,8 @@ impl Client {
                 "the controller '{base}' must be written as https://host:port"
             )));
         }
-        // reqwest is built without a TLS provider. The call fails if the program has installed one already, which then
-        // stays in use.
+        // reqwest is built without a cryptography provider for TLS, so one is installed here. The call fails if the
+        // program has installed a provider already; that one then stays in use.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
             .https_only(true)
@@ -98,8 +99,8 @@ impl Client {
         self.base.as_str().trim_end_matches('/')
     }
 
-    /// Returns the largest revision that the response to a write of this client or of a clone has contained so far; 0
-    /// before the first write.
+    /// Returns the largest revision in the responses to writes of this client and its clones so far; 0 before the first
+    /// write.
     #[must_use]
     pub fn last_revision(&self) -> Revision {
         Revision(self.revision.load(Ordering::Relaxed))
@@ -107,7 +108,7 @@ impl Client {
 
     /// Sends one request, and turns an error status into an [`Error::Api`]. Returns when the head of the response has
     /// arrived. `path` begins with `/`, or is an absolute URL of this controller. `timeout` replaces
-    /// [`REQUEST_TIMEOUT`] for calls that the controller answers late.
+    /// [`REQUEST_TIMEOUT`], for requests to which the controller responds late.
     pub(crate) async fn send(
         &self,
         method: Method,
@@ -180,7 +181,7 @@ impl Client {
         })
     }
 
-    /// Returns the URL of a path. An absolute URL, as in the controller's own links, is returned unchanged.
+    /// Returns the URL of a path. An absolute URL, such as a link that the controller has sent, is returned unchanged.
     ///
     /// URLs of another origin are refused, because every request carries the token.
     fn url(&self, path: &str) -> Result<Url, Error> {

@@ -10,7 +10,7 @@ pub enum Error {
     /// The controller refused the request with an error response.
     #[error("{0}")]
     Api(Box<ApiError>),
-    /// There is no connection to the controller, or the connection broke.
+    /// A connection to the controller could not be established, or it broke.
     #[error("cannot connect to {base}: {reason}")]
     Unreachable {
         /// URL of the controller.
@@ -72,8 +72,8 @@ impl Error {
         self.status() == Some(404)
     }
 
-    /// The error for a failure of the transport, by what a user can do about it. `base`: URL of the controller. `what`:
-    /// method and path.
+    /// Returns the error for a request that failed without a response of the controller. The variant depends on what a
+    /// user can do about the failure. `base`: URL of the controller. `what`: method and path of the request.
     pub(crate) fn transport(base: &str, what: &str, error: &reqwest::Error) -> Self {
         let base = base.to_owned();
         let reason = innermost(error);
@@ -108,7 +108,7 @@ pub struct ApiError {
     pub message: String,
     /// The field or resource that the error is about.
     pub target: Option<String>,
-    /// All problems of the request; empty if there is only one.
+    /// All problems of the request; empty if there is only one problem, which the other fields then describe.
     pub details: Vec<Detail>,
     /// Method and path of the request.
     pub what: String,
@@ -139,8 +139,8 @@ impl fmt::Display for ApiError {
 }
 
 impl ApiError {
-    /// Parses the body of an error response, which never fails: the first 200 characters of a body in another format
-    /// become the message, and `Http` with the status the code.
+    /// Parses the body of an error response. If the body has another format, the message is its first 200 characters,
+    /// and the code is `Http` and the status.
     pub(crate) fn read(status: u16, what: &str, body: &[u8]) -> Self {
         #[derive(Deserialize)]
         struct Outer {
@@ -181,7 +181,7 @@ impl ApiError {
     }
 }
 
-/// Returns the last error of the chain, which names the cause ("Connection refused").
+/// Returns the text of the last error in the chain of sources, which names the cause ("Connection refused").
 fn innermost(error: &(dyn StdError + 'static)) -> String {
     let mut last: &(dyn StdError + 'static) = error;
     while let Some(next) = last.source() {
@@ -197,7 +197,8 @@ fn certificate_problem(error: &(dyn StdError + 'static)) -> Option<String> {
         if let Some(tls @ rustls::Error::InvalidCertificate(_)) = e.downcast_ref::<rustls::Error>() {
             return Some(tls.to_string());
         }
-        // `source` of an I/O error skips the error that it wraps and returns that error's own source.
+        // `source` of an I/O error does not return the wrapped error but the source of the wrapped error, so the
+        // wrapped error is read by `get_ref`.
         let wrapped = e.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         current = match wrapped {
             Some(inner) => Some(inner as &(dyn StdError + 'static)),
@@ -220,7 +221,7 @@ mod tests {
         assert_eq!(e.to_string(), "(A) first\n(B) second");
     }
 
-    /// The client reads the error responses that the controller's tests record.
+    /// The client can read the error responses that the controller's tests have recorded in a golden file.
     #[test]
     fn golden_errors_of_the_controller_are_read() {
         let golden: serde_json::Value = tombolo_golden::golden!().read("../../../tests/golden/errors");

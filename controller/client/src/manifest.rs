@@ -5,8 +5,9 @@
 //!                                                    controller's state ──┘
 //! ```
 //!
-//! A manifest is the union of its documents. Applying it creates and updates the resources that it contains. All other
-//! resources are unchanged, unless pruning deletes them. A second application changes nothing.
+//! A manifest is the union of its documents. Applying a manifest creates or updates the resources that it contains. All
+//! other resources stay unchanged, except that pruning deletes those in the manifest's resource groups. Applying the
+//! same manifest again changes nothing.
 
 mod apply;
 mod compare;

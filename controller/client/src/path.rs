@@ -3,7 +3,7 @@
 pub use tombolo_proto::arm::{check_group_name, check_name};
 use tombolo_proto::id::ResourceId;
 
-/// The `api-version` of every ARM request. The controller accepts any date.
+/// The `api-version` of every ARM request that the client sends. The controller accepts any date.
 pub const API_VERSION: &str = "2024-05-01";
 
 /// The subscription that clients use if the user names none.
@@ -72,10 +72,10 @@ impl Group {
         }
     }
 
-    /// Returns the id of a subnet, from `vnet/subnet` or from a full id.
+    /// Returns the id of the subnet that `name` stands for: `vnet/subnet`, or a full id, which is returned unchanged.
     ///
     /// # Errors
-    /// A message for the user: the text has neither form. A full id is not checked.
+    /// A message for the user: `name` is neither `vnet/subnet` nor a full id. A full id is not checked further.
     pub fn resolve_subnet(&self, name: &str) -> Result<String, String> {
         if name.starts_with('/') {
             return Ok(name.to_owned());

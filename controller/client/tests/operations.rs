@@ -1,5 +1,5 @@
-//! The client against a server with scripted answers: long-running operations, pages, errors, certificates (sections 1
-//! and 5 of the REST contract).
+//! Tests the client with a server that sends scripted answers: long-running operations, pages, errors, certificates
+//! (sections 1 and 5 of the REST contract).
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use tombolo_client::{Client, Error};
 use tombolo_proto::id::Revision;
 
 /// One answer: status, headers and body. `{base}` in headers and body is replaced by the server's URL; a null body is
-/// an empty one.
+/// sent as an empty body.
 type Answer = (u16, &'static [(&'static str, &'static str)], Value);
 
 struct ScriptedServer {
@@ -34,8 +34,8 @@ impl ScriptedServer {
     }
 }
 
-/// Starts a server that answers requests in the order of `answers`, one on each connection. After the last answer it
-/// closes connections without one.
+/// Starts a server that reads one request on each connection, and sends the next of `answers`. After the last answer,
+/// the server closes new connections without an answer.
 async fn play(answers: Vec<Answer>) -> ScriptedServer {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let key = rcgen::KeyPair::generate().unwrap();
@@ -91,7 +91,8 @@ async fn play(answers: Vec<Answer>) -> ScriptedServer {
     }
 }
 
-/// Reads a request and returns it as `METHOD path token body`; `None` if the connection ends before.
+/// Reads a request and returns it as `METHOD path token body`; `None` if the connection ends before the request is
+/// complete.
 async fn read_request(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Option<String> {
     let mut data = Vec::new();
     let mut piece = [0; 4096];
@@ -269,7 +270,8 @@ async fn an_unknown_certificate_is_an_error_of_its_own() {
     assert!(server.seen().is_empty(), "no token was sent");
 }
 
-/// A recording of today's traffic must not reveal tokens and shared keys to a quantum computer later.
+/// Somebody who records today's traffic must not be able to decrypt tokens and shared keys with a quantum computer
+/// later.
 #[tokio::test]
 async fn the_key_exchange_is_post_quantum() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

@@ -1,5 +1,6 @@
-//! Manifests against the controller's rules, without a controller: the tests create topologies, apply them again,
-//! change, repair and prune them. A plan is right if the rules accept every step and a second plan is empty.
+//! Tests plans with the controller's rules, but without a controller: creates topologies from manifests, applies the
+//! manifests again, and changes, repairs and prunes the topologies. A plan is right if the rules accept every step and
+//! a second plan is empty.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use serde_json::{Value, json};
@@ -241,8 +242,8 @@ fn resources_that_the_file_no_longer_contains_are_pruned() {
     world.apply(HUB_SPOKE, true);
 }
 
-/// For each change, applies the changed file and then the unchanged one again. Panics if one of the two changes
-/// nothing.
+/// For each change, applies the changed file and then the unchanged one again. Panics if one of these two applications
+/// changes nothing.
 fn change_and_revert(file: &str, changes: &[(&str, &str)]) {
     let mut world = World::default();
     world.apply(file, false);

@@ -1,9 +1,9 @@
-//! The unit that limits of the port count by: an IPv4 address, or an IPv6 /64.
+//! The unit for which the port's limits count connections: an IPv4 address, or an IPv6 /64.
 
 use std::net::IpAddr;
 
-/// The address of a client, as limits count it. An IPv6 host usually has a whole /64, so its addresses count as one. An
-/// IPv4-mapped IPv6 address counts as IPv4.
+/// The address of a client, as the port's limits count it. An IPv6 host usually has a whole /64, so all addresses of a
+/// /64 count as one. An IPv4-mapped IPv6 address counts as IPv4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Address {
     /// All 32 bits of an IPv4 address.

@@ -4,7 +4,8 @@ use super::address::Address;
 use std::collections::{HashMap, VecDeque};
 use tombolo_proto::id::AgentId;
 
-/// Most addresses that are kept for one agent. An agent may roam, and may have an IPv4 and an IPv6 address.
+/// Maximum number of addresses that are kept for one agent. An agent may roam, and may have an IPv4 and an IPv6
+/// address.
 const MAX_ADDRESSES_PER_AGENT: usize = 4;
 
 /// The last few addresses of each agent.
@@ -12,12 +13,13 @@ const MAX_ADDRESSES_PER_AGENT: usize = 4;
 pub(super) struct KnownAddresses {
     /// The addresses of each agent, the latest last.
     by_agent: HashMap<AgentId, VecDeque<Address>>,
-    /// The number of agents at each address; addresses without agents are removed.
+    /// The number of agents that are known at each address. An address at which no agent is known any more is removed.
     agents: HashMap<Address, usize>,
 }
 
 impl KnownAddresses {
-    /// Notes an address of an agent. Removes the oldest one if the agent has more than [`MAX_ADDRESSES_PER_AGENT`].
+    /// Notes an address of an agent. If the agent then has more than [`MAX_ADDRESSES_PER_AGENT`], removes the address
+    /// that was noted least recently.
     pub(super) fn add(&mut self, agent: &AgentId, address: Address) {
         let addresses = self.by_agent.entry(agent.clone()).or_default();
         if let Some(at) = addresses.iter().position(|a| *a == address) {

@@ -1,4 +1,5 @@
-//! Connections in one stage, grouped by holder, with a limit for each holder and one for all together.
+//! Connections in one stage, grouped by holder (an address or an agent), with a limit for each holder and a limit for
+//! all holders together.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -8,7 +9,7 @@ use std::hash::Hash;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(pub(super) u64);
 
-/// The limits of a pool, in connections. A holder is the client that connections count for: an address or an agent.
+/// The limits of a pool, in connections. A holder is an address or an agent, for which connections are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
     /// Most connections of one holder.
@@ -17,15 +18,17 @@ pub struct Share {
     pub total: usize,
 }
 
-/// A set of connections that admits every new one. At the limit of a holder, its oldest connection is displaced. At the
-/// limit for all, the oldest connection of the holder that has the most is displaced. So a holder below its own limit
-/// loses no connection while another holder has more.
+/// A set of connections that admits every new connection. If the holder of the new connection is at its limit, its
+/// oldest connection is displaced. If all holders together are at their limit, the oldest connection of the holder with
+/// the most connections is displaced. So a holder below its own limit loses no connection while another holder has
+/// more.
 #[derive(Debug)]
 pub(super) struct Pool<K> {
     share: Share,
     /// The connections of each holder by their order of arrival in this pool.
     holders: HashMap<K, BTreeMap<u64, Id>>,
-    /// The holders by their number of connections. Among equals, the holder of the oldest connection comes last.
+    /// The holders by their number of connections. Among holders with equally many, the holder of the oldest connection
+    /// comes last.
     by_size: BTreeSet<(usize, Reverse<u64>, K)>,
     len: usize,
 }
@@ -48,7 +51,7 @@ impl<K: Clone + Eq + Hash + Ord> Pool<K> {
     }
 
     /// Adds a connection. `order` must be larger than that of every connection added before. Returns the displaced
-    /// connection, which is no longer in the pool. The displaced one is never the new one, unless a limit is 0.
+    /// connection, which is no longer in the pool. The new connection itself is displaced only if a limit is 0.
     pub(super) fn insert(&mut self, holder: K, order: u64, id: Id) -> Option<Id> {
         let held = self.change(holder.clone(), |connections| {
             connections.insert(order, id);
@@ -71,7 +74,7 @@ impl<K: Clone + Eq + Hash + Ord> Pool<K> {
         self.pop_oldest(&holder)
     }
 
-    /// Removes a connection by its order. Does nothing if it is not in the pool.
+    /// Removes the connection with this order of a holder. Does nothing if there is no such connection in the pool.
     pub(super) fn remove(&mut self, holder: &K, order: u64) {
         if self.holders.get(holder).is_some_and(|c| c.contains_key(&order)) {
             self.change(holder.clone(), |connections| connections.remove(&order));
@@ -86,7 +89,7 @@ impl<K: Clone + Eq + Hash + Ord> Pool<K> {
         Some(id)
     }
 
-    /// Changes the connections of a holder, and its entry in `by_size`.
+    /// Changes the connections of a holder by calling `change`, and updates the holder's entry in `by_size`.
     fn change<T>(&mut self, holder: K, change: impl FnOnce(&mut BTreeMap<u64, Id>) -> T) -> T {
         let connections = self.holders.entry(holder.clone()).or_default();
         if let Some(key) = size_key(&holder, connections) {

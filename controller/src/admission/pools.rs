@@ -24,15 +24,16 @@ impl UnauthenticatedPools {
     }
 }
 
-/// The place of a connection: the criteria by which its pool is chosen, and its position there.
+/// The place of a connection: the criteria by which its pool is chosen, and its position in that pool.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     pub(super) stage: Stage,
     pub(super) address: Address,
     /// An agent was known at the connection's address when the connection was accepted, or the address is a loopback
-    /// address. The connection keeps this value when an agent becomes known there later.
+    /// address. The value does not change if an agent becomes known at this address later.
     pub(super) reserved: bool,
-    /// The order of the connection's arrival in the pool, from 1; 0 before its first stage.
+    /// A number that is larger for connections that entered the pool later, at least 1. It is 0 before the connection
+    /// enters its first pool.
     pub(super) order: u64,
 }
 
@@ -77,7 +78,7 @@ impl Pools {
         }
     }
 
-    /// Removes the connection of a place. Does nothing if it is not there.
+    /// Removes the connection of a place from its pool. Does nothing if the connection is not in the pool.
     pub(super) fn remove(&mut self, place: &Place) {
         let (address, order) = (&place.address, place.order);
         let pools = self.unauthenticated_mut(place.reserved);
@@ -90,8 +91,8 @@ impl Pools {
         }
     }
 
-    /// Removes and returns an unauthenticated connection: first one from addresses without agents, then one of the
-    /// earliest stage. `None`: there is none.
+    /// Removes and returns an unauthenticated connection. Takes one from an address at which no agent is known, if
+    /// there is one; among those, one of the earliest stage. `None`: there is none.
     pub(super) fn pop_unauthenticated(&mut self) -> Option<Id> {
         [&mut self.open, &mut self.reserved].into_iter().find_map(|p| {
             let silent = p.silent.pop_from_largest();

@@ -36,16 +36,17 @@ impl Stage {
 /// Why a connection was closed or not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloseReason {
-    /// The port is full and no connection can be evicted, or too many evicted connections are still open.
+    /// The port is full and no connection can be evicted, or the sockets of too many evicted connections are still
+    /// open.
     Refused,
     /// A newer connection took the place of this one in its pool, or in the full port.
     Displaced,
     /// The deadline of the connection has passed.
     Timeout,
-    /// Strangers' request bodies exceeded their limit, and this connection held the most bytes of the address with the
-    /// most.
+    /// The request bodies of all strangers together exceeded their limit. This connection held the most bytes among
+    /// those of the address that held the most.
     Bytes,
-    /// The address of the connection exceeded its rate of key exchanges.
+    /// The address of the connection has begun more key exchanges than its rate limit allows.
     Rate,
 }
 

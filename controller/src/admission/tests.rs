@@ -194,7 +194,7 @@ fn a_full_port_gives_up_strangers_and_then_refuses() {
     assert_eq!(admission.counts().closed[0][0], 1);
 }
 
-/// Every evicted connection is returned, so that the caller closes its socket.
+/// One new connection can evict two others; both are returned, so that the caller closes their sockets.
 #[test]
 fn a_newcomer_may_cost_two_connections() {
     let now = Instant::now();
@@ -256,7 +256,7 @@ fn every_stage_has_its_time() {
     assert_eq!(admission.counts().open, [0; 5]);
 }
 
-/// A token exempts its connection from the limits of strangers only for a time.
+/// A token exempts its connection from the limits of strangers only for [`IDLE_TIMEOUT`].
 #[test]
 fn a_bearer_that_shows_no_token_becomes_a_stranger() {
     let start = Instant::now();
@@ -290,7 +290,7 @@ fn the_address_that_holds_the_most_bytes_loses_a_connection() {
     admission.body_released(honest, 201);
     admission.closed(b);
     assert_eq!(admission.counts().body_bytes, 0);
-    // The eviction of one connection may not free enough bytes.
+    // If the eviction of one connection does not free enough bytes, a second one is evicted too.
     let mut admission = Admission::new(small());
     let [a, b, c, d] = [2, 2, 3, 4].map(|n| bring(&mut admission, ip(n), &Stage::Stranger, now));
     for (id, bytes) in [(a, 310), (b, 290), (c, 390)] {
@@ -317,8 +317,9 @@ fn the_last_addresses_of_an_agent_are_known() {
     assert!(!admission.is_reserved(ip(8)));
 }
 
-/// Key exchanges of an address above its rate wait first. Then its connections are closed, and then they are refused.
-/// Other addresses are not affected, and addresses of agents have a higher rate.
+/// If an address begins more key exchanges than its rate allows, they are first delayed. When the delay would be too
+/// long, the address's connections are closed, and further ones are refused. Other addresses are not affected, and
+/// addresses of agents have a higher rate.
 #[test]
 fn an_address_gets_key_exchanges_at_a_limited_rate() {
     let now = Instant::now();
@@ -332,7 +333,8 @@ fn an_address_gets_key_exchanges_at_a_limited_rate() {
     };
     let first = bring(&mut admission, ip(1), &Stage::Silent, now);
     assert_eq!(waits(&mut admission, ip(1), 5, now), [0, 0, 0, 500, 1000].map(Some));
-    // `first` was admitted before the rate of its address was exhausted, so it is evicted only now.
+    // `first` was admitted while its address was below its rate limit, so it is evicted only when its own key exchange
+    // begins.
     admission.client_hello_received(first);
     assert_eq!(admission.begin_key_exchange(first, now), None);
     assert_eq!(admission.stage(first), None);
@@ -349,7 +351,7 @@ fn an_address_gets_key_exchanges_at_a_limited_rate() {
     );
     let later = now + Duration::from_secs(1);
     assert_eq!(waits(&mut admission, ip(1), 2, later), [500, 1000].map(Some));
-    // This host has no limit, an address of agents has more, and other addresses are not affected.
+    // This host has no rate limit, an address of agents has a higher one, and other addresses are not affected.
     assert!(
         waits(&mut admission, Ipv4Addr::LOCALHOST.into(), 50, now)
             .iter()
@@ -426,8 +428,8 @@ struct Known {
 }
 
 proptest! {
-    /// In every order of events, the limits hold and the counters add up. No authenticated connection is displaced by a
-    /// stranger, and no address loses a connection while another one has more.
+    /// In every order of events, the limits hold and the counters add up. A stranger displaces no authenticated
+    /// connection, and no address loses a connection while another address has more.
     #[test]
     fn limits_hold_and_the_small_are_spared(steps in prop::collection::vec(step(), 1..400)) {
         // The port is full before its pools are.
@@ -529,14 +531,15 @@ proptest! {
                 prop_assert!(Some(id) != newcomer, "a new connection is never the displaced one");
                 let (stage, address, reserved) = before[&id].clone();
                 match (newcomer.and_then(|id| admission.stage(id)), by_bytes) {
-                    // Connections of bearers and agents are displaced only by their own kind.
+                    // A bearer's connection is displaced only by a bearer's, and an agent's only by an agent's.
                     (_, true) => {}
                     (Some(Stage::Bearer), _) => prop_assert_eq!(&stage, &Stage::Bearer),
                     (Some(Stage::Agent(agent)), _) => prop_assert_eq!(&stage, &Stage::Agent(agent.clone())),
                     (_, _) => prop_assert!(matches!(stage, Stage::Silent | Stage::Handshake | Stage::Stranger)),
                 }
                 if matches!(stage, Stage::Silent | Stage::Handshake | Stage::Stranger) && !by_bytes && !full {
-                    // No address in its pool had more connections than its own, the new connection included.
+                    // The address of the displaced connection had the most connections of all addresses in the pool,
+                    // the new connection included.
                     let held = |of: Address| {
                         before.values().filter(|(s, a, r)| (s, a, r) == (&stage, &of, &reserved)).count()
                     };
@@ -581,7 +584,7 @@ fn a_stranger_that_downloads_a_package_gets_more_time() {
     admission.request_started(id, now);
     admission.download_started(id, now);
     assert_eq!(admission.expire(now + STRANGER_REQUEST_TIMEOUT), []);
-    // After the download, the idle timeout of strangers holds.
+    // After the download, the idle timeout of strangers applies again.
     let later = now + STRANGER_REQUEST_TIMEOUT;
     admission.download_ended(id);
     admission.request_ended(id, false, later);

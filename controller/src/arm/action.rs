@@ -1,5 +1,5 @@
-//! Actions of network interfaces and connections. All respond synchronously with 200, although Azure's may respond with
-//! 202.
+//! Actions of network interfaces and connections. All of them respond synchronously with 200. Azure may respond to the
+//! same requests with 202.
 
 use super::call::Call;
 use super::resource::missing;
@@ -17,9 +17,9 @@ use tombolo_topology::path::{ArmPath, Kind, parent_id};
 use tombolo_topology::resource::NetworkInterface;
 use tombolo_topology::topology::Topology;
 
-/// Characters of a generated shared key, unless `keyLength` says otherwise.
+/// Number of characters of a generated shared key if the request has no `keyLength`.
 const DEFAULT_KEY_LENGTH: u64 = 32;
-/// Most characters of a generated shared key: Azure's limit for shared keys (G11).
+/// Maximum number of characters of a generated shared key: Azure's limit for shared keys (G11).
 const MAX_KEY_LENGTH: u64 = 128;
 
 /// The network interface that the path of an action names.
@@ -39,8 +39,8 @@ fn nic<'t>(topology: &'t Topology, call: &Call) -> Result<&'t NetworkInterface, 
 }
 
 /// POST `networkInterfaces/{n}/effectiveRouteTable`: the routes that the machine's agent uses for the subnet of the
-/// network interface's primary address (R20). Without such an agent: the subnet's routes as the controller compiles
-/// them, without learned ones.
+/// network interface's primary address (R20). If the machine has no agent: the subnet's routes as the controller
+/// compiles them, without learned routes.
 pub(super) fn effective_routes(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let topology = rest.app.writer.current().topology;
     let nic = nic(&topology, call)?;
@@ -135,8 +135,9 @@ pub(super) async fn shared_key(rest: &Rest, call: &Call) -> Result<Response, Fai
     }
 }
 
-/// GET `expressRouteCircuits/{c}/peerings/{p}/sharedkey`: no other response shows the key. Azure has no such path. Its
-/// form is that of the path for connections, so that declarative clients can compare the key before they write it.
+/// GET `expressRouteCircuits/{c}/peerings/{p}/sharedkey`: returns the shared key of a peering, which no other response
+/// contains. Azure has no such path. It has the same form as the path for connections, so that declarative clients can
+/// compare the key before they write it.
 pub(super) fn circuit_key(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     if call.method != Method::GET {
         return Err(Failure::method(&call.method, &call.text()));
@@ -152,8 +153,8 @@ pub(super) fn circuit_key(rest: &Rest, call: &Call) -> Result<Response, Failure>
     Ok(ok(&json!({"id": format!("{}/sharedkey", peering.id), "value": value})))
 }
 
-/// Sets the shared key of a connection, and returns when it is durable. `body` makes the response's body of the value;
-/// the id is added to that body.
+/// Sets the shared key of a connection, and returns when the key is durable. `body` makes the response's body from the
+/// key; this function adds the id to the body.
 async fn set_key(
     rest: &Rest,
     call: &Call,

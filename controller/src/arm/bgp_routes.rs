@@ -1,5 +1,5 @@
-//! Actions that show BGP routes and sessions of gateways and circuits, as the agents of those last reported them. All
-//! respond synchronously.
+//! Actions that show BGP routes and sessions of gateways and circuits. The figures come from the last reports of the
+//! gateways' instances and the circuits' edges. All actions respond synchronously.
 
 use super::call::Call;
 use super::resource::missing;
@@ -32,8 +32,8 @@ fn peer(call: &Call) -> Result<Option<IpAddr>, Failure> {
     text.parse().map(Some).map_err(|_| wrong())
 }
 
-/// POST `virtualNetworkGateways/{g}/getLearnedRoutes`, `…/getAdvertisedRoutes?peer=` and `…/getBgpPeerStatus`. An
-/// instance that has not reported yet adds no learned routes.
+/// POST `virtualNetworkGateways/{g}/getLearnedRoutes`, `…/getAdvertisedRoutes?peer=` and `…/getBgpPeerStatus`. Learned
+/// routes of an instance that has not reported yet are missing.
 pub(super) fn gateway(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     require_post(call)?;
     let path = call.item(call.segments.len() - 1)?;

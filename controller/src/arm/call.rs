@@ -17,12 +17,12 @@ use tombolo_topology::path::ArmPath;
 /// Longest path, in bytes: more than any resource's.
 const MAX_PATH_LENGTH: usize = 4096;
 
-/// A request of ARM's dialect, parsed but not checked against any state.
+/// A parsed ARM request. It has not been compared with any state: its resource may not exist.
 pub(super) struct Call {
     pub(super) method: Method,
     /// The segments of the path, decoded, as the client wrote them.
     pub(super) segments: Vec<String>,
-    /// The segments in lower case, for the comparison with fixed segments.
+    /// The segments in lower case, for the comparison with segments that ARM defines.
     pub(super) lower: Vec<String>,
     /// Query parameters by name in lower case. The last one of duplicates counts.
     pub(super) query: BTreeMap<String, String>,
@@ -87,8 +87,8 @@ impl Call {
         Failure::missing("NotFound", format!("Nothing is found at '{}'.", excerpt(&self.text())))
     }
 
-    /// The path of the resource that the first `n` segments name; all segments if there are fewer. Whether the resource
-    /// exists is not checked.
+    /// The path of the resource that the first `n` segments name, or all segments if there are fewer than `n`. Whether
+    /// the resource exists is not checked.
     ///
     /// # Errors
     /// 404 if the segments have not the form of a resource's path.
@@ -134,8 +134,8 @@ impl Call {
     /// The header `If-Match`: the etag that the resource must have. `None`: the request has no such header.
     pub(super) fn if_match(&self) -> Option<String> {
         let value = self.headers.get(IF_MATCH)?;
-        // An ignored header would allow the write. No etag has the value `?`, so a header that is not text matches
-        // nothing.
+        // If a header that is not text were ignored, the write would be allowed. No etag has the value `?`, so such a
+        // header matches no resource.
         Some(value.to_str().unwrap_or("?").to_owned())
     }
 
@@ -192,11 +192,11 @@ impl Call {
     }
 }
 
-/// Percent-decodes a path segment, or a name or value of a query or form, where `+` stands for a space. None: the
-/// result is not UTF-8, or a `%` is not followed by two hexadecimal digits.
+/// Percent-decodes a path segment, or a name or a value of a query or form. With `plus_is_space`, as in queries and
+/// forms, `+` stands for a space. `None`: the result is not UTF-8, or a `%` is not followed by two hexadecimal digits.
 fn decoded(text: &str, plus_is_space: bool) -> Option<String> {
-    // The library passes malformed escapes through, and `form_urlencoded` replaces bytes that are not UTF-8: two
-    // spellings would then name the same resource.
+    // Without these checks, two spellings could name the same resource: the library leaves malformed escapes as they
+    // are, and `form_urlencoded` replaces bytes that are not UTF-8.
     let is_escape = |rest: &str| {
         let digits = rest.as_bytes().get(..2);
         digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))

@@ -1,7 +1,7 @@
-//! Template deployments, which two commands of Azure's command line use instead of a PUT of the resource.
+//! Template deployments. Two commands of Azure's command line use them instead of a PUT of the resource.
 //!
-//! The resources of a template are written in the order of `dependsOn`, before the response. If one is refused, the
-//! earlier ones stay and the deployment has failed, as in Azure.
+//! The resources of a template are written in the order of `dependsOn`, before the response is sent. If one resource is
+//! refused, the resources that were written before it stay, and the deployment has failed, as in Azure.
 
 mod template;
 
@@ -73,8 +73,8 @@ fn operation(deployment: &Value) -> Value {
     body
 }
 
-/// Carries out a deployment and stores its result. A deployment whose resource was refused is stored as failed, and the
-/// response is still 201, as in Azure.
+/// Carries out a deployment and stores its result. If one of its resources was refused, the deployment is stored as
+/// failed, but the response has status 201, as in Azure.
 async fn put(rest: &Rest, call: &Call, group: &ArmPath, name: &str, id: &str) -> Result<Response, Failure> {
     let template = Template::read(&call.object()?)?;
     let (written, refused) = write_resources(rest, &template, group).await?;
@@ -108,19 +108,20 @@ async fn put(rest: &Rest, call: &Call, group: &ArmPath, name: &str, id: &str) ->
     Ok(accepted(call, id, body))
 }
 
-/// Writes the resources of a template in the order of their dependencies. Returns the written ones by name, and the
-/// error of the deployment if a resource was refused: the earlier ones stay, so the request succeeds with a failed
-/// deployment.
+/// Writes the resources of a template in the order of their dependencies. Returns the written resources by name. If a
+/// resource was refused, also returns the error of the deployment: the resources that were written before it stay, so
+/// the request succeeds and the deployment has failed.
 ///
 /// # Errors
-/// The template is malformed, and then nothing is written; or the store failed, and the resources before stay.
+/// The template is malformed; nothing is written then. Or the store failed; the resources that were written before
+/// stay.
 async fn write_resources<'t>(
     rest: &Rest,
     template: &'t Template,
     group: &ArmPath,
 ) -> Result<(Vec<(&'t str, ArmPath)>, Option<Value>), Failure> {
-    // A malformed path in the middle must not leave a part of the template written, so all paths are checked before the
-    // first write.
+    // All paths are checked before the first write, so that a malformed path does not end a deployment of which some
+    // resources are already written.
     let paths = template.paths(group)?;
     let mut written = Vec::new();
     for (resource, path) in template.resources.iter().zip(paths) {

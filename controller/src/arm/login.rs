@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 enum OpenRequest<'a> {
     /// The metadata of the cloud.
     Metadata,
-    /// The OpenID configuration of the authority with these path segments, in lower case. `true`: the endpoints in the
-    /// response contain `/v2.0`.
+    /// The OpenID configuration of an authority. The first value has the segments of the authority's path in lower
+    /// case. If the second one is true, the endpoints in the response contain `/v2.0`.
     OpenId(&'a [&'a str], bool),
     /// The public keys that verify tokens: none, because tokens have a symmetric signature.
     Keys,
@@ -21,7 +21,8 @@ enum OpenRequest<'a> {
     Token,
 }
 
-/// Parses a request by its path in lower case. `None`: the request needs a token.
+/// Returns which request without a token this is, by its method and its path in lower case. `None`: the request needs a
+/// token.
 fn open_request<'a>(method: &Method, path: &'a [&'a str]) -> Option<OpenRequest<'a>> {
     Some(match (method.as_str(), path) {
         ("GET", ["metadata", "endpoints"]) => OpenRequest::Metadata,
@@ -47,7 +48,7 @@ pub(super) fn needs_no_token(call: &Call) -> bool {
     open_request(&call.method, &path).is_some()
 }
 
-/// Serves a request for which [`needs_no_token`] holds; the response to any other is 404.
+/// Serves a request for which [`needs_no_token`] is true. The response to any other request is 404.
 pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let path: Vec<&str> = call.lower.iter().map(String::as_str).collect();
     match open_request(&call.method, &path) {
@@ -59,8 +60,8 @@ pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     }
 }
 
-/// The metadata that `az cloud register` and the SDKs read. `/adfs` in the login endpoint stops clients from asking the
-/// public cloud about the authority.
+/// The metadata that `az cloud register` and the SDKs read. If the path of the login endpoint is `/adfs`, clients do
+/// not ask Azure's public cloud whether the authority is genuine.
 fn metadata(rest: &Rest, call: &Call) -> Response {
     let base = &call.base;
     let body = json!({
@@ -84,7 +85,7 @@ fn metadata(rest: &Rest, call: &Call) -> Response {
         "vmImageAliasDoc": format!("{base}/aliases.json"),
         "suffixes": {"storage": "core.local", "keyVaultDns": "vault.local"},
     });
-    // These versions of the metadata API have an array of clouds.
+    // In these versions of the metadata API, the response is an array of clouds.
     let version = call.query.get("api-version").map(String::as_str).unwrap_or_default();
     if version.starts_with("2019-") || version.starts_with("2020-") {
         ok(&json!([body]))
@@ -137,7 +138,8 @@ fn token(rest: &Rest, call: &Call) -> Result<Response, Failure> {
         .login(field("client_id"), field("client_secret"), audience, &issuer)
     {
         Some(token) => {
-            // One second less than its lifetime, for the time in transit.
+            // The response states one second less than the token's lifetime, because the response itself takes time to
+            // arrive.
             let seconds = LOGIN_LIFETIME.as_secs() - 1;
             Ok(ok(&json!({
                 "token_type": "Bearer",

@@ -1,4 +1,4 @@
-//! Resources and collections: HTTP around the rules and views of the topology.
+//! Resources and collections: reads HTTP requests, calls the rules and views of the topology, and makes the responses.
 
 use super::call::Call;
 use crate::rest::Rest;
@@ -86,8 +86,8 @@ pub(super) async fn item(rest: &Rest, call: &Call) -> Result<Response, Failure> 
     }
 }
 
-/// Serves any method on a resource of a type in [`UNSUPPORTED_TYPES`]: writes are refused, reads find nothing, and a
-/// DELETE has nothing to do.
+/// Serves any method on a resource of a type in [`UNSUPPORTED_TYPES`]: refuses writes, answers reads as for a resource
+/// that does not exist, and does nothing for a DELETE.
 fn unsupported_item(rest: &Rest, call: &Call, path: &ArmPath, types: &str) -> Result<Response, Failure> {
     match call.method {
         Method::PUT | Method::PATCH => {
@@ -106,7 +106,7 @@ fn get(topology: &Topology, rest: &Rest, path: &ArmPath) -> Result<Response, Fai
     }
 }
 
-/// The 404 for a path, with Azure's code for the reason: the resource group, the type or the resource does not exist.
+/// The 404 for a path. Its code is Azure's for what does not exist: the resource group, the type or the resource.
 pub(super) fn missing(topology: &Topology, path: &ArmPath) -> Failure {
     if !topology.resource_groups.contains_key(&path.group_id()) {
         let message = format!("Resource group '{}' could not be found.", excerpt(&path.resource_group));
@@ -186,7 +186,8 @@ pub(super) async fn written(rest: &Rest, change: Change, path: &ArmPath) -> Resu
     ))
 }
 
-/// Deletes a resource (200), or a resource group with its resources (202). 204 if it does not exist.
+/// Deletes a resource (status 200), or a resource group with all its resources (status 202). The status is 204 if the
+/// resource or group does not exist.
 async fn delete(rest: &Rest, call: &Call, path: ArmPath) -> Result<Response, Failure> {
     let group = path.kind() == Some(Kind::ResourceGroup);
     let id = path.id();
@@ -204,8 +205,8 @@ async fn delete(rest: &Rest, call: &Call, path: ArmPath) -> Result<Response, Fai
         (false, _) => empty(StatusCode::NO_CONTENT),
     };
     if response.status() == StatusCode::ACCEPTED {
-        // Clients expect an asynchronous deletion of a resource group. This deletion has ended before they first ask
-        // for its state.
+        // Clients expect that the deletion of a resource group is asynchronous. Here it has ended before a client first
+        // asks for its state.
         let operation = format!(
             "{}/subscriptions/{}/operationresults/{}{}",
             call.base,

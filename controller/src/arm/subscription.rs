@@ -1,5 +1,5 @@
-//! Tenants, subscriptions, locations, providers, and lists across resource groups. Every GUID is a subscription; there
-//! is one tenant.
+//! Tenants, subscriptions, locations, providers, and lists across resource groups. Every GUID is the id of a
+//! subscription; there is one tenant.
 
 use super::call::Call;
 use crate::rest::Rest;
@@ -17,7 +17,7 @@ const DEFAULT_SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
 /// The region that is listed if no resource has one.
 const DEFAULT_LOCATION: &str = "region1";
 
-/// The resource providers, and the types that they list besides those of [`Kind`].
+/// The resource providers, each with the types that its list has in addition to those of [`Kind`].
 const PROVIDERS: [(&str, &[&str]); 3] = [
     (
         "Microsoft.Network",
@@ -48,8 +48,8 @@ fn types(namespace: &'static str, further: &[&'static str]) -> Vec<&'static str>
     kinds.map(Kind::types).chain(further.iter().copied()).collect()
 }
 
-/// The versions that providers list, newest first, for clients that choose one. Requests may have any date as their
-/// version.
+/// The API versions that providers list, newest first, for clients that choose a version from the list. A request may
+/// have any date as its version.
 const API_VERSIONS: [&str; 8] = [
     "2025-07-01",
     "2025-05-01",
@@ -70,7 +70,8 @@ fn require_method(call: &Call, method: &Method) -> Result<(), Failure> {
     }
 }
 
-/// GET `/subscriptions`: those of all resource groups, and [`DEFAULT_SUBSCRIPTION`]. GET `/tenants`: the only tenant.
+/// GET `/subscriptions`: the subscriptions that have resource groups, and [`DEFAULT_SUBSCRIPTION`]. GET `/tenants`: the
+/// only tenant.
 pub(super) fn list_roots(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     require_method(call, &Method::GET)?;
     let tenant = rest.auth.tenant;
@@ -246,8 +247,8 @@ pub(super) fn providers(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     Ok(ok(&found))
 }
 
-/// GET of an asynchronous operation. Every operation has succeeded, because responses give its URL after the work is
-/// done.
+/// GET of an asynchronous operation. The state is always `Succeeded`, because a client gets the URL of an operation
+/// only after its work is done.
 pub(super) fn operation(call: &Call) -> Result<Response, Failure> {
     require_method(call, &Method::GET)?;
     let id = call.lower.last().map(String::as_str).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Network Watcher: each region has a watcher, which need not be created. Next hop is computed from the effective
-//! routes.
+//! Network Watcher: each region has a watcher, which need not be created. The answer of the action `nextHop` is
+//! computed from the effective routes.
 
 use super::call::Call;
 use super::subscription::locations;
@@ -69,7 +69,7 @@ pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
         return Err(Failure::missing("ResourceNotFound", message));
     };
     match (&call.method, call.lower.get(8).map(String::as_str), call.lower.len()) {
-        // Clients may create watchers; the response is the existing one.
+        // Clients may send a PUT to create a watcher. The response is the watcher that exists already.
         (&Method::GET | &Method::PUT, None, _) => Ok(ok(&watcher(&call.segments[1], location))),
         (&Method::POST, Some("nexthop"), 9) => {
             let body = call.object()?;
@@ -109,7 +109,8 @@ fn next_hop(topology: &Topology, reports: &LearnedReports, body: &Value) -> Resu
         RouteSource::User => subnet.and_then(|s| route_table(topology, s)),
         RouteSource::Default | RouteSource::VirtualNetworkGateway => None,
     };
-    // M3: Network Watcher names both kinds of peering alike, and differs in case from effective routes.
+    // M3: Network Watcher has one name for local and global peering, `VnetPeering`. Effective routes write
+    // `VNetPeering`.
     let kind = match &route.next_hop {
         NextHop::VnetPeering { .. } | NextHop::VnetGlobalPeering { .. } => "VnetPeering",
         other => other.type_name(),

@@ -20,10 +20,10 @@ use tombolo_topology::learned_routes::{self, LearnedReports};
 use tombolo_topology::resource::Agent;
 use tombolo_topology::topology::AgentStatuses;
 
-/// Seconds that a request waits for a revision, unless `timeoutSeconds` says otherwise. Proxies
-/// commonly time out after 60 s.
+/// Seconds that a request waits for a revision if it has no `timeoutSeconds`. The value is below 60 s, after which
+/// proxies commonly close a connection.
 const DEFAULT_WAIT_SECONDS: u64 = 30;
-/// Most seconds that a request waits; a larger `timeoutSeconds` counts as this.
+/// Largest number of seconds that a request waits; a larger `timeoutSeconds` counts as this number.
 const MAX_WAIT_SECONDS: u64 = 600;
 
 fn missing(id: &str) -> Failure {
@@ -49,8 +49,8 @@ fn view(agent: &Agent, progress: Option<&AgentProgress>, live: &AgentStatuses) -
     }
 }
 
-/// The progress of all agents, by id. Waits until the newest state is compiled, so that a change that was answered
-/// counts.
+/// The progress of all agents, by id. Waits until the newest state is compiled, so that the progress takes into account
+/// every change that the controller has confirmed.
 async fn progress(rest: &Rest) -> Result<BTreeMap<AgentId, AgentProgress>, Failure> {
     compiled_now(rest).await?;
     let all = rest.app.agents.progress().into_iter();
@@ -91,7 +91,7 @@ pub(super) async fn revoke(State(rest): State<Arc<Rest>>, Path(id): Path<String>
     Ok(at_revision(empty(StatusCode::NO_CONTENT), committed.published.revision))
 }
 
-/// DELETE `agents/{id}`: also frees its name and what it is bound to.
+/// DELETE `agents/{id}`: deletes an agent. Another agent can then have its name, and can be bound to the same object.
 pub(super) async fn delete(State(rest): State<Arc<Rest>>, Path(id): Path<String>) -> Result<Response, Failure> {
     let agent = AgentId::new(&*id).map_err(|_| missing(&id))?;
     let committed = rest.app.writer.change(Change::DeleteAgent(agent.clone())).await?;
@@ -102,8 +102,8 @@ pub(super) async fn delete(State(rest): State<Arc<Rest>>, Path(id): Path<String>
     Ok(at_revision(empty(StatusCode::NO_CONTENT), committed.published.revision))
 }
 
-/// The configurations of the newest state. Waits until it is compiled, so that a client sees every change that was
-/// answered.
+/// The configurations of the newest state. Waits until this state is compiled, so that a client sees every change that
+/// the controller has confirmed.
 ///
 /// # Errors
 /// 503 if the controller is shutting down.
@@ -138,8 +138,8 @@ pub(super) async fn config(State(rest): State<Arc<Rest>>, Path(id): Path<String>
     Ok(at_revision(ok(&json!(parsed)), compiled.revision))
 }
 
-/// GET `agents/{id}/tables`: the tables of an agent by its configuration and by the routes that agents report to have
-/// learned.
+/// GET `agents/{id}/tables`: the tables that an agent should have, computed from its configuration and from the learned
+/// routes that agents have reported.
 pub(super) async fn tables(State(rest): State<Arc<Rest>>, Path(id): Path<String>) -> Result<Response, Failure> {
     let agent = find(&rest, &id)?;
     let current = rest.app.writer.current();
@@ -158,7 +158,8 @@ pub(super) async fn tables(State(rest): State<Arc<Rest>>, Path(id): Path<String>
     Ok(at_revision(ok(&json!(tables)), current.revision))
 }
 
-/// GET `revisions`: the newest revision, the one in force on all connected agents, and each agent's.
+/// GET `revisions`: the newest revision, the newest one that is in force on all connected agents, and the newest one in
+/// force on each agent.
 pub(super) async fn revisions(State(rest): State<Arc<Rest>>) -> Response {
     let desired = rest.app.writer.current().revision;
     let progress = rest.app.agents.progress();

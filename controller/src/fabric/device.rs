@@ -1,5 +1,5 @@
-//! The configuration of a site's VPN device (D16). It contains the preshared key, so a request for it needs a token, as
-//! a request for a shared key does.
+//! The configuration of a site's VPN device (D16). It contains the preshared key, so a request for the configuration
+//! needs a token, as a request for a shared key does.
 
 use crate::rest::failure::{Failure, ok};
 use crate::rest::{Rest, json};

@@ -1,5 +1,6 @@
-//! Explain, which walks a packet through the configurations, and probe, which sends packets. If explain says reachable
-//! and probe does not, a link is down or a host is misconfigured.
+//! The request `explain`, which walks a packet through the compiled configurations, and the request `probe`, which
+//! sends packets. If `explain` says that the destination is reachable and no probe is answered, a link may be down or a
+//! host may be misconfigured.
 
 use crate::rest::failure::{Failure, ok};
 use crate::rest::{Rest, json};
@@ -19,7 +20,8 @@ pub(super) async fn explain(State(rest): State<Arc<Rest>>, request: Request) -> 
     Ok(ok(&object!(answer(&rest, question).await?)))
 }
 
-/// Explains on a thread for blocking work: with a large topology the walk must not delay the agents' streams.
+/// Answers on a thread for blocking work, because the walk may take long in a large topology and must not delay the
+/// agents' streams.
 async fn answer(rest: &Rest, question: ExplainRequest) -> Result<explain::Explanation, Failure> {
     let topology = rest.app.writer.current().topology;
     let reports = LearnedReports::of(&rest.app.agents.statuses());
@@ -37,8 +39,8 @@ async fn answer(rest: &Rest, question: ExplainRequest) -> Result<explain::Explan
 /// POST `probe`: lets the agent of the source ping or trace the destination.
 pub(super) async fn probe(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
     let requested: Probe = json::typed(request).await?;
-    // A trace sends its probes to each hop, so it has fewer than a ping. 3 probes a hop and 30 hops are
-    // traceroute's defaults, 64 is the initial TTL of Linux.
+    // A trace sends `count` probes to each hop, so its `count` is smaller than that of a ping. 3 probes a hop and 30
+    // hops are traceroute's defaults; 64 is the initial TTL of Linux.
     let (max_count, count, ttl) = match requested.kind {
         ProbeKind::Ping => (100, 5, 64),
         ProbeKind::Trace => (10, 3, 30),
@@ -55,7 +57,7 @@ pub(super) async fn probe(State(rest): State<Arc<Rest>>, request: Request) -> Re
     let timeout_ms = within("timeoutMs", requested.timeout_ms.unwrap_or(1000), 10, 10_000)?;
     let max_ttl = requested.max_ttl.unwrap_or(ttl);
     within("maxTtl", max_ttl.into(), 1, 64)?;
-    // `explain` resolves the names, so that both requests use the same two addresses.
+    // `explain` resolves the names, so that `explain` and `probe` use the same two addresses.
     let question = ExplainRequest {
         from: requested.from,
         to: requested.to,

@@ -14,12 +14,12 @@ use tombolo_proto::fabric::{JoinReply, JoinRequest, ListResponse, NewToken, Toke
 use tombolo_topology::change::Change;
 use tombolo_topology::resource::{Agent, JoinToken, Reach};
 
-/// First part of the text of a join token, which has the form `tmb1.ID.SECRET.PIN`. PIN is that of the authority's
-/// certificate.
+/// First part of the text of a join token, which has the form `tmb1.ID.SECRET.PIN`. PIN is the SHA-256 of the
+/// authority's certificate.
 const TOKEN_PREFIX: &str = "tmb1";
-/// Lifetime of a join token in seconds, unless `ttlSeconds` says otherwise: an hour, to start a machine.
+/// Lifetime of a join token in seconds if the request has no `ttlSeconds`: an hour, which is enough to start a machine.
 const DEFAULT_LIFETIME_SECONDS: u64 = 3600;
-/// Longest lifetime of a join token in seconds: 30 days, for machines that are prepared ahead.
+/// Longest lifetime of a join token in seconds: 30 days, for machines that are prepared long before their first start.
 const MAX_LIFETIME_SECONDS: u64 = 30 * 24 * 3600;
 
 /// POST `tokens`: creates a join token for an agent. The response has its text, which is not stored.
@@ -119,8 +119,8 @@ pub(super) async fn join(State(rest): State<Arc<Rest>>, request: Request) -> Res
 /// The join token with this text.
 ///
 /// # Errors
-/// Status 403. The message distinguishes an expired token. It does not say whether the id or the secret is wrong, so
-/// that ids cannot be guessed.
+/// Status 403. The message says whether the token has expired. It does not say whether the id or the secret is wrong,
+/// so that nobody can find out which ids exist.
 fn find(rest: &Rest, text: &str) -> Result<Arc<JoinToken>, Failure> {
     let refuse = |message: &str| Failure::new(StatusCode::FORBIDDEN, "XTokenInvalid", message).at("token");
     let mut parts = text.trim().split('.');

@@ -22,7 +22,8 @@ pub(super) async fn health(State(rest): State<Arc<Rest>>) -> Response {
     ok(&object!({"status": "ok", "revision": revision}))
 }
 
-/// GET `ca`: the authority's certificate in PEM. Needs no token; joining agents verify it by the PIN of their token.
+/// GET `ca`: the authority's certificate in PEM. Needs no token. A joining agent compares the certificate with the PIN
+/// of its join token.
 pub(super) async fn authority(State(rest): State<Arc<Rest>>) -> Response {
     typed_body(rest.app.authority.pem().to_owned().into(), "application/x-pem-file")
 }
@@ -80,7 +81,8 @@ pub(super) async fn api_tokens(State(rest): State<Arc<Rest>>) -> Response {
     ok(&object!({"value": value}))
 }
 
-/// DELETE `api-tokens/{id}`: also ends its logins. The admin token cannot be deleted.
+/// DELETE `api-tokens/{id}`: deletes an API token; login tokens that were issued for it become invalid. The admin token
+/// cannot be deleted.
 pub(super) async fn delete_api_token(
     State(rest): State<Arc<Rest>>,
     Path(id): Path<String>,
@@ -96,14 +98,15 @@ pub(super) async fn delete_api_token(
 
 /// POST `backup`: a consistent copy of the store, as it may be restored.
 pub(super) async fn backup(State(rest): State<Arc<Rest>>) -> Result<Response, Failure> {
-    // A task of its own, which removes the copy even if the client disconnects.
+    // This runs in a separate task, so that the copy is removed even if the client disconnects.
     let content = tokio::spawn(async move {
         let file = rest.app.data_dir.join(format!("{BACKUP_PREFIX}{}", Uuid::new_v4()));
         let content = match rest.app.writer.backup(file.clone()).await {
             Ok(()) => tokio::fs::read(&file).await.map_err(|e| e.to_string()),
             Err(error) => Err(error.to_string()),
         };
-        // The copy is in memory or useless. If it cannot be removed, the next start does.
+        // The file is no longer needed: its content is in memory, or the backup has failed. If it cannot be removed
+        // now, the next start removes it.
         let _ = tokio::fs::remove_file(&file).await;
         content
     });

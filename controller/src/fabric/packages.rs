@@ -16,12 +16,12 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-/// `Retry-After` in seconds when too many downloads are in progress. Short, so that a waiting machine loses little
-/// time.
+/// Value of `Retry-After`, in seconds, when too many downloads are in progress. It is short, so that a waiting machine
+/// loses little time.
 const RETRY_AFTER_SECONDS: u64 = 2;
 
 /// GET and HEAD `/packages/{name}`: downloads a package; needs no token. 503 with `Retry-After` if too many downloads
-/// are in progress. A HEAD counts as no download.
+/// are in progress. A HEAD does not count as a download.
 pub(super) async fn download(
     State(rest): State<Arc<Rest>>,
     Path(name): Path<String>,
@@ -84,7 +84,8 @@ pub(super) async fn list(State(rest): State<Arc<Rest>>) -> Result<Response, Fail
     Ok(ok(&json!({"folder": rest.packages.folder(), "value": value})))
 }
 
-/// 500 without the reason: clients without a token must not see paths of this host, so the reason is logged.
+/// The status 500, for a folder or package that cannot be read. The reason is logged and not sent, because clients
+/// without a token must not see paths of this host.
 fn unreadable(error: &io::Error) -> Failure {
     tracing::warn!(%error, "the folder of packages (--packages-dir) cannot be read");
     let message = "The controller cannot read its folder of packages; its log says why.";

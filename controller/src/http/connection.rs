@@ -1,4 +1,4 @@
-//! One connection: the TLS handshake, then HTTP/1.1 or HTTP/2, with small limits for clients that have not
+//! Serves one connection: the TLS handshake, then HTTP/1.1 or HTTP/2, with small limits for clients that have not
 //! authenticated.
 
 use super::lifo_semaphore::LifoSemaphore;
@@ -22,41 +22,41 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tower::ServiceExt;
 
-/// Time for the head of a request over HTTP/1.1 to arrive, including the wait for its first byte.
+/// Longest time until the head of a request over HTTP/1.1 has arrived, including the wait for its first byte.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time between two HTTP/2 PINGs, by which the controller detects dead clients. Agents detect a dead controller by
 /// PINGs of their own, every 5 s.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Time for the acknowledgement of a PING; the connection is closed after it. 20 s is hyper's default.
+/// Longest time until a PING is acknowledged. If it is not, the connection is closed. 20 s is hyper's default.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Size of the read buffer of HTTP/1.1, in bytes, which bounds the head of a request. hyper's default is 400 KiB, which
-/// a stranger could fill on each connection.
+/// Size of the read buffer for HTTP/1.1, in bytes. The head of a request must fit into it. hyper's default is 400 KiB,
+/// which a client without a token could fill on each of its connections.
 const MAX_HEAD: usize = 64 << 10;
 
 /// Limits of an HTTP/2 connection.
 struct Http2Limits {
-    /// Most concurrent streams (SETTINGS_MAX_CONCURRENT_STREAMS).
+    /// Maximum number of concurrent streams (SETTINGS_MAX_CONCURRENT_STREAMS).
     streams: u32,
     /// Flow-control window of each stream and of the connection, in bytes.
     window: u32,
-    /// Most bytes of one stream that wait for the client to read them.
+    /// Maximum number of bytes of one stream that may wait until the client reads them.
     send_buffer: usize,
 }
 
-/// Limits for all clients except agents. hyper cannot raise them after its first SETTINGS, so they hold for clients
-/// with a token too. Azure's clients are not slowed: they use HTTP/1.1, and have no more than 4 requests at a time.
-/// 65,535 is the initial window of RFC 9113.
+/// Limits for all clients except agents. hyper cannot raise them after it has sent its first SETTINGS frame, so they
+/// also hold for clients that show a token later. They do not slow down Azure's clients, which use HTTP/1.1 and at most
+/// 4 requests at a time. 65,535 bytes is the initial window of RFC 9113.
 const STRANGER_LIMITS: Http2Limits = Http2Limits {
     streams: 4,
     window: 65_535,
     send_buffer: 64 << 10,
 };
 
-/// Limits for agents: a control stream, renewals, and streams of an earlier connection attempt. Window and buffer are
-/// hyper's defaults.
+/// Limits for agents. 16 streams are enough for the control stream and renewals, also while streams of an earlier
+/// attempt have not ended. The sizes of window and buffer are hyper's defaults.
 const AGENT_LIMITS: Http2Limits = Http2Limits {
     streams: 16,
     window: 1 << 20,
@@ -74,13 +74,14 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// Serves a connection until it ends; an error ends it and is logged at the level `debug`. [`crate::admission`]
-    /// limits its time by aborting the task.
+    /// Serves a connection until it ends. An error ends the connection and is logged at the level `debug`. This
+    /// function has no time limit: the task is aborted when [`crate::admission`] evicts the connection.
     pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, connection: Connection) {
-        // Nagle's algorithm would delay small frames. The connection works without the option, only slower.
+        // Nagle's algorithm would delay small frames. If it cannot be disabled, the connection works, but is slower.
         let _ = stream.set_nodelay(true);
         match self.accept_tls(stream, &connection).await {
-            // Boxed, so that a task that waits for a ClientHello does not hold memory for the HTTP state.
+            // The future is boxed, so that a task that waits for a ClientHello does not hold the memory that HTTP needs
+            // later.
             Ok(stream) => Box::pin(self.serve_http(stream, peer, connection)).await,
             Err(error) => tracing::debug!(%peer, %error, "TLS handshake failed"),
         }
@@ -94,8 +95,8 @@ impl Service {
         let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
         connection.client_hello_received();
         connection.wait_for_key_exchange().await?;
-        // The first poll computes the key exchange and the signature. A ClientHello costs its sender nothing, so
-        // responses to strangers must not occupy all cores.
+        // The first poll computes the key exchange and the signature. A ClientHello costs its sender almost nothing, so
+        // the responses to unknown clients must not occupy all cores.
         let permit = match connection.reserved {
             true => None,
             false => Some(self.key_exchanges.acquire().await),
@@ -115,7 +116,7 @@ impl Service {
         let two = tls.alpn_protocol() == Some(b"h2");
         let certificate = tls.peer_certificates().and_then(<[_]>::first);
         let certificate = certificate.map(|c| PeerCertificate(c.clone().into_owned()));
-        // Expired certificates count too, because their agents connect to renew them.
+        // An agent with an expired certificate is identified too, because it connects to renew the certificate.
         let agent = certificate
             .as_ref()
             .and_then(|c| grpc::identify(&self.app, c, true).ok())
@@ -142,7 +143,8 @@ impl Service {
                 Ok::<_, std::convert::Infallible>(response.await?.map(|body| ResponseBody { body, _request: open }))
             }
         });
-        // ALPN decides on the version. Detecting it by the first bytes would wait for bytes that may never come.
+        // The HTTP version is the one that ALPN has chosen. To detect it from the first bytes, the server would have to
+        // wait for bytes that may never arrive.
         let stream = TokioIo::new(stream);
         let ended = if two {
             let limits = if is_agent { AGENT_LIMITS } else { STRANGER_LIMITS };
@@ -170,7 +172,7 @@ impl Service {
     }
 }
 
-/// The body of a request of a client that is no agent. Reports to the admission machine how many bytes arrive.
+/// The body of a request from a client that is no agent. Reports to [`crate::admission`] how many bytes have arrived.
 struct CountedBody {
     body: Incoming,
     request: Request,

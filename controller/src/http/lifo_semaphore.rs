@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
-/// Number of waiters from which a new one first removes those whose task has ended. Bounds the memory of abandoned
-/// waiters, and keeps the removal rare.
+/// If so many waiters are queued, a new waiter first removes those whose task has ended. This bounds the memory of
+/// abandoned waiters, and the removal remains rare.
 const SWEEP_THRESHOLD: usize = 2048;
 
-/// A limited number of permits, which go to the newest waiter first. Under overload the oldest waiting connections are
-/// closed, so in first-in, first-out order each permit would go to a connection that is about to be closed.
+/// A limited number of permits, which go to the newest waiter first. Under overload, the connections that have waited
+/// longest are closed. In first-in, first-out order, each permit would therefore go to a connection that is about to be
+/// closed.
 #[derive(Debug)]
 pub(super) struct LifoSemaphore(Mutex<State>);
 
@@ -41,8 +42,8 @@ impl LifoSemaphore {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a permit; a later caller gets one first. Dropping the future gives up its place, and releases a permit
-    /// that was assigned meanwhile.
+    /// Waits for a permit. A caller that comes later gets a permit earlier. Dropping the future ends the wait, and
+    /// releases a permit that was assigned to it meanwhile.
     pub(super) async fn acquire(self: &Arc<Self>) -> Permit {
         let assigned = {
             let mut state = self.lock();
@@ -72,7 +73,7 @@ impl LifoSemaphore {
             drop(state);
             match last.send(Permit(Some(self.clone()))) {
                 Ok(()) => return,
-                // The waiter's task has ended. The permit is emptied, so that its drop does not release it a second
+                // The waiter's task has ended. The permit is emptied, so that dropping it does not release it a second
                 // time.
                 Err(mut permit) => drop(permit.0.take()),
             }

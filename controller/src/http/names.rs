@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 /// The names and addresses by which clients may reach a server that listens on `listen`: loopback, the host's name, the
-/// listening address, and `public`. If the listening address is unspecified, all present addresses of the host's
-/// interfaces stand for it. `public` is not checked. Sorted, without duplicates and empty names.
+/// listening address, and `public`. If the listening address is unspecified, the result has all present addresses of
+/// the host's interfaces instead. `public` is not checked. Sorted, without duplicates and empty names.
 pub(super) fn certificate_names(listen: SocketAddr, public: &[String]) -> Vec<String> {
     let mut names: Vec<String> = vec!["localhost".into(), "127.0.0.1".into(), "::1".into()];
     if !listen.ip().is_unspecified() {

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use tombolo_proto::id::Revision;
 use tombolo_topology::change::Rejection;
 
-/// The header of every response to a successful write: the revision of the state that contains the write.
+/// The header that every response to a successful write has. Its value is the revision of the state that contains the
+/// write.
 pub(crate) const REVISION_HEADER: &str = "x-tombolo-revision";
 
 /// An error response: a status, and a body with ARM's error object.
@@ -148,7 +149,7 @@ pub(crate) fn at_revision(mut response: Response, revision: Revision) -> Respons
     response
 }
 
-/// The first 300 characters of a client's text, for an error message: the message must not grow with the request.
+/// The first 300 characters of a client's text, for an error message whose length must not depend on the request.
 pub(crate) fn excerpt(text: &str) -> String {
     let mut short: String = text.chars().take(300).collect();
     if short.len() < text.len() {

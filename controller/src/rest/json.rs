@@ -1,5 +1,5 @@
-//! Reading of request bodies, with limits of size, depth and time. Duplicate keys of an object are refused: parsers
-//! disagree on which value counts.
+//! Reads request bodies, with limits for their size, their depth and the time of their arrival. An object with
+//! duplicate keys is refused, because parsers disagree on which of the values is valid.
 
 use super::failure::Failure;
 use axum::body::Body;
@@ -12,15 +12,16 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-/// Largest request body, in bytes: the same as ARM's limit for templates (4 MB).
+/// Size of the largest request body, in bytes. It is ARM's limit for templates (4 MB).
 pub(crate) const MAX_BODY: usize = 4 << 20;
-/// Largest request body of requests that need no token, in bytes. A join request has less than 2 KiB.
+/// Size of the largest body of a request that needs no token, in bytes. The body of a join request has less than 2 KiB.
 pub(crate) const MAX_OPEN_BODY: usize = 64 << 10;
 /// Time for a whole body to arrive: 4 MiB at 137 KiB/s.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time for the whole body of a request that needs no token: 64 KiB at 6.4 KiB/s.
+/// Longest time until the whole body of a request that needs no token has arrived: 64 KiB take this long at 6.4 KiB/s.
 const OPEN_BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Most levels of nested arrays and objects: more than any body of this interface has. serde_json itself stops at 128.
+/// Maximum number of levels of nested arrays and objects. No body of this interface needs as many. serde_json's own
+/// limit is 128.
 const MAX_DEPTH: usize = 64;
 
 /// Reads a whole body of at most `limit` bytes. It must arrive within 10 s if `limit` is at most [`MAX_OPEN_BODY`],
@@ -81,7 +82,7 @@ pub(crate) fn value(bytes: &[u8]) -> Result<Value, Failure> {
     })
 }
 
-/// Reads the body of a request as a type, which decides whether unknown fields are errors (D3).
+/// Reads the JSON body of a request as a value of type `T`. The type decides whether unknown fields are errors (D3).
 ///
 /// # Errors
 /// As [`bytes()`] and [`value`]; 400 if the JSON does not match the type.

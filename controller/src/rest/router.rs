@@ -15,8 +15,9 @@ use http::header::{HeaderName, HeaderValue};
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// The routes of the fabric API; all other paths are served as ARM's. Every response gets Azure's request ids. Reads
-/// the API tokens, and creates the admin token at the first start.
+/// Makes the router of the REST interface. Paths that do not belong to the fabric API are served by the ARM dialect.
+/// Every response gets Azure's request ids. This function also reads the API tokens, and creates the admin token at the
+/// first start.
 ///
 /// # Errors
 /// The tokens of the store cannot be read, or the admin token cannot be created or stored.
@@ -44,7 +45,7 @@ async fn authorize(State(rest): State<Arc<Rest>>, request: Request, next: Next) 
     }
 }
 
-/// The headers of requests and responses by which Azure's clients find a request in logs.
+/// The headers that contain the ids by which users of Azure's clients find a request in logs.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");
 const CORRELATION_ID: HeaderName = HeaderName::from_static("x-ms-correlation-request-id");
 const CLIENT_ID: HeaderName = HeaderName::from_static("x-ms-client-request-id");

@@ -53,9 +53,9 @@ impl Rest {
     }
 }
 
-/// `https://HOST:PORT` by which the client reached this controller, as the base of absolute URLs in responses. The host
-/// is that of an absolute `uri`, or of the header `Host`. `https://localhost` if the request names no host, or one with
-/// unusual characters.
+/// The URL `https://HOST:PORT` at which the client reached this controller, for absolute URLs in responses. Host and
+/// port are those of `uri` if it is absolute, otherwise those of the header `Host`. The result is `https://localhost`
+/// if the request names no host, or a host with unusual characters.
 pub(crate) fn external_url(headers: &HeaderMap, uri: &Uri) -> String {
     let named = headers.get(HOST).and_then(|v| v.to_str().ok());
     let authority = uri.authority().map(http::uri::Authority::as_str).or(named);

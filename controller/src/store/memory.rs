@@ -14,7 +14,8 @@ struct Event {
     value: Option<Vec<u8>>,
 }
 
-/// A store in memory, which keeps every change and computes the present state by replaying all. It cannot be backed up.
+/// A store in memory. It keeps every change, and computes the present state by replaying all changes. It cannot be
+/// backed up.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     revision: u64,
@@ -85,7 +86,7 @@ impl Store for MemoryStore {
     }
 
     fn compact(&mut self, revision: Revision) -> Result<(), StoreError> {
-        // The present state is computed from all changes, so none is removed here.
+        // The present state is computed from all changes, so compaction removes none of them here.
         self.compacted = self.compacted.max(revision.0.min(self.revision));
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The store in SQLite: an append-only log table.
 //!
-//! The newest row of a key is its present value. Compaction deletes superseded rows; until then they stay as history,
-//! which costs less than a delete with each change. With the write-ahead log and `synchronous=FULL`, a commit returns
+//! The newest row of a key is its present value. Superseded rows stay until a compaction deletes them, because that
+//! costs less than to delete a row with each change. With the write-ahead log and `synchronous=FULL`, a commit returns
 //! when it is on the disk.
 
 use super::{KeyValue, Store, StoreError, Transaction};
@@ -16,7 +16,8 @@ const SCHEMA_VERSION: i64 = 1;
 /// `PRAGMA application_id`, "tmbl" in ASCII: distinguishes a store from other SQLite databases.
 const APPLICATION_ID: i64 = 0x746d_626c;
 
-/// The log, and counters by name: `revision` and `compacted`. The index makes compaction fast.
+/// The tables of the database: the log, and the counters `revision` and `compacted`. Compaction uses the index to find
+/// superseded rows quickly.
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS log (
         key             TEXT    NOT NULL,
@@ -33,7 +34,8 @@ const SCHEMA: &str = "
     ) WITHOUT ROWID;
 ";
 
-/// A store in one database file; SQLite keeps a write-ahead log and an index of it in two files beside it.
+/// A store in one database file. SQLite keeps its write-ahead log and the log's index in two more files in the same
+/// directory.
 #[derive(Debug)]
 pub struct SqliteStore {
     connection: Connection,
@@ -47,7 +49,7 @@ impl From<rusqlite::Error> for StoreError {
 
 impl SqliteStore {
     /// Opens a store, or creates it. The mode of the file becomes 0600. An existing store is checked, for which SQLite
-    /// reads the whole file. Other processes are not locked out: the lock on the data directory does that.
+    /// reads the whole file. This function does not lock out other processes; the lock on the data directory does.
     ///
     /// # Errors
     /// [`StoreError::Failed`]: the file is no store, is damaged, was written by a newer version, or cannot be read or
@@ -65,8 +67,8 @@ impl SqliteStore {
         }
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
-        // 5,000 ms. The data directory is locked, so only an operator's tool that copies the database can hold a lock
-        // on it.
+        // If the database is locked, SQLite waits up to 5,000 ms. No other controller can hold the lock, because the
+        // data directory is locked; an operator's tool that copies the database can.
         connection.pragma_update(None, "busy_timeout", 5000)?;
         let schema: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         if schema > SCHEMA_VERSION {
@@ -119,7 +121,7 @@ fn current(connection: &Connection, key: &str) -> Result<Option<(u64, u64, u64)>
         .map(|(modified, created, version, _)| (modified, created, version)))
 }
 
-/// Writes one transaction at the revision `next`. On an error, the caller rolls back what was written.
+/// Writes one transaction at the revision `next`. After an error, the caller must roll back the rows that were written.
 fn commit_one(connection: &Connection, transaction: &Transaction, next: u64) -> Result<(), StoreError> {
     for (key, expected) in &transaction.compare {
         let found = current(connection, key)?.map_or(0, |(modified, ..)| modified);
@@ -206,8 +208,8 @@ impl Store for SqliteStore {
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
         let revision = revision.0.min(Self::meta(&outer, "revision")?);
-        // Superseded rows, and rows of deletions: once the older rows of a deleted key are gone, its absence says the
-        // same.
+        // Deletes superseded rows, and also rows that record deletions: when all older rows of a deleted key are gone,
+        // a key without rows does not exist either.
         outer.execute(
             "DELETE FROM log WHERE revision <= ?1 AND (value IS NULL OR EXISTS
                 (SELECT 1 FROM log newer WHERE newer.key = log.key AND newer.revision > log.revision

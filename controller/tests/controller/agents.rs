@@ -1,4 +1,5 @@
-//! Agents: joining, push and acknowledgement of configurations, revocation, certificate renewal, endpoints, probes.
+//! Tests of agents: how they join, receive and acknowledge configurations, are revoked, renew certificates, report
+//! endpoints, and send probes.
 
 use crate::fake_agent::{FakeAgent, csr, vm};
 use crate::world::{World, answer, until};
@@ -28,7 +29,7 @@ async fn a_token_is_good_once_and_for_its_binding() {
         let body = json!({"token": token, "csr": csr, "publicKey": PublicKey(rand::random()), "endpoints": ["[::]:7"]});
         answer(world.client.post(world.url("/fabric/v1/join")).json(&body)).await
     };
-    // A wrong secret or a malformed request is refused, and the token can still be used.
+    // A request with a wrong secret, or a malformed one, is refused, and the token can still be used afterwards.
     let id = token.body["id"].as_str().unwrap();
     let wrong = join(&format!("tmb1.{id}.wrong.00"), csr(&key)).await;
     assert_eq!((wrong.status.as_u16(), wrong.code()), (403, "XTokenInvalid"));
@@ -100,8 +101,8 @@ async fn a_change_reaches_only_those_that_it_concerns() {
         assert!(parsed.links.is_empty());
         stream.applied(&config).await;
     }
-    // The creation of another resource group changes no configuration: its revision is in force at once, and nothing is
-    // sent.
+    // The creation of another resource group changes no agent's configuration. So its revision is in force at once, and
+    // the agents receive no configuration.
     let other = world
         .put(
             &format!("/subscriptions/{}/resourceGroups/other", crate::world::SUBSCRIPTION),
@@ -129,7 +130,8 @@ async fn a_change_reaches_only_those_that_it_concerns() {
     });
     assert_eq!(waited.await.body, json!({"inForce": false, "waitingFor": ["vm-b"]}));
 
-    // A rejection is shown with its reason. The configuration is not sent again until it changes.
+    // The REST interface shows the reason of a rejection. The rejected configuration is not sent again; the agent's
+    // next configuration is one that differs from it.
     let (config, _) = b.config().await;
     let refusal = Rejected {
         revision: config.revision,
@@ -218,7 +220,7 @@ async fn only_the_pinned_key_speaks_for_an_agent() {
     let mut impostor = other;
     impostor.id = "vm-a".into();
     assert_eq!(impostor.refused().await, Code::PermissionDenied);
-    // A renewal may have a new key, which invalidates the old one.
+    // A renewal may be for a new key; the controller then refuses the old key.
     let (old, new) = (
         KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap(),
         KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap(),
@@ -303,7 +305,8 @@ async fn what_is_in_flight_is_awaited_before_a_return_is_in_force() {
     assert_eq!(waited.body["inForce"], true);
 }
 
-/// After the restore of an older backup, agents run revisions that the controller's store does not have yet.
+/// After an older backup was restored, an agent may report a revision that is larger than any in the controller's
+/// store.
 #[tokio::test]
 async fn a_number_of_another_time_is_not_in_force() {
     let world = World::start(&[]).await;
@@ -374,8 +377,8 @@ async fn endpoints_and_status_are_taken_in() {
     .await;
 }
 
-/// D6, D15: the controller stores the QUIC endpoint and the lanes of a Hello, and sends them to agents that have a link
-/// to this one.
+/// D6, D15: the controller stores the QUIC endpoint and the number of lanes in an agent's Hello, and sends both to the
+/// agents that have a link to this agent.
 #[tokio::test]
 async fn a_second_port_and_lanes_are_told_to_others() {
     let world = World::start(&[]).await;
@@ -404,7 +407,7 @@ async fn a_second_port_and_lanes_are_told_to_others() {
         (&json!(4), &json!("127.0.0.1:443")),
         "{config:?}"
     );
-    // A status has no lanes, and must not reset those of the Hello.
+    // A status does not contain the number of lanes, and must not reset the number that the Hello has set.
     let status = serde_json::to_vec(&AgentStatus::default()).unwrap();
     let endpoints = vec!["127.0.0.9:51821".to_owned()];
     stream.send(FromAgent::Status(Status { status, endpoints })).await;

@@ -23,7 +23,7 @@ use tombolo_proto::id::PublicKey;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
-/// An agent that has joined: its key and certificate, and the port of its controller.
+/// An agent that has joined: its key and certificate, and the TCP port of its controller.
 pub(crate) struct FakeAgent {
     pub(crate) id: String,
     key: KeyPair,
@@ -66,7 +66,7 @@ impl FakeAgent {
         let body = json!({
             "token": token.body["token"], "csr": csr(&key), "publicKey": PublicKey(rand::random()), "endpoints": ["0.0.0.0:51820"],
         });
-        // Sent without an API token: the join token is the only credential.
+        // The request has no API token: the join token is its only credential.
         let joined = crate::world::answer(world.client.post(world.url("/fabric/v1/join")).json(&body)).await;
         assert_eq!(joined.status, 200, "{joined:?}");
         let pem =
@@ -138,7 +138,8 @@ impl FakeAgent {
         Ok(Stream { outgoing, incoming })
     }
 
-    /// Renews the certificate over a new connection, for a new key that the agent has from now on.
+    /// Renews the certificate over a new connection. The new certificate is for `key`, which the agent uses from now
+    /// on.
     pub(crate) async fn renew(&mut self, key: KeyPair) -> Result<(), Status> {
         let mut client = self
             .connect(false)
@@ -208,8 +209,8 @@ impl Stream {
         }
     }
 
-    /// Whether no message arrives for 300 ms. Nothing that happens later would prove that no message was sent, so this
-    /// waits; a push follows a change within milliseconds.
+    /// Whether no message arrives for 300 ms. There is no later event that would prove that nothing was sent, so this
+    /// method waits. If the controller sends a configuration, it does so within milliseconds of the change.
     pub(crate) async fn quiet(&mut self) -> bool {
         let wait = std::time::Duration::from_millis(300);
         tokio::time::timeout(wait, self.incoming.message()).await.is_err()
@@ -231,7 +232,7 @@ impl Stream {
 }
 
 impl FakeAgent {
-    /// A copy of the agent's identity, as a thief of the agent's state directory would have it.
+    /// A copy of the agent's identity, such as somebody has who has stolen the agent's state directory.
     pub(crate) fn clone_identity(&self) -> Self {
         Self {
             id: self.id.clone(),

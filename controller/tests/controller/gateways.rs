@@ -1,4 +1,5 @@
-//! Gateways with sites and circuits: templates of stock clients, shared keys, devices, edges, routes and BGP sessions.
+//! Tests of gateways with sites and circuits: templates as Azure's clients send them, shared keys, devices, edges,
+//! routes and BGP sessions.
 
 use super::world::{GROUP, World, answer};
 use reqwest::Method;
@@ -10,8 +11,8 @@ fn id(tail: &str) -> Value {
     json!({"id": format!("{GROUP}/providers/Microsoft.Network/{tail}")})
 }
 
-/// A controller with a hub that has a VPN and an ExpressRoute gateway, with a site and a circuit, and without
-/// connections.
+/// A controller with a hub VNet, a VPN gateway and an ExpressRoute gateway in the hub, a site and a circuit. There are
+/// no connections yet.
 async fn hub() -> World {
     let world = World::start(&[]).await;
     world.put("~", json!({"location": "region1"})).await;

@@ -14,7 +14,7 @@ use tombolo_proto::control_stream::{ProbeResult, Rejected, Status};
 use tombolo_proto::id::{PublicKey, Revision};
 use tombolo_proto::probe::{ProbeReport, ProbeRequest};
 
-/// Folders of golden files of other crates, which record the requests of their programs.
+/// Folders with the golden files of other crates. They contain the requests that the programs of these crates send.
 const AGENT: &str = "../../../agent/tests/golden";
 const PROTO: &str = "../../../proto/tests/golden";
 
@@ -55,7 +55,7 @@ fn masked_text(text: &str) -> String {
     }
 }
 
-/// The case `full` of a golden file: a request with all fields.
+/// The request with all fields, which is the case `full` of a golden file.
 fn full_case(golden: &str) -> Value {
     let mut cases: BTreeMap<String, Value> = golden!().read(golden);
     cases.remove("full").expect("a case named full")
@@ -68,7 +68,7 @@ async fn ask(world: &World, method: Method, path: &str, body: Option<Value>) -> 
     answer.body
 }
 
-/// Joins an agent by the recorded request of the agent's golden file, with a token and a key that are valid here.
+/// Joins an agent by the request in the agent's golden file, in which a valid token and key replace the recorded ones.
 async fn join_as_recorded(world: &World) -> Value {
     let token = json!({"agent": "vm-c", "binding": vm("vm-c", "c-nic")});
     let token = ask(world, Method::POST, "tokens", Some(token)).await;
@@ -148,7 +148,7 @@ async fn golden_answers_of_the_fabric_api() {
         post("tokens", request("token")).await,
         post("api-tokens", request("apiToken")).await,
     );
-    // Nothing is written from here on, so revisions are the same in every run.
+    // Nothing is written to the store from here on, so the revisions below are the same in every run.
     let [mut applied, _refusing] = connect(&world, agents).await;
     let mut api_tokens = get("api-tokens").await;
     // The list is ordered by id. The ids are random, so the test orders it by name.

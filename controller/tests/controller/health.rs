@@ -21,7 +21,7 @@ async fn health_is_that_of_the_own_controller() {
     let said: serde_json::Value = serde_json::from_slice(&asked.stdout).unwrap();
     assert_eq!(said["status"], "ok");
 
-    // A controller with another authority at the same address is not healthy.
+    // If a controller with another certificate authority listens at the address, the check fails.
     let other = World::start(&[]).await;
     let asked = health(&world.data(), other.port);
     assert!(!asked.status.success(), "{asked:?}");

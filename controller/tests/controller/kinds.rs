@@ -1,4 +1,4 @@
-//! Sends every verb to every kind of resource over HTTP. A new kind needs an example here and no further code.
+//! Sends every verb to every kind of resource over HTTP. A new kind needs only an example here.
 
 use crate::world::{Answer, GROUP, SUBSCRIPTION, World, answer};
 use reqwest::Method;
@@ -128,7 +128,8 @@ async fn names(world: &World, path: &str) -> Vec<String> {
     items.iter().map(|i| i["name"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Sends PUT, GET, list and PATCH for one resource, and requests that must be refused. The resource exists afterwards.
+/// Creates, reads, lists and patches one resource, and sends requests that must be refused. The resource exists
+/// afterwards.
 async fn create_and_read(world: &World, kind: Kind, example: &Example) {
     let Example { path, body } = example;
     let url = arm(path);

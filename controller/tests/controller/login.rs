@@ -123,13 +123,14 @@ async fn a_service_principal_logs_in() {
     }
     let broken = format!("{}x", logins[0]);
     assert_eq!(ask(&world, &broken).await.status, 401);
-    // Clients keep logins on disk. A login stays valid when the controller restarts, but not when its API token is
-    // deleted.
+    // Clients store login tokens on disk. A login token stays valid when the controller restarts, and becomes invalid
+    // when its API token is deleted.
     world.kill_and_restart().await;
     assert_eq!(ask(&world, &logins[0]).await.status, 200);
     world.fabric(Method::DELETE, &format!("api-tokens/{id}"), None).await;
     assert_eq!(ask(&world, &logins[0]).await.status, 401);
-    // The admin token always has the same id. A new text invalidates the logins of the old one.
+    // The admin token always has the same id. If it gets a new text, login tokens that were issued for the old text
+    // become invalid.
     let admin = form("admin", &world.token);
     let login = answer(world.client.post(world.url("/adfs/oauth2/token")).form(&admin)).await;
     let login = login.body["access_token"].as_str().unwrap().to_owned();

@@ -1,5 +1,5 @@
-//! The controller as its clients see it: the real program on loopback, a plain HTTP client for REST, and fake agents
-//! that speak the real protocol.
+//! Tests of the controller from outside: the real program runs on loopback, a plain HTTP client sends REST requests,
+//! and fake agents speak the real protocol.
 
 #![allow(
     clippy::unwrap_used,

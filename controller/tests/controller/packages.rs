@@ -7,8 +7,8 @@ use std::path::Path;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const NAME: &str = "tombolo-agent_0.1.0-1_amd64.deb";
-/// Size of a package in bytes, above that of all socket buffers between two programs, so that its download waits for
-/// the reader.
+/// Size of a package in bytes. It is larger than all socket buffers between two programs together, so that the download
+/// cannot complete while the client does not read.
 const LARGE_PACKAGE: usize = 16 << 20;
 
 async fn serving(folder: &Path) -> World {
@@ -21,7 +21,7 @@ async fn fetch(client: &Client, world: &World, path: &str) -> (StatusCode, Vec<u
     (response.status(), response.bytes().await.unwrap().to_vec())
 }
 
-/// The present value of the metric of package downloads for a result.
+/// The present value of the metric that counts package downloads with this `result`.
 async fn counted(world: &World, result: &str) -> u64 {
     let response = world.client.get(world.url("/metrics")).bearer_auth(&world.token).send();
     let text = response.await.unwrap().text().await.unwrap();
@@ -95,8 +95,8 @@ async fn the_list_needs_a_token_and_names_the_folder() {
     assert_eq!(stranger.status, 401);
 }
 
-/// A client that does not read gets no more downloads than the limit for one address. The downloads end with its
-/// connections.
+/// A client that does not read can hold as many downloads open as the limit for one address allows. The downloads end
+/// when the client closes its connections.
 #[tokio::test]
 async fn downloads_at_a_time_are_limited() {
     let folder = tempfile::tempdir().unwrap();

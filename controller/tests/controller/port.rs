@@ -1,4 +1,4 @@
-//! The port: TLS parameters, and the limits for clients that have not authenticated.
+//! Tests of the controller's port: TLS parameters, and the limits for clients that have not authenticated.
 
 use crate::fake_agent::FakeAgent;
 use crate::world::{EVENT_TIMEOUT, World, until};
@@ -22,8 +22,8 @@ fn raise_descriptor_limit() {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
 }
 
-/// A client's TLS configuration that trusts the controller's authority, and offers these groups for the key exchange
-/// and this version.
+/// A client's TLS configuration. It trusts the controller's authority, and offers only `groups` for the key exchange
+/// and only the TLS version `version`.
 fn trusting(
     world: &World,
     groups: &[&'static dyn SupportedKxGroup],
@@ -85,7 +85,8 @@ async fn the_key_exchange_is_post_quantum_where_the_client_can() {
         Some(HandshakeKind::Full),
         "without another round trip"
     );
-    // Azure's clients use older TLS libraries, without post-quantum groups or even TLS 1.3.
+    // Azure's clients use older TLS libraries, which have no post-quantum groups, and some of which do not have TLS
+    // 1.3.
     let plain: [&dyn SupportedKxGroup; 1] = [aws_lc_rs::kx_group::X25519];
     for version in [tls13, &rustls::version::TLS12] {
         let mut older = connect(&world, trusting(&world, &plain, version)).await;
@@ -102,7 +103,8 @@ async fn the_key_exchange_is_post_quantum_where_the_client_can() {
     }
 }
 
-/// 3,000 idle connections do not keep an agent or a new client out, and the metrics count them.
+/// While 3,000 idle connections are open, an agent and a new client can connect. The metrics count the idle
+/// connections.
 #[tokio::test]
 async fn idle_connections_keep_nobody_out() {
     raise_descriptor_limit();
@@ -170,7 +172,7 @@ async fn strangers_that_do_nothing_are_closed() {
     assert!(metric(&world, timeouts).await >= 2);
 }
 
-/// Without a client certificate, the control service refuses a request before it reads the body.
+/// If a client has no certificate, the control service refuses its request before the service reads the request's body.
 #[tokio::test]
 async fn agents_show_their_certificate_first() {
     let world = World::start(&[]).await;
@@ -210,7 +212,7 @@ async fn a_renewal_is_small() {
     agent.hello(0, "").await.unwrap().config().await;
 }
 
-/// A token moves the connection that carries it to the stage `bearer`, and no other connection of the client.
+/// A request with a token moves its own connection to the stage `bearer`, and no other connection of the same client.
 #[tokio::test]
 async fn a_token_promotes_its_connection() {
     let world = World::start(&[]).await;

@@ -1,4 +1,4 @@
-//! Malformed input gets an error of the client (4xx), and never ends the process.
+//! The controller answers malformed input with a client error (4xx), and its process never ends because of the input.
 
 use crate::world::{GROUP, World, answer};
 use reqwest::{Method, header::CONTENT_TYPE};
@@ -58,7 +58,7 @@ async fn bodies_that_are_no_good() {
         .collect();
     let many = json!({"location": "r", "properties": {"addressSpace": {"addressPrefixes": many}}});
     assert_eq!(put(many.to_string().into_bytes()).await.status, 400);
-    // The response has all problems at once, and nothing was changed.
+    // The response reports all problems of the request at once, and nothing was changed.
     let two = json!({"location": "r", "properties": {"addressSpace": {"addressPrefixes": ["10.0.0.1/8", "x"]}}});
     let refused = put(two.to_string().into_bytes()).await;
     assert!(
@@ -175,7 +175,7 @@ async fn noise_on_the_port_harms_nobody() {
         (0..=255).cycle().take(70_000).collect(),
     ] {
         let mut stream = TcpStream::connect(("127.0.0.1", world.port)).await.unwrap();
-        // The controller may close the connection before all is written.
+        // The write may fail, because the controller may close the connection before all bytes are written.
         let _ = stream.write_all(&noise).await;
         let _ = stream.shutdown().await;
         let mut rest = Vec::new();

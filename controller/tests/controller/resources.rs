@@ -1,4 +1,5 @@
-//! ARM's dialect: status codes, casing, collections, actions, lists of whole subscriptions, and template deployments.
+//! Tests of ARM's dialect: status codes, upper and lower case, collections, actions, lists of whole subscriptions, and
+//! template deployments.
 
 use crate::fake_agent::FakeAgent;
 use crate::world::{GROUP, SUBSCRIPTION, World, answer};
@@ -47,7 +48,8 @@ async fn codes_and_headers_of_an_items_life() {
         "the same again is no change"
     );
 
-    // Paths may have any casing, a trailing slash and any api-version. Responses have the casing of the creation.
+    // Paths may have any mix of upper and lower case, a trailing slash and any api-version. Responses have the names as
+    // they were written at the creation.
     let odd = format!(
         "/SUBSCRIPTIONS/{SUBSCRIPTION}/resourcegroups/LAB/providers/microsoft.network/VirtualNetworks/hUB/?api-version=2031-01-01-preview"
     );
@@ -362,7 +364,7 @@ async fn a_template_is_deployed_in_order() {
     );
     assert_eq!(properties["outputResources"].as_array().map(Vec::len), Some(2));
     assert!(!done.body.to_string().contains("hidden"));
-    // The resources before a refused one stay, and the deployment has failed.
+    // The resources that were written before the refused one stay, and the deployment has failed.
     let body = deployment(json!([vnet("w", "10.7.0.0/16", &[]), vnet("z", "10.8.0.1/16", &["w"])]));
     let begun = world.arm(Method::PUT, path, Some(body)).await;
     assert_eq!(begun.status, 201, "{begun:?}");

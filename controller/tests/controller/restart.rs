@@ -1,5 +1,5 @@
-//! Durability across `kill -9`, SIGTERM, a lost admin token and a second writer; and states of the data directory that
-//! prevent a start.
+//! Tests that the controller's state survives `kill -9`, SIGTERM, a lost admin token and a second writer, and tests of
+//! data directories with which the controller must not start.
 
 use crate::world::{World, answer};
 use reqwest::Method;
@@ -76,8 +76,8 @@ async fn a_writer_that_is_not_alone_stops() {
     assert!(set(&first, b"4").await.is_err());
 }
 
-/// The store is compacted after enough changes of all processes together, although no process makes enough of them by
-/// itself.
+/// The writer also counts the changes that earlier processes have made. So the store is compacted even if no process
+/// makes enough changes by itself.
 #[tokio::test]
 async fn the_log_is_compacted_across_restarts() {
     let dir = tempfile::tempdir().unwrap();

@@ -24,7 +24,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// The code of ARM's error object; empty if the body is none.
+    /// The code in ARM's error object; empty if the body is no error object.
     pub(crate) fn code(&self) -> &str {
         self.body["error"]["code"].as_str().unwrap_or_default()
     }
@@ -89,10 +89,10 @@ impl World {
         Self::start_in(dir, arguments).await
     }
 
-    /// Starts a controller in a directory, on a port of loopback that was free just before, and waits until it is
-    /// ready.
+    /// Starts a controller with a directory, on a loopback port that was free just before, and waits until the
+    /// controller is ready.
     pub(crate) async fn start_in(dir: tempfile::TempDir, arguments: &[&str]) -> Self {
-        // Fails if another test of this process has installed the provider.
+        // The call fails if another test in this process has already installed the provider.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
         let port = std::net::TcpListener::bind("127.0.0.1:0")
@@ -113,7 +113,7 @@ impl World {
         world
     }
 
-    /// The controller's data directory, which every restart uses again.
+    /// The controller's data directory. A restarted controller uses the same one.
     pub(crate) fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }

@@ -35,8 +35,8 @@ pub(crate) enum Agent {
 }
 
 impl Agent {
-    /// Prints agents or a configuration, or revokes or deletes an agent after a question. A no to the question is no
-    /// error.
+    /// Prints agents or the configuration of an agent. Or asks whether to revoke or delete an agent, and does so if the
+    /// answer is yes. The answer no is no error.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         match self {
             Self::List => {
@@ -98,8 +98,8 @@ pub(crate) fn binding(binding: &Binding) -> String {
     }
 }
 
-/// Returns the state of an agent in one word: `revoked`, `away` (its control stream is down), `rejects` (its
-/// configuration), `ok` (its desired configuration is in force) or `behind`.
+/// Returns the state of an agent in one word: `revoked`; `away`: its control stream is down; `rejects`: it has rejected
+/// its configuration; `ok`: its desired configuration is in force; `behind`: it runs another configuration or none.
 pub(crate) fn condition(agent: &AgentView) -> &'static str {
     if agent.revoked {
         "revoked"
@@ -114,7 +114,8 @@ pub(crate) fn condition(agent: &AgentView) -> &'static str {
     }
 }
 
-/// Prints a table of agents with their binding, state, revision and endpoint, also in JSON format.
+/// Prints a table of agents with their binding, state, revision and endpoint. Prints a table even if the output format
+/// is JSON.
 pub(crate) fn table(c: &Context, agents: &[AgentView]) {
     let rows = agents
         .iter()

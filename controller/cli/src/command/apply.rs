@@ -1,4 +1,4 @@
-//! `tombolo apply` and `tombolo diff`: manifests against the controller's resources.
+//! `tombolo apply` and `tombolo diff`: compare manifests with the controller's resources, and change the resources.
 
 use crate::context::Context;
 use anyhow::{Context as _, Result};
@@ -39,8 +39,8 @@ pub(crate) struct Diff {
 }
 
 impl Apply {
-    /// Plans, prints the difference, asks, and carries out the plan. A no to the question is no error. After an error
-    /// in the middle, the changes before it stay. Then waits if `--wait` is set.
+    /// Compares, prints the difference, asks the user, and carries out the plan if the answer is yes. The answer no is
+    /// no error. If a step fails, the changes of the steps before it stay. At the end, waits if `--wait` is set.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         let plan = self.files.plan(c).await?;
         if !c.out.is_json() {
@@ -75,7 +75,7 @@ impl Apply {
 }
 
 impl Diff {
-    /// Plans and prints the difference; changes nothing. With `--exit-code`, a difference is exit code 1.
+    /// Prints the difference, and changes nothing. With `--exit-code`, the exit code is 1 if there is a difference.
     pub(crate) async fn run(&self, c: &Context) -> Result<ExitCode> {
         let plan = self.files.plan(c).await?;
         if c.out.is_json() {
@@ -112,8 +112,8 @@ impl Files {
                 }
             }
         }
-        // Documents without a group use the default one. If every document has a group, the user need not set one, and
-        // this name is unused.
+        // Documents without a group use the default group. If every document has a group, the user need not set a
+        // default, and the name `none` is not used.
         let needs_default = manifest.documents().iter().any(|(_, d)| d.resource_group.is_none());
         let default = if needs_default {
             c.group()?
@@ -156,7 +156,7 @@ fn show(c: &Context, plan: &Plan) {
     }
 }
 
-/// Formats a step: a headline, then the changed lines with their context.
+/// Formats a step: a headline, then the changed lines with a few unchanged lines around them.
 fn render(step: &Step, colour: bool) -> String {
     let paint = |text: &str, action: Action| match (colour, action) {
         (true, Action::Create) => text.green().to_string(),
@@ -181,7 +181,8 @@ fn render(step: &Step, colour: bool) -> String {
     }
     let (before, after) = (yaml(&step.before, &step.group), yaml(&step.after, &step.group));
     let diff = TextDiff::from_lines(&before, &after);
-    // A new resource is shown whole. `similar` doubles the number of context lines, so usize::MAX would overflow.
+    // All lines of a new resource are shown. The number is not `usize::MAX`, because the crate `similar` doubles it,
+    // which would overflow.
     let context_lines = if step.action == Action::Create {
         usize::MAX / 4
     } else {
@@ -202,7 +203,8 @@ fn render(step: &Step, colour: bool) -> String {
     out
 }
 
-/// Formats a body as YAML, with ids of the step's group shortened to the part after the group.
+/// Formats a body as YAML. In ids of resources in the step's group, only the part after the provider
+/// `Microsoft.Network` is shown.
 fn yaml(value: &Value, group: &Group) -> String {
     if value.is_null() {
         return String::new();

@@ -19,8 +19,8 @@ pub(crate) struct Backup {
 }
 
 impl Backup {
-    /// Downloads the backup, and writes it to the file with mode 0600, synced to the disk. Without `--force`, an
-    /// existing file is an error and stays as it is.
+    /// Downloads the backup, writes it to the file with mode 0600, and returns when the file is on the disk. If the
+    /// file exists and `--force` is not set, returns an error and does not change the file.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         let failed = || format!("cannot write {}", self.file.display());
         let bytes = c.progress("saving", c.client.backup()).await?;

@@ -120,7 +120,7 @@ pub(crate) enum Peering {
 }
 
 impl Size {
-    /// Sets in the body the properties whose options are given; the others stay.
+    /// Sets the properties in the body whose options are given. The other properties stay.
     fn apply_to(&self, body: &mut Value) {
         let provider = "serviceProviderProperties";
         if let Some(location) = &self.peering_location {
@@ -177,8 +177,8 @@ const NEIGHBOURS: &[Column] = &[
 ];
 
 impl Circuit {
-    /// Creates, changes or deletes a circuit or its private peering, or prints circuits or routes of a circuit's edge.
-    /// An update without an option is a [`UsageError`].
+    /// Creates, changes or deletes a circuit or its private peering, or prints circuits or the routes of a circuit's
+    /// edge. An update without an option is a [`UsageError`].
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         match self {
             Self::Create { name, size, location } => {

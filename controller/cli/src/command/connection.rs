@@ -181,7 +181,8 @@ pub(crate) struct SharedKeyArgs {
 }
 
 impl SharedKeyArgs {
-    /// Returns the key of the option, or of the file without its final newline; `None` if neither option is given.
+    /// Returns the key that `--shared-key` gives, or the content of the key file without its final newline. `None` if
+    /// neither option is given.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -318,7 +319,7 @@ const COLUMNS: &[Column] = &[
     ("Reason", |v| Cell::new(reason(v))),
 ];
 
-/// Prints connections as a table, with their status and the reason of a failure, or as JSON.
+/// Prints connections as JSON, or as a table with their status and the reasons of failures.
 pub(crate) fn list(c: &Context, connections: &[Value]) -> Result<()> {
     c.out.list(
         connections,

@@ -1,4 +1,5 @@
-//! `tombolo explain`: the path of a packet and its reply. Prints the verdict, the hops, and a remedy for a drop.
+//! `tombolo explain`: the paths of a packet and of its reply. Prints the verdict, the hops, and what to do if the
+//! packet is dropped.
 
 use crate::context::Context;
 use crate::output::{Output, at, items, name_at, text};
@@ -35,8 +36,8 @@ pub(crate) enum Protocol {
 }
 
 impl Explain {
-    /// Asks the controller and prints its answer. Returns exit code 1 if the packet or its reply does not arrive, for
-    /// scripts.
+    /// Asks the controller, and prints the answer. For scripts, the exit code is 1 if the packet or its reply does not
+    /// arrive.
     pub(crate) async fn run(&self, c: &Context) -> Result<ExitCode> {
         let protocol = match self.protocol {
             Protocol::Icmp => fabric::Protocol::Icmp,
@@ -113,7 +114,7 @@ fn show(out: Output, from: &str, to: &str, answer: &Value) {
             at(stop, "/reason")
         ));
         out.title("\nWhat to do");
-        // A controller of an earlier version has `text` instead of `remedy`.
+        // The answer of a controller of an earlier version has the field `text` instead of `remedy`.
         let remedy = at(stop, "/remedy");
         out.line(&if remedy.is_empty() {
             at(stop, "/text")

@@ -135,7 +135,8 @@ pub(crate) enum Type {
 }
 
 impl Type {
-    /// Returns Azure's name of the type, and the SKU of a gateway for which the user names none.
+    /// Returns Azure's name of the gateway type, and the SKU that a gateway of this type gets if the user does not name
+    /// one.
     const fn words(self) -> (&'static str, &'static str) {
         match self {
             Self::Vpn => ("Vpn", "VpnGw1"),
@@ -167,12 +168,12 @@ pub(crate) const COLUMNS: &[Column] = &[
     ("SKU", |v| Cell::new(at(v, "/properties/sku/name"))),
 ];
 
-/// The JSON pointer to a gateway's `ipConfigurations`, one for each instance.
+/// The JSON pointer to the `ipConfigurations` of a gateway, which has one for each instance.
 pub(crate) const CONFIGURATIONS: &str = "/properties/ipConfigurations";
 
 impl Gateway {
-    /// Creates, changes or deletes a gateway, or prints gateways, or routes and BGP sessions of a gateway. An update
-    /// without an option is a [`UsageError`].
+    /// Creates, changes or deletes a gateway, or prints gateways, or the routes and BGP sessions of a gateway. An
+    /// update without an option is a [`UsageError`].
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         match self {
             Self::Create(create) => create.run(c).await,
@@ -255,7 +256,7 @@ fn path(c: &Context, name: &str) -> Result<String> {
     c.item(Kind::VirtualNetworkGateway, name)
 }
 
-/// Sets in the body the BGP properties that are given; the others stay.
+/// Sets the BGP properties in the body that are given. The other properties stay.
 fn set_bgp(gateway: &mut Value, asn: Option<u32>, address: Option<IpAddr>) {
     let properties = &mut gateway["properties"];
     if let Some(asn) = asn {

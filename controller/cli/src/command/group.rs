@@ -44,8 +44,8 @@ const COLUMNS: &[Column] = &[
 ];
 
 impl Group {
-    /// Creates or prints resource groups, or deletes one with all its resources after a question. A no to the question
-    /// is no error.
+    /// Creates or prints resource groups. Or asks whether to delete a group with all its resources, and does so if the
+    /// answer is yes. The answer no is no error.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         let path = |name: &str| Path::new(&c.config.subscription, name).path();
         match self {

@@ -17,8 +17,8 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Prints the links of one agent or of all agents, from the agents' last status reports. An agent that has not
-    /// reported adds none.
+    /// Prints the links of one agent or of all agents, from the agents' last status reports. Links of an agent that has
+    /// not reported are missing.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         let agents = match &self.agent {
             Some(agent) => vec![c.client.agent(agent.as_str()).await?],
@@ -85,7 +85,7 @@ impl Link {
     }
 }
 
-/// Returns a link's state as a cell in words, coloured as [`state`] does.
+/// Returns a table cell with a link's state in words. [`state`] chooses the colour.
 pub(crate) fn state_cell(link: LinkState) -> Cell {
     state(match link {
         LinkState::Idle => "idle",

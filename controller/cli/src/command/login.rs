@@ -12,8 +12,8 @@ use serde_json::json;
 pub(crate) struct Login {}
 
 impl Login {
-    /// Tests the controller and the token by requests, and then replaces the configuration file. After an error the
-    /// file is unchanged.
+    /// Sends requests to test the controller and the token, and then replaces the configuration file. If a test fails,
+    /// the file stays unchanged.
     pub(crate) async fn run(&self, global: &Global) -> Result<()> {
         let config = Config::load(global)?;
         let client = config.client()?;

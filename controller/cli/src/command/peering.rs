@@ -1,4 +1,4 @@
-//! Peerings. Each VNet has its own half; packets pass if both halves are Connected.
+//! Peerings. Each of the two VNets has a half of the peering. Packets pass only if both halves are Connected.
 
 use crate::context::Context;
 use crate::failure::NotFound;
@@ -82,7 +82,7 @@ pub(crate) struct Flags {
 }
 
 impl Flags {
-    /// Sets in the half's properties those whose flags are given; the others stay.
+    /// Sets those of the half's properties whose options are given. The other properties stay.
     fn apply_to(&self, properties: &mut Value) {
         let flags = [
             ("allowVirtualNetworkAccess", self.allow_vnet_access),
@@ -120,8 +120,8 @@ pub(crate) const COLUMNS: &[Column] = &[
 ];
 
 impl Peering {
-    /// Creates, changes, syncs or deletes one half of a peering, or prints halves; prints as [`Context::report_write`]
-    /// does. Reads a half before it changes it. The other half is never created.
+    /// Creates, changes, syncs or deletes one half of a peering, or prints halves. [`Context::report_write`] prints the
+    /// result of a write. To change a half, reads it and writes it back. Never creates the other half.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         match self {
             Self::Create { name, remote, flags } => {
@@ -191,7 +191,8 @@ impl Peering {
     }
 }
 
-/// Deletes a half; with `both`, the remote VNet's half too. Without `both`, a half that does not exist is no error.
+/// Deletes a half and, with `both`, the remote VNet's half too. If the half does not exist, that is an error only with
+/// `both`.
 async fn delete(c: &Context, name: &Child, both: bool) -> Result<()> {
     let path = path(c, name)?;
     let other = if both { counterpart(c, &path).await? } else { None };
@@ -205,11 +206,11 @@ async fn delete(c: &Context, name: &Child, both: bool) -> Result<()> {
         .await
 }
 
-/// Returns the id of the remote VNet's half of the peering whose half is at `path`; `None` if it does not exist. Reads
-/// both VNets' halves from the controller.
+/// Returns the id of the remote VNet's half of the peering whose half is at `path`; `None` if the remote VNet has no
+/// such half. Reads the halves of both VNets from the controller.
 ///
 /// # Errors
-/// [`NotFound`]: this half does not exist, so its remote VNet is unknown.
+/// [`NotFound`]: the half at `path` does not exist, so its remote VNet is unknown.
 async fn counterpart(c: &Context, path: &str) -> Result<Option<String>> {
     let Some(half) = c.client.arm_find(path).await? else {
         return Err(NotFound(format!("there is no peering {path}, so its other half is not known")).into());
@@ -224,7 +225,7 @@ async fn counterpart(c: &Context, path: &str) -> Result<Option<String>> {
         .map(|p| at(p, "/id")))
 }
 
-/// Returns a sentence for the user with the peering's state and its reason.
+/// Returns a message for the user: what was done, the peering's state, and the reason for the state.
 fn message(verb: &str, name: &Child, answer: &Value) -> String {
     let state = at(answer, "/properties/peeringState");
     let more = match state.as_str() {

@@ -1,4 +1,5 @@
-//! Kinds that have no properties except region and tags. Their commands are generated from [`Kind`].
+//! Commands for the kinds of resources that have no properties except region and tags. They are generated from
+//! [`Kind`].
 
 use crate::context::Context;
 use crate::options::name;
@@ -141,7 +142,7 @@ fn object(tags: &[(String, String)]) -> Value {
 }
 
 impl Plain {
-    /// Creates, changes, deletes or prints resources of the kind. An update replaces all tags.
+    /// Creates, changes, deletes or prints resources of one kind. An update replaces all tags of a resource.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         let kind = self.kind;
         match &self.verb {

@@ -45,7 +45,8 @@ pub(crate) struct Trace {
 }
 
 impl Ping {
-    /// Lets the agent ping, waits for its report and prints it. Returns exit code 1 if no reply arrived.
+    /// Lets the source's agent ping the destination, waits for the agent's report, and prints it. The exit code is 1 if
+    /// no reply arrived.
     pub(crate) async fn run(&self, c: &Context) -> Result<ExitCode> {
         let probe = Probe {
             from: self.from.clone(),
@@ -81,7 +82,8 @@ impl Ping {
 }
 
 impl Trace {
-    /// Lets the agent trace, waits for its report and prints it. Returns exit code 1 if the destination did not answer.
+    /// Lets the source's agent trace the path to the destination, waits for the agent's report, and prints it. The exit
+    /// code is 1 if the destination did not answer.
     pub(crate) async fn run(&self, c: &Context) -> Result<ExitCode> {
         let probe = Probe {
             from: self.from.clone(),

@@ -247,8 +247,8 @@ impl Route {
                     }
                     if let Some(kind) = next_hop_type {
                         properties["nextHopType"] = json!(kind.to_possible_value().as_ref().map(|v| v.get_name()));
-                        // The address belongs to the old type of next hop. A new appliance needs --next-hop-ip-address
-                        // too.
+                        // The present address belongs to the old type of next hop, so it is removed. If the new type is
+                        // VirtualAppliance, the user must give --next-hop-ip-address too.
                         properties["nextHopIpAddress"] = Value::Null;
                     }
                     if let Some(address) = next_hop_ip_address {

@@ -49,7 +49,8 @@ impl Routes {
         Ok(())
     }
 
-    /// Returns the ids of the network interfaces that the name or id stands for: one interface, or all of a machine.
+    /// Returns the ids of the network interfaces that the name or id stands for: one interface, or all interfaces of a
+    /// machine.
     ///
     /// # Errors
     /// [`NotFound`]: nothing has this name. [`UsageError`]: several network interfaces have it.

@@ -42,9 +42,9 @@ fn assignment(text: &str) -> Result<(String, Value), String> {
 }
 
 impl Settings {
-    /// Prints all settings, after a change of those that are given. Names are compared without case, `-` and `_`; an
-    /// unknown one is a [`UsageError`], and then nothing changes. Other settings keep their values, except those that
-    /// depend on a new era.
+    /// Changes the given settings, if there are any, and then prints all settings. Names are compared without regard to
+    /// case, `-` and `_`. An unknown name is a [`UsageError`], and nothing changes then. Settings that are not given
+    /// keep their values, except that a new era resets those that depend on the era.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         let mut settings = c.client.settings().await?;
         if let Self::Set { values } = self {
@@ -54,8 +54,9 @@ impl Settings {
                 .flatten()
                 .map(|(k, _)| k.clone())
                 .collect();
-            // The settings that depend on the era must not keep the old era's values. The controller gives omitted ones
-            // the defaults of the new era; values of the same command line are added below.
+            // Settings that depend on the era must not keep the values of the old era. They are removed from the
+            // request, so that the controller sets them to the defaults of the new era. Values from the same command
+            // line are added below.
             if values.iter().any(|(name, _)| same(name, ERA))
                 && let Some(object) = settings.as_object_mut()
             {
@@ -91,7 +92,7 @@ impl Settings {
     }
 }
 
-/// Whether two names differ at most in case, `-` and `_`, as `global-gateway-transit` and `globalGatewayTransit` do.
+/// Whether two names are equal apart from case, `-` and `_`, as `global-gateway-transit` and `globalGatewayTransit` do.
 fn same(a: &str, b: &str) -> bool {
     let plain = |s: &str| s.replace(['-', '_'], "").to_ascii_lowercase();
     plain(a) == plain(b)

@@ -7,8 +7,8 @@ use anyhow::Result;
 use serde_json::json;
 use tombolo_proto::arm::Kind;
 
-/// Reads the controller's state and prints it. Resources are those of the whole subscription, whatever the resource
-/// group is. The exit code does not depend on what is found.
+/// Reads the controller's state and prints it. Shows the resources of the whole subscription, even if a resource group
+/// is set. The exit code is 0 even if agents or connections are down.
 pub(crate) async fn run(c: &Context) -> Result<()> {
     let (health, revisions) = tokio::try_join!(c.client.health(), c.client.revisions())?;
     let agents = c.client.agents().await?;

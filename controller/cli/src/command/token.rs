@@ -102,7 +102,8 @@ impl From<LinkArg> for CircuitLink {
 }
 
 impl Token {
-    /// Creates, lists or deletes join tokens. A new token is printed or saved once, with the commands to join with it.
+    /// Creates, lists or deletes join tokens. A new token is printed or saved, and cannot be shown again. The commands
+    /// with which a machine joins are printed too.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         match self {
             Self::Create(create) => create.run(c).await,
@@ -140,14 +141,16 @@ impl Create {
             None => AgentId::new(own_name.to_ascii_lowercase().replace('_', "-"))
                 .with_context(|| format!("'{own_name}' cannot be an agent's name: set one with --agent NAME"))?,
         };
-        // Everything that may fail comes before the token is created, so that a failure leaves no unused token.
+        // Everything else that may fail is done before the token is created, so that no unused token remains after a
+        // failure.
         let package = self.package(c).await?;
         let file = self.save.as_deref().map(new_private).transpose()?;
         let token = match c.client.create_token(&agent, &binding, self.ttl).await {
             Ok(token) => token,
             Err(refused) => {
                 if let Some(path) = &self.save {
-                    // The refusal is the error to report, not that the empty file could not be removed.
+                    // If the empty file cannot be removed, that error is ignored, because the controller's refusal is
+                    // the error to report.
                     let _ = std::fs::remove_file(path);
                 }
                 return Err(refused.into());
@@ -166,8 +169,8 @@ impl Create {
         c.wait_if_requested().await
     }
 
-    /// Prints the token or the user-data, or the path of the file that has them, and the commands with which the
-    /// machine joins.
+    /// Prints the token or the user-data, or the path of the file that contains it. Also prints the commands with which
+    /// the machine joins; with `--cloud-init`, only in JSON format.
     fn print(&self, c: &Context, token: &NewToken, secret: &str) -> Result<()> {
         let agent = &token.agent;
         let join = Join::new(agent, c.client.base(), self.save.as_deref());
@@ -215,8 +218,8 @@ impl Create {
         Ok(())
     }
 
-    /// Returns the package that the user-data installs. `None` if the machine's image contains it, or without
-    /// `--cloud-init`.
+    /// Returns the package that the user-data installs. `None` with `--no-package`, because the machine's image
+    /// contains the package then, and `None` without `--cloud-init`.
     async fn package(&self, c: &Context) -> Result<Option<cloud_init::Package>> {
         if let (Some(url), Some(sha256)) = (&self.package_url, &self.package_sha256) {
             let (url, sha256) = (url.clone(), sha256.clone());
@@ -234,7 +237,7 @@ impl Create {
         }))
     }
 
-    /// Returns the agent's binding, and a name for the agent that is used unless `--agent` gives one.
+    /// Returns the name that the agent gets if `--agent` is not given, and the agent's binding.
     async fn binding(&self, c: &Context) -> Result<(String, Binding)> {
         let group = c.group()?;
         if let (Some(circuit), Some(link)) = (&self.circuit, self.link) {
@@ -278,7 +281,7 @@ impl Create {
         Ok((name, binding))
     }
 
-    /// Returns the name of the gateway's instance: the given one, or the only one.
+    /// Returns the name of the gateway's instance that the user has named, or of the only instance.
     ///
     /// # Errors
     /// [`UsageError`]: the gateway has several instances, or none, and no name is given.
@@ -298,7 +301,7 @@ impl Create {
     }
 }
 
-/// The commands that start an agent with a token, for the operator of the machine.
+/// The commands with which the operator of a machine joins an agent and starts it.
 struct Join {
     join: String,
     enable: String,
@@ -327,7 +330,8 @@ impl Join {
     }
 }
 
-/// Creates a file of mode 0600. An existing file is an error, because it may contain a token that is still valid.
+/// Creates a file with mode 0600. If the file exists, that is an error, because it may contain a token that is still
+/// valid.
 fn new_private(path: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o600);

@@ -141,8 +141,8 @@ impl Vnet {
     }
 }
 
-/// Changes the address space in the VNet's body: replaces it by `prefixes` if there are any, then removes `remove` and
-/// appends `add`.
+/// Changes the address space in the VNet's body: replaces all prefixes by `prefixes` if that is not empty, then removes
+/// the prefixes in `remove` and appends those in `add`.
 fn change_space(vnet: &mut Value, prefixes: &[IpNet], add: &[IpNet], remove: &[IpNet]) {
     let mut space: Vec<String> = if prefixes.is_empty() {
         items(vnet, SPACE).map(|p| text(Some(p))).collect()
@@ -157,8 +157,8 @@ fn change_space(vnet: &mut Value, prefixes: &[IpNet], add: &[IpNet], remove: &[I
         .collect();
     space.extend(new);
     vnet["properties"]["addressSpace"]["addressPrefixes"] = json!(space);
-    // A PUT without peerings keeps them. Sent back, they would be written too, and could undo a change of another
-    // client.
+    // A PUT without peerings keeps the VNet's peerings. If the body contained them as they were read, the PUT could
+    // undo what another client has changed since.
     if let Some(properties) = vnet["properties"].as_object_mut() {
         properties.remove("virtualNetworkPeerings");
     }

@@ -13,8 +13,8 @@ pub(crate) struct Wait {
 }
 
 impl Wait {
-    /// Waits until the revision is in force on every connected agent, `--timeout` at most (see [`Context::wait`]).
-    /// Without a revision, waits for the newest one at the start of the command.
+    /// Waits until the revision is in force on every connected agent, `--timeout` at most (see [`Context::wait`]). If
+    /// no revision is given, waits for the revision that is the newest when the command starts.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         let revision = match self.revision {
             Some(revision) => Revision(revision),

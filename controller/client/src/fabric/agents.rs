@@ -9,10 +9,10 @@ use tombolo_proto::fabric::{AgentView, ListResponse, Revisions, Waited};
 use tombolo_proto::id::Revision;
 use tombolo_proto::installed::InstalledTables;
 
-/// Longest that one request waits at the controller. A longer wait is several requests, so that a broken connection is
-/// detected.
+/// Longest time that the controller holds back the response to one request. A longer wait is split into several
+/// requests, so that a broken connection is detected.
 const MAX_WAIT_PER_REQUEST: Duration = Duration::from_secs(20);
-/// Time beyond the wait that a request has for the network and the controller.
+/// Time that a request may take in addition to the wait, for the network and the controller.
 const WAIT_MARGIN: Duration = Duration::from_secs(15);
 
 impl Client {
@@ -34,7 +34,8 @@ impl Client {
         self.typed(response).await
     }
 
-    /// Revokes an agent: the controller and all other agents refuse it at once. Its binding stays in use.
+    /// Revokes an agent: the controller and all other agents refuse it at once. No other agent can have its name or
+    /// binding until it is deleted.
     ///
     /// # Errors
     /// Any [`Error`]: the controller cannot be reached, or refuses the request.
@@ -43,7 +44,7 @@ impl Client {
         self.fabric(Method::POST, &path, Body::None).await.map(drop)
     }
 
-    /// Deletes an agent and releases its binding.
+    /// Deletes an agent. Another agent can then have its name and be bound to the same object.
     ///
     /// # Errors
     /// Any [`Error`]: the controller cannot be reached, or refuses the request.
@@ -53,7 +54,7 @@ impl Client {
             .map(drop)
     }
 
-    /// Returns the configuration that the controller has compiled for an agent, with preshared keys blanked.
+    /// Returns the configuration that the controller has compiled for an agent, without preshared keys.
     ///
     /// # Errors
     /// Any [`Error`]: the controller cannot be reached, or refuses the request.
@@ -64,8 +65,8 @@ impl Client {
         self.typed(response).await
     }
 
-    /// Returns the tables that an agent should have installed. They include the learned routes that agents have
-    /// reported.
+    /// Returns the tables that an agent should have, computed by the controller. They include the learned routes that
+    /// agents have reported.
     ///
     /// # Errors
     /// Any [`Error`]: the controller cannot be reached, or refuses the request.
@@ -85,8 +86,8 @@ impl Client {
         self.typed(response).await
     }
 
-    /// Waits until every connected agent has applied `revision` (D2), at most for `timeout`. The answer lists the
-    /// agents that have not.
+    /// Waits until `revision` is in force on every connected agent (D2), at most for `timeout`. The answer lists the
+    /// connected agents on which it is not in force.
     ///
     /// # Errors
     /// Any [`Error`]: the controller cannot be reached, or refuses the request.
@@ -95,7 +96,7 @@ impl Client {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let left = left.min(MAX_WAIT_PER_REQUEST);
-            // Rounded up, because a timeout below one second would otherwise not wait at all.
+            // The number is rounded up, because a timeout of less than one second would otherwise become 0.
             let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
             let path = format!("/fabric/v1/revisions/{revision}/wait");
             let query = [("timeoutSeconds", &*seconds.to_string())];

@@ -6,8 +6,8 @@ use reqwest::Method;
 use serde_json::Value;
 use std::time::Duration;
 
-/// Longest time that a backup may take: the whole store crosses the network, so the time of other requests is too
-/// short.
+/// Longest time that a backup may take. It is longer than for other requests, because the controller sends its whole
+/// store.
 const BACKUP_TIMEOUT: Duration = Duration::from_secs(600);
 
 impl Client {
@@ -20,8 +20,8 @@ impl Client {
         self.json(response).await
     }
 
-    /// Returns the certificate of the controller's CA in PEM. Needs no token. It is as trustworthy as the connection:
-    /// compare it with the pin of a join token.
+    /// Returns the certificate of the controller's CA in PEM. Needs no token. If the client trusts the system's
+    /// authorities, the certificate is only as trustworthy as these: compare its SHA-256 with the PIN of a join token.
     ///
     /// # Errors
     /// Any [`Error`]: the controller cannot be reached, or refuses the request.
@@ -54,8 +54,8 @@ impl Client {
         self.json(response).await
     }
 
-    /// Replaces all settings and returns the new ones, with the defaults of those that `settings` omits. To change one
-    /// setting, start from [`Self::settings`].
+    /// Replaces all settings, and returns them. A setting that `settings` omits gets its default. To change one
+    /// setting, change it in the value that [`Self::settings`] returns.
     ///
     /// # Errors
     /// Any [`Error`]. An unknown name, or a value that is out of range, is an [`Error::Api`] with status 400; then no

@@ -8,8 +8,8 @@ use tombolo_proto::fabric::{DeviceConfig, DeviceRequest};
 use tombolo_proto::id::ResourceId;
 
 impl Client {
-    /// Returns the configuration for the device at the remote end of a connection of type `IPsec`, from the present
-    /// state. It contains a secret.
+    /// Returns the configuration for the site's device at the remote end of a connection of type `IPsec`, computed from
+    /// the present state. It contains the preshared key.
     ///
     /// # Errors
     /// Any [`Error`]. The connection does not exist, has another type, or has no shared key yet: [`Error::Api`].

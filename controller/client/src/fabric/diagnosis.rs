@@ -8,16 +8,19 @@ use std::time::Duration;
 use tombolo_proto::fabric::{ExplainRequest, Probe, ProbeAnswer};
 use tombolo_proto::probe::ProbeKind;
 
-/// Time beyond the probe's own that a request has for the network, the controller and the agent.
+/// Time that a request may take in addition to the time of the probe itself, for the network, the controller and the
+/// agent.
 const PROBE_MARGIN: Duration = Duration::from_secs(20);
-/// Upper bounds of the controller's defaults for fields that [`Probe`] omits. They only bound the wait for the answer.
+/// Values for fields that [`Probe`] omits: each is at least the controller's default. They serve only to compute how
+/// long the client waits for the answer.
 const DEFAULT_COUNT: u32 = 5;
 const DEFAULT_INTERVAL_MS: u32 = 1000;
 const DEFAULT_TIMEOUT_MS: u32 = 1000;
 const DEFAULT_MAX_TTL: u8 = 30;
 
 impl Client {
-    /// Returns the decisions that the agents make for a packet and for its reply, hop by hop. No packet is sent.
+    /// Returns the decisions that the agents would make about a packet and about its reply, hop by hop. No packet is
+    /// sent.
     ///
     /// # Errors
     /// Errors of the controller: an unknown source or destination.
@@ -28,7 +31,8 @@ impl Client {
         self.json(response).await
     }
 
-    /// Pings or traces with real packets, which the agent of the source sends. Returns after the last probe.
+    /// Pings or traces: the agent of the source sends real packets. Returns when the agent has reported the result of
+    /// all of them.
     ///
     /// # Errors
     /// Errors of the controller: an unknown source or destination, or an agent that is not connected.

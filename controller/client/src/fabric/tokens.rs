@@ -61,7 +61,7 @@ impl Client {
         self.typed(response).await
     }
 
-    /// Creates a token for the REST interface. The answer is the only one that contains its text.
+    /// Creates a token for the REST interface. Only this answer contains the token's text.
     ///
     /// # Errors
     /// Any [`Error`]: the controller cannot be reached, or refuses the request.

@@ -18,7 +18,7 @@ pub enum ApplyError {
     /// The controller's state could not be read, so nothing was changed.
     #[error(transparent)]
     Read(#[from] Error),
-    /// A step failed. The steps before it are done; another run with the same manifest continues with this step.
+    /// A step failed. The steps before it are done. If the same manifest is applied again, it continues with this step.
     #[error("{kind} {name}: {source}")]
     Step {
         /// Kind of the resource.
@@ -37,7 +37,7 @@ pub enum ApplyError {
 pub struct ApplyResult {
     /// Number of resources that were created, updated or deleted.
     pub changed: usize,
-    /// Largest revision that the client has seen in responses to writes; 0 if it has written nothing.
+    /// Largest revision in the responses to all writes of the client so far; 0 if it has written nothing.
     pub revision: Revision,
 }
 
@@ -54,8 +54,9 @@ impl Plan {
         Ok(Self::make(&desired, &server, prune)?)
     }
 
-    /// Carries out the steps that change something, in order and one at a time, and waits for each. Calls `progress`
-    /// before each of them. The controller's state is not compared again: the plan should be fresh.
+    /// Carries out the steps that change something, in order, and waits for each before the next. Calls `progress`
+    /// before each of these steps. Does not compare the controller's state again, so changes that were made after
+    /// [`Self::read`] may be overwritten.
     ///
     /// # Errors
     /// [`ApplyError::Step`] for the first step that fails. The steps after that one are not attempted, and those before

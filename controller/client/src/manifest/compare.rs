@@ -1,12 +1,13 @@
-//! Compares a desired body with the controller's. Only properties that the manifest sets are compared.
+//! Compares the body of a resource in the manifest (the desired body) with its body at the controller. Compares only
+//! properties that the desired body has.
 
 use serde_json::{Map, Value};
 
-/// Whether the server's body has every property of the desired one already. A desired null means that the property is
-/// absent.
+/// Whether the server's body has all properties of the desired body, with equal values. A null in the desired body
+/// means that the property must be absent.
 ///
-/// Items of lists are matched by name, or by value if they have no name, so the order of a list does not matter, except
-/// that of tunnel addresses. Ids and names compare case-insensitively.
+/// Items of lists are matched by name, or by value if they have no name. So the order of a list does not matter, except
+/// for tunnel addresses. Ids and names are compared case-insensitively.
 pub(super) fn holds(server: &Value, desired: &Value) -> bool {
     match (server, desired) {
         (Value::Null, Value::Object(d)) => d.values().all(|v| holds(&Value::Null, v)),
@@ -14,7 +15,8 @@ pub(super) fn holds(server: &Value, desired: &Value) -> bool {
             d.iter().all(|(key, v)| match (s.get(key), v) {
                 // ARM keeps the casing with which a resource was created.
                 (Some(Value::String(s)), Value::String(d)) if key == "name" => s.eq_ignore_ascii_case(d),
-                // The first address belongs to the primary link, so the order matters.
+                // The first address belongs to the circuit's primary line and the second to the secondary line, so the
+                // order matters.
                 (s, v) if key == "tunnelAddresses" => s == Some(v),
                 (s, v) => holds(s.unwrap_or(&Value::Null), v),
             })
@@ -28,8 +30,8 @@ pub(super) fn holds(server: &Value, desired: &Value) -> bool {
     }
 }
 
-/// Returns the server's body with the desired properties in place of its own. Properties that the manifest does not set
-/// keep their value in the PUT.
+/// Returns the body of the PUT: the server's body, in which the properties of the desired body replace those of the
+/// same name. Other properties keep their values.
 pub(super) fn merge(server: &Value, desired: &Value) -> Value {
     match (server, desired) {
         (Value::Object(s), Value::Object(d)) => {
@@ -53,8 +55,8 @@ pub(super) fn merge(server: &Value, desired: &Value) -> Value {
     }
 }
 
-/// Returns the part of the server's body that corresponds to the desired one, for display. A named item of a list that
-/// the desired body lacks appears as its name alone.
+/// Returns, for display, those properties of the server's body that the desired body has too. If an item of a list has
+/// a name and the desired body has no such item, only the item's name is shown.
 pub(super) fn project(server: &Value, desired: &Value) -> Value {
     match (server, desired) {
         (Value::Object(s), Value::Object(d)) => {
@@ -88,8 +90,8 @@ pub(super) fn tidy(value: &Value) -> Value {
     }
 }
 
-/// Returns the item of `list` with the name of `item`, or, if `item` has no name, the first one with its value. `None`:
-/// there is no such item.
+/// Returns the item of `list` with the name of `item`, or, if `item` has no name, the first one that is equal to
+/// `item`. `None`: there is no such item.
 pub(super) fn counterpart<'a>(list: &'a [Value], item: &Value) -> Option<&'a Value> {
     match name(item) {
         Some(own) => list

@@ -7,7 +7,7 @@ use crate::path::Group;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
-/// Documents, each with its origin: the name of the file for error messages.
+/// Documents, each with its origin: the name of its file, for error messages.
 #[derive(Debug, Clone, Default)]
 pub struct Manifest {
     documents: Vec<(String, Document)>,
@@ -33,7 +33,7 @@ impl Manifest {
     /// References between documents are checked later, by [`Self::expand`] and [`Plan::make`](super::Plan::make).
     ///
     /// # Errors
-    /// [`ManifestError::Parse`]; the documents before the wrong one have been added.
+    /// [`ManifestError::Parse`]: a document is not valid. The documents before it in `text` have been added.
     pub fn parse(&mut self, origin: &str, text: &str) -> Result<(), ManifestError> {
         for document in serde_norway::Deserializer::from_str(text) {
             let document = Option::<Document>::deserialize(document).map_err(|e| ManifestError::Parse {
@@ -59,8 +59,8 @@ impl Manifest {
     }
 
     /// Returns the ARM bodies of all resources, in an order in which an empty controller accepts them. `default`
-    /// provides the subscription, and the resource group of documents that name none. A resource group is a resource
-    /// too, once for each group.
+    /// provides the subscription, and the resource group of documents that name none. Each resource group is one of the
+    /// resources.
     ///
     /// # Errors
     /// [`ManifestError::Invalid`] with all problems: duplicate resources, missing properties, or properties that

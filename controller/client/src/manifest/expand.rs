@@ -18,9 +18,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use tombolo_proto::arm::Kind;
 
-/// The name of a gateway's `ipConfiguration`, if the manifest names none.
+/// The name of a gateway's `ipConfiguration` if the manifest does not name it.
 pub const GATEWAY_IP_CONFIGURATION: &str = "default";
-/// The name of a network interface's `ipConfiguration`, if the manifest names none.
+/// The name of a network interface's `ipConfiguration` if the manifest does not name it.
 pub const NIC_IP_CONFIGURATION: &str = "ipconfig1";
 
 /// One resource of a manifest, as the body of its PUT.
@@ -142,7 +142,7 @@ impl<'a> Expansion<'a> {
         self.problems.push(format!("{}: {place}: {text}", self.origin));
     }
 
-    /// Adds a top-level resource with location and tags; `rest` is the remaining part of its body.
+    /// Adds a resource that has no parent resource. Its body has `location`, `tags` and the members of `rest`.
     fn push_resource(
         &mut self,
         kind: Kind,
@@ -309,7 +309,7 @@ impl<'a> Expansion<'a> {
         self.push_resource(Kind::NetworkInterface, name, nic.location.as_ref(), &nic.tags, body);
     }
 
-    /// Reports every resource that occurs in more than one document, once each.
+    /// Adds one problem for each resource that the documents contain more than once.
     fn refuse_duplicates(&mut self) {
         let mut seen: BTreeMap<String, &DesiredResource> = BTreeMap::new();
         let mut reported = BTreeSet::new();
@@ -327,8 +327,8 @@ impl<'a> Expansion<'a> {
     }
 }
 
-/// Sets the address and its allocation method: static for an address of the manifest; without one dynamic, so that the
-/// controller allocates an address.
+/// Sets the address and its allocation method. If the manifest has an address, the method is static. Otherwise the
+/// method is dynamic, so that the controller allocates an address.
 fn set_address(properties: &mut Value, ip: Option<IpAddr>) {
     properties["privateIPAllocationMethod"] = json!(if ip.is_some() { "Static" } else { "Dynamic" });
     if let Some(ip) = ip {

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::marker::PhantomData;
 
-/// Values by name, in the file's order. Names compare case-insensitively. Deserialization refuses duplicate names, and
-/// names that rule P6 forbids; collecting from an iterator checks neither.
+/// Values by name, in the file's order. Names are compared case-insensitively. Deserialization refuses duplicate names
+/// and names that rule P6 forbids. A value that is collected from an iterator is not checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named<T>(Vec<(String, T)>);
 

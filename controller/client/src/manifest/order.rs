@@ -3,11 +3,11 @@
 use serde_json::Value;
 use tombolo_proto::arm::Kind;
 
-/// The position of a step in a plan. Steps are carried out in the order of the variants.
+/// The position of a step in a plan. A step with an earlier variant is carried out earlier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Rank {
-    // Deletions come first, because a remaining resource could conflict with a new one. A resource is deleted before
-    // those that it refers to.
+    // These deletions come first, because a resource that is to be deleted could conflict with a new one. A resource is
+    // deleted before the resources that it refers to.
     DeleteConnection,
     DeleteSite,
     DeleteCircuit,
@@ -21,21 +21,23 @@ pub(super) enum Rank {
     RouteTable,
     PublicIp,
     Vnet,
-    /// A half that stops using a remote gateway. A VNet uses one gateway (P23), so this half precedes a gateway of its
-    /// own VNet, and another half that starts to use a remote gateway.
+    /// A peering half that stops using a remote gateway. A VNet uses either one remote gateway or its own gateways
+    /// (P23). So this step comes before the creation of a gateway in the same VNet, and before another half of the VNet
+    /// starts to use a remote gateway.
     PeeringOff,
     Gateway,
-    /// A half that is `Disconnected`. A PUT returns it to `Initiated`; until then the other half cannot be created
-    /// (P14).
+    /// A peering half that is `Disconnected`. A PUT returns the half to `Initiated`; before that, the other half cannot
+    /// be created (P14).
     PeeringReset,
-    /// A half with `allowGatewayTransit`, before the other half with `useRemoteGateways` (P20).
+    /// A peering half with `allowGatewayTransit`. It comes before the other half, which has `useRemoteGateways` (P20).
     PeeringTransit,
     Peering,
-    /// A half with `useRemoteGateways`, after the gateway and the transit flag (P20).
+    /// A peering half with `useRemoteGateways`. It comes after the gateway and after the half with
+    /// `allowGatewayTransit` (P20).
     PeeringUse,
     Nic,
     Circuit,
-    /// A connection that stops using BGP, before its site loses its BGP settings (G4).
+    /// A connection that stops using BGP. It comes before the step that removes the BGP settings of its site (G4).
     ConnectionOff,
     Site,
     Connection,
@@ -62,12 +64,13 @@ pub(super) fn creation_rank(kind: Kind, body: &Value) -> Rank {
         Kind::LocalNetworkGateway => Rank::Site,
         Kind::Circuit => Rank::Circuit,
         Kind::Connection => Rank::Connection,
-        // No other kind of a manifest has references, so its order does not matter.
+        // Resources of the other kinds in a manifest refer to no resource, so their order does not matter.
         _ => Rank::Independent,
     }
 }
 
-/// Returns the rank for updating a resource from the controller's body `current` to `desired`.
+/// Returns the rank of the step that updates a resource. `current` is the controller's body, and `desired` the
+/// manifest's.
 pub(super) fn update_rank(kind: Kind, current: &Value, desired: &Value) -> Rank {
     if kind == Kind::Peering {
         if flag(current, "useRemoteGateways") && !flag(desired, "useRemoteGateways") {

@@ -17,7 +17,7 @@ use tombolo_proto::arm::Kind;
 /// The controller's resources in the groups of a manifest.
 #[derive(Debug, Clone, Default)]
 pub struct Server {
-    /// Resources by lower-case path; peerings have entries of their own.
+    /// Resources by their path in lower case. A peering has an entry separate from its VNet's.
     items: BTreeMap<String, (Kind, Value)>,
     groups: BTreeSet<String>,
 }
@@ -36,7 +36,7 @@ pub enum Action {
     Delete,
 }
 
-/// One resource, and its change from the controller's state to the manifest.
+/// The change of one resource from the controller's state to that of the manifest.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
@@ -51,7 +51,7 @@ pub struct Step {
     pub name: String,
     /// ARM path of the resource.
     pub path: String,
-    /// The reason for the step, if `before` and `after` do not show it.
+    /// The reason for the step, if `before` and `after` do not show the reason.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
     /// Present values of the properties that the manifest sets, with secrets masked. Null for a resource that does not
@@ -77,8 +77,9 @@ pub struct Plan {
 }
 
 impl Server {
-    /// Reads all resources in the resource groups of `desired`, with their shared keys, which are secrets. A group that
-    /// does not exist yet has none. The requests follow each other, so a write in between may be seen in part.
+    /// Reads all resources in the resource groups of `desired`, and their shared keys, which are secrets. A group that
+    /// does not exist yet has no resources. Sends several requests one after the other, so if another client writes
+    /// meanwhile, the result may contain only a part of that client's changes.
     ///
     /// # Errors
     /// Any [`Error`]: the first request that fails ends the reading.
@@ -103,7 +104,7 @@ impl Server {
     }
 
     /// Adds a resource in the format of its GET, or replaces the one with this path. The peerings of a virtual network
-    /// become entries of their own.
+    /// become separate entries.
     pub fn insert(&mut self, kind: Kind, path: &str, mut body: Value) {
         if kind == Kind::ResourceGroup {
             self.groups.insert(path.to_ascii_lowercase());
@@ -117,7 +118,8 @@ impl Server {
             {
                 normalize_prefixes(subnet);
             }
-            // Peerings have steps of their own. A PUT of the VNet without peerings keeps them.
+            // Peerings are changed by separate steps, so they are removed from the VNet's body. A PUT of a VNet without
+            // peerings keeps its peerings.
             let peerings = body
                 .get_mut("properties")
                 .and_then(|p| p.as_object_mut()?.remove("virtualNetworkPeerings"));
@@ -137,8 +139,8 @@ impl Server {
 
 impl Plan {
     /// Compares the desired resources with the controller's, and returns the steps in the order in which the controller
-    /// accepts them. With `prune`, resources of the manifest's groups that the manifest does not contain are deleted;
-    /// the groups themselves are not.
+    /// accepts them. With `prune`, the plan deletes all resources in the manifest's resource groups that the manifest
+    /// does not contain. The groups themselves stay.
     ///
     /// # Errors
     /// [`ManifestError::Invalid`]: the manifest refers to resources that do not exist, or that pruning deletes.
@@ -181,7 +183,8 @@ impl Plan {
     }
 }
 
-/// Reads the shared key of a connection, or of a circuit's peering, into the body. A GET of the resource omits it.
+/// Reads the shared key of a connection or of a circuit's peering, and adds the key to the body. A GET of the resource
+/// omits it.
 async fn read_key(client: &Client, kind: Kind, path: &str, item: &mut Value) -> Result<(), Error> {
     let (owner, pointer) = match kind {
         Kind::Connection => (path.to_owned(), "/properties"),
@@ -218,8 +221,9 @@ fn create(e: &DesiredResource) -> Step {
     }
 }
 
-/// Returns the step for an existing resource, and the deletions of subnets that are possible only after other steps.
-/// `deleted` has the lower-case paths that pruning deletes; `None` without pruning.
+/// Returns the step for an existing resource, and the steps that delete those of its subnets that can be deleted only
+/// after other steps. `deleted` has the paths, in lower case, of the resources that pruning deletes; `None` without
+/// pruning.
 fn update(
     e: &DesiredResource,
     current: &Value,
@@ -274,7 +278,8 @@ fn update(
 }
 
 /// Adds to the desired body the subnets and routes that the manifest does not contain and that the PUT must keep.
-/// Returns their lower-case names, and the deletions of subnets that are possible only after other steps.
+/// Returns their names in lower case, and the steps that delete those of these subnets that can be deleted only after
+/// other steps.
 fn keep_children(
     e: &DesiredResource,
     current: &Value,
@@ -293,8 +298,8 @@ fn keep_children(
             if counterpart(want, extra).is_some() {
                 continue;
             }
-            // A NIC leaves its old subnet only after the update of the VNet that adds the new one, so the old subnet is
-            // deleted at the end.
+            // A NIC moves to a new subnet only after an update of the VNet has added the new subnet. So that update
+            // keeps the old subnet, which is deleted at the end.
             let busy = list == "subnets" && deleted.is_some_and(|deleted| in_use(extra, deleted));
             if deleted.is_none() || busy {
                 kept.insert(name(extra).unwrap_or_default().to_ascii_lowercase());
@@ -308,7 +313,8 @@ fn keep_children(
     (kept, later)
 }
 
-/// Adds a deletion for every resource that the manifest does not contain. Returns their lower-case paths.
+/// Adds a deletion for every resource that the manifest does not contain. Returns the paths of these resources in lower
+/// case.
 fn delete_steps(desired: &[DesiredResource], server: &Server, steps: &mut Vec<Step>) -> BTreeSet<String> {
     let desired_paths: BTreeSet<_> = desired.iter().map(|e| e.path.to_ascii_lowercase()).collect();
     let extra = |path: &String, kind: Kind| kind != Kind::ResourceGroup && !desired_paths.contains(path);
@@ -366,7 +372,7 @@ fn delete_subnet(vnet: &DesiredResource, subnet: &Value) -> Step {
     }
 }
 
-/// Whether a resource that is not deleted has an address in the subnet.
+/// Whether a resource that pruning does not delete has an address in the subnet.
 fn in_use(subnet: &Value, deleted: &BTreeSet<String>) -> bool {
     let users = subnet.pointer("/properties/ipConfigurations").and_then(Value::as_array);
     users
@@ -380,8 +386,8 @@ fn in_use(subnet: &Value, deleted: &BTreeSet<String>) -> bool {
         })
 }
 
-/// Whether the remote VNet has other prefixes than this half has synced, now or after the steps of this plan (P27). A
-/// half that is not `Connected` has nothing to sync.
+/// Whether this peering half must be synced (P27): it is `Connected`, and after this plan the remote VNet has other
+/// prefixes than those that the half has synced.
 fn needs_sync(current: &Value, desired: &Value, all: &[DesiredResource]) -> bool {
     let set = |v: Option<&Value>| -> Option<BTreeSet<IpNet>> {
         Some(v?.as_array()?.iter().filter_map(|p| p.as_str()?.parse().ok()).collect())
@@ -402,7 +408,7 @@ fn needs_sync(current: &Value, desired: &Value, all: &[DesiredResource]) -> bool
     connected && matches!((future, synced), (Some(a), Some(b)) if a != b)
 }
 
-/// Replaces `addressPrefix` by `addressPrefixes`, so that both of ARM's formats compare equal.
+/// Replaces `addressPrefix` by `addressPrefixes`, so that subnets in both of ARM's formats can be compared.
 fn normalize_prefixes(subnet: &mut Value) {
     let Some(properties) = subnet.get_mut("properties").and_then(Value::as_object_mut) else {
         return;
@@ -417,8 +423,8 @@ fn normalize_prefixes(subnet: &mut Value) {
 /// JSON pointers to the secrets of bodies.
 const SECRETS: [&str; 2] = ["/properties/sharedKey", "/properties/peerings/0/properties/sharedKey"];
 
-/// Returns the body for display, without nulls and with secrets masked. The mask of a secret says whether it differs
-/// from the one of `current`.
+/// Returns the body for display, without nulls and with secrets masked. The mask of a secret says whether the secret
+/// differs from that in `current`.
 fn shown(body: &Value, current: Option<&Value>) -> Value {
     let mut out = tidy(body);
     for secret in SECRETS {
@@ -431,8 +437,8 @@ fn shown(body: &Value, current: Option<&Value>) -> Value {
     out
 }
 
-/// Refuses references to resources that exist neither in the manifest nor, without pruning, on the controller.
-/// References into groups that were not read are not checked.
+/// Refuses references to resources that do not exist. A resource exists if the manifest contains it or, without
+/// pruning, if the controller has it. References into groups that were not read are not checked.
 fn refuse_dangling(desired: &[DesiredResource], server: &Server, prune: bool) -> Result<(), ManifestError> {
     let mut known: BTreeSet<String> = BTreeSet::new();
     let mut add = |path: &str, body: &Value| {

@@ -1,4 +1,5 @@
-//! The schema of documents: Azure's property names without the nesting of ARM. Unknown properties are refused (D3).
+//! The schema of documents. It has Azure's property names, but not the nesting of ARM's bodies. Unknown properties are
+//! refused (D3).
 
 mod gateways;
 
@@ -53,7 +54,7 @@ impl fmt::Display for Prefix {
 pub struct Document {
     /// Name of the resource group, which is created if it is missing. `None`: the caller's default group.
     pub resource_group: Option<String>,
-    /// Region of every resource of this document that names none; [`DEFAULT_LOCATION`] if absent.
+    /// Region of every resource in this document that does not name a region. If absent, it is [`DEFAULT_LOCATION`].
     pub location: Option<String>,
     /// Virtual networks, with their subnets and peerings.
     pub virtual_networks: Named<VirtualNetwork>,
@@ -146,10 +147,10 @@ pub struct Peering {
     /// Whether this VNet uses the remote VNet's gateways (P20).
     #[serde(default)]
     pub use_remote_gateways: bool,
-    /// Stored and shown, without effect: gateways are always provisioned here (P22).
+    /// The value is stored and shown, and has no effect, because gateways are always provisioned here (P22).
     #[serde(default)]
     pub do_not_verify_remote_gateways: bool,
-    /// Protocol of the links between the two VNets; by default WireGuard, and QUIC where WireGuard fails.
+    /// Protocol of the links between the two VNets. By default a link uses WireGuard, or QUIC if WireGuard fails.
     #[serde(default)]
     pub transport: Transport,
 }
@@ -168,7 +169,7 @@ pub struct RouteTable {
     /// Tags of the resource.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
-    /// Whether the table's subnets use no routes of gateways (R15).
+    /// True if subnets with this table do not use the routes of gateways (R15).
     #[serde(default)]
     pub disable_bgp_route_propagation: bool,
     /// The user-defined routes of the table.

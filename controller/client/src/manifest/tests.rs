@@ -1,4 +1,4 @@
-//! Reading, refusing, ordering and comparing manifests, without a controller.
+//! Manifests are read, refused, ordered and compared here without a controller.
 
 use super::*;
 use crate::path::Group;
@@ -60,7 +60,8 @@ fn invalid(text: &str) -> String {
     manifest(text).expand(&group()).unwrap_err().to_string()
 }
 
-/// The state of a controller that has exactly the desired resources, and adds read-only properties to its answers.
+/// The state of a controller that has exactly the desired resources. Their bodies also have read-only properties, as in
+/// a controller's answers.
 fn server_after(desired: &[DesiredResource]) -> Server {
     let mut server = server_of(desired.iter().filter(|e| e.kind != Kind::Peering));
     for e in desired.iter().filter(|e| e.kind == Kind::Peering) {
@@ -80,7 +81,7 @@ fn server_of<'a>(desired: impl Iterator<Item = &'a DesiredResource>) -> Server {
             .into_iter()
             .flatten()
         {
-            // In Azure's answers, a subnet with a single prefix has `addressPrefix`.
+            // In Azure's answers, a subnet with a single prefix has `addressPrefix` and not `addressPrefixes`.
             let prefix = subnet["properties"]["addressPrefixes"][0].take();
             subnet["properties"] = json!({"addressPrefix": prefix, "routeTable": subnet["properties"]["routeTable"]});
         }
@@ -133,8 +134,8 @@ fn a_hub_and_spoke_is_created_in_an_order_that_works() {
             "branch",
             "hub-gw",
             "branch-gw",
-            // P20: the half with the transit flag comes before the half that uses the remote gateway; both come after
-            // the gateway.
+            // P20: the half with `allowGatewayTransit` comes before the half with `useRemoteGateways`, and both come
+            // after the gateway.
             "hub/to-spoke-a",
             "spoke-a/to-hub",
             "hub-vm-nic",
@@ -304,7 +305,8 @@ fn a_changed_address_space_is_synced_by_the_other_half() {
 
 #[test]
 fn remote_gateways_are_released_before_an_own_one_is_created() {
-    // P23: a VNet has its own gateway or uses a remote one, so the half stops using the remote gateway first.
+    // P23: a VNet either has its own gateway or uses a remote one. So the half stops using the remote gateway before
+    // the VNet gets its own.
     let desired = expanded(HUB_SPOKE);
     let server = server_after(&desired);
     let own = HUB_SPOKE

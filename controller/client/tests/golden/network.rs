@@ -137,7 +137,7 @@ fn declarative_files() {
     golden!().cases("manifest", &[("full", full), ("minimal", Document::default())]);
 }
 
-/// Documents that omit every property with a default are read, and keep their meaning.
+/// Documents that omit every property that has a default can be read, and always expand to the same bodies.
 #[test]
 fn declarative_files_without_any_option() {
     let text = r#"{

@@ -7,8 +7,8 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use tombolo_topology::path::ArmPath;
 
-/// Most resources of one template. Azure allows 800. This limit is lower, because all resources are written before the
-/// response.
+/// Maximum number of resources in one template. Azure allows 800. This limit is lower, because all resources are
+/// written before the response is sent.
 const MAX_RESOURCES: usize = 100;
 
 /// Most entries of one `dependsOn`: one for each resource.
@@ -17,11 +17,11 @@ const MAX_DEPENDS_ON: usize = 100;
 /// A parsed template with its expressions evaluated.
 #[derive(Debug)]
 pub(super) struct Template {
-    /// The resources, each after those that its `dependsOn` names.
+    /// The resources; each comes after the resources that its `dependsOn` names.
     pub(super) resources: Vec<Resource>,
     /// Each output, and the name of the resource that it refers to.
     pub(super) outputs: Vec<(String, String)>,
-    /// The parameters as responses show them: types, and the values of parameters that are not secure.
+    /// The parameters as responses show them, with their types. Values of secure parameters are left out.
     pub(super) shown_parameters: Value,
 }
 
@@ -106,8 +106,8 @@ struct Names<'a> {
     /// The declared parameters by name in lower case.
     declared_by_name: Named<'a>,
     variables: Named<'a>,
-    /// The approximate bytes of JSON that may still be inserted. Without a limit, a small template could insert a large
-    /// value many times.
+    /// The approximate number of bytes of JSON that evaluated values may still add. Without a limit, a small template
+    /// could insert a large parameter many times.
     budget: Cell<usize>,
 }
 
@@ -122,7 +122,7 @@ fn size(value: &Value) -> usize {
 }
 
 impl Names<'_> {
-    /// Takes bytes from the budget. An error (400) if fewer are left.
+    /// Subtracts `bytes` from the budget. Returns an error (400) if fewer are left.
     fn spend(&self, bytes: usize) -> Result<(), Failure> {
         let left = self.budget.get().checked_sub(bytes);
         let too_large = || {
@@ -134,7 +134,8 @@ impl Names<'_> {
         Ok(())
     }
 
-    /// The value of a parameter, or the default that the template declares. An error (400) if there is neither.
+    /// The value of a parameter, or the default value that the template declares for it. Returns an error (400) if
+    /// there is neither.
     fn parameter(&self, name: &str) -> Result<Value, Failure> {
         let key = name.to_ascii_lowercase();
         let passed = self.passed.get(&key).and_then(|p| p.get("value"));
@@ -276,7 +277,7 @@ fn shown_parameters(names: &Names<'_>) -> Map<String, Value> {
 
 impl Resource {
     fn read(resource: &Value, names: &Names<'_>) -> Result<Self, Failure> {
-        // `dependsOn` and `apiVersion` belong to the template and not to the body.
+        // `dependsOn` and `apiVersion` belong to the template and are no members of the resource's body.
         let filled = names.fill(resource, false)?;
         let depends_on = match filled.get("dependsOn") {
             None | Some(Value::Null) => Vec::new(),
@@ -307,8 +308,8 @@ impl Resource {
         })
     }
 
-    /// The resource's path in a resource group. A name has as many segments as its type, and both alternate in the
-    /// path.
+    /// The resource's path in a resource group. A name has as many segments as its type, and segments of type and name
+    /// alternate in the path.
     fn path(&self, group: &ArmPath) -> Result<ArmPath, Failure> {
         let mismatch = || {
             invalid(format!(
@@ -333,7 +334,8 @@ impl Resource {
     }
 }
 
-/// Orders resources so that each comes after those it depends on, and otherwise as written.
+/// Orders resources so that each comes after those that it depends on. Apart from that, the order of the template
+/// stays.
 ///
 /// # Errors
 /// 400 if the dependencies form a cycle.

@@ -1,4 +1,4 @@
-//! The configuration of a site's VPN device (D16), as files for wg-quick and BIRD 2 and as lines for FRR.
+//! Formats the configuration of a site's VPN device (D16): as files for wg-quick and BIRD 2, and as lines for FRR.
 
 use crate::context::Context;
 use anyhow::Result;
@@ -8,10 +8,11 @@ use std::net::IpAddr;
 use tombolo_client::fabric::{DeviceBgp, DeviceConfig, DeviceTunnel};
 use tombolo_proto::id::ResourceId;
 
-/// Seconds between two keepalives, which keep the mapping of the device in a NAT alive. 25 is WireGuard's
-/// recommendation (wg(8)).
+/// Seconds between two keepalives. If the device is behind a NAT, they keep the NAT's mapping for the device. WireGuard
+/// recommends 25 (wg(8)).
 const KEEPALIVE_INTERVAL: u32 = 25;
-/// Metric of the routes through the first tunnel. Each further tunnel has a metric that is larger by one.
+/// Metric of the routes through the first tunnel. The routes of each further tunnel have a metric that is larger by
+/// one.
 const FIRST_METRIC: usize = 100;
 
 /// Reads the configuration for the device of a connection, and prints it as text or as JSON. `connection`: the ARM id.
@@ -51,8 +52,7 @@ fn text(config: &DeviceConfig) -> String {
     out.trim_end().to_owned()
 }
 
-/// Writes one file for wg-quick: an interface with one peer. `Table = off` keeps wg-quick from adding routes of its
-/// own.
+/// Writes the file for wg-quick of tunnel `n`: an interface with one peer. With `Table = off`, wg-quick adds no routes.
 fn wireguard(out: &mut String, config: &DeviceConfig, n: usize, tunnel: &DeviceTunnel) {
     let (site, gateway) = (config.site.name(), config.gateway.name());
     let _ = writeln!(
@@ -105,11 +105,13 @@ fn wireguard(out: &mut String, config: &DeviceConfig, n: usize, tunnel: &DeviceT
     );
 }
 
-/// Returns the site's prefixes in the session's address family, which the device advertises.
+/// Returns the prefixes that the device advertises over the session: the site's prefixes in the session's address
+/// family.
 fn exported(config: &DeviceConfig, session: &DeviceBgp) -> Vec<String> {
     let own = config.site_prefixes.iter();
     let family = own.filter(|p| p.addr().is_ipv4() == session.address.is_ipv4());
-    // The address of the session is a prefix of the local network gateway, but no network of the site.
+    // The local network gateway also has the device's BGP address as a prefix. This prefix is not a network of the
+    // site.
     let networks = family.filter(|p| **p != IpNet::from(session.address));
     networks.map(ToString::to_string).collect()
 }

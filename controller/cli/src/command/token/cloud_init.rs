@@ -5,16 +5,16 @@ use anyhow::Result;
 use serde::Serialize;
 use tombolo_client::fabric::{Package as Served, Packages};
 
-/// The token's file on the new machine, until the agent has joined. /run is in memory, so no reboot preserves the
-/// token.
+/// The file that contains the token on the new machine until the agent has joined. /run is in memory, so the token is
+/// gone after a reboot.
 const TOKEN_FILE: &str = "/run/tombolo-join.token";
 
-/// The file of the controller's CA certificate on the new machine, for the download of the package. apt downloads as
-/// the user `_apt`, so the file is world-readable.
+/// The file with the controller's CA certificate on the new machine, for the download of the package. apt downloads as
+/// the user `_apt`, so all users may read the file.
 const CA_FILE: &str = "/run/tombolo-controller-ca.pem";
 
-/// The options with which apt trusts only the certificate in [`CA_FILE`]. They also bypass the image's proxy, which may
-/// not reach the controller; agents use no proxy either.
+/// The options with which apt trusts only the certificate in [`CA_FILE`]. With them apt does not use the proxy that the
+/// image configures, because the proxy may not reach the controller. Agents use no proxy either.
 const TRUST: [&str; 4] = [
     "-o",
     "Acquire::https::CAInfo=/run/tombolo-controller-ca.pem",
@@ -25,8 +25,8 @@ const TRUST: [&str; 4] = [
 /// Script that downloads and installs the package. `$1` is its URL and `$2` its SHA-256; the further arguments are
 /// options of apt-helper.
 ///
-/// Every image has apt-helper, and apt-helper follows the image's proxy settings. It retries after 1, 2, 4, … s while a
-/// server is busy or unreachable, and keeps no file whose hash differs.
+/// Every image has apt-helper, and apt-helper follows the image's proxy settings. It tries again after 1, 2, 4, … s
+/// while a server is busy or unreachable, and deletes a file whose hash is not `$2`.
 const INSTALL: &str = "\
 url=$1 sha256=$2
 shift 2
@@ -43,20 +43,22 @@ rm \"$3\"
 systemctl enable --now \"tombolo-agent@$1\"
 ";
 
-/// A Debian package. Its hash identifies it, so the server need not be trusted.
+/// A Debian package. The machine checks the package's hash, so the server need not be trusted.
 #[derive(Debug, Clone)]
 pub(super) struct Package {
     pub(super) url: String,
     /// SHA-256 of the file, in hexadecimal digits.
     pub(super) sha256: String,
-    /// CA certificate of the server in PEM. `None`: the authorities of the image are trusted.
+    /// The certificate, in PEM, of the CA that must have issued the server's certificate. `None`: the authorities of
+    /// the image are trusted.
     pub(super) ca: Option<String>,
 }
 
 /// Returns the controller's package with this name, or its only package.
 ///
 /// # Errors
-/// [`UsageError`]: the controller has no package, or several and no name is given. [`NotFound`]: it has none with this name.
+/// [`UsageError`]: the controller has no package, or has several packages and `name` is `None`. [`NotFound`]: it has no
+/// package with this name.
 pub(super) fn choose<'a>(served: &'a Packages, name: Option<&str>) -> Result<&'a Served> {
     let names: Vec<&str> = served.value.iter().map(|p| p.name.as_str()).collect();
     let all = names.join(", ");
@@ -97,7 +99,7 @@ struct File<'a> {
     content: String,
 }
 
-/// Returns the user-data, which contains the token. Without `package`, the agent must be installed in the image.
+/// Returns the user-data, which contains the token. If `package` is `None`, the image must contain the agent.
 ///
 /// # Errors
 /// A text cannot be written as YAML.
@@ -137,7 +139,7 @@ pub(super) fn user_data(agent: &str, controller: &str, token: &str, package: Opt
 /// protects the package.
 pub(super) fn url(text: &str) -> Result<String, String> {
     let known = ["https://", "http://", "file:///"];
-    // apt's internal protocols separate fields by blanks, so a blank in the URL would end it.
+    // In apt's internal protocols, blanks separate fields, so apt would cut a URL at a blank.
     if known.iter().any(|scheme| text.starts_with(scheme)) && text.chars().all(|c| c.is_ascii_graphic()) {
         Ok(text.to_owned())
     } else {

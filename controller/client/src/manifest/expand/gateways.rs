@@ -12,11 +12,11 @@ use tombolo_proto::config::GatewayKind;
 
 /// The name of the only peering that a circuit may have.
 const PRIVATE_PEERING: &str = "AzurePrivatePeering";
-/// WireGuard's customary UDP port, and the controller's default.
+/// The UDP port that WireGuard commonly uses. It is also the controller's default.
 const WIREGUARD_PORT: u16 = 51820;
 
 impl Expansion<'_> {
-    /// Adds the body of a gateway, and problems of its properties.
+    /// Adds the body of a gateway, and reports problems of its properties.
     pub(super) fn gateway(&mut self, name: &str, gateway: &VirtualNetworkGateway) {
         let place = format!("virtualNetworkGateways.{name}");
         let vnet = self.group.resolve("virtualNetworks", &gateway.virtual_network);
@@ -81,7 +81,7 @@ impl Expansion<'_> {
         );
     }
 
-    /// Adds the body of a local network gateway, and problems of its properties.
+    /// Adds the body of a local network gateway, and reports problems of its properties.
     pub(super) fn site(&mut self, name: &str, site: &LocalNetworkGateway) {
         let place = format!("localNetworkGateways.{name}");
         if site.asn.is_some() != site.bgp_peering_address.is_some() {
@@ -143,10 +143,12 @@ impl Expansion<'_> {
         self.push_resource(Kind::Circuit, name, circuit.location.as_ref(), &circuit.tags, body);
     }
 
-    /// Adds the body of a connection, and problems of its properties: those of other connection types are refused.
+    /// Adds the body of a connection, and reports problems of its properties. A property that belongs to another
+    /// connection type is a problem.
     pub(super) fn connection(&mut self, name: &str, c: &Connection) {
         let place = format!("connections.{name}");
-        // The remote end of each type: the manifest's property, ARM's property, the kind of resource, the value.
+        // For each type of connection, the property that names the remote end: its name in manifests, its name in ARM,
+        // the kind of the remote end, and its value.
         let ends = [
             (
                 ConnectionType::Vnet2Vnet,

@@ -39,7 +39,7 @@ fn plans() {
         Circuit,
         Connection,
         ApplicationSecurityGroup,
-        // Manifests cannot contain these. `Kind` covers the whole REST interface.
+        // Manifests cannot contain resources of these kinds: `Kind` also has kinds that only the REST interface uses.
         Route,
         NicIpConfiguration,
         GatewayIpConfiguration,

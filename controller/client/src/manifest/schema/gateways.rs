@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use tombolo_proto::config::GatewayKind;
 use tombolo_proto::id::PublicKey;
 
-/// A VPN or ExpressRoute gateway. It has one instance for each of its `ipConfigurations`, or a single one if the
-/// manifest has none.
+/// A VPN or ExpressRoute gateway. It has one instance for each of its `ipConfigurations`, or a single instance if
+/// `ipConfigurations` is absent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VirtualNetworkGateway {
@@ -30,8 +30,8 @@ pub struct VirtualNetworkGateway {
     /// Address of the only instance in `GatewaySubnet`; without it the controller allocates one.
     #[serde(default, rename = "privateIPAddress")]
     pub private_ip_address: Option<IpAddr>,
-    /// The instances of a gateway with several, by the name of their `ipConfiguration`. The gateway's `publicIPAddress`
-    /// and `privateIPAddress` must be absent then.
+    /// The instances, if the gateway has several, by the names of their `ipConfigurations`. The gateway's
+    /// `publicIPAddress` and `privateIPAddress` must be absent then.
     #[serde(default)]
     pub ip_configurations: Named<GatewayIpConfiguration>,
     /// ASN of the gateway; the controller's default is 65515 (G4).
@@ -43,13 +43,13 @@ pub struct VirtualNetworkGateway {
     /// Whether the gateway may exchange routes by BGP (G4).
     #[serde(default)]
     pub enable_bgp: bool,
-    /// Whether all instances carry traffic; otherwise one does, and the others are in standby (G6).
+    /// Whether all instances carry traffic. If not, one instance does, and the others are in standby (G6).
     #[serde(default)]
     pub active_active: bool,
     /// Azure's VPN type; default `RouteBased` (G3).
     #[serde(default)]
     pub vpn_type: Option<String>,
-    /// Azure's name of the size; default `VpnGw1`, and `Standard` for an ExpressRoute gateway.
+    /// Azure's name of the size. The default is `VpnGw1` for a VPN gateway and `Standard` for an ExpressRoute gateway.
     #[serde(default)]
     pub sku: Option<String>,
 }
@@ -90,12 +90,12 @@ pub struct Connection {
     /// Name or full id of the circuit, with `ExpressRoute`. Azure's property is `peer`.
     #[serde(default, alias = "peer")]
     pub express_route_circuit: Option<String>,
-    /// With `ExpressRoute`: the gateway's addresses of the tunnels to the primary and the secondary edge, in
-    /// `GatewaySubnet`. Without them the controller allocates two.
+    /// With `ExpressRoute`: two addresses of the gateway in `GatewaySubnet`, one for the tunnel to the primary edge and
+    /// one for the tunnel to the secondary edge. If absent, the controller allocates them.
     #[serde(default)]
     pub tunnel_addresses: Vec<IpAddr>,
-    /// Shared key (G11). It is a secret, so the file must be kept secret too. If absent, the connection keeps the key
-    /// that the controller has.
+    /// Shared key (G11). The key is a secret, so the file must be kept secret too. If it is absent, the connection
+    /// keeps its present key.
     #[serde(default)]
     pub shared_key: Option<String>,
     /// Preference among connections to the same prefixes: the connection with the largest weight is used.
@@ -158,7 +158,7 @@ pub struct ExpressRouteCircuit {
     pub bandwidth_in_mbps: Option<u32>,
     /// Tier of the SKU; default `Standard` (X13).
     pub sku_tier: Option<SkuTier>,
-    /// The private peering; if absent, the circuit keeps the one that the controller has.
+    /// The private peering. If it is absent, the circuit keeps its present one.
     pub private_peering: Option<PrivatePeering>,
 }
 
@@ -185,8 +185,8 @@ pub struct PrivatePeering {
     /// VLAN of both lines, 0 to 4094; default 0.
     #[serde(default)]
     pub vlan_id: u16,
-    /// Key that signs the BGP sessions. It is a secret, so the file must be kept secret too. If absent, the circuit
-    /// keeps the key that the controller has.
+    /// Key with which the BGP sessions are authenticated. The key is a secret, so the file must be kept secret too. If
+    /// it is absent, the peering keeps its present key.
     #[serde(default)]
     pub shared_key: Option<String>,
 }
