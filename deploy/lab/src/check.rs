@@ -20,7 +20,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 use tombolo_client::fabric::{ExplainRequest, Protocol};
 
-/// Largest number of pairs that are tried at the same time. More would make replies late on a small machine.
+/// Largest number of pairs of hosts that are pinged and traced at the same time. With more, replies would arrive too
+/// late on a small machine.
 const MAX_CONCURRENT: usize = 16;
 
 /// The result of comparing the controller's answers with agents and live packets.
@@ -28,9 +29,9 @@ const MAX_CONCURRENT: usize = 16;
 pub struct Agreement {
     /// Number of agents whose tables were compared.
     pub agents: usize,
-    /// Number of network interfaces whose effective routes were compared with the tables of their agent.
+    /// Number of network interfaces whose effective routes were compared with the tables of the interface's agent.
     pub interfaces: usize,
-    /// Pairs of hosts for which `explain` was compared with live packets.
+    /// The pairs of hosts for which `explain` was compared with live packets.
     pub pairs: Vec<Pair>,
     /// Disagreements, each as one line for people; empty if there are none.
     pub problems: Vec<String>,
@@ -45,8 +46,8 @@ pub struct Pair {
     pub to: String,
     /// Whether any ping was answered.
     pub reachable: bool,
-    /// Addresses that traceroute showed, none for a silent hop. Empty if nothing answered, or if the pair was not
-    /// traced.
+    /// The address of each hop that traceroute showed; `None` is a silent hop. The list is empty if no hop answered, or
+    /// if the pair was not traced.
     pub hops: Vec<Option<IpAddr>>,
 }
 
@@ -79,15 +80,15 @@ struct Explanation {
     trace: Vec<TraceHop>,
 }
 
-/// A hop that `explain` expects a trace to show; without an address it is silent.
+/// A hop that `explain` expects a trace to show. A hop without an address is silent.
 #[derive(Debug, Deserialize)]
 struct TraceHop {
     address: Option<IpAddr>,
 }
 
-/// Compares the tables of agents and the effective routes with the controller's, as [`tables()`] does. Then compares
-/// `explain` with live packets for every ordered pair of virtual machines, in each address family that both have. A
-/// disagreement is no error.
+/// Compares the agents' tables with those that the controller computes, and the effective routes with the agents'
+/// tables, as [`tables()`] does. Then compares `explain` with live packets for every ordered pair of virtual machines,
+/// in each address family that both have. A disagreement is no error.
 ///
 /// # Errors
 /// The controller or a running agent does not answer, or `ping`, `traceroute` or `ip` cannot run.
@@ -164,8 +165,8 @@ async fn check_pair(lab: &Lab, from: String, to: String) -> Result<(Pair, Option
     };
     let trace = said.reachable || !expected.is_empty();
     let (mut pinged, mut traced) = ping_and_trace(lab, (&from, &to), how, 1, trace).await?;
-    // The first packet waits for the handshake of a link. This takes seconds on an emulated machine, longer than one
-    // ping does.
+    // The first packet on a link waits for the link's handshake. On an emulated machine the handshake takes seconds,
+    // longer than `ping` waits.
     if said.reachable && pinged.none() {
         (pinged, traced) = ping_and_trace(lab, (&from, &to), Ping::REACHABLE, 1, trace).await?;
     }

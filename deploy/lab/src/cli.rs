@@ -269,7 +269,7 @@ async fn run_for_lab(command: LabCommand, dir: Option<&Path>, json: bool) -> Res
 const SIGNAL_GRACE: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Runs `work` until it ends or SIGINT, SIGTERM or SIGHUP arrives. On a signal `work` is dropped, which takes its lab
-/// down, and failures of that are reported through `progress`.
+/// down. If a part of the lab cannot be removed, `progress` reports this.
 async fn unless_interrupted(
     work: impl Future<Output = Result<ExitCode>>,
     progress: &Progress,
@@ -293,8 +293,9 @@ async fn unless_interrupted(
     let number = match ended {
         Ok(number) => number,
         Err(Ok(code)) => return Ok(code),
-        // Ctrl-C signals the whole process group, which a helper leaves only after its start. So a helper may fail
-        // before this program has noticed the signal.
+        // Ctrl-C signals the whole process group of this program. A helper program is in this group at first, and
+        // leaves it only after its start. So Ctrl-C may end a helper, and thus `work` with an error, before this
+        // program has noticed the signal.
         Err(Err(error)) => match tokio::time::timeout(SIGNAL_GRACE, signalled()).await {
             Ok(number) => number,
             Err(_) => return Err(error),

@@ -1,4 +1,5 @@
-//! Compares the rows of a topology with real pings and traces, until all are as expected or a time limit has passed.
+//! Compares the rows of a topology with real pings and traces, again and again until the results of all rows are as
+//! expected or a time limit has passed.
 
 use crate::lab::Lab;
 use crate::probe::{Ping, PingResult, TraceResult};
@@ -27,7 +28,7 @@ pub struct RowResult {
     pub row: Row,
     /// Result of the row's pings.
     pub pinged: PingResult,
-    /// Result of the trace; none if the row expects no answer and no ping was answered.
+    /// Result of the trace; `None` if no trace was made, because the row expects no answer and no ping was answered.
     pub traced: Option<TraceResult>,
 }
 
@@ -43,8 +44,8 @@ impl RowResult {
         }
     }
 
-    /// Returns the permitted list of hops that equals the trace; none if there is none, or if several addresses
-    /// answered at one TTL.
+    /// Returns the permitted list of hops that equals the trace; `None` if no permitted list does, or if several
+    /// addresses answered at one TTL.
     fn matching(&self, traced: &TraceResult) -> Option<&Vec<Hop>> {
         let same = |hops: &&Vec<Hop>| hops.iter().map(|h| h.0).eq(traced.hops.iter().copied());
         self.row.lists().find(same).filter(|_| traced.others.is_empty())
@@ -161,9 +162,9 @@ impl Outcome {
     }
 }
 
-/// Tries all rows until the results are as expected, or `limit` has passed. At first waits until `expected`, the
-/// prefixes that customer edges learn, are as expected. A row that is as expected is tried again only together with all
-/// others, so that the results of all rows hold at the same time. A round that has begun is finished after `limit`.
+/// Tries all rows until the results are as expected, or `limit` has passed. First waits until the customer edges have
+/// learned the prefixes in `expected`. A row that is as expected is tried again only together with all others, so that
+/// the results of all rows hold at the same time. A round that has begun is finished after `limit`.
 ///
 /// # Errors
 /// A ping or traceroute cannot run, or a routing daemon does not answer.

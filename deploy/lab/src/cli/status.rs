@@ -114,7 +114,7 @@ async fn read(folder: PathBuf, state: &State) -> Status {
     }
 }
 
-/// Returns the state of each agent by the controller's report. Empty if the controller does not answer in time.
+/// Returns the state of each agent, as the controller reports it. Empty if the controller does not answer in time.
 async fn agents(folder: &Path, state: &State) -> BTreeMap<String, String> {
     let Ok(client) = crate::lab::client_of(&state.topology, folder) else {
         return BTreeMap::new();

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Longest time that a tunnel may take to come up or to be reported as down: two handshake attempts, and the reports
-/// about them.
+/// Longest time that a tunnel may take to come up or to be reported as down. It covers two handshake attempts and the
+/// agents' reports about them.
 const TUNNEL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest time from the restart of an agent until it must forward packets again.
 const RESTART_TIMEOUT: Duration = Duration::from_secs(20);

@@ -39,7 +39,8 @@ const TRANSIT: Flags = Flags { transit: true, ..PLAIN };
 /// Time between two echo requests of the background pings. An interruption that is shorter need not show.
 const PING_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Time that the background pings run before the controller is killed. Losses from this time have another cause.
+/// Time that the background pings run before the controller is killed. If packets are lost in this time, the cause is
+/// not the controller's end.
 const UNDISTURBED: Duration = Duration::from_millis(500);
 /// Longest time that agents may take to reconnect to a restarted controller.
 const RECONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -229,8 +230,8 @@ async fn controller_dies(s: &mut Stage<'_>) -> Result<()> {
     s.silent(A_VM, B_VM).await?;
     let start = Instant::now();
     s.lab.start_agent(B_VM)?;
-    // Other agents go on encrypting for the sessions of the killed agent, until they have received a packet of a new
-    // session.
+    // Other agents go on encrypting packets with the keys of the killed agent's sessions, until they have received a
+    // packet of a new session.
     s.reaches_again(B_VM, HUB_VM, start).await?;
     s.reaches_again(A_VM, B_VM, start).await?;
     s.both_reach(A_VM, B_VM).await?;
@@ -338,7 +339,8 @@ fn changes(before: &BTreeMap<String, Value>, after: &BTreeMap<String, Value>) ->
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Returns the number of configurations that each agent has received since its start, without the agents in `except`.
+/// Returns, for each agent that is not in `except`, the number of configurations that the agent has received since its
+/// start.
 async fn configurations(s: &Stage<'_>, except: &[&str]) -> Result<BTreeMap<String, u64>> {
     let names = s.lab.topology().agents().map(|(name, _)| name.to_owned());
     let mut all = BTreeMap::new();
