@@ -170,7 +170,8 @@ async fn check_pair(lab: &Lab, from: String, to: String) -> Result<(Pair, Option
     if said.reachable && pinged.none() {
         (pinged, traced) = ping_and_trace(lab, (&from, &to), Ping::REACHABLE, 1, trace).await?;
     }
-    // There is one probe for each hop. A busy machine may answer it too late, which is no disagreement.
+    // The trace has only one probe for each hop. A busy machine may answer this probe too late, which is no
+    // disagreement, so the trace is repeated with more probes.
     if traced.as_ref().is_some_and(|t| t.hops != expected) {
         traced = Some(lab.traceroute(&from, &to).await?);
     }
@@ -202,8 +203,9 @@ async fn check_pair(lab: &Lab, from: String, to: String) -> Result<(Pair, Option
     ))
 }
 
-/// Pings a pair, and traces it if `trace` is set or a ping was answered. If the source itself drops the packets, a
-/// trace would only wait for its timeouts and show no hops.
+/// Pings from one host of a pair to the other, and traces the path if `trace` is set or a ping was answered. Callers do
+/// not set `trace` if the source itself drops the packets, because the trace would show no hops and take the time of
+/// all its timeouts.
 async fn ping_and_trace(
     lab: &Lab,
     (from, to): (&str, &str),

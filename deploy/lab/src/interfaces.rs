@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 pub type VethEnd<'a> = (&'a str, &'a str);
 
 /// Connects two hosts, which may be the same one, with a veth pair. Both devices have this `mtu`, bytes, and are down.
-/// A device loses its carrier when the other one goes down.
+/// When one device of the pair is set down, the other one loses its carrier.
 ///
 /// # Errors
 /// A host does not exist, or the command fails, for example because a device of this name exists.

@@ -1,5 +1,5 @@
-//! The operator's client of a lab's controller. Its connections are made in the controller's network namespace, because
-//! the underlay cannot be reached from the machine's own.
+//! The operator's client of a lab's controller. The client makes its connections in the network namespace of the
+//! controller's host, because the underlay cannot be reached from this machine's own namespace.
 
 use anyhow::{Context as _, Result};
 use nix::sched::{CloneFlags, setns};
@@ -34,16 +34,16 @@ struct NamespacePair {
 }
 
 impl NamespacePair {
-    /// Runs `action` with this thread in the namespace of the connections. A socket belongs to the namespace in which
-    /// it was created, whatever its thread does later.
+    /// Runs `action` with this thread in the namespace of the connections. A socket that `action` creates stays in that
+    /// namespace, also after this thread has left it.
     fn run<T>(&self, action: impl FnOnce() -> T) -> Result<T, nix::Error> {
         /// Returns the thread to its namespace when it is dropped, also after a panic.
         struct Return<'a>(&'a File);
         impl Drop for Return<'_> {
             fn drop(&mut self) {
                 if let Err(e) = setns(self.0, CloneFlags::CLONE_NEWNET) {
-                    // The program must end here. Otherwise the thread would do its caller's further work in the
-                    // controller's network.
+                    // The program must end here. Otherwise the thread would make all further connections of this
+                    // program in the controller's namespace.
                     tracing::error!(error = %e, "cannot return to the own network namespace");
                     std::process::abort();
                 }
@@ -92,7 +92,7 @@ where
     fn call(&mut self, request: R) -> Self::Future {
         let mut connecting = Box::pin(self.inner.call(request));
         let namespaces = self.namespaces.clone();
-        // Each poll may run on another thread, and any of them may create the socket.
+        // Each poll may run on another thread, and any poll may create the socket. So each poll enters the namespace.
         Box::pin(std::future::poll_fn(move |cx| {
             match namespaces.run(|| connecting.as_mut().poll(cx)) {
                 Ok(poll) => poll,

@@ -9,7 +9,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Time beyond the expected duration that a ping may take because the machine is busy.
+/// Time that a busy machine may take for a ping in addition to the ping's intervals and timeout.
 const BUSY_MARGIN: Duration = Duration::from_secs(10);
 
 /// The parameters of a ping that ends by itself.
@@ -34,7 +34,7 @@ impl Ping {
         size: 56,
     };
     /// The parameters for a pair that should be unreachable. The timeout is shorter than for a reachable pair, because
-    /// every such ping waits for all of it.
+    /// a ping without replies always waits for the whole timeout.
     pub const UNREACHABLE: Self = Self {
         count: 3,
         interval: Duration::from_millis(100),
@@ -180,7 +180,7 @@ impl fmt::Display for PingResult {
     }
 }
 
-/// Returns the text after `key` up to the next space; none if the line has no `key`.
+/// Returns the text of `line` after `key`, up to the next space; `None` if the line does not contain `key`.
 fn after<'a>(line: &'a str, key: &str) -> Option<&'a str> {
     let (_, rest) = line.split_once(key)?;
     rest.split(' ').next()
@@ -196,8 +196,9 @@ pub struct BackgroundPing {
     pub interval: Duration,
 }
 
-/// Longest time that a reply may take on a busy machine. A ping is stopped this long after the call, and the echo
-/// requests of this time are not counted. So none that counts is still in flight when the ping ends.
+/// Longest time that a reply may take on a busy machine. `BackgroundPing::stop` lets the ping run for this time, and
+/// then does not count the echo requests of this time. So every echo request that counts has had this time for its
+/// reply.
 const IN_FLIGHT_TIME: Duration = Duration::from_secs(1);
 
 /// Longest time that an interrupted ping may take to end.
@@ -239,7 +240,8 @@ impl BackgroundPing {
 
 impl Drop for BackgroundPing {
     fn drop(&mut self) {
-        // A stopped ping has ended already. One that cannot be killed is reported when the lab is taken down.
+        // A stopped ping has ended already, so an error is ignored. If a running ping cannot be killed, the removal of
+        // the lab reports this.
         let _ = self.process.signal(Signal::SIGKILL);
     }
 }
@@ -247,7 +249,8 @@ impl Drop for BackgroundPing {
 /// What a traceroute has found: the hops of the path that answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceResult {
-    /// Address of the first answer at each TTL from 1; none for a silent hop. Silent hops at the end are left out.
+    /// For each TTL from 1, the address of the first answer; `None` for a silent hop. Silent hops at the end are left
+    /// out.
     pub hops: Vec<Option<IpAddr>>,
     /// Other addresses that answered at the TTL of a hop, each with the index of the hop in `hops`.
     pub others: Vec<(usize, IpAddr)>,
@@ -270,8 +273,8 @@ pub fn trace_argv(source: IpAddr, destination: IpAddr, probes: u8) -> Vec<String
         "-I",
         "-q",
         &probes,
-        // Waits a full second for each answer: the two zeros turn off shorter waits that follow from answers of other
-        // hops.
+        // Waits a full second for each answer. The two zeros switch off the shorter waits that traceroute derives from
+        // the answers of other hops.
         "-w",
         "1,0,0",
         "-m",
@@ -288,9 +291,9 @@ impl TraceResult {
     /// Whether `traceroute` may have missed answers, because a hop answered but the destination did not. This is also
     /// true for a path that really ends at a hop.
     ///
-    /// Version 2.1.2 missed answers although the device had delivered all of them. The likely reason: it reads only the
-    /// error queue while the socket has an error, and the kernel may set an error after another processor has read the
-    /// queue.
+    /// Version 2.1.2 missed answers although the device had delivered all of them. The likely reason: while the socket
+    /// has an error, traceroute reads only the socket's error queue. If the kernel sets the error after the queue was
+    /// read, the queue is empty and traceroute does not read the answers.
     #[must_use]
     pub fn may_have_missed(&self) -> bool {
         !self.reached && self.hops.iter().any(Option::is_some)

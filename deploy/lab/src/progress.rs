@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Time after which an activity appears as a plain line, so that logs contain only slow activities.
+/// Without a spinner, an activity is printed as a line only after it has taken this time. So logs contain only slow
+/// activities.
 const REMINDER_DELAY: Duration = Duration::from_secs(1);
 
 /// Time between two frames of the spinner. Without a spinner, time between two checks for a slow activity.
@@ -69,8 +70,8 @@ impl Progress {
         Self { sink: Some(sink) }
     }
 
-    /// Sets the present activity. A terminal shows it at once; elsewhere a line is printed once the activity has taken
-    /// longer than one second.
+    /// Sets the present activity. A terminal shows the activity at once. Elsewhere a line is printed when the activity
+    /// has taken longer than one second.
     pub fn set_activity(&self, what: impl Into<String>) {
         let Some(sink) = &self.sink else { return };
         let what = what.into();
@@ -92,8 +93,8 @@ impl Progress {
         }
     }
 
-    /// Prints a line to standard output at once, with the spinner out of the way, even if progress is silent. A closed
-    /// standard output is no error.
+    /// Prints a line to standard output at once, even if progress messages are silenced. The spinner does not mix with
+    /// the line. A closed standard output is no error.
     pub fn print(&self, line: &str) {
         let print = || {
             let mut out = std::io::stdout().lock();

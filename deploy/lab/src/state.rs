@@ -1,6 +1,6 @@
 //! The record of what a lab has made, by which `down` can remove everything after a crash. A host is recorded on disk
-//! before it is created, and a process once it has started. Processes that a crash leaves without a record are found by
-//! their host.
+//! before it is created, and a process once it has started. If a crash leaves a process without a record, `down` finds
+//! the process by the network namespace of its host.
 
 use crate::host::Runtime;
 use crate::process::Process;
@@ -36,7 +36,7 @@ pub struct State {
     /// Processes that were started, by name: `controller`, the host of an agent or routing daemon, or the name of
     /// another program. A process that has ended stays recorded.
     pub processes: BTreeMap<String, Process>,
-    /// Underlay addresses of those hosts that have another one than the topology's, by host.
+    /// Present underlay addresses, by host, of those hosts whose address was changed and differs from the topology.
     pub moved: BTreeMap<String, IpAddr>,
     /// Overlay addresses by host, the primary one first: those of agents, and those of the sites' machines.
     pub addresses: BTreeMap<String, Vec<IpAddr>>,
@@ -93,7 +93,7 @@ impl StateDir {
     /// takes that program's lab down.
     ///
     /// # Errors
-    /// As [`Self::open`]. That another program holds the lock is an error only after `limit`.
+    /// As [`Self::open`]. If another program holds the lock, this is an error only after `limit`.
     pub async fn open_within(path: &Path, limit: Duration) -> Result<Self> {
         let deadline = Instant::now() + limit;
         loop {
@@ -107,7 +107,8 @@ impl StateDir {
         }
     }
 
-    /// As [`Self::open`]; none if another program has the lock, or has removed the folder during the call.
+    /// As [`Self::open`], but returns `None` if another program has the lock, or has removed the folder during the
+    /// call.
     fn try_open(path: &Path) -> Result<Option<Self>> {
         refuse_foreign_files(path)?;
         fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))?;
@@ -132,8 +133,8 @@ impl StateDir {
     /// An entry cannot be removed; those that are left may be removed by a second call.
     pub fn clear(&self) -> Result<()> {
         let mut names = names(&self.path)?;
-        // The record is removed last. Without it the folder would not count as a lab's, so an interrupted removal could
-        // not be repeated.
+        // The record is removed last. A folder without the record does not count as a lab's folder. So, if the record
+        // were removed first, an interrupted removal could not be repeated.
         names.sort_by_key(|name| name == STATE);
         for path in names.iter().filter(|n| *n != LOCK).map(|n| self.path.join(n)) {
             let removed = if path.is_dir() {
@@ -160,8 +161,8 @@ impl StateDir {
         read(&self.path)
     }
 
-    /// Replaces the lab's record. A reader sees the old or the new record, never a part: the file is written beside it
-    /// and renamed.
+    /// Replaces the lab's record. A reader sees the complete old or the complete new record, because the new record is
+    /// written to another file, which is then renamed.
     ///
     /// # Errors
     /// The file cannot be written or renamed; the old record then stays.
@@ -175,14 +176,14 @@ impl StateDir {
     /// Removes the folder with all files of the lab, and releases the lock.
     ///
     /// # Errors
-    /// A file cannot be removed. The record is removed last, so a second attempt is possible.
+    /// A file cannot be removed. The record is removed last. So, if the removal fails, a second attempt is possible.
     pub fn remove(self) -> Result<()> {
         self.clear()?;
         fs::remove_dir_all(&self.path).with_context(|| format!("removing {}", self.path.display()))
     }
 }
 
-/// Returns the names of a folder's entries in no order; empty if the folder does not exist.
+/// Returns the names of a folder's entries, unsorted; empty if the folder does not exist.
 fn names(path: &Path) -> Result<Vec<OsString>> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
@@ -196,7 +197,7 @@ fn names(path: &Path) -> Result<Vec<OsString>> {
 }
 
 /// Refuses a folder with entries that no lab makes, because [`StateDir::remove`] would delete them. A folder with a
-/// record is a lab's, whatever else it contains.
+/// record counts as a lab's folder, whatever else it contains.
 fn refuse_foreign_files(path: &Path) -> Result<()> {
     let names = names(path)?;
     if names.iter().any(|n| n == STATE) {

@@ -11,8 +11,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Largest number of rows that are tried at the same time. A small machine answers the three probes for each TTL of so
-/// many traces in time (D24).
+/// Largest number of rows that are tried at the same time. This many traces, each with three probes for each TTL, a
+/// small machine still answers in time (D24).
 const MAX_CONCURRENT: usize = 10;
 /// Probes for each TTL. A hop counts as silent only if it answers none of them.
 const PROBES_PER_TTL: u8 = 3;
@@ -51,8 +51,8 @@ impl RowResult {
         self.row.lists().find(same).filter(|_| traced.others.is_empty())
     }
 
-    /// Formats the expectation in the form of [`Self::seen`]. Of several permitted lists of hops, only the one that
-    /// equals the trace is shown, or all if none does.
+    /// Formats the expectation in the form of [`Self::seen`]. If the row permits several lists of hops, the text has
+    /// only the list that equals the trace, or all lists if none equals it.
     #[must_use]
     pub fn expected(&self) -> String {
         if !self.row.reachable {
@@ -175,7 +175,7 @@ pub async fn rows(lab: &Lab, rows: &[Row], expected: &[Learned], limit: Duration
     }
     let mut tried = try_rows(lab, rows).await?;
     let mut after = tried.iter().all(RowResult::good).then(|| start.elapsed());
-    // A row that matched in an earlier round may have done so by old routes, so the last round tries all rows.
+    // In an earlier round a row may have matched because routes had not changed yet. So the last round tries all rows.
     let mut whole = true;
     while !(whole && tried.iter().all(RowResult::good)) && start.elapsed() < limit {
         if tried.iter().all(RowResult::good) {

@@ -181,8 +181,9 @@ fn planned_routes(kernel: &InstalledKernel) -> BTreeSet<KernelLine> {
         (*prefix, format!("{what} in {table}"))
     };
     let mut lines: BTreeSet<_> = kernel.routes.iter().map(line).collect();
-    // For every route into the TUN device, the agent also sets an unreachable route to the same prefix, which the
-    // kernel uses while the device does not exist (D22). The record does not list these routes.
+    // For every route into the TUN device except a default route, the agent also sets an unreachable route to the same
+    // prefix, which the kernel uses while the device does not exist (D22). The agent's record does not list the
+    // unreachable routes.
     let devices = kernel.routes.iter().filter(|(_, r)| **r == KernelRoute::Device);
     let fallbacks = devices.filter(|(p, _)| p.prefix_len() > 0);
     lines.extend(fallbacks.map(|(p, _)| (*p, format!("unreachable in {}", kernel.table))));

@@ -1,8 +1,9 @@
 //! A local process that represents a program on a virtual machine.
 //!
-//! The process runs a command line that starts the program over SSH. A signal to the process is written as a name and a
-//! newline to the command's standard input, and `run` in the guest sends it to the program. At the end of standard
-//! input `run` kills the program, so that a SIGKILL of the local process ends the program too.
+//! The process runs a command line that starts the program over SSH. When the process receives a signal, it writes the
+//! signal's name and a newline to the command's standard input, and the script `run` in the guest (deploy/vm/guest/run)
+//! sends the signal to the program. At the end of standard input the script kills the program, so that a SIGKILL of the
+//! local process ends the program too.
 
 use anyhow::{Context, Result};
 use std::process::{ExitCode, Stdio};

@@ -63,7 +63,7 @@ impl Lab {
         let token = self.client()?.create_token(&id, &binding, None).await;
         let token = token.with_context(|| format!("a token for {name}"))?.token;
         let mut argv = self.agent_argv("join", name)?;
-        // Of this machine's files a container sees only this folder, so the token is written there.
+        // The token is written to the agent's state folder, because a container sees no other folder of this machine.
         let folder = self.agent_dir(name)?;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
         let token_file = folder.join("token");
@@ -104,8 +104,8 @@ impl Lab {
         self.launch(name, name, &argv, tied).map(drop)
     }
 
-    /// Returns what the agent of a host is bound to: a VM, an instance of a gateway, or the edge of a circuit's link
-    /// (D7). Fails for a host without an agent, and for one that does not say which of several instances it is.
+    /// Returns what the agent of a host is bound to: a VM, an instance of a gateway, or a line of a circuit (D7). Fails
+    /// for a host without an agent, and for a host of a gateway with several instances that does not name one of them.
     fn binding(&self, name: &str, host: &Host) -> Result<Binding> {
         let group = &self.group;
         if let Some(vm) = &host.vm {
@@ -137,8 +137,8 @@ impl Lab {
         })
     }
 
-    /// Records the agents' overlay addresses. The controller allocates those that the topology does not name, so they
-    /// are read from the controller.
+    /// Records the agents' overlay addresses. The controller allocates the addresses that the topology does not give,
+    /// so all addresses are read from the controller.
     pub(super) async fn read_addresses(&self) -> Result<()> {
         for (name, host) in self.topology.agents() {
             let mut all = Vec::new();

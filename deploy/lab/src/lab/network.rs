@@ -44,7 +44,8 @@ const TRACE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest number of runs of `traceroute` for one trace, see [`TraceResult::may_have_missed`].
 const MAX_TRACES: u8 = 4;
 
-/// Largest number of runs of `ping` for one result, while some but not all echo requests are answered.
+/// Largest number of runs of `ping` for one result. `ping` is repeated while some but not all echo requests are
+/// answered.
 const MAX_PINGS: u32 = 3;
 
 impl Lab {
@@ -63,7 +64,7 @@ impl Lab {
         self.require_host(host)?;
         let wrapped = self.wrap(host, argv)?;
         let done = tokio::task::spawn_blocking(move || command::finish(&wrapped, limit)).await??;
-        // A shell or SSH reports a missing program with exit status 127, `ip netns exec` with a message.
+        // If the program is missing, a shell or SSH ends with exit status 127, and `ip netns exec` prints a message.
         if done.code == 127 || done.stderr.contains("exec of \"") {
             anyhow::bail!(
                 "cannot run '{}' on {host}: is it installed? {}",
@@ -87,8 +88,8 @@ impl Lab {
     }
 
     /// Pings from an overlay address of the host `from` to `to`, a host or an address as [`Lab::address`] accepts it.
-    /// The source is the first address of `from` in the family of the destination. Runs `ping` up to three times, until
-    /// all or none of the echo requests are answered, and returns the last result. Lost packets are no error.
+    /// The source is the first address of `from` in the family of the destination. If some but not all echo requests
+    /// are answered, runs `ping` again, up to three times in all. Returns the last result. Lost packets are no error.
     ///
     /// # Errors
     /// A host does not exist or has no address of this family, or `ping` cannot run or takes too long.
@@ -178,7 +179,7 @@ impl Lab {
         underlay::cut(&*self.hosts, &self.topology, host)
     }
 
-    /// Undoes [`Self::cut`] of a host. Without a cut it has no effect, and a [`Self::cut_pair`] stays.
+    /// Undoes [`Self::cut`] of a host. Has no effect on a host that is not cut, and does not undo a [`Self::cut_pair`].
     ///
     /// # Errors
     /// The host does not exist or has no link to the underlay, or a command fails.
@@ -206,7 +207,7 @@ impl Lab {
     }
 
     /// Replaces a host's underlay address by another of the same family, in any segment, and records it. The old
-    /// address is removed at once; the host's agent is not told.
+    /// address is removed at once, and the host's agent has to notice this itself.
     ///
     /// # Errors
     /// The host does not exist, the address is in no segment, or a command fails. The new address is then recorded
@@ -220,7 +221,7 @@ impl Lab {
     }
 }
 
-/// Returns a suffix that distinguishes the logs of several pings between the same hosts.
+/// Returns a number for the name of a ping's log, so that the logs of several pings between the same hosts differ.
 fn log_suffix() -> u32 {
     use std::sync::atomic::{AtomicU32, Ordering};
     static NEXT: AtomicU32 = AtomicU32::new(1);

@@ -13,7 +13,7 @@ use std::net::Ipv4Addr;
 
 /// ASN of all provider edges; Azure's edges have the same (E1).
 const EDGE_ASN: u32 = 12076;
-/// First part of the names of those static protocols whose routes lead into tunnels. The filter of OSPF's exports
+/// First part of the names of BIRD's static protocols with the routes into tunnels. The filter of OSPF's exports
 /// selects by it.
 const TUNNEL_ROUTES: &str = "through_";
 /// Path of BIRD's configuration below a router's own `/run`.
@@ -34,12 +34,13 @@ pub struct RemoteEnd {
     /// Destinations of static routes into the tunnel: all remote prefixes, or only the BGP speaker if the connection
     /// uses BGP.
     pub routes: Vec<Ipv4Net>,
-    /// BGP speaker of the gateway; none if the connection does not use BGP.
+    /// BGP speaker of the gateway; `None` if the connection does not use BGP.
     pub gateway: Option<Gateway>,
 }
 
-/// Returns the text of BIRD's configuration for a site's machine. `remotes` are the remote ends of tunnels by
-/// connection. Returns none for machines without BIRD: test hosts, and customer edges without any link.
+/// Returns the text of BIRD's configuration for a site's machine. `remotes` has the remote end of each tunnel, with the
+/// name of the tunnel's connection as the key. Returns `None` for machines without BIRD: test hosts, and customer edges
+/// without any link.
 ///
 /// # Errors
 /// A tunnel of the machine has no remote end in `remotes`, the circuit of a line has no private peering, or an address
@@ -65,7 +66,7 @@ pub fn config(
     }
 }
 
-/// Returns the router id of a customer edge, one of its addresses; none for an edge without links.
+/// Returns the router id of a customer edge, which is one of the edge's addresses; `None` for an edge without links.
 fn router_id(topology: &Topology, edge: &CustomerEdge) -> Option<Ipv4Addr> {
     let line = || {
         let line = edge.lines.first()?;
@@ -92,8 +93,9 @@ protocol kernel {{
     )
 }
 
-/// Returns the configuration of a LAN router. It advertises nothing, because the customer edges have static routes to
-/// the LAN. With ECMP, OSPF merges the external routes of several customer edges into one route with several next hops.
+/// Returns the configuration of a LAN router. The LAN router advertises nothing, because the customer edges have static
+/// routes to the LAN. With ECMP, OSPF merges the external routes of several customer edges into one route with several
+/// next hops.
 fn lan_router(site: &Site) -> String {
     let ecmp = if site.lan.ecmp { "yes" } else { "no" };
     let mut links = String::new();
@@ -232,8 +234,8 @@ struct Session<'a> {
     policy: &'a NeighbourPolicy,
 }
 
-/// Returns the protocol of a BGP session. Its retry times are shorter than BIRD's defaults, so that sessions return
-/// within seconds after an event is undone.
+/// Returns the protocol of a BGP session. The retry times are shorter than BIRD's defaults, so that sessions are
+/// established again within seconds after an event is undone.
 fn session(site: &Site, s: &Session<'_>) -> String {
     let Session {
         name,
@@ -269,8 +271,8 @@ fn session(site: &Site, s: &Session<'_>) -> String {
     )
 }
 
-/// Returns the filter that exports those of the site's own prefixes that are in `prefixes`. It never exports learned
-/// routes or the prefixes of links.
+/// Returns the filter that exports the site's own prefixes that `prefixes` contains. The filter exports no learned
+/// routes and no prefixes of links.
 fn export_filter(prefixes: &[Ipv4Net]) -> String {
     if prefixes.is_empty() {
         return "none".into();
@@ -317,8 +319,8 @@ pub fn protocols(text: &str) -> Vec<Protocol> {
     all
 }
 
-/// Parses the output of `birdc show route`. Returns each prefix once, whichever of its routes is used. Only the first
-/// line of several routes to a prefix has the prefix.
+/// Parses the output of `birdc show route`. Returns each prefix once, whichever of its routes is used. If BIRD lists
+/// several routes to a prefix, only the first route's line contains the prefix.
 #[must_use]
 pub fn prefixes(text: &str) -> BTreeSet<Ipv4Net> {
     let first = |line: &str| line.split_whitespace().next()?.parse().ok();
@@ -343,7 +345,7 @@ mod tests {
         config(topology, &machine, &remotes).unwrap().unwrap_or_default()
     }
 
-    /// Returns the lines of the protocol that begins with `head`, without their indentation.
+    /// Returns the lines of the protocol whose first line begins with `head`, without their indentation.
     fn protocol<'a>(config: &'a str, head: &str) -> Vec<&'a str> {
         let lines = config.lines().skip_while(|l| !l.starts_with(head));
         lines.take_while(|l| *l != "}").map(str::trim).collect()

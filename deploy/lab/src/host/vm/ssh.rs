@@ -69,7 +69,7 @@ impl Ssh {
     }
 }
 
-/// Quotes `argv` as one line for the guest's shell, which passes every word on unchanged.
+/// Quotes `argv` as one line for the guest's shell, so that the shell passes every word on unchanged.
 pub(super) fn quoted(argv: &[String]) -> String {
     let each = argv.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''")));
     each.collect::<Vec<_>>().join(" ")
