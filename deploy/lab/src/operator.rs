@@ -42,8 +42,8 @@ impl NamespacePair {
         impl Drop for Return<'_> {
             fn drop(&mut self) {
                 if let Err(e) = setns(self.0, CloneFlags::CLONE_NEWNET) {
-                    // The program must end here. Otherwise the thread would make all further connections of this
-                    // program in the controller's namespace.
+                    // The program must end here. Otherwise all further connections of this thread would be made in the
+                    // controller's namespace.
                     tracing::error!(error = %e, "cannot return to the own network namespace");
                     std::process::abort();
                 }

@@ -36,7 +36,7 @@ pub struct State {
     /// Processes that were started, by name: `controller`, the host of an agent or routing daemon, or the name of
     /// another program. A process that has ended stays recorded.
     pub processes: BTreeMap<String, Process>,
-    /// Present underlay addresses, by host, of those hosts whose address was changed and differs from the topology.
+    /// Present underlay addresses, by host, of those hosts whose address was changed after the bring-up.
     pub moved: BTreeMap<String, IpAddr>,
     /// Overlay addresses by host, the primary one first: those of agents, and those of the sites' machines.
     pub addresses: BTreeMap<String, Vec<IpAddr>>,

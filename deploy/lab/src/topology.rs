@@ -92,7 +92,7 @@ pub struct Delay {
     pub loss: f64,
 }
 
-// Equality is reflexive: the check refuses NaN for both numbers.
+// `Eq` needs a value to equal itself, which NaN does not. The check of the topology refuses NaN for both numbers.
 impl Eq for Delay {}
 
 fn ethernet() -> u16 {
@@ -103,8 +103,8 @@ fn ethernet() -> u16 {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Segment {
-    /// Prefix of the segment, without host bits. Its first address is the underlay's router, which is the hosts'
-    /// default gateway.
+    /// Prefix of the segment, without host bits. The first usable address of the prefix is that of the underlay's
+    /// router, which is the default gateway of the segment's hosts.
     pub prefix: IpNet,
 }
 
@@ -118,8 +118,8 @@ pub struct Controller {
     pub port: u16,
 }
 
-/// A machine with a link to the underlay. Without `vm`, `gateway` and `edge` it is a plain host without an agent; at
-/// most one of the three may be set.
+/// A machine with a link to the underlay. At most one of `vm`, `gateway` and `edge` may be set. A machine with none of
+/// them is a plain host without an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Host {
@@ -134,8 +134,8 @@ pub struct Host {
     /// Set if the host is an instance of a VPN or ExpressRoute gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Gateway>,
-    /// Set if the host is the provider edge of one link of a circuit. The edge has one line, to a customer edge of a
-    /// site.
+    /// Set if the host is the provider edge on which one line of a circuit, primary or secondary, ends. The edge has
+    /// one line, to a customer edge of a site.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edge: Option<Edge>,
 }
@@ -146,7 +146,8 @@ pub struct Host {
 pub struct Vm {
     /// Names of the machine's network interfaces in `resources`, the primary one first; at least one.
     pub nics: Vec<String>,
-    /// Subnets (`vnet/subnet`) whose other machines are reached through this host (D8).
+    /// Served subnets, each as `vnet/subnet`: their other machines have no agents and are reached through this host
+    /// (D8).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub serves: Vec<String>,
     /// Whether the lab enables forwarding in the host's kernel. An appliance needs it in addition to
@@ -155,7 +156,7 @@ pub struct Vm {
     pub kernel_forwarding: bool,
 }
 
-/// The part of a host that is the provider edge of one link of a circuit (D7).
+/// The properties of a host that is the provider edge of one line of a circuit, primary or secondary (D7).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Edge {
@@ -165,7 +166,7 @@ pub struct Edge {
     pub link: CircuitLink,
 }
 
-/// The part of a host that is one instance of a gateway (D7).
+/// The properties of a host that is one instance of a gateway (D7).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Gateway {
@@ -219,7 +220,7 @@ impl Topology {
         Ok(serde_norway::to_string(self)?)
     }
 
-    /// Returns the name and prefix of the segment that contains an underlay address; none if no segment contains it.
+    /// Returns the name and prefix of the segment that contains an underlay address; `None` if no segment contains it.
     #[must_use]
     pub fn segment_of(&self, address: IpAddr) -> Option<(&str, IpNet)> {
         let mut segments = self.underlay.segments.iter();
@@ -228,8 +229,8 @@ impl Topology {
     }
 
     /// Returns the name of the `ipConfiguration` that a host of a gateway is bound to: the one that the host names,
-    /// otherwise the gateway's only one, or the manifest's default name if the gateway lists none. None if the host
-    /// names none and the gateway has several. A name that the host gives is not checked.
+    /// otherwise the gateway's only one, or the manifest's default name if the gateway lists none. Returns `None` if
+    /// the host names no configuration and the gateway has several. A name that the host gives is not checked.
     #[must_use]
     pub fn instance_of(&self, gateway: &Gateway) -> Option<String> {
         let known = self.resources.virtual_network_gateways.find(&gateway.name);
@@ -250,13 +251,13 @@ impl Topology {
     }
 }
 
-/// Returns the first usable address of a prefix; none if the prefix has no usable address. For IPv6 it is the one after
-/// the network's address.
+/// Returns the first usable address of a prefix; `None` if the prefix has no usable address. For IPv6 it is the one
+/// after the network's address.
 #[must_use]
 pub fn first_address(prefix: IpNet) -> Option<IpAddr> {
     match prefix {
         IpNet::V4(_) => prefix.hosts().next(),
-        // The network's address itself is the subnet-router anycast address.
+        // In IPv6 the first address of the prefix is the subnet-router anycast address, so the second one is returned.
         IpNet::V6(_) => prefix.hosts().nth(1),
     }
 }

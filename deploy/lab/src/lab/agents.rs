@@ -138,7 +138,7 @@ impl Lab {
     }
 
     /// Records the agents' overlay addresses. The controller allocates the addresses that the topology does not give,
-    /// so all addresses are read from the controller.
+    /// so the addresses of VMs and gateways are read from the controller.
     pub(super) async fn read_addresses(&self) -> Result<()> {
         for (name, host) in self.topology.agents() {
             let mut all = Vec::new();

@@ -41,7 +41,8 @@ impl Topology {
         self.check_disjoint(problems);
     }
 
-    /// Checks that a provider edge's circuit exists, and that no other host is the edge of the same link.
+    /// Checks that a provider edge's circuit exists, and that no other host is the edge of the same line of the
+    /// circuit.
     pub(super) fn check_edge(&self, at: &str, edge: &Edge, bindings: &mut Bindings, problems: &mut Vec<String>) {
         let name = LinkName {
             circuit: edge.circuit.clone(),
