@@ -18,7 +18,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 KERNEL = "linux-image-cloud-amd64"
-# Packages that each machine needs to boot and for its network, and programs for diagnosis.
+# Packages that each machine needs for its boot and its network, and packages with programs for diagnosis.
 BASE = [
     KERNEL,
     "bird2",

@@ -265,7 +265,7 @@ async fn run_for_lab(command: LabCommand, dir: Option<&Path>, json: bool) -> Res
     }
 }
 
-/// Longest time between the failure of a helper and the arrival of the signal that caused the failure.
+/// Longest time by which a signal may arrive at this program after it has made a helper program fail.
 const SIGNAL_GRACE: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Runs `work` until it ends or SIGINT, SIGTERM or SIGHUP arrives. On a signal `work` is dropped, which takes its lab

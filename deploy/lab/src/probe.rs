@@ -157,8 +157,8 @@ impl PingResult {
         self.received = self.sent.saturating_sub(missing);
     }
 
-    /// Returns the median round-trip time, milliseconds; none without replies. Of an even number, it is the larger
-    /// middle value.
+    /// Returns the median round-trip time in milliseconds; `None` if there were no replies. Of an even number, it is
+    /// the larger middle value.
     #[must_use]
     pub fn median_ms(&self) -> Option<f64> {
         let mut all = self.rtts_ms.clone();

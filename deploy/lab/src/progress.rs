@@ -20,7 +20,7 @@ pub struct Progress {
 }
 
 struct Sink {
-    /// Spinner on standard error; none if standard error is no terminal.
+    /// Spinner on standard error; `None` if standard error is no terminal.
     bar: Option<ProgressBar>,
     warned: AtomicBool,
     /// Present activity, its start, and whether it was printed. Used only without a spinner.

@@ -78,8 +78,9 @@ pub fn find_programs(topology: &Topology) -> Result<()> {
     Ok(())
 }
 
-/// Configures the machines of all sites and connects them to each other and to the provider edges. All these hosts must
-/// exist, and customer edges with tunnels must have their link to the underlay. Starts no program.
+/// Configures the machines of all sites, connects the machines of each site to one another, and connects customer edges
+/// to the provider edges of their lines. All these hosts must exist, and customer edges with tunnels must have their
+/// link to the underlay. Starts no program.
 ///
 /// # Errors
 /// A host does not exist, or a command fails.

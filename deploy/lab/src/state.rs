@@ -1,6 +1,6 @@
 //! The record of what a lab has made, by which `down` can remove everything after a crash. A host is recorded on disk
-//! before it is created, and a process once it has started. If a crash leaves a process without a record, `down` finds
-//! the process by the network namespace of its host.
+//! before it is created, but a process only after it has started. If a crash leaves a process without a record, `down`
+//! finds the process by the network namespace of its host.
 
 use crate::host::Runtime;
 use crate::process::Process;
@@ -16,7 +16,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Folder that contains the state folders of all labs by default. A reboot empties it, and removes the namespaces too.
+/// Folder that contains the state folders of all labs by default. A reboot empties this folder, and also removes the
+/// namespaces of the labs.
 pub const DEFAULT_ROOT: &str = "/run/tombolo-lab";
 
 /// The record of what a lab has made, as it is stored in `lab.json`.
@@ -38,7 +39,8 @@ pub struct State {
     pub processes: BTreeMap<String, Process>,
     /// Present underlay addresses, by host, of those hosts whose address was changed after the bring-up.
     pub moved: BTreeMap<String, IpAddr>,
-    /// Overlay addresses by host, the primary one first: those of agents, and those of the sites' machines.
+    /// Overlay addresses of agents' hosts and of the sites' machines, by host; the primary address of a host comes
+    /// first.
     pub addresses: BTreeMap<String, Vec<IpAddr>>,
     /// Whether the bring-up has succeeded.
     pub complete: bool,
@@ -57,7 +59,8 @@ const NEW_STATE: &str = "lab.json.new";
 const LOCK: &str = "lock";
 /// Time between two attempts to lock the folder.
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(50);
-/// Names of all entries that a lab makes in its folder. A folder with other entries is refused.
+/// Names of all entries that a lab makes in its folder. A folder that has other entries and no record is refused as a
+/// state folder.
 const OWN_ENTRIES: &[&str] = &[
     STATE,
     NEW_STATE,
@@ -212,8 +215,8 @@ fn refuse_foreign_files(path: &Path) -> Result<()> {
     }
 }
 
-/// Returns the record of the lab in `path` without a lock, also while another program changes the lab; none if there is
-/// no record.
+/// Returns the record of the lab in `path` without a lock, also while another program changes the lab; `None` if there
+/// is no record.
 ///
 /// # Errors
 /// The file cannot be read, or is not a record of this version.
@@ -228,8 +231,8 @@ pub fn read(path: &Path) -> Result<Option<State>> {
     }
 }
 
-/// Returns the folders directly below `root` ([`DEFAULT_ROOT`] if none) that contain a lab's record, sorted by path.
-/// Empty if `root` does not exist or this user may not read it.
+/// Returns the folders directly below `root` ([`DEFAULT_ROOT`] if `root` is `None`) that contain a lab's record, sorted
+/// by path. Empty if `root` does not exist or this user may not read it.
 #[must_use]
 pub fn all(root: Option<&Path>) -> Vec<PathBuf> {
     let entries = fs::read_dir(root.unwrap_or(Path::new(DEFAULT_ROOT)));

@@ -36,7 +36,8 @@ const FORWARDED: Flags = Flags {
 };
 const TRANSIT: Flags = Flags { transit: true, ..PLAIN };
 
-/// Time between two echo requests of the background pings. An interruption that is shorter need not show.
+/// Time between two echo requests of the background pings. An interruption that is shorter than this time may lose no
+/// echo request.
 const PING_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Time that the background pings run before the controller is killed. If packets are lost in this time, the cause is
@@ -80,7 +81,8 @@ pub(super) fn missing(topology: &Topology) -> Vec<String> {
 
 /// Runs all steps. Stops after the first step with a failed check, because later steps depend on it.
 pub(super) async fn walk(s: &mut Stage<'_>) -> Result<()> {
-    // P16: a change must not disturb traffic that it does not concern. This ping measures it during all steps.
+    // P16: a change must not disturb traffic that it does not concern. This ping runs during all steps, and shows
+    // whether its echo requests were lost.
     let inside = s.lab.start_ping(HUB_VM, HUB_FW, PING_INTERVAL)?;
     macro_rules! step {
         ($step:expr) => {
@@ -273,7 +275,7 @@ async fn controller_dies(s: &mut Stage<'_>) -> Result<()> {
     no_losses(s, pings)
 }
 
-/// Stops background pings, and checks that each of them has lost nothing.
+/// Stops background pings, and checks that every echo request of each ping was answered.
 fn no_losses(s: &mut Stage<'_>, pings: Vec<BackgroundPing>) -> Result<()> {
     let names: Vec<_> = pings.iter().map(|p| p.name.clone()).collect();
     for (name, pinged) in names.into_iter().zip(BackgroundPing::stop_all(pings)) {
@@ -294,7 +296,8 @@ fn no_losses(s: &mut Stage<'_>, pings: Vec<BackgroundPing>) -> Result<()> {
 
 const REVISION: &str = "revision";
 
-/// Returns the whole desired state of the controller: every resource with its etag by id, the agents, and the revision.
+/// Returns the desired state of the controller: every resource of the kinds that the demo uses, with its etag, by its
+/// id; every agent; and the revision.
 async fn desired(s: &Stage<'_>) -> Result<BTreeMap<String, Value>> {
     let client = s.lab.client()?;
     let mut all = BTreeMap::new();

@@ -19,7 +19,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Environment variable with the name of another image than [`DEFAULT_IMAGE`].
+/// Environment variable that names the image; if it is not set, the image is [`DEFAULT_IMAGE`].
 const IMAGE: &str = "TOMBOLO_IMAGE";
 
 /// Name that `make image` gives to its image.
@@ -31,8 +31,8 @@ const CONTAINER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time between two checks whether a container's process exists.
 const START_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Capabilities of an agent: `NET_ADMIN` for the TUN device, `NET_RAW` for probes, and those that BIRD needs to listen
-/// on port 179 and to change its user.
+/// Linux capabilities of an agent's container: `NET_ADMIN` for the TUN device, `NET_RAW` for probes, and the others so
+/// that BIRD can listen on port 179 and run as another user.
 const AGENT_CAPABILITIES: [&str; 8] = [
     "NET_ADMIN",
     "NET_RAW",
@@ -44,7 +44,7 @@ const AGENT_CAPABILITIES: [&str; 8] = [
     "KILL",
 ];
 
-/// Group of BIRD's user in the image. It owns BIRD's control socket, which the agent uses.
+/// Group of BIRD's user in the image. BIRD's control socket, which the agent uses, belongs to this group.
 const BIRD_GROUP: &str = "bird";
 
 /// Capabilities of commands that people and the lab run on a host, such as `ip`, `nft` and `ping`.
@@ -136,8 +136,8 @@ impl Docker {
         Ok(())
     }
 
-    /// Returns the process id on this machine of a container's first process; none if the container does not exist or
-    /// run.
+    /// Returns the process id, on this machine, of a container's first process; `None` if the container does not exist
+    /// or does not run.
     fn pid(&self, name: &str) -> Option<i32> {
         let found = run(&[
             "docker",
@@ -195,7 +195,7 @@ impl Hosts for Docker {
                 ("ipv4/conf/default/send_redirects", "0"),
                 ("ipv6/conf/default/accept_ra", "0"),
                 ("ipv6/conf/default/addr_gen_mode", "1"),
-                // Docker disables IPv6 in containers that are in no IPv6 network of Docker.
+                // Docker disables IPv6 in a container that is in no IPv6 network of Docker, so it is enabled here.
                 ("ipv6/conf/all/disable_ipv6", "0"),
                 ("ipv6/conf/default/disable_ipv6", "0"),
             ],

@@ -21,7 +21,7 @@ use tombolo_proto::status::AgentStatus;
 
 /// Longest time that `tombolo-agent join` may take. It allows for an emulated machine.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time between two requests for the agents' revisions. [`Ready::took`] is exact to this time.
+/// Time between two requests for the agents' revisions. The value of [`Ready::took`] may be too large by this time.
 const READY_POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Time that an agent has to end after SIGTERM, before it is killed.
 const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -30,7 +30,7 @@ const IN_FORCE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest time that an agent may take to answer on its local socket.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The revision that all agents have in force, and how long that took.
+/// A revision that all agents have in force, and the time until then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ready {
     /// Revision of the controller's state that is in force.
@@ -297,8 +297,8 @@ impl Lab {
             .with_context(|| format!("status of {host}"))
     }
 
-    /// Returns what a host's agent has installed in its engine and, by its own record, in the kernel. It is read from
-    /// the agent's local socket.
+    /// Returns what a host's agent has installed in its engine, and what it has recorded as installed in the kernel. It
+    /// is read from the agent's local socket.
     ///
     /// # Errors
     /// The agent does not answer within five seconds, or its answer has another format.

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use tombolo_client::Client;
 
-/// Longest time from the controller's start to its first answer. At its first start it creates keys and its store,
-/// which takes seconds on a busy machine.
+/// Longest time from the controller's start to its first answer. At the first start the controller creates its keys and
+/// its store, which takes seconds on a busy machine.
 const CONTROLLER_START_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time between two health requests to a starting controller.
 const HEALTH_POLL_INTERVAL: Duration = Duration::from_millis(30);

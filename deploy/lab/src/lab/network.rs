@@ -38,7 +38,7 @@ pub(super) fn disable_icmp_rate_limits(hosts: &dyn Hosts, host: &str) -> Result<
     )
 }
 
-/// Longest time that one traceroute may take: one second for each of the 8 TTLs, and the rest for a busy machine.
+/// Longest time that one traceroute may take: one second for each of the 8 TTLs, and a margin for a busy machine.
 const TRACE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Largest number of runs of `traceroute` for one trace, see [`TraceResult::may_have_missed`].

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tombolo_proto::id::PublicKey;
 
-/// Longest time that a stock program may run, or a device may take to appear. It allows for a busy machine.
+/// Longest time that a stock program may run, or a device may take to appear. The time allows for a busy machine.
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest time until all sessions of the sites' routers must be up. OSPF and BGP retry every few seconds.
 pub(super) const SESSIONS_TIMEOUT: Duration = Duration::from_secs(60);
@@ -145,9 +145,8 @@ impl Lab {
     }
 
     /// Creates the WireGuard device of tunnel `number`, counted from 0, of the customer edge `host`, and sets it up
-    /// with `parsed` and the key of [`Self::make_device_keys`]. The device `wgN` is the kernel's, or that of
-    /// `wireguard-go` if the kernel has no WireGuard. Waits until the device is up, but not for a handshake. BGP is not
-    /// started.
+    /// with `parsed` and the key of [`Self::make_device_keys`]. If the kernel has WireGuard, it makes the device `wgN`;
+    /// otherwise `wireguard-go` does. Waits until the device is up, but not for a handshake. BGP is not started.
     ///
     /// # Errors
     /// `host` is no machine of a site; the tunnel has no key file; the kernel has a device of this name; or a program

@@ -11,10 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
-/// ASN of all provider edges; Azure's edges have the same (E1).
+/// ASN of all provider edges. Azure's edges have this ASN too (E1).
 const EDGE_ASN: u32 = 12076;
-/// First part of the names of BIRD's static protocols with the routes into tunnels. The filter of OSPF's exports
-/// selects by it.
+/// First part of the names of BIRD's static protocols with the routes into tunnels. By this part the export filter of
+/// OSPF selects these routes.
 const TUNNEL_ROUTES: &str = "through_";
 /// Path of BIRD's configuration below a router's own `/run`.
 pub const CONFIG: &str = "bird/bird.conf";
@@ -229,7 +229,7 @@ struct Session<'a> {
     asn: u32,
     /// Options of the protocol that differ between a direct and a multihop neighbour.
     reach: &'a str,
-    /// Key that signs the session's TCP segments (RFC 2385); none for an unsigned session.
+    /// Key that signs the session's TCP segments (RFC 2385); `None` for an unsigned session.
     key: Option<&'a str>,
     policy: &'a NeighbourPolicy,
 }

@@ -1,5 +1,5 @@
 //! A site's VPN device: one stock WireGuard interface with one peer (D16). Its configuration comes from the output of
-//! `tombolo connection device-config`. The interface is the kernel's, or that of `wireguard-go` on kernels without
+//! `tombolo connection device-config`. The kernel makes the interface, or `wireguard-go` if the kernel has no
 //! WireGuard.
 
 use crate::command::{self, HELPER_TIMEOUT, run};
@@ -24,7 +24,7 @@ pub struct DeviceSettings {
     pub addresses: Vec<IpNet>,
     /// MTU inside the tunnel, bytes.
     pub mtu: u16,
-    /// UDP port on which the device listens; a random port if none.
+    /// UDP port on which the device listens; `None`: a random port.
     pub listen_port: Option<u16>,
     /// Static routes into the tunnel, and the gateway's BGP speaker.
     pub remote: RemoteEnd,

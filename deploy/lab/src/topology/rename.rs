@@ -44,7 +44,7 @@ const NAME_MAPS: &[&str] = &[
     "routes",
     "ipConfigurations",
 ];
-/// ASNs for private use that a site may have: below those that Azure reserves (G4).
+/// ASNs that a renamed site may get: the ASNs for private use that are below those that Azure reserves (G4).
 const ASNS: std::ops::Range<u32> = 64_512..65_515;
 
 /// Returns a copy with other names and addresses for all networks, hosts, sites and resources, and with other ASNs for

@@ -13,7 +13,7 @@ use std::time::Duration;
 /// Number of the first line's routing table; each further line has the next number. Any number would do, because the
 /// namespace of the underlay's router has no other such tables.
 const FIRST_TABLE: usize = 1000;
-/// Largest number of packets in flight on one line with netem, as many as in [`crate::delay`].
+/// Largest number of packets in flight on one line with netem: the same number as for a line of [`crate::delay`].
 const NETEM_LIMIT: &str = "20000";
 
 /// Returns the name of the device through which the router sends packets of line `number`.

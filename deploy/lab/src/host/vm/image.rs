@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
 
-/// Environment variable with the folder of another image.
+/// Environment variable that names the folder of the image; if it is not set, the folder is [`DEFAULT_IMAGE`].
 const IMAGE: &str = "TOMBOLO_VM_IMAGE";
 /// Name of the folder that `make vm-image` fills. It is one level above the programs: for `target/debug/tombolo` the
 /// folder is `target/lab-vm`.

@@ -4,8 +4,8 @@ use super::image;
 use crate::host::{Hosts as _, Namespaces};
 use std::path::{Path, PathBuf};
 
-/// Account and address of every guest. A guest's link for SSH is in its own namespace, so all guests have the same
-/// address.
+/// Account and address of every guest. Each guest's link for SSH is in a network namespace of its own, so the address
+/// can be the same for all guests.
 const GUEST: &str = "root@169.254.77.2";
 
 /// The command lines of the SSH client for the guests of a lab.
