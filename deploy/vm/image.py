@@ -34,7 +34,7 @@ BASE = [
 # Further packages with programs that the lab calls on its machines.
 LAB = ["openssh-server", "tcpdump", "traceroute"]
 PROGRAMS = ["tombolo", "tombolo-agent"]
-# Documentation and translations, which the machines do not need.
+# Folders with documentation and translations. They are left out, because the machines do not need them.
 LEAN = [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ["doc", "man", "locale"]]
 
 

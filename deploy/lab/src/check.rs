@@ -1,5 +1,5 @@
-//! Compares the controller's routes with the tables of agents. Compares `explain` and the topology's expectations with
-//! real pings and traceroutes.
+//! Compares the tables and routes that the controller computes with the tables of agents, and compares the answers of
+//! `explain` and the topology's expectations with real pings and traceroutes.
 
 mod phases;
 pub(crate) mod report;
@@ -33,7 +33,7 @@ pub struct Agreement {
     pub interfaces: usize,
     /// The pairs of hosts for which `explain` was compared with live packets.
     pub pairs: Vec<Pair>,
-    /// Disagreements, each as one line for people; empty if there are none.
+    /// All disagreements that were found, each as one line of text.
     pub problems: Vec<String>,
 }
 
@@ -42,7 +42,7 @@ pub struct Agreement {
 pub struct Pair {
     /// Name of the source host.
     pub from: String,
-    /// Destination host with its family, as [`Lab::address`] accepts it.
+    /// Destination host and address family, as `HOST/4` or `HOST/6`.
     pub to: String,
     /// Whether any ping was answered.
     pub reachable: bool,
@@ -228,7 +228,8 @@ mod golden {
     use std::collections::BTreeMap;
     use tombolo_golden::golden;
 
-    /// The lab reads an explanation that the controller's tests have recorded.
+    /// The answer of `explain` is one that the controller's golden tests have recorded, so that both sides agree on the
+    /// format.
     #[test]
     fn explanations_of_the_controller() {
         let read: BTreeMap<String, Explanation> =

@@ -154,9 +154,9 @@ enum LabCommand {
     },
 }
 
-/// Runs a command of `tombolo lab` to its end. With `json`, `status` prints JSON. Returns the exit code: that of the
-/// program for `exec`, failure if a check found a difference, 128 + the signal's number if a signal interrupted `up` or
-/// `demo`, otherwise success.
+/// Runs a command of `tombolo lab` to its end. With `json`, `status` prints JSON. Returns the exit code. For `exec`
+/// this is the program's exit code. It is failure if a check found a difference, 128 + the signal's number if a signal
+/// interrupted `up` or `demo`, and otherwise success.
 ///
 /// # Errors
 /// The command fails, `json` is set and the command has no JSON output, or this program does not run as root and the
@@ -213,7 +213,7 @@ pub async fn run(args: LabArgs, json: bool) -> Result<ExitCode> {
             watch::watch(dir, &id).await.map(|()| ExitCode::SUCCESS)
         }
         other => {
-            // The state folders are readable by root only, so other users would not find any lab.
+            // Only root may read the state folders of labs, so for other users the search would find no lab.
             if !nix::unistd::geteuid().is_root() {
                 bail!(
                     "labs belong to root: run this command as root ('sudo {} …')",

@@ -1,5 +1,5 @@
-//! Lines with a constant delay in user space, for kernels without netem. A packet that the kernel sends to a line's TUN
-//! device returns from the same device after the delay. Packets stay in order.
+//! Lines with a constant delay in user space, for kernels without netem. The kernel sends a packet to a line's TUN
+//! device, and after the delay it receives the packet again from the same device. Packets stay in order.
 
 use anyhow::{Context, Result, bail};
 use std::fmt;
@@ -15,7 +15,7 @@ pub const COMMAND: &str = "delay-line";
 /// Largest number of packets in flight on one line; further packets are dropped. 20,000 packets of 1500 bytes are what
 /// a line with a delay of 50 ms holds at about 5 Gbit/s.
 const MAX_QUEUED: usize = 20_000;
-/// Size of the largest packet that a TUN device may deliver, bytes.
+/// Largest size, in bytes, of a packet that a TUN device may deliver.
 const MAX_PACKET: usize = 65_536;
 
 /// A delay line: its device, its delay and its loss.
@@ -59,7 +59,8 @@ pub async fn run(lines: Vec<Line>) -> Result<()> {
         .map(drop)
 }
 
-/// Carries packets over one line. Packets of both directions share a queue, because they have the same delay.
+/// Carries packets over one line. Packets of both directions share one queue, because both directions have the same
+/// delay.
 async fn carry(line: Line) -> Result<()> {
     let device = || format!("device {}", line.device);
     let tuns = Tun::builder().name(&line.device).build().with_context(device)?;

@@ -102,8 +102,8 @@ pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<bool> {
             add_address(&address, name)?;
             run(&["ip", "link", "set", name, "up"])?;
         }
-        // Packets to other destinations are dropped without ICMP errors, as the internet drops packets to private
-        // addresses (T8).
+        // The underlay's router drops packets to other destinations without ICMP errors, as the internet drops packets
+        // to private addresses (T8).
         for family in ["-4", "-6"] {
             run(&["ip", family, "route", "add", "blackhole", "default"])?;
         }

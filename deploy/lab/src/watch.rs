@@ -45,7 +45,8 @@ impl Watcher {
             .args([COMMAND, id])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            // Ctrl-C and the end of the terminal must not end the watcher before the lab is down.
+            // The watcher is in a process group of its own, because Ctrl-C and the end of the terminal must not end it
+            // before the lab is down.
             .process_group(0)
             .spawn()
             .with_context(|| format!("starting {}", program.display()))?;
@@ -64,8 +65,9 @@ impl Watcher {
     }
 }
 
-/// Runs the watcher. Waits for the end of standard input, and then takes down the lab in `dir` if its id is still `id`.
-/// A byte on standard input ends the watcher without an action. The wait blocks the thread.
+/// Runs the watcher. Waits for the end of standard input, and then takes down the lab with the state folder `dir`,
+/// unless the lab in this folder has another id than `id`. A byte on standard input ends the watcher without an action.
+/// The wait blocks the thread.
 ///
 /// # Errors
 /// Another program holds the lock of the lab for longer than ten seconds, the record cannot be read, or a part of the

@@ -85,7 +85,7 @@ impl Bench {
         bench
     }
 
-    /// Returns the folder that a provider's host has as its `/run`, and creates it.
+    /// Creates and returns the folder that a provider's host sees as its `/run`.
     fn run_of(&self, host: &str) -> PathBuf {
         let run = self.folder.path().join(host);
         std::fs::create_dir_all(run.join("bird")).unwrap();
@@ -165,7 +165,8 @@ protocol bgp site {{
         DeviceSettings::read(&text).unwrap()
     }
 
-    /// Waits until the output of a command on a host satisfies `good`. `what` names the state in messages.
+    /// Runs a command on a host again and again until `good` returns true for the command's output. `what` names the
+    /// state in messages.
     async fn until(&self, host: &str, command: &str, what: &str, good: impl Fn(&str) -> bool) {
         let argv: Vec<&str> = command.split(' ').collect();
         let start = Instant::now();

@@ -20,8 +20,9 @@ pub struct Phase {
     pub outcome: Outcome,
 }
 
-/// Checks the steady state of a lab, and with `events` each event in the file's order and the steady state after it.
-/// Returns whether all results of all phases were as expected. A phase ends when they are, or after a minute.
+/// Checks the steady state of a lab. If `events` is set, then also checks, for each event in the file's order, the
+/// state after the event and the steady state after the event was undone. Returns true if all results of all phases
+/// were as expected. A phase ends when they are, or after a minute.
 ///
 /// Calls `report` twice for a phase: before the phase with its title and `None`, and after the phase with its title and
 /// result. All events are undone at the start and at the end, also after an error, but not if the future is dropped.

@@ -33,8 +33,8 @@ pub struct RowResult {
 }
 
 impl RowResult {
-    /// Whether the result is as expected: all pings answered and a permitted list of hops, or no answer and no ICMP
-    /// error.
+    /// Whether the result is as expected. If the row expects the pair to be reachable, all pings must be answered and
+    /// the trace must be a permitted list of hops. Otherwise there must be no answer and no ICMP error.
     #[must_use]
     pub fn good(&self) -> bool {
         match (&self.traced, self.row.reachable) {
@@ -68,7 +68,8 @@ impl RowResult {
         }
     }
 
-    /// Formats the result: the hops of the trace, with the pings if not all were answered, or `no answer`.
+    /// Formats the result: the hops of the trace, followed by the pings' result if not all pings were answered; or `no
+    /// answer`.
     #[must_use]
     pub fn seen(&self) -> String {
         match &self.traced {
@@ -83,9 +84,9 @@ impl RowResult {
 /// The prefixes that a customer edge must learn from a neighbour, and those that it has learned.
 #[derive(Debug, Clone)]
 pub struct LearnedResult {
-    /// Neighbour of the customer edge, and the prefixes that it is expected to advertise.
+    /// The customer edge, its neighbour, and the prefixes that the neighbour is expected to advertise.
     pub expectation: Learned,
-    /// Prefixes that BIRD of the customer edge has learned from the neighbour.
+    /// Prefixes that the BIRD of the customer edge has learned from the neighbour.
     pub prefixes: BTreeSet<Ipv4Net>,
 }
 
@@ -150,7 +151,7 @@ impl Outcome {
         self.rows.iter().all(RowResult::good) && self.learned.iter().all(LearnedResult::good)
     }
 
-    /// Returns the number of results, and the number of those that are as expected.
+    /// Returns two numbers: that of all results, and that of the results that are as expected.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
         let all = self

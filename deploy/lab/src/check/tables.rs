@@ -94,7 +94,8 @@ fn difference<T: Ord + Debug>(desired: &BTreeSet<T>, installed: &BTreeSet<T>) ->
     })
 }
 
-/// Formats the next hop of an engine's route, with only those properties that the REST interface shows too (R21).
+/// Formats the next hop of a route in an engine. The text has only the properties that the REST interface shows too
+/// (R21).
 fn hop_text(hop: &InstalledHop) -> String {
     match hop {
         InstalledHop::Local {} => "VnetLocal".into(),
@@ -190,7 +191,7 @@ fn planned_routes(kernel: &InstalledKernel) -> BTreeSet<KernelLine> {
     lines
 }
 
-/// Reads the routes in the agent's two tables of the host's kernel.
+/// Reads the routes in those two routing tables of the host's kernel that belong to the agent.
 fn kernel_routes(lab: &Lab, host: &str, kernel: &InstalledKernel) -> Result<BTreeSet<KernelLine>> {
     let mut routes = BTreeSet::new();
     for family in ["-4", "-6"] {

@@ -36,7 +36,7 @@ struct Row {
     state: String,
 }
 
-/// Prints the status of one lab, or without `lab` of all labs, as a table or as JSON.
+/// Prints the status of the lab `lab`, as a table or as JSON. If `lab` is `None`, prints the status of all labs.
 pub(super) async fn status(dir: Option<&Path>, lab: Option<&str>, json: bool) -> Result<ExitCode> {
     let labs = match lab {
         Some(_) => vec![find_lab(dir, lab)?],

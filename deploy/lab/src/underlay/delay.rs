@@ -87,7 +87,8 @@ fn route_through(topology: &Topology, (from, to): (&str, &str), device: &str, ta
 fn make_tun(number: usize, mtu: &str) -> Result<String> {
     let name = device(number);
     run(&["ip", "tuntap", "add", "dev", &name, "mode", "tun"])?;
-    // By default a TUN device queues only 500 packets, and drops further ones until the program's thread has run.
+    // By default a TUN device queues only 500 packets. It drops further packets until the program has read from the
+    // queue, so the queue is made longer here.
     run(&["ip", "link", "set", &name, "mtu", mtu, "txqueuelen", "5000", "up"])?;
     Ok(name)
 }
@@ -125,7 +126,8 @@ fn make_pair(number: usize, delay: &Delay, mtu: &str) -> Result<String> {
     Ok(other)
 }
 
-/// Whether this kernel has netem. Tests it on the loopback device of the calling thread's namespace.
+/// Whether this kernel has netem. The test adds netem to the loopback device of the calling thread's namespace, and
+/// removes it again.
 fn has_netem() -> bool {
     let netem = |verb: &str| run(&["tc", "qdisc", verb, "dev", "lo", "root", "netem", "delay", "1ms"]);
     let has = netem("add").is_ok();
