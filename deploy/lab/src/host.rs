@@ -72,9 +72,9 @@ impl Runtime {
 /// Makes and removes hosts, and runs programs on them. In all methods `host` is the host's name in the topology,
 /// without the `tb-LAB-` of its namespace. The methods block their thread while their commands run.
 pub trait Hosts: Send + Sync {
-    /// Creates a host whose only usable device is the loopback device, which is up. For a virtual machine this makes
-    /// the network namespace around the machine, which also has the devices of the machine's two network cards; the
-    /// machine is off until [`Self::power_on`].
+    /// Creates a host. Its only usable network device is the loopback device, which is set up. For a virtual machine
+    /// this makes the network namespace around the machine, which also has the devices of the machine's two network
+    /// cards; the machine is off until [`Self::power_on`].
     ///
     /// # Errors
     /// The host exists already, or a command fails. [`Self::remove`] removes what was made until then.
@@ -153,8 +153,8 @@ pub trait Hosts: Send + Sync {
         Ok(())
     }
 
-    /// Returns the path on this machine at which a Unix socket of the host can be reached. A socket of a virtual
-    /// machine is forwarded by SSH from the first call on.
+    /// Returns the path on this machine at which a Unix socket of the host can be reached. For a virtual machine, the
+    /// first call makes SSH forward the socket.
     ///
     /// # Errors
     /// The virtual machine does not answer.
@@ -162,7 +162,7 @@ pub trait Hosts: Send + Sync {
         Ok(path.to_owned())
     }
 
-    /// Returns the name or path with which the host starts a program of the product, such as `tombolo-agent`.
+    /// Returns the name or path by which a program of the product, such as `tombolo-agent`, is started on the host.
     ///
     /// # Errors
     /// The program is not installed on this machine. Programs in an image are not checked.
@@ -198,7 +198,7 @@ pub trait Hosts: Send + Sync {
     /// machine.
     fn processes(&self, host: &str) -> Vec<i32>;
 
-    /// Returns the command line with which a person, as root, starts a shell on the host.
+    /// Returns the command line by which a person who is root starts a shell on the host.
     fn shell_command(&self, host: &str) -> String {
         self.wrap(host, &["bash".to_owned()]).join(" ")
     }

@@ -24,8 +24,9 @@ pub fn create_veth_pair(hosts: &dyn Hosts, (a, device): VethEnd<'_>, (b, other):
     Ok(())
 }
 
-/// Returns the command that adds an address (`ADDRESS/LENGTH`) to a device; runs nothing. IPv6 addresses skip duplicate
-/// address detection, so that they are usable at once. The topology's check has refused duplicates.
+/// Returns the command line that adds an address (`ADDRESS/LENGTH`) to a device, but does not run it. For an IPv6
+/// address, the command switches off duplicate address detection, so that the address is usable at once. The topology's
+/// check has refused duplicates.
 #[must_use]
 pub fn add_address_argv<'a>(address: &'a str, device: &'a str) -> Vec<&'a str> {
     let mut argv = vec!["ip", "address", "add", address, "dev", device];

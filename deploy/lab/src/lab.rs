@@ -55,8 +55,8 @@ pub struct Options {
     /// Whether the lab stays up when this program ends. Otherwise the lab is removed when its [`Lab`] is dropped, and
     /// also if this program is killed.
     pub detached: bool,
-    /// Whether an earlier lab in the same state folder is taken down first. Otherwise [`Lab::up`] fails if there is
-    /// one.
+    /// Whether a bring-up first takes down an earlier lab that has the same state folder. Otherwise [`Lab::up`] fails
+    /// if there is one.
     pub replace: bool,
     /// Whether hosts are namespaces, containers or virtual machines.
     pub runtime: Runtime,
@@ -80,7 +80,7 @@ pub struct Lab {
     /// Whether the kernel kills the lab's processes when this program ends.
     tied: bool,
     progress: Progress,
-    /// Process that takes the lab down if this program is killed. `None` for an attached lab, and if the program
+    /// The process that takes the lab down if this program is killed. `None` for an attached lab, and if the program
     /// `tombolo` does not exist.
     watcher: Option<Watcher>,
 }
@@ -146,7 +146,8 @@ impl Lab {
             options.progress.set_activity("removing what an earlier lab left");
             teardown::all(&*old.runtime.hosts(&old.topology, &path), &old)?;
         }
-        // An earlier controller's store would contain agents that do not exist any more.
+        // The files of an earlier lab are removed, because the store of the earlier controller would contain agents
+        // that do not exist any more.
         dir.clear()?;
         let id = identity();
         let watcher = Watcher::start(&path, &id)?;
@@ -175,9 +176,9 @@ impl Lab {
         })
     }
 
-    /// Returns the lab that is up with its state in the folder `path`. It is detached, so dropping the value does not
-    /// take the lab down. Does not wait for the folder's lock, and reads the record only: whether the hosts and
-    /// processes still exist is not checked.
+    /// Returns the lab that is up and has the state folder `path`. The returned [`Lab`] is detached, so dropping it
+    /// does not take the lab down. Does not wait for the folder's lock, and reads the record only: whether the hosts
+    /// and processes still exist is not checked.
     ///
     /// # Errors
     /// No lab has its state in this folder, the state cannot be read, or another program holds the lock.
@@ -201,7 +202,8 @@ impl Lab {
             progress: Progress::silent(),
             watcher: None,
         };
-        // A lab whose bring-up failed before the controller's start has no client. It must be possible to take it down.
+        // If the bring-up failed before the controller's start, the lab has no client. It must be possible to take it
+        // down.
         lab.client = lab.make_client().ok();
         Ok(lab)
     }
@@ -415,7 +417,8 @@ impl Lab {
         Ok(self.hosts.wrap(host, &argv))
     }
 
-    /// Starts a program on `host` and records it as `name`, under which [`Self::log`] finds its log.
+    /// Starts a program on `host`, and records the process under `name`. [`Self::log`] finds the process's log by this
+    /// name.
     fn launch(&self, name: &str, host: &str, argv: &[String], tied: bool) -> Result<Process> {
         let log = self.log(name)?;
         if let Some(folder) = log.parent() {

@@ -13,7 +13,8 @@ use tombolo_client::Client;
 use tower::{Layer, Service};
 
 /// Returns a client whose connections are made in the network namespace with the file `netns`. Opens no connection yet.
-/// The caller's thread must be in the program's own namespace: every thread that connects returns to that one.
+/// The caller's thread must be in the program's own namespace, because every thread that has made a connection returns
+/// to the namespace of the caller's thread.
 ///
 /// # Errors
 /// The namespace does not exist, or the URL or the CA certificate is not valid. The token is not checked.
@@ -37,7 +38,7 @@ impl NamespacePair {
     /// Runs `action` with this thread in the namespace of the connections. A socket that `action` creates stays in that
     /// namespace, also after this thread has left it.
     fn run<T>(&self, action: impl FnOnce() -> T) -> Result<T, nix::Error> {
-        /// Returns the thread to its namespace when it is dropped, also after a panic.
+        /// When this value is dropped, also by a panic, the thread returns to the program's own namespace.
         struct Return<'a>(&'a File);
         impl Drop for Return<'_> {
             fn drop(&mut self) {
@@ -55,7 +56,7 @@ impl NamespacePair {
     }
 }
 
-/// The layer of the HTTP client that makes connections in a namespace.
+/// The layer of the HTTP client by which connections are made in another namespace.
 #[derive(Debug, Clone)]
 struct InNamespace(Arc<NamespacePair>);
 

@@ -21,7 +21,7 @@ pub struct Ping {
     pub interval: Duration,
     /// Longest wait for a reply after the last echo request.
     pub timeout: Duration,
-    /// Size of the data in each echo request, bytes, without the ICMP and IP headers.
+    /// Size, in bytes, of the data in each echo request, without the ICMP and IP headers.
     pub size: u16,
 }
 
@@ -89,7 +89,7 @@ pub struct PingResult {
     pub missing: Vec<u32>,
     /// Number of ICMP errors that arrived for the echo requests.
     pub refusals: u32,
-    /// Round-trip times of the replies in the order of their arrival, milliseconds.
+    /// Round-trip times of the replies, in milliseconds, in the order in which the replies arrived.
     pub rtts_ms: Vec<f64>,
 }
 
@@ -222,9 +222,11 @@ impl BackgroundPing {
         all.into_iter().map(Self::end).collect()
     }
 
-    /// Interrupts the ping, and removes the echo requests of the last [`IN_FLIGHT_TIME`] from its result, at least one.
+    /// Interrupts the ping, and removes the echo requests of the last [`IN_FLIGHT_TIME`] from the result, but at least
+    /// one echo request.
     fn end(self) -> Result<PingResult> {
-        // A ping that has ended early did not cover the whole time, so its result would hide losses.
+        // A ping that has ended by itself sent no echo requests after its end, so its result would not show later
+        // losses.
         if !self.process.alive() {
             bail!("ping {} ended by itself: {}", self.name, self.process.tail(5));
         }
@@ -252,7 +254,7 @@ pub struct TraceResult {
     /// For each TTL from 1, the address of the first answer; `None` for a silent hop. Silent hops at the end are left
     /// out.
     pub hops: Vec<Option<IpAddr>>,
-    /// Other addresses that answered at the TTL of a hop, each with the index of the hop in `hops`.
+    /// Further addresses that answered at the TTL of a hop, each with the index of that hop in `hops`.
     pub others: Vec<(usize, IpAddr)>,
     /// Whether the last answer came from the destination.
     pub reached: bool,
@@ -291,9 +293,9 @@ impl TraceResult {
     /// Whether `traceroute` may have missed answers, because a hop answered but the destination did not. This is also
     /// true for a path that really ends at a hop.
     ///
-    /// Version 2.1.2 missed answers although the device had delivered all of them. The likely reason: while the socket
-    /// has an error, traceroute reads only the socket's error queue. If the kernel sets the error after the queue was
-    /// read, the queue is empty and traceroute does not read the answers.
+    /// Version 2.1.2 of traceroute missed answers although the network device had delivered all of them. The likely
+    /// reason: while the socket has an error, traceroute reads only the socket's error queue. If the kernel sets the
+    /// error after the queue was read, the queue is empty and traceroute does not read the answers.
     #[must_use]
     pub fn may_have_missed(&self) -> bool {
         !self.reached && self.hops.iter().any(Option::is_some)

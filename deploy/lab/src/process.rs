@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 /// Time between two checks whether a process has ended. The kernel notifies only the parent of a process that ends, and
 /// this program may not be the parent.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
-/// Longest time that a process may take to end after SIGKILL. The kernel may first have to finish a system call of it.
+/// Longest time that a process may take to end after SIGKILL. Before the process can end, the kernel may have to finish
+/// a system call of the process.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A process of this machine that was started, by this program or another one. It may have ended.
@@ -193,8 +194,8 @@ impl Process {
     }
 }
 
-/// Returns the last `lines` lines of a file, joined by newlines and without one at the end. Empty if the file cannot be
-/// read. Reads the whole file; bytes that are no UTF-8 are replaced.
+/// Returns the last `lines` lines of a file, joined by newlines, with no newline at the end. Empty if the file cannot
+/// be read. Reads the whole file. Bytes that are not valid UTF-8 are replaced by U+FFFD.
 #[must_use]
 pub fn tail(file: &Path, lines: usize) -> String {
     let text = std::fs::read(file).unwrap_or_default();
@@ -208,8 +209,8 @@ pub fn tail(file: &Path, lines: usize) -> String {
 /// A zombie counts as running while it has other threads, because these still hold its files and locks.
 fn start_time(pid: i32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may contain spaces and parentheses. After it, the state is field 1 and the start time
-    // field 20.
+    // The name in parentheses may contain spaces and parentheses. After the name, the first field is the state, and the
+    // 20th is the start time.
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace();
     let state = fields.next()?;

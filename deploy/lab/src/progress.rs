@@ -13,7 +13,8 @@ const REMINDER_DELAY: Duration = Duration::from_secs(1);
 /// Time between two frames of the spinner. Without a spinner, time between two checks for a slow activity.
 const TICK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The output of progress messages. Clones share the spinner, the present activity and the record of warnings.
+/// The output of progress messages. All clones of an output share its spinner, its present activity and its record of
+/// warnings.
 #[derive(Clone, Default)]
 pub struct Progress {
     sink: Option<Arc<Sink>>,
@@ -98,7 +99,7 @@ impl Progress {
     pub fn print(&self, line: &str) {
         let print = || {
             let mut out = std::io::stdout().lock();
-            // A closed pipe must not stop the removal of the lab that follows.
+            // An error is ignored, because a closed pipe must not stop the removal of the lab, which may follow.
             let _ = writeln!(out, "{line}").and_then(|()| out.flush());
         };
         match self.sink.as_ref().and_then(|s| s.bar.as_ref()) {
@@ -107,10 +108,10 @@ impl Progress {
         }
     }
 
-    /// Prints an error about a part of the lab that could not be removed to standard error, even if progress is silent.
+    /// Prints to standard error, even if progress messages are silenced, that a part of the lab could not be removed.
     pub fn warn(&self, text: &str) {
         let print = || {
-            // There is no other place to report that standard error is closed.
+            // An error is ignored: there is no other place to report that standard error is closed.
             let _ = writeln!(std::io::stderr(), "error: {text}");
         };
         let Some(sink) = &self.sink else { return print() };
@@ -148,7 +149,7 @@ impl Sink {
             && since.elapsed() > REMINDER_DELAY
         {
             *printed = true;
-            // There is no other place to report that standard error is closed.
+            // An error is ignored: there is no other place to report that standard error is closed.
             let _ = writeln!(std::io::stderr(), "    … {activity}");
         }
     }

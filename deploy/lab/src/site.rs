@@ -103,8 +103,8 @@ pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<()> {
     Ok(())
 }
 
-/// Configures a plain router. It forwards, and answers every expired packet (D24) with the address of the device that
-/// received the packet (T3). It drops packets without a route silently (T8).
+/// Configures a plain router. The router forwards, and answers every packet whose TTL has expired (D24) with the
+/// address of the device that received the packet (T3). It drops packets without a route silently (T8).
 fn configure_router(netns: &Path) -> Result<()> {
     sysctl(
         netns,
@@ -120,7 +120,8 @@ fn configure_router(netns: &Path) -> Result<()> {
             // one by which the flow's packets leave.
             ("ipv4/conf/all/rp_filter", "0"),
             ("ipv4/conf/default/rp_filter", "0"),
-            // The hash includes ports, so that flows between the same two addresses take different paths.
+            // The hash that selects one of several equal paths includes ports, so that flows between the same two
+            // addresses may take different paths.
             ("ipv4/fib_multipath_hash_policy", "1"),
             // After a line has lost its carrier, BIRD removes the routes over the line only some time later. Until then
             // the kernel must not use them.
@@ -260,8 +261,9 @@ pub fn set_line_state(
     set_link_state(&hosts.netns(&host_name(at.0, at.1)), &line_device(number), up)
 }
 
-/// Sets a customer edge's WireGuard device of a connection up or down. The VPN gateway sees only that packets stop.
-/// `at`: the names of the site and the customer edge. A device that has this state already stays as it is.
+/// Sets the WireGuard device that a customer edge has for a connection up or down. The VPN gateway sees only that
+/// packets stop. `at`: the names of the site and the customer edge. A device that has this state already stays as it
+/// is.
 ///
 /// # Errors
 /// The customer edge or the tunnel does not exist, its device has not been started, or a command fails.
@@ -282,8 +284,8 @@ pub fn set_tunnel_state(
 /// Returns the command line that runs `argv` with the folder `run` of this machine as `/run`. The command line must be
 /// run by `ip netns exec`, which makes a mount namespace for it. Without that, it would replace `/run` of this machine.
 ///
-/// Stock programs create sockets with fixed names in `/run`. With a `/run` of its own, each machine has its own BIRD
-/// and WireGuard, and `birdc` and `wg` find them.
+/// Stock programs create sockets with fixed names in `/run`. Each machine has a `/run` of its own, so several machines
+/// can run BIRD and WireGuard at the same time, and `birdc` and `wg` find those of their machine.
 #[must_use]
 pub fn with_own_run(run: &Path, argv: &[String]) -> Vec<String> {
     let mut all = ["sh", "-c", r#"mount --bind "$0" /run && exec "$@""#]

@@ -121,8 +121,8 @@ impl StateDir {
         let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
             return Ok(None);
         };
-        // The previous owner of the lock may have removed folder and file between the opening and the locking. Such a
-        // lock would exclude nobody.
+        // Between this program's opening and locking of the file, the previous owner of the lock may have removed the
+        // file with its folder. Such a lock would exclude nobody.
         let same = fs::metadata(&name).is_ok_and(|m| lock.metadata().is_ok_and(|own| own.ino() == m.ino()));
         Ok(same.then(|| Self {
             path: path.to_owned(),

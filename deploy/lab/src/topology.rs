@@ -21,7 +21,7 @@ use tombolo_proto::config::CircuitLink;
 
 /// Name of the host that is the underlay's router. The lab creates this host itself.
 pub const INTERNET: &str = "internet";
-/// Name of the controller's host, on which the operator's commands run. The lab creates this host itself.
+/// Name of the controller's host. The lab also runs the operator's commands on it. The lab creates this host itself.
 pub const CONTROLLER: &str = "controller";
 
 /// Names and texts of the built-in topologies.
@@ -85,9 +85,9 @@ pub struct Underlay {
 pub struct Delay {
     /// Names of two different segments. A pair may be listed only once.
     pub between: [String; 2],
-    /// Delay of a packet in either direction, milliseconds, 0 to 1000.
+    /// Delay of each packet, in milliseconds, 0 to 1000; the same in both directions.
     pub one_way_ms: f64,
-    /// Fraction of the packets that are lost, 0 to 1, in either direction.
+    /// Fraction of the packets that are lost, 0 to 1; the same in both directions.
     #[serde(default)]
     pub loss: f64,
 }
@@ -150,8 +150,8 @@ pub struct Vm {
     /// (D8).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub serves: Vec<String>,
-    /// Whether the lab enables forwarding in the host's kernel. An appliance needs it in addition to
-    /// `enableIPForwarding` (R12).
+    /// Whether the lab enables forwarding in the host's kernel. A host that is an appliance needs this in addition to
+    /// the property `enableIPForwarding` of its network interface (R12).
     #[serde(default)]
     pub kernel_forwarding: bool,
 }

@@ -29,7 +29,7 @@ pub(super) async fn check(dir: Option<&Path>, lab: Option<&str>, events: bool) -
     Ok(if good? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Undoes all events at the end, because the lab stays up after the check. Returns the error to report.
+/// Undoes all events after a signal has ended the check, because the lab stays up. Returns the error to report.
 fn interrupted(lab: &Lab) -> anyhow::Error {
     match lab.undo_events() {
         Ok(()) => anyhow::anyhow!("interrupted; every event was undone"),

@@ -46,8 +46,8 @@ const UNDISTURBED: Duration = Duration::from_millis(500);
 /// Longest time that agents may take to reconnect to a restarted controller.
 const RECONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Returns the hosts and resources that the steps need and the topology does not have, as texts for an error. Empty if
-/// the steps can be carried out.
+/// Returns those hosts and resources that the steps need but the topology does not have, each as a text for an error.
+/// Empty if the steps can be carried out.
 pub(super) fn missing(topology: &Topology) -> Vec<String> {
     let (hosts, all) = (&topology.hosts, &topology.resources);
     let mut missing = Vec::new();
@@ -310,7 +310,7 @@ async fn desired(s: &Stage<'_>) -> Result<BTreeMap<String, Value>> {
         "connections",
     ] {
         for mut item in client.arm_list(&s.lab.group().collection(kind)).await? {
-            // These properties come from reports of agents and are not part of the desired state.
+            // The agents report the values of these properties, so the properties are not part of the desired state.
             if let Some(properties) = item["properties"].as_object_mut() {
                 for live in [
                     "connectionStatus",
@@ -334,7 +334,7 @@ async fn desired(s: &Stage<'_>) -> Result<BTreeMap<String, Value>> {
     Ok(all)
 }
 
-/// Formats the differences between two desired states, one on each line.
+/// Formats the differences between two desired states, one difference on each line.
 fn changes(before: &BTreeMap<String, Value>, after: &BTreeMap<String, Value>) -> String {
     let names = before.keys().chain(after.keys().filter(|k| !before.contains_key(*k)));
     let changed = names.filter(|k| before.get(*k) != after.get(*k));

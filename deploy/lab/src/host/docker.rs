@@ -50,7 +50,7 @@ const BIRD_GROUP: &str = "bird";
 /// Capabilities of commands that people and the lab run on a host, such as `ip`, `nft` and `ping`.
 const HOST_CAPABILITIES: [&str; 2] = ["NET_ADMIN", "NET_RAW"];
 
-/// The hosts of one lab, of which the controller and the agents are containers.
+/// The hosts of one lab. The controller's host and the hosts with an agent are containers, all others are namespaces.
 #[derive(Debug, Clone)]
 pub struct Docker {
     namespaces: Namespaces,
@@ -128,7 +128,7 @@ impl Docker {
     fn remove_container(&self, name: &str) -> Result<()> {
         let argv = ["docker", "rm", "--force", "--volumes", name].map(str::to_owned);
         let done = command::finish(&argv, CONTAINER_TIMEOUT)?;
-        // A container that does not exist, or that Docker is removing already, is no error.
+        // If the container does not exist, or Docker is removing it already, this is no error.
         let is_gone = done.stderr.contains("No such container") || done.stderr.contains("is already in progress");
         if done.code != 0 && !is_gone {
             bail!("removing container {name}: {}", done.stderr.trim());

@@ -6,8 +6,8 @@
 //!                       manage ───┤            the link for SSH from this machine to the guest, and for nothing else
 //!   qemu-system-x86_64 ───────────┘
 //! ```
-//! All machines start from one disk image, which `make vm-image` makes. QEMU writes changes of a machine's disk to a
-//! temporary file, which it discards. The controller, the underlay and sites are plain namespaces.
+//! All machines start from one disk image, which `make vm-image` makes. QEMU writes the changes of a machine's disk to
+//! a temporary file, which it discards when it ends. The controller, the underlay and sites are plain namespaces.
 
 mod image;
 mod qemu;
@@ -32,7 +32,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// [`remote`].
 const SIGNALLED: &str = "/usr/lib/tombolo-lab/run";
 
-/// Largest number of programs that run at once on emulated machines. With more, answers arrive after their timeouts.
+/// Largest number of programs that run at the same time on all emulated machines together. With more, answers arrive
+/// after their timeouts.
 const MAX_CONCURRENT_EMULATED: usize = 3;
 
 /// The hosts of one lab. Hosts with an agent are virtual machines, all others are namespaces.

@@ -25,7 +25,7 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
 const READY_POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Time that an agent has to end after SIGTERM, before it is killed.
 const STOP_GRACE: Duration = Duration::from_secs(10);
-/// Longest time until a change must be in force at all agents.
+/// Longest time that a change may take until it is in force at all agents.
 const IN_FORCE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest time that an agent may take to answer on its local socket.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,13 +35,13 @@ const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Ready {
     /// Revision of the controller's state that is in force.
     pub revision: Revision,
-    /// Time from the call to the moment when the revision was found to be in force.
+    /// Time from the call of the function that returned this value until the revision was found to be in force.
     pub took: Duration,
 }
 
 impl Lab {
-    /// Joins every agent with a join token of its own, several at a time, and then starts all agents. Returns when they
-    /// have been started, before they have a configuration in force.
+    /// Joins every agent with a join token of its own, several at a time, and then starts all agents. Returns when all
+    /// agents have been started, and does not wait until they have a configuration in force.
     pub(super) async fn join_agents(&self, tied: bool) -> Result<()> {
         let agents: Vec<_> = self.topology.agents().collect();
         self.progress
@@ -247,7 +247,7 @@ impl Lab {
     }
 
     /// Sends SIGTERM to a host's agent, and SIGKILL if it still runs after ten seconds. Blocks until the process has
-    /// ended. Returns whether it ended without SIGKILL, which is true also if it had ended before.
+    /// ended. Returns true if the agent ended without SIGKILL, or had ended before the call.
     ///
     /// # Errors
     /// The agent was never started, or still runs five seconds after SIGKILL.
@@ -255,8 +255,8 @@ impl Lab {
         self.process(host)?.stop(STOP_GRACE)
     }
 
-    /// Starts a host's agent again, with the identity and configuration in its state folder. Does not wait until the
-    /// agent has its configuration in force.
+    /// Starts a host's agent again. The agent uses the identity and configuration in its state folder. Does not wait
+    /// until the agent has its configuration in force.
     ///
     /// # Errors
     /// The agent runs already, or its program is missing or does not start.
@@ -346,8 +346,8 @@ impl Lab {
     }
 }
 
-/// Returns the private addresses of a resource's `ipConfigurations` in their order. With `only`, returns the address of
-/// the configuration with this name, in any case of letters.
+/// Returns the private addresses of a resource's `ipConfigurations` in their order. If `only` is set, returns only the
+/// address of the configuration with this name. Upper and lower case letters are not distinguished.
 fn private_addresses(resource: &Value, only: Option<&str>) -> Vec<IpAddr> {
     let configurations = resource
         .pointer("/properties/ipConfigurations")

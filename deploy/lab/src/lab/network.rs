@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 /// Enables forwarding in the kernel of an appliance's host; `enableIPForwarding` of its NIC (R12) does not change the
-/// kernel. The kernel then answers every expired packet and sends no redirects (D23).
+/// kernel. The kernel then answers every packet whose TTL has expired, and sends no ICMP redirects (D23).
 pub(super) fn enable_forwarding(hosts: &dyn Hosts, host: &str) -> Result<()> {
     disable_icmp_rate_limits(hosts, host)?;
     hosts.set_sysctls(
@@ -25,7 +25,8 @@ pub(super) fn enable_forwarding(hosts: &dyn Hosts, host: &str) -> Result<()> {
     )
 }
 
-/// Removes the rate limits of a host's kernel for ICMP errors, so that the kernel answers every expired packet (D24).
+/// Removes the rate limits of a host's kernel for ICMP errors, so that the kernel answers every packet whose TTL has
+/// expired (D24).
 pub(super) fn disable_icmp_rate_limits(hosts: &dyn Hosts, host: &str) -> Result<()> {
     hosts.set_sysctls(
         host,
@@ -50,7 +51,7 @@ const MAX_PINGS: u32 = 3;
 
 impl Lab {
     /// Runs a program on a host to its end, and returns its exit status and output. A non-zero exit status is no error,
-    /// except 127, which stands for a missing program.
+    /// except 127, because it means that the program is missing.
     ///
     /// # Errors
     /// The host or the program does not exist, or the program still runs after `limit`; then it is killed.
@@ -102,9 +103,9 @@ impl Lab {
             let pinged = PingResult::read(&format!("{}{}", done.stdout, done.stderr))
                 .with_context(|| format!("ping {from} ({source}) → {to} ({destination})"))?;
             tries += 1;
-            // After the first reply, ping ignores its timeout and waits only two round-trip times for the last reply. A
-            // busy machine answers later than that, so a partial result is repeated. Losses are measured with
-            // [`Self::start_ping`].
+            // Once a reply has arrived, ping ignores its timeout and waits only two round-trip times for the last
+            // reply. A busy machine may answer later. So the ping is repeated if some but not all replies have arrived.
+            // Losses are measured with [`Self::start_ping`].
             if pinged.all() || pinged.none() || tries == MAX_PINGS {
                 return Ok(pinged);
             }
@@ -162,8 +163,7 @@ impl Lab {
         }
     }
 
-    /// Returns the source and destination addresses for packets from the host `from` to `to`; both are of the same
-    /// family.
+    /// Returns the source and the destination address, of the same family, for packets from the host `from` to `to`.
     fn endpoints(&self, from: &str, to: &str) -> Result<(IpAddr, IpAddr)> {
         let destination = self.address(to)?;
         let family = if destination.is_ipv4() { 4 } else { 6 };

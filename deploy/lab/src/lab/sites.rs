@@ -79,8 +79,8 @@ impl Lab {
     }
 
     /// Starts the VPN devices and routing daemons of all sites, and waits until all sessions are up. The devices get
-    /// the configuration that `tombolo connection device-config` prints for an operator, so that the lab tests this
-    /// output too.
+    /// the configuration that `tombolo connection device-config` prints for an operator, so that the lab also tests
+    /// what an operator would use.
     pub(super) async fn start_sites(&self) -> Result<()> {
         let mut remotes = BTreeMap::new();
         for (host, number, tunnel) in self.topology.tunnels() {
@@ -174,9 +174,9 @@ impl Lab {
         Ok(())
     }
 
-    /// Removes a tunnel's device without a notice to its peer, and starts it again with the connection's present
-    /// configuration. With `rekey` the device has a new key. The device's new public key is then returned, and the
-    /// caller must write it into the local network gateway. Until then the peer refuses the device.
+    /// Removes a tunnel's device, of which the peer is not notified, and starts the device again with the connection's
+    /// present configuration. With `rekey` the device has a new key. The device's new public key is then returned, and
+    /// the caller must write it into the local network gateway. Until then the peer refuses the device.
     ///
     /// # Errors
     /// The tunnel does not exist, the device's process cannot be killed, the controller does not answer, or as for
@@ -190,7 +190,8 @@ impl Lab {
         if let Ok(process) = self.process(&format!("{host}.{name}")) {
             process.kill()?;
         }
-        // The command's exit status is ignored: a device of `wireguard-go` was removed with its process.
+        // The command's exit status is ignored, because a device of `wireguard-go` is removed already: it ends with its
+        // process.
         let _ = self.exec(host, &["ip", "link", "del", &name], PROGRAM_TIMEOUT).await?;
         let key = match rekey {
             true => Some(device::make_key(&self.key_file(host, number)?)?.parse()?),
@@ -262,7 +263,7 @@ impl Lab {
 
     /// Returns the sessions of all sites that should be up and are not, in the order of the machines. Sessions over
     /// lines that the topology disables are left out, but sessions over lines that an event has set down are included.
-    /// A routing daemon that does not answer counts as one session with the name `bird`.
+    /// If a routing daemon does not answer, the result has one session with the name `bird` for it.
     ///
     /// # Errors
     /// A routing daemon has ended.

@@ -1,4 +1,5 @@
-//! Removes everything that a lab has made. It needs only the record of [`State`], so it works after a crash too.
+//! Removes everything that a lab has made. This needs only the record in [`State`], so it is also possible after a
+//! crash.
 
 use crate::host::Hosts;
 use crate::state::State;

@@ -31,8 +31,8 @@ pub struct Gateway {
 /// The remote end of a tunnel: what a customer edge must know of the VPN gateway.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RemoteEnd {
-    /// Destinations of static routes into the tunnel: all remote prefixes, or only the BGP speaker if the connection
-    /// uses BGP.
+    /// Destinations of the static routes into the tunnel. If the connection uses BGP, this is only the BGP speaker;
+    /// otherwise it is all remote prefixes.
     pub routes: Vec<Ipv4Net>,
     /// BGP speaker of the gateway; `None` if the connection does not use BGP.
     pub gateway: Option<Gateway>,
@@ -76,8 +76,8 @@ fn router_id(topology: &Topology, edge: &CustomerEdge) -> Option<Ipv4Addr> {
     edge.lan.map(|lan| lan.addr()).or_else(line).or_else(tunnel)
 }
 
-/// Returns the part of the configuration that all routers have. `ecmp`: whether equal BGP or OSPF routes become one
-/// route of the kernel with several next hops.
+/// Returns the part of the configuration that all routers have. `ecmp`: whether several equal BGP or OSPF routes to a
+/// prefix become one route in the kernel with several next hops.
 fn common_config(router_id: Ipv4Addr, ecmp: bool) -> String {
     let merge = if ecmp { "on" } else { "off" };
     format!(
@@ -123,14 +123,15 @@ fn ospf_link(device: &str) -> String {
 }
 
 /// Returns a customer edge's protocols for the LAN: static routes to the site's prefixes, and OSPF to the LAN router.
-/// Without ECMP, the metric grows with the edge's position, so that the LAN router prefers the first edge.
+/// Without ECMP, the metric of the edge's routes grows with the edge's position in the site, so that the LAN router
+/// prefers the first edge.
 fn lan_protocols(machine: &Machine<'_>, edge: &CustomerEdge) -> Result<String> {
     let Some(own) = edge.lan else { return Ok(String::new()) };
     let router = other_end(own).with_context(|| format!("{own} is no link"))?;
     let site = machine.site;
     let mut text = String::from("protocol static announced {\n  check link;\n  ipv4;\n");
     for prefix in &site.prefixes {
-        // Writing to a String cannot fail; the same holds for all further writes of this file.
+        // Errors are ignored here and at all further writes of this file, because writing to a `String` cannot fail.
         let _ = writeln!(text, "  route {prefix} via {router};");
     }
     text += "}\n";
@@ -160,7 +161,8 @@ fn lan_protocols(machine: &Machine<'_>, edge: &CustomerEdge) -> Result<String> {
     Ok(text)
 }
 
-/// Returns one BGP session for each line, with the addresses of the circuit's private peering.
+/// Returns the configuration of one BGP session for each line, with the line's addresses from the circuit's private
+/// peering.
 fn lines(topology: &Topology, site: &Site, edge: &CustomerEdge) -> Result<String> {
     let mut text = String::new();
     if !edge.lines.is_empty() {
@@ -187,8 +189,8 @@ fn lines(topology: &Topology, site: &Site, edge: &CustomerEdge) -> Result<String
     Ok(text)
 }
 
-/// Returns the static routes of each tunnel, and its multihop BGP session if the connection uses BGP. The session needs
-/// the route to the gateway's speaker.
+/// Returns, for each tunnel, the configuration of the static routes into the tunnel, and of a multihop BGP session if
+/// the connection uses BGP. The session needs the route to the gateway's speaker.
 fn tunnels(site: &Site, edge: &CustomerEdge, remotes: &BTreeMap<String, RemoteEnd>) -> Result<String> {
     let mut text = String::new();
     for (number, tunnel) in edge.tunnels.iter().enumerate() {
@@ -227,7 +229,7 @@ struct Session<'a> {
     own: Ipv4Addr,
     other: Ipv4Addr,
     asn: u32,
-    /// Options of the protocol that differ between a direct and a multihop neighbour.
+    /// Options of the protocol that depend on whether the neighbour is direct or multihop.
     reach: &'a str,
     /// Key that signs the session's TCP segments (RFC 2385); `None` for an unsigned session.
     key: Option<&'a str>,
@@ -300,8 +302,8 @@ impl Protocol {
     }
 }
 
-/// Parses the output of `birdc show protocols`. Returns the protocols of the types BGP and OSPF in their order; lines
-/// of another format are skipped.
+/// Parses the output of `birdc show protocols`. Returns the protocols of the types BGP and OSPF, in the order of the
+/// output. Lines of another format are skipped.
 #[must_use]
 pub fn protocols(text: &str) -> Vec<Protocol> {
     let mut all = Vec::new();
@@ -319,8 +321,8 @@ pub fn protocols(text: &str) -> Vec<Protocol> {
     all
 }
 
-/// Parses the output of `birdc show route`. Returns each prefix once, whichever of its routes is used. If BIRD lists
-/// several routes to a prefix, only the first route's line contains the prefix.
+/// Parses the output of `birdc show route`. Returns each prefix once, even if BIRD has several routes to it. If BIRD
+/// lists several routes to a prefix, only the first route's line contains the prefix.
 #[must_use]
 pub fn prefixes(text: &str) -> BTreeSet<Ipv4Net> {
     let first = |line: &str| line.split_whitespace().next()?.parse().ok();

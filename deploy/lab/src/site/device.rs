@@ -85,7 +85,7 @@ impl DeviceSettings {
                 let ["ip", "route", "add", net, "dev", "%i", ..] = words[..] else {
                     bail!("'{line}' is no route into the tunnel");
                 };
-                // Sites have only IPv4, so the IPv6 prefixes of a dual-stack gateway need no route.
+                // Sites have only IPv4, so the IPv6 prefixes of a dual-stack gateway are skipped.
                 if let IpNet::V4(net) = net.parse().with_context(|| line.to_owned())? {
                     self.remote.routes.push(net);
                 }

@@ -1,4 +1,4 @@
-//! Checks a topology beyond its types, before the lab creates anything.
+//! Checks of a topology that its types cannot make. They run before the lab creates anything.
 
 mod expected;
 mod site;

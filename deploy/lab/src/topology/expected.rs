@@ -43,7 +43,7 @@ pub struct Row {
     /// Hops of a trace, the destination last. Empty for an unreachable pair.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hops: Vec<Hop>,
-    /// Further permitted lists of hops, for flows that are spread over equal paths (T9).
+    /// Further permitted lists of hops: a flow that is spread over equal paths may take any of these paths (T9).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alternatives: Vec<Vec<Hop>>,
     /// Why this result is expected, for people who read the file.
@@ -139,14 +139,14 @@ pub enum Verb {
     Down,
     /// Sets the interface up again, or for the first time.
     Up,
-    /// Disconnects the host from the underlay, in both directions and without ICMP errors.
+    /// Disconnects the host from the underlay: packets in both directions are lost without ICMP errors.
     Cut,
 }
 
 /// The target of an action, with all properties that an action on this kind of target needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target<'a> {
-    /// A line of a customer edge, whose interface is set up or down.
+    /// The customer edge's interface of a line, which is set up or down.
     Line {
         /// Name of the site.
         site: &'a str,
@@ -157,7 +157,7 @@ pub enum Target<'a> {
         /// Whether the interface is set up; false: it is set down.
         up: bool,
     },
-    /// A tunnel of a customer edge, whose interface is set up or down.
+    /// The customer edge's interface of a tunnel, which is set up or down.
     Tunnel {
         /// Name of the site.
         site: &'a str,

@@ -74,7 +74,8 @@ fn tree(topology: &Topology, seed: u64) -> Result<Value> {
     Ok(tree)
 }
 
-/// A pseudo-random generator (splitmix64) whose numbers depend on the seed only, on every platform and version.
+/// A pseudo-random generator (splitmix64). Its numbers depend only on the seed, and not on the platform or on versions
+/// of libraries.
 struct Random(u64);
 
 impl Random {
@@ -170,7 +171,7 @@ fn is_asn(path: &[String]) -> bool {
     path.last().is_some_and(|key| key.to_ascii_lowercase().ends_with("asn"))
 }
 
-/// Returns a new name for every old one, and for the host of every site's machine.
+/// Returns a map with the new name of every old name, and with the new name of the host of every site's machine.
 fn new_names(topology: &Topology, old: &BTreeSet<String>, random: &mut Random) -> BTreeMap<String, String> {
     let mut used = BTreeSet::new();
     let mut names = BTreeMap::new();
@@ -252,7 +253,7 @@ impl Renaming {
     }
 
     /// Returns the new text for an address, a name, names joined by `/` (a subnet, an id), or a name before a word (a
-    /// line). Other texts are returned unchanged.
+    /// line, as `er1 primary`). Other texts are returned unchanged.
     fn text(&self, old: &str) -> String {
         if let Some(address) = self.addresses.map(old) {
             return address;

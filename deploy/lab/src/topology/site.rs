@@ -24,8 +24,8 @@ pub struct Site {
     pub prefixes: Vec<Ipv4Net>,
     /// LAN with its router and test hosts.
     pub lan: Lan,
-    /// Customer edges by name, in the order of preference. Without `lan.ecmp`, the first one that works carries all of
-    /// the LAN's traffic.
+    /// Customer edges by name, in the order of preference. Unless `lan.ecmp` is set, all traffic of the LAN goes
+    /// through the first edge that works.
     pub customer_edges: Named<CustomerEdge>,
     /// BGP policy of all customer edges.
     #[serde(default)]
@@ -239,7 +239,8 @@ pub fn other_end(own: Ipv4Net) -> Option<Ipv4Addr> {
 }
 
 impl Line {
-    /// Whether the line belongs to this link. Names of circuits are compared without regard to case, as Azure does.
+    /// Whether the line belongs to this link. Upper and lower case letters in a circuit's name are not distinguished,
+    /// as in Azure.
     #[must_use]
     pub fn is(&self, name: &LinkName) -> bool {
         self.circuit.eq_ignore_ascii_case(&name.circuit) && self.link == name.link
@@ -281,7 +282,7 @@ pub struct Machine<'a> {
     pub role: MachineRole<'a>,
 }
 
-/// Returns the name in the lab of the host of a site's machine: `SITE-NAME`.
+/// Returns the name that the host of a site's machine has in the lab: `SITE-NAME`.
 #[must_use]
 pub fn host_name(site: &str, name: &str) -> String {
     format!("{site}-{name}")

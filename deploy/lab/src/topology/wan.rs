@@ -1,4 +1,5 @@
-//! The properties of circuits and local network gateways in the resources with which the machines of sites must agree.
+//! Reads those properties of circuits and local network gateways in a topology's resources with which the machines of
+//! sites must agree.
 
 use super::Topology;
 use super::expected::Learned;

@@ -40,7 +40,7 @@ pub(super) struct Qemu {
 }
 
 impl Qemu {
-    /// Returns the command lines for machines whose network cards on the underlay have this `mtu`, bytes. Starts
+    /// Returns the command lines for machines whose network cards on the underlay have the MTU `mtu`, in bytes. Starts
     /// nothing.
     pub(super) fn new(mtu: u16) -> Self {
         Self {
@@ -64,10 +64,12 @@ impl Qemu {
     }
 
     /// Returns the command line that starts the machine of `host`. The guest's console is written to the file
-    /// `console`. MAC addresses follow from the position of `host` in `hosts`, so that they differ within a lab.
+    /// `console`. The MAC addresses are derived from the position of `host` in `hosts`, so that no two machines of a
+    /// lab have the same.
     pub(super) fn argv(&self, host: &str, hosts: &BTreeSet<String>, console: &Path) -> Vec<String> {
         let file = |name: &str| self.image.join(name).display().to_string();
-        // By default the emulator's cache of translated code may grow to 1 GiB, several times the memory of a machine.
+        // The emulator's cache of translated code is limited to 128 MiB. By default it may grow to 1 GiB, several times
+        // the memory of a machine.
         let accelerator = match self.accelerator() {
             "kvm" => "kvm".to_owned(),
             other => format!("{other},tb-size=128"),

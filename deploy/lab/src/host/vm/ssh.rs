@@ -12,7 +12,7 @@ const GUEST: &str = "root@169.254.77.2";
 #[derive(Debug)]
 pub(super) struct Ssh {
     namespaces: Namespaces,
-    /// Folder of the control sockets, by which SSH clients share a connection.
+    /// Folder of the control sockets. By such a socket several SSH clients share one connection.
     dir: PathBuf,
     image: PathBuf,
 }
@@ -28,8 +28,8 @@ impl Ssh {
         }
     }
 
-    /// Returns the command line of the SSH client with additional `options`, up to the name of the guest; a command may
-    /// follow. All clients for a host share one connection.
+    /// Returns the command line of the SSH client with additional `options`. It ends with the guest's name, so a
+    /// command for the guest may be appended. All clients for a host share one connection.
     pub(super) fn argv(&self, host: &str, options: &[&str]) -> Vec<String> {
         let control = format!("ControlPath={}", self.dir.join(format!("{host}.ssh")).display());
         let known = format!("UserKnownHostsFile={}", self.image.join("known_hosts").display());

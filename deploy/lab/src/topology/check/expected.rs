@@ -7,7 +7,7 @@ use crate::underlay;
 use std::collections::BTreeSet;
 
 impl Topology {
-    /// Adds the problems of the topology's expectations and events to `problems`.
+    /// Checks the topology's expectations and events, and adds their problems to `problems`.
     pub(super) fn check_expected(&self, problems: &mut Vec<String>) {
         self.check_rows("expected", &self.expected, problems);
         self.check_learned("learned", &self.learned, problems);

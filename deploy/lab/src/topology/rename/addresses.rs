@@ -88,8 +88,8 @@ fn pool(network: IpNet) -> Option<IpNet> {
     found?.1.parse().ok()
 }
 
-/// Returns a random prefix in `pool`, as long as that of `network`, that overlaps neither the prefixes in `taken` nor
-/// an old network. None if `pool` is not larger than `network`, or if no attempt succeeds.
+/// Returns a random prefix in `pool` that has the prefix length of `network` and overlaps neither a prefix in `taken`
+/// nor an old network in `known`. Returns `None` if `pool` is not larger than `network`, or if no attempt succeeds.
 fn find(pool: IpNet, network: IpNet, taken: &[IpNet], known: &BTreeSet<IpNet>, random: &mut Random) -> Option<IpNet> {
     if network.prefix_len() <= pool.prefix_len() {
         return None;

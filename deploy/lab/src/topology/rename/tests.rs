@@ -28,7 +28,7 @@ fn net(text: &str) -> Option<IpNet> {
     alone.or_else(|_| text.parse()).ok()
 }
 
-/// Returns the old and the new text at every place of the topology, in the order of the file.
+/// Returns the old and the new text for every text of the topology, in the order of the file.
 fn both(topology: &Topology, seed: u64) -> Vec<(String, String)> {
     let (mut old, mut new) = (Vec::new(), Vec::new());
     texts(&serde_norway::to_value(topology).unwrap(), &mut Vec::new(), &mut old);
