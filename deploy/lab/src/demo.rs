@@ -127,7 +127,7 @@ fn description(runtime: Runtime, agents: usize) -> String {
     }
 }
 
-/// Describes what was removed with the lab in one sentence.
+/// Returns a sentence that says what was removed with the lab.
 const fn removal(runtime: Runtime) -> &'static str {
     match runtime {
         Runtime::Netns => "The lab is gone: no namespace, process or file is left.",

@@ -52,7 +52,7 @@ const DEFAULT_GROUP: &str = "lab";
 pub struct Options {
     /// Folder of the lab's state. `None` stands for `/run/tombolo-lab/<name>`.
     pub state_dir: Option<PathBuf>,
-    /// Whether the lab stays up when this program ends. Otherwise the lab is removed when its [`Lab`] is dropped, and
+    /// Whether the lab stays up when this program ends. If false, the lab is removed when its [`Lab`] is dropped, and
     /// also if this program is killed.
     pub detached: bool,
     /// Whether a bring-up first takes down an earlier lab that has the same state folder. Otherwise [`Lab::up`] fails
@@ -469,8 +469,8 @@ impl Lab {
             .with_context(|| format!("host '{host}' has no such address: {name}"))
     }
 
-    /// Returns the present underlay address of a host: the one of the last [`Self::readdress`], otherwise the
-    /// topology's.
+    /// Returns the present underlay address of a host: the address that [`Self::readdress`] set last, otherwise the
+    /// address in the topology.
     ///
     /// # Errors
     /// The host does not exist, or has no link to the underlay.

@@ -80,7 +80,7 @@ pub fn start(argv: &[String], log: &Path, environment: &[(String, String)], tied
 }
 
 fn lock() -> std::sync::MutexGuard<'static, HashMap<i32, Child>> {
-    // A panic of another thread leaves the map as valid as before.
+    // A poisoned lock is ignored, because a panic of another thread cannot leave the map invalid.
     children().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -173,8 +173,8 @@ impl Process {
         self.wait(KILL_TIMEOUT)
     }
 
-    /// Sends SIGTERM, and SIGKILL if the process still runs after `grace`. Blocks until it has ended. Returns whether
-    /// it ended without SIGKILL, which is true also if it had ended before.
+    /// Sends SIGTERM, and SIGKILL if the process still runs after `grace`. Blocks until it has ended. Returns true if
+    /// the process ended without SIGKILL, or had ended before the call.
     ///
     /// # Errors
     /// The kernel refuses a signal, or the process still runs [`KILL_TIMEOUT`] after SIGKILL.

@@ -281,8 +281,9 @@ pub fn set_tunnel_state(
     set_link_state(&hosts.netns(&host_name(at.0, at.1)), &tunnel_device(number), up)
 }
 
-/// Returns the command line that runs `argv` with the folder `run` of this machine as `/run`. The command line must be
-/// run by `ip netns exec`, which makes a mount namespace for it. Without that, it would replace `/run` of this machine.
+/// Returns the command line that mounts the folder `run` of this machine at `/run`, and then runs `argv`. The command
+/// line must be run by `ip netns exec`, which makes a mount namespace for it. Without that, it would replace `/run` of
+/// this machine.
 ///
 /// Stock programs create sockets with fixed names in `/run`. Each machine has a `/run` of its own, so several machines
 /// can run BIRD and WireGuard at the same time, and `birdc` and `wg` find those of their machine.

@@ -133,7 +133,7 @@ impl StateDir {
     /// Removes everything in the folder except the lock: the record, keys, tokens and logs of an earlier lab.
     ///
     /// # Errors
-    /// An entry cannot be removed; those that are left may be removed by a second call.
+    /// An entry cannot be removed. A second call may remove the entries that are left.
     pub fn clear(&self) -> Result<()> {
         let mut names = names(&self.path)?;
         // The record is removed last. A folder without the record does not count as a lab's folder. So, if the record

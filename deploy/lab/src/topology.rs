@@ -228,9 +228,10 @@ impl Topology {
         found.map(|(name, s)| (name.as_str(), s.prefix))
     }
 
-    /// Returns the name of the `ipConfiguration` that a host of a gateway is bound to: the one that the host names,
-    /// otherwise the gateway's only one, or the manifest's default name if the gateway lists none. Returns `None` if
-    /// the host names no configuration and the gateway has several. A name that the host gives is not checked.
+    /// Returns the name of the `ipConfiguration` that a host of a gateway is bound to: the configuration that the host
+    /// names, otherwise the gateway's only configuration. If the gateway in the manifest lists no configuration, this
+    /// is the manifest's default name. Returns `None` if the host names no configuration and the gateway has several. A
+    /// name that the host gives is not checked.
     #[must_use]
     pub fn instance_of(&self, gateway: &Gateway) -> Option<String> {
         let known = self.resources.virtual_network_gateways.find(&gateway.name);

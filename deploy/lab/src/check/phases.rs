@@ -25,7 +25,8 @@ pub struct Phase {
 /// were as expected. A phase ends when they are, or after a minute.
 ///
 /// Calls `report` twice for a phase: before the phase with its title and `None`, and after the phase with its title and
-/// result. All events are undone at the start and at the end, also after an error, but not if the future is dropped.
+/// result. All events are undone before the first phase and after the last one, and also after an error. If the future
+/// is dropped, they are not undone.
 ///
 /// # Errors
 /// A ping, traceroute or routing daemon cannot run, or an event cannot be triggered or undone.

@@ -86,7 +86,7 @@ impl VirtualMachines {
     }
 
     fn running(&self) -> MutexGuard<'_, BTreeMap<String, Machine>> {
-        // A panic of another thread leaves the map as valid as before.
+        // A poisoned lock is ignored, because a panic of another thread cannot leave the map invalid.
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

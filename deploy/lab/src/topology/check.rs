@@ -17,7 +17,8 @@ type Bindings = BTreeSet<(&'static str, String, String)>;
 
 impl Topology {
     /// Checks what the types of the topology do not ensure: ranges, names, references between its parts, and overlaps.
-    /// Checks the resources only as far as the lab uses them; the controller checks the rest. Reads nothing else.
+    /// Of the resources, only those properties are checked that the lab itself uses; the controller checks all others.
+    /// Reads nothing else.
     ///
     /// # Errors
     /// The topology has problems; the message lists all of them, one on each line.

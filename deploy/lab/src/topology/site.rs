@@ -57,8 +57,8 @@ pub enum LanRoutes {
     /// A default route, at all times. A customer edge drops packets for which it has no route.
     #[default]
     Default,
-    /// The routes that the customer edge has learned. If its line fails, it advertises them no more, and another
-    /// customer edge takes over.
+    /// The routes that the customer edge has learned. If the edge's line fails, the edge withdraws the routes that it
+    /// has learned over the line, and another customer edge takes over.
     Learned,
 }
 
