@@ -17,7 +17,7 @@ token() {
     answer=$(tombolo token create --output json --agent "$agent" "$@")
     printf '%s\n' "$answer" | sed -n 's/^ *"token": *"\(.*\)",*$/\1/p' >"$file.new"
     [ -s "$file.new" ] || { echo "no token in the answer to 'tombolo token create --agent $agent'" >&2; exit 1; }
-    # An agent that waits may read the file at any time, so the complete file is moved into place.
+    # A waiting agent may read the file at any time. So the token is written to another file, which is then renamed.
     mv "$file.new" "$file"
     echo "$agent has a token"
 }

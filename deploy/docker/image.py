@@ -319,7 +319,8 @@ def main():
         ["git", "-c", f"safe.directory={HERE.parents[1]}", "-C", HERE, "log", "-1", "--format=%ct"],
         check=True, capture_output=True, text=True).stdout)
     dockerfile = Dockerfile((HERE / "Dockerfile").read_text(), given.base)
-    # The build context contains only the three programs, so that the engine reads nothing else.
+    # The build context is a folder with only the three programs, so that the engine does not read the whole source
+    # tree.
     context = work / "context"
     shutil.rmtree(context, ignore_errors=True)
     context.mkdir()

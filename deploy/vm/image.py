@@ -18,7 +18,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 KERNEL = "linux-image-cloud-amd64"
-# Packages that each machine needs to boot and for its network, and programs for diagnosis.
+# Packages that each machine needs for its boot and its network, and packages with programs for diagnosis.
 BASE = [
     KERNEL,
     "bird2",
@@ -34,7 +34,7 @@ BASE = [
 # Further packages with programs that the lab calls on its machines.
 LAB = ["openssh-server", "tcpdump", "traceroute"]
 PROGRAMS = ["tombolo", "tombolo-agent"]
-# Documentation and translations, which the machines do not need.
+# Folders with documentation and translations. They are left out, because the machines do not need them.
 LEAN = [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ["doc", "man", "locale"]]
 
 

@@ -3,11 +3,13 @@
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
 
-/// Environment variable that names the folder of the programs. If it is set, no other folder is searched.
+/// Environment variable that contains the path of the folder with the programs. If it is set, no other folder is
+/// searched.
 pub const FOLDER: &str = "TOMBOLO_BIN_DIR";
 
-/// Returns the path of one of the product's programs: in the folder of [`FOLDER`], otherwise in the folder of the
-/// running program, otherwise one folder above. Whether the file is executable is not checked.
+/// Returns the path of one of the product's programs: in the folder that the environment variable [`FOLDER`] names; if
+/// that is not set, in the folder of the running program or one folder above. Whether the file is executable is not
+/// checked.
 ///
 /// # Errors
 /// No searched folder has a file of this name; the message lists the folders.

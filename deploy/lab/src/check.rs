@@ -1,5 +1,5 @@
-//! Compares the controller's routes with the tables of agents. Compares `explain` and the topology's expectations with
-//! real pings and traceroutes.
+//! Compares the tables and routes that the controller computes with the tables of agents, and compares the answers of
+//! `explain` and the topology's expectations with real pings and traceroutes.
 
 mod phases;
 pub(crate) mod report;
@@ -20,7 +20,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 use tombolo_client::fabric::{ExplainRequest, Protocol};
 
-/// Largest number of pairs that are tried at the same time. More would make replies late on a small machine.
+/// Largest number of pairs of hosts that are pinged and traced at the same time. With more, replies would arrive too
+/// late on a small machine.
 const MAX_CONCURRENT: usize = 16;
 
 /// The result of comparing the controller's answers with agents and live packets.
@@ -28,11 +29,11 @@ const MAX_CONCURRENT: usize = 16;
 pub struct Agreement {
     /// Number of agents whose tables were compared.
     pub agents: usize,
-    /// Number of network interfaces whose effective routes were compared with the tables of their agent.
+    /// Number of network interfaces whose effective routes were compared with the tables of the interface's agent.
     pub interfaces: usize,
-    /// Pairs of hosts for which `explain` was compared with live packets.
+    /// The pairs of hosts for which `explain` was compared with live packets.
     pub pairs: Vec<Pair>,
-    /// Disagreements, each as one line for people; empty if there are none.
+    /// All disagreements that were found, each as one line of text.
     pub problems: Vec<String>,
 }
 
@@ -41,12 +42,12 @@ pub struct Agreement {
 pub struct Pair {
     /// Name of the source host.
     pub from: String,
-    /// Destination host with its family, as [`Lab::address`] accepts it.
+    /// Destination host and address family, as `HOST/4` or `HOST/6`.
     pub to: String,
     /// Whether any ping was answered.
     pub reachable: bool,
-    /// Addresses that traceroute showed, none for a silent hop. Empty if nothing answered, or if the pair was not
-    /// traced.
+    /// The address of each hop that traceroute showed; `None` is a silent hop. The list is empty if no hop answered, or
+    /// if the pair was not traced.
     pub hops: Vec<Option<IpAddr>>,
 }
 
@@ -79,15 +80,15 @@ struct Explanation {
     trace: Vec<TraceHop>,
 }
 
-/// A hop that `explain` expects a trace to show; without an address it is silent.
+/// A hop that `explain` expects a trace to show. A hop without an address is silent.
 #[derive(Debug, Deserialize)]
 struct TraceHop {
     address: Option<IpAddr>,
 }
 
-/// Compares the tables of agents and the effective routes with the controller's, as [`tables()`] does. Then compares
-/// `explain` with live packets for every ordered pair of virtual machines, in each address family that both have. A
-/// disagreement is no error.
+/// Compares the agents' tables with those that the controller computes, and the effective routes with the agents'
+/// tables, as [`tables()`] does. Then compares `explain` with live packets for every ordered pair of virtual machines,
+/// in each address family that both have. A disagreement is no error.
 ///
 /// # Errors
 /// The controller or a running agent does not answer, or `ping`, `traceroute` or `ip` cannot run.
@@ -164,12 +165,13 @@ async fn check_pair(lab: &Lab, from: String, to: String) -> Result<(Pair, Option
     };
     let trace = said.reachable || !expected.is_empty();
     let (mut pinged, mut traced) = ping_and_trace(lab, (&from, &to), how, 1, trace).await?;
-    // The first packet waits for the handshake of a link. This takes seconds on an emulated machine, longer than one
-    // ping does.
+    // The first packet on a link waits for the link's handshake. On an emulated machine the handshake takes seconds,
+    // longer than `ping` waits.
     if said.reachable && pinged.none() {
         (pinged, traced) = ping_and_trace(lab, (&from, &to), Ping::REACHABLE, 1, trace).await?;
     }
-    // There is one probe for each hop. A busy machine may answer it too late, which is no disagreement.
+    // The trace has only one probe for each hop. A busy machine may answer this probe too late, which is no
+    // disagreement, so the trace is repeated with more probes.
     if traced.as_ref().is_some_and(|t| t.hops != expected) {
         traced = Some(lab.traceroute(&from, &to).await?);
     }
@@ -201,8 +203,9 @@ async fn check_pair(lab: &Lab, from: String, to: String) -> Result<(Pair, Option
     ))
 }
 
-/// Pings a pair, and traces it if `trace` is set or a ping was answered. If the source itself drops the packets, a
-/// trace would only wait for its timeouts and show no hops.
+/// Pings from one host of a pair to the other, and traces the path if `trace` is set or a ping was answered. Callers do
+/// not set `trace` if the source itself drops the packets, because the trace would show no hops and take the time of
+/// all its timeouts.
 async fn ping_and_trace(
     lab: &Lab,
     (from, to): (&str, &str),
@@ -225,7 +228,8 @@ mod golden {
     use std::collections::BTreeMap;
     use tombolo_golden::golden;
 
-    /// The lab reads an explanation that the controller's tests have recorded.
+    /// The answer of `explain` is one that the controller's golden tests have recorded, so that both sides agree on the
+    /// format.
     #[test]
     fn explanations_of_the_controller() {
         let read: BTreeMap<String, Explanation> =

@@ -154,9 +154,9 @@ enum LabCommand {
     },
 }
 
-/// Runs a command of `tombolo lab` to its end. With `json`, `status` prints JSON. Returns the exit code: that of the
-/// program for `exec`, failure if a check found a difference, 128 + the signal's number if a signal interrupted `up` or
-/// `demo`, otherwise success.
+/// Runs a command of `tombolo lab` to its end. With `json`, `status` prints JSON. Returns the exit code. For `exec`
+/// this is the program's exit code. It is failure if a check found a difference, 128 + the signal's number if a signal
+/// interrupted `up` or `demo`, and otherwise success.
 ///
 /// # Errors
 /// The command fails, `json` is set and the command has no JSON output, or this program does not run as root and the
@@ -213,7 +213,7 @@ pub async fn run(args: LabArgs, json: bool) -> Result<ExitCode> {
             watch::watch(dir, &id).await.map(|()| ExitCode::SUCCESS)
         }
         other => {
-            // The state folders are readable by root only, so other users would not find any lab.
+            // Only root may read the state folders of labs, so for other users the search would find no lab.
             if !nix::unistd::geteuid().is_root() {
                 bail!(
                     "labs belong to root: run this command as root ('sudo {} …')",
@@ -265,11 +265,11 @@ async fn run_for_lab(command: LabCommand, dir: Option<&Path>, json: bool) -> Res
     }
 }
 
-/// Longest time between the failure of a helper and the arrival of the signal that caused the failure.
+/// Longest time by which a signal may arrive at this program after it has made a helper program fail.
 const SIGNAL_GRACE: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Runs `work` until it ends or SIGINT, SIGTERM or SIGHUP arrives. On a signal `work` is dropped, which takes its lab
-/// down, and failures of that are reported through `progress`.
+/// down. If a part of the lab cannot be removed, `progress` reports this.
 async fn unless_interrupted(
     work: impl Future<Output = Result<ExitCode>>,
     progress: &Progress,
@@ -293,8 +293,9 @@ async fn unless_interrupted(
     let number = match ended {
         Ok(number) => number,
         Err(Ok(code)) => return Ok(code),
-        // Ctrl-C signals the whole process group, which a helper leaves only after its start. So a helper may fail
-        // before this program has noticed the signal.
+        // Ctrl-C signals the whole process group of this program. A helper program is in this group at first, and
+        // leaves it only after its start. So Ctrl-C may end a helper, and thus `work` with an error, before this
+        // program has noticed the signal.
         Err(Err(error)) => match tokio::time::timeout(SIGNAL_GRACE, signalled()).await {
             Ok(number) => number,
             Err(_) => return Err(error),

@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// Longest time that a helper may run. Helpers take milliseconds; the rest is for a busy machine.
+/// Longest time that a helper may run. A helper takes milliseconds; the rest of the time allows for a busy machine.
 pub const HELPER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Exit status and output of a program that has ended.
@@ -42,14 +42,15 @@ pub fn finish(argv: &[String], limit: Duration) -> Result<CommandOutput> {
     let pid = Pid::from_raw(child.id().cast_signed());
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
-        // Sending fails only after the timeout, when the receiver is gone and the output is not needed.
+        // Sending fails only if the receiver was dropped after the timeout. The output is not needed then, so an error
+        // is ignored.
         let _ = sender.send(child.wait_with_output());
     });
     match receiver.recv_timeout(limit) {
         Ok(output) => Ok(finished(&output.with_context(|| format!("waiting for '{program}'"))?)),
         Err(_) => {
-            // The thread has sent no result, so it has not reaped the child, and no other process can have the child's
-            // id.
+            // The thread has sent no result, so it has not yet reaped the child. So the process id is still that of the
+            // child, and no other process is killed.
             let _ = kill(pid, Signal::SIGKILL);
             bail!("'{}' did not end within {} s", argv.join(" "), limit.as_secs_f64())
         }

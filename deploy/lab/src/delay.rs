@@ -1,5 +1,5 @@
-//! Lines with a constant delay in user space, for kernels without netem. A packet that the kernel sends to a line's TUN
-//! device returns from the same device after the delay. Packets stay in order.
+//! Lines with a constant delay in user space, for kernels without netem. The kernel sends a packet to a line's TUN
+//! device, and after the delay it receives the packet again from the same device. Packets stay in order.
 
 use anyhow::{Context, Result, bail};
 use std::fmt;
@@ -9,19 +9,19 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_tun::Tun;
 
-/// The hidden command: `tombolo lab delay-line LINE…`, each as `device:milliseconds:loss`.
+/// Name of the hidden command `tombolo lab delay-line LINE…`. Each LINE is written as `device:milliseconds:loss`.
 pub const COMMAND: &str = "delay-line";
 
-/// Largest number of packets in flight on one line; further packets are dropped. 20,000 packets of 1500 bytes are 50 ms
-/// of about 5 Gbit/s.
+/// Largest number of packets in flight on one line; further packets are dropped. 20,000 packets of 1500 bytes are what
+/// a line with a delay of 50 ms holds at about 5 Gbit/s.
 const MAX_QUEUED: usize = 20_000;
-/// Size of the largest packet that a TUN device may deliver, bytes.
+/// Largest size, in bytes, of a packet that a TUN device may deliver.
 const MAX_PACKET: usize = 65_536;
 
 /// A delay line: its device, its delay and its loss.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Line {
-    /// Name of an existing TUN device. If it does not exist, the kernel creates it, without routes to it.
+    /// Name of the line's TUN device. If the device does not exist, the kernel creates it, and no route leads to it.
     pub device: String,
     /// Delay of each packet, the same in both directions.
     pub one_way: Duration,
@@ -49,7 +49,7 @@ impl FromStr for Line {
     }
 }
 
-/// Carries packets over these lines. Returns only when one of them fails, or at once if there are none.
+/// Carries packets over these lines. Returns only when one of the lines fails, or at once if `lines` is empty.
 ///
 /// # Errors
 /// A device cannot be opened, or was removed.
@@ -59,7 +59,8 @@ pub async fn run(lines: Vec<Line>) -> Result<()> {
         .map(drop)
 }
 
-/// Carries packets over one line. Packets of both directions share a queue, because they have the same delay.
+/// Carries packets over one line. Packets of both directions share one queue, because both directions have the same
+/// delay.
 async fn carry(line: Line) -> Result<()> {
     let device = || format!("device {}", line.device);
     let tuns = Tun::builder().name(&line.device).build().with_context(device)?;

@@ -1,5 +1,6 @@
 //! The demo: changes the peerings, routes and keys of a hub with spokes step by step, and checks each step with real
-//! packets. A topology that does not have the demo's hosts, but has expectations, is checked against these instead.
+//! packets. If a topology does not have the hosts that the demo needs, but has expectations, the lab checks these
+//! expectations instead.
 
 mod report;
 mod stage;
@@ -30,9 +31,9 @@ pub struct Demo {
     pub state_dir: Option<PathBuf>,
 }
 
-/// Brings the lab up, after an earlier one with the same state folder was taken down, runs the demo, and takes the lab
-/// down. Returns whether all checks succeeded; if not, the last lines of the logs were printed. Dropping the future, as
-/// Ctrl-C does, takes the lab down too, even with `keep`.
+/// Takes down an earlier lab with the same state folder, brings the lab up, runs the demo, and takes the lab down.
+/// Returns whether all checks succeeded. If one failed, the last lines of the logs were printed. Dropping the future,
+/// as Ctrl-C does, takes the lab down too, even with `keep`.
 ///
 /// # Errors
 /// The lab could not be brought up or taken down, or the topology has neither the demo's hosts and resources nor
@@ -126,7 +127,7 @@ fn description(runtime: Runtime, agents: usize) -> String {
     }
 }
 
-/// Describes what was removed with the lab in one sentence.
+/// Returns a sentence that says what was removed with the lab.
 const fn removal(runtime: Runtime) -> &'static str {
     match runtime {
         Runtime::Netns => "The lab is gone: no namespace, process or file is left.",
@@ -154,7 +155,8 @@ impl Drop for LabGuard {
     }
 }
 
-/// Returns the last lines of the controller's and the agents' logs, which are removed with the lab: more if `many`.
+/// Returns the last lines of the controller's and the agents' logs, which are removed with the lab: of each log 12
+/// lines if `many` is set, otherwise 4.
 fn logs(lab: &Lab, many: bool) -> String {
     let lines = if many { 12 } else { 4 };
     let mut text = String::from("\nThe last lines of the logs:");

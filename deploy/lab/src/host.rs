@@ -57,7 +57,8 @@ impl Runtime {
         }
     }
 
-    /// Returns the interface to the hosts of a lab with this topology, whose state is in `dir`. Creates nothing.
+    /// Returns the [`Hosts`] by which the hosts of a lab are made and used. `topology` is the lab's topology, `dir` its
+    /// state folder. Creates nothing.
     #[must_use]
     pub fn hosts(self, topology: &Topology, dir: &Path) -> Box<dyn Hosts> {
         match self {
@@ -68,18 +69,19 @@ impl Runtime {
     }
 }
 
-/// Makes and removes hosts, and runs programs on them. A `host` is a name in the lab, without the lab's prefix. The
-/// methods block their thread while their commands run.
+/// Makes and removes hosts, and runs programs on them. In all methods `host` is the host's name in the topology,
+/// without the `tb-LAB-` of its namespace. The methods block their thread while their commands run.
 pub trait Hosts: Send + Sync {
-    /// Creates a host whose only usable device is the loopback device, which is up. A virtual machine is off until
-    /// [`Self::power_on`]; its namespace has the devices of its two network cards too.
+    /// Creates a host. Its only usable network device is the loopback device, which is set up. For a virtual machine
+    /// this makes the network namespace around the machine, which also has the devices of the machine's two network
+    /// cards; the machine is off until [`Self::power_on`].
     ///
     /// # Errors
     /// The host exists already, or a command fails. [`Self::remove`] removes what was made until then.
     fn create(&self, host: &str) -> Result<()>;
 
-    /// Starts a virtual machine, whose underlay device must exist. Does not wait until the machine has booted. For
-    /// other kinds of hosts this does nothing.
+    /// Starts a virtual machine. The device that links its namespace to the underlay must exist. Does not wait until
+    /// the machine has booted. For other kinds of hosts this does nothing.
     ///
     /// # Errors
     /// A command fails, or QEMU does not start.
@@ -87,8 +89,8 @@ pub trait Hosts: Send + Sync {
         Ok(())
     }
 
-    /// Whether the host can run commands; always true for hosts that are no virtual machines. Does not wait until it
-    /// can.
+    /// Whether the host can run commands at present; always true for hosts that are no virtual machines. Does not wait
+    /// for the boot.
     ///
     /// # Errors
     /// The virtual machine was not powered on by this value, or QEMU has ended.
@@ -102,8 +104,8 @@ pub trait Hosts: Send + Sync {
         String::new()
     }
 
-    /// Removes a host. A host that does not exist is no error. Processes in a namespace keep it alive, so they must
-    /// have ended.
+    /// Removes a host. A host that does not exist is no error. All processes in the host's network namespace must have
+    /// ended, because the namespace exists as long as one of them runs.
     ///
     /// # Errors
     /// A command fails.
@@ -116,12 +118,13 @@ pub trait Hosts: Send + Sync {
     /// namespace.
     fn netns(&self, host: &str) -> PathBuf;
 
-    /// Returns the command line on this machine that runs `argv` on the host, and ends with the exit status of `argv`
-    /// when that ends. Signals to this command line need not reach the program, see [`Self::wrap_with_signals`].
+    /// Returns a command line for this machine that runs the program `argv` on the host. Its process ends when the
+    /// program ends, with the program's exit status. A signal to this process may not reach the program; see
+    /// [`Self::wrap_with_signals`].
     fn wrap(&self, host: &str, argv: &[String]) -> Vec<String>;
 
-    /// As [`Self::wrap`], but signals to the process reach the program. For a container, the program is one of this
-    /// machine that runs in the container's network namespace.
+    /// As [`Self::wrap`], but a signal to the process reaches the program. For a container, `argv` then names a program
+    /// of this machine, which runs in the container's network namespace and not in its file system.
     fn wrap_with_signals(&self, host: &str, argv: &[String]) -> Vec<String>;
 
     /// Runs a helper that must succeed on the host, or in its network namespace, for at most
@@ -150,8 +153,8 @@ pub trait Hosts: Send + Sync {
         Ok(())
     }
 
-    /// Returns the path on this machine at which a Unix socket of the host can be reached. A socket of a virtual
-    /// machine is forwarded by SSH from the first call on.
+    /// Returns the path on this machine at which a Unix socket of the host can be reached. For a virtual machine, the
+    /// first call makes SSH forward the socket.
     ///
     /// # Errors
     /// The virtual machine does not answer.
@@ -159,7 +162,7 @@ pub trait Hosts: Send + Sync {
         Ok(path.to_owned())
     }
 
-    /// Returns the name or path with which the host starts a program of the product, such as `tombolo-agent`.
+    /// Returns the name or path by which a program of the product, such as `tombolo-agent`, is started on the host.
     ///
     /// # Errors
     /// The program is not installed on this machine. Programs in an image are not checked.
@@ -168,8 +171,8 @@ pub trait Hosts: Send + Sync {
     }
 
     /// Starts a program on the host in the background with additional `environment` variables, and appends its output
-    /// to `log` on this machine. Returns when the process exists. A `tied` program ends with the calling program, in
-    /// whichever way that ends.
+    /// to `log` on this machine. Returns when the process exists. If `tied`, the program is killed when the calling
+    /// program ends in any way.
     ///
     /// # Errors
     /// The log cannot be written, or the program does not start or ends at once.
@@ -191,17 +194,18 @@ pub trait Hosts: Send + Sync {
     }
 
     /// Returns the process ids on this machine of all processes in the host's namespace; empty if they cannot be
-    /// listed. Those inside a virtual machine are not included, those of its QEMU and SSH clients are.
+    /// listed. For a virtual machine these are the processes of QEMU and the SSH clients, and not those inside the
+    /// machine.
     fn processes(&self, host: &str) -> Vec<i32>;
 
-    /// Returns the command line with which a person, as root, starts a shell on the host.
+    /// Returns the command line by which a person who is root starts a shell on the host.
     fn shell_command(&self, host: &str) -> String {
         self.wrap(host, &["bash".to_owned()]).join(" ")
     }
 }
 
-/// Runs `action` in the network namespace whose file is `netns`, as `/run/netns/NAME`, and blocks until it has ended.
-/// It runs on a new thread, so the namespace of the caller's thread does not change.
+/// Runs `action` in the network namespace with the file `netns`, for example `/run/netns/NAME`, and blocks until
+/// `action` has ended. The action runs on a new thread, so the namespace of the caller's thread does not change.
 ///
 /// # Errors
 /// The namespace does not exist or cannot be entered, for which root is needed. `action` has then not run.
@@ -219,8 +223,8 @@ pub fn inside<T: Send>(netns: &Path, action: impl FnOnce() -> T + Send) -> Resul
     })
 }
 
-/// Writes sysctls in order in the network namespace whose file is `netns`, as `/run/netns/NAME`. A name is the path
-/// below `/proc/sys/net`: `("ipv4/ip_forward", "1")`.
+/// Writes sysctls in their order, in the network namespace with the file `netns`, for example `/run/netns/NAME`. A name
+/// is the path below `/proc/sys/net`: `("ipv4/ip_forward", "1")`.
 ///
 /// # Errors
 /// The namespace cannot be entered (root is needed), or the kernel lacks a sysctl or refuses its value. Those before it

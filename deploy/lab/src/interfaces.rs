@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 pub type VethEnd<'a> = (&'a str, &'a str);
 
 /// Connects two hosts, which may be the same one, with a veth pair. Both devices have this `mtu`, bytes, and are down.
-/// A device loses its carrier when the other one goes down.
+/// When one device of the pair is set down, the other one loses its carrier.
 ///
 /// # Errors
 /// A host does not exist, or the command fails, for example because a device of this name exists.
@@ -24,8 +24,9 @@ pub fn create_veth_pair(hosts: &dyn Hosts, (a, device): VethEnd<'_>, (b, other):
     Ok(())
 }
 
-/// Returns the command that adds an address (`ADDRESS/LENGTH`) to a device; runs nothing. IPv6 addresses skip duplicate
-/// address detection, so that they are usable at once. The topology's check has refused duplicates.
+/// Returns the command line that adds an address (`ADDRESS/LENGTH`) to a device, but does not run it. For an IPv6
+/// address, the command switches off duplicate address detection, so that the address is usable at once. The topology's
+/// check has refused duplicates.
 #[must_use]
 pub fn add_address_argv<'a>(address: &'a str, device: &'a str) -> Vec<&'a str> {
     let mut argv = vec!["ip", "address", "add", address, "dev", device];

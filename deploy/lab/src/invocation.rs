@@ -2,14 +2,15 @@
 
 use std::path::Path;
 
-/// Returns the command `tombolo lab` with the path of this program: after `sudo` if this program was called with sudo,
-/// and followed by `--lab-dir` if `dir` is set.
+/// Returns the command `tombolo lab` with the path of this program: with `sudo` before the path if this program was
+/// called with sudo, and with `--lab-dir` at the end if `dir` is set.
 pub(crate) fn command(dir: Option<&Path>) -> String {
     let dir = dir.map(|d| format!(" --lab-dir {}", d.display()));
     format!("{} lab{}", program(), dir.unwrap_or_default())
 }
 
-/// Returns the path of this program, after `sudo` if it was called with sudo. `tombolo` if the path is unknown.
+/// Returns the path of this program, with `sudo` before the path if the program was called with sudo. `tombolo` if the
+/// path is unknown.
 pub(crate) fn program() -> String {
     let own = std::env::current_exe();
     format!(
@@ -19,7 +20,7 @@ pub(crate) fn program() -> String {
     )
 }
 
-/// Returns `sudo ` with its space if this program was called with sudo, otherwise an empty text.
+/// Returns `sudo` and a space if this program was called with sudo, otherwise an empty text.
 pub(crate) fn sudo() -> &'static str {
     if std::env::var_os("SUDO_USER").is_some() {
         "sudo "

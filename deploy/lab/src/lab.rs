@@ -32,14 +32,15 @@ use tombolo_client::Client;
 use tombolo_client::manifest::{Manifest, Plan};
 use tombolo_client::path::{DEFAULT_SUBSCRIPTION, Group};
 
-/// Longest time that a bring-up with `replace` waits for the lock of an earlier lab's state folder. The watcher of a
-/// killed program holds the lock while it removes that lab; it waits for the lock as long itself (`LOCK_TIMEOUT` of
-/// [`crate::watch`]).
+/// Longest time that a bring-up with `replace` waits for the lock of an earlier lab's state folder. If the program of
+/// the earlier lab was killed, the watcher holds the lock while it removes that lab. The watcher waits for the lock for
+/// at most the same time (`LOCK_TIMEOUT` of [`crate::watch`]).
 const PREVIOUS_LAB_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest time that a bring-up waits for one virtual machine to boot. Seven emulated machines on two busy cores took
-/// about a minute together.
+/// Longest time that a bring-up waits for one virtual machine to boot. Seven emulated machines that booted together on
+/// two busy cores took about a minute.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(240);
-/// Time between two checks whether a machine has booted. It is not shorter, because each check runs an SSH client.
+/// Time between two checks whether a machine has booted. A shorter time would cost too much processor time, because
+/// each check runs an SSH client.
 const BOOT_POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// Longest time from the start of the last agent until every agent must be connected and up to date.
 const READY_TIMEOUT: Duration = Duration::from_secs(40);
@@ -49,17 +50,17 @@ const DEFAULT_GROUP: &str = "lab";
 /// The options of a bring-up, see [`Lab::up`].
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Folder of the lab's state. None is `/run/tombolo-lab/<name>`.
+    /// Folder of the lab's state. `None` stands for `/run/tombolo-lab/<name>`.
     pub state_dir: Option<PathBuf>,
-    /// Whether the lab stays up when this program ends. Otherwise the lab is removed when its [`Lab`] is dropped, and
+    /// Whether the lab stays up when this program ends. If false, the lab is removed when its [`Lab`] is dropped, and
     /// also if this program is killed.
     pub detached: bool,
-    /// Whether an earlier lab in the same state folder is taken down first. Otherwise [`Lab::up`] fails if there is
-    /// one.
+    /// Whether a bring-up first takes down an earlier lab that has the same state folder. Otherwise [`Lab::up`] fails
+    /// if there is one.
     pub replace: bool,
     /// Whether hosts are namespaces, containers or virtual machines.
     pub runtime: Runtime,
-    /// Output of progress messages, and of errors while the lab is dropped.
+    /// Output for progress messages, and for errors that occur while the [`Lab`] is dropped.
     pub progress: Progress,
 }
 
@@ -70,7 +71,7 @@ pub struct Options {
 pub struct Lab {
     hosts: Box<dyn Hosts>,
     topology: Topology,
-    /// The locked state folder; none after the lab was taken down.
+    /// The locked state folder; `None` after the lab was taken down.
     dir: Option<StateDir>,
     state: Mutex<State>,
     client: Option<Client>,
@@ -79,15 +80,15 @@ pub struct Lab {
     /// Whether the kernel kills the lab's processes when this program ends.
     tied: bool,
     progress: Progress,
-    /// Process that takes the lab down if this program is killed. None for an attached lab, and if there is no program
-    /// `tombolo`.
+    /// The process that takes the lab down if this program is killed. `None` for an attached lab, and if the program
+    /// `tombolo` does not exist.
     watcher: Option<Watcher>,
 }
 
 impl Lab {
     /// Brings a lab up: hosts, underlay, controller, resources, agents, and the routers and VPN devices of sites.
-    /// Returns when every agent has its configuration in force and every session of the sites is up. An error, or
-    /// dropping the future, takes down all that was made, also if the lab is to be detached.
+    /// Returns when every agent has its configuration in force and every session of the sites is up. If an error occurs
+    /// or the future is dropped, all that was made is taken down, even if `detached` is set.
     ///
     /// # Errors
     /// The topology fails [`Topology::check`]; this program does not run as root; a program or image is missing;
@@ -101,7 +102,7 @@ impl Lab {
         options.runtime.check()?;
         site::find_programs(topology)?;
         let mut lab = Self::prepare(topology, options).await?;
-        // Until the bring-up has succeeded, dropping the lab must take it down, also a detached one.
+        // Until the bring-up has succeeded, dropping the lab must take it down, even if the options say `detached`.
         let detached = std::mem::replace(&mut lab.detached, false);
         lab.bring_up(detached)
             .await
@@ -112,12 +113,13 @@ impl Lab {
     }
 
     /// Creates only the hosts, the underlay and the links of sites, for tests of the network itself. Starts no
-    /// controller, agent or routing daemon. Needs root, and a topology that has passed [`Topology::check`]; neither is
-    /// checked.
+    /// controller, agent or routing daemon. Root rights and a topology that passes [`Topology::check`] are needed, but
+    /// not checked for.
     ///
     /// # Errors
-    /// The state folder cannot be used, as for [`Self::up`], or a command fails. The parts that were made have then
-    /// been removed, unless `detached` is set: those of a detached lab stay until [`Self::attach`] and [`Self::down`].
+    /// The state folder cannot be used, as for [`Self::up`], or a command fails. If `detached` is not set, the parts
+    /// that were made are then removed. If it is set, they stay until the lab is attached with [`Self::attach`] and
+    /// taken down with [`Self::down`].
     pub async fn underlay_only(topology: &Topology, options: Options) -> Result<Self> {
         let lab = Self::prepare(topology, options).await?;
         lab.build_network().await?;
@@ -144,7 +146,8 @@ impl Lab {
             options.progress.set_activity("removing what an earlier lab left");
             teardown::all(&*old.runtime.hosts(&old.topology, &path), &old)?;
         }
-        // An earlier controller's store would contain agents that do not exist any more.
+        // The files of an earlier lab are removed, because the store of the earlier controller would contain agents
+        // that do not exist any more.
         dir.clear()?;
         let id = identity();
         let watcher = Watcher::start(&path, &id)?;
@@ -173,9 +176,9 @@ impl Lab {
         })
     }
 
-    /// Returns the lab that is up with its state in the folder `path`. It is detached, so dropping the value does not
-    /// take the lab down. Does not wait for the folder's lock, and reads the record only: whether the hosts and
-    /// processes still exist is not checked.
+    /// Returns the lab that is up and has the state folder `path`. The returned [`Lab`] is detached, so dropping it
+    /// does not take the lab down. Does not wait for the folder's lock, and reads the record only: whether the hosts
+    /// and processes still exist is not checked.
     ///
     /// # Errors
     /// No lab has its state in this folder, the state cannot be read, or another program holds the lock.
@@ -199,7 +202,8 @@ impl Lab {
             progress: Progress::silent(),
             watcher: None,
         };
-        // A lab whose bring-up failed before the controller's start has no client. It must be possible to take it down.
+        // If the bring-up failed before the controller's start, the lab has no client. It must be possible to take it
+        // down.
         lab.client = lab.make_client().ok();
         Ok(lab)
     }
@@ -245,8 +249,8 @@ impl Lab {
 
     /// Creates the hosts, the underlay, and the links of sites.
     ///
-    /// Each step records its host before it creates it. The future yields only between two steps, so that a lab that is
-    /// dropped meanwhile knows, and removes, all that it has made.
+    /// Each step records its host before it creates the host. The future yields only between two steps. So, if it is
+    /// dropped meanwhile, the record has all that was made, and the lab removes all of it.
     async fn build_network(&self) -> Result<()> {
         self.make_host(INTERNET)?;
         let netem = underlay::build(&*self.hosts, &self.topology)?;
@@ -296,7 +300,7 @@ impl Lab {
     }
 
     /// Starts the program that delays packets between segments. Does nothing if the topology has no delays, or if
-    /// `netem` says that the kernel carries them.
+    /// `netem` is set, because then the kernel delays the packets.
     fn launch_delay_lines(&self, netem: bool) -> Result<()> {
         let lines = underlay::delay_lines(&self.topology, netem);
         if lines.is_empty() {
@@ -309,7 +313,8 @@ impl Lab {
     }
 
     fn make_host(&self, host: &str) -> Result<()> {
-        // The host must not be recorded before this check: all recorded hosts are removed when the lab is taken down.
+        // The host must not be recorded before this check. Otherwise the lab would remove a host that it has not made,
+        // because it removes all recorded hosts when it is taken down.
         if self.hosts.exists(host) {
             bail!(
                 "{} exists already, and this lab did not make it: if it is not needed, remove it with 'ip netns del'",
@@ -326,7 +331,7 @@ impl Lab {
         &self.topology
     }
 
-    /// Returns the interface to the lab's hosts, of the kind that [`Options::runtime`] chose.
+    /// Returns the [`Hosts`] by which the lab's hosts are used, of the kind that [`Options::runtime`] chose.
     #[must_use]
     pub fn hosts(&self) -> &dyn Hosts {
         &*self.hosts
@@ -346,7 +351,7 @@ impl Lab {
         Ok(self.dir.as_ref().context("the lab was taken down")?.path())
     }
 
-    /// Returns the operator's client of the controller. It does not say whether the controller runs at present.
+    /// Returns the operator's client of the controller. A client is returned even if the controller has ended since.
     ///
     /// # Errors
     /// There is no client: the controller was never started, or has not come up.
@@ -354,7 +359,7 @@ impl Lab {
         self.client.as_ref().context("the lab's controller was not started")
     }
 
-    /// Returns the controller's URL, `https://ADDRESS:PORT`, with its underlay address.
+    /// Returns the controller's URL, `https://ADDRESS:PORT`. ADDRESS is the underlay address of the controller's host.
     #[must_use]
     pub fn url(&self) -> String {
         controller::url(&self.topology)
@@ -369,8 +374,8 @@ impl Lab {
         Ok(self.path()?.join(CONTROLLER))
     }
 
-    /// Returns the state folder of the agent of `host`, on the host. For namespaces and containers it has the same path
-    /// on this machine. Whether the host exists is not checked.
+    /// Returns the path of the agent's state folder on `host`. If the host is a namespace or a container, the folder
+    /// has the same path on this machine. Whether the host exists is not checked.
     ///
     /// # Errors
     /// The lab was taken down.
@@ -378,9 +383,9 @@ impl Lab {
         Ok(self.path()?.join("agents").join(host))
     }
 
-    /// Returns the path of a process's log on this machine. `name` is that of the process in [`State::processes`]: the
-    /// host for its agent or routing daemon, `controller`, or `HOST.wgN` for a `wireguard-go`. Whether the file exists
-    /// is not checked.
+    /// Returns the path of a process's log on this machine. `name` is the key of the process in [`State::processes`]:
+    /// the host's name for an agent or routing daemon, `controller`, or `HOST.wgN` for the `wireguard-go` of device
+    /// `wgN`. Whether the file exists is not checked.
     ///
     /// # Errors
     /// The lab was taken down.
@@ -412,15 +417,16 @@ impl Lab {
         Ok(self.hosts.wrap(host, &argv))
     }
 
-    /// Starts a program on `host` and records it as `name`, under which [`Self::log`] finds its log.
+    /// Starts a program on `host`, and records the process under `name`. [`Self::log`] finds the process's log by this
+    /// name.
     fn launch(&self, name: &str, host: &str, argv: &[String], tied: bool) -> Result<Process> {
         let log = self.log(name)?;
         if let Some(folder) = log.parent() {
             std::fs::create_dir_all(folder)?;
         }
         let argv = in_own_run(&self.topology, self.path()?, host, argv);
-        // Logs of the lab are for people, and error messages quote their last lines; the programs' default into a file
-        // is JSON.
+        // The lab's logs must be text, because people read them and error messages quote their last lines. Without this
+        // variable the programs would write JSON into a file.
         let environment = [("TOMBOLO_LOG_FORMAT".to_owned(), "text".to_owned())];
         let started = self.hosts.start(host, &argv, &environment, &log, tied);
         let process = started.with_context(|| format!("{name} on {host}"))?;
@@ -437,9 +443,9 @@ impl Lab {
     }
 
     /// Returns an overlay address by a name: `host` is the host's primary address, `host/4` its first IPv4 address,
-    /// `host/6` its first IPv6 address. A text that is an address is returned unchanged, without any check. Machines of
-    /// sites have their LAN address, or the address inside their tunnel. The addresses are those that the controller
-    /// had allocated at the bring-up.
+    /// `host/6` its first IPv6 address. A text that is an address is returned unchanged, without any check. The address
+    /// of a site's machine is [`Machine::address`](crate::topology::site::Machine::address). Addresses that the
+    /// controller allocates are those at the bring-up.
     ///
     /// # Errors
     /// The host does not exist, has no overlay address, or has none of this family.
@@ -463,8 +469,8 @@ impl Lab {
             .with_context(|| format!("host '{host}' has no such address: {name}"))
     }
 
-    /// Returns the present underlay address of a host: the one of the last [`Self::readdress`], otherwise the
-    /// topology's.
+    /// Returns the present underlay address of a host: the address that [`Self::readdress`] set last, otherwise the
+    /// address in the topology.
     ///
     /// # Errors
     /// The host does not exist, or has no link to the underlay.
@@ -480,8 +486,8 @@ impl Lab {
     }
 
     /// Takes the lab down: ends its processes, removes its hosts, and deletes its state folder. Blocks until all of
-    /// this is done, which takes several seconds if processes ignore SIGTERM. A failure does not prevent the removal of
-    /// the other parts.
+    /// this is done, which takes several seconds if processes ignore SIGTERM. If a part cannot be removed, the other
+    /// parts are removed nevertheless.
     ///
     /// # Errors
     /// A part could not be removed; the message lists all such parts. The state folder then stays, so that
@@ -506,7 +512,7 @@ impl Drop for Lab {
             self.progress
                 .warn(&format!("taking down lab {}: {e:#}", self.topology.name));
         }
-        // The watcher is needed until the lab is down, because this program may be killed before.
+        // The watcher is needed until the lab is down, because this program may be killed while it takes the lab down.
         if let Some(watcher) = self.watcher.take() {
             watcher.dismiss();
         }

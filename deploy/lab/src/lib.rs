@@ -9,7 +9,7 @@
 //! * [`site`]: on-premises networks of stock routers and VPN devices.
 //! * [`lab`]: [`Lab`], which brings a topology up, changes it, and takes it down.
 //! * [`process`]: long-running programs. [`command`]: helper programs that end by themselves.
-//! * [`state`]: the record of what a lab has made, by which it can be removed.
+//! * [`state`]: the record of all that a lab has made, by which all of this can be removed.
 //! * [`private`]: files with secrets.
 //! * [`probe`]: the real `ping` and `traceroute`.
 //! * [`check`]: compares the controller's answers and the topology's expectations with live packets.

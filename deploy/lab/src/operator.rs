@@ -1,5 +1,5 @@
-//! The operator's client of a lab's controller. Its connections are made in the controller's network namespace, because
-//! the underlay cannot be reached from the machine's own.
+//! The operator's client of a lab's controller. The client makes its connections in the network namespace of the
+//! controller's host, because the underlay cannot be reached from this machine's own namespace.
 
 use anyhow::{Context as _, Result};
 use nix::sched::{CloneFlags, setns};
@@ -13,7 +13,8 @@ use tombolo_client::Client;
 use tower::{Layer, Service};
 
 /// Returns a client whose connections are made in the network namespace with the file `netns`. Opens no connection yet.
-/// The caller's thread must be in the program's own namespace: every thread that connects returns to that one.
+/// The caller's thread must be in the program's own namespace, because every thread that has made a connection returns
+/// to the namespace of the caller's thread.
 ///
 /// # Errors
 /// The namespace does not exist, or the URL or the CA certificate is not valid. The token is not checked.
@@ -34,16 +35,16 @@ struct NamespacePair {
 }
 
 impl NamespacePair {
-    /// Runs `action` with this thread in the namespace of the connections. A socket belongs to the namespace in which
-    /// it was created, whatever its thread does later.
+    /// Runs `action` with this thread in the namespace of the connections. A socket that `action` creates stays in that
+    /// namespace, also after this thread has left it.
     fn run<T>(&self, action: impl FnOnce() -> T) -> Result<T, nix::Error> {
-        /// Returns the thread to its namespace when it is dropped, also after a panic.
+        /// When this value is dropped, also by a panic, the thread returns to the program's own namespace.
         struct Return<'a>(&'a File);
         impl Drop for Return<'_> {
             fn drop(&mut self) {
                 if let Err(e) = setns(self.0, CloneFlags::CLONE_NEWNET) {
-                    // The program must end here. Otherwise the thread would do its caller's further work in the
-                    // controller's network.
+                    // The program must end here. Otherwise all further connections of this thread would be made in the
+                    // controller's namespace.
                     tracing::error!(error = %e, "cannot return to the own network namespace");
                     std::process::abort();
                 }
@@ -55,7 +56,7 @@ impl NamespacePair {
     }
 }
 
-/// The layer of the HTTP client that makes connections in a namespace.
+/// The layer of the HTTP client by which connections are made in another namespace.
 #[derive(Debug, Clone)]
 struct InNamespace(Arc<NamespacePair>);
 
@@ -92,7 +93,7 @@ where
     fn call(&mut self, request: R) -> Self::Future {
         let mut connecting = Box::pin(self.inner.call(request));
         let namespaces = self.namespaces.clone();
-        // Each poll may run on another thread, and any of them may create the socket.
+        // Each poll may run on another thread, and any poll may create the socket. So each poll enters the namespace.
         Box::pin(std::future::poll_fn(move |cx| {
             match namespaces.run(|| connecting.as_mut().poll(cx)) {
                 Ok(poll) => poll,

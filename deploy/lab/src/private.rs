@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-/// Writes `text` to a file and replaces its content. A new file has mode 0600; an existing file keeps its mode and
+/// Writes `text` to a file and replaces its content. A new file gets mode 0600; an existing file keeps its mode and
 /// owner. The write is not atomic.
 ///
 /// # Errors

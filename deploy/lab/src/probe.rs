@@ -9,7 +9,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Time beyond the expected duration that a ping may take because the machine is busy.
+/// Time that a busy machine may take for a ping in addition to the ping's intervals and timeout.
 const BUSY_MARGIN: Duration = Duration::from_secs(10);
 
 /// The parameters of a ping that ends by itself.
@@ -21,7 +21,7 @@ pub struct Ping {
     pub interval: Duration,
     /// Longest wait for a reply after the last echo request.
     pub timeout: Duration,
-    /// Size of the data in each echo request, bytes, without the ICMP and IP headers.
+    /// Size, in bytes, of the data in each echo request, without the ICMP and IP headers.
     pub size: u16,
 }
 
@@ -34,7 +34,7 @@ impl Ping {
         size: 56,
     };
     /// The parameters for a pair that should be unreachable. The timeout is shorter than for a reachable pair, because
-    /// every such ping waits for all of it.
+    /// a ping without replies always waits for the whole timeout.
     pub const UNREACHABLE: Self = Self {
         count: 3,
         interval: Duration::from_millis(100),
@@ -89,7 +89,7 @@ pub struct PingResult {
     pub missing: Vec<u32>,
     /// Number of ICMP errors that arrived for the echo requests.
     pub refusals: u32,
-    /// Round-trip times of the replies in the order of their arrival, milliseconds.
+    /// Round-trip times of the replies, in milliseconds, in the order in which the replies arrived.
     pub rtts_ms: Vec<f64>,
 }
 
@@ -157,8 +157,8 @@ impl PingResult {
         self.received = self.sent.saturating_sub(missing);
     }
 
-    /// Returns the median round-trip time, milliseconds; none without replies. Of an even number, it is the larger
-    /// middle value.
+    /// Returns the median round-trip time in milliseconds; `None` if there were no replies. Of an even number, it is
+    /// the larger middle value.
     #[must_use]
     pub fn median_ms(&self) -> Option<f64> {
         let mut all = self.rtts_ms.clone();
@@ -180,7 +180,7 @@ impl fmt::Display for PingResult {
     }
 }
 
-/// Returns the text after `key` up to the next space; none if the line has no `key`.
+/// Returns the text of `line` after `key`, up to the next space; `None` if the line does not contain `key`.
 fn after<'a>(line: &'a str, key: &str) -> Option<&'a str> {
     let (_, rest) = line.split_once(key)?;
     rest.split(' ').next()
@@ -196,8 +196,9 @@ pub struct BackgroundPing {
     pub interval: Duration,
 }
 
-/// Longest time that a reply may take on a busy machine. A ping is stopped this long after the call, and the echo
-/// requests of this time are not counted. So none that counts is still in flight when the ping ends.
+/// Longest time that a reply may take on a busy machine. `BackgroundPing::stop` lets the ping run for this time, and
+/// then does not count the echo requests of this time. So every echo request that counts has had this time for its
+/// reply.
 const IN_FLIGHT_TIME: Duration = Duration::from_secs(1);
 
 /// Longest time that an interrupted ping may take to end.
@@ -221,9 +222,11 @@ impl BackgroundPing {
         all.into_iter().map(Self::end).collect()
     }
 
-    /// Interrupts the ping, and removes the echo requests of the last [`IN_FLIGHT_TIME`] from its result, at least one.
+    /// Interrupts the ping, and removes the echo requests of the last [`IN_FLIGHT_TIME`] from the result, but at least
+    /// one echo request.
     fn end(self) -> Result<PingResult> {
-        // A ping that has ended early did not cover the whole time, so its result would hide losses.
+        // A ping that has ended by itself sent no echo requests after its end, so its result would not show later
+        // losses.
         if !self.process.alive() {
             bail!("ping {} ended by itself: {}", self.name, self.process.tail(5));
         }
@@ -239,7 +242,8 @@ impl BackgroundPing {
 
 impl Drop for BackgroundPing {
     fn drop(&mut self) {
-        // A stopped ping has ended already. One that cannot be killed is reported when the lab is taken down.
+        // A stopped ping has ended already, so an error is ignored. If a running ping cannot be killed, the removal of
+        // the lab reports this.
         let _ = self.process.signal(Signal::SIGKILL);
     }
 }
@@ -247,9 +251,10 @@ impl Drop for BackgroundPing {
 /// What a traceroute has found: the hops of the path that answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceResult {
-    /// Address of the first answer at each TTL from 1; none for a silent hop. Silent hops at the end are left out.
+    /// For each TTL from 1, the address of the first answer; `None` for a silent hop. Silent hops at the end are left
+    /// out.
     pub hops: Vec<Option<IpAddr>>,
-    /// Other addresses that answered at the TTL of a hop, each with the index of the hop in `hops`.
+    /// Further addresses that answered at the TTL of a hop, each with the index of that hop in `hops`.
     pub others: Vec<(usize, IpAddr)>,
     /// Whether the last answer came from the destination.
     pub reached: bool,
@@ -270,8 +275,8 @@ pub fn trace_argv(source: IpAddr, destination: IpAddr, probes: u8) -> Vec<String
         "-I",
         "-q",
         &probes,
-        // Waits a full second for each answer: the two zeros turn off shorter waits that follow from answers of other
-        // hops.
+        // Waits a full second for each answer. The two zeros switch off the shorter waits that traceroute derives from
+        // the answers of other hops.
         "-w",
         "1,0,0",
         "-m",
@@ -288,9 +293,9 @@ impl TraceResult {
     /// Whether `traceroute` may have missed answers, because a hop answered but the destination did not. This is also
     /// true for a path that really ends at a hop.
     ///
-    /// Version 2.1.2 missed answers although the device had delivered all of them. The likely reason: it reads only the
-    /// error queue while the socket has an error, and the kernel may set an error after another processor has read the
-    /// queue.
+    /// Version 2.1.2 of traceroute missed answers although the network device had delivered all of them. The likely
+    /// reason: while the socket has an error, traceroute reads only the socket's error queue. If the kernel sets the
+    /// error after the queue was read, the queue is empty and traceroute does not read the answers.
     #[must_use]
     pub fn may_have_missed(&self) -> bool {
         !self.reached && self.hops.iter().any(Option::is_some)

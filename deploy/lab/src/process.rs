@@ -1,6 +1,7 @@
 //! Long-running processes of a lab, with their output in log files.
 //!
-//! A process is identified by process id and start time, so that another process that reuses the id is never signalled.
+//! A process is identified by its process id and its start time. So the lab never signals a later process that has the
+//! same id.
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
@@ -15,10 +16,11 @@ use std::sync::mpsc::{self, Sender};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Time between two checks whether a process has ended. Only a parent is notified, and this program may not be the
-/// parent.
+/// Time between two checks whether a process has ended. The kernel notifies only the parent of a process that ends, and
+/// this program may not be the parent.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
-/// Longest time that a process may take to end after SIGKILL. The kernel may first have to finish a system call of it.
+/// Longest time that a process may take to end after SIGKILL. Before the process can end, the kernel may have to finish
+/// a system call of the process.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A process of this machine that was started, by this program or another one. It may have ended.
@@ -63,8 +65,8 @@ pub fn start(argv: &[String], log: &Path, environment: &[(String, String)], tied
         .stdin(Stdio::null())
         .stdout(file.try_clone()?)
         .stderr(file)
-        // Ctrl-C signals the foreground process group. Outside of it, the lab's processes end only when the lab ends
-        // them.
+        // Ctrl-C signals the foreground process group. The process is put into a group of its own, so that Ctrl-C does
+        // not end it and only the lab does.
         .process_group(0);
     let child = on_spawner_thread(move || command.spawn())?.with_context(|| format!("starting '{program}'"))?;
     let pid = child.id().cast_signed();
@@ -78,12 +80,12 @@ pub fn start(argv: &[String], log: &Path, environment: &[(String, String)], tied
 }
 
 fn lock() -> std::sync::MutexGuard<'static, HashMap<i32, Child>> {
-    // A panic of another thread leaves the map as valid as before.
+    // A poisoned lock is ignored, because a panic of another thread cannot leave the map invalid.
     children().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs `job` on the one thread that starts all processes and never ends. The kernel sends the parent-death signal when
-/// the thread ends that started the child, not when the program ends.
+/// Runs `job` on the one thread that starts all processes and never ends. The thread must not end, because the kernel
+/// sends the parent-death signal when the thread that started the child ends, and not only when the program ends.
 fn on_spawner_thread<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     type Job = Box<dyn FnOnce() + Send>;
     static STARTER: OnceLock<Mutex<Sender<Job>>> = OnceLock::new();
@@ -107,8 +109,8 @@ fn on_spawner_thread<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static
 }
 
 impl Process {
-    /// Returns the process that has the id `pid` at present; none if there is none. `log` is the file to which its
-    /// starter writes its output.
+    /// Returns the process that has the id `pid` at present; `None` if no process has this id. `log` is the file that
+    /// contains the process's output.
     #[must_use]
     pub fn from_pid(pid: i32, log: &Path) -> Option<Self> {
         Some(Self {
@@ -171,8 +173,8 @@ impl Process {
         self.wait(KILL_TIMEOUT)
     }
 
-    /// Sends SIGTERM, and SIGKILL if the process still runs after `grace`. Blocks until it has ended. Returns whether
-    /// it ended without SIGKILL, which is true also if it had ended before.
+    /// Sends SIGTERM, and SIGKILL if the process still runs after `grace`. Blocks until it has ended. Returns true if
+    /// the process ended without SIGKILL, or had ended before the call.
     ///
     /// # Errors
     /// The kernel refuses a signal, or the process still runs [`KILL_TIMEOUT`] after SIGKILL.
@@ -192,8 +194,8 @@ impl Process {
     }
 }
 
-/// Returns the last `lines` lines of a file, joined by newlines and without one at the end. Empty if the file cannot be
-/// read. Reads the whole file; bytes that are no UTF-8 are replaced.
+/// Returns the last `lines` lines of a file, joined by newlines, with no newline at the end. Empty if the file cannot
+/// be read. Reads the whole file. Bytes that are not valid UTF-8 are replaced by U+FFFD.
 #[must_use]
 pub fn tail(file: &Path, lines: usize) -> String {
     let text = std::fs::read(file).unwrap_or_default();
@@ -202,13 +204,13 @@ pub fn tail(file: &Path, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-/// Returns the start time of the process with this id, clock ticks since boot; none if it has ended.
+/// Returns the start time of the process with this id, in clock ticks since boot; `None` if the process has ended.
 ///
 /// A zombie counts as running while it has other threads, because these still hold its files and locks.
 fn start_time(pid: i32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may contain spaces and parentheses. After it, the state is field 1 and the start time
-    // field 20.
+    // The name in parentheses may contain spaces and parentheses. After the name, the first field is the state, and the
+    // 20th is the start time.
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace();
     let state = fields.next()?;

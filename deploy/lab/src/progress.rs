@@ -6,20 +6,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Time after which an activity appears as a plain line, so that logs contain only slow activities.
+/// Without a spinner, an activity is printed as a line only after it has taken this time. So logs contain only slow
+/// activities.
 const REMINDER_DELAY: Duration = Duration::from_secs(1);
 
 /// Time between two frames of the spinner. Without a spinner, time between two checks for a slow activity.
 const TICK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The output of progress messages. Clones share the spinner, the present activity and the record of warnings.
+/// The output of progress messages. All clones of an output share its spinner, its present activity and its record of
+/// warnings.
 #[derive(Clone, Default)]
 pub struct Progress {
     sink: Option<Arc<Sink>>,
 }
 
 struct Sink {
-    /// Spinner on standard error; none if standard error is no terminal.
+    /// Spinner on standard error; `None` if standard error is no terminal.
     bar: Option<ProgressBar>,
     warned: AtomicBool,
     /// Present activity, its start, and whether it was printed. Used only without a spinner.
@@ -69,8 +71,8 @@ impl Progress {
         Self { sink: Some(sink) }
     }
 
-    /// Sets the present activity. A terminal shows it at once; elsewhere a line is printed once the activity has taken
-    /// longer than one second.
+    /// Sets the present activity. A terminal shows the activity at once. Elsewhere a line is printed when the activity
+    /// has taken longer than one second.
     pub fn set_activity(&self, what: impl Into<String>) {
         let Some(sink) = &self.sink else { return };
         let what = what.into();
@@ -92,12 +94,12 @@ impl Progress {
         }
     }
 
-    /// Prints a line to standard output at once, with the spinner out of the way, even if progress is silent. A closed
-    /// standard output is no error.
+    /// Prints a line to standard output at once, even if progress messages are silenced. The spinner does not mix with
+    /// the line. A closed standard output is no error.
     pub fn print(&self, line: &str) {
         let print = || {
             let mut out = std::io::stdout().lock();
-            // A closed pipe must not stop the removal of the lab that follows.
+            // An error is ignored, because a closed pipe must not stop the removal of the lab, which may follow.
             let _ = writeln!(out, "{line}").and_then(|()| out.flush());
         };
         match self.sink.as_ref().and_then(|s| s.bar.as_ref()) {
@@ -106,10 +108,10 @@ impl Progress {
         }
     }
 
-    /// Prints an error about a part of the lab that could not be removed to standard error, even if progress is silent.
+    /// Prints to standard error, even if progress messages are silenced, that a part of the lab could not be removed.
     pub fn warn(&self, text: &str) {
         let print = || {
-            // There is no other place to report that standard error is closed.
+            // An error is ignored: there is no other place to report that standard error is closed.
             let _ = writeln!(std::io::stderr(), "error: {text}");
         };
         let Some(sink) = &self.sink else { return print() };
@@ -147,7 +149,7 @@ impl Sink {
             && since.elapsed() > REMINDER_DELAY
         {
             *printed = true;
-            // There is no other place to report that standard error is closed.
+            // An error is ignored: there is no other place to report that standard error is closed.
             let _ = writeln!(std::io::stderr(), "    … {activity}");
         }
     }

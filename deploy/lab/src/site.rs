@@ -23,16 +23,17 @@ use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-/// Name of two kinds of device: of a host or customer edge to the LAN router, and of the LAN router to its LAN.
+/// Name of the device by which a test host or customer edge is connected to the LAN router, and of the LAN router's own
+/// device on the LAN.
 pub const LAN: &str = "lan0";
-/// Name of the device of a provider edge's host to the customer edge.
+/// Name of the device by which a provider edge's host is connected to the customer edge.
 pub const EDGE_LINE: &str = "line0";
 /// MTU of LANs and lines, bytes, as on Ethernet.
 const MTU: u16 = 1500;
 /// Firewall mark of the encrypted packets of tunnels. Only packets with this mark have a route into the underlay.
 pub const TUNNEL_MARK: &str = "0x7763";
-/// Metric of a router's blackhole default route. It is larger than the metrics of all routes that BIRD installs, so
-/// these win.
+/// Metric of a router's blackhole default route. It is larger than the metrics of all routes that BIRD installs, so the
+/// kernel prefers BIRD's routes.
 const BLACKHOLE_METRIC: &str = "65535";
 
 /// Returns the name of a customer edge's device for its line `number`, counted from 0 in the order of the file.
@@ -77,8 +78,9 @@ pub fn find_programs(topology: &Topology) -> Result<()> {
     Ok(())
 }
 
-/// Configures the machines of all sites and connects them to each other and to the provider edges. All these hosts must
-/// exist, and those of tunnels must have their link to the underlay. Starts no program.
+/// Configures the machines of all sites, connects the machines of each site to one another, and connects customer edges
+/// to the provider edges of their lines. All these hosts must exist, and customer edges with tunnels must have their
+/// link to the underlay. Starts no program.
 ///
 /// # Errors
 /// A host does not exist, or a command fails.
@@ -93,15 +95,16 @@ pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<()> {
     }
     for (host, edge) in topology.hosts.iter().filter_map(|(n, h)| Some((n, h.edge.as_ref()?))) {
         if !topology.has_line(&edge.circuit, edge.link) {
-            // The agent of an edge needs the device of its line, even if no customer edge is connected.
+            // The agent of a provider edge needs the device of its line, even if no customer edge is connected to the
+            // line.
             create_veth_pair(hosts, (host, EDGE_LINE), (host, "nowhere0"), MTU)?;
         }
     }
     Ok(())
 }
 
-/// Configures a plain router. It forwards, and answers every expired packet (D24) with the address of the device that
-/// received the packet (T3). It drops packets without a route silently (T8).
+/// Configures a plain router. The router forwards, and answers every packet whose TTL has expired (D24) with the
+/// address of the device that received the packet (T3). It drops packets without a route silently (T8).
 fn configure_router(netns: &Path) -> Result<()> {
     sysctl(
         netns,
@@ -113,12 +116,15 @@ fn configure_router(netns: &Path) -> Result<()> {
             ("ipv4/icmp_errors_use_inbound_ifaddr", "1"),
             ("ipv4/conf/all/send_redirects", "0"),
             ("ipv4/conf/default/send_redirects", "0"),
-            // A flow's replies may arrive on another device than the one that its packets leave by.
+            // Reverse-path filtering must be off, because the replies to a flow may arrive on another device than the
+            // one by which the flow's packets leave.
             ("ipv4/conf/all/rp_filter", "0"),
             ("ipv4/conf/default/rp_filter", "0"),
-            // The hash includes ports, so that flows between the same two addresses take different paths.
+            // The hash that selects one of several equal paths includes ports, so that flows between the same two
+            // addresses may take different paths.
             ("ipv4/fib_multipath_hash_policy", "1"),
-            // Routes over a line without carrier must not be used while BIRD has not removed them.
+            // After a line has lost its carrier, BIRD removes the routes over the line only some time later. Until then
+            // the kernel must not use them.
             ("ipv4/conf/all/ignore_routes_with_linkdown", "1"),
             ("ipv4/conf/default/ignore_routes_with_linkdown", "1"),
         ],
@@ -182,8 +188,8 @@ fn number_of(machine: &Machine<'_>) -> Result<usize> {
     found.with_context(|| format!("{} is no customer edge", machine.name))
 }
 
-/// Makes a rule by which only the encrypted packets of tunnels are routed into the underlay. Packets from the underlay
-/// are not forwarded.
+/// Makes a rule by which only the encrypted packets of the edge's own tunnels are routed into the underlay. The router
+/// forwards no packets that come from the underlay.
 fn route_tunnel_packets(netns: &Path, edge: &CustomerEdge) -> Result<()> {
     let family = if edge.address.is_some_and(|a| a.is_ipv6()) {
         "-6"
@@ -236,8 +242,9 @@ fn set_link_state(netns: &Path, device: &str, up: bool) -> Result<()> {
     Ok(())
 }
 
-/// Sets a customer edge's device for a line up or down. When it is down, the provider edge's device has no carrier.
-/// `at`: the names of the site and the customer edge. A line that has this state already stays as it is.
+/// Sets a customer edge's device for a line up or down. When the device is down, the provider edge's device at the
+/// other end of the line has no carrier. `at`: the names of the site and the customer edge. A line that has this state
+/// already stays as it is.
 ///
 /// # Errors
 /// The customer edge or the line does not exist, or a command fails.
@@ -254,8 +261,9 @@ pub fn set_line_state(
     set_link_state(&hosts.netns(&host_name(at.0, at.1)), &line_device(number), up)
 }
 
-/// Sets a customer edge's WireGuard device of a connection up or down. The VPN gateway sees only that packets stop.
-/// `at`: the names of the site and the customer edge. A device that has this state already stays as it is.
+/// Sets the WireGuard device that a customer edge has for a connection up or down. The VPN gateway sees only that
+/// packets stop. `at`: the names of the site and the customer edge. A device that has this state already stays as it
+/// is.
 ///
 /// # Errors
 /// The customer edge or the tunnel does not exist, its device has not been started, or a command fails.
@@ -273,11 +281,12 @@ pub fn set_tunnel_state(
     set_link_state(&hosts.netns(&host_name(at.0, at.1)), &tunnel_device(number), up)
 }
 
-/// Returns the command line that runs `argv` with the folder `run` of this machine as `/run`. It must be run through
-/// `ip netns exec`, which gives it a mount namespace of its own; elsewhere it would replace `/run` of this machine.
+/// Returns the command line that mounts the folder `run` of this machine at `/run`, and then runs `argv`. The command
+/// line must be run by `ip netns exec`, which makes a mount namespace for it. Without that, it would replace `/run` of
+/// this machine.
 ///
-/// Stock programs create sockets with fixed names in `/run`. With a `/run` of its own, each machine has its own BIRD
-/// and WireGuard, and `birdc` and `wg` find them.
+/// Stock programs create sockets with fixed names in `/run`. Each machine has a `/run` of its own, so several machines
+/// can run BIRD and WireGuard at the same time, and `birdc` and `wg` find those of their machine.
 #[must_use]
 pub fn with_own_run(run: &Path, argv: &[String]) -> Vec<String> {
     let mut all = ["sh", "-c", r#"mount --bind "$0" /run && exec "$@""#]

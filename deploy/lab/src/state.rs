@@ -1,6 +1,6 @@
 //! The record of what a lab has made, by which `down` can remove everything after a crash. A host is recorded on disk
-//! before it is created, and a process once it has started. Processes that a crash leaves without a record are found by
-//! their host.
+//! before it is created, but a process only after it has started. If a crash leaves a process without a record, `down`
+//! finds the process by the network namespace of its host.
 
 use crate::host::Runtime;
 use crate::process::Process;
@@ -16,7 +16,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Folder that contains the state folders of all labs by default. A reboot empties it, and removes the namespaces too.
+/// Folder that contains the state folders of all labs by default. A reboot empties this folder, and also removes the
+/// namespaces of the labs.
 pub const DEFAULT_ROOT: &str = "/run/tombolo-lab";
 
 /// The record of what a lab has made, as it is stored in `lab.json`.
@@ -36,9 +37,10 @@ pub struct State {
     /// Processes that were started, by name: `controller`, the host of an agent or routing daemon, or the name of
     /// another program. A process that has ended stays recorded.
     pub processes: BTreeMap<String, Process>,
-    /// Underlay addresses of those hosts that have another one than the topology's, by host.
+    /// Present underlay addresses, by host, of those hosts whose address was changed after the bring-up.
     pub moved: BTreeMap<String, IpAddr>,
-    /// Overlay addresses by host, the primary one first: those of agents, and those of the sites' machines.
+    /// Overlay addresses of agents' hosts and of the sites' machines, by host; the primary address of a host comes
+    /// first.
     pub addresses: BTreeMap<String, Vec<IpAddr>>,
     /// Whether the bring-up has succeeded.
     pub complete: bool,
@@ -57,7 +59,8 @@ const NEW_STATE: &str = "lab.json.new";
 const LOCK: &str = "lock";
 /// Time between two attempts to lock the folder.
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(50);
-/// Names of all entries that a lab makes in its folder. A folder with other entries is refused.
+/// Names of all entries that a lab makes in its folder. A folder that has other entries and no record is refused as a
+/// state folder.
 const OWN_ENTRIES: &[&str] = &[
     STATE,
     NEW_STATE,
@@ -93,7 +96,7 @@ impl StateDir {
     /// takes that program's lab down.
     ///
     /// # Errors
-    /// As [`Self::open`]. That another program holds the lock is an error only after `limit`.
+    /// As [`Self::open`]. If another program holds the lock, this is an error only after `limit`.
     pub async fn open_within(path: &Path, limit: Duration) -> Result<Self> {
         let deadline = Instant::now() + limit;
         loop {
@@ -107,7 +110,8 @@ impl StateDir {
         }
     }
 
-    /// As [`Self::open`]; none if another program has the lock, or has removed the folder during the call.
+    /// As [`Self::open`], but returns `None` if another program has the lock, or has removed the folder during the
+    /// call.
     fn try_open(path: &Path) -> Result<Option<Self>> {
         refuse_foreign_files(path)?;
         fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))?;
@@ -117,8 +121,8 @@ impl StateDir {
         let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
             return Ok(None);
         };
-        // The previous owner of the lock may have removed folder and file between the opening and the locking. Such a
-        // lock would exclude nobody.
+        // Between this program's opening and locking of the file, the previous owner of the lock may have removed the
+        // file with its folder. Such a lock would exclude nobody.
         let same = fs::metadata(&name).is_ok_and(|m| lock.metadata().is_ok_and(|own| own.ino() == m.ino()));
         Ok(same.then(|| Self {
             path: path.to_owned(),
@@ -129,11 +133,11 @@ impl StateDir {
     /// Removes everything in the folder except the lock: the record, keys, tokens and logs of an earlier lab.
     ///
     /// # Errors
-    /// An entry cannot be removed; those that are left may be removed by a second call.
+    /// An entry cannot be removed. A second call may remove the entries that are left.
     pub fn clear(&self) -> Result<()> {
         let mut names = names(&self.path)?;
-        // The record is removed last. Without it the folder would not count as a lab's, so an interrupted removal could
-        // not be repeated.
+        // The record is removed last. A folder without the record does not count as a lab's folder. So, if the record
+        // were removed first, an interrupted removal could not be repeated.
         names.sort_by_key(|name| name == STATE);
         for path in names.iter().filter(|n| *n != LOCK).map(|n| self.path.join(n)) {
             let removed = if path.is_dir() {
@@ -160,8 +164,8 @@ impl StateDir {
         read(&self.path)
     }
 
-    /// Replaces the lab's record. A reader sees the old or the new record, never a part: the file is written beside it
-    /// and renamed.
+    /// Replaces the lab's record. A reader sees the complete old or the complete new record, because the new record is
+    /// written to another file, which is then renamed.
     ///
     /// # Errors
     /// The file cannot be written or renamed; the old record then stays.
@@ -175,14 +179,14 @@ impl StateDir {
     /// Removes the folder with all files of the lab, and releases the lock.
     ///
     /// # Errors
-    /// A file cannot be removed. The record is removed last, so a second attempt is possible.
+    /// A file cannot be removed. The record is removed last. So, if the removal fails, a second attempt is possible.
     pub fn remove(self) -> Result<()> {
         self.clear()?;
         fs::remove_dir_all(&self.path).with_context(|| format!("removing {}", self.path.display()))
     }
 }
 
-/// Returns the names of a folder's entries in no order; empty if the folder does not exist.
+/// Returns the names of a folder's entries, unsorted; empty if the folder does not exist.
 fn names(path: &Path) -> Result<Vec<OsString>> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
@@ -196,7 +200,7 @@ fn names(path: &Path) -> Result<Vec<OsString>> {
 }
 
 /// Refuses a folder with entries that no lab makes, because [`StateDir::remove`] would delete them. A folder with a
-/// record is a lab's, whatever else it contains.
+/// record counts as a lab's folder, whatever else it contains.
 fn refuse_foreign_files(path: &Path) -> Result<()> {
     let names = names(path)?;
     if names.iter().any(|n| n == STATE) {
@@ -211,8 +215,8 @@ fn refuse_foreign_files(path: &Path) -> Result<()> {
     }
 }
 
-/// Returns the record of the lab in `path` without a lock, also while another program changes the lab; none if there is
-/// no record.
+/// Returns the record of the lab in `path` without a lock, also while another program changes the lab; `None` if there
+/// is no record.
 ///
 /// # Errors
 /// The file cannot be read, or is not a record of this version.
@@ -227,8 +231,8 @@ pub fn read(path: &Path) -> Result<Option<State>> {
     }
 }
 
-/// Returns the folders directly below `root` ([`DEFAULT_ROOT`] if none) that contain a lab's record, sorted by path.
-/// Empty if `root` does not exist or this user may not read it.
+/// Returns the folders directly below `root` ([`DEFAULT_ROOT`] if `root` is `None`) that contain a lab's record, sorted
+/// by path. Empty if `root` does not exist or this user may not read it.
 #[must_use]
 pub fn all(root: Option<&Path>) -> Vec<PathBuf> {
     let entries = fs::read_dir(root.unwrap_or(Path::new(DEFAULT_ROOT)));

@@ -21,7 +21,7 @@ use tombolo_proto::config::CircuitLink;
 
 /// Name of the host that is the underlay's router. The lab creates this host itself.
 pub const INTERNET: &str = "internet";
-/// Name of the controller's host, on which the operator's commands run. The lab creates this host itself.
+/// Name of the controller's host. The lab also runs the operator's commands on it. The lab creates this host itself.
 pub const CONTROLLER: &str = "controller";
 
 /// Names and texts of the built-in topologies.
@@ -85,14 +85,14 @@ pub struct Underlay {
 pub struct Delay {
     /// Names of two different segments. A pair may be listed only once.
     pub between: [String; 2],
-    /// Delay of a packet in either direction, milliseconds, 0 to 1000.
+    /// Delay of each packet, in milliseconds, 0 to 1000; the same in both directions.
     pub one_way_ms: f64,
-    /// Fraction of the packets that are lost, 0 to 1, in either direction.
+    /// Fraction of the packets that are lost, 0 to 1; the same in both directions.
     #[serde(default)]
     pub loss: f64,
 }
 
-// Equality is reflexive: the check refuses NaN for both numbers.
+// `Eq` needs a value to equal itself, which NaN does not. The check of the topology refuses NaN for both numbers.
 impl Eq for Delay {}
 
 fn ethernet() -> u16 {
@@ -103,8 +103,8 @@ fn ethernet() -> u16 {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Segment {
-    /// Prefix of the segment, without host bits. Its first address is the underlay's router, which is the hosts'
-    /// default gateway.
+    /// Prefix of the segment, without host bits. The first usable address of the prefix is that of the underlay's
+    /// router, which is the default gateway of the segment's hosts.
     pub prefix: IpNet,
 }
 
@@ -118,8 +118,8 @@ pub struct Controller {
     pub port: u16,
 }
 
-/// A machine with a link to the underlay. Without `vm`, `gateway` and `edge` it is a plain host without an agent; at
-/// most one of the three may be set.
+/// A machine with a link to the underlay. At most one of `vm`, `gateway` and `edge` may be set. A machine with none of
+/// them is a plain host without an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Host {
@@ -134,8 +134,8 @@ pub struct Host {
     /// Set if the host is an instance of a VPN or ExpressRoute gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Gateway>,
-    /// Set if the host is the provider edge of one link of a circuit. The edge has one line, to a customer edge of a
-    /// site.
+    /// Set if the host is the provider edge on which one line of a circuit, primary or secondary, ends. The edge has
+    /// one line, to a customer edge of a site.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edge: Option<Edge>,
 }
@@ -146,16 +146,17 @@ pub struct Host {
 pub struct Vm {
     /// Names of the machine's network interfaces in `resources`, the primary one first; at least one.
     pub nics: Vec<String>,
-    /// Subnets (`vnet/subnet`) whose other machines are reached through this host (D8).
+    /// Served subnets, each as `vnet/subnet`: their other machines have no agents and are reached through this host
+    /// (D8).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub serves: Vec<String>,
-    /// Whether the lab enables forwarding in the host's kernel. An appliance needs it in addition to
-    /// `enableIPForwarding` (R12).
+    /// Whether the lab enables forwarding in the host's kernel. A host that is an appliance needs this in addition to
+    /// the property `enableIPForwarding` of its network interface (R12).
     #[serde(default)]
     pub kernel_forwarding: bool,
 }
 
-/// The part of a host that is the provider edge of one link of a circuit (D7).
+/// The properties of a host that is the provider edge of one line of a circuit, primary or secondary (D7).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Edge {
@@ -165,7 +166,7 @@ pub struct Edge {
     pub link: CircuitLink,
 }
 
-/// The part of a host that is one instance of a gateway (D7).
+/// The properties of a host that is one instance of a gateway (D7).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Gateway {
@@ -219,7 +220,7 @@ impl Topology {
         Ok(serde_norway::to_string(self)?)
     }
 
-    /// Returns the name and prefix of the segment that contains an underlay address; none if no segment contains it.
+    /// Returns the name and prefix of the segment that contains an underlay address; `None` if no segment contains it.
     #[must_use]
     pub fn segment_of(&self, address: IpAddr) -> Option<(&str, IpNet)> {
         let mut segments = self.underlay.segments.iter();
@@ -227,9 +228,10 @@ impl Topology {
         found.map(|(name, s)| (name.as_str(), s.prefix))
     }
 
-    /// Returns the name of the `ipConfiguration` that a host of a gateway is bound to: the one that the host names,
-    /// otherwise the gateway's only one, or the manifest's default name if the gateway lists none. None if the host
-    /// names none and the gateway has several. A name that the host gives is not checked.
+    /// Returns the name of the `ipConfiguration` that a host of a gateway is bound to: the configuration that the host
+    /// names, otherwise the gateway's only configuration. If the gateway in the manifest lists no configuration, this
+    /// is the manifest's default name. Returns `None` if the host names no configuration and the gateway has several. A
+    /// name that the host gives is not checked.
     #[must_use]
     pub fn instance_of(&self, gateway: &Gateway) -> Option<String> {
         let known = self.resources.virtual_network_gateways.find(&gateway.name);
@@ -250,13 +252,13 @@ impl Topology {
     }
 }
 
-/// Returns the first usable address of a prefix; none if the prefix has no usable address. For IPv6 it is the one after
-/// the network's address.
+/// Returns the first usable address of a prefix; `None` if the prefix has no usable address. For IPv6 it is the one
+/// after the network's address.
 #[must_use]
 pub fn first_address(prefix: IpNet) -> Option<IpAddr> {
     match prefix {
         IpNet::V4(_) => prefix.hosts().next(),
-        // The network's address itself is the subnet-router anycast address.
+        // In IPv6 the first address of the prefix is the subnet-router anycast address, so the second one is returned.
         IpNet::V6(_) => prefix.hosts().nth(1),
     }
 }

@@ -1,5 +1,6 @@
 //! The underlay: a network namespace that represents the internet, with a bridge for each segment and a veth pair to
-//! each host. It routes between the segments. Its links can be cut without ICMP errors, as real networks lose packets.
+//! each host. It routes between the segments. The links of hosts can be cut without ICMP errors, because real networks
+//! lose packets without them too.
 
 mod delay;
 
@@ -22,12 +23,12 @@ const PORT_FORWARDING: &str = "3";
 /// Name that each host's device on the underlay has.
 pub const DEVICE: &str = "underlay0";
 
-/// Routing table of customer edges that contains their routes into the underlay. A rule selects it only for the
-/// encrypted packets of tunnels.
+/// Number of the routing table in which customer edges have their routes into the underlay. A rule selects this table
+/// only for the encrypted packets of tunnels.
 pub const TUNNEL_TABLE: &str = "100";
 
-/// Returns every host with a link to the underlay, and its address there by the topology. First comes the controller,
-/// then the topology's hosts by name, then the customer edges with an address.
+/// Returns every host with a link to the underlay, each with the underlay address that the topology gives it. First
+/// comes the controller, then the topology's hosts by name, then the customer edges with an address.
 #[must_use]
 pub fn addresses(topology: &Topology) -> Vec<(String, IpAddr)> {
     let mut all = vec![(CONTROLLER.to_owned(), topology.underlay.controller.address)];
@@ -39,8 +40,8 @@ pub fn addresses(topology: &Topology) -> Vec<(String, IpAddr)> {
     all
 }
 
-/// Returns the routing table of a host's routes into the underlay. Customer edges have another table than `main`, so
-/// that a site's traffic never leaves into the underlay unencrypted.
+/// Returns the routing table that contains a host's routes into the underlay. For customer edges this is not the table
+/// `main`, so that a site's traffic never enters the underlay unencrypted.
 fn table(topology: &Topology, host: &str) -> &'static str {
     if topology.machines().any(|m| m.host == host) {
         TUNNEL_TABLE
@@ -49,8 +50,8 @@ fn table(topology: &Topology, host: &str) -> &'static str {
     }
 }
 
-/// Returns the name of a host's bridge port. It contains a number instead of the host's name, because device names have
-/// at most 15 bytes.
+/// Returns the name of a host's bridge port. The port's name contains a number instead of the host's name, because the
+/// name of a device has at most 15 bytes.
 fn port(topology: &Topology, host: &str) -> Result<String> {
     let all = addresses(topology);
     let index = all.iter().position(|(name, _)| name == host);
@@ -72,8 +73,8 @@ pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<bool> {
             ("ipv4/ip_forward", "1"),
             ("ipv6/conf/all/forwarding", "1"),
             ("ipv4/icmp_ratelimit", "0"),
-            // A packet that returns from a delay line has a source that is routed to another device. Reverse-path
-            // filtering would drop it.
+            // The route to the source of a packet that returns from a delay line leads to another device, so
+            // reverse-path filtering would drop the packet.
             ("ipv4/conf/all/rp_filter", "0"),
             ("ipv4/conf/default/rp_filter", "0"),
         ],
@@ -101,8 +102,8 @@ pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<bool> {
             add_address(&address, name)?;
             run(&["ip", "link", "set", name, "up"])?;
         }
-        // Packets to other destinations are dropped without ICMP errors, as the internet drops packets to private
-        // addresses (T8).
+        // The underlay's router drops packets to other destinations without ICMP errors, as the internet drops packets
+        // to private addresses (T8).
         for family in ["-4", "-6"] {
             run(&["ip", family, "route", "add", "blackhole", "default"])?;
         }
@@ -111,8 +112,9 @@ pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<bool> {
     delay::build(hosts, topology)
 }
 
-/// Returns the MAC address of the router in a segment. A bridge without an address of its own has the lowest address of
-/// its ports. That would change when a port moves to another bridge, and hosts would go on sending to the old address.
+/// Returns the MAC address of the router in a segment. Without a fixed MAC address, a bridge would take the lowest
+/// address of its ports. When a port moved to another bridge, the address would change, and hosts would go on sending
+/// to the old one.
 fn bridge_address(topology: &Topology, segment: &str) -> String {
     let mut names = topology.underlay.segments.keys();
     let number = names.position(|name| name == segment).unwrap_or_default();
@@ -162,8 +164,8 @@ pub fn configure_host(hosts: &dyn Hosts, topology: &Topology, host: &str, addres
     }
     let first = first_address(prefix).context("a segment without addresses")?;
     let first = first.to_string();
-    // The neighbour entry must be permanent. Otherwise, three seconds after a cut, the host's own kernel would report
-    // the router as unreachable, while a host on the internet sees only silence.
+    // The neighbour entry must be permanent. Otherwise the host's own kernel would report an unreachable destination
+    // three seconds after a cut. A host on the internet receives no such report.
     hosts.run(
         host,
         &[
@@ -206,7 +208,8 @@ pub fn readdress(hosts: &dyn Hosts, topology: &Topology, host: &str, address: Ip
 /// # Errors
 /// The host has no link to the underlay, or the command fails.
 pub fn cut(hosts: &dyn Hosts, topology: &Topology, host: &str) -> Result<()> {
-    // A disabled bridge port keeps its carrier, so the host cannot detect the cut, as on the internet.
+    // When a bridge port is disabled, the host's device keeps its carrier. So the host cannot detect the cut, as on the
+    // internet.
     port_state(hosts, topology, host, PORT_DISABLED)
 }
 
@@ -226,8 +229,9 @@ fn port_state(hosts: &dyn Hosts, topology: &Topology, host: &str, state: &str) -
     Ok(())
 }
 
-/// Blocks all packets between two hosts, in both directions and without ICMP errors. Each host is a name with its
-/// underlay address, by which nftables on the other host drops its packets. Both still reach all other hosts.
+/// Blocks all packets between two hosts, in both directions and without ICMP errors. `a` and `b` are the name and the
+/// underlay address of each host. nftables on each of the two drops the packets that come from the other one's address.
+/// Both hosts still reach all other hosts.
 ///
 /// # Errors
 /// A host does not exist, or a command fails. One direction may then be cut.
@@ -237,12 +241,12 @@ pub fn cut_pair(hosts: &dyn Hosts, a: (&str, IpAddr), b: (&str, IpAddr)) -> Resu
 }
 
 /// Returns the name of the nftables table on a host that blocks packets from `other`. Each cut has a table of its own,
-/// so that it can be undone alone, also after the address of `other` has changed.
+/// named after `other`. So one cut can be undone without the others, even after the address of `other` has changed.
 fn cut_table(other: &str) -> String {
     format!("tombolo_lab_cut_{other}")
 }
 
-/// Drops the packets of `other`, a host's name and underlay address, that arrive at `host`.
+/// Makes `host` drop the packets that come from `other`, a host given by its name and underlay address.
 fn drop_from(hosts: &dyn Hosts, host: &str, other: (&str, IpAddr)) -> Result<()> {
     let (table, source) = (cut_table(other.0), other.1.to_string());
     let family = if other.1.is_ipv4() { "ip" } else { "ip6" };
@@ -255,7 +259,8 @@ fn drop_from(hosts: &dyn Hosts, host: &str, other: (&str, IpAddr)) -> Result<()>
     hosts.run(host, &rule).map(drop)
 }
 
-/// Undoes [`cut_pair`] of these two hosts, in any order, and no other cut. It is no error that there is no such cut.
+/// Undoes [`cut_pair`] of these two hosts, which may be given in any order, and undoes no other cut. If there is no
+/// such cut, this has no effect.
 ///
 /// # Errors
 /// A host does not exist, or a command fails.

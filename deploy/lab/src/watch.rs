@@ -14,14 +14,15 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The hidden command: `tombolo lab --lab-dir DIR watch ID`.
+/// Name of the hidden command `tombolo lab --lab-dir DIR watch ID`.
 pub const COMMAND: &str = "watch";
 /// The byte that dismisses the watcher.
 const DONE: &[u8] = b"d";
-/// Longest wait for the lock of the lab's state folder. A program that holds the lock longer most likely keeps a later
-/// lab up in this folder. That lab has a watcher of its own, so this one gives up.
+/// Longest wait for the lock of the lab's state folder. If a program holds the lock longer, it has most likely brought
+/// up a later lab in this folder. That lab has a watcher of its own, so this watcher gives up.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time for helpers of the dead program to end. Until then they may still create a namespace or device.
+/// Time that the watcher waits for the helper programs of the dead program to end. Until their end they may still
+/// create a namespace or device.
 const HELPER_GRACE: Duration = Duration::from_millis(300);
 
 /// The watcher process of one lab. Dropping this value without [`Self::dismiss`] makes the watcher take the lab down.
@@ -29,8 +30,8 @@ const HELPER_GRACE: Duration = Duration::from_millis(300);
 pub struct Watcher(Child);
 
 impl Watcher {
-    /// Starts a watcher of the lab whose state is in `dir` and has this `id`. Returns none if the program `tombolo`
-    /// does not exist, because the lab's own tests run without it.
+    /// Starts a watcher of the lab with this `id` and with the state folder `dir`. Returns `None` if the program
+    /// `tombolo` does not exist; this is no error, because the lab's own tests run without that program.
     ///
     /// # Errors
     /// The process cannot be started.
@@ -44,18 +45,19 @@ impl Watcher {
             .args([COMMAND, id])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            // Ctrl-C and the end of the terminal must not end the watcher before the lab is down.
+            // The watcher is in a process group of its own, because Ctrl-C and the end of the terminal must not end it
+            // before the lab is down.
             .process_group(0)
             .spawn()
             .with_context(|| format!("starting {}", program.display()))?;
         Ok(Some(Self(child)))
     }
 
-    /// Ends the watcher without taking the lab down, because the lab has been removed or stays up on purpose. Blocks
-    /// until its process has ended.
+    /// Ends the watcher, which then does not take the lab down. Callers do so when the lab has been removed or stays up
+    /// on purpose. Blocks until the watcher's process has ended.
     pub fn dismiss(mut self) {
         if let Some(mut pipe) = self.0.stdin.take() {
-            // Writing fails only if the watcher has ended, which is the goal.
+            // Writing fails only if the watcher has ended already, so an error is ignored.
             let _ = pipe.write_all(DONE);
         }
         // Reaps the child. Its exit status says nothing that matters here.
@@ -63,8 +65,9 @@ impl Watcher {
     }
 }
 
-/// Runs the watcher. Waits for the end of standard input, and then takes down the lab in `dir` if its id is still `id`.
-/// A byte on standard input ends the watcher without an action. The wait blocks the thread.
+/// Runs the watcher. Waits for the end of standard input, and then takes down the lab with the state folder `dir`,
+/// unless the lab in this folder has another id than `id`. A byte on standard input ends the watcher without an action.
+/// The wait blocks the thread.
 ///
 /// # Errors
 /// Another program holds the lock of the lab for longer than ten seconds, the record cannot be read, or a part of the
@@ -79,7 +82,7 @@ pub async fn watch(dir: &Path, id: &str) -> Result<()> {
     let dir = StateDir::open_within(dir, LOCK_TIMEOUT).await?;
     tokio::time::sleep(HELPER_GRACE).await;
     let Some(state) = dir.load()? else {
-        // The program died before it made anything, so only the folder exists.
+        // The folder has no record: the program died before it had made anything else.
         return dir.remove();
     };
     if state.id != id {

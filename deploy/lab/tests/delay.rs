@@ -49,7 +49,7 @@ async fn segments_have_the_configured_delay_and_loss() {
     let lab = Lab::underlay_only(&Topology::parse(TOPOLOGY).unwrap(), options)
         .await
         .unwrap();
-    // Without netem the lines lose all packets until the program that carries them has started.
+    // Without netem the lines lose all packets until the program that delays the packets has started.
     let start = std::time::Instant::now();
     while ping(&lab, "e", "2001:db8:1::11", "1").await.none() {
         assert!(

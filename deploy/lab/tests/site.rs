@@ -1,5 +1,5 @@
 //! A site without a controller and agents, in real namespaces: the site's stock routing daemons and VPN device connect
-//! to stock programs that replace the providers. Needs root, BIRD 2, wireguard-go and wg.
+//! to stock programs, which play the providers' part. Needs root, BIRD 2, wireguard-go and wg.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::collections::BTreeMap;
@@ -85,7 +85,7 @@ impl Bench {
         bench
     }
 
-    /// Returns the folder that a provider's host has as its `/run`, and creates it.
+    /// Creates and returns the folder that a provider's host sees as its `/run`.
     fn run_of(&self, host: &str) -> PathBuf {
         let run = self.folder.path().join(host);
         std::fs::create_dir_all(run.join("bird")).unwrap();
@@ -110,8 +110,8 @@ impl Bench {
         self.stand_ins.push(process::start(&argv, &log, &[], true).unwrap());
     }
 
-    /// Starts BIRD on a provider's host. It advertises 10.10.30.0/24 to the site; the host has the address 10.10.30.4.
-    /// `how`: options of the BGP session; `more`: additional static routes.
+    /// Starts BIRD on a provider's host. BIRD advertises 10.10.30.0/24 to the site, and the host has the address
+    /// 10.10.30.4. `how`: options of the BGP session; `more`: additional static routes.
     fn speaker(&mut self, host: &str, (own, other): (&str, &str), asn: u32, how: &str, more: &str) {
         let config = format!(
             "log stderr all; router id {own};
@@ -165,7 +165,8 @@ protocol bgp site {{
         DeviceSettings::read(&text).unwrap()
     }
 
-    /// Waits until the output of a command on a host satisfies `good`. `what` names the state in messages.
+    /// Runs a command on a host again and again until `good` returns true for the command's output. `what` names the
+    /// state in messages.
     async fn until(&self, host: &str, command: &str, what: &str, good: impl Fn(&str) -> bool) {
         let argv: Vec<&str> = command.split(' ').collect();
         let start = Instant::now();
@@ -191,7 +192,8 @@ protocol bgp site {{
         let start = Instant::now();
         loop {
             let done = self.lab.exec(from, &argv, Duration::from_secs(30)).await.unwrap();
-            // While routes converge, the source may have no route for a moment, and traceroute does not start.
+            // While routes converge, the source may have no route for a moment. traceroute then fails, and is run
+            // again.
             match tombolo_lab::probe::TraceResult::read(&done, to.parse().unwrap()) {
                 Ok(traced) => return traced.to_string(),
                 Err(e) => assert!(start.elapsed() < CONVERGENCE_TIMEOUT, "{e:#}"),
@@ -285,7 +287,7 @@ async fn the_circuit_is_preferred_and_the_tunnel_takes_over() {
         "replies to all others use the circuit"
     );
 
-    // Routers drop packets without a route silently (T8). A site's packets must have no route into the underlay either.
+    // Routers drop packets without a route silently (T8). Nor may a site's packets have a route into the underlay.
     for nowhere in ["172.31.0.1", "203.0.113.41"] {
         let pinged = bench.lab.ping("a-vm", nowhere, Ping::UNREACHABLE).await.unwrap();
         assert!(pinged.none() && pinged.refusals == 0, "{nowhere}: {pinged}");
@@ -319,7 +321,7 @@ async fn the_circuit_is_preferred_and_the_tunnel_takes_over() {
 #[tokio::test]
 async fn a_lan_spreads_over_its_edges_and_avoids_one_without_a_route() {
     let mut bench = Bench::up("tls2", "routes: learned, ecmp: true").await;
-    // This test has no gateway, so the tunnel has no remote end.
+    // This test has no gateway, so the tunnel's remote end has no routes and no BGP speaker.
     let remotes = BTreeMap::from([("to-site".to_owned(), RemoteEnd::default())]);
     bench.lab.start_routers(&remotes).unwrap();
     let way = "ip route show 10.10.30.0/24";

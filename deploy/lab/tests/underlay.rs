@@ -28,7 +28,7 @@ resources: {}
 }
 
 async fn answers(lab: &Lab, from: &str, to: &str) -> bool {
-    // One reply of three suffices, because a busy machine may answer late.
+    // One reply to three echo requests suffices, because a busy machine may send the others too late.
     let argv = ["ping", "-n", "-c", "3", "-i", "0.2", "-W", "1.5", to];
     lab.exec(from, &argv, Duration::from_secs(10)).await.unwrap().code == 0
 }
@@ -67,8 +67,8 @@ async fn hosts_reach_each_other_until_a_link_is_cut() {
     lab.cut("b").unwrap();
     assert!(!answers(&lab, "a", "198.51.100.12").await, "b is cut off");
     assert!(answers(&lab, "a", "198.51.100.139").await, "nobody else is");
-    // T8: a disconnected host receives no ICMP errors. Its own kernel would send some after three seconds if the
-    // router's neighbour entry could expire, so this ping lasts four.
+    // T8: a disconnected host receives no ICMP errors. The host's own kernel would make such errors after three seconds
+    // if the host's neighbour entry for the router could expire. So this ping lasts four seconds.
     let far = ["ping", "-n", "-c", "40", "-i", "0.1", "-W", "1", "203.0.113.9"];
     let far = lab.exec("b", &far, Duration::from_secs(20)).await.unwrap();
     let pinged = PingResult::read(&far.stdout).unwrap();
@@ -164,7 +164,8 @@ async fn a_namespace_that_the_lab_did_not_make_is_kept() {
     assert!(ip("del"));
 }
 
-/// Options with the default state folder, so that the test takes down what an aborted run of it has left.
+/// Returns options with `replace` and with the default state folder, so that a test takes down the lab that an aborted
+/// run of the same test has left.
 fn replacing() -> Options {
     Options {
         replace: true,

@@ -7,7 +7,8 @@ use crate::topology::{Learned, Row};
 use anyhow::Result;
 use std::time::Duration;
 
-/// Longest time that routes may take to converge in a phase. They take a few seconds; the rest is for a busy machine.
+/// Longest time that routes may take to converge in a phase. Routes converge in a few seconds; the rest of the time
+/// allows for a busy machine.
 const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A phase in which expectations were checked, and its result.
@@ -19,11 +20,13 @@ pub struct Phase {
     pub outcome: Outcome,
 }
 
-/// Checks the steady state of a lab, and with `events` each event in the file's order and the steady state after it.
-/// Returns whether all results of all phases were as expected. A phase ends when they are, or after a minute.
+/// Checks the steady state of a lab. If `events` is set, then also checks, for each event in the file's order, the
+/// state after the event and the steady state after the event was undone. Returns true if all results of all phases
+/// were as expected. A phase ends when they are, or after a minute.
 ///
-/// Calls `report` before a phase with its title and none, and after it with its title and result. All events are undone
-/// at the start and at the end, also after an error, but not if the future is dropped.
+/// Calls `report` twice for a phase: before the phase with its title and `None`, and after the phase with its title and
+/// result. All events are undone before the first phase and after the last one, and also after an error. If the future
+/// is dropped, they are not undone.
 ///
 /// # Errors
 /// A ping, traceroute or routing daemon cannot run, or an event cannot be triggered or undone.

@@ -80,7 +80,7 @@ const fn mark(good: bool) -> &'static str {
     if good { "✓" } else { "✗" }
 }
 
-/// Returns the cells of the line for learned prefixes: mark, router and neighbour, expectation, result.
+/// Returns the table cells for an expectation of learned prefixes: mark, router and neighbour, expectation, result.
 fn learned_cells(learned: &LearnedResult) -> [String; 4] {
     [
         mark(learned.good()).to_owned(),
@@ -90,7 +90,7 @@ fn learned_cells(learned: &LearnedResult) -> [String; 4] {
     ]
 }
 
-/// Returns the cells of the line for a row: mark, pair, expectation, result.
+/// Returns the table cells for a row of the topology: mark, pair, expectation, result.
 fn row_cells(tried: &RowResult) -> [String; 4] {
     [
         mark(tried.good()).to_owned(),

@@ -1,4 +1,5 @@
-//! Compares the rows of a topology with real pings and traces, until all are as expected or a time limit has passed.
+//! Compares the rows of a topology with real pings and traces, again and again until the results of all rows are as
+//! expected or a time limit has passed.
 
 use crate::lab::Lab;
 use crate::probe::{Ping, PingResult, TraceResult};
@@ -10,8 +11,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Largest number of rows that are tried at the same time. A small machine answers the three probes for each TTL of so
-/// many traces in time (D24).
+/// Largest number of rows that are tried at the same time. This many traces, each with three probes for each TTL, a
+/// small machine still answers in time (D24).
 const MAX_CONCURRENT: usize = 10;
 /// Probes for each TTL. A hop counts as silent only if it answers none of them.
 const PROBES_PER_TTL: u8 = 3;
@@ -27,13 +28,13 @@ pub struct RowResult {
     pub row: Row,
     /// Result of the row's pings.
     pub pinged: PingResult,
-    /// Result of the trace; none if the row expects no answer and no ping was answered.
+    /// Result of the trace; `None` if no trace was made, because the row expects no answer and no ping was answered.
     pub traced: Option<TraceResult>,
 }
 
 impl RowResult {
-    /// Whether the result is as expected: all pings answered and a permitted list of hops, or no answer and no ICMP
-    /// error.
+    /// Whether the result is as expected. If the row expects the pair to be reachable, all pings must be answered and
+    /// the trace must be a permitted list of hops. Otherwise there must be no answer and no ICMP error.
     #[must_use]
     pub fn good(&self) -> bool {
         match (&self.traced, self.row.reachable) {
@@ -43,15 +44,15 @@ impl RowResult {
         }
     }
 
-    /// Returns the permitted list of hops that equals the trace; none if there is none, or if several addresses
-    /// answered at one TTL.
+    /// Returns the permitted list of hops that equals the trace; `None` if no permitted list does, or if several
+    /// addresses answered at one TTL.
     fn matching(&self, traced: &TraceResult) -> Option<&Vec<Hop>> {
         let same = |hops: &&Vec<Hop>| hops.iter().map(|h| h.0).eq(traced.hops.iter().copied());
         self.row.lists().find(same).filter(|_| traced.others.is_empty())
     }
 
-    /// Formats the expectation in the form of [`Self::seen`]. Of several permitted lists of hops, only the one that
-    /// equals the trace is shown, or all if none does.
+    /// Formats the expectation in the form of [`Self::seen`]. If the row permits several lists of hops, the text has
+    /// only the list that equals the trace, or all lists if none equals it.
     #[must_use]
     pub fn expected(&self) -> String {
         if !self.row.reachable {
@@ -67,7 +68,8 @@ impl RowResult {
         }
     }
 
-    /// Formats the result: the hops of the trace, with the pings if not all were answered, or `no answer`.
+    /// Formats the result: the hops of the trace, followed by the pings' result if not all pings were answered; or `no
+    /// answer`.
     #[must_use]
     pub fn seen(&self) -> String {
         match &self.traced {
@@ -82,9 +84,9 @@ impl RowResult {
 /// The prefixes that a customer edge must learn from a neighbour, and those that it has learned.
 #[derive(Debug, Clone)]
 pub struct LearnedResult {
-    /// Neighbour of the customer edge, and the prefixes that it is expected to advertise.
+    /// The customer edge, its neighbour, and the prefixes that the neighbour is expected to advertise.
     pub expectation: Learned,
-    /// Prefixes that BIRD of the customer edge has learned from the neighbour.
+    /// Prefixes that the BIRD of the customer edge has learned from the neighbour.
     pub prefixes: BTreeSet<Ipv4Net>,
 }
 
@@ -149,7 +151,7 @@ impl Outcome {
         self.rows.iter().all(RowResult::good) && self.learned.iter().all(LearnedResult::good)
     }
 
-    /// Returns the number of results, and the number of those that are as expected.
+    /// Returns two numbers: that of all results, and that of the results that are as expected.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
         let all = self
@@ -161,9 +163,9 @@ impl Outcome {
     }
 }
 
-/// Tries all rows until the results are as expected, or `limit` has passed. At first waits until `expected`, the
-/// prefixes that customer edges learn, are as expected. A row that is as expected is tried again only together with all
-/// others, so that the results of all rows hold at the same time. A round that has begun is finished after `limit`.
+/// Tries all rows until the results are as expected, or `limit` has passed. First waits until the customer edges have
+/// learned the prefixes in `expected`. A row that is as expected is tried again only together with all others, so that
+/// the results of all rows hold at the same time. A round that has begun is finished after `limit`.
 ///
 /// # Errors
 /// A ping or traceroute cannot run, or a routing daemon does not answer.
@@ -174,7 +176,7 @@ pub async fn rows(lab: &Lab, rows: &[Row], expected: &[Learned], limit: Duration
     }
     let mut tried = try_rows(lab, rows).await?;
     let mut after = tried.iter().all(RowResult::good).then(|| start.elapsed());
-    // A row that matched in an earlier round may have done so by old routes, so the last round tries all rows.
+    // In an earlier round a row may have matched because routes had not changed yet. So the last round tries all rows.
     let mut whole = true;
     while !(whole && tried.iter().all(RowResult::good)) && start.elapsed() < limit {
         if tried.iter().all(RowResult::good) {

@@ -1,5 +1,5 @@
-//! Compares the controller's tables with those in the engine of each agent, and the agent's record with its host's
-//! kernel.
+//! Compares the tables that the controller computes with the tables in each agent's engine, and the routes that each
+//! agent has recorded with those in the kernel of the agent's host.
 
 use super::Agreement;
 use crate::command::{self, HELPER_TIMEOUT};
@@ -17,8 +17,8 @@ use tombolo_proto::id::AgentId;
 use tombolo_proto::installed::{InstalledHop, InstalledKernel, InstalledLink, InstalledTables, KernelRoute};
 
 /// Compares, for each agent that runs, the tables that the controller computes with those that the agent has installed,
-/// the routes that the agent has recorded with those of its host's kernel, and the effective routes of its network
-/// interfaces with its tables. Sends no packets between hosts. A disagreement is no error: it is in
+/// the routes that the agent has recorded with those of its host's kernel, and the effective routes of the agent's
+/// network interfaces with the agent's tables. Sends no packets between hosts. A disagreement is no error: it is in
 /// [`Agreement::problems`].
 ///
 /// # Errors
@@ -81,7 +81,7 @@ pub async fn tables(lab: &Lab) -> Result<Agreement> {
     Ok(found)
 }
 
-/// Formats the elements that only one of the two sets has; none if the sets are equal.
+/// Formats the elements that only one of the two sets has; `None` if the sets are equal.
 fn difference<T: Ord + Debug>(desired: &BTreeSet<T>, installed: &BTreeSet<T>) -> Option<String> {
     let only =
         |a: &BTreeSet<T>, b: &BTreeSet<T>| a.difference(b).map(|x| format!("{x:?}")).collect::<Vec<_>>().join("; ");
@@ -94,7 +94,8 @@ fn difference<T: Ord + Debug>(desired: &BTreeSet<T>, installed: &BTreeSet<T>) ->
     })
 }
 
-/// Formats the next hop of an engine's route, with only those properties that the REST interface shows too (R21).
+/// Formats the next hop of a route in an engine. The text has only the properties that the REST interface shows too
+/// (R21).
 fn hop_text(hop: &InstalledHop) -> String {
     match hop {
         InstalledHop::Local {} => "VnetLocal".into(),
@@ -141,8 +142,8 @@ fn engine_routes(tables: &InstalledTables) -> BTreeSet<String> {
     routes
 }
 
-/// What is compared of a link: the peer, its permitted sources, the exceptions from these, and the permitted foreign
-/// sources.
+/// The properties of a link that are compared: the peer, the prefixes from which the peer may send, the exceptions from
+/// these prefixes, and the permitted foreign sources.
 type LinkLine = (AgentId, BTreeSet<IpNet>, BTreeSet<IpNet>, String);
 
 fn link_line(link: &InstalledLink) -> LinkLine {
@@ -162,7 +163,7 @@ fn engine_transit(tables: &InstalledTables) -> BTreeSet<(IpNet, String)> {
     transit.map(|t| (t.prefix, t.connection.name().to_owned())).collect()
 }
 
-/// A route of the kernel: its prefix, and its device or type with its table.
+/// A route of the kernel: the route's prefix, and a text with its device or type and its table.
 type KernelLine = (IpNet, String);
 
 /// Returns the routes that the agent has recorded as set in the kernel, in the form of [`kernel_routes`].
@@ -181,15 +182,16 @@ fn planned_routes(kernel: &InstalledKernel) -> BTreeSet<KernelLine> {
         (*prefix, format!("{what} in {table}"))
     };
     let mut lines: BTreeSet<_> = kernel.routes.iter().map(line).collect();
-    // Besides every route into the device the agent sets an unreachable route, which the kernel uses while there is no
-    // device (D22). The record does not list these routes.
+    // For every route into the TUN device except a default route, the agent also sets an unreachable route to the same
+    // prefix, which the kernel uses while the device does not exist (D22). The agent's record does not list the
+    // unreachable routes.
     let devices = kernel.routes.iter().filter(|(_, r)| **r == KernelRoute::Device);
     let fallbacks = devices.filter(|(p, _)| p.prefix_len() > 0);
     lines.extend(fallbacks.map(|(p, _)| (*p, format!("unreachable in {}", kernel.table))));
     lines
 }
 
-/// Reads the routes in the agent's two tables of the host's kernel.
+/// Reads the routes in those two routing tables of the host's kernel that belong to the agent.
 fn kernel_routes(lab: &Lab, host: &str, kernel: &InstalledKernel) -> Result<BTreeSet<KernelLine>> {
     let mut routes = BTreeSet::new();
     for family in ["-4", "-6"] {

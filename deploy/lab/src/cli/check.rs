@@ -12,8 +12,9 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Name under which `tombolo lab event` undoes all events. No event of a topology may have this name.
 const RESTORE: &str = "restore";
 
-/// Checks the topology's expectations in every phase (only in the steady state unless `events`), and the controller's
-/// answers. A signal ends the check and undoes all events. Returns failure if anything was not as expected.
+/// Checks the topology's expectations and the controller's answers. If `events` is set, the expectations are checked in
+/// all phases, otherwise only in the steady state. A signal ends the check and undoes all events. Returns failure if
+/// anything was not as expected.
 pub(super) async fn check(dir: Option<&Path>, lab: Option<&str>, events: bool) -> Result<ExitCode> {
     let lab = Lab::attach(&find_lab(dir, lab)?.0)?;
     let progress = Progress::stderr();
@@ -28,7 +29,7 @@ pub(super) async fn check(dir: Option<&Path>, lab: Option<&str>, events: bool) -
     Ok(if good? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Undoes all events, because the lab stays up after the check. Returns the error to report.
+/// Undoes all events after a signal has ended the check, because the lab stays up. Returns the error to report.
 fn interrupted(lab: &Lab) -> anyhow::Error {
     match lab.undo_events() {
         Ok(()) => anyhow::anyhow!("interrupted; every event was undone"),

@@ -8,13 +8,14 @@ use anyhow::{Context, Result, bail};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-/// The labs that are up with their folders and records, and the errors of those records that cannot be read.
+/// The labs that are up, each with its state folder and its record, and an error for each record that cannot be read.
 pub(super) struct Candidates {
     pub(super) labs: Vec<(PathBuf, State)>,
     pub(super) unreadable: Vec<anyhow::Error>,
 }
 
-/// Returns the lab in `dir`, or without it all labs below the default folder. A folder without a record is no error.
+/// Returns the lab in the folder `dir`; if `dir` is `None`, all labs below the default folder. A folder without a
+/// record is no error.
 pub(super) fn candidates(dir: Option<&Path>) -> Candidates {
     let folders = match dir {
         Some(dir) => vec![dir.to_owned()],
@@ -43,12 +44,12 @@ impl Candidates {
     }
 }
 
-/// Returns the folder and record of a lab. `lab` is its name or topology file; without it the only lab is returned.
-/// `dir` is its state folder; without it the default folder is searched. Prints warnings about records that cannot be
-/// read.
+/// Returns the folder and record of a lab. `lab` is the lab's name or topology file; if it is `None`, exactly one lab
+/// must be up. `dir` is the lab's state folder; if it is `None`, the labs below the default folder are searched. Prints
+/// warnings about records that cannot be read.
 ///
 /// # Errors
-/// The lab is not up, its topology file cannot be read, or several labs are up and `lab` is none.
+/// The lab is not up, its topology file cannot be read, or several labs are up and `lab` is `None`.
 pub(super) fn find_lab(dir: Option<&Path>, lab: Option<&str>) -> Result<(PathBuf, State)> {
     let candidates = candidates(dir);
     candidates.report_unreadable();
@@ -79,7 +80,8 @@ pub(super) fn find_lab(dir: Option<&Path>, lab: Option<&str>) -> Result<(PathBuf
     }
 }
 
-/// Returns the present underlay address of a host by the lab's record. Fails if the host has no link to the underlay.
+/// Returns the present underlay address of a host, as the lab's record has it. Fails if the host has no link to the
+/// underlay.
 pub(super) fn underlay_address(state: &State, host: &str) -> Result<IpAddr> {
     if let Some(moved) = state.moved.get(host) {
         return Ok(*moved);

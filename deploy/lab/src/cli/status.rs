@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tombolo_client::fabric::AgentRevision;
 
-/// Longest wait for the controller's answer, so that the status of a lab without a controller does not take longer.
+/// Longest wait for the controller's answer. If a lab's controller does not run, `status` waits for this time.
 const CONTROLLER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The status of one lab, as it is printed.
@@ -36,7 +36,7 @@ struct Row {
     state: String,
 }
 
-/// Prints the status of one lab, or without `lab` of all labs, as a table or as JSON.
+/// Prints the status of the lab `lab`, as a table or as JSON. If `lab` is `None`, prints the status of all labs.
 pub(super) async fn status(dir: Option<&Path>, lab: Option<&str>, json: bool) -> Result<ExitCode> {
     let labs = match lab {
         Some(_) => vec![find_lab(dir, lab)?],
@@ -114,7 +114,7 @@ async fn read(folder: PathBuf, state: &State) -> Status {
     }
 }
 
-/// Returns the state of each agent by the controller's report. Empty if the controller does not answer in time.
+/// Returns the state of each agent, as the controller reports it. Empty if the controller does not answer in time.
 async fn agents(folder: &Path, state: &State) -> BTreeMap<String, String> {
     let Ok(client) = crate::lab::client_of(&state.topology, folder) else {
         return BTreeMap::new();

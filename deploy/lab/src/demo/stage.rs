@@ -1,6 +1,6 @@
-//! The actions and checks of which the demo's steps consist: changes through the REST interface, pings, traces and
-//! states. A failed check is recorded in the report and is no error; an error means that an action or check could not
-//! be carried out.
+//! The actions and checks of which the demo's steps consist. Actions change resources through the REST interface.
+//! Checks use pings, traces, and the states that the controller reports. A failed check is recorded in the report and
+//! is no error; an error means that an action or check could not be carried out.
 
 use super::report::{Report, seconds};
 use crate::check;
@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Longest time that a tunnel may take to come up or to be reported as down: two handshake attempts, and the reports
-/// about them.
+/// Longest time that a tunnel may take to come up or to be reported as down. It covers two handshake attempts and the
+/// agents' reports about them.
 const TUNNEL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest time from the restart of an agent until it must forward packets again.
+/// Longest time that a restarted agent may take until it forwards packets again.
 const RESTART_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Time between two requests for a connection's status.
@@ -84,8 +84,8 @@ impl<'a> Stage<'a> {
         self.wait(&what, start).await
     }
 
-    /// Adds routes to the table `table`, for each prefix of the VNet `to` in the family of the appliance's address,
-    /// with the host `appliance` as next hop. Waits until they are in force.
+    /// Adds routes to the route table `table`: one for each prefix of the VNet `to` that has the address family of the
+    /// appliance's address. Their next hop is the host `appliance`. Waits until they are in force.
     pub(super) async fn route(&mut self, table: &str, to: &str, appliance: &str) -> Result<()> {
         let next = self.lab.address(appliance)?;
         for prefix in self.prefixes(to)? {
@@ -136,7 +136,8 @@ impl<'a> Stage<'a> {
         self.wait(what, start).await
     }
 
-    /// Waits until the last change is in force, and reports its durations. `start`: when its request was sent.
+    /// Waits until the last change is in force, and reports the durations of the change. `start`: when its request was
+    /// sent.
     async fn wait(&mut self, what: &str, start: Instant) -> Result<()> {
         let answered = start.elapsed();
         self.lab.in_force().await?;
@@ -169,8 +170,8 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Checks that `to` answers pings of the host `from` again within [`RESTART_TIMEOUT`] of `since`, when an agent was
-    /// restarted.
+    /// Checks that the host `to` answers pings of the host `from` again within [`RESTART_TIMEOUT`] after `since`, the
+    /// time at which an agent was restarted.
     pub(super) async fn reaches_again(&mut self, from: &str, to: &str, since: Instant) -> Result<()> {
         let what = format!("{from} → {to} answers again");
         self.report.progress().set_activity(&what);
@@ -180,8 +181,8 @@ impl<'a> Stage<'a> {
             ..Ping::UNREACHABLE
         };
         loop {
-            // The source address does not exist until the agent has created its device. Ping then fails, which is no
-            // answer.
+            // An error is no failure yet: until the agent has created its device, the ping's source address does not
+            // exist. Ping then fails, which is no answer.
             let good = self.lab.ping(from, to, once).await.is_ok_and(|p| p.all());
             if good || since.elapsed() > RESTART_TIMEOUT {
                 let seen = format!("{} after the start", seconds(since.elapsed()));
@@ -206,8 +207,8 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Checks that traceroute shows exactly the hosts `via` and then the destination as hops. `*` in `via` is a silent
-    /// hop.
+    /// Checks that the hops of a traceroute are exactly the hosts `via` and then the destination. `*` in `via` is a
+    /// silent hop.
     pub(super) async fn path_is(&mut self, from: &str, to: &str, via: &[&str]) -> Result<()> {
         self.report.progress().set_activity(format!("traceroute {from} {to}"));
         let mut expected = Vec::new();
@@ -297,8 +298,8 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Checks that the controller's routes and `explain` agree with the agents' tables and with live packets, as
-    /// [`check::all`].
+    /// Checks that the controller's routes agree with the agents' tables, and `explain` with live packets, as
+    /// [`check::all`] does.
     pub(super) async fn agrees(&mut self) -> Result<()> {
         self.report
             .progress()

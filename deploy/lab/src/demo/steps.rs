@@ -36,16 +36,18 @@ const FORWARDED: Flags = Flags {
 };
 const TRANSIT: Flags = Flags { transit: true, ..PLAIN };
 
-/// Time between two echo requests of the background pings. An interruption that is shorter need not show.
+/// Time between two echo requests of the background pings. An interruption that is shorter than this time may lose no
+/// echo request.
 const PING_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Time that the background pings run before the controller is killed. Losses from this time have another cause.
+/// Time that the background pings run before the controller is killed. If packets are lost in this time, the cause is
+/// not the controller's end.
 const UNDISTURBED: Duration = Duration::from_millis(500);
 /// Longest time that agents may take to reconnect to a restarted controller.
 const RECONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Returns the hosts and resources that the steps need and the topology does not have, as texts for an error. Empty if
-/// the steps can be carried out.
+/// Returns those hosts and resources that the steps need but the topology does not have, each as a text for an error.
+/// Empty if the steps can be carried out.
 pub(super) fn missing(topology: &Topology) -> Vec<String> {
     let (hosts, all) = (&topology.hosts, &topology.resources);
     let mut missing = Vec::new();
@@ -79,7 +81,8 @@ pub(super) fn missing(topology: &Topology) -> Vec<String> {
 
 /// Runs all steps. Stops after the first step with a failed check, because later steps depend on it.
 pub(super) async fn walk(s: &mut Stage<'_>) -> Result<()> {
-    // P16: a change must not disturb traffic that it does not concern. This ping measures it during all steps.
+    // P16: a change must not disturb traffic that it does not concern. This ping runs during all steps, and shows
+    // whether its echo requests were lost.
     let inside = s.lab.start_ping(HUB_VM, HUB_FW, PING_INTERVAL)?;
     macro_rules! step {
         ($step:expr) => {
@@ -229,8 +232,8 @@ async fn controller_dies(s: &mut Stage<'_>) -> Result<()> {
     s.silent(A_VM, B_VM).await?;
     let start = Instant::now();
     s.lab.start_agent(B_VM)?;
-    // Other agents go on encrypting for the sessions of the killed agent, until they have received a packet of a new
-    // session.
+    // Other agents go on encrypting packets with the keys of the killed agent's sessions, until they have received a
+    // packet of a new session.
     s.reaches_again(B_VM, HUB_VM, start).await?;
     s.reaches_again(A_VM, B_VM, start).await?;
     s.both_reach(A_VM, B_VM).await?;
@@ -272,7 +275,7 @@ async fn controller_dies(s: &mut Stage<'_>) -> Result<()> {
     no_losses(s, pings)
 }
 
-/// Stops background pings, and checks that each of them has lost nothing.
+/// Stops background pings, and checks that every echo request of each ping was answered.
 fn no_losses(s: &mut Stage<'_>, pings: Vec<BackgroundPing>) -> Result<()> {
     let names: Vec<_> = pings.iter().map(|p| p.name.clone()).collect();
     for (name, pinged) in names.into_iter().zip(BackgroundPing::stop_all(pings)) {
@@ -293,7 +296,8 @@ fn no_losses(s: &mut Stage<'_>, pings: Vec<BackgroundPing>) -> Result<()> {
 
 const REVISION: &str = "revision";
 
-/// Returns the whole desired state of the controller: every resource with its etag by id, the agents, and the revision.
+/// Returns the desired state of the controller: every resource of the kinds that the demo uses, with its etag, by its
+/// id; every agent; and the revision.
 async fn desired(s: &Stage<'_>) -> Result<BTreeMap<String, Value>> {
     let client = s.lab.client()?;
     let mut all = BTreeMap::new();
@@ -306,7 +310,7 @@ async fn desired(s: &Stage<'_>) -> Result<BTreeMap<String, Value>> {
         "connections",
     ] {
         for mut item in client.arm_list(&s.lab.group().collection(kind)).await? {
-            // These properties come from reports of agents and are not part of the desired state.
+            // The agents report the values of these properties, so the properties are not part of the desired state.
             if let Some(properties) = item["properties"].as_object_mut() {
                 for live in [
                     "connectionStatus",
@@ -330,7 +334,7 @@ async fn desired(s: &Stage<'_>) -> Result<BTreeMap<String, Value>> {
     Ok(all)
 }
 
-/// Formats the differences between two desired states, one on each line.
+/// Formats the differences between two desired states, one difference on each line.
 fn changes(before: &BTreeMap<String, Value>, after: &BTreeMap<String, Value>) -> String {
     let names = before.keys().chain(after.keys().filter(|k| !before.contains_key(*k)));
     let changed = names.filter(|k| before.get(*k) != after.get(*k));
@@ -338,7 +342,8 @@ fn changes(before: &BTreeMap<String, Value>, after: &BTreeMap<String, Value>) ->
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Returns the number of configurations that each agent has received since its start, without the agents in `except`.
+/// Returns, for each agent that is not in `except`, the number of configurations that the agent has received since its
+/// start.
 async fn configurations(s: &Stage<'_>, except: &[&str]) -> Result<BTreeMap<String, u64>> {
     let names = s.lab.topology().agents().map(|(name, _)| name.to_owned());
     let mut all = BTreeMap::new();

@@ -4,9 +4,9 @@
 //! tb-LAB-HOST            the machine: keeps the network namespace, and runs commands (`docker exec`)
 //! tb-LAB-HOST.program    the controller or agent, in that network namespace, with the capabilities of compose.yaml
 //! ```
-//! A host has two containers because its network must outlive the program: agents are killed and restarted. Each
-//! network namespace also has a name for iproute2, so that the underlay handles it like any other. Machines of sites
-//! and the underlay's router are plain namespaces.
+//! A host has two containers because its network must outlive the program: agents are killed and restarted. The
+//! container's network namespace also has a name for iproute2, so that the module `underlay` handles it like the
+//! namespace of any other host. Machines of sites and the underlay's router are plain namespaces.
 
 use super::{Hosts, Namespaces, inside, sysctl};
 use crate::command::{self, run};
@@ -19,7 +19,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Environment variable with the name of another image than [`DEFAULT_IMAGE`].
+/// Environment variable that names the image; if it is not set, the image is [`DEFAULT_IMAGE`].
 const IMAGE: &str = "TOMBOLO_IMAGE";
 
 /// Name that `make image` gives to its image.
@@ -31,8 +31,8 @@ const CONTAINER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time between two checks whether a container's process exists.
 const START_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Capabilities of an agent: `NET_ADMIN` for the TUN device, `NET_RAW` for probes, and those that BIRD needs to listen
-/// on port 179 and to change its user.
+/// Linux capabilities of an agent's container: `NET_ADMIN` for the TUN device, `NET_RAW` for probes, and the others so
+/// that BIRD can listen on port 179 and run as another user.
 const AGENT_CAPABILITIES: [&str; 8] = [
     "NET_ADMIN",
     "NET_RAW",
@@ -44,13 +44,13 @@ const AGENT_CAPABILITIES: [&str; 8] = [
     "KILL",
 ];
 
-/// Group of BIRD's user in the image. It owns BIRD's control socket, which the agent uses.
+/// Group of BIRD's user in the image. BIRD's control socket, which the agent uses, belongs to this group.
 const BIRD_GROUP: &str = "bird";
 
 /// Capabilities of commands that people and the lab run on a host, such as `ip`, `nft` and `ping`.
 const HOST_CAPABILITIES: [&str; 2] = ["NET_ADMIN", "NET_RAW"];
 
-/// The hosts of one lab, of which the controller and the agents are containers.
+/// The hosts of one lab. The controller's host and the hosts with an agent are containers, all others are namespaces.
 #[derive(Debug, Clone)]
 pub struct Docker {
     namespaces: Namespaces,
@@ -61,7 +61,7 @@ pub struct Docker {
 }
 
 impl Docker {
-    /// Returns the interface to the hosts of a lab with this topology, whose state is in `dir`. Creates nothing.
+    /// Returns the hosts of a lab with this topology and with the state folder `dir`, as containers. Creates nothing.
     #[must_use]
     pub fn new(topology: &Topology, dir: &Path) -> Self {
         let agents = topology.agents().map(|(name, _)| name.to_owned());
@@ -73,8 +73,8 @@ impl Docker {
         }
     }
 
-    /// Checks that the Docker engine runs and has the image. Blocks for at most
-    /// [`HELPER_TIMEOUT`](command::HELPER_TIMEOUT) for each of the two.
+    /// Checks that the Docker engine runs and has the image. Blocks for at most twice
+    /// [`HELPER_TIMEOUT`](command::HELPER_TIMEOUT): once for the engine, once for the image.
     ///
     /// # Errors
     /// The engine or the image is missing; the message says how to get it.
@@ -99,8 +99,8 @@ impl Docker {
         format!("{}.program", self.machine(host))
     }
 
-    /// Returns the options that both containers of a host have, and creates the host's state folder. It is the only
-    /// folder of this machine that the containers see.
+    /// Returns the options that both containers of a host have, and creates the host's state folder. The state folder
+    /// is the only folder of this machine that the containers see.
     fn common(&self, host: &str, capabilities: &[&str]) -> Result<Vec<String>> {
         let state = match host {
             CONTROLLER => self.dir.join(CONTROLLER),
@@ -128,7 +128,7 @@ impl Docker {
     fn remove_container(&self, name: &str) -> Result<()> {
         let argv = ["docker", "rm", "--force", "--volumes", name].map(str::to_owned);
         let done = command::finish(&argv, CONTAINER_TIMEOUT)?;
-        // A container that does not exist, or that Docker is removing already, is no error.
+        // If the container does not exist, or Docker is removing it already, this is no error.
         let is_gone = done.stderr.contains("No such container") || done.stderr.contains("is already in progress");
         if done.code != 0 && !is_gone {
             bail!("removing container {name}: {}", done.stderr.trim());
@@ -136,8 +136,8 @@ impl Docker {
         Ok(())
     }
 
-    /// Returns the process id on this machine of a container's first process; none if the container does not exist or
-    /// run.
+    /// Returns the process id, on this machine, of a container's first process; `None` if the container does not exist
+    /// or does not run.
     fn pid(&self, name: &str) -> Option<i32> {
         let found = run(&[
             "docker",
@@ -184,8 +184,8 @@ impl Hosts for Docker {
         run(&["ip", "netns", "attach", &name, &pid.to_string()])?;
         let netns = self.netns(host);
         inside(&netns, || run(&["ip", "link", "set", "lo", "up"]))??;
-        // `/proc/sys` is read-only in a container, so the lab sets from outside what the agent would set. The agent's
-        // TUN device inherits the values of `default`.
+        // `/proc/sys` is read-only in a container, so the agent cannot set these switches, and the lab sets them from
+        // outside. The agent's TUN device inherits the values of `default`.
         sysctl(
             &netns,
             &[
@@ -195,7 +195,7 @@ impl Hosts for Docker {
                 ("ipv4/conf/default/send_redirects", "0"),
                 ("ipv6/conf/default/accept_ra", "0"),
                 ("ipv6/conf/default/addr_gen_mode", "1"),
-                // Docker disables IPv6 in containers that are in no IPv6 network of Docker.
+                // Docker disables IPv6 in a container that is in no IPv6 network of Docker, so it is enabled here.
                 ("ipv6/conf/all/disable_ipv6", "0"),
                 ("ipv6/conf/default/disable_ipv6", "0"),
             ],
@@ -251,8 +251,8 @@ impl Hosts for Docker {
             return self.namespaces.start(host, argv, environment, log, tied);
         }
         let name = self.program_container(host);
-        // Docker removes the container of a killed program (`--rm`) some time after the program's end. The name is free
-        // only then.
+        // Docker removes the container of a killed program (`--rm`) some time after the program's end. Until then the
+        // container's name cannot be used again.
         self.remove_container(&name)?;
         let mut run = vec!["docker".to_owned(), "run".to_owned(), "--rm".to_owned()];
         run.extend([
@@ -269,7 +269,8 @@ impl Hosts for Docker {
         run.extend(environment.iter().map(|(name, value)| format!("--env={name}={value}")));
         run.extend([format!("--entrypoint={program}"), self.image.clone()]);
         run.extend_from_slice(arguments);
-        // The Docker client is not recorded, but keeps running: it writes the program's output to the log.
+        // The lab records the program's process, not the process of the Docker client. The client keeps running,
+        // because it writes the program's output to the log.
         let client = process::start(&run, log, &[], tied)?;
         let deadline = Instant::now() + CONTAINER_TIMEOUT;
         loop {

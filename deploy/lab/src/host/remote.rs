@@ -1,8 +1,9 @@
 //! A local process that represents a program on a virtual machine.
 //!
-//! The process runs a command line that starts the program over SSH. A signal to the process is written as a name and a
-//! newline to the command's standard input, and `run` in the guest sends it to the program. At the end of standard
-//! input `run` kills the program, so that a SIGKILL of the local process ends the program too.
+//! The process runs a command line that starts the program over SSH. When the process receives a signal, it writes the
+//! signal's name and a newline to the command's standard input, and the script `run` in the guest (deploy/vm/guest/run)
+//! sends the signal to the program. At the end of standard input the script kills the program, so that a SIGKILL of the
+//! local process ends the program too.
 
 use anyhow::{Context, Result};
 use std::process::{ExitCode, Stdio};
@@ -10,7 +11,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The hidden command: `tombolo lab remote COMMAND…`.
+/// Name of the hidden command `tombolo lab remote COMMAND…`.
 pub(crate) const COMMAND: &str = "remote";
 
 /// Runs the command line `argv` until it ends, and passes SIGINT, SIGTERM and SIGHUP on to it. Returns its exit code,
@@ -26,8 +27,8 @@ pub(crate) async fn run(argv: &[String]) -> Result<ExitCode> {
     let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::piped())
-        // The terminal signals the whole foreground process group. The command must receive each signal only once,
-        // through its standard input.
+        // On Ctrl-C the terminal signals the whole foreground process group. The command is put into another group,
+        // because it must receive each signal only once, through its standard input.
         .process_group(0)
         .spawn()
         .with_context(|| format!("starting '{program}'"))?;
@@ -42,7 +43,7 @@ pub(crate) async fn run(argv: &[String]) -> Result<ExitCode> {
             _ = terminate.recv() => "TERM\n",
             _ = hangup.recv() => "HUP\n",
         };
-        // Writing fails only if the command is about to end, which `wait` reports.
+        // Writing fails only if the command is about to end, so an error is ignored: `wait` then returns.
         let _ = signals.write_all(name.as_bytes()).await;
     }
 }

@@ -6,8 +6,8 @@
 //!                       manage ───┤            the link for SSH from this machine to the guest, and for nothing else
 //!   qemu-system-x86_64 ───────────┘
 //! ```
-//! All machines start from one disk image, which `make vm-image` makes. QEMU writes changes of a machine's disk to a
-//! temporary file, which it discards. The controller, the underlay and sites are plain namespaces.
+//! All machines start from one disk image, which `make vm-image` makes. QEMU writes the changes of a machine's disk to
+//! a temporary file, which it discards when it ends. The controller, the underlay and sites are plain namespaces.
 
 mod image;
 mod qemu;
@@ -28,13 +28,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Path in the image of the program that starts another program and passes signals on to it, see [`remote`].
+/// Path, in the image, of the script that starts a program and sends it the signals that it receives over SSH; see
+/// [`remote`].
 const SIGNALLED: &str = "/usr/lib/tombolo-lab/run";
 
-/// Largest number of programs that run at once on emulated machines. With more, answers arrive after their timeouts.
+/// Largest number of programs that run at the same time on all emulated machines together. With more, answers arrive
+/// after their timeouts.
 const MAX_CONCURRENT_EMULATED: usize = 3;
 
-/// The hosts of one lab, of which the agents' hosts are virtual machines.
+/// The hosts of one lab. Hosts with an agent are virtual machines, all others are namespaces.
 #[derive(Debug)]
 pub struct VirtualMachines {
     namespaces: Namespaces,
@@ -52,12 +54,14 @@ pub struct VirtualMachines {
 #[derive(Debug)]
 struct Machine {
     qemu: Process,
-    /// SSH client whose connection all later SSH commands for the host share; none until the first attempt to connect.
+    /// SSH client whose connection all later SSH commands for the host share; `None` until the first attempt to
+    /// connect.
     connection: Option<Process>,
 }
 
 impl VirtualMachines {
-    /// Returns the interface to the hosts of a lab with this topology, whose state is in `dir`. Starts nothing.
+    /// Returns the hosts of a lab with this topology and with the state folder `dir`, as virtual machines. Starts
+    /// nothing.
     #[must_use]
     pub fn new(topology: &Topology, dir: &Path) -> Self {
         let dir = dir.join("machines");
@@ -82,7 +86,7 @@ impl VirtualMachines {
     }
 
     fn running(&self) -> MutexGuard<'_, BTreeMap<String, Machine>> {
-        // A panic of another thread leaves the map as valid as before.
+        // A poisoned lock is ignored, because a panic of another thread cannot leave the map invalid.
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -103,7 +107,8 @@ impl Hosts for VirtualMachines {
         }
         fs::create_dir_all(&self.dir).with_context(|| self.dir.display().to_string())?;
         let netns = self.netns(host);
-        // Only the guest may send router solicitations or use addresses on the underlay, not the namespace around it.
+        // Only the guest may send router solicitations and use addresses on the underlay. So the namespace around the
+        // guest has no IPv6.
         sysctl(
             &netns,
             &[
@@ -162,8 +167,8 @@ impl Hosts for VirtualMachines {
     }
 
     fn remove(&self, host: &str) -> Result<()> {
-        // QEMU and SSH run in the host's namespace, so the lab has ended them before, with all processes of the
-        // namespace.
+        // QEMU and the SSH clients run in the host's namespace. The lab ends all processes of the namespace before this
+        // call, these too.
         self.namespaces.remove(host)
     }
 

@@ -21,27 +21,27 @@ use tombolo_proto::status::AgentStatus;
 
 /// Longest time that `tombolo-agent join` may take. It allows for an emulated machine.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time between two requests for the agents' revisions. [`Ready::took`] is exact to this time.
+/// Time between two requests for the agents' revisions. The value of [`Ready::took`] may be too large by this time.
 const READY_POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Time that an agent has to end after SIGTERM, before it is killed.
 const STOP_GRACE: Duration = Duration::from_secs(10);
-/// Longest time until a change must be in force at all agents.
+/// Longest time that a change may take until it is in force at all agents.
 const IN_FORCE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest time that an agent may take to answer on its local socket.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The revision that all agents have in force, and how long that took.
+/// A revision that all agents have in force, and the time until then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ready {
     /// Revision of the controller's state that is in force.
     pub revision: Revision,
-    /// Time from the call to the moment when the revision was found to be in force.
+    /// Time from the call of the function that returned this value until the revision was found to be in force.
     pub took: Duration,
 }
 
 impl Lab {
-    /// Joins every agent with a join token of its own, several at a time, and then starts all agents. Returns when they
-    /// have been started, before they have a configuration in force.
+    /// Joins every agent with a join token of its own, several at a time, and then starts all agents. Returns when all
+    /// agents have been started, and does not wait until they have a configuration in force.
     pub(super) async fn join_agents(&self, tied: bool) -> Result<()> {
         let agents: Vec<_> = self.topology.agents().collect();
         self.progress
@@ -63,7 +63,7 @@ impl Lab {
         let token = self.client()?.create_token(&id, &binding, None).await;
         let token = token.with_context(|| format!("a token for {name}"))?.token;
         let mut argv = self.agent_argv("join", name)?;
-        // Of this machine's files a container sees only this folder, so the token is written there.
+        // The token is written to the agent's state folder, because a container sees no other folder of this machine.
         let folder = self.agent_dir(name)?;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
         let token_file = folder.join("token");
@@ -104,8 +104,8 @@ impl Lab {
         self.launch(name, name, &argv, tied).map(drop)
     }
 
-    /// Returns what the agent of a host is bound to: a VM, an instance of a gateway, or the edge of a circuit's link
-    /// (D7). Fails for a host without an agent, and for one that does not say which of several instances it is.
+    /// Returns what the agent of a host is bound to: a VM, an instance of a gateway, or a line of a circuit (D7). Fails
+    /// for a host without an agent, and for a host of a gateway with several instances that does not name one of them.
     fn binding(&self, name: &str, host: &Host) -> Result<Binding> {
         let group = &self.group;
         if let Some(vm) = &host.vm {
@@ -137,8 +137,8 @@ impl Lab {
         })
     }
 
-    /// Records the agents' overlay addresses. The controller allocates those that the topology does not name, so they
-    /// are read from the controller.
+    /// Records the agents' overlay addresses. The controller allocates the addresses that the topology does not give,
+    /// so the addresses of VMs and gateways are read from the controller.
     pub(super) async fn read_addresses(&self) -> Result<()> {
         for (name, host) in self.topology.agents() {
             let mut all = Vec::new();
@@ -247,7 +247,7 @@ impl Lab {
     }
 
     /// Sends SIGTERM to a host's agent, and SIGKILL if it still runs after ten seconds. Blocks until the process has
-    /// ended. Returns whether it ended without SIGKILL, which is true also if it had ended before.
+    /// ended. Returns true if the agent ended without SIGKILL, or had ended before the call.
     ///
     /// # Errors
     /// The agent was never started, or still runs five seconds after SIGKILL.
@@ -255,8 +255,8 @@ impl Lab {
         self.process(host)?.stop(STOP_GRACE)
     }
 
-    /// Starts a host's agent again, with the identity and configuration in its state folder. Does not wait until the
-    /// agent has its configuration in force.
+    /// Starts a host's agent again. The agent uses the identity and configuration in its state folder. Does not wait
+    /// until the agent has its configuration in force.
     ///
     /// # Errors
     /// The agent runs already, or its program is missing or does not start.
@@ -297,8 +297,8 @@ impl Lab {
             .with_context(|| format!("status of {host}"))
     }
 
-    /// Returns what a host's agent has installed in its engine and, by its own record, in the kernel. It is read from
-    /// the agent's local socket.
+    /// Returns what a host's agent has installed in its engine, and what it has recorded as installed in the kernel. It
+    /// is read from the agent's local socket.
     ///
     /// # Errors
     /// The agent does not answer within five seconds, or its answer has another format.
@@ -346,8 +346,8 @@ impl Lab {
     }
 }
 
-/// Returns the private addresses of a resource's `ipConfigurations` in their order. With `only`, returns the address of
-/// the configuration with this name, in any case of letters.
+/// Returns the private addresses of a resource's `ipConfigurations` in their order. If `only` is set, returns only the
+/// address of the configuration with this name. Upper and lower case letters are not distinguished.
 fn private_addresses(resource: &Value, only: Option<&str>) -> Vec<IpAddr> {
     let configurations = resource
         .pointer("/properties/ipConfigurations")

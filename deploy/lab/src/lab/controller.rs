@@ -10,8 +10,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use tombolo_client::Client;
 
-/// Longest time from the controller's start to its first answer. At its first start it creates keys and its store,
-/// which takes seconds on a busy machine.
+/// Longest time from the controller's start to its first answer. At the first start the controller creates its keys and
+/// its store, which takes seconds on a busy machine.
 const CONTROLLER_START_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time between two health requests to a starting controller.
 const HEALTH_POLL_INTERVAL: Duration = Duration::from_millis(30);
@@ -19,8 +19,8 @@ const HEALTH_POLL_INTERVAL: Duration = Duration::from_millis(30);
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
 impl Lab {
-    /// Returns a new client of the controller, which need not run. Fails if the controller has not written its token
-    /// yet.
+    /// Returns a new client of the controller. The controller need not run. Fails if the controller has not written its
+    /// token yet.
     pub(super) fn make_client(&self) -> Result<Client> {
         client_of(&self.topology, self.path()?)
     }
@@ -38,8 +38,8 @@ impl Lab {
         self.launch(CONTROLLER, CONTROLLER, &argv, tied).map(drop)
     }
 
-    /// Waits until the controller answers, and keeps a client of it. Fails if its process ends or after
-    /// [`CONTROLLER_START_TIMEOUT`], with the last lines of its log.
+    /// Waits until the controller answers, and keeps a client of it. Fails if the controller's process ends, or does
+    /// not answer within [`CONTROLLER_START_TIMEOUT`]. The error contains the last lines of the controller's log.
     pub(super) async fn wait_for_controller(&mut self) -> Result<()> {
         let process = self.process(CONTROLLER)?;
         let deadline = Instant::now() + CONTROLLER_START_TIMEOUT;
@@ -74,7 +74,7 @@ impl Lab {
     }
 
     /// Sends SIGTERM to the controller, and SIGKILL if it still runs after ten seconds. Blocks until its process has
-    /// ended. Returns whether it ended without SIGKILL, which is true also if it had ended before.
+    /// ended. Returns true if the controller ended without SIGKILL, or had ended before the call.
     ///
     /// # Errors
     /// The controller was never started, or still runs five seconds after SIGKILL.

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 /// Enables forwarding in the kernel of an appliance's host; `enableIPForwarding` of its NIC (R12) does not change the
-/// kernel. The kernel then answers every expired packet and sends no redirects (D23).
+/// kernel. The kernel then answers every packet whose TTL has expired, and sends no ICMP redirects (D23).
 pub(super) fn enable_forwarding(hosts: &dyn Hosts, host: &str) -> Result<()> {
     disable_icmp_rate_limits(hosts, host)?;
     hosts.set_sysctls(
@@ -25,7 +25,8 @@ pub(super) fn enable_forwarding(hosts: &dyn Hosts, host: &str) -> Result<()> {
     )
 }
 
-/// Removes the rate limits of a host's kernel for ICMP errors, so that the kernel answers every expired packet (D24).
+/// Removes the rate limits of a host's kernel for ICMP errors, so that the kernel answers every packet whose TTL has
+/// expired (D24).
 pub(super) fn disable_icmp_rate_limits(hosts: &dyn Hosts, host: &str) -> Result<()> {
     hosts.set_sysctls(
         host,
@@ -38,18 +39,19 @@ pub(super) fn disable_icmp_rate_limits(hosts: &dyn Hosts, host: &str) -> Result<
     )
 }
 
-/// Longest time that one traceroute may take: one second for each of the 8 TTLs, and the rest for a busy machine.
+/// Longest time that one traceroute may take: one second for each of the 8 TTLs, and a margin for a busy machine.
 const TRACE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Largest number of runs of `traceroute` for one trace, see [`TraceResult::may_have_missed`].
 const MAX_TRACES: u8 = 4;
 
-/// Largest number of runs of `ping` for one result, while some but not all echo requests are answered.
+/// Largest number of runs of `ping` for one result. `ping` is repeated while some but not all echo requests are
+/// answered.
 const MAX_PINGS: u32 = 3;
 
 impl Lab {
     /// Runs a program on a host to its end, and returns its exit status and output. A non-zero exit status is no error,
-    /// except 127, which stands for a missing program.
+    /// except 127, because it means that the program is missing.
     ///
     /// # Errors
     /// The host or the program does not exist, or the program still runs after `limit`; then it is killed.
@@ -63,7 +65,7 @@ impl Lab {
         self.require_host(host)?;
         let wrapped = self.wrap(host, argv)?;
         let done = tokio::task::spawn_blocking(move || command::finish(&wrapped, limit)).await??;
-        // A shell or SSH reports a missing program with exit status 127, `ip netns exec` with a message.
+        // If the program is missing, a shell or SSH ends with exit status 127, and `ip netns exec` prints a message.
         if done.code == 127 || done.stderr.contains("exec of \"") {
             anyhow::bail!(
                 "cannot run '{}' on {host}: is it installed? {}",
@@ -87,8 +89,8 @@ impl Lab {
     }
 
     /// Pings from an overlay address of the host `from` to `to`, a host or an address as [`Lab::address`] accepts it.
-    /// The source is the first address of `from` in the family of the destination. Runs `ping` up to three times, until
-    /// all or none of the echo requests are answered, and returns the last result. Lost packets are no error.
+    /// The source is the first address of `from` in the family of the destination. If some but not all echo requests
+    /// are answered, runs `ping` again, up to three times in all. Returns the last result. Lost packets are no error.
     ///
     /// # Errors
     /// A host does not exist or has no address of this family, or `ping` cannot run or takes too long.
@@ -101,9 +103,9 @@ impl Lab {
             let pinged = PingResult::read(&format!("{}{}", done.stdout, done.stderr))
                 .with_context(|| format!("ping {from} ({source}) → {to} ({destination})"))?;
             tries += 1;
-            // After the first reply, ping ignores its timeout and waits only two round-trip times for the last reply. A
-            // busy machine answers later than that, so a partial result is repeated. Losses are measured with
-            // [`Self::start_ping`].
+            // Once a reply has arrived, ping ignores its timeout and waits only two round-trip times for the last
+            // reply. A busy machine may answer later. So the ping is repeated if some but not all replies have arrived.
+            // Losses are measured with [`Self::start_ping`].
             if pinged.all() || pinged.none() || tries == MAX_PINGS {
                 return Ok(pinged);
             }
@@ -161,8 +163,7 @@ impl Lab {
         }
     }
 
-    /// Returns the source and destination addresses for packets from the host `from` to `to`; both are of the same
-    /// family.
+    /// Returns the source and the destination address, of the same family, for packets from the host `from` to `to`.
     fn endpoints(&self, from: &str, to: &str) -> Result<(IpAddr, IpAddr)> {
         let destination = self.address(to)?;
         let family = if destination.is_ipv4() { 4 } else { 6 };
@@ -178,7 +179,7 @@ impl Lab {
         underlay::cut(&*self.hosts, &self.topology, host)
     }
 
-    /// Undoes [`Self::cut`] of a host. Without a cut it has no effect, and a [`Self::cut_pair`] stays.
+    /// Undoes [`Self::cut`] of a host. Has no effect on a host that is not cut, and does not undo a [`Self::cut_pair`].
     ///
     /// # Errors
     /// The host does not exist or has no link to the underlay, or a command fails.
@@ -206,7 +207,7 @@ impl Lab {
     }
 
     /// Replaces a host's underlay address by another of the same family, in any segment, and records it. The old
-    /// address is removed at once; the host's agent is not told.
+    /// address is removed at once, and the host's agent has to notice this itself.
     ///
     /// # Errors
     /// The host does not exist, the address is in no segment, or a command fails. The new address is then recorded
@@ -220,7 +221,7 @@ impl Lab {
     }
 }
 
-/// Returns a suffix that distinguishes the logs of several pings between the same hosts.
+/// Returns a number for the name of a ping's log, so that the logs of several pings between the same hosts differ.
 fn log_suffix() -> u32 {
     use std::sync::atomic::{AtomicU32, Ordering};
     static NEXT: AtomicU32 = AtomicU32::new(1);

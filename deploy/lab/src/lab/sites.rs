@@ -17,28 +17,29 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tombolo_proto::id::PublicKey;
 
-/// Longest time that a stock program may run, or a device may take to appear. It allows for a busy machine.
+/// Longest time that a stock program may run, or a device may take to appear. The time allows for a busy machine.
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest time until all sessions of the sites' routers must be up. OSPF and BGP retry every few seconds.
 pub(super) const SESSIONS_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Time between two checks whether `wireguard-go` has made its device.
 const DEVICE_POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// Time between two checks of all sessions. It is not shorter, because each check runs `birdc` on every router.
+/// Time between two checks of all sessions. A shorter time would cost too much processor time, because each check runs
+/// `birdc` on every router.
 const SESSIONS_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Folder in the lab's state folder that contains the files of the sites' machines.
 pub(crate) const SITES_FOLDER: &str = "sites";
 
-/// Returns the folder of this machine that a site's machine has as its `/run`; none for other hosts. `folder` is the
-/// lab's state folder.
+/// Returns the folder of this machine that the host of a site's machine sees as `/run`; `None` for other hosts.
+/// `folder` is the lab's state folder.
 fn run_of(topology: &Topology, folder: &Path, host: &str) -> Option<PathBuf> {
     let known = topology.machines().any(|m| m.host == host);
     known.then(|| folder.join(SITES_FOLDER).join(host).join("run"))
 }
 
-/// Returns the command line that runs `argv` with the `/run` of `host` if the host is a site's machine, otherwise
-/// `argv` unchanged. `folder` is the lab's state folder.
+/// If `host` is a site's machine, returns the command line that runs `argv` with the machine's own `/run`; otherwise
+/// returns `argv` unchanged. `folder` is the lab's state folder.
 pub(crate) fn in_own_run(topology: &Topology, folder: &Path, host: &str, argv: &[String]) -> Vec<String> {
     match run_of(topology, folder, host) {
         Some(run) => site::with_own_run(&run, argv),
@@ -51,7 +52,7 @@ pub(crate) fn in_own_run(topology: &Topology, folder: &Path, host: &str, argv: &
 pub struct BrokenSession {
     /// Name of the router's host in the lab.
     pub host: String,
-    /// Session and its state, as the routing daemon reports them.
+    /// The session with its state, as the routing daemon reports it.
     pub protocol: Protocol,
 }
 
@@ -61,7 +62,8 @@ impl Lab {
     pub(super) fn build_sites(&self) -> Result<()> {
         for machine in self.topology.machines() {
             self.progress.set_activity(format!("making host {}", machine.host));
-            // Customer edges with a link to the underlay were created with it.
+            // The hosts of customer edges that have a link to the underlay exist already: they were created with the
+            // underlay.
             if !self.state().hosts.contains(&machine.host) {
                 self.make_host(&machine.host)?;
             }
@@ -77,8 +79,8 @@ impl Lab {
     }
 
     /// Starts the VPN devices and routing daemons of all sites, and waits until all sessions are up. The devices get
-    /// the configuration that `tombolo connection device-config` prints for an operator, so that the lab tests this
-    /// output too.
+    /// the configuration that `tombolo connection device-config` prints for an operator, so that the lab also tests
+    /// what an operator would use.
     pub(super) async fn start_sites(&self) -> Result<()> {
         let mut remotes = BTreeMap::new();
         for (host, number, tunnel) in self.topology.tunnels() {
@@ -115,7 +117,7 @@ impl Lab {
         DeviceSettings::read(&done.stdout)
     }
 
-    /// Returns the folder of this machine that a site's machine has as its `/run`. Fails for other hosts.
+    /// Returns the folder of this machine that the site's machine `host` sees as `/run`. Fails for other hosts.
     fn run(&self, host: &str) -> Result<PathBuf> {
         let run = run_of(&self.topology, self.path()?, host);
         run.with_context(|| format!("{host} is no machine of a site"))
@@ -127,7 +129,8 @@ impl Lab {
     }
 
     /// Generates a private key for the device of every tunnel, in a file of mode 0600 that replaces an earlier one.
-    /// Returns the public keys by connection. Neither the controller nor a running device gets them here.
+    /// Returns the public keys by connection. This function tells the keys neither to the controller nor to a running
+    /// device.
     ///
     /// # Errors
     /// A folder of a site's machine is missing, or `wg` is missing or fails.
@@ -142,9 +145,8 @@ impl Lab {
     }
 
     /// Creates the WireGuard device of tunnel `number`, counted from 0, of the customer edge `host`, and sets it up
-    /// with `parsed` and the key of [`Self::make_device_keys`]. The device `wgN` is the kernel's, or that of
-    /// `wireguard-go` if the kernel has no WireGuard. Waits until the device is up, not for a handshake. BGP is not
-    /// started.
+    /// with `parsed` and the key of [`Self::make_device_keys`]. If the kernel has WireGuard, it makes the device `wgN`;
+    /// otherwise `wireguard-go` does. Waits until the device is up, but not for a handshake. BGP is not started.
     ///
     /// # Errors
     /// `host` is no machine of a site; the tunnel has no key file; the kernel has a device of this name; or a program
@@ -172,9 +174,9 @@ impl Lab {
         Ok(())
     }
 
-    /// Removes a tunnel's device without a notice to its peer, and starts it again with the connection's present
-    /// configuration. With `rekey` the device has a new key. Its public key is returned, and the caller must write it
-    /// into the local network gateway: until then the peer refuses the device.
+    /// Removes a tunnel's device, of which the peer is not notified, and starts the device again with the connection's
+    /// present configuration. With `rekey` the device has a new key. The device's new public key is then returned, and
+    /// the caller must write it into the local network gateway. Until then the peer refuses the device.
     ///
     /// # Errors
     /// The tunnel does not exist, the device's process cannot be killed, the controller does not answer, or as for
@@ -188,7 +190,8 @@ impl Lab {
         if let Ok(process) = self.process(&format!("{host}.{name}")) {
             process.kill()?;
         }
-        // The command's exit status is ignored: a device of `wireguard-go` was removed with its process.
+        // The command's exit status is ignored, because a device of `wireguard-go` is removed already: it ends with its
+        // process.
         let _ = self.exec(host, &["ip", "link", "del", &name], PROGRAM_TIMEOUT).await?;
         let key = match rekey {
             true => Some(device::make_key(&self.key_file(host, number)?)?.parse()?),
@@ -200,7 +203,7 @@ impl Lab {
     }
 
     /// Writes the configuration of BIRD for every router of the sites and starts the daemons. Does not wait for their
-    /// sessions. `remotes` are the remote ends of the tunnels by connection; every tunnel needs one.
+    /// sessions. `remotes` has the remote end of every tunnel, with the name of the tunnel's connection as the key.
     ///
     /// # Errors
     /// A tunnel has no remote end, a circuit has no private peering, or a daemon is missing or does not start.
@@ -244,7 +247,7 @@ impl Lab {
     }
 
     /// Returns the IPv4 prefixes that a customer edge has learned by BGP from a neighbour and that are not withdrawn.
-    /// `from` names the neighbour; its `prefixes` are not used.
+    /// `from` names the customer edge and the neighbour; the field `prefixes` of `from` is not used.
     ///
     /// # Errors
     /// The neighbour does not exist, or the routing daemon does not answer.
@@ -259,8 +262,8 @@ impl Lab {
     }
 
     /// Returns the sessions of all sites that should be up and are not, in the order of the machines. Sessions over
-    /// lines that the topology disables are left out; those over lines that an event has set down are not. A routing
-    /// daemon that does not answer counts as one session with the name `bird`.
+    /// lines that the topology disables are left out, but sessions over lines that an event has set down are included.
+    /// If a routing daemon does not answer, the result has one session with the name `bird` for it.
     ///
     /// # Errors
     /// A routing daemon has ended.
@@ -344,8 +347,8 @@ impl Lab {
         }
     }
 
-    /// Undoes all events: returns the targets of all actions in the topology to the state that the topology describes.
-    /// Targets that no event has changed are set too, without an effect.
+    /// Undoes all events: sets every interface and host that an action of the topology names to the state that the
+    /// topology describes. This has no effect on those that no event has changed.
     ///
     /// # Errors
     /// A command fails. The remaining targets are then unchanged.
@@ -370,8 +373,8 @@ impl Lab {
     }
 }
 
-/// Control socket of a routing daemon, in the machine's own `/run`. It is where `birdc` expects it, for people who call
-/// `birdc` without `-s`.
+/// Control socket of a routing daemon, in the machine's own `/run`. `birdc` expects the socket at this path, so people
+/// may call `birdc` without `-s`.
 const CONTROL_SOCKET: &str = "/run/bird/bird.ctl";
 
 /// Returns the names of a machine's sessions over lines that the topology disables; these cannot be up.

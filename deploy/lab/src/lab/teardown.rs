@@ -1,4 +1,5 @@
-//! Removes everything that a lab has made. It needs only the record of [`State`], so it works after a crash too.
+//! Removes everything that a lab has made. This needs only the record in [`State`], so it is also possible after a
+//! crash.
 
 use crate::host::Hosts;
 use crate::state::State;
@@ -7,7 +8,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::time::{Duration, Instant};
 
-/// Time that all processes together have to end after SIGTERM, and each host's remaining processes after SIGKILL.
+/// Longest wait for the processes of a lab to end: once for all recorded processes after SIGTERM, and then once for
+/// each host after SIGKILL to the host's remaining processes.
 const TERMINATE_GRACE: Duration = Duration::from_secs(3);
 
 /// Time between two rounds of kills on a host. A round may miss a process that is being forked.
@@ -21,7 +23,7 @@ const KILL_POLL_INTERVAL: Duration = Duration::from_millis(20);
 pub(crate) fn all(hosts: &dyn Hosts, state: &State) -> Result<()> {
     let mut failed = Vec::new();
     for process in state.processes.values() {
-        // A process that cannot be signalled is killed below, where the error is reported.
+        // An error is ignored here. The process is killed below, and an error of that is reported.
         let _ = process.signal(Signal::SIGTERM);
     }
     let deadline = Instant::now() + TERMINATE_GRACE;

@@ -11,10 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
-/// ASN of all provider edges; Azure's edges have the same (E1).
+/// ASN of all provider edges. Azure's edges have this ASN too (E1).
 const EDGE_ASN: u32 = 12076;
-/// First part of the names of those static protocols whose routes lead into tunnels. The filter of OSPF's exports
-/// selects by it.
+/// First part of the names of BIRD's static protocols with the routes into tunnels. By this part the export filter of
+/// OSPF selects these routes.
 const TUNNEL_ROUTES: &str = "through_";
 /// Path of BIRD's configuration below a router's own `/run`.
 pub const CONFIG: &str = "bird/bird.conf";
@@ -31,15 +31,16 @@ pub struct Gateway {
 /// The remote end of a tunnel: what a customer edge must know of the VPN gateway.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RemoteEnd {
-    /// Destinations of static routes into the tunnel: all remote prefixes, or only the BGP speaker if the connection
-    /// uses BGP.
+    /// Destinations of the static routes into the tunnel. If the connection uses BGP, this is only the BGP speaker;
+    /// otherwise it is all remote prefixes.
     pub routes: Vec<Ipv4Net>,
-    /// BGP speaker of the gateway; none if the connection does not use BGP.
+    /// BGP speaker of the gateway; `None` if the connection does not use BGP.
     pub gateway: Option<Gateway>,
 }
 
-/// Returns the text of BIRD's configuration for a site's machine. `remotes` are the remote ends of tunnels by
-/// connection. Returns none for machines without BIRD: test hosts, and customer edges without any link.
+/// Returns the text of BIRD's configuration for a site's machine. `remotes` has the remote end of each tunnel, with the
+/// name of the tunnel's connection as the key. Returns `None` for machines without BIRD: test hosts, and customer edges
+/// without any link.
 ///
 /// # Errors
 /// A tunnel of the machine has no remote end in `remotes`, the circuit of a line has no private peering, or an address
@@ -65,7 +66,7 @@ pub fn config(
     }
 }
 
-/// Returns the router id of a customer edge, one of its addresses; none for an edge without links.
+/// Returns the router id of a customer edge, which is one of the edge's addresses; `None` for an edge without links.
 fn router_id(topology: &Topology, edge: &CustomerEdge) -> Option<Ipv4Addr> {
     let line = || {
         let line = edge.lines.first()?;
@@ -75,8 +76,8 @@ fn router_id(topology: &Topology, edge: &CustomerEdge) -> Option<Ipv4Addr> {
     edge.lan.map(|lan| lan.addr()).or_else(line).or_else(tunnel)
 }
 
-/// Returns the part of the configuration that all routers have. `ecmp`: whether equal BGP or OSPF routes become one
-/// route of the kernel with several next hops.
+/// Returns the part of the configuration that all routers have. `ecmp`: whether several equal BGP or OSPF routes to a
+/// prefix become one route in the kernel with several next hops.
 fn common_config(router_id: Ipv4Addr, ecmp: bool) -> String {
     let merge = if ecmp { "on" } else { "off" };
     format!(
@@ -92,8 +93,9 @@ protocol kernel {{
     )
 }
 
-/// Returns the configuration of a LAN router. It advertises nothing, because the customer edges have static routes to
-/// the LAN. With ECMP, OSPF merges the external routes of several customer edges into one route with several next hops.
+/// Returns the configuration of a LAN router. The LAN router advertises nothing, because the customer edges have static
+/// routes to the LAN. With ECMP, OSPF merges the external routes of several customer edges into one route with several
+/// next hops.
 fn lan_router(site: &Site) -> String {
     let ecmp = if site.lan.ecmp { "yes" } else { "no" };
     let mut links = String::new();
@@ -121,14 +123,15 @@ fn ospf_link(device: &str) -> String {
 }
 
 /// Returns a customer edge's protocols for the LAN: static routes to the site's prefixes, and OSPF to the LAN router.
-/// Without ECMP, the metric grows with the edge's position, so that the LAN router prefers the first edge.
+/// Without ECMP, the metric of the edge's routes grows with the edge's position in the site, so that the LAN router
+/// prefers the first edge.
 fn lan_protocols(machine: &Machine<'_>, edge: &CustomerEdge) -> Result<String> {
     let Some(own) = edge.lan else { return Ok(String::new()) };
     let router = other_end(own).with_context(|| format!("{own} is no link"))?;
     let site = machine.site;
     let mut text = String::from("protocol static announced {\n  check link;\n  ipv4;\n");
     for prefix in &site.prefixes {
-        // Writing to a String cannot fail; the same holds for all further writes of this file.
+        // Errors are ignored here and at all further writes of this file, because writing to a `String` cannot fail.
         let _ = writeln!(text, "  route {prefix} via {router};");
     }
     text += "}\n";
@@ -158,7 +161,8 @@ fn lan_protocols(machine: &Machine<'_>, edge: &CustomerEdge) -> Result<String> {
     Ok(text)
 }
 
-/// Returns one BGP session for each line, with the addresses of the circuit's private peering.
+/// Returns the configuration of one BGP session for each line, with the line's addresses from the circuit's private
+/// peering.
 fn lines(topology: &Topology, site: &Site, edge: &CustomerEdge) -> Result<String> {
     let mut text = String::new();
     if !edge.lines.is_empty() {
@@ -185,8 +189,8 @@ fn lines(topology: &Topology, site: &Site, edge: &CustomerEdge) -> Result<String
     Ok(text)
 }
 
-/// Returns the static routes of each tunnel, and its multihop BGP session if the connection uses BGP. The session needs
-/// the route to the gateway's speaker.
+/// Returns, for each tunnel, the configuration of the static routes into the tunnel, and of a multihop BGP session if
+/// the connection uses BGP. The session needs the route to the gateway's speaker.
 fn tunnels(site: &Site, edge: &CustomerEdge, remotes: &BTreeMap<String, RemoteEnd>) -> Result<String> {
     let mut text = String::new();
     for (number, tunnel) in edge.tunnels.iter().enumerate() {
@@ -225,15 +229,15 @@ struct Session<'a> {
     own: Ipv4Addr,
     other: Ipv4Addr,
     asn: u32,
-    /// Options of the protocol that differ between a direct and a multihop neighbour.
+    /// Options of the protocol that depend on whether the neighbour is direct or multihop.
     reach: &'a str,
-    /// Key that signs the session's TCP segments (RFC 2385); none for an unsigned session.
+    /// Key that signs the session's TCP segments (RFC 2385); `None` for an unsigned session.
     key: Option<&'a str>,
     policy: &'a NeighbourPolicy,
 }
 
-/// Returns the protocol of a BGP session. Its retry times are shorter than BIRD's defaults, so that sessions return
-/// within seconds after an event is undone.
+/// Returns the protocol of a BGP session. The retry times are shorter than BIRD's defaults, so that sessions are
+/// established again within seconds after an event is undone.
 fn session(site: &Site, s: &Session<'_>) -> String {
     let Session {
         name,
@@ -269,8 +273,8 @@ fn session(site: &Site, s: &Session<'_>) -> String {
     )
 }
 
-/// Returns the filter that exports those of the site's own prefixes that are in `prefixes`. It never exports learned
-/// routes or the prefixes of links.
+/// Returns the filter that exports the site's own prefixes that `prefixes` contains. The filter exports no learned
+/// routes and no prefixes of links.
 fn export_filter(prefixes: &[Ipv4Net]) -> String {
     if prefixes.is_empty() {
         return "none".into();
@@ -298,8 +302,8 @@ impl Protocol {
     }
 }
 
-/// Parses the output of `birdc show protocols`. Returns the protocols of the types BGP and OSPF in their order; lines
-/// of another format are skipped.
+/// Parses the output of `birdc show protocols`. Returns the protocols of the types BGP and OSPF, in the order of the
+/// output. Lines of another format are skipped.
 #[must_use]
 pub fn protocols(text: &str) -> Vec<Protocol> {
     let mut all = Vec::new();
@@ -317,8 +321,8 @@ pub fn protocols(text: &str) -> Vec<Protocol> {
     all
 }
 
-/// Parses the output of `birdc show route`. Returns each prefix once, whichever of its routes is used. Only the first
-/// line of several routes to a prefix has the prefix.
+/// Parses the output of `birdc show route`. Returns each prefix once, even if BIRD has several routes to it. If BIRD
+/// lists several routes to a prefix, only the first route's line contains the prefix.
 #[must_use]
 pub fn prefixes(text: &str) -> BTreeSet<Ipv4Net> {
     let first = |line: &str| line.split_whitespace().next()?.parse().ok();
@@ -343,7 +347,7 @@ mod tests {
         config(topology, &machine, &remotes).unwrap().unwrap_or_default()
     }
 
-    /// Returns the lines of the protocol that begins with `head`, without their indentation.
+    /// Returns the lines of the protocol whose first line begins with `head`, without their indentation.
     fn protocol<'a>(config: &'a str, head: &str) -> Vec<&'a str> {
         let lines = config.lines().skip_while(|l| !l.starts_with(head));
         lines.take_while(|l| *l != "}").map(str::trim).collect()

@@ -1,5 +1,6 @@
-//! A site's VPN device: one stock WireGuard interface with one peer (D16). Its configuration is the output of `tombolo
-//! connection device-config`. The interface is the kernel's, or that of `wireguard-go` on kernels without WireGuard.
+//! A site's VPN device: one stock WireGuard interface with one peer (D16). Its configuration comes from the output of
+//! `tombolo connection device-config`. The kernel makes the interface, or `wireguard-go` if the kernel has no
+//! WireGuard.
 
 use crate::command::{self, HELPER_TIMEOUT, run};
 use crate::private::write_private;
@@ -11,7 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use std::fmt::Write as _;
 use std::path::Path;
 
-/// MTU inside the tunnel if the output has none, bytes (D20).
+/// MTU inside the tunnel, in bytes, for an output that contains no MTU (D20).
 const MTU: u16 = 1420;
 
 /// The settings of one device, parsed from the output of `tombolo connection device-config`. The output has a file for
@@ -23,7 +24,7 @@ pub struct DeviceSettings {
     pub addresses: Vec<IpNet>,
     /// MTU inside the tunnel, bytes.
     pub mtu: u16,
-    /// UDP port on which the device listens; a random port if none.
+    /// UDP port on which the device listens; `None`: a random port.
     pub listen_port: Option<u16>,
     /// Static routes into the tunnel, and the gateway's BGP speaker.
     pub remote: RemoteEnd,
@@ -84,13 +85,13 @@ impl DeviceSettings {
                 let ["ip", "route", "add", net, "dev", "%i", ..] = words[..] else {
                     bail!("'{line}' is no route into the tunnel");
                 };
-                // Sites have only IPv4, so the IPv6 prefixes of a dual-stack gateway need no route.
+                // Sites have only IPv4, so the IPv6 prefixes of a dual-stack gateway are skipped.
                 if let IpNet::V4(net) = net.parse().with_context(|| line.to_owned())? {
                     self.remote.routes.push(net);
                 }
             }
-            // The lab has generated the private key itself. All other properties concern only wg-quick, which the lab
-            // does not use.
+            // The lab has generated the private key itself. All other properties of this section are instructions to
+            // wg-quick, which the lab does not use.
             ("[interface]", _) => {}
             _ => bail!("'{line}' is in no section"),
         }
@@ -110,7 +111,7 @@ impl DeviceSettings {
     }
 }
 
-/// Returns the BGP speaker if the line names the neighbour of BIRD's session, none for other lines.
+/// Returns the gateway's BGP speaker if the line names the neighbour of BIRD's session; `None` for other lines.
 fn gateway(line: &str) -> Result<Option<Gateway>> {
     let words: Vec<_> = line.trim_end_matches(';').split_whitespace().collect();
     let ["neighbor", address, "as", asn] = words[..] else {
@@ -159,8 +160,8 @@ pub fn make_in_kernel(device: &str) -> Result<bool> {
     }
 }
 
-/// Whether the kernel has WireGuard. Tests it by a device in a network namespace that ends with its thread, so nothing
-/// remains.
+/// Whether the kernel has WireGuard. The test makes a device in a network namespace that ends with the thread of the
+/// test, so nothing remains.
 ///
 /// # Errors
 /// A network namespace cannot be created, or as [`make_in_kernel`].
@@ -179,8 +180,8 @@ pub fn program(device: &str) -> Vec<String> {
     ["wireguard-go", "-f", device].map(str::to_owned).to_vec()
 }
 
-/// Returns the command lines that configure an existing device and set it up, in their order. `settings` is the path,
-/// on the machine of the device, of the file that [`write_settings`] has written.
+/// Returns the command lines that configure an existing device and set it up, in their order. `settings` is the file
+/// that [`write_settings`] has written, by its path on the host with the device.
 #[must_use]
 pub fn set_up(device: &str, parsed: &DeviceSettings, settings: &str) -> Vec<Vec<String>> {
     let own = |argv: &[&str]| argv.iter().map(|a| (*a).to_owned()).collect();

@@ -1,4 +1,4 @@
-//! Checks a topology beyond its types, before the lab creates anything.
+//! Checks of a topology that its types cannot make. They run before the lab creates anything.
 
 mod expected;
 mod site;
@@ -11,13 +11,14 @@ use std::fmt::Write as _;
 use tombolo_client::manifest::GATEWAY_IP_CONFIGURATION;
 use tombolo_proto::net::overlap;
 
-/// Things that only one host or line may represent, seen so far: kind, name, and a second part of the name or an empty
-/// text.
+/// The network interfaces, gateway instances, edges, lines and connections that an earlier part of the file has used.
+/// Each is a kind, a name, and a second part of the name or an empty text. A second use is a problem.
 type Bindings = BTreeSet<(&'static str, String, String)>;
 
 impl Topology {
     /// Checks what the types of the topology do not ensure: ranges, names, references between its parts, and overlaps.
-    /// Checks the resources only as far as the lab uses them; the controller checks the rest. Reads nothing else.
+    /// Of the resources, only those properties are checked that the lab itself uses; the controller checks all others.
+    /// Reads nothing else.
     ///
     /// # Errors
     /// The topology has problems; the message lists all of them, one on each line.
@@ -61,8 +62,8 @@ impl Topology {
                     "underlay.segments.{name}: the name must be 1 to 15 of a-z, 0-9 and '-'"
                 ));
             }
-            // The segment's bridge has the segment's name. The same namespace has the loopback device, the hosts' ports
-            // and the delay lines.
+            // The segment's bridge has the segment's name. The bridge is in the same namespace as the loopback device,
+            // the hosts' ports and the delay lines, so it must not have the name of one of these.
             let port = name.strip_prefix("port").is_some_and(|n| n.parse::<u32>().is_ok());
             let delay = name.starts_with("delay");
             if *name == "lo" || port || delay {
@@ -82,7 +83,8 @@ impl Topology {
                 }
             }
         }
-        // The TUN device's routes and the underlay would both lead to an address that is in a VNet and in a segment.
+        // If an address were in both a VNet and a segment, a route into the TUN device and a route into the underlay
+        // would both lead to it.
         for (vnet, network) in self.resources.virtual_networks.iter() {
             for (name, segment) in &self.underlay.segments {
                 if network.address_space.iter().any(|p| overlap(&p.0, &segment.prefix)) {
@@ -181,7 +183,7 @@ impl Topology {
                 problems.push(format!("{at}.nics: '{nic}' belongs to another host already"));
             }
         }
-        // A full id may refer to a resource group that the file does not contain.
+        // A full id is not checked, because it may refer to a resource group that the file does not contain.
         for subnet in vm.serves.iter().filter(|s| !s.starts_with('/')) {
             let known = subnet.split_once('/').is_some_and(|(vnet, subnet)| {
                 let vnet = self.resources.virtual_networks.find(vnet);

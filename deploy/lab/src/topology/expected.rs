@@ -6,7 +6,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::net::IpAddr;
 
-/// A hop of a trace: the address that answers, or none for a silent hop, which is written as `*`.
+/// A hop of a trace: the address that answers, or `None` for a silent hop. In a file a silent hop is written as `*`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hop(pub Option<IpAddr>);
 
@@ -43,10 +43,10 @@ pub struct Row {
     /// Hops of a trace, the destination last. Empty for an unreachable pair.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hops: Vec<Hop>,
-    /// Further permitted lists of hops, for flows that are spread over equal paths (T9).
+    /// Further permitted lists of hops: a flow that is spread over equal paths may take any of these paths (T9).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alternatives: Vec<Vec<Hop>>,
-    /// Reason of the expectation, for people who read the file.
+    /// Why this result is expected, for people who read the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
@@ -73,7 +73,7 @@ pub struct Learned {
     pub site: String,
     /// Name of the customer edge.
     pub router: String,
-    /// Line to the neighbour, as `er1 primary`, if the neighbour is a provider edge.
+    /// Line to the neighbour, for example `er1 primary`, if the neighbour is a provider edge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line: Option<LinkName>,
     /// Connection of the tunnel to the neighbour, if the neighbour is a VPN gateway.
@@ -92,7 +92,7 @@ impl Learned {
     }
 }
 
-/// Actions on the lab, and the expectations that differ after them.
+/// Actions on the lab, and the expectations that are different after the actions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Event {
@@ -106,8 +106,8 @@ pub struct Event {
     pub learned: Vec<Learned>,
 }
 
-/// An action on one target, which is an interface of a customer edge (`site`, `router`, and `line` or `tunnel`), or a
-/// `host`.
+/// An action on one target. The target is either an interface of a customer edge, named by `site`, `router`, and `line`
+/// or `tunnel`, or a host, named by `host`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Action {
@@ -134,18 +134,19 @@ pub struct Action {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Verb {
-    /// Sets the interface down. The other end of a line loses its carrier, that of a tunnel does not.
+    /// Sets the interface down. The device at the other end of a line then has no carrier. The other end of a tunnel
+    /// does not notice at once.
     Down,
     /// Sets the interface up again, or for the first time.
     Up,
-    /// Disconnects the host from the underlay, in both directions and without ICMP errors.
+    /// Disconnects the host from the underlay: packets in both directions are lost without ICMP errors.
     Cut,
 }
 
-/// The target of an action with the properties that it needs, all of which are set.
+/// The target of an action, with all properties that an action on this kind of target needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target<'a> {
-    /// A line of a customer edge, whose interface is set up or down.
+    /// The customer edge's interface of a line, which is set up or down.
     Line {
         /// Name of the site.
         site: &'a str,
@@ -156,7 +157,7 @@ pub enum Target<'a> {
         /// Whether the interface is set up; false: it is set down.
         up: bool,
     },
-    /// A tunnel of a customer edge, whose interface is set up or down.
+    /// The customer edge's interface of a tunnel, which is set up or down.
     Tunnel {
         /// Name of the site.
         site: &'a str,
@@ -175,8 +176,8 @@ impl Action {
     /// Returns the target of the action. Whether it exists in a topology is not checked.
     ///
     /// # Errors
-    /// A property is missing, or does not belong to the verb or to another property. The text says which properties to
-    /// set.
+    /// A property is missing, or must not be set together with the verb or with another property. The text says which
+    /// properties to set.
     pub fn target(&self) -> Result<Target<'_>, String> {
         let up = self.action == Verb::Up;
         match self {
@@ -217,8 +218,8 @@ impl Action {
 }
 
 impl super::Topology {
-    /// Returns the rows that are expected after an event. First come the steady state's rows in their order, each
-    /// replaced by the event's row for the same pair if there is one; then the event's rows for other pairs.
+    /// Returns the rows that are expected after an event. First come the rows of the steady state in their order; if
+    /// the event has a row for the same pair, that row is returned instead. Then come the event's rows for other pairs.
     #[must_use]
     pub fn rows_after(&self, event: &Event) -> Vec<Row> {
         let own = |row: &Row| event.expected.iter().find(|own| own.same_pair(row));
@@ -233,8 +234,8 @@ impl super::Topology {
         rows
     }
 
-    /// Returns the prefixes that customer edges are expected to learn after an event: the steady state's expectations
-    /// in their order, each replaced by the event's for the same neighbour if there is one.
+    /// Returns the prefixes that customer edges are expected to learn after an event: the expectations of the steady
+    /// state in their order. If the event has an expectation for the same neighbour, that one is returned instead.
     #[must_use]
     pub fn learned_after(&self, event: &Event) -> Vec<Learned> {
         let own = |steady: &Learned| event.learned.iter().find(|own| own.same_neighbour(steady));

@@ -1,9 +1,9 @@
 //! Renames a topology: replaces names, addresses and ASNs. Tests on renamed topologies show that nothing in the product
 //! or the lab depends on these values.
 //!
-//! A network gets a new prefix as a whole, so that each address keeps its position in its network. Equal values stay
-//! equal, and different values stay different. Values with a meaning for Azure or the lab (`GatewaySubnet`, reserved
-//! ASNs, the default route) stay as they are.
+//! Each network gets a new prefix, and each address keeps its position in its network. Values that were equal have
+//! equal new values, and values that were different have different new values. Values with a meaning for Azure or the
+//! lab (`GatewaySubnet`, reserved ASNs, the default route) stay as they are.
 
 mod addresses;
 
@@ -32,7 +32,7 @@ const OPAQUE_KEYS: &[&str] = &[
     "settings",
     "tags",
 ];
-/// Keys whose values are maps with names as their keys.
+/// Keys whose values are maps. The keys of these maps are names.
 const NAME_MAPS: &[&str] = &[
     "hosts",
     "sites",
@@ -44,11 +44,12 @@ const NAME_MAPS: &[&str] = &[
     "routes",
     "ipConfigurations",
 ];
-/// ASNs for private use that a site may have: below those that Azure reserves (G4).
+/// ASNs that a renamed site may get: the ASNs for private use that are below those that Azure reserves (G4).
 const ASNS: std::ops::Range<u32> = 64_512..65_515;
 
 /// Returns a copy with other names and addresses for all networks, hosts, sites and resources, and with other ASNs for
-/// the sites. The same topology and `seed` have the same result on every platform. The lab's own name changes too.
+/// the sites. The same topology and the same `seed` always give the same result, on every platform. The lab's own name
+/// changes too.
 ///
 /// # Errors
 /// The renamed topology fails its check, for example because the name of a host became too long.
@@ -73,7 +74,8 @@ fn tree(topology: &Topology, seed: u64) -> Result<Value> {
     Ok(tree)
 }
 
-/// A pseudo-random generator (splitmix64) whose numbers depend on the seed only, on every platform and version.
+/// A pseudo-random generator (splitmix64). Its numbers depend only on the seed, and not on the platform or on versions
+/// of libraries.
 struct Random(u64);
 
 impl Random {
@@ -107,7 +109,7 @@ impl Random {
 #[derive(Default)]
 struct Contents {
     names: BTreeSet<String>,
-    /// All texts that are no definitions of names, among them the addresses.
+    /// All texts that do not define a name, for example addresses and references to names.
     texts: Vec<String>,
     asns: BTreeSet<u32>,
 }
@@ -133,8 +135,8 @@ impl Contents {
             Value::Sequence(all) => all.iter().for_each(|value| self.collect_from(value, path)),
             Value::String(text) => {
                 let key = path.last().map(String::as_str);
-                // Regions and resource groups are not defined in a file, so their names are found where they are used.
-                // The lab's name is not the key of a map either.
+                // A file does not define regions and resource groups as keys of a map. So their names are collected
+                // where they are used. The lab's name is not the key of a map either.
                 if matches!(key, Some("location" | "resourceGroup")) || path.len() == 1 && key == Some("name") {
                     self.names.insert(text.clone());
                 } else {
@@ -149,7 +151,8 @@ impl Contents {
     }
 }
 
-/// Whether the value of this key is kept. `routes` is a map with names in a route table, and an enumeration in a LAN.
+/// Whether the value of this key is kept. The key `routes` of a route table has a map with names, which is not kept.
+/// The key `routes` of a LAN has an enumeration, which is kept.
 fn is_opaque(key: &str, depth: usize, value: &Value) -> bool {
     OPAQUE_KEYS.contains(&key) && !(key == "routes" && value.is_mapping()) || depth == 1 && key == "settings"
 }
@@ -168,7 +171,7 @@ fn is_asn(path: &[String]) -> bool {
     path.last().is_some_and(|key| key.to_ascii_lowercase().ends_with("asn"))
 }
 
-/// Returns a new name for every old one, and for the host of every site's machine.
+/// Returns a map with the new name of every old name, and with the new name of the host of every site's machine.
 fn new_names(topology: &Topology, old: &BTreeSet<String>, random: &mut Random) -> BTreeMap<String, String> {
     let mut used = BTreeSet::new();
     let mut names = BTreeMap::new();
@@ -179,8 +182,8 @@ fn new_names(topology: &Topology, old: &BTreeSet<String>, random: &mut Random) -
         }
         names.insert(name.clone(), new);
     }
-    // The host of a site's machine has a name of site and machine, so its new name must follow from both new names.
-    // This replaces the new name of a resource that is called like the host.
+    // The name of the host of a site's machine consists of the site's and the machine's name. So its new name must
+    // consist of both new names. If a resource has the same name as such a host, it gets the host's new name too.
     let own = |name: &str| names.get(name).cloned().unwrap_or_else(|| name.to_owned());
     let machines = topology.machines();
     let machines: Vec<_> = machines
@@ -190,7 +193,7 @@ fn new_names(topology: &Topology, old: &BTreeSet<String>, random: &mut Random) -
     names
 }
 
-/// Returns new ASNs for the sites. Those of gateways are kept, because Azure reserves them (G4).
+/// Returns new ASNs for the sites. The ASNs of gateways are kept, because Azure reserves them (G4).
 fn new_asns(topology: &Topology, known: &BTreeSet<u32>, random: &mut Random) -> BTreeMap<u32, u32> {
     let mut free: Vec<u32> = ASNS.filter(|asn| !known.contains(asn)).collect();
     let sites: BTreeSet<u32> = topology.sites.values().map(|s| s.asn).collect();
@@ -250,7 +253,7 @@ impl Renaming {
     }
 
     /// Returns the new text for an address, a name, names joined by `/` (a subnet, an id), or a name before a word (a
-    /// line). Other texts are returned unchanged.
+    /// line, as `er1 primary`). Other texts are returned unchanged.
     fn text(&self, old: &str) -> String {
         if let Some(address) = self.addresses.map(old) {
             return address;

@@ -16,15 +16,16 @@ pub const LAN_ROUTER: &str = "router";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Site {
-    /// ASN of the customer edges, which the circuits' peerings and local network gateways must name too.
+    /// ASN of the customer edges. The private peerings of the circuits and the local network gateways must name the
+    /// same ASN.
     pub asn: u32,
-    /// Prefixes that the site advertises, at least one. Those of lines and of links to the LAN router are not among
-    /// them.
+    /// Prefixes that the site advertises, at least one. The prefixes of lines and of the links between customer edges
+    /// and the LAN router do not belong here.
     pub prefixes: Vec<Ipv4Net>,
     /// LAN with its router and test hosts.
     pub lan: Lan,
-    /// Customer edges by name, in the order of preference. Without `lan.ecmp`, the first one that works carries all of
-    /// the LAN's traffic.
+    /// Customer edges by name, in the order of preference. Unless `lan.ecmp` is set, all traffic of the LAN goes
+    /// through the first edge that works.
     pub customer_edges: Named<CustomerEdge>,
     /// BGP policy of all customer edges.
     #[serde(default)]
@@ -43,8 +44,8 @@ pub struct Lan {
     /// Routes that the customer edges advertise to the router.
     #[serde(default)]
     pub routes: LanRoutes,
-    /// Whether the router spreads flows over all customer edges that advertise a route. If false, it uses only the
-    /// first of them.
+    /// Whether the router spreads flows over all customer edges that advertise a route. If false, the router uses only
+    /// the first of these edges.
     #[serde(default)]
     pub ecmp: bool,
 }
@@ -56,7 +57,8 @@ pub enum LanRoutes {
     /// A default route, at all times. A customer edge drops packets for which it has no route.
     #[default]
     Default,
-    /// The routes that the customer edge has learned, so that another customer edge takes over if a line fails.
+    /// The routes that the customer edge has learned. If the edge's line fails, the edge withdraws the routes that it
+    /// has learned over the line, and another customer edge takes over.
     Learned,
 }
 
@@ -64,8 +66,8 @@ pub enum LanRoutes {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct CustomerEdge {
-    /// Address on the link to the LAN router with the link's length, a /30 or /31. The LAN router has the other
-    /// address. Without it the edge has no link to the LAN.
+    /// Address on the link to the LAN router, with the link's prefix length, which is 30 or 31. The LAN router has the
+    /// other address. Without it the edge has no link to the LAN.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lan: Option<Ipv4Net>,
     /// Underlay address, which is the endpoint of the tunnels. Edges with tunnels need it.
@@ -79,14 +81,14 @@ pub struct CustomerEdge {
     pub tunnels: Vec<Tunnel>,
 }
 
-/// A line to the provider edge of one link of a circuit. The circuit's private peering defines the line's addresses: of
-/// the link's prefix, the customer edge has the first host address and the provider edge the second (E1).
+/// A line of a circuit, primary or secondary, to its provider edge. The circuit's private peering defines the line's
+/// prefix. The customer edge has the prefix's first host address, and the provider edge the second (E1).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Line {
     /// Name of the circuit in `resources`.
     pub circuit: String,
-    /// Link of the circuit, primary or secondary, to whose edge the line leads.
+    /// Whether this is the circuit's primary or secondary line.
     pub link: CircuitLink,
     /// Whether the customer edge's interface is up. If false, it is down until an event sets it up.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
@@ -97,10 +99,11 @@ pub struct Line {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Tunnel {
-    /// Name of the connection in `resources`. The connection's local network gateway describes this device, without the
-    /// key: the lab generates the key and adds it.
+    /// Name of the connection in `resources`. The connection's local network gateway in `resources` describes this
+    /// device, but not its public key. The lab generates the key and adds it to the local network gateway.
     pub connection: String,
-    /// Address of the device inside the tunnel. It is the source of the device's BGP session and ICMP errors.
+    /// Address of the device inside the tunnel. The device's BGP session and ICMP errors have this address as their
+    /// source.
     pub address: Ipv4Addr,
     /// UDP port on which the device listens.
     #[serde(default = "wireguard_port")]
@@ -127,7 +130,8 @@ impl Default for BgpPolicy {
             circuit: NeighbourPolicy::default(),
             vpn: NeighbourPolicy::default(),
             ecmp: false,
-            // Tunnels have no BFD and keep their carrier, so only the hold time detects a dead neighbour.
+            // Over tunnels there is no BFD, and a tunnel's device keeps its carrier. So only the hold time detects a
+            // dead neighbour there.
             hold_time: 9,
         }
     }
@@ -139,7 +143,7 @@ impl Default for BgpPolicy {
 pub struct NeighbourPolicy {
     /// Local preference of the routes that a customer edge learns from these neighbours; the largest wins (E10).
     pub local_preference: u32,
-    /// Those of the site's prefixes that are advertised to these neighbours; all of them if absent.
+    /// The prefixes of the site that are advertised to these neighbours; if absent, all prefixes of the site.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub export: Option<Vec<Ipv4Net>>,
 }
@@ -218,8 +222,8 @@ impl<'de> Deserialize<'de> for LinkName {
     }
 }
 
-/// Returns the other host address of a /30 or /31. None if `own` has another length, or is the network's or broadcast
-/// address of a /30.
+/// Returns the other host address of the /30 or /31 in which `own` is. Returns `None` if `own` has another prefix
+/// length, or is the network or broadcast address of a /30.
 #[must_use]
 pub fn other_end(own: Ipv4Net) -> Option<Ipv4Addr> {
     if !matches!(own.prefix_len(), 30 | 31) {
@@ -235,7 +239,8 @@ pub fn other_end(own: Ipv4Net) -> Option<Ipv4Addr> {
 }
 
 impl Line {
-    /// Whether the line belongs to this link. Names of circuits are compared without regard to case, as Azure does.
+    /// Whether the line belongs to this link. Upper and lower case letters in a circuit's name are not distinguished,
+    /// as in Azure.
     #[must_use]
     pub fn is(&self, name: &LinkName) -> bool {
         self.circuit.eq_ignore_ascii_case(&name.circuit) && self.link == name.link
@@ -277,15 +282,15 @@ pub struct Machine<'a> {
     pub role: MachineRole<'a>,
 }
 
-/// Returns the name in the lab of the host of a site's machine: `SITE-NAME`.
+/// Returns the name that the host of a site's machine has in the lab: `SITE-NAME`.
 #[must_use]
 pub fn host_name(site: &str, name: &str) -> String {
     format!("{site}-{name}")
 }
 
 impl super::Topology {
-    /// Returns the machines of all sites, sorted by the site's name. Of each site, the LAN router comes first, then the
-    /// customer edges and then the test hosts, both in the file's order.
+    /// Returns the machines of all sites, sorted by the site's name. For each site the LAN router comes first, then the
+    /// customer edges in the file's order, and then the test hosts in the file's order.
     pub fn machines(&self) -> impl Iterator<Item = Machine<'_>> {
         self.sites.iter().flat_map(|(site_name, site)| {
             let machine = move |name, role| Machine {
@@ -304,7 +309,7 @@ impl super::Topology {
         })
     }
 
-    /// Returns the name of the host that is the provider edge of this link of a circuit; none if no host is.
+    /// Returns the name of the host that is the provider edge of this line of a circuit; `None` if no host is.
     #[must_use]
     pub fn edge_host(&self, circuit: &str, link: CircuitLink) -> Option<&str> {
         let mut hosts = self.hosts.iter();
@@ -315,8 +320,8 @@ impl super::Topology {
         found.map(|(name, _)| name.as_str())
     }
 
-    /// Returns the tunnels of all customer edges in the order of [`Self::machines`]. Each has the name of its host, and
-    /// its position among the tunnels there, from 0.
+    /// Returns the tunnels of all customer edges in the order of [`Self::machines`]. Each tunnel comes with the host of
+    /// its customer edge, and with its position among the tunnels of that host, counted from 0.
     pub fn tunnels(&self) -> impl Iterator<Item = (String, usize, &Tunnel)> {
         self.machines().flat_map(|machine| {
             let tunnels = match machine.role {
@@ -328,7 +333,7 @@ impl super::Topology {
         })
     }
 
-    /// Returns the customer edge `router` of a site; none if it does not exist.
+    /// Returns the customer edge `router` of a site; `None` if it does not exist.
     #[must_use]
     pub fn customer_edge(&self, site: &str, router: &str) -> Option<&CustomerEdge> {
         self.sites.get(site)?.customer_edges.find(router)
@@ -342,7 +347,7 @@ impl super::Topology {
         lines.any(|l| l.is(line) && l.enabled)
     }
 
-    /// Whether any customer edge has a line to the provider edge of this link of a circuit.
+    /// Whether any customer edge has this line of a circuit.
     #[must_use]
     pub fn has_line(&self, circuit: &str, link: CircuitLink) -> bool {
         let edges = self.sites.values().flat_map(|s| s.customer_edges.iter());

@@ -1,4 +1,5 @@
-//! The properties of circuits and local network gateways in the resources with which the machines of sites must agree.
+//! Reads those properties of circuits and local network gateways in a topology's resources with which the machines of
+//! sites must agree.
 
 use super::Topology;
 use super::expected::Learned;
@@ -30,7 +31,7 @@ pub struct LineAddresses {
 }
 
 impl Circuit {
-    /// Returns the prefix from which the two addresses of a link's line come.
+    /// Returns the prefix that contains the two addresses of the primary or secondary line.
     pub(super) fn prefix(&self, link: CircuitLink) -> Ipv4Net {
         match link {
             CircuitLink::Primary => self.primary,
@@ -51,7 +52,7 @@ pub(super) struct Device {
     pub(super) bgp_address: Option<IpAddr>,
 }
 
-/// Returns the prefix if it is an IPv4 prefix; none for IPv6, which sites do not have.
+/// Returns the prefix if it is an IPv4 prefix; `None` for an IPv6 prefix, because sites have only IPv4.
 fn v4(prefix: IpNet) -> Option<Ipv4Net> {
     match prefix {
         IpNet::V4(prefix) => Some(prefix),
@@ -59,15 +60,16 @@ fn v4(prefix: IpNet) -> Option<Ipv4Net> {
     }
 }
 
-/// Returns the first and the second host address of a prefix, with its length; none if it has fewer than two.
+/// Returns the first and the second host address of a prefix, each with the prefix length; `None` if the prefix has
+/// fewer than two host addresses.
 fn ends(prefix: Ipv4Net) -> Option<(Ipv4Net, Ipv4Net)> {
     let mut hosts = prefix.hosts().map(|a| Ipv4Net::new(a, prefix.prefix_len()).ok());
     Some((hosts.next()??, hosts.next()??))
 }
 
 impl Topology {
-    /// Returns the private peering of a circuit, whose name is found in any case of letters. None if the circuit does
-    /// not exist, or has no private peering with IPv4 prefixes.
+    /// Returns the private peering of the circuit `name`, which may be written in any case of letters. Returns `None`
+    /// if the circuit does not exist, or has no private peering with IPv4 prefixes.
     pub(super) fn circuit(&self, name: &str) -> Option<Circuit> {
         let circuit = self.resources.express_route_circuits.find(name)?;
         let peering = circuit.private_peering.as_ref()?;
@@ -78,7 +80,8 @@ impl Topology {
         })
     }
 
-    /// Returns the local network gateway that a connection leads to; none if the connection leads to none.
+    /// Returns the local network gateway that a connection leads to; `None` if the connection leads to no local network
+    /// gateway.
     pub(super) fn device(&self, connection: &str) -> Option<Device> {
         let connection = self.resources.connections.find(connection)?;
         let name = connection.local_network_gateway2.as_deref()?;
@@ -93,7 +96,7 @@ impl Topology {
         })
     }
 
-    /// Returns the key that signs the BGP sessions of a circuit; none if the circuit does not exist or has no key.
+    /// Returns the key that signs the BGP sessions of a circuit; `None` if the circuit does not exist or has no key.
     #[must_use]
     pub fn circuit_key(&self, name: &str) -> Option<&str> {
         let circuit = self.resources.express_route_circuits.find(name)?;
@@ -101,7 +104,7 @@ impl Topology {
     }
 
     /// Returns a copy of the resources in which the local network gateways have the public keys of the sites' devices.
-    /// `keys` are by connection; those of connections that do not exist are ignored.
+    /// `keys` has the public keys by connection; keys for connections that do not exist are ignored.
     #[must_use]
     pub fn resources_with_keys(&self, keys: &BTreeMap<String, PublicKey>) -> Document {
         let mut resources = self.resources.clone();
@@ -120,9 +123,9 @@ impl Topology {
         resources
     }
 
-    /// Returns the host of a customer edge, and the name of BIRD's protocol for its session with a neighbour. None if
-    /// the customer edge, the line or the tunnel does not exist, or `from` does not have exactly one of `line` and
-    /// `tunnel`.
+    /// Returns the host of a customer edge, and the name of BIRD's protocol for its session with a neighbour. `from`
+    /// names the customer edge and the neighbour. Returns `None` if the customer edge, the line or the tunnel does not
+    /// exist, or if `from` does not have exactly one of `line` and `tunnel`.
     #[must_use]
     pub fn session_of(&self, from: &Learned) -> Option<(String, String)> {
         let edge = self.customer_edge(&from.site, &from.router)?;
@@ -137,24 +140,25 @@ impl Topology {
         Some((host_name(&from.site, &from.router), session))
     }
 
-    /// Returns the addresses of the line to one link of a circuit. None if the circuit does not exist, has no private
-    /// peering with IPv4, or its prefix has fewer than two host addresses.
+    /// Returns the addresses of a circuit's primary or secondary line. Returns `None` if the circuit does not exist,
+    /// has no private peering with IPv4, or its prefix has fewer than two host addresses.
     #[must_use]
     pub fn line_addresses(&self, circuit: &str, link: CircuitLink) -> Option<LineAddresses> {
         let (customer, edge) = ends(self.circuit(circuit)?.prefix(link))?;
         Some(LineAddresses { customer, edge })
     }
 
-    /// Returns the address that the file gives the first configuration of a network interface; none if it gives none.
+    /// Returns the address that the topology gives the first `ipConfiguration` of a network interface; `None` if it
+    /// gives none.
     fn vm_address(&self, nic: &str) -> Option<IpAddr> {
         let nic = self.resources.network_interfaces.find(nic)?;
         let first = nic.ip_configurations.iter().next();
         first.map_or(nic.private_ip_address, |(_, c)| c.private_ip_address)
     }
 
-    /// Returns the overlay address that the file gives a host: of a VM its primary address, of a site's machine that of
-    /// [`Machine::address`](super::site::Machine::address). None if the controller allocates it, and for all other
-    /// hosts.
+    /// Returns the overlay address that the topology gives a host. For a VM this is the primary address, for a site's
+    /// machine it is [`Machine::address`](super::site::Machine::address). Returns `None` if the controller allocates
+    /// the address, and for all other hosts.
     #[must_use]
     pub fn given_address(&self, host: &str) -> Option<IpAddr> {
         if let Some(vm) = self.hosts.get(host).and_then(|h| h.vm.as_ref()) {
@@ -166,8 +170,8 @@ impl Topology {
 }
 
 impl super::site::Machine<'_> {
-    /// Returns the machine's address in the site: of a customer edge, the address inside its first tunnel, otherwise
-    /// the one on its link to the LAN router. None for a customer edge with neither.
+    /// Returns the machine's address in the site. For a customer edge this is the address inside its first tunnel, or
+    /// without a tunnel the address on its link to the LAN router. Returns `None` for a customer edge with neither.
     #[must_use]
     pub fn address(&self) -> Option<Ipv4Addr> {
         match self.role {

@@ -1,6 +1,6 @@
-//! Delays between segments. Packets between two such segments leave the underlay's router by a device of their own, and
-//! return to the router after the delay. The device is one of a veth pair with netem, or a TUN device that a program
-//! reads.
+//! Delays between segments. For two segments with a delay, the underlay's router sends the packets between them out by
+//! a separate device. The packets return to the router after the delay. The device is one end of a veth pair with
+//! netem, or a TUN device that a program reads.
 
 use crate::command::run;
 use crate::delay::Line;
@@ -10,10 +10,10 @@ use anyhow::{Context, Result};
 use ipnet::IpNet;
 use std::time::Duration;
 
-/// Routing table of the first line; each further line has the next table. Any number would do, because the namespace of
-/// the underlay's router has no other tables.
+/// Number of the first line's routing table; each further line has the next number. Any number would do, because the
+/// namespace of the underlay's router has no other such tables.
 const FIRST_TABLE: usize = 1000;
-/// Largest number of packets in flight on one line with netem, as many as in [`crate::delay`].
+/// Largest number of packets in flight on one line with netem: the same number as for a line of [`crate::delay`].
 const NETEM_LIMIT: &str = "20000";
 
 /// Returns the name of the device through which the router sends packets of line `number`.
@@ -21,7 +21,7 @@ fn device(number: usize) -> String {
     format!("delay{number}")
 }
 
-/// Returns the name of the second device of line `number` with netem.
+/// Returns the name of the second device of line `number`, which exists only with netem.
 fn other_device(number: usize) -> String {
     format!("delay{number}b")
 }
@@ -30,8 +30,8 @@ fn one_way(delay: &Delay) -> Duration {
     Duration::from_secs_f64(delay.one_way_ms / 1e3)
 }
 
-/// Returns the lines that a program has to carry, in the order of the topology's delays. Empty if `netem`, because the
-/// kernel carries them then.
+/// Returns the lines whose packets a program has to delay, in the order of the topology's delays. Empty if `netem` is
+/// set, because then the kernel delays the packets.
 #[must_use]
 pub fn lines(topology: &Topology, netem: bool) -> Vec<Line> {
     let all = topology.underlay.delays.iter().enumerate();
@@ -43,8 +43,9 @@ pub fn lines(topology: &Topology, netem: bool) -> Vec<Line> {
     if netem { Vec::new() } else { lines.collect() }
 }
 
-/// Creates the lines between segments, whose bridges must exist. Returns true if the kernel carries them with netem, or
-/// if there are none; otherwise they lose all packets until a program carries [`lines`].
+/// Creates the lines between segments, whose bridges must exist. Returns true if the kernel delays the packets with
+/// netem, or if the topology has no delays. Returns false if a program must carry [`lines`]; until it does, the lines
+/// lose all packets.
 ///
 /// # Errors
 /// The namespace of the host `internet` does not exist, or a command fails.
@@ -71,8 +72,8 @@ pub(super) fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<bool> {
     })?
 }
 
-/// Routes packets that arrive from the segment `from` for the segment `to` through `device`. Packets that return from
-/// the device arrive from neither segment, so the main table routes them.
+/// Routes packets that arrive from the segment `from` for the segment `to` through `device`. The router receives
+/// returning packets from a device and not from a segment, so the main table routes these.
 fn route_through(topology: &Topology, (from, to): (&str, &str), device: &str, table: &str) -> Result<()> {
     let segment = topology.underlay.segments.get(to);
     let prefix: IpNet = segment.with_context(|| format!("there is no segment '{to}'"))?.prefix;
@@ -86,7 +87,8 @@ fn route_through(topology: &Topology, (from, to): (&str, &str), device: &str, ta
 fn make_tun(number: usize, mtu: &str) -> Result<String> {
     let name = device(number);
     run(&["ip", "tuntap", "add", "dev", &name, "mode", "tun"])?;
-    // By default a TUN device queues only 500 packets, and drops further ones until the program's thread has run.
+    // By default a TUN device queues only 500 packets. It drops further packets until the program has read from the
+    // queue, so the queue is made longer here.
     run(&["ip", "link", "set", &name, "mtu", mtu, "txqueuelen", "5000", "up"])?;
     Ok(name)
 }
@@ -94,8 +96,8 @@ fn make_tun(number: usize, mtu: &str) -> Result<String> {
 /// Creates a veth pair with netem on both devices, and returns the name of the second one.
 fn make_pair(number: usize, delay: &Delay, mtu: &str) -> Result<String> {
     let (name, other) = (device(number), other_device(number));
-    // The devices have no ARP. A frame has the sender's own MAC address as its destination, which must be the
-    // receiver's too.
+    // The devices have no ARP, so each frame has the sender's own MAC address as its destination. For the receiver to
+    // accept the frame, both devices have the same address.
     let address = format!("02:74:6d:01:{:02x}:{:02x}", number >> 8 & 0xff, number & 0xff);
     run(&[
         "ip", "link", "add", &name, "address", &address, "mtu", mtu, "type", "veth", "peer", "name", &other, "address",
@@ -124,12 +126,14 @@ fn make_pair(number: usize, delay: &Delay, mtu: &str) -> Result<String> {
     Ok(other)
 }
 
-/// Whether this kernel has netem. Tests it on the loopback device of the calling thread's namespace.
+/// Whether this kernel has netem. The test adds netem to the loopback device of the calling thread's namespace, and
+/// removes it again.
 fn has_netem() -> bool {
     let netem = |verb: &str| run(&["tc", "qdisc", verb, "dev", "lo", "root", "netem", "delay", "1ms"]);
     let has = netem("add").is_ok();
     if has {
-        // The underlay's router has no traffic on its loopback device, so a failure here has no effect.
+        // An error is ignored: the underlay's router has no traffic on its loopback device, so a netem that stays there
+        // has no effect.
         let _ = run(&["tc", "qdisc", "del", "dev", "lo", "root"]);
     }
     has

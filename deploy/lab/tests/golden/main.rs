@@ -1,5 +1,5 @@
-//! Golden files: topologies that people have written must stay valid, and a later version must be able to take down a
-//! lab from its recorded state.
+//! Golden files: recorded files of an earlier version. A later version must accept the topologies that people have
+//! written, and must be able to take down a lab by its recorded state.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 

@@ -3,16 +3,17 @@
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
 
-/// Environment variable with the folder of another image.
+/// Environment variable that names the folder of the image; if it is not set, the folder is [`DEFAULT_IMAGE`].
 const IMAGE: &str = "TOMBOLO_VM_IMAGE";
-/// Name of the folder that `make vm-image` fills. It is in the folder that contains the folder of the programs.
+/// Name of the folder that `make vm-image` fills. It is one level above the programs: for `target/debug/tombolo` the
+/// folder is `target/lab-vm`.
 const DEFAULT_IMAGE: &str = "lab-vm";
 /// Files of an image: the kernel, its initial file system, the disk, the operator's private SSH key, and the guest's
 /// public host key.
 const FILES: [&str; 5] = ["kernel", "initrd", "root.img", "key", "known_hosts"];
 
-/// Returns the folder of the image, which need not exist: [`IMAGE`]'s value, otherwise [`DEFAULT_IMAGE`] in the folder
-/// above that of the running program.
+/// Returns the folder of the image, which need not exist: the value of the environment variable [`IMAGE`], otherwise
+/// the folder [`DEFAULT_IMAGE`], one level above the folder of the running program.
 pub(super) fn folder() -> PathBuf {
     if let Some(named) = std::env::var_os(IMAGE) {
         return named.into();

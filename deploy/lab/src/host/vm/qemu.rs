@@ -14,14 +14,14 @@ use std::time::Duration;
 const ACCELERATOR: &str = "TOMBOLO_VM_ACCELERATOR";
 /// Name of the emulator's program.
 pub(super) const QEMU: &str = "qemu-system-x86_64";
-/// Longest time that KVM may take for a kernel that finds no disk. A KVM that hangs costs this time once for each
-/// command.
+/// Longest time that the trial of KVM may take, in which a kernel boots, finds no disk and panics. If KVM hangs, each
+/// command of the lab waits for this time once.
 const KVM_PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Memory of each machine, MiB. It has to hold the kernel, SSH, an agent and BIRD.
 const MEMORY: &str = "320";
 
-/// Address of this machine on the link to the guest. Each machine has its own namespace, so all can use the same
-/// address.
+/// Address of this machine on the link to the guest, with the prefix length. Each virtual machine has a network
+/// namespace of its own, so the address can be the same for all of them.
 const HERE: &str = "169.254.77.1/30";
 /// First four bytes of the MAC address of a guest's network card for the underlay. By these bytes the image tells the
 /// two cards apart (deploy/vm/guest/init).
@@ -40,7 +40,7 @@ pub(super) struct Qemu {
 }
 
 impl Qemu {
-    /// Returns the command lines for machines whose network cards on the underlay have this `mtu`, bytes. Starts
+    /// Returns the command lines for machines whose network cards on the underlay have the MTU `mtu`, in bytes. Starts
     /// nothing.
     pub(super) fn new(mtu: u16) -> Self {
         Self {
@@ -50,8 +50,9 @@ impl Qemu {
         }
     }
 
-    /// Returns `kvm` or `tcg`: the environment's choice, otherwise `kvm` if a trial of it succeeds. The first call may
-    /// block for [`KVM_PROBE_TIMEOUT`]; later calls return its result.
+    /// Returns `kvm` or `tcg`: the value of the environment variable [`ACCELERATOR`] if it is one of these, otherwise
+    /// `kvm` if a trial of KVM succeeds, otherwise `tcg`. The first call may block for [`KVM_PROBE_TIMEOUT`]; later
+    /// calls return the same result at once.
     pub(super) fn accelerator(&self) -> &'static str {
         self.accelerator
             .get_or_init(|| match std::env::var(ACCELERATOR).as_deref() {
@@ -63,16 +64,19 @@ impl Qemu {
     }
 
     /// Returns the command line that starts the machine of `host`. The guest's console is written to the file
-    /// `console`. MAC addresses follow from the position of `host` in `hosts`, so that they differ within a lab.
+    /// `console`. The MAC addresses are derived from the position of `host` in `hosts`, so that no two machines of a
+    /// lab have the same.
     pub(super) fn argv(&self, host: &str, hosts: &BTreeSet<String>, console: &Path) -> Vec<String> {
         let file = |name: &str| self.image.join(name).display().to_string();
-        // By default the emulator's cache of translated code may grow to 1 GiB, several times the memory of a machine.
+        // The emulator's cache of translated code is limited to 128 MiB. By default it may grow to 1 GiB, several times
+        // the memory of a machine.
         let accelerator = match self.accelerator() {
             "kvm" => "kvm".to_owned(),
             other => format!("{other},tb-size=128"),
         };
-        // `panic=-1` restarts at once after a panic, and `-no-reboot` turns the restart into QEMU's end, which the lab
-        // detects. An emulated timer may be too late for the kernel's check of it (`no_timer_check`).
+        // With `panic=-1` the kernel restarts at once after a panic, and with `-no-reboot` QEMU then ends, which the
+        // lab detects. `no_timer_check` switches off the kernel's check of the timer, in which an emulated timer may be
+        // too late.
         let command_line = format!(
             "root=/dev/vda rw console=ttyS0 panic=-1 no_timer_check loglevel=6 net.ifnames=0 init={INIT} hostname={host}"
         );
@@ -136,7 +140,7 @@ impl Qemu {
 }
 
 /// Whether KVM executes the image's kernel up to the point where the kernel finds no disk, panics and ends. On some
-/// machines that are virtual themselves, KVM exists and hangs; there the emulator is used.
+/// machines that are virtual themselves, KVM exists but hangs. The trial then fails, and the emulator is used.
 fn kvm_works(image: &Path) -> bool {
     if fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
         return false;

@@ -4,15 +4,15 @@ use super::image;
 use crate::host::{Hosts as _, Namespaces};
 use std::path::{Path, PathBuf};
 
-/// Account and address of every guest. A guest's link for SSH is in its own namespace, so all guests have the same
-/// address.
+/// Account and address of every guest. Each guest's link for SSH is in a network namespace of its own, so the address
+/// can be the same for all guests.
 const GUEST: &str = "root@169.254.77.2";
 
 /// The command lines of the SSH client for the guests of a lab.
 #[derive(Debug)]
 pub(super) struct Ssh {
     namespaces: Namespaces,
-    /// Folder of the control sockets, by which SSH clients share a connection.
+    /// Folder of the control sockets. By such a socket several SSH clients share one connection.
     dir: PathBuf,
     image: PathBuf,
 }
@@ -28,8 +28,8 @@ impl Ssh {
         }
     }
 
-    /// Returns the command line of the SSH client with additional `options`, up to the name of the guest; a command may
-    /// follow. All clients for a host share one connection.
+    /// Returns the command line of the SSH client with additional `options`. It ends with the guest's name, so a
+    /// command for the guest may be appended. All clients for a host share one connection.
     pub(super) fn argv(&self, host: &str, options: &[&str]) -> Vec<String> {
         let control = format!("ControlPath={}", self.dir.join(format!("{host}.ssh")).display());
         let known = format!("UserKnownHostsFile={}", self.image.join("known_hosts").display());
@@ -69,7 +69,7 @@ impl Ssh {
     }
 }
 
-/// Quotes `argv` as one line for the guest's shell, which passes every word on unchanged.
+/// Quotes `argv` as one line for the guest's shell, so that the shell passes every word on unchanged.
 pub(super) fn quoted(argv: &[String]) -> String {
     let each = argv.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''")));
     each.collect::<Vec<_>>().join(" ")

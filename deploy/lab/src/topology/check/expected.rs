@@ -7,7 +7,7 @@ use crate::underlay;
 use std::collections::BTreeSet;
 
 impl Topology {
-    /// Adds the problems of the topology's expectations and events to `problems`.
+    /// Checks the topology's expectations and events, and adds their problems to `problems`.
     pub(super) fn check_expected(&self, problems: &mut Vec<String>) {
         self.check_rows("expected", &self.expected, problems);
         self.check_learned("learned", &self.learned, problems);
@@ -40,7 +40,8 @@ impl Topology {
         }
     }
 
-    /// Adds the problems of expectations of learned prefixes, which are at `at` in the file.
+    /// Checks expectations of learned prefixes, and adds their problems to `problems`. `at` is the place of the
+    /// expectations in the file.
     fn check_learned(&self, at: &str, all: &[Learned], problems: &mut Vec<String>) {
         for (number, one) in all.iter().enumerate() {
             let at = format!("{at}[{number}]");
@@ -55,7 +56,7 @@ impl Topology {
         }
     }
 
-    /// Adds the problems of rows, which are at `at` in the file.
+    /// Checks rows, and adds their problems to `problems`. `at` is the place of the rows in the file.
     fn check_rows(&self, at: &str, rows: &[Row], problems: &mut Vec<String>) {
         let mut seen = BTreeSet::new();
         for (number, row) in rows.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Checks the sites of a topology, and what they have in common with its resources and hosts.
+//! Checks the sites of a topology, and whether they agree with the topology's resources and hosts.
 
 use super::{Bindings, is_valid_name};
 use crate::topology::site::{CustomerEdge, LAN_ROUTER, Line, LinkName, Site, Tunnel, other_end};
@@ -41,7 +41,8 @@ impl Topology {
         self.check_disjoint(problems);
     }
 
-    /// Checks that a provider edge's circuit exists, and that no other host is the edge of the same link.
+    /// Checks that a provider edge's circuit exists, and that no other host is the edge of the same line of the
+    /// circuit.
     pub(super) fn check_edge(&self, at: &str, edge: &Edge, bindings: &mut Bindings, problems: &mut Vec<String>) {
         let name = LinkName {
             circuit: edge.circuit.clone(),
@@ -174,8 +175,8 @@ impl Topology {
             .flat_map(|(whose, prefixes)| prefixes.iter().map(move |p| (whose, *p)))
             .collect();
         for (i, (whose, prefix)) in all.iter().enumerate() {
-            // VNets that are not connected may overlap each other. `check_segments` refuses overlaps of VNets and
-            // segments.
+            // VNets that are not connected may overlap each other. Overlaps of a VNet and a segment are left to
+            // `check_segments`.
             let site = whose.starts_with("sites.");
             for (other, second) in &all[..i] {
                 if (site || other.starts_with("sites.")) && overlap(prefix, second) {

@@ -1,12 +1,13 @@
-//! Assigns new prefixes to networks, without overlaps. Networks inside another network move with it.
+//! Assigns new prefixes to networks, without overlaps. A network inside another network keeps its position in that
+//! network.
 
 use super::Random;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Kinds of networks by their prefixes, and for each kind the prefix in which the new prefixes are chosen. A network
-/// that is inside of none of the kinds keeps its prefix.
+/// The kinds of networks. Each kind is a list of prefixes: a network inside of one of these has the kind. The last text
+/// of each kind is the prefix in which new prefixes for the kind are chosen. A network of no kind keeps its prefix.
 const POOLS: &[(&[&str], &str)] = &[
     (&["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"], "10.0.0.0/8"),
     (
@@ -24,22 +25,23 @@ const MAX_ATTEMPTS: usize = 10_000;
 pub(super) struct Addresses(Vec<(IpNet, IpNet)>);
 
 impl Addresses {
-    /// Chooses a new prefix for every network among these texts that has a kind. Texts that are no address or prefix
-    /// are ignored.
+    /// Chooses a new prefix for every network among `texts` that has a kind (see [`POOLS`]). Texts that are no address
+    /// or prefix are ignored.
     pub(super) fn new(texts: &[String], random: &mut Random) -> Self {
         let mut networks: Vec<IpNet> = texts.iter().filter_map(|t| network(t)).collect();
         networks.sort_by_key(|n| (n.prefix_len(), *n));
         networks.dedup();
         let known: BTreeSet<IpNet> = networks.iter().copied().collect();
-        // A network that keeps its prefix still contains other networks. Those that have a kind get a new prefix inside
-        // of it if it has a kind itself, otherwise inside of their kind's pool.
+        // A network that keeps its prefix may contain other networks that have a kind. If the outer network has a kind
+        // too, an inner network gets a new prefix inside of the outer network. Otherwise the inner network gets one in
+        // the pool of its own kind.
         let (mut moved, mut held): (Vec<(IpNet, IpNet)>, Vec<IpNet>) = (Vec::new(), Vec::new());
         for network in networks {
             if moved.iter().any(|(old, _)| old.contains(&network)) {
                 continue;
             }
-            // Networks were added from the largest to the smallest, so this is the smallest kept network that contains
-            // this one.
+            // `held` is sorted from the largest to the smallest network, so the last match is the smallest kept network
+            // that contains `network`.
             let holder = held.iter().rev().find(|h| h.contains(&network)).copied();
             let place = holder.filter(|h| pool(*h).is_some()).or_else(|| pool(network));
             let taken: Vec<IpNet> = moved.iter().map(|(_, new)| *new).collect();
@@ -52,14 +54,15 @@ impl Addresses {
         Self(moved)
     }
 
-    /// Returns the new text of an address or prefix; none for other texts.
+    /// Returns the new text of an address or prefix; `None` for other texts.
     pub(super) fn map(&self, text: &str) -> Option<String> {
         if let Ok(address) = text.parse() {
             return Some(self.address(address).to_string());
         }
         let net: IpNet = text.parse().ok()?;
         let moved = IpNet::new(self.address(net.addr()), net.prefix_len());
-        // A kept network may contain networks with a new prefix. Its own text must not be translated by one of theirs.
+        // A network that keeps its prefix may begin with the same address as an inner network that has a new one. Its
+        // text must then stay as it is.
         if net.prefix_len() < net.max_prefix_len() && !self.0.iter().any(|(old, _)| old.contains(&net)) {
             return Some(text.to_owned());
         }
@@ -78,15 +81,15 @@ fn network(text: &str) -> Option<IpNet> {
     address.or_else(|_| text.parse()).ok().map(|net: IpNet| net.trunc())
 }
 
-/// Returns the prefix in which networks of this kind get new prefixes; none for a network of no kind.
+/// Returns the prefix in which new prefixes for networks of the same kind are chosen; `None` for a network of no kind.
 fn pool(network: IpNet) -> Option<IpNet> {
     let inside = |kind: &&str| kind.parse().is_ok_and(|k: IpNet| k.contains(&network));
     let found = POOLS.iter().find(|(kinds, _)| kinds.iter().any(&inside));
     found?.1.parse().ok()
 }
 
-/// Returns a random prefix in `pool`, as long as that of `network`, that overlaps neither the prefixes in `taken` nor
-/// an old network. None if `pool` is not larger than `network`, or if no attempt succeeds.
+/// Returns a random prefix in `pool` that has the prefix length of `network` and overlaps neither a prefix in `taken`
+/// nor an old network in `known`. Returns `None` if `pool` is not larger than `network`, or if no attempt succeeds.
 fn find(pool: IpNet, network: IpNet, taken: &[IpNet], known: &BTreeSet<IpNet>, random: &mut Random) -> Option<IpNet> {
     if network.prefix_len() <= pool.prefix_len() {
         return None;
@@ -95,15 +98,16 @@ fn find(pool: IpNet, network: IpNet, taken: &[IpNet], known: &BTreeSet<IpNet>, r
     (0..MAX_ATTEMPTS).find_map(|_| {
         let bits = u128::from(random.next()) << 64 | u128::from(random.next());
         let place = inside(pool, network.prefix_len(), bits)?;
-        // An old network that contains the pool or the network itself contains every candidate. It would exclude them
-        // all.
+        // An old network that contains the pool or `network` is left out here. Every candidate may be inside of such a
+        // network, and then no candidate would be free.
         let old = known.iter().filter(|k| !k.contains(&pool) && !k.contains(&network));
         let free = taken.iter().chain(old).all(|t| apart(t, &place));
         free.then_some(place)
     })
 }
 
-/// Returns the prefix of this length in `pool` that the bits select; none if there is no such length.
+/// Returns the prefix in `pool` with this length whose remaining bits are taken from `bits`; `None` if the address
+/// family has no such length.
 fn inside(pool: IpNet, length: u8, bits: u128) -> Option<IpNet> {
     match pool {
         IpNet::V4(pool) => {

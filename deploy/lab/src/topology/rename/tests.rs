@@ -28,7 +28,7 @@ fn net(text: &str) -> Option<IpNet> {
     alone.or_else(|_| text.parse()).ok()
 }
 
-/// Returns the old and the new text at every place of the topology, in the order of the file.
+/// Returns the old and the new text for every text of the topology, in the order of the file.
 fn both(topology: &Topology, seed: u64) -> Vec<(String, String)> {
     let (mut old, mut new) = (Vec::new(), Vec::new());
     texts(&serde_norway::to_value(topology).unwrap(), &mut Vec::new(), &mut old);
@@ -82,7 +82,8 @@ fn networks_keep_their_nesting_and_addresses_their_position() {
                         new.contains(other_new),
                         "{old} {other_old}, {new} {other_new}"
                     );
-                    // The inner network must have kept its distance from the start of the outer one.
+                    // The first address of the inner network must be as far from the first address of the outer network
+                    // as before.
                     if let (IpNet::V4(a), IpNet::V4(b), IpNet::V4(c), IpNet::V4(d)) = (old, other_old, new, other_new)
                         && a.contains(b)
                     {
@@ -146,7 +147,8 @@ fn a_network_that_cannot_move_keeps_its_own() {
     for text in ["9.9.0.0/16", "9.9.3.0/24", "9.9.3.7/24"] {
         assert_eq!(map(text), text);
     }
-    // Addresses of carrier-grade NAT (RFC 6598) are a kind of their own, so they stay in 100.64.0.0/10.
+    // The addresses for carrier-grade NAT (RFC 6598) are a kind of network of their own, so their new prefixes are in
+    // 100.64.0.0/10 too.
     let block: IpNet = "100.64.0.0/10".parse().unwrap();
     let moved: IpNet = map("100.70.1.0/24").parse().unwrap();
     assert!(block.contains(&moved) && moved != "100.70.1.0/24".parse().unwrap());

@@ -2,7 +2,7 @@ use crate::topology::Topology;
 use serde_norway::Value;
 
 /// Changes to the built-in topology `interop`: the property, its new value in YAML (empty: the property is removed),
-/// and all problems that the check must report then.
+/// and all problems that the check must report for the changed topology.
 const CHANGES: &[(&str, &str, &[&str])] = &[
     (
         "sites.loc1.asn",
