@@ -20,8 +20,8 @@ const PERIOD: Duration = Duration::from_millis(400);
 /// Timeout of each command, and of each change that must take effect.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// nftables rules that record source and destination of each packet with an overlay address that enters the underlay on any
-/// wire. They are loaded in the namespace that bridges all wires.
+/// nftables rules that record the source and the destination of each packet that enters the underlay on any wire, if
+/// one of the two is an overlay address. They are loaded in the namespace that bridges all wires.
 const WATCH: &str = "table bridge watch {
     set four { type ipv4_addr . ipv4_addr; size 1024; flags dynamic; }
     set six { type ipv6_addr . ipv6_addr; size 1024; flags dynamic; }
@@ -34,7 +34,7 @@ const WATCH: &str = "table bridge watch {
     }
 }";
 
-/// Loads nftables rules in a host's namespace, beside those that are loaded there.
+/// Adds nftables rules to those that a host's namespace already has.
 async fn nft(lab: &Lab, host: &str, rules: &str) -> Result<()> {
     let file = lab.path()?.join(format!("rules-{host}.nft"));
     std::fs::write(&file, rules)?;
@@ -131,7 +131,7 @@ impl Sockets {
     /// Waits until the client has received five replies more. Fails after [`TIMEOUT`]; `when` names the situation in the error.
     async fn answered(&self, when: &str) -> Result<()> {
         let (before, start) = (self.answers.load(Relaxed), Instant::now());
-        // The first replies may have been under way before the call.
+        // Several replies are awaited, because the first ones may answer requests from before the call.
         while self.answers.load(Relaxed) < before + 5 {
             ensure!(start.elapsed() < TIMEOUT, "{when}, the published port does not answer");
             tokio::time::sleep(PING_INTERVAL).await;

@@ -90,8 +90,8 @@ pub(crate) async fn must(w: &World, host: &str, argv: &[&str]) -> Result<String>
 /// Makes a site's router announce further prefixes on all of its BGP sessions. A second call replaces the prefixes of the first.
 pub(crate) async fn announce(w: &World, router: &str, prefixes: &[&str]) -> Result<()> {
     let routes: Vec<String> = prefixes.iter().map(|p| format!("route {p} unreachable;")).collect();
-    // The router must keep routing as before. So BIRD does not install these routes in the router's kernel, and the site's
-    // LAN still gets the default route only.
+    // The router must keep routing as before. So BIRD does not install these routes in the router's kernel, and still
+    // announces nothing but the default route to the site's LAN.
     let edits = [
         r#"s/export where proto = "announced" .*;/export where proto = "announced" || proto = "attack";/"#,
         r#"s/export where source ~ \[ RTS_STATIC/export where proto != "attack" \&\& source ~ [ RTS_STATIC/"#,
@@ -113,7 +113,7 @@ pub(crate) async fn announce(w: &World, router: &str, prefixes: &[&str]) -> Resu
     Ok(())
 }
 
-/// Starts to count the IPv4 packets from each of these sources that a host receives. Call it once for a host. The chain
+/// Starts to count the IPv4 packets that a host receives from each of these sources. Call it once for a host. The chain
 /// runs before all others (priority -400), so a packet counts even if another chain drops it.
 pub(crate) async fn watch(w: &World, host: &str, sources: &[&str]) -> Result<()> {
     must(w, host, &["nft", "add table ip attack"]).await?;

@@ -22,7 +22,7 @@ pub fn network(path: &str) -> String {
     format!("{}/providers/Microsoft.Network/{path}", group("g"))
 }
 
-/// The ARM id of a VM in group `g`. A VM exists in ARM as a read-only view of its agent (D7).
+/// The ARM id of a VM in group `g`. In ARM a VM is a read-only view of the VM's agent (D7).
 #[must_use]
 pub fn vm(name: &str) -> String {
     format!("{}/providers/Microsoft.Compute/virtualMachines/{name}", group("g"))

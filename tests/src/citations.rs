@@ -44,7 +44,7 @@ pub fn fault_of(citation: &str) -> Option<String> {
     let Some(at) = source.find(&format!("fn {function}(")) else {
         return Some(format!("there is no {function} in {file}"));
     };
-    // A line with `}` ends the previous function, so its attributes are not read.
+    // A line with `}` ends the previous function, whose attributes do not count.
     let above = source[..at].lines().rev().take(6);
     let before: Vec<&str> = above.take_while(|line| line.trim() != "}").collect();
     if !before.iter().any(|l| l.contains("#[test]") || l.contains("::test")) {

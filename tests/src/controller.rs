@@ -9,7 +9,8 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 
-/// A start takes a fraction of a second; the limit covers a machine that runs all tests at once.
+/// The time in which a controller must answer after its start. It usually takes a fraction of a second; the limit is
+/// for a machine that runs all tests at once.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running controller. Dropping the value kills the process, and leaves its data directory.

@@ -23,7 +23,7 @@ pub fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
 }
 
 /// Calls `check` with each recorded input of a target, ordered by name. If `check` panics, the input's name is printed.
-/// Nothing else is printed, because a fuzzer that queries the target expects no other output.
+/// Nothing else is printed, because a fuzzer that asks this program for its target expects no other output.
 ///
 /// # Panics
 /// As [`corpus`] does, and if `check` panics.

@@ -204,8 +204,8 @@ pub fn play(script: &Script, mutation: Option<Mutation>) -> Result<Tally, (usize
     Ok(tally)
 }
 
-/// Whether model and product agree about a packet. None: the specification does not decide. No `outcome`: the product lost the
-/// packet without a trace, which is a difference.
+/// Whether model and product agree about a packet. None: the specification does not decide. No `outcome` means that the
+/// product lost the packet without a reason or a counted drop, which always is a difference.
 fn compare(fate: &Fate, outcome: Option<&Outcome>) -> Option<bool> {
     match (fate, outcome) {
         (Fate::Unspecified(_), _) => None,
@@ -271,8 +271,8 @@ pub fn report(script: &Script, mutation: Option<Mutation>) -> String {
 
 /// Compares `explain` with sent packets after the script's last operation: both must give the same agents and the same end,
 /// for a loss with the same drop reason. Packets that enter on a link are left out, because `explain` begins at an agent.
-/// So are packets whose sender `explain` does not know and those that a failed handshake stops. Returns the number of
-/// compared packets.
+/// Also left out are packets whose sender `explain` does not know, and packets that a failed handshake stops. Returns
+/// the number of compared packets.
 ///
 /// # Errors
 /// The first difference, as text.

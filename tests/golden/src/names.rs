@@ -41,7 +41,7 @@ fn describe(command: &Command, is_program: bool, text: &mut String) {
             let _ = write!(text, " required");
         }
         let values = option.get_possible_values();
-        // clap gives a switch the values "true" and "false", which users do not write.
+        // clap lists the permitted values "true" and "false" even for a switch, which users write without a value.
         if !values.is_empty() && option.get_action().takes_values() {
             let names: Vec<_> = values.iter().map(clap::builder::PossibleValue::get_name).collect();
             let _ = write!(text, " {}", names.join("|"));
