@@ -71,8 +71,8 @@ impl World {
     /// same name. Panics if the caller is not root.
     pub async fn of(topology: &Topology) -> Result<Self> {
         require_root();
-        // The usual folder, not a temporary one: `replace` finds leftovers of an aborted run only there, and a concurrent
-        // run with the same name is refused.
+        // The lab uses the usual folder of its name, not a temporary one: only in that folder `replace` finds the
+        // leftovers of an aborted run, and only because of that folder a concurrent run with the same name is refused.
         let options = Options {
             replace: true,
             ..Options::default()
@@ -154,7 +154,8 @@ impl World {
             let host = from.split('/').next().unwrap_or(from);
             match self.ping(host, to, Ping::UNREACHABLE).await {
                 Ok(pinged) => ensure!(pinged.none(), "{from} → {to} must not answer: {pinged}"),
-                // A stopped agent's address is gone with it, so the host cannot send from it.
+                // If the agent of `from` is stopped, its overlay address is gone, so ping cannot send from that
+                // address.
                 Err(error) if format!("{error:#}").contains("Cannot assign requested address") => {}
                 Err(error) => return Err(error),
             }
@@ -247,16 +248,16 @@ impl World {
         Ok(())
     }
 
-    /// Sends three pings in this direction only. Fails if one is answered, or if ping cannot run. Unlike [`Self::silent`]
-    /// it does not need an address at the host `to`.
+    /// Sends three pings in this direction only. Fails if one is answered, or if ping cannot run. Unlike
+    /// [`Self::silent`] it does not also ping in the other direction, so `to` needs no overlay address.
     pub async fn silent_from(&self, from: &str, to: &str) -> Result<()> {
         let pinged = self.ping(from, to, Ping::UNREACHABLE).await?;
         ensure!(pinged.none(), "{from} → {to} must not answer: {pinged}");
         Ok(())
     }
 
-    /// Compares the controller's routes and `explain` with the agents' tables and with live packets. Fails, with all
-    /// disagreements, if they differ, and if there was nothing to compare.
+    /// Compares the controller's routes and `explain` with the agents' tables and with live packets. Fails if they
+    /// differ, with an error that lists all differences. Also fails if there was nothing to compare.
     pub async fn agree(&self) -> Result<check::Agreement> {
         let found = check::all(&self.lab).await?;
         ensure!(

@@ -149,8 +149,8 @@ pub enum Fate {
 pub enum Why {
     /// The host may not send from this source (R12, D10).
     Spoofed,
-    /// There is no route, or the route leads to `Internet` or `None`. At a gateway: neither a connection nor a VNet that
-    /// uses the gateway has the destination.
+    /// There is no route, or the route leads to `Internet` or `None`. At a gateway: the destination is in no network
+    /// that one of the gateway's connections leads to, and in no VNet that uses the gateway.
     Unrouted,
     /// No agent owns the address (D8).
     NoOwner,
@@ -261,7 +261,8 @@ impl Model {
         self.nics_of(agent).iter().any(|n| n.forwarding)
     }
 
-    /// The name of the VNet whose gateway this VNet uses: itself, or a peer (P19, P20, P23). None: it uses no gateway.
+    /// The name of the VNet whose gateway this VNet uses: its own name if it has a gateway, or the name of a peer (P19,
+    /// P20, P23). None: it uses no gateway.
     #[must_use]
     pub fn gateway_for(&self, vnet: &str) -> Option<String> {
         if self.gateways.iter().any(|g| g.vnet == vnet) {
@@ -275,8 +276,8 @@ impl Model {
         None
     }
 
-    /// Whether `spoke` uses the gateway of `hub` as its remote gateway (P21): both halves are Connected and have their
-    /// flags, and only `hub` has a gateway.
+    /// Whether `spoke` uses the gateway of `hub` as its remote gateway (P21): both halves are Connected, the half of
+    /// `spoke` has `useRemoteGateways`, the half of `hub` has `allowGatewayTransit`, and only `hub` has a gateway.
     #[must_use]
     pub fn is_client(&self, spoke: &str, hub: &str) -> bool {
         let (Some(own), Some(other)) = (self.half(spoke, hub), self.half(hub, spoke)) else {
@@ -322,9 +323,9 @@ impl Model {
         self.keyed(a, b) && self.key(a, b) == self.key(b, a)
     }
 
-    /// The prefixes that the connection from `vnet` to `far` leads to: the ranges of `far`, and the synced ranges of the
-    /// VNets that use its gateway (P21b, G9). Neither routes that `far` has learned elsewhere are among them (D9), nor
-    /// prefixes that overlap the ranges of `vnet` (G20).
+    /// The prefixes that the connection from `vnet` to `far` leads to: the ranges of `far`, and the synced ranges of
+    /// the VNets that use the gateway of `far` (P21b, G9). Left out are routes that `far` has learned elsewhere (D9),
+    /// and prefixes that overlap the ranges of `vnet` (G20).
     #[must_use]
     pub fn reachable_via(&self, vnet: &str, far: &str) -> Vec<IpNet> {
         let own = self.vnet(vnet).map(|v| v.space.clone()).unwrap_or_default();
@@ -340,7 +341,7 @@ impl Model {
         out
     }
 
-    /// The agent of a VNet's gateway. None: no agent has joined for it, or the agent is revoked.
+    /// The agent of a VNet's gateway. None: no agent has joined for this gateway, or the agent is revoked.
     #[must_use]
     pub fn gateway_agent(&self, vnet: &str) -> Option<&Agent> {
         self.agent(&gateway_agent(vnet))

@@ -1,5 +1,5 @@
-//! Operations on a topology, and packets, as data. A generator draws both from a [`Universe`] of few names, so that
-//! operations often concern the same resources.
+//! Operations on a topology, and packets, as data. A generator draws both from a [`Universe`] that has only a few
+//! names, so that operations often concern the same resources.
 
 mod universe;
 

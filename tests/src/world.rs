@@ -38,7 +38,8 @@ pub struct Outcome {
 pub enum End {
     /// Delivered to the kernel of the destination.
     Delivered,
-    /// Dropped by an engine; the flag says whether the packet came from the TUN device.
+    /// Dropped by an engine for this reason. The flag is true if the packet came from the TUN device, and false if it
+    /// came from a link.
     Dropped(DropReason, bool),
     /// A forwarding kernel decremented the TTL to zero.
     Kernel,
@@ -108,7 +109,7 @@ pub enum Mutation {
     Topology(fn(&mut Topology)),
     /// Changes the routes that sites announce, before gateways learn them.
     Announced(fn(&mut Vec<Route>)),
-    /// Changes every agent's configuration, given its learned routes, before its tables are built.
+    /// Changes every agent's configuration before its tables are built, and gets the agent's learned routes for this.
     Learned(fn(&mut AgentConfig, &RoutingState)),
 }
 

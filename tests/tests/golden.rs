@@ -22,7 +22,7 @@ const CRATES: [&str; 8] = [
     "deploy/lab",
 ];
 
-/// Types without a golden value of their own: the crate, the type, and the reason.
+/// Types that need no golden value of their own, each with its crate and the reason.
 const EXCEPTIONS: [(&str, &str, &str); 6] = [
     (
         "controller/topology",

@@ -15,8 +15,8 @@ use tombolo_tests::arm::{connection_body, gateway_body, group, network, peering_
 use tombolo_tests::controller::{Controller, Rest};
 use tombolo_tests::operation::Flags;
 
-/// The number of concurrent writers. With several, the controller's writer puts changes of several requests into one
-/// transaction.
+/// The number of concurrent writers. There are several, so that the controller's writer puts the changes of several
+/// requests into one transaction.
 const WRITERS: usize = 4;
 
 /// The state of a writer's pair of VNets.
@@ -94,9 +94,9 @@ fn body(writer: usize, side: char, generation: u64) -> Value {
         "addressSpace": {"addressPrefixes": [format!("10.{octet}.0.0/16")]}, "subnets": subnets}})
 }
 
-/// Sends random changes of a writer's pair until `stop` is set or the controller does not answer. Returns what is known
-/// then: the last acknowledged state, and the pending one if a request got no answer. `acknowledged` counts the answered
-/// changes of all writers.
+/// Sends random changes of a writer's pair until `stop` is set or the controller does not answer. Returns the pair's
+/// last acknowledged state and, if the last request got no answer, the state that this request would have made.
+/// `acknowledged` counts the answered changes of all writers.
 async fn write(
     rest: Rest,
     writer: usize,
@@ -206,7 +206,8 @@ async fn check(rest: &Rest, writer: usize, known: &Known) -> Known {
         known.now,
         known.pending
     );
-    // After a partial change the parts of the VNet or the states of the two halves would not fit together.
+    // If a change had been applied partially, the VNet's tag would not fit the number of its subnets, or the states of
+    // the two halves would differ.
     let subnets = left["properties"]["subnets"].as_array().map_or(0, Vec::len);
     assert_eq!(subnets as u64, generation % 5 + 2, "writer {writer}: {left}");
     let state = |halves: &[Value]| halves.first().map(|h| h["properties"]["peeringState"].clone());

@@ -228,7 +228,8 @@ fn switching_off_the_limit_of_prefixes_is_caught() {
     );
 }
 
-/// RFC 6890: the defect accepts a martian. A prefix that is one bit shorter is not refused, so the test announces that.
+/// RFC 6890: the defect accepts a martian. In place of the martian 169.254.0.0/16 the product gets 169.254.0.0/15,
+/// which it accepts because this prefix only contains a martian.
 #[test]
 fn switching_off_martians_is_caught() {
     must_be_caught(

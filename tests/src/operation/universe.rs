@@ -388,7 +388,8 @@ impl Universe {
         &self.vnets[rng.random_range(0..self.vnets.len())]
     }
 
-    /// Draws an address of the wanted family: mostly one of a NIC, sometimes a gateway's, a martian, or one without an owner.
+    /// Draws an address of the wanted family: mostly the address of a NIC, sometimes that of a gateway, one in a
+    /// martian prefix, or one that nobody owns.
     #[must_use]
     pub fn address(&self, v4: bool, rng: &mut impl Rng) -> IpAddr {
         let plan = self.any(rng);

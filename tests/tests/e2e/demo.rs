@@ -277,8 +277,8 @@ fn a_killed_demo_leaves_nothing() -> Result<()> {
     let status = demo.wait(Duration::from_secs(60))?;
     ensure!(status.success(), "{status}:\n{}", demo.output());
 
-    // `up` leaves its lab up, and only the killed demo's watcher could take it down by mistake. So the watcher must have
-    // ended before the lab's existence proves anything.
+    // The lab of `up` must stay. Only the watcher of the killed demo could take it down by mistake, so the test waits
+    // until that watcher has ended, and then checks that the lab still exists.
     let start = Instant::now();
     while processes_of(&demo.lab_dir())?
         .iter()

@@ -113,8 +113,8 @@ async fn an_agent_waits_for_its_token_and_its_controller_and_joins() -> Result<(
     terminate(&agent)?;
     ensure!(ended(&mut agent).await?.success(), "SIGTERM ends the agent");
 
-    // D7: a token works once, so an agent with another directory cannot join with it. This agent must end at once, because
-    // a retry would not help.
+    // D7: a token works once, so an agent with another state directory cannot join with the same token. This agent must
+    // end at once, because a retry would not help.
     w.start_controller().await?;
     std::fs::write(&token_file, &token)?;
     let kept = w.agent_dir(HOST)?.with_extension("kept");
