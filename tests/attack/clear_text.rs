@@ -21,7 +21,8 @@ const PERIOD: Duration = Duration::from_millis(400);
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// nftables rules that record the source and the destination of each packet that enters the underlay on any wire, if
-/// one of the two is an overlay address. They are loaded in the namespace that bridges all wires.
+/// one of the two is an overlay address. The rules are loaded in the network namespace that bridges all wires of the
+/// underlay.
 const WATCH: &str = "table bridge watch {
     set four { type ipv4_addr . ipv4_addr; size 1024; flags dynamic; }
     set six { type ipv6_addr . ipv6_addr; size 1024; flags dynamic; }

@@ -1,6 +1,6 @@
-//! Finding 1 of docs/security.md: a site announces prefixes that contain the VNets. The gateway accepts these routes, as
-//! Azure's does (G22, G24). Then the site sends packets with source addresses of the VNets' machines, and agents drop these
-//! packets.
+//! Finding 1 of docs/security.md: a site announces prefixes that contain the VNets. The gateway accepts these routes,
+//! as a gateway in Azure does (G22, G24). Then the site sends packets with source addresses of the VNets' machines, and
+//! agents drop these packets.
 
 use super::site::{ROUTES_TIMEOUT, TOPOLOGY, announce, answers, arrived, knows, send_as, spoofed, watch};
 use anyhow::{Result, ensure};
@@ -35,9 +35,9 @@ async fn a_super_prefix_lets_a_site_speak_for_nobody_else() -> Result<()> {
     for source in own.iter().chain(&spoke_strangers) {
         send_as(&w, "loc1-ce1", source, to_spoke).await?;
     }
-    // The gateway drops sources of its own VNet and of the spoke. The gateway does not know the peered VNet, so the VM
-    // drops the packets with sources of the peered VNet. The counted drops prove that the spoofed packets were really
-    // sent, and that they reached the gateway and the VM.
+    // The gateway drops packets with sources of its own VNet and of the spoke. The gateway does not know the peered
+    // VNet, so the VM drops the packets with sources of the peered VNet. The counted drops prove that the spoofed
+    // packets were really sent, and that they reached the gateway and the VM.
     let end = Instant::now() + ROUTES_TIMEOUT;
     loop {
         let after = (spoofed(&w, "hub-vpn").await?, spoofed(&w, "hub-vm").await?);

@@ -34,8 +34,8 @@ pub fn vnet_body(region: &str, space: &[IpNet]) -> Value {
     json!({"location": region, "properties": {"addressSpace": {"addressPrefixes": space}}})
 }
 
-/// A subnet's body. One prefix becomes `addressPrefix`, several become `addressPrefixes`. `table` is the name of a route
-/// table of group `g`.
+/// A subnet's body. If there is one prefix, the body has `addressPrefix`; if there are several, it has
+/// `addressPrefixes`. `table` is the name of a route table of group `g`.
 #[must_use]
 pub fn subnet_body(prefixes: &[IpNet], table: Option<&str>) -> Value {
     let mut properties = match prefixes {

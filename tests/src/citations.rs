@@ -64,8 +64,9 @@ fn tag_of(word: &str) -> Option<&str> {
     (is_number && !number.starts_with('0')).then_some(word)
 }
 
-/// The tags that a line of text or code cites, a repeated one each time: first those with one letter, in order, then those with
-/// `Meter-`. All characters but ASCII letters, digits and `_` separate words.
+/// The tags that a line of text or code cites. First come the tags with one letter, in the order of the line, then the
+/// tags with `Meter-`. A tag that is cited twice is returned twice. All characters but ASCII letters, digits and `_`
+/// separate words.
 #[must_use]
 pub fn tags_in(line: &str) -> Vec<String> {
     let words = line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));

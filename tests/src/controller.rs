@@ -9,8 +9,8 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 
-/// The time in which a controller must answer after its start. It usually takes a fraction of a second; the limit is
-/// for a machine that runs all tests at once.
+/// The time in which a controller must answer after its start. A start usually takes a fraction of a second; the limit
+/// is for a machine that runs all tests at once.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running controller. Dropping the value kills the process, and leaves its data directory.
@@ -20,8 +20,8 @@ pub struct Controller {
     listen: SocketAddr,
 }
 
-/// A REST client of one controller. It trusts only that controller's certificate authority, and sends its admin token.
-/// Clones share connections.
+/// A REST client of one controller. The client trusts only that controller's certificate authority, and sends that
+/// controller's admin token. Clones share connections.
 #[derive(Clone)]
 pub struct Rest {
     client: Client,

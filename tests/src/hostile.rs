@@ -1,7 +1,7 @@
 //! A joined agent that turned hostile. It has the keys and the configuration of a real agent, and attacks the peer of one
 //! link with route advertisements or QUIC connections.
 //!
-//! The real agent must be stopped, because it would use the same port and sessions.
+//! The real agent must be stopped, because it uses the same UDP port and would take part in the same sessions.
 
 use anyhow::{Context, Result, ensure};
 use rustls::pki_types::PrivateKeyDer;
@@ -42,7 +42,8 @@ pub struct AttackResult {
     pub elapsed: Duration,
 }
 
-/// A hostile agent with one link. It does nothing while no method runs: it has no thread of its own.
+/// A hostile agent with one link. The hostile agent has no thread of its own, so it does nothing while none of these
+/// methods runs.
 pub struct Hostile {
     links: SecureLinks,
     link: Link,

@@ -1,7 +1,8 @@
 //! The reference model: the specification as loops over lists.
 //!
-//! It shares no code with the product, and has no trie, no cache and no index. For a case that the specification does not
-//! decide it returns [`Fate::Unspecified`] or [`Ruling::Either`]. The comparison then accepts what the product does.
+//! The model shares no code with the product, and has no trie, no cache and no index. For a case that the specification
+//! does not decide it returns [`Fate::Unspecified`] or [`Ruling::Either`]. The comparison then accepts what the product
+//! does.
 //! * [`change`] decides which operations are refused, and applies accepted ones.
 //! * [`learned`] decides which announced routes of sites are accepted, and which sources they permit.
 //! * [`routes`] finds the route that a packet takes (R1 to R15).
@@ -127,7 +128,8 @@ pub struct Agent {
 pub enum Ruling {
     /// The product must accept the operation.
     Accept,
-    /// The product must refuse the operation, and its problems must include these codes. An empty list means any code.
+    /// The product must refuse the operation, and the problems that it reports must include these codes. An empty list
+    /// means any code.
     Refuse(Vec<&'static str>),
     /// The specification does not decide.
     Either,

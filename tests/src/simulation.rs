@@ -80,7 +80,7 @@ pub struct Simulation {
     compiling: Option<(u64, Revision, Topology)>,
     controller_dead: bool,
     agents: BTreeMap<AgentId, Agent>,
-    /// One line for each event, in order, with the step in which it happened.
+    /// The events of the run, in order: one line for each, with the step in which it happened.
     pub log: Vec<String>,
 }
 

@@ -232,14 +232,15 @@ fn modules(tree: &str) -> BTreeMap<Vec<String>, String> {
             }
         }
     }
-    // A tree with a library may have a program too, which is a crate of its own.
+    // A source tree with a library may also contain a program, whose files are a crate of their own.
     let top = ["lib", "main"].map(|name| found.remove(&vec![name.to_owned()]));
     let [lib, main] = top;
     found.insert(Vec::new(), lib.or(main).unwrap());
     found
 }
 
-/// The module that a path in module `from` leads to, as far as there are files. `None`: another crate, or a local name.
+/// The module that a path in module `from` leads to, as far as the path's segments are files. `None`: another crate, or
+/// a local name.
 fn target<'m>(
     modules: &'m BTreeMap<Vec<String>, String>,
     from: &[String],

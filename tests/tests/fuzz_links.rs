@@ -25,8 +25,8 @@ const NODES: usize = 3;
 /// The number of key pairs of each agent. An agent has one of them at a time; a restart may change it.
 const KEYS: u8 = 2;
 
-/// Names in the order of configurations. The agents have the names at odd positions, so that links with other names are
-/// added and removed before and after the agents' links in the list.
+/// Names in the order of configurations. The agents have the names at odd positions. So the links that come and go with
+/// the names at even positions stand before and behind the agents' links in each configuration.
 const NAMES: [&str; 7] = ["a", "b", "c", "d", "e", "f", "g"];
 
 /// The most datagrams that are in flight at a time; further ones are lost. So `carry(MAX_IN_FLIGHT)` delivers all of them.
@@ -351,8 +351,8 @@ impl<'a> World<'a> {
             packet[at] = input.byte();
         }
         if packet[40] == 6 {
-            // Kind 6 is a part of a route table. Small numbers for kind, digest, index and count make parts fit together
-            // sometimes.
+            // Kind 6 is a part of a route table. The numbers for kind, digest, index and count are small, so that
+            // random parts sometimes belong to one table.
             packet.push(input.byte() % 3);
             packet.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, input.byte() % 4]);
             packet.extend_from_slice(&[0, input.byte() % 4, 0, input.byte() % 5]);
@@ -374,7 +374,7 @@ impl<'a> World<'a> {
                 let own = self.nodes[number].name;
                 let member = |name: usize| name != own && members >> name & 1 == 1;
                 let chosen = (0..NAMES.len()).filter(|name| member(*name));
-                // Mostly key 0, which all agents have at first: with other keys links would rarely work.
+                // The key is mostly 0, which all agents have at first: with other keys links would rarely work.
                 let config = chosen.map(|name| (name, u8::from(keys >> name & 1 == 1 && keys & 128 != 0) % KEYS));
                 self.update(number, config.collect(), flags);
             }

@@ -1,9 +1,10 @@
 //! `kill -9` ends the controller at random moments during concurrent writes. No acknowledged change may be lost, and no
 //! unacknowledged change may be applied partially.
 //!
-//! Each writer owns one pair of VNets, with a gateway in each and a connection between them. It makes changes that concern
-//! several documents: both halves of a peering (one request changes both), a VNet with all its subnets, and a connection's
-//! key, which is stored in another document than the connection. `TOMBOLO_KILLS` is the number of kills (25 unless set).
+//! Each writer owns one pair of VNets, with a gateway in each and a connection between them. The writer makes changes
+//! that concern several documents: both halves of a peering (one request changes both), a VNet with all its subnets,
+//! and a connection's key, which is stored in another document than the connection. `TOMBOLO_KILLS` is the number of
+//! kills (25 unless set).
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -152,7 +153,8 @@ async fn write(
                 known.pending = None;
                 acknowledged.fetch_add(1, Ordering::Relaxed);
             }
-            // P14: a Disconnected half forbids a new half of the other side until it is deleted too.
+            // P14: while one half is Disconnected, the other half cannot be created again; so the Disconnected half is
+            // deleted too.
             Ok((status, answer)) => {
                 assert_eq!(
                     answer["error"]["code"], "RemotePeeringIsDisconnected",

@@ -180,8 +180,8 @@ fn the_table_of_eras_is_that_of_the_settings() {
         .map(|(name, value)| format!("| `{name}` | {} | {} |", shown(value), shown(&today[name])))
         .collect();
     let rows = document.lines().filter(|line| line.starts_with("| `"));
-    // The last column names the rules that a switch concerns. The settings do not contain these, so the column is not
-    // compared.
+    // The last column names the rules that a switch concerns. The settings do not contain these rules, so the column is
+    // not compared.
     let found: BTreeSet<String> = rows
         .filter_map(|row| row.trim_end_matches('|').rsplit_once('|'))
         .map(|(switch, _)| format!("{switch}|"))

@@ -10,10 +10,10 @@
 //! * `tests/tests/golden.rs` finds types that derive `Serialize` or `Deserialize` and occur in no golden test.
 //!
 //! # When a test fails
-//! The message shows the difference. For an unintended change, keep the name with `#[serde(rename = "…")]`. For an intended
-//! one, `TOMBOLO_GOLDEN=write` rewrites the file, and its diff shows reviewers the new format. Some tests read files that a
-//! test of another crate writes (the client reads answers of the controller). After an intended change run the rewriting
-//! command twice, because the reader may run before the writer.
+//! The message shows the difference. For an unintended change, keep the name with `#[serde(rename = "…")]`. For an
+//! intended change, run the test with `TOMBOLO_GOLDEN=write`, which rewrites the file; the file's diff shows reviewers
+//! the new format. Some tests read files that a test of another crate writes (the client reads answers of the
+//! controller). After an intended change run the rewriting command twice, because the reader may run before the writer.
 //!
 //! # Why not insta
 //! These tests read golden files back, to prove that stored documents stay readable. insta only compares, and its

@@ -1,5 +1,5 @@
-//! An attacker of the controller's port, without credentials, for tests and benchmarks. It holds many connections in one
-//! state, from many addresses, and reports its own cost.
+//! An attacker of the controller's port, without credentials, for tests and benchmarks. The program holds many
+//! connections in one state, from many addresses, and reports how much CPU time the attack costs it.
 //!
 //! ```text
 //! stranger --to 203.0.113.10:8443 --connections 10000 --addresses 198.18.0.0/21 --state tls --seconds 20

@@ -200,8 +200,8 @@ impl Model {
         ruling(codes, open)
     }
 
-    /// G16: the VNets that VPN connections join with one of these over any number of hops, themselves included. A gateway
-    /// advertises its client VNets as its own (P21b), so they are joined too.
+    /// G16: the given VNets, and all VNets that VPN connections join with one of them over any number of hops. A
+    /// gateway advertises the VNets that use it as its own (P21b), so these VNets are joined too.
     fn joined(&self, start: &[&str]) -> Vec<String> {
         let mut joined: Vec<String> = start.iter().map(ToString::to_string).collect();
         let mut next = 0;

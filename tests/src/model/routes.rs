@@ -20,7 +20,8 @@ pub enum Hop {
     Nowhere,
 }
 
-/// Where a route comes from. Of routes to equal prefixes, the one with the later source in this list is preferred (R7).
+/// Where a route comes from. If two routes have the same prefix, the route whose source is later in this list is
+/// preferred (R7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
     System,
@@ -98,8 +99,8 @@ impl Model {
     }
 
     /// Whether the destination is in more than one of these networks: the VNets that use the gateway of `hub`, and the
-    /// networks that its connections lead to. G16 forbids such an overlap, so the specification does not say which of
-    /// them the gateway sends to.
+    /// networks that its connections lead to. G16 forbids such an overlap, so the specification does not say to which
+    /// of these networks the gateway sends.
     #[must_use]
     pub fn ambiguous(&self, hub: &str, destination: IpAddr) -> bool {
         let reachable = self

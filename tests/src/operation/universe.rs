@@ -122,9 +122,10 @@ impl Universe {
         }
     }
 
-    /// Draws the operations that set up a run, in an order in which most are accepted. They create every VNet with its NICs
-    /// and agents, and then mostly a hub with spokes: the first VNet has a gateway and peers with most other VNets, and the
-    /// third VNet is a branch, which a connection joins to the hub. Each part is sometimes left out.
+    /// Draws the operations that set up a run, in an order in which most are accepted. The operations create every VNet
+    /// with its NICs and agents, and then mostly a hub with spokes: the first VNet has a gateway and peers with most
+    /// other VNets, and the third VNet is a branch, which a connection joins to the hub. Each part is sometimes left
+    /// out.
     #[must_use]
     pub fn setup(&self, rng: &mut impl Rng) -> Vec<Operation> {
         let mut out = Vec::new();
