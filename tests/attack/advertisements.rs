@@ -89,7 +89,8 @@ fn lines(w: &World, host: &str) -> Result<usize> {
     Ok(std::fs::read_to_string(w.log(host)?)?.lines().count())
 }
 
-/// Stops a host's agent, and starts a hostile one with its identity and one peer.
+/// Stops a host's agent, and starts a hostile agent with the identity of the stopped one. The hostile agent has one
+/// link, with `peer`.
 fn hostile(w: &World, host: &str, peer: &str) -> Result<Hostile> {
     ensure!(w.stop_agent(host)?, "the agent of {host} had to be killed");
     let state = w.agent_dir(host)?;

@@ -195,8 +195,8 @@ impl Container {
     }
 }
 
-/// D22: a VM and a container on it send packets while a peering is created and deleted and while the agent crashes and
-/// stops. None enters the underlay in clear text.
+/// D22: a VM and a container on this VM send packets while a peering is created and deleted and while the agent crashes
+/// and stops. None enters the underlay in clear text.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vm_and_its_containers_send_nothing_in_clear_text() -> Result<()> {
     let w = World::up("clear-vm").await?;
@@ -249,8 +249,8 @@ async fn a_vm_and_its_containers_send_nothing_in_clear_text() -> Result<()> {
         drop(ping?);
     }
 
-    // Only `clean` removes the confinement. Afterwards packets must leave in clear text, which proves that the watch would
-    // have seen them before.
+    // Only `clean` removes the confinement. After that, packets must leave in clear text. This proves that the watch
+    // would have recorded such packets earlier.
     let (program, dir) = (tombolo_lab::binary::find("tombolo-agent")?, w.agent_dir(vm)?);
     let (program, dir) = (program.display().to_string(), dir.display().to_string());
     let done = w.exec(vm, &[&program, "clean", "--state-dir", &dir], TIMEOUT).await?;

@@ -1,5 +1,6 @@
-//! Finding 4 of docs/security.md: a hostile agent opens and closes QUIC connections while its peering is deleted. The agent
-//! at the other end then gets events of connections whose link it has already removed, and must not crash.
+//! Finding 4 of docs/security.md: a hostile agent opens and closes QUIC connections while its peering is deleted. The
+//! agent at the other end then gets events of QUIC connections although it has already removed their link, and must not
+//! crash.
 
 use anyhow::{Result, ensure};
 use std::time::Duration;

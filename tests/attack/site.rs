@@ -1,4 +1,5 @@
-//! A site for the scenarios whose router turns hostile: it announces routes, and sends packets with spoofed sources.
+//! The lab of the scenarios in which a site's router turns hostile: the router announces routes, and sends packets with
+//! spoofed sources.
 
 use anyhow::{Context, Result, ensure};
 use std::time::{Duration, Instant};
@@ -139,7 +140,7 @@ pub(crate) async fn arrived(w: &World, host: &str, source: &str) -> Result<u64> 
 pub(crate) async fn send_as(w: &World, router: &str, source: &str, to: &str) -> Result<()> {
     let own = format!("{source}/32");
     must(w, router, &["ip", "addr", "add", &own, "dev", "lo"]).await?;
-    // The address must be local, or ping cannot use it as source.
+    // The address must be one of the router's own, or ping cannot use it as the source.
     let ping = ["ping", "-n", "-c", "3", "-i", "0.05", "-W", "1", "-I", source, to];
     // Replies go to the real owner of the address. So the command fails, and the failure means nothing.
     let _ = w.exec(router, &ping, HELPER_TIMEOUT).await?;

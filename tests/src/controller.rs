@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 
 /// The time in which a controller must answer after its start. A start usually takes a fraction of a second; the limit
-/// is for a machine that runs all tests at once.
+/// allows for a machine that runs all tests at once.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running controller. Dropping the value kills the process, and leaves its data directory.

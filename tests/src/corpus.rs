@@ -44,8 +44,8 @@ pub fn replay(target: &str, check: &mut impl FnMut(&[u8])) {
 
 /// Replays the corpus of a target, then checks bolero's inputs: 20,000 random ones of up to 4,096 bytes, or those of a fuzzer.
 ///
-/// A macro, because `bolero::check!` derives the target's identity from its place in the source. In a shared function,
-/// all targets would have one identity.
+/// This is a macro because `bolero::check!` derives the identity of a fuzz target from the place of the call in the
+/// source. In a shared function, all targets would have one identity.
 #[macro_export]
 macro_rules! fuzz {
     ($target:expr, $check:expr $(,)?) => {{

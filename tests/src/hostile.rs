@@ -101,7 +101,8 @@ impl Hostile {
         self.links.update(&[link], now());
     }
 
-    /// Blocks for this time. Meanwhile it receives datagrams and handles timeouts of the link. A time of zero makes one turn.
+    /// Blocks for this time. Meanwhile the method receives datagrams and handles timeouts of the link. A time of zero
+    /// makes one turn.
     ///
     /// # Errors
     /// The socket fails. A full buffer and ICMP's port unreachable are no failures.

@@ -200,8 +200,9 @@ impl World {
         self.connection_is_because(name, status, "").await
     }
 
-    /// Waits until a connection has this `connectionStatus` and one of its tunnels gives a reason that contains `why`.
-    /// Waiting is necessary because a tunnel that has not come up yet may first give another reason. Fails after 30 s.
+    /// Waits until a connection has this `connectionStatus`, and one of the connection's tunnels has a reason for its
+    /// status that contains `why`. Waiting is necessary because a tunnel that has not come up yet may first give
+    /// another reason. Fails after 30 s.
     pub async fn connection_is_because(&self, name: &str, status: &str, why: &str) -> Result<()> {
         let path = self.group().item("connections", name);
         let start = Instant::now();
@@ -239,8 +240,8 @@ impl World {
         }
     }
 
-    /// Sends three pings in this direction. Fails if one is answered, and succeeds if ping cannot run because `from` has
-    /// lost its overlay address.
+    /// Sends three pings in this direction. Fails if a ping is answered. Succeeds also if ping cannot run because
+    /// `from` has lost its overlay address.
     pub async fn silent_or_down(&self, from: &str, to: &str) -> Result<()> {
         if let Ok(pinged) = self.ping(from, to, Ping::UNREACHABLE).await {
             ensure!(pinged.none(), "{from} → {to} must not answer: {pinged}");
@@ -276,7 +277,7 @@ impl World {
         self.down()
     }
 
-    /// Takes the lab down. Fails if its state folder, a namespace or a process remains.
+    /// Takes the lab down. Fails if the lab's state folder, one of its namespaces or one of its processes remains.
     pub fn down(self) -> Result<()> {
         let name = self.lab.topology().name.clone();
         let processes: Vec<_> = self.lab.snapshot().processes.into_values().collect();

@@ -1,8 +1,8 @@
 //! The reference model: the specification as loops over lists.
 //!
 //! The model shares no code with the product, and has no trie, no cache and no index. For a case that the specification
-//! does not decide it returns [`Fate::Unspecified`] or [`Ruling::Either`]. The comparison then accepts what the product
-//! does.
+//! does not decide, the model returns [`Fate::Unspecified`] or [`Ruling::Either`]. The comparison then accepts what the
+//! product does.
 //! * [`change`] decides which operations are refused, and applies accepted ones.
 //! * [`learned`] decides which announced routes of sites are accepted, and which sources they permit.
 //! * [`routes`] finds the route that a packet takes (R1 to R15).
@@ -135,7 +135,7 @@ pub enum Ruling {
     Either,
 }
 
-/// What happens to a packet in the end, with the agents that it passes in order.
+/// What happens to a packet in the end, with the agents that the packet passes, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
     /// The packet reaches the kernel of the last agent of the path, or a site's device.
@@ -206,7 +206,7 @@ impl Model {
         self.vnet_mut(vnet)?.peerings.iter_mut().find(|p| p.remote == remote)
     }
 
-    /// The agent of that name. None: no agent of that name has joined, or it is revoked.
+    /// The agent of that name. None: no agent of that name has joined, or the agent is revoked.
     #[must_use]
     pub fn agent(&self, name: &str) -> Option<&Agent> {
         self.agents.iter().find(|a| a.name == name && !a.revoked)
@@ -222,8 +222,8 @@ impl Model {
             .collect()
     }
 
-    /// The agent's own addresses: those of its NICs, or the address of its gateway. Addresses of served subnets are not
-    /// among them.
+    /// The agent's own addresses: the addresses of its NICs or, for a gateway's agent, the address of the gateway.
+    /// Addresses of served subnets are not among them.
     #[must_use]
     pub fn addresses_of(&self, agent: &Agent) -> Vec<IpAddr> {
         if agent.gateway {

@@ -102,9 +102,9 @@ impl Simulation {
         }
     }
 
-    /// Plays the operations of [`Script::draw`] for this seed, with random faults between them, and then a period without
-    /// faults. Checks that all agents converge, and that an outage of the controller changes nothing. Returns the
-    /// simulation at its end.
+    /// Plays the operations of [`Script::draw`] for this seed with random faults between the operations, and then a
+    /// period without faults. Checks that all agents converge, and that an outage of the controller changes nothing.
+    /// Returns the simulation at its end.
     ///
     /// # Errors
     /// The first violated property, as text.

@@ -119,7 +119,8 @@ impl World {
     /// not compile (revoked ones) are left out.
     ///
     /// # Panics
-    /// If a compiled configuration changes in a round trip through its bytes, or no tables can be built from it.
+    /// If a compiled configuration differs after it was written as bytes and read back, or if no tables can be built
+    /// from a configuration.
     #[must_use]
     pub fn new(topology: &Topology, announced: &BTreeMap<String, Vec<Route>>, mutation: Option<Mutation>) -> Self {
         let now = Instant::now();
@@ -198,8 +199,8 @@ impl World {
                 && !from.as_str().starts_with(AgentId::SITE)
                 && self.key(from, &at) != self.key(&at, from)
             {
-                // A failed handshake delivers nothing, so the receiver does not belong to the path. With `Origin::Link` it
-                // stays in the path, because the test itself put the packet there.
+                // A failed handshake delivers nothing, so the receiver does not belong to the path. With `Origin::Link`
+                // the receiver stays in the path, because the test itself put the packet on its link.
                 if path.len() > 1 {
                     path.pop();
                 }

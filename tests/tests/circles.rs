@@ -352,8 +352,8 @@ fn no_modules_of_the_controller_import_each_other_in_a_circle() {
     );
 }
 
-/// Each import in [`KNOWN`] closes a circle. An import that closes a circle no longer must leave the list; otherwise a
-/// new circle through it would not be noticed.
+/// Each import in [`KNOWN`] closes a circle. When an import stops closing a circle, it must leave the list; otherwise a
+/// new circle through this import would not be noticed.
 #[test]
 fn known_circles_still_exist() {
     let all: Graph = TREES.iter().flat_map(|tree| graph(tree)).collect();

@@ -22,7 +22,8 @@ use tombolo_tests::corpus;
 /// The number of agents in the test. Configurations also name agents that do not exist.
 const NODES: usize = 3;
 
-/// The number of key pairs of each agent. An agent has one of them at a time; a restart may change it.
+/// The number of key pairs of each agent. An agent uses one key pair at a time, and may use another one after a
+/// restart.
 const KEYS: u8 = 2;
 
 /// Names in the order of configurations. The agents have the names at odd positions. So the links that come and go with

@@ -267,8 +267,9 @@ async fn golden_output_of_the_command_line() {
     golden!().text("command_line.txt", &text);
 }
 
-/// The commands whose output is recorded, in an order in which later commands show resources of earlier ones. No agent runs
-/// here, so reports of agents are missing; the golden files of the crates `tombolo-client` and `tombolo-proto` record them.
+/// The commands whose output is recorded, in an order in which later commands show resources of earlier ones. No agent
+/// runs here, so the recorded output has no reports of agents. The golden files of the crates `tombolo-client` and
+/// `tombolo-proto` record these reports.
 const COMMANDS: [&str; 58] = [
     "login",
     "diff -f MANIFEST",

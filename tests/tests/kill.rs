@@ -60,7 +60,8 @@ fn key(number: u64) -> String {
     format!("Key{number}")
 }
 
-/// The paths and bodies of a writer's public addresses, gateways, and connection with its first key, in the order of creation.
+/// The paths and bodies of a writer's public addresses, gateways and connection, in the order of creation. The
+/// connection has its first key.
 fn tunnel(writer: usize) -> Vec<(String, Value)> {
     let mut all = Vec::new();
     for side in ['a', 'b'] {

@@ -25,7 +25,7 @@ impl Rule {
         self.fields.get(name).map_or("", String::as_str)
     }
 
-    /// The rule's line in the index of `docs/rules.md`, with the anchor that Markdown makes of its heading.
+    /// The rule's line in the index of `docs/rules.md`, with the anchor that Markdown makes of the rule's heading.
     fn index_line(&self) -> String {
         let heading = format!("{} {}", self.tag, self.title).to_lowercase();
         let kept = heading

@@ -32,8 +32,8 @@ use std::path::{Path, PathBuf};
 /// The environment variable that, set to `write`, rewrites golden files instead of comparing.
 pub const VARIABLE: &str = "TOMBOLO_GOLDEN";
 
-/// The golden files of one crate. If the variable [`VARIABLE`] is `write` when the [`Golden`] is created, its comparing
-/// methods write the file instead of comparing, and create the folder if it is missing.
+/// The golden files of one crate. If the variable [`VARIABLE`] is `write` when the [`Golden`] is created, the methods
+/// that compare write the file instead, and create the folder if it is missing.
 #[derive(Debug, Clone)]
 pub struct Golden {
     folder: PathBuf,
@@ -166,7 +166,7 @@ impl Golden {
     /// Reads `NAME.json` without comparing: a document of an earlier version, or one that another program writes.
     ///
     /// # Panics
-    /// If the file is missing, or the type does not accept it.
+    /// If the file is missing, or its JSON is no value of the type.
     #[must_use]
     pub fn read<T: DeserializeOwned>(&self, name: &str) -> T {
         let path = self.folder.join(format!("{name}.json"));

@@ -3,10 +3,10 @@
 use clap::{Arg, ArgAction, Command};
 use std::fmt::Write as _;
 
-/// The options of a program as text for a golden file. Each command has a line with its name, and below it a line for each
-/// option or argument: its names, its environment variable, and whether it is required or repeatable, its permitted values
-/// and its default. Options that every command takes (clap's global ones) are listed once, below the program's name.
-/// `--help`, `--version` and help texts are left out.
+/// The options of a program as text for a golden file. Each command has a line with its name, and below this line one
+/// for each option or argument. That line has the names of the option, its environment variable, whether it is required
+/// or repeatable, its permitted values and its default. Options that every command takes (clap's global ones) are
+/// listed once, below the program's name. `--help`, `--version` and help texts are left out.
 #[must_use]
 pub fn options_of(mut command: Command) -> String {
     command.build();

@@ -166,8 +166,8 @@ impl Model {
             for (third, ranges, connected) in self.peers_of(middle) {
                 if third != newcomer.name && overlap(&newcomer.space, &ranges) {
                     let code = "VnetAddressSpaceOverlapsWithAlreadyPeeredVnet";
-                    // P11 is certain for the peers of the remote VNet. That P11 also holds for the peers of the own
-                    // VNet is only derived from it, so the product may accept such a change.
+                    // P11 is certain for the peers of the remote VNet. For the peers of the own VNet the check is only
+                    // derived from P11, so the product may accept such a change.
                     note(connected && middle == remote, code, &mut codes, &mut open);
                 }
             }

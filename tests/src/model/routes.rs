@@ -12,7 +12,7 @@ pub enum Hop {
     Local,
     /// The owner of the destination in this peered VNet.
     Peering(String),
-    /// The VPN gateway that the VNet uses, its own or a peer's.
+    /// The VPN gateway that the VNet uses: its own gateway, or that of a peered VNet.
     Gateway,
     /// The owner of this address.
     Appliance(IpAddr),

@@ -61,8 +61,9 @@ fn expect_no_loss(pinger: BackgroundPing) -> Result<()> {
     Ok(())
 }
 
-/// G6: when an instance is killed, packets are lost for a moment. When it stops in an orderly way, none is lost, and
-/// none when it returns. All this holds for two active instances, and for an active and a standby one.
+/// G6: when an instance is killed, packets are lost for a moment. When an instance stops in an orderly way, no packet
+/// is lost, and none is lost when the instance returns. All this holds for two active instances, and for an active and
+/// a standby one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_of_a_gateway_stands_in_for_the_other() -> Result<()> {
     let mut topology = Topology::load("failover")?;
@@ -106,8 +107,9 @@ async fn an_instance_of_a_gateway_stands_in_for_the_other() -> Result<()> {
     w.down()
 }
 
-/// D19, P25: two VNets have a Connected peering and a VPN. While the path between their machines is cut, the gateways carry the
-/// packets; after the cut the machines use the peering again, and no packet is lost in that change.
+/// D19, P25: two VNets have a Connected peering and a VPN. While the direct path between the machines of the two VNets
+/// is cut, the gateways carry the packets. When the path is restored, the machines use the peering again, and no packet
+/// is lost in this change.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gateways_stand_in_for_a_peering_whose_path_is_cut() -> Result<()> {
     let mut topology = Topology::load("failover")?;

@@ -133,7 +133,8 @@ async fn a_revoked_agent_is_cut_off_at_once() -> Result<()> {
     w.silent_from("hub-vm", "spoke-a-vm").await?;
     let pinged = others.stop()?;
     ensure!(pinged.all(), "others lost packets: {:?}", pinged.missing);
-    // The revoked agent ends first, because its tables cannot be compared: the controller has no configuration for it.
+    // The revoked agent is killed first, because its tables cannot be compared: the controller has no configuration for
+    // a revoked agent.
     w.kill_agent("spoke-a-vm")?;
     let found = check::tables(&w).await?;
     ensure!(

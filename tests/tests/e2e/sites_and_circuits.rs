@@ -106,8 +106,9 @@ async fn the_published_lab_is_not_about_its_names_and_numbers() -> Result<()> {
         .with_context(|| topology.to_text().unwrap_or_default())
 }
 
-/// D16: after a restart of a site's device, or a change of its public address, its link recovers without an action of the
-/// operator. After a change of its key, the link recovers when the new key is written to the controller.
+/// D16: after a restart of a site's device, or a change of the device's public address, the link with the device
+/// recovers without an action of the operator. After a change of the device's key, the link recovers when the new key
+/// is written to the controller.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sites_device_restarts_moves_and_changes_its_key() -> Result<()> {
     let mut topology = Topology::load("interop")?;
@@ -208,8 +209,8 @@ async fn wait_for_route_to_location_1(w: &World, known: bool) -> Result<()> {
     }
 }
 
-/// A wrong configuration of a site is either refused and changes nothing, or accepted, and the connection's status gives
-/// the reason why it does not work.
+/// A wrong configuration of a site is either refused and changes nothing, or it is accepted, and then the connection's
+/// status gives the reason why the connection does not work.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_configured_wrongly_is_refused_or_said() -> Result<()> {
     let mut topology = Topology::load("interop")?;

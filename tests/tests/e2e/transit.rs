@@ -62,7 +62,7 @@ async fn spokes_reach_each_other_and_the_branch_only_as_declared() -> Result<()>
     w.silent("spoke-b-vm", "branch-vm").await?;
     w.agree().await?;
 
-    // P25, D9: hub and branch use their new peering; spoke-a still reaches the branch by VPN.
+    // P25, D9: packets between hub and branch use the new peering of the two; spoke-a still reaches the branch by VPN.
     w.join("hub", "branch").await?;
     w.trace_is("hub-vm", &["branch-vm"]).await?;
     w.trace_is("spoke-a-vm", &["hub-gw", "*", "branch-vm"]).await?;
