@@ -26,7 +26,8 @@ pub fn root() -> PathBuf {
     tests.parent().expect("the workspace").to_path_buf()
 }
 
-/// The texts between backticks in a line, in order. A backtick without a partner opens a text that ends with the line.
+/// The texts between backticks in a line, in order. After an opening backtick without a closing one, the text extends
+/// to the end of the line.
 pub fn quoted(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
 }

@@ -146,7 +146,8 @@ pub struct Tally {
 
 /// Plays a script against model and product. Model and product must agree on which operations are refused and with
 /// which codes, and on the path and the end of each packet. A refused operation must leave the topology unchanged.
-/// `mutation` is a defect that a test injects into the product; a correct comparison then returns an error.
+/// `mutation` is a defect that a test injects into the product. With a defect, a comparison that works returns an
+/// error.
 ///
 /// # Errors
 /// The first difference: the number of operations up to it, with the one that shows it, and a description.

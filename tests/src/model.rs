@@ -212,7 +212,8 @@ impl Model {
         self.agents.iter().find(|a| a.name == name && !a.revoked)
     }
 
-    /// The NICs of an agent that exist, in the order of the agent's binding. A gateway's agent has none.
+    /// Those NICs of an agent that still exist, in the order in which the agent's binding lists them. A gateway's agent
+    /// has none.
     #[must_use]
     pub fn nics_of(&self, agent: &Agent) -> Vec<&Nic> {
         agent

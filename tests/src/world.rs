@@ -91,7 +91,7 @@ struct Host {
     engine: Engine<PlainLinks>,
 }
 
-/// All agents of a topology, the devices of sites, and a clock that stands still.
+/// All agents of a topology, the devices of sites, and one clock, whose time never changes.
 pub struct World {
     hosts: BTreeMap<AgentId, Host>,
     addresses: BTreeMap<SocketAddr, AgentId>,
@@ -185,7 +185,7 @@ impl World {
     ///
     /// # Panics
     /// If an engine does not do exactly one of these with the packet: send a datagram, deliver it to the kernel, count a
-    /// drop. Also if source and destination are of different families.
+    /// drop. Also panics if source and destination are of different address families.
     pub fn send(&mut self, packet: &Packet) -> Option<Outcome> {
         let mut bytes = build(packet);
         let mut path = Vec::new();
@@ -291,7 +291,7 @@ impl World {
     }
 }
 
-/// The UDP port of every site's device: the one of WireGuard's examples.
+/// The UDP port of every site's device: 51820, the port in WireGuard's examples.
 const SITE_PORT: u16 = 51_820;
 
 fn site_connection(vnet: &str) -> String {

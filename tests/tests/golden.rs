@@ -197,7 +197,7 @@ fn every_golden_file_is_compared() {
     assert!(orphans.is_empty(), "No test names these files: {orphans:#?}");
 }
 
-/// The paths in a JSON value with the types of their values, each once. Scripts may rely on these.
+/// The paths in a JSON value, each once, and each with the type of the value at this path. Scripts may rely on these.
 fn shape(value: &Value, path: &str, found: &mut BTreeMap<String, BTreeSet<&'static str>>) {
     let kind = match value {
         Value::Object(fields) => {

@@ -1,5 +1,5 @@
-//! `kill -9` ends the controller at random moments during concurrent writes. No acknowledged change may be lost, and no
-//! unacknowledged change may be applied partially.
+//! `kill -9` ends the controller at random moments during concurrent writes. No acknowledged change may be lost. A
+//! change without an acknowledgement may be applied completely or not at all, but not partially.
 //!
 //! Each writer owns one pair of VNets, with a gateway in each and a connection between them. The writer makes changes
 //! that concern several documents: both halves of a peering (one request changes both), a VNet with all its subnets,
