@@ -1,6 +1,6 @@
 //! Two hostile agents advertise a few sets of routes in turn at a high rate: a VM of a peered VNet, which may advertise no
-//! routes, and the gateway of a VPN connection with BGP, which may. Their peers rebuild their lookup tables a few times,
-//! not for each message.
+//! routes, and the gateway of a VPN connection with BGP, which may. The peers rebuild their lookup tables a few times
+//! only, and not once for each message.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -65,7 +65,8 @@ resources:
     other-to-hub: {virtualNetworkGateway1: other-gw, virtualNetworkGateway2: hub-gw, sharedKey: AnotherForThese, enableBgp: true}
 ";
 
-/// Route tables that each attacker advertises in a second. It is far above the receiver's pace of at most ten rebuilds a second.
+/// Route tables that each attacker advertises in a second. A receiver rebuilds its tables at most ten times a second,
+/// so most of these tables cannot have a rebuild of their own.
 const RATE: u32 = 2000;
 const ATTACK_TIME: Duration = Duration::from_secs(5);
 
@@ -73,7 +74,7 @@ const ATTACK_TIME: Duration = Duration::from_secs(5);
 /// cause a few more.
 const MAX_REBUILDS: u64 = 14;
 
-/// Limit for new log lines during the attack: the log limiter writes at most five of a kind in ten seconds.
+/// Limit for new log lines during the attack: an agent writes at most five lines of one kind in ten seconds.
 const MAX_LOG_LINES: usize = 40;
 
 /// The number at a JSON pointer of an agent's view. Fails if there is none.
@@ -88,7 +89,8 @@ fn lines(w: &World, host: &str) -> Result<usize> {
     Ok(std::fs::read_to_string(w.log(host)?)?.lines().count())
 }
 
-/// Stops a host's agent, and starts a hostile one with its identity and one peer.
+/// Stops a host's agent, and starts a hostile agent with the identity of the stopped one. The hostile agent has one
+/// link, with `peer`.
 fn hostile(w: &World, host: &str, peer: &str) -> Result<Hostile> {
     ensure!(w.stop_agent(host)?, "the agent of {host} had to be killed");
     let state = w.agent_dir(host)?;
@@ -140,8 +142,8 @@ async fn tables_that_change_all_the_time_are_built_a_few_times() -> Result<()> {
         let written = lines(&w, host)?.saturating_sub(lines_before);
         ensure!(written <= MAX_LOG_LINES, "{host} wrote {written} lines");
     }
-    // The counters show that both attacks arrived: the hub's gateway processed the neighbour's tables, the VM refused its
-    // peer's.
+    // The counters prove that both attacks arrived: the hub's gateway processed the tables of the branch's gateway, and
+    // the hub's VM refused the tables of the spoke's VM.
     ensure!(number(&w, "hub-gw", "/routeAdvertisements/received").await? > 500);
     ensure!(number(&w, "hub-vm", "/routeAdvertisements/refused").await? > 500);
     w.down()

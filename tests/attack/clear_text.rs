@@ -20,8 +20,9 @@ const PERIOD: Duration = Duration::from_millis(400);
 /// Timeout of each command, and of each change that must take effect.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// nftables rules that record source and destination of each packet with an overlay address that enters the underlay on any
-/// wire. They are loaded in the namespace that bridges all wires.
+/// nftables rules that record the source and the destination of each packet that enters the underlay on any wire, if
+/// one of the two is an overlay address. The rules are loaded in the network namespace that bridges all wires of the
+/// underlay.
 const WATCH: &str = "table bridge watch {
     set four { type ipv4_addr . ipv4_addr; size 1024; flags dynamic; }
     set six { type ipv6_addr . ipv6_addr; size 1024; flags dynamic; }
@@ -34,7 +35,7 @@ const WATCH: &str = "table bridge watch {
     }
 }";
 
-/// Loads nftables rules in a host's namespace, beside those that are loaded there.
+/// Adds nftables rules to those that a host's namespace already has.
 async fn nft(lab: &Lab, host: &str, rules: &str) -> Result<()> {
     let file = lab.path()?.join(format!("rules-{host}.nft"));
     std::fs::write(&file, rules)?;
@@ -131,7 +132,7 @@ impl Sockets {
     /// Waits until the client has received five replies more. Fails after [`TIMEOUT`]; `when` names the situation in the error.
     async fn answered(&self, when: &str) -> Result<()> {
         let (before, start) = (self.answers.load(Relaxed), Instant::now());
-        // The first replies may have been under way before the call.
+        // Several replies are awaited, because the first ones may answer requests from before the call.
         while self.answers.load(Relaxed) < before + 5 {
             ensure!(start.elapsed() < TIMEOUT, "{when}, the published port does not answer");
             tokio::time::sleep(PING_INTERVAL).await;
@@ -194,8 +195,8 @@ impl Container {
     }
 }
 
-/// D22: a VM and a container on it send packets while a peering is created and deleted and while the agent crashes and
-/// stops. None enters the underlay in clear text.
+/// D22: a VM and a container on this VM send packets while a peering is created and deleted and while the agent crashes
+/// and stops. None enters the underlay in clear text.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vm_and_its_containers_send_nothing_in_clear_text() -> Result<()> {
     let w = World::up("clear-vm").await?;
@@ -248,8 +249,8 @@ async fn a_vm_and_its_containers_send_nothing_in_clear_text() -> Result<()> {
         drop(ping?);
     }
 
-    // Only `clean` removes the confinement. Afterwards packets must leave in clear text, which proves that the watch would
-    // have seen them before.
+    // Only `clean` removes the confinement. After that, packets must leave in clear text. This proves that the watch
+    // would have recorded such packets earlier.
     let (program, dir) = (tombolo_lab::binary::find("tombolo-agent")?, w.agent_dir(vm)?);
     let (program, dir) = (program.display().to_string(), dir.display().to_string());
     let done = w.exec(vm, &[&program, "clean", "--state-dir", &dir], TIMEOUT).await?;

@@ -5,8 +5,8 @@ use crate::stranger::Attacked;
 use anyhow::{Result, ensure};
 use tombolo_lab::topology::INTERNET;
 
-/// Connections of the attack, each with 32 streams of 1 MiB: 640 MiB in all. A controller that accepts them receives all but the last
-/// byte of each.
+/// The number of connections of the attack. Each has 32 streams, and each stream announces a message of 1 MiB: 640 MiB
+/// in all. If the controller accepted them, it would receive all but the last byte of each message.
 const CONNECTIONS: u64 = 20;
 
 /// Limit for the growth of the controller's memory in bytes: a tenth of the attack.

@@ -6,9 +6,9 @@ use anyhow::{Result, ensure};
 use std::time::Duration;
 use tombolo_lab::topology::INTERNET;
 
-/// Kinds of connections, with their number and how many are opened per second: idle TCP connections, incomplete TLS handshakes,
-/// HTTP/2 without requests, and request bodies that never end. The last two need TLS handshakes and so computing time of the
-/// attacker, hence the smaller numbers.
+/// The kinds of connections, each with the number of connections and the number opened per second: idle TCP
+/// connections, incomplete TLS handshakes, HTTP/2 without requests, and request bodies that never end. The last two
+/// kinds have smaller numbers, because each of their TLS handshakes costs the attacker computing time.
 const STATES: [(&str, u64, u32); 4] = [
     ("tcp", 6_000, 1_000),
     ("tls", 2_400, 350),
@@ -19,8 +19,8 @@ const STATES: [(&str, u64, u32); 4] = [
 /// Time within which all agents must be connected again after the controller's restart, while the attack lasts.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Limit for the controller's resident memory in bytes. Strangers' connections may cost 300 MiB by the limits of the port;
-/// the rest is for the controller itself.
+/// Limit for the controller's resident memory in bytes. The limits of the port permit that connections without
+/// credentials cost 300 MiB; the rest is for the controller itself.
 const MAX_MEMORY: u64 = 400 << 20;
 
 async fn attack(name: &str, host: &str, addresses: &str) -> Result<()> {
@@ -44,13 +44,15 @@ async fn attack(name: &str, host: &str, addresses: &str) -> Result<()> {
     }
     attacked.others_work().await?;
     let memory = attacked.memory()?;
-    // The restarted controller has no connections yet. It must know the agents' addresses from its store to prefer them.
+    // The restarted controller has no connections yet. To prefer the addresses of agents, it must know these addresses
+    // from its store.
     attacked.world.kill_controller()?;
     attacked.world.start_controller().await?;
     attacked.world.wait_until_ready(READY_TIMEOUT).await?;
     let mut attempts = 0;
     for ((state, wanted, _), stranger) in STATES.iter().zip(&mut strangers) {
-        // The attack has lasted until here: it still opens connections, or holds all of them.
+        // Proves that the attack did not end before this point: the attacker still opens connections, or holds all of
+        // them.
         let before = stranger.report();
         let report = stranger
             .until(|r| r.attempts > before.attempts || r.held >= *wanted)

@@ -87,7 +87,7 @@ async fn a_customer_speaks_for_no_linked_vnet() -> Result<()> {
         arrived(&w, "left-vm", "10.2.30.99").await? > 0,
         "left-vm does not get the site's packets"
     );
-    // The drops prove that the edge received the packets which must not arrive.
+    // The counted drops prove that the spoofed packets were really sent, and that they reached the edge.
     let end = Instant::now() + ROUTES_TIMEOUT;
     loop {
         let after = spoofed(&w, "er-primary").await?;

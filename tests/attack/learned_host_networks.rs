@@ -1,6 +1,6 @@
 //! Finding 2 of docs/security.md: a site announces the hosts' underlay network, the controller's address, and a default
-//! route in two halves. Hosts keep their own routes to all of these, and their agents still get configurations and
-//! revocations.
+//! route in two halves. Hosts keep their own routes to all of these destinations, and agents still receive new
+//! configurations, also one that removes a revoked agent.
 
 use super::site::{ROUTES_TIMEOUT, TOPOLOGY, announce, answers, knows, must};
 use anyhow::{Result, ensure};
@@ -37,7 +37,8 @@ async fn a_site_takes_no_networks_from_hosts() -> Result<()> {
         knows(&w, vm, "203.0.113.10/32").await?;
         knows(&w, vm, "10.50.0.0/16").await?;
     }
-    // The harmless prefix, 10.50.0.0/16, is installed; each of the others is left out alone.
+    // The harmless prefix, 10.50.0.0/16, is installed; each of the other prefixes is left out, which does not affect
+    // 10.50.0.0/16.
     let expected = BTreeMap::from([("host_connected".to_owned(), 3), ("host_default".to_owned(), 2)]);
     let end = Instant::now() + ROUTES_TIMEOUT;
     loop {

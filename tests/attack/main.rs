@@ -1,8 +1,8 @@
 //! Attacks on real processes in network namespaces: scenarios for findings of `docs/security.md`. They need root.
 //!
-//! A scenario first shows that the attacker can do what it is entitled to; otherwise a broken attacker would pass for a failed
-//! attack. Then it attacks, and checks that the attack had no effect and that other agents and users kept working. All scenarios
-//! together take at most three minutes.
+//! A scenario first shows that the attacker can do what it is permitted to do. Otherwise an attacker that does not work
+//! at all would look like an attack that was repelled. Then the scenario performs the attack, and checks that it had no
+//! effect, and that other agents and users kept working. All scenarios together take at most three minutes.
 
 mod advertisements;
 mod clear_text;

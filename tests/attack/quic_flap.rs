@@ -1,5 +1,6 @@
-//! Finding 4 of docs/security.md: a hostile agent opens and closes QUIC connections while its peering is deleted. The agent
-//! at the other end then gets events of connections whose link it has already removed, and must not crash.
+//! Finding 4 of docs/security.md: a hostile agent opens and closes QUIC connections while its peering is deleted. The
+//! agent at the other end then gets events of QUIC connections although it has already removed their link, and must not
+//! crash.
 
 use anyhow::{Result, ensure};
 use std::time::Duration;
@@ -7,7 +8,8 @@ use tombolo_lab::host::inside;
 use tombolo_tests::hostile::Hostile;
 use tombolo_tests::live::{PING_INTERVAL, World};
 
-/// How often the peering is deleted and created again. Each time, the deletion meets the flapping connections at another moment.
+/// How often the peering is deleted and created again. Each deletion comes at another moment in the life of a flapping
+/// connection, so several rounds test several moments.
 const ROUNDS: usize = 6;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -17,7 +19,8 @@ async fn connections_that_flap_while_a_peering_ends_stop_nobody() -> Result<()> 
         w.join("hub", spoke).await?;
         w.reach(&format!("{spoke}-vm"), "hub-vm").await?;
     }
-    // The hostile agent has the last link in the hub's list, so that no link has its index after the removal.
+    // The hostile agent's link is the last one in the list of the hub's agent. So after its removal no other link takes
+    // over its index, and the index is invalid.
     ensure!(w.stop_agent("spoke-b-vm")?, "the agent had to be killed");
     let (netns, state) = (w.hosts().netns("spoke-b-vm"), w.agent_dir("spoke-b-vm")?);
     let mut hostile = inside(&netns, || Hostile::new(&state, "hub-vm"))??;

@@ -1,4 +1,5 @@
-//! A site for the scenarios whose router turns hostile: it announces routes, and sends packets with spoofed sources.
+//! The lab of the scenarios in which a site's router turns hostile: the router announces routes, and sends packets with
+//! spoofed sources.
 
 use anyhow::{Context, Result, ensure};
 use std::time::{Duration, Instant};
@@ -90,8 +91,8 @@ pub(crate) async fn must(w: &World, host: &str, argv: &[&str]) -> Result<String>
 /// Makes a site's router announce further prefixes on all of its BGP sessions. A second call replaces the prefixes of the first.
 pub(crate) async fn announce(w: &World, router: &str, prefixes: &[&str]) -> Result<()> {
     let routes: Vec<String> = prefixes.iter().map(|p| format!("route {p} unreachable;")).collect();
-    // The router must keep routing as before. So BIRD does not install these routes in the router's kernel, and the site's
-    // LAN still gets the default route only.
+    // The router must keep routing as before. So BIRD does not install these routes in the router's kernel, and still
+    // announces nothing but the default route to the site's LAN.
     let edits = [
         r#"s/export where proto = "announced" .*;/export where proto = "announced" || proto = "attack";/"#,
         r#"s/export where source ~ \[ RTS_STATIC/export where proto != "attack" \&\& source ~ [ RTS_STATIC/"#,
@@ -113,7 +114,7 @@ pub(crate) async fn announce(w: &World, router: &str, prefixes: &[&str]) -> Resu
     Ok(())
 }
 
-/// Starts to count the IPv4 packets from each of these sources that a host receives. Call it once for a host. The chain
+/// Starts to count the IPv4 packets that a host receives from each of these sources. Call it once for a host. The chain
 /// runs before all others (priority -400), so a packet counts even if another chain drops it.
 pub(crate) async fn watch(w: &World, host: &str, sources: &[&str]) -> Result<()> {
     must(w, host, &["nft", "add table ip attack"]).await?;
@@ -139,7 +140,7 @@ pub(crate) async fn arrived(w: &World, host: &str, source: &str) -> Result<u64> 
 pub(crate) async fn send_as(w: &World, router: &str, source: &str, to: &str) -> Result<()> {
     let own = format!("{source}/32");
     must(w, router, &["ip", "addr", "add", &own, "dev", "lo"]).await?;
-    // The address must be local, or ping cannot use it as source.
+    // The address must be one of the router's own, or ping cannot use it as the source.
     let ping = ["ping", "-n", "-c", "3", "-i", "0.05", "-W", "1", "-I", source, to];
     // Replies go to the real owner of the address. So the command fails, and the failure means nothing.
     let _ = w.exec(router, &ping, HELPER_TIMEOUT).await?;

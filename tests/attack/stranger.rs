@@ -45,7 +45,8 @@ resources:
     Topology::parse(&text).expect("the topology of this test")
 }
 
-/// A lab whose controller is attacked, with the number of address prefixes that its VNet has: each check adds one.
+/// A lab whose controller is attacked. The value also counts the address prefixes of the lab's VNet, because each check
+/// adds one.
 pub(crate) struct Attacked {
     pub(crate) world: World,
     prefixes: u8,
@@ -58,8 +59,8 @@ impl Attacked {
         Ok(Self { world, prefixes: 1 })
     }
 
-    /// Starts the program `stranger` in a host's namespace, with further arguments separated by spaces. It attacks until
-    /// its `--seconds` are over or the value is dropped.
+    /// Starts the program `stranger` in a host's namespace, with further arguments separated by spaces. The program
+    /// attacks until its `--seconds` are over or the returned value is dropped.
     pub(crate) fn stranger(&self, host: &str, arguments: &str) -> Result<Stranger> {
         let mut argv = vec![env!("CARGO_BIN_EXE_stranger").to_owned(), "--to".to_owned()];
         argv.push("203.0.113.10:8443".to_owned());

@@ -5,8 +5,8 @@
 //! hostile-agent flap --state DIR --peer NAME [--seconds S]
 //! ```
 //! `advertise` advertises route tables, by default as many as possible (`--rate 0`). `flap` opens and closes QUIC
-//! connections. Both print their result as one line of JSON: the count of tables or connections, and the seconds and CPU
-//! seconds that they took.
+//! connections. Both commands print one line of JSON: the count of tables or connections, and the seconds and CPU
+//! seconds that the attack took.
 
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;

@@ -22,7 +22,7 @@ pub fn network(path: &str) -> String {
     format!("{}/providers/Microsoft.Network/{path}", group("g"))
 }
 
-/// The ARM id of a VM in group `g`. A VM exists in ARM as a read-only view of its agent (D7).
+/// The ARM id of a VM in group `g`. In ARM a VM is a read-only view of the VM's agent (D7).
 #[must_use]
 pub fn vm(name: &str) -> String {
     format!("{}/providers/Microsoft.Compute/virtualMachines/{name}", group("g"))
@@ -34,8 +34,8 @@ pub fn vnet_body(region: &str, space: &[IpNet]) -> Value {
     json!({"location": region, "properties": {"addressSpace": {"addressPrefixes": space}}})
 }
 
-/// A subnet's body. One prefix becomes `addressPrefix`, several become `addressPrefixes`. `table` is the name of a route
-/// table of group `g`.
+/// A subnet's body. If there is one prefix, the body has `addressPrefix`; if there are several, it has
+/// `addressPrefixes`. `table` is the name of a route table of group `g`.
 #[must_use]
 pub fn subnet_body(prefixes: &[IpNet], table: Option<&str>) -> Value {
     let mut properties = match prefixes {

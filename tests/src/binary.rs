@@ -1,4 +1,5 @@
-//! Finds the built programs. They lie one folder above the test's own binary, which cargo builds in `target/PROFILE/deps`.
+//! Finds the built programs. These programs lie one folder above the test's own binary, which cargo builds in
+//! `target/PROFILE/deps`.
 
 use std::path::PathBuf;
 

@@ -26,7 +26,8 @@ pub fn root() -> PathBuf {
     tests.parent().expect("the workspace").to_path_buf()
 }
 
-/// The texts between backticks in a line, in order. A backtick without a partner opens a text that ends with the line.
+/// The texts between backticks in a line, in order. After an opening backtick without a closing one, the text extends
+/// to the end of the line.
 pub fn quoted(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
 }
@@ -44,7 +45,7 @@ pub fn fault_of(citation: &str) -> Option<String> {
     let Some(at) = source.find(&format!("fn {function}(")) else {
         return Some(format!("there is no {function} in {file}"));
     };
-    // A line with `}` ends the previous function, so its attributes are not read.
+    // A line with `}` ends the previous function, whose attributes do not count.
     let above = source[..at].lines().rev().take(6);
     let before: Vec<&str> = above.take_while(|line| line.trim() != "}").collect();
     if !before.iter().any(|l| l.contains("#[test]") || l.contains("::test")) {
@@ -64,8 +65,9 @@ fn tag_of(word: &str) -> Option<&str> {
     (is_number && !number.starts_with('0')).then_some(word)
 }
 
-/// The tags that a line of text or code cites, a repeated one each time: first those with one letter, in order, then those with
-/// `Meter-`. All characters but ASCII letters, digits and `_` separate words.
+/// The tags that a line of text or code cites. First come the tags with one letter, in the order of the line, then the
+/// tags with `Meter-`. A tag that is cited twice is returned twice. All characters but ASCII letters, digits and `_`
+/// separate words.
 #[must_use]
 pub fn tags_in(line: &str) -> Vec<String> {
     let words = line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));

@@ -9,7 +9,8 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 
-/// A start takes a fraction of a second; the limit covers a machine that runs all tests at once.
+/// The time in which a controller must answer after its start. A start usually takes a fraction of a second; the limit
+/// allows for a machine that runs all tests at once.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running controller. Dropping the value kills the process, and leaves its data directory.
@@ -19,8 +20,8 @@ pub struct Controller {
     listen: SocketAddr,
 }
 
-/// A REST client of one controller. It trusts only that controller's certificate authority, and sends its admin token.
-/// Clones share connections.
+/// A REST client of one controller. The client trusts only that controller's certificate authority, and sends that
+/// controller's admin token. Clones share connections.
 #[derive(Clone)]
 pub struct Rest {
     client: Client,

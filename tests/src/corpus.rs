@@ -23,7 +23,7 @@ pub fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
 }
 
 /// Calls `check` with each recorded input of a target, ordered by name. If `check` panics, the input's name is printed.
-/// Nothing else is printed, because a fuzzer that queries the target expects no other output.
+/// Nothing else is printed, because a fuzzer that asks this program for its target expects no other output.
 ///
 /// # Panics
 /// As [`corpus`] does, and if `check` panics.
@@ -44,8 +44,8 @@ pub fn replay(target: &str, check: &mut impl FnMut(&[u8])) {
 
 /// Replays the corpus of a target, then checks bolero's inputs: 20,000 random ones of up to 4,096 bytes, or those of a fuzzer.
 ///
-/// A macro, because `bolero::check!` derives the target's identity from its place in the source. In a shared function,
-/// all targets would have one identity.
+/// This is a macro because `bolero::check!` derives the identity of a fuzz target from the place of the call in the
+/// source. In a shared function, all targets would have one identity.
 #[macro_export]
 macro_rules! fuzz {
     ($target:expr, $check:expr $(,)?) => {{

@@ -48,8 +48,8 @@ impl Script {
     }
 }
 
-/// Draws a packet. Most come from a VM's kernel with the VM's own address. Some have a spoofed source, and some enter on a
-/// link, as a stale or hostile peer might send them.
+/// Draws a packet. Most come from a VM's kernel with the VM's own address. Some of the packets have a spoofed source.
+/// Others enter on a link, as a stale or hostile peer might send them.
 fn packet<R: Rng>(universe: &Universe, rng: &mut R) -> Packet {
     loop {
         let plan = universe.any(rng);
@@ -144,9 +144,10 @@ pub struct Tally {
     pub refused: u32,
 }
 
-/// Plays a script against model and product. They must agree on which operations are refused, with which codes, and on the
-/// path and the end of each packet; a refused operation must leave the topology unchanged. `mutation` is a defect that a
-/// test injects into the product; a correct comparison then returns an error.
+/// Plays a script against model and product. Model and product must agree on which operations are refused and with
+/// which codes, and on the path and the end of each packet. A refused operation must leave the topology unchanged.
+/// `mutation` is a defect that a test injects into the product. With a defect, a comparison that works returns an
+/// error.
 ///
 /// # Errors
 /// The first difference: the number of operations up to it, with the one that shows it, and a description.
@@ -204,8 +205,8 @@ pub fn play(script: &Script, mutation: Option<Mutation>) -> Result<Tally, (usize
     Ok(tally)
 }
 
-/// Whether model and product agree about a packet. None: the specification does not decide. No `outcome`: the product lost the
-/// packet without a trace, which is a difference.
+/// Whether model and product agree about a packet. None: the specification does not decide. No `outcome` means that the
+/// product lost the packet without a reason or a counted drop, which always is a difference.
 fn compare(fate: &Fate, outcome: Option<&Outcome>) -> Option<bool> {
     match (fate, outcome) {
         (Fate::Unspecified(_), _) => None,
@@ -269,10 +270,10 @@ pub fn report(script: &Script, mutation: Option<Mutation>) -> String {
     )
 }
 
-/// Compares `explain` with sent packets after the script's last operation: both must give the same agents and the same end,
-/// for a loss with the same drop reason. Packets that enter on a link are left out, because `explain` begins at an agent.
-/// So are packets whose sender `explain` does not know and those that a failed handshake stops. Returns the number of
-/// compared packets.
+/// Compares `explain` with sent packets after the script's last operation: both must give the same agents and the same
+/// end and, if the packet is lost, the same drop reason. Packets that enter on a link are left out, because `explain`
+/// begins at an agent. Also left out are packets whose sender `explain` does not know, and packets that a failed
+/// handshake stops. Returns the number of compared packets.
 ///
 /// # Errors
 /// The first difference, as text.

@@ -1,7 +1,7 @@
 //! A joined agent that turned hostile. It has the keys and the configuration of a real agent, and attacks the peer of one
 //! link with route advertisements or QUIC connections.
 //!
-//! The real agent must be stopped, because it would use the same port and sessions.
+//! The real agent must be stopped, because it uses the same UDP port and would take part in the same sessions.
 
 use anyhow::{Context, Result, ensure};
 use rustls::pki_types::PrivateKeyDer;
@@ -20,13 +20,15 @@ use tombolo_proto::config::{AgentConfig, Link, Transport};
 use tombolo_proto::id::PublicKey;
 use tombolo_proto::route::{Route, RouteOrigin};
 
-/// A handshake takes milliseconds; this covers two of WireGuard's retries, which are 5 s apart (section 6.1 of its paper).
+/// The longest wait for a session. A handshake takes milliseconds, but WireGuard repeats a lost one after 5 s (section
+/// 6.1 of its paper), and this covers two repetitions.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The attacked link. A [`Hostile`] has no other link, so the index is 0.
 const LINK: LinkIndex = LinkIndex(0);
 
-/// Packets over each flapping connection: enough to keep the peer's lane busy while the connection closes.
+/// The number of packets that are sent over each QUIC connection before it is closed: enough to keep the peer's lane
+/// busy while the connection closes.
 const PACKETS_PER_CONNECTION: u32 = 50;
 
 /// What an attack has done, and what it cost the attacker.
@@ -40,7 +42,8 @@ pub struct AttackResult {
     pub elapsed: Duration,
 }
 
-/// A hostile agent with one link. It does nothing while no method runs: it has no thread of its own.
+/// A hostile agent with one link. The hostile agent has no thread of its own, so it does nothing while none of these
+/// methods runs.
 pub struct Hostile {
     links: SecureLinks,
     link: Link,
@@ -52,8 +55,8 @@ pub struct Hostile {
 
 impl Hostile {
     /// Takes the identity and the last configuration from an agent's state folder, and configures the agent's link with
-    /// `peer`. No datagram is sent yet. The UDP socket, at the agent's `listen_port`, belongs to the network namespace of
-    /// the calling thread; other threads may use the value.
+    /// `peer`. No datagram is sent yet. The UDP socket has the agent's `listen_port` in the network namespace of the
+    /// calling thread; afterwards other threads may use the value.
     ///
     /// # Errors
     /// A file of the state folder is missing or malformed (`link.key`, `tls.key`, `last-good.json`, `agent.toml` with
@@ -90,7 +93,7 @@ impl Hostile {
         let link = Link {
             transport,
             // Over QUIC, packets of the attack open the connections. An always-on link would also send keepalives over
-            // WireGuard, and the link might stay there.
+            // WireGuard, and might then keep using WireGuard.
             always_on: transport != Transport::Quic,
             initiator: true,
             ..self.link.clone()
@@ -98,7 +101,8 @@ impl Hostile {
         self.links.update(&[link], now());
     }
 
-    /// Blocks for this time. Meanwhile it receives datagrams and handles timeouts of the link. A time of zero makes one turn.
+    /// Blocks for this time. Meanwhile the method receives datagrams and handles timeouts of the link. A time of zero
+    /// makes one turn.
     ///
     /// # Errors
     /// The socket fails. A full buffer and ICMP's port unreachable are no failures.
@@ -214,8 +218,8 @@ impl Hostile {
         })
     }
 
-    /// For `time`, opens a QUIC connection, sends `PACKETS_PER_CONNECTION` packets over it and closes it, again and
-    /// again, and blocks meanwhile. An attempt that the peer does not answer within 50 ms is closed too, and does not
+    /// Opens a QUIC connection, sends `PACKETS_PER_CONNECTION` packets over it and closes it, again and again for
+    /// `time`. Blocks meanwhile. An attempt that the peer does not answer within 50 ms is closed too, and does not
     /// count.
     ///
     /// # Errors
@@ -259,8 +263,8 @@ impl Hostile {
 }
 
 /// Four different route tables with `count` routes each, for [`Hostile::advertise`]. The prefixes are /24 from 172.16.0.0
-/// on, which no lab uses; `asn` is the whole AS path. With more than 1,024 routes the tables overlap, because the block has
-/// 4,096 such prefixes.
+/// on, which no lab uses; `asn` is the whole AS path. With a `count` above 1,024 some prefixes are in more than one
+/// table, because the block has only 4,096 such prefixes.
 #[must_use]
 pub fn tables(asn: u32, count: u16) -> Vec<Vec<Route>> {
     (0..4).map(|n| routes(asn, count, count.saturating_mul(n))).collect()

@@ -71,8 +71,8 @@ impl World {
     /// same name. Panics if the caller is not root.
     pub async fn of(topology: &Topology) -> Result<Self> {
         require_root();
-        // The usual folder, not a temporary one: `replace` finds leftovers of an aborted run only there, and a concurrent
-        // run with the same name is refused.
+        // The lab uses the usual folder of its name, not a temporary one: only in that folder `replace` finds the
+        // leftovers of an aborted run, and only because of that folder a concurrent run with the same name is refused.
         let options = Options {
             replace: true,
             ..Options::default()
@@ -154,7 +154,8 @@ impl World {
             let host = from.split('/').next().unwrap_or(from);
             match self.ping(host, to, Ping::UNREACHABLE).await {
                 Ok(pinged) => ensure!(pinged.none(), "{from} → {to} must not answer: {pinged}"),
-                // A stopped agent's address is gone with it, so the host cannot send from it.
+                // If the agent of `from` is stopped, its overlay address is gone, so ping cannot send from that
+                // address.
                 Err(error) if format!("{error:#}").contains("Cannot assign requested address") => {}
                 Err(error) => return Err(error),
             }
@@ -199,8 +200,9 @@ impl World {
         self.connection_is_because(name, status, "").await
     }
 
-    /// Waits until a connection has this `connectionStatus` and one of its tunnels gives a reason that contains `why`.
-    /// Waiting is necessary because a tunnel that has not come up yet may first give another reason. Fails after 30 s.
+    /// Waits until a connection has this `connectionStatus`, and one of the connection's tunnels has a reason for its
+    /// status that contains `why`. Waiting is necessary because a tunnel that has not come up yet may first give
+    /// another reason. Fails after 30 s.
     pub async fn connection_is_because(&self, name: &str, status: &str, why: &str) -> Result<()> {
         let path = self.group().item("connections", name);
         let start = Instant::now();
@@ -238,8 +240,8 @@ impl World {
         }
     }
 
-    /// Sends three pings in this direction. Fails if one is answered, and succeeds if ping cannot run because `from` has
-    /// lost its overlay address.
+    /// Sends three pings in this direction. Fails if a ping is answered. Succeeds also if ping cannot run because
+    /// `from` has lost its overlay address.
     pub async fn silent_or_down(&self, from: &str, to: &str) -> Result<()> {
         if let Ok(pinged) = self.ping(from, to, Ping::UNREACHABLE).await {
             ensure!(pinged.none(), "{from} → {to} must not answer: {pinged}");
@@ -247,16 +249,16 @@ impl World {
         Ok(())
     }
 
-    /// Sends three pings in this direction only. Fails if one is answered, or if ping cannot run. Unlike [`Self::silent`]
-    /// it does not need an address at the host `to`.
+    /// Sends three pings in this direction only. Fails if one is answered, or if ping cannot run. Unlike
+    /// [`Self::silent`] it does not also ping in the other direction, so `to` needs no overlay address.
     pub async fn silent_from(&self, from: &str, to: &str) -> Result<()> {
         let pinged = self.ping(from, to, Ping::UNREACHABLE).await?;
         ensure!(pinged.none(), "{from} → {to} must not answer: {pinged}");
         Ok(())
     }
 
-    /// Compares the controller's routes and `explain` with the agents' tables and with live packets. Fails, with all
-    /// disagreements, if they differ, and if there was nothing to compare.
+    /// Compares the controller's routes and `explain` with the agents' tables and with live packets. Fails if they
+    /// differ, with an error that lists all differences. Also fails if there was nothing to compare.
     pub async fn agree(&self) -> Result<check::Agreement> {
         let found = check::all(&self.lab).await?;
         ensure!(
@@ -275,7 +277,7 @@ impl World {
         self.down()
     }
 
-    /// Takes the lab down. Fails if its state folder, a namespace or a process remains.
+    /// Takes the lab down. Fails if the lab's state folder, one of its namespaces or one of its processes remains.
     pub fn down(self) -> Result<()> {
         let name = self.lab.topology().name.clone();
         let processes: Vec<_> = self.lab.snapshot().processes.into_values().collect();

@@ -1,7 +1,8 @@
 //! The reference model: the specification as loops over lists.
 //!
-//! It shares no code with the product, and has no trie, no cache and no index. For a case that the specification does not
-//! decide it returns [`Fate::Unspecified`] or [`Ruling::Either`]. The comparison then accepts what the product does.
+//! The model shares no code with the product, and has no trie, no cache and no index. For a case that the specification
+//! does not decide, the model returns [`Fate::Unspecified`] or [`Ruling::Either`]. The comparison then accepts what the
+//! product does.
 //! * [`change`] decides which operations are refused, and applies accepted ones.
 //! * [`learned`] decides which announced routes of sites are accepted, and which sources they permit.
 //! * [`routes`] finds the route that a packet takes (R1 to R15).
@@ -127,13 +128,14 @@ pub struct Agent {
 pub enum Ruling {
     /// The product must accept the operation.
     Accept,
-    /// The product must refuse the operation, and its problems must include these codes. An empty list means any code.
+    /// The product must refuse the operation, and the problems that it reports must include these codes. An empty list
+    /// means any code.
     Refuse(Vec<&'static str>),
     /// The specification does not decide.
     Either,
 }
 
-/// What happens to a packet in the end, with the agents that it passes in order.
+/// What happens to a packet in the end, with the agents that the packet passes, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
     /// The packet reaches the kernel of the last agent of the path, or a site's device.
@@ -149,8 +151,8 @@ pub enum Fate {
 pub enum Why {
     /// The host may not send from this source (R12, D10).
     Spoofed,
-    /// There is no route, or the route leads to `Internet` or `None`. At a gateway: neither a connection nor a VNet that
-    /// uses the gateway has the destination.
+    /// There is no route, or the route leads to `Internet` or `None`. At a gateway: the destination is in no network
+    /// that one of the gateway's connections leads to, and in no VNet that uses the gateway.
     Unrouted,
     /// No agent owns the address (D8).
     NoOwner,
@@ -204,13 +206,14 @@ impl Model {
         self.vnet_mut(vnet)?.peerings.iter_mut().find(|p| p.remote == remote)
     }
 
-    /// The agent of that name. None: no agent of that name has joined, or it is revoked.
+    /// The agent of that name. None: no agent of that name has joined, or the agent is revoked.
     #[must_use]
     pub fn agent(&self, name: &str) -> Option<&Agent> {
         self.agents.iter().find(|a| a.name == name && !a.revoked)
     }
 
-    /// The NICs of an agent that exist, in the order of the agent's binding. A gateway's agent has none.
+    /// Those NICs of an agent that still exist, in the order in which the agent's binding lists them. A gateway's agent
+    /// has none.
     #[must_use]
     pub fn nics_of(&self, agent: &Agent) -> Vec<&Nic> {
         agent
@@ -220,8 +223,8 @@ impl Model {
             .collect()
     }
 
-    /// The agent's own addresses: those of its NICs, or the address of its gateway. Addresses of served subnets are not
-    /// among them.
+    /// The agent's own addresses: the addresses of its NICs or, for a gateway's agent, the address of the gateway.
+    /// Addresses of served subnets are not among them.
     #[must_use]
     pub fn addresses_of(&self, agent: &Agent) -> Vec<IpAddr> {
         if agent.gateway {
@@ -261,7 +264,8 @@ impl Model {
         self.nics_of(agent).iter().any(|n| n.forwarding)
     }
 
-    /// The name of the VNet whose gateway this VNet uses: itself, or a peer (P19, P20, P23). None: it uses no gateway.
+    /// The name of the VNet whose gateway this VNet uses: its own name if it has a gateway, or the name of a peer (P19,
+    /// P20, P23). None: it uses no gateway.
     #[must_use]
     pub fn gateway_for(&self, vnet: &str) -> Option<String> {
         if self.gateways.iter().any(|g| g.vnet == vnet) {
@@ -275,8 +279,8 @@ impl Model {
         None
     }
 
-    /// Whether `spoke` uses the gateway of `hub` as its remote gateway (P21): both halves are Connected and have their
-    /// flags, and only `hub` has a gateway.
+    /// Whether `spoke` uses the gateway of `hub` as its remote gateway (P21): both halves are Connected, the half of
+    /// `spoke` has `useRemoteGateways`, the half of `hub` has `allowGatewayTransit`, and only `hub` has a gateway.
     #[must_use]
     pub fn is_client(&self, spoke: &str, hub: &str) -> bool {
         let (Some(own), Some(other)) = (self.half(spoke, hub), self.half(hub, spoke)) else {
@@ -322,9 +326,9 @@ impl Model {
         self.keyed(a, b) && self.key(a, b) == self.key(b, a)
     }
 
-    /// The prefixes that the connection from `vnet` to `far` leads to: the ranges of `far`, and the synced ranges of the
-    /// VNets that use its gateway (P21b, G9). Neither routes that `far` has learned elsewhere are among them (D9), nor
-    /// prefixes that overlap the ranges of `vnet` (G20).
+    /// The prefixes that the connection from `vnet` to `far` leads to: the ranges of `far`, and the synced ranges of
+    /// the VNets that use the gateway of `far` (P21b, G9). Left out are routes that `far` has learned elsewhere (D9),
+    /// and prefixes that overlap the ranges of `vnet` (G20).
     #[must_use]
     pub fn reachable_via(&self, vnet: &str, far: &str) -> Vec<IpNet> {
         let own = self.vnet(vnet).map(|v| v.space.clone()).unwrap_or_default();
@@ -340,7 +344,7 @@ impl Model {
         out
     }
 
-    /// The agent of a VNet's gateway. None: no agent has joined for it, or the agent is revoked.
+    /// The agent of a VNet's gateway. None: no agent has joined for this gateway, or the agent is revoked.
     #[must_use]
     pub fn gateway_agent(&self, vnet: &str) -> Option<&Agent> {
         self.agent(&gateway_agent(vnet))

@@ -1,5 +1,5 @@
-//! Operations on a topology, and packets, as data. A generator draws both from a [`Universe`] of few names, so that
-//! operations often concern the same resources.
+//! Operations on a topology, and packets, as data. A generator draws both from a [`Universe`] that has only a few
+//! names, so that operations often concern the same resources.
 
 mod universe;
 
@@ -33,7 +33,7 @@ pub enum UserHop {
     Gateway,
     /// `VnetLocal`: the owner of the destination in the VNet.
     Local,
-    /// `Internet`: agents drop the packet, because the fabric does not carry it.
+    /// The next-hop type `Internet`: agents drop the packet, because no overlay path leads to the Internet.
     Internet,
     /// `None`: agents drop the packet.
     None,
@@ -58,7 +58,8 @@ pub enum Operation {
         prefixes: Vec<IpNet>,
         table: Option<String>,
     },
-    /// Creates or changes the half of a peering with `remote`, whose name it has. `sync` is `syncRemoteAddressSpace` (P27).
+    /// Creates or changes the half of a peering with `remote`. The half has the name of the VNet `remote`. `sync` is
+    /// `syncRemoteAddressSpace` (P27).
     PutPeering {
         vnet: String,
         remote: String,
@@ -93,7 +94,7 @@ pub enum Operation {
     },
     /// Deletes one side's connection object.
     DeleteConnection { from: String, to: String },
-    /// A VM's agent joins: it has these NICs, and serves all of these subnets (D7, D8).
+    /// A VM's agent joins. The VM has these NICs, and the agent serves all of these subnets (D7, D8).
     JoinVm {
         vm: String,
         nics: Vec<String>,
@@ -111,7 +112,8 @@ pub enum Operation {
         /// Whether the site also announces 4,001 unused IPv4 prefixes, more than G23 permits.
         flood: bool,
     },
-    /// Revokes an agent: its peers remove their links with it. The agent itself still exists, so its name stays in use.
+    /// Revokes an agent: its peers remove their links with it. The revoked agent still exists, so its name stays in
+    /// use.
     Revoke { agent: String },
     /// Deletes an agent; its name and binding are free again.
     DeleteAgent { agent: String },

@@ -66,7 +66,7 @@ impl Product {
         Ok(())
     }
 
-    /// Performs an operation, which may take several changes, completely or not at all.
+    /// Performs an operation completely or not at all. An operation may need several changes.
     ///
     /// # Errors
     /// The product refuses one of the changes; the whole value is then as before.

@@ -43,8 +43,8 @@ enum Message {
     Applied(String),
 }
 
-/// A control stream with its messages in flight, each with the step in which it arrives. `sync` is the controller's state of the
-/// stream, from the agent's `Hello` on.
+/// A control stream with its messages in flight, each with the step in which it arrives. `sync` is what the controller
+/// knows about the stream; it exists once the agent's `Hello` has arrived.
 #[derive(Debug, Default)]
 struct Stream {
     to_agent: VecDeque<(u64, Message)>,
@@ -62,7 +62,8 @@ struct Agent {
     stream: Option<Stream>,
     retry: u64,
     dead: bool,
-    /// The controller has closed its stream for good: it is revoked or unknown.
+    /// Whether the controller has closed this agent's stream for good, because it does not know the agent or the agent
+    /// is revoked.
     refused: bool,
     received: u64,
 }
@@ -79,7 +80,7 @@ pub struct Simulation {
     compiling: Option<(u64, Revision, Topology)>,
     controller_dead: bool,
     agents: BTreeMap<AgentId, Agent>,
-    /// One line for each event, in order, with the step in which it happened.
+    /// The events of the run, in order: one line for each, with the step in which it happened.
     pub log: Vec<String>,
 }
 
@@ -101,9 +102,9 @@ impl Simulation {
         }
     }
 
-    /// Plays the operations of [`Script::draw`] for this seed, with random faults between them, and then a period without
-    /// faults. Checks that all agents converge, and that an outage of the controller changes nothing. Returns the
-    /// simulation at its end.
+    /// Plays the operations of [`Script::draw`] for this seed with random faults between the operations, and then a
+    /// period without faults. Checks that all agents converge, and that an outage of the controller changes nothing.
+    /// Returns the simulation at its end.
     ///
     /// # Errors
     /// The first violated property, as text.
@@ -218,14 +219,15 @@ impl Simulation {
                         .push_back((at, Message::Applied(next.digest.clone())));
                 }
                 agent.running = next;
-                // Without the copy, a crash in the next step finds the older configuration on disk.
+                // In one case of ten the agent dies before it has written the file: after a crash it then starts with
+                // the older configuration.
                 if self.rng.random_bool(0.9) {
                     agent.disk = agent.running.clone();
                 }
             }
         }
         if agent.refused && self.product.topology.agents.get(id).is_some_and(|a| !a.revoked) {
-            // Another host has joined with the name of a deleted agent.
+            // The id exists again: another host has joined with the name of the deleted agent.
             *agent = Agent {
                 received: agent.received,
                 ..Agent::default()
@@ -342,8 +344,8 @@ impl Simulation {
         Ok(())
     }
 
-    /// Checks that an outage of the controller changes no agent's configuration, and that the controller sends none again
-    /// afterwards.
+    /// Checks that an outage of the controller changes no agent's configuration, and that after the outage the
+    /// controller sends no agent a configuration that the agent already has.
     fn check_controller_outage(&mut self) -> Result<(), String> {
         let before: Vec<_> = self
             .agents

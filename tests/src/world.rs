@@ -38,7 +38,8 @@ pub struct Outcome {
 pub enum End {
     /// Delivered to the kernel of the destination.
     Delivered,
-    /// Dropped by an engine; the flag says whether the packet came from the TUN device.
+    /// Dropped by an engine for this reason. The flag is true if the packet came from the TUN device, and false if it
+    /// came from a link.
     Dropped(DropReason, bool),
     /// A forwarding kernel decremented the TTL to zero.
     Kernel,
@@ -90,7 +91,7 @@ struct Host {
     engine: Engine<PlainLinks>,
 }
 
-/// All agents of a topology, the devices of sites, and a clock that stands still.
+/// All agents of a topology, the devices of sites, and one clock, whose time never changes.
 pub struct World {
     hosts: BTreeMap<AgentId, Host>,
     addresses: BTreeMap<SocketAddr, AgentId>,
@@ -108,7 +109,7 @@ pub enum Mutation {
     Topology(fn(&mut Topology)),
     /// Changes the routes that sites announce, before gateways learn them.
     Announced(fn(&mut Vec<Route>)),
-    /// Changes every agent's configuration, given its learned routes, before its tables are built.
+    /// Changes every agent's configuration before its tables are built, and gets the agent's learned routes for this.
     Learned(fn(&mut AgentConfig, &RoutingState)),
 }
 
@@ -118,7 +119,8 @@ impl World {
     /// not compile (revoked ones) are left out.
     ///
     /// # Panics
-    /// If a compiled configuration changes in a round trip through its bytes, or no tables can be built from it.
+    /// If a compiled configuration differs after it was written as bytes and read back, or if no tables can be built
+    /// from a configuration.
     #[must_use]
     pub fn new(topology: &Topology, announced: &BTreeMap<String, Vec<Route>>, mutation: Option<Mutation>) -> Self {
         let now = Instant::now();
@@ -183,7 +185,7 @@ impl World {
     ///
     /// # Panics
     /// If an engine does not do exactly one of these with the packet: send a datagram, deliver it to the kernel, count a
-    /// drop. Also if source and destination are of different families.
+    /// drop. Also panics if source and destination are of different address families.
     pub fn send(&mut self, packet: &Packet) -> Option<Outcome> {
         let mut bytes = build(packet);
         let mut path = Vec::new();
@@ -197,8 +199,8 @@ impl World {
                 && !from.as_str().starts_with(AgentId::SITE)
                 && self.key(from, &at) != self.key(&at, from)
             {
-                // A failed handshake delivers nothing, so the receiver does not belong to the path. With `Origin::Link` it
-                // stays in the path, because the test itself put the packet there.
+                // A failed handshake delivers nothing, so the receiver does not belong to the path. With `Origin::Link`
+                // the receiver stays in the path, because the test itself put the packet on its link.
                 if path.len() > 1 {
                     path.pop();
                 }
@@ -289,7 +291,7 @@ impl World {
     }
 }
 
-/// The UDP port of every site's device: the one of WireGuard's examples.
+/// The UDP port of every site's device: 51820, the port in WireGuard's examples.
 const SITE_PORT: u16 = 51_820;
 
 fn site_connection(vnet: &str) -> String {

@@ -46,7 +46,7 @@ fn tokens(text: &str) -> Vec<Token> {
             ['/', '*', ..] => 2 + end_of_block_comment(&rest[2..]),
             ['"', ..] => 1 + end_of_text(&rest[1..]),
             ['r', '"' | '#', ..] if raw_text(rest).is_some() => raw_text(rest).unwrap_or(1),
-            // A character, or else a lifetime, whose name is read as a word.
+            // A quote begins a character literal, or else a lifetime. The name of a lifetime is read as a word.
             ['\'', '\\', _, ..] => 3 + rest[3..].iter().take_while(|c| **c != '\'').count() + 1,
             ['\'', _, '\'', ..] => 3,
             [':', ':', ..] => {
@@ -71,7 +71,8 @@ fn tokens(text: &str) -> Vec<Token> {
     found
 }
 
-/// The length of a block comment after its opening, with its end. Block comments nest.
+/// The number of characters of a block comment from behind its `/*` to its final `*/`, which counts too. Block comments
+/// nest.
 fn end_of_block_comment(rest: &[char]) -> usize {
     let (mut depth, mut at) = (1, 0);
     while at < rest.len() && depth > 0 {
@@ -90,7 +91,7 @@ fn end_of_block_comment(rest: &[char]) -> usize {
     at
 }
 
-/// The length of a string literal after its opening quote, with its end.
+/// The number of characters of a string literal from behind its opening quote to its closing quote, which counts too.
 fn end_of_text(rest: &[char]) -> usize {
     let mut at = 0;
     while at < rest.len() && rest[at] != '"' {
@@ -231,14 +232,15 @@ fn modules(tree: &str) -> BTreeMap<Vec<String>, String> {
             }
         }
     }
-    // A tree with a library may have a program too, which is a crate of its own.
+    // A source tree with a library may also contain a program, whose files are a crate of their own.
     let top = ["lib", "main"].map(|name| found.remove(&vec![name.to_owned()]));
     let [lib, main] = top;
     found.insert(Vec::new(), lib.or(main).unwrap());
     found
 }
 
-/// The module that a path in module `from` leads to, as far as there are files. `None`: another crate, or a local name.
+/// The module that a path in module `from` leads to, as far as the path's segments are files. `None`: another crate, or
+/// a local name.
 fn target<'m>(
     modules: &'m BTreeMap<Vec<String>, String>,
     from: &[String],
@@ -350,7 +352,8 @@ fn no_modules_of_the_controller_import_each_other_in_a_circle() {
     );
 }
 
-/// Each import in [`KNOWN`] closes a circle. One that no longer does must leave the list, so that it cannot come back unnoticed.
+/// Each import in [`KNOWN`] closes a circle. When an import stops closing a circle, it must leave the list; otherwise a
+/// new circle through this import would not be noticed.
 #[test]
 fn known_circles_still_exist() {
     let all: Graph = TREES.iter().flat_map(|tree| graph(tree)).collect();

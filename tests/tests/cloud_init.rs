@@ -1,5 +1,6 @@
-//! User-data for cloud-init that downloads the agent's package from the controller. The command line writes the user-data,
-//! and the test downloads as a new machine would. `make vm-test` runs cloud-init itself with such user-data.
+//! User-data for cloud-init that downloads the agent's package from the controller. The command line writes the
+//! user-data, and the test performs the same download as a new machine. `make vm-test` runs cloud-init itself with such
+//! user-data.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use reqwest::{Certificate, Client};

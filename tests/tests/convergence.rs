@@ -12,7 +12,7 @@ fn everyone_comes_to_run_what_it_should() {
     let fresh: u64 = given.unwrap_or_else(rand::random);
     println!("TOMBOLO_SEED={fresh}");
     let (mut received, mut faults) = (0, 0);
-    // In this seed an agent is deleted, and another host joins with its name.
+    // In the run of this seed an agent is deleted, and another host joins with the deleted agent's name.
     let rejoined = 2_666_218_544_002_482_707;
     for seed in FIXED.chain([rejoined]).chain((0..30).map(|n| fresh.wrapping_add(n))) {
         let played = Simulation::play(seed).unwrap_or_else(|e| panic!("seed {seed}: {e}"));

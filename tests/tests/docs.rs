@@ -4,7 +4,7 @@
 use std::path::Path;
 use tombolo_tests::citations::{fault_of, quoted, root, texts};
 
-/// Folders of the repository. Text in backticks that begins with one of them is a path.
+/// Folders of the repository. Text in backticks that begins with one of these folders is a path.
 const FOLDERS: [&str; 6] = ["agent/", "controller/", "proto/", "deploy/", "tests/", ".ci/"];
 /// Keywords that introduce a named item in Rust or Python.
 const KEYWORDS: [&str; 9] = ["fn", "struct", "enum", "trait", "const", "type", "mod", "def", "class"];

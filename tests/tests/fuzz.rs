@@ -167,7 +167,7 @@ fn places(value: &Value, at: &mut Vec<String>, out: &mut Vec<String>) {
     }
 }
 
-/// Values that are wrong in most places of a body, by their type, size or content.
+/// Values that, in most places of a body, have a wrong type, size or content.
 fn strange() -> Vec<Value> {
     let mut deep = json!(1);
     for _ in 0..100 {

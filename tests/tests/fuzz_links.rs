@@ -22,11 +22,12 @@ use tombolo_tests::corpus;
 /// The number of agents in the test. Configurations also name agents that do not exist.
 const NODES: usize = 3;
 
-/// The number of key pairs of each agent. An agent has one of them at a time; a restart may change it.
+/// The number of key pairs of each agent. An agent uses one key pair at a time, and may use another one after a
+/// restart.
 const KEYS: u8 = 2;
 
-/// Names in the order of configurations. Those at odd positions are the agents, so that other links come and go before and
-/// after them.
+/// Names in the order of configurations. The agents have the names at odd positions. So the links that come and go with
+/// the names at even positions stand before and behind the agents' links in each configuration.
 const NAMES: [&str; 7] = ["a", "b", "c", "d", "e", "f", "g"];
 
 /// The most datagrams that are in flight at a time; further ones are lost. So `carry(MAX_IN_FLIGHT)` delivers all of them.
@@ -35,7 +36,8 @@ const MAX_IN_FLIGHT: usize = 256;
 /// The first byte of the test's own packets: IPv4 with a header of 20 bytes.
 const OWN: u8 = 0x45;
 
-/// The number of random inputs in `make test`, and the length of the longest. Larger numbers cover more and take longer.
+/// The number of random inputs in `make test`, and the length of the longest input in bytes. Larger numbers cover more
+/// and take longer.
 const ITERATIONS: usize = 1500;
 const MAX_INPUT: usize = 768;
 
@@ -67,7 +69,7 @@ impl Input<'_> {
 /// Ed25519.
 fn secret(name: usize, key: u8) -> [u8; 32] {
     let mut secret = [0x40 + key; 32];
-    // The name is in the second byte, because X25519 ignores some bits of the first and the last byte.
+    // The second byte has the agent's number, because X25519 ignores some bits of the first and the last byte.
     secret[1] = u8::try_from(name).expect("few names");
     secret
 }
@@ -195,10 +197,12 @@ impl<'a> World<'a> {
             node.links.accept_routes(LinkIndex(link), flags & 64 == 0);
         }
         let before = std::mem::replace(&mut node.config, config);
-        // A pending event concerns a link that the old and the new configuration contain, with the same key.
+        // An event that is still pending after an update must concern a link that both configurations contain, the old
+        // and the new one, with the same key of the peer.
         while let Some(event) = node.links.poll_event() {
             let stayed = |one: &&(usize, u8)| node.config.contains(one) && NAMES[one.0] == event.peer().as_str();
-            // `update` itself reports a link without an endpoint as down.
+            // There is one exception: `update` itself reports a link without an endpoint as down, so the old
+            // configuration need not contain it.
             let nowhere = matches!(event, Event::Down(_));
             let known = nowhere && node.config.iter().any(|(n, _)| NAMES[*n] == event.peer().as_str());
             assert!(
@@ -256,7 +260,8 @@ impl<'a> World<'a> {
         let (name, key) = (self.nodes[node].name, self.nodes[node].key);
         let mut packet = vec![0; len.max(20)];
         packet[0] = OWN;
-        // WireGuard pads packets; the receiver removes the padding by IPv4's total length, so it must be right.
+        // WireGuard pads packets, and the receiver removes the padding according to IPv4's total length, so this field
+        // must be right.
         let total = u16::try_from(packet.len()).expect("short");
         packet[2..4].copy_from_slice(&total.to_be_bytes());
         (packet[4], packet[5]) = (u8::try_from(name).expect("few names"), key);
@@ -347,8 +352,8 @@ impl<'a> World<'a> {
             packet[at] = input.byte();
         }
         if packet[40] == 6 {
-            // Kind 6 is a part of a route table. Small numbers for kind, digest, index and count make parts fit together
-            // sometimes.
+            // Kind 6 is a part of a route table. The numbers for kind, digest, index and count are small, so that
+            // random parts sometimes belong to one table.
             packet.push(input.byte() % 3);
             packet.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, input.byte() % 4]);
             packet.extend_from_slice(&[0, input.byte() % 4, 0, input.byte() % 5]);
@@ -370,7 +375,7 @@ impl<'a> World<'a> {
                 let own = self.nodes[number].name;
                 let member = |name: usize| name != own && members >> name & 1 == 1;
                 let chosen = (0..NAMES.len()).filter(|name| member(*name));
-                // Mostly key 0, which all agents have at first: with other keys links would rarely work.
+                // The key is mostly 0, which all agents have at first: with other keys links would rarely work.
                 let config = chosen.map(|name| (name, u8::from(keys >> name & 1 == 1 && keys & 128 != 0) % KEYS));
                 self.update(number, config.collect(), flags);
             }
@@ -440,7 +445,8 @@ impl<'a> World<'a> {
                 }
             }
             16 => {
-                // A restarted agent rarely gets another key. If it often did, no agent would have a valid link for long.
+                // A restarted agent rarely gets another key. If keys changed often, no agent would have a valid link
+                // for long.
                 let key = u8::from(input.byte() > 200);
                 self.restart(number, key, u16::from(input.byte() > 240));
             }

@@ -22,7 +22,7 @@ const CRATES: [&str; 8] = [
     "deploy/lab",
 ];
 
-/// Types without a golden value of their own: the crate, the type, and the reason.
+/// Types that need no golden value of their own, each with its crate and the reason.
 const EXCEPTIONS: [(&str, &str, &str); 6] = [
     (
         "controller/topology",
@@ -197,7 +197,7 @@ fn every_golden_file_is_compared() {
     assert!(orphans.is_empty(), "No test names these files: {orphans:#?}");
 }
 
-/// The paths in a JSON value with the types of their values, each once. Scripts may rely on these.
+/// The paths in a JSON value, each once, and each with the type of the value at this path. Scripts may rely on these.
 fn shape(value: &Value, path: &str, found: &mut BTreeMap<String, BTreeSet<&'static str>>) {
     let kind = match value {
         Value::Object(fields) => {
@@ -267,8 +267,9 @@ async fn golden_output_of_the_command_line() {
     golden!().text("command_line.txt", &text);
 }
 
-/// The commands whose output is recorded, in an order in which later commands show resources of earlier ones. No agent runs
-/// here, so reports of agents are missing; the golden files of the crates `tombolo-client` and `tombolo-proto` record them.
+/// The commands whose output is recorded, in an order in which later commands show resources of earlier ones. No agent
+/// runs here, so the recorded output has no reports of agents. The golden files of the crates `tombolo-client` and
+/// `tombolo-proto` record these reports.
 const COMMANDS: [&str; 58] = [
     "login",
     "diff -f MANIFEST",

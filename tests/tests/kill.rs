@@ -1,9 +1,10 @@
-//! `kill -9` ends the controller at random moments during concurrent writes. No acknowledged change may be lost, and no
-//! unacknowledged change may be applied partially.
+//! `kill -9` ends the controller at random moments during concurrent writes. No acknowledged change may be lost. A
+//! change without an acknowledgement may be applied completely or not at all, but not partially.
 //!
-//! Each writer owns one pair of VNets, with a gateway in each and a connection between them. It makes changes that concern
-//! several documents: both halves of a peering (one request changes both), a VNet with all its subnets, and a connection's
-//! key, which is stored in another document than the connection. `TOMBOLO_KILLS` is the number of kills (25 unless set).
+//! Each writer owns one pair of VNets, with a gateway in each and a connection between them. The writer makes changes
+//! that concern several documents: both halves of a peering (one request changes both), a VNet with all its subnets,
+//! and a connection's key, which is stored in another document than the connection. `TOMBOLO_KILLS` is the number of
+//! kills (25 unless set).
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -15,8 +16,8 @@ use tombolo_tests::arm::{connection_body, gateway_body, group, network, peering_
 use tombolo_tests::controller::{Controller, Rest};
 use tombolo_tests::operation::Flags;
 
-/// The number of concurrent writers. With several, the controller's writer puts changes of several requests into one
-/// transaction.
+/// The number of concurrent writers. There are several, so that the controller's writer puts the changes of several
+/// requests into one transaction.
 const WRITERS: usize = 4;
 
 /// The state of a writer's pair of VNets.
@@ -59,7 +60,8 @@ fn key(number: u64) -> String {
     format!("Key{number}")
 }
 
-/// The paths and bodies of a writer's public addresses, gateways, and connection with its first key, in the order of creation.
+/// The paths and bodies of a writer's public addresses, gateways and connection, in the order of creation. The
+/// connection has its first key.
 fn tunnel(writer: usize) -> Vec<(String, Value)> {
     let mut all = Vec::new();
     for side in ['a', 'b'] {
@@ -94,9 +96,9 @@ fn body(writer: usize, side: char, generation: u64) -> Value {
         "addressSpace": {"addressPrefixes": [format!("10.{octet}.0.0/16")]}, "subnets": subnets}})
 }
 
-/// Sends random changes of a writer's pair until `stop` is set or the controller does not answer. Returns what is known
-/// then: the last acknowledged state, and the pending one if a request got no answer. `acknowledged` counts the answered
-/// changes of all writers.
+/// Sends random changes of a writer's pair until `stop` is set or the controller does not answer. Returns the pair's
+/// last acknowledged state and, if the last request got no answer, the state that this request would have made.
+/// `acknowledged` counts the answered changes of all writers.
 async fn write(
     rest: Rest,
     writer: usize,
@@ -152,7 +154,8 @@ async fn write(
                 known.pending = None;
                 acknowledged.fetch_add(1, Ordering::Relaxed);
             }
-            // P14: a Disconnected half forbids a new half of the other side until it is deleted too.
+            // P14: while one half is Disconnected, the other half cannot be created again; so the Disconnected half is
+            // deleted too.
             Ok((status, answer)) => {
                 assert_eq!(
                     answer["error"]["code"], "RemotePeeringIsDisconnected",
@@ -206,7 +209,8 @@ async fn check(rest: &Rest, writer: usize, known: &Known) -> Known {
         known.now,
         known.pending
     );
-    // After a partial change the parts of the VNet or the states of the two halves would not fit together.
+    // If a change had been applied partially, the VNet's tag would not fit the number of its subnets, or the states of
+    // the two halves would differ.
     let subnets = left["properties"]["subnets"].as_array().map_or(0, Vec::len);
     assert_eq!(subnets as u64, generation % 5 + 2, "writer {writer}: {left}");
     let state = |halves: &[Value]| halves.first().map(|h| h["properties"]["peeringState"].clone());

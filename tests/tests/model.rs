@@ -86,7 +86,8 @@ fn switching_off_p18_is_caught() {
     );
 }
 
-/// R7, step 1: the defect prefers gateway routes to VNet and peering routes; only user routes win over them.
+/// R7, step 1: the defect prefers gateway routes to VNet and peering routes, so that only user-defined routes are
+/// preferred to gateway routes.
 #[test]
 fn switching_off_the_first_step_of_r7_is_caught() {
     must_be_caught(
@@ -132,7 +133,7 @@ fn switching_off_r7_is_caught() {
     );
 }
 
-/// D9: the defect makes a gateway relay for every peer of its VNet, also for peers that do not use it.
+/// D9: the defect makes a gateway relay for every peer of its VNet, even for peers that do not use the gateway.
 #[test]
 fn switching_off_d9_is_caught() {
     must_be_caught(
@@ -228,7 +229,8 @@ fn switching_off_the_limit_of_prefixes_is_caught() {
     );
 }
 
-/// RFC 6890: the defect accepts a martian. A prefix that is one bit shorter is not refused, so the test announces that.
+/// RFC 6890: the defect accepts a martian. In place of the martian 169.254.0.0/16 the product gets 169.254.0.0/15,
+/// which it accepts because this prefix only contains a martian.
 #[test]
 fn switching_off_martians_is_caught() {
     must_be_caught(

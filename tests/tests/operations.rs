@@ -52,7 +52,7 @@ fn documented(document: &str, heading: &str) -> Metrics {
         .filter(|l| l.starts_with("| `"));
     let row = |line: &str| {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-        // "`state`: `desired`, `in_force`": a colon is followed by the values of the last label.
+        // "`state`: `desired`, `in_force`": behind the colon stand the values of the last label, which are not read.
         let labels = cells[2]
             .split(':')
             .next()
@@ -141,7 +141,8 @@ async fn metrics_are_those_of_the_documents() -> Result<()> {
         text.contains("\ntombolo_certificate_expiry_timestamp_seconds "),
         "{text}"
     );
-    // The address for Prometheus needs no password, so it must not have the other paths of the agent's local socket.
+    // A request to the address for Prometheus needs no password, so the paths of the agent's local socket must not
+    // exist there, except that of the metrics.
     for path in ["/status", "/config", "/tables", "/"] {
         ensure!(
             scraped(&world, "hub-vm", path).await?.0 == 404 % 256,

@@ -9,7 +9,7 @@ use std::process::Command;
 const SYSTEM: [&str; 4] = ["/usr/bin", "/usr/sbin", "/bin", "/sbin"];
 /// Programs that no file of this repository calls, but compilers and the builds of dependencies do.
 const CALLED_BY_BUILDS: [&str; 5] = ["cc", "cmake", "protoc", "dpkg-shlibdeps", "strip"];
-/// Packages whose names have no other meaning in scripts, so that a script which contains one installs it.
+/// Names of packages that have no other meaning in scripts: a script that contains such a name installs the package.
 const UNMISTAKABLE: [&str; 4] = ["iproute2", "nftables", "iputils-ping", "bird2"];
 
 fn root() -> PathBuf {
@@ -125,7 +125,8 @@ fn a_test_finds_the_listed_programs_and_no_others() {
         assert!(folder.join(name).is_file(), "{name} is a link to nothing");
     }
 
-    // A program that is installed but not listed. A shell built-in such as `[` would be found even with an empty PATH.
+    // A program that is installed but not listed. Shell built-ins such as `[` do not qualify, because a shell finds
+    // them even with an empty PATH.
     let built_in = |name: &str| {
         let shell = Command::new("sh")
             .args(["-c", "PATH=; command -v \"$0\"", name])

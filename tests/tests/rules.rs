@@ -25,7 +25,7 @@ impl Rule {
         self.fields.get(name).map_or("", String::as_str)
     }
 
-    /// The rule's line in the index of `docs/rules.md`, with the anchor that Markdown makes of its heading.
+    /// The rule's line in the index of `docs/rules.md`, with the anchor that Markdown makes of the rule's heading.
     fn index_line(&self) -> String {
         let heading = format!("{} {}", self.tag, self.title).to_lowercase();
         let kept = heading
@@ -180,7 +180,8 @@ fn the_table_of_eras_is_that_of_the_settings() {
         .map(|(name, value)| format!("| `{name}` | {} | {} |", shown(value), shown(&today[name])))
         .collect();
     let rows = document.lines().filter(|line| line.starts_with("| `"));
-    // The last column, with the rules that a switch concerns, is not in the settings and cannot be compared.
+    // The last column names the rules that a switch concerns. The settings do not contain these rules, so the column is
+    // not compared.
     let found: BTreeSet<String> = rows
         .filter_map(|row| row.trim_end_matches('|').rsplit_once('|'))
         .map(|(switch, _)| format!("{switch}|"))

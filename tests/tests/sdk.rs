@@ -8,14 +8,15 @@ use tombolo_tests::arm::SUBSCRIPTION;
 use tombolo_tests::binary::binary;
 use tombolo_tests::controller::Controller;
 
-/// The Python program of a virtual environment with the client. The environment in `folder` is created by the first call
-/// and whenever `requirements.txt` has changed, which needs the network.
+/// The Python program of a virtual environment with the client. Creates the environment in `folder` at the first call,
+/// and again if `requirements.txt` has changed; both need the network.
 fn environment(folder: &Path) -> PathBuf {
     let python = folder.join("bin/python");
     let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("sdk/requirements.txt");
     let stamp = folder.join("requirements.txt");
     let wanted = std::fs::read(&requirements).expect("requirements");
-    // `exists` follows links: the environment's Python is a link to the system's, which an upgrade may have removed.
+    // The environment's Python is a symbolic link to the system's Python, which an upgrade may have removed. `exists`
+    // follows the link, and then is false.
     if python.exists() && std::fs::read(&stamp).is_ok_and(|done| done == wanted) {
         return python;
     }

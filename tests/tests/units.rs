@@ -29,7 +29,8 @@ fn rating(report: &str) -> Option<f64> {
 fn units_are_rated_well() {
     for (unit, limit) in LIMITS {
         let path = units().join(unit);
-        // The exit status is not needed: a unit that cannot be read is rated like one without any confinement, and fails below.
+        // The exit status is ignored: `systemd-analyze` rates a unit that it cannot read as a unit without any
+        // confinement, and such a rating fails below.
         let analysis = Command::new("systemd-analyze")
             .args(["security", "--no-pager", "--offline=yes"])
             .arg(&path)
@@ -39,7 +40,7 @@ fn units_are_rated_well() {
         let said = String::from_utf8_lossy(&analysis.stderr).into_owned();
         let rating = rating(&report).unwrap_or_else(|| panic!("{unit}: no rating: {report}{said}"));
         assert!(rating <= limit, "{unit}: {rating} is worse than {limit}:\n{report}");
-        // These settings improve the rating without confining anything.
+        // `IPAddressAllow=any` would improve the rating without confining anything.
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(!text.contains("IPAddressAllow=any"), "{unit}");
     }

@@ -2,8 +2,8 @@
 //!
 //!   flood ADDRESS:PORT garbage|handshake|data|quic RATE SECONDS      prints how many it sent
 //!
-//! RATE is in datagrams a second; 0 means as many as possible. No two datagrams are equal, so the receiver cannot recognise
-//! them by a cache.
+//! RATE is in datagrams a second; 0 means as many as possible. No two datagrams are equal, so a receiver cannot
+//! recognise a datagram by comparing it with earlier ones.
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 

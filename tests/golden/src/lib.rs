@@ -10,10 +10,10 @@
 //! * `tests/tests/golden.rs` finds types that derive `Serialize` or `Deserialize` and occur in no golden test.
 //!
 //! # When a test fails
-//! The message shows the difference. For an unintended change, keep the name with `#[serde(rename = "…")]`. For an intended
-//! one, `TOMBOLO_GOLDEN=write` rewrites the file, and its diff shows reviewers the new format. Some tests read files that a
-//! test of another crate writes (the client reads answers of the controller). After an intended change run the rewriting
-//! command twice, because the reader may run before the writer.
+//! The message shows the difference. For an unintended change, keep the name with `#[serde(rename = "…")]`. For an
+//! intended change, run the test with `TOMBOLO_GOLDEN=write`, which rewrites the file; the file's diff shows reviewers
+//! the new format. Some tests read files that a test of another crate writes (the client reads answers of the
+//! controller). After an intended change run the rewriting command twice, because the reader may run before the writer.
 //!
 //! # Why not insta
 //! These tests read golden files back, to prove that stored documents stay readable. insta only compares, and its
@@ -32,8 +32,8 @@ use std::path::{Path, PathBuf};
 /// The environment variable that, set to `write`, rewrites golden files instead of comparing.
 pub const VARIABLE: &str = "TOMBOLO_GOLDEN";
 
-/// The golden files of one crate. If [`VARIABLE`] is `write` when the value is made, the methods that compare write the
-/// file instead, and create the folder.
+/// The golden files of one crate. If the variable [`VARIABLE`] is `write` when the [`Golden`] is created, the methods
+/// that compare write the file instead, and create the folder if it is missing.
 #[derive(Debug, Clone)]
 pub struct Golden {
     folder: PathBuf,
@@ -80,7 +80,8 @@ macro_rules! all_of {
     }};
 }
 
-/// Values that are written as one JSON object, with the names of their cases as keys, in this order.
+/// Values of one type, each with the name of its case. They are written as one JSON object with these names as keys, in
+/// this order.
 struct Cases<'a, T>(&'a [(&'a str, T)]);
 
 impl<T: Serialize> Serialize for Cases<'_, T> {
@@ -113,7 +114,8 @@ impl Golden {
     /// Compares the JSON of a value that programs both write and read with `NAME.json`, and reads the file back.
     ///
     /// # Panics
-    /// If the file is missing or differs, if the type cannot read it, or if the value that was read is written differently.
+    /// If the file is missing or differs, if the type cannot read the file, or if the value that was read from the file
+    /// gives another JSON text when it is written.
     pub fn document<T: Serialize + DeserializeOwned>(&self, name: &str, value: &T) {
         let text = pretty(value);
         self.compare(&format!("{name}.json"), &text);
@@ -164,7 +166,7 @@ impl Golden {
     /// Reads `NAME.json` without comparing: a document of an earlier version, or one that another program writes.
     ///
     /// # Panics
-    /// If the file is missing, or the type does not accept it.
+    /// If the file is missing, or its JSON is no value of the type.
     #[must_use]
     pub fn read<T: DeserializeOwned>(&self, name: &str) -> T {
         let path = self.folder.join(format!("{name}.json"));

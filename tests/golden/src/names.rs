@@ -3,10 +3,10 @@
 use clap::{Arg, ArgAction, Command};
 use std::fmt::Write as _;
 
-/// The options of a program as text for a golden file. Each command has a line with its name, and below it a line for each
-/// option or argument: its names, its environment variable, and whether it is required or repeatable, its permitted values
-/// and its default. Options that every command takes (clap's global ones) are listed once, below the program's name.
-/// `--help`, `--version` and help texts are left out.
+/// The options of a program as text for a golden file. Each command has a line with its name, and below this line one
+/// for each option or argument. That line has the names of the option, its environment variable, whether it is required
+/// or repeatable, its permitted values and its default. Options that every command takes (clap's global ones) are
+/// listed once, below the program's name. `--help`, `--version` and help texts are left out.
 #[must_use]
 pub fn options_of(mut command: Command) -> String {
     command.build();
@@ -41,7 +41,7 @@ fn describe(command: &Command, is_program: bool, text: &mut String) {
             let _ = write!(text, " required");
         }
         let values = option.get_possible_values();
-        // clap gives a switch the values "true" and "false", which users do not write.
+        // clap lists the permitted values "true" and "false" even for a switch, which users write without a value.
         if !values.is_empty() && option.get_action().takes_values() {
             let names: Vec<_> = values.iter().map(clap::builder::PossibleValue::get_name).collect();
             let _ = write!(text, " {}", names.join("|"));

@@ -14,7 +14,7 @@ struct Renamed {
     keep_up: bool,
 }
 
-/// A field that is written under one name and read under another: what a program stores, it cannot read back.
+/// A field that is written under one name and read under another, so a program cannot read what it has stored.
 #[derive(Debug, Serialize, Deserialize)]
 struct OneWay {
     #[serde(rename(serialize = "alwaysOn"), default)]

@@ -1,5 +1,5 @@
-//! An attacker of the controller's port, without credentials, for tests and benchmarks. It holds many connections in one
-//! state, from many addresses, and reports its own cost.
+//! An attacker of the controller's port, without credentials, for tests and benchmarks. The program holds many
+//! connections in one state, from many addresses, and reports how much CPU time the attack costs it.
 //!
 //! ```text
 //! stranger --to 203.0.113.10:8443 --connections 10000 --addresses 198.18.0.0/21 --state tls --seconds 20
@@ -37,7 +37,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const BODY_LENGTH: usize = 65_000;
 const FIRST_PART: usize = 32_000;
 
-/// The message length that a `grpc` stream announces, and the streams of one connection: more than the controller permits.
+/// With `--state grpc`: the length in bytes that each stream announces for its message, and the number of streams of
+/// one connection. The controller permits fewer streams.
 const MESSAGE_LENGTH: u32 = 1 << 20;
 const STREAMS_PER_CONNECTION: usize = 32;
 
@@ -219,7 +220,7 @@ impl Stranger {
         let stream = self.secure(stream).await?;
         let (requests, connection) = timeout(ANSWER_TIMEOUT, h2::client::handshake(stream)).await??;
         let streams = (0..STREAMS_PER_CONNECTION).map(|_| async {
-            // `ready` waits while the controller's limit of streams is reached.
+            // `ready` waits while the connection has as many streams as the controller permits.
             let mut requests = requests.clone().ready().await?;
             let request = http::Request::post("https://controller/tombolo.v1.Control/Renew")
                 .header("content-type", "application/grpc")
@@ -241,7 +242,8 @@ impl Stranger {
                 anyhow::Ok(())
             };
             let fill = async {
-                // If the controller closes the stream, its answer has the reason.
+                // If the controller closes the stream, its answer says why, so the answer is read before the error
+                // counts.
                 let _ = fill.await;
                 std::future::pending::<()>().await;
             };

@@ -137,7 +137,8 @@ impl Model {
                 }
             }
         }
-        // P13: the specification does not say whether a half of another VNet counts to which this VNet has no half.
+        // P13: the specification does not say whether another VNet's half with this VNet counts if this VNet has no
+        // half with the other VNet.
         open |= self.vnets.iter().any(|v| {
             let half = v.peerings.iter().find(|p| p.remote == vnet);
             half.is_some() && self.half(vnet, &v.name).is_none() && overlap(space, &v.space)
@@ -165,8 +166,8 @@ impl Model {
             for (third, ranges, connected) in self.peers_of(middle) {
                 if third != newcomer.name && overlap(&newcomer.space, &ranges) {
                     let code = "VnetAddressSpaceOverlapsWithAlreadyPeeredVnet";
-                    // P11 is certain for the peers of the remote VNet. For the peers of the own VNet it is only derived, so the
-                    // product may accept such a change.
+                    // P11 is certain for the peers of the remote VNet. For the peers of the own VNet the check is only
+                    // derived from P11, so the product may accept such a change.
                     note(connected && middle == remote, code, &mut codes, &mut open);
                 }
             }
@@ -192,14 +193,15 @@ impl Model {
                 codes.push("XVpnNetworksOverlap");
             }
         }
-        // P20 refuses a new half without transit if the other half uses remote gateways, but P21 lets an update remove the flag. The
-        // model does not distinguish the two, so the product decides.
+        // P20 refuses a new half without transit if the other half uses remote gateways, but P21 lets an update remove
+        // the flag. The model does not distinguish new halves from updates here, so the product may refuse or accept
+        // both.
         open |= !flags.transit && back.is_some_and(|b| b.flags.use_remote);
         ruling(codes, open)
     }
 
-    /// G16: the VNets that VPN connections join with one of these over any number of hops, themselves included. A gateway
-    /// advertises its client VNets as its own (P21b), so they are joined too.
+    /// G16: the given VNets, and all VNets that VPN connections join with one of them over any number of hops. A
+    /// gateway advertises the VNets that use it as its own (P21b), so these VNets are joined too.
     fn joined(&self, start: &[&str]) -> Vec<String> {
         let mut joined: Vec<String> = start.iter().map(ToString::to_string).collect();
         let mut next = 0;
@@ -251,7 +253,8 @@ impl Model {
         pairs.any(|(a, b)| overlap(a, b))
     }
 
-    /// The peers of a VNet: name, ranges now and as synced, and whether the half is `Connected`.
+    /// The peers of a VNet. For each: its name, its present and its synced ranges in one list, and whether the VNet's
+    /// half with it is `Connected`.
     fn peers_of(&self, vnet: &str) -> Vec<(String, Vec<IpNet>, bool)> {
         let halves = self.vnet(vnet).map(|v| v.peerings.clone()).unwrap_or_default();
         let describe = |half: Peering| {

@@ -1,4 +1,5 @@
-//! Decides which announced routes of sites are accepted, and which sources they permit (G22 to G24, D10).
+//! Decides which routes that sites announce are accepted, and from which source addresses these routes permit packets
+//! (G22 to G24, D10).
 
 use super::{Announced, Model, State, within};
 use ipnet::IpNet;
@@ -87,8 +88,8 @@ impl Model {
         }
         for far in self.connected_to(hub) {
             if within(&self.reachable_via(hub, far), source) {
-                // Without a key, or without an agent at the far end, there is no link to which the configuration assigns
-                // the source.
+                // Without a key, or without an agent at the far end, the connection has no link. Then no link has this
+                // source by configuration, and the specification does not say whether the site may use it.
                 let link = self.keyed(hub, far) && self.gateway_agent(far).is_some();
                 return link.then_some(false);
             }

@@ -12,7 +12,7 @@ pub enum Hop {
     Local,
     /// The owner of the destination in this peered VNet.
     Peering(String),
-    /// The VPN gateway that the VNet uses, its own or a peer's.
+    /// The VPN gateway that the VNet uses: its own gateway, or that of a peered VNet.
     Gateway,
     /// The owner of this address.
     Appliance(IpAddr),
@@ -20,7 +20,8 @@ pub enum Hop {
     Nowhere,
 }
 
-/// Where a route comes from. Of routes to equal prefixes, the one with the later source in this list is preferred (R7).
+/// Where a route comes from. If two routes have the same prefix, the route whose source is later in this list is
+/// preferred (R7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
     System,
@@ -28,7 +29,8 @@ enum Source {
     User,
 }
 
-/// Reserved blocks: their route has next hop `None`, unless the VNet's space has the block (R1).
+/// Reserved blocks. Each has a route with the next hop `None`, unless the block is itself an address prefix of the VNet
+/// (R1, R2).
 const RESERVED: [&str; 4] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"];
 
 impl Model {
@@ -42,7 +44,7 @@ impl Model {
         let user = table.map(|t| t.routes.clone()).unwrap_or_default();
 
         let mut routes: Vec<(IpNet, Source, Hop)> = Vec::new();
-        // R1: a route for each range; R3, R4: one for each synced prefix of each connected peering.
+        // R1: a route for each range of the VNet; R3, R4: one for each synced prefix of each connected peering.
         for range in &home.space {
             routes.push((*range, Source::System, Hop::Local));
         }
@@ -66,8 +68,8 @@ impl Model {
                 routes.push((prefix, Source::Gateway, Hop::Gateway));
             }
         }
-        // R1, R2: default routes, and `None` for reserved blocks that the VNet does not have. R9: a user default removes
-        // the latter.
+        // R1, R2: default routes, and routes with the next hop `None` for reserved blocks that are no address prefix of
+        // the VNet. R9: a user-defined default route removes these `None` routes.
         let default: [IpNet; 2] = [everything(true), everything(false)];
         routes.extend(default.map(|p| (p, Source::System, Hop::Nowhere)));
         if !user.iter().any(|(p, _)| *p == everything(true)) {
@@ -96,8 +98,9 @@ impl Model {
             .map(|(_, _, hop)| hop)
     }
 
-    /// Whether several connections or VNets that use the gateway of `hub` have the destination. G16 forbids such an
-    /// overlap, so the specification does not say which of them the gateway sends to.
+    /// Whether the destination is in more than one of these networks: the VNets that use the gateway of `hub`, and the
+    /// networks that its connections lead to. G16 forbids such an overlap, so the specification does not say to which
+    /// of these networks the gateway sends.
     #[must_use]
     pub fn ambiguous(&self, hub: &str, destination: IpAddr) -> bool {
         let reachable = self

@@ -78,7 +78,8 @@ impl Model {
                     if own || within(&self.served_by(agent), packet.destination) {
                         return Fate::Delivered { path };
                     }
-                    // R12, D10: the kernel forwards, and the packet comes back through the TUN device.
+                    // R12, D10: the packet is for another host, so the kernel forwards it, and it enters the agent
+                    // again through the TUN device.
                     from = None;
                 }
                 Step::Send(next) => {
@@ -138,8 +139,8 @@ impl Model {
         off.flat_map(|p| p.remote_space.clone()).collect()
     }
 
-    /// P17 at a receiving machine. `refused` is the result of the check of the link ([`Self::admit`]); a refusal there may
-    /// also be reported as [`Why::AccessOff`]. None: the packet is accepted.
+    /// P17 at a receiving machine. `refused` is the result of the check of the link ([`Self::admit`]); if that check
+    /// refuses the packet, the product may also report [`Why::AccessOff`]. None: the packet is accepted.
     fn admit_by_tag(&self, arrival: &LinkPacket<'_>, refused: Option<Step>) -> Option<Step> {
         let LinkPacket { to, packet, .. } = arrival;
         if to.gateway || !within(&self.denied_ranges(&to.vnet), packet.source) {
@@ -188,7 +189,8 @@ impl Model {
         }
     }
 
-    /// Sends to the owner of the address in the VNet. Without an owner, `nobody` is one of the permitted reasons of the loss.
+    /// Sends to the owner of the address in the VNet. If the address has no owner, the packet is lost, and the product
+    /// may give `nobody` or [`Why::NoOwner`] as the reason.
     fn to_owner(&self, agent: &Agent, vnet: &str, address: IpAddr, nobody: Why) -> Step {
         match self.owner(vnet, address) {
             None => Step::Lose(vec![nobody, Why::NoOwner]),
@@ -228,7 +230,7 @@ impl Model {
             if is_own_source {
                 return None;
             }
-            // An appliance of the own VNet may send from any address but the receiver's own.
+            // An appliance of the receiver's own VNet may send from every address that is not the receiver's.
             let taken = self.addresses_of(to).contains(&source);
             if self.forwards(from) && !taken {
                 if within(&self.served_by(to), source) {
@@ -256,7 +258,8 @@ impl Model {
                 return Some(Step::Unspecified("a source in a range that is not synced yet"));
             }
         } else {
-            // P18: a source outside the peer's ranges needs the flag; one inside the own ranges never passes (D10).
+            // P18: a source outside the peer's ranges needs `allowForwardedTraffic`. A source inside the ranges of the
+            // receiver's own VNet never passes (D10).
             let own = self.vnet(&to.vnet).is_some_and(|v| within(&v.space, source));
             let allowed = half.flags.forwarded || inside;
             if !self.forwards(from) || own || !allowed {
@@ -270,8 +273,8 @@ impl Model {
         }
     }
 
-    /// The receiver's check of a packet that a gateway sends. A gateway may send sources of its local prefixes, and of the
-    /// networks at the far ends of its connections (P21). None: the receiver accepts the packet.
+    /// The receiver's check of a packet that a gateway sends. A gateway may send packets from sources in its local
+    /// prefixes, and in the networks at the far ends of its connections (P21). None: the receiver accepts the packet.
     fn admit_from_gateway(&self, arrival: &LinkPacket<'_>) -> Option<Step> {
         let LinkPacket { from, to, packet } = arrival;
         let hub = from.vnet.as_str();
@@ -351,8 +354,8 @@ impl Model {
         if from.gateway {
             return self.relay_inward(to, packet);
         }
-        // A learned route is used only if it is longer than every configured prefix: of equal prefixes the configured one
-        // is preferred.
+        // A learned route is used only if it is longer than every configured prefix: if a learned and a configured
+        // prefix are equal, the configured one is preferred.
         let configured: Vec<IpNet> = self
             .connected_to(hub)
             .iter()

@@ -122,9 +122,10 @@ impl Universe {
         }
     }
 
-    /// Draws the operations that set up a run, in an order in which most are accepted. They create every VNet with its NICs
-    /// and agents, and then mostly a hub with spokes: the first VNet has a gateway and peers with most other VNets, and the
-    /// third VNet is a branch, which a connection joins to the hub. Each part is sometimes left out.
+    /// Draws the operations that set up a run, in an order in which most are accepted. The operations create every VNet
+    /// with its NICs and agents, and then mostly a hub with spokes: the first VNet has a gateway and peers with most
+    /// other VNets, and the third VNet is a branch, which a connection joins to the hub. Each part is sometimes left
+    /// out.
     #[must_use]
     pub fn setup(&self, rng: &mut impl Rng) -> Vec<Operation> {
         let mut out = Vec::new();
@@ -388,7 +389,8 @@ impl Universe {
         &self.vnets[rng.random_range(0..self.vnets.len())]
     }
 
-    /// Draws an address of the wanted family: mostly one of a NIC, sometimes a gateway's, a martian, or one without an owner.
+    /// Draws an address of the wanted family: mostly the address of a NIC, sometimes that of a gateway, one in a
+    /// martian prefix, or one that nobody owns.
     #[must_use]
     pub fn address(&self, v4: bool, rng: &mut impl Rng) -> IpAddr {
         let plan = self.any(rng);

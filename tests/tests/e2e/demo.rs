@@ -228,10 +228,10 @@ fn an_interrupt_that_fails_a_helper_is_an_interrupt() -> Result<()> {
     lab.nothing_left()
 }
 
-/// If the demo cannot remove something, it says so, and does not claim that everything is removed.
+/// If the demo cannot remove everything, it reports what is left, and does not claim that everything is removed.
 #[test]
 fn an_interrupted_lab_that_cannot_be_removed_says_so() -> Result<()> {
-    // With this `ip` the lab can be created, but its namespaces cannot be deleted.
+    // With this `ip` program the lab can be created, but the lab's namespaces cannot be deleted.
     let (_dir, path) = ip_that("[ \"$1 $2\" = 'netns del' ] && exit 1")?;
     let mut lab = Running::start_with("stuck", &["demo"], &[("PATH", &path)])?;
     let start = Instant::now();
@@ -277,8 +277,8 @@ fn a_killed_demo_leaves_nothing() -> Result<()> {
     let status = demo.wait(Duration::from_secs(60))?;
     ensure!(status.success(), "{status}:\n{}", demo.output());
 
-    // `up` leaves its lab up, and only the killed demo's watcher could take it down by mistake. So the watcher must have
-    // ended before the lab's existence proves anything.
+    // The lab of `up` must stay. Only the watcher of the killed demo could take it down by mistake, so the test waits
+    // until that watcher has ended, and then checks that the lab still exists.
     let start = Instant::now();
     while processes_of(&demo.lab_dir())?
         .iter()

@@ -12,7 +12,8 @@ use tombolo_tests::live::{PING_INTERVAL, World};
 const LEFT: [(&str, &str); 2] = [("10.1.255.4", "left-a"), ("10.1.255.5", "left-b")];
 const RIGHT: [(&str, &str); 2] = [("10.2.255.4", "right-a"), ("10.2.255.5", "right-b")];
 
-/// Longer than any recovery: a link is used again three seconds after its session is up and ten probes were answered (D19).
+/// A time limit that is longer than any recovery. An agent uses a link again when ten probes were answered and the
+/// link's session has been up for three seconds (D19).
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(20);
 
 async fn first_hop(w: &World, from: &str, to: &str) -> Result<Option<IpAddr>> {
@@ -60,8 +61,9 @@ fn expect_no_loss(pinger: BackgroundPing) -> Result<()> {
     Ok(())
 }
 
-/// G6: killing an instance loses packets for a moment. Stopping it in an orderly way loses none, and neither does its
-/// return. Both hold for two active instances, and for an active and a standby one.
+/// G6: when an instance is killed, packets are lost for a moment. When an instance stops in an orderly way, no packet
+/// is lost, and none is lost when the instance returns. All this holds for two active instances, and for an active and
+/// a standby one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_of_a_gateway_stands_in_for_the_other() -> Result<()> {
     let mut topology = Topology::load("failover")?;
@@ -95,8 +97,8 @@ async fn an_instance_of_a_gateway_stands_in_for_the_other() -> Result<()> {
                 w.start_ping(from, "branch-vm", PING_INTERVAL)?
             };
             w.start_agent(here)?;
-            // With both instances active, the returned one may carry only flows of other pairs. A trace does not show its
-            // return then, but the states of the agents do.
+            // If both instances are active, the flow of this trace may stay at the other instance, so a trace does not
+            // prove that the restarted one is back. The states of the agents do.
             wait_until_used(&w, here, &[from, "branch-gw"]).await?;
             wait_for_first_hop(&w, from, "branch-vm", preferred).await?;
             expect_no_loss(pinger).with_context(|| format!("{here} of {from}, planned: {planned}"))?;
@@ -105,8 +107,9 @@ async fn an_instance_of_a_gateway_stands_in_for_the_other() -> Result<()> {
     w.down()
 }
 
-/// D19, P25: two VNets have a Connected peering and a VPN. While the path between their machines is cut, the gateways carry the
-/// packets; after the cut the machines use the peering again, and no packet is lost in that change.
+/// D19, P25: two VNets have a Connected peering and a VPN. While the direct path between the machines of the two VNets
+/// is cut, the gateways carry the packets. When the path is restored, the machines use the peering again, and no packet
+/// is lost in this change.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gateways_stand_in_for_a_peering_whose_path_is_cut() -> Result<()> {
     let mut topology = Topology::load("failover")?;

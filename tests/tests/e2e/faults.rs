@@ -20,8 +20,8 @@ async fn a_killed_agent_comes_back_and_a_cleaned_host_has_nothing_left() -> Resu
     w.reach_within("spoke-a-vm", "hub-vm", Duration::from_secs(15)).await?;
     w.reach("spoke-a-vm", "hub-vm").await?;
 
-    // The restart must also work without a controller. A controller that returns must send nothing to agents that are up to
-    // date.
+    // The restart must also work without a controller. A controller that starts again must send no configuration to
+    // agents that already run the newest one.
     w.kill_controller()?;
     w.kill_agent("hub-vm")?;
     w.start_agent("hub-vm")?;
@@ -112,8 +112,8 @@ async fn a_revoked_agent_is_cut_off_at_once() -> Result<()> {
     }
     let agent = w.client()?.agent("spoke-a-vm").await?;
     ensure!(agent.revoked && !agent.connected, "{agent:?}");
-    // The agent must not reconnect with its identity. The controller counts refused attempts; the first new one may be of
-    // the killed process, so two are awaited.
+    // The agent must not reconnect with its identity. The controller counts refused attempts. The first one that is
+    // counted from here on may still come from the killed process, so the test waits for two.
     w.kill_agent("spoke-a-vm")?;
     let refused = refused_requests(&w).await?;
     w.start_agent("spoke-a-vm")?;
@@ -133,7 +133,8 @@ async fn a_revoked_agent_is_cut_off_at_once() -> Result<()> {
     w.silent_from("hub-vm", "spoke-a-vm").await?;
     let pinged = others.stop()?;
     ensure!(pinged.all(), "others lost packets: {:?}", pinged.missing);
-    // The revoked agent ends first, because its tables cannot be compared: the controller has no configuration for it.
+    // The revoked agent is killed first, because its tables cannot be compared: the controller has no configuration for
+    // a revoked agent.
     w.kill_agent("spoke-a-vm")?;
     let found = check::tables(&w).await?;
     ensure!(
@@ -163,7 +164,7 @@ async fn a_host_that_moves_is_found_again() -> Result<()> {
     w.readdress("spoke-a-vm", "203.0.113.121".parse()?)?;
     w.reach_within("spoke-a-vm", "hub-vm", Duration::from_secs(20)).await?;
     w.reach("spoke-a-vm", "hub-vm").await?;
-    // A gateway's connection differs from a VM's link: both ends keep it up without traffic.
+    // The link of a gateway's connection differs from a link between VMs: both ends keep it up even without traffic.
     w.readdress("branch-gw", "203.0.113.142".parse()?)?;
     w.reach_within("hub-vm", "branch-vm", Duration::from_secs(30)).await?;
     w.reach("hub-vm", "branch-vm").await?;
@@ -175,7 +176,8 @@ async fn a_host_that_moves_is_found_again() -> Result<()> {
     w.end().await
 }
 
-/// A cut of the underlay stops exactly the affected pairs, and they recover after it.
+/// A cut in the underlay stops the pairs of hosts that it separates and no others, and these pairs recover when it
+/// ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cut_underlay_stops_exactly_what_was_cut() -> Result<()> {
     let w = World::up("cut").await?;

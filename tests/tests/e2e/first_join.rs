@@ -1,4 +1,5 @@
-//! An agent that joins when it is first run, as in a container. It starts before its token file and its controller exist.
+//! An agent that joins when it is first run, as in a container. The agent starts before its token file and its
+//! controller exist.
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -90,7 +91,8 @@ async fn an_agent_waits_for_its_token_and_its_controller_and_joins() -> Result<(
         .token;
     w.kill_controller()?;
 
-    // SIGTERM must end an agent that still waits for its token, or a container could not be stopped.
+    // SIGTERM must end even an agent that still waits for its token; otherwise its container could not be stopped in an
+    // orderly way.
     let mut agent = start(&w, &token_file, &log)?;
     logs(&log, "the token file").await?;
     terminate(&agent)?;
@@ -113,8 +115,8 @@ async fn an_agent_waits_for_its_token_and_its_controller_and_joins() -> Result<(
     terminate(&agent)?;
     ensure!(ended(&mut agent).await?.success(), "SIGTERM ends the agent");
 
-    // D7: a token works once, so an agent with another directory cannot join with it. This agent must end at once, because
-    // a retry would not help.
+    // D7: a token works once, so an agent with another state directory cannot join with the same token. The agent must
+    // end at once, because joining again with a used token never succeeds.
     w.start_controller().await?;
     std::fs::write(&token_file, &token)?;
     let kept = w.agent_dir(HOST)?.with_extension("kept");

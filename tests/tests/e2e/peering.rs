@@ -29,7 +29,7 @@ async fn a_peering_lives_and_dies() -> Result<()> {
     w.trace_is("spoke-a-vm", &["hub-vm/6"]).await?;
     w.agree().await?;
 
-    // P17: either half can stop the traffic; the state remains Connected.
+    // P17: `allowVirtualNetworkAccess` of either half can stop the traffic. The halves remain `Connected`.
     w.peer("hub", "spoke-a", Flags { access: false, ..PLAIN }).await?;
     w.silent("spoke-a-vm", "hub-vm").await?;
     assert_eq!(w.peering_state("spoke-a", "hub").await?, "Connected");
@@ -42,7 +42,8 @@ async fn a_peering_lives_and_dies() -> Result<()> {
     w.silent("spoke-a-vm", "hub-vm").await?;
     w.agree().await?;
 
-    // P14: recreating only the deleted half is refused. A PUT of the Disconnected half, and then of the other, recovers.
+    // P14: recreating only the deleted half is refused. A PUT of the Disconnected half, and then a PUT of the other
+    // half, recover the peering.
     let refused = w.put_half("spoke-a", "hub", PLAIN).await.expect_err("P14");
     assert_eq!(refused.code(), Some("RemotePeeringIsDisconnected"), "{refused}");
     w.silent("spoke-a-vm", "hub-vm").await?;

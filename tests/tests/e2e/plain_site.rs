@@ -103,7 +103,7 @@ async fn g18_a_site_without_bgp_is_reached_by_all_that_exchange_routes() -> Resu
         w.reach_within(from, "plain-vm", CONVERGENCE_TIMEOUT).await?;
         w.reach_within("plain-vm", from, CONVERGENCE_TIMEOUT).await?;
     }
-    // The site has no AS, so the AS path begins with the gateway, which originates the prefix.
+    // The site has no ASN, so the gateway originates the site's prefix, and the AS path has only the gateway's ASN.
     let show = [
         "birdc",
         "-s",
@@ -119,8 +119,8 @@ async fn g18_a_site_without_bgp_is_reached_by_all_that_exchange_routes() -> Resu
     ensure!(path.trim() == "BGP.as_path: 65515", "{learned}");
     w.agree().await?;
 
-    // R6: while the tunnel is down, the hub keeps its own route, which is configured. It withdraws the advertised one,
-    // because other networks may have another path.
+    // R6: while the tunnel is down, the hub's own VMs keep their route to the site, because it is configured. The hub's
+    // gateway stops advertising the site to other networks, because these may have another path.
     wait_for_site_route(&w, "branch-vm", true).await?;
     w.cut_pair("hub-gw", "plain-ce")?;
     w.connection_is_because("to-plain", "NotConnected", "PeerReachability")

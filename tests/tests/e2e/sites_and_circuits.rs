@@ -42,7 +42,8 @@ async fn every_row_of(topology: &Topology, silent: &[(&str, &str, &str)]) -> Res
     })
     .await?;
     ensure!(good, "{}", wrong.join("\n"));
-    // E16: pings do not show leaked routes. Every agent's tables, links' sources and kernel routes must be those of the rules.
+    // E16: pings do not show leaked routes. The tables, the permitted sources of links and the kernel routes of every
+    // agent must be those that the rules demand.
     let agreement = check::all(&lab).await?;
     ensure!(agreement.problems.is_empty(), "{}", agreement.problems.join("\n"));
     for (from, to, silent) in silent {
@@ -54,8 +55,9 @@ async fn every_row_of(topology: &Topology, silent: &[(&str, &str, &str)]) -> Res
 /// Probes of a traceroute for each TTL. It is traceroute's default.
 const PROBES: u8 = 3;
 
-/// T4 to T6, D23: traces from `from` to `to`, and fails unless the agent of `silent` counts each probe of its hop once as a
-/// silent drop and no other agent counts one. A star in a trace could also stand for a lost answer.
+/// T4 to T6, D23: traces from `from` to `to`, where `silent` is the host of the silent hop. Fails unless the agent of
+/// `silent` counts one silent drop for each probe of this hop, and no other agent counts any. The trace alone would not
+/// prove this, because a star could also stand for a lost answer.
 async fn kept_silent(lab: &Lab, from: &str, to: &str, silent: &str) -> Result<()> {
     let before = silences(lab).await?;
     let traced = lab.trace(from, to, PROBES).await?;
@@ -104,8 +106,9 @@ async fn the_published_lab_is_not_about_its_names_and_numbers() -> Result<()> {
         .with_context(|| topology.to_text().unwrap_or_default())
 }
 
-/// D16: after a restart of a site's device, or a change of its public address, its link recovers without an action of the
-/// operator. After a change of its key, the link recovers when the new key is written to the controller.
+/// D16: after a restart of a site's device, or a change of the device's public address, the link with the device
+/// recovers without an action of the operator. After a change of the device's key, the link recovers when the new key
+/// is written to the controller.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sites_device_restarts_moves_and_changes_its_key() -> Result<()> {
     let mut topology = Topology::load("interop")?;
@@ -136,9 +139,9 @@ async fn answers(lab: &Lab, when: &str) -> Result<()> {
     Ok(())
 }
 
-/// D19: a line and a device become silent without a loss of carrier. BFD detects the silent line, and unanswered handshakes
-/// the silent device, both long before the hold time of their BGP sessions. The site's routes are withdrawn, and return
-/// when line and device answer again.
+/// D19: a line and a device become silent without a loss of carrier. BFD detects the silent line, and unanswered
+/// handshakes show the silent device, both long before the hold time of the two BGP sessions ends. The site's routes
+/// are withdrawn, and return when the line and the device answer again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_and_a_device_that_go_silent_are_given_up() -> Result<()> {
     const HOLD_TIME: u16 = 180;
@@ -159,7 +162,7 @@ async fn a_line_and_a_device_that_go_silent_are_given_up() -> Result<()> {
     on_the_line(&w, "add rule inet silent forward oifname line0 drop").await?;
     answers(&w, "by the tunnel").await?;
     wait_for_route_to_location_1(&w, true).await?;
-    // The tunnel is cut too. Then no path is left, and the routes must be withdrawn everywhere.
+    // The tunnel is cut too. Then no path to the site is left, so all agents must lose the routes to it.
     w.cut_pair("hub-vpn", "loc1-ce1")?;
     w.connection_is_because("hub-loc1", "NotConnected", "PeerReachability")
         .await?;
@@ -206,8 +209,8 @@ async fn wait_for_route_to_location_1(w: &World, known: bool) -> Result<()> {
     }
 }
 
-/// A wrong configuration of a site is either refused and changes nothing, or accepted, and the connection's status gives
-/// the reason why it does not work.
+/// A wrong configuration of a site is either refused and changes nothing, or it is accepted, and then the connection's
+/// status gives the reason why the connection does not work.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_configured_wrongly_is_refused_or_said() -> Result<()> {
     let mut topology = Topology::load("interop")?;

@@ -106,7 +106,7 @@ fn send(netns: PathBuf, address: SocketAddr) -> Result<u32> {
     let largest = SockRef::from(&stream).tcp_mss()?;
     stream.write_all(&data)?;
     stream.shutdown(std::net::Shutdown::Write)?;
-    // The receiver closes its end after the last byte, so this waits until the transfer is complete.
+    // The receiver closes its end after the last byte, so this read waits until the transfer is complete.
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     stream.read_to_end(&mut Vec::new())?;
     Ok(largest)

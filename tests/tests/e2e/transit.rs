@@ -5,8 +5,8 @@ use serde_json::json;
 use tombolo_tests::live::{FORWARDED, Flags, PLAIN, World};
 
 /// Spokes reach each other through an appliance (R11, R19, P18, P24), and the branch through the hub's gateway (P19 to
-/// P21). The peering of hub and branch changes only the hub's path (P25, D9). For each rule the test first shows that
-/// nothing passes without it.
+/// P21). A peering between hub and branch changes the path from the hub to the branch, but not the path from a spoke to
+/// the branch (P25, D9). For each step the test first shows that no packet passes before it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn spokes_reach_each_other_and_the_branch_only_as_declared() -> Result<()> {
     let w = World::up("transit").await?;
@@ -27,7 +27,8 @@ async fn spokes_reach_each_other_and_the_branch_only_as_declared() -> Result<()>
     w.trace_is("spoke-b-vm", &["hub-fw", "spoke-a-vm"]).await?;
     w.agree().await?;
 
-    // R12: without enableIPForwarding the NIC drops packets to other addresses.
+    // R12: a NIC without `enableIPForwarding` drops packets to addresses that are not its own, so the appliance no
+    // longer forwards.
     let nic = w.group().item("networkInterfaces", "hub-fw-nic");
     let mut body = w.client()?.arm_get(&nic).await?;
     body["properties"]["enableIPForwarding"] = json!(false);
@@ -61,7 +62,7 @@ async fn spokes_reach_each_other_and_the_branch_only_as_declared() -> Result<()>
     w.silent("spoke-b-vm", "branch-vm").await?;
     w.agree().await?;
 
-    // P25, D9: hub and branch use their new peering; spoke-a still reaches the branch by VPN.
+    // P25, D9: packets between hub and branch use the new peering of the two; spoke-a still reaches the branch by VPN.
     w.join("hub", "branch").await?;
     w.trace_is("hub-vm", &["branch-vm"]).await?;
     w.trace_is("spoke-a-vm", &["hub-gw", "*", "branch-vm"]).await?;
