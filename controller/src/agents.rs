@@ -59,7 +59,7 @@ pub struct AgentProgress {
     /// The largest revision that is in force on the agent. A revision that does not change the agent's configuration is
     /// in force as soon as it is compiled.
     pub applied: Revision,
-    /// Whether the agent runs its configuration of the newest revision.
+    /// Whether the agent runs the configuration that the newest revision requires of it.
     pub up_to_date: bool,
     /// The digest of the configuration that the agent runs; empty before the agent's first Hello.
     pub digest: String,
@@ -112,7 +112,7 @@ pub struct Stream {
     /// The agent that has opened the stream.
     pub agent: AgentId,
     number: u64,
-    /// Completes when a newer stream of the agent replaces this one.
+    /// Completes when a newer stream of the agent replaces this stream.
     pub superseded: oneshot::Receiver<()>,
     /// Messages of other tasks for the agent: probes.
     pub outgoing: mpsc::Receiver<control_stream::ControllerMessage>,

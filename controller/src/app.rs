@@ -21,7 +21,7 @@ use tombolo_proto::id::Revision;
 /// The parts of a running controller. Shared as `Arc`.
 #[derive(Debug)]
 pub struct App {
-    /// The writer of the desired state, which also publishes the newest one.
+    /// The writer of the desired state. It also publishes the newest state.
     pub writer: Writer,
     /// The certificate authority of this controller.
     pub authority: Authority,
@@ -141,7 +141,8 @@ fn authority(store: &mut impl Store, lifetime: Duration) -> anyhow::Result<Autho
     Authority::open(&document, lifetime).with_context(|| format!("the store's document '{}'", ca::DOCUMENT))
 }
 
-/// The file of the authority's certificate in the data directory, for clients to trust.
+/// The name of the file in the data directory with the authority's certificate, which clients need in order to trust
+/// the controller.
 pub const AUTHORITY_FILE: &str = "ca.pem";
 
 /// The prefix of the names of unfinished backups in the data directory.

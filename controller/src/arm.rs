@@ -118,7 +118,7 @@ async fn route_in_group(rest: &Rest, call: &Call, provider: &str, path: &[&str])
         (_, [_, _, "effectiveroutetable"]) => action::effective_routes(rest, call),
         (_, [_, _, "effectivenetworksecuritygroups"]) => action::effective_security_groups(rest, call),
         (_, []) => Err(call.not_found()),
-        // Types and names alternate, so a path of odd length ends in a type.
+        // Types and names alternate, so a path with an odd number of segments ends in a type.
         (_, types) if types.len() % 2 == 1 => resource::collection(rest, call),
         _ => resource::item(rest, call).await,
     }

@@ -254,7 +254,8 @@ impl Auth {
     ///
     /// # Errors
     /// [`AuthError::Expired`]: a login token that was valid has expired. [`AuthError::Invalid`]: there is no token, or
-    /// it is none of this controller's; a login token is invalid too if its API token was deleted or has another text.
+    /// this controller has not issued it. A login token is also invalid if its API token was deleted or has got another
+    /// text.
     pub(crate) fn check(&self, authorization: Option<&str>) -> Result<String, AuthError> {
         let text = authorization.and_then(|value| {
             let (scheme, text) = value.trim().split_once(' ')?;
@@ -282,8 +283,8 @@ impl Auth {
     }
 
     /// Logs in with the id and the text of an API token. Returns a login token (JWT) that is valid for
-    /// [`LOGIN_LIFETIME`]; `audience` and `issuer` become its claims unchecked. `None`: `text` is not that of a token
-    /// with this id.
+    /// [`LOGIN_LIFETIME`]; `audience` and `issuer` become its claims unchecked. `None`: no API token has this id, or
+    /// `text` is not its text.
     pub(crate) fn login(&self, id: &str, text: &str, audience: &str, issuer: &str) -> Option<String> {
         let token = self.find(text.trim()).filter(|t| t.id == id)?;
         let iat = now();

@@ -105,8 +105,8 @@ impl Authority {
         &self.der
     }
 
-    /// SHA-256 of the authority's certificate (DER) in 64 hexadecimal digits. Join tokens carry it, and joining agents
-    /// verify the server by it.
+    /// SHA-256 of the authority's certificate (DER) in 64 hexadecimal digits. Join tokens contain this hash, and a
+    /// joining agent compares the server's authority with it.
     #[must_use]
     pub fn pin(&self) -> String {
         hex(&Sha256::digest(&self.der))

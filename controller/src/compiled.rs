@@ -1,4 +1,4 @@
-//! The configurations of all agents at the newest revision, compiled on a thread of its own.
+//! The configurations of all agents at the newest revision. A separate thread compiles them.
 
 use crate::metrics::histogram::Histogram;
 use crate::writer::Published;
@@ -29,7 +29,8 @@ pub struct Compiled {
     pub topology: Arc<Topology>,
     /// The time at which that state was published.
     pub since: Instant,
-    /// The configuration of each agent. Revoked agents, and agents whose binding no longer exists, have none.
+    /// The configuration of each agent. Revoked agents, and agents whose binding no longer exists, have no
+    /// configuration.
     pub configs: Arc<BTreeMap<AgentId, Arc<Config>>>,
 }
 

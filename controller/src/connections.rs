@@ -127,7 +127,7 @@ impl Connections {
         }
     }
 
-    /// Reports an event to the admission machine, and aborts the connections that it evicts.
+    /// Reports an event to [`Admission`], and aborts the connections that [`Admission`] evicts because of the event.
     fn report<I: IntoIterator<Item = Id>>(&self, report: impl FnOnce(&mut Admission, Instant) -> I) {
         self.with(|state, now| {
             for evicted in report(&mut state.admission, now) {
@@ -211,7 +211,7 @@ impl Connection {
     }
 
     /// Reports that the TLS handshake is complete, with the verified certificate of `agent` or without one. This may
-    /// evict another connection of the same stage.
+    /// evict another connection in the stage that the connection enters.
     pub fn handshake_completed(&self, agent: Option<&AgentId>) {
         self.connections
             .report(|admission, now| admission.handshake_completed(self.id, agent, now));

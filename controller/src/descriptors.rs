@@ -3,9 +3,9 @@
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Raises this process's soft limit of open files (`RLIMIT_NOFILE`) to the hard one. Returns the hard limit in
-/// descriptors, those in use included; `usize::MAX` if there is none. The usual soft limit of 1,024 protects programs
-/// that use `select`, which this one does not. A second call changes nothing.
+/// Raises this process's soft limit of open files (`RLIMIT_NOFILE`) to the hard one. Returns the hard limit: a number
+/// of descriptors that includes those in use, or `usize::MAX` if there is no limit. The usual soft limit of 1,024
+/// protects programs that use `select`, which this one does not. A second call changes nothing.
 ///
 /// # Errors
 /// The kernel refuses to read or to set the limit.

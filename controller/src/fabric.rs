@@ -29,7 +29,7 @@ pub(crate) fn open() -> Router<Arc<Rest>> {
         .route("/packages/{name}", get(packages::download))
 }
 
-/// The routes of the fabric API that need a token; the caller adds the middleware that checks it.
+/// The routes of the fabric API that need a token; the caller adds the middleware that checks the token.
 pub(crate) fn guarded() -> Router<Arc<Rest>> {
     Router::new()
         .route("/fabric/v1/tokens", get(join::list).post(join::create))

@@ -34,7 +34,7 @@ const MAX_FROM_AGENT: usize = 1 << 20;
 /// The path of the method that renews certificates.
 const RENEW: &str = "/tombolo.v1.Control/Renew";
 
-/// Largest body of a renewal, in bytes. A certificate signing request has some 500.
+/// Size of the largest body of a renewal, in bytes. A certificate signing request has some 500 bytes.
 const MAX_RENEWAL: usize = 16 << 10;
 
 /// Longest time until the whole body of a renewal has arrived. Such a body fits into one or two packets, so the time is

@@ -1,4 +1,4 @@
-//! The client side of the health check, for container runtimes.
+//! The client's side of the health check, which container runtimes call.
 
 use crate::app::AUTHORITY_FILE;
 use anyhow::{Context as _, ensure};
@@ -56,7 +56,7 @@ async fn request(data_dir: &Path, at: SocketAddr) -> anyhow::Result<String> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     let stream = TcpStream::connect(at).await?;
-    // Every server certificate of a controller carries this name.
+    // Every server certificate of a controller carries the name `localhost`.
     let name = ServerName::try_from("localhost")?;
     let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;

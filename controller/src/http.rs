@@ -29,7 +29,8 @@ const BACKLOG: u32 = 4096;
 /// displace and close connections in batches as to do so one by one.
 const MAX_ACCEPT_BATCH: usize = 128;
 
-/// Time between two batches: the longest that a new connection waits for `accept`.
+/// Time between two batches, and so the longest time that a new connection waits for `accept` while the batches are not
+/// full.
 const ACCEPT_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Time between two checks of the certificate's age by the wall clock. A single timer for the whole lifetime would be
@@ -87,8 +88,8 @@ impl Server {
     }
 
     /// Serves connections until `stop` completes, and replaces the server's certificate when it gets old. Then closes
-    /// the port, and gives open connections [`SHUTDOWN_GRACE`] to end. Connections that are open after that end with
-    /// the runtime.
+    /// the port, and gives open connections [`SHUTDOWN_GRACE`] to end. Connections that are still open after that time
+    /// end when the runtime ends.
     pub async fn serve(self, app: Arc<App>, router: Router, stop: impl Future<Output = ()>) {
         add_agent_addresses(&app);
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

@@ -73,7 +73,7 @@ enum Command {
 const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> anyhow::Result<()> {
-    // Fails only if a provider is installed already; no other code of this program installs one.
+    // This call fails only if a provider is installed already, and no other code of this program installs one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let arguments = Arguments::parse();
     let format = match &arguments.command {

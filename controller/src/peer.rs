@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 #[derive(Debug, Clone, Copy)]
 pub struct PeerAddr(pub SocketAddr);
 
-/// The client certificate of the connection: an extension of its requests, absent if the client showed none. The
-/// authority's signature on the certificate is verified. The certificate may have expired, because an agent renews an
-/// expired certificate with it (D21).
+/// The client certificate of the connection: an extension of the connection's requests, absent if the client showed no
+/// certificate. The authority's signature on the certificate is verified. The certificate may have expired, because an
+/// agent renews an expired certificate with it (D21).
 #[derive(Debug, Clone)]
 pub struct PeerCertificate(pub CertificateDer<'static>);

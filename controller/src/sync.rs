@@ -109,7 +109,7 @@ impl Session<'_> {
         }
     }
 
-    /// Sends the agent its configuration, if it runs another one and none is in flight.
+    /// Sends the agent its compiled configuration, if the agent runs another configuration and none is in flight.
     async fn push(&mut self, stream: &Stream, sync: &mut AgentSync) -> Result<(), Status> {
         let agent = &stream.agent;
         let message = {
@@ -192,7 +192,7 @@ impl Session<'_> {
     }
 }
 
-/// A text of at most [`MAX_REASON`] bytes: the first part and `…`, if it is longer.
+/// The text itself, or, if it is longer than [`MAX_REASON`] bytes, its beginning and `…`.
 fn shortened(text: &str) -> String {
     if text.len() <= MAX_REASON {
         return text.to_owned();

@@ -41,7 +41,8 @@ impl Resolver {
         Self(RwLock::new(first))
     }
 
-    /// Replaces the certificate from the next handshake on. Established connections keep theirs.
+    /// Replaces the certificate from the next handshake on. Established connections keep the certificate that they have
+    /// used.
     pub fn replace(&self, next: Arc<CertifiedKey>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = next;
     }
@@ -53,7 +54,7 @@ impl ResolvesServerCert for Resolver {
     }
 }
 
-/// Verifies client certificates as the inner verifier does, but accepts expired ones.
+/// Verifies client certificates as the inner verifier does, but accepts expired certificates.
 #[derive(Debug)]
 struct ExpiredMayRenew(Arc<dyn ClientCertVerifier>);
 

@@ -1,6 +1,7 @@
 //! The only writer of the store: applies changes in order, makes each durable, and publishes the new topology.
 //!
-//! A caller gets its result when the change is on the disk. Changes that wait at the same time share one flush.
+//! A caller gets the result of its change when the change is on the disk. Changes that wait at the same time are
+//! written with one flush.
 
 use crate::store::{Store, StoreError, Transaction};
 use std::collections::BTreeMap;
@@ -32,7 +33,7 @@ pub struct Published {
     pub revision: Revision,
     /// All resources, agents, tokens and settings.
     pub topology: Arc<Topology>,
-    /// The time at which the state was published, which starts the convergence metric.
+    /// The time at which the state was published, from which the convergence time is measured.
     pub since: Instant,
 }
 
@@ -41,7 +42,7 @@ pub struct Published {
 pub struct Committed {
     /// The state right after the change. Later changes may have been published since.
     pub published: Published,
-    /// Whether a PUT created its item, or a DELETE found one to remove.
+    /// Whether a PUT has created the item, or a DELETE has removed an item.
     pub created_or_removed: bool,
 }
 
@@ -178,7 +179,7 @@ impl Writer {
         answered.await.map_err(|_| stopped())
     }
 
-    /// The newest published state, at once. Changes that are still queued are not in it.
+    /// Returns the newest published state without waiting. Changes that are still queued are not in it.
     #[must_use]
     pub fn current(&self) -> Published {
         self.published.borrow().clone()
@@ -192,15 +193,16 @@ impl Writer {
     }
 }
 
-/// The key prefix of the controller's own documents, which are no part of the topology: its authority, the tokens of
-/// the REST interface, the history of deployments.
+/// The prefix of the keys of documents that belong to the controller and not to the topology: the certificate
+/// authority, the tokens of the REST interface, and the history of deployments.
 pub const OWN_PREFIX: &str = "own/";
 /// The key prefix of deployments, below [`OWN_PREFIX`].
 pub(crate) const DEPLOYMENTS_PREFIX: &str = "own/deployments/";
 
 struct Worker {
     store: Box<dyn Store>,
-    /// The revision of each key's last change, which each commit expects to find in the store.
+    /// The revision of each key's last change. A commit fails if the store has another revision for a key of the
+    /// commit.
     modified: BTreeMap<String, Revision>,
     publish: watch::Sender<Published>,
     /// The store has been compacted up to this revision.

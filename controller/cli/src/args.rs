@@ -25,7 +25,8 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Save a controller and a token in the configuration file, after a test of both
     Login(login::Login),
-    /// Show the controller, its agents, gateways and connections, and peerings with problems
+    /// Show the state of the controller and its agents, all gateways and connections, and the peerings that have
+    /// problems
     Status,
     /// Create and update resources from manifest files; shows the difference and asks first
     Apply(apply::Apply),
@@ -40,7 +41,7 @@ pub(crate) enum Command {
     /// Manage subnets, named VNET/SUBNET
     #[command(subcommand)]
     Subnet(subnet::Subnet),
-    /// Manage peerings, named VNET/PEERING; each VNet has its own half of a peering
+    /// Manage peerings, named VNET/PEERING; each of the two VNets has one half of a peering
     #[command(subcommand)]
     Peering(peering::Peering),
     /// Manage network interfaces

@@ -1,4 +1,4 @@
-//! The commands, one file for each kind of resource or verb.
+//! The commands of `tombolo`: one file for each kind of resource, and one file for each other command.
 
 pub(crate) mod agent;
 pub(crate) mod api_token;

@@ -145,7 +145,7 @@ impl Config {
 }
 
 impl File {
-    /// Reads and parses the file. A missing file counts as an empty one.
+    /// Reads and parses the file. If the file does not exist, the result is that of an empty file.
     fn read(path: &Path) -> Result<Self> {
         match fs::read_to_string(path) {
             Ok(text) => toml::from_str(&text).with_context(|| format!("{} is no valid configuration", path.display())),
@@ -154,8 +154,8 @@ impl File {
         }
     }
 
-    /// Replaces the file atomically, and creates its folder if that is missing. The mode is 0600, because the file may
-    /// contain a token. Blocks until the content is on the disk.
+    /// Replaces the file atomically. Creates the file's folder if it does not exist. The mode is 0600, because the file
+    /// may contain a token. Blocks until the content is on the disk.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         let text = toml::to_string(self).context("cannot write the configuration as TOML")?;
         let failed = || format!("cannot write {}", path.display());

@@ -94,7 +94,7 @@ impl Context {
         Ok(self.client.arm_get(&self.item(kind, name)?).await?)
     }
 
-    /// Reads a resource of the group and prints it, with a line for each column or as JSON.
+    /// Reads a resource of the group, and prints it as JSON or with one line for each column.
     pub(crate) async fn show(&self, kind: Kind, name: &str, columns: &[Column]) -> Result<()> {
         self.out.item(&self.get(kind, name).await?, columns)
     }
@@ -213,8 +213,8 @@ impl Context {
         self.put(path, &body, message).await
     }
 
-    /// Asks a yes-or-no question on the terminal, and blocks until it is answered. Every answer except `y` and `yes` is
-    /// a no. With `--yes` nothing is asked, and the answer is yes.
+    /// Asks a yes-or-no question on the terminal, and blocks until it is answered. Returns whether the answer is `y` or
+    /// `yes`. With `--yes`, asks nothing and returns true.
     ///
     /// # Errors
     /// [`UsageError`]: standard input is no terminal and `--yes` is not set. Otherwise: the terminal cannot be read.

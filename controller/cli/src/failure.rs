@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use tombolo_client::Error;
 use tombolo_client::manifest::ApplyError;
 
-/// A mistake in the command line or the configuration, with a hint for its correction. Exit code 2.
+/// A mistake in the command line or the configuration, with a hint how to correct it. The exit code is 2.
 #[derive(Debug)]
 pub(crate) struct UsageError {
     what: String,

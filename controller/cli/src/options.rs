@@ -18,7 +18,7 @@ pub(crate) struct Global {
     /// File that contains the API token [env: TOMBOLO_TOKEN_FILE]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
-    /// File with the controller's CA certificate in PEM; without it the system's authorities are trusted [env:
+    /// File with the controller's CA certificate in PEM; if it is not given, the system's authorities are trusted [env:
     /// TOMBOLO_CA]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
@@ -34,7 +34,7 @@ pub(crate) struct Global {
     /// Output format: table for people, json for programs
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
-    /// After a change, wait until every connected agent has it in force
+    /// After a change, wait until the change is in force on every connected agent
     #[arg(long, global = true)]
     pub(crate) wait: bool,
     /// Longest time that --wait and `tombolo wait` wait, such as 500ms, 30s or 5m

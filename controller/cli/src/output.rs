@@ -73,7 +73,7 @@ impl Output {
         Ok(())
     }
 
-    /// Writes one ARM resource, with a line for each column, or as JSON.
+    /// Writes one ARM resource as JSON, or with one line for each column.
     pub(crate) fn item(self, item: &Value, columns: &[Column]) -> Result<()> {
         if self.is_json() {
             return self.json(item);

@@ -45,7 +45,7 @@ impl Client {
     /// GET of a collection. Follows `nextLink`, and returns the items of all pages in the controller's order.
     ///
     /// # Errors
-    /// Any [`Error`]. A page without an array `value` is an [`Error::Protocol`], and a `nextLink` to another host an
+    /// Any [`Error`]. A page without an array `value` is an [`Error::Protocol`], and a `nextLink` to another host is an
     /// [`Error::Invalid`].
     pub async fn arm_list(&self, path: &str) -> Result<Vec<Value>, Error> {
         let mut all = Vec::new();

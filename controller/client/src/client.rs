@@ -14,7 +14,7 @@ use tombolo_proto::id::Revision;
 const REVISION_HEADER: &str = "x-tombolo-revision";
 /// Longest time to establish a TCP and TLS connection. If it takes longer, the controller is reported as unreachable.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest time that a request may take, unless the call has a timeout of its own.
+/// Longest time that a request may take, unless the call sets another timeout.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A client of one controller, authenticated by at most one token. Clones are cheap; they share the pool of connections

@@ -102,7 +102,7 @@ impl Error {
 pub struct ApiError {
     /// HTTP status of the response.
     pub status: u16,
-    /// Azure's code, or a code of Tombolo's own, which starts with `X`.
+    /// A code that Azure defines, or a code that only Tombolo has, which starts with `X`.
     pub code: String,
     /// The controller's message for people.
     pub message: String,
@@ -114,7 +114,7 @@ pub struct ApiError {
     pub what: String,
 }
 
-/// One of several problems of a request. The fields mean the same as in [`ApiError`].
+/// One of several problems of a request. Each field means the same as the field of this name in [`ApiError`].
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Detail {
     /// The code of this problem, in the form of [`ApiError::code`].

@@ -9,8 +9,8 @@ pub const API_VERSION: &str = "2024-05-01";
 /// The subscription that clients use if the user names none.
 pub const DEFAULT_SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
 
-/// A resource group in a subscription. Its methods make paths and ids of resources in the group; they neither check
-/// names nor ask the controller.
+/// A resource group in a subscription. Its methods make paths and ids of resources in the group. The methods neither
+/// check names nor send requests to the controller.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Group {
     /// GUID of the subscription.
@@ -91,7 +91,7 @@ impl Group {
     }
 }
 
-/// Returns the segment of an id after the segment `name`, which is compared case-insensitively: `segment(id,
+/// Returns the segment that follows the segment `name` in an id. `name` is compared case-insensitively: `segment(id,
 /// "subnets")` is the name of the subnet. `None`: the id has no such segment, or none after it.
 #[must_use]
 pub fn segment<'a>(id: &'a str, name: &str) -> Option<&'a str> {

@@ -32,7 +32,7 @@ pub struct Limits {
     pub key_exchanges_per_agent: Rate,
 }
 
-/// Limits for connections that have not authenticated, by stage.
+/// The limits of each stage in which connections have not authenticated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unauthenticated {
     /// Connections without a complete ClientHello.
@@ -68,8 +68,8 @@ pub(super) const STRANGER_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Limits {
-    /// The limits for a process that may open `descriptors` file descriptors; fewer than 320 count as 320.
-    /// Unauthenticated connections get at most half of the connections in `total`.
+    /// The limits for a process that may open `descriptors` file descriptors; fewer than 320 count as 320. The limits
+    /// of all unauthenticated stages together are at most half of `total`.
     #[must_use]
     pub fn for_descriptors(descriptors: usize) -> Self {
         let total = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(64);

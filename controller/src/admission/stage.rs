@@ -39,7 +39,7 @@ pub enum CloseReason {
     /// The port is full and no connection can be evicted, or the sockets of too many evicted connections are still
     /// open.
     Refused,
-    /// A newer connection took the place of this one in its pool, or in the full port.
+    /// A newer connection displaced this one, because the pool or the whole port was full.
     Displaced,
     /// The deadline of the connection has passed.
     Timeout,
@@ -69,14 +69,14 @@ impl CloseReason {
 /// The numbers of connections and the counters of events, for metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Open connections by stage, in the order of [`Stage::NAMES`].
+    /// Numbers of open connections by stage, in the order of [`Stage::NAMES`].
     pub open: [usize; Stage::NAMES.len()],
     /// Evicted connections whose sockets are still open.
     pub closing: usize,
-    /// Connections accepted since the start, including refused ones.
+    /// Number of connections that `accept(2)` has returned since the start, including those that were refused.
     pub accepted: u64,
-    /// Connections evicted or refused by stage and reason since the start, in the order of [`Stage::NAMES`] and
-    /// [`CloseReason::NAMES`].
+    /// Numbers of connections that were evicted or refused since the start, by stage in the order of [`Stage::NAMES`]
+    /// and by reason in the order of [`CloseReason::NAMES`].
     pub closed: [[u64; CloseReason::NAMES.len()]; Stage::NAMES.len()],
     /// Bytes of strangers' request bodies in memory.
     pub body_bytes: usize,

@@ -124,8 +124,8 @@ pub(super) async fn shared_key(rest: &Rest, call: &Call) -> Result<Response, Fai
                         Failure::bad("InvalidRequestFormat", message).at("keyLength")
                     })?,
             };
-            // Base64url without `-` and `_`, because G11 allows letters and digits everywhere. 8 secrets have 344
-            // characters, of which some 333 remain.
+            // The key is Base64url without `-` and `_`, because letters and digits are allowed at every position of a
+            // key (G11). 8 secrets have 344 characters, of which some 333 remain.
             let random = std::iter::repeat_with(secret::random).take(8).collect::<String>();
             let letters = random.chars().filter(char::is_ascii_alphanumeric);
             let value: String = letters.take(usize::try_from(length).unwrap_or_default()).collect();

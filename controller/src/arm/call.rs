@@ -24,9 +24,9 @@ pub(super) struct Call {
     pub(super) segments: Vec<String>,
     /// The segments in lower case, for the comparison with segments that ARM defines.
     pub(super) lower: Vec<String>,
-    /// Query parameters by name in lower case. The last one of duplicates counts.
+    /// Query parameters by name in lower case. If a name occurs several times, the last value counts.
     pub(super) query: BTreeMap<String, String>,
-    /// `https://HOST:PORT` by which the client reached this controller.
+    /// The URL `https://HOST:PORT` at which the client reached this controller.
     pub(super) base: String,
     headers: HeaderMap,
     body: Bytes,

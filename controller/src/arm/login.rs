@@ -15,7 +15,7 @@ enum OpenRequest<'a> {
     /// The OpenID configuration of an authority. The first value has the segments of the authority's path in lower
     /// case. If the second one is true, the endpoints in the response contain `/v2.0`.
     OpenId(&'a [&'a str], bool),
-    /// The public keys that verify tokens: none, because tokens have a symmetric signature.
+    /// The list of public keys for verifying tokens. It is empty, because tokens have a symmetric signature.
     Keys,
     /// A login with the client-credentials grant.
     Token,

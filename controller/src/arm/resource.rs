@@ -28,7 +28,7 @@ const UNSUPPORTED_TYPES: [&str; 11] = [
     "virtualhubs",
 ];
 
-/// Whether a type is one of [`UNSUPPORTED_TYPES`], upper and lower case being the same.
+/// Whether a type is one of [`UNSUPPORTED_TYPES`]. Types are compared case-insensitively.
 fn is_unsupported(provider: &str, types: &str) -> bool {
     let known = UNSUPPORTED_TYPES.iter().any(|t| t.eq_ignore_ascii_case(types));
     provider.eq_ignore_ascii_case("Microsoft.Network") && known && Kind::of(provider, types).is_none()

@@ -12,7 +12,7 @@ use tombolo_topology::path::{ArmPath, Kind};
 use tombolo_topology::topology::Topology;
 use uuid::Uuid;
 
-/// The subscription that is listed even if it has no resource group, so that clients find one to use.
+/// The subscription that is listed even if it has no resource group, so that clients always find a subscription to use.
 const DEFAULT_SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
 /// The region that is listed if no resource has one.
 const DEFAULT_LOCATION: &str = "region1";

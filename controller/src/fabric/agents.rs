@@ -1,4 +1,4 @@
-//! Agents of the fabric API: list, configuration, progress, revocation and deletion; waiting until a revision is in
+//! Requests about agents: list, configuration, progress, revocation, deletion, and the wait until a revision is in
 //! force.
 
 use crate::agents::{AgentProgress, Refusal};

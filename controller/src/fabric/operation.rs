@@ -96,7 +96,7 @@ pub(super) async fn delete_api_token(
     Ok(at_revision(empty(StatusCode::NO_CONTENT), revision))
 }
 
-/// POST `backup`: a consistent copy of the store, as it may be restored.
+/// POST `backup`: the response is a consistent copy of the store, from which the controller can be restored.
 pub(super) async fn backup(State(rest): State<Arc<Rest>>) -> Result<Response, Failure> {
     // This runs in a separate task, so that the copy is removed even if the client disconnects.
     let content = tokio::spawn(async move {

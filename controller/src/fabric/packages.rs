@@ -72,8 +72,8 @@ pub(super) async fn download(
     Ok(head(Body::from_stream(body)))
 }
 
-/// GET `/fabric/v1/packages`: the folder, and its packages with size and SHA-256. Reads each package, so it needs a
-/// token.
+/// GET `/fabric/v1/packages`: the folder, and its packages with size and SHA-256. The request needs a token, because
+/// the controller reads each package to answer it.
 pub(super) async fn list(State(rest): State<Arc<Rest>>) -> Result<Response, Failure> {
     let packages = rest.packages.clone();
     let listed = tokio::task::spawn_blocking(move || packages.list()).await;

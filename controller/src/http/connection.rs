@@ -25,8 +25,8 @@ use tower::ServiceExt;
 /// Longest time until the head of a request over HTTP/1.1 has arrived, including the wait for its first byte.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time between two HTTP/2 PINGs, by which the controller detects dead clients. Agents detect a dead controller by
-/// PINGs of their own, every 5 s.
+/// Time between two HTTP/2 PINGs that the controller sends to detect dead clients. Agents send PINGs every 5 s to
+/// detect a dead controller.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Longest time until a PING is acknowledged. If it is not, the connection is closed. 20 s is hyper's default.

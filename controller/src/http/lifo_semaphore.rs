@@ -58,7 +58,7 @@ impl LifoSemaphore {
             state.waiting.push(assign);
             assigned
         };
-        // The sender is dropped only after the receiver, so this never yields an empty permit.
+        // A sender is dropped only when its receiver is gone, so the result is never the empty permit.
         assigned.await.unwrap_or(Permit(None))
     }
 

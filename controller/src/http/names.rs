@@ -75,7 +75,7 @@ mod tests {
         for name in ["127.0.0.1", "::1", "localhost", "controller.example"] {
             assert!(all.iter().any(|n| n == name), "{name}: {all:?}");
         }
-        // Every network namespace has the loopback interface; it is down in a new one.
+        // Every network namespace has the loopback interface. It is down in a new namespace.
         let addresses = interface_addresses();
         assert!(addresses.iter().all(|a| all.contains(&a.to_string())), "{addresses:?}");
         let one = certificate_names("192.0.2.1:1".parse().unwrap(), &[]);

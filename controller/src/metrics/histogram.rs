@@ -5,12 +5,12 @@ use std::time::Duration;
 use tombolo_proto::exposition::{Kind, Text};
 
 /// Upper bounds of the buckets, in microseconds. One of them is 100 ms, the target for convergence; the others are
-/// spread around it.
+/// smaller and larger times.
 const BOUNDS: [u64; 12] = [
     1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000, 30_000_000,
 ];
 
-/// A histogram of durations with the buckets [`BOUNDS`]. Exposed in seconds.
+/// A histogram of durations with the buckets [`BOUNDS`]. Its text format is in seconds.
 #[derive(Debug, Default)]
 pub struct Histogram {
     buckets: [AtomicU64; BOUNDS.len()],

@@ -28,7 +28,7 @@ struct Parts {
 }
 
 impl Failure {
-    /// An error with Azure's code, or one of this controller's (`X…`), and a message for the user.
+    /// An error with a code of Azure's, or a code that only this controller has (`X…`), and a message for the user.
     pub(crate) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
         Self(Box::new(Parts {
             status,

@@ -28,7 +28,7 @@ const MAX_DEPTH: usize = 64;
 /// otherwise within 30 s.
 ///
 /// # Errors
-/// 413 if it is longer, 408 if it does not arrive in time, 400 if the connection breaks off.
+/// 413 if the body is longer, 408 if it does not arrive in time, 400 if the connection breaks off.
 pub(crate) async fn bytes(body: Body, limit: usize) -> Result<bytes::Bytes, Failure> {
     let timeout = if limit <= MAX_OPEN_BODY {
         OPEN_BODY_TIMEOUT
@@ -66,10 +66,10 @@ fn is_too_long(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// Parses a body as JSON. An empty body, or one of white space only, is `null`.
+/// Parses a body as JSON. A body that is empty or has only white space is `null`.
 ///
 /// # Errors
-/// 400 if it is malformed, nested too deeply, or has duplicate keys.
+/// 400 if the body is malformed, is nested too deeply, or has duplicate keys.
 pub(crate) fn value(bytes: &[u8]) -> Result<Value, Failure> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(Value::Null);

@@ -20,8 +20,8 @@ pub(crate) struct Rest {
 }
 
 impl Rest {
-    /// Checks the bearer token of a request, an API token or a login token. A valid one moves its connection to the
-    /// stage `bearer`, which has other limits.
+    /// Checks the bearer token of a request, an API token or a login token. A valid token moves the request's
+    /// connection to the stage `bearer`, whose limits are larger.
     ///
     /// # Errors
     /// 401 if the token is missing, not valid or expired, with the challenge that tells stock clients where to log in.

@@ -68,7 +68,8 @@ async fn an_expired_token_is_refused() {
     let token = world.fabric(Method::POST, "tokens", Some(body)).await;
     let ends = token.body["expires"].as_u64().unwrap();
     assert!((unix_now() - 5..=unix_now() + 1).contains(&ends), "{ends}");
-    // Instead of waiting for the end of the token's lifetime, the test moves the end into the past in the store.
+    // The test does not wait until the token expires. It changes the token in the store, so that the token has expired
+    // already.
     let id = token.body["id"].as_str().unwrap();
     world
         .change_document(&format!("fabric/tokens/{id}"), |token| token["expires"] = json!(1))

@@ -1,4 +1,4 @@
-//! A fake agent: it joins and speaks the control protocol, and has no data plane.
+//! A fake agent: it joins and speaks the control protocol, but carries no packets.
 
 use crate::world::{EVENT_TIMEOUT, GROUP, World};
 use hyper_util::rt::TokioIo;

@@ -1,4 +1,4 @@
-//! Packages of agents that the controller serves to new machines.
+//! Tests of the agent packages that the controller serves to new machines.
 
 use crate::world::{World, answer, until};
 use reqwest::{Client, Method, StatusCode};

@@ -178,7 +178,7 @@ async fn agents_show_their_certificate_first() {
     let world = World::start(&[]).await;
     for method in ["Renew", "Sync", "Nothing"] {
         let mut stream = stranger(&world, b"http/1.1").await;
-        // The header of a gRPC message that announces 1 MiB, which does not follow.
+        // The header of a gRPC message. It announces 1 MiB, but the test sends no such bytes.
         let head = format!(
             "POST /tombolo.v1.Control/{method} HTTP/1.1\r\nhost: x\r\ncontent-type: application/grpc\r\n\
              content-length: 1048581\r\n\r\n\0\0\x10\0\0"

@@ -12,7 +12,7 @@ use tombolo_controller::store::{Store as _, Transaction};
 pub(crate) const SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
 /// The resource group of all tests.
 pub(crate) const GROUP: &str = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/lab";
-/// Longest time that a test waits for an event: long enough for a machine that runs all tests at once.
+/// Longest time that a test waits for an event. It is enough for a machine that runs all tests at the same time.
 pub(crate) const EVENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A response with its JSON body; `null` if the body is not JSON.
@@ -118,7 +118,7 @@ impl World {
         self.dir.path().join("data")
     }
 
-    /// The log of all processes that this value has started, so far.
+    /// The log, so far, of all processes that this value has started.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("data.log")).unwrap_or_default()
     }

@@ -17,7 +17,8 @@ pub(crate) enum Agent {
         /// Name of the agent
         agent: tombolo_proto::id::AgentId,
     },
-    /// Revoke an agent: the controller and all agents refuse it at once; its name stays in use
+    /// Revoke an agent: the controller and all agents refuse it at once; no other agent can have its name until it is
+    /// deleted
     Revoke {
         /// Name of the agent
         agent: tombolo_proto::id::AgentId,

@@ -18,7 +18,7 @@ pub(crate) struct Files {
     /// Manifest file, folder of manifests, or - for standard input; may be repeated
     #[arg(short = 'f', long = "file", required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Delete resources of the files' groups that the files do not contain
+    /// Delete all resources in the resource groups of the files that the files do not contain
     #[arg(long)]
     prune: bool,
 }
@@ -92,7 +92,7 @@ impl Diff {
 }
 
 impl Files {
-    /// Reads all files as one manifest, and compares it with the controller's resources.
+    /// Reads all files as one manifest, and compares the manifest with the controller's resources.
     ///
     /// # Errors
     /// A file is not valid, a document needs a default resource group and none is set, or the controller does not

@@ -49,7 +49,7 @@ pub(crate) enum Circuit {
         #[arg(value_parser = name)]
         name: String,
     },
-    /// Manage the private peering of a circuit, its two lines to the customer edge
+    /// Manage the private peering of a circuit, which consists of two lines to the customer edge
     #[command(subcommand)]
     Peering(Peering),
     /// Show the routes of the provider edge of one link
@@ -66,16 +66,16 @@ pub(crate) enum Circuit {
     },
 }
 
-/// Peering location, bandwidth and SKU of a circuit, which determine its limits (X12, X13).
+/// The options for a circuit's peering location, bandwidth and SKU, on which the circuit's limits depend (X12, X13).
 #[derive(Debug, Args)]
 pub(crate) struct Size {
     /// Peering location, where the circuit's edges are [default: the region]
     #[arg(long)]
     peering_location: Option<String>,
-    /// Bandwidth in Mbit/s, which on a Premium circuit limits the number of linked VNets
+    /// Bandwidth in Mbit/s; on a Premium circuit, the number of VNets that may be linked depends on it
     #[arg(long)]
     bandwidth: Option<u32>,
-    /// Tier of the SKU, which limits the number of linked VNets
+    /// Tier of the SKU; the number of VNets that may be linked depends on it
     #[arg(long, value_enum)]
     sku_tier: Option<Tier>,
 }
@@ -102,7 +102,8 @@ pub(crate) enum Peering {
         /// edge's (E1)
         #[arg(long, value_name = "PREFIX")]
         primary_peer_subnet: IpNet,
-        /// Prefix of the secondary line, a /30 with the same order of addresses
+        /// Prefix of the secondary line, a /30; the first address is the customer edge's, the second one the provider
+        /// edge's (E1)
         #[arg(long, value_name = "PREFIX")]
         secondary_peer_subnet: IpNet,
         /// VLAN of both lines, 0 to 4094

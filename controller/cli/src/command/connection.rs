@@ -16,7 +16,7 @@ use tombolo_proto::arm::Kind;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Connection {
-    /// Create a connection; two gateways need one connection in each direction
+    /// Create a connection; to join two gateways, create one connection at each of them
     Create(Create),
     /// Change a connection; `shared-key set` changes its key
     #[command(group(ArgGroup::new("change").required(true).multiple(true).args(["routing_weight", "enable_bgp", "dpd_timeout"])))]
@@ -30,7 +30,7 @@ pub(crate) enum Connection {
         /// Exchange routes over the connection by BGP (G4)
         #[arg(long, value_name = "true|false", action = ArgAction::Set)]
         enable_bgp: Option<bool>,
-        /// Seconds of silence, 9 to 3600, after which a site's VPN device counts as down; 0 restores the default
+        /// Seconds (9 to 3600) after which a silent VPN device of a site counts as down; 0 restores the default
         #[arg(long = "dpd-timeout-seconds", value_name = "SECONDS")]
         dpd_timeout: Option<u32>,
     },
@@ -48,7 +48,7 @@ pub(crate) enum Connection {
         #[arg(value_parser = name)]
         name: String,
     },
-    /// Print the WireGuard and BGP configuration for a site's VPN device; it contains a secret
+    /// Print the WireGuard and BGP configuration for a site's VPN device; the output contains a secret
     DeviceConfig {
         /// Name of the connection
         #[arg(value_parser = name)]
@@ -81,7 +81,7 @@ pub(crate) struct Create {
     /// Exchange routes over the connection by BGP (G4); connections to circuits always do
     #[arg(long)]
     enable_bgp: bool,
-    /// Seconds of silence, 9 to 3600, after which a site's VPN device counts as down
+    /// Seconds (9 to 3600) after which a silent VPN device of a site counts as down
     #[arg(long = "dpd-timeout-seconds", value_name = "SECONDS")]
     dpd_timeout: Option<u32>,
     /// Region [default: the group's]

@@ -74,7 +74,7 @@ pub(crate) struct Create {
     /// Name of the gateway
     #[arg(value_parser = name)]
     name: String,
-    /// Virtual network of the gateway, by name or id; it needs a subnet GatewaySubnet
+    /// Virtual network of the gateway, by name or id; the network must have a subnet named GatewaySubnet
     #[arg(long, value_parser = reference)]
     vnet: String,
     /// Type of the gateway
@@ -83,7 +83,7 @@ pub(crate) struct Create {
     /// Public address resource, by name or id
     #[arg(long = "public-ip-address", value_parser = reference)]
     public: Option<String>,
-    /// Address in GatewaySubnet, which traceroute shows [default: allocated]
+    /// Address of the gateway in GatewaySubnet; traceroute shows it as the hop [default: allocated]
     #[arg(short = 'a', long = "private-ip-address")]
     address: Option<IpAddr>,
     /// ASN of the gateway [default: 65515] (G4)

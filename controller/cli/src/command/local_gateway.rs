@@ -53,7 +53,7 @@ pub(crate) enum LocalGateway {
 /// The properties of a site.
 #[derive(Debug, Args)]
 pub(crate) struct Site {
-    /// Public address of the site's VPN device; without it the device has to initiate the handshake
+    /// Public address of the site's VPN device; if it is not given, the device has to initiate the handshake
     #[arg(long)]
     gateway_ip_address: Option<IpAddr>,
     /// Prefixes of the site; optional if the connection uses BGP (G7)

@@ -165,8 +165,8 @@ impl Nic {
     }
 }
 
-/// Returns an `ipConfiguration` for each address; the first one is primary. Without addresses, returns one whose
-/// address the controller allocates.
+/// Returns an `ipConfiguration` for each address; the first one is primary. If `addresses` is empty, returns one
+/// `ipConfiguration`, whose address the controller allocates.
 fn configurations(subnet: &Value, addresses: &[IpAddr]) -> Value {
     let one = |(name, address): (String, Option<&IpAddr>)| {
         let primary = name == NIC_IP_CONFIGURATION;

@@ -36,7 +36,8 @@ pub(crate) enum Peering {
         #[arg(value_parser = child)]
         name: Child,
     },
-    /// Change the flags of a peering half; without flags, a Disconnected half returns to Initiated (P14)
+    /// Change the flags of a peering half; a Disconnected half also returns to Initiated, even if no flag is given
+    /// (P14)
     Update {
         /// Name of the half, as VNET/PEERING
         #[arg(value_parser = child)]
@@ -66,7 +67,7 @@ pub(crate) struct Flags {
     /// Packets may pass between the two VNets [default: true] (P17)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     allow_vnet_access: Option<bool>,
-    /// Forwarded packets, whose sources are not in the remote VNet, may enter from it (P18)
+    /// Packets that the remote VNet forwards, whose source is outside of it, may enter this VNet (P18)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     allow_forwarded_traffic: Option<bool>,
     /// The remote VNet may use this VNet's gateways (P19)

@@ -40,7 +40,7 @@ enum Verb {
         /// Name of the resource
         #[arg(value_parser = name)]
         name: String,
-        /// Tags that replace all present ones; without a value all tags are removed
+        /// Tags that replace all present tags of the resource; if the option has no value, all tags are removed
         #[arg(long, required = true, value_name = "NAME=VALUE", num_args = 0.., value_delimiter = ',', value_parser = tag)]
         tags: Vec<(String, String)>,
     },

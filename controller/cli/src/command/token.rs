@@ -24,7 +24,8 @@ use tombolo_proto::id::{AgentId, ResourceId};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Token {
-    /// Create a token for one machine, gateway instance or circuit link, and print the commands to join with it
+    /// Create a token for one machine, one gateway instance or one line of a circuit, and print the commands to join
+    /// with it
     Create(Box<Create>),
     /// List the tokens that were not used yet
     List,
@@ -50,7 +51,7 @@ pub(crate) struct Create {
     /// Gateway that the agent is an instance of, by name or id
     #[arg(long, value_name = "GATEWAY", value_parser = reference, conflicts_with = "vm")]
     gateway: Option<String>,
-    /// Circuit, by name or id; the agent is the provider edge of one of its links
+    /// Circuit, by name or id; the agent is the provider edge of one of the circuit's two lines
     #[arg(long, value_name = "CIRCUIT", value_parser = reference, conflicts_with_all = ["vm", "gateway"], requires = "link")]
     circuit: Option<String>,
     /// Link of the circuit
@@ -77,7 +78,7 @@ pub(crate) struct Create {
     /// Download no package, because the machine's image contains tombolo-agent
     #[arg(long, requires = "cloud_init", conflicts_with = "package_url")]
     no_package: bool,
-    /// URL from which the machine downloads the package tombolo-agent, instead of the controller
+    /// URL from which the machine downloads the package tombolo-agent, instead of downloading it from the controller
     #[arg(long, value_name = "URL", value_parser = cloud_init::url, requires_all = ["cloud_init", "package_sha256"])]
     package_url: Option<String>,
     /// SHA-256 of the package at --package-url, in hexadecimal digits

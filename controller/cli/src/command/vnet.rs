@@ -80,8 +80,8 @@ const COLUMNS: &[Column] = &[
 ];
 
 impl Vnet {
-    /// Creates, changes, deletes or prints virtual networks. An update changes only the address space; without an
-    /// option it is a [`UsageError`].
+    /// Creates, changes, deletes or prints virtual networks. An update changes only the address space. An update
+    /// without an option is a [`UsageError`].
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         match self {
             Self::Create {

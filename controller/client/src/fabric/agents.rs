@@ -77,7 +77,8 @@ impl Client {
         self.typed(response).await
     }
 
-    /// Returns the desired revision, and the revision that each agent has in force.
+    /// Returns the newest revision of the controller's state, and for each agent the largest revision that is in force
+    /// on it.
     ///
     /// # Errors
     /// Any [`Error`]: the controller cannot be reached, or refuses the request.

@@ -1,4 +1,4 @@
-//! The controller itself: health, certificate, metrics, settings, backup.
+//! Calls about the controller: health, certificate, metrics, settings, backup.
 
 use crate::client::{Body, Client};
 use crate::error::Error;

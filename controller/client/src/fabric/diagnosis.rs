@@ -23,7 +23,7 @@ impl Client {
     /// sent.
     ///
     /// # Errors
-    /// Errors of the controller: an unknown source or destination.
+    /// Any [`Error`]. It is an [`Error::Api`] if the source or the destination is unknown.
     pub async fn explain(&self, request: &ExplainRequest) -> Result<Value, Error> {
         let response = self
             .fabric(Method::POST, "explain", Body::Json(&json!(request)))
@@ -35,7 +35,8 @@ impl Client {
     /// all of them.
     ///
     /// # Errors
-    /// Errors of the controller: an unknown source or destination, or an agent that is not connected.
+    /// Any [`Error`]. It is an [`Error::Api`] if the source or the destination is unknown, or the source's agent is not
+    /// connected.
     pub async fn probe(&self, probe: &Probe) -> Result<ProbeAnswer, Error> {
         let each = |given: Option<u32>, default: u32| u64::from(given.unwrap_or(default));
         let count = each(probe.count, DEFAULT_COUNT);

@@ -1,4 +1,4 @@
-//! Join tokens of agents, the packages that new machines install, and API tokens.
+//! Calls about the join tokens of agents, the packages that new machines install, and API tokens.
 
 use crate::client::{Body, Client};
 use crate::error::Error;
@@ -11,12 +11,12 @@ use tombolo_proto::fabric::{
 use tombolo_proto::id::AgentId;
 
 impl Client {
-    /// Creates a join token, which admits one agent once. Without `ttl` the token has the controller's default
-    /// lifetime.
+    /// Creates a join token, with which one agent can join once. If `ttl` is `None`, the token has the controller's
+    /// default lifetime.
     ///
     /// # Errors
-    /// Errors of the controller: the binding names a missing resource or one that is bound already, or the agent's name
-    /// is in use.
+    /// Any [`Error`]. It is an [`Error::Api`] if the binding names a resource that does not exist or has an agent
+    /// already, or if the agent's name is in use.
     pub async fn create_token(
         &self,
         agent: &AgentId,
@@ -41,11 +41,12 @@ impl Client {
         Ok(self.typed::<ListResponse<_>>(response).await?.value)
     }
 
-    /// Deletes the unused join token with this `id` (not its text), so that nobody can join with it. Succeeds also if no
-    /// such token exists, for example because it was used. An agent that has joined with it is not affected.
+    /// Deletes the unused join token with this `id`, so that nobody can join with the token. `id` is not the token's
+    /// text. Succeeds also if no such token exists, for example because it was used. An agent that has joined with the
+    /// token is not affected.
     ///
     /// # Errors
-    /// Any [`Error`]; none of the controller's own.
+    /// Any [`Error`]: the controller cannot be reached, or refuses the request.
     pub async fn delete_token(&self, id: &str) -> Result<(), Error> {
         self.fabric(Method::DELETE, &format!("tokens/{id}"), Body::None)
             .await

@@ -89,7 +89,7 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, ManifestError> {
             let entry = entry.map_err(|e| read_error(&folder, &e))?;
             let kind = entry.file_type().map_err(|e| read_error(&entry.path(), &e))?;
             let yaml = entry.path().extension().is_some_and(|x| x == "yaml" || x == "yml");
-            // `file_type` does not follow symbolic links, so the walk ends even if one points to a parent folder.
+            // `file_type` does not follow symbolic links, so the walk ends even if a link points to a parent folder.
             if kind.is_dir() {
                 folders.push(entry.path());
             } else if yaml {

@@ -90,7 +90,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Named<T> {
     }
 }
 
-/// Checks a key while it is read, so that the error has the key's own line and column.
+/// Checks a key while the key is read, so that an error has the line and column of the key.
 struct Key<'a>(&'a mut BTreeSet<String>);
 
 impl<'de> DeserializeSeed<'de> for Key<'_> {

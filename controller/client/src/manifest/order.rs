@@ -41,7 +41,7 @@ pub(super) enum Rank {
     ConnectionOff,
     Site,
     Connection,
-    // These resources are deleted last, because resources that are updated may have referred to them until then.
+    // These resources are deleted last, because a resource may refer to them until a step of the plan has updated it.
     DeleteSubnet,
     DeleteRouteTable,
     DeletePublicIp,

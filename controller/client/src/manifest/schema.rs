@@ -121,7 +121,7 @@ pub struct Subnet {
     /// The prefix, if the subnet has only one.
     #[serde(default)]
     pub address_prefix: Option<Prefix>,
-    /// The prefixes, if the subnet has several, such as one of IPv4 and one of IPv6.
+    /// The prefixes, if the subnet has several, such as an IPv4 prefix and an IPv6 prefix.
     #[serde(default)]
     pub address_prefixes: Vec<Prefix>,
     /// Name or full id of the route table.
@@ -254,6 +254,6 @@ pub struct PublicIpAddress {
     pub location: Option<String>,
     /// Tags of the resource.
     pub tags: BTreeMap<String, String>,
-    /// The address. It is shown, but does not affect where agents are reached.
+    /// The address. It is shown, but does not change the address at which an agent is reached.
     pub ip_address: Option<IpAddr>,
 }

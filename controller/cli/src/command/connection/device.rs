@@ -130,8 +130,8 @@ fn bird(out: &mut String, config: &DeviceConfig, session: &DeviceBgp) {
     let symbol = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
     let name: String = config.connection.name().chars().map(symbol).collect();
     let channel = channel(session.address);
-    // BIRD does not import the kernel's route to the gateway. So it needs a static route to the gateway itself, or it
-    // would consider the next hop of every learned route unreachable.
+    // BIRD does not import the kernel's route to the gateway. So BIRD needs a static route to the gateway itself.
+    // Otherwise it would consider the next hop of every learned route unreachable.
     let _ = writeln!(
         out,
         "# BIRD 2\n\

@@ -111,8 +111,8 @@ pub(super) fn user_data(agent: &str, controller: &str, token: &str, package: Opt
         permissions: "0600",
         content: format!("{token}\n"),
     }];
-    // A name or URL could contain shell syntax. Values are therefore arguments of the scripts and not part of their
-    // text, so the shell never executes them.
+    // A name or URL could contain shell syntax. The values are therefore arguments of the scripts and no part of the
+    // scripts' text, so the shell never executes them.
     let mut steps = Vec::new();
     if let Some(Package { url, sha256, ca }) = package {
         let mut install = vec!["sh", "-euc", INSTALL, "sh", url, sha256];

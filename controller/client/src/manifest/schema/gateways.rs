@@ -19,7 +19,7 @@ pub struct VirtualNetworkGateway {
     /// Tags of the resource.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
-    /// Name or full id of the VNet, whose `GatewaySubnet` the gateway uses.
+    /// Name or full id of the gateway's VNet. The gateway has its addresses in this VNet's `GatewaySubnet`.
     pub virtual_network: String,
     /// Type of the gateway; default `Vpn` (G2).
     #[serde(default)]
@@ -27,7 +27,7 @@ pub struct VirtualNetworkGateway {
     /// Name or full id of the only instance's public address.
     #[serde(default, rename = "publicIPAddress")]
     pub public_ip_address: Option<String>,
-    /// Address of the only instance in `GatewaySubnet`; without it the controller allocates one.
+    /// Address, in `GatewaySubnet`, of the only instance. If it is absent, the controller allocates an address.
     #[serde(default, rename = "privateIPAddress")]
     pub private_ip_address: Option<IpAddr>,
     /// The instances, if the gateway has several, by the names of their `ipConfigurations`. The gateway's
@@ -61,7 +61,7 @@ pub struct GatewayIpConfiguration {
     /// Name or full id of the instance's public address.
     #[serde(rename = "publicIPAddress")]
     pub public_ip_address: Option<String>,
-    /// Address of the instance in `GatewaySubnet`; without it the controller allocates one.
+    /// Address of the instance in `GatewaySubnet`. If it is absent, the controller allocates an address.
     #[serde(rename = "privateIPAddress")]
     pub private_ip_address: Option<IpAddr>,
 }
@@ -129,7 +129,7 @@ pub struct LocalNetworkGateway {
     pub location: Option<String>,
     /// Tags of the resource.
     pub tags: BTreeMap<String, String>,
-    /// Underlay address of the device; without it the device has to initiate the handshake.
+    /// Underlay address of the device. If it is absent, the device has to initiate the handshake.
     pub gateway_ip_address: Option<IpAddr>,
     /// Prefixes of the site; may be empty if the connection uses BGP.
     pub local_network_address_space: Vec<Prefix>,
@@ -153,8 +153,8 @@ pub struct ExpressRouteCircuit {
     pub tags: BTreeMap<String, String>,
     /// Peering location; the region if absent (X12).
     pub peering_location: Option<String>,
-    /// Bandwidth in Mbit/s. It does not limit traffic; on a Premium circuit it decides how many VNets may be linked
-    /// (X13).
+    /// Bandwidth in Mbit/s. It does not limit traffic. On a Premium circuit, the number of VNets that may be linked
+    /// depends on it (X13).
     pub bandwidth_in_mbps: Option<u32>,
     /// Tier of the SKU; default `Standard` (X13).
     pub sku_tier: Option<SkuTier>,
@@ -180,7 +180,8 @@ pub struct PrivatePeering {
     /// Prefix of the primary line, a /30. Its first address belongs to the customer edge, its second one to the
     /// provider's edge.
     pub primary: Prefix,
-    /// Prefix of the secondary line, a /30 with the same order of addresses.
+    /// Prefix of the secondary line, a /30. Its first address belongs to the customer edge, its second one to the
+    /// provider's edge.
     pub secondary: Prefix,
     /// VLAN of both lines, 0 to 4094; default 0.
     #[serde(default)]
