@@ -56,7 +56,7 @@ pub struct InstalledRoute {
     pub hop: InstalledHop,
 }
 
-/// A next hop, resolved as far as the packet's addresses are not needed for it.
+/// A next hop, resolved as far as this is possible without a packet's addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     tag = "type",

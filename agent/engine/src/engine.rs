@@ -39,9 +39,9 @@ pub struct Engine<L, R = NoRedirect> {
 }
 
 impl<L: LinkSet> Engine<L> {
-    /// An engine of an agent with one lane. It has no tables and drops all packets until [`install`](Self::install).
-    /// `seed` must be a secret random number: it keys the hash of the flow cache, so that nobody can choose addresses
-    /// that collide there.
+    /// An engine of an agent with one lane. A new engine has no tables, and drops all packets until
+    /// [`install`](Self::install). `seed` must be a secret random number: it is the key of the flow cache's hash, so
+    /// that no sender can choose addresses whose packets evict each other's cached decisions.
     #[must_use]
     pub fn new(links: L, seed: u64) -> Self {
         Self::with_redirect(links, seed, NoRedirect)

@@ -53,8 +53,8 @@ drop_reasons! {
     RouteNone = "route_none",
     /// The route's next hop is `Internet`, which the overlay does not carry.
     RouteInternet = "route_internet",
-    /// The destination, or the address of the virtual appliance on the way to it, is in a known VNet, but no agent owns
-    /// it (D8).
+    /// A known VNet contains the destination, or the address of the route's virtual appliance, but no agent owns this
+    /// address (D8).
     NoOwner = "no_owner",
     /// The virtual appliance's address is neither in this VNet nor in a directly peered one (R11).
     ApplianceUnreachable = "appliance_unreachable",

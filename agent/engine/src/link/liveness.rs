@@ -161,9 +161,8 @@ impl Liveness {
         (all >= 10).then(|| (f64::from(lost) / f64::from(all), all))
     }
 
-    /// The length of the peer's silence; `None`: the peer does not count as silent. It counts as silent after the
-    /// configured number of unanswered echoes (D19), plus the time of two round trips, because replies may be on their
-    /// way.
+    /// The length of the peer's silence; `None`: the peer does not count as silent. The peer counts as silent after the
+    /// configured number of unanswered echoes (D19) and two more round-trip times, because replies may be on their way.
     pub(super) fn silent(&self, now: Instant) -> Option<Duration> {
         let (count, since) = self.unanswered?;
         let silence = now.saturating_duration_since(since);

@@ -66,8 +66,8 @@ const UNREACHABLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// every 5 s, so at least two were lost or not sent.
 pub(super) const SILENCE_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// Silence after which the end that is not the initiator initiates a handshake. It is longer than [`SILENCE_TIMEOUT`]
-/// by one interval of keepalives, so that the two ends do not initiate at the same time.
+/// Silence after which the end that is not the initiator initiates a handshake. This time is longer than
+/// [`SILENCE_TIMEOUT`] by one interval of keepalives, so that the two ends do not initiate at the same time.
 const RESPONDER_SILENCE_TIMEOUT: Duration = Duration::from_secs(17);
 
 /// Time to wait for anything from a third-party device after a packet to it. Then this end initiates a handshake to see
@@ -104,7 +104,8 @@ pub(super) enum Handshake {
         /// way, or there was none.
         gave_up: Option<Instant>,
     },
-    /// This end sent an initiation, and nothing that came since then has proven that the peer holds the keys.
+    /// This end sent an initiation, and no datagram that it has received since then has proven that the peer holds the
+    /// keys.
     Initiated {
         /// Time of the first unanswered initiation.
         since: Instant,
