@@ -14,7 +14,8 @@ pub const ICMP: u8 = 1;
 /// ICMPv6's number in the next-header field of IPv6.
 pub const ICMPV6: u8 = 58;
 
-/// The header fields that the engine uses. [`parse`] creates it, and guarantees that all offsets lie within the packet.
+/// The header fields that the engine uses. [`parse`] creates this value, and guarantees that all offsets lie within the
+/// packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PacketInfo {
     /// Source address of the IP header.

@@ -74,7 +74,8 @@ impl RoutingState {
 pub struct AcceptedRoute<'a> {
     /// The route as it was received.
     pub route: &'a Route,
-    /// The agent or site device that sent the route. `None`: this agent is an edge, and the customer announced it.
+    /// The agent or site device that sent the route. `None`: this agent is an edge, and the customer announced the
+    /// route.
     pub from: Option<AgentId>,
     /// The agent or site device to which packets are sent; for routes of an edge's customer, the edge itself. This
     /// agent may have no link with that agent or device.

@@ -32,8 +32,7 @@ impl LinkIndex {
     }
 }
 
-/// Largest number of links of one agent: of the receiver index of a WireGuard session, this implementation uses 16 bits
-/// for the link.
+/// Largest number of links of one agent: 16 bits of the receiver index of a WireGuard session stand for the link.
 pub const MAX_LINKS: usize = 65_536;
 
 /// The reason why no tables can be built from a configuration, as text that names the field and its value.

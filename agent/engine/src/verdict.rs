@@ -61,7 +61,8 @@ drop_reasons! {
     /// The packet comes from or goes to a peered VNet, and this VNet's half of the peering has
     /// `allowVirtualNetworkAccess` off (P17).
     AccessDenied = "access_denied",
-    /// The route leads to a gateway, or over a connection, and this agent has no link with any instance of it.
+    /// The route leads to a gateway, or over a connection, and this agent has no link with any instance of the gateway
+    /// or of the connection's remote end.
     NoGateway = "no_gateway",
     /// The destination is not an address of this host, and none of the host's NICs has `enableIPForwarding` (R12).
     NotForwarding = "not_forwarding",

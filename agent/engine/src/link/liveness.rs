@@ -96,7 +96,7 @@ impl Liveness {
     pub(super) fn received(&mut self, now: Instant) {
         let was_down = self.silent(now).is_some_and(|silence| silence >= DOWN_SILENCE);
         if let Some((_, since)) = self.unanswered.filter(|_| was_down) {
-            // Echoes that were sent later than this may still be answered.
+            // Echoes that were sent less than this time ago may still be answered.
             let under_way = 2 * self.rtt.unwrap_or(REPLY_TIMEOUT);
             let missed = |(at, reply): &mut (Instant, Option<Duration>)| {
                 reply.is_none() && *at >= since && now.saturating_duration_since(*at) > under_way

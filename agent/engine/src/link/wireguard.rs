@@ -114,7 +114,8 @@ pub(super) struct WireGuard {
     sources: Sources,
     /// The number of this lane, from 0.
     lane: u16,
-    /// The endpoints from which peers sent before a restart, or before they were removed from the configuration.
+    /// The endpoints from which peers sent before this agent restarted, or before the peers were removed from the
+    /// configuration.
     remembered: BTreeMap<AgentId, SocketAddr>,
 }
 
@@ -136,7 +137,8 @@ impl WireGuard {
                 limiter: Arc::new(RateLimiter::new(&public, MAX_HANDSHAKES_PER_SECOND)),
                 private,
                 public,
-                // Random, because responses to handshakes from before a restart may still arrive.
+                // The first generation is random, because responses to handshakes from before a restart may still
+                // arrive.
                 generation: RandomState::new().build_hasher().finish() as u8,
             },
             peers: Vec::new(),
@@ -303,7 +305,8 @@ impl SecureTransport for WireGuard {
                 && let Some(mut gone) = self.peers.get_mut(*slot).and_then(Option::take)
             {
                 gone.close(now, &mut self.events);
-                // The peer may be configured again later, and probably still has this address.
+                // The endpoint is remembered, because the peer may be configured again later, and probably has the same
+                // endpoint then.
                 self.remembered.extend(gone.heard().map(|at| (name.clone(), at)));
             }
         }

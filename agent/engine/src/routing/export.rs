@@ -1,5 +1,5 @@
-//! Export: the routes that an agent advertises to peers and BGP neighbours. Each rule that forbids to advertise a route
-//! is applied in one place of this file.
+//! Export: the routes that an agent advertises to peers and BGP neighbours. Each rule that forbids the advertisement of
+//! a route is applied in one place of this file.
 
 use super::{AcceptedRoute, MAX_ROUTES, RoutingState, accept_routes, encode};
 use crate::tables::LinkIndex;

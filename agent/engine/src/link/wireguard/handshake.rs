@@ -81,7 +81,7 @@ const THIRD_PARTY_UNREACHABLE_TIMEOUT: Duration = Duration::from_secs(3);
 /// A session whose keys the peer has proven to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Session {
-    /// The receiver index of this end. boringtun increments its lowest byte with each session.
+    /// The receiver index of this end. boringtun increments the index's lowest byte with each session.
     pub(super) index: u32,
     /// Time at which the peer proved to hold the keys.
     pub(super) since: Instant,
@@ -188,7 +188,8 @@ pub(super) enum Action {
 pub(super) struct Policy {
     /// Whether the session is kept up without traffic.
     pub(super) always_on: bool,
-    /// Whether this end initiates. Exactly one end of an `always_on` link between agents does.
+    /// Whether this end initiates the handshakes. On an `always_on` link between agents, this is true at exactly one
+    /// end.
     pub(super) initiator: bool,
     /// Whether the peer is a third-party device (D16).
     pub(super) third_party: bool,

@@ -398,7 +398,7 @@ impl Peer {
             TunnResult::WriteToTunnelV6(packet, _) => Reply::Packet(packet.len()),
             TunnResult::WriteToNetwork(message) => Reply::Send(message.len()),
             TunnResult::Done => Reply::Nothing,
-            // M8, G11: the peer responds, but its preshared key is another one.
+            // M8, G11: the peer responds, but it has another preshared key than this end.
             TunnResult::Err(WireGuardError::InvalidAeadTag) if kind == RESPONSE && self.is_target(from) => {
                 self.handle(Event::Rejected, now, events);
                 self.evaluate(now, events);
