@@ -46,8 +46,8 @@ pub struct AgentConfig {
     pub probes: Probes,
     /// The role of the agent in its VNet.
     pub role: Role,
-    /// The subnets by whose effective routes this agent sends packets (R20): those of the agent's NICs, or
-    /// `GatewaySubnet` at a gateway.
+    /// The subnets by whose effective routes this agent sends packets (R20): the subnets of the agent's NICs or, at a
+    /// gateway, `GatewaySubnet`.
     pub subnets: Vec<Subnet>,
     /// The owners of addresses, in one space for the agent's own VNet and one for each VNet that the agent delivers
     /// into directly. Exactly one space is [`SpaceKind::Local`]; at an edge this space has no prefixes and no owners.

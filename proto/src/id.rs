@@ -257,7 +257,7 @@ impl<'de> Deserialize<'de> for KeyPin {
     }
 }
 
-/// A WireGuard preshared key. It is a secret: `Debug` does not show it, but JSON does.
+/// A WireGuard preshared key. The key is a secret: `Debug` does not show it, but JSON does.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PresharedKey(pub [u8; 32]);
 

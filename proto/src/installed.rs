@@ -28,7 +28,7 @@ pub struct Installed {
 pub struct InstalledTables {
     /// The subnets by whose routes this agent sends packets.
     pub subnets: Vec<InstalledSubnet>,
-    /// At a VPN gateway: the prefixes that are reached over its connections. Empty for other roles.
+    /// At a VPN gateway: the prefixes that are reached over the gateway's connections. Empty for other roles.
     pub transit: Vec<InstalledTransit>,
     /// Prefixes of VNets whose peering has access off: packets from and to them are dropped on every path (P17).
     pub denied: Vec<IpNet>,
@@ -56,7 +56,7 @@ pub struct InstalledRoute {
     pub hop: InstalledHop,
 }
 
-/// A next hop, resolved as far as the packet's addresses are not needed for it.
+/// A next hop, resolved as far as this is possible without a packet's addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     tag = "type",

@@ -99,7 +99,7 @@ pub enum NextHop {
         /// The address in `nextHopIpAddress` of the route.
         address: IpAddr,
     },
-    /// The Internet. The overlay does not carry packets to it, and drops them.
+    /// The Internet. The overlay does not carry packets to the Internet; they are dropped.
     Internet {},
     /// Packets are dropped silently (R13).
     None {},

@@ -12,8 +12,8 @@ use crate::packet::{self, Ecn};
 use std::time::{Duration, Instant};
 
 /// A queue that was not empty for this long is a standing queue. CoDel's interval is 100 ms, the round-trip time of an
-/// intercontinental path, but CoDel tolerates a short permanent queue. This implementation tolerates none: the queue
-/// must be empty once in each interval. A shorter interval costs throughput: 8 ms cost a tenth of it.
+/// intercontinental path, but CoDel tolerates a short permanent queue. This implementation does not tolerate such a
+/// queue: the queue must be empty once in each interval. A shorter interval costs throughput: 8 ms cost a tenth of it.
 const INTERVAL: Duration = Duration::from_millis(50);
 
 /// Packets shorter than this pass unchanged, in bytes. Packets of bulk transfers are longer.

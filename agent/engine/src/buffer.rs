@@ -36,7 +36,7 @@ impl From<SocketAddr> for Path {
     }
 }
 
-/// The fields of a datagram's outer IP header that the sender chooses. The default is Not-ECT, and fragmentation is
+/// The fields of a datagram's outer IP header that the engine chooses. The default is Not-ECT, and fragmentation is
 /// allowed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Outer {

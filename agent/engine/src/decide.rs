@@ -389,9 +389,9 @@ impl Decision<'_> {
     }
 
     /// At a VPN gateway, a packet from a connection. The packet may go to the gateway's VNet and the spokes that use
-    /// the gateway (D9), or to another connection. The latter requires that both connections exchange routes (G19), or
-    /// that one exchanges routes and the other leads to a site without BGP (G18). Only routes of VPN connections apply
-    /// (G21).
+    /// the gateway (D9), or to another connection. Forwarding to another connection requires that both connections
+    /// exchange routes (G19), or that one exchanges routes and the other leads to a site without BGP (G18). Only routes
+    /// of VPN connections are used for this (G21).
     fn relay_inward(&mut self, may: TransitScope, ingress: Ingress) -> Outcome {
         let tables = self.tables;
         let AgentRole::Gateway {

@@ -39,9 +39,9 @@ pub struct Engine<L, R = NoRedirect> {
 }
 
 impl<L: LinkSet> Engine<L> {
-    /// An engine of an agent with one lane. It has no tables and drops all packets until [`install`](Self::install).
-    /// `seed` must be a secret random number: it keys the hash of the flow cache, so that nobody can choose addresses
-    /// that collide there.
+    /// An engine of an agent with one lane. A new engine has no tables, and drops all packets until
+    /// [`install`](Self::install). `seed` must be a secret random number: it is the key of the flow cache's hash, so
+    /// that no sender can choose addresses whose packets evict each other's cached decisions.
     #[must_use]
     pub fn new(links: L, seed: u64) -> Self {
         Self::with_redirect(links, seed, NoRedirect)
@@ -202,7 +202,8 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
     }
 
     /// Counts datagrams that the engine has written into the transmit sink and that the kernel then refused to send.
-    /// Each of the `datagrams` is moved from the packets sent into links to the dropped ones (`send_refused`).
+    /// The number `datagrams` is subtracted from the packets sent into links, and added to the dropped packets
+    /// (`send_refused`).
     pub fn not_sent(&mut self, datagrams: u64) {
         self.stats.not_sent(datagrams);
     }
@@ -213,8 +214,8 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
         self.links.source_unavailable(local);
     }
 
-    /// Counts packets that the engine has passed to the deliver sink and that the TUN device then refused. Each of the
-    /// `packets` is moved from the delivered ones to the dropped ones (`device_refused`).
+    /// Counts packets that the engine has passed to the deliver sink and that the TUN device then refused. The number
+    /// `packets` is subtracted from the delivered packets, and added to the dropped ones (`device_refused`).
     pub fn not_delivered(&mut self, packets: u64) {
         self.stats.not_delivered(packets);
     }

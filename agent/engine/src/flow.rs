@@ -1,8 +1,8 @@
 //! A cache of decisions, which saves most lookups: most packets belong to the flow of a recent packet.
 //!
 //! A decision depends on ingress, source and destination. If a route shares flows between several links, the decision
-//! also depends on the ports. It depends on the TTL only if the TTL expires here, so a packet with such a TTL bypasses
-//! the cache. New tables clear the cache.
+//! also depends on the ports. The TTL changes the decision only if it expires here, so packets whose TTL expires here
+//! bypass the cache. New tables clear the cache.
 
 use crate::decide::Ingress;
 use crate::packet::PacketInfo;

@@ -1,8 +1,8 @@
 //! The links of one engine. The trait [`LinkSet`] is implemented by the encrypted links of the product, and by plain
 //! links for tests.
 
-// Datagrams from strangers and from peers are parsed here, and the configuration adds and removes links at any time. So
-// no index is trusted: an index out of range must not panic.
+// Datagrams from peers and from unknown senders are parsed in this module, and the configuration may add and remove
+// links at any time. So no index is trusted: an index out of range must not panic.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 #[cfg(feature = "links")]
@@ -166,9 +166,10 @@ pub trait LinkSet {
     /// [`max_packet`](Self::max_packet) is sent in fragments inside the link.
     fn seal(&mut self, link: LinkIndex, packet: &[u8], ecn: u8, now: Instant, tx: &mut impl TransmitSink) -> Sealed;
 
-    /// Decrypts a received datagram into `buffer`, which must be at least as long as the datagram. It must also have at
-    /// least 256 bytes, because answers are built in it. `from` is the path of the datagram. Answers, such as
-    /// handshakes, go into `tx`. Further packets may wait for [`next_packet`](Self::next_packet), whatever the result.
+    /// Decrypts a received datagram into `buffer`, which must be at least as long as the datagram. The buffer must also
+    /// have at least 256 bytes, because answers are built in the buffer. `from` is the path of the datagram. Answers,
+    /// such as handshakes, go into `tx`. Further packets may wait for [`next_packet`](Self::next_packet), whatever the
+    /// result.
     fn open(
         &mut self,
         datagram: &[u8],
@@ -178,8 +179,8 @@ pub trait LinkSet {
         tx: &mut impl TransmitSink,
     ) -> Opened;
 
-    /// Removes the next packet of the datagrams that were opened, and copies it to the start of `buffer`, which must
-    /// have room for it. Returns its link and its range in the buffer; `None`: no packet is left.
+    /// Removes the next packet of the datagrams that were opened, and copies the packet to the start of `buffer`, which
+    /// must be long enough. Returns its link and its range in the buffer; `None`: no packet is left.
     fn next_packet(
         &mut self,
         _now: Instant,

@@ -14,7 +14,8 @@ pub const ICMP: u8 = 1;
 /// ICMPv6's number in the next-header field of IPv6.
 pub const ICMPV6: u8 = 58;
 
-/// The header fields that the engine uses. [`parse`] creates it, and guarantees that all offsets lie within the packet.
+/// The header fields that the engine uses. [`parse`] creates this value, and guarantees that all offsets lie within the
+/// packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PacketInfo {
     /// Source address of the IP header.
@@ -169,8 +170,9 @@ pub fn ecn(packet: &[u8]) -> Ecn {
 /// The ECN bits for CE, congestion experienced.
 pub const CONGESTION: u8 = 3;
 
-/// Combines the ECN field of the outer header of a tunnel with that of the inner packet (RFC 6040, section 4.2): sets
-/// CE in `packet` if `outer`, 0 to 3, is CE and the inner sender supports ECN. The packet must have been parsed.
+/// Combines the ECN field of a tunnel's outer header with the ECN field of the inner packet (RFC 6040, section 4.2).
+/// `outer`, 0 to 3, is the outer field. Sets CE in `packet` if `outer` is CE and the sender of `packet` supports ECN.
+/// The packet must have been parsed.
 ///
 /// Returns `false`, and changes nothing, if the packet must be dropped: the outer header has CE, and the inner sender
 /// does not support ECN.

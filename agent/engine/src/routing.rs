@@ -74,7 +74,8 @@ impl RoutingState {
 pub struct AcceptedRoute<'a> {
     /// The route as it was received.
     pub route: &'a Route,
-    /// The agent or site device that sent the route. `None`: this agent is an edge, and the customer announced it.
+    /// The agent or site device that sent the route. `None`: this agent is an edge, and the customer announced the
+    /// route.
     pub from: Option<AgentId>,
     /// The agent or site device to which packets are sent; for routes of an edge's customer, the edge itself. This
     /// agent may have no link with that agent or device.
@@ -97,8 +98,9 @@ pub fn accepts_routes_from(config: &AgentConfig, sender: &AgentId) -> bool {
 }
 
 /// Applies the import policy to all routes in `state`, and returns the accepted routes: first the routes of agents,
-/// then those of BGP neighbours. Both are ordered by the sender's name, and the routes of one sender are in the order
-/// of its table. Several routes may have the same prefix. [`refused`] returns the others, by reason.
+/// then those of BGP neighbours. The routes of agents, and those of BGP neighbours, are ordered by the sender's name,
+/// and the routes of one sender are in the order of its table. Several routes may have the same prefix. [`refused`]
+/// returns the others, by reason.
 #[must_use]
 pub fn accept_routes<'a>(config: &'a AgentConfig, state: &'a RoutingState) -> Vec<AcceptedRoute<'a>> {
     let mut accepted = Vec::new();

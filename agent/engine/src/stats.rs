@@ -1,4 +1,5 @@
-//! The counters of one engine. They are plain numbers that only the engine's thread changes; other threads get copies.
+//! The counters of one engine. The counters are plain numbers that only the engine's thread changes; other threads get
+//! copies.
 
 use crate::verdict::DropReason;
 use tombolo_proto::status::Totals;
@@ -51,15 +52,15 @@ impl Stats {
         self.totals.dropped += 1;
     }
 
-    /// Counts a refused datagram under its reason. It does not count as a dropped packet, because nobody knows whether
-    /// it held one.
+    /// Counts a refused datagram under its reason. The datagram does not count as a dropped packet, because it is
+    /// unknown whether it held a packet.
     pub fn refused(&mut self, reason: DropReason) {
         self.drops.0[reason as usize] += 1;
         self.refused_datagrams += 1;
     }
 
-    /// Moves packets from the sent to the dropped ones (`link_down`). They were counted as sent when they began to wait
-    /// for a handshake; the handshake then failed, or the link was removed.
+    /// Moves packets from the sent to the dropped ones (`link_down`). The packets were counted as sent when they began
+    /// to wait for a handshake. Then the handshake failed, or the link was removed.
     pub fn lost(&mut self, packets: u64) {
         self.totals.link_out = self.totals.link_out.saturating_sub(packets);
         self.totals.dropped += packets;

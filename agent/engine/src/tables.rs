@@ -1,5 +1,5 @@
-//! The lookup tables of one agent. They are built from its configuration and routing state, and never modified
-//! afterwards.
+//! The lookup tables of one agent. The tables are built from the agent's configuration and routing state, and are never
+//! modified afterwards.
 
 mod installed;
 pub mod lpm;
@@ -32,8 +32,7 @@ impl LinkIndex {
     }
 }
 
-/// Largest number of links of one agent: of the receiver index of a WireGuard session, this implementation uses 16 bits
-/// for the link.
+/// Largest number of links of one agent: 16 bits of the receiver index of a WireGuard session stand for the link.
 pub const MAX_LINKS: usize = 65_536;
 
 /// The reason why no tables can be built from a configuration, as text that names the field and its value.
@@ -54,8 +53,8 @@ pub struct Tables {
     pub(crate) subnets: Vec<SubnetRoutes>,
     pub(crate) spaces: Vec<AddressSpace>,
     pub(crate) own_space: Lpm<()>,
-    /// Prefixes of peered VNets whose peering has `allowVirtualNetworkAccess` off in this agent's half. They do not
-    /// belong to the `VirtualNetwork` service tag, so packets from and to them are dropped on every path (P17).
+    /// Prefixes of peered VNets whose peering has `allowVirtualNetworkAccess` off in this agent's half. These prefixes
+    /// do not belong to the `VirtualNetwork` service tag, so packets from and to them are dropped on every path (P17).
     pub(crate) denied: Lpm<()>,
     pub(crate) links: Vec<LinkPolicy>,
     /// Whether a route shares flows between links. If so, decisions depend on ports.
@@ -84,8 +83,8 @@ pub(crate) enum AgentRole {
         /// local prefix within a larger learned one. Packets to the local prefix must not follow the larger prefix to a
         /// connection.
         transit: Lpm<Option<Transit>>,
-        /// The entries of `transit` that apply to packets from another connection. They are the prefixes of connections
-        /// with route exchange, and those of sites without BGP, which are configured (G18, G19).
+        /// The entries of `transit` that apply to packets from another connection. These are the prefixes of
+        /// connections with route exchange, and the configured prefixes of sites without BGP (G18, G19).
         bgp_transit: Lpm<Option<Transit>>,
         /// The prefixes of sites whose packets keep their TTL (T6). Empty unless the configuration has
         /// [`SiteTtl::Transparent`](tombolo_proto::config::SiteTtl::Transparent).
@@ -177,8 +176,8 @@ pub(crate) struct SubnetRoutes {
     /// The active routes. Positions refer to `all`.
     pub(crate) routes: Lpm<RouteEntry>,
     pub(crate) all: Vec<EffectiveRoute>,
-    /// Gateway routes that the route of a peering overrides. They apply while the direct link to the destination's
-    /// owner is down.
+    /// Gateway routes that the route of a peering overrides. These routes apply while the direct link to the
+    /// destination's owner is down.
     pub(crate) standby: Lpm<RouteEntry>,
 }
 
@@ -189,7 +188,7 @@ pub(crate) struct RouteEntry {
     pub(crate) hop: Hop,
 }
 
-/// A next hop, resolved as far as the packet's addresses are not needed for it.
+/// A next hop, resolved as far as this is possible without a packet's addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hop {
     /// To the owner of the destination in the space at this position.

@@ -53,15 +53,16 @@ drop_reasons! {
     RouteNone = "route_none",
     /// The route's next hop is `Internet`, which the overlay does not carry.
     RouteInternet = "route_internet",
-    /// The destination, or the address of the virtual appliance on the way to it, is in a known VNet, but no agent owns
-    /// it (D8).
+    /// A known VNet contains the destination, or the address of the route's virtual appliance, but no agent owns this
+    /// address (D8).
     NoOwner = "no_owner",
     /// The virtual appliance's address is neither in this VNet nor in a directly peered one (R11).
     ApplianceUnreachable = "appliance_unreachable",
     /// The packet comes from or goes to a peered VNet, and this VNet's half of the peering has
     /// `allowVirtualNetworkAccess` off (P17).
     AccessDenied = "access_denied",
-    /// The route leads to a gateway, or over a connection, and this agent has no link with any instance of it.
+    /// The route leads to a gateway, or over a connection, and this agent has no link with any instance of the gateway
+    /// or of the connection's remote end.
     NoGateway = "no_gateway",
     /// The destination is not an address of this host, and none of the host's NICs has `enableIPForwarding` (R12).
     NotForwarding = "not_forwarding",

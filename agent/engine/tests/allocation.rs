@@ -65,7 +65,7 @@ impl TransmitSink for Buffer {
     }
 }
 
-/// The TUN device of the receiving agent. It joins packets as an agent does, and counts writes and packets.
+/// The TUN device of the receiving agent. The device joins packets as an agent does, and counts writes and packets.
 struct Device {
     coalescer: Coalescer,
     writes: usize,

@@ -127,8 +127,8 @@ fn silence_of_a_watched_link_is_noticed_and_so_is_its_return() {
     }
 }
 
-/// When an agent announces that it is about to stop, its peers immediately report their links with it as down, although
-/// it still carries packets. The answers that the agent still sends do not bring the link back at once.
+/// When an agent announces that it is about to stop, its peers immediately report their links with this agent as down,
+/// although the agent still carries packets. The answers that the agent still sends do not bring the link back at once.
 #[test]
 fn who_is_about_to_stop_is_left_at_once() {
     for watched in [true, false] {

@@ -28,7 +28,7 @@ fn pair() -> World {
     world
 }
 
-/// Creates two nodes, and takes the datagrams of the first flight off the wire.
+/// Creates two nodes, and removes the datagrams of the first flight from the simulated network. Returns both.
 fn first_flight() -> (World, Vec<Datagram>) {
     let mut world = pair();
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1000));

@@ -231,8 +231,8 @@ fn a_place_is_learned_from_data_and_from_nothing_less() {
     world.send(1, udp("10.0.0.2", "10.0.0.1", 64, 1));
     world.settle();
     assert_eq!(world.nodes[0].delivered.len(), 1);
-    // An engine has restarted, and somebody replays to it a recorded initiation from another address. It does not move
-    // the endpoint.
+    // After an engine has restarted, a recorded initiation is replayed to it from another address. It does not move the
+    // endpoint.
     let recorded = world.seen[0].2.clone();
     assert_eq!(recorded[0], 1);
     let now = world.now;

@@ -11,7 +11,7 @@ pub struct ArmPath {
     pub subscription: String,
     /// The resource group's name.
     pub resource_group: String,
-    /// The resource provider, e.g. `Microsoft.Network`, which may be unknown; `None` for a resource group.
+    /// The resource provider, e.g. `Microsoft.Network`. It need not be a known provider. `None` for a resource group.
     pub provider: Option<String>,
     /// Pairs of type and name from the top down, e.g. `[("virtualNetworks", "v"), ("subnets", "n")]`.
     pub segments: Vec<(String, String)>,

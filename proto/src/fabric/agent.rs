@@ -14,7 +14,7 @@ pub struct AgentView {
     pub id: AgentId,
     /// The VM, gateway instance or edge that the agent represents.
     pub binding: Binding,
-    /// The agent's WireGuard public key, its identity on links.
+    /// The agent's WireGuard public key, which is the agent's identity on links.
     pub public_key: PublicKey,
     /// The endpoints at which other agents reach it, the preferred one first.
     pub endpoints: Vec<SocketAddr>,

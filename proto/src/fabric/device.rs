@@ -34,9 +34,9 @@ pub struct DeviceConfig {
     /// The tunnels, one for each instance of the gateway that has an agent, the preferred instance first. Empty while
     /// no agent has joined for the gateway.
     pub instances: Vec<DeviceTunnel>,
-    /// Prefixes that the site reaches through the gateway: those of the gateway's VNet and of the VNets that use the
-    /// gateway (P21). Routes that the gateway learns from others are not listed, because the device receives them by
-    /// BGP.
+    /// Prefixes that the site reaches through the gateway: the prefixes of the gateway's VNet and of the spokes that
+    /// use the gateway (P21). Routes that the gateway learns from others are not listed, because the device receives
+    /// them by BGP.
     pub prefixes: Vec<IpNet>,
     /// Prefixes of the site itself.
     pub site_prefixes: Vec<IpNet>,

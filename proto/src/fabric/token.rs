@@ -4,7 +4,8 @@ use crate::config::CircuitLink;
 use crate::id::{AgentId, PublicKey, ResourceId};
 use serde::{Deserialize, Serialize};
 
-/// The object for which an agent works. A join token determines it for the agent that joins with the token (D7).
+/// The object for which an agent works. A join token determines this object for the agent that joins with the token
+/// (D7).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     tag = "type",

@@ -14,8 +14,8 @@ use super::transport::SessionState;
 use std::time::{Duration, Instant};
 use tombolo_proto::status::Carrier;
 
-/// Age of an unanswered WireGuard handshake from which QUIC is tried. It leaves time for the first repetition, which is
-/// sent after 400 ms, and its answer.
+/// Age of an unanswered WireGuard handshake from which QUIC is tried. The time is enough for the first repetition,
+/// which is sent after 400 ms, and for the answer to the repetition.
 const UNANSWERED_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// WireGuard counts as rate-limited if at least this share of the echoes is lost (0.25 is a quarter), among at least

@@ -46,7 +46,7 @@ pub(super) enum Message {
         /// Number of fragments of the packet, 1 to 255.
         count: u8,
     },
-    /// A message about routes. Its contents follow ([`route_sync`](super::route_sync)).
+    /// A message about routes. The contents of the route message follow ([`route_sync`](super::route_sync)).
     Routes,
     /// The sender is about to stop, so its peer uses another link if it has one.
     Drain,
@@ -93,7 +93,7 @@ impl Message {
     }
 
     /// Writes the message over the first [`MESSAGE_LEN`] bytes of a packet, and leaves the contents after them. The
-    /// length field of the IP header becomes that of the whole packet. A shorter packet stays as it is.
+    /// length field of the IP header is set to the length of the whole packet. A shorter packet stays as it is.
     pub(super) fn put(self, packet: &mut [u8]) {
         let payload = u16::try_from(packet.len().saturating_sub(40)).unwrap_or(u16::MAX);
         if let Some(head) = packet.first_chunk_mut() {

@@ -96,7 +96,7 @@ impl Liveness {
     pub(super) fn received(&mut self, now: Instant) {
         let was_down = self.silent(now).is_some_and(|silence| silence >= DOWN_SILENCE);
         if let Some((_, since)) = self.unanswered.filter(|_| was_down) {
-            // Echoes that were sent later than this may still be answered.
+            // Echoes that were sent less than this time ago may still be answered.
             let under_way = 2 * self.rtt.unwrap_or(REPLY_TIMEOUT);
             let missed = |(at, reply): &mut (Instant, Option<Duration>)| {
                 reply.is_none() && *at >= since && now.saturating_duration_since(*at) > under_way
@@ -161,9 +161,8 @@ impl Liveness {
         (all >= 10).then(|| (f64::from(lost) / f64::from(all), all))
     }
 
-    /// The length of the peer's silence; `None`: the peer does not count as silent. It counts as silent after the
-    /// configured number of unanswered echoes (D19), plus the time of two round trips, because replies may be on their
-    /// way.
+    /// The length of the peer's silence; `None`: the peer does not count as silent. The peer counts as silent after the
+    /// configured number of unanswered echoes (D19) and two more round-trip times, because replies may be on their way.
     pub(super) fn silent(&self, now: Instant) -> Option<Duration> {
         let (count, since) = self.unanswered?;
         let silence = now.saturating_duration_since(since);

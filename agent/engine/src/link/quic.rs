@@ -52,10 +52,10 @@ const MAX_HANDSHAKES: usize = 1024;
 /// have started. Further ones from this network are ignored.
 const MAX_HALF_OPEN: usize = 64;
 
-/// Rate at which one network may open connections. It is limited because a handshake costs this end as much as its
-/// peer. The burst allows for several agents behind one NAT gateway. Addresses that are not validated may be forged, so
-/// they have a budget of their own: above the rate they must be validated. Validated addresses above the rate are
-/// ignored.
+/// Rate at which one network may open connections. The rate is limited because a handshake costs this end as much as
+/// its peer. The burst allows for several agents behind one NAT gateway. Addresses that are not validated may be
+/// forged, so they have a budget of their own: above the rate they must be validated. Validated addresses above the
+/// rate are ignored.
 const CONNECTION_RATE: Rate = Rate {
     burst: 32,
     per_second: 4,
@@ -208,8 +208,9 @@ impl Quic {
                     self.lost(handle, reason);
                 }
                 Some(ConnectionEvent::PathChanged(to)) => {
-                    // If the peer sends to this agent's second port, it may send from its own second port. That
-                    // endpoint is not reported, because it accepts no WireGuard and no datagrams for other lanes.
+                    // If the peer sends to this agent's second port, it may send from its own second port. The endpoint
+                    // at the second port is not reported, because it accepts no WireGuard and no datagrams for other
+                    // lanes.
                     let link = connection.link.filter(|_| to.port == Port::Lane);
                     if let Some(peer) = link.and_then(|link| self.peers.get(link.get())) {
                         let event = TransportEvent::EndpointChanged(peer.name.clone(), to.remote);

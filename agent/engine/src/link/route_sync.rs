@@ -16,8 +16,8 @@ use crate::routing::Pace;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Number of bytes of a table in one message. With its own headers and those of the tunnel (141 bytes together over
-/// IPv6) the message fits into 1,280 bytes, the least MTU of IPv6.
+/// Number of bytes of a table in one message. Together with all headers, including those of the tunnel (141 bytes over
+/// IPv6), such a message fits into 1,280 bytes, the least MTU of IPv6.
 const FRAGMENT_LEN: usize = 1000;
 
 /// Longest table, in bytes: [`MAX_ROUTES`](crate::routing::MAX_ROUTES) routes of 130 bytes each.
@@ -258,8 +258,8 @@ impl RouteSync {
     }
 }
 
-/// The FNV-1a hash, which is the same on every machine. The digest only detects accidental differences. It need not
-/// resist attacks, because the link is authenticated.
+/// The FNV-1a hash, which is the same on every machine. The digest only detects accidental differences. The hash need
+/// not resist attacks, because the link is authenticated.
 fn digest_of(bytes: &[u8]) -> u64 {
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)

@@ -156,9 +156,9 @@ impl SecureLinks {
 
     /// Advertises `table`, the result of [`encode`](crate::routing::encode), to the peer of a link, in place of the
     /// earlier table (D11). If the link is in use and has a session, the table is sent within 50 ms, or sooner after
-    /// [`advertise_now`](Self::advertise_now). It is repeated until the peer confirms it, and sent again if the peer
-    /// has lost it. The call is ignored if the link is unknown or the table is longer than 512 KiB. Only lane 0 sends
-    /// tables.
+    /// [`advertise_now`](Self::advertise_now). The table is repeated until the peer confirms it, and sent again if the
+    /// peer has lost it. The call is ignored if the link is unknown or the table is longer than 512 KiB. Only lane 0
+    /// sends tables.
     pub fn advertise(&mut self, link: LinkIndex, table: Arc<[u8]>) {
         if let Some(entry) = self.links.get_mut(link.get()) {
             entry.route_sync.advertise(table);

@@ -48,7 +48,7 @@ const SLOT_MASK: u32 = (1 << SLOT_BITS) - 1;
 /// Least time between two searches for the sender of an unknown session, because each search visits all peers.
 const UNKNOWN_SESSION_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Length of the longest message that is not data, in bytes: that of an initiation.
+/// Length in bytes of an initiation, which is the longest message that is not data.
 const MAX_CONTROL_LEN: usize = 148;
 
 /// The agent's identity, shared by all peers.
@@ -56,8 +56,8 @@ struct Identity {
     private: x25519::StaticSecret,
     public: x25519::PublicKey,
     limiter: Arc<RateLimiter>,
-    /// The number of session states created so far, modulo 256. It is part of the receiver index, so that a late
-    /// response to an earlier state in the same slot is not taken for a response to the present state.
+    /// The number of session states created so far, modulo 256. The number is part of the receiver index, so that a
+    /// late response to an earlier state in the same slot is not taken for a response to the present state.
     generation: u8,
 }
 
@@ -114,7 +114,8 @@ pub(super) struct WireGuard {
     sources: Sources,
     /// The number of this lane, from 0.
     lane: u16,
-    /// The endpoints from which peers sent before a restart, or before they were removed from the configuration.
+    /// The endpoints from which peers sent before this agent restarted, or before the peers were removed from the
+    /// configuration.
     remembered: BTreeMap<AgentId, SocketAddr>,
 }
 
@@ -136,7 +137,8 @@ impl WireGuard {
                 limiter: Arc::new(RateLimiter::new(&public, MAX_HANDSHAKES_PER_SECOND)),
                 private,
                 public,
-                // Random, because responses to handshakes from before a restart may still arrive.
+                // The first generation is random, because responses to handshakes from before a restart may still
+                // arrive.
                 generation: RandomState::new().build_hasher().finish() as u8,
             },
             peers: Vec::new(),
@@ -228,7 +230,7 @@ impl WireGuard {
 
     /// Handles a response to an initiation of this end, or a cookie reply.
     fn handle_response(&mut self, datagram: &[u8], from: Path, now: Instant, tx: &mut impl TransmitSink) -> Opened {
-        // The receiver index of a cookie reply (type 3) comes after four bytes, that of a response after eight.
+        // In a cookie reply (type 3) the receiver index comes after four bytes, and in a response after eight bytes.
         let at = if datagram.first() == Some(&3) { 4 } else { 8 };
         let Some((peer, events)) = self.receiver(datagram, at) else {
             return Opened::Refused(DropReason::BadDatagram);
@@ -303,7 +305,8 @@ impl SecureTransport for WireGuard {
                 && let Some(mut gone) = self.peers.get_mut(*slot).and_then(Option::take)
             {
                 gone.close(now, &mut self.events);
-                // The peer may be configured again later, and probably still has this address.
+                // The endpoint is remembered, because the peer may be configured again later, and probably has the same
+                // endpoint then.
                 self.remembered.extend(gone.heard().map(|at| (name.clone(), at)));
             }
         }
@@ -498,7 +501,7 @@ impl SecureTransport for WireGuard {
     }
 }
 
-/// The address of a lane of an agent: its port is that of lane 0 plus the lane's number (D15).
+/// The address of a lane of an agent, whose port is the port of lane 0 plus the lane's number (D15).
 fn above(first: SocketAddr, lane: u16) -> SocketAddr {
     SocketAddr::new(first.ip(), first.port().saturating_add(lane))
 }

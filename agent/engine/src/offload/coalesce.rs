@@ -62,8 +62,8 @@ impl Coalescer {
     }
 
     /// Adds one complete IP packet, which is copied. Passes waiting packets to `out` that must be written before the
-    /// new one. These are the packets of its flow, if the new packet cannot be joined to them; and all packets, if the
-    /// new one has no known flow or needs a slot while all are in use.
+    /// new one. If the new packet cannot be joined to the packets of its flow, those are passed. If it has no known
+    /// flow, or if it needs a slot while all slots are in use, all waiting packets are passed.
     pub fn push(&mut self, packet: &[u8], out: &mut impl FnMut(&[u8], usize)) {
         let layout = Layout::of(packet).filter(|l| self.udp || l.protocol == Protocol::Tcp);
         let Some(layout) = layout else {
@@ -204,15 +204,16 @@ fn join(slot: &mut Slot, layout: Layout, packet: &[u8]) -> bool {
         return false;
     }
     let (a, b) = (slot.packet(), packet);
-    // These fields must be equal: TOS (with ECN), TTL and DF; for IPv6 traffic class, flow label and hop limit.
+    // These fields of the IP header must be equal: for IPv4 TOS (with ECN), TTL and DF; for IPv6 traffic class, flow
+    // label and hop limit.
     let ip_same = if ip == Layout::V4 {
         a[1] == b[1] && a[6..9] == b[6..9]
     } else {
         a[0..4] == b[0..4] && a[7] == b[7]
     };
     let transport_same = match protocol {
-        // These must be equal: acknowledgement, data offset, window, urgent pointer and options. The sequence must
-        // continue.
+        // These fields of the TCP header must be equal: acknowledgement, data offset, window, urgent pointer and
+        // options. The sequence must continue.
         Protocol::Tcp => {
             be32(b, ip + 4) == slot.next
                 && a[ip + 8..ip + 13] == b[ip + 8..ip + 13]

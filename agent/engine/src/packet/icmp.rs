@@ -78,8 +78,8 @@ pub fn error(from: IpAddr, packet: &[u8], info: &PacketInfo, cause: IcmpError) -
     Some(out)
 }
 
-/// Token bucket that limits the ICMP errors of one engine. It is large enough for simultaneous traceroutes from 30
-/// sources, with three probes for each TTL (D23).
+/// Token bucket that limits the ICMP errors of one engine. The bucket is large enough for simultaneous traceroutes from
+/// 30 sources, with three probes for each TTL (D23).
 #[derive(Debug)]
 pub struct Limiter {
     tokens: f64,

@@ -33,9 +33,10 @@ pub const MAX_AS_PATH: usize = 255;
 pub const MAX_ROUTES_FROM_GATEWAY: usize = 10 * MAX_PREFIXES as usize;
 
 /// The martian blocks (RFC 6890). A route that lies within one of them is refused. A learned route never permits
-/// packets out of a link to have a source in them. They are "this network" (0.0.0.0/8), loopback, link-local, protocol
-/// assignments, multicast, reserved and broadcast, and IPv4-mapped IPv6 addresses. Private, shared (100.64.0.0/10),
-/// benchmarking and documentation blocks are missing on purpose: sites and labs use them.
+/// packets out of a link to have a source in them. The blocks are "this network" (0.0.0.0/8), loopback, link-local,
+/// protocol assignments, multicast, reserved and broadcast, and IPv4-mapped IPv6 addresses. Private, shared
+/// (100.64.0.0/10), benchmarking and documentation blocks are missing on purpose, because sites and labs use their
+/// addresses.
 pub const MARTIANS: [IpNet; 10] = [
     v4(0, 0, 0, 8),
     v4(127, 0, 0, 8),
@@ -267,9 +268,9 @@ impl<'a> ImportPolicy<'a> {
     }
 
     /// Checks every route, in the given order. The limit of routes applies to the number of prefixes: adjacent routes
-    /// for one prefix count once, and routes for it elsewhere in the table count again. A BGP neighbour or remote
-    /// gateway above its limit loses all routes of this address family, as if its BGP session were closed (G23). Of a
-    /// gateway of the own VNet, the routes up to the limit are accepted, because it passes on routes of several
+    /// for the same prefix count once. Routes for this prefix elsewhere in the table count again. A BGP neighbour or
+    /// remote gateway above its limit loses all routes of this address family, as if its BGP session were closed (G23).
+    /// Of a gateway of the own VNet, the routes up to the limit are accepted, because it passes on routes of several
     /// neighbours.
     fn evaluate<'r>(
         &self,

@@ -1,5 +1,5 @@
-//! Export: the routes that an agent advertises to peers and BGP neighbours. Each rule that forbids to advertise a route
-//! is applied in one place of this file.
+//! Export: the routes that an agent advertises to peers and BGP neighbours. Each rule that forbids the advertisement of
+//! a route is applied in one place of this file.
 
 use super::{AcceptedRoute, MAX_ROUTES, RoutingState, accept_routes, encode};
 use crate::tables::LinkIndex;
@@ -16,8 +16,8 @@ use tombolo_proto::route::{Route, RouteOrigin};
 #[must_use]
 pub fn route_advertisements(config: &AgentConfig, state: &RoutingState) -> Vec<(LinkIndex, Arc<[u8]>)> {
     let mut tables = Vec::new();
-    // All peers that use the gateway receive the same table. It is encoded only once, because there may be thousands of
-    // such peers.
+    // All peers that use the gateway receive the same table. The table is encoded only once, because there may be
+    // thousands of such peers.
     let mut to_clients: Option<Arc<[u8]>> = None;
     for (position, link) in config.links.iter().enumerate() {
         let client = matches!(link.relation, Relation::GatewayClient {});
@@ -85,8 +85,8 @@ pub fn routes_for_peer(config: &AgentConfig, state: &RoutingState, link: &Link) 
             }
             None => Vec::new(),
         },
-        // E5, E8: an ExpressRoute gateway advertises no routes of VPN connections. It knows no such routes, because the
-        // VPN gateway advertises nothing to it.
+        // E5, E8: an ExpressRoute gateway advertises no routes of VPN connections. An ExpressRoute gateway knows no
+        // such routes, because the VPN gateway advertises nothing to it.
         (Role::ExpressRouteGateway { .. }, Relation::GatewayClient {} | Relation::OtherGateway {}) => {
             circuit_routes(config, state)
         }

@@ -87,10 +87,10 @@ impl<'a> Assigned<'a> {
     /// parts that the configuration gives to others.
     ///
     /// Two links of the same [kind](Kind) may lead to the same networks: the gateways of a VNet replace each other (E9,
-    /// E11), and a VNet behind one connection may send through another (G19). So a route that is learned over `link`
-    /// may permit `link` to use a prefix that the configuration gives to another link of the same kind, if the route is
-    /// for exactly this prefix or for a part of it. A route for a larger prefix does not permit it. On links of
-    /// connections, routes of a site never do.
+    /// E11), and a VNet that is reached over one connection may send through another connection (G19). So a route that
+    /// is learned over `link` may permit `link` to use a prefix that the configuration gives to another link of the
+    /// same kind, if the route is for exactly this prefix or for a part of it. A route for a larger prefix does not
+    /// permit it. On links of connections, routes of a site never do.
     pub(crate) fn sources<'r>(&self, link: &Link, learned: impl Iterator<Item = &'r Route> + Clone) -> Sources {
         let kind = |link: &Link| match link.relation {
             Relation::Gateway {} => Some(Kind::Gateway),

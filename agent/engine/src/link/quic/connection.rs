@@ -55,8 +55,8 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Creates the state of a connection whose handshake starts now. `pin` and `link` are those of the peer that this
-    /// end connects to, and `None` for a connection that a peer opened.
+    /// Creates the state of a connection whose handshake starts now. `pin` and `link` belong to the peer to which this
+    /// end connects. Both are `None` for a connection that a peer opened.
     pub(super) fn new(
         inner: quinn_proto::Connection,
         path: Path,

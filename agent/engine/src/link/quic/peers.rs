@@ -1,4 +1,4 @@
-//! The connections of each link, and the choice of the connection that carries its packets.
+//! The connections of each link, and the choice of the connection that carries the link's packets.
 
 use super::connection::Connection;
 use super::{Quic, settings};

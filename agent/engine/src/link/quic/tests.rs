@@ -144,7 +144,8 @@ fn a_peer_opens_connections_at_a_limited_rate() {
     assert_eq!(answered(&mut other, 1, begin), 1);
 }
 
-/// An attempt without an answer ends after five seconds. An established connection would survive 30 s of silence.
+/// An attempt without an answer ends after five seconds, although an established connection ends only after 30 s of
+/// silence.
 #[test]
 fn a_handshake_that_is_not_answered_is_given_up() {
     let (mut end, begin) = (end(1), Instant::now());

@@ -19,8 +19,8 @@ const IDLE_ECHO_INTERVAL: Duration = Duration::from_secs(1);
 /// Age up to which the peer's last packet shows which transport the peer uses: the one over which the packet came.
 const RECENT_RX_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Time for which a handshake on a monitored link may stay unanswered; then the link is down. It is half a second
-/// because failover may take no longer (D19).
+/// Time for which a handshake on a monitored link may stay unanswered; then the link is down. The time is half a
+/// second, because failover may take no longer (D19).
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Time after its last packet for which a link is in use. After this time the link's monitor is dropped, so that idle

@@ -66,8 +66,8 @@ const UNREACHABLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// every 5 s, so at least two were lost or not sent.
 pub(super) const SILENCE_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// Silence after which the end that is not the initiator initiates a handshake. It is longer than [`SILENCE_TIMEOUT`]
-/// by one interval of keepalives, so that the two ends do not initiate at the same time.
+/// Silence after which the end that is not the initiator initiates a handshake. This time is longer than
+/// [`SILENCE_TIMEOUT`] by one interval of keepalives, so that the two ends do not initiate at the same time.
 const RESPONDER_SILENCE_TIMEOUT: Duration = Duration::from_secs(17);
 
 /// Time to wait for anything from a third-party device after a packet to it. Then this end initiates a handshake to see
@@ -81,7 +81,7 @@ const THIRD_PARTY_UNREACHABLE_TIMEOUT: Duration = Duration::from_secs(3);
 /// A session whose keys the peer has proven to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Session {
-    /// The receiver index of this end. boringtun increments its lowest byte with each session.
+    /// The receiver index of this end. boringtun increments the index's lowest byte with each session.
     pub(super) index: u32,
     /// Time at which the peer proved to hold the keys.
     pub(super) since: Instant,
@@ -104,7 +104,8 @@ pub(super) enum Handshake {
         /// way, or there was none.
         gave_up: Option<Instant>,
     },
-    /// This end sent an initiation, and nothing that came since then has proven that the peer holds the keys.
+    /// This end sent an initiation, and no datagram that it has received since then has proven that the peer holds the
+    /// keys.
     Initiated {
         /// Time of the first unanswered initiation.
         since: Instant,
@@ -187,7 +188,8 @@ pub(super) enum Action {
 pub(super) struct Policy {
     /// Whether the session is kept up without traffic.
     pub(super) always_on: bool,
-    /// Whether this end initiates. Exactly one end of an `always_on` link between agents does.
+    /// Whether this end initiates the handshakes. On an `always_on` link between agents, this is true at exactly one
+    /// end.
     pub(super) initiator: bool,
     /// Whether the peer is a third-party device (D16).
     pub(super) third_party: bool,

@@ -42,9 +42,9 @@ const ROAMED_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The result of decrypting a datagram.
 pub(super) enum Reply {
-    /// A packet of this length in bytes, at the front of the output.
+    /// The output holds a packet of this number of bytes, from its first byte on.
     Packet(usize),
-    /// This many bytes of the output are a message for the sender of the datagram.
+    /// The output holds a message of this number of bytes, which must be sent to the sender of the datagram.
     Send(usize),
     /// The datagram was a keepalive or a handshake message that needs no answer.
     Nothing,
@@ -59,8 +59,8 @@ pub(super) struct Peer {
     /// The position of its link in the configuration.
     pub(super) index: LinkIndex,
     config: Link,
-    /// boringtun's state. It is created only when the peer is first used, because it costs 19 KB and a Diffie-Hellman
-    /// operation.
+    /// boringtun's state. This state is created only when the peer is first used, because it costs 19 KB and a
+    /// Diffie-Hellman operation.
     tunn: Option<Box<Tunn>>,
     handshakes: Handshakes,
     traffic: Traffic,
@@ -122,7 +122,8 @@ impl Peer {
         }
     }
 
-    /// The endpoint from which the last datagram that verified came; at first that of before the restart.
+    /// The endpoint from which the last datagram that verified came. Before the first datagram it is the endpoint that
+    /// was remembered from before the restart.
     pub(super) fn heard(&self) -> Option<SocketAddr> {
         self.heard.map(|path| path.remote)
     }
@@ -397,7 +398,7 @@ impl Peer {
             TunnResult::WriteToTunnelV6(packet, _) => Reply::Packet(packet.len()),
             TunnResult::WriteToNetwork(message) => Reply::Send(message.len()),
             TunnResult::Done => Reply::Nothing,
-            // M8, G11: the peer responds, but its preshared key is another one.
+            // M8, G11: the peer responds, but it has another preshared key than this end.
             TunnResult::Err(WireGuardError::InvalidAeadTag) if kind == RESPONSE && self.is_target(from) => {
                 self.handle(Event::Rejected, now, events);
                 self.evaluate(now, events);
