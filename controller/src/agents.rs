@@ -437,6 +437,6 @@ mod tests {
         let statuses = agents.statuses();
         assert_eq!(statuses.agents[&agent].digest, "new");
         assert!(statuses.connected.contains(&agent));
-        assert_eq!(agents.progress()[0].digest, "two");
+        assert_eq!(agents.entries()[&agent].digest, "two");
     }
 }
