@@ -211,8 +211,8 @@ struct Worker {
 
 /// A result that is sent when its batch is on the disk.
 enum Answer {
-    /// A rejection is answered with the batch too, because it may depend on an earlier change of the batch, which is
-    /// not durable yet.
+    /// A rejection also waits until the batch is on the disk, because its reason may be an earlier change in the batch,
+    /// and that change is not durable before then.
     Rejected(oneshot::Sender<Result<Committed, WriteError>>, Rejection),
     Change(oneshot::Sender<Result<Committed, WriteError>>, Arc<Topology>, bool),
     Document(oneshot::Sender<Result<(), WriteError>>),

@@ -71,8 +71,8 @@ fn tokens(text: &str) -> Vec<Token> {
     found
 }
 
-/// The number of characters of a block comment from behind its `/*` to its final `*/`, which counts too. Block comments
-/// nest.
+/// The number of characters of a block comment after its opening `/*`, up to and including the `*/` that closes it. Block
+/// comments nest.
 fn end_of_block_comment(rest: &[char]) -> usize {
     let (mut depth, mut at) = (1, 0);
     while at < rest.len() && depth > 0 {
@@ -91,7 +91,7 @@ fn end_of_block_comment(rest: &[char]) -> usize {
     at
 }
 
-/// The number of characters of a string literal from behind its opening quote to its closing quote, which counts too.
+/// The number of characters of a string literal after its opening quote, up to and including its closing quote.
 fn end_of_text(rest: &[char]) -> usize {
     let mut at = 0;
     while at < rest.len() && rest[at] != '"' {

@@ -20,7 +20,7 @@ pub(crate) enum RouteTable {
         /// Name of the route table
         #[arg(value_parser = name)]
         name: String,
-        /// Do not use routes of gateways in the table's subnets (R15)
+        /// The table's subnets have no gateway routes (R15)
         #[arg(long)]
         disable_bgp_route_propagation: bool,
         /// Region [default: the group's]
@@ -40,7 +40,7 @@ pub(crate) enum RouteTable {
         /// Name of the route table
         #[arg(value_parser = name)]
         name: String,
-        /// Do not use routes of gateways in the table's subnets (R15)
+        /// The table's subnets have no gateway routes (R15)
         #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", required = true)]
         disable_bgp_route_propagation: Option<bool>,
     },

@@ -1,4 +1,4 @@
-//! Decides which agents have a link, and which sources each end may use (D9, D10, D14).
+//! Decides which pairs of agents have a link, and which sources each end may use (D9, D10, D14).
 
 use super::index::{Circuit, Index, Instance, Machine, Site, Tunnel, Vnet};
 use super::prefix;

@@ -63,7 +63,7 @@ impl Unsupported {
         Self { secret: true, ..self }
     }
 
-    /// Sets the condition on the settings under which the property is accepted.
+    /// Sets the check whether the settings already have the property's effect. If they have it, the property is accepted.
     const fn held_by(self, held_by: fn(&Settings) -> bool) -> Self {
         Self { held_by, ..self }
     }

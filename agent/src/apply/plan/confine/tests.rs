@@ -90,7 +90,7 @@ fn table(plan: &KernelPlan, table: Table) -> [BTreeMap<IpNet, Route>; 2] {
     })
 }
 
-/// D22.2 and D22.6: without the device, fallbacks make the prefixes of the overlay unreachable. Without the device,
+/// D22: without the device, fallbacks make the prefixes of the overlay unreachable. Without the device,
 /// packets from an address of the agent reach no destination at all.
 #[test]
 fn own_sources_and_overlay_destinations_stay_without_the_device() {
@@ -118,7 +118,8 @@ fn own_sources_and_overlay_destinations_stay_without_the_device() {
     assert_eq!(lookups, [Lookup::Own, Lookup::Source]);
 }
 
-/// D22.3: the rules for served machines come after a rule by which the host's own packets skip them.
+/// D22: before the rules for served subnets there is a `Goto` rule with which the host's own packets skip those rules. So
+/// they apply only to packets that the host forwards.
 #[test]
 fn served_subnets_concern_forwarded_packets_alone() {
     let host = Surroundings {
@@ -145,7 +146,7 @@ fn served_subnets_concern_forwarded_packets_alone() {
     );
 }
 
-/// D22.4: packets that an appliance's kernel forwards go back into the device. If the host is an Internet exit, packets
+/// D22: packets that an appliance's kernel forwards go back into the device. If the host is an Internet exit, packets
 /// to public destinations do not.
 #[test]
 fn an_appliance_forwards_into_the_device_alone_unless_it_is_an_exit() {
