@@ -15,7 +15,7 @@ use tombolo_proto::id::{AgentId, Revision};
 use tombolo_proto::probe::{ProbeReport, ProbeRequest};
 use tombolo_proto::status::AgentStatus;
 use tombolo_proto::wire;
-use tombolo_topology::topology::Live;
+use tombolo_topology::topology::AgentStatuses;
 
 /// For a stream to take a probe.
 const SENDING: Duration = Duration::from_secs(5);
@@ -208,10 +208,10 @@ impl Agents {
 
     /// For views: statuses, and who is connected.
     #[must_use]
-    pub fn live(&self) -> Live {
+    pub fn live(&self) -> AgentStatuses {
         let entries = self.entries();
         let told = |e: &Entry| e.status != AgentStatus::default();
-        Live {
+        AgentStatuses {
             agents: entries
                 .iter()
                 .filter(|(_, e)| told(e))

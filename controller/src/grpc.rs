@@ -21,7 +21,7 @@ use tombolo_proto::id::AgentId;
 use tombolo_proto::wire;
 use tombolo_proto::wire::control_server::{Control, ControlServer};
 use tombolo_topology::change::Change;
-use tombolo_topology::sync::standing;
+use tombolo_topology::sync::authorize;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
 /// Largest configuration that travels, bytes.
@@ -107,7 +107,7 @@ pub(crate) fn identify(app: &App, certificate: &PeerCertificate, may_be_expired:
     }
     let key = ca::key_fingerprint(certificate).map_err(bad)?;
     let topology = app.writer.current().topology;
-    match standing(topology.agents.get(&agent).map(|a| &**a), &key) {
+    match authorize(topology.agents.get(&agent).map(|a| &**a), &key) {
         Ok(()) => Ok(Caller { agent, key }),
         Err(close) => Err(closed(&agent, close)),
     }

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
 use tombolo_proto::id::{AgentId, Revision};
 use tombolo_proto::wire::{self, agent_message, controller_message};
-use tombolo_topology::sync::{AgentSync, Close, Desired, Push, standing};
+use tombolo_topology::sync::{AgentSync, Close, Desired, Push, authorize};
 use tonic::{Status, Streaming};
 
 /// For the Hello, and for the agent to take what it is sent.
@@ -57,7 +57,7 @@ impl Session<'_> {
         // Once more: Hello may have come late, and must not end the stream of whoever has the name by now.
         let current = self.writer.current();
         let known = current.topology.agents.get(agent);
-        standing(known.map(|a| &**a), &self.key).map_err(|close| closed(agent, close))?;
+        authorize(known.map(|a| &**a), &self.key).map_err(|close| closed(agent, close))?;
         tracing::info!(%agent, revision = hello.revision, from = %self.peer, "agent connected");
         let sync = AgentSync::hello(&self.key, current.revision, &hello.digest);
         let mut stream = self.agents.connected(agent, Revision(hello.revision), &hello.digest);

@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
 use tombolo_engine::verdict::DropReason;
 use tombolo_topology::explain::{Protocol, Question, explain};
-use tombolo_topology::moving::Reports;
+use tombolo_topology::learned_routes::LearnedReports;
 
 /// What a seed stands for.
 #[derive(Debug, Clone)]
@@ -283,7 +283,7 @@ pub fn honest(script: &Script) -> Result<u32, String> {
             ttl: Some(TTL),
         };
         // Nobody by that name, or nobody of that family there.
-        let Ok(said) = explain(&product.topology, &Reports::default(), &question) else {
+        let Ok(said) = explain(&product.topology, &LearnedReports::default(), &question) else {
             continue;
         };
         let sent = Packet {

@@ -20,7 +20,7 @@ use tombolo_proto::config::{AgentConfig, Role};
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
 use tombolo_proto::route::Route;
 use tombolo_topology::compile::{Compiler, compile};
-use tombolo_topology::moving::{Moving, Reports};
+use tombolo_topology::learned_routes::{LearnedReports, LearnedRoutes};
 use tombolo_topology::resource::{Connection, ConnectionType, Envelope, LocalNetworkGateway, SiteBgp};
 use tombolo_topology::topology::Topology;
 
@@ -123,7 +123,7 @@ impl World {
         if let Some(Mutation::Topology(mutation)) = mutation {
             mutation(&mut shown);
         }
-        let mut reports = Reports::default();
+        let mut reports = LearnedReports::default();
         let mut sites = BTreeMap::new();
         for (number, (vnet, routes)) in (1..).zip(announced) {
             let Some(connection) = join_site(&mut shown, vnet, number) else {
@@ -137,7 +137,7 @@ impl World {
             let heard = [(connection, Arc::new(routes))].into();
             reports.learned.insert(agent_id(&gateway_agent(vnet)), heard);
         }
-        let moving = (!sites.is_empty()).then(|| Moving::new(&shown, &Compiler::new(&shown), reports));
+        let moving = (!sites.is_empty()).then(|| LearnedRoutes::new(&shown, &Compiler::new(&shown), reports));
         let mut hosts = BTreeMap::new();
         let mut addresses = BTreeMap::new();
         for (id, agent) in &topology.agents {
@@ -147,7 +147,7 @@ impl World {
             let bytes = config.to_bytes();
             let again = AgentConfig::from_bytes(&bytes).unwrap_or_else(|e| panic!("{id}: {e}"));
             assert_eq!(again, config, "{id}");
-            let dynamic = moving.as_ref().map(|m| m.dynamic(&config)).unwrap_or_default();
+            let dynamic = moving.as_ref().map(|m| m.routing_state(&config)).unwrap_or_default();
             match mutation {
                 Some(Mutation::Config(mutation)) => mutation(&mut config),
                 Some(Mutation::Learned(mutation)) => mutation(&mut config, &dynamic),

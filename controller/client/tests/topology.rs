@@ -7,7 +7,7 @@ use tombolo_client::manifest::{Action, Expanded, Kind, Manifest, Plan, Server};
 use tombolo_client::path::{DEFAULT_SUBSCRIPTION, Group};
 use tombolo_topology::change::{Change, Rejection};
 use tombolo_topology::path::ArmPath;
-use tombolo_topology::topology::{Live, Topology};
+use tombolo_topology::topology::{AgentStatuses, Topology};
 use uuid::Uuid;
 
 const HUB_SPOKE: &str = include_str!("hub-spoke.yaml");
@@ -43,7 +43,7 @@ impl World {
 
     /// What `Server::read` reads over the network.
     fn read(&self, wanted: &[Expanded]) -> Server {
-        let live = Live::default();
+        let live = AgentStatuses::default();
         let mut server = Server::default();
         let groups: std::collections::BTreeSet<_> = wanted.iter().map(|e| &e.group).collect();
         for group in groups {
@@ -108,7 +108,7 @@ impl World {
         let path = Group::new(DEFAULT_SUBSCRIPTION, "lab").item("virtualNetworks", vnet);
         let path = format!("{path}/virtualNetworkPeerings/{name}");
         self.now
-            .view(&ArmPath::parse(&path).unwrap(), &Live::default())
+            .view(&ArmPath::parse(&path).unwrap(), &AgentStatuses::default())
             .unwrap()
     }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::EffectiveRoute;
 use tombolo_topology::change::Change;
-use tombolo_topology::moving::{self, Reports};
+use tombolo_topology::learned_routes::{self, LearnedReports};
 use tombolo_topology::path::{ArmPath, Kind, parent_id};
 use tombolo_topology::resource::NetworkInterface;
 use tombolo_topology::topology::Topology;
@@ -36,8 +36,8 @@ pub(super) fn effective_routes(rest: &Rest, call: &Call) -> Result<Response, Fai
     let topology = rest.app.writer.current().topology;
     let nic = nic(&topology, call)?;
     let subnet = nic.ip_configurations.first().map(|c| &c.subnet);
-    let reports = Reports::of(&rest.app.agents.live());
-    let routes = moving::effective_routes(&topology, &reports, &nic.envelope.id).unwrap_or_default();
+    let reports = LearnedReports::of(&rest.app.agents.live());
+    let routes = learned_routes::effective_routes(&topology, &reports, &nic.envelope.id).unwrap_or_default();
     let propagation_off = subnet.is_some_and(|s| propagation_off(&topology, s));
     let value: Vec<_> = routes.iter().map(|r| route(r, propagation_off)).collect();
     Ok(ok(&json!({"value": value})))

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::{NextHop, RouteSource, RouteState};
-use tombolo_topology::moving::{self, Reports};
+use tombolo_topology::learned_routes::{self, LearnedReports};
 use tombolo_topology::resource::{Binding, NetworkInterface};
 use tombolo_topology::topology::Topology;
 use uuid::Uuid;
@@ -71,7 +71,7 @@ pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
         (&Method::GET | &Method::PUT, None, _) => Ok(ok(&watcher(&call.segments[1], location))),
         (&Method::POST, Some("nexthop"), 9) => {
             let body = call.object()?;
-            next_hop(&topology, &Reports::of(&rest.app.agents.live()), &body)
+            next_hop(&topology, &LearnedReports::of(&rest.app.agents.live()), &body)
         }
         (&Method::POST, Some(other), 9) => {
             let message = format!("A network watcher cannot be asked for '{}' here yet.", shown(other));
@@ -82,7 +82,7 @@ pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
 }
 
 /// POST `nextHop`: the route that a packet of a machine takes, by the routes that its agent runs.
-fn next_hop(topology: &Topology, reports: &Reports, body: &Value) -> Result<Response, Failure> {
+fn next_hop(topology: &Topology, reports: &LearnedReports, body: &Value) -> Result<Response, Failure> {
     let source = address(body, "sourceIPAddress")?;
     let destination = address(body, "destinationIPAddress")?;
     let nic = source_nic(topology, body, source)?;
@@ -92,7 +92,7 @@ fn next_hop(topology: &Topology, reports: &Reports, body: &Value) -> Result<Resp
         .find(|c| c.address == source)
         .or(nic.ip_configurations.first());
     let subnet = subnet.map(|c| &c.subnet);
-    let routes = moving::effective_routes(topology, reports, &nic.envelope.id).unwrap_or_default();
+    let routes = learned_routes::effective_routes(topology, reports, &nic.envelope.id).unwrap_or_default();
     let active = routes
         .iter()
         .filter(|r| r.state == RouteState::Active && r.prefix.contains(&destination));

@@ -15,9 +15,9 @@ use tombolo_proto::config::AgentConfig;
 use tombolo_proto::fabric::{AgentRevision, Rejected, Revisions, Waited};
 use tombolo_proto::id::{AgentId, Revision};
 use tombolo_topology::change::Change;
-use tombolo_topology::moving::{self, Reports};
+use tombolo_topology::learned_routes::{self, LearnedReports};
 use tombolo_topology::resource::Agent;
-use tombolo_topology::topology::Live;
+use tombolo_topology::topology::AgentStatuses;
 
 /// Seconds that one wait lasts unless asked otherwise, and at most.
 const WAIT: (u64, u64) = (30, 600);
@@ -26,7 +26,7 @@ fn missing(id: &str) -> Failure {
     Failure::missing("NotFound", format!("Agent '{}' not found.", shown(id)))
 }
 
-fn view(agent: &Agent, progress: Option<&AgentProgress>, live: &Live) -> Value {
+fn view(agent: &Agent, progress: Option<&AgentProgress>, live: &AgentStatuses) -> Value {
     let digest = |text: Option<&String>| text.filter(|d| !d.is_empty()).cloned();
     json!({
         "id": agent.id,
@@ -127,9 +127,9 @@ pub(super) async fn config(State(rest): State<Arc<Rest>>, Path(id): Path<String>
 pub(super) async fn tables(State(rest): State<Arc<Rest>>, Path(id): Path<String>) -> Result<Response, Failure> {
     let agent = find(&rest, &id)?;
     let current = rest.app.writer.current();
-    let reports = Reports::of(&rest.app.agents.live());
+    let reports = LearnedReports::of(&rest.app.agents.live());
     let (topology, of) = (current.topology.clone(), agent.id.clone());
-    let built = tokio::task::spawn_blocking(move || moving::tables(&topology, &reports, &of)).await;
+    let built = tokio::task::spawn_blocking(move || learned_routes::tables(&topology, &reports, &of)).await;
     let broken = |what: String| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", what);
     let built = built.map_err(|e| broken(format!("tables: {e}")))?;
     let nothing = || {

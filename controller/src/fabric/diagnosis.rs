@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tombolo_proto::fabric::Probe;
 use tombolo_proto::probe::{ProbeKind, ProbeRequest};
 use tombolo_topology::explain::{self, Question};
-use tombolo_topology::moving::Reports;
+use tombolo_topology::learned_routes::LearnedReports;
 
 /// POST `explain`.
 pub(super) async fn explain(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
@@ -21,7 +21,7 @@ pub(super) async fn explain(State(rest): State<Arc<Rest>>, request: Request) -> 
 /// Walks on a thread of its own: a large topology must not hold up the agents' streams.
 async fn answer(rest: &Rest, question: Question) -> Result<explain::Explanation, Failure> {
     let topology = rest.app.writer.current().topology;
-    let reports = Reports::of(&rest.app.agents.live());
+    let reports = LearnedReports::of(&rest.app.agents.live());
     let walked = tokio::task::spawn_blocking(move || explain::explain(&topology, &reports, &question)).await;
     let walked = walked.map_err(|e| {
         Failure::new(

@@ -1,10 +1,11 @@
-//! What a shell asks of a topology: apply a change, stored documents, ARM bodies.
+//! The operations of a topology: apply a change, read and write stored documents, show ARM bodies.
 
 use crate::arm::view::Views;
-use crate::arm::{exchange, list};
-use crate::change::{Change, Outcome, Rejection};
+use crate::arm::{bgp, list};
+use crate::change::{Change, Outcome};
 use crate::path::{ArmPath, Kind, parent_id};
-use crate::topology::{DocumentChange, Live, Topology};
+use crate::problems::Rejection;
+use crate::topology::{AgentStatuses, DocumentChange, Topology};
 use crate::{documents, rules};
 use serde_json::Value;
 use std::net::IpAddr;
@@ -13,12 +14,13 @@ use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
 impl Topology {
-    /// Applies a change, or says everything that is wrong with it. `fresh` gives new GUIDs (the caller's randomness).
+    /// Applies a change and returns the new state; `self` stays as it is. `new_guid` returns a new GUID at each call:
+    /// the crate has no randomness of its own.
     ///
     /// # Errors
-    /// All broken rules at once; nothing has changed.
-    pub fn apply(&self, change: &Change, fresh: &mut dyn FnMut() -> Uuid) -> Result<Outcome, Rejection> {
-        rules::apply(self, change, fresh)
+    /// Every broken rule, up to a limit, in a fixed order.
+    pub fn apply(&self, change: &Change, new_guid: &mut dyn FnMut() -> Uuid) -> Result<Outcome, Rejection> {
+        rules::apply(self, change, new_guid)
     }
 
     /// The documents in which `self` differs from `before`, ordered by key.
@@ -27,62 +29,82 @@ impl Topology {
         documents::since(self, before)
     }
 
-    /// Reads all documents of a store.
+    /// Builds a topology from the documents of a store. Documents with unknown keys are ignored.
     ///
     /// # Errors
-    /// Which document cannot be read, and why.
+    /// The key of the first document that cannot be read, and the reason.
     pub fn from_documents<'a>(documents: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<Self, String> {
         documents::load(documents)
     }
 
-    /// The ARM body of one item (top-level or child), with `etag`; none if it does not exist.
+    /// The ARM body of one item, top-level or child, with its `etag`. `None`: the item does not exist.
     #[must_use]
-    pub fn view(&self, path: &ArmPath, live: &Live) -> Option<Value> {
+    pub fn view(&self, path: &ArmPath, statuses: &AgentStatuses) -> Option<Value> {
         let views = match path.kind()? {
-            Kind::VirtualNetwork => Views::within(self, live, path.id()),
-            Kind::Subnet | Kind::Peering => Views::within(self, live, parent_id(&path.id())),
-            _ => Views::new(self, live),
+            Kind::VirtualNetwork => Views::within(self, statuses, path.id()),
+            Kind::Subnet | Kind::Peering => Views::within(self, statuses, parent_id(&path.id())),
+            _ => Views::new(self, statuses),
         };
-        views.item(path)
+        list::item(&views, path)
     }
 
-    /// `getLearnedRoutes` of a gateway: its own prefixes, and what its agents were told. None: no such gateway.
+    /// `getLearnedRoutes` of a gateway: its own prefixes, and the routes that its agents have learned. `None`: the
+    /// gateway does not exist.
     #[must_use]
-    pub fn learned_routes(&self, gateway: &ResourceId, live: &Live) -> Option<Vec<Value>> {
-        exchange::learned(self, live, gateway)
+    pub fn learned_routes(&self, gateway: &ResourceId, statuses: &AgentStatuses) -> Option<Vec<Value>> {
+        bgp::learned(self, statuses, gateway)
     }
 
-    /// `getAdvertisedRoutes` of a gateway: what its agents told a peer, named by its address. None: no such gateway.
+    /// `getAdvertisedRoutes` of a gateway: the routes that its agents advertise to the peer with the address `peer`.
+    /// `None`: the gateway does not exist.
     #[must_use]
-    pub fn advertised_routes(&self, gateway: &ResourceId, peer: IpAddr, live: &Live) -> Option<Vec<Value>> {
-        exchange::advertised(self, live, gateway, peer)
+    pub fn advertised_routes(
+        &self,
+        gateway: &ResourceId,
+        peer: IpAddr,
+        statuses: &AgentStatuses,
+    ) -> Option<Vec<Value>> {
+        bgp::advertised(self, statuses, gateway, peer)
     }
 
-    /// `getBgpPeerStatus` of a gateway: the sessions that there should be, as its agents see them. None: no such gateway.
+    /// `getBgpPeerStatus` of a gateway: every configured session, with the state that the gateway's agents report.
+    /// `None`: the gateway does not exist.
     #[must_use]
-    pub fn bgp_peers(&self, gateway: &ResourceId, live: &Live) -> Option<Vec<Value>> {
-        exchange::bgp_peers(self, live, gateway)
+    pub fn bgp_peers(&self, gateway: &ResourceId, statuses: &AgentStatuses) -> Option<Vec<Value>> {
+        bgp::bgp_peers(self, statuses, gateway)
     }
 
-    /// The route table of a circuit's private peering at one of its links. None: no such circuit, or no peering.
+    /// The route table of a circuit's private peering at one of its links. `None`: the circuit or its peering does not
+    /// exist.
     #[must_use]
-    pub fn circuit_routes(&self, circuit: &ResourceId, link: CircuitLink, live: &Live) -> Option<Vec<Value>> {
-        exchange::circuit_routes(self, live, circuit, link)
+    pub fn circuit_routes(
+        &self,
+        circuit: &ResourceId,
+        link: CircuitLink,
+        statuses: &AgentStatuses,
+    ) -> Option<Vec<Value>> {
+        bgp::circuit_routes(self, statuses, circuit, link)
     }
 
-    /// The neighbours of a circuit's private peering at one of its links. None: no such circuit, or no peering.
+    /// The neighbours of a circuit's private peering at one of its links. `None`: the circuit or its peering does not
+    /// exist.
     #[must_use]
-    pub fn circuit_routes_summary(&self, circuit: &ResourceId, link: CircuitLink, live: &Live) -> Option<Vec<Value>> {
-        exchange::circuit_summary(self, live, circuit, link)
+    pub fn circuit_routes_summary(
+        &self,
+        circuit: &ResourceId,
+        link: CircuitLink,
+        statuses: &AgentStatuses,
+    ) -> Option<Vec<Value>> {
+        bgp::circuit_summary(self, statuses, circuit, link)
     }
 
-    /// The ARM bodies of a collection, in order of id. `collection` is an item path without its last name:
-    /// `…/virtualNetworks`, `…/virtualNetworks/v/subnets`, or `/subscriptions/{s}/providers/Microsoft.Network/virtualNetworks`
-    /// for all groups.
+    /// The ARM bodies of a collection, ordered by id. `collection` is the path of an item without its last name:
+    /// `…/virtualNetworks`, `…/virtualNetworks/v/subnets`, or
+    /// `/subscriptions/{s}/providers/Microsoft.Network/virtualNetworks` for all groups.
     ///
     /// # Errors
-    /// 404s: unknown type, group or parent.
-    pub fn list(&self, collection: &str, live: &Live) -> Result<Vec<Value>, Rejection> {
-        list::list(&Views::new(self, live), collection)
+    /// Status 404: the resource type, the resource group or the parent does not exist.
+    pub fn list(&self, collection: &str, statuses: &AgentStatuses) -> Result<Vec<Value>, Rejection> {
+        list::list(&Views::new(self, statuses), collection)
     }
 }

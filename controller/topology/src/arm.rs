@@ -1,7 +1,7 @@
-//! ARM JSON in and out: reading request bodies with exact complaints, and the bodies that clients get.
+//! ARM JSON: reading request bodies with precise errors, and writing the bodies that clients get.
 
+pub(crate) mod bgp;
 pub(crate) mod body;
-pub(crate) mod exchange;
 pub(crate) mod list;
 pub(crate) mod status;
 pub(crate) mod view;

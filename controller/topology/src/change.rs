@@ -1,4 +1,6 @@
-//! What may be asked of the topology, and what comes of it.
+//! The changes that a client can request, and the outcome of an accepted one.
+
+pub use crate::problems::{Problem, Rejection};
 
 use crate::path::ArmPath;
 use crate::resource::{Agent, JoinToken, Reach, Settings};
@@ -11,102 +13,80 @@ use tombolo_proto::id::{AgentId, ResourceId};
 pub enum Change {
     /// ARM PUT: create or replace.
     Put {
-        /// What.
+        /// The path of the item.
         path: ArmPath,
-        /// The ARM body as parsed JSON; read-only and unknown properties are ignored (D3).
+        /// The ARM body as parsed JSON. Read-only and unknown properties are ignored (D3).
         body: Value,
-        /// `If-Match` of the request, if sent.
+        /// The `If-Match` header of the request.
         if_match: Option<String>,
         /// `syncRemoteAddressSpace=true` on a peering (P27).
         sync_remote_address_space: bool,
     },
     /// ARM PATCH: tags only.
     PatchTags {
-        /// What.
+        /// The path of the item.
         path: ArmPath,
-        /// `{"tags": {…}}`; without `tags` they stay.
+        /// `{"tags": {…}}`. Without `tags`, the tags stay as they are.
         body: Value,
-        /// `If-Match` of the request, if sent.
+        /// The `If-Match` header of the request.
         if_match: Option<String>,
     },
-    /// ARM DELETE.
+    /// ARM DELETE of a resource, a child or a resource group.
     Delete {
-        /// What.
+        /// The path of the item.
         path: ArmPath,
-        /// `If-Match` of the request, if sent.
+        /// The `If-Match` header of the request.
         if_match: Option<String>,
     },
-    /// PUT `…/connections/{name}/sharedkey`.
+    /// PUT of the shared key at `…/connections/{name}/sharedkey`.
     SetSharedKey {
-        /// The connection.
+        /// The id of the connection.
         connection: ResourceId,
-        /// The key (G11).
+        /// The shared key: 1 to 128 characters (G11).
         value: String,
-        /// `If-Match` of the request, if sent; the etag is the connection's.
+        /// The `If-Match` header of the request, compared with the connection's etag.
         if_match: Option<String>,
     },
     /// A new join token.
     PutToken(JoinToken),
-    /// Deletes a join token.
+    /// Deletes the join token with this id.
     DeleteToken(String),
-    /// An agent joined with a token: the token is used up in the same transaction.
+    /// An agent joins with a token. The same change uses up the token.
     Join {
-        /// The token's id.
+        /// The id of the token, which is not secret.
         token: String,
-        /// The agent; its binding is the token's.
+        /// The new agent. Its name and binding must equal those of the token.
         agent: Agent,
     },
-    /// How an agent is reached now.
+    /// An agent reports new endpoints.
     SetReach {
-        /// Which.
+        /// The id of the agent.
         agent: AgentId,
-        /// As it says.
+        /// The endpoints, QUIC endpoint and number of lanes that the agent reports.
         reach: Reach,
     },
-    /// A renewed certificate with a new key.
+    /// An agent renews its certificate with a new key.
     SetCertificateKey {
-        /// Which.
+        /// The id of the agent.
         agent: AgentId,
-        /// The key that asked for it: if the agent has another one by now, nothing changes.
+        /// The key that signed the request. The change is refused if the agent has another key by now.
         expected: String,
         /// SHA-256 of the SubjectPublicKeyInfo, hex.
         certificate_key: String,
     },
-    /// Cuts an agent off.
+    /// Revokes an agent. Other agents lose their links with it.
     RevokeAgent(AgentId),
-    /// Forgets an agent: what it stood for is free again.
+    /// Deletes an agent. Another agent can then have its binding.
     DeleteAgent(AgentId),
-    /// The operator's switches.
+    /// Replaces the operator's settings.
     SetSettings(Settings),
 }
 
-/// A change that was accepted.
+/// The outcome of an accepted change.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// The state after it. Unchanged resources are the same `Arc`s as before.
+    /// The state after the change. Unchanged resources share their `Arc` with the state before.
     pub topology: Topology,
-    /// The resource is new (201 instead of 200), or for a delete: it was there (200 instead of 204).
+    /// PUT: the resource is new (status 201, otherwise 200). DELETE: the resource existed (status 200, otherwise 204).
     pub created_or_removed: bool,
-}
-
-/// A change that was refused, and so changed nothing. All problems at once, in a fixed order; the first gives the
-/// error's code and message, all stand in `details`.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", problems.first().map_or("refused", |p| p.message.as_str()))]
-pub struct Rejection {
-    /// 400, 404, 409 or 412.
-    pub status: u16,
-    /// Never empty.
-    pub problems: Vec<Problem>,
-}
-
-/// One broken rule.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Problem {
-    /// Azure's code, or an own one that starts with `X`.
-    pub code: &'static str,
-    /// Names the field, the value and the rule.
-    pub message: String,
-    /// The field or resource, in ARM's words (`properties.addressSpace.addressPrefixes[0]`).
-    pub target: Option<String>,
 }

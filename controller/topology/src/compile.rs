@@ -1,56 +1,57 @@
-//! `(Topology, agent) → AgentConfig`; effective routes.
+//! Compiles a topology into the configuration of each agent, and into the effective routes of each subnet.
 //!
-//! A pure function: the same topology gives the same bytes, and what an agent gets depends only on its own VNet, the
-//! VNets with a `Connected` peering, the gateway in use and what that gateway joins. A change elsewhere leaves its
-//! configuration as it is.
+//! Compilation is a pure function: equal topologies result in equal bytes. The configuration of an agent depends only
+//! on its own VNet, the VNets with a `Connected` peering, the gateway in use, and the networks that this gateway joins.
+//! A change elsewhere leaves the configuration as it is, so it is not pushed.
 //!
 //! * `circuit`: ExpressRoute gateways and the edges of circuits (E5, E6, T4).
-//! * `index`: who is where in one revision, computed once for all agents.
+//! * `index`: agents, gateways and joined networks of one revision, computed once for all agents.
 //! * `routes`: a subnet's effective routes (R1 to R9, R14, R15).
-//! * `links`: which agents may talk, and what each may speak for (D9, D10, D14).
-//! * `prefix`: arithmetic on sets of prefixes.
+//! * `links`: which agents may have a link, and which sources each end may use (D9, D10, D14).
+//! * `prefix`: set arithmetic on prefixes.
+//! * `spaces`: the address spaces and subnets of a configuration.
+//! * `speaker`: the BGP speakers of VPN gateways.
 
 mod circuit;
 mod index;
 mod links;
 mod prefix;
 mod routes;
+mod spaces;
+mod speaker;
 
 use crate::topology::Topology;
 use index::{Index, Instance, Machine, Place, Vnet};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
 use tombolo_proto::config::{
-    AgentConfig, DEFAULT_ASN, GatewayConnection, GatewayKind, MAX_PREFIXES, Neighbour, Nic, Owner, Role, Space,
-    SpaceKind, Speaker, Subnet, TransitRoute, UsedGateway,
+    AgentConfig, DEFAULT_ASN, GatewayConnection, GatewayKind, Nic, Role, Space, SpaceKind, TransitRoute, UsedGateway,
 };
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::{EffectiveRoute, GatewayHop};
 
-/// The policy of one agent: a pure function of the stored state. None: unknown, revoked, or bound to something that is
-/// gone.
+/// The configuration of one agent. `None`: the agent is unknown, revoked, or bound to a deleted resource.
 ///
-/// To compile for many agents of one revision, make one [`Compiler`].
+/// For many agents of one revision, create one [`Compiler`] and use it for all of them.
 #[must_use]
 pub fn compile(topology: &Topology, agent: &AgentId) -> Option<AgentConfig> {
     Compiler::new(topology).compile(agent)
 }
 
-/// The effective routes of a subnet, as they are shown and as they are sent (R1 to R22). None: unknown subnet.
+/// The effective routes of a subnet, equal in the API and in configurations (R1 to R22). `None`: the subnet is unknown.
 #[must_use]
 pub fn effective_routes(topology: &Topology, subnet: &ResourceId) -> Option<Vec<EffectiveRoute>> {
     Compiler::new(topology).effective_routes(subnet)
 }
 
-/// Compiles for the agents of one revision.
+/// Compiles the configurations of one revision.
 #[derive(Debug)]
 pub struct Compiler<'t> {
     index: Index<'t>,
 }
 
 impl<'t> Compiler<'t> {
-    /// Looks through the topology once; time in proportion to its size.
+    /// Indexes the topology, in time proportional to its size.
     #[must_use]
     pub fn new(topology: &'t Topology) -> Self {
         Self {
@@ -58,7 +59,7 @@ impl<'t> Compiler<'t> {
         }
     }
 
-    /// The policy of one agent. None: unknown, revoked, or bound to something that is gone.
+    /// The configuration of one agent. `None`: the agent is unknown, revoked, or bound to a deleted resource.
     #[must_use]
     pub fn compile(&self, agent: &AgentId) -> Option<AgentConfig> {
         let index = &self.index;
@@ -73,7 +74,7 @@ impl<'t> Compiler<'t> {
             }
             Place::CircuitGateway { vnet, instance } => {
                 let vnet = &index.vnets[vnet];
-                circuit::gateway(self, vnet, &vnet.er_instances[instance])
+                circuit::gateway(index, vnet, &vnet.er_instances[instance])
             }
             Place::Edge { circuit, link } => circuit::edge(index, &index.circuits[circuit], link),
         }
@@ -85,13 +86,14 @@ impl<'t> Compiler<'t> {
         !matches!(self.index.place(agent), None | Some(Place::Machine { .. }))
     }
 
-    /// The effective routes of a subnet. None: unknown subnet.
+    /// The effective routes of a subnet. `None`: the subnet is unknown.
     #[must_use]
     pub fn effective_routes(&self, subnet: &ResourceId) -> Option<Vec<EffectiveRoute>> {
         let (vnet, subnet) = self.index.subnet(subnet)?;
         Some(routes::effective(&self.index, vnet, subnet))
     }
 
+    /// The configuration of a VM's agent.
     fn machine(&self, vnet: &Vnet<'t>, machine: &Machine<'t>) -> AgentConfig {
         let mut subnets = BTreeMap::new();
         let mut nics = Vec::with_capacity(machine.nics.len());
@@ -114,10 +116,10 @@ impl<'t> Compiler<'t> {
                 ip_forwarding: nic.enable_ip_forwarding,
             });
         }
-        // Packets of machines behind this host leave through their own subnet (R20, D8).
+        // Packets of machines behind this host use the routes of their own subnet (R20, D8).
         subnets.extend(machine.served.iter().map(|subnet| (&subnet.id, *subnet)));
 
-        let mut spaces = vec![local_space(vnet)];
+        let mut spaces = vec![spaces::local_space(vnet)];
         for peer in &vnet.peers {
             spaces.push(Space {
                 vnet: self.index.vnets[peer.remote].resource.envelope.id.clone(),
@@ -127,7 +129,7 @@ impl<'t> Compiler<'t> {
                     allow_forwarded: peer.half.allow_forwarded_traffic,
                 },
                 prefixes: prefix::sorted(&peer.half.remote_address_space),
-                owners: owners_within(&self.index.vnets[peer.remote], &peer.half.remote_address_space),
+                owners: spaces::owners_within(&self.index.vnets[peer.remote], &peer.half.remote_address_space),
             });
         }
         spaces[1..].sort_by(|a, b| a.vnet.cmp(&b.vnet));
@@ -143,13 +145,13 @@ impl<'t> Compiler<'t> {
                 served: prefix::sorted(&machine.served_prefixes()),
                 gateways: self.used_gateways(vnet),
             },
-            subnets: self.subnets(vnet, subnets.into_values()),
+            subnets: spaces::subnets(&self.index, vnet, subnets.into_values()),
             spaces,
             links: links::of_machine(&self.index, vnet, machine),
         }
     }
 
-    /// The gateways that a VNet's machines use, its own or its hub's (P23).
+    /// The gateways that a VNet's machines use: its own or its hub's, ExpressRoute first (P23).
     fn used_gateways(&self, vnet: &Vnet<'t>) -> Vec<UsedGateway> {
         let Some(hub) = vnet.hub.map(|hub| &self.index.vnets[hub]) else {
             return Vec::new();
@@ -172,7 +174,7 @@ impl<'t> Compiler<'t> {
                     .collect(),
             });
         }
-        if let Some(gateway) = hub.gateway.filter(|_| hub.hears()) {
+        if let Some(gateway) = hub.gateway.filter(|_| hub.learns_routes()) {
             used.push(UsedGateway {
                 gateway: gateway.envelope.id.clone(),
                 kind: GatewayKind::Vpn,
@@ -184,16 +186,18 @@ impl<'t> Compiler<'t> {
         used
     }
 
+    /// The configuration of instance `number` of a VPN gateway. `None`: the gateway or its subnet does not exist.
     fn gateway(&self, vnet: &Vnet<'t>, number: usize) -> Option<AgentConfig> {
         let instance = &vnet.instances[number];
         let gateway = vnet.gateway?;
         let (_, subnet) = self.index.subnet(instance.subnet)?;
-        let (spaces, own_side) = self.own_side(vnet);
+        let (spaces, own_side) = spaces::own_side(&self.index, vnet);
 
         let mut transit: BTreeMap<IpNet, TransitRoute> = BTreeMap::new();
         for tunnel in &vnet.tunnels {
             for prefix in &tunnel.prefixes {
-                // Two connections that lead to one prefix break G16; the first by id stays, whatever the order of creation.
+                // Two connections to one prefix would violate G16. If they exist anyway, the first id is used, so that
+                // the result does not depend on the order of creation.
                 transit.entry(*prefix).or_insert_with(|| TransitRoute {
                     prefix: *prefix,
                     connection: tunnel.connection.envelope.id.clone(),
@@ -232,7 +236,7 @@ impl<'t> Compiler<'t> {
                 own_side,
                 asn: gateway.asn,
                 connections: self.connections(vnet),
-                bgp: speaker(
+                bgp: speaker::speaker(
                     vnet,
                     gateway.asn,
                     bgp_address,
@@ -241,28 +245,10 @@ impl<'t> Compiler<'t> {
                 site_ttl: self.index.topology.settings.vpn_ttl_for_site_traffic,
                 transit: transit.into_values().collect(),
             },
-            subnets: self.subnets(vnet, std::iter::once(subnet)),
+            subnets: spaces::subnets(&self.index, vnet, std::iter::once(subnet)),
             spaces,
             links: links::of_gateway(&self.index, vnet, instance),
         })
-    }
-
-    /// The spaces that a gateway delivers into, its own first, and their prefixes together.
-    fn own_side(&self, vnet: &Vnet<'t>) -> (Vec<Space>, Vec<IpNet>) {
-        let mut spaces = vec![local_space(vnet)];
-        let mut own_side = vnet.resource.address_space.clone();
-        for client in &vnet.clients {
-            let spoke = &self.index.vnets[client.vnet];
-            own_side.extend(&client.half.remote_address_space);
-            spaces.push(Space {
-                vnet: spoke.resource.envelope.id.clone(),
-                kind: SpaceKind::GatewayClient {},
-                prefixes: prefix::sorted(&client.half.remote_address_space),
-                owners: owners_within(spoke, &client.half.remote_address_space),
-            });
-        }
-        spaces[1..].sort_by(|a, b| a.vnet.cmp(&b.vnet));
-        (spaces, prefix::sorted(&own_side))
     }
 
     /// The connections of a VPN gateway, ordered by id.
@@ -289,77 +275,4 @@ impl<'t> Compiler<'t> {
         all.sort_by(|a, b| a.connection.cmp(&b.connection));
         all
     }
-
-    fn subnets<'s>(&self, vnet: &Vnet<'t>, subnets: impl Iterator<Item = &'s crate::resource::Subnet>) -> Vec<Subnet> {
-        subnets
-            .map(|subnet| Subnet {
-                id: subnet.id.clone(),
-                prefixes: prefix::sorted(&subnet.prefixes),
-                routes: routes::effective(&self.index, vnet, subnet),
-                isolated: routes::table_of(&self.index, subnet).is_some_and(|t| t.disable_bgp_route_propagation),
-            })
-            .collect()
-    }
-}
-
-/// The BGP speaker of a VPN gateway's instance towards sites. None: no site speaks BGP.
-fn speaker(vnet: &Vnet<'_>, asn: u32, address: IpAddr, hold_time: u16) -> Option<Speaker> {
-    let sites = vnet.sites.iter().filter(|site| site.exchange);
-    let neighbours: Vec<Neighbour> = sites
-        .filter_map(|site| {
-            Some(Neighbour {
-                id: site.connection.envelope.id.clone(),
-                address: site.local.bgp?.address,
-                local_address: address,
-                asn: site.local.bgp?.asn,
-                multihop: true,
-                // The tunnel has a judgement of its own.
-                bfd: false,
-                password: None,
-                max_prefixes: MAX_PREFIXES,
-                hold_time,
-            })
-        })
-        .collect();
-    let router_id = router_id(address, asn);
-    (!neighbours.is_empty()).then_some(Speaker {
-        asn,
-        router_id,
-        neighbours,
-    })
-}
-
-/// Any number that two speakers of one neighbour do not share: the address, where it is an IPv4 one.
-fn router_id(address: IpAddr, asn: u32) -> Ipv4Addr {
-    match address {
-        IpAddr::V4(address) => address,
-        IpAddr::V6(address) => {
-            let [.., a, b, c, d] = address.octets();
-            Ipv4Addr::from(u32::from_be_bytes([a, b, c, d]) ^ asn | 1)
-        }
-    }
-}
-
-/// The own VNet's space: its machines, and the instances of its gateways.
-fn local_space(vnet: &Vnet<'_>) -> Space {
-    let mut owners = vnet.owners.clone();
-    let instances = vnet.instances.iter().chain(&vnet.er_instances);
-    owners.extend(instances.map(|instance| Owner {
-        prefix: IpNet::from(instance.address),
-        agent: instance.agent.id.clone(),
-        ip_forwarding: false,
-    }));
-    index::order_owners(&mut owners);
-    Space {
-        vnet: vnet.resource.envelope.id.clone(),
-        kind: SpaceKind::Local {},
-        prefixes: prefix::sorted(&vnet.resource.address_space),
-        owners,
-    }
-}
-
-/// The owners of another VNet as far as its addresses are known here: what was not synced yet does not exist (P27).
-fn owners_within(vnet: &Vnet<'_>, prefixes: &[IpNet]) -> Vec<Owner> {
-    let known = |owner: &&Owner| prefix::covered(&owner.prefix, prefixes);
-    vnet.owners.iter().filter(known).cloned().collect()
 }

@@ -1,9 +1,8 @@
-//! What the device of a site has to be told (D16): everything but its own private key.
+//! The WireGuard and BGP configuration of a site's device, without its private key (D16).
 
-use crate::change::{Problem, Rejection};
 use crate::lookup;
 use crate::path::ArmPath;
-use crate::problems::not_found;
+use crate::problems::{Problem, Rejection, not_found};
 use crate::resource::{Agent, Binding, ConnectionType, VirtualNetworkGateway};
 use crate::topology::Topology;
 use ipnet::IpNet;
@@ -11,31 +10,31 @@ use serde::Serialize;
 use std::net::{IpAddr, SocketAddr};
 use tombolo_proto::id::{AgentId, PresharedKey, PublicKey, ResourceId};
 
-/// A site's device as a connection wants it: one WireGuard interface for each instance of the gateway.
+/// The configuration of a device for one connection: one WireGuard interface for each instance of the gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceConfig {
-    /// The connection.
+    /// The id of the connection.
     pub connection: ResourceId,
-    /// The gateway.
+    /// The id of the virtual network gateway.
     pub gateway: ResourceId,
-    /// The site.
+    /// The id of the local network gateway, which describes the site.
     pub site: ResourceId,
-    /// UDP port that the device listens at.
+    /// The UDP port that the device listens on.
     pub port: u16,
-    /// The device's key as the site's resource has it; none: not told yet.
+    /// The device's public key from the local network gateway. `None`: not set yet.
     pub public_key: Option<PublicKey>,
     /// Inner MTU, bytes (D20).
     pub mtu: u16,
-    /// The same for all instances. A secret.
+    /// The WireGuard preshared key, equal for all instances. A secret.
     pub preshared_key: PresharedKey,
-    /// The gateway's instances that have an agent, in order of preference.
+    /// The gateway's instances that have an agent, the preferred one first.
     pub instances: Vec<DeviceTunnel>,
-    /// What lies behind the gateway: its VNet, and those that use it (P21).
+    /// The prefixes reachable through the gateway: its VNet, and the VNets that use it (P21).
     pub prefixes: Vec<IpNet>,
     /// The prefixes of the site itself (G7).
     pub site_prefixes: Vec<IpNet>,
-    /// The BGP session; none: the connection does not use BGP.
+    /// The BGP session. `None`: the connection does not use BGP.
     pub bgp: Option<DeviceBgp>,
 }
 
@@ -43,11 +42,11 @@ pub struct DeviceConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceTunnel {
-    /// The agent at the other end.
+    /// The agent of the gateway's instance.
     pub agent: AgentId,
-    /// Its identity.
+    /// The agent's WireGuard public key.
     pub public_key: PublicKey,
-    /// Where it is reached; none: not known, it has to call.
+    /// The agent's first endpoint. `None`: unknown, so the agent must start the handshake.
     pub endpoint: Option<SocketAddr>,
 }
 
@@ -55,20 +54,20 @@ pub struct DeviceTunnel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceBgp {
-    /// The device's address inside the tunnel.
+    /// The device's BGP address inside the tunnel.
     pub address: IpAddr,
-    /// Its ASN.
+    /// The device's ASN.
     pub asn: u32,
-    /// The gateway's address.
+    /// The gateway's BGP address.
     pub gateway_address: IpAddr,
     /// The gateway's ASN.
     pub gateway_asn: u32,
 }
 
-/// What the device at the far end of an IPsec connection has to be told.
+/// The configuration of the device at the far end of an IPsec connection.
 ///
 /// # Errors
-/// 404 if there is no such connection; 400 if it has no device at its end, or no shared key yet.
+/// Status 404: the connection does not exist. Status 400: its far end is not a device, or it has no shared key yet.
 pub fn config(topology: &Topology, connection: &ResourceId) -> Result<DeviceConfig, Rejection> {
     let Some(found) = topology.connections.get(connection) else {
         let unnamed = |_| refused(404, "ResourceNotFound", format!("{connection} is not a connection."));
@@ -107,7 +106,7 @@ pub fn config(topology: &Topology, connection: &ResourceId) -> Result<DeviceConf
         mtu: topology.settings.mtu,
         preshared_key,
         instances: instances(topology, gateway),
-        prefixes: lookup::behind(topology, gateway),
+        prefixes: lookup::advertised_prefixes(topology, gateway),
         site_prefixes: site.address_space.clone(),
         bgp,
     })
@@ -124,6 +123,7 @@ fn refused(status: u16, code: &'static str, message: String) -> Rejection {
     }
 }
 
+/// One tunnel for each instance of the gateway that has an agent, in order of `ipConfigurations`.
 fn instances(topology: &Topology, gateway: &VirtualNetworkGateway) -> Vec<DeviceTunnel> {
     let serves = |agent: &Agent, name: &str| {
         matches!(&agent.binding, Binding::Gateway { gateway: g, ip_configuration }

@@ -1,8 +1,9 @@
-//! The stored form: each top-level resource, agent and token is one JSON document; the settings are one more.
+//! The stored form of a topology: one JSON document for each top-level resource, agent and token, and one for the
+//! settings.
 
 use crate::path::{ArmPath, Kind};
 use crate::resource::document::{ARM, arm_key, bytes, differences, read};
-use crate::resource::{self, Agent, JoinToken, ResourceGroup};
+use crate::resource::{Agent, JoinToken, ResourceGroup, registry};
 use crate::topology::{DocumentChange, Topology};
 use std::sync::Arc;
 use tombolo_proto::id::AgentId;
@@ -16,7 +17,7 @@ pub(crate) fn since(after: &Topology, before: &Topology) -> Vec<DocumentChange> 
     let mut changes = Vec::new();
     let arm = arm_key;
     differences(&before.resource_groups, &after.resource_groups, arm, &mut changes);
-    for stored in resource::ENTRIES.iter().filter_map(|entry| entry.stored.as_ref()) {
+    for stored in registry::ENTRIES.iter().filter_map(|entry| entry.stored.as_ref()) {
         (stored.differences)(before, after, &mut changes);
     }
     differences(
@@ -64,7 +65,7 @@ fn load_resource(topology: &mut Topology, key: &str, path: &str, value: &[u8]) -
     let path = ArmPath::parse(path).map_err(|e| format!("document '{key}': {e}"))?;
     if let Some(stored) = path
         .kind()
-        .and_then(resource::entry)
+        .and_then(registry::entry)
         .and_then(|entry| entry.stored.as_ref())
     {
         return (stored.load)(topology, key, value);
@@ -82,7 +83,7 @@ mod tests {
     use super::*;
     use crate::resource::Reach;
 
-    /// What was stored before there were lanes and second ports.
+    /// Documents of versions without `lanes` and `quicEndpoint`.
     #[test]
     fn agents_of_earlier_versions_are_read() {
         let document = br#"{"id":"vm","binding":{"type":"gateway","gateway":"/g","ipConfiguration":"one"},

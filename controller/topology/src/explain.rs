@@ -1,40 +1,42 @@
-//! What the agents would do with a packet, hop by hop, by the agents' own code.
+//! Walks a packet through the fabric, hop by hop, with the agents' own decision code.
 //!
-//! The walk says what policy says, with the routes that agents report to have learned; what the network does is a probe's
-//! matter. Where the two disagree, a link is down.
+//! The walk shows the result of the policy, with the routes that agents report as learned. A live probe shows the
+//! result in the network. If the two differ, a link is down.
 //!
-//! * `answer`: the question and the answer, as they travel.
-//! * `names`: from what an operator types to agents and addresses.
-//! * `node`: one agent, deciding with the engine's tables.
+//! * `answer`: the question and the answer in their JSON form.
+//! * `names`: resolves the operator's names to agents and addresses.
+//! * `node`: one agent, which decides with the engine's tables.
 //! * `walk`: from agent to agent.
-//! * `stop`: what stops a packet, in words that say what to do.
-//! * `transit`: why a gateway or an edge does not pass a packet on.
-//! * `why`: why there is no way, from the topology: routes, peerings, owners.
-//! * `gateways`: the same for gateways, connections and circuits between VNets.
-//! * `sites`: the same for addresses outside all VNets.
+//! * `stop`: the reason why a packet stops, and the remedy.
+//! * `transit`: the reason why a gateway or an edge does not forward a packet.
+//! * `finding`: a finding with cause and remedy; findings about owners and agents.
+//! * `gateways`: findings about gateways, connections and circuits between VNets.
+//! * `sites`: findings about addresses outside of all VNets.
 
 mod answer;
+mod finding;
 mod gateways;
 mod names;
+mod no_route;
 mod node;
 mod sites;
 mod stop;
 mod transit;
 mod walk;
-mod why;
 
-use crate::moving::Reports;
+use crate::learned_routes::LearnedReports;
 use crate::topology::Topology;
 pub use answer::{DEFAULT_TTL, Explanation, Hop, Ingress, MatchedRoute, Protocol, Question, Stop, TraceHop, Walk};
 use node::Packet;
 use std::net::IpAddr;
 use walk::{Answer, End, Fabric};
 
-/// Walks a packet and the answer to it from agent to agent, each deciding by its compiled configuration.
+/// Walks a packet and its reply from agent to agent. Each agent decides with its compiled configuration.
 ///
 /// # Errors
-/// A name that nobody has, or that several have (they are listed); no common address family; a TTL of 0.
-pub fn explain(topology: &Topology, reports: &Reports, question: &Question) -> Result<Explanation, String> {
+/// A name is unknown or ambiguous (the message lists the candidates), the ends have no common address family, or the
+/// TTL is 0.
+pub fn explain(topology: &Topology, reports: &LearnedReports, question: &Question) -> Result<Explanation, String> {
     let from = names::source(topology, &question.from)?;
     let to = names::destination(topology, &question.to)?;
     let (source, destination) = names::pair(&from, &to)?;
@@ -53,8 +55,8 @@ pub fn explain(topology: &Topology, reports: &Reports, question: &Question) -> R
             let mut back = Packet::new(destination, source, question.protocol, None, DEFAULT_TTL)?;
             Some(fabric.walk(last, None, &mut back).0)
         }
-        // From there on it is the site's matter, and so is that an answer comes.
-        End::Left { agent, device } => {
+        // The fabric cannot know the path inside a site, so the walk assumes that the site answers.
+        End::LeftFabric { agent, device } => {
             let mut back = Packet::new(destination, source, question.protocol, None, DEFAULT_TTL)?;
             Some(fabric.walk(agent, device.as_ref(), &mut back).0)
         }
@@ -76,8 +78,8 @@ pub fn explain(topology: &Topology, reports: &Reports, question: &Question) -> R
                 let address = reachable.then_some(destination);
                 (TraceHop { ttl, agent, address }, true)
             }
-            // The site's own routers come next, which nobody here knows.
-            End::Left { .. } | End::Stopped => break,
+            // The next hops are the site's own routers, which the controller does not know.
+            End::LeftFabric { .. } | End::Stopped => break,
         };
         trace.push(line);
         if last {
@@ -106,6 +108,7 @@ fn comes_back(fabric: &mut Fabric<'_>, answer: &Answer, source: IpAddr) -> Resul
     ))
 }
 
+/// One sentence for people: the path, or the stop with its remedy.
 fn summary(request: &Walk, reply: Option<&Walk>) -> String {
     let path = |walk: &Walk| {
         let mut agents: Vec<&str> = walk.hops.iter().map(|hop| hop.agent.as_str()).collect();

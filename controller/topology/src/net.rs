@@ -1,11 +1,13 @@
-//! Prefix arithmetic: overlap of large sets, reserved addresses of a subnet, ranges that nobody may use.
+//! Prefix arithmetic: overlap of large sets, reserved addresses of a subnet; and the address ranges and ASNs that the
+//! rules reserve.
 
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use tombolo_proto::config::DEFAULT_ASN;
 pub(crate) use tombolo_proto::net::overlap;
 
-/// The first and last address of a prefix as numbers, after its family.
+/// Whether the prefix is IPv6, and its first and last address as numbers. IPv4 sorts first.
 fn span(net: &IpNet) -> (bool, u128, u128) {
     match net {
         IpNet::V4(v4) => (
@@ -17,11 +19,11 @@ fn span(net: &IpNet) -> (bool, u128, u128) {
     }
 }
 
-/// A set of pairwise disjoint prefixes, ready to be asked for overlaps.
+/// A set of pairwise disjoint prefixes, sorted for overlap queries in logarithmic time.
 pub(crate) struct DisjointSet(Vec<(bool, u128, u128, IpNet)>);
 
 impl DisjointSet {
-    /// Takes the prefixes. If they overlap each other (which is a problem of its own), some overlaps stay unseen.
+    /// Sorts the prefixes. If they overlap each other, queries can miss some overlaps; another rule reports that case.
     pub(crate) fn new(prefixes: &[IpNet]) -> Self {
         let mut spans: Vec<_> = prefixes
             .iter()
@@ -34,9 +36,10 @@ impl DisjointSet {
         Self(spans)
     }
 
-    /// The members that overlap `net`, in order.
+    /// The members that overlap `net`, in order of address.
     pub(crate) fn overlapping(&self, net: &IpNet) -> impl Iterator<Item = IpNet> + '_ {
         let (family, first, last) = span(net);
+        // Disjoint members are also ordered by their last address, so a binary search finds the first overlap.
         let from = self.0.partition_point(|s| (s.0, s.2) < (family, first));
         self.0[from..]
             .iter()
@@ -44,12 +47,12 @@ impl DisjointSet {
             .map(|s| s.3)
     }
 
-    /// The member that `net` lies in.
+    /// The member that contains `net`.
     pub(crate) fn containing(&self, net: &IpNet) -> Option<IpNet> {
         self.overlapping(net).find(|member| member.contains(net))
     }
 
-    /// All pairs (member, other) that overlap, ordered, none twice.
+    /// All pairs (member, other) that overlap, ordered, without duplicates.
     pub(crate) fn overlaps_with<'a>(&self, others: impl IntoIterator<Item = &'a IpNet>) -> Vec<(IpNet, IpNet)> {
         let mut pairs = BTreeSet::new();
         for other in others {
@@ -59,12 +62,13 @@ impl DisjointSet {
     }
 }
 
-/// Pairs of indices of `prefixes` that overlap: for each prefix at most the nearest earlier one by address, so that n
-/// equal prefixes give n − 1 pairs.
+/// Pairs of indices of overlapping prefixes. Each prefix is paired with at most one earlier one in order of address, so
+/// n equal prefixes result in n − 1 pairs.
 pub(crate) fn overlaps_within(prefixes: &[IpNet]) -> Vec<(usize, usize)> {
     let mut order: Vec<usize> = (0..prefixes.len()).collect();
     order.sort_by_key(|&i| (span(&prefixes[i]).0, span(&prefixes[i]).1, prefixes[i].prefix_len(), i));
     let mut pairs = Vec::new();
+    // In order of the first address, a prefix overlaps an earlier one only if it overlaps the one that ends last.
     let mut widest: Option<usize> = None;
     for &i in &order {
         let (family, first, last) = span(&prefixes[i]);
@@ -82,26 +86,43 @@ pub(crate) fn overlaps_within(prefixes: &[IpNet]) -> Vec<(usize, usize)> {
     pairs
 }
 
-/// The same prefixes, order aside.
+/// Whether two lists have the same prefixes in any order.
 pub(crate) fn same_set(a: &[IpNet], b: &[IpNet]) -> bool {
     let sorted = |s: &[IpNet]| s.iter().copied().collect::<BTreeSet<_>>();
     a == b || sorted(a) == sorted(b)
 }
 
-/// Prefixes for a message.
+/// Prefixes for a message, separated by commas.
 pub(crate) fn listed<'a>(prefixes: impl IntoIterator<Item = &'a IpNet>) -> String {
     let texts: Vec<String> = prefixes.into_iter().map(ToString::to_string).collect();
     texts.join(", ")
 }
 
-/// The block of special use that `net` touches and that no VNet can have: loopback, link-local, multicast, unspecified.
+/// Pairs of overlapping prefixes for a message: the first 20, and an ellipsis for the rest.
+pub(crate) fn pairs(pairs: &[(IpNet, IpNet)]) -> String {
+    let mut texts: Vec<String> = pairs
+        .iter()
+        .take(20)
+        .map(|(a, b)| if a == b { a.to_string() } else { listed([a, b]) })
+        .collect();
+    if pairs.len() > texts.len() {
+        texts.push("…".to_owned());
+    }
+    texts.join(", ")
+}
+
+/// The special-use block (loopback, link-local, multicast, unspecified, Azure's virtual public IP) that `net` overlaps.
+/// No VNet can contain it.
 pub(crate) fn special_use(net: &IpNet) -> Option<&'static str> {
     const BLOCKS: [&str; 9] = [
+        // "This network" (RFC 1122), loopback, link-local (RFC 3927), Azure's virtual public IP address, and multicast with
+        // the reserved class E and the broadcast address.
         "0.0.0.0/8",
         "127.0.0.0/8",
         "169.254.0.0/16",
         "168.63.129.16/32",
         "224.0.0.0/3",
+        // Unspecified and loopback, IPv4-mapped, link-local, multicast (RFC 4291).
         "::/127",
         "::ffff:0:0/96",
         "fe80::/10",
@@ -112,16 +133,35 @@ pub(crate) fn special_use(net: &IpNet) -> Option<&'static str> {
         .find(|block| block.parse::<IpNet>().is_ok_and(|block| overlap(&block, net)))
 }
 
+/// ASNs that Azure or IANA reserves (G4). The default, [`DEFAULT_ASN`], is valid for gateways only: see
+/// [`is_reserved_for_customers`].
+pub(crate) fn is_reserved_asn(asn: i64) -> bool {
+    // Microsoft's public ASNs; AS_TRANS (RFC 6793); documentation (RFC 5398); Azure's private ASNs; the last two-byte ASN
+    // (RFC 7300) and documentation (RFC 5398).
+    matches!(asn, 8074 | 8075 | 12076 | 23456 | 64496..=64511 | 65517..=65520 | 65535..=65551)
+}
+
+/// ASNs that neither a site nor a circuit's customer can have (G4).
+pub(crate) fn is_reserved_for_customers(asn: i64) -> bool {
+    is_reserved_asn(asn) || asn == i64::from(DEFAULT_ASN)
+}
+
+/// Whether an address is in 169.254.21.0 to 169.254.22.255, the link-local range that Azure allows for BGP peers (G4).
+pub(crate) fn is_apipa(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(v4) if matches!(v4.octets(), [169, 254, 21 | 22, _]))
+}
+
 fn address(family_v6: bool, number: u128) -> IpAddr {
     if family_v6 {
         IpAddr::V6(number.into())
     } else {
-        // An IPv4 span never leaves 32 bits.
+        // The caller stays within an IPv4 span, so the number fits into 32 bits.
         IpAddr::V4(u32::try_from(number).unwrap_or(u32::MAX).into())
     }
 }
 
-/// True for the first four and the last address of a subnet's prefix (P2).
+/// Whether an address is reserved in a subnet's prefix, as in Azure: the first four (network, gateway, two for DNS) and the
+/// last one (broadcast) (P2).
 pub(crate) fn is_reserved(prefix: &IpNet, address: IpAddr) -> bool {
     let (_, first, last) = span(prefix);
     let (_, own, _) = span(&IpNet::from(address));
@@ -157,7 +197,7 @@ pub(crate) fn last_free(prefix: &IpNet, used: &BTreeSet<IpAddr>) -> Option<IpAdd
     None
 }
 
-/// True for an IPv4 /27 or shorter, and for an IPv6 prefix of at least as many addresses.
+/// Whether a prefix has at least 32 addresses: an IPv4 /27, an IPv6 /123, or shorter.
 pub(crate) fn holds_32(prefix: &IpNet) -> bool {
     prefix.max_prefix_len() - prefix.prefix_len() >= 5
 }

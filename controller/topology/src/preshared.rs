@@ -1,4 +1,4 @@
-//! The preshared key of a connection's links (D14).
+//! Derives the WireGuard preshared key of a connection (D14).
 
 use crate::resource::Connection;
 use hkdf::Hkdf;
@@ -6,8 +6,10 @@ use sha2::Sha256;
 use tombolo_proto::id::{PresharedKey, ResourceId};
 
 impl Connection {
-    /// D14: HKDF-SHA256 of the shared key, bound to both ends (two gateways, or a gateway and a local network gateway):
-    /// their ids in lower case, in order, one a line. None without a shared key.
+    /// The WireGuard preshared key of this connection's links: HKDF-SHA256 of the shared key, bound to both ends (two
+    /// gateways, or a gateway and a local network gateway). The `info` parameter is the two lower-case ids, sorted,
+    /// joined by a newline. Both connection objects of a pair thus derive the same key. `None`: no shared key is set
+    /// (D14).
     #[must_use]
     pub fn preshared_key(&self) -> Option<PresharedKey> {
         let shared_key = self.shared_key.as_deref()?;

@@ -1,42 +1,40 @@
-//! Applying a change: every operation works on a draft of the topology and notes all that is wrong with it. A draft
-//! with problems is thrown away.
+//! Applies a change. Every operation works on a draft of the topology and notes all problems; a draft with problems is
+//! discarded.
 
 pub(crate) mod address;
+mod agents;
 mod attached;
-mod fabric;
+mod bindings;
 mod group;
 pub(crate) mod request;
+mod settings;
 #[cfg(test)]
 mod tests;
+mod tokens;
 pub(crate) mod unsupported;
 mod vpn;
 
-pub(crate) use request::without_defaults;
-
 use crate::arm::body::Object;
-use crate::change::{Change, Outcome, Rejection};
-use crate::net::listed;
-use crate::path::{ArmPath, Kind, shown};
-use crate::problems::{Problems, group_not_found, not_found};
-use crate::resource::{self, Request};
+use crate::change::{Change, Outcome};
+use crate::draft::Draft;
+use crate::path::{ArmPath, Kind};
+use crate::problems::{Problems, Rejection};
+use crate::resource::frame::Request;
+use crate::resource::registry;
 use crate::topology::Topology;
-use ipnet::IpNet;
 use serde_json::Value;
 use uuid::Uuid;
 
-/// A topology in the middle of a change.
-pub(crate) struct Draft<'a> {
-    pub(crate) topology: Topology,
-    pub(crate) problems: Problems,
-    pub(crate) fresh: &'a mut dyn FnMut() -> Uuid,
-}
-
-/// Applies a change.
-pub(crate) fn apply(before: &Topology, change: &Change, fresh: &mut dyn FnMut() -> Uuid) -> Result<Outcome, Rejection> {
+/// See [`Topology::apply`].
+pub(crate) fn apply(
+    before: &Topology,
+    change: &Change,
+    new_guid: &mut dyn FnMut() -> Uuid,
+) -> Result<Outcome, Rejection> {
     let mut draft = Draft {
         topology: before.clone(),
         problems: Problems::default(),
-        fresh,
+        new_guid,
     };
     let created_or_removed = match change {
         Change::Put {
@@ -76,6 +74,7 @@ pub(crate) fn apply(before: &Topology, change: &Change, fresh: &mut dyn FnMut() 
 }
 
 impl Draft<'_> {
+    /// PUT of an item of any kind. True: the item is new.
     fn put(&mut self, path: &ArmPath, body: &Value, if_match: Option<&str>, sync: bool) -> bool {
         let Some(kind) = self.kind(path) else { return false };
         if kind == Kind::ResourceGroup {
@@ -85,7 +84,7 @@ impl Draft<'_> {
             self.group_not_found(path);
             return false;
         };
-        let put = match (resource::entry(kind), resource::child(kind)) {
+        let put = match (registry::entry(kind), registry::child(kind)) {
             (Some(entry), _) => entry.stored.as_ref().map(|writes| writes.put),
             (None, Some(child)) => child.writes.as_ref().map(|writes| writes.put),
             (None, None) => None,
@@ -104,12 +103,13 @@ impl Draft<'_> {
         put(self, &request)
     }
 
+    /// DELETE of an item of any kind. True: the item existed.
     fn delete(&mut self, path: &ArmPath, if_match: Option<&str>) -> bool {
         let Some(kind) = self.kind(path) else { return false };
         if kind == Kind::ResourceGroup {
             return self.delete_group(path);
         }
-        let delete = match (resource::entry(kind), resource::child(kind)) {
+        let delete = match (registry::entry(kind), registry::child(kind)) {
             (Some(entry), _) => entry.stored.as_ref().map(|writes| writes.delete),
             (None, Some(child)) => child.writes.as_ref().map(|writes| writes.delete),
             (None, None) => None,
@@ -121,6 +121,7 @@ impl Draft<'_> {
         delete(self, &path.id(), if_match)
     }
 
+    /// PATCH of tags. Always false: nothing is created.
     fn patch_tags(&mut self, path: &ArmPath, body: &Value, if_match: Option<&str>) -> bool {
         let Some(kind) = self.kind(path) else { return false };
         let root = Object::root(body, &mut self.problems);
@@ -128,7 +129,7 @@ impl Draft<'_> {
         let tags = given.then(|| root.tags(&mut self.problems));
         if kind == Kind::ResourceGroup {
             self.patch_group(path, tags);
-        } else if let Some(writes) = resource::entry(kind).and_then(|entry| entry.stored.as_ref()) {
+        } else if let Some(writes) = registry::entry(kind).and_then(|entry| entry.stored.as_ref()) {
             (writes.patch_tags)(self, path, tags, if_match);
         } else {
             let id = path.id();
@@ -140,73 +141,4 @@ impl Draft<'_> {
         }
         false
     }
-
-    fn kind(&mut self, path: &ArmPath) -> Option<Kind> {
-        let kind = path.kind();
-        if kind.is_none() {
-            self.problems.add_status(
-                404,
-                "InvalidResourceType",
-                &path.id(),
-                format!(
-                    "The resource type '{}' could not be found in the namespace '{}'.",
-                    shown(&path.types()),
-                    shown(path.provider.as_deref().unwrap_or_default()),
-                ),
-            );
-        }
-        kind
-    }
-
-    fn read_only(&mut self, path: &ArmPath) {
-        self.problems.add(
-            "XReadOnlyResource",
-            &path.id(),
-            format!("{} is a view of other resources and cannot be written", path.id()),
-        );
-    }
-
-    pub(crate) fn group_not_found(&mut self, path: &ArmPath) {
-        let problem = group_not_found(&path.resource_group);
-        self.problems
-            .add_status(404, problem.code, problem.target, problem.message);
-    }
-
-    pub(crate) fn not_found(&mut self, path: &ArmPath) {
-        let problem = not_found(path);
-        self.problems
-            .add_status(404, problem.code, problem.target, problem.message);
-    }
-
-    /// The parent of a child is missing.
-    pub(crate) fn parent_not_found(&mut self, path: &ArmPath) {
-        let parent = path.parent().map(|p| p.id().to_string()).unwrap_or_default();
-        self.problems.add_status(
-            404,
-            "ParentResourceNotFound",
-            &path.id(),
-            format!(
-                "Can not perform requested operation on nested resource. Parent resource '{}' not found.",
-                shown(&parent)
-            ),
-        );
-    }
-}
-
-/// Keeps `etag` where nothing changed: `None` if `new` equals `old`, else a fresh one.
-pub(crate) fn changed<T: PartialEq>(old: Option<&T>, new: &T, fresh: &mut dyn FnMut() -> Uuid) -> Option<Uuid> {
-    (old != Some(new)).then(fresh)
-}
-
-/// Pairs of overlapping prefixes for a message.
-pub(crate) fn pairs(pairs: &[(IpNet, IpNet)]) -> String {
-    let mut texts: Vec<String> = pairs
-        .iter()
-        .take(20)
-        .map(|(a, b)| if a == b { a.to_string() } else { listed([a, b]) })
-        .collect();
-    if pairs.len() > texts.len() {
-        texts.push("…".to_owned());
-    }
-    texts.join(", ")
 }

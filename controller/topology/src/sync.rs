@@ -1,42 +1,44 @@
-//! The push to one agent, sans-IO: level-triggered, one configuration in flight, nothing queued.
+//! Pushes configurations to one agent, without IO. The push is level-triggered: one configuration is in flight, and
+//! only the newest one follows it.
 //!
 //! ```text
 //! Hello ──▶ published ──▶ Config ──▶ Applied ─┐     UpToDate: once a stream, if there is nothing to push
-//!               ▲          (in flight) Rejected│     Close: not, or no longer, who it was when the stream opened
+//!               ▲          (in flight) Rejected│     Close: the identity that opened the stream is not valid
 //!               └──────────────────────────────┘
 //! ```
 
 use crate::resource::Agent;
 use tombolo_proto::id::{AgentId, Revision};
 
-/// Why an identity is not, or no longer, served.
+/// Why the controller does not serve an identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Close {
-    /// No such agent.
+    /// No agent has this name.
     Unknown,
-    /// It was revoked.
+    /// The agent was revoked.
     Revoked,
-    /// Its name belongs to another key: it renewed with a new one, or was deleted and another host joined.
+    /// Another key has this name: the agent renewed its certificate with a new key, or was deleted and another host
+    /// joined.
     OtherKey,
 }
 
 impl Close {
-    /// In words, for the agent and its operator.
+    /// The reason as a sentence for the agent's log and its operator.
     #[must_use]
     pub fn reason(self, agent: &AgentId) -> String {
         match self {
-            Self::Unknown => format!("{agent} is no agent of this controller"),
+            Self::Unknown => format!("{agent} is not an agent of this controller"),
             Self::Revoked => format!("{agent} was revoked"),
             Self::OtherKey => format!("{agent} joined with another key"),
         }
     }
 }
 
-/// Whether the holder of a certificate key (see [`Agent::certificate_key`]) speaks for an agent.
+/// Checks that the holder of a certificate key is the agent; see [`Agent::certificate_key`].
 ///
 /// # Errors
-/// Why not.
-pub fn standing(agent: Option<&Agent>, key: &str) -> Result<(), Close> {
+/// The reason for the refusal.
+pub fn authorize(agent: Option<&Agent>, key: &str) -> Result<(), Close> {
     match agent {
         None => Err(Close::Unknown),
         Some(a) if a.revoked => Err(Close::Revoked),
@@ -45,31 +47,33 @@ pub fn standing(agent: Option<&Agent>, key: &str) -> Result<(), Close> {
     }
 }
 
-/// What is compiled for the stream's agent at one revision.
+/// The configuration that was compiled for the stream's agent at one revision.
 #[derive(Debug, Clone, Copy)]
 pub struct Desired<'a> {
-    /// Which revision.
+    /// The revision that was compiled.
     pub revision: Revision,
-    /// The agent of this name.
+    /// The agent with the stream's name at that revision.
     pub agent: Option<&'a Agent>,
-    /// Digest of what it should run; none: what it stands for is gone, and it keeps what it has.
+    /// The digest of the configuration that the agent should run. `None`: its binding refers to a deleted resource, and
+    /// it keeps its configuration.
     pub digest: Option<&'a str>,
 }
 
-/// What to tell the agent.
+/// The next message to the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Push {
-    /// Nothing.
+    /// There is nothing to send.
     Nothing,
-    /// It runs what it should.
+    /// The agent's configuration is the newest one.
     UpToDate,
-    /// The configuration of [`Desired::digest`]; it is in flight now.
+    /// Send the configuration of [`Desired::digest`], which counts as in flight now.
     Config,
-    /// The stream ends.
+    /// Close the stream for this reason.
     Close(Close),
 }
 
-/// One stream: who opened it, what the agent runs, and what it was sent.
+/// The state of one control stream: the key that opened it, the configuration that the agent runs, and the one in
+/// flight.
 #[derive(Debug, Clone)]
 pub struct AgentSync {
     key: String,
@@ -81,8 +85,8 @@ pub struct AgentSync {
 }
 
 impl AgentSync {
-    /// The holder of `key` said Hello and runs `digest`. It was let in by the state of revision `since`: what was
-    /// compiled before knows nothing of it yet, or knows somebody else by its name.
+    /// Starts with the agent's Hello: the holder of `key` runs the configuration `digest`. The state of revision
+    /// `since` admitted it. Earlier compiled states either do not have the agent or have another one with its name.
     #[must_use]
     pub fn hello(key: &str, since: Revision, digest: &str) -> Self {
         Self {
@@ -95,23 +99,24 @@ impl AgentSync {
         }
     }
 
-    /// What follows from the newest compiled state. To be asked after each publication and each message of the agent.
+    /// The next message after the newest compiled state. Call it after each publication and after each message of the
+    /// agent.
     pub fn published(&mut self, desired: &Desired<'_>) -> Push {
         if desired.revision < self.since {
             return Push::Nothing;
         }
-        if let Err(close) = standing(desired.agent, &self.key) {
+        if let Err(close) = authorize(desired.agent, &self.key) {
             return Push::Close(close);
         }
         let Some(digest) = desired.digest else {
             return Push::Nothing;
         };
-        // What it will run is open until it has answered, also if it should run again what it runs now.
+        // Until the agent answers, its next configuration is unknown, even if the newest one equals its present one.
         if self.in_flight {
             return Push::Nothing;
         }
         if digest == self.digest {
-            // Once a stream; later revisions that change nothing here are nobody's business.
+            // UpToDate is sent once a stream: later revisions that do not change this agent need no message.
             let greeted = std::mem::replace(&mut self.greeted, true);
             return if greeted { Push::Nothing } else { Push::UpToDate };
         }
@@ -123,14 +128,15 @@ impl AgentSync {
         Push::Config
     }
 
-    /// The agent runs this now (D2).
+    /// The agent applied the configuration `digest` (D2).
     pub fn applied(&mut self, digest: &str) {
         self.in_flight = false;
         self.refused = None;
         digest.clone_into(&mut self.digest);
     }
 
-    /// The agent refused this and goes on with what it had; it is not asked again until there is something else.
+    /// The agent rejected the configuration `digest` and keeps its present one. It gets the rejected one again only
+    /// after another.
     pub fn rejected(&mut self, digest: &str) {
         self.in_flight = false;
         self.refused = Some(digest.to_owned());

@@ -1,4 +1,5 @@
-//! Reads ARM request bodies: null is absent, unknown members are ignored, wrong types are named by their field.
+//! Reads ARM request bodies: null counts as absent, unknown members are ignored, and an error names the field with the
+//! wrong type.
 
 use crate::path::{ArmPath, shown};
 use crate::problems::Problems;
@@ -9,27 +10,39 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::LazyLock;
 
-/// Most members of one list that a body may have, where no rule says less.
+/// The maximum length of a list in a body where no rule has a lower limit. It bounds the work of the checks, some of
+/// which compare pairs.
 pub(crate) const MAX_ITEMS: usize = 1_000;
 
-/// An object of a body and where it stands.
+/// The maximum JSON size of one echoed property. It bounds the size of stored documents.
+const MAX_ECHOED_BYTES: usize = 64 * 1024;
+
+/// Azure's limit of tags of a resource.
+const MAX_TAGS: usize = 50;
+
+/// Azure's limit of a tag's name. The limit of a value is larger than Azure's 256.
+const MAX_TAG_NAME: usize = 512;
+const MAX_TAG_VALUE: usize = 1024;
+
+/// An object of a body, and its path in the body.
 #[derive(Clone)]
 pub(crate) struct Object<'a> {
     map: &'a Map<String, Value>,
     path: String,
 }
 
-/// A value of a list and where it stands.
+/// An item of a list, and its path in the body.
 pub(crate) struct Item<'a> {
     value: &'a Value,
-    /// E.g. `properties.subnets[0]`.
+    /// The path, e.g. `properties.subnets[0]`.
     pub(crate) path: String,
 }
 
-/// The JSON types of properties that are kept and echoed.
+/// The JSON types of echoed properties.
 #[derive(Clone, Copy)]
 pub(crate) enum Shape {
     Bool,
+    /// An integer with its smallest and largest value.
     Integer(i64, i64),
     Text,
     Object,
@@ -50,6 +63,7 @@ fn type_of(value: &Value) -> &'static str {
     }
 }
 
+/// Adds the problem that a member has the wrong JSON type.
 fn wrong_type(problems: &mut Problems, path: &str, expected: &str, value: &Value) {
     problems.add(
         "InvalidRequestFormat",
@@ -59,7 +73,7 @@ fn wrong_type(problems: &mut Problems, path: &str, expected: &str, value: &Value
 }
 
 impl<'a> Object<'a> {
-    /// The body itself.
+    /// The body. One that is not an object is a problem, and is read as an empty object.
     pub(crate) fn root(body: &'a Value, problems: &mut Problems) -> Self {
         match body {
             Value::Object(map) => Self {
@@ -80,7 +94,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// The full name of a member.
+    /// The path of a member, for messages.
     pub(crate) fn at(&self, name: &str) -> String {
         if self.path.is_empty() {
             name.to_owned()
@@ -89,7 +103,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// A member; names are taken without regard to case where the exact one is missing, as ARM does.
+    /// A member that is not null. A name without an exact match is looked up ignoring case, as ARM does.
     pub(crate) fn get(&self, name: &str) -> Option<&'a Value> {
         let exact = self.map.get(name);
         let loose = || {
@@ -101,6 +115,7 @@ impl<'a> Object<'a> {
         exact.or_else(loose).filter(|v| !v.is_null())
     }
 
+    /// A member string. `None`: absent or of another type, which is a problem.
     pub(crate) fn text(&self, name: &str, problems: &mut Problems) -> Option<&'a str> {
         let value = self.get(name)?;
         let text = value.as_str();
@@ -110,6 +125,7 @@ impl<'a> Object<'a> {
         text
     }
 
+    /// A member boolean. `None`: absent or of another type, which is a problem.
     pub(crate) fn boolean(&self, name: &str, problems: &mut Problems) -> Option<bool> {
         let value = self.get(name)?;
         let boolean = value.as_bool();
@@ -119,6 +135,7 @@ impl<'a> Object<'a> {
         boolean
     }
 
+    /// A member integer. `None`: absent, of another type, or outside of `range`; the last two are problems.
     pub(crate) fn integer(&self, name: &str, range: RangeInclusive<i64>, problems: &mut Problems) -> Option<i64> {
         let value = self.get(name)?;
         let Some(number) = value.as_i64() else {
@@ -134,7 +151,7 @@ impl<'a> Object<'a> {
         None
     }
 
-    /// A member object; none if absent or of a wrong type.
+    /// A member object. `None`: absent or of another type, which is a problem.
     pub(crate) fn object(&self, name: &str, problems: &mut Problems) -> Option<Self> {
         match self.get(name)? {
             Value::Object(map) => Some(Self {
@@ -148,7 +165,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// A member object; an empty one if absent.
+    /// A member object; an empty one if it is absent or of another type.
     pub(crate) fn object_or_empty(&self, name: &str, problems: &mut Problems) -> Self {
         self.object(name, problems).unwrap_or_else(|| Self {
             map: &EMPTY,
@@ -156,7 +173,8 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// A member list of at most `max` items, nulls left out.
+    /// A member list of at most `max` items, without nulls. `None`: absent, of another type, or too long; the last two
+    /// are problems.
     pub(crate) fn list(&self, name: &str, max: usize, problems: &mut Problems) -> Option<Vec<Item<'a>>> {
         let at = self.at(name);
         match self.get(name)? {
@@ -183,8 +201,8 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// Calls `found` with the place and the value of every member at `path`: names joined by dots, with `[]` behind a list
-    /// for each of its items. Where the body has another shape than the path there is no such member.
+    /// Calls `found` with the path and value of every member at `path`: names joined by dots, where `[]` after a list
+    /// means each of its items. A body of another shape has no such member.
     pub(crate) fn find(&self, path: &str, found: &mut dyn FnMut(String, &'a Value)) {
         let (first, rest) = path
             .split_once('.')
@@ -212,7 +230,8 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// The id of a referenced object: `{"id": "…"}`, other members ignored (clients put whole objects there).
+    /// The id of a referenced object, `{"id": "…"}`, with its path in the body. Other members are ignored: clients
+    /// embed whole objects.
     pub(crate) fn reference(&self, name: &str, problems: &mut Problems) -> Option<(ArmPath, String)> {
         let object = self.object(name, problems)?;
         let at = object.at("id");
@@ -231,7 +250,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// One of `values` without regard to case, in their casing.
+    /// A member string that equals one of `values`, ignoring case; in the casing of `values`.
     pub(crate) fn choice(&self, name: &str, values: &[&'static str], problems: &mut Problems) -> Option<&'static str> {
         let text = self.text(name, problems)?;
         let found = values.iter().find(|v| v.eq_ignore_ascii_case(text)).copied();
@@ -243,7 +262,7 @@ impl<'a> Object<'a> {
         found
     }
 
-    /// An address.
+    /// A member IP address. `None`: absent, empty, or not an address, which is a problem.
     pub(crate) fn address(&self, name: &str, problems: &mut Problems) -> Option<IpAddr> {
         let text = self.text(name, problems).filter(|t| !t.is_empty())?;
         let parsed = text.parse().ok();
@@ -255,16 +274,16 @@ impl<'a> Object<'a> {
         parsed
     }
 
-    /// `tags`.
+    /// The member `tags`: at most 50, names of at most 512 and values of at most 1024 bytes.
     pub(crate) fn tags(&self, problems: &mut Problems) -> BTreeMap<String, String> {
         let Some(tags) = self.object("tags", problems) else {
             return BTreeMap::new();
         };
-        if tags.map.len() > 50 {
+        if tags.map.len() > MAX_TAGS {
             problems.add(
                 "XTooManyItems",
                 "tags".to_owned(),
-                format!("tags: {} tags, at most 50 are allowed", tags.map.len()),
+                format!("tags: {} tags, at most {MAX_TAGS} are allowed", tags.map.len()),
             );
             return BTreeMap::new();
         }
@@ -273,11 +292,12 @@ impl<'a> Object<'a> {
             let at = tags.at(&shown(name));
             match value {
                 Value::Null => {}
-                Value::String(text) if name.len() <= 512 && text.len() <= 1024 => {
+                Value::String(text) if name.len() <= MAX_TAG_NAME && text.len() <= MAX_TAG_VALUE => {
                     result.insert(name.clone(), text.clone());
                 }
                 Value::String(_) => {
-                    let message = format!("{at}: a tag's name has at most 512 characters, its value 1024");
+                    let message =
+                        format!("{at}: a tag's name has at most {MAX_TAG_NAME} bytes, its value {MAX_TAG_VALUE}");
                     problems.add("InvalidRequestFormat", at, message);
                 }
                 other => wrong_type(problems, &at, "a string", other),
@@ -286,7 +306,7 @@ impl<'a> Object<'a> {
         result
     }
 
-    /// The members of `shapes` as they are, for properties that are kept without being acted on.
+    /// The members that `shapes` names, unchanged, for properties that are echoed. Larger ones than 64 KiB are refused.
     pub(crate) fn echo(&self, shapes: &[(&str, Shape)], problems: &mut Problems) -> Map<String, Value> {
         let mut kept = Map::new();
         for (name, shape) in shapes {
@@ -307,7 +327,7 @@ impl<'a> Object<'a> {
             };
             if !good {
                 wrong_type(problems, &at, expected, value);
-            } else if value.to_string().len() > 64 * 1024 {
+            } else if value.to_string().len() > MAX_ECHOED_BYTES {
                 problems.add("XTooManyItems", at.clone(), format!("{at}: larger than 64 KiB"));
             } else {
                 kept.insert((*name).to_owned(), value.clone());
@@ -344,7 +364,7 @@ impl<'a> Item<'a> {
     }
 }
 
-/// Says that a required member is missing.
+/// Adds the problem that a required member is missing.
 pub(crate) fn missing(problems: &mut Problems, at: &str) {
     problems.add(
         "InvalidRequestFormat",
@@ -353,8 +373,8 @@ pub(crate) fn missing(problems: &mut Problems, at: &str) {
     );
 }
 
-/// Reads a prefix. One with host bits set is a problem, and still gives the prefix that was meant, so that the other
-/// rules can be checked in the same request.
+/// Parses an address prefix. Host bits are a problem, but the prefix without them is returned, so that other rules are
+/// checked in the same request.
 pub(crate) fn prefix(text: &str, at: &str, problems: &mut Problems) -> Option<IpNet> {
     let Some(net) = strict(text) else {
         let message = format!("{at}: '{}' is not an address prefix (address/length)", shown(text));
@@ -369,7 +389,7 @@ pub(crate) fn prefix(text: &str, at: &str, problems: &mut Problems) -> Option<Ip
     Some(meant)
 }
 
-/// `address/length` as the standard library reads addresses (no leading zeros), length in plain digits.
+/// Parses `address/length` strictly: no leading zeros in the address, plain digits in the length.
 fn strict(text: &str) -> Option<IpNet> {
     let (address, length) = text.split_once('/')?;
     let plain = length == "0" || (!length.starts_with('0') && length.bytes().all(|b| b.is_ascii_digit()));

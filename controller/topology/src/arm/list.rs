@@ -1,22 +1,22 @@
-//! Collections: the bodies of all items under a group, a subscription or a parent.
+//! The bodies of single items, and of all items of a collection: below a group, a subscription or a parent.
 
 use super::view::{Views, generic, group};
-use crate::change::{Problem, Rejection};
 use crate::path::{ArmPath, Kind, shown};
-use crate::problems::{group_not_found, not_found};
-use crate::resource;
+use crate::problems::{Problem, Rejection, group_not_found, not_found};
+use crate::resource::registry;
 use serde_json::Value;
 use tombolo_proto::id::ResourceId;
 
-/// Below what top-level items are listed.
+/// The scope of a list of top-level items.
 enum Scope {
-    /// A resource group's id.
+    /// The resource group with this id.
     Group(ResourceId),
-    /// A subscription.
+    /// The subscription with this id.
     Subscription(String),
 }
 
 impl Scope {
+    /// Whether the scope contains an item.
     fn holds(&self, id: &ResourceId) -> bool {
         let Ok(path) = ArmPath::parse(id.as_str()) else {
             return false;
@@ -43,7 +43,20 @@ fn unknown_type(collection: &str) -> Rejection {
     })
 }
 
-/// Lists a collection; see [`crate::topology::Topology::list`].
+/// The body of one item. `None`: it does not exist.
+pub(crate) fn item(views: &Views<'_>, path: &ArmPath) -> Option<Value> {
+    let id = path.id();
+    let kind = path.kind()?;
+    if let Some(entry) = registry::entry(kind) {
+        return (entry.item)(views, &id);
+    }
+    if let Some(child) = registry::child(kind) {
+        return (child.item)(views, path);
+    }
+    views.topology.resource_groups.get(&id).map(|g| group(g))
+}
+
+/// The bodies of a collection; see [`crate::topology::Topology::list`].
 pub(crate) fn list(views: &Views<'_>, collection: &str) -> Result<Vec<Value>, Rejection> {
     let trimmed = collection.strip_suffix('/').unwrap_or(collection);
     let parts: Vec<&str> = trimmed.split('/').skip(1).collect();
@@ -93,14 +106,14 @@ fn top_level(
         .ok_or_else(|| unknown_type(collection))
 }
 
-/// All top-level items of a kind. None: the kind has no items of its own.
+/// All top-level items of a kind in a scope. `None`: the kind has no top-level items.
 fn of_kind(views: &Views<'_>, kind: Kind, scope: &Scope) -> Option<Vec<Value>> {
-    resource::entry(kind).map(|entry| (entry.list)(views, &|id| scope.holds(id)))
+    registry::entry(kind).map(|entry| (entry.list)(views, &|id| scope.holds(id)))
 }
 
-/// The generic list of all resources, in order of type.
+/// The generic list of all resources in a scope, ordered by type.
 fn resources(views: &Views<'_>, scope: &Scope) -> Vec<Value> {
-    let mut kinds: Vec<Kind> = resource::ENTRIES.iter().map(|entry| entry.kind).collect();
+    let mut kinds: Vec<Kind> = registry::ENTRIES.iter().map(|entry| entry.kind).collect();
     kinds.sort_by_key(|kind| kind.types());
     let bodies = kinds
         .into_iter()
@@ -109,6 +122,7 @@ fn resources(views: &Views<'_>, scope: &Scope) -> Vec<Value> {
     bodies.map(|body| generic(&body)).collect()
 }
 
+/// The bodies of all children of an item.
 fn children(views: &Views<'_>, collection: &str) -> Result<Vec<Value>, Rejection> {
     let Some((parent, types)) = collection.rsplit_once('/') else {
         return Err(unknown_type(collection));
@@ -119,7 +133,7 @@ fn children(views: &Views<'_>, collection: &str) -> Result<Vec<Value>, Rejection
     let id = parent.id();
     let missing = || rejected(not_found(&parent));
     let is = |word: &str| types.eq_ignore_ascii_case(word);
-    let entry = parent.kind().and_then(resource::entry);
+    let entry = parent.kind().and_then(registry::entry);
     if let Some(child) = entry.and_then(|e| e.children.iter().find(|c| is(c.name))) {
         return (child.list)(views, &id).ok_or_else(missing);
     }

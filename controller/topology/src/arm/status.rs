@@ -1,25 +1,25 @@
-//! The status of a connection, from what the gateway agents of its own side report (G12, M8).
+//! The status of a connection, from the reports of the gateway agents on its own side (G12, M8).
 
 use crate::path::shown;
 use crate::resource::{Binding, Connection, ConnectionType};
-use crate::topology::{Live, Topology};
+use crate::topology::{AgentStatuses, Topology};
 use serde_json::{Value, json};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::status::{LinkState, LinkStatus};
 
-/// What a connection's body says of its state.
+/// The state properties of a connection's body.
 pub(crate) struct Status {
     /// `Unknown`, `Connecting`, `Connected` or `NotConnected`.
     pub(crate) status: &'static str,
-    /// Inner bytes received.
+    /// Received bytes, counted inside the tunnels.
     pub(crate) ingress: u64,
-    /// Inner bytes sent.
+    /// Sent bytes, counted inside the tunnels.
     pub(crate) egress: u64,
-    /// `tunnelConnectionStatus`.
+    /// `tunnelConnectionStatus`: one entry for each tunnel.
     pub(crate) tunnels: Vec<Value>,
 }
 
-/// An instance of the gateway and what it has a link with.
+/// The tunnel between an instance of the gateway and a far end.
 struct Tunnel {
     name: String,
     status: &'static str,
@@ -28,17 +28,17 @@ struct Tunnel {
     egress: u64,
 }
 
-/// The agents that serve a gateway.
+/// The agents of a gateway that are not revoked.
 fn instances(topology: &Topology, gateway: &ResourceId) -> Vec<AgentId> {
     let serves = |binding: &Binding| matches!(binding, Binding::Gateway { gateway: g, .. } if g == gateway);
     let agents = topology.agents.values().filter(|a| !a.revoked && serves(&a.binding));
     agents.map(|a| a.id.clone()).collect()
 }
 
-/// The status of `connection` now.
-pub(crate) fn of(topology: &Topology, live: &Live, connection: &Connection) -> Status {
-    let tunnels = tunnels(topology, live, connection);
-    // G12: connected when one tunnel is; not connected when all are down.
+/// The present status of a connection.
+pub(crate) fn of(topology: &Topology, statuses: &AgentStatuses, connection: &Connection) -> Status {
+    let tunnels = tunnels(topology, statuses, connection);
+    // A connection is Connected if one of its tunnels is, and NotConnected if all are down (G12).
     let has = |status: &str| tunnels.iter().any(|t| t.status == status);
     let order = ["Connected", "Connecting", "NotConnected"];
     Status {
@@ -49,7 +49,8 @@ pub(crate) fn of(topology: &Topology, live: &Live, connection: &Connection) -> S
     }
 }
 
-fn tunnels(topology: &Topology, live: &Live, connection: &Connection) -> Vec<Tunnel> {
+/// The tunnels of a connection. One entry with a reason stands for all if none can exist.
+fn tunnels(topology: &Topology, statuses: &AgentStatuses, connection: &Connection) -> Vec<Tunnel> {
     let alone = |status, reason: String| {
         vec![Tunnel {
             name: connection.envelope.id.name().to_owned(),
@@ -66,7 +67,7 @@ fn tunnels(topology: &Topology, live: &Live, connection: &Connection) -> Vec<Tun
             format!("no agent serves gateway {}", connection.gateway1.name()),
         );
     }
-    if !own.iter().any(|agent| live.agents.contains_key(agent)) {
+    if !own.iter().any(|agent| statuses.agents.contains_key(agent)) {
         return alone(
             "Unknown",
             format!("no agent of gateway {} has reported yet", connection.gateway1.name()),
@@ -95,12 +96,12 @@ fn tunnels(topology: &Topology, live: &Live, connection: &Connection) -> Vec<Tun
     pairs
         .map(|(here, there)| {
             let shown = site.map_or(there.as_str(), |s| s.envelope.id.name());
-            tunnel(live, here, there, shown, end)
+            tunnel(statuses, here, there, shown, end)
         })
         .collect()
 }
 
-/// What a connection lacks to come up, whatever its links do.
+/// The reason why a connection cannot come up, whatever the state of its links. `None`: nothing is missing.
 fn lacking(topology: &Topology, connection: &Connection) -> Option<String> {
     let far = connection.gateway2.name();
     let own_asn = topology.gateways.get(&connection.gateway1).map(|g| g.asn);
@@ -110,11 +111,11 @@ fn lacking(topology: &Topology, connection: &Connection) -> Option<String> {
             .is_none()
             .then(|| "no shared key is set (G11)".to_owned())
     };
-    // Azure's BGP session between equals just does not come up.
+    // Azure accepts equal ASNs and the BGP session never comes up; here the status names the reason.
     let equals = |far_asn: Option<u32>| {
         let asn = far_asn.filter(|_| connection.enable_bgp && far_asn == own_asn)?;
         Some(format!(
-            "both ends have ASN {asn}: no BGP session comes up between equals (G4)"
+            "both ends have ASN {asn}: no BGP session comes up between equal ASNs (G4)"
         ))
     };
     match connection.connection_type {
@@ -145,7 +146,7 @@ fn lacking(topology: &Topology, connection: &Connection) -> Option<String> {
     }
 }
 
-/// The agents that serve a circuit's links, the primary one first.
+/// The agents of a circuit's edges, the primary one first.
 fn edges(topology: &Topology, circuit: &ResourceId) -> Vec<AgentId> {
     let link = |binding: &Binding| match binding {
         Binding::Edge { circuit: c, link } if c == circuit => Some(*link),
@@ -157,13 +158,13 @@ fn edges(topology: &Topology, circuit: &ResourceId) -> Vec<AgentId> {
     found.into_iter().map(|(_, agent)| agent).collect()
 }
 
-fn tunnel(live: &Live, here: &AgentId, there: &AgentId, shown: &str, end: &str) -> Tunnel {
-    let link = live
+fn tunnel(statuses: &AgentStatuses, here: &AgentId, there: &AgentId, shown: &str, end: &str) -> Tunnel {
+    let link = statuses
         .agents
         .get(here)
         .and_then(|status| status.links.iter().find(|l| l.peer == *there));
     let (status, reason) = match link {
-        _ if !live.connected.contains(here) => (
+        _ if !statuses.connected.contains(here) => (
             "Unknown",
             Some(format!("agent {here} is not connected to the controller")),
         ),
@@ -171,7 +172,7 @@ fn tunnel(live: &Live, here: &AgentId, there: &AgentId, shown: &str, end: &str) 
             "Unknown",
             Some(format!("agent {here} has not reported this tunnel yet")),
         ),
-        Some(link) => judge(link, end),
+        Some(link) => tunnel_state(link, end),
     };
     Tunnel {
         name: format!("{here}-{shown}"),
@@ -182,8 +183,8 @@ fn tunnel(live: &Live, here: &AgentId, there: &AgentId, shown: &str, end: &str) 
     }
 }
 
-/// `end`: what is at the other end, for people.
-fn judge(link: &LinkStatus, end: &str) -> (&'static str, Option<String>) {
+/// The status and reason that ARM shows for the state of a link. `end` names the far end in the reason.
+fn tunnel_state(link: &LinkStatus, end: &str) -> (&'static str, Option<String>) {
     let words = |code: &str, otherwise: String| {
         let detail = link.reason.as_deref().map_or(otherwise, shown);
         Some(format!("{code}: {detail}"))
@@ -201,7 +202,7 @@ fn judge(link: &LinkStatus, end: &str) -> (&'static str, Option<String>) {
         ),
         LinkState::NoEndpoint => (
             "NotConnected",
-            words("PeerReachability", format!("nobody knows where {end} is reached")),
+            words("PeerReachability", format!("the endpoint of {end} is unknown")),
         ),
     }
 }

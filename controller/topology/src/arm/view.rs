@@ -1,8 +1,8 @@
-//! ARM JSON out: the body of each item, in the types that strict clients insist on.
+//! ARM JSON: the bodies of items, in the JSON types that strict clients require.
 
-use crate::path::{ArmPath, Kind, is_child_of};
-use crate::resource::{self, Agent, Binding, Envelope, ResourceGroup};
-use crate::topology::{Live, Topology};
+use crate::path::{Kind, is_child_of};
+use crate::resource::{Agent, Binding, Envelope, ResourceGroup};
+use crate::topology::{AgentStatuses, Topology};
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 use std::cell::OnceCell;
@@ -12,17 +12,17 @@ use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
-/// Views of one topology; what is looked up from behind (who uses a subnet) is gathered once, when first needed.
+/// Views of one topology. Reverse references, such as the users of a subnet, are collected once, at the first use.
 pub(crate) struct Views<'t> {
     pub(crate) topology: &'t Topology,
-    pub(crate) live: &'t Live,
-    /// Look at this VNet's addresses only.
+    pub(crate) statuses: &'t AgentStatuses,
+    /// Collects the users of this VNet's subnets only. `None`: of all VNets.
     only: Option<ResourceId>,
     users: OnceCell<Users>,
     vms: OnceCell<BTreeMap<ResourceId, Arc<Agent>>>,
 }
 
-/// The ids of ip configurations, by what they use.
+/// The ids of ip configurations, by the subnet or public address that they use.
 #[derive(Default)]
 struct Users {
     subnets: BTreeMap<ResourceId, Vec<String>>,
@@ -39,28 +39,33 @@ impl Users {
     }
 }
 
-pub(crate) fn tag(etag: Uuid) -> String {
+/// An etag in the format of HTTP and ARM.
+pub(crate) fn weak_etag(etag: Uuid) -> String {
     format!("W/\"{etag}\"")
 }
 
+/// A reference to another resource.
 pub(crate) fn reference(id: impl ToString) -> Value {
     json!({"id": id.to_string()})
 }
 
-pub(crate) fn space(prefixes: &[IpNet]) -> Value {
+/// An address space in ARM's format.
+pub(crate) fn address_space(prefixes: &[IpNet]) -> Value {
     json!({"addressPrefixes": prefixes})
 }
 
-pub(crate) fn version(address: IpAddr) -> &'static str {
+/// The value of `privateIPAddressVersion`.
+pub(crate) fn address_version(address: IpAddr) -> &'static str {
     if address.is_ipv6() { "IPv6" } else { "IPv4" }
 }
 
-pub(crate) fn method(is_static: bool) -> &'static str {
+/// The value of `privateIPAllocationMethod`.
+pub(crate) fn allocation_method(is_static: bool) -> &'static str {
     if is_static { "Static" } else { "Dynamic" }
 }
 
-/// The own members over those that are kept and echoed.
-pub(crate) fn over(own: Value, echoed: Option<&Value>) -> Value {
+/// An object with all members of `own`, and those of `echoed` that `own` lacks.
+pub(crate) fn merge_echoed(own: Value, echoed: Option<&Value>) -> Value {
     let (Value::Object(own), Some(Value::Object(echoed))) = (&own, echoed) else {
         return own;
     };
@@ -69,50 +74,50 @@ pub(crate) fn over(own: Value, echoed: Option<&Value>) -> Value {
     Value::Object(all)
 }
 
-/// A top-level resource.
-pub(crate) fn top(envelope: &Envelope, kind: Kind, mut properties: Value) -> Value {
+/// The body of a top-level resource: its envelope and `properties`.
+pub(crate) fn top_level(envelope: &Envelope, kind: Kind, mut properties: Value) -> Value {
     properties["provisioningState"] = "Succeeded".into();
     properties["resourceGuid"] = envelope.resource_guid.to_string().into();
     let own = json!({
         "id": envelope.id,
         "name": envelope.id.name(),
         "type": kind.type_name(),
-        "etag": tag(envelope.etag),
+        "etag": weak_etag(envelope.etag),
         "location": envelope.location,
         "tags": envelope.tags,
-        "properties": over(properties, envelope.echoed.get("properties")),
+        "properties": merge_echoed(properties, envelope.echoed.get("properties")),
     });
-    over(own, Some(&Value::Object(envelope.echoed.clone())))
+    merge_echoed(own, Some(&Value::Object(envelope.echoed.clone())))
 }
 
-/// A child resource.
+/// The body of a child resource.
 pub(crate) fn child(id: &ResourceId, kind: Kind, etag: Uuid, mut properties: Value) -> Value {
     properties["provisioningState"] = "Succeeded".into();
     json!({
         "id": id,
         "name": id.name(),
         "type": kind.type_name(),
-        "etag": tag(etag),
+        "etag": weak_etag(etag),
         "properties": properties,
     })
 }
 
 impl<'t> Views<'t> {
-    pub(crate) fn new(topology: &'t Topology, live: &'t Live) -> Self {
+    pub(crate) fn new(topology: &'t Topology, statuses: &'t AgentStatuses) -> Self {
         Self {
             topology,
-            live,
+            statuses,
             only: None,
             users: OnceCell::new(),
             vms: OnceCell::new(),
         }
     }
 
-    /// For the body of one VNet or of something in it.
-    pub(crate) fn within(topology: &'t Topology, live: &'t Live, vnet: ResourceId) -> Self {
+    /// Views for the body of one VNet or of its children: only users of its subnets are collected.
+    pub(crate) fn within(topology: &'t Topology, statuses: &'t AgentStatuses, vnet: ResourceId) -> Self {
         Self {
             only: Some(vnet),
-            ..Self::new(topology, live)
+            ..Self::new(topology, statuses)
         }
     }
 
@@ -134,7 +139,7 @@ impl<'t> Views<'t> {
         })
     }
 
-    /// The ids of the ip configurations in a subnet.
+    /// The ids of the ip configurations in a subnet. `None`: it has none.
     pub(crate) fn subnet_users(&self, subnet: &ResourceId) -> Option<&[String]> {
         self.users().subnets.get(subnet).map(Vec::as_slice)
     }
@@ -144,7 +149,7 @@ impl<'t> Views<'t> {
         self.users().public_ips.get(id)
     }
 
-    /// Virtual machines: what agents stand for.
+    /// The virtual machines by id, each with its agent. Revoked agents are left out.
     pub(crate) fn vms(&self) -> &BTreeMap<ResourceId, Arc<Agent>> {
         self.vms.get_or_init(|| {
             let agents = self.topology.agents.values().filter(|a| !a.revoked);
@@ -155,22 +160,9 @@ impl<'t> Views<'t> {
             vms.collect()
         })
     }
-
-    /// The body of one item.
-    pub(crate) fn item(&self, path: &ArmPath) -> Option<Value> {
-        let id = path.id();
-        let topology = self.topology;
-        let kind = path.kind()?;
-        if let Some(entry) = resource::entry(kind) {
-            return (entry.item)(self, &id);
-        }
-        if let Some(child) = resource::child(kind) {
-            return (child.item)(self, path);
-        }
-        topology.resource_groups.get(&id).map(|g| group(g))
-    }
 }
 
+/// The body of a resource group.
 pub(crate) fn group(group: &ResourceGroup) -> Value {
     json!({
         "id": group.id,
@@ -182,7 +174,7 @@ pub(crate) fn group(group: &ResourceGroup) -> Value {
     })
 }
 
-/// The members of [`Map`] that the generic resource lists have.
+/// The members of a body that the generic resource lists show.
 pub(crate) fn generic(body: &Value) -> Value {
     let mut short = Map::new();
     for name in ["id", "name", "type", "location", "tags"] {

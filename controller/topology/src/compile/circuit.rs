@@ -1,7 +1,8 @@
-//! ExpressRoute gateways and the edges of circuits.
+//! The configurations of ExpressRoute gateways and of the edges of circuits.
 
 use super::index::{Circuit, Index, Instance, Vnet};
-use super::{Compiler, links, prefix, router_id};
+use super::speaker::router_id;
+use super::{links, prefix, spaces};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use tombolo_proto::config::{
@@ -10,11 +11,10 @@ use tombolo_proto::config::{
 };
 use tombolo_proto::id::Secret;
 
-/// One instance of an ExpressRoute gateway.
-pub(super) fn gateway<'t>(compiler: &Compiler<'t>, vnet: &Vnet<'t>, instance: &Instance<'t>) -> Option<AgentConfig> {
-    let index = &compiler.index;
+/// The configuration of one instance of an ExpressRoute gateway. `None`: the gateway or its subnet does not exist.
+pub(super) fn gateway(index: &Index<'_>, vnet: &Vnet<'_>, instance: &Instance<'_>) -> Option<AgentConfig> {
     let (_, subnet) = index.subnet(instance.subnet)?;
-    let (spaces, own_side) = compiler.own_side(vnet);
+    let (delivered, own_side) = spaces::own_side(index, vnet);
     let circuits = index.circuits_of(vnet).map(|(circuit, connection)| LinkedCircuit {
         connection: connection.envelope.id.clone(),
         circuit: circuit.resource.envelope.id.clone(),
@@ -33,13 +33,13 @@ pub(super) fn gateway<'t>(compiler: &Compiler<'t>, vnet: &Vnet<'t>, instance: &I
             own_side,
             circuits: circuits.collect(),
         },
-        subnets: compiler.subnets(vnet, std::iter::once(subnet)),
-        spaces,
+        subnets: spaces::subnets(index, vnet, std::iter::once(subnet)),
+        spaces: delivered,
         links: links::of_circuit_gateway(index, vnet, instance),
     })
 }
 
-/// The edge of one link of a circuit. None: nobody has it.
+/// The configuration of the edge of one link of a circuit. `None`: no agent is bound to the link.
 pub(super) fn edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLink) -> Option<AgentConfig> {
     let agent = circuit.edges[link as usize]?;
     let peering = circuit.peering;
@@ -47,7 +47,8 @@ pub(super) fn edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLink) 
         CircuitLink::Primary => peering.primary,
         CircuitLink::Secondary => peering.secondary,
     };
-    // E1: of the line's addresses the first is the customer's, the second the edge's.
+    // The first host address of the line is the customer's, the second one is the edge's (E1).
+    // `hosts` of an IPv6 prefix includes the subnet-router anycast address, which no host has.
     let mut hosts = prefix.hosts().skip(usize::from(prefix.addr().is_ipv6()));
     let (customer, own) = (hosts.next()?, hosts.next()?);
     let mut networks = Vec::new();
@@ -95,6 +96,7 @@ pub(super) fn edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLink) 
     })
 }
 
+/// The customer edge as a BGP neighbour of the edge.
 fn neighbour(circuit: &Circuit<'_>, customer: IpAddr, own: IpAddr, hold_time: u16) -> Neighbour {
     Neighbour {
         id: circuit.resource.envelope.id.clone(),

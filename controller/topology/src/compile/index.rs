@@ -1,4 +1,5 @@
-//! Who is where in one revision: computed once, so that compiling for one agent looks at its neighbours only.
+//! The agents, gateways and joined networks of one revision. It is computed once, so that the compilation for one agent
+//! visits only its neighbours.
 
 mod join;
 
@@ -15,58 +16,61 @@ use tombolo_proto::config::{CircuitLink, GatewayKind, Owner, Transport};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::GatewayHop;
 
-/// The VNets of a topology with what belongs to each. Positions refer to [`Index::vnets`].
+/// The VNets and circuits of a topology with their agents and connections. Positions in other types refer to
+/// [`Index::vnets`] and [`Index::circuits`].
 #[derive(Debug)]
 pub(super) struct Index<'t> {
     pub(super) topology: &'t Topology,
-    /// Ordered by id.
+    /// The VNets, ordered by id.
     pub(super) vnets: Vec<Vnet<'t>>,
-    /// Circuits with a private peering, ordered by id.
+    /// The circuits with a private peering, ordered by id.
     pub(super) circuits: Vec<Circuit<'t>>,
     subnets: BTreeMap<&'t ResourceId, (usize, usize)>,
     agents: BTreeMap<&'t AgentId, Place>,
 }
 
-/// Where an agent stands.
+/// The position of an agent in the index.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Place {
-    /// `vnets[vnet].machines[machine]`.
+    /// The agent of a VM: `vnets[vnet].machines[machine]`.
     Machine { vnet: usize, machine: usize },
-    /// `vnets[vnet].instances[instance]`.
+    /// An instance of a VPN gateway: `vnets[vnet].instances[instance]`.
     Gateway { vnet: usize, instance: usize },
-    /// `vnets[vnet].er_instances[instance]`.
+    /// An instance of an ExpressRoute gateway: `vnets[vnet].er_instances[instance]`.
     CircuitGateway { vnet: usize, instance: usize },
-    /// `circuits[circuit].edges[link]`.
+    /// The edge of a circuit: `circuits[circuit].edges[link]`.
     Edge { circuit: usize, link: CircuitLink },
 }
 
-/// A VNet and what belongs to it. Revoked agents do not exist here.
+/// A VNet with its agents, peers and connections. The index leaves out revoked agents.
 #[derive(Debug)]
 pub(super) struct Vnet<'t> {
     pub(super) position: usize,
     pub(super) resource: &'t VirtualNetwork,
-    /// VM agents, ordered by id.
+    /// The agents of VMs, ordered by id.
     pub(super) machines: Vec<Machine<'t>>,
-    /// Addresses of `machines`, ordered, each once.
+    /// The owners of the addresses of `machines`, ordered by prefix, one for each prefix.
     pub(super) owners: Vec<Owner>,
-    /// `Connected` peerings, in order of creation.
+    /// The `Connected` peerings, in order of creation.
     pub(super) peers: Vec<Peer<'t>>,
-    /// The own VPN gateway (X7: at most one).
+    /// The VNet's VPN gateway (X7: at most one).
     pub(super) gateway: Option<&'t VirtualNetworkGateway>,
-    /// Agents of the own gateway, in order of its `ipConfigurations`: the first is preferred.
+    /// The agents of that gateway, in order of its `ipConfigurations`: the first one is preferred.
     pub(super) instances: Vec<Instance<'t>>,
-    /// The own ExpressRoute gateway (X7: at most one), and its agents.
+    /// The VNet's ExpressRoute gateway (X7: at most one).
     pub(super) er_gateway: Option<&'t VirtualNetworkGateway>,
+    /// The agents of that gateway, in order of its `ipConfigurations`.
     pub(super) er_instances: Vec<Instance<'t>>,
-    /// Its connections to circuits, ordered by id: positions in [`Index::circuits`] and in [`Circuit::links`].
+    /// The connections of that gateway to circuits, ordered by id: positions in [`Index::circuits`] and in
+    /// [`Circuit::links`].
     pub(super) circuits: Vec<(usize, usize)>,
-    /// Connections of the own VPN gateway that exist on both sides, ordered by id.
+    /// The connections of the VPN gateway that exist on both sides, ordered by id.
     pub(super) tunnels: Vec<Tunnel<'t>>,
-    /// Its connections to sites, ordered by id.
+    /// The connections of the VPN gateway to sites, ordered by id.
     pub(super) sites: Vec<Site<'t>>,
-    /// VNets that use the own gateways as remote gateways.
+    /// The VNets that use this VNet's gateways as remote gateways.
     pub(super) clients: Vec<Client<'t>>,
-    /// The VNet whose gateways this one uses: itself, or a peer (P23). None: no gateway.
+    /// The VNet whose gateways this VNet uses: itself, or a peer. `None`: it uses no gateway (P23).
     pub(super) hub: Option<usize>,
 }
 
@@ -74,23 +78,23 @@ pub(super) struct Vnet<'t> {
 #[derive(Debug)]
 pub(super) struct Machine<'t> {
     pub(super) agent: &'t Agent,
-    /// The primary one first. Never empty.
+    /// The NICs, the primary one first. Never empty.
     pub(super) nics: Vec<&'t NetworkInterface>,
-    /// Subnets whose other machines sit behind it (D8).
+    /// The subnets whose machines without an agent are behind this host (D8).
     pub(super) served: Vec<&'t Subnet>,
-    /// The sources that it may always use: its addresses, and what it serves except what others have there (D10).
-    /// Ordered.
-    pub(super) speaks_for: Vec<IpNet>,
+    /// The source addresses that the machine may always use: its own, and those of its served subnets that no other
+    /// agent owns. Ordered (D10).
+    pub(super) sources: Vec<IpNet>,
 }
 
-/// A circuit and what hangs on it (E1).
+/// A circuit with its edges and connections (E1).
 #[derive(Debug)]
 pub(super) struct Circuit<'t> {
     pub(super) resource: &'t ExpressRouteCircuit,
     pub(super) peering: &'t PrivatePeering,
-    /// The agents of its primary and its secondary edge.
+    /// The agents of the primary and of the secondary edge.
     pub(super) edges: [Option<&'t Agent>; 2],
-    /// Connections to it, ordered by id.
+    /// The connections to the circuit, ordered by id.
     pub(super) links: Vec<CircuitConnection<'t>>,
 }
 
@@ -102,7 +106,7 @@ pub(super) struct CircuitConnection<'t> {
 }
 
 impl<'t> Circuit<'t> {
-    /// Edges that have an agent, with their ends of a connection's tunnels (T4), the primary one first.
+    /// The edges that have an agent, the primary one first, each with the address of its tunnel of `connection` (T4).
     pub(super) fn ends(&self, connection: &Connection) -> impl Iterator<Item = (&'t Agent, GatewayHop)> {
         let addresses = connection.tunnel_addresses.clone();
         self.edges.iter().zip(addresses).filter_map(|(agent, address)| {
@@ -121,21 +125,21 @@ impl<'t> Circuit<'t> {
 pub(super) struct Site<'t> {
     pub(super) connection: &'t Connection,
     pub(super) local: &'t LocalNetworkGateway,
-    /// BGP is on at both ends, and their ASNs differ (G4).
+    /// Both ends have BGP enabled and different ASNs, so they exchange routes (G4).
     pub(super) exchange: bool,
-    /// What lies behind it as configured, without what overlaps the own VNet (G7), ordered.
+    /// The site's configured prefixes, without those that overlap the gateway's VNet. Ordered (G7).
     pub(super) prefixes: Vec<IpNet>,
 }
 
 impl Site<'_> {
-    /// The device's address inside the tunnel, for the session alone: no route to it is made known. None: no session.
+    /// The device's BGP address inside the tunnel, which no route advertises. `None`: there is no BGP session.
     pub(super) fn bgp_address(&self) -> Option<IpNet> {
         let bgp = self.local.bgp.filter(|_| self.exchange)?;
         Some(IpNet::from(bgp.address))
     }
 
-    /// The name under which links know the device; none while its key or the shared key is missing: a tunnel without
-    /// these would stand on less than was asked for (G11).
+    /// The name of the device as a link's peer. `None`: its public key or the shared key is missing. A tunnel without
+    /// them would be less secure than requested (G11).
     pub(super) fn device(&self) -> Option<AgentId> {
         self.local.public_key?;
         self.connection.shared_key.as_ref()?;
@@ -143,20 +147,21 @@ impl Site<'_> {
     }
 }
 
-/// A `Connected` peering.
+/// A peering whose halves are both `Connected`.
 #[derive(Debug)]
 pub(super) struct Peer<'t> {
-    /// The own half.
+    /// The half of this VNet.
     pub(super) half: &'t Peering,
-    /// The other half.
+    /// The half of the other VNet.
     pub(super) counterpart: &'t Peering,
     pub(super) remote: usize,
-    /// The regions differ (P30).
+    /// Whether the two regions differ (P30).
     pub(super) global: bool,
 }
 
 impl Peer<'_> {
-    /// What may carry links across it: the half that wants something decides (D6).
+    /// The transport of links across the peering. A half with an explicit transport overrides one with `Automatic`
+    /// (D6).
     pub(super) fn transport(&self) -> Transport {
         match self.half.transport {
             Transport::Automatic => self.counterpart.transport,
@@ -173,17 +178,17 @@ pub(super) struct Instance<'t> {
     pub(super) subnet: &'t ResourceId,
 }
 
-/// A connection that exists on both sides (G10).
+/// A connection between two gateways that exists on both sides (G10).
 #[derive(Debug)]
 pub(super) struct Tunnel<'t> {
-    /// The own object.
+    /// The connection object of this VNet's gateway.
     pub(super) connection: &'t Connection,
-    /// The other gateway's VNet.
+    /// The position of the other gateway's VNet.
     pub(super) remote: usize,
-    /// BGP is on at both ends, and their ASNs differ (G4).
+    /// Both ends have BGP enabled and different ASNs, so they exchange routes (G4).
     pub(super) exchange: bool,
-    /// What lies behind it (G9, P21b), ordered: never what the other gateway learned elsewhere (D9), nothing that
-    /// overlaps the own VNet (G20).
+    /// The prefixes reachable through the tunnel (G9, P21b), ordered. Prefixes that the other gateway learned elsewhere
+    /// are not among them (D9), nor are those that overlap this VNet (G20).
     pub(super) prefixes: Vec<IpNet>,
 }
 
@@ -191,12 +196,13 @@ pub(super) struct Tunnel<'t> {
 #[derive(Debug)]
 pub(super) struct Client<'t> {
     pub(super) vnet: usize,
-    /// The gateway's side's half: its `remoteAddressSpace` is what the gateway knows of the client (P27).
+    /// The half of the gateway's VNet. Its `remoteAddressSpace` is the part of the client that the gateway has synced
+    /// (P27).
     pub(super) half: &'t Peering,
 }
 
 impl Vnet<'_> {
-    /// What may carry links to the machines and gateways of another VNet, or of this one.
+    /// The transport of links to the machines and gateways of VNet `other`, which may be this one.
     pub(super) fn transport_to(&self, other: usize) -> Transport {
         let peer = self.peers.iter().find(|p| p.remote == other);
         peer.map_or(Transport::Automatic, Peer::transport)
@@ -204,6 +210,7 @@ impl Vnet<'_> {
 }
 
 impl<'t> Index<'t> {
+    /// Indexes a topology. Gateways and agents come before the joins, which read them.
     pub(super) fn new(topology: &'t Topology) -> Self {
         let mut index = Self {
             topology,
@@ -244,12 +251,14 @@ impl<'t> Index<'t> {
         index
     }
 
+    /// A subnet with its VNet. `None`: it does not exist.
     pub(super) fn subnet(&self, id: &ResourceId) -> Option<(&Vnet<'t>, &'t Subnet)> {
         let (vnet, subnet) = *self.subnets.get(id)?;
         let vnet = &self.vnets[vnet];
         Some((vnet, &vnet.resource.subnets[subnet]))
     }
 
+    /// The position of an agent. `None`: the agent is unknown, revoked, or bound to a deleted resource.
     pub(super) fn place(&self, agent: &AgentId) -> Option<Place> {
         self.agents.get(agent).copied()
     }
@@ -296,10 +305,11 @@ impl<'t> Index<'t> {
         for vnet in &mut self.vnets {
             vnet.owners = vnet.machines.iter().flat_map(Machine::owners).collect();
             order_owners(&mut vnet.owners);
-            vnet.settle_sources();
+            vnet.assign_sources();
         }
     }
 
+    /// Adds the agent of a VM to the VNet of its primary NIC. Served subnets of other VNets are left out.
     fn place_machine(&mut self, agent: &'t Agent, nics: &'t [ResourceId], served: &'t [ResourceId]) {
         let nics: Vec<&NetworkInterface> = nics
             .iter()
@@ -322,11 +332,11 @@ impl<'t> Index<'t> {
             agent,
             nics,
             served,
-            speaks_for: Vec::new(),
+            sources: Vec::new(),
         });
     }
 
-    /// The connections of a VNet's gateway to circuits, with these.
+    /// The circuits that a VNet's gateway is connected to, with the connections.
     pub(super) fn circuits_of<'i>(
         &'i self,
         vnet: &'i Vnet<'t>,
@@ -339,7 +349,7 @@ impl<'t> Index<'t> {
     }
 }
 
-/// The agents of a gateway, in order of its `ipConfigurations`: the first is preferred.
+/// The agents of a gateway, in order of its `ipConfigurations`. Instances without an agent are left out.
 fn instances_of<'t>(topology: &'t Topology, gateway: Option<&'t VirtualNetworkGateway>) -> Vec<Instance<'t>> {
     let Some(gateway) = gateway else { return Vec::new() };
     let mut instances = Vec::new();
@@ -361,19 +371,19 @@ fn instances_of<'t>(topology: &'t Topology, gateway: Option<&'t VirtualNetworkGa
 }
 
 impl Vnet<'_> {
-    /// It has a gateway of its own, of either kind.
+    /// Whether the VNet has a gateway of its own, of either type.
     pub(super) fn has_gateway(&self) -> bool {
         self.gateway.is_some() || self.er_gateway.is_some()
     }
 
-    /// Routes come to its gateways that no configuration holds, so machines are told of routes (D11).
-    pub(super) fn hears(&self) -> bool {
+    /// Whether the VNet's gateways learn routes at run time, which they then advertise to the machines (D11).
+    pub(super) fn learns_routes(&self) -> bool {
         !self.circuits.is_empty() || self.tunnels.iter().any(|t| t.exchange) || self.sites.iter().any(|s| s.exchange)
     }
 
-    /// D8, D10: a machine with a NIC of its own does not sit behind the host that serves its subnet, so that host does
-    /// not speak for it.
-    fn settle_sources(&mut self) {
+    /// Computes the source addresses of each machine. A machine with an agent of its own is not behind the host that
+    /// serves its subnet, so that host must not send from its address (D8, D10).
+    fn assign_sources(&mut self) {
         let machines = self.machines.iter().flat_map(|machine| {
             let own = machine.addresses();
             own.map(|address| (IpNet::from(address), &machine.agent.id))
@@ -392,20 +402,20 @@ impl Vnet<'_> {
         });
         let sources: Vec<Vec<IpNet>> = sources.collect();
         for (machine, sources) in self.machines.iter_mut().zip(sources) {
-            machine.speaks_for = sources;
+            machine.sources = sources;
         }
     }
 
-    /// What the own gateways tell the other ends of their connections: the own space, and that of its clients as if it
-    /// were its own (P21b, E5). Nothing learned elsewhere (D9). Ordered.
+    /// The prefixes that the VNet's gateways advertise to the other ends of their connections: the VNet's own, and
+    /// those of its clients (P21b, E5). Routes that were learned elsewhere are not among them (D9). Ordered.
     pub(super) fn advertised(&self) -> Vec<IpNet> {
         let mut prefixes = self.resource.address_space.clone();
         prefixes.extend(self.clients.iter().flat_map(|client| &client.half.remote_address_space));
         prefix::sorted(&prefixes)
     }
 
-    /// What lies behind the connections of the own gateway, ordered.
-    pub(super) fn contributed(&self) -> Vec<IpNet> {
+    /// The prefixes reachable through the connections of the VNet's VPN gateway, ordered.
+    pub(super) fn connection_prefixes(&self) -> Vec<IpNet> {
         let tunnels = self.tunnels.iter().flat_map(|t| &t.prefixes);
         let sites = self.sites.iter().flat_map(|s| &s.prefixes);
         let prefixes: Vec<IpNet> = tunnels.chain(sites).copied().collect();
@@ -414,7 +424,7 @@ impl Vnet<'_> {
 }
 
 impl Machine<'_> {
-    /// Prefixes of the machines behind this host.
+    /// The prefixes of the subnets that this host serves.
     pub(super) fn served_prefixes(&self) -> Vec<IpNet> {
         self.served
             .iter()
@@ -430,11 +440,12 @@ impl Machine<'_> {
             .map(|c| c.address)
     }
 
-    /// It is an appliance: one of its NICs has `enableIPForwarding` (R12).
+    /// Whether the machine is an appliance: one of its NICs has `enableIPForwarding` (R12).
     pub(super) fn forwards(&self) -> bool {
         self.nics.iter().any(|nic| nic.enable_ip_forwarding)
     }
 
+    /// The addresses and served prefixes of the machine as owners. A served prefix never has IP forwarding.
     fn owners(&self) -> Vec<Owner> {
         let mut owners = Vec::new();
         for nic in &self.nics {
@@ -453,13 +464,13 @@ impl Machine<'_> {
     }
 }
 
-/// Orders owners by prefix; of two for one prefix, the first by id stays.
+/// Orders owners by prefix and drops duplicates. If two agents own one prefix, the smaller id is kept.
 pub(super) fn order_owners(owners: &mut Vec<Owner>) {
     owners.sort_by(|a, b| (a.prefix, &a.agent).cmp(&(b.prefix, &b.agent)));
     owners.dedup_by(|later, earlier| later.prefix == earlier.prefix);
 }
 
-/// A region's name as ARM compares it: `West US` is `westus`.
+/// A region's name in the form that ARM compares: `West US` is `westus`.
 fn region(location: &str) -> String {
     location
         .chars()

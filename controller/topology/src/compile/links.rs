@@ -1,4 +1,4 @@
-//! Which agents may have a link, and what each end may speak for (D9, D10, D14).
+//! Which agents may have a link, and which sources each end may use (D9, D10, D14).
 
 use super::index::{Circuit, Index, Instance, Machine, Site, Tunnel, Vnet};
 use super::prefix;
@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use tombolo_proto::config::{CircuitLink, ForeignSources, Link, Relation, Transport};
 use tombolo_proto::id::AgentId;
 
-/// The links of a VM: its VNet's machines, those of `Connected` peers, and the gateway in use.
+/// The links of a VM: to the machines of its VNet and of `Connected` peers, and to the gateways in use.
 pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>, own: &Machine<'_>) -> Vec<Link> {
     let own_space = &vnet.resource.address_space;
     let mut links = Links::of(&own.agent.id);
@@ -22,7 +22,7 @@ pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>, own: &Machine<'_>) 
             machine.agent,
             Relation::VnetLocal {},
             Transport::Automatic,
-            machine.speaks_for.clone(),
+            machine.sources.clone(),
             foreign,
         );
     }
@@ -38,60 +38,70 @@ pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>, own: &Machine<'_>) 
             }
         }
     }
-    let transport = vnet.hub.map_or(Transport::Automatic, |hub| vnet.transport_to(hub));
-    if let Some(hub) = vnet.hub.map(|hub| &index.vnets[hub]) {
-        let relayed = relayed(hub, own_space);
-        let alternatives = hub.instances.len() + hub.er_instances.len() > 1;
-        for instance in &hub.instances {
-            let mut sources = relayed.clone();
-            sources.push(IpNet::from(instance.address));
-            let sources = prefix::sorted(&sources);
-            let relation = Relation::Gateway {};
-            links.add(instance.agent, relation, transport, sources, ForeignSources::None);
-            links.with(instance.agent, |link| {
-                link.watched = alternatives;
-                // D11: who is to hear of routes keeps the link open; machines may be where nobody reaches them first.
-                (link.always_on, link.initiator) = (hub.hears(), hub.hears());
-            });
-        }
-        // T4: packets go to the edges themselves, and come from the gateway, the edges' answers among them.
-        let edges: Vec<IpNet> = index
-            .circuits_of(hub)
-            .flat_map(|(_, connection)| connection.tunnel_addresses.iter().copied().map(IpNet::from))
-            .collect();
-        for instance in &hub.er_instances {
-            let mut sources = edges.clone();
-            sources.push(IpNet::from(instance.address));
-            let sources = prefix::sorted(&sources);
-            let relation = Relation::Gateway {};
-            links.add(instance.agent, relation, transport, sources, ForeignSources::None);
-            links.with(instance.agent, |link| {
-                (link.watched, link.always_on, link.initiator) = (alternatives, true, true);
-            });
-        }
-        for (circuit, connection) in index.circuits_of(hub) {
-            for (edge, _) in circuit.ends(connection) {
-                let relation = Relation::Edge {
-                    connection: connection.envelope.id.clone(),
-                };
-                let none = ForeignSources::None;
-                links.add(edge, relation, Transport::Automatic, Vec::new(), none);
-                links.with(edge, |link| link.watched = true);
-            }
-        }
-        // P25 the other way round: while the direct way is closed, the gateways' way to the same VNet is used.
-        let contributed = hub.contributed();
-        for peer in &vnet.peers {
-            let stands_in = peer.half.remote_address_space.iter().any(|p| contributed.contains(p));
-            for machine in index.vnets[peer.remote].machines.iter().filter(|_| stands_in) {
-                links.with(machine.agent, |link| link.watched = true);
-            }
-        }
+    if let Some(hub) = vnet.hub {
+        links_to_gateways(&mut links, index, vnet, hub);
     }
     links.finish()
 }
 
-/// The links of a gateway instance: machines of its VNet and of its clients, and the other ends of its connections.
+/// Adds the links of a VM to the gateways in use, those of the VNet at position `hub`, and to the edges behind them.
+fn links_to_gateways(links: &mut Links<'_>, index: &Index<'_>, vnet: &Vnet<'_>, hub: usize) {
+    let (own_space, transport) = (&vnet.resource.address_space, vnet.transport_to(hub));
+    let hub = &index.vnets[hub];
+    let relayed = relayed(hub, own_space);
+    let alternatives = hub.instances.len() + hub.er_instances.len() > 1;
+    for instance in &hub.instances {
+        let mut sources = relayed.clone();
+        sources.push(IpNet::from(instance.address));
+        let sources = prefix::sorted(&sources);
+        let relation = Relation::Gateway {};
+        links.add(instance.agent, relation, transport, sources, ForeignSources::None);
+        links.with(instance.agent, |link| {
+            link.watched = alternatives;
+            // A client of advertised routes keeps its link open. It is the initiator because a machine may be
+            // behind address translation (D11).
+            (link.always_on, link.initiator) = (hub.learns_routes(), hub.learns_routes());
+        });
+    }
+    // Machines send to the edges directly. Packets from a circuit, and answers of the edges themselves, come
+    // through the gateway (T4).
+    let edges: Vec<IpNet> = index
+        .circuits_of(hub)
+        .flat_map(|(_, connection)| connection.tunnel_addresses.iter().copied().map(IpNet::from))
+        .collect();
+    for instance in &hub.er_instances {
+        let mut sources = edges.clone();
+        sources.push(IpNet::from(instance.address));
+        let sources = prefix::sorted(&sources);
+        let relation = Relation::Gateway {};
+        links.add(instance.agent, relation, transport, sources, ForeignSources::None);
+        links.with(instance.agent, |link| {
+            (link.watched, link.always_on, link.initiator) = (alternatives, true, true);
+        });
+    }
+    for (circuit, connection) in index.circuits_of(hub) {
+        for (edge, _) in circuit.ends(connection) {
+            let relation = Relation::Edge {
+                connection: connection.envelope.id.clone(),
+            };
+            let none = ForeignSources::None;
+            links.add(edge, relation, Transport::Automatic, Vec::new(), none);
+            links.with(edge, |link| link.watched = true);
+        }
+    }
+    // While the direct link is down, packets use the gateways if they lead to the same prefix; so the direct link
+    // is monitored (P25 reversed).
+    let contributed = hub.connection_prefixes();
+    for peer in &vnet.peers {
+        let stands_in = peer.half.remote_address_space.iter().any(|p| contributed.contains(p));
+        for machine in index.vnets[peer.remote].machines.iter().filter(|_| stands_in) {
+            links.with(machine.agent, |link| link.watched = true);
+        }
+    }
+}
+
+/// The links of an instance of a VPN gateway. Its peers are the machines of its VNet and of its clients, the VNet's
+/// ExpressRoute gateway, and the other ends of its connections.
 pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>) -> Vec<Link> {
     let own_space = &vnet.resource.address_space;
     let mut links = Links::of(&own.agent.id);
@@ -104,7 +114,7 @@ pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>)
             machine.agent,
             Relation::GatewayClient {},
             Transport::Automatic,
-            machine.speaks_for.clone(),
+            machine.sources.clone(),
             foreign,
         );
     }
@@ -120,7 +130,7 @@ pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>)
             }
         }
     }
-    links.tell_clients(vnet.hears());
+    links.keep_client_links_open(vnet.learns_routes());
     for instance in &vnet.er_instances {
         links.add_other(instance.agent, own.agent);
     }
@@ -133,7 +143,7 @@ pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>)
         };
         let sources = prefix::subtract(&tunnel.prefixes, &own_side);
         for end in tunnel_ends(index, tunnel) {
-            // Only WireGuard's handshake proves the shared key (D14).
+            // Only WireGuard's handshake authenticates with the shared key (D14).
             let transport = Transport::WireGuard;
             links.add(
                 end.agent,
@@ -153,8 +163,8 @@ pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>)
     links.finish()
 }
 
-/// The links of an instance of an ExpressRoute gateway: machines of its VNet and of its clients, the edges of its
-/// circuits, and the VNet's VPN gateway.
+/// The links of an instance of an ExpressRoute gateway. Its peers are the machines of its VNet and of its clients, the
+/// edges of its circuits, and the VNet's VPN gateway.
 pub(super) fn of_circuit_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>) -> Vec<Link> {
     let mut links = Links::of(&own.agent.id);
     let clients = vnet.clients.iter().map(|client| client.vnet);
@@ -164,12 +174,12 @@ pub(super) fn of_circuit_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Insta
                 machine.agent,
                 Relation::GatewayClient {},
                 vnet.transport_to(position),
-                machine.speaks_for.clone(),
+                machine.sources.clone(),
                 ForeignSources::None,
             );
         }
     }
-    links.tell_clients(true);
+    links.keep_client_links_open(true);
     for instance in &vnet.instances {
         links.add_other(instance.agent, own.agent);
     }
@@ -189,8 +199,8 @@ pub(super) fn of_circuit_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Insta
     links.finish()
 }
 
-/// The links of an edge: the gateways that are connected to its circuit, and the machines of their VNets and clients,
-/// which send to it directly (T4).
+/// The links of an edge. Its peers are the gateways that are connected to its circuit, and the machines of their VNets
+/// and clients, which send to the edge directly (T4).
 pub(super) fn of_edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLink) -> Vec<Link> {
     let Some(own) = circuit.edges[link as usize] else {
         return Vec::new();
@@ -218,7 +228,7 @@ pub(super) fn of_edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLin
                 };
                 let sources = match machine.forwards() {
                     true => vnet.advertised(),
-                    false => machine.speaks_for.clone(),
+                    false => machine.sources.clone(),
                 };
                 links.add(
                     machine.agent,
@@ -233,26 +243,26 @@ pub(super) fn of_edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLin
     links.finish()
 }
 
-/// The far ends of a tunnel, in order of preference. None while the own object has no shared key: a tunnel without
-/// one would stand on less than was asked for (G11).
+/// The far ends of a tunnel, the preferred one first. Empty while this side's connection has no shared key: a tunnel
+/// without one would be less secure than requested (G11).
 pub(super) fn tunnel_ends<'i, 't>(index: &'i Index<'t>, tunnel: &Tunnel<'t>) -> impl Iterator<Item = &'i Instance<'t>> {
     let keyed = tunnel.connection.shared_key.is_some();
     index.vnets[tunnel.remote].instances.iter().filter(move |_| keyed)
 }
 
-/// The sources that a machine of another VNet may use here: its own as far as they are known (P27); an appliance also
-/// those of its whole VNet, which it may forward for without `allowForwardedTraffic` (P18). Nothing of the own space
-/// (D10).
+/// The source addresses that a machine of another VNet may use here: its own, as far as they are synced (P27). An
+/// appliance may use those of its whole VNet, even without `allowForwardedTraffic` (P18). Addresses of the receiver's
+/// own space are never among them (D10).
 fn known(machine: &Machine<'_>, synced: &[IpNet], own_space: &[IpNet]) -> Vec<IpNet> {
     if machine.forwards() {
         return prefix::subtract(synced, own_space);
     }
-    let mut sources = machine.speaks_for.clone();
+    let mut sources = machine.sources.clone();
     sources.retain(|source| prefix::covered(source, synced));
     prefix::subtract(&sources, own_space)
 }
 
-/// P18: the receiver's half decides what an appliance of the peer may bring along.
+/// The foreign sources of a peer's machine: the receiver's half decides whether an appliance may forward them (P18).
 fn foreign_of_peer(machine: &Machine<'_>, allow_forwarded: bool) -> ForeignSources {
     match machine.forwards() && allow_forwarded {
         true => ForeignSources::OutsideOwnSpace,
@@ -260,16 +270,17 @@ fn foreign_of_peer(machine: &Machine<'_>, allow_forwarded: bool) -> ForeignSourc
     }
 }
 
-/// All that the gateway of `hub` may relay to a machine of the VNet with `own_space`: what lies behind its connections
-/// (also where the VNet itself prefers a peering, D9), its VNet and its clients (P21d), but nothing of the own space.
+/// The sources that the VPN gateway of `hub` may relay to a machine of the VNet with `own_space`. They are the prefixes
+/// behind its connections (even where the VNet prefers a peering for them, D9), its VNet, and its clients (P21d),
+/// without the VNet's own space.
 fn relayed(hub: &Vnet<'_>, own_space: &[IpNet]) -> Vec<IpNet> {
-    let mut sources = hub.contributed();
+    let mut sources = hub.connection_prefixes();
     sources.extend(&hub.resource.address_space);
     sources.extend(hub.clients.iter().flat_map(|client| &client.half.remote_address_space));
     prefix::subtract(&sources, own_space)
 }
 
-/// Links in the making: ordered by the other end, one each, none to oneself.
+/// Collects links, ordered by peer: one for each peer, none to the agent itself.
 struct Links<'a> {
     own: &'a AgentId,
     links: BTreeMap<AgentId, Link>,
@@ -283,6 +294,7 @@ impl<'a> Links<'a> {
         }
     }
 
+    /// Adds a link unless one with the peer exists: the first relation wins.
     fn add(
         &mut self,
         peer: &Agent,
@@ -318,21 +330,21 @@ impl<'a> Links<'a> {
         });
     }
 
-    /// Changes the link with an agent, if there is one.
+    /// Changes the link with an agent, if it exists.
     fn with(&mut self, peer: &Agent, change: impl FnOnce(&mut Link)) {
         if let Some(link) = self.links.get_mut(&peer.id) {
             change(link);
         }
     }
 
-    /// D11: clients that are told of routes keep their links open.
-    fn tell_clients(&mut self, tell: bool) {
+    /// Sets whether clients keep their links open, because the gateway advertises learned routes to them (D11).
+    fn keep_client_links_open(&mut self, open: bool) {
         for link in self.links.values_mut() {
-            link.always_on = tell && matches!(link.relation, Relation::GatewayClient {});
+            link.always_on = open && matches!(link.relation, Relation::GatewayClient {});
         }
     }
 
-    /// The VNet's gateway of the other kind, which tells or hears, and relays nothing (E8).
+    /// Adds the VNet's gateway of the other type. The two exchange routes for display and relay no packets (E8).
     fn add_other(&mut self, other: &Agent, own: &Agent) {
         let none = ForeignSources::None;
         self.add(other, Relation::OtherGateway {}, Transport::Automatic, Vec::new(), none);
@@ -341,7 +353,7 @@ impl<'a> Links<'a> {
         });
     }
 
-    /// D16: the device of a site: a stock one, reached by WireGuard alone.
+    /// Adds the device of a site: a third-party peer that supports WireGuard only (D16).
     fn add_site(&mut self, site: &Site<'_>) {
         let (Some(peer), Some(public_key)) = (site.device(), site.local.public_key) else {
             return;
@@ -357,7 +369,7 @@ impl<'a> Links<'a> {
             transport: Transport::WireGuard,
             endpoint,
             quic_endpoint: None,
-            // D15: one session, held by the first lane.
+            // A third-party device has one session, which lane 0 holds (D15).
             lanes: 1,
             always_on: true,
             initiator: endpoint.is_some(),

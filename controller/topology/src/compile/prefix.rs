@@ -1,9 +1,9 @@
-//! Arithmetic on sets of prefixes.
+//! Set arithmetic on prefixes.
 
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// Ordered, each once.
+/// The prefixes in order, without duplicates.
 pub(super) fn sorted(prefixes: &[IpNet]) -> Vec<IpNet> {
     let mut prefixes = prefixes.to_vec();
     prefixes.sort_unstable();
@@ -11,12 +11,12 @@ pub(super) fn sorted(prefixes: &[IpNet]) -> Vec<IpNet> {
     prefixes
 }
 
-/// Whether one of `by` contains the whole prefix.
+/// Whether one prefix of `by` contains the whole `prefix`.
 pub(super) fn covered(prefix: &IpNet, by: &[IpNet]) -> bool {
     by.iter().any(|b| b.contains(prefix))
 }
 
-/// The address with the length of the prefix that it lies in; on its own if in none.
+/// The address with the length of the longest prefix that contains it; with the full length if none does.
 pub(super) fn within(address: IpAddr, prefixes: &[IpNet]) -> IpNet {
     prefixes
         .iter()
@@ -27,7 +27,7 @@ pub(super) fn within(address: IpAddr, prefixes: &[IpNet]) -> IpNet {
         .unwrap_or_else(|| IpNet::from(address))
 }
 
-/// All addresses of `prefixes` that are in none of `minus`: the fewest prefixes cut that way, ordered.
+/// The addresses of `prefixes` that are in none of `minus`, as the fewest prefixes that halving results in; in order.
 pub(super) fn subtract(prefixes: &[IpNet], minus: &[IpNet]) -> Vec<IpNet> {
     fn cut(prefix: IpNet, minus: &[IpNet], rest: &mut Vec<IpNet>) {
         if covered(&prefix, minus) {
@@ -37,7 +37,7 @@ pub(super) fn subtract(prefixes: &[IpNet], minus: &[IpNet]) -> Vec<IpNet> {
             rest.push(prefix);
             return;
         }
-        // Something inside is to go, so the prefix is longer than the maximum by at least one: halves exist.
+        // `minus` has a longer prefix inside this one, so this one is shorter than the maximum and can be halved.
         if let Ok(halves) = prefix.subnets(prefix.prefix_len() + 1) {
             halves.for_each(|half| cut(half, minus, rest));
         }

@@ -1,4 +1,4 @@
-//! The question and the answer, as they travel.
+//! The question and the answer of the fabric API, in their JSON form.
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -6,154 +6,155 @@ use std::net::IpAddr;
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::RouteSource;
 
-/// TTL (hop limit) that a packet starts with unless asked otherwise.
+/// The initial TTL (hop limit) of a packet if the question has none: the default of Linux.
 pub const DEFAULT_TTL: u8 = 64;
 
-/// Which packet.
+/// The packet to walk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Question {
-    /// A VM (name or id), a NIC (name or id), an agent, or the address of a NIC.
+    /// The source: a VM or NIC (name or id), an agent, or the address of a NIC.
     pub from: String,
-    /// The same, or any address.
+    /// The destination: the same, or any address.
     pub to: String,
-    /// ICMP unless given.
+    /// The protocol; ICMP by default.
     #[serde(default)]
     pub protocol: Protocol,
-    /// TCP and UDP only.
+    /// The destination port, for TCP and UDP only.
     #[serde(default)]
     pub destination_port: Option<u16>,
-    /// 1 to 255; [`DEFAULT_TTL`] unless given.
+    /// The initial TTL, 1 to 255; [`DEFAULT_TTL`] by default.
     #[serde(default)]
     pub ttl: Option<u8>,
 }
 
-/// What the packet carries.
+/// The protocol of the packet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Protocol {
-    /// An echo request.
+    /// An ICMP echo request.
     #[default]
     Icmp,
-    /// A SYN.
+    /// A TCP SYN segment.
     Tcp,
-    /// A datagram.
+    /// A UDP datagram.
     Udp,
 }
 
-/// What the agents would do, by their own code and their own configurations.
+/// The result of the agents' decisions, by their own code and configurations.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Explanation {
-    /// The address that the packet comes from.
+    /// The source address of the packet.
     pub source: IpAddr,
-    /// The address that it goes to.
+    /// The destination address of the packet.
     pub destination: IpAddr,
-    /// As asked.
+    /// The protocol of the question.
     pub protocol: Protocol,
-    /// The packet arrives, and an answer to it comes back.
+    /// Whether the packet arrives and a reply comes back.
     pub reachable: bool,
-    /// One sentence: the path, or what stops it and what to do.
+    /// One sentence: the path, or the reason of the stop and the remedy.
     pub summary: String,
-    /// The way there.
+    /// The walk of the packet.
     pub request: Walk,
-    /// The way back; none if the packet does not arrive.
+    /// The walk of the reply. `None`: the packet does not arrive.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reply: Option<Walk>,
-    /// What traceroute would print, one line a TTL, as far as the packet gets.
+    /// The output of traceroute, one line for each TTL, up to the last hop that the packet reaches.
     pub trace: Vec<TraceHop>,
 }
 
-/// One direction.
+/// The walk of one packet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Walk {
-    /// It arrives.
+    /// Whether the packet arrives.
     pub delivered: bool,
-    /// One entry for each time that an agent decides on the packet.
+    /// One entry for each decision of an agent.
     pub hops: Vec<Hop>,
-    /// Why it does not arrive.
+    /// The reason why the packet does not arrive.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop: Option<Stop>,
 }
 
-/// An agent's decision.
+/// One agent's decision on the packet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Hop {
-    /// Who decides.
+    /// The agent that decides.
     pub agent: AgentId,
-    /// The VNet that it stands for.
+    /// The VNet of the agent, or the circuit of an edge.
     pub vnet: ResourceId,
-    /// Where the packet comes from.
+    /// The interface on which the packet arrives.
     pub ingress: Ingress,
-    /// TTL when it comes.
+    /// The TTL on arrival.
     pub ttl: u8,
-    /// The subnet whose routes were used.
+    /// The subnet whose routes decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subnet: Option<ResourceId>,
     /// The effective route that matched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<MatchedRoute>,
-    /// What it does, in words.
+    /// The decision in words.
     pub verdict: String,
-    /// Who gets the packet next.
+    /// The agent that gets the packet next.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<AgentId>,
-    /// What the next one is to this agent: `vnetLocal`, `peering`, `gateway`, `gatewayClient`, `connection`.
+    /// The relation of the next agent to this one, such as `vnetLocal`, `peering`, `gateway`, `gatewayClient` or
+    /// `connection`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relation: Option<String>,
 }
 
-/// Where a packet comes into an agent.
+/// The interface on which a packet arrives at an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Ingress {
-    /// From the host itself, through the TUN device.
+    /// The TUN device: the packet comes from the host.
     Device {},
-    /// From another agent.
+    /// A link with another agent.
     Link {
-        /// Which.
+        /// The agent at the other end of the link.
         from: AgentId,
     },
 }
 
-/// A route in Azure's words (R21).
+/// A route in Azure's terms (R21).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MatchedRoute {
-    /// The user-defined route's name.
+    /// The name of a user-defined route.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Where it comes from.
+    /// The source of the route.
     pub source: RouteSource,
-    /// The destination.
+    /// The destination prefix.
     pub address_prefix: IpNet,
-    /// `VnetLocal`, `VNetPeering`, …
+    /// The next hop type: `VnetLocal`, `VNetPeering`, …
     pub next_hop_type: String,
-    /// `nextHopIpAddress`.
+    /// The addresses of the next hop.
     pub next_hop_ip_address: Vec<IpAddr>,
 }
 
-/// What stops a packet.
+/// The reason why a packet stops.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Stop {
-    /// Where.
+    /// The agent at which the packet stops.
     pub agent: AgentId,
-    /// The name under which that agent counts it.
+    /// The drop reason under which that agent counts the packet.
     pub reason: String,
-    /// The resource to look at, where there is one: a peering half, a subnet, a network interface.
+    /// The resource that needs a change, if there is one: a peering half, a subnet, a network interface.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resource: Option<ResourceId>,
     /// The tag of the rule or decision in docs/rules, e.g. `P18`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
-    /// What is wrong and what to do, in one sentence: `cause` and `remedy` joined by a colon.
+    /// Cause and remedy in one sentence, joined by a colon.
     pub text: String,
-    /// What is wrong.
+    /// The cause: the state that stops the packet.
     pub cause: String,
-    /// What to do.
+    /// The remedy: the change that would let the packet pass.
     pub remedy: String,
 }
 
@@ -161,10 +162,10 @@ pub struct Stop {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TraceHop {
-    /// From 1.
+    /// The initial TTL of the probe, from 1.
     pub ttl: u8,
-    /// Who takes the packet there.
+    /// The agent that gets the packet.
     pub agent: AgentId,
-    /// The address that answers; none: silent (`*`).
+    /// The address that answers. `None`: a silent hop (`*`).
     pub address: Option<IpAddr>,
 }

@@ -1,14 +1,14 @@
-//! Why no gateway leads from one VNet to another: which object, flag or BGP setting is missing between the two.
+//! Explains why no gateway connects two VNets: the missing object, flag or BGP setting.
 
-use super::why::{Facts, Why, connected, gateway_agents, half};
-use crate::lookup::gateways_of;
+use super::finding::{Facts, Finding, connected, gateway_agents};
+use crate::lookup::{gateways_of, half_towards};
 use crate::resource::{Connection, ConnectionType, PeeringState, VirtualNetwork, VirtualNetworkGateway};
 use crate::topology::Topology;
 use std::collections::{BTreeMap, VecDeque};
 use tombolo_proto::config::GatewayKind;
 use tombolo_proto::id::{AgentId, ResourceId};
 
-/// The gateway of a kind in a VNet (X7: at most one of each).
+/// The gateway of a type in a VNet (X7: at most one of each).
 pub(super) fn in_vnet<'t>(
     topology: &'t Topology,
     vnet: &'t ResourceId,
@@ -18,7 +18,7 @@ pub(super) fn in_vnet<'t>(
     all.next().map(|gateway| &**gateway)
 }
 
-/// The gateway of a kind that a VNet uses, with the VNet that it is in: itself, or a peer (P19, P20, P23).
+/// The gateway of a type that a VNet uses, with the gateway's VNet: the VNet itself, or a peer (P19, P20, P23).
 pub(super) fn used<'t>(
     topology: &'t Topology,
     vnet: &'t VirtualNetwork,
@@ -31,17 +31,18 @@ pub(super) fn used<'t>(
     let mut halves = vnet.peerings.iter();
     let in_use = halves.find(|p| p.use_remote_gateways && p.state == PeeringState::Connected)?;
     let hub = topology.vnets.get(&in_use.remote_vnet)?;
-    half(hub, id).filter(|p| p.allow_gateway_transit)?;
+    half_towards(hub, id).filter(|p| p.allow_gateway_transit)?;
     Some((&hub.envelope.id, in_vnet(topology, &hub.envelope.id, kind)?))
 }
 
-/// What keeps the gateways from joining two VNets without a peering. None: no gateway comes near to it.
-pub(super) fn between(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Option<Why> {
+/// Explains why gateways do not connect two VNets without a peering. `None`: no gateway of either VNet leads towards
+/// the other one.
+pub(super) fn between(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Option<Finding> {
     by_vpn(facts, own, target).or_else(|| by_circuit(facts.topology, own, target))
 }
 
-/// A VPN that would lead to the target if a flag, an object or BGP were there.
-fn by_vpn(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Option<Why> {
+/// A VPN that would reach the target after one more flag, object or BGP setting.
+fn by_vpn(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Option<Finding> {
     const VPN: GatewayKind = GatewayKind::Vpn;
     let topology = facts.topology;
     let (here, there) = (own.envelope.id.name(), target.envelope.id.name());
@@ -49,7 +50,7 @@ fn by_vpn(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Op
         let (a, b) = (&a.envelope.id, &b.envelope.id);
         connection(topology, a, b).is_some() && connection(topology, b, a).is_some()
     };
-    // The target's side: its own gateway, or the one that it uses; else one that it could use.
+    // On the target's side: the gateway that it uses, otherwise one that it could use.
     let Some((_, far)) = used(topology, target, VPN) else {
         let (_, near) = used(topology, own, VPN)?;
         let theirs = connected(target);
@@ -57,7 +58,7 @@ fn by_vpn(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Op
         return missing_flags(topology, target, theirs.iter().find(leads)?, here);
     };
     let Some((hub, near)) = used(topology, own, VPN) else {
-        // A peer has a gateway that leads there; the flags are missing.
+        // A peer has a gateway that reaches the target, but flags are missing.
         let ours = connected(own);
         let leads = |hub: &&ResourceId| in_vnet(topology, hub, VPN).is_some_and(|near| joined(near, far));
         return missing_flags(topology, own, ours.iter().find(leads)?, there);
@@ -72,13 +73,13 @@ fn by_vpn(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Op
         (Some(out), Some(back)) => {
             Some(equal_asns(topology, (out, back)).unwrap_or_else(|| not_in_force(facts, hub, there)))
         }
-        // Over other gateways, as far as routes are exchanged (G19).
+        // Over other gateways, along connections that exchange routes (G19).
         (None, None) => without_bgp(topology, &chain(topology, near, far)?, &there),
     }
 }
 
-/// A gateway of `hub`, which the VNet uses, leads to `there`, and yet no route of the packet's subnet does.
-pub(super) fn not_in_force(facts: Facts<'_>, hub: &ResourceId, there: impl std::fmt::Display) -> Why {
+/// Explains why a gateway of `hub`, which the VNet uses, leads to `there` but no route of the packet's subnet does.
+pub(super) fn not_in_force(facts: Facts<'_>, hub: &ResourceId, there: impl std::fmt::Display) -> Finding {
     let hub = hub.name();
     let table = facts.subnet.and_then(|id| {
         let mut subnets = facts.topology.vnets.values().flat_map(|v| &v.subnets);
@@ -86,9 +87,9 @@ pub(super) fn not_in_force(facts: Facts<'_>, hub: &ResourceId, there: impl std::
         facts.topology.route_tables.get(table)
     });
     match table.filter(|t| t.disable_bgp_route_propagation) {
-        Some(table) => Why::new(
+        Some(table) => Finding::new(
             "R15",
-            format!("the gateway of {hub} leads to {there}, but this subnet does not take its routes"),
+            format!("the gateway of {hub} leads to {there}, but this subnet does not accept its routes"),
             format!(
                 "set disableBgpRoutePropagation of the route table {} to false, or add a route of its own to \
                  VirtualNetworkGateway",
@@ -96,16 +97,17 @@ pub(super) fn not_in_force(facts: Facts<'_>, hub: &ResourceId, there: impl std::
             ),
         )
         .at(&table.envelope.id),
-        None => Why::new(
+        None => Finding::new(
             "R7",
             format!("the gateway of {hub} is joined with {there}, but no route of this subnet leads there now"),
-            "compare what the gateway has learned (tombolo gateway learned-routes) with the subnet's effective routes",
+            "compare the gateway's learned routes (tombolo gateway learned-routes) with the subnet's effective routes",
         ),
     }
 }
 
-fn without_counterpart(one: &Connection, from: &ResourceId, to: &ResourceId) -> Why {
-    Why::new(
+/// The finding that a connection exists on one side only (G10).
+fn without_counterpart(one: &Connection, from: &ResourceId, to: &ResourceId) -> Finding {
+    Finding::new(
         "G10",
         format!("the connection {} has no counterpart", one.envelope.id.name()),
         format!("create one from gateway {} to {}", from.name(), to.name()),
@@ -113,17 +115,18 @@ fn without_counterpart(one: &Connection, from: &ResourceId, to: &ResourceId) -> 
     .at(&one.envelope.id)
 }
 
-/// The two objects of a connection between gateways (G10).
+/// The two connection objects between two gateways (G10).
 type Pair<'t> = (&'t Connection, &'t Connection);
 
-/// The connection object of one gateway to another.
+/// The connection object from one gateway to another.
 pub(super) fn connection<'t>(topology: &'t Topology, from: &ResourceId, to: &ResourceId) -> Option<&'t Connection> {
     let mut all = topology.connections.values();
     all.find(|c| c.connection_type == ConnectionType::Vnet2Vnet && c.gateway1 == *from && c.gateway2 == *to)
         .map(|c| &**c)
 }
 
-/// The shortest way from one VPN gateway to another over connections that exist on both sides; none: there is no way.
+/// The shortest chain of connections, each existing on both sides, from one VPN gateway to another (breadth-first).
+/// `None`: no chain exists.
 pub(super) fn chain<'t>(topology: &'t Topology, from: &'t ResourceId, to: &ResourceId) -> Option<Vec<Pair<'t>>> {
     let mut ways: BTreeMap<&ResourceId, Vec<Pair<'t>>> = BTreeMap::from([(from, Vec::new())]);
     let mut open = VecDeque::from([from]);
@@ -149,23 +152,25 @@ pub(super) fn chain<'t>(topology: &'t Topology, from: &'t ResourceId, to: &Resou
     None
 }
 
-/// G4: both ends of a connection with BGP have one ASN.
-fn equal_asns(topology: &Topology, (out, back): Pair<'_>) -> Option<Why> {
+/// The finding that both ends of a connection with BGP have the same ASN (G4).
+fn equal_asns(topology: &Topology, (out, back): Pair<'_>) -> Option<Finding> {
     let asn = |id: &ResourceId| topology.gateways.get(id).map(|g| g.asn);
     let asn = asn(&out.gateway1).filter(|own| out.enable_bgp && back.enable_bgp && asn(&out.gateway2) == Some(*own))?;
     let (near, far) = (out.gateway1.name(), out.gateway2.name());
     Some(
-        Why::new(
+        Finding::new(
             "G4",
-            format!("the gateways {near} and {far} both have ASN {asn}, and no BGP session comes up between equals"),
+            format!(
+                "the gateways {near} and {far} both have ASN {asn}, and no BGP session comes up between equal ASNs"
+            ),
             "give one of them another ASN, or set enableBgp to false on both connection objects",
         )
         .at(&out.envelope.id),
     )
 }
 
-/// G19: a way over several gateways leads to `there`, but routes are not exchanged all along. None: they are.
-pub(super) fn without_bgp(topology: &Topology, way: &[Pair<'_>], there: &dyn std::fmt::Display) -> Option<Why> {
+/// Explains why no routes are exchanged along a chain of gateways to `there` (G19). `None`: they are exchanged.
+pub(super) fn without_bgp(topology: &Topology, way: &[Pair<'_>], there: &dyn std::fmt::Display) -> Option<Finding> {
     if let Some(why) = way.iter().find_map(|pair| equal_asns(topology, *pair)) {
         return Some(why);
     }
@@ -177,11 +182,11 @@ pub(super) fn without_bgp(topology: &Topology, way: &[Pair<'_>], there: &dyn std
         "gateways lead to {there}, but pass on routes and packets only along connections that use BGP at both ends"
     );
     let remedy = format!("set enableBgp on {}", names.join(", "));
-    Some(Why::new("G19", cause, remedy).at(&first.envelope.id))
+    Some(Finding::new("G19", cause, remedy).at(&first.envelope.id))
 }
 
-/// Circuits that would lead to the target (E3, E6, E8).
-fn by_circuit(topology: &Topology, own: &VirtualNetwork, target: &VirtualNetwork) -> Option<Why> {
+/// Circuits that would reach the target after one change (E3, E6, E8).
+fn by_circuit(topology: &Topology, own: &VirtualNetwork, target: &VirtualNetwork) -> Option<Finding> {
     const CIRCUIT: GatewayKind = GatewayKind::ExpressRoute;
     let (here, there) = (own.envelope.id.name(), target.envelope.id.name());
     let near = used(topology, own, CIRCUIT).map(|(_, gateway)| gateway);
@@ -192,17 +197,17 @@ fn by_circuit(topology: &Topology, own: &VirtualNetwork, target: &VirtualNetwork
             .find(|c| circuits(topology, far).contains(c))?;
         let name = shared.name();
         let why = if topology.settings.circuit_vnet_to_vnet {
-            Why::new(
+            Finding::new(
                 "E6",
                 format!("{here} and {there} are linked to the circuit {name}, but no edge of it announces {there} now"),
                 format!(
-                    "see that an agent of each edge of {name} and of the gateways {} and {} runs and is connected",
+                    "check that an agent of each edge of {name} and of the gateways {} and {} runs and is connected",
                     near.envelope.id.name(),
                     far.envelope.id.name()
                 ),
             )
         } else {
-            Why::new(
+            Finding::new(
                 "E6",
                 format!("{here} and {there} are linked to the circuit {name}, which does not join virtual networks"),
                 "create a peering, both halves, or allow it everywhere: tombolo settings set circuitVnetToVnet=true",
@@ -210,7 +215,8 @@ fn by_circuit(topology: &Topology, own: &VirtualNetwork, target: &VirtualNetwork
         };
         return Some(why.at(shared));
     }
-    // One of them hangs on a circuit, the other one is joined by VPN with a VNet that hangs on it too.
+    // One VNet is connected to a circuit, the other one is joined by VPN with a VNet that is connected to the same
+    // circuit.
     let (circuit_side, vpn_side) = match (near, far) {
         (Some(near), None) => (near, target),
         (None, Some(far)) => (far, own),
@@ -229,7 +235,7 @@ fn by_circuit(topology: &Topology, own: &VirtualNetwork, target: &VirtualNetwork
         let gateway = in_vnet(topology, vnet, GatewayKind::Vpn);
         gateway.is_some_and(|g| chain(topology, &vpn.envelope.id, &g.envelope.id).is_some()) && shares(vnet)
     })?;
-    Some(Why::new(
+    Some(Finding::new(
         "E8",
         format!(
             "{here} and {there} meet in {} only, where one is attached by VPN and the other by a circuit, and gateways of \
@@ -250,15 +256,16 @@ pub(super) fn circuits<'t>(topology: &'t Topology, gateway: &VirtualNetworkGatew
     links.map(|c| &c.gateway2).collect()
 }
 
-/// What a VNet lacks to use the gateways of a peer, which lead to `there` (P19, P20). None: nothing.
+/// The finding that flags are missing for a VNet to use the gateways of a peer, which lead to `there` (P19, P20).
+/// `None`: no flag is missing, or the two are not peered.
 pub(super) fn missing_flags(
     topology: &Topology,
     spoke: &VirtualNetwork,
     hub: &ResourceId,
     there: impl std::fmt::Display,
-) -> Option<Why> {
+) -> Option<Finding> {
     let resource = topology.vnets.get(hub)?;
-    let (ours, theirs) = (half(spoke, hub)?, half(resource, &spoke.envelope.id)?);
+    let (ours, theirs) = (half_towards(spoke, hub)?, half_towards(resource, &spoke.envelope.id)?);
     let (name, hub) = (spoke.envelope.id.name(), hub.name());
     let mut missing = Vec::new();
     if !theirs.allow_gateway_transit {
@@ -269,7 +276,7 @@ pub(super) fn missing_flags(
     }
     let at = if theirs.allow_gateway_transit { ours } else { theirs };
     (!missing.is_empty()).then(|| {
-        Why::new(
+        Finding::new(
             "P20",
             format!("the gateway of {hub} leads to {there}, but {name} may not use it"),
             format!("set {}", missing.join(", then ")),
@@ -278,11 +285,11 @@ pub(super) fn missing_flags(
     })
 }
 
-/// Why the far end of a connection cannot take a packet.
-pub(super) fn far_end(topology: &Topology, id: &ResourceId) -> Why {
+/// Explains why the far end of a connection cannot accept a packet.
+pub(super) fn far_end(topology: &Topology, id: &ResourceId) -> Finding {
     let name = id.name();
     let Some(connection) = topology.connections.get(id) else {
-        return Why::new("G10", format!("the connection {name} does not exist"), "create it");
+        return Finding::new("G10", format!("the connection {name} does not exist"), "create it");
     };
     if connection.shared_key.is_none() {
         let cause = format!("the connection {name} has no shared key");
@@ -290,21 +297,21 @@ pub(super) fn far_end(topology: &Topology, id: &ResourceId) -> Why {
             ConnectionType::IPsec => "set it here and on the site's device",
             ConnectionType::Vnet2Vnet | ConnectionType::ExpressRoute => "set it on both connection objects",
         };
-        return Why::new("G11", cause, remedy).at(id);
+        return Finding::new("G11", cause, remedy).at(id);
     }
     if let Some(site) = topology.local_gateways.get(&connection.gateway2) {
         let far = site.envelope.id.name();
         return match site.public_key {
-            None => Why::new(
+            None => Finding::new(
                 "D16",
                 format!("the local network gateway {far} has no wireGuardPublicKey"),
                 format!("set the key of the site's device: tombolo local-gateway update {far} --public-key KEY"),
             )
             .at(&site.envelope.id),
-            Some(_) => Why::new(
+            Some(_) => Finding::new(
                 "G12",
                 format!("the device of {far} at the end of the connection {name} cannot be reached"),
-                format!("ask why: tombolo connection show {name}"),
+                format!("see the reason: tombolo connection show {name}"),
             )
             .at(id),
         };
@@ -312,16 +319,16 @@ pub(super) fn far_end(topology: &Topology, id: &ResourceId) -> Why {
     let far = topology.gateways.get(&connection.gateway2);
     far.and_then(|gateway| gateway_agents(topology, gateway))
         .unwrap_or_else(|| {
-            Why::new(
+            Finding::new(
                 "G10",
                 format!("no instance of the far gateway of the connection {name} can be reached"),
-                format!("ask why: tombolo connection show {name}"),
+                format!("see the reason: tombolo connection show {name}"),
             )
             .at(id)
         })
 }
 
-/// Whether all agents of a gateway report that another one does not answer.
+/// Whether all agents of a gateway report that `other` does not answer. False for a gateway without agents.
 pub(super) fn reported_down(facts: Facts<'_>, gateway: &ResourceId, other: &AgentId) -> bool {
     let stands_for = |b: &crate::resource::Binding| matches!(b, crate::resource::Binding::Gateway { gateway: g, .. } if g == gateway);
     let agents = facts

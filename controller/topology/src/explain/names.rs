@@ -1,4 +1,4 @@
-//! From what an operator types to agents and addresses.
+//! Resolves the names that an operator types to agents and addresses.
 
 use crate::resource::{Agent, Binding, NetworkInterface};
 use crate::topology::Topology;
@@ -7,19 +7,19 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use tombolo_proto::id::{AgentId, ResourceId};
 
-/// One end of the walk.
+/// One end of a walk.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct End {
-    /// Who stands for it, revoked or not; none: no agent has joined for it, or just an address.
+pub(super) struct Endpoint {
+    /// The agent, revoked or not. `None`: no agent has joined for it, or it is only an address.
     pub(super) agent: Option<AgentId>,
-    /// Its addresses, the primary one first.
+    /// The addresses, the primary one first.
     pub(super) addresses: Vec<IpAddr>,
-    /// What it is, for messages: `VM a-vm (agent a-vm)`.
+    /// The description for messages: `VM a-vm (agent a-vm)`.
     pub(super) label: String,
 }
 
-/// The end that packets start at: it must have an agent.
-pub(super) fn source(topology: &Topology, name: &str) -> Result<End, String> {
+/// The source of a walk, which must have an agent.
+pub(super) fn source(topology: &Topology, name: &str) -> Result<Endpoint, String> {
     let end = match name.parse::<IpAddr>() {
         Ok(address) => one_of("from", name, with_address(topology, address))?,
         Err(_) => one_of("from", name, named(topology, name))?,
@@ -27,16 +27,16 @@ pub(super) fn source(topology: &Topology, name: &str) -> Result<End, String> {
     match &end.agent {
         Some(_) => Ok(end),
         None => Err(format!(
-            "from: {} has no agent yet, so nothing can send from it; make a join token for its VM and join an agent",
+            "from: {} has no agent yet, so nothing can send from it; create a join token for its VM and join an agent",
             end.label
         )),
     }
 }
 
-/// The end that packets go to: any address, or a name.
-pub(super) fn destination(topology: &Topology, name: &str) -> Result<End, String> {
+/// The destination of a walk: any address, or a name.
+pub(super) fn destination(topology: &Topology, name: &str) -> Result<Endpoint, String> {
     match name.parse::<IpAddr>() {
-        Ok(address) => Ok(End {
+        Ok(address) => Ok(Endpoint {
             agent: None,
             addresses: vec![address],
             label: name.to_owned(),
@@ -45,8 +45,8 @@ pub(super) fn destination(topology: &Topology, name: &str) -> Result<End, String
     }
 }
 
-/// The first address of each end in a family that both have.
-pub(super) fn pair(from: &End, to: &End) -> Result<(IpAddr, IpAddr), String> {
+/// The first pair of addresses of the two ends in a common address family.
+pub(super) fn pair(from: &Endpoint, to: &Endpoint) -> Result<(IpAddr, IpAddr), String> {
     let fits = |source: &IpAddr| to.addresses.iter().find(|a| a.is_ipv4() == source.is_ipv4());
     from.addresses
         .iter()
@@ -54,10 +54,11 @@ pub(super) fn pair(from: &End, to: &End) -> Result<(IpAddr, IpAddr), String> {
         .ok_or_else(|| format!("{} and {} have no address family in common", from.label, to.label))
 }
 
-/// Ends by what stands for them, so that an agent found by several names counts once.
-type Found = BTreeMap<String, End>;
+/// Candidates by agent, so that an agent found by several names counts once.
+type Found = BTreeMap<String, Endpoint>;
 
-fn one_of(field: &str, name: &str, found: Found) -> Result<End, String> {
+/// The only candidate. The error names `field`, and lists the candidates if there are several.
+fn one_of(field: &str, name: &str, found: Found) -> Result<Endpoint, String> {
     let mut ends = found.into_values();
     match (ends.next(), ends.next()) {
         (Some(end), None) => Ok(end),
@@ -74,6 +75,7 @@ fn one_of(field: &str, name: &str, found: Found) -> Result<End, String> {
     }
 }
 
+/// The candidates with a name: agents, VMs and network interfaces.
 fn named(topology: &Topology, name: &str) -> Found {
     let is = |id: &ResourceId| id.name().eq_ignore_ascii_case(name) || id.as_str().eq_ignore_ascii_case(name);
     let hit = |agent: &&Arc<Agent>| {
@@ -97,12 +99,13 @@ fn named(topology: &Topology, name: &str) -> Found {
     found
 }
 
+/// The candidates with an address.
 fn with_address(topology: &Topology, address: IpAddr) -> Found {
     let mut found = Found::new();
     for nic in topology.nics.values() {
         if nic.ip_configurations.iter().any(|c| c.address == address) {
             let agent = agent_of(topology, &nic.envelope.id);
-            let end = End {
+            let end = Endpoint {
                 addresses: vec![address],
                 ..of_nic(nic, agent)
             };
@@ -112,9 +115,9 @@ fn with_address(topology: &Topology, address: IpAddr) -> Found {
     found
 }
 
-fn of_nic(nic: &NetworkInterface, agent: Option<&Agent>) -> End {
+fn of_nic(nic: &NetworkInterface, agent: Option<&Agent>) -> Endpoint {
     let id = &nic.envelope.id;
-    End {
+    Endpoint {
         agent: agent.map(|agent| agent.id.clone()),
         addresses: nic.ip_configurations.iter().map(|c| c.address).collect(),
         label: match agent {
@@ -124,7 +127,7 @@ fn of_nic(nic: &NetworkInterface, agent: Option<&Agent>) -> End {
     }
 }
 
-fn of_agent(topology: &Topology, agent: &Agent) -> End {
+fn of_agent(topology: &Topology, agent: &Agent) -> Endpoint {
     let (addresses, what) = match &agent.binding {
         Binding::Vm { vm, nics, .. } => {
             let nics = nics.iter().filter_map(|id| topology.nics.get(id));
@@ -142,14 +145,14 @@ fn of_agent(topology: &Topology, agent: &Agent) -> End {
         }
         Binding::Edge { circuit, link } => (Vec::new(), format!("{link:?} edge of circuit {circuit}")),
     };
-    End {
+    Endpoint {
         agent: Some(agent.id.clone()),
         addresses,
         label: format!("{what} (agent {})", agent.id),
     }
 }
 
-/// A revoked agent whose place another one has taken: nobody means it any more.
+/// Whether another agent has the binding of a revoked one. Names then refer to the new agent only.
 fn succeeded(topology: &Topology, agent: &Agent) -> bool {
     let place = |a: &Agent| match &a.binding {
         Binding::Vm { vm, .. } => vm.key(),
@@ -163,7 +166,7 @@ fn succeeded(topology: &Topology, agent: &Agent) -> bool {
     agent.revoked && trusted.any(|a| place(a) == place(agent))
 }
 
-/// The agent of the VM that has a NIC; a revoked one only if there is no other.
+/// The agent of the VM that has a NIC; a revoked one only if no other has it.
 pub(super) fn agent_of<'t>(topology: &'t Topology, nic: &ResourceId) -> Option<&'t Agent> {
     let has = |agent: &&Arc<Agent>| matches!(&agent.binding, Binding::Vm { nics, .. } if nics.contains(nic));
     let agents = topology.agents.values().filter(has);

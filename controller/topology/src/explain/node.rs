@@ -1,4 +1,4 @@
-//! One agent of a walk: its configuration, and the engine's decisions on it.
+//! One agent of a walk, with its configuration and the engine's decisions.
 
 use super::answer::Protocol;
 use etherparse::PacketBuilder;
@@ -10,28 +10,29 @@ use tombolo_engine::verdict::{DropReason, Verdict};
 use tombolo_proto::config::{AgentConfig, Link, Role};
 use tombolo_proto::id::AgentId;
 
-/// One agent.
+/// An agent that decides on packets.
 pub(super) struct Node {
     pub(super) config: AgentConfig,
-    /// With what it reports to have learned. The error is the agent's, which would reject the configuration.
+    /// The engine's tables, including learned routes. An error is the one with which the agent would reject the
+    /// configuration.
     tables: Result<Tables, String>,
 }
 
-/// What an agent does with a packet, and from what.
+/// An agent's decision, and the route and subnet that led to it.
 pub(super) struct Decision {
     pub(super) step: Step,
     pub(super) trace: Trace,
 }
 
-/// What an agent does with a packet.
+/// An agent's action on a packet.
 pub(super) enum Step {
-    /// To its host.
+    /// The agent delivers the packet to its host.
     Deliver,
-    /// To another agent. The packet's TTL is already less where this agent takes one.
+    /// The agent sends the packet to another one, with the TTL decremented if this hop does so.
     Forward(AgentId),
-    /// The TTL ran out here; who answers, if anybody.
+    /// The TTL expired. The address sends an ICMP error; `None`: no answer.
     Expired(Option<IpAddr>),
-    /// Lost.
+    /// The agent drops the packet.
     Drop(DropReason),
 }
 
@@ -41,10 +42,10 @@ impl Node {
         Self { config, tables }
     }
 
-    /// Decides on a packet that comes over the link with `from`, or from the host itself.
+    /// Decides on a packet that arrives over the link with `from`; `None`: from the host itself.
     ///
     /// # Errors
-    /// The configuration or the ends do not fit: what is wrong, in words.
+    /// The configuration is unusable, the agent has no link with `from`, or the packet is malformed.
     pub(super) fn decide(&self, from: Option<&AgentId>, packet: &mut Packet) -> Result<Decision, String> {
         let tables = self.tables.as_ref().map_err(Clone::clone)?;
         let ingress = match from {
@@ -77,7 +78,7 @@ impl Node {
         self.config.links.iter().find(|link| link.peer == *peer)
     }
 
-    /// Whether a packet for this address has arrived: the host's, or one of a machine behind it.
+    /// Whether an address is the destination's own: it belongs to this host, or to a machine behind it.
     pub(super) fn has(&self, address: IpAddr) -> bool {
         match &self.config.role {
             Role::Vm { nics, served, .. } => {
@@ -91,17 +92,17 @@ impl Node {
         }
     }
 
-    /// At an edge: whether its kernel sends packets for this address down the line.
+    /// At an edge, whether its kernel sends packets for an address down the line to the customer.
     pub(super) fn sends_down(&self, address: IpAddr) -> bool {
         self.tables.as_ref().is_ok_and(|t| t.is_customers(address))
     }
 
-    /// Whether it is the edge of a circuit.
+    /// Whether the agent is the edge of a circuit.
     pub(super) fn is_edge(&self) -> bool {
         matches!(self.config.role, Role::CircuitEdge { .. })
     }
 
-    /// The address from which the host's kernel sends its ICMP errors: the first of the family.
+    /// The source address of the host kernel's ICMP errors: the first one of the family of `like`.
     pub(super) fn kernel_address(&self, like: IpAddr) -> Option<IpAddr> {
         let same = |a: &IpAddr| a.is_ipv4() == like.is_ipv4();
         match &self.config.role {
@@ -112,7 +113,7 @@ impl Node {
             Role::VpnGateway { addresses, .. } | Role::ExpressRouteGateway { addresses, .. } => {
                 addresses.iter().copied().find(same)
             }
-            // D23: towards a VNet the own end of its tunnel, towards the customer the line's.
+            // An edge answers a VNet from its end of the tunnel, and the customer from its address on the line (D23).
             Role::CircuitEdge { line, networks, .. } => {
                 let network = networks.iter().find(|n| n.prefixes.iter().any(|p| p.contains(&like)));
                 Some(network.map_or(line.addr(), |n| n.address)).filter(same)
@@ -121,7 +122,7 @@ impl Node {
     }
 }
 
-/// A packet on its way.
+/// A packet of a walk.
 #[derive(Debug, Clone)]
 pub(super) struct Packet {
     pub(super) source: IpAddr,
@@ -130,10 +131,10 @@ pub(super) struct Packet {
 }
 
 impl Packet {
-    /// An echo request, a SYN or a datagram. Both addresses are of one family.
+    /// An echo request, a SYN or a datagram.
     ///
     /// # Errors
-    /// They are not.
+    /// The two addresses are of different families.
     pub(super) fn new(
         source: IpAddr,
         destination: IpAddr,
@@ -141,7 +142,7 @@ impl Packet {
         port: Option<u16>,
         ttl: u8,
     ) -> Result<Self, String> {
-        /// Any port that a client may use.
+        /// The source port: the first ephemeral port of RFC 6335.
         const CLIENT_PORT: u16 = 49_152;
         let start = match (source, destination) {
             (IpAddr::V4(s), IpAddr::V4(d)) => PacketBuilder::ipv4(s.octets(), d.octets(), ttl),
@@ -164,11 +165,12 @@ impl Packet {
         })
     }
 
+    /// The present TTL of the packet.
     pub(super) fn ttl(&self) -> u8 {
         packet::parse(&self.bytes).map_or(0, |info| info.ttl)
     }
 
-    /// What a kernel that forwards does.
+    /// Decrements the TTL, as a forwarding kernel does.
     pub(super) fn take_ttl(&mut self) {
         packet::take_ttl(&mut self.bytes);
     }

@@ -1,37 +1,39 @@
-//! Why no route leads to an address that no VNet has: it may be in a site, behind a connection or a circuit.
+//! Explains why no route leads to an address outside of all VNets, which may be in a site behind a connection or a
+//! circuit.
 
+use super::finding::{Facts, Finding, connected, gateway_agents};
 use super::gateways::{self, chain, circuits, missing_flags, not_in_force, reported_down, used, without_bgp};
-use super::why::{Facts, Why, connected, gateway_agents};
 use crate::resource::{Connection, ConnectionType, ExpressRouteCircuit, LocalNetworkGateway, VirtualNetwork};
 use std::net::IpAddr;
 use tombolo_proto::config::GatewayKind;
 use tombolo_proto::id::{AgentId, ResourceId};
 
-/// Where an address outside the VNets is known to be.
-enum Holder<'t> {
-    /// In a site, by its configuration or by what its device announces.
+/// The known location of an address outside of the VNets.
+enum Location<'t> {
+    /// In a site, by its configuration or by the announcements of its device.
     Site(&'t LocalNetworkGateway),
-    /// Behind a circuit, by what its customer announces.
+    /// Behind a circuit, by the announcements of its customer.
     Circuit(&'t ExpressRouteCircuit),
 }
 
-/// Why packets from a VNet have no route to an address that is in no VNet.
-pub(super) fn no_route(facts: Facts<'_>, own: &VirtualNetwork, to: IpAddr) -> Why {
-    match holder(facts, to) {
-        Some(Holder::Site(site)) => to_site(facts, own, site, to),
-        Some(Holder::Circuit(circuit)) => to_circuit(facts, own, circuit, to),
+/// Explains why a VNet has no route to an address that is in no VNet.
+pub(super) fn no_route(facts: Facts<'_>, own: &VirtualNetwork, to: IpAddr) -> Finding {
+    match location(facts, to) {
+        Some(Location::Site(site)) => to_site(facts, own, site, to),
+        Some(Location::Circuit(circuit)) => to_circuit(facts, own, circuit, to),
         None => unknown(facts, own, to),
     }
 }
 
-/// Who has the longest prefix around an address. A default route says nothing of where an address is.
-fn holder(facts: Facts<'_>, to: IpAddr) -> Option<Holder<'_>> {
+/// The location with the longest prefix that contains an address. A default route does not locate an address and is
+/// skipped.
+fn location(facts: Facts<'_>, to: IpAddr) -> Option<Location<'_>> {
     let topology = facts.topology;
     let site_of = |connection: &Connection| topology.local_gateways.get(&connection.gateway2);
-    let mut found: Vec<(u8, Holder<'_>)> = Vec::new();
+    let mut found: Vec<(u8, Location<'_>)> = Vec::new();
     for site in topology.local_gateways.values() {
         let around = site.address_space.iter().filter(|p| p.contains(&to));
-        found.extend(around.map(|p| (p.prefix_len(), Holder::Site(site))));
+        found.extend(around.map(|p| (p.prefix_len(), Location::Site(site))));
     }
     for (neighbour, routes) in facts.reports.learned.values().flatten() {
         let around = routes
@@ -42,23 +44,23 @@ fn holder(facts: Facts<'_>, to: IpAddr) -> Option<Holder<'_>> {
             continue;
         };
         if let Some(site) = topology.connections.get(neighbour).and_then(|c| site_of(c)) {
-            found.push((longest, Holder::Site(site)));
+            found.push((longest, Location::Site(site)));
         } else if let Some(circuit) = topology.circuits.get(neighbour) {
-            found.push((longest, Holder::Circuit(circuit)));
+            found.push((longest, Location::Circuit(circuit)));
         }
     }
     let longest = found.into_iter().max_by_key(|(length, _)| *length);
-    longest.map(|(_, holder)| holder)
+    longest.map(|(_, location)| location)
 }
 
-/// The site has it: what keeps it from the VNet.
-fn to_site(facts: Facts<'_>, own: &VirtualNetwork, site: &LocalNetworkGateway, to: IpAddr) -> Why {
+/// Explains why a VNet does not reach an address in a site.
+fn to_site(facts: Facts<'_>, own: &VirtualNetwork, site: &LocalNetworkGateway, to: IpAddr) -> Finding {
     let topology = facts.topology;
     let (here, name) = (own.envelope.id.name(), site.envelope.id.name());
     let there = format!("the site {name}");
-    let doors = || topology.connections.values().filter(|c| c.gateway2 == site.envelope.id);
-    let Some(first) = doors().next() else {
-        return Why::new(
+    let connections = || topology.connections.values().filter(|c| c.gateway2 == site.envelope.id);
+    let Some(first) = connections().next() else {
+        return Finding::new(
             "G9",
             format!("{to} is in the local network gateway {name}, which no connection joins with a gateway"),
             format!("create a connection of type IPsec from a VPN gateway that {here} uses to {name}"),
@@ -69,7 +71,7 @@ fn to_site(facts: Facts<'_>, own: &VirtualNetwork, site: &LocalNetworkGateway, t
         let peers = connected(own);
         let leads = |peer: &&ResourceId| {
             let gateway = gateways::in_vnet(topology, peer, GatewayKind::Vpn);
-            gateway.is_some_and(|g| doors().any(|c| c.gateway1 == g.envelope.id))
+            gateway.is_some_and(|g| connections().any(|c| c.gateway1 == g.envelope.id))
         };
         let missing = peers
             .iter()
@@ -78,16 +80,16 @@ fn to_site(facts: Facts<'_>, own: &VirtualNetwork, site: &LocalNetworkGateway, t
         return missing.unwrap_or_else(|| no_gateway(here, to, &there, "VPN", &first.gateway1, &first.envelope.id));
     };
     let near = &near.envelope.id;
-    if let Some(door) = doors().find(|c| c.gateway1 == *near) {
-        return at_the_door(facts, (hub, near), door, site);
+    if let Some(connection) = connections().find(|c| c.gateway1 == *near) {
+        return at_connection(facts, (hub, near), connection, site);
     }
-    // Over other gateways, as far as routes are exchanged (G18, G19).
-    let ways = doors().filter_map(|door| Some((door, chain(topology, near, &door.gateway1)?)));
+    // Over other gateways, along connections that exchange routes (G18, G19).
+    let ways = connections().filter_map(|connection| Some((connection, chain(topology, near, &connection.gateway1)?)));
     match ways.min_by_key(|(_, way)| way.len()) {
-        Some((door, way)) => {
-            without_bgp(topology, &way, &there).unwrap_or_else(|| at_the_door(facts, (hub, near), door, site))
+        Some((connection, way)) => {
+            without_bgp(topology, &way, &there).unwrap_or_else(|| at_connection(facts, (hub, near), connection, site))
         }
-        None => Why::new(
+        None => Finding::new(
             "G19",
             format!(
                 "{to} is in {there}, which the connection {} joins with gateway {}; no connection leads from gateway {} \
@@ -105,52 +107,53 @@ fn to_site(facts: Facts<'_>, own: &VirtualNetwork, site: &LocalNetworkGateway, t
     }
 }
 
-/// A gateway that the VNet uses is joined with the site, directly or over others: what keeps the route away.
-fn at_the_door(
+/// Explains why a route is missing although a gateway that the VNet uses is connected to the site, directly or over
+/// other gateways.
+fn at_connection(
     facts: Facts<'_>,
     (hub, near): (&ResourceId, &ResourceId),
-    door: &Connection,
+    connection: &Connection,
     site: &LocalNetworkGateway,
-) -> Why {
+) -> Finding {
     let topology = facts.topology;
     let there = format!("the site {}", site.envelope.id.name());
     let gateway = topology.gateways.get(near);
     if let Some(why) = gateway.and_then(|gateway| gateway_agents(topology, gateway)) {
         return why;
     }
-    if door.shared_key.is_none() || site.public_key.is_none() {
-        return gateways::far_end(topology, &door.envelope.id);
+    if connection.shared_key.is_none() || site.public_key.is_none() {
+        return gateways::far_end(topology, &connection.envelope.id);
     }
-    if silent(facts, door) {
-        return Why::new(
+    if device_is_silent(facts, connection) {
+        return Finding::new(
             "R6",
             format!(
                 "{there} does not answer over the connection {}, so what it announces is withdrawn",
-                door.envelope.id.name()
+                connection.envelope.id.name()
             ),
             format!(
-                "bring its tunnel up: tombolo connection show {} says why it is down",
-                door.envelope.id.name()
+                "bring its tunnel up: tombolo connection show {} shows why it is down",
+                connection.envelope.id.name()
             ),
         )
-        .at(&door.envelope.id);
+        .at(&connection.envelope.id);
     }
     not_in_force(facts, hub, there)
 }
 
-/// The device at the end of a connection to a site does not answer.
-fn silent(facts: Facts<'_>, door: &Connection) -> bool {
-    reported_down(facts, &door.gateway1, &AgentId::of_site(&door.envelope.id))
+/// Whether the device at the far end of a connection does not answer.
+fn device_is_silent(facts: Facts<'_>, connection: &Connection) -> bool {
+    reported_down(facts, &connection.gateway1, &AgentId::of_site(&connection.envelope.id))
 }
 
-/// A circuit leads to it: what keeps it from the VNet.
-fn to_circuit(facts: Facts<'_>, own: &VirtualNetwork, circuit: &ExpressRouteCircuit, to: IpAddr) -> Why {
+/// Explains why a VNet does not reach an address behind a circuit.
+fn to_circuit(facts: Facts<'_>, own: &VirtualNetwork, circuit: &ExpressRouteCircuit, to: IpAddr) -> Finding {
     let topology = facts.topology;
     let (here, id) = (own.envelope.id.name(), &circuit.envelope.id);
     let there = format!("the site behind the circuit {}", id.name());
     if let Some((hub, near)) = used(topology, own, GatewayKind::ExpressRoute) {
         if !circuits(topology, near).contains(&id) {
-            return Why::new(
+            return Finding::new(
                 "E7",
                 format!(
                     "{to} is in {there}, which gateway {} is not connected to, and circuits are not bridged",
@@ -179,7 +182,7 @@ fn to_circuit(facts: Facts<'_>, own: &VirtualNetwork, circuit: &ExpressRouteCirc
         return why;
     }
     if used(topology, own, GatewayKind::Vpn).is_some() {
-        return Why::new(
+        return Finding::new(
             "E8",
             format!(
                 "{to} is in {there}, {here} is attached by VPN, and gateways of the two types do not relay to each other"
@@ -196,9 +199,9 @@ fn to_circuit(facts: Facts<'_>, own: &VirtualNetwork, circuit: &ExpressRouteCirc
     no_gateway(here, to, &there, "ExpressRoute", linked, id)
 }
 
-/// The VNet uses no gateway of the kind that leads there.
-fn no_gateway(here: &str, to: IpAddr, there: &str, kind: &str, leads: &ResourceId, at: &ResourceId) -> Why {
-    Why::new(
+/// The finding that a VNet uses no gateway of the type that leads to an address.
+fn no_gateway(here: &str, to: IpAddr, there: &str, kind: &str, leads: &ResourceId, at: &ResourceId) -> Finding {
+    Finding::new(
         "R3",
         format!("{to} is in {there}, and {here} uses no {kind} gateway that leads there"),
         format!(
@@ -210,11 +213,12 @@ fn no_gateway(here: &str, to: IpAddr, there: &str, kind: &str, leads: &ResourceI
     .at(at)
 }
 
-/// Nobody says that the address is his: the VNet's own sites are named, as what is down announces nothing (R6).
-fn unknown(facts: Facts<'_>, own: &VirtualNetwork, to: IpAddr) -> Why {
+/// Explains why no one announces an address. It lists the VNet's own sites with their state, because a site that is
+/// down announces nothing (R6).
+fn unknown(facts: Facts<'_>, own: &VirtualNetwork, to: IpAddr) -> Finding {
     let topology = facts.topology;
     let here = own.envelope.id.name();
-    let mut doors = Vec::new();
+    let mut candidates = Vec::new();
     let mut first = None;
     let learned = |neighbour: &ResourceId| {
         let mut all = facts.reports.learned.values().filter_map(|by| by.get(neighbour));
@@ -229,45 +233,48 @@ fn unknown(facts: Facts<'_>, own: &VirtualNetwork, to: IpAddr) -> Why {
         all.map(|c| &**c).collect()
     };
     if let Some((_, near)) = used(topology, own, GatewayKind::Vpn) {
-        for door in connections(&near.envelope.id) {
-            let site =
-                (door.connection_type == ConnectionType::IPsec).then(|| topology.local_gateways.get(&door.gateway2));
+        for connection in connections(&near.envelope.id) {
+            let site = (connection.connection_type == ConnectionType::IPsec)
+                .then(|| topology.local_gateways.get(&connection.gateway2));
             let Some(site) = site.flatten() else { continue };
-            let state = match (silent(facts, door), door.enable_bgp) {
+            let state = match (device_is_silent(facts, connection), connection.enable_bgp) {
                 (true, _) => "its device does not answer",
-                (false, true) => announces(&door.envelope.id),
+                (false, true) => announces(&connection.envelope.id),
                 (false, false) => "has other prefixes, and no BGP",
             };
-            doors.push(format!(
+            candidates.push(format!(
                 "the site {} (connection {}): {state}",
                 site.envelope.id.name(),
-                door.envelope.id.name()
+                connection.envelope.id.name()
             ));
-            first.get_or_insert(&door.envelope.id);
+            first.get_or_insert(&connection.envelope.id);
         }
     }
     if let Some((_, near)) = used(topology, own, GatewayKind::ExpressRoute) {
-        for door in connections(&near.envelope.id) {
-            let state = announces(&door.gateway2);
-            doors.push(format!("the customer of the circuit {}: {state}", door.gateway2.name()));
-            first.get_or_insert(&door.gateway2);
+        for connection in connections(&near.envelope.id) {
+            let state = announces(&connection.gateway2);
+            candidates.push(format!(
+                "the customer of the circuit {}: {state}",
+                connection.gateway2.name()
+            ));
+            first.get_or_insert(&connection.gateway2);
         }
     }
     let Some(first) = first else {
-        return Why::new(
+        return Finding::new(
             "R1",
-            format!("no virtual network and no site has {to}, as far as is known"),
+            format!("no virtual network and no site has {to}, as far as the controller knows"),
             format!(
                 "check the address; for a network outside, create a local network gateway with its prefix and a connection \
                  from a VPN gateway of {here}"
             ),
         );
     };
-    Why::new(
+    Finding::new(
         "R6",
         format!(
             "no virtual network has {to}, and no site of {here} announces it now ({})",
-            doors.join("; ")
+            candidates.join("; ")
         ),
         "if it is in one of these, bring its tunnel or line up and let its router announce the prefix; else check the address",
     )

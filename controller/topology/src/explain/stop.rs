@@ -1,9 +1,10 @@
-//! What stops a packet: the agent's reason, and what to do about it.
+//! The stop of a walk: the agent's drop reason, its cause and the remedy.
 
 use super::answer::Stop;
+use super::finding::{self, Facts, Finding};
 use super::node::{Node, Packet};
-use super::why::{self, Facts, Why};
-use super::{gateways, transit};
+use super::{gateways, no_route, transit};
+use crate::lookup::half_towards;
 use crate::topology::Topology;
 use std::net::IpAddr;
 use tombolo_engine::decide::Trace;
@@ -12,7 +13,7 @@ use tombolo_proto::config::{AgentConfig, ForeignSources, GatewayKind, Relation, 
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::{NextHop, RouteSource};
 
-fn stop(agent: &AgentId, reason: impl Into<String>, why: Why) -> Stop {
+fn stop(agent: &AgentId, reason: impl Into<String>, why: Finding) -> Stop {
     Stop {
         agent: agent.clone(),
         reason: reason.into(),
@@ -24,63 +25,67 @@ fn stop(agent: &AgentId, reason: impl Into<String>, why: Why) -> Stop {
     }
 }
 
-/// The agent at which a packet is to be has no configuration.
+/// The stop at an agent without a configuration.
 pub(super) fn no_configuration(topology: &Topology, agent: &AgentId) -> Stop {
     let (cause, remedy) = match topology.agents.get(agent) {
         Some(known) if known.revoked => (format!("the agent {agent} is revoked"), "delete it and join again"),
         Some(_) => (
-            format!("the agent {agent} is bound to something that is gone"),
+            format!("the agent {agent} is bound to a resource that was deleted"),
             "delete it and join again",
         ),
         None => (
             format!("there is no agent {agent}"),
-            "make a join token for it and join it",
+            "create a join token for it and join it",
         ),
     };
-    stop(agent, "no_configuration", Why::new("D7", cause, remedy))
+    stop(agent, "no_configuration", Finding::new("D7", cause, remedy))
 }
 
-/// The agent cannot decide: its configuration cannot be used as it is.
+/// The stop at an agent whose configuration is unusable.
 pub(super) fn unusable(agent: &AgentId, what: &str) -> Stop {
     let cause = format!("the configuration of {agent} cannot be used: {what}");
-    let why = Why::new("D2", cause, "undo the newest change of what the agent stands for");
+    let why = Finding::new(
+        "D2",
+        cause,
+        "undo the last change of the resource that the agent is bound to",
+    );
     stop(agent, "unusable_configuration", why)
 }
 
-/// An agent forwards to one that has no link back.
+/// The stop at an agent that forwards to one without a link back.
 pub(super) fn one_sided(node: &Node, far: &AgentId) -> Stop {
     let agent = &node.config.agent;
     let why = match node.link(far).map(|link| &link.relation) {
-        Some(Relation::Connection { connection }) => Why::new(
+        Some(Relation::Connection { connection }) => Finding::new(
             "G11",
             format!(
-                "the far gateway {far} takes no tunnel for the connection {}",
+                "the far gateway {far} accepts no tunnel for the connection {}",
                 connection.name()
             ),
-            "set the shared key of its own connection object",
+            "set the shared key of the far gateway's connection object",
         )
         .at(connection),
-        Some(Relation::Peering { peering }) => Why::new(
+        Some(Relation::Peering { peering }) => Finding::new(
             "P27",
             format!("{far} does not know the addresses of {agent} yet"),
             format!("sync the other half of the peering {}", peering.name()),
         )
         .at(peering),
-        _ => Why::new(
+        _ => Finding::new(
             "D10",
             format!("{far} has no link with {agent}"),
-            "look whether both agents run the newest revision: tombolo status",
+            "check that both agents run the newest revision: tombolo status",
         ),
     };
     stop(agent, DropReason::NoLink.name(), why)
 }
 
-/// The packet comes to the same place twice.
-pub(super) fn round(node: &Node, packet: &Packet) -> Stop {
-    let why = Why::new(
+/// The stop of a packet that reaches the same agent over the same link twice.
+pub(super) fn routing_loop(node: &Node, packet: &Packet) -> Stop {
+    let why = Finding::new(
         "R12",
         format!(
-            "the packet goes round until its TTL is used up: the route of {} for {} leads back to it",
+            "routing loop until the TTL expires: the route of {} for {} leads back to it",
             node.config.agent, packet.destination
         ),
         "keep an appliance out of the subnets that it serves",
@@ -88,20 +93,20 @@ pub(super) fn round(node: &Node, packet: &Packet) -> Stop {
     stop(&node.config.agent, "loop", why)
 }
 
-/// The TTL ran out.
+/// The stop of a packet whose TTL expired.
 pub(super) fn expired(node: &Node, packet: &Packet) -> Stop {
-    let why = Why::new(
+    let why = Finding::new(
         "T1",
         format!(
-            "the TTL is used up at {} before {} is reached",
+            "the TTL expires at {} before {} is reached",
             node.config.agent, packet.destination
         ),
-        "start with a greater TTL",
+        "start with a higher TTL",
     );
     stop(&node.config.agent, DropReason::TtlExceeded.name(), why)
 }
 
-/// An agent drops the packet.
+/// The stop at an agent that drops the packet.
 pub(super) fn dropped(
     facts: Facts<'_>,
     node: &Node,
@@ -117,32 +122,21 @@ pub(super) fn dropped(
     };
     let name = config.agent.as_str();
     let (source, destination) = (packet.source, packet.destination);
-    let next_hop = trace.route.as_ref().map(|route| &route.next_hop);
     let why = match reason {
         DropReason::SpoofedSource => source_refused(topology, node, from, source),
-        DropReason::NotForwarding => Why::new(
+        DropReason::NotForwarding => Finding::new(
             "R12",
             format!(
                 "{name} gets a packet for {destination}, but none of its network interfaces has enableIPForwarding"
             ),
-            "set it on the appliance's interface, and let its system forward (sysctl net.ipv4.ip_forward=1)",
+            "set enableIPForwarding on the appliance's network interface, and enable forwarding in its system (sysctl \
+             net.ipv4.ip_forward=1)",
         ),
         DropReason::NoRoute | DropReason::RouteNone | DropReason::RouteInternet => {
             no_way(facts, config, trace, destination)
         }
-        DropReason::NoOwner => {
-            let sought = match next_hop {
-                Some(NextHop::VirtualAppliance { address }) => *address,
-                _ => destination,
-            };
-            let vnet = trace.vnet.as_ref().unwrap_or(&config.vnet);
-            let mut why = why::no_owner(topology, vnet, sought);
-            if sought != destination {
-                why.cause = format!("the next hop {sought} of {}: {}", route_name(trace), why.cause);
-            }
-            why
-        }
-        DropReason::ApplianceUnreachable => Why::new(
+        DropReason::NoOwner => no_owner(topology, config, trace, destination),
+        DropReason::ApplianceUnreachable => Finding::new(
             "R11",
             format!(
                 "{} leads to an appliance that is neither in {} nor in a VNet directly peered with it, so it is a black \
@@ -150,20 +144,20 @@ pub(super) fn dropped(
                 route_name(trace),
                 config.vnet.name()
             ),
-            "use an appliance one peering away at most",
+            "use an appliance in this VNet or in one that is directly peered with it",
         ),
         DropReason::AccessDenied => access_denied(config, from, packet, trace),
         DropReason::NoGateway => no_gateway(topology, config, trace),
         DropReason::TransitNotAllowed => transit::refused(facts, node, from, trace, destination),
-        DropReason::Hairpin => Why::new(
+        DropReason::Hairpin => Finding::new(
             "R12",
             format!("the next hop of {destination} at {name} is where the packet comes from"),
             format!("check {}", route_name(trace)),
         ),
-        DropReason::NoLink => Why::new(
+        DropReason::NoLink => Finding::new(
             "D10",
             format!("{name} has no link with the agent that has {destination}"),
-            "look whether both agents run the newest revision: tombolo status",
+            "check that both agents run the newest revision: tombolo status",
         ),
         DropReason::Malformed
         | DropReason::TtlExceededSilent
@@ -175,15 +169,30 @@ pub(super) fn dropped(
         | DropReason::QueueFull
         | DropReason::Congestion
         | DropReason::SendRefused
-        | DropReason::DeviceRefused => Why::new(
+        | DropReason::DeviceRefused => Finding::new(
             "T8",
             format!("{name} drops the packet: {reason}"),
-            "look at the counters of that agent: tombolo-agent status on its host",
+            "check the counters of that agent: run tombolo-agent status on its host",
         ),
     };
     stop(&config.agent, reason.name(), why)
 }
 
+/// Explains a destination, or a next hop, that no agent owns.
+fn no_owner(topology: &Topology, config: &AgentConfig, trace: &Trace, destination: IpAddr) -> Finding {
+    let sought = match trace.route.as_ref().map(|route| &route.next_hop) {
+        Some(NextHop::VirtualAppliance { address }) => *address,
+        _ => destination,
+    };
+    let vnet = trace.vnet.as_ref().unwrap_or(&config.vnet);
+    let mut why = finding::no_owner(topology, vnet, sought);
+    if sought != destination {
+        why.cause = format!("the next hop {sought} of {}: {}", route_name(trace), why.cause);
+    }
+    why
+}
+
+/// The matched route for a message, with its source, prefix and subnet.
 fn route_name(trace: &Trace) -> String {
     let subnet = trace.subnet.as_ref().map_or("", ResourceId::name);
     match &trace.route {
@@ -204,13 +213,13 @@ fn route_name(trace: &Trace) -> String {
     }
 }
 
-/// No route, or one to `Internet` or `None`: a user's own, or the system's because nothing better is there.
-fn no_way(facts: Facts<'_>, config: &AgentConfig, trace: &Trace, destination: IpAddr) -> Why {
+/// Explains a packet without a usable route: none matches, or the matching one leads to `Internet` or `None`.
+fn no_way(facts: Facts<'_>, config: &AgentConfig, trace: &Trace, destination: IpAddr) -> Finding {
     if let Role::CircuitEdge { circuit, .. } = &config.role {
-        return Why::new(
+        return Finding::new(
             "E7",
             format!(
-                "no virtual network that is linked to the circuit {} has {destination}, and an edge leads nowhere else",
+                "no virtual network that is linked to the circuit {} has {destination}, and an edge forwards to linked networks only",
                 circuit.name()
             ),
             "create a connection of type ExpressRoute from the gateway of its virtual network to the circuit",
@@ -223,9 +232,9 @@ fn no_way(facts: Facts<'_>, config: &AgentConfig, trace: &Trace, destination: Ip
             _ => "R10",
         };
         let name = route.name.as_deref().unwrap_or_default();
-        let why = Why::new(
+        let why = Finding::new(
             rule,
-            format!("{} takes {destination} out of the VNets", route_name(trace)),
+            format!("{} sends {destination} outside of the VNets", route_name(trace)),
             format!("change or delete the route '{name}', or add one with a longer prefix for {destination}"),
         );
         return match &trace.subnet {
@@ -233,10 +242,11 @@ fn no_way(facts: Facts<'_>, config: &AgentConfig, trace: &Trace, destination: Ip
             None => why,
         };
     }
-    why::no_route(facts, &config.vnet, destination)
+    no_route::no_route(facts, &config.vnet, destination)
 }
 
-fn no_gateway(topology: &Topology, config: &AgentConfig, trace: &Trace) -> Why {
+/// Explains a route to a gateway without a reachable instance.
+fn no_gateway(topology: &Topology, config: &AgentConfig, trace: &Trace) -> Finding {
     if let Some(connection) = &trace.connection {
         return gateways::far_end(topology, connection);
     }
@@ -246,35 +256,36 @@ fn no_gateway(topology: &Topology, config: &AgentConfig, trace: &Trace) -> Why {
     let Some((_, gateway)) = used(GatewayKind::Vpn) else {
         let route = route_name(trace);
         return match used(GatewayKind::ExpressRoute) {
-            Some((_, other)) => Why::new(
+            Some((_, other)) => Finding::new(
                 "R14",
                 format!(
                     "{route} needs a VPN gateway, and {vnet} uses an ExpressRoute gateway only ({}), to which no \
                      user-defined route leads (E2)",
                     other.envelope.id.name()
                 ),
-                "delete the route: what a circuit leads to is learned by BGP; or create a VPN gateway beside the other one",
+                "delete the route, as routes of circuits are learned by BGP; or create a VPN gateway beside the other one",
             )
             .at(&other.envelope.id),
-            None => Why::new(
+            None => Finding::new(
                 "R14",
                 format!("{route} needs a VPN gateway, and {vnet} has none, nor uses a peer's"),
                 "create one, or set useRemoteGateways on a peering with a virtual network that has one",
             ),
         };
     };
-    why::gateway_agents(topology, gateway).unwrap_or_else(|| {
+    finding::gateway_agents(topology, gateway).unwrap_or_else(|| {
         let id = &gateway.envelope.id;
-        Why::new(
+        Finding::new(
             "D7",
             format!("no instance of the gateway {} can be reached", id.name()),
-            "look whether its agents are connected: tombolo status",
+            "check that its agents are connected: tombolo status",
         )
         .at(id)
     })
 }
 
-fn access_denied(config: &AgentConfig, from: Option<&AgentId>, packet: &Packet, trace: &Trace) -> Why {
+/// Explains a packet that `allowVirtualNetworkAccess` stops (P17).
+fn access_denied(config: &AgentConfig, from: Option<&AgentId>, packet: &Packet, trace: &Trace) -> Finding {
     let ingress = from.and_then(|from| config.links.iter().find(|link| link.peer == *from));
     let peering = match ingress.map(|link| &link.relation) {
         Some(Relation::Peering { peering }) => Some(peering),
@@ -284,7 +295,7 @@ fn access_denied(config: &AgentConfig, from: Option<&AgentId>, packet: &Packet, 
                 allow_access: false,
                 ..
             } => {
-                // By way of a gateway or an appliance, the addresses alone say whose packet it is.
+                // After a gateway or an appliance, only the addresses show which VNets the packet belongs to.
                 let covers = |a: IpAddr| space.prefixes.iter().any(|p| p.contains(&a));
                 let crossed = Some(&space.vnet) == trace.vnet.as_ref();
                 (crossed || covers(packet.source) || covers(packet.destination)).then_some(peering)
@@ -294,11 +305,11 @@ fn access_denied(config: &AgentConfig, from: Option<&AgentId>, packet: &Packet, 
     };
     let why = |name: &str| {
         let cause = format!(
-            "allowVirtualNetworkAccess is off on the peering {name} of {}, so nothing passes between its two VNets on any \
-             path",
+            "allowVirtualNetworkAccess is off on the peering {name} of {}, so its two VNets cannot reach each other \
+             on any path",
             config.vnet.name()
         );
-        Why::new("P17", cause, "set it on both halves")
+        Finding::new("P17", cause, "set it to true on both halves")
     };
     match peering {
         Some(peering) => why(peering.name()).at(peering),
@@ -306,43 +317,45 @@ fn access_denied(config: &AgentConfig, from: Option<&AgentId>, packet: &Packet, 
     }
 }
 
-/// A source that this host, or the link, may not speak for.
-fn source_refused(topology: &Topology, node: &Node, from: Option<&AgentId>, source: IpAddr) -> Why {
+/// Explains a packet whose source the host or the link must not use.
+fn source_refused(topology: &Topology, node: &Node, from: Option<&AgentId>, source: IpAddr) -> Finding {
     let config = &node.config;
     let name = config.agent.as_str();
     let link = from.and_then(|from| node.link(from));
     let Some(link) = link else {
-        return Why::new(
+        return Finding::new(
             "R12",
             format!("{name} may not send from {source}, which is none of its addresses"),
-            "set enableIPForwarding on its network interface if it is an appliance, else send from an own address",
+            "set enableIPForwarding on its network interface if it is an appliance, otherwise send from one of its addresses",
         );
     };
     let from = &link.peer;
     let own = config.address_space.iter().any(|p| p.contains(&source));
     let vnet = config.vnet.name();
     match &link.relation {
-        _ if own && !matches!(link.relation, Relation::VnetLocal {}) => Why::new(
+        _ if own && !matches!(link.relation, Relation::VnetLocal {}) => Finding::new(
             "D10",
-            format!("{source} belongs to {vnet} itself, so {name} takes it from nobody outside"),
+            format!("{source} belongs to {vnet} itself, so {name} accepts it from no sender outside"),
             "give the sender an address of its own network",
         ),
-        Relation::Peering { peering } if link.foreign == ForeignSources::None && forwards(config, from) => Why::new(
-            "P18",
-            format!("{from} forwards for {source}, which is outside its VNet"),
-            format!(
-                "set allowForwardedTraffic on the peering {} of {vnet}, the receiving side",
-                peering.name()
-            ),
-        )
-        .at(peering),
+        Relation::Peering { peering } if link.foreign == ForeignSources::None && forwards(config, from) => {
+            Finding::new(
+                "P18",
+                format!("{from} forwards for {source}, which is outside its VNet"),
+                format!(
+                    "set allowForwardedTraffic on the peering {} of {vnet}, the receiving side",
+                    peering.name()
+                ),
+            )
+            .at(peering)
+        }
         Relation::GatewayClient {} if link.foreign == ForeignSources::None => {
             let half = client_half(topology, config, from);
-            let why = Why::new(
+            let why = Finding::new(
                 "P18",
-                format!("{from} sends from {source}, which it may not speak for here"),
+                format!("{from} sends from {source}, which is not an allowed source here"),
                 format!(
-                    "if it is an appliance, set allowForwardedTraffic on the peering of {vnet} that leads to it; else send \
+                    "if it is an appliance, set allowForwardedTraffic on the peering of {vnet} that leads to it; otherwise send \
                      from an address of its own"
                 ),
             );
@@ -351,18 +364,18 @@ fn source_refused(topology: &Topology, node: &Node, from: Option<&AgentId>, sour
                 None => why,
             }
         }
-        Relation::Gateway {} | Relation::Connection { .. } => Why::new(
+        Relation::Gateway {} | Relation::Connection { .. } => Finding::new(
             "D9",
             format!(
-                "the gateway {from} may not relay packets from {source}: it speaks for what lies behind its connections, \
-                 for its VNet and for the VNets that use it"
+                "the gateway {from} may not relay packets from {source}: it may relay sources behind its connections, \
+                 of its VNet and of the VNets that use it"
             ),
             format!(
                 "let the VNet of {source} use that gateway (useRemoteGateways with allowGatewayTransit), or have its site \
                  announce the prefix"
             ),
         ),
-        _ => Why::new(
+        _ => Finding::new(
             "R12",
             format!("{from} may not send from {source}"),
             "set enableIPForwarding on its network interface",
@@ -370,15 +383,16 @@ fn source_refused(topology: &Topology, node: &Node, from: Option<&AgentId>, sour
     }
 }
 
+/// Whether an agent is an appliance, by the owners in a configuration.
 fn forwards(config: &AgentConfig, agent: &AgentId) -> bool {
     let owners = config.spaces.iter().flat_map(|space| &space.owners);
     owners.filter(|o| o.agent == *agent).any(|o| o.ip_forwarding)
 }
 
-/// At a gateway: the half that leads to the client in which an agent stands.
+/// At a gateway, the half towards the client VNet that an agent is in.
 fn client_half(topology: &Topology, config: &AgentConfig, agent: &AgentId) -> Option<ResourceId> {
     let of_agent = |space: &&Space| space.owners.iter().any(|o| o.agent == *agent);
     let client = config.spaces.iter().find(of_agent)?;
     let vnet = topology.vnets.get(&config.vnet)?;
-    why::half(vnet, &client.vnet).map(|half| half.id.clone())
+    half_towards(vnet, &client.vnet).map(|half| half.id.clone())
 }

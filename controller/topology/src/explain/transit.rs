@@ -1,22 +1,22 @@
-//! Why a gateway or an edge does not pass a packet on, and what would let it.
+//! Explains why a gateway or an edge does not forward a packet, and which change would permit it.
 
+use super::finding::{Facts, Finding};
 use super::gateways::{connection, missing_flags};
 use super::node::Node;
-use super::why::{Facts, Why};
 use crate::topology::Topology;
 use std::net::IpAddr;
 use tombolo_engine::decide::Trace;
 use tombolo_proto::config::{GatewayConnection, Relation, Role};
 use tombolo_proto::id::{AgentId, ResourceId};
 
-/// The transit that the packet needs is not allowed.
+/// Explains a packet that needs transit which is not allowed.
 pub(super) fn refused(
     facts: Facts<'_>,
     node: &Node,
     from: Option<&AgentId>,
     trace: &Trace,
     destination: IpAddr,
-) -> Why {
+) -> Finding {
     let config = &node.config;
     let name = config.agent.as_str();
     match &config.role {
@@ -31,7 +31,7 @@ pub(super) fn refused(
                 _ => no_client(facts, node, destination),
             }
         }
-        Role::ExpressRouteGateway { .. } => Why::new(
+        Role::ExpressRouteGateway { .. } => Finding::new(
             "E8",
             format!(
                 "the ExpressRoute gateway {name} passes packets from its circuits to its own virtual network and those that \
@@ -40,7 +40,7 @@ pub(super) fn refused(
             "let the virtual network use this gateway (useRemoteGateways with allowGatewayTransit), or attach both networks \
              by VPN",
         ),
-        Role::CircuitEdge { circuit, .. } => Why::new(
+        Role::CircuitEdge { circuit, .. } => Finding::new(
             "E6",
             format!(
                 "the circuit {} does not join virtual networks with each other",
@@ -53,19 +53,20 @@ pub(super) fn refused(
     }
 }
 
-/// G18, G19: from one connection of a VPN gateway to another.
-fn between(topology: &Topology, name: &str, inward: &GatewayConnection, onward: &GatewayConnection) -> Why {
+/// Explains a packet from one connection of a VPN gateway to another (G18, G19).
+fn between(topology: &Topology, name: &str, inward: &GatewayConnection, onward: &GatewayConnection) -> Finding {
     let silent: Vec<&GatewayConnection> = [inward, onward].into_iter().filter(|c| !c.exchange).collect();
-    // A site without BGP is fine beside a connection with BGP: it is the other end that lacks it.
+    // A site without BGP is allowed together with a connection with BGP, so the other connection is the one that lacks
+    // it.
     let lacking = silent.iter().find(|c| !c.site).or(silent.first());
     let Some(lacking) = lacking else {
-        return Why::new(
+        return Finding::new(
             "G21",
-            format!("the gateway {name} has no way on among the routes of its VPN connections"),
-            "look at what it has learned: tombolo gateway learned-routes",
+            format!("the gateway {name} has no next hop among the routes of its VPN connections"),
+            "check its learned routes: tombolo gateway learned-routes",
         );
     };
-    Why::new(
+    Finding::new(
         "G19",
         format!(
             "the gateway {name} passes packets from the connection {} on to {} only where routes are exchanged by BGP over \
@@ -78,7 +79,7 @@ fn between(topology: &Topology, name: &str, inward: &GatewayConnection, onward: 
     .at(&lacking.connection)
 }
 
-/// What a connection lacks for routes to be exchanged over it (G4).
+/// The missing setting for route exchange over a connection (G4).
 fn remedy(topology: &Topology, lacking: &GatewayConnection) -> String {
     let id = &lacking.connection;
     let Some(own) = topology.connections.get(id) else {
@@ -109,8 +110,8 @@ fn remedy(topology: &Topology, lacking: &GatewayConnection) -> String {
     }
 }
 
-/// D9: into a virtual network that does not use the gateway.
-fn no_client(facts: Facts<'_>, node: &Node, destination: IpAddr) -> Why {
+/// Explains a packet to a VNet that does not use the gateway (D9).
+fn no_client(facts: Facts<'_>, node: &Node, destination: IpAddr) -> Finding {
     let (name, hub) = (node.config.agent.as_str(), &node.config.vnet);
     let mut vnets = facts.topology.vnets.values();
     let target = vnets.find(|v| v.address_space.iter().any(|p| p.contains(&destination)));
@@ -120,12 +121,12 @@ fn no_client(facts: Facts<'_>, node: &Node, destination: IpAddr) -> Why {
          connections, never a plain peering"
     );
     match flags {
-        Some(flags) => Why {
+        Some(flags) => Finding {
             rule: "D9",
             cause,
             ..flags
         },
-        None => Why::new(
+        None => Finding::new(
             "D9",
             cause,
             format!(
@@ -149,7 +150,7 @@ mod tests {
         format!("{GROUP}/providers/Microsoft.Network/{tail}")
     }
 
-    /// Two gateways, each with a site that speaks BGP with its gateway's ASN, or not at all.
+    /// Two connected gateways, and two sites: one without BGP, one with its gateway's ASN.
     fn topology() -> Topology {
         let mut topology = Topology::default();
         let mut guids = 0;
@@ -160,11 +161,11 @@ mod tests {
                 if_match: None,
                 sync_remote_address_space: false,
             };
-            let mut fresh = || {
+            let mut new_guid = || {
                 guids += 1;
                 Uuid::from_u128(guids)
             };
-            topology = topology.apply(&change, &mut fresh).unwrap().topology;
+            topology = topology.apply(&change, &mut new_guid).unwrap().topology;
         };
         put(GROUP, json!({}));
         for (vnet, second) in [("hub", 1), ("branch", 2)] {
@@ -222,7 +223,7 @@ mod tests {
         }
     }
 
-    /// G19: the connection that lacks BGP is named, with what it lacks.
+    /// G19: the finding names the connection that lacks BGP, and the setting that it lacks.
     #[test]
     fn g19_what_a_connection_lacks_is_named() {
         let topology = topology();
@@ -233,7 +234,7 @@ mod tests {
         );
         let tunnel = ends("there", false, false);
         for (inward, onward, at, words) in [
-            // The site without BGP is fine; the tunnel is what lacks it, and of its objects the one that has it off.
+            // The site without BGP is allowed; the tunnel lacks BGP, on one of its two objects.
             (&plain, &tunnel, "there", "set enableBgp on back"),
             (&tunnel, &bgp, "there", "set enableBgp on back"),
             (

@@ -1,12 +1,12 @@
-//! A packet's way from agent to agent. Each agent decides by its own configuration, and the kernel of an appliance
-//! forwards in between (R12, D23).
+//! Walks a packet from agent to agent. Each agent decides with its own configuration; between two decisions the kernel
+//! of an appliance forwards (R12, D23).
 
-use super::answer::{Hop, Ingress, MatchedRoute, Walk};
+use super::answer::{Hop, Ingress, MatchedRoute, Stop, Walk};
+use super::finding::Facts;
 use super::node::{Decision, Node, Packet, Step};
 use super::stop;
-use super::why::Facts;
 use crate::compile::Compiler;
-use crate::moving::{Moving, Reports};
+use crate::learned_routes::{LearnedReports, LearnedRoutes};
 use crate::topology::Topology;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,44 +14,52 @@ use tombolo_proto::config::Relation;
 use tombolo_proto::id::AgentId;
 use tombolo_proto::route::EffectiveRoute;
 
-/// The agents that packets have come to so far, each compiled once.
+/// The agents that packets have reached so far, each compiled once.
 pub(super) struct Fabric<'t> {
     facts: Facts<'t>,
     compiler: Compiler<'t>,
-    moving: Moving,
+    learned: LearnedRoutes,
     nodes: BTreeMap<AgentId, Option<Node>>,
 }
 
-/// How a walk ended.
+/// The end of a walk.
 pub(super) enum End {
-    /// At an agent that has the destination.
+    /// The packet reached the agent that has the destination.
     Delivered(AgentId),
-    /// Its TTL ran out at an agent.
+    /// The TTL expired at this agent, which may answer.
     Expired(AgentId, Option<Answer>),
-    /// It went on into a site: from this agent, over the link with its device or down the line of an edge.
-    Left {
-        /// The last agent.
+    /// The packet left the fabric into a site: over the link with its device, or down the line of an edge.
+    LeftFabric {
+        /// The last agent of the walk.
         agent: AgentId,
-        /// The site's device; none: down the line.
+        /// The site's device. `None`: down the line.
         device: Option<AgentId>,
     },
-    /// It is lost.
+    /// The packet was dropped.
     Stopped,
 }
 
-/// An ICMP error on its way back.
+/// Where a packet goes after a hop.
+enum Next {
+    /// To this agent, over the link with another one; `None`: out of its own TUN device.
+    Agent(AgentId, Option<AgentId>),
+    /// The walk ends, with a stop if the packet does not arrive.
+    End(Option<Stop>, End),
+}
+
+/// An ICMP error that an agent sends.
 pub(super) struct Answer {
-    /// Its source.
+    /// The source address of the error.
     pub(super) address: IpAddr,
-    /// Where it comes first, and over which link: a kernel's answer comes out of its own device, an engine's goes back
-    /// the way the packet came.
+    /// The agent that decides on the error first, and the link over which the error arrives there. The TUN device of
+    /// the agent delivers a kernel's error; an engine's error returns over the link of the packet.
     pub(super) start: (AgentId, Option<AgentId>),
 }
 
 impl<'t> Fabric<'t> {
-    pub(super) fn new(topology: &'t Topology, reports: &'t Reports) -> Self {
+    pub(super) fn new(topology: &'t Topology, reports: &'t LearnedReports) -> Self {
         let compiler = Compiler::new(topology);
-        let moving = Moving::new(topology, &compiler, reports.clone());
+        let learned = LearnedRoutes::new(topology, &compiler, reports.clone());
         Self {
             facts: Facts {
                 topology,
@@ -59,158 +67,152 @@ impl<'t> Fabric<'t> {
                 subnet: None,
             },
             compiler,
-            moving,
+            learned,
             nodes: BTreeMap::new(),
         }
     }
 
-    /// None: revoked, unknown, or bound to something that is gone.
+    /// An agent, compiled at first use. `None`: it is revoked, unknown, or bound to a deleted resource.
     pub(super) fn node(&mut self, agent: &AgentId) -> Option<&Node> {
-        let (compiler, moving) = (&self.compiler, &self.moving);
+        let (compiler, learned) = (&self.compiler, &self.learned);
         let make = || {
             let config = compiler.compile(agent)?;
-            let dynamic = moving.dynamic(&config);
+            let dynamic = learned.routing_state(&config);
             Some(Node::new(config, &dynamic))
         };
         self.nodes.entry(agent.clone()).or_insert_with(make).as_ref()
     }
 
-    /// Follows a packet from an agent on, where it comes over the link with `from`, or from the host itself.
+    /// Walks a packet from the agent `start`, where it arrives over the link with `from`; `None`: from the host itself.
     pub(super) fn walk(&mut self, start: &AgentId, from: Option<&AgentId>, packet: &mut Packet) -> (Walk, End) {
         let mut hops = Vec::new();
         let mut seen = BTreeSet::new();
         let (mut at, mut from) = (start.clone(), from.cloned());
-        loop {
-            let facts = self.facts;
-            let stopped = |hops, stop| {
-                let walk = Walk {
-                    delivered: false,
-                    hops,
-                    stop: Some(stop),
-                };
-                (walk, End::Stopped)
-            };
-            let Some(node) = self.node(&at) else {
-                return stopped(hops, stop::no_configuration(facts.topology, &at));
-            };
-            // Where a packet goes depends on these alone: the same again means for ever (until its TTL is gone).
-            if !seen.insert((at.clone(), from.clone())) {
-                return stopped(hops, stop::round(node, packet));
+        let (stop, end) = loop {
+            // The decision depends on agent and link only, so the same pair again means a routing loop, which the TTL
+            // ends.
+            let repeated = !seen.insert((at.clone(), from.clone()));
+            match self.visit(&at, from.as_ref(), packet, repeated, &mut hops) {
+                Next::Agent(next, link) => (at, from) = (next, link),
+                Next::End(stop, end) => break (stop, end),
             }
-            let ttl = packet.ttl();
-            let (step, trace) = match node.decide(from.as_ref(), packet) {
-                Ok(Decision { step, trace }) => (step, trace),
-                Err(what) => return stopped(hops, stop::unusable(&at, &what)),
-            };
-            let mut hop = Hop {
-                agent: at.clone(),
-                vnet: node.config.vnet.clone(),
-                ingress: match &from {
-                    Some(from) => Ingress::Link { from: from.clone() },
-                    None => Ingress::Device {},
-                },
-                ttl,
-                subnet: trace.subnet.clone(),
-                route: trace.route.as_ref().map(matched),
-                verdict: String::new(),
-                next: None,
-                relation: None,
-            };
-            match step {
-                Step::Forward(next) => {
-                    hop.verdict = format!("forwards to {next}");
-                    hop.next = Some(next.clone());
-                    hop.relation = node.link(&next).map(|link| relation(&link.relation).to_owned());
-                    if node.link(&next).is_some_and(|link| link.stock) {
-                        hop.verdict = "forwards to the site's device".into();
-                        hops.push(hop);
-                        let end = End::Left {
-                            agent: at,
-                            device: Some(next),
-                        };
-                        return (left(hops), end);
-                    }
-                    let one_sided = stop::one_sided(node, &next);
-                    if self.node(&next).is_some_and(|far| far.link(&at).is_none()) {
-                        hops.push(hop);
-                        return stopped(hops, one_sided);
-                    }
-                    from = Some(at);
-                    at = next;
-                }
-                Step::Deliver if node.has(packet.destination) => {
-                    hop.verdict = format!("delivers to {}", packet.destination);
-                    hops.push(hop);
-                    let walk = Walk {
-                        delivered: true,
-                        hops,
-                        stop: None,
-                    };
-                    return (walk, End::Delivered(at));
-                }
-                Step::Deliver => {
-                    let answer = node.kernel_address(packet.source).map(|address| Answer {
-                        address,
-                        start: (at.clone(), None),
-                    });
-                    if ttl <= 1 {
-                        hop.verdict = "its kernel forwards no further: the TTL is used up".into();
-                        let stop = stop::expired(node, packet);
-                        hops.push(hop);
-                        return (stopped(hops, stop).0, End::Expired(at, answer));
-                    }
-                    packet.take_ttl();
-                    if node.sends_down(packet.destination) {
-                        hop.verdict = "its kernel forwards it down the line to the customer edge".into();
-                        hops.push(hop);
-                        let end = End::Left {
-                            agent: at,
-                            device: None,
-                        };
-                        return (left(hops), end);
-                    }
-                    hop.verdict = if node.is_edge() {
-                        "its kernel forwards it (E6)".into()
-                    } else {
-                        "hands it to its kernel, which forwards it (enableIPForwarding)".into()
-                    };
-                    from = None;
-                }
-                Step::Expired(answer) => {
-                    hop.verdict = match answer {
-                        Some(answer) => format!("the TTL is used up: answers from {answer}"),
-                        None => "the TTL is used up: silent".into(),
-                    };
-                    let stop = stop::expired(node, packet);
-                    let answer = answer.zip(from).map(|(address, back)| Answer {
-                        address,
-                        start: (back, Some(at.clone())),
-                    });
-                    hops.push(hop);
-                    return (stopped(hops, stop).0, End::Expired(at, answer));
-                }
-                Step::Drop(reason) => {
-                    hop.verdict = format!("drops it: {reason}");
-                    let stop = stop::dropped(facts, node, from.as_ref(), packet, &trace, reason);
-                    hops.push(hop);
-                    return stopped(hops, stop);
-                }
-            }
-            hops.push(hop);
+        };
+        let walk = Walk {
+            delivered: stop.is_none(),
+            hops,
+            stop,
+        };
+        (walk, end)
+    }
+
+    /// Lets one agent decide on a packet, and adds the hop. `repeated`: the walk has been here before.
+    fn visit(
+        &mut self,
+        at: &AgentId,
+        from: Option<&AgentId>,
+        packet: &mut Packet,
+        repeated: bool,
+        hops: &mut Vec<Hop>,
+    ) -> Next {
+        let facts = self.facts;
+        let stopped = |stop| Next::End(Some(stop), End::Stopped);
+        let Some(node) = self.node(at) else {
+            return stopped(stop::no_configuration(facts.topology, at));
+        };
+        if repeated {
+            return stopped(stop::routing_loop(node, packet));
         }
+        let ttl = packet.ttl();
+        let Decision { step, trace } = match node.decide(from, packet) {
+            Ok(decision) => decision,
+            Err(what) => return stopped(stop::unusable(at, &what)),
+        };
+        let mut hop = Hop {
+            agent: at.clone(),
+            vnet: node.config.vnet.clone(),
+            ingress: from.map_or(Ingress::Device {}, |from| Ingress::Link { from: from.clone() }),
+            ttl,
+            subnet: trace.subnet.clone(),
+            route: trace.route.as_ref().map(matched),
+            verdict: String::new(),
+            next: None,
+            relation: None,
+        };
+        let next = match step {
+            Step::Forward(next) => {
+                hop.verdict = format!("forwards to {next}");
+                hop.next = Some(next.clone());
+                hop.relation = node.link(&next).map(|link| relation(&link.relation).to_owned());
+                let to_site = node.link(&next).is_some_and(|link| link.stock);
+                let one_sided = stop::one_sided(node, &next);
+                if to_site {
+                    hop.verdict = "forwards to the site's device".into();
+                    Next::left_fabric(at, Some(next))
+                } else if self.node(&next).is_some_and(|far| far.link(at).is_none()) {
+                    stopped(one_sided)
+                } else {
+                    Next::Agent(next, Some(at.clone()))
+                }
+            }
+            Step::Deliver if node.has(packet.destination) => {
+                hop.verdict = format!("delivers to {}", packet.destination);
+                Next::End(None, End::Delivered(at.clone()))
+            }
+            Step::Deliver => forward_by_kernel(node, packet, &mut hop),
+            Step::Expired(answer) => {
+                hop.verdict = match answer {
+                    Some(answer) => format!("the TTL expires: answers from {answer}"),
+                    None => "the TTL expires: no answer".into(),
+                };
+                let answer = answer.zip(from).map(|(address, back)| Answer {
+                    address,
+                    start: (back.clone(), Some(at.clone())),
+                });
+                Next::End(Some(stop::expired(node, packet)), End::Expired(at.clone(), answer))
+            }
+            Step::Drop(reason) => {
+                hop.verdict = format!("drops it: {reason}");
+                stopped(stop::dropped(facts, node, from, packet, &trace, reason))
+            }
+        };
+        hops.push(hop);
+        next
     }
 }
 
-/// A walk that goes on where no agent is.
-fn left(hops: Vec<Hop>) -> Walk {
-    Walk {
-        delivered: true,
-        hops,
-        stop: None,
+impl Next {
+    /// The packet leaves the fabric, to a site or a customer edge.
+    fn left_fabric(agent: &AgentId, device: Option<AgentId>) -> Self {
+        let agent = agent.clone();
+        Self::End(None, End::LeftFabric { agent, device })
     }
 }
 
-/// A route in Azure's words (R21).
+/// The host of an appliance or an edge forwards a packet that its agent delivered to it.
+fn forward_by_kernel(node: &Node, packet: &mut Packet, hop: &mut Hop) -> Next {
+    let at = &node.config.agent;
+    if hop.ttl <= 1 {
+        hop.verdict = "its kernel does not forward it: the TTL expires".into();
+        let answer = node.kernel_address(packet.source).map(|address| Answer {
+            address,
+            start: (at.clone(), None),
+        });
+        return Next::End(Some(stop::expired(node, packet)), End::Expired(at.clone(), answer));
+    }
+    packet.take_ttl();
+    if node.sends_down(packet.destination) {
+        hop.verdict = "its kernel forwards it down the line to the customer edge".into();
+        return Next::left_fabric(at, None);
+    }
+    hop.verdict = if node.is_edge() {
+        "its kernel forwards it (E6)".into()
+    } else {
+        "passes it to its kernel, which forwards it (enableIPForwarding)".into()
+    };
+    Next::Agent(at.clone(), None)
+}
+
+/// A route in Azure's terms (R21).
 fn matched(route: &EffectiveRoute) -> MatchedRoute {
     MatchedRoute {
         name: route.name.clone(),
@@ -221,6 +223,7 @@ fn matched(route: &EffectiveRoute) -> MatchedRoute {
     }
 }
 
+/// The name of a relation in the JSON form.
 fn relation(relation: &Relation) -> &'static str {
     match relation {
         Relation::VnetLocal {} => "vnetLocal",

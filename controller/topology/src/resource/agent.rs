@@ -1,39 +1,40 @@
-//! Agents and the tokens with which they join.
+//! Agents, and the tokens with which they join.
 
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use tombolo_proto::config::CircuitLink;
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
 
-/// An agent: what joined, and what it stands for (D7).
+/// An agent: a host that joined, bound to one thing (D7).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Agent {
-    /// Its name.
+    /// The agent's name.
     pub id: AgentId,
-    /// What it stands for.
+    /// The machine, gateway instance or circuit link that the agent is bound to.
     pub binding: Binding,
-    /// Its identity on links.
+    /// The WireGuard public key, which identifies the agent on links.
     pub public_key: PublicKey,
-    /// SHA-256 of its certificate's SubjectPublicKeyInfo, hex: its identity towards the controller.
+    /// SHA-256 of the certificate's SubjectPublicKeyInfo in hex, which identifies the agent at the controller.
     pub certificate_key: String,
-    /// How others reach it.
+    /// The endpoints of the agent's links.
     #[serde(flatten)]
     pub reach: Reach,
-    /// Cut off. Kept so that the name and the reason stay visible; nobody gets a link to it.
+    /// Whether the agent is revoked. A revoked agent gets no configuration and no links; its record stays so that
+    /// operators see it.
     pub revoked: bool,
 }
 
-/// How an agent is reached, as it says itself.
+/// How other agents reach this one, as the agent reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Reach {
-    /// Where its first lane is, best first.
+    /// Underlay addresses of lane 0, the best one first.
     pub endpoints: Vec<SocketAddr>,
-    /// Where it takes QUIC besides (D6).
+    /// The address that also accepts QUIC. `None`: QUIC is off (D6).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quic_endpoint: Option<SocketAddr>,
-    /// How many lanes it runs, 1 to [`MAX_LANES`](tombolo_proto::config::MAX_LANES) (D15).
+    /// The number of lanes, 1 to [`MAX_LANES`](tombolo_proto::config::MAX_LANES) (D15).
     #[serde(default = "one_lane")]
     pub lanes: u16,
 }
@@ -43,7 +44,7 @@ const fn one_lane() -> u16 {
 }
 
 impl Reach {
-    /// An agent with one lane, at these endpoints alone.
+    /// One lane, these endpoints, and no QUIC.
     #[must_use]
     pub const fn at(endpoints: Vec<SocketAddr>) -> Self {
         Self {
@@ -54,7 +55,7 @@ impl Reach {
     }
 }
 
-/// What a join token, and then an agent, stands for (D7): exactly one thing.
+/// The one thing that a join token, and later its agent, represents (D7).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     tag = "type",
@@ -63,44 +64,44 @@ impl Reach {
     deny_unknown_fields
 )]
 pub enum Binding {
-    /// A virtual machine.
+    /// A virtual machine with its NICs.
     Vm {
-        /// `…/Microsoft.Compute/virtualMachines/{name}`: the read-only view that ARM clients look for.
+        /// `…/Microsoft.Compute/virtualMachines/{name}`, which ARM clients see as a read-only resource.
         vm: ResourceId,
-        /// Its NICs, the primary one first; all in one VNet, none bound elsewhere.
+        /// The VM's NICs, the primary one first. All are in one VNet, and no other agent has one of them.
         nics: Vec<ResourceId>,
-        /// Subnets of that VNet whose other machines sit behind this host (D8).
+        /// Subnets of that VNet whose machines without an agent are behind this host (D8).
         #[serde(default)]
         served: Vec<ResourceId>,
     },
     /// One instance of a gateway.
     Gateway {
-        /// The gateway.
+        /// The id of the virtual network gateway.
         gateway: ResourceId,
-        /// The name of the `ipConfiguration`.
+        /// The name of the gateway's `ipConfiguration`.
         ip_configuration: String,
     },
     /// The provider edge of one link of a circuit.
     Edge {
-        /// The circuit.
+        /// The id of the circuit.
         circuit: ResourceId,
-        /// Which link.
+        /// The circuit's primary or secondary link.
         link: CircuitLink,
     },
 }
 
-/// A one-time token.
+/// A join token, which one agent can use once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct JoinToken {
-    /// Public part; the secret's hash stands in `hash`.
+    /// The public part of the token. The secret part is stored as `hash` only.
     pub id: String,
-    /// BLAKE3 of the secret, hex.
+    /// BLAKE3 hash of the secret, in hex.
     pub hash: String,
-    /// The name that the agent gets.
+    /// The name of the agent that joins.
     pub agent: AgentId,
-    /// What it will stand for.
+    /// The binding of the agent that joins.
     pub binding: Binding,
-    /// Unix seconds; not valid after.
+    /// Unix time in seconds after which the token is invalid.
     pub expires: u64,
 }

@@ -1,18 +1,19 @@
-//! Application security groups: kept and shown. No rule refers to one yet (N9).
+//! Application security groups. They are kept and shown; no rule refers to one yet (N9).
 
-use super::{Envelope, Put, Resource};
 use crate::arm::view::Views;
+use crate::draft::Draft;
 use crate::path::Kind;
-use crate::rules::Draft;
+use crate::resource::Envelope;
+use crate::resource::frame::{Put, Resource};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tombolo_proto::id::ResourceId;
 
-/// An application security group.
+/// An application security group: only region and tags.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ApplicationSecurityGroup {
-    /// Id, location, tags, etag.
+    /// Id, region, tags, etag.
     #[serde(flatten)]
     pub envelope: Envelope,
 }
@@ -27,7 +28,7 @@ impl Resource for ApplicationSecurityGroup {
         })
     }
 
-    /// Network interfaces and security rules cannot refer to one, so nothing uses it.
+    /// Nothing: neither a network interface nor a security rule can refer to a group.
     fn check_unused(_draft: &mut Draft<'_>, _id: &ResourceId, _old: &Self) {}
 
     fn properties(&self, _views: &Views<'_>) -> Value {

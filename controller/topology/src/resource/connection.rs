@@ -1,14 +1,16 @@
-//! Connections: reading, and what holds for all types (G9, G11, X8).
+//! Connections: reading, views, and the rules of all types (G9, G11, X8).
 
 mod ends;
 mod tunnels;
 
-use super::{Echoed, Envelope, Put, Resource, VirtualNetworkGateway};
 use crate::arm::body::{Object, Shape, missing};
 use crate::arm::status;
 use crate::arm::view::{Views, reference};
+use crate::draft::Draft;
 use crate::path::{ArmPath, Kind};
-use crate::rules::{Draft, unsupported};
+use crate::resource::frame::{Echoed, Put, Resource};
+use crate::resource::{Envelope, VirtualNetworkGateway};
+use crate::rules::unsupported;
 use ends::End;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -16,32 +18,34 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 
-/// A connection object (G9); of type `Vnet2Vnet` it is one side's (G10).
+/// A connection object (G9). A `Vnet2Vnet` connection consists of two objects, one on each side (G10).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Connection {
-    /// Id, location, tags, etag.
+    /// Id, region, tags, etag.
     #[serde(flatten)]
     pub envelope: Envelope,
     /// `connectionType`. Immutable.
     #[serde(default)]
     pub connection_type: ConnectionType,
-    /// This side's gateway.
+    /// The gateway on this side.
     pub gateway1: ResourceId,
-    /// The other end: a gateway, a local network gateway or a circuit, by `connection_type`. Immutable.
+    /// The far end: a gateway, a local network gateway or a circuit, depending on `connection_type`. Immutable.
     pub gateway2: ResourceId,
-    /// `ExpressRoute` only: the ends of the tunnels to the primary and the secondary edge, addresses of the gateway's
+    /// `ExpressRoute` only: the addresses of the tunnels to the primary and the secondary edge, in the gateway's
     /// `GatewaySubnet`. Allocated at creation unless given.
     #[serde(default)]
     pub tunnel_addresses: Vec<IpAddr>,
-    /// G11; none until set: the tunnel cannot come up.
+    /// The shared key. `None`: not set, so the tunnel cannot come up (G11).
     #[serde(default)]
     pub shared_key: Option<String>,
-    /// `routingWeight`.
+    /// `routingWeight`, 0 to 32,000: among the routes of several connections for one prefix, the higher weight wins
+    /// (E12).
     pub routing_weight: u32,
-    /// `enableBgp`.
+    /// `enableBgp`: this side exchanges routes over the connection (G4).
     pub enable_bgp: bool,
-    /// `dpdTimeoutSeconds`: silence of a site's device after which it is given up, seconds, 9 to 3600; none: the default.
+    /// `dpdTimeoutSeconds`: the dead-peer-detection timeout of a site's device in seconds, 9 to 3600. `None`: the
+    /// default.
     #[serde(default)]
     pub dpd_timeout: Option<u16>,
 }
@@ -49,10 +53,10 @@ pub struct Connection {
 /// `connectionType` (G9).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ConnectionType {
-    /// Gateway to gateway; needs a second object for the way back (G10).
+    /// Gateway to gateway. It needs a second object for the way back (G10).
     #[default]
     Vnet2Vnet,
-    /// Gateway to the device of a site.
+    /// VPN gateway to the device of a site.
     IPsec,
     /// ExpressRoute gateway to circuit.
     ExpressRoute,
@@ -102,7 +106,7 @@ impl Resource for Connection {
         if !draft.problems.is_empty() {
             return None;
         }
-        // The key is never shown, so a body that was read and edited has none: it stays.
+        // GET never shows the key, so a body that was read and edited lacks it. The stored key then stays.
         let kept_key = put.old().and_then(|c| c.shared_key.clone());
         let key = key.map(str::to_owned).or(kept_key);
         Some(Self {
@@ -129,11 +133,11 @@ impl Resource for Connection {
         }
     }
 
-    /// Nothing refers to a connection.
+    /// Nothing: no other resource can refer to a connection.
     fn check_unused(_draft: &mut Draft<'_>, _id: &ResourceId, _old: &Self) {}
 
     fn properties(&self, views: &Views<'_>) -> Value {
-        let status = status::of(views.topology, views.live, self);
+        let status = status::of(views.topology, views.statuses, self);
         let mut properties = json!({
             "connectionType": self.connection_type,
             "virtualNetworkGateway1": reference(&self.gateway1),
@@ -162,7 +166,7 @@ impl Resource for Connection {
 }
 
 impl Draft<'_> {
-    /// `connectionType` (G9): immutable. None: nothing can be said of the ends.
+    /// Reads `connectionType`, which is immutable (G9). `None`: it is missing or wrong, so the ends cannot be checked.
     fn connection_type(
         &mut self,
         id: &ResourceId,
@@ -191,7 +195,7 @@ impl Draft<'_> {
         if let Some(old) = old.filter(|o| o.connection_type != kind) {
             let message = format!(
                 "{at}: connection {id} is of type {:?} and cannot become one of type {kind:?}: delete it and create it \
-                 anew (G9)",
+                 again (G9)",
                 old.connection_type
             );
             self.problems.add("XConnectionTypeImmutable", at, message);
@@ -200,6 +204,7 @@ impl Draft<'_> {
         Some(kind)
     }
 
+    /// Resolves a required reference to a gateway.
     fn connection_gateway(
         &mut self,
         id: &ResourceId,
@@ -212,7 +217,7 @@ impl Draft<'_> {
         self.resolve(properties, name, id, |t, gateway| t.gateways.get(gateway).cloned())
     }
 
-    /// `dpdTimeoutSeconds`: 9 to 3600, and 0 for the default, as Azure has it.
+    /// Reads `dpdTimeoutSeconds`: 9 to 3600, or 0 for the default, as Azure does.
     fn dpd_timeout(&mut self, properties: &Object<'_>) -> Option<u16> {
         let seconds = properties.integer("dpdTimeoutSeconds", 0..=3600, &mut self.problems)?;
         if (1..9).contains(&seconds) {
@@ -223,11 +228,11 @@ impl Draft<'_> {
         u16::try_from(seconds).ok().filter(|s| *s > 0)
     }
 
-    /// G11.
+    /// Checks the format of a shared key (G11).
     fn check_shared_key(&mut self, key: &str, at: &str) {
         let good = |c: char| c.is_ascii_graphic() && c != '-' && c != '~';
         if key.is_empty() || key.len() > 128 || !key.chars().all(good) {
-            // The key itself is a secret and stays out of the message.
+            // The key is a secret, so the message does not show it.
             self.problems.add(
                 "XInvalidSharedKey",
                 at,
@@ -236,6 +241,7 @@ impl Draft<'_> {
         }
     }
 
+    /// PUT of `…/sharedkey`. Always false: nothing is created.
     pub(crate) fn set_shared_key(&mut self, connection: &ResourceId, value: &str, if_match: Option<&str>) -> bool {
         let Some(old) = self.topology.connections.get(connection).cloned() else {
             match ArmPath::parse(connection.as_str()) {

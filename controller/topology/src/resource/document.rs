@@ -1,4 +1,4 @@
-//! One resource, agent or token as a JSON document of the store.
+//! Conversion between a resource, agent or token and its JSON document in the store.
 
 use crate::topology::DocumentChange;
 use serde::Serialize;
@@ -7,14 +7,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 
-/// What the keys of ARM resources begin with; their id follows, in lower case.
+/// The prefix of the keys of ARM resources; the lower-case id follows.
 pub(crate) const ARM: &str = "arm";
 
-/// The key of an ARM resource.
+/// The store's key of an ARM resource.
 pub(crate) fn arm_key(id: &ResourceId) -> String {
     format!("{ARM}{}", id.key())
 }
 
+/// A value as JSON text.
 pub(crate) fn bytes<T: Serialize>(value: &T) -> Vec<u8> {
     #[expect(
         clippy::unwrap_used,
@@ -23,14 +24,15 @@ pub(crate) fn bytes<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).unwrap()
 }
 
-/// Reads a document.
+/// Parses the document `key`. The error names the document.
 pub(crate) fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<Arc<T>, String> {
     serde_json::from_slice(value)
         .map(Arc::new)
         .map_err(|e| format!("document '{key}': {e}"))
 }
 
-/// The documents in which `after` differs from `before`.
+/// Appends the changes that turn the documents of `before` into those of `after`. Values that share an `Arc` are not
+/// compared.
 pub(crate) fn differences<K: Ord, V: Serialize + PartialEq>(
     before: &BTreeMap<K, Arc<V>>,
     after: &BTreeMap<K, Arc<V>>,

@@ -1,27 +1,27 @@
-//! What every ARM resource has, and resource groups.
+//! The properties that every ARM resource has, and resource groups.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
-/// What every top-level ARM resource has.
+/// The properties that every top-level ARM resource has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Envelope {
-    /// The full id.
+    /// The full resource id.
     pub id: ResourceId,
-    /// The region.
+    /// The region, lower case without spaces.
     pub location: String,
-    /// Tags.
+    /// Tags by name.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
-    /// Changes with each change of the resource (children included).
+    /// A GUID that is new after each change of the resource or of one of its children.
     pub etag: Uuid,
-    /// Never changes.
+    /// A GUID that stays the same for the life of the resource.
     pub resource_guid: Uuid,
-    /// Properties that Tombolo keeps and echoes without acting on them (`dhcpOptions`, `sku`, …), in ARM's form,
-    /// as an object with `properties` and top-level members.
+    /// Properties that are kept and shown without any effect (`dhcpOptions`, `sku`, …), in ARM's form: an object with
+    /// `properties` and top-level members.
     #[serde(default)]
     pub echoed: serde_json::Map<String, serde_json::Value>,
 }
@@ -32,9 +32,9 @@ pub struct Envelope {
 pub struct ResourceGroup {
     /// `/subscriptions/{sub}/resourceGroups/{rg}`.
     pub id: ResourceId,
-    /// The region.
+    /// The region, lower case without spaces.
     pub location: String,
-    /// Tags.
+    /// Tags by name.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
 }

@@ -4,29 +4,31 @@ mod peering;
 
 pub use peering::PrivatePeering;
 
-use super::{Binding, Child, Echoed, Envelope, Put, Resource};
 use crate::arm::body::Shape;
 use crate::arm::view::Views;
+use crate::draft::{Draft, changed};
 use crate::path::Kind;
-use crate::rules::{Draft, changed, unsupported};
+use crate::resource::frame::{Child, Echoed, Put, Resource};
+use crate::resource::{Binding, Envelope};
+use crate::rules::unsupported;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
-/// A circuit (E1).
+/// An ExpressRoute circuit (E1).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExpressRouteCircuit {
-    /// Id, location, tags, etag.
+    /// Id, region, tags, etag.
     #[serde(flatten)]
     pub envelope: Envelope,
-    /// `AzurePrivatePeering`; none: nothing can be connected to it yet.
+    /// The peering `AzurePrivatePeering`. `None`: nothing can be connected to the circuit yet.
     #[serde(default)]
     pub private_peering: Option<PrivatePeering>,
 }
 
-/// Most members of a list of peerings: one a type.
+/// The maximum length of a body's list of peerings: ARM has three types, and a circuit has one peering of each.
 const MAX_PEERINGS: usize = 3;
 
 const ECHOED: Echoed = Echoed {
@@ -52,7 +54,7 @@ impl Resource for ExpressRouteCircuit {
         let kept = put.echoed(&mut draft.problems);
         let before = put.old().and_then(|c| c.private_peering.as_ref());
         let private_peering = match put.properties.list("peerings", MAX_PEERINGS, &mut draft.problems) {
-            // As with VNets: what is left out stays.
+            // As with VNets, a list that the body leaves out stays as it is.
             None => before.cloned(),
             Some(items) => draft.read_peerings(&put.id, &items, before),
         };
@@ -64,10 +66,10 @@ impl Resource for ExpressRouteCircuit {
         Some(new)
     }
 
-    fn renew_children(&mut self, old: Option<&Self>, fresh: &mut dyn FnMut() -> Uuid) {
+    fn renew_children(&mut self, old: Option<&Self>, new_guid: &mut dyn FnMut() -> Uuid) {
         if let Some(peering) = &mut self.private_peering {
             let before = old.and_then(|c| c.private_peering.as_ref());
-            peering.etag = changed(before, peering, fresh).unwrap_or(peering.etag);
+            peering.etag = changed(before, peering, new_guid).unwrap_or(peering.etag);
         }
     }
 
@@ -95,7 +97,7 @@ impl Resource for ExpressRouteCircuit {
     fn properties(&self, _views: &Views<'_>) -> Value {
         let peerings: Vec<Value> = self.private_peering.iter().map(PrivatePeering::view).collect();
         json!({
-            // There is no provider to wait for.
+            // There is no service provider, so the circuit is provisioned at once.
             "circuitProvisioningState": "Enabled",
             "serviceProviderProvisioningState": "Provisioned",
             "serviceKey": self.envelope.resource_guid.to_string(),
@@ -105,7 +107,7 @@ impl Resource for ExpressRouteCircuit {
     }
 }
 
-/// There are none: nobody but the operator has gateways to connect.
+/// Always an empty list: all gateways belong to the operator, so a connection needs no authorization.
 const AUTHORIZATIONS: Child = Child {
     name: "authorizations",
     kind: Some(Kind::CircuitAuthorization),
@@ -115,7 +117,8 @@ const AUTHORIZATIONS: Child = Child {
 };
 
 impl Draft<'_> {
-    /// What connections to a circuit ask of it: its peering, its size (X13), lines that overlap no linked VNet.
+    /// Checks that a circuit still satisfies its connections: it keeps its peering (E1), and its SKU allows their
+    /// number (X13).
     fn check_circuit_in_use(&mut self, old: Option<&ExpressRouteCircuit>, new: &ExpressRouteCircuit) {
         let id = &new.envelope.id;
         let users: Vec<_> = self.links_of(id).cloned().collect();
@@ -131,17 +134,17 @@ impl Draft<'_> {
             );
             self.problems.add("XCircuitPeeringCannotBeDeleted", id, message);
         }
-        if users.len() > most_links(new) {
+        if users.len() > max_links(new) {
             let message = format!(
                 "Circuit {id} has {} virtual networks linked to it, and {} are the most that its SKU allows (X13).",
                 users.len(),
-                most_links(new)
+                max_links(new)
             );
             self.problems.add("XCircuitLinkLimitReached", "sku", message);
         }
     }
 
-    /// After a change of a circuit: its lines against the VNets that are linked to it.
+    /// After a change of a circuit, checks its lines against the VNets that are linked to it.
     fn check_lines(&mut self, id: &ResourceId) {
         let gateways: Vec<ResourceId> = self.links_of(id).map(|c| c.gateway1.clone()).collect();
         for gateway in gateways {
@@ -152,7 +155,7 @@ impl Draft<'_> {
     }
 }
 
-/// Where a circuit ends: its peering location, or its region (X12).
+/// The peering location of a circuit, or its region if none is given (X12).
 pub(crate) fn location_of(circuit: &ExpressRouteCircuit) -> String {
     let properties = circuit.envelope.echoed.get("properties");
     let location = properties.and_then(|p| p.pointer("/serviceProviderProperties/peeringLocation"));
@@ -160,8 +163,9 @@ pub(crate) fn location_of(circuit: &ExpressRouteCircuit) -> String {
     location.unwrap_or(&circuit.envelope.location).to_owned()
 }
 
-/// How many VNets may be linked to a circuit: 10, and with a premium one more, by its bandwidth (X13).
-pub(crate) fn most_links(circuit: &ExpressRouteCircuit) -> usize {
+/// The maximum number of VNets that can be linked to a circuit: 10, and with the premium tier more, depending on the
+/// bandwidth (X13).
+pub(crate) fn max_links(circuit: &ExpressRouteCircuit) -> usize {
     let echoed = &circuit.envelope.echoed;
     let tier = echoed.get("sku").and_then(|s| s.get("tier")).and_then(Value::as_str);
     if !tier.is_some_and(|t| t.eq_ignore_ascii_case("Premium")) {

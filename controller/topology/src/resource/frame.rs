@@ -1,89 +1,82 @@
-//! What every kind of top-level resource has in common, written once: PUT, PATCH of tags, DELETE, etags, stored documents,
-//! bodies and lists. A kind implements [`Resource`] and stands in the registry of [`crate::resource`].
+//! The operations that all kinds of top-level resources share: PUT, PATCH of tags, DELETE, etags, stored documents,
+//! bodies and lists. A kind implements [`Resource`] and has a line in the registry of [`crate::resource`].
 //!
 //! ```text
 //! Change ─▶ Draft ─▶ Entry ─▶ frame::{put, patch_tags, delete} ─▶ Resource::{read, check_unused} ─▶ Draft::commit
 //! GET ─▶ Views ─▶ Entry ─▶ frame::view ─▶ Resource::properties
 //! ```
 
-use super::{Envelope, ResourceGroup, document};
+use super::document;
 use crate::arm::body::{Object, Shape};
-use crate::arm::view::{Views, top};
+use crate::arm::view::{Views, top_level};
+use crate::draft::{Draft, changed};
 use crate::path::{ArmPath, Kind};
 use crate::problems::Problems;
+use crate::resource::{Envelope, ResourceGroup};
 use crate::rules::request::{echoed, without_default_properties, without_defaults};
-use crate::rules::{Draft, changed};
-use crate::topology::{DocumentChange, Topology};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use crate::topology::{DocumentChange, Stored, Topology};
 use serde_json::{Map as JsonMap, Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
-/// Tags by name.
+/// Tags: values by name.
 pub(crate) type Tags = BTreeMap<String, String>;
 
-/// Whether a scope, such as a resource group, holds an item.
+/// Whether a scope, such as a resource group, contains an item.
 pub(crate) type Holds<'s> = &'s dyn Fn(&ResourceId) -> bool;
 
-/// All resources of a kind.
-pub type Map<R> = BTreeMap<ResourceId, Arc<R>>;
-
-/// Where the resources of a kind are kept, and the envelope of one. The registry implements it.
-pub(crate) trait Stored: Clone + PartialEq + Serialize + DeserializeOwned + 'static {
-    fn map(topology: &Topology) -> &Map<Self>;
-    fn map_mut(topology: &mut Topology) -> &mut Map<Self>;
-    fn envelope(&self) -> &Envelope;
-    fn envelope_mut(&mut self) -> &mut Envelope;
-}
-
-/// What Azure says about one kind of top-level resource.
+/// The behaviour of one kind of top-level resource.
 pub(crate) trait Resource: Stored {
+    /// The kind's path, ARM type and title.
     const KIND: Kind;
-    /// Members that are kept and shown without being acted on.
+    /// The members of a body that are kept and shown without any effect.
     const ECHOED: Echoed = Echoed::NOTHING;
-    /// Collections below an item.
+    /// The collections below an item of this kind.
     const CHILDREN: &'static [Child] = &[];
 
-    /// Reads a body, and notes everything that is wrong with it and with the resource as a whole. `None`: nothing is put
-    /// into the draft, and a problem says why.
+    /// Parses a body and adds every problem of the body and of the resource as a whole. `None`: the draft stays as it
+    /// is, and a problem gives the reason.
     fn read(draft: &mut Draft<'_>, put: &Put<'_, Self>) -> Option<Self>;
 
-    /// Checks and changes that need the new resource in the draft. Runs after each [`Self::read`] that gave one.
+    /// Runs checks and changes that need the new resource in the draft, after each [`Self::read`] that returned a
+    /// resource.
     fn after_put(_draft: &mut Draft<'_>, _put: &Put<'_, Self>) {}
 
-    /// Gives new etags to children that differ from those of `old`.
-    fn renew_children(&mut self, _old: Option<&Self>, _fresh: &mut dyn FnMut() -> Uuid) {}
+    /// Sets new etags on the children that differ from those of `old`.
+    fn renew_children(&mut self, _old: Option<&Self>, _new_guid: &mut dyn FnMut() -> Uuid) {}
 
-    /// Checks that follow each change of a resource, whoever asked for it.
+    /// Runs checks after each change of a resource, whether by a PUT of it or by another operation.
     fn after_change(_draft: &mut Draft<'_>, _id: &ResourceId) {}
 
-    /// Notes who forbids deletion. `id` is as the request wrote it.
+    /// Adds a problem if another resource or an agent uses this one. `id` has the casing of the request.
     fn check_unused(draft: &mut Draft<'_>, id: &ResourceId, old: &Self);
 
-    /// Checks that nobody forbids deletion, and removes the resource.
+    /// Removes the resource, and adds a problem if it is in use.
     fn delete(draft: &mut Draft<'_>, id: &ResourceId, old: &Self) {
         Self::check_unused(draft, id, old);
         Self::map_mut(&mut draft.topology).remove(id);
     }
 
-    /// The own members of `properties`; those that are echoed come from the frame.
+    /// The members of `properties` that this kind defines. The frame adds the echoed ones.
     fn properties(&self, views: &Views<'_>) -> Value;
 }
 
-/// The members of a body that are kept without being acted on, with what Azure shows where a body said nothing.
+/// The members of a body that are kept without any effect, with the values that Azure shows for missing ones.
 pub(crate) struct Echoed {
-    /// Beside `properties`.
+    /// Members beside `properties`, with their JSON types.
     pub(crate) top: &'static [(&'static str, Shape)],
+    /// The values that are shown for missing members beside `properties`.
     pub(crate) top_defaults: fn() -> Value,
-    /// Of `properties`.
+    /// Members of `properties`, with their JSON types.
     pub(crate) properties: &'static [(&'static str, Shape)],
+    /// The values that are shown for missing members of `properties`.
     pub(crate) defaults: fn() -> Value,
 }
 
 impl Echoed {
+    /// No member is kept.
     pub(crate) const NOTHING: Self = Self {
         top: &[],
         top_defaults: || json!({}),
@@ -91,7 +84,7 @@ impl Echoed {
         defaults: || json!({}),
     };
 
-    /// Removes what equals the value that is shown anyway, so that writing back what was read changes nothing.
+    /// Removes members that equal their default, so that writing back a body that was read changes nothing.
     pub(crate) fn without_defaults(&self, mut kept: JsonMap<String, Value>) -> JsonMap<String, Value> {
         without_default_properties(&mut kept, &(self.defaults)());
         without_defaults(&mut kept, &(self.top_defaults)());
@@ -105,14 +98,14 @@ pub(crate) struct Request<'r> {
     pub(crate) path: &'r ArmPath,
     pub(crate) body: &'r Value,
     pub(crate) if_match: Option<&'r str>,
-    /// `syncRemoteAddressSpace`, of peerings only.
+    /// The query parameter `syncRemoteAddressSpace`, for peerings only.
     pub(crate) sync_remote_address_space: bool,
 }
 
-/// A PUT of a top-level resource, taken apart.
+/// A PUT of a top-level resource with its parsed body.
 pub(crate) struct Put<'p, R> {
     pub(crate) path: &'p ArmPath,
-    /// In the casing of its creation.
+    /// The id in the casing of its creation.
     pub(crate) id: ResourceId,
     old: Option<Arc<R>>,
     pub(crate) root: Object<'p>,
@@ -120,75 +113,79 @@ pub(crate) struct Put<'p, R> {
 }
 
 impl<R: Resource> Put<'_, R> {
-    /// The resource before; none: it is created.
+    /// The resource before this PUT. `None`: the PUT creates it.
     pub(crate) fn old(&self) -> Option<&R> {
         self.old.as_deref()
     }
 
-    /// The members of the body that are kept, defaults included.
+    /// The echoed members of the body, including those that equal their default.
     pub(crate) fn echoed_with_defaults(&self, problems: &mut Problems) -> JsonMap<String, Value> {
         echoed(&self.root, R::ECHOED.top, R::ECHOED.properties, problems)
     }
 
-    /// The members of the body that are kept.
+    /// The echoed members of the body, without those that equal their default.
     pub(crate) fn echoed(&self, problems: &mut Problems) -> JsonMap<String, Value> {
         R::ECHOED.without_defaults(self.echoed_with_defaults(problems))
     }
 
-    /// The new envelope; its etag changes when the resource is put into the draft.
+    /// The new envelope. [`Draft::commit`] sets its etag.
     pub(crate) fn envelope(&self, draft: &mut Draft<'_>, kept: JsonMap<String, Value>) -> Envelope {
         draft.envelope(&self.root, self.id.clone(), self.old().map(R::envelope), kept)
     }
 }
 
-/// One line of the registry: what the rest of the crate asks of a kind without knowing its type.
+/// The operations of one kind, for code that does not know its type.
 pub(crate) struct Entry {
     pub(crate) kind: Kind,
-    /// None: a view of other resources, which cannot be written.
+    /// `None`: a view of other resources, which is read-only.
     pub(crate) stored: Option<Writes>,
+    /// The body of one item. `None`: it does not exist.
     pub(crate) item: fn(&Views<'_>, &ResourceId) -> Option<Value>,
-    /// The bodies of all items that a scope holds, in order of id.
+    /// The bodies of all items in a scope, ordered by id.
     pub(crate) list: fn(&Views<'_>, Holds<'_>) -> Vec<Value>,
     pub(crate) children: &'static [Child],
 }
 
-/// What changes and stores the resources of a kind.
+/// The operations that change and store the resources of a kind.
 pub(crate) struct Writes {
-    /// True: created.
+    /// PUT. True: the item is new.
     pub(crate) put: fn(&mut Draft<'_>, &Request<'_>) -> bool,
-    /// Without tags nothing changes.
+    /// PATCH of tags. Without tags nothing changes.
     pub(crate) patch_tags: fn(&mut Draft<'_>, &ArmPath, Option<Tags>, Option<&str>),
-    /// True: removed.
+    /// DELETE. True: the item existed.
     pub(crate) delete: fn(&mut Draft<'_>, &ResourceId, Option<&str>) -> bool,
+    /// The ids of all resources of the kind.
     pub(crate) ids: fn(&Topology) -> Vec<ResourceId>,
-    /// The documents in which the second topology differs from the first.
+    /// Appends the documents in which the second topology differs from the first.
     pub(crate) differences: fn(&Topology, &Topology, &mut Vec<DocumentChange>),
-    /// Adds the resource of a stored document.
+    /// Adds the resource of a stored document to a topology.
     pub(crate) load: fn(&mut Topology, &str, &[u8]) -> Result<(), String>,
 }
 
-/// A collection below an item of a kind. Its members live in their parent.
+/// A collection below an item. Its members are stored in their parent.
 pub(crate) struct Child {
     /// The last segment of the collection's path.
     pub(crate) name: &'static str,
-    /// None: a collection of resources that have a path of their own.
+    /// `None`: a collection of top-level resources, which have paths of their own.
     pub(crate) kind: Option<Kind>,
-    /// None: a view, which cannot be written.
+    /// `None`: a read-only view.
     pub(crate) writes: Option<ChildWrites>,
+    /// The body of one member. `None`: it does not exist.
     pub(crate) item: fn(&Views<'_>, &ArmPath) -> Option<Value>,
-    /// None: the parent does not exist.
+    /// The bodies of all members. `None`: the parent does not exist.
     pub(crate) list: fn(&Views<'_>, &ResourceId) -> Option<Vec<Value>>,
 }
 
-/// What changes the children of a kind.
+/// The operations that change the members of a collection.
 pub(crate) struct ChildWrites {
-    /// True: created.
+    /// PUT. True: the item is new.
     pub(crate) put: fn(&mut Draft<'_>, &Request<'_>) -> bool,
-    /// True: removed.
+    /// DELETE. True: the item existed.
     pub(crate) delete: fn(&mut Draft<'_>, &ResourceId, Option<&str>) -> bool,
 }
 
 impl Entry {
+    /// The entry of the kind `R`.
     pub(crate) const fn of<R: Resource>() -> Self {
         Self {
             kind: R::KIND,
@@ -263,7 +260,7 @@ fn load<R: Resource>(topology: &mut Topology, key: &str, value: &[u8]) -> Result
     Ok(())
 }
 
-/// The ARM body: defaults, over them what is echoed, over that the own members.
+/// The ARM body of a resource. The kind's own members override echoed ones, which override the defaults.
 pub(crate) fn view<R: Resource>(resource: &R, views: &Views<'_>) -> Value {
     let envelope = resource.envelope();
     let mut properties = (R::ECHOED.defaults)();
@@ -275,7 +272,7 @@ pub(crate) fn view<R: Resource>(resource: &R, views: &Views<'_>) -> Value {
             slot.extend(own);
         }
     }
-    let mut body = top(envelope, R::KIND, properties);
+    let mut body = top_level(envelope, R::KIND, properties);
     if let (Value::Object(body), Value::Object(defaults)) = (&mut body, (R::ECHOED.top_defaults)()) {
         for (name, value) in defaults {
             body.entry(name).or_insert(value);
@@ -285,11 +282,11 @@ pub(crate) fn view<R: Resource>(resource: &R, views: &Views<'_>) -> Value {
 }
 
 impl Draft<'_> {
-    /// Puts a resource into the draft, with new etags for it and its children where they differ.
+    /// Writes a resource into the draft. It gets a new etag if it differs from the old one, and so do its children.
     pub(crate) fn commit<R: Resource>(&mut self, mut new: R) {
         let old = R::map(&self.topology).get(&new.envelope().id).cloned();
-        new.renew_children(old.as_deref(), self.fresh);
-        if let Some(etag) = changed(old.as_deref(), &new, self.fresh) {
+        new.renew_children(old.as_deref(), self.new_guid);
+        if let Some(etag) = changed(old.as_deref(), &new, self.new_guid) {
             new.envelope_mut().etag = etag;
             let id = new.envelope().id.clone();
             R::map_mut(&mut self.topology).insert(id.clone(), Arc::new(new));

@@ -1,35 +1,40 @@
-//! Local network gateways: sites as their operators describe them (G4, G7, G13, D16).
+//! Local network gateways, which describe sites (G4, G7, G13, D16).
 
-use super::{Envelope, Put, Resource, is_apipa, is_reserved_for_customers};
 use crate::arm::body::{Object, missing};
-use crate::arm::view::{Views, space};
+use crate::arm::view::{Views, address_space};
+use crate::draft::Draft;
+use crate::net::is_apipa;
+use crate::net::is_reserved_for_customers;
 use crate::net::{overlaps_within, special_use};
 use crate::path::{Kind, shown};
-use crate::rules::{Draft, unsupported};
+use crate::resource::Envelope;
+use crate::resource::frame::{Put, Resource};
+use crate::rules::unsupported;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::net::IpAddr;
 use tombolo_proto::id::{PublicKey, ResourceId};
 
-/// A local network gateway: a site as its operator describes it (G7, D16).
+/// A local network gateway: the operator's description of a site (G7, D16).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LocalNetworkGateway {
-    /// Id, location, tags, etag.
+    /// Id, region, tags, etag.
     #[serde(flatten)]
     pub envelope: Envelope,
-    /// `gatewayIpAddress`: where its device is reached; none: the device calls.
+    /// `gatewayIpAddress`: the underlay address of the device. `None`: unknown, so the device starts the handshake.
     #[serde(default)]
     pub address: Option<IpAddr>,
-    /// UDP port of the device's WireGuard.
+    /// `wireGuardPort`: the UDP port of the device's WireGuard interface.
     pub port: u16,
-    /// The device's WireGuard key; none until told: the tunnel cannot come up.
+    /// `wireGuardPublicKey`: the device's public key. `None`: not set, so the tunnel cannot come up.
     #[serde(default)]
     pub public_key: Option<PublicKey>,
-    /// `localNetworkAddressSpace`: disjoint from the VNet, its peers, and the other sites of the same gateway.
+    /// `localNetworkAddressSpace`: the site's prefixes, disjoint from the VNet, its peers, and the other sites of the
+    /// same gateway.
     pub address_space: Vec<IpNet>,
-    /// `bgpSettings`; none: no BGP.
+    /// `bgpSettings`. `None`: the site does not use BGP.
     #[serde(default)]
     pub bgp: Option<SiteBgp>,
 }
@@ -38,13 +43,13 @@ pub struct LocalNetworkGateway {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SiteBgp {
-    /// G4: none that is reserved.
+    /// The ASN of the site, which must not be reserved (G4).
     pub asn: u32,
     /// `bgpPeeringAddress`: the device's address inside the tunnel.
     pub address: IpAddr,
 }
 
-/// WireGuard's own.
+/// The default `ListenPort` of WireGuard.
 const DEFAULT_PORT: u16 = 51820;
 
 impl Resource for LocalNetworkGateway {
@@ -84,7 +89,7 @@ impl Resource for LocalNetworkGateway {
 
     fn properties(&self, _views: &Views<'_>) -> Value {
         let mut properties = json!({
-            "localNetworkAddressSpace": space(&self.address_space),
+            "localNetworkAddressSpace": address_space(&self.address_space),
             "wireGuardPort": self.port,
         });
         if let Some(address) = self.address {
@@ -101,7 +106,7 @@ impl Resource for LocalNetworkGateway {
 }
 
 impl Draft<'_> {
-    /// `gatewayIpAddress`; none or empty: the device calls.
+    /// Reads `gatewayIpAddress`. `None`: missing or empty, so the device starts the handshake.
     fn site_address(&mut self, properties: &Object<'_>) -> Option<IpAddr> {
         let fqdn = properties.text("fqdn", &mut self.problems);
         if fqdn.is_some_and(|f| !f.is_empty()) {
@@ -112,13 +117,13 @@ impl Draft<'_> {
         let address = properties.address("gatewayIpAddress", &mut self.problems)?;
         if address.is_unspecified() || address.is_multicast() || address.is_loopback() {
             let at = properties.at("gatewayIpAddress");
-            let message = format!("{at}: nobody can be reached at {address} (G7)");
+            let message = format!("{at}: {address} is not a unicast address of a device (G7)");
             self.problems.add("XInvalidEndpoint", at, message);
         }
         Some(address)
     }
 
-    /// `wireGuardPublicKey` (D16).
+    /// Reads `wireGuardPublicKey`, which no agent may have (D16).
     fn site_key(&mut self, properties: &Object<'_>) -> Option<PublicKey> {
         let at = properties.at("wireGuardPublicKey");
         let text = properties
@@ -143,13 +148,14 @@ impl Draft<'_> {
         Some(key)
     }
 
-    /// `localNetworkAddressSpace.addressPrefixes`: may be empty, what BGP brings is enough (G7).
+    /// Reads `localNetworkAddressSpace.addressPrefixes`. It can be empty: the site can announce its prefixes by BGP
+    /// (G7).
     fn site_space(&mut self, properties: &Object<'_>) -> Vec<IpNet> {
         let space = properties.object_or_empty("localNetworkAddressSpace", &mut self.problems);
         let prefixes = self.prefixes(&space, "addressPrefixes").unwrap_or_default();
         for (net, at) in &prefixes {
             if let Some(block) = special_use(net) {
-                let message = format!("{at}: {net} touches {block}, which no site can have (G7)");
+                let message = format!("{at}: {net} overlaps {block}, which no site can have (G7)");
                 self.problems.add("XAddressPrefixNotAllowed", at.clone(), message);
             }
         }
@@ -165,7 +171,7 @@ impl Draft<'_> {
         nets
     }
 
-    /// `bgpSettings` (G4); none, or one without ASN and address: no BGP.
+    /// Reads `bgpSettings` (G4). `None`: missing, or without ASN and address, so the site does not use BGP.
     fn site_bgp(&mut self, properties: &Object<'_>) -> Option<SiteBgp> {
         let bgp = properties.object("bgpSettings", &mut self.problems)?;
         let before = self.problems.len();
@@ -200,8 +206,8 @@ impl Draft<'_> {
         }
     }
 
-    /// What connections to a site ask of it: BGP settings (G4), to be told apart from the gateway's other sites (G13),
-    /// and addresses that nobody else has (G7).
+    /// Checks that a changed site still satisfies its connections: BGP settings (G4), properties that differ from the
+    /// gateway's other sites (G13), and addresses that overlap nothing (G7).
     fn check_site_in_use(&mut self, id: &ResourceId) {
         let Some(site) = self.topology.local_gateways.get(id).cloned() else {
             return;
@@ -216,7 +222,7 @@ impl Draft<'_> {
                 self.problems
                     .add("XBgpSettingsRequired", "properties.bgpSettings", message);
             }
-            self.check_sites_apart(id, &user.gateway1, None);
+            self.check_sites_distinct(id, &user.gateway1, None);
             if let Some(gateway) = self.topology.gateways.get(&user.gateway1).cloned() {
                 self.check_attached_to(id, &format!("Local network gateway {id} cannot be changed."), &gateway);
             }

@@ -1,46 +1,49 @@
-//! Network interfaces: addresses out of subnets (P2, G1).
+//! Network interfaces and their addresses in subnets (P2, G1).
 
-use super::{Binding, Child, Echoed, Envelope, Put, Resource, is_gateway_subnet};
 use crate::arm::body::Shape;
-use crate::arm::view::{Views, child, method, reference, version};
+use crate::arm::view::{Views, address_version, allocation_method, child, reference};
+use crate::draft::Draft;
+use crate::lookup::is_gateway_subnet;
 use crate::path::{Kind, parent_id};
-use crate::rules::Draft;
-use crate::rules::address::WantedAddress;
+use crate::resource::frame::{Child, Echoed, Put, Resource};
+use crate::resource::{Binding, Envelope};
+use crate::rules::address::AddressRequest;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 
-/// A network interface.
+/// A network interface (NIC).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkInterface {
-    /// Id, location, tags, etag.
+    /// Id, region, tags, etag.
     #[serde(flatten)]
     pub envelope: Envelope,
-    /// At least one; the primary first. All in one subnet, as Azure has it.
+    /// The ip configurations, at least one, the primary one first. All are in one subnet, as in Azure.
     pub ip_configurations: Vec<NicIpConfiguration>,
-    /// R12.
+    /// `enableIPForwarding`: the machine may forward packets of others (R12).
     pub enable_ip_forwarding: bool,
 }
 
-/// One address of a NIC.
+/// An address of a network interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NicIpConfiguration {
-    /// Its name.
+    /// The name of the ip configuration.
     pub name: String,
-    /// The subnet.
+    /// The id of the subnet.
     pub subnet: ResourceId,
-    /// The address; `Dynamic` ones are allocated at creation and kept.
+    /// The address. A `Dynamic` one is allocated at creation and then kept.
     pub address: IpAddr,
-    /// `Static` was asked for.
+    /// Whether the allocation method is `Static`.
     pub is_static: bool,
-    /// A public address resource, echoed.
+    /// The public IP address resource, kept and shown only.
     #[serde(default)]
     pub public_ip_address: Option<ResourceId>,
 }
 
+/// Azure's limit of private IP addresses of a network interface.
 const MAX_IP_CONFIGURATIONS: usize = 256;
 
 const ECHOED: Echoed = Echoed {
@@ -69,24 +72,24 @@ impl Resource for NetworkInterface {
         if properties.get("networkSecurityGroup").is_some() {
             draft.unsupported_reference(properties, "networkSecurityGroup", id);
         }
-        let mut wanted = draft.read_ip_configurations(id, properties, MAX_IP_CONFIGURATIONS);
-        if wanted.iter().filter(|w| w.primary).count() > 1 {
+        let mut requested = draft.read_ip_configurations(id, properties, MAX_IP_CONFIGURATIONS);
+        if requested.iter().filter(|w| w.primary).count() > 1 {
             let at = properties.at("ipConfigurations");
             let message = format!("{at}: more than one ip configuration is primary");
             draft.problems.add("InvalidRequestFormat", at, message);
         }
-        wanted.sort_by_key(|w| !w.primary);
-        draft.check_nic_subnets(id, &wanted, put.old());
+        requested.sort_by_key(|w| !w.primary);
+        draft.check_nic_subnets(id, &requested, put.old());
         let before = put.old().map_or(&[][..], |n| &n.ip_configurations);
-        let kept_address = |w: &WantedAddress| {
+        let kept_address = |w: &AddressRequest| {
             let same = before
                 .iter()
                 .find(|c| c.name.eq_ignore_ascii_case(&w.name) && c.subnet == w.subnet.id);
             same.map(|c| c.address)
         };
-        let current: Vec<Option<IpAddr>> = wanted.iter().map(kept_address).collect();
-        let addresses = draft.allocate(id, &wanted, &current, None);
-        let ip_configurations: Vec<NicIpConfiguration> = wanted
+        let current: Vec<Option<IpAddr>> = requested.iter().map(kept_address).collect();
+        let addresses = draft.allocate(id, &requested, &current, None);
+        let ip_configurations: Vec<NicIpConfiguration> = requested
             .into_iter()
             .zip(addresses)
             .filter_map(|(w, address)| {
@@ -171,8 +174,8 @@ impl NicIpConfiguration {
     fn view(&self, nic: &NetworkInterface, primary: bool) -> Value {
         let mut properties = json!({
             "privateIPAddress": self.address,
-            "privateIPAllocationMethod": method(self.is_static),
-            "privateIPAddressVersion": version(self.address),
+            "privateIPAllocationMethod": allocation_method(self.is_static),
+            "privateIPAddressVersion": address_version(self.address),
             "subnet": reference(&self.subnet),
             "primary": primary,
         });
@@ -185,19 +188,20 @@ impl NicIpConfiguration {
 }
 
 impl Draft<'_> {
-    fn check_nic_subnets(&mut self, id: &ResourceId, wanted: &[WantedAddress], old: Option<&NetworkInterface>) {
-        let Some(first) = wanted.first() else { return };
-        if let Some(gateway) = wanted.iter().find(|w| is_gateway_subnet(&w.subnet.id)) {
+    /// Checks the subnets of a NIC: one subnet for all addresses, no `GatewaySubnet` (G1), and no move to another VNet.
+    fn check_nic_subnets(&mut self, id: &ResourceId, requested: &[AddressRequest], old: Option<&NetworkInterface>) {
+        let Some(first) = requested.first() else { return };
+        if let Some(gateway) = requested.iter().find(|w| is_gateway_subnet(&w.subnet.id)) {
             self.problems.add(
                 "GatewaySubnet",
                 id,
                 format!(
-                    "Network interface {id} cannot be in subnet {}: it is for virtual network gateways alone (G1).",
+                    "Network interface {id} cannot be in subnet {}: it is for virtual network gateways only (G1).",
                     gateway.subnet.id
                 ),
             );
         }
-        if let Some(other) = wanted.iter().find(|w| w.subnet.id != first.subnet.id) {
+        if let Some(other) = requested.iter().find(|w| w.subnet.id != first.subnet.id) {
             self.problems.add(
                 "IpConfigurationsOnSameNicCannotUseDifferentSubnets",
                 id,
@@ -215,7 +219,7 @@ impl Draft<'_> {
             self.problems.add(
                 "XNicVirtualNetworkImmutable",
                 id,
-                format!("Network interface {id} is in {was} and cannot move to {vnet}: delete it and create it anew."),
+                format!("Network interface {id} is in {was} and cannot move to {vnet}: delete it and create it again."),
             );
         }
     }

@@ -1,23 +1,24 @@
-//! Public IP addresses: kept so that stock gateway requests work.
+//! Public IP addresses. They are kept and shown only, so that stock requests for gateways work.
 
-use super::{Echoed, Envelope, Put, Resource};
 use crate::arm::body::{Object, Shape};
 use crate::arm::view::{Views, reference};
+use crate::draft::Draft;
 use crate::path::Kind;
-use crate::rules::Draft;
+use crate::resource::Envelope;
+use crate::resource::frame::{Echoed, Put, Resource};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 
-/// A public address. Kept so that stock requests work; the underlay endpoint of an agent is its own matter.
+/// A public IP address resource. It has no effect: agents report their underlay endpoints themselves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PublicIpAddress {
-    /// Id, location, tags, etag.
+    /// Id, region, tags, etag.
     #[serde(flatten)]
     pub envelope: Envelope,
-    /// `ipAddress`, if the operator gave one.
+    /// `ipAddress`, if the operator set one.
     #[serde(default)]
     pub ip_address: Option<IpAddr>,
 }
@@ -57,7 +58,7 @@ impl Resource for PublicIpAddress {
             ("publicIPAllocationMethod", ["Dynamic", "Static"]),
             ("publicIPAddressVersion", ["IPv4", "IPv6"]),
         ] {
-            // Canonical on output.
+            // GET shows the canonical casing.
             let value = put.properties.choice(name, &values, &mut draft.problems);
             if let (Some(value), Some(Value::Object(inner))) = (value, kept.get_mut("properties")) {
                 inner.insert(name.to_owned(), Value::from(value));
@@ -92,7 +93,7 @@ impl Resource for PublicIpAddress {
 }
 
 impl Draft<'_> {
-    /// The ip configuration that uses a public address.
+    /// The id of the ip configuration that uses a public address.
     pub(crate) fn public_ip_user(&self, id: &ResourceId) -> Option<String> {
         let nics = self.topology.nics.values().flat_map(|n| {
             let owner = &n.envelope.id;
@@ -111,7 +112,7 @@ impl Draft<'_> {
             .map(|(owner, name, _)| format!("{owner}/ipConfigurations/{name}"))
     }
 
-    /// A reference to a public address from an ip configuration; each has one user.
+    /// Resolves the reference of an ip configuration to a public address. Each public address can have one user.
     pub(crate) fn resolve_public_ip(
         &mut self,
         properties: &Object<'_>,
@@ -135,7 +136,8 @@ impl Draft<'_> {
     }
 }
 
-/// True for an ip configuration of `owner`: what the resource being written had before does not count.
+/// Whether `config` is an ip configuration of `owner`. The old ip configurations of a resource do not block its own
+/// PUT.
 fn belongs_to(config: &str, owner: &ResourceId) -> bool {
     let owner = owner.as_str();
     config.len() > owner.len()

@@ -1,11 +1,12 @@
 //! Route tables and user-defined routes (R10, R14 to R17, X6).
 
-use super::is_gateway_subnet;
-use super::{Child, ChildWrites, Envelope, Put, Request, Resource};
 use crate::arm::body::{Object, missing, prefix};
 use crate::arm::view::{Views, child, reference};
+use crate::draft::{Draft, changed};
+use crate::lookup::is_gateway_subnet;
 use crate::path::{ArmPath, Kind, child_id, parent_id, shown};
-use crate::rules::{Draft, changed};
+use crate::resource::Envelope;
+use crate::resource::frame::{Child, ChildWrites, Put, Request, Resource};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -18,12 +19,12 @@ use uuid::Uuid;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteTable {
-    /// Id, location, tags, etag.
+    /// Id, region, tags, etag.
     #[serde(flatten)]
     pub envelope: Envelope,
-    /// R15.
+    /// `disableBgpRoutePropagation`: the subnets of this table get no gateway routes (R15).
     pub disable_bgp_route_propagation: bool,
-    /// In order of creation.
+    /// The routes, in order of creation.
     pub routes: Vec<Route>,
 }
 
@@ -31,13 +32,13 @@ pub struct RouteTable {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Route {
-    /// The full id.
+    /// The full resource id.
     pub id: ResourceId,
-    /// Changes with each change.
+    /// A GUID that is new after each change of the route.
     pub etag: Uuid,
-    /// The destination; no host bits.
+    /// `addressPrefix`: the destination, without host bits.
     pub prefix: IpNet,
-    /// What happens.
+    /// `nextHopType`, with its address.
     pub next_hop: UserNextHop,
 }
 
@@ -45,24 +46,24 @@ pub struct Route {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type")]
 pub enum UserNextHop {
-    /// To this address.
+    /// The appliance with this address.
     VirtualAppliance {
-        /// `nextHopIpAddress`.
+        /// `nextHopIpAddress`: the address of the appliance.
         address: IpAddr,
     },
-    /// To the VPN gateway, own or remote (R14).
+    /// The VPN gateway of the VNet or of its hub (R14).
     VirtualNetworkGateway,
-    /// Inside the VNet.
+    /// Delivery inside the VNet.
     VnetLocal,
-    /// Not carried.
+    /// The Internet: the overlay does not carry the packet.
     Internet,
-    /// Dropped.
+    /// The packet is dropped.
     None,
 }
 
-/// X6.
+/// Azure's limit of routes in a route table (X6).
 const MAX_ROUTES: usize = 400;
-/// X6, per subscription.
+/// Azure's limit of route tables in a subscription (X6).
 const MAX_TABLES: usize = 200;
 
 impl Resource for RouteTable {
@@ -103,10 +104,10 @@ impl Resource for RouteTable {
         Some(new)
     }
 
-    fn renew_children(&mut self, old: Option<&Self>, fresh: &mut dyn FnMut() -> Uuid) {
+    fn renew_children(&mut self, old: Option<&Self>, new_guid: &mut dyn FnMut() -> Uuid) {
         for route in &mut self.routes {
             let before = old.and_then(|t| find(t, route.id.name()));
-            route.etag = changed(before, route, fresh).unwrap_or(route.etag);
+            route.etag = changed(before, route, new_guid).unwrap_or(route.etag);
         }
     }
 
@@ -183,6 +184,7 @@ impl Route {
 }
 
 impl Draft<'_> {
+    /// Refuses a route table beyond the limit of its subscription (X6).
     fn check_table_count(&mut self, path: &ArmPath, id: &ResourceId) {
         let mine = |t: &ResourceId| {
             ArmPath::parse(t.as_str()).is_ok_and(|p| p.subscription.eq_ignore_ascii_case(&path.subscription))
@@ -238,6 +240,7 @@ impl Draft<'_> {
         old.is_none()
     }
 
+    /// Reads the properties of a route. `None`: the prefix or the next hop cannot be read.
     fn read_route(
         &mut self,
         table: &ResourceId,
@@ -275,7 +278,7 @@ impl Draft<'_> {
         })
     }
 
-    /// R10.
+    /// Reads `nextHopType` and `nextHopIpAddress` (R10).
     fn read_next_hop(&mut self, properties: &Object<'_>) -> Option<UserNextHop> {
         let at = properties.at("nextHopType");
         let text = properties.text("nextHopType", &mut self.problems);
@@ -328,7 +331,7 @@ impl Draft<'_> {
         Some(hop)
     }
 
-    /// One route a prefix; and what the `GatewaySubnet`s that it serves allow (R15, R16).
+    /// Checks a route table: one route for each prefix, and the rules of each `GatewaySubnet` that uses it (R15, R16).
     fn check_table(&mut self, new: &RouteTable) {
         let mut seen = BTreeMap::new();
         for route in &new.routes {
@@ -353,6 +356,7 @@ impl Draft<'_> {
         }
     }
 
+    /// The subnets that use a route table (R17).
     fn subnets_with_table(&self, table: &ResourceId) -> Vec<ResourceId> {
         let subnets = self.topology.vnets.values().flat_map(|v| &v.subnets);
         subnets

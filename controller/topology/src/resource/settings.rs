@@ -1,67 +1,68 @@
-//! The operator's switches, and the eras that give their defaults (D4, "Eras" in docs/rules.md).
+//! The operator's settings, and the eras that define their defaults (D4, "Eras" in docs/rules.md).
 
 use serde::{Deserialize, Serialize};
 use tombolo_proto::config::{DEFAULT_MTU, Probes, SiteTtl};
 
-/// Switches that the operator sets. One that is not given has the value of the era.
+/// The operator's settings. A setting that is not given has the default of the era.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", from = "Given")]
 pub struct Settings {
-    /// Which era's values stand for what is not given.
+    /// The era, which defines the default of every other setting.
     pub era: Era,
-    /// `sync` (P27) or `strict` (P26).
+    /// Whether an address space can change while peered: `sync` (P27) or `strict` (P26).
     pub address_space_change: AddressSpaceChange,
-    /// Gateway transit over global peering (P30).
+    /// Whether gateway transit works over global peerings (P30).
     pub global_gateway_transit: bool,
-    /// Most peerings of a VNet (X1).
+    /// The maximum number of peerings of a VNet (X1).
     pub peerings_per_vnet: u32,
-    /// Most tunnels of a gateway (X8).
+    /// The maximum number of tunnels of a VPN gateway (X8).
     pub tunnels_per_gateway: u32,
-    /// Inner MTU, bytes (D20). The same in every era.
+    /// The MTU inside links, in bytes (D20). Equal in every era.
     pub mtu: u16,
-    /// VNets linked to one circuit reach each other through it (E6).
+    /// Whether VNets that are linked to one circuit reach each other through it (E6).
     pub circuit_vnet_to_vnet: bool,
-    /// What VPN gateways do with the TTL of packets that come from a site (T6).
+    /// The treatment by VPN gateways of the TTL of packets from a site (T6).
     pub vpn_ttl_for_site_traffic: SiteTtl,
-    /// Seconds without a word after which a BGP session with a site is over, 3 to 65,535 (RFC 4271). The same in every era.
+    /// The hold time of BGP sessions with sites and customer edges, in seconds, 3 to 65,535 (RFC 4271). Equal in every
+    /// era.
     pub bgp_hold_time: u16,
-    /// [`Probes::interval`], and so on (D19). The same in every era.
+    /// [`Probes::interval`] (D19). Equal in every era.
     pub probe_interval: u32,
-    /// See there.
+    /// [`Probes::misses`] (D19). Equal in every era.
     pub probe_misses: u32,
-    /// See there.
+    /// [`Probes::answers`] (D19). Equal in every era.
     pub probe_answers: u32,
-    /// See there.
+    /// [`Probes::hold`] (D19). Equal in every era.
     pub probe_hold: u32,
 }
 
-/// As Azure's gateways have it.
+/// The hold time of Azure's gateways, in seconds.
 const BGP_HOLD_TIME: u16 = 180;
 
-/// Whose rules hold where they have changed over the years.
+/// The time whose rules apply where Azure's rules have changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Era {
-    /// As the articles of 2015 to 2019 have it.
+    /// Azure as its articles of 2015 to 2019 describe it.
     #[serde(rename = "azure-2017")]
     Azure2017,
-    /// As the service is today.
+    /// Azure as it is today.
     #[default]
     #[serde(rename = "azure-current")]
     AzureCurrent,
 }
 
-/// What happens to an address-space change while peered.
+/// Whether a VNet's address space can change while the VNet has peerings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AddressSpaceChange {
-    /// Refused (P26).
+    /// The change is refused (P26).
     Strict,
-    /// Allowed, then synced (P27).
+    /// The change is allowed; peers sync it later (P27).
     Sync,
 }
 
 impl Settings {
-    /// How agents notice silence.
+    /// The settings by which agents detect peers that do not answer.
     #[must_use]
     pub const fn probes(&self) -> Probes {
         Probes {
@@ -72,7 +73,7 @@ impl Settings {
         }
     }
 
-    /// The switches as an era has them ("Eras" in docs/rules.md).
+    /// The default settings of an era ("Eras" in docs/rules.md).
     #[must_use]
     pub const fn of(era: Era) -> Self {
         match era {
@@ -112,7 +113,7 @@ impl Default for Settings {
     }
 }
 
-/// Settings as they are written: what is left out comes from the era.
+/// The settings of a request or document, in which every setting is optional.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct Given {

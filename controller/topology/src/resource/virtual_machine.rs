@@ -1,10 +1,12 @@
-//! Virtual machines: read-only views of what agents stand for (D7).
+//! Virtual machines: read-only views of the agents that are bound to them (D7).
 
-use super::{Agent, Binding, Child, Entry};
 use crate::arm::view::Views;
 use crate::path::Kind;
+use crate::resource::frame::{Child, Entry};
+use crate::resource::{Agent, Binding};
 use serde_json::{Value, json};
 
+/// The registry entry of virtual machines, which have no stored document.
 pub(super) const VIRTUAL_MACHINES: Entry = Entry {
     kind: Kind::VirtualMachine,
     stored: None,
@@ -16,7 +18,7 @@ pub(super) const VIRTUAL_MACHINES: Entry = Entry {
     children: &[EXTENSIONS],
 };
 
-/// Always empty: nothing is installed through ARM.
+/// Always an empty list: extensions cannot be installed through ARM.
 const EXTENSIONS: Child = Child {
     name: "extensions",
     kind: Some(Kind::VirtualMachineExtension),
@@ -25,6 +27,7 @@ const EXTENSIONS: Child = Child {
     list: |views, parent| views.vms().contains_key(parent).then(Vec::new),
 };
 
+/// The ARM body of the VM that an agent is bound to, in the region of its primary NIC.
 fn view(agent: &Agent, views: &Views<'_>) -> Value {
     let Binding::Vm { vm, nics, .. } = &agent.binding else {
         return Value::Null;

@@ -1,26 +1,26 @@
-//! Virtual networks: address space, the set of subnets, inline peerings, deletion (P1 to P4, P26, P27).
+//! Virtual networks: address space, subnets, inline peerings, deletion (P1 to P4, P26, P27).
 
 mod peering;
 mod subnet;
 
-pub(crate) use peering::counted_space;
 pub use peering::{Peering, PeeringState};
 pub use subnet::Subnet;
-pub(crate) use subnet::is_gateway_subnet;
 
-use super::{Binding, Child, Echoed, Envelope, Put, Resource, Stored};
 use crate::arm::body::{MAX_ITEMS, Object, Shape, missing};
-use crate::arm::view::{Views, space};
+use crate::arm::view::{Views, address_space};
+use crate::draft::{Draft, changed};
 use crate::net::{listed, overlaps_within, same_set, special_use};
 use crate::path::{Kind, is_child_of};
-use crate::resource::AddressSpaceChange;
-use crate::rules::{Draft, changed, pairs, unsupported};
+use crate::resource::frame::{Child, Echoed, Put, Resource};
+use crate::resource::{AddressSpaceChange, Binding, Envelope};
+use crate::rules::unsupported;
+use crate::topology::Stored;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use subnet::MAX_SUBNETS;
+use subnet::{MAX_SUBNETS, find};
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
@@ -28,10 +28,10 @@ use uuid::Uuid;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualNetwork {
-    /// Id, location, tags, etag.
+    /// Id, region, tags, etag.
     #[serde(flatten)]
     pub envelope: Envelope,
-    /// The address ranges, disjoint (P4), no host bits.
+    /// The address ranges: disjoint (P4), without host bits.
     pub address_space: Vec<IpNet>,
     /// In order of creation.
     pub subnets: Vec<Subnet>,
@@ -84,7 +84,8 @@ impl Resource for VirtualNetwork {
                 };
                 let properties = object.object_or_empty("properties", &mut draft.problems);
                 let before = put.old().and_then(|v| find(&v.subnets, &name));
-                // One that is there and cannot be read is not one that goes away.
+                // An existing subnet that cannot be read stays, so that its only problem is the reading and not a
+                // deletion.
                 let read = draft.read_subnet(id, &name, &properties, before);
                 subnets.extend(read.or_else(|| before.cloned()));
             }
@@ -117,15 +118,15 @@ impl Resource for VirtualNetwork {
         }
     }
 
-    fn renew_children(&mut self, old: Option<&Self>, fresh: &mut dyn FnMut() -> Uuid) {
+    fn renew_children(&mut self, old: Option<&Self>, new_guid: &mut dyn FnMut() -> Uuid) {
         let (subnets, peerings) = old.map_or((&[][..], &[][..]), |v| (&v.subnets, &v.peerings));
         for (i, subnet) in self.subnets.iter_mut().enumerate() {
             let before = same_id(subnets, i, |s| s.id == subnet.id);
-            subnet.etag = changed(before, subnet, fresh).unwrap_or(subnet.etag);
+            subnet.etag = changed(before, subnet, new_guid).unwrap_or(subnet.etag);
         }
         for (i, peering) in self.peerings.iter_mut().enumerate() {
             let before = same_id(peerings, i, |p| p.id == peering.id);
-            peering.etag = changed(before, peering, fresh).unwrap_or(peering.etag);
+            peering.etag = changed(before, peering, new_guid).unwrap_or(peering.etag);
         }
     }
 
@@ -145,7 +146,7 @@ impl Resource for VirtualNetwork {
         for peering in &old.peerings {
             draft.remove_half(id, peering.id.name());
         }
-        // P13: halves that point here lose their other side, which does not come back with a new VNet of the same name.
+        // Halves of other VNets lose their remote VNet. A new VNet with the same name does not reconnect them (P13).
         for (owner, half) in draft.halves_towards(id) {
             if half.state == PeeringState::Connected {
                 draft.edit_half(&owner, half.id.name(), |h| h.state = PeeringState::Disconnected);
@@ -158,7 +159,7 @@ impl Resource for VirtualNetwork {
         let subnets: Vec<Value> = self.subnets.iter().map(|s| s.view(views)).collect();
         let peerings: Vec<Value> = self.peerings.iter().map(|p| p.view(views, self)).collect();
         json!({
-            "addressSpace": space(&self.address_space),
+            "addressSpace": address_space(&self.address_space),
             "subnets": subnets,
             "virtualNetworkPeerings": peerings,
         })
@@ -166,7 +167,8 @@ impl Resource for VirtualNetwork {
 }
 
 impl Draft<'_> {
-    /// `addressSpace.addressPrefixes`; none if something is wrong with it that hides what was meant.
+    /// Reads `addressSpace.addressPrefixes`. `None`: the list is unreadable, so checks against it would report
+    /// follow-up problems.
     fn address_space(&mut self, properties: &Object<'_>) -> Option<Vec<IpNet>> {
         let before = self.problems.len();
         let space = properties.object_or_empty("addressSpace", &mut self.problems);
@@ -185,7 +187,7 @@ impl Draft<'_> {
                 self.problems.add(
                     "XAddressPrefixNotAllowed",
                     at.clone(),
-                    format!("{at}: {net} touches {block}, which no virtual network can have"),
+                    format!("{at}: {net} overlaps {block}, which no virtual network can have"),
                 );
             } else if long {
                 self.problems.add(
@@ -207,7 +209,7 @@ impl Draft<'_> {
         Some(nets)
     }
 
-    /// The rules of a VNet as a whole, against what it was.
+    /// Checks a VNet as a whole, compared with its old state. `space_is_known`: the address space could be read.
     pub(crate) fn check_vnet(&mut self, old: Option<&VirtualNetwork>, new: &VirtualNetwork, space_is_known: bool) {
         if let Some(old) = old
             && space_is_known
@@ -223,7 +225,8 @@ impl Draft<'_> {
         self.check_subnets(old, new, space_is_known, &usage);
     }
 
-    /// P26, P27, and the VPN's rule G16.
+    /// Checks a changed address space: `strict` forbids it while peered (P26), peers must not overlap it (P27), nor
+    /// networks that VPN joins (G16).
     fn check_space_change(&mut self, old: &VirtualNetwork, new: &VirtualNetwork) {
         let id = &new.envelope.id;
         if self.topology.settings.address_space_change == AddressSpaceChange::Strict && !old.peerings.is_empty() {
@@ -245,7 +248,7 @@ impl Draft<'_> {
         self.check_vpn_after_space_change(new);
     }
 
-    /// What has an address in each subnet of a VNet: the ids of ip configurations, or of agents that serve the subnet.
+    /// The users of each subnet of a VNet, with their addresses: ip configurations, and agents that serve the subnet.
     pub(crate) fn subnet_usage(&self, vnet: &ResourceId) -> BTreeMap<ResourceId, Vec<(String, Option<IpAddr>)>> {
         let mut usage: BTreeMap<ResourceId, Vec<(String, Option<IpAddr>)>> = BTreeMap::new();
         let inside = |subnet: &ResourceId| is_child_of(subnet, vnet);
@@ -292,22 +295,9 @@ impl Draft<'_> {
     }
 }
 
-/// The member that `is` it: mostly at the same place, or one on after a removal; searched otherwise.
+/// The member for which `is` holds. It is usually at the same index, or one further after a removal, so these two are
+/// tried before a search.
 fn same_id<T>(members: &[T], near: usize, is: impl Fn(&T) -> bool) -> Option<&T> {
     let close = members.get(near..).unwrap_or_default().iter().take(2).find(|m| is(m));
     close.or_else(|| members.iter().find(|m| is(m)))
-}
-
-/// A subnet by name.
-pub(crate) fn find<'s>(subnets: &'s [Subnet], name: &str) -> Option<&'s Subnet> {
-    subnets.iter().find(|s| s.id.name().eq_ignore_ascii_case(name))
-}
-
-/// The message of P10.
-pub(crate) fn overlap_message(subject: &str, a: &ResourceId, b: &ResourceId, overlaps: &[(IpNet, IpNet)]) -> String {
-    format!(
-        "{subject} Virtual networks {a} and {b} cannot be peered because their address spaces overlap. Overlapping \
-         address prefixes: {}",
-        pairs(overlaps)
-    )
 }

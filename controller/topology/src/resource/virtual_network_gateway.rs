@@ -1,16 +1,17 @@
-//! Virtual network gateways: reading, addresses, deletion (G1, G4, G6).
+//! Virtual network gateways: reading, addresses, views, deletion (G1, G4, G6).
 
 mod check;
 
-pub(crate) use check::{is_apipa, is_reserved_for_customers};
-
-use super::{Binding, Child, Echoed, Envelope, Put, Resource, view};
 use crate::arm::body::Shape;
-use crate::arm::view::{Views, child, method, reference};
+use crate::arm::view::{Views, allocation_method, child, reference};
+use crate::draft::Draft;
+use crate::net::is_apipa;
 use crate::path::Kind;
 use crate::problems::Problems;
-use crate::rules::address::WantedAddress;
-use crate::rules::{Draft, unsupported};
+use crate::resource::frame::{Child, Echoed, Put, Resource, view};
+use crate::resource::{Binding, Envelope};
+use crate::rules::address::AddressRequest;
+use crate::rules::unsupported;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr};
@@ -21,31 +22,33 @@ use tombolo_proto::id::ResourceId;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualNetworkGateway {
-    /// Id, location, tags, etag.
+    /// Id, region, tags, etag.
     #[serde(flatten)]
     pub envelope: Envelope,
-    /// One in active-standby without a second instance, two otherwise. All in the same `GatewaySubnet` (G1).
+    /// The instances: two, or one in active-standby mode without a second instance. All are in the same `GatewaySubnet`
+    /// (G1).
     pub ip_configurations: Vec<GatewayIpConfiguration>,
     /// `gatewayType`. Immutable.
     #[serde(default)]
     pub gateway_type: GatewayKind,
-    /// `RouteBased` or `PolicyBased` (G3).
+    /// `vpnType`: `RouteBased` or `PolicyBased` (G3).
     pub vpn_type: String,
-    /// Both instances carry tunnels (G6).
+    /// `activeActive`: both instances carry traffic (G6).
     pub active_active: bool,
-    /// `enableBgp`.
+    /// `enableBgp`: kept and shown; a session depends on `enableBgp` of the connection.
     pub enable_bgp: bool,
-    /// G4, default 65515.
+    /// The ASN, by default 65515 (G4).
     pub asn: u32,
-    /// G4, `bgpPeeringAddress`: the last free address of `GatewaySubnet` unless given. An ExpressRoute gateway has none
-    /// that can be set or is shown: it is the address of its first instance.
+    /// `bgpPeeringAddress`: by default the last free address of `GatewaySubnet` (G4). On an ExpressRoute gateway it
+    /// cannot be set and is not shown: it is the address of the first instance.
     pub bgp_peering_address: IpAddr,
-    /// `sku.name`.
+    /// `sku.name`: kept and shown only.
     pub sku: String,
 }
 
 impl VirtualNetworkGateway {
-    /// The address that an instance speaks BGP from: the first one from the gateway's BGP address, another one from its own.
+    /// The BGP address of an instance: the gateway's BGP address for the first one (number 0), its own address for
+    /// another one.
     #[must_use]
     pub fn peering_address(&self, number: usize) -> IpAddr {
         let other = self.ip_configurations.get(number).filter(|_| number > 0);
@@ -57,15 +60,15 @@ impl VirtualNetworkGateway {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewayIpConfiguration {
-    /// Its name.
+    /// The name of the ip configuration.
     pub name: String,
-    /// `…/subnets/GatewaySubnet`.
+    /// The id of the subnet, `…/subnets/GatewaySubnet`.
     pub subnet: ResourceId,
-    /// Its address in there: what traceroute shows. Allocated at creation unless given.
+    /// The instance's address in that subnet, which traceroute shows. Allocated at creation unless given.
     pub address: IpAddr,
-    /// `Static` was asked for.
+    /// Whether the allocation method is `Static`.
     pub is_static: bool,
-    /// The public address resource.
+    /// The public IP address resource, kept and shown only.
     #[serde(default)]
     pub public_ip_address: Option<ResourceId>,
 }
@@ -97,25 +100,25 @@ impl Resource for VirtualNetworkGateway {
         let active_active = properties.boolean("activeActive", &mut draft.problems).unwrap_or(false);
         let enable_bgp = properties.boolean("enableBgp", &mut draft.problems).unwrap_or(false);
         let sku = draft.gateway_sku(properties, kind, put.old());
-        let wanted = draft.read_ip_configurations(id, properties, 2);
-        if active_active && wanted.len() == 1 {
+        let requested = draft.read_ip_configurations(id, properties, 2);
+        if active_active && requested.len() == 1 {
             let at = properties.at("activeActive");
             let message = format!("{at}: an active-active gateway needs two ip configurations, found 1 (G6)");
             draft.problems.add("XActiveActiveNeedsTwoIpConfigurations", at, message);
         }
-        draft.check_gateway_place(id, kind, vpn_type, &wanted, put.old());
-        let subnet = wanted.first().map(|w| w.subnet.clone());
-        // No instance may get the address that the gateway speaks BGP from, be it given or kept (G4).
+        draft.check_gateway_place(id, kind, vpn_type, &requested, put.old());
+        let subnet = requested.first().map(|w| w.subnet.clone());
+        // The BGP address, given or kept, must not be allocated to an instance (G4).
         let given = properties.object("bgpSettings", &mut Problems::default());
         let given = given.and_then(|bgp| bgp.address("bgpPeeringAddress", &mut Problems::default()));
         let bgp_address = given.or_else(|| put.old().map(|o| o.bgp_peering_address));
-        let ip_configurations = draft.gateway_addresses(id, wanted, put.old(), bgp_address);
+        let ip_configurations = draft.gateway_addresses(id, requested, put.old(), bgp_address);
         let own: Vec<IpAddr> = ip_configurations.iter().map(|c| c.address).collect();
         let (asn, bgp) = draft.bgp_settings(id, properties, kind, subnet.as_ref(), &own, put.old());
         if let Some(old) = put.old() {
             draft.check_instances_unused(old, &ip_configurations);
         }
-        // Both are there when nothing is wrong; the fallback is never stored.
+        // Without problems, the subnet and thus the BGP address exist; the fallback is never stored.
         draft.problems.is_empty().then(|| Self {
             envelope,
             ip_configurations,
@@ -186,7 +189,7 @@ const IP_CONFIGURATIONS: Child = Child {
     list: |views, parent| Some(views.topology.gateways.get(parent)?.ip_configuration_views()),
 };
 
-/// Those at either end of which the gateway is.
+/// The connections that have the gateway at either end.
 const CONNECTIONS: Child = Child {
     name: "connections",
     kind: None,
@@ -201,6 +204,7 @@ const CONNECTIONS: Child = Child {
 };
 
 impl VirtualNetworkGateway {
+    /// The ARM bodies of the gateway's ip configurations.
     fn ip_configuration_views(&self) -> Vec<Value> {
         self.ip_configurations.iter().map(|c| c.view(self)).collect()
     }
@@ -210,7 +214,7 @@ impl GatewayIpConfiguration {
     fn view(&self, gateway: &VirtualNetworkGateway) -> Value {
         let mut properties = json!({
             "privateIPAddress": self.address,
-            "privateIPAllocationMethod": method(self.is_static),
+            "privateIPAllocationMethod": allocation_method(self.is_static),
             "subnet": reference(&self.subnet),
         });
         if let Some(public) = &self.public_ip_address {
@@ -222,20 +226,21 @@ impl GatewayIpConfiguration {
 }
 
 impl Draft<'_> {
+    /// The addresses of the requested ip configurations: given, kept or newly allocated.
     fn gateway_addresses(
         &mut self,
         id: &ResourceId,
-        mut wanted: Vec<WantedAddress>,
+        mut requested: Vec<AddressRequest>,
         old: Option<&VirtualNetworkGateway>,
         bgp_address: Option<IpAddr>,
     ) -> Vec<GatewayIpConfiguration> {
-        // Stock clients say Dynamic always; an address that is given is meant.
-        let dynamic: Vec<bool> = wanted.iter().map(|w| !w.is_static).collect();
-        for w in wanted.iter_mut().filter(|w| w.address.is_some()) {
+        // Stock clients always send Dynamic, even with an address, so a given address counts as static.
+        let dynamic: Vec<bool> = requested.iter().map(|w| !w.is_static).collect();
+        for w in requested.iter_mut().filter(|w| w.address.is_some()) {
             w.is_static = true;
         }
         let before = old.map_or(&[][..], |g| &g.ip_configurations);
-        let current: Vec<Option<IpAddr>> = wanted
+        let current: Vec<Option<IpAddr>> = requested
             .iter()
             .map(|w| {
                 before
@@ -244,8 +249,8 @@ impl Draft<'_> {
                     .map(|c| c.address)
             })
             .collect();
-        let addresses = self.allocate(id, &wanted, &current, bgp_address.filter(|a| !is_apipa(*a)));
-        wanted
+        let addresses = self.allocate(id, &requested, &current, bgp_address.filter(|a| !is_apipa(*a)));
+        requested
             .into_iter()
             .zip(addresses)
             .zip(dynamic)
@@ -261,7 +266,7 @@ impl Draft<'_> {
             .collect()
     }
 
-    /// An instance that an agent stands for stays.
+    /// Refuses the removal of an instance that has an agent.
     fn check_instances_unused(&mut self, old: &VirtualNetworkGateway, new: &[GatewayIpConfiguration]) {
         for gone in &old.ip_configurations {
             if new.iter().any(|c| c.name.eq_ignore_ascii_case(&gone.name)) {
@@ -280,6 +285,7 @@ impl Draft<'_> {
         }
     }
 
+    /// The agent of a gateway, or of its ip configuration `config`. `None`: no agent that is not revoked.
     fn gateway_agent(&self, id: &ResourceId, config: Option<&str>) -> Option<String> {
         let serves = |binding: &Binding| match binding {
             Binding::Gateway {

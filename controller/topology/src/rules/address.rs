@@ -1,23 +1,24 @@
-//! Addresses out of subnets (P2): of NICs, of gateways, and of tunnels to circuits.
+//! Allocation of addresses in subnets (P2): for NICs, gateways, and tunnels to circuits.
 
-use super::{Draft, unsupported};
 use crate::arm::body::{Object, missing};
+use crate::draft::Draft;
 use crate::net::{first_free, is_reserved, listed};
 use crate::path::{is_child_of, parent_id};
 use crate::resource::Subnet;
+use crate::rules::unsupported;
 use crate::topology::Topology;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 
-/// What a body asks of one address.
-pub(crate) struct WantedAddress {
+/// A requested ip configuration.
+pub(crate) struct AddressRequest {
     pub(crate) name: String,
     pub(crate) subnet: Subnet,
     pub(crate) address: Option<IpAddr>,
     pub(crate) is_static: bool,
-    /// IPv6, if it was said.
+    /// Whether `privateIPAddressVersion` is IPv6. `None`: the body has no version.
     pub(crate) ipv6: Option<bool>,
     pub(crate) at: String,
     pub(crate) primary: bool,
@@ -25,13 +26,13 @@ pub(crate) struct WantedAddress {
 }
 
 impl Draft<'_> {
-    /// `ipConfigurations` of a NIC or a gateway.
+    /// Reads `ipConfigurations` of a NIC or a gateway, at most `max`.
     pub(crate) fn read_ip_configurations(
         &mut self,
         owner: &ResourceId,
         properties: &Object<'_>,
         max: usize,
-    ) -> Vec<WantedAddress> {
+    ) -> Vec<AddressRequest> {
         let before = self.problems.len();
         let items = properties
             .list("ipConfigurations", max, &mut self.problems)
@@ -39,7 +40,7 @@ impl Draft<'_> {
         if items.is_empty() && self.problems.len() == before {
             missing(&mut self.problems, &properties.at("ipConfigurations"));
         }
-        let mut wanted = Vec::new();
+        let mut requested = Vec::new();
         let mut names = Vec::new();
         let mut publics: BTreeSet<ResourceId> = BTreeSet::new();
         for item in items {
@@ -59,13 +60,19 @@ impl Draft<'_> {
                 let message = format!("{at}: {public} is used by another ip configuration of the same resource");
                 self.problems.add("PublicIPAddressInUse", at, message);
             }
-            wanted.push(one);
+            requested.push(one);
         }
         self.check_unique_names(owner, "ip configuration", names.iter().map(String::as_str));
-        wanted
+        requested
     }
 
-    fn read_ip_configuration(&mut self, owner: &ResourceId, name: String, inner: &Object<'_>) -> Option<WantedAddress> {
+    /// Reads one ip configuration. `None`: its subnet does not exist, which is a problem.
+    fn read_ip_configuration(
+        &mut self,
+        owner: &ResourceId,
+        name: String,
+        inner: &Object<'_>,
+    ) -> Option<AddressRequest> {
         let method = inner.choice("privateIPAllocationMethod", &["Dynamic", "Static"], &mut self.problems);
         let version = inner.choice("privateIPAddressVersion", &["IPv4", "IPv6"], &mut self.problems);
         let address = inner.address("privateIPAddress", &mut self.problems);
@@ -102,7 +109,7 @@ impl Draft<'_> {
             missing(&mut self.problems, &inner.at("subnet"));
         }
         let subnet = self.resolve(inner, "subnet", owner, find_subnet)?;
-        Some(WantedAddress {
+        Some(AddressRequest {
             name,
             subnet,
             address,
@@ -114,37 +121,37 @@ impl Draft<'_> {
         })
     }
 
-    /// The address of each wanted ip configuration: static ones first, so that a dynamic one never takes theirs.
-    /// `current` has the addresses that dynamic ones keep. `avoid` is for something else of the owner's: no dynamic one
-    /// gets it anew.
+    /// The address of each requested ip configuration. Static ones come first, so that no dynamic one takes their
+    /// address. `current`: the addresses that dynamic ones keep. `avoid`: another address of the owner, which no
+    /// dynamic one newly gets. `None`: a problem gives the reason.
     pub(crate) fn allocate(
         &mut self,
         owner: &ResourceId,
-        wanted: &[WantedAddress],
+        requested: &[AddressRequest],
         current: &[Option<IpAddr>],
         avoid: Option<IpAddr>,
     ) -> Vec<Option<IpAddr>> {
         let mut used = BTreeSet::new();
-        let vnets: BTreeSet<ResourceId> = wanted.iter().map(|w| parent_id(&w.subnet.id)).collect();
+        let vnets: BTreeSet<ResourceId> = requested.iter().map(|w| parent_id(&w.subnet.id)).collect();
         for vnet in &vnets {
             used.extend(used_addresses(&self.topology, vnet, owner));
         }
-        let mut result: Vec<Option<IpAddr>> = vec![None; wanted.len()];
-        for (slot, w) in result.iter_mut().zip(wanted).filter(|(_, w)| w.is_static) {
+        let mut result: Vec<Option<IpAddr>> = vec![None; requested.len()];
+        for (slot, w) in result.iter_mut().zip(requested).filter(|(_, w)| w.is_static) {
             let Some(address) = w.address else { continue };
             if self.check_static(owner, w, address, &used) {
                 used.insert(address);
                 *slot = Some(address);
             }
         }
-        // What is kept comes before what is new.
-        let fits = |w: &WantedAddress, address: IpAddr| {
+        // Kept addresses come before new ones.
+        let fits = |w: &AddressRequest, address: IpAddr| {
             let family = w.ipv6.is_none_or(|v6| v6 == address.is_ipv6());
             family && w.subnet.prefixes.iter().any(|p| p.contains(&address))
         };
         for ((slot, w), kept) in result
             .iter_mut()
-            .zip(wanted)
+            .zip(requested)
             .zip(current)
             .filter(|((_, w), _)| !w.is_static)
         {
@@ -154,7 +161,7 @@ impl Draft<'_> {
             }
         }
         used.extend(avoid);
-        for (slot, w) in result.iter_mut().zip(wanted) {
+        for (slot, w) in result.iter_mut().zip(requested) {
             if w.is_static || slot.is_some() {
                 continue;
             }
@@ -176,7 +183,7 @@ impl Draft<'_> {
     fn check_static(
         &mut self,
         owner: &ResourceId,
-        w: &WantedAddress,
+        w: &AddressRequest,
         address: IpAddr,
         used: &BTreeSet<IpAddr>,
     ) -> bool {
@@ -184,7 +191,7 @@ impl Draft<'_> {
         self.check_given(owner, &asker, &w.at, &w.subnet, address, used)
     }
 
-    /// An address that somebody chose: in the subnet, not reserved (P2), nobody else's.
+    /// Checks a given address: it is in the subnet, not reserved (P2), and not in use by another resource.
     pub(crate) fn check_given(
         &mut self,
         owner: &ResourceId,
@@ -226,7 +233,7 @@ impl Draft<'_> {
         false
     }
 
-    /// Says that a subnet has no address left.
+    /// Adds the problem that a subnet has no free address.
     pub(crate) fn subnet_is_full(&mut self, owner: &ResourceId, subnet: &Subnet, ipv6: bool) {
         self.problems.add(
             "SubnetIsFull",
@@ -241,14 +248,14 @@ impl Draft<'_> {
     }
 }
 
-/// A subnet by its id.
+/// The subnet with an id.
 pub(crate) fn find_subnet(topology: &Topology, id: &ResourceId) -> Option<Subnet> {
     let vnet = topology.vnets.get(&parent_id(id))?;
     vnet.subnets.iter().find(|s| s.id == *id).cloned()
 }
 
-/// The addresses that others than `owner` have in a VNet, with whose they are: NICs, gateways with their BGP addresses
-/// (G4), and connections with the ends of their tunnels (T4).
+/// The addresses in a VNet that other resources than `owner` use, with the users: NICs, gateways with their BGP
+/// addresses (G4), and connections with their tunnel addresses (T4).
 fn taken<'t>(
     topology: &'t Topology,
     vnet: &'t ResourceId,
@@ -277,11 +284,12 @@ fn taken<'t>(
     nics.chain(gateways).chain(tunnels)
 }
 
-/// The addresses that others than `owner` have in a VNet.
+/// The addresses in a VNet that other resources than `owner` use.
 pub(crate) fn used_addresses(topology: &Topology, vnet: &ResourceId, owner: &ResourceId) -> BTreeSet<IpAddr> {
     taken(topology, vnet, owner).map(|(address, _)| address).collect()
 }
 
+/// The resource other than `owner` that uses an address in a VNet.
 fn address_user(topology: &Topology, vnet: &ResourceId, address: IpAddr, owner: &ResourceId) -> Option<String> {
     let mut all = taken(topology, vnet, owner);
     all.find(|(a, _)| *a == address).map(|(_, id)| id.to_string())

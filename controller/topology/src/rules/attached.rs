@@ -1,27 +1,29 @@
-//! What is attached to gateways from outside overlaps nothing that it would be joined with: the prefixes of sites (G7,
-//! G16), told apart by their devices (G13), and the lines of circuits (E1).
+//! The external networks of gateways. The prefixes of sites overlap no joined network (G7, G16), the devices of sites
+//! are distinguishable (G13), and the lines of circuits overlap no linked VNet (E1).
 //!
-//! Looked at when a change stands in the draft: it holds before every change, so what is wrong came with this one.
+//! The checks run on the draft after the change. The invariant held before, so any violation comes from this change.
 
-use super::{Draft, pairs};
+use crate::draft::Draft;
+use crate::lookup::counted_space;
 use crate::lookup::{gateways_of, vnet_of};
+use crate::net::is_apipa;
+use crate::net::pairs;
 use crate::net::{DisjointSet, overlaps_within};
-use crate::resource::counted_space;
-use crate::resource::is_apipa;
 use crate::resource::{ConnectionType, ExpressRouteCircuit, LocalNetworkGateway, PeeringState, VirtualNetworkGateway};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 
-/// Networks by id, each with its prefixes.
+/// The prefixes of networks, by id.
 type Networks = BTreeMap<ResourceId, Vec<IpNet>>;
-/// An error code and its message.
-type Finding = (&'static str, String);
+/// The code and message of an error.
+type Violation = (&'static str, String);
 
 impl Draft<'_> {
-    /// G13, D16: by what packets of one gateway's sites are told apart. `joining`: one that is about to be connected.
-    pub(crate) fn check_sites_apart(
+    /// Checks that a gateway can distinguish its sites: by key, endpoint and BGP address (G13, D16). `joining`: a site
+    /// that a new connection adds.
+    pub(crate) fn check_sites_distinct(
         &mut self,
         target: &ResourceId,
         gateway: &ResourceId,
@@ -53,6 +55,7 @@ impl Draft<'_> {
         }
     }
 
+    /// The sites that a gateway is connected to.
     fn sites_of(&self, gateway: &ResourceId) -> Vec<Arc<LocalNetworkGateway>> {
         let own = self
             .connections_of(gateway)
@@ -61,14 +64,14 @@ impl Draft<'_> {
             .collect()
     }
 
-    /// As [`Self::check_attached`], from the VNet of a gateway.
+    /// [`Self::check_attached`] for the VNet of a gateway.
     pub(crate) fn check_attached_to(&mut self, target: &ResourceId, subject: &str, gateway: &VirtualNetworkGateway) {
         if let Some(vnet) = vnet_of(gateway) {
             self.check_attached(target, subject, &[vnet]);
         }
     }
 
-    /// As [`Self::check_attached`], for a VNet that has another address space now, and all that are peered with it.
+    /// [`Self::check_attached`] for a VNet with a new address space, and for all VNets that are peered with it.
     pub(crate) fn check_attached_after_space_change(&mut self, vnet: &ResourceId) {
         let own = self.topology.vnets.get(vnet).into_iter().flat_map(|v| &v.peerings);
         let mut around: Vec<ResourceId> = own.map(|p| p.remote_vnet.clone()).collect();
@@ -78,7 +81,8 @@ impl Draft<'_> {
         self.check_attached(vnet, &subject, &around);
     }
 
-    /// What is attached to the gateways of these VNets, and of all that VPN joins them with, overlaps nothing.
+    /// Checks that the external networks of gateways overlap nothing. It covers the gateways of the VNets `starts`, and
+    /// of all VNets that VPN joins with them.
     pub(crate) fn check_attached(&mut self, target: &ResourceId, subject: &str, starts: &[ResourceId]) {
         let mut all = self.topology.connections.values();
         if !all.any(|c| c.connection_type != ConnectionType::Vnet2Vnet) {
@@ -102,14 +106,14 @@ impl Draft<'_> {
         }
     }
 
-    /// What overlaps of all that is attached to one gateway: its sites with VNets, and the lines of its circuits.
+    /// The violations at one gateway: its sites that overlap VNets, and lines of its circuits.
     fn overlaps_at(
         &self,
         gateway: &ResourceId,
         sites: &[Arc<LocalNetworkGateway>],
         vnet: &ResourceId,
         joined: &BTreeSet<ResourceId>,
-    ) -> Vec<Finding> {
+    ) -> Vec<Violation> {
         let mut found = Vec::new();
         if !sites.is_empty() {
             let networks = self.networks_beside_sites(vnet, joined);
@@ -132,7 +136,8 @@ impl Draft<'_> {
         found
     }
 
-    /// All VNets that VPN joins, and the peers of the gateway's own one (G7).
+    /// The networks that a gateway's sites must not overlap: all VNets that VPN joins, and the peers of the gateway's
+    /// VNet (G7).
     fn networks_beside_sites(&self, vnet: &ResourceId, joined: &BTreeSet<ResourceId>) -> Networks {
         let vnets = joined.iter().filter_map(|id| self.topology.vnets.get(id));
         let mut networks: Networks = vnets
@@ -146,8 +151,8 @@ impl Draft<'_> {
         networks
     }
 
-    /// The lines of a circuit against the VNet that is linked to it, and those that use its gateways.
-    fn line_overlaps(&self, circuit: &ExpressRouteCircuit, vnet: &ResourceId) -> Vec<Finding> {
+    /// The lines of a circuit that overlap the linked VNet, or a VNet that uses its gateways.
+    fn line_overlaps(&self, circuit: &ExpressRouteCircuit, vnet: &ResourceId) -> Vec<Violation> {
         let Some(peering) = &circuit.private_peering else {
             return Vec::new();
         };
@@ -174,9 +179,9 @@ impl Draft<'_> {
     }
 }
 
-/// G16: sites of one set of joined networks, be they behind one gateway or several, have no address in common. A site that
-/// several gateways serve is one.
-fn overlapping_sites(sites: &BTreeMap<ResourceId, Arc<LocalNetworkGateway>>) -> Vec<Finding> {
+/// Sites of joined networks that overlap each other, behind one gateway or several. A site that several gateways serve
+/// counts once (G16).
+fn overlapping_sites(sites: &BTreeMap<ResourceId, Arc<LocalNetworkGateway>>) -> Vec<Violation> {
     let with_owner = |(id, site): (&'_ ResourceId, &Arc<LocalNetworkGateway>)| -> Vec<(IpNet, ResourceId)> {
         site_prefixes(site).into_iter().map(|net| (net, id.clone())).collect()
     };
@@ -195,8 +200,12 @@ fn overlapping_sites(sites: &BTreeMap<ResourceId, Arc<LocalNetworkGateway>>) -> 
     by_pair.into_iter().filter_map(finding).collect()
 }
 
-/// None: there is no overlap.
-fn site_overlap(site: &ResourceId, (what, other): (&str, &ResourceId), overlaps: &[(IpNet, IpNet)]) -> Option<Finding> {
+/// The violation of overlapping prefixes. `None`: nothing overlaps.
+fn site_overlap(
+    site: &ResourceId,
+    (what, other): (&str, &ResourceId),
+    overlaps: &[(IpNet, IpNet)],
+) -> Option<Violation> {
     let message = || {
         format!(
             "Local network gateway {site} and {what} {other} would be joined by VPN, and their addresses overlap. \
@@ -207,7 +216,8 @@ fn site_overlap(site: &ResourceId, (what, other): (&str, &ResourceId), overlaps:
     (!overlaps.is_empty()).then(|| ("XLocalNetworkOverlap", message()))
 }
 
-/// The prefixes of a site, and the address of its BGP peer unless that is in one of them or stands beside real addresses.
+/// The prefixes of a site, and the address of its BGP peer if none of them contains it. A link-local BGP address
+/// (APIPA) is left out: it is used inside the tunnel only.
 fn site_prefixes(site: &LocalNetworkGateway) -> Vec<IpNet> {
     let mut prefixes = site.address_space.clone();
     let peer = site.bgp.map(|bgp| bgp.address).filter(|a| !is_apipa(*a));

@@ -1,9 +1,9 @@
-//! Resource groups: creation, and deletion with all they hold.
+//! Resource groups: creation, tags, and deletion with all resources.
 
-use super::Draft;
 use crate::arm::body::Object;
+use crate::draft::Draft;
 use crate::path::{ArmPath, shown};
-use crate::resource::{self, Binding, ResourceGroup};
+use crate::resource::{Binding, ResourceGroup, registry};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use tombolo_proto::arm::check_group_name;
 use tombolo_proto::id::ResourceId;
 
 impl Draft<'_> {
+    /// PUT of a resource group. True: the group is new.
     pub(crate) fn put_group(&mut self, path: &ArmPath, body: &Value) -> bool {
         let id = path.id();
         let old = self.topology.resource_groups.get(&id).cloned();
@@ -31,7 +32,7 @@ impl Draft<'_> {
         old.is_none()
     }
 
-    /// `None` leaves the tags as they are.
+    /// PATCH of a group's tags. `None`: the tags stay as they are.
     pub(crate) fn patch_group(&mut self, path: &ArmPath, tags: Option<BTreeMap<String, String>>) {
         let Some(old) = self.topology.resource_groups.get(&path.id()).cloned() else {
             return self.group_not_found(path);
@@ -70,8 +71,9 @@ impl Draft<'_> {
         }
     }
 
-    /// Deletes the contents, users before what they use (the order of the registry), then the group. What is used
-    /// from outside, or by an agent, refuses the whole.
+    /// Deletes all resources of a group in the order of the registry, so that users come before what they use, and then
+    /// the group. A resource that an outside resource or an agent uses blocks the whole deletion. True: the group was
+    /// deleted.
     pub(crate) fn delete_group(&mut self, path: &ArmPath) -> bool {
         let Some(group) = self.topology.resource_groups.get(&path.id()).cloned() else {
             self.group_not_found(path);
@@ -80,7 +82,7 @@ impl Draft<'_> {
         let before = std::mem::take(&mut self.problems);
         let inside = |id: &ResourceId| ArmPath::parse(id.as_str()).is_ok_and(|p| p.group_id() == group.id);
         self.check_no_agent_inside(&group);
-        for stored in resource::ENTRIES.iter().filter_map(|entry| entry.stored.as_ref()) {
+        for stored in registry::ENTRIES.iter().filter_map(|entry| entry.stored.as_ref()) {
             for id in (stored.ids)(&self.topology).iter().filter(|id| inside(id)) {
                 (stored.delete)(self, id, None);
             }
@@ -106,7 +108,8 @@ impl Draft<'_> {
         true
     }
 
-    /// D7: a machine is what its agent stands for, and lives in a group without being one of its documents.
+    /// Refuses the deletion of a group with a VM. A VM belongs to its agent and has no stored document, so the loop
+    /// over stored kinds does not find it (D7).
     fn check_no_agent_inside(&mut self, group: &ResourceGroup) {
         let inside = |vm: &ResourceId| ArmPath::parse(vm.as_str()).is_ok_and(|p| p.group_id() == group.id);
         let agents = self.topology.agents.values().filter(|a| !a.revoked);

@@ -1,7 +1,7 @@
-//! What all requests have in common: preconditions, names, envelopes, references, lists of prefixes.
+//! Parts of all requests: preconditions, names, envelopes, references, lists of prefixes.
 
-use super::Draft;
 use crate::arm::body::{MAX_ITEMS, Object, Shape, missing, prefix};
+use crate::draft::Draft;
 use crate::path::{ArmPath, shown};
 use crate::problems::{IntoTarget, Problems};
 use crate::resource::{Envelope, ResourceGroup};
@@ -14,7 +14,7 @@ use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
 impl Draft<'_> {
-    /// Honours `If-Match`: the tag must be the current one, `*` any.
+    /// Checks `If-Match`: one of its tags must be the current etag; `*` matches any existing resource.
     pub(crate) fn check_if_match(&mut self, if_match: Option<&str>, current: Option<Uuid>, id: &ResourceId) {
         let Some(wanted) = if_match else { return };
         let holds = current.is_some_and(|etag| {
@@ -38,15 +38,15 @@ impl Draft<'_> {
         }
     }
 
-    /// The id of a new top-level resource: in the casing of its group, and its own.
+    /// The id of a new top-level resource: the group part in the group's casing, the rest as in the request.
     pub(crate) fn new_id(group: &ResourceGroup, path: &ArmPath) -> ResourceId {
         let own = path.id();
         let tail = own.as_str().get(group.id.as_str().len()..).unwrap_or_default();
         ResourceId::new(format!("{}{tail}", group.id))
     }
 
-    /// Checks a name by ARM's common rule, which for peerings is P6: 1 to 80 characters; starts with a letter or
-    /// digit, ends with one or `_`, between them also `.` and `-`.
+    /// Checks a name by ARM's common rule, which for peerings is P6. A name has 1 to 80 characters, starts with a
+    /// letter or digit, ends with one or `_`, and may have `.` and `-` between.
     pub(crate) fn check_name(&mut self, name: &str, target: impl IntoTarget) {
         if check_name(name).is_err() {
             self.problems.add(
@@ -62,7 +62,7 @@ impl Draft<'_> {
         }
     }
 
-    /// The envelope of a resource that is PUT. `id` is that of an existing one, or a new one.
+    /// The envelope of a PUT. `id`: the stored id of an existing resource, or a new one.
     pub(crate) fn envelope(
         &mut self,
         root: &Object<'_>,
@@ -87,13 +87,13 @@ impl Draft<'_> {
                 location,
                 tags,
                 etag: Uuid::nil(),
-                resource_guid: (self.fresh)(),
+                resource_guid: (self.new_guid)(),
                 echoed,
             },
         }
     }
 
-    /// The `location` of a body, as Azure keeps it: lower case without spaces. It cannot change.
+    /// Reads `location`, which is immutable, and normalizes it as Azure does: lower case without spaces.
     pub(crate) fn location(&mut self, root: &Object<'_>, old: Option<&str>, id: &ResourceId) -> String {
         let given = root.text("location", &mut self.problems);
         let location: String = given
@@ -137,7 +137,7 @@ impl Draft<'_> {
         location
     }
 
-    /// Says that a reference in a body leads nowhere (P9).
+    /// Adds the problem that the target of a reference does not exist (P9).
     pub(crate) fn dangling(&mut self, from: &ResourceId, to: &ArmPath, at: &str) {
         let same = ArmPath::parse(from.as_str()).is_ok_and(|f| f.subscription.eq_ignore_ascii_case(&to.subscription));
         let code = if same {
@@ -156,7 +156,7 @@ impl Draft<'_> {
         );
     }
 
-    /// A reference that must lead to a resource of `map`.
+    /// Resolves a reference with `find`. `None`: absent, malformed, or without a target; the last two are problems.
     pub(crate) fn resolve<T>(
         &mut self,
         object: &Object<'_>,
@@ -172,7 +172,8 @@ impl Draft<'_> {
         found
     }
 
-    /// The prefixes of a list of texts, in order; wrong ones are left out and noted.
+    /// Parses a list of prefixes, each with its field. Wrong ones are problems and are left out. `None`: the list is
+    /// absent or malformed.
     pub(crate) fn prefixes(&mut self, object: &Object<'_>, name: &str) -> Option<Vec<(IpNet, String)>> {
         let items = object.list(name, MAX_ITEMS, &mut self.problems)?;
         let mut result = Vec::new();
@@ -185,7 +186,7 @@ impl Draft<'_> {
         Some(result)
     }
 
-    /// The name of an inline child: its `name`, or the last segment of its `id`.
+    /// The name of an inline child: its `name`, otherwise the last segment of its `id`.
     pub(crate) fn child_name(&mut self, object: &Object<'_>) -> Option<String> {
         let name = object.text("name", &mut self.problems);
         if let Some(name) = name {
@@ -205,7 +206,7 @@ impl Draft<'_> {
         from_id
     }
 
-    /// Notes names that occur twice in a list.
+    /// Adds a problem for each name that occurs more than once in a list.
     pub(crate) fn check_unique_names<'n>(
         &mut self,
         parent: &ResourceId,
@@ -227,7 +228,7 @@ impl Draft<'_> {
     }
 }
 
-/// Joins the members that are kept without being acted on into the form of [`Envelope::echoed`].
+/// Collects the echoed members of a body in the form of [`Envelope::echoed`].
 pub(crate) fn echoed(
     root: &Object<'_>,
     top: &[(&str, Shape)],
@@ -244,12 +245,12 @@ pub(crate) fn echoed(
     kept
 }
 
-/// Drops what equals the value that is shown anyway, so that writing back what was read changes nothing.
+/// Removes members that equal their default, so that writing back a body that was read changes nothing.
 pub(crate) fn without_defaults(kept: &mut Map<String, Value>, defaults: &Value) {
     kept.retain(|name, value| defaults.get(name) != Some(value));
 }
 
-/// As [`without_defaults`] for the `properties` of [`echoed`].
+/// [`without_defaults`] for the `properties` of [`echoed`].
 pub(crate) fn without_default_properties(kept: &mut Map<String, Value>, defaults: &Value) {
     if let Some(Value::Object(inner)) = kept.get_mut("properties") {
         without_defaults(inner, defaults);

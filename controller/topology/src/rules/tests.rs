@@ -1,4 +1,4 @@
-//! A small world for the tests of the rules: requests as an ARM client would send them.
+//! A small topology for the tests of the rules, changed by requests as an ARM client sends them.
 
 mod circuits;
 mod exchange;
@@ -17,7 +17,7 @@ mod vnets;
 use crate::change::{Change, Outcome, Rejection};
 use crate::path::ArmPath;
 use crate::resource::{Agent, Binding, JoinToken, Reach};
-use crate::topology::{Live, Topology};
+use crate::topology::{AgentStatuses, Topology};
 use serde_json::{Value, json};
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
 use uuid::Uuid;
@@ -46,7 +46,7 @@ pub(super) fn path(id: &str) -> ArmPath {
 }
 
 impl World {
-    /// With resource group `lab`.
+    /// A topology with the resource group `lab`.
     pub(super) fn new() -> Self {
         let mut world = Self {
             now: Topology::default(),
@@ -59,16 +59,16 @@ impl World {
 
     pub(super) fn apply(&mut self, change: &Change) -> Result<Outcome, Rejection> {
         let guids = &mut self.guids;
-        let mut fresh = || {
+        let mut new_guid = || {
             *guids += 1;
             Uuid::from_u128(*guids)
         };
-        let outcome = self.now.apply(change, &mut fresh)?;
+        let outcome = self.now.apply(change, &mut new_guid)?;
         self.now = outcome.topology.clone();
         Ok(outcome)
     }
 
-    /// PUT; gives what GET then shows.
+    /// PUT; returns the body that GET then shows.
     pub(super) fn put(&mut self, id: &str, body: Value) -> Result<Value, Rejection> {
         let change = Change::Put {
             path: path(id),
@@ -89,7 +89,7 @@ impl World {
     }
 
     pub(super) fn view(&self, id: &str) -> Option<Value> {
-        self.now.view(&path(id), &Live::default())
+        self.now.view(&path(id), &AgentStatuses::default())
     }
 
     pub(super) fn get(&self, id: &str) -> Value {
@@ -139,7 +139,7 @@ impl World {
         (text("peeringState"), text("peeringSyncLevel"))
     }
 
-    /// A gateway named `{vnet}-gw`; makes the `GatewaySubnet` with `prefix`.
+    /// A gateway named `{vnet}-gw`, and its `GatewaySubnet` with `prefix`.
     pub(super) fn gateway(&mut self, vnet: &str, prefix: &str) -> Result<Value, Rejection> {
         self.subnet(vnet, "GatewaySubnet", prefix)?;
         self.put(
@@ -166,7 +166,7 @@ impl World {
         self.put(&net(&format!("connections/{name}")), body)
     }
 
-    /// An ExpressRoute gateway named `{vnet}-er`; makes the `GatewaySubnet` with `prefix`.
+    /// An ExpressRoute gateway named `{vnet}-er`, and its `GatewaySubnet` with `prefix`.
     pub(super) fn express_gateway(&mut self, vnet: &str, prefix: &str) -> Result<Value, Rejection> {
         self.subnet(vnet, "GatewaySubnet", prefix)?;
         let body = gateway_body(vnet, json!({"gatewayType": "ExpressRoute"}));
@@ -208,7 +208,7 @@ impl World {
         )
     }
 
-    /// Token and join in one.
+    /// Creates a token and joins with it.
     pub(super) fn join(&mut self, agent: &str, binding: Binding) -> Result<(), Rejection> {
         let token = token(agent, binding);
         self.apply(&Change::PutToken(token.clone()))?;
@@ -225,7 +225,7 @@ pub(super) fn half(from: &str, to: &str) -> String {
     net(&format!("virtualNetworks/{from}/virtualNetworkPeerings/to-{to}"))
 }
 
-/// `properties` with those of `more` over them.
+/// `properties`, overridden by those of `more`.
 pub(super) fn with(mut properties: Value, more: Value) -> Value {
     for (name, value) in more.as_object().unwrap() {
         properties[name] = value.clone();

@@ -1,37 +1,38 @@
-//! Azure's properties that would change what packets do and that are not carried out here: set to anything but what asks
-//! for nothing, each is refused by its name. A property that only describes is kept and shown instead.
+//! Azure's properties that would change packets and are not implemented here. Each is refused by its name unless its
+//! value has no effect. A property that only describes is kept and shown instead.
 //!
-//! Stock clients send back what they read, and fill bodies with empty values: null, `false`, 0, an empty text, and lists and
-//! objects with nothing but these are accepted everywhere.
+//! Stock clients write back what they read, and fill bodies with empty values. Null, `false`, 0, an empty string, and
+//! lists and objects of only these are therefore accepted everywhere.
 
-use super::Draft;
 use crate::arm::body::Object;
+use crate::draft::Draft;
 use crate::path::shown;
 use crate::resource::Settings;
 use serde_json::Value;
 
-/// One property.
+/// An unsupported property.
 pub(crate) struct Unsupported {
-    /// Members from the object that is checked inwards, joined by dots; `[]` behind a list stands for each of its items.
+    /// The path from the checked object, joined by dots; `[]` after a list means each of its items.
     path: &'static str,
-    /// The code of its error.
+    /// The code of the error.
     code: &'static str,
-    /// The rule, or the decision, by which it would work or need not.
+    /// The rule or decision that the property relates to.
     rule: &'static str,
-    /// What Azure does with it.
+    /// The effect of the property in Azure, as the end of a sentence.
     effect: &'static str,
-    /// What to do here.
+    /// The alternative in this product, as the end of a sentence.
     instead: &'static str,
-    /// Texts that ask for nothing besides an empty one, without regard to case.
+    /// Strings without effect in addition to the empty one, ignoring case.
     harmless: &'static [&'static str],
-    /// Members of the object that do nothing alone.
+    /// Members of the object without effect of their own.
     ignored: &'static [&'static str],
-    /// The value is a secret, which no message shows.
+    /// Whether the value is a secret, which the message must not show.
     secret: bool,
-    /// Settings with which it holds anyway.
+    /// Whether the settings already have the property's effect, so that it is accepted.
     held_by: fn(&Settings) -> bool,
 }
 
+/// An unsupported property with the default code and no exceptions.
 const fn refuse(path: &'static str, rule: &'static str, effect: &'static str, instead: &'static str) -> Unsupported {
     Unsupported {
         path,
@@ -63,7 +64,7 @@ impl Unsupported {
         Self { held_by, ..self }
     }
 
-    /// Whether a value asks for nothing.
+    /// Whether a value has no effect.
     fn is_default(&self, value: &Value) -> bool {
         match value {
             Value::Null => true,
@@ -132,7 +133,7 @@ pub(crate) const GATEWAY: &[Unsupported] = &[
     refuse(
         "customRoutes.addressPrefixes",
         "G9",
-        "machines that dial in would be told these prefixes",
+        "machines that dial in would get routes to these prefixes",
         "leave it out: there is no point-to-site here",
     ),
     NAT_RULES_OF_GATEWAY,
@@ -148,8 +149,8 @@ pub(crate) const GATEWAY: &[Unsupported] = &[
     refuse(
         "disableIPSecReplayProtection",
         "D6",
-        "packets that were recorded and sent again would be taken",
-        "leave it false: links always refuse them",
+        "replayed packets would be accepted",
+        "leave it false: links always drop them",
     ),
     refuse(
         "enableDnsForwarding",
@@ -292,7 +293,7 @@ pub(crate) const CONNECTION: &[Unsupported] = &[
     ),
 ];
 
-/// `properties` of a connection to a circuit, beside [`CONNECTION`].
+/// `properties` of a connection to a circuit, in addition to [`CONNECTION`].
 pub(crate) const CIRCUIT_CONNECTION: &[Unsupported] = &[Unsupported {
     code: "XSharedKeyNotUsed",
     ..refuse(
@@ -342,7 +343,7 @@ pub(crate) const CIRCUIT_PEERING: &[Unsupported] = &[
 ];
 
 impl Draft<'_> {
-    /// Refuses what `table` has of the members of `object`.
+    /// Refuses the members of `object` that `table` lists, unless their values have no effect.
     pub(crate) fn check_supported(&mut self, object: &Object<'_>, table: &[Unsupported]) {
         for entry in table.iter().filter(|entry| !(entry.held_by)(&self.topology.settings)) {
             let mut found = Vec::new();

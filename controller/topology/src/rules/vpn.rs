@@ -1,9 +1,10 @@
-//! Networks that are joined by VPN are pairwise disjoint (G16): gateways with a connection, and VNets that use one of
-//! them, whose addresses it advertises as its own (P21b).
+//! Networks that VPN joins are pairwise disjoint (G16): VNets whose gateways are connected, and VNets that use such a
+//! gateway, which advertises their addresses as its own (P21b).
 
-use super::{Draft, pairs};
+use crate::draft::Draft;
 use crate::lookup::vnet_of;
 use crate::net::overlaps_within;
+use crate::net::pairs;
 use crate::resource::{Peering, PeeringState, VirtualNetwork, VirtualNetworkGateway};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 
 impl Draft<'_> {
+    /// Checks a new connection between two gateways: it joins all networks of both sides.
     pub(crate) fn check_vpn_before_joining(
         &mut self,
         id: &ResourceId,
@@ -22,12 +24,14 @@ impl Draft<'_> {
         }
     }
 
-    /// A half that asks for `useRemoteGateways` joins its VNet with all that the remote gateway is joined with.
+    /// Checks a half with `useRemoteGateways`: it joins its VNet with all networks that the remote gateway is joined
+    /// with.
     pub(crate) fn check_vpn_before_using(&mut self, id: &ResourceId, vnet: &ResourceId, remote: &ResourceId) {
         let subject = format!("Peering {id} cannot have UseRemoteGateways flag set to true.");
         self.check_union(id, &subject, vnet, remote);
     }
 
+    /// Checks that the networks joined with `first` and those joined with `second` are disjoint.
     fn check_union(&mut self, target: &ResourceId, subject: &str, first: &ResourceId, second: &ResourceId) {
         let mut joined = self.joined_with(first);
         joined.extend(self.joined_with(second));
@@ -38,6 +42,7 @@ impl Draft<'_> {
         self.check_joined(target, subject, vnets.iter().map(|v| &**v));
     }
 
+    /// Checks a VNet with a new address space against all networks that it is joined with.
     pub(crate) fn check_vpn_after_space_change(&mut self, new: &VirtualNetwork) {
         let id = &new.envelope.id;
         let joined = self.joined_with(id);
@@ -53,6 +58,7 @@ impl Draft<'_> {
         self.check_joined(id, &subject, others.iter().map(|v| &**v).chain([new]));
     }
 
+    /// Adds a problem for each pair of VNets that overlap.
     fn check_joined<'v>(
         &mut self,
         target: &ResourceId,
@@ -83,8 +89,8 @@ impl Draft<'_> {
         }
     }
 
-    /// All VNets that connections, and the use of each other's gateways, join with `start`, over any number of steps;
-    /// itself included. A half that is not `Connected` yet counts: nothing asks again when it gets there.
+    /// All VNets that connections and remote gateways join with `start`, over any number of steps, including `start`. A
+    /// half that is not `Connected` yet counts: no check runs again when it connects.
     pub(crate) fn joined_with(&self, start: &ResourceId) -> BTreeSet<ResourceId> {
         let mut edges: BTreeMap<ResourceId, Vec<ResourceId>> = BTreeMap::new();
         for vnet in self.topology.vnets.values() {

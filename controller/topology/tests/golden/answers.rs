@@ -1,4 +1,4 @@
-//! What the fabric API answers to `explain` and `device-config`.
+//! The answers of the fabric API to `explain` and `device-config`.
 
 use super::{documents, id, ip, net};
 use tombolo_golden::{all_of, every_variant, golden};
@@ -167,7 +167,7 @@ fn configurations_of_devices() {
         "device_config",
         &[("full", full), ("minimal", config(None, vec![], None))],
     );
-    // Both ends of a connection derive the same key from its shared key, in every version.
+    // Both ends of a connection derive the same preshared key from its shared key, in every version.
     let derived = device::config(&documents::topology(), &id("connections/site")).unwrap();
     golden!().written("derived_device_config", &[("site", derived)]);
 }

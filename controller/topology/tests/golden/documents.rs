@@ -1,4 +1,4 @@
-//! A whole store: the keys of its documents, and what the REST interface shows of each resource.
+//! A whole store: the keys of its documents, and the body that the REST API shows for each resource.
 
 use super::{GROUP, etag, fabric, hybrid, id, ip, net, network};
 use serde_json::{Map, Value, json};
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tombolo_golden::golden;
 use tombolo_proto::config::GatewayKind;
 use tombolo_topology::path::ArmPath;
-use tombolo_topology::topology::{Live, Topology};
+use tombolo_topology::topology::{AgentStatuses, Topology};
 
 /// One resource of every kind.
 pub(super) fn topology() -> Topology {
@@ -50,11 +50,11 @@ fn keys_of_the_store() {
     assert_eq!(topology.documents_since(&read), []);
 }
 
-/// What GET answers.
+/// The body that GET returns.
 #[test]
 fn views_of_every_resource() {
     let topology = topology();
-    let live = Live::default();
+    let live = AgentStatuses::default();
     let arm = |tail: &str| id(tail).as_str().to_owned();
     let paths = [
         ("resourceGroup", GROUP.to_owned()),
@@ -89,7 +89,7 @@ fn views_of_every_resource() {
     golden!().written("views", &paths.iter().map(view).collect::<Vec<(&str, Value)>>());
 }
 
-/// Documents from before there were some of the fields: each field that has a default may be missing.
+/// Documents of versions without some of the fields: each field with a default can be missing.
 #[test]
 fn documents_with_no_field_that_has_a_default() {
     let envelope = json!({"location": "region1", "etag": etag(), "resourceGuid": etag()});

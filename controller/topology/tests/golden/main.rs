@@ -1,4 +1,4 @@
-//! What the controller stores and answers, as recorded files.
+//! The stored documents and the answers of the controller, as recorded files.
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
@@ -38,7 +38,7 @@ fn echoed(properties: Value) -> Map<String, Value> {
     Map::from_iter([("properties".to_owned(), properties)])
 }
 
-/// With everything that is optional.
+/// An envelope with all optional members.
 fn envelope(path: &str) -> Envelope {
     Envelope {
         id: id(path),

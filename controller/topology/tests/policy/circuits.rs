@@ -1,6 +1,6 @@
-//! The published interoperability lab through the compiled configurations, the agents' own telling of routes and their
-//! own packet decisions, as far as it lies between VNets and the doors of sites: E1 to E9, E11, E12, E15, E16, G18 to G22,
-//! R5, R7, T2 to T6. What sites do, and live packets, are the lab's matter.
+//! The published interoperability lab, run through compiled configurations, the agents' route exchange and their packet
+//! decisions. It covers the part between VNets and the borders of sites: E1 to E9, E11, E12, E15, E16, G18 to G22, R5,
+//! R7, T2 to T6. The lab itself tests sites and live packets.
 
 use crate::world::{World, agent, id, ip, nets, subnet_id};
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
 use tombolo_proto::route::{Route, RouteOrigin, RouteState};
 use tombolo_topology::compile::Compiler;
 use tombolo_topology::explain::{Question, explain};
-use tombolo_topology::moving::{self, Moving, Reports};
+use tombolo_topology::learned_routes::{self, LearnedReports, LearnedRoutes};
 use tombolo_topology::resource::{
     Binding, Connection, ConnectionType, ExpressRouteCircuit, GatewayIpConfiguration, LocalNetworkGateway,
     PrivatePeering, Settings, SiteBgp, VirtualNetworkGateway,
@@ -196,8 +196,8 @@ pub(crate) fn lab() -> World {
     w
 }
 
-/// What the customers announce; `cut`: location 1 has lost its circuit.
-pub(crate) fn reports(cut: bool) -> Reports {
+/// The announcements of the customers. `cut`: location 1 has lost its circuit.
+pub(crate) fn reports(cut: bool) -> LearnedReports {
     let route = |prefix: &str, asn| Route {
         prefix: prefix.parse().unwrap(),
         via: None,
@@ -205,7 +205,7 @@ pub(crate) fn reports(cut: bool) -> Reports {
         weight: 0,
         origin: RouteOrigin::Site,
     };
-    let mut reports = Reports::default();
+    let mut reports = LearnedReports::default();
     let mut learned = |at: &str, from: ResourceId, routes: Vec<Route>| {
         reports
             .learned
@@ -216,7 +216,7 @@ pub(crate) fn reports(cut: bool) -> Reports {
     let er = |n: &str| id("expressRouteCircuits", n);
     let loc1 = || vec![route("10.2.30.0/25", 65_021)];
     let loc2 = || vec![route("10.1.31.0/25", 65_020)];
-    // The customer's side of circuit 1's secondary line is shut.
+    // The customer's end of circuit 1's secondary line is shut down.
     learned("er1-1", er("er1"), if cut { Vec::new() } else { loc1() });
     learned("er2-1", er("er2"), loc2());
     learned("er2-2", er("er2"), loc2());
@@ -224,12 +224,12 @@ pub(crate) fn reports(cut: bool) -> Reports {
     reports
 }
 
-/// Gateway routes of a VM's subnet, `!` in front of those that stand by.
-fn gateway_routes(w: &World, reports: &Reports, vm: &str) -> Vec<String> {
+/// The gateway routes of a VM's subnet; `!` marks standby routes.
+fn gateway_routes(w: &World, reports: &LearnedReports, vm: &str) -> Vec<String> {
     let compiler = Compiler::new(&w.topology);
-    let moving = Moving::new(&w.topology, &compiler, reports.clone());
+    let learned = LearnedRoutes::new(&w.topology, &compiler, reports.clone());
     let config = w.config(vm);
-    let dynamic = moving.dynamic(&config);
+    let dynamic = learned.routing_state(&config);
     let routes = routing::effective(&config, &config.subnets[0], &dynamic);
     let routes = routes
         .iter()
@@ -242,7 +242,7 @@ fn gateway_routes(w: &World, reports: &Reports, vm: &str) -> Vec<String> {
     shown.collect()
 }
 
-/// Section 5 of the published lab: who knows what, active and standing by, and nothing else (E16).
+/// Section 5 of the published lab: every learned route, active and standby, and no other (E16).
 #[test]
 fn every_vnet_knows_exactly_what_the_published_lab_says() {
     let w = lab();
@@ -255,9 +255,9 @@ fn every_vnet_knows_exactly_what_the_published_lab_says() {
     ];
     let reports = reports(false);
     assert_eq!(gateway_routes(&w, &reports, "hub-vm"), hub);
-    // R5, P21: the spoke has them all, and sends to the same places.
+    // R5, P21: the spoke has all of these routes, with the same next hops.
     assert_eq!(gateway_routes(&w, &reports, "spoke-vm"), hub);
-    // G19: location 1 although the hub prefers the circuit for it; G20, E8: nothing from circuits.
+    // G19: location 1, although the hub prefers the circuit for it. G20, E8: nothing from circuits.
     assert_eq!(
         gateway_routes(&w, &reports, "branch-vm"),
         [
@@ -266,7 +266,7 @@ fn every_vnet_knows_exactly_what_the_published_lab_says() {
             "10.11.30.0/26 10.11.30.100"
         ]
     );
-    // E6, E7: circuit 1 and what hangs on it; not branch, not location 2.
+    // E6, E7: circuit 1 and the networks connected to it; neither the branch nor location 2.
     assert_eq!(
         gateway_routes(&w, &reports, "remote-vm"),
         [
@@ -277,7 +277,7 @@ fn every_vnet_knows_exactly_what_the_published_lab_says() {
     );
 }
 
-/// E11: the standby takes over, and what only the circuit knew is gone.
+/// E11: the standby route takes over, and routes that only the circuit had are gone.
 #[test]
 fn e11_the_vpn_takes_over_what_it_knows() {
     let (w, reports) = (lab(), reports(true));
@@ -300,12 +300,16 @@ fn e11_the_vpn_takes_over_what_it_knows() {
     );
 }
 
-/// D10: what a VPN gateway alone tells of may come from the ExpressRoute gateway too: a site that goes back to its circuit is heard
-/// there first. Nothing else may.
+/// D10: packets from a site that only a VPN gateway advertises may come from the ExpressRoute gateway too. After a site
+/// returns to its circuit, its packets arrive there first. No other source may.
 #[test]
 fn d10_each_gateway_of_a_vnet_may_bring_what_another_tells_of() {
     let (w, reports) = (lab(), reports(true));
-    let tables = |vm: &str| moving::tables(&w.topology, &reports, &agent(vm)).unwrap().unwrap();
+    let tables = |vm: &str| {
+        learned_routes::tables(&w.topology, &reports, &agent(vm))
+            .unwrap()
+            .unwrap()
+    };
     let may = |vm: &str, gateway: &str, from: &str| {
         let links = tables(vm).links;
         let link = links.iter().find(|l| l.peer == agent(gateway)).unwrap();
@@ -320,19 +324,19 @@ fn d10_each_gateway_of_a_vnet_may_bring_what_another_tells_of() {
             );
         }
     }
-    // Its gateway tells nothing of location 1 now.
+    // The remote VNet's gateway does not advertise location 1 now.
     assert!(!may("remote-vm", "remote-er", "10.2.30.10"));
 }
 
-/// E5, E6, E7, G18, G20: what each door of a site announces.
+/// E5, E6, E7, G18, G20: the announcements to each site.
 #[test]
 fn sites_hear_exactly_what_they_may() {
     let (w, reports) = (lab(), reports(false));
     let compiler = Compiler::new(&w.topology);
-    let moving = Moving::new(&w.topology, &compiler, reports);
+    let learned = LearnedRoutes::new(&w.topology, &compiler, reports);
     let told = |at: &str, neighbour: ResourceId| -> BTreeMap<String, Vec<u32>> {
         let config = w.config(at);
-        let routes = tell_neighbour(&config, &moving.dynamic(&config), &neighbour);
+        let routes = tell_neighbour(&config, &learned.routing_state(&config), &neighbour);
         routes.into_iter().map(|r| (r.prefix.to_string(), r.as_path)).collect()
     };
     let of = |routes: &[(&str, &[u32])]| -> BTreeMap<String, Vec<u32>> {
@@ -359,11 +363,11 @@ fn sites_hear_exactly_what_they_may() {
     );
 }
 
-/// T2, T4, T5: the hops of the published rows, up to the door of a site.
+/// T2, T4, T5: the hops of the published rows, up to the border of a site.
 #[test]
 fn traces_from_vnets_are_the_published_ones() {
     let (w, up, cut) = (lab(), reports(false), reports(true));
-    let trace = |reports: &Reports, from: &str, to: &str| -> (bool, Vec<String>) {
+    let trace = |reports: &LearnedReports, from: &str, to: &str| -> (bool, Vec<String>) {
         let question: Question = serde_json::from_value(serde_json::json!({"from": from, "to": to})).unwrap();
         let answer = explain(&w.topology, reports, &question).unwrap();
         let line = |hop: &tombolo_topology::explain::TraceHop| hop.address.map_or("*".into(), |a| a.to_string());
@@ -412,10 +416,11 @@ fn traces_from_vnets_are_the_published_ones() {
     assert!(!trace(&cut, "remote-vm", "10.2.30.10").0);
 }
 
-/// What an agent does with a packet: `deliver`, `agent` or `agent -1` (a TTL is taken), `answers`, or the drop's reason.
+/// An agent's decision on a packet: `deliver`, `agent` or `agent -1` (the TTL is decremented), `answers`, or the drop
+/// reason.
 pub(super) fn fate(
     w: &World,
-    reports: &Reports,
+    reports: &LearnedReports,
     at: &str,
     from: Option<&AgentId>,
     source: &str,
@@ -424,7 +429,7 @@ pub(super) fn fate(
 ) -> String {
     let compiler = Compiler::new(&w.topology);
     let config = w.config(at);
-    let dynamic = Moving::new(&w.topology, &compiler, reports.clone()).dynamic(&config);
+    let dynamic = LearnedRoutes::new(&w.topology, &compiler, reports.clone()).routing_state(&config);
     let tables = Tables::build(&config, &dynamic).unwrap();
     let ingress = from.map_or(Ingress::Tun, |peer| Ingress::Link(tables.link_with(peer).unwrap()));
     let packet = PacketInfo {
@@ -446,7 +451,8 @@ pub(super) fn fate(
     }
 }
 
-/// T6 and its switch: what a site sends loses no TTL in VPN gateways, the first or a further one; what a VNet sends does.
+/// T6 and its setting: VPN gateways, the first or a further one, do not decrement the TTL of packets from a site, but
+/// they do for packets from a VNet.
 #[test]
 fn t6_packets_of_a_site_keep_their_ttl_in_vpn_gateways() {
     let (mut w, reports) = (lab(), reports(false));
@@ -488,8 +494,8 @@ fn t6_packets_of_a_site_keep_their_ttl_in_vpn_gateways() {
     );
 }
 
-/// G21: a packet from a tunnel goes on by VPN routes alone, also while the VNet prefers a circuit; G19: only between
-/// connections that exchange routes; D10: a site speaks for what it announced.
+/// G21: a packet from a tunnel uses VPN routes only, even while the VNet prefers a circuit. G19: it passes only between
+/// connections that exchange routes. D10: a site may send from the prefixes that it announced.
 #[test]
 fn g21_tunnels_go_on_by_vpn_routes_alone() {
     let (mut w, reports) = (lab(), reports(false));
@@ -497,14 +503,14 @@ fn g21_tunnels_go_on_by_vpn_routes_alone() {
     let branch = agent("branch-vpn");
     let ask = |w: &World, from: &AgentId, source, to| fate(w, &reports, "hub-vpn", Some(from), source, to, 64);
     assert_eq!(ask(&w, &branch, "10.11.30.68", "10.2.30.10"), format!("{site} -1"));
-    // E8: what only a circuit knows is out of reach.
+    // E8: a prefix that only a circuit announces is unreachable.
     assert_eq!(ask(&w, &branch, "10.11.30.68", "10.1.31.10"), "route_none");
     assert_eq!(ask(&w, &branch, "10.11.30.68", "10.17.30.4"), "route_none");
     assert_eq!(ask(&w, &site, "10.2.30.10", "10.17.30.4"), "route_none");
-    // T7: the links of a site's routers were not announced.
+    // T7: the transfer networks of a site's routers were not announced.
     assert_eq!(ask(&w, &site, "192.168.30.1", "10.11.30.68"), "spoofed_source");
     assert_eq!(ask(&w, &site, "10.2.30.125", "10.11.30.68"), "branch-vpn");
-    // Its own host speaks with the device (D16).
+    // The gateway's own host reaches the device (D16).
     let own = fate(&w, &reports, "hub-vpn", None, "10.10.30.254", "10.2.30.125", 64);
     assert_eq!(own, site.to_string());
     assert_eq!(ask(&w, &site, "10.2.30.125", "10.10.30.254"), "deliver");
@@ -519,11 +525,12 @@ fn g21_tunnels_go_on_by_vpn_routes_alone() {
 fn t4_circuits_bring_packets_in_through_the_gateway() {
     let (mut w, reports) = (lab(), reports(false));
     let edge = |w: &World, source, to| fate(w, &reports, "er1-1", None, source, to, 64);
-    // D23: for the customer its kernel takes the TTL, so the engine takes none.
+    // D23: the edge's kernel decrements the TTL towards the customer, so the engine does not.
     assert_eq!(edge(&w, "10.2.30.10", "10.10.30.4"), "hub-er");
     assert_eq!(edge(&w, "10.2.30.10", "10.11.30.4"), "hub-er");
     assert_eq!(edge(&w, "10.2.30.10", "10.17.30.4"), "remote-er");
-    // Between VNets the engine is the router. What its kernel has comes from the line, whose customer is no VNet.
+    // Between VNets the engine is the router. Packets from the edge's kernel come from the line, so their source must
+    // be the customer's.
     let between = |to, ttl| fate(&w, &reports, "er1-1", Some(&agent("hub-vm")), "10.10.30.4", to, ttl);
     assert_eq!(
         (between("10.17.30.4", 64), between("10.17.30.4", 2)),
@@ -538,7 +545,7 @@ fn t4_circuits_bring_packets_in_through_the_gateway() {
         assert_eq!(edge(&w, linked, "10.10.30.4"), "spoofed_source");
     }
     assert_eq!(edge(&w, "10.10.30.132", "10.10.30.4"), "hub-er", "its own answers");
-    // T3: links of the customer's routers were not announced, and so nobody hears them.
+    // T3: the transfer networks of the customer's routers were not announced, so packets from them are dropped.
     assert_eq!(edge(&w, "192.168.30.17", "10.10.30.4"), "spoofed_source");
     // E7, E8
     assert_eq!(edge(&w, "10.2.30.10", "10.1.31.10"), "no_route");
@@ -572,7 +579,7 @@ fn t4_circuits_bring_packets_in_through_the_gateway() {
     let out = fate(&w, &reports, "hub-er", Some(&vm), "10.10.30.4", "10.2.30.10", 64);
     assert_eq!(out, "transit_not_allowed");
 
-    // N8: a VM takes what was learned, and the edges' answers.
+    // N8: a VM accepts packets from learned prefixes, and the answers of edges.
     let gateway = agent("hub-er");
     let at_vm = |source| fate(&w, &reports, "hub-vm", Some(&gateway), source, "10.10.30.4", 60);
     assert_eq!(
@@ -600,13 +607,13 @@ fn e6_vnet_to_vnet_is_a_switch() {
     );
 }
 
-/// E4: two edges share the flows between the same two addresses; a flow stays where it is, and so do fragments (D13).
+/// E4: two edges share the flows between two addresses. A flow keeps its edge, and so do its fragments (D13).
 #[test]
 fn e4_flows_share_both_edges() {
     let (w, reports) = (lab(), reports(false));
     let config = w.config("hub-vm");
     let compiler = Compiler::new(&w.topology);
-    let dynamic = Moving::new(&w.topology, &compiler, reports).dynamic(&config);
+    let dynamic = LearnedRoutes::new(&w.topology, &compiler, reports).routing_state(&config);
     let tables = Tables::build(&config, &dynamic).unwrap();
     let edge = |ports: u32| {
         let packet = PacketInfo {
@@ -628,7 +635,7 @@ fn e4_flows_share_both_edges() {
     assert!((0..9).all(|_| edge(0) == edge(0) && edge(7 << 16 | 80) == edge(7 << 16 | 80)));
 }
 
-/// E4: an edge that does not answer is left out; D19: its VNet decides that by itself.
+/// E4: an edge that does not answer is skipped; D19: its VNet detects that by itself.
 #[test]
 fn e4_one_edge_down_leaves_the_other() {
     let (w, mut reports) = (lab(), reports(false));
@@ -639,8 +646,8 @@ fn e4_one_edge_down_leaves_the_other() {
     assert!(routes.contains(&"10.1.31.0/25 10.10.30.135".to_owned()), "{routes:?}");
 }
 
-/// E12, R7 step 4: of routes of two circuits for one prefix the higher weight wins, then the shorter AS path; equal ones share
-/// the flows.
+/// E12, R7 step 4: among routes of two circuits for one prefix the higher weight wins, then the shorter AS path. Equal
+/// routes share the flows.
 #[test]
 fn e12_the_weight_decides_then_the_path_then_flows_are_shared() {
     let mut w = lab();
@@ -665,7 +672,7 @@ fn e12_the_weight_decides_then_the_path_then_flows_are_shared() {
         }
         reports
     };
-    let known = |w: &World, reports: &Reports| -> Vec<String> {
+    let known = |w: &World, reports: &LearnedReports| -> Vec<String> {
         let routes = gateway_routes(w, reports, "hub-vm");
         routes.into_iter().filter(|r| r.contains(prefix)).collect()
     };
@@ -680,7 +687,7 @@ fn e12_the_weight_decides_then_the_path_then_flows_are_shared() {
     }
 }
 
-/// G4: with equal ASNs on both ends there is no session, and nothing is known.
+/// G4: with equal ASNs at both ends there is no session, and no route is learned.
 #[test]
 fn g4_equal_asns_exchange_nothing() {
     let mut w = lab();
@@ -693,7 +700,8 @@ fn g4_equal_asns_exchange_nothing() {
     assert!(gateway_routes(&w, &reports(false), "branch-vm").is_empty());
 }
 
-/// G22: neither what has the own ASN in its path, nor a VNet's range or a part of it; more than it is fine.
+/// G22: a route with the own ASN in its path is rejected, and so is a VNet's range or a part of it. A larger prefix is
+/// accepted.
 #[test]
 fn g22_what_a_site_may_not_announce_is_not_taken() {
     let (w, mut reports) = (lab(), reports(false));
@@ -713,13 +721,13 @@ fn g22_what_a_site_may_not_announce_is_not_taken() {
     ];
     learned.insert(id("connections", "hub-loc1"), Arc::new(announced));
     let hub = gateway_routes(&w, &reports, "hub-vm");
-    // G24: a default route is taken,
+    // G24: a default route is accepted,
     assert!(hub.contains(&"0.0.0.0/0 10.10.30.142".to_owned()) && hub.contains(&"10.0.0.0/9 10.10.30.142".to_owned()));
     assert!(
         !hub.iter()
             .any(|r| r.starts_with("10.5.") || r.starts_with("10.10.") || r.starts_with("10.11.30.0/27"))
     );
-    // and not passed on; nor what overlaps the own side (G20).
+    // but not advertised further, nor is a route that overlaps the own side (G20).
     let branch = gateway_routes(&w, &reports, "branch-vm");
     assert!(
         !branch.iter().any(|r| r.starts_with("0.") || r.starts_with("10.0.")),
@@ -727,7 +735,7 @@ fn g22_what_a_site_may_not_announce_is_not_taken() {
     );
 }
 
-/// D16: a site's device is a link of its own kind; without a key there is none.
+/// D16: a site's device has a link of its own kind; without a key there is no link.
 #[test]
 fn d16_a_site_without_keys_has_no_link() {
     let mut w = lab();
@@ -744,12 +752,12 @@ fn d16_a_site_without_keys_has_no_link() {
     assert_eq!(bgp.unwrap().neighbours[0].address, ip("10.2.30.125"));
 }
 
-/// Any mesh of VPN gateways, each VNet with a site behind it: who is joined by any chain of connections over which routes
-/// are exchanged reaches everything, both ways, and nobody else does (G18, G19, G22); no packet goes in circles. `plain`:
-/// which sites have no BGP, so that their prefixes are configured (G18).
+/// Any mesh of VPN gateways, each VNet with a site. Networks that a chain of connections with route exchange joins
+/// reach each other in both directions, and no others do (G18, G19, G22). No packet loops. `plain`: the sites without
+/// BGP, whose prefixes are configured (G18).
 fn mesh(joined: &[(usize, usize, bool)], count: usize, plain: &[bool]) {
     let mut w = World::default();
-    let mut reports = Reports::default();
+    let mut reports = LearnedReports::default();
     for n in 0..count {
         let (vnet, vm, gw) = (format!("v{n}"), format!("vm{n}"), format!("gw{n}"));
         let subnets = format!("workload=10.{n}.0.0/24 GatewaySubnet=10.{n}.255.0/27");
@@ -833,7 +841,7 @@ fn mesh(joined: &[(usize, usize, bool)], count: usize, plain: &[bool]) {
                 continue;
             }
             let vm = ask(format!("10.{b}.0.4"));
-            // A connection without BGP joins its two VNets all the same (G9).
+            // A connection without BGP still joins its two VNets (G9).
             assert_eq!(
                 vm.reachable,
                 reach[a][b] || near[a][b],
@@ -851,7 +859,7 @@ fn g19_chains_and_rings_of_gateways_reach_all_they_join() {
     mesh(&[(0, 1, true), (1, 2, false)], 3, &[]);
 }
 
-/// G18: the prefixes of a site without BGP go as far as routes are exchanged, and no further.
+/// G18: the prefixes of a site without BGP are advertised as far as routes are exchanged, and no further.
 #[test]
 fn g18_sites_without_bgp_are_reached_from_further_gateways() {
     mesh(&[(0, 1, true), (1, 2, true), (2, 3, true)], 4, &[true]);
@@ -859,8 +867,8 @@ fn g18_sites_without_bgp_are_reached_from_further_gateways() {
     mesh(&[(0, 1, true), (1, 2, false)], 3, &[false, true, false]);
 }
 
-/// G18, G19: a hub with a site without BGP, one with BGP, a branch with BGP and one without. Whoever exchanges routes with
-/// the hub learns the first site's prefix and reaches it; two ends without BGP do not reach each other.
+/// G18, G19: a hub with a site without BGP, one with BGP, a branch with BGP and one without. Networks that exchange
+/// routes with the hub learn the first site's prefix and reach it. Two ends without BGP do not reach each other.
 #[test]
 fn g18_a_site_without_bgp_is_advertised_to_ends_with_bgp() {
     let (mut w, reports) = (lab(), reports(false));
@@ -876,14 +884,14 @@ fn g18_a_site_without_bgp_is_advertised_to_ends_with_bgp() {
     w.topology.local_gateways.insert(plain.clone(), Arc::new(site));
     connection(&mut w, "hub-loc3", ConnectionType::IPsec, "hub-vpn", plain, "");
     connection_mut(&mut w, "hub-loc3").enable_bgp = false;
-    let told = |w: &World, reports: &Reports, to: &str| -> BTreeMap<String, Vec<u32>> {
+    let told = |w: &World, reports: &LearnedReports, to: &str| -> BTreeMap<String, Vec<u32>> {
         let compiler = Compiler::new(&w.topology);
-        let moving = Moving::new(&w.topology, &compiler, reports.clone());
+        let learned = LearnedRoutes::new(&w.topology, &compiler, reports.clone());
         let config = w.config("hub-vpn");
-        let routes = tell_neighbour(&config, &moving.dynamic(&config), &id("connections", to));
+        let routes = tell_neighbour(&config, &learned.routing_state(&config), &id("connections", to));
         routes.into_iter().map(|r| (r.prefix.to_string(), r.as_path)).collect()
     };
-    // The gateway originates it, as it does its own VNet's prefixes.
+    // The gateway originates the route, as it does for its own VNet's prefixes.
     let to_loc1 = told(&w, &reports, "hub-loc1");
     assert_eq!(to_loc1.get("10.3.30.0/24"), Some(&Vec::new()), "{to_loc1:?}");
     let branch = gateway_routes(&w, &reports, "branch-vm");
@@ -909,10 +917,10 @@ fn g18_a_site_without_bgp_is_advertised_to_ends_with_bgp() {
         64,
     );
     assert_eq!(at_branch, "branch-vm");
-    // E8: a circuit's sites neither learn of it nor reach it.
+    // E8: a circuit's sites neither learn the prefix nor reach it.
     assert_eq!(at_hub(&w, &loc3, "10.3.30.10", "10.1.31.10"), "route_none");
 
-    // A device that does not answer is advertised to nobody.
+    // The prefixes of a device that does not answer are not advertised.
     let mut silent = reports.clone();
     silent.down.entry(agent("hub-vpn")).or_default().insert(loc3.clone());
     assert!(!told(&w, &silent, "hub-loc1").contains_key("10.3.30.0/24"));

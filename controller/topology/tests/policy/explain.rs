@@ -1,5 +1,5 @@
-//! Packets through the compiled configurations by the engine's own decisions: P17, P18, P21, P24, P25, R9 to R15, R19,
-//! D9, T2, T5, and the words that say what to do.
+//! Packets through compiled configurations with the engine's own decisions: P17, P18, P21, P24, P25, R9 to R15, R19,
+//! D9, T2, T5, and the texts with the remedy.
 
 use crate::world::{World, agent, hub_and_spokes, ip, peering_id};
 use tombolo_topology::explain::{Explanation, Protocol, Question, explain};
@@ -17,20 +17,21 @@ fn ask(w: &World, from: &str, to: &str) -> Explanation {
     answer
 }
 
-/// Agents on the way there, each once.
+/// The agents of the request's walk, without repetitions.
 fn way(answer: &Explanation) -> Vec<&str> {
     let mut agents: Vec<&str> = answer.request.hops.iter().map(|hop| hop.agent.as_str()).collect();
     agents.dedup();
     agents
 }
 
-/// What traceroute prints: addresses, `*` for silence.
+/// The output of traceroute: addresses, `*` for silent hops.
 fn trace(answer: &Explanation) -> Vec<String> {
     let line = |hop: &tombolo_topology::explain::TraceHop| hop.address.map_or("*".into(), |a| a.to_string());
     answer.trace.iter().map(line).collect()
 }
 
-/// Not reachable: the agent and reason of the stop, its rule; the text has all the words, and says what to do.
+/// Asserts that the destination is unreachable: with this agent, drop reason and rule, and a text that contains all
+/// words and has a remedy.
 #[track_caller]
 pub(crate) fn stopped(answer: &Explanation, at: &str, reason: &str, rule: &str, words: &[&str]) {
     assert!(!answer.reachable, "{answer:#?}");
@@ -88,7 +89,7 @@ fn t2_peering_is_one_hop() {
     }
 }
 
-/// P24: A–hub–B gives no A–B; and the answer says what would.
+/// P24: A–hub–B does not connect A and B, and the text names the change that would.
 #[test]
 fn p24_spokes_do_not_reach_each_other() {
     let answer = ask(&hub_and_spokes(), "a-vm", "b-vm");
@@ -102,8 +103,8 @@ fn p24_spokes_do_not_reach_each_other() {
     assert_eq!(answer.trace, []);
 }
 
-/// R19, P18, T1: spoke to spoke by an appliance takes its forwarding NIC, a route on both sides and
-/// allowForwardedTraffic on the receiver; the appliance is a hop and answers.
+/// R19, P18, T1: spoke to spoke through an appliance needs a forwarding NIC, a route on both sides, and
+/// allowForwardedTraffic on the receiver. The appliance is a hop and answers.
 #[test]
 fn r19_service_chaining() {
     let mut w = hub_and_spokes();
@@ -142,7 +143,7 @@ fn r19_service_chaining() {
     assert_eq!(way(&answer), ["a-vm", "hub-nva", "b-vm"]);
     assert_eq!(trace(&answer), ["10.1.0.5", "10.3.0.4"]);
 
-    // R12: without forwarding on the NIC.
+    // R12: the NIC without enableIPForwarding.
     w.appliance("hub-nva", "hub/workload=10.1.0.5")
         .nic("hub-nva-nic", "hub/workload=10.1.0.5", false);
     stopped(
@@ -154,7 +155,7 @@ fn r19_service_chaining() {
     );
 }
 
-/// R11: an appliance two peerings away is a black hole; one in the own VNet or a peered one is not.
+/// R11: an appliance two peerings away is a black hole; one in the own VNet or in a peer is not.
 #[test]
 fn r11_appliances_are_one_peering_away_at_most() {
     let mut w = hub_and_spokes();
@@ -169,7 +170,7 @@ fn r11_appliances_are_one_peering_away_at_most() {
         "R11",
         &["black hole", "'r0'", "10.3.0.0/16"],
     );
-    // An address that nobody has.
+    // An address without an owner.
     w.routes("spoke-a/workload", "10.3.0.0/16>10.1.0.99");
     stopped(
         &ask(&w, "a-vm", "b-vm"),
@@ -180,8 +181,8 @@ fn r11_appliances_are_one_peering_away_at_most() {
     );
 }
 
-/// P21a, c, T5: a spoke reaches the branch by the hub's gateway directly; the first gateway answers, the second is
-/// silent; the way back is the same.
+/// P21a, c, T5: a spoke reaches the branch through the hub's gateway directly. The first gateway answers, the second
+/// one is silent, and the way back is the same.
 #[test]
 fn p21_t5_spoke_to_branch() {
     let w = hub_and_spokes();
@@ -210,7 +211,7 @@ fn p21_t5_spoke_to_branch() {
     assert_eq!(trace(&ask(&w, "hub-vm", "branch-vm")), ["10.1.255.4", "*", "10.4.0.4"]);
 }
 
-/// P21: either flag off withdraws it, and the answer names the flag.
+/// P21: without either flag the routes are withdrawn, and the text names the flag.
 #[test]
 fn p20_the_missing_flag_is_named() {
     let mut w = hub_and_spokes();
@@ -233,7 +234,7 @@ fn p20_the_missing_flag_is_named() {
     );
 }
 
-/// P21d: a spoke's own route to the hub's VPN gateway reaches a sibling; the gateway is a hop.
+/// P21d: a spoke's user-defined route to the hub's VPN gateway reaches a sibling; the gateway is a hop.
 #[test]
 fn p21d_spoke_to_spoke_by_the_vpn_gateway() {
     let mut w = hub_and_spokes();
@@ -249,8 +250,8 @@ fn p21d_spoke_to_spoke_by_the_vpn_gateway() {
     assert_eq!(trace(&answer), ["10.1.255.4", "10.3.0.4"]);
 }
 
-/// P25, D9: hub and branch peered too: they use the peering, a spoke of the hub stays on the VPN; with half of the
-/// peering gone they fall back.
+/// P25, D9: hub and branch are also peered. They use the peering, and a spoke of the hub stays on the VPN. Without one
+/// half of the peering they use the VPN again.
 #[test]
 fn p25_d9_peering_beats_the_vpn_for_its_own_vnets_only() {
     let mut w = hub_and_spokes();
@@ -272,7 +273,7 @@ fn p25_d9_peering_beats_the_vpn_for_its_own_vnets_only() {
     assert_eq!(way(&answer), ["hub-vm", "hub-gw", "branch-gw", "branch-vm"]);
 }
 
-/// D9: a plain peer of the hub is out of the branch's reach, both ways, whatever the branch's routes say.
+/// D9: the branch cannot reach a plain peer of the hub, in either direction, whatever the branch's routes are.
 #[test]
 fn d9_a_plain_peer_is_not_relayed_to() {
     let mut w = hub_and_spokes();
@@ -280,7 +281,7 @@ fn d9_a_plain_peer_is_not_relayed_to() {
         .vm("plain-vm", "plain/s=10.5.0.4");
     w.peer("hub", "at", "plain", "a");
     w.routes("branch/workload", "10.5.0.0/16>gateway");
-    // The branch's gateway has nothing behind a connection for it.
+    // The branch's gateway has no connection that leads there.
     stopped(
         &ask(&w, "branch-vm", "plain-vm"),
         "branch-gw",
@@ -297,8 +298,8 @@ fn d9_a_plain_peer_is_not_relayed_to() {
     );
 }
 
-/// R16, R20: routes on GatewaySubnet send what comes out of the tunnel through an appliance; with a mirror route in the
-/// spoke both directions are inspected. The gateway's answer comes back by the appliance, and is heard.
+/// R16, R20: routes on GatewaySubnet send packets from the tunnel through an appliance. With a mirror route in the
+/// spoke, it inspects both directions. The gateway's answer returns through the appliance and is accepted.
 #[test]
 fn r16_inspection_between_gateway_and_spoke() {
     let mut w = hub_and_spokes();
@@ -313,8 +314,8 @@ fn r16_inspection_between_gateway_and_spoke() {
     assert_eq!(trace(&answer), ["10.1.0.5", "10.1.255.4", "*", "10.4.0.4"]);
 }
 
-/// P18 at a gateway: a client's appliance needs the flag on the hub's half; D9: even so the far gateway takes only what
-/// the hub's gateway speaks for.
+/// P18 at a gateway: a client's appliance needs the flag on the hub's half. D9: even then the far gateway accepts only
+/// sources that the hub's gateway may relay.
 #[test]
 fn p18_d9_foreign_sources_at_gateways() {
     let mut w = hub_and_spokes();
@@ -344,7 +345,7 @@ fn p18_d9_foreign_sources_at_gateways() {
     );
 }
 
-/// P17: off on either half nothing crosses, and the half is named.
+/// P17: without the flag on either half nothing crosses, and the text names the half.
 #[test]
 fn p17_access_off_on_either_half() {
     for (vnet, remote, at) in [("hub", "spoke-a", "hub-vm"), ("spoke-a", "hub", "a-vm")] {
@@ -364,7 +365,7 @@ fn p17_access_off_on_either_half() {
     }
 }
 
-/// P13, P14: the state of the halves is named with what to do.
+/// P13, P14: the text names the state of the halves and the remedy.
 #[test]
 fn p13_p14_states_of_a_peering() {
     let mut w = World::default();
@@ -397,7 +398,7 @@ fn p13_p14_states_of_a_peering() {
     w.vnet_mut("x").peerings.clear();
     w.peer("x", "a", "y", "a");
     assert!(ask(&w, "x-vm", "y-vm").reachable);
-    // P27: a range that was not synced.
+    // P27: a range that is not synced yet.
     w.vnet_mut("y").address_space.push("10.9.0.0/16".parse().unwrap());
     stopped(
         &ask(&w, "x-vm", "10.9.0.4"),
@@ -408,7 +409,7 @@ fn p13_p14_states_of_a_peering() {
     );
 }
 
-/// R9, R10, R13: user routes are named.
+/// R9, R10, R13: the text names the user-defined route.
 #[test]
 fn r13_user_routes_are_named() {
     let mut w = hub_and_spokes();
@@ -437,7 +438,7 @@ fn r13_user_routes_are_named() {
     );
 }
 
-/// R15: gateway routes off in the subnet, and the answer says so.
+/// R15: a subnet without gateway routes, and the text says so.
 #[test]
 fn r15_propagation_off_is_named() {
     let mut w = hub_and_spokes();
@@ -452,7 +453,8 @@ fn r15_propagation_off_is_named() {
     );
 }
 
-/// Loops end: an appliance whose own subnet sends the packet back to it (R12's warning), and two in a ring.
+/// Routing loops end: an appliance whose own subnet sends the packet back to it (the warning of R12), and two
+/// appliances in a ring.
 #[test]
 fn loops_are_found() {
     let mut w = hub_and_spokes();
@@ -469,13 +471,13 @@ fn loops_are_found() {
     w.routes("hub/workload", "10.3.0.0/16>10.1.1.5")
         .routes("hub/dmz", "10.3.0.0/16>10.1.0.5");
     let answer = ask(&w, "a-vm", "b-vm");
-    stopped(&answer, "hub-nva", "loop", "R12", &["goes round"]);
+    stopped(&answer, "hub-nva", "loop", "R12", &["routing loop"]);
     assert!(answer.trace.is_empty() || answer.trace.len() <= 64);
     w.routes("hub/workload", "10.3.0.0/16>10.1.0.5");
     stopped(&ask(&w, "a-vm", "b-vm"), "hub-nva", "hairpin", "R12", &["comes from"]);
 }
 
-/// The TTL that was asked for runs out where it must.
+/// The requested TTL expires at the expected hop.
 #[test]
 fn ttl_is_honoured() {
     let w = hub_and_spokes();
@@ -501,7 +503,7 @@ fn ttl_is_honoured() {
     );
 }
 
-/// Missing agents, revoked ones, addresses that nobody has: named.
+/// The text names missing agents, revoked agents, and addresses without an owner.
 #[test]
 fn whoever_is_missing_is_named() {
     let mut w = hub_and_spokes();
@@ -518,7 +520,7 @@ fn whoever_is_missing_is_named() {
         "a-vm",
         "no_owner",
         "D8",
-        &["nobody in hub has 10.1.0.77"],
+        &["no agent in hub has 10.1.0.77"],
     );
     stopped(
         &ask(&w, "a-vm", "203.0.113.9"),
@@ -560,7 +562,7 @@ fn whoever_is_missing_is_named() {
     );
 }
 
-/// A revoked agent's place was taken by another one: that one is meant.
+/// After another agent took the place of a revoked one, the name refers to the new one.
 #[test]
 fn a_successor_is_meant_by_the_names_of_its_machine() {
     let mut w = hub_and_spokes();
@@ -633,7 +635,7 @@ fn d8_served_machines_and_both_families() {
     assert_eq!(ask(&w, "y-vm", "fd00:1::4").source, ip("fd00:2::4"));
 }
 
-/// Names: VM or NIC by name or id, agents, addresses; what is ambiguous is listed; what is unknown is said.
+/// Names: a VM or NIC by name or id, agents, addresses. Ambiguous names list the candidates; unknown ones are an error.
 #[test]
 fn names() {
     let mut w = hub_and_spokes();

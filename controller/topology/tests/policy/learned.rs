@@ -1,15 +1,15 @@
-//! What a site announces gives it no word for others, wherever its routes get to: at the gateway, at VMs of the hub and of
-//! its spokes, behind another gateway (D10, G22, G24).
+//! A site's announcements do not permit it to send from other networks' addresses (D10, G22, G24). This holds wherever
+//! its routes are learned: at the gateway, at VMs of the hub and its spokes, behind another gateway.
 
 use crate::circuits::{fate, lab, reports};
 use crate::world::{agent, id, nets};
 use std::sync::Arc;
 use tombolo_proto::id::AgentId;
 use tombolo_proto::route::{Route, RouteOrigin};
-use tombolo_topology::moving::Reports;
+use tombolo_topology::learned_routes::LearnedReports;
 
-/// Location 1 and the customer of circuit 1 announce these besides.
-fn announcing(prefixes: &str) -> Reports {
+/// Location 1 and the customer of circuit 1 announce these prefixes too.
+fn announcing(prefixes: &str) -> LearnedReports {
     let mut reports = reports(false);
     let doors = [
         ("hub-vpn", id("connections", "hub-loc1")),
@@ -28,7 +28,7 @@ fn announcing(prefixes: &str) -> Reports {
     reports
 }
 
-/// Whoever would be spoken for is of the receiver's own VNet, of a peered one, or behind another connection.
+/// The spoofed sources: of the receiver's own VNet, of a peered one, and behind another connection.
 #[test]
 fn super_prefixes_of_a_site_speak_for_nobody_else() {
     let w = lab();
@@ -49,7 +49,7 @@ fn super_prefixes_of_a_site_speak_for_nobody_else() {
             ("hub-er", &edge, "10.11.30.5", "10.11.30.4"),
             ("hub-vm", &er, "10.10.30.5", "10.10.30.4"),
             ("hub-vm", &vpn, "10.10.30.5", "10.10.30.4"),
-            // The spoke is peered; the branch lies behind the VPN gateway.
+            // The spoke is peered; the branch is behind the VPN gateway.
             ("hub-vm", &er, "10.11.30.4", "10.10.30.4"),
             ("hub-vm", &er, "10.11.30.68", "10.10.30.4"),
             ("spoke-vm", &er, "10.11.30.5", "10.11.30.4"),
@@ -62,7 +62,7 @@ fn super_prefixes_of_a_site_speak_for_nobody_else() {
             let fate = fate(&w, &reports, at, Some(from), source, to, 60);
             assert_eq!(fate, "spoofed_source", "{prefixes}: {source} by {from} at {at}");
         }
-        // What is nobody else's comes through (G24), by either gateway, and so does what is configured.
+        // Sources of no other network are accepted (G24) from either gateway, and so are configured ones.
         for (at, from, source, to, expected) in [
             ("hub-vpn", &site, "10.9.0.1", "10.10.30.4", "hub-vm"),
             ("hub-er", &edge, "10.9.0.1", "10.10.30.4", "hub-vm -1"),

@@ -61,8 +61,8 @@ fn a_vm_knows_its_vnet_its_peers_and_its_gateway() {
     assert!(space(&spoke, "spoke-b").is_none(), "P24");
 }
 
-/// D6: the half that wants something decides for both ends, on links to machines and to the gateway in use alike. Where
-/// WireGuard alone may be used, and on links of VPN connections, there is no key for QUIC.
+/// D6: the half with an explicit transport decides for both ends, on links to machines and to the gateway in use alike.
+/// Links that must use WireGuard, among them those of VPN connections, have no key for QUIC.
 #[test]
 fn d6_transport_of_links() {
     let mut w = hub_and_spokes();
@@ -88,8 +88,7 @@ fn d6_transport_of_links() {
     assert_eq!(link(&w, "hub-gw", "branch-gw"), Some((Transport::WireGuard, false)));
 }
 
-/// D6, D15: what an agent says of its second port and its lanes is told to those with a link to it, the port only where
-/// QUIC may be used.
+/// D6, D15: peers of an agent get its QUIC endpoint and its number of lanes; the endpoint only where QUIC is allowed.
 #[test]
 fn d6_d15_second_ports_and_lanes_of_links() {
     let mut w = hub_and_spokes();
@@ -105,7 +104,7 @@ fn d6_d15_second_ports_and_lanes_of_links() {
     assert_eq!(link(&w, "a-vm", "hub-vm"), Some((None, 4)));
 }
 
-/// D8: a NIC's /32 and "subnet served by" stand side by side; a served subnet's routes come along (R20).
+/// D8: a NIC's /32 and a served subnet exist side by side, and the configuration has the served subnet's routes (R20).
 #[test]
 fn d8_served_subnets() {
     let mut w = World::default();
@@ -124,7 +123,7 @@ fn d8_served_subnets() {
             "10.1.1.9/32 in-between"
         ]
     );
-    // D10: a machine with an agent of its own is not behind the host, which therefore does not speak for it.
+    // D10: a machine with an agent of its own is not behind the host, so the host may not send from its address.
     assert_eq!(
         w.link("one", "host").unwrap().sources,
         nets(
@@ -138,8 +137,8 @@ fn d8_served_subnets() {
     assert!(matches!(&host.role, Role::Vm { served, .. } if *served == nets("10.1.1.0/24")));
 }
 
-/// D10, P18: an appliance may bring foreign sources: anything in its own VNet, to a peer only where the receiver's half
-/// has allowForwardedTraffic.
+/// D10, P18: an appliance may forward foreign sources: any source in its own VNet, and to a peer only where the
+/// receiver's half has allowForwardedTraffic.
 #[test]
 fn p18_d10_foreign_sources() {
     let mut w = hub_and_spokes();
@@ -167,7 +166,7 @@ fn p18_d10_foreign_sources() {
     );
 }
 
-/// P18 speaks of sources outside the peer's space: for its own VNet an appliance may forward without the flag.
+/// P18 concerns sources outside of the peer's space: an appliance may forward for its own VNet without the flag.
 #[test]
 fn p18_an_appliance_may_forward_for_its_own_vnet() {
     let w = hub_and_spokes();
@@ -222,7 +221,7 @@ fn p21_gateway_links() {
     assert_eq!(peers(&config), ["a-vm", "b-vm", "branch-gw", "hub-nva", "hub-vm"]);
 }
 
-/// D9: a peer that does not use the gateway gets no space and no link there; a spoke's traffic to a branch that the hub
+/// D9: a peer that does not use the gateway gets no space and no link there. A spoke's traffic to a branch that the hub
 /// is also peered with may still come through the gateway.
 #[test]
 fn d9_no_relay_between_gateway_and_plain_peerings() {
@@ -239,7 +238,7 @@ fn d9_no_relay_between_gateway_and_plain_peerings() {
     assert!(!covers(&w.link("branch-gw", "hub-gw").unwrap().sources, "10.5.0.4"));
 }
 
-/// G9: what may come out of a tunnel is the far VNet and its clients, without anything of the own side.
+/// G9: the sources of a tunnel are the far VNet and its clients, without the own side.
 #[test]
 fn g9_sources_of_a_connection() {
     let mut w = hub_and_spokes();
@@ -253,7 +252,7 @@ fn g9_sources_of_a_connection() {
     );
     assert!(link.always_on && link.initiator, "'branch-gw' comes before 'hub-gw'");
     assert!(!w.link("hub-gw", "branch-gw").unwrap().initiator);
-    // A far range that takes in a client's: only the rest may come from there.
+    // A far range that contains a client's: only the rest may come from there.
     w.vnet_mut("branch").address_space = nets("10.2.0.0/15 10.4.0.0/16");
     let sources = w.link("hub-gw", "branch-gw").unwrap().sources;
     assert!(!covers(&sources, "10.2.0.4") && !covers(&sources, "10.3.0.4") && covers(&sources, "10.4.0.4"));
@@ -275,8 +274,8 @@ fn g10_g11_what_a_tunnel_needs() {
     );
 }
 
-/// D14: equal keys give both ends the same preshared key, another key another one; it is bound to the pair of gateways
-/// and never the key itself; only this link has one.
+/// D14: both ends derive the same preshared key from equal shared keys, and different ones from different keys. The key
+/// is bound to the pair of gateways and never equals the shared key. Only this link has one.
 #[test]
 fn d14_preshared_keys() {
     let mut w = hub_and_spokes();
@@ -308,7 +307,7 @@ fn d14_preshared_keys() {
     assert!(!text.contains("\"abc\""));
 }
 
-/// G6: two instances on each side form four tunnels; routes and transit name both, the first one first.
+/// G6: two instances on each side form four tunnels; routes and transit have both as next hops, the first one first.
 #[test]
 fn g6_active_active() {
     let mut w = World::default();
@@ -356,7 +355,7 @@ fn p27_unsynced_addresses_have_no_owner() {
     assert_eq!(w.link("hub-vm", "new-vm").unwrap().sources, nets("10.9.0.4/32"));
 }
 
-/// A revoked agent has no configuration, and nobody has a link, an owner or a route to it.
+/// A revoked agent has no configuration, and no other agent has a link, an owner or a route to it.
 #[test]
 fn revoked_agents_are_nowhere() {
     let mut w = hub_and_spokes();
@@ -371,7 +370,7 @@ fn revoked_agents_are_nowhere() {
     assert!(compile(&w.topology, &agent("nobody")).is_none());
 }
 
-/// Two families: owners, sources and the gateway's side are of both.
+/// Dual stack: owners, sources and the gateway's side have both address families.
 #[test]
 fn both_families() {
     let mut w = World::default();

@@ -1,8 +1,8 @@
-//! A change alters only the configurations that it concerns; the same state gives the same bytes.
+//! A change alters only the configurations that it concerns, and equal states result in equal bytes.
 
 use crate::world::{World, hub_and_spokes, nets};
 
-/// The hub and its spokes, and three VNets that have nothing to do with them but peerings.
+/// The hub and its spokes, and three VNets without any relation to them except peerings.
 fn world() -> World {
     let mut w = hub_and_spokes();
     w.vnet("x", "10.11.0.0/16", "s=10.11.0.0/24")
@@ -94,7 +94,7 @@ fn a_new_spoke_of_the_gateway_concerns_the_hub_the_spokes_and_the_branch() {
     );
 }
 
-/// The bytes follow from the state, not from the order in which it came about.
+/// The bytes depend on the state, not on the order of the changes that led to it.
 #[test]
 fn order_of_creation_does_not_show() {
     let build = |order: [usize; 3]| {

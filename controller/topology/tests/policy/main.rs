@@ -1,5 +1,6 @@
-//! What the rules say an agent must get, and what a packet must meet: compile and explain against docs/rules.
-#![allow(clippy::unwrap_used, reason = "tests")]
+//! Compiled configurations and explanations, compared with docs/rules: the configuration that each agent gets, and the
+//! fate of packets.
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 mod circuits;
 mod explain;

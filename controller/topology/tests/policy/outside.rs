@@ -1,4 +1,4 @@
-//! What `explain` says where gateways, sites and circuits are what is missing: which one, by which rule, and what to do.
+//! The texts of `explain` where a gateway, site or circuit is missing: which one, by which rule, and the remedy.
 
 use crate::circuits::{connection_mut, gateway, lab, reports};
 use crate::explain::stopped;
@@ -7,10 +7,10 @@ use std::sync::Arc;
 use tombolo_proto::config::GatewayKind;
 use tombolo_proto::id::{AgentId, PublicKey};
 use tombolo_topology::explain::{Explanation, Question, explain};
-use tombolo_topology::moving::Reports;
+use tombolo_topology::learned_routes::LearnedReports;
 use tombolo_topology::resource::{ConnectionType, LocalNetworkGateway};
 
-fn ask(w: &World, reports: &Reports, from: &str, to: &str) -> Explanation {
+fn ask(w: &World, reports: &LearnedReports, from: &str, to: &str) -> Explanation {
     let question: Question = serde_json::from_value(serde_json::json!({"from": from, "to": to})).unwrap();
     explain(&w.topology, reports, &question).unwrap()
 }
@@ -32,7 +32,7 @@ fn plain_site(w: &mut World, name: &str, gateway: &str, prefix: &str) {
     connection_mut(w, &connection).enable_bgp = false;
 }
 
-/// G10 in a hub with both kinds of gateways: the VPN gateway is meant, and the object that is gone is named.
+/// G10 in a hub with both types of gateways: the finding concerns the VPN gateway and names the deleted object.
 #[test]
 fn g10_in_a_hub_with_both_kinds_of_gateways() {
     let (mut w, reports) = (lab(), reports(false));
@@ -49,7 +49,7 @@ fn g10_in_a_hub_with_both_kinds_of_gateways() {
         ];
         stopped(&ask(&w, &reports, from, to), from, "route_none", "G10", &words);
     }
-    // The gateway that has no agent is the VPN gateway too, whatever its neighbour is called.
+    // The gateway without an agent is the VPN gateway too, whatever the other one is called.
     let mut w = lab();
     w.agent_mut("hub-vpn").revoked = true;
     let answer = ask(&w, &reports, "spoke-vm", "branch-vm");
@@ -67,7 +67,7 @@ fn r14_a_user_route_needs_a_vpn_gateway() {
     let mut w = World::default();
     w.vnet("x", "10.1.0.0/16", "s=10.1.0.0/24").vm("x-vm", "x/s=10.1.0.4");
     w.routes("x/s", "10.99.0.0/16>gateway");
-    let answer = ask(&w, &Reports::default(), "x-vm", "10.99.0.1");
+    let answer = ask(&w, &LearnedReports::default(), "x-vm", "10.99.0.1");
     stopped(
         &answer,
         "x-vm",
@@ -77,7 +77,7 @@ fn r14_a_user_route_needs_a_vpn_gateway() {
     );
 }
 
-/// R6: what a site announced is withdrawn with its sessions, and the answer names the sites that it could be in.
+/// R6: a site's routes are withdrawn with its sessions, and the text names the sites that the address could be in.
 #[test]
 fn r6_a_site_whose_circuit_and_tunnel_are_down() {
     let (w, mut reports) = (lab(), reports(true));
@@ -101,8 +101,8 @@ fn r6_a_site_whose_circuit_and_tunnel_are_down() {
         stopped(&answer, from, "route_none", "R6", &words);
         assert!(!answer.summary.contains("Tombolo"), "{}", answer.summary);
     }
-    // Without any door there is no site to name.
-    let answer = ask(&hub_and_spokes(), &Reports::default(), "a-vm", "192.168.9.9");
+    // Without any connection there is no site to name.
+    let answer = ask(&hub_and_spokes(), &LearnedReports::default(), "a-vm", "192.168.9.9");
     let words = [
         "no virtual network and no site has 192.168.9.9",
         "local network gateway",
@@ -110,7 +110,7 @@ fn r6_a_site_whose_circuit_and_tunnel_are_down() {
     stopped(&answer, "a-vm", "route_none", "R1", &words);
 }
 
-/// E7, E8: a site that somebody else's circuit leads to is named with what would lead there.
+/// E7, E8: the text names the circuit that leads to the site, and the change that would connect this VNet.
 #[test]
 fn e7_e8_sites_behind_other_circuits() {
     let (mut w, reports) = (lab(), reports(false));
@@ -155,7 +155,7 @@ fn e7_e8_sites_behind_other_circuits() {
         "E6",
         &e6,
     );
-    // P20: the spoke's flag is what is missing.
+    // P20: the spoke's flag is missing.
     w.half_mut("spoke", "hub").use_remote_gateways = false;
     let answer = ask(&w, &reports, "spoke-vm", "10.1.31.10");
     stopped(
@@ -167,7 +167,7 @@ fn e7_e8_sites_behind_other_circuits() {
     );
 }
 
-/// G19: a chain of gateways leads there, and the objects without BGP are named, be the target a VNet or a site.
+/// G19: a chain of gateways leads to the target, a VNet or a site, and the text names the objects without BGP.
 #[test]
 fn g19_the_connections_without_bgp_are_named() {
     let (mut w, reports) = (lab(), reports(false));
@@ -232,7 +232,8 @@ fn g19_the_connections_without_bgp_are_named() {
     }
 }
 
-/// G9, R3, G11, D16: a site that is described and not joined, not by this VNet, or not completely.
+/// G9, R3, G11, D16: a site that is described but not connected, not connected to this VNet, or not connected
+/// completely.
 #[test]
 fn g9_sites_that_are_not_joined() {
     let (mut w, reports) = (lab(), reports(false));
@@ -277,7 +278,7 @@ fn g9_sites_that_are_not_joined() {
         "G9",
         &["loc3", "no connection joins", "of type IPsec"],
     );
-    // R15: the way is there, and the subnet does not take it.
+    // R15: the route exists, but the subnet does not accept it.
     w.routes("hub/workload", "10.77.0.0/16>none");
     w.table_mut("hub/workload").disable_bgp_route_propagation = true;
     let answer = ask(&w, &reports, "hub-vm", "10.2.30.10");
@@ -290,7 +291,7 @@ fn g9_sites_that_are_not_joined() {
     );
 }
 
-/// D9: a plain peer that is sent to by the gateway; the flags that would make it a client are named.
+/// D9: a packet to a plain peer through the gateway; the text names the flags that would make the peer a client.
 #[test]
 fn d9_the_flags_that_a_gateways_relay_needs_are_named() {
     let mut w = hub_and_spokes();
@@ -298,7 +299,7 @@ fn d9_the_flags_that_a_gateways_relay_needs_are_named() {
         .vm("plain-vm", "plain/s=10.5.0.4");
     w.peer("hub", "a", "plain", "a");
     w.routes("spoke-a/workload", "10.5.0.0/16>gateway");
-    let answer = ask(&w, &Reports::default(), "a-vm", "plain-vm");
+    let answer = ask(&w, &LearnedReports::default(), "a-vm", "plain-vm");
     let words = [
         "never a plain peering",
         "allowGatewayTransit on to-plain of hub, then useRemoteGateways on to-hub of plain",

@@ -18,7 +18,7 @@ fn with_none_blocks(first: &[&str]) -> Vec<String> {
     first.iter().chain(&NONE_BLOCKS).map(|s| (*s).to_owned()).collect()
 }
 
-/// R1: one route a range, none a subnet; the default; the four blocks.
+/// R1: one route for each range and none for subnets, the default route, and the four private blocks.
 #[test]
 fn r1_default_routes_of_every_subnet() {
     let mut w = World::default();
@@ -59,7 +59,7 @@ fn r1_both_families() {
     );
 }
 
-/// R2: a range that is a block turns it into VnetLocal; a range inside leaves it.
+/// R2: a range that equals a block turns it into VnetLocal; a range inside the block leaves it as it is.
 #[test]
 fn r2_reserved_blocks() {
     let mut w = World::default();
@@ -77,7 +77,7 @@ fn r2_reserved_blocks() {
     );
 }
 
-/// R4: routes only while both halves are Connected, in every subnet, one a remote prefix.
+/// R4: peering routes exist only while both halves are Connected, in every subnet, one for each remote prefix.
 #[test]
 fn r4_peering_routes_follow_state() {
     let mut w = World::default();
@@ -146,8 +146,8 @@ fn p24_not_transitive() {
     assert!(!w.shown("c/s").iter().any(|l| l.contains("10.1.")));
 }
 
-/// R5, P21: (a) the spoke gets what the hub's gateway contributes, by the hub's gateway; (b) the branch gets the
-/// spokes as if they were the hub's; (d) spokes do not learn each other. Either flag off withdraws (a) and (b).
+/// R5, P21: (a) the spoke gets the routes of the hub's gateway, with that gateway as next hop. (b) The branch gets the
+/// spokes as part of the hub. (d) Spokes do not learn each other. Without either flag, (a) and (b) are withdrawn.
 #[test]
 fn p21_gateway_transit() {
     let w = hub_and_spokes();
@@ -185,7 +185,7 @@ fn p21_gateway_transit() {
     }
 }
 
-/// R5: peering routes are not passed on by a gateway; D9: nor is what it learned from another connection.
+/// R5: a gateway does not advertise peering routes; D9: nor routes that it learned from another connection.
 #[test]
 fn d9_a_gateway_contributes_only_the_far_vnet_and_its_clients() {
     let mut w = hub_and_spokes();
@@ -211,7 +211,7 @@ fn g10_one_connection_object_gives_no_routes() {
     }
 }
 
-/// P25, R7 step 1: with a peering the gateway's routes for that space are out, also longer ones, and only there.
+/// P25, R7 step 1: a peering removes the gateway's routes for its space, also longer ones, and only there.
 #[test]
 fn p25_peering_beats_tunnels() {
     let mut w = hub_and_spokes();
@@ -294,7 +294,7 @@ fn r7_equal_prefixes() {
     }
 }
 
-/// R9: a user's 0.0.0.0/0 takes the Internet route's place and removes the None blocks, in that subnet only.
+/// R9: a user's 0.0.0.0/0 replaces the Internet route and removes the None blocks, in that subnet only.
 #[test]
 fn r9_user_default_removes_the_none_blocks() {
     let mut w = World::default();
@@ -313,7 +313,7 @@ fn r9_user_default_removes_the_none_blocks() {
     assert_eq!(w.shown("v/t").iter().filter(|l| l.ends_with(" None")).count(), 4);
 }
 
-/// R14: the user's VirtualNetworkGateway is the own VPN gateway, or the hub's; without one it leads nowhere.
+/// R14: the user's VirtualNetworkGateway is the own VPN gateway, or the hub's; without one the route has no next hop.
 #[test]
 fn r14_user_route_to_the_gateway() {
     let mut w = hub_and_spokes();
@@ -332,7 +332,8 @@ fn r14_user_route_to_the_gateway() {
     }
 }
 
-/// R15: on a spoke that uses a remote gateway, propagation off removes all gateway routes of that subnet, and only these.
+/// R15: on a spoke that uses a remote gateway, disabled propagation removes all gateway routes of that subnet, and only
+/// these.
 #[test]
 fn r15_propagation_off() {
     let mut w = hub_and_spokes();
@@ -396,7 +397,7 @@ fn r22_worked_example() {
     );
 }
 
-/// A gateway whose agents are gone or revoked still contributes its routes (R6); nobody serves them.
+/// A gateway whose agents are gone or revoked still contributes its routes, without next hops (R6).
 #[test]
 fn a_gateway_without_agents_serves_nothing() {
     let mut w = hub_and_spokes();

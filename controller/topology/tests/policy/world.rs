@@ -1,4 +1,4 @@
-//! Topologies in a few lines, built straight from the typed resources.
+//! Short builders of topologies from the typed resources.
 
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -125,7 +125,7 @@ impl World {
         });
     }
 
-    /// Both halves, `Connected`.
+    /// A peering with both halves `Connected`.
     pub(crate) fn peer(&mut self, a: &str, flags_a: Flags<'_>, b: &str, flags_b: Flags<'_>) -> &mut Self {
         self.half(a, b, flags_a, PeeringState::Connected);
         self.half(b, a, flags_b, PeeringState::Connected);
@@ -203,7 +203,7 @@ impl World {
         }
     }
 
-    /// A gateway `{vnet}-gw` with one instance an address, each with an agent: `{vnet}-gw`, `{vnet}-gw-2`.
+    /// A gateway `{vnet}-gw` with one instance for each address, each with an agent: `{vnet}-gw`, `{vnet}-gw-2`.
     pub(crate) fn gateway(&mut self, vnet: &str, addresses: &str) -> &mut Self {
         let name = format!("{vnet}-gw");
         let gateway_id = id("virtualNetworkGateways", &name);
@@ -240,7 +240,7 @@ impl World {
         self
     }
 
-    /// One side's connection object `{a}-to-{b}`.
+    /// The connection object `{a}-to-{b}` of one side.
     pub(crate) fn connection(&mut self, a: &str, b: &str, key: Option<&str>) -> &mut Self {
         let connection = Connection {
             envelope: Self::envelope(id("connections", &format!("{a}-to-{b}")), "region1"),
@@ -298,7 +298,7 @@ impl World {
         Arc::make_mut(self.topology.route_tables.get_mut(&table).unwrap())
     }
 
-    /// The configuration of an agent; checked, and the same bytes twice.
+    /// The configuration of an agent. Asserts that it is valid, and that a second compilation has the same bytes.
     pub(crate) fn config(&self, name: &str) -> AgentConfig {
         let config = Compiler::new(&self.topology).compile(&agent(name)).unwrap();
         config.check().unwrap();
@@ -341,7 +341,7 @@ impl World {
             .collect()
     }
 
-    /// Names of the agents whose configuration differs.
+    /// The names of the agents whose configurations differ.
     pub(crate) fn changed_since(&self, before: &Self) -> Vec<String> {
         let (old, new) = (before.digests(), self.digests());
         let mut names: Vec<String> = old.keys().chain(new.keys()).cloned().collect();
@@ -352,7 +352,8 @@ impl World {
     }
 }
 
-/// The demo's shape: a hub with a VM, an appliance and a VPN gateway; two spokes that use it; a branch joined by VPN.
+/// The topology of the demo: a hub with a VM, an appliance and a VPN gateway; two spokes that use it; a branch joined
+/// by VPN.
 pub(crate) fn hub_and_spokes() -> World {
     let mut w = World::default();
     w.vnet("hub", "10.1.0.0/16", "workload=10.1.0.0/24 GatewaySubnet=10.1.255.0/27")

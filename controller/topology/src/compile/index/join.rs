@@ -1,4 +1,4 @@
-//! Who is joined with whom: peerings, tunnels, sites, circuits.
+//! The joins of VNets and gateways: peerings, tunnels, sites, circuits.
 
 use super::super::prefix;
 use super::{Circuit, CircuitConnection, Client, Index, Peer, Place, Site, Tunnel, region};
@@ -9,7 +9,8 @@ use tombolo_proto::id::ResourceId;
 use tombolo_proto::net::overlap;
 
 impl<'t> Index<'t> {
-    /// Pairs of halves that are both `Connected` (P13), and from these who uses whose gateway (P19, P20, P23).
+    /// Finds the pairs of halves that are both `Connected` (P13), and from them the gateway that each VNet uses (P19,
+    /// P20, P23).
     pub(super) fn join_peers(&mut self, positions: &BTreeMap<&'t ResourceId, usize>) {
         for position in 0..self.vnets.len() {
             let vnet = self.vnets[position].resource;
@@ -53,6 +54,7 @@ impl<'t> Index<'t> {
         }
     }
 
+    /// Finds the pairs of `Vnet2Vnet` connections that exist on both sides (G10).
     pub(super) fn join_tunnels(&mut self) {
         let of_gateway: BTreeMap<&ResourceId, usize> = self
             .vnets
@@ -67,7 +69,7 @@ impl<'t> Index<'t> {
                 of_gateway.get(&connection.gateway2),
             );
             if let (Some(&own), Some(&other)) = ends {
-                // G13: no second tunnel between the same pair.
+                // A second tunnel between the same gateways is refused, so the first connection is the only one (G13).
                 pairs.entry((own, other)).or_insert(connection);
             }
         }
@@ -76,27 +78,25 @@ impl<'t> Index<'t> {
             let Some(back) = pairs.get(&(remote, own)).filter(|_| own != remote) else {
                 continue;
             };
-            {
-                let own_space = &self.vnets[own].resource.address_space;
-                let bgp = connection.enable_bgp && back.enable_bgp;
-                let asn = |vnet: usize| self.vnets[vnet].gateway.map(|g| g.asn);
-                let exchange = bgp && asn(own) != asn(remote);
-                let mut prefixes = self.vnets[remote].advertised();
-                prefixes.retain(|p| !own_space.iter().any(|o| overlap(o, p)));
-                if bgp && !exchange {
-                    // G4: with equal ASNs there is no session, and so nothing is known.
-                    prefixes.clear();
-                }
-                tunnels.push((
-                    own,
-                    Tunnel {
-                        connection,
-                        remote,
-                        exchange,
-                        prefixes,
-                    },
-                ));
+            let own_space = &self.vnets[own].resource.address_space;
+            let bgp = connection.enable_bgp && back.enable_bgp;
+            let asn = |vnet: usize| self.vnets[vnet].gateway.map(|g| g.asn);
+            let exchange = bgp && asn(own) != asn(remote);
+            let mut prefixes = self.vnets[remote].advertised();
+            prefixes.retain(|p| !own_space.iter().any(|o| overlap(o, p)));
+            if bgp && !exchange {
+                // With equal ASNs no BGP session comes up, so the tunnel has no routes (G4).
+                prefixes.clear();
             }
+            tunnels.push((
+                own,
+                Tunnel {
+                    connection,
+                    remote,
+                    exchange,
+                    prefixes,
+                },
+            ));
         }
         for (own, tunnel) in tunnels {
             self.vnets[own].tunnels.push(tunnel);
@@ -107,6 +107,7 @@ impl<'t> Index<'t> {
         }
     }
 
+    /// Finds the sites of each VPN gateway.
     pub(super) fn join_sites(&mut self) {
         for vnet in &mut self.vnets {
             let Some(gateway) = vnet.gateway else { continue };
@@ -130,6 +131,7 @@ impl<'t> Index<'t> {
         }
     }
 
+    /// Finds the edges of each circuit, and the gateways that are connected to it.
     pub(super) fn join_circuits(&mut self) {
         let of_gateway: BTreeMap<&ResourceId, usize> = self
             .vnets

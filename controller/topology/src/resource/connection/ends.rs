@@ -1,25 +1,25 @@
-//! What a connection may join (G3, G9, G13, E2, E3, X8, X12, X13).
+//! The rules of a connection's two ends (G3, G9, G13, E2, E3, X8, X12, X13).
 
 use crate::arm::body::{Object, missing};
-use crate::resource::{
-    Connection, ConnectionType, ExpressRouteCircuit, LocalNetworkGateway, VirtualNetworkGateway, location_of,
-    most_links,
-};
-use crate::rules::Draft;
+use crate::draft::Draft;
+use crate::resource::express_route_circuit::location_of;
+use crate::resource::express_route_circuit::max_links;
+use crate::resource::{Connection, ConnectionType, ExpressRouteCircuit, LocalNetworkGateway, VirtualNetworkGateway};
 use std::sync::Arc;
 use tombolo_proto::config::GatewayKind;
 use tombolo_proto::id::ResourceId;
 
-/// X12: circuits of one peering location, and of all, that a gateway takes.
+/// The maximum number of circuits of one peering location, and of all circuits, that a gateway can be connected to
+/// (X12).
 const CIRCUITS_PER_GATEWAY: (usize, usize) = (4, 16);
 
 /// The far end of a connection.
 pub(super) enum End {
-    /// `Vnet2Vnet`.
+    /// The other gateway of a `Vnet2Vnet` connection.
     Gateway(Arc<VirtualNetworkGateway>),
-    /// `IPsec`.
+    /// The site of an `IPsec` connection.
     Site(Arc<LocalNetworkGateway>),
-    /// `ExpressRoute`.
+    /// The circuit of an `ExpressRoute` connection.
     Circuit(Arc<ExpressRouteCircuit>),
 }
 
@@ -34,7 +34,7 @@ impl End {
 }
 
 impl Draft<'_> {
-    /// `virtualNetworkGateway2`, `localNetworkGateway2` or `peer`, by the type (G9).
+    /// Resolves `virtualNetworkGateway2`, `localNetworkGateway2` or `peer`, depending on the type (G9).
     pub(super) fn far_end(&mut self, id: &ResourceId, kind: ConnectionType, properties: &Object<'_>) -> Option<End> {
         let name = match kind {
             ConnectionType::Vnet2Vnet => "virtualNetworkGateway2",
@@ -51,6 +51,7 @@ impl Draft<'_> {
         })
     }
 
+    /// Checks the two ends of a new or changed connection. The ends of an existing one are immutable.
     pub(super) fn check_ends(
         &mut self,
         id: &ResourceId,
@@ -65,7 +66,7 @@ impl Draft<'_> {
                 "XConnectionGatewaysImmutable",
                 id,
                 format!(
-                    "Connection {id} joins {} to {} and cannot be changed to join {} to {}: delete it and create it anew.",
+                    "Connection {id} joins {} to {} and cannot be changed to join {} to {}: delete it and create it again.",
                     old.gateway1, old.gateway2, ends.0, ends.1
                 ),
             );
@@ -149,7 +150,7 @@ impl Draft<'_> {
         if old.is_none() {
             self.check_second_tunnel(id, gateway, far);
             self.check_tunnel_limit(id, gateway);
-            self.check_sites_apart(id, gateway, Some(site));
+            self.check_sites_distinct(id, gateway, Some(site));
         }
     }
 
@@ -185,13 +186,13 @@ impl Draft<'_> {
         let (most_near, most) = CIRCUITS_PER_GATEWAY;
         if near >= most_near || all >= most {
             let message = format!(
-                "Gateway {gateway} is connected to {all} circuits, {near} of them in peering location '{}'; it takes {most} \
-                 and of one location {most_near} (X12).",
+                "Gateway {gateway} is connected to {all} circuits, {near} of them in peering location '{}'; the limits are {most} \
+                 and, for one location, {most_near} (X12).",
                 location_of(circuit)
             );
             self.problems.add("XCircuitLimitReached", id, message);
         }
-        if links >= most_links(circuit) {
+        if links >= max_links(circuit) {
             let message = format!(
                 "Circuit {far} has {links} virtual networks linked to it, the most it may have by its SKU (X13)."
             );
@@ -199,7 +200,8 @@ impl Draft<'_> {
         }
     }
 
-    /// G9: VPN connections join VPN gateways, those to circuits ExpressRoute gateways.
+    /// Checks the gateway type: VPN connections need VPN gateways, connections to circuits need ExpressRoute gateways
+    /// (G9). False: a gateway has another type.
     fn check_kinds<const N: usize>(
         &mut self,
         id: &ResourceId,
@@ -221,7 +223,7 @@ impl Draft<'_> {
         good
     }
 
-    /// G13.
+    /// Refuses a second connection between the same ends (G13).
     fn check_second_tunnel(&mut self, id: &ResourceId, gateway: &ResourceId, far: &ResourceId) {
         let twin = self.connections_of(gateway).find(|c| c.gateway2 == *far);
         if let Some(twin) = twin.map(|c| c.envelope.id.clone()) {
@@ -233,7 +235,7 @@ impl Draft<'_> {
         }
     }
 
-    /// X8.
+    /// Refuses a tunnel beyond the limit of the gateway (X8).
     fn check_tunnel_limit(&mut self, id: &ResourceId, gateway: &ResourceId) {
         let limit = self.topology.settings.tunnels_per_gateway as usize;
         if self.connections_of(gateway).count() >= limit {
@@ -245,13 +247,13 @@ impl Draft<'_> {
         }
     }
 
-    /// The connections whose own side is a gateway.
+    /// The connections whose own side is `gateway`.
     pub(crate) fn connections_of(&self, gateway: &ResourceId) -> impl Iterator<Item = &Connection> {
         let all = self.topology.connections.values().map(|c| &**c);
         all.filter(move |c| c.gateway1 == *gateway)
     }
 
-    /// The connections to a circuit, or to a site.
+    /// The connections whose far end is `far`: a circuit, a site or a gateway.
     pub(crate) fn links_of(&self, far: &ResourceId) -> impl Iterator<Item = &Connection> {
         let all = self.topology.connections.values().map(|c| &**c);
         all.filter(move |c| c.gateway2 == *far)

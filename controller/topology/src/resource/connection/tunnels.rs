@@ -1,19 +1,19 @@
-//! The ends of the tunnels to a circuit's edges: addresses of the gateway's `GatewaySubnet` (T4).
+//! The addresses of the tunnels to a circuit's edges, in the gateway's `GatewaySubnet` (T4).
 
 use crate::arm::body::Object;
+use crate::draft::Draft;
 use crate::net::first_free;
 use crate::path::{parent_id, shown};
 use crate::resource::{Connection, ExpressRouteCircuit, VirtualNetworkGateway};
-use crate::rules::Draft;
 use crate::rules::address::{find_subnet, used_addresses};
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 
-/// One for each link of a circuit (E1).
-const TUNNELS: usize = 2;
+/// A circuit has a primary and a secondary link, with one tunnel each (E1).
+const TUNNELS_PER_CIRCUIT: usize = 2;
 
 impl Draft<'_> {
-    /// `tunnelAddresses`: as given, as they were, or the lowest two that are free.
+    /// The tunnel addresses of a connection: the given ones, else the present ones, else the two lowest free ones.
     pub(super) fn tunnel_addresses(
         &mut self,
         id: &ResourceId,
@@ -45,7 +45,7 @@ impl Draft<'_> {
         let mut prefixes: Vec<_> = subnet.prefixes.iter().collect();
         prefixes.sort_by_key(|p| p.addr().is_ipv6() != ipv6);
         let mut addresses = Vec::new();
-        while addresses.len() < TUNNELS {
+        while addresses.len() < TUNNELS_PER_CIRCUIT {
             let Some(address) = prefixes.iter().find_map(|p| first_free(p, &used)) else {
                 self.subnet_is_full(id, &subnet, ipv6);
                 break;
@@ -56,14 +56,14 @@ impl Draft<'_> {
         addresses
     }
 
-    /// None: nothing was given.
+    /// Reads `tunnelAddresses`, each address with its field. `None`: the list is missing or empty.
     fn given_tunnel_addresses(&mut self, properties: &Object<'_>) -> Option<Vec<(IpAddr, String)>> {
-        let items = properties.list("tunnelAddresses", TUNNELS, &mut self.problems)?;
+        let items = properties.list("tunnelAddresses", TUNNELS_PER_CIRCUIT, &mut self.problems)?;
         if items.is_empty() {
             return None;
         }
         let at = properties.at("tunnelAddresses");
-        if items.len() != TUNNELS {
+        if items.len() != TUNNELS_PER_CIRCUIT {
             let message = format!(
                 "{at}: {} addresses, there must be one for each of the two links (T4)",
                 items.len()

@@ -2,11 +2,11 @@
 
 use crate::arm::body::{Item, Object, missing, prefix};
 use crate::arm::view::child;
-use crate::net::{overlap, special_use};
+use crate::draft::Draft;
+use crate::net::{is_reserved_for_customers, overlap, special_use};
 use crate::path::{Kind, child_id, parent_id, shown};
-use crate::resource::is_reserved_for_customers;
-use crate::resource::{Child, ChildWrites, Request};
-use crate::rules::{Draft, unsupported};
+use crate::resource::frame::{Child, ChildWrites, Request};
+use crate::rules::unsupported;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -14,28 +14,29 @@ use tombolo_proto::config::EDGE_ASN;
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
-/// A circuit's private peering: its two lines to the customer.
+/// A circuit's private peering, with its two lines to the customer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PrivatePeering {
-    /// The full id.
+    /// The full resource id.
     pub id: ResourceId,
-    /// Changes with each change.
+    /// A GUID that is new after each change of the peering.
     pub etag: Uuid,
-    /// `peerASN`: the customer's.
+    /// `peerASN`: the customer's ASN.
     pub peer_asn: u32,
-    /// `primaryPeerAddressPrefix`, a /30: the first address is the customer's, the second the edge's (E1).
+    /// `primaryPeerAddressPrefix`: a /30, or an IPv6 /126. The first address is the customer's, the second one is the
+    /// edge's (E1).
     pub primary: IpNet,
-    /// `secondaryPeerAddressPrefix`.
+    /// `secondaryPeerAddressPrefix`: the same for the secondary line.
     pub secondary: IpNet,
-    /// `vlanId`, 0 to 4094: kept and shown; the operator makes the interface.
+    /// `vlanId`, 0 to 4094. It is kept and shown only: the operator creates the interface.
     pub vlan_id: u16,
-    /// `sharedKey`: signs the sessions (RFC 2385).
+    /// `sharedKey`: the TCP MD5 key of the BGP sessions (RFC 2385).
     #[serde(default)]
     pub shared_key: Option<String>,
 }
 
-/// The only type, and so the only name.
+/// The only supported type. A peering's name equals its type.
 const PRIVATE: &str = "AzurePrivatePeering";
 
 pub(super) const PEERINGS: Child = Child {
@@ -112,7 +113,7 @@ impl Draft<'_> {
         true
     }
 
-    /// The `peerings` of a circuit's body: the whole set.
+    /// Reads the `peerings` of a circuit's body, which lists all of them.
     pub(super) fn read_peerings(
         &mut self,
         circuit: &ResourceId,
@@ -129,7 +130,8 @@ impl Draft<'_> {
             let properties = object.object_or_empty("properties", &mut self.problems);
             names.push(name.clone());
             if self.check_peering_type(&name, &object.at("name"), &properties) {
-                // One that is there and cannot be read is not one that goes away.
+                // An existing peering that cannot be read stays, so that its only problem is the reading and not a
+                // deletion.
                 found = self.read_peering(circuit, &properties, old).or_else(|| old.cloned());
             }
         }
@@ -137,6 +139,7 @@ impl Draft<'_> {
         found
     }
 
+    /// Refuses other peerings than the private one. False: the type or name is wrong.
     fn check_peering_type(&mut self, name: &str, at: &str, properties: &Object<'_>) -> bool {
         let types = [PRIVATE, "AzurePublicPeering", "MicrosoftPeering"];
         let before = self.problems.len();
@@ -151,6 +154,7 @@ impl Draft<'_> {
         self.problems.len() == before
     }
 
+    /// Reads the properties of a peering. `None`: one of them is wrong.
     fn read_peering(
         &mut self,
         circuit: &ResourceId,
@@ -181,7 +185,7 @@ impl Draft<'_> {
             .text("sharedKey", &mut self.problems)
             .filter(|k| !k.is_empty());
         if key.is_some_and(|k| k.len() > 80 || !k.chars().all(|c| c.is_ascii_graphic() && c != '"')) {
-            // The key itself is a secret and stays out of the message.
+            // The key is a secret, so the message does not show it.
             let at = properties.at("sharedKey");
             let message =
                 format!("{at}: it has at most 80 printable ASCII characters without space and '\"' (RFC 2385)");
@@ -204,13 +208,14 @@ impl Draft<'_> {
             primary: primary?,
             secondary: secondary?,
             vlan_id: u16::try_from(vlan_id?).ok()?,
-            // Never shown, so a body that was read and edited has none: it stays.
+            // GET never shows the key, so a body that was read and edited lacks it. The stored key then stays.
             shared_key: key
                 .map(str::to_owned)
                 .or_else(|| old.and_then(|p| p.shared_key.clone())),
         })
     }
 
+    /// Reads a required integer.
     fn required(&mut self, properties: &Object<'_>, name: &str, range: std::ops::RangeInclusive<i64>) -> Option<i64> {
         if properties.get(name).is_none() {
             missing(&mut self.problems, &properties.at(name));
@@ -218,7 +223,7 @@ impl Draft<'_> {
         properties.integer(name, range, &mut self.problems)
     }
 
-    /// A line: a /30, or an IPv6 /126 (E1).
+    /// Reads the prefix of a line: a /30, or an IPv6 /126 (E1).
     fn line(&mut self, properties: &Object<'_>, name: &str) -> Option<IpNet> {
         let at = properties.at(name);
         if properties.get(name).is_none() {
@@ -230,7 +235,7 @@ impl Draft<'_> {
         if net.max_prefix_len() - net.prefix_len() != 2 || block.is_some() {
             let why = block.map_or_else(
                 || "it must be a /30, or an IPv6 /126".to_owned(),
-                |block| format!("it touches {block}, where no line can be"),
+                |block| format!("it overlaps {block}, where no line can be"),
             );
             let message = format!("{at}: {net} cannot be the addresses of a line: {why} (E1)");
             self.problems.add("XInvalidPeerAddressPrefix", at, message);

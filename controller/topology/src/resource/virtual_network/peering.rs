@@ -1,17 +1,15 @@
-//! Peerings: reading a half, and the state machine of both (P5 to P9, P13, P14, P17, P18, P27).
+//! Peerings: reading a half, and the state machine of both halves (P5 to P9, P13, P14, P17, P18, P27).
 
 mod check;
 
-pub(crate) use check::counted_space;
-
-use super::VirtualNetwork;
 use crate::arm::body::{Item, MAX_ITEMS, Object, missing};
-use crate::arm::view::{Views, child, reference, space};
+use crate::arm::view::{Views, address_space, child, reference};
+use crate::draft::Draft;
 use crate::lookup::{gateways_of, half_towards, sync_level};
 use crate::path::{Kind, child_id, parent_id};
 use crate::problems::Problems;
-use crate::resource::{Child, ChildWrites, Request};
-use crate::rules::Draft;
+use crate::resource::VirtualNetwork;
+use crate::resource::frame::{Child, ChildWrites, Request};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -24,59 +22,71 @@ use uuid::Uuid;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Peering {
-    /// The full id.
+    /// The full resource id.
     pub id: ResourceId,
-    /// Changes with each change, also of `state`.
+    /// A GUID that is new after each change of the half, including changes of `state`.
     pub etag: Uuid,
-    /// The same on both halves.
+    /// A GUID that both halves share.
     pub resource_guid: Uuid,
-    /// The other VNet. Immutable (P8).
+    /// The remote VNet. Immutable (P8).
     pub remote_vnet: ResourceId,
-    /// P17.
+    /// `allowVirtualNetworkAccess`: the two VNets reach each other (P17).
     pub allow_virtual_network_access: bool,
-    /// P18.
+    /// `allowForwardedTraffic`: appliances of the remote VNet may forward foreign sources to this one (P18).
     pub allow_forwarded_traffic: bool,
-    /// P19.
+    /// `allowGatewayTransit`: the remote VNet may use this VNet's gateways (P19).
     pub allow_gateway_transit: bool,
-    /// P20.
+    /// `useRemoteGateways`: this VNet uses the remote VNet's gateways (P20).
     pub use_remote_gateways: bool,
-    /// P22.
+    /// `doNotVerifyRemoteGateways`: kept and shown (P22).
     pub do_not_verify_remote_gateways: bool,
-    /// What may carry the links between the two VNets (D6), as this half wants it.
+    /// The transport of links between the two VNets that this half requests (D6).
     #[serde(default)]
     pub transport: Transport,
-    /// P13.
+    /// The state of the half (P13).
     pub state: PeeringState,
     /// `remoteAddressSpace`: the remote prefixes that this half has synced and routes (P27).
     pub remote_address_space: Vec<IpNet>,
-    /// The local prefixes that the other half has synced, as far as this half knows (P5, P27).
+    /// The local prefixes that the other half has synced, as this half knows it (P5, P27).
     pub local_address_space: Vec<IpNet>,
 }
 
 /// The state of a peering half (P13).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PeeringState {
-    /// The other side has no object that points here.
+    /// The remote VNet has no half that points to this VNet.
     Initiated,
-    /// Both sides point at each other: traffic flows.
+    /// Both VNets have a half that points to the other: traffic flows.
     Connected,
-    /// The other side was deleted.
+    /// The other half or the remote VNet was deleted.
     Disconnected,
 }
 
-/// What a body asks of a half.
-struct Wanted {
+/// The requested properties of a half.
+struct PeeringSpec {
     remote: ResourceId,
     allow_virtual_network_access: bool,
     allow_forwarded_traffic: bool,
     allow_gateway_transit: bool,
     use_remote_gateways: bool,
     do_not_verify_remote_gateways: bool,
-    /// None: as it was. Stock clients do not know it, and what they write back lacks it.
+    /// `None`: keep the present transport. Stock clients do not know the property and leave it out.
     transport: Option<Transport>,
 }
 
-/// `transport`, which is ours and not Azure's (D6).
+impl PeeringSpec {
+    /// Sets the requested properties of a half.
+    fn apply(&self, half: &mut Peering) {
+        half.allow_virtual_network_access = self.allow_virtual_network_access;
+        half.allow_forwarded_traffic = self.allow_forwarded_traffic;
+        half.allow_gateway_transit = self.allow_gateway_transit;
+        half.use_remote_gateways = self.use_remote_gateways;
+        half.do_not_verify_remote_gateways = self.do_not_verify_remote_gateways;
+        half.transport = self.transport.unwrap_or(half.transport);
+    }
+}
+
+/// Reads `transport`, a property of this product that Azure does not have (D6).
 fn transport(properties: &Object<'_>, problems: &mut Problems) -> Option<Transport> {
     let text = properties.text("transport", problems)?;
     let known = [Transport::Automatic, Transport::WireGuard, Transport::Quic];
@@ -125,10 +135,10 @@ impl Peering {
             "peeringState": format!("{:?}", self.state),
             "peeringSyncLevel": sync_level(views.topology, vnet, self),
             "resourceGuid": self.resource_guid.to_string(),
-            "remoteAddressSpace": space(&self.remote_address_space),
-            "remoteVirtualNetworkAddressSpace": space(remote_now),
-            "localAddressSpace": space(&self.local_address_space),
-            "localVirtualNetworkAddressSpace": space(&vnet.address_space),
+            "remoteAddressSpace": address_space(&self.remote_address_space),
+            "remoteVirtualNetworkAddressSpace": address_space(remote_now),
+            "localAddressSpace": address_space(&self.local_address_space),
+            "localVirtualNetworkAddressSpace": address_space(&vnet.address_space),
             "routeServiceVips": {},
         });
         if self.use_remote_gateways {
@@ -156,13 +166,8 @@ impl Draft<'_> {
         let root = Object::root(body, &mut self.problems);
         let properties = root.object_or_empty("properties", &mut self.problems);
         let id = half_id(&vnet, path.name());
-        if let Some(wanted) = self.read_half(&id, &properties) {
-            self.put_half(
-                &vnet.envelope.id,
-                path.name(),
-                &wanted,
-                request.sync_remote_address_space,
-            );
+        if let Some(spec) = self.read_half(&id, &properties) {
+            self.put_half(&vnet.envelope.id, path.name(), &spec, request.sync_remote_address_space);
         }
         old.is_none()
     }
@@ -180,8 +185,8 @@ impl Draft<'_> {
         true
     }
 
-    /// The `virtualNetworkPeerings` of a VNet's body: the whole set. Halves that are as they were stay untouched: an
-    /// edit of something else in the VNet is not an update of them (P13).
+    /// Replaces the peerings by the `virtualNetworkPeerings` of a VNet's body, which lists all of them. Unchanged
+    /// halves stay untouched: an edit of another property of the VNet is not an update of them (P13).
     pub(crate) fn replace_peerings(&mut self, vnet_id: &ResourceId, items: &[Item<'_>]) {
         let Some(vnet) = self.topology.vnets.get(vnet_id).cloned() else {
             return;
@@ -195,14 +200,14 @@ impl Draft<'_> {
             let Some(name) = self.child_name(&object) else { continue };
             let properties = object.object_or_empty("properties", &mut self.problems);
             let old = half_by_name(&vnet, &name);
-            // The remote VNet of an untouched half may be gone (P13).
+            // The remote VNet of an untouched half can be deleted by now, so it is not resolved again (P13).
             let untouched = old.is_some_and(|o| self.same_half(o, &properties));
             names.push(name.clone());
             if untouched {
                 continue;
             }
-            if let Some(wanted) = self.read_half(&half_id(&vnet, &name), &properties) {
-                changes.push((name, wanted));
+            if let Some(spec) = self.read_half(&half_id(&vnet, &name), &properties) {
+                changes.push((name, spec));
             }
         }
         self.check_unique_names(vnet_id, "peering", names.iter().map(String::as_str));
@@ -211,13 +216,14 @@ impl Draft<'_> {
                 self.remove_half(vnet_id, old.id.name());
             }
         }
-        for (name, wanted) in changes {
-            self.put_half(vnet_id, &name, &wanted, false);
+        for (name, spec) in changes {
+            self.put_half(vnet_id, &name, &spec, false);
         }
     }
 
+    /// Whether a body requests exactly the present properties of a half.
     fn same_half(&mut self, old: &Peering, properties: &Object<'_>) -> bool {
-        // What is wrong in it is reported by the reading that follows.
+        // The reading that follows reports the problems.
         let mut unused = Problems::default();
         let remote = properties.reference("remoteVirtualNetwork", &mut unused);
         let flag = |name, default, unused: &mut Problems| properties.boolean(name, unused).unwrap_or(default);
@@ -233,11 +239,12 @@ impl Draft<'_> {
             && unused.is_empty()
     }
 
-    fn read_half(&mut self, id: &ResourceId, properties: &Object<'_>) -> Option<Wanted> {
+    /// Reads the properties of a half. `None`: the remote VNet or a flag cannot be read.
+    fn read_half(&mut self, id: &ResourceId, properties: &Object<'_>) -> Option<PeeringSpec> {
         let before = self.problems.len();
         let remote = self.read_remote(id, properties);
         let mut flag = |name: &str, default: bool| properties.boolean(name, &mut self.problems).unwrap_or(default);
-        let wanted = Wanted {
+        let spec = PeeringSpec {
             remote: remote.clone().unwrap_or_else(|| id.clone()),
             allow_virtual_network_access: flag("allowVirtualNetworkAccess", true),
             allow_forwarded_traffic: flag("allowForwardedTraffic", false),
@@ -246,7 +253,7 @@ impl Draft<'_> {
             do_not_verify_remote_gateways: flag("doNotVerifyRemoteGateways", false),
             transport: transport(properties, &mut self.problems),
         };
-        // With these read, what the half asks for is known, whatever else is wrong with the body.
+        // The properties above define the half, so it is known even if a later one is wrong.
         let known = remote.is_some() && self.problems.len() == before;
         let mut flag = |name: &str, default: bool| properties.boolean(name, &mut self.problems).unwrap_or(default);
         let complete = flag("peerCompleteVnets", true);
@@ -277,10 +284,11 @@ impl Draft<'_> {
                 format!("{at}: {only_ipv6}: peering of parts of a virtual network (P29) is not supported"),
             );
         }
-        known.then_some(wanted)
+        known.then_some(spec)
     }
 
-    /// `remoteVirtualNetwork.id` (P9). P8 is checked first: it holds whether or not the new remote exists.
+    /// Reads `remoteVirtualNetwork.id` (P9). The change of an existing remote is refused first, whether or not the new
+    /// one exists (P8).
     fn read_remote(&mut self, id: &ResourceId, properties: &Object<'_>) -> Option<ResourceId> {
         if properties.get("remoteVirtualNetwork").is_none() {
             missing(&mut self.problems, &properties.at("remoteVirtualNetwork"));
@@ -315,11 +323,11 @@ impl Draft<'_> {
         found
     }
 
-    /// Creates or updates a half, and lets the other half follow.
-    fn put_half(&mut self, vnet_id: &ResourceId, name: &str, wanted: &Wanted, sync: bool) {
+    /// Creates or updates a half, and updates the state of the other half.
+    fn put_half(&mut self, vnet_id: &ResourceId, name: &str, spec: &PeeringSpec, sync: bool) {
         let (Some(vnet), Some(remote)) = (
             self.topology.vnets.get(vnet_id).cloned(),
-            self.topology.vnets.get(&wanted.remote).cloned(),
+            self.topology.vnets.get(&spec.remote).cloned(),
         ) else {
             return;
         };
@@ -327,11 +335,12 @@ impl Draft<'_> {
         let old = half_by_name(&vnet, name).cloned();
         let other = half_towards(&remote, vnet_id).cloned();
         let before = self.problems.len();
-        self.check_half(&id, &vnet, &remote, wanted, old.as_ref(), other.as_ref());
+        self.check_half(&id, &vnet, &remote, spec, old.as_ref(), other.as_ref());
         if self.problems.len() > before {
             return;
         }
-        // P13. A `Disconnected` half starts anew; so do both when they connect (`FullyInSync`).
+        // A `Disconnected` half starts again. Both halves sync when they connect, so a new peering is `FullyInSync`
+        // (P13).
         let state = match (old.as_ref().map(|o| o.state), other.as_ref().map(|o| o.state)) {
             (Some(PeeringState::Connected), _) => PeeringState::Connected,
             (_, Some(PeeringState::Initiated)) => PeeringState::Connected,
@@ -342,7 +351,7 @@ impl Draft<'_> {
         let mut half = old.clone().unwrap_or_else(|| Peering {
             id: id.clone(),
             etag: Uuid::nil(),
-            resource_guid: other.as_ref().map_or_else(|| (self.fresh)(), |o| o.resource_guid),
+            resource_guid: other.as_ref().map_or_else(|| (self.new_guid)(), |o| o.resource_guid),
             remote_vnet: remote.envelope.id.clone(),
             allow_virtual_network_access: true,
             allow_forwarded_traffic: false,
@@ -354,12 +363,7 @@ impl Draft<'_> {
             remote_address_space: Vec::new(),
             local_address_space: Vec::new(),
         });
-        half.allow_virtual_network_access = wanted.allow_virtual_network_access;
-        half.allow_forwarded_traffic = wanted.allow_forwarded_traffic;
-        half.allow_gateway_transit = wanted.allow_gateway_transit;
-        half.use_remote_gateways = wanted.use_remote_gateways;
-        half.do_not_verify_remote_gateways = wanted.do_not_verify_remote_gateways;
-        half.transport = wanted.transport.unwrap_or(half.transport);
+        spec.apply(&mut half);
         half.state = state;
         if starts || sync {
             half.remote_address_space.clone_from(&remote.address_space);
@@ -388,7 +392,7 @@ impl Draft<'_> {
         self.check_attached(&id, &format!("Cannot create or update peering {id}."), &both);
     }
 
-    /// Removes a half; the other one, if `Connected`, becomes `Disconnected` (P13).
+    /// Removes a half. The other half, if `Connected`, becomes `Disconnected` (P13).
     pub(crate) fn remove_half(&mut self, vnet_id: &ResourceId, name: &str) {
         let Some(vnet) = self.topology.vnets.get(vnet_id).cloned() else {
             return;
@@ -414,6 +418,7 @@ impl Draft<'_> {
         }
     }
 
+    /// Changes one half of a VNet, if it exists.
     pub(crate) fn edit_half(&mut self, vnet_id: &ResourceId, name: &str, edit: impl FnOnce(&mut Peering)) {
         let Some(vnet) = self.topology.vnets.get(vnet_id).map(Arc::clone) else {
             return;
@@ -425,7 +430,7 @@ impl Draft<'_> {
         self.commit(new);
     }
 
-    /// The halves of other VNets that point to `vnet`, with their owners.
+    /// The halves of other VNets whose remote VNet is `vnet`, with the VNets that own them.
     pub(crate) fn halves_towards(&self, vnet: &ResourceId) -> Vec<(ResourceId, Peering)> {
         let halves = self.topology.vnets.values().flat_map(|owner| {
             let own = owner.peerings.iter().filter(|p| p.remote_vnet == *vnet);
@@ -435,10 +440,12 @@ impl Draft<'_> {
     }
 }
 
+/// The half with a name, ignoring case.
 fn half_by_name<'v>(vnet: &'v VirtualNetwork, name: &str) -> Option<&'v Peering> {
     vnet.peerings.iter().find(|p| p.id.name().eq_ignore_ascii_case(name))
 }
 
+/// The id of a half: in the casing of its creation if it exists.
 fn half_id(vnet: &VirtualNetwork, name: &str) -> ResourceId {
     half_by_name(vnet, name).map_or_else(
         || child_id(&vnet.envelope.id, "virtualNetworkPeerings", name),

@@ -1,13 +1,14 @@
-//! Subnets (P2, P3, G1, R16, R17).
+//! Subnets: reading, views and their rules (P2, P3, G1, R16, R17).
 
-use super::{VirtualNetwork, find};
 use crate::arm::body::{Object, Shape, missing, prefix};
 use crate::arm::view::{Views, child, reference};
-use crate::lookup::gateways_of;
+use crate::draft::Draft;
+use crate::lookup::{gateways_of, is_gateway_subnet};
 use crate::net::{DisjointSet, listed, overlaps_within, same_set};
 use crate::path::{Kind, child_id, parent_id};
-use crate::resource::{Child, ChildWrites, Request, RouteTable};
-use crate::rules::{Draft, without_defaults};
+use crate::resource::frame::{Child, ChildWrites, Request};
+use crate::resource::{RouteTable, VirtualNetwork};
+use crate::rules::request::without_defaults;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -16,20 +17,20 @@ use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
-/// A subnet.
+/// A subnet of a virtual network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Subnet {
-    /// The full id.
+    /// The full resource id.
     pub id: ResourceId,
-    /// Changes with each change.
+    /// A GUID that is new after each change of the subnet.
     pub etag: Uuid,
-    /// At least one; each inside one address range, disjoint from other subnets (P2).
+    /// The prefixes, at least one. Each is inside one address range of the VNet and disjoint from other subnets (P2).
     pub prefixes: Vec<IpNet>,
-    /// At most one route table (R17).
+    /// The route table of the subnet (R17).
     #[serde(default)]
     pub route_table: Option<ResourceId>,
-    /// Kept and echoed.
+    /// Properties that are kept and shown without any effect.
     #[serde(default)]
     pub echoed: serde_json::Map<String, Value>,
 }
@@ -43,18 +44,13 @@ const PROPERTIES: [(&str, Shape); 6] = [
     ("sharingScope", Shape::Text),
 ];
 
-/// X3.
+/// Azure's limit of subnets in a VNet (X3).
 pub(crate) const MAX_SUBNETS: usize = 3_000;
 
-/// What uses each subnet, see [`Draft::subnet_usage`].
+/// The users of each subnet with their addresses; see [`Draft::subnet_usage`].
 pub(crate) type Usage = BTreeMap<ResourceId, Vec<(String, Option<IpAddr>)>>;
 
-/// G1.
-pub(crate) fn is_gateway_subnet(id: &ResourceId) -> bool {
-    id.name().eq_ignore_ascii_case("GatewaySubnet")
-}
-
-/// What Azure shows where a subnet's body said nothing.
+/// The values that Azure shows for properties that a subnet's body left out.
 fn defaults() -> Value {
     json!({
         "delegations": [],
@@ -146,7 +142,7 @@ impl Draft<'_> {
         true
     }
 
-    /// Reads a subnet's properties; none if its prefixes cannot be read.
+    /// Reads the properties of a subnet. `None`: its prefixes cannot be read.
     pub(crate) fn read_subnet(
         &mut self,
         vnet: &ResourceId,
@@ -172,7 +168,7 @@ impl Draft<'_> {
         let route_table = self.resolve(properties, "routeTable", &id, |t, table| {
             t.route_tables.get(table).map(|t| t.envelope.id.clone())
         });
-        // Not there yet, and a policy that nobody enforces must not be taken for one.
+        // These policies are not implemented. Accepting one would suggest that it is enforced.
         for name in ["networkSecurityGroup", "natGateway", "serviceEndpointPolicies"] {
             if properties
                 .get(name)
@@ -192,11 +188,13 @@ impl Draft<'_> {
         })
     }
 
-    /// A reference to a resource type that does not exist here.
+    /// Refuses a reference to a resource type that does not exist in this product.
     pub(crate) fn unsupported_reference(&mut self, properties: &Object<'_>, name: &str, from: &ResourceId) {
         let at = properties.at(name);
         match properties.get(name) {
             Some(Value::Object(_)) => {
+                // The type of the target does not exist here, so the reference never resolves and only adds its
+                // problem.
                 let _: Option<()> = self.resolve(properties, name, from, |_, _| None);
             }
             _ => self
@@ -205,7 +203,7 @@ impl Draft<'_> {
         }
     }
 
-    /// The rules of the subnets of a VNet, against what they were.
+    /// Checks the subnets of a VNet, compared with its old state.
     pub(crate) fn check_subnets(
         &mut self,
         old: Option<&VirtualNetwork>,
@@ -252,6 +250,21 @@ impl Draft<'_> {
                 self.check_room_for_two_kinds(&subnet.id, subnet);
             }
         }
+        self.check_subnets_disjoint(&all);
+        let Some(old) = old else { return };
+        for before in &old.subnets {
+            match find(&new.subnets, before.id.name()) {
+                None => self.check_subnet_unused(&before.id, usage),
+                Some(after) if !same_set(&before.prefixes, &after.prefixes) => {
+                    self.check_prefixes_unused(before, after, usage);
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Checks that the prefixes of all subnets, each with its subnet, are disjoint (P2).
+    fn check_subnets_disjoint(&mut self, all: &[(IpNet, &ResourceId)]) {
         let nets: Vec<IpNet> = all.iter().map(|(net, _)| *net).collect();
         for (a, b) in overlaps_within(&nets) {
             self.problems.add(
@@ -266,19 +279,10 @@ impl Draft<'_> {
                 ),
             );
         }
-        let Some(old) = old else { return };
-        for before in &old.subnets {
-            match find(&new.subnets, before.id.name()) {
-                None => self.check_subnet_unused(&before.id, usage),
-                Some(after) if !same_set(&before.prefixes, &after.prefixes) => {
-                    self.check_prefixes_unused(before, after, usage);
-                }
-                Some(_) => {}
-            }
-        }
     }
 
-    /// P2 for what is new, P3 for what was there before its range went away.
+    /// Adds the problem of a prefix outside of the address space: an existing prefix whose range is removed (P3), or a
+    /// new one (P2).
     fn subnet_outside(&mut self, subnet: &Subnet, before: Option<&Subnet>, net: &IpNet, vnet: &VirtualNetwork) {
         if before.is_some_and(|b| b.prefixes.contains(net)) {
             self.problems.add(
@@ -307,7 +311,7 @@ impl Draft<'_> {
         }
     }
 
-    /// P3: a removed prefix with allocations in it.
+    /// Refuses the removal of a prefix with allocated addresses (P3).
     fn check_prefixes_unused(&mut self, before: &Subnet, after: &Subnet, usage: &Usage) {
         let users = usage.get(&before.id).map_or(&[][..], Vec::as_slice);
         for gone in before.prefixes.iter().filter(|p| !after.prefixes.contains(p)) {
@@ -327,7 +331,7 @@ impl Draft<'_> {
         }
     }
 
-    /// Refuses the end of a subnet with something in it.
+    /// Refuses the deletion of a subnet that is in use.
     pub(crate) fn check_subnet_unused(&mut self, id: &ResourceId, usage: &Usage) {
         let Some(users) = usage.get(id).filter(|u| !u.is_empty()) else {
             return;
@@ -345,7 +349,7 @@ impl Draft<'_> {
         );
     }
 
-    /// R15, R16: what the route table of a `GatewaySubnet` may not have.
+    /// Checks a new route table of a `GatewaySubnet` (R15, R16).
     fn check_gateway_subnet_table(&mut self, subnet: &Subnet, before: Option<&Subnet>) {
         if !is_gateway_subnet(&subnet.id) || before.is_some_and(|b| b.route_table == subnet.route_table) {
             return;
@@ -360,6 +364,7 @@ impl Draft<'_> {
         }
     }
 
+    /// Refuses a route table for a `GatewaySubnet` if it disables BGP propagation (R15) or has a default route (R16).
     pub(crate) fn check_table_for_gateway(&mut self, table: &RouteTable, subnet: &ResourceId) {
         if table.disable_bgp_route_propagation {
             self.problems.add(
@@ -385,4 +390,9 @@ impl Draft<'_> {
             );
         }
     }
+}
+
+/// The subnet with a name, ignoring case.
+pub(super) fn find<'s>(subnets: &'s [Subnet], name: &str) -> Option<&'s Subnet> {
+    subnets.iter().find(|s| s.id.name().eq_ignore_ascii_case(name))
 }

@@ -1,34 +1,19 @@
-//! What a gateway may be and where: G1 to G4, G2's one of each kind, P20's converse, R16, X7.
+//! The rules of a gateway's type, place and BGP settings: G1 to G4, one gateway of each type (G2, X7), no gateway
+//! beside useRemoteGateways (P20), R16.
 
 use crate::arm::body::Object;
-use crate::lookup::gateways_of;
-use crate::net::{holds_32, last_free, listed};
+use crate::draft::Draft;
+use crate::lookup::{gateways_of, is_gateway_subnet};
+use crate::net::{holds_32, is_apipa, is_reserved_asn, last_free, listed};
 use crate::path::{parent_id, shown};
-use crate::resource::{Subnet, VirtualNetworkGateway, is_gateway_subnet};
-use crate::rules::Draft;
-use crate::rules::address::{WantedAddress, used_addresses};
+use crate::resource::{Subnet, VirtualNetworkGateway};
+use crate::rules::address::{AddressRequest, used_addresses};
 use std::net::IpAddr;
 use tombolo_proto::config::{DEFAULT_ASN, GatewayKind};
 use tombolo_proto::id::ResourceId;
 
-/// ASNs that nobody may have here (G4). The default, [`DEFAULT_ASN`], is for gateways alone: see
-/// [`is_reserved_for_customers`].
-fn is_reserved(asn: i64) -> bool {
-    matches!(asn, 8074 | 8075 | 12076 | 23456 | 64496..=64511 | 65517..=65520 | 65535..=65551)
-}
-
-/// ASNs that a site or a circuit's customer may not have (G4).
-pub(crate) fn is_reserved_for_customers(asn: i64) -> bool {
-    is_reserved(asn) || asn == i64::from(DEFAULT_ASN)
-}
-
-/// 169.254.21.0 to 169.254.22.255, where BGP peers may be beside real addresses (G4).
-pub(crate) fn is_apipa(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V4(v4) if matches!(v4.octets(), [169, 254, 21 | 22, _]))
-}
-
 impl Draft<'_> {
-    /// `gatewayType`: immutable.
+    /// Reads `gatewayType`, which is immutable.
     pub(super) fn gateway_kind(&mut self, properties: &Object<'_>, old: Option<&VirtualNetworkGateway>) -> GatewayKind {
         let kinds = ["Vpn", "ExpressRoute", "LocalGateway"];
         let at = properties.at("gatewayType");
@@ -49,7 +34,7 @@ impl Draft<'_> {
         kind
     }
 
-    /// `vpnType` (G3).
+    /// Reads `vpnType` (G3).
     pub(super) fn vpn_type(
         &mut self,
         properties: &Object<'_>,
@@ -71,6 +56,7 @@ impl Draft<'_> {
         vpn_type
     }
 
+    /// Reads the name of the SKU, which is kept and shown only.
     pub(super) fn gateway_sku(
         &mut self,
         properties: &Object<'_>,
@@ -93,16 +79,17 @@ impl Draft<'_> {
         name.map_or_else(before, str::to_owned)
     }
 
-    /// Where a gateway may be: G1, G2, P20's converse, R16.
+    /// Checks the place of a gateway: one `GatewaySubnet` (G1), one gateway of each type (G2), no peering with
+    /// useRemoteGateways (P20), and a route table that allows it (R16).
     pub(super) fn check_gateway_place(
         &mut self,
         id: &ResourceId,
         kind: GatewayKind,
         vpn_type: &str,
-        wanted: &[WantedAddress],
+        requested: &[AddressRequest],
         old: Option<&VirtualNetworkGateway>,
     ) {
-        for w in wanted.iter().filter(|w| !is_gateway_subnet(&w.subnet.id)) {
+        for w in requested.iter().filter(|w| !is_gateway_subnet(&w.subnet.id)) {
             self.problems.add(
                 "XGatewaySubnetRequired",
                 id,
@@ -112,8 +99,8 @@ impl Draft<'_> {
                 ),
             );
         }
-        let Some(first) = wanted.first() else { return };
-        if let Some(other) = wanted.iter().find(|w| w.subnet.id != first.subnet.id) {
+        let Some(first) = requested.first() else { return };
+        if let Some(other) = requested.iter().find(|w| w.subnet.id != first.subnet.id) {
             self.problems.add(
                 "XGatewaySubnetRequired",
                 id,
@@ -159,7 +146,8 @@ impl Draft<'_> {
         }
     }
 
-    /// One gateway of each kind (G2, X7); two kinds need room (G1) and routes instead of policies (G3).
+    /// Checks a gateway against the VNet's other gateways: one of each type (G2, X7), enough addresses (G1), and no
+    /// PolicyBased one (G3).
     fn check_beside_others(&mut self, id: &ResourceId, kind: GatewayKind, vpn_type: &str, subnet: &Subnet) {
         let vnet = parent_id(&subnet.id);
         let others = gateways_of(&self.topology, &vnet).filter(|g| g.envelope.id != *id);
@@ -184,7 +172,7 @@ impl Draft<'_> {
         }
     }
 
-    /// G1: a `GatewaySubnet` with a VPN and an ExpressRoute gateway is a /27 or larger.
+    /// Checks that a `GatewaySubnet` with a VPN and an ExpressRoute gateway is a /27 or larger (G1).
     pub(crate) fn check_room_for_two_kinds(&mut self, target: &ResourceId, subnet: &Subnet) {
         if !subnet.prefixes.iter().any(holds_32) {
             let message = format!(
@@ -197,7 +185,7 @@ impl Draft<'_> {
         }
     }
 
-    /// `bgpSettings` (G4). `own`: the addresses of the instances.
+    /// Reads `bgpSettings`: the ASN and the BGP address (G4). `own`: the addresses of the instances.
     pub(super) fn bgp_settings(
         &mut self,
         id: &ResourceId,
@@ -212,7 +200,7 @@ impl Draft<'_> {
         let asn = bgp
             .integer("asn", 1..=i64::from(u32::MAX), &mut self.problems)
             .unwrap_or_else(|| i64::from(default));
-        if is_reserved(asn) {
+        if is_reserved_asn(asn) {
             let at = bgp.at("asn");
             let message = format!("{at}: {asn} is reserved (G4)");
             self.problems.add("XReservedAsn", at, message);
@@ -220,7 +208,8 @@ impl Draft<'_> {
         bgp.integer("peerWeight", 0..=100, &mut self.problems);
         let asn = u32::try_from(asn).unwrap_or_default();
         if kind == GatewayKind::ExpressRoute {
-            // Its sessions run inside its tunnels: what a body says of an address is ignored (D3).
+            // The sessions of an ExpressRoute gateway run inside its tunnels, so an address in the body is ignored
+            // (D3).
             return (asn, own.first().copied());
         }
         let Some(subnet) = subnet else { return (asn, None) };

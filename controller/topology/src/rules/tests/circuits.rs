@@ -3,7 +3,7 @@
 use super::{World, codes, net, peering_properties, with};
 use crate::change::Change;
 use crate::resource::Binding;
-use crate::topology::Live;
+use crate::topology::AgentStatuses;
 use serde_json::{Value, json};
 use tombolo_proto::config::CircuitLink;
 use tombolo_proto::id::{AgentId, ResourceId};
@@ -37,7 +37,7 @@ fn e1_a_circuit_and_its_peering() {
         bare,
         "writing back changes nothing"
     );
-    // Writing the child changes the parent, and the other way round.
+    // Writing the child changes the parent, and writing the parent changes the child.
     let child = w
         .put(&peering("er1"), json!({"properties": peering_properties(30)}))
         .unwrap();
@@ -59,14 +59,14 @@ fn e1_a_circuit_and_its_peering() {
     assert_eq!(w.put(&circuit("er1"), parent.clone()).unwrap(), parent, "nor here");
     let changed = w.put(&circuit("er1"), body(json!({"vlanId": 0}))).unwrap();
     assert_eq!(w.get(&peering("er1"))["properties"]["vlanId"], 0);
-    // As with VNets: what a body leaves out stays.
+    // As with VNets, a list that the body leaves out stays as it is.
     let kept = w
         .put(&circuit("er1"), json!({"location": "region1", "tags": {"a": "b"}}))
         .unwrap();
     assert_eq!(kept["properties"]["peerings"], changed["properties"]["peerings"]);
     let list = |w: &World, what: &str| {
         w.now
-            .list(&format!("{}/{what}", circuit("er1")), &Live::default())
+            .list(&format!("{}/{what}", circuit("er1")), &AgentStatuses::default())
             .unwrap()
     };
     assert_eq!(list(&w, "peerings").len(), 1);
@@ -142,7 +142,7 @@ fn e1_g4_what_a_peering_may_be() {
         ),
         (json!({"sharedKey": "a b"}), "XInvalidSharedKey"),
         (json!({"sharedKey": "k".repeat(81)}), "XInvalidSharedKey"),
-        // The edge's BGP daemon could not be told it.
+        // BIRD's configuration cannot express such a key.
         (json!({"sharedKey": "a\"b"}), "XInvalidSharedKey"),
         (
             json!({"ipv6PeeringConfig": {"primaryPeerAddressPrefix": "fd00::/126"}}),

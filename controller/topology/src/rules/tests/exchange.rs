@@ -1,8 +1,8 @@
-//! What gateways and circuits show of routes and sessions (M7, E1, E9).
+//! The routes and sessions that gateways and circuits show (M7, E1, E9).
 
 use super::{World, connection_body, gateway_body, net};
 use crate::resource::Binding;
-use crate::topology::Live;
+use crate::topology::AgentStatuses;
 use serde_json::{Value, json};
 use tombolo_proto::config::CircuitLink;
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
@@ -77,7 +77,7 @@ fn world() -> World {
     w
 }
 
-/// A session that stands, and one route from it.
+/// An established session, and one route from it.
 fn session(neighbour: &str, address: &str, since: f64) -> AgentStatus {
     let neighbour = ResourceId::new(net(neighbour));
     AgentStatus {
@@ -107,8 +107,8 @@ fn up(peer: &str) -> LinkStatus {
     }
 }
 
-fn live() -> Live {
-    let mut live = Live::default();
+fn statuses() -> AgentStatuses {
+    let mut statuses = AgentStatuses::default();
     let with = |links: Vec<LinkStatus>, status: AgentStatus| AgentStatus { links, ..status };
     let vpn = with(
         vec![up("branch-vpn")],
@@ -118,10 +118,10 @@ fn live() -> Live {
     let edge = session("expressRouteCircuits/er1", "192.168.30.17", 90_061.0);
     let edge = with(vec![up("hub-er")], edge);
     for (name, status) in [("hub-vpn", vpn), ("hub-er", er), ("edge1", edge)] {
-        live.connected.insert(agent(name));
-        live.agents.insert(agent(name), status);
+        statuses.connected.insert(agent(name));
+        statuses.agents.insert(agent(name), status);
     }
-    live
+    statuses
 }
 
 fn line(list: &[Value], network: &str, source: &str) -> Value {
@@ -135,9 +135,9 @@ fn line(list: &[Value], network: &str, source: &str) -> Value {
 
 #[test]
 fn m7_e9_learned_routes_of_a_gateway() {
-    let (w, live) = (world(), live());
-    let all = w.now.learned_routes(&gw("hub-gw"), &live).unwrap();
-    // P21b: the spoke is shown as if it were the hub's.
+    let (w, statuses) = (world(), statuses());
+    let all = w.now.learned_routes(&gw("hub-gw"), &statuses).unwrap();
+    // P21b: the spoke is shown as part of the hub.
     for own in ["10.10.30.0/24", "10.11.30.0/26"] {
         let line = line(&all, own, "10.10.30.254");
         assert_eq!((&line["origin"], &line["asPath"]), (&json!("Network"), &json!("")));
@@ -148,7 +148,8 @@ fn m7_e9_learned_routes_of_a_gateway() {
         (&by_vpn["nextHop"], &by_vpn["asPath"]),
         (&json!("10.2.30.125"), &json!("65021"))
     );
-    // What the other gateway tells of the circuit: seen, with the edge as next hop, and not passed on (G20).
+    // The other gateway advertises the circuit's routes: they are shown with the edge as next hop, and not advertised
+    // further (G20).
     let by_circuit = line(&all, "10.2.30.0/25", "10.10.30.133");
     assert_eq!(
         (&by_circuit["origin"], &by_circuit["weight"]),
@@ -158,26 +159,26 @@ fn m7_e9_learned_routes_of_a_gateway() {
         (&by_circuit["nextHop"], &by_circuit["asPath"]),
         (&json!("10.10.30.150"), &json!("12076-65021"))
     );
-    let er = w.now.learned_routes(&gw("hub-er"), &live).unwrap();
+    let er = w.now.learned_routes(&gw("hub-er"), &statuses).unwrap();
     let site = line(&er, "10.2.30.0/25", "10.10.30.150");
     assert_eq!(
         (&site["weight"], &site["localAddress"]),
         (&json!(32769), &json!("10.10.30.133"))
     );
-    // G19: the branch hears of the site through the hub.
-    let branch = w.now.learned_routes(&gw("branch-gw"), &live).unwrap();
+    // G19: the branch learns the site's route from the hub.
+    let branch = w.now.learned_routes(&gw("branch-gw"), &statuses).unwrap();
     let site = line(&branch, "10.2.30.0/25", "10.10.30.254");
     assert_eq!(site["asPath"], "65515-65021");
-    assert!(w.now.learned_routes(&gw("nowhere"), &live).is_none());
+    assert!(w.now.learned_routes(&gw("nowhere"), &statuses).is_none());
 }
 
 #[test]
 fn m7_g18_g20_e5_advertised_routes_are_those_of_one_peer() {
-    let (w, live) = (world(), live());
+    let (w, statuses) = (world(), statuses());
     let of = |gateway: &str, peer: &str| {
         let all = w
             .now
-            .advertised_routes(&gw(gateway), peer.parse().unwrap(), &live)
+            .advertised_routes(&gw(gateway), peer.parse().unwrap(), &statuses)
             .unwrap();
         let text = |v: &Value, name: &str| v[name].as_str().unwrap().to_owned();
         let mut lines: Vec<_> = all
@@ -200,7 +201,7 @@ fn m7_g18_g20_e5_advertised_routes_are_those_of_one_peer() {
     assert!(of("hub-gw", "192.0.2.1").is_empty());
     let first = &w
         .now
-        .advertised_routes(&gw("hub-gw"), "10.2.30.125".parse().unwrap(), &live)
+        .advertised_routes(&gw("hub-gw"), "10.2.30.125".parse().unwrap(), &statuses)
         .unwrap()[0];
     assert_eq!(
         (&first["origin"], &first["nextHop"]),
@@ -210,10 +211,10 @@ fn m7_g18_g20_e5_advertised_routes_are_those_of_one_peer() {
 
 #[test]
 fn m7_sessions_of_a_gateway() {
-    let (w, mut live) = (world(), live());
-    let of = |live: &Live, gateway: &str| w.now.bgp_peers(&gw(gateway), live).unwrap();
+    let (w, mut statuses) = (world(), statuses());
+    let of = |statuses: &AgentStatuses, gateway: &str| w.now.bgp_peers(&gw(gateway), statuses).unwrap();
     let find = |all: &[Value], neighbour: &str| all.iter().find(|p| p["neighbor"] == neighbour).cloned().unwrap();
-    let vpn = of(&live, "hub-gw");
+    let vpn = of(&statuses, "hub-gw");
     assert_eq!(vpn.len(), 2);
     let site = find(&vpn, "10.2.30.125");
     assert_eq!(
@@ -231,7 +232,7 @@ fn m7_sessions_of_a_gateway() {
         json!(null),
         "nobody counts how long a link is up"
     );
-    let er = of(&live, "hub-er");
+    let er = of(&statuses, "hub-er");
     assert_eq!(er.len(), 2, "both tunnels, whether or not an edge is there");
     let primary = find(&er, "10.10.30.150");
     assert_eq!(
@@ -239,32 +240,32 @@ fn m7_sessions_of_a_gateway() {
         (&json!("Connected"), &json!(12076), &json!(1))
     );
     assert_eq!(find(&er, "10.10.30.151")["state"], "Unknown");
-    live.connected.clear();
+    statuses.connected.clear();
     assert_eq!(
-        find(&of(&live, "hub-gw"), "10.2.30.125")["state"],
+        find(&of(&statuses, "hub-gw"), "10.2.30.125")["state"],
         "Unknown",
         "nobody can say"
     );
 }
 
-/// G4: where BGP is off, or both ends have one ASN, there is no session.
+/// G4: without BGP, or with equal ASNs, there is no session.
 #[test]
 fn g4_sessions_that_there_are_not() {
     let mut w = world();
     w.connect_site("loc1", "hub", "loc1", json!({})).unwrap();
     let equal = gateway_body("branch", json!({"bgpSettings": {"asn": 65515}}));
     w.put(gw("branch-gw").as_str(), equal).unwrap();
-    assert!(w.now.bgp_peers(&gw("hub-gw"), &live()).unwrap().is_empty());
+    assert!(w.now.bgp_peers(&gw("hub-gw"), &statuses()).unwrap().is_empty());
 }
 
 #[test]
 fn e1_the_route_table_of_a_circuit() {
-    let (w, live) = (world(), live());
+    let (w, statuses) = (world(), statuses());
     let circuit = ResourceId::new(net("expressRouteCircuits/er1"));
-    let of = |link| w.now.circuit_routes(&circuit, link, &live).unwrap();
+    let of = |link| w.now.circuit_routes(&circuit, link, &statuses).unwrap();
     let primary = of(CircuitLink::Primary);
     let line = |network: &str| primary.iter().find(|r| r["network"] == network).cloned().unwrap();
-    // The double session is invisible: VNets are shown with the gateway's ASN.
+    // The sessions inside links are not shown: VNets have the gateway's ASN.
     for vnet in ["10.10.30.0/24", "10.11.30.0/26"] {
         assert_eq!(
             (&line(vnet)["path"], &line(vnet)["nextHop"]),
@@ -279,7 +280,7 @@ fn e1_the_route_table_of_a_circuit() {
     assert_eq!(of(CircuitLink::Secondary).len(), 2, "its edge has not reported");
     let summary = w
         .now
-        .circuit_routes_summary(&circuit, CircuitLink::Primary, &live)
+        .circuit_routes_summary(&circuit, CircuitLink::Primary, &statuses)
         .unwrap();
     assert_eq!(summary[0]["neighbor"], "192.168.30.17");
     assert_eq!(
@@ -293,9 +294,9 @@ fn e1_the_route_table_of_a_circuit() {
     assert_eq!(summary[1]["upDown"], "up");
     let down = w
         .now
-        .circuit_routes_summary(&circuit, CircuitLink::Secondary, &live)
+        .circuit_routes_summary(&circuit, CircuitLink::Secondary, &statuses)
         .unwrap();
     assert_eq!(down[0]["upDown"], "down");
     let bare = ResourceId::new(net("expressRouteCircuits/none"));
-    assert!(w.now.circuit_routes(&bare, CircuitLink::Primary, &live).is_none());
+    assert!(w.now.circuit_routes(&bare, CircuitLink::Primary, &statuses).is_none());
 }

@@ -4,7 +4,7 @@ use super::{World, codes, gateway_body, half, net, peering_properties};
 use crate::change::Change;
 use crate::path::ArmPath;
 use crate::resource::Binding;
-use crate::topology::{Live, Topology};
+use crate::topology::{AgentStatuses, Topology};
 use serde_json::{Value, json};
 use tombolo_proto::config::CircuitLink;
 use tombolo_proto::id::{AgentId, ResourceId};
@@ -42,7 +42,7 @@ fn g4_an_express_route_gateway_has_an_asn_and_no_bgp_address() {
         body,
         "writing back changes nothing"
     );
-    // What a stock client brings along is ignored (D3), and takes no address.
+    // Further properties of a stock client are ignored (D3) and use no address.
     let more =
         json!({"gatewayType": "ExpressRoute", "bgpSettings": {"asn": 65515, "bgpPeeringAddress": "10.10.30.254"}});
     w.put(&gw("hub-er"), gateway_body("hub", more)).unwrap();
@@ -106,7 +106,8 @@ fn g1_two_types_need_a_27() {
     w.delete(&gw("hub-gw")).unwrap();
     w.gateway("hub", "10.10.30.128/27").unwrap();
     w.express_gateway("hub", "10.10.30.128/27").unwrap();
-    // Not afterwards either: a second prefix that holds all addresses does not make the first one superfluous.
+    // A later PUT cannot do so either: a second prefix that contains all addresses does not make the first one
+    // removable.
     let id = net("virtualNetworks/hub/subnets/GatewaySubnet");
     let smaller = json!({"properties": {"addressPrefixes": ["10.10.30.128/28", "10.10.30.144/28"]}});
     let refused = codes(w.put(&id, smaller));
@@ -147,7 +148,7 @@ fn p20_an_express_route_gateway_is_a_gateway() {
     w.peer("spoke", "hub", using.clone()).unwrap();
     let remote = &w.get(&half("spoke", "hub"))["properties"]["remoteGateways"];
     assert_eq!(*remote, json!([{"id": gw("hub-er")}, {"id": gw("hub-gw")}]));
-    // The converse.
+    // The opposite order: a VNet that uses a remote gateway cannot get its own, and the other way round.
     assert_eq!(
         codes(w.express_gateway("spoke", "10.11.30.32/27")),
         ["XVnetUsesRemoteGateways"]
@@ -241,10 +242,10 @@ fn t4_tunnels_have_two_addresses_of_the_gateway_subnet() {
     let given = json!({"tunnelAddresses": ["10.10.30.137", "10.10.30.136"]});
     let body = w.link("c2", "hub", "er2", given.clone()).unwrap();
     assert_eq!(body["properties"]["tunnelAddresses"], given["tunnelAddresses"]);
-    // They stay unless others are given.
+    // The addresses stay unless a body has others.
     let body = w.link("c2", "hub", "er2", json!({"tunnelAddresses": []})).unwrap();
     assert_eq!(body["properties"]["tunnelAddresses"], given["tunnelAddresses"]);
-    // Nobody else gets them.
+    // No other resource gets these addresses.
     let instance = json!({"bgpSettings": {"bgpPeeringAddress": "10.10.30.137"}});
     assert_eq!(
         codes(w.put(&gw("hub-gw"), gateway_body("hub", instance))),
@@ -345,25 +346,25 @@ fn g12_status_of_a_connection_to_a_circuit() {
     w.express_gateway("hub", "10.10.30.128/25").unwrap();
     w.link("c", "hub", "er1", json!({})).unwrap();
     let path = ArmPath::parse(&net("connections/c")).unwrap();
-    let mut live = Live::default();
-    let seen = |w: &World, live: &Live| {
-        let body = w.now.view(&path, live).unwrap();
+    let mut statuses = AgentStatuses::default();
+    let seen = |w: &World, statuses: &AgentStatuses| {
+        let body = w.now.view(&path, statuses).unwrap();
         let tunnels = body["properties"]["tunnelConnectionStatus"].as_array().unwrap().clone();
         let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
         let reasons: Vec<_> = tunnels.iter().map(|t| text(&t["reason"])).collect();
         (text(&body["properties"]["connectionStatus"]), reasons.join("|"))
     };
-    assert_eq!(seen(&w, &live).0, "Unknown");
+    assert_eq!(seen(&w, &statuses).0, "Unknown");
     let binding = Binding::Gateway {
         gateway: ResourceId::new(gw("hub-er")),
         ip_configuration: "default".to_owned(),
     };
     w.join("hub-agent", binding).unwrap();
     let hub = AgentId::new("hub-agent").unwrap();
-    live.connected.insert(hub.clone());
-    live.agents.insert(hub.clone(), AgentStatus::default());
+    statuses.connected.insert(hub.clone());
+    statuses.agents.insert(hub.clone(), AgentStatus::default());
     assert_eq!(
-        seen(&w, &live),
+        seen(&w, &statuses),
         ("NotConnected".into(), "no agent serves circuit er1".into())
     );
     for (name, link) in [
@@ -377,21 +378,21 @@ fn g12_status_of_a_connection_to_a_circuit() {
         state,
         ..LinkStatus::new(AgentId::new(edge).unwrap())
     };
-    live.agents.get_mut(&hub).unwrap().links = vec![
+    statuses.agents.get_mut(&hub).unwrap().links = vec![
         link("a-secondary", LinkState::Up),
         link("z-primary", LinkState::Unreachable),
     ];
     let expected = "PeerReachability: the circuit's edge does not answer|";
     assert_eq!(
-        seen(&w, &live),
+        seen(&w, &statuses),
         ("Connected".into(), expected.into()),
         "one is enough (E4)"
     );
-    live.agents.get_mut(&hub).unwrap().links.remove(0);
-    assert_eq!(seen(&w, &live).0, "NotConnected");
+    statuses.agents.get_mut(&hub).unwrap().links.remove(0);
+    assert_eq!(seen(&w, &statuses).0, "NotConnected");
 }
 
-/// All of it survives the store.
+/// All of this survives writing to the store and reading back.
 #[test]
 fn documents_are_read_back() {
     let mut w = world();
@@ -424,7 +425,7 @@ fn documents_are_read_back() {
         ),
         (2, 1, 2)
     );
-    // A gateway and a connection as they were stored before there were types.
+    // A gateway and a connection as versions without types stored them.
     let old: Vec<_> = documents
         .into_iter()
         .filter(|d| !d.key.ends_with("/c"))

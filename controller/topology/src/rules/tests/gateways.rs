@@ -4,7 +4,7 @@ use super::{World, codes, connection_body, gateway_body, net};
 use crate::change::Change;
 use crate::path::ArmPath;
 use crate::resource::{Binding, Settings};
-use crate::topology::Live;
+use crate::topology::AgentStatuses;
 use serde_json::{Value, json};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::status::{AgentStatus, LinkState, LinkStatus};
@@ -110,11 +110,12 @@ fn g4_the_bgp_address_is_no_other_instances() {
     }
     assert!(w.view(&gw("hub")).is_none(), "nothing has changed");
     w.put(&gw("hub"), with(&two, bgp("10.1.255.4"))).unwrap();
-    // The first instance goes, and the second becomes the first; a new one does not get the address.
+    // The first instance is removed, so the second one becomes the first. A new instance does not get the address.
     let one = [Some("10.1.255.5")];
     assert!(w.put(&gw("hub"), with(&one, bgp("10.1.255.5"))).is_ok());
     w.delete(&gw("hub")).unwrap();
-    // An instance without a wish does not get the address either, at creation or later, given or not.
+    // An instance without a requested address does not get this one either: at creation or later, with a given or a
+    // default BGP address.
     let body = w.put(&gw("hub"), with(&[None], bgp("10.1.255.5"))).unwrap();
     let address =
         |body: &Value, n: usize| body["properties"]["ipConfigurations"][n]["properties"]["privateIPAddress"].clone();
@@ -125,7 +126,8 @@ fn g4_the_bgp_address_is_no_other_instances() {
         (json!("10.1.255.4"), json!("10.1.255.6"))
     );
     assert_eq!(body["properties"]["bgpSettings"]["bgpPeeringAddress"], "10.1.255.5");
-    // An instance that takes the address by name is refused as long as it is asked for, and else it moves away.
+    // An instance that requests the address is refused while the body also requests it for BGP; otherwise the BGP
+    // address changes.
     let onto = [Some("10.1.255.4"), Some("10.1.255.5")];
     assert_eq!(
         codes(w.put(&gw("hub"), with(&onto, bgp("10.1.255.5")))),
@@ -217,7 +219,7 @@ fn g9_connection_types_and_references() {
     let id = net("connections/c");
     let client = connection_body("hub", "branch", json!({"connectionType": "VPNClient"}));
     assert_eq!(codes(w.put(&id, client)), ["XConnectionTypeNotSupported"]);
-    // Each type names its far end by a property of its own.
+    // Each type has its own property for the far end.
     for kind in ["IPsec", "IPSec", "ExpressRoute"] {
         let body = connection_body("hub", "branch", json!({"connectionType": kind}));
         assert_eq!(codes(w.put(&id, body)), ["InvalidRequestFormat"], "{kind}");
@@ -240,7 +242,7 @@ fn g9_connection_types_and_references() {
     );
 }
 
-/// Azure takes it, and the session just does not come up; here it is said.
+/// Azure accepts the settings and the session never comes up; here the status names the reason.
 #[test]
 fn g4_equal_asns_are_taken_and_do_not_connect() {
     let mut w = joined();
@@ -255,8 +257,8 @@ fn g4_equal_asns_are_taken_and_do_not_connect() {
         w.join(&format!("{vnet}-agent"), binding).unwrap();
     }
     let hub = AgentId::new("hub-agent").unwrap();
-    let mut live = Live::default();
-    live.connected.insert(hub.clone());
+    let mut statuses = AgentStatuses::default();
+    statuses.connected.insert(hub.clone());
     let up = LinkStatus {
         state: LinkState::Up,
         ..LinkStatus::new(AgentId::new("branch-agent").unwrap())
@@ -265,9 +267,9 @@ fn g4_equal_asns_are_taken_and_do_not_connect() {
         links: vec![up],
         ..AgentStatus::default()
     };
-    live.agents.insert(hub, status);
+    statuses.agents.insert(hub, status);
     let path = ArmPath::parse(&net("connections/there")).unwrap();
-    let seen = |w: &World| w.now.view(&path, &live).unwrap()["properties"].clone();
+    let seen = |w: &World| w.now.view(&path, &statuses).unwrap()["properties"].clone();
     assert_eq!(seen(&w)["connectionStatus"], "NotConnected");
     let reason = seen(&w)["tunnelConnectionStatus"][0]["reason"]
         .as_str()
@@ -342,7 +344,7 @@ fn g16_networks_joined_by_vpn_are_disjoint_over_any_number_of_steps() {
     assert_eq!(codes(w.connect("c", "hub", "twin")), ["XVpnNetworksOverlap"]);
     w.connect("hub-branch", "hub", "branch").unwrap();
     assert_eq!(codes(w.connect("c", "branch", "twin")), ["XVpnNetworksOverlap"]);
-    // And when an address space changes.
+    // The same after a change of an address space.
     w.vnet("far", &["10.3.0.0/16"]).unwrap();
     w.gateway("far", "10.3.255.0/27").unwrap();
     w.connect("branch-far", "branch", "far").unwrap();
@@ -368,11 +370,11 @@ fn g16_counts_the_vnets_that_use_a_gateway() {
     assert_eq!(codes(w.peer("twin", "branch", user.clone())), ["XVpnNetworksOverlap"]);
     w.peer("twin", "branch", json!({})).unwrap();
     assert_eq!(codes(w.peer("twin", "branch", user.clone())), ["XVpnNetworksOverlap"]);
-    // The same in another order: first the use, then the connection.
+    // The same in another order: first the peering's flag, then the connection.
     w.delete(&net("connections/there")).unwrap();
     w.peer("twin", "branch", user.clone()).unwrap();
     assert_eq!(codes(w.connect("there", "hub", "branch")), ["XVpnNetworksOverlap"]);
-    // And when an address space changes.
+    // The same after a change of an address space.
     w.vnet("twin", &["10.9.0.0/16"]).unwrap();
     w.connect("there", "hub", "branch").unwrap();
     assert_eq!(codes(w.vnet("twin", &["10.8.7.0/24"])), ["XVpnNetworksOverlap"]);
@@ -435,9 +437,9 @@ fn g12_m8_status_follows_what_the_gateway_agents_report() {
     let mut w = joined();
     w.connect("there", "hub", "branch").unwrap();
     let path = ArmPath::parse(&net("connections/there")).unwrap();
-    let mut live = Live::default();
-    let seen = |w: &World, live: &Live| {
-        let body = w.now.view(&path, live).unwrap();
+    let mut statuses = AgentStatuses::default();
+    let seen = |w: &World, statuses: &AgentStatuses| {
+        let body = w.now.view(&path, statuses).unwrap();
         let p = &body["properties"];
         let reason = p["tunnelConnectionStatus"][0]["reason"]
             .as_str()
@@ -445,7 +447,7 @@ fn g12_m8_status_follows_what_the_gateway_agents_report() {
             .to_owned();
         (p["connectionStatus"].as_str().unwrap().to_owned(), reason)
     };
-    assert_eq!(seen(&w, &live).0, "Unknown");
+    assert_eq!(seen(&w, &statuses).0, "Unknown");
     for vnet in ["hub", "branch"] {
         let binding = Binding::Gateway {
             gateway: ResourceId::new(gw(vnet)),
@@ -453,18 +455,18 @@ fn g12_m8_status_follows_what_the_gateway_agents_report() {
         };
         w.join(&format!("{vnet}-agent"), binding).unwrap();
     }
-    assert_eq!(seen(&w, &live).0, "Unknown", "never reported");
+    assert_eq!(seen(&w, &statuses).0, "Unknown", "never reported");
     let (hub, branch) = (
         AgentId::new("hub-agent").unwrap(),
         AgentId::new("branch-agent").unwrap(),
     );
-    live.connected.insert(hub.clone());
-    live.agents.insert(hub.clone(), AgentStatus::default());
-    let (status, reason) = seen(&w, &live);
+    statuses.connected.insert(hub.clone());
+    statuses.agents.insert(hub.clone(), AgentStatus::default());
+    let (status, reason) = seen(&w, &statuses);
     assert_eq!(status, "NotConnected");
     assert!(reason.contains("no counterpart connection"), "{reason}");
     w.connect("back", "branch", "hub").unwrap();
-    assert_eq!(seen(&w, &live).0, "Unknown");
+    assert_eq!(seen(&w, &statuses).0, "Unknown");
     for (state, status, reason) in [
         (LinkState::Connecting, "Connecting", ""),
         (LinkState::AuthenticationFailed, "NotConnected", "Authentication: "),
@@ -480,18 +482,18 @@ fn g12_m8_status_follows_what_the_gateway_agents_report() {
             tx_packets: 1,
             ..LinkStatus::new(branch.clone())
         };
-        live.agents.get_mut(&hub).unwrap().links = vec![link];
-        let now = seen(&w, &live);
+        statuses.agents.get_mut(&hub).unwrap().links = vec![link];
+        let now = seen(&w, &statuses);
         assert_eq!(now.0, status, "{state:?}");
         assert!(now.1.starts_with(reason), "{state:?}: {}", now.1);
     }
-    let body = w.now.view(&path, &live).unwrap();
+    let body = w.now.view(&path, &statuses).unwrap();
     assert_eq!(body["properties"]["ingressBytesTransferred"], 7);
     assert_eq!(body["properties"]["egressBytesTransferred"], 9);
     assert_eq!(
         body["properties"]["tunnelConnectionStatus"][0]["tunnel"],
         "hub-agent-branch-agent"
     );
-    live.connected.clear();
-    assert_eq!(seen(&w, &live).0, "Unknown", "nobody can say");
+    statuses.connected.clear();
+    assert_eq!(seen(&w, &statuses).0, "Unknown", "nobody can say");
 }

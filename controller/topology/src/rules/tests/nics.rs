@@ -1,4 +1,4 @@
-//! Network interfaces and public addresses: allocation (P2), what holds them, G1.
+//! Network interfaces and public addresses: allocation (P2), use, G1.
 
 use super::{World, codes, net, vm_id};
 use crate::resource::Binding;
@@ -30,7 +30,7 @@ fn p2_dynamic_addresses_are_the_lowest_free_and_stay() {
     assert_eq!(address(&w.nic("c", "hub/subnets/s", None).unwrap()), "10.0.0.6");
     assert_eq!(codes(w.nic("d", "hub/subnets/s", None)), ["SubnetIsFull"]);
     w.delete(&net("networkInterfaces/a")).unwrap();
-    // `c` keeps what it has, also when its body is written back.
+    // `c` keeps its address, also when its body is written back.
     let c = w.get(&net("networkInterfaces/c"));
     assert_eq!(w.put(&net("networkInterfaces/c"), c.clone()).unwrap(), c);
     assert_eq!(address(&w.nic("c", "hub/subnets/s", None).unwrap()), "10.0.0.6");
@@ -61,7 +61,7 @@ fn static_addresses_are_inside_free_and_not_reserved() {
         codes(w.nic("b", "hub/subnets/s", Some("10.0.0.x"))),
         ["InvalidIPAddressFormat", "InvalidRequestFormat"][..1]
     );
-    // Its own address is not taken by itself.
+    // A NIC's own address does not count as in use.
     w.nic("a", "hub/subnets/s", Some("10.0.0.4")).unwrap();
     w.nic("a", "hub/subnets/s", Some("10.0.0.6")).unwrap();
 }

@@ -65,7 +65,7 @@ fn d6_the_transport_is_kept_and_the_halves_agree() {
     w.peer("a", "b", json!({})).unwrap();
     assert_eq!(shown(&w, "a", "b"), "Automatic");
     w.peer("a", "b", json!({"transport": "quic"})).unwrap();
-    // A stock client's update does not know it.
+    // The update of a stock client lacks the property.
     w.peer("a", "b", json!({"allowForwardedTraffic": true})).unwrap();
     assert_eq!(shown(&w, "a", "b"), "Quic");
     let refused = codes(w.peer("b", "a", json!({"transport": "WireGuard"})));
@@ -156,7 +156,7 @@ fn p11_overlap_with_the_remotes_other_peers_and_the_own_ones() {
     let mut w = world();
     w.vnet("a2", &["10.1.0.0/24"]).unwrap();
     w.peer("b", "a", json!({})).unwrap();
-    // The remote's other peer, although only its half exists.
+    // The remote VNet's other peer counts, although only its half exists.
     let refused = w.peer("a2", "b", json!({})).unwrap_err();
     assert_eq!(
         refused.problems[0].code,
@@ -166,7 +166,7 @@ fn p11_overlap_with_the_remotes_other_peers_and_the_own_ones() {
         refused.problems[0].message.contains(&net("virtualNetworks/a")),
         "{refused}"
     );
-    // The own other peer.
+    // The VNet's own other peer counts.
     assert_eq!(
         codes(w.peer("b", "a2", json!({}))),
         ["VnetAddressSpaceOverlapsWithAlreadyPeeredVnet"]
@@ -252,7 +252,7 @@ fn p13_an_initiated_half_waits_for_a_vnet_that_is_made_again() {
     w.delete(&net("virtualNetworks/b")).unwrap();
     assert_eq!(w.state("a", "b").0, "Initiated");
     assert_eq!(codes(w.peer("a", "b", json!({}))), ["InvalidResourceReference"]);
-    // With an address space that does not fit, it waits on.
+    // With an overlapping address space, the half stays Initiated.
     w.vnet("b", &["10.1.7.0/24"]).unwrap();
     assert_eq!(codes(w.peer("b", "a", json!({}))), ["VnetAddressSpacesOverlap"]);
     w.vnet("b", &["10.77.0.0/16"]).unwrap();
@@ -290,7 +290,7 @@ fn p20_each_row() {
     let using = || json!({"useRemoteGateways": true});
     let mut w = world();
     assert_eq!(codes(w.peer("a", "b", using())), ["RemoteVnetHasNoGateways"]);
-    // P22 does not lift it.
+    // doNotVerifyRemoteGateways does not lift the rule (P22).
     let unverified = json!({"useRemoteGateways": true, "doNotVerifyRemoteGateways": true});
     assert_eq!(codes(w.peer("a", "b", unverified)), ["RemoteVnetHasNoGateways"]);
     w.gateway("b", "10.2.255.0/27").unwrap();
@@ -303,12 +303,12 @@ fn p20_each_row() {
         body["properties"]["remoteGateways"],
         json!([{"id": net("virtualNetworkGateways/b-gw")}])
     );
-    // A second one.
+    // A second peering with useRemoteGateways.
     w.gateway("c", "10.3.255.0/27").unwrap();
     assert_eq!(codes(w.peer("a", "c", using())), ["XAnotherPeeringUsesRemoteGateways"]);
-    // The converse: a gateway of its own.
+    // The opposite order: a VNet that uses a remote gateway cannot get a gateway of its own.
     assert_eq!(codes(w.gateway("a", "10.1.255.0/27")), ["XVnetUsesRemoteGateways"]);
-    // A VNet with a gateway.
+    // A VNet with a gateway cannot use a remote one.
     assert_eq!(codes(w.peer("c", "b", using())), ["XVnetHasOwnGateway"]);
 }
 
@@ -320,7 +320,7 @@ fn p20_without_a_counterpart_the_check_runs_when_it_appears() {
     assert_eq!(codes(w.peer("b", "a", json!({}))), ["XRemotePeeringTransitNotAllowed"]);
     w.peer("b", "a", json!({"allowGatewayTransit": true})).unwrap();
     assert_eq!(w.state("a", "b"), connected());
-    // P21: the flag may be withdrawn.
+    // P21: the flag can be removed.
     w.peer("b", "a", json!({})).unwrap();
 }
 
@@ -394,7 +394,7 @@ fn p27_sync_levels_on_both_sides_and_old_routes_before_sync() {
         p["remoteVirtualNetworkAddressSpace"]["addressPrefixes"],
         json!(["10.1.0.0/16", "10.101.0.0/16"])
     );
-    // A PUT without sync does not sync; one on the wrong side does not help.
+    // A PUT without the sync parameter does not sync, and a sync of the other half does not help.
     w.peer("b", "a", json!({"allowForwardedTraffic": true})).unwrap();
     w.peer_synced("a", "b", json!({}), true).unwrap();
     assert_eq!(w.state("b", "a").1, "LocalNotInSync");
@@ -433,14 +433,14 @@ fn p27_checks_p10_and_p11_against_all_peers() {
     );
     let refused = codes(resize(&mut w, "a", &["10.1.0.0/16", "10.3.1.0/24"]));
     assert_eq!(refused, ["VnetAddressSpaceOverlapsWithAlreadyPeeredVnet"]);
-    // Also where only the other side points here.
+    // The same where only the other VNet has a half.
     w.vnet("d", &["10.4.0.0/16"]).unwrap();
     w.peer("d", "a", json!({})).unwrap();
     assert_eq!(
         codes(resize(&mut w, "a", &["10.1.0.0/16", "10.4.0.0/24"])),
         ["VnetAddressSpacesOverlap"]
     );
-    // Prefixes that a peer still routes unsynced count.
+    // Prefixes that a peer still routes before its sync count.
     resize(&mut w, "c", &["10.33.0.0/16"]).unwrap();
     assert_eq!(
         codes(resize(&mut w, "a", &["10.1.0.0/16", "10.3.1.0/24"])),
@@ -533,15 +533,15 @@ fn inline_peerings_of_a_vnet_body() {
     // Read, edit, write back: nothing changes, not even an etag.
     let body = w.get(&net("virtualNetworks/a"));
     assert_eq!(w.put(&net("virtualNetworks/a"), body.clone()).unwrap(), body);
-    // Omitted: kept.
+    // A list that the body leaves out is kept.
     w.vnet("a", &["10.1.0.0/16"]).unwrap();
     assert_eq!(w.get(&net("virtualNetworks/a")), body);
-    // A Disconnected half that comes along unchanged is not updated.
+    // A Disconnected half that a body lists unchanged is not updated.
     w.delete(&half("b", "a")).unwrap();
     let body = w.get(&net("virtualNetworks/a"));
     w.put(&net("virtualNetworks/a"), body.clone()).unwrap();
     assert_eq!(w.state("a", "b").0, "Disconnected");
-    // Left out of a list: removed.
+    // A half that the list leaves out is removed.
     let mut fewer = body;
     fewer["properties"]["virtualNetworkPeerings"]
         .as_array_mut()

@@ -1,12 +1,12 @@
-//! Random sequences of operations: whatever is accepted, the topology keeps its promises; whatever is refused changes
-//! nothing.
+//! Random sequences of operations: after each accepted one the topology satisfies its invariants, and a refused one
+//! changes nothing.
 
 use super::{World, connection_body, gateway_body, half, net, path, vm_id};
 use crate::change::{Change, Rejection};
 use crate::net::{overlap, overlaps_within, same_set};
 use crate::path::parent_id;
 use crate::resource::{Binding, PeeringState};
-use crate::topology::{Live, Topology};
+use crate::topology::{AgentStatuses, Topology};
 use proptest::prelude::*;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -168,7 +168,7 @@ fn check(t: &Topology) {
                 }
             }
         }
-        // P10, P11: what a VNet routes is pairwise disjoint, and disjoint from its own space.
+        // P10, P11: the prefixes that a VNet routes are pairwise disjoint, and disjoint from its own space.
         let connected = || vnet.peerings.iter().filter(|p| p.state == PeeringState::Connected);
         for (i, half) in connected().enumerate() {
             let routed = &half.remote_address_space;
@@ -238,7 +238,7 @@ fn check(t: &Topology) {
     }
 }
 
-/// Applies the documents of a change to a store, and reads the store.
+/// Applies the documents of a change to a store, and reads the store back.
 fn store(documents: &mut BTreeMap<String, Vec<u8>>, before: &Topology, after: &Topology) -> Topology {
     for change in after.documents_since(before) {
         match change.value {
@@ -258,7 +258,7 @@ fn bodies(t: &Topology) -> Vec<serde_json::Value> {
     ];
     kinds
         .iter()
-        .flat_map(|k| t.list(&net(k), &Live::default()).unwrap())
+        .flat_map(|k| t.list(&net(k), &AgentStatuses::default()).unwrap())
         .collect()
 }
 
@@ -286,7 +286,7 @@ proptest! {
             check(&w.now);
             stored = store(&mut documents, &before, &w.now);
         }
-        // Both ways: nothing differs from what was stored.
+        // In both directions, nothing differs from the stored state.
         prop_assert!(w.now.documents_since(&stored).is_empty());
         prop_assert!(stored.documents_since(&w.now).is_empty());
         prop_assert_eq!(bodies(&stored), bodies(&w.now));

@@ -156,7 +156,7 @@ fn routes_are_children_with_etags() {
     .unwrap();
     assert_eq!(w.get(&format!("{}/routes/A", table())), a);
     assert_ne!(w.get(&table())["etag"], before);
-    // The body that was read writes back to the same; one with fewer routes removes.
+    // Writing back a body that was read changes nothing; a body with fewer routes removes the others.
     let mut body = w.get(&table());
     assert_eq!(w.put(&table(), body.clone()).unwrap(), body);
     body["properties"]["routes"].as_array_mut().unwrap().remove(0);

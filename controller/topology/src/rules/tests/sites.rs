@@ -4,7 +4,7 @@ use super::{World, codes, connection_body, gateway_body, net};
 use crate::change::Change;
 use crate::path::ArmPath;
 use crate::resource::{Binding, Settings};
-use crate::topology::Live;
+use crate::topology::AgentStatuses;
 use serde_json::{Value, json};
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
 use tombolo_proto::status::{AgentStatus, LinkState, LinkStatus};
@@ -66,7 +66,7 @@ fn g7_d16_a_local_network_gateway_and_its_defaults() {
     for (name, value) in full.as_object().unwrap() {
         assert_eq!(body["properties"][name], *value, "{name}");
     }
-    // Stock clients that know nothing of WireGuard send an empty list and empty texts.
+    // Stock clients without WireGuard properties send an empty list and empty strings.
     let stock = json!({"gatewayIpAddress": "", "fqdn": "", "bgpSettings": null});
     w.site("stock", &[], stock).unwrap();
     assert!(w.delete(&site("stock")).unwrap());
@@ -225,7 +225,7 @@ fn g7_g16_a_sites_prefixes_overlap_nothing() {
             refused.problems[0].message
         );
     }
-    // What the peer's address is counts too.
+    // The address of the BGP peer counts too.
     w.site("bad", &[], bgp(65021, "10.1.0.9")).unwrap();
     assert_eq!(codes(w.connect_site("bad", "hub", "bad", json!({}))), overlap);
     // Another site of the same gateway, and one of a gateway that is joined with it (G16).
@@ -234,10 +234,10 @@ fn g7_g16_a_sites_prefixes_overlap_nothing() {
     w.site("twin", &["10.7.9.0/24"], json!({})).unwrap();
     assert_eq!(codes(w.connect_site("twin", "hub", "twin", json!({}))), overlap);
     assert_eq!(codes(w.connect_site("twin", "branch", "twin", json!({}))), overlap);
-    // And when the prefixes change.
+    // The same after a change of the prefixes.
     assert_eq!(codes(w.site("loc", &["10.3.0.0/16"], json!({}))), overlap);
     w.site("loc", &["10.9.0.0/16"], json!({})).unwrap();
-    // And when a VNet changes: itself, a peer, one joined by VPN.
+    // The same after a change of a VNet: the gateway's own, a peer, or one joined by VPN.
     for (vnet, own) in [
         ("hub", "10.1.0.0/16"),
         ("spoke", "10.2.0.0/16"),
@@ -249,7 +249,7 @@ fn g7_g16_a_sites_prefixes_overlap_nothing() {
     }
 }
 
-/// G16: sites behind different gateways of one set of joined networks are disjoint too, however the set came to be.
+/// G16: sites behind different gateways of joined networks are disjoint, in whatever order the networks were joined.
 #[test]
 fn g16_sites_of_joined_gateways_are_disjoint() {
     let mut w = world();
@@ -269,7 +269,8 @@ fn g16_sites_of_joined_gateways_are_disjoint() {
     ] {
         assert!(message.contains(part), "{part}: {message}");
     }
-    // A gateway that nothing joins with the hub may have it; then nothing may join them, over any number of steps.
+    // A gateway that is not joined with the hub can have the site; then nothing can join the two, over any number of
+    // steps.
     w.connect_site("twin", "far", "twin", json!({})).unwrap();
     assert_eq!(codes(w.connect("far-branch", "far", "branch")), overlap);
     w.site("twin", &["10.8.0.0/16"], json!({})).unwrap();
@@ -288,14 +289,14 @@ fn g7_g16_networks_that_come_later_overlap_no_site() {
     w.vnet("late", &["10.7.1.0/24"]).unwrap();
     let overlap = ["XLocalNetworkOverlap"];
     assert_eq!(codes(w.peer("hub", "late", json!({}))), overlap);
-    // A plain peer of the branch has nothing to do with the hub's site; one that uses the branch's gateway has.
+    // A plain peer of the branch can overlap the hub's site; a peer that uses the branch's gateway cannot.
     w.peer("branch", "late", json!({"allowGatewayTransit": true})).unwrap();
     w.peer("late", "branch", json!({})).unwrap();
     assert_eq!(
         codes(w.peer("late", "branch", json!({"useRemoteGateways": true}))),
         overlap
     );
-    // Nor may a connection join them.
+    // A connection cannot join them either.
     w.delete(&net("connections/there")).unwrap();
     w.delete(&net("connections/back")).unwrap();
     w.peer("late", "branch", json!({"useRemoteGateways": true})).unwrap();
@@ -329,7 +330,7 @@ fn g13_sites_of_one_gateway_are_told_apart() {
     w.site("b", &[], full(2, "192.0.2.2", "10.7.0.2")).unwrap();
     w.connect_site("b", "hub", "b", json!({})).unwrap();
     assert_eq!(codes(w.site("b", &[], full(1, "192.0.2.2", "10.7.0.2"))), ["XKeyInUse"]);
-    // Another gateway may serve the same site.
+    // Another gateway can serve the same site.
     w.connect_site("a-branch", "branch", "a", json!({})).unwrap();
 }
 
@@ -363,13 +364,13 @@ fn g11_g12_m8_status_of_a_site() {
     w.join("hub-agent", binding).unwrap();
     let hub = AgentId::new("hub-agent").unwrap();
     let connection = net("connections/loc");
-    let mut live = Live::default();
-    live.connected.insert(hub.clone());
-    live.agents.insert(hub.clone(), AgentStatus::default());
-    let seen = |w: &World, live: &Live| {
+    let mut statuses = AgentStatuses::default();
+    statuses.connected.insert(hub.clone());
+    statuses.agents.insert(hub.clone(), AgentStatus::default());
+    let seen = |w: &World, statuses: &AgentStatuses| {
         let body = w
             .now
-            .view(&ArmPath::parse(&net("connections/loc")).unwrap(), live)
+            .view(&ArmPath::parse(&net("connections/loc")).unwrap(), statuses)
             .unwrap();
         let tunnel = &body["properties"]["tunnelConnectionStatus"][0];
         let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
@@ -379,22 +380,22 @@ fn g11_g12_m8_status_of_a_site() {
             text(&tunnel["tunnel"]),
         )
     };
-    let expect = |w: &World, live: &Live, reason: &str| {
-        let (status, why, _) = seen(w, live);
+    let expect = |w: &World, statuses: &AgentStatuses, reason: &str| {
+        let (status, why, _) = seen(w, statuses);
         assert_eq!(status, "NotConnected");
         assert!(why.contains(reason), "{why}");
     };
-    expect(&w, &live, "no shared key is set (G11)");
+    expect(&w, &statuses, "no shared key is set (G11)");
     let set = Change::SetSharedKey {
         connection: ResourceId::new(&*connection),
         value: "abc".to_owned(),
         if_match: None,
     };
     w.apply(&set).unwrap();
-    expect(&w, &live, "no wireGuardPublicKey");
+    expect(&w, &statuses, "no wireGuardPublicKey");
     w.site("loc", &["10.7.0.0/16"], json!({"wireGuardPublicKey": key(7)}))
         .unwrap();
-    assert_eq!(seen(&w, &live).0, "Unknown", "not reported yet");
+    assert_eq!(seen(&w, &statuses).0, "Unknown", "not reported yet");
     for (state, status, reason) in [
         (LinkState::Connecting, "Connecting", ""),
         (
@@ -405,7 +406,7 @@ fn g11_g12_m8_status_of_a_site() {
         (
             LinkState::NoEndpoint,
             "NotConnected",
-            "PeerReachability: nobody knows where the site's device is reached",
+            "PeerReachability: the endpoint of the site's device is unknown",
         ),
         (LinkState::Up, "Connected", ""),
     ] {
@@ -413,9 +414,9 @@ fn g11_g12_m8_status_of_a_site() {
             state,
             ..LinkStatus::new(AgentId::of_site(&ResourceId::new(&*connection)))
         };
-        live.agents.get_mut(&hub).unwrap().links = vec![link];
+        statuses.agents.get_mut(&hub).unwrap().links = vec![link];
         let expected = (status.to_owned(), reason.to_owned(), "hub-agent-loc".to_owned());
-        assert_eq!(seen(&w, &live), expected, "{state:?}");
+        assert_eq!(seen(&w, &statuses), expected, "{state:?}");
     }
     // Two ends with the same ASN.
     let equal = gateway_body("hub", json!({"bgpSettings": {"asn": 65021}}));
@@ -423,7 +424,7 @@ fn g11_g12_m8_status_of_a_site() {
     let more = json!({"wireGuardPublicKey": key(7), "bgpSettings": {"asn": 65021, "bgpPeeringAddress": "10.7.0.1"}});
     w.site("loc", &["10.7.0.0/16"], more).unwrap();
     w.connect_site("loc", "hub", "loc", json!({"enableBgp": true})).unwrap();
-    expect(&w, &live, "both ends have ASN 65021");
+    expect(&w, &statuses, "both ends have ASN 65021");
 }
 
 #[test]
@@ -465,7 +466,7 @@ fn d14_d16_what_a_device_is_told() {
     let told = crate::device::config(&w.now, &id).unwrap();
     assert!(told.bgp.is_none() && told.instances.is_empty());
     assert_eq!(told.prefixes, ["10.1.0.0/16".parse().unwrap()]);
-    // P21: a spoke that uses the gateway lies behind it.
+    // P21: a spoke that uses the gateway is reachable through it.
     w.peer("hub", "spoke", json!({"allowGatewayTransit": true})).unwrap();
     w.peer("spoke", "hub", json!({"useRemoteGateways": true})).unwrap();
     let binding = Binding::Gateway {
@@ -483,7 +484,7 @@ fn d14_d16_what_a_device_is_told() {
         session.gateway_address,
         "10.1.255.30".parse::<std::net::IpAddr>().unwrap()
     );
-    // D14: bound to both ends, and the same whatever their casing; each connection has its own.
+    // D14: the key is bound to both ends and does not depend on their casing; each connection has its own key.
     let connection = &w.now.connections[&id];
     assert_eq!(connection.preshared_key(), Some(told.preshared_key));
     let mut upper = (**connection).clone();

@@ -1,4 +1,5 @@
-//! Properties that would change what packets do and are not carried out: refused by name (D3), and their defaults taken.
+//! Properties that would change packets and are not implemented: each is refused by name (D3), and its default is
+//! accepted.
 
 use super::{World, connection_body, gateway_body, net, peering_properties, with};
 use crate::change::Change;
@@ -19,7 +20,7 @@ fn world() -> World {
     w
 }
 
-/// PUT with these properties over good ones.
+/// PUT with `properties` that override valid ones.
 fn put(w: &mut World, kind: &str, more: Value) -> Result<Value, crate::change::Rejection> {
     let located = |properties: Value| json!({"location": "region1", "properties": properties});
     let id = |tail: &str| json!({"id": net(tail)});
@@ -53,7 +54,7 @@ fn put(w: &mut World, kind: &str, more: Value) -> Result<Value, crate::change::R
     }
 }
 
-/// What is refused: the kind, the property's place below `properties`, and a body that sets it.
+/// The refused properties: the kind, the path below `properties`, and a body that sets it.
 fn refused() -> Vec<(&'static str, &'static str, Value)> {
     let reference = || json!({"id": net("localNetworkGateways/loc")});
     let pool =
@@ -270,7 +271,7 @@ fn what_would_change_packets_is_refused_by_name() {
     }
 }
 
-/// Stock clients send back what they read, with empty values for what they know and do not use.
+/// Stock clients write back what they read, with empty values for properties that they do not use.
 #[test]
 fn defaults_of_unsupported_properties_are_taken() {
     fn empty(value: &Value) -> Value {
@@ -294,13 +295,13 @@ fn defaults_of_unsupported_properties_are_taken() {
             *value = Value::Null;
         }
         if kind == "site" {
-            // The rest of its bgpSettings has no empty value.
+            // The other members of bgpSettings have no empty value.
             empties = json!({"bgpSettings": {"asn": 65021, "bgpPeeringAddress": "10.7.0.1", "peerWeight": 0}});
         } else if place.starts_with("bgpSettings") {
             empties = json!({"bgpSettings": {"bgpPeeringAddresses": [], "peerWeight": 0}});
         }
         for body in [nulls, empties] {
-            // What is a word has no empty text, and needs none: it may be left out, or say the default.
+            // An enumeration has no empty string: it can be absent or have its default.
             let body = match place {
                 "sharedKey" | "adminState" => json!({}),
                 _ => body,
@@ -335,7 +336,7 @@ fn defaults_of_unsupported_properties_are_taken() {
     }
 }
 
-/// What a setting carries out is taken while it does (E6).
+/// A property whose effect a setting has is accepted while the setting is on (E6).
 #[test]
 fn e6_traffic_of_other_vnets_is_taken_where_a_setting_allows_it() {
     let mut w = world();

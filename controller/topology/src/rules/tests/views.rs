@@ -1,9 +1,9 @@
-//! Collections, and the JSON types that strict clients insist on.
+//! Collections, and the JSON types that strict clients require.
 
 use super::{SUBSCRIPTION, World, net, vm_id};
 use crate::change::Rejection;
 use crate::resource::Binding;
-use crate::topology::Live;
+use crate::topology::AgentStatuses;
 use serde_json::{Value, json};
 use tombolo_proto::id::ResourceId;
 
@@ -46,7 +46,7 @@ fn world() -> World {
 }
 
 fn list(w: &World, collection: &str) -> Result<Vec<Value>, Rejection> {
-    w.now.list(collection, &Live::default())
+    w.now.list(collection, &AgentStatuses::default())
 }
 
 fn names(w: &World, collection: &str) -> Vec<String> {
@@ -152,7 +152,7 @@ fn collections_that_do_not_exist() {
     }
 }
 
-/// Every body has the types of ARM's schema: checked by name, wherever the name occurs.
+/// Every body has the JSON types of ARM's schema, checked by name at every occurrence.
 fn check_types(value: &Value, at: &str) {
     match value {
         Value::Array(items) => items

@@ -1,4 +1,4 @@
-//! Virtual networks, subnets, resource groups, and what every request has in common: P1 to P4, G1, R17.
+//! Virtual networks, subnets, resource groups, and the parts of every request: P1 to P4, G1, R17.
 
 use super::{SUBSCRIPTION, World, codes, net, path};
 use crate::change::Change;
@@ -123,7 +123,7 @@ fn p3_ranges_prefixes_and_subnets_in_use_stay() {
         ["InUsePrefixCannotBeDeleted"]
     );
     w.subnet("hub", "t", "10.0.2.0/24").unwrap();
-    // A subnet with a NIC in it, in each way of asking.
+    // A subnet with a NIC, by each operation that would remove it.
     let refused = w.delete(&net("virtualNetworks/hub/subnets/s")).unwrap_err();
     assert_eq!(refused.problems[0].code, "InUseSubnetCannotBeDeleted");
     assert!(
@@ -361,7 +361,7 @@ fn what_cannot_be_read_is_not_taken_for_deleted() {
         let found = codes(w.put(&hub(), body));
         assert!(!found.contains(&"InUseSubnetCannotBeDeleted"), "{found:?}");
     }
-    // P6: a name that comes with an id is a name.
+    // P6: a name from an id follows the rule of names.
     let named = json!({"id": format!("{}/subnets/-bad-", hub()), "properties": {"addressPrefix": "10.1.1.0/24"}});
     let body = vnet_body(&["10.1.0.0/16"], json!({"subnets": [named]}));
     assert!(codes(w.put(&hub(), body)).contains(&"InvalidResourceName"));
@@ -393,7 +393,7 @@ fn if_match_and_tags() {
     let tags = json!({"tags": {"team": "net"}, "properties": {"ignored": 1}});
     assert_eq!(w.apply(&patch(tags.clone(), Some(&etag))).unwrap_err().status, 412);
     w.apply(&patch(tags, Some("*"))).unwrap();
-    // Without tags there is nothing to change.
+    // Without tags nothing changes.
     w.apply(&patch(json!({}), None)).unwrap();
     w.apply(&patch(json!({"tags": null}), None)).unwrap();
     let body = w.get(&hub());
@@ -499,7 +499,7 @@ fn deleting_a_group_takes_its_contents_or_says_what_stands_in_the_way() {
     w.put(&net("routeTables/t"), json!({"location": "region1"})).unwrap();
     w.put(&net("publicIPAddresses/p"), json!({"location": "region1"}))
         .unwrap();
-    // From another group: a NIC in the VNet, and a peering that will lose its other side.
+    // From another group: a NIC in the VNet, and a peering that would lose its other half.
     let nic = json!({"location": "region1", "properties": {"ipConfigurations": [
         {"name": "c", "properties": {"subnet": {"id": net("virtualNetworks/hub/subnets/s")}}}]}});
     let outside = net("networkInterfaces/outside").replace("/lab/", "/other/");
@@ -520,7 +520,7 @@ fn deleting_a_group_takes_its_contents_or_says_what_stands_in_the_way() {
     );
     assert!(w.now.documents_since(&before).is_empty());
     w.delete(&outside).unwrap();
-    // A machine of the group, with a NIC that is not in it.
+    // A VM of the group whose NIC is in another group.
     w.put(
         &format!("{vnet}/subnets/s"),
         json!({"properties": {"addressPrefix": "10.3.0.0/24"}}),

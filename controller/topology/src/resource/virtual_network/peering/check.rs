@@ -1,23 +1,23 @@
-//! What a half may ask: overlap, gateway transit, limits (P7, P10 to P14, P19, P20, P22, P23, P27, P30, G16, X1).
+//! The rules of a half: overlap, gateway transit, limits (P7, P10 to P14, P19, P20, P22, P23, P27, P30, G16, X1).
 
-use super::super::overlap_message;
-use super::Wanted;
-use crate::lookup::gateways_of;
+use super::PeeringSpec;
+use crate::draft::Draft;
+use crate::lookup::{counted_space, gateways_of};
 use crate::net::DisjointSet;
+use crate::net::pairs;
 use crate::resource::{Peering, PeeringState, VirtualNetwork};
-use crate::rules::{Draft, pairs};
-use crate::topology::Topology;
 use ipnet::IpNet;
 use tombolo_proto::config::Transport;
 use tombolo_proto::id::ResourceId;
 
 impl Draft<'_> {
+    /// Checks a new or changed half. `other` is the half of the remote VNet, if it exists.
     pub(super) fn check_half(
         &mut self,
         id: &ResourceId,
         vnet: &VirtualNetwork,
         remote: &VirtualNetwork,
-        wanted: &Wanted,
+        spec: &PeeringSpec,
         old: Option<&Peering>,
         other: Option<&Peering>,
     ) {
@@ -61,17 +61,17 @@ impl Draft<'_> {
                 ),
             );
         }
-        self.check_transit(id, vnet, remote, wanted, old, other);
-        self.check_transport(id, wanted, old, other);
-        // The two themselves are P10's matter, with a better message.
-        if wanted.use_remote_gateways && disjoint {
+        self.check_transit(id, vnet, remote, spec, old, other);
+        self.check_transport(id, spec, old, other);
+        // If the two VNets overlap each other, P10 has reported it already.
+        if spec.use_remote_gateways && disjoint {
             self.check_vpn_before_using(id, &vnet.envelope.id, &remote.envelope.id);
         }
     }
 
-    /// D6: one link has one transport, so the halves may not want different ones.
-    fn check_transport(&mut self, id: &ResourceId, wanted: &Wanted, old: Option<&Peering>, other: Option<&Peering>) {
-        let own = wanted.transport.or(old.map(|o| o.transport)).unwrap_or_default();
+    /// A link has one transport, so the halves must not request different ones (D6).
+    fn check_transport(&mut self, id: &ResourceId, spec: &PeeringSpec, old: Option<&Peering>, other: Option<&Peering>) {
+        let own = spec.transport.or(old.map(|o| o.transport)).unwrap_or_default();
         let Some(other) = other.filter(|o| o.transport != Transport::Automatic && o.transport != own) else {
             return;
         };
@@ -85,7 +85,8 @@ impl Draft<'_> {
         }
     }
 
-    /// P10, P11, P12: the two VNets, and each with the other's peers. Says whether the two are disjoint.
+    /// Checks the two VNets against each other and each against the other's peers (P10, P11, P12). True: the two are
+    /// disjoint.
     fn check_overlap(&mut self, id: &ResourceId, vnet: &VirtualNetwork, remote: &VirtualNetwork) -> bool {
         let (own, far) = (
             DisjointSet::new(&vnet.address_space),
@@ -110,7 +111,7 @@ impl Draft<'_> {
         common.is_empty()
     }
 
-    /// P11: `candidate`, about to be a peer of `middle`, against another peer of it.
+    /// Checks that `candidate`, a new peer of `middle`, does not overlap another peer of `middle` (P11).
     fn check_third(
         &mut self,
         subject: &str,
@@ -136,8 +137,8 @@ impl Draft<'_> {
         }
     }
 
-    /// P27: the checks of P10 and P11 for a VNet that changes its address space, with all it is peered with and all
-    /// that wait for it.
+    /// Repeats the checks of P10 and P11 for a VNet with a new address space (P27). They cover all VNets that it is
+    /// peered with, and those that have a half towards it.
     pub(crate) fn check_peers_after_space_change(&mut self, new: &VirtualNetwork) {
         let id = &new.envelope.id;
         let space = DisjointSet::new(&new.address_space);
@@ -173,43 +174,25 @@ impl Draft<'_> {
         }
     }
 
-    /// P19, P20, P22, P23, P30.
+    /// Checks the gateway flags of a half (P19, P20, P22, P23, P30).
     fn check_transit(
         &mut self,
         id: &ResourceId,
         vnet: &VirtualNetwork,
         remote: &VirtualNetwork,
-        wanted: &Wanted,
+        spec: &PeeringSpec,
         old: Option<&Peering>,
         other: Option<&Peering>,
     ) {
-        let global = vnet.envelope.location != remote.envelope.location;
-        if global && !self.topology.settings.global_gateway_transit {
-            for (flag, on) in [
-                ("allowGatewayTransit", wanted.allow_gateway_transit),
-                ("useRemoteGateways", wanted.use_remote_gateways),
-            ] {
-                if on {
-                    self.problems.add(
-                        "XGlobalPeeringFeatureNotAllowed",
-                        format!("properties.{flag}"),
-                        format!(
-                            "Peering {id} crosses regions ({} and {}): {flag} must be false while the setting \
-                             globalGatewayTransit is off (P30).",
-                            vnet.envelope.location, remote.envelope.location
-                        ),
-                    );
-                }
-            }
-        }
-        // The other side waits with useRemoteGateways: its transit check runs when this side appears.
+        self.check_global_transit(id, vnet, remote, spec);
+        // The other half was created first, with useRemoteGateways. Its transit check runs when this half appears.
         if old.is_none()
-            && !wanted.allow_gateway_transit
+            && !spec.allow_gateway_transit
             && let Some(other) = other.filter(|o| o.use_remote_gateways)
         {
             self.transit_not_allowed(&other.id, id);
         }
-        if !wanted.use_remote_gateways {
+        if !spec.use_remote_gateways {
             return;
         }
         if gateways_of(&self.topology, &remote.envelope.id).next().is_none() {
@@ -251,6 +234,36 @@ impl Draft<'_> {
         }
     }
 
+    /// Refuses gateway transit across regions while the setting forbids it (P30).
+    fn check_global_transit(
+        &mut self,
+        id: &ResourceId,
+        vnet: &VirtualNetwork,
+        remote: &VirtualNetwork,
+        spec: &PeeringSpec,
+    ) {
+        let global = vnet.envelope.location != remote.envelope.location;
+        if global && !self.topology.settings.global_gateway_transit {
+            for (flag, on) in [
+                ("allowGatewayTransit", spec.allow_gateway_transit),
+                ("useRemoteGateways", spec.use_remote_gateways),
+            ] {
+                if on {
+                    self.problems.add(
+                        "XGlobalPeeringFeatureNotAllowed",
+                        format!("properties.{flag}"),
+                        format!(
+                            "Peering {id} crosses regions ({} and {}): {flag} must be false while the setting \
+                             globalGatewayTransit is off (P30).",
+                            vnet.envelope.location, remote.envelope.location
+                        ),
+                    );
+                }
+            }
+        }
+    }
+
+    /// Adds the problem that `user` uses remote gateways while `owner` does not allow transit (P20).
     fn transit_not_allowed(&mut self, user: &ResourceId, owner: &ResourceId) {
         self.problems.add(
             "XRemotePeeringTransitNotAllowed",
@@ -263,19 +276,11 @@ impl Draft<'_> {
     }
 }
 
-/// What a half takes of the addresses: what it has synced and routes, and what the remote VNet has now. A
-/// `Disconnected` half counts too, with what it had (P11 as Azure does it).
-pub(crate) fn counted_space(topology: &Topology, half: &Peering) -> Vec<IpNet> {
-    let mut space = half.remote_address_space.clone();
-    if half.state != PeeringState::Disconnected
-        && let Some(remote) = topology.vnets.get(&half.remote_vnet)
-    {
-        space.extend(
-            remote
-                .address_space
-                .iter()
-                .filter(|net| !half.remote_address_space.contains(net)),
-        );
-    }
-    space
+/// The message of the problem that two VNets overlap (P10).
+fn overlap_message(subject: &str, a: &ResourceId, b: &ResourceId, overlaps: &[(IpNet, IpNet)]) -> String {
+    format!(
+        "{subject} Virtual networks {a} and {b} cannot be peered because their address spaces overlap. Overlapping \
+         address prefixes: {}",
+        pairs(overlaps)
+    )
 }

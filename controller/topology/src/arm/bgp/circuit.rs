@@ -1,9 +1,10 @@
-//! The route tables of circuits: what their edges know.
+//! The route tables of circuits, as their edges report them.
 
-use super::{duration, edge, instances};
-use crate::lookup::behind;
+use super::instances::{edge, instances};
+use super::time::duration;
+use crate::lookup::advertised_prefixes;
 use crate::resource::{Connection, ExpressRouteCircuit, PrivatePeering};
-use crate::topology::{Live, Topology};
+use crate::topology::{AgentStatuses, Topology};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use std::net::IpAddr;
@@ -12,11 +13,11 @@ use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::Route;
 use tombolo_proto::status::{AgentStatus, BgpPeerState, LinkState};
 
-/// `routeTables` of a circuit's peering at one of its links: the linked VNets with the gateways' ASNs, and what the
-/// customer announces (E1). None: no such circuit, or no peering.
+/// `routeTables` of a circuit's peering at one of its links: the prefixes of linked VNets with their gateways' ASNs,
+/// and the routes of the customer (E1). `None`: the circuit or its peering does not exist.
 pub(crate) fn circuit_routes(
     topology: &Topology,
-    live: &Live,
+    statuses: &AgentStatuses,
     circuit: &ResourceId,
     link: CircuitLink,
 ) -> Option<Vec<Value>> {
@@ -32,27 +33,27 @@ pub(crate) fn circuit_routes(
             continue;
         };
         for instance in &gateway.ip_configurations {
-            let prefixes = behind(topology, gateway).into_iter();
+            let prefixes = advertised_prefixes(topology, gateway).into_iter();
             all.extend(prefixes.map(|net| line(net, instance.address, &[gateway.asn])));
         }
     }
-    for r in customer_routes(status(topology, live, circuit, link), circuit) {
+    for r in customer_routes(status(topology, statuses, circuit, link), circuit) {
         all.push(line(r.prefix, customer(peering, link), &r.as_path));
     }
     Some(all)
 }
 
-/// `routeTablesSummary` of a circuit's peering at one of its links: its neighbours (M7). None: no such circuit, or no
-/// peering.
+/// `routeTablesSummary` of a circuit's peering at one of its links: its BGP neighbours (M7). `None`: the circuit or its
+/// peering does not exist.
 pub(crate) fn circuit_summary(
     topology: &Topology,
-    live: &Live,
+    statuses: &AgentStatuses,
     circuit: &ResourceId,
     link: CircuitLink,
 ) -> Option<Vec<Value>> {
     let circuit = topology.circuits.get(circuit)?;
     let peering = circuit.private_peering.as_ref()?;
-    let status = status(topology, live, circuit, link);
+    let status = status(topology, statuses, circuit, link);
     let session = status.and_then(|s| s.bgp.iter().find(|p| p.neighbour == circuit.envelope.id));
     let down = || "down".to_owned();
     let line = |neighbour: IpAddr, asn: u32, up: Option<String>, received: usize| {
@@ -76,7 +77,12 @@ pub(crate) fn circuit_summary(
             let agent = agents.iter().find(|(n, _)| *n == number).map(|(_, agent)| agent);
             let link = status.and_then(|s| s.links.iter().find(|l| Some(&l.peer) == agent));
             let up = link.filter(|l| l.state == LinkState::Up).map(|_| "up".to_owned());
-            all.push(line(instance.address, gateway.asn, up, behind(topology, gateway).len()));
+            all.push(line(
+                instance.address,
+                gateway.asn,
+                up,
+                advertised_prefixes(topology, gateway).len(),
+            ));
         }
     }
     Some(all)
@@ -87,16 +93,17 @@ fn links_of<'t>(topology: &'t Topology, circuit: &'t ExpressRouteCircuit) -> imp
     all.filter(|c| c.gateway2 == circuit.envelope.id)
 }
 
-/// What a link's edge last said.
+/// The last status of the edge of a link. `None`: the link has no edge, or the edge has not reported yet.
 fn status<'l>(
     topology: &Topology,
-    live: &'l Live,
+    statuses: &'l AgentStatuses,
     circuit: &ExpressRouteCircuit,
     link: CircuitLink,
 ) -> Option<&'l AgentStatus> {
-    live.agents.get(&edge(topology, &circuit.envelope.id, link)?)
+    statuses.agents.get(&edge(topology, &circuit.envelope.id, link)?)
 }
 
+/// The routes that an edge learned from the customer.
 fn customer_routes<'l>(
     status: Option<&'l AgentStatus>,
     circuit: &'l ExpressRouteCircuit,
@@ -106,12 +113,13 @@ fn customer_routes<'l>(
     own.flat_map(|l| &l.routes)
 }
 
-/// The customer's address on a line: the first one (E1).
+/// The customer's address on a line: the first host address (E1).
 fn customer(peering: &PrivatePeering, link: CircuitLink) -> IpAddr {
     let line = match link {
         CircuitLink::Primary => peering.primary,
         CircuitLink::Secondary => peering.secondary,
     };
+    // `hosts` of an IPv6 prefix includes the subnet-router anycast address, which no host has.
     let mut hosts = line.hosts().skip(usize::from(line.addr().is_ipv6()));
     hosts.next().unwrap_or_else(|| line.addr())
 }

@@ -1,8 +1,10 @@
-//! The sessions of a gateway: BGP with sites, and the exchange inside links with other gateways and with edges.
+//! The BGP sessions of a gateway: with sites by BGP itself, with other gateways and edges by the route exchange inside
+//! links.
 
-use super::{duration, edge, exchanges, instances, moving};
+use super::instances::{edge, exchanges, instances, learned_routes};
+use super::time::duration;
 use crate::resource::{Connection, ConnectionType, VirtualNetworkGateway};
-use crate::topology::{Live, Topology};
+use crate::topology::{AgentStatuses, Topology};
 use serde_json::{Value, json};
 use std::net::IpAddr;
 use tombolo_engine::routing::Dynamic;
@@ -10,23 +12,24 @@ use tombolo_proto::config::{CircuitLink, EDGE_ASN};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::status::{AgentStatus, BgpPeerState, LinkState};
 
-/// A session that there should be.
+/// A configured session.
 struct Session {
     address: IpAddr,
     asn: u32,
-    by: By,
+    kind: SessionKind,
 }
 
-/// How routes are exchanged.
-enum By {
-    /// BGP, which agents report under this id.
+/// The protocol of a session.
+enum SessionKind {
+    /// BGP. Agents report the session under this id.
     Bgp(ResourceId),
-    /// Inside the link with this agent; none: nobody has joined for it.
+    /// Route exchange inside the link with this agent. `None`: the far end has no agent.
     Link(Option<AgentId>),
 }
 
-/// `getBgpPeerStatus`: one entry an instance and a session that there should be. None: no such gateway.
-pub(crate) fn bgp_peers(topology: &Topology, live: &Live, gateway: &ResourceId) -> Option<Vec<Value>> {
+/// `getBgpPeerStatus`: one entry for each pair of an instance and a configured session. `None`: the gateway does not
+/// exist.
+pub(crate) fn bgp_peers(topology: &Topology, statuses: &AgentStatuses, gateway: &ResourceId) -> Option<Vec<Value>> {
     let gateway = topology.gateways.get(gateway)?;
     let connections = topology
         .connections
@@ -34,16 +37,16 @@ pub(crate) fn bgp_peers(topology: &Topology, live: &Live, gateway: &ResourceId) 
         .filter(|c| c.gateway1 == gateway.envelope.id);
     let sessions: Vec<Session> = connections.flat_map(|c| sessions(topology, c)).collect();
     let agents = instances(topology, gateway);
-    let moving = moving(topology, live);
+    let learned = learned_routes(topology, statuses);
     let mut all = Vec::new();
     for number in 0..gateway.ip_configurations.len() {
         let agent = agents.iter().find(|(n, _)| *n == number).map(|(_, agent)| agent);
-        // Nobody else can say how a session is.
-        let agent = agent.filter(|agent| live.connected.contains(*agent));
-        let status = agent.and_then(|agent| live.agents.get(agent));
+        // A session's state is known only while its agent is connected.
+        let agent = agent.filter(|agent| statuses.connected.contains(*agent));
+        let status = agent.and_then(|agent| statuses.agents.get(agent));
         let dynamic = agent
-            .and_then(|agent| moving.config(agent))
-            .map(|config| moving.dynamic(config));
+            .and_then(|agent| learned.config(agent))
+            .map(|config| learned.routing_state(config));
         for session in &sessions {
             let seen = status.zip(dynamic.as_ref());
             let seen = seen.and_then(|(status, dynamic)| session.seen(status, dynamic));
@@ -53,6 +56,7 @@ pub(crate) fn bgp_peers(topology: &Topology, live: &Live, gateway: &ResourceId) 
     Some(all)
 }
 
+/// The configured sessions of a connection.
 fn sessions(topology: &Topology, connection: &Connection) -> Vec<Session> {
     let far = &connection.gateway2;
     match connection.connection_type {
@@ -68,7 +72,7 @@ fn sessions(topology: &Topology, connection: &Connection) -> Vec<Session> {
                 .map(|number| Session {
                     address: far.peering_address(number),
                     asn: far.asn,
-                    by: By::Link(agent(number)),
+                    kind: SessionKind::Link(agent(number)),
                 })
                 .collect()
         }
@@ -79,7 +83,7 @@ fn sessions(topology: &Topology, connection: &Connection) -> Vec<Session> {
             let session = site.map(|bgp| Session {
                 address: bgp.address,
                 asn: bgp.asn,
-                by: By::Bgp(connection.envelope.id.clone()),
+                kind: SessionKind::Bgp(connection.envelope.id.clone()),
             });
             session.into_iter().collect()
         }
@@ -90,25 +94,25 @@ fn sessions(topology: &Topology, connection: &Connection) -> Vec<Session> {
                 .map(|(link, address)| Session {
                     address: *address,
                     asn: EDGE_ASN,
-                    by: By::Link(edge(topology, far, link)),
+                    kind: SessionKind::Link(edge(topology, far, link)),
                 })
                 .collect()
         }
     }
 }
 
-/// State, seconds since it is so where an agent counts them, and routes received.
-type Seen = (BgpPeerState, Option<f64>, u64);
+/// The state, the seconds since its last change (if the agent counts them), and the number of received routes.
+type Observed = (BgpPeerState, Option<f64>, u64);
 
 impl Session {
-    /// As one instance sees it; none: it has not said.
-    fn seen(&self, status: &AgentStatus, dynamic: &Dynamic) -> Option<Seen> {
-        match &self.by {
-            By::Bgp(id) => {
+    /// The session as one instance reports it. `None`: the instance has not reported it.
+    fn seen(&self, status: &AgentStatus, dynamic: &Dynamic) -> Option<Observed> {
+        match &self.kind {
+            SessionKind::Bgp(id) => {
                 let peer = status.bgp.iter().find(|p| p.neighbour == *id)?;
                 Some((peer.state, Some(peer.since), peer.received))
             }
-            By::Link(end) => {
+            SessionKind::Link(end) => {
                 let end = end.as_ref()?;
                 let link = status.links.iter().find(|l| l.peer == *end)?;
                 let state = match link.state {
@@ -125,7 +129,7 @@ impl Session {
         }
     }
 
-    fn view(&self, gateway: &VirtualNetworkGateway, number: usize, seen: Option<Seen>) -> Value {
+    fn view(&self, gateway: &VirtualNetworkGateway, number: usize, seen: Option<Observed>) -> Value {
         let (state, since, received) = seen.unwrap_or_default();
         json!({
             "localAddress": gateway.peering_address(number),

@@ -1,0 +1,44 @@
+//! The BGP speakers of VPN gateways towards sites, and the router ids of all speakers.
+
+use super::index::Vnet;
+use std::net::{IpAddr, Ipv4Addr};
+use tombolo_proto::config::{MAX_PREFIXES, Neighbour, Speaker};
+
+/// The BGP speaker of a VPN gateway's instance towards its sites. `None`: no site uses BGP.
+pub(super) fn speaker(vnet: &Vnet<'_>, asn: u32, address: IpAddr, hold_time: u16) -> Option<Speaker> {
+    let sites = vnet.sites.iter().filter(|site| site.exchange);
+    let neighbours: Vec<Neighbour> = sites
+        .filter_map(|site| {
+            Some(Neighbour {
+                id: site.connection.envelope.id.clone(),
+                address: site.local.bgp?.address,
+                local_address: address,
+                asn: site.local.bgp?.asn,
+                multihop: true,
+                // WireGuard's handshake already detects a dead device, so the session needs no BFD.
+                bfd: false,
+                password: None,
+                max_prefixes: MAX_PREFIXES,
+                hold_time,
+            })
+        })
+        .collect();
+    let router_id = router_id(address, asn);
+    (!neighbours.is_empty()).then_some(Speaker {
+        asn,
+        router_id,
+        neighbours,
+    })
+}
+
+/// A BGP router id, which two speakers of one neighbour must not share. It is the address itself if it is IPv4,
+/// otherwise the address's last 32 bits combined with the ASN. It is never zero.
+pub(super) fn router_id(address: IpAddr, asn: u32) -> Ipv4Addr {
+    match address {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(address) => {
+            let [.., a, b, c, d] = address.octets();
+            Ipv4Addr::from(u32::from_be_bytes([a, b, c, d]) ^ asn | 1)
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Findings: the cause of a stop and its remedy, derived from the topology where one agent's configuration does not
+//! show them.
+
+use super::names::agent_of;
+use crate::learned_routes::LearnedReports;
+use crate::lookup::gateways_of;
+use crate::resource::{Binding, PeeringState, VirtualNetwork, VirtualNetworkGateway};
+use crate::topology::Topology;
+use std::net::IpAddr;
+use tombolo_proto::id::ResourceId;
+
+/// The input of an explanation.
+#[derive(Clone, Copy)]
+pub(super) struct Facts<'t> {
+    pub(super) topology: &'t Topology,
+    /// The agents' reports of BGP routes and of peers that do not answer.
+    pub(super) reports: &'t LearnedReports,
+    /// The subnet whose routes decided. `None`: no routes were consulted.
+    pub(super) subnet: Option<&'t ResourceId>,
+}
+
+/// A finding: the rule, the cause, the remedy, and the resource to change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Finding {
+    pub(super) resource: Option<ResourceId>,
+    pub(super) rule: &'static str,
+    pub(super) cause: String,
+    pub(super) remedy: String,
+}
+
+impl Finding {
+    pub(super) fn new(rule: &'static str, cause: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            resource: None,
+            rule,
+            cause: cause.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    /// Sets the resource to change.
+    pub(super) fn at(self, resource: &ResourceId) -> Self {
+        Self {
+            resource: Some(resource.clone()),
+            ..self
+        }
+    }
+}
+
+/// The VNets with which a VNet has a `Connected` peering.
+pub(super) fn connected(vnet: &VirtualNetwork) -> Vec<ResourceId> {
+    let halves = vnet.peerings.iter().filter(|p| p.state == PeeringState::Connected);
+    halves.map(|p| p.remote_vnet.clone()).collect()
+}
+
+/// Explains why no agent owns an address of a VNet: it has no NIC, the NIC has no agent, or the agent is revoked.
+pub(super) fn no_owner(topology: &Topology, vnet: &ResourceId, address: IpAddr) -> Finding {
+    let name = vnet.name();
+    let Some(resource) = topology.vnets.get(vnet) else {
+        return Finding::new(
+            "D8",
+            format!("{vnet} does not exist"),
+            "create it, or remove the route that leads there",
+        );
+    };
+    let of_vnet = |subnet: &ResourceId| resource.subnets.iter().any(|s| s.id == *subnet);
+    for nic in topology.nics.values() {
+        let mut configurations = nic.ip_configurations.iter();
+        if !configurations.any(|c| c.address == address && of_vnet(&c.subnet)) {
+            continue;
+        }
+        let id = &nic.envelope.id;
+        return match agent_of(topology, id) {
+            None => Finding::new(
+                "D7",
+                format!(
+                    "the network interface {} has {address}, but no agent has joined for it",
+                    id.name()
+                ),
+                "create a join token for its VM and run 'tombolo-agent join' there",
+            ),
+            Some(agent) if agent.revoked => Finding::new(
+                "D7",
+                format!(
+                    "the agent {} of the network interface {} is revoked",
+                    agent.id,
+                    id.name()
+                ),
+                "delete it and join again",
+            ),
+            Some(agent) => Finding::new(
+                "P27",
+                format!(
+                    "the agent {} has {address}, but this peering has not synced that address yet",
+                    agent.id
+                ),
+                "sync the peering (PUT with syncRemoteAddressSpace=true)",
+            ),
+        }
+        .at(id);
+    }
+    let mut here = gateways_of(topology, vnet);
+    if let Some(gateway) = here.find(|g| g.ip_configurations.iter().any(|c| c.address == address)) {
+        return gateway_agents(topology, gateway).unwrap_or_else(|| {
+            Finding::new(
+                "P21",
+                format!(
+                    "{address} is the gateway {} itself, which answers its own VNet only",
+                    gateway.envelope.id.name()
+                ),
+                format!("test it from a machine in {name}, or test a machine behind it"),
+            )
+            .at(&gateway.envelope.id)
+        });
+    }
+    Finding::new(
+        "D8",
+        format!("no agent in {name} has {address}: no network interface has it, and no agent serves its subnet"),
+        "check the address, create a network interface with it, or let an agent serve the subnet",
+    )
+    .at(vnet)
+}
+
+/// Explains why no instance of a gateway can forward a packet. `None`: at least one has an agent that is not revoked.
+pub(super) fn gateway_agents(topology: &Topology, gateway: &VirtualNetworkGateway) -> Option<Finding> {
+    let id = &gateway.envelope.id;
+    let stands_for = |binding: &Binding| matches!(binding, Binding::Gateway { gateway, .. } if gateway == id);
+    let agents: Vec<_> = topology.agents.values().filter(|a| stands_for(&a.binding)).collect();
+    let why = match agents.first() {
+        None => Finding::new(
+            "D7",
+            format!("the gateway {} has no agent", id.name()),
+            "create a join token for it and join one",
+        ),
+        Some(_) if agents.iter().any(|agent| !agent.revoked) => return None,
+        Some(first) => Finding::new(
+            "D7",
+            format!("the agent {} of the gateway {} is revoked", first.id, id.name()),
+            "delete it and join again",
+        ),
+    };
+    Some(why.at(id))
+}
