@@ -49,6 +49,12 @@ pub enum Kind {
     CircuitAuthorization,
     /// `applicationSecurityGroups`.
     ApplicationSecurityGroup,
+    /// `networkSecurityGroups`.
+    NetworkSecurityGroup,
+    /// `networkSecurityGroups/securityRules`.
+    SecurityRule,
+    /// `networkSecurityGroups/defaultSecurityRules`, read-only.
+    DefaultSecurityRule,
     /// `Microsoft.Compute/virtualMachines`, read-only.
     VirtualMachine,
     /// `virtualMachines/extensions`: always empty.
@@ -189,6 +195,25 @@ const KINDS: &[Row] = &[
         "application security group",
     )
     .command("asg"),
+    Row::of(
+        Kind::NetworkSecurityGroup,
+        NETWORK,
+        "networkSecurityGroups",
+        "network security group",
+    ),
+    Row::of(
+        Kind::SecurityRule,
+        NETWORK,
+        "networkSecurityGroups/securityRules",
+        "security rule",
+    ),
+    Row::of(
+        Kind::DefaultSecurityRule,
+        NETWORK,
+        "networkSecurityGroups/defaultSecurityRules",
+        "default security rule",
+    )
+    .read_only(),
     Row::of(Kind::VirtualMachine, COMPUTE, "virtualMachines", "virtual machine").read_only(),
     Row::of(
         Kind::VirtualMachineExtension,

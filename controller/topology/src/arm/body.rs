@@ -233,10 +233,15 @@ impl<'a> Object<'a> {
     /// The id of a referenced object, `{"id": "…"}`, with its path in the body. Other members are ignored: clients
     /// embed whole objects.
     pub(crate) fn reference(&self, name: &str, problems: &mut Problems) -> Option<(ArmPath, String)> {
-        let object = self.object(name, problems)?;
-        let at = object.at("id");
-        let Some(text) = object.text("id", problems) else {
-            if object.get("id").is_none() {
+        self.object(name, problems)?.own_reference(problems)
+    }
+
+    /// The resource that this object refers to, `{"id": "…"}`, and the full name of the `id`. `None`: the `id` is absent or
+    /// malformed, which is a problem.
+    pub(crate) fn own_reference(&self, problems: &mut Problems) -> Option<(ArmPath, String)> {
+        let at = self.at("id");
+        let Some(text) = self.text("id", problems) else {
+            if self.get("id").is_none() {
                 missing(problems, &at);
             }
             return None;

@@ -24,6 +24,9 @@ pub struct NetworkInterface {
     pub ip_configurations: Vec<NicIpConfiguration>,
     /// `enableIPForwarding`: the machine may forward packets of others (R12).
     pub enable_ip_forwarding: bool,
+    /// The network security group of the NIC itself (N4).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_security_group: Option<ResourceId>,
 }
 
 /// An address of a network interface.
@@ -69,9 +72,7 @@ impl Resource for NetworkInterface {
         let enable_ip_forwarding = properties
             .boolean("enableIPForwarding", &mut draft.problems)
             .unwrap_or(false);
-        if properties.get("networkSecurityGroup").is_some() {
-            draft.unsupported_reference(properties, "networkSecurityGroup", id);
-        }
+        let network_security_group = draft.resolve_security_group(properties, id);
         let mut requested = draft.read_ip_configurations(id, properties, MAX_IP_CONFIGURATIONS);
         if requested.iter().filter(|w| w.primary).count() > 1 {
             let at = properties.at("ipConfigurations");
@@ -106,6 +107,7 @@ impl Resource for NetworkInterface {
             envelope,
             ip_configurations,
             enable_ip_forwarding,
+            network_security_group,
         })
     }
 
@@ -137,6 +139,9 @@ impl Resource for NetworkInterface {
             "enableIPForwarding": self.enable_ip_forwarding,
             "nicType": "Standard",
         });
+        if let Some(group) = &self.network_security_group {
+            properties["networkSecurityGroup"] = reference(group);
+        }
         for (vm, agent) in views.vms() {
             let Binding::Vm { nics, .. } = &agent.binding else {
                 continue;
