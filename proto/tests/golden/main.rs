@@ -5,7 +5,6 @@
 mod arm;
 mod config;
 mod fabric;
-mod fabric_api;
 mod report;
 mod role;
 #[cfg(feature = "grpc")]
