@@ -9,12 +9,15 @@
 
 mod link;
 mod role;
+mod security;
 
 pub use link::{ForeignSources, GatewayKind, Link, Relation, Transport};
 pub use role::{
     CircuitLink, CircuitNetwork, DEFAULT_ASN, EDGE_ASN, GatewayConnection, LinkedCircuit, MAX_PREFIXES, Neighbour,
     Role, SiteTtl, Speaker, UsedGateway,
 };
+
+pub use security::{ALL_PORTS, Access, AddressMatch, Direction, MAX_RULES, PortRange, RuleProtocol, SecurityRule};
 
 use crate::id::{AgentId, PresharedKey, ResourceId, Secret};
 use crate::route::EffectiveRoute;

@@ -145,6 +145,7 @@ pub mod link;
 pub mod offload;
 pub mod packet;
 pub mod routing;
+pub mod security;
 pub mod stats;
 pub mod tables;
 pub mod verdict;

@@ -1,0 +1,149 @@
+//! What tags and application security groups mean at one NIC (N8, N9).
+
+use crate::tables::lpm::Lpm;
+use foldhash::fast::RandomState;
+use ipnet::IpNet;
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+/// The position of a set in [`AddressSets`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SetId(pub u16);
+
+/// Named sets of addresses.
+///
+/// Tags are few and have long prefixes, so a lookup asks each of them. Application security groups can be many and have
+/// single addresses, so a lookup finds all groups of an address at once.
+#[derive(Debug, Default)]
+pub struct AddressSets {
+    ids: HashMap<String, SetId, RandomState>,
+    tags: Vec<Tag>,
+    groups_of: HashMap<IpAddr, Vec<SetId>, RandomState>,
+}
+
+#[derive(Debug)]
+struct Tag {
+    id: SetId,
+    prefixes: Lpm<()>,
+    complement: bool,
+}
+
+impl AddressSets {
+    /// The set of that name, if it was added.
+    #[must_use]
+    pub fn id(&self, name: &str) -> Option<SetId> {
+        self.ids.get(name).copied()
+    }
+
+    /// Adds a tag with these prefixes. With `complement`, the tag has all addresses outside of them: `Internet` is
+    /// everything outside `VirtualNetwork` (N9). A name that is known keeps its id and gets the new prefixes.
+    ///
+    /// Returns `None`, and adds nothing, when there are 65,536 sets.
+    pub fn set_tag(
+        &mut self,
+        name: &str,
+        prefixes: impl IntoIterator<Item = IpNet>,
+        complement: bool,
+    ) -> Option<SetId> {
+        let id = self.intern(name)?;
+        let mut lpm = Lpm::default();
+        for prefix in prefixes {
+            lpm.insert(prefix, ());
+        }
+        self.tags.retain(|tag| tag.id != id);
+        self.tags.push(Tag {
+            id,
+            prefixes: lpm,
+            complement,
+        });
+        Some(id)
+    }
+
+    /// Adds an application security group with the addresses of its NICs. The name must be a new one.
+    ///
+    /// Returns `None`, and adds nothing, when there are 65,536 sets.
+    pub fn add_group(&mut self, name: &str, members: impl IntoIterator<Item = IpAddr>) -> Option<SetId> {
+        let id = self.intern(name)?;
+        for member in members {
+            self.groups_of.entry(member).or_default().push(id);
+        }
+        Some(id)
+    }
+
+    /// Calls `found` with each set that has the address.
+    pub fn containing(&self, address: IpAddr, mut found: impl FnMut(SetId)) {
+        for tag in &self.tags {
+            if tag.prefixes.get(address).is_some() != tag.complement {
+                found(tag.id);
+            }
+        }
+        for id in self.groups_of.get(&address).into_iter().flatten() {
+            found(*id);
+        }
+    }
+
+    /// Whether a set has the address.
+    #[must_use]
+    pub fn contains(&self, set: SetId, address: IpAddr) -> bool {
+        let mut contained = false;
+        self.containing(address, |id| contained |= id == set);
+        contained
+    }
+
+    fn intern(&mut self, name: &str) -> Option<SetId> {
+        if let Some(id) = self.ids.get(name) {
+            return Some(*id);
+        }
+        let id = SetId(u16::try_from(self.ids.len()).ok()?);
+        self.ids.insert(name.to_owned(), id);
+        Some(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(sets: &AddressSets, address: &str) -> Vec<SetId> {
+        let mut all = Vec::new();
+        sets.containing(address.parse().unwrap(), |id| all.push(id));
+        all
+    }
+
+    #[test]
+    fn n9_internet_is_everything_outside_virtual_network() {
+        let mut sets = AddressSets::default();
+        let vnet: Vec<IpNet> = vec!["10.0.0.0/16".parse().unwrap(), "fd00::/48".parse().unwrap()];
+        let own = sets.set_tag("VirtualNetwork", vnet.clone(), false).unwrap();
+        let internet = sets.set_tag("Internet", vnet, true).unwrap();
+        assert_eq!(found(&sets, "10.0.255.1"), [own]);
+        assert_eq!(found(&sets, "fd00::7"), [own]);
+        assert_eq!(found(&sets, "10.1.0.1"), [internet]);
+        assert_eq!(found(&sets, "2001:db8::1"), [internet]);
+    }
+
+    #[test]
+    fn n8_a_tag_that_gets_other_prefixes_keeps_its_id() {
+        let mut sets = AddressSets::default();
+        let id = sets
+            .set_tag("VirtualNetwork", ["10.0.0.0/16".parse().unwrap()], false)
+            .unwrap();
+        let again = sets
+            .set_tag("VirtualNetwork", ["10.9.0.0/16".parse().unwrap()], false)
+            .unwrap();
+        assert_eq!(id, again);
+        assert!(sets.contains(id, "10.9.0.1".parse().unwrap()));
+        assert!(!sets.contains(id, "10.0.0.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn an_address_is_in_all_of_its_application_security_groups() {
+        let mut sets = AddressSets::default();
+        let address: IpAddr = "10.0.0.4".parse().unwrap();
+        let web = sets.add_group("web", [address, "10.0.0.5".parse().unwrap()]).unwrap();
+        let all = sets.add_group("all", [address]).unwrap();
+        assert_eq!(found(&sets, "10.0.0.4"), [web, all]);
+        assert_eq!(found(&sets, "10.0.0.5"), [web]);
+        assert!(found(&sets, "10.0.0.6").is_empty());
+    }
+}
