@@ -110,6 +110,7 @@ pub struct TcpFlags {
 /// The table.
 #[derive(Debug)]
 pub struct FlowTable {
+    capacity: usize,
     headers: Box<[AtomicU64]>,
     bodies: Box<[AtomicU64]>,
     hash: FixedState,
@@ -256,15 +257,18 @@ const fn next_version(before: u64, rest: u64) -> u64 {
 }
 
 impl FlowTable {
-    /// A table for so many flows, rounded up to a power of two within [`CAPACITY`]. `links` is the number of links whose
+    /// A table for `capacity` flows, within [`CAPACITY`]. `links` is the number of links whose
     /// share is counted; flows over other links count for the table alone. `seed` is a number that strangers do not know:
     /// it keeps them from choosing flows that fall into one bucket.
     ///
-    /// Memory is 72 bytes a flow. The kernel gives it page by page, as flows come.
+    /// Memory is 90 bytes a flow, a fifth of it for entries that stay empty, so that buckets do not overflow before the table is
+    /// full. The kernel gives it page by page, as flows come.
     #[must_use]
     pub fn new(capacity: usize, links: usize, seed: u64) -> Self {
-        let slots = capacity.clamp(*CAPACITY.start(), *CAPACITY.end()).next_power_of_two();
+        let capacity = capacity.clamp(*CAPACITY.start(), *CAPACITY.end());
+        let slots = (capacity + capacity / 4).next_multiple_of(BUCKET);
         Self {
+            capacity,
             headers: zeroed(slots),
             bodies: zeroed(slots * BODY),
             hash: FixedState::with_seed(seed),
@@ -275,9 +279,15 @@ impl FlowTable {
         }
     }
 
-    /// The most flows that it holds.
+    /// How many flows it is made for.
     #[must_use]
-    pub fn capacity(&self) -> usize {
+    pub const fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// How many entries it has: the range of [`sweep`](Self::sweep) and [`remove_where`](Self::remove_where).
+    #[must_use]
+    pub const fn entries(&self) -> usize {
         self.headers.len()
     }
 
@@ -422,15 +432,18 @@ impl FlowTable {
 
     fn place(&self, ordered: &Ordered) -> (u32, [usize; 2]) {
         let hash = self.hash.hash_one(ordered.words);
-        let buckets = self.headers.len() / BUCKET;
+        let buckets = (self.headers.len() / BUCKET) as u64;
         #[expect(
             clippy::cast_possible_truncation,
-            reason = "parts of the hash are as good as all of it"
+            reason = "the tag is half of the hash; bucket numbers fit into usize"
         )]
-        let (tag, first, second) = ((hash >> 32) as u32, hash as usize, (hash >> 20) as usize);
-        let first = first & (buckets - 1);
+        let (tag, first, offset) = (
+            (hash >> 32) as u32,
+            scale(hash as u32, buckets) as usize,
+            scale((hash >> 16) as u32, buckets - 1) as usize,
+        );
         // Another bucket than the first one, whatever the hash.
-        let second = (first ^ (second & (buckets - 1)).max(1)) & (buckets - 1);
+        let second = (first + 1 + offset) % buckets as usize;
         (tag, [first * BUCKET, second * BUCKET])
     }
 
@@ -565,6 +578,11 @@ impl FlowTable {
             counter.fetch_add(change.cast_unsigned(), Ordering::Relaxed);
         }
     }
+}
+
+/// Maps all values of `part` evenly to numbers below `count`, which is less than 2^32.
+const fn scale(part: u32, count: u64) -> u64 {
+    part as u64 * count >> 32
 }
 
 fn flow_ref(slot: usize, header: u64, from_second: bool) -> FlowRef {

@@ -103,7 +103,7 @@ fn d31_silence_ends_a_flow_after_the_timeout_of_its_status() {
     assert_eq!(alive(340), [false, true, true, false]);
     assert_eq!(alive(341), [false, false, false, false]);
     assert_eq!(table.len(), 4);
-    assert_eq!(table.sweep(0, table.capacity(), 341), 0);
+    assert_eq!(table.sweep(0, table.entries(), 341), 0);
     assert_eq!((table.len(), table.unanswered()), (0, 0));
 }
 
@@ -126,7 +126,7 @@ fn a_flow_that_was_removed_is_not_revived_by_a_late_packet() {
     let table = table();
     let key = key(1, 6);
     let flow = table.insert(&key, 0, IDLE, 0).unwrap();
-    assert_eq!(table.remove_where(0, table.capacity(), |k| *k == key), 0);
+    assert_eq!(table.remove_where(0, table.entries(), |k| *k == key), 0);
     table.touch(&flow, NO_FLAGS, 1);
     assert_eq!(table.find(&key, 1), None);
     assert_eq!((table.len(), table.unanswered()), (0, 0));
@@ -165,7 +165,7 @@ fn d32_a_flood_of_new_flows_removes_no_established_flow() {
     }
     assert!(established.iter().all(|k| table.find(k, 1).is_some()));
     assert_eq!(table.evictions().established.load(Ordering::Relaxed), 0);
-    assert!(table.evictions().unanswered.load(Ordering::Relaxed) > 40_000);
+    assert!(table.evictions().unanswered.load(Ordering::Relaxed) > 30_000);
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn d32_in_a_full_table_the_flow_that_was_idle_the_longest_goes() {
             table.touch(&table.find(&reply(k), n).unwrap(), NO_FLAGS, n);
         }
     }
-    assert_eq!(table.len(), table.capacity());
+    assert!(table.len() >= table.capacity());
     let newest = (3600..4096).filter(|n| table.find(&key(*n, 6), 4096).is_some()).count();
     assert_eq!(newest, 496, "the newest half is there");
     assert!(
@@ -187,20 +187,20 @@ fn d32_in_a_full_table_the_flow_that_was_idle_the_longest_goes() {
 }
 
 #[test]
-fn d30_a_table_takes_nearly_its_capacity_at_less_than_96_bytes_a_flow() {
-    let table = FlowTable::new(1 << 16, 0, 3);
-    let mut stored = 0;
-    for n in 0..62_000 {
+fn d30_a_table_takes_its_capacity_at_less_than_96_bytes_a_flow() {
+    let table = FlowTable::new(60_000, 0, 3);
+    for n in 0..60_000 {
         let k = key(n, 6);
-        if table.insert(&k, FROM_HOST, IDLE, 0).is_ok() {
-            table.touch(&table.find(&reply(k), 0).unwrap(), NO_FLAGS, 0);
-            stored += 1;
-        }
+        table.insert(&k, FROM_HOST, IDLE, 0).unwrap();
+        table.touch(&table.find(&reply(k), 0).unwrap(), NO_FLAGS, 0);
     }
-    let evicted = table.evictions().established.load(Ordering::Relaxed);
-    assert!(stored == 62_000 && evicted < 620, "{stored} stored, {evicted} evicted");
-    let bytes = table.capacity() * (size_of::<AtomicU64>() * (1 + BODY));
-    assert!(bytes / (62_000 - usize::try_from(evicted).unwrap()) <= 96);
+    let lost = (0..60_000).filter(|n| table.find(&key(*n, 6), 0).is_none()).count();
+    assert!(
+        lost <= 6,
+        "{lost} of 60,000 flows were evicted before the table was full"
+    );
+    let bytes = table.entries() * (size_of::<AtomicU64>() * (1 + BODY));
+    assert!(bytes / table.capacity() <= 96);
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn lanes_that_use_one_table_at_once_never_see_another_flow_than_they_ask_for() {
                     } else {
                         let _ = table.insert(&k, lane, IDLE, round / 100);
                     }
-                    table.sweep((round as usize * 64) % 1024, 8, round / 100);
+                    table.sweep((round as usize * 64) % table.entries(), 8, round / 100);
                 }
             });
         }
@@ -296,7 +296,7 @@ proptest! {
             match step {
                 Step::Wait { seconds } => now += seconds,
                 Step::Sweep => {
-                    table.sweep(0, table.capacity(), now);
+                    table.sweep(0, table.entries(), now);
                     prop_assert_eq!(table.len(), model.len());
                 }
                 Step::Insert { flow } => {
