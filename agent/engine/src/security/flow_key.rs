@@ -1,0 +1,239 @@
+//! Which flow a packet belongs to (D30, D31).
+
+use super::flow_table::{FlowKey, TcpFlags};
+use crate::packet::{ICMP, ICMPV6, PacketInfo, TCP, UDP};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+const FRAGMENT_HEADER: u8 = 44;
+
+/// What a packet is to the flows of a NIC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Belongs {
+    /// It is a packet of this flow.
+    Flow {
+        /// The flow, in the direction of the packet.
+        key: FlowKey,
+        /// The flags, if it is TCP.
+        tcp: Segment,
+    },
+    /// It is an ICMP error about a packet of this flow, whose key is in the direction of the packet that the error quotes.
+    Error {
+        /// The flow.
+        quoted: FlowKey,
+    },
+    /// It is a later fragment, without ports: it goes the way of the first fragment of the same datagram.
+    Fragment(Fragment),
+    /// Its transport header is truncated, or a fragment begins inside of it (RFC 1858): no rule can be applied to it.
+    Malformed,
+}
+
+/// The flags of a TCP segment that flows depend on; all false for other protocols.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// SYN without ACK: the segment asks for a new connection.
+    pub opens: bool,
+    /// FIN and RST.
+    pub flags: TcpFlags,
+}
+
+/// What the fragments of one datagram have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fragment {
+    /// The source address.
+    pub source: IpAddr,
+    /// The destination address.
+    pub destination: IpAddr,
+    /// The IP protocol's number.
+    pub protocol: u8,
+    /// The identification of the IP header or of IPv6's fragment header.
+    pub identification: u32,
+}
+
+/// The datagram that a packet is a fragment of, and the offset of its data, in bytes; `None` if it is no fragment.
+#[must_use]
+pub fn fragment_of(packet: &[u8], info: &PacketInfo) -> Option<(Fragment, usize)> {
+    let (identification, offset) = match info.source {
+        IpAddr::V4(_) => {
+            let word = u16::from_be_bytes(*packet.get(6..)?.first_chunk()?);
+            let identification = u16::from_be_bytes(*packet.get(4..)?.first_chunk()?);
+            (word & 0x3fff != 0).then(|| (u32::from(identification), usize::from(word & 0x1fff) * 8))?
+        }
+        IpAddr::V6(_) => {
+            let (at, _) = ipv6_headers(packet, info.len, |header| header == FRAGMENT_HEADER)?;
+            let header: [u8; 8] = *packet.get(at..)?.first_chunk()?;
+            let offset = usize::from(u16::from_be_bytes([header[2], header[3]]) & 0xfff8);
+            let identification = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+            (identification, offset)
+        }
+    };
+    let fragment = Fragment {
+        source: info.source,
+        destination: info.destination,
+        protocol: info.protocol,
+        identification,
+    };
+    Some((fragment, offset))
+}
+
+/// Says which flow of `nic` a packet belongs to. The packet must have been parsed.
+#[must_use]
+pub fn belongs_to(packet: &[u8], info: &PacketInfo, nic: u8) -> Belongs {
+    let packet = packet.get(..info.len).unwrap_or_default();
+    if let Some((fragment, offset)) = fragment_of(packet, info)
+        && offset > 0
+    {
+        // RFC 1858, section 3: the fragment would overwrite the TCP flags that were judged in the first one.
+        let hides_flags = info.protocol == TCP && offset < 16;
+        return if hides_flags {
+            Belongs::Malformed
+        } else {
+            Belongs::Fragment(fragment)
+        };
+    }
+    let key = |ports| FlowKey {
+        nic,
+        protocol: info.protocol,
+        source: info.source,
+        destination: info.destination,
+        ports,
+    };
+    let header = info.transport.and_then(|at| packet.get(at..)).unwrap_or_default();
+    let flow = |ports, tcp| Belongs::Flow { key: key(ports), tcp };
+    match info.protocol {
+        TCP => match (ports(header), header.get(13)) {
+            (Some(ports), Some(flags)) => flow(ports, segment(*flags)),
+            _ => Belongs::Malformed,
+        },
+        UDP => match ports(header).filter(|_| header.len() >= 8) {
+            Some(ports) => flow(ports, Segment::default()),
+            None => Belongs::Malformed,
+        },
+        ICMP | ICMPV6 => match header {
+            [kind, _, _, _, a, b, _, _, quoted @ ..] => {
+                if is_icmp_error(info.protocol, *kind) {
+                    match quoted_key(quoted, nic) {
+                        Some(quoted) => Belongs::Error { quoted },
+                        None => flow((0, 0), Segment::default()),
+                    }
+                } else if is_icmp_query(info.protocol, *kind) {
+                    let identifier = u16::from_be_bytes([*a, *b]);
+                    flow((identifier, identifier), Segment::default())
+                } else {
+                    flow((0, 0), Segment::default())
+                }
+            }
+            _ => Belongs::Malformed,
+        },
+        _ => flow((0, 0), Segment::default()),
+    }
+}
+
+fn ports(header: &[u8]) -> Option<(u16, u16)> {
+    let [a, b, c, d] = *header.first_chunk()?;
+    Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
+}
+
+const fn segment(flags: u8) -> Segment {
+    const FIN: u8 = 0x01;
+    const SYN: u8 = 0x02;
+    const RST: u8 = 0x04;
+    const ACK: u8 = 0x10;
+    Segment {
+        opens: flags & (SYN | ACK) == SYN,
+        flags: TcpFlags {
+            fin: flags & FIN != 0,
+            rst: flags & RST != 0,
+        },
+    }
+}
+
+/// Destination unreachable, source quench, redirect, time exceeded, parameter problem (RFC 792); types below 128 (RFC 4443).
+const fn is_icmp_error(protocol: u8, kind: u8) -> bool {
+    match protocol {
+        ICMP => matches!(kind, 3 | 4 | 5 | 11 | 12),
+        _ => kind < 128,
+    }
+}
+
+/// Echo, timestamp and address mask (RFC 792, RFC 950); echo (RFC 4443): messages with an identifier.
+const fn is_icmp_query(protocol: u8, kind: u8) -> bool {
+    match protocol {
+        ICMP => matches!(kind, 0 | 8 | 13 | 14 | 17 | 18),
+        _ => matches!(kind, 128 | 129),
+    }
+}
+
+/// The key of a packet of which an ICMP error quotes the beginning. `None`: the quotation does not say, such as a later
+/// fragment, or another ICMP error.
+fn quoted_key(quoted: &[u8], nic: u8) -> Option<FlowKey> {
+    let (source, destination, protocol, header) = match quoted.first()? >> 4 {
+        4 => {
+            let fixed: &[u8; 20] = quoted.first_chunk()?;
+            let later_fragment = u16::from_be_bytes([fixed[6], fixed[7]]) & 0x1fff != 0;
+            if later_fragment {
+                return None;
+            }
+            let header = quoted.get(usize::from(fixed[0] & 0x0f) * 4..)?;
+            let address = |at: usize| Ipv4Addr::new(fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]);
+            (address(12).into(), address(16).into(), fixed[9], header)
+        }
+        6 => {
+            let fixed: &[u8; 40] = quoted.first_chunk()?;
+            let known = |header: u8| !matches!(header, 0 | 43 | 60 | 51);
+            let (at, protocol) = ipv6_headers(quoted, quoted.len(), known)?;
+            // A quoted fragment is not searched for its ports.
+            if protocol == FRAGMENT_HEADER {
+                return None;
+            }
+            let address = |at: usize| {
+                let octets: Option<&[u8; 16]> = fixed.get(at..).and_then(<[u8]>::first_chunk);
+                octets.map(|o| IpAddr::from(Ipv6Addr::from(*o)))
+            };
+            (address(8)?, address(24)?, protocol, quoted.get(at..)?)
+        }
+        _ => return None,
+    };
+    let ports = match protocol {
+        TCP | UDP => ports(header)?,
+        ICMP | ICMPV6 => {
+            let message: &[u8; 8] = header.first_chunk()?;
+            if !is_icmp_query(protocol, message[0]) {
+                return None;
+            }
+            let identifier = u16::from_be_bytes([message[4], message[5]]);
+            (identifier, identifier)
+        }
+        _ => (0, 0),
+    };
+    Some(FlowKey {
+        nic,
+        protocol,
+        source,
+        destination,
+        ports,
+    })
+}
+
+/// Walks IPv6's extension headers to the first header for which `is_wanted` says so. Returns its offset and its number.
+fn ipv6_headers(packet: &[u8], len: usize, is_wanted: impl Fn(u8) -> bool) -> Option<(usize, u8)> {
+    let (mut header, mut at) = (*packet.get(6)?, 40);
+    // The limit bounds the work per packet; the engine's parser has the same.
+    for _ in 0..8 {
+        if is_wanted(header) {
+            return (at < len).then_some((at, header));
+        }
+        let next: &[u8; 2] = packet.get(at..len)?.first_chunk()?;
+        let extension_len = match header {
+            0 | 43 | 60 => (usize::from(next[1]) + 1) * 8,
+            51 => (usize::from(next[1]) + 2) * 4,
+            FRAGMENT_HEADER => 8,
+            _ => return None,
+        };
+        header = next[0];
+        at += extension_len;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;
