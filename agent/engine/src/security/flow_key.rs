@@ -3,6 +3,7 @@
 use super::flow_table::{FlowKey, TcpFlags};
 use crate::packet::{ICMP, ICMPV6, PacketInfo, TCP, UDP};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use tombolo_proto::config::Direction;
 
 const FRAGMENT_HEADER: u8 = 44;
 
@@ -75,9 +76,9 @@ pub fn fragment_of(packet: &[u8], info: &PacketInfo) -> Option<(Fragment, usize)
     Some((fragment, offset))
 }
 
-/// Says which flow of `nic` a packet belongs to. The packet must have been parsed.
+/// Says which flow of `nic` a packet belongs to that goes in `direction`. The packet must have been parsed.
 #[must_use]
-pub fn belongs_to(packet: &[u8], info: &PacketInfo, nic: u8) -> Belongs {
+pub fn belongs_to(packet: &[u8], info: &PacketInfo, nic: u8, direction: Direction) -> Belongs {
     let packet = packet.get(..info.len).unwrap_or_default();
     if let Some((fragment, offset)) = fragment_of(packet, info)
         && offset > 0
@@ -92,6 +93,7 @@ pub fn belongs_to(packet: &[u8], info: &PacketInfo, nic: u8) -> Belongs {
     }
     let key = |ports| FlowKey {
         nic,
+        direction,
         protocol: info.protocol,
         source: info.source,
         destination: info.destination,
@@ -111,7 +113,7 @@ pub fn belongs_to(packet: &[u8], info: &PacketInfo, nic: u8) -> Belongs {
         ICMP | ICMPV6 => match header {
             [kind, _, _, _, a, b, _, _, quoted @ ..] => {
                 if is_icmp_error(info.protocol, *kind) {
-                    match quoted_key(quoted, nic) {
+                    match quoted_key(quoted, nic, direction.opposite()) {
                         Some(quoted) => Belongs::Error { quoted },
                         None => flow((0, 0), Segment::default()),
                     }
@@ -165,7 +167,7 @@ const fn is_icmp_query(protocol: u8, kind: u8) -> bool {
 
 /// The key of a packet of which an ICMP error quotes the beginning. `None`: the quotation does not say, such as a later
 /// fragment, or another ICMP error.
-fn quoted_key(quoted: &[u8], nic: u8) -> Option<FlowKey> {
+fn quoted_key(quoted: &[u8], nic: u8, direction: Direction) -> Option<FlowKey> {
     let (source, destination, protocol, header) = match quoted.first()? >> 4 {
         4 => {
             let fixed: &[u8; 20] = quoted.first_chunk()?;
@@ -207,6 +209,7 @@ fn quoted_key(quoted: &[u8], nic: u8) -> Option<FlowKey> {
     };
     Some(FlowKey {
         nic,
+        direction,
         protocol,
         source,
         destination,

@@ -17,6 +17,7 @@ use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::time::Duration;
+use tombolo_proto::config::Direction;
 use zerocopy::FromZeros;
 
 /// Entries of a bucket: their headers fill a cache line.
@@ -46,6 +47,9 @@ const LINK_SHARE: usize = 8;
 pub struct FlowKey {
     /// The position of the NIC among those of the agent.
     pub nic: u8,
+    /// Whether the packet comes to the NIC or leaves it. An appliance's NIC sees a packet that it forwards twice: the flow
+    /// that comes in and the flow that goes out are two flows, because the rules of both directions apply (D25).
+    pub direction: Direction,
     /// The IP protocol's number.
     pub protocol: u8,
     /// The source address.
@@ -159,6 +163,8 @@ impl Ordered {
             (source, destination, key.ports)
         };
         let family = u64::from(key.source.is_ipv6());
+        // The direction of packets from the first end to the second one: the same for both directions of a flow.
+        let inbound = u64::from((key.direction == Direction::Inbound) != from_second);
         let rest = u64::from(ports.0) << 48 | u64::from(ports.1) << 32 | u64::from(key.protocol) << 24;
         Self {
             words: [
@@ -166,7 +172,7 @@ impl Ordered {
                 low(first),
                 high(second),
                 low(second),
-                rest | u64::from(key.nic) << 16 | family,
+                rest | u64::from(key.nic) << 16 | inbound << 1 | family,
                 0,
             ],
             from_second,
@@ -654,8 +660,14 @@ fn key_of(header: u64, body: &Body) -> FlowKey {
         0 => (first, second, (port1, port2)),
         _ => (second, first, (port2, port1)),
     };
+    let began_inbound = (body[4] >> 1 & 1 == 1) != (header & FROM_SECOND != 0);
     FlowKey {
         nic,
+        direction: if began_inbound {
+            Direction::Inbound
+        } else {
+            Direction::Outbound
+        },
         protocol,
         source,
         destination,

@@ -39,12 +39,13 @@ fn udp(from: u16, to: u16) -> Vec<u8> {
 }
 
 fn of(packet: &[u8]) -> Belongs {
-    belongs_to(packet, &parse(packet).unwrap(), 3)
+    belongs_to(packet, &parse(packet).unwrap(), 3, Direction::Inbound)
 }
 
 fn key(protocol: u8, ports: (u16, u16)) -> FlowKey {
     FlowKey {
         nic: 3,
+        direction: Direction::Inbound,
         protocol,
         source: A.into(),
         destination: B.into(),
@@ -89,7 +90,10 @@ fn d31_an_icmp_error_belongs_to_the_flow_that_it_quotes() {
     assert_eq!(
         of(&v4(ICMP, 0, &unreachable)),
         Belongs::Error {
-            quoted: key(UDP, (5000, 53))
+            quoted: FlowKey {
+                direction: Direction::Outbound,
+                ..key(UDP, (5000, 53))
+            }
         }
     );
     // Routers quote 8 bytes of the transport header at least (RFC 792); fewer say nothing of ports.
@@ -184,7 +188,7 @@ proptest! {
             *first = [0x45, 0x60, *first][usize::from(version)];
         }
         if let Some(info) = parse(&packet) {
-            let found = belongs_to(&packet, &info, 0);
+            let found = belongs_to(&packet, &info, 0, Direction::Inbound);
             if let Belongs::Flow { key, .. } = found {
                 prop_assert_eq!((key.source, key.destination), (info.source, info.destination));
             }

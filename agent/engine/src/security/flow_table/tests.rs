@@ -9,6 +9,7 @@ const NO_FLAGS: TcpFlags = TcpFlags { fin: false, rst: false };
 fn key(n: u32, protocol: u8) -> FlowKey {
     FlowKey {
         nic: 0,
+        direction: Direction::Outbound,
         protocol,
         source: IpAddr::from((0x0a00_0000 + (n >> 8)).to_be_bytes()),
         destination: IpAddr::from([10, 1, 0, 4]),
@@ -18,6 +19,7 @@ fn key(n: u32, protocol: u8) -> FlowKey {
 
 fn reply(key: FlowKey) -> FlowKey {
     FlowKey {
+        direction: key.direction.opposite(),
         source: key.destination,
         destination: key.source,
         ports: (key.ports.1, key.ports.0),
@@ -60,6 +62,38 @@ fn n6_the_same_addresses_and_ports_at_another_nic_or_protocol_are_another_flow()
         ),
         None
     );
+}
+
+#[test]
+fn d25_a_forwarded_packet_is_one_flow_when_it_comes_and_another_when_it_leaves() {
+    let table = table();
+    let comes = FlowKey {
+        direction: Direction::Inbound,
+        ..key(1, 6)
+    };
+    let leaves = key(1, 6);
+    table.insert(&comes, 0, IDLE, 0).unwrap();
+    assert_eq!(table.find(&leaves, 0), None);
+    table.insert(&leaves, FROM_HOST, IDLE, 0).unwrap();
+    // The answer comes in as the answer of what left, and leaves as the answer of what came in.
+    for k in [reply(comes), reply(leaves)] {
+        assert!(!table.find(&k, 0).unwrap().forward);
+    }
+    assert_eq!(table.len(), 2);
+}
+
+#[test]
+fn a_removed_flow_is_named_as_it_began() {
+    for k in [key(1, 6), reply(key(1, 6))] {
+        let table = table();
+        table.insert(&k, 0, IDLE, 0).unwrap();
+        let mut seen = Vec::new();
+        table.remove_where(0, table.entries(), |found| {
+            seen.push(*found);
+            false
+        });
+        assert_eq!(seen, [k]);
+    }
 }
 
 #[test]
