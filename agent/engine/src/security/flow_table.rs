@@ -82,6 +82,14 @@ pub struct FlowRef {
     pub status: FlowStatus,
 }
 
+impl FlowRef {
+    /// Whether a SYN of this flow is the one that began it, sent again.
+    #[must_use]
+    pub fn is_repeated_syn(&self) -> bool {
+        self.forward && self.status == FlowStatus::Unanswered
+    }
+}
+
 /// Why a flow was not added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
@@ -139,7 +147,8 @@ const FIN_BACKWARD: u64 = 1 << 10;
 const VERSION_SHIFT: u32 = 16;
 const TAG_SHIFT: u32 = 32;
 
-// Body: words 0 to 5 are the key, 6 has the times, 7 the origin and the idle timeout.
+// Body: words 0 to 3 are the two addresses; word 4 has the ports, the protocol, the NIC, the direction (bit 1) and the family
+// (bit 0); word 5 is free; word 6 has the times, word 7 the link and the idle timeout.
 const TIMES: usize = 6;
 const ORIGIN: usize = 7;
 

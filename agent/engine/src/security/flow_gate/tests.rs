@@ -1,0 +1,229 @@
+use super::*;
+use crate::packet::{ICMP, parse};
+use crate::security::{AddressSets, FROM_HOST, GroupRules};
+use tombolo_proto::config::{ALL_PORTS, Access, AddressMatch, PortRange, RuleProtocol, SecurityRule};
+use tombolo_proto::id::ResourceId;
+
+const OWN: [u8; 4] = [10, 0, 0, 4];
+const PEER: [u8; 4] = [10, 1, 0, 4];
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+const RST: u8 = 0x04;
+
+/// A NIC that lets in TCP to port 443 and lets out everything.
+fn rules() -> NicRules {
+    let rule = |priority, direction, access, protocol, port: Option<u16>| SecurityRule {
+        name: format!("securityRules/r{priority}"),
+        priority,
+        direction,
+        access,
+        protocol,
+        source: AddressMatch::Any,
+        source_ports: vec![ALL_PORTS],
+        destination: AddressMatch::Any,
+        destination_ports: port.map_or_else(|| vec![ALL_PORTS], |p| vec![PortRange { first: p, last: p }]),
+    };
+    let all = vec![
+        rule(100, Direction::Inbound, Access::Allow, RuleProtocol::Tcp, Some(443)),
+        rule(110, Direction::Inbound, Access::Allow, RuleProtocol::Udp, Some(53)),
+        rule(200, Direction::Inbound, Access::Deny, RuleProtocol::Any, None),
+        rule(100, Direction::Outbound, Access::Deny, RuleProtocol::Udp, Some(53)),
+        rule(200, Direction::Outbound, Access::Allow, RuleProtocol::Any, None),
+    ];
+    let sets = AddressSets::default();
+    let group = GroupRules::new(ResourceId::new("web"), all, &sets);
+    NicRules::new(sets, None, Some(group))
+}
+
+fn packet(protocol: u8, (source, destination): ([u8; 4], [u8; 4]), fragment: u16, transport: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(20 + transport.len()).unwrap().to_be_bytes();
+    let [flags, offset] = fragment.to_be_bytes();
+    let mut packet = vec![0x45, 0, len[0], len[1], 0x12, 0x34, flags, offset, 64, protocol, 0, 0];
+    packet.extend(source);
+    packet.extend(destination);
+    packet.extend(transport);
+    packet
+}
+
+fn tcp(ends: ([u8; 4], [u8; 4]), ports: (u16, u16), flags: u8) -> Vec<u8> {
+    let mut header = [ports.0.to_be_bytes(), ports.1.to_be_bytes()].concat();
+    header.extend([0, 0, 0, 0, 0, 0, 0, 0, 0x50, flags, 0, 0, 0, 0, 0, 0]);
+    packet(TCP, ends, 0, &header)
+}
+
+fn udp(ends: ([u8; 4], [u8; 4]), ports: (u16, u16), fragment: u16) -> Vec<u8> {
+    let header = [ports.0.to_be_bytes(), ports.1.to_be_bytes(), [0, 8], [0, 0]].concat();
+    packet(UDP, ends, fragment, &header)
+}
+
+struct Host {
+    table: FlowTable,
+    gate: FlowGate,
+    rules: NicRules,
+    now: u32,
+}
+
+impl Host {
+    fn new(adopt_until: u32) -> Self {
+        Self {
+            table: FlowTable::new(1024, 1, 5),
+            gate: FlowGate::new(5, adopt_until),
+            rules: rules(),
+            now: 0,
+        }
+    }
+
+    /// Whether a packet is admitted; its direction follows from its source.
+    fn admits(&mut self, packet: &[u8]) -> Admission {
+        let info = parse(packet).unwrap();
+        let outbound = info.source == std::net::IpAddr::from(OWN);
+        let at = AtNic {
+            packet,
+            info: &info,
+            nic: 0,
+            direction: if outbound {
+                Direction::Outbound
+            } else {
+                Direction::Inbound
+            },
+            link: if outbound { FROM_HOST } else { 0 },
+            now: self.now,
+            idle_timeout: 240,
+        };
+        self.gate.admit(&self.table, &self.rules, &at)
+    }
+}
+
+const IN: ([u8; 4], [u8; 4]) = (PEER, OWN);
+const OUT: ([u8; 4], [u8; 4]) = (OWN, PEER);
+
+fn allowed(admission: Admission) -> bool {
+    matches!(admission, Admission::Allowed(Some(_)))
+}
+
+fn denied(admission: Admission) -> bool {
+    matches!(admission, Admission::Denied(_))
+}
+
+#[test]
+fn n6_replies_need_no_rule() {
+    let mut host = Host::new(0);
+    assert!(denied(host.admits(&tcp(IN, (22, 40_000), SYN | ACK))));
+    assert!(allowed(host.admits(&tcp(OUT, (40_000, 22), SYN))));
+    assert_eq!(host.admits(&tcp(IN, (22, 40_000), SYN | ACK)), Admission::Known);
+    assert_eq!(host.admits(&tcp(OUT, (40_000, 22), ACK)), Admission::Known);
+}
+
+#[test]
+fn n6_a_flow_goes_on_when_its_rule_goes_away() {
+    let mut host = Host::new(0);
+    assert!(allowed(host.admits(&tcp(IN, (40_000, 443), SYN))));
+    assert_eq!(host.admits(&tcp(OUT, (443, 40_000), SYN | ACK)), Admission::Known);
+    let deny_all = SecurityRule {
+        name: "securityRules/none".into(),
+        priority: 100,
+        direction: Direction::Inbound,
+        access: Access::Deny,
+        protocol: RuleProtocol::Any,
+        source: AddressMatch::Any,
+        source_ports: vec![ALL_PORTS],
+        destination: AddressMatch::Any,
+        destination_ports: vec![ALL_PORTS],
+    };
+    let group = GroupRules::new(ResourceId::new("web"), vec![deny_all], &AddressSets::default());
+    host.rules = NicRules::new(AddressSets::default(), None, Some(group));
+    assert_eq!(host.admits(&tcp(IN, (40_000, 443), ACK)), Admission::Known);
+    assert!(denied(host.admits(&tcp(IN, (40_001, 443), SYN))));
+    // The same ports again are a new connection, which today's rules deny.
+    assert!(denied(host.admits(&tcp(IN, (40_000, 443), SYN))));
+}
+
+#[test]
+fn n6_an_idle_flow_is_forgotten() {
+    let mut host = Host::new(0);
+    assert!(allowed(host.admits(&udp(OUT, (5000, 4000), 0))));
+    host.now = 240;
+    assert_eq!(host.admits(&udp(IN, (4000, 5000), 0)), Admission::Known);
+    host.now = 481;
+    assert!(denied(host.admits(&udp(IN, (4000, 5000), 0))));
+}
+
+#[test]
+fn d31_a_syn_that_is_repeated_is_of_the_same_flow_and_one_against_it_is_judged() {
+    let mut host = Host::new(0);
+    assert!(allowed(host.admits(&tcp(OUT, (40_000, 22), SYN))));
+    assert_eq!(host.admits(&tcp(OUT, (40_000, 22), SYN)), Admission::Known);
+    // The other end may answer. It may not open a connection of its own over the entry.
+    assert!(denied(host.admits(&tcp(IN, (22, 40_000), SYN))));
+}
+
+#[test]
+fn d31_after_a_reset_the_same_ports_open_a_new_connection_by_the_rules() {
+    let mut host = Host::new(0);
+    assert!(allowed(host.admits(&tcp(IN, (40_000, 443), SYN))));
+    assert_eq!(host.admits(&tcp(OUT, (443, 40_000), RST)), Admission::Known);
+    assert!(allowed(host.admits(&tcp(IN, (40_000, 443), SYN))));
+    host.now = 20;
+    assert_eq!(host.admits(&tcp(OUT, (443, 40_000), SYN | ACK)), Admission::Known);
+}
+
+#[test]
+fn d31_icmp_errors_are_admitted_for_known_flows_alone() {
+    let mut host = Host::new(0);
+    let error_about = |quoted: Vec<u8>| {
+        let mut message = vec![3, 4, 0, 0, 0, 0, 5, 0];
+        message.extend(quoted);
+        packet(ICMP, ([10, 9, 9, 9], OWN), 0, &message)
+    };
+    let flow = tcp(OUT, (40_000, 22), SYN);
+    assert!(denied(host.admits(&error_about(flow.clone()))));
+    assert!(allowed(host.admits(&flow)));
+    assert_eq!(host.admits(&error_about(flow)), Admission::Known);
+    // Quoted in the wrong direction: this host did not send it.
+    assert!(denied(host.admits(&error_about(tcp(IN, (22, 40_000), ACK)))));
+    assert!(denied(host.admits(&error_about(tcp(OUT, (40_001, 22), SYN)))));
+}
+
+#[test]
+fn later_fragments_follow_their_first_fragment() {
+    let mut host = Host::new(0);
+    let later = packet(UDP, IN, 1, &[0; 16]);
+    assert_eq!(host.admits(&later), Admission::UnknownFragment);
+    assert!(allowed(host.admits(&udp(IN, (5000, 53), 0x2000))));
+    assert_eq!(host.admits(&later), Admission::Known);
+    host.now = 31;
+    assert_eq!(host.admits(&later), Admission::UnknownFragment);
+    let mut host = Host::new(0);
+    assert!(denied(host.admits(&udp(IN, (5000, 54), 0x2000))));
+    assert_eq!(host.admits(&later), Admission::UnknownFragment);
+}
+
+#[test]
+fn d34_after_a_crash_tcp_in_mid_stream_is_adopted_where_rules_allow_either_direction() {
+    let mut host = Host::new(60);
+    // This host began it: only outbound rules allow it, and the first packet after the crash comes in.
+    assert_eq!(host.admits(&tcp(IN, (22, 40_000), ACK)), Admission::Known);
+    assert_eq!(host.admits(&tcp(OUT, (40_000, 22), ACK)), Admission::Known);
+    // An adopted flow admits no SYN in a direction that the rules deny.
+    assert!(denied(host.admits(&tcp(IN, (22, 40_000), SYN))));
+    assert!(denied(host.admits(&tcp(IN, (23, 40_001), SYN))));
+    assert!(denied(host.admits(&udp(IN, (4000, 5000), 0))));
+    host.now = 60;
+    assert!(denied(host.admits(&tcp(IN, (22, 40_002), ACK))));
+}
+
+#[test]
+fn a_full_table_refuses_and_says_so() {
+    let mut host = Host::new(0);
+    let mut refused = 0;
+    for port in 1..2000 {
+        let syn = tcp(([10, 2, (port >> 8) as u8, port as u8], OWN), (port, 443), SYN);
+        match host.admits(&syn) {
+            Admission::Allowed(_) => {}
+            Admission::NoRoom => refused += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(refused > 0);
+    assert!(host.table.unanswered() <= host.table.capacity() / 8);
+}
