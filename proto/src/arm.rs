@@ -49,6 +49,12 @@ pub enum Kind {
     CircuitAuthorization,
     /// An application security group (`applicationSecurityGroups`).
     ApplicationSecurityGroup,
+    /// A network security group (`networkSecurityGroups`).
+    NetworkSecurityGroup,
+    /// A security rule of the user (`networkSecurityGroups/securityRules`).
+    SecurityRule,
+    /// A default rule of a group (`networkSecurityGroups/defaultSecurityRules`), read-only.
+    DefaultSecurityRule,
     /// A virtual machine (`Microsoft.Compute/virtualMachines`), read-only.
     VirtualMachine,
     /// An extension of a virtual machine (`virtualMachines/extensions`). The list is always empty.
@@ -191,6 +197,25 @@ const KINDS: &[Row] = &[
         "application security group",
     )
     .command("asg"),
+    Row::of(
+        Kind::NetworkSecurityGroup,
+        NETWORK,
+        "networkSecurityGroups",
+        "network security group",
+    ),
+    Row::of(
+        Kind::SecurityRule,
+        NETWORK,
+        "networkSecurityGroups/securityRules",
+        "security rule",
+    ),
+    Row::of(
+        Kind::DefaultSecurityRule,
+        NETWORK,
+        "networkSecurityGroups/defaultSecurityRules",
+        "default security rule",
+    )
+    .read_only(),
     Row::of(Kind::VirtualMachine, COMPUTE, "virtualMachines", "virtual machine").read_only(),
     Row::of(
         Kind::VirtualMachineExtension,

@@ -16,6 +16,7 @@ mod express_route_circuit;
 pub(crate) mod frame;
 mod local_network_gateway;
 mod network_interface;
+mod network_security_group;
 mod public_ip_address;
 pub(crate) mod registry;
 mod route_table;
@@ -31,6 +32,7 @@ pub use envelope::{Envelope, ResourceGroup};
 pub use express_route_circuit::{ExpressRouteCircuit, PrivatePeering};
 pub use local_network_gateway::{LocalNetworkGateway, SiteBgp};
 pub use network_interface::{NetworkInterface, NicIpConfiguration};
+pub use network_security_group::{NetworkSecurityGroup, RuleAddresses, RulePorts, RuleSide, SecurityRule};
 pub use public_ip_address::PublicIpAddress;
 pub use route_table::{Route, RouteTable, UserNextHop};
 pub use settings::{AddressSpaceChange, Era, Settings};
@@ -60,6 +62,8 @@ macro_rules! each_kind {
             route_tables: RouteTable,
             /// Public IP addresses, by id.
             public_ips: PublicIpAddress,
+            /// Network security groups with their rules, by id.
+            network_security_groups: NetworkSecurityGroup,
             /// Application security groups, by id.
             application_security_groups: ApplicationSecurityGroup,
         }

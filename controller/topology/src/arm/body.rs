@@ -250,10 +250,15 @@ impl<'a> Object<'a> {
     /// ignored, because clients embed whole objects. `None`: the object is absent; or it has no valid id, which is a
     /// problem. The resource need not exist.
     pub(crate) fn reference(&self, name: &str, problems: &mut Problems) -> Option<(ArmPath, String)> {
-        let object = self.object(name, problems)?;
-        let at = object.at("id");
-        let Some(text) = object.text("id", problems) else {
-            if object.get("id").is_none() {
+        self.object(name, problems)?.own_reference(problems)
+    }
+
+    /// The resource that this object refers to, `{"id": "…"}`, and the full name of the `id`. `None`: the `id` is absent or
+    /// malformed, which is a problem.
+    pub(crate) fn own_reference(&self, problems: &mut Problems) -> Option<(ArmPath, String)> {
+        let at = self.at("id");
+        let Some(text) = self.text("id", problems) else {
+            if self.get("id").is_none() {
                 missing(problems, &at);
             }
             return None;

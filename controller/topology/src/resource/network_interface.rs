@@ -25,6 +25,9 @@ pub struct NetworkInterface {
     /// `enableIPForwarding`: whether the machine is an appliance, which may forward packets that other machines sent
     /// (R12).
     pub enable_ip_forwarding: bool,
+    /// The network security group of the NIC itself (N4).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_security_group: Option<ResourceId>,
 }
 
 /// An ip configuration: one address of a network interface.
@@ -71,9 +74,7 @@ impl Resource for NetworkInterface {
         let enable_ip_forwarding = properties
             .boolean("enableIPForwarding", &mut draft.problems)
             .unwrap_or(false);
-        if properties.get("networkSecurityGroup").is_some() {
-            draft.unsupported_reference(properties, "networkSecurityGroup", id);
-        }
+        let network_security_group = draft.resolve_security_group(properties, id);
         let mut requested = draft.read_ip_configurations(id, properties, MAX_IP_CONFIGURATIONS);
         if requested.iter().filter(|w| w.primary).count() > 1 {
             let at = properties.at("ipConfigurations");
@@ -108,6 +109,7 @@ impl Resource for NetworkInterface {
             envelope,
             ip_configurations,
             enable_ip_forwarding,
+            network_security_group,
         })
     }
 
@@ -139,6 +141,9 @@ impl Resource for NetworkInterface {
             "enableIPForwarding": self.enable_ip_forwarding,
             "nicType": "Standard",
         });
+        if let Some(group) = &self.network_security_group {
+            properties["networkSecurityGroup"] = reference(group);
+        }
         for (vm, agent) in views.vms() {
             let Binding::Vm { nics, .. } = &agent.binding else {
                 continue;

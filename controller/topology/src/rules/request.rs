@@ -175,7 +175,27 @@ impl Draft<'_> {
         from: &ResourceId,
         find: impl FnOnce(&Topology, &ResourceId) -> Option<T>,
     ) -> Option<T> {
-        let (path, at) = object.reference(name, &mut self.problems)?;
+        let reference = object.reference(name, &mut self.problems)?;
+        self.resolve_path(reference, from, find)
+    }
+
+    /// Resolves an object `{"id": "…"}`, as [`resolve`](Self::resolve) does with a member.
+    pub(crate) fn resolve_own<T>(
+        &mut self,
+        object: &Object<'_>,
+        from: &ResourceId,
+        find: impl FnOnce(&Topology, &ResourceId) -> Option<T>,
+    ) -> Option<T> {
+        let reference = object.own_reference(&mut self.problems)?;
+        self.resolve_path(reference, from, find)
+    }
+
+    fn resolve_path<T>(
+        &mut self,
+        (path, at): (ArmPath, String),
+        from: &ResourceId,
+        find: impl FnOnce(&Topology, &ResourceId) -> Option<T>,
+    ) -> Option<T> {
         let found = find(&self.topology, &path.id());
         if found.is_none() {
             self.dangling(from, &path, &at);

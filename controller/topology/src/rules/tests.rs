@@ -9,6 +9,7 @@ mod nics;
 mod peerings;
 mod property;
 mod routes;
+mod security_groups;
 mod sites;
 mod unsupported;
 mod views;

@@ -26,6 +26,7 @@ pub(super) fn vnet() -> VirtualNetwork {
         etag: etag(),
         prefixes: prefixes.iter().map(|p| net(p)).collect(),
         route_table: Some(id("routeTables/Table")),
+        network_security_group: None,
         echoed: echoed(json!({"privateEndpointNetworkPolicies": "Disabled"})),
     };
     let gateways = Subnet {
@@ -33,6 +34,7 @@ pub(super) fn vnet() -> VirtualNetwork {
         etag: etag(),
         prefixes: vec![net("10.1.255.0/24")],
         route_table: None,
+        network_security_group: None,
         echoed: Map::new(),
     };
     let states = all_of!(PeeringState {
@@ -79,6 +81,7 @@ pub(super) fn nic() -> NetworkInterface {
             configuration("two", "fd00:1::4", None),
         ],
         enable_ip_forwarding: true,
+        network_security_group: None,
     }
 }
 
@@ -148,6 +151,7 @@ fn documents_of_networks() {
         envelope: bare("networkInterfaces/Vm"),
         ip_configurations: vec![],
         enable_ip_forwarding: false,
+        network_security_group: None,
     };
     golden.cases("network_interface", &[("full", nic()), ("minimal", empty)]);
     let empty = PublicIpAddress {

@@ -473,6 +473,7 @@ fn loops_are_found() {
         etag: uuid::Uuid::nil(),
         prefixes: crate::world::nets("10.1.1.0/24"),
         route_table: None,
+        network_security_group: None,
         echoed: serde_json::Map::new(),
     });
     w.appliance("nva-3", "hub/dmz=10.1.1.5");

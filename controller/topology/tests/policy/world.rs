@@ -88,6 +88,7 @@ impl World {
                 etag: Uuid::nil(),
                 prefixes: prefixes.split(',').map(|p| p.parse().unwrap()).collect(),
                 route_table: None,
+                network_security_group: None,
                 echoed: serde_json::Map::new(),
             }
         });
@@ -160,6 +161,7 @@ impl World {
             envelope: Self::envelope(id("networkInterfaces", name), "region1"),
             ip_configurations: configurations.collect(),
             enable_ip_forwarding: forwarding,
+            network_security_group: None,
         };
         self.topology.nics.insert(nic.envelope.id.clone(), Arc::new(nic));
         self

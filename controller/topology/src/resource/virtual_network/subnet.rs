@@ -31,6 +31,9 @@ pub struct Subnet {
     /// The route table of the subnet (R17). `None`: the subnet has system and gateway routes only.
     #[serde(default)]
     pub route_table: Option<ResourceId>,
+    /// The network security group of the subnet (N4). `None`: the subnet's rules allow everything (N5).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_security_group: Option<ResourceId>,
     /// Properties that are kept and shown, but have no effect.
     #[serde(default)]
     pub echoed: serde_json::Map<String, Value>,
@@ -93,6 +96,9 @@ impl Subnet {
         }
         if let Some(table) = &self.route_table {
             properties["routeTable"] = reference(table);
+        }
+        if let Some(group) = &self.network_security_group {
+            properties["networkSecurityGroup"] = reference(group);
         }
         if let Some(users) = views.subnet_users(&self.id) {
             properties["ipConfigurations"] = users.iter().map(reference).collect::<Vec<_>>().into();
@@ -175,8 +181,16 @@ impl Draft<'_> {
         let route_table = self.resolve(properties, "routeTable", &id, |t, table| {
             t.route_tables.get(table).map(|t| t.envelope.id.clone())
         });
+        let network_security_group = self.resolve_security_group(properties, &id);
+        if let Some(group) = network_security_group.as_ref().filter(|_| is_gateway_subnet(&id)) {
+            self.problems.add(
+                "XGatewaySubnetCannotHaveSecurityGroup",
+                &id,
+                format!("Subnet {id} is for gateways alone and cannot have a network security group ({group}) (N13)."),
+            );
+        }
         // These policies are not implemented. To accept one of them would suggest that it is enforced.
-        for name in ["networkSecurityGroup", "natGateway", "serviceEndpointPolicies"] {
+        for name in ["natGateway", "serviceEndpointPolicies"] {
             if properties
                 .get(name)
                 .is_some_and(|v| v.as_array().is_none_or(|a| !a.is_empty()))
@@ -191,6 +205,7 @@ impl Draft<'_> {
             id,
             prefixes,
             route_table,
+            network_security_group,
             echoed,
         })
     }

@@ -1,0 +1,445 @@
+//! One security rule: its fields, and what a body may say of them (N1, N11).
+
+use crate::arm::body::{MAX_ITEMS, Object, missing};
+use crate::arm::view::{child, reference};
+use crate::draft::Draft;
+use crate::path::{Kind, child_id, shown};
+use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::net::IpAddr;
+use tombolo_proto::config::{self, ALL_PORTS, Access, AddressMatch, Direction, PortRange, RuleProtocol};
+use tombolo_proto::id::ResourceId;
+use uuid::Uuid;
+
+/// A security rule of a user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SecurityRule {
+    /// The full id.
+    pub id: ResourceId,
+    /// Changes with each change.
+    pub etag: Uuid,
+    /// A text of the user, at most 140 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// 100 to 4096; unique in its group and direction.
+    pub priority: u16,
+    /// Which packets it judges.
+    pub direction: Direction,
+    /// What it does with them.
+    pub access: Access,
+    /// The protocol that it matches.
+    pub protocol: RuleProtocol,
+    /// The sources that it matches.
+    pub source: RuleSide,
+    /// The destinations that it matches.
+    pub destination: RuleSide,
+}
+
+/// The addresses and ports of one side.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleSide {
+    /// The addresses.
+    pub addresses: RuleAddresses,
+    /// The ports.
+    pub ports: RulePorts,
+}
+
+/// The addresses of one side, in the text that the user wrote. Every text is valid.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RuleAddresses {
+    /// `sourceAddressPrefix`: an address, a prefix, a range `a-b`, a tag or `*`.
+    Prefix(String),
+    /// `sourceAddressPrefixes`: addresses, prefixes and ranges.
+    Prefixes(Vec<String>),
+    /// `sourceApplicationSecurityGroups`.
+    Groups(Vec<ResourceId>),
+}
+
+/// The ports of one side, in the text that the user wrote. Every text is valid.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RulePorts {
+    /// `sourcePortRange`: a port, a range `a-b` or `*`.
+    Range(String),
+    /// `sourcePortRanges`: ports and ranges.
+    Ranges(Vec<String>),
+}
+
+/// Priorities that users may give (N1).
+const PRIORITIES: std::ops::RangeInclusive<i64> = 100..=4096;
+
+/// Tags that rules may name (N9), in Azure's casing.
+const TAGS: [&str; 3] = ["VirtualNetwork", "Internet", "AzureLoadBalancer"];
+
+const PROTOCOLS: [(&str, RuleProtocol); 6] = [
+    ("*", RuleProtocol::Any),
+    ("Tcp", RuleProtocol::Tcp),
+    ("Udp", RuleProtocol::Udp),
+    ("Icmp", RuleProtocol::Icmp),
+    ("Esp", RuleProtocol::Esp),
+    ("Ah", RuleProtocol::Ah),
+];
+
+/// What an address text means.
+enum Meaning {
+    Any,
+    Tag(&'static str),
+    Prefixes(Vec<IpNet>),
+}
+
+/// Reads an address, a prefix, a range, a tag or `*`. `None`: it is none of these, or a prefix with host bits set.
+fn address_meaning(text: &str) -> Option<Meaning> {
+    if matches!(text, "*" | "0.0.0.0/0") || text.eq_ignore_ascii_case("any") {
+        return Some(Meaning::Any);
+    }
+    if let Some(tag) = TAGS.iter().find(|tag| tag.eq_ignore_ascii_case(text)) {
+        return Some(Meaning::Tag(tag));
+    }
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Some(Meaning::Prefixes(vec![address.into()]));
+    }
+    if let Some((first, last)) = text.split_once('-') {
+        return address_range(first.trim().parse().ok()?, last.trim().parse().ok()?).map(Meaning::Prefixes);
+    }
+    let net: IpNet = text.parse().ok()?;
+    (net.trunc() == net).then(|| Meaning::Prefixes(vec![net]))
+}
+
+/// The prefixes that cover a range of addresses exactly. `None`: unlike families, or the wrong order.
+fn address_range(first: IpAddr, last: IpAddr) -> Option<Vec<IpNet>> {
+    match (first, last) {
+        (IpAddr::V4(a), IpAddr::V4(b)) if a <= b => Some(Ipv4Subnets::new(a, b, 0).map(IpNet::V4).collect()),
+        (IpAddr::V6(a), IpAddr::V6(b)) if a <= b => Some(Ipv6Subnets::new(a, b, 0).map(IpNet::V6).collect()),
+        _ => None,
+    }
+}
+
+/// Reads a port or a range of ports in ascending order.
+fn port_range(text: &str) -> Option<PortRange> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+    (first <= last).then_some(PortRange { first, last })
+}
+
+impl RuleAddresses {
+    /// How many addresses, prefixes and ranges it names, as X5 counts them.
+    pub(super) fn count(&self) -> usize {
+        match self {
+            Self::Prefix(_) => 1,
+            Self::Prefixes(all) => all.len(),
+            Self::Groups(_) => 0,
+        }
+    }
+
+    /// As agents match it.
+    #[must_use]
+    pub fn compiled(&self) -> AddressMatch {
+        match self {
+            Self::Groups(ids) => AddressMatch::Sets(ids.iter().map(|id| id.as_str().to_ascii_lowercase()).collect()),
+            Self::Prefix(one) => match address_meaning(one) {
+                Some(Meaning::Any) => AddressMatch::Any,
+                Some(Meaning::Tag(tag)) => AddressMatch::Sets(vec![tag.to_owned()]),
+                Some(Meaning::Prefixes(nets)) => AddressMatch::Prefixes(nets),
+                None => AddressMatch::Prefixes(Vec::new()),
+            },
+            Self::Prefixes(all) => {
+                let nets = all.iter().filter_map(|text| match address_meaning(text) {
+                    Some(Meaning::Prefixes(nets)) => Some(nets),
+                    _ => None,
+                });
+                AddressMatch::Prefixes(nets.flatten().collect())
+            }
+        }
+    }
+}
+
+impl RulePorts {
+    /// As agents match it.
+    #[must_use]
+    pub fn compiled(&self) -> Vec<PortRange> {
+        match self {
+            Self::Range(text) if text == "*" => vec![ALL_PORTS],
+            Self::Range(text) => port_range(text).into_iter().collect(),
+            Self::Ranges(all) => all.iter().filter_map(|text| port_range(text)).collect(),
+        }
+    }
+}
+
+impl SecurityRule {
+    /// As agents enforce it.
+    #[must_use]
+    pub fn compiled(&self) -> config::SecurityRule {
+        config::SecurityRule {
+            name: format!("securityRules/{}", self.id.name()),
+            priority: self.priority,
+            direction: self.direction,
+            access: self.access,
+            protocol: self.protocol,
+            source: self.source.addresses.compiled(),
+            source_ports: self.source.ports.compiled(),
+            destination: self.destination.addresses.compiled(),
+            destination_ports: self.destination.ports.compiled(),
+        }
+    }
+
+    pub(super) fn view(&self) -> Value {
+        let mut properties = json!({
+            "protocol": self.protocol,
+            "access": self.access,
+            "direction": self.direction,
+            "priority": self.priority,
+        });
+        if let Some(description) = &self.description {
+            properties["description"] = description.as_str().into();
+        }
+        for (name, side) in [("source", &self.source), ("destination", &self.destination)] {
+            let member = |rest: &str| format!("{name}{rest}");
+            // Clients read both forms, and expect the plural one as an array even where it is not used.
+            properties[member("AddressPrefixes")] = json!([]);
+            properties[member("PortRanges")] = json!([]);
+            match &side.addresses {
+                RuleAddresses::Prefix(one) => properties[member("AddressPrefix")] = one.as_str().into(),
+                RuleAddresses::Prefixes(all) => properties[member("AddressPrefixes")] = json!(all),
+                RuleAddresses::Groups(ids) => {
+                    properties[member("ApplicationSecurityGroups")] =
+                        ids.iter().map(reference).collect::<Vec<_>>().into();
+                }
+            }
+            match &side.ports {
+                RulePorts::Range(one) => properties[member("PortRange")] = one.as_str().into(),
+                RulePorts::Ranges(all) => properties[member("PortRanges")] = json!(all),
+            }
+        }
+        child(&self.id, Kind::SecurityRule, self.etag, properties)
+    }
+}
+
+impl Draft<'_> {
+    /// Reads a rule, and notes everything that is wrong with it.
+    pub(super) fn read_security_rule(
+        &mut self,
+        group: &ResourceId,
+        name: &str,
+        properties: &Object<'_>,
+        old: Option<&SecurityRule>,
+    ) -> Option<SecurityRule> {
+        let id = old.map_or_else(|| child_id(group, "securityRules", name), |r| r.id.clone());
+        let protocol = self.required_choice(properties, "protocol", &PROTOCOLS);
+        let access = self.required_choice(
+            properties,
+            "access",
+            &[("Allow", Access::Allow), ("Deny", Access::Deny)],
+        );
+        let direction = self.required_choice(
+            properties,
+            "direction",
+            &[("Inbound", Direction::Inbound), ("Outbound", Direction::Outbound)],
+        );
+        let priority = self.read_priority(properties, &id);
+        let description = properties.text("description", &mut self.problems);
+        if description.is_some_and(|text| text.chars().count() > 140) {
+            let at = properties.at("description");
+            let message = format!("{at}: longer than 140 characters");
+            self.problems.add("InvalidRequestFormat", at, message);
+        }
+        let source = self.read_side(properties, "source", &id);
+        let destination = self.read_side(properties, "destination", &id);
+        Some(SecurityRule {
+            etag: old.map_or(Uuid::nil(), |r| r.etag),
+            id,
+            description: description.map(str::to_owned),
+            priority: priority?,
+            direction: direction?,
+            access: access?,
+            protocol: protocol?,
+            source: source?,
+            destination: destination?,
+        })
+    }
+
+    fn required_choice<T: Copy>(&mut self, object: &Object<'_>, name: &str, values: &[(&'static str, T)]) -> Option<T> {
+        if object.get(name).is_none() {
+            missing(&mut self.problems, &object.at(name));
+            return None;
+        }
+        let names: Vec<&'static str> = values.iter().map(|(name, _)| *name).collect();
+        let chosen = object.choice(name, &names, &mut self.problems)?;
+        values.iter().find(|(name, _)| *name == chosen).map(|(_, value)| *value)
+    }
+
+    fn read_priority(&mut self, properties: &Object<'_>, id: &ResourceId) -> Option<u16> {
+        if properties.get("priority").is_none() {
+            missing(&mut self.problems, &properties.at("priority"));
+        }
+        let number = properties.integer("priority", i64::MIN..=i64::MAX, &mut self.problems)?;
+        if PRIORITIES.contains(&number) {
+            return u16::try_from(number).ok();
+        }
+        self.problems.add(
+            "SecurityRuleInvalidPriority",
+            properties.at("priority"),
+            format!(
+                "Security rule has invalid Priority. Value provided: {number}. Allowed range {}-{}. Rule id: {id}.",
+                PRIORITIES.start(),
+                PRIORITIES.end()
+            ),
+        );
+        None
+    }
+
+    /// The addresses and ports of one side, which is `source` or `destination`.
+    fn read_side(&mut self, properties: &Object<'_>, side: &str, id: &ResourceId) -> Option<RuleSide> {
+        let addresses = self.read_addresses(properties, side, id);
+        let ports = self.read_ports(properties, side, id);
+        Some(RuleSide {
+            addresses: addresses?,
+            ports: ports?,
+        })
+    }
+
+    fn read_addresses(&mut self, properties: &Object<'_>, side: &str, id: &ResourceId) -> Option<RuleAddresses> {
+        let (one, many) = (format!("{side}AddressPrefix"), format!("{side}AddressPrefixes"));
+        let groups = self.read_groups(properties, &format!("{side}ApplicationSecurityGroups"), id);
+        let single = properties
+            .text(&one, &mut self.problems)
+            .filter(|text| !text.is_empty());
+        let listed = self.texts(properties, &many);
+        match (groups.is_empty(), single, listed.is_empty()) {
+            (false, None, true) => Some(RuleAddresses::Groups(groups)),
+            (true, Some(text), true) => {
+                if address_meaning(text).is_none() {
+                    self.bad_address(&properties.at(&one), text);
+                    return None;
+                }
+                Some(RuleAddresses::Prefix(text.to_owned()))
+            }
+            (true, None, false) => {
+                let before = self.problems.len();
+                for (text, at) in &listed {
+                    match address_meaning(text) {
+                        Some(Meaning::Prefixes(_)) => {}
+                        Some(Meaning::Any | Meaning::Tag(_)) => self.problems.add(
+                            "SecurityRuleParameterContainsUnsupportedValue",
+                            at.clone(),
+                            format!(
+                                "Security rule parameter {} for rule with Id {id} cannot specify existing VIRTUALNETWORK, \
+                                 INTERNET, AZURELOADBALANCER, '*' or system tags. Unsupported value used: {text}.",
+                                capitalized(&many)
+                            ),
+                        ),
+                        None => self.bad_address(at, text),
+                    }
+                }
+                let texts = listed.into_iter().map(|(text, _)| text).collect();
+                (self.problems.len() == before).then_some(RuleAddresses::Prefixes(texts))
+            }
+            (true, None, true) => {
+                missing(&mut self.problems, &properties.at(&one));
+                None
+            }
+            _ => {
+                let at = properties.at(&one);
+                let message =
+                    format!("{at}: give one of {one}, {many} and {side}ApplicationSecurityGroups, not several (N9)");
+                self.problems.add("XSecurityRuleMixesAddresses", at, message);
+                None
+            }
+        }
+    }
+
+    fn bad_address(&mut self, at: &str, text: &str) {
+        self.problems.add(
+            "SecurityRuleInvalidAddressPrefix",
+            at,
+            format!(
+                "Security rule has invalid Address prefix. Value provided: {}",
+                shown(text)
+            ),
+        );
+    }
+
+    fn read_groups(&mut self, properties: &Object<'_>, name: &str, id: &ResourceId) -> Vec<ResourceId> {
+        let items = properties.list(name, MAX_ITEMS, &mut self.problems).unwrap_or_default();
+        let mut groups = Vec::new();
+        for item in items {
+            let Some(object) = item.object(&mut self.problems) else {
+                continue;
+            };
+            groups.extend(self.resolve_own(&object, id, |topology, group| {
+                let found = topology.application_security_groups.get(group)?;
+                Some(found.envelope.id.clone())
+            }));
+        }
+        groups
+    }
+
+    fn read_ports(&mut self, properties: &Object<'_>, side: &str, id: &ResourceId) -> Option<RulePorts> {
+        let (one, many) = (format!("{side}PortRange"), format!("{side}PortRanges"));
+        let single = properties
+            .text(&one, &mut self.problems)
+            .filter(|text| !text.is_empty());
+        let listed = self.texts(properties, &many);
+        if let (Some(text), true) = (single, listed.is_empty()) {
+            if text != "*" && port_range(text).is_none() {
+                self.bad_ports(&properties.at(&one), text, id);
+                return None;
+            }
+            return Some(RulePorts::Range(text.to_owned()));
+        }
+        if listed.is_empty() {
+            missing(&mut self.problems, &properties.at(&one));
+            return None;
+        }
+        let before = self.problems.len();
+        for (text, at) in &listed {
+            if text == "*" {
+                self.problems.add(
+                    "SecurityRuleParameterContainsInvalidPortRanges",
+                    at.clone(),
+                    format!(
+                        "Security rule parameter {} for rule with Id {id} contains invalid port ranges: *. Use {one} for all \
+                         ports.",
+                        capitalized(&many)
+                    ),
+                );
+            } else if port_range(text).is_none() {
+                self.bad_ports(at, text, id);
+            }
+        }
+        let texts = listed.into_iter().map(|(text, _)| text).collect();
+        (self.problems.len() == before).then_some(RulePorts::Ranges(texts))
+    }
+
+    fn bad_ports(&mut self, at: &str, text: &str, id: &ResourceId) {
+        self.problems.add(
+            "SecurityRuleInvalidPortRange",
+            at,
+            format!(
+                "Security rule has invalid Port range. Value provided: {}. Value should be an integer OR integer range with '-' \
+                 delimiter. Valid range 0-65535. Rule id: {id}.",
+                shown(text)
+            ),
+        );
+    }
+
+    fn texts(&mut self, properties: &Object<'_>, name: &str) -> Vec<(String, String)> {
+        let items = properties
+            .list(name, super::MAX_ADDRESSES, &mut self.problems)
+            .unwrap_or_default();
+        let read = items.into_iter().filter_map(|item| {
+            let text = item.text(&mut self.problems)?.to_owned();
+            Some((text, item.path))
+        });
+        read.collect()
+    }
+}
+
+fn capitalized(name: &str) -> String {
+    let mut characters = name.chars();
+    let first = characters.next().map(|c| c.to_ascii_uppercase());
+    first.into_iter().chain(characters).collect()
+}
