@@ -17,7 +17,10 @@ pub use role::{
     Role, SiteTtl, Speaker, UsedGateway,
 };
 
-pub use security::{ALL_PORTS, Access, AddressMatch, Direction, MAX_RULES, PortRange, RuleProtocol, SecurityRule};
+pub use security::{
+    ALL_PORTS, Access, AddressMatch, ApplicationGroup, Direction, MAX_NICS, MAX_RULES, PortRange, RuleProtocol,
+    SERVICE_TAGS, SecuredNic, Security, SecurityGroup, SecurityRule,
+};
 
 use crate::id::{AgentId, PresharedKey, ResourceId, Secret};
 use crate::route::EffectiveRoute;
@@ -58,6 +61,9 @@ pub struct AgentConfig {
     /// The links of this agent, one for each peer, ordered by `peer`; at most 65,536. The engine identifies a link by
     /// its position in this list.
     pub links: Vec<Link>,
+    /// The security groups that the agent enforces. `None`: no group applies to any of its NICs (N5).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security: Option<Security>,
 }
 
 /// The settings by which failures of links are detected that another path can replace (D19). On other links probes are
@@ -262,6 +268,16 @@ impl AgentConfig {
         if let Some((name, value, range)) = self.probes.out_of_range() {
             let (least, most) = range.into_inner();
             return fail(format!("probes: {name}: {value} is not within {least} to {most}"));
+        }
+        if let Some(security) = &self.security {
+            security.check().map_err(InvalidConfig)?;
+            let has_no_subnet = |nic: &&SecuredNic| !self.subnets.iter().any(|s| s.id == nic.subnet);
+            if let Some(nic) = security.nics.iter().find(has_no_subnet) {
+                return fail(format!(
+                    "security.nics: {} is in {}, which is not in subnets",
+                    nic.id, nic.subnet
+                ));
+            }
         }
         let is_local = |s: &&Space| matches!(s.kind, SpaceKind::Local {});
         let local = self.spaces.iter().filter(is_local).count();

@@ -8,17 +8,22 @@ use crate::flow::FlowCache;
 use crate::link::{Event, LinkSet, Opened, Sealed};
 use crate::packet::icmp::{self, IcmpError, Limiter};
 use crate::packet::{self, PacketInfo};
+use crate::security::{DEFAULT_FLOWS, Flows, Guard, RuleName};
 use crate::stats::Stats;
 use crate::tables::Tables;
 use crate::verdict::{DropReason, Verdict};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tombolo_proto::config::Link;
 
 /// Longest accepted datagram, in bytes. No UDP datagram is longer, because the length field of UDP has 16 bits (RFC
 /// 768).
 const MAX_DATAGRAM: usize = 65_536;
+
+/// Time between two partial sweeps of the flows that security groups keep. A sweep of the whole table takes 600 of them, a
+/// minute: flows that are over use their place in the table that much longer at most.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The packet decisions and links of one lane. The engine has no socket, no clock and no thread of its own, and none of
 /// its methods waits. The [crate's documentation](crate#the-owners-loop) lists the calls that its owner makes. Times
@@ -31,6 +36,10 @@ pub struct Engine<L, R = NoRedirect> {
     stats: Stats,
     limiter: Limiter,
     flows: FlowCache,
+    /// Applies security groups to packets at NICs.
+    guard: Guard,
+    /// When the guard has to sweep its flows next. `None`: there are no flows.
+    sweep_due: Option<Instant>,
     /// Marks or drops packets so that the queue of unread datagrams in the owner's sockets stays short.
     queue: Codel,
     /// Buffer for decrypted packets. A method takes the buffer out of the engine while it also borrows the engine's
@@ -61,9 +70,17 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
             stats: Stats::new(),
             limiter: Limiter::new(),
             flows: FlowCache::new(seed),
+            guard: Guard::new(Arc::new(Flows::new(DEFAULT_FLOWS, seed)), seed),
+            sweep_due: None,
             queue: Codel::default(),
             scratch: vec![0; MAX_DATAGRAM + 64],
         }
+    }
+
+    /// Keeps the flows that security groups have allowed in `flows`, which all lanes of an agent share (D33). Without this
+    /// call the engine has a table of its own. Must be called before the first [`install`](Self::install).
+    pub fn share_flows(&mut self, flows: Arc<Flows>) {
+        self.guard.share(flows);
     }
 
     /// Installs a new configuration. `tables` must be built from the configuration, and `links` must be the
@@ -78,6 +95,9 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
         self.links.update(links, now);
         self.links.configure(&tables);
         self.count_lost();
+        let before = self.tables.as_ref().and_then(|t| t.security.as_ref());
+        self.guard.install(before, tables.security.as_ref(), now);
+        self.sweep_due = tables.security.as_ref().map(|_| now + SWEEP_INTERVAL);
         self.refresh(tables);
     }
 
@@ -125,7 +145,10 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
         rx: &mut impl DeliverSink,
     ) {
         self.stats.redirected_in += 1;
-        self.context(now).run(ingress, packet, tx, rx);
+        let mut context = self.context(now);
+        // The other lane has admitted the packet already (D33).
+        context.guard = None;
+        context.run(ingress, packet, tx, rx);
     }
 
     /// Counts a redirected packet as dropped (`no_link`). The owner calls this method instead of
@@ -237,13 +260,18 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
     pub fn handle_timeout(&mut self, now: Instant, tx: &mut impl TransmitSink) {
         self.links.handle_timeout(now, tx);
         self.count_lost();
+        if self.sweep_due.is_some_and(|due| due <= now) {
+            self.guard.sweep(now);
+            self.sweep_due = Some(now + SWEEP_INTERVAL);
+        }
     }
 
     /// The time at which [`handle_timeout`](Self::handle_timeout) is due next. Any other call may change it. `None`: no
     /// timer runs.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.links.poll_timeout()
+        let links = self.links.poll_timeout();
+        links.into_iter().chain(self.sweep_due).min()
     }
 
     /// Removes and returns the oldest event of the links; `None` if there is none.
@@ -255,6 +283,13 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
     #[must_use]
     pub const fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// How often each security rule of the present configuration decided about the first packet of a flow, or about a
+    /// packet that belongs to no flow; without rules that never did. Packets of known flows are not counted (N6).
+    pub fn rule_hits(&self) -> impl Iterator<Item = (RuleName, u64)> + '_ {
+        let nics = self.tables.as_ref().and_then(|t| t.security.as_ref());
+        self.guard.hits(nics)
     }
 
     /// The links, for status and counters.
@@ -281,6 +316,7 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
             stats: &mut self.stats,
             limiter: &mut self.limiter,
             flows: &mut self.flows,
+            guard: Some(&mut self.guard),
             queue: &mut self.queue,
             outer: 0,
             now,
@@ -300,6 +336,8 @@ struct PacketContext<'a, L, R> {
     stats: &'a mut Stats,
     limiter: &'a mut Limiter,
     flows: &'a mut FlowCache,
+    /// `None`: another lane has applied the security groups to the packet.
+    guard: Option<&'a mut Guard>,
     queue: &'a mut Codel,
     /// ECN bits of the outer header of the datagram that held the packet.
     outer: u8,
@@ -323,6 +361,11 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
         let verdict = self
             .flows
             .decide(ingress, &info, tables.spreads, || decide(tables, ingress, &info, None));
+        if let (Some(nics), Some(guard)) = (&tables.security, self.guard.take())
+            && let Err(reason) = guard.check(nics, ingress, (packet, &info), verdict, self.now)
+        {
+            return self.stats.dropped(reason);
+        }
         // CoDel (`aqm`) watches the queue of received datagrams, so only packets that came out of such datagrams are
         // marked or dropped.
         let goes_on = matches!(verdict, Verdict::Deliver | Verdict::Forward { .. });

@@ -8,6 +8,7 @@ mod sources;
 mod transit;
 
 use crate::packet::PacketInfo;
+use crate::security::SecuredNics;
 use lpm::Lpm;
 use sources::Sources;
 use std::collections::BTreeSet;
@@ -57,6 +58,8 @@ pub struct Tables {
     /// do not belong to the `VirtualNetwork` service tag, so packets from and to them are dropped on every path (P17).
     pub(crate) denied: Lpm<()>,
     pub(crate) links: Vec<LinkPolicy>,
+    /// The security groups of the agent's NICs. `None`: no group applies to any of them (N5).
+    pub(crate) security: Option<SecuredNics>,
     /// Whether a route shares flows between links. If so, decisions depend on ports.
     pub(crate) spreads: bool,
 }
@@ -291,6 +294,12 @@ impl Tables {
     pub fn link_with(&self, peer: &AgentId) -> Option<LinkIndex> {
         let position = self.links.binary_search_by(|l| l.peer.cmp(peer)).ok()?;
         u32::try_from(position).ok().map(LinkIndex)
+    }
+
+    /// The security groups of the agent's NICs. `None`: no group applies to any of them (N5).
+    #[must_use]
+    pub const fn security(&self) -> Option<&SecuredNics> {
+        self.security.as_ref()
     }
 
     /// Number of links in the configuration. Every [`LinkIndex`] of these tables is below it.

@@ -68,6 +68,13 @@ drop_reasons! {
     NotForwarding = "not_forwarding",
     /// The gateway does not forward between these two networks (D9, P24).
     TransitNotAllowed = "transit_not_allowed",
+    /// A rule of a network security group denies the packet (N3, N7). The rule's own counter names it.
+    SecurityRule = "security_rule",
+    /// The packet is a later fragment, and the security groups have not admitted the first fragment of its datagram. This
+    /// happens if fragments arrive out of order.
+    UnknownFragment = "unknown_fragment",
+    /// The security groups allow the packet, and the table of flows has no room for its flow (D32).
+    FlowTableFull = "flow_table_full",
     /// The next hop is the link from which the packet came, or the packet comes from this host and is for this host.
     Hairpin = "hairpin",
     /// The TTL expired at a gateway that sends no ICMP error to this source (T5).

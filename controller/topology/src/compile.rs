@@ -10,6 +10,7 @@
 //! * `routes`: a subnet's effective routes (R1 to R9, R14, R15).
 //! * `links`: which agents may have a link, and which sources each end may use (D9, D10, D14).
 //! * `prefix`: set arithmetic on prefixes.
+//! * `security`: the security groups that a machine's agent enforces (D25).
 //! * `spaces`: the address spaces and subnets of a configuration.
 //! * `speaker`: the BGP speakers of VPN gateways.
 
@@ -18,6 +19,7 @@ mod index;
 mod links;
 mod prefix;
 mod routes;
+mod security;
 mod spaces;
 mod speaker;
 
@@ -146,6 +148,7 @@ impl<'t> Compiler<'t> {
         // which VNets or peerings were created.
         spaces[1..].sort_by(|a, b| a.vnet.cmp(&b.vnet));
 
+        let security = security::of_machine(&self.index, vnet, machine, &nics);
         AgentConfig {
             agent: machine.agent.id.clone(),
             vnet: vnet.resource.envelope.id.clone(),
@@ -160,6 +163,7 @@ impl<'t> Compiler<'t> {
             subnets: spaces::subnets(&self.index, vnet, subnets.into_values()),
             spaces,
             links: links::of_machine(&self.index, vnet, machine),
+            security,
         }
     }
 
@@ -264,6 +268,7 @@ impl<'t> Compiler<'t> {
             subnets: spaces::subnets(&self.index, vnet, std::iter::once(subnet)),
             spaces,
             links: links::of_gateway(&self.index, vnet, instance),
+            security: None,
         })
     }
 

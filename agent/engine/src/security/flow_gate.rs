@@ -64,6 +64,11 @@ impl FlowGate {
         }
     }
 
+    /// Adopts TCP in mid-stream until `until`, in seconds since the table was made; see [`Self::admit`].
+    pub fn adopt_until(&mut self, until: u32) {
+        self.adopt_until = self.adopt_until.max(until);
+    }
+
     /// Says what becomes of a packet, and keeps its flow.
     ///
     /// * A packet of a known flow is admitted, whatever the rules say today (N6). A SYN asks for a new connection, so the rules
@@ -72,7 +77,16 @@ impl FlowGate {
     /// * A later fragment is admitted if its first fragment was.
     /// * After a crash of the agent (`adopt_until`), TCP in mid-stream is adopted where the rules allow the flow in either
     ///   direction: its SYN was judged before the crash.
-    pub fn admit(&mut self, table: &FlowTable, rules: &NicRules, at: &AtNic<'_>) -> Admission {
+    ///
+    /// Calls `decided` with each rule that decided, which is at most one in each group. No rule decides about a packet of a
+    /// known flow.
+    pub fn admit(
+        &mut self,
+        table: &FlowTable,
+        rules: &NicRules,
+        at: &AtNic<'_>,
+        mut decided: impl FnMut(RuleRef),
+    ) -> Admission {
         if rules.is_empty() {
             return Admission::Allowed(None);
         }
@@ -88,7 +102,7 @@ impl FlowGate {
                 if table.find(&quoted, at.now).is_some() {
                     return Admission::Known;
                 }
-                return admission(rules.judge(at.direction, &rule_key(at.info, None)));
+                return admission(rules.judge_and(at.direction, &rule_key(at.info, None), decided));
             }
             Belongs::Flow { key, tcp } => (key, tcp),
         };
@@ -100,7 +114,7 @@ impl FlowGate {
                 table.touch(&flow, tcp.flags, at.now);
                 Admission::Known
             }
-            None => self.admit_new(table, rules, at, &key, tcp.opens),
+            None => self.admit_new(table, rules, at, (&key, tcp.opens), &mut decided),
         };
         if matches!(admission, Admission::Known | Admission::Allowed(_)) {
             // Only the first fragment of a datagram gets here.
@@ -111,9 +125,17 @@ impl FlowGate {
         admission
     }
 
-    fn admit_new(&self, table: &FlowTable, rules: &NicRules, at: &AtNic<'_>, key: &FlowKey, opens: bool) -> Admission {
+    /// Lets the rules decide about the first packet of a flow. `opens`: it is a TCP SYN.
+    fn admit_new(
+        &self,
+        table: &FlowTable,
+        rules: &NicRules,
+        at: &AtNic<'_>,
+        (key, opens): (&FlowKey, bool),
+        decided: &mut impl FnMut(RuleRef),
+    ) -> Admission {
         let ports = matches!(key.protocol, TCP | UDP).then_some(key.ports);
-        let judgement = rules.judge(at.direction, &rule_key(at.info, ports));
+        let judgement = rules.judge_and(at.direction, &rule_key(at.info, ports), decided);
         let (begins, answer) = match judgement {
             Judgement::NoGroup | Judgement::Allowed(_) => (*key, admission(judgement)),
             Judgement::Denied(by) => {

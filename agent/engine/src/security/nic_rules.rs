@@ -2,6 +2,7 @@
 
 use super::address_sets::AddressSets;
 use super::classifier::{Classifier, FieldMatches, RuleKey};
+use std::sync::Arc;
 use tombolo_proto::config::{Access, Direction, SecurityRule};
 use tombolo_proto::id::ResourceId;
 
@@ -11,9 +12,9 @@ pub struct NicRules {
     /// What tags and application security groups mean here.
     sets: AddressSets,
     /// The group of the NIC's subnet, if there is one.
-    subnet: Option<GroupRules>,
+    subnet: Option<Arc<GroupRules>>,
     /// The group of the NIC itself, if there is one.
-    nic: Option<GroupRules>,
+    nic: Option<Arc<GroupRules>>,
 }
 
 /// A security group with its rules prepared.
@@ -86,6 +87,11 @@ impl GroupRules {
         }
     }
 
+    /// The number of rules of both directions.
+    fn count(&self) -> usize {
+        self.inbound.rules.len() + self.outbound.rules.len()
+    }
+
     const fn list(&self, direction: Direction) -> &RuleList {
         match direction {
             Direction::Inbound => &self.inbound,
@@ -103,9 +109,9 @@ impl RuleList {
 }
 
 impl NicRules {
-    /// The groups of a NIC. Both must have been prepared with these `sets`.
+    /// The groups of a NIC. Both must have been prepared with sets that have the same names in the same order as `sets`.
     #[must_use]
-    pub const fn new(sets: AddressSets, subnet: Option<GroupRules>, nic: Option<GroupRules>) -> Self {
+    pub const fn new(sets: AddressSets, subnet: Option<Arc<GroupRules>>, nic: Option<Arc<GroupRules>>) -> Self {
         Self { sets, subnet, nic }
     }
 
@@ -115,17 +121,17 @@ impl NicRules {
         self.subnet.is_none() && self.nic.is_none()
     }
 
-    /// What tags mean here, for the prefixes that are learned later.
-    pub const fn sets_mut(&mut self) -> &mut AddressSets {
-        &mut self.sets
-    }
-
     /// Says what the rules do with the first packet of a flow. Inbound, the subnet's group comes first; outbound, the NIC's
     /// (N4). The first one that denies ends it.
     ///
     /// A list in which no rule matches denies: default rules match everything, so there is always one that does.
     #[must_use]
     pub fn judge(&self, direction: Direction, key: &RuleKey) -> Judgement {
+        self.judge_and(direction, key, |_| ())
+    }
+
+    /// As [`judge`](Self::judge); calls `decided` with the rule that decides in each group that was asked.
+    pub fn judge_and(&self, direction: Direction, key: &RuleKey, mut decided: impl FnMut(RuleRef)) -> Judgement {
         let mut judgement = Judgement::NoGroup;
         for (attachment, group) in self.in_order(direction) {
             let list = group.list(direction);
@@ -136,6 +142,7 @@ impl NicRules {
                 direction,
                 position: position.and_then(|p| u16::try_from(p).ok()).unwrap_or(u16::MAX),
             };
+            decided(rule);
             match access {
                 Some(Access::Allow) => judgement = Judgement::Allowed(rule),
                 Some(Access::Deny) | None => return Judgement::Denied(rule),
@@ -176,8 +183,8 @@ impl NicRules {
     #[must_use]
     pub fn rule(&self, reference: RuleRef) -> Option<(&ResourceId, &SecurityRule)> {
         let group = match reference.attachment {
-            Attachment::Subnet => self.subnet.as_ref(),
-            Attachment::Nic => self.nic.as_ref(),
+            Attachment::Subnet => self.subnet.as_deref(),
+            Attachment::Nic => self.nic.as_deref(),
         }?;
         let rule = group
             .list(reference.direction)
@@ -186,9 +193,39 @@ impl NicRules {
         Some((&group.id, rule))
     }
 
+    /// All rules with their groups: first the subnet's group, then the NIC's; of each, first the inbound rules.
+    pub fn all(&self) -> impl Iterator<Item = (&ResourceId, &SecurityRule)> {
+        let groups = self.subnet.iter().chain(&self.nic);
+        groups.flat_map(|group| {
+            let rules = group.inbound.rules.iter().chain(&group.outbound.rules);
+            rules.map(|rule| (&group.id, rule))
+        })
+    }
+
+    /// The number of rules of both groups.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.subnet.iter().chain(&self.nic).map(|group| group.count()).sum()
+    }
+
+    /// The position of a rule in the order of [`all`](Self::all). `None`: the reference is of other rules.
+    #[must_use]
+    pub fn position(&self, reference: RuleRef) -> Option<usize> {
+        self.rule(reference)?;
+        let (before, group) = match reference.attachment {
+            Attachment::Subnet => (0, self.subnet.as_deref()?),
+            Attachment::Nic => (self.subnet.as_deref().map_or(0, GroupRules::count), self.nic.as_deref()?),
+        };
+        let before_list = match reference.direction {
+            Direction::Inbound => 0,
+            Direction::Outbound => group.inbound.rules.len(),
+        };
+        Some(before + before_list + usize::from(reference.position))
+    }
+
     fn in_order(&self, direction: Direction) -> impl Iterator<Item = (Attachment, &GroupRules)> {
-        let subnet = (Attachment::Subnet, self.subnet.as_ref());
-        let nic = (Attachment::Nic, self.nic.as_ref());
+        let subnet = (Attachment::Subnet, self.subnet.as_deref());
+        let nic = (Attachment::Nic, self.nic.as_deref());
         let order = match direction {
             Direction::Inbound => [subnet, nic],
             Direction::Outbound => [nic, subnet],

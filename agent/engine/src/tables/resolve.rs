@@ -8,6 +8,7 @@ use super::{
     RoutingState, SubnetRoutes, Tables, TransitScope, set,
 };
 use crate::routing::{self, AcceptedRoute, accept_routes};
+use crate::security::SecuredNics;
 use ipnet::IpNet;
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,7 +35,12 @@ impl Tables {
         let subnets = resolver.build_subnets(&spaces)?;
         let role = resolver.build_role()?;
         let links = resolver.build_links(&spaces)?;
+        let security = config.security.as_ref().map(|security| {
+            let routes_of = |id: &ResourceId| subnets.iter().find(|s| s.id == *id).map_or(&[][..], |s| &s.all[..]);
+            SecuredNics::new(config, security, routes_of)
+        });
         Ok(Self {
+            security,
             agent: config.agent.clone(),
             mtu: config.mtu,
             probes: config.probes,

@@ -37,6 +37,7 @@ pub(super) fn gateway(index: &Index<'_>, vnet: &Vnet<'_>, instance: &Instance<'_
         subnets: spaces::subnets(index, vnet, std::iter::once(subnet)),
         spaces: delivered,
         links: links::of_circuit_gateway(index, vnet, instance),
+        security: None,
     })
 }
 
@@ -95,6 +96,7 @@ pub(super) fn edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLink) 
             owners: Vec::new(),
         }],
         links: links::of_edge(index, circuit, link),
+        security: None,
     })
 }
 

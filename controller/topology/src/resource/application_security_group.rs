@@ -1,5 +1,6 @@
-//! Application security groups. Groups are kept and shown, but nothing can refer to a group yet (N9).
+//! Application security groups: NICs that security rules name together (N9).
 
+use crate::arm::body::{MAX_ITEMS, Object};
 use crate::arm::view::Views;
 use crate::draft::Draft;
 use crate::path::Kind;
@@ -28,10 +29,55 @@ impl Resource for ApplicationSecurityGroup {
         })
     }
 
-    /// Checks nothing, because neither a network interface nor a security rule can refer to a group.
-    fn check_unused(_draft: &mut Draft<'_>, _id: &ResourceId, _old: &Self) {}
+    fn check_unused(draft: &mut Draft<'_>, id: &ResourceId, old: &Self) {
+        let topology = &draft.topology;
+        let nics = topology.nics.values().filter(|nic| {
+            let mut groups = nic.ip_configurations.iter().flat_map(|c| &c.application_security_groups);
+            groups.any(|group| *group == old.envelope.id)
+        });
+        let rules = topology.network_security_groups.values().flat_map(|g| &g.security_rules);
+        let rules = rules.filter(|rule| rule.application_groups().any(|group| *group == old.envelope.id));
+        // A message that lists thousands of NICs helps nobody.
+        let users = nics.map(|n| &n.envelope.id).chain(rules.map(|r| &r.id)).take(10);
+        let users: Vec<String> = users.map(ToString::to_string).collect();
+        if !users.is_empty() {
+            draft.problems.add(
+                "InUseApplicationSecurityGroupCannotBeDeleted",
+                id,
+                format!(
+                    "Application security group {id} cannot be deleted because it is in use by the following resources: {}.",
+                    users.join(", ")
+                ),
+            );
+        }
+    }
 
     fn properties(&self, _views: &Views<'_>) -> Value {
         json!({})
+    }
+}
+
+impl Draft<'_> {
+    /// The application security groups in the list `name` of `object`, with the ids that they were created with. `from` is
+    /// the resource that the body describes. A group that does not exist, or is in another region, is a problem.
+    pub(crate) fn resolve_application_groups(
+        &mut self,
+        object: &Object<'_>,
+        name: &str,
+        from: &ResourceId,
+    ) -> Vec<ResourceId> {
+        let items = object.list(name, MAX_ITEMS, &mut self.problems).unwrap_or_default();
+        let mut groups = Vec::new();
+        for item in items {
+            let Some(object) = item.object(&mut self.problems) else {
+                continue;
+            };
+            let found = self.resolve_own(&object, from, |topology, group| {
+                let found = topology.application_security_groups.get(group)?;
+                Some(found.envelope.id.clone())
+            });
+            groups.extend(found.filter(|id| !groups.contains(id)));
+        }
+        groups
     }
 }

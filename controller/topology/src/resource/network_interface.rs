@@ -45,6 +45,9 @@ pub struct NicIpConfiguration {
     /// The public IP address resource, kept and shown only.
     #[serde(default)]
     pub public_ip_address: Option<ResourceId>,
+    /// The application security groups that the address belongs to (N9).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub application_security_groups: Vec<ResourceId>,
 }
 
 /// Azure's maximum number of private IP addresses of a network interface.
@@ -102,6 +105,7 @@ impl Resource for NetworkInterface {
                     address: address?,
                     is_static: w.is_static,
                     public_ip_address: w.public_ip_address,
+                    application_security_groups: w.application_security_groups,
                 })
             })
             .collect();
@@ -191,6 +195,10 @@ impl NicIpConfiguration {
         });
         if let Some(public) = &self.public_ip_address {
             properties["publicIPAddress"] = reference(public);
+        }
+        if !self.application_security_groups.is_empty() {
+            let groups = self.application_security_groups.iter().map(reference);
+            properties["applicationSecurityGroups"] = groups.collect::<Vec<_>>().into();
         }
         let id = ResourceId::new(format!("{}/ipConfigurations/{}", nic.envelope.id, self.name));
         child(&id, Kind::NicIpConfiguration, nic.envelope.etag, properties)

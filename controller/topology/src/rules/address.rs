@@ -30,6 +30,8 @@ pub(crate) struct AddressRequest {
     pub(crate) primary: bool,
     /// The stored id of the public address to which the body refers.
     pub(crate) public_ip_address: Option<ResourceId>,
+    /// The application security groups that the address belongs to.
+    pub(crate) application_security_groups: Vec<ResourceId>,
 }
 
 impl Draft<'_> {
@@ -87,11 +89,8 @@ impl Draft<'_> {
         let at = inner.at("privateIPAddress");
         let primary = inner.boolean("primary", &mut self.problems).unwrap_or(false);
         self.check_supported(inner, unsupported::IP_CONFIGURATION);
-        for list in [
-            "applicationSecurityGroups",
-            "loadBalancerBackendAddressPools",
-            "loadBalancerInboundNatRules",
-        ] {
+        let application_security_groups = self.resolve_application_groups(inner, "applicationSecurityGroups", owner);
+        for list in ["loadBalancerBackendAddressPools", "loadBalancerInboundNatRules"] {
             if inner.get(list).and_then(Value::as_array).is_some_and(|a| !a.is_empty()) {
                 self.unsupported_reference(inner, list, owner);
             }
@@ -122,6 +121,7 @@ impl Draft<'_> {
             subnet,
             address,
             is_static,
+            application_security_groups,
             ipv6: version.map(|v| v == "IPv6"),
             at,
             primary,

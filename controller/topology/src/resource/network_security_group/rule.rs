@@ -1,6 +1,6 @@
 //! One security rule: its fields, and what a body may say of them (N1, N11).
 
-use crate::arm::body::{MAX_ITEMS, Object, missing};
+use crate::arm::body::{Object, missing};
 use crate::arm::view::{child, reference};
 use crate::draft::Draft;
 use crate::path::{Kind, child_id, shown};
@@ -170,6 +170,14 @@ impl RulePorts {
 }
 
 impl SecurityRule {
+    /// The application security groups that the rule names, on both sides.
+    pub(crate) fn application_groups(&self) -> impl Iterator<Item = &ResourceId> {
+        [&self.source, &self.destination].into_iter().flat_map(|side| match &side.addresses {
+            RuleAddresses::Groups(ids) => ids.as_slice(),
+            RuleAddresses::Prefix(_) | RuleAddresses::Prefixes(_) => &[],
+        })
+    }
+
     /// As agents enforce it.
     #[must_use]
     pub fn compiled(&self) -> config::SecurityRule {
@@ -303,7 +311,7 @@ impl Draft<'_> {
 
     fn read_addresses(&mut self, properties: &Object<'_>, side: &str, id: &ResourceId) -> Option<RuleAddresses> {
         let (one, many) = (format!("{side}AddressPrefix"), format!("{side}AddressPrefixes"));
-        let groups = self.read_groups(properties, &format!("{side}ApplicationSecurityGroups"), id);
+        let groups = self.resolve_application_groups(properties, &format!("{side}ApplicationSecurityGroups"), id);
         let single = properties
             .text(&one, &mut self.problems)
             .filter(|text| !text.is_empty());
@@ -360,21 +368,6 @@ impl Draft<'_> {
                 shown(text)
             ),
         );
-    }
-
-    fn read_groups(&mut self, properties: &Object<'_>, name: &str, id: &ResourceId) -> Vec<ResourceId> {
-        let items = properties.list(name, MAX_ITEMS, &mut self.problems).unwrap_or_default();
-        let mut groups = Vec::new();
-        for item in items {
-            let Some(object) = item.object(&mut self.problems) else {
-                continue;
-            };
-            groups.extend(self.resolve_own(&object, id, |topology, group| {
-                let found = topology.application_security_groups.get(group)?;
-                Some(found.envelope.id.clone())
-            }));
-        }
-        groups
     }
 
     fn read_ports(&mut self, properties: &Object<'_>, side: &str, id: &ResourceId) -> Option<RulePorts> {

@@ -1,0 +1,128 @@
+//! The security groups that a machine's agent enforces (D25).
+
+use super::index::{Index, Machine, Vnet};
+use super::prefix;
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use tombolo_proto::config::{
+    AddressMatch, ApplicationGroup, Direction, Nic, SERVICE_TAGS, SecuredNic, Security, SecurityGroup,
+};
+use tombolo_proto::id::ResourceId;
+
+/// The groups of the machine's NICs, and of the subnets and NICs of machines without an agent that its host serves.
+/// `nics` are the NICs of the configuration. `None`: no group applies to any of them (N5).
+pub(super) fn of_machine(
+    index: &Index<'_>,
+    vnet: &Vnet<'_>,
+    machine: &Machine<'_>,
+    nics: &[Nic],
+) -> Option<Security> {
+    let topology = index.topology;
+    let subnet_group = |subnet: &ResourceId| {
+        let (_, subnet) = index.subnet(subnet)?;
+        subnet.network_security_group.clone()
+    };
+    let mut secured = Vec::with_capacity(nics.len());
+    for nic in nics {
+        secured.push(SecuredNic {
+            id: nic.id.clone(),
+            prefixes: nic.addresses.iter().map(|a| IpNet::from(a.addr())).collect(),
+            subnet: nic.subnet.clone(),
+            subnet_group: subnet_group(&nic.subnet),
+            nic_group: topology.nics.get(&nic.id).and_then(|n| n.network_security_group.clone()),
+        });
+    }
+    let mut served: Vec<_> = machine.served.iter().collect();
+    served.sort_by(|a, b| a.id.cmp(&b.id));
+    for subnet in served {
+        secured.push(SecuredNic {
+            id: subnet.id.clone(),
+            prefixes: prefix::sorted(&subnet.prefixes),
+            subnet: subnet.id.clone(),
+            subnet_group: subnet.network_security_group.clone(),
+            nic_group: None,
+        });
+        secured.extend(nics_of_others(index, vnet, &subnet.id));
+    }
+    let used: BTreeSet<&ResourceId> = secured
+        .iter()
+        .flat_map(|nic| nic.subnet_group.iter().chain(&nic.nic_group))
+        .collect();
+    if used.is_empty() {
+        return None;
+    }
+    let groups: Vec<SecurityGroup> = used
+        .into_iter()
+        .filter_map(|id| topology.network_security_groups.get(id))
+        .map(|group| SecurityGroup {
+            id: group.envelope.id.clone(),
+            rules: [Direction::Inbound, Direction::Outbound]
+                .into_iter()
+                .flat_map(|direction| group.compiled(direction))
+                .collect(),
+        })
+        .collect();
+    let application_groups = application_groups(index, &groups);
+    Some(Security {
+        groups,
+        application_groups,
+        nics: secured,
+    })
+}
+
+/// The NICs with a group of their own in a served subnet whose machines have no agent, ordered by id.
+fn nics_of_others(index: &Index<'_>, vnet: &Vnet<'_>, subnet: &ResourceId) -> Vec<SecuredNic> {
+    let has_agent = |nic: &ResourceId| {
+        let machines = vnet.machines.iter();
+        machines.flat_map(|m| &m.nics).any(|n| n.envelope.id == *nic)
+    };
+    let (_, resource) = match index.subnet(subnet) {
+        Some(found) => found,
+        None => return Vec::new(),
+    };
+    let nics = index.topology.nics.values();
+    let nics = nics.filter(|nic| nic.network_security_group.is_some());
+    let nics = nics.filter(|nic| nic.ip_configurations.iter().any(|c| c.subnet == *subnet));
+    nics.filter(|nic| !has_agent(&nic.envelope.id))
+        .map(|nic| SecuredNic {
+            id: nic.envelope.id.clone(),
+            prefixes: nic.ip_configurations.iter().map(|c| IpNet::from(c.address)).collect(),
+            subnet: subnet.clone(),
+            subnet_group: resource.network_security_group.clone(),
+            nic_group: nic.network_security_group.clone(),
+        })
+        .collect()
+}
+
+/// The addresses of the application security groups that rules of `groups` name, ordered by name.
+fn application_groups(index: &Index<'_>, groups: &[SecurityGroup]) -> Vec<ApplicationGroup> {
+    let mut members: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
+    for rule in groups.iter().flat_map(|g| &g.rules) {
+        for side in [&rule.source, &rule.destination] {
+            let AddressMatch::Sets(names) = side else { continue };
+            let own = names.iter().filter(|name| !SERVICE_TAGS.contains(&name.as_str()));
+            own.for_each(|name| {
+                members.entry(name.clone()).or_default();
+            });
+        }
+    }
+    if members.is_empty() {
+        return Vec::new();
+    }
+    let configurations = index.topology.nics.values().flat_map(|nic| &nic.ip_configurations);
+    for configuration in configurations {
+        for group in &configuration.application_security_groups {
+            if let Some(addresses) = members.get_mut(&group.as_str().to_ascii_lowercase()) {
+                addresses.insert(configuration.address);
+            }
+        }
+    }
+    members
+        .into_iter()
+        .map(|(name, addresses)| ApplicationGroup {
+            name,
+            addresses: addresses.into_iter().collect(),
+        })
+        .collect()
+}
