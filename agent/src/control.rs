@@ -141,6 +141,7 @@ impl Control {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             quic_endpoint: self.config.quic_endpoint().unwrap_or_default(),
             lanes: self.config.lane_count().into(),
+            features: Feature::ALL.iter().map(|f| f.name().to_owned()).collect(),
         };
         outbox.send(message(FromAgent::Hello(hello))).await?;
         let mut inbox = client

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tombolo_engine::link::AdvertisementStats;
 use tombolo_engine::tables::{RoutingState, Tables};
 use tombolo_proto::config::AgentConfig;
+use tombolo_engine::security::{Flows, RuleName};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::Route;
 use tombolo_proto::status::{LinkStatus, Totals};
@@ -31,6 +32,8 @@ pub struct LaneReport {
     pub endpoints: BTreeMap<AgentId, SocketAddr>,
     /// Dropped packets, by the name of the drop reason.
     pub drops: BTreeMap<String, u64>,
+    /// How often each security rule decided.
+    pub rule_hits: BTreeMap<RuleName, u64>,
     /// Packets by outcome, over all links.
     pub totals: Totals,
     /// The `totals` of each lane; the index is the lane's number.
@@ -107,6 +110,8 @@ pub struct LaneSetup {
     pub other_lanes: Vec<Lane>,
     /// In lane 0: the queue to the table builder. None in other lanes.
     pub build_queue: Option<BuildQueue>,
+    /// The flows that security groups have allowed, shared by all lanes (D33).
+    pub flows: Arc<Flows>,
     /// When the lane ends, receives the reason, also if the lane was told to stop.
     pub ended: mpsc::UnboundedSender<String>,
 }

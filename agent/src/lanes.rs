@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Notify, mpsc, watch};
 use tombolo_engine::link::AdvertisementStats;
 use tombolo_engine::routing::RoutingState;
+use tombolo_engine::security::{DEFAULT_FLOWS, Flows};
 use tombolo_proto::config::AgentConfig;
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::Route;
@@ -54,6 +55,7 @@ impl Lanes {
         let (sender, receiver) = mpsc::channel(REDIRECT_QUEUE);
         let (routing_state, shared_state) = watch::channel(RoutingState::default());
         let keys = Arc::new(keys);
+        let flows = Arc::new(Flows::new(DEFAULT_FLOWS, rand::random()));
         let (build_queue, build_receiver) = builder::queue();
         let start =
             |number: u16, redirected: RedirectQueue, other_lanes: Vec<Lane>, build_queue: Option<BuildQueue>| {
@@ -67,6 +69,7 @@ impl Lanes {
                     redirected,
                     other_lanes,
                     build_queue,
+                    flows: flows.clone(),
                     ended: ended.clone(),
                 })
                 .with_context(|| format!("lane {number}"))
@@ -191,6 +194,9 @@ fn merge(all: &mut LaneReport, other: LaneReport) {
     }
     for (reason, count) in other.drops {
         *all.drops.entry(reason).or_default() += count;
+    }
+    for (rule, count) in other.rule_hits {
+        *all.rule_hits.entry(rule).or_default() += count;
     }
     let Totals {
         tun_in,

@@ -1,6 +1,7 @@
 //! The agent's metrics as Prometheus text. `docs/operations.md` describes each metric.
 
 use crate::agent::AgentView;
+use tombolo_proto::config::Direction;
 use tombolo_proto::exposition::{Kind, Text};
 use tombolo_proto::status::{BgpPeerState, Carrier, LinkState, LinkStatus};
 
@@ -78,6 +79,26 @@ fn packets(out: &mut Text, view: &AgentView) {
     );
     for (reason, n) in &view.status.drops {
         samples.add(&[("reason", reason)], n);
+    }
+    let mut samples = out.metric(
+        "tombolo_security_rule_packets_total",
+        Kind::Counter,
+        "Packets about which a security rule decided: the first of each flow, and those of no flow.",
+    );
+    for hits in &view.status.rule_hits {
+        let direction = match hits.direction {
+            Direction::Inbound => "inbound",
+            Direction::Outbound => "outbound",
+        };
+        samples.add(
+            &[
+                ("nic", hits.nic.as_str()),
+                ("group", hits.group.as_str()),
+                ("direction", direction),
+                ("rule", &hits.rule),
+            ],
+            hits.packets,
+        );
     }
     out.metric(
         "tombolo_socket_errors_total",

@@ -7,12 +7,13 @@
 use crate::compiled::Compiled;
 use crate::writer::Published;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::sync::{mpsc, oneshot, watch};
+use tombolo_proto::config::Feature;
 use tombolo_proto::control_stream;
 use tombolo_proto::id::{AgentId, Revision};
 use tombolo_proto::probe::{ProbeKind, ProbeReport, ProbeRequest};
@@ -88,6 +89,8 @@ struct Entry {
     connection: Option<Connection>,
     applied: Revision,
     digest: String,
+    /// The features that the agent named in its last Hello.
+    features: BTreeSet<Feature>,
     /// The digest of the configuration that was sent and is neither applied nor rejected yet.
     in_flight: Option<String>,
     /// The last rejection, after the digest of the rejected configuration.
@@ -111,6 +114,8 @@ struct Connection {
 pub struct Stream {
     /// The agent that has opened the stream.
     pub agent: AgentId,
+    /// The features of configurations that the agent understands.
+    pub features: BTreeSet<Feature>,
     number: u64,
     /// Completes when a newer stream of the agent replaces this stream.
     pub superseded: oneshot::Receiver<()>,
@@ -144,10 +149,16 @@ impl Agents {
     }
 
     /// Registers a new stream after its Hello, with the revision and the digest of the configuration that the agent
-    /// runs. An older stream of the agent ends: its [`Stream::superseded`] completes, its probes fail, and calls of the
+    /// runs, and the features that it understands. An older stream of the agent ends: its [`Stream::superseded`] completes, its probes fail, and calls of the
     /// methods below for this older stream are ignored from now on. An earlier rejection is forgotten. The caller has
     /// authorized the agent.
-    pub fn connected(&self, agent: &AgentId, revision: Revision, digest: &str) -> Stream {
+    pub fn connected(
+        &self,
+        agent: &AgentId,
+        revision: Revision,
+        digest: &str,
+        features: BTreeSet<Feature>,
+    ) -> Stream {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (messages, outgoing) = mpsc::channel(OUTGOING_CAPACITY);
         let (hold, superseded) = oneshot::channel();
@@ -159,6 +170,7 @@ impl Agents {
             });
             entry.applied = revision;
             entry.digest = digest.to_owned();
+            entry.features.clone_from(&features);
             entry.in_flight = None;
             entry.rejected = None;
             // These probes were requested over the older stream, so their reports will not arrive.
@@ -166,6 +178,7 @@ impl Agents {
         });
         Stream {
             agent: agent.clone(),
+            features,
             number,
             superseded,
             outgoing,
@@ -271,12 +284,16 @@ impl Agents {
         let agents = published.topology.agents.values().filter(|a| !a.revoked);
         agents
             .map(|agent| {
-                let desired_digest = compiled
-                    .configs
-                    .get(&agent.id)
-                    .map(|c| c.digest.clone())
-                    .unwrap_or_default();
                 let entry = entries.get(&agent.id);
+                let config = compiled.configs.get(&agent.id);
+                // The features of an agent that has not connected since this controller started are unknown.
+                let features = entry.filter(|e| !e.digest.is_empty()).map(|e| &e.features);
+                let missing = features.zip(config).map(|(f, c)| c.missing(f)).unwrap_or_default();
+                let desired_digest = match (config, features) {
+                    (Some(config), Some(features)) => config.for_agent(features).0.to_owned(),
+                    (Some(config), None) => config.digest.clone(),
+                    (None, _) => String::new(),
+                };
                 let digest = entry.map(|e| e.digest.clone()).unwrap_or_default();
                 // While a configuration is in flight, the agent may switch to it at any moment. So the digest that the
                 // agent reported before says nothing until the agent has answered.
@@ -292,6 +309,14 @@ impl Agents {
                 let rejected = entry
                     .and_then(|e| e.rejected.as_ref())
                     .filter(|(d, _)| *d == desired_digest);
+                // The agent runs what it was sent, which is not the configuration that the revision asks for.
+                let too_old = (!missing.is_empty()).then(|| Refusal {
+                    revision: compiled.revision,
+                    reason: format!(
+                        "this version of the agent does not support {}: it has no links until it is upgraded",
+                        missing.join(", ")
+                    ),
+                });
                 AgentProgress {
                     agent: agent.id.clone(),
                     connected: entry.is_some_and(|e| e.connection.is_some()),
@@ -299,7 +324,7 @@ impl Agents {
                     up_to_date: same && compiled.revision == published.revision,
                     digest,
                     desired_digest,
-                    rejected: rejected.map(|(_, r)| r.clone()),
+                    rejected: rejected.map(|(_, r)| r.clone()).or(too_old),
                 }
             })
             .collect()
@@ -428,8 +453,8 @@ mod tests {
             digest: digest.into(),
             ..AgentStatus::default()
         };
-        let older = agents.connected(&agent, Revision(1), "one");
-        let newer = agents.connected(&agent, Revision(2), "two");
+        let older = agents.connected(&agent, Revision(1), "one", BTreeSet::new());
+        let newer = agents.connected(&agent, Revision(2), "two", BTreeSet::new());
         agents.status(&newer, status("new"));
         agents.status(&older, status("old"));
         agents.applied(&older, Revision(1), "one");

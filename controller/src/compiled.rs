@@ -2,11 +2,11 @@
 
 use crate::metrics::histogram::Histogram;
 use crate::writer::Published;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::watch;
-use tombolo_proto::config::digest;
+use tombolo_proto::config::{Feature, digest};
 use tombolo_proto::id::{AgentId, Revision};
 use tombolo_topology::compile::Compiler;
 use tombolo_topology::topology::Topology;
@@ -18,6 +18,37 @@ pub struct Config {
     pub digest: String,
     /// The configuration in canonical JSON.
     pub bytes: Vec<u8>,
+    /// The configuration for an agent that lacks a feature which this one needs. `None`: every agent understands it.
+    pub isolated: Option<Isolated>,
+}
+
+/// A configuration without links, for an agent that does not understand the one that was compiled for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Isolated {
+    /// The features that the compiled configuration needs.
+    pub needs: BTreeSet<Feature>,
+    /// The digest of `bytes`.
+    pub digest: String,
+    /// The configuration without links in canonical JSON.
+    pub bytes: Vec<u8>,
+}
+
+impl Config {
+    /// What to send to an agent with these features: the digest and the bytes.
+    #[must_use]
+    pub fn for_agent(&self, features: &BTreeSet<Feature>) -> (&str, &[u8]) {
+        match &self.isolated {
+            Some(isolated) if !isolated.needs.is_subset(features) => (&isolated.digest, &isolated.bytes),
+            _ => (&self.digest, &self.bytes),
+        }
+    }
+
+    /// The features that an agent needs for this configuration and does not have, by name.
+    #[must_use]
+    pub fn missing(&self, features: &BTreeSet<Feature>) -> Vec<&'static str> {
+        let needs = self.isolated.iter().flat_map(|isolated| &isolated.needs);
+        needs.filter(|f| !features.contains(f)).map(|f| f.name()).collect()
+    }
 }
 
 /// The configurations of all agents at one revision.
@@ -46,9 +77,19 @@ fn compile(published: &Published, before: &BTreeMap<AgentId, Arc<Config>>) -> Co
         let bytes = config.to_bytes();
         let same = before.get(agent).filter(|c| c.bytes == bytes).cloned();
         let config = same.unwrap_or_else(|| {
+            let needs = config.needs();
+            let isolated = (!needs.is_empty()).then(|| {
+                let bytes = config.isolated().to_bytes();
+                Isolated {
+                    needs,
+                    digest: digest(&bytes),
+                    bytes,
+                }
+            });
             Arc::new(Config {
                 digest: digest(&bytes),
                 bytes,
+                isolated,
             })
         });
         configs.insert(agent.clone(), config);

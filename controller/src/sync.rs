@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
+use tombolo_proto::config::Feature;
 use tombolo_proto::control_stream::{self, agent_message, controller_message};
 use tombolo_proto::id::{AgentId, Revision};
 use tombolo_topology::sync::{AgentSync, Close, Desired, Push, authorize};
@@ -72,7 +73,10 @@ impl Session<'_> {
         authorize(known.map(|a| &**a), &self.key).map_err(|close| permission_denied(agent, close))?;
         tracing::info!(%agent, revision = hello.revision, from = %self.peer, "agent connected");
         let sync = AgentSync::hello(&self.key, current.revision, &hello.digest);
-        let mut stream = self.agents.connected(agent, Revision(hello.revision), &hello.digest);
+        let features = Feature::of_names(&hello.features);
+        let mut stream = self
+            .agents
+            .connected(agent, Revision(hello.revision), &hello.digest, features);
         let result = self.serve(&mut stream, sync, &hello, incoming).await;
         self.agents.disconnected(&stream);
         tracing::info!(%agent, "agent disconnected");
@@ -121,7 +125,7 @@ impl Session<'_> {
             let desired = Desired {
                 revision: compiled.revision,
                 agent: compiled.topology.agents.get(agent).map(|a| &**a),
-                digest: config.map(|c| c.digest.as_str()),
+                digest: config.map(|c| c.for_agent(&stream.features).0),
             };
             match (sync.published(&desired), config) {
                 (Push::Close(close), _) => return Err(permission_denied(agent, close)),
@@ -130,12 +134,21 @@ impl Session<'_> {
                     controller_message::Message::UpToDate(control_stream::UpToDate { revision })
                 }
                 (Push::Config, Some(config)) => {
-                    self.agents.sent(stream, &config.digest);
-                    tracing::debug!(%agent, revision = %compiled.revision, bytes = config.bytes.len(), "configuration sent");
+                    let missing = config.missing(&stream.features);
+                    if !missing.is_empty() {
+                        tracing::warn!(
+                            %agent,
+                            features = missing.join(", "),
+                            "the agent is too old for its configuration and gets one without links: upgrade it"
+                        );
+                    }
+                    let (digest, bytes) = config.for_agent(&stream.features);
+                    self.agents.sent(stream, digest);
+                    tracing::debug!(%agent, revision = %compiled.revision, bytes = bytes.len(), "configuration sent");
                     controller_message::Message::Config(control_stream::Config {
                         revision: compiled.revision.0,
-                        digest: config.digest.clone(),
-                        config: config.bytes.clone(),
+                        digest: digest.to_owned(),
+                        config: bytes.to_vec(),
                     })
                 }
                 (Push::Nothing, _) | (Push::Config, None) => return Ok(()),

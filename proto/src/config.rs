@@ -7,10 +7,12 @@
 //! An agent refuses a configuration with an unknown field. If the agent ignored the field, it would apply only a part
 //! of the policy, and could permit packets that the field forbids.
 
+mod feature;
 mod link;
 mod role;
 mod security;
 
+pub use feature::Feature;
 pub use link::{ForeignSources, GatewayKind, Link, Relation, Transport};
 pub use role::{
     CircuitLink, CircuitNetwork, DEFAULT_ASN, EDGE_ASN, GatewayConnection, LinkedCircuit, MAX_PREFIXES, Neighbour,

@@ -1,5 +1,6 @@
 //! The status that agents report to the controller, and that their admin socket shows.
 
+use crate::config::Direction;
 use crate::id::{AgentId, ResourceId, Revision};
 use crate::route::Route;
 use ipnet::IpNet;
@@ -36,6 +37,30 @@ pub struct AgentStatus {
     /// reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused_routes: Vec<RefusedRoutes>,
+    /// How often security rules decided, ordered by NIC, group, direction and rule; without rules that never did. At most
+    /// [`MAX_RULE_HITS`] entries.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rule_hits: Vec<RuleHits>,
+}
+
+/// Largest number of [`AgentStatus::rule_hits`]: more would make a report larger than a megabyte.
+pub const MAX_RULE_HITS: usize = 4096;
+
+/// How often one security rule decided at one NIC.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleHits {
+    /// The NIC, or the subnet of machines without an agent.
+    pub nic: ResourceId,
+    /// The security group.
+    pub group: ResourceId,
+    /// Whether the rule judges packets that come to the NIC or that leave it.
+    pub direction: Direction,
+    /// `securityRules/NAME` or `defaultSecurityRules/NAME`.
+    pub rule: String,
+    /// Number of packets about which the rule decided since the rule came into force on the agent: the first packets of
+    /// flows, and packets that belong to no flow. Packets of known flows need no rule (N6) and are not counted.
+    pub packets: u64,
 }
 
 /// The unused routes of one sender with the same reason.

@@ -358,14 +358,21 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
         if self.outer != 0 && !packet::decapsulate_ecn(packet, self.outer) {
             return self.stats.dropped(DropReason::Congestion);
         }
-        let verdict = self
-            .flows
-            .decide(ingress, &info, tables.spreads, || decide(tables, ingress, &info, None));
-        if let (Some(nics), Some(guard)) = (&tables.security, self.guard.take())
-            && let Err(reason) = guard.check(nics, ingress, (packet, &info), verdict, self.now)
-        {
-            return self.stats.dropped(reason);
-        }
+        let decide = || decide(tables, ingress, &info, None);
+        let verdict = match (&tables.security, self.guard.take()) {
+            (Some(nics), Some(guard)) => {
+                // Flows are told apart by their ports, which the slot's key has to have for that.
+                let (verdict, slot) = self.flows.decide_and_admit(ingress, &info, true, decide);
+                if let Err(reason) = guard.admit(nics, ingress, (packet, &info), verdict, slot, self.now) {
+                    return self.stats.dropped(reason);
+                }
+                verdict
+            }
+            _ => {
+                let by_ports = tables.spreads || tables.security.is_some();
+                self.flows.decide(ingress, &info, by_ports, decide)
+            }
+        };
         // CoDel (`aqm`) watches the queue of received datagrams, so only packets that came out of such datagrams are
         // marked or dropped.
         let goes_on = matches!(verdict, Verdict::Deliver | Verdict::Forward { .. });

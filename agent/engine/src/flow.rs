@@ -26,8 +26,24 @@ struct Key {
 /// The cache: one decision in each slot.
 #[derive(Debug)]
 pub(crate) struct FlowCache {
-    slots: Box<[Option<(Key, Verdict)>]>,
+    slots: Box<[Option<Slot>]>,
     hash: FixedState,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    key: Key,
+    verdict: Verdict,
+    admission: Option<Admission>,
+}
+
+/// The last time when security groups admitted a packet of the slot's flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Admission {
+    /// The IP protocol of the packet. The slot's key does not have it.
+    pub(crate) protocol: u8,
+    /// The period in which it was admitted; one of `security::guard`.
+    pub(crate) period: u32,
 }
 
 impl FlowCache {
@@ -37,6 +53,40 @@ impl FlowCache {
             slots: vec![None; SLOTS].into_boxed_slice(),
             hash: FixedState::with_seed(seed),
         }
+    }
+
+    /// Returns the cached decision and where the slot keeps its admission by security groups; `None`: the decision is not
+    /// cached. See [`decide`](Self::decide).
+    #[inline]
+    pub(crate) fn decide_and_admit(
+        &mut self,
+        ingress: Ingress,
+        packet: &PacketInfo,
+        by_ports: bool,
+        decide: impl FnOnce() -> Verdict,
+    ) -> (Verdict, Option<&mut Option<Admission>>) {
+        if packet.ttl <= 1 {
+            return (decide(), None);
+        }
+        let key = Key {
+            ingress,
+            source: packet.source,
+            destination: packet.destination,
+            ports: if by_ports { packet.ports } else { 0 },
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are as good as any")]
+        // A hash selects exactly one slot, and the lookup searches no others. So the most work that a packet can cause
+        // is one decision.
+        let slot = &mut self.slots[self.hash.hash_one(key) as usize & (SLOTS - 1)];
+        if slot.is_none_or(|slot| slot.key != key) {
+            *slot = None;
+        }
+        let slot = slot.get_or_insert_with(|| Slot {
+            key,
+            verdict: decide(),
+            admission: None,
+        });
+        (slot.verdict, Some(&mut slot.admission))
     }
 
     /// Returns the cached decision for a packet. If there is none, calls `decide`, caches the result and returns it.
@@ -49,27 +99,7 @@ impl FlowCache {
         by_ports: bool,
         decide: impl FnOnce() -> Verdict,
     ) -> Verdict {
-        if packet.ttl <= 1 {
-            return decide();
-        }
-        let key = Key {
-            ingress,
-            source: packet.source,
-            destination: packet.destination,
-            ports: if by_ports { packet.ports } else { 0 },
-        };
-        #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are as good as any")]
-        // A hash selects exactly one slot, and the lookup searches no others. So the most work that a packet can cause
-        // is one decision.
-        let slot = &mut self.slots[self.hash.hash_one(key) as usize & (SLOTS - 1)];
-        match slot {
-            Some((known, verdict)) if *known == key => *verdict,
-            Some(_) | None => {
-                let verdict = decide();
-                *slot = Some((key, verdict));
-                verdict
-            }
-        }
+        self.decide_and_admit(ingress, packet, by_ports, decide).0
     }
 
     /// Removes all decisions. The caller does so when it replaces the tables.

@@ -460,6 +460,7 @@ fn hub_gateway() -> AgentConfig {
             link("spoke-vm", Relation::GatewayClient {}, &["10.2.0.4/32"]),
             link("vm", Relation::GatewayClient {}, &["10.1.0.4/32"]),
         ],
+        security: None,
     }
 }
 

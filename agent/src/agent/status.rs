@@ -17,7 +17,8 @@ use tombolo_proto::config::AgentConfig;
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::installed::Installed;
 use tombolo_proto::route::Route;
-use tombolo_proto::status::{AgentStatus, NeighbourRoutes, RefusedRoutes, Totals};
+use tombolo_engine::security::RuleName;
+use tombolo_proto::status::{AgentStatus, MAX_RULE_HITS, NeighbourRoutes, RefusedRoutes, RuleHits, Totals};
 
 /// Longest interval between two status reports, while nothing changes. With a longer interval the counters at the
 /// controller would be older, with a shorter one the load on the controller would be higher.
@@ -197,6 +198,18 @@ impl Agent {
             learned: dynamic.learned.iter().map(heard).collect(),
             bgp: self.bgp.status(),
             refused_routes: self.refused_routes(running.config.as_deref(), &dynamic),
+            rule_hits: rule_hits(report.rule_hits),
         }
     }
+}
+
+fn rule_hits(hits: BTreeMap<RuleName, u64>) -> Vec<RuleHits> {
+    let named = hits.into_iter().map(|(name, packets)| RuleHits {
+        nic: name.nic,
+        group: name.group,
+        direction: name.direction,
+        rule: name.rule,
+        packets,
+    });
+    named.take(MAX_RULE_HITS).collect()
 }

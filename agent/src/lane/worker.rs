@@ -96,6 +96,7 @@ impl Worker {
             redirected,
             other_lanes,
             build_queue,
+            flows,
             ended: _,
         } = setup;
         let (redirected, lane0) = match redirected {
@@ -106,11 +107,13 @@ impl Worker {
         if number == 0 && config.quic_port.is_some() {
             links = links.with_second_port();
         }
+        let mut engine = Engine::with_redirect(links, rand::random(), lane0.map(RedirectSender::new));
+        engine.share_flows(flows);
         Ok(Self {
             udp: LaneSockets::bind(&config, number)?,
             tun: device.queue()?,
             settings: config,
-            engine: Engine::with_redirect(links, rand::random(), lane0.map(RedirectSender::new)),
+            engine,
             outbox: Outbox::default(),
             generation: 0,
             commands,
@@ -450,6 +453,7 @@ impl Worker {
             links: self.engine.links().status(Instant::now()),
             endpoints: self.engine.links().endpoints(),
             drops,
+            rule_hits: self.engine.rule_hits().collect(),
             totals,
             lanes: vec![totals],
             offload: self.tun.offload(),

@@ -384,6 +384,7 @@ fn gateway(agent: &Host) -> AgentConfig {
             owners: vec![],
         }],
         links: vec![],
+        security: None,
     }
 }
 

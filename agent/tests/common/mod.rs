@@ -397,6 +397,7 @@ pub(crate) fn config(me: usize, hosts: [&Host; 2]) -> AgentConfig {
             third_party: false,
             dpd_timeout: None,
         }],
+        security: None,
     }
 }
 

@@ -267,6 +267,7 @@ fn agent_configurations() {
         subnets: vec![subnet(true), subnet(false)],
         spaces: spaces(),
         links: vec![minimal_link(), full_link()],
+        security: None,
     };
     AgentConfig::from_bytes(&full.to_bytes()).unwrap();
     let minimal = AgentConfig {
@@ -283,6 +284,7 @@ fn agent_configurations() {
         subnets: vec![],
         spaces: vec![],
         links: vec![],
+        security: None,
     };
     // The digests record the order of fields too. A changed digest would make the controller send each configuration
     // again.

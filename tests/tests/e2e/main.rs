@@ -10,6 +10,7 @@ mod faults;
 mod first_join;
 mod peering;
 mod plain_site;
+mod security_groups;
 mod sites_and_circuits;
 mod stream;
 mod transit;

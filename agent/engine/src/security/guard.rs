@@ -1,14 +1,15 @@
 //! The security groups of an agent in one lane: admits packets at NICs, and counts how often each rule decided.
 
 use super::flow_gate::{Admission, AtNic, FlowGate};
+use crate::flow::Admission as Admitted;
 use super::flow_table::{FROM_HOST, FlowTable};
 use super::secured_nics::{RuleName, SecuredNics};
 use crate::decide::Ingress;
-use crate::packet::PacketInfo;
+use crate::packet::{PacketInfo, TCP};
 use crate::verdict::{DropReason, Verdict};
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Capacity of a table of flows whose owner gives none, in flows. The kernel gives its 90 MB as flows come.
 pub const DEFAULT_FLOWS: usize = 1_000_000;
@@ -74,6 +75,9 @@ pub(crate) struct Guard {
     earlier: BTreeMap<RuleName, u64>,
     /// Where the next sweep of the table begins.
     sweep_at: usize,
+    /// The number of the present period, and its end.
+    period: u32,
+    period_ends: Option<Instant>,
 }
 
 impl Guard {
@@ -85,6 +89,8 @@ impl Guard {
             hits: Vec::new(),
             earlier: BTreeMap::new(),
             sweep_at: 0,
+            period: 0,
+            period_ends: None,
         }
     }
 
@@ -120,6 +126,46 @@ impl Guard {
             let (_, seconds) = self.flows.made(now);
             self.gate.adopt_until(seconds + ADOPTION);
         }
+    }
+
+    /// Applies the security groups to a packet with this verdict. `slot` remembers the result for the packets of the flow
+    /// that follow within a second, so that most packets need no lookup in the table that all lanes share (D33). Returns
+    /// the reason if the groups drop the packet.
+    #[inline]
+    pub(crate) fn admit(
+        &mut self,
+        nics: &SecuredNics,
+        ingress: Ingress,
+        (packet, info): (&[u8], &PacketInfo),
+        verdict: Verdict,
+        slot: Option<&mut Option<Admitted>>,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        // Ports of 0 stand for a fragment or for another protocol; the slot does not tell their flows apart.
+        let remembered = slot.filter(|_| info.ports != 0 && !changes_state(packet, info));
+        let Some(slot) = remembered else {
+            return self.check(nics, ingress, (packet, info), verdict, now);
+        };
+        let admission = Some(Admitted {
+            protocol: info.protocol,
+            period: self.period(now),
+        });
+        if *slot != admission {
+            self.check(nics, ingress, (packet, info), verdict, now)?;
+            *slot = admission;
+        }
+        Ok(())
+    }
+
+    /// The number of the present period. A period ends at the first packet after a second.
+    fn period(&mut self, now: Instant) -> u32 {
+        /// For so long a lane does not ask the shared table about a flow again: the resolution of its times.
+        const PERIOD: Duration = Duration::from_secs(1);
+        if self.period_ends.is_none_or(|ends| now >= ends) {
+            self.period = self.period.wrapping_add(1);
+            self.period_ends = Some(now + PERIOD);
+        }
+        self.period
     }
 
     /// Applies the security groups to a packet with this verdict. Returns the reason if they drop the packet.
@@ -181,4 +227,15 @@ impl Guard {
         let names = nics.into_iter().flat_map(SecuredNics::rule_names);
         names.zip(self.hits.iter().copied()).filter(|(_, n)| *n > 0)
     }
+}
+
+/// Whether a packet may begin or end its flow: a TCP segment with SYN, FIN or RST.
+fn changes_state(packet: &[u8], info: &PacketInfo) -> bool {
+    const FLAGS: usize = 13;
+    const SYN_FIN_RST: u8 = 0x02 | 0x01 | 0x04;
+    info.protocol == TCP
+        && info
+            .transport
+            .and_then(|at| packet.get(at + FLAGS))
+            .is_none_or(|flags| flags & SYN_FIN_RST != 0)
 }

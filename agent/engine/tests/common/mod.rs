@@ -125,6 +125,7 @@ pub fn vm(name: &str, addresses: &[&str], links: Vec<Link>, owners: &[(&str, &st
         }],
         spaces: vec![space("vnet", SpaceKind::Local {}, &["10.0.0.0/8", "fd00::/8"], owners)],
         links,
+        security: None,
     }
 }
 

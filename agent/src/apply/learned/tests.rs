@@ -105,6 +105,7 @@ fn vm() -> AgentConfig {
             third_party: false,
             dpd_timeout: None,
         }],
+        security: None,
     }
 }
 

@@ -50,6 +50,7 @@ fn config(routes: Vec<EffectiveRoute>) -> AgentConfig {
             owners: vec![],
         }],
         links: vec![],
+        security: None,
     }
 }
 

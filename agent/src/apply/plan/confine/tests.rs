@@ -65,6 +65,7 @@ fn config(ip_forwarding: bool, served: &[&str]) -> AgentConfig {
             owners: vec![],
         }],
         links: vec![],
+        security: None,
     }
 }
 
