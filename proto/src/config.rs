@@ -20,7 +20,7 @@ pub use role::{
 };
 
 pub use security::{
-    ALL_PORTS, Access, AddressMatch, ApplicationGroup, Direction, MAX_NICS, MAX_RULES, PortRange, RuleProtocol,
+    ALL_PORTS, Access, AccessOff, AddressMatch, ApplicationGroup, Direction, MAX_NICS, MAX_RULES, PortRange, RuleProtocol,
     SERVICE_TAGS, SecuredNic, Security, SecurityGroup, SecurityRule,
 };
 

@@ -115,7 +115,7 @@ impl Decision<'_> {
         let subnet = subnet.ok_or(DropReason::SpoofedSource)?;
         // P17 holds for the source too, because an appliance may not forward packets of a VNet whose peering has access
         // off.
-        self.check_access(self.packet.source)?;
+        self.check_access(self.packet.source, self.packet.source)?;
         self.route(subnet, Ingress::Tun)
     }
 
@@ -132,12 +132,13 @@ impl Decision<'_> {
         // P17 at the receiver: the packet came directly from a VM across a peering with access off.
         if let PeerRole::Peering(space) = peer.relation
             && !self.tables.spaces[space].access()
+            && self.obeys_access(self.packet.destination)
         {
             return Err(DropReason::AccessDenied);
         }
         // P17 at the receiver: the packet came through a gateway or an appliance, so only the packet's source shows the
         // VNet that it comes from.
-        self.check_access(self.packet.source)?;
+        self.check_access(self.packet.source, self.packet.destination)?;
         if own.get(self.packet.destination).is_some() || forwarding.is_some() {
             return Ok(Verdict::Deliver);
         }
@@ -241,12 +242,20 @@ impl Decision<'_> {
         }
     }
 
-    /// P17: an address of a VNet whose peering has access off is unreachable on every path.
-    fn check_access(&self, address: IpAddr) -> Result<(), DropReason> {
+    /// P17: an address of a VNet whose peering has access off is unreachable on every path. `own` is the address of the
+    /// packet that belongs to this host.
+    fn check_access(&self, address: IpAddr, own: IpAddr) -> Result<(), DropReason> {
         match self.tables.denied.get(address) {
-            Some(()) => Err(DropReason::AccessDenied),
-            None => Ok(()),
+            Some(()) if self.obeys_access(own) => Err(DropReason::AccessDenied),
+            Some(()) | None => Ok(()),
         }
+    }
+
+    /// Whether `allowVirtualNetworkAccess` off drops packets at the NIC of `own`. With a security group there, the rules may
+    /// decide instead (D28).
+    fn obeys_access(&self, own: IpAddr) -> bool {
+        let security = self.tables.security.as_ref();
+        !security.is_some_and(|nics| nics.rules_decide_without_access(own))
     }
 
     /// Forwards by the effective routes of a VM's subnet (R7, R20).
@@ -267,11 +276,11 @@ impl Decision<'_> {
             },
             Hop::PeeringNotDelivered => Err(DropReason::TransitNotAllowed),
             Hop::Gateway(group) => {
-                self.check_access(self.packet.destination)?;
+                self.check_access(self.packet.destination, self.packet.source)?;
                 self.use_group(group, ingress)
             }
             Hop::Appliance(space, address) => {
-                self.check_access(self.packet.destination)?;
+                self.check_access(self.packet.destination, self.packet.source)?;
                 // R11: packets to an appliance that is neither in the own VNet nor in a directly peered one are
                 // dropped.
                 self.reach_owner(space.ok_or(DropReason::ApplianceUnreachable)?, address, ingress)
@@ -290,7 +299,7 @@ impl Decision<'_> {
             trace.vnet = Some(space.vnet.clone());
         }
         // P17 at the sender: a peering with access off is closed in both directions.
-        if !space.access() {
+        if !space.access() && self.obeys_access(self.packet.source) {
             return Err(DropReason::AccessDenied);
         }
         match space.owners.get(address).ok_or(DropReason::NoOwner)? {

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 use tombolo_engine::verdict::DropReason;
 use tombolo_proto::config::{
-    ALL_PORTS, Access, AddressMatch, AgentConfig, Direction, PortRange, RuleProtocol, SecuredNic, Security,
+    ALL_PORTS, Access, AccessOff, AddressMatch, AgentConfig, Direction, PortRange, RuleProtocol, SecuredNic, Security,
     SecurityGroup, SecurityRule,
 };
 
@@ -87,6 +87,7 @@ fn attach(world: &mut World, node: usize, subnet: Option<SecurityGroup>, nic: Op
         }],
         groups: subnet.into_iter().chain(nic).collect(),
         application_groups: Vec::new(),
+        access_off: AccessOff::default(),
     };
     let config = AgentConfig {
         security: Some(security),

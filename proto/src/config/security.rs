@@ -31,6 +31,29 @@ pub struct Security {
     /// agent that the host serves. Entries without a group are listed too, so that the number of an entry does not
     /// change when a group is attached to another one.
     pub nics: Vec<SecuredNic>,
+    /// What `allowVirtualNetworkAccess` off on a peering means at NICs with a group (P17, D28).
+    #[serde(default, skip_serializing_if = "AccessOff::is_block")]
+    pub access_off: AccessOff,
+}
+
+/// What `allowVirtualNetworkAccess` off on a peering means at NICs to which a security group applies (D28). At NICs without
+/// a group it always means [`AccessOff::Block`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum AccessOff {
+    /// Packets from and to the peer are dropped (Azure in 2017).
+    #[default]
+    Block,
+    /// The peer is no part of the tag `VirtualNetwork`, so default rules deny its packets; a rule of the user may allow
+    /// them (Azure today).
+    TagOnly,
+}
+
+impl AccessOff {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    fn is_block(&self) -> bool {
+        *self == Self::Block
+    }
 }
 
 /// A network security group.

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use tombolo_proto::config::{AgentConfig, Direction, Role, Security, SpaceKind};
+use tombolo_proto::config::{AccessOff, AgentConfig, Direction, Role, Security, SpaceKind};
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::{EffectiveRoute, RouteSource};
 
@@ -26,6 +26,7 @@ pub struct SecuredNics {
     by_address: Lpm<u8>,
     /// The number of the NIC through which packets of others pass: the first NIC with IP forwarding.
     forwarding: Option<u8>,
+    access_off: AccessOff,
 }
 
 /// A NIC with the numbers of its rules.
@@ -99,6 +100,7 @@ impl SecuredNics {
             nics,
             by_address,
             forwarding: forwarding.and_then(|n| u8::try_from(n).ok()),
+            access_off: security.access_off,
         }
     }
 
@@ -114,8 +116,20 @@ impl SecuredNics {
             (Ingress::Link(_), Verdict::Deliver) => (packet.destination, Direction::Inbound),
             _ => return None,
         };
-        let nic = self.by_address.get(address).copied().or(self.forwarding)?;
+        let nic = self.nic_of(address)?;
         Some(Passage { nic, direction })
+    }
+
+    /// Whether rules alone decide about packets of peers with `allowVirtualNetworkAccess` off at the NIC of `address`
+    /// (D28). If not, such packets are dropped (P17).
+    #[must_use]
+    pub fn rules_decide_without_access(&self, address: IpAddr) -> bool {
+        self.access_off == AccessOff::TagOnly && self.nic_of(address).is_some_and(|nic| self.is_secured(nic))
+    }
+
+    /// The number of the NIC that has an address, or through which packets of this address pass.
+    fn nic_of(&self, address: IpAddr) -> Option<u8> {
+        self.by_address.get(address).copied().or(self.forwarding)
     }
 
     /// The rules of a NIC. `None`: there is no NIC of this number.

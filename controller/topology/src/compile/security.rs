@@ -68,6 +68,7 @@ pub(super) fn of_machine(
         groups,
         application_groups,
         nics: secured,
+        access_off: topology.settings.vnet_access_off,
     })
 }
 

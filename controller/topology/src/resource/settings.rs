@@ -1,7 +1,7 @@
 //! The operator's settings, and the eras that define their defaults (D4, "Eras" in docs/rules.md).
 
 use serde::{Deserialize, Serialize};
-use tombolo_proto::config::{DEFAULT_MTU, Probes, SiteTtl};
+use tombolo_proto::config::{AccessOff, DEFAULT_MTU, Probes, SiteTtl};
 
 /// The operator's settings. A setting that is not given has the default of the era.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,8 @@ pub struct Settings {
     pub mtu: u16,
     /// Whether VNets that are linked to one circuit reach each other through it (E6).
     pub circuit_vnet_to_vnet: bool,
+    /// What `allowVirtualNetworkAccess` off means at network interfaces with a security group (P17): `block` or `tagOnly`.
+    pub vnet_access_off: AccessOff,
     /// How VPN gateways treat the TTL of packets from a site (T6).
     pub vpn_ttl_for_site_traffic: SiteTtl,
     /// The hold time of BGP sessions with sites and customer edges, in seconds, 3 to 65,535 (RFC 4271). Equal in every
@@ -85,6 +87,7 @@ impl Settings {
                 tunnels_per_gateway: 10,
                 mtu: DEFAULT_MTU,
                 circuit_vnet_to_vnet: true,
+                vnet_access_off: AccessOff::Block,
                 vpn_ttl_for_site_traffic: SiteTtl::Transparent,
                 ..Self::of(Era::AzureCurrent)
             },
@@ -96,6 +99,7 @@ impl Settings {
                 tunnels_per_gateway: 30,
                 mtu: DEFAULT_MTU,
                 circuit_vnet_to_vnet: false,
+                vnet_access_off: AccessOff::TagOnly,
                 vpn_ttl_for_site_traffic: SiteTtl::SilentHop,
                 bgp_hold_time: BGP_HOLD_TIME,
                 probe_interval: 100,
@@ -124,6 +128,7 @@ struct SettingsBody {
     tunnels_per_gateway: Option<u32>,
     mtu: Option<u16>,
     circuit_vnet_to_vnet: Option<bool>,
+    vnet_access_off: Option<AccessOff>,
     vpn_ttl_for_site_traffic: Option<SiteTtl>,
     bgp_hold_time: Option<u16>,
     probe_interval: Option<u32>,
@@ -143,6 +148,7 @@ impl From<SettingsBody> for Settings {
             tunnels_per_gateway: given.tunnels_per_gateway.unwrap_or(era.tunnels_per_gateway),
             mtu: given.mtu.unwrap_or(era.mtu),
             circuit_vnet_to_vnet: given.circuit_vnet_to_vnet.unwrap_or(era.circuit_vnet_to_vnet),
+            vnet_access_off: given.vnet_access_off.unwrap_or(era.vnet_access_off),
             vpn_ttl_for_site_traffic: given.vpn_ttl_for_site_traffic.unwrap_or(era.vpn_ttl_for_site_traffic),
             bgp_hold_time: given.bgp_hold_time.unwrap_or(era.bgp_hold_time),
             probe_interval: given.probe_interval.unwrap_or(era.probe_interval),

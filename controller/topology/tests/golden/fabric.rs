@@ -2,7 +2,7 @@
 
 use super::{GROUP, id};
 use tombolo_golden::{all_of, every_variant, golden};
-use tombolo_proto::config::{CircuitLink, SiteTtl};
+use tombolo_proto::config::{AccessOff, CircuitLink, SiteTtl};
 use tombolo_proto::id::{PublicKey, ResourceId};
 use tombolo_topology::resource::{AddressSpaceChange, Agent, Binding, Era, JoinToken, Reach, Settings};
 
@@ -77,6 +77,7 @@ pub(super) fn settings() -> Settings {
         tunnels_per_gateway: 11,
         mtu: 1400,
         circuit_vnet_to_vnet: true,
+        vnet_access_off: AccessOff::Block,
         vpn_ttl_for_site_traffic: SiteTtl::Transparent,
         bgp_hold_time: 9,
         probe_interval: 200,
