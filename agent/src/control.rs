@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
-use tombolo_proto::config::digest;
+use tombolo_proto::config::{Feature, digest};
 use tombolo_proto::control_stream::agent_message::Message as FromAgent;
 use tombolo_proto::control_stream::control_client::ControlClient;
 use tombolo_proto::control_stream::controller_message::Message as FromController;

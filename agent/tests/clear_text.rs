@@ -125,6 +125,7 @@ fn config(gate: &Host, peer: &Host, of_gate: bool, peered: bool) -> AgentConfig 
         }],
         spaces,
         links,
+        security: None,
     }
 }
 

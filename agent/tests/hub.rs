@@ -182,6 +182,7 @@ impl Hosts {
             }],
             spaces,
             links,
+            security: None,
         });
     }
 }

@@ -152,13 +152,7 @@ impl Agents {
     /// runs, and the features that it understands. An older stream of the agent ends: its [`Stream::superseded`] completes, its probes fail, and calls of the
     /// methods below for this older stream are ignored from now on. An earlier rejection is forgotten. The caller has
     /// authorized the agent.
-    pub fn connected(
-        &self,
-        agent: &AgentId,
-        revision: Revision,
-        digest: &str,
-        features: BTreeSet<Feature>,
-    ) -> Stream {
+    pub fn connected(&self, agent: &AgentId, revision: Revision, digest: &str, features: BTreeSet<Feature>) -> Stream {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (messages, outgoing) = mpsc::channel(OUTGOING_CAPACITY);
         let (hold, superseded) = oneshot::channel();

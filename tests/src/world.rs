@@ -72,6 +72,9 @@ impl End {
                 DropReason::NotForwarding => Why::NotForwarding,
                 DropReason::Hairpin | DropReason::TtlExceeded | DropReason::TtlExceededSilent => Why::Loop,
                 DropReason::Malformed
+                | DropReason::SecurityRule
+                | DropReason::UnknownFragment
+                | DropReason::FlowTableFull
                 | DropReason::NoLink
                 | DropReason::LinkDown
                 | DropReason::TooBig

@@ -39,7 +39,10 @@ fn rule(name: &str, priority: u16, direction: Direction, access: Access) -> Secu
 fn to_port(port: u16, rule: SecurityRule) -> SecurityRule {
     SecurityRule {
         protocol: RuleProtocol::Tcp,
-        destination_ports: vec![PortRange { first: port, last: port }],
+        destination_ports: vec![PortRange {
+            first: port,
+            last: port,
+        }],
         ..rule
     }
 }
@@ -50,18 +53,40 @@ fn tag(name: &str) -> AddressMatch {
 
 /// The default rules (N2).
 fn defaults() -> Vec<SecurityRule> {
-    let default = |name: &str, priority, direction, access, source: AddressMatch, destination: AddressMatch| SecurityRule {
-        name: format!("defaultSecurityRules/{name}"),
-        source,
-        destination,
-        ..rule("", priority, direction, access)
-    };
+    let default =
+        |name: &str, priority, direction, access, source: AddressMatch, destination: AddressMatch| SecurityRule {
+            name: format!("defaultSecurityRules/{name}"),
+            source,
+            destination,
+            ..rule("", priority, direction, access)
+        };
     use {Access::*, AddressMatch::Any, Direction::*};
     vec![
-        default("AllowVnetInBound", 65_000, Inbound, Allow, tag("VirtualNetwork"), tag("VirtualNetwork")),
-        default("AllowAzureLoadBalancerInBound", 65_001, Inbound, Allow, tag("AzureLoadBalancer"), Any),
+        default(
+            "AllowVnetInBound",
+            65_000,
+            Inbound,
+            Allow,
+            tag("VirtualNetwork"),
+            tag("VirtualNetwork"),
+        ),
+        default(
+            "AllowAzureLoadBalancerInBound",
+            65_001,
+            Inbound,
+            Allow,
+            tag("AzureLoadBalancer"),
+            Any,
+        ),
         default("DenyAllInBound", 65_500, Inbound, Deny, Any, Any),
-        default("AllowVnetOutBound", 65_000, Outbound, Allow, tag("VirtualNetwork"), tag("VirtualNetwork")),
+        default(
+            "AllowVnetOutBound",
+            65_000,
+            Outbound,
+            Allow,
+            tag("VirtualNetwork"),
+            tag("VirtualNetwork"),
+        ),
         default("AllowInternetOutBound", 65_001, Outbound, Allow, Any, tag("Internet")),
         default("DenyAllOutBound", 65_500, Outbound, Deny, Any, Any),
     ]
@@ -149,10 +174,17 @@ fn n3_a_denied_packet_is_dropped_at_the_receiver_and_counted_under_its_rule() {
     assert!(arrives(&mut world, 0, tcp((A, 40_000), (B, 443), Flags::Syn)));
     assert!(!arrives(&mut world, 0, tcp((A, 40_001), (B, 22), Flags::Syn)));
     assert!(!arrives(&mut world, 0, tcp((A, 40_002), (B, 22), Flags::Syn)));
-    assert_eq!(hits(&world, 1), [("https".to_owned(), 1), ("nothing-else".to_owned(), 2)]);
+    assert_eq!(
+        hits(&world, 1),
+        [("https".to_owned(), 1), ("nothing-else".to_owned(), 2)]
+    );
     assert_eq!(denied(&world, 1), 2);
     assert!(world.nodes[1].engine.stats().conserved());
-    assert_eq!(world.nodes[0].delivered, [Vec::<u8>::new(); 0], "N7: a denied packet has no answer");
+    assert_eq!(
+        world.nodes[0].delivered,
+        [Vec::<u8>::new(); 0],
+        "N7: a denied packet has no answer"
+    );
 }
 
 #[test]
@@ -180,13 +212,21 @@ fn n4_the_first_group_that_denies_ends_it() {
     let closed = |name: &str| group(name, vec![rule(name, 100, Direction::Inbound, Access::Deny)]);
     attach(&mut world, 1, Some(closed("subnet-group")), Some(closed("nic-group")));
     assert!(!arrives(&mut world, 0, tcp((A, 40_000), (B, 80), Flags::Syn)));
-    assert_eq!(hits(&world, 1), [("subnet-group".to_owned(), 1)], "inbound: the subnet's first");
+    assert_eq!(
+        hits(&world, 1),
+        [("subnet-group".to_owned(), 1)],
+        "inbound: the subnet's first"
+    );
 
     let mut world = World::pair();
     let closed = |name: &str| group(name, vec![rule(name, 100, Direction::Outbound, Access::Deny)]);
     attach(&mut world, 0, Some(closed("subnet-group")), Some(closed("nic-group")));
     assert!(!arrives(&mut world, 0, tcp((A, 40_000), (B, 80), Flags::Syn)));
-    assert_eq!(hits(&world, 0), [("nic-group".to_owned(), 1)], "outbound: the NIC's first");
+    assert_eq!(
+        hits(&world, 0),
+        [("nic-group".to_owned(), 1)],
+        "outbound: the NIC's first"
+    );
 }
 
 #[test]
@@ -194,12 +234,18 @@ fn n6_a_reply_needs_no_rule_and_a_packet_of_no_flow_does() {
     let mut world = World::pair();
     let no_way_out = vec![rule("none", 100, Direction::Outbound, Access::Deny)];
     attach(&mut world, 1, None, Some(group("quiet", no_way_out)));
-    assert!(!arrives(&mut world, 1, tcp((B, 443), (A, 40_000), Flags::SynAck)), "nobody asked");
+    assert!(
+        !arrives(&mut world, 1, tcp((B, 443), (A, 40_000), Flags::SynAck)),
+        "nobody asked"
+    );
     assert!(arrives(&mut world, 0, tcp((A, 40_000), (B, 443), Flags::Syn)));
     assert!(arrives(&mut world, 1, tcp((B, 443), (A, 40_000), Flags::SynAck)));
     assert!(arrives(&mut world, 0, tcp((A, 40_000), (B, 443), Flags::Ack)));
     assert!(arrives(&mut world, 1, tcp((B, 443), (A, 40_000), Flags::Ack)));
-    assert!(!arrives(&mut world, 1, tcp((B, 443), (A, 40_001), Flags::Ack)), "another flow");
+    assert!(
+        !arrives(&mut world, 1, tcp((B, 443), (A, 40_001), Flags::Ack)),
+        "another flow"
+    );
 }
 
 #[test]
@@ -210,9 +256,15 @@ fn n6_a_change_of_rules_applies_to_new_flows_only() {
     assert!(arrives(&mut world, 1, tcp((B, 443), (A, 40_000), Flags::SynAck)));
     let closed = vec![rule("closed", 100, Direction::Inbound, Access::Deny)];
     attach(&mut world, 1, None, Some(group("web", closed)));
-    assert!(arrives(&mut world, 0, tcp((A, 40_000), (B, 443), Flags::Ack)), "established");
+    assert!(
+        arrives(&mut world, 0, tcp((A, 40_000), (B, 443), Flags::Ack)),
+        "established"
+    );
     assert!(!arrives(&mut world, 0, tcp((A, 40_001), (B, 443), Flags::Syn)), "new");
-    assert!(!arrives(&mut world, 0, tcp((A, 40_000), (B, 443), Flags::Syn)), "a new connection from the same port");
+    assert!(
+        !arrives(&mut world, 0, tcp((A, 40_000), (B, 443), Flags::Syn)),
+        "a new connection from the same port"
+    );
 }
 
 #[test]
@@ -224,7 +276,10 @@ fn n6_a_flow_that_is_idle_for_four_minutes_needs_a_rule_again() {
     assert!(arrives(&mut world, 1, tcp((B, 443), (A, 40_000), Flags::SynAck)));
     for _ in 0..4 {
         world.now += Duration::from_secs(200);
-        assert!(arrives(&mut world, 1, tcp((B, 443), (A, 40_000), Flags::Ack)), "each packet renews the time");
+        assert!(
+            arrives(&mut world, 1, tcp((B, 443), (A, 40_000), Flags::Ack)),
+            "each packet renews the time"
+        );
     }
     world.now += Duration::from_secs(241);
     assert!(!arrives(&mut world, 1, tcp((B, 443), (A, 40_000), Flags::Ack)));
@@ -245,7 +300,10 @@ fn n8_the_tag_virtual_network_has_the_own_space_and_not_a_peer_without_access() 
     world.nodes[1].install(config, now);
     assert!(!arrives(&mut world, 0, tcp((A, 40_001), (B, 443), Flags::Syn)));
     let counted = hits(&world, 1);
-    assert_eq!(counted, [("AllowVnetInBound".to_owned(), 1), ("DenyAllInBound".to_owned(), 1)]);
+    assert_eq!(
+        counted,
+        [("AllowVnetInBound".to_owned(), 1), ("DenyAllInBound".to_owned(), 1)]
+    );
 }
 
 #[test]
@@ -256,7 +314,10 @@ fn n5_counters_go_on_over_changes_and_end_with_their_rule() {
     assert!(!arrives(&mut world, 0, tcp((A, 40_000), (B, 80), Flags::Syn)));
     attach(&mut world, 1, Some(group("subnet", vec![])), Some(closed("one")));
     assert!(!arrives(&mut world, 0, tcp((A, 40_000), (B, 80), Flags::Syn)));
-    assert_eq!(hits(&world, 1), [("AllowVnetInBound".to_owned(), 1), ("one".to_owned(), 2)]);
+    assert_eq!(
+        hits(&world, 1),
+        [("AllowVnetInBound".to_owned(), 1), ("one".to_owned(), 2)]
+    );
     attach(&mut world, 1, None, Some(closed("two")));
     assert!(hits(&world, 1).is_empty());
     let config = AgentConfig {
@@ -265,7 +326,10 @@ fn n5_counters_go_on_over_changes_and_end_with_their_rule() {
     };
     let now = world.now;
     world.nodes[1].install(config, now);
-    assert!(arrives(&mut world, 0, tcp((A, 40_000), (B, 80), Flags::Syn)), "without a group all pass");
+    assert!(
+        arrives(&mut world, 0, tcp((A, 40_000), (B, 80), Flags::Syn)),
+        "without a group all pass"
+    );
 }
 
 #[test]
@@ -275,9 +339,21 @@ fn d34_connections_from_before_the_first_group_are_adopted_for_a_minute() {
     assert!(arrives(&mut world, 1, tcp((B, 443), (A, 40_000), Flags::SynAck)));
     let no_way_out = vec![rule("none", 100, Direction::Outbound, Access::Deny)];
     attach(&mut world, 1, None, Some(group("quiet", no_way_out)));
-    assert!(arrives(&mut world, 1, tcp((B, 443), (A, 40_000), Flags::Ack)), "its first packet was inbound");
-    assert!(!arrives(&mut world, 1, tcp((B, 50_000), (A, 443), Flags::Syn)), "a new connection is not");
+    assert!(
+        arrives(&mut world, 1, tcp((B, 443), (A, 40_000), Flags::Ack)),
+        "its first packet was inbound"
+    );
+    assert!(
+        !arrives(&mut world, 1, tcp((B, 50_000), (A, 443), Flags::Syn)),
+        "a new connection is not"
+    );
     world.now += Duration::from_secs(61);
-    assert!(arrives(&mut world, 1, tcp((B, 443), (A, 40_000), Flags::Ack)), "it is known now");
-    assert!(!arrives(&mut world, 1, tcp((B, 444), (A, 40_000), Flags::Ack)), "too late");
+    assert!(
+        arrives(&mut world, 1, tcp((B, 443), (A, 40_000), Flags::Ack)),
+        "it is known now"
+    );
+    assert!(
+        !arrives(&mut world, 1, tcp((B, 444), (A, 40_000), Flags::Ack)),
+        "too late"
+    );
 }

@@ -13,11 +13,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
 use tombolo_engine::link::AdvertisementStats;
 use tombolo_engine::routing::{RoutingState, refused};
+use tombolo_engine::security::RuleName;
 use tombolo_proto::config::AgentConfig;
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::installed::Installed;
 use tombolo_proto::route::Route;
-use tombolo_engine::security::RuleName;
 use tombolo_proto::status::{AgentStatus, MAX_RULE_HITS, NeighbourRoutes, RefusedRoutes, RuleHits, Totals};
 
 /// Longest interval between two status reports, while nothing changes. With a longer interval the counters at the

@@ -107,6 +107,7 @@ fn files_of_the_state_directory() {
             subnets: vec![],
             spaces: vec![],
             links: vec![],
+            security: None,
         },
     };
     golden!().document("last_good", &last_good);

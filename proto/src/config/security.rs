@@ -147,7 +147,12 @@ impl Security {
                 }
                 let mut ports = rule.source_ports.iter().chain(&rule.destination_ports);
                 if let Some(reversed) = ports.find(|p| p.first > p.last) {
-                    return Err(format!("{}: ports {}-{} are reversed", at(), reversed.first, reversed.last));
+                    return Err(format!(
+                        "{}: ports {}-{} are reversed",
+                        at(),
+                        reversed.first,
+                        reversed.last
+                    ));
                 }
             }
         }

@@ -43,9 +43,18 @@ async fn a_rule_drops_one_port_and_nothing_else() -> Result<()> {
     client.arm_put(&deny, &rule(200, "Deny")).await?;
     attach(&w, "hub-vm", Some(&group)).await?;
 
-    ensure!(connect(&w, "spoke-a-vm", "hub-vm", ALLOWED)?.is_some(), "N10: default rules let peers in");
-    ensure!(connect(&w, "spoke-a-vm", "hub-vm", DENIED)?.is_none(), "denied from a peer");
-    ensure!(connect(&w, "hub-fw", "hub-vm", DENIED)?.is_none(), "N4: denied inside the subnet or VNet too");
+    ensure!(
+        connect(&w, "spoke-a-vm", "hub-vm", ALLOWED)?.is_some(),
+        "N10: default rules let peers in"
+    );
+    ensure!(
+        connect(&w, "spoke-a-vm", "hub-vm", DENIED)?.is_none(),
+        "denied from a peer"
+    );
+    ensure!(
+        connect(&w, "hub-fw", "hub-vm", DENIED)?.is_none(),
+        "N4: denied inside the subnet or VNet too"
+    );
     echo(&mut early).context("N6, D34: the connection is older than the group")?;
     let hits = hits(&w, "hub-vm").await?;
     let counted = |rule: &str| hits.iter().find(|(name, _)| name == rule).map_or(0, |(_, n)| *n);
@@ -63,11 +72,20 @@ async fn a_rule_drops_one_port_and_nothing_else() -> Result<()> {
     echo(&mut later).context("N6: a change applies to new flows only")?;
 
     attach(&w, "hub-vm", None).await?;
-    ensure!(connect(&w, "spoke-a-vm", "hub-vm", DENIED)?.is_some(), "N5: without a group everything is allowed");
+    ensure!(
+        connect(&w, "spoke-a-vm", "hub-vm", DENIED)?.is_some(),
+        "N5: without a group everything is allowed"
+    );
     let pings = pings.into_iter().collect::<Result<Vec<_>>>()?;
     for pinged in BackgroundPing::stop_all(pings) {
         let pinged = pinged?;
-        ensure!(pinged.all(), "{} of {} lost: {:?}", pinged.missing.len(), pinged.sent, pinged.missing);
+        ensure!(
+            pinged.all(),
+            "{} of {} lost: {:?}",
+            pinged.missing.len(),
+            pinged.sent,
+            pinged.missing
+        );
     }
     drop(servers);
     w.end().await

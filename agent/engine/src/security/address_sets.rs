@@ -1,9 +1,8 @@
 //! What tags and application security groups mean at one NIC (N8, N9).
 
 use crate::tables::lpm::Lpm;
-use foldhash::fast::RandomState;
 use ipnet::IpNet;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// The position of a set in [`AddressSets`].
@@ -16,9 +15,9 @@ pub struct SetId(pub u16);
 /// single addresses, so a lookup finds all groups of an address at once.
 #[derive(Debug, Default)]
 pub struct AddressSets {
-    ids: HashMap<String, SetId, RandomState>,
+    ids: BTreeMap<String, SetId>,
     tags: Vec<Tag>,
-    groups_of: HashMap<IpAddr, Vec<SetId>, RandomState>,
+    groups_of: BTreeMap<IpAddr, Vec<SetId>>,
 }
 
 #[derive(Debug)]

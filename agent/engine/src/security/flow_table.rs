@@ -196,7 +196,6 @@ fn bits(address: IpAddr) -> u128 {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the upper half was shifted down")]
 const fn high(bits: u128) -> u64 {
     (bits >> 64) as u64
 }
@@ -597,7 +596,7 @@ impl FlowTable {
 
 /// Maps all values of `part` evenly to numbers below `count`, which is less than 2^32.
 const fn scale(part: u32, count: u64) -> u64 {
-    part as u64 * count >> 32
+    (part as u64 * count) >> 32
 }
 
 fn flow_ref(slot: usize, header: u64, from_second: bool) -> FlowRef {

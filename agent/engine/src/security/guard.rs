@@ -1,10 +1,10 @@
 //! The security groups of an agent in one lane: admits packets at NICs, and counts how often each rule decided.
 
 use super::flow_gate::{Admission, AtNic, FlowGate};
-use crate::flow::Admission as Admitted;
 use super::flow_table::{FROM_HOST, FlowTable};
 use super::secured_nics::{RuleName, SecuredNics};
 use crate::decide::Ingress;
+use crate::flow::Admission as Admitted;
 use crate::packet::{PacketInfo, TCP};
 use crate::verdict::{DropReason, Verdict};
 use std::collections::BTreeMap;

@@ -115,6 +115,12 @@ impl NicRules {
         Self { sets, subnet, nic }
     }
 
+    /// What tags and application security groups mean at this NIC.
+    #[must_use]
+    pub const fn sets(&self) -> &AddressSets {
+        &self.sets
+    }
+
     /// Whether a group applies.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
@@ -214,7 +220,10 @@ impl NicRules {
         self.rule(reference)?;
         let (before, group) = match reference.attachment {
             Attachment::Subnet => (0, self.subnet.as_deref()?),
-            Attachment::Nic => (self.subnet.as_deref().map_or(0, GroupRules::count), self.nic.as_deref()?),
+            Attachment::Nic => (
+                self.subnet.as_deref().map_or(0, GroupRules::count),
+                self.nic.as_deref()?,
+            ),
         };
         let before_list = match reference.direction {
             Direction::Inbound => 0,

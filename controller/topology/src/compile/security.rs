@@ -12,12 +12,7 @@ use tombolo_proto::id::ResourceId;
 
 /// The groups of the machine's NICs, and of the subnets and NICs of machines without an agent that its host serves.
 /// `nics` are the NICs of the configuration. `None`: no group applies to any of them (N5).
-pub(super) fn of_machine(
-    index: &Index<'_>,
-    vnet: &Vnet<'_>,
-    machine: &Machine<'_>,
-    nics: &[Nic],
-) -> Option<Security> {
+pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>, machine: &Machine<'_>, nics: &[Nic]) -> Option<Security> {
     let topology = index.topology;
     let subnet_group = |subnet: &ResourceId| {
         let (_, subnet) = index.subnet(subnet)?;
@@ -30,7 +25,10 @@ pub(super) fn of_machine(
             prefixes: nic.addresses.iter().map(|a| IpNet::from(a.addr())).collect(),
             subnet: nic.subnet.clone(),
             subnet_group: subnet_group(&nic.subnet),
-            nic_group: topology.nics.get(&nic.id).and_then(|n| n.network_security_group.clone()),
+            nic_group: topology
+                .nics
+                .get(&nic.id)
+                .and_then(|n| n.network_security_group.clone()),
         });
     }
     let mut served: Vec<_> = machine.served.iter().collect();
@@ -78,9 +76,8 @@ fn nics_of_others(index: &Index<'_>, vnet: &Vnet<'_>, subnet: &ResourceId) -> Ve
         let machines = vnet.machines.iter();
         machines.flat_map(|m| &m.nics).any(|n| n.envelope.id == *nic)
     };
-    let (_, resource) = match index.subnet(subnet) {
-        Some(found) => found,
-        None => return Vec::new(),
+    let Some((_, resource)) = index.subnet(subnet) else {
+        return Vec::new();
     };
     let nics = index.topology.nics.values();
     let nics = nics.filter(|nic| nic.network_security_group.is_some());

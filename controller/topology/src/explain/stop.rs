@@ -163,6 +163,9 @@ pub(super) fn dropped(
             "check that both agents run the newest revision: tombolo status",
         ),
         DropReason::Malformed
+        | DropReason::SecurityRule
+        | DropReason::UnknownFragment
+        | DropReason::FlowTableFull
         | DropReason::TtlExceededSilent
         | DropReason::TtlExceeded
         | DropReason::LinkDown

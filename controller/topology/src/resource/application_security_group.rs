@@ -32,10 +32,16 @@ impl Resource for ApplicationSecurityGroup {
     fn check_unused(draft: &mut Draft<'_>, id: &ResourceId, old: &Self) {
         let topology = &draft.topology;
         let nics = topology.nics.values().filter(|nic| {
-            let mut groups = nic.ip_configurations.iter().flat_map(|c| &c.application_security_groups);
+            let mut groups = nic
+                .ip_configurations
+                .iter()
+                .flat_map(|c| &c.application_security_groups);
             groups.any(|group| *group == old.envelope.id)
         });
-        let rules = topology.network_security_groups.values().flat_map(|g| &g.security_rules);
+        let rules = topology
+            .network_security_groups
+            .values()
+            .flat_map(|g| &g.security_rules);
         let rules = rules.filter(|rule| rule.application_groups().any(|group| *group == old.envelope.id));
         // A message that lists thousands of NICs helps nobody.
         let users = nics.map(|n| &n.envelope.id).chain(rules.map(|r| &r.id)).take(10);

@@ -380,10 +380,10 @@ impl Draft<'_> {
                 ),
             );
         }
-        let sides: [(&str, fn(&SecurityRule) -> &RuleSide); 2] =
-            [("source", |r| &r.source), ("destination", |r| &r.destination)];
-        for (name, side) in sides {
-            let count: usize = group.security_rules.iter().map(|r| side(r).addresses.count()).sum();
+        let rules = || group.security_rules.iter();
+        let sources: usize = rules().map(|r| r.source.addresses.count()).sum();
+        let destinations: usize = rules().map(|r| r.destination.addresses.count()).sum();
+        for (name, count) in [("source", sources), ("destination", destinations)] {
             if count > MAX_ADDRESSES {
                 self.problems.add(
                     "XTooManyItems",

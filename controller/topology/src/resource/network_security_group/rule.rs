@@ -172,10 +172,12 @@ impl RulePorts {
 impl SecurityRule {
     /// The application security groups that the rule names, on both sides.
     pub(crate) fn application_groups(&self) -> impl Iterator<Item = &ResourceId> {
-        [&self.source, &self.destination].into_iter().flat_map(|side| match &side.addresses {
-            RuleAddresses::Groups(ids) => ids.as_slice(),
-            RuleAddresses::Prefix(_) | RuleAddresses::Prefixes(_) => &[],
-        })
+        [&self.source, &self.destination]
+            .into_iter()
+            .flat_map(|side| match &side.addresses {
+                RuleAddresses::Groups(ids) => ids.as_slice(),
+                RuleAddresses::Prefix(_) | RuleAddresses::Prefixes(_) => &[],
+            })
     }
 
     /// As agents enforce it.
