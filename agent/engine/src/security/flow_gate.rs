@@ -2,8 +2,8 @@
 //! allow it (N6, D31).
 
 use super::classifier::RuleKey;
-use super::flow_key::{Belongs, Fragment, belongs_to, fragment_of};
-use super::flow_table::{FlowKey, FlowTable};
+use super::flow_key::{Belongs, Fragment, Segment, belongs_to, fragment_of};
+use super::flow_table::{FlowKey, FlowTable, TcpFlags};
 use super::nic_rules::{Judgement, NicRules, RuleRef};
 use crate::packet::{PacketInfo, TCP, UDP};
 use foldhash::fast::FixedState;
@@ -114,7 +114,7 @@ impl FlowGate {
                 table.touch(&flow, tcp.flags, at.now);
                 Admission::Known
             }
-            None => self.admit_new(table, rules, at, (&key, tcp.opens), &mut decided),
+            None => self.admit_new(table, rules, at, (&key, tcp), &mut decided),
         };
         if matches!(admission, Admission::Known | Admission::Allowed(_)) {
             // Only the first fragment of a datagram gets here.
@@ -125,39 +125,58 @@ impl FlowGate {
         admission
     }
 
-    /// Lets the rules decide about the first packet of a flow. `opens`: it is a TCP SYN.
+    /// Lets the rules decide about the first packet of a flow, or adopts its flow.
     fn admit_new(
         &self,
         table: &FlowTable,
         rules: &NicRules,
         at: &AtNic<'_>,
-        (key, opens): (&FlowKey, bool),
+        (key, tcp): (&FlowKey, Segment),
         decided: &mut impl FnMut(RuleRef),
     ) -> Admission {
         let ports = matches!(key.protocol, TCP | UDP).then_some(key.ports);
-        let judgement = rules.judge_and(at.direction, &rule_key(at.info, ports), decided);
-        let (begins, answer) = match judgement {
-            Judgement::NoGroup | Judgement::Allowed(_) => (*key, admission(judgement)),
-            Judgement::Denied(by) => {
-                let adopts = key.protocol == TCP && !opens && at.now < self.adopt_until;
-                let reversed = reverse(key);
-                let backward = RuleKey {
-                    source: reversed.source,
-                    destination: reversed.destination,
-                    protocol: reversed.protocol,
-                    ports: Some(reversed.ports),
-                };
-                if !adopts || matches!(rules.judge(reversed.direction, &backward), Judgement::Denied(_)) {
-                    return Admission::Denied(by);
-                }
-                (reversed, Admission::Known)
-            }
-        };
-        match table.insert(&begins, at.link, at.idle_timeout, at.now) {
-            Ok(_) => answer,
+        let forward = rule_key(at.info, ports);
+        let is_midstream = key.protocol == TCP && !tcp.syn;
+        if is_midstream
+            && at.now < self.adopt_until
+            && let Judgement::Denied(_) = rules.judge(at.direction, &forward)
+            && let Some(adopted) = adopt(table, rules, at, key)
+        {
+            return adopted;
+        }
+        let judgement = rules.judge_and(at.direction, &forward, decided);
+        if let Judgement::Denied(by) = judgement {
+            return Admission::Denied(by);
+        }
+        match table.insert(key, at.link, at.idle_timeout, at.now) {
+            Ok(_) => admission(judgement),
             Err(_) => Admission::NoRoom,
         }
     }
+}
+
+/// Adds the flow of a TCP segment as one that the other end has opened. `None`: the rules do not allow that either.
+fn adopt(table: &FlowTable, rules: &NicRules, at: &AtNic<'_>, key: &FlowKey) -> Option<Admission> {
+    let reversed = reverse(key);
+    let backward = RuleKey {
+        source: reversed.source,
+        destination: reversed.destination,
+        protocol: reversed.protocol,
+        ports: Some(reversed.ports),
+    };
+    if matches!(rules.judge(reversed.direction, &backward), Judgement::Denied(_)) {
+        return None;
+    }
+    Some(match table.insert(&reversed, at.link, at.idle_timeout, at.now) {
+        Ok(_) => {
+            // The segment at hand is an answer in this flow, which makes it an established one.
+            if let Some(flow) = table.find(key, at.now) {
+                table.touch(&flow, TcpFlags::default(), at.now);
+            }
+            Admission::Known
+        }
+        Err(_) => Admission::NoRoom,
+    })
 }
 
 const fn reverse(key: &FlowKey) -> FlowKey {

@@ -33,6 +33,8 @@ pub enum Belongs {
 pub struct Segment {
     /// SYN without ACK: the segment asks for a new connection.
     pub opens: bool,
+    /// SYN, with or without ACK: the segment belongs to a handshake.
+    pub syn: bool,
     /// FIN and RST.
     pub flags: TcpFlags,
 }
@@ -142,6 +144,7 @@ const fn segment(flags: u8) -> Segment {
     const ACK: u8 = 0x10;
     Segment {
         opens: flags & (SYN | ACK) == SYN,
+        syn: flags & SYN != 0,
         flags: TcpFlags {
             fin: flags & FIN != 0,
             rst: flags & RST != 0,

@@ -61,6 +61,7 @@ fn tcp_segments_say_what_they_do_to_the_flow() {
     };
     let opens = Segment {
         opens: true,
+        syn: true,
         ..Segment::default()
     };
     assert_eq!(segment_of(0x02), opens);
