@@ -107,7 +107,8 @@ async fn hits(w: &World, host: &str) -> Result<Vec<(String, u64)>> {
     tokio::time::sleep(Duration::from_millis(2500)).await;
     let agents = w.client()?.agents().await?;
     let agent = agents.iter().find(|a| a.id.as_str() == host).context("the agent")?;
-    let hits = agent.status.rule_hits.iter();
+    let status = agent.status.as_ref().context("the agent has reported")?;
+    let hits = status.rule_hits.iter();
     Ok(hits.map(|h| (h.rule.clone(), h.packets)).collect())
 }
 
