@@ -20,8 +20,8 @@ pub use role::{
 };
 
 pub use security::{
-    ALL_PORTS, Access, AccessOff, AddressMatch, ApplicationGroup, Direction, MAX_NICS, MAX_RULES, PortRange,
-    RuleProtocol, SERVICE_TAGS, SecuredNic, Security, SecurityGroup, SecurityRule,
+    ALL_PORTS, Access, AccessOff, AddressMatch, ApplicationGroup, DEFAULT_FLOW_TIMEOUT, Direction, MAX_NICS, MAX_RULES,
+    PortRange, RuleProtocol, SERVICE_TAGS, SecuredNic, Security, SecurityGroup, SecurityRule,
 };
 
 use crate::id::{AgentId, PresharedKey, ResourceId, Secret};

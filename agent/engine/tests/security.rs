@@ -15,8 +15,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 use tombolo_engine::verdict::DropReason;
 use tombolo_proto::config::{
-    ALL_PORTS, Access, AccessOff, AddressMatch, AgentConfig, Direction, PortRange, RuleProtocol, SecuredNic, Security,
-    SecurityGroup, SecurityRule,
+    ALL_PORTS, Access, AccessOff, AddressMatch, AgentConfig, DEFAULT_FLOW_TIMEOUT, Direction, PortRange, RuleProtocol,
+    SecuredNic, Security, SecurityGroup, SecurityRule,
 };
 
 const A: &str = "10.0.0.1";
@@ -117,6 +117,7 @@ fn attach(world: &mut World, node: usize, subnet: Option<SecurityGroup>, nic: Op
         groups: subnet.into_iter().chain(nic).collect(),
         application_groups: Vec::new(),
         access_off: AccessOff::default(),
+        flow_timeout_minutes: DEFAULT_FLOW_TIMEOUT,
     };
     let config = AgentConfig {
         security: Some(security),

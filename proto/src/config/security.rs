@@ -34,6 +34,21 @@ pub struct Security {
     /// What `allowVirtualNetworkAccess` off on a peering means at NICs with a group (P17, D28).
     #[serde(default, skip_serializing_if = "AccessOff::is_block")]
     pub access_off: AccessOff,
+    /// `flowTimeoutInMinutes` of the VNet, 4 to 30: a flow without packets for this time needs a rule again (N6).
+    #[serde(default = "default_flow_timeout", skip_serializing_if = "is_default_flow_timeout")]
+    pub flow_timeout_minutes: u8,
+}
+
+/// Azure's default of `flowTimeoutInMinutes` (N6).
+pub const DEFAULT_FLOW_TIMEOUT: u8 = 4;
+
+const fn default_flow_timeout() -> u8 {
+    DEFAULT_FLOW_TIMEOUT
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_default_flow_timeout(minutes: &u8) -> bool {
+    *minutes == DEFAULT_FLOW_TIMEOUT
 }
 
 /// What `allowVirtualNetworkAccess` off on a peering means at NICs to which a security group applies (D28). At NICs without
@@ -106,6 +121,12 @@ impl Security {
             return Err(format!(
                 "security.nics: {} entries; at most {MAX_NICS} are possible",
                 self.nics.len()
+            ));
+        }
+        if !(4..=30).contains(&self.flow_timeout_minutes) {
+            return Err(format!(
+                "security.flowTimeoutMinutes: {} is not within 4 to 30",
+                self.flow_timeout_minutes
             ));
         }
         let ids: BTreeSet<_> = self.groups.iter().map(|g| &g.id).collect();

@@ -14,9 +14,6 @@ use std::time::{Duration, Instant};
 /// Capacity of a table of flows whose owner gives none, in flows. The kernel gives its 90 MB as flows come.
 pub const DEFAULT_FLOWS: usize = 1_000_000;
 
-/// A flow without packets for this time, in seconds, is forgotten: Azure's default of `flowTimeoutInMinutes` (N6).
-const IDLE_TIMEOUT: u32 = 240;
-
 /// TCP in mid-stream is adopted for this time, in seconds, after a group was attached to a NIC that had none, or after the agent has
 /// started: the connections began when no table kept them (D34).
 const ADOPTION: u32 = 60;
@@ -194,7 +191,7 @@ impl Guard {
                 Ingress::Link(link) => link.0,
             },
             now: seconds,
-            idle_timeout: IDLE_TIMEOUT,
+            idle_timeout: nics.idle_timeout(),
         };
         let hits = &mut self.hits;
         let decided = |rule| {

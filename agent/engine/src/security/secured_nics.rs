@@ -27,6 +27,8 @@ pub struct SecuredNics {
     /// The number of the NIC through which packets of others pass: the first NIC with IP forwarding.
     forwarding: Option<u8>,
     access_off: AccessOff,
+    /// A flow without packets for this time, in seconds, is forgotten (N6).
+    idle_timeout: u32,
 }
 
 /// A NIC with the numbers of its rules.
@@ -101,6 +103,7 @@ impl SecuredNics {
             by_address,
             forwarding: forwarding.and_then(|n| u8::try_from(n).ok()),
             access_off: security.access_off,
+            idle_timeout: u32::from(security.flow_timeout_minutes) * 60,
         }
     }
 
@@ -148,6 +151,12 @@ impl SecuredNics {
     #[must_use]
     pub fn is_secured(&self, nic: u8) -> bool {
         self.rules(nic).is_some_and(|rules| !rules.is_empty())
+    }
+
+    /// A flow without packets for this time, in seconds, is forgotten (N6).
+    #[must_use]
+    pub const fn idle_timeout(&self) -> u32 {
+        self.idle_timeout
     }
 
     /// How many NICs there are, those without a group included.

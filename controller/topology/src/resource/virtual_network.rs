@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use subnet::{MAX_SUBNETS, find};
+use tombolo_proto::config::DEFAULT_FLOW_TIMEOUT;
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
@@ -55,6 +56,20 @@ const ECHOED: Echoed = Echoed {
     defaults: || json!({"enableDdosProtection": false, "privateEndpointVNetPolicies": "Disabled"}),
     ..Echoed::NOTHING
 };
+
+impl VirtualNetwork {
+    /// `flowTimeoutInMinutes`, 4 to 30: after this time without packets a flow needs a security rule again (N6).
+    #[must_use]
+    pub fn flow_timeout_minutes(&self) -> u8 {
+        let properties = self.envelope.echoed.get("properties");
+        let minutes = properties
+            .and_then(|p| p.get("flowTimeoutInMinutes"))
+            .and_then(Value::as_u64);
+        minutes
+            .and_then(|m| u8::try_from(m).ok())
+            .unwrap_or(DEFAULT_FLOW_TIMEOUT)
+    }
+}
 
 impl Resource for VirtualNetwork {
     const KIND: Kind = Kind::VirtualNetwork;
