@@ -6,9 +6,10 @@ use tombolo_agent::apply::learned::{Clash, Need};
 use tombolo_agent::metrics;
 use tombolo_engine::link::AdvertisementStats;
 use tombolo_golden::{every_variant, golden, metrics_of};
+use tombolo_proto::config::Direction;
 use tombolo_proto::id::{ResourceId, Revision};
 use tombolo_proto::status::{
-    AgentStatus, BgpPeerState, BgpPeerStatus, Carrier, LinkState, LinkStatus, RefusedRoutes, Totals,
+    AgentStatus, BgpPeerState, BgpPeerStatus, Carrier, LinkState, LinkStatus, RefusedRoutes, RuleHits, Totals,
 };
 
 fn totals() -> Totals {
@@ -64,6 +65,13 @@ fn status() -> AgentStatus {
             count: 7,
             example: "127.0.0.0/8".parse().unwrap(),
             detail: None,
+        }],
+        rule_hits: vec![RuleHits {
+            nic: ResourceId::new("/nic"),
+            group: ResourceId::new("/web"),
+            direction: Direction::Inbound,
+            rule: "securityRules/https".into(),
+            packets: 3,
         }],
     }
 }

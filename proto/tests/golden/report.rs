@@ -3,7 +3,7 @@
 use super::{agent, at, id, ip, net};
 use std::collections::BTreeMap;
 use tombolo_golden::{every_variant, golden};
-use tombolo_proto::config::ForeignSources;
+use tombolo_proto::config::{Direction, ForeignSources};
 use tombolo_proto::id::Revision;
 use tombolo_proto::installed::{
     Installed, InstalledHop, InstalledKernel, InstalledLink, InstalledRoute, InstalledSubnet, InstalledTables,
@@ -12,7 +12,8 @@ use tombolo_proto::installed::{
 use tombolo_proto::probe::{Hop, ProbeKind, ProbeReport, ProbeRequest};
 use tombolo_proto::route::{Route, RouteOrigin};
 use tombolo_proto::status::{
-    AgentStatus, BgpPeerState, BgpPeerStatus, Carrier, LinkState, LinkStatus, NeighbourRoutes, RefusedRoutes, Totals,
+    AgentStatus, BgpPeerState, BgpPeerStatus, Carrier, LinkState, LinkStatus, NeighbourRoutes, RefusedRoutes, RuleHits,
+    Totals,
 };
 
 fn route() -> Route {
@@ -109,6 +110,13 @@ fn agent_statuses() {
         }],
         bgp: bgp(),
         refused_routes: refused(),
+        rule_hits: vec![RuleHits {
+            nic: id("networkInterfaces/vm"),
+            group: id("networkSecurityGroups/web"),
+            direction: Direction::Inbound,
+            rule: "securityRules/https".into(),
+            packets: 3,
+        }],
     };
     golden!().cases("agent_status", &[("full", full), ("minimal", AgentStatus::default())]);
 }
