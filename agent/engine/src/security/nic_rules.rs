@@ -115,6 +115,12 @@ impl NicRules {
         Self { sets, subnet, nic }
     }
 
+    /// What tags and application security groups mean at the NIC.
+    #[must_use]
+    pub const fn sets(&self) -> &AddressSets {
+        &self.sets
+    }
+
     /// Whether a group applies.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
