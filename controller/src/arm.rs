@@ -4,15 +4,17 @@
 //! * `login`: discovery and login of stock clients, without authorization.
 //! * `subscription`: subscriptions, tenants, locations, providers, and lists across resource groups.
 //! * `resource`: resource groups, resources and collections.
-//! * `action`: effective routes and shared keys.
+//! * `action`: effective routes and security groups of network interfaces, and shared keys.
+//! * `effective_security`: effective security rules in ARM's form.
 //! * `bgp_routes`: routes and BGP sessions of gateways and circuits.
-//! * `watcher`: Network Watcher's next hop.
+//! * `watcher`: Network Watcher's next hop and IP flow verify.
 //! * `deployment`: template deployments.
 
 mod action;
 mod bgp_routes;
 mod call;
 mod deployment;
+mod effective_security;
 mod login;
 mod resource;
 mod subscription;

@@ -9,7 +9,7 @@ mod guard;
 mod nic_rules;
 mod secured_nics;
 
-pub use address_sets::{AddressSets, SetId};
+pub use address_sets::{AddressSets, SetContent, SetId};
 pub use classifier::{Classifier, FieldMatches, RuleKey};
 pub use flow_gate::{Admission, AtNic, FlowGate};
 pub use flow_key::{Belongs, Fragment, Segment, belongs_to, fragment_of};

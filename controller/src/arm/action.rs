@@ -2,17 +2,19 @@
 //! same requests with 202.
 
 use super::call::Call;
+use super::effective_security;
 use super::resource::missing;
 use crate::rest::Rest;
 use crate::rest::failure::{Failure, at_revision, ok};
 use crate::secret;
 use axum::response::Response;
-use http::Method;
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::EffectiveRoute;
 use tombolo_topology::change::Change;
 use tombolo_topology::learned_routes::{self, LearnedReports};
+use tombolo_topology::nic_security::NicSecurity;
 use tombolo_topology::path::{ArmPath, Kind, parent_id};
 use tombolo_topology::resource::NetworkInterface;
 use tombolo_topology::topology::Topology;
@@ -76,11 +78,31 @@ fn route(route: &EffectiveRoute, propagation_off: bool) -> Value {
     })
 }
 
-/// POST `networkInterfaces/{n}/effectiveNetworkSecurityGroups`: always empty, because this controller has no security
-/// groups.
+/// POST `networkInterfaces/{n}/effectiveNetworkSecurityGroups`: the rules of the groups that apply to the network
+/// interface, with the meaning that tags have for the machine's agent, learned routes included (N8). If the machine has
+/// no agent: without learned routes.
 pub(super) fn effective_security_groups(rest: &Rest, call: &Call) -> Result<Response, Failure> {
-    nic(&rest.app.writer.current().topology, call)?;
-    Ok(ok(&json!({"value": []})))
+    let topology = rest.app.writer.current().topology;
+    let nic = nic(&topology, call)?;
+    let reports = LearnedReports::of(&rest.app.agents.statuses());
+    let security = nic_security(&topology, &reports, nic)?;
+    let groups = security
+        .iter()
+        .flat_map(|s| s.groups().map(move |g| effective_security::group(s, &g)));
+    Ok(ok(&json!({"value": groups.collect::<Vec<_>>(), "nextLink": null})))
+}
+
+/// The security groups of a network interface; `None` if none applies (N5).
+pub(super) fn nic_security(
+    topology: &Topology,
+    reports: &LearnedReports,
+    nic: &NetworkInterface,
+) -> Result<Option<NicSecurity>, Failure> {
+    let id = &nic.envelope.id;
+    NicSecurity::of(topology, reports, id).map_err(|what| {
+        let message = format!("The configuration of the agent of {id} cannot be used: {what}");
+        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", message)
+    })
 }
 
 /// GET and PUT `connections/{c}/sharedkey`, and POST `…/sharedkey/reset`, which generates a key of `keyLength`

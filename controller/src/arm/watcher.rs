@@ -1,6 +1,7 @@
 //! Network Watcher: each region has a watcher, which need not be created. The answer of the action `nextHop` is
-//! computed from the effective routes.
+//! computed from the effective routes, that of `ipFlowVerify` from the effective security rules.
 
+use super::action::nic_security;
 use super::call::Call;
 use super::subscription::locations;
 use crate::rest::Rest;
@@ -10,9 +11,12 @@ use http::Method;
 use serde_json::{Value, json};
 use std::net::IpAddr;
 use std::sync::Arc;
+use tombolo_proto::config::{Access, Direction};
+use tombolo_proto::fabric::Protocol;
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::{NextHop, RouteSource, RouteState};
 use tombolo_topology::learned_routes::{self, LearnedReports};
+use tombolo_topology::nic_security::FirstPacket;
 use tombolo_topology::resource::{Binding, NetworkInterface};
 use tombolo_topology::topology::Topology;
 use uuid::Uuid;
@@ -49,7 +53,7 @@ pub(super) fn list(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     Ok(ok(&json!({"value": value})))
 }
 
-/// Serves the watchers of a resource group, one watcher, and its action `nextHop`.
+/// Serves the watchers of a resource group, one watcher, and its actions `nextHop` and `ipFlowVerify`.
 pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let topology = rest.app.writer.current().topology;
     let here = call.segments[3].eq_ignore_ascii_case(GROUP);
@@ -75,9 +79,13 @@ pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
             let body = call.object()?;
             next_hop(&topology, &LearnedReports::of(&rest.app.agents.statuses()), &body)
         }
+        (&Method::POST, Some("ipflowverify"), 9) => {
+            let body = call.object()?;
+            verify_flow(&topology, &LearnedReports::of(&rest.app.agents.statuses()), &body)
+        }
         (&Method::POST, Some(other), 9) => {
             let message = format!(
-                "The action '{}' of network watchers is not supported; nextHop is.",
+                "The action '{}' of network watchers is not supported; nextHop and ipFlowVerify are.",
                 excerpt(other)
             );
             Err(Failure::bad("XActionNotSupported", message))
@@ -91,7 +99,7 @@ pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
 fn next_hop(topology: &Topology, reports: &LearnedReports, body: &Value) -> Result<Response, Failure> {
     let source = address(body, "sourceIPAddress")?;
     let destination = address(body, "destinationIPAddress")?;
-    let nic = source_nic(topology, body, source)?;
+    let nic = target_nic(topology, body, "sourceIPAddress", source)?;
     let subnet = nic
         .ip_configurations
         .iter()
@@ -122,6 +130,83 @@ fn next_hop(topology: &Topology, reports: &LearnedReports, body: &Value) -> Resu
     })))
 }
 
+/// POST `ipFlowVerify`: whether the security rules of a network interface allow the first packet of a flow, and the rule
+/// that decides (M4). Routes have no part in the answer. Without a group every packet is allowed, and no rule is named.
+fn verify_flow(topology: &Topology, reports: &LearnedReports, body: &Value) -> Result<Response, Failure> {
+    let direction = word(
+        body,
+        "direction",
+        [("Inbound", Direction::Inbound), ("Outbound", Direction::Outbound)],
+    )?;
+    let protocol = word(body, "protocol", [("TCP", Protocol::Tcp), ("UDP", Protocol::Udp)])?;
+    let local = address(body, "localIPAddress")?;
+    let remote = address(body, "remoteIPAddress")?;
+    if local.is_ipv4() != remote.is_ipv4() {
+        let message = format!("remoteIPAddress: {remote} is not of the address family of localIPAddress, {local}");
+        return Err(Failure::bad("InvalidRequestFormat", message).at("remoteIPAddress"));
+    }
+    let nic = target_nic(topology, body, "localIPAddress", local)?;
+    let (local_port, remote_port) = (port(body, "localPort")?, port(body, "remotePort")?);
+    let one = |field: &str, port: Option<u16>| {
+        port.ok_or_else(|| {
+            let message =
+                format!("{field}: '*' is possible for the port of the sender only; name one destination port");
+            Failure::bad("InvalidRequestFormat", message).at(field)
+        })
+    };
+    let packet = match direction {
+        Direction::Inbound => FirstPacket {
+            direction,
+            protocol,
+            source: remote,
+            destination: local,
+            source_port: remote_port,
+            destination_port: one("localPort", local_port)?,
+        },
+        Direction::Outbound => FirstPacket {
+            direction,
+            protocol,
+            source: local,
+            destination: remote,
+            source_port: local_port,
+            destination_port: one("remotePort", remote_port)?,
+        },
+    };
+    let security = nic_security(topology, reports, &nic)?;
+    let (access, rule) = match security.as_ref().map(|security| security.decide(&packet)) {
+        Some(decided) => (decided.access, decided.rule.map(|rule| rule.name.as_str())),
+        None => (Access::Allow, None),
+    };
+    Ok(ok(&json!({"access": access, "ruleName": rule})))
+}
+
+/// One of the words that `field` may have, in any casing, as the value that belongs to the word.
+fn word<T: Copy, const N: usize>(body: &Value, field: &str, words: [(&str, T); N]) -> Result<T, Failure> {
+    let text = body.get(field).and_then(Value::as_str).unwrap_or_default();
+    let found = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        let message = format!("{field}: '{}' is not one of {}", excerpt(text), known.join(", "));
+        Failure::bad("InvalidRequestFormat", message).at(field)
+    })
+}
+
+/// A port of the body, as text or as a number. `None`: `*`, which stands for every port.
+fn port(body: &Value, field: &str) -> Result<Option<u16>, Failure> {
+    let text = match body.get(field) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Number(number)) => number.to_string(),
+        _ => String::new(),
+    };
+    if text == "*" {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| {
+        let message = format!("{field}: '{}' is not a port from 0 to 65535, nor '*'", excerpt(&text));
+        Failure::bad("InvalidRequestFormat", message).at(field)
+    })
+}
+
 fn route_table(topology: &Topology, subnet: &ResourceId) -> Option<ResourceId> {
     let mut subnets = topology.vnets.values().flat_map(|v| &v.subnets);
     subnets.find(|s| s.id == *subnet)?.route_table.clone()
@@ -138,9 +223,9 @@ fn address(body: &Value, field: &str) -> Result<IpAddr, Failure> {
     })
 }
 
-/// The NIC of `targetNicResourceId`, if that is given, otherwise the NIC with the source address of the virtual machine
-/// `targetResourceId`.
-fn source_nic(topology: &Topology, body: &Value, source: IpAddr) -> Result<Arc<NetworkInterface>, Failure> {
+/// The NIC of `targetNicResourceId`, if that is given, otherwise the NIC with the address `own` of the virtual machine
+/// `targetResourceId`. `field`: the property that has the address.
+fn target_nic(topology: &Topology, body: &Value, field: &str, own: IpAddr) -> Result<Arc<NetworkInterface>, Failure> {
     let text = |field: &str| body.get(field).and_then(Value::as_str).map(ResourceId::new);
     let unknown = |field: &str, id: &ResourceId| {
         let message = format!("{field}: resource {} was not found", excerpt(id.as_str()));
@@ -165,12 +250,12 @@ fn source_nic(topology: &Topology, body: &Value, source: IpAddr) -> Result<Arc<N
     let nics: Vec<_> = nics.flatten().filter_map(|id| topology.nics.get(id)).collect();
     let owner = nics
         .iter()
-        .find(|n| n.ip_configurations.iter().any(|c| c.address == source));
+        .find(|n| n.ip_configurations.iter().any(|c| c.address == own));
     match (owner, nics.first()) {
         (Some(nic), _) => Ok((*nic).clone()),
         (None, Some(_)) => {
-            let message = format!("sourceIPAddress: {source} is not an address of {vm}");
-            Err(Failure::bad("InvalidRequestFormat", message).at("sourceIPAddress"))
+            let message = format!("{field}: {own} is not an address of {vm}");
+            Err(Failure::bad("InvalidRequestFormat", message).at(field))
         }
         (None, None) => Err(unknown("targetResourceId", &vm)),
     }

@@ -19,4 +19,5 @@ mod port;
 mod refusals;
 mod resources;
 mod restart;
+mod security;
 mod world;

@@ -159,7 +159,7 @@ async fn lists_above_the_resources() {
     let refused = world
         .arm(
             Method::PUT,
-            &format!("{NET}/networkSecurityGroups/n"),
+            &format!("{NET}/natGateways/n"),
             Some(json!({"location": "r"})),
         )
         .await;

@@ -7,19 +7,23 @@
 //! * `answer`: the question and the answer in their JSON form.
 //! * `names`: resolves the operator's names to agents and addresses.
 //! * `node`: one agent, which decides with the engine's tables.
+//! * `security`: the security groups that a packet passes, and the rules that decide.
 //! * `walk`: the walk of a packet from agent to agent.
 //! * `stop`: the reason why a packet stops, and the remedy.
+//! * `denied`: the security rule that denies a packet, and the rule that would allow it.
 //! * `transit`: the reason why a gateway or an edge does not forward a packet.
 //! * `finding`: a finding with cause and remedy; findings about owners and agents.
 //! * `gateways`: findings about gateways, connections and circuits between VNets.
 //! * `sites`: findings about addresses outside of all VNets.
 
 mod answer;
+mod denied;
 mod finding;
 mod gateways;
 mod names;
 mod no_route;
 mod node;
+mod security;
 mod sites;
 mod stop;
 mod transit;
@@ -27,15 +31,18 @@ mod walk;
 
 use crate::learned_routes::LearnedReports;
 use crate::topology::Topology;
-pub use answer::{DEFAULT_TTL, Explanation, Hop, Ingress, MatchedRoute, Stop, TraceHop, Walk};
+pub use answer::{
+    DEFAULT_TTL, DecidingRule, Explanation, GroupCheck, Hop, Ingress, MatchedAddresses, MatchedRoute, OtherRule,
+    RuleField, SecurityCheck, Stop, TraceHop, Walk,
+};
 use node::Packet;
-use std::net::IpAddr;
-use tombolo_proto::fabric::{ExplainRequest, Protocol};
+use tombolo_proto::fabric::ExplainRequest;
 use walk::{Answer, End, Fabric};
 
 /// Walks a packet and, if it arrives, its reply from agent to agent, and computes the output of a traceroute. Each
 /// agent decides with its compiled configuration and the routes of `reports`; no packet is sent and no agent is asked.
-/// The walk assumes that hosts and sites answer.
+/// The walk assumes that hosts and sites answer. A network interface with a security group that has admitted the packet
+/// admits the reply too; one that has not seen the packet lets its rules decide about the reply (N6).
 ///
 /// # Errors
 /// The text names the reason: a name is unknown or ambiguous (then the text lists the candidates), the source has no
@@ -56,18 +63,13 @@ pub fn explain(
         return Err(format!("from: {} has no agent", from.label));
     };
     let mut fabric = Fabric::new(topology, reports);
-    let there = |ttl| Packet::new(source, destination, question.protocol, question.destination_port, ttl);
-    let (request, end) = fabric.walk(&start, None, &mut there(ttl)?);
+    let there = |ttl| Packet::request(source, destination, question.protocol, question.destination_port, ttl);
+    let mut sent = there(ttl)?;
+    let (request, end) = fabric.walk(&start, None, &mut sent);
     let reply = match &end {
-        End::Delivered(last) => {
-            let mut back = Packet::new(destination, source, question.protocol, None, DEFAULT_TTL)?;
-            Some(fabric.walk(last, None, &mut back).0)
-        }
+        End::Delivered(last) => Some(fabric.walk(last, None, &mut sent.reply()?).0),
         // The fabric cannot know the path inside a site, so the walk assumes that the site answers.
-        End::LeftFabric { agent, device } => {
-            let mut back = Packet::new(destination, source, question.protocol, None, DEFAULT_TTL)?;
-            Some(fabric.walk(agent, device.as_ref(), &mut back).0)
-        }
+        End::LeftFabric { agent, device } => Some(fabric.walk(agent, device.as_ref(), &mut sent.reply()?).0),
         End::Expired(..) | End::Stopped => None,
     };
     let reachable = reply.as_ref().is_some_and(|reply| reply.delivered);
@@ -77,7 +79,7 @@ pub fn explain(
         let (line, last) = match end {
             End::Expired(agent, answer) => {
                 let address = match answer {
-                    Some(answer) if reaches_source(&mut fabric, &answer, source)? => Some(answer.address),
+                    Some(answer) if reaches_source(&mut fabric, &answer) => Some(answer.error.source),
                     _ => None,
                 };
                 (TraceHop { ttl, agent, address }, false)
@@ -106,15 +108,11 @@ pub fn explain(
     })
 }
 
-/// Whether an ICMP error reaches `source`, the source of the packet that caused it. If the error does not reach
-/// `source`, a traceroute shows a silent hop.
-fn reaches_source(fabric: &mut Fabric<'_>, answer: &Answer, source: IpAddr) -> Result<bool, String> {
-    let mut error = Packet::new(answer.address, source, Protocol::Icmp, None, DEFAULT_TTL)?;
+/// Whether an ICMP error reaches the source of the packet that caused it. If it does not, a traceroute shows a silent hop.
+fn reaches_source(fabric: &mut Fabric<'_>, answer: &Answer) -> bool {
     let (at, from) = &answer.start;
-    Ok(matches!(
-        fabric.walk(at, from.as_ref(), &mut error).1,
-        End::Delivered(_)
-    ))
+    let (_, end) = fabric.walk(at, from.as_ref(), &mut answer.error.clone());
+    matches!(end, End::Delivered(_))
 }
 
 /// One sentence for people: the agents on the path, or the cause of the stop and its remedy.

@@ -15,6 +15,7 @@
 //! * [`sync`]: the state machine that decides when an agent is sent its configuration.
 //! * [`explain`]: walks a packet hop by hop through the agents' own decision code.
 //! * [`learned_routes`]: the routes that agents learn from BGP and from each other.
+//! * [`nic_security`]: the security groups of one network interface, with the meaning of tags there.
 
 mod api;
 mod arm;
@@ -27,6 +28,7 @@ pub mod explain;
 pub mod learned_routes;
 mod lookup;
 mod net;
+pub mod nic_security;
 pub mod path;
 mod preshared;
 mod problems;

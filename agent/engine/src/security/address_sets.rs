@@ -27,6 +27,15 @@ struct Tag {
     complement: bool,
 }
 
+/// The addresses of one set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SetContent {
+    /// The addresses in at least one of these prefixes.
+    Within(Vec<IpNet>),
+    /// The addresses of both families in none of these prefixes.
+    Outside(Vec<IpNet>),
+}
+
 impl AddressSets {
     /// The set of that name, if it was added.
     #[must_use]
@@ -89,6 +98,23 @@ impl AddressSets {
         contained
     }
 
+    /// The addresses of the set with this name; the prefixes are ordered. `None`: no set has the name.
+    #[must_use]
+    pub fn content(&self, name: &str) -> Option<SetContent> {
+        let id = self.id(name)?;
+        if let Some(tag) = self.tags.iter().find(|tag| tag.id == id) {
+            let prefixes = tag.prefixes.iter().map(|(prefix, ())| prefix).collect();
+            return Some(match tag.complement {
+                true => SetContent::Outside(prefixes),
+                false => SetContent::Within(prefixes),
+            });
+        }
+        let members = self.groups_of.iter().filter(|(_, groups)| groups.contains(&id));
+        let mut prefixes: Vec<IpNet> = members.map(|(address, _)| IpNet::from(*address)).collect();
+        prefixes.sort_unstable();
+        Some(SetContent::Within(prefixes))
+    }
+
     fn intern(&mut self, name: &str) -> Option<SetId> {
         if let Some(id) = self.ids.get(name) {
             return Some(*id);
@@ -119,6 +145,12 @@ mod tests {
         assert_eq!(found(&sets, "fd00::7"), [own]);
         assert_eq!(found(&sets, "10.1.0.1"), [internet]);
         assert_eq!(found(&sets, "2001:db8::1"), [internet]);
+        let both = sets.content("VirtualNetwork").zip(sets.content("Internet"));
+        let Some((SetContent::Within(inside), SetContent::Outside(outside))) = both else {
+            panic!("two tags");
+        };
+        assert_eq!(inside, outside);
+        assert_eq!(inside.len(), 2);
     }
 
     #[test]
@@ -142,6 +174,9 @@ mod tests {
         let web = sets.add_group("web", [address, "10.0.0.5".parse().unwrap()]).unwrap();
         let all = sets.add_group("all", [address]).unwrap();
         assert_eq!(found(&sets, "10.0.0.4"), [web, all]);
+        let web_members = ["10.0.0.4/32", "10.0.0.5/32"].map(|p| p.parse().unwrap());
+        assert_eq!(sets.content("web"), Some(SetContent::Within(web_members.into())));
+        assert_eq!(sets.content("mail"), None);
         assert_eq!(found(&sets, "10.0.0.5"), [web]);
         assert!(found(&sets, "10.0.0.6").is_empty());
     }

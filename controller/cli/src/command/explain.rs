@@ -1,5 +1,5 @@
-//! `tombolo explain`: the paths of a packet and of its reply. Prints the verdict, the hops, and what to do if the
-//! packet is dropped.
+//! `tombolo explain`: the paths of a packet and of its reply. Prints the verdict, the hops, the security rules that
+//! decide, and what to do if the packet is dropped.
 
 use crate::context::Context;
 use crate::output::{Output, at, items, name_at, text};
@@ -17,6 +17,12 @@ pub(crate) struct Explain {
     from: String,
     /// Destination: a machine, network interface or agent, by name or id, or an address
     to: String,
+    /// Protocol of the packet, the same as --protocol
+    #[arg(value_name = "PROTOCOL", value_enum, conflicts_with = "protocol")]
+    protocol_word: Option<Protocol>,
+    /// Destination port, the same as --port
+    #[arg(value_name = "PORT", conflicts_with = "port")]
+    port_number: Option<u16>,
     /// Protocol of the packet
     #[arg(short, long, value_enum, default_value_t = Protocol::Icmp)]
     protocol: Protocol,
@@ -39,7 +45,7 @@ impl Explain {
     /// Asks the controller, and prints the answer. For scripts, the exit code is 1 if the packet or its reply does not
     /// arrive.
     pub(crate) async fn run(&self, c: &Context) -> Result<ExitCode> {
-        let protocol = match self.protocol {
+        let protocol = match self.protocol_word.unwrap_or(self.protocol) {
             Protocol::Icmp => fabric::Protocol::Icmp,
             Protocol::Tcp => fabric::Protocol::Tcp,
             Protocol::Udp => fabric::Protocol::Udp,
@@ -48,7 +54,7 @@ impl Explain {
             from: self.from.clone(),
             to: self.to.clone(),
             protocol,
-            destination_port: self.port,
+            destination_port: self.port_number.or(self.port),
             ttl: self.ttl,
         };
         let answer = c.client.explain(&request).await?;
@@ -83,6 +89,7 @@ fn show(out: Output, from: &str, to: &str, answer: &Value) {
     out.line(&at(answer, "/summary"));
     walk(out, "The way there", answer.get("request"));
     walk(out, "The way back", answer.get("reply").filter(|r| !r.is_null()));
+    security(out, answer);
     let trace: Vec<_> = items(answer, "/trace")
         .map(|h| {
             let address = at(h, "/address");
@@ -159,6 +166,100 @@ fn walk(out: Output, title: &str, walk: Option<&Value>) {
         rows,
         "no agent sees it",
     );
+}
+
+/// Prints the security rules that decided at each network interface, in both directions, and the rules before a denying
+/// one. Prints nothing if the packet passed no network interface with a security group.
+fn security(out: Output, answer: &Value) {
+    let (mut rows, mut others) = (Vec::new(), Vec::new());
+    for (way, hops) in [("there", "/request/hops"), ("back", "/reply/hops")] {
+        for check in items(answer, hops).filter_map(|hop| hop.get("security")) {
+            let mut row = |group: String, decision: String| {
+                let cells = [
+                    way.to_owned(),
+                    name_at(check, "/at"),
+                    at(check, "/direction"),
+                    group,
+                    decision,
+                ];
+                rows.push(cells.into_iter().map(Cell::new).collect());
+            };
+            if check.get("knownFlow").and_then(Value::as_bool) == Some(true) {
+                row(String::new(), "known flow: no rule decides (N6)".into());
+            }
+            for group in items(check, "/groups") {
+                row(name_at(group, "/group"), rule(group));
+                if at(group, "/access") == "Deny" {
+                    others.extend(other_rules(group));
+                }
+            }
+        }
+    }
+    if !rows.is_empty() {
+        out.title("\nSecurity rules");
+        out.table(
+            &["Way", "Network interface", "Direction", "Group", "Decision"],
+            rows,
+            "",
+        );
+    }
+    if !others.is_empty() {
+        out.title("\nRules before it that do not match");
+        out.table(&["Rule", "Priority", "Access", "Differs in"], others, "");
+    }
+}
+
+/// Formats the decision of a group, as in `Allow by AllowVnetInBound (65000), source VirtualNetwork (10.1.0.0/16)`.
+fn rule(group: &Value) -> String {
+    let access = at(group, "/access");
+    let Some(rule) = group.get("rule").filter(|rule| !rule.is_null()) else {
+        return format!("{access}: no rule matches");
+    };
+    let side = |name: &str| {
+        let addresses = last_segment(&at(rule, &format!("/{name}/name"))).to_owned();
+        let member = at(rule, &format!("/{name}/member"));
+        match addresses.as_str() {
+            "*" => String::new(),
+            _ if member.is_empty() => format!(", {name} {addresses}"),
+            _ => format!(", {name} {addresses} ({member})"),
+        }
+    };
+    let name = at(rule, "/name");
+    format!(
+        "{access} by {} ({}){}{}",
+        last_segment(&name),
+        at(rule, "/priority"),
+        side("source"),
+        side("destination")
+    )
+}
+
+/// The rows of the rules that come before the deciding one, which differ from the packet in some fields.
+fn other_rules(group: &Value) -> Vec<Vec<Cell>> {
+    let mut rows = Vec::new();
+    let earlier = at(group, "/notMatchedEarlier");
+    if !earlier.is_empty() {
+        rows.push(vec![Cell::new(format!("… {earlier} more before these"))]);
+    }
+    rows.extend(items(group, "/notMatched").map(|rule| {
+        let name = at(rule, "/name");
+        vec![
+            Cell::new(last_segment(&name)),
+            Cell::new(at(rule, "/priority")),
+            Cell::new(at(rule, "/access")),
+            Cell::new(at(rule, "/differs")),
+        ]
+    }));
+    rows
+}
+
+/// The part of a name after its last `/`. Prefixes stay as they are.
+fn last_segment(name: &str) -> &str {
+    let is_prefix = name.starts_with(|c: char| c.is_ascii_digit()) || name.contains(':');
+    match name.rsplit_once('/') {
+        Some((_, last)) if !is_prefix => last,
+        _ => name,
+    }
 }
 
 /// Formats a matched route, as in `10.2.0.0/16 VNetPeering (Default)`; empty if there is none.

@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+use tombolo_proto::config::{Access, Direction};
 use tombolo_proto::fabric::Protocol;
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::RouteSource;
@@ -68,6 +69,10 @@ pub struct Hop {
     /// The effective route that matched. `None`: the agent decided without a route.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<MatchedRoute>,
+    /// The security groups that the packet passed at a network interface of the agent, on its way in or out. `None`: it
+    /// passed no network interface with a security group (N5).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security: Option<SecurityCheck>,
     /// The decision in words.
     pub verdict: String,
     /// The agent, or the device of a site, that gets the packet next. `None`: this hop does not send the packet over a
@@ -108,6 +113,103 @@ pub struct MatchedRoute {
     pub next_hop_type: String,
     /// The addresses of the next hop: those of an appliance or of a gateway's instances. Empty for other types.
     pub next_hop_ip_address: Vec<IpAddr>,
+}
+
+/// The decision of the security groups at one network interface about a packet (D25).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SecurityCheck {
+    /// The network interface, or the subnet of machines without an agent.
+    pub at: ResourceId,
+    /// `Inbound`: the packet comes to the network interface. `Outbound`: it leaves the network interface.
+    pub direction: Direction,
+    /// Whether the packet belongs to a flow that was admitted here before, such as the reply to a request. No rule
+    /// decides about such a packet (N6).
+    pub known_flow: bool,
+    /// The groups in the order in which they decide, up to the first one that denies (N4). Empty for a known flow.
+    pub groups: Vec<GroupCheck>,
+}
+
+/// The decision of one security group about a packet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupCheck {
+    /// The security group.
+    pub group: ResourceId,
+    /// The subnet or the network interface to which the group is attached.
+    pub attached_to: ResourceId,
+    /// The decision.
+    pub access: Access,
+    /// The first rule that matches the packet, which decides (N3). `None`: no rule matches, which denies the packet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<DecidingRule>,
+    /// The rules before the deciding one, in order of priority. If there are more than 20, the last 20.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_matched: Vec<OtherRule>,
+    /// The number of further rules that do not match, before those of `not_matched`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub not_matched_earlier: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+/// The security rule that decides about a packet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DecidingRule {
+    /// `securityRules/NAME`, or `defaultSecurityRules/NAME` (N2).
+    pub name: String,
+    /// The priority; the lowest number decides first.
+    pub priority: u16,
+    /// The part of the rule's sources that contains the packet's source.
+    pub source: MatchedAddresses,
+    /// The part of the rule's destinations that contains the packet's destination.
+    pub destination: MatchedAddresses,
+}
+
+/// The part of a rule's addresses that contains an address of the packet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MatchedAddresses {
+    /// `*`, a prefix, a service tag, or the id of an application security group in lower case.
+    pub name: String,
+    /// The prefix of the tag, or the address of the application security group, that contains the packet's address.
+    /// `None`: the name is `*` or a prefix, or the tag is `Internet`, which has every address outside of other prefixes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member: Option<IpNet>,
+}
+
+/// A security rule that does not match a packet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OtherRule {
+    /// `securityRules/NAME`, or `defaultSecurityRules/NAME` (N2).
+    pub name: String,
+    /// The priority.
+    pub priority: u16,
+    /// The decision of the rule about packets that match it.
+    pub access: Access,
+    /// The fields in which the packet differs from the rule; at least one.
+    pub differs: Vec<RuleField>,
+}
+
+/// A field of a security rule (N1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RuleField {
+    /// The protocol.
+    Protocol,
+    /// The source addresses.
+    Source,
+    /// The source ports.
+    SourcePort,
+    /// The destination addresses.
+    Destination,
+    /// The destination ports.
+    DestinationPort,
 }
 
 /// The reason why a packet stops.

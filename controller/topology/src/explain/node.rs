@@ -1,9 +1,12 @@
 //! One agent of a walk, with its configuration and the engine's decisions.
 
+use super::answer::{DEFAULT_TTL, SecurityCheck};
+use super::security::Flows;
 use etherparse::PacketBuilder;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use tombolo_engine::decide::{Ingress, Trace, decide};
 use tombolo_engine::packet;
+use tombolo_engine::packet::icmp::{self, IcmpError};
 use tombolo_engine::tables::{RoutingState, Tables};
 use tombolo_engine::verdict::{DropReason, Verdict};
 use tombolo_proto::config::{AgentConfig, Link, Role};
@@ -17,14 +20,19 @@ pub(super) struct Node {
     /// The engine's tables, including learned routes. An error is the one with which the agent would reject the
     /// configuration.
     tables: Result<Tables, String>,
+    /// The flows that the agent's network interfaces have admitted during the walks (N6). `None`: no security group
+    /// applies to any of them.
+    flows: Option<Flows>,
 }
 
-/// An agent's decision, and the route and subnet that led to it.
+/// An agent's decision, and the route, subnet and security rules that led to it.
 pub(super) struct Decision {
     /// What the agent does with the packet.
     pub(super) step: Step,
     /// The subnet, route, VNet and connection that led to the step.
     pub(super) trace: Trace,
+    /// The security rules that decided. `None`: the packet passed no network interface with a security group.
+    pub(super) security: Option<SecurityCheck>,
 }
 
 /// An agent's action on a packet.
@@ -45,12 +53,14 @@ impl Node {
     /// decision of the node fails with the reason.
     pub(super) fn new(config: AgentConfig, dynamic: &RoutingState) -> Self {
         let tables = Tables::build(&config, dynamic).map_err(|e| e.to_string());
-        Self { config, tables }
+        let flows = config.security.as_ref().map(|_| Flows::new());
+        Self { config, tables, flows }
     }
 
     /// Decides on a packet that arrives over the link with `from`; `None`: from the agent's own host. Decrements the
-    /// packet's TTL if the agent would.
-    pub(super) fn decide(&self, from: Option<&AgentId>, packet: &mut Packet) -> Result<Decision, String> {
+    /// packet's TTL if the agent would. Keeps the packet's flow if a network interface with a security group admits it,
+    /// so that the reply needs no rule there.
+    pub(super) fn decide(&mut self, from: Option<&AgentId>, packet: &mut Packet) -> Result<Decision, String> {
         let tables = self.tables.as_ref().map_err(Clone::clone)?;
         let ingress = match from {
             None => Ingress::Tun,
@@ -62,7 +72,13 @@ impl Node {
         };
         let info = packet::parse(&packet.bytes).ok_or("the packet is malformed")?;
         let mut trace = Trace::default();
-        let step = match decide(tables, ingress, &info, Some(&mut trace)) {
+        let verdict = decide(tables, ingress, &info, Some(&mut trace));
+        let judged = tables.security().zip(self.flows.as_mut()).and_then(|(nics, flows)| {
+            let packet = (&packet.bytes[..], &info);
+            flows.check(&self.config, nics, ingress, packet, verdict)
+        });
+        let (security, refused) = judged.map_or((None, None), |j| (Some(j.check), j.refused));
+        let step = match refused.map_or(verdict, Verdict::Drop) {
             Verdict::Deliver => Step::Deliver,
             Verdict::Forward { link, decrement_ttl } => {
                 if decrement_ttl {
@@ -74,7 +90,7 @@ impl Node {
             Verdict::Drop(DropReason::TtlExceededSilent) => Step::Expired(None),
             Verdict::Drop(reason) => Step::Drop(reason),
         };
-        Ok(Decision { step, trace })
+        Ok(Decision { step, trace, security })
     }
 
     /// The link with another agent or device. `None`: the configuration has none.
@@ -133,12 +149,17 @@ impl Node {
 pub(super) struct Packet {
     pub(super) source: IpAddr,
     pub(super) destination: IpAddr,
+    pub(super) protocol: Protocol,
+    /// Source and destination port. `None`: ICMP.
+    pub(super) ports: Option<(u16, u16)>,
+    /// Whether the packet answers another one: the reply to a request, or an ICMP error.
+    pub(super) is_answer: bool,
     bytes: Vec<u8>,
 }
 
 impl Packet {
     /// Builds an echo request, a TCP SYN or an empty UDP datagram. `port`: the destination port, ignored for ICMP.
-    pub(super) fn new(
+    pub(super) fn request(
         source: IpAddr,
         destination: IpAddr,
         protocol: Protocol,
@@ -147,6 +168,25 @@ impl Packet {
     ) -> Result<Self, String> {
         /// The source port of the packet: the first of the ephemeral ports of RFC 6335.
         const CLIENT_PORT: u16 = 49_152;
+        let ports = (CLIENT_PORT, port.unwrap_or(CLIENT_PORT));
+        Self::build(source, destination, protocol, ports, ttl, false)
+    }
+
+    /// Builds the reply to this request: an echo reply, a TCP SYN with ACK or an empty UDP datagram, from the request's
+    /// destination and port to its source and port.
+    pub(super) fn reply(&self) -> Result<Self, String> {
+        let ports = self.ports.map_or((0, 0), |(from, to)| (to, from));
+        Self::build(self.destination, self.source, self.protocol, ports, DEFAULT_TTL, true)
+    }
+
+    fn build(
+        source: IpAddr,
+        destination: IpAddr,
+        protocol: Protocol,
+        (from, to): (u16, u16),
+        ttl: u8,
+        is_answer: bool,
+    ) -> Result<Self, String> {
         let start = match (source, destination) {
             (IpAddr::V4(s), IpAddr::V4(d)) => PacketBuilder::ipv4(s.octets(), d.octets(), ttl),
             (IpAddr::V6(s), IpAddr::V6(d)) => PacketBuilder::ipv6(s.octets(), d.octets(), ttl),
@@ -154,18 +194,37 @@ impl Packet {
         };
         // The largest packet has 60 bytes: the headers of IPv6 and TCP.
         let mut bytes = Vec::with_capacity(64);
-        let port = port.unwrap_or(CLIENT_PORT);
-        match protocol {
-            Protocol::Icmp if source.is_ipv4() => start.icmpv4_echo_request(1, 1).write(&mut bytes, &[]),
-            Protocol::Icmp => start.icmpv6_echo_request(1, 1).write(&mut bytes, &[]),
-            Protocol::Tcp => start.tcp(CLIENT_PORT, port, 0, 65_535).syn().write(&mut bytes, &[]),
-            Protocol::Udp => start.udp(CLIENT_PORT, port).write(&mut bytes, &[]),
+        match (protocol, is_answer) {
+            (Protocol::Icmp, false) if source.is_ipv4() => start.icmpv4_echo_request(1, 1).write(&mut bytes, &[]),
+            (Protocol::Icmp, true) if source.is_ipv4() => start.icmpv4_echo_reply(1, 1).write(&mut bytes, &[]),
+            (Protocol::Icmp, false) => start.icmpv6_echo_request(1, 1).write(&mut bytes, &[]),
+            (Protocol::Icmp, true) => start.icmpv6_echo_reply(1, 1).write(&mut bytes, &[]),
+            (Protocol::Tcp, false) => start.tcp(from, to, 0, 65_535).syn().write(&mut bytes, &[]),
+            (Protocol::Tcp, true) => start.tcp(from, to, 0, 65_535).syn().ack(1).write(&mut bytes, &[]),
+            (Protocol::Udp, _) => start.udp(from, to).write(&mut bytes, &[]),
         }
         .map_err(|e| format!("cannot build a packet: {e}"))?;
         Ok(Self {
             source,
             destination,
+            protocol,
+            ports: (protocol != Protocol::Icmp).then_some((from, to)),
+            is_answer,
             bytes,
+        })
+    }
+
+    /// Builds the ICMP error "time exceeded" from `address` to the source of this packet, of which the error quotes the
+    /// beginning. `None`: the address is of the other family, or this packet is malformed.
+    pub(super) fn time_exceeded(&self, address: IpAddr) -> Option<Self> {
+        let info = packet::parse(&self.bytes)?;
+        Some(Self {
+            source: address,
+            destination: self.source,
+            protocol: Protocol::Icmp,
+            ports: None,
+            is_answer: true,
+            bytes: icmp::error(address, &self.bytes, &info, IcmpError::TimeExceeded)?,
         })
     }
 
@@ -177,5 +236,22 @@ impl Packet {
     /// Decrements the TTL by one and corrects the checksum, as a forwarding kernel does.
     pub(super) fn decrement_ttl(&mut self) {
         packet::decrement_ttl(&mut self.bytes);
+    }
+
+    /// The protocol, addresses and ports for a message: `tcp 10.0.0.4:49152 -> 10.1.0.4:443`, `icmp 10.0.0.4 -> 10.1.0.4`.
+    pub(super) fn flow(&self) -> String {
+        let (source, destination) = (self.source, self.destination);
+        let protocol = match self.protocol {
+            Protocol::Icmp => "icmp",
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        };
+        match self.ports {
+            Some((from, to)) => {
+                let (source, destination) = (SocketAddr::new(source, from), SocketAddr::new(destination, to));
+                format!("{protocol} {source} -> {destination}")
+            }
+            None => format!("{protocol} {source} -> {destination}"),
+        }
     }
 }

@@ -1,9 +1,9 @@
 //! Describes the stop of a walk: the agent's drop reason, the cause and the remedy.
 
-use super::answer::Stop;
+use super::answer::{SecurityCheck, Stop};
 use super::finding::{self, Facts, Finding};
 use super::node::{Node, Packet};
-use super::{gateways, no_route, transit};
+use super::{denied, gateways, no_route, transit};
 use crate::lookup::half_towards;
 use crate::topology::Topology;
 use std::net::IpAddr;
@@ -162,10 +162,11 @@ pub(super) fn dropped(
             format!("{name} has no link with the agent that has {destination}"),
             "check that both agents run the newest revision: tombolo status",
         ),
-        DropReason::Malformed
-        | DropReason::SecurityRule
+        // `denied` describes drops by a security rule.
+        DropReason::SecurityRule
         | DropReason::UnknownFragment
         | DropReason::FlowTableFull
+        | DropReason::Malformed
         | DropReason::TtlExceededSilent
         | DropReason::TtlExceeded
         | DropReason::LinkDown
@@ -182,6 +183,12 @@ pub(super) fn dropped(
         ),
     };
     stop(&config.agent, reason.name(), finding)
+}
+
+/// The stop of a packet that the security groups at a network interface of `node` deny. `check`: their decision.
+pub(super) fn denied(node: &Node, packet: &Packet, check: &SecurityCheck) -> Stop {
+    let reason = DropReason::SecurityRule.name();
+    stop(&node.config.agent, reason, denied::by_rules(packet, check))
 }
 
 /// Explains a destination, or a next hop, that no agent owns.

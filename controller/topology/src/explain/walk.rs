@@ -9,7 +9,7 @@ use crate::compile::Compiler;
 use crate::learned_routes::{LearnedReports, LearnedRoutes};
 use crate::topology::Topology;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use tombolo_engine::verdict::DropReason;
 use tombolo_proto::config::Relation;
 use tombolo_proto::id::AgentId;
 use tombolo_proto::route::EffectiveRoute;
@@ -50,8 +50,8 @@ enum Next {
 
 /// An ICMP error that an agent sends.
 pub(super) struct Answer {
-    /// The source address of the error.
-    pub(super) address: IpAddr,
+    /// The error, which quotes the packet whose TTL expired.
+    pub(super) error: Packet,
     /// The agent that decides on the error first, and the peer over whose link the error arrives there. An error of the
     /// engine goes back over the link of the packet. An error of the host's kernel enters the agent's own TUN device,
     /// so there is no peer and no link.
@@ -76,14 +76,14 @@ impl<'t> Fabric<'t> {
     }
 
     /// An agent of the walk, compiled at its first use. `None`: it is revoked, unknown, or bound to a deleted resource.
-    pub(super) fn node(&mut self, agent: &AgentId) -> Option<&Node> {
+    pub(super) fn node(&mut self, agent: &AgentId) -> Option<&mut Node> {
         let (compiler, learned) = (&self.compiler, &self.learned);
         let make = || {
             let config = compiler.compile(agent)?;
             let dynamic = learned.routing_state(&config);
             Some(Node::new(config, &dynamic))
         };
-        self.nodes.entry(agent.clone()).or_insert_with(make).as_ref()
+        self.nodes.entry(agent.clone()).or_insert_with(make).as_mut()
     }
 
     /// Walks a packet from the agent `start`, where it arrives over the link with `from`; `None`: from the host itself.
@@ -127,7 +127,7 @@ impl<'t> Fabric<'t> {
             return stopped(stop::routing_loop(node, packet));
         }
         let ttl = packet.ttl();
-        let Decision { step, trace } = match node.decide(from, packet) {
+        let Decision { step, trace, security } = match node.decide(from, packet) {
             Ok(decision) => decision,
             Err(what) => return stopped(stop::unusable(at, &what)),
         };
@@ -138,6 +138,7 @@ impl<'t> Fabric<'t> {
             ttl,
             subnet: trace.subnet.clone(),
             route: trace.route.as_ref().map(matched),
+            security,
             verdict: String::new(),
             next: None,
             relation: None,
@@ -168,8 +169,9 @@ impl<'t> Fabric<'t> {
                     Some(answer) => format!("the TTL expires: answers from {answer}"),
                     None => "the TTL expires: no answer".into(),
                 };
-                let answer = answer.zip(from).map(|(address, back)| Answer {
-                    address,
+                let error = answer.and_then(|address| packet.time_exceeded(address));
+                let answer = error.zip(from).map(|(error, back)| Answer {
+                    error,
                     start: (back.clone(), Some(at.clone())),
                 });
                 Next::End(
@@ -179,7 +181,10 @@ impl<'t> Fabric<'t> {
             }
             Step::Drop(reason) => {
                 hop.verdict = format!("drops it: {reason}");
-                stopped(stop::dropped(facts, node, from, packet, &trace, reason))
+                stopped(match (&hop.security, reason) {
+                    (Some(check), DropReason::SecurityRule) => stop::denied(node, packet, check),
+                    _ => stop::dropped(facts, node, from, packet, &trace, reason),
+                })
             }
         };
         hops.push(hop);
@@ -202,8 +207,10 @@ fn forward_by_kernel(node: &Node, packet: &mut Packet, hop: &mut Hop) -> Next {
     // A router drops a packet whose TTL would become 0 (RFC 1812, section 5.3.1).
     if hop.ttl <= 1 {
         hop.verdict = "its kernel does not forward it: the TTL expires".into();
-        let answer = node.kernel_address(packet.source).map(|address| Answer {
-            address,
+        let address = node.kernel_address(packet.source);
+        let error = address.and_then(|address| packet.time_exceeded(address));
+        let answer = error.map(|error| Answer {
+            error,
             start: (at.clone(), None),
         });
         return Next::End(

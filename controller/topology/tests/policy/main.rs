@@ -9,4 +9,5 @@ mod links;
 mod locality;
 mod outside;
 mod routes;
+mod security;
 mod world;

@@ -4,13 +4,14 @@ use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use tombolo_proto::config::{AgentConfig, GatewayKind, Link, Transport, digest};
+use tombolo_proto::config::{Access, AgentConfig, Direction, GatewayKind, Link, RuleProtocol, Transport, digest};
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
 use tombolo_proto::route::{EffectiveRoute, RouteState};
 use tombolo_topology::compile::Compiler;
 use tombolo_topology::resource::{
-    Agent, Binding, Connection, ConnectionType, Envelope, GatewayIpConfiguration, NetworkInterface, NicIpConfiguration,
-    Peering, PeeringState, Reach, Route, RouteTable, Subnet, UserNextHop, VirtualNetwork, VirtualNetworkGateway,
+    Agent, Binding, Connection, ConnectionType, Envelope, GatewayIpConfiguration, NetworkInterface,
+    NetworkSecurityGroup, NicIpConfiguration, Peering, PeeringState, Reach, Route, RouteTable, RuleAddresses,
+    RulePorts, RuleSide, SecurityRule, Subnet, UserNextHop, VirtualNetwork, VirtualNetworkGateway,
 };
 use tombolo_topology::topology::Topology;
 use uuid::Uuid;
@@ -155,6 +156,7 @@ impl World {
                 address: ip(address),
                 is_static: true,
                 public_ip_address: None,
+                application_security_groups: Vec::new(),
             }
         });
         let nic = NetworkInterface {
@@ -310,6 +312,88 @@ impl World {
     pub(crate) fn table_mut(&mut self, subnet: &str) -> &mut RouteTable {
         let table = id("routeTables", &format!("rt-{}", subnet.replace('/', "-")));
         Arc::make_mut(self.topology.route_tables.get_mut(&table).unwrap())
+    }
+
+    /// Adds a security group, in place of the present one of this name. Each rule is a text: `name priority direction
+    /// access protocol source destination port`, such as `web 200 in deny tcp 10.0.0.0/8 * 443`. An address may be
+    /// `asg:` and the name of an application security group. The source port is `*`, unless the text ends with another
+    /// one.
+    pub(crate) fn group(&mut self, name: &str, rules: &[&str]) -> &mut Self {
+        let group = id("networkSecurityGroups", name);
+        let rules = rules.iter().map(|text| {
+            let words: Vec<&str> = text.split_whitespace().collect();
+            let [
+                name,
+                priority,
+                direction,
+                access,
+                protocol,
+                source,
+                destination,
+                port,
+                ..,
+            ] = words[..]
+            else {
+                panic!("{text}: a rule has eight words or more");
+            };
+            let side = |address: &str, port: &str| RuleSide {
+                addresses: match address.strip_prefix("asg:") {
+                    Some(asg) => RuleAddresses::Groups(vec![id("applicationSecurityGroups", asg)]),
+                    None => RuleAddresses::Prefix(address.into()),
+                },
+                ports: RulePorts::Range(port.into()),
+            };
+            SecurityRule {
+                id: ResourceId::new(format!("{group}/securityRules/{name}")),
+                etag: Uuid::nil(),
+                description: None,
+                priority: priority.parse().unwrap(),
+                direction: match direction {
+                    "in" => Direction::Inbound,
+                    "out" => Direction::Outbound,
+                    other => panic!("{other}: no direction"),
+                },
+                access: match access {
+                    "allow" => Access::Allow,
+                    "deny" => Access::Deny,
+                    other => panic!("{other}: no access"),
+                },
+                protocol: match protocol {
+                    "*" => RuleProtocol::Any,
+                    "tcp" => RuleProtocol::Tcp,
+                    "udp" => RuleProtocol::Udp,
+                    "icmp" => RuleProtocol::Icmp,
+                    other => panic!("{other}: no protocol"),
+                },
+                source: side(source, words.get(8).copied().unwrap_or("*")),
+                destination: side(destination, port),
+            }
+        });
+        let resource = NetworkSecurityGroup {
+            envelope: Self::envelope(group.clone(), "region1"),
+            security_rules: rules.collect(),
+        };
+        self.topology.network_security_groups.insert(group, Arc::new(resource));
+        self
+    }
+
+    /// Attaches a security group to a subnet, in place of the present one.
+    pub(crate) fn secure_subnet(&mut self, subnet: &str, group: &str) -> &mut Self {
+        let (vnet, _) = subnet.split_once('/').unwrap();
+        let subnets = &mut self.vnet_mut(vnet).subnets;
+        let subnet = subnets.iter_mut().find(|s| s.id == subnet_id(subnet)).unwrap();
+        subnet.network_security_group = Some(id("networkSecurityGroups", group));
+        self
+    }
+
+    /// Attaches a security group to a NIC, in place of the present one.
+    pub(crate) fn secure_nic(&mut self, nic: &str, group: &str) -> &mut Self {
+        self.nic_mut(nic).network_security_group = Some(id("networkSecurityGroups", group));
+        self
+    }
+
+    pub(crate) fn nic_mut(&mut self, name: &str) -> &mut NetworkInterface {
+        Arc::make_mut(self.topology.nics.get_mut(&id("networkInterfaces", name)).unwrap())
     }
 
     /// The configuration of an agent. Asserts that the configuration is valid, and that it is the same after it is

@@ -1,0 +1,108 @@
+//! The effective security rules of a network interface, in ARM's form: the rules of each group that applies to it, with the
+//! prefixes that tags stand for there (N8, N9).
+
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+use tombolo_proto::config::{AddressMatch, PortRange, RuleProtocol, SERVICE_TAGS, SecurityRule};
+use tombolo_topology::nic_security::{AppliedGroup, Attachment, NicSecurity};
+
+/// One entry of the answer, for one group.
+pub(super) fn group(security: &NicSecurity, applied: &AppliedGroup<'_>) -> Value {
+    let side = match applied.attachment {
+        Attachment::Subnet => "subnet",
+        Attachment::Nic => "networkInterface",
+    };
+    let rules: Vec<_> = applied.group.rules.iter().map(|r| rule(security, r)).collect();
+    let tags: Map<String, Value> = SERVICE_TAGS
+        .into_iter()
+        .filter(|tag| applied.group.rules.iter().any(|rule| names(rule, tag)))
+        .map(|tag| (tag.to_owned(), json!(security.prefixes(tag))))
+        .collect();
+    json!({
+        "networkSecurityGroup": {"id": applied.group.id},
+        "association": {side: {"id": applied.attached_to}},
+        "effectiveSecurityRules": rules,
+        "tagMap": tags,
+    })
+}
+
+/// Whether a side of the rule names the tag.
+fn names(rule: &SecurityRule, tag: &str) -> bool {
+    let side = |addresses: &AddressMatch| match addresses {
+        AddressMatch::Sets(sets) => sets.iter().any(|set| set == tag),
+        AddressMatch::Any | AddressMatch::Prefixes(_) => false,
+    };
+    side(&rule.source) || side(&rule.destination)
+}
+
+fn rule(security: &NicSecurity, rule: &SecurityRule) -> Value {
+    let mut shown = json!({
+        "name": rule.name,
+        "protocol": match rule.protocol {
+            RuleProtocol::Any => json!("All"),
+            other => json!(other),
+        },
+        "access": rule.access,
+        "priority": rule.priority,
+        "direction": rule.direction,
+    });
+    let sides = [
+        ("source", "Source", &rule.source, &rule.source_ports),
+        ("destination", "Destination", &rule.destination, &rule.destination_ports),
+    ];
+    for (name, capital, side, ports) in sides {
+        let Addresses { prefixes, expanded } = addresses(security, side);
+        let ports: Vec<_> = ports.iter().map(port_range).collect();
+        // Clients read the singular property where there is one value, and expect the plural one always.
+        if let [prefix] = &prefixes[..] {
+            shown[format!("{name}AddressPrefix")] = json!(prefix);
+        }
+        if let [range] = &ports[..] {
+            shown[format!("{name}PortRange")] = json!(range);
+        }
+        shown[format!("{name}AddressPrefixes")] = json!(prefixes);
+        shown[format!("{name}PortRanges")] = json!(ports);
+        shown[format!("expanded{capital}AddressPrefix")] = json!(expanded);
+    }
+    shown
+}
+
+/// The addresses of one side of a rule.
+struct Addresses {
+    /// Prefixes, or the name of a tag.
+    prefixes: Vec<String>,
+    /// The prefixes of the tag; empty without a tag.
+    expanded: Vec<String>,
+}
+
+fn addresses(security: &NicSecurity, side: &AddressMatch) -> Addresses {
+    let plain = |prefixes: Vec<String>| Addresses {
+        prefixes,
+        expanded: Vec::new(),
+    };
+    match side {
+        AddressMatch::Any => plain(vec!["0.0.0.0/0".into()]),
+        AddressMatch::Prefixes(prefixes) => plain(prefixes.iter().map(ToString::to_string).collect()),
+        AddressMatch::Sets(sets) => match &sets[..] {
+            [tag] if SERVICE_TAGS.contains(&tag.as_str()) => Addresses {
+                prefixes: vec![tag.clone()],
+                expanded: texts(security, tag).collect(),
+            },
+            // Azure's form has no member for application security groups, so their addresses take its place.
+            groups => {
+                let members = groups.iter().flat_map(|group| security.prefixes(group));
+                let members: BTreeSet<_> = members.collect();
+                plain(members.iter().map(ToString::to_string).collect())
+            }
+        },
+    }
+}
+
+/// The prefixes of a set as text.
+fn texts(security: &NicSecurity, set: &str) -> impl Iterator<Item = String> {
+    security.prefixes(set).into_iter().map(|prefix| prefix.to_string())
+}
+
+fn port_range(range: &PortRange) -> String {
+    format!("{}-{}", range.first, range.last)
+}
