@@ -1,4 +1,5 @@
-"""Creates, lists, reads and deletes a hub, two spokes, a branch, a site and a circuit with the stock Azure client.
+"""Creates, lists, reads and deletes a hub, two spokes, a branch, security groups, a site and a circuit with the stock
+Azure client.
 
     topology.py BASE_URL CA_FILE TOKEN_FILE
 
@@ -325,6 +326,95 @@ def outside(client):
     same("circuits", list(client.express_route_circuits.list_all()), [])
 
 
+def security(client):
+    """Security groups: created, given rules, attached to a subnet and a NIC, not deletable while in use, and deleted."""
+    asg = client.application_security_groups.begin_create_or_update(
+        GROUP, "web", models.ApplicationSecurityGroup(location=LOCATION)
+    ).result()
+    groups, rules = client.network_security_groups, client.security_rules
+    # Azure's command line sends a group without any property, too.
+    group = groups.begin_create_or_update(GROUP, "guard", models.NetworkSecurityGroup(location=LOCATION)).result()
+    same("group state", (group.provisioning_state, group.security_rules), ("Succeeded", []))
+    same("nobody uses the group yet", (group.subnets, group.network_interfaces), ([], []))
+    default = {(r.name, r.priority, r.direction, r.access, r.protocol) for r in group.default_security_rules}
+    for expected in (
+        ("AllowVnetInBound", 65000, "Inbound", "Allow", "*"),
+        ("DenyAllOutBound", 65500, "Outbound", "Deny", "*"),
+    ):
+        if expected not in default:
+            sys.exit(f"default rules (N2): {expected} is not in {sorted(default)}")
+    same("default rules (N2)", sorted(r.name for r in client.default_security_rules.list(GROUP, "guard")),
+         sorted(r.name for r in group.default_security_rules))
+    same("a default rule", client.default_security_rules.get(GROUP, "guard", "DenyAllInBound").source_port_range, "*")
+
+    https = models.SecurityRule(
+        protocol="Tcp", access="Allow", direction="Inbound", priority=100, description="The site's own port",
+        source_address_prefix="VirtualNetwork", source_port_range="*",
+        destination_application_security_groups=[asg], destination_port_range="443",
+    )
+    made = rules.begin_create_or_update(GROUP, "guard", "https", https).result()
+    same("one value", (made.source_address_prefix, made.destination_port_range), ("VirtualNetwork", "443"))
+    same("no list", (made.source_address_prefixes, made.source_port_ranges, made.destination_port_ranges), ([], [], []))
+    same("the rule's group (N9)", [g.id for g in made.destination_application_security_groups], [asg.id])
+    several = models.SecurityRule(
+        protocol="*", access="Deny", direction="Inbound", priority=200,
+        source_address_prefixes=["10.4.0.0/16", "10.3.0.4"], source_port_range="*",
+        destination_address_prefix="*", destination_port_ranges=["22", "3389-3400"],
+    )
+    made = rules.begin_create_or_update(GROUP, "guard", "no-login", several).result()
+    same("several values (N11)", (made.source_address_prefixes, made.destination_port_ranges),
+         (["10.4.0.0/16", "10.3.0.4"], ["22", "3389-3400"]))
+    same("rules", sorted(r.name for r in rules.list(GROUP, "guard")), ["https", "no-login"])
+    again = rules.begin_create_or_update(GROUP, "guard", "no-login", rules.get(GROUP, "guard", "no-login")).result()
+    same("a rule written back", again.etag, made.etag)
+    group = groups.get(GROUP, "guard")
+    again = groups.begin_create_or_update(GROUP, "guard", group).result()
+    same("a group written back", (again.etag, len(again.security_rules)), (group.etag, 2))
+    refused("two rules with one priority (N1)", "SecurityRuleConflict",
+            lambda: rules.begin_create_or_update(GROUP, "guard", "second", https))
+    https.priority = 99
+    refused("a priority outside (N1)", "SecurityRuleInvalidPriority",
+            lambda: rules.begin_create_or_update(GROUP, "guard", "second", https))
+
+    subnet = client.subnets.get(GROUP, "spoke-a", "workload")
+    subnet.network_security_group = group
+    subnet = client.subnets.begin_create_or_update(GROUP, "spoke-a", "workload", subnet).result()
+    same("the subnet's group", subnet.network_security_group.id.lower(), group.id.lower())
+    nic = client.network_interfaces.get(GROUP, "spoke-a-nic")
+    nic.network_security_group = group
+    nic.ip_configurations[0].application_security_groups = [asg]
+    nic = client.network_interfaces.begin_create_or_update(GROUP, "spoke-a-nic", nic).result()
+    same("the NIC's group", nic.network_security_group.id.lower(), group.id.lower())
+    same("the NIC's application groups", [g.id for g in nic.ip_configurations[0].application_security_groups], [asg.id])
+    group = groups.get(GROUP, "guard")
+    same("users", ([s.id for s in group.subnets], [n.id for n in group.network_interfaces]), ([subnet.id], [nic.id]))
+    gateways = client.subnets.get(GROUP, "hub", "GatewaySubnet")
+    gateways.network_security_group = group
+    refused("a group of GatewaySubnet (N13)", "XGatewaySubnetCannotHaveSecurityGroup",
+            lambda: client.subnets.begin_create_or_update(GROUP, "hub", "GatewaySubnet", gateways))
+    refused("a group in use", "InUseNetworkSecurityGroupCannotBeDeleted", lambda: groups.begin_delete(GROUP, "guard"))
+    refused("an application group in use", "InUseApplicationSecurityGroupCannotBeDeleted",
+            lambda: client.application_security_groups.begin_delete(GROUP, "web"))
+
+    subnet.network_security_group = None
+    subnet = client.subnets.begin_create_or_update(GROUP, "spoke-a", "workload", subnet).result()
+    same("the subnet has none", subnet.network_security_group, None)
+    nic.network_security_group = None
+    nic.ip_configurations[0].application_security_groups = []
+    nic = client.network_interfaces.begin_create_or_update(GROUP, "spoke-a-nic", nic).result()
+    same("the NIC has none", nic.network_security_group, None)
+    rules.begin_delete(GROUP, "guard", "https").result()
+    same("rules", [r.name for r in groups.get(GROUP, "guard").security_rules], ["no-login"])
+    # A body without rules removes them (N1).
+    group = groups.begin_create_or_update(GROUP, "guard", models.NetworkSecurityGroup(location=LOCATION)).result()
+    same("rules", group.security_rules, [])
+    tagged = groups.update_tags(GROUP, "guard", models.TagsObject(tags={"purpose": "guard"}))
+    same("tags", tagged.tags, {"purpose": "guard"})
+    groups.begin_delete(GROUP, "guard").result()
+    client.application_security_groups.begin_delete(GROUP, "web").result()
+    same("groups", (list(groups.list(GROUP)), list(groups.list_all())), ([], []))
+
+
 def delete(client):
     client.virtual_network_peerings.begin_delete(GROUP, "spoke-b", "to-hub").result()
     left = client.virtual_network_peerings.get(GROUP, "hub", "to-spoke-b")
@@ -355,7 +445,7 @@ def main():
         credential_scopes=[f"{base}/.default"],
         connection_verify=authority,
     ) as client:
-        for step in (create, read, rules, outside, delete):
+        for step in (create, read, rules, security, outside, delete):
             begin = time.time()
             step(client)
             print(f"{step.__name__}: {time.time() - begin:.1f} s", flush=True)

@@ -240,7 +240,7 @@ async fn golden_output_of_the_command_line() {
             .arg("--config")
             .arg(data.path().join("config.toml"))
             .args(["-g", "lab", "-y", "-o", "json"])
-            .args(arguments.split(' '))
+            .args(arguments.split(' ').map(|word| if word == "NONE" { "" } else { word }))
             .env_clear()
             .output()
             .unwrap_or_else(|e| panic!("{command}: {e}"));
@@ -269,8 +269,8 @@ async fn golden_output_of_the_command_line() {
 
 /// The commands whose output is recorded, in an order in which later commands show resources of earlier ones. No agent
 /// runs here, so the recorded output has no reports of agents. The golden files of the crates `tombolo-client` and
-/// `tombolo-proto` record these reports.
-const COMMANDS: [&str; 58] = [
+/// `tombolo-proto` record these reports. `NONE` stands for an empty argument.
+const COMMANDS: [&str; 72] = [
     "login",
     "diff -f MANIFEST",
     "apply -f MANIFEST",
@@ -325,6 +325,20 @@ const COMMANDS: [&str; 58] = [
     "asg list",
     "asg show web",
     "asg update web --tags tier=back,owner=net",
+    "nsg create guard --tags tier=front",
+    "nsg rule create guard/https --priority 100 --protocol tcp --destination-asgs web --destination-port-ranges 443",
+    "nsg rule create guard/login --priority 200 --access Deny --source-address-prefixes 10.0.0.0/8,192.0.2.1 --destination-port-ranges 22 3389",
+    "nsg rule update guard/login --direction Outbound --description text",
+    "nsg rule list guard --include-default",
+    "nsg rule show guard/https",
+    "subnet update hub/workload --network-security-group guard",
+    "nic update vm --network-security-group guard --application-security-groups web",
+    "nsg list",
+    "nsg show guard",
+    "nsg rule delete guard/https",
+    "subnet update hub/workload --network-security-group NONE",
+    "nic update vm --nsg NONE --asgs NONE",
+    "nsg delete guard",
     "asg delete web",
     "peering delete hub/to-spoke",
     "wait",

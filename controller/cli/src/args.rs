@@ -2,7 +2,7 @@
 
 use crate::command::{
     agent, api_token, apply, backup, circuit, connection, explain, gateway, group, lab, link, local_gateway, login,
-    nic, peering, plain, probe, public_ip, route_table, routes, settings, subnet, token, vnet, wait,
+    nic, nsg, peering, plain, probe, public_ip, route_table, routes, settings, subnet, token, vnet, wait,
 };
 use crate::options::Global;
 use clap::{Parser, Subcommand};
@@ -53,6 +53,9 @@ pub(crate) enum Command {
     /// Manage route tables and their routes
     #[command(subcommand)]
     RouteTable(route_table::RouteTable),
+    /// Manage network security groups and their rules
+    #[command(subcommand)]
+    Nsg(nsg::Nsg),
     /// Manage VPN and ExpressRoute gateways
     #[command(subcommand)]
     Gateway(gateway::Gateway),

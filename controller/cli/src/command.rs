@@ -14,6 +14,7 @@ pub(crate) mod link;
 pub(crate) mod local_gateway;
 pub(crate) mod login;
 pub(crate) mod nic;
+pub(crate) mod nsg;
 pub(crate) mod peering;
 pub(crate) mod plain;
 pub(crate) mod probe;

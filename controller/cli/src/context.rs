@@ -70,6 +70,20 @@ impl Context {
         Ok(self.group()?.item(kind.collection(), name))
     }
 
+    /// Returns the property of a body that refers to a resource, by name or full id; null if `name` is empty.
+    pub(crate) fn reference(&self, kind: Kind, name: &str) -> Result<Value> {
+        if name.is_empty() {
+            return Ok(Value::Null);
+        }
+        Ok(json!({"id": self.group()?.resolve(kind.collection(), name)}))
+    }
+
+    /// Returns a list of references to resources (see [`Self::reference`]). Empty names are left out.
+    pub(crate) fn references(&self, kind: Kind, names: &[String]) -> Result<Value> {
+        let named = names.iter().filter(|name| !name.is_empty());
+        named.map(|name| self.reference(kind, name)).collect()
+    }
+
     /// Lists the resources of a kind, in the group if one is set, otherwise in the whole subscription. Reads them from
     /// the controller.
     pub(crate) async fn list(&self, kind: Kind) -> Result<Vec<Value>> {

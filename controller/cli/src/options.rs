@@ -72,6 +72,15 @@ pub(crate) fn reference(text: &str) -> Result<String, String> {
     }
 }
 
+/// As [`reference`], but also accepts an empty text, which stands for no resource.
+pub(crate) fn optional_reference(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        Ok(String::new())
+    } else {
+        reference(text)
+    }
+}
+
 /// The name of a child resource, written as `PARENT/CHILD`.
 #[derive(Debug, Clone)]
 pub(crate) struct Child {
@@ -127,6 +136,14 @@ mod tests {
         for bad in ["", "s", "-1s", "1y", "1.5s", "99999999999999999999d"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_empty_text_is_an_optional_reference_only() {
+        assert!(reference("").is_err());
+        assert_eq!(optional_reference(""), Ok(String::new()));
+        assert_eq!(optional_reference("/a/b"), Ok("/a/b".to_owned()));
+        assert!(optional_reference("a/b").is_err());
     }
 
     #[test]

@@ -42,6 +42,7 @@ fn every_command_has_a_help_text() {
         "nic",
         "public-ip",
         "route-table",
+        "nsg",
         "gateway",
         "connection",
         "local-gateway",
@@ -90,6 +91,36 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
             ],
             "VirtualAppliance",
         ),
+        (&["nsg", "update", "g"], "--tags"),
+        (&["nsg", "rule", "create", "g", "--priority", "100"], "PARENT/NAME"),
+        (&["nsg", "rule", "create", "g/r"], "--priority"),
+        (&["nsg", "rule", "create", "g/r", "--priority", "99"], "100..=4096"),
+        (
+            &["nsg", "rule", "create", "g/r", "--priority", "100", "--protocol", "Sctp"],
+            "Tcp",
+        ),
+        (
+            &["nsg", "rule", "create", "g/r", "--priority", "100", "--access", "Maybe"],
+            "Allow, Deny",
+        ),
+        (
+            &["nsg", "rule", "update", "g/r", "--destination-port-ranges", "443-80"],
+            "8000-8080",
+        ),
+        (
+            &[
+                "nsg",
+                "rule",
+                "update",
+                "g/r",
+                "--source-address-prefixes",
+                "Internet",
+                "--source-asgs",
+                "web",
+            ],
+            "cannot be used with",
+        ),
+        (&["nic", "update", "n", "--network-security-group", "a/b"], "cannot be a name"),
         (&["token", "create"], "--vm"),
         (&["token", "create", "--vm", "x"], "--nic"),
         (
@@ -289,6 +320,7 @@ fn every_kind_of_resource_has_the_five_verbs() {
         "nic",
         "public-ip",
         "route-table",
+        "nsg",
         "gateway",
         "connection",
     ] {

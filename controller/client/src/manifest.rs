@@ -27,8 +27,9 @@ pub use named::Named;
 pub use plan::{Action, Plan, Server, Step};
 pub use schema::{
     Connection, ConnectionType, DEFAULT_LOCATION, Document, ExpressRouteCircuit, GatewayIpConfiguration,
-    LocalNetworkGateway, NetworkInterface, NextHopType, NicIpConfiguration, Peering, PlainResource, Prefix,
-    PrivatePeering, PublicIpAddress, Route, RouteTable, SkuTier, Subnet, VirtualNetwork, VirtualNetworkGateway,
+    LocalNetworkGateway, NetworkInterface, NetworkSecurityGroup, NextHopType, NicIpConfiguration, Peering,
+    PlainResource, Prefix, PrivatePeering, PublicIpAddress, Route, RouteTable, RuleAddress, RulePorts, SecurityRule,
+    SkuTier, Subnet, VirtualNetwork, VirtualNetworkGateway,
 };
 pub use tombolo_proto::arm::Kind;
 

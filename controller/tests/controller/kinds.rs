@@ -37,6 +37,7 @@ fn example(kind: Kind) -> Option<Example> {
         | Kind::NicIpConfiguration
         | Kind::GatewayIpConfiguration
         | Kind::CircuitAuthorization
+        | Kind::DefaultSecurityRule
         | Kind::VirtualMachine
         | Kind::VirtualMachineExtension => return None,
         Kind::VirtualNetwork => (
@@ -58,9 +59,13 @@ fn example(kind: Kind) -> Option<Example> {
         ),
         Kind::NetworkInterface => (
             "networkInterfaces/Nic",
-            json!({"location": "region1", "properties": {"ipConfigurations": [
-                {"name": "one", "properties": {"subnet": id("virtualNetworks/Vnet/subnets/Work")}},
-            ]}}),
+            json!({"location": "region1", "properties": {
+                "networkSecurityGroup": id("networkSecurityGroups/Rules"),
+                "ipConfigurations": [{"name": "one", "properties": {
+                    "subnet": id("virtualNetworks/Vnet/subnets/Work"),
+                    "applicationSecurityGroups": [id("applicationSecurityGroups/Group")],
+                }}],
+            }}),
         ),
         Kind::PublicIpAddress => ("publicIPAddresses/Public", json!({"location": "region1"})),
         Kind::VirtualNetworkGateway => (
@@ -96,6 +101,21 @@ fn example(kind: Kind) -> Option<Example> {
             }}),
         ),
         Kind::ApplicationSecurityGroup => ("applicationSecurityGroups/Group", json!({"location": "region1"})),
+        // Azure's command line sends no `properties`.
+        Kind::NetworkSecurityGroup => ("networkSecurityGroups/Rules", json!({"location": "region1"})),
+        Kind::SecurityRule => (
+            "networkSecurityGroups/Rules/securityRules/Rule",
+            json!({"properties": {
+                "protocol": "Tcp",
+                "access": "Allow",
+                "direction": "Inbound",
+                "priority": 100,
+                "sourceApplicationSecurityGroups": [id("applicationSecurityGroups/Group")],
+                "sourcePortRange": "*",
+                "destinationAddressPrefix": "*",
+                "destinationPortRanges": ["443", "8000-8080"],
+            }}),
+        ),
     };
     Some(Example { path, body })
 }

@@ -1,10 +1,11 @@
 //! Records the JSON of an agent's configuration, except for its role.
 
 use super::{agent, at, id, ip, net};
-use tombolo_golden::{every_variant, golden};
+use tombolo_golden::{all_of, every_variant, golden};
 use tombolo_proto::config::{
-    AgentConfig, ForeignSources, Link, Nic, Owner, Probes, Relation, Role, Space, SpaceKind, Subnet, TransitRoute,
-    Transport,
+    ALL_PORTS, Access, AddressMatch, AgentConfig, ApplicationGroup, Direction, ForeignSources, Link, Nic, Owner,
+    PortRange, Probes, Relation, Role, RuleProtocol, SecuredNic, Security, SecurityGroup, SecurityRule, Space,
+    SpaceKind, Subnet, TransitRoute, Transport,
 };
 use tombolo_proto::id::{KeyPin, PresharedKey, PublicKey};
 use tombolo_proto::route::{EffectiveRoute, GatewayHop, NextHop, RouteSource, RouteState};
@@ -250,6 +251,87 @@ fn subnet(isolated: bool) -> Subnet {
     }
 }
 
+/// A group with a rule of every protocol, direction and access, and with every form of addresses. `group` is the name of
+/// an application security group.
+fn security_group(group: &str) -> SecurityGroup {
+    let protocols = all_of!(RuleProtocol {
+        Any,
+        Tcp,
+        Udp,
+        Icmp,
+        Esp,
+        Ah
+    });
+    let directions = all_of!(Direction { Inbound, Outbound });
+    let accesses = all_of!(Access { Allow, Deny });
+    let addresses = [
+        AddressMatch::Any,
+        AddressMatch::Prefixes(vec![net("10.1.0.0/24"), net("fd00:1::4/128")]),
+        AddressMatch::Sets(vec![group.to_owned()]),
+        AddressMatch::Sets(vec!["VirtualNetwork".into()]),
+    ];
+    every_variant!(AddressMatch { Any, Prefixes, Sets }, &addresses);
+    let ports = [
+        vec![ALL_PORTS],
+        vec![PortRange { first: 443, last: 443 }, PortRange { first: 8000, last: 8080 }],
+    ];
+    let kinds = directions.into_iter().cycle().zip(accesses.into_iter().cycle());
+    let kinds = protocols.into_iter().zip(kinds).enumerate();
+    let rule = |((n, (protocol, (direction, access))), priority): ((usize, _), u16)| SecurityRule {
+        name: format!("securityRules/r{n}"),
+        priority,
+        direction,
+        access,
+        protocol,
+        source: addresses[n % 4].clone(),
+        source_ports: ports[n % 2].clone(),
+        destination: addresses[(n + 1) % 4].clone(),
+        destination_ports: ports[(n + 1) % 2].clone(),
+    };
+    SecurityGroup {
+        id: id("networkSecurityGroups/rules"),
+        rules: kinds.zip(100..).map(rule).collect(),
+    }
+}
+
+fn security() -> Security {
+    let name = "group".to_owned();
+    let group = security_group(&name);
+    let nic = |tail: &str, prefixes: &[&str], subnet_group, nic_group| SecuredNic {
+        id: id(tail),
+        prefixes: prefixes.iter().map(|p| net(p)).collect(),
+        subnet: id("virtualNetworks/hub/subnets/default"),
+        subnet_group,
+        nic_group,
+    };
+    Security {
+        nics: vec![
+            nic(
+                "networkInterfaces/vm",
+                &["10.1.0.4/32", "fd00:1::4/128"],
+                Some(group.id.clone()),
+                Some(group.id.clone()),
+            ),
+            nic("virtualNetworks/hub/subnets/served", &["10.1.7.0/24"], None, None),
+        ],
+        groups: vec![group],
+        application_groups: vec![ApplicationGroup {
+            name,
+            addresses: vec![ip("10.1.0.4"), ip("fd00:1::4")],
+        }],
+    }
+}
+
+#[test]
+fn security_of_agents() {
+    let minimal = Security {
+        groups: vec![],
+        application_groups: vec![],
+        nics: vec![],
+    };
+    golden!().cases("security", &[("full", security()), ("minimal", minimal)]);
+}
+
 #[test]
 fn agent_configurations() {
     let full = AgentConfig {
@@ -267,7 +349,7 @@ fn agent_configurations() {
         subnets: vec![subnet(true), subnet(false)],
         spaces: spaces(),
         links: vec![minimal_link(), full_link()],
-        security: None,
+        security: Some(security()),
     };
     AgentConfig::from_bytes(&full.to_bytes()).unwrap();
     let minimal = AgentConfig {

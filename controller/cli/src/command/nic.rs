@@ -2,12 +2,13 @@
 
 use crate::context::Context;
 use crate::failure::UsageError;
-use crate::options::{name, reference, subnet};
+use crate::options::{name, optional_reference, reference, subnet};
 use crate::output::{Column, at, items, name_at, text};
 use anyhow::Result;
 use clap::Subcommand;
 use comfy_table::Cell;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use tombolo_client::manifest::NIC_IP_CONFIGURATION;
 use tombolo_client::path::{last, segment};
@@ -32,6 +33,13 @@ pub(crate) enum Nic {
         /// Let the machine forward packets of other machines (R12)
         #[arg(long)]
         ip_forwarding: bool,
+        /// Network security group of the network interface, by name or id (N4)
+        #[arg(long, visible_alias = "nsg", value_name = "GROUP", value_parser = optional_reference)]
+        network_security_group: Option<String>,
+        /// Application security groups of all addresses, by name or id (N9)
+        #[arg(long, visible_alias = "asgs", value_name = "GROUP", num_args = 1.., value_delimiter = ',',
+            value_parser = optional_reference)]
+        application_security_groups: Vec<String>,
         /// Region [default: the group's]
         #[arg(short, long)]
         location: Option<String>,
@@ -55,6 +63,13 @@ pub(crate) enum Nic {
         /// New static address of the primary ipConfiguration
         #[arg(short = 'a', long = "private-ip-address")]
         address: Option<IpAddr>,
+        /// New network security group of the network interface, by name or id; '' removes the present one (N4)
+        #[arg(long, visible_alias = "nsg", value_name = "GROUP", value_parser = optional_reference)]
+        network_security_group: Option<String>,
+        /// Application security groups, by name or id, that replace those of all addresses; '' removes them (N9)
+        #[arg(long, visible_alias = "asgs", value_name = "GROUP", num_args = 1.., value_delimiter = ',',
+            value_parser = optional_reference)]
+        application_security_groups: Option<Vec<String>>,
     },
     /// Delete a network interface
     Delete {
@@ -65,6 +80,7 @@ pub(crate) enum Nic {
 }
 
 const CONFIGURATIONS: &str = "/properties/ipConfigurations";
+const APPLICATION_GROUPS: &str = "/properties/applicationSecurityGroups";
 
 const COLUMNS: &[Column] = &[
     ("Name", |v| Cell::new(at(v, "/name"))),
@@ -91,6 +107,14 @@ const COLUMNS: &[Column] = &[
         ))
     }),
     ("IP forwarding", |v| Cell::new(at(v, "/properties/enableIPForwarding"))),
+    ("Security group", |v| {
+        Cell::new(name_at(v, "/properties/networkSecurityGroup/id"))
+    }),
+    ("Application groups", |v| {
+        let groups = items(v, CONFIGURATIONS).flat_map(|c| items(c, APPLICATION_GROUPS));
+        let names: BTreeSet<_> = groups.map(|group| name_at(group, "/id")).collect();
+        Cell::new(names.into_iter().collect::<Vec<_>>().join(", "))
+    }),
     ("VM", |v| Cell::new(name_at(v, "/properties/virtualMachine/id"))),
 ];
 
@@ -106,17 +130,23 @@ impl Nic {
                 addresses,
                 public,
                 ip_forwarding,
+                network_security_group,
+                application_security_groups,
                 location,
             } => {
                 let group = c.group()?;
                 let subnet = json!({"id": group.resolve_subnet(subnet).map_err(anyhow::Error::msg)?});
+                let asgs = c.references(Kind::ApplicationSecurityGroup, application_security_groups)?;
                 let mut configurations = configurations(&subnet, addresses);
+                set_application_groups(&mut configurations, &asgs);
                 if let Some(public) = public {
                     configurations[0]["properties"]["publicIPAddress"] =
                         json!({"id": group.resolve("publicIPAddresses", public)});
                 }
+                let security = network_security_group.as_deref().unwrap_or_default();
                 let body = json!({"location": c.location(location.as_deref()).await?, "properties": {
                     "enableIPForwarding": ip_forwarding,
+                    "networkSecurityGroup": c.reference(Kind::NetworkSecurityGroup, security)?,
                     "ipConfigurations": configurations,
                 }});
                 let answer = c.client.arm_put(&path(name)?, &body).await?;
@@ -142,12 +172,19 @@ impl Nic {
                 name,
                 ip_forwarding,
                 address,
+                network_security_group,
+                application_security_groups,
             } => {
-                if ip_forwarding.is_none() && address.is_none() {
-                    return Err(
-                        UsageError::new("nothing to change", "add --ip-forwarding or --private-ip-address").into(),
-                    );
+                let changes_groups = network_security_group.is_some() || application_security_groups.is_some();
+                if ip_forwarding.is_none() && address.is_none() && !changes_groups {
+                    let hint = "add --ip-forwarding, --private-ip-address, --network-security-group or \
+                                --application-security-groups";
+                    return Err(UsageError::new("nothing to change", hint).into());
                 }
+                let security = network_security_group.as_ref();
+                let security = security.map(|name| c.reference(Kind::NetworkSecurityGroup, name)).transpose()?;
+                let asgs = application_security_groups.as_ref();
+                let asgs = asgs.map(|names| c.references(Kind::ApplicationSecurityGroup, names)).transpose()?;
                 let change = |nic: &mut Value| {
                     if let Some(on) = ip_forwarding {
                         nic["properties"]["enableIPForwarding"] = json!(on);
@@ -157,11 +194,24 @@ impl Nic {
                         properties["privateIPAllocationMethod"] = json!("Static");
                         properties["privateIPAddress"] = json!(address);
                     }
+                    if let Some(security) = security {
+                        nic["properties"]["networkSecurityGroup"] = security;
+                    }
+                    if let (Some(asgs), Some(configurations)) = (asgs, nic.pointer_mut(CONFIGURATIONS)) {
+                        set_application_groups(configurations, &asgs);
+                    }
                 };
                 c.update(Kind::NetworkInterface, name, change).await
             }
             Self::Delete { name } => c.remove(Kind::NetworkInterface, name).await,
         }
+    }
+}
+
+/// Gives every `ipConfiguration` the same application security groups, as Azure's command line does.
+fn set_application_groups(configurations: &mut Value, groups: &Value) {
+    for configuration in configurations.as_array_mut().into_iter().flatten() {
+        configuration["properties"]["applicationSecurityGroups"] = groups.clone();
     }
 }
 
@@ -195,6 +245,15 @@ fn configurations(subnet: &Value, addresses: &[IpAddr]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn n9_application_groups_are_set_on_every_configuration() {
+        let mut both = json!([{"properties": {"primary": true}}, {"properties": {"applicationSecurityGroups": []}}]);
+        let groups = json!([{"id": "g"}]);
+        set_application_groups(&mut both, &groups);
+        assert_eq!(both[0]["properties"], json!({"primary": true, "applicationSecurityGroups": groups}));
+        assert_eq!(both[1]["properties"]["applicationSecurityGroups"], groups);
+    }
 
     #[test]
     fn every_address_has_a_configuration_and_the_first_is_primary() {

@@ -52,7 +52,7 @@ enum Verb {
 }
 
 /// Parses a tag, `NAME=VALUE`.
-fn tag(text: &str) -> Result<(String, String), String> {
+pub(crate) fn tag(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err(format!("'{text}' is not a tag: write NAME=VALUE")),
@@ -137,7 +137,8 @@ const COLUMNS: &[Column] = &[
     }),
 ];
 
-fn object(tags: &[(String, String)]) -> Value {
+/// Returns the `tags` of a body.
+pub(crate) fn object(tags: &[(String, String)]) -> Value {
     tags.iter().map(|(name, value)| (name.clone(), json!(value))).collect()
 }
 

@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use crate::failure::UsageError;
-use crate::options::{Child, child, name, reference};
+use crate::options::{Child, child, name, optional_reference, reference};
 use crate::output::{Column, at, items, name_at};
 use anyhow::Result;
 use clap::Subcommand;
@@ -10,6 +10,7 @@ use comfy_table::Cell;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use tombolo_client::path::segment;
+use tombolo_proto::arm::Kind;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Subnet {
@@ -24,6 +25,9 @@ pub(crate) enum Subnet {
         /// Route table of the subnet, by name or id
         #[arg(long, value_parser = reference)]
         route_table: Option<String>,
+        /// Network security group of the subnet, by name or id (N4)
+        #[arg(long, visible_alias = "nsg", value_name = "GROUP", value_parser = optional_reference)]
+        network_security_group: Option<String>,
     },
     /// List the subnets of a virtual network
     List {
@@ -51,6 +55,9 @@ pub(crate) enum Subnet {
         /// Remove the route table from the subnet
         #[arg(long, conflicts_with = "route_table")]
         no_route_table: bool,
+        /// New network security group of the subnet, by name or id; '' removes the present one (N4)
+        #[arg(long, visible_alias = "nsg", value_name = "GROUP", value_parser = optional_reference)]
+        network_security_group: Option<String>,
     },
     /// Delete a subnet
     Delete {
@@ -75,6 +82,9 @@ pub(crate) const COLUMNS: &[Column] = &[
         })
     }),
     ("Route table", |v| Cell::new(name_at(v, "/properties/routeTable/id"))),
+    ("Security group", |v| {
+        Cell::new(name_at(v, "/properties/networkSecurityGroup/id"))
+    }),
     ("In use", |v| {
         Cell::new(items(v, "/properties/ipConfigurations").count())
     }),
@@ -94,8 +104,14 @@ impl Subnet {
                 name,
                 prefixes,
                 route_table,
+                network_security_group,
             } => {
-                let properties = json!({"addressPrefixes": prefixes, "routeTable": table(route_table)});
+                let security = network_security_group.as_deref().unwrap_or_default();
+                let properties = json!({
+                    "addressPrefixes": prefixes,
+                    "routeTable": table(route_table),
+                    "networkSecurityGroup": c.reference(Kind::NetworkSecurityGroup, security)?,
+                });
                 let what = format!("Created subnet {}/{}.", name.parent, name.name);
                 c.put(&path(name), &json!({"properties": properties}), &what).await
             }
@@ -116,18 +132,25 @@ impl Subnet {
                 prefixes,
                 route_table,
                 no_route_table,
+                network_security_group,
             } => {
-                if prefixes.is_empty() && route_table.is_none() && !no_route_table {
-                    let hint = "add --address-prefix, --route-table or --no-route-table";
+                let changes_routes = route_table.is_some() || *no_route_table;
+                if prefixes.is_empty() && !changes_routes && network_security_group.is_none() {
+                    let hint = "add --address-prefix, --route-table, --no-route-table or --network-security-group";
                     return Err(UsageError::new("nothing to change", hint).into());
                 }
+                let security = network_security_group.as_ref();
+                let security = security.map(|name| c.reference(Kind::NetworkSecurityGroup, name)).transpose()?;
                 let change = |subnet: &mut Value| {
                     if !prefixes.is_empty() {
                         subnet["properties"]["addressPrefix"] = Value::Null;
                         subnet["properties"]["addressPrefixes"] = json!(prefixes);
                     }
-                    if route_table.is_some() || *no_route_table {
+                    if changes_routes {
                         subnet["properties"]["routeTable"] = table(route_table);
+                    }
+                    if let Some(security) = security {
+                        subnet["properties"]["networkSecurityGroup"] = security;
                     }
                 };
                 c.edit(

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value};
 
 /// Whether the server's body has all properties of the desired body, with equal values. A null in the desired body
-/// means that the property must be absent.
+/// means that the property must be absent or an empty list.
 ///
 /// Items of lists are matched by name, or by value if they have no name. So the order of a list does not matter, except
 /// for tunnel addresses. Ids and names are compared case-insensitively.
@@ -21,7 +21,7 @@ pub(super) fn holds(server: &Value, desired: &Value) -> bool {
                 (s, v) => holds(s.unwrap_or(&Value::Null), v),
             })
         }
-        (Value::Null, Value::Array(d)) => d.is_empty(),
+        (Value::Null, Value::Array(list)) | (Value::Array(list), Value::Null) => list.is_empty(),
         (Value::Array(s), Value::Array(d)) => {
             s.len() == d.len() && d.iter().all(|v| counterpart(s, v).is_some_and(|o| holds(o, v)))
         }
@@ -141,6 +141,8 @@ mod tests {
         assert!(holds(&server, &same));
         assert!(!holds(&server, &json!({"n": [{"name": "b", "v": 2}]})), "one too many");
         assert!(!holds(&server, &json!({"p": ["x", "z"]})));
+        assert!(holds(&json!({"p": []}), &json!({"p": null})) && holds(&json!({}), &json!({"p": []})));
+        assert!(!holds(&server, &json!({"p": null})));
         let tunnels = json!({"tunnelAddresses": ["a", "b"]});
         assert!(holds(&tunnels, &tunnels) && !holds(&tunnels, &json!({"tunnelAddresses": ["b", "a"]})));
     }

@@ -4,6 +4,7 @@
 //! removed from the file is removed from the resource.
 
 mod gateways;
+mod security;
 
 use crate::manifest::error::ManifestError;
 use crate::manifest::named::Named;
@@ -100,6 +101,9 @@ impl<'a> Expansion<'a> {
                 self.push_resource(kind, name, plain.location.as_ref(), &plain.tags, body);
             }
         }
+        for (name, group) in document.network_security_groups.iter() {
+            self.security_group(name, group);
+        }
         for (name, table) in document.route_tables.iter() {
             self.route_table(name, table);
         }
@@ -168,6 +172,14 @@ impl<'a> Expansion<'a> {
         name.map_or(Value::Null, |name| self.reference(kind, name))
     }
 
+    /// References to several resources of a kind; null if there are no names.
+    fn references(&self, kind: Kind, names: &[String]) -> Value {
+        match names {
+            [] => Value::Null,
+            names => names.iter().map(|name| self.reference(kind, name)).collect(),
+        }
+    }
+
     fn subnet_reference(&mut self, place: &str, name: &str) -> Value {
         match self.group.resolve_subnet(name) {
             Ok(id) => json!({"id": id}),
@@ -212,7 +224,12 @@ impl<'a> Expansion<'a> {
             self.problem(&place, "set either addressPrefix or addressPrefixes, not both");
         }
         let table = self.optional_reference(Kind::RouteTable, subnet.route_table.as_ref());
-        json!({"name": name, "properties": {"addressPrefixes": prefixes, "routeTable": table}})
+        let group = self.optional_reference(Kind::NetworkSecurityGroup, subnet.network_security_group.as_ref());
+        json!({"name": name, "properties": {
+            "addressPrefixes": prefixes,
+            "routeTable": table,
+            "networkSecurityGroup": group,
+        }})
     }
 
     fn peering(&self, p: &Peering) -> Value {
@@ -289,12 +306,15 @@ impl<'a> Expansion<'a> {
         } else {
             &nic.ip_configurations
         };
+        let groups = self.references(Kind::ApplicationSecurityGroup, &nic.application_security_groups);
         let mut configurations = Vec::new();
         for (position, (name, c)) in all.iter().enumerate() {
             let mut properties = json!({
                 "subnet": self.subnet_reference(&place, &c.subnet),
                 "publicIPAddress": self.optional_reference(Kind::PublicIpAddress, c.public_ip_address.as_ref()),
                 "primary": position == 0,
+                // Azure's clients too give all addresses of an interface the same groups.
+                "applicationSecurityGroups": groups,
             });
             set_address(&mut properties, c.private_ip_address);
             if let Some(ip) = c.private_ip_address {
@@ -304,6 +324,8 @@ impl<'a> Expansion<'a> {
         }
         let body = json!({"properties": {
             "enableIPForwarding": nic.enable_ip_forwarding,
+            "networkSecurityGroup":
+                self.optional_reference(Kind::NetworkSecurityGroup, nic.network_security_group.as_ref()),
             "ipConfigurations": configurations,
         }});
         self.push_resource(Kind::NetworkInterface, name, nic.location.as_ref(), &nic.tags, body);

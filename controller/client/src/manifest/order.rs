@@ -18,6 +18,8 @@ pub(super) enum Rank {
     Group,
     /// A resource that refers to no other resource.
     Independent,
+    /// A network security group. Its rules refer to application security groups, and subnets and NICs refer to it.
+    SecurityGroup,
     RouteTable,
     PublicIp,
     Vnet,
@@ -45,6 +47,7 @@ pub(super) enum Rank {
     DeleteSubnet,
     DeleteRouteTable,
     DeletePublicIp,
+    DeleteSecurityGroup,
     DeleteIndependent,
     DeleteGroup,
 }
@@ -53,6 +56,7 @@ pub(super) enum Rank {
 pub(super) fn creation_rank(kind: Kind, body: &Value) -> Rank {
     match kind {
         Kind::ResourceGroup => Rank::Group,
+        Kind::NetworkSecurityGroup => Rank::SecurityGroup,
         Kind::RouteTable => Rank::RouteTable,
         Kind::PublicIpAddress => Rank::PublicIp,
         Kind::VirtualNetwork | Kind::Subnet => Rank::Vnet,
@@ -99,6 +103,7 @@ pub(super) fn deletion_rank(kind: Kind) -> Rank {
         Kind::Subnet => Rank::DeleteSubnet,
         Kind::RouteTable => Rank::DeleteRouteTable,
         Kind::PublicIpAddress => Rank::DeletePublicIp,
+        Kind::NetworkSecurityGroup => Rank::DeleteSecurityGroup,
         Kind::ResourceGroup => Rank::DeleteGroup,
         _ => Rank::DeleteIndependent,
     }

@@ -221,6 +221,9 @@ fn create(e: &DesiredResource) -> Step {
     }
 }
 
+/// The lists of children that the body of a PUT contains. A child that the body lacks is deleted.
+const CHILDREN: [&str; 3] = ["subnets", "routes", "securityRules"];
+
 /// Returns the step for an existing resource, and the steps that delete those of its subnets that can be deleted only
 /// after other steps. `deleted` has the paths, in lower case, of the resources that pruning deletes; `None` without
 /// pruning.
@@ -251,7 +254,7 @@ fn update(
     let changed = note.is_some() || !holds(current, &desired);
     let drop_kept = |v: &Value| {
         let mut v = v.clone();
-        for list in ["subnets", "routes"] {
+        for list in CHILDREN {
             if let Some(items) = v
                 .pointer_mut(&format!("/properties/{list}"))
                 .and_then(Value::as_array_mut)
@@ -277,9 +280,9 @@ fn update(
     (step, later)
 }
 
-/// Adds to the desired body the subnets and routes that the manifest does not contain and that the PUT must keep.
-/// Returns their names in lower case, and the steps that delete those of these subnets that can be deleted only after
-/// other steps.
+/// Adds to the desired body the subnets, routes and security rules that the manifest does not contain and that the PUT
+/// must keep. Returns their names in lower case, and the steps that delete those of these subnets that can be deleted
+/// only after other steps.
 fn keep_children(
     e: &DesiredResource,
     current: &Value,
@@ -288,7 +291,7 @@ fn keep_children(
 ) -> (BTreeSet<String>, Vec<Step>) {
     let mut later = Vec::new();
     let mut kept = BTreeSet::new();
-    for list in ["subnets", "routes"] {
+    for list in CHILDREN {
         let pointer = format!("/properties/{list}");
         let have = current.pointer(&pointer).and_then(Value::as_array);
         let Some(want) = desired.pointer_mut(&pointer).and_then(Value::as_array_mut) else {

@@ -2,11 +2,13 @@
 //! refused (D3).
 
 mod gateways;
+mod security;
 
 pub use gateways::{
     Connection, ConnectionType, ExpressRouteCircuit, GatewayIpConfiguration, LocalNetworkGateway, PrivatePeering,
     SkuTier, VirtualNetworkGateway,
 };
+pub use security::{NetworkSecurityGroup, RuleAddress, RulePorts, SecurityRule};
 
 use crate::manifest::named::Named;
 use ipnet::IpNet;
@@ -25,20 +27,23 @@ pub const DEFAULT_LOCATION: &str = "region1";
 #[serde(transparent)]
 pub struct Prefix(pub IpNet);
 
-impl<'de> Deserialize<'de> for Prefix {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(d)?;
+impl Prefix {
+    /// Parses a prefix. The error is a message for the user: `text` is no prefix, or has host bits.
+    fn parse(text: &str) -> Result<Self, String> {
         let net: IpNet = text
             .parse()
-            .map_err(|_| de::Error::custom(format_args!("'{text}' is not an address prefix such as 10.1.0.0/16")))?;
+            .map_err(|_| format!("'{text}' is not an address prefix such as 10.1.0.0/16"))?;
         if net == net.trunc() {
             Ok(Self(net))
         } else {
-            Err(de::Error::custom(format_args!(
-                "'{text}' has host bits set: write {}",
-                net.trunc()
-            )))
+            Err(format!("'{text}' has host bits set: write {}", net.trunc()))
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for Prefix {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(d)?).map_err(de::Error::custom)
     }
 }
 
@@ -75,6 +80,8 @@ pub struct Document {
     pub express_route_circuits: Named<ExpressRouteCircuit>,
     /// Application security groups, which have only a region and tags.
     pub application_security_groups: Named<PlainResource>,
+    /// Network security groups, with their rules.
+    pub network_security_groups: Named<NetworkSecurityGroup>,
 }
 
 impl Document {
@@ -127,6 +134,9 @@ pub struct Subnet {
     /// Name or full id of the route table.
     #[serde(default)]
     pub route_table: Option<String>,
+    /// Name or full id of the network security group (N4).
+    #[serde(default)]
+    pub network_security_group: Option<String>,
 }
 
 /// One VNet's half of a peering. The remote VNet has the other half.
@@ -230,6 +240,12 @@ pub struct NetworkInterface {
     /// Whether the machine may forward packets of other machines (R12).
     #[serde(default, rename = "enableIPForwarding")]
     pub enable_ip_forwarding: bool,
+    /// Name or full id of the network security group of the interface itself (N4).
+    #[serde(default)]
+    pub network_security_group: Option<String>,
+    /// Names or full ids of the application security groups to which all addresses of the interface belong (N9).
+    #[serde(default)]
+    pub application_security_groups: Vec<String>,
 }
 
 /// One address of a network interface.

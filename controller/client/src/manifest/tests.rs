@@ -83,7 +83,9 @@ fn server_of<'a>(desired: impl Iterator<Item = &'a DesiredResource>) -> Server {
         {
             // In Azure's answers, a subnet with a single prefix has `addressPrefix` and not `addressPrefixes`.
             let prefix = subnet["properties"]["addressPrefixes"][0].take();
-            subnet["properties"] = json!({"addressPrefix": prefix, "routeTable": subnet["properties"]["routeTable"]});
+            let properties = &mut subnet["properties"];
+            properties.as_object_mut().unwrap().remove("addressPrefixes");
+            properties["addressPrefix"] = prefix;
         }
         server.insert(e.kind, &e.path, body);
     }
@@ -341,6 +343,152 @@ fn resources_with_tags_alone_are_planned_from_the_table_of_kinds() {
     let plan = Plan::make(&fewer, &server, true).unwrap();
     let gone: Vec<_> = plan.changes().map(|step| (step.action, &*step.name)).collect();
     assert_eq!(gone, [(Action::Delete, "data")]);
+}
+
+const SECURITY: &str = include_str!("../../tests/security.yaml");
+
+#[test]
+fn security_groups_are_created_after_what_they_name_and_before_what_uses_them() {
+    let plan = Plan::make(&expanded(SECURITY), &Server::default(), false).unwrap();
+    for (first, second) in [
+        ("web-servers", "front"),
+        ("databases", "front"),
+        ("front", "hub"),
+        ("back", "data-nic"),
+    ] {
+        assert!(position(&plan, first) < position(&plan, second), "{first} before {second}");
+    }
+}
+
+#[test]
+fn n1_a_rule_has_the_defaults_of_azures_command_line() {
+    let text = "networkSecurityGroups: {g: {rules: {r:
+        {priority: 100, direction: Inbound, access: Deny, destinationPortRange: 22}}}}";
+    assert_eq!(
+        expanded(text)[1].body["properties"]["securityRules"],
+        json!([{"name": "r", "properties": {
+            "description": null, "priority": 100, "direction": "Inbound", "access": "Deny", "protocol": "*",
+            "sourceAddressPrefix": "*", "sourceAddressPrefixes": null, "sourceApplicationSecurityGroups": null,
+            "sourcePortRange": "*", "sourcePortRanges": null,
+            "destinationAddressPrefix": "*", "destinationAddressPrefixes": null,
+            "destinationApplicationSecurityGroups": null,
+            "destinationPortRange": "22", "destinationPortRanges": null,
+        }}])
+    );
+}
+
+#[test]
+fn n9_the_groups_of_a_nic_apply_to_all_its_addresses() {
+    let desired = expanded(SECURITY);
+    let body = |name: &str| &desired.iter().find(|e| e.name == name).unwrap().body["properties"];
+    let net = "/subscriptions/s/resourceGroups/lab/providers/Microsoft.Network";
+    let data = body("data-nic");
+    assert_eq!(
+        data["networkSecurityGroup"]["id"],
+        format!("{net}/networkSecurityGroups/back")
+    );
+    for configuration in data["ipConfigurations"].as_array().unwrap() {
+        assert_eq!(
+            configuration["properties"]["applicationSecurityGroups"],
+            json!([{"id": format!("{net}/applicationSecurityGroups/databases")}])
+        );
+    }
+    assert_eq!(body("web-nic")["networkSecurityGroup"], Value::Null);
+    assert_eq!(
+        body("plain-nic")["ipConfigurations"][0]["properties"]["applicationSecurityGroups"],
+        Value::Null
+    );
+    assert_eq!(
+        body("hub")["subnets"][0]["properties"]["networkSecurityGroup"]["id"],
+        format!("{net}/networkSecurityGroups/front")
+    );
+}
+
+#[test]
+fn n11_one_value_is_written_to_the_singular_property_and_a_list_to_the_plural_one() {
+    let desired = expanded(SECURITY);
+    let back = desired.iter().find(|e| e.name == "back").unwrap();
+    let rule = &back.body["properties"]["securityRules"][0]["properties"];
+    assert_eq!(rule["sourceAddressPrefix"], Value::Null);
+    assert_eq!(
+        rule["sourceAddressPrefixes"],
+        json!(["10.1.0.0/24", "10.2.0.4", "10.2.0.8-10.2.0.9"])
+    );
+    assert_eq!(rule["sourcePortRange"], Value::Null);
+    assert_eq!(rule["sourcePortRanges"], json!(["1024-65535"]));
+    assert_eq!(rule["destinationPortRange"], "*");
+}
+
+#[test]
+fn empty_lists_in_the_controllers_answer_are_no_difference() {
+    let desired = expanded(SECURITY);
+    let mut server = server_after(&desired);
+    for e in desired.iter().filter(|e| e.kind == Kind::NetworkSecurityGroup) {
+        let mut body = answer(e, &json!({"defaultSecurityRules": [], "subnets": [], "networkInterfaces": []}));
+        for rule in body["properties"]["securityRules"].as_array_mut().unwrap() {
+            for (name, value) in rule["properties"].as_object_mut().unwrap() {
+                if value.is_null() && name.ends_with('s') {
+                    *value = json!([]);
+                }
+            }
+        }
+        server.insert(e.kind, &e.path, body);
+    }
+    let plan = Plan::make(&desired, &server, true).unwrap();
+    assert!(plan.is_empty(), "{:?}", plan.changes().collect::<Vec<_>>());
+}
+
+#[test]
+fn n1_contradictions_of_rules_are_reported_at_once() {
+    let text = invalid(
+        "networkSecurityGroups:
+  g:
+    rules:
+      low: {priority: 99, direction: Inbound, access: Allow, destinationPortRange: 22}
+      first: {priority: 100, direction: Inbound, access: Allow, destinationPortRange: 22}
+      second: {priority: 100, direction: Inbound, access: Deny, destinationPortRange: 22}
+      other-way: {priority: 100, direction: Outbound, access: Deny, destinationPortRange: 22}
+      no-port: {priority: 101, direction: Inbound, access: Deny}
+      ports: {priority: 102, direction: Inbound, access: Deny, destinationPortRange: 22, destinationPortRanges: [22]}
+      mixed:
+        priority: 103
+        direction: Inbound
+        access: Deny
+        sourceAddressPrefix: Internet
+        sourceApplicationSecurityGroups: [a]
+        destinationPortRange: 22
+",
+    );
+    let g = "test.yaml: networkSecurityGroups.g.rules";
+    let expected = [
+        format!("{g}.low: priority: 99 is not within 100 to 4096 (N1)"),
+        format!("{g}.second: priority: rule first with the same direction has 100 too; choose another number (N1)"),
+        format!("{g}.no-port: destinationPortRange is needed, such as 443 or '*'; destinationPortRanges for several"),
+        format!("{g}.ports: set either destinationPortRange or destinationPortRanges, not both"),
+        format!(
+            "{g}.mixed: set one of sourceAddressPrefix, sourceAddressPrefixes and sourceApplicationSecurityGroups, not several (N9)"
+        ),
+    ];
+    assert_eq!(text.lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn mistakes_in_rules_are_named_with_their_line() {
+    let rule = |text: &str| format!("networkSecurityGroups:\n  g:\n    rules:\n      r: {{{text}}}\n");
+    for (text, part) in [
+        ("direction: Inbound, access: Deny", "priority"),
+        ("priority: 100, access: Deny", "direction"),
+        ("priority: 100, direction: Inbound", "access"),
+        ("priority: 100, direction: inbound, access: Deny", "Inbound"),
+        ("priority: 100, direction: Inbound, access: Deny, protocol: Sctp", "Tcp"),
+        ("priority: 100, direction: Inbound, access: Deny, destinationPortRange: 65536", "0 to 65535"),
+        ("priority: 100, direction: Inbound, access: Deny, destinationPortRanges: [443-80]", "443-80"),
+        ("priority: 100, direction: Inbound, access: Deny, sourceAddressPrefix: 10.0.0.1/8", "write 10.0.0.0/8"),
+        ("priority: 100, direction: Inbound, access: Deny, sourceAddressPrefixes: ['']", "empty"),
+    ] {
+        let error = parse_error(&rule(text));
+        assert!(error.contains(part) && error.contains("line 4"), "{text}: {error}");
+    }
 }
 
 #[test]

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use tombolo_client::manifest::{
-    Document, Named, NetworkInterface, NextHopType, NicIpConfiguration, Peering, PlainResource, Prefix,
-    PublicIpAddress, Route, RouteTable, Subnet, VirtualNetwork,
+    Document, Named, NetworkInterface, NetworkSecurityGroup, NextHopType, NicIpConfiguration, Peering, PlainResource,
+    Prefix, PublicIpAddress, Route, RouteTable, RuleAddress, RulePorts, SecurityRule, Subnet, VirtualNetwork,
 };
 use tombolo_golden::{all_of, golden};
-use tombolo_proto::config::Transport;
+use tombolo_proto::config::{Access, Direction, RuleProtocol, Transport};
 
 /// Parses a prefix. Panics if the text is none.
 pub(super) fn prefix(text: &str) -> Prefix {
@@ -28,11 +28,13 @@ fn vnet() -> VirtualNetwork {
         address_prefix: Some(prefix("10.1.0.0/24")),
         address_prefixes: vec![],
         route_table: Some("table".into()),
+        network_security_group: Some("web".into()),
     };
     let several = Subnet {
         address_prefix: None,
         address_prefixes: vec![prefix("10.1.1.0/24"), prefix("fd00:1::/64")],
         route_table: None,
+        network_security_group: None,
     };
     let peering = Peering {
         remote_virtual_network: "spoke".into(),
@@ -86,6 +88,8 @@ fn interfaces() -> Named<NetworkInterface> {
         public_ip_address: Some("public".into()),
         ip_configurations: Named::default(),
         enable_ip_forwarding: true,
+        network_security_group: Some("web".into()),
+        application_security_groups: vec!["group".into(), "other".into()],
     };
     let configuration = |full: bool| NicIpConfiguration {
         subnet: "hub/several".into(),
@@ -100,6 +104,8 @@ fn interfaces() -> Named<NetworkInterface> {
         public_ip_address: None,
         ip_configurations: named([("full", configuration(true)), ("minimal", configuration(false))]),
         enable_ip_forwarding: false,
+        network_security_group: None,
+        application_security_groups: vec![],
     };
     named([("simple", simple), ("several", several)])
 }
@@ -119,6 +125,74 @@ fn plain() -> PlainResource {
     }
 }
 
+/// A rule with every protocol, direction and access, and with each form of addresses and ports.
+fn security_group() -> NetworkSecurityGroup {
+    let protocols = all_of!(RuleProtocol {
+        Any,
+        Tcp,
+        Udp,
+        Icmp,
+        Esp,
+        Ah
+    });
+    let directions = all_of!(Direction { Inbound, Outbound });
+    let accesses = all_of!(Access { Allow, Deny });
+    let addresses = |texts: &[&str]| texts.iter().map(|t| RuleAddress((*t).into())).collect::<Vec<_>>();
+    let ports = |texts: &[&str]| texts.iter().map(|t| RulePorts((*t).into())).collect::<Vec<_>>();
+    let bare = |priority, protocol, direction, access| SecurityRule {
+        description: None,
+        priority,
+        direction,
+        access,
+        protocol,
+        source_address_prefix: None,
+        source_address_prefixes: vec![],
+        source_application_security_groups: vec![],
+        source_port_range: None,
+        source_port_ranges: vec![],
+        destination_address_prefix: None,
+        destination_address_prefixes: vec![],
+        destination_application_security_groups: vec![],
+        destination_port_range: ports(&["443"]).pop(),
+        destination_port_ranges: vec![],
+    };
+    let kinds = protocols
+        .into_iter()
+        .zip(directions.into_iter().cycle())
+        .zip(accesses.into_iter().cycle());
+    let names = ["any", "tcp", "udp", "icmp", "esp", "ah"];
+    let rules = names.into_iter().zip(kinds).zip(100..).map(|((name, kind), priority)| {
+        let ((protocol, direction), access) = kind;
+        (name, bare(priority, protocol, direction, access))
+    });
+    let singular = SecurityRule {
+        description: Some("text".into()),
+        source_address_prefix: addresses(&["VirtualNetwork"]).pop(),
+        source_port_range: ports(&["1024-65535"]).pop(),
+        destination_address_prefix: addresses(&["10.1.0.0/24"]).pop(),
+        destination_port_range: ports(&["*"]).pop(),
+        ..bare(200, RuleProtocol::Tcp, Direction::Inbound, Access::Allow)
+    };
+    let plural = SecurityRule {
+        source_address_prefixes: addresses(&["10.1.0.4", "10.1.0.8-10.1.0.9"]),
+        source_port_ranges: ports(&["53", "1024-65535"]),
+        destination_application_security_groups: vec!["group".into()],
+        destination_port_range: None,
+        destination_port_ranges: ports(&["80", "8000-8080"]),
+        ..bare(201, RuleProtocol::Udp, Direction::Inbound, Access::Allow)
+    };
+    let reversed = SecurityRule {
+        source_application_security_groups: vec!["group".into(), "other".into()],
+        destination_address_prefixes: addresses(&["fd00:1::/64"]),
+        ..bare(202, RuleProtocol::Udp, Direction::Inbound, Access::Deny)
+    };
+    NetworkSecurityGroup {
+        location: Some("region2".into()),
+        tags: tags(),
+        rules: named(rules.chain([("singular", singular), ("plural", plural), ("reversed", reversed)])),
+    }
+}
+
 #[test]
 fn declarative_files() {
     let full = Document {
@@ -133,6 +207,7 @@ fn declarative_files() {
         local_network_gateways: super::gateways::sites(),
         express_route_circuits: super::gateways::circuits(),
         application_security_groups: named([("group", plain())]),
+        network_security_groups: named([("web", security_group())]),
     };
     golden!().cases("manifest", &[("full", full), ("minimal", Document::default())]);
 }
@@ -147,6 +222,7 @@ fn declarative_files_without_any_option() {
         "networkInterfaces": {"n": {"ipConfigurations": {"i": {"subnet": "v/s"}}}},
         "publicIPAddresses": {"a": {}},
         "applicationSecurityGroups": {"g": {}},
+        "networkSecurityGroups": {"g": {}, "h": {"rules": {"r": {"priority": 100, "direction": "Inbound", "access": "Deny"}}}},
         "virtualNetworkGateways": {"g": {"virtualNetwork": "v", "ipConfigurations": {"i": {}}}},
         "connections": {"c": {"virtualNetworkGateway1": "g", "peer": "e"}},
         "localNetworkGateways": {"l": {}},

@@ -100,17 +100,16 @@ impl Resource for NetworkSecurityGroup {
 
     fn properties(&self, views: &Views<'_>) -> Value {
         let rules: Vec<Value> = self.security_rules.iter().map(SecurityRule::view).collect();
-        let mut properties = json!({
+        let users = users(views.topology, &self.envelope.id);
+        let references = |ids: &[ResourceId]| ids.iter().map(reference).collect::<Vec<_>>();
+        // Azure's command line reads these lists without a check that they are there.
+        json!({
             "securityRules": rules,
             "defaultSecurityRules": self.default_rule_views(),
-        });
-        let users = users(views.topology, &self.envelope.id);
-        for (name, ids) in [("subnets", users.subnets), ("networkInterfaces", users.nics)] {
-            if !ids.is_empty() {
-                properties[name] = ids.into_iter().map(reference).collect::<Vec<_>>().into();
-            }
-        }
-        properties
+            "subnets": references(&users.subnets),
+            "networkInterfaces": references(&users.nics),
+            "flowLogs": [],
+        })
     }
 }
 

@@ -13,7 +13,8 @@ pub(super) fn topology() -> Topology {
     let group = network::group();
     let (vnet, nic) = (network::vnet(), network::nic());
     let (public, table) = (network::public_ip(), network::route_table());
-    let security_group = network::application_security_group();
+    let application_group = network::application_security_group();
+    let security_group = network::network_security_group();
     let gateways = [("Vpn", GatewayKind::Vpn), ("Express", GatewayKind::ExpressRoute)];
     let gateways = gateways.map(|(name, kind)| hybrid::gateway(name, kind));
     let connections = hybrid::connections().into_iter().map(|(_, c)| c);
@@ -30,7 +31,8 @@ pub(super) fn topology() -> Topology {
         connections: connections.map(|c| (c.envelope.id.clone(), Arc::new(c))).collect(),
         local_gateways: [(site.envelope.id.clone(), Arc::new(site))].into(),
         circuits: [(circuit.envelope.id.clone(), Arc::new(circuit))].into(),
-        application_security_groups: [(security_group.envelope.id.clone(), Arc::new(security_group))].into(),
+        network_security_groups: [(security_group.envelope.id.clone(), Arc::new(security_group))].into(),
+        application_security_groups: [(application_group.envelope.id.clone(), Arc::new(application_group))].into(),
         agents: agents.map(|a| (a.id.clone(), Arc::new(a))).collect(),
         tokens: [(token.id.clone(), Arc::new(token))].into(),
         settings: Arc::new(fabric::settings()),
@@ -77,6 +79,12 @@ fn views_of_every_resource() {
             arm("expressRouteCircuits/Circuit/peerings/AzurePrivatePeering"),
         ),
         ("applicationSecurityGroup", arm("applicationSecurityGroups/Group")),
+        ("networkSecurityGroup", arm("networkSecurityGroups/Rules")),
+        ("securityRule", arm("networkSecurityGroups/Rules/securityRules/r1")),
+        (
+            "defaultSecurityRule",
+            arm("networkSecurityGroups/Rules/defaultSecurityRules/DenyAllInBound"),
+        ),
         (
             "virtualMachine",
             format!("{GROUP}/providers/Microsoft.Compute/virtualMachines/Vm"),
@@ -103,9 +111,23 @@ fn documents_with_no_field_that_has_a_default() {
     let documents = [
         document(
             "virtualNetworks/Hub",
-            json!({"addressSpace": [net("10.1.0.0/16")], "subnets": [], "peerings": []}),
+            json!({"addressSpace": [net("10.1.0.0/16")], "peerings": [],
+                "subnets": [{"id": id("virtualNetworks/Hub/subnets/s"), "etag": etag(), "prefixes": [net("10.1.0.0/24")]}]}),
         ),
         document("publicIPAddresses/Public", json!({})),
+        document(
+            "networkInterfaces/Vm",
+            json!({"enableIpForwarding": false, "ipConfigurations": [
+                {"name": "one", "subnet": id("virtualNetworks/Hub/subnets/s"), "address": address, "isStatic": true}]}),
+        ),
+        document(
+            "networkSecurityGroups/Rules",
+            json!({"securityRules": [{
+                "id": id("networkSecurityGroups/Rules/securityRules/r"), "etag": etag(), "priority": 100,
+                "direction": "Inbound", "access": "Deny", "protocol": "*",
+                "source": {"addresses": {"prefix": "*"}, "ports": {"range": "*"}},
+                "destination": {"addresses": {"prefix": "*"}, "ports": {"range": "*"}}}]}),
+        ),
         document(
             "virtualNetworkGateways/Vpn",
             json!({"ipConfigurations": [], "vpnType": "RouteBased", "activeActive": false, "enableBgp": false,
@@ -122,6 +144,8 @@ fn documents_with_no_field_that_has_a_default() {
     let read = Topology::from_documents(documents.iter().map(|(k, v)| (&**k, v.as_bytes()))).unwrap();
     let found = read.vnets.len()
         + read.public_ips.len()
+        + read.nics.len()
+        + read.network_security_groups.len()
         + read.gateways.len()
         + read.connections.len()
         + read.local_gateways.len()

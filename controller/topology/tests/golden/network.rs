@@ -4,11 +4,12 @@ use super::{GROUP, bare, echoed, envelope, etag, id, ip, net};
 use serde_json::{Map, json};
 use std::collections::BTreeMap;
 use tombolo_golden::{all_of, every_variant, golden};
-use tombolo_proto::config::Transport;
+use tombolo_proto::config::{Access, Direction, RuleProtocol, Transport};
 use tombolo_proto::id::ResourceId;
 use tombolo_topology::resource::{
-    ApplicationSecurityGroup, NetworkInterface, NicIpConfiguration, Peering, PeeringState, PublicIpAddress,
-    ResourceGroup, Route, RouteTable, Subnet, UserNextHop, VirtualNetwork,
+    ApplicationSecurityGroup, NetworkInterface, NetworkSecurityGroup, NicIpConfiguration, Peering, PeeringState,
+    PublicIpAddress, ResourceGroup, Route, RouteTable, RuleAddresses, RulePorts, RuleSide, SecurityRule, Subnet,
+    UserNextHop, VirtualNetwork,
 };
 use uuid::Uuid;
 
@@ -26,7 +27,7 @@ pub(super) fn vnet() -> VirtualNetwork {
         etag: etag(),
         prefixes: prefixes.iter().map(|p| net(p)).collect(),
         route_table: Some(id("routeTables/Table")),
-        network_security_group: None,
+        network_security_group: Some(id("networkSecurityGroups/Rules")),
         echoed: echoed(json!({"privateEndpointNetworkPolicies": "Disabled"})),
     };
     let gateways = Subnet {
@@ -72,6 +73,7 @@ pub(super) fn nic() -> NetworkInterface {
         subnet: id("virtualNetworks/Hub/subnets/default"),
         address: ip(address),
         is_static: public.is_some(),
+        application_security_groups: public.iter().map(|_| id("applicationSecurityGroups/Group")).collect(),
         public_ip_address: public,
     };
     NetworkInterface {
@@ -81,7 +83,7 @@ pub(super) fn nic() -> NetworkInterface {
             configuration("two", "fd00:1::4", None),
         ],
         enable_ip_forwarding: true,
-        network_security_group: None,
+        network_security_group: Some(id("networkSecurityGroups/Rules")),
     }
 }
 
@@ -95,6 +97,59 @@ pub(super) fn public_ip() -> PublicIpAddress {
 pub(super) fn application_security_group() -> ApplicationSecurityGroup {
     ApplicationSecurityGroup {
         envelope: envelope("applicationSecurityGroups/Group"),
+    }
+}
+
+/// A group with a rule of every protocol, direction and access, and with every form of addresses and ports.
+pub(super) fn network_security_group() -> NetworkSecurityGroup {
+    let protocols = all_of!(RuleProtocol {
+        Any,
+        Tcp,
+        Udp,
+        Icmp,
+        Esp,
+        Ah
+    });
+    let directions = all_of!(Direction { Inbound, Outbound });
+    let accesses = all_of!(Access { Allow, Deny });
+    let addresses = [
+        RuleAddresses::Prefix("VirtualNetwork".into()),
+        RuleAddresses::Prefixes(vec!["10.1.0.0/24".into(), "10.2.0.4-10.2.0.9".into()]),
+        RuleAddresses::Groups(vec![id("applicationSecurityGroups/Group")]),
+    ];
+    every_variant!(
+        RuleAddresses {
+            Prefix,
+            Prefixes,
+            Groups
+        },
+        &addresses
+    );
+    let ports = [
+        RulePorts::Range("*".into()),
+        RulePorts::Ranges(vec!["443".into(), "8000-8080".into()]),
+    ];
+    every_variant!(RulePorts { Range, Ranges }, &ports);
+    let side = |n: usize| RuleSide {
+        addresses: addresses[n % addresses.len()].clone(),
+        ports: ports[n % ports.len()].clone(),
+    };
+    let kinds = directions.into_iter().cycle().zip(accesses.into_iter().cycle());
+    let kinds = protocols.into_iter().zip(kinds).enumerate();
+    let rules = kinds.zip(100..).map(|((n, (protocol, (direction, access))), priority)| SecurityRule {
+        id: id(&format!("networkSecurityGroups/Rules/securityRules/r{n}")),
+        etag: etag(),
+        description: (n == 0).then(|| "text".into()),
+        priority,
+        direction,
+        access,
+        protocol,
+        source: side(n),
+        destination: side(n + 1),
+    });
+    NetworkSecurityGroup {
+        envelope: envelope("networkSecurityGroups/Rules"),
+        security_rules: rules.collect(),
     }
 }
 
@@ -165,6 +220,14 @@ fn documents_of_networks() {
     golden.cases(
         "application_security_group",
         &[("full", application_security_group()), ("minimal", empty)],
+    );
+    let empty = NetworkSecurityGroup {
+        envelope: bare("networkSecurityGroups/Rules"),
+        security_rules: vec![],
+    };
+    golden.cases(
+        "network_security_group",
+        &[("full", network_security_group()), ("minimal", empty)],
     );
     let empty = RouteTable {
         envelope: bare("routeTables/Table"),

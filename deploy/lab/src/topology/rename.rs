@@ -13,9 +13,16 @@ use addresses::Addresses;
 use anyhow::{Context, Result};
 use serde_norway::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
-/// Names that have a meaning for Azure or the lab, and are therefore kept.
-const RESERVED_NAMES: &[&str] = &["GatewaySubnet", LAN_ROUTER];
+/// Names that have a meaning for Azure or the lab, and are therefore kept. Service tags (N9) are texts beside names.
+const RESERVED_NAMES: &[&str] = &[
+    "GatewaySubnet",
+    "VirtualNetwork",
+    "Internet",
+    "AzureLoadBalancer",
+    LAN_ROUTER,
+];
 /// Keys whose values are enumerations or free text, and are therefore kept.
 const OPAQUE_KEYS: &[&str] = &[
     "link",
@@ -31,6 +38,14 @@ const OPAQUE_KEYS: &[&str] = &[
     "note",
     "settings",
     "tags",
+    "description",
+    "direction",
+    "access",
+    "protocol",
+    "sourcePortRange",
+    "sourcePortRanges",
+    "destinationPortRange",
+    "destinationPortRanges",
 ];
 /// Keys whose values are maps. The keys of these maps are names.
 const NAME_MAPS: &[&str] = &[
@@ -42,6 +57,7 @@ const NAME_MAPS: &[&str] = &[
     "subnets",
     "peerings",
     "routes",
+    "rules",
     "ipConfigurations",
 ];
 /// ASNs that a renamed site may get: the ASNs for private use that are below those that Azure reserves (G4).
@@ -139,6 +155,8 @@ impl Contents {
                 // where they are used. The lab's name is not the key of a map either.
                 if matches!(key, Some("location" | "resourceGroup")) || path.len() == 1 && key == Some("name") {
                     self.names.insert(text.clone());
+                } else if let Some((first, last)) = address_range(text) {
+                    self.texts.extend([first, last].map(str::to_owned));
                 } else {
                     self.texts.push(text.clone());
                 }
@@ -155,6 +173,13 @@ impl Contents {
 /// The key `routes` of a LAN has an enumeration, which is kept.
 fn is_opaque(key: &str, depth: usize, value: &Value) -> bool {
     OPAQUE_KEYS.contains(&key) && !(key == "routes" && value.is_mapping()) || depth == 1 && key == "settings"
+}
+
+/// Returns the two ends of a range of addresses, `10.1.0.4-10.1.0.9`; `None` for every other text.
+fn address_range(text: &str) -> Option<(&str, &str)> {
+    let (first, last) = text.split_once('-')?;
+    let is_address = |text: &str| text.parse::<IpAddr>().is_ok();
+    (is_address(first) && is_address(last)).then_some((first, last))
 }
 
 /// Whether the keys of the map at this path are names of hosts, sites or resources.
@@ -252,9 +277,12 @@ impl Renaming {
         self.names.get(old).cloned().unwrap_or_else(|| old.to_owned())
     }
 
-    /// Returns the new text for an address, a name, names joined by `/` (a subnet, an id), or a name before a word (a
-    /// line, as `er1 primary`). Other texts are returned unchanged.
+    /// Returns the new text for an address, a range of addresses, a name, names joined by `/` (a subnet, an id), or a name
+    /// before a word (a line, as `er1 primary`). Other texts are returned unchanged.
     fn text(&self, old: &str) -> String {
+        if let Some((first, last)) = address_range(old) {
+            return format!("{}-{}", self.text(first), self.text(last));
+        }
         if let Some(address) = self.addresses.map(old) {
             return address;
         }

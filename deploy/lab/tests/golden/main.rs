@@ -203,6 +203,29 @@ fn events() -> Named<Event> {
     named([("full", full), ("minimal", minimal)])
 }
 
+/// The resources are a manifest. The golden files of the crate `tombolo-client` record manifests; this one has a subnet
+/// and a network interface with a security group.
+fn resources() -> Document {
+    let text = "
+applicationSecurityGroups: {web: {}}
+networkSecurityGroups:
+  front:
+    rules:
+      https:
+        priority: 100
+        direction: Inbound
+        access: Allow
+        protocol: Tcp
+        destinationApplicationSecurityGroups: [web]
+        destinationPortRanges: [443, 8000-8080]
+virtualNetworks:
+  hub: {addressSpace: [10.1.0.0/16], subnets: {one: {addressPrefix: 10.1.0.0/24, networkSecurityGroup: front}}}
+networkInterfaces:
+  vm: {subnet: hub/one, networkSecurityGroup: front, applicationSecurityGroups: [web]}
+";
+    serde_norway::from_str(text).unwrap()
+}
+
 fn topology() -> Topology {
     let routes = all_of!(LanRoutes { Default, Learned });
     let sites = ["dc", "branch"]
@@ -215,7 +238,7 @@ fn topology() -> Topology {
         underlay: underlay(),
         hosts: hosts(),
         sites: sites.collect(),
-        resources: Document::default(),
+        resources: resources(),
         expected: rows(),
         learned: vec![learned(true), learned(false)],
         events: events(),

@@ -39,12 +39,15 @@ fn plans() {
         Circuit,
         Connection,
         ApplicationSecurityGroup,
+        NetworkSecurityGroup,
         // Manifests cannot contain resources of these kinds: `Kind` also has kinds that only the REST interface uses.
         Route,
         NicIpConfiguration,
         GatewayIpConfiguration,
         CircuitPeering,
         CircuitAuthorization,
+        SecurityRule,
+        DefaultSecurityRule,
         VirtualMachine,
         VirtualMachineExtension
     });

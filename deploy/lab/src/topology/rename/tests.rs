@@ -118,6 +118,53 @@ fn no_name_and_no_address_stays() {
 }
 
 #[test]
+fn n1_security_rules_get_other_names_and_addresses_and_keep_their_words() {
+    let mut topology = Topology::load("hub-spoke").unwrap();
+    let text = "
+applicationSecurityGroups: {servers: {}}
+networkSecurityGroups:
+  guard:
+    rules:
+      allow-https:
+        description: guard
+        priority: 100
+        direction: Inbound
+        access: Allow
+        protocol: Tcp
+        sourceAddressPrefix: VirtualNetwork
+        destinationApplicationSecurityGroups: [servers]
+        destinationPortRanges: [443, 8000-8080]
+      allow-range:
+        priority: 101
+        direction: Outbound
+        access: Deny
+        sourceAddressPrefixes: [10.1.0.4-10.1.0.9]
+        destinationPortRange: '*'
+";
+    let more: tombolo_client::manifest::Document = serde_norway::from_str(text).unwrap();
+    topology.resources.application_security_groups = more.application_security_groups;
+    topology.resources.network_security_groups = more.network_security_groups;
+    let renamed = rename(&topology, 7).unwrap().resources;
+    let (servers, _) = renamed.application_security_groups.iter().next().unwrap();
+    let (guard, group) = renamed.network_security_groups.iter().next().unwrap();
+    assert!(servers != "servers" && guard != "guard");
+    let rules: Vec<_> = group.rules.iter().collect();
+    let (name, https) = rules[0];
+    assert_ne!(name, "allow-https");
+    let (_, old) = topology.resources.network_security_groups.iter().next().unwrap();
+    let expected = tombolo_client::manifest::SecurityRule {
+        destination_application_security_groups: vec![servers.to_owned()],
+        ..old.rules.find("allow-https").unwrap().clone()
+    };
+    assert_eq!(https, &expected);
+    let range = &rules[1].1.source_address_prefixes[0].0;
+    let (first, last) = address_range(range).unwrap();
+    let last_byte = |text: &str| text.rsplit('.').next().unwrap().to_owned();
+    assert_eq!((last_byte(first), last_byte(last)), ("4".into(), "9".into()), "{range}");
+    assert_ne!(range, "10.1.0.4-10.1.0.9");
+}
+
+#[test]
 fn a_network_that_cannot_move_keeps_its_own() {
     let texts = [
         "0.0.0.0/0",
