@@ -185,11 +185,7 @@ fn n3_a_denied_packet_is_dropped_at_the_receiver_and_counted_under_its_rule() {
     );
     assert_eq!(denied(&world, 1), 2);
     assert!(world.nodes[1].engine.stats().conserved());
-    assert_eq!(
-        world.nodes[0].delivered,
-        [Vec::<u8>::new(); 0],
-        "N7: a denied packet has no answer"
-    );
+    assert!(world.nodes[0].delivered.is_empty(), "N7: a denied packet has no answer");
 }
 
 #[test]

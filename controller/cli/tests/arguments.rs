@@ -96,7 +96,16 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         (&["nsg", "rule", "create", "g/r"], "--priority"),
         (&["nsg", "rule", "create", "g/r", "--priority", "99"], "100..=4096"),
         (
-            &["nsg", "rule", "create", "g/r", "--priority", "100", "--protocol", "Sctp"],
+            &[
+                "nsg",
+                "rule",
+                "create",
+                "g/r",
+                "--priority",
+                "100",
+                "--protocol",
+                "Sctp",
+            ],
             "Tcp",
         ),
         (
@@ -120,7 +129,10 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
             ],
             "cannot be used with",
         ),
-        (&["nic", "update", "n", "--network-security-group", "a/b"], "cannot be a name"),
+        (
+            &["nic", "update", "n", "--network-security-group", "a/b"],
+            "cannot be a name",
+        ),
         (&["token", "create"], "--vm"),
         (&["token", "create", "--vm", "x"], "--nic"),
         (

@@ -345,7 +345,12 @@ fn security_groups_are_created_kept_and_pruned() {
     let changed = world.apply(SECURITY, false);
     assert_eq!(changed.len(), expanded(SECURITY).len());
     assert!(world.apply(SECURITY, true).is_empty());
-    let data = world.now.nics.values().find(|n| n.envelope.id.name() == "data-nic").unwrap();
+    let data = world
+        .now
+        .nics
+        .values()
+        .find(|n| n.envelope.id.name() == "data-nic")
+        .unwrap();
     let groups = |c: &tombolo_topology::resource::NicIpConfiguration| c.application_security_groups.len();
     assert_eq!(data.ip_configurations.iter().map(groups).collect::<Vec<_>>(), [1, 1]);
 
@@ -363,7 +368,10 @@ fn security_groups_are_created_kept_and_pruned() {
     assert_eq!(rules(&world), [1, 3]);
     let without = SECURITY
         .replace(", networkSecurityGroup: front", "")
-        .replace("    networkSecurityGroup: back\n    applicationSecurityGroups: [databases]\n", "")
+        .replace(
+            "    networkSecurityGroup: back\n    applicationSecurityGroups: [databases]\n",
+            "",
+        )
         .replace(", applicationSecurityGroups: [web-servers]", "");
     let (_, rest) = without.split_once("virtualNetworks:").unwrap();
     world.apply(&format!("resourceGroup: lab\nvirtualNetworks:{rest}"), true);
@@ -385,18 +393,33 @@ fn security_groups_can_change_and_change_back() {
             "priority: 101\n        direction: Inbound",
         ),
         ("access: Deny", "access: Allow"),
-        ("protocol: Tcp\n        sourceAddressPrefix: VirtualNetwork", "sourceAddressPrefix: Internet"),
-        ("sourceAddressPrefix: VirtualNetwork", "sourceAddressPrefixes: [10.0.0.0/8, 10.9.0.1]"),
-        ("sourceAddressPrefix: VirtualNetwork", "sourceApplicationSecurityGroups: [databases]"),
+        (
+            "protocol: Tcp\n        sourceAddressPrefix: VirtualNetwork",
+            "sourceAddressPrefix: Internet",
+        ),
+        (
+            "sourceAddressPrefix: VirtualNetwork",
+            "sourceAddressPrefixes: [10.0.0.0/8, 10.9.0.1]",
+        ),
+        (
+            "sourceAddressPrefix: VirtualNetwork",
+            "sourceApplicationSecurityGroups: [databases]",
+        ),
         ("        destinationApplicationSecurityGroups: [web-servers]\n", ""),
-        ("destinationApplicationSecurityGroups: [web-servers]", "destinationAddressPrefix: 10.1.0.4"),
+        (
+            "destinationApplicationSecurityGroups: [web-servers]",
+            "destinationAddressPrefix: 10.1.0.4",
+        ),
         ("destinationPortRange: 443", "destinationPortRanges: [443, 8443]"),
         ("destinationPortRanges: [5432, 6000-6010]", "destinationPortRange: 5432"),
         ("sourcePortRanges: [1024-65535]", "sourcePortRange: 1024-65535"),
         (", networkSecurityGroup: front", ", networkSecurityGroup: back"),
         (", networkSecurityGroup: front", ""),
         ("    networkSecurityGroup: back\n", ""),
-        ("applicationSecurityGroups: [databases]\n    ip", "applicationSecurityGroups: [databases, web-servers]\n    ip"),
+        (
+            "applicationSecurityGroups: [databases]\n    ip",
+            "applicationSecurityGroups: [databases, web-servers]\n    ip",
+        ),
         (", applicationSecurityGroups: [web-servers]", ""),
         ("  web-servers: {}", "  web-servers: {tags: {tier: front}}"),
     ];

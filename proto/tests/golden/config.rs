@@ -273,7 +273,13 @@ fn security_group(group: &str) -> SecurityGroup {
     every_variant!(AddressMatch { Any, Prefixes, Sets }, &addresses);
     let ports = [
         vec![ALL_PORTS],
-        vec![PortRange { first: 443, last: 443 }, PortRange { first: 8000, last: 8080 }],
+        vec![
+            PortRange { first: 443, last: 443 },
+            PortRange {
+                first: 8000,
+                last: 8080,
+            },
+        ],
     ];
     let kinds = directions.into_iter().cycle().zip(accesses.into_iter().cycle());
     let kinds = protocols.into_iter().zip(kinds).enumerate();

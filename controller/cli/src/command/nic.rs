@@ -182,9 +182,13 @@ impl Nic {
                     return Err(UsageError::new("nothing to change", hint).into());
                 }
                 let security = network_security_group.as_ref();
-                let security = security.map(|name| c.reference(Kind::NetworkSecurityGroup, name)).transpose()?;
+                let security = security
+                    .map(|name| c.reference(Kind::NetworkSecurityGroup, name))
+                    .transpose()?;
                 let asgs = application_security_groups.as_ref();
-                let asgs = asgs.map(|names| c.references(Kind::ApplicationSecurityGroup, names)).transpose()?;
+                let asgs = asgs
+                    .map(|names| c.references(Kind::ApplicationSecurityGroup, names))
+                    .transpose()?;
                 let change = |nic: &mut Value| {
                     if let Some(on) = ip_forwarding {
                         nic["properties"]["enableIPForwarding"] = json!(on);
@@ -251,7 +255,10 @@ mod tests {
         let mut both = json!([{"properties": {"primary": true}}, {"properties": {"applicationSecurityGroups": []}}]);
         let groups = json!([{"id": "g"}]);
         set_application_groups(&mut both, &groups);
-        assert_eq!(both[0]["properties"], json!({"primary": true, "applicationSecurityGroups": groups}));
+        assert_eq!(
+            both[0]["properties"],
+            json!({"primary": true, "applicationSecurityGroups": groups})
+        );
         assert_eq!(both[1]["properties"]["applicationSecurityGroups"], groups);
     }
 

@@ -140,7 +140,9 @@ impl Subnet {
                     return Err(UsageError::new("nothing to change", hint).into());
                 }
                 let security = network_security_group.as_ref();
-                let security = security.map(|name| c.reference(Kind::NetworkSecurityGroup, name)).transpose()?;
+                let security = security
+                    .map(|name| c.reference(Kind::NetworkSecurityGroup, name))
+                    .transpose()?;
                 let change = |subnet: &mut Value| {
                     if !prefixes.is_empty() {
                         subnet["properties"]["addressPrefix"] = Value::Null;

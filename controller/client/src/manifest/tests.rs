@@ -356,7 +356,10 @@ fn security_groups_are_created_after_what_they_name_and_before_what_uses_them() 
         ("front", "hub"),
         ("back", "data-nic"),
     ] {
-        assert!(position(&plan, first) < position(&plan, second), "{first} before {second}");
+        assert!(
+            position(&plan, first) < position(&plan, second),
+            "{first} before {second}"
+        );
     }
 }
 
@@ -424,7 +427,10 @@ fn empty_lists_in_the_controllers_answer_are_no_difference() {
     let desired = expanded(SECURITY);
     let mut server = server_after(&desired);
     for e in desired.iter().filter(|e| e.kind == Kind::NetworkSecurityGroup) {
-        let mut body = answer(e, &json!({"defaultSecurityRules": [], "subnets": [], "networkInterfaces": []}));
+        let mut body = answer(
+            e,
+            &json!({"defaultSecurityRules": [], "subnets": [], "networkInterfaces": []}),
+        );
         for rule in body["properties"]["securityRules"].as_array_mut().unwrap() {
             for (name, value) in rule["properties"].as_object_mut().unwrap() {
                 if value.is_null() && name.ends_with('s') {
@@ -481,10 +487,22 @@ fn mistakes_in_rules_are_named_with_their_line() {
         ("priority: 100, direction: Inbound", "access"),
         ("priority: 100, direction: inbound, access: Deny", "Inbound"),
         ("priority: 100, direction: Inbound, access: Deny, protocol: Sctp", "Tcp"),
-        ("priority: 100, direction: Inbound, access: Deny, destinationPortRange: 65536", "0 to 65535"),
-        ("priority: 100, direction: Inbound, access: Deny, destinationPortRanges: [443-80]", "443-80"),
-        ("priority: 100, direction: Inbound, access: Deny, sourceAddressPrefix: 10.0.0.1/8", "write 10.0.0.0/8"),
-        ("priority: 100, direction: Inbound, access: Deny, sourceAddressPrefixes: ['']", "empty"),
+        (
+            "priority: 100, direction: Inbound, access: Deny, destinationPortRange: 65536",
+            "0 to 65535",
+        ),
+        (
+            "priority: 100, direction: Inbound, access: Deny, destinationPortRanges: [443-80]",
+            "443-80",
+        ),
+        (
+            "priority: 100, direction: Inbound, access: Deny, sourceAddressPrefix: 10.0.0.1/8",
+            "write 10.0.0.0/8",
+        ),
+        (
+            "priority: 100, direction: Inbound, access: Deny, sourceAddressPrefixes: ['']",
+            "empty",
+        ),
     ] {
         let error = parse_error(&rule(text));
         assert!(error.contains(part) && error.contains("line 4"), "{text}: {error}");

@@ -136,17 +136,19 @@ pub(super) fn network_security_group() -> NetworkSecurityGroup {
     };
     let kinds = directions.into_iter().cycle().zip(accesses.into_iter().cycle());
     let kinds = protocols.into_iter().zip(kinds).enumerate();
-    let rules = kinds.zip(100..).map(|((n, (protocol, (direction, access))), priority)| SecurityRule {
-        id: id(&format!("networkSecurityGroups/Rules/securityRules/r{n}")),
-        etag: etag(),
-        description: (n == 0).then(|| "text".into()),
-        priority,
-        direction,
-        access,
-        protocol,
-        source: side(n),
-        destination: side(n + 1),
-    });
+    let rules = kinds
+        .zip(100..)
+        .map(|((n, (protocol, (direction, access))), priority)| SecurityRule {
+            id: id(&format!("networkSecurityGroups/Rules/securityRules/r{n}")),
+            etag: etag(),
+            description: (n == 0).then(|| "text".into()),
+            priority,
+            direction,
+            access,
+            protocol,
+            source: side(n),
+            destination: side(n + 1),
+        });
     NetworkSecurityGroup {
         envelope: envelope("networkSecurityGroups/Rules"),
         security_rules: rules.collect(),

@@ -1,6 +1,7 @@
 use super::*;
 use crate::packet::{ICMP, parse};
 use crate::security::{AddressSets, FROM_HOST, GroupRules};
+use std::sync::Arc;
 use tombolo_proto::config::{ALL_PORTS, Access, AddressMatch, PortRange, RuleProtocol, SecurityRule};
 use tombolo_proto::id::ResourceId;
 
@@ -32,7 +33,7 @@ fn rules() -> NicRules {
     ];
     let sets = AddressSets::default();
     let group = GroupRules::new(ResourceId::new("web"), all, &sets);
-    NicRules::new(sets, None, Some(group))
+    NicRules::new(sets, None, Some(Arc::new(group)))
 }
 
 fn packet(protocol: u8, (source, destination): ([u8; 4], [u8; 4]), fragment: u16, transport: &[u8]) -> Vec<u8> {
@@ -90,7 +91,7 @@ impl Host {
             now: self.now,
             idle_timeout: 240,
         };
-        self.gate.admit(&self.table, &self.rules, &at)
+        self.gate.admit(&self.table, &self.rules, &at, |_| ())
     }
 }
 
@@ -131,7 +132,7 @@ fn n6_a_flow_goes_on_when_its_rule_goes_away() {
         destination_ports: vec![ALL_PORTS],
     };
     let group = GroupRules::new(ResourceId::new("web"), vec![deny_all], &AddressSets::default());
-    host.rules = NicRules::new(AddressSets::default(), None, Some(group));
+    host.rules = NicRules::new(AddressSets::default(), None, Some(Arc::new(group)));
     assert_eq!(host.admits(&tcp(IN, (40_000, 443), ACK)), Admission::Known);
     assert!(denied(host.admits(&tcp(IN, (40_001, 443), SYN))));
     // The same ports again are a new connection, which today's rules deny.

@@ -1,7 +1,7 @@
 use super::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 const IDLE: u32 = 240;
 const NO_FLAGS: TcpFlags = TcpFlags { fin: false, rst: false };
@@ -319,7 +319,7 @@ proptest! {
     #[test]
     fn d31_the_table_agrees_with_a_plain_map(steps in vec(steps(), 1..200)) {
         let table = table();
-        let mut model: HashMap<u32, Flow> = HashMap::new();
+        let mut model: BTreeMap<u32, Flow> = BTreeMap::new();
         let mut now = 0;
         for step in steps {
             model.retain(|_, flow| now - flow.last_seen <= match flow.status {

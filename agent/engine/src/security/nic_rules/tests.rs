@@ -15,10 +15,10 @@ fn rule(name: &str, priority: u16, direction: Direction, access: Access, port: O
     }
 }
 
-fn group(name: &str, rules: Vec<SecurityRule>) -> GroupRules {
+fn group(name: &str, rules: Vec<SecurityRule>) -> Arc<GroupRules> {
     let deny = [Direction::Inbound, Direction::Outbound].map(|d| rule("deny", 65_500, d, Access::Deny, None));
     let all = rules.into_iter().chain(deny).collect();
-    GroupRules::new(ResourceId::new(name), all, &AddressSets::default())
+    Arc::new(GroupRules::new(ResourceId::new(name), all, &AddressSets::default()))
 }
 
 fn to_port(port: u16) -> RuleKey {
@@ -30,7 +30,7 @@ fn to_port(port: u16) -> RuleKey {
     }
 }
 
-fn both(name: &str, ports: &[u16]) -> GroupRules {
+fn both(name: &str, ports: &[u16]) -> Arc<GroupRules> {
     let directions = [Direction::Inbound, Direction::Outbound];
     let rules = directions.into_iter().flat_map(|d| {
         let allow = ports.iter().zip(100..);

@@ -191,7 +191,12 @@ impl Fields {
                 properties[asgs] = c.references(Kind::ApplicationSecurityGroup, groups)?;
             }
             if !ports.is_empty() {
-                set(properties, &format!("{side}PortRange"), &format!("{side}PortRanges"), ports);
+                set(
+                    properties,
+                    &format!("{side}PortRange"),
+                    &format!("{side}PortRanges"),
+                    ports,
+                );
             }
         }
         Ok(())
@@ -241,7 +246,10 @@ fn defaults(protocol: Option<Protocol>) -> Value {
 /// Returns the prefixes or the application security groups of one side, for a table.
 fn addresses(rule: &Value, side: &str) -> Cell {
     let property = |rest: &str| format!("/properties/{side}{rest}");
-    let mut all = vec![at(rule, &property("AddressPrefix")), at(rule, &property("AddressPrefixes"))];
+    let mut all = vec![
+        at(rule, &property("AddressPrefix")),
+        at(rule, &property("AddressPrefixes")),
+    ];
     let groups = property("ApplicationSecurityGroups");
     all.extend(items(rule, &groups).map(|group| name_at(group, "/id")));
     all.retain(|text| !text.is_empty());
@@ -274,7 +282,10 @@ pub(super) const COLUMNS: &[Column] = &[
 /// Returns the rules of a group in the order in which they are tried: inbound before outbound, then by priority (N3).
 pub(super) fn of_group(group: &Value, include_default: bool) -> Vec<Value> {
     let default = items(group, "/properties/defaultSecurityRules").filter(|_| include_default);
-    let mut rules: Vec<Value> = items(group, "/properties/securityRules").chain(default).cloned().collect();
+    let mut rules: Vec<Value> = items(group, "/properties/securityRules")
+        .chain(default)
+        .cloned()
+        .collect();
     rules.sort_by_key(|rule| {
         let priority = rule.pointer("/properties/priority").and_then(Value::as_u64);
         (at(rule, "/properties/direction"), priority)
@@ -318,7 +329,11 @@ impl Rule {
             Self::List { group, include_default } => {
                 let group = c.get(Kind::NetworkSecurityGroup, group).await?;
                 let rules = of_group(&group, *include_default);
-                c.out.list(&rules, COLUMNS, "No rules except the default ones: --include-default lists them.")
+                c.out.list(
+                    &rules,
+                    COLUMNS,
+                    "No rules except the default ones: --include-default lists them.",
+                )
             }
             Self::Show { name } => c.out.item(&c.client.arm_get(&path(name)?).await?, COLUMNS),
             Self::Delete { name } => c.delete(&path(name)?, Kind::SecurityRule.title()).await,
@@ -343,9 +358,7 @@ mod tests {
 
     #[test]
     fn n3_rules_are_listed_in_the_order_in_which_they_are_tried() {
-        let rule = |name: &str, direction: &str, priority: u16| {
-            json!({"name": name, "properties": {"direction": direction, "priority": priority}})
-        };
+        let rule = |name: &str, direction: &str, priority: u16| json!({"name": name, "properties": {"direction": direction, "priority": priority}});
         let group = json!({"properties": {
             "securityRules": [rule("d", "Outbound", 100), rule("b", "Inbound", 1000), rule("a", "Inbound", 200)],
             "defaultSecurityRules": [rule("c", "Inbound", 65000)],

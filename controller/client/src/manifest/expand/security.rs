@@ -90,7 +90,11 @@ impl Expansion<'_> {
     /// Azure's defaults, or null.
     fn side(&mut self, place: &str, side: &Side<'_>, properties: &mut Value) {
         let Side { name, .. } = side;
-        let given = [side.prefix.is_some(), !side.prefixes.is_empty(), !side.groups.is_empty()];
+        let given = [
+            side.prefix.is_some(),
+            !side.prefixes.is_empty(),
+            !side.groups.is_empty(),
+        ];
         let given = given.into_iter().filter(|is_given| *is_given).count();
         if given > 1 {
             let text = format!(

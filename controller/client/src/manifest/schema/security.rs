@@ -81,7 +81,8 @@ impl<'de> Deserialize<'de> for RuleAddress {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let text = String::deserialize(d)?;
         if text.is_empty() {
-            let wrong = "an address is empty: write a prefix, an address, a service tag or '*', or leave the property out";
+            let wrong =
+                "an address is empty: write a prefix, an address, a service tag or '*', or leave the property out";
             return Err(de::Error::custom(wrong));
         }
         // No range and no service tag contains a slash.
