@@ -3,9 +3,9 @@
 use super::{agent, at, id, ip, net};
 use tombolo_golden::{all_of, every_variant, golden};
 use tombolo_proto::config::{
-    ALL_PORTS, Access, AddressMatch, AgentConfig, ApplicationGroup, Direction, ForeignSources, Link, Nic, Owner,
-    PortRange, Probes, Relation, Role, RuleProtocol, SecuredNic, Security, SecurityGroup, SecurityRule, Space,
-    SpaceKind, Subnet, TransitRoute, Transport,
+    ALL_PORTS, Access, AccessOff, AddressMatch, AgentConfig, ApplicationGroup, Direction, Feature, ForeignSources,
+    Link, Nic, Owner, PortRange, Probes, Relation, Role, RuleProtocol, SecuredNic, Security, SecurityGroup,
+    SecurityRule, Space, SpaceKind, Subnet, TransitRoute, Transport,
 };
 use tombolo_proto::id::{KeyPin, PresharedKey, PublicKey};
 use tombolo_proto::route::{EffectiveRoute, GatewayHop, NextHop, RouteSource, RouteState};
@@ -325,6 +325,8 @@ fn security() -> Security {
             name,
             addresses: vec![ip("10.1.0.4"), ip("fd00:1::4")],
         }],
+        access_off: AccessOff::TagOnly,
+        flow_timeout_minutes: 30,
     }
 }
 
@@ -334,8 +336,20 @@ fn security_of_agents() {
         groups: vec![],
         application_groups: vec![],
         nics: vec![],
+        access_off: AccessOff::Block,
+        flow_timeout_minutes: 4,
     };
+    golden!().document("access_off", &all_of!(AccessOff { Block, TagOnly }));
     golden!().cases("security", &[("full", security()), ("minimal", minimal)]);
+}
+
+/// Agents and controllers of later versions must know the features under these names.
+#[test]
+fn features_of_configurations() {
+    let features = all_of!(Feature { SecurityGroups });
+    assert_eq!(features, Feature::ALL);
+    let names: Vec<&str> = features.into_iter().map(Feature::name).collect();
+    golden!().written("features", &[("features", names)]);
 }
 
 #[test]

@@ -37,6 +37,7 @@ fn messages_of_the_control_stream() {
             version: "0.1.0".into(),
             quic_endpoint: "192.0.2.7:443".into(),
             lanes: 4,
+            features: vec!["securityGroups".into()],
         }),
         FromAgent::Applied(Applied {
             revision: 7,
