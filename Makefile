@@ -5,7 +5,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help prepare build demo test bench bench-peers bench-instructions soak lint advisories fresh clean-lab image image-test vm-image vm-test deb deb-test dist check-release
+.PHONY: help prepare build demo test bench bench-peers bench-instructions soak lint advisories fresh clean-lab image image-test vm-image vm-test version-test deb deb-test dist check-release
 
 TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 LAB ?= hub-spoke
@@ -21,6 +21,7 @@ help:
 	@echo "make demo KEEP=1       the same, and leave the lab up; LAB=FILE: another file with the same hosts"
 	@echo "make demo RUNTIME=docker  the same in containers of the image; needs a running docker engine"
 	@echo "make demo RUNTIME=vm   the same in virtual machines with Debian's kernel; emulated where KVM does not work"
+	@echo "make demo LAB=policy    network security groups: three tiers, a rule that breaks them, explain, the repair"
 	@echo "make demo LAB=interop  circuits, sites and VPNs: every path of the published interoperability lab"
 	@echo "make test              everything: unit, property, simulation, fuzz corpus, end to end in namespaces"
 	@echo "make bench             all measurements: change latency, zero-loss pings, failover, attacks, 200 x kill -9, and bench-peers"
@@ -32,6 +33,7 @@ help:
 	@echo "make fresh             make demo and make test in a minimal root, as on a bare machine (TARGETS=demo)"
 	@echo "make image             the container image: imported into a running docker engine, and as an archive (BASE=image to build on)"
 	@echo "make image-test        deploy/compose.yaml with that image: packets, confinement, restarts; needs docker and compose"
+	@echo "make version-test      the last release's agents with this controller, and the other way round"
 	@echo "make vm-test           the packages in a Debian system, booted in an emulated virtual machine: BGP, kill -9, upgrade, cloud-init"
 	@echo "make deb               Debian packages of this commit, in target/dist"
 	@echo "make dist              the same, an archive, a software bill of materials and checksums"
@@ -119,6 +121,10 @@ vm-test:
 			--compress-type gz --compress-system; \
 	done
 	@$(AS_ROOT) env CARGO_TARGET_DIR=$(abspath $(TARGET_DIR)) tests/vm/run
+
+# The programs of the last release beside those of this tree, in both orders.
+version-test: build
+	@$(AS_ROOT) env "PATH=$$PATH" tests/versions/run $(TARGET_DIR)
 
 # target/dist contains one build only. PROFILE=dev makes packages for trials, without the long release build.
 deb dist deb-test: export PROFILE ?= release

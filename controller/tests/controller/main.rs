@@ -9,6 +9,7 @@
 mod agents;
 mod fabric;
 mod fake_agent;
+mod features;
 mod gateways;
 mod golden;
 mod health;

@@ -1,7 +1,9 @@
-//! The demo: changes the peerings, routes and keys of a hub with spokes step by step, and checks each step with real
-//! packets. If a topology does not have the hosts that the demo needs, but has expectations, the lab checks these
+//! The demo: changes the peerings, routes and keys of a hub with spokes step by step, or the security groups of three
+//! tiers, and checks each step with real packets. If a topology does not have the hosts that the demo needs, but has expectations, the lab checks these
 //! expectations instead.
 
+mod policy;
+mod ports;
 mod report;
 mod stage;
 mod steps;
@@ -31,6 +33,15 @@ pub struct Demo {
     pub state_dir: Option<PathBuf>,
 }
 
+/// The steps of a demo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Script {
+    /// Peerings, routes, gateways and keys.
+    HubSpoke,
+    /// Network security groups.
+    Policy,
+}
+
 /// Takes down an earlier lab with the same state folder, brings the lab up, runs the demo, and takes the lab down.
 /// Returns whether all checks succeeded. If one failed, the last lines of the logs were printed. Dropping the future,
 /// as Ctrl-C does, takes the lab down too, even with `keep`.
@@ -41,13 +52,23 @@ pub struct Demo {
 pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
     let progress = demo.progress;
     let missing = steps::missing(topology);
-    let walks = missing.is_empty();
-    if !walks && topology.expected.is_empty() {
+    let script = if missing.is_empty() {
+        Some(Script::HubSpoke)
+    } else {
+        policy::missing(topology).is_empty().then_some(Script::Policy)
+    };
+    if script.is_none() && topology.expected.is_empty() {
         bail!(
-            "the demo needs the hosts and resources of hub-spoke, or a topology with expectations; '{}' has no {} and no \
-             expectations: use 'tombolo lab up', which accepts any topology",
+            "the demo needs the hosts and resources of hub-spoke or of policy, or a topology with expectations; '{}' has \
+             no {} and no expectations: use 'tombolo lab up', which accepts any topology",
             topology.name,
             missing.join(", no ")
+        );
+    }
+    if script == Some(Script::Policy) && demo.runtime == Runtime::Vm {
+        bail!(
+            "the demo of security groups starts servers in the hosts' network namespaces, which virtual machines do not \
+             have: use --runtime netns or --runtime docker"
         );
     }
     let mut report = Report::new(progress.clone());
@@ -69,18 +90,21 @@ pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
     let mut lab = LabGuard(Some(lab), progress.clone());
     report.act("the lab is up, every agent runs its policy", &seconds(start.elapsed()));
 
-    let walked = match lab.get() {
-        Some(inner) if walks => {
+    let walked = match (lab.get(), script) {
+        (Some(inner), Some(script)) => {
             let mut stage = Stage::new(inner, &mut report);
-            steps::walk(&mut stage).await
+            match script {
+                Script::HubSpoke => steps::walk(&mut stage).await,
+                Script::Policy => policy::walk(&mut stage).await,
+            }
         }
-        Some(inner) => {
+        (Some(inner), None) => {
             report.step("Which hosts reach each other, and over which hops");
             check_all(inner, true, &progress).await.map(|good| {
                 report.check("every row of the table, in every phase, is as expected", good, "");
             })
         }
-        None => Ok(()),
+        (None, _) => Ok(()),
     };
     let stopped = walked.is_err();
     if let Err(e) = walked {

@@ -25,6 +25,7 @@ pub mod cli;
 pub mod command;
 pub mod delay;
 pub mod demo;
+pub mod echo;
 pub mod host;
 pub mod interfaces;
 mod invocation;

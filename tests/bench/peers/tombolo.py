@@ -13,8 +13,23 @@ from netns import PREFIX, sh
 NODES = {"a": ("left", "10.98.1.4"), "b": ("right", "10.98.2.4")}
 
 
+def groups(rules):
+    """Two network security groups, each with this number of rules in both directions together, of which the default ones decide."""
+    lines = ["networkSecurityGroups:"]
+    for name in ("left", "right"):
+        lines += [f"  {name}:", "    rules:"]
+        for number in range(rules):
+            direction, place = ("Inbound", "Outbound")[number % 2], number // 2
+            lines.append(
+                f"      r{number}: {{priority: {100 + place}, direction: {direction}, access: Deny, protocol: Tcp, "
+                f"sourceAddressPrefix: 10.{120 + place // 250}.{place % 250}.0/24, destinationPortRange: '{1000 + place}'}}"
+            )
+    return lines
+
+
 def manifest(transit, transport):
-    """Two VNets, peered directly or both with a hub whose gateway they use."""
+    """Two VNets, peered directly or both with a hub whose gateway they use. TOMBOLO_RULES=1000: with groups of so many rules."""
+    rules = int(os.environ.get("TOMBOLO_RULES", "0"))
     vnet = "{{addressSpace: [{0}.0/24], subnets: {{work: {{addressPrefix: {0}.0/25{1}}}}}, peerings: {{{2}}}}}"
     lines = ["resourceGroup: bench", "location: region1", "virtualNetworks:"]
     if transit:
@@ -41,7 +56,10 @@ def manifest(transit, transport):
         ]
     lines += ["networkInterfaces:"]
     for name, address in NODES.values():
-        lines.append(f"  {name}-nic: {{subnet: {name}/work, privateIPAddress: {address}}}")
+        group = f", networkSecurityGroup: {name}" if rules else ""
+        lines.append(f"  {name}-nic: {{subnet: {name}/work, privateIPAddress: {address}{group}}}")
+    if rules:
+        lines += groups(rules)
     return "\n".join(lines) + "\n"
 
 

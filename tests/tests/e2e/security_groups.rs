@@ -2,21 +2,14 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::net::SocketAddr;
 use std::time::Duration;
-use tombolo_lab::host::inside;
+use tombolo_lab::echo::{Connection, EchoServer, Port};
 use tombolo_lab::probe::BackgroundPing;
 use tombolo_tests::live::{PING_INTERVAL, World};
 
 const ALLOWED: u16 = 5001;
 const DENIED: u16 = 5002;
-
-/// How long a connection attempt waits. An answer inside of a lab takes milliseconds; a denied SYN gets none (N7).
-const ATTEMPT: Duration = Duration::from_millis(1500);
 
 /// N1, N3, N6, N7: one rule at a network interface drops the connections to one port, is counted, and leaves established
 /// connections and all other traffic alone; without the rule the port is open again.
@@ -26,7 +19,7 @@ async fn a_rule_drops_one_port_and_nothing_else() -> Result<()> {
     w.join("hub", "spoke-a").await?;
     w.reach("spoke-a-vm", "hub-vm").await?;
     let pings = [("spoke-a-vm", "hub-vm"), ("hub-vm", "hub-fw")].map(|(a, b)| w.start_ping(a, b, PING_INTERVAL));
-    let servers = Servers::start(&w, "hub-vm")?;
+    let servers = servers(&w, "hub-vm")?;
     let mut early = connect(&w, "spoke-a-vm", "hub-vm", DENIED)?.context("no group is attached yet")?;
 
     let group = w.group().item("networkSecurityGroups", "web");
@@ -55,7 +48,9 @@ async fn a_rule_drops_one_port_and_nothing_else() -> Result<()> {
         connect(&w, "hub-fw", "hub-vm", DENIED)?.is_none(),
         "N4: denied inside the subnet or VNet too"
     );
-    echo(&mut early).context("N6, D34: the connection is older than the group")?;
+    early
+        .exchange()
+        .context("N6, D34: the connection is older than the group")?;
     let hits = hits(&w, "hub-vm").await?;
     let counted = |rule: &str| hits.iter().find(|(name, _)| name == rule).map_or(0, |(_, n)| *n);
     ensure!(counted("securityRules/deny-one-port") >= 2, "{hits:?}");
@@ -69,7 +64,7 @@ async fn a_rule_drops_one_port_and_nothing_else() -> Result<()> {
     ensure!(client.arm_delete(&allow).await?);
     w.in_force().await?;
     ensure!(connect(&w, "spoke-a-vm", "hub-vm", DENIED)?.is_none(), "denied again");
-    echo(&mut later).context("N6: a change applies to new flows only")?;
+    later.exchange().context("N6: a change applies to new flows only")?;
 
     attach(&w, "hub-vm", None).await?;
     ensure!(
@@ -112,77 +107,13 @@ async fn hits(w: &World, host: &str) -> Result<Vec<(String, u64)>> {
     Ok(hits.map(|h| (h.rule.clone(), h.packets)).collect())
 }
 
-/// TCP servers on both ports of a host, which send back what they receive until the value is dropped.
-struct Servers {
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
+/// Servers on both ports of a host, which run until they are dropped.
+fn servers(w: &World, host: &str) -> Result<Vec<EchoServer>> {
+    let start = |port| EchoServer::start(&w.hosts().netns(host), w.address(host)?, Port::Tcp(port));
+    [ALLOWED, DENIED].into_iter().map(start).collect()
 }
 
-impl Servers {
-    fn start(w: &World, host: &str) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut threads = Vec::new();
-        for port in [ALLOWED, DENIED] {
-            let address = SocketAddr::new(w.address(host)?, port);
-            let listener = inside(&w.hosts().netns(host), || TcpListener::bind(address))?.context("listening")?;
-            listener.set_nonblocking(true)?;
-            let stop = stop.clone();
-            threads.push(std::thread::spawn(move || serve(&listener, &stop)));
-        }
-        Ok(Self { stop, threads })
-    }
-}
-
-impl Drop for Servers {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            // A server that panicked has failed the test by not answering.
-            let _ = thread.join();
-        }
-    }
-}
-
-fn serve(listener: &TcpListener, stop: &Arc<AtomicBool>) {
-    let mut open = Vec::new();
-    while !stop.load(Ordering::Relaxed) {
-        if let Ok((stream, _)) = listener.accept() {
-            // Without blocking, one thread answers all connections.
-            if stream.set_nonblocking(true).is_ok() {
-                open.push(stream);
-            }
-        }
-        open.retain_mut(|stream| {
-            let mut buffer = [0; 64];
-            match stream.read(&mut buffer) {
-                Ok(0) => false,
-                Ok(n) => stream.write_all(&buffer[..n]).is_ok(),
-                Err(e) => e.kind() == std::io::ErrorKind::WouldBlock,
-            }
-        });
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Connects and exchanges a few bytes. `None`: nobody answers within [`ATTEMPT`].
-fn connect(w: &World, from: &str, to: &str, port: u16) -> Result<Option<TcpStream>> {
-    let address = SocketAddr::new(w.address(to)?, port);
-    let connected = inside(&w.hosts().netns(from), || TcpStream::connect_timeout(&address, ATTEMPT))?;
-    let mut stream = match connected {
-        Ok(stream) => stream,
-        Err(e) if e.kind() == std::io::ErrorKind::TimedOut => return Ok(None),
-        Err(e) => return Err(e).with_context(|| format!("{from} to {address}")),
-    };
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    echo(&mut stream)?;
-    Ok(Some(stream))
-}
-
-/// Sends a few bytes, and waits until they come back.
-fn echo(stream: &mut TcpStream) -> Result<()> {
-    stream.write_all(b"hello")?;
-    let mut back = [0; 5];
-    stream.read_exact(&mut back)?;
-    ensure!(back == *b"hello", "{back:?}");
-    Ok(())
+/// Opens a connection. `None`: nobody answers.
+fn connect(w: &World, from: &str, to: &str, port: u16) -> Result<Option<Connection>> {
+    Connection::open(&w.hosts().netns(from), SocketAddr::new(w.address(to)?, port))
 }

@@ -125,7 +125,7 @@ impl<'a> Stage<'a> {
     }
 
     /// Puts a resource, and waits until the change is in force. `what` describes the change in the report.
-    async fn put(&mut self, what: &str, path: &str, body: &Value) -> Result<()> {
+    pub(super) async fn put(&mut self, what: &str, path: &str, body: &Value) -> Result<()> {
         self.report.progress().set_activity(what);
         let start = Instant::now();
         self.lab
@@ -138,7 +138,7 @@ impl<'a> Stage<'a> {
 
     /// Waits until the last change is in force, and reports the durations of the change. `start`: when its request was
     /// sent.
-    async fn wait(&mut self, what: &str, start: Instant) -> Result<()> {
+    pub(super) async fn wait(&mut self, what: &str, start: Instant) -> Result<()> {
         let answered = start.elapsed();
         self.lab.in_force().await?;
         let total = seconds(start.elapsed());

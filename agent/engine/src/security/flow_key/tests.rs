@@ -65,7 +65,11 @@ fn tcp_segments_say_what_they_do_to_the_flow() {
         ..Segment::default()
     };
     assert_eq!(segment_of(0x02), opens);
-    assert_eq!(segment_of(0x12), Segment::default());
+    let answers = Segment {
+        syn: true,
+        ..Segment::default()
+    };
+    assert_eq!(segment_of(0x12), answers);
     assert_eq!(segment_of(0x10), Segment::default());
     assert!(segment_of(0x11).flags.fin && segment_of(0x04).flags.rst);
 }
