@@ -2,11 +2,15 @@
 
 use super::{documents, id, ip, net};
 use tombolo_golden::{all_of, every_variant, golden};
+use tombolo_proto::config::{Access, Direction};
 use tombolo_proto::fabric::{DeviceBgp, DeviceConfig, DeviceTunnel, Protocol};
 use tombolo_proto::id::{AgentId, PresharedKey, PublicKey};
 use tombolo_proto::route::RouteSource;
 use tombolo_topology::device;
-use tombolo_topology::explain::{Explanation, Hop, Ingress, MatchedRoute, Stop, TraceHop, Walk};
+use tombolo_topology::explain::{
+    DecidingRule, Explanation, GroupCheck, Hop, Ingress, MatchedAddresses, MatchedRoute, OtherRule, RuleField,
+    SecurityCheck, Stop, TraceHop, Walk,
+};
 
 fn agent(name: &str) -> AgentId {
     name.parse().unwrap()
@@ -40,6 +44,7 @@ fn hops() -> Vec<Hop> {
             ttl: 64,
             subnet: Some(id("virtualNetworks/Hub/subnets/default")),
             route: Some(route(Some("r".into()))),
+            security: None,
             verdict: "sends it on".into(),
             next: Some(agent("vm-b")),
             relation: Some("peering".into()),
@@ -51,6 +56,7 @@ fn hops() -> Vec<Hop> {
             ttl: 64,
             subnet: None,
             route: None,
+            security: None,
             verdict: "delivers it".into(),
             next: None,
             relation: None,
@@ -116,6 +122,68 @@ fn explanations() {
         vec![],
     );
     golden!().cases("explanation", &[("full", full), ("minimal", minimal)]);
+}
+
+#[test]
+fn security_checks() {
+    let fields = vec![
+        RuleField::Protocol,
+        RuleField::Source,
+        RuleField::SourcePort,
+        RuleField::Destination,
+        RuleField::DestinationPort,
+    ];
+    every_variant!(
+        RuleField {
+            Protocol,
+            Source,
+            SourcePort,
+            Destination,
+            DestinationPort
+        },
+        &fields
+    );
+    let addresses = |name: &str, member: Option<&str>| MatchedAddresses {
+        name: name.into(),
+        member: member.map(net),
+    };
+    let decided = GroupCheck {
+        group: id("networkSecurityGroups/Web"),
+        attached_to: id("virtualNetworks/Hub/subnets/default"),
+        access: Access::Deny,
+        rule: Some(DecidingRule {
+            name: "securityRules/deny-web".into(),
+            priority: 200,
+            source: addresses("VirtualNetwork", Some("10.1.0.0/16")),
+            destination: addresses("*", None),
+        }),
+        not_matched: vec![OtherRule {
+            name: "securityRules/allow-ssh".into(),
+            priority: 100,
+            access: Access::Allow,
+            differs: fields,
+        }],
+        not_matched_earlier: 3,
+    };
+    let without_rule = GroupCheck {
+        rule: None,
+        not_matched: vec![],
+        not_matched_earlier: 0,
+        ..decided.clone()
+    };
+    let check = |known_flow, groups| SecurityCheck {
+        at: id("networkInterfaces/Vm"),
+        direction: Direction::Inbound,
+        known_flow,
+        groups,
+    };
+    golden!().cases(
+        "security_check",
+        &[
+            ("full", check(false, vec![decided, without_rule])),
+            ("minimal", check(true, vec![])),
+        ],
+    );
 }
 
 #[test]
