@@ -45,18 +45,7 @@ impl Explain {
     /// Asks the controller, and prints the answer. For scripts, the exit code is 1 if the packet or its reply does not
     /// arrive.
     pub(crate) async fn run(&self, c: &Context) -> Result<ExitCode> {
-        let protocol = match self.protocol_word.unwrap_or(self.protocol) {
-            Protocol::Icmp => fabric::Protocol::Icmp,
-            Protocol::Tcp => fabric::Protocol::Tcp,
-            Protocol::Udp => fabric::Protocol::Udp,
-        };
-        let request = ExplainRequest {
-            from: self.from.clone(),
-            to: self.to.clone(),
-            protocol,
-            destination_port: self.port_number.or(self.port),
-            ttl: self.ttl,
-        };
+        let request = self.request();
         let answer = c.client.explain(&request).await?;
         if c.out.is_json() {
             c.out.json(&answer)?;
@@ -69,6 +58,20 @@ impl Explain {
         } else {
             ExitCode::FAILURE
         })
+    }
+
+    fn request(&self) -> ExplainRequest {
+        ExplainRequest {
+            from: self.from.clone(),
+            to: self.to.clone(),
+            protocol: match self.protocol_word.unwrap_or(self.protocol) {
+                Protocol::Icmp => fabric::Protocol::Icmp,
+                Protocol::Tcp => fabric::Protocol::Tcp,
+                Protocol::Udp => fabric::Protocol::Udp,
+            },
+            destination_port: self.port_number.or(self.port),
+            ttl: self.ttl,
+        }
     }
 }
 
@@ -277,4 +280,64 @@ fn route(route: Option<&Value>) -> String {
         at(route, "/nextHopType"),
         at(route, "/source")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+    use serde_json::json;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        explain: Explain,
+    }
+
+    fn request(arguments: &str) -> Option<ExplainRequest> {
+        let line = Line::try_parse_from(std::iter::once("explain").chain(arguments.split(' ')));
+        line.ok().map(|line| line.explain.request())
+    }
+
+    #[test]
+    fn protocol_and_port_may_follow_the_ends() {
+        let asked = request("a b tcp 443").unwrap();
+        assert_eq!(
+            (asked.protocol, asked.destination_port),
+            (fabric::Protocol::Tcp, Some(443))
+        );
+        assert_eq!(request("a b -p tcp --port 443"), Some(asked.clone()));
+        assert_eq!(request("a b tcp --port 443"), Some(asked));
+        assert_eq!(request("a b").unwrap().protocol, fabric::Protocol::Icmp);
+        for wrong in [
+            "a b tcp -p udp",
+            "a b tcp 443 --port 80",
+            "a b 443",
+            "a b tcp 65536",
+            "a b sctp",
+        ] {
+            assert_eq!(request(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn d40_a_rule_is_shown_with_the_addresses_that_match() {
+        let group = json!({"access": "Allow", "rule": {
+            "name": "defaultSecurityRules/AllowVnetInBound", "priority": 65000,
+            "source": {"name": "VirtualNetwork", "member": "10.1.0.0/16"}, "destination": {"name": "*"},
+        }});
+        assert_eq!(
+            rule(&group),
+            "Allow by AllowVnetInBound (65000), source VirtualNetwork (10.1.0.0/16)"
+        );
+        let group = json!({"access": "Deny", "rule": {
+            "name": "securityRules/web", "priority": 200, "source": {"name": "10.0.0.0/8"},
+            "destination": {"name": "/x/applicationsecuritygroups/web", "member": "10.1.0.4/32"},
+        }});
+        assert_eq!(
+            rule(&group),
+            "Deny by web (200), source 10.0.0.0/8, destination web (10.1.0.4/32)"
+        );
+        assert_eq!(rule(&json!({"access": "Deny"})), "Deny: no rule matches");
+    }
 }
