@@ -421,7 +421,6 @@ fn security_groups_can_change_and_change_back() {
             "applicationSecurityGroups: [databases, web-servers]\n    ip",
         ),
         (", applicationSecurityGroups: [web-servers]", ""),
-        ("  web-servers: {}", "  web-servers: {tags: {tier: front}}"),
     ];
     change_and_revert(SECURITY, &changes);
 }
