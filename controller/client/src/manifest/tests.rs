@@ -159,7 +159,7 @@ fn bodies_are_arms() {
             "addressSpace": {"addressPrefixes": ["10.2.0.0/16"]},
             "subnets": [{"name": "workload", "properties": {
                 "addressPrefixes": ["10.2.0.0/24"],
-                "routeTable": {"id": format!("{net}/routeTables/rt-a")},
+                "routeTable": {"id": format!("{net}/routeTables/rt-a")}, "networkSecurityGroup": null,
             }}],
         }})
     );
