@@ -70,7 +70,7 @@ pub struct Agent {
     controller: Mutex<Option<IpAddr>>,
     /// Wakes [`sync_kernel`](Self::sync_kernel) when an address that the host must reach by its own routes has changed.
     replan: Notify,
-    /// Learned prefixes that are not installed in the kernel, each with the reason.
+    /// Learned prefixes (from BGP or other agents) that are not installed in the kernel, each with the reason.
     left_out: Mutex<BTreeMap<IpNet, Clash>>,
 }
 
@@ -179,8 +179,8 @@ impl Agent {
         filtered.configured.check_overlap(&surroundings.connected)?;
         let plan = &filtered.plan;
         let prepared = self.lanes.prepare(config.clone()).await?;
-        // A failure is not returned here. The plan's step for forwarding checks the switch again, and the error of that
-        // step names the switch.
+        // A failure to switch ICMP redirects off is not returned here. The plan's step for forwarding checks the same
+        // sysctl again, and the error of that step names the sysctl.
         if plan.forwarding
             && let Err(e) = crate::host::quiet_redirects(&self.config.interface)
         {
@@ -307,7 +307,8 @@ impl Agent {
         filtered
     }
 
-    /// Networks and addresses that the host must reach by its own routes (D22).
+    /// Networks and addresses that the host must reach by its own routes, so that no learned route may cover them
+    /// (D22).
     async fn host(&self, surroundings: &Surroundings, config: &AgentConfig) -> Host {
         let mut needed: Vec<(IpNet, Need)> = Vec::new();
         let mut add = |address: IpAddr, need| needed.push((IpNet::from(address), need));
@@ -317,7 +318,7 @@ impl Agent {
         for address in named.into_iter().chain(*lock(&self.controller)) {
             add(address, Need::Controller);
         }
-        // If the file is missing or cannot be read, there are no name servers to protect from learned routes.
+        // If `/etc/resolv.conf` is missing or cannot be read, no name server is protected from learned routes.
         let resolvers = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         for address in learned::name_servers(&resolvers) {
             add(address, Need::NameServer);
@@ -384,8 +385,8 @@ impl Agent {
         }
     }
 
-    /// Records that the configuration in force is up to date at `revision` of the controller's store. A revision below
-    /// the recorded one changes nothing.
+    /// Records that the configuration in force is up to date at `revision` of the controller's store. A revision that
+    /// is not larger than the recorded one changes nothing.
     pub fn up_to_date(&self, revision: Revision) {
         let mut running = lock(&self.running);
         if revision > running.revision {
@@ -395,13 +396,14 @@ impl Agent {
         }
     }
 
-    /// A snapshot of the configuration in force, with its revision and digest. The digest is empty if there is none.
+    /// A snapshot of the configuration in force, with its revision and digest. If no configuration is in force, the
+    /// digest is empty.
     #[must_use]
     pub fn running(&self) -> Running {
         lock(&self.running).clone()
     }
 
-    /// Records whether the control stream is up, for the status. Returns the value before.
+    /// Records whether the control stream is up, for the status. Returns whether the stream was up before this call.
     pub fn set_connected(&self, up: bool) -> bool {
         self.connected.swap(up, Ordering::Relaxed)
     }
@@ -442,8 +444,8 @@ impl Agent {
     }
 
     /// Tells the lanes to end, and returns at once. The kernel removes the TUN device and its routes when the last lane
-    /// has closed its queue. Restores the host's switch for ICMP redirects. The rules that confine overlay packets
-    /// stay, because applications may still use overlay addresses.
+    /// has closed its queue. Restores the host's sysctl for ICMP redirects, unless another agent still needs it off.
+    /// The rules that confine overlay packets stay, because applications may still use overlay addresses.
     pub fn shut_down(&self) {
         crate::host::restore_or_warn(&self.config.interface);
         self.lanes.stop();

@@ -24,11 +24,12 @@ const RECEIVE_BUFFER: usize = 600_000;
 /// edge at the same moment, and it does twice as much work for each packet as an agent of VMs.
 const RELAY_RECEIVE_BUFFER: usize = 2_000_000;
 
-/// Most lanes if `lanes` is not set. Speed was measured for up to 8 lanes (docs/performance.md).
+/// Largest number of lanes if the setting `lanes` is 0. Speed was measured for up to 8 lanes only
+/// (docs/performance.md).
 const MAX_AUTOMATIC: u16 = 8;
 
-/// Local settings, which the operator of the host decides. The controller decides everything else, in the agent's
-/// configuration.
+/// The settings in `agent.toml`, which the operator of the host decides. The controller decides everything else, in the
+/// configuration that it sends to the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -247,8 +248,8 @@ pub fn check_interface(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The default device name. The device name has 4 to 15 characters and differs from agent to agent: `tl-` and the
-/// agent's name. A name that is too long is shortened, and a hash is added.
+/// The default device name, of at most 15 characters: `tl-` and the agent's name. A longer agent name is cut to 5
+/// characters, and a hash of the whole name is added, so that the device names of two agents differ.
 fn default_interface(agent: &AgentId) -> String {
     let name = agent.as_str();
     if name.len() <= 12 {

@@ -60,23 +60,24 @@ pub struct Udp {
     port: Port,
     socket: UdpSocket,
     state: UdpSocketState,
-    /// Whether the socket is an IPv6 one. If it is bound to `[::]`, it carries both families, and IPv4 addresses appear
-    /// as IPv4-mapped IPv6 addresses.
+    /// Whether the socket is an IPv6 socket. An IPv6 socket that is bound to `[::]` carries both families, and IPv4
+    /// addresses appear as IPv4-mapped IPv6 addresses.
     dual: bool,
     /// Whether outer datagrams may be fragmented, by the present options of the socket.
     fragments: bool,
-    /// Most segments of a GSO batch when the socket was new, and the time since which `quinn-udp` permits fewer.
+    /// Most segments of a GSO batch when the socket was new, and when [`maintain`](Self::maintain) first saw that
+    /// `quinn-udp` permits fewer.
     initial_segments: usize,
     gso_reduced_since: Option<Instant>,
     /// How many messages the next receive call requests: as many as arrived lately, or one if GRO joins datagrams.
     batches_to_read: usize,
     received: [RecvMeta; MAX_BATCHES],
-    /// A local address that the kernel has refused as a source, and when it did.
+    /// A local address that the kernel has refused as source of a datagram, and the time of the refusal.
     unusable_source: Option<(IpAddr, Instant)>,
     /// Whether a datagram was received, or sent by [`send_connected`](Self::send_connected), since the last call of
     /// [`take_used`](Self::take_used).
     used: bool,
-    /// Datagrams that the kernel has refused to send one by one, since the socket was opened.
+    /// Number of datagrams that the kernel refused even when they were sent one by one, since the socket was opened.
     pub send_errors: u64,
 }
 
@@ -85,8 +86,8 @@ pub struct Udp {
 pub struct Sent {
     /// Number of datagrams of the batch that the kernel refused. These are lost.
     pub refused: usize,
-    /// The requested source address, if the kernel refused it and the batch left from another address. None: the
-    /// address was used, or none was requested.
+    /// The requested source address, if the kernel refused it and the batch left from another address. None: the batch
+    /// left from the requested address, or no address was requested.
     pub failed_source: Option<IpAddr>,
 }
 
@@ -102,7 +103,7 @@ pub struct Received {
     /// Length of each datagram in bytes, at least 1. The last one may be shorter.
     pub stride: usize,
     /// Sender, local address and port of all datagrams. The local address is missing if the kernel has refused it as a
-    /// source.
+    /// source within the last minute.
     pub from: Path,
     /// ECN bits of the outer header (RFC 3168).
     pub ecn: u8,
@@ -118,8 +119,8 @@ pub fn is_usable(source: SocketAddr) -> bool {
 impl Udp {
     /// Binds `port` on all addresses of both families, or, if the host has no IPv6, on all IPv4 addresses. Port 0 lets
     /// the kernel choose a port. `of`: which port of the agent this is. `fwmark` marks all sent datagrams, and
-    /// `receive_buffer` is in bytes. No other process can bind the port then. Sockets of [`connect`](Self::connect) in
-    /// this process can share it. Must run inside a tokio runtime.
+    /// `receive_buffer` is in bytes. Afterwards a second agent that binds the port gets EADDRINUSE, while sockets of
+    /// [`connect`](Self::connect) in this process share the port. Must run inside a tokio runtime.
     ///
     /// # Errors
     /// The port is in use, or the process lacks CAP_NET_ADMIN, which it needs for the mark (`SO_MARK`) and for the
@@ -145,8 +146,8 @@ impl Udp {
         socket
             .set_mark(fwmark)
             .context("marking the UDP socket: CAP_NET_ADMIN is needed")?;
-        // The option is set only after the exclusive bind. So another process gets EADDRINUSE, while connected sockets
-        // of this process can share the port.
+        // The bind is exclusive, because SO_REUSEPORT is set only after it: a second agent that binds the port gets
+        // EADDRINUSE. The connected sockets of this process set SO_REUSEPORT before they bind, and so share the port.
         socket.set_reuse_port(true)?;
         Self::new(of, socket, dual, receive_buffer)
     }
@@ -164,8 +165,8 @@ impl Udp {
         socket.set_nonblocking(true)?;
         socket.set_mark(fwmark)?;
         socket.set_reuse_port(true)?;
-        // Between bind and connect this socket receives datagrams that the shared one should get. The lane reads these
-        // too, with their sender.
+        // Between bind and connect this socket may receive datagrams of other peers, which are meant for the shared
+        // socket. They do no harm, because the lane reads the sender of every datagram.
         socket.bind(&at.into())?;
         socket.connect(&path.remote.into())?;
         Self::new(path.port, socket, at.is_ipv6(), receive_buffer)
@@ -304,7 +305,7 @@ impl Udp {
         (received, &buffer[batch * BATCH_BUFFER..][..len.min(BATCH_BUFFER)])
     }
 
-    /// Waits until the socket may accept a batch. It may still refuse one. Cancel safe.
+    /// Waits until the socket may accept a batch. The next send may still find the buffer full. Cancel safe.
     ///
     /// # Errors
     /// Polling the socket failed, as it does when the runtime shuts down.
@@ -326,7 +327,7 @@ impl Udp {
     }
 
     /// Sends a batch of datagrams of `segment` bytes through a connected socket, as a whole or not at all, without
-    /// waiting. `segment` is below 65,536. The batch has no ECN bits and no other source address.
+    /// waiting. `segment` is below 65,536. The kernel sends it without ECN bits, from the socket's own address.
     ///
     /// # Errors
     /// `WouldBlock`: the send buffer is full. `ConnectionRefused`: an ICMP error for an earlier batch has arrived, and
@@ -346,8 +347,8 @@ impl Udp {
             .map(drop)
     }
 
-    /// Sends a batch, or its datagrams one by one. Clears `path.local` if the kernel refused that source. Returns the
-    /// number of refused datagrams.
+    /// Sends a batch as a whole, or, if the kernel refuses the batch, its datagrams one by one. Clears `path.local` if
+    /// the kernel refused that source address. Returns the number of refused datagrams.
     fn send_by(&mut self, path: &mut Path, datagrams: &Datagrams<'_>) -> Result<usize, WouldBlock> {
         let Datagrams { bytes, transmit, .. } = *datagrams;
         let fragments = !transmit.outer.dont_fragment;
@@ -364,16 +365,17 @@ impl Udp {
             match self.send_batch(path, bytes, segment, ecn) {
                 Ok(()) => return Ok(0),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(WouldBlock),
-                // This datagram is a path MTU probe that is too long. The probe tests whether an answer comes, and none
-                // comes. Sending it again would change nothing.
+                // A single datagram that must not be fragmented is refused if it is too long. It is a path MTU probe,
+                // or a datagram of QUIC, which discovers the path MTU by itself. Sending it again would fail again, and
+                // its sender treats it as lost.
                 Err(_) if count == 1 && !fragments => return Ok(1),
                 Err(e) => {
                     tracing::debug!(to = %path.remote, count, error = %e, "batch refused; sending single datagrams")
                 }
             }
         }
-        // The batch may be refused because the device has no GSO, the path MTU is smaller than a segment, or one
-        // datagram is too long.
+        // The kernel refuses a batch if the device has no GSO, the path MTU is smaller than a segment, or one datagram
+        // is too long. Single datagrams may still pass.
         Ok(self.send_singly(path, bytes, segment, ecn))
     }
 
@@ -450,8 +452,8 @@ impl Udp {
         self.reset_state();
     }
 
-    /// Creates the `quinn-udp` state anew, which enables GSO and ECN again. Restores the fragmentation setting, which a
-    /// new state overwrites.
+    /// Creates the `quinn-udp` state anew, which enables GSO and ECN again. Restores the socket's setting for
+    /// fragmentation, which `quinn-udp` overwrites when it creates a state.
     fn reset_state(&mut self) {
         let renewed = UdpSocketState::new(UdpSockRef::from(&self.socket))
             .and_then(|state| sys::allow_fragments(&self.socket, self.dual, self.fragments).map(|()| state));

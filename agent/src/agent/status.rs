@@ -131,7 +131,8 @@ impl Agent {
     }
 
     /// Publishes the present status to the receivers that [`watch_status`](Self::watch_status) has returned. Waits for
-    /// a report of every lane. Returns the present endpoint of each peer that has one.
+    /// a report of every lane. Returns the endpoint from which each peer's last authentic WireGuard datagram came; a
+    /// peer that has sent none is missing.
     pub async fn publish(&self) -> BTreeMap<AgentId, SocketAddr> {
         let report = self.lanes.report().await;
         let endpoints = report.endpoints.clone();
@@ -144,15 +145,17 @@ impl Agent {
     pub async fn run_reporter(&self) {
         let mut endpoints = EndpointStore::new(self.state.clone());
         loop {
-            // The status is published after a timeout as well as after a notification, so the result does not matter.
+            // The status is published after a timeout and after a notification. So it does not matter which of the two
+            // ended the wait.
             let _ = tokio::time::timeout(STATUS_INTERVAL, self.status_changed.notified()).await;
             tokio::time::sleep(STATUS_DEBOUNCE).await;
             endpoints.update(self.publish().await).await;
         }
     }
 
-    /// The learned routes that are not in use. First those that the engine refuses, with one entry for each sender and
-    /// reason. Then those that are not installed in the kernel, with one entry for each reason and without a sender.
+    /// The learned routes that are not in use. The first entries are for routes that the engine refuses, one entry for
+    /// each sender and reason. Then come the routes that are not installed in the kernel, one entry for each reason,
+    /// without a sender.
     fn refused_routes(&self, config: Option<&AgentConfig>, dynamic: &RoutingState) -> Vec<RefusedRoutes> {
         let refused = config.map(|config| refused(config, dynamic)).unwrap_or_default();
         let mut all: Vec<RefusedRoutes> = refused
