@@ -37,8 +37,8 @@ const MAX_REQUEST: usize = 8192;
 /// [`MAX_SCRAPERS`] places until its exchange ends.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Pause after a failed `accept`. The usual cause is that the process has no free file descriptor. A retry without a
-/// pause would fail for the same reason.
+/// Pause after a failed `accept`. The usual cause is that the process has no free file descriptor. Retries without a
+/// pause would fail for the same reason, and use up a CPU.
 const ACCEPT_BACKOFF: Duration = REQUEST_TIMEOUT;
 
 /// Timeout of each read of an answer, for a client of the local socket. The time is longer than [`REQUEST_TIMEOUT`],
@@ -179,8 +179,8 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, agent: &Agent, 
     Ok(())
 }
 
-/// Requests `path`, such as `/status`, from the agent that runs with this state directory. Must be called in another
-/// process than the agent's, because it blocks the thread, for up to 4 s at each read. Returns the body of the answer.
+/// Requests `path`, such as `/status`, from the agent that runs with this state directory. Must not be called in the
+/// agent's own process: it blocks the calling thread, for up to 4 s at each read. Returns the body of the answer.
 ///
 /// # Errors
 /// No agent runs with this directory, this user may not open its socket, no data arrives for 4 s, or the answer has

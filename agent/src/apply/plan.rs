@@ -6,11 +6,11 @@
 //!   from <own address>    → own table     packets that already have an overlay source
 //!   not fwmark            → own table     other packets, except the links' datagrams; VM agents before gateway agents of a host
 //!   from <own address>    → source table  packets without a route in any agent's table: into the device, or unreachable
-//!   from TUN              → source table  likewise for forwarded packets (exit table if the host is an Internet exit)
+//!   from TUN              → source table  the same packets, if the host forwards them (exit table on an Internet exit)
 //!   from the host itself  → skip the next rule                     only if subnets are served
 //!   from <served subnet>  → source table  packets of served machines that the host forwards
 //!   not fwmark            → main without its default route         only with a default route of the agent
-//!   not fwmark            → default table                          (likewise)
+//!   not fwmark            → default table                          only with a default route of the agent
 //!   from TUN              → default table                          at a circuit edge, instead of the two rules above, if the
 //!                                                                  host does not allow the customer's default route
 //!   from TUN or the line  → blackhole     at a circuit edge: the host's own routes forward no overlay packets (T8)
@@ -54,8 +54,8 @@ impl KernelIds {
 
     /// Derives the IDs from the name of the device. `table` replaces the derived table number, and with it the numbers
     /// of the other tables. Two devices get the same derived table with a probability of 1 in 65,536; an operator must
-    /// then set `table` for one of them. An upgrade must not change the derivation, because the new version removes the
-    /// rules of the old one.
+    /// then set `table` for one of them. An upgrade must not change the derivation, because the new version finds the
+    /// old version's rules by these IDs in order to remove them.
     #[must_use]
     pub fn of(interface: &str, table: Option<u32>, fwmark: u32) -> Self {
         let hash = blake3::hash(interface.as_bytes());
@@ -179,12 +179,13 @@ pub struct KernelPlan {
     /// The agent's address on the line to a customer edge, with the line's prefix length. None: this agent is not a
     /// circuit edge.
     pub line: Option<IpNet>,
-    /// Prefixes of the served subnets. The host itself is connected to these networks (D8).
+    /// Prefixes of the served subnets, whose machines run no agents: this host forwards their packets. The host is
+    /// connected to these networks by an interface of its own (D8).
     pub served: Vec<IpNet>,
     /// Routes that keep packets with overlay addresses from leaving by the host's own routes (see [`confine`]).
     pub confining: BTreeMap<RouteKey, Route>,
-    /// The packet filter for packets that routes cannot confine. None: the agent has neither an overlay address nor a
-    /// served subnet yet.
+    /// The packet filter for packets that routes cannot confine. None: no filter is needed, because the agent has no
+    /// overlay address and no served subnet.
     pub filter: Option<Filter>,
     /// The address spaces of the agent's VNet, and of the other VNets that the agent reaches by its configuration.
     pub spaces: Vec<IpNet>,
@@ -218,7 +219,7 @@ pub struct Overlap {
 struct RoleParts {
     /// The overlay addresses of the host, the preferred one of each family first.
     addresses: Vec<IpAddr>,
-    /// The band of the rule for packets without an overlay source.
+    /// The base priority of the rule for packets without an overlay source.
     band: Band,
     forwarding: bool,
     served: Vec<IpNet>,
@@ -248,8 +249,8 @@ impl RoleParts {
         }
     }
 
-    /// The source address for a route to this prefix: the agent's first address of the same family. None: it has no
-    /// such address.
+    /// The source address for a route to this prefix: the agent's first address of the same family. None: the agent has
+    /// no address of this family.
     fn source(&self, prefix: &IpNet) -> Option<IpAddr> {
         let mut addresses = self.addresses.iter().copied();
         addresses.find(|a| a.is_ipv6() == prefix.addr().is_ipv6())
@@ -312,8 +313,8 @@ impl KernelPlan {
             let to_device = Route::Device(role.source(&route.prefix));
             let action = match (&route.next_hop, route.source) {
                 (NextHop::Internet {}, RouteSource::User) => Route::Throw,
-                // The engine drops and counts packets of user-defined routes to None, so these lead into the device.
-                // System routes to None and to Internet add nothing: the host's own routes decide (D22).
+                // The engine drops and counts packets of user-defined routes to None, so these routes lead into the
+                // device. System routes to None and to Internet add nothing: the host's own routes decide (D22).
                 (NextHop::None {}, RouteSource::User) => to_device,
                 (NextHop::Internet {} | NextHop::None {}, _) => continue,
                 (
@@ -426,8 +427,8 @@ pub fn is_without_table(priority: u32, offset: u32) -> bool {
         || priority == Band::Blackhole as u32 + offset
 }
 
-/// The prefixes of active user-defined routes, except those with next hop Internet, which lead to the host's own
-/// tables.
+/// The prefixes of active user-defined routes. Routes with next hop Internet are left out, because they lead to the
+/// host's own routing tables.
 fn user_routes(config: &AgentConfig) -> impl Iterator<Item = IpNet> {
     let routes = config.subnets.iter().flat_map(|s| &s.routes);
     let users = routes.filter(|r| r.state == RouteState::Active && r.source == RouteSource::User);
@@ -436,8 +437,8 @@ fn user_routes(config: &AgentConfig) -> impl Iterator<Item = IpNet> {
         .map(|r| r.prefix.trunc())
 }
 
-/// The policy rules of a plan that do not depend on the host's networks. `base` is the band of the rule for packets
-/// without an overlay source.
+/// The policy rules of a plan that do not depend on the host's networks. `base` is the base priority of the rule for
+/// packets without an overlay source.
 fn rules(plan: &KernelPlan, base: Band, offset: u32, allow_default: bool) -> BTreeSet<Rule> {
     let mut rules = BTreeSet::new();
     for v6 in [false, true] {

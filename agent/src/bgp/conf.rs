@@ -36,8 +36,8 @@ const MIN_HOLD_TIME: u16 = 3;
 const BFD: &str =
     "protocol bfd {\naccept direct;\nstrict bind yes;\ninterface \"*\" { interval 300 ms; multiplier 3; };\n}\n";
 
-/// Last octets of the agent's loopback addresses, one for each neighbour. Octet 1 is BIRD's; 0 and 255 make the network
-/// address and the broadcast address of the /24.
+/// Last octets of the agent's loopback addresses, one for each neighbour. BIRD's own address has the last octet 1; the
+/// octets 0 and 255 make the network address and the broadcast address of the /24.
 pub(super) const SLOTS: RangeInclusive<u8> = 2..=254;
 
 /// The loopback endpoints of the iBGP sessions between BIRD and the agent.

@@ -62,8 +62,8 @@ impl Drop for Process {
     }
 }
 
-/// A child's process ID. None: the process has not started, or was reaped. The kernel may reuse the ID of a reaped
-/// process.
+/// A child's process ID. None: the process has not started, or was reaped. A reaped process must not be signalled,
+/// because the kernel may reuse its ID.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SharedPid(Arc<Mutex<Option<Pid>>>);
 

@@ -58,7 +58,8 @@ impl StartListener {
     pub(super) fn bind(home: &Home) -> Result<Self> {
         let path = home.start_socket();
         let step = || -> std::io::Result<UnixListener> {
-            // A killed agent leaves its socket. If the removal fails, `bind` reports that the name is in use.
+            // A killed agent leaves its socket. If the removal fails, the error is reported by `bind`, because the name
+            // is then in use.
             let _ = fs::remove_file(&path);
             let listener = UnixListener::bind(&path)?;
             if let Some(user) = home.user() {
@@ -138,7 +139,7 @@ fn read_log(stream: UnixStream) -> Process {
 
 /// Replaces the calling process by BIRD (`execve(2)`), for the agent that listens in `config_dir`. First waits for the
 /// agent's answer, which may take as long as the agent's restart backoff. BIRD's own files are created in `run_dir`.
-/// Returns only after a failure, whose reason is also sent to the agent as a log line.
+/// Returns only after a failure. If the agent was reached, it gets the reason as a log line.
 ///
 /// # Errors
 /// No agent listens in `config_dir`, the agent does not answer within 60 s or answers something unknown, BIRD is not

@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 
 impl KernelPlan {
-    /// How the kernel must treat packets that arrive from the device and are not for this host. If the kernel must
-    /// forward IPv4, it must also forward IPv6 if the plan has an IPv6 address or a served IPv6 subnet.
+    /// How the kernel must treat packets that arrive from the device and are not for this host. A kernel that must
+    /// forward always forwards IPv4. It forwards IPv6 too if the plan has an IPv6 address or a served IPv6 subnet.
     fn forwarding(&self) -> Forwarding {
         let served = self.served.iter().map(IpNet::addr);
         let v6 = self.addresses.iter().copied().chain(served).any(|a| a.is_ipv6());
@@ -117,12 +117,12 @@ pub enum Step {
     AddAddress(IpAddr),
     /// Removes an address from the device.
     DeleteAddress(IpAddr),
-    /// Adds a route to the agent's own table, or replaces one of the same type. A default route goes into the default
-    /// table.
+    /// Adds a route to the agent's own table, or replaces the route of the same prefix and type. A default route goes
+    /// into the default table.
     SetRoute(IpNet, Route),
     /// Removes a route from the agent's own table. A default route is removed from the default table.
     DeleteRoute(IpNet, Route),
-    /// Adds a route that confines packets, or replaces one of the same type.
+    /// Adds a route that confines packets, or replaces the route of the same key and type.
     SetConfining(RouteKey, Route),
     /// Removes a route that confines packets.
     DeleteConfining(RouteKey, Route),
