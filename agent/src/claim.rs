@@ -1,9 +1,9 @@
 //! Exclusive claims of a running agent on its host: its device and its routing tables. The claims ensure that no agent
 //! removes rules or routes of another agent.
 //!
-//! A TUN device vanishes when its process ends, so an agent's device that exists is in use. Agents claim routing tables
-//! by abstract sockets. Abstract sockets belong to a network namespace, as routing tables do, and vanish when their
-//! process ends.
+//! A TUN device vanishes when the process that opened it ends, so a device that exists is in use. Agents claim routing
+//! tables by abstract sockets. Abstract sockets belong to a network namespace, as routing tables do, and vanish when
+//! their process ends.
 
 use crate::apply::plan::KernelIds;
 use crate::apply::{Inherited, sweep};
@@ -16,8 +16,7 @@ use std::io::ErrorKind;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 
-/// Exclusive use of an agent's routing tables, and of a device name that no device had when it was claimed. The claim
-/// holds until the value is dropped or the process ends.
+/// Exclusive use of an agent's routing tables, until the value is dropped or the process ends.
 #[derive(Debug)]
 pub struct Claim {
     tables: [u32; 4],
@@ -58,9 +57,10 @@ fn claim_table(table: u32) -> Result<UnixListener> {
     }
 }
 
-/// Claims device and tables for an agent that starts, and opens the netlink connection. If the tables of the last run
-/// (from `numbers.json`) have other numbers, also claims these, unless another agent uses them by now. Rules and routes
-/// of earlier runs stay until the first configuration is in force, because they confine overlay packets until then.
+/// Claims device and tables for an agent that starts, and opens the netlink connection. If the last run used other
+/// table numbers (`numbers.json` has them), also claims the last run's tables, unless another agent uses them by now.
+/// Rules and routes of earlier runs stay until the first configuration is in force, because they confine overlay
+/// packets until then.
 ///
 /// # Errors
 /// Another agent has the device or a table, `numbers.json` cannot be read, or the kernel refuses a socket. Nothing on
@@ -89,8 +89,8 @@ pub fn take_host(state: &StateDir, config: &Config) -> Result<(Claim, Netlink, I
 }
 
 /// Records this run's numbers (tables, rule priorities, mark) in `numbers.json` for the next run. The caller must first
-/// remove the rules and routes with the numbers that the file has had until then, because nothing else tells how to
-/// find them. If the file has the same numbers, it is not written.
+/// remove the rules and routes with the numbers that the file has had until then, because nothing finds these rules and
+/// routes once the file has other numbers. If the file has the same numbers, it is not written.
 ///
 /// # Errors
 /// The file cannot be read or written. A malformed file is replaced.
@@ -105,7 +105,7 @@ pub fn record_kernel_ids(state: &StateDir, numbers: KernelIds) -> Result<()> {
 /// Returns the number of removed rules and routes.
 ///
 /// # Errors
-/// As [`take_host`]; also if a netlink request or `nft` fails, or `numbers.json` cannot be written.
+/// [`take_host`] fails, a netlink request or `nft` fails, or `numbers.json` cannot be written.
 pub async fn clear_host(state: &StateDir, config: &Config) -> Result<usize> {
     let (_claim, _netlink, inherited) = take_host(state, config)?;
     let numbers = KernelIds::of(&config.interface, config.table, config.fwmark);

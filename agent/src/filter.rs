@@ -1,7 +1,7 @@
 //! The nftables filter that keeps packets with overlay addresses off other networks (D22), in addition to the agent's
 //! routes and rules. The filter runs after source translation (SNAT). A reply of a published container port gets its
-//! overlay source address during that translation, and the kernel has routed the packet before. So routes and rules
-//! cannot confine such a packet.
+//! overlay source address during that translation, and the kernel has routed the packet before. So the agent's routes
+//! and rules cannot confine such a packet.
 //!
 //! Each agent loads a table of its own with the program `nft`. The table stays when the agent ends, and `tombolo-agent
 //! clean` removes it.
@@ -42,7 +42,8 @@ pub struct Filter {
     pub fwmark: u32,
     /// The agent's overlay addresses. Packets with such a source may leave only by TUN devices and loopback.
     pub own: BTreeSet<IpAddr>,
-    /// Served subnets. Forwarded packets with a source in these subnets may leave only by TUN devices and loopback.
+    /// Served subnets, whose machines run no agents. Forwarded packets with a source in these subnets may leave only by
+    /// TUN devices and loopback.
     pub served: BTreeSet<IpNet>,
     /// Overlay prefixes. Packets that arrived from a TUN device and have a source in these prefixes may leave only by
     /// TUN devices and loopback.
@@ -150,7 +151,7 @@ pub enum FilterError {
 }
 
 /// Runs a script with `nft`, in the network namespace of the calling thread. Returns when `nft` has ended, within 10 s.
-/// Either the whole script takes effect or nothing of it. Dropping the future kills `nft`.
+/// The kernel applies either the whole script or nothing of it. Dropping the future kills `nft`.
 ///
 /// # Errors
 /// `nft` is not installed, cannot be started, refuses the script, or does not end in time. After a timeout the script

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// First and longest pause between two attempts; the pause doubles with each. The pauses are short because a check for
-/// the token file is cheap.
+/// First and longest pause between two attempts; the pause doubles after each attempt. The pauses are short because a
+/// check for the token file is cheap.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
 
 /// Parameters of unattended joining.
@@ -53,8 +53,8 @@ pub async fn join_when_possible(state: &StateDir, first: &FirstJoin) -> Result<C
             return Err(error.context(format!("not joined within {:?}", first.timeout)));
         }
         let text = format!("{error:#}");
-        // A reason is logged only when it differs from the last one. The same line at each attempt until the timeout
-        // would fill the journal.
+        // A reason is logged only when it differs from the last one. If each attempt until the timeout logged the same
+        // line, the journal would fill.
         if text != said {
             tracing::info!(reason = text, controller = first.controller, "waiting to join");
             said = text;

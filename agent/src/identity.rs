@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tombolo_engine::link::secure::SecureLinks;
 use tombolo_proto::id::PublicKey;
 
-/// The remedy that errors name if a key is missing.
+/// The advice that errors give if a key is missing.
 const AGAIN: &str = "run 'tombolo-agent leave', then join again";
 
 /// The X25519 key that identifies this agent on its links.
@@ -46,8 +46,8 @@ impl LinkKey {
         Ok(Self(key.into()))
     }
 
-    /// Reads the key, or generates and stores one if there is none. Only the code for joining may call this function,
-    /// because only joining registers a new public key at the controller.
+    /// Reads the key, or generates and stores one if there is none. Only the code for joining may call this function:
+    /// peers would not know a new key, because only joining registers a public key at the controller.
     ///
     /// # Errors
     /// The file cannot be read or written, or is malformed.
@@ -90,8 +90,8 @@ impl TlsKey {
         Ok(Self(KeyPair::from_pem(&pem).context("tls.key")?))
     }
 
-    /// Reads the key, or generates and stores one if there is none. Only the code for joining may call this function,
-    /// because only joining gets a certificate for a new key from the controller.
+    /// Reads the key, or generates and stores one if there is none. Only the code for joining may call this function: a
+    /// new key would have no certificate, because only joining gets one for it from the controller.
     ///
     /// # Errors
     /// The file cannot be read or written, or is malformed.
@@ -170,8 +170,8 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Reads both certificates from the state directory. Only their format is checked: neither whether they have
-    /// expired, nor whether the authority issued the agent's certificate.
+    /// Reads both certificates from the state directory. Checks only their format. This function does not check whether
+    /// they have expired, or whether the authority issued the agent's certificate.
     ///
     /// # Errors
     /// A file is missing, cannot be read, or contains no valid certificate.
@@ -187,8 +187,8 @@ impl Certificate {
     }
 
     /// A copy of this value in which the certificate in `pem` replaces the agent's own; the authority's certificate
-    /// stays. Only the format is checked: neither who issued the certificate nor whether it fits the key (see
-    /// [`tls::mutual`](crate::tls::mutual)). Writes no file.
+    /// stays. Checks only the format. Whether the certificate fits the key is checked by
+    /// [`tls::mutual`](crate::tls::mutual); who issued the certificate is not checked. Writes no file.
     ///
     /// # Errors
     /// `pem` contains no valid certificate.

@@ -27,7 +27,7 @@ use worker::Worker;
 pub struct LaneReport {
     /// The links that were used, and those that are kept up even without traffic, ordered by peer.
     pub links: Vec<LinkStatus>,
-    /// For each peer, the endpoint from which its last authenticated packet came.
+    /// For each peer, the endpoint from which its last authentic WireGuard datagram came.
     pub endpoints: BTreeMap<AgentId, SocketAddr>,
     /// Dropped packets, by the name of the drop reason.
     pub drops: BTreeMap<String, u64>,
@@ -54,7 +54,7 @@ pub struct LaneReport {
 pub struct Inspection {
     /// The tables in use. None: the lane has no configuration yet.
     pub tables: Option<Arc<Tables>>,
-    /// Learned routes, and the agents that are down (D11).
+    /// Learned routes, and the peers that are down (D11).
     pub dynamic: RoutingState,
 }
 
@@ -91,7 +91,7 @@ pub struct Lane {
 pub struct LaneSetup {
     /// Number of the lane, from 0. Its UDP port is `listen_port` plus this number.
     pub number: u16,
-    /// The agent's local settings, of which the lane uses ports, buffers and the mark.
+    /// The settings in `agent.toml`. The lane uses the ports, the buffer size and the firewall mark.
     pub config: Config,
     /// The keys of the agent's links.
     pub keys: Arc<LinkKeys>,
@@ -101,13 +101,13 @@ pub struct LaneSetup {
     pub routing_state: watch::Sender<RoutingState>,
     /// The TUN device, to which the lane adds a queue of its own.
     pub device: Arc<Device>,
-    /// The lane's end of the queue of redirected packets.
+    /// The lane's end of the queue of redirected packets, which other lanes pass to lane 0.
     pub redirected: RedirectQueue,
     /// In lane 0: the other lanes, which lane 0 informs of endpoints and sessions. Empty in other lanes.
     pub other_lanes: Vec<Lane>,
     /// In lane 0: the queue to the table builder. None in other lanes.
     pub build_queue: Option<BuildQueue>,
-    /// When the lane ends, receives the reason, also if the lane was told to stop.
+    /// The channel into which the lane sends the reason when it ends, also if it was told to stop.
     pub ended: mpsc::UnboundedSender<String>,
 }
 
@@ -132,7 +132,7 @@ impl EndReporter {
 
 impl Drop for EndReporter {
     fn drop(&mut self) {
-        // The receiver has been dropped if the agent is stopping already.
+        // The send fails only if the agent is stopping already and has dropped the receiver.
         let _ = self.0.send(std::mem::take(&mut self.1));
     }
 }
@@ -233,20 +233,20 @@ impl Lane {
     }
 
     /// Makes the lane start a session with `peer`. To be called when lane 0 has established its session with this peer.
-    /// Flows that begin before this lane's session is up stay in lane 0, because the kernel puts a flow's packets into
-    /// the queue that carried the other direction.
+    /// The session should be up soon: a flow that begins before stays in lane 0, because the kernel puts a flow's
+    /// packets into the queue that carried the other direction.
     fn prepare_session(&self, peer: &AgentId) {
-        // Sending fails only if the lane has ended. Then the agent ends too, and reports the reason.
+        // Sending fails only if this lane has ended. The agent then ends too, and reports the lane's reason.
         let _ = self.send_command(Command::PrepareSession(peer.clone()));
     }
 
-    /// Passes the endpoint of `peer` that lane 0 has learned from received packets.
+    /// Passes to this lane the endpoint of `peer` that lane 0 has learned from received datagrams.
     fn endpoint_changed(&self, peer: &AgentId, to: SocketAddr) {
-        // Sending fails only if the lane has ended. Then the agent ends too, and reports the reason.
+        // Sending fails only if this lane has ended. The agent then ends too, and reports the lane's reason.
         let _ = self.send_command(Command::EndpointChanged(peer.clone(), to));
     }
 
-    /// Replaces the routes learned from all BGP neighbours, and returns at once. Only lane 0 uses them.
+    /// Replaces the routes learned from all BGP neighbours, and returns at once. Only lane 0 builds tables from them.
     ///
     /// # Errors
     /// The lane has ended.

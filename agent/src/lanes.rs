@@ -3,7 +3,7 @@
 //! stays in one lane from end to end, and no lane waits for another.
 //!
 //! Lane 0 also carries the packets for peers with which another lane has no session. Such a peer has fewer lanes, or
-//! has not established its session with that lane yet. The other lane redirects the packets to lane 0.
+//! its session with that lane is not established yet. The other lane redirects the packets to lane 0.
 
 use crate::config::Config;
 use crate::identity::LinkKeys;
@@ -24,7 +24,7 @@ use tombolo_proto::route::Route;
 use tombolo_proto::status::{LinkStatus, Totals};
 
 /// Capacity of the queue of redirected packets. Lane 0 handles 144 redirected packets per turn, so a longer queue would
-/// add delay and not throughput. Packets that do not fit are dropped.
+/// add delay and not throughput. Packets that do not fit into the queue are dropped.
 const REDIRECT_QUEUE: usize = 512;
 
 /// Handle of all lanes of the agent. Dropping the handle ends the lanes, as [`stop`](Self::stop) does.
@@ -180,8 +180,8 @@ impl Lanes {
     }
 }
 
-/// Adds the report of another lane to that of lane 0. Lane 0 determines a link's state; counters are sums over all
-/// lanes.
+/// Adds the report of another lane to that of lane 0. The state of a link that lane 0 reports is lane 0's; counters are
+/// sums over all lanes.
 fn merge(all: &mut LaneReport, other: LaneReport) {
     for link in other.links {
         match all.links.binary_search_by(|l| l.peer.cmp(&link.peer)) {

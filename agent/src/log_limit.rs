@@ -1,12 +1,13 @@
-//! Limits log lines that another agent or a BGP neighbour can cause. A few lines of each kind are written in each
-//! interval. The first line of the next interval says how many lines were suppressed.
+//! Limits log lines that another agent can cause. A few lines of each kind are written in each interval. The first line
+//! of the next interval says how many lines were suppressed.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tombolo_proto::id::AgentId;
 
 /// Most lines of one kind about one agent in each [`WINDOW`]. A normal failover stays below the limit, so all of its
-/// lines are written. A peer that flaps causes one line every two seconds on average.
+/// lines are written. A peer whose link goes up and down all the time causes at most one line of each kind every two
+/// seconds on average.
 const MAX_LINES: u32 = 5;
 const WINDOW: Duration = Duration::from_secs(10);
 

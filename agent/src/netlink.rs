@@ -102,7 +102,7 @@ impl Netlink {
 
     /// Executes one step of a plan on the device `name` with the interface index `index`. Adding an object that exists,
     /// or deleting one that does not exist, is no error: another program may have made the same change before, and the
-    /// result is as requested. No record is kept of the step.
+    /// result is as requested. This function keeps no record of the step.
     ///
     /// # Errors
     /// The kernel refuses the change, or the step needs the interface to a customer edge and there is none. After an

@@ -17,8 +17,8 @@ const MAX_BATCH: usize = 65_507;
 /// Most datagrams of a batch: the kernel's `UDP_MAX_SEGMENTS`.
 const MAX_COUNT: usize = 64;
 
-/// Most batches that wait for a full socket; further packets are dropped. Twelve full batches are about 6 ms at 1
-/// Gbit/s.
+/// Most batches that wait until the socket's full send buffer has room; further packets are dropped. Twelve full
+/// batches are about 6 ms at 1 Gbit/s.
 const MAX_QUEUED_BATCHES: usize = 12;
 
 /// Consecutive datagrams of one path.
@@ -38,7 +38,8 @@ struct Batch {
 /// A batch, as the outbox passes it to the socket.
 #[derive(Debug, Clone, Copy)]
 pub struct Datagrams<'a> {
-    /// Remote and local address, port, and the fields of the outer IP header. They hold for all datagrams.
+    /// Remote and local address, port, and the fields of the outer IP header. They are the same for all datagrams of
+    /// the batch.
     pub transmit: Transmit,
     /// The datagrams, one after the other without gaps.
     pub bytes: &'a [u8],
@@ -46,7 +47,8 @@ pub struct Datagrams<'a> {
     pub segment: usize,
 }
 
-/// A packet that another lane redirects to lane 0, because lane 0 has a session with the packet's next agent.
+/// A packet that another lane redirects to lane 0, because the other lane has no session with the agent to which the
+/// packet must go.
 #[derive(Debug)]
 pub struct RedirectedPacket {
     /// Number of the configuration in the redirecting lane. A link index is valid only within one configuration.
@@ -73,8 +75,8 @@ pub struct RedirectSender {
     inbox: mpsc::Sender<RedirectedPacket>,
     back: mpsc::Sender<Vec<u8>>,
     spare: mpsc::Receiver<Vec<u8>>,
-    /// Number of the installed configuration, which is the same in all lanes. 0: no configuration is installed yet. The
-    /// lane sets it.
+    /// Number of the installed configuration. A configuration has the same number in all lanes. 0: no configuration is
+    /// installed yet. The lane sets this field.
     pub generation: u64,
 }
 
@@ -114,7 +116,8 @@ impl RedirectSink for RedirectSender {
 /// order of datagrams to one address is kept.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    /// Batches with their buffers, which are used again. Those from index `sent` to `used` are queued.
+    /// Batches with their buffers, which are used again. The batches from index `sent` to index `used` (exclusive) are
+    /// queued.
     batches: Vec<Batch>,
     sent: usize,
     used: usize,
@@ -162,8 +165,9 @@ impl Outbox {
         (self.sent, self.used, self.stuck) = (0, 0, false);
     }
 
-    /// As [`flush`](Self::flush), but keeps the newest batch, to which datagrams may still be added. The other batches
-    /// are sent early, so that their buffers are used again while they are in the CPU's cache.
+    /// Passes batches to `send` as [`flush`](Self::flush) does, but keeps the newest batch, to which datagrams may
+    /// still be added. The other batches are sent early, so that their buffers are used again while they are in the
+    /// CPU's cache.
     pub fn flush_full(&mut self, send: &mut dyn FnMut(&Datagrams<'_>) -> SendOutcome) {
         if self.len() < 2 {
             return;
@@ -426,7 +430,8 @@ mod tests {
         assert_eq!(buffers.len(), 4);
     }
 
-    /// A full socket stops the flow without loss or reordering. Datagrams beyond the limit are refused.
+    /// While the socket's send buffer is full, queued datagrams wait without loss or reordering. Datagrams beyond the
+    /// limit are refused.
     #[test]
     fn what_finds_no_room_waits() {
         let to: SocketAddr = "192.0.2.1:5".parse().unwrap();

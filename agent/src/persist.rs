@@ -33,7 +33,7 @@ pub struct LastGoodStore {
     state: StateDir,
     /// The configuration to store, with a sequence number.
     latest: watch::Sender<(u64, Option<Arc<LastGood>>)>,
-    /// Sequence number of the configuration on disk. A writer holds this lock while it writes, so that an older
+    /// Sequence number of the configuration on disk. A writer locks this number while it writes, so that an older
     /// configuration is never written after a newer one.
     written: Arc<Mutex<u64>>,
 }
@@ -110,9 +110,10 @@ impl EndpointStore {
         }
     }
 
-    /// Takes over the present endpoints. Writes the file if an endpoint has changed and the last write is at least
-    /// [`ENDPOINTS_INTERVAL`] ago; waits for that write. A failed write is logged, and repeated at a later call. A peer
-    /// that is missing from `seen` keeps its last known endpoint, because at the next start nothing better is known.
+    /// Adds the present endpoints of peers (`seen`) to the known ones. Writes the file if an endpoint has changed and
+    /// the last write is at least [`ENDPOINTS_INTERVAL`] ago; waits for that write. A failed write is logged, and
+    /// repeated at a later call. A peer that is missing from `seen` keeps its last known endpoint, because the next
+    /// start has no better endpoint for that peer.
     pub(crate) async fn update(&mut self, seen: BTreeMap<AgentId, SocketAddr>) {
         self.unwritten |= seen.iter().any(|(peer, at)| self.known.get(peer) != Some(at));
         self.known.extend(seen);
@@ -151,7 +152,8 @@ mod tests {
         serde_json::from_slice::<LastGood>(&bytes).unwrap().revision.0
     }
 
-    /// At a shutdown two writers run at the same time. The newer file stays, and neither writer fails.
+    /// At a shutdown two writers of the last good configuration may run at the same time. The newer configuration stays
+    /// on disk, and neither writer fails.
     #[test]
     fn writers_do_not_overtake_each_other() {
         let dir = tempfile::tempdir().unwrap();

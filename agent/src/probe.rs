@@ -130,7 +130,7 @@ async fn trace(r: &ProbeRequest, device: &str) -> Result<ProbeReport> {
             }
             report.hops.push(hop);
             if arrived {
-                // The destination has answered, so later answers would belong to TTLs beyond it.
+                // The destination has answered at this TTL, so hops with larger TTLs are not reported.
                 return Ok(report);
             }
         }
@@ -215,8 +215,8 @@ impl Echoes {
         self.waiting.insert(self.sequence, Instant::now());
         match socket.send_to(&packet, &SocketAddr::new(self.destination, 0).into()) {
             Ok(_) => {}
-            // If the device's queue is full, the request counts as lost, like one that a full queue elsewhere on the
-            // path drops.
+            // If the device's queue is full, the request counts as lost. A full queue elsewhere on the path would drop
+            // it too.
             Err(e) if e.kind() == io::ErrorKind::WouldBlock || e.raw_os_error() == Some(libc::ENOBUFS) => {}
             Err(e) => return Err(e).with_context(|| format!("sending to {}", self.destination)),
         }
@@ -235,8 +235,8 @@ impl Echoes {
             };
             let (n, from) = match received {
                 Ok((n, from)) => (n, from.ip()),
-                // The kernel reports an ICMP error also as an error of the socket. The ICMP message itself can be read
-                // next.
+                // The kernel also reports an ICMP error as an error of the socket. This error is skipped, because the
+                // ICMP message itself can be read next.
                 Err(e) if e.kind() == io::ErrorKind::HostUnreachable => continue,
                 Err(e) => return Err(e).context("receiving answers"),
             };
@@ -317,7 +317,8 @@ mod tests {
         }
     }
 
-    /// Without CAP_NET_RAW the report has an error that says so, and the test passes.
+    /// The host answers pings to its loopback addresses. Without CAP_NET_RAW, the error of the report names this
+    /// capability.
     #[tokio::test]
     async fn pings_the_loopback_address() {
         for v6 in [false, true] {

@@ -21,8 +21,8 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 
-/// Delay before the agent releases the memory of code that only the start uses. By then the first configuration is
-/// usually in force.
+/// Delay after the start until the agent releases the memory of code that only the start uses. By then the first
+/// configuration is usually in force.
 const RELEASE_TEXT_DELAY: Duration = Duration::from_secs(2);
 
 /// Runs the agent until SIGTERM, SIGINT or SIGHUP, or until a lane ends. Starts with the last good configuration, and
@@ -32,8 +32,8 @@ const RELEASE_TEXT_DELAY: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// The directory has no identity or is in use, the settings are invalid, another agent has the device or a routing
-/// table, or the kernel refuses the device or a port. Later: a lane has ended, there is neither a usable certificate
-/// nor a configuration, or the last configuration cannot be written.
+/// table, or the kernel refuses the device or a port. After the start: a lane has ended, the agent has no usable
+/// certificate and no configuration, or the last configuration cannot be written.
 pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
     let config = Config::load(state)?;
     let _lock = state.lock()?;
@@ -59,7 +59,7 @@ pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
         status_changed,
     );
     let agent = Arc::new(agent);
-    // The sockets are bound before the agent forwards anything, because binding can fail.
+    // The sockets are bound before the agent forwards anything, so that a failed bind ends the agent before that.
     let socket = admin::bind(state)?;
     let metrics_listener = match config.metrics_listen {
         Some(address) => Some(admin::bind_metrics(address).await?),
@@ -100,7 +100,7 @@ pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
     control.map(drop).and(outcome).and(saved).and(removed)
 }
 
-/// Waits for a signal, which is no error, or until a lane has ended.
+/// Waits until a signal arrives, which is no error, or until a lane has ended.
 ///
 /// # Errors
 /// A lane has ended. The error has the reason.

@@ -133,8 +133,9 @@ impl LaneSockets {
     pub fn send(&mut self, datagrams: &Datagrams<'_>) -> Result<Sent, WouldBlock> {
         let path = datagrams.transmit.path;
         self.backpressured = None;
-        // Batches with ECN, and batches of the QUIC port, use the shared socket. Such batches need control messages,
-        // and the kernel looks up a route for each packet that has one, even on a connected socket.
+        // A connected socket sends only batches of the lane's port without ECN bits that may be fragmented. All others
+        // use a shared socket. ECN bits need a control message, and the kernel looks up a route for each packet that
+        // has one, even on a connected socket.
         let needs_no_cmsg = datagrams.transmit.outer == Outer::default() && path.port == Port::Lane;
         if needs_no_cmsg && path.local.is_some_and(needs_no_scope) {
             match self.connected.send(path, datagrams) {
@@ -162,8 +163,8 @@ impl LaneSockets {
         if let Some(quic) = &mut self.quic {
             quic.maintain(now);
         }
-        // `backpressured` has the index of the socket for which `writable` waits. This index would change if another
-        // socket were closed.
+        // `backpressured` has the index of the socket for which `writable` waits. `maintain` of the connected sockets
+        // could change this index, so it is not called.
         if self.backpressured.is_some() {
             return;
         }
@@ -332,8 +333,8 @@ mod tests {
         assert_eq!((a.connected.len(), a.send_errors()), (1, 0));
     }
 
-    /// A link-local address without a scope cannot be bound. Such a failure would delay connected sockets of other
-    /// paths by the backoff.
+    /// A link-local address without a scope cannot be bound. A failed attempt would also delay the connected sockets of
+    /// other paths, so a link-local path never gets one.
     #[tokio::test]
     async fn a_link_local_path_uses_the_shared_socket() {
         let (mut a, _) = bound();

@@ -34,14 +34,14 @@ pub mod file {
     pub const BGP: &str = "bgp";
     /// The local HTTP socket of the running agent.
     pub const ADMIN_SOCKET: &str = "admin.sock";
-    /// The lock file, which exists always and is locked while an agent runs.
+    /// The lock file. It is locked while an agent runs, joins or cleans, and is never removed.
     pub const LOCK: &str = "lock";
 }
 
-/// Suffix of temporary files. A complete temporary file gets its proper name.
+/// Suffix of temporary files. A temporary file is renamed to its proper name when it is complete.
 const UNFINISHED: &str = ".new";
 
-/// An agent's state directory. The value only has the path: it opens nothing, and clones do not share a lock.
+/// An agent's state directory. The value consists of the path alone: it opens nothing, and holds no lock.
 #[derive(Debug, Clone)]
 pub struct StateDir(PathBuf);
 
@@ -91,8 +91,9 @@ impl StateDir {
     }
 
     /// Replaces a file atomically: after a crash the file has either the old or the new contents. When the function
-    /// returns, the new contents are on disk (`fsync`). The file has mode 0600, and the directory's owner if root calls
-    /// this. A symbolic link with this name is replaced; its target stays. Several threads may write the same file.
+    /// returns, the new contents are on disk (`fsync`). The file has mode 0600. If root calls this function, the file
+    /// belongs to the directory's owner. A symbolic link with this name is replaced; its target stays. Several threads
+    /// may write the same file.
     ///
     /// # Errors
     /// A step failed. The file has the old contents, or the new ones if only the last `fsync` of the directory failed.

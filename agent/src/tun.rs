@@ -1,4 +1,5 @@
-//! The TUN device. tokio-tun opens its queues, and packets are GSO packets if the kernel supports them.
+//! The TUN device. The crate tokio-tun opens the device's queues. If the kernel supports it, a read or write may be a
+//! GSO packet, which stands for several packets.
 
 use crate::sys;
 use anyhow::{Context, Result, bail};
@@ -27,7 +28,7 @@ pub struct Device {
 
 impl Device {
     /// Creates the TUN device, in the network namespace of the calling thread. With `want_offload` the device uses GSO
-    /// packets. If the kernel refuses that, a warning is logged, and the device uses single packets.
+    /// packets. If the kernel refuses GSO, a warning is logged, and the device uses single packets.
     ///
     /// # Errors
     /// A device with this name exists, the name is too long, CAP_NET_ADMIN is missing, or the kernel refuses to create
@@ -100,7 +101,7 @@ pub struct TunQueue {
     coalescer: Coalescer,
     /// Number of writes that the kernel refused, since the start.
     pub write_errors: u64,
-    /// Number of packets lost in refused writes, since the owner last set this counter to zero. One write may have
+    /// Number of packets lost in refused writes, since the lane last set this counter to zero. One write may have
     /// several packets.
     pub lost: u64,
 }

@@ -6,8 +6,8 @@
 //!      └────────ready────────┘   a pause later, if many were built lately
 //! ```
 //! Lane 0 has at most one request outstanding. Changes that come before the builder is ready go into the next request.
-//! So a flood of changes causes few requests: it does not hold up the lanes, and takes a bounded share of the builder's
-//! time.
+//! So a flood of changes causes few requests. The flood does not delay the lanes, and the builder works only for a
+//! bounded share of the time.
 
 use super::{Command, Lane};
 use anyhow::{Context, Result};
@@ -23,8 +23,8 @@ use tombolo_proto::config::AgentConfig;
 /// effect at once.
 const MAX_BURST: u32 = 4;
 
-/// Least average time between the builds that follow a burst. With this value a flapping neighbour causes at most ten
-/// builds a second, and the limit delays a change by at most a tenth of a second.
+/// Shortest average time between the builds that follow a burst of [`MAX_BURST`] builds. With this value a flapping
+/// neighbour causes at most ten builds a second, and the limit delays a change by at most a tenth of a second.
 const BUILD_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Input of a table build.
@@ -34,7 +34,7 @@ pub struct BuildRequest {
     pub generation: u64,
     /// The configuration of that number.
     pub config: Arc<AgentConfig>,
-    /// Learned routes, and the agents that are down.
+    /// Learned routes, and the peers that are down.
     pub dynamic: RoutingState,
 }
 
@@ -114,7 +114,7 @@ impl<R> BuildQueue<R> {
     fn send(&mut self, request: impl FnOnce() -> Option<R>) {
         if self.pending && self.ready {
             self.pending = false;
-            // Sending fails only if the builder has ended, which happens only when the lanes end.
+            // Sending fails only if the builder has ended. The builder ends only when the lanes end.
             self.ready = request().is_none_or(|request| self.sender.send(request).is_err());
         }
     }

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio::task::AbortHandle;
 
 /// Wait between a change of the host's devices and addresses and the report of it. The start of a container makes half
-/// a dozen changes within tens of milliseconds, and one report then stands for all of them.
+/// a dozen changes within tens of milliseconds, and because of the wait one report is enough for all of them.
 const HOST_DEBOUNCE: std::time::Duration = std::time::Duration::from_millis(200);
 
 impl Netlink {
@@ -147,7 +147,7 @@ impl Drop for HostWatch {
 
 impl HostWatch {
     /// Waits for a change, and returns 200 ms after the first one. The caller does not learn what changed. Changes
-    /// between two calls are not lost. Once the socket has failed, never returns. Cancel safe.
+    /// between two calls are not lost. If the netlink socket has failed, the call never returns. Cancel safe.
     pub async fn changed(&mut self) {
         if !self.is_due {
             if self.changed.next().await.is_none() {

@@ -14,17 +14,18 @@ pub(super) const MAX_CONNECTED: usize = 8;
 /// Idle time after which a connected socket is closed, which frees its receive buffer.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Shortest idle time after which a connected socket may be closed for another path: if a lane has its most connected
-/// sockets, a heavily used path replaces the one that was idle longest. The time is ten times the 100 ms within which a
-/// lane notices that a socket was used.
+/// Shortest idle time after which a connected socket may be closed for another path: if a lane has [`MAX_CONNECTED`] of
+/// them, the socket that was idle longest is closed for a heavily used path. The time is ten times the 100 ms within
+/// which a lane notices that a socket was used.
 pub(super) const EVICTION_IDLE: Duration = Duration::from_secs(1);
 
-/// Interval at which the counts of paths restart at zero, so that slow, long-lived paths never reach the threshold. To
-/// reach the threshold of 16 batches in this time, a path must carry about three batches a second.
+/// Interval at which the counts of batches on each path restart at zero, so that slow, long-lived paths never reach the
+/// threshold for a connected socket. To reach the threshold of 16 batches in this time, a path must carry about three
+/// batches a second.
 const COUNTING_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Pause after a failed connect, or after a connected socket that broke. A cause that lasts, such as a missing route,
-/// then costs one attempt a minute. The shared socket carries the path meanwhile.
+/// Pause after a failed connect, or after a connected socket that broke. If the cause lasts, such as a missing route,
+/// the lane makes one attempt a minute. The shared socket carries the path meanwhile.
 const RETRY_BACKOFF: Duration = Duration::from_secs(60);
 
 /// A path with its connected socket.
