@@ -408,8 +408,7 @@ impl Agent {
         self.connected.swap(up, Ordering::Relaxed)
     }
 
-    /// Watches the status that [`publish`](Self::publish) sets. The first value is empty, until the first call of
-    /// `publish`.
+    /// Watches the status that [`publish`](Self::publish) sets. Until the first call of `publish` the value is empty.
     #[must_use]
     pub fn watch_status(&self) -> watch::Receiver<AgentStatus> {
         self.status.subscribe()

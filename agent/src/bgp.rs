@@ -25,10 +25,10 @@
 //!   [`message`], which decodes only AS paths and prefixes. A malformed message from a neighbour, or too many prefixes
 //!   of one family, ends the session of this neighbour and no other session.
 //!
-//! The agent decodes BGP with code of its own (D17), because no codec crate was suitable when they were tested in 2026.
-//! The crates netgauze-bgp-pkt 0.13 and zettabgp 0.6 decode all attributes. A test fed netgauze 2 million UPDATEs, each
-//! with noise in one optional attribute. BIRD forwards such an attribute unchanged. If the attribute's type was 25, 29
-//! or 40, netgauze refused nine in ten UPDATEs, or lost the AS path and with it loop detection. The crate routecore 0.7
+//! The agent decodes BGP with code of its own (D17), because tests in 2026 found no suitable codec crate. The crates
+//! netgauze-bgp-pkt 0.13 and zettabgp 0.6 decode all attributes. A test fed netgauze 2 million UPDATEs, each with noise
+//! in one optional attribute. BIRD forwards such an attribute unchanged. If the attribute's type was 25, 29 or 40,
+//! netgauze refused nine in ten UPDATEs, or lost the AS path and with it loop detection. The crate routecore 0.7
 //! decodes an attribute only when it is used, but adds a dozen crates. The agent's decoder has two hundred lines.
 
 mod bird_socket;

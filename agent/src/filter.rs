@@ -77,7 +77,8 @@ impl Filter {
             rules.push(format!("oifname \"{name}\" accept"));
         }
         for (prefix, interfaces) in &self.local {
-            // The kernel permits nearly every character in a name, and `nft` gives some of them a meaning.
+            // The kernel permits nearly every character in an interface's name, and `nft` gives some of them a meaning.
+            // So the script has no interface whose name could be misread.
             let plain = interfaces.iter().filter(|i| check_interface(i).is_ok());
             let names: Vec<_> = plain.map(|i| format!("\"{i}\"")).collect();
             if !names.is_empty() {

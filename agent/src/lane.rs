@@ -233,8 +233,8 @@ impl Lane {
     }
 
     /// Makes the lane start a session with `peer`. To be called when lane 0 has established its session with this peer.
-    /// The session should be up soon: a flow that begins before stays in lane 0, because the kernel puts a flow's
-    /// packets into the queue that carried the other direction.
+    /// A flow that begins before this lane's session is up stays in lane 0 until it ends, because the kernel puts a
+    /// flow's packets into the queue that carried the other direction.
     fn prepare_session(&self, peer: &AgentId) {
         // Sending fails only if this lane has ended. The agent then ends too, and reports the lane's reason.
         let _ = self.send_command(Command::PrepareSession(peer.clone()));

@@ -139,8 +139,8 @@ impl Lanes {
         self.routing_state.clone()
     }
 
-    /// Replaces the routes learned from all BGP neighbours, by neighbour. Returns at once; the lane rebuilds tables
-    /// later, if the routes have changed.
+    /// Replaces the routes learned from all BGP neighbours, by neighbour. Returns at once. If the routes have changed,
+    /// the tables of all lanes are built again later.
     ///
     /// # Errors
     /// Lane 0 has ended.
@@ -180,8 +180,8 @@ impl Lanes {
     }
 }
 
-/// Adds the report of another lane to that of lane 0. The state of a link that lane 0 reports is lane 0's; counters are
-/// sums over all lanes.
+/// Adds the report of another lane to that of lane 0. If lane 0 reports a link, the state of the link is that of lane
+/// 0. Counters are sums over all lanes.
 fn merge(all: &mut LaneReport, other: LaneReport) {
     for link in other.links {
         match all.links.binary_search_by(|l| l.peer.cmp(&link.peer)) {

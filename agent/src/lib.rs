@@ -1,4 +1,4 @@
-//! The agent: connects the engine to a TUN device, UDP sockets, a clock and its configuration.
+//! The agent: connects the engine, which does no I/O, to a TUN device, UDP sockets, a clock and the configuration.
 //!
 //! * [`run`]: starts and stops all parts. [`clean`]: removes what an agent leaves on the host.
 //! * [`agent`]: the configuration in force and its replacement. [`apply`]: the kernel's routes, rules and addresses for

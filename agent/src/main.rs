@@ -173,7 +173,7 @@ impl From<Settings> for JoinSettings {
 #[derive(Args)]
 struct BirdArguments {
     /// Directory for BIRD's configuration. A service manager starts 'tombolo-agent bird' when bird.conf appears there,
-    /// and stops it with the agent.
+    /// and stops it when the agent stops.
     #[arg(long, value_name = "DIR", requires_all = ["bird_run_dir", "bird_user"])]
     bird_config_dir: Option<PathBuf>,
     /// Directory of BIRD's control socket.

@@ -58,8 +58,8 @@ impl LastGoodStore {
         });
     }
 
-    /// Writes each configuration that is set, on a blocking thread. A failed write is logged and not repeated. Runs
-    /// until its task is cancelled.
+    /// Whenever a configuration is set, writes the latest one on a blocking thread. A failed write is logged and not
+    /// repeated. Runs until its task is cancelled.
     pub async fn run(&self) {
         let mut latest = self.latest.subscribe();
         while latest.changed().await.is_ok() {

@@ -26,9 +26,10 @@ use tokio::task::JoinHandle;
 const RELEASE_TEXT_DELAY: Duration = Duration::from_secs(2);
 
 /// Runs the agent until SIGTERM, SIGINT or SIGHUP, or until a lane ends. Starts with the last good configuration, and
-/// connects to the controller in the background. After a signal a gateway or a circuit edge drains first, which another
-/// SIGTERM or SIGINT cuts short. Holds the lock of the state directory meanwhile. BIRD is a child process of the agent,
-/// unless `bird` names a service.
+/// connects to the controller in the background. After a signal a gateway or a circuit edge first drains: it announces
+/// that it will stop, and forwards until its peers have switched to other paths. A second SIGTERM or SIGINT cuts the
+/// drain short. Holds the lock of the state directory meanwhile. BIRD is a child process of the agent, unless `bird`
+/// names a service.
 ///
 /// # Errors
 /// The directory has no identity or is in use, the settings are invalid, another agent has the device or a routing

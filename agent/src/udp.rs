@@ -39,9 +39,9 @@ const SEND_BUFFER: usize = 1 << 20;
 const CMSG_HEADER: usize = size_of::<usize>() + 2 * size_of::<libc::c_int>();
 const CMSG_LEN: usize = CMSG_HEADER + size_of::<usize>();
 
-/// After the kernel has refused GSO or a source address, the socket does without it for this time, and then tries it
-/// again. If the cause lasts, that costs one refused batch a minute; if the cause soon ends, it costs a minute without
-/// GSO.
+/// After the kernel has refused GSO or a source address, the socket sends without GSO or without that address for this
+/// time, and then tries it again. If the cause lasts, that costs one refused batch a minute; if the cause soon ends, it
+/// costs a minute without GSO.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Error numbers with which the kernel refuses the source address of a datagram.

@@ -117,8 +117,8 @@ pub(super) fn parse_sessions(reply: &[String]) -> BTreeMap<String, Session> {
     for line in reply {
         if !line.starts_with(' ') && !line.is_empty() {
             sessions.extend(current.take());
-            // The line with which BIRD begins the description of a session (the heading of the whole reply does not
-            // match): n_x BGP --- up 1795681816 Established
+            // The line with which BIRD begins the description of a session (the heading of the reply does not match):
+            // n_x        BGP        ---        up     1795681816    Established
             let words: Vec<&str> = line.split_ascii_whitespace().collect();
             if let [name, "BGP", _table, up_or_not, since, ..] = words[..] {
                 let state = match up_or_not {

@@ -42,8 +42,8 @@ impl ExportHold {
             let is_up = session.state == BgpPeerState::Connected;
             let before = self.sessions.get(name).copied();
             let export = match before {
-                // The first session since BIRD started is not held back. Perhaps only this agent has restarted, and the
-                // other agents still know the neighbour's routes.
+                // The first session since BIRD started is not held back. If only this agent has restarted, the other
+                // agents still know the neighbour's routes.
                 None if is_up => Export::Enabled,
                 None => continue,
                 Some(Export::Enabled) if is_up || session.restarting => Export::Enabled,

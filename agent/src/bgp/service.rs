@@ -8,7 +8,7 @@
 //!
 //! Over the connection to `start.sock` the agent learns of each start, log line and end of BIRD, and tells BIRD whether
 //! to restart gracefully. So the agent needs no rights over BIRD's process. The service manager runs as root. In this
-//! design it opens no file that the agent or BIRD could replace by a link.
+//! design the service manager opens no file that the agent or BIRD could replace by a link to another file.
 
 use super::home::{CONFIG, CONTROL_SOCKET, Home, PID_FILE, START_SOCKET};
 use super::process::{Event, MAX_LINE, MAX_WAITING_LINES, Process, printable};

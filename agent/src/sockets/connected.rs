@@ -34,8 +34,8 @@ pub(super) struct ConnectedSocket {
     udp: Udp,
     /// When the socket last carried a datagram, as far as the calls of [`ConnectedSockets::maintain`] have noticed it.
     last_used: Instant,
-    /// Whether sending failed with an error other than a full buffer. The next call of [`ConnectedSockets::maintain`]
-    /// closes the socket.
+    /// Whether sending failed with an error other than a full send buffer (EAGAIN) or ECONNREFUSED. The next call of
+    /// [`ConnectedSockets::maintain`] closes the socket.
     broken: bool,
 }
 

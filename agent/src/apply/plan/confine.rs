@@ -1,5 +1,5 @@
 //! Keeps packets with overlay addresses off the host's other networks (D22). The module computes the routes, the rules
-//! and the packet filter for that, as data; it is pure.
+//! and the packet filter that do this. It is pure: it makes no system calls.
 //!
 //! ```text
 //! own table       an unreachable fallback for each prefix that leads into the device

@@ -146,8 +146,8 @@ fn served_subnets_concern_forwarded_packets_alone() {
     );
 }
 
-/// D22: packets that an appliance's kernel forwards go back into the device. If the host is an Internet exit, packets
-/// to public destinations leave by the host's own routes instead.
+/// D22: packets that an appliance's kernel forwards go back into the TUN device. If the host is an Internet exit,
+/// packets to public destinations leave by the host's own routes instead.
 #[test]
 fn an_appliance_forwards_into_the_device_alone_unless_it_is_an_exit() {
     let forwarded = |plan: &KernelPlan| -> Vec<_> {
