@@ -25,8 +25,9 @@ pub struct Limits {
     pub per_agent: usize,
     /// Maximum number of bytes of request bodies in memory, of all unauthenticated connections together.
     pub body_bytes: usize,
-    /// Rate at which one address may begin key exchanges. Addresses of this host have no limit. A ClientHello costs its
-    /// sender almost nothing, and computing the response takes a fraction of a millisecond.
+    /// Rate at which one address may begin key exchanges. Addresses of this host have no limit. Without this limit, one
+    /// address could keep all cores busy: a ClientHello costs its sender almost nothing, and computing the response
+    /// takes a fraction of a millisecond.
     pub key_exchanges: Rate,
     /// Rate that an address gets in addition to `key_exchanges`, for each agent that is known at it.
     pub key_exchanges_per_agent: Rate,
@@ -94,7 +95,8 @@ impl Limits {
                 silent: share(1024, 6),
                 handshake: share(1024, 4),
                 strangers: share(128, 2),
-                // After a restart, the handshakes of all agents may take some seconds of computing time.
+                // After a restart of the controller, the handshakes of all agents may take some seconds of computing
+                // time, so connections from addresses of agents get more time than others.
                 handshake_timeout: Duration::from_secs(10),
             },
             bearers: total / 4,
@@ -105,8 +107,8 @@ impl Limits {
                 burst: 128,
                 per_second: 32,
             },
-            // After a restart, all agents behind a NAT gateway reconnect at once, and those whose first connection
-            // failed try again.
+            // After a restart of the controller, all agents behind a NAT gateway reconnect at once, and those whose
+            // first connection failed try again. So each agent needs several key exchanges.
             key_exchanges_per_agent: Rate {
                 burst: 4,
                 per_second: 1,
