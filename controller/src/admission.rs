@@ -360,8 +360,8 @@ impl Admission {
         expired
     }
 
-    /// When [`Self::expire`] must be called next. `None`: no connection has a deadline. Every other method that changes
-    /// this value may set an earlier deadline.
+    /// When [`Self::expire`] must be called next. `None`: no connection has a deadline. Every other method that takes
+    /// `&mut self` may set an earlier deadline.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(at, _)| *at)

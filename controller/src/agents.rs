@@ -286,7 +286,8 @@ impl Agents {
                 let applied = if same {
                     compiled.revision
                 } else {
-                    // After the restore of an older backup, agents may report revisions that do not exist yet.
+                    // The agent does not run the newest configuration, so the result is less than the newest revision.
+                    // The agent may have reported a larger one, because an older backup was restored.
                     reported.min(Revision(compiled.revision.0.saturating_sub(1)))
                 };
                 let rejected = entry

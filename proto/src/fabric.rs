@@ -2,7 +2,8 @@
 //! agents and join tokens. Controller, client, command line and agents share these types.
 //!
 //! Requests refuse unknown fields (D3). Clients ignore unknown fields in responses, so that a client can read the
-//! responses of a newer controller. The only exception is [`Binding`], which refuses unknown fields in responses too.
+//! responses of a newer controller. Some types that occur in responses refuse unknown fields nevertheless, such as
+//! [`Binding`].
 
 mod agent;
 mod device;

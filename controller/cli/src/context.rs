@@ -234,7 +234,7 @@ impl Context {
     }
 
     /// Runs `work` and returns its result. If the work takes longer than [`SPINNER_DELAY`], shows a spinner with
-    /// `text`. Shows none if the output is no terminal or the format is JSON.
+    /// `text`. Shows no spinner if standard error is not a terminal or the output format is JSON.
     pub(crate) async fn progress<T>(&self, text: &str, work: impl Future<Output = T>) -> T {
         tokio::pin!(work);
         tokio::select! {

@@ -12,8 +12,8 @@ pub(super) const RESERVED_DESCRIPTORS: usize = 256;
 /// The limits of one port: for its connections, and for the memory and computing time that they may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Maximum number of admitted connections. In addition, up to `MAX_CLOSING` evicted connections may not be closed
-    /// yet.
+    /// Maximum number of admitted connections. In addition, the sockets of up to `MAX_CLOSING` evicted connections may
+    /// still be open.
     pub total: usize,
     /// Limits for unauthenticated connections from addresses at which no agent is known.
     pub open: Unauthenticated,
@@ -75,9 +75,9 @@ impl Limits {
     pub fn for_descriptors(descriptors: usize) -> Self {
         let total = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(64);
         // The totals below add up to 28 units. A unit is 256 connections, or fewer if the process may open few
-        // descriptors. An idle connection takes some 60 KiB after the handshake and some 10 KiB before it, so all
-        // together take 150 MiB. An address in the reserved pools may be a NAT gateway with several hundred agents,
-        // which all reconnect when the controller restarts.
+        // descriptors. An idle connection takes some 60 KiB after the handshake and some 10 KiB before it, so the
+        // connections of all 28 units together take some 150 MiB. An address in the reserved pools may be a NAT gateway
+        // with several hundred agents, which all reconnect when the controller restarts.
         let unit = (total / 2 / 28).clamp(1, 256);
         let share = |per_holder: usize, total: usize| Share {
             per_holder: (per_holder * unit / 256).max(1),

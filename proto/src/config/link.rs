@@ -60,7 +60,8 @@ pub struct Link {
     pub third_party: bool,
     /// `dpdTimeoutSeconds` of the connection with a third-party device, 9 to 3600 seconds: if the device sends nothing
     /// for this time after a packet to it, the link is down. `None`: the link is down after 6 seconds if packets to the
-    /// device stay unanswered, and after 15 seconds of silence if the link is idle.
+    /// device stay unanswered, and after 15 seconds of silence if the link is idle (20 seconds if `endpoint` is
+    /// `None`).
     #[serde(rename = "deadAfter", default, skip_serializing_if = "Option::is_none")]
     pub dpd_timeout: Option<u16>,
 }

@@ -43,7 +43,8 @@ impl Protocol {
     }
 }
 
-/// A request for a live ping or traceroute. For ranges see [`ProbeRequest`](crate::probe::ProbeRequest).
+/// A request for a live ping or traceroute. Its numbers have the same ranges as those of
+/// [`ProbeRequest`](crate::probe::ProbeRequest).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Probe {

@@ -165,7 +165,7 @@ impl Plan {
         Ok(Self { steps })
     }
 
-    /// Whether no step changes anything: the controller's resources are those of the manifest.
+    /// Whether no step changes anything, because the controller's resources match the manifest already.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.changes().next().is_none()
