@@ -111,7 +111,7 @@ pub fn lock(data_dir: &Path) -> anyhow::Result<File> {
     }
 }
 
-/// Removes the copies of backups that a process did not finish before it ended.
+/// Removes the unfinished copies of the store that an earlier process left when it ended during a backup.
 fn remove_unfinished_backups(data_dir: &Path) {
     for entry in std::fs::read_dir(data_dir).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(BACKUP_PREFIX) {

@@ -106,7 +106,8 @@ impl Row {
         self.writable && !matches!(self.kind, Kind::ResourceGroup)
     }
 
-    /// Marks a kind that can only be read, because it is a view of other resources.
+    /// Marks a kind that can only be read: either it is a view of other resources, or the controller has no resources
+    /// of it.
     const fn read_only(self) -> Self {
         Self {
             writable: false,

@@ -190,8 +190,8 @@ pub enum SpaceKind {
         /// [`Link::foreign`].
         allow_forwarded: bool,
     },
-    /// A spoke that uses this gateway (`useRemoteGateways`, P21), so that the gateway delivers into it. Only gateways
-    /// have such spaces.
+    /// A spoke that uses this gateway (`useRemoteGateways`, P21), so that the gateway delivers packets into the spoke.
+    /// Only gateways have such spaces.
     GatewayClient {},
 }
 

@@ -11,7 +11,7 @@ fn agent(n: u32) -> AgentId {
     AgentId::new(format!("agent-{n}")).unwrap()
 }
 
-/// The limits of a small port, which few connections reach.
+/// Small limits, which a test reaches with few connections.
 fn small() -> Limits {
     let part = |timeout| Unauthenticated {
         silent: Share {
