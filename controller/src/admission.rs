@@ -8,20 +8,23 @@
 //! ```
 //!
 //! In this module, a stranger is a client that has completed the TLS handshake and has shown neither an agent's
-//! certificate nor, within the last minute, a token. A new connection is almost never refused; it displaces an older
-//! one instead. Each unauthenticated stage is a pool with a limit for each address and a limit for all addresses
-//! together. A connection whose address is at its limit displaces the oldest connection of this address. If all
-//! addresses together are at their limit, it displaces the oldest connection of the address that has the most
-//! connections. An honest client passes each stage within a few round trips.
+//! certificate nor, within the last minute, a token. A new connection is almost never refused: if a limit is reached,
+//! it displaces an older connection. Each unauthenticated stage is a pool with a limit for each address and a limit for
+//! all addresses together. A connection whose address is at its limit displaces the oldest connection of this address.
+//! If all addresses together are at their limit, it displaces the oldest connection of the address that has the most
+//! connections. An honest client passes each stage within a few round trips, so its connection is seldom the oldest
+//! one.
 //!
 //! A flood of connections in one stage displaces connections in no other stage while the port is not full, and most of
 //! the displaced connections belong to the flood. Idle TCP connections do not displace connections in the handshake.
 //! Handshakes, which cost the attacker computing time, do not displace connections that send requests.
 //!
-//! Connections from addresses of known agents have separate pools, so strangers at other addresses cannot displace
-//! agents that reconnect. All connections that have shown a token share one pool, and each agent has its own limit. A
-//! new connection displaces a connection of the same pool. If the whole port is full, it also displaces an
-//! unauthenticated connection of any pool.
+//! Unauthenticated connections from addresses of known agents have separate pools. So while the port is not full,
+//! clients at other addresses cannot displace the connections of agents that reconnect. All connections that have shown
+//! a token share one pool, and the number of connections of each agent is limited. If a pool is full, or the pool's
+//! limit for one address or agent is reached, a new connection displaces an older connection of the same pool. If the
+//! whole port is full, a new connection displaces an unauthenticated connection; connections from addresses of known
+//! agents are displaced last.
 
 mod address;
 mod known;
@@ -144,8 +147,7 @@ impl Admission {
         self.counts.accepted += 1;
         let address = Address::from(ip);
         let rate = self.key_exchange_rate(address);
-        // The rate limit would refuse the key exchange of this connection, so no other resource is spent on the
-        // connection.
+        // The rate limit would refuse the key exchange of this connection later, so the connection is refused now.
         if rate.is_some_and(|rate| self.key_exchanges.wait(&address, rate, now) > MAX_KEY_EXCHANGE_WAIT) {
             self.counts.closed[Stage::Silent.index()][CloseReason::Rate.index()] += 1;
             return Admitted {
@@ -210,9 +212,9 @@ impl Admission {
     }
 
     /// The TLS handshake of a connection is complete, with the certificate of `agent` or without one. The caller has
-    /// verified the certificate, and that the agent is not revoked. The address of the connection is noted as an
-    /// address of the agent. Returns the connection that this one displaces in its new stage, for the caller to close.
-    /// `None`: this connection displaces none, or it was evicted before.
+    /// verified the certificate, and that the agent is not revoked. If there is a certificate, the address of the
+    /// connection is noted as an address of the agent. Returns the connection that this one displaces in its new stage,
+    /// for the caller to close. `None`: this connection displaces none, or it was evicted before.
     pub fn handshake_completed(&mut self, id: Id, agent: Option<&AgentId>, now: Instant) -> Option<Id> {
         let address = self.connections.get(&id)?.place.address;
         let evicted = match agent {
@@ -226,9 +228,9 @@ impl Admission {
         evicted
     }
 
-    /// A request has begun, and [`Self::request_ended`] must be called once for it. A bearer that has shown no token
-    /// for [`IDLE_TIMEOUT`] becomes a stranger again. Returns the connection that it then displaces, for the caller to
-    /// close.
+    /// A request has begun, and [`Self::request_ended`] must be called once for it. A connection of the stage
+    /// [`Stage::Bearer`] that has shown no token for [`IDLE_TIMEOUT`] returns to [`Stage::Stranger`]. Returns the
+    /// connection that it then displaces, for the caller to close.
     pub fn request_started(&mut self, id: Id, now: Instant) -> Option<Id> {
         let entry = self.connections.get_mut(&id)?;
         entry.requests += 1;
@@ -245,9 +247,9 @@ impl Admission {
         evicted
     }
 
-    /// A request of the connection carries a valid token. The caller calls this once for each such request. A stranger
-    /// becomes a bearer. If there are too many bearers, returns the one whose last valid token came the longest time
-    /// ago, for the caller to close.
+    /// A request of the connection carries a valid token. The caller calls this once for each such request. A
+    /// connection of a stranger enters [`Stage::Bearer`]. If there are then too many connections in that stage, returns
+    /// the one whose last valid token came the longest time ago, for the caller to close.
     pub fn authorized(&mut self, id: Id, now: Instant) -> Option<Id> {
         let entry = self.connections.get_mut(&id)?;
         entry.authorized += 1;
@@ -287,8 +289,8 @@ impl Admission {
 
     /// Further `bytes` of a stranger's request body are in memory. The caller does not report the bodies of requests
     /// with a token. While the bodies of all strangers together exceed the limit, finds the address whose connections
-    /// hold the most bytes, and evicts that connection of it which holds the most. Returns the evicted connections, for
-    /// the caller to close; `id` may be one of them.
+    /// hold the most bytes, and evicts the connection of this address that holds the most. Returns the evicted
+    /// connections, for the caller to close; `id` may be one of them.
     pub fn body_received(&mut self, id: Id, bytes: usize) -> Vec<Id> {
         let Some(entry) = self.connections.get_mut(&id) else {
             return Vec::new();
@@ -358,8 +360,8 @@ impl Admission {
         expired
     }
 
-    /// When [`Self::expire`] must be called next. `None`: no connection has a deadline. Every other method that changes
-    /// this value may set an earlier deadline.
+    /// When [`Self::expire`] must be called next. `None`: no connection has a deadline. Every other method that takes
+    /// `&mut self` may set an earlier deadline.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(at, _)| *at)

@@ -19,8 +19,8 @@ use tombolo_proto::probe::{ProbeKind, ProbeReport, ProbeRequest};
 use tombolo_proto::status::AgentStatus;
 use tombolo_topology::topology::AgentStatuses;
 
-/// Longest time to put the request for a probe into a control stream's queue. The queue stays full for so long only if
-/// the agent does not read.
+/// Longest time to put the request for a probe into a control stream's queue. Only an agent that does not read keeps
+/// the queue full for so long.
 const PROBE_SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time that a probe's request and report may need on the control stream, in addition to the time that the probes
@@ -278,15 +278,16 @@ impl Agents {
                     .unwrap_or_default();
                 let entry = entries.get(&agent.id);
                 let digest = entry.map(|e| e.digest.clone()).unwrap_or_default();
-                // While a configuration is in flight, the agent may switch to it at any moment. So the digest that the
-                // agent reported before says nothing until the agent has answered.
+                // While a configuration is in flight, the agent may switch to it at any moment. So until the agent has
+                // answered, the digest that it reported before proves nothing.
                 let idle = entry.is_none_or(|e| e.in_flight.is_none());
                 let same = idle && !digest.is_empty() && digest == desired_digest;
                 let reported = entry.map(|e| e.applied).unwrap_or_default();
                 let applied = if same {
                     compiled.revision
                 } else {
-                    // After the restore of an older backup, agents may report revisions that do not exist yet.
+                    // The agent does not run the newest configuration, so the result is less than the newest revision.
+                    // The agent may have reported a larger one, because an older backup was restored.
                     reported.min(Revision(compiled.revision.0.saturating_sub(1)))
                 };
                 let rejected = entry

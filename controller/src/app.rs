@@ -46,8 +46,8 @@ impl App {
     /// Opens the data directory, or creates it with a new certificate authority, and starts the writer, the compiler
     /// and the convergence metric. Locks the directory until the process ends, removes unfinished backups, and writes
     /// the authority's certificate to [`AUTHORITY_FILE`]. Blocks while it reads the store.
-    /// `agent_certificate_lifetime`: how long the certificates are valid that agents get from now on. `limits`: the
-    /// limits of the port.
+    /// `agent_certificate_lifetime`: the lifetime of the certificates that are issued to agents from now on. `limits`:
+    /// the limits of the port.
     ///
     /// # Errors
     /// The directory is in use by another controller, its store cannot be read, or the file system fails.
@@ -111,7 +111,7 @@ pub fn lock(data_dir: &Path) -> anyhow::Result<File> {
     }
 }
 
-/// Removes the copies of backups that a process did not finish before it ended.
+/// Removes the unfinished copies of the store that an earlier process left when it ended during a backup.
 fn remove_unfinished_backups(data_dir: &Path) {
     for entry in std::fs::read_dir(data_dir).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(BACKUP_PREFIX) {

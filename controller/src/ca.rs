@@ -14,8 +14,8 @@ use time::{Duration, OffsetDateTime};
 use tombolo_proto::id::AgentId;
 use x509_parser::prelude::FromDer;
 
-/// A DNS name that every server certificate carries. Agents verify this name, so they can connect to the controller at
-/// any address.
+/// A DNS name that every server certificate carries. Agents check that the certificate has this name, and not the
+/// address at which they connect, so the controller may have any address.
 pub const CONTROLLER_NAME: &str = "tombolo-controller";
 
 /// Lifetime of the authority's certificate, in days. It is 10 years, because operators must copy each new certificate
@@ -26,8 +26,8 @@ const AUTHORITY_LIFETIME_DAYS: i64 = 3650;
 /// [`Authority::server_renewal`]).
 const SERVER_LIFETIME_DAYS: i64 = 90;
 
-/// The time by which the start of a certificate's validity lies before its issue, because the clocks of agents may be
-/// slow.
+/// A certificate is valid from this time before its issue on, because the clocks of agents may be slow. For a
+/// short-lived certificate the time is shorter (see `lifetime`).
 const CLOCK_SKEW: Duration = Duration::minutes(10);
 
 /// A certificate authority with its private key.
@@ -71,8 +71,8 @@ impl Authority {
         Ok(serde_json::to_vec(&Document { certificate, key })?)
     }
 
-    /// Reads the authority's document. `agent_lifetime`: how long the agents' certificates are valid that
-    /// [`Self::sign`] will issue. Whether the authority's certificate has expired is not checked.
+    /// Reads the authority's document. `agent_lifetime`: the lifetime of the certificates that [`Self::sign`] issues to
+    /// agents. Whether the authority's certificate has expired is not checked.
     ///
     /// # Errors
     /// The document is malformed, its key does not match its certificate, or the lifetime is out of range.

@@ -58,9 +58,9 @@ impl Connections {
         self.lock().admission.add_agent_address(agent, ip.into());
     }
 
-    /// Admits a connection that was accepted, or refuses it by dropping `spawn`, which owns the socket. `spawn` starts
-    /// the task that then owns the socket and the [`Connection`]. The task is aborted when the connection is evicted.
-    /// `spawn` is called while the state is locked, so it must not call methods of this value.
+    /// Admits a connection that `accept(2)` has returned, or refuses it by dropping `spawn`, which owns the socket.
+    /// `spawn` starts the task that then owns the socket and the [`Connection`]. The task is aborted when the
+    /// connection is evicted. `spawn` is called while the state is locked, so it must not call methods of this value.
     pub fn admit(self: &Arc<Self>, ip: IpAddr, spawn: impl FnOnce(Connection) -> AbortHandle) {
         self.with(|state, now| {
             let admitted = state.admission.accept(ip, now);
@@ -171,7 +171,8 @@ impl State {
 pub struct Connection {
     connections: Arc<Connections>,
     id: Id,
-    /// An agent was known at the connection's address when it was accepted, or the connection comes from this host.
+    /// Whether an agent was known at the connection's address when the connection was accepted, or the connection comes
+    /// from this host.
     pub reserved: bool,
 }
 

@@ -18,9 +18,9 @@ use tokio::sync::watch;
 use tombolo_proto::exposition::{Kind, Text};
 
 /// Longest time that the measurement waits for one revision. If the revision is not in force on every connected agent
-/// by then, this time is observed, so that an agent that is connected and does not apply it does not stop the
-/// measurement. The time is twice the largest bound of the histogram, so such a revision counts only in the bucket
-/// `+Inf`.
+/// by then, the time that has passed is observed, so that a connected agent that never applies the revision does not
+/// stop the measurement. The time is twice the largest bound of the histogram, so such a revision counts only in the
+/// bucket `+Inf`.
 const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The counters and histograms that events update. The values of all other metrics are read when Prometheus scrapes

@@ -83,8 +83,8 @@ impl std::fmt::Debug for Request {
 }
 
 impl Writer {
-    /// Blocks while it reads the store, and then starts the writer's thread. The thread ends with [`Writer::stop`],
-    /// when the last [`Writer`] is dropped, or when another process writes to the store.
+    /// Blocks while it reads the store, and then starts the writer's thread. The thread ends when [`Writer::stop`] is
+    /// called, when the last [`Writer`] is dropped, or when it finds that another process has written to the store.
     ///
     /// Also returns, by key, the documents under [`OWN_PREFIX`], which do not belong to the topology.
     ///
@@ -148,7 +148,7 @@ impl Writer {
     }
 
     /// Writes a consistent copy of the store to a new file with mode 0600. Changes that are requested later are not in
-    /// it.
+    /// the copy, and neither are changes that have not been confirmed yet.
     ///
     /// # Errors
     /// [`StoreError::Failed`]: the file exists or cannot be written, or the writer has stopped.
@@ -296,8 +296,8 @@ impl Worker {
         if transactions.is_empty() {
             return Ok(());
         }
-        // No comparison fails as long as only this process writes to the store. A conflict means that another process
-        // has written, so the rules were checked against an outdated state.
+        // The preconditions (`compare`) always hold as long as only this process writes to the store. A conflict means
+        // that another process has written, so the rules were checked against an outdated state.
         self.store
             .commit(transactions)?
             .into_iter()

@@ -139,8 +139,8 @@ impl fmt::Display for ApiError {
 }
 
 impl ApiError {
-    /// Parses the body of an error response. If the body has another format, the message is its first 200 characters,
-    /// and the code is `Http` and the status.
+    /// Parses the body of an error response. If the body has another format, the message is the first 200 characters of
+    /// the body, and the code is `Http` followed by the status, e.g. `Http502`.
     pub(crate) fn read(status: u16, what: &str, body: &[u8]) -> Self {
         #[derive(Deserialize)]
         struct Outer {

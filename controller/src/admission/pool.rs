@@ -27,8 +27,8 @@ pub(super) struct Pool<K> {
     share: Share,
     /// The connections of each holder by their order of arrival in this pool.
     holders: HashMap<K, BTreeMap<u64, Id>>,
-    /// The holders by their number of connections. Among holders with equally many, the holder of the oldest connection
-    /// comes last.
+    /// The holders by their number of connections. Among holders with the same number, the holder of the oldest
+    /// connection comes last.
     by_size: BTreeSet<(usize, Reverse<u64>, K)>,
     len: usize,
 }

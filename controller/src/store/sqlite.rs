@@ -208,8 +208,8 @@ impl Store for SqliteStore {
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
         let revision = revision.0.min(Self::meta(&outer, "revision")?);
-        // Deletes superseded rows, and also rows that record deletions: when all older rows of a deleted key are gone,
-        // a key without rows does not exist either.
+        // Deletes superseded rows, and also rows that record the deletion of a key. The older rows of such a key are
+        // deleted too, so the key then has no row, which also means that it does not exist.
         outer.execute(
             "DELETE FROM log WHERE revision <= ?1 AND (value IS NULL OR EXISTS
                 (SELECT 1 FROM log newer WHERE newer.key = log.key AND newer.revision > log.revision

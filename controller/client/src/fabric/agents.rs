@@ -34,8 +34,8 @@ impl Client {
         self.typed(response).await
     }
 
-    /// Revokes an agent: the controller and all other agents refuse it at once. No other agent can have its name or
-    /// binding until it is deleted.
+    /// Revokes an agent: the controller and all other agents refuse it at once. Until the revoked agent is deleted, no
+    /// other agent can have its name or binding.
     ///
     /// # Errors
     /// Any [`Error`]: the controller cannot be reached, or refuses the request.

@@ -31,8 +31,8 @@ impl Client {
         self.json(response).await
     }
 
-    /// Pings or traces: the agent of the source sends real packets. Returns when the agent has reported the result of
-    /// all of them.
+    /// Pings or traces: the agent of the source sends real packets. Returns when the agent has reported the results of
+    /// all packets.
     ///
     /// # Errors
     /// Any [`Error`]. It is an [`Error::Api`] if the source or the destination is unknown, or the source's agent is not

@@ -18,7 +18,8 @@ pub enum ApplyError {
     /// The controller's state could not be read, so nothing was changed.
     #[error(transparent)]
     Read(#[from] Error),
-    /// A step failed. The steps before it are done. If the same manifest is applied again, it continues with this step.
+    /// A step failed. The steps before it are done. If the same manifest is applied again, the new plan contains this
+    /// step and those after it.
     #[error("{kind} {name}: {source}")]
     Step {
         /// Kind of the resource.

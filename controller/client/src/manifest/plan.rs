@@ -82,7 +82,7 @@ impl Server {
     /// meanwhile, the result may contain only a part of that client's changes.
     ///
     /// # Errors
-    /// Any [`Error`]: the first request that fails ends the reading.
+    /// Any [`Error`] of the first request that fails. No further request is sent then.
     pub async fn read(client: &Client, desired: &[DesiredResource]) -> Result<Self, Error> {
         let mut server = Self::default();
         let groups: BTreeSet<&Group> = desired.iter().map(|e| &e.group).collect();
@@ -165,7 +165,7 @@ impl Plan {
         Ok(Self { steps })
     }
 
-    /// Whether no step changes anything: the controller's resources are those of the manifest.
+    /// Whether no step changes anything, because the controller's resources match the manifest already.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.changes().next().is_none()
@@ -221,9 +221,9 @@ fn create(e: &DesiredResource) -> Step {
     }
 }
 
-/// Returns the step for an existing resource, and the steps that delete those of its subnets that can be deleted only
-/// after other steps. `deleted` has the paths, in lower case, of the resources that pruning deletes; `None` without
-/// pruning.
+/// Returns the step for an existing resource. Also returns the steps that delete those subnets of the resource that are
+/// still in use at the time of this step. `deleted` has the paths, in lower case, of the resources that pruning
+/// deletes; `None` without pruning.
 fn update(
     e: &DesiredResource,
     current: &Value,
@@ -278,8 +278,8 @@ fn update(
 }
 
 /// Adds to the desired body the subnets and routes that the manifest does not contain and that the PUT must keep.
-/// Returns their names in lower case, and the steps that delete those of these subnets that can be deleted only after
-/// other steps.
+/// Returns their names in lower case. Also returns the steps that delete those of these subnets that are still in use
+/// at the time of the PUT.
 fn keep_children(
     e: &DesiredResource,
     current: &Value,
@@ -298,8 +298,9 @@ fn keep_children(
             if counterpart(want, extra).is_some() {
                 continue;
             }
-            // A NIC moves to a new subnet only after an update of the VNet has added the new subnet. So that update
-            // keeps the old subnet, which is deleted at the end.
+            // A NIC can move to a new subnet only after an update of the VNet has added the new subnet. At that time
+            // the NIC is still in the old subnet, so the update keeps the old subnet, and the last steps of the plan
+            // delete it.
             let busy = list == "subnets" && deleted.is_some_and(|deleted| in_use(extra, deleted));
             if deleted.is_none() || busy {
                 kept.insert(name(extra).unwrap_or_default().to_ascii_lowercase());
@@ -423,8 +424,8 @@ fn normalize_prefixes(subnet: &mut Value) {
 /// JSON pointers to the secrets of bodies.
 const SECRETS: [&str; 2] = ["/properties/sharedKey", "/properties/peerings/0/properties/sharedKey"];
 
-/// Returns the body for display, without nulls and with secrets masked. The mask of a secret says whether the secret
-/// differs from that in `current`.
+/// Returns the body for display, without nulls and with secrets masked. The mask says whether the secret differs from
+/// the secret in `current`.
 fn shown(body: &Value, current: Option<&Value>) -> Value {
     let mut out = tidy(body);
     for secret in SECRETS {
