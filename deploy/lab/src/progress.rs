@@ -41,8 +41,8 @@ impl Progress {
         Self::default()
     }
 
-    /// Returns an output to standard error: a spinner if that is a terminal, otherwise plain lines, which a thread
-    /// prints until the last clone is dropped.
+    /// Returns an output to standard error: a spinner if standard error is a terminal, otherwise plain lines. A thread
+    /// prints these lines until the last clone of the output is dropped.
     #[must_use]
     pub fn stderr() -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {

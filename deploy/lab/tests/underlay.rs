@@ -28,7 +28,7 @@ resources: {}
 }
 
 async fn answers(lab: &Lab, from: &str, to: &str) -> bool {
-    // One reply to three echo requests suffices, because a busy machine may send the others too late.
+    // One reply to three echo requests suffices, because a busy machine may send the other replies too late.
     let argv = ["ping", "-n", "-c", "3", "-i", "0.2", "-W", "1.5", to];
     lab.exec(from, &argv, Duration::from_secs(10)).await.unwrap().code == 0
 }

@@ -64,8 +64,8 @@ impl Row {
     }
 }
 
-/// The prefixes that a customer edge must learn by BGP from one neighbour; if it learns others, the check fails (E16).
-/// This detects routes that no ping uses.
+/// The prefixes that a customer edge must learn by BGP from one neighbour. If the edge learns fewer or others, the
+/// check fails (E16). So the check also detects routes that no ping uses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Learned {
@@ -84,7 +84,7 @@ pub struct Learned {
 }
 
 impl Learned {
-    /// Whether both expectations are about the same neighbour of the same customer edge. Names are compared exactly.
+    /// Whether both expectations concern the same neighbour of the same customer edge. Names are compared exactly.
     #[must_use]
     pub fn same_neighbour(&self, other: &Self) -> bool {
         let key = |l: &Self| (l.site.clone(), l.router.clone(), l.line.clone(), l.tunnel.clone());
