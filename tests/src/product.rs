@@ -17,7 +17,8 @@ use uuid::Uuid;
 /// The ASN of every site: a private one (RFC 6996) that is not a gateway's default.
 pub const SITE_ASN: u32 = 65_021;
 
-/// 100.96.0.0: the first address of the 4,001 unused prefixes. No VNet of the universe overlaps them.
+/// 100.96.0.0: the first address of the 4,001 unused prefixes that a site announces to exceed the limit of G23. No VNet
+/// of the universe overlaps them.
 const FILLER: [u8; 4] = [100, 96, 0, 0];
 
 /// The product's topology, and the state that the topology does not have but operations need: announcements of sites,

@@ -172,7 +172,8 @@ fn the_demo_is_as_announced() -> Result<()> {
     demo.nothing_left()
 }
 
-/// After Ctrl-C during the demo, and a second Ctrl-C during its clean-up, nothing of the lab is left.
+/// After SIGINT (Ctrl-C) or SIGTERM during the demo, and the same signal again during its clean-up, nothing of the lab
+/// is left.
 #[test]
 fn an_interrupted_demo_leaves_nothing() -> Result<()> {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
@@ -199,7 +200,8 @@ fn an_interrupted_demo_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
-/// A search path whose program `ip` first runs a shell command.
+/// Returns a value for `PATH` with which `ip` is a script: it runs the shell command `first`, and then the real `ip`.
+/// Also returns the folder of the script, which must exist while the value is used.
 fn ip_that(first: &str) -> Result<(tempfile::TempDir, String)> {
     let dir = tempfile::tempdir()?;
     let real = Command::new("sh").args(["-c", "command -v ip"]).output()?;
@@ -228,7 +230,7 @@ fn an_interrupt_that_fails_a_helper_is_an_interrupt() -> Result<()> {
     lab.nothing_left()
 }
 
-/// If the demo cannot remove everything, it reports what is left, and does not claim that everything is removed.
+/// If the demo cannot remove a part of the lab, it reports this, and does not claim that everything was removed.
 #[test]
 fn an_interrupted_lab_that_cannot_be_removed_says_so() -> Result<()> {
     // With this `ip` program the lab can be created, but the lab's namespaces cannot be deleted.
