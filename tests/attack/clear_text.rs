@@ -263,8 +263,9 @@ async fn a_vm_and_its_containers_send_nothing_in_clear_text() -> Result<()> {
     w.down()
 }
 
-/// D22: an appliance's kernel forwards packets of a spoke to a deleted peering, to an unknown prefix and to the Internet. Only
-/// translated packets to public destinations leave the host, and only with `internet_exit`.
+/// D22: an appliance's kernel forwards packets of a spoke to a deleted peering, to an unknown prefix and to the
+/// Internet. Only packets to public destinations whose source was translated leave the host in clear text, and only
+/// with the setting `internet_exit`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_appliance_forwards_nothing_in_clear_text() -> Result<()> {
     let w = World::up("clear-fw").await?;

@@ -56,7 +56,7 @@ impl Product {
     /// Applies one change to the topology. GUIDs come from a counter, so a run is repeatable.
     ///
     /// # Errors
-    /// The product refuses the change; the topology is then as before.
+    /// The product refuses the change; the topology is then unchanged.
     pub fn change(&mut self, change: &Change) -> Result<(), Rejection> {
         let number = &mut self.fresh;
         let mut fresh = || {
@@ -70,7 +70,7 @@ impl Product {
     /// Performs an operation completely or not at all. An operation may need several changes.
     ///
     /// # Errors
-    /// The product refuses one of the changes; the whole value is then as before.
+    /// The product refuses one of the changes; this [`Product`] is then unchanged.
     pub fn perform(&mut self, operation: &Operation) -> Result<(), Rejection> {
         let mut after = self.clone();
         for change in after.changes(operation) {

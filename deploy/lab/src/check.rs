@@ -37,7 +37,7 @@ pub struct Agreement {
     pub problems: Vec<String>,
 }
 
-/// One direction between two virtual machines, in one address family.
+/// The result for one ordered pair of virtual machines, source and destination, in one address family.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair {
     /// Name of the source host.

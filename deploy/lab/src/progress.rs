@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// activities.
 const REMINDER_DELAY: Duration = Duration::from_secs(1);
 
-/// Time between two frames of the spinner. Without a spinner, time between two checks for a slow activity.
+/// Time between two frames of the spinner. Without a spinner, this is the time between two checks for a slow activity.
 const TICK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The output of progress messages. All clones of an output share its spinner, its present activity and its record of

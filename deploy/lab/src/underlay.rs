@@ -1,6 +1,6 @@
 //! The underlay: a network namespace that represents the internet, with a bridge for each segment and a veth pair to
-//! each host. It routes between the segments. The links of hosts can be cut without ICMP errors, because real networks
-//! lose packets without them too.
+//! each host. It routes between the segments. The links of hosts can be cut. No ICMP errors report the lost packets
+//! then, as in a real network that fails.
 
 mod delay;
 

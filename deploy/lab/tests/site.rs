@@ -13,7 +13,8 @@ use tombolo_lab::site::with_own_run;
 use tombolo_lab::{Lab, Options, Topology};
 
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest time that routes may take to converge. The hold time of BGP here is 3 s; the rest is for a busy machine.
+/// Longest time that routes may take to converge. The BGP hold time is 3 s in these tests; the rest of the time allows
+/// for a busy machine.
 const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// Returns a topology with one site that has two customer edges with one line each. The first edge has a tunnel too.

@@ -147,7 +147,8 @@ async fn a_namespace_that_the_lab_did_not_make_is_kept() {
         let argv = ["netns", verb, "tb-tlu3-b"];
         std::process::Command::new("ip").args(argv).status().unwrap().success()
     };
-    // An earlier run of this test may have been killed before it removed the namespace.
+    // An earlier run of this test may have been killed before it removed the namespace, so the namespace is removed
+    // here.
     if left("tb-tlu3-").contains(&"tb-tlu3-b".to_owned()) {
         assert!(ip("del"));
     }

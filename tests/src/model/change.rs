@@ -104,7 +104,7 @@ impl Model {
             .is_some_and(|v| v.subnets.iter().any(|s| s.name == subnet))
     }
 
-    /// A change of a VNet's ranges (P27) must pass the checks of P10 and P11 against all peers.
+    /// A change of a VNet's ranges (P27) must pass the checks of P10 and P11 against all peers, and the check of G16.
     fn validate_space(&self, vnet: &str, space: &[IpNet]) -> Ruling {
         let Some(own) = self.vnet(vnet) else {
             return Ruling::Accept;
@@ -161,7 +161,7 @@ impl Model {
         if overlap(&own.space, &other.space) {
             codes.push("VnetAddressSpacesOverlap"); // P10
         }
-        // P11, from both sides: all peers of one VNet are pairwise disjoint.
+        // P11: all peers of one VNet must be pairwise disjoint. This is checked for the peers of both VNets.
         for (middle, newcomer) in [(remote, own), (vnet, other)] {
             for (third, ranges, connected) in self.peers_of(middle) {
                 if third != newcomer.name && overlap(&newcomer.space, &ranges) {

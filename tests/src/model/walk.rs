@@ -391,8 +391,8 @@ impl Model {
         lose(Why::Unrouted)
     }
 
-    /// The next step of a packet that a gateway receives from its site. The gateway forwards it to local prefixes, and
-    /// never back to the site.
+    /// The next step of a packet that a gateway receives from its site. The gateway forwards the packet to local
+    /// prefixes, and never back to the site.
     fn relay_from_site(&self, gateway: &Agent, packet: &Packet) -> Step {
         let hub = gateway.vnet.as_str();
         if self.site(hub).is_none() || !gateway.gateway {
@@ -417,8 +417,8 @@ impl Model {
     }
 
     /// The next step of a packet from a far gateway or a site, by the routes of `GatewaySubnet` (G21, R20). The gateway
-    /// forwards it into its own VNet and the VNets that use the gateway, never into another peering (D9) or another
-    /// connection.
+    /// forwards the packet into its own VNet and the VNets that use the gateway, never into another peering (D9) or
+    /// another connection.
     fn relay_inward(&self, gateway: &Agent, packet: &Packet) -> Step {
         let hub = gateway.vnet.as_str();
         match self.route(hub, GATEWAY_SUBNET, packet.destination) {

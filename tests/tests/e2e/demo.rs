@@ -116,7 +116,8 @@ fn spawn(topology: &Topology, dir: &Path, arguments: &[&str], environment: &[(&s
     let (verb, rest) = arguments.split_first().context("no command")?;
     let output = std::fs::File::create(dir.join("output"))?;
     let child = Command::new(binary::find("tombolo")?)
-        // The folder has the usual name, so that this run finds and replaces leftovers of an aborted one.
+        // The state folder has the lab's usual path, so that this run finds and replaces the leftovers of an aborted
+        // run.
         .args(["lab", "--lab-dir"])
         .arg(dir_of(None, &topology.name))
         .arg(verb)
@@ -214,7 +215,7 @@ fn ip_that(first: &str) -> Result<(tempfile::TempDir, String)> {
     Ok((dir, path))
 }
 
-/// A Ctrl-C that also makes a helper program fail is reported as an interrupt.
+/// A Ctrl-C that also makes a helper program fail is reported as an interrupt, and not as an error of the helper.
 #[test]
 fn an_interrupt_that_fails_a_helper_is_an_interrupt() -> Result<()> {
     let interrupted = "case \"$*\" in *'link set lo up') kill -INT $PPID; exit 130;; esac";

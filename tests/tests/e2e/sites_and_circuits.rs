@@ -221,8 +221,8 @@ async fn what_is_configured_wrongly_is_refused_or_said() -> Result<()> {
     let good = w.client()?.arm_get(&site).await?;
     w.connection_is("hub-loc1", "Connected").await?;
 
-    // The controller refuses what it can check alone: a reserved ASN (G4), a prefix of another site (G7), a gateway without its
-    // subnet (G1).
+    // The controller refuses what it can check without a gateway: a reserved ASN (G4), a prefix of another site (G7),
+    // and a gateway whose VNet has no `GatewaySubnet` (G1).
     let mut clash = good.clone();
     clash["properties"]["bgpSettings"]["asn"] = json!(65515);
     refused(&w, &site, &clash, "XReservedAsn").await?;
@@ -255,8 +255,8 @@ async fn what_is_configured_wrongly_is_refused_or_said() -> Result<()> {
     let body = json!({"location": "region1", "properties": properties});
     refused(&w, &gateway, &body, "InvalidResourceReference").await?;
 
-    // Other faults show only when the gateway tries to connect, so their reason is in the status: no shared key (G11), no
-    // device, a wrong public key (D16), a wrong shared key (D14).
+    // Other faults show only when the gateway tries to connect, so the connection's status gives the reason: no shared
+    // key (G11), no device, a wrong public key (D16), or a wrong shared key (D14).
     let mut apart = w.client()?.arm_get(&twin).await?;
     apart["properties"]["localNetworkAddressSpace"]["addressPrefixes"] = json!(["10.77.0.0/24"]);
     w.client()?.arm_put(&twin, &apart).await?;

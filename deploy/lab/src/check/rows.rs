@@ -1,5 +1,5 @@
-//! Compares the rows of a topology with real pings and traces, again and again until the results of all rows are as
-//! expected or a time limit has passed.
+//! Compares the rows of a topology, which are the expectations for pairs of hosts, with real pings and traces. Repeats
+//! this until the results of all rows are as expected or a time limit has passed.
 
 use crate::lab::Lab;
 use crate::probe::{Ping, PingResult, TraceResult};
