@@ -93,7 +93,7 @@ pub trait Hosts: Send + Sync {
     /// for the boot.
     ///
     /// # Errors
-    /// The virtual machine was not powered on by this value, or QEMU has ended.
+    /// The virtual machine was not powered on through this [`Hosts`] value, or QEMU has ended.
     fn is_booted(&self, _host: &str) -> Result<bool> {
         Ok(true)
     }

@@ -93,7 +93,8 @@ impl Lab {
     /// # Errors
     /// The topology fails [`Topology::check`]; this program does not run as root; a program or image is missing;
     /// another program holds the lock of the state folder; a lab is up there and `replace` is not set; or a step fails
-    /// or exceeds its time limit. For a step that waits for a program, the message contains the last lines of its log.
+    /// or exceeds its time limit. For a step that waits for a program, the message contains the last lines of the
+    /// program's log.
     pub async fn up(topology: &Topology, options: Options) -> Result<Self> {
         topology.check()?;
         if !nix::unistd::geteuid().is_root() {

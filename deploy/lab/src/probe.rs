@@ -260,7 +260,7 @@ pub struct TraceResult {
     pub reached: bool,
 }
 
-/// Largest TTL of a trace. The longest path of the built-in topologies has fewer hops.
+/// Largest TTL of a trace. The longest path of the built-in topologies has fewer hops than this.
 const MAX_HOPS: u8 = 8;
 
 /// Returns the command line of a traceroute with ICMP echo requests, `probes` for each TTL up to [`MAX_HOPS`]. `source`

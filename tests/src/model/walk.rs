@@ -299,7 +299,7 @@ impl Model {
         if self.addresses_of(from).contains(&packet.source) {
             return None;
         }
-        // D10: a gateway never sends from a source of the receiver's own VNet, whatever its routes contain.
+        // D10: a gateway may never send from a source of the receiver's own VNet, whatever routes the gateway has.
         if self.vnet(&to.vnet).is_some_and(|v| within(&v.space, packet.source)) {
             return Some(lose(Why::Source));
         }

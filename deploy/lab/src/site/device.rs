@@ -15,9 +15,9 @@ use std::path::Path;
 /// MTU inside the tunnel, in bytes, for an output that contains no MTU (D20).
 const MTU: u16 = 1420;
 
-/// The settings of one device, parsed from the output of `tombolo connection device-config`. The output has a file for
-/// wg-quick for each instance of the gateway, and the neighbours of a BGP session. Only the first file is used, because
-/// a device of the lab has one tunnel.
+/// The settings of one device, parsed from the output of `tombolo connection device-config`. The output contains a
+/// configuration file for wg-quick for each instance of the gateway, and the neighbours for BIRD's BGP sessions. Only
+/// the first file is used, because a device of the lab has one tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceSettings {
     /// Addresses of the device inside the tunnel, in the order of the file.

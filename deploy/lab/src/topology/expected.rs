@@ -146,7 +146,7 @@ pub enum Verb {
 /// The target of an action, with all properties that an action on this kind of target needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target<'a> {
-    /// The customer edge's interface of a line, which is set up or down.
+    /// The customer edge's interface for a line, which the action sets up or down.
     Line {
         /// Name of the site.
         site: &'a str,
@@ -157,7 +157,7 @@ pub enum Target<'a> {
         /// Whether the interface is set up; false: it is set down.
         up: bool,
     },
-    /// The customer edge's interface of a tunnel, which is set up or down.
+    /// The customer edge's interface for a tunnel, which the action sets up or down.
     Tunnel {
         /// Name of the site.
         site: &'a str,
