@@ -44,7 +44,7 @@ impl Controller {
     /// # Panics
     /// As for [`Self::start`].
     pub async fn start_with(data: &Path, listen: Option<SocketAddr>, arguments: &[&str]) -> Self {
-        // An error means that another test of this process has installed it already.
+        // An error means that another test of this process has installed the cryptography provider already.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let listen = listen.unwrap_or_else(free_port);
         let log = std::fs::File::options()

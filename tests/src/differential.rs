@@ -150,7 +150,7 @@ pub struct Tally {
 /// error.
 ///
 /// # Errors
-/// The first difference: the number of operations up to it, with the one that shows it, and a description.
+/// The first difference: the number of operations up to and including the one that shows it, and a description.
 pub fn play(script: &Script, mutation: Option<Mutation>) -> Result<Tally, (usize, String)> {
     let mut model = Model::default();
     let mut product = Product::new();
@@ -206,7 +206,8 @@ pub fn play(script: &Script, mutation: Option<Mutation>) -> Result<Tally, (usize
 }
 
 /// Whether model and product agree about a packet. None: the specification does not decide. No `outcome` means that the
-/// product lost the packet without a reason or a counted drop, which always is a difference.
+/// packet came to an agent without a configuration, or to an endpoint that no agent has ([`World::send`]). If the
+/// specification decides, this is always a difference.
 fn compare(fate: &Fate, outcome: Option<&Outcome>) -> Option<bool> {
     match (fate, outcome) {
         (Fate::Unspecified(_), _) => None,
@@ -249,7 +250,7 @@ pub fn shrink(script: &Script, mutation: Option<Mutation>) -> (Script, String) {
         less.operations.remove(at);
         less.setup_length = less.operations.len();
         match fails(&less) {
-            // A difference after fewer operations would be another defect.
+            // A difference that shows after fewer operations may come from another defect.
             Some((length, why)) if length == less.operations.len() => (small, text) = (less, why),
             _ => at += 1,
         }
@@ -257,8 +258,8 @@ pub fn shrink(script: &Script, mutation: Option<Mutation>) -> (Script, String) {
     (small, text)
 }
 
-/// A text for people about a script's difference: the seed, the shrunk operations, and the difference. Shrinking plays the
-/// script once for each operation and packet.
+/// A text for people about a script's difference: the seed, the shrunk operations, and the difference. Shrinking plays
+/// the script up to once for each operation and each packet.
 #[must_use]
 pub fn report(script: &Script, mutation: Option<Mutation>) -> String {
     let (small, text) = shrink(script, mutation);

@@ -20,15 +20,15 @@ use tombolo_proto::config::{AgentConfig, Link, Transport};
 use tombolo_proto::id::PublicKey;
 use tombolo_proto::route::{Route, RouteOrigin};
 
-/// The longest wait for a session. A handshake takes milliseconds, but WireGuard repeats a lost one after 5 s (section
-/// 6.1 of its paper), and this covers two repetitions.
+/// The longest wait for a session. A handshake takes milliseconds, but WireGuard repeats a lost one only after 5 s
+/// (section 6.1 of its paper). This time covers two repetitions.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The attacked link. A [`Hostile`] has no other link, so the index is 0.
 const LINK: LinkIndex = LinkIndex(0);
 
 /// The number of packets that are sent over each QUIC connection before it is closed: enough to keep the peer's lane
-/// busy while the connection closes.
+/// (its packet-forwarding thread) busy while the connection closes.
 const PACKETS_PER_CONNECTION: u32 = 50;
 
 /// What an attack has done, and what it cost the attacker.

@@ -106,7 +106,8 @@ impl World {
         self.in_force().await.map(drop)
     }
 
-    /// Creates both halves of a peering with [`PLAIN`] flags, and waits until they are in force.
+    /// Creates both halves of a peering with [`PLAIN`] flags, and waits until both are in force at every connected
+    /// agent.
     pub async fn join(&self, a: &str, b: &str) -> Result<()> {
         self.put_half(a, b, PLAIN).await?;
         self.peer(b, a, PLAIN).await

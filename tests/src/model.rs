@@ -17,8 +17,8 @@ use crate::operation::{Flags, UserHop, gateway_agent};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// The whole state: the resources and agents that the controller knows, and the announcements of sites. Each list is in the
-/// order of creation. Entries name entries of other lists.
+/// The whole state: the resources and agents that the controller knows, and the announcements of sites. Each list is in
+/// the order of creation. An entry refers to an entry of another list by its name.
 #[derive(Debug, Clone, Default)]
 pub struct Model {
     pub vnets: Vec<Vnet>,
@@ -102,7 +102,8 @@ pub struct Gateway {
     pub address: IpAddr,
 }
 
-/// The connection object of the gateway of VNet `from`. A tunnel also needs the object of `to`'s gateway (G10).
+/// The connection object of the gateway of VNet `from`. A tunnel also needs the connection object of the gateway of
+/// VNet `to` (G10).
 #[derive(Debug, Clone)]
 pub struct Connection {
     pub from: String,
@@ -146,13 +147,13 @@ pub enum Fate {
     Unspecified(&'static str),
 }
 
-/// A coarse reason for a loss: several drop reasons of the product map to one.
+/// A coarse reason for the loss of a packet: several drop reasons of the product map to one such reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
     /// The host may not send from this source (R12, D10).
     Spoofed,
-    /// There is no route, or the route leads to `Internet` or `None`. At a gateway: the destination is in no network
-    /// that one of the gateway's connections leads to, and in no VNet that uses the gateway.
+    /// There is no route, or the route has the next-hop type `Internet` or `None`. At a gateway: none of the gateway's
+    /// connections leads to the destination, and the destination is in no VNet that uses the gateway.
     Unrouted,
     /// No agent owns the address (D8).
     NoOwner,
@@ -162,13 +163,13 @@ pub enum Why {
     Source,
     /// The destination is no address of the receiving machine, and none of its NICs forwards (R12).
     NotForwarding,
-    /// The route's gateway has no agent.
+    /// The gateway that the route or the connection leads to has no agent.
     NoGateway,
     /// The route's appliance address has no owner, or is outside of the VNet and its directly peered VNets (R11).
     Appliance,
-    /// The connection's tunnel is down: the keys differ (G11).
+    /// The connection's tunnel is down: the two shared keys differ, or one of them is missing (G11).
     NoTunnel,
-    /// A routing loop used up the packet's TTL, or the packet would return to the agent that has sent it.
+    /// A routing loop used up the packet's TTL, or the packet would return to the agent or the site that has sent it.
     Loop,
 }
 
@@ -249,7 +250,7 @@ impl Model {
     }
 
     /// The agent that owns the address in the VNet (D8). An agent's own address takes precedence over a served subnet.
-    /// None: no agent of the VNet that is not revoked has or serves the address.
+    /// None: no agent of the VNet has or serves the address. Revoked agents do not count.
     #[must_use]
     pub fn owner(&self, vnet: &str, address: IpAddr) -> Option<&Agent> {
         let here = || self.agents.iter().filter(|a| a.vnet == vnet && !a.revoked);
@@ -327,8 +328,8 @@ impl Model {
     }
 
     /// The prefixes that the connection from `vnet` to `far` leads to: the ranges of `far`, and the synced ranges of
-    /// the VNets that use the gateway of `far` (P21b, G9). Left out are routes that `far` has learned elsewhere (D9),
-    /// and prefixes that overlap the ranges of `vnet` (G20).
+    /// the VNets that use the gateway of `far` (P21b, G9). Routes that the gateway of `far` has learned elsewhere (D9)
+    /// and prefixes that overlap the ranges of `vnet` (G20) are not included.
     #[must_use]
     pub fn reachable_via(&self, vnet: &str, far: &str) -> Vec<IpNet> {
         let own = self.vnet(vnet).map(|v| v.space.clone()).unwrap_or_default();

@@ -17,7 +17,8 @@ use uuid::Uuid;
 /// The ASN of every site: a private one (RFC 6996) that is not a gateway's default.
 pub const SITE_ASN: u32 = 65_021;
 
-/// 100.96.0.0: the first address of the 4,001 unused prefixes. No VNet of the universe overlaps them.
+/// 100.96.0.0: the first address of the 4,001 unused prefixes that a site announces to exceed the limit of G23. No VNet
+/// of the universe overlaps them.
 const FILLER: [u8; 4] = [100, 96, 0, 0];
 
 /// The product's topology, and the state that the topology does not have but operations need: announcements of sites,
@@ -55,7 +56,7 @@ impl Product {
     /// Applies one change to the topology. GUIDs come from a counter, so a run is repeatable.
     ///
     /// # Errors
-    /// The product refuses the change; the topology is then as before.
+    /// The product refuses the change; the topology is then unchanged.
     pub fn change(&mut self, change: &Change) -> Result<(), Rejection> {
         let number = &mut self.fresh;
         let mut fresh = || {
@@ -69,7 +70,7 @@ impl Product {
     /// Performs an operation completely or not at all. An operation may need several changes.
     ///
     /// # Errors
-    /// The product refuses one of the changes; the whole value is then as before.
+    /// The product refuses one of the changes; this [`Product`] is then unchanged.
     pub fn perform(&mut self, operation: &Operation) -> Result<(), Rejection> {
         let mut after = self.clone();
         for change in after.changes(operation) {

@@ -155,8 +155,8 @@ enum LabCommand {
 }
 
 /// Runs a command of `tombolo lab` to its end. With `json`, `status` prints JSON. Returns the exit code. For `exec`
-/// this is the program's exit code. It is failure if a check found a difference, 128 + the signal's number if a signal
-/// interrupted `up` or `demo`, and otherwise success.
+/// this is the exit code of the program that was run. For the other commands it is 1 if a check found a difference, 128
+/// + the signal's number if a signal interrupted `up` or `demo`, and otherwise 0.
 ///
 /// # Errors
 /// The command fails, `json` is set and the command has no JSON output, or this program does not run as root and the
@@ -265,7 +265,8 @@ async fn run_for_lab(command: LabCommand, dir: Option<&Path>, json: bool) -> Res
     }
 }
 
-/// Longest time by which a signal may arrive at this program after it has made a helper program fail.
+/// A signal such as Ctrl-C may end a helper program before this program receives the signal. This is the longest time
+/// between the two.
 const SIGNAL_GRACE: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Runs `work` until it ends or SIGINT, SIGTERM or SIGHUP arrives. On a signal `work` is dropped, which takes its lab

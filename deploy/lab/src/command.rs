@@ -26,8 +26,8 @@ pub struct CommandOutput {
 /// Runs a program with empty standard input, and blocks until it has ended. A non-zero exit status is no error.
 ///
 /// # Errors
-/// `argv` is empty, the program cannot be started, or it still runs after `limit`. It is then killed, but its own
-/// children are not.
+/// `argv` is empty, the program cannot be started, or it still runs after `limit`. A program that still runs after
+/// `limit` is killed, but its own children are not.
 pub fn finish(argv: &[String], limit: Duration) -> Result<CommandOutput> {
     let (program, arguments) = argv.split_first().context("an empty command")?;
     let child = Command::new(program)
@@ -35,7 +35,8 @@ pub fn finish(argv: &[String], limit: Duration) -> Result<CommandOutput> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        // Ctrl-C signals the foreground process group. A helper outside of it can finish taking the lab down.
+        // Ctrl-C signals the foreground process group. The helper is put into another group, so that it can finish when
+        // Ctrl-C makes this program take the lab down.
         .process_group(0)
         .spawn()
         .with_context(|| format!("cannot run '{program}': is it installed?"))?;
@@ -49,8 +50,8 @@ pub fn finish(argv: &[String], limit: Duration) -> Result<CommandOutput> {
     match receiver.recv_timeout(limit) {
         Ok(output) => Ok(finished(&output.with_context(|| format!("waiting for '{program}'"))?)),
         Err(_) => {
-            // The thread has sent no result, so it has not yet reaped the child. So the process id is still that of the
-            // child, and no other process is killed.
+            // The thread has sent no result, so it has not yet reaped the child. Until then the kernel gives the
+            // child's process id to no other process, so this cannot kill another process.
             let _ = kill(pid, Signal::SIGKILL);
             bail!("'{}' did not end within {} s", argv.join(" "), limit.as_secs_f64())
         }

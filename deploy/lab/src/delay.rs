@@ -21,7 +21,8 @@ const MAX_PACKET: usize = 65_536;
 /// A delay line: its device, its delay and its loss.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Line {
-    /// Name of the line's TUN device. If the device does not exist, the kernel creates it, and no route leads to it.
+    /// Name of the line's TUN device. If the device does not exist, the kernel creates it, but no route leads to the
+    /// new device.
     pub device: String,
     /// Delay of each packet, the same in both directions.
     pub one_way: Duration,
@@ -59,8 +60,8 @@ pub async fn run(lines: Vec<Line>) -> Result<()> {
         .map(drop)
 }
 
-/// Carries packets over one line. Packets of both directions share one queue, because both directions have the same
-/// delay.
+/// Carries packets over one line. Packets of both directions share one queue. This works because both directions have
+/// the same delay.
 async fn carry(line: Line) -> Result<()> {
     let device = || format!("device {}", line.device);
     let tuns = Tun::builder().name(&line.device).build().with_context(device)?;

@@ -32,12 +32,12 @@ pub struct Demo {
 }
 
 /// Takes down an earlier lab with the same state folder, brings the lab up, runs the demo, and takes the lab down.
-/// Returns whether all checks succeeded. If one failed, the last lines of the logs were printed. Dropping the future,
-/// as Ctrl-C does, takes the lab down too, even with `keep`.
+/// Returns whether all checks succeeded. If one failed, the last lines of the logs were printed. If the future is
+/// dropped before it has ended, as after Ctrl-C, the lab is taken down too, even with `keep`.
 ///
 /// # Errors
 /// The lab could not be brought up or taken down, or the topology has neither the demo's hosts and resources nor
-/// expectations. A step that cannot be carried out is a failed check.
+/// expectations. A step that cannot be carried out is no error but a failed check.
 pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
     let progress = demo.progress;
     let missing = steps::missing(topology);

@@ -93,7 +93,8 @@ impl Lab {
     /// # Errors
     /// The topology fails [`Topology::check`]; this program does not run as root; a program or image is missing;
     /// another program holds the lock of the state folder; a lab is up there and `replace` is not set; or a step fails
-    /// or exceeds its time limit. For a step that waits for a program, the message contains the last lines of its log.
+    /// or exceeds its time limit. For a step that waits for a program, the message contains the last lines of the
+    /// program's log.
     pub async fn up(topology: &Topology, options: Options) -> Result<Self> {
         topology.check()?;
         if !nix::unistd::geteuid().is_root() {
@@ -146,8 +147,8 @@ impl Lab {
             options.progress.set_activity("removing what an earlier lab left");
             teardown::all(&*old.runtime.hosts(&old.topology, &path), &old)?;
         }
-        // The files of an earlier lab are removed, because the store of the earlier controller would contain agents
-        // that do not exist any more.
+        // The files of an earlier lab are removed. Otherwise the new controller would read the earlier controller's
+        // store, with agents that do not exist any more.
         dir.clear()?;
         let id = identity();
         let watcher = Watcher::start(&path, &id)?;
@@ -274,7 +275,8 @@ impl Lab {
             if known.and_then(|h| h.vm.as_ref()).is_some_and(|vm| vm.kernel_forwarding) {
                 network::enable_forwarding(&*self.hosts, host)?;
             } else if known.is_some_and(|h| h.edge.is_some()) {
-                // The edge's agent enables forwarding itself (D23). The kernel must still answer every expired packet.
+                // The agent of a provider edge enables forwarding itself (D23). The lab removes the rate limits, so
+                // that the edge's kernel answers every packet whose TTL has expired.
                 network::disable_icmp_rate_limits(&*self.hosts, host)?;
             }
             tokio::task::yield_now().await;
@@ -354,7 +356,7 @@ impl Lab {
     /// Returns the operator's client of the controller. A client is returned even if the controller has ended since.
     ///
     /// # Errors
-    /// There is no client: the controller was never started, or has not come up.
+    /// The controller was never started, or has not answered yet since its first start, so the lab has no client.
     pub fn client(&self) -> Result<&Client> {
         self.client.as_ref().context("the lab's controller was not started")
     }
@@ -425,8 +427,8 @@ impl Lab {
             std::fs::create_dir_all(folder)?;
         }
         let argv = in_own_run(&self.topology, self.path()?, host, argv);
-        // The lab's logs must be text, because people read them and error messages quote their last lines. Without this
-        // variable the programs would write JSON into a file.
+        // The lab's logs must be text, because people read them and error messages quote their last lines. Without
+        // `TOMBOLO_LOG_FORMAT` the programs would write JSON, because the log is a file and no terminal.
         let environment = [("TOMBOLO_LOG_FORMAT".to_owned(), "text".to_owned())];
         let started = self.hosts.start(host, &argv, &environment, &log, tied);
         let process = started.with_context(|| format!("{name} on {host}"))?;
@@ -444,11 +446,11 @@ impl Lab {
 
     /// Returns an overlay address by a name: `host` is the host's primary address, `host/4` its first IPv4 address,
     /// `host/6` its first IPv6 address. A text that is an address is returned unchanged, without any check. The address
-    /// of a site's machine is [`Machine::address`](crate::topology::site::Machine::address). Addresses that the
-    /// controller allocates are those at the bring-up.
+    /// of a site's machine is [`Machine::address`](crate::topology::site::Machine::address). An address that the
+    /// controller has allocated is returned as it was at the bring-up.
     ///
     /// # Errors
-    /// The host does not exist, has no overlay address, or has none of this family.
+    /// The host does not exist, has no overlay address, or has no overlay address of this family.
     pub fn address(&self, name: &str) -> Result<IpAddr> {
         if let Ok(address) = name.parse() {
             return Ok(address);

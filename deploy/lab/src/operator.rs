@@ -13,8 +13,8 @@ use tombolo_client::Client;
 use tower::{Layer, Service};
 
 /// Returns a client whose connections are made in the network namespace with the file `netns`. Opens no connection yet.
-/// The caller's thread must be in the program's own namespace, because every thread that has made a connection returns
-/// to the namespace of the caller's thread.
+/// The caller's thread must be in the program's own namespace: a thread enters `netns` to make a connection, and then
+/// returns to the namespace in which the caller's thread is now.
 ///
 /// # Errors
 /// The namespace does not exist, or the URL or the CA certificate is not valid. The token is not checked.

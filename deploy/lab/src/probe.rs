@@ -197,8 +197,8 @@ pub struct BackgroundPing {
 }
 
 /// Longest time that a reply may take on a busy machine. `BackgroundPing::stop` lets the ping run for this time, and
-/// then does not count the echo requests of this time. So every echo request that counts has had this time for its
-/// reply.
+/// then leaves out the echo requests that were sent in this time. So every echo request that counts has had this time
+/// for its reply.
 const IN_FLIGHT_TIME: Duration = Duration::from_secs(1);
 
 /// Longest time that an interrupted ping may take to end.
@@ -225,8 +225,8 @@ impl BackgroundPing {
     /// Interrupts the ping, and removes the echo requests of the last [`IN_FLIGHT_TIME`] from the result, but at least
     /// one echo request.
     fn end(self) -> Result<PingResult> {
-        // A ping that has ended by itself sent no echo requests after its end, so its result would not show later
-        // losses.
+        // A ping that has ended by itself is an error: it sent no echo requests after its end, so its result would not
+        // show later losses.
         if !self.process.alive() {
             bail!("ping {} ended by itself: {}", self.name, self.process.tail(5));
         }
@@ -260,7 +260,7 @@ pub struct TraceResult {
     pub reached: bool,
 }
 
-/// Largest TTL of a trace. The longest path of the built-in topologies has fewer hops.
+/// Largest TTL of a trace. The longest path of the built-in topologies has fewer hops than this.
 const MAX_HOPS: u8 = 8;
 
 /// Returns the command line of a traceroute with ICMP echo requests, `probes` for each TTL up to [`MAX_HOPS`]. `source`
@@ -293,9 +293,10 @@ impl TraceResult {
     /// Whether `traceroute` may have missed answers, because a hop answered but the destination did not. This is also
     /// true for a path that really ends at a hop.
     ///
-    /// Version 2.1.2 of traceroute missed answers although the network device had delivered all of them. The likely
-    /// reason: while the socket has an error, traceroute reads only the socket's error queue. If the kernel sets the
-    /// error after the queue was read, the queue is empty and traceroute does not read the answers.
+    /// Version 2.1.2 of traceroute sometimes missed answers, although the network device had delivered all of them. The
+    /// likely reason is a race in traceroute: while a socket reports an error, traceroute reads only the socket's error
+    /// queue, and not its normal receive queue. If the kernel reports the error just after traceroute has emptied the
+    /// error queue, traceroute finds the error queue empty, and leaves answers in the receive queue unread.
     #[must_use]
     pub fn may_have_missed(&self) -> bool {
         !self.reached && self.hops.iter().any(Option::is_some)

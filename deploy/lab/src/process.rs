@@ -16,14 +16,14 @@ use std::sync::mpsc::{self, Sender};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Time between two checks whether a process has ended. The kernel notifies only the parent of a process that ends, and
-/// this program may not be the parent.
+/// Time between two checks whether a process has ended. The lab has to poll: the kernel notifies only the parent of a
+/// process that ends, and this program may not be the parent.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// Longest time that a process may take to end after SIGKILL. Before the process can end, the kernel may have to finish
 /// a system call of the process.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A process of this machine that was started, by this program or another one. It may have ended.
+/// A process that this program or another one has started on this machine. The process may have ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Process {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// activities.
 const REMINDER_DELAY: Duration = Duration::from_secs(1);
 
-/// Time between two frames of the spinner. Without a spinner, time between two checks for a slow activity.
+/// Time between two frames of the spinner. Without a spinner, this is the time between two checks for a slow activity.
 const TICK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The output of progress messages. All clones of an output share its spinner, its present activity and its record of
@@ -41,8 +41,8 @@ impl Progress {
         Self::default()
     }
 
-    /// Returns an output to standard error: a spinner if that is a terminal, otherwise plain lines, which a thread
-    /// prints until the last clone is dropped.
+    /// Returns an output to standard error: a spinner if standard error is a terminal, otherwise plain lines. A thread
+    /// prints these lines until the last clone of the output is dropped.
     #[must_use]
     pub fn stderr() -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {

@@ -23,14 +23,15 @@ use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-/// Name of the device by which a test host or customer edge is connected to the LAN router, and of the LAN router's own
-/// device on the LAN.
+/// Name of the device by which a test host or customer edge is connected to the LAN router. The LAN router's bridge for
+/// the test hosts has this name too.
 pub const LAN: &str = "lan0";
 /// Name of the device by which a provider edge's host is connected to the customer edge.
 pub const EDGE_LINE: &str = "line0";
 /// MTU of LANs and lines, bytes, as on Ethernet.
 const MTU: u16 = 1500;
-/// Firewall mark of the encrypted packets of tunnels. Only packets with this mark have a route into the underlay.
+/// Firewall mark of the encrypted packets of tunnels. On a customer edge, only packets with this mark have a route into
+/// the underlay.
 pub const TUNNEL_MARK: &str = "0x7763";
 /// Metric of a router's blackhole default route. It is larger than the metrics of all routes that BIRD installs, so the
 /// kernel prefers BIRD's routes.
@@ -124,7 +125,7 @@ fn configure_router(netns: &Path) -> Result<()> {
             // addresses may take different paths.
             ("ipv4/fib_multipath_hash_policy", "1"),
             // After a line has lost its carrier, BIRD removes the routes over the line only some time later. Until then
-            // the kernel must not use them.
+            // the kernel must not use these routes.
             ("ipv4/conf/all/ignore_routes_with_linkdown", "1"),
             ("ipv4/conf/default/ignore_routes_with_linkdown", "1"),
         ],

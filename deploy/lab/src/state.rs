@@ -96,7 +96,7 @@ impl StateDir {
     /// takes that program's lab down.
     ///
     /// # Errors
-    /// As [`Self::open`]. If another program holds the lock, this is an error only after `limit`.
+    /// As [`Self::open`], but a lock that another program holds is an error only after `limit`.
     pub async fn open_within(path: &Path, limit: Duration) -> Result<Self> {
         let deadline = Instant::now() + limit;
         loop {
@@ -121,8 +121,8 @@ impl StateDir {
         let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
             return Ok(None);
         };
-        // Between this program's opening and locking of the file, the previous owner of the lock may have removed the
-        // file with its folder. Such a lock would exclude nobody.
+        // After this program has opened the file and before it has locked it, the program that held the lock may have
+        // removed the file with its folder. A lock on the removed file would exclude nobody, so it is given up.
         let same = fs::metadata(&name).is_ok_and(|m| lock.metadata().is_ok_and(|own| own.ino() == m.ino()));
         Ok(same.then(|| Self {
             path: path.to_owned(),
@@ -156,7 +156,7 @@ impl StateDir {
         &self.path
     }
 
-    /// Returns the lab's record; none if the folder has none.
+    /// Returns the lab's record; `None` if the folder has no record.
     ///
     /// # Errors
     /// The file cannot be read, or is not a record of this version.

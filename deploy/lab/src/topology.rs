@@ -215,7 +215,7 @@ impl Topology {
     /// [`Self::check`].
     ///
     /// # Errors
-    /// A value cannot be written as YAML, which none of the types can cause.
+    /// A value cannot be written as YAML. No value of these types causes this.
     pub fn to_text(&self) -> Result<String> {
         Ok(serde_norway::to_string(self)?)
     }
@@ -229,9 +229,9 @@ impl Topology {
     }
 
     /// Returns the name of the `ipConfiguration` that a host of a gateway is bound to: the configuration that the host
-    /// names, otherwise the gateway's only configuration. If the gateway in the manifest lists no configuration, this
-    /// is the manifest's default name. Returns `None` if the host names no configuration and the gateway has several. A
-    /// name that the host gives is not checked.
+    /// names, otherwise the gateway's only configuration. If the gateway in the manifest lists no configuration,
+    /// returns the name that a manifest uses by default. Returns `None` if the host names no configuration and the
+    /// gateway has several. A name that the host gives is not checked.
     #[must_use]
     pub fn instance_of(&self, gateway: &Gateway) -> Option<String> {
         let known = self.resources.virtual_network_gateways.find(&gateway.name);

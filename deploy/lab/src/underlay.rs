@@ -1,6 +1,6 @@
 //! The underlay: a network namespace that represents the internet, with a bridge for each segment and a veth pair to
-//! each host. It routes between the segments. The links of hosts can be cut without ICMP errors, because real networks
-//! lose packets without them too.
+//! each host. It routes between the segments. The links of hosts can be cut. No ICMP errors report the lost packets
+//! then, as in a real network that fails.
 
 mod delay;
 
@@ -73,8 +73,8 @@ pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<bool> {
             ("ipv4/ip_forward", "1"),
             ("ipv6/conf/all/forwarding", "1"),
             ("ipv4/icmp_ratelimit", "0"),
-            // The route to the source of a packet that returns from a delay line leads to another device, so
-            // reverse-path filtering would drop the packet.
+            // A packet returns from a delay line by another device than the one to which the route to its source leads.
+            // Reverse-path filtering would drop such a packet, so it is off.
             ("ipv4/conf/all/rp_filter", "0"),
             ("ipv4/conf/default/rp_filter", "0"),
         ],
@@ -113,8 +113,8 @@ pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<bool> {
 }
 
 /// Returns the MAC address of the router in a segment. Without a fixed MAC address, a bridge would take the lowest
-/// address of its ports. When a port moved to another bridge, the address would change, and hosts would go on sending
-/// to the old one.
+/// address of its ports. When a port moved to another bridge, the address of the bridge would change, and hosts would
+/// go on sending to the old address.
 fn bridge_address(topology: &Topology, segment: &str) -> String {
     let mut names = topology.underlay.segments.keys();
     let number = names.position(|name| name == segment).unwrap_or_default();

@@ -53,8 +53,8 @@ impl Watcher {
         Ok(Some(Self(child)))
     }
 
-    /// Ends the watcher, which then does not take the lab down. Callers do so when the lab has been removed or stays up
-    /// on purpose. Blocks until the watcher's process has ended.
+    /// Ends the watcher without taking the lab down. Callers do so when the lab has been removed or stays up on
+    /// purpose. Blocks until the watcher's process has ended.
     pub fn dismiss(mut self) {
         if let Some(mut pipe) = self.0.stdin.take() {
             // Writing fails only if the watcher has ended already, so an error is ignored.
@@ -82,7 +82,7 @@ pub async fn watch(dir: &Path, id: &str) -> Result<()> {
     let dir = StateDir::open_within(dir, LOCK_TIMEOUT).await?;
     tokio::time::sleep(HELPER_GRACE).await;
     let Some(state) = dir.load()? else {
-        // The folder has no record: the program died before it had made anything else.
+        // The folder has no record: the program died before it had made any host or process of the lab.
         return dir.remove();
     };
     if state.id != id {

@@ -25,8 +25,8 @@ fn martians() -> Vec<IpNet> {
 }
 
 impl Model {
-    /// The announcement of the site that is joined to a VNet's gateway. None: the site has announced nothing, or no agent
-    /// runs the gateway.
+    /// The announcement of the site that is joined to a VNet's gateway. None: the VNet has no gateway, no agent has
+    /// joined for the gateway, or the site has announced nothing.
     #[must_use]
     pub fn site(&self, hub: &str) -> Option<&Announced> {
         let gateway = self.gateways.iter().any(|g| g.vnet == hub) && self.gateway_agent(hub).is_some();
@@ -64,9 +64,9 @@ impl Model {
         own
     }
 
-    /// Whether the gateway of `hub` may send packets with this source to a machine of VNet `receiver` because the gateway's
-    /// site announced the source. Sources of the receiver's own VNet or of a peered VNet are never permitted, even if an
-    /// announced prefix contains them (D10).
+    /// Whether the announcements of the site permit the gateway of `hub` to send packets with this source to a machine
+    /// of VNet `receiver`. They permit a source in an accepted prefix, except sources in VNet `receiver`, in a VNet
+    /// that is peered with it, or in a martian block (D10).
     #[must_use]
     pub fn gateway_may_send(&self, hub: &str, receiver: &str, source: IpAddr) -> bool {
         let Some(home) = self.vnet(receiver) else { return false };
@@ -78,7 +78,8 @@ impl Model {
     }
 
     /// Whether the gateway of `hub` accepts packets with this source from its site. None: the specification does not
-    /// decide, because the source belongs to a connected VNet whose tunnel cannot exist.
+    /// decide, because one of the gateway's connections leads to the source, but the tunnel of this connection cannot
+    /// exist.
     #[must_use]
     pub fn site_may_send(&self, hub: &str, source: IpAddr) -> Option<bool> {
         let mut assigned = self.local_prefixes(hub);
@@ -88,8 +89,8 @@ impl Model {
         }
         for far in self.connected_to(hub) {
             if within(&self.reachable_via(hub, far), source) {
-                // Without a key, or without an agent at the far end, the connection has no link. Then no link has this
-                // source by configuration, and the specification does not say whether the site may use it.
+                // Without a key, or without an agent at the far end, the connection has no link. Then no link is
+                // permitted to send from this source, and the specification does not say whether the site is.
                 let link = self.keyed(hub, far) && self.gateway_agent(far).is_some();
                 return link.then_some(false);
             }

@@ -44,7 +44,7 @@ impl Model {
         let user = table.map(|t| t.routes.clone()).unwrap_or_default();
 
         let mut routes: Vec<(IpNet, Source, Hop)> = Vec::new();
-        // R1: a route for each range of the VNet; R3, R4: one for each synced prefix of each connected peering.
+        // R1: a route for each range of the VNet; R3, R4: a route for each synced prefix of each connected peering.
         for range in &home.space {
             routes.push((*range, Source::System, Hop::Local));
         }

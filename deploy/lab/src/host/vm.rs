@@ -107,8 +107,8 @@ impl Hosts for VirtualMachines {
         }
         fs::create_dir_all(&self.dir).with_context(|| self.dir.display().to_string())?;
         let netns = self.netns(host);
-        // Only the guest may send router solicitations and use addresses on the underlay. So the namespace around the
-        // guest has no IPv6.
+        // Only the guest may send IPv6 router solicitations and use IPv6 addresses on the underlay. So the namespace
+        // around the guest has no IPv6.
         sysctl(
             &netns,
             &[
@@ -168,7 +168,7 @@ impl Hosts for VirtualMachines {
 
     fn remove(&self, host: &str) -> Result<()> {
         // QEMU and the SSH clients run in the host's namespace. The lab ends all processes of the namespace before this
-        // call, these too.
+        // call, so QEMU and the SSH clients have ended.
         self.namespaces.remove(host)
     }
 

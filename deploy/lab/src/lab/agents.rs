@@ -40,8 +40,9 @@ pub struct Ready {
 }
 
 impl Lab {
-    /// Joins every agent with a join token of its own, several at a time, and then starts all agents. Returns when all
-    /// agents have been started, and does not wait until they have a configuration in force.
+    /// Runs `tombolo-agent join` on every host with an agent, each with a join token of its own and several at a time,
+    /// and then starts all agents. Returns when all agents have been started, and does not wait until they have a
+    /// configuration in force.
     pub(super) async fn join_agents(&self, tied: bool) -> Result<()> {
         let agents: Vec<_> = self.topology.agents().collect();
         self.progress
@@ -215,8 +216,8 @@ impl Lab {
     /// Other clients' changes are not waited for.
     ///
     /// # Errors
-    /// The controller does not answer, or the change is not in force after ten seconds. The message then names the
-    /// agents.
+    /// The controller does not answer, or the change is not in force after ten seconds. In the second case the message
+    /// names the agents at which the change is not in force.
     pub async fn in_force(&self) -> Result<Ready> {
         let (start, client) = (Instant::now(), self.client()?);
         let revision = client.last_revision();

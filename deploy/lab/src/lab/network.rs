@@ -51,7 +51,7 @@ const MAX_PINGS: u32 = 3;
 
 impl Lab {
     /// Runs a program on a host to its end, and returns its exit status and output. A non-zero exit status is no error,
-    /// except 127, because it means that the program is missing.
+    /// except 127: this status means that the program is missing.
     ///
     /// # Errors
     /// The host or the program does not exist, or the program still runs after `limit`; then it is killed.
@@ -105,7 +105,7 @@ impl Lab {
             tries += 1;
             // Once a reply has arrived, ping ignores its timeout and waits only two round-trip times for the last
             // reply. A busy machine may answer later. So the ping is repeated if some but not all replies have arrived.
-            // Losses are measured with [`Self::start_ping`].
+            // This can hide lost packets, so tests that measure losses use [`Self::start_ping`].
             if pinged.all() || pinged.none() || tries == MAX_PINGS {
                 return Ok(pinged);
             }
@@ -113,8 +113,8 @@ impl Lab {
     }
 
     /// Starts a ping in the background and returns at once. The ping sends an echo request of 56 data bytes every
-    /// `interval`, until the result is stopped or dropped, or this program ends. Addresses are chosen as by
-    /// [`Self::ping`].
+    /// `interval`, until the returned [`BackgroundPing`] is stopped or dropped, or this program ends. The source and
+    /// the destination address are chosen as by [`Self::ping`].
     ///
     /// # Errors
     /// A host does not exist or has no address of this family, or `ping` cannot be started.
@@ -179,7 +179,8 @@ impl Lab {
         underlay::cut(&*self.hosts, &self.topology, host)
     }
 
-    /// Undoes [`Self::cut`] of a host. Has no effect on a host that is not cut, and does not undo a [`Self::cut_pair`].
+    /// Undoes [`Self::cut`] of a host. Undoes only a [`Self::cut`] of this host, and no [`Self::cut_pair`]. Has no
+    /// effect on a host that is not cut.
     ///
     /// # Errors
     /// The host does not exist or has no link to the underlay, or a command fails.
@@ -207,7 +208,7 @@ impl Lab {
     }
 
     /// Replaces a host's underlay address by another of the same family, in any segment, and records it. The old
-    /// address is removed at once, and the host's agent has to notice this itself.
+    /// address is removed at once. The lab does not tell the host's agent, which has to notice the change itself.
     ///
     /// # Errors
     /// The host does not exist, the address is in no segment, or a command fails. The new address is then recorded

@@ -129,8 +129,8 @@ impl Lab {
     }
 
     /// Generates a private key for the device of every tunnel, in a file of mode 0600 that replaces an earlier one.
-    /// Returns the public keys by connection. This function tells the keys neither to the controller nor to a running
-    /// device.
+    /// Returns the public keys by connection. The caller must write the public keys into the controller's local network
+    /// gateways. A device that already runs keeps its earlier key.
     ///
     /// # Errors
     /// A folder of a site's machine is missing, or `wg` is missing or fails.
@@ -145,8 +145,9 @@ impl Lab {
     }
 
     /// Creates the WireGuard device of tunnel `number`, counted from 0, of the customer edge `host`, and sets it up
-    /// with `parsed` and the key of [`Self::make_device_keys`]. If the kernel has WireGuard, it makes the device `wgN`;
-    /// otherwise `wireguard-go` does. Waits until the device is up, but not for a handshake. BGP is not started.
+    /// with the settings `parsed` and the key that [`Self::make_device_keys`] made. If the kernel has WireGuard, it
+    /// makes the device `wgN`; otherwise `wireguard-go` does. Waits until the device is up, but not for a handshake.
+    /// BGP is not started.
     ///
     /// # Errors
     /// `host` is no machine of a site; the tunnel has no key file; the kernel has a device of this name; or a program
@@ -174,9 +175,9 @@ impl Lab {
         Ok(())
     }
 
-    /// Removes a tunnel's device, of which the peer is not notified, and starts the device again with the connection's
-    /// present configuration. With `rekey` the device has a new key. The device's new public key is then returned, and
-    /// the caller must write it into the local network gateway. Until then the peer refuses the device.
+    /// Removes a tunnel's device without notifying the peer, and starts the device again with the present configuration
+    /// of the tunnel's connection. With `rekey` the device gets a new key. The new public key is then returned, and the
+    /// caller must write it into the local network gateway. Until then the peer refuses the device's handshakes.
     ///
     /// # Errors
     /// The tunnel does not exist, the device's process cannot be killed, the controller does not answer, or as for
@@ -263,7 +264,8 @@ impl Lab {
 
     /// Returns the sessions of all sites that should be up and are not, in the order of the machines. Sessions over
     /// lines that the topology disables are left out, but sessions over lines that an event has set down are included.
-    /// If a routing daemon does not answer, the result has one session with the name `bird` for it.
+    /// If the routing daemon of a machine does not answer, the result has one session with the name `bird` for this
+    /// machine.
     ///
     /// # Errors
     /// A routing daemon has ended.
@@ -281,7 +283,8 @@ impl Lab {
                 );
             }
             let shut = shut_lines(&machine);
-            // A daemon that has just started does not answer yet. That must delay the caller, not fail.
+            // A daemon that has just started does not answer yet. The caller must then wait and not fail, so this is no
+            // error.
             let all = self.sessions(&machine.host).await.unwrap_or_else(|e| {
                 let (name, kind, state) = ("bird".to_owned(), String::new(), format!("{e:#}"));
                 vec![Protocol { name, kind, state }]
@@ -325,7 +328,7 @@ impl Lab {
     }
 
     /// Carries out the actions of an event in their order. Does not wait until routes have converged. The lab does not
-    /// record the event; [`Self::undo_events`] undoes all.
+    /// record which events were triggered; [`Self::undo_events`] undoes all events of the topology.
     ///
     /// # Errors
     /// The target of an action does not exist, or a command fails. The actions before it stay in effect.
@@ -348,10 +351,10 @@ impl Lab {
     }
 
     /// Undoes all events: sets every interface and host that an action of the topology names to the state that the
-    /// topology describes. This has no effect on those that no event has changed.
+    /// topology describes. This has no effect on interfaces and hosts that no event has changed.
     ///
     /// # Errors
-    /// A command fails. The remaining targets are then unchanged.
+    /// A command fails. The targets after the failed one are then unchanged.
     pub fn undo_events(&self) -> Result<()> {
         let (hosts, topology) = (&*self.hosts, &self.topology);
         for action in topology.events.iter().flat_map(|(_, e)| &e.actions) {

@@ -93,9 +93,9 @@ protocol kernel {{
     )
 }
 
-/// Returns the configuration of a LAN router. The LAN router advertises nothing, because the customer edges have static
-/// routes to the LAN. With ECMP, OSPF merges the external routes of several customer edges into one route with several
-/// next hops.
+/// Returns the configuration of a LAN router. The LAN router need not advertise anything, because the customer edges
+/// have static routes to the LAN. With ECMP, OSPF merges the external routes of several customer edges into one route
+/// with several next hops.
 fn lan_router(site: &Site) -> String {
     let ecmp = if site.lan.ecmp { "yes" } else { "no" };
     let mut links = String::new();
@@ -273,8 +273,8 @@ fn session(site: &Site, s: &Session<'_>) -> String {
     )
 }
 
-/// Returns the filter that exports the site's own prefixes that `prefixes` contains. The filter exports no learned
-/// routes and no prefixes of links.
+/// Returns the export filter of a BGP session: it advertises those prefixes of the site that are in `prefixes`. It
+/// advertises no learned routes and no prefixes of links.
 fn export_filter(prefixes: &[Ipv4Net]) -> String {
     if prefixes.is_empty() {
         return "none".into();
@@ -322,7 +322,7 @@ pub fn protocols(text: &str) -> Vec<Protocol> {
 }
 
 /// Parses the output of `birdc show route`. Returns each prefix once, even if BIRD has several routes to it. If BIRD
-/// lists several routes to a prefix, only the first route's line contains the prefix.
+/// lists several routes to a prefix, only the line of the first route contains the prefix; the other lines are skipped.
 #[must_use]
 pub fn prefixes(text: &str) -> BTreeSet<Ipv4Net> {
     let first = |line: &str| line.split_whitespace().next()?.parse().ok();

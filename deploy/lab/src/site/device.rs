@@ -15,9 +15,9 @@ use std::path::Path;
 /// MTU inside the tunnel, in bytes, for an output that contains no MTU (D20).
 const MTU: u16 = 1420;
 
-/// The settings of one device, parsed from the output of `tombolo connection device-config`. The output has a file for
-/// wg-quick for each instance of the gateway, and the neighbours of a BGP session. Only the first file is used, because
-/// a device of the lab has one tunnel.
+/// The settings of one device, parsed from the output of `tombolo connection device-config`. The output contains a
+/// configuration file for wg-quick for each instance of the gateway, and the neighbours for BIRD's BGP sessions. Only
+/// the first file is used, because a device of the lab has one tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceSettings {
     /// Addresses of the device inside the tunnel, in the order of the file.
@@ -90,8 +90,8 @@ impl DeviceSettings {
                     self.remote.routes.push(net);
                 }
             }
-            // The lab has generated the private key itself. All other properties of this section are instructions to
-            // wg-quick, which the lab does not use.
+            // All other properties of this section are ignored: the lab has generated the private key itself, and the
+            // rest are instructions to wg-quick, which the lab does not use.
             ("[interface]", _) => {}
             _ => bail!("'{line}' is in no section"),
         }
@@ -132,8 +132,8 @@ fn prefix(text: &str) -> Result<IpNet> {
         .with_context(|| format!("Address: '{text}'"))
 }
 
-/// Generates a private key in a file, which replaces an earlier one; a new file has mode 0600. The file's folder must
-/// exist. Returns the public key in base64.
+/// Generates a private key and writes it to a file, in place of an earlier key; a new file has mode 0600. The file's
+/// folder must exist. Returns the public key in base64.
 ///
 /// # Errors
 /// The path is no UTF-8, the file cannot be written, or `wg` is missing or fails.
@@ -160,11 +160,11 @@ pub fn make_in_kernel(device: &str) -> Result<bool> {
     }
 }
 
-/// Whether the kernel has WireGuard. The test makes a device in a network namespace that ends with the thread of the
-/// test, so nothing remains.
+/// Whether the kernel has WireGuard. To find out, a new thread makes a WireGuard device in a network namespace of its
+/// own. The namespace and the device disappear when the thread ends.
 ///
 /// # Errors
-/// A network namespace cannot be created, or as [`make_in_kernel`].
+/// A network namespace cannot be created, or [`make_in_kernel`] fails.
 pub fn is_in_kernel() -> Result<bool> {
     let tried = std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).context("making a network namespace (root is needed)")?;

@@ -64,8 +64,8 @@ impl Row {
     }
 }
 
-/// The prefixes that a customer edge must learn by BGP from one neighbour; if it learns others, the check fails (E16).
-/// This detects routes that no ping uses.
+/// The prefixes that a customer edge must learn by BGP from one neighbour. If the edge learns fewer or others, the
+/// check fails (E16). So the check also detects routes that no ping uses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Learned {
@@ -84,7 +84,7 @@ pub struct Learned {
 }
 
 impl Learned {
-    /// Whether both expectations are about the same neighbour of the same customer edge. Names are compared exactly.
+    /// Whether both expectations concern the same neighbour of the same customer edge. Names are compared exactly.
     #[must_use]
     pub fn same_neighbour(&self, other: &Self) -> bool {
         let key = |l: &Self| (l.site.clone(), l.router.clone(), l.line.clone(), l.tunnel.clone());
@@ -146,7 +146,7 @@ pub enum Verb {
 /// The target of an action, with all properties that an action on this kind of target needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target<'a> {
-    /// The customer edge's interface of a line, which is set up or down.
+    /// The customer edge's interface for a line, which the action sets up or down.
     Line {
         /// Name of the site.
         site: &'a str,
@@ -157,7 +157,7 @@ pub enum Target<'a> {
         /// Whether the interface is set up; false: it is set down.
         up: bool,
     },
-    /// The customer edge's interface of a tunnel, which is set up or down.
+    /// The customer edge's interface for a tunnel, which the action sets up or down.
     Tunnel {
         /// Name of the site.
         site: &'a str,

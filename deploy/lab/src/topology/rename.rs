@@ -193,7 +193,7 @@ fn new_names(topology: &Topology, old: &BTreeSet<String>, random: &mut Random) -
     names
 }
 
-/// Returns new ASNs for the sites. The ASNs of gateways are kept, because Azure reserves them (G4).
+/// Returns new ASNs for the sites. All other ASNs, such as those of gateways, are kept.
 fn new_asns(topology: &Topology, known: &BTreeSet<u32>, random: &mut Random) -> BTreeMap<u32, u32> {
     let mut free: Vec<u32> = ASNS.filter(|asn| !known.contains(asn)).collect();
     let sites: BTreeSet<u32> = topology.sites.values().map(|s| s.asn).collect();

@@ -40,7 +40,8 @@ impl Circuit {
     }
 }
 
-/// The properties of a local network gateway to which a connection leads. They describe a site's VPN device.
+/// The properties of a local network gateway, the remote side of a connection to a site. They describe a site's VPN
+/// device.
 #[derive(Debug, Clone)]
 pub(super) struct Device {
     /// Name of the local network gateway in the resources.
