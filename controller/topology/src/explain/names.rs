@@ -22,7 +22,8 @@ pub(super) struct Endpoint {
 /// The source of a walk: an address of a NIC, or a name.
 ///
 /// # Errors
-/// The name or address is unknown or ambiguous. The text begins with `from:`.
+/// The name or address is unknown or ambiguous, or no agent has joined for the VM or NIC that it names. The text begins
+/// with `from:`.
 pub(super) fn source(topology: &Topology, name: &str) -> Result<Endpoint, String> {
     let end = match name.parse::<IpAddr>() {
         Ok(address) => one_of("from", name, with_address(topology, address))?,
