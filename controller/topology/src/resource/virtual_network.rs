@@ -147,8 +147,8 @@ impl Resource for VirtualNetwork {
         for peering in &old.peerings {
             draft.remove_half(id, peering.id.name());
         }
-        // The halves of other VNets that point to the deleted VNet become `Disconnected`. They stay so even if a new
-        // VNet gets the same name (P13).
+        // The `Connected` halves that point to the deleted VNet become `Disconnected`, and stay so even if a new VNet
+        // gets the same name (P13). `Initiated` halves stay `Initiated`.
         for (owner, half) in draft.halves_towards(id) {
             if half.state == PeeringState::Connected {
                 draft.edit_half(&owner, half.id.name(), |h| h.state = PeeringState::Disconnected);

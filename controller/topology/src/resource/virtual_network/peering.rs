@@ -57,11 +57,11 @@ pub struct Peering {
 /// The state of a peering half (P13).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PeeringState {
-    /// The remote VNet has no half that points to this VNet.
+    /// The remote VNet has no half that points to this VNet, or does not exist any more.
     Initiated,
     /// Both VNets have a half that points to the other one, so traffic flows.
     Connected,
-    /// The other half or the remote VNet was deleted.
+    /// The half was `Connected`, and then the other half or the remote VNet was deleted.
     Disconnected,
 }
 
