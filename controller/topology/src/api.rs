@@ -117,8 +117,8 @@ impl Topology {
     /// `/subscriptions/{s}/providers/Microsoft.Network/virtualNetworks` for all groups of a subscription.
     /// `…/resources`, below a group or a subscription, lists all kinds in short form.
     ///
-    /// Top-level items are ordered by id, children as in the body of their parent, and `…/resources` by type and then
-    /// by id. In a subscription without resources, every collection exists and is empty.
+    /// Top-level items are ordered by id, and `…/resources` by type and then by id. Children are in the order in which
+    /// their parent's body lists them. In a subscription without resources, every collection exists and is empty.
     ///
     /// # Errors
     /// Status 404: the resource type, the resource group or the parent does not exist.

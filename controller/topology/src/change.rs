@@ -79,8 +79,8 @@ pub enum Change {
     /// Revokes an agent. The agent's links are removed from its peers' configurations, and the agent gets no
     /// configuration any more. Its record stays until [`Self::DeleteAgent`].
     RevokeAgent(AgentId),
-    /// Deletes an agent, revoked or not; a missing one is no error. Another agent can then get the deleted agent's
-    /// binding.
+    /// Deletes an agent, which may be revoked. If the agent does not exist, this is no error. Another agent can then
+    /// get the deleted agent's binding.
     DeleteAgent(AgentId),
     /// Replaces all of the operator's settings.
     SetSettings(Settings),

@@ -5,8 +5,8 @@ use crate::problems::{Problems, group_not_found, not_found};
 use crate::topology::Topology;
 use uuid::Uuid;
 
-/// The state that a change works on, with the problems found so far. [`crate::rules::apply`] discards a draft with
-/// problems, so the draft's topology may be inconsistent once the draft has a problem.
+/// The state that a change works on, with the problems found so far. Once the draft has a problem, its topology may be
+/// inconsistent. [`crate::rules::apply`] discards such a draft.
 pub(crate) struct Draft<'a> {
     /// The state before the change, plus what the change has altered so far.
     pub(crate) topology: Topology,

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
-/// A topology with its agents' statuses, for the bodies of items. Some members list the users of an item, such as the
-/// ip configurations in a subnet. These users are collected once, when the first body needs them.
+/// The topology and the agents' statuses from which the bodies of items are written. Some members list the users of an
+/// item, such as the ip configurations in a subnet. These users are collected once, when the first body needs them.
 pub(crate) struct Views<'t> {
     pub(crate) topology: &'t Topology,
     pub(crate) statuses: &'t AgentStatuses,

@@ -112,8 +112,8 @@ impl Resource for VirtualNetworkGateway {
         draft.check_gateway_place(id, kind, vpn_type, &requested, put.old());
         let subnet = requested.first().map(|w| w.subnet.clone());
         // An instance that gets a free address must not get the gateway's BGP address, which is that of the body or the
-        // present one (G4). So it is read here, before the instances' addresses are chosen. Its problems are ignored
-        // here, because `bgp_settings` reads it again below and reports them.
+        // present one (G4). So the BGP address is read here, before the instances' addresses are chosen. Problems of
+        // this address are ignored here, because `bgp_settings` reads it again below and reports them.
         let given = properties.object("bgpSettings", &mut Problems::default());
         let given = given.and_then(|bgp| bgp.address("bgpPeeringAddress", &mut Problems::default()));
         let bgp_address = given.or_else(|| put.old().map(|o| o.bgp_peering_address));

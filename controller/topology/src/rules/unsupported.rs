@@ -34,7 +34,7 @@ pub(crate) struct Unsupported {
     held_by: fn(&Settings) -> bool,
 }
 
-/// An unsupported property with the default code and no exceptions.
+/// An unsupported property with the error code `XNotSupported`. Only empty values of it are accepted.
 const fn refuse(path: &'static str, rule: &'static str, effect: &'static str, instead: &'static str) -> Unsupported {
     Unsupported {
         path,
@@ -71,7 +71,7 @@ impl Unsupported {
         Self { held_by, ..self }
     }
 
-    /// Whether a value of this property has no effect, so that it is accepted.
+    /// Whether `value` has no effect. Then the property is accepted with this value.
     fn has_no_effect(&self, value: &Value) -> bool {
         match value {
             Value::Null => true,

@@ -96,7 +96,8 @@ fn a_new_spoke_of_the_gateway_concerns_the_hub_the_spokes_and_the_branch() {
     );
 }
 
-/// The bytes of a configuration do not depend on the order in which VNets and peerings were created.
+/// The bytes of a configuration do not depend on the order in which peerings were created, or in which address ranges
+/// are listed.
 #[test]
 fn order_of_creation_does_not_show() {
     let build = |order: [usize; 3]| {

@@ -36,8 +36,8 @@ fn r1_default_routes_of_every_subnet() {
     assert!(effective_routes(&w.topology, &ResourceId::new("/nowhere")).is_none());
 }
 
-/// R1: a dual-stack VNet has ::/0 beside 0.0.0.0/0, and private blocks for IPv4 only. A VNet without IPv4 has no
-/// 0.0.0.0/0 and no private blocks.
+/// R1: in a dual-stack VNet, subnets have the routes 0.0.0.0/0 and ::/0, and the routes that drop the IPv4 private
+/// blocks. In a VNet without IPv4, they have neither 0.0.0.0/0 nor these blocks.
 #[test]
 fn r1_both_families() {
     let mut w = World::default();
@@ -155,9 +155,9 @@ fn p24_not_transitive() {
     assert!(!w.shown("c/s").iter().any(|l| l.contains("10.1.")));
 }
 
-/// R5, P21: (a) the spoke gets the routes of the hub's gateway, with that gateway as next hop. (b) The branch gets the
-/// spokes' prefixes as part of the hub. (d) Spokes do not learn each other's prefixes. Without allowGatewayTransit or
-/// without useRemoteGateways, the routes of (a) and (b) are withdrawn.
+/// R5, P21a: the spoke gets the routes of the hub's gateway, with that gateway as next hop. P21b: the branch gets
+/// routes to the prefixes of the hub's spokes. P21d: spokes do not learn each other's prefixes. Without
+/// allowGatewayTransit or without useRemoteGateways, these routes of the spoke and of the branch are withdrawn.
 #[test]
 fn p21_gateway_transit() {
     let w = hub_and_spokes();

@@ -119,8 +119,9 @@ impl Draft<'_> {
         true
     }
 
-    /// Reads the `peerings` of a circuit's body, which lists all of them. `None`: the list has no private peering, so a
-    /// present one is removed. If the list has one that cannot be read, the present one stays.
+    /// Reads the `peerings` of a circuit's body, which must list all peerings that the circuit is to have. `None`: the
+    /// list has no private peering, so a present one is removed. If the list has one that cannot be read, the present
+    /// one stays.
     pub(super) fn read_peerings(
         &mut self,
         circuit: &ResourceId,

@@ -88,8 +88,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Checks that the two VNets do not overlap (P10), and that each of them overlaps no other peered VNet of the other
-    /// one (P11, P12). Returns whether the two VNets are disjoint.
+    /// Checks that the two VNets do not overlap (P10), and that neither of them overlaps a third VNet that is peered
+    /// with the other one (P11, P12). Returns whether the two VNets are disjoint.
     fn check_overlap(&mut self, id: &ResourceId, vnet: &VirtualNetwork, remote: &VirtualNetwork) -> bool {
         let (own, far) = (
             DisjointSet::new(&vnet.address_space),
