@@ -160,7 +160,7 @@ impl LearnedRoutes {
     }
 
     /// The configuration of a gateway or an edge. `None`: the agent is unknown or revoked, has no configuration, or is
-    /// that of a VM.
+    /// the agent of a VM.
     #[must_use]
     pub fn config(&self, agent: &AgentId) -> Option<&AgentConfig> {
         self.configs.get(agent)

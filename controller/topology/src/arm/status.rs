@@ -42,8 +42,8 @@ fn instances(topology: &Topology, gateway: &ResourceId) -> Vec<AgentId> {
 /// reports of the far end's agents are not used.
 pub(crate) fn of(topology: &Topology, statuses: &AgentStatuses, connection: &Connection) -> Status {
     let tunnels = tunnels(topology, statuses, connection);
-    // A connection is Connected if at least one of its tunnels is connected, and NotConnected if all tunnels are down
-    // (G12).
+    // The connection has the first of these states that one of its tunnels has (G12). If no tunnel has one of them, its
+    // status is `Unknown`.
     let has = |status: &str| tunnels.iter().any(|t| t.status == status);
     let order = ["Connected", "Connecting", "NotConnected"];
     Status {

@@ -284,7 +284,7 @@ fn foreign_sources_of_peer(machine: &Machine<'_>, allow_forwarded: bool) -> Fore
 
 /// The sources of the packets that the VPN gateway of `hub` may relay to a machine (P21d): the prefixes reachable
 /// through the gateway's connections (even if the machine's VNet prefers a peering for them, D9), the hub VNet, and the
-/// spokes that use the gateway. `own_space`, the address space of the machine's VNet, is cut out.
+/// spokes that use the gateway. Addresses in `own_space`, the address space of the machine's VNet, are left out.
 fn relayed(hub: &Vnet<'_>, own_space: &[IpNet]) -> Vec<IpNet> {
     let mut sources = hub.connection_prefixes();
     sources.extend(&hub.resource.address_space);

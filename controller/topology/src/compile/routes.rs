@@ -53,7 +53,8 @@ fn route(source: RouteSource, prefix: IpNet, next_hop: NextHop) -> EffectiveRout
     }
 }
 
-/// The system routes of a subnet: its VNet, its peers, the Internet and the private blocks (R1 to R4, R9).
+/// The system routes of a subnet: to its VNet, to the peered VNets and to the Internet, and those that drop the private
+/// blocks (R1 to R4, R9).
 fn system(vnet: &Vnet<'_>, table: Option<&RouteTable>) -> Vec<EffectiveRoute> {
     let default = |prefix: IpNet, next_hop| route(RouteSource::Default, prefix, next_hop);
     let ranges = prefix::sorted(&vnet.resource.address_space);

@@ -89,8 +89,8 @@ fn one_of(field: &str, name: &str, found: Found) -> Result<Endpoint, String> {
     }
 }
 
-/// The candidates with a name: agents by name, VMs and network interfaces by name or id. A revoked agent is left out if
-/// another agent has its binding now, unless all found agents are of this kind.
+/// The agents and NICs that match `name`: agents by their name, VMs and network interfaces by name or id. A revoked
+/// agent is left out if another agent has its binding now, unless all found agents are of this kind.
 fn named(topology: &Topology, name: &str) -> Found {
     let is = |id: &ResourceId| id.name().eq_ignore_ascii_case(name) || id.as_str().eq_ignore_ascii_case(name);
     let hit = |agent: &&Arc<Agent>| {

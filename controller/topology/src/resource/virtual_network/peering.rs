@@ -32,8 +32,8 @@ pub struct Peering {
     pub remote_vnet: ResourceId,
     /// `allowVirtualNetworkAccess`: whether the two VNets may reach each other. Both halves must allow it (P17).
     pub allow_virtual_network_access: bool,
-    /// `allowForwardedTraffic`: whether appliances of the remote VNet may send packets with foreign sources to this
-    /// VNet (P18).
+    /// `allowForwardedTraffic`: whether appliances of the remote VNet may forward packets to this VNet whose source is
+    /// outside of the remote VNet (P18).
     pub allow_forwarded_traffic: bool,
     /// `allowGatewayTransit`: whether the remote VNet may use this VNet's gateways (P19).
     pub allow_gateway_transit: bool,

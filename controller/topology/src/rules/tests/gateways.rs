@@ -378,7 +378,7 @@ fn g16_counts_the_vnets_that_use_a_gateway() {
     w.delete(&net("connections/there")).unwrap();
     w.peer("twin", "branch", user.clone()).unwrap();
     assert_eq!(codes(w.connect("there", "hub", "branch")), ["XVpnNetworksOverlap"]);
-    // A change of an address space that would make them overlap is refused too.
+    // A change of an address space that would make VNets overlap that VPN joins is refused too.
     w.vnet("twin", &["10.9.0.0/16"]).unwrap();
     w.connect("there", "hub", "branch").unwrap();
     assert_eq!(codes(w.vnet("twin", &["10.8.7.0/24"])), ["XVpnNetworksOverlap"]);

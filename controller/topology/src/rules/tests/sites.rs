@@ -473,7 +473,7 @@ fn d14_d16_what_a_device_is_told() {
     let told = crate::device::config(&w.now, &id).unwrap();
     assert!(told.bgp.is_none() && told.instances.is_empty());
     assert_eq!(told.prefixes, ["10.1.0.0/16".parse().unwrap()]);
-    // P21: a spoke that uses the gateway is reachable through it.
+    // P21: if a spoke uses the gateway, the device's configuration has the spoke's prefixes too.
     w.peer("hub", "spoke", json!({"allowGatewayTransit": true})).unwrap();
     w.peer("spoke", "hub", json!({"useRemoteGateways": true})).unwrap();
     let binding = Binding::Gateway {
