@@ -1,5 +1,5 @@
-//! The operations on a topology. They apply a change, build a topology from stored documents, compute the documents
-//! that a change alters, and show ARM bodies.
+//! The operations on a [`Topology`]: to apply a change, to build a topology from stored documents, to compute the
+//! documents that a change alters, and to show ARM bodies.
 
 use crate::arm::view::Views;
 use crate::arm::{bgp, list};
@@ -20,14 +20,14 @@ impl Topology {
     /// if it refuses the change.
     ///
     /// # Errors
-    /// The change breaks a rule. The rejection lists the problems in a fixed order, so equal requests get equal
-    /// answers: the first 100, and an entry that counts the others.
+    /// The change breaks a rule. The rejection lists the first 100 problems, and one more entry that counts the others.
+    /// The order of the problems is fixed, so equal requests get equal answers.
     pub fn apply(&self, change: &Change, new_guid: &mut dyn FnMut() -> Uuid) -> Result<Outcome, Rejection> {
         rules::apply(self, change, new_guid)
     }
 
-    /// The changes of documents, ordered by key, after which a store that had the state `before` has the state `self`.
-    /// Empty if the two states are equal.
+    /// The documents to write or delete so that a store with the documents of `before` has those of `self`; ordered by
+    /// key. Empty if the two states are equal.
     #[must_use]
     pub fn documents_since(&self, before: &Self) -> Vec<DocumentChange> {
         documents::since(self, before)
@@ -57,8 +57,8 @@ impl Topology {
     }
 
     /// `getLearnedRoutes` of a gateway in ARM's form: the prefixes of the gateway's VNet and of the VNets that use the
-    /// gateway, then for each instance with an agent the routes that the instance has accepted. The routes are computed
-    /// from the last reports of all agents. `None`: the gateway does not exist.
+    /// gateway, then for each instance with an agent the learned routes that the instance uses. The learned routes are
+    /// computed from the last reports of all agents. `None`: the gateway does not exist.
     #[must_use]
     pub fn learned_routes(&self, gateway: &ResourceId, statuses: &AgentStatuses) -> Option<Vec<Value>> {
         bgp::learned(self, statuses, gateway)
@@ -78,8 +78,8 @@ impl Topology {
     }
 
     /// `getBgpPeerStatus` of a gateway in ARM's form: for each instance, every configured session with the state that
-    /// the instance's agent reports. The state is `Unknown` while that agent is missing, not connected or has not
-    /// reported the session. `None`: the gateway does not exist.
+    /// the instance's agent reports. The state is `Unknown` while the instance has no agent, or its agent is not
+    /// connected to the controller or has not reported the session. `None`: the gateway does not exist.
     #[must_use]
     pub fn bgp_peers(&self, gateway: &ResourceId, statuses: &AgentStatuses) -> Option<Vec<Value>> {
         bgp::bgp_peers(self, statuses, gateway)
@@ -99,8 +99,8 @@ impl Topology {
     }
 
     /// The neighbours of a circuit's private peering on one of the circuit's two lines, in ARM's form: the customer
-    /// first, then the instances of the connected gateways. BGP sessions that the line's edge does not report as up are
-    /// `down`. `None`: the circuit or its peering does not exist.
+    /// first, then the instances of the connected gateways. A session is shown as `down` unless the line's edge reports
+    /// it as up. `None`: the circuit or its peering does not exist.
     #[must_use]
     pub fn circuit_routes_summary(
         &self,
@@ -117,8 +117,8 @@ impl Topology {
     /// `/subscriptions/{s}/providers/Microsoft.Network/virtualNetworks` for all groups of a subscription.
     /// `…/resources`, below a group or a subscription, lists all kinds in short form.
     ///
-    /// Top-level items are ordered by id, children as in the body of their parent, and `…/resources` by type and then
-    /// by id. In a subscription without resources, every collection exists and is empty.
+    /// Top-level items are ordered by id, and `…/resources` by type and then by id. Children are in the order in which
+    /// their parent's body lists them. In a subscription without resources, every collection exists and is empty.
     ///
     /// # Errors
     /// Status 404: the resource type, the resource group or the parent does not exist.

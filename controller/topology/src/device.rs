@@ -70,7 +70,8 @@ fn refused(status: u16, code: &'static str, message: String) -> Rejection {
     }
 }
 
-/// The tunnels to the instances of the gateway that have an agent which is not revoked, in order of `ipConfigurations`.
+/// One tunnel for each instance of the gateway, in order of `ipConfigurations`. Instances without an agent, or with
+/// only a revoked agent, are left out.
 fn instances(topology: &Topology, gateway: &VirtualNetworkGateway) -> Vec<DeviceTunnel> {
     let serves = |agent: &Agent, name: &str| {
         matches!(&agent.binding, Binding::Gateway { gateway: g, ip_configuration }

@@ -1,8 +1,8 @@
 //! Walks a packet through the fabric, hop by hop, with the agents' own decision code.
 //!
-//! The walk shows the result of the policy, with the routes that agents report as learned. A live probe shows the
-//! result in the network. If the two differ, the usual reason is that a link is down, or that an agent does not run the
-//! newest configuration yet.
+//! The walk is computed from the configurations that agents should run and the routes that they report. A live probe
+//! (`ping`, `trace`) tests the real network. If the walk and the probe differ, the usual reason is that a link is down,
+//! or that an agent does not run the newest configuration yet.
 //!
 //! * `answer`: the question and the answer in their JSON form.
 //! * `names`: resolves the operator's names to agents and addresses.
@@ -33,9 +33,9 @@ use std::net::IpAddr;
 use tombolo_proto::fabric::{ExplainRequest, Protocol};
 use walk::{Answer, End, Fabric};
 
-/// Walks a packet and, if it arrives, its reply from agent to agent, and computes the output of a traceroute. Each
-/// agent decides with its compiled configuration and the routes of `reports`; no packet is sent and no agent is asked.
-/// The walk assumes that hosts and sites answer.
+/// Walks a packet and, if it arrives, its reply from agent to agent, and computes the output of a traceroute. The
+/// decision of each agent is computed from its compiled configuration and the routes of `reports`; no packet is sent
+/// and no agent is asked. The walk assumes that hosts and sites answer.
 ///
 /// # Errors
 /// The text names the reason: a name is unknown or ambiguous (then the text lists the candidates), the source has no
@@ -63,7 +63,8 @@ pub fn explain(
             let mut back = Packet::new(destination, source, question.protocol, None, DEFAULT_TTL)?;
             Some(fabric.walk(last, None, &mut back).0)
         }
-        // The fabric cannot know the path inside a site, so the walk assumes that the site answers.
+        // The controller does not know the path inside a site. So the walk assumes that the site answers, and walks its
+        // reply.
         End::LeftFabric { agent, device } => {
             let mut back = Packet::new(destination, source, question.protocol, None, DEFAULT_TTL)?;
             Some(fabric.walk(agent, device.as_ref(), &mut back).0)
@@ -86,7 +87,8 @@ pub fn explain(
                 let address = reachable.then_some(destination);
                 (TraceHop { ttl, agent, address }, true)
             }
-            // The next hops are the site's own routers, which the controller does not know.
+            // The packet is dropped, or its next hops are routers of a site. The controller does not know these
+            // routers, so the trace ends.
             End::LeftFabric { .. } | End::Stopped => break,
         };
         trace.push(line);
@@ -106,8 +108,8 @@ pub fn explain(
     })
 }
 
-/// Whether an ICMP error reaches `source`, the source of the packet that caused it. If the error does not reach
-/// `source`, a traceroute shows a silent hop.
+/// Whether the ICMP error `answer` reaches `source`, the source of the packet that caused the error. If not, a
+/// traceroute shows a silent hop (`*`).
 fn reaches_source(fabric: &mut Fabric<'_>, answer: &Answer, source: IpAddr) -> Result<bool, String> {
     let mut error = Packet::new(answer.address, source, Protocol::Icmp, None, DEFAULT_TTL)?;
     let (at, from) = &answer.start;
@@ -117,7 +119,7 @@ fn reaches_source(fabric: &mut Fabric<'_>, answer: &Answer, source: IpAddr) -> R
     ))
 }
 
-/// One sentence for people: the agents on the path, or the cause of the stop and its remedy.
+/// One sentence for people: the agents on the path, or why the packet stops and what would change that.
 fn summary(request: &Walk, reply: Option<&Walk>) -> String {
     let path = |walk: &Walk| {
         let mut agents: Vec<&str> = walk.hops.iter().map(|hop| hop.agent.as_str()).collect();

@@ -21,8 +21,8 @@ pub struct Envelope {
     /// A GUID that stays the same for the life of the resource.
     pub resource_guid: Uuid,
     /// Properties that are kept and shown (`dhcpOptions`, `sku`, …), in ARM's form: an object with top-level members,
-    /// and with `properties`. They have no effect, except that some of a circuit's decide limits (X12, X13). Members
-    /// whose value is Azure's default are not stored.
+    /// and with `properties`. They have no effect, except that some properties of a circuit decide limits (X12, X13).
+    /// Members whose value is Azure's default are not stored.
     #[serde(default)]
     pub echoed: serde_json::Map<String, serde_json::Value>,
 }
