@@ -7,7 +7,9 @@
 //!     │ neither answered
 //!     ▼
 //!   Search ── neighbouring sizes found ──▶ Done
-//! ``` A search probes up to 15 sizes at once, between a size that passes and a size that does not. The search then
+//! ```
+//!
+//! A search probes up to 15 sizes at once, between a size that passes and a size that does not. The search then
 //! probes sizes between the largest size that passed and the next larger one that was probed. Probes are sent with
 //! don't-fragment. Datagrams with other packets are sent without don't-fragment, so that, on a path that carries
 //! fragments, they arrive even before the limit is known.

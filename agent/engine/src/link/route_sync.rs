@@ -7,7 +7,9 @@
 //! sender                                       receiver
 //!   fragments of the table, digest d ──────────▶  reassembles the table
 //!   ◀───────────────────────────── confirms d     at once, then every second
-//! ``` The receiver does not trust the sender. The receiver reads advertisements only if [`accept`](RouteSync::accept)
+//! ```
+//!
+//! The receiver does not trust the sender. The receiver reads advertisements only if [`accept`](RouteSync::accept)
 //! allows them, keeps at most one complete table, and passes tables on at a [`Pace`] that slows down a sender whose
 //! table keeps changing.
 
