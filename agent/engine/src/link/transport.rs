@@ -93,9 +93,9 @@ pub(super) trait SecureTransport {
     /// Whether the transport has a session for a link.
     fn session(&self, link: LinkIndex) -> SessionState;
 
-    /// Whether [`connect`](Self::connect) is needed, and allowed, to get a working session. False while a session is
-    /// being established and after an attempt has failed. QUIC also returns false while there is a session; WireGuard
-    /// does not, because its session may not work any more.
+    /// Whether [`connect`](Self::connect) is useful now. With QUIC, this is so if the link has no connection and none
+    /// is being opened. With WireGuard, it is so if an endpoint is known, no handshake is requested or in progress, and
+    /// the last one has not failed; there may be a session, which may not work any more.
     fn needs_connect(&self, link: LinkIndex) -> bool;
 
     /// Starts to establish a session, in addition to existing ones; the handshake goes out with the next
