@@ -32,8 +32,8 @@ pub const MAX_AS_PATH: usize = 255;
 /// those of ten BGP neighbours (G15), each of which announces the largest permitted number of routes.
 pub const MAX_ROUTES_FROM_GATEWAY: usize = 10 * MAX_PREFIXES as usize;
 
-/// The martian blocks (RFC 6890). A route that lies within one of them is refused. A packet from a link may not have a
-/// source in one of these blocks because of a learned route. The blocks are "this network" (0.0.0.0/8), loopback,
+/// The martian blocks (RFC 6890). A route that lies within one of them is refused. No learned route permits packets
+/// from a link to have a source in one of these blocks. The blocks are "this network" (0.0.0.0/8), loopback,
 /// link-local, protocol assignments, multicast, reserved and broadcast, and IPv4-mapped IPv6 addresses. The blocks for
 /// private, shared (100.64.0.0/10), benchmarking and documentation addresses are not in the list, because sites and
 /// labs use these addresses.
@@ -156,9 +156,9 @@ pub(super) struct ImportPolicy<'a> {
     own_asn: Option<u32>,
     /// The receiver's address spaces; no route within them is accepted (G22).
     own: &'a [IpNet],
-    /// The ASN that AS paths must start with. `None`: the first ASN is not checked. This is so for a gateway that the
-    /// own VNet uses, because it does not add its ASN, and at an edge whose BGP speaker does not have the circuit as a
-    /// neighbour.
+    /// The ASN that AS paths must start with. `None`: the first ASN is not checked. This is so for a gateway of the own
+    /// VNet or one that the own VNet uses, because it does not add its ASN, and at an edge whose BGP speaker does not
+    /// have the circuit as a neighbour.
     first_as: Option<u32>,
     /// Largest number of routes of one address family.
     max_routes: usize,
