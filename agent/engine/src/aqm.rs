@@ -2,11 +2,11 @@
 //! must not wait behind a bulk transfer.
 //!
 //! CoDel acts on a standing queue, i.e. one in which even the shortest delay within an interval is too long. To measure
-//! the delay of each packet would need a clock reading per packet. So this implementation only notes when the queue is
-//! empty: a queue that was empty once during an interval is not a standing one. While the queue is a standing one, long
-//! packets are marked (RFC 3168) or, if their senders do not support ECN, dropped. The rate of marks and drops grows
-//! until the queue is empty. Short packets (acknowledgements, echoes, DNS, voice) are neither marked nor dropped,
-//! because they do not fill a queue.
+//! the delay of each packet would cost a clock reading for each packet. So this implementation only notes when the
+//! queue is empty: a queue that was empty once during an interval is not a standing one. While the queue is a standing
+//! one, long packets are marked (RFC 3168) or, if their senders do not support ECN, dropped. The rate of marks and
+//! drops grows until the queue is empty. Short packets (acknowledgements, echoes, DNS, voice) are neither marked nor
+//! dropped, because they do not fill a queue.
 
 use crate::packet::{self, Ecn};
 use std::time::{Duration, Instant};

@@ -98,9 +98,9 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
     /// Processes one IP packet that was read from the TUN device, without a virtio header. `packet` is modified in
     /// place, for instance its TTL.
     ///
-    /// The packet has exactly one of these outcomes, each with a counter: it becomes a datagram in `tx` (over QUIC only
-    /// with [`flush`](Self::flush)), it waits in the queue of a link for a handshake, it goes into the redirect sink,
-    /// it is answered with an ICMP error for the host in `rx`, or it is dropped.
+    /// The packet has exactly one outcome, which is counted. Either it is sent: it becomes a datagram in `tx` (over
+    /// QUIC only with [`flush`](Self::flush)), or waits in the queue of a link for a handshake. Or it goes into the
+    /// redirect sink. Or it is answered with an ICMP error for the host in `rx`. Or it is dropped.
     pub fn handle_tun(
         &mut self,
         packet: &mut [u8],
@@ -383,10 +383,11 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
 
     /// Answers a packet with an ICMP error, or counts it as dropped.
     ///
-    /// T5: a VPN gateway answers packets that come from its local prefixes. The error's source is the gateway's own
-    /// address, and the error goes back through the link from which the packet came. If a packet that this host has
-    /// sent is too big for the path, the error goes to the host through the TUN device. Its source is the packet's
-    /// destination; any source will do, because a host accepts this error from every router on the path.
+    /// T5: of the packets that come from links, a VPN gateway answers those from its local prefixes; all others are
+    /// counted as dropped. The error's source is the gateway's own address, and the error goes back through the link
+    /// from which the packet came. If a packet that this host has sent is too big for the path, the error goes to the
+    /// host through the TUN device. Its source is the packet's destination; any source will do, because a host accepts
+    /// this error from every router on the path.
     #[expect(
         clippy::too_many_arguments,
         reason = "the packet, where it came from, and both ways out"

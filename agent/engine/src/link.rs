@@ -170,8 +170,8 @@ pub trait LinkSet {
 
     /// Decrypts a received datagram into `buffer`, which must be at least as long as the datagram. The buffer must also
     /// have at least 256 bytes, because answers are built in the buffer. `from` is the path of the datagram. Answers,
-    /// such as handshakes, go into `tx`. Whatever the result is, further packets may wait for
-    /// [`next_packet`](Self::next_packet).
+    /// such as handshakes, go into `tx`. Whatever the result is, packets of this datagram or of earlier ones may wait
+    /// for [`next_packet`](Self::next_packet).
     fn open(
         &mut self,
         datagram: &[u8],

@@ -39,9 +39,9 @@ pub struct PacketInfo {
     pub len: usize,
 }
 
-/// Parses the headers of an IP packet that starts at the first byte of `packet`. Checksums are not checked. `None`: the
-/// IP version is neither 4 nor 6, the buffer is shorter than the header, the buffer is shorter than the header's length
-/// field says, or the length fields of an IPv4 header contradict each other.
+/// Parses the headers of an IP packet that starts at the first byte of `packet`. Checksums are not checked. Returns
+/// `None` if the IP version is neither 4 nor 6, if the buffer is shorter than the header or than the header's length
+/// field says, or if the length fields of an IPv4 header contradict each other.
 #[must_use]
 pub fn parse(packet: &[u8]) -> Option<PacketInfo> {
     match packet.first()? >> 4 {

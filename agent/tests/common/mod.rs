@@ -29,7 +29,8 @@ pub(crate) fn sh(command: &str) -> String {
 }
 
 /// Runs a shell command that may fail. Returns whether the command succeeded, and its output (standard output, then
-/// standard error). Panics if a program is not installed, because no test expects that.
+/// standard error). Panics if a program is not installed: that is a fault of the environment, and not a result for the
+/// test.
 #[must_use = "the command may have failed: use `sh` or `Wire::run` where it must not"]
 pub(crate) fn try_sh(command: &str) -> (bool, String) {
     let out = Command::new("sh").args(["-c", command]).output().unwrap();

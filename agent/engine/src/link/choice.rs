@@ -53,7 +53,7 @@ pub(super) struct TransportHealth {
     /// The length of the peer's silence over this transport; `None`: the peer is not silent, by the definition of
     /// [`Liveness::silent`](super::liveness::Liveness::silent).
     pub(super) silent: Option<Duration>,
-    /// The time at which anything was received over this transport last.
+    /// The time at which something was last received over this transport.
     pub(super) last_rx: Option<Instant>,
     /// Number of echoes over this transport that were answered since the last silence, and the time of the first of
     /// these answers.

@@ -189,7 +189,8 @@ impl PathMtu {
         }
     }
 
-    /// The lower end of a search: the known limit if it passed in this phase, otherwise the least limit.
+    /// The lower end of a search: the known limit if a probe of this size was acknowledged in this phase, otherwise
+    /// [`MIN_SIZE`].
     fn low(&self) -> u16 {
         self.known.filter(|k| self.best >= *k).unwrap_or(MIN_SIZE)
     }

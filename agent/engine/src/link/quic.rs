@@ -52,10 +52,10 @@ const MAX_HANDSHAKES: usize = 1024;
 /// have started. Further ones from this network are ignored.
 const MAX_HALF_OPEN: usize = 64;
 
-/// Rate at which one network may open connections. The rate is limited because a handshake costs this end as much as
-/// its peer. The burst allows for several agents behind one NAT gateway. Each network has two budgets, because an
-/// address that is not validated may be forged. Above the rate, an address that is not validated must first be
-/// validated, and a new connection from a validated address is ignored.
+/// Rate at which one network may open connections. The rate is limited because a handshake costs this end as much
+/// computation as its peer. The burst allows for several agents behind one NAT gateway. Each network has two budgets,
+/// because an address that is not validated may be forged. Above the rate, an address that is not validated must first
+/// be validated, and a new connection from a validated address is ignored.
 const CONNECTION_RATE: Rate = Rate {
     burst: 32,
     per_second: 4,

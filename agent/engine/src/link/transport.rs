@@ -142,7 +142,8 @@ pub(super) trait SecureTransport {
         tx: &mut impl TransmitSink,
     ) -> Result<Sealed, NoSession>;
 
-    /// Decrypts a datagram into `buffer`. Further packets may wait for [`next_packet`](Self::next_packet).
+    /// Decrypts a datagram into `buffer`. Packets of this datagram or of earlier ones may wait for
+    /// [`next_packet`](Self::next_packet).
     fn open(
         &mut self,
         datagram: &[u8],

@@ -110,7 +110,7 @@ pub(super) struct WireGuard {
     by_key: BTreeMap<[u8; 32], usize>,
     events: TransportEvents,
     next_tick: Option<Instant>,
-    /// Time of the last search for the sender of an unknown session.
+    /// Time of the last search for the sender of data of an unknown session.
     last_unknown_session: Option<Instant>,
     /// Rate limit of handshakes by source address.
     sources: Sources,

@@ -62,8 +62,8 @@ impl Coalescer {
     }
 
     /// Adds one complete IP packet, which is copied. First passes those waiting packets to `out` that must be written
-    /// before the new one: the packets of the same flow if the new packet cannot be joined to them, and all waiting
-    /// packets if the new packet has no known flow or needs a slot while all slots are in use.
+    /// before the new one. If the new packet cannot be joined to the packets of its flow, these are passed. If it has
+    /// no known flow, or needs a slot while all slots are in use, all waiting packets are passed.
     pub fn push(&mut self, packet: &[u8], out: &mut impl FnMut(&[u8], usize)) {
         let layout = Layout::of(packet).filter(|l| self.udp || l.protocol == Protocol::Tcp);
         let Some(layout) = layout else {

@@ -24,9 +24,9 @@ impl Tables {
     /// not in the configuration are ignored. The result depends on the arguments alone.
     ///
     /// # Errors
-    /// The configuration violates an invariant of [`AgentConfig::check`], has more than [`MAX_LINKS`] links, has two
-    /// active routes for one prefix of a subnet, names a subnet or peering that it does not have, or has a served
-    /// prefix outside of its subnets.
+    /// The configuration violates an invariant of [`AgentConfig::check`], has more than [`MAX_LINKS`] links, or names a
+    /// subnet or peering that it does not have. Or a subnet has two active routes for one prefix, or a served prefix
+    /// lies outside of all subnets.
     pub fn build(config: &AgentConfig, state: &RoutingState) -> Result<Self, BuildError> {
         config.check().map_err(|e| BuildError(e.0))?;
         let resolver = Resolver::new(config, state)?;

@@ -10,9 +10,9 @@ use tombolo_proto::route::{Route, RouteOrigin};
 /// The sources that one link may use.
 #[derive(Debug, Clone)]
 pub(crate) struct Sources {
-    /// The value of the longest prefix that contains a source decides: with true the link may use the source, with
-    /// false it may not, because the source belongs to another link or VNet. If no prefix contains the source, the link
-    /// may not use it.
+    /// The value of the longest prefix that contains a source decides. True: the link may use the source. False, or no
+    /// such prefix: the link may not use the source. A false value stands for a prefix that belongs to another link or
+    /// VNet.
     prefixes: Lpm<bool>,
 }
 

@@ -104,9 +104,9 @@ pub(super) fn server(crypto: Arc<QuicServerConfig>, transport: Arc<TransportConf
     config
 }
 
-/// The key for stateless resets (RFC 9000, section 10.3). The key for resets is derived from the agent's private key,
-/// so that it stays the same after a restart: an agent that restarted can then answer datagrams of its earlier
-/// connections by a reset, so that its peers need not wait for a timeout.
+/// The key for stateless resets (RFC 9000, section 10.3). This key is derived from the agent's private key, so it stays
+/// the same after a restart. An agent that has restarted can therefore answer datagrams of its earlier connections by a
+/// reset, and its peers need not wait for a timeout.
 pub(super) fn reset_key(key: &PrivateKeyDer<'_>) -> hmac::Key {
     let mut hash = Sha256::new();
     hash.update(b"tombolo stateless reset");

@@ -72,8 +72,8 @@ impl SecureLinks {
         true
     }
 
-    /// Sends the echoes that are due over the transport in use, and over the other transport if the link may need that
-    /// one.
+    /// Sends the echoes that are due over the transport in use, and over the other transport if the link may have to
+    /// switch to it.
     fn send_echoes(&mut self, link: LinkIndex, now: Instant, tx: &mut impl TransmitSink) {
         let Some(entry) = self.links.get(link.get()) else {
             return;

@@ -140,8 +140,8 @@ impl LinkEntry {
         }
     }
 
-    /// Whether the peer in `link` has the same keys as before. If the QUIC key was only added or removed, the peer
-    /// counts as the same.
+    /// Whether the peer in `link` has the same keys as before. A QUIC key that was added or removed makes no
+    /// difference.
     pub(super) fn is_with(&self, link: &Link) -> bool {
         let differ = |(before, now)| before != now;
         self.public_key == link.public_key && !self.pin.zip(link.quic).is_some_and(differ)

@@ -33,8 +33,8 @@
 //! 3. If boringtun had given up a handshake before this end responded, nothing changes: boringtun repeats the report of
 //!    that failure with each tick.
 //!
-//! The peer's initiation proves nothing, because it may be a replay. A response that verifies, or data that verifies,
-//! proves that the peer holds the keys (D18).
+//! The peer's initiation proves nothing, because it may be a replay. An authentic response, or authentic data, proves
+//! that the peer holds the keys (D18).
 
 use crate::buffer::Path;
 use std::time::{Duration, Instant};
@@ -238,7 +238,7 @@ impl Policy {
 pub(super) struct Traffic {
     /// Whether boringtun has a session with which it can encrypt, confirmed or not.
     pub(super) can_seal: bool,
-    /// Time at which the last datagram that verified was received.
+    /// Time at which the last authentic datagram was received.
     pub(super) last_rx: Option<Instant>,
     /// Time of the first packet to the peer since the peer last sent something.
     pub(super) first_unanswered_tx: Option<Instant>,

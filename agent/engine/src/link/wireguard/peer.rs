@@ -68,7 +68,7 @@ pub(super) struct Peer {
     state: LinkState,
     /// The path on which datagrams for the peer are sent.
     endpoint: Option<Path>,
-    /// The path of the last datagram that verified (other than initiations): the datagram's source, and the address of
+    /// The path of the peer's last authentic datagram that was no initiation: the datagram's source, and the address of
     /// this host at which it arrived. Answers are sent from this address.
     heard: Option<Path>,
     last_tx: Option<Instant>,
@@ -122,8 +122,8 @@ impl Peer {
         }
     }
 
-    /// The endpoint from which the last datagram that verified came. Before the first datagram it is the endpoint that
-    /// was remembered from before the restart.
+    /// The endpoint from which the peer's last authentic datagram came. Before the first datagram it is the endpoint
+    /// that was remembered from before the restart.
     pub(super) fn heard(&self) -> Option<SocketAddr> {
         self.heard.map(|path| path.remote)
     }
@@ -379,8 +379,8 @@ impl Peer {
     }
 
     /// Handles a datagram for this peer from the path `from`. `output` must be at least as long as the datagram, and at
-    /// least as long as a handshake message. A datagram that verifies makes `from` the peer's endpoint, unless it is an
-    /// initiation.
+    /// least as long as a handshake message. If the datagram is authentic and no initiation, `from` becomes the peer's
+    /// endpoint.
     pub(super) fn receive(
         &mut self,
         datagram: &[u8],
@@ -442,8 +442,8 @@ impl Peer {
             .is_some_and(|target| target.remote == from.remote)
     }
 
-    /// Records that a datagram verified on the session with this index: the peer holds the session's keys, and `from`
-    /// is the peer's endpoint from now on (D18).
+    /// Records an authentic datagram on the session with this index: the peer holds the session's keys, and `from` is
+    /// the peer's endpoint from now on (D18).
     fn received(&mut self, session: u32, from: Path, now: Instant, events: &mut TransportEvents) {
         (self.traffic.last_rx, self.traffic.first_unanswered_tx) = (Some(now), None);
         // For nearly every packet the function returns here. So this check must be fast, and the rest need not be.
