@@ -158,7 +158,7 @@ fn learned_endpoints_survive_a_restart() {
     });
 }
 
-/// D20: over an underlay with a small MTU, links carry packets of the full MTU in fragments. If a packet has
+/// D20: over an underlay with a small MTU, links carry packets as long as the inner MTU in fragments. If a packet has
 /// don't-fragment, the agent tells the host the path MTU by an ICMP error.
 #[test]
 fn a_small_underlay_carries_full_packets() {

@@ -136,8 +136,8 @@ const fn index_of(position: usize) -> LinkIndex {
     LinkIndex(position as u32)
 }
 
-/// A set of links, which an [`Engine`](crate::engine::Engine) drives. There are two implementations: `SecureLinks`, the
-/// product's, and [`PlainLinks`] for tests and simulations.
+/// A set of links, which an [`Engine`](crate::engine::Engine) drives. There are two implementations: `SecureLinks` for
+/// agents, and [`PlainLinks`] for tests and simulations.
 ///
 /// Implementations do no input and output, and their methods never block. Time is an argument and never goes back;
 /// datagrams go into a [`TransmitSink`]. An index that belongs to no link has no effect.

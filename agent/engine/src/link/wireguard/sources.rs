@@ -4,7 +4,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Number of handshakes that an address may initiate at once. As many agents behind one NAT may start at the same time.
+/// Number of handshakes that an address may initiate at once. The number is high because many agents behind one NAT may
+/// start at the same time.
 const BURST: u32 = 200;
 
 /// Time after which an address gets another token, so that it may initiate 50 handshakes per second.
