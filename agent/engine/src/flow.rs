@@ -1,4 +1,5 @@
-//! A cache of decisions, which saves most lookups: most packets belong to the flow of a recent packet.
+//! A cache of packet decisions. It saves most lookups in the tables, because most packets belong to the same flow as a
+//! recent packet.
 //!
 //! A decision depends on ingress, source and destination. If a route shares flows between several links, the decision
 //! also depends on the ports. The TTL changes the decision only if it expires here, so packets whose TTL expires here
@@ -59,8 +60,8 @@ impl FlowCache {
             ports: if by_ports { packet.ports } else { 0 },
         };
         #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are as good as any")]
-        // A hash selects exactly one slot, and the lookup searches no others. So the most work that a packet can cause
-        // is one decision.
+        // A hash selects exactly one slot, and the lookup searches no others. So a packet causes at most one decision,
+        // however many entries the cache has.
         let slot = &mut self.slots[self.hash.hash_one(key) as usize & (SLOTS - 1)];
         match slot {
             Some((known, verdict)) if *known == key => *verdict,

@@ -24,23 +24,24 @@ pub struct PacketInfo {
     pub destination: IpAddr,
     /// TTL of IPv4, or hop limit of IPv6.
     pub ttl: u8,
-    /// Protocol number of the transport header, which comes after the IPv6 extension headers. If there are more than
-    /// eight extension headers, or one is cut off, this is the number of the first header that was not parsed.
+    /// Protocol number of the transport header; in IPv6, this header comes after the extension headers. If there are
+    /// more than eight extension headers, or one is cut off, this is the number of the first header that was not
+    /// parsed.
     pub protocol: u8,
     /// Offset of the transport header in bytes. `None`: the packet is a fragment other than the first, it has no bytes
     /// after the IP header, or its IPv6 extension headers were not parsed to their end.
     pub transport: Option<usize>,
-    /// Source port (upper 16 bits) and destination port of TCP and UDP, to distinguish flows. 0 for other protocols and
-    /// for all fragments, because later fragments have no ports (D13).
+    /// Source port (upper 16 bits) and destination port of TCP and UDP, to distinguish flows. 0 for other protocols,
+    /// and for all fragments of a packet: only the first fragment has ports, and all must get the same value (D13).
     pub ports: u32,
     /// Length of the packet according to its IP header, in bytes. Any bytes of the buffer after that are padding and do
     /// not belong to the packet.
     pub len: usize,
 }
 
-/// Parses the headers of an IP packet that starts at the first byte of `packet`. Checksums are not checked. `None`: the
-/// IP version is neither 4 nor 6, the buffer is shorter than the header, the buffer is shorter than the header's length
-/// field says, or the length fields of an IPv4 header contradict each other.
+/// Parses the headers of an IP packet that starts at the first byte of `packet`. Checksums are not checked. Returns
+/// `None` if the IP version is neither 4 nor 6, if the buffer is shorter than the header or than the header's length
+/// field says, or if the length fields of an IPv4 header contradict each other.
 #[must_use]
 pub fn parse(packet: &[u8]) -> Option<PacketInfo> {
     match packet.first()? >> 4 {
@@ -210,8 +211,8 @@ pub fn decrement_ttl(packet: &mut [u8]) {
         packet[8] = ttl;
         // RFC 1141: the checksum grows by the amount by which the header word shrinks.
         let sum = u32::from(u16::from_be_bytes([packet[10], packet[11]])) + 0x0100;
-        // The carry is added back, as ones' complement addition demands; 0xffff becomes 0, as in a newly computed
-        // checksum.
+        // The carry is added back, as ones' complement addition demands. A result of 0xffff becomes 0, because a newly
+        // computed checksum would be 0.
         let folded = (sum + u32::from(sum >= 0xffff)) & 0xffff;
         packet[10..12].copy_from_slice(&folded.to_be_bytes()[2..]);
     } else {

@@ -34,10 +34,10 @@ pub fn may_answer(packet: &[u8], info: &PacketInfo) -> bool {
     !group(info.source) && !group(info.destination) && !is_error
 }
 
-/// Builds the complete IP packet of an ICMP error from `from` to the source of `packet`, of which it quotes the start.
-/// `info` must be the result of parsing `packet`. The result has at most 576 bytes for IPv4 and [`MAX_ERROR`] bytes for
-/// IPv6. Neither [`may_answer`] nor the rate limit is checked here. `None`: `from` and the source of the packet belong
-/// to different address families.
+/// Builds the complete IP packet of an ICMP error, which is sent from `from` to the source of `packet`, and quotes the
+/// start of `packet`. `info` must be the result of parsing `packet`. The result has at most 576 bytes for IPv4 and
+/// [`MAX_ERROR`] bytes for IPv6. Neither [`may_answer`] nor the rate limit is checked here. `None`: `from` and the
+/// source of the packet belong to different address families.
 #[must_use]
 pub fn error(from: IpAddr, packet: &[u8], info: &PacketInfo, cause: IcmpError) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(MAX_ERROR);

@@ -11,8 +11,8 @@ use tombolo_proto::id::ResourceId;
 use tombolo_proto::net::overlap;
 use tombolo_proto::route::{Route, RouteOrigin};
 
-/// The encoded tables that an agent advertises, one for each link whose peer accepts routes from it, in the order of
-/// links. A table has at most [`MAX_ROUTES`] routes. It may be empty, which withdraws all routes.
+/// The encoded tables that an agent advertises, in the order of links: one for each link whose peer accepts routes from
+/// this agent. A table has at most [`MAX_ROUTES`] routes. It may be empty, which withdraws all routes.
 #[must_use]
 pub fn route_advertisements(config: &AgentConfig, state: &RoutingState) -> Vec<(LinkIndex, Arc<[u8]>)> {
     let mut tables = Vec::new();
@@ -85,8 +85,8 @@ pub fn routes_for_peer(config: &AgentConfig, state: &RoutingState, link: &Link) 
             }
             None => Vec::new(),
         },
-        // E5, E8: an ExpressRoute gateway advertises no routes of VPN connections. An ExpressRoute gateway knows no
-        // such routes, because the VPN gateway advertises nothing to it.
+        // E5, E8: an ExpressRoute gateway advertises no routes of VPN connections. It needs no filter for that: it
+        // knows no such routes, because the VPN gateway advertises nothing to it.
         (Role::ExpressRouteGateway { .. }, Relation::GatewayClient {} | Relation::OtherGateway {}) => {
             circuit_routes(config, state)
         }
@@ -165,8 +165,8 @@ fn weight(t: &AcceptedRoute<'_>) -> u32 {
     t.connection.map_or(t.route.weight, |c| c.weight)
 }
 
-/// Sort key, best route first: the higher weight, then the shorter AS path. Names decide between equal routes, so that
-/// all agents choose the same.
+/// Sort key, best route first: the higher weight, then the shorter AS path. Between equal routes the names of the
+/// connection and the next hop decide, so that all agents choose the same route.
 fn preference<'a>(t: &'a AcceptedRoute<'_>) -> (std::cmp::Reverse<u32>, usize, Option<&'a ResourceId>, &'a str) {
     (
         std::cmp::Reverse(weight(t)),
@@ -195,7 +195,8 @@ fn reachable_via(
     else {
         return Vec::new();
     };
-    // The address of a site's device is in `transit` only so that the BGP session works, so it is not advertised.
+    // The address of a site's device is not advertised: it is in `transit` only so that the packets of the BGP session
+    // reach the device.
     let neighbours = bgp.iter().flat_map(|b| &b.neighbours);
     let devices: Vec<IpNet> = neighbours.map(|n| IpNet::from(n.address)).collect();
     let mut routes = Vec::new();
@@ -208,7 +209,8 @@ fn reachable_via(
         routes.push(Route {
             prefix: entry.prefix,
             via: None,
-            // A site without BGP has no ASN, so the AS path is empty, as if the route originated at this gateway.
+            // A site without BGP has no ASN. So the AS path of its route is empty, as if this gateway originated the
+            // route.
             as_path: if by.exchange { vec![by.asn] } else { Vec::new() },
             weight: 0,
             origin: if by.site { RouteOrigin::Site } else { RouteOrigin::Vnet },
@@ -237,8 +239,8 @@ fn reachable_via(
     routes
 }
 
-/// The accepted routes of circuits whose edge is up. The gateway advertises them to VMs, which send to the edges
-/// directly (T4), and to the VPN gateway, which displays them.
+/// The accepted routes of circuits whose edge is up. The ExpressRoute gateway advertises them to VMs, which send
+/// packets directly to the edges (T4), and to the VPN gateway, which only displays them.
 fn circuit_routes(config: &AgentConfig, state: &RoutingState) -> Vec<Route> {
     let Role::ExpressRouteGateway { circuits, .. } = &config.role else {
         return Vec::new();

@@ -1,6 +1,6 @@
-//! Rate limit for the changes of one sender, by exponential backoff that recovers in quiet times. The first change
-//! after a quiet time is processed at once. With each further change the pause before the next one doubles. The
-//! advertisements of agents and the routes of BGP neighbours are limited in this way.
+//! Rate limit for the changes of one sender, by exponential backoff that recovers in quiet times. A change after a
+//! quiet time is processed at once. After each further change, the pause until the next change may be processed is
+//! twice as long. This limit applies to the route advertisements of agents and to the routes of BGP neighbours.
 
 use std::time::{Duration, Instant};
 
@@ -14,15 +14,15 @@ const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// [`MAX_PAUSE`].
 const MAX_DOUBLINGS: u32 = 8;
 
-/// For each such time without a change, one doubling of the pause is taken back.
+/// Each time that the sender makes no change for this long takes back one doubling of the pause.
 const RECOVERY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The record of one sender's changes that the rate limit needs. Times that are passed to the methods must not go back.
 #[derive(Debug, Default)]
 pub struct Pace {
-    /// Number of first changes after a quiet time that cause no pause.
+    /// The first `free` changes after a quiet time cause no pause.
     free: u32,
-    /// Number of processed changes, less the number of doublings that quiet time has taken back.
+    /// Number of processed changes, less those that quiet time has taken back; it determines the pause.
     recent: u32,
     /// Time of the last change, processed or not.
     changed: Option<Instant>,
@@ -31,8 +31,8 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// For a sender whose single change may arrive in several pieces: the first `free` changes after a quiet time cause
-    /// no pause. [`Pace::default`] has no free changes.
+    /// Creates a rate limit for a sender whose single change may arrive in several pieces: the first `free` changes
+    /// after a quiet time cause no pause. [`Pace::default`] has no free changes.
     #[must_use]
     pub fn with_free(free: u32) -> Self {
         Self {
@@ -129,7 +129,7 @@ mod tests {
         }
     }
 
-    /// A long table arrives in several pieces, the first of which cause no pause.
+    /// If a long table arrives in several pieces, the first `free` pieces cause no pause.
     #[test]
     fn a_few_pieces_are_free() {
         let (mut pace, begin) = (Pace::with_free(3), Instant::now());
