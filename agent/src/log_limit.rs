@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tombolo_proto::id::AgentId;
 
-/// Most lines of one kind about one agent in each [`WINDOW`]. A normal failover stays below the limit, so all of its
-/// lines are written. A peer whose link goes up and down all the time causes at most one line of each kind every two
-/// seconds on average.
+/// Largest number of lines of one kind about one agent in each [`WINDOW`]. A normal failover stays below the limit, so
+/// all of its lines are written. A peer whose link goes up and down all the time causes at most one line of each kind
+/// every two seconds on average.
 const MAX_LINES: u32 = 5;
 const WINDOW: Duration = Duration::from_secs(10);
 

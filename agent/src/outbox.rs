@@ -14,11 +14,11 @@ use tombolo_engine::decide::Ingress;
 /// (IPv4 header) − 8 (UDP header) bytes.
 const MAX_BATCH: usize = 65_507;
 
-/// Most datagrams of a batch: the kernel's `UDP_MAX_SEGMENTS`.
+/// Largest number of datagrams of a batch: the kernel's `UDP_MAX_SEGMENTS`.
 const MAX_COUNT: usize = 64;
 
-/// Most batches that wait until the socket's full send buffer has room; further packets are dropped. Twelve full
-/// batches are about 6 ms at 1 Gbit/s.
+/// Largest number of batches that wait until the socket's full send buffer has room; further packets are dropped.
+/// Twelve full batches are about 6 ms at 1 Gbit/s.
 const MAX_QUEUED_BATCHES: usize = 12;
 
 /// Consecutive datagrams of one path.

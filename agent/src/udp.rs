@@ -65,8 +65,8 @@ pub struct Udp {
     dual: bool,
     /// Whether outer datagrams may be fragmented, by the present options of the socket.
     fragments: bool,
-    /// Most segments of a GSO batch when the socket was new, and when [`maintain`](Self::maintain) first saw that
-    /// `quinn-udp` permits fewer.
+    /// Largest number of segments of a GSO batch when the socket was new, and when [`maintain`](Self::maintain) first
+    /// saw that `quinn-udp` permits fewer.
     initial_segments: usize,
     gso_reduced_since: Option<Instant>,
     /// How many messages the next receive call requests: as many as arrived lately, or one if GRO joins datagrams.

@@ -329,8 +329,8 @@ fn a_failed_renewal_is_tried_again() {
     hosts[0].start();
     controller.hello();
     for revision in 1.. {
-        // Regression: in an earlier version each message from the controller restarted the agent's wait for the next
-        // attempt.
+        // Regression: in an earlier version each message from the controller restarted the agent's wait before it
+        // retries the renewal. While messages kept arriving, the retry never came.
         controller.send(ToAgent::UpToDate(UpToDate { revision }));
         std::thread::sleep(Duration::from_millis(200));
         if hosts[0].state.read(file::CERTIFICATE).unwrap().unwrap() == renewed.as_bytes() {

@@ -1,4 +1,5 @@
-//! Citations in documents and code: tests, as `FILE::TEST`, and rules, by the tags of `docs/rules.md`.
+//! Finds citations in documents and code, and checks those of tests. A test is cited as `FILE::TEST`, a rule by its tag
+//! (such as `P21`, see `docs/rules.md`).
 
 use std::path::{Path, PathBuf};
 

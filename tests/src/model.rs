@@ -143,7 +143,7 @@ pub enum Fate {
     Delivered { path: Vec<String> },
     /// The packet is lost at the last agent of the path, and the product may give any of these reasons.
     Lost { path: Vec<String>, why: Vec<Why> },
-    /// The specification does not decide; the text names the case.
+    /// The specification does not decide. The string names the case.
     Unspecified(&'static str),
 }
 

@@ -1,4 +1,5 @@
-//! Performs the operations of [`crate::operation`] on the product's own topology.
+//! Performs the operations of [`crate::operation`] on the controller's real [`Topology`], as opposed to the reference
+//! model in [`crate::model`].
 
 use crate::arm;
 use crate::operation::{Operation, gateway_agent};
@@ -35,7 +36,8 @@ pub struct Product {
 }
 
 impl Product {
-    /// A topology with the empty resource group `g`, which all other resources belong to.
+    /// A topology that contains only the resource group `g`. All resources that operations create later belong to this
+    /// group.
     ///
     /// # Panics
     /// If the product refuses the group.

@@ -155,8 +155,8 @@ async fn write(
                 known.pending = None;
                 acknowledged.fetch_add(1, Ordering::Relaxed);
             }
-            // P14: while one half is Disconnected, the other half cannot be created again; so the Disconnected half is
-            // deleted too.
+            // P14: while one half of a peering is Disconnected, the other half cannot be created again; so the
+            // Disconnected half is deleted too.
             Ok((status, answer)) => {
                 assert_eq!(
                     answer["error"]["code"], "RemotePeeringIsDisconnected",

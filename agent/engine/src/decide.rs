@@ -310,8 +310,8 @@ impl Decision<'_> {
     }
 
     /// Called if the direct link to the destination's owner is down. Uses a gateway route that contains the destination
-    /// instead, if there is one and one of its links is up. This is the reverse of P25, by which a peering comes before
-    /// gateways.
+    /// instead, if there is one and one of its links is up. Such a gateway route is otherwise not used, because the
+    /// VNet's own route or a peering route is preferred (R7; P25 for peerings).
     fn use_standby(&mut self, table: &SubnetRoutes, direct: LinkIndex, ingress: Ingress) -> Outcome {
         let found = table.standby.get(self.packet.destination);
         let group = match found.map(|r| r.hop) {

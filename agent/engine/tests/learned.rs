@@ -442,8 +442,8 @@ fn many(count: u32, path: &[u32]) -> Arc<Vec<Route>> {
 }
 
 /// G23: if a BGP neighbour or remote gateway exceeds its limit of routes, all of its routes of that address family are
-/// refused, as if its session were closed. A gateway that the VNet uses passes on routes of several neighbours, so of
-/// its routes as many as the limit allows are accepted.
+/// refused, as if its session were closed. A gateway that the VNet uses passes on routes of several neighbours, so as
+/// many of its routes are accepted as the limit allows.
 #[test]
 fn too_many_routes_are_refused() {
     let counts =

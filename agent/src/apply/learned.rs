@@ -194,10 +194,10 @@ fn without(dynamic: &RoutingState, left_out: &BTreeMap<IpNet, Clash>) -> Routing
 }
 
 /// Returns those prefixes that together act as a default route; IPv4 and IPv6 are judged separately. If the prefixes of
-/// a family cover less than three quarters of its addresses, none is returned. Otherwise the prefixes with the shortest
-/// lengths are returned, as many as are needed until the other prefixes cover less than an eighth of the addresses. For
-/// IPv6, only addresses in 2000::/3 count, and the shares are shares of this block, which has the global unicast
-/// addresses (RFC 4291). Prefixes of length 0 are ignored.
+/// a family cover less than three quarters of its addresses, none is returned. Otherwise prefixes are returned one
+/// length after the other, the shortest length first with all its prefixes, until the prefixes that are left cover less
+/// than an eighth of the addresses. For IPv6, only addresses in 2000::/3 count, and the shares are shares of this
+/// block, which has the global unicast addresses (RFC 4291). Prefixes of length 0 are ignored.
 #[must_use]
 pub fn pieces_of_default(prefixes: impl IntoIterator<Item = IpNet>) -> BTreeSet<IpNet> {
     let (v4, v6): (Vec<IpNet>, Vec<IpNet>) = prefixes

@@ -187,7 +187,9 @@ pub struct KernelPlan {
     /// The packet filter for packets that routes cannot confine. None: no filter is needed, because the agent has no
     /// overlay address and no served subnet.
     pub filter: Option<Filter>,
-    /// The address spaces of the agent's VNet, and of the other VNets that the agent reaches by its configuration.
+    /// The prefixes of the agent's own VNet, and of each VNet that the agent delivers into directly
+    /// (`AgentConfig::spaces`): for a VM's agent the peered VNets, for a gateway the VNets that use it. At an edge
+    /// there are none.
     pub spaces: Vec<IpNet>,
     /// Default routes that were left out because `allow_default_route` is off (D22). The list includes user-defined
     /// routes that together cover the address space like a default route.

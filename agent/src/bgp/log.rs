@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tombolo_proto::id::ResourceId;
 
-/// Most lines that are copied within [`RATE_INTERVAL`]; further lines are only counted. Twenty lines a second are
-/// enough to diagnose a session, and too few to fill a disk soon.
+/// Largest number of lines that are copied within [`RATE_INTERVAL`], apart from lines at the level "debug"; further
+/// lines are only counted. Twenty lines a second are enough to diagnose a session, and too few to fill a disk soon.
 const MAX_LINES: u32 = 20;
 const RATE_INTERVAL: Duration = Duration::from_secs(1);
 

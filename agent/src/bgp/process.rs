@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 /// Longest log line in bytes. A longer line becomes several events. The limit bounds the memory that BIRD can make the
 /// agent use.
 pub(super) const MAX_LINE: u64 = 4096;
-/// Most log lines that wait for the supervisor. Further lines are dropped. If the reader of the log waited for room
-/// instead, BIRD would block on its log.
+/// Largest number of log lines that wait for the supervisor. Further lines are dropped. If the reader of the log waited
+/// for room instead, BIRD would block on its log.
 pub(super) const MAX_WAITING_LINES: usize = 256;
 
 /// An event of a running BIRD.

@@ -40,12 +40,13 @@ const TIMER_INTERVAL: Duration = Duration::from_millis(100);
 /// [`TIMER_INTERVAL`], so that load delays a timer by at most half an interval.
 const MAX_BUSY: Duration = Duration::from_millis(50);
 
-/// Most datagrams that a lane reads from one socket in one turn: about three GRO batches of full-size datagrams. The
-/// limit counts datagrams, not calls, because a call returns only one datagram without GRO.
+/// Largest number of datagrams that a lane reads from one socket in one turn: about three GRO batches of full-size
+/// datagrams. The limit counts datagrams, not calls, because a call returns only one datagram without GRO.
 const MAX_DATAGRAMS: usize = 144;
 
-/// Most reads from the TUN device in one turn, with GSO packets and without them. A GSO packet has up to about 45
-/// packets of full size, so four reads admit a few more packets than [`MAX_DATAGRAMS`], and 64 plain reads admit fewer.
+/// Largest number of reads from the TUN device in one turn, with GSO packets and without them. A GSO packet has up to
+/// about 45 packets of full size, so four reads admit a few more packets than [`MAX_DATAGRAMS`], and 64 plain reads
+/// admit fewer.
 const MAX_SUPER_READS: usize = 4;
 const MAX_PLAIN_READS: usize = 64;
 

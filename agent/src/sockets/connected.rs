@@ -7,8 +7,8 @@ use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 use tombolo_engine::buffer::Path;
 
-/// Most connected sockets of a lane. More of them would speed up more paths, but each may hold a receive buffer of its
-/// own, up to 2 MB in a gateway.
+/// Largest number of connected sockets of a lane. More of them would speed up more paths, but each may hold a receive
+/// buffer of its own, up to 2 MB in a gateway.
 pub(super) const MAX_CONNECTED: usize = 8;
 
 /// Idle time after which a connected socket is closed, which frees its receive buffer.

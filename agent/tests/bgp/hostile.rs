@@ -144,7 +144,8 @@ fn strange() -> Vec<Vec<u8>> {
     let bad_origin = [&[0x40, 1, 1, 9][..], &as_path(&[ASN]), &NEXT_HOP].concat();
     let at = |third| [(Ipv4Addr::new(11, 0, third, 0), 24)];
     vec![
-        // The speaker learns these routes with their AS paths: unknown and optional attributes do no harm.
+        // The speaker accepts these routes, and learns their AS paths unchanged, although most of them also have
+        // attributes that are optional, unknown or invalid. The last route has a path with an AS_SET.
         route(1, &[ASN, 7], &[]),
         route(2, &[ASN, 7], &[0xc0, 40, 3, 0xff, 0xff, 0xff]),
         route(3, &[ASN, 7], &[0xc0, 25, 5, 1, 2, 3, 4, 5]),

@@ -1,5 +1,5 @@
-//! The client of one controller: it sends requests, reads responses and errors, and keeps the largest revision of its
-//! writes.
+//! The client of one controller. It sends requests, and reads responses and errors. The response to each write gives
+//! the revision of the controller's store after that write, and the client remembers the largest of these numbers.
 
 use crate::error::{ApiError, Error};
 use reqwest::{Method, Response, StatusCode, Url};

@@ -21,7 +21,7 @@ pub struct Limits {
     pub reserved: Unauthenticated,
     /// Maximum number of connections that have shown a bearer token, of all clients together.
     pub bearers: usize,
-    /// Most connections of one agent.
+    /// Largest number of connections of one agent.
     pub per_agent: usize,
     /// Maximum number of bytes of request bodies in memory, of all unauthenticated connections together.
     pub body_bytes: usize,

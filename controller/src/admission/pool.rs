@@ -12,9 +12,9 @@ pub struct Id(pub(super) u64);
 /// The limits of a pool, in connections. A holder is an address or an agent, for which connections are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
-    /// Most connections of one holder.
+    /// Largest number of connections of one holder.
     pub per_holder: usize,
-    /// Most connections of all holders together.
+    /// Largest number of connections of all holders together.
     pub total: usize,
 }
 

@@ -88,8 +88,9 @@ pub fn tables(
 }
 
 /// The maximum number of rounds of the route exchange between agents. In each round a route spreads over one more link,
-/// and no chain of gateways in practice is 64 long. AS paths stop a route that goes in a circle, so the limit only
-/// guarantees that the computation ends.
+/// and no chain of gateways in practice is 64 long. A VPN gateway refuses a route that comes back to it, which it sees
+/// by the AS path (G22), so the exchange normally settles long before this limit. The limit is only a safeguard, which
+/// ends the computation if the routes do not settle.
 const MAX_ROUNDS: usize = 64;
 
 /// The routes that every gateway and edge has learned. [`Self::routing_state`] derives the learned routes of a VM's

@@ -108,8 +108,9 @@ pub async fn all(lab: &Lab) -> Result<Agreement> {
     Ok(found)
 }
 
-/// Returns every ordered pair of virtual machines, in each address family that both have: the source host, and the
-/// destination host with the family.
+/// Returns every ordered pair of two different virtual machines, once for each address family in which both have an
+/// address. The first string is the name of the source host. The second is the name of the destination host with the
+/// family, as `NAME/4` or `NAME/6`.
 fn pairs(lab: &Lab) -> Vec<(String, String)> {
     let vms: Vec<_> = lab
         .topology()

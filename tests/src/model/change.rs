@@ -194,9 +194,9 @@ impl Model {
                 codes.push("XVpnNetworksOverlap");
             }
         }
-        // P20 refuses a new half without `allowGatewayTransit` if the other half has `useRemoteGateways`, but P21 lets
-        // an update remove `allowGatewayTransit`. The model does not distinguish new halves from updates here, so the
-        // product may refuse or accept either of them.
+        // P20 refuses a new half of a peering without `allowGatewayTransit` if the other half has `useRemoteGateways`,
+        // but P21 lets an update remove `allowGatewayTransit`. The model does not distinguish new halves from updates
+        // here, so the product may refuse or accept either of them.
         open |= !flags.transit && back.is_some_and(|b| b.flags.use_remote);
         ruling(codes, open)
     }

@@ -88,9 +88,9 @@ impl Default for PathMtu {
 }
 
 impl PathMtu {
-    /// Longest packet that may be sent without fragmentation, in bytes. During a search it is [`BASE`] or, if that is
-    /// larger, the largest size that was acknowledged; otherwise it is the result of the last search or check. `None`:
-    /// nothing shows that the path has a limit.
+    /// Longest packet that may be sent without fragmentation, in bytes. During a search the limit is the larger of
+    /// [`BASE`] and the largest size acknowledged in this search. In the other phases it is the result of the last
+    /// search or check. `None`: nothing shows that the path has a limit.
     pub(super) fn limit(&self) -> Option<u16> {
         match self.phase {
             Phase::Search { .. } => Some(self.best.max(BASE)),

@@ -272,7 +272,7 @@ impl<'a> ImportPolicy<'a> {
     /// Checks every route, in the given order. If a BGP neighbour or remote gateway exceeds its limit, all of its
     /// routes of this address family are refused, as if its BGP session were closed (G23). This limit applies to the
     /// number of prefixes: adjacent routes for one prefix count once. A gateway of the own VNet, or an edge, passes on
-    /// routes of several neighbours, so of its routes as many as the limit allows are accepted.
+    /// routes of several neighbours, so as many of its routes are accepted as the limit allows.
     fn evaluate<'r>(
         &self,
         config: &AgentConfig,

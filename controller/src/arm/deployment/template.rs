@@ -11,7 +11,7 @@ use tombolo_topology::path::ArmPath;
 /// written before the response is sent.
 const MAX_RESOURCES: usize = 100;
 
-/// Most entries of one `dependsOn`: one for each resource.
+/// Largest number of entries of one `dependsOn`: one for each resource.
 const MAX_DEPENDS_ON: usize = 100;
 
 /// A parsed template with its expressions evaluated.

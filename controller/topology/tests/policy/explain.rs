@@ -34,7 +34,8 @@ fn trace(answer: &Explanation) -> Vec<String> {
 }
 
 /// Asserts that the destination is unreachable because the packet or its reply stops at the agent `at`, with this drop
-/// reason and rule. Asserts that the text contains all `words` and has a remedy.
+/// reason and rule. Asserts that the text with the cause and the remedy contains all `words`, and that it has both
+/// parts.
 #[track_caller]
 pub(crate) fn stopped(answer: &Explanation, at: &str, reason: &str, rule: &str, words: &[&str]) {
     assert!(!answer.reachable, "{answer:#?}");
@@ -93,8 +94,8 @@ fn t2_peering_is_one_hop() {
     }
 }
 
-/// P24: two spokes that are peered with one hub do not reach each other, and the text names the change that would
-/// connect them.
+/// P24: two spokes that are peered with one hub do not reach each other, and explain's answer names the change that
+/// would connect them.
 #[test]
 fn p24_spokes_do_not_reach_each_other() {
     let answer = ask(&hub_and_spokes(), "a-vm", "b-vm");
@@ -109,8 +110,8 @@ fn p24_spokes_do_not_reach_each_other() {
 }
 
 /// R19, P18, T1: a spoke reaches the other spoke through an appliance in the hub. This needs three things: a NIC of the
-/// appliance with enableIPForwarding, a user-defined route in each spoke, and allowForwardedTraffic on the half of the
-/// receiving spoke. In a traceroute the appliance is a hop that answers.
+/// appliance with enableIPForwarding, a user-defined route in each spoke, and allowForwardedTraffic on the receiving
+/// spoke's half of the peering with the hub. In a traceroute the appliance is a hop that answers.
 #[test]
 fn r19_service_chaining() {
     let mut w = hub_and_spokes();
@@ -177,7 +178,7 @@ fn r11_appliances_are_one_peering_away_at_most() {
         "R11",
         &["black hole", "'r0'", "10.3.0.0/16"],
     );
-    // D8: if the route's next hop is an address that no agent owns, the text says so.
+    // D8: if the route's next hop is an address that no agent owns, explain's answer says so.
     w.routes("spoke-a/workload", "10.3.0.0/16>10.1.0.99");
     stopped(
         &ask(&w, "a-vm", "b-vm"),
@@ -219,8 +220,8 @@ fn p21_t5_spoke_to_branch() {
     assert_eq!(trace(&ask(&w, "hub-vm", "branch-vm")), ["10.1.255.4", "*", "10.4.0.4"]);
 }
 
-/// P21: if allowGatewayTransit or useRemoteGateways is off, the routes are withdrawn, and the text names the flag that
-/// is off.
+/// P21: if allowGatewayTransit or useRemoteGateways is off, the routes are withdrawn, and explain's answer names the
+/// flag that is off.
 #[test]
 fn p20_the_missing_flag_is_named() {
     let mut w = hub_and_spokes();
@@ -327,9 +328,9 @@ fn r16_inspection_between_gateway_and_spoke() {
     assert_eq!(trace(&answer), ["10.1.0.5", "10.1.255.4", "*", "10.4.0.4"]);
 }
 
-/// P18: a spoke's appliance may send packets with foreign sources to the hub's gateway only if the hub's half has
-/// allowForwardedTraffic. D9: even with allowForwardedTraffic, the far gateway accepts only packets with sources that
-/// the hub's gateway may relay.
+/// P18: a spoke's appliance may send packets with foreign sources to the hub's gateway only if the hub's half of the
+/// peering has allowForwardedTraffic. D9: even with allowForwardedTraffic, the far gateway accepts only packets with
+/// sources that the hub's gateway may relay.
 #[test]
 fn p18_d9_foreign_sources_at_gateways() {
     let mut w = hub_and_spokes();
@@ -359,7 +360,8 @@ fn p18_d9_foreign_sources_at_gateways() {
     );
 }
 
-/// P17: if allowVirtualNetworkAccess is off on one half, no packet crosses the peering, and the text names that half.
+/// P17: if allowVirtualNetworkAccess is off on one half of a peering, no packet crosses the peering, and explain's
+/// answer names that half.
 #[test]
 fn p17_access_off_on_either_half() {
     for (vnet, remote, at) in [("hub", "spoke-a", "hub-vm"), ("spoke-a", "hub", "a-vm")] {
@@ -379,7 +381,8 @@ fn p17_access_off_on_either_half() {
     }
 }
 
-/// P13, P14: if a half is not `Connected`, the text names its state and the remedy for this state.
+/// P13, P14: if a half of a peering is not `Connected`, explain's answer names the half's state and the remedy for this
+/// state.
 #[test]
 fn p13_p14_states_of_a_peering() {
     let mut w = World::default();
@@ -423,7 +426,7 @@ fn p13_p14_states_of_a_peering() {
     );
 }
 
-/// R9, R10, R13: the text names the user-defined route that stops the packet.
+/// R9, R10, R13: explain's answer names the user-defined route that stops the packet.
 #[test]
 fn r13_user_routes_are_named() {
     let mut w = hub_and_spokes();
@@ -452,8 +455,8 @@ fn r13_user_routes_are_named() {
     );
 }
 
-/// R15: if the subnet's route table has disableBgpRoutePropagation, the text says that the subnet does not accept
-/// gateway routes.
+/// R15: if the subnet's route table has disableBgpRoutePropagation, explain's answer says that the subnet does not
+/// accept gateway routes.
 #[test]
 fn r15_propagation_off_is_named() {
     let mut w = hub_and_spokes();
@@ -518,7 +521,7 @@ fn ttl_is_honoured() {
     );
 }
 
-/// The text names what is missing: a NIC without an agent, a revoked agent, or an address that no NIC has.
+/// The answer of explain names what is missing: a NIC without an agent, a revoked agent, or an address that no NIC has.
 #[test]
 fn whoever_is_missing_is_named() {
     let mut w = hub_and_spokes();
@@ -599,7 +602,8 @@ fn a_successor_is_meant_by_the_names_of_its_machine() {
     assert!(two.contains("ambiguous"), "{two}");
 }
 
-/// G10, G11: the text says so if a connection has only one of its two objects, or if one of them has no shared key.
+/// G10, G11: explain's answer says so if a connection has only one of its two objects, or if one of them has no shared
+/// key.
 #[test]
 fn g10_g11_half_a_connection() {
     let mut w = hub_and_spokes();

@@ -112,8 +112,9 @@ fn d6_d15_second_ports_and_lanes_of_links() {
     assert_eq!(link(&w, "a-vm", "hub-vm"), Some((None, 4)));
 }
 
-/// D8: if a served subnet contains the address of a NIC with another agent, that agent owns the address, and the
-/// serving host owns the subnet's prefix. The host's configuration has the served subnet's routes (R20).
+/// D8: one host's agent carries the packets of a whole subnet, whose machines need no agents (a served subnet), so this
+/// agent owns the subnet's prefix. If a NIC in the subnet nevertheless belongs to an agent of its own, that agent owns
+/// the NIC's address. The host's configuration has the served subnet's routes (R20).
 #[test]
 fn d8_served_subnets() {
     let mut w = World::default();
@@ -148,7 +149,8 @@ fn d8_served_subnets() {
 }
 
 /// D10, P18: to machines of its own VNet, an appliance may forward packets with any source. To a peered VNet, it may
-/// forward packets whose source is outside of its own VNet only if the receiver's half has allowForwardedTraffic.
+/// forward packets whose source is outside of its own VNet only if the receiving VNet's half of the peering has
+/// allowForwardedTraffic.
 #[test]
 fn p18_d10_foreign_sources() {
     let mut w = hub_and_spokes();
@@ -156,7 +158,7 @@ fn p18_d10_foreign_sources() {
     assert_eq!(w.link("hub-gw", "hub-nva").unwrap().foreign, ForeignSources::Any);
     assert_eq!(w.link("hub-nva", "hub-vm").unwrap().foreign, ForeignSources::None);
     assert_eq!(w.link("a-vm", "hub-nva").unwrap().foreign, ForeignSources::None);
-    // allowForwardedTraffic on the half of the appliance's own VNet does not permit this.
+    // allowForwardedTraffic on the other half of the peering, that of the appliance's own VNet, does not permit this.
     w.half_mut("hub", "spoke-a").allow_forwarded_traffic = true;
     assert_eq!(w.link("a-vm", "hub-nva").unwrap().foreign, ForeignSources::None);
     w.half_mut("spoke-a", "hub").allow_forwarded_traffic = true;

@@ -104,8 +104,8 @@ fn r4_peering_routes_follow_state() {
     assert_eq!((has(&w, "a/one"), has(&w, "b/s")), (0, 0), "Disconnected");
 }
 
-/// P27: a remote VNet gets a new prefix. Until the half is synced, the subnets of its VNet have peering routes only for
-/// the prefixes that the half has synced before.
+/// P27: of two peered VNets one gets a new prefix. Until the other VNet's half of the peering is synced, the subnets of
+/// this other VNet have peering routes only for the prefixes that the half has synced before.
 #[test]
 fn p27_old_prefixes_until_sync() {
     let mut w = World::default();

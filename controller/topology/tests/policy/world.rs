@@ -33,7 +33,7 @@ pub(crate) fn subnet_id(path: &str) -> ResourceId {
     ResourceId::new(format!("{}/subnets/{subnet}", vnet_id(vnet)))
 }
 
-/// The id of the half `to-{remote}` of a VNet.
+/// The id of the peering half `to-{remote}` of a VNet.
 pub(crate) fn peering_id(vnet: &str, remote: &str) -> ResourceId {
     ResourceId::new(format!("{}/virtualNetworkPeerings/to-{remote}", vnet_id(vnet)))
 }

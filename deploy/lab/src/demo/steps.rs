@@ -297,8 +297,10 @@ fn no_losses(s: &mut Stage<'_>, pings: Vec<BackgroundPing>) -> Result<()> {
 
 const REVISION: &str = "revision";
 
-/// Returns the desired state of the controller as a map. It contains every resource of the kinds that the demo uses,
-/// with its etag, by its id; every agent by its name; and the revision.
+/// Returns the desired state of the controller as a map. The keys are the ids of all resources of the kinds listed
+/// below, `agent NAME` for every agent, and `revision`. The value of a resource is its JSON (with the etag, without
+/// what agents report); that of an agent is its public key, whether it is revoked, and the digest of its desired
+/// configuration.
 async fn desired(s: &Stage<'_>) -> Result<BTreeMap<String, Value>> {
     let client = s.lab.client()?;
     let mut all = BTreeMap::new();
