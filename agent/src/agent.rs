@@ -147,7 +147,8 @@ impl Agent {
     /// This function waits for neither.
     ///
     /// If the future is dropped before it has completed, the lanes and the kernel may have the configuration in part,
-    /// while [`running`](Self::running) still returns the previous one. The next call with another digest repairs this.
+    /// while [`running`](Self::running) still returns the previous one. The next call repairs this, if its digest is
+    /// not the one that `running` returns.
     ///
     /// # Errors
     /// The configuration is malformed, is for another agent, overlaps a network of this host, or the kernel refuses a

@@ -195,8 +195,8 @@ impl Config {
 
     /// Checks the names of interfaces, the ports, the number of lanes, the firewall mark and the routing table, and
     /// that `controller` begins with `https://`. The rest of that URL, `receive_buffer`, `metrics_listen` and
-    /// `protected_networks` are not checked, nor is it whether interfaces and addresses exist. With `lanes` 0,
-    /// `quic_port` must lie outside of the ports of the lanes that this host would run.
+    /// `protected_networks` are not checked. Whether interfaces and addresses exist is not checked either. With `lanes`
+    /// 0, `quic_port` must lie outside of the ports of the lanes that this host would run.
     ///
     /// # Errors
     /// A value is out of range. The error names the first such setting and, except for `table`, its value.

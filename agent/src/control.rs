@@ -87,7 +87,8 @@ impl Control {
     /// A file is missing or malformed, or the key does not fit the certificate.
     ///
     /// # Panics
-    /// If rustls cannot choose a cryptography provider: the program must have installed one before (`install_default`).
+    /// If rustls cannot choose a cryptography provider: the program must have installed one before with
+    /// `CryptoProvider::install_default`.
     pub fn new(agent: Arc<Agent>, state: StateDir, config: Config) -> Result<Self> {
         let (key, certificate) = (TlsKey::load(&state)?, Certificate::load(&state)?);
         // A key that does not fit the certificate is an error at the start. Without this check the agent would try to

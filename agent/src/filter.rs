@@ -65,9 +65,9 @@ pub fn table_name(routing_table: u32) -> String {
 impl Filter {
     /// The `nft` script that replaces the contents of `table` by this filter, in one transaction. `customer_interface`
     /// is the interface to the customer edge; without it a circuit edge has no exception for that interface.
-    /// `customer_interface` and `table` are not checked and not quoted further: the first must satisfy
-    /// [`check_interface`], and the second is the result of [`table_name`]. An interface in `local` whose name `nft`
-    /// could interpret gets no exception. The function runs nothing.
+    /// `customer_interface` and `table` go into the script without a check: the first must satisfy [`check_interface`],
+    /// and the second is the result of [`table_name`]. An interface in `local` whose name `nft` could interpret gets no
+    /// exception. The function runs nothing.
     #[must_use]
     pub fn script(&self, table: &str, customer_interface: Option<&str>) -> String {
         let mut rules = vec![
