@@ -438,9 +438,9 @@ impl Agent {
 
     /// Drains a gateway or a circuit edge before it stops: announces the stop to peers and BGP neighbours, and forwards
     /// packets until these have switched to other paths. Waits at least 300 ms, and until BIRD has ended or its
-    /// shutdown timeouts have passed, after at most 8 s. Returns at once in other roles and without a configuration.
-    /// Afterwards BGP cannot be configured any more. If the future is dropped, the announcements stop, and BIRD still
-    /// ends in the background. Lanes and links stay up until [`shut_down`](Self::shut_down).
+    /// shutdown timeouts have passed, after about 8 s at most. Returns at once in other roles and without a
+    /// configuration. Afterwards BGP cannot be configured any more. If the future is dropped, the announcements stop,
+    /// and BIRD still ends in the background. Lanes and links stay up until [`shut_down`](Self::shut_down).
     pub async fn drain(&self) {
         if !self.running().config.is_some_and(|config| config.role.relays()) {
             return;

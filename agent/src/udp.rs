@@ -285,7 +285,7 @@ impl Udp {
 
     /// Describes batch number `batch`, from 0, of the last call of [`try_recv`](Self::try_recv). Also returns the
     /// batch's datagrams, one after the other, from `buffer`, which must be the buffer of that call. If `batch` is not
-    /// below the number that this call returned, the result is stale.
+    /// below the number that `try_recv` returned, the result is stale.
     ///
     /// # Panics
     /// If `batch` is 16 or more.

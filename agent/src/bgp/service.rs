@@ -144,7 +144,7 @@ fn read_log(stream: UnixStream) -> Process {
 /// gets the reason as a log line.
 ///
 /// # Errors
-/// No agent listens in `config_dir`, the agent does not answer within 60 s closes the connection or answers something
+/// No agent listens in `config_dir`, the agent does not answer within 60 s, closes the connection, or answers something
 /// unknown, BIRD is not installed, or it cannot be executed.
 pub fn become_bird(config_dir: &Path, run_dir: &Path) -> Result<Infallible> {
     let socket = config_dir.join(START_SOCKET);

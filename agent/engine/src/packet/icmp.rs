@@ -42,7 +42,7 @@ pub fn may_answer(packet: &[u8], info: &PacketInfo) -> bool {
 /// source of the packet belong to different address families.
 ///
 /// # Panics
-/// If `packet` is shorter than `info.len`.
+/// May panic if `packet` is shorter than `info.len`.
 #[must_use]
 pub fn error(from: IpAddr, packet: &[u8], info: &PacketInfo, cause: IcmpError) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(MAX_ERROR);

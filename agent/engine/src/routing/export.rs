@@ -13,8 +13,8 @@ use tombolo_proto::route::{Route, RouteOrigin};
 
 /// The encoded tables that an agent advertises, in the order of links: one for each link whose peer accepts routes from
 /// this agent. A table has at most [`MAX_ROUTES`] routes: the first ones in ascending order; further ones are left out.
-/// There is no table for third-party devices and for links that are not `always_on`. It may be empty, which withdraws
-/// all routes.
+/// There is no table for third-party devices and for links that are not `always_on`. A table may be empty, which
+/// withdraws all routes.
 #[must_use]
 pub fn route_advertisements(config: &AgentConfig, state: &RoutingState) -> Vec<(LinkIndex, Arc<[u8]>)> {
     let mut tables = Vec::new();
