@@ -166,7 +166,7 @@ impl Bgp {
 
     /// Closes all sessions, and waits until BIRD has ended. Gives up when BIRD's shutdown timeouts have passed, after
     /// about 5 s for a child and 8 s for a service. Later calls of [`configure`](Self::configure) have no effect; a
-    /// second call returns at once.
+    /// call after BIRD has ended returns at once. If the future is dropped, BIRD still ends in the background.
     pub async fn stop(&self) {
         self.spec.send_replace(None);
         let mut learned = self.learned.clone();

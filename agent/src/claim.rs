@@ -26,6 +26,7 @@ pub struct Claim {
 impl Claim {
     /// Claims the device name and all four tables of `numbers`, in the network namespace of the calling thread. Does
     /// not wait. The device name is only checked: another program can take it until this agent has created the device.
+    /// Until the result is dropped, a second call for the same tables fails, also in this process.
     ///
     /// # Errors
     /// A device with this name exists, another agent has claimed one of the tables, or a socket cannot be bound.
@@ -60,11 +61,15 @@ fn claim_table(table: u32) -> Result<UnixListener> {
 /// Claims device and tables for an agent that starts, and opens the netlink connection. If the last run used other
 /// table numbers (`numbers.json` has them), also claims the last run's tables, unless another agent uses them by now.
 /// Rules and routes of earlier runs stay until the first configuration is in force, because they confine overlay
-/// packets until then.
+/// packets until then. The claim must be kept as long as the agent runs. A malformed `numbers.json` is logged, and
+/// counts as missing.
 ///
 /// # Errors
 /// Another agent has the device or a table, `numbers.json` cannot be read, or the kernel refuses a socket. Nothing on
 /// the host was changed then.
+///
+/// # Panics
+/// Outside of a Tokio runtime.
 pub fn take_host(state: &StateDir, config: &Config) -> Result<(Claim, Netlink, Inherited)> {
     let numbers = KernelIds::of(&config.interface, config.table, config.fwmark);
     let mut claim = Claim::take(&config.interface, numbers)?;
@@ -102,10 +107,12 @@ pub fn record_kernel_ids(state: &StateDir, numbers: KernelIds) -> Result<()> {
 }
 
 /// Claims device and tables for the time of this call, and removes the rules, routes and packet filter of earlier runs.
-/// Returns the number of removed rules and routes.
+/// Returns the number of removed rules and routes. Then records this run's numbers in `numbers.json`. The caller must
+/// hold the lock of the state directory, and needs CAP_NET_ADMIN. A second call finds nothing, and returns 0.
 ///
 /// # Errors
-/// [`take_host`] fails, a netlink request or `nft` fails, or `numbers.json` cannot be written.
+/// [`take_host`] fails, a netlink request or `nft` fails, or `numbers.json` cannot be written. What was removed before
+/// stays removed.
 pub async fn clear_host(state: &StateDir, config: &Config) -> Result<usize> {
     let (_claim, _netlink, inherited) = take_host(state, config)?;
     let numbers = KernelIds::of(&config.interface, config.table, config.fwmark);

@@ -123,7 +123,7 @@ impl Config {
         }
     }
 
-    /// Reads `agent.toml` and checks every value. The file is read at each call.
+    /// Reads `agent.toml`, and checks the values as [`check`](Self::check) does. The file is read at each call.
     ///
     /// # Errors
     /// The file is missing, unreadable or malformed, has an unknown field, or a value is out of range.
@@ -157,7 +157,7 @@ impl Config {
     }
 
     /// The number of lanes to run: as set, or half the number of cores, from 1 to 8. The derived number is smaller if
-    /// the port of a lane would be above 65535.
+    /// the port of a lane would be above 65535. A number that is set is not checked here.
     #[must_use]
     pub fn lane_count(&self) -> u16 {
         let automatic = || {
@@ -193,10 +193,13 @@ impl Config {
         Some(SocketAddr::new(ip, self.quic_port?).to_string())
     }
 
-    /// Checks the range of every value. The existence of interfaces and addresses is not checked.
+    /// Checks the names of interfaces, the ports, the number of lanes, the firewall mark and the routing table, and
+    /// that `controller` begins with `https://`. The rest of that URL, `receive_buffer`, `metrics_listen` and
+    /// `protected_networks` are not checked. Whether interfaces and addresses exist is not checked either. With `lanes`
+    /// 0, `quic_port` must lie outside of the ports of the lanes that this host would run.
     ///
     /// # Errors
-    /// Names the first value that is out of range.
+    /// A value is out of range. The error names the first such setting and, except for `table`, its value.
     pub fn check(&self) -> Result<()> {
         check_interface(&self.interface)?;
         if let Some(name) = &self.customer_interface {

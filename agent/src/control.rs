@@ -81,10 +81,14 @@ pub struct Control {
 
 impl Control {
     /// Loads the key and the certificates, which [`join`](crate::join::join) wrote, from the state directory. Opens no
-    /// connection yet: see [`run`](Self::run).
+    /// connection yet: see [`run`](Self::run). `config` and `state` must be those of `agent`.
     ///
     /// # Errors
     /// A file is missing or malformed, or the key does not fit the certificate.
+    ///
+    /// # Panics
+    /// If rustls cannot choose a cryptography provider: the program must have installed one before with
+    /// `CryptoProvider::install_default`.
     pub fn new(agent: Arc<Agent>, state: StateDir, config: Config) -> Result<Self> {
         let (key, certificate) = (TlsKey::load(&state)?, Certificate::load(&state)?);
         // A key that does not fit the certificate is an error at the start. Without this check the agent would try to
@@ -101,7 +105,8 @@ impl Control {
 
     /// Connects to the controller, exchanges messages, and reconnects after any failure. Applies the configurations
     /// that arrive, and replaces the certificate on disk when it is renewed. Runs until its task is cancelled;
-    /// forwarding does not depend on it.
+    /// forwarding does not depend on it. If its task is cancelled while a configuration is being applied, that
+    /// configuration may be applied in part (see [`Agent::apply`]).
     pub async fn run(mut self) {
         let mut wait = BACKOFF.0;
         loop {

@@ -64,8 +64,10 @@ pub fn table_name(routing_table: u32) -> String {
 
 impl Filter {
     /// The `nft` script that replaces the contents of `table` by this filter, in one transaction. `customer_interface`
-    /// is the interface to the customer edge; without it a circuit edge has no exception for that interface. An
-    /// interface whose name `nft` could interpret gets no exception either. The function runs nothing.
+    /// is the interface to the customer edge; without it a circuit edge has no exception for that interface.
+    /// `customer_interface` and `table` go into the script without a check: the first must satisfy [`check_interface`],
+    /// and the second is the result of [`table_name`]. An interface in `local` whose name `nft` could interpret gets no
+    /// exception. The function runs nothing.
     #[must_use]
     pub fn script(&self, table: &str, customer_interface: Option<&str>) -> String {
         let mut rules = vec![
@@ -152,11 +154,15 @@ pub enum FilterError {
 }
 
 /// Runs a script with `nft`, in the network namespace of the calling thread. Returns when `nft` has ended, within 10 s.
-/// The kernel applies either the whole script or nothing of it. Dropping the future kills `nft`.
+/// The kernel applies either the whole script or nothing of it. Dropping the future kills `nft`; the script may have
+/// taken effect by then. CAP_NET_ADMIN is needed.
 ///
 /// # Errors
 /// `nft` is not installed, cannot be started, refuses the script, or does not end in time. After a timeout the script
 /// may have taken effect.
+///
+/// # Panics
+/// Outside of a Tokio runtime.
 pub async fn load(script: &str) -> Result<(), FilterError> {
     run(PROGRAM, script).await
 }
@@ -192,11 +198,15 @@ async fn run(program: &'static str, script: &str) -> Result<(), FilterError> {
     Err(FilterError::Refused(first.to_owned()))
 }
 
-/// Removes an agent's table with its filter; a table that does not exist is no error. A host without `nft` has no
-/// table, so a missing program is no error either.
+/// Removes the nftables table with this name, the result of [`table_name`], and its filter; a table that does not exist
+/// is no error. A host without `nft` has no table, so a missing program is no error either. Works in the network
+/// namespace of the calling thread, and needs CAP_NET_ADMIN.
 ///
 /// # Errors
 /// `nft` cannot be started, fails, or does not end within 10 s.
+///
+/// # Panics
+/// Outside of a Tokio runtime.
 pub async fn remove(table: &str) -> Result<(), FilterError> {
     match load(&removal(table)).await {
         Err(FilterError::Missing(_)) => Ok(()),

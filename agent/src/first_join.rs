@@ -27,19 +27,24 @@ pub struct FirstJoin {
 }
 
 /// Whether the state directory has an identity. The directory has an identity if it has the file `agent.toml`, because
-/// [`join`] writes this file last.
+/// [`join`] writes this file last. False if the directory cannot be read.
 #[must_use]
 pub fn has_joined(state: &StateDir) -> bool {
     state.path(file::CONFIG).exists()
 }
 
 /// Joins as soon as the token file exists and the controller answers; tries again until `first.timeout` has passed.
-/// Returns the settings that were written to the state directory. The caller must hold the directory's lock.
+/// Returns the settings that were written to the state directory. The caller must hold the directory's lock. An attempt
+/// that is in progress when the time has passed is completed, which may take 30 s more. If the future is dropped, keys
+/// may have been written and the token may be used up.
 ///
 /// # Errors
-/// After the timeout: the token file is missing or the controller does not answer. At once: the token is malformed,
-/// used or expired, a setting is out of range, the controller is another one than the token names, or a file cannot be
-/// written.
+/// After the timeout: the token file or the state directory is missing, or the controller does not answer. At once: the
+/// token is malformed, used or expired, a setting is out of range, the controller is another one than the token names,
+/// or a file cannot be written.
+///
+/// # Panics
+/// As [`join`].
 pub async fn join_when_possible(state: &StateDir, first: &FirstJoin) -> Result<Config> {
     let deadline = Instant::now() + first.timeout;
     let (mut pause, mut said) = (BACKOFF.0, String::new());

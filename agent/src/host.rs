@@ -26,7 +26,7 @@ const NOTES: &str = "/run/tombolo/redirects";
 /// Turns `all/send_redirects` off in the network namespace of the calling thread, and writes a note that the agent with
 /// the device `interface` needs the switch off. Does nothing if the switch is off already and no other agent has turned
 /// it off, because then the operator has turned it off. Waits for the lock of the notes. A second call has no further
-/// effect.
+/// effect. Needs root. The device must exist, because other agents ignore notes of devices that do not.
 ///
 /// # Errors
 /// The note cannot be written, or the switch cannot be read or set. The switch may then be on.
@@ -34,12 +34,12 @@ pub fn quiet_redirects(interface: &str) -> Result<()> {
     Redirects::here()?.quiet(interface, device_exists)
 }
 
-/// Removes the note of [`quiet_redirects`], and turns the switch on again unless another agent needs it off. Returns
-/// whether the switch was turned on. Returns false if there is no note, and if the operator has turned the switch on
-/// meanwhile.
+/// Removes the note of [`quiet_redirects`] for the device `interface`, in the network namespace of the calling thread,
+/// and turns the switch on again unless another agent needs it off. Returns whether the switch was turned on. Returns
+/// false if there is no note, and if the operator has turned the switch on meanwhile. Waits for the lock of the notes.
 ///
 /// # Errors
-/// The note cannot be removed, or the switch cannot be read or set.
+/// The notes cannot be locked, the note cannot be removed, or the switch cannot be read or set.
 pub fn restore(interface: &str) -> Result<bool> {
     Redirects::here()?.restore(interface, device_exists)
 }

@@ -47,7 +47,8 @@ impl LinkKey {
     }
 
     /// Reads the key, or generates and stores one if there is none. Only the code for joining may call this function:
-    /// peers would not know a new key, because only joining registers a public key at the controller.
+    /// peers would not know a new key, because only joining registers a public key at the controller. The caller must
+    /// hold the lock of the state directory, so that no other process creates a key at the same time.
     ///
     /// # Errors
     /// The file cannot be read or written, or is malformed.
@@ -78,7 +79,7 @@ impl LinkKey {
 pub struct TlsKey(KeyPair);
 
 impl TlsKey {
-    /// Reads the key from the state directory.
+    /// Reads the key from the state directory. Whether it is an ECDSA P-256 key is not checked.
     ///
     /// # Errors
     /// The file is missing, cannot be read, or is malformed.
@@ -91,7 +92,8 @@ impl TlsKey {
     }
 
     /// Reads the key, or generates and stores one if there is none. Only the code for joining may call this function: a
-    /// new key would have no certificate, because only joining gets one for it from the controller.
+    /// new key would have no certificate, because only joining gets one for it from the controller. The caller must
+    /// hold the lock of the state directory, so that no other process creates a key at the same time.
     ///
     /// # Errors
     /// The file cannot be read or written, or is malformed.
@@ -146,7 +148,8 @@ impl LinkKeys {
     }
 
     /// A new set of links for one lane, which has the agent's keys and no links yet. Without a usable key for QUIC the
-    /// set uses WireGuard only.
+    /// set uses WireGuard only. Each call returns a set of its own for lane 0; [`SecureLinks::of_lane`] sets another
+    /// lane.
     #[must_use]
     pub fn links(&self) -> SecureLinks {
         let links = || SecureLinks::new(self.wireguard.secret().to_bytes());

@@ -74,9 +74,15 @@ impl Refused {
 /// once. If joining fails after keys were generated, the keys stay in the directory, and the next attempt uses them.
 /// Waits up to 15 s for each of two answers. The caller must hold the directory's lock.
 ///
+/// If the future is dropped, or an error occurs, after the token was sent, the token may be used up, although the
+/// directory has not joined; a new token is then needed.
+///
 /// # Errors
 /// The directory has joined already, a setting is out of range, the controller is unreachable, is not the one that
-/// issued the token, or refuses ([`Refused`]), or a file cannot be written.
+/// issued the token, refuses ([`Refused`]), or answers in an unknown format, or a file cannot be read or written.
+///
+/// # Panics
+/// If the program has not installed a cryptography provider of rustls before, with `CryptoProvider::install_default`.
 pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
     if state.path(file::CONFIG).exists() {
         bail!(

@@ -139,10 +139,12 @@ impl Drop for EndReporter {
 
 impl Lane {
     /// Starts the lane's thread. Blocks until the thread has added its TUN queue and bound its ports, or failed. The
-    /// lane forwards nothing before the first [`install`](Self::install).
+    /// lane forwards nothing before the first [`install`](Self::install). The thread works in the network namespace of
+    /// the calling thread. CAP_NET_ADMIN is needed.
     ///
     /// # Errors
-    /// The kernel refuses the thread, the queue or a port; another program may use the port.
+    /// The kernel refuses the thread, the queue or a port; another program may use the port. `setup.ended` then gets a
+    /// reason too.
     pub fn start(setup: LaneSetup) -> Result<Self> {
         let (commands, inbox) = mpsc::unbounded_channel();
         let (ready, started) = std::sync::mpsc::channel();
@@ -188,7 +190,9 @@ impl Lane {
     }
 
     /// Builds the tables of a configuration for [`install`](Self::install), on the calling thread, while the lane
-    /// forwards. The tables contain the routes that this lane has learned. `generation` must not have been used before.
+    /// forwards. The tables contain the routes that this lane has learned. `generation` must not be 0, and must not
+    /// have been used before. The build may take long, and blocks the runtime's thread meanwhile. If the lane has
+    /// ended, the tables contain no learned routes. Dropping the future changes nothing.
     ///
     /// # Errors
     /// The configuration is invalid.
@@ -204,7 +208,8 @@ impl Lane {
     }
 
     /// Installs a configuration that [`prepare`](Self::prepare) has built. Returns when the lane forwards by it. If the
-    /// future is dropped, the configuration is installed nevertheless.
+    /// future is dropped, the configuration is installed nevertheless. `prepared` must come from a lane of the same
+    /// agent. The configuration takes the place of the earlier one, also if its number is smaller.
     ///
     /// # Errors
     /// The lane has ended.
@@ -215,6 +220,7 @@ impl Lane {
     }
 
     /// The lane's tables and routing state. Waits for the lane's answer. The result is empty if the lane has ended.
+    /// Dropping the future changes nothing.
     pub async fn inspect(&self) -> Inspection {
         let (sender, answer) = oneshot::channel();
         if self.send_command(Command::Inspect(sender)).is_err() {
@@ -224,7 +230,8 @@ impl Lane {
     }
 
     /// Passes the endpoints that peers had before a restart to the lane, and returns at once. The links use them until
-    /// they learn better ones.
+    /// they learn better ones. `endpoints` has the endpoints of the peers' lane 0. Must be called before the first
+    /// [`install`](Self::install), because the lane takes these endpoints only for links that it does not have yet.
     ///
     /// # Errors
     /// The lane has ended.
@@ -247,6 +254,8 @@ impl Lane {
     }
 
     /// Replaces the routes learned from all BGP neighbours, and returns at once. Only lane 0 builds tables from them.
+    /// The keys are the [`id`](tombolo_proto::config::Neighbour::id)s of neighbours; neighbours that the installed
+    /// configuration does not have are dropped.
     ///
     /// # Errors
     /// The lane has ended.
@@ -263,14 +272,16 @@ impl Lane {
         answer.await.unwrap_or_default()
     }
 
-    /// Tells the lane to announce on all links that the agent is about to stop, and returns at once.
+    /// Tells the lane to announce on all links that the agent is about to stop, and returns at once. If the lane has
+    /// ended, the call does nothing.
     pub fn announce_drain(&self) {
         // Sending fails only if the lane has ended. Such a lane has no links on which it could announce the stop.
         let _ = self.send_command(Command::AnnounceDrain);
     }
 
     /// Tells the lane to end, and returns at once. The kernel removes the TUN device when its last queue is closed. A
-    /// second call does nothing.
+    /// second call does nothing. Packets that wait in the lane are lost. The reason arrives at [`LaneSetup::ended`]
+    /// when the lane has ended.
     pub fn stop(&self) {
         // A lane that has ended needs no command to stop.
         let _ = self.send_command(Command::Stop);

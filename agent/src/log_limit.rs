@@ -33,8 +33,10 @@ pub struct Permit {
 }
 
 impl LogLimiter {
-    /// Returns a permit if a line of `kind` about an agent may be written at `now`: at most five in ten seconds.
-    /// Otherwise counts the line as suppressed, and returns none.
+    /// Returns a permit if a line of `kind` about the agent `about` may be written at `now`: at most five in an
+    /// interval of ten seconds, which begins with the first line after the previous interval. `kind` is any label, and
+    /// is case-sensitive. Times must not go back. The permit counts as used, so the caller writes the line. Otherwise
+    /// counts the line as suppressed, and returns none.
     pub fn permit(&mut self, about: &AgentId, kind: &'static str, now: Instant) -> Option<Permit> {
         let lines = self.lines.entry((about.clone(), kind)).or_insert(Lines {
             since: now,

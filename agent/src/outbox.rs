@@ -61,7 +61,8 @@ pub struct RedirectedPacket {
 }
 
 impl RedirectedPacket {
-    /// Returns the buffer to the redirecting lane, which uses it for another packet. Does not wait.
+    /// Returns the buffer to the redirecting lane, which uses it for another packet. Does not wait. If the other lane
+    /// has ended or has enough buffers, the buffer is dropped.
     pub fn return_buffer(self) {
         // If the return queue is full or closed, the only cost is that the other lane allocates a new buffer.
         let _ = self.back.try_send(self.packet);
@@ -82,6 +83,7 @@ pub struct RedirectSender {
 
 impl RedirectSender {
     /// A sender into lane 0's queue of redirected packets. The queue's capacity also limits the buffers that come back.
+    /// The caller sets [`generation`](Self::generation) when it installs a configuration.
     #[must_use]
     pub fn new(inbox: mpsc::Sender<RedirectedPacket>) -> Self {
         let (back, spare) = mpsc::channel(inbox.max_capacity());
@@ -148,7 +150,8 @@ impl Outbox {
     }
 
     /// Passes batches to `send` in order, until `send` returns [`SendOutcome::WouldBlock`] or none is left. The refused
-    /// batch and those after it stay queued.
+    /// batch and those after it stay queued. The bytes that `send` gets are valid only during the call. Must not be
+    /// called between `reserve` and `commit`, because the reserved slot would be lost.
     pub fn flush(&mut self, send: &mut dyn FnMut(&Datagrams<'_>) -> SendOutcome) {
         while let Some(batch) = self.batches[..self.used].get(self.sent) {
             let datagrams = Datagrams {
@@ -167,7 +170,7 @@ impl Outbox {
 
     /// Passes batches to `send` as [`flush`](Self::flush) does, but keeps the newest batch, to which datagrams may
     /// still be added. The other batches are sent early, so that their buffers are used again while they are in the
-    /// CPU's cache.
+    /// CPU's cache. Does nothing if fewer than two batches are queued.
     pub fn flush_full(&mut self, send: &mut dyn FnMut(&Datagrams<'_>) -> SendOutcome) {
         if self.len() < 2 {
             return;

@@ -59,7 +59,9 @@ impl LastGoodStore {
     }
 
     /// Whenever a configuration is set, writes the latest one on a blocking thread. A failed write is logged and not
-    /// repeated. Runs until its task is cancelled.
+    /// repeated. Runs until its task is cancelled. A configuration that was set before the call is not written until
+    /// the next one is set: call [`flush`](Self::flush) for it. A write that has begun is completed if the task is
+    /// cancelled.
     pub async fn run(&self) {
         let mut latest = self.latest.subscribe();
         while latest.changed().await.is_ok() {
@@ -73,7 +75,7 @@ impl LastGoodStore {
     }
 
     /// Writes the latest configuration, and returns when it is on disk (`fsync`). Does nothing if it is on disk already
-    /// or none was set. Blocks while another writer is active.
+    /// or none was set. Blocks while another writer is active. May be called from any thread, but blocks it.
     ///
     /// # Errors
     /// The file cannot be written. A later call tries again.

@@ -19,9 +19,12 @@ const TRACE_SPACING: Duration = Duration::from_millis(5);
 /// Number of TTLs that a trace probes together. Four silent hops then cost one timeout instead of four.
 const TRACE_WINDOW: u8 = 4;
 
-/// Runs a probe through `device`; a probe whose destination is its own source needs no device. Waits until all echo
-/// requests are answered or have timed out. The report has all results. If the probe cannot be run, the report has only
-/// an `error`, which names the field and its range, or says what failed.
+/// Runs a probe through the TUN device with the name `device`, in the network namespace of the calling thread; a probe
+/// whose destination is its own source needs no device. Waits until all echo requests are answered or have timed out.
+/// The report has all results. A ping takes at most `count` × `interval_ms` + `timeout_ms`, and a trace at most
+/// `timeout_ms` + `count` × 20 ms for every four TTLs. Needs CAP_NET_RAW. Dropping the future ends the probe. If the
+/// probe cannot be run or fails before its end, the report has only an `error`, which names the field and its range, or
+/// says what failed.
 pub async fn run(request: &ProbeRequest, device: &str) -> ProbeReport {
     let outcome = match check(request) {
         Ok(()) => match request.kind {

@@ -29,12 +29,17 @@ const RELEASE_TEXT_DELAY: Duration = Duration::from_secs(2);
 /// connects to the controller in the background. After a signal a gateway or a circuit edge first drains: it announces
 /// that it will stop, and forwards until its peers have switched to other paths. A second SIGTERM or SIGINT cuts the
 /// drain short. Holds the lock of the state directory meanwhile. BIRD is a child process of the agent, unless `bird`
-/// names a service.
+/// names a service. Must run in a Tokio runtime with I/O and time, needs CAP_NET_ADMIN and works in the network
+/// namespace of the calling thread. The future must not be dropped before it returns, because its tasks would run on.
 ///
 /// # Errors
 /// The directory has no identity or is in use, the settings are invalid, another agent has the device or a routing
-/// table, or the kernel refuses the device or a port. After the start: a lane has ended, the agent has no usable
-/// certificate and no configuration, or the last configuration cannot be written.
+/// table, the kernel refuses the device or a port, BIRD's directories cannot be created, or the local socket or
+/// `metrics_listen` cannot be bound. After the start: a lane has ended, the agent has no usable certificate and no
+/// configuration, the last configuration cannot be written, or the local socket's file cannot be removed.
+///
+/// # Panics
+/// If the program has not installed a cryptography provider of rustls before, with `CryptoProvider::install_default`.
 pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
     let config = Config::load(state)?;
     let _lock = state.lock()?;
@@ -242,11 +247,15 @@ impl Tasks {
 
 /// Joins before the first run. Waits for the token file and the controller, as [`join_when_possible`] does, and holds
 /// the lock of the state directory meanwhile. Returns true if the agent has joined, and false if SIGTERM or SIGINT
-/// ended the wait.
+/// ended the wait. From the first call on, both signals have no other effect in this process, because Tokio keeps its
+/// handlers. An attempt that the signal ends may have written keys and used up the token.
 ///
 /// # Errors
-/// Another process has locked the state directory, the timeout has passed, or joining failed for a reason that waiting
-/// cannot cure.
+/// Another process has locked the state directory, a signal handler cannot be installed, the timeout has passed, or
+/// joining failed for a reason that waiting cannot cure.
+///
+/// # Panics
+/// As [`join_when_possible`].
 pub async fn join(state: &StateDir, first: &FirstJoin) -> Result<bool> {
     let _lock = state.lock()?;
     // In a container the agent may be PID 1, for which signals have no default action. Without these handlers SIGTERM

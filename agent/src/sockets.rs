@@ -40,11 +40,15 @@ pub struct LaneSockets {
 
 impl LaneSockets {
     /// Binds the port of lane `number` (`listen_port` + `number`), and for lane 0 also `quic_port`. There are no
-    /// connected sockets yet. Must run inside a tokio runtime.
+    /// connected sockets yet. If `config` sets no `receive_buffer`, the size for a VM is used, until
+    /// [`set_receive_buffer`](Self::set_receive_buffer).
     ///
     /// # Errors
     /// A port is in use, or the process lacks CAP_NET_ADMIN, which it needs for the mark (`SO_MARK`) and for the sizes
     /// of the buffers.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
     pub fn bind(config: &Config, number: u16) -> Result<Self> {
         let receive_buffer = config.receive_buffer(None);
         let bind = |of, port| Udp::bind(of, port, config.fwmark, receive_buffer);
@@ -99,7 +103,7 @@ impl LaneSockets {
         }
     }
 
-    /// Waits until at least one of the sockets may be readable. Cancel safe.
+    /// Waits until at least one of the sockets may be readable. Cancel safe. A read may still find nothing.
     ///
     /// # Errors
     /// Polling a socket failed.
@@ -157,7 +161,8 @@ impl LaneSockets {
 
     /// Does the periodic work; to be called at every wake-up of the lane. Closes idle and broken connected sockets, and
     /// opens at most one for a heavily used path. Also retries GSO and source addresses that the kernel refused a
-    /// minute ago. Indexes of connected sockets may change.
+    /// minute ago. Indexes of connected sockets may change. While a refused batch waits for
+    /// [`writable`](Self::writable), connected sockets stay as they are.
     pub fn maintain(&mut self, now: Instant) {
         self.lane.maintain(now);
         if let Some(quic) = &mut self.quic {

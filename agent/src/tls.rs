@@ -17,6 +17,9 @@ const CONTROLLER_NAME: &str = "tombolo-controller";
 ///
 /// # Errors
 /// The authority's certificate is malformed, or cannot be a trust anchor.
+///
+/// # Panics
+/// If the program has not installed a cryptography provider of rustls before, with `CryptoProvider::install_default`.
 pub fn anonymous(authority: &CertificateDer<'static>) -> Result<ClientConfig> {
     Ok(ClientConfig::builder()
         .dangerous()
@@ -31,6 +34,9 @@ pub fn anonymous(authority: &CertificateDer<'static>) -> Result<ClientConfig> {
 ///
 /// # Errors
 /// A certificate or the key is malformed, or the key does not fit the certificate.
+///
+/// # Panics
+/// If the program has not installed a cryptography provider of rustls before, with `CryptoProvider::install_default`.
 pub fn mutual(certificate: &Certificate, key: &TlsKey) -> Result<ClientConfig> {
     let mut config = ClientConfig::builder()
         .dangerous()

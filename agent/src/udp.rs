@@ -120,11 +120,15 @@ impl Udp {
     /// Binds `port` on all addresses of both families, or, if the host has no IPv6, on all IPv4 addresses. Port 0 lets
     /// the kernel choose a port. `of`: which port of the agent this is. `fwmark` marks all sent datagrams, and
     /// `receive_buffer` is in bytes. Afterwards a second agent that binds the port gets EADDRINUSE, while sockets of
-    /// [`connect`](Self::connect) in this process share the port. Must run inside a tokio runtime.
+    /// [`connect`](Self::connect) in this process share the port. Path MTU discovery is off, so that datagrams may be
+    /// fragmented.
     ///
     /// # Errors
     /// The port is in use, or the process lacks CAP_NET_ADMIN, which it needs for the mark (`SO_MARK`) and for the
     /// sizes of the buffers.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
     pub fn bind(of: Port, port: u16, fwmark: u32, receive_buffer: usize) -> Result<Self> {
         let setting = match of {
             Port::Lane => "listen_port",
@@ -153,11 +157,15 @@ impl Udp {
     }
 
     /// Opens a socket on the port of `beside`, and connects it to `path.remote`. The socket receives only datagrams of
-    /// that peer. Sends nothing. Must run inside a tokio runtime.
+    /// that peer. Sends nothing. Both addresses of `path` must be of one family. `fwmark` and `receive_buffer` are as
+    /// for [`bind`](Self::bind). `beside` stays as it is.
     ///
     /// # Errors
     /// The path has no local address, that address cannot be bound, there is no route to the remote one, or
     /// CAP_NET_ADMIN is missing.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
     pub fn connect(path: Path, beside: &Self, fwmark: u32, receive_buffer: usize) -> Result<Self> {
         let local = path.local.context("the path's own address is not known")?;
         let at = SocketAddr::new(local, beside.port()?);
@@ -229,7 +237,8 @@ impl Udp {
         sys::overflow(&self.socket).unwrap_or_default()
     }
 
-    /// Returns ready if the socket may be readable. Otherwise wakes the task when it may be. Does not block.
+    /// Returns ready if the socket may be readable. Otherwise wakes the task when it may be. Does not block. Of several
+    /// tasks that poll, only the last one is woken.
     ///
     /// # Errors
     /// Polling the socket failed, as it does when the runtime shuts down.
@@ -237,8 +246,8 @@ impl Udp {
         self.socket.poll_recv_ready(task)
     }
 
-    /// Reads with one system call into `buffer`, without waiting. Requests at most `max_datagrams` messages; with GRO
-    /// one message may have more datagrams than that. Returns the number of batches, from 1 to 16.
+    /// Reads with one system call into `buffer`, without waiting. Requests at most `max_datagrams` messages, and at
+    /// least one; with GRO one message may have more datagrams than that. Returns the number of batches, from 1 to 16.
     /// [`received`](Self::received) describes each of them, until the next call.
     ///
     /// # Errors
@@ -269,13 +278,17 @@ impl Udp {
     }
 
     /// Whether a datagram was received, or sent by [`send_connected`](Self::send_connected), since the last call of
-    /// this function.
+    /// this function. The next call returns false until there is another datagram.
     pub fn take_used(&mut self) -> bool {
         std::mem::take(&mut self.used)
     }
 
     /// Describes batch number `batch`, from 0, of the last call of [`try_recv`](Self::try_recv). Also returns the
-    /// batch's datagrams, one after the other, from `buffer`, which must be the buffer of that call.
+    /// batch's datagrams, one after the other, from `buffer`, which must be the buffer of that call. If `batch` is not
+    /// below the number that `try_recv` returned, the result is stale.
+    ///
+    /// # Panics
+    /// If `batch` is 16 or more.
     #[must_use]
     pub fn received<'a>(&self, batch: usize, buffer: &'a [u8; BUFFER]) -> (Received, &'a [u8]) {
         let RecvMeta {
@@ -315,7 +328,9 @@ impl Udp {
 
     /// Sends a batch from the path's local address, without waiting. If the kernel refuses that address, the batch
     /// leaves from any address, and the result says so. If the kernel refuses the batch, its datagrams are sent one by
-    /// one; those that are refused again are lost and counted.
+    /// one; those that are refused again, or find the send buffer full, are lost, and are counted in the result and in
+    /// `send_errors`. A single datagram that must not be fragmented is not sent again: if it is refused, only the
+    /// result counts it.
     ///
     /// # Errors
     /// [`WouldBlock`]: the send buffer is full, and nothing was sent. The caller may send the batch again.
@@ -327,7 +342,8 @@ impl Udp {
     }
 
     /// Sends a batch of datagrams of `segment` bytes through a connected socket, as a whole or not at all, without
-    /// waiting. `segment` is below 65,536. The kernel sends it without ECN bits, from the socket's own address.
+    /// waiting. `segment` is from 1 to 65,535; only the last datagram may be shorter. The kernel sends it without ECN
+    /// bits, from the socket's own address.
     ///
     /// # Errors
     /// `WouldBlock`: the send buffer is full. `ConnectionRefused`: an ICMP error for an earlier batch has arrived, and

@@ -195,7 +195,8 @@ pub trait LinkSet {
     /// Writes the datagrams into `tx` that were held back until the end of a batch.
     fn flush(&mut self, _now: Instant, _tx: &mut impl TransmitSink) {}
 
-    /// Runs the timers that are due at `now`; does nothing if none is.
+    /// Runs the timers that are due at `now`; if none is due, at most writes the datagrams that [`flush`](Self::flush)
+    /// would write.
     fn handle_timeout(&mut self, now: Instant, tx: &mut impl TransmitSink);
 
     /// The time at which [`handle_timeout`](Self::handle_timeout) is due next; `None`: no timer runs. Any other call

@@ -132,6 +132,9 @@ fn ports(packet: &[u8], protocol: u8, at: usize) -> u32 {
 
 /// Whether routers may not fragment the packet: always for IPv6, and for IPv4 with the DF flag. The packet must have
 /// been parsed.
+///
+/// # Panics
+/// May panic if [`parse`] does not accept `packet`.
 #[must_use]
 pub fn may_not_fragment(packet: &[u8]) -> bool {
     packet[0] >> 4 == 6 || packet[6] & 0x40 != 0
@@ -152,6 +155,9 @@ pub enum Ecn {
 }
 
 /// The two ECN bits of a packet, 0 to 3 (RFC 3168). The packet must have been parsed.
+///
+/// # Panics
+/// May panic if [`parse`] does not accept `packet`.
 #[must_use]
 pub fn ecn_bits(packet: &[u8]) -> u8 {
     let class = if packet[0] >> 4 == 4 { packet[1] } else { packet[1] >> 4 };
@@ -159,6 +165,9 @@ pub fn ecn_bits(packet: &[u8]) -> u8 {
 }
 
 /// The ECN field of a packet, which must have been parsed.
+///
+/// # Panics
+/// May panic if [`parse`] does not accept `packet`.
 #[must_use]
 pub fn ecn(packet: &[u8]) -> Ecn {
     match ecn_bits(packet) {
@@ -177,6 +186,9 @@ pub const CONGESTION: u8 = 3;
 ///
 /// Returns `false`, and changes nothing, if the packet must be dropped: the outer header has CE, and the inner sender
 /// does not support ECN.
+///
+/// # Panics
+/// May panic if [`parse`] does not accept `packet`.
 #[must_use]
 pub fn decapsulate_ecn(packet: &mut [u8], outer: u8) -> bool {
     match (outer, ecn(packet)) {
@@ -187,7 +199,11 @@ pub fn decapsulate_ecn(packet: &mut [u8], outer: u8) -> bool {
     true
 }
 
-/// Sets CE in a packet, and updates the IPv4 header checksum. The packet must have been parsed.
+/// Sets CE in a packet, whatever its ECN field was, and updates the IPv4 header checksum. The packet must have been
+/// parsed.
+///
+/// # Panics
+/// May panic if [`parse`] does not accept `packet`.
 pub fn mark(packet: &mut [u8]) {
     if packet[0] >> 4 == 4 {
         let before = u32::from(u16::from_be_bytes([packet[0], packet[1]]));
@@ -205,6 +221,9 @@ pub fn mark(packet: &mut [u8]) {
 
 /// Decrements the TTL, or the hop limit for IPv6, and updates the IPv4 header checksum. A TTL of 0 stays as it is. The
 /// packet must have been parsed.
+///
+/// # Panics
+/// May panic if [`parse`] does not accept `packet`.
 pub fn decrement_ttl(packet: &mut [u8]) {
     if packet[0] >> 4 == 4 {
         let Some(ttl) = packet[8].checked_sub(1) else { return };
@@ -220,10 +239,13 @@ pub fn decrement_ttl(packet: &mut [u8]) {
     }
 }
 
-/// Lowers the MSS option of a TCP SYN to the value with which segments fit into IP packets of `mtu` bytes, and updates
-/// the TCP checksum. `info` must be the result of parsing this packet. Returns `true` if it changed the packet, and
-/// `false` if the packet is no TCP SYN, or if its SYN has no MSS option, a value that is low enough, or malformed
-/// options.
+/// Lowers the MSS option of a TCP SYN to the value with which segments fit into IP packets of `mtu` bytes, headers
+/// included, and updates the TCP checksum. `info` must be the result of parsing this packet. Returns `true` if it
+/// changed the packet, and `false` if the packet is no TCP SYN, or if its SYN has no MSS option, a value that is low
+/// enough, or malformed options.
+///
+/// # Panics
+/// May panic if `info` is the result of another packet.
 pub fn clamp_mss(packet: &mut [u8], info: &PacketInfo, mtu: u16) -> bool {
     const SYN: u8 = 0x02;
     let Some(tcp) = info.transport.filter(|_| info.protocol == TCP) else {

@@ -54,7 +54,8 @@ pub struct RoutingState {
 
 impl RoutingState {
     /// Removes the state of agents with which `config` has no link, and of BGP neighbours that are not in `config`. The
-    /// state of all other senders stays, even if the import policy refuses their routes.
+    /// state of all other senders stays, even if the import policy refuses their routes. A second call with the same
+    /// configuration changes nothing.
     pub fn keep(&mut self, config: &AgentConfig) {
         let linked = |a: &AgentId| config.links.binary_search_by(|l| l.peer.cmp(a)).is_ok();
         self.down.retain(|a| linked(a));

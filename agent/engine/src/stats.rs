@@ -46,7 +46,7 @@ impl Stats {
         Self::default()
     }
 
-    /// Counts a dropped packet under its reason.
+    /// Counts a dropped packet under its reason. The sum of all dropped packets grows by one too.
     pub fn dropped(&mut self, reason: DropReason) {
         self.drops.0[reason as usize] += 1;
         self.totals.dropped += 1;
@@ -60,7 +60,9 @@ impl Stats {
     }
 
     /// Subtracts packets from the sent ones, and adds them to the dropped ones (`link_down`). The packets were counted
-    /// as sent when they began to wait for a handshake. Then the handshake failed, or the link was removed.
+    /// as sent when they began to wait for a handshake. Then the handshake failed, or the link was removed. If fewer
+    /// packets than `packets` are counted as sent, their counter becomes 0, and [`conserved`](Self::conserved) is false
+    /// from then on.
     pub fn lost(&mut self, packets: u64) {
         self.totals.link_out = self.totals.link_out.saturating_sub(packets);
         self.totals.dropped += packets;

@@ -288,7 +288,7 @@ impl Tables {
     }
 
     /// The link with an agent or device of a site; `None` if the configuration has none. Whether the link has a session
-    /// does not matter.
+    /// does not matter. The index is valid only with these tables.
     #[must_use]
     pub fn link_with(&self, peer: &AgentId) -> Option<LinkIndex> {
         let position = self.links.binary_search_by(|l| l.peer.cmp(peer)).ok()?;

@@ -74,6 +74,7 @@ pub struct AgentView {
 
 impl Agent {
     /// The present status, for the local socket. Waits for a report of every lane, and reads the certificate from disk.
+    /// A lane that has ended contributes nothing.
     pub async fn view(&self) -> AgentView {
         let report = self.lanes.report().await;
         let filter_problem = lock(&self.filter_problem).clone();
@@ -116,7 +117,7 @@ impl Agent {
     }
 
     /// The lookup tables of lane 0, and the kernel routes that the agent has set, as its own record lists them. Waits
-    /// while a configuration is being applied.
+    /// while a configuration is being applied. If lane 0 has ended or has no configuration, the result has no tables.
     pub async fn installed(&self) -> Installed {
         // The agent holds this lock while it applies a configuration. So this function never sees a configuration that
         // is applied only in part.
@@ -131,8 +132,8 @@ impl Agent {
     }
 
     /// Publishes the present status to the receivers that [`watch_status`](Self::watch_status) has returned. Waits for
-    /// a report of every lane. Returns the endpoint from which each peer's last authentic WireGuard datagram came; a
-    /// peer that has sent none is missing.
+    /// a report of every lane. Returns the endpoint from which each peer's last authentic WireGuard datagram came. If a
+    /// peer has sent none yet, its entry is the endpoint that [`resume`](Self::resume) read from disk, or is missing.
     pub async fn publish(&self) -> BTreeMap<AgentId, SocketAddr> {
         let report = self.lanes.report().await;
         let endpoints = report.endpoints.clone();
@@ -141,7 +142,8 @@ impl Agent {
     }
 
     /// Publishes the status every 2 s, and 20 ms after a change. Stores the endpoints of peers on disk. Runs until its
-    /// task is cancelled.
+    /// task is cancelled. The endpoints are written when they have changed, at most once a second; a failed write is
+    /// logged and repeated. Only one task may run it, because a change wakes one task.
     pub async fn run_reporter(&self) {
         let mut endpoints = EndpointStore::new(self.state.clone());
         loop {

@@ -100,7 +100,8 @@ pub struct Filtered {
 
 /// Computes the kernel plan of a configuration with learned routes (`dynamic`), but leaves out learned routes that
 /// clash with `host`. `allow_default` is the setting `allow_default_route`. The result confines no packets yet: see
-/// [`KernelPlan::confine`].
+/// [`KernelPlan::confine`]. `host` has the networks and addresses to keep free, and `ids` the numbers of this agent. No
+/// argument is checked.
 #[must_use]
 pub fn filter(
     config: &AgentConfig,
@@ -256,7 +257,7 @@ fn span(prefix: &IpNet) -> Option<(u128, u128)> {
 }
 
 /// Parses the name servers of a `resolv.conf` (`resolv.conf(5)`), in the order of the file. Skips loopback addresses,
-/// which no route can capture, and lines that are not valid.
+/// which no route can capture, lines that are not valid, and addresses with a scope ID (`fe80::1%eth0`).
 #[must_use]
 pub fn name_servers(text: &str) -> Vec<IpAddr> {
     let servers = text.lines().filter_map(|line| {

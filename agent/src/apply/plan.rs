@@ -52,10 +52,11 @@ impl KernelIds {
     /// bands do not overlap.
     const BAND_WIDTH: u32 = 500;
 
-    /// Derives the IDs from the name of the device. `table` replaces the derived table number, and with it the numbers
-    /// of the other tables. Two devices get the same derived table with a probability of 1 in 65,536; an operator must
-    /// then set `table` for one of them. An upgrade must not change the derivation, because the new version finds the
-    /// old version's rules by these IDs in order to remove them.
+    /// Derives the IDs from the name of the device, which is case-sensitive. Nothing is checked. `table` replaces the
+    /// derived table number, and with it the numbers of the other tables. It does not change the rule priorities. Two
+    /// devices get the same derived table with a probability of 1 in 65,536; an operator must then set `table` for one
+    /// of them. An upgrade must not change the derivation, because the new version finds the old version's rules by
+    /// these IDs in order to remove them.
     #[must_use]
     pub fn of(interface: &str, table: Option<u32>, fwmark: u32) -> Self {
         let hash = blake3::hash(interface.as_bytes());
@@ -263,6 +264,7 @@ impl KernelPlan {
     /// Computes the plan of a configuration with learned routes (`dynamic`). `allow_default` is the host's setting
     /// `allow_default_route`. Clashes with the host's networks are not checked: see
     /// [`check_overlap`](Self::check_overlap). The result confines no packets yet: see [`confine`](Self::confine).
+    /// `config` is not checked: it must satisfy [`AgentConfig::check`].
     #[must_use]
     pub fn of(config: &AgentConfig, dynamic: &RoutingState, ids: KernelIds, allow_default: bool) -> Self {
         let role = RoleParts::of(&config.role);

@@ -138,12 +138,14 @@ fn read_log(stream: UnixStream) -> Process {
 }
 
 /// Replaces the calling process by BIRD (`execve(2)`), for the agent that listens in `config_dir`. First waits for the
-/// agent's answer, which may take as long as the agent's restart backoff. BIRD's own files are created in `run_dir`.
-/// Returns only after a failure. If the agent was reached, it gets the reason as a log line.
+/// agent's answer, which may take as long as the agent's restart backoff, and blocks the calling thread. The process
+/// must run as BIRD's user, because the agent closes the connections of other users. BIRD inherits the environment of
+/// this process. BIRD's own files are created in `run_dir`. Returns only after a failure. If the agent was reached, it
+/// gets the reason as a log line.
 ///
 /// # Errors
-/// No agent listens in `config_dir`, the agent does not answer within 60 s or answers something unknown, BIRD is not
-/// installed, or it cannot be executed.
+/// No agent listens in `config_dir`, the agent does not answer within 60 s, closes the connection, or answers something
+/// unknown, BIRD is not installed, or it cannot be executed.
 pub fn become_bird(config_dir: &Path, run_dir: &Path) -> Result<Infallible> {
     let socket = config_dir.join(START_SOCKET);
     let agent = std::os::unix::net::UnixStream::connect(&socket).with_context(|| {

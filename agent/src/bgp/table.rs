@@ -22,7 +22,7 @@ pub struct Table {
 
 impl Table {
     /// Applies an UPDATE: first withdrawals, then new paths. A withdrawal does not remove a stale route. Returns
-    /// whether a path changed, or a family became complete.
+    /// whether a path changed, or a family became complete. The prefixes must have no host bits set.
     pub fn apply(&mut self, update: Update) -> bool {
         let mut changed = false;
         for path in &update.withdrawn {

@@ -26,7 +26,8 @@ pub struct JoinToken {
 impl JoinToken {
     /// Reads the token from the first line of a file, or of standard input if `file` is `-`. Without a file the token
     /// comes from the environment variable `TOMBOLO_JOIN_TOKEN`. May block at standard input; at a terminal it asks for
-    /// the token.
+    /// the token. Spaces around the token are ignored, and later lines are not read. Only the format is checked, not
+    /// whether the token is valid.
     ///
     /// # Errors
     /// `file` is none and the variable is not set, the file cannot be read, users other than the file's owner have

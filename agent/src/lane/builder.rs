@@ -99,13 +99,14 @@ pub fn queue<R>() -> (BuildQueue<R>, BuildReceiver<R>) {
 impl<R> BuildQueue<R> {
     /// Requests a build. The input is sent at once if the builder is idle, otherwise by
     /// [`builder_ready`](Self::builder_ready). `request` makes the input, and is called only if the input is sent now.
-    /// If it returns none, there is no configuration to build from, and nothing is sent.
+    /// If it returns none, there is no configuration to build from, nothing is sent, and this request is forgotten.
     pub fn request(&mut self, request: impl FnOnce() -> Option<R>) {
         self.pending = true;
         self.send(request);
     }
 
     /// Records that the builder is idle. If a build was requested meanwhile, sends its input, which `request` makes.
+    /// `request` is called only then. To be called only when the builder says that it is idle.
     pub fn builder_ready(&mut self, request: impl FnOnce() -> Option<R>) {
         self.ready = true;
         self.send(request);
@@ -121,7 +122,8 @@ impl<R> BuildQueue<R> {
 }
 
 /// Starts the builder's thread, which sends the built tables to all `lanes`. Lane 0 must be the first. The thread keeps
-/// no lane alive, and ends when lane 0 drops its [`BuildQueue`].
+/// no lane alive, and ends when lane 0 drops its [`BuildQueue`]. If a build fails, the error is logged, and the lanes
+/// keep their tables.
 ///
 /// # Errors
 /// The thread cannot be started.

@@ -113,10 +113,13 @@ impl Netlink {
 }
 
 /// Subscribes to changes of the host's devices and addresses, by netlink multicast groups, in the network namespace of
-/// the calling thread. Must be called inside a Tokio runtime, because the function spawns a task.
+/// the calling thread. Spawns a task that reads the socket. Needs no privileges.
 ///
 /// # Errors
 /// The socket cannot be opened.
+///
+/// # Panics
+/// Outside of a Tokio runtime.
 pub fn watch_host() -> Result<HostWatch> {
     let groups = [
         MulticastGroup::Link,

@@ -12,7 +12,8 @@ use std::collections::BTreeSet;
 
 impl Netlink {
     /// Removes the agent's rules and routes that `plan` does not have. Such objects come from earlier runs. `device`
-    /// and `index` name the agent's TUN device. Returns how many were removed.
+    /// and `index` name the agent's TUN device. Returns how many were removed. Routes of other programs in the agent's
+    /// tables stay. Needs CAP_NET_ADMIN. The caller must have claimed the tables, so that no other agent uses them.
     ///
     /// # Errors
     /// A request fails, or `plan` needs an interface to a customer edge and there is none. Some objects may have been
@@ -29,7 +30,8 @@ impl Netlink {
     }
 
     /// Removes all rules and routes with the agent's IDs, whichever run has set them. Returns how many were removed; 0
-    /// at a second call.
+    /// at a second call. Routes of other programs in the agent's tables stay. Needs CAP_NET_ADMIN. The caller must have
+    /// claimed the tables, so that no other agent uses them.
     ///
     /// # Errors
     /// A request fails. Some objects may have been removed before.

@@ -61,7 +61,8 @@ impl Coalescer {
         }
     }
 
-    /// Adds one complete IP packet, which is copied. First passes those waiting packets to `out` that must be written
+    /// Adds one complete IP packet, without virtio header and without padding, which is copied. Any other bytes are
+    /// passed unchanged, as a write of their own. First passes those waiting packets to `out` that must be written
     /// before the new one. If the new packet cannot be joined to the packets of its flow, these are passed. If it has
     /// no known flow, or needs a slot while all slots are in use, all waiting packets are passed.
     pub fn push(&mut self, packet: &[u8], out: &mut impl FnMut(&[u8], usize)) {
@@ -109,7 +110,7 @@ impl Coalescer {
         self.used += 1;
     }
 
-    /// Passes all waiting packets to `out`. No packet waits afterwards.
+    /// Passes all waiting packets to `out`. No packet waits afterwards. Does not call `out` if none waited.
     pub fn flush(&mut self, out: &mut impl FnMut(&[u8], usize)) {
         for slot in &mut self.slots[..self.used] {
             write_slot(slot, out);

@@ -28,10 +28,10 @@ pub enum SplitError {
 ///
 /// The function works in place: it writes the headers of a packet over the end of the previous packet, which `each` has
 /// processed by then. So `each` may modify its packet, but the packet is valid only during the call. A read with a
-/// single packet is not checked; only its checksum is completed.
+/// single packet is not checked; only its checksum is completed. Afterwards the contents of `packet` do not matter.
 ///
 /// # Errors
-/// See [`SplitError`]; `each` is not called in case of an error.
+/// See [`SplitError`]; `each` is not called in case of an error. `packet` is unchanged then.
 pub fn split(header: &VnetHeader, packet: &mut [u8], mut each: impl FnMut(&mut [u8])) -> Result<usize, SplitError> {
     match header.gso_type & !VnetHeader::GSO_ECN {
         VnetHeader::GSO_NONE => {

@@ -114,9 +114,9 @@ pub struct RefusedRoutes {
 }
 
 /// Applies the import policy to all routes in `state`, and returns the refused ones: agents before BGP neighbours, each
-/// ordered by name, then by reason. Senders whose routes are ignored as a whole
-/// ([`accepts_routes_from`](super::accepts_routes_from)) are left out. [`accept_routes`](super::accept_routes) returns
-/// the accepted routes.
+/// ordered by name, then by reason in the order of the variants of [`Refusal`]. Senders whose routes are ignored as a
+/// whole ([`accepts_routes_from`](super::accepts_routes_from)) are left out. [`accept_routes`](super::accept_routes)
+/// returns the accepted routes.
 #[must_use]
 pub fn refused(config: &AgentConfig, state: &RoutingState) -> Vec<RefusedRoutes> {
     let agents = state

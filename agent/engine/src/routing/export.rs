@@ -12,7 +12,9 @@ use tombolo_proto::net::overlap;
 use tombolo_proto::route::{Route, RouteOrigin};
 
 /// The encoded tables that an agent advertises, in the order of links: one for each link whose peer accepts routes from
-/// this agent. A table has at most [`MAX_ROUTES`] routes. It may be empty, which withdraws all routes.
+/// this agent. A table has at most [`MAX_ROUTES`] routes: the first ones in ascending order; further ones are left out.
+/// There is no table for third-party devices and for links that are not `always_on`. A table may be empty, which
+/// withdraws all routes.
 #[must_use]
 pub fn route_advertisements(config: &AgentConfig, state: &RoutingState) -> Vec<(LinkIndex, Arc<[u8]>)> {
     let mut tables = Vec::new();
@@ -60,9 +62,11 @@ pub fn may_advertise(role: &Role, link: &Link) -> bool {
     sender && !link.third_party
 }
 
-/// The routes that an agent advertises to the peer of `link`, sorted and without duplicates. Empty if that peer gets
-/// none. Routes via peers that are down are left out. Pure: agents and the controller compute the same. The number of
-/// routes is not limited here.
+/// The routes that an agent advertises to the peer of `link`, sorted and without duplicates. `link` must be one of
+/// `config`. Empty if a peer with this relation gets none. This function does not check the conditions of
+/// [`route_advertisements`] that the peer is no third-party device and that the link is `always_on`. Routes via peers
+/// that are down are left out. Pure: agents and the controller compute the same. The number of routes is not limited
+/// here.
 #[must_use]
 pub fn routes_for_peer(config: &AgentConfig, state: &RoutingState, link: &Link) -> Vec<Route> {
     let mut routes = match (&config.role, &link.relation) {
@@ -109,9 +113,11 @@ pub fn routes_for_peer(config: &AgentConfig, state: &RoutingState, link: &Link) 
     routes
 }
 
-/// The routes that an agent announces to a BGP neighbour, sorted, one for each prefix. Empty if there is no such
-/// neighbour. The AS paths lack the agent's own ASN, which the BGP speaker adds. Routes via peers that are down are
-/// left out.
+/// The routes that an agent announces to a BGP neighbour, sorted, one for each prefix. `neighbour` is the
+/// [`id`](tombolo_proto::config::Neighbour::id) of the neighbour. At a VPN gateway this is a connection; the result is
+/// empty if the gateway has no such connection, or exchanges no routes over it. At a circuit edge all neighbours get
+/// the same routes, so `neighbour` is ignored. Empty for other roles. The AS paths lack the agent's own ASN, which the
+/// BGP speaker adds. Routes via peers that are down are left out.
 #[must_use]
 pub fn routes_for_neighbour(config: &AgentConfig, state: &RoutingState, neighbour: &ResourceId) -> Vec<Route> {
     let mut routes = match &config.role {

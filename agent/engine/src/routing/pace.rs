@@ -32,7 +32,7 @@ pub struct Pace {
 
 impl Pace {
     /// Creates a rate limit for a sender whose single change may arrive in several pieces: the first `free` changes
-    /// after a quiet time cause no pause. [`Pace::default`] has no free changes.
+    /// after a quiet time cause no pause. [`Pace::default`] has no free changes, as with `free` 0.
     #[must_use]
     pub fn with_free(free: u32) -> Self {
         Self {
@@ -41,8 +41,10 @@ impl Pace {
         }
     }
 
-    /// Records that the sender changed its routes at `now`, whether the change is processed or not. Quiet time before
-    /// `now` takes back doublings.
+    /// Records that the sender changed its routes at `now`, whether the change is processed or not. The caller makes
+    /// this call for each change, before it asks [`allows`](Self::allows). Every two seconds without a change before
+    /// `now` take back one processed change, so the next pause is half as long; no other method takes back anything.
+    /// Does not process a change: see [`used`](Self::used).
     pub fn changed(&mut self, now: Instant) {
         self.recent = self.recent.saturating_sub(self.recovered(now));
         self.changed = Some(now);
@@ -61,7 +63,9 @@ impl Pace {
         self.free + MAX_DOUBLINGS
     }
 
-    /// Time from `now` until the next change may be processed; zero if it may be processed now.
+    /// Time from `now` until the next change may be processed; zero if it may be processed now. At most ten seconds.
+    /// Zero if no change was processed yet. Records nothing; quiet time since the last call of
+    /// [`changed`](Self::changed) is not taken into account.
     #[must_use]
     pub fn wait(&self, now: Instant) -> Duration {
         let doublings = self.recent.min(self.max_recent()).checked_sub(self.free + 1);
@@ -78,7 +82,10 @@ impl Pace {
         self.wait(now).is_zero()
     }
 
-    /// Records that a change was processed at `now`, which begins the next pause.
+    /// Records that a change was processed at `now`, which begins the next pause. The first `free` calls (see
+    /// [`with_free`](Self::with_free)) cause no pause, the next call causes one of 100 ms, and each further call
+    /// doubles the pause, up to 10 s. The caller asks [`allows`](Self::allows) before, because this method does not
+    /// check it. This call does not replace the call of [`changed`](Self::changed) for the same change.
     pub fn used(&mut self, now: Instant) {
         self.recent = (self.recent + 1).min(self.max_recent());
         self.used = Some(now);

@@ -55,7 +55,7 @@ pub struct Candidate {
 
 impl Candidate {
     /// A candidate from the configuration. `up` tells whether its next hop can be reached. The `state` of the route
-    /// does not matter.
+    /// does not matter. Of gateway routes with one prefix, [`select_best`] prefers those whose next hop can be reached.
     #[must_use]
     pub const fn configured(route: EffectiveRoute, up: bool) -> Self {
         let preference = Preference {
@@ -138,8 +138,10 @@ fn learned_candidates(gateways: &[UsedGateway], accepted: &[AcceptedRoute<'_>]) 
 ///
 /// R7: gateway routes within the prefix of a VNet or peering route are discarded, even if they are longer. Of the
 /// routes with equal prefixes one is selected: user routes are preferred to gateway routes, and gateway routes to
-/// system routes. R8: the routes that are discarded or not selected stay in the result as `Invalid`. The result is in
-/// the order of display: system, gateway and user routes, each ordered by type of next hop, prefix and name.
+/// system routes. Between routes of one source, the type of next hop decides first (VNet, peering, gateway, appliance,
+/// Internet, none); then a route whose next hop can be reached is preferred; then the first one in `candidates` is. R8:
+/// the routes that are discarded or not selected stay in the result as `Invalid`. The result is in the order of
+/// display: system, gateway and user routes, each ordered by type of next hop, prefix and name.
 #[must_use]
 pub fn select_best(mut candidates: Vec<Candidate>) -> Vec<EffectiveRoute> {
     let covering: Vec<IpNet> = candidates

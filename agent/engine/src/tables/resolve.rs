@@ -21,7 +21,8 @@ use tombolo_proto::route::{EffectiveRoute, GatewayHop, NextHop, RouteSource, Rou
 impl Tables {
     /// Builds the tables of one agent from its configuration and the state that it has learned. The import policy is
     /// applied to the routes in `state`, so the caller need not filter them. Entries of agents and neighbours that are
-    /// not in the configuration are ignored. The result depends on the arguments alone.
+    /// not in the configuration are ignored. The result depends on the arguments alone. A build runs on the calling
+    /// thread, and takes long if the configuration is large.
     ///
     /// # Errors
     /// The configuration violates an invariant of [`AgentConfig::check`], has more than [`MAX_LINKS`] links, or names a

@@ -74,7 +74,7 @@ impl KernelPlan {
     /// Adds the routes, rules and packet filter that keep packets with overlay addresses from leaving the host in clear
     /// text. To be called once on a plan of [`of`](Self::of). `internet_exit` lets forwarded packets leave to public
     /// destinations by the host's own routes, except at a circuit edge. The packet filter still drops such a packet if
-    /// its source was not translated.
+    /// its source was not translated. `ids` must be those of the call of `of`.
     #[must_use]
     pub fn confine(mut self, host: &Surroundings, ids: KernelIds, internet_exit: bool) -> Self {
         let local = self.local_networks(host);

@@ -20,7 +20,8 @@ impl KernelPlan {
 
     /// The steps from this plan to `to`: first all additions and changes, second all removals. Each list must be
     /// executed in its order. State that both plans have stays in force throughout. The exception is a route whose type
-    /// changes: the old route is deleted just before the new one is set.
+    /// changes: the old route is deleted just before the new one is set. No step loads the packet filter, or removes an
+    /// earlier address from the line.
     #[must_use]
     pub fn steps(&self, to: &Self) -> (Vec<Step>, Vec<Step>) {
         let (mut additions, mut removals) = (Vec::new(), Vec::new());
@@ -73,7 +74,7 @@ impl KernelPlan {
     }
 
     /// Updates this plan by a step that the kernel has carried out, so that the plan describes the kernel's state
-    /// again.
+    /// again. The fields that no step sets stay as they are: `served`, `filter`, `spaces` and `refused_defaults`.
     pub fn record(&mut self, step: &Step) {
         match step {
             Step::Mtu(m) => self.mtu = *m,
