@@ -36,7 +36,7 @@ pub fn server(authority: &Authority, resolver: Arc<Resolver>) -> anyhow::Result<
 pub struct Resolver(RwLock<Arc<CertifiedKey>>);
 
 impl Resolver {
-    /// A resolver with a first certificate, whose key the caller has checked (see [`Authority::server`]).
+    /// A resolver with a first certificate (see [`Authority::server`]). Whether it is valid is not checked.
     #[must_use]
     pub const fn new(first: Arc<CertifiedKey>) -> Self {
         Self(RwLock::new(first))

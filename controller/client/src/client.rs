@@ -27,7 +27,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 ///
 /// A parameter `path` begins with `/`, such as `/subscriptions/…` (see [`crate::path`]), and has no query. Instead of a
 /// path, an absolute URL of the same controller is accepted. A path or an id with whitespace, `?`, `#`, `%`, `\` or a
-/// segment `.` or `..` ends with [`Error::Invalid`], and nothing is sent.
+/// segment `.` or `..` ends with [`Error::Invalid`], and nothing is sent. ARM requests get the `api-version`
+/// [`API_VERSION`](crate::path::API_VERSION).
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,

@@ -78,7 +78,8 @@ impl Client {
     ///
     /// # Errors
     /// Any [`Error`]: the controller cannot be reached, or refuses the request. If the agent is unknown, revoked, or
-    /// bound to a deleted resource, it is an [`Error::Api`] with status 404.
+    /// bound to a deleted resource, it is an [`Error::Api`] with status 404. If the agent would reject its
+    /// configuration, the status is 500.
     pub async fn agent_tables(&self, id: &str) -> Result<InstalledTables, Error> {
         let response = self
             .fabric(Method::GET, &format!("agents/{id}/tables"), Body::None)
@@ -97,8 +98,8 @@ impl Client {
     }
 
     /// Waits until `revision` is in force on every connected agent (D2), at most for `timeout`, which is rounded up to
-    /// whole seconds. If the time is over, the result is not an error, but an answer whose `in_force` is false. A long
-    /// wait is split into requests of 20 s. The answer lists the connected agents on which it is not in force.
+    /// whole seconds. The answer lists the connected agents on which `revision` is not in force. If the time is over,
+    /// the result is no error but an answer whose `in_force` is false. A long wait is split into requests of 20 s.
     ///
     /// # Errors
     /// Any [`Error`]: the controller cannot be reached, or refuses the request.

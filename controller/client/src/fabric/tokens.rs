@@ -54,8 +54,8 @@ impl Client {
             .map(drop)
     }
 
-    /// Lists the first 16 agent packages, by name, that the controller serves. The list is empty if their folder does
-    /// not exist.
+    /// Lists the agent packages that the controller serves, at most 16, ordered by name. The controller reads each
+    /// package for its SHA-256. The list is empty if their folder does not exist.
     ///
     /// # Errors
     /// Any [`Error`]: the controller cannot be reached, or refuses the request. If the controller cannot read a package
