@@ -79,7 +79,8 @@ struct Entry {
     bytes: usize,
 }
 
-/// The admission state of one port.
+/// The admission state of one port. The caller passes the present time as `now`; it must not go back. Ids of
+/// connections that were evicted or closed are accepted and ignored.
 #[derive(Debug)]
 pub struct Admission {
     limits: Limits,
@@ -116,7 +117,7 @@ impl Admission {
     /// Notes that an agent may connect from an address. New connections from this address use the reserved pools, and
     /// may begin more key exchanges a second than those from other addresses. The last four addresses of each agent are
     /// kept: a further one replaces the one that was noted least recently. Connections that are already open stay in
-    /// their pools.
+    /// their pools. The addresses of a deleted agent stay noted.
     pub fn add_agent_address(&mut self, agent: &AgentId, address: Address) {
         self.known.add(agent, address);
     }
@@ -142,7 +143,9 @@ impl Admission {
     /// Admits a connection from `ip` that `accept(2)` has returned, or refuses it. A connection is refused if its
     /// address has begun too many key exchanges, if the port is full of authenticated connections, or if the sockets of
     /// too many evicted connections are still open. An admitted connection enters [`Stage::Silent`] and must complete
-    /// its TLS handshake within `handshake_timeout`.
+    /// its TLS handshake within `handshake_timeout`. The caller must call [`Self::closed`] once for an admitted
+    /// connection, and must not call it for a refused one. The connections in [`Admitted::evicted`] must be closed in
+    /// both cases.
     pub fn accept(&mut self, ip: IpAddr, now: Instant) -> Admitted {
         self.counts.accepted += 1;
         let address = Address::from(ip);
@@ -190,7 +193,8 @@ impl Admission {
     }
 
     /// The ClientHello of a connection is complete. Returns the connection that this one displaces in the pool of
-    /// handshakes, for the caller to close. `None`: this connection displaces none, or it was evicted before.
+    /// handshakes, for the caller to close. `None`: this connection displaces none, or it was evicted before. Call it
+    /// once for each connection, in [`Stage::Silent`].
     pub fn client_hello_received(&mut self, id: Id) -> Option<Id> {
         self.enter_stage(id, Stage::Handshake)
     }
@@ -198,7 +202,7 @@ impl Admission {
     /// Counts a key exchange of a connection against the rate limit of its address. Returns at once, with the time that
     /// the caller must wait before it computes the key exchange: from 0 to [`MAX_KEY_EXCHANGE_WAIT`]. `None`: the
     /// connection was evicted before, or this call evicts it because the wait would be longer. The caller must close it
-    /// in both cases.
+    /// in both cases. Call it once for each connection, in [`Stage::Handshake`].
     pub fn begin_key_exchange(&mut self, id: Id, now: Instant) -> Option<Duration> {
         let address = self.connections.get(&id)?.place.address;
         let Some(rate) = self.key_exchange_rate(address) else {
@@ -214,7 +218,8 @@ impl Admission {
     /// The TLS handshake of a connection is complete, with the certificate of `agent` or without one. The caller has
     /// verified the certificate, and that the agent is not revoked. If there is a certificate, the address of the
     /// connection is noted as an address of the agent. Returns the connection that this one displaces in its new stage,
-    /// for the caller to close. `None`: this connection displaces none, or it was evicted before.
+    /// for the caller to close. `None`: this connection displaces none, or it was evicted before. Call it once for each
+    /// connection.
     pub fn handshake_completed(&mut self, id: Id, agent: Option<&AgentId>, now: Instant) -> Option<Id> {
         let address = self.connections.get(&id)?.place.address;
         let evicted = match agent {
@@ -230,7 +235,8 @@ impl Admission {
 
     /// A request has begun, and [`Self::request_ended`] must be called once for it. A connection of the stage
     /// [`Stage::Bearer`] that has shown no token for [`IDLE_TIMEOUT`] returns to [`Stage::Stranger`]. Returns the
-    /// connection that it then displaces, for the caller to close.
+    /// connection that it then displaces, for the caller to close. `None`: this connection displaces none, or it was
+    /// evicted before.
     pub fn request_started(&mut self, id: Id, now: Instant) -> Option<Id> {
         let entry = self.connections.get_mut(&id)?;
         entry.requests += 1;
@@ -249,7 +255,8 @@ impl Admission {
 
     /// A request of the connection carries a valid token. The caller calls this once for each such request. A
     /// connection of a stranger enters [`Stage::Bearer`]. If there are then too many connections in that stage, returns
-    /// the one whose last valid token came the longest time ago, for the caller to close.
+    /// the one whose last valid token came the longest time ago, for the caller to close. `None`: this connection
+    /// displaces none, or it was evicted before. The connection of an agent keeps its stage.
     pub fn authorized(&mut self, id: Id, now: Instant) -> Option<Id> {
         let entry = self.connections.get_mut(&id)?;
         entry.authorized += 1;
@@ -263,7 +270,8 @@ impl Admission {
     }
 
     /// The response to a request is a package: a stranger's connection may take [`DOWNLOAD_TIMEOUT`] from now to
-    /// receive it.
+    /// receive it. Call it at most once for a request, between [`Self::request_started`] and [`Self::request_ended`];
+    /// [`Self::download_ended`] must follow once.
     pub fn download_started(&mut self, id: Id, now: Instant) {
         if let Some(entry) = self.connections.get_mut(&id) {
             entry.downloads += 1;
@@ -279,6 +287,7 @@ impl Admission {
     }
 
     /// The response to a request was sent or dropped. `authorized`: [`Self::authorized`] was called for the request.
+    /// Call it once for each call of [`Self::request_started`]. The deadline of the connection is counted from `now`.
     pub fn request_ended(&mut self, id: Id, authorized: bool, now: Instant) {
         if let Some(entry) = self.connections.get_mut(&id) {
             entry.requests = entry.requests.saturating_sub(1);
@@ -290,7 +299,8 @@ impl Admission {
     /// Further `bytes` of a stranger's request body are in memory. The caller does not report the bodies of requests
     /// with a token. While the bodies of all strangers together exceed the limit, finds the address whose connections
     /// hold the most bytes, and evicts the connection of this address that holds the most. Returns the evicted
-    /// connections, for the caller to close; `id` may be one of them.
+    /// connections, for the caller to close; `id` may be one of them. The bytes count until the caller passes them to
+    /// [`Self::body_released`], or the connection is evicted or closed.
     pub fn body_received(&mut self, id: Id, bytes: usize) -> Vec<Id> {
         let Some(entry) = self.connections.get_mut(&id) else {
             return Vec::new();
@@ -361,7 +371,8 @@ impl Admission {
     }
 
     /// When [`Self::expire`] must be called next. `None`: no connection has a deadline. Every other method that takes
-    /// `&mut self` may set an earlier deadline.
+    /// `&mut self` may set an earlier deadline. That call may evict nothing, because the connection may have lost its
+    /// deadline meanwhile.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(at, _)| *at)

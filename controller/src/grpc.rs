@@ -42,7 +42,9 @@ const MAX_RENEWAL: usize = 16 << 10;
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The routes of the control service. A client is identified before the body of its request is read, because the gRPC
-/// decoder reserves as much memory as the length in front of a message states.
+/// decoder reserves as much memory as the length in front of a message states. The server must add [`PeerAddr`] and, if
+/// the client has shown a certificate, [`PeerCertificate`] to the extensions of each request. A request without a
+/// certificate gets the status `UNAUTHENTICATED`.
 pub fn router(app: &Arc<App>) -> Router {
     let control = ControlServer::new(ControlService(app.clone()))
         .max_decoding_message_size(MAX_FROM_AGENT)

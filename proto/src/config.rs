@@ -224,7 +224,7 @@ impl AgentConfig {
 
     /// Replaces the secrets, so that the configuration can be displayed: preshared keys become zeros, passwords `…`.
     /// The result must not be sent to agents: its secrets are wrong, and its digest differs from that of the
-    /// configuration.
+    /// configuration. A second call changes nothing.
     pub fn blank_secrets(&mut self) {
         for link in &mut self.links {
             link.preshared_key = link.preshared_key.map(|_| PresharedKey([0; 32]));

@@ -57,7 +57,8 @@ impl Error {
         }
     }
 
-    /// Returns the error code (`VnetAddressSpacesOverlap`, …) of an error response; `None` for other errors.
+    /// Returns the error code (`VnetAddressSpacesOverlap`, …) of an error response; `None` for other errors. If the
+    /// response is not in ARM's format, the code is `Http` followed by the status, such as `Http502`.
     #[must_use]
     pub fn code(&self) -> Option<&str> {
         match self {

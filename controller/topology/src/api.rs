@@ -35,7 +35,8 @@ impl Topology {
 
     /// Builds a topology from the documents of a store, in any order. Keys outside of `arm/`, `fabric/agents/`,
     /// `fabric/tokens/` and `fabric/settings` are ignored. Each document is parsed, but the rules between resources are
-    /// not checked again: `apply` checked them before the documents were written.
+    /// not checked again: `apply` checked them before the documents were written. If two documents describe the same
+    /// item, the later one is used.
     ///
     /// # Errors
     /// The text names the first document that cannot be read and the reason: its JSON does not have the expected form,
@@ -58,7 +59,8 @@ impl Topology {
 
     /// `getLearnedRoutes` of a gateway in ARM's form: the prefixes of the gateway's VNet and of the VNets that use the
     /// gateway, then for each instance with an agent the learned routes that the instance uses. The learned routes are
-    /// computed from the last reports of all agents. `None`: the gateway does not exist.
+    /// computed from the last reports of all agents. `None`: the gateway does not exist. Each call computes the learned
+    /// routes of all gateways and edges, which takes long in a large topology.
     #[must_use]
     pub fn learned_routes(&self, gateway: &ResourceId, statuses: &AgentStatuses) -> Option<Vec<Value>> {
         bgp::learned(self, statuses, gateway)
@@ -66,7 +68,7 @@ impl Topology {
 
     /// `getAdvertisedRoutes` of a gateway in ARM's form: for each instance with an agent, the routes that the instance
     /// advertises to the peer with the address `peer`. Empty if no peer has this address. `None`: the gateway does not
-    /// exist.
+    /// exist. The time is as for [`Self::learned_routes`].
     #[must_use]
     pub fn advertised_routes(
         &self,
@@ -79,15 +81,16 @@ impl Topology {
 
     /// `getBgpPeerStatus` of a gateway in ARM's form: for each instance, every configured session with the state that
     /// the instance's agent reports. The state is `Unknown` while the instance has no agent, or its agent is not
-    /// connected to the controller or has not reported the session. `None`: the gateway does not exist.
+    /// connected to the controller or has not reported the session. `None`: the gateway does not exist. The time is as
+    /// for [`Self::learned_routes`].
     #[must_use]
     pub fn bgp_peers(&self, gateway: &ResourceId, statuses: &AgentStatuses) -> Option<Vec<Value>> {
         bgp::bgp_peers(self, statuses, gateway)
     }
 
     /// The route table of a circuit's private peering on one of the circuit's two lines, in ARM's form: the prefixes of
-    /// the linked VNets, then the routes that the line's edge has learned from the customer. `None`: the circuit or its
-    /// peering does not exist.
+    /// the linked VNets, then the routes that the line's edge has learned from the customer, by its last report.
+    /// Without a report there are no routes of the customer. `None`: the circuit or its peering does not exist.
     #[must_use]
     pub fn circuit_routes(
         &self,
@@ -112,16 +115,17 @@ impl Topology {
     }
 
     /// The ARM bodies of all items of a collection. `collection` is the path of an item without the item's own name at
-    /// the end:
-    /// `…/virtualNetworks`, `…/virtualNetworks/v/subnets`, or
+    /// the end: `…/virtualNetworks`, `…/virtualNetworks/v/subnets`, or
     /// `/subscriptions/{s}/providers/Microsoft.Network/virtualNetworks` for all groups of a subscription.
     /// `…/resources`, below a group or a subscription, lists all kinds in short form.
     ///
     /// Top-level items are ordered by id, and `…/resources` by type and then by id. Children are in the order in which
-    /// their parent's body lists them. In a subscription without resources, every collection exists and is empty.
+    /// their parent's body lists them. Collections of a subscription exist even if the subscription has no resources;
+    /// they are then empty. A trailing `/` is accepted, and case is ignored.
     ///
     /// # Errors
-    /// Status 404: the resource type, the resource group or the parent does not exist.
+    /// Status 404: `collection` is not the path of a collection, or the resource type, the resource group or the parent
+    /// does not exist.
     pub fn list(&self, collection: &str, statuses: &AgentStatuses) -> Result<Vec<Value>, Rejection> {
         list::list(&Views::new(self, statuses), collection)
     }

@@ -9,7 +9,8 @@ use tombolo_proto::fabric::{DeviceBgp, DeviceConfig, DeviceTunnel};
 use tombolo_proto::id::ResourceId;
 
 /// The configuration of the device at the far end of an IPsec connection, computed from the desired state. It contains
-/// the connection's preshared key, but not the private key of the device, which the controller does not have.
+/// the connection's preshared key, but not the private key of the device, which the controller does not have. Instances
+/// of the gateway without an agent are left out.
 ///
 /// # Errors
 /// Status 404: the connection does not exist. Status 400: the connection's far end is not a device, or the connection

@@ -35,7 +35,9 @@ use walk::{Answer, End, Fabric};
 
 /// Walks a packet and, if it arrives, its reply from agent to agent, and computes the output of a traceroute. The
 /// decision of each agent is computed from its compiled configuration and the routes of `reports`; no packet is sent
-/// and no agent is asked. The walk assumes that hosts and sites answer.
+/// and no agent is asked. The walk assumes that hosts and sites answer. The call compiles the agents on the path and
+/// computes the routes of all gateways and edges, which takes long in a large topology, so async code should call it on
+/// a thread for blocking work.
 ///
 /// # Errors
 /// The text names the reason: a name is unknown or ambiguous (then the text lists the candidates), the source has no

@@ -48,7 +48,8 @@ impl LearnedReports {
 /// The effective routes of a network interface: the configured routes of the subnet of its primary address, and the
 /// routes that the agent of its VM has learned (R20, R21). The routes are computed from the topology and the reports;
 /// no agent is asked. If the interface has no agent, or only a revoked one, the result is the configured routes alone.
-/// `None`: the interface or its subnet does not exist.
+/// `None`: the interface or its subnet does not exist, or the interface has no address. Each call computes the routes
+/// of all gateways and edges, which takes long in a large topology.
 #[must_use]
 pub fn effective_routes(
     topology: &Topology,
@@ -73,7 +74,7 @@ pub fn effective_routes(
 
 /// The tables that an agent should have now, computed from the topology and the reports; the agent itself is not asked.
 /// `None`: the agent is unknown, revoked, or bound to a deleted resource. An inner error is the text with which the
-/// agent would reject the configuration.
+/// agent would reject the configuration. The time is as for [`effective_routes`].
 #[must_use]
 pub fn tables(
     topology: &Topology,
@@ -135,7 +136,8 @@ impl LearnedRoutes {
     }
 
     /// The routing state of the agent with this configuration: the routes and silent peers that the agent itself
-    /// reports, and the routes that its peers advertise to it. `config` may be that of any agent, a VM's included.
+    /// reports, and the routes that its peers advertise to it. `config` may be that of any agent, a VM's included. It
+    /// must be compiled from the same topology.
     #[must_use]
     pub fn routing_state(&self, config: &AgentConfig) -> RoutingState {
         let mut state = self.reported(config);

@@ -96,7 +96,8 @@ pub struct AgentSync {
 impl AgentSync {
     /// Starts with the agent's Hello: the holder of `key` runs the configuration `digest` (empty: none). `since`: the
     /// revision at which the agent's key was checked. States that were compiled for earlier revisions are ignored: in
-    /// them, the agent may be missing, or another agent may have its name.
+    /// them, the agent may be missing, or another agent may have its name. `key`: in the form of
+    /// [`Agent::certificate_key`].
     #[must_use]
     pub fn hello(key: &str, since: Revision, digest: &str) -> Self {
         Self {
@@ -112,8 +113,8 @@ impl AgentSync {
     /// Returns the next message to the agent, for the newest compiled state `desired`. Call it after each publication
     /// and after each message of the agent. After [`Push::Config`] the configuration counts as in flight: the method
     /// returns no further `Config` until [`Self::applied`] or [`Self::rejected`] is called. It can return
-    /// [`Push::Close`] even while a configuration is in flight. It returns [`Push::UpToDate`] at most once for each
-    /// stream.
+    /// [`Push::Close`] even while a configuration is in flight; the caller then ends the stream. It returns
+    /// [`Push::UpToDate`] at most once for each stream.
     pub fn published(&mut self, desired: &Desired<'_>) -> Push {
         if desired.revision < self.since {
             return Push::Nothing;
@@ -144,7 +145,8 @@ impl AgentSync {
     }
 
     /// Records the agent's answer that it runs the configuration `digest` now (D2). A configuration that the agent has
-    /// rejected before may be sent again from now on.
+    /// rejected before may be sent again from now on. No configuration is in flight any more; `digest` is not compared
+    /// with the configuration that was sent.
     pub fn applied(&mut self, digest: &str) {
         self.in_flight = false;
         self.refused = None;
@@ -152,7 +154,8 @@ impl AgentSync {
     }
 
     /// Records the agent's answer that it rejects the configuration `digest` and keeps its present one. The rejected
-    /// configuration is sent again only on a new stream, or after the agent has applied or rejected another one.
+    /// configuration is sent again only on a new stream, or after the agent has applied or rejected another one. No
+    /// configuration is in flight any more; `digest` is not compared with the configuration that was sent.
     pub fn rejected(&mut self, digest: &str) {
         self.in_flight = false;
         self.refused = Some(digest.to_owned());

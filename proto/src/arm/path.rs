@@ -18,13 +18,13 @@ pub struct ArmPath {
 }
 
 impl ArmPath {
-    /// Parses the resource id of an item, of at most 2048 bytes. A trailing `/` is accepted. Names and type are not
-    /// checked: [`kind`](Self::kind) tells whether the type is known, and [`check_name`](super::check_name) whether a
-    /// name is valid.
+    /// Parses the resource id of an item, of at most 2048 bytes without the `/` at its start and end. A trailing `/` is
+    /// accepted. Names and type are not checked: [`kind`](Self::kind) tells whether the type is known, and
+    /// [`check_name`](super::check_name) whether a name is valid.
     ///
     /// # Errors
-    /// The text is not the path of a resource group or of an item in one. The error is a sentence that quotes the text
-    /// and says what is wrong with it.
+    /// The text is not the path of a resource group or of an item in one, is too long, or has a blank segment or a
+    /// control character. The error is a sentence that quotes the text and says what is wrong with it.
     pub fn parse(path: &str) -> Result<Self, String> {
         let fail = |why: &str| Err(format!("'{}' is not a resource id: {why}", shown(path)));
         let inner = path.strip_suffix('/').unwrap_or(path);
@@ -140,7 +140,8 @@ impl PartialEq for ArmPath {
 impl Eq for ArmPath {}
 
 /// The id of the item that `id` is a child of: `id` without its last type and name. The function does not check whether
-/// `id` has a parent. For the id of a resource group, for instance, it returns the path of the subscription.
+/// `id` has a parent. For the id of a resource group, for instance, it returns the path of the subscription. A text
+/// with fewer than two `/` gives an empty id.
 #[must_use]
 pub fn parent_id(id: &ResourceId) -> ResourceId {
     let text = id.as_str();

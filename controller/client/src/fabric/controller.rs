@@ -33,7 +33,7 @@ impl Client {
             .map_err(|e| Error::transport(self.base(), "GET /fabric/v1/ca", &e))
     }
 
-    /// Returns the controller's metrics in Prometheus' text format, as of now.
+    /// Returns the controller's metrics in Prometheus' text format, as of now. Needs a token.
     ///
     /// # Errors
     /// Any [`Error`]: the controller cannot be reached, or refuses the request.
@@ -45,7 +45,7 @@ impl Client {
             .map_err(|e| Error::transport(self.base(), "GET /metrics", &e))
     }
 
-    /// Returns all settings with their present values.
+    /// Returns all settings with their present values, as a JSON object.
     ///
     /// # Errors
     /// Any [`Error`]: the controller cannot be reached, or refuses the request.
@@ -66,7 +66,8 @@ impl Client {
     }
 
     /// Returns a consistent copy of the controller's store: the content of a file that `tombolo-controller restore`
-    /// reads. The controller keeps running. The copy contains secrets, and is held in memory as a whole.
+    /// reads. The controller keeps running. The copy contains secrets, and is held in memory as a whole. Waits for at
+    /// most 10 minutes.
     ///
     /// # Errors
     /// Any [`Error`]: the controller cannot be reached, or refuses the request.

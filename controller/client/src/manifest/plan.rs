@@ -103,8 +103,9 @@ impl Server {
         Ok(server)
     }
 
-    /// Adds a resource in the format of its GET, or replaces the one with this path. The peerings of a virtual network
-    /// become separate entries.
+    /// Adds a resource in the format of its GET, or replaces the one with this path, which is compared
+    /// case-insensitively. `path` must be the resource's id, and `kind` its kind; neither is checked. `body` may also
+    /// have the shared key that a GET omits. The peerings of a virtual network become separate entries.
     pub fn insert(&mut self, kind: Kind, path: &str, mut body: Value) {
         if kind == Kind::ResourceGroup {
             self.groups.insert(path.to_ascii_lowercase());
@@ -138,12 +139,14 @@ impl Server {
 }
 
 impl Plan {
-    /// Compares the desired resources with the controller's, and returns the steps in the order in which the controller
-    /// accepts them. With `prune`, the plan deletes all resources in the manifest's resource groups that the manifest
-    /// does not contain. The groups themselves stay.
+    /// Compares the desired resources, the result of [`Manifest::expand`](super::Manifest::expand), with the
+    /// controller's, which [`Server::read`] has read for them, and returns the steps in the order in which the
+    /// controller accepts them. With `prune`, the plan deletes all resources in the manifest's resource groups that the
+    /// manifest does not contain. The groups themselves stay.
     ///
     /// # Errors
     /// [`ManifestError::Invalid`]: the manifest refers to resources that do not exist, or that pruning deletes.
+    /// Contains every problem. References into resource groups that `server` does not have are not checked.
     pub fn make(desired: &[DesiredResource], server: &Server, prune: bool) -> Result<Self, ManifestError> {
         refuse_dangling(desired, server, prune)?;
         let mut steps = Vec::new();
