@@ -36,9 +36,9 @@ pub enum Runtime {
 }
 
 impl Runtime {
-    /// Checks that the product's programs, and the image and programs that hosts of this kind need, are installed. Not
-    /// checked are helper programs that every lab runs, such as `ip`, `nft` and `ping`, and the programs of the sites.
-    /// Blocks while it asks Docker or QEMU, for at most half a minute.
+    /// Checks that those parts that hosts of this kind need are installed: the product's programs, the image, and
+    /// Docker or QEMU. Not checked are helper programs that every lab runs, such as `ip`, `nft` and `ping`, and the
+    /// programs of the sites. Blocks while it asks Docker or QEMU, for at most half a minute.
     ///
     /// # Errors
     /// A program or image is missing, or the Docker engine does not answer; the message says how to install it.

@@ -236,8 +236,8 @@ fn port_state(hosts: &dyn Hosts, topology: &Topology, host: &str, state: &str) -
 
 /// Blocks all packets between two hosts, in both directions and without ICMP errors. `a` and `b` are the name and the
 /// underlay address of each host. nftables on each of the two drops the packets that come from the other one's address.
-/// Both hosts still reach all other hosts. The two addresses must be of the same family as the packets to block;
-/// whether the hosts have them is not checked. A second call with the same addresses has no further effect.
+/// Both hosts still reach all other hosts. Only packets from exactly these addresses are blocked; whether the hosts
+/// have them is not checked. A second call with the same addresses has no further effect.
 ///
 /// # Errors
 /// A host does not exist, or a command fails. One direction may then be cut.

@@ -52,8 +52,8 @@ impl Model {
         accepted
     }
 
-    /// The local prefixes of a VNet's gateway: the VNet's ranges, and the synced ranges of the VNets that use the gateway
-    /// (P21, P27).
+    /// The local prefixes of a VNet's gateway: the VNet's ranges, and the synced ranges of the VNets that use the
+    /// gateway (P21, P27). Whether the VNet has a gateway is not checked. Empty if the VNet does not exist.
     #[must_use]
     pub fn local_prefixes(&self, hub: &str) -> Vec<IpNet> {
         let mut own = self.vnet(hub).map(|v| v.space.clone()).unwrap_or_default();
@@ -66,7 +66,7 @@ impl Model {
 
     /// Whether the announcements of the site permit the gateway of `hub` to send packets with this source to a machine
     /// of VNet `receiver`. They permit a source in an accepted prefix, except sources in VNet `receiver`, in a VNet
-    /// that is peered with it, or in a martian block (D10).
+    /// that is peered with it, or in a martian block (D10). False if VNet `receiver` does not exist.
     #[must_use]
     pub fn gateway_may_send(&self, hub: &str, receiver: &str, source: IpAddr) -> bool {
         let Some(home) = self.vnet(receiver) else { return false };
