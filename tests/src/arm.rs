@@ -86,8 +86,8 @@ pub fn nic_body(region: &str, vnet: &str, subnet: &str, addresses: &[IpAddr], fo
     }})
 }
 
-/// The body of a route table in `region1`. `no_gateway_routes` is `disableBgpRoutePropagation`. The routes are named `r0`,
-/// `r1` and so on, in the given order.
+/// The body of a route table in `region1`. `no_gateway_routes` is `disableBgpRoutePropagation`. The routes are named
+/// `r0`, `r1` and so on, in the given order.
 #[must_use]
 pub fn table_body(no_gateway_routes: bool, routes: &[(IpNet, UserHop)]) -> Value {
     let route = |(index, (prefix, hop)): (usize, &(IpNet, UserHop))| {

@@ -82,8 +82,8 @@ pub fn tags_in(line: &str) -> Vec<String> {
     tags
 }
 
-/// The tags in the name of the function that a line of code defines: `P13` and `P14` in `p13_p14_states`. A line without
-/// `fn ` has none.
+/// The tags in the name of the function that a line of code defines: `P13` and `P14` in `p13_p14_states`. A line
+/// without `fn ` has none.
 #[must_use]
 pub fn tags_of_function(line: &str) -> Vec<String> {
     let Some((_, after)) = line.split_once("fn ") else {

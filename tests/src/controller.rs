@@ -219,7 +219,8 @@ impl Rest {
     }
 }
 
-/// 127.0.0.1 with a TCP port that is free now. The port is not reserved: another process may take it before the caller does.
+/// 127.0.0.1 with a TCP port that is free now. The port is not reserved: another process may take it before the caller
+/// does.
 ///
 /// # Panics
 /// If no port is free.

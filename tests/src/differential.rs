@@ -28,7 +28,8 @@ pub struct Script {
 }
 
 impl Script {
-    /// Draws the script of a seed: the set-up, 4 to 16 further operations, and 150 packets. The same seed gives the same script.
+    /// Draws the script of a seed: the set-up, 4 to 16 further operations, and 150 packets. The same seed gives the
+    /// same script.
     #[must_use]
     pub fn draw(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);

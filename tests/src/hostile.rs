@@ -266,9 +266,9 @@ impl Hostile {
     }
 }
 
-/// Four different route tables with `count` routes each, for [`Hostile::advertise`]. The prefixes are /24 from 172.16.0.0
-/// on, which no lab uses; `asn` is the whole AS path. With a `count` above 1,024 some prefixes are in more than one
-/// table, because the block has only 4,096 such prefixes.
+/// Four different route tables with `count` routes each, for [`Hostile::advertise`]. The prefixes are /24 from
+/// 172.16.0.0 on, which no lab uses; `asn` is the whole AS path. With a `count` above 1,024 some prefixes are in more
+/// than one table, because the block has only 4,096 such prefixes.
 #[must_use]
 pub fn tables(asn: u32, count: u16) -> Vec<Vec<Route>> {
     (0..4).map(|n| routes(asn, count, count.saturating_mul(n))).collect()

@@ -353,7 +353,7 @@ impl Lab {
     /// Returns the folder of the lab's state, keys and logs.
     ///
     /// # Errors
-    /// The lab was taken down.
+    /// The lab was taken down. A caller never gets this error, because [`Self::down`] consumes the lab.
     pub fn path(&self) -> Result<&Path> {
         Ok(self.dir.as_ref().context("the lab was taken down")?.path())
     }
@@ -376,7 +376,7 @@ impl Lab {
     /// and `admin.token`.
     ///
     /// # Errors
-    /// The lab was taken down.
+    /// As [`Self::path`].
     pub fn controller_dir(&self) -> Result<PathBuf> {
         Ok(self.path()?.join(CONTROLLER))
     }
@@ -385,7 +385,7 @@ impl Lab {
     /// has the same path on this machine. Whether the host exists is not checked.
     ///
     /// # Errors
-    /// The lab was taken down.
+    /// As [`Self::path`].
     pub fn agent_dir(&self, host: &str) -> Result<PathBuf> {
         Ok(self.path()?.join("agents").join(host))
     }
@@ -395,7 +395,7 @@ impl Lab {
     /// `wgN`. Whether the file exists is not checked.
     ///
     /// # Errors
-    /// The lab was taken down.
+    /// As [`Self::path`].
     pub fn log(&self, name: &str) -> Result<PathBuf> {
         Ok(self.path()?.join("logs").join(format!("{name}.log")))
     }
@@ -495,7 +495,7 @@ impl Lab {
 
     /// Takes the lab down: ends its processes, removes its hosts, and deletes its state folder. Blocks until all of
     /// this is done, which takes several seconds if processes ignore SIGTERM. If a part cannot be removed, the other
-    /// parts are removed nevertheless.
+    /// parts are removed nevertheless. Root is needed.
     ///
     /// # Errors
     /// A part could not be removed; the message lists all such parts. The state folder then stays, so that

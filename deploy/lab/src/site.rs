@@ -55,7 +55,8 @@ pub fn edge_device(number: usize) -> String {
     format!("ce{number}")
 }
 
-/// Checks that the stock programs of a topology's sites are installed. A topology without sites needs none.
+/// Checks that the stock programs of a topology's sites are installed. A topology without sites needs none. For a
+/// topology with tunnels root is needed, to test whether the kernel has WireGuard.
 ///
 /// # Errors
 /// A program is missing (the message names its package), or it cannot be tested whether the kernel has WireGuard.
@@ -288,7 +289,7 @@ pub fn set_tunnel_state(
 
 /// Returns the command line that mounts the folder `run` of this machine at `/run`, and then runs `argv`. The command
 /// line must be run by `ip netns exec`, which makes a mount namespace for it. Without that, it would replace `/run` of
-/// this machine.
+/// this machine. The folder must exist, and root is needed.
 ///
 /// Stock programs create sockets with fixed names in `/run`. Each machine has a `/run` of its own, so several machines
 /// can run BIRD and WireGuard at the same time, and `birdc` and `wg` find those of their machine.

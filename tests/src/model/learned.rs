@@ -33,10 +33,12 @@ impl Model {
         self.announced.iter().find(|a| a.vnet == hub).filter(|_| gateway)
     }
 
-    /// The announced prefixes that a VNet's gateway accepts from its site; empty if there is no site. AS paths must begin
-    /// with the site's ASN (RFC 4271). A family with more than 4,000 prefixes is refused as a whole (G23). Prefixes inside
-    /// a martian block are refused, and so are prefixes that equal a local prefix of the gateway or lie in one (G22).
-    /// Prefixes that contain a martian block or a local prefix are accepted.
+    /// The announced prefixes that a VNet's gateway accepts from its site; empty if there is no site. With
+    /// [`Announced::foreign_as`] all prefixes are refused, because AS paths must begin with the site's ASN (RFC 4271).
+    /// With [`Announced::flood`] all IPv4 prefixes are refused, because a family with more than 4,000 prefixes is
+    /// refused as a whole (G23); `prefixes` themselves are not counted. Prefixes inside a martian block are refused,
+    /// and so are prefixes that equal a local prefix of the gateway or lie in one (G22). Prefixes that contain a
+    /// martian block or a local prefix are accepted.
     #[must_use]
     pub fn accepted_from_site(&self, hub: &str) -> Vec<IpNet> {
         let Some(site) = self.site(hub).filter(|s| !s.foreign_as) else {
@@ -77,9 +79,10 @@ impl Model {
         within(&self.accepted_from_site(hub), source) && !within(&assigned, source)
     }
 
-    /// Whether the gateway of `hub` accepts packets with this source from its site. None: the specification does not
-    /// decide, because one of the gateway's connections leads to the source, but the tunnel of this connection cannot
-    /// exist.
+    /// Whether the gateway of `hub` accepts packets with this source from its site. It accepts a source in an accepted
+    /// prefix, except sources in a local prefix, in a martian block, or in a network that one of the gateway's
+    /// connections leads to. None: the specification does not decide, because one of the gateway's connections leads to
+    /// the source, but the tunnel of this connection cannot exist.
     #[must_use]
     pub fn site_may_send(&self, hub: &str, source: IpAddr) -> Option<bool> {
         let mut assigned = self.local_prefixes(hub);

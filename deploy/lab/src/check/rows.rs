@@ -34,8 +34,8 @@ pub struct RowResult {
 
 impl RowResult {
     /// Whether the result is as expected. If the row expects the pair to be reachable, all pings must be answered and
-    /// the trace must be a permitted list of hops. If the row expects the pair to be unreachable, there must be no
-    /// answer and no ICMP error.
+    /// the trace must be a permitted list of hops, with at most one address that answers at each TTL. If the row
+    /// expects the pair to be unreachable, there must be no answer and no ICMP error.
     #[must_use]
     pub fn good(&self) -> bool {
         match (&self.traced, self.row.reachable) {
@@ -69,8 +69,8 @@ impl RowResult {
         }
     }
 
-    /// Formats the result: the hops of the trace, followed by the pings' result if not all pings were answered; or `no
-    /// answer`.
+    /// Formats the result: the hops of the trace, followed by the pings' result if not all pings were answered. Without
+    /// a trace it is `no answer`, or the pings' result if ICMP errors have arrived.
     #[must_use]
     pub fn seen(&self) -> String {
         match &self.traced {

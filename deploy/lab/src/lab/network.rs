@@ -210,7 +210,7 @@ impl Lab {
     /// Undoes [`Self::cut_pair`] of these two hosts, and no other cut. Without such a cut it has no effect.
     ///
     /// # Errors
-    /// A host does not exist, or a command fails.
+    /// A host does not exist, or a command fails. One direction may then still be cut.
     pub fn restore_pair(&self, a: &str, b: &str) -> Result<()> {
         underlay::restore_pair(&*self.hosts, a, b)
     }
