@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-/// The file names and contents of a target's recorded inputs, ordered by name.
+/// The file names and contents of a target's recorded inputs, ordered by name: all files of the folder
+/// `tests/corpus/TARGET` of the repository, which must have no subfolders.
 ///
 /// # Panics
 /// If the folder or a file cannot be read, or the folder is empty. Otherwise a target without recorded inputs would

@@ -119,7 +119,7 @@ pub enum Operation {
     DeleteAgent { agent: String },
 }
 
-/// The name of the agent of a VNet's gateway.
+/// The name of the agent of a VNet's gateway. Whether the VNet has a gateway is not checked.
 #[must_use]
 pub fn gateway_agent(vnet: &str) -> String {
     format!("{vnet}-gw")

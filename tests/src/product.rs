@@ -58,7 +58,7 @@ impl Product {
     /// Applies one change to the topology. GUIDs come from a counter, so a run is repeatable.
     ///
     /// # Errors
-    /// The product refuses the change; the topology is then unchanged.
+    /// The product refuses the change; the topology is then unchanged, but the counter may have grown.
     pub fn change(&mut self, change: &Change) -> Result<(), Rejection> {
         let number = &mut self.fresh;
         let mut fresh = || {
@@ -73,6 +73,9 @@ impl Product {
     ///
     /// # Errors
     /// The product refuses one of the changes; this [`Product`] is then unchanged.
+    ///
+    /// # Panics
+    /// If a name in the operation cannot be part of an ARM id, or is no valid id of an agent.
     pub fn perform(&mut self, operation: &Operation) -> Result<(), Rejection> {
         let mut after = self.clone();
         for change in after.changes(operation) {
@@ -242,7 +245,8 @@ pub fn agent_id(name: &str) -> AgentId {
     AgentId::new(name).unwrap_or_else(|e| unreachable!("{e}"))
 }
 
-/// The public key of an agent in tests: the first 32 bytes of its name, padded. Names that agree in them have equal keys.
+/// The public key of an agent in tests: the first 32 bytes of its name, padded with 0x5a. Names that agree in them have
+/// equal keys.
 #[must_use]
 pub fn key_of(agent: &str) -> PublicKey {
     let mut key = [0x5a; 32];
@@ -256,7 +260,7 @@ fn path(id: &str) -> ArmPath {
     ArmPath::parse(id).unwrap_or_else(|e| unreachable!("{id}: {e}"))
 }
 
-/// A PUT of a body, without `If-Match` and `syncRemoteAddressSpace`.
+/// A PUT of a body, without `If-Match` and `syncRemoteAddressSpace`. The body is not checked.
 ///
 /// # Panics
 /// If `id` is not an ARM id.

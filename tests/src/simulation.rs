@@ -86,7 +86,8 @@ pub struct Simulation {
 }
 
 impl Simulation {
-    /// A controller with an empty topology, and no agents, at step 0.
+    /// A controller at step 0, with a topology that has only the empty resource group `g`, and without agents. Only
+    /// [`Self::play`] advances a simulation, and it makes one of its own.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let product = Product::new();

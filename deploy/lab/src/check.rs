@@ -88,10 +88,12 @@ struct TraceHop {
 
 /// Compares the agents' tables with those that the controller computes, and the effective routes with the agents'
 /// tables, as [`tables()`] does. Then compares `explain` with live packets for every ordered pair of virtual machines,
-/// in each address family that both have. A disagreement is no error.
+/// in each address family that both have, also for machines whose agent does not run. A disagreement is no error: it is
+/// in [`Agreement::problems`]. Changes nothing in the lab.
 ///
 /// # Errors
-/// The controller or a running agent does not answer, or `ping`, `traceroute` or `ip` cannot run.
+/// The controller or a running agent does not answer, an agent has no tables yet, or `ping`, `traceroute` or `ip`
+/// cannot run.
 pub async fn all(lab: &Lab) -> Result<Agreement> {
     let mut found = tables(lab).await?;
     let names = pairs(lab);

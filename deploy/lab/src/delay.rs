@@ -50,10 +50,16 @@ impl FromStr for Line {
     }
 }
 
-/// Carries packets over these lines. Returns only when one of the lines fails, or at once if `lines` is empty.
+/// Carries packets over these lines. Returns only when one of the lines fails, or at once if `lines` is empty. The
+/// values of the lines are not checked: with a loss below 0 no packet is lost, with one above 1 all are. When the
+/// function returns or its future is dropped, all lines end and the packets in flight are lost. A device that the
+/// kernel has created for a line disappears then.
 ///
 /// # Errors
-/// A device cannot be opened, or was removed.
+/// A device cannot be opened, for which root is needed, or was removed.
+///
+/// # Panics
+/// Outside of a Tokio runtime with I/O and time enabled.
 pub async fn run(lines: Vec<Line>) -> Result<()> {
     futures::future::try_join_all(lines.into_iter().map(carry))
         .await

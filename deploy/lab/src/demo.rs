@@ -31,13 +31,14 @@ pub struct Demo {
     pub state_dir: Option<PathBuf>,
 }
 
-/// Takes down an earlier lab with the same state folder, brings the lab up, runs the demo, and takes the lab down.
-/// Returns whether all checks succeeded. If one failed, the last lines of the logs were printed. If the future is
-/// dropped before it has ended, as after Ctrl-C, the lab is taken down too, even with `keep`.
+/// Takes down an earlier lab with the same state folder, brings the lab up, runs the demo, and takes the lab down
+/// unless `keep` is set. Returns whether all checks succeeded. If one failed and the lab is taken down, the last lines
+/// of the logs are printed before. With `keep` the lab stays up even if a check failed. If the future is dropped before
+/// it has ended, as after Ctrl-C, the lab is taken down too, even with `keep`. Root is needed.
 ///
 /// # Errors
-/// The lab could not be brought up or taken down, or the topology has neither the demo's hosts and resources nor
-/// expectations. A step that cannot be carried out is no error but a failed check.
+/// The lab could not be brought up, as for [`Lab::up`], or taken down; or the topology has neither the demo's hosts and
+/// resources nor expectations. A step that cannot be carried out is no error but a failed check.
 pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
     let progress = demo.progress;
     let missing = steps::missing(topology);

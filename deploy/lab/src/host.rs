@@ -36,8 +36,9 @@ pub enum Runtime {
 }
 
 impl Runtime {
-    /// Checks that the programs and images that hosts of this kind need are installed. Those of the sites are not
-    /// checked.
+    /// Checks that those parts that hosts of this kind need are installed: the product's programs, the image, and
+    /// Docker or QEMU. Not checked are helper programs that every lab runs, such as `ip`, `nft` and `ping`, and the
+    /// programs of the sites. Blocks while it asks Docker or QEMU, for at most half a minute.
     ///
     /// # Errors
     /// A program or image is missing, or the Docker engine does not answer; the message says how to install it.
@@ -58,7 +59,8 @@ impl Runtime {
     }
 
     /// Returns the [`Hosts`] by which the hosts of a lab are made and used. `topology` is the lab's topology, `dir` its
-    /// state folder. Creates nothing.
+    /// state folder. Creates nothing. Two values for the same lab work on the same hosts, but only the value that
+    /// powered a virtual machine on can tell whether it has booted.
     #[must_use]
     pub fn hosts(self, topology: &Topology, dir: &Path) -> Box<dyn Hosts> {
         match self {

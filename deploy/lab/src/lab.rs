@@ -87,14 +87,17 @@ pub struct Lab {
 
 impl Lab {
     /// Brings a lab up: hosts, underlay, controller, resources, agents, and the routers and VPN devices of sites.
-    /// Returns when every agent has its configuration in force and every session of the sites is up. If an error occurs
-    /// or the future is dropped, all that was made is taken down, even if `detached` is set.
+    /// Returns when every agent has its configuration in force and every session of the sites is up. Must run in a
+    /// Tokio runtime, and blocks the thread while a helper program runs.
+    ///
+    /// If an error occurs or the future is dropped, all that was made is taken down, even if `detached` is set. An
+    /// earlier lab that was replaced stays removed.
     ///
     /// # Errors
     /// The topology fails [`Topology::check`]; this program does not run as root; a program or image is missing;
-    /// another program holds the lock of the state folder; a lab is up there and `replace` is not set; or a step fails
-    /// or exceeds its time limit. For a step that waits for a program, the message contains the last lines of the
-    /// program's log.
+    /// another program or value holds the lock of the state folder; the folder has files that no lab makes; a lab is up
+    /// there and `replace` is not set; or a step fails or exceeds its time limit. For a step that waits for a program,
+    /// the message contains the last lines of the program's log.
     pub async fn up(topology: &Topology, options: Options) -> Result<Self> {
         topology.check()?;
         if !nix::unistd::geteuid().is_root() {
@@ -119,8 +122,8 @@ impl Lab {
     ///
     /// # Errors
     /// The state folder cannot be used, as for [`Self::up`], or a command fails. If `detached` is not set, the parts
-    /// that were made are then removed. If it is set, they stay until the lab is attached with [`Self::attach`] and
-    /// taken down with [`Self::down`].
+    /// that were made are then removed, as they are if the future is dropped. If it is set, they stay until the lab is
+    /// attached with [`Self::attach`] and taken down with [`Self::down`].
     pub async fn underlay_only(topology: &Topology, options: Options) -> Result<Self> {
         let lab = Self::prepare(topology, options).await?;
         lab.build_network().await?;
@@ -177,12 +180,14 @@ impl Lab {
         })
     }
 
-    /// Returns the lab that is up and has the state folder `path`. The returned [`Lab`] is detached, so dropping it
-    /// does not take the lab down. Does not wait for the folder's lock, and reads the record only: whether the hosts
-    /// and processes still exist is not checked.
+    /// Returns the lab that has the state folder `path`, also if its bring-up has failed. The returned [`Lab`] is
+    /// detached, so dropping it does not take the lab down. Does not wait for the folder's lock, and reads the record
+    /// only: whether the hosts and processes still exist is not checked. If the controller has never started,
+    /// [`Self::client`] fails.
     ///
     /// # Errors
-    /// No lab has its state in this folder, the state cannot be read, or another program holds the lock.
+    /// No lab has its state in this folder, the state cannot be read (root is needed), or another [`Lab`] holds the
+    /// lock, of another program or of this one.
     pub fn attach(path: &Path) -> Result<Self> {
         if state::read(path)?.is_none() {
             bail!("no lab is up in {}", path.display());
@@ -348,7 +353,7 @@ impl Lab {
     /// Returns the folder of the lab's state, keys and logs.
     ///
     /// # Errors
-    /// The lab was taken down.
+    /// The lab was taken down. A caller never gets this error, because [`Self::down`] consumes the lab.
     pub fn path(&self) -> Result<&Path> {
         Ok(self.dir.as_ref().context("the lab was taken down")?.path())
     }
@@ -371,7 +376,7 @@ impl Lab {
     /// and `admin.token`.
     ///
     /// # Errors
-    /// The lab was taken down.
+    /// As [`Self::path`].
     pub fn controller_dir(&self) -> Result<PathBuf> {
         Ok(self.path()?.join(CONTROLLER))
     }
@@ -380,7 +385,7 @@ impl Lab {
     /// has the same path on this machine. Whether the host exists is not checked.
     ///
     /// # Errors
-    /// The lab was taken down.
+    /// As [`Self::path`].
     pub fn agent_dir(&self, host: &str) -> Result<PathBuf> {
         Ok(self.path()?.join("agents").join(host))
     }
@@ -390,7 +395,7 @@ impl Lab {
     /// `wgN`. Whether the file exists is not checked.
     ///
     /// # Errors
-    /// The lab was taken down.
+    /// As [`Self::path`].
     pub fn log(&self, name: &str) -> Result<PathBuf> {
         Ok(self.path()?.join("logs").join(format!("{name}.log")))
     }
@@ -445,9 +450,10 @@ impl Lab {
     }
 
     /// Returns an overlay address by a name: `host` is the host's primary address, `host/4` its first IPv4 address,
-    /// `host/6` its first IPv6 address. A text that is an address is returned unchanged, without any check. The address
-    /// of a site's machine is [`Machine::address`](crate::topology::site::Machine::address). An address that the
-    /// controller has allocated is returned as it was at the bring-up.
+    /// `host/6` its first IPv6 address. Any other text after the slash is ignored. Names of hosts are case-sensitive. A
+    /// text that is an address is returned unchanged, without any check. The address of a site's machine is
+    /// [`Machine::address`](crate::topology::site::Machine::address). An address that the controller has allocated is
+    /// returned as it was at the bring-up.
     ///
     /// # Errors
     /// The host does not exist, has no overlay address, or has no overlay address of this family.
@@ -472,7 +478,7 @@ impl Lab {
     }
 
     /// Returns the present underlay address of a host: the address that [`Self::readdress`] set last, otherwise the
-    /// address in the topology.
+    /// address in the topology. Names of hosts are case-sensitive.
     ///
     /// # Errors
     /// The host does not exist, or has no link to the underlay.
@@ -489,7 +495,7 @@ impl Lab {
 
     /// Takes the lab down: ends its processes, removes its hosts, and deletes its state folder. Blocks until all of
     /// this is done, which takes several seconds if processes ignore SIGTERM. If a part cannot be removed, the other
-    /// parts are removed nevertheless.
+    /// parts are removed nevertheless. Root is needed.
     ///
     /// # Errors
     /// A part could not be removed; the message lists all such parts. The state folder then stays, so that

@@ -43,7 +43,7 @@ impl Ping {
     };
 
     /// Returns the command line. `source` must be an address of the host on which the command runs, in the family of
-    /// `destination`.
+    /// `destination`. Nothing is checked: `ping` itself refuses values such as a count of 0.
     #[must_use]
     pub fn argv(&self, source: IpAddr, destination: IpAddr) -> Vec<String> {
         let mut argv = endless_ping_argv(source, destination, self.interval, self.size);
@@ -68,7 +68,8 @@ impl Ping {
 }
 
 /// Returns the command line of a ping that runs until SIGINT, with an echo request of `size` data bytes every
-/// `interval`.
+/// `interval`. `source` must be an address of the host on which the command runs, in the family of `destination`.
+/// Nothing is checked. For very short intervals `ping` needs root.
 #[must_use]
 pub fn endless_ping_argv(source: IpAddr, destination: IpAddr, interval: Duration, size: u16) -> Vec<String> {
     let (interval, size) = (interval.as_secs_f64().to_string(), size.to_string());
@@ -94,7 +95,10 @@ pub struct PingResult {
 }
 
 impl PingResult {
-    /// Parses the whole output of `ping`. Lost packets are no error.
+    /// Parses the whole output of `ping`, standard output and standard error in any order. Lost packets are no error.
+    ///
+    /// A ping of more than 65,535 echo requests is not supported: `ping` then starts its sequence numbers again, and
+    /// all further requests count as missing.
     ///
     /// # Errors
     /// The output has no summary, for example because ping could not be started or was killed.
@@ -205,17 +209,19 @@ const IN_FLIGHT_TIME: Duration = Duration::from_secs(1);
 const INTERRUPT_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl BackgroundPing {
-    /// Stops the ping and returns its result. Echo requests that are sent after this call do not count. Blocks for
-    /// [`IN_FLIGHT_TIME`] and until the ping has ended.
+    /// Stops the ping and returns its result. Echo requests that are sent after this call do not count. Blocks the
+    /// thread for one second, and then until the ping has ended. The ping's log stays.
     ///
     /// # Errors
-    /// The ping has ended by itself before, does not end within five seconds, or its output has no summary.
+    /// The ping has ended by itself before, cannot be signalled or does not end within five seconds, or its log cannot
+    /// be read or has no summary. The ping is then killed.
     pub fn stop(self) -> Result<PingResult> {
         std::thread::sleep(IN_FLIGHT_TIME);
         self.end()
     }
 
-    /// Stops several pings at the same time, as [`Self::stop`]. Returns their results in the order of `all`.
+    /// Stops several pings, as [`Self::stop`]. Returns their results in the order of `all`. Waits one second for all
+    /// pings together, and then until each of them has ended. An error of one ping does not affect the others.
     #[must_use]
     pub fn stop_all(all: Vec<Self>) -> Vec<Result<PingResult>> {
         std::thread::sleep(IN_FLIGHT_TIME);
@@ -263,8 +269,9 @@ pub struct TraceResult {
 /// Largest TTL of a trace. The longest path of the built-in topologies has fewer hops than this.
 const MAX_HOPS: u8 = 8;
 
-/// Returns the command line of a traceroute with ICMP echo requests, `probes` for each TTL up to [`MAX_HOPS`]. `source`
-/// must be an address of the host on which the command runs, in the family of `destination`.
+/// Returns the command line of a traceroute with ICMP echo requests, `probes` for each TTL up to 8. `source` must be an
+/// address of the host on which the command runs, in the family of `destination`. `traceroute` accepts 1 to 10 probes;
+/// this is not checked.
 #[must_use]
 pub fn trace_argv(source: IpAddr, destination: IpAddr, probes: u8) -> Vec<String> {
     let (hops, probes) = (MAX_HOPS.to_string(), probes.to_string());
@@ -302,7 +309,8 @@ impl TraceResult {
         !self.reached && self.hops.iter().any(Option::is_some)
     }
 
-    /// Parses the output of `traceroute` to `destination`. Missing answers are no error.
+    /// Parses the output of `traceroute` to `destination`. Missing answers are no error. The exit status is not
+    /// checked.
     ///
     /// # Errors
     /// The output has no hops, for example because traceroute could not be started, or a TTL is missing between two
@@ -347,7 +355,7 @@ impl fmt::Display for TraceResult {
     }
 }
 
-/// Formats hops as one line with arrows between them, and with `*` for each silent hop.
+/// Formats hops as one line with arrows between them, and with `*` for each silent hop. Empty if there are no hops.
 #[must_use]
 pub fn path(hops: &[Option<IpAddr>]) -> String {
     let each = hops.iter().map(|h| h.map_or("*".to_owned(), |a| a.to_string()));

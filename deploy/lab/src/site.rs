@@ -55,7 +55,8 @@ pub fn edge_device(number: usize) -> String {
     format!("ce{number}")
 }
 
-/// Checks that the stock programs of a topology's sites are installed. A topology without sites needs none.
+/// Checks that the stock programs of a topology's sites are installed. A topology without sites needs none. For a
+/// topology with tunnels root is needed, to test whether the kernel has WireGuard.
 ///
 /// # Errors
 /// A program is missing (the message names its package), or it cannot be tested whether the kernel has WireGuard.
@@ -81,10 +82,12 @@ pub fn find_programs(topology: &Topology) -> Result<()> {
 
 /// Configures the machines of all sites, connects the machines of each site to one another, and connects customer edges
 /// to the provider edges of their lines. All these hosts must exist, and customer edges with tunnels must have their
-/// link to the underlay. Starts no program.
+/// link to the underlay. Starts no program. Call it only once for a lab: a second call fails, because the devices
+/// exist. Root is needed.
 ///
 /// # Errors
-/// A host does not exist, or a command fails.
+/// A host does not exist, a line has no provider edge or no private peering, or a command fails. What was made until
+/// then stays.
 pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<()> {
     for machine in topology.machines() {
         let built = match machine.role {
@@ -244,8 +247,9 @@ fn set_link_state(netns: &Path, device: &str, up: bool) -> Result<()> {
 }
 
 /// Sets a customer edge's device for a line up or down. When the device is down, the provider edge's device at the
-/// other end of the line has no carrier. `at`: the names of the site and the customer edge. A line that has this state
-/// already stays as it is.
+/// other end of the line has no carrier. `at`: the names of the site and the customer edge, written as in the topology.
+/// In the name of the circuit, upper and lower case letters are not distinguished. A line that has this state already
+/// stays as it is. Root is needed.
 ///
 /// # Errors
 /// The customer edge or the line does not exist, or a command fails.
@@ -263,8 +267,9 @@ pub fn set_line_state(
 }
 
 /// Sets the WireGuard device that a customer edge has for a connection up or down. The VPN gateway sees only that
-/// packets stop. `at`: the names of the site and the customer edge. A device that has this state already stays as it
-/// is.
+/// packets stop. `at`: the names of the site and the customer edge, written as in the topology. In the name of the
+/// connection, upper and lower case letters are not distinguished. A device that has this state already stays as it is.
+/// Root is needed.
 ///
 /// # Errors
 /// The customer edge or the tunnel does not exist, its device has not been started, or a command fails.
@@ -284,7 +289,7 @@ pub fn set_tunnel_state(
 
 /// Returns the command line that mounts the folder `run` of this machine at `/run`, and then runs `argv`. The command
 /// line must be run by `ip netns exec`, which makes a mount namespace for it. Without that, it would replace `/run` of
-/// this machine.
+/// this machine. The folder must exist, and root is needed.
 ///
 /// Stock programs create sockets with fixed names in `/run`. Each machine has a `/run` of its own, so several machines
 /// can run BIRD and WireGuard at the same time, and `birdc` and `wg` find those of their machine.

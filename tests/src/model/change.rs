@@ -267,7 +267,8 @@ impl Model {
         halves.into_iter().map(describe).collect()
     }
 
-    /// Applies the effects of an operation without a check: call it only for an operation that was accepted.
+    /// Applies the effects of an operation, without a check: call it only for an operation that was accepted. The
+    /// deletion of something that does not exist has no effect.
     pub fn apply(&mut self, operation: &Operation) {
         match operation.clone() {
             Operation::PutVnet { vnet, region, space } => match self.vnet_mut(&vnet) {

@@ -33,7 +33,8 @@ struct LinkPacket<'a> {
 }
 
 impl Model {
-    /// Follows a packet until it is delivered or lost, or until the specification does not decide.
+    /// Follows a packet until it is delivered or lost, or until the specification does not decide. Each packet starts
+    /// with [`TTL`]. If an agent on the way has not joined, or is revoked, the result is [`Fate::Unspecified`].
     #[must_use]
     pub fn fate(&self, packet: &Packet) -> Fate {
         let mut path: Vec<String> = Vec::new();

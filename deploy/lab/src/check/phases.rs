@@ -29,7 +29,7 @@ pub struct Phase {
 /// is dropped, events are not undone.
 ///
 /// # Errors
-/// A ping, traceroute or routing daemon cannot run, or an event cannot be triggered or undone.
+/// A ping or traceroute cannot run, a routing daemon does not answer, or an event cannot be triggered or undone.
 pub async fn phases(lab: &Lab, events: bool, mut report: impl FnMut(&str, Option<&Phase>)) -> Result<bool> {
     let good = walk(lab, events, &mut report).await;
     lab.undo_events()?;

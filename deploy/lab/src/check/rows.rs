@@ -34,8 +34,8 @@ pub struct RowResult {
 
 impl RowResult {
     /// Whether the result is as expected. If the row expects the pair to be reachable, all pings must be answered and
-    /// the trace must be a permitted list of hops. If the row expects the pair to be unreachable, there must be no
-    /// answer and no ICMP error.
+    /// the trace must be a permitted list of hops, with at most one address that answers at each TTL. If the row
+    /// expects the pair to be unreachable, there must be no answer and no ICMP error.
     #[must_use]
     pub fn good(&self) -> bool {
         match (&self.traced, self.row.reachable) {
@@ -69,8 +69,8 @@ impl RowResult {
         }
     }
 
-    /// Formats the result: the hops of the trace, followed by the pings' result if not all pings were answered; or `no
-    /// answer`.
+    /// Formats the result: the hops of the trace, followed by the pings' result if not all pings were answered. Without
+    /// a trace it is `no answer`, or the pings' result if ICMP errors have arrived.
     #[must_use]
     pub fn seen(&self) -> String {
         match &self.traced {
@@ -98,7 +98,8 @@ impl LearnedResult {
         self.expectation.prefixes.iter().copied().collect::<BTreeSet<_>>() == self.prefixes
     }
 
-    /// Formats the customer edge and its neighbour: `SITE ROUTER ← CIRCUIT primary`, or the connection of a tunnel.
+    /// Formats the customer edge and its neighbour: `SITE ROUTER ← CIRCUIT primary`, or `SITE ROUTER ← CONNECTION` for
+    /// a tunnel.
     #[must_use]
     pub fn neighbour(&self) -> String {
         let Learned {
@@ -164,13 +165,15 @@ impl Outcome {
     }
 }
 
-/// Tries all rows until the results are as expected, or `limit` has passed. First waits until the customer edges have
-/// learned the prefixes in `expected`. While some rows are not as expected, only these are tried again. Then all rows
-/// are tried once more, which shows that the results of all rows hold at the same time. A round that has begun before
-/// `limit` is finished.
+/// Tries all `rows` until the results are as expected, or `limit` has passed. First waits, within the same limit, until
+/// the customer edges have learned the prefixes in `expected`. While some rows are not as expected, only these are
+/// tried again. Then all rows are tried once more, which shows that the results of all rows hold at the same time. A
+/// round that has begun before `limit` is finished, and there is at least one round. Results that are not as expected
+/// are no error. Changes nothing in the lab.
 ///
 /// # Errors
-/// A ping or traceroute cannot run, or a routing daemon does not answer.
+/// A host of a row does not exist or has no address, a ping or traceroute cannot run, or a routing daemon does not
+/// answer.
 pub async fn rows(lab: &Lab, rows: &[Row], expected: &[Learned], limit: Duration) -> Result<Outcome> {
     let start = Instant::now();
     while !read_learned(lab, expected).await?.iter().all(LearnedResult::good) && start.elapsed() < limit {

@@ -19,10 +19,11 @@ use tombolo_proto::installed::{InstalledHop, InstalledKernel, InstalledLink, Ins
 /// Makes three comparisons for each agent that runs: the tables that the controller computes with those that the agent
 /// has installed; the routes that the agent has recorded as set in the kernel with those of its host's kernel; and the
 /// effective routes that the REST interface shows for the agent's network interfaces with the agent's tables. Sends no
-/// packets between hosts. A disagreement is no error: it is in [`Agreement::problems`].
+/// packets between hosts. A disagreement is no error: it is in [`Agreement::problems`]. An agent that does not run is
+/// left out.
 ///
 /// # Errors
-/// The controller or a running agent does not answer, or an agent has no tables yet.
+/// The controller or a running agent does not answer, an agent has no tables yet, or `ip` cannot run on a host.
 pub async fn tables(lab: &Lab) -> Result<Agreement> {
     let mut found = Agreement::default();
     let client = lab.client()?;

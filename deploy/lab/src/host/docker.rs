@@ -63,6 +63,7 @@ pub struct Docker {
 
 impl Docker {
     /// Returns the hosts of a lab with this topology and with the state folder `dir`, as containers. Creates nothing.
+    /// The image is the one that the environment variable `TOMBOLO_IMAGE` names now, otherwise `tombolo:latest`.
     #[must_use]
     pub fn new(topology: &Topology, dir: &Path) -> Self {
         let agents = topology.agents().map(|(name, _)| name.to_owned());

@@ -61,7 +61,8 @@ struct Machine {
 
 impl VirtualMachines {
     /// Returns the hosts of a lab with this topology and with the state folder `dir`, as virtual machines. Starts
-    /// nothing.
+    /// nothing. The image is in the folder that the environment variable `TOMBOLO_VM_IMAGE` names now, otherwise in
+    /// `lab-vm`, one level above the folder of the running program.
     #[must_use]
     pub fn new(topology: &Topology, dir: &Path) -> Self {
         let dir = dir.join("machines");

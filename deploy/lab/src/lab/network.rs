@@ -50,11 +50,16 @@ const MAX_TRACES: u8 = 4;
 const MAX_PINGS: u32 = 3;
 
 impl Lab {
-    /// Runs a program on a host to its end, and returns its exit status and output. A non-zero exit status is no error,
-    /// except 127: this status means that the program is missing.
+    /// Runs a program on a host to its end, and returns its exit status and output. `argv` is the program and its
+    /// arguments, and must not be empty. A non-zero exit status is no error, except 127: this status means that the
+    /// program is missing. If the future is dropped, the program runs on, at most for `limit`.
     ///
     /// # Errors
-    /// The host or the program does not exist, or the program still runs after `limit`; then it is killed.
+    /// The host or the program does not exist, or the program still runs after `limit`. The process on this machine is
+    /// then killed; in a container or virtual machine the program itself may run on.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
     pub async fn exec(&self, host: &str, argv: &[&str], limit: Duration) -> Result<CommandOutput> {
         let argv: Vec<String> = argv.iter().map(|a| (*a).to_owned()).collect();
         self.exec_owned(host, &argv, limit).await
@@ -91,9 +96,11 @@ impl Lab {
     /// Pings from an overlay address of the host `from` to `to`, a host or an address as [`Lab::address`] accepts it.
     /// The source is the first address of `from` in the family of the destination. If some but not all echo requests
     /// are answered, runs `ping` again, up to three times in all. Returns the last result. Lost packets are no error.
+    /// If the future is dropped, the present run of `ping` ends by itself.
     ///
     /// # Errors
-    /// A host does not exist or has no address of this family, or `ping` cannot run or takes too long.
+    /// A host does not exist or has no address of this family, the address of `from` does not exist on its host, or
+    /// `ping` is missing or takes longer than [`Ping::limit`].
     pub async fn ping(&self, from: &str, to: &str, how: Ping) -> Result<PingResult> {
         let (source, destination) = self.endpoints(from, to)?;
         let argv = how.argv(source, destination);
@@ -117,7 +124,8 @@ impl Lab {
     /// the destination address are chosen as by [`Self::ping`].
     ///
     /// # Errors
-    /// A host does not exist or has no address of this family, or `ping` cannot be started.
+    /// A host does not exist or has no address of this family, or the log cannot be written. That `ping` is missing or
+    /// cannot run shows only when the returned value is stopped.
     pub fn start_ping(&self, from: &str, to: &str, interval: Duration) -> Result<BackgroundPing> {
         let (source, destination) = self.endpoints(from, to)?;
         let name = format!("{from} → {to}");
@@ -145,10 +153,10 @@ impl Lab {
         self.trace(from, to, 1).await
     }
 
-    /// As [`Self::traceroute`], with `probes` echo requests for each TTL.
+    /// As [`Self::traceroute`], with `probes` echo requests for each TTL, 1 to 10.
     ///
     /// # Errors
-    /// As [`Self::traceroute`].
+    /// As [`Self::traceroute`], or `probes` is not within 1 to 10.
     pub async fn trace(&self, from: &str, to: &str, probes: u8) -> Result<TraceResult> {
         let (source, destination) = self.endpoints(from, to)?;
         let argv = probe::trace_argv(source, destination, probes);
@@ -171,7 +179,7 @@ impl Lab {
     }
 
     /// Disconnects a host from the underlay, in both directions and without ICMP errors. The host's device keeps its
-    /// carrier. A second call has no effect.
+    /// carrier. A second call has no effect. [`Self::readdress`] into another segment undoes the cut.
     ///
     /// # Errors
     /// The host does not exist or has no link to the underlay, or a command fails.
@@ -190,10 +198,10 @@ impl Lab {
 
     /// Cuts the underlay's path between two hosts, in both directions and without ICMP errors. Both hosts still reach
     /// all other hosts. The cut applies to the present addresses of the two hosts, not to those of a later
-    /// [`Self::readdress`].
+    /// [`Self::readdress`]. A second call for the same addresses has no effect.
     ///
     /// # Errors
-    /// A host does not exist or has no link to the underlay, or a command fails.
+    /// A host does not exist or has no link to the underlay, or a command fails. One direction may then be cut.
     pub fn cut_pair(&self, a: &str, b: &str) -> Result<()> {
         let (first, second) = (self.underlay_address(a)?, self.underlay_address(b)?);
         underlay::cut_pair(&*self.hosts, (a, first), (b, second))
@@ -202,17 +210,20 @@ impl Lab {
     /// Undoes [`Self::cut_pair`] of these two hosts, and no other cut. Without such a cut it has no effect.
     ///
     /// # Errors
-    /// A host does not exist, or a command fails.
+    /// A host does not exist, or a command fails. One direction may then still be cut.
     pub fn restore_pair(&self, a: &str, b: &str) -> Result<()> {
         underlay::restore_pair(&*self.hosts, a, b)
     }
 
-    /// Replaces a host's underlay address by another of the same family, in any segment, and records it. The old
-    /// address is removed at once. The lab does not tell the host's agent, which has to notice the change itself.
+    /// Replaces a host's underlay address by another of the same family, in any segment, and records it. The family is
+    /// not checked, nor is it checked whether another host has the address. The old address is removed at once. If the
+    /// new address is in another segment, a [`Self::cut`] of the host is undone. The lab does not tell the host's
+    /// agent, which has to notice the change itself.
     ///
     /// # Errors
-    /// The host does not exist, the address is in no segment, or a command fails. The new address is then recorded
-    /// nevertheless.
+    /// The host does not exist or has no link to the underlay, the record cannot be written, the address is in no
+    /// segment, or a command fails. If the host exists, the new address is recorded nevertheless. After a failed
+    /// command the host may have no underlay address.
     pub fn readdress(&self, host: &str, address: IpAddr) -> Result<()> {
         self.underlay_address(host)?;
         self.change(|s| {

@@ -39,8 +39,8 @@ pub struct RemoteEnd {
 }
 
 /// Returns the text of BIRD's configuration for a site's machine. `remotes` has the remote end of each tunnel, with the
-/// name of the tunnel's connection as the key. Returns `None` for machines without BIRD: test hosts, and customer edges
-/// without any link.
+/// name of the tunnel's connection, written as in the topology, as the key. Returns `None` for machines without BIRD:
+/// test hosts, and customer edges without any link.
 ///
 /// # Errors
 /// A tunnel of the machine has no remote end in `remotes`, the circuit of a line has no private peering, or an address
@@ -303,7 +303,7 @@ impl Protocol {
 }
 
 /// Parses the output of `birdc show protocols`. Returns the protocols of the types BGP and OSPF, in the order of the
-/// output. Lines of another format are skipped.
+/// output. Lines of another format are skipped, so the result is empty for an error message of `birdc`.
 #[must_use]
 pub fn protocols(text: &str) -> Vec<Protocol> {
     let mut all = Vec::new();
@@ -321,8 +321,9 @@ pub fn protocols(text: &str) -> Vec<Protocol> {
     all
 }
 
-/// Parses the output of `birdc show route`. Returns each prefix once, even if BIRD has several routes to it. If BIRD
-/// lists several routes to a prefix, only the line of the first route contains the prefix; the other lines are skipped.
+/// Parses the output of `birdc show route`. Lines that do not begin with an IPv4 prefix are skipped. Returns each
+/// prefix once, even if BIRD has several routes to it. If BIRD lists several routes to a prefix, only the line of the
+/// first route contains the prefix; the other lines are skipped.
 #[must_use]
 pub fn prefixes(text: &str) -> BTreeSet<Ipv4Net> {
     let first = |line: &str| line.split_whitespace().next()?.parse().ok();

@@ -52,12 +52,13 @@ pub struct Row {
 }
 
 impl Row {
-    /// Returns every permitted list of hops: [`Self::hops`], then the alternatives.
+    /// Returns every permitted list of hops: [`Self::hops`], then the alternatives. For an unreachable pair this is one
+    /// empty list, unless the row has alternatives.
     pub fn lists(&self) -> impl Iterator<Item = &Vec<Hop>> {
         std::iter::once(&self.hops).chain(&self.alternatives)
     }
 
-    /// Whether both rows have the same source and destination.
+    /// Whether both rows have the same source and destination. Names are compared exactly.
     #[must_use]
     pub fn same_pair(&self, other: &Self) -> bool {
         self.from == other.from && self.to == other.to
@@ -220,6 +221,7 @@ impl Action {
 impl super::Topology {
     /// Returns the rows that are expected after an event. First come the rows of the steady state in their order; if
     /// the event has a row for the same pair, that row is returned instead. Then come the event's rows for other pairs.
+    /// `event` need not be an event of this topology.
     #[must_use]
     pub fn rows_after(&self, event: &Event) -> Vec<Row> {
         let own = |row: &Row| event.expected.iter().find(|own| own.same_pair(row));
@@ -235,7 +237,8 @@ impl super::Topology {
     }
 
     /// Returns the prefixes that customer edges are expected to learn after an event: the expectations of the steady
-    /// state in their order. If the event has an expectation for the same neighbour, that one is returned instead.
+    /// state in their order. If the event has an expectation for the same neighbour, that one is returned instead. The
+    /// event's expectations for other neighbours are left out.
     #[must_use]
     pub fn learned_after(&self, event: &Event) -> Vec<Learned> {
         let own = |steady: &Learned| event.learned.iter().find(|own| own.same_neighbour(steady));

@@ -30,8 +30,8 @@ fn one_way(delay: &Delay) -> Duration {
     Duration::from_secs_f64(delay.one_way_ms / 1e3)
 }
 
-/// Returns the lines whose packets a program has to delay, in the order of the topology's delays. Empty if `netem` is
-/// set, because then the kernel delays the packets.
+/// Returns the lines whose packets a program has to delay, in the order of the topology's delays. `netem` is what
+/// [`build`](super::build) has returned. Empty if it is true, because then the kernel delays the packets.
 #[must_use]
 pub fn lines(topology: &Topology, netem: bool) -> Vec<Line> {
     let all = topology.underlay.delays.iter().enumerate();
