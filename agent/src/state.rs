@@ -71,7 +71,7 @@ impl StateDir {
         Ok(Self(path))
     }
 
-    /// The path of the file `name` in the directory. The file need not exist. `name` is normally one of [`file`], and
+    /// The path of the file `name` in the directory. The file need not exist. `name` is normally one of [`mod@file`], and
     /// must be a relative path; it is not checked.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
