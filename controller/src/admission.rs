@@ -371,8 +371,8 @@ impl Admission {
     }
 
     /// When [`Self::expire`] must be called next. `None`: no connection has a deadline. Every other method that takes
-    /// `&mut self` may set an earlier deadline. That call may evict nothing, because the connection may have lost its
-    /// deadline meanwhile.
+    /// `&mut self` may set an earlier deadline. [`Self::expire`] may then evict nothing, because the connection with this
+    /// deadline may have lost it meanwhile.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(at, _)| *at)

@@ -259,8 +259,8 @@ impl Agents {
         self.changed.send_modify(|n| *n += 1);
     }
 
-    /// For views: the last status of each agent that has sent one since this controller started, and the set of agents
-    /// whose stream is up. A status that equals [`AgentStatus::default`] counts as none.
+    /// Returns what the API's responses show about agents: the last status of each agent that has sent one since this
+    /// controller started, and the set of agents whose stream is up. A status that equals [`AgentStatus::default`] counts as none.
     #[must_use]
     pub fn statuses(&self) -> AgentStatuses {
         let entries = self.entries();

@@ -222,7 +222,8 @@ pub struct Overlap {
 struct RoleParts {
     /// The overlay addresses of the host, the preferred one of each family first.
     addresses: Vec<IpAddr>,
-    /// The base priority of the rule for packets without an overlay source.
+    /// `band` plus the agent's offset is the priority of the rule by which packets whose source is none of `addresses`,
+    /// and that lack the agent's firewall mark, look up the agent's own table.
     band: Band,
     forwarding: bool,
     served: Vec<IpNet>,
@@ -422,8 +423,8 @@ const fn served_priorities(offset: u32) -> [u32; 3] {
     [first, first + 1, first + 2]
 }
 
-/// Whether the agent with this offset uses `priority` for rules that name none of the agent's tables. Such rules are
-/// recognised by their priority.
+/// Whether the agent with this offset uses `priority` for rules that name none of the agent's tables. Only the numbers are
+/// compared: another agent of the host may have a rule for its own table with the same priority.
 #[must_use]
 pub fn is_without_table(priority: u32, offset: u32) -> bool {
     served_priorities(offset).contains(&priority)

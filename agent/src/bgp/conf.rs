@@ -230,8 +230,8 @@ fn write_feed(out: &mut String, speaker: &Speaker, loopback: &Loopback, slot: u8
     if let Some(password) = &loopback.password {
         writeln!(out, "password \"{password}\";")?;
     }
-    // BIRD cannot announce a route without a next hop. The agent ignores the next hop, because each neighbour has a
-    // session of its own.
+    // BIRD cannot announce a route without a next hop. The agent ignores the next hop: BIRD has a separate session to
+    // the agent for each neighbour, so the session tells the agent which neighbour a route comes from.
     for (family, next_hop) in [(4, "127.0.0.1"), (6, "::1")] {
         writeln!(
             out,

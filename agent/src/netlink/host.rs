@@ -18,7 +18,9 @@ const HOST_DEBOUNCE: std::time::Duration = std::time::Duration::from_millis(200)
 
 impl Netlink {
     /// The networks of the host's addresses, in the kernel's order. A network appears once for each address in it.
-    /// Loopback devices, addresses of link scope and the devices of all agents are left out.
+    /// Loopback devices, addresses of link scope and the devices of all agents are left out. For an address with a peer (a
+    /// point-to-point device) the network is that of the peer's address, and the host's own address is left out. Devices
+    /// that are down count too.
     ///
     /// # Errors
     /// A netlink request fails.

@@ -11,7 +11,9 @@ use std::time::Duration;
 const BACKUP_TIMEOUT: Duration = Duration::from_secs(600);
 
 impl Client {
-    /// Returns the controller's health and revision, as the JSON of `GET /fabric/v1/health`. Needs no token.
+    /// Returns the controller's health and revision, as the JSON of `GET /fabric/v1/health`. Needs no token. The object has
+    /// two fields: `status`, which is always `"ok"`, because a controller that cannot answer shows as an error instead;
+    /// and `revision`, the newest revision of the controller's store as a number, whether or not agents have it in force.
     ///
     /// # Errors
     /// Any [`Error`]: the controller does not answer, or answers with an error.

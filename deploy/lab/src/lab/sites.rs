@@ -361,8 +361,8 @@ impl Lab {
     }
 
     /// Undoes all events: sets every interface and host that an action of the topology names to the state that the
-    /// topology describes. This has no effect on interfaces and hosts that no event has changed. It also undoes a
-    /// [`Self::cut`] of a host that an event names.
+    /// topology describes. This has no effect on interfaces and hosts that no event has changed. If an event
+    /// names a host, a [`Self::cut`] of that host is undone even if it was made by a direct call and not by an event.
     ///
     /// # Errors
     /// As for [`Self::trigger`]. The targets after the failed one are then unchanged.
