@@ -37,8 +37,8 @@ const MAX_REQUEST: usize = 8192;
 /// [`MAX_SCRAPERS`] places until its exchange ends.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Pause after a failed `accept`. The usual cause is that the process has no free file descriptor. A retry without a
-/// pause would fail for the same reason.
+/// Pause after a failed `accept`. The usual cause is that the process has no free file descriptor. Retries without a
+/// pause would fail for the same reason, and use up a CPU.
 const ACCEPT_BACKOFF: Duration = REQUEST_TIMEOUT;
 
 /// Timeout of each read of an answer, for a client of the local socket. The time is longer than [`REQUEST_TIMEOUT`],
@@ -49,12 +49,15 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 /// that clients of the port `metrics_listen` can use up.
 const MAX_SCRAPERS: usize = 8;
 
-/// Binds the local socket with mode 0600. Removes a socket file that exists at the same path, even that of a running
-/// agent. The caller must therefore hold the lock of the state directory.
+/// Binds the local socket, for [`serve`], and gives it mode 0600. Removes a socket file that exists at the same path,
+/// even that of a running agent. The caller must therefore hold the lock of the state directory.
 ///
 /// # Errors
-/// The socket's path is longer than the address of a Unix socket may be (107 bytes on Linux), or the state directory is
-/// not writable.
+/// The socket's path is longer than the address of a Unix socket may be (107 bytes on Linux), the state directory is
+/// missing or not writable, or the mode cannot be set. The old socket file may be gone then.
+///
+/// # Panics
+/// Outside of a Tokio runtime.
 pub fn bind(state: &StateDir) -> Result<UnixListener> {
     state.remove(file::ADMIN_SOCKET)?;
     let path = state.path(file::ADMIN_SOCKET);
@@ -77,7 +80,7 @@ pub async fn bind_metrics(address: SocketAddr) -> Result<TcpListener> {
 
 /// Serves `/metrics`, and no other path, over TCP. Answers up to eight scrapers at the same moment; each has two
 /// seconds for its whole exchange. Runs until its task is cancelled. If `accept` fails, the error is logged, and
-/// `accept` is retried after two seconds.
+/// `accept` is retried after two seconds. An exchange that has begun then still ends in a task of its own.
 pub async fn serve_metrics(listener: TcpListener, agent: Arc<Agent>) {
     let room = Arc::new(Semaphore::new(MAX_SCRAPERS));
     loop {
@@ -114,7 +117,9 @@ enum Audience {
 }
 
 /// Serves the paths of this module's table on the local socket. Runs until its task is cancelled. If `accept` fails,
-/// the error is logged, and `accept` is retried after two seconds.
+/// the error is logged, and `accept` is retried after two seconds. Each connection is answered in a task of its own,
+/// which goes on if this task is cancelled. The number of connections is not limited; a client that sends nothing for
+/// two seconds is disconnected. [`bind`] makes the listener.
 pub async fn serve(listener: UnixListener, agent: Arc<Agent>) {
     loop {
         match listener.accept().await {
@@ -179,12 +184,13 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, agent: &Agent, 
     Ok(())
 }
 
-/// Requests `path`, such as `/status`, from the agent that runs with this state directory. Must be called in another
-/// process than the agent's, because it blocks the thread, for up to 4 s at each read. Returns the body of the answer.
+/// Requests `path`, one of the paths of this module's table such as `/status`, from the agent that runs with this state
+/// directory. Must not be called in the agent's own process: it blocks the calling thread, for up to 4 s at each read.
+/// Returns the body of the answer. `path` is case-sensitive, and is sent as it is.
 ///
 /// # Errors
-/// No agent runs with this directory, this user may not open its socket, no data arrives for 4 s, or the answer has
-/// another status than 200.
+/// No agent runs with this directory, this user may not open its socket, no data arrives for 4 s, the answer is not
+/// HTTP in UTF-8, or it has another status than 200, as for an unknown path.
 pub fn ask(state: &StateDir, path: &str) -> Result<String> {
     let socket = state.path(file::ADMIN_SOCKET);
     let mut stream = BlockingStream::connect(&socket).with_context(|| {

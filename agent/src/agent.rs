@@ -70,7 +70,7 @@ pub struct Agent {
     controller: Mutex<Option<IpAddr>>,
     /// Wakes [`sync_kernel`](Self::sync_kernel) when an address that the host must reach by its own routes has changed.
     replan: Notify,
-    /// Learned prefixes that are not installed in the kernel, each with the reason.
+    /// Learned prefixes (from BGP or other agents) that are not installed in the kernel, each with the reason.
     left_out: Mutex<BTreeMap<IpNet, Clash>>,
 }
 
@@ -113,7 +113,8 @@ impl Agent {
 
     /// Applies the last good configuration from disk, so that the agent forwards before it reaches the controller.
     /// First passes the last known endpoints of peers to the lanes; a malformed file of endpoints is logged and
-    /// ignored. Returns false if the disk has no configuration: then nothing was applied.
+    /// ignored. Returns false if the disk has no configuration: then nothing was applied. Must be called before the
+    /// first [`apply`](Self::apply), because lanes take remembered endpoints only for links that they do not have yet.
     ///
     /// # Errors
     /// A file cannot be read, the stored configuration is malformed or cannot be applied (see [`apply`](Self::apply)),
@@ -138,15 +139,21 @@ impl Agent {
     /// Applies a configuration in the format of `AgentConfig::to_bytes`. Returns when every lane has switched and the
     /// kernel's routes are set (D2). A second call waits until the first has returned. If `digest` equals the digest of
     /// the configuration in force, `bytes` is not read; the call then only raises the recorded revision, if `revision`
-    /// is larger. Whether `digest` is the digest of `bytes` is not checked.
+    /// is larger. Whether `digest` is the digest of `bytes` is not checked. `digest` must not be empty, because an
+    /// agent without a configuration has the empty digest. A success clears the reason of an earlier rejection in the
+    /// status.
     ///
     /// A background task then writes the configuration to disk as the last good one, and BIRD gets its new settings.
     /// This function waits for neither.
     ///
+    /// If the future is dropped before it has completed, the lanes and the kernel may have the configuration in part,
+    /// while [`running`](Self::running) still returns the previous one. The next call repairs this, if its digest is
+    /// not the one that `running` returns.
+    ///
     /// # Errors
     /// The configuration is malformed, is for another agent, overlaps a network of this host, or the kernel refuses a
-    /// change. The previous configuration stays in force, and the status shows the reason. If a lane has ended, the
-    /// routes of both configurations stay until the agent stops.
+    /// change or does not list its networks. The previous configuration stays in force, and the status shows the
+    /// reason. If a lane has ended, the routes of both configurations stay until the agent stops.
     pub async fn apply(&self, revision: Revision, digest: &str, bytes: &[u8]) -> Result<()> {
         let outcome = self.try_apply(revision, digest, bytes).await;
         *lock(&self.rejected) = outcome.as_ref().err().map(|e| format!("{e:#}"));
@@ -179,8 +186,8 @@ impl Agent {
         filtered.configured.check_overlap(&surroundings.connected)?;
         let plan = &filtered.plan;
         let prepared = self.lanes.prepare(config.clone()).await?;
-        // A failure is not returned here. The plan's step for forwarding checks the switch again, and the error of that
-        // step names the switch.
+        // A failure to switch ICMP redirects off is not returned here. The plan's step for forwarding checks the same
+        // sysctl again, and the error of that step names the sysctl.
         if plan.forwarding
             && let Err(e) = crate::host::quiet_redirects(&self.config.interface)
         {
@@ -227,7 +234,9 @@ impl Agent {
 
     /// Keeps the kernel's routes in sync with learned routes (D11), and the rules that confine overlay packets in sync
     /// with the host's networks. A change that fails is logged, and tried again when the next change comes. Returns
-    /// only when all lanes have ended.
+    /// only when all lanes have ended. One task calls it; that task must run in the network namespace of the agent. If
+    /// the task is cancelled, a change may be made in part, and the next call of this method or of
+    /// [`apply`](Self::apply) completes it.
     pub async fn sync_kernel(&self) {
         let mut routing_state = self.lanes.routing_state();
         let mut host_watch = match watch_host() {
@@ -307,7 +316,8 @@ impl Agent {
         filtered
     }
 
-    /// Networks and addresses that the host must reach by its own routes (D22).
+    /// Networks and addresses that the host must reach by its own routes, so that no learned route may cover them
+    /// (D22).
     async fn host(&self, surroundings: &Surroundings, config: &AgentConfig) -> Host {
         let mut needed: Vec<(IpNet, Need)> = Vec::new();
         let mut add = |address: IpAddr, need| needed.push((IpNet::from(address), need));
@@ -317,7 +327,7 @@ impl Agent {
         for address in named.into_iter().chain(*lock(&self.controller)) {
             add(address, Need::Controller);
         }
-        // If the file is missing or cannot be read, there are no name servers to protect from learned routes.
+        // If `/etc/resolv.conf` is missing or cannot be read, no name server is protected from learned routes.
         let resolvers = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         for address in learned::name_servers(&resolvers) {
             add(address, Need::NameServer);
@@ -338,6 +348,7 @@ impl Agent {
 
     /// Records the address at which the controller answers, so that no learned route captures the packets to the
     /// controller (D22). If the address is new, [`sync_kernel`](Self::sync_kernel) plans the kernel's routes again.
+    /// Does not wait for that.
     pub fn controller_is_at(&self, address: IpAddr) {
         if lock(&self.controller).replace(address) != Some(address) {
             self.replan.notify_one();
@@ -373,7 +384,7 @@ impl Agent {
     }
 
     /// Passes the routes that BGP neighbours announce to lane 0 whenever these routes change. Returns when lane 0 or
-    /// the BGP task has ended.
+    /// the BGP task has ended. Routes that neighbours announced before the call are passed at once.
     pub async fn forward_bgp_routes(&self) {
         let mut learned = self.bgp.learned();
         while learned.changed().await.is_ok() {
@@ -384,8 +395,8 @@ impl Agent {
         }
     }
 
-    /// Records that the configuration in force is up to date at `revision` of the controller's store. A revision below
-    /// the recorded one changes nothing.
+    /// Records that the configuration in force is up to date at `revision` of the controller's store. A revision that
+    /// is not larger than the recorded one changes nothing. Whether a configuration is in force is not checked.
     pub fn up_to_date(&self, revision: Revision) {
         let mut running = lock(&self.running);
         if revision > running.revision {
@@ -395,19 +406,19 @@ impl Agent {
         }
     }
 
-    /// A snapshot of the configuration in force, with its revision and digest. The digest is empty if there is none.
+    /// A snapshot of the configuration in force, with its revision and digest. If no configuration is in force, the
+    /// digest is empty.
     #[must_use]
     pub fn running(&self) -> Running {
         lock(&self.running).clone()
     }
 
-    /// Records whether the control stream is up, for the status. Returns the value before.
+    /// Records whether the control stream is up, for the status. Returns whether the stream was up before this call.
     pub fn set_connected(&self, up: bool) -> bool {
         self.connected.swap(up, Ordering::Relaxed)
     }
 
-    /// Watches the status that [`publish`](Self::publish) sets. The first value is empty, until the first call of
-    /// `publish`.
+    /// Watches the status that [`publish`](Self::publish) sets. Until the first call of `publish` the value is empty.
     #[must_use]
     pub fn watch_status(&self) -> watch::Receiver<AgentStatus> {
         self.status.subscribe()
@@ -426,8 +437,10 @@ impl Agent {
     }
 
     /// Drains a gateway or a circuit edge before it stops: announces the stop to peers and BGP neighbours, and forwards
-    /// packets until these have switched to other paths. Waits at least 300 ms, and until BIRD has ended. Returns at
-    /// once in other roles and without a configuration.
+    /// packets until these have switched to other paths. Waits at least 300 ms, and until BIRD has ended or its
+    /// shutdown timeouts have passed, after about 8 s at most. Returns at once in other roles and without a
+    /// configuration. Afterwards BGP cannot be configured any more. If the future is dropped, the announcements stop,
+    /// and BIRD still ends in the background. Lanes and links stay up until [`shut_down`](Self::shut_down).
     pub async fn drain(&self) {
         if !self.running().config.is_some_and(|config| config.role.relays()) {
             return;
@@ -442,8 +455,9 @@ impl Agent {
     }
 
     /// Tells the lanes to end, and returns at once. The kernel removes the TUN device and its routes when the last lane
-    /// has closed its queue. Restores the host's switch for ICMP redirects. The rules that confine overlay packets
-    /// stay, because applications may still use overlay addresses.
+    /// has closed its queue. Restores the host's sysctl for ICMP redirects, unless another agent still needs it off.
+    /// The rules that confine overlay packets stay, because applications may still use overlay addresses. Blocks while
+    /// another agent of the host holds the lock of that sysctl's notes. An error is logged. A second call does nothing.
     pub fn shut_down(&self) {
         crate::host::restore_or_warn(&self.config.interface);
         self.lanes.stop();

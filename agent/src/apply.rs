@@ -27,7 +27,7 @@ pub struct Kernel {
 }
 
 /// Identifies the kernel state that earlier runs of this agent may have left. State with this run's IDs is removed in
-/// any case; this value may name further IDs.
+/// any case; this value names the IDs of the last run if they were others.
 #[derive(Debug, Clone, Default)]
 pub struct Inherited {
     /// The IDs of the last run, if they differ from this run's and no other agent has claimed them since.
@@ -40,6 +40,7 @@ impl Kernel {
     ///
     /// # Errors
     /// The device does not exist, CAP_NET_ADMIN is missing, or a sysctl or an attribute of the device cannot be set.
+    /// The device may be prepared in part then.
     pub async fn new(netlink: Netlink, device: String, index: u32, inherited: Inherited) -> Result<Self> {
         netlink.prepare_device(&device, index).await?;
         netlink.up(index).await?;
@@ -61,13 +62,14 @@ impl Kernel {
         self.netlink.surroundings().await
     }
 
-    /// Applies all steps that add or change what `plan` demands. Returns the steps that remove the rest, for
-    /// [`apply_removals`](Self::apply_removals). A packet filter that cannot be loaded is not an error:
-    /// [`filter_problem`](Self::filter_problem) returns the reason.
+    /// Applies all steps that add or change what `plan` demands. Returns the steps that remove what `plan` no longer
+    /// demands, for [`apply_removals`](Self::apply_removals). A packet filter that cannot be loaded is not an error:
+    /// [`filter_problem`](Self::filter_problem) returns the reason. If the future is dropped, the steps made so far
+    /// stay; they are in the agent's record, so the next call continues from there.
     ///
     /// # Errors
-    /// A step failed. The steps before it were rolled back, so that the previous plan is in force. A failure of the
-    /// rollback is logged only.
+    /// A step failed. The steps before it were rolled back, so that the previous plan is in force. If the rollback
+    /// fails, that is only logged. A packet filter that was loaded for the first time stays loaded.
     pub async fn apply_additions(&mut self, plan: &KernelPlan) -> Result<Vec<Step>> {
         let before = self.current.clone();
         let (additions, removals) = before.steps(plan);
@@ -89,9 +91,11 @@ impl Kernel {
         Ok(removals)
     }
 
-    /// Removes stale state of this run (`steps`, from [`apply_additions`](Self::apply_additions)), then the state of
-    /// earlier runs. Failures are logged, and the other steps continue. A failed step is tried again with the next
-    /// configuration, because the record does not list the step as done.
+    /// Removes what an earlier configuration of this run has set (`steps`, from
+    /// [`apply_additions`](Self::apply_additions)), then the state of earlier runs. A failed step is logged, and the
+    /// other steps are executed nevertheless. The next configuration tries a failed step again, because the agent's
+    /// record still has the object that the step should have removed. If the future is dropped, the rest is not
+    /// removed; state of earlier runs then stays until the agent's next start.
     pub async fn apply_removals(&mut self, steps: Vec<Step>) {
         for step in &steps {
             if let Err(e) = self.execute(step).await {
@@ -118,8 +122,9 @@ impl Kernel {
         Ok(())
     }
 
-    /// Whether no state of earlier runs is left on the host: true after the first
-    /// [`apply_removals`](Self::apply_removals) that succeeded. It is false before, even if earlier runs left nothing.
+    /// Whether this run has removed the state that earlier runs left on the host. It becomes true when
+    /// [`apply_removals`](Self::apply_removals) first succeeds in this, also if there was nothing to remove. It is also
+    /// true if the future of that call was dropped, although state may be left then.
     #[must_use]
     pub fn inherits_nothing(&self) -> bool {
         self.inherited.is_none()
@@ -132,9 +137,9 @@ impl Kernel {
         self.filter_problem.as_deref()
     }
 
-    /// Loads the filter of `plan`, unless the record has the same filter. A failure is recorded, and logged if its
-    /// reason is new. The agent continues without the filter: routes and rules still confine all packets except those
-    /// whose source is translated.
+    /// Loads the packet filter of `plan`, unless the same filter is loaded already. If that fails, the reason is
+    /// recorded, and is logged if it differs from the last one. The agent continues without the filter: routes and
+    /// rules still confine all packets except those whose source is translated.
     async fn load_filter(&mut self, plan: &KernelPlan) {
         let Some(filter) = &plan.filter else { return };
         if self.current.filter.as_ref() == Some(filter) {
@@ -190,7 +195,8 @@ impl Kernel {
 
 /// Removes the rules, routes and packet filter that an agent with these IDs has set, in the network namespace of the
 /// calling thread. The kernel removes addresses together with the device. Returns the number of removed rules and
-/// routes, which is 0 if there were none.
+/// routes, which is 0 if there were none. The caller must have claimed the tables ([`Claim`](crate::claim::Claim)), so
+/// that they belong to no running agent. CAP_NET_ADMIN is needed.
 ///
 /// # Errors
 /// A netlink request or `nft` fails. What was removed before stays removed.

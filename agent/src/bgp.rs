@@ -10,7 +10,8 @@
 //! ```
 //!
 //! * When a neighbour withdraws a route, [`Bgp::learned`] shows this milliseconds after BIRD has received the
-//!   withdrawal. On the line to a customer edge BIRD also follows the carrier state.
+//!   withdrawal. On a single-hop session, such as the one on the line to a customer edge, BIRD also withdraws the
+//!   routes when the interface loses its carrier.
 //! * BIRD runs only while a neighbour is configured. If BIRD dies, the agent or the service manager restarts it. Until
 //!   BIRD runs again, the neighbours (by graceful restart, RFC 4724) and the agent keep the routes that they have
 //!   received, for [`GRACE`] at most.
@@ -24,11 +25,11 @@
 //!   [`message`], which decodes only AS paths and prefixes. A malformed message from a neighbour, or too many prefixes
 //!   of one family, ends the session of this neighbour and no other session.
 //!
-//! The agent decodes BGP with code of its own (D17), because of what a test in 2026 has shown. The codec crates
-//! netgauze-bgp-pkt 0.13 and zettabgp 0.6 decode all attributes. A test fed netgauze 2 million UPDATEs with noise in
-//! one optional attribute, which BIRD forwards unchanged. If the attribute's type was 25, 29 or 40, netgauze refused
-//! nine in ten UPDATEs, or lost the AS path and with it loop detection. routecore 0.7 decodes lazily, but adds a dozen
-//! crates. The agent's decoder has two hundred lines.
+//! The agent decodes BGP with code of its own (D17), because tests in 2026 found no suitable codec crate. The crates
+//! netgauze-bgp-pkt 0.13 and zettabgp 0.6 decode all attributes. A test fed netgauze 2 million UPDATEs, each with noise
+//! in one optional attribute. BIRD forwards such an attribute unchanged. If the attribute's type was 25, 29 or 40,
+//! netgauze refused nine in ten UPDATEs, or lost the AS path and with it loop detection. The crate routecore 0.7
+//! decodes an attribute only when it is used, but adds a dozen crates. The agent's decoder has two hundred lines.
 
 mod bird_socket;
 mod child;
@@ -122,7 +123,7 @@ impl Bgp {
     ///
     /// # Errors
     /// A directory cannot be created or given to BIRD's group, a directory belongs to another user or has too long a
-    /// path for a socket in it, or BIRD's user does not exist. A missing BIRD is no error here:
+    /// path for a socket in it, or BIRD's user does not exist. If the program BIRD is missing, that is no error here:
     /// [`status`](Self::status) reports it.
     pub async fn start(bird: &Bird) -> Result<Self> {
         let (spec, spec_receiver) = watch::channel(Some(BgpSpec::default()));
@@ -133,10 +134,11 @@ impl Bgp {
         Ok(Self { spec, learned, status })
     }
 
-    /// Replaces the whole configuration, and returns at once. BIRD gets the configuration about 50 ms later, or after
-    /// the pause that follows a slow reload. If there are several calls before that, only the last one has an effect.
-    /// BIRD resets a session only if the parameters of that session have changed. A neighbour with invalid parameters
-    /// is left out, and [`status`](Self::status) says why. Has no effect after [`stop`](Self::stop).
+    /// Replaces the whole configuration, and returns at once. BIRD gets the configuration about 50 ms later. After a
+    /// slow reload there is a longer pause before the next reload. If there are several calls before that, only the
+    /// last one has an effect. BIRD resets a session only if the parameters of that session have changed. A neighbour
+    /// with invalid parameters is left out, and [`status`](Self::status) says why. Has no effect after
+    /// [`stop`](Self::stop).
     pub fn configure(&self, spec: BgpSpec) {
         self.spec.send_if_modified(|old| {
             let is_new = old.as_ref().is_some_and(|old| *old != spec);
@@ -154,9 +156,9 @@ impl Bgp {
         self.learned.clone()
     }
 
-    /// The sessions in the order of the configuration, refused neighbours included. The states are about one second
-    /// old. If BIRD does not answer within 5 s, the states become unknown until it does. The list is empty without
-    /// neighbours and after [`stop`](Self::stop).
+    /// The sessions in the order of the configuration, refused neighbours included. The states are at most about one
+    /// second old. If BIRD does not answer within 5 s, the states are unknown until it answers. The list is empty
+    /// without neighbours and after [`stop`](Self::stop).
     #[must_use]
     pub fn status(&self) -> Vec<BgpPeerStatus> {
         self.status.borrow().clone()
@@ -164,11 +166,11 @@ impl Bgp {
 
     /// Closes all sessions, and waits until BIRD has ended. Gives up when BIRD's shutdown timeouts have passed, after
     /// about 5 s for a child and 8 s for a service. Later calls of [`configure`](Self::configure) have no effect; a
-    /// second call returns at once.
+    /// call after BIRD has ended returns at once. If the future is dropped, BIRD still ends in the background.
     pub async fn stop(&self) {
         self.spec.send_replace(None);
         let mut learned = self.learned.clone();
-        // The channel closes when its last sender is dropped, which the supervisor does when it ends.
+        // The channel closes when its last sender is dropped. The supervisor drops it when it ends.
         while learned.changed().await.is_ok() {}
     }
 }

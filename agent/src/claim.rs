@@ -1,9 +1,9 @@
 //! Exclusive claims of a running agent on its host: its device and its routing tables. The claims ensure that no agent
 //! removes rules or routes of another agent.
 //!
-//! A TUN device vanishes when its process ends, so an agent's device that exists is in use. Agents claim routing tables
-//! by abstract sockets. Abstract sockets belong to a network namespace, as routing tables do, and vanish when their
-//! process ends.
+//! A TUN device vanishes when the process that opened it ends, so a device that exists is in use. Agents claim routing
+//! tables by abstract sockets. Abstract sockets belong to a network namespace, as routing tables do, and vanish when
+//! their process ends.
 
 use crate::apply::plan::KernelIds;
 use crate::apply::{Inherited, sweep};
@@ -16,8 +16,7 @@ use std::io::ErrorKind;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 
-/// Exclusive use of an agent's routing tables, and of a device name that no device had when it was claimed. The claim
-/// holds until the value is dropped or the process ends.
+/// Exclusive use of an agent's routing tables, until the value is dropped or the process ends.
 #[derive(Debug)]
 pub struct Claim {
     tables: [u32; 4],
@@ -27,6 +26,7 @@ pub struct Claim {
 impl Claim {
     /// Claims the device name and all four tables of `numbers`, in the network namespace of the calling thread. Does
     /// not wait. The device name is only checked: another program can take it until this agent has created the device.
+    /// Until the result is dropped, a second call for the same tables fails, also in this process.
     ///
     /// # Errors
     /// A device with this name exists, another agent has claimed one of the tables, or a socket cannot be bound.
@@ -58,13 +58,18 @@ fn claim_table(table: u32) -> Result<UnixListener> {
     }
 }
 
-/// Claims device and tables for an agent that starts, and opens the netlink connection. If the tables of the last run
-/// (from `numbers.json`) have other numbers, also claims these, unless another agent uses them by now. Rules and routes
-/// of earlier runs stay until the first configuration is in force, because they confine overlay packets until then.
+/// Claims device and tables for an agent that starts, and opens the netlink connection. If the last run used other
+/// table numbers (`numbers.json` has them), also claims the last run's tables, unless another agent uses them by now.
+/// Rules and routes of earlier runs stay until the first configuration is in force, because they confine overlay
+/// packets until then. The claim must be kept as long as the agent runs. A malformed `numbers.json` is logged, and
+/// counts as missing.
 ///
 /// # Errors
 /// Another agent has the device or a table, `numbers.json` cannot be read, or the kernel refuses a socket. Nothing on
 /// the host was changed then.
+///
+/// # Panics
+/// Outside of a Tokio runtime.
 pub fn take_host(state: &StateDir, config: &Config) -> Result<(Claim, Netlink, Inherited)> {
     let numbers = KernelIds::of(&config.interface, config.table, config.fwmark);
     let mut claim = Claim::take(&config.interface, numbers)?;
@@ -89,8 +94,8 @@ pub fn take_host(state: &StateDir, config: &Config) -> Result<(Claim, Netlink, I
 }
 
 /// Records this run's numbers (tables, rule priorities, mark) in `numbers.json` for the next run. The caller must first
-/// remove the rules and routes with the numbers that the file has had until then, because nothing else tells how to
-/// find them. If the file has the same numbers, it is not written.
+/// remove the rules and routes with the numbers that the file has had until then, because nothing finds these rules and
+/// routes once the file has other numbers. If the file has the same numbers, it is not written.
 ///
 /// # Errors
 /// The file cannot be read or written. A malformed file is replaced.
@@ -102,10 +107,12 @@ pub fn record_kernel_ids(state: &StateDir, numbers: KernelIds) -> Result<()> {
 }
 
 /// Claims device and tables for the time of this call, and removes the rules, routes and packet filter of earlier runs.
-/// Returns the number of removed rules and routes.
+/// Returns the number of removed rules and routes. Then records this run's numbers in `numbers.json`. The caller must
+/// hold the lock of the state directory, and needs CAP_NET_ADMIN. A second call finds nothing, and returns 0.
 ///
 /// # Errors
-/// As [`take_host`]; also if a netlink request or `nft` fails, or `numbers.json` cannot be written.
+/// [`take_host`] fails, a netlink request or `nft` fails, or `numbers.json` cannot be written. What was removed before
+/// stays removed.
 pub async fn clear_host(state: &StateDir, config: &Config) -> Result<usize> {
     let (_claim, _netlink, inherited) = take_host(state, config)?;
     let numbers = KernelIds::of(&config.interface, config.table, config.fwmark);

@@ -8,11 +8,13 @@ use anyhow::Result;
 
 /// Removes everything that an agent leaves on the host when it ends: the rules, routes and packet filter that confine
 /// overlay packets, the changed switch for ICMP redirects, and the file of the local socket. The identity stays. A
-/// second call finds nothing and succeeds.
+/// second call finds nothing and succeeds. Needs CAP_NET_ADMIN, and works in the network namespace of the calling
+/// thread. Holds the lock of the state directory meanwhile.
 ///
 /// # Errors
-/// The agent is running, its settings cannot be read, another agent has its device or a routing table, or the kernel
-/// refuses a change.
+/// The agent is running, its settings cannot be read, another agent has its device or a routing table, the kernel or
+/// `nft` refuses a change, or a file cannot be removed. What was removed before stays removed. A switch that cannot be
+/// restored is only logged.
 pub async fn clean(state: &StateDir) -> Result<()> {
     let config = Config::load(state)?;
     let _lock = state.lock()?;
@@ -25,11 +27,11 @@ pub async fn clean(state: &StateDir) -> Result<()> {
 
 /// Removes everything from the host as [`clean`] does, and deletes the agent's keys, certificates, settings and stored
 /// configuration. If the directory has no settings, the host is not changed and only the files are deleted, so that a
-/// failed call can be repeated. The controller is not told.
+/// failed call can be repeated. The controller is not told. The directory itself, its lock file and the directory with
+/// BIRD's files stay.
 ///
 /// # Errors
-/// The agent is running, the kernel refuses a change, or a file cannot be deleted. Files that were deleted before stay
-/// deleted.
+/// [`clean`] fails, the agent is running, or a file cannot be deleted. Files that were deleted before stay deleted.
 pub async fn leave(state: &StateDir) -> Result<()> {
     if state.path(file::CONFIG).exists() {
         clean(state).await?;

@@ -24,11 +24,12 @@ const RECEIVE_BUFFER: usize = 600_000;
 /// edge at the same moment, and it does twice as much work for each packet as an agent of VMs.
 const RELAY_RECEIVE_BUFFER: usize = 2_000_000;
 
-/// Most lanes if `lanes` is not set. Speed was measured for up to 8 lanes (docs/performance.md).
+/// Largest number of lanes if the setting `lanes` is 0. Speed was measured for up to 8 lanes only
+/// (docs/performance.md).
 const MAX_AUTOMATIC: u16 = 8;
 
-/// Local settings, which the operator of the host decides. The controller decides everything else, in the agent's
-/// configuration.
+/// The settings in `agent.toml`, which the operator of the host decides. The controller decides everything else, in the
+/// configuration that it sends to the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -122,7 +123,7 @@ impl Config {
         }
     }
 
-    /// Reads `agent.toml` and checks every value. The file is read at each call.
+    /// Reads `agent.toml`, and checks the values as [`check`](Self::check) does. The file is read at each call.
     ///
     /// # Errors
     /// The file is missing, unreadable or malformed, has an unknown field, or a value is out of range.
@@ -156,7 +157,7 @@ impl Config {
     }
 
     /// The number of lanes to run: as set, or half the number of cores, from 1 to 8. The derived number is smaller if
-    /// the port of a lane would be above 65535.
+    /// the port of a lane would be above 65535. A number that is set is not checked here.
     #[must_use]
     pub fn lane_count(&self) -> u16 {
         let automatic = || {
@@ -192,10 +193,13 @@ impl Config {
         Some(SocketAddr::new(ip, self.quic_port?).to_string())
     }
 
-    /// Checks the range of every value. The existence of interfaces and addresses is not checked.
+    /// Checks the names of interfaces, the ports, the number of lanes, the firewall mark and the routing table, and
+    /// that `controller` begins with `https://`. The rest of that URL, `receive_buffer`, `metrics_listen` and
+    /// `protected_networks` are not checked. Whether interfaces and addresses exist is not checked either. With `lanes`
+    /// 0, `quic_port` must lie outside of the ports of the lanes that this host would run.
     ///
     /// # Errors
-    /// Names the first value that is out of range.
+    /// A value is out of range. The error names the first such setting and, except for `table`, its value.
     pub fn check(&self) -> Result<()> {
         check_interface(&self.interface)?;
         if let Some(name) = &self.customer_interface {
@@ -247,8 +251,8 @@ pub fn check_interface(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The default device name. The device name has 4 to 15 characters and differs from agent to agent: `tl-` and the
-/// agent's name. A name that is too long is shortened, and a hash is added.
+/// The default device name, of at most 15 characters: `tl-` and the agent's name. A longer agent name is cut to 5
+/// characters, and a hash of the whole name is added, so that the device names of two agents differ.
 fn default_interface(agent: &AgentId) -> String {
     let name = agent.as_str();
     if name.len() <= 12 {

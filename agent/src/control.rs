@@ -39,30 +39,31 @@ use tombolo_proto::probe::ProbeRequest;
 use tonic::transport::{Channel, Endpoint};
 
 /// First and longest wait between two connection attempts; the wait doubles with each attempt. With these times agents
-/// are connected again within seconds after a restart of the controller. The jitter spreads the load that they cause.
+/// are connected again within seconds after a restart of the controller. A random factor of 0.5 to 1 shortens each
+/// wait, so that the agents do not all connect at the same moment.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// Timeout for opening a TCP connection, for all addresses of the controller together. The TCP connection and the
-/// handshakes of TLS and HTTP/2 together have twice this time. In this time the kernel repeats a lost SYN twice (after
-/// 1 s and 3 s).
+/// Timeout for opening a TCP connection, for all addresses of the controller together. Within these 5 s the kernel
+/// repeats a lost SYN twice (after 1 s and 3 s). The TCP connection and the handshakes of TLS and HTTP/2 together have
+/// 10 s.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// HTTP/2 keepalive. The agent pings the controller on a silent connection after this time, and closes the connection
-/// after the same time without an answer. So it notices a dead controller within ten seconds.
+/// HTTP/2 keepalive. The agent pings the controller on a connection that was silent for this time. If no answer comes
+/// within the same time, the agent closes the connection. So it notices a dead controller within ten seconds.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Largest message from the controller in bytes: enough for a configuration with some 50,000 links.
 const MAX_MESSAGE: usize = 32 << 20;
 
 /// First and longest wait between two attempts to renew the certificate. When renewal is due, a third of the
-/// certificate's lifetime is left, so minutes do not matter.
+/// certificate's lifetime is left, so a delay of minutes does no harm.
 const RENEW_BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 
 /// Longest time that the agent sleeps while it waits for the renewal of its certificate. It then reads the wall clock
 /// again, which may have jumped during the sleep.
 const MAX_SLEEP: Duration = Duration::from_secs(3600);
 
-/// Timeout for one address of the controller, while other addresses are left to try.
+/// Longest time that the agent waits for one address of the controller while it has other addresses to try.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Largest number of probes at a time. Each probe has a raw socket and sends a bounded number of packets. Further
@@ -80,10 +81,14 @@ pub struct Control {
 
 impl Control {
     /// Loads the key and the certificates, which [`join`](crate::join::join) wrote, from the state directory. Opens no
-    /// connection yet: see [`run`](Self::run).
+    /// connection yet: see [`run`](Self::run). `config` and `state` must be those of `agent`.
     ///
     /// # Errors
     /// A file is missing or malformed, or the key does not fit the certificate.
+    ///
+    /// # Panics
+    /// If rustls cannot choose a cryptography provider: the program must have installed one before with
+    /// `CryptoProvider::install_default`.
     pub fn new(agent: Arc<Agent>, state: StateDir, config: Config) -> Result<Self> {
         let (key, certificate) = (TlsKey::load(&state)?, Certificate::load(&state)?);
         // A key that does not fit the certificate is an error at the start. Without this check the agent would try to
@@ -100,7 +105,8 @@ impl Control {
 
     /// Connects to the controller, exchanges messages, and reconnects after any failure. Applies the configurations
     /// that arrive, and replaces the certificate on disk when it is renewed. Runs until its task is cancelled;
-    /// forwarding does not depend on it.
+    /// forwarding does not depend on it. If its task is cancelled while a configuration is being applied, that
+    /// configuration may be applied in part (see [`Agent::apply`]).
     pub async fn run(mut self) {
         let mut wait = BACKOFF.0;
         loop {
@@ -124,7 +130,7 @@ impl Control {
         let mut client = self.client().await?;
         let mut again = RENEW_BACKOFF.0;
         if self.renewal_due() && self.renew_or_warn(&mut client).await {
-            // The first connection was authenticated with the old certificate.
+            // The first connection was authenticated with the old certificate, so the stream gets a new connection.
             client = self.client().await?;
         }
         // The time of the renewal is computed before the loop. A timer that restarts with each message would never fire
@@ -183,7 +189,8 @@ impl Control {
         }
     }
 
-    /// Applies a configuration. Returns the acknowledgement or the rejection, which the caller sends to the controller.
+    /// Applies a configuration that the controller has sent. Returns the message `Applied` or `Rejected`, which the
+    /// caller sends to the controller.
     async fn apply(&self, c: ConfigMessage) -> FromAgent {
         let ConfigMessage {
             revision,
@@ -235,8 +242,8 @@ impl Control {
                     }
                 }
             };
-            // Serialization cannot fail, because a report consists of numbers and strings. The send fails if the stream
-            // is gone, and then nobody waits for the report.
+            // Serialization cannot fail, because a report consists of numbers and strings. The send fails only if the
+            // stream has ended; the controller then no longer waits for the report.
             let report = serde_json::to_vec(&report).unwrap_or_default();
             let _ = outbox
                 .send(message(FromAgent::ProbeResult(ProbeResult { id: p.id, report })))
@@ -277,7 +284,8 @@ impl Control {
         };
         let reply = timeout(CONNECT_TIMEOUT, client.renew(request)).await??.into_inner();
         let renewed = self.certificate.renewed(reply.certificate.as_bytes())?;
-        // The new certificate replaces the old one on disk. One that does not fit the key would lock the agent out.
+        // The check comes before the new certificate replaces the old one on disk. With a certificate that does not fit
+        // its key the agent could not connect any more.
         tls::mutual(&renewed, &self.key).context("the renewed certificate")?;
         self.state.write(file::CERTIFICATE, reply.certificate.as_bytes())?;
         self.certificate = renewed;
@@ -316,8 +324,7 @@ impl Control {
     }
 }
 
-/// Converts the error and keeps its cause. tonic's own message is only "transport error", and the cause is one level
-/// below.
+/// Converts tonic's error and keeps the cause that it wraps, because tonic's own message is only "transport error".
 fn chain(e: tonic::transport::Error) -> anyhow::Error {
     anyhow::Error::new(e).context("connecting to the controller")
 }

@@ -1,7 +1,7 @@
 //! The nftables filter that keeps packets with overlay addresses off other networks (D22), in addition to the agent's
 //! routes and rules. The filter runs after source translation (SNAT). A reply of a published container port gets its
-//! overlay source address during that translation, and the kernel has routed the packet before. So routes and rules
-//! cannot confine such a packet.
+//! overlay source address during that translation, and the kernel has routed the packet before. So the agent's routes
+//! and rules cannot confine such a packet.
 //!
 //! Each agent loads a table of its own with the program `nft`. The table stays when the agent ends, and `tombolo-agent
 //! clean` removes it.
@@ -42,7 +42,8 @@ pub struct Filter {
     pub fwmark: u32,
     /// The agent's overlay addresses. Packets with such a source may leave only by TUN devices and loopback.
     pub own: BTreeSet<IpAddr>,
-    /// Served subnets. Forwarded packets with a source in these subnets may leave only by TUN devices and loopback.
+    /// Served subnets, whose machines run no agents. Forwarded packets with a source in these subnets may leave only by
+    /// TUN devices and loopback.
     pub served: BTreeSet<IpNet>,
     /// Overlay prefixes. Packets that arrived from a TUN device and have a source in these prefixes may leave only by
     /// TUN devices and loopback.
@@ -63,8 +64,10 @@ pub fn table_name(routing_table: u32) -> String {
 
 impl Filter {
     /// The `nft` script that replaces the contents of `table` by this filter, in one transaction. `customer_interface`
-    /// is the interface to the customer edge; without it a circuit edge has no exception for that interface. An
-    /// interface whose name `nft` could interpret gets no exception either. The function runs nothing.
+    /// is the interface to the customer edge; without it a circuit edge has no exception for that interface.
+    /// `customer_interface` and `table` go into the script without a check: the first must satisfy [`check_interface`],
+    /// and the second is the result of [`table_name`]. An interface in `local` whose name `nft` could interpret gets no
+    /// exception. The function runs nothing.
     #[must_use]
     pub fn script(&self, table: &str, customer_interface: Option<&str>) -> String {
         let mut rules = vec![
@@ -76,7 +79,8 @@ impl Filter {
             rules.push(format!("oifname \"{name}\" accept"));
         }
         for (prefix, interfaces) in &self.local {
-            // The kernel permits nearly every character in a name, and `nft` gives some of them a meaning.
+            // The kernel permits nearly every character in an interface's name, and `nft` gives some of them a meaning.
+            // So the script has no interface whose name could be misread.
             let plain = interfaces.iter().filter(|i| check_interface(i).is_ok());
             let names: Vec<_> = plain.map(|i| format!("\"{i}\"")).collect();
             if !names.is_empty() {
@@ -150,11 +154,15 @@ pub enum FilterError {
 }
 
 /// Runs a script with `nft`, in the network namespace of the calling thread. Returns when `nft` has ended, within 10 s.
-/// Either the whole script takes effect or nothing of it. Dropping the future kills `nft`.
+/// The kernel applies either the whole script or nothing of it. Dropping the future kills `nft`; the script may have
+/// taken effect by then. CAP_NET_ADMIN is needed.
 ///
 /// # Errors
 /// `nft` is not installed, cannot be started, refuses the script, or does not end in time. After a timeout the script
 /// may have taken effect.
+///
+/// # Panics
+/// Outside of a Tokio runtime.
 pub async fn load(script: &str) -> Result<(), FilterError> {
     run(PROGRAM, script).await
 }
@@ -190,11 +198,15 @@ async fn run(program: &'static str, script: &str) -> Result<(), FilterError> {
     Err(FilterError::Refused(first.to_owned()))
 }
 
-/// Removes an agent's table with its filter; a table that does not exist is no error. A host without `nft` has no
-/// table, so a missing program is no error either.
+/// Removes the nftables table with this name, the result of [`table_name`], and its filter; a table that does not exist
+/// is no error. A host without `nft` has no table, so a missing program is no error either. Works in the network
+/// namespace of the calling thread, and needs CAP_NET_ADMIN.
 ///
 /// # Errors
 /// `nft` cannot be started, fails, or does not end within 10 s.
+///
+/// # Panics
+/// Outside of a Tokio runtime.
 pub async fn remove(table: &str) -> Result<(), FilterError> {
     match load(&removal(table)).await {
         Err(FilterError::Missing(_)) => Ok(()),

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// First and longest pause between two attempts; the pause doubles with each. The pauses are short because a check for
-/// the token file is cheap.
+/// First and longest pause between two attempts; the pause doubles after each attempt. The pauses are short because a
+/// check for the token file is cheap.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
 
 /// Parameters of unattended joining.
@@ -27,19 +27,24 @@ pub struct FirstJoin {
 }
 
 /// Whether the state directory has an identity. The directory has an identity if it has the file `agent.toml`, because
-/// [`join`] writes this file last.
+/// [`join`] writes this file last. False if the directory cannot be read.
 #[must_use]
 pub fn has_joined(state: &StateDir) -> bool {
     state.path(file::CONFIG).exists()
 }
 
 /// Joins as soon as the token file exists and the controller answers; tries again until `first.timeout` has passed.
-/// Returns the settings that were written to the state directory. The caller must hold the directory's lock.
+/// Returns the settings that were written to the state directory. The caller must hold the directory's lock. An attempt
+/// that is in progress when the time has passed is completed, which may take 30 s more. If the future is dropped, keys
+/// may have been written and the token may be used up.
 ///
 /// # Errors
-/// After the timeout: the token file is missing or the controller does not answer. At once: the token is malformed,
-/// used or expired, a setting is out of range, the controller is another one than the token names, or a file cannot be
-/// written.
+/// After the timeout: the token file or the state directory is missing, or the controller does not answer. At once: the
+/// token is malformed, used or expired, a setting is out of range, the controller is another one than the token names,
+/// or a file cannot be written.
+///
+/// # Panics
+/// As [`join`].
 pub async fn join_when_possible(state: &StateDir, first: &FirstJoin) -> Result<Config> {
     let deadline = Instant::now() + first.timeout;
     let (mut pause, mut said) = (BACKOFF.0, String::new());
@@ -53,8 +58,8 @@ pub async fn join_when_possible(state: &StateDir, first: &FirstJoin) -> Result<C
             return Err(error.context(format!("not joined within {:?}", first.timeout)));
         }
         let text = format!("{error:#}");
-        // A reason is logged only when it differs from the last one. The same line at each attempt until the timeout
-        // would fill the journal.
+        // A reason is logged only when it differs from the last one. If each attempt until the timeout logged the same
+        // line, the journal would fill.
         if text != said {
             tracing::info!(reason = text, controller = first.controller, "waiting to join");
             said = text;

@@ -3,11 +3,12 @@
 //!
 //! Linux sends ICMP redirects on a device if the switch of that device or the switch `all` is on. An appliance forwards
 //! packets out of the device on which they arrived, so Linux would send a redirect for each of them, which D23 forbids.
-//! With `all` at 0, each other device of the host follows its own switch, which is on by default.
+//! If the switch `all` is off, each other device of the host follows its own switch, which is on by default. So turning
+//! `all` off changes nothing for devices at their default.
 //!
-//! Several agents of a host may need `all` off. Each of them creates a note, which is a file with the name of the
-//! agent's device. The last agent to end restores the switch. A note without a device was left by a crashed agent, and
-//! is ignored. Each network namespace has its own switch and notes.
+//! Several agents of a host may need the switch `all` off. Each of them creates a note, which is a file with the name
+//! of the agent's device. The last agent to end restores the switch. A note whose device does not exist was left by a
+//! crashed agent, and is ignored. Each network namespace has its own switch and notes.
 
 use crate::switches::{ALL_SEND_REDIRECTS, ROOT};
 use anyhow::{Context, Result};
@@ -24,8 +25,8 @@ const NOTES: &str = "/run/tombolo/redirects";
 
 /// Turns `all/send_redirects` off in the network namespace of the calling thread, and writes a note that the agent with
 /// the device `interface` needs the switch off. Does nothing if the switch is off already and no other agent has turned
-/// it off, because then the operator has turned it off. Waits for the lock of the notes. A second call changes nothing
-/// more.
+/// it off, because then the operator has turned it off. Waits for the lock of the notes. A second call has no further
+/// effect. Needs root. The device must exist, because other agents ignore notes of devices that do not.
 ///
 /// # Errors
 /// The note cannot be written, or the switch cannot be read or set. The switch may then be on.
@@ -33,12 +34,12 @@ pub fn quiet_redirects(interface: &str) -> Result<()> {
     Redirects::here()?.quiet(interface, device_exists)
 }
 
-/// Removes the note of [`quiet_redirects`], and turns the switch on again unless another agent needs it off. Returns
-/// whether the switch was turned on. Returns false if there is no note, and if the operator has turned the switch on
-/// meanwhile.
+/// Removes the note of [`quiet_redirects`] for the device `interface`, in the network namespace of the calling thread,
+/// and turns the switch on again unless another agent needs it off. Returns whether the switch was turned on. Returns
+/// false if there is no note, and if the operator has turned the switch on meanwhile. Waits for the lock of the notes.
 ///
 /// # Errors
-/// The note cannot be removed, or the switch cannot be read or set.
+/// The notes cannot be locked, the note cannot be removed, or the switch cannot be read or set.
 pub fn restore(interface: &str) -> Result<bool> {
     Redirects::here()?.restore(interface, device_exists)
 }
@@ -74,14 +75,14 @@ impl Redirects {
     }
 
     fn quiet(&self, interface: &str, alive: impl Fn(&str) -> bool) -> Result<()> {
-        // If the switch is off and there are no notes, it was the operator who turned it off. Nothing is written then,
-        // because a container may have a read-only /proc and /run.
+        // If the switch is off and there are no notes, the operator has turned it off. Then nothing is written, because
+        // a write could fail: a container may have a read-only /proc and /run.
         if self.value()? != "1" && !self.notes.exists() {
             return Ok(());
         }
         fs::create_dir_all(&self.notes).with_context(|| self.notes.display().to_string())?;
         let _lock = self.lock()?;
-        // The switch is off, and no other agent needs that, so the operator turned it off. This agent writes no note,
+        // The switch is off, and no other agent needs it off, so the operator turned it off. This agent writes no note,
         // so that its end does not turn the switch on.
         if self.value()? != "1" && self.others(interface, &alive)? == 0 {
             return Ok(());

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tombolo_engine::link::secure::SecureLinks;
 use tombolo_proto::id::PublicKey;
 
-/// The remedy that errors name if a key is missing.
+/// The advice that errors give if a key is missing.
 const AGAIN: &str = "run 'tombolo-agent leave', then join again";
 
 /// The X25519 key that identifies this agent on its links.
@@ -46,8 +46,9 @@ impl LinkKey {
         Ok(Self(key.into()))
     }
 
-    /// Reads the key, or generates and stores one if there is none. Only the code for joining may call this function,
-    /// because only joining registers a new public key at the controller.
+    /// Reads the key, or generates and stores one if there is none. Only the code for joining may call this function:
+    /// peers would not know a new key, because only joining registers a public key at the controller. The caller must
+    /// hold the lock of the state directory, so that no other process creates a key at the same time.
     ///
     /// # Errors
     /// The file cannot be read or written, or is malformed.
@@ -78,7 +79,7 @@ impl LinkKey {
 pub struct TlsKey(KeyPair);
 
 impl TlsKey {
-    /// Reads the key from the state directory.
+    /// Reads the key from the state directory. Whether it is an ECDSA P-256 key is not checked.
     ///
     /// # Errors
     /// The file is missing, cannot be read, or is malformed.
@@ -90,8 +91,9 @@ impl TlsKey {
         Ok(Self(KeyPair::from_pem(&pem).context("tls.key")?))
     }
 
-    /// Reads the key, or generates and stores one if there is none. Only the code for joining may call this function,
-    /// because only joining gets a certificate for a new key from the controller.
+    /// Reads the key, or generates and stores one if there is none. Only the code for joining may call this function: a
+    /// new key would have no certificate, because only joining gets one for it from the controller. The caller must
+    /// hold the lock of the state directory, so that no other process creates a key at the same time.
     ///
     /// # Errors
     /// The file cannot be read or written, or is malformed.
@@ -146,7 +148,8 @@ impl LinkKeys {
     }
 
     /// A new set of links for one lane, which has the agent's keys and no links yet. Without a usable key for QUIC the
-    /// set uses WireGuard only.
+    /// set uses WireGuard only. Each call returns a set of its own for lane 0; [`SecureLinks::of_lane`] sets another
+    /// lane.
     #[must_use]
     pub fn links(&self) -> SecureLinks {
         let links = || SecureLinks::new(self.wireguard.secret().to_bytes());
@@ -170,8 +173,8 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Reads both certificates from the state directory. Only their format is checked: neither whether they have
-    /// expired, nor whether the authority issued the agent's certificate.
+    /// Reads both certificates from the state directory. Checks only their format. This function does not check whether
+    /// they have expired, or whether the authority issued the agent's certificate.
     ///
     /// # Errors
     /// A file is missing, cannot be read, or contains no valid certificate.
@@ -187,8 +190,8 @@ impl Certificate {
     }
 
     /// A copy of this value in which the certificate in `pem` replaces the agent's own; the authority's certificate
-    /// stays. Only the format is checked: neither who issued the certificate nor whether it fits the key (see
-    /// [`tls::mutual`](crate::tls::mutual)). Writes no file.
+    /// stays. Checks only the format. Whether the certificate fits the key is checked by
+    /// [`tls::mutual`](crate::tls::mutual); who issued the certificate is not checked. Writes no file.
     ///
     /// # Errors
     /// `pem` contains no valid certificate.

@@ -71,12 +71,18 @@ impl Refused {
 /// Joins a network. Fetches the authority's certificate, and compares its hash with the hash in the token. Then sends
 /// the token with a certificate request, and writes keys, certificates and `agent.toml` to the state directory. Returns
 /// the settings that were written. The settings are checked before the token is sent, because the token works only
-/// once. If an attempt fails, its keys stay in the directory, and the next attempt uses them. Waits up to 15 s for each
-/// of two answers. The caller must hold the directory's lock.
+/// once. If joining fails after keys were generated, the keys stay in the directory, and the next attempt uses them.
+/// Waits up to 15 s for each of two answers. The caller must hold the directory's lock.
+///
+/// If the future is dropped, or an error occurs, after the token was sent, the token may be used up, although the
+/// directory has not joined; a new token is then needed.
 ///
 /// # Errors
 /// The directory has joined already, a setting is out of range, the controller is unreachable, is not the one that
-/// issued the token, or refuses ([`Refused`]), or a file cannot be written.
+/// issued the token, refuses ([`Refused`]), or answers in an unknown format, or a file cannot be read or written.
+///
+/// # Panics
+/// If the program has not installed a cryptography provider of rustls before, with `CryptoProvider::install_default`.
 pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
     if state.path(file::CONFIG).exists() {
         bail!(
@@ -141,8 +147,8 @@ pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
     Ok(config)
 }
 
-/// Fetches the authority's certificate over an unverified connection. Instead, the certificate is compared with `pin`,
-/// the hash in the token.
+/// Fetches the authority's certificate over TLS, without verifying the server. Then compares the certificate's hash
+/// with `pin`, the hash in the token.
 async fn fetch_authority(controller: &str, pin: &[u8; 32]) -> Result<CertificateDer<'static>> {
     let client = reqwest::Client::builder()
         .tls_danger_accept_invalid_certs(true)
@@ -163,7 +169,8 @@ async fn fetch_authority(controller: &str, pin: &[u8; 32]) -> Result<Certificate
     Ok(authority)
 }
 
-/// Returns code and message of ARM's error object. None: the body has another form.
+/// Returns the code and the message of an error object in the format of Azure Resource Manager. None: the body has
+/// another format.
 fn error_message(body: &[u8]) -> Option<String> {
     let value: serde_json::Value = serde_json::from_slice(body).ok()?;
     let error = value.get("error")?;

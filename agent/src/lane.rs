@@ -28,7 +28,7 @@ use worker::Worker;
 pub struct LaneReport {
     /// The links that were used, and those that are kept up even without traffic, ordered by peer.
     pub links: Vec<LinkStatus>,
-    /// For each peer, the endpoint from which its last authenticated packet came.
+    /// For each peer, the endpoint from which its last authentic WireGuard datagram came.
     pub endpoints: BTreeMap<AgentId, SocketAddr>,
     /// Dropped packets, by the name of the drop reason.
     pub drops: BTreeMap<String, u64>,
@@ -57,7 +57,7 @@ pub struct LaneReport {
 pub struct Inspection {
     /// The tables in use. None: the lane has no configuration yet.
     pub tables: Option<Arc<Tables>>,
-    /// Learned routes, and the agents that are down (D11).
+    /// Learned routes, and the peers that are down (D11).
     pub dynamic: RoutingState,
 }
 
@@ -94,7 +94,7 @@ pub struct Lane {
 pub struct LaneSetup {
     /// Number of the lane, from 0. Its UDP port is `listen_port` plus this number.
     pub number: u16,
-    /// The agent's local settings, of which the lane uses ports, buffers and the mark.
+    /// The settings in `agent.toml`. The lane uses the ports, the buffer size and the firewall mark.
     pub config: Config,
     /// The keys of the agent's links.
     pub keys: Arc<LinkKeys>,
@@ -104,7 +104,7 @@ pub struct LaneSetup {
     pub routing_state: watch::Sender<RoutingState>,
     /// The TUN device, to which the lane adds a queue of its own.
     pub device: Arc<Device>,
-    /// The lane's end of the queue of redirected packets.
+    /// The lane's end of the queue of redirected packets, which other lanes pass to lane 0.
     pub redirected: RedirectQueue,
     /// In lane 0: the other lanes, which lane 0 informs of endpoints and sessions. Empty in other lanes.
     pub other_lanes: Vec<Lane>,
@@ -137,17 +137,19 @@ impl EndReporter {
 
 impl Drop for EndReporter {
     fn drop(&mut self) {
-        // The receiver has been dropped if the agent is stopping already.
+        // The send fails only if the agent is stopping already and has dropped the receiver.
         let _ = self.0.send(std::mem::take(&mut self.1));
     }
 }
 
 impl Lane {
     /// Starts the lane's thread. Blocks until the thread has added its TUN queue and bound its ports, or failed. The
-    /// lane forwards nothing before the first [`install`](Self::install).
+    /// lane forwards nothing before the first [`install`](Self::install). The thread works in the network namespace of
+    /// the calling thread. CAP_NET_ADMIN is needed.
     ///
     /// # Errors
-    /// The kernel refuses the thread, the queue or a port; another program may use the port.
+    /// The kernel refuses the thread, the queue or a port; another program may use the port. `setup.ended` then gets a
+    /// reason too.
     pub fn start(setup: LaneSetup) -> Result<Self> {
         let (commands, inbox) = mpsc::unbounded_channel();
         let (ready, started) = std::sync::mpsc::channel();
@@ -193,7 +195,9 @@ impl Lane {
     }
 
     /// Builds the tables of a configuration for [`install`](Self::install), on the calling thread, while the lane
-    /// forwards. The tables contain the routes that this lane has learned. `generation` must not have been used before.
+    /// forwards. The tables contain the routes that this lane has learned. `generation` must not be 0, and must not
+    /// have been used before. The build may take long, and blocks the runtime's thread meanwhile. If the lane has
+    /// ended, the tables contain no learned routes. Dropping the future changes nothing.
     ///
     /// # Errors
     /// The configuration is invalid.
@@ -209,7 +213,8 @@ impl Lane {
     }
 
     /// Installs a configuration that [`prepare`](Self::prepare) has built. Returns when the lane forwards by it. If the
-    /// future is dropped, the configuration is installed nevertheless.
+    /// future is dropped, the configuration is installed nevertheless. `prepared` must come from a lane of the same
+    /// agent. The configuration takes the place of the earlier one, also if its number is smaller.
     ///
     /// # Errors
     /// The lane has ended.
@@ -220,6 +225,7 @@ impl Lane {
     }
 
     /// The lane's tables and routing state. Waits for the lane's answer. The result is empty if the lane has ended.
+    /// Dropping the future changes nothing.
     pub async fn inspect(&self) -> Inspection {
         let (sender, answer) = oneshot::channel();
         if self.send_command(Command::Inspect(sender)).is_err() {
@@ -229,7 +235,8 @@ impl Lane {
     }
 
     /// Passes the endpoints that peers had before a restart to the lane, and returns at once. The links use them until
-    /// they learn better ones.
+    /// they learn better ones. `endpoints` has the endpoints of the peers' lane 0. Must be called before the first
+    /// [`install`](Self::install), because the lane takes these endpoints only for links that it does not have yet.
     ///
     /// # Errors
     /// The lane has ended.
@@ -238,20 +245,22 @@ impl Lane {
     }
 
     /// Makes the lane start a session with `peer`. To be called when lane 0 has established its session with this peer.
-    /// Flows that begin before this lane's session is up stay in lane 0, because the kernel puts a flow's packets into
-    /// the queue that carried the other direction.
+    /// A flow that begins before this lane's session is up stays in lane 0 until it ends, because the kernel puts a
+    /// flow's packets into the queue that carried the other direction.
     fn prepare_session(&self, peer: &AgentId) {
-        // Sending fails only if the lane has ended. Then the agent ends too, and reports the reason.
+        // Sending fails only if this lane has ended. The agent then ends too, and reports the lane's reason.
         let _ = self.send_command(Command::PrepareSession(peer.clone()));
     }
 
-    /// Passes the endpoint of `peer` that lane 0 has learned from received packets.
+    /// Passes to this lane the endpoint of `peer` that lane 0 has learned from received datagrams.
     fn endpoint_changed(&self, peer: &AgentId, to: SocketAddr) {
-        // Sending fails only if the lane has ended. Then the agent ends too, and reports the reason.
+        // Sending fails only if this lane has ended. The agent then ends too, and reports the lane's reason.
         let _ = self.send_command(Command::EndpointChanged(peer.clone(), to));
     }
 
-    /// Replaces the routes learned from all BGP neighbours, and returns at once. Only lane 0 uses them.
+    /// Replaces the routes learned from all BGP neighbours, and returns at once. Only lane 0 builds tables from them.
+    /// The keys are the [`id`](tombolo_proto::config::Neighbour::id)s of neighbours; neighbours that the installed
+    /// configuration does not have are dropped.
     ///
     /// # Errors
     /// The lane has ended.
@@ -268,14 +277,16 @@ impl Lane {
         answer.await.unwrap_or_default()
     }
 
-    /// Tells the lane to announce on all links that the agent is about to stop, and returns at once.
+    /// Tells the lane to announce on all links that the agent is about to stop, and returns at once. If the lane has
+    /// ended, the call does nothing.
     pub fn announce_drain(&self) {
         // Sending fails only if the lane has ended. Such a lane has no links on which it could announce the stop.
         let _ = self.send_command(Command::AnnounceDrain);
     }
 
     /// Tells the lane to end, and returns at once. The kernel removes the TUN device when its last queue is closed. A
-    /// second call does nothing.
+    /// second call does nothing. Packets that wait in the lane are lost. The reason arrives at [`LaneSetup::ended`]
+    /// when the lane has ended.
     pub fn stop(&self) {
         // A lane that has ended needs no command to stop.
         let _ = self.send_command(Command::Stop);

@@ -3,7 +3,7 @@
 //! stays in one lane from end to end, and no lane waits for another.
 //!
 //! Lane 0 also carries the packets for peers with which another lane has no session. Such a peer has fewer lanes, or
-//! has not established its session with that lane yet. The other lane redirects the packets to lane 0.
+//! its session with that lane is not established yet. The other lane redirects the packets to lane 0.
 
 use crate::config::Config;
 use crate::identity::LinkKeys;
@@ -25,7 +25,7 @@ use tombolo_proto::route::Route;
 use tombolo_proto::status::{LinkStatus, Totals};
 
 /// Capacity of the queue of redirected packets. Lane 0 handles 144 redirected packets per turn, so a longer queue would
-/// add delay and not throughput. Packets that do not fit are dropped.
+/// add delay and not throughput. Packets that do not fit into the queue are dropped.
 const REDIRECT_QUEUE: usize = 512;
 
 /// Handle of all lanes of the agent. Dropping the handle ends the lanes, as [`stop`](Self::stop) does.
@@ -40,10 +40,13 @@ pub struct Lanes {
 impl Lanes {
     /// Creates the TUN device, binds the UDP ports and starts the threads of the lanes and of the table builder. The
     /// lanes forward nothing before the first [`install`](Self::install). They notify `status_changed` when a link
-    /// changes. Each lane that ends, also without an error, sends the reason to the returned receiver.
+    /// changes. Each lane that ends, also without an error, sends the reason to the returned receiver. Blocks until all
+    /// threads have started. They work in the network namespace of the calling thread. CAP_NET_ADMIN is needed.
+    /// `config` must satisfy [`Config::check`].
     ///
     /// # Errors
-    /// The device's name or a port is in use, or the kernel refuses the device, a socket or a thread.
+    /// The device's name or a port is in use, or the kernel refuses the device, a socket or a thread. The lanes that
+    /// were started end in the background, and the kernel then removes the device.
     pub fn start(
         config: &Config,
         keys: LinkKeys,
@@ -109,7 +112,8 @@ impl Lanes {
     }
 
     /// Builds the lookup tables of a configuration for [`install`](Self::install), on the calling thread. Lanes forward
-    /// meanwhile. Each call takes the next configuration number, also if it fails.
+    /// meanwhile. The build may take long, and blocks the runtime's thread meanwhile. Calls may overlap. Each call
+    /// takes the next configuration number, also if it fails or its future is dropped.
     ///
     /// # Errors
     /// The configuration is invalid.
@@ -120,8 +124,14 @@ impl Lanes {
 
     /// Installs a configuration in one lane after the other. Returns when every lane forwards by it (D2).
     ///
+    /// Calls must not overlap: otherwise some lanes could end up with the one configuration and some with the other.
+    /// The same holds if the future is dropped: lanes that have received the command switch, and the others keep their
+    /// configuration until the next call. While lanes have different configurations, packets that one lane redirects to
+    /// another are dropped. `prepared` must come from [`prepare`](Self::prepare) of this value.
+    ///
     /// # Errors
-    /// A lane has ended. Lanes with smaller numbers have switched nevertheless.
+    /// A lane has ended. Lanes with smaller numbers have switched nevertheless, and those with larger ones keep their
+    /// configuration.
     pub async fn install(&self, prepared: Prepared) -> Result<()> {
         for lane in &self.lanes {
             lane.install(prepared.clone()).await?;
@@ -130,7 +140,7 @@ impl Lanes {
     }
 
     /// The tables and the routing state of lane 0. Waits for the lane's answer. The result has no tables if the lane
-    /// has ended or has no configuration.
+    /// has ended or has no configuration. Dropping the future changes nothing.
     pub async fn inspect(&self) -> Inspection {
         self.lane0().inspect().await
     }
@@ -142,8 +152,9 @@ impl Lanes {
         self.routing_state.clone()
     }
 
-    /// Replaces the routes learned from all BGP neighbours, by neighbour. Returns at once; the lane rebuilds tables
-    /// later, if the routes have changed.
+    /// Replaces the routes learned from all BGP neighbours, by neighbour. Returns at once. If the routes have changed,
+    /// the tables of all lanes are built again later. Neighbours that the installed configuration does not have are
+    /// dropped.
     ///
     /// # Errors
     /// Lane 0 has ended.
@@ -151,17 +162,18 @@ impl Lanes {
         self.lane0().set_bgp_routes(routes)
     }
 
-    /// Passes the endpoints that peers had before a restart to every lane, and returns at once.
+    /// Passes the endpoints that peers had before a restart to every lane, and returns at once. `endpoints` has the
+    /// endpoints of the peers' lane 0. Must be called before the first [`install`](Self::install).
     ///
     /// # Errors
-    /// A lane has ended.
+    /// A lane has ended. Lanes with smaller numbers have the endpoints nevertheless.
     pub fn remember_endpoints(&self, endpoints: &BTreeMap<AgentId, SocketAddr>) -> Result<()> {
         let remember = |lane: &Lane| lane.remember_endpoints(endpoints.clone());
         self.lanes.iter().try_for_each(remember)
     }
 
     /// Status and counters of all lanes together. Waits for each lane in turn. A lane that has ended contributes
-    /// nothing.
+    /// nothing; in [`LaneReport::lanes`] its place is then taken by the next lane.
     pub async fn report(&self) -> LaneReport {
         let mut all = self.lane0().report().await;
         for lane in &self.lanes[1..] {
@@ -171,20 +183,21 @@ impl Lanes {
     }
 
     /// Tells lane 0 to announce on all links that the agent is about to stop, and returns at once. Lane 0 suffices,
-    /// because no other lane has a session with a peer before lane 0 has one.
+    /// because no other lane has a session with a peer before lane 0 has one. If lane 0 has ended, the call does
+    /// nothing.
     pub fn announce_drain(&self) {
         self.lane0().announce_drain();
     }
 
     /// Tells all lanes to end, and returns at once; a lane that has ended is skipped. The kernel removes the TUN device
-    /// when the last lane has closed its queue.
+    /// when the last lane has closed its queue. A second call does nothing.
     pub fn stop(&self) {
         self.lanes.iter().for_each(Lane::stop);
     }
 }
 
-/// Adds the report of another lane to that of lane 0. Lane 0 determines a link's state; counters are sums over all
-/// lanes.
+/// Adds the report of another lane to that of lane 0. If lane 0 reports a link, the state of the link is that of lane
+/// 0. Counters are sums over all lanes.
 fn merge(all: &mut LaneReport, other: LaneReport) {
     for link in other.links {
         match all.links.binary_search_by(|l| l.peer.cmp(&link.peer)) {

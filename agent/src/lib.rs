@@ -1,16 +1,17 @@
-//! The agent: connects the engine to a TUN device, UDP sockets, a clock and its configuration.
+//! The agent: connects the engine, which does no I/O, to a TUN device, UDP sockets, a clock and the configuration.
 //!
 //! * [`run`]: starts and stops all parts. [`clean`]: removes what an agent leaves on the host.
-//! * [`agent`]: the configuration in force and its replacement. [`apply`]: its kernel side ([`apply::plan`] is pure,
-//!   [`netlink`] has the system calls). [`filter`]: the packet filter.
-//! * [`lane`]: one thread that moves packets, with [`tun`], [`sockets`] (each a [`udp`] socket), and the [`outbox`]
-//!   between these and the engine; [`lanes`]: all of them. [`lane::builder`] builds lookup tables in a thread of its
-//!   own. [`log_limit`] bounds log lines that peers can cause.
+//! * [`agent`]: the configuration in force and its replacement. [`apply`]: the kernel's routes, rules and addresses for
+//!   a configuration ([`apply::plan`] computes them without system calls, [`netlink`] makes the requests). [`filter`]:
+//!   the packet filter.
+//! * [`lane`]: one thread that moves packets, with a queue of the [`tun`] device, [`sockets`] (each a [`udp`] socket),
+//!   and the [`outbox`] between the engine and the sockets; [`lanes`]: all lanes of the agent. [`lane::builder`] builds
+//!   lookup tables in a thread of its own. [`log_limit`] bounds log lines that peers can cause.
 //! * [`bgp`]: routes from and to sites and customer edges, through BIRD.
 //! * [`join`], [`first_join`], [`control`]: communication with the controller. [`identity`], [`tls`]: keys and
 //!   certificates.
-//! * [`state`], [`config`], [`persist`]: files. [`claim`]: exclusive use of device and tables. [`host`]: the switch for
-//!   ICMP redirects. `switches`: the kernel switches of the agent's devices.
+//! * [`state`], [`config`], [`persist`]: files. [`claim`]: exclusive use of a device's name and of routing tables.
+//!   [`host`]: the host's sysctl for ICMP redirects. `switches`: the sysctls of the agent's devices.
 //! * [`admin`], [`status_text`], [`metrics`], [`probe`]: status, metrics, ping and traceroute.
 
 pub mod admin;

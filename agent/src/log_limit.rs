@@ -1,12 +1,13 @@
-//! Limits log lines that another agent or a BGP neighbour can cause. A few lines of each kind are written in each
-//! interval. The first line of the next interval says how many lines were suppressed.
+//! Limits log lines that another agent can cause. A few lines of each kind are written in each interval. The first line
+//! of the next interval says how many lines were suppressed.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tombolo_proto::id::AgentId;
 
-/// Most lines of one kind about one agent in each [`WINDOW`]. A normal failover stays below the limit, so all of its
-/// lines are written. A peer that flaps causes one line every two seconds on average.
+/// Largest number of lines of one kind about one agent in each [`WINDOW`]. A normal failover stays below the limit, so
+/// all of its lines are written. A peer whose link goes up and down all the time causes at most one line of each kind
+/// every two seconds on average.
 const MAX_LINES: u32 = 5;
 const WINDOW: Duration = Duration::from_secs(10);
 
@@ -32,8 +33,10 @@ pub struct Permit {
 }
 
 impl LogLimiter {
-    /// Returns a permit if a line of `kind` about an agent may be written at `now`: at most five in ten seconds.
-    /// Otherwise counts the line as suppressed, and returns none.
+    /// Returns a permit if a line of `kind` about the agent `about` may be written at `now`: at most five in an
+    /// interval of ten seconds, which begins with the first line after the previous interval. `kind` is any label, and
+    /// is case-sensitive. Times must not go back. The permit counts as used, so the caller writes the line. Otherwise
+    /// counts the line as suppressed, and returns none.
     pub fn permit(&mut self, about: &AgentId, kind: &'static str, now: Instant) -> Option<Permit> {
         let lines = self.lines.entry((about.clone(), kind)).or_insert(Lines {
             since: now,

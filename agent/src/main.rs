@@ -18,8 +18,8 @@ use tombolo_agent::{admin, clean, run, status_text};
 use tombolo_logging::LogFormat;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-/// Default log levels, which the environment variable `TOMBOLO_LOG` replaces. boringtun is silenced because it logs an
-/// error for every session that ends unused. The lanes log changes of links themselves.
+/// Default log levels, which the environment variable `TOMBOLO_LOG` replaces. boringtun (WireGuard) is silenced because
+/// it logs an error for every session that ends unused. The lanes log when a link goes up or down.
 fn default_log() -> Targets {
     Targets::new()
         .with_default(LevelFilter::INFO)
@@ -173,7 +173,7 @@ impl From<Settings> for JoinSettings {
 #[derive(Args)]
 struct BirdArguments {
     /// Directory for BIRD's configuration. A service manager starts 'tombolo-agent bird' when bird.conf appears there,
-    /// and stops it with the agent.
+    /// and stops it when the agent stops.
     #[arg(long, value_name = "DIR", requires_all = ["bird_run_dir", "bird_user"])]
     bird_config_dir: Option<PathBuf>,
     /// Directory of BIRD's control socket.
@@ -185,7 +185,8 @@ struct BirdArguments {
 }
 
 impl BirdArguments {
-    /// The service's directories and user. None: the options are absent, and BIRD is a child process.
+    /// The directories and the user of BIRD's service. None: the options are absent, and BIRD is a child process of the
+    /// agent.
     fn service(self) -> Option<BirdService> {
         Some(BirdService {
             config_dir: self.bird_config_dir?,
@@ -301,7 +302,8 @@ fn join_now(state_dir: PathBuf, controller: String, token_file: Option<&Path>, s
     Ok(())
 }
 
-/// Runs the agent. If the state directory has no identity and `first` is given, the agent joins before.
+/// Runs the agent. If the state directory has no identity and `first` is given, the agent first joins with these
+/// parameters.
 fn join_and_run(state_dir: PathBuf, first: Option<FirstJoin>, bird: Option<BirdService>) -> Result<()> {
     let state = StateDir::new(&state_dir);
     match first.filter(|_| !has_joined(&state)) {

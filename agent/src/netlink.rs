@@ -47,11 +47,15 @@ impl Drop for Netlink {
 }
 
 impl Netlink {
-    /// Opens the connection in the network namespace of the calling thread. Must be called inside a Tokio runtime,
-    /// because the function spawns a task. `line`: the interface to the customer edge, for a circuit edge only.
+    /// Opens the connection in the network namespace of the calling thread. Spawns a task that reads and writes the
+    /// socket. `line`: the interface to the customer edge, for a circuit edge only; whether it exists is not checked.
+    /// `ids` are the numbers by which later calls recognise the agent's own objects.
     ///
     /// # Errors
     /// The socket cannot be opened.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
     pub fn open(ids: KernelIds, line: Option<String>) -> Result<Self> {
         let (connection, handle, _) = new_connection().context("opening a netlink socket")?;
         let driver = tokio::spawn(connection).abort_handle();
@@ -65,10 +69,12 @@ impl Netlink {
 
     /// Prepares a new device: sets its sysctls, alias, device group and queue length. The device must still be down,
     /// because the kernel generates an IPv6 link-local address when a device goes [up](Self::up). `name` and `index`
-    /// must be of the same device, in the namespace of the calling thread.
+    /// must be of the same device, in the namespace of the calling thread, which must be the one in which the
+    /// connection was opened. Needs CAP_NET_ADMIN. A second call changes nothing.
     ///
     /// # Errors
-    /// The device does not exist, or the kernel refuses a sysctl or an attribute.
+    /// The device does not exist, or the kernel refuses a sysctl or an attribute. Some of the settings may have been
+    /// made then.
     pub async fn prepare_device(&self, name: &str, index: u32) -> Result<()> {
         let mut switches = Switches::here();
         switches.prepare(name);
@@ -102,7 +108,8 @@ impl Netlink {
 
     /// Executes one step of a plan on the device `name` with the interface index `index`. Adding an object that exists,
     /// or deleting one that does not exist, is no error: another program may have made the same change before, and the
-    /// result is as requested. No record is kept of the step.
+    /// result is as requested. This function keeps no record of the step. The calling thread must be in the namespace
+    /// in which the connection was opened, because sysctls belong to the thread's namespace. Needs CAP_NET_ADMIN.
     ///
     /// # Errors
     /// The kernel refuses the change, or the step needs the interface to a customer edge and there is none. After an
@@ -198,7 +205,7 @@ impl Netlink {
     }
 
     /// The `nft` script that loads `filter` into the agent's nftables table. The script replaces the table's earlier
-    /// contents.
+    /// contents. Runs nothing: see [`filter::load`](crate::filter::load).
     #[must_use]
     pub fn filter_script(&self, filter: &Filter) -> String {
         filter.script(&table_name(self.ids.table), self.line.as_deref())

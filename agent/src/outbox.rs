@@ -14,11 +14,11 @@ use tombolo_engine::decide::Ingress;
 /// (IPv4 header) − 8 (UDP header) bytes.
 const MAX_BATCH: usize = 65_507;
 
-/// Most datagrams of a batch: the kernel's `UDP_MAX_SEGMENTS`.
+/// Largest number of datagrams of a batch: the kernel's `UDP_MAX_SEGMENTS`.
 const MAX_COUNT: usize = 64;
 
-/// Most batches that wait for a full socket; further packets are dropped. Twelve full batches are about 6 ms at 1
-/// Gbit/s.
+/// Largest number of batches that wait until the socket's full send buffer has room; further packets are dropped.
+/// Twelve full batches are about 6 ms at 1 Gbit/s.
 const MAX_QUEUED_BATCHES: usize = 12;
 
 /// Consecutive datagrams of one path.
@@ -38,7 +38,8 @@ struct Batch {
 /// A batch, as the outbox passes it to the socket.
 #[derive(Debug, Clone, Copy)]
 pub struct Datagrams<'a> {
-    /// Remote and local address, port, and the fields of the outer IP header. They hold for all datagrams.
+    /// Remote and local address, port, and the fields of the outer IP header. They are the same for all datagrams of
+    /// the batch.
     pub transmit: Transmit,
     /// The datagrams, one after the other without gaps.
     pub bytes: &'a [u8],
@@ -46,7 +47,8 @@ pub struct Datagrams<'a> {
     pub segment: usize,
 }
 
-/// A packet that another lane redirects to lane 0, because lane 0 has a session with the packet's next agent.
+/// A packet that another lane redirects to lane 0, because the other lane has no session with the agent to which the
+/// packet must go.
 #[derive(Debug)]
 pub struct RedirectedPacket {
     /// Number of the configuration in the redirecting lane. A link index is valid only within one configuration.
@@ -59,7 +61,8 @@ pub struct RedirectedPacket {
 }
 
 impl RedirectedPacket {
-    /// Returns the buffer to the redirecting lane, which uses it for another packet. Does not wait.
+    /// Returns the buffer to the redirecting lane, which uses it for another packet. Does not wait. If the other lane
+    /// has ended or has enough buffers, the buffer is dropped.
     pub fn return_buffer(self) {
         // If the return queue is full or closed, the only cost is that the other lane allocates a new buffer.
         let _ = self.back.try_send(self.packet);
@@ -73,13 +76,14 @@ pub struct RedirectSender {
     inbox: mpsc::Sender<RedirectedPacket>,
     back: mpsc::Sender<Vec<u8>>,
     spare: mpsc::Receiver<Vec<u8>>,
-    /// Number of the installed configuration, which is the same in all lanes. 0: no configuration is installed yet. The
-    /// lane sets it.
+    /// Number of the installed configuration. A configuration has the same number in all lanes. 0: no configuration is
+    /// installed yet. The lane sets this field.
     pub generation: u64,
 }
 
 impl RedirectSender {
     /// A sender into lane 0's queue of redirected packets. The queue's capacity also limits the buffers that come back.
+    /// The caller sets [`generation`](Self::generation) when it installs a configuration.
     #[must_use]
     pub fn new(inbox: mpsc::Sender<RedirectedPacket>) -> Self {
         let (back, spare) = mpsc::channel(inbox.max_capacity());
@@ -114,7 +118,8 @@ impl RedirectSink for RedirectSender {
 /// order of datagrams to one address is kept.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    /// Batches with their buffers, which are used again. Those from index `sent` to `used` are queued.
+    /// Batches with their buffers, which are used again. The batches from index `sent` to index `used` (exclusive) are
+    /// queued.
     batches: Vec<Batch>,
     sent: usize,
     used: usize,
@@ -145,7 +150,8 @@ impl Outbox {
     }
 
     /// Passes batches to `send` in order, until `send` returns [`SendOutcome::WouldBlock`] or none is left. The refused
-    /// batch and those after it stay queued.
+    /// batch and those after it stay queued. The bytes that `send` gets are valid only during the call. Must not be
+    /// called between `reserve` and `commit`, because the reserved slot would be lost.
     pub fn flush(&mut self, send: &mut dyn FnMut(&Datagrams<'_>) -> SendOutcome) {
         while let Some(batch) = self.batches[..self.used].get(self.sent) {
             let datagrams = Datagrams {
@@ -162,8 +168,9 @@ impl Outbox {
         (self.sent, self.used, self.stuck) = (0, 0, false);
     }
 
-    /// As [`flush`](Self::flush), but keeps the newest batch, to which datagrams may still be added. The other batches
-    /// are sent early, so that their buffers are used again while they are in the CPU's cache.
+    /// Passes batches to `send` as [`flush`](Self::flush) does, but keeps the newest batch, to which datagrams may
+    /// still be added. The other batches are sent early, so that their buffers are used again while they are in the
+    /// CPU's cache. Does nothing if fewer than two batches are queued.
     pub fn flush_full(&mut self, send: &mut dyn FnMut(&Datagrams<'_>) -> SendOutcome) {
         if self.len() < 2 {
             return;
@@ -426,7 +433,8 @@ mod tests {
         assert_eq!(buffers.len(), 4);
     }
 
-    /// A full socket stops the flow without loss or reordering. Datagrams beyond the limit are refused.
+    /// While the socket's send buffer is full, queued datagrams wait without loss or reordering. Datagrams beyond the
+    /// limit are refused.
     #[test]
     fn what_finds_no_room_waits() {
         let to: SocketAddr = "192.0.2.1:5".parse().unwrap();

@@ -33,7 +33,7 @@ pub struct LastGoodStore {
     state: StateDir,
     /// The configuration to store, with a sequence number.
     latest: watch::Sender<(u64, Option<Arc<LastGood>>)>,
-    /// Sequence number of the configuration on disk. A writer holds this lock while it writes, so that an older
+    /// Sequence number of the configuration on disk. A writer locks this number while it writes, so that an older
     /// configuration is never written after a newer one.
     written: Arc<Mutex<u64>>,
 }
@@ -58,8 +58,10 @@ impl LastGoodStore {
         });
     }
 
-    /// Writes each configuration that is set, on a blocking thread. A failed write is logged and not repeated. Runs
-    /// until its task is cancelled.
+    /// Whenever a configuration is set, writes the latest one on a blocking thread. A failed write is logged and not
+    /// repeated. Runs until its task is cancelled. A configuration that was set before the call is not written until
+    /// the next one is set: call [`flush`](Self::flush) for it. A write that has begun is completed if the task is
+    /// cancelled.
     pub async fn run(&self) {
         let mut latest = self.latest.subscribe();
         while latest.changed().await.is_ok() {
@@ -73,7 +75,7 @@ impl LastGoodStore {
     }
 
     /// Writes the latest configuration, and returns when it is on disk (`fsync`). Does nothing if it is on disk already
-    /// or none was set. Blocks while another writer is active.
+    /// or none was set. Blocks while another writer is active. May be called from any thread, but blocks it.
     ///
     /// # Errors
     /// The file cannot be written. A later call tries again.
@@ -110,9 +112,10 @@ impl EndpointStore {
         }
     }
 
-    /// Takes over the present endpoints. Writes the file if an endpoint has changed and the last write is at least
-    /// [`ENDPOINTS_INTERVAL`] ago; waits for that write. A failed write is logged, and repeated at a later call. A peer
-    /// that is missing from `seen` keeps its last known endpoint, because at the next start nothing better is known.
+    /// Adds the present endpoints of peers (`seen`) to the known ones. Writes the file if an endpoint has changed and
+    /// the last write is at least [`ENDPOINTS_INTERVAL`] ago; waits for that write. A failed write is logged, and
+    /// repeated at a later call. A peer that is missing from `seen` keeps its last known endpoint, because the next
+    /// start has no better endpoint for that peer.
     pub(crate) async fn update(&mut self, seen: BTreeMap<AgentId, SocketAddr>) {
         self.unwritten |= seen.iter().any(|(peer, at)| self.known.get(peer) != Some(at));
         self.known.extend(seen);
@@ -151,7 +154,8 @@ mod tests {
         serde_json::from_slice::<LastGood>(&bytes).unwrap().revision.0
     }
 
-    /// At a shutdown two writers run at the same time. The newer file stays, and neither writer fails.
+    /// At a shutdown two writers of the last good configuration may run at the same time. The newer configuration stays
+    /// on disk, and neither writer fails.
     #[test]
     fn writers_do_not_overtake_each_other() {
         let dir = tempfile::tempdir().unwrap();

@@ -19,9 +19,12 @@ const TRACE_SPACING: Duration = Duration::from_millis(5);
 /// Number of TTLs that a trace probes together. Four silent hops then cost one timeout instead of four.
 const TRACE_WINDOW: u8 = 4;
 
-/// Runs a probe through `device`; a probe whose destination is its own source needs no device. Waits until all echo
-/// requests are answered or have timed out. The report has all results. If the probe cannot be run, the report has only
-/// an `error`, which names the field and its range, or says what failed.
+/// Runs a probe through the TUN device with the name `device`, in the network namespace of the calling thread; a probe
+/// whose destination is its own source needs no device. Waits until all echo requests are answered or have timed out.
+/// The report has all results. A ping takes at most `count` × `interval_ms` + `timeout_ms`, and a trace at most
+/// `timeout_ms` + `count` × 20 ms for every four TTLs. Needs CAP_NET_RAW. Dropping the future ends the probe. If the
+/// probe cannot be run or fails before its end, the report has only an `error`, which names the field and its range, or
+/// says what failed.
 pub async fn run(request: &ProbeRequest, device: &str) -> ProbeReport {
     let outcome = match check(request) {
         Ok(()) => match request.kind {
@@ -130,7 +133,7 @@ async fn trace(r: &ProbeRequest, device: &str) -> Result<ProbeReport> {
             }
             report.hops.push(hop);
             if arrived {
-                // The destination has answered, so later answers would belong to TTLs beyond it.
+                // The destination has answered at this TTL, so hops with larger TTLs are not reported.
                 return Ok(report);
             }
         }
@@ -215,8 +218,8 @@ impl Echoes {
         self.waiting.insert(self.sequence, Instant::now());
         match socket.send_to(&packet, &SocketAddr::new(self.destination, 0).into()) {
             Ok(_) => {}
-            // If the device's queue is full, the request counts as lost, like one that a full queue elsewhere on the
-            // path drops.
+            // If the device's queue is full, the request counts as lost. A full queue elsewhere on the path would drop
+            // it too.
             Err(e) if e.kind() == io::ErrorKind::WouldBlock || e.raw_os_error() == Some(libc::ENOBUFS) => {}
             Err(e) => return Err(e).with_context(|| format!("sending to {}", self.destination)),
         }
@@ -235,8 +238,8 @@ impl Echoes {
             };
             let (n, from) = match received {
                 Ok((n, from)) => (n, from.ip()),
-                // The kernel reports an ICMP error also as an error of the socket. The ICMP message itself can be read
-                // next.
+                // The kernel also reports an ICMP error as an error of the socket. This error is skipped, because the
+                // ICMP message itself can be read next.
                 Err(e) if e.kind() == io::ErrorKind::HostUnreachable => continue,
                 Err(e) => return Err(e).context("receiving answers"),
             };
@@ -317,7 +320,8 @@ mod tests {
         }
     }
 
-    /// Without CAP_NET_RAW the report has an error that says so, and the test passes.
+    /// The host answers pings to its loopback addresses. Without CAP_NET_RAW, the error of the report names this
+    /// capability.
     #[tokio::test]
     async fn pings_the_loopback_address() {
         for v6 in [false, true] {

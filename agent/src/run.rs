@@ -21,19 +21,25 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 
-/// Delay before the agent releases the memory of code that only the start uses. By then the first configuration is
-/// usually in force.
+/// Delay after the start until the agent releases the memory of code that only the start uses. By then the first
+/// configuration is usually in force.
 const RELEASE_TEXT_DELAY: Duration = Duration::from_secs(2);
 
 /// Runs the agent until SIGTERM, SIGINT or SIGHUP, or until a lane ends. Starts with the last good configuration, and
-/// connects to the controller in the background. After a signal a gateway or a circuit edge drains first, which another
-/// SIGTERM or SIGINT cuts short. Holds the lock of the state directory meanwhile. BIRD is a child process of the agent,
-/// unless `bird` names a service.
+/// connects to the controller in the background. After a signal a gateway or a circuit edge first drains: it announces
+/// that it will stop, and forwards until its peers have switched to other paths. A second SIGTERM or SIGINT cuts the
+/// drain short. Holds the lock of the state directory meanwhile. BIRD is a child process of the agent, unless `bird`
+/// names a service. Must run in a Tokio runtime with I/O and time, needs CAP_NET_ADMIN and works in the network
+/// namespace of the calling thread. The future must not be dropped before it returns, because its tasks would run on.
 ///
 /// # Errors
 /// The directory has no identity or is in use, the settings are invalid, another agent has the device or a routing
-/// table, or the kernel refuses the device or a port. Later: a lane has ended, there is neither a usable certificate
-/// nor a configuration, or the last configuration cannot be written.
+/// table, the kernel refuses the device or a port, BIRD's directories cannot be created, or the local socket or
+/// `metrics_listen` cannot be bound. After the start: a lane has ended, the agent has no usable certificate and no
+/// configuration, the last configuration cannot be written, or the local socket's file cannot be removed.
+///
+/// # Panics
+/// If the program has not installed a cryptography provider of rustls before, with `CryptoProvider::install_default`.
 pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
     let config = Config::load(state)?;
     let _lock = state.lock()?;
@@ -59,7 +65,7 @@ pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
         status_changed,
     );
     let agent = Arc::new(agent);
-    // The sockets are bound before the agent forwards anything, because binding can fail.
+    // The sockets are bound before the agent forwards anything, so that a failed bind ends the agent before that.
     let socket = admin::bind(state)?;
     let metrics_listener = match config.metrics_listen {
         Some(address) => Some(admin::bind_metrics(address).await?),
@@ -100,7 +106,7 @@ pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
     control.map(drop).and(outcome).and(saved).and(removed)
 }
 
-/// Waits for a signal, which is no error, or until a lane has ended.
+/// Waits until a signal arrives, which is no error, or until a lane has ended.
 ///
 /// # Errors
 /// A lane has ended. The error has the reason.
@@ -241,11 +247,15 @@ impl Tasks {
 
 /// Joins before the first run. Waits for the token file and the controller, as [`join_when_possible`] does, and holds
 /// the lock of the state directory meanwhile. Returns true if the agent has joined, and false if SIGTERM or SIGINT
-/// ended the wait.
+/// ended the wait. From the first call on, both signals have no other effect in this process, because Tokio keeps its
+/// handlers. An attempt that the signal ends may have written keys and used up the token.
 ///
 /// # Errors
-/// Another process has locked the state directory, the timeout has passed, or joining failed for a reason that waiting
-/// cannot cure.
+/// Another process has locked the state directory, a signal handler cannot be installed, the timeout has passed, or
+/// joining failed for a reason that waiting cannot cure.
+///
+/// # Panics
+/// As [`join_when_possible`].
 pub async fn join(state: &StateDir, first: &FirstJoin) -> Result<bool> {
     let _lock = state.lock()?;
     // In a container the agent may be PID 1, for which signals have no default action. Without these handlers SIGTERM

@@ -40,11 +40,15 @@ pub struct LaneSockets {
 
 impl LaneSockets {
     /// Binds the port of lane `number` (`listen_port` + `number`), and for lane 0 also `quic_port`. There are no
-    /// connected sockets yet. Must run inside a tokio runtime.
+    /// connected sockets yet. If `config` sets no `receive_buffer`, the size for a VM is used, until
+    /// [`set_receive_buffer`](Self::set_receive_buffer).
     ///
     /// # Errors
     /// A port is in use, or the process lacks CAP_NET_ADMIN, which it needs for the mark (`SO_MARK`) and for the sizes
     /// of the buffers.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
     pub fn bind(config: &Config, number: u16) -> Result<Self> {
         let receive_buffer = config.receive_buffer(None);
         let bind = |of, port| Udp::bind(of, port, config.fwmark, receive_buffer);
@@ -99,7 +103,7 @@ impl LaneSockets {
         }
     }
 
-    /// Waits until at least one of the sockets may be readable. Cancel safe.
+    /// Waits until at least one of the sockets may be readable. Cancel safe. A read may still find nothing.
     ///
     /// # Errors
     /// Polling a socket failed.
@@ -133,8 +137,9 @@ impl LaneSockets {
     pub fn send(&mut self, datagrams: &Datagrams<'_>) -> Result<Sent, WouldBlock> {
         let path = datagrams.transmit.path;
         self.backpressured = None;
-        // Batches with ECN, and batches of the QUIC port, use the shared socket. Such batches need control messages,
-        // and the kernel looks up a route for each packet that has one, even on a connected socket.
+        // A connected socket sends only batches of the lane's port without ECN bits that may be fragmented. All others
+        // use a shared socket. ECN bits need a control message, and the kernel looks up a route for each packet that
+        // has one, even on a connected socket.
         let needs_no_cmsg = datagrams.transmit.outer == Outer::default() && path.port == Port::Lane;
         if needs_no_cmsg && path.local.is_some_and(needs_no_scope) {
             match self.connected.send(path, datagrams) {
@@ -156,14 +161,15 @@ impl LaneSockets {
 
     /// Does the periodic work; to be called at every wake-up of the lane. Closes idle and broken connected sockets, and
     /// opens at most one for a heavily used path. Also retries GSO and source addresses that the kernel refused a
-    /// minute ago. Indexes of connected sockets may change.
+    /// minute ago. Indexes of connected sockets may change. While a refused batch waits for
+    /// [`writable`](Self::writable), connected sockets stay as they are.
     pub fn maintain(&mut self, now: Instant) {
         self.lane.maintain(now);
         if let Some(quic) = &mut self.quic {
             quic.maintain(now);
         }
-        // `backpressured` has the index of the socket for which `writable` waits. This index would change if another
-        // socket were closed.
+        // `backpressured` has the index of the socket for which `writable` waits. `maintain` of the connected sockets
+        // could change this index, so it is not called.
         if self.backpressured.is_some() {
             return;
         }
@@ -332,8 +338,8 @@ mod tests {
         assert_eq!((a.connected.len(), a.send_errors()), (1, 0));
     }
 
-    /// A link-local address without a scope cannot be bound. Such a failure would delay connected sockets of other
-    /// paths by the backoff.
+    /// A link-local address without a scope cannot be bound. A failed attempt would also delay the connected sockets of
+    /// other paths, so a link-local path never gets one.
     #[tokio::test]
     async fn a_link_local_path_uses_the_shared_socket() {
         let (mut a, _) = bound();

@@ -34,14 +34,14 @@ pub mod file {
     pub const BGP: &str = "bgp";
     /// The local HTTP socket of the running agent.
     pub const ADMIN_SOCKET: &str = "admin.sock";
-    /// The lock file, which exists always and is locked while an agent runs.
+    /// The lock file. It is locked while an agent runs, joins or cleans, and is never removed.
     pub const LOCK: &str = "lock";
 }
 
-/// Suffix of temporary files. A complete temporary file gets its proper name.
+/// Suffix of temporary files. A temporary file is renamed to its proper name when it is complete.
 const UNFINISHED: &str = ".new";
 
-/// An agent's state directory. The value only has the path: it opens nothing, and clones do not share a lock.
+/// An agent's state directory. The value consists of the path alone: it opens nothing, and holds no lock.
 #[derive(Debug, Clone)]
 pub struct StateDir(PathBuf);
 
@@ -71,13 +71,14 @@ impl StateDir {
         Ok(Self(path))
     }
 
-    /// The path of the file `name` in the directory. The file need not exist.
+    /// The path of the file `name` in the directory. The file need not exist. `name` is normally one of [`mod@file`], and
+    /// must be a relative path; it is not checked.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    /// The contents of a file. None: the file does not exist.
+    /// The contents of a file. None: the file or the directory does not exist. A symbolic link is followed.
     ///
     /// # Errors
     /// The file exists, and cannot be read.
@@ -91,11 +92,14 @@ impl StateDir {
     }
 
     /// Replaces a file atomically: after a crash the file has either the old or the new contents. When the function
-    /// returns, the new contents are on disk (`fsync`). The file has mode 0600, and the directory's owner if root calls
-    /// this. A symbolic link with this name is replaced; its target stays. Several threads may write the same file.
+    /// returns, the new contents are on disk (`fsync`). The file has mode 0600. If root calls this function, the file
+    /// belongs to the directory's owner. A symbolic link with this name is replaced; its target stays. Several threads
+    /// may write the same file. `name` is a plain file name. The directory must exist. Blocks until the disk has the
+    /// data.
     ///
     /// # Errors
     /// A step failed. The file has the old contents, or the new ones if only the last `fsync` of the directory failed.
+    /// A temporary file may stay until the next [`lock`](Self::lock).
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         // Two threads that write the same file need different temporary files.
@@ -116,7 +120,8 @@ impl StateDir {
         step().with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Removes a file. Does nothing if the file does not exist.
+    /// Removes a file. Does nothing if the file or the directory does not exist. The removal is not forced to disk:
+    /// after a crash the file may be there again.
     ///
     /// # Errors
     /// The file exists, and cannot be removed.
@@ -130,9 +135,10 @@ impl StateDir {
 
     /// Locks the directory, and removes temporary files that a crash left. Does not wait for the lock. The lock ends
     /// when the value is dropped or the process ends. Until then every further call fails, also in the same process.
+    /// The directory must exist. The lock file is created if it is missing, and stays.
     ///
     /// # Errors
-    /// The lock is held already, or the lock file cannot be opened.
+    /// The lock is held already, or the lock file cannot be opened or locked.
     pub fn lock(&self) -> Result<StateLock> {
         let path = self.path(file::LOCK);
         let file = match self.create_new(&path) {

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 /// interrupt that.
 ///
 /// # Errors
-/// No configuration is in force. The error says why, as far as `view` does.
+/// No configuration is in force. The error has the reason, if `view` has it.
 pub fn health(view: &AgentView) -> Result<String> {
     let rejected = view.rejected.as_deref();
     if view.status.digest.is_empty() {

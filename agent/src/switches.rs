@@ -34,7 +34,8 @@ pub(crate) struct WrongSwitch {
     option: String,
 }
 
-/// All switches that have a wrong value. As text it names each of them, and the options that prevent the wrong values.
+/// The switches that have a wrong value. As text the error names each of them, and the options that prevent the wrong
+/// values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct WrongSwitches(Vec<WrongSwitch>);
 
@@ -103,12 +104,13 @@ impl Switches {
     /// reaction to router advertisements.
     pub(crate) fn prepare(&mut self, device: &str) {
         self.loose_source_check(device);
-        // The kernel sends redirects only for packets that it forwards. Where the agent forwards, `forward` requires
-        // this value. In other roles the host forwards at most packets that it translates, so a failure is tolerated.
+        // The kernel sends redirects only for packets that it forwards. Where the kernel must forward, the function
+        // `forward` requires `send_redirects` = 0. Elsewhere the host forwards at most packets that it translates, so a
+        // failure is tolerated.
         let _ = self.set(&path("ipv4", device, "send_redirects"), "0");
         if self.has_ipv6(device) {
-            // The value 1 (none) keeps the kernel from generating a link-local address. With such an address it would
-            // send neighbour and multicast listener messages into the overlay.
+            // `addr_gen_mode` = 1 (none) keeps the kernel from generating a link-local address. With such an address
+            // the kernel would send neighbour and multicast listener messages into the overlay.
             let option = "net.ipv6.conf.default.addr_gen_mode=1";
             self.need("ipv6", device, "addr_gen_mode", "1", option, |_, value| value == "1");
             self.no_advertisements(device, "net.ipv6.conf.default.accept_ra=0");
@@ -129,8 +131,8 @@ impl Switches {
             return;
         }
         // Since Linux 6.17 `force_forwarding` makes the kernel forward IPv6 from this device alone. Older kernels have
-        // only `all/forwarding`. The agent does not set that switch, because it turns the whole host into a router. The
-        // operator must set it.
+        // only `all/forwarding`. The agent does not set `all/forwarding`, because it turns the whole host into a
+        // router. The operator must set it.
         let _ = self.set(&path("ipv6", device, "force_forwarding"), "1");
         // A device's own `forwarding` does not make the kernel forward IPv6. That switch only selects router behaviour,
         // such as ignoring router advertisements, so a failure to set it does no harm.
@@ -142,15 +144,15 @@ impl Switches {
         }
     }
 
-    /// Gives the device the host's default for forwarding. For a machine that is no appliance, the engine delivers only
-    /// packets to this host. The host forwards such a packet only if it translates the destination, as for a published
-    /// container port.
+    /// Gives the device the host's default for forwarding, the value of `default/forwarding`. For a machine that is no
+    /// appliance, the engine delivers only packets to this host. The host forwards such a packet only if it translates
+    /// the destination, as for a published container port.
     pub(crate) fn forward_as_host(&mut self, device: &str) {
         for (family, name) in [("ipv4", "forwarding"), ("ipv6", "force_forwarding")] {
             let default = self.value(&path(family, DEFAULT, "forwarding"));
             let value = if default.as_deref() == Some("1") { "1" } else { "0" };
-            // A new device has this value already. So a failure has an effect only if the machine was an appliance
-            // before, and is ignored.
+            // A new device has this value already, so a failure is ignored. It has an effect only if the machine was an
+            // appliance before.
             let _ = self.set(&path(family, device, name), value);
         }
     }
@@ -165,7 +167,8 @@ impl Switches {
         let option = format!("net.ipv4.conf.{device}.send_redirects=0");
         self.need("ipv4", device, "send_redirects", "0", &option, |_, value| value == "0");
         if self.has_ipv6(device) {
-            // This switch selects router behaviour; see `forward`.
+            // On a device this switch only selects router behaviour (see `forward`), so a failure to set it does no
+            // harm.
             let _ = self.set(&path("ipv6", device, "forwarding"), "1");
             self.no_advertisements(device, &format!("net.ipv6.conf.{device}.accept_ra=0"));
         }
@@ -173,7 +176,7 @@ impl Switches {
 
     /// Requires that IPv6 is enabled on the device, because the kernel refuses IPv6 addresses otherwise.
     pub(crate) fn ipv6(&mut self, device: &str) {
-        // Whether a host has IPv6 is the operator's decision, so the agent only checks it.
+        // Whether a host has IPv6 is the operator's decision, so the agent only checks `disable_ipv6`.
         let off = path("ipv6", device, "disable_ipv6");
         self.require(&off, "0", "net.ipv6.conf.default.disable_ipv6=0");
     }
@@ -191,9 +194,9 @@ impl Switches {
         }
     }
 
-    /// Sets the source check (RFC 3704) to loose. The engine checks the sources of overlay packets for each link. A
-    /// strict check by the kernel would also drop packets if the route back to their source leads to another device.
-    /// The kernel applies the larger of the values of the device and of `all`.
+    /// Sets the kernel's source check to loose (`rp_filter` = 2, RFC 3704). The engine checks the sources of overlay
+    /// packets for each link. A strict check by the kernel would also drop packets if the route back to their source
+    /// leads to another device. The kernel applies the larger of the values of the device and of `all`.
     fn loose_source_check(&mut self, device: &str) {
         let is_not_strict = |s: &Self, value: &str| {
             let all = s.value(&path("ipv4", "all", "rp_filter"));
@@ -204,7 +207,8 @@ impl Switches {
     }
 
     /// Makes the kernel ignore router advertisements, which could set routes. On a device with router behaviour
-    /// (`forwarding` = 1) the value 1 also ignores them, while 2 accepts them.
+    /// (`forwarding` = 1), `accept_ra` = 1 has the same effect as 0, while `accept_ra` = 2 accepts router
+    /// advertisements.
     fn no_advertisements(&mut self, device: &str, option: &str) {
         let routes = path("ipv6", device, "forwarding");
         self.need("ipv6", device, "accept_ra", "0", option, |s, value| {

@@ -11,7 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 /// Offloads of the TUN device (`TUN_F_*`) that the agent accepts: the kernel may leave it to the agent to complete
 /// checksums and to segment TCP.
 const CHECKSUM_AND_TCP: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
-/// The same offload for UDP, which exists since Linux 6.2.
+/// Segmentation offload for UDP (`TUN_F_USO*`), which exists since Linux 6.2.
 const UDP: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
 
 /// `struct ifreq`, with the fields that the TUN driver reads and writes.
@@ -42,9 +42,9 @@ impl Request {
 }
 
 /// Creates a multi-queue TUN device with one queue. With `header` reads and writes have a virtio-net header, and the
-/// device's offloads are enabled. Returns the queue, and whether the kernel also offers the offload for UDP. The device
-/// exists while a queue is open, so the caller closes this one after it has added others. Fails if the name is longer
-/// than 15 bytes, CAP_NET_ADMIN is missing, or the kernel refuses the offloads.
+/// device's offloads are enabled. Returns the queue, and whether the kernel also offers segmentation offload for UDP.
+/// The device exists while a queue is open, so the caller must not close this queue before it has added others. Fails
+/// if the name is longer than 15 bytes, CAP_NET_ADMIN is missing, or the kernel refuses the offloads.
 pub(crate) fn prime(name: &str, header: bool) -> Result<(File, bool)> {
     let file = OpenOptions::new()
         .read(true)
@@ -54,7 +54,7 @@ pub(crate) fn prime(name: &str, header: bool) -> Result<(File, bool)> {
     let with_header = if header { libc::IFF_VNET_HDR } else { 0 };
     let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_MULTI_QUEUE | with_header;
     let request = Request::new(name, flags)?;
-    // SAFETY: the descriptor is open; TUNSETIFF reads an ifreq, which `request` is laid out as and outlives.
+    // SAFETY: the descriptor is open; TUNSETIFF reads an ifreq, and `request` has that layout and outlives the call.
     if unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &raw const request) } < 0 {
         return Err(io::Error::last_os_error().into());
     }
@@ -77,7 +77,7 @@ pub(crate) fn prime(name: &str, header: bool) -> Result<(File, bool)> {
 /// Whether reads and writes of an open queue have a virtio-net header.
 pub(crate) fn has_header(queue: &impl AsRawFd) -> Result<bool> {
     let mut request = Request::new("", 0)?;
-    // SAFETY: the descriptor is open; TUNGETIFF writes an ifreq, which `request` is laid out as and outlives.
+    // SAFETY: the descriptor is open; TUNGETIFF writes an ifreq, and `request` has that layout and outlives the call.
     if unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNGETIFF as _, &raw mut request) } < 0 {
         return Err(io::Error::last_os_error().into());
     }
@@ -156,7 +156,7 @@ pub(crate) fn overflow(socket: &impl AsFd) -> io::Result<u64> {
 
 fn set(socket: &impl AsFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let (at, len) = ((&raw const value).cast(), size_of_val(&value) as libc::socklen_t);
-    // SAFETY: the descriptor is open; the option reads an int, which `value` is and outlives the call.
+    // SAFETY: the descriptor is open; the option reads an int, and `value` is an int and outlives the call.
     match unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, at, len) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -169,7 +169,8 @@ const MD5_KEY: usize = 80;
 /// `struct tcp_md5sig` of `linux/tcp.h`.
 #[repr(C)]
 struct TcpMd5Sig {
-    /// The beginning of a `sockaddr_storage` for IPv4: family, port and address. `rest` has its zeros.
+    /// The fields from `family` to `rest` are a `sockaddr_storage` for IPv4: family, port, address, and zeros in
+    /// `rest`.
     family: libc::sa_family_t,
     port: u16,
     address: [u8; 4],
@@ -203,7 +204,8 @@ pub(crate) fn sign(socket: &impl AsFd, peer: std::net::Ipv4Addr, key: &[u8]) -> 
         size_of_val(&signature) as libc::socklen_t,
     );
     let fd = socket.as_fd().as_raw_fd();
-    // SAFETY: the descriptor is open; the option reads a tcp_md5sig, which `signature` is laid out as and outlives.
+    // SAFETY: the descriptor is open; the option reads a tcp_md5sig, and `signature` has that layout and outlives the
+    // call.
     match unsafe { libc::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_MD5SIG, at, len) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),

@@ -9,7 +9,7 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootC
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use std::sync::Arc;
 
-/// The name in every certificate of a controller. With it an agent accepts its controller at any address.
+/// The name in every certificate of a controller. Because of this name an agent accepts its controller at any address.
 const CONTROLLER_NAME: &str = "tombolo-controller";
 
 /// A client configuration for joining. It trusts only `authority`, and presents no certificate. The certificate of the
@@ -17,6 +17,9 @@ const CONTROLLER_NAME: &str = "tombolo-controller";
 ///
 /// # Errors
 /// The authority's certificate is malformed, or cannot be a trust anchor.
+///
+/// # Panics
+/// If the program has not installed a cryptography provider of rustls before, with `CryptoProvider::install_default`.
 pub fn anonymous(authority: &CertificateDer<'static>) -> Result<ClientConfig> {
     Ok(ClientConfig::builder()
         .dangerous()
@@ -25,11 +28,15 @@ pub fn anonymous(authority: &CertificateDer<'static>) -> Result<ClientConfig> {
 }
 
 /// A client configuration for gRPC that trusts only the authority in `certificate`, and presents the agent's
-/// certificate. The server is checked as by [`anonymous`]. Whether the authority issued the agent's certificate, and
-/// whether that certificate is still valid, is not checked here: the controller does that.
+/// certificate. The server's certificate must satisfy the same conditions as for [`anonymous`]. Whether the authority
+/// issued the agent's certificate, and whether that certificate is still valid, is not checked here: the controller
+/// does that.
 ///
 /// # Errors
 /// A certificate or the key is malformed, or the key does not fit the certificate.
+///
+/// # Panics
+/// If the program has not installed a cryptography provider of rustls before, with `CryptoProvider::install_default`.
 pub fn mutual(certificate: &Certificate, key: &TlsKey) -> Result<ClientConfig> {
     let mut config = ClientConfig::builder()
         .dangerous()
@@ -101,8 +108,8 @@ mod tests {
     use super::*;
     use rustls::{ClientConnection, HandshakeKind, NamedGroup, ServerConfig, ServerConnection};
 
-    /// Configurations contain pre-shared keys. An attacker who records the traffic must not be able to decrypt it with
-    /// a future quantum computer.
+    /// Configurations contain pre-shared keys. An attacker who records the traffic with the controller must not be able
+    /// to decrypt it with a future quantum computer, so the key exchange is X25519MLKEM768.
     #[test]
     fn the_key_exchange_with_the_controller_is_post_quantum() {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

@@ -1,4 +1,5 @@
-//! The TUN device. tokio-tun opens its queues, and packets are GSO packets if the kernel supports them.
+//! The TUN device. The crate tokio-tun opens the device's queues. If the kernel supports it, a read or write may be a
+//! GSO packet, which stands for several packets.
 
 use crate::sys;
 use anyhow::{Context, Result, bail};
@@ -27,7 +28,8 @@ pub struct Device {
 
 impl Device {
     /// Creates the TUN device, in the network namespace of the calling thread. With `want_offload` the device uses GSO
-    /// packets. If the kernel refuses that, a warning is logged, and the device uses single packets.
+    /// packets. If the kernel refuses GSO, a warning is logged, and the device uses single packets. `name` must satisfy
+    /// [`check_interface`](crate::config::check_interface), which is not checked here.
     ///
     /// # Errors
     /// A device with this name exists, the name is too long, CAP_NET_ADMIN is missing, or the kernel refuses to create
@@ -59,11 +61,14 @@ impl Device {
         })
     }
 
-    /// Adds a queue to the device, and registers it with the current tokio runtime. Until the result is dropped, the
-    /// device has one queue more.
+    /// Adds a queue to the device, and registers it with the current Tokio runtime. Must be called in the network
+    /// namespace in which the device was created. Until the result is dropped, the device has one queue more.
     ///
     /// # Errors
     /// The kernel refuses the queue, or another program has replaced the device.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
     pub fn queue(&self) -> Result<TunQueue> {
         // Two queues are requested, because tokio-tun requests a single one without IFF_MULTI_QUEUE, and the kernel
         // refuses that for this device. The second queue is closed at once.
@@ -100,7 +105,7 @@ pub struct TunQueue {
     coalescer: Coalescer,
     /// Number of writes that the kernel refused, since the start.
     pub write_errors: u64,
-    /// Number of packets lost in refused writes, since the owner last set this counter to zero. One write may have
+    /// Number of packets lost in refused writes, since the lane last set this counter to zero. One write may have
     /// several packets.
     pub lost: u64,
 }
@@ -119,10 +124,12 @@ impl TunQueue {
     }
 
     /// Waits for a packet, and reads it. Returns its length in bytes, with the virtio-net header if there is one. A
-    /// buffer of [`BUFFER`] bytes suffices for any packet. Cancel safe: no packet is lost if the future is dropped.
+    /// buffer of [`BUFFER`] bytes suffices for any packet. Cancel safe: no packet is lost if the future is dropped. A
+    /// shorter buffer gets only the start of a longer packet, and the rest is lost. While the device is down, the call
+    /// waits.
     ///
     /// # Errors
-    /// The device is down or was removed.
+    /// The device was removed.
     pub async fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.tun.recv(buffer).await
     }
@@ -130,14 +137,15 @@ impl TunQueue {
     /// Reads one packet without waiting; see [`recv`](Self::recv).
     ///
     /// # Errors
-    /// `WouldBlock`: no packet is queued. Other errors: the device is down or was removed.
+    /// `WouldBlock`: no packet is queued, or the device is down. Other errors: the device was removed.
     pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.tun.try_recv(buffer)
     }
 
-    /// Writes a packet to the device, without waiting. With GSO the packet may be held back until
-    /// [`flush`](Self::flush), so that it can be coalesced with later packets. A packet that the kernel refuses is
-    /// counted in `lost`.
+    /// Writes one complete IP packet, without virtio-net header, to the device, without waiting. With GSO the packet is
+    /// copied, and may be held back until [`flush`](Self::flush), so that it can be coalesced with later packets. The
+    /// kernel refuses packets while the device is down. A refused write is counted in `write_errors`, and each of its
+    /// packets in `lost`; it is not repeated.
     pub fn push(&mut self, packet: &[u8]) {
         let mut out = Out {
             tun: &self.tun,
@@ -151,7 +159,8 @@ impl TunQueue {
         }
     }
 
-    /// Writes the packets that [`push`](Self::push) has held back, without waiting.
+    /// Writes the packets that [`push`](Self::push) has held back, without waiting. Refused writes are counted as for
+    /// `push`.
     pub fn flush(&mut self) {
         let mut out = Out {
             tun: &self.tun,
@@ -181,10 +190,11 @@ impl Out<'_> {
 }
 
 /// Calls `each` with every packet of one read, in order. Returns their number. `offload`: whether the read has a
-/// virtio-net header. `each` may change the packet in place.
+/// virtio-net header. `each` may change the packet in place. The packet is valid only during the call, and the contents
+/// of `read` do not matter afterwards. Without a header, `read` is one packet and is not checked.
 ///
 /// # Errors
-/// The header is incomplete, or does not fit the packet. Packets before the fault may have been passed to `each`.
+/// The header is incomplete, or does not fit the packet. `each` has not been called then, and `read` is unchanged.
 pub fn packets(offload: bool, read: &mut [u8], mut each: impl FnMut(&mut [u8])) -> Result<usize, SplitError> {
     if !offload {
         each(read);

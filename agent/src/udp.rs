@@ -39,9 +39,9 @@ const SEND_BUFFER: usize = 1 << 20;
 const CMSG_HEADER: usize = size_of::<usize>() + 2 * size_of::<libc::c_int>();
 const CMSG_LEN: usize = CMSG_HEADER + size_of::<usize>();
 
-/// After the kernel has refused GSO or a source address, the socket does without it for this time, and then tries it
-/// again. If the cause lasts, that costs one refused batch a minute; if the cause soon ends, it costs a minute without
-/// GSO.
+/// After the kernel has refused GSO or a source address, the socket sends without GSO or without that address for this
+/// time, and then tries it again. If the cause lasts, that costs one refused batch a minute; if the cause soon ends, it
+/// costs a minute without GSO.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Error numbers with which the kernel refuses the source address of a datagram.
@@ -60,23 +60,24 @@ pub struct Udp {
     port: Port,
     socket: UdpSocket,
     state: UdpSocketState,
-    /// Whether the socket is an IPv6 one. If it is bound to `[::]`, it carries both families, and IPv4 addresses appear
-    /// as IPv4-mapped IPv6 addresses.
+    /// Whether the socket is an IPv6 socket. An IPv6 socket that is bound to `[::]` carries both families, and IPv4
+    /// addresses appear as IPv4-mapped IPv6 addresses.
     dual: bool,
     /// Whether outer datagrams may be fragmented, by the present options of the socket.
     fragments: bool,
-    /// Most segments of a GSO batch when the socket was new, and the time since which `quinn-udp` permits fewer.
+    /// Largest number of segments of a GSO batch when the socket was new, and when [`maintain`](Self::maintain) first
+    /// saw that `quinn-udp` permits fewer.
     initial_segments: usize,
     gso_reduced_since: Option<Instant>,
     /// How many messages the next receive call requests: as many as arrived lately, or one if GRO joins datagrams.
     batches_to_read: usize,
     received: [RecvMeta; MAX_BATCHES],
-    /// A local address that the kernel has refused as a source, and when it did.
+    /// A local address that the kernel has refused as source of a datagram, and the time of the refusal.
     unusable_source: Option<(IpAddr, Instant)>,
     /// Whether a datagram was received, or sent by [`send_connected`](Self::send_connected), since the last call of
     /// [`take_used`](Self::take_used).
     used: bool,
-    /// Datagrams that the kernel has refused to send one by one, since the socket was opened.
+    /// Number of datagrams that the kernel refused even when they were sent one by one, since the socket was opened.
     pub send_errors: u64,
 }
 
@@ -85,8 +86,8 @@ pub struct Udp {
 pub struct Sent {
     /// Number of datagrams of the batch that the kernel refused. These are lost.
     pub refused: usize,
-    /// The requested source address, if the kernel refused it and the batch left from another address. None: the
-    /// address was used, or none was requested.
+    /// The requested source address, if the kernel refused it and the batch left from another address. None: the batch
+    /// left from the requested address, or no address was requested.
     pub failed_source: Option<IpAddr>,
 }
 
@@ -102,7 +103,7 @@ pub struct Received {
     /// Length of each datagram in bytes, at least 1. The last one may be shorter.
     pub stride: usize,
     /// Sender, local address and port of all datagrams. The local address is missing if the kernel has refused it as a
-    /// source.
+    /// source within the last minute.
     pub from: Path,
     /// ECN bits of the outer header (RFC 3168).
     pub ecn: u8,
@@ -118,12 +119,16 @@ pub fn is_usable(source: SocketAddr) -> bool {
 impl Udp {
     /// Binds `port` on all addresses of both families, or, if the host has no IPv6, on all IPv4 addresses. Port 0 lets
     /// the kernel choose a port. `of`: which port of the agent this is. `fwmark` marks all sent datagrams, and
-    /// `receive_buffer` is in bytes. No other process can bind the port then. Sockets of [`connect`](Self::connect) in
-    /// this process can share it. Must run inside a tokio runtime.
+    /// `receive_buffer` is in bytes. Afterwards a second agent that binds the port gets EADDRINUSE, while sockets of
+    /// [`connect`](Self::connect) in this process share the port. Path MTU discovery is off, so that datagrams may be
+    /// fragmented.
     ///
     /// # Errors
     /// The port is in use, or the process lacks CAP_NET_ADMIN, which it needs for the mark (`SO_MARK`) and for the
     /// sizes of the buffers.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
     pub fn bind(of: Port, port: u16, fwmark: u32, receive_buffer: usize) -> Result<Self> {
         let setting = match of {
             Port::Lane => "listen_port",
@@ -145,18 +150,22 @@ impl Udp {
         socket
             .set_mark(fwmark)
             .context("marking the UDP socket: CAP_NET_ADMIN is needed")?;
-        // The option is set only after the exclusive bind. So another process gets EADDRINUSE, while connected sockets
-        // of this process can share the port.
+        // The bind is exclusive, because SO_REUSEPORT is set only after it: a second agent that binds the port gets
+        // EADDRINUSE. The connected sockets of this process set SO_REUSEPORT before they bind, and so share the port.
         socket.set_reuse_port(true)?;
         Self::new(of, socket, dual, receive_buffer)
     }
 
     /// Opens a socket on the port of `beside`, and connects it to `path.remote`. The socket receives only datagrams of
-    /// that peer. Sends nothing. Must run inside a tokio runtime.
+    /// that peer. Sends nothing. Both addresses of `path` must be of one family. `fwmark` and `receive_buffer` are as
+    /// for [`bind`](Self::bind). `beside` stays as it is.
     ///
     /// # Errors
     /// The path has no local address, that address cannot be bound, there is no route to the remote one, or
     /// CAP_NET_ADMIN is missing.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
     pub fn connect(path: Path, beside: &Self, fwmark: u32, receive_buffer: usize) -> Result<Self> {
         let local = path.local.context("the path's own address is not known")?;
         let at = SocketAddr::new(local, beside.port()?);
@@ -164,8 +173,8 @@ impl Udp {
         socket.set_nonblocking(true)?;
         socket.set_mark(fwmark)?;
         socket.set_reuse_port(true)?;
-        // Between bind and connect this socket receives datagrams that the shared one should get. The lane reads these
-        // too, with their sender.
+        // Between bind and connect this socket may receive datagrams of other peers, which are meant for the shared
+        // socket. They do no harm, because the lane reads the sender of every datagram.
         socket.bind(&at.into())?;
         socket.connect(&path.remote.into())?;
         Self::new(path.port, socket, at.is_ipv6(), receive_buffer)
@@ -228,7 +237,8 @@ impl Udp {
         sys::overflow(&self.socket).unwrap_or_default()
     }
 
-    /// Returns ready if the socket may be readable. Otherwise wakes the task when it may be. Does not block.
+    /// Returns ready if the socket may be readable. Otherwise wakes the task when it may be. Does not block. Of several
+    /// tasks that poll, only the last one is woken.
     ///
     /// # Errors
     /// Polling the socket failed, as it does when the runtime shuts down.
@@ -236,8 +246,8 @@ impl Udp {
         self.socket.poll_recv_ready(task)
     }
 
-    /// Reads with one system call into `buffer`, without waiting. Requests at most `max_datagrams` messages; with GRO
-    /// one message may have more datagrams than that. Returns the number of batches, from 1 to 16.
+    /// Reads with one system call into `buffer`, without waiting. Requests at most `max_datagrams` messages, and at
+    /// least one; with GRO one message may have more datagrams than that. Returns the number of batches, from 1 to 16.
     /// [`received`](Self::received) describes each of them, until the next call.
     ///
     /// # Errors
@@ -268,13 +278,17 @@ impl Udp {
     }
 
     /// Whether a datagram was received, or sent by [`send_connected`](Self::send_connected), since the last call of
-    /// this function.
+    /// this function. The next call returns false until there is another datagram.
     pub fn take_used(&mut self) -> bool {
         std::mem::take(&mut self.used)
     }
 
     /// Describes batch number `batch`, from 0, of the last call of [`try_recv`](Self::try_recv). Also returns the
-    /// batch's datagrams, one after the other, from `buffer`, which must be the buffer of that call.
+    /// batch's datagrams, one after the other, from `buffer`, which must be the buffer of that call. If `batch` is not
+    /// below the number that `try_recv` returned, the result is stale.
+    ///
+    /// # Panics
+    /// If `batch` is 16 or more.
     #[must_use]
     pub fn received<'a>(&self, batch: usize, buffer: &'a [u8; BUFFER]) -> (Received, &'a [u8]) {
         let RecvMeta {
@@ -304,7 +318,7 @@ impl Udp {
         (received, &buffer[batch * BATCH_BUFFER..][..len.min(BATCH_BUFFER)])
     }
 
-    /// Waits until the socket may accept a batch. It may still refuse one. Cancel safe.
+    /// Waits until the socket may accept a batch. The next send may still find the buffer full. Cancel safe.
     ///
     /// # Errors
     /// Polling the socket failed, as it does when the runtime shuts down.
@@ -314,7 +328,9 @@ impl Udp {
 
     /// Sends a batch from the path's local address, without waiting. If the kernel refuses that address, the batch
     /// leaves from any address, and the result says so. If the kernel refuses the batch, its datagrams are sent one by
-    /// one; those that are refused again are lost and counted.
+    /// one; those that are refused again, or find the send buffer full, are lost, and are counted in the result and in
+    /// `send_errors`. A single datagram that must not be fragmented is not sent again: if it is refused, only the
+    /// result counts it.
     ///
     /// # Errors
     /// [`WouldBlock`]: the send buffer is full, and nothing was sent. The caller may send the batch again.
@@ -326,7 +342,8 @@ impl Udp {
     }
 
     /// Sends a batch of datagrams of `segment` bytes through a connected socket, as a whole or not at all, without
-    /// waiting. `segment` is below 65,536. The batch has no ECN bits and no other source address.
+    /// waiting. `segment` is from 1 to 65,535; only the last datagram may be shorter. The kernel sends it without ECN
+    /// bits, from the socket's own address.
     ///
     /// # Errors
     /// `WouldBlock`: the send buffer is full. `ConnectionRefused`: an ICMP error for an earlier batch has arrived, and
@@ -346,8 +363,8 @@ impl Udp {
             .map(drop)
     }
 
-    /// Sends a batch, or its datagrams one by one. Clears `path.local` if the kernel refused that source. Returns the
-    /// number of refused datagrams.
+    /// Sends a batch as a whole, or, if the kernel refuses the batch, its datagrams one by one. Clears `path.local` if
+    /// the kernel refused that source address. Returns the number of refused datagrams.
     fn send_by(&mut self, path: &mut Path, datagrams: &Datagrams<'_>) -> Result<usize, WouldBlock> {
         let Datagrams { bytes, transmit, .. } = *datagrams;
         let fragments = !transmit.outer.dont_fragment;
@@ -364,16 +381,17 @@ impl Udp {
             match self.send_batch(path, bytes, segment, ecn) {
                 Ok(()) => return Ok(0),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(WouldBlock),
-                // This datagram is a path MTU probe that is too long. The probe tests whether an answer comes, and none
-                // comes. Sending it again would change nothing.
+                // A single datagram that must not be fragmented is refused if it is too long. It is a path MTU probe,
+                // or a datagram of QUIC, which discovers the path MTU by itself. Sending it again would fail again, and
+                // its sender treats it as lost.
                 Err(_) if count == 1 && !fragments => return Ok(1),
                 Err(e) => {
                     tracing::debug!(to = %path.remote, count, error = %e, "batch refused; sending single datagrams")
                 }
             }
         }
-        // The batch may be refused because the device has no GSO, the path MTU is smaller than a segment, or one
-        // datagram is too long.
+        // The kernel refuses a batch if the device has no GSO, the path MTU is smaller than a segment, or one datagram
+        // is too long. Single datagrams may still pass.
         Ok(self.send_singly(path, bytes, segment, ecn))
     }
 
@@ -450,8 +468,8 @@ impl Udp {
         self.reset_state();
     }
 
-    /// Creates the `quinn-udp` state anew, which enables GSO and ECN again. Restores the fragmentation setting, which a
-    /// new state overwrites.
+    /// Creates the `quinn-udp` state anew, which enables GSO and ECN again. Restores the socket's setting for
+    /// fragmentation, which `quinn-udp` overwrites when it creates a state.
     fn reset_state(&mut self) {
         let renewed = UdpSocketState::new(UdpSockRef::from(&self.socket))
             .and_then(|state| sys::allow_fragments(&self.socket, self.dual, self.fragments).map(|()| state));

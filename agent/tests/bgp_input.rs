@@ -1,6 +1,6 @@
-//! Malformed input on the session with BIRD causes an error that ends the session. Malformed input never causes a
-//! panic, and never a route that was not announced. These tests also run under a fuzzer: `cargo bolero test -p
-//! tombolo-agent --test bgp_input TARGET`.
+//! Malformed input on the agent's session with its own BIRD causes an error that ends the session. Malformed input
+//! never causes a panic, and never a route that was not announced. These tests also run under a fuzzer: `cargo bolero
+//! test -p tombolo-agent --test bgp_input TARGET`.
 
 use std::panic::AssertUnwindSafe;
 use tombolo_agent::bgp::message::{self, Message};
@@ -100,8 +100,8 @@ fn a_session_with_changed_bytes() {
         .for_each(|input: &[u8]| (check)(input));
 }
 
-/// The body of an UPDATE is noise, and its header is valid. So more inputs reach the parser of attributes than with
-/// noise alone.
+/// UPDATEs with a valid header and a random body cause no panic. Because of the valid header, more inputs reach the
+/// parser of attributes than with random bytes alone.
 #[test]
 fn an_update_of_noise() {
     bolero::check!()

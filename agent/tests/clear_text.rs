@@ -1,6 +1,6 @@
-//! A host serves a subnet that contains the host's own underlay address. If packets of the served machines go to the
-//! overlay or have no route, they never leave the host in clear text. The host's own packets are routed as they would
-//! be without an agent (D22).
+//! A host serves a subnet that contains the host's own underlay address. Packets of the served machines that are for
+//! the overlay, or that have no route in it, never leave the host in clear text. The host's own packets are routed as
+//! they would be without an agent (D22).
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod common;
@@ -14,13 +14,13 @@ use tombolo_proto::config::{
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::{EffectiveRoute, NextHop, RouteSource, RouteState};
 
-/// The address spaces: the VNet of the office has 10.1.0.0/16 and the LAN 192.0.2.0/24, and the other VNet has
-/// 10.2.0.0/16.
+/// The address spaces: the VNet `/office` has 10.1.0.0/16 and 192.0.2.0/24, which is the LAN of its machines; the VNet
+/// `/other` has 10.2.0.0/16.
 const OFFICE: [&str; 2] = ["10.1.0.0/16", "192.0.2.0/24"];
 const OTHER: [&str; 1] = ["10.2.0.0/16"];
 
-/// The hosts: the gate serves the LAN, the peer is a VM of the other VNet, and the desk is a machine in the LAN without
-/// an agent.
+/// The hosts: the agent of the gate serves the LAN (a subnet of `/office`), the peer is a VM of `/other`, and the desk
+/// is a machine in the LAN without an agent.
 const GATE: usize = 0;
 const PEER: usize = 1;
 const DESK: usize = 2;
@@ -146,7 +146,8 @@ fn build(wire: &Wire) {
         at(DESK)
     ));
     assert!(wire.exec(GATE, "sysctl -qw net.ipv4.ip_forward=1").0);
-    // A packet has leaked if it reaches the router with an overlay address or from the desk.
+    // A packet has leaked if it reaches the router (the bridge) and has an address in 10.0.0.0/8, or comes from the
+    // desk.
     let seen = "add table bridge seen; add chain bridge seen c { type filter hook input priority 0; }; \
                 add set bridge seen leaks { type ipv4_addr . ipv4_addr; size 1024; flags dynamic; }; \
                 add rule bridge seen c ip saddr { 10.0.0.0/8, 192.0.2.3 } update @leaks { ip saddr . ip daddr counter }; \
@@ -167,8 +168,8 @@ fn pings(wire: &Wire, side: usize, to: &str) -> bool {
     wire.exec(side, &format!("ping -n -c 1 -W 1 {to}")).0
 }
 
-/// Sends packets that must not leave in clear text, from the desk and from the gate, and checks that none has leaked.
-/// Also checks that the gate's own traffic works.
+/// Sends packets that must not leave the gate in clear text, from the desk and from the gate itself, and checks that
+/// none has leaked. Also checks that the gate's own traffic works.
 fn nothing_leaks(wire: &Wire, when: &str, peered: bool) {
     let mut attempts = vec![
         (DESK, "10.2.0.4"),
@@ -177,8 +178,8 @@ fn nothing_leaks(wire: &Wire, when: &str, peered: bool) {
         (GATE, "-I 10.1.0.4 10.2.0.4"),
         (GATE, "-I 10.1.0.4 203.0.113.9"),
     ];
-    // If there is no overlay route to the peer, packets from the host's own address follow the host's routes (D22), and
-    // this test would count them as leaks.
+    // Without a peering there is no overlay route to the peer. Packets from the host's own underlay address then follow
+    // the host's routes (D22), which is right, but this test would count them as leaks.
     attempts.extend(peered.then_some((GATE, "10.2.0.4")));
     for (side, to) in attempts {
         // Whether a reply arrives does not matter here. The test is whether a packet leaks.
@@ -210,8 +211,8 @@ fn a_served_subnet_with_the_hosts_own_underlay_address() {
         for (side, to) in [
             (DESK, "10.2.0.4"),
             (PEER, "192.0.2.3"),
-            // The peer reaches the host's own address in the served subnet. The NIC's address reaches a machine in that
-            // subnet.
+            // The peer reaches the gate's own address in the served subnet, and the gate reaches the desk from the
+            // address of its NIC.
             (PEER, "192.0.2.1"),
             (GATE, "-I 10.1.0.4 192.0.2.3"),
             (GATE, "-I 10.1.0.4 10.2.0.4"),

@@ -41,7 +41,7 @@ fn switches_that_cannot_be_set_are_named_with_what_sets_them() {
     host.remember(appliance([&host, &other]));
     let device = host.config.interface.clone();
 
-    // The agent does not start if the switches that every agent needs have wrong values.
+    // The agent does not start if sysctls that every agent needs have wrong values, which it cannot change here.
     let done = run(&host, &wire.ns[0], &[]);
     assert!(!done.status.success());
     let text = String::from_utf8(done.stderr).unwrap();
@@ -59,8 +59,8 @@ fn switches_that_cannot_be_set_are_named_with_what_sets_them() {
     let text = String::from_utf8(done.stderr).unwrap();
     assert!(text.contains("ERROR") && !text.contains('{'), "{text}");
 
-    // If only the switches of an appliance have wrong values, the agent runs, but rejects the configuration and names
-    // these switches.
+    // If only the sysctls that an appliance needs have wrong values, the agent runs, but rejects the configuration and
+    // names these sysctls.
     let set = |switches: &str| drop(wire.run(0, &format!("sysctl -qw {switches}")));
     set("net.ipv6.conf.default.accept_ra=0 net.ipv6.conf.default.addr_gen_mode=1");
     set("net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0");
@@ -84,7 +84,8 @@ fn switches_that_cannot_be_set_are_named_with_what_sets_them() {
     );
     assert!(host.stop(nix::sys::signal::Signal::SIGTERM), "{}", host.log());
 
-    // If the switches have the right values before the start, the agent need not write them.
+    // If all sysctls have the right values before the start, the agent need not write them, and the configuration is
+    // applied.
     set("net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
     set("net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.default.send_redirects=0");
     host.start();

@@ -131,7 +131,7 @@ impl Controller {
         }));
     }
 
-    /// Waits for the agent's next message that is not a status.
+    /// Waits for the agent's next message, and skips status messages.
     fn next(&self) -> FromAgent {
         loop {
             match self
@@ -153,7 +153,8 @@ impl Controller {
         }
     }
 
-    /// Waits for the agent's next message, which must be a rejection. Returns its revision and its reason.
+    /// Waits for the agent's next message, which must be a rejection of a configuration. Returns the revision and the
+    /// reason.
     fn rejection(&self) -> (u64, String) {
         match self.next() {
             FromAgent::Rejected(r) => (r.revision, r.reason),
@@ -161,7 +162,7 @@ impl Controller {
         }
     }
 
-    /// Waits for the agent's next message, which must be a confirmation. Returns its revision.
+    /// Waits for the agent's next message, which must say that a configuration is applied. Returns the revision.
     fn applied(&self) -> u64 {
         match self.next() {
             FromAgent::Applied(a) => a.revision,
@@ -181,7 +182,7 @@ impl Drop for Controller {
 
 /// The number of TCP connections that a host has accepted.
 fn accepted(wire: &Wire, host: usize) -> u64 {
-    // The file has a line of names, followed by a line of values.
+    // The file `/proc/net/snmp` has a line of names, followed by a line of values.
     let text = wire.run(host, "cat /proc/net/snmp");
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
     let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
@@ -221,12 +222,12 @@ fn applies_rejects_and_reconnects() {
     controller.config(1, &good.to_bytes());
     assert_eq!(controller.applied(), 1);
     assert!(wire.run(0, "ip -4 addr show tl-vm-a").contains("10.1.0.4/32"));
-    // The controller sends the same configuration again, as it would after a lost confirmation.
+    // The controller sends the same configuration again, as it would if the agent's confirmation had been lost.
     controller.config(2, &good.to_bytes());
     assert_eq!(controller.applied(), 2);
 
-    // The agent rejects a configuration with an unknown field, because without this field it would enforce only a part
-    // of the policy.
+    // The agent rejects a configuration with an unknown field: if it ignored the field, it might enforce only a part of
+    // the policy.
     controller.config(
         3,
         &String::from_utf8(good.to_bytes())
@@ -241,7 +242,7 @@ fn applies_rejects_and_reconnects() {
     foreign.links.clear();
     controller.config(4, &foreign.to_bytes());
     assert!(controller.rejection().1.contains("vm-b"));
-    // D22: the agent rejects a prefix that overlaps the host's network.
+    // D22: the agent rejects a configuration with a prefix that overlaps the network of the host.
     let mut overlapping = good.clone();
     overlapping.subnets[0].routes[0].prefix = "192.0.2.0/25".parse().unwrap();
     controller.config(5, &overlapping.to_bytes());
@@ -282,15 +283,15 @@ fn applies_rejects_and_reconnects() {
     let report: ProbeReport = serde_json::from_slice(&result.report).unwrap();
     assert_eq!((result.id, report.received, report.error), (77, 2, None));
 
-    // After a restart the controller learns from Hello which configuration the agent has applied, so it need not send
-    // the configuration again.
+    // When the controller has restarted, it learns from the agent's Hello which configuration the agent has applied. So
+    // it need not send the configuration again.
     drop(controller);
     eventually("loss noticed", || hosts[0].status().unwrap()["connected"] == false);
     let controller = Controller::start(&wire.ns[1], &hosts[0], true);
     let hello = controller.hello();
     assert_eq!((hello.revision, hello.digest), (9, digest(&good.to_bytes())));
 
-    // After a restart the agent still has the configuration, and its Hello has the digest of this configuration.
+    // When the agent has restarted, it still has the configuration, and its Hello has the digest of this configuration.
     assert!(hosts[0].stop(nix::sys::signal::Signal::SIGTERM));
     hosts[0].start();
     assert_eq!(controller.hello().digest, digest(&good.to_bytes()));
@@ -305,8 +306,8 @@ fn an_expired_certificate_is_renewed() {
         .state
         .write(file::CERTIFICATE, hosts[0].issue_own(true).as_bytes())
         .unwrap();
-    // The real controller verifies the certificates of clients itself. The TLS library of this fake would refuse the
-    // expired certificate.
+    // The fake controller does not verify clients here, because its TLS library would refuse the expired certificate.
+    // The real controller has a verifier of its own, which lets such an agent renew its certificate.
     let controller = Controller::start(&wire.ns[1], &hosts[0], false);
     hosts[0].start();
     controller.hello();
@@ -315,7 +316,8 @@ fn an_expired_certificate_is_renewed() {
     assert_eq!(stored, controller.fake.renewed.as_bytes());
 }
 
-/// The agent retries a failed renewal on the same stream, also while messages keep arriving.
+/// If a renewal of the certificate fails, the agent retries it on the same control stream, also while messages keep
+/// arriving.
 #[test]
 fn a_failed_renewal_is_tried_again() {
     let wire = Wire::new("again");
@@ -327,7 +329,8 @@ fn a_failed_renewal_is_tried_again() {
     hosts[0].start();
     controller.hello();
     for revision in 1.. {
-        // Regression: in an earlier version each message restarted the wait for the next attempt.
+        // Regression: in an earlier version each message from the controller restarted the agent's wait before it
+        // retries the renewal. While messages kept arriving, the retry never came.
         controller.send(ToAgent::UpToDate(UpToDate { revision }));
         std::thread::sleep(Duration::from_millis(200));
         if hosts[0].state.read(file::CERTIFICATE).unwrap().unwrap() == renewed.as_bytes() {
@@ -338,8 +341,8 @@ fn a_failed_renewal_is_tried_again() {
     assert_eq!(controller.fake.renewals.load(Ordering::Relaxed), 3);
 }
 
-/// The agent rejects a renewed certificate for another key and keeps its old certificate, because it could not
-/// authenticate with the new one.
+/// If a renewed certificate is for another key, the agent rejects it and keeps the old certificate: with the new one it
+/// could not authenticate.
 #[test]
 fn a_renewed_certificate_must_fit_the_key() {
     let wire = Wire::new("unfit");
@@ -356,8 +359,7 @@ fn a_renewed_certificate_must_fit_the_key() {
     assert!(hosts[0].log().contains("not renewed"), "{}", hosts[0].log());
 }
 
-/// The controller's name has two addresses. Packets to the first address are lost, and the agent connects to the
-/// second.
+/// If the controller's name has two addresses, and packets to the first one are lost, the agent connects to the second.
 #[test]
 fn an_address_that_swallows_packets_does_not_hide_the_next() {
     let wire = Wire::new("hole");
@@ -374,19 +376,19 @@ fn an_address_that_swallows_packets_does_not_hide_the_next() {
     let controller = Controller::start(&wire.ns[1], &hosts[0], true);
     hosts[0].start();
     let hello = controller.hello();
-    // If the removal fails, the files matter only for a namespace with the same name.
+    // A failed removal does no harm: the files apply only to a namespace with this name.
     let _ = std::fs::remove_dir_all(&etc);
     assert_eq!(hello.agent, "vm-a");
 }
 
-/// The agent refuses a controller whose certificate another authority has issued.
+/// The agent refuses a controller whose certificate was issued by another authority than the agent's own.
 #[test]
 fn another_authority_is_refused() {
     let wire = Wire::new("trust");
     let mut hosts = hosts(&wire);
     let controller = Controller::start(&wire.ns[1], &hosts[1], false);
     hosts[0].start();
-    // A second connection proves that the first attempt has failed.
+    // When the agent connects a second time, its first attempt has failed.
     eventually("another attempt", || accepted(&wire, 1) >= 2);
     assert!(controller.inbox.try_recv().is_err());
     assert_eq!(hosts[0].status().unwrap()["connected"], false);

@@ -1,5 +1,6 @@
 //! A hub with an appliance and a gateway on one host, two spokes, and a branch that is joined to the hub by a VPN
-//! connection. Tests kernel and engine together. The configurations are written by hand, and there is no controller.
+//! connection. The tests show that the kernel and the engine work together. The configurations are written by hand, and
+//! there is no controller.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod common;
@@ -116,7 +117,7 @@ fn vpn(address: &str, local_prefixes: &[&str], transit: &[(&str, &str)]) -> Role
     }
 }
 
-/// The agents: name, number of the host (whose underlay address is `192.0.2.{host + 1}`), and UDP port.
+/// The agents: name, number of the host (from 0; the host's underlay address is `192.0.2.{host + 1}`), and UDP port.
 const AGENTS: [(&str, usize, u16); 6] = [
     ("appliance", 0, 51820),
     ("hub-gw", 0, 51821),
@@ -295,7 +296,7 @@ fn configure(h: &Hosts) {
     );
 }
 
-/// The address that answers a ping with this TTL, by a reply or an ICMP error. None: no answer arrives.
+/// The address from which a ping with this TTL is answered, by a reply or by an ICMP error. None: no answer arrives.
 fn hop(wire: &Wire, side: usize, to: &str, ttl: u8) -> Option<String> {
     let (_, text) = wire.exec(side, &format!("ping -n -c 1 -W 1 -t {ttl} {to}"));
     let answer = text.lines().find(|l| l.contains("From ") || l.contains("bytes from"))?;
@@ -316,8 +317,8 @@ fn appliance_and_gateways_on_shared_hosts() {
     configure(&hosts);
     hosts.0.iter_mut().for_each(Host::start);
 
-    // Packets between the spokes go through the appliance. Its kernel forwards them, answers traceroute with the
-    // address of its NIC, and sends no redirects.
+    // Packets between the spokes go through the appliance. The appliance's kernel forwards them, answers traceroute
+    // with the address of the appliance's NIC, and sends no ICMP redirects.
     eventually("spoke-a to spoke-b", || wire.exec(1, "ping -c 1 -W 1 10.3.0.4").0);
     let (ok, text) = wire.exec(1, "ping -n -c 20 -i 0.02 10.3.0.4");
     assert!(
@@ -333,7 +334,8 @@ fn appliance_and_gateways_on_shared_hosts() {
     let hops: Vec<_> = (1..=3).map(|ttl| hop(&wire, 1, "10.4.0.4", ttl)).collect();
     assert_eq!(hops, [Some("10.1.255.4".to_owned()), None, Some("10.4.0.4".to_owned())]);
 
-    // The branch's host has a VM and a gateway. Sockets that are not bound use the VM's address as source.
+    // The branch's host has a VM and a gateway. A socket that is not bound to an address uses the VM's address as
+    // source, not the gateway's.
     eventually("branch to spoke-a", || wire.exec(3, "ping -c 1 -W 1 10.2.0.4").0);
     let (ok, text) = wire.exec(3, "ping -n -c 1 -W 1 10.1.0.5");
     assert!(ok, "{text}");
@@ -343,7 +345,8 @@ fn appliance_and_gateways_on_shared_hosts() {
         "a silent step is counted (D23): {silent}"
     );
 
-    // When both agents have ended, the host's sysctl has its earlier value again.
+    // While the appliance's agent runs, the sysctl `send_redirects` of its host is 0. When the agents have ended, it
+    // has its earlier value again.
     assert_eq!(
         wire.run(0, "cat /proc/sys/net/ipv4/conf/all/send_redirects").trim(),
         "0"

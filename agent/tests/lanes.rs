@@ -48,7 +48,8 @@ fn streams(wire: &Wire, hosts: &[Host; 2], what: &str) {
 fn flows_spread_over_lanes() {
     let wire = Wire::new("lanes");
     let hosts = pair(&wire, [3, 3]);
-    // Flows that began before a lane had its sessions stay in lane 0, so the second run shows the spread.
+    // A flow that begins before a lane has its session stays in lane 0. So only the second run shows that flows spread
+    // over all lanes.
     streams(&wire, &hosts, "three and three, at the start");
     streams(&wire, &hosts, "three and three");
     for host in &hosts {
@@ -61,14 +62,14 @@ fn flows_spread_over_lanes() {
     }
 }
 
-/// As soon as one lane has a session, all other lanes establish their sessions. Otherwise a flow that begins in lane 0
-/// would stay there, because its replies arrive there.
+/// As soon as one lane has a session with a peer, all other lanes establish their sessions with the peer. If they did
+/// not, a flow that begins in lane 0 would stay there, because its replies arrive there.
 #[test]
 fn a_link_that_comes_up_does_so_in_all_lanes() {
     let wire = Wire::new("allup");
     let hosts = pair(&wire, [3, 3]);
     eventually("the link is up", || wire.exec(0, "ping -c 1 -W 1 10.1.0.5").0);
-    // The status does not show the sessions of single lanes, so the test cannot wait for an event.
+    // The test waits for a fixed time, because the agent's status does not show the sessions of single lanes.
     std::thread::sleep(std::time::Duration::from_millis(500));
     let counts = || {
         let status = hosts[0].status().unwrap();
@@ -85,7 +86,7 @@ fn a_link_that_comes_up_does_so_in_all_lanes() {
         .map(|(a, b)| [a[0] - b[0], a[1] - b[1]])
         .collect();
     assert!(more.iter().all(|[read, _]| *read > 2), "{more:?}");
-    // No lane has sent packets that another lane read.
+    // Each lane itself sent the packets that it had read: none of them was redirected.
     assert!(more.iter().all(|[read, sent]| sent <= read), "{more:?}");
 }
 
@@ -112,7 +113,7 @@ fn ports_that_a_firewall_closes_are_not_missed() {
     streams(&wire, &hosts, "closed from the start");
     let before = sent(&hosts[0]);
     assert_eq!(before[1..], [0, 0], "{before:?}");
-    // When a port is opened or closed, flows move to other lanes within one or two seconds.
+    // When a firewall opens or closes the port of a lane, flows move to or from this lane within one or two seconds.
     common::sh(&format!("ip netns exec {} {}", wire.ns[1], rules("")));
     eventually("lanes are used once their ports are open", || {
         streams(&wire, &hosts, "open");

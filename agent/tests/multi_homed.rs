@@ -1,5 +1,5 @@
-//! A host with several addresses replies from the address to which the request was sent. An nftables filter drops
-//! replies from other addresses.
+//! The agent of a host with several addresses sends datagrams to a peer from the address to which the peer sent. An
+//! nftables filter drops datagrams from other addresses.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod common;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tombolo_agent::identity::LinkKeys;
 use tombolo_proto::config::Transport;
 
-/// Two hosts, of which the first knows the endpoint `at` of the second. The agents do not run yet.
+/// Two hosts. The configuration of the first host has the endpoint `at` of the second host. The agents do not run yet.
 fn pair(wire: &Wire, transport: Transport, at: &str) -> [Host; 2] {
     let hosts = [Host::new(&wire.ns[0], "vm-a"), Host::new(&wire.ns[1], "vm-b")];
     let pin = |host: &Host| LinkKeys::load(&host.state).unwrap().links().pin();
@@ -21,8 +21,7 @@ fn pair(wire: &Wire, transport: Transport, at: &str) -> [Host; 2] {
         if i == 0 {
             link.endpoint = Some(at.parse().unwrap());
         } else {
-            // The second host does not know the endpoint of the first host, and waits until the first host starts the
-            // handshake.
+            // The second host has no endpoint of the first host, so it waits until the first host starts the handshake.
             link.endpoint = None;
         }
         hosts[i].remember(config);
@@ -42,7 +41,8 @@ fn strict(wire: &Wire, not_from: &str) {
 #[test]
 fn replies_leave_from_the_address_that_was_asked() {
     let wire = Wire::new("homed");
-    // Adds second addresses in the same networks. By default the kernel sends from the first address of a network.
+    // Adds second addresses in the same networks. If a socket does not choose a source address, the kernel uses the
+    // first address in the network.
     for side in 0..2 {
         assert!(
             wire.exec(side, &format!("ip addr add 2001:db8::{}/64 dev wire0 nodad", side + 1))
@@ -82,7 +82,8 @@ fn replies_leave_from_the_address_that_was_asked() {
     }
 }
 
-/// D18: when the local address of a link is removed, the next datagram leaves from another address, and the peer roams.
+/// D18: when the local address that a link uses is removed from the host, the next datagram is sent from another
+/// address, and the other end takes this address as the endpoint.
 #[test]
 fn an_address_that_is_gone_is_not_insisted_on() {
     let wire = Wire::new("gone");

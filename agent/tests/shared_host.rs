@@ -31,7 +31,7 @@ fn agent(wire: &Wire, command: &str, host: &Host) -> (bool, String) {
     )
 }
 
-/// All rules, and the routes of one table, in the first namespace.
+/// All policy-routing rules, and the routes of one routing table, in the first namespace.
 fn kernel(wire: &Wire, table: u32) -> String {
     // The command fails if the table is empty.
     let routes = |family: &str| wire.exec(0, &format!("ip {family} route show table {table}")).1;
@@ -39,7 +39,8 @@ fn kernel(wire: &Wire, table: u32) -> String {
     [rules("-4"), rules("-6"), routes("-4"), routes("-6")].concat()
 }
 
-/// An agent refuses to start if another agent has its device or its routing table, and changes nothing on the host.
+/// An agent refuses to start if another agent uses the device or the routing table that it is configured to use. It
+/// then changes nothing on the host.
 #[test]
 fn a_second_agent_with_the_same_numbers_is_refused() {
     let wire = Wire::new("second");
@@ -68,8 +69,8 @@ fn a_second_agent_with_the_same_numbers_is_refused() {
     let (ok, text) = wire.exec(0, "ping -i 0.01 -c 20 -q 10.1.0.5");
     assert!(ok && text.contains("20 received"), "{text}");
 
-    // If the second agent has other IDs than the first, both run on the host, and the second one removes only its own
-    // state.
+    // If the second agent has another device and routing table than the first, both run on the host, and the second
+    // agent removes only its own state.
     second.config.table = None;
     second.config.save(&second.state).unwrap();
     second.start();
@@ -78,7 +79,7 @@ fn a_second_agent_with_the_same_numbers_is_refused() {
 }
 
 /// An agent crashes, and the operator sets another routing table before the next start. That start also removes the
-/// state under the old IDs. Routes that other programs have put into the agent's table stay.
+/// rules and routes under the old table number. Routes that other programs have put into the old table stay.
 #[test]
 fn what_was_left_under_other_numbers_is_removed() {
     let wire = Wire::new("numbers");
@@ -100,7 +101,7 @@ fn what_was_left_under_other_numbers_is_removed() {
     );
     assert!(kernel(&wire, 7777).contains("10.1.0.0/16"));
 
-    // Here only the firewall mark changes, and the tables stay the same.
+    // In this part the operator changes only the firewall mark; the routing table stays the same.
     hosts[0].stop(Signal::SIGKILL);
     hosts[0].config.fwmark = 0x1234;
     hosts[0].config.save(&hosts[0].state).unwrap();
@@ -122,7 +123,7 @@ fn what_was_left_under_other_numbers_is_removed() {
     assert!(!left.contains("fwmark") && left.contains("203.0.113.0/24"), "{left}");
 }
 
-/// D21: an agent without a usable certificate still forwards by its last good configuration.
+/// D21: an agent whose certificate is damaged still forwards packets by its last good configuration.
 #[test]
 fn a_damaged_certificate_does_not_stop_forwarding() {
     let wire = Wire::new("damaged");
@@ -132,14 +133,15 @@ fn a_damaged_certificate_does_not_stop_forwarding() {
     eventually("ping", || wire.exec(0, "ping -c 1 -W 1 10.1.0.5").0);
     assert!(hosts[0].log().contains("ERROR"), "{}", hosts[0].log());
     assert!(hosts[0].stop(Signal::SIGTERM), "{}", hosts[0].log());
-    // Without a last good configuration, a damaged certificate is fatal.
+    // If there is no last good configuration either, the agent fails to start.
     hosts[0].state.remove(file::LAST_GOOD).unwrap();
     let (ok, text) = agent(&wire, "run", &hosts[0]);
     assert!(!ok && text.contains("agent.pem"), "{text}");
     assert!(!hosts[0].path().join("admin.sock").exists());
 }
 
-/// A missing key is an error. Other agents know this agent by its key, so with a new key it could establish no link.
+/// A missing key is an error. The agent does not create a new key, because other agents have pinned the old one: with a
+/// new key it could establish no link.
 #[test]
 fn a_missing_key_is_not_made_anew() {
     let wire = Wire::new("nokey");
@@ -150,7 +152,8 @@ fn a_missing_key_is_not_made_anew() {
     assert!(!hosts[0].path().join(file::LINK_KEY).exists());
 }
 
-/// `/tables` shows the installed tables of the engine and of the kernel. `/config` shows the configuration in force.
+/// On the agent's local socket, `/tables` shows the installed tables of the engine and of the kernel. `/config` shows
+/// the configuration in force.
 #[test]
 fn tables_show_what_is_installed() {
     let wire = Wire::new("tables");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tombolo_agent::identity::LinkKeys;
 use tombolo_proto::config::Transport;
 
-/// Blocks datagrams of WireGuard, whose first byte is 1 to 4, at both hosts. With `on` = false, unblocks them.
+/// Makes both hosts drop datagrams of WireGuard, whose first byte is 1 to 4. With `on` = false, unblocks them.
 fn block(wire: &Wire, on: bool) {
     filter(
         wire,
@@ -85,7 +85,7 @@ fn blocked_wireguard_gives_way_to_quic_and_no_flow_is_lost() {
     hosts.iter_mut().for_each(Host::start);
     eventually("ping", || wire.exec(0, "ping -c 1 -W 1 10.1.0.5").0);
 
-    // One TCP connection and a series of pings run through both switches of the transport.
+    // One TCP connection and a series of pings run during both switches of the transport, to QUIC and back.
     let server = Server::start(&wire, 1);
     let run = |command: &'static str| {
         let ns = wire.ns[0].clone();
@@ -99,7 +99,7 @@ fn blocked_wireguard_gives_way_to_quic_and_no_flow_is_lost() {
 
     block(&wire, true);
     let there = switched(&hosts, "Quic");
-    // The sleep gives packets that were under way during the switch time to arrive.
+    // Packets that were sent shortly before the switch may still arrive during this sleep.
     std::thread::sleep(Duration::from_secs(1));
     let (ok, text) = wire.exec(0, "ping -i 0.01 -c 100 -q 10.1.0.5");
     assert!(ok && text.contains("100 received"), "over QUIC: {text}");
@@ -113,7 +113,7 @@ fn blocked_wireguard_gives_way_to_quic_and_no_flow_is_lost() {
     let (_, pings) = pings.join().unwrap();
     let received = pings.split(" received").next().and_then(|t| t.rsplit(' ').next());
     let received: u32 = received.unwrap().parse().unwrap();
-    // Packets that are sent between the start of the filter and the switch are lost.
+    // Only packets that are sent between the start of the filter and the switch to QUIC are lost.
     assert!(received > 1100 - 300, "{pings}");
     let (ok, text) = flow.join().unwrap();
     drop(server);
@@ -126,9 +126,9 @@ fn blocked_wireguard_gives_way_to_quic_and_no_flow_is_lost() {
     }
 }
 
-/// D6: the network drops all UDP except port 443: first from a time when the link is up, and then from before the link
-/// starts. If both ends listen on port 443, it suffices that packets to port 443 pass. If one end does, packets from
-/// port 443 must pass too.
+/// D6: a link works although the network drops all UDP except port 443. The test sets the filter first while the link
+/// is up, and then before the agents start. If both ends listen on port 443, it suffices that packets to port 443 pass.
+/// If only one end does, packets from port 443 must pass too.
 #[test]
 fn where_all_udp_is_blocked_but_port_443_links_go_over_that() {
     let wire = Wire::new("second");
@@ -188,7 +188,7 @@ fn where_all_udp_is_blocked_but_port_443_links_go_over_that() {
             assert!(switches.iter().all(|l| l.contains("reason=")), "{switches:?}");
         }
 
-        // Now the same filter is in place before the agents start and establish the link.
+        // In this part the filter is set before the agents start and establish the link.
         for host in &mut hosts {
             host.stop(Signal::SIGTERM);
         }

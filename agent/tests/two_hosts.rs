@@ -17,7 +17,8 @@ fn pair(wire: &Wire) -> [Host; 2] {
     hosts
 }
 
-/// The rules and routes of the agent in the namespace of host `side`, as `ip` shows them.
+/// The policy-routing rules and the routes that the agent has installed in the namespace of host `side`, as `ip` shows
+/// them.
 fn ours(wire: &Wire, side: usize, host: &Host) -> String {
     let ids = KernelIds::of(&host.config.interface, None, host.config.fwmark);
     let mut out = Vec::new();
@@ -60,7 +61,7 @@ fn pings_cross_and_nothing_is_left_behind() {
     assert!(ok && text.contains("200 received"), "{text}");
     let (ok, text) = wire.exec(1, "ping -i 0.01 -c 50 -s 5000 -q 10.1.0.4");
     assert!(ok && text.contains("50 received"), "fragmented: {text}");
-    // The agent drops and counts a packet to an address without an owner, and sends no reply.
+    // The agent drops a packet to an address that no agent owns, counts it, and sends no reply.
     assert!(!wire.exec(0, "ping -c 1 -W 1 10.1.0.77").0);
     let status = hosts[0].status().unwrap();
     assert_eq!(status["status"]["drops"]["no_owner"], 1, "{status}");
@@ -78,7 +79,7 @@ fn pings_cross_and_nothing_is_left_behind() {
     eventually("ping after a crash", || wire.exec(0, "ping -c 1 -W 1 10.1.0.5").0);
     assert_eq!(ours(&wire, 0, &hosts[0]), before);
 
-    // After a restart of the second host, traffic from either end makes the agents establish the link again.
+    // After a restart of the second host's agent, traffic from that host makes the agents establish the link again.
     assert!(hosts[1].stop(Signal::SIGTERM));
     hosts[1].start();
     eventually("ping from the restarted host", || {
@@ -87,7 +88,8 @@ fn pings_cross_and_nothing_is_left_behind() {
 
     for (side, host) in hosts.iter_mut().enumerate() {
         assert!(host.stop(Signal::SIGTERM), "{}", host.log());
-        // The state that keeps overlay packets on the host stays when the agent ends (D22).
+        // When the agent ends, the routes and filters stay that keep overlay packets from leaving the host in clear
+        // text (D22).
         assert!(
             ours(&wire, side, host).contains("unreachable 10.1.0.0/16"),
             "{}",
@@ -118,8 +120,7 @@ fn clean_removes_what_a_crash_left() {
     assert!(wire.run(0, "ip rule").contains("198.51.100.1"));
 }
 
-/// D22: the agent rejects a configuration that would replace the host's route to the network that the host is connected
-/// to.
+/// D22: the agent rejects a configuration with a prefix that contains a network to which the host is connected.
 #[test]
 fn a_configuration_over_the_hosts_own_network_is_rejected() {
     let wire = Wire::new("overlap");
@@ -131,7 +132,7 @@ fn a_configuration_over_the_hosts_own_network_is_rejected() {
     assert_eq!(ours(&wire, 0, &hosts[0]), "");
 }
 
-/// D18: without a configured endpoint, the agent uses the endpoint that it had learned before a restart.
+/// D18: if no endpoint of a peer is configured, the agent uses the endpoint that it had learned before a restart.
 #[test]
 fn learned_endpoints_survive_a_restart() {
     let wire = Wire::new("endpoint");
@@ -157,7 +158,8 @@ fn learned_endpoints_survive_a_restart() {
     });
 }
 
-/// D20: over an underlay with a small MTU, links fragment packets. The agent tells the host the path MTU by ICMP.
+/// D20: over an underlay with a small MTU, links carry packets as long as the inner MTU in fragments. If a packet has
+/// don't-fragment, the agent tells the host the path MTU by an ICMP error.
 #[test]
 fn a_small_underlay_carries_full_packets() {
     let wire = Wire::new("small");
@@ -168,7 +170,8 @@ fn a_small_underlay_carries_full_packets() {
     hosts.iter_mut().for_each(Host::start);
     for (address, size) in [("10.1.0.5", 1392), ("fd00:1::5", 1372)] {
         eventually("ping", || wire.exec(0, &format!("ping -c 1 -W 1 {address}")).0);
-        // When the path MTU becomes known, one packet may be answered with an ICMP error instead of a reply.
+        // At the moment when the path MTU becomes known, one ping may be answered with an ICMP error instead of a
+        // reply.
         eventually(&format!("full packets to {address}"), || {
             let (_, text) = wire.exec(0, &format!("ping -M dont -c 20 -i 0.01 -s {size} {address}"));
             text.contains("20 received")
@@ -193,15 +196,15 @@ fn mtu(host: &Host) -> Option<u64> {
     host.status()?["status"]["links"][0]["mtu"].as_u64()
 }
 
-/// D20: a path drops long packets, and all fragments, without an ICMP error. At no MTU does the path become a black
-/// hole: TCP adapts by ICMP or by its MSS, and links fragment datagrams without DF and IPv6 packets of up to 1,280
-/// bytes.
+/// D20: on a path that drops long packets and all IP fragments without an ICMP error, packets of the overlay still
+/// arrive, whatever the path's MTU is. TCP adapts by ICMP errors from the agent or by its MSS, and links fragment IPv4
+/// packets without DF and IPv6 packets of up to 1,280 bytes.
 #[test]
 fn a_path_that_drops_long_packets_in_silence_is_no_black_hole() {
     let wire = Wire::new("hole");
     for side in 0..2 {
-        // The host assumes an MTU of 9,000 bytes. Segmentation offload is off, so that the bridge sees single
-        // datagrams.
+        // The host assumes an MTU of 9,000 bytes. Segmentation offload is off, so that the bridge sees each datagram
+        // separately.
         wire.run(side, "ip link set wire0 mtu 9000");
         wire.run(side, "ethtool -K wire0 gso off tso off tx-udp-segmentation off");
     }
@@ -241,8 +244,8 @@ fn a_path_that_drops_long_packets_in_silence_is_no_black_hole() {
     }
 }
 
-/// TCP works in both directions, with and without offload, and over an underlay that needs fragmentation. Pings that
-/// run at the same time are answered. Benchmarks measure the throughput.
+/// TCP works in both directions, with and without offload, and over an underlay that needs fragmentation. Pings at the
+/// same time are answered. This test does not measure throughput; benchmarks do.
 #[test]
 fn tcp_crosses_with_and_without_super_packets() {
     let wire = Wire::new("speed");

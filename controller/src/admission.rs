@@ -8,20 +8,23 @@
 //! ```
 //!
 //! In this module, a stranger is a client that has completed the TLS handshake and has shown neither an agent's
-//! certificate nor, within the last minute, a token. A new connection is almost never refused; it displaces an older
-//! one instead. Each unauthenticated stage is a pool with a limit for each address and a limit for all addresses
-//! together. A connection whose address is at its limit displaces the oldest connection of this address. If all
-//! addresses together are at their limit, it displaces the oldest connection of the address that has the most
-//! connections. An honest client passes each stage within a few round trips.
+//! certificate nor, within the last minute, a token. A new connection is almost never refused: if a limit is reached,
+//! it displaces an older connection. Each unauthenticated stage is a pool with a limit for each address and a limit for
+//! all addresses together. A connection whose address is at its limit displaces the oldest connection of this address.
+//! If all addresses together are at their limit, it displaces the oldest connection of the address that has the most
+//! connections. An honest client passes each stage within a few round trips, so its connection is seldom the oldest
+//! one.
 //!
 //! A flood of connections in one stage displaces connections in no other stage while the port is not full, and most of
 //! the displaced connections belong to the flood. Idle TCP connections do not displace connections in the handshake.
 //! Handshakes, which cost the attacker computing time, do not displace connections that send requests.
 //!
-//! Connections from addresses of known agents have separate pools, so strangers at other addresses cannot displace
-//! agents that reconnect. All connections that have shown a token share one pool, and each agent has its own limit. A
-//! new connection displaces a connection of the same pool. If the whole port is full, it also displaces an
-//! unauthenticated connection of any pool.
+//! Unauthenticated connections from addresses of known agents have separate pools. So while the port is not full,
+//! clients at other addresses cannot displace the connections of agents that reconnect. All connections that have shown
+//! a token share one pool, and the number of connections of each agent is limited. If a pool is full, or the pool's
+//! limit for one address or agent is reached, a new connection displaces an older connection of the same pool. If the
+//! whole port is full, a new connection displaces an unauthenticated connection; connections from addresses of known
+//! agents are displaced last.
 
 mod address;
 mod known;
@@ -76,7 +79,8 @@ struct Entry {
     bytes: usize,
 }
 
-/// The admission state of one port.
+/// The admission state of one port. The caller passes the present time as `now`; it must not go back. Ids of
+/// connections that were evicted or closed are accepted and ignored.
 #[derive(Debug)]
 pub struct Admission {
     limits: Limits,
@@ -113,7 +117,7 @@ impl Admission {
     /// Notes that an agent may connect from an address. New connections from this address use the reserved pools, and
     /// may begin more key exchanges a second than those from other addresses. The last four addresses of each agent are
     /// kept: a further one replaces the one that was noted least recently. Connections that are already open stay in
-    /// their pools.
+    /// their pools. The addresses of a deleted agent stay noted.
     pub fn add_agent_address(&mut self, agent: &AgentId, address: Address) {
         self.known.add(agent, address);
     }
@@ -139,13 +143,14 @@ impl Admission {
     /// Admits a connection from `ip` that `accept(2)` has returned, or refuses it. A connection is refused if its
     /// address has begun too many key exchanges, if the port is full of authenticated connections, or if the sockets of
     /// too many evicted connections are still open. An admitted connection enters [`Stage::Silent`] and must complete
-    /// its TLS handshake within `handshake_timeout`.
+    /// its TLS handshake within `handshake_timeout`. The caller must call [`Self::closed`] once for an admitted
+    /// connection, and must not call it for a refused one. The connections in [`Admitted::evicted`] must be closed in
+    /// both cases.
     pub fn accept(&mut self, ip: IpAddr, now: Instant) -> Admitted {
         self.counts.accepted += 1;
         let address = Address::from(ip);
         let rate = self.key_exchange_rate(address);
-        // The rate limit would refuse the key exchange of this connection, so no other resource is spent on the
-        // connection.
+        // The rate limit would refuse the key exchange of this connection later, so the connection is refused now.
         if rate.is_some_and(|rate| self.key_exchanges.wait(&address, rate, now) > MAX_KEY_EXCHANGE_WAIT) {
             self.counts.closed[Stage::Silent.index()][CloseReason::Rate.index()] += 1;
             return Admitted {
@@ -188,7 +193,8 @@ impl Admission {
     }
 
     /// The ClientHello of a connection is complete. Returns the connection that this one displaces in the pool of
-    /// handshakes, for the caller to close. `None`: this connection displaces none, or it was evicted before.
+    /// handshakes, for the caller to close. `None`: this connection displaces none, or it was evicted before. Call it
+    /// once for each connection, in [`Stage::Silent`].
     pub fn client_hello_received(&mut self, id: Id) -> Option<Id> {
         self.enter_stage(id, Stage::Handshake)
     }
@@ -196,7 +202,7 @@ impl Admission {
     /// Counts a key exchange of a connection against the rate limit of its address. Returns at once, with the time that
     /// the caller must wait before it computes the key exchange: from 0 to [`MAX_KEY_EXCHANGE_WAIT`]. `None`: the
     /// connection was evicted before, or this call evicts it because the wait would be longer. The caller must close it
-    /// in both cases.
+    /// in both cases. Call it once for each connection, in [`Stage::Handshake`].
     pub fn begin_key_exchange(&mut self, id: Id, now: Instant) -> Option<Duration> {
         let address = self.connections.get(&id)?.place.address;
         let Some(rate) = self.key_exchange_rate(address) else {
@@ -210,9 +216,10 @@ impl Admission {
     }
 
     /// The TLS handshake of a connection is complete, with the certificate of `agent` or without one. The caller has
-    /// verified the certificate, and that the agent is not revoked. The address of the connection is noted as an
-    /// address of the agent. Returns the connection that this one displaces in its new stage, for the caller to close.
-    /// `None`: this connection displaces none, or it was evicted before.
+    /// verified the certificate, and that the agent is not revoked. If there is a certificate, the address of the
+    /// connection is noted as an address of the agent. Returns the connection that this one displaces in its new stage,
+    /// for the caller to close. `None`: this connection displaces none, or it was evicted before. Call it once for each
+    /// connection.
     pub fn handshake_completed(&mut self, id: Id, agent: Option<&AgentId>, now: Instant) -> Option<Id> {
         let address = self.connections.get(&id)?.place.address;
         let evicted = match agent {
@@ -226,9 +233,10 @@ impl Admission {
         evicted
     }
 
-    /// A request has begun, and [`Self::request_ended`] must be called once for it. A bearer that has shown no token
-    /// for [`IDLE_TIMEOUT`] becomes a stranger again. Returns the connection that it then displaces, for the caller to
-    /// close.
+    /// A request has begun, and [`Self::request_ended`] must be called once for it. A connection of the stage
+    /// [`Stage::Bearer`] that has shown no token for [`IDLE_TIMEOUT`] returns to [`Stage::Stranger`]. Returns the
+    /// connection that it then displaces, for the caller to close. `None`: this connection displaces none, or it was
+    /// evicted before.
     pub fn request_started(&mut self, id: Id, now: Instant) -> Option<Id> {
         let entry = self.connections.get_mut(&id)?;
         entry.requests += 1;
@@ -245,9 +253,10 @@ impl Admission {
         evicted
     }
 
-    /// A request of the connection carries a valid token. The caller calls this once for each such request. A stranger
-    /// becomes a bearer. If there are too many bearers, returns the one whose last valid token came the longest time
-    /// ago, for the caller to close.
+    /// A request of the connection carries a valid token. The caller calls this once for each such request. A
+    /// connection of a stranger enters [`Stage::Bearer`]. If there are then too many connections in that stage, returns
+    /// the one whose last valid token came the longest time ago, for the caller to close. `None`: this connection
+    /// displaces none, or it was evicted before. The connection of an agent keeps its stage.
     pub fn authorized(&mut self, id: Id, now: Instant) -> Option<Id> {
         let entry = self.connections.get_mut(&id)?;
         entry.authorized += 1;
@@ -261,7 +270,8 @@ impl Admission {
     }
 
     /// The response to a request is a package: a stranger's connection may take [`DOWNLOAD_TIMEOUT`] from now to
-    /// receive it.
+    /// receive it. Call it at most once for a request, between [`Self::request_started`] and [`Self::request_ended`];
+    /// [`Self::download_ended`] must follow once.
     pub fn download_started(&mut self, id: Id, now: Instant) {
         if let Some(entry) = self.connections.get_mut(&id) {
             entry.downloads += 1;
@@ -277,6 +287,7 @@ impl Admission {
     }
 
     /// The response to a request was sent or dropped. `authorized`: [`Self::authorized`] was called for the request.
+    /// Call it once for each call of [`Self::request_started`]. The deadline of the connection is counted from `now`.
     pub fn request_ended(&mut self, id: Id, authorized: bool, now: Instant) {
         if let Some(entry) = self.connections.get_mut(&id) {
             entry.requests = entry.requests.saturating_sub(1);
@@ -287,8 +298,9 @@ impl Admission {
 
     /// Further `bytes` of a stranger's request body are in memory. The caller does not report the bodies of requests
     /// with a token. While the bodies of all strangers together exceed the limit, finds the address whose connections
-    /// hold the most bytes, and evicts that connection of it which holds the most. Returns the evicted connections, for
-    /// the caller to close; `id` may be one of them.
+    /// hold the most bytes, and evicts the connection of this address that holds the most. Returns the evicted
+    /// connections, for the caller to close; `id` may be one of them. The bytes count until the caller passes them to
+    /// [`Self::body_released`], or the connection is evicted or closed.
     pub fn body_received(&mut self, id: Id, bytes: usize) -> Vec<Id> {
         let Some(entry) = self.connections.get_mut(&id) else {
             return Vec::new();
@@ -358,8 +370,9 @@ impl Admission {
         expired
     }
 
-    /// When [`Self::expire`] must be called next. `None`: no connection has a deadline. Every other method that changes
-    /// this value may set an earlier deadline.
+    /// When [`Self::expire`] must be called next. `None`: no connection has a deadline. Every other method that takes
+    /// `&mut self` may set an earlier deadline. [`Self::expire`] may then evict nothing, because the connection with this
+    /// deadline may have lost it meanwhile.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(at, _)| *at)

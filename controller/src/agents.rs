@@ -20,8 +20,8 @@ use tombolo_proto::probe::{ProbeKind, ProbeReport, ProbeRequest};
 use tombolo_proto::status::AgentStatus;
 use tombolo_topology::topology::AgentStatuses;
 
-/// Longest time to put the request for a probe into a control stream's queue. The queue stays full for so long only if
-/// the agent does not read.
+/// Longest time to put the request for a probe into a control stream's queue. Only an agent that does not read keeps
+/// the queue full for so long.
 const PROBE_SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time that a probe's request and report may need on the control stream, in addition to the time that the probes
@@ -179,8 +179,9 @@ impl Agents {
         }
     }
 
-    /// Removes a stream that has ended; probes that were requested over the stream fail. Does nothing if a newer stream
-    /// of the agent has replaced it. Afterwards [`Self::forget_deleted`] is called.
+    /// Removes a stream that has ended; probes that were requested over the stream fail. The agent's revision, digest
+    /// and last status are kept. If a newer stream of the agent has replaced this one, nothing is removed. In both
+    /// cases [`Self::forget_deleted`] is called at the end.
     pub fn disconnected(&self, stream: &Stream) {
         self.update_by(stream, |entry| {
             entry.connection = None;
@@ -199,13 +200,19 @@ impl Agents {
         });
     }
 
-    /// Notes that a configuration is in flight to an agent. Ignored if a newer stream has replaced this one.
+    /// Notes that the configuration with this digest is in flight to an agent. Until the agent answers or opens a new
+    /// stream, [`Self::progress`] does not show the agent as up to date. Call this method before the configuration is
+    /// sent, and while the compiled state from which it was taken is still borrowed. Then a caller of
+    /// [`Self::progress`] that sees a newer compiled state also sees that a configuration is in flight. Ignored if a
+    /// newer stream has replaced this one.
     pub fn sent(&self, stream: &Stream, digest: &str) {
         self.update_by(stream, |entry| entry.in_flight = Some(digest.to_owned()));
     }
 
     /// Notes that a configuration is in force on an agent: its tables and kernel routes are those of the configuration
-    /// (D2). Ignored if a newer stream has replaced this one.
+    /// (D2). `revision` and `digest` are those of the agent's message; they are not compared with the configuration
+    /// that was sent. No configuration is in flight any more, and an earlier rejection is forgotten. Ignored if a newer
+    /// stream has replaced this one.
     pub fn applied(&self, stream: &Stream, revision: Revision, digest: &str) {
         self.update_by(stream, |entry| {
             entry.in_flight = None;
@@ -215,8 +222,15 @@ impl Agents {
         });
     }
 
-    /// Notes and logs that an agent rejected a configuration. The agent still runs the configuration that it had
-    /// before. Ignored if a newer stream has replaced this one.
+    /// Notes that an agent rejected a configuration. The agent still runs the configuration that it had before.
+    /// `revision` and `digest` are those of the rejected configuration, as the agent's message states them; they are
+    /// not compared with the configuration that was sent. `reason` is the agent's text. It is kept unchanged, so the
+    /// caller must limit its length.
+    ///
+    /// No configuration is in flight any more. The note replaces an earlier one. It is kept until the agent applies a
+    /// configuration or opens a new stream, and [`Self::progress`] shows it while the configuration compiled for the
+    /// agent has this digest. If a newer stream has replaced this one, nothing is noted. A warning is logged in any
+    /// case.
     pub fn rejected(&self, stream: &Stream, revision: Revision, digest: &str, reason: String) {
         tracing::warn!(agent = %stream.agent, %revision, reason, "agent rejected its configuration");
         self.update_by(stream, |entry| {
@@ -225,13 +239,14 @@ impl Agents {
         });
     }
 
-    /// Replaces the status of an agent by a newer one. Ignored if a newer stream has replaced this one.
+    /// Replaces the status of an agent by a newer one. Ignored if a newer stream has replaced this one. The status is
+    /// kept after the stream has ended, until the agent is deleted.
     pub fn status(&self, stream: &Stream, status: AgentStatus) {
         self.update_by(stream, |entry| entry.status = status);
     }
 
     /// Passes the report of probe `id` to the call of [`Self::probe`] that waits for it. The report is dropped if no
-    /// call waits for it any more.
+    /// call waits for it any more. `id` is the id in the request that the agent received.
     pub fn probe_result(&self, agent: &AgentId, id: u64, report: ProbeReport) {
         if let Some(waiting) = self.update(agent, |entry| entry.probes.remove(&id)) {
             // A caller that no longer waits has no use for the report.
@@ -239,8 +254,9 @@ impl Agents {
         }
     }
 
-    /// Removes agents that were deleted from the desired state. An agent that is connected stays until its stream has
-    /// ended. Before it ends, the stream sends the reason to the agent.
+    /// Removes the state of agents that are not in the published desired state. The caller calls this method after an
+    /// agent was deleted; a second call changes nothing. An agent that is connected stays until its stream has ended.
+    /// Before it ends, the stream sends the reason to the agent.
     pub fn forget_deleted(&self) {
         let topology = self.published.borrow().topology.clone();
         self.entries()
@@ -248,8 +264,8 @@ impl Agents {
         self.changed.send_modify(|n| *n += 1);
     }
 
-    /// For views: the last status of each agent that has sent one since this controller started, and the set of agents
-    /// whose stream is up.
+    /// Returns what the API's responses show about agents: the last status of each agent that has sent one since this
+    /// controller started, and the set of agents whose stream is up. A status that equals [`AgentStatus::default`] counts as none.
     #[must_use]
     pub fn statuses(&self) -> AgentStatuses {
         let entries = self.entries();
@@ -269,7 +285,8 @@ impl Agents {
     }
 
     /// The progress of all agents of the desired state except revoked ones, ordered by id. An agent that has not
-    /// connected since this controller started has an empty digest and the revision 0.
+    /// connected since this controller started has an empty digest and the revision 0. The result is a snapshot: the
+    /// method does not wait until the newest revision is compiled.
     #[must_use]
     pub fn progress(&self) -> Vec<AgentProgress> {
         let published = self.published.borrow().clone();
@@ -289,15 +306,16 @@ impl Agents {
                     (None, _) => String::new(),
                 };
                 let digest = entry.map(|e| e.digest.clone()).unwrap_or_default();
-                // While a configuration is in flight, the agent may switch to it at any moment. So the digest that the
-                // agent reported before says nothing until the agent has answered.
+                // While a configuration is in flight, the agent may switch to it at any moment. So until the agent has
+                // answered, the digest that it reported before proves nothing.
                 let idle = entry.is_none_or(|e| e.in_flight.is_none());
                 let same = idle && !digest.is_empty() && digest == desired_digest;
                 let reported = entry.map(|e| e.applied).unwrap_or_default();
                 let applied = if same {
                     compiled.revision
                 } else {
-                    // After the restore of an older backup, agents may report revisions that do not exist yet.
+                    // The agent does not run the newest configuration, so the result is less than the newest revision.
+                    // The agent may have reported a larger one, because an older backup was restored.
                     reported.min(Revision(compiled.revision.0.saturating_sub(1)))
                 };
                 let rejected = entry
@@ -326,7 +344,12 @@ impl Agents {
 
     /// Waits until `revision` is compiled and in force on every connected agent, for `limit` at most. Returns the
     /// connected agents on which the revision is not in force when the wait ends, ordered by id. Agents that are not
-    /// connected, or that disconnect during the wait, do not count.
+    /// connected, or that disconnect during the wait, do not count. An empty result does not mean that `revision` is
+    /// compiled: if no agent is connected, the result is empty also after a timeout. Dropping the future changes
+    /// nothing.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime, or if the present time plus `limit` overflows an [`Instant`](std::time::Instant).
     pub async fn wait(&self, revision: Revision, limit: Duration) -> Vec<AgentId> {
         let deadline = tokio::time::Instant::now() + limit;
         let mut changed = self.changed.subscribe();
@@ -347,12 +370,19 @@ impl Agents {
         }
     }
 
-    /// Lets an agent send probes, and waits for its report. Waits for the time that `request` allows for the probes
-    /// plus 5 s, but not for more than 120 s. Dropping the future does not stop the probes.
+    /// Lets an agent send probes, and waits for its report. `request` is not checked here; the agent checks it. Its
+    /// source must be an address of the agent. Several calls may run at the same time, also for one agent.
+    ///
+    /// Waits at most 5 s until the agent's stream accepts the request, and then for the time that `request` allows for
+    /// at most 300 probes plus 5 s, but not for more than 120 s. Dropping the future does not stop the probes; the
+    /// agent's report is then dropped.
     ///
     /// # Errors
     /// A message for the user: the agent is not connected or disconnects meanwhile, its stream does not accept the
     /// request within 5 s, or its report does not arrive in time.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
     pub async fn probe(&self, agent: &AgentId, request: &ProbeRequest) -> Result<ProbeReport, String> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let _pending = PendingProbe {

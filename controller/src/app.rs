@@ -43,14 +43,16 @@ pub struct App {
 }
 
 impl App {
-    /// Opens the data directory, or creates it with a new certificate authority, and starts the writer, the compiler
-    /// and the convergence metric. Locks the directory until the process ends, removes unfinished backups, and writes
-    /// the authority's certificate to [`AUTHORITY_FILE`]. Blocks while it reads the store.
-    /// `agent_certificate_lifetime`: how long the certificates are valid that agents get from now on. `limits`: the
-    /// limits of the port.
+    /// Opens the data directory, or creates it (mode 0700) with a new certificate authority, and starts the writer, the
+    /// compiler and the convergence metric. Locks the directory until the process ends, removes unfinished backups, and
+    /// writes the authority's certificate to [`AUTHORITY_FILE`]. Blocks while it reads the store and compiles its
+    /// state. Does not open the port. `agent_certificate_lifetime`: the lifetime of the certificates that are issued to
+    /// agents from now on. `limits`: the limits of the port.
     ///
     /// # Errors
-    /// The directory is in use by another controller, its store cannot be read, or the file system fails.
+    /// The directory is in use by another controller, its store cannot be read or holds a document that this version
+    /// cannot read, the lifetime is out of range, a thread cannot be started, or the file system fails. The lock is
+    /// then released; files that were created stay.
     ///
     /// # Panics
     /// Outside of a Tokio runtime.
@@ -91,11 +93,12 @@ impl App {
     }
 }
 
-/// Locks a data directory for this process. Does not wait for the lock. The lock lasts until the returned file is
-/// dropped.
+/// Locks a data directory, which must exist, for this process. Creates the lock file if it is missing. Does not wait
+/// for the lock. The lock lasts until the returned file is dropped.
 ///
 /// # Errors
-/// The directory is locked already, by another process or by this one, or the lock file cannot be opened.
+/// The directory is locked already, by another process or by this one, or the lock file cannot be created, opened or
+/// locked.
 pub fn lock(data_dir: &Path) -> anyhow::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     let path = data_dir.join(LOCK_FILE);
@@ -111,7 +114,7 @@ pub fn lock(data_dir: &Path) -> anyhow::Result<File> {
     }
 }
 
-/// Removes the copies of backups that a process did not finish before it ended.
+/// Removes the unfinished copies of the store that an earlier process left when it ended during a backup.
 fn remove_unfinished_backups(data_dir: &Path) {
     for entry in std::fs::read_dir(data_dir).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(BACKUP_PREFIX) {

@@ -17,8 +17,8 @@ use uuid::Uuid;
 pub(crate) const ADMIN: &str = "admin";
 /// The file of the admin token in the data directory.
 pub(crate) const ADMIN_FILE: &str = "admin.token";
-/// Lifetime of a login token: an hour, about as long as that of Azure's access tokens. Clients log in again without the
-/// user when it has passed.
+/// Lifetime of a login token: one hour, about as long as that of Azure's access tokens. When it has passed, clients log
+/// in again without asking the user.
 pub(crate) const LOGIN_LIFETIME: Duration = Duration::from_secs(3600);
 /// The key prefix of API tokens in the store.
 const TOKENS_PREFIX: &str = "own/api-tokens/";
@@ -101,8 +101,8 @@ pub(crate) fn now() -> u64 {
 
 impl Auth {
     /// Reads the API tokens of the store, and the key that signs login tokens; a missing key is created. If the file of
-    /// the admin token is missing, as at the first start, creates a new admin token. The text in that file is valid: if
-    /// the hash in the store is that of another text, it is replaced.
+    /// the admin token is missing, as at the first start, creates a new admin token. The text in that file is the valid
+    /// admin token: if the store has the hash of another text, that hash is replaced.
     ///
     /// # Errors
     /// A document is malformed or unknown, the file holds no admin token, or the store or the file cannot be written.
@@ -218,7 +218,8 @@ impl Auth {
     }
 
     /// Deletes a token; login tokens that were issued for it become invalid. Returns, when the deletion is durable,
-    /// whether the token existed. This method would also delete the admin token; its caller refuses that.
+    /// whether the token existed. The caller must refuse to delete the admin token, because this method does not check
+    /// that.
     pub(crate) async fn delete(&self, writer: &Writer, id: &str) -> Result<bool, WriteError> {
         if self.get(id).is_none() {
             return Ok(false);

@@ -14,8 +14,8 @@ use time::{Duration, OffsetDateTime};
 use tombolo_proto::id::AgentId;
 use x509_parser::prelude::FromDer;
 
-/// A DNS name that every server certificate carries. Agents verify this name, so they can connect to the controller at
-/// any address.
+/// A DNS name that every server certificate carries. Agents check that the certificate has this name, and not the
+/// address at which they connect, so the controller may have any address.
 pub const CONTROLLER_NAME: &str = "tombolo-controller";
 
 /// Lifetime of the authority's certificate, in days. It is 10 years, because operators must copy each new certificate
@@ -26,8 +26,8 @@ const AUTHORITY_LIFETIME_DAYS: i64 = 3650;
 /// [`Authority::server_renewal`]).
 const SERVER_LIFETIME_DAYS: i64 = 90;
 
-/// The time by which the start of a certificate's validity lies before its issue, because the clocks of agents may be
-/// slow.
+/// A certificate is valid from this time before its issue on, because the clocks of agents may be slow. For a
+/// short-lived certificate the time is shorter (see `lifetime`).
 const CLOCK_SKEW: Duration = Duration::minutes(10);
 
 /// A certificate authority with its private key.
@@ -71,8 +71,8 @@ impl Authority {
         Ok(serde_json::to_vec(&Document { certificate, key })?)
     }
 
-    /// Reads the authority's document. `agent_lifetime`: how long the agents' certificates are valid that
-    /// [`Self::sign`] will issue. Whether the authority's certificate has expired is not checked.
+    /// Reads the authority's document. `agent_lifetime`: the lifetime of the certificates that [`Self::sign`] issues to
+    /// agents. Whether the authority's certificate has expired is not checked. Reads no file.
     ///
     /// # Errors
     /// The document is malformed, its key does not match its certificate, or the lifetime is out of range.
@@ -114,10 +114,10 @@ impl Authority {
 
     /// Issues a server certificate with a new P-256 key, for these DNS names and IP addresses and for
     /// [`CONTROLLER_NAME`]. It is valid for 90 days, and the authority's certificate follows it in the chain. Nothing
-    /// is stored.
+    /// is stored. The caller replaces it after [`Self::server_renewal`].
     ///
     /// # Errors
-    /// A name is not valid in a certificate.
+    /// A name is not valid in a certificate, or the key cannot be generated or used.
     pub fn server(&self, names: &[String]) -> anyhow::Result<Arc<CertifiedKey>> {
         let mut names = names.to_vec();
         names.push(CONTROLLER_NAME.into());
@@ -144,10 +144,15 @@ impl Authority {
 
     /// Issues a certificate for an agent. Only the public key is taken from the request (PKCS #10, PEM); the subject is
     /// `agent`. Returns the certificate in PEM, and its [`key_fingerprint`]. The caller must check that the agent
-    /// exists and may have this key, and must store the key's fingerprint.
+    /// exists and may have this key, and must store the key's fingerprint. Nothing is stored. A second call for the
+    /// same request returns another certificate.
     ///
     /// # Errors
-    /// The request is malformed, or its signature is not valid.
+    /// The request is malformed or asks for an extension that is not supported, its signature is not valid, or the
+    /// algorithm of its key is not supported.
+    ///
+    /// # Panics
+    /// The lifetime of the certificate ends after the year 9999.
     pub fn sign(&self, agent: &AgentId, request: &str) -> anyhow::Result<(String, String)> {
         let mut request =
             CertificateSigningRequestParams::from_pem(request).context("csr: not a PKCS #10 request in PEM")?;
@@ -193,7 +198,8 @@ fn public_key_of(certificate: &CertificateDer<'_>) -> anyhow::Result<Vec<u8>> {
     Ok(parsed.public_key().raw.to_vec())
 }
 
-/// SHA-256 of a certificate's SubjectPublicKeyInfo in hexadecimal digits.
+/// SHA-256 of a certificate's SubjectPublicKeyInfo in 64 lower-case hexadecimal digits. Signature and validity period
+/// are not checked.
 ///
 /// # Errors
 /// The certificate is malformed.
@@ -201,8 +207,8 @@ pub fn key_fingerprint(certificate: &CertificateDer<'_>) -> anyhow::Result<Strin
     Ok(hex(&Sha256::digest(public_key_of(certificate)?)))
 }
 
-/// The agent that a certificate names, and whether the certificate is outside of its validity period by this host's
-/// clock. The signature is not verified.
+/// The agent that the first common name of a certificate's subject names, and whether the certificate is outside of its
+/// validity period by this host's clock. The signature is not verified, and the agent need not exist.
 ///
 /// # Errors
 /// The certificate is malformed, or its common name is not the name of an agent.

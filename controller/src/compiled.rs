@@ -102,9 +102,10 @@ fn compile(published: &Published, before: &BTreeMap<AgentId, Arc<Config>>) -> Co
     }
 }
 
-/// Compiles the present state, and starts a thread that compiles each state that is published later. The thread adds
-/// the time of each compilation to `durations`, and ends when the writer ends. The thread skips a state that is
-/// superseded before the thread reads it. The returned receiver has the first result already.
+/// Compiles the present state on the calling thread, and starts a thread that compiles each state that is published
+/// later. The thread adds the time of each of its compilations to `durations`, and ends when the sender of `published`
+/// is dropped, i.e. when the writer ends. The returned receiver then reports that its sender was dropped. The thread
+/// skips a state that is superseded before the thread reads it. The returned receiver has the first result already.
 ///
 /// # Errors
 /// The thread could not be started.

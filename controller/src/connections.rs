@@ -53,14 +53,22 @@ impl Connections {
         }
     }
 
-    /// Notes that an agent may connect from an address (see [`Admission::add_agent_address`]).
+    /// Notes that an agent may connect from an address (see [`Admission::add_agent_address`]). An IPv6 address stands
+    /// for its whole /64.
     pub fn add_agent_address(&self, agent: &AgentId, ip: IpAddr) {
         self.lock().admission.add_agent_address(agent, ip.into());
     }
 
-    /// Admits a connection that was accepted, or refuses it by dropping `spawn`, which owns the socket. `spawn` starts
-    /// the task that then owns the socket and the [`Connection`]. The task is aborted when the connection is evicted.
-    /// `spawn` is called while the state is locked, so it must not call methods of this value.
+    /// Admits a connection that `accept(2)` has returned, or refuses it. `ip` is the address of the client. Other
+    /// connections may be evicted, i.e. their tasks are aborted, even if this connection is refused.
+    ///
+    /// An admitted connection is passed to `spawn`, which starts the task that owns the socket and the [`Connection`],
+    /// and returns the handle that aborts this task. The task is aborted when the connection is evicted. `spawn` owns
+    /// the socket: if the connection is refused, `spawn` is dropped without a call, which closes the socket.
+    ///
+    /// `spawn` is called while the state is locked. So it must not call methods of this value, and must neither drop
+    /// its [`Connection`] nor panic: dropping a [`Connection`] locks the state too, so the thread would block forever.
+    /// The new task may drop it at any time.
     pub fn admit(self: &Arc<Self>, ip: IpAddr, spawn: impl FnOnce(Connection) -> AbortHandle) {
         self.with(|state, now| {
             let admitted = state.admission.accept(ip, now);
@@ -83,7 +91,11 @@ impl Connections {
     }
 
     /// Aborts connections at their deadlines. Never returns. Only one call may run at a time, because an earlier
-    /// deadline wakes only one of the callers.
+    /// deadline wakes only one of the callers. The future can be dropped at any time; another call then continues its
+    /// work.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
     pub async fn expire(&self) {
         loop {
             let next = self.lock().admission.next_deadline();
@@ -171,7 +183,8 @@ impl State {
 pub struct Connection {
     connections: Arc<Connections>,
     id: Id,
-    /// An agent was known at the connection's address when it was accepted, or the connection comes from this host.
+    /// Whether an agent was known at the connection's address when the connection was accepted, or the connection comes
+    /// from this host.
     pub reserved: bool,
 }
 
@@ -184,18 +197,24 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    /// Reports that the ClientHello is complete.
+    /// Reports that the ClientHello is complete: the connection enters the stage `handshake`. This may evict another
+    /// connection in that stage. Ignored if this connection was evicted. Call it once, before
+    /// [`Self::wait_for_key_exchange`].
     pub fn client_hello_received(&self) {
         self.connections
             .report(|admission, _| admission.client_hello_received(self.id));
     }
 
     /// Waits until the rate limit of the client's address allows a key exchange, but at most 1 s. Connections from this
-    /// host have no such limit.
+    /// host have no such limit. Call it once, before the key exchange is computed. The key exchange counts against the
+    /// rate limit from the first poll on, even if the future is dropped.
     ///
     /// # Errors
-    /// The address has begun too many key exchanges, or the connection was evicted. The caller must drop the
-    /// connection.
+    /// The address has begun too many key exchanges, or the connection was evicted. The caller must close the socket
+    /// and drop the connection; its task is not aborted because of this error.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
     pub async fn wait_for_key_exchange(&self) -> std::io::Result<()> {
         let wait = self
             .connections
@@ -210,15 +229,20 @@ impl Connection {
         Ok(())
     }
 
-    /// Reports that the TLS handshake is complete, with the verified certificate of `agent` or without one. This may
-    /// evict another connection in the stage that the connection enters.
+    /// Reports that the TLS handshake is complete. `agent`: the agent whose certificate the client has shown; the
+    /// caller has verified the certificate and that the agent is not revoked. `None`: the client has shown no such
+    /// certificate. The connection enters the stage `agent` or `stranger`, which may evict another connection in that
+    /// stage. The address of the connection is noted as an address of `agent`. Ignored if this connection was evicted.
+    /// Call it once, before [`Self::request`].
     pub fn handshake_completed(&self, agent: Option<&AgentId>) {
         self.connections
             .report(|admission, now| admission.handshake_completed(self.id, agent, now));
     }
 
     /// Reports that a request has begun. The request counts as in progress until the last clone of the returned value
-    /// is dropped.
+    /// is dropped. A connection may have several requests in progress. If its last valid token came more than 60 s ago
+    /// and no request with a token is in progress, the connection returns from the stage `bearer` to `stranger`, which
+    /// may evict another connection.
     #[must_use]
     pub fn request(&self) -> Request {
         self.connections
@@ -250,8 +274,9 @@ struct InFlight {
 }
 
 impl Request {
-    /// Reports that the request carries a valid token. The connection gets the stage `bearer`, and the body no longer
-    /// counts towards the limit for strangers' bodies. Further calls do nothing.
+    /// Reports that the request carries a valid token. The connection enters the stage `bearer`, which may evict
+    /// another connection in that stage; the connection of an agent keeps its stage. The body no longer counts towards
+    /// the limit for strangers' bodies. Further calls for the same request do nothing.
     pub fn authorized(&self) {
         if !self.0.authorized.swap(true, Ordering::Relaxed) {
             let (id, held) = (self.0.id, self.0.held.swap(0, Ordering::Relaxed));
@@ -262,8 +287,8 @@ impl Request {
         }
     }
 
-    /// Reports that the response is a package. A stranger has more time for a package than for other responses. Further
-    /// calls do nothing.
+    /// Reports that the response is a package. A stranger has 5 minutes from now to receive a package, which is more
+    /// than for other responses. Further calls do nothing.
     pub fn download_started(&self) {
         if !self.0.downloading.swap(true, Ordering::Relaxed) {
             let id = self.0.id;
@@ -274,8 +299,10 @@ impl Request {
         }
     }
 
-    /// Reports that `bytes` of the request's body have arrived. Ignored after [`Self::authorized`]. If the bodies of
-    /// all strangers together exceed their limit, connections are aborted. This connection may be one of them.
+    /// Reports that further `bytes` of the request's body have arrived. They count until [`Self::authorized`] is called
+    /// or the last clone of this value is dropped. Not to be called for requests of agents. Ignored after
+    /// [`Self::authorized`]. If the bodies of all strangers together exceed their limit, connections are aborted. This
+    /// connection may be one of them.
     pub fn body_received(&self, bytes: usize) {
         if !self.0.authorized.load(Ordering::Relaxed) {
             self.0.held.fetch_add(bytes, Ordering::Relaxed);

@@ -28,8 +28,8 @@ fn group_prefix(group: &str) -> String {
 }
 
 impl Deployments {
-    /// Reads the deployments from the controller's own documents. These are the documents whose keys have the prefix of
-    /// deployments. Documents that this version cannot read are left out.
+    /// Reads the deployments from those of the controller's own documents (see [`crate::writer::OWN_PREFIX`]) whose
+    /// keys start with [`DEPLOYMENTS_PREFIX`]. Documents that this version cannot read are left out.
     pub(crate) fn open(documents: &BTreeMap<String, Vec<u8>>) -> Self {
         let own = documents.iter().filter_map(|(key, value)| {
             let id = key.strip_prefix(DEPLOYMENTS_PREFIX)?;

@@ -5,7 +5,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Raises this process's soft limit of open files (`RLIMIT_NOFILE`) to the hard one. Returns the hard limit: a number
 /// of descriptors that includes those in use, or `usize::MAX` if there is no limit. The usual soft limit of 1,024
-/// protects programs that use `select`, which this one does not. A second call changes nothing.
+/// protects programs that use `select(2)`, which fails for larger descriptors; this program does not use it. A second
+/// call changes nothing.
 ///
 /// # Errors
 /// The kernel refuses to read or to set the limit.

@@ -1,6 +1,6 @@
-//! Stores the endpoints that agents report. A report can cause a durable write. So each control stream has at most one
-//! write in progress, and begins at most one in each [`MIN_WRITE_INTERVAL`]. Of the reports that arrive in between,
-//! only the newest is stored.
+//! Stores the endpoints that agents report. A report can cause a durable write. To limit these writes, each control
+//! stream has at most one write in progress, and begins at most one write in each [`MIN_WRITE_INTERVAL`]. Of the
+//! reports that arrive between two writes, only the newest is stored.
 
 use crate::writer::Writer;
 use std::net::{IpAddr, SocketAddr};
@@ -76,8 +76,8 @@ fn of_hello(hello: &Hello, seen: IpAddr) -> Reach {
     }
 }
 
-/// Stores how an agent is reached. Writes nothing if the store has the same, or the agent does not exist. Returns
-/// whether a write was tried.
+/// Stores how an agent is reached. Writes nothing if the store has the same endpoints and lanes already, or the agent
+/// does not exist. Returns whether a write was tried.
 async fn store(writer: &Writer, agent: &AgentId, reach: Reach) -> bool {
     let topology = writer.current().topology;
     if topology.agents.get(agent).is_none_or(|a| a.reach == reach) {

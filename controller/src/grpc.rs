@@ -25,7 +25,7 @@ use tombolo_topology::sync::authorize;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
 /// Largest message with a configuration that the controller can send, in bytes. Agents accept no more than 32 MiB, so
-/// their limit applies first.
+/// in practice the limit of the agents applies.
 const MAX_CONFIG: usize = 64 << 20;
 
 /// Largest message that an agent may send, in bytes.
@@ -41,8 +41,10 @@ const MAX_RENEWAL: usize = 16 << 10;
 /// enough for many retransmissions.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The routes of the control service. A client is identified before the body of its request is read, because gRPC
-/// decoding reserves as much memory as the first bytes of a message announce.
+/// The routes of the control service. A client is identified before the body of its request is read, because the gRPC
+/// decoder reserves as much memory as the length in front of a message states. The server must add [`PeerAddr`] and, if
+/// the client has shown a certificate, [`PeerCertificate`] to the extensions of each request. A request without a
+/// certificate gets the status `UNAUTHENTICATED`.
 pub fn router(app: &Arc<App>) -> Router {
     let control = ControlServer::new(ControlService(app.clone()))
         .max_decoding_message_size(MAX_FROM_AGENT)

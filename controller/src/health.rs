@@ -22,11 +22,15 @@ use tokio_rustls::TlsConnector;
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Requests the health of the controller that listens at `listen` and has this data directory. If `listen` has an
-/// unspecified address (`0.0.0.0` or `::`), loopback is used. Returns the JSON body of the response, unparsed.
+/// unspecified address (`0.0.0.0` or `::`), loopback is used. Returns the JSON body of the response, unparsed. Connects
+/// anew for each call, and needs no token.
 ///
 /// # Errors
-/// The authority's certificate in the data directory cannot be read, nothing listens there, another authority has
-/// issued the server's certificate, the status is not 200, or there is no response within [`HEALTH_TIMEOUT`].
+/// The authority's certificate in the data directory cannot be read or parsed, nothing listens there, another authority
+/// has issued the server's certificate, the status is not 200, or there is no response within [`HEALTH_TIMEOUT`].
+///
+/// # Panics
+/// Outside of a Tokio runtime.
 pub async fn ask(data_dir: &Path, listen: SocketAddr) -> anyhow::Result<String> {
     let at = reachable(listen);
     tokio::time::timeout(HEALTH_TIMEOUT, request(data_dir, at))

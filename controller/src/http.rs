@@ -45,7 +45,11 @@ const ACCEPT_ERROR_BACKOFF: Duration = Duration::from_millis(50);
 /// Connections of agents stay open until this time is over.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
 
-/// The routes of the port: those of `rest`, and the control service of the agents.
+/// The routes of the port: those of `rest`, and the control service of the agents. `rest` is the result of
+/// [`crate::rest::router::router`] for the same `app`.
+///
+/// # Panics
+/// `rest` has a route that the control service has too.
 pub fn router(app: &Arc<App>, rest: Router) -> Router {
     rest.merge(grpc::router(app))
 }
@@ -60,12 +64,17 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds the port and issues the server's certificate, for `public_names` (DNS names and IP addresses) and for the
-    /// names and addresses of this host. From this call on, the kernel establishes connections, and [`Self::serve`]
-    /// accepts them later.
+    /// Binds the port and issues the server's certificate, for `public_names` (DNS names and IP addresses; may be
+    /// empty) and for the names and addresses of this host. From this call on, the kernel establishes connections, and
+    /// [`Self::serve`] accepts them later. Port 0 lets the kernel choose a port. The call does not wait for anything.
     ///
     /// # Errors
-    /// The address is in use or does not belong to this host, or a public name is not valid in a certificate.
+    /// The address is in use or does not belong to this host, the process may not bind the port (a port below 1024
+    /// without `CAP_NET_BIND_SERVICE`), a public name is not valid in a certificate, or `authority` cannot issue the
+    /// certificate.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
     pub async fn bind(listen: SocketAddr, public_names: &[String], authority: &Authority) -> anyhow::Result<Self> {
         let names = certificate_names(listen, public_names);
         let resolver = Arc::new(Resolver::new(authority.server(&names)?));
@@ -90,6 +99,14 @@ impl Server {
     /// Serves connections until `stop` completes, and replaces the server's certificate when it gets old. Then closes
     /// the port, and gives open connections [`SHUTDOWN_GRACE`] to end. Connections that are still open after that time
     /// end when the runtime ends.
+    ///
+    /// `app` must have the authority that was passed to [`Self::bind`], and `router` is the result of [`router`] for
+    /// `app`. Only one call may run for one `app`, because each call runs [`crate::connections::Connections::expire`].
+    /// If the future is dropped, the port is closed at once, and open connections last until they or the runtime end;
+    /// their deadlines are then no longer kept.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
     pub async fn serve(self, app: Arc<App>, router: Router, stop: impl Future<Output = ()>) {
         add_agent_addresses(&app);
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

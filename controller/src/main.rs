@@ -207,7 +207,7 @@ fn restore(from: &Path, data_dir: &Path) -> anyhow::Result<()> {
         .create(data_dir)
         .with_context(|| format!("cannot create {}", data_dir.display()))?;
     let _lock = app::lock(data_dir)?;
-    // SQLite would replay a leftover write-ahead log over the restored state.
+    // A leftover write-ahead log also counts as a state, because SQLite would replay it over the restored state.
     let store_files = |name: &str| ["", "-wal", "-shm"].map(|end| data_dir.join(format!("{name}{end}")));
     let existing: Vec<String> = store_files(STORE_FILE)
         .iter()

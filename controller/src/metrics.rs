@@ -18,9 +18,9 @@ use tokio::sync::watch;
 use tombolo_proto::exposition::{Kind, Text};
 
 /// Longest time that the measurement waits for one revision. If the revision is not in force on every connected agent
-/// by then, this time is observed, so that an agent that is connected and does not apply it does not stop the
-/// measurement. The time is twice the largest bound of the histogram, so such a revision counts only in the bucket
-/// `+Inf`.
+/// by then, the time that has passed is observed, so that a connected agent that never applies the revision does not
+/// stop the measurement. The time is twice the largest bound of the histogram, so such a revision counts only in the
+/// bucket `+Inf`.
 const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The counters and histograms that events update. The values of all other metrics are read when Prometheus scrapes
@@ -145,9 +145,14 @@ impl Metrics {
     }
 }
 
-/// Observes for each compiled revision how long it takes until it is in force on every connected agent. Returns when
-/// the compiler has ended. Of the revisions that are compiled while the measurement waits for an earlier one, only the
-/// newest is observed.
+/// Observes in [`Metrics::convergence`], for each revision that is compiled after the call, the time from its
+/// publication until it is in force on every connected agent. If this takes more than 60 s, the time that has passed
+/// then is observed. Returns when the compiler has ended. Only one call should run, because each call observes every
+/// revision. Of the revisions that are compiled while the measurement waits for an earlier one, only the newest is
+/// observed.
+///
+/// # Panics
+/// Outside of a Tokio runtime.
 pub async fn measure_convergence(metrics: Arc<Metrics>, agents: Arc<Agents>, mut compiled: watch::Receiver<Compiled>) {
     while compiled.changed().await.is_ok() {
         let (revision, since): (_, Instant) = {

@@ -54,8 +54,8 @@ impl Packages {
     }
 
     /// Opens a package for reading. Blocks on the file system. Returns the file and its size in bytes. `None`: `name`
-    /// has not the form of a package's name, the folder has no such file, or the file is a symbolic link, is no regular
-    /// file, or is larger than [`MAX_SIZE`].
+    /// has not the form of a package's name, the folder has no such file, the file is no regular file (a symbolic link
+    /// is none), or the file is larger than [`MAX_SIZE`].
     ///
     /// # Errors
     /// The file exists and cannot be opened.
@@ -154,8 +154,8 @@ impl Drop for Slot {
     }
 }
 
-/// Whether a file name has the form `tombolo-agent_VERSION_ARCHITECTURE.deb`. Such a name has no `/`, so it cannot name
-/// a file outside of the folder.
+/// Whether a file name is `tombolo-agent_*.deb` with letters, digits and `._+~-` for `*`, and not longer than
+/// [`MAX_NAME`]. Such a name has no `/`, so it cannot name a file outside of the folder.
 fn is_package_name(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._+~-".contains(&b);
     let inner = name

@@ -8,13 +8,16 @@ use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-/// Replaces a file atomically by one with mode 0600 and this content, or creates it. Blocks until the file and its
-/// directory are synced to the disk. The new content is first written to a second file in the same directory, with the
-/// extension `new`.
+/// Replaces a file atomically by one with this content, or creates it. Blocks until the file and its directory are
+/// synced to the disk. `path` must name the directory too: for a file name alone, the sync of the directory fails.
+///
+/// The new content is first written to a second file in the same directory, whose name is that of `path` with the
+/// extension replaced by `new`. So calls for the same path, or for paths that differ only in their extension, must not
+/// overlap. The mode of the new file is 0600; if the second file exists already, its mode is kept instead.
 ///
 /// # Errors
 /// The file system fails. The file then has its old content, or, if only the sync of the directory failed, its new
-/// content.
+/// content. The second file may remain.
 pub fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let temporary = path.with_extension("new");
     let write = || -> std::io::Result<()> {
@@ -32,7 +35,8 @@ pub fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Creates an empty file with mode 0600. If the file exists, keeps its content and sets its mode to 0600.
+/// Creates an empty file with mode 0600. If the file exists, keeps its content and sets its mode to 0600. Symbolic
+/// links are followed.
 ///
 /// # Errors
 /// The file cannot be opened for writing, or its mode cannot be set.
@@ -51,8 +55,8 @@ pub fn random() -> String {
     URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
 }
 
-/// The BLAKE3 hash of a secret in hexadecimal digits, for storage. A random secret of 256 bits cannot be guessed, so a
-/// slow password hash would add nothing.
+/// The BLAKE3 hash of a secret in 64 lower-case hexadecimal digits, for storage. A random secret of 256 bits cannot be
+/// guessed, so a slow password hash would add nothing.
 #[must_use]
 pub fn hash(secret: &str) -> String {
     blake3::hash(secret.as_bytes()).to_hex().to_string()

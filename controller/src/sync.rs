@@ -45,8 +45,8 @@ pub(crate) fn permission_denied(agent: &AgentId, close: Close) -> Status {
 
 impl Session<'_> {
     /// Serves a stream from its Hello to its end. `agent`: the agent that the client's certificate names; the Hello
-    /// must name the same. Pushes the compiled configuration when it differs from the one that the agent runs, and no
-    /// configuration is in flight.
+    /// must name the same agent. Pushes the compiled configuration when it differs from the one that the agent runs,
+    /// and no configuration is in flight.
     ///
     /// # Errors
     /// The status with which the stream ends. If the agent has closed the stream, the result is `Ok`.
@@ -66,8 +66,8 @@ impl Session<'_> {
                 shortened(&hello.agent)
             )));
         }
-        // The agent is checked again. Since its request was authorized, it may have been deleted, and another host may
-        // have joined with its name. This Hello must not replace the stream of the other host.
+        // The agent is checked again. Since the request was authorized, the agent may have been deleted, and another
+        // host may have joined with its name. This Hello must not replace the stream of the other host.
         let current = self.writer.current();
         let known = current.topology.agents.get(agent);
         authorize(known.map(|a| &**a), &self.key).map_err(|close| permission_denied(agent, close))?;
@@ -113,7 +113,10 @@ impl Session<'_> {
         }
     }
 
-    /// Sends the agent its compiled configuration, if the agent runs another configuration and none is in flight.
+    /// Sends the agent its compiled configuration if the agent runs another configuration, has not rejected this one,
+    /// and no configuration is in flight. Sends UpToDate once for each stream if the agent runs its compiled
+    /// configuration already. If the agent may no longer be connected, the result is the status with which the stream
+    /// ends.
     async fn push(&mut self, stream: &Stream, sync: &mut AgentSync) -> Result<(), Status> {
         let agent = &stream.agent;
         let message = {

@@ -13,7 +13,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 /// The TLS configuration of the port. A client certificate is optional; if there is one, it must be signed by
 /// `authority`. An expired certificate passes the handshake, so that its agent can renew it (D21). For all other calls,
-/// the gRPC service refuses an expired certificate. ALPN offers HTTP/2 and HTTP/1.1.
+/// the gRPC service refuses an expired certificate. ALPN offers HTTP/2 and HTTP/1.1. `resolver` provides the server's
+/// certificate for each handshake, so a later [`Resolver::replace`] takes effect.
 ///
 /// # Errors
 /// The authority's certificate is not usable.
@@ -35,7 +36,7 @@ pub fn server(authority: &Authority, resolver: Arc<Resolver>) -> anyhow::Result<
 pub struct Resolver(RwLock<Arc<CertifiedKey>>);
 
 impl Resolver {
-    /// A resolver with a first certificate.
+    /// A resolver with a first certificate (see [`Authority::server`]). Whether it is valid is not checked.
     #[must_use]
     pub const fn new(first: Arc<CertifiedKey>) -> Self {
         Self(RwLock::new(first))

@@ -52,7 +52,8 @@ pub enum WriteError {
     /// A rule of the topology forbids it.
     #[error(transparent)]
     Rejected(#[from] Rejection),
-    /// The store failed, or the controller is shutting down. Nothing was changed.
+    /// The store failed, or the controller is shutting down. Nothing was changed, with the exception that
+    /// [`Writer::change`] describes.
     #[error("the change was not stored: {0}")]
     Store(String),
 }
@@ -83,10 +84,11 @@ impl std::fmt::Debug for Request {
 }
 
 impl Writer {
-    /// Blocks while it reads the store, and then starts the writer's thread. The thread ends with [`Writer::stop`],
-    /// when the last [`Writer`] is dropped, or when another process writes to the store.
+    /// Blocks while it reads the store, and then starts the writer's thread. The thread ends when [`Writer::stop`] is
+    /// called, when the last [`Writer`] is dropped, or when it finds that another process has written to the store.
     ///
-    /// Also returns, by key, the documents under [`OWN_PREFIX`], which do not belong to the topology.
+    /// Also returns, by key, the documents under [`OWN_PREFIX`], which do not belong to the topology. No other writer
+    /// may use the store, in this process or in another one.
     ///
     /// # Errors
     /// The store cannot be read, it holds a document that this version cannot parse, or the thread cannot be started.
@@ -126,18 +128,27 @@ impl Writer {
     /// Waits while the queue is full. Dropping the future does not cancel a change that is queued already.
     ///
     /// # Errors
-    /// [`WriteError`]: a rule forbids the change, the store failed, or the writer has stopped. Nothing was changed.
+    /// [`WriteError`]: a rule forbids the change, the store failed, or the writer has stopped. Nothing was changed,
+    /// with one exception: if another process has written to the store, the change may be stored nevertheless. It is
+    /// then not published, and the writer stops.
     pub async fn change(&self, change: Change) -> Result<Committed, WriteError> {
         let (answer, answered) = oneshot::channel();
         self.request(Request::Change(Box::new(change), answer), answered)
             .await?
     }
 
-    /// Sets or deletes (`None`) a document under [`OWN_PREFIX`]. Returns when that is durable. Release builds do not
-    /// check the prefix.
+    /// Sets or deletes (`None`) a document under [`OWN_PREFIX`]. Returns when that is durable. Each call makes a new
+    /// revision, which is published, even if it changes nothing. Deleting a document that does not exist succeeds.
+    /// Release builds do not check the prefix of `key`.
+    ///
+    /// Waits while the queue is full. Dropping the future does not cancel a request that is queued already.
     ///
     /// # Errors
-    /// [`WriteError::Store`]: the store failed or the writer has stopped. Nothing was changed.
+    /// [`WriteError::Store`]: the store failed or the writer has stopped. Nothing was changed, with the exception that
+    /// [`Self::change`] describes.
+    ///
+    /// # Panics
+    /// In debug builds, if `key` does not start with [`OWN_PREFIX`].
     pub async fn set_document(&self, key: String, value: Option<Vec<u8>>) -> Result<(), WriteError> {
         debug_assert!(
             key.starts_with(OWN_PREFIX),
@@ -148,10 +159,12 @@ impl Writer {
     }
 
     /// Writes a consistent copy of the store to a new file with mode 0600. Changes that are requested later are not in
-    /// it.
+    /// the copy, and neither are changes that have not been confirmed yet. Other requests wait until the copy is
+    /// complete. Dropping the future does not cancel a backup that is queued already.
     ///
     /// # Errors
-    /// [`StoreError::Failed`]: the file exists or cannot be written, or the writer has stopped.
+    /// [`StoreError::Failed`]: the file exists, its path is not UTF-8, it cannot be written, or the writer has stopped.
+    /// An incomplete file may remain.
     pub async fn backup(&self, to: PathBuf) -> Result<(), StoreError> {
         let (answer, answered) = oneshot::channel();
         match self.request(Request::Backup(to, answer), answered).await {
@@ -161,7 +174,9 @@ impl Writer {
     }
 
     /// Completes the requests that were sent before, closes the store, and returns true when both are done. Returns
-    /// false if the writer had stopped already. Later requests fail.
+    /// false if the writer had stopped already, or stops before because another process has written to the store. Later
+    /// requests fail. Dropping the future does not cancel a stop that is queued already. [`Self::current`] still
+    /// returns the last state.
     pub async fn stop(&self) -> bool {
         let (done, stopped) = oneshot::channel();
         self.request(Request::Stop(done), stopped).await.is_ok()
@@ -296,8 +311,8 @@ impl Worker {
         if transactions.is_empty() {
             return Ok(());
         }
-        // No comparison fails as long as only this process writes to the store. A conflict means that another process
-        // has written, so the rules were checked against an outdated state.
+        // The preconditions (`compare`) always hold as long as only this process writes to the store. A conflict means
+        // that another process has written, so the rules were checked against an outdated state.
         self.store
             .commit(transactions)?
             .into_iter()

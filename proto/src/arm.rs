@@ -91,8 +91,8 @@ impl Row {
         }
     }
 
-    /// Marks a kind whose only properties are region and tags. The command line derives the command `name` from this
-    /// row.
+    /// Marks a kind whose only properties are region and tags. The program `tombolo` has a command `name` for these
+    /// resources, which it generates from this row.
     const fn command(self, name: &'static str) -> Self {
         Self {
             command: Some(name),
@@ -112,7 +112,8 @@ impl Row {
         self.writable && !matches!(self.kind, Kind::ResourceGroup)
     }
 
-    /// Marks a kind that can only be read, because it is a view of other resources.
+    /// Marks a kind that can only be read: either it is a view of other resources, or the controller has no resources
+    /// of it.
     const fn read_only(self) -> Self {
         Self {
             writable: false,
@@ -120,8 +121,7 @@ impl Row {
         }
     }
 
-    /// Marks a kind that its resource provider does not list among its types, because Azure has no path for the kind
-    /// alone, or because another provider lists it.
+    /// Marks a kind that is missing in its resource provider's list of types, as in Azure.
     const fn unlisted(self) -> Self {
         Self { listed: false, ..self }
     }
@@ -306,8 +306,8 @@ impl Kind {
         self != Self::ResourceGroup && !self.types().contains('/')
     }
 
-    /// Whether items of the kind can be written. If not, such items are views of other resources, or the list of such
-    /// items is always empty.
+    /// Whether items of the kind can be written. Items of the other kinds are read-only: either they are views of other
+    /// resources, or there are none and their list is always empty.
     #[must_use]
     pub fn is_writable(self) -> bool {
         self.row().writable

@@ -1,12 +1,12 @@
-//! Rate limits for many holders of budgets, e.g. client addresses, by the generic cell rate algorithm (GCRA). The code
-//! reads no clock: the caller passes the time.
+//! Rate limits by the generic cell rate algorithm (GCRA). Each holder, e.g. a client address, has a budget of requests.
+//! The code reads no clock: the caller passes the time.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// Least number of stored holders at which those with a full budget are removed. A removal visits all holders, so it
-/// must be rare.
+/// If fewer holders than this number are stored, none of them is removed. A removal visits all holders, so it must be
+/// rare.
 const MIN_SWEEP: usize = 1024;
 
 /// A rate limit: a sustained rate, and a burst.
@@ -19,8 +19,8 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// The rate for a group of `number` members: this rate, plus `each` once for each member. Saturates at the largest
-    /// value.
+    /// The rate for a group of `number` members: this rate, plus `each` multiplied by `number`. Saturates at
+    /// `u32::MAX`.
     #[must_use]
     pub fn and(self, each: Self, number: usize) -> Self {
         let number = u32::try_from(number).unwrap_or(u32::MAX);
@@ -42,7 +42,7 @@ impl Rate {
 pub struct Budgets<K> {
     /// Time at which the budget of each holder is full again. A holder that is not in the map has a full budget.
     full_at: HashMap<K, Instant>,
-    /// Number of stored holders at which those with a full budget are removed next.
+    /// Number of stored holders that causes the next removal of the holders with a full budget.
     sweep_at: usize,
 }
 
@@ -68,7 +68,7 @@ impl<K: Eq + Hash> Budgets<K> {
     }
 
     /// Uses one unit of the budget, even if no unit is left, and returns the time that the request must wait; zero if a
-    /// unit was left. If the caller does not make the request wait, the holder's debt grows.
+    /// unit was left. Each unit that is used in advance lengthens the wait of the holder's next request.
     pub fn take(&mut self, holder: K, rate: Rate, now: Instant) -> Duration {
         let wait = self.wait(&holder, rate, now);
         if self.full_at.len() >= self.sweep_at {

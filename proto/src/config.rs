@@ -1,8 +1,9 @@
 //! The configuration of one agent. The configuration is complete and refers to no other data, and equal configurations
 //! serialize to equal bytes.
 //!
-//! [`AgentConfig`] is policy, and only the controller writes it. State that agents learn, such as the health of links
-//! and endpoints, is a separate input of the engine's tables (D11).
+//! [`AgentConfig`] states what is permitted, and only the controller writes it. What agents learn by themselves, such
+//! as which links are down and at which endpoints peers are reached, is not part of the configuration but a separate
+//! input of the engine's tables (D11).
 //!
 //! An agent refuses a configuration with an unknown field. If the agent ignored the field, it would apply only a part
 //! of the policy, and could permit packets that the field forbids.
@@ -54,11 +55,12 @@ pub struct AgentConfig {
     pub probes: Probes,
     /// The role of the agent in its VNet.
     pub role: Role,
-    /// The subnets by whose effective routes this agent sends packets (R20): the subnets of the agent's NICs or, at a
-    /// gateway, `GatewaySubnet`.
+    /// The subnets whose effective routes this agent uses to send packets (R20): the subnets of the agent's NICs or, at
+    /// a gateway, `GatewaySubnet`.
     pub subnets: Vec<Subnet>,
-    /// The owners of addresses, in one space for the agent's own VNet and one for each VNet that the agent delivers
-    /// into directly. Exactly one space is [`SpaceKind::Local`]; at an edge this space has no prefixes and no owners.
+    /// The owners of addresses, i.e. the agents that receive the packets for these addresses. There is one space for
+    /// the agent's own VNet, and one for each VNet that the agent delivers into directly. Exactly one space is
+    /// [`SpaceKind::Local`]; at an edge this space has no prefixes and no owners.
     pub spaces: Vec<Space>,
     /// The links of this agent, one for each peer, ordered by `peer`; at most 65,536. The engine identifies a link by
     /// its position in this list.
@@ -68,8 +70,8 @@ pub struct AgentConfig {
     pub security: Option<Security>,
 }
 
-/// The settings by which failures of links are detected that another path can replace (D19). On other links probes are
-/// sent at most once a second.
+/// The settings by which an agent detects the failure of a link that another path can replace (D19). On all other
+/// links, probes are sent at most once a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Probes {
@@ -79,7 +81,8 @@ pub struct Probes {
     pub misses: u32,
     /// Number of consecutive answered probes after which a failed link is up again, 1 to 1000. Default 10.
     pub answers: u32,
-    /// Shortest time that the answers to these probes must span, in milliseconds, 0 to 600,000. Default 3000.
+    /// Shortest time from the first of these answered probes until the link is up again, in milliseconds, 0 to 600,000.
+    /// Default 3000.
     pub hold: u32,
 }
 
@@ -139,9 +142,10 @@ pub struct Subnet {
     /// The subnet's address prefixes, without host bits.
     pub prefixes: Vec<IpNet>,
     /// All configured effective routes in the order of display, `Invalid` ones included. The engine uses the `Active`
-    /// routes; a prefix has at most one `Active` route. Learned routes are added by the same precedence (R7).
+    /// routes; a prefix has at most one `Active` route. The engine adds learned routes, and selects among all routes of
+    /// a prefix by rule R7.
     pub routes: Vec<EffectiveRoute>,
-    /// `disableBgpRoutePropagation` (R15): whether learned routes do not apply to this subnet.
+    /// `disableBgpRoutePropagation` (R15): if true, learned routes do not apply to this subnet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub isolated: bool,
 }
@@ -154,8 +158,8 @@ pub struct TransitRoute {
     pub prefix: IpNet,
     /// The connection that leads to the prefix.
     pub connection: ResourceId,
-    /// The agents or devices to send to, in order of preference: the instances of the remote gateway, or the device of
-    /// the site.
+    /// The peers that packets for the prefix may be sent to, in order of preference: either the instances of the remote
+    /// gateway, or the device of the site.
     pub via: Vec<AgentId>,
 }
 
@@ -167,9 +171,11 @@ pub struct Space {
     pub vnet: ResourceId,
     /// The relation of that VNet to the agent's VNet.
     pub kind: SpaceKind,
-    /// The prefixes of the VNet: its own address space, or `remoteAddressSpace` of the peering as last synced (P27).
+    /// The prefixes of the VNet. For the agent's own VNet, they are its address space. For another VNet, they are
+    /// `remoteAddressSpace` of the peering half of the agent's VNet, i.e. the prefixes at the last sync (P27).
     pub prefixes: Vec<IpNet>,
-    /// The owners of addresses. The longest prefix decides, so the /32 of a NIC overrides a served subnet (D8).
+    /// The owners of addresses. The longest prefix decides, so the /32 of a NIC overrides the prefix of a served
+    /// subnet, whose other machines have no agents (D8).
     pub owners: Vec<Owner>,
 }
 
@@ -195,8 +201,8 @@ pub enum SpaceKind {
         /// [`Link::foreign`].
         allow_forwarded: bool,
     },
-    /// A spoke that uses this gateway (`useRemoteGateways`, P21), so that the gateway delivers into it. Only gateways
-    /// have such spaces.
+    /// A spoke that uses this gateway (`useRemoteGateways`, P21), so that the gateway delivers packets into the spoke.
+    /// Only gateways have such spaces.
     GatewayClient {},
 }
 
@@ -204,7 +210,7 @@ pub enum SpaceKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Owner {
-    /// The address of a NIC or of a gateway instance as /32 or /128, or a served prefix.
+    /// Either the address of a NIC or of a gateway instance as /32 or /128, or the prefix of a served subnet.
     pub prefix: IpNet,
     /// The owning agent. This agent may have no link with it.
     pub agent: AgentId,
@@ -218,8 +224,9 @@ impl AgentConfig {
     /// Serializes the configuration to its canonical bytes: compact JSON with the fields in the order of the type.
     /// These bytes are sent, stored and hashed by [`digest`]. Secrets are included.
     ///
-    /// # Panics Never, because no type in the configuration has a map whose keys are not text, or a serializer that can
-    /// fail.
+    /// # Panics
+    /// Never. Serialization fails only for a map whose keys are not text or for a serializer that returns an error, and
+    /// no type in the configuration has either.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         #[expect(clippy::unwrap_used, reason = "no type in here can fail to serialize")]
@@ -228,7 +235,7 @@ impl AgentConfig {
 
     /// Replaces the secrets, so that the configuration can be displayed: preshared keys become zeros, passwords `…`.
     /// The result must not be sent to agents: its secrets are wrong, and its digest differs from that of the
-    /// configuration.
+    /// configuration. A second call changes nothing.
     pub fn blank_secrets(&mut self) {
         for link in &mut self.links {
             link.preshared_key = link.preshared_key.map(|_| PresharedKey([0; 32]));
@@ -247,8 +254,8 @@ impl AgentConfig {
     /// [checks](Self::check) the configuration.
     ///
     /// # Errors
-    /// The bytes are not the JSON of this type, with an unknown field for instance, or an invariant is violated. The
-    /// text names the position or the field, for the log and for the controller.
+    /// The bytes are not the JSON of this type (an unknown field is an error, too), or an invariant is violated. The
+    /// error's text names the position or the field, for the log and for the controller.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, InvalidConfig> {
         let config: Self = serde_json::from_slice(bytes).map_err(|e| InvalidConfig(e.to_string()))?;
         config.check()?;

@@ -57,7 +57,9 @@ pub struct Samples<'a> {
 }
 
 impl Samples<'_> {
-    /// Adds a sample with these labels, given as name and value. Values of labels are escaped.
+    /// Adds a sample with these labels, given as name and value, and with `value` as `Display` formats it. Values of
+    /// labels are escaped. Names of labels must be valid and two samples of a metric must differ in their labels; this
+    /// is not checked.
     pub fn add(&mut self, labels: &[(&str, &str)], value: impl Display) -> &mut Self {
         self.add_part("", labels, value)
     }

@@ -1,8 +1,9 @@
 //! Requests and responses of the fabric API, which serves the objects that Azure's REST API does not have, such as
 //! agents and join tokens. Controller, client, command line and agents share these types.
 //!
-//! Requests refuse unknown fields (D3). Responses ignore them, so that a client can read the responses of a newer
-//! controller; a [`Binding`] is part of both, and always refuses unknown fields.
+//! Requests refuse unknown fields (D3). Clients ignore unknown fields in responses, so that a client can read the
+//! responses of a newer controller. Some types that occur in responses refuse unknown fields nevertheless, such as
+//! [`Binding`].
 
 mod agent;
 mod device;
@@ -21,6 +22,6 @@ use serde::{Deserialize, Serialize};
 /// The response to a list: `{"value": […]}`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ListResponse<T> {
-    /// The items, in the order that the request documents.
+    /// The items, in the order that the documentation of the request states.
     pub value: Vec<T>,
 }

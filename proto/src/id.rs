@@ -34,8 +34,9 @@ impl AgentId {
     /// Creates an id from a name. The name of a site's device ([`of_site`](Self::of_site)) is accepted too, although no
     /// agent may have it: the controller refuses such names for agents.
     ///
-    /// # Errors [`InvalidId::Agent`]: the name does not follow the rule for names of agents that the type's
-    /// documentation states.
+    /// # Errors
+    /// [`InvalidId::Agent`]: the name does not follow the rule for names of agents, which the documentation of this
+    /// type states.
     pub fn new(name: impl Into<String>) -> Result<Self, InvalidId> {
         let name = name.into();
         let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
@@ -118,8 +119,8 @@ impl ResourceId {
     }
 }
 
-/// Cuts off the 16-byte blocks at the start of the texts that are equal in both, and returns the rest of each. Resource
-/// ids have long common prefixes, mostly in the same casing, and comparing whole blocks is much faster than comparing
+/// Cuts off the leading 16-byte blocks that are equal in both texts, and returns the rest of each text. Resource ids
+/// have long common prefixes, mostly in the same casing, and comparing whole blocks is much faster than comparing
 /// letters without regard to case.
 fn unlike_tails<'a>(a: &'a str, b: &'a str) -> (&'a [u8], &'a [u8]) {
     const BLOCK: usize = 16;

@@ -1,5 +1,6 @@
-//! The tables and kernel routes that an agent uses now, read back from the structures that packets use. A comparison
-//! with the agent's configuration finds errors in the steps from the configuration to these structures.
+//! The tables and kernel routes that an agent uses now, read back from the data structures by which packets are
+//! forwarded. A comparison with the agent's configuration shows whether the agent has translated the configuration into
+//! these structures without an error.
 
 use crate::config::ForeignSources;
 use crate::id::{AgentId, ResourceId, Revision};
@@ -12,9 +13,10 @@ use std::net::IpAddr;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Installed {
-    /// The revision whose tables and kernel routes are in force; 0 before the first.
+    /// The revision whose tables and kernel routes are in force; 0 before the agent has applied its first
+    /// configuration.
     pub revision: Revision,
-    /// Digest of the configuration in force; empty before the first configuration.
+    /// Digest of the configuration in force; empty before the agent has applied its first configuration.
     pub digest: String,
     /// The tables of the engine; `None` before the first configuration.
     pub tables: Option<InstalledTables>,
@@ -26,11 +28,12 @@ pub struct Installed {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct InstalledTables {
-    /// The subnets by whose routes this agent sends packets.
+    /// The subnets whose routes this agent uses to send packets.
     pub subnets: Vec<InstalledSubnet>,
     /// At a VPN gateway: the prefixes that are reached over the gateway's connections. Empty for other roles.
     pub transit: Vec<InstalledTransit>,
-    /// Prefixes of VNets whose peering has access off: packets from and to them are dropped on every path (P17).
+    /// Prefixes of peered VNets for which `allowVirtualNetworkAccess` is false: packets from and to these prefixes are
+    /// dropped on every path (P17).
     pub denied: Vec<IpNet>,
     /// The links, ordered by peer.
     pub links: Vec<InstalledLink>,

@@ -12,7 +12,7 @@ pub enum RouteSource {
     Default,
     /// A user-defined route of the subnet's route table.
     User,
-    /// A route of a gateway: of the own VNet's or of a peered VNet's.
+    /// A route whose next hop is a gateway, either of the own VNet or of a peered VNet.
     VirtualNetworkGateway,
 }
 
@@ -39,7 +39,7 @@ pub struct Route {
     /// The AS path, the neighbouring AS first. Inside a VNet the advertising gateway does not add its own ASN.
     pub as_path: Vec<u32>,
     /// `routingWeight` of the connection from which the gateway learned the route. It has an effect only inside a VNet;
-    /// 0 elsewhere.
+    /// in routes that are advertised elsewhere it is 0.
     pub weight: u32,
     /// The owner of the address space.
     pub origin: RouteOrigin,
@@ -75,7 +75,8 @@ pub enum NextHop {
     /// The owner of the destination in a peered VNet of the same region.
     #[serde(rename = "VNetPeering")]
     VnetPeering {
-        /// This VNet's half of the peering. This id selects the [`Space`](crate::config::Space) with the owners.
+        /// This VNet's half of the peering. The owner of the destination is looked up in the
+        /// [`Space`](crate::config::Space) with this id.
         peering: ResourceId,
     },
     /// The owner of the destination in a peered VNet of another region.

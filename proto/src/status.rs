@@ -12,9 +12,10 @@ use std::net::{IpAddr, SocketAddr};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AgentStatus {
-    /// The revision whose tables and kernel routes are in force (D2); 0 before the first.
+    /// The revision whose tables and kernel routes are in force (D2); 0 before the agent has applied its first
+    /// configuration.
     pub applied: Revision,
-    /// Digest of the configuration in force; empty before the first.
+    /// Digest of the configuration in force; empty before the agent has applied its first configuration.
     pub digest: String,
     /// The links that were used or are `always_on`, ordered by `peer`.
     pub links: Vec<LinkStatus>,
@@ -23,8 +24,7 @@ pub struct AgentStatus {
     pub drops: BTreeMap<String, u64>,
     /// Numbers of packets since the start of the agent.
     pub totals: Totals,
-    /// The agents and devices of sites that do not respond, among those with which the agent has a link, ordered by
-    /// name.
+    /// Peers of this agent's links that do not respond (agents and devices of sites), ordered by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub down: Vec<AgentId>,
     /// Routes that BGP neighbours announce now, ordered by neighbour.
@@ -67,8 +67,8 @@ pub struct RuleHits {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RefusedRoutes {
-    /// The agent or BGP neighbour that announces the routes. `None`: the routes come from any sender, and only the
-    /// kernel of this agent's host does not get them; packets of the overlay use them (D22).
+    /// The agent or BGP neighbour that announces the routes. `None`: packets of the overlay use these routes, which may
+    /// come from several senders, but the agent does not install the routes in its host's kernel (D22).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sender: Option<String>,
     /// The reason: a stable name, e.g. `first_as`, `martian` or `host_connected`.

@@ -213,7 +213,8 @@ async fn a_vm_and_its_containers_send_nothing_in_clear_text() -> Result<()> {
     w.join("spoke-a", "spoke-b").await?;
     w.reach_within(vm, peer, TIMEOUT).await?;
     sockets.answered("peered").await?;
-    // The packet filter must not drop packets between the host's overlay address and a network inside the host.
+    // The agent's packet filter, which confines overlay packets to the host, must not drop packets between the host's
+    // overlay address and a network inside the host.
     for (from, to) in [("172.17.0.2", "10.2.0.4"), ("10.2.0.4", "172.17.0.2")] {
         let netns = if from == "172.17.0.2" {
             container.netns()
@@ -249,8 +250,8 @@ async fn a_vm_and_its_containers_send_nothing_in_clear_text() -> Result<()> {
         drop(ping?);
     }
 
-    // Only `clean` removes the confinement. After that, packets must leave in clear text. This proves that the watch
-    // would have recorded such packets earlier.
+    // Only `tombolo-agent clean` removes the rules that confine overlay packets to the host. After that, packets must
+    // leave in clear text. This proves that the nftables rules of [`WATCH`] would have recorded such packets earlier.
     let (program, dir) = (tombolo_lab::binary::find("tombolo-agent")?, w.agent_dir(vm)?);
     let (program, dir) = (program.display().to_string(), dir.display().to_string());
     let done = w.exec(vm, &[&program, "clean", "--state-dir", &dir], TIMEOUT).await?;
@@ -262,8 +263,9 @@ async fn a_vm_and_its_containers_send_nothing_in_clear_text() -> Result<()> {
     w.down()
 }
 
-/// D22: an appliance's kernel forwards packets of a spoke to a deleted peering, to an unknown prefix and to the Internet. Only
-/// translated packets to public destinations leave the host, and only with `internet_exit`.
+/// D22: an appliance's kernel forwards packets of a spoke to a deleted peering, to an unknown prefix and to the
+/// Internet. Only packets to public destinations whose source was translated leave the host in clear text, and only
+/// with the setting `internet_exit`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_appliance_forwards_nothing_in_clear_text() -> Result<()> {
     let w = World::up("clear-fw").await?;
@@ -289,7 +291,7 @@ async fn an_appliance_forwards_nothing_in_clear_text() -> Result<()> {
     w.wait_until_ready(TIMEOUT).await?;
     nothing_in_clear(&w, "after a restart").await?;
 
-    // With an Internet exit, packets to public destinations leave if their source was translated.
+    // With `internet_exit`, packets to public destinations leave the host, but only if their source was translated.
     let outside = w.underlay_address(tombolo_lab::topology::CONTROLLER)?.to_string();
     w.route("spoke-a-routes", "internet", "0.0.0.0/0", appliance).await?;
     let pinged = w.ping(vm, &outside, Ping::UNREACHABLE).await?;

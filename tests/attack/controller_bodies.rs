@@ -5,8 +5,9 @@ use crate::stranger::Attacked;
 use anyhow::{Result, ensure};
 use tombolo_lab::topology::INTERNET;
 
-/// The number of connections of the attack. Each has 32 streams, and each stream announces a message of 1 MiB: 640 MiB
-/// in all. If the controller accepted them, it would receive all but the last byte of each message.
+/// The number of connections of the attack. Each connection has 32 streams, and each stream announces a message of 1
+/// MiB: 640 MiB in all. If the controller accepted the messages, it would have to keep all but the last byte of each in
+/// memory.
 const CONNECTIONS: u64 = 20;
 
 /// Limit for the growth of the controller's memory in bytes: a tenth of the attack.

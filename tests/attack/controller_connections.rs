@@ -44,8 +44,8 @@ async fn attack(name: &str, host: &str, addresses: &str) -> Result<()> {
     }
     attacked.others_work().await?;
     let memory = attacked.memory()?;
-    // The restarted controller has no connections yet. To prefer the addresses of agents, it must know these addresses
-    // from its store.
+    // Under attack the controller prefers connections from the addresses of agents. A restarted controller has no
+    // connections yet, so it must know these addresses from its store.
     attacked.world.kill_controller()?;
     attacked.world.start_controller().await?;
     attacked.world.wait_until_ready(READY_TIMEOUT).await?;

@@ -37,8 +37,8 @@ async fn a_site_takes_no_networks_from_hosts() -> Result<()> {
         knows(&w, vm, "203.0.113.10/32").await?;
         knows(&w, vm, "10.50.0.0/16").await?;
     }
-    // The harmless prefix, 10.50.0.0/16, is installed; each of the other prefixes is left out, which does not affect
-    // 10.50.0.0/16.
+    // The host's kernel gets a route to the harmless prefix, 10.50.0.0/16, although each of the other five prefixes is
+    // left out.
     let expected = BTreeMap::from([("host_connected".to_owned(), 3), ("host_default".to_owned(), 2)]);
     let end = Instant::now() + ROUTES_TIMEOUT;
     loop {
@@ -60,7 +60,8 @@ async fn a_site_takes_no_networks_from_hosts() -> Result<()> {
         ensure!(found.contains(&device) == overlay, "{to}: {found}");
     }
 
-    // Configurations arrive while these routes are announced: a change, then a revocation.
+    // Agents still receive configurations while the site announces these routes: first a change of a peering, then a
+    // revocation.
     w.unpeer("hub", "peer").await?;
     w.silent("hub-vm", "peer-vm").await?;
     ensure!(

@@ -21,9 +21,9 @@ async fn a_super_prefix_lets_a_site_speak_for_nobody_else() -> Result<()> {
         knows(&w, vm, "10.0.0.0/8").await?;
         knows(&w, vm, "0.0.0.0/0").await?;
     }
-    // The spoofed sources are another machine of the VNet, one of a peered VNet that does not use the gateway, and one of a
-    // spoke that does. The permitted sources are addresses that the configuration assigns to nobody: the site may
-    // really have these networks.
+    // The spoofed sources are another machine of the hub, a machine of a peered VNet that does not use the gateway, and
+    // a machine of a spoke that uses it. The permitted sources are addresses that the configuration assigns to nobody:
+    // the site may really have these networks.
     let (strangers, own) = (["10.1.0.5", "10.4.0.4", "10.3.0.4"], ["10.77.0.1", "198.51.100.9"]);
     let (spoke_strangers, to_spoke) = (["10.3.0.9", "10.1.0.4"], "10.3.0.4");
     watch(&w, "hub-vm", &[&strangers[..], &own].concat()).await?;
@@ -36,8 +36,8 @@ async fn a_super_prefix_lets_a_site_speak_for_nobody_else() -> Result<()> {
         send_as(&w, "loc1-ce1", source, to_spoke).await?;
     }
     // The gateway drops packets with sources of its own VNet and of the spoke. The gateway does not know the peered
-    // VNet, so the VM drops the packets with sources of the peered VNet. The counted drops prove that the spoofed
-    // packets were really sent, and that they reached the gateway and the VM.
+    // VNet, which does not use it. So the VM drops the packets with sources of the peered VNet. The counted drops prove
+    // that the spoofed packets were really sent, and that they reached the gateway and the VM.
     let end = Instant::now() + ROUTES_TIMEOUT;
     loop {
         let after = (spoofed(&w, "hub-vpn").await?, spoofed(&w, "hub-vm").await?);

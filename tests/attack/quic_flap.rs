@@ -19,8 +19,8 @@ async fn connections_that_flap_while_a_peering_ends_stop_nobody() -> Result<()> 
         w.join("hub", spoke).await?;
         w.reach(&format!("{spoke}-vm"), "hub-vm").await?;
     }
-    // The hostile agent's link is the last one in the list of the hub's agent. So after its removal no other link takes
-    // over its index, and the index is invalid.
+    // The hostile agent's link is the last one in the list of the hub's agent. So after the removal of this link no
+    // other link takes over its index, and late events have an index that is not valid any more.
     ensure!(w.stop_agent("spoke-b-vm")?, "the agent had to be killed");
     let (netns, state) = (w.hosts().netns("spoke-b-vm"), w.agent_dir("spoke-b-vm")?);
     let mut hostile = inside(&netns, || Hostile::new(&state, "hub-vm"))??;

@@ -11,7 +11,8 @@ use tombolo_tests::live::World;
 /// Time within which a change of routes must have reached all agents. It takes less than a second on an idle machine.
 pub(crate) const ROUTES_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A hub with a VPN gateway and two VMs, a spoke that uses the gateway, a peered VNet that does not, and a site with BGP.
+/// A hub with a VPN gateway and two VMs, a spoke that uses the gateway, a peered VNet that does not use it, and a site
+/// with BGP.
 pub(crate) const TOPOLOGY: &str = r#"
 name: attack
 underlay:

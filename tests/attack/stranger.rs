@@ -45,8 +45,8 @@ resources:
     Topology::parse(&text).expect("the topology of this test")
 }
 
-/// A lab whose controller is attacked. The value also counts the address prefixes of the lab's VNet, because each check
-/// adds one.
+/// A lab whose controller is attacked. The value also counts the address prefixes of the lab's VNet, because each call
+/// of [`Self::others_work`] adds one.
 pub(crate) struct Attacked {
     pub(crate) world: World,
     prefixes: u8,

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 /// The id of the subscription in which all tests create their resources.
 pub const SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
 
-/// The ARM id of a resource group in [`SUBSCRIPTION`].
+/// The ARM id of a resource group in [`SUBSCRIPTION`]. Whether the group exists is not checked.
 #[must_use]
 pub fn group(name: &str) -> String {
     format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{name}")
@@ -28,14 +28,15 @@ pub fn vm(name: &str) -> String {
     format!("{}/providers/Microsoft.Compute/virtualMachines/{name}", group("g"))
 }
 
-/// A VNet's body without subnets and peerings: a PUT keeps the existing ones.
+/// A VNet's body without subnets and peerings: a PUT keeps the existing ones. `space` has the VNet's address ranges.
 #[must_use]
 pub fn vnet_body(region: &str, space: &[IpNet]) -> Value {
     json!({"location": region, "properties": {"addressSpace": {"addressPrefixes": space}}})
 }
 
-/// A subnet's body. If there is one prefix, the body has `addressPrefix`; if there are several, it has
-/// `addressPrefixes`. `table` is the name of a route table of group `g`.
+/// A subnet's body. If there is one prefix, the body has `addressPrefix`; otherwise it has `addressPrefixes`, which is
+/// empty if there are none. `table` is the name of a route table of group `g`. Without it the body has no `routeTable`,
+/// so a PUT takes the subnet's table away.
 #[must_use]
 pub fn subnet_body(prefixes: &[IpNet], table: Option<&str>) -> Value {
     let mut properties = match prefixes {
@@ -60,7 +61,9 @@ pub fn peering_body(remote: &str, flags: Flags) -> Value {
     }})
 }
 
-/// A NIC's body, with one `ipConfiguration` for each address. The addresses are static, and the first one is primary.
+/// A NIC's body, with one `ipConfiguration` for each address: `ip0`, `ip1` and so on. All are in the subnet `subnet` of
+/// the VNet `vnet` of group `g`. The addresses are static, and the first one is primary. `forwarding` is
+/// `enableIPForwarding`.
 #[must_use]
 pub fn nic_body(region: &str, vnet: &str, subnet: &str, addresses: &[IpAddr], forwarding: bool) -> Value {
     let subnet = network(&format!("virtualNetworks/{vnet}/subnets/{subnet}"));
@@ -83,8 +86,8 @@ pub fn nic_body(region: &str, vnet: &str, subnet: &str, addresses: &[IpAddr], fo
     }})
 }
 
-/// The body of a route table in `region1`. `no_gateway_routes` is `disableBgpRoutePropagation`. The routes are named `r0`,
-/// `r1` and so on, in the given order.
+/// The body of a route table in `region1`. `no_gateway_routes` is `disableBgpRoutePropagation`. The routes are named
+/// `r0`, `r1` and so on, in the given order.
 #[must_use]
 pub fn table_body(no_gateway_routes: bool, routes: &[(IpNet, UserHop)]) -> Value {
     let route = |(index, (prefix, hop)): (usize, &(IpNet, UserHop))| {
@@ -106,8 +109,8 @@ pub fn table_body(no_gateway_routes: bool, routes: &[(IpNet, UserHop)]) -> Value
     }})
 }
 
-/// The body of a route-based VPN gateway with one instance, at `address` in the VNet's `GatewaySubnet`. It refers to the public
-/// address `VNET-pip`, which the caller creates.
+/// The body of a route-based VPN gateway with one instance, at `address` in the VNet's `GatewaySubnet`. It refers to
+/// the public address `VNET-pip`, which the caller must have created.
 #[must_use]
 pub fn gateway_body(region: &str, vnet: &str, address: IpAddr) -> Value {
     json!({"location": region, "properties": {
@@ -123,8 +126,9 @@ pub fn gateway_body(region: &str, vnet: &str, address: IpAddr) -> Value {
     }})
 }
 
-/// The body of one side's connection object between the gateways `FROM-gw` and `TO-gw` of two VNets. Without `key` the body
-/// has no `sharedKey`; a PUT then keeps an existing one.
+/// The body of one side's connection object between the gateways `FROM-gw` and `TO-gw` of two VNets of group `g`.
+/// `from` and `to` are the names of the VNets; the object belongs to the gateway of `from`. Without `key` the body has
+/// no `sharedKey`; a PUT then keeps an existing one.
 #[must_use]
 pub fn connection_body(region: &str, from: &str, to: &str, key: Option<&str>) -> Value {
     let gateway = |vnet: &str| json!({"id": network(&format!("virtualNetworkGateways/{vnet}-gw"))});

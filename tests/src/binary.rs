@@ -3,8 +3,8 @@
 
 use std::path::PathBuf;
 
-/// The path of a program of the workspace, from the profile that the test was built with. It may be older than the source:
-/// nothing is built here.
+/// The path of a program of the workspace, from the profile that the test was built with. It may be older than the
+/// source: nothing is built here. `name` is the name of the program's file, such as `tombolo-agent`.
 ///
 /// # Panics
 /// If the program has not been built.

@@ -1,4 +1,5 @@
-//! Citations in documents and code: tests, as `FILE::TEST`, and rules, by the tags of `docs/rules.md`.
+//! Finds citations in documents and code, and checks those of tests. A test is cited as `FILE::TEST`, a rule by its tag
+//! (such as `P21`, see `docs/rules.md`).
 
 use std::path::{Path, PathBuf};
 
@@ -27,13 +28,14 @@ pub fn root() -> PathBuf {
 }
 
 /// The texts between backticks in a line, in order. After an opening backtick without a closing one, the text extends
-/// to the end of the line.
+/// to the end of the line. A line without backticks has none.
 pub fn quoted(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
 }
 
-/// The reason why a citation, `FILE::TEST` with a path from the root, names no test that runs. None: it names one. Only the
-/// attributes in the six lines above the function are read. A test with `#[ignore]` does not run.
+/// The reason why a citation, `FILE::TEST` with a path from the root, names no test that runs. None: it names one. Only
+/// the attributes in the six lines above the function are read. A test with `#[ignore]` does not run. If the file has
+/// several functions of this name, only the first one counts.
 #[must_use]
 pub fn fault_of(citation: &str) -> Option<String> {
     let Some((file, function)) = citation.split_once("::") else {
@@ -81,8 +83,8 @@ pub fn tags_in(line: &str) -> Vec<String> {
     tags
 }
 
-/// The tags in the name of the function that a line of code defines: `P13` and `P14` in `p13_p14_states`. A line without
-/// `fn ` has none.
+/// The tags in the name of the function that a line of code defines: `P13` and `P14` in `p13_p14_states`. A line
+/// without `fn ` has none.
 #[must_use]
 pub fn tags_of_function(line: &str) -> Vec<String> {
     let Some((_, after)) = line.split_once("fn ") else {
@@ -98,8 +100,8 @@ pub fn tags_of_function(line: &str) -> Vec<String> {
     name.split('_').filter_map(upper).collect()
 }
 
-/// The path from the root and the text of each UTF-8 file below the root that may cite something, ordered by path. Folders of
-/// `SKIPPED`, symbolic links and `Cargo.lock` are left out.
+/// The path from the root and the text of each UTF-8 file below the root that may cite something, ordered by path.
+/// Build outputs, folders with random inputs of tests, `.git`, symbolic links and `Cargo.lock` are left out.
 ///
 /// # Panics
 /// If a folder cannot be read.

@@ -30,21 +30,25 @@ pub struct Rest {
 }
 
 impl Controller {
-    /// Starts a controller with the data directory `data`, and waits until it answers. It listens at `listen`, or at a free
-    /// port of loopback. Its log is appended to `controller.log` in the data directory, which must exist.
+    /// Starts a controller with the data directory `data`, and waits until it answers. It listens at `listen`, or at a
+    /// free port of loopback. Its log is appended to `controller.log` in the data directory, which must exist. A data
+    /// directory of an earlier controller is continued, but two controllers must not use one directory at the same
+    /// time. If the future is dropped, the process is killed.
     ///
     /// # Panics
-    /// If the program is not built, cannot start, ends, or does not answer within `START_TIMEOUT`.
+    /// If the program is not built, cannot start, ends (for example because another process has the port), or does not
+    /// answer within 30 seconds. Also outside of a Tokio runtime with I/O and time enabled.
     pub async fn start(data: &Path, listen: Option<SocketAddr>) -> Self {
         Self::start_with(data, listen, &[]).await
     }
 
-    /// Starts a controller as [`Self::start`] does, with further arguments on its command line.
+    /// Starts a controller as [`Self::start`] does, with further arguments on its command line. They follow
+    /// `--data-dir` and `--listen`.
     ///
     /// # Panics
     /// As for [`Self::start`].
     pub async fn start_with(data: &Path, listen: Option<SocketAddr>, arguments: &[&str]) -> Self {
-        // An error means that another test of this process has installed it already.
+        // An error means that another test of this process has installed the cryptography provider already.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let listen = listen.unwrap_or_else(free_port);
         let log = std::fs::File::options()
@@ -121,10 +125,11 @@ impl Controller {
         text.unwrap_or_else(|e| panic!("admin.token: {e}")).trim().to_string()
     }
 
-    /// A new client, which shares no connections with earlier clients. Each of its requests may take 60 s.
+    /// A new client, which shares no connections with earlier clients. Each of its requests may take 60 s. The client
+    /// stays valid when the controller is started again with the same data directory and address.
     ///
     /// # Panics
-    /// If `ca.pem` or `admin.token` cannot be read.
+    /// If `ca.pem` or `admin.token` cannot be read, or `ca.pem` holds no certificate.
     #[must_use]
     pub fn rest(&self) -> Rest {
         let pem = std::fs::read(self.certificate()).unwrap_or_else(|e| panic!("ca.pem: {e}"));
@@ -159,12 +164,14 @@ impl Controller {
 }
 
 impl Rest {
-    /// Sends a request and waits for the complete answer: its status, whatever it is, and its body. The body is `Null` if
-    /// it is not JSON. `path` is absolute and includes the query. A path outside of `/fabric/` gets an `api-version`.
+    /// Sends a request and waits for the complete answer: its status, whatever it is, and its body. The body is `Null`
+    /// if it is not JSON. `path` begins with `/` and includes the query. A path outside of `/fabric/` gets an
+    /// `api-version`, so it must not have one. If the future is dropped, the controller may have carried out the
+    /// request.
     ///
     /// # Errors
-    /// The controller cannot be reached, the connection breaks, or the answer takes longer than 60 s. A status of 400 or
-    /// more is no error.
+    /// The controller cannot be reached, the connection breaks, or the answer takes longer than 60 s. A status of 400
+    /// or more is no error.
     pub async fn call(
         &self,
         method: Method,
@@ -212,7 +219,8 @@ impl Rest {
     }
 }
 
-/// 127.0.0.1 with a TCP port that is free now. The port is not reserved: another process may take it before the caller does.
+/// 127.0.0.1 with a TCP port that is free now. The port is not reserved: another process may take it before the caller
+/// does.
 ///
 /// # Panics
 /// If no port is free.

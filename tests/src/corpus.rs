@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
-/// The file names and contents of a target's recorded inputs, ordered by name.
+/// The file names and contents of a target's recorded inputs, ordered by name: all files of the folder
+/// `tests/corpus/TARGET` of the repository, which must have no subfolders.
 ///
 /// # Panics
-/// If the folder or a file cannot be read, or the folder is empty. A target without a corpus would replay nothing, unnoticed.
+/// If the folder or a file cannot be read, or the folder is empty. Otherwise a target without recorded inputs would
+/// replay nothing, and nobody would notice.
 #[must_use]
 pub fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);

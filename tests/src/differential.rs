@@ -28,7 +28,8 @@ pub struct Script {
 }
 
 impl Script {
-    /// Draws the script of a seed: the set-up, 4 to 16 further operations, and 150 packets. The same seed gives the same script.
+    /// Draws the script of a seed: the set-up, 4 to 16 further operations, and 150 packets. The same seed gives the
+    /// same script.
     #[must_use]
     pub fn draw(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
@@ -114,8 +115,9 @@ fn packet<R: Rng>(universe: &Universe, rng: &mut R) -> Packet {
     }
 }
 
-/// Plays a script against the model alone. Returns the fates of all packets after each operation that follows the set-up,
-/// in order. An operation that the specification does not decide counts as accepted.
+/// Plays a script against the model alone. Returns the fates of all packets after each operation that follows the
+/// set-up, in order. An operation that the specification does not decide counts as accepted. The packets' fates of one
+/// operation are in the order of [`Script::packets`].
 #[must_use]
 pub fn run_model(script: &Script) -> Vec<Fate> {
     let mut model = Model::default();
@@ -144,13 +146,16 @@ pub struct Tally {
     pub refused: u32,
 }
 
-/// Plays a script against model and product. Model and product must agree on which operations are refused and with
-/// which codes, and on the path and the end of each packet. A refused operation must leave the topology unchanged.
-/// `mutation` is a defect that a test injects into the product. With a defect, a comparison that works returns an
-/// error.
+/// Plays a script against model and product. After the last set-up operation, and after each further one, all packets
+/// are sent. Model and product must agree on which operations are refused and with which codes, and on the path and the
+/// end of each packet. A refused operation must leave the topology unchanged. `mutation` is a defect that a test
+/// injects into the product. With a defect, a comparison that works returns an error.
 ///
 /// # Errors
-/// The first difference: the number of operations up to it, with the one that shows it, and a description.
+/// The first difference: the number of operations up to and including the one that shows it, and a description.
+///
+/// # Panics
+/// As [`World::new`], [`World::send`] and [`Product::perform`]. A script of [`Script::draw`] gives no cause for this.
 pub fn play(script: &Script, mutation: Option<Mutation>) -> Result<Tally, (usize, String)> {
     let mut model = Model::default();
     let mut product = Product::new();
@@ -206,7 +211,8 @@ pub fn play(script: &Script, mutation: Option<Mutation>) -> Result<Tally, (usize
 }
 
 /// Whether model and product agree about a packet. None: the specification does not decide. No `outcome` means that the
-/// product lost the packet without a reason or a counted drop, which always is a difference.
+/// packet came to an agent without a configuration, or to an endpoint that no agent has ([`World::send`]). If the
+/// specification decides, this is always a difference.
 fn compare(fate: &Fate, outcome: Option<&Outcome>) -> Option<bool> {
     match (fate, outcome) {
         (Fate::Unspecified(_), _) => None,
@@ -221,8 +227,12 @@ fn compare(fate: &Fate, outcome: Option<&Outcome>) -> Option<bool> {
     }
 }
 
-/// Plays a script repeatedly with fewer operations and packets. Returns the smallest script found that still differs, with the
-/// description of its difference. A script without a difference is returned unchanged, with the text "no difference".
+/// Plays a script repeatedly with fewer operations and packets. Returns the smallest script found that still differs,
+/// with the description of its difference, which may be another one than the first. A script without a difference is
+/// returned unchanged, with the text "no difference". `mutation` is as for [`play`].
+///
+/// # Panics
+/// As [`play`].
 #[must_use]
 pub fn shrink(script: &Script, mutation: Option<Mutation>) -> (Script, String) {
     let fails = |s: &Script| play(s, mutation).err();
@@ -249,7 +259,7 @@ pub fn shrink(script: &Script, mutation: Option<Mutation>) -> (Script, String) {
         less.operations.remove(at);
         less.setup_length = less.operations.len();
         match fails(&less) {
-            // A difference after fewer operations would be another defect.
+            // A difference that shows after fewer operations may come from another defect.
             Some((length, why)) if length == less.operations.len() => (small, text) = (less, why),
             _ => at += 1,
         }
@@ -257,8 +267,12 @@ pub fn shrink(script: &Script, mutation: Option<Mutation>) -> (Script, String) {
     (small, text)
 }
 
-/// A text for people about a script's difference: the seed, the shrunk operations, and the difference. Shrinking plays the
-/// script once for each operation and packet.
+/// A text for people about a script's difference: the seed, the shrunk operations, and the difference. For a script
+/// without a difference, the text ends in "no difference". Shrinking plays the script up to once for each operation and
+/// each packet.
+///
+/// # Panics
+/// As [`play`].
 #[must_use]
 pub fn report(script: &Script, mutation: Option<Mutation>) -> String {
     let (small, text) = shrink(script, mutation);
@@ -273,10 +287,13 @@ pub fn report(script: &Script, mutation: Option<Mutation>) -> String {
 /// Compares `explain` with sent packets after the script's last operation: both must give the same agents and the same
 /// end and, if the packet is lost, the same drop reason. Packets that enter on a link are left out, because `explain`
 /// begins at an agent. Also left out are packets whose sender `explain` does not know, and packets that a failed
-/// handshake stops. Returns the number of compared packets.
+/// handshake stops. Announcements of sites have no effect here. Returns the number of compared packets, which may be 0.
 ///
 /// # Errors
 /// The first difference, as text.
+///
+/// # Panics
+/// As [`play`].
 pub fn check_explain(script: &Script) -> Result<u32, String> {
     let mut product = Product::new();
     for operation in &script.operations {

@@ -20,15 +20,15 @@ use tombolo_proto::config::{AgentConfig, Link, Transport};
 use tombolo_proto::id::PublicKey;
 use tombolo_proto::route::{Route, RouteOrigin};
 
-/// The longest wait for a session. A handshake takes milliseconds, but WireGuard repeats a lost one after 5 s (section
-/// 6.1 of its paper), and this covers two repetitions.
+/// The longest wait for a session. A handshake takes milliseconds, but WireGuard repeats a lost one only after 5 s
+/// (section 6.1 of its paper). This time covers two repetitions.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The attacked link. A [`Hostile`] has no other link, so the index is 0.
 const LINK: LinkIndex = LinkIndex(0);
 
 /// The number of packets that are sent over each QUIC connection before it is closed: enough to keep the peer's lane
-/// busy while the connection closes.
+/// (its packet-forwarding thread) busy while the connection closes.
 const PACKETS_PER_CONNECTION: u32 = 50;
 
 /// What an attack has done, and what it cost the attacker.
@@ -55,8 +55,9 @@ pub struct Hostile {
 
 impl Hostile {
     /// Takes the identity and the last configuration from an agent's state folder, and configures the agent's link with
-    /// `peer`. No datagram is sent yet. The UDP socket has the agent's `listen_port` in the network namespace of the
-    /// calling thread; afterwards other threads may use the value.
+    /// `peer`, the id of another agent. The folder is only read. No datagram is sent yet. The UDP socket has the
+    /// agent's `listen_port` in the network namespace of the calling thread; afterwards other threads may use the
+    /// value. The agent must be stopped.
     ///
     /// # Errors
     /// A file of the state folder is missing or malformed (`link.key`, `tls.key`, `last-good.json`, `agent.toml` with
@@ -174,7 +175,8 @@ impl Hostile {
     /// Blocks until the link has a session; returns at once if it has one.
     ///
     /// # Errors
-    /// The peer has not completed a handshake within [`SESSION_TIMEOUT`], or the socket fails.
+    /// The peer has not completed a handshake within ten seconds, or the socket fails. The link stays configured, so
+    /// another call may succeed.
     pub fn wait_until_up(&mut self) -> Result<()> {
         let begin = now();
         while !self.up {
@@ -184,9 +186,9 @@ impl Hostile {
         Ok(())
     }
 
-    /// Waits for a session, then advertises the tables in turn for `time`, and blocks meanwhile. `rate` is the number of
-    /// tables a second; 0 means as many as possible. Links do not send a table again that the peer has just confirmed, so
-    /// give three tables or more.
+    /// Waits for a session, then advertises the tables in turn for `time`, and blocks meanwhile. `rate` is the number
+    /// of tables a second; 0 means as many as possible. Links do not send a table again that the peer has just
+    /// confirmed, so give three tables or more. With none, nothing is advertised, but the count grows nevertheless.
     ///
     /// # Errors
     /// As for [`Self::wait_until_up`]. The peer need not confirm anything.
@@ -218,9 +220,10 @@ impl Hostile {
         })
     }
 
-    /// Opens a QUIC connection, sends `PACKETS_PER_CONNECTION` packets over it and closes it, again and again for
-    /// `time`. Blocks meanwhile. An attempt that the peer does not answer within 50 ms is closed too, and does not
-    /// count.
+    /// Opens a QUIC connection, sends 50 packets over it and closes it, again and again for `time`. Blocks meanwhile.
+    /// An attempt that the peer does not answer within 50 ms is closed too, and does not count. No session is needed
+    /// before. Afterwards the link is gone, so [`Self::advertise`] and [`Self::wait_until_up`] are of no use any more;
+    /// this method may be called again.
     ///
     /// # Errors
     /// The socket fails.
@@ -255,16 +258,17 @@ impl Hostile {
         })
     }
 
-    /// The peer's endpoint in the agent's configuration. None: the configuration has no endpoint for this peer.
+    /// The peer's endpoint in the agent's configuration. Later changes of the peer's address do not show. None: the
+    /// configuration has no endpoint for this peer.
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
         self.link.endpoint
     }
 }
 
-/// Four different route tables with `count` routes each, for [`Hostile::advertise`]. The prefixes are /24 from 172.16.0.0
-/// on, which no lab uses; `asn` is the whole AS path. With a `count` above 1,024 some prefixes are in more than one
-/// table, because the block has only 4,096 such prefixes.
+/// Four different route tables with `count` routes each, for [`Hostile::advertise`]. The prefixes are /24 from
+/// 172.16.0.0 on, which no lab uses; `asn` is the whole AS path. With a `count` above 1,024 some prefixes are in more
+/// than one table, because the block has only 4,096 such prefixes.
 #[must_use]
 pub fn tables(asn: u32, count: u16) -> Vec<Vec<Route>> {
     (0..4).map(|n| routes(asn, count, count.saturating_mul(n))).collect()

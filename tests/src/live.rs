@@ -54,7 +54,8 @@ pub const FORWARDED: Flags = Flags {
     ..PLAIN
 };
 
-/// The built-in topology `hub-spoke` with the name `e2e-NAME`. Labs with different names run side by side.
+/// The built-in topology `hub-spoke` with the name `e2e-NAME`. Labs with different names run side by side. `name` has 1
+/// to 20 of `a-z`, `0-9` and `-`, and does not end in `-`; a bring-up checks this.
 pub fn hub_spoke(name: &str) -> Topology {
     let mut topology = Topology::load("hub-spoke").expect("the built-in topology");
     topology.name = format!("e2e-{name}");
@@ -63,12 +64,24 @@ pub fn hub_spoke(name: &str) -> Topology {
 
 impl World {
     /// Brings up [`hub_spoke`] with this name, as [`World::of`] does.
+    ///
+    /// # Errors
+    /// As [`World::of`].
+    ///
+    /// # Panics
+    /// As [`World::of`].
     pub async fn up(name: &str) -> Result<Self> {
         Self::of(&hub_spoke(name)).await
     }
 
-    /// Brings up a lab, and waits until its agents have their configurations in force. Replaces leftovers of a lab with the
-    /// same name. Panics if the caller is not root.
+    /// Brings up a lab, and waits until its agents have their configurations in force. Replaces leftovers of a lab with
+    /// the same name. If the future is dropped, all that was made is taken down.
+    ///
+    /// # Errors
+    /// As [`Lab::up`], for example if another program runs a lab with the same name.
+    ///
+    /// # Panics
+    /// If the caller is not root, or outside of a Tokio runtime.
     pub async fn of(topology: &Topology) -> Result<Self> {
         require_root();
         // The lab uses the usual folder of its name, not a temporary one: only in that folder `replace` finds the
@@ -81,13 +94,17 @@ impl World {
         Ok(Self { lab })
     }
 
-    /// The ARM path of the peering half `to-REMOTE` of a VNet.
+    /// The ARM path of the peering half `to-REMOTE` of a VNet. Whether it exists is not checked.
     pub fn half(&self, vnet: &str, remote: &str) -> String {
         let vnet = self.group().item("virtualNetworks", vnet);
         format!("{vnet}/virtualNetworkPeerings/to-{remote}")
     }
 
-    /// Creates or changes a peering half. Returns when the controller has answered, before agents apply the change.
+    /// Creates or changes the peering half `to-REMOTE` of a VNet. Returns when the controller has answered, before
+    /// agents apply the change.
+    ///
+    /// # Errors
+    /// The controller does not answer or refuses the request.
     pub async fn put_half(&self, vnet: &str, remote: &str, flags: Flags) -> Result<(), tombolo_client::Error> {
         let body = json!({"properties": {
             "remoteVirtualNetwork": {"id": self.group().item("virtualNetworks", remote)},
@@ -100,19 +117,22 @@ impl World {
         client.arm_put(&self.half(vnet, remote), &body).await.map(drop)
     }
 
-    /// Creates or changes a peering half, and waits until the change is in force at every connected agent.
+    /// Creates or changes a peering half, and waits until the change is in force at every connected agent. Fails if
+    /// that takes more than ten seconds; the change then stays.
     pub async fn peer(&self, vnet: &str, remote: &str, flags: Flags) -> Result<()> {
         self.put_half(vnet, remote, flags).await?;
         self.in_force().await.map(drop)
     }
 
-    /// Creates both halves of a peering with [`PLAIN`] flags, and waits until they are in force.
+    /// Creates both halves of a peering with [`PLAIN`] flags, first the half of `a`, and waits until both are in force
+    /// at every connected agent. Fails if that takes more than ten seconds. Halves that exist get these flags.
     pub async fn join(&self, a: &str, b: &str) -> Result<()> {
         self.put_half(a, b, PLAIN).await?;
         self.peer(b, a, PLAIN).await
     }
 
-    /// Deletes a peering half, and waits until the deletion is in force. Fails if the half does not exist.
+    /// Deletes a peering half, and waits until the deletion is in force at every connected agent. Fails if the half
+    /// does not exist, or if that takes more than ten seconds; the half then stays deleted.
     pub async fn unpeer(&self, vnet: &str, remote: &str) -> Result<()> {
         let was_there = self.client()?.arm_delete(&self.half(vnet, remote)).await?;
         ensure!(was_there, "{vnet} had no half to {remote}");
@@ -126,8 +146,10 @@ impl World {
         Ok(state.context("no peeringState")?.to_owned())
     }
 
-    /// Creates or changes a route to `prefix` in an existing route table, with a host as its appliance, and waits until it
-    /// is in force.
+    /// Creates or changes a route to `prefix` in an existing route table, and waits until it is in force at every
+    /// connected agent. Fails if that takes more than ten seconds; the route then stays. `table` and `name` are the
+    /// names of the table and the route. The next hop is the overlay address of `appliance`, a host or an address as
+    /// [`Lab::address`] accepts it.
     pub async fn route(&self, table: &str, name: &str, prefix: &str, appliance: &str) -> Result<()> {
         let path = format!("{}/routes/{name}", self.group().item("routeTables", table));
         let body = json!({"properties": {
@@ -137,8 +159,9 @@ impl World {
         self.in_force().await.map(drop)
     }
 
-    /// Sends three pings in each direction between two hosts. Fails unless all are answered within two seconds each.
-    /// `HOST/6` means the host's IPv6 address.
+    /// Pings in each direction between two hosts, with three echo requests. Fails unless all are answered within two
+    /// seconds each. If only some are answered, the ping is repeated, up to three times in all, and the last result
+    /// counts. `HOST/6` means the host's IPv6 address.
     pub async fn reach(&self, a: &str, b: &str) -> Result<()> {
         for (from, to) in [(a, b), (b, a)] {
             let host = from.split('/').next().unwrap_or(from);
@@ -148,7 +171,9 @@ impl World {
         Ok(())
     }
 
-    /// Sends three pings in each direction between two hosts. Fails if one is answered within 0.7 s.
+    /// Pings in each direction between two hosts, with three echo requests. Fails if one is answered within 0.7 s. If
+    /// only some are answered, the ping is repeated, up to three times in all, and the last result counts. A direction
+    /// in which the sender has lost its overlay address counts as silent. `HOST/6` means the host's IPv6 address.
     pub async fn silent(&self, a: &str, b: &str) -> Result<()> {
         for (from, to) in [(a, b), (b, a)] {
             let host = from.split('/').next().unwrap_or(from);
@@ -163,7 +188,9 @@ impl World {
         Ok(())
     }
 
-    /// Sends pings, three at a time, until all three are answered. Returns the time that this took; fails after `limit`.
+    /// Sends pings, three at a time, until all three are answered. Returns the time that this took. Fails if this is
+    /// not so at the end of the first attempt that ends after `limit`; an attempt that cannot ping is repeated like one
+    /// that loses pings. `from` is a host; `to` is a host or an address as [`Lab::address`] accepts it.
     pub async fn reach_within(&self, from: &str, to: &str, limit: Duration) -> Result<Duration> {
         let start = Instant::now();
         let how = Ping {
@@ -182,8 +209,9 @@ impl World {
         }
     }
 
-    /// Traces from a host to the last of `hops`. Fails unless the trace shows the addresses of exactly these hosts, in this
-    /// order; `*` is a silent hop.
+    /// Traces from the host `from` to the last of `hops`, which must not be `*`. Fails unless the trace shows the
+    /// addresses of exactly these hosts, in this order; `*` is a silent hop. A trace that may have missed answers is
+    /// repeated, as [`Lab::traceroute`] does.
     pub async fn trace_is(&self, from: &str, hops: &[&str]) -> Result<()> {
         let to = hops.last().context("a trace has a destination")?;
         let mut expected = Vec::new();
@@ -195,14 +223,15 @@ impl World {
         Ok(())
     }
 
-    /// Waits until a connection has this `connectionStatus`. Fails after 30 s.
+    /// Waits until a connection has this `connectionStatus`, such as `Connected`. `name` is the name of the connection
+    /// in the lab's resource group. Fails after 30 s.
     pub async fn connection_is(&self, name: &str, status: &str) -> Result<()> {
         self.connection_is_because(name, status, "").await
     }
 
     /// Waits until a connection has this `connectionStatus`, and one of the connection's tunnels has a reason for its
     /// status that contains `why`. Waiting is necessary because a tunnel that has not come up yet may first give
-    /// another reason. Fails after 30 s.
+    /// another reason. Fails after 30 s. With an empty `why`, no reason is needed.
     pub async fn connection_is_because(&self, name: &str, status: &str, why: &str) -> Result<()> {
         let path = self.group().item("connections", name);
         let start = Instant::now();
@@ -222,8 +251,8 @@ impl World {
         }
     }
 
-    /// Waits until the controller knows the current underlay address of a host's agent as the agent's first endpoint. Fails
-    /// after 60 s.
+    /// Waits until the controller knows the current underlay address of a host's agent as the agent's first endpoint.
+    /// Fails after 60 s. Fails at once if the controller does not know the agent.
     pub async fn wait_for_known_endpoint(&self, host: &str) -> Result<()> {
         let (address, start) = (self.underlay_address(host)?, Instant::now());
         loop {
@@ -240,8 +269,10 @@ impl World {
         }
     }
 
-    /// Sends three pings in this direction. Fails if a ping is answered. Succeeds also if ping cannot run because
-    /// `from` has lost its overlay address.
+    /// Pings in this direction, with three echo requests. Fails if one is answered within 0.7 s; if only some are
+    /// answered, the ping is repeated, up to three times in all, and the last result counts. Succeeds also if ping
+    /// cannot run, for whatever reason: because `from` has lost its overlay address, but also because a host does not
+    /// exist.
     pub async fn silent_or_down(&self, from: &str, to: &str) -> Result<()> {
         if let Ok(pinged) = self.ping(from, to, Ping::UNREACHABLE).await {
             ensure!(pinged.none(), "{from} → {to} must not answer: {pinged}");
@@ -249,8 +280,10 @@ impl World {
         Ok(())
     }
 
-    /// Sends three pings in this direction only. Fails if one is answered, or if ping cannot run. Unlike
-    /// [`Self::silent`] it does not also ping in the other direction, so `to` needs no overlay address.
+    /// Pings in this direction only, with three echo requests. Fails if one is answered within 0.7 s, or if ping cannot
+    /// run. If only some are answered, the ping is repeated, up to three times in all, and the last result counts.
+    /// Unlike [`Self::silent`] it does not also ping in the other direction, so `to` may be an address that no host
+    /// has.
     pub async fn silent_from(&self, from: &str, to: &str) -> Result<()> {
         let pinged = self.ping(from, to, Ping::UNREACHABLE).await?;
         ensure!(pinged.none(), "{from} → {to} must not answer: {pinged}");
@@ -258,7 +291,8 @@ impl World {
     }
 
     /// Compares the controller's routes and `explain` with the agents' tables and with live packets. Fails if they
-    /// differ, with an error that lists all differences. Also fails if there was nothing to compare.
+    /// differ, with an error that lists all differences. Also fails if there was nothing to compare. Otherwise returns
+    /// what was compared.
     pub async fn agree(&self) -> Result<check::Agreement> {
         let found = check::all(&self.lab).await?;
         ensure!(
@@ -277,7 +311,8 @@ impl World {
         self.down()
     }
 
-    /// Takes the lab down. Fails if the lab's state folder, one of its namespaces or one of its processes remains.
+    /// Takes the lab down. Fails if the lab's state folder, one of its namespaces or one of its processes remains. If
+    /// another error occurs, these checks are not made.
     pub fn down(self) -> Result<()> {
         let name = self.lab.topology().name.clone();
         let processes: Vec<_> = self.lab.snapshot().processes.into_values().collect();
@@ -301,7 +336,8 @@ pub fn require_root() {
     );
 }
 
-/// The names of the network namespaces of a lab with this name, in no order. Empty if there are none.
+/// The names of the network namespaces of a lab with this name, in no order. Empty if there are none. The names of a
+/// lab whose name begins with `LAB-` are included too, because they begin in the same way.
 pub fn namespaces(lab: &str) -> Vec<String> {
     let entries = std::fs::read_dir(Path::new("/run/netns")).into_iter().flatten();
     let names = entries.filter_map(|e| e.ok()?.file_name().into_string().ok());

@@ -17,8 +17,8 @@ use crate::operation::{Flags, UserHop, gateway_agent};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// The whole state: the resources and agents that the controller knows, and the announcements of sites. Each list is in the
-/// order of creation. Entries name entries of other lists.
+/// The whole state: the resources and agents that the controller knows, and the announcements of sites. Each list is in
+/// the order of creation. An entry refers to an entry of another list by its name. All methods compare names exactly.
 #[derive(Debug, Clone, Default)]
 pub struct Model {
     pub vnets: Vec<Vnet>,
@@ -102,7 +102,8 @@ pub struct Gateway {
     pub address: IpAddr,
 }
 
-/// The connection object of the gateway of VNet `from`. A tunnel also needs the object of `to`'s gateway (G10).
+/// The connection object of the gateway of VNet `from`. A tunnel also needs the connection object of the gateway of
+/// VNet `to` (G10).
 #[derive(Debug, Clone)]
 pub struct Connection {
     pub from: String,
@@ -142,17 +143,17 @@ pub enum Fate {
     Delivered { path: Vec<String> },
     /// The packet is lost at the last agent of the path, and the product may give any of these reasons.
     Lost { path: Vec<String>, why: Vec<Why> },
-    /// The specification does not decide; the text names the case.
+    /// The specification does not decide. The string names the case.
     Unspecified(&'static str),
 }
 
-/// A coarse reason for a loss: several drop reasons of the product map to one.
+/// A coarse reason for the loss of a packet: several drop reasons of the product map to one such reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
     /// The host may not send from this source (R12, D10).
     Spoofed,
-    /// There is no route, or the route leads to `Internet` or `None`. At a gateway: the destination is in no network
-    /// that one of the gateway's connections leads to, and in no VNet that uses the gateway.
+    /// There is no route, or the route has the next-hop type `Internet` or `None`. At a gateway: none of the gateway's
+    /// connections leads to the destination, and the destination is in no VNet that uses the gateway.
     Unrouted,
     /// No agent owns the address (D8).
     NoOwner,
@@ -162,23 +163,24 @@ pub enum Why {
     Source,
     /// The destination is no address of the receiving machine, and none of its NICs forwards (R12).
     NotForwarding,
-    /// The route's gateway has no agent.
+    /// The gateway that the route or the connection leads to has no agent.
     NoGateway,
     /// The route's appliance address has no owner, or is outside of the VNet and its directly peered VNets (R11).
     Appliance,
-    /// The connection's tunnel is down: the keys differ (G11).
+    /// The connection's tunnel is down: the two shared keys differ, or one of them is missing (G11).
     NoTunnel,
-    /// A routing loop used up the packet's TTL, or the packet would return to the agent that has sent it.
+    /// A routing loop used up the packet's TTL, or the packet would return to the agent or the site that has sent it.
     Loop,
 }
 
-/// Whether one of the prefixes contains the address.
+/// Whether one of the prefixes contains the address. False for an empty list.
 #[must_use]
 pub fn within(prefixes: &[IpNet], address: IpAddr) -> bool {
     prefixes.iter().any(|p| p.contains(&address))
 }
 
-/// Whether the two lists have an address in common. An IPv4 prefix and an IPv6 prefix have none.
+/// Whether the two lists have an address in common. An IPv4 prefix and an IPv6 prefix have none. False if a list is
+/// empty.
 #[must_use]
 pub fn overlap(a: &[IpNet], b: &[IpNet]) -> bool {
     a.iter()
@@ -224,7 +226,7 @@ impl Model {
     }
 
     /// The agent's own addresses: the addresses of its NICs or, for a gateway's agent, the address of the gateway.
-    /// Addresses of served subnets are not among them.
+    /// Addresses of served subnets are not among them. Empty if the gateway or the NICs do not exist any more.
     #[must_use]
     pub fn addresses_of(&self, agent: &Agent) -> Vec<IpAddr> {
         if agent.gateway {
@@ -238,7 +240,7 @@ impl Model {
         self.nics_of(agent).iter().flat_map(|n| n.addresses.clone()).collect()
     }
 
-    /// The prefixes of the subnets that an agent serves (D8).
+    /// The prefixes of the subnets that an agent serves (D8). Empty if it serves none.
     #[must_use]
     pub fn served_by(&self, agent: &Agent) -> Vec<IpNet> {
         let Some(vnet) = self.vnet(&agent.vnet) else {
@@ -249,7 +251,8 @@ impl Model {
     }
 
     /// The agent that owns the address in the VNet (D8). An agent's own address takes precedence over a served subnet.
-    /// None: no agent of the VNet that is not revoked has or serves the address.
+    /// None: no agent of the VNet has or serves the address. Revoked agents do not count. If several agents have the
+    /// address, the one that joined first is returned.
     #[must_use]
     pub fn owner(&self, vnet: &str, address: IpAddr) -> Option<&Agent> {
         let here = || self.agents.iter().filter(|a| a.vnet == vnet && !a.revoked);
@@ -258,14 +261,14 @@ impl Model {
             .or_else(|| here().find(|a| within(&self.served_by(a), address)))
     }
 
-    /// Whether the agent has a NIC that forwards (R12).
+    /// Whether the agent has a NIC that forwards (R12). False for a gateway's agent.
     #[must_use]
     pub fn forwards(&self, agent: &Agent) -> bool {
         self.nics_of(agent).iter().any(|n| n.forwarding)
     }
 
     /// The name of the VNet whose gateway this VNet uses: its own name if it has a gateway, or the name of a peer (P19,
-    /// P20, P23). None: it uses no gateway.
+    /// P20, P23). None: it uses no gateway, or does not exist.
     #[must_use]
     pub fn gateway_for(&self, vnet: &str) -> Option<String> {
         if self.gateways.iter().any(|g| g.vnet == vnet) {
@@ -300,8 +303,8 @@ impl Model {
         self.vnets.iter().filter(|v| self.is_client(&v.name, hub)).collect()
     }
 
-    /// The VNets at the far ends of the connections of `vnet`'s gateway. A connection counts if both objects exist (G10),
-    /// whatever their keys are.
+    /// The VNets at the far ends of the connections of `vnet`'s gateway. A connection counts if both objects exist
+    /// (G10), whatever their keys are. Empty if there is none.
     #[must_use]
     pub fn connected_to(&self, vnet: &str) -> Vec<&str> {
         let both = |from: &str, to: &str| self.connections.iter().any(|c| c.from == from && c.to == to);
@@ -326,9 +329,9 @@ impl Model {
         self.keyed(a, b) && self.key(a, b) == self.key(b, a)
     }
 
-    /// The prefixes that the connection from `vnet` to `far` leads to: the ranges of `far`, and the synced ranges of
-    /// the VNets that use the gateway of `far` (P21b, G9). Left out are routes that `far` has learned elsewhere (D9),
-    /// and prefixes that overlap the ranges of `vnet` (G20).
+    /// The prefixes that the connection from `vnet` to `far` leads to, whether or not the connection exists: the ranges
+    /// of `far`, and the synced ranges of the VNets that use the gateway of `far` (P21b, G9). Routes that the gateway
+    /// of `far` has learned elsewhere (D9) and prefixes that overlap the ranges of `vnet` (G20) are not included.
     #[must_use]
     pub fn reachable_via(&self, vnet: &str, far: &str) -> Vec<IpNet> {
         let own = self.vnet(vnet).map(|v| v.space.clone()).unwrap_or_default();

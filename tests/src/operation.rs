@@ -119,7 +119,7 @@ pub enum Operation {
     DeleteAgent { agent: String },
 }
 
-/// The name of the agent of a VNet's gateway.
+/// The name of the agent of a VNet's gateway. Whether the VNet has a gateway is not checked.
 #[must_use]
 pub fn gateway_agent(vnet: &str) -> String {
     format!("{vnet}-gw")
@@ -150,7 +150,8 @@ pub enum Origin {
         /// The name of the agent.
         agent: String,
     },
-    /// The packet arrives on a link, as from a stale or hostile peer: nothing checks whether the sender may send it.
+    /// The packet arrives on a link without a check by the sender's agent, as from a hostile peer or one with an old
+    /// configuration.
     Link {
         /// The name of the sending agent or site's device.
         from: String,

@@ -1,4 +1,5 @@
-//! Performs the operations of [`crate::operation`] on the product's own topology.
+//! Performs the operations of [`crate::operation`] on the controller's real [`Topology`], as opposed to the reference
+//! model in [`crate::model`].
 
 use crate::arm;
 use crate::operation::{Operation, gateway_agent};
@@ -17,7 +18,8 @@ use uuid::Uuid;
 /// The ASN of every site: a private one (RFC 6996) that is not a gateway's default.
 pub const SITE_ASN: u32 = 65_021;
 
-/// 100.96.0.0: the first address of the 4,001 unused prefixes. No VNet of the universe overlaps them.
+/// 100.96.0.0: the first address of the 4,001 unused prefixes that a site announces to exceed the limit of G23. No VNet
+/// of the universe overlaps them.
 const FILLER: [u8; 4] = [100, 96, 0, 0];
 
 /// The product's topology, and the state that the topology does not have but operations need: announcements of sites,
@@ -34,7 +36,8 @@ pub struct Product {
 }
 
 impl Product {
-    /// A topology with the empty resource group `g`, which all other resources belong to.
+    /// A topology that contains only the resource group `g`. All resources that operations create later belong to this
+    /// group.
     ///
     /// # Panics
     /// If the product refuses the group.
@@ -55,7 +58,7 @@ impl Product {
     /// Applies one change to the topology. GUIDs come from a counter, so a run is repeatable.
     ///
     /// # Errors
-    /// The product refuses the change; the topology is then as before.
+    /// The product refuses the change; the topology is then unchanged, but the counter may have grown.
     pub fn change(&mut self, change: &Change) -> Result<(), Rejection> {
         let number = &mut self.fresh;
         let mut fresh = || {
@@ -69,7 +72,10 @@ impl Product {
     /// Performs an operation completely or not at all. An operation may need several changes.
     ///
     /// # Errors
-    /// The product refuses one of the changes; the whole value is then as before.
+    /// The product refuses one of the changes; this [`Product`] is then unchanged.
+    ///
+    /// # Panics
+    /// If a name in the operation cannot be part of an ARM id, or is no valid id of an agent.
     pub fn perform(&mut self, operation: &Operation) -> Result<(), Rejection> {
         let mut after = self.clone();
         for change in after.changes(operation) {
@@ -239,7 +245,8 @@ pub fn agent_id(name: &str) -> AgentId {
     AgentId::new(name).unwrap_or_else(|e| unreachable!("{e}"))
 }
 
-/// The public key of an agent in tests: the first 32 bytes of its name, padded. Names that agree in them have equal keys.
+/// The public key of an agent in tests: the first 32 bytes of its name, padded with 0x5a. Names that agree in them have
+/// equal keys.
 #[must_use]
 pub fn key_of(agent: &str) -> PublicKey {
     let mut key = [0x5a; 32];
@@ -253,7 +260,7 @@ fn path(id: &str) -> ArmPath {
     ArmPath::parse(id).unwrap_or_else(|e| unreachable!("{id}: {e}"))
 }
 
-/// A PUT of a body, without `If-Match` and `syncRemoteAddressSpace`.
+/// A PUT of a body, without `If-Match` and `syncRemoteAddressSpace`. The body is not checked.
 ///
 /// # Panics
 /// If `id` is not an ARM id.

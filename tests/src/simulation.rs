@@ -1,6 +1,6 @@
-//! The control plane in one process with one seed and one clock: the product's topology, compiler and push state machines,
-//! and agents that build the tables of real agents. Processes die, streams break, and messages, compilations and changes of
-//! tables take random times.
+//! A simulation of the control plane in one process, with one random seed and one clock. It runs the product's
+//! topology, compiler and push state machines, and agents that build the tables of real agents. Faults stop processes
+//! and break streams, and messages, compilations and changes of tables take random times.
 //!
 //! All randomness comes from the seed, and time is a count of steps. The same seed therefore gives the same log.
 
@@ -55,15 +55,16 @@ struct Stream {
 #[derive(Debug, Default)]
 struct Agent {
     running: Running,
-    /// The configuration that the agent has on disk. The agent writes it right after an acknowledgement.
+    /// The configuration that the agent has on disk. Usually the agent writes it after it has sent `Applied`; `serve`
+    /// describes the exception.
     disk: Running,
     /// The step in which an accepted configuration comes into force, and the configuration.
     changing: Option<(u64, Running)>,
     stream: Option<Stream>,
     retry: u64,
     dead: bool,
-    /// Whether the controller has closed this agent's stream for good, because it does not know the agent or the agent
-    /// is revoked.
+    /// Whether the controller refuses this agent's streams, because it does not know the agent or the agent is revoked.
+    /// The agent then does not try again.
     refused: bool,
     received: u64,
 }
@@ -85,7 +86,8 @@ pub struct Simulation {
 }
 
 impl Simulation {
-    /// A controller with an empty topology, and no agents, at step 0.
+    /// A controller at step 0, with a topology that has only the empty resource group `g`, and without agents. Only
+    /// [`Self::play`] advances a simulation, and it makes one of its own.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let product = Product::new();
@@ -103,8 +105,8 @@ impl Simulation {
     }
 
     /// Plays the operations of [`Script::draw`] for this seed with random faults between the operations, and then a
-    /// period without faults. Checks that all agents converge, and that an outage of the controller changes nothing.
-    /// Returns the simulation at its end.
+    /// period without faults. Checks that all agents converge to their newest configurations, and that an outage of the
+    /// controller changes no configuration of an agent. Returns the simulation at its end.
     ///
     /// # Errors
     /// The first violated property, as text.
@@ -219,8 +221,9 @@ impl Simulation {
                         .push_back((at, Message::Applied(next.digest.clone())));
                 }
                 agent.running = next;
-                // In one case of ten the agent dies before it has written the file: after a crash it then starts with
-                // the older configuration.
+                // In one case of ten the configuration on disk stays old, as if the agent's crash came before the
+                // write. The agent itself runs on here. If a later fault restarts it, it starts with the older
+                // configuration.
                 if self.rng.random_bool(0.9) {
                     agent.disk = agent.running.clone();
                 }

@@ -117,9 +117,10 @@ pub enum Mutation {
 }
 
 impl World {
-    /// Compiles the configuration of every agent, and installs it in an engine of the agent's own. `announced` has the BGP
-    /// routes of the site behind each VNet's gateway; a VNet without a gateway is skipped. Agents whose configuration does
-    /// not compile (revoked ones) are left out.
+    /// Compiles the configuration of every agent, and installs it in an engine of the agent's own. `announced` has the
+    /// BGP routes of the site behind each VNet's gateway; the key is the VNet's name, and a VNet without a gateway is
+    /// skipped. `mutation` is a defect to inject. Agents whose configuration does not compile (revoked ones) are left
+    /// out.
     ///
     /// # Panics
     /// If a compiled configuration differs after it was written as bytes and read back, or if no tables can be built
@@ -183,12 +184,13 @@ impl World {
         self.hosts.get(agent).map(|h| &h.config)
     }
 
-    /// Sends a packet, and follows it until it is delivered or lost. None: an agent on the path has no configuration, or a
-    /// datagram leads to an endpoint that no agent has. Counters of the engines change; links and tables do not.
+    /// Sends a packet, and follows it until it is delivered or lost. None: an agent on the path has no configuration,
+    /// or a datagram leads to an endpoint that no agent has. Counters of the engines change; links and tables do not.
     ///
     /// # Panics
-    /// If an engine does not do exactly one of these with the packet: send a datagram, deliver it to the kernel, count a
-    /// drop. Also panics if source and destination are of different address families.
+    /// If an engine does not do exactly one of these with the packet: send a datagram, deliver it to the kernel, count
+    /// a drop. Also panics if source and destination are of different address families, or if the packet's origin has
+    /// no valid id of an agent.
     pub fn send(&mut self, packet: &Packet) -> Option<Outcome> {
         let mut bytes = build(packet);
         let mut path = Vec::new();

@@ -13,9 +13,10 @@ use tombolo_tests::citations::root;
 /// The source trees that are checked.
 const TREES: [&str; 3] = ["controller/topology/src", "controller/src", "controller/cli/src"];
 
-/// The list of all kinds of resources, whose imports are left out. A kind is one file with its type and its rules.
-/// `Topology` has a map for each type, and the rules of each kind read the whole `Topology`, so this circle is inherent
-/// (docs/architecture.md, "A kind of resource"). All other imports of the kinds are checked.
+/// The file that lists all kinds of resources. The imports of this file are left out. A kind is one file with its type
+/// and its rules. `Topology` has a map for each type, and the rules of each kind read the whole `Topology`, so a circle
+/// from the kinds through `Topology` and this list back to the kinds is inherent (docs/architecture.md, "A kind of
+/// resource"). All other imports of the kinds are checked.
 const LIST_OF_KINDS: &str = "controller/topology/src/resource.rs";
 
 /// Imports that are permitted although they close a circle, each as the importing and the imported file. The list may only
@@ -373,7 +374,7 @@ fn known_circles_still_exist() {
     );
 }
 
-/// The reader sees imports of every form, and nothing else.
+/// This file finds imports of every form in a source text, and takes nothing else for an import.
 #[test]
 fn imports_of_every_form_are_found() {
     let source = r##"

@@ -48,8 +48,9 @@ fn documents() -> impl Iterator<Item = (String, String)> {
     texts().into_iter().filter(move |(path, _)| is_document(path))
 }
 
-/// The reason why text in backticks is a wrong citation. None: the citation is right, or the text is no citation. `PATH` and
-/// `FILE::NAME` are citations; a path with a pattern or a placeholder in capitals (`KIND`) is not.
+/// Checks text in backticks, and returns what is wrong with it as a citation. A citation is `PATH` or `FILE::NAME`,
+/// with a path that begins with one of [`FOLDERS`]. Returns None for a right citation, and for text that is no
+/// citation, such as a path with a pattern or with a placeholder in capitals (`KIND`).
 fn fault_of_code(text: &str) -> Option<String> {
     let cites = FOLDERS.iter().any(|folder| text.starts_with(folder));
     if !cites || text.contains([' ', '*', '…', '{']) {

@@ -223,7 +223,8 @@ fn attempt(product: &Product, path: &str, body: Value) -> bool {
     let mut after = product.clone();
     match after.change(&put(path, body.clone())) {
         Ok(()) => {
-            // An accepted change must be readable after a restart, or the controller could not start again.
+            // The controller must be able to read an accepted change after a restart; otherwise it could not start
+            // again.
             let documents = after
                 .topology
                 .documents_since(&tombolo_topology::topology::Topology::default());

@@ -110,7 +110,7 @@ struct Node {
     links: SecureLinks,
     /// The node's configuration: for each link the peer's position in [`NAMES`] and the number of its key pair.
     config: Vec<(usize, u8)>,
-    /// The inputs that the node has handled since its events were last polled. They bound the number of events.
+    /// The inputs that the node has handled since its events were last polled. This number bounds the number of events.
     unpolled: usize,
 }
 
@@ -375,7 +375,8 @@ impl<'a> World<'a> {
                 let own = self.nodes[number].name;
                 let member = |name: usize| name != own && members >> name & 1 == 1;
                 let chosen = (0..NAMES.len()).filter(|name| member(*name));
-                // The key is mostly 0, which all agents have at first: with other keys links would rarely work.
+                // The key number is mostly 0, which all agents use at first. If it were often another number, links
+                // would rarely work.
                 let config = chosen.map(|name| (name, u8::from(keys >> name & 1 == 1 && keys & 128 != 0) % KEYS));
                 self.update(number, config.collect(), flags);
             }

@@ -16,14 +16,14 @@ use tombolo_tests::arm::{connection_body, gateway_body, group, network, peering_
 use tombolo_tests::controller::{Controller, Rest};
 use tombolo_tests::operation::Flags;
 
-/// The number of concurrent writers. There are several, so that the controller's writer puts the changes of several
-/// requests into one transaction.
+/// The number of concurrent writers. There are several, so that the controller stores the changes of several requests
+/// in one transaction.
 const WRITERS: usize = 4;
 
 /// The state of a writer's pair of VNets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Pair {
-    /// The tag of the first VNet. The number of the VNet's subnets derives from it.
+    /// The tag of the first VNet. The number of the VNet's subnets derives from the tag.
     generation: u64,
     /// Whether the left and the right half of the peering exist.
     halves: (bool, bool),
@@ -122,7 +122,8 @@ async fn write(
                 rest.put(&shared_key(writer), &json!({"value": key(next.key)})).await
             }
             _ => {
-                // The rules refuse other orders (P13, P14): both halves must be deleted before one is created again.
+                // The left half is created first and deleted last. If the right half was deleted, creating it again is
+                // refused while the left half exists (P13, P14); the code below handles this refusal.
                 let (side, create) = match known.now.halves {
                     (false, false) => ('a', true),
                     (true, false) if rng.random_bool(0.7) => ('b', true),
@@ -154,8 +155,8 @@ async fn write(
                 known.pending = None;
                 acknowledged.fetch_add(1, Ordering::Relaxed);
             }
-            // P14: while one half is Disconnected, the other half cannot be created again; so the Disconnected half is
-            // deleted too.
+            // P14: while one half of a peering is Disconnected, the other half cannot be created again; so the
+            // Disconnected half is deleted too.
             Ok((status, answer)) => {
                 assert_eq!(
                     answer["error"]["code"], "RemotePeeringIsDisconnected",

@@ -56,7 +56,7 @@ fn explain_is_honest() {
     assert!(asked > 2000, "{asked}");
 }
 
-/// The number of seeds within which the model must catch a defect.
+/// The number of seeds among which at least one must show a difference when a defect is injected.
 const MAX_SEEDS: u64 = 100;
 
 fn must_be_caught(what: &str, mutation: Mutation) {

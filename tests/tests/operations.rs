@@ -52,7 +52,8 @@ fn documented(document: &str, heading: &str) -> Metrics {
         .filter(|l| l.starts_with("| `"));
     let row = |line: &str| {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-        // "`state`: `desired`, `in_force`": behind the colon stand the values of the last label, which are not read.
+        // "`state`: `desired`, `in_force`": the text after the colon lists the values of the last label, and is not
+        // read.
         let labels = cells[2]
             .split(':')
             .next()

@@ -125,8 +125,8 @@ fn a_test_finds_the_listed_programs_and_no_others() {
         assert!(folder.join(name).is_file(), "{name} is a link to nothing");
     }
 
-    // A program that is installed but not listed. Shell built-ins such as `[` do not qualify, because a shell finds
-    // them even with an empty PATH.
+    // Tests must not find a program that is installed but not listed. Shell built-ins such as `[` do not qualify,
+    // because a shell finds them even with an empty PATH.
     let built_in = |name: &str| {
         let shell = Command::new("sh")
             .args(["-c", "PATH=; command -v \"$0\"", name])

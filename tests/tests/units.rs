@@ -40,7 +40,7 @@ fn units_are_rated_well() {
         let said = String::from_utf8_lossy(&analysis.stderr).into_owned();
         let rating = rating(&report).unwrap_or_else(|| panic!("{unit}: no rating: {report}{said}"));
         assert!(rating <= limit, "{unit}: {rating} is worse than {limit}:\n{report}");
-        // `IPAddressAllow=any` would improve the rating without confining anything.
+        // `IPAddressAllow=any` is forbidden: it would improve the rating without confining anything.
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(!text.contains("IPAddressAllow=any"), "{unit}");
     }

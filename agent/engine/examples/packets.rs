@@ -1,7 +1,7 @@
 //! The load that `tests/bench/instructions.py` measures: two engines in one process with a WireGuard link between them.
 //!
-//! `packets bulk N` sends N TCP segments from one device through the link to the other device, in reads of 45 segments.
-//! `packets lone N` sends N UDP packets of 128 bytes, each in its own read, datagram and write.
+//! `packets bulk N` sends N TCP segments from one TUN device through the link to the other TUN device, 45 segments in
+//! each read. `packets lone N` sends N UDP packets of 128 bytes, each with a read, a datagram and a write of its own.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use tombolo_engine::buffer::{DeliverSink, Transmit, TransmitSink};
 use tombolo_engine::offload::{Coalescer, VnetHeader, split};
 
-/// Number of TCP segments in one read of the device: the largest number that fits into a super-packet. Each has
+/// Number of TCP segments in one read of the TUN device: the largest number that fits into a super-packet. Each has
 /// `SEGMENT` bytes.
 const SEGMENTS: usize = 45;
 const SEGMENT: usize = 1380;

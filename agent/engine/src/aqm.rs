@@ -2,18 +2,18 @@
 //! must not wait behind a bulk transfer.
 //!
 //! CoDel acts on a standing queue, i.e. one in which even the shortest delay within an interval is too long. To measure
-//! the delay of each packet would need a clock reading per packet. So this implementation only notes when the queue is
-//! empty: a queue that was empty once during an interval is not a standing one. While the queue is a standing one, long
-//! packets are marked (RFC 3168) if their senders support ECN, or dropped, at a growing rate, until the senders have
-//! slowed down. Short packets (acknowledgements, echoes, DNS, voice) are neither marked nor dropped, because they do
-//! not fill a queue.
+//! the delay of each packet would cost a clock reading for each packet. So this implementation only notes when the
+//! queue is empty: a queue that was empty once during an interval is not a standing one. While the queue is a standing
+//! one, long packets are marked (RFC 3168) or, if their senders do not support ECN, dropped. The rate of marks and
+//! drops grows until the queue is empty. Short packets (acknowledgements, echoes, DNS, voice) are neither marked nor
+//! dropped, because they do not fill a queue.
 
 use crate::packet::{self, Ecn};
 use std::time::{Duration, Instant};
 
-/// A queue that was not empty for this long is a standing queue. CoDel's interval is 100 ms, the round-trip time of an
-/// intercontinental path, but CoDel tolerates a short permanent queue. This implementation does not tolerate such a
-/// queue: the queue must be empty once in each interval. A shorter interval costs throughput: 8 ms cost a tenth of it.
+/// A queue that was not empty for this long is a standing queue. CoDel has an interval of 100 ms, but tolerates a short
+/// permanent queue. This implementation tolerates none: the queue must be empty once in each interval. A much shorter
+/// interval costs throughput: with 8 ms, the throughput was lower by a tenth.
 const INTERVAL: Duration = Duration::from_millis(50);
 
 /// Packets shorter than this pass unchanged, in bytes. Packets of bulk transfers are longer.
@@ -38,14 +38,15 @@ pub(crate) struct Codel {
     not_empty_since: Option<Instant>,
     /// Time of the next mark or drop. `None`: the queue is not a standing one.
     next_drop: Option<Instant>,
-    /// Number of marks and drops since the queue became a standing one.
+    /// Number of marks and drops in this standing queue. If it follows soon after an earlier one, the number does not
+    /// start from zero, but near the earlier queue's number.
     count: u32,
-    /// The time at which the queue last stopped being a standing one, and the value of `count` then.
+    /// The time at which the last standing queue ended, and the value of `count` at that time.
     last_run: Option<(Instant, u32)>,
 }
 
 impl Codel {
-    /// Records that the queue is empty at `now`, which ends a standing queue.
+    /// Records that the queue is empty at `now`. If it was a standing queue, it is none any more.
     pub(crate) fn drained(&mut self, now: Instant) {
         if self.next_drop.take().is_some() {
             self.last_run = Some((now, self.count));
@@ -62,9 +63,8 @@ impl Codel {
         }
         match self.next_drop {
             None => {
-                // As in RFC 8289, a queue that becomes a standing one again soon continues near its last rate of drops,
-                // because the senders are probably the same. The RFC's reference code also takes 16 intervals for
-                // "soon".
+                // As in RFC 8289, if a queue becomes a standing one again within 16 intervals, the rate of drops starts
+                // near its last value, because the senders are probably the same.
                 let soon = |(at, _): &(Instant, u32)| now.saturating_duration_since(*at) < 16 * INTERVAL;
                 self.count = self
                     .last_run
@@ -99,7 +99,7 @@ mod tests {
         packet
     }
 
-    /// The number of long packets dropped in `steps` steps, during which the queue is never empty.
+    /// The number of long packets that are dropped in `steps` steps of 0.5 ms, during which the queue is never empty.
     fn drops(codel: &mut Codel, now: &mut Instant, steps: u32) -> usize {
         let mut dropped = 0;
         for _ in 0..steps {

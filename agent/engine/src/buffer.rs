@@ -21,7 +21,7 @@ pub struct Path {
     pub remote: SocketAddr,
     /// Address of this host. `None`: the kernel chooses the address when the datagram is sent.
     pub local: Option<IpAddr>,
-    /// The port of this agent that the datagram is sent from or arrived at.
+    /// The port of this agent: for a received datagram its destination port, for a sent one its source port.
     pub port: Port,
 }
 
@@ -47,8 +47,8 @@ pub struct Outer {
     pub dont_fragment: bool,
 }
 
-/// The path and the IP header of a datagram that is sent. The owner may pass consecutive datagrams with equal values to
-/// the kernel in one system call.
+/// The path and the IP header of a datagram that is sent. The owner may pass consecutive datagrams that have the same
+/// path and header fields to the kernel in one system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transmit {
     /// The source and the destination.
@@ -92,11 +92,12 @@ pub trait DeliverSink {
     fn deliver(&mut self, packet: &[u8]);
 }
 
-/// A queue of packets that lane 0 must send, because this lane has no session with their next hop. Lane 0 has such a
-/// session, or establishes it (D15).
+/// A queue of packets that lane 0 must send, because this lane has no usable session with their next hop. Lane 0 has
+/// such a session, or establishes it (D15).
 pub trait RedirectSink {
-    /// Copies a packet into the queue of lane 0. The packet is as it arrived at `ingress`, except for a CE mark.
-    /// Returns `false`, and copies nothing, if the queue has no room, or if there is no queue.
+    /// Copies a packet into the queue of lane 0. The packet is as it arrived at `ingress`, except that this lane may
+    /// have set CE in its ECN field. Returns `false`, and copies nothing, if the queue has no room, or if there is no
+    /// queue.
     fn redirect_to_lane0(&mut self, ingress: Ingress, packet: &[u8]) -> bool;
 }
 
@@ -110,8 +111,8 @@ impl RedirectSink for NoRedirect {
     }
 }
 
-/// A sink that is `None` refuses every packet. With this, lane 0, which has no sink, and the other lanes can have
-/// engines of the same type.
+/// A sink that is `None` refuses every packet. So all lanes can have engines of the same type, although lane 0 has no
+/// redirect sink.
 impl<R: RedirectSink> RedirectSink for Option<R> {
     fn redirect_to_lane0(&mut self, ingress: Ingress, packet: &[u8]) -> bool {
         self.as_mut()
@@ -120,7 +121,7 @@ impl<R: RedirectSink> RedirectSink for Option<R> {
 }
 
 /// A transmit sink and a deliver sink that keep everything that the engine writes into them, for tests and simulations.
-/// Each of the three lists about datagrams has one entry for each datagram, in the order of commits.
+/// `datagrams`, `ecn` and `paths` have one entry for each datagram, in the order of commits.
 #[derive(Debug, Default)]
 pub struct Collected {
     /// Datagrams with their destinations, in the order of commits.
@@ -131,7 +132,7 @@ pub struct Collected {
     pub narrow: Option<usize>,
     /// ECN field of each datagram.
     pub ecn: Vec<u8>,
-    /// Path of each datagram, with this end's address and port.
+    /// Path of each datagram, which also tells this end's address and port.
     pub paths: Vec<Path>,
     slot: Vec<u8>,
     reserved: Option<Transmit>,

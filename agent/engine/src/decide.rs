@@ -36,18 +36,18 @@ pub struct Trace {
     pub route: Option<EffectiveRoute>,
     /// The connection that leads to the destination. Only VPN gateways use one.
     pub connection: Option<ResourceId>,
-    /// The VNet whose owners were searched for the next agent.
+    /// The VNet in which the owner of the destination, or of the appliance's address, was looked up.
     pub vnet: Option<ResourceId>,
-    /// The agent, or the device of a site, to which the packet is sent.
+    /// The agent, or the device of a site, to which the selected route leads.
     pub next: Option<AgentId>,
 }
 
 /// Decides what happens to a packet that arrived at `ingress`, and returns the verdict; `packet` is the result of
-/// [`parse`](crate::packet::parse). The function has no effects: neither the packet nor the tables change, and
-/// `decrement_ttl` of the verdict is left to the caller.
+/// [`parse`](crate::packet::parse). The function changes nothing: if the verdict has `decrement_ttl`, the caller must
+/// decrement the packet's TTL.
 ///
 /// `trace`, if there is one, records the entries that led to the verdict. The caller should pass an empty trace,
-/// because the function does not change the fields that do not apply.
+/// because the function does not clear the fields that it does not set.
 ///
 /// Agents forward packets by this function, and the controller's `explain` calls it too. Both therefore reach the same
 /// verdicts if their tables were built from the same configuration and routing state.
@@ -108,9 +108,11 @@ impl Decision<'_> {
         }
     }
 
-    /// At a VM, a packet from its host, or from a machine without an agent in a subnet that the host serves.
+    /// Decides, at a VM, about a packet from the TUN device. The packet comes from the host itself, from a machine
+    /// without an agent in a subnet that the host serves, or from a peer if the host is an appliance and forwards it.
     fn leave_vm(&mut self, own: &Lpm<usize>, forwarding: Option<usize>) -> Outcome {
-        // R12: only a NIC with IP forwarding may send a foreign source.
+        // R12: a packet whose source is no address of the host and of its served subnets may leave only if a NIC of the
+        // host has IP forwarding.
         let subnet = own.get(self.packet.source).copied().or(forwarding);
         let subnet = subnet.ok_or(DropReason::SpoofedSource)?;
         // P17 holds for the source too, because an appliance may not forward packets of a VNet whose peering has access
@@ -119,7 +121,7 @@ impl Decision<'_> {
         self.route(subnet, Ingress::Tun)
     }
 
-    /// At a VM, a packet from a link.
+    /// Decides, at a VM, about a packet from a link.
     fn enter_vm(
         &self,
         own: &Lpm<usize>,
@@ -129,7 +131,8 @@ impl Decision<'_> {
     ) -> Outcome {
         let peer = &self.tables.links[link.get()];
         self.check_source(peer, |a| addresses.contains(&a))?;
-        // P17 at the receiver: the packet came directly from a VM across a peering with access off.
+        // P17 at the receiver: the packet came directly from a VM across a peering with `allowVirtualNetworkAccess`
+        // off.
         if let PeerRole::Peering(space) = peer.relation
             && !self.tables.spaces[space].access()
             && self.obeys_access(self.packet.destination)
@@ -145,7 +148,7 @@ impl Decision<'_> {
         Err(DropReason::NotForwarding)
     }
 
-    /// At a VPN gateway, a packet from a link.
+    /// Decides, at a VPN gateway, about a packet from a link.
     fn cross_vpn_gateway(&mut self, addresses: &[IpAddr], link: LinkIndex) -> Outcome {
         let peer = &self.tables.links[link.get()];
         self.check_source(peer, |a| addresses.contains(&a))?;
@@ -161,14 +164,15 @@ impl Decision<'_> {
         self.apply_ttl(outcome)
     }
 
-    /// At an ExpressRoute gateway, a packet from a link.
+    /// Decides, at an ExpressRoute gateway, about a packet from a link.
     fn cross_circuit_gateway(&mut self, addresses: &[IpAddr], link: LinkIndex) -> Outcome {
         let peer = &self.tables.links[link.get()];
         self.check_source(peer, |a| addresses.contains(&a))?;
         if addresses.contains(&self.packet.destination) {
             return Ok(Verdict::Deliver);
         }
-        // T4: VMs send packets for a circuit to its edges directly, so packets come to this gateway only from edges.
+        // T4: VMs send packets for a circuit directly to the circuit's edges, so this gateway accepts packets from
+        // edges only.
         if peer.relation != PeerRole::Edge {
             return Err(DropReason::TransitNotAllowed);
         }
@@ -183,7 +187,8 @@ impl Decision<'_> {
         }
     }
 
-    /// At an edge, a packet from a VM of a linked VNet: for the customer, or for another linked VNet.
+    /// Decides, at an edge, about a packet from a VM of a linked VNet, i.e. a VNet that is connected to the circuit.
+    /// The packet is for the customer or for another linked VNet.
     fn relay_to_customer(
         &mut self,
         addresses: &BTreeSet<IpAddr>,
@@ -199,9 +204,8 @@ impl Decision<'_> {
         let destination = self.packet.destination;
         let network = networks.get(destination).filter(|_| !addresses.contains(&destination));
         match network {
-            // E6: the edge forwards to the other VNet itself. If the edge delivered the packet to its kernel, the
-            // kernel would send the packet back to the edge, where it would look like a packet from the customer's
-            // line.
+            // E6: the edge itself forwards the packet to the other VNet. If it delivered the packet to its kernel, the
+            // kernel would send the packet back, and the edge would take it for a packet from the customer's line.
             Some(gateway) if vnet_to_vnet && self.packet.ttl > 1 => {
                 let gateway = gateway.ok_or(DropReason::NoGateway)?;
                 self.use_link(gateway, Ingress::Link(link))?;
@@ -210,7 +214,7 @@ impl Decision<'_> {
                     decrement_ttl: true,
                 })
             }
-            // D23: towards the customer the kernel is the router, so the kernel decrements the TTL and sends the ICMP
+            // D23: the kernel routes packets to the customer, so the kernel decrements the TTL and sends the ICMP
             // errors. It also answers a packet whose TTL expires here.
             _ => Ok(Verdict::Deliver),
         }
@@ -224,14 +228,15 @@ impl Decision<'_> {
         }
     }
 
-    /// D10: the source must be one that the link may use. `own_address` tells whether an address is the receiver's own.
+    /// D10: the source must be one that the link may use. `own_address` tells whether an address belongs to the
+    /// receiver.
     fn check_source(&self, link: &LinkPolicy, own_address: impl Fn(IpAddr) -> bool) -> Result<(), DropReason> {
         let source = self.packet.source;
         let allowed = link.sources.contains(source)
             || match link.foreign {
                 ForeignSources::None => false,
-                // P18: the flag of the receiver's half of the peering decides. A source within the receiver's own
-                // address space is never allowed.
+                // P18: the receiver's half of the peering has `allowForwardedTraffic`. It permits every source outside
+                // of the receiver's own address space.
                 ForeignSources::OutsideOwnSpace => self.tables.own_space.get(source).is_none(),
                 ForeignSources::Any => !own_address(source),
             };
@@ -312,15 +317,17 @@ impl Decision<'_> {
         }
     }
 
-    /// Called if the direct link to the destination's owner is down. Uses the VNet's gateways instead if they reach the
-    /// same prefix (the reverse of P25).
+    /// Called if the direct link to the destination's owner is down. Uses a gateway route that contains the destination
+    /// instead, if there is one and one of its links is up. Such a gateway route is otherwise not used, because the
+    /// VNet's own route or a peering route is preferred (R7; P25 for peerings).
     fn use_standby(&mut self, table: &SubnetRoutes, direct: LinkIndex, ingress: Ingress) -> Outcome {
         let found = table.standby.get(self.packet.destination);
         let group = match found.map(|r| r.hop) {
             Some(Hop::Gateway(Some(group))) => Some(group),
             _ => None,
         };
-        // If all gateways are down too, the packet stays on the direct link: no path is better.
+        // If the links with all of these gateways are down too, the packet stays on the direct link, because no other
+        // path is better.
         let answers = |group: &LinkGroup| group.links().iter().any(|l| !self.tables.links[l.get()].down);
         let Some(group) = group.filter(answers) else {
             return self.use_link(direct, ingress);
@@ -337,8 +344,8 @@ impl Decision<'_> {
         self.use_link(group.pick(self.packet), ingress)
     }
 
-    /// At an edge, a packet from the kernel of its host. The packet came from the customer's line, or the host itself
-    /// sent it. The edge forwards it to a linked VNet through the gateway of this VNet.
+    /// Decides, at an edge, about a packet from the kernel of its host. The packet came from the customer's line, or
+    /// the host itself sent it. The edge forwards it to a linked VNet through the gateway of this VNet.
     fn relay_from_customer(&mut self) -> Outcome {
         let AgentRole::Edge {
             addresses,
@@ -351,16 +358,17 @@ impl Decision<'_> {
         };
         let source = self.packet.source;
         if networks.get(source).is_some() && !addresses.contains(&source) {
-            // E6: a source in a linked VNet. If linked VNets may not reach each other, the packet came from a linked
-            // VNet and is for another one: the edge delivered it to the kernel, and the kernel sent it back. Otherwise
-            // the packet comes from the customer, who may not use a source in a linked VNet.
+            // E6: the source lies in a linked VNet. If linked VNets may not reach each other, the packet is from one of
+            // them to another: the edge delivered it to the kernel, and the kernel sent it back. If they may, the edge
+            // forwards such packets itself, so this one comes from the customer, who may not use this source.
             return Err(match vnet_to_vnet {
                 true => DropReason::SpoofedSource,
                 false => DropReason::TransitNotAllowed,
             });
         } else if !addresses.contains(&source) && customer.get(source).is_none() {
-            // T3, T7: the customer may use only sources within prefixes that it announced. The lines to its routers are
-            // not announced, so over a circuit these routers do not answer a traceroute.
+            // T3, T7: the customer may use only sources within prefixes that it announced. It does not announce the
+            // addresses of its routers on the lines of the circuit, so ICMP errors from these addresses are dropped,
+            // and the routers do not appear in a traceroute over the circuit.
             return Err(DropReason::SpoofedSource);
         }
         let link = networks.get(self.packet.destination).ok_or(DropReason::NoRoute)?;
@@ -380,10 +388,10 @@ impl Decision<'_> {
         })
     }
 
-    /// At a VPN gateway, a packet from its VNet or from a spoke that uses the gateway. The gateway first looks for a
-    /// route of a connection, which it uses even where the VNet itself would use a peering (D9). Without such a route,
-    /// it forwards the packet by the routes of `GatewaySubnet` (R16, R20) into its VNet or a spoke that uses the
-    /// gateway (P21d).
+    /// Decides, at a VPN gateway, about a packet from its VNet or from a spoke that uses the gateway. The gateway first
+    /// looks for a route over a connection. It uses this route even if the VNet itself would use a peering (D9).
+    /// Without such a route, it forwards the packet by the routes of `GatewaySubnet` (R16, R20) into its VNet or a
+    /// spoke that uses the gateway (P21d).
     fn relay_outward(&mut self, ingress: Ingress) -> Outcome {
         let AgentRole::Gateway { transit, .. } = &self.tables.role else {
             return Err(DropReason::TransitNotAllowed);
@@ -397,10 +405,10 @@ impl Decision<'_> {
         self.relay_to_local(ingress)
     }
 
-    /// At a VPN gateway, a packet from a connection. The packet may go to the gateway's VNet and the spokes that use
-    /// the gateway (D9), or to another connection. Forwarding to another connection requires that both connections
-    /// exchange routes (G19), or that one exchanges routes and the other leads to a site without BGP (G18). Only routes
-    /// of VPN connections are used for this (G21).
+    /// Decides, at a VPN gateway, about a packet from a connection. The packet may go to the gateway's VNet and the
+    /// spokes that use the gateway (D9), or to another connection. Forwarding to another connection requires that both
+    /// connections exchange routes (G19), or that one exchanges routes and the other leads to a site without BGP (G18).
+    /// Only routes of VPN connections are used for this (G21).
     fn relay_inward(&mut self, may: TransitScope, ingress: Ingress) -> Outcome {
         let tables = self.tables;
         let AgentRole::Gateway {
@@ -465,8 +473,8 @@ impl Decision<'_> {
         }
     }
 
-    /// T5, D23: a VPN gateway decrements the TTL. If the TTL expires, the gateway answers with an ICMP error if the
-    /// packet comes from its local prefixes, and drops other packets silently.
+    /// T5, D23: a VPN gateway decrements the TTL. If the TTL expires, a packet from the gateway's local prefixes is
+    /// answered with an ICMP error, and any other packet is dropped silently.
     fn apply_ttl(&self, verdict: Verdict) -> Outcome {
         let AgentRole::Gateway {
             local_prefixes, sites, ..
@@ -475,7 +483,8 @@ impl Decision<'_> {
             return Ok(verdict);
         };
         match verdict {
-            // T6: by the operator's setting, packets from a site keep their TTL. `sites` is empty without the setting.
+            // T6: with the operator's setting `SiteTtl::Transparent`, packets from a site keep their TTL. Without it,
+            // `sites` is empty.
             Verdict::Forward { .. } if sites.get(self.packet.source).is_some() => Ok(verdict),
             Verdict::Forward { link, .. } if self.packet.ttl > 1 => Ok(Verdict::Forward {
                 link,

@@ -42,8 +42,8 @@ pub struct Engine<L, R = NoRedirect> {
     sweep_due: Option<Instant>,
     /// Marks or drops packets so that the queue of unread datagrams in the owner's sockets stays short.
     queue: Codel,
-    /// Buffer for decrypted packets. A method takes the buffer out of the engine while it also borrows the engine's
-    /// other fields.
+    /// Buffer for decrypted packets. [`handle_datagram`](Self::handle_datagram) takes it out of the engine while it
+    /// needs the engine's other fields.
     scratch: Vec<u8>,
 }
 
@@ -58,9 +58,10 @@ impl<L: LinkSet> Engine<L> {
 }
 
 impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
-    /// An engine as from [`new`](Engine::new), for an agent with several lanes: packets go into `redirect`, unchanged,
-    /// if this lane has no session with their next hop, so that lane 0 sends them (D15). Lane 0 itself establishes all
-    /// sessions that it needs, and uses [`NoRedirect`], or `None` of an `Option`.
+    /// An engine as from [`new`](Engine::new), for a lane of an agent with several lanes. If the lane has no usable
+    /// session with a packet's next hop, the packet goes into `redirect`, and lane 0 sends it (D15). Lane 0 itself
+    /// establishes all sessions that it needs, so its `redirect` is [`NoRedirect`] or the `None` of an `Option`. `seed`
+    /// is as for [`new`](Engine::new).
     #[must_use]
     pub fn with_redirect(links: L, seed: u64, redirect: R) -> Self {
         Self {
@@ -85,12 +86,12 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
 
     /// Installs a new configuration. `tables` must be built from the configuration, and `links` must be the
     /// configuration's [`links`](tombolo_proto::config::AgentConfig::links), because a link's position in both is its
-    /// index.
+    /// index. The engine does not check this. Link indices of earlier configurations are invalid from now on.
     ///
-    /// Sessions continue if the keys of their link stay the same. Sessions of removed links end, and packets that wait
-    /// for them count as dropped (`link_down`). The decisions in the flow cache are discarded. Nothing is sent:
-    /// handshakes that the configuration asks for start with the next [`handle_timeout`](Self::handle_timeout), which
-    /// is due at once.
+    /// A session continues if the keys of its link stay the same. The sessions of removed links end, and the packets
+    /// that wait for such a session count as dropped (`link_down`). The decisions in the flow cache are discarded.
+    /// Nothing is sent: handshakes that the configuration asks for start with the next
+    /// [`handle_timeout`](Self::handle_timeout), which is due at once.
     pub fn install(&mut self, tables: Arc<Tables>, links: &[Link], now: Instant) {
         self.links.update(links, now);
         self.links.configure(&tables);
@@ -103,7 +104,8 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
 
     /// Replaces the tables by tables that were built from the same configuration and a newer routing state (D11), and
     /// discards the decisions in the flow cache. Links and sessions are not touched. The caller must ensure that the
-    /// configuration is the same, because the engine does not check this.
+    /// configuration is the same, because the engine does not check this. Must not be called before the first
+    /// [`install`](Self::install), because the engine has no links until then.
     pub fn refresh(&mut self, tables: Arc<Tables>) {
         self.flows.clear();
         self.tables = Some(tables);
@@ -116,11 +118,13 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
     }
 
     /// Processes one IP packet that was read from the TUN device, without a virtio header. `packet` is modified in
-    /// place, for instance its TTL.
+    /// place, for instance its TTL, and its contents do not matter afterwards. Bytes after the length that the IP
+    /// header states are ignored.
     ///
-    /// The packet ends in exactly one of these places, which its counter shows: a datagram in `tx` (over QUIC only with
-    /// [`flush`](Self::flush)), the queue of a link that is waiting for a handshake, the redirect sink, an ICMP error
-    /// for the host in `rx`, or nowhere (dropped).
+    /// The packet has exactly one outcome, which is counted. Either it is sent: it becomes a datagram in `tx` (over
+    /// QUIC with the next [`flush`](Self::flush)), or several datagrams if it is too long for the path, or waits in the
+    /// queue of a link for a handshake. Or it goes into the redirect sink. Or it is answered with an ICMP error for the
+    /// host in `rx`. Or it is dropped. All packets are dropped before the first [`install`](Self::install).
     pub fn handle_tun(
         &mut self,
         packet: &mut [u8],
@@ -135,7 +139,11 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
     /// Processes one packet that another lane redirected to this one. `ingress` is the interface on which the packet
     /// arrived at the other lane. If it is a link, its index must belong to the configuration that this lane has
     /// installed (else call [`refuse_redirected`](Self::refuse_redirected)). The rest is as for
-    /// [`handle_tun`](Self::handle_tun).
+    /// [`handle_tun`](Self::handle_tun), except that a packet from a link may also be delivered to `rx`, or be answered
+    /// with an ICMP error into the link.
+    ///
+    /// # Panics
+    /// If `ingress` is a link whose index is not below [`Tables::link_count`] of the installed tables.
     pub fn handle_redirected(
         &mut self,
         ingress: Ingress,
@@ -172,13 +180,14 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
         self.handle_datagram(datagram, from.into(), 0, now, tx, rx);
     }
 
-    /// Processes one received datagram of WireGuard or QUIC. `from` is its path, `ecn` holds the ECN field of its outer
-    /// IP header in the two low bits.
+    /// Processes one received datagram of WireGuard or QUIC. `from` is its path: the sender's endpoint, and the address
+    /// and port of this host that received it. `ecn`, 0 to 3, is the ECN field of its outer IP header; all other bits
+    /// of `ecn` must be 0. The ECN field of a QUIC datagram is ignored.
     ///
-    /// Packets that the datagram holds are decided at once and end as described for [`handle_tun`](Self::handle_tun);
-    /// packets for this host go into `rx`. Answers to the sender, such as handshakes and cookies, go into `tx`. A
-    /// datagram that does not verify, has no known sender or is longer than 65,536 bytes is counted as refused. Events
-    /// may wait for [`poll_event`](Self::poll_event) afterwards.
+    /// The packets in the datagram are decided at once. They have the outcomes that [`handle_tun`](Self::handle_tun)
+    /// describes, except that an ICMP error goes back into the link. Packets for this host go into `rx`. Answers to the
+    /// sender, such as handshakes and cookies, go into `tx`. A datagram that does not verify, has no known sender or is
+    /// longer than 65,536 bytes is counted as refused. Events may wait for [`poll_event`](Self::poll_event) afterwards.
     pub fn handle_datagram(
         &mut self,
         datagram: &[u8],
@@ -213,50 +222,57 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
 
     /// Records that the owner has read all datagrams from its sockets. If the owner does not make this call for 50 ms,
     /// the engine takes the queue of datagrams to be too long, and marks or drops long packets that come out of links.
+    /// Several calls in a row have the effect of the last one.
     pub fn drained(&mut self, now: Instant) {
         self.queue.drained(now);
     }
 
-    /// Counts a datagram as refused (`bad_datagram`) without processing it. The owner calls it for an empty datagram,
-    /// and for one whose source address cannot be replied to: no peer can have sent it.
+    /// Counts a datagram as refused (`bad_datagram`) without processing it. The owner calls this method for a datagram
+    /// that no peer can have sent: an empty one, or one whose source address cannot be replied to.
     pub fn refuse(&mut self) {
         self.stats.datagrams += 1;
         self.stats.refused(DropReason::BadDatagram);
     }
 
     /// Counts datagrams that the engine has written into the transmit sink and that the kernel then refused to send.
-    /// The number `datagrams` is subtracted from the packets sent into links, and added to the dropped packets
-    /// (`send_refused`).
+    /// Each datagram counts as one packet. The counter of packets sent into links falls by `datagrams`, but not below
+    /// 0, and the counter of dropped packets (`send_refused`) grows by as much as the other falls.
     pub fn not_sent(&mut self, datagrams: u64) {
         self.stats.not_sent(datagrams);
     }
 
-    /// Records that the kernel does not send from `local`, an address of this host, any more. The kernel chooses the
-    /// source address of a link that used `local`, until the peer sends to an address of this host again.
+    /// Records that the kernel does not accept `local` as a source address any more, because the host has lost this
+    /// address. From now on the kernel chooses the source address of each link that used `local`, until the link's peer
+    /// sends a datagram to an address of this host.
     pub fn local_refused(&mut self, local: IpAddr) {
         self.links.source_unavailable(local);
     }
 
-    /// Counts packets that the engine has passed to the deliver sink and that the TUN device then refused. The number
-    /// `packets` is subtracted from the delivered packets, and added to the dropped ones (`device_refused`).
+    /// Counts packets that the engine has passed to the deliver sink and that the TUN device then refused. The counter
+    /// of delivered packets falls by `packets`, but not below 0, and the counter of dropped packets (`device_refused`)
+    /// grows by as much as the other falls.
     pub fn not_delivered(&mut self, packets: u64) {
         self.stats.not_delivered(packets);
     }
 
-    /// Ends a batch: writes the datagrams into `tx` that links held back to put several packets into one. QUIC sends
-    /// nothing without this call.
+    /// Ends a batch: writes the datagrams into `tx` that links have held back until now, in order to put several
+    /// packets into one datagram. QUIC links send packets only with this call or with
+    /// [`handle_timeout`](Self::handle_timeout). Does nothing if no datagram is held back.
     pub fn flush(&mut self, now: Instant, tx: &mut impl TransmitSink) {
         self.links.flush(now, tx);
     }
 
-    /// Writes into `tx`, for each peer with a session, a message that says that this agent is about to stop. Peers that
-    /// have another path move to it at once. Sessions stay open, so packets still pass afterwards.
+    /// Writes into `tx`, for each agent with which there is a session, a message that says that this agent is about to
+    /// stop. The message goes over the transport that the link uses; over QUIC it is written with the next
+    /// [`flush`](Self::flush). Third-party devices get none. Agents that have another path move to it at once. Sessions
+    /// stay open, so packets still pass afterwards. The message may be lost, so the owner may repeat the call.
     pub fn drain(&mut self, now: Instant, tx: &mut impl TransmitSink) {
         self.links.drain(now, tx);
     }
 
     /// Runs all timers that are due at `now`: writes handshakes, keepalives, probes and route advertisements into `tx`,
-    /// and drops the packets of handshakes that failed. A call before a timer is due does nothing.
+    /// and drops the packets of handshakes that failed. If no timer is due, the call only writes the QUIC datagrams
+    /// that [`flush`](Self::flush) would write. Events may wait for [`poll_event`](Self::poll_event) afterwards.
     pub fn handle_timeout(&mut self, now: Instant, tx: &mut impl TransmitSink) {
         self.links.handle_timeout(now, tx);
         self.count_lost();
@@ -266,8 +282,8 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
         }
     }
 
-    /// The time at which [`handle_timeout`](Self::handle_timeout) is due next. Any other call may change it. `None`: no
-    /// timer runs.
+    /// The time at which [`handle_timeout`](Self::handle_timeout) is due next. The time may have passed already. Any
+    /// other call may change it. `None`: no timer runs.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let links = self.links.poll_timeout();
@@ -298,7 +314,9 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
         &self.links
     }
 
-    /// The links, for the calls that the engine does not make itself, such as route advertisements and endpoints.
+    /// The links, for the calls that the engine does not make itself, such as route advertisements and endpoints. The
+    /// caller must not call those methods of [`LinkSet`] that the engine itself calls, such as
+    /// [`update`](LinkSet::update): packets and counters would no longer agree with the tables.
     pub const fn links_mut(&mut self) -> &mut L {
         &mut self.links
     }
@@ -401,8 +419,9 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
                 // inside the link if the path is narrower.
                 let least = if info.source.is_ipv6() { packet::IPV6_MIN_MTU } else { 0 };
                 let most = room.max(least);
-                // The host's kernel itself sends no packet that exceeds the MTU of the TUN device. So an ICMP error is
-                // needed at a gateway, and at a host only if the path is narrower than the device.
+                // The host's kernel itself sends no packet that exceeds the MTU of the TUN device. So a packet can be
+                // too big only at a gateway, which also receives packets from other machines, and at a host whose path
+                // has a smaller MTU than the device.
                 let too_big = packet.len() > usize::from(most) && (decrement_ttl || most < tables.mtu);
                 if too_big && packet::may_not_fragment(packet) {
                     return self.answer(IcmpError::TooBig(most), tables, ingress, packet, &info, tx, rx);
@@ -414,8 +433,8 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
                 if tx.is_full() {
                     return self.stats.dropped(DropReason::QueueFull);
                 }
-                // RFC 6040: the outer header gets the packet's own ECN field, so that routers may mark the datagram
-                // only if they might mark the packet.
+                // RFC 6040: the ECN field of the packet is copied to the outer header, so that routers mark the
+                // datagram only if the packet's sender supports ECN.
                 let ecn = packet::ecn_bits(packet);
                 match self.links.seal(link, packet, ecn, self.now, tx) {
                     Sealed::Sent => self.stats.totals.link_out += 1,
@@ -431,10 +450,11 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
 
     /// Answers a packet with an ICMP error, or counts it as dropped.
     ///
-    /// T5: a VPN gateway answers packets that come from its local prefixes. The error's source is the gateway's own
-    /// address, and it goes back through the link from which the packet came. If a packet of the own host is too big
-    /// for the path, the error goes to the host, and the error's source is the packet's destination, because a host
-    /// accepts this error from any router on the path.
+    /// T5: of the packets that come from links, a VPN gateway answers those from its local prefixes; all others are
+    /// counted as dropped. The error's source is the gateway's own address, and the error goes back through the link
+    /// from which the packet came. If a packet that this host has sent is too big for the path, the error goes to the
+    /// host through the TUN device. Its source is the packet's destination; any source will do, because a host accepts
+    /// this error from every router on the path.
     #[expect(
         clippy::too_many_arguments,
         reason = "the packet, where it came from, and both ways out"

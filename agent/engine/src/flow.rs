@@ -1,4 +1,5 @@
-//! A cache of decisions, which saves most lookups: most packets belong to the flow of a recent packet.
+//! A cache of packet decisions. It saves most lookups in the tables, because most packets belong to the same flow as a
+//! recent packet.
 //!
 //! A decision depends on ingress, source and destination. If a route shares flows between several links, the decision
 //! also depends on the ports. The TTL changes the decision only if it expires here, so packets whose TTL expires here

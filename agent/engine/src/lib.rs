@@ -16,7 +16,7 @@
 //!
 //! # The owner's loop
 //! An [`Engine`](engine::Engine) is the packet path of one lane. One thread owns it, so there is no lock. Sockets, the
-//! TUN device and the clock belong to the owner, which makes these calls:
+//! TUN device and the clock belong to this thread, the engine's *owner*. The owner makes these calls:
 //!
 //! 1. **Once:** [`with_redirect`](engine::Engine::with_redirect), or [`new`](engine::Engine::new) if the agent has only
 //!    one lane; then [`remember_endpoints`](link::secure::SecureLinks::remember_endpoints).
@@ -26,7 +26,7 @@
 //!    [`advertise_now`](link::secure::SecureLinks::advertise_now).
 //! 3. **For each batch of input:**
 //!    * datagrams: [`handle_datagram`](engine::Engine::handle_datagram) for each, or [`refuse`](engine::Engine::refuse)
-//!      for an empty datagram or one whose source cannot be answered; when the sockets are empty,
+//!      for a datagram that is empty or whose source address cannot be replied to; when the sockets are empty,
 //!      [`drained`](engine::Engine::drained);
 //!    * packets of the TUN device: [`handle_tun`](engine::Engine::handle_tun) for each;
 //!    * in lane 0, packets of other lanes: [`handle_redirected`](engine::Engine::handle_redirected) for each, or

@@ -74,13 +74,14 @@ pub enum Opened {
 pub enum Event {
     /// The link has a session and its peer answers.
     Up(AgentId),
-    /// The link cannot be used: its last session is gone, handshakes fail, or the peer is silent or about to stop
-    /// (D19).
+    /// The link cannot be used: its last session has ended, its handshakes fail, its peer is silent, or its peer is
+    /// about to stop (D19).
     Down(AgentId),
     /// The peer now sends from another address or port, which the event holds. From now on packets for the peer go to
     /// this address and port.
     EndpointChanged(AgentId, SocketAddr),
-    /// From now on packets go over this transport instead of the other one. The text is the reason, for people.
+    /// From now on the link sends packets over this transport instead of the other one. The text is the reason, for
+    /// people.
     Switched(AgentId, Carrier, String),
     /// The peer advertises this table of routes in place of its earlier ones (D11). The bytes are untrusted input for
     /// [`decode`](crate::routing::decode).
@@ -118,12 +119,13 @@ pub struct AdvertisementStats {
     pub received: u64,
     /// Tables that were reported to the owner ([`Event::RoutesReceived`]).
     pub applied: u64,
-    /// Tables that were not reported, because the peer replaced or withdrew them before the rate limit allowed the
-    /// report.
+    /// Tables that were not reported, because the peer replaced them before the rate limit allowed the report, or
+    /// because they equal the table that was reported last.
     pub superseded: u64,
-    /// Messages of peers that may not advertise routes. Their contents were not read.
+    /// Messages that were not permitted, and whose contents were not read: advertisements of peers that may not
+    /// advertise routes, and confirmations of peers to which this agent advertises nothing.
     pub refused: u64,
-    /// Messages that are not part of a table, and tables whose digest is wrong.
+    /// Messages that cannot be decoded, and tables whose digest is wrong.
     pub malformed: u64,
 }
 
@@ -134,14 +136,14 @@ const fn index_of(position: usize) -> LinkIndex {
     LinkIndex(position as u32)
 }
 
-/// A set of links, which an [`Engine`](crate::engine::Engine) drives. There are two implementations: `SecureLinks`, the
-/// product's, and [`PlainLinks`] for tests and simulations.
+/// A set of links, which an [`Engine`](crate::engine::Engine) drives. There are two implementations: `SecureLinks` for
+/// agents, and [`PlainLinks`] for tests and simulations.
 ///
-/// Implementations do no input and output, and no method waits. Time is an argument and never goes back; datagrams go
-/// into a [`TransmitSink`]. An index that belongs to no link has no effect.
+/// Implementations do no input and output, and their methods never block. Time is an argument and never goes back;
+/// datagrams go into a [`TransmitSink`]. An index that belongs to no link has no effect.
 pub trait LinkSet {
     /// Takes the links of a new configuration: opens, keeps and closes links. The positions in `links` become
-    /// [`LinkIndex`]es; all earlier indices are invalid. Sessions survive if the keys of their link stay the same.
+    /// [`LinkIndex`]es; all earlier indices are invalid. A session survives if the keys of its link stay the same.
     /// Sends nothing.
     fn update(&mut self, links: &[Link], now: Instant);
 
@@ -161,15 +163,15 @@ pub trait LinkSet {
         None
     }
 
-    /// Encrypts a packet into `tx`. Without a session, queues the packet instead, and writes a handshake into `tx` that
-    /// starts a session. `ecn`, 0 to 3, is the ECN field for the outer header. A packet longer than
-    /// [`max_packet`](Self::max_packet) is sent in fragments inside the link.
+    /// Encrypts a packet into `tx`. Without a session, queues the packet instead and starts a handshake, whose first
+    /// datagram goes into `tx` now or with the next [`flush`](Self::flush). `ecn`, 0 to 3, is the ECN field for the
+    /// outer header. A packet longer than [`max_packet`](Self::max_packet) is sent in fragments inside the link.
     fn seal(&mut self, link: LinkIndex, packet: &[u8], ecn: u8, now: Instant, tx: &mut impl TransmitSink) -> Sealed;
 
     /// Decrypts a received datagram into `buffer`, which must be at least as long as the datagram. The buffer must also
     /// have at least 256 bytes, because answers are built in the buffer. `from` is the path of the datagram. Answers,
-    /// such as handshakes, go into `tx`. Further packets may wait for [`next_packet`](Self::next_packet), whatever the
-    /// result.
+    /// such as handshakes, go into `tx`. Whatever the result is, packets of this datagram or of earlier ones may wait
+    /// for [`next_packet`](Self::next_packet).
     fn open(
         &mut self,
         datagram: &[u8],
@@ -193,7 +195,8 @@ pub trait LinkSet {
     /// Writes the datagrams into `tx` that were held back until the end of a batch.
     fn flush(&mut self, _now: Instant, _tx: &mut impl TransmitSink) {}
 
-    /// Runs the timers that are due at `now`; does nothing if none is.
+    /// Runs the timers that are due at `now`; if none is due, at most writes the datagrams that [`flush`](Self::flush)
+    /// would write.
     fn handle_timeout(&mut self, now: Instant, tx: &mut impl TransmitSink);
 
     /// The time at which [`handle_timeout`](Self::handle_timeout) is due next; `None`: no timer runs. Any other call
@@ -211,7 +214,7 @@ pub trait LinkSet {
     /// that has another link to the same destinations then uses that link at once (D19).
     fn drain(&mut self, _now: Instant, _tx: &mut impl TransmitSink) {}
 
-    /// Records that the kernel does not send from `local`, an address of this host, any more. No link uses `local` as
-    /// its source address until the link's peer sends a datagram to `local` again.
+    /// Records that the kernel does not accept `local` as a source address any more, because the host has lost this
+    /// address. No link uses `local` as its source address until the link's peer sends a datagram to `local` again.
     fn source_unavailable(&mut self, _local: IpAddr) {}
 }

@@ -45,7 +45,7 @@ impl Protocol {
         }
     }
 
-    /// Offset of the checksum in the transport header, in bytes.
+    /// Offset of the checksum field from the start of the transport header, in bytes.
     const fn checksum_offset(self) -> usize {
         match self {
             Self::Tcp => 16,
@@ -80,7 +80,8 @@ impl Layout {
         })
     }
 
-    /// The checksum's sum of the pseudo header. `len` is the length of transport header and payload together, in bytes.
+    /// The sum of the pseudo header, which is a part of the transport checksum. `len` is the length of transport header
+    /// and payload together, in bytes.
     fn pseudo(self, packet: &[u8], len: usize) -> u64 {
         let addresses = if self.ip == Self::V4 {
             &packet[12..20]

@@ -24,23 +24,24 @@ pub struct PacketInfo {
     pub destination: IpAddr,
     /// TTL of IPv4, or hop limit of IPv6.
     pub ttl: u8,
-    /// Protocol number of the transport header, which comes after the IPv6 extension headers. If there are more than
-    /// eight extension headers, or one is cut off, this is the number of the first header that was not parsed.
+    /// Protocol number of the transport header; in IPv6, this header comes after the extension headers. If there are
+    /// more than eight extension headers, or one is cut off, this is the number of the first header that was not
+    /// parsed.
     pub protocol: u8,
     /// Offset of the transport header in bytes. `None`: the packet is a fragment other than the first, it has no bytes
     /// after the IP header, or its IPv6 extension headers were not parsed to their end.
     pub transport: Option<usize>,
-    /// Source port (upper 16 bits) and destination port of TCP and UDP, to distinguish flows. 0 for other protocols and
-    /// for all fragments, because later fragments have no ports (D13).
+    /// Source port (upper 16 bits) and destination port of TCP and UDP, to distinguish flows. 0 for other protocols,
+    /// and for all fragments of a packet: only the first fragment has ports, and all must get the same value (D13).
     pub ports: u32,
     /// Length of the packet according to its IP header, in bytes. Any bytes of the buffer after that are padding and do
     /// not belong to the packet.
     pub len: usize,
 }
 
-/// Parses the headers of an IP packet that starts at the first byte of `packet`. Checksums are not checked. `None`: the
-/// IP version is neither 4 nor 6, the buffer is shorter than the header, the buffer is shorter than the header's length
-/// field says, or the length fields of an IPv4 header contradict each other.
+/// Parses the headers of an IP packet that starts at the first byte of `packet`. Checksums are not checked. Returns
+/// `None` if the IP version is neither 4 nor 6, if the buffer is shorter than the header or than the header's length
+/// field says, or if the length fields of an IPv4 header contradict each other.
 #[must_use]
 pub fn parse(packet: &[u8]) -> Option<PacketInfo> {
     match packet.first()? >> 4 {
@@ -131,6 +132,9 @@ fn ports(packet: &[u8], protocol: u8, at: usize) -> u32 {
 
 /// Whether routers may not fragment the packet: always for IPv6, and for IPv4 with the DF flag. The packet must have
 /// been parsed.
+///
+/// # Panics
+/// May panic if [`parse`] does not accept `packet`.
 #[must_use]
 pub fn may_not_fragment(packet: &[u8]) -> bool {
     packet[0] >> 4 == 6 || packet[6] & 0x40 != 0
@@ -151,6 +155,9 @@ pub enum Ecn {
 }
 
 /// The two ECN bits of a packet, 0 to 3 (RFC 3168). The packet must have been parsed.
+///
+/// # Panics
+/// May panic if [`parse`] does not accept `packet`.
 #[must_use]
 pub fn ecn_bits(packet: &[u8]) -> u8 {
     let class = if packet[0] >> 4 == 4 { packet[1] } else { packet[1] >> 4 };
@@ -158,6 +165,9 @@ pub fn ecn_bits(packet: &[u8]) -> u8 {
 }
 
 /// The ECN field of a packet, which must have been parsed.
+///
+/// # Panics
+/// May panic if [`parse`] does not accept `packet`.
 #[must_use]
 pub fn ecn(packet: &[u8]) -> Ecn {
     match ecn_bits(packet) {
@@ -176,6 +186,9 @@ pub const CONGESTION: u8 = 3;
 ///
 /// Returns `false`, and changes nothing, if the packet must be dropped: the outer header has CE, and the inner sender
 /// does not support ECN.
+///
+/// # Panics
+/// May panic if [`parse`] does not accept `packet`.
 #[must_use]
 pub fn decapsulate_ecn(packet: &mut [u8], outer: u8) -> bool {
     match (outer, ecn(packet)) {
@@ -186,7 +199,11 @@ pub fn decapsulate_ecn(packet: &mut [u8], outer: u8) -> bool {
     true
 }
 
-/// Sets CE in a packet, and updates the IPv4 header checksum. The packet must have been parsed.
+/// Sets CE in a packet, whatever its ECN field was, and updates the IPv4 header checksum. The packet must have been
+/// parsed.
+///
+/// # Panics
+/// May panic if [`parse`] does not accept `packet`.
 pub fn mark(packet: &mut [u8]) {
     if packet[0] >> 4 == 4 {
         let before = u32::from(u16::from_be_bytes([packet[0], packet[1]]));
@@ -204,14 +221,17 @@ pub fn mark(packet: &mut [u8]) {
 
 /// Decrements the TTL, or the hop limit for IPv6, and updates the IPv4 header checksum. A TTL of 0 stays as it is. The
 /// packet must have been parsed.
+///
+/// # Panics
+/// May panic if [`parse`] does not accept `packet`.
 pub fn decrement_ttl(packet: &mut [u8]) {
     if packet[0] >> 4 == 4 {
         let Some(ttl) = packet[8].checked_sub(1) else { return };
         packet[8] = ttl;
         // RFC 1141: the checksum grows by the amount by which the header word shrinks.
         let sum = u32::from(u16::from_be_bytes([packet[10], packet[11]])) + 0x0100;
-        // The carry is added back, as ones' complement addition demands; 0xffff becomes 0, as in a newly computed
-        // checksum.
+        // The carry is added back, as ones' complement addition demands. A result of 0xffff becomes 0, because a newly
+        // computed checksum would be 0.
         let folded = (sum + u32::from(sum >= 0xffff)) & 0xffff;
         packet[10..12].copy_from_slice(&folded.to_be_bytes()[2..]);
     } else {
@@ -219,10 +239,13 @@ pub fn decrement_ttl(packet: &mut [u8]) {
     }
 }
 
-/// Lowers the MSS option of a TCP SYN to the value with which segments fit into IP packets of `mtu` bytes, and updates
-/// the TCP checksum. `info` must be the result of parsing this packet. Returns `true` if it changed the packet, and
-/// `false` if the packet is no TCP SYN, or if its SYN has no MSS option, a value that is low enough, or malformed
-/// options.
+/// Lowers the MSS option of a TCP SYN to the value with which segments fit into IP packets of `mtu` bytes, headers
+/// included, and updates the TCP checksum. `info` must be the result of parsing this packet. Returns `true` if it
+/// changed the packet, and `false` if the packet is no TCP SYN, or if its SYN has no MSS option, a value that is low
+/// enough, or malformed options.
+///
+/// # Panics
+/// May panic if `info` is the result of another packet.
 pub fn clamp_mss(packet: &mut [u8], info: &PacketInfo, mtu: u16) -> bool {
     const SYN: u8 = 0x02;
     let Some(tcp) = info.transport.filter(|_| info.protocol == TCP) else {

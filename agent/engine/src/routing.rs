@@ -39,13 +39,13 @@ use tombolo_proto::config::{AgentConfig, GatewayConnection, GatewayKind, Role};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::Route;
 
-/// The state that agents learn by themselves (D11), as opposed to their configuration. The state is unfiltered input:
-/// each function of this module that uses it checks it against the configuration.
+/// The state that agents learn by themselves (D11); no configuration contains it. The state is unfiltered input: each
+/// function of this module that uses it checks it against the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RoutingState {
     /// Peers that are down: other agents, and devices of sites. A route with several next hops uses one that is up.
     pub down: BTreeSet<AgentId>,
-    /// Routes that other agents advertised inside their links, by sender: each sender's last table, whole and
+    /// Routes that other agents advertised inside their links, by sender: the last table of each sender, complete and
     /// unfiltered.
     pub received: BTreeMap<AgentId, Arc<Vec<Route>>>,
     /// Routes that BGP neighbours announce, unfiltered, by [`Neighbour::id`](tombolo_proto::config::Neighbour::id).
@@ -54,7 +54,8 @@ pub struct RoutingState {
 
 impl RoutingState {
     /// Removes the state of agents with which `config` has no link, and of BGP neighbours that are not in `config`. The
-    /// state of all others stays, even if the import policy refuses their routes.
+    /// state of all other senders stays, even if the import policy refuses their routes. A second call with the same
+    /// configuration changes nothing.
     pub fn keep(&mut self, config: &AgentConfig) {
         let linked = |a: &AgentId| config.links.binary_search_by(|l| l.peer.cmp(a)).is_ok();
         self.down.retain(|a| linked(a));
@@ -77,16 +78,16 @@ pub struct AcceptedRoute<'a> {
     /// The agent or site device that sent the route. `None`: this agent is an edge, and the customer announced the
     /// route.
     pub from: Option<AgentId>,
-    /// The agent or site device to which packets are sent; for routes of an edge's customer, the edge itself. This
-    /// agent may have no link with that agent or device.
+    /// The agent or site device to which packets are sent; for routes that the customer of an edge announced, the edge
+    /// itself. This agent may have no link with that agent or device.
     pub via: AgentId,
     /// The kind of the gateway by which the route was learned.
     pub kind: GatewayKind,
     /// At a VPN gateway: the connection over which the route was received. `None` for other roles, and for routes of
     /// the VNet's ExpressRoute gateway.
     pub connection: Option<&'a GatewayConnection>,
-    /// Whether the sender or the next hop is down. The route stays accepted, but other routes for its prefix are
-    /// preferred.
+    /// Whether the sender or the next hop is down. Even then the route stays accepted, but other routes for its prefix
+    /// are preferred.
     pub down: bool,
 }
 
@@ -98,9 +99,9 @@ pub fn accepts_routes_from(config: &AgentConfig, sender: &AgentId) -> bool {
 }
 
 /// Applies the import policy to all routes in `state`, and returns the accepted routes: first the routes of agents,
-/// then those of BGP neighbours. The routes of agents, and those of BGP neighbours, are ordered by the sender's name,
-/// and the routes of one sender are in the order of its table. Several routes may have the same prefix. [`refused`]
-/// returns the others, by reason.
+/// then those of BGP neighbours. In both groups the senders are ordered by name, and the routes of one sender are in
+/// the order of its table. Several routes may have the same prefix. [`refused`] tells how many routes were not
+/// accepted, by reason.
 #[must_use]
 pub fn accept_routes<'a>(config: &'a AgentConfig, state: &'a RoutingState) -> Vec<AcceptedRoute<'a>> {
     let mut accepted = Vec::new();

@@ -1,5 +1,5 @@
-//! The counters of one engine. The counters are plain numbers that only the engine's thread changes; other threads get
-//! copies.
+//! The counters of one engine. They are plain numbers without locks: only the engine's thread changes them, and other
+//! threads get copies.
 
 use crate::verdict::DropReason;
 use tombolo_proto::status::Totals;
@@ -46,7 +46,7 @@ impl Stats {
         Self::default()
     }
 
-    /// Counts a dropped packet under its reason.
+    /// Counts a dropped packet under its reason. The sum of all dropped packets grows by one too.
     pub fn dropped(&mut self, reason: DropReason) {
         self.drops.0[reason as usize] += 1;
         self.totals.dropped += 1;
@@ -59,17 +59,19 @@ impl Stats {
         self.refused_datagrams += 1;
     }
 
-    /// Moves packets from the sent to the dropped ones (`link_down`). The packets were counted as sent when they began
-    /// to wait for a handshake. Then the handshake failed, or the link was removed.
+    /// Subtracts packets from the sent ones, and adds them to the dropped ones (`link_down`). The packets were counted
+    /// as sent when they began to wait for a handshake. Then the handshake failed, or the link was removed. If fewer
+    /// packets than `packets` are counted as sent, their counter becomes 0, and [`conserved`](Self::conserved) is false
+    /// from then on.
     pub fn lost(&mut self, packets: u64) {
         self.totals.link_out = self.totals.link_out.saturating_sub(packets);
         self.totals.dropped += packets;
         self.drops.0[DropReason::LinkDown as usize] += packets;
     }
 
-    /// Moves datagrams that the kernel refused to send from the sent to the dropped packets (`send_refused`), each as
-    /// one packet. Handshakes among these datagrams are wrongly counted as packets, but they are few. At most
-    /// `link_out` packets are moved, so that no counter wraps.
+    /// Subtracts datagrams that the kernel refused to send, each as one packet, from the sent packets, and adds them to
+    /// the dropped ones (`send_refused`). If some of the datagrams are handshakes, these are wrongly counted as
+    /// packets, but they are few. At most `link_out` packets are moved, so that no counter wraps.
     pub fn not_sent(&mut self, datagrams: u64) {
         let packets = datagrams.min(self.totals.link_out);
         self.totals.link_out -= packets;
@@ -77,8 +79,8 @@ impl Stats {
         self.drops.0[DropReason::SendRefused as usize] += packets;
     }
 
-    /// Moves packets that the TUN device refused from the delivered to the dropped ones (`device_refused`); at most
-    /// `tun_out` packets, so that no counter wraps.
+    /// Subtracts packets that the TUN device refused from the delivered ones, and adds them to the dropped ones
+    /// (`device_refused`). At most `tun_out` packets are moved, so that no counter wraps.
     pub fn not_delivered(&mut self, packets: u64) {
         let packets = packets.min(self.totals.tun_out);
         self.totals.tun_out -= packets;
@@ -86,7 +88,7 @@ impl Stats {
         self.drops.0[DropReason::DeviceRefused as usize] += packets;
     }
 
-    /// Whether both sums of the type's documentation hold. It is false only if the engine has an error.
+    /// Whether both sums of the type's documentation hold. False means that the engine has a bug.
     #[must_use]
     pub fn conserved(&self) -> bool {
         let t = &self.totals;

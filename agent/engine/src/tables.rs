@@ -83,11 +83,11 @@ pub(crate) enum AgentRole {
         local_prefixes: Lpm<()>,
         /// Maps each prefix that is reached over a connection to this connection. Only routes of VPN connections count;
         /// routes that the VNet itself prefers, for example those of a circuit, have no influence (G21). `None`: a
-        /// local prefix within a larger learned one. Packets to the local prefix must not follow the larger prefix to a
-        /// connection.
+        /// local prefix within a larger learned one. Without such an entry, packets to the local prefix would follow
+        /// the larger prefix to a connection.
         transit: Lpm<Option<Transit>>,
-        /// The entries of `transit` that apply to packets from another connection. These are the prefixes of
-        /// connections with route exchange, and the configured prefixes of sites without BGP (G18, G19).
+        /// The entries of `transit` that also apply to packets which themselves come from a connection. These are the
+        /// prefixes of connections with route exchange, and the configured prefixes of sites without BGP (G18, G19).
         bgp_transit: Lpm<Option<Transit>>,
         /// The prefixes of sites whose packets keep their TTL (T6). Empty unless the configuration has
         /// [`SiteTtl::Transparent`](tombolo_proto::config::SiteTtl::Transparent).
@@ -99,7 +99,7 @@ pub(crate) enum AgentRole {
         /// The edge's own addresses: its ends of the tunnels to the gateways of linked VNets.
         addresses: BTreeSet<IpAddr>,
         /// The prefixes of the linked VNets, each with the link to the VNet's gateway. `None`: the edge has no link to
-        /// an instance of this gateway.
+        /// any instance of this gateway.
         networks: Lpm<Option<LinkIndex>>,
         /// The prefixes that the customer announced by BGP and that were accepted.
         customer: Lpm<()>,
@@ -141,8 +141,9 @@ impl LinkGroup {
         Some(group)
     }
 
-    /// The link that carries the flow of a packet, chosen by a hash of addresses and ports (E4). The link depends only
-    /// on these and on the links of the route, so that every engine and the controller choose the same link.
+    /// The link that carries the flow of a packet, chosen by a hash of addresses and ports (E4). The choice depends
+    /// only on addresses, ports and the links of the route, so that every engine and the controller choose the same
+    /// link.
     pub(crate) fn pick(&self, packet: &PacketInfo) -> LinkIndex {
         if self.count == 1 {
             return self.links[0];
@@ -151,9 +152,9 @@ impl LinkGroup {
             IpAddr::V4(a) => u128::from(u32::from(a)),
             IpAddr::V6(a) => u128::from(a),
         };
-        // An odd factor loses no bits in the multiplication. This factor is the golden ratio as a fraction of 2¹²⁸; it
-        // maps values that are close together to values far apart. The factor must not change: agents of different
-        // versions and the controller's `explain` must agree on the link of a flow.
+        // Multiplication by an odd factor is reversible, so no bits of the input are lost. This factor is the golden
+        // ratio as a fraction of 2¹²⁸; it maps values that are close together to values far apart. The factor must not
+        // change: agents of different versions and the controller's `explain` must agree on the link of a flow.
         const ODD: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
         let mixed = bits(packet.source)
             .wrapping_mul(ODD)
@@ -176,11 +177,11 @@ impl LinkGroup {
 #[derive(Debug, Clone)]
 pub(crate) struct SubnetRoutes {
     pub(crate) id: ResourceId,
-    /// The active routes. Positions refer to `all`.
+    /// The active routes. Their positions refer to `all`.
     pub(crate) routes: Lpm<RouteEntry>,
     pub(crate) all: Vec<EffectiveRoute>,
-    /// Gateway routes that the route of a peering overrides. These routes apply while the direct link to the
-    /// destination's owner is down.
+    /// The `Invalid` gateway routes; of several with one prefix, the preferred one. They apply while the link to the
+    /// destination's owner, to which an active VNet or peering route leads, is down.
     pub(crate) standby: Lpm<RouteEntry>,
 }
 
@@ -191,12 +192,13 @@ pub(crate) struct RouteEntry {
     pub(crate) hop: Hop,
 }
 
-/// A next hop, resolved as far as this is possible without a packet's addresses.
+/// A next hop, resolved as far as this is possible before a packet's addresses are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hop {
     /// To the owner of the destination in the space at this position.
     Space(usize),
-    /// To a peered VNet that has no space in the configuration, so that this agent does not deliver into it.
+    /// To a peered VNet for which the configuration has no list of owners, so that this agent does not deliver packets
+    /// into it.
     PeeringNotDelivered,
     Gateway(Option<LinkGroup>),
     /// To the owner of the appliance's address in the space at this position. `None`: no space contains the address.
@@ -249,8 +251,8 @@ pub(crate) struct LinkPolicy {
     pub(crate) transit_scope: TransitScope,
 }
 
-/// The connections to which a VPN gateway may forward packets that come from a connection (G18, G19). Forwarding to the
-/// gateway's local prefixes does not depend on this value.
+/// The connections to which a VPN gateway may forward packets that come from a certain other connection (G18, G19).
+/// Packets to the gateway's local prefixes are forwarded whatever this value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TransitScope {
     /// Packets may be forwarded to connections that exchange routes and to sites without BGP, because the connection
@@ -289,7 +291,7 @@ impl Tables {
     }
 
     /// The link with an agent or device of a site; `None` if the configuration has none. Whether the link has a session
-    /// does not matter.
+    /// does not matter. The index is valid only with these tables.
     #[must_use]
     pub fn link_with(&self, peer: &AgentId) -> Option<LinkIndex> {
         let position = self.links.binary_search_by(|l| l.peer.cmp(peer)).ok()?;

@@ -64,7 +64,8 @@ drop_reasons! {
     /// The route leads to a gateway, or over a connection, and this agent has no link with any instance of the gateway
     /// or of the connection's remote end.
     NoGateway = "no_gateway",
-    /// The destination is not an address of this host, and none of the host's NICs has `enableIPForwarding` (R12).
+    /// The destination is no address of this host or of its served subnets, and none of the host's NICs has
+    /// `enableIPForwarding` (R12).
     NotForwarding = "not_forwarding",
     /// The gateway does not forward between these two networks (D9, P24).
     TransitNotAllowed = "transit_not_allowed",
@@ -79,25 +80,25 @@ drop_reasons! {
     Hairpin = "hairpin",
     /// The TTL expired at a gateway that sends no ICMP error to this source (T5).
     TtlExceededSilent = "ttl_exceeded_silent",
-    /// The TTL expired; an ICMP error was due, but was not sent, e.g. because of the rate limit.
+    /// The TTL expired. An ICMP error was due, but could not be sent, e.g. because of the rate limit.
     TtlExceeded = "ttl_exceeded",
     /// This agent has no link with the next agent, or a link index belongs to another configuration.
     NoLink = "no_link",
     /// The link has no session, and no packet can wait for one: its queue is full, no endpoint is known, or its
     /// handshake failed.
     LinkDown = "link_down",
-    /// The packet exceeds the MTU of the link and may not be fragmented; or a datagram is longer than the longest of
-    /// UDP.
+    /// The packet exceeds the MTU of the link and may not be fragmented; or a received datagram is longer than UDP
+    /// allows.
     TooBig = "too_big",
     /// The datagram comes from an unknown sender, or does not verify.
     BadDatagram = "bad_datagram",
-    /// The datagram was received before, or is so old that this cannot be known any more.
+    /// The datagram was received before, or is so old that the link does not know any more whether it was.
     Replayed = "replayed",
     /// The socket's buffer and the queue of datagrams for the socket are full, or the queue of packets for lane 0 is
     /// full.
     QueueFull = "queue_full",
-    /// The packet's sender does not support ECN, and either the queue of received datagrams was not empty for too long
-    /// (in the style of RFC 8289), or a router marked the datagram.
+    /// The packet's sender does not support ECN, and either a router in the underlay set CE in the datagram (RFC 6040),
+    /// or the queue of received datagrams has not been empty for too long (in the style of RFC 8289).
     Congestion = "congestion",
     /// The kernel refused to send the datagram.
     SendRefused = "send_refused",

@@ -1,4 +1,4 @@
-//! Tests of the engine's memory: it allocates nothing per packet, and a bounded amount per link.
+//! Tests of the engine's memory: the engine allocates nothing for a packet, and a bounded amount for each link.
 #![cfg(feature = "links")]
 #![allow(
     clippy::unwrap_used,
@@ -102,8 +102,8 @@ fn super_packet() -> (VnetHeader, Vec<u8>) {
     (header, packet)
 }
 
-/// The allocator counts the allocations of the whole process, so all cases are in one test: tests that run at the same
-/// time would disturb each other.
+/// All cases are in one test: the allocator counts the allocations of the whole process, so tests that run at the same
+/// time would count each other's allocations.
 #[test]
 fn packets_allocate_nothing_and_links_are_bounded() {
     packets_allocate_nothing();
@@ -225,7 +225,7 @@ fn ten_thousand_links_are_bounded() {
     println!("{} bytes a link that asks for a session", asked / LINKS);
     assert!(asked / LINKS < 64_000, "{asked}");
 
-    // No peer responds, so the waiting packets are dropped and counted, and memory does not grow.
+    // No peer responds. So the waiting packets are dropped and counted, and memory does not grow.
     let mut then = now;
     for _ in 0..30 {
         then += Duration::from_secs(5);
@@ -237,7 +237,7 @@ fn ten_thousand_links_are_bounded() {
     assert!(later <= asked + LINKS * 1000, "{later} after {asked}");
 }
 
-/// The number of bytes that were allocated since the start of the test and not freed since.
+/// The number of bytes that were allocated since the creation of `region` and are not freed yet.
 fn live(region: &Region<'_, System>) -> usize {
     let change = region.change();
     change.bytes_allocated.saturating_sub(change.bytes_deallocated)

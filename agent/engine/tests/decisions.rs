@@ -22,8 +22,9 @@ fn info(from: &str, to: &str, ttl: u8) -> PacketInfo {
     parse(&udp(from, to, ttl, 8)).unwrap()
 }
 
-/// The verdict as text: `deliver`, `answer`, the next agent (`gw1`), the next agent with a decremented TTL (`gw1 -1`),
-/// or the drop reason. `from` is the peer whose link the packet came from; `None`: it came from the host.
+/// The verdict as text: `deliver`, `answer` (an ICMP error), the name of the next agent (`gw1`), this name with `-1` if
+/// the TTL is decremented (`gw1 -1`), or the drop reason. `from` is the peer from whose link the packet came; `None`:
+/// it came from the host.
 fn fate(config: &AgentConfig, state: &RoutingState, from: Option<&str>, packet: &PacketInfo) -> String {
     let tables = Tables::build(config, state).unwrap();
     let ingress = from.map_or(Ingress::Tun, |a| Ingress::Link(tables.link_with(&agent(a)).unwrap()));
@@ -81,7 +82,7 @@ fn of_peering(vnet: &str) -> Relation {
 }
 
 /// The VM 10.1.0.4 in a hub with 10.1.0.0/16 and fd01::/48. `two` is a VM in a peered VNet, and `three` is a VM in a
-/// VNet whose peering has access off.
+/// VNet whose peering has `allowVirtualNetworkAccess` off.
 fn hub_vm() -> AgentConfig {
     let owners = [
         ("10.1.0.4/32", "vm"),
@@ -175,10 +176,10 @@ fn a_vm_sends_by_the_longest_active_route() {
             ("10.1.0.4", "8.8.8.8", "route_internet"),
             // T8: this subnet has no default route for IPv6.
             ("fd01::4", "2001:db8::1", "no_route"),
-            // R7: this user route has a longer prefix than the peering's route.
+            // R7: the user route 10.2.4.0/24 is used, because its prefix is longer than that of the peering's route.
             ("10.1.0.4", "10.2.4.1", "nva"),
-            // R11: the appliance is in a peered VNet, in a VNet whose peering has access off, or in no known VNet; or
-            // its address has no owner; or it is the VM itself.
+            // R11: the appliances of the next five routes are, in this order: in a peered VNet; in a VNet whose peering
+            // has `allowVirtualNetworkAccess` off; in no known VNet; at an address without an owner; the VM itself.
             ("10.1.0.4", "10.20.0.1", "two"),
             ("10.1.0.4", "10.30.0.1", "access_denied"),
             ("10.1.0.4", "10.40.0.1", "appliance_unreachable"),
@@ -203,7 +204,8 @@ fn routes_that_lost_are_never_used() {
 
 #[test]
 fn a_host_speaks_for_itself_unless_it_forwards() {
-    // R12, D10: only a VM with a forwarding NIC may send foreign sources. Each row is tested without and with one.
+    // R12, D10: a packet whose source is not the VM's own address may leave only if a NIC of the VM has IP forwarding.
+    // Each row is tested without and with IP forwarding.
     let rows = |foreign| {
         [
             ("10.1.0.4", "10.2.0.4", "two"),
@@ -213,7 +215,8 @@ fn a_host_speaks_for_itself_unless_it_forwards() {
     };
     expect(&hub_vm(), None, &rows("spoofed_source"));
     expect(&forwarding(hub_vm()), None, &rows("two"));
-    // D8: machines without agents, whose addresses are in a served prefix, send packets through this host.
+    // D8: machines without agents send and receive packets through this host if their addresses are in a prefix that it
+    // serves.
     let mut config = hub_vm();
     let Role::Vm { served, .. } = &mut config.role else {
         unreachable!()
@@ -257,7 +260,8 @@ fn each_nic_has_its_own_subnets_routes() {
         &[
             ("10.1.0.4", "10.2.0.4", "two"),
             ("10.1.1.4", "10.2.0.4", "route_internet"),
-            // Packets with a foreign source use the routes of the forwarding NIC's subnet.
+            // Packets whose source is not the VM's own address use the routes of the subnet of the NIC with IP
+            // forwarding.
             ("172.16.0.1", "10.2.0.4", "route_internet"),
         ],
     );
@@ -283,7 +287,7 @@ fn a_gateway_that_is_down_gives_way_to_the_next() {
 
 #[test]
 fn a_link_carries_what_its_other_end_may_speak_for() {
-    // D10: each packet arrives both from `two` and from `nva`.
+    // D10: a packet that comes from `two` is delivered only if its source is an address of `two`.
     let config = hub_vm();
     expect(
         &config,
@@ -317,8 +321,8 @@ fn a_link_carries_what_its_other_end_may_speak_for() {
     );
 }
 
-/// P17: addresses of a VNet whose peering has access off are unreachable on every path: through a gateway that both
-/// VNets use (P21d), and through an appliance.
+/// P17: packets from and to a VNet whose peering has `allowVirtualNetworkAccess` off are dropped on every path, also
+/// through a gateway that both VNets use (P21d) and through an appliance.
 #[test]
 fn access_that_is_off_is_off_on_every_path() {
     let mut config = forwarding(hub_vm());
@@ -349,7 +353,7 @@ fn access_that_is_off_is_off_on_every_path() {
         ("10.3.0.4", "10.1.0.4", "access_denied"),
         ("10.2.0.4", "10.1.0.4", "deliver"),
         ("10.9.0.1", "10.1.0.4", "deliver"),
-        // The source check (D10) precedes P17.
+        // The check of the source (D10) comes before the check of P17.
         ("10.4.0.1", "10.1.0.4", "spoofed_source"),
     ];
     expect(&config, Some("gw1"), &from_gateway);
@@ -395,9 +399,9 @@ fn appliances_bring_foreign_sources_where_that_is_allowed() {
     expect(&config, Some("server"), &[("10.5.0.1", "10.1.0.4", "spoofed_source")]);
 }
 
-/// The gateway of the hub 10.1.0.0/16, at 10.1.255.4. The spoke 10.2.0.0/16 uses the gateway, and the peered VNet
-/// 10.3.0.0/16 does not. The gateway has connections to 10.8.0.0/16, which is also peered with the hub, and to
-/// 10.9.0.0/16.
+/// The VPN gateway of the hub 10.1.0.0/16, with the address 10.1.255.4. The spoke 10.2.0.0/16 uses the gateway, and the
+/// peered VNet 10.3.0.0/16 does not. The gateway has connections to 10.8.0.0/16, which is also peered with the hub, and
+/// to 10.9.0.0/16.
 fn hub_gateway() -> AgentConfig {
     let connection = |name: &str| Relation::Connection { connection: id(name) };
     let transit = |prefix: &str, name: &str, via: &[&str]| TransitRoute {
@@ -472,7 +476,8 @@ fn a_gateway_relays_between_its_own_side_and_its_connections() {
         Some("spoke-vm"),
         &[
             ("10.2.0.4", "10.9.0.1", "nine1 -1"),
-            // D9: the gateway forwards through the connection, although the hub itself is peered with the destination.
+            // D9: the gateway forwards through the connection, although the hub itself is peered with the destination's
+            // VNet.
             ("10.2.0.4", "10.8.0.1", "eight -1"),
             // P21d: a user-defined route of a spoke leads its packets through the gateway to another spoke or to the
             // hub.
@@ -495,8 +500,8 @@ fn a_gateway_relays_between_its_own_side_and_its_connections() {
             ("10.9.0.1", "10.1.255.4", "deliver"),
             // R16: the route table of `GatewaySubnet` may lead packets through an appliance.
             ("10.9.0.1", "10.2.7.4", "nva -1"),
-            // D9: the gateway forwards these packets neither into a peered VNet that does not use the gateway, nor to
-            // another connection.
+            // D9: packets from a connection are forwarded neither into a peered VNet that does not use the gateway
+            // (10.3.0.0/16) nor to another connection: no connection here exchanges routes.
             ("10.9.0.1", "10.3.0.4", "transit_not_allowed"),
             ("10.9.0.1", "10.8.0.1", "transit_not_allowed"),
             ("10.9.0.1", "10.9.0.2", "transit_not_allowed"),
@@ -511,7 +516,7 @@ fn a_gateway_relays_between_its_own_side_and_its_connections() {
         ..RoutingState::default()
     };
     assert_eq!(fate(&config, &down, Some("spoke-vm"), &packet), "nine2 -1", "D11");
-    // The host of the gateway may send packets only from the gateway's address.
+    // The gateway's host itself may send packets only from the gateway's address.
     expect(
         &config,
         None,
@@ -525,8 +530,8 @@ fn a_gateway_relays_between_its_own_side_and_its_connections() {
 
 #[test]
 fn a_gateway_takes_one_ttl_and_answers_its_own_side_alone() {
-    // T5, D23: the gateway decrements the TTL. It answers an expired packet only if the packet comes from its local
-    // prefixes.
+    // T5, D23: the gateway decrements the TTL. It answers a packet whose TTL expires only if the packet comes from its
+    // local prefixes.
     let config = hub_gateway();
     for (from, source, destination, ttl, expected) in [
         ("spoke-vm", "10.2.0.4", "10.9.0.1", 2, "nine1 -1"),

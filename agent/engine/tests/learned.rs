@@ -1,5 +1,5 @@
-//! Learned routes are untrusted input. The tests show which sources a link may use because of learned routes (D10), and
-//! which routes are refused.
+//! Learned routes are untrusted input. The tests show which sources the packets from a link may have because of learned
+//! routes (D10), and which routes are refused.
 #![cfg(feature = "links")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -58,8 +58,9 @@ fn may(tables: &Tables, from: &AgentId, source: &str, destination: &str) -> bool
 }
 
 /// The VM 10.1.0.4 in a spoke with 10.1.0.0/16 and fd01::/48. Its hub 10.2.0.0/16 has a VPN gateway with two instances
-/// and an ExpressRoute gateway. By the configuration, the instances of the VPN gateway may send from sources in
-/// 10.2.0.0/16, and in 10.9.0.0/16, which they reach over a connection. The spoke is also peered with 10.3.0.0/16.
+/// and an ExpressRoute gateway. By the configuration, packets from the instances of the VPN gateway may have sources in
+/// 10.2.0.0/16, and in 10.9.0.0/16, which the gateway reaches over a connection. The spoke is also peered with
+/// 10.3.0.0/16.
 fn spoke_vm() -> AgentConfig {
     let relayed = ["10.2.0.0/16", "10.9.0.0/16"];
     let links = vec![
@@ -122,9 +123,9 @@ fn spoke_vm() -> AgentConfig {
     config
 }
 
-/// Finding 1 of docs/security.md, at a VM that uses remote gateways. A gateway advertises a route that contains a
-/// prefix which the configuration assigns to others, equals this prefix, or lies within it. In each case, the gateway
-/// may still not send packets with sources in the prefix.
+/// Finding 1 of docs/security.md, at a VM that uses remote gateways: a gateway advertises a route for a prefix that the
+/// configuration assigns to others, for a part of it, or for a larger one. In no case may packets from the gateway have
+/// sources in the assigned prefix.
 #[test]
 fn no_learned_route_lets_a_gateway_speak_for_assigned_spaces() {
     let announcements: [&[&str]; 7] = [
@@ -188,8 +189,8 @@ fn no_learned_route_lets_a_gateway_speak_for_assigned_spaces() {
     }
 }
 
-/// Legitimate routes do permit sources: the default route of a site, a route that moves from one gateway of a hub to
-/// another at a failover, and an aggregate.
+/// Learned routes for addresses that the configuration gives to nobody do permit sources: the default route of a site,
+/// an aggregate, and a route that moves from one gateway of a hub to another at a failover.
 #[test]
 fn what_is_nobody_elses_may_come_by_every_gateway_of_the_hub() {
     let by = |prefixes: &[&str], sender: &str, gateway: &str, source: &str| {
@@ -202,15 +203,16 @@ fn what_is_nobody_elses_may_come_by_every_gateway_of_the_hub() {
         }
         assert!(by(&["10.0.0.0/8"], "er", gateway, "10.77.0.1") && !by(&["10.0.0.0/8"], "er", gateway, "11.0.0.1"));
         assert!(by(&["172.16.0.0/12"], "gw2", gateway, "172.16.9.9"));
-        // E9, E11: one gateway may advertise a route for a prefix that the configuration gives to another gateway.
+        // E9, E11: a route that one gateway advertises permits sources in a prefix that the configuration gives to
+        // another gateway of the hub.
         for prefix in ["10.9.0.0/16", "10.9.7.0/24"] {
             assert!(by(&[prefix], "er", gateway, "10.9.7.1"), "{prefix} by {gateway}");
         }
     }
 }
 
-/// P25: a VNet is peered with the agent's VNet, and the configuration also has a connection that leads to it. Learned
-/// routes do not restrict its sources.
+/// P25: a VNet is peered with the agent's VNet, and a connection of the gateway leads to it too, so the configuration
+/// permits its sources on the link with the gateway. Learned routes take nothing away from configured sources.
 #[test]
 fn configured_sources_stay_whole() {
     let mut config = spoke_vm();
@@ -228,8 +230,8 @@ fn configured_sources_stay_whole() {
     }
 }
 
-/// The gateway of the hub 10.2.0.0/16. The spoke 10.1.0.0/16 uses it. The gateway has a BGP session with a site, and a
-/// connection to 10.9.0.0/16.
+/// The VPN gateway of the hub 10.2.0.0/16. The spoke 10.1.0.0/16 uses the gateway. The gateway has a BGP session with a
+/// site, and a connection to 10.9.0.0/16.
 fn hub_gateway() -> AgentConfig {
     let site = AgentId::of_site(&id("c-site"));
     let mut links = vec![
@@ -296,8 +298,8 @@ fn hub_gateway() -> AgentConfig {
     config
 }
 
-/// A gateway accepts no packets from a site whose source lies within the gateway's local prefixes, the prefixes of
-/// another connection or the gateway's own addresses, even if the site announces such a prefix.
+/// A gateway drops packets from a site if their source lies within the gateway's local prefixes, within the prefixes of
+/// another connection, or is an address of the gateway. It does so even if the site announces such a prefix.
 #[test]
 fn a_site_speaks_for_itself_alone() {
     let site = AgentId::of_site(&id("c-site"));
@@ -327,8 +329,8 @@ fn a_site_speaks_for_itself_alone() {
     }
 }
 
-/// P21d: a spoke reaches another spoke, or the hub, by its own user-defined route through the gateway. A site that
-/// announces a larger prefix does not attract these packets.
+/// P21d: by a user-defined route, a spoke sends packets for the hub or for another spoke to the gateway. The gateway
+/// does not forward these packets to a site that announces a larger prefix.
 #[test]
 fn a_learned_super_prefix_does_not_draw_the_own_sides_packets() {
     let next = |prefixes: &[&str], from: &str, source: &str, destination: &str| {
@@ -357,7 +359,7 @@ fn a_learned_super_prefix_does_not_draw_the_own_sides_packets() {
     }
 }
 
-/// The reasons for which routes of one sender are refused, each with the number of these routes.
+/// The reasons for which learned routes are refused, each with the number of routes.
 fn reasons(config: &AgentConfig, state: &RoutingState) -> Vec<(Refusal, usize)> {
     refused(config, state)
         .into_iter()
@@ -366,7 +368,7 @@ fn reasons(config: &AgentConfig, state: &RoutingState) -> Vec<(Refusal, usize)> 
 }
 
 /// Finding 7 of docs/security.md: a VPN gateway refuses routes of a BGP neighbour and of a remote gateway for the same
-/// reasons. Next to each refused route is a similar one that is accepted.
+/// reasons. For each reason there is also a similar route that is accepted.
 #[test]
 fn routes_are_refused_by_reason() {
     let config = hub_gateway();
@@ -398,7 +400,7 @@ fn routes_are_refused_by_reason() {
         ("::ffff:10.0.0.0/104", &[65_021], Some(Refusal::Martian)),
         ("fe80::/64", &[65_021], Some(Refusal::Martian)),
         ("ff02::/16", &[65_021], Some(Refusal::Martian)),
-        // Sites and labs use these prefixes, so they are accepted.
+        // Sites and labs use these special-purpose prefixes, so routes for them are accepted.
         ("192.0.2.0/24", &[65_021], None),
         ("198.18.0.0/15", &[65_021], None),
         ("100.64.0.0/10", &[65_021], None),
@@ -420,7 +422,8 @@ fn routes_are_refused_by_reason() {
     assert_eq!(of_far_gateway(&[65_021]), [(Refusal::FirstAs, 1)]);
 }
 
-/// Inside a VNet gateways add no ASN to AS paths, and a VM accepts only next hops that its configuration names.
+/// Gateways add no ASN to the AS paths of routes that they advertise to VMs, so a VM does not check the first ASN. A VM
+/// accepts only next hops that its configuration names.
 #[test]
 fn inside_a_vnet_paths_are_as_they_came() {
     let config = spoke_vm();
@@ -438,8 +441,9 @@ fn many(count: u32, path: &[u32]) -> Arc<Vec<Route>> {
     Arc::new((0..count).map(|n| route(&prefix(n), path)).collect())
 }
 
-/// G23: a neighbour above its limit loses all routes of that address family, as if its session were closed. A gateway
-/// of the own VNet passes on routes of several neighbours, so its routes up to the limit are accepted.
+/// G23: if a BGP neighbour or remote gateway exceeds its limit of routes, all of its routes of that address family are
+/// refused, as if its session were closed. A gateway that the VNet uses passes on routes of several neighbours, so as
+/// many of its routes are accepted as the limit allows.
 #[test]
 fn too_many_routes_are_refused() {
     let counts =

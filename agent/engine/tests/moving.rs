@@ -1,5 +1,5 @@
-//! Tests with two engines and a simulated network: route advertisements inside links (D11), and detection of silence
-//! (D19).
+//! Tests with two engines and a simulated network: route advertisements inside links (D11), and detection of a peer's
+//! silence (D19).
 #![cfg(feature = "links")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests; the clock is the test's")]
 
@@ -45,8 +45,8 @@ fn run(world: &mut World, time: Duration) {
     }
 }
 
-/// Routes are advertised on a link without traffic, and a change is advertised at once. The host does not receive
-/// advertisements.
+/// Routes are advertised on a link without traffic, and a change is advertised at once. Advertisements are not
+/// delivered to the TUN device.
 #[test]
 fn routes_are_told_over_links_that_are_always_on() {
     let mut world = World::strangers();
@@ -61,8 +61,8 @@ fn routes_are_told_over_links_that_are_always_on() {
     world.nodes[0].engine.links_mut().advertise(LinkIndex(0), table(5000));
     run(&mut world, Duration::from_secs(1));
     assert_eq!(told(&world, 1), [table(5000).to_vec()]);
-    // A change is advertised although no time passes. A delay would add up, because a route may pass through several
-    // agents.
+    // A changed table is advertised although no time passes. With a delay at each agent, a route that passes through
+    // several agents would arrive late.
     world.advertise(0, LinkIndex(0), table(0));
     world.settle();
     assert_eq!(told(&world, 1).last(), Some(&Vec::new()));
@@ -78,7 +78,8 @@ fn routes_are_told_over_links_that_are_always_on() {
     }
 }
 
-/// A peer that is no gateway may not advertise routes: its messages are counted, and its routes are discarded.
+/// A peer that is no gateway may not advertise routes: its messages are counted as refused, and its routes are
+/// discarded.
 #[test]
 fn advertisements_of_whoever_is_no_gateway_are_refused() {
     let mut world = World::strangers();
@@ -93,8 +94,8 @@ fn advertisements_of_whoever_is_no_gateway_are_refused() {
     assert!(stats.refused >= 6 && stats.received == 0, "{stats:?}");
 }
 
-/// D19: three missed echoes take a monitored link down, and ten answers that span three seconds bring it back. A link
-/// that is not monitored reports nothing.
+/// D19: a monitored link, i.e. one that another path can replace, goes down after three unanswered echoes. It comes up
+/// again after ten answers that span three seconds. A link that is not monitored reports nothing.
 #[test]
 fn silence_of_a_watched_link_is_noticed_and_so_is_its_return() {
     for watched in [true, false] {
@@ -114,7 +115,7 @@ fn silence_of_a_watched_link_is_noticed_and_so_is_its_return() {
             expected.push(Event::Down(agent("b")));
         }
         assert_eq!(changes(&world, 0), expected);
-        // A link that is down is still probed long after its last packet.
+        // A link that is down is still probed long after its last packet, so that its return is noticed.
         run(&mut world, Duration::from_secs(7));
         world.cut.clear();
         run(&mut world, Duration::from_millis(2800));
@@ -127,8 +128,9 @@ fn silence_of_a_watched_link_is_noticed_and_so_is_its_return() {
     }
 }
 
-/// When an agent announces that it is about to stop, its peers immediately report their links with this agent as down,
-/// although the agent still carries packets. The answers that the agent still sends do not bring the link back at once.
+/// When an agent announces that it is about to stop, its peers immediately report their monitored links with this agent
+/// as down, although the agent still carries packets. The answers that the agent still sends do not bring such a link
+/// up at once.
 #[test]
 fn who_is_about_to_stop_is_left_at_once() {
     for watched in [true, false] {
@@ -156,7 +158,7 @@ fn who_is_about_to_stop_is_left_at_once() {
     }
 }
 
-/// If another link can take over, a peer that never answers is reported within a second.
+/// If another path can replace a link, the link is reported as down within a second when its peer has never answered.
 #[test]
 fn a_watched_link_that_never_comes_up_is_down_soon() {
     let mut world = World::strangers();
@@ -183,8 +185,8 @@ fn with_a_device(dead_after: Option<u16>) -> World {
     world
 }
 
-/// D19: a third-party device that answers neither packets nor handshakes is reported as down long before its session
-/// expires, and as up again when it answers.
+/// D19: if a third-party device answers neither packets nor handshakes, its link is reported as down long before its
+/// session expires, and as up again when the device answers.
 #[test]
 fn a_stock_device_that_goes_silent_is_given_up() {
     for (dead_after, seconds) in [(None, 6), (Some(30), 30)] {
@@ -206,7 +208,7 @@ fn a_stock_device_that_goes_silent_is_given_up() {
     }
 }
 
-/// A third-party device that answers only handshakes, and sends no packets, stays up.
+/// The link with a third-party device that answers only handshakes, and sends no packets, stays up.
 #[test]
 fn a_stock_device_that_has_nothing_to_say_stays() {
     let mut world = with_a_device(None);

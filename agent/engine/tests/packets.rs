@@ -35,7 +35,7 @@ fn tcp(v6: bool, syn: bool, options: &[TcpOptionElement], payload: &[u8]) -> Vec
     out
 }
 
-/// Whether both checksums of a packet are right according to another library.
+/// Whether the checksums of the IP header and of the transport header are right according to another library.
 fn sound(packet: &[u8]) -> bool {
     let sliced = SlicedPacket::from_ip(packet).unwrap();
     let (source, destination) = match sliced.net.as_ref().unwrap() {
@@ -137,7 +137,7 @@ fn fragments_and_extension_headers_hide_nothing_and_invent_nothing() {
         (parse(&fragment(0)).unwrap().ports, parse(&fragment(1)).unwrap().ports),
         (0, 0)
     );
-    // An extension header that claims to be longer than the packet hides the transport header.
+    // If an extension header claims to be longer than the packet, no transport header is found.
     let mut long = fragment(0);
     long[41] = 200;
     assert_eq!(parse(&long).unwrap().transport, None);
@@ -227,7 +227,7 @@ fn errors_quote_what_a_traceroute_needs() {
 
 #[test]
 fn thirty_traceroutes_at_once_get_all_their_answers_and_a_flood_does_not() {
-    // D23: if 30 sources send three probes each, all with the same TTL, all probes are answered.
+    // D23: if 30 traceroutes send three probes each with the same TTL at the same time, all probes are answered.
     let (mut limiter, now) = (Limiter::new(), Instant::now());
     assert!((0..30 * 3).all(|_| limiter.allow(now)));
     let flood = (0..100_000).filter(|_| limiter.allow(now)).count();
@@ -325,7 +325,7 @@ proptest! {
         world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
         world.settle();
         for (mut bytes, kind) in inputs {
-            // The kinds 1 to 4 are WireGuard's message types. Each message has the right length for its type, and the
+            // The kinds 1 to 4 are WireGuard's message types. Each message of these types has the right length, and the
             // index of an existing session.
             let len = [0, 148, 92, 64, bytes.len().max(32), bytes.len()][usize::from(kind)];
             if (1..=4).contains(&kind) {
@@ -352,7 +352,7 @@ fn unused_numbers_are_numbers() {
     assert_eq!((IpNumber::ICMP.0, IpNumber::IPV6_ICMP.0), (ICMP, ICMPV6));
 }
 
-/// Setting CE changes only the ECN bits: the DSCP stays, and the checksum is right.
+/// When CE is set in a packet, only its ECN bits change: the DSCP stays, and the header checksum is updated.
 #[test]
 fn marking_keeps_the_packet_sound() {
     for v6 in [false, true] {
@@ -412,7 +412,7 @@ fn a_standing_queue_is_kept_short() {
 }
 
 /// RFC 6040: the outer header gets the ECN field of the inner one. At the receiver, CE in the outer header is copied to
-/// the inner one.
+/// the inner header.
 #[test]
 fn congestion_marks_travel_with_the_datagram() {
     for (inner, outer, arrives) in [
@@ -423,7 +423,7 @@ fn congestion_marks_travel_with_the_datagram() {
         (2, 3, Some(3)),
         (1, 3, Some(3)),
         (2, 0, Some(2)),
-        // The inner sender does not support ECN, so the packet is dropped.
+        // The sender of the inner packet does not support ECN, so the packet is dropped.
         (0, 3, None),
     ] {
         let mut world = World::pair();

@@ -1,4 +1,4 @@
-//! Tests of the path of datagrams: from which address and port (D6), and by which lane (D15), an agent sends.
+//! Tests of the path of datagrams: the address and port from which an agent sends (D6), and the lane that sends (D15).
 #![cfg(feature = "links")]
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
@@ -79,14 +79,15 @@ fn replies_leave_from_where_they_were_asked() {
             "{transport:?}: the kernel chooses"
         );
 
-        // The peer's datagrams arrive at another address from now on.
+        // From now on datagrams arrive at another address of `b`, and `b` replies from this address.
         world.nodes[1].local = one;
         both_ways(&mut world);
         sent_from(&mut world.nodes[1]);
         assert_eq!(both_ways(&mut world), 2);
         assert_eq!(sent_from(&mut world.nodes[1]), [one], "{transport:?}");
 
-        // Damaged datagrams of the same session, and replayed ones, are not authentic and change nothing.
+        // Damaged and replayed datagrams of the session arrive at the first address. They are not authentic, so `b`
+        // does not change its source address.
         world.nodes[1].local = two;
         let to = world.nodes[1].at;
         let old: Vec<_> = world.seen.iter().filter(|(_, at, _)| *at == to).cloned().collect();
@@ -174,7 +175,7 @@ fn quic_is_found_at_the_second_port() {
     }
 }
 
-/// If the lane's port answers, the second port receives no datagrams.
+/// If the peer answers at the port of its lane, no datagrams are sent to or from second ports.
 #[test]
 fn the_second_port_is_tried_second() {
     let mut world = pair(Transport::Quic, [true, true]);
@@ -186,7 +187,7 @@ fn the_second_port_is_tried_second() {
     assert!(!world.seen.iter().any(|(from, to, _)| second(from) || second(to)));
 }
 
-/// A peer without a known endpoint can be reached at its second port.
+/// A peer whose endpoint is not known can be reached at its second port.
 #[test]
 fn a_second_port_is_enough() {
     let mut world = pair(Transport::Quic, [false, true]);
@@ -229,7 +230,8 @@ impl RedirectSink for Redirected {
     }
 }
 
-/// D15: a lane whose number the peer does not have sends no handshakes, and redirects its packets to lane 0 at once.
+/// D15: if the peer has fewer lanes, a lane whose number the peer lacks sends no handshakes, and redirects its packets
+/// to lane 0 at once.
 #[test]
 fn a_lane_beyond_the_other_ends_asks_for_nothing() {
     for (lanes, transport, always_on) in [

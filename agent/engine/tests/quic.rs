@@ -65,7 +65,7 @@ fn the_first_packet_brings_a_connection_up_and_arrives() {
     }
     world.settle();
     assert_eq!(world.nodes[1].delivered.len(), 6);
-    // A packet without don't-fragment that is too long for the path is sent in fragments.
+    // If a packet is too long for the path and has no don't-fragment flag, it is sent in fragments.
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1500));
     world.settle();
     assert_eq!(world.nodes[1].delivered.len(), 7);
@@ -111,7 +111,8 @@ fn an_end_that_restarts_is_taken_up_again() {
     world.pass(Duration::from_secs(1));
     let now = world.now;
     world.nodes[1].restart(now);
-    // The restarted end answers the first packet by a stateless reset. The next packet opens another connection.
+    // The restarted end answers the first packet by a stateless reset, because it does not know the connection. The
+    // next packet opens another connection.
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 100));
     world.settle();
     world.pass(TIME_STEP);
@@ -150,8 +151,8 @@ fn links_that_leave_the_configuration_are_closed() {
     assert_eq!(both_ways(&mut world), 0);
 }
 
-/// The configuration changes before the owner has read the events of connections. These events are not attributed to
-/// the link that now has the old index, and an old index beyond the last link does no harm.
+/// If the configuration changes before the owner has read the events of a connection, these events are dropped. They
+/// are not attributed to the link that now has the same index, and do no harm if no link has it.
 #[test]
 fn pending_news_of_a_link_that_leaves_the_configuration_is_dropped() {
     for (was_up, goes_down) in [(false, false), (true, true)] {
@@ -183,7 +184,7 @@ fn pending_news_of_a_link_that_leaves_the_configuration_is_dropped() {
     }
 }
 
-/// A peer with the same name and other keys is another peer, so unread events of the earlier one are dropped.
+/// A peer with the same name and other keys is another peer, so the unread events of the earlier peer are dropped.
 #[test]
 fn pending_news_of_a_peer_that_has_another_key_now_is_dropped() {
     let mut world = pair(Transport::Quic);
@@ -257,7 +258,7 @@ fn a_spare_connection_is_closed_and_the_next_trouble_finds_another() {
             both_ways(&mut world);
         }
         world.no_wireguard = false;
-        // The link returns to WireGuard after three seconds, and closes the connection 20 s later.
+        // The link returns to WireGuard after three seconds, and closes the QUIC connection 20 s later.
         for _ in 0..260 {
             world.pass(TIME_STEP);
             assert_eq!(both_ways(&mut world), 2, "round {round}");
@@ -266,7 +267,8 @@ fn a_spare_connection_is_closed_and_the_next_trouble_finds_another() {
     }
 }
 
-/// D19: if the whole path is cut, an existing QUIC connection does not delay the report that the link is down.
+/// D19: if the whole path is cut, the report that the link is down comes as early with a standby QUIC connection as
+/// without one.
 #[test]
 fn a_spare_connection_does_not_delay_the_news_of_a_cut_path() {
     let mut world = pair(Transport::Automatic);
@@ -285,7 +287,7 @@ fn a_spare_connection_does_not_delay_the_news_of_a_cut_path() {
         events.filter(|e| matches!(e, Event::Down(_))).count()
     };
     busy(&mut world, 40);
-    // A short outage of WireGuard opens a QUIC connection, which stays up for a while.
+    // A short outage of WireGuard makes the link open a QUIC connection, which stays up for a while.
     world.no_wireguard = true;
     busy(&mut world, 60);
     world.no_wireguard = false;

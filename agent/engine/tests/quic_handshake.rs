@@ -1,6 +1,6 @@
-//! Tests of the handshake of a QUIC link. Its first flight consists of two datagrams, because the post-quantum key
-//! exchange makes it long. Either datagram may be lost or late, and unknown senders must not cause more traffic than
-//! RFC 9000 allows.
+//! Tests of the handshake of a QUIC link. The client's first flight consists of two datagrams, because the post-quantum
+//! key exchange makes it long. The handshake must succeed if either datagram is lost or late, and unknown senders must
+//! not cause more traffic than RFC 9000 allows.
 
 mod common;
 
@@ -14,8 +14,8 @@ use tombolo_proto::status::LinkState;
 /// section 8.1).
 const AMPLIFICATION: usize = 3;
 
-/// If this number of handshakes is in progress, senders of new ones must validate their address. The value is the
-/// engine's `RETRY_THRESHOLD`.
+/// If this number of handshakes is in progress, the senders of new handshakes must validate their address. The value is
+/// the engine's `RETRY_THRESHOLD`.
 const RETRY_THRESHOLD: u16 = 64;
 
 type Datagram = (SocketAddr, SocketAddr, Vec<u8>);
@@ -78,8 +78,9 @@ fn the_first_flight_may_arrive_in_any_order() {
     assert_eq!(world.nodes[1].delivered.len(), 1);
 }
 
-/// The owner of a forged source address receives at most three times the bytes that were sent in its name. This holds
-/// if only one datagram of the flight arrives and if both arrive, and however long the server repeats its answer.
+/// If datagrams with a forged source address start a handshake, the owner of this address receives at most three times
+/// as many bytes as these datagrams had. This holds whether one datagram of the flight arrives or both, and however
+/// long the server repeats its answer.
 #[test]
 fn nobody_is_flooded_through_an_answering_end() {
     for which in [&[0][..], &[1], &[0, 1]] {
@@ -101,14 +102,15 @@ fn nobody_is_flooded_through_an_answering_end() {
     }
 }
 
-/// Strangers send the first datagrams of many handshakes. From the threshold on the answer is a Retry. A peer that owns
-/// its address then connects by a second flight, again of two datagrams.
+/// When unknown senders have started as many handshakes as [`RETRY_THRESHOLD`], an agent answers further ones by a
+/// Retry. A peer that gets a Retry connects by a second flight, again of two datagrams.
 #[test]
 fn a_retry_takes_two_datagrams_again() {
     let mut world = pair();
     for n in 0..RETRY_THRESHOLD + 10 {
         let (_, flight) = first_flight();
-        // Each sender has its own address, because a single address would have to validate itself earlier.
+        // Each handshake comes from another address: the rate limit of a single address would demand validation
+        // earlier.
         let from = SocketAddr::from(([198, 51, 100, n as u8], 2000));
         world.receive(1, from, &flight[0].2);
     }
@@ -134,8 +136,8 @@ fn a_retry_takes_two_datagrams_again() {
     assert_eq!(world.nodes[1].delivered.len(), 1);
 }
 
-/// If only the second datagram of a flight arrives, the handshake is limited like other handshakes in progress, and
-/// times out.
+/// Handshakes of which only the second datagram arrives do not keep a peer from connecting: they count as handshakes in
+/// progress, are limited like others, and time out.
 #[test]
 fn second_halves_alone_pass() {
     let mut world = pair();
@@ -149,8 +151,8 @@ fn second_halves_alone_pass() {
     comes_up(&mut world);
 }
 
-/// The first datagram of each flight has full size, so a path with a low MTU drops it silently. Retransmissions are
-/// shorter.
+/// The first datagram of a flight has full size, so a path with a low MTU drops it silently. Retransmissions are
+/// shorter, so the connection is established nevertheless.
 #[test]
 fn a_narrow_path_gets_a_shorter_handshake() {
     for longest in [1200, 1300, 1471] {

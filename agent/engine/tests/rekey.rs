@@ -17,7 +17,7 @@ use std::time::Duration;
 use tombolo_proto::status::LinkState;
 
 thread_local! {
-    /// The time in nanoseconds. Each test runs in its own thread, and so has its own clock.
+    /// The time in nanoseconds. Each test runs in a thread of its own, and therefore has a clock of its own.
     static CLOCK: Cell<u64> = const { Cell::new(1_800_000_000_000_000_000) };
 }
 
@@ -93,9 +93,9 @@ fn new_keys_lose_nothing() {
     assert!(age < 121.0, "{age}");
 }
 
-/// The configured endpoint of a peer is wrong, but the peer has sent from another one. If the initiation of a handshake
-/// that renews the session is lost, the next initiation goes to the configured endpoint. Packets of the session stay on
-/// the path that works.
+/// The configured endpoint of `b` is wrong, but `b` has sent from the right one. If the initiation of a handshake that
+/// renews the session is lost, the next initiation goes to the configured endpoint. Packets of the session stay on the
+/// path that works.
 #[test]
 fn a_lost_handshake_does_not_move_a_session_that_works() {
     let mut world = World::pair();
@@ -111,7 +111,7 @@ fn a_lost_handshake_does_not_move_a_session_that_works() {
         }
     });
     let (mut lost, before) = (0, world.nodes[1].delivered.len());
-    // The test drops everything from the peer until the handshake is repeated, because data of the peer would end the
+    // The test drops all datagrams from `b` until the handshake is repeated, because data from `b` would end the
     // handshake.
     let (mut exchanged, mut deaf, there) = (0, 0, world.nodes[1].at);
     for round in 1..=150 * 20 {
@@ -147,8 +147,8 @@ fn a_lost_handshake_does_not_move_a_session_that_works() {
     assert!(link.handshake_age.unwrap() < 40.0, "{link:?}");
 }
 
-/// Both ends initiate, and the network drops the peer's datagrams after this end has responded to the peer's
-/// initiation. In boringtun, sending the response has ended this end's own handshake, so this end must initiate again.
+/// Both ends initiate. `a` responds to the initiation of `b`, and then the network drops all datagrams. In boringtun,
+/// sending the response has ended the handshake that `a` had initiated, so `a` must initiate again.
 #[test]
 fn answering_does_not_strand_ones_own_handshake() {
     let mut world = World::pair();

@@ -109,13 +109,13 @@ fn a_silent_peer_is_unreachable_and_what_waited_is_counted() {
     assert_eq!(world.state(0, "b"), LinkState::Unreachable);
     assert!(world.nodes[0].link("b", world.now).unwrap().reason.is_some());
     assert_eq!(world.nodes[0].events, [Event::Down(common::agent("b"))]);
-    // A packet from either end brings the link back, without an intervention of the operator.
+    // When the network works again, a packet from either end brings the link up; the operator need not intervene.
     world.cut.clear();
     world.send(1, udp("10.0.0.2", "10.0.0.1", 64, 1));
     world.settle();
     assert_eq!(world.state(0, "b"), LinkState::Up);
     assert_eq!(world.nodes[0].events.last(), Some(&Event::Up(common::agent("b"))));
-    // Packets that wait for a handshake when their link is removed are counted as dropped.
+    // If a link is removed while packets wait for its handshake, these packets are counted as dropped.
     let mut world = World::pair();
     world.cut.push(world.nodes[1].at);
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
@@ -128,7 +128,7 @@ fn a_silent_peer_is_unreachable_and_what_waited_is_counted() {
 
 #[test]
 fn different_shared_keys_are_an_authentication_failure_at_the_end_that_asks_until_mended() {
-    // D14, G11, M8: ends with different preshared keys report that authentication failed.
+    // D14, G11, M8: if the two ends have different preshared keys, both report that authentication failed.
     let mut world = World::pair();
     world.join(0, 1, |l| {
         (l.always_on, l.initiator) = (true, l.peer.as_str() == "b");
@@ -155,7 +155,7 @@ fn different_shared_keys_are_an_authentication_failure_at_the_end_that_asks_unti
         LinkState::AuthenticationFailed,
         "the other end initiated as well"
     );
-    // The key is corrected at one end, which initiates a handshake at once.
+    // When the preshared key is corrected at one end, this end initiates a handshake at once.
     let (mut config, now) = (world.nodes[1].config.clone(), world.now);
     config.links[0].preshared_key = psk(1);
     world.nodes[1].install(config, now);
@@ -219,7 +219,7 @@ fn links_that_are_always_on_need_no_packet_and_notice_silence() {
 
 #[test]
 fn a_place_is_learned_from_data_and_from_nothing_less() {
-    // D18: data from a new address makes that address the endpoint.
+    // D18: when data comes from another address of the peer, this address becomes the peer's endpoint.
     let mut world = World::pair();
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
     world.settle();
@@ -231,8 +231,8 @@ fn a_place_is_learned_from_data_and_from_nothing_less() {
     world.send(1, udp("10.0.0.2", "10.0.0.1", 64, 1));
     world.settle();
     assert_eq!(world.nodes[0].delivered.len(), 1);
-    // After an engine has restarted, a recorded initiation is replayed to it from another address. It does not move the
-    // endpoint.
+    // After a restart an engine cannot detect that an old initiation is replayed to it. The replay from another address
+    // does not change the peer's endpoint.
     let recorded = world.seen[0].2.clone();
     assert_eq!(recorded[0], 1);
     let now = world.now;
@@ -327,8 +327,8 @@ fn installing_spares_sessions_and_loses_nothing() {
     world.settle();
     let handshakes = |w: &World| w.seen.iter().filter(|(_, _, b)| b[0] == 1).count();
     for round in 0u8..20 {
-        // Links that come before and after this one in the order of peers are added and removed, so that the index of
-        // this link changes.
+        // Links are added and removed whose peers come before or after `b` in the order of names, so that the index of
+        // the link with `b` changes.
         let mut config = world.nodes[0].config.clone();
         config.links.retain(|l| l.peer.as_str() == "b");
         for name in ["aa", "c", "d"].into_iter().take(usize::from(round % 4)) {
@@ -358,8 +358,8 @@ fn a_restarted_end_is_noticed_by_the_other() {
     let now = world.now;
     world.nodes[1].restart(now);
     world.nodes[1].delivered.clear();
-    // The first datagram belongs to a session that does not exist any more. It makes the restarted end initiate a
-    // handshake.
+    // The first datagram belongs to a session that the restarted end does not have any more. This makes the restarted
+    // end initiate a handshake.
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
     world.settle();
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
@@ -431,15 +431,16 @@ fn strangers_and_damage_are_dropped_and_counted() {
     assert_eq!(world.nodes[1].delivered.len(), before + 1);
 }
 
-/// Anybody who knows two public keys can send an initiation in the name of another agent. It leaves no session state
-/// behind.
+/// Anybody who knows the public keys of two agents can forge an initiation from one to the other. A forged initiation
+/// leaves no session state behind.
 #[test]
 fn a_handshake_that_proves_nothing_leaves_nothing() {
     let mut world = World::pair();
     world.send(0, udp("10.0.0.1", "10.0.0.2", 64, 1));
     let (from, _, genuine) = world.wire.pop_front().unwrap();
     let mut forged = genuine.clone();
-    // Only the owner of the private key can encrypt the timestamp correctly, so the test damages it.
+    // A forger cannot encrypt the timestamp correctly, because that needs the initiator's private key. So the test
+    // damages the encrypted timestamp of a genuine initiation.
     forged[90] ^= 1;
     let sum = mac1(&world.nodes[1].public().0, &forged[..116]);
     forged[116..132].copy_from_slice(&sum);

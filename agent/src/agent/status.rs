@@ -75,6 +75,7 @@ pub struct AgentView {
 
 impl Agent {
     /// The present status, for the local socket. Waits for a report of every lane, and reads the certificate from disk.
+    /// A lane that has ended contributes nothing.
     pub async fn view(&self) -> AgentView {
         let report = self.lanes.report().await;
         let filter_problem = lock(&self.filter_problem).clone();
@@ -117,7 +118,7 @@ impl Agent {
     }
 
     /// The lookup tables of lane 0, and the kernel routes that the agent has set, as its own record lists them. Waits
-    /// while a configuration is being applied.
+    /// while a configuration is being applied. If lane 0 has ended or has no configuration, the result has no tables.
     pub async fn installed(&self) -> Installed {
         // The agent holds this lock while it applies a configuration. So this function never sees a configuration that
         // is applied only in part.
@@ -132,7 +133,8 @@ impl Agent {
     }
 
     /// Publishes the present status to the receivers that [`watch_status`](Self::watch_status) has returned. Waits for
-    /// a report of every lane. Returns the present endpoint of each peer that has one.
+    /// a report of every lane. Returns the endpoint from which each peer's last authentic WireGuard datagram came. If a
+    /// peer has sent none yet, its entry is the endpoint that [`resume`](Self::resume) read from disk, or is missing.
     pub async fn publish(&self) -> BTreeMap<AgentId, SocketAddr> {
         let report = self.lanes.report().await;
         let endpoints = report.endpoints.clone();
@@ -141,19 +143,22 @@ impl Agent {
     }
 
     /// Publishes the status every 2 s, and 20 ms after a change. Stores the endpoints of peers on disk. Runs until its
-    /// task is cancelled.
+    /// task is cancelled. The endpoints are written when they have changed, at most once a second; a failed write is
+    /// logged and repeated. Only one task may run it, because a change wakes one task.
     pub async fn run_reporter(&self) {
         let mut endpoints = EndpointStore::new(self.state.clone());
         loop {
-            // The status is published after a timeout as well as after a notification, so the result does not matter.
+            // The status is published after a timeout and after a notification. So it does not matter which of the two
+            // ended the wait.
             let _ = tokio::time::timeout(STATUS_INTERVAL, self.status_changed.notified()).await;
             tokio::time::sleep(STATUS_DEBOUNCE).await;
             endpoints.update(self.publish().await).await;
         }
     }
 
-    /// The learned routes that are not in use. First those that the engine refuses, with one entry for each sender and
-    /// reason. Then those that are not installed in the kernel, with one entry for each reason and without a sender.
+    /// The learned routes that are not in use. The first entries are for routes that the engine refuses, one entry for
+    /// each sender and reason. Then come the routes that are not installed in the kernel, one entry for each reason,
+    /// without a sender.
     fn refused_routes(&self, config: Option<&AgentConfig>, dynamic: &RoutingState) -> Vec<RefusedRoutes> {
         let refused = config.map(|config| refused(config, dynamic)).unwrap_or_default();
         let mut all: Vec<RefusedRoutes> = refused

@@ -89,18 +89,19 @@ impl fmt::Display for Clash {
 /// The plan of a configuration with learned routes, and the learned prefixes that were left out of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filtered {
-    /// The plan to apply: with the configured routes and the accepted learned ones.
+    /// The plan to apply. It has the configured routes, and the learned routes that were not left out.
     pub plan: KernelPlan,
     /// The plan of the configuration alone. A prefix of this plan that overlaps a network of the host is an error of
     /// the configuration, not of a learned route.
     pub configured: KernelPlan,
-    /// The learned prefixes that were left out, with the reason.
+    /// The learned prefixes that were left out of `plan`, each with the reason.
     pub left_out: BTreeMap<IpNet, Clash>,
 }
 
-/// Computes the kernel plan of a configuration with learned routes (`dynamic`), without those that clash with `host`.
-/// `allow_default` is the setting `allow_default_route`. The result confines no packets yet: see
-/// [`KernelPlan::confine`].
+/// Computes the kernel plan of a configuration with learned routes (`dynamic`), but leaves out learned routes that
+/// clash with `host`. `allow_default` is the setting `allow_default_route`. The result confines no packets yet: see
+/// [`KernelPlan::confine`]. `host` has the networks and addresses to keep free, and `ids` the numbers of this agent. No
+/// argument is checked.
 #[must_use]
 pub fn filter(
     config: &AgentConfig,
@@ -132,8 +133,8 @@ pub fn filter(
         Role::Vm { .. } | Role::VpnGateway { .. } | Role::ExpressRouteGateway { .. } => None,
     };
     for prefix in learned {
-        // A default route that is allowed clashes with no network of the host, because the policy rules look up the
-        // host's main table before the table with the agent's default route.
+        // A default route is not checked for clashes: the policy rules look up the host's main table before the table
+        // with the agent's default route, so the host's networks keep their own routes.
         if prefix.prefix_len() == 0 || left_out.contains_key(&prefix) {
             continue;
         }
@@ -194,10 +195,10 @@ fn without(dynamic: &RoutingState, left_out: &BTreeMap<IpNet, Clash>) -> Routing
 }
 
 /// Returns those prefixes that together act as a default route; IPv4 and IPv6 are judged separately. If the prefixes of
-/// a family cover less than three quarters of its addresses, none is returned. Otherwise the prefixes with the shortest
-/// lengths are returned, as many as are needed until the other prefixes cover less than an eighth. For IPv6, only
-/// addresses in 2000::/3 count, and the shares are shares of this block, which has the global unicast addresses (RFC
-/// 4291). Prefixes of length 0 are ignored.
+/// a family cover less than three quarters of its addresses, none is returned. Otherwise prefixes are returned one
+/// length after the other, the shortest length first with all its prefixes, until the prefixes that are left cover less
+/// than an eighth of the addresses. For IPv6, only addresses in 2000::/3 count, and the shares are shares of this
+/// block, which has the global unicast addresses (RFC 4291). Prefixes of length 0 are ignored.
 #[must_use]
 pub fn pieces_of_default(prefixes: impl IntoIterator<Item = IpNet>) -> BTreeSet<IpNet> {
     let (v4, v6): (Vec<IpNet>, Vec<IpNet>) = prefixes
@@ -233,7 +234,7 @@ fn covered_eighths(prefixes: &[IpNet]) -> u128 {
             next = last + 1;
         }
     }
-    // An eighth of 2^32 addresses, or of the 2^125 in 2000::/3.
+    // An eighth of the 2^32 IPv4 addresses, or of the 2^125 IPv6 addresses in 2000::/3.
     let eighth = match prefixes.first() {
         Some(IpNet::V6(_)) => 1 << 122,
         _ => 1 << 29,
@@ -256,7 +257,7 @@ fn span(prefix: &IpNet) -> Option<(u128, u128)> {
 }
 
 /// Parses the name servers of a `resolv.conf` (`resolv.conf(5)`), in the order of the file. Skips loopback addresses,
-/// which no route can capture, and lines that are not valid.
+/// which no route can capture, lines that are not valid, and addresses with a scope ID (`fe80::1%eth0`).
 #[must_use]
 pub fn name_servers(text: &str) -> Vec<IpAddr> {
     let servers = text.lines().filter_map(|line| {

@@ -6,11 +6,11 @@
 //!   from <own address>    → own table     packets that already have an overlay source
 //!   not fwmark            → own table     other packets, except the links' datagrams; VM agents before gateway agents of a host
 //!   from <own address>    → source table  packets without a route in any agent's table: into the device, or unreachable
-//!   from TUN              → source table  likewise for forwarded packets (exit table if the host is an Internet exit)
+//!   from TUN              → source table  the same packets, if the host forwards them (exit table on an Internet exit)
 //!   from the host itself  → skip the next rule                     only if subnets are served
 //!   from <served subnet>  → source table  packets of served machines that the host forwards
 //!   not fwmark            → main without its default route         only with a default route of the agent
-//!   not fwmark            → default table                          (likewise)
+//!   not fwmark            → default table                          only with a default route of the agent
 //!   from TUN              → default table                          at a circuit edge, instead of the two rules above, if the
 //!                                                                  host does not allow the customer's default route
 //!   from TUN or the line  → blackhole     at a circuit edge: the host's own routes forward no overlay packets (T8)
@@ -52,10 +52,11 @@ impl KernelIds {
     /// bands do not overlap.
     const BAND_WIDTH: u32 = 500;
 
-    /// Derives the IDs from the name of the device. `table` replaces the derived table number, and with it the numbers
-    /// of the other tables. Two devices get the same derived table with a probability of 1 in 65,536; an operator must
-    /// then set `table` for one of them. An upgrade must not change the derivation, because the new version removes the
-    /// rules of the old one.
+    /// Derives the IDs from the name of the device, which is case-sensitive. Nothing is checked. `table` replaces the
+    /// derived table number, and with it the numbers of the other tables. It does not change the rule priorities. Two
+    /// devices get the same derived table with a probability of 1 in 65,536; an operator must then set `table` for one
+    /// of them. An upgrade must not change the derivation, because the new version finds the old version's rules by
+    /// these IDs in order to remove them.
     #[must_use]
     pub fn of(interface: &str, table: Option<u32>, fwmark: u32) -> Self {
         let hash = blake3::hash(interface.as_bytes());
@@ -179,14 +180,17 @@ pub struct KernelPlan {
     /// The agent's address on the line to a customer edge, with the line's prefix length. None: this agent is not a
     /// circuit edge.
     pub line: Option<IpNet>,
-    /// Prefixes of the served subnets. The host itself is connected to these networks (D8).
+    /// Prefixes of the served subnets, whose machines run no agents: this host forwards their packets. The host is
+    /// connected to these networks by an interface of its own (D8).
     pub served: Vec<IpNet>,
     /// Routes that keep packets with overlay addresses from leaving by the host's own routes (see [`confine`]).
     pub confining: BTreeMap<RouteKey, Route>,
-    /// The packet filter for packets that routes cannot confine. None: the agent has neither an overlay address nor a
-    /// served subnet yet.
+    /// The packet filter for packets that routes cannot confine. None: no filter is needed, because the agent has no
+    /// overlay address and no served subnet.
     pub filter: Option<Filter>,
-    /// The address spaces of the agent's VNet, and of the other VNets that the agent reaches by its configuration.
+    /// The prefixes of the agent's own VNet, and of each VNet that the agent delivers into directly
+    /// (`AgentConfig::spaces`): for a VM's agent the peered VNets, for a gateway the VNets that use it. At an edge
+    /// there are none.
     pub spaces: Vec<IpNet>,
     /// Default routes that were left out because `allow_default_route` is off (D22). The list includes user-defined
     /// routes that together cover the address space like a default route.
@@ -218,7 +222,8 @@ pub struct Overlap {
 struct RoleParts {
     /// The overlay addresses of the host, the preferred one of each family first.
     addresses: Vec<IpAddr>,
-    /// The band of the rule for packets without an overlay source.
+    /// `band` plus the agent's offset is the priority of the rule by which packets whose source is none of `addresses`,
+    /// and that lack the agent's firewall mark, look up the agent's own table.
     band: Band,
     forwarding: bool,
     served: Vec<IpNet>,
@@ -248,8 +253,8 @@ impl RoleParts {
         }
     }
 
-    /// The source address for a route to this prefix: the agent's first address of the same family. None: it has no
-    /// such address.
+    /// The source address for a route to this prefix: the agent's first address of the same family. None: the agent has
+    /// no address of this family.
     fn source(&self, prefix: &IpNet) -> Option<IpAddr> {
         let mut addresses = self.addresses.iter().copied();
         addresses.find(|a| a.is_ipv6() == prefix.addr().is_ipv6())
@@ -260,6 +265,7 @@ impl KernelPlan {
     /// Computes the plan of a configuration with learned routes (`dynamic`). `allow_default` is the host's setting
     /// `allow_default_route`. Clashes with the host's networks are not checked: see
     /// [`check_overlap`](Self::check_overlap). The result confines no packets yet: see [`confine`](Self::confine).
+    /// `config` is not checked: it must satisfy [`AgentConfig::check`].
     #[must_use]
     pub fn of(config: &AgentConfig, dynamic: &RoutingState, ids: KernelIds, allow_default: bool) -> Self {
         let role = RoleParts::of(&config.role);
@@ -312,8 +318,8 @@ impl KernelPlan {
             let to_device = Route::Device(role.source(&route.prefix));
             let action = match (&route.next_hop, route.source) {
                 (NextHop::Internet {}, RouteSource::User) => Route::Throw,
-                // The engine drops and counts packets of user-defined routes to None, so these lead into the device.
-                // System routes to None and to Internet add nothing: the host's own routes decide (D22).
+                // The engine drops and counts packets of user-defined routes to None, so these routes lead into the
+                // device. System routes to None and to Internet add nothing: the host's own routes decide (D22).
                 (NextHop::None {}, RouteSource::User) => to_device,
                 (NextHop::Internet {} | NextHop::None {}, _) => continue,
                 (
@@ -417,8 +423,8 @@ const fn served_priorities(offset: u32) -> [u32; 3] {
     [first, first + 1, first + 2]
 }
 
-/// Whether the agent with this offset uses `priority` for rules that name none of the agent's tables. Such rules are
-/// recognised by their priority.
+/// Whether the agent with this offset uses `priority` for rules that name none of the agent's tables. Only the numbers are
+/// compared: another agent of the host may have a rule for its own table with the same priority.
 #[must_use]
 pub fn is_without_table(priority: u32, offset: u32) -> bool {
     served_priorities(offset).contains(&priority)
@@ -426,8 +432,8 @@ pub fn is_without_table(priority: u32, offset: u32) -> bool {
         || priority == Band::Blackhole as u32 + offset
 }
 
-/// The prefixes of active user-defined routes, except those with next hop Internet, which lead to the host's own
-/// tables.
+/// The prefixes of active user-defined routes. Routes with next hop Internet are left out, because they lead to the
+/// host's own routing tables.
 fn user_routes(config: &AgentConfig) -> impl Iterator<Item = IpNet> {
     let routes = config.subnets.iter().flat_map(|s| &s.routes);
     let users = routes.filter(|r| r.state == RouteState::Active && r.source == RouteSource::User);
@@ -436,8 +442,8 @@ fn user_routes(config: &AgentConfig) -> impl Iterator<Item = IpNet> {
         .map(|r| r.prefix.trunc())
 }
 
-/// The policy rules of a plan that do not depend on the host's networks. `base` is the band of the rule for packets
-/// without an overlay source.
+/// The policy rules of a plan that do not depend on the host's networks. `base` is the base priority of the rule for
+/// packets without an overlay source.
 fn rules(plan: &KernelPlan, base: Band, offset: u32, allow_default: bool) -> BTreeSet<Rule> {
     let mut rules = BTreeSet::new();
     for v6 in [false, true] {

@@ -80,8 +80,8 @@ async fn exchange(socket: &Path, uid: u32, command: &str) -> std::io::Result<Res
 }
 
 /// Splits a line of a reply into its code and its text. The code is a number of four digits. The flag next to it says
-/// whether the reply ends with this line. A line without a code continues the line before; its first character, a
-/// blank, is dropped.
+/// whether the reply ends with this line. A line without a code has the same code as the line before; its first
+/// character, a blank, is dropped.
 fn split_code(line: &str) -> (Option<(u16, bool)>, &str) {
     let code = line.get(..4).filter(|c| c.bytes().all(|b| b.is_ascii_digit()));
     let code = code.and_then(|c| c.parse().ok());
@@ -117,7 +117,7 @@ pub(super) fn parse_sessions(reply: &[String]) -> BTreeMap<String, Session> {
     for line in reply {
         if !line.starts_with(' ') && !line.is_empty() {
             sessions.extend(current.take());
-            // The heading that BIRD prints, and a line of a session:
+            // The line with which BIRD begins the description of a session (the heading of the reply does not match):
             // n_x        BGP        ---        up     1795681816    Established
             let words: Vec<&str> = line.split_ascii_whitespace().collect();
             if let [name, "BGP", _table, up_or_not, since, ..] = words[..] {

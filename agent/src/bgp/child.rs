@@ -1,9 +1,9 @@
 //! BIRD as a child process, for hosts where no service manager starts it: containers, labs and tests.
 //!
 //! A dedicated thread starts BIRD, forwards its log and waits for its end. The kernel sends the parent-death signal
-//! (`prctl(2)`, `PR_SET_PDEATHSIG`) when the *thread* that created the process ends, so this thread lives as long as
-//! BIRD. The signal is SIGTERM. BIRD then sends a Cease, so that neighbours switch to another path at once. They must
-//! switch, because nothing forwards their packets after the agent has ended.
+//! (`prctl(2)`, `PR_SET_PDEATHSIG`) when the *thread* that created the process ends, so the dedicated thread lives as
+//! long as BIRD. The signal is SIGTERM. BIRD then sends a Cease, so that neighbours switch to another path at once. The
+//! neighbours must switch, because nothing forwards their packets after the agent has ended.
 
 use super::home::{CONFIG, CONTROL_SOCKET, Home, PID_FILE, RUN_DIR};
 use super::process::{Event, MAX_LINE, MAX_WAITING_LINES, Process, SharedPid, printable};
@@ -93,7 +93,8 @@ pub(super) async fn start(home: &Home, recovers: bool) -> Result<Process> {
         };
         let number = Pid::from_raw(child.id().cast_signed());
         *shared.lock() = Some(number);
-        // Sending fails only if the runtime shuts down while `start` waits. The process then ends anyway.
+        // Sending fails only if the runtime shuts down while `start` waits. BIRD then ends too, by its parent-death
+        // signal.
         let _ = started_sender.send(Ok(()));
         if let Some(log) = child.stderr.take() {
             read_log(log, &events);

@@ -36,8 +36,8 @@ const MIN_HOLD_TIME: u16 = 3;
 const BFD: &str =
     "protocol bfd {\naccept direct;\nstrict bind yes;\ninterface \"*\" { interval 300 ms; multiplier 3; };\n}\n";
 
-/// Last octets of the agent's loopback addresses, one for each neighbour. Octet 1 is BIRD's; 0 and 255 make the network
-/// address and the broadcast address of the /24.
+/// Last octets of the agent's loopback addresses, one for each neighbour. BIRD's own address has the last octet 1; the
+/// octets 0 and 255 make the network address and the broadcast address of the /24.
 pub(super) const SLOTS: RangeInclusive<u8> = 2..=254;
 
 /// The loopback endpoints of the iBGP sessions between BIRD and the agent.
@@ -230,8 +230,8 @@ fn write_feed(out: &mut String, speaker: &Speaker, loopback: &Loopback, slot: u8
     if let Some(password) = &loopback.password {
         writeln!(out, "password \"{password}\";")?;
     }
-    // BIRD cannot announce a route without a next hop. The agent ignores the next hop, because each neighbour has a
-    // session of its own.
+    // BIRD cannot announce a route without a next hop. The agent ignores the next hop: BIRD has a separate session to
+    // the agent for each neighbour, so the session tells the agent which neighbour a route comes from.
     for (family, next_hop) in [(4, "127.0.0.1"), (6, "::1")] {
         writeln!(
             out,

@@ -1,7 +1,7 @@
 //! Holds back the announcements to a neighbour for a moment after its session came back. A neighbour sends packets as
-//! soon as it has received routes. The agents that receive these packets check their sources against the routes that
-//! the neighbour announces. Those routes must first spread from agent to agent. Packets that arrive before that are
-//! dropped as spoofed.
+//! soon as it has received routes. The agents that receive these packets check the packets' source addresses against
+//! the routes that the neighbour announces. Those routes must first spread from agent to agent. An agent drops packets
+//! as spoofed if they arrive before the routes.
 //!
 //! A neighbour that restarts gracefully (RFC 4724) is not held back, because it kept the routes that were announced to
 //! it.
@@ -27,14 +27,14 @@ enum Export {
     Enabled,
     /// Disabled because the session is down.
     Down,
-    /// Disabled until this time; the session is up again.
+    /// Disabled until this time, although the session is up again.
     HeldUntil(Instant),
 }
 
 impl ExportHold {
-    /// Moves on to the present state of all sessions. A session that is missing from `sessions` is forgotten. Returns
-    /// the commands for BIRD that enable or disable exports, in the order of the sessions' names. The new state assumes
-    /// that BIRD carries them out: see [`revert`](Self::revert).
+    /// Updates the state of the exports from the present states of the sessions. A session that is missing from
+    /// `sessions` is forgotten. Returns the commands for BIRD that enable or disable exports, in the order of the
+    /// sessions' names. The new state assumes that BIRD carries them out: see [`revert`](Self::revert).
     pub(super) fn update(&mut self, sessions: &BTreeMap<String, Session>, now: Instant) -> Vec<String> {
         self.sessions.retain(|name, _| sessions.contains_key(name));
         let mut commands = Vec::new();
@@ -42,8 +42,8 @@ impl ExportHold {
             let is_up = session.state == BgpPeerState::Connected;
             let before = self.sessions.get(name).copied();
             let export = match before {
-                // The first session since BIRD started is not held back. Perhaps only this agent has restarted, and the
-                // other agents still know the neighbour's routes.
+                // The first session since BIRD started is not held back. If only this agent has restarted, the other
+                // agents still know the neighbour's routes.
                 None if is_up => Export::Enabled,
                 None => continue,
                 Some(Export::Enabled) if is_up || session.restarting => Export::Enabled,
@@ -117,7 +117,8 @@ mod tests {
             (commands, hold.next_due())
         };
         let none = (Vec::new(), None);
-        // The first session is not held back, nor is one after a graceful restart.
+        // Announcements are not held back on the first session since BIRD started, and not on a session after a
+        // graceful restart.
         assert_eq!(at(Connecting, false, 0), none);
         assert_eq!(at(Connected, false, 10), none);
         assert_eq!(at(Connecting, true, 20), none);

@@ -21,8 +21,8 @@ use tombolo_proto::id::ResourceId;
 const READ_SIZE: usize = 16 << 10;
 /// TCP port of BGP (RFC 4271).
 const BGP_PORT: u16 = 179;
-/// Timeout of a connection attempt with its exchange of OPEN and KEEPALIVE. Both ends are on this host, so BIRD answers
-/// late only while it reads its configuration, which takes 0.2 s for 40,000 routes.
+/// Timeout of a connection attempt together with the exchange of OPEN and KEEPALIVE. Both ends are on this host, so
+/// BIRD answers late only while it reads its configuration, which takes 0.2 s for 40,000 routes.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// First and longest wait between two attempts to connect. BIRD accepts connections shortly after its start, so the
 /// first waits are short.
@@ -49,7 +49,8 @@ pub(super) struct Feed {
     pub slot: u8,
     /// The map of all neighbours' routes, in which this feed sets the entry of its neighbour.
     pub learned: watch::Sender<Learned>,
-    /// Notified when BIRD was started or reconfigured. The feed then connects again without waiting for its backoff.
+    /// Notified when BIRD has started or has loaded a new configuration. The feed then connects again without waiting
+    /// for its backoff.
     pub reconnect: Arc<Notify>,
 }
 
@@ -183,8 +184,8 @@ impl Feed {
                 (dirty, due) = (false, Instant::now() + pace.wait(now()).max(MIN_PUBLISH_INTERVAL));
             }
             // BIRD's socket uses Nagle's algorithm, so a delayed acknowledgement delays BIRD's next UPDATE. The kernel
-            // resets the option TCP_QUICKACK by itself, so the option is set before each read. If that fails, only
-            // latency is lost.
+            // resets the option TCP_QUICKACK by itself, so the option is set before each read. If that fails, BIRD's
+            // UPDATEs only come later.
             let _ = SockRef::from(&stream).set_tcp_quickack(true);
             received.reserve(READ_SIZE);
             tokio::select! {

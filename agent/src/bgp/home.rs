@@ -41,8 +41,8 @@ impl Home {
     /// may read the first and write the second.
     ///
     /// # Errors
-    /// A directory cannot be created or given to BIRD's group, is a symbolic link, or belongs to another user, or its
-    /// path is too long for a socket in it.
+    /// A directory cannot be created or given to BIRD's group, is a symbolic link, or belongs to another user than the
+    /// agent's. Or its path is too long for a socket in it.
     pub(super) fn of_child(dir: &Path, user: Option<User>) -> Result<Self> {
         let config_dir = make_dir(dir, 0o750, user.as_ref())?;
         // BIRD creates its control socket and PID file in the run directory, so BIRD's group may write there. The agent
@@ -55,7 +55,8 @@ impl Home {
     /// directory.
     ///
     /// # Errors
-    /// As [`of_child`](Self::of_child), or the user does not exist.
+    /// The user does not exist. Or the configuration directory cannot be created or given to BIRD's group, is a
+    /// symbolic link, or belongs to another user. Or the path of a directory is too long for a socket in it.
     pub(super) fn of_service(service: &BirdService) -> Result<Self> {
         let name = &service.user;
         let user = User::from_name(name)?;
@@ -115,7 +116,8 @@ impl Home {
     pub(super) fn write(&self, text: &str) -> Result<()> {
         let (path, new) = (self.config_dir.join(CONFIG), self.config_dir.join(NEW_CONFIG));
         let step = || -> std::io::Result<()> {
-            // A killed agent may have left this file. A file that exists would keep its old owner and mode.
+            // A killed agent may have left this file. `create_new` fails if the file exists, so that the file always
+            // has the owner and mode that are set here.
             remove(&new)?;
             let mut file = OpenOptions::new()
                 .write(true)
@@ -160,7 +162,8 @@ fn give_to_group(file: &File, user: &User) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Removes a name if it exists. If the name is a symbolic link, the link is removed and its target stays.
+/// Removes a file, and does nothing if it does not exist. If the name is a symbolic link, the link is removed and its
+/// target stays.
 fn remove(path: &Path) -> std::io::Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(e),

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tombolo_proto::id::ResourceId;
 
-/// Most lines that are copied within [`RATE_INTERVAL`]; further lines are only counted. These are enough lines to
-/// diagnose a session, and too few to fill a disk soon.
+/// Largest number of lines that are copied within [`RATE_INTERVAL`], apart from lines at the level "debug"; further
+/// lines are only counted. Twenty lines a second are enough to diagnose a session, and too few to fill a disk soon.
 const MAX_LINES: u32 = 20;
 const RATE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -20,9 +20,9 @@ pub(super) struct Log {
 
 impl Log {
     /// Copies a line into the agent's log. If the line names a neighbour's protocol, the entry has the neighbour too
-    /// (`names`: neighbours by the name of their protocol). Lines for diagnosis are copied at the level "debug" and do
-    /// not count for the limit. Returns whether the line reports a state change of a neighbour's session, also if it
-    /// was suppressed.
+    /// (`names`: neighbours by the name of their protocol). Lines of BIRD's levels TRACE, DBG, INFO and FATAL are
+    /// copied at the level "debug", and do not count for the limit. Returns whether the line reports a state change of
+    /// a neighbour's session, also if it was suppressed.
     pub(super) fn write(&mut self, line: &str, names: &BTreeMap<String, ResourceId>) -> bool {
         let (level, text) = split(line);
         let (name, message) = text.split_once(": ").unwrap_or(("", text));

@@ -2,9 +2,9 @@
 //! ADD-PATH (RFC 7911) and 4-octet ASNs (RFC 6793).
 //!
 //! The parser decodes three attributes of an UPDATE: AS_PATH, MP_REACH_NLRI and MP_UNREACH_NLRI (RFC 4760). It skips
-//! all others by their length. BIRD forwards an attribute that it does not know, without a change. So the neighbour,
-//! and networks behind the neighbour, control the contents of such attributes. Whatever they contain, no route may lose
-//! its path, and the session must not end.
+//! all other attributes by their length. BIRD forwards an attribute that it does not know, without a change. So the
+//! neighbour, and networks behind the neighbour, control the contents of such attributes. Whatever such attributes
+//! contain, no route may lose its AS path, and the session must not end.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::Ipv4Addr;
@@ -87,8 +87,8 @@ pub enum Message {
 /// The decoded part of an OPEN.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Open {
-    /// The ASN of the capability for 4-octet ASNs. If the OPEN lacks this capability: the 2-octet ASN of its fixed
-    /// part.
+    /// The sender's ASN: the one in the capability for 4-octet ASNs, or, if the OPEN lacks this capability, the 2-octet
+    /// ASN of the OPEN's fixed part.
     pub asn: u32,
     /// Whether the sender encodes ASNs in 4 octets.
     pub four_octets: bool,
@@ -116,11 +116,13 @@ pub struct Update {
 }
 
 /// Removes the first message from the received bytes and parses it. While the message is incomplete, returns none and
-/// leaves the bytes in place. After an error the bytes of the message may have been removed.
+/// leaves the bytes in place. After an error the bytes of the message may have been removed. The parser takes every ASN
+/// of an AS path as 4 octets, and expects a path identifier before every prefix.
 ///
 /// # Errors
-/// The header is invalid, a field is longer than the message or field that contains it, the type is unknown, a prefix
-/// is longer than its family permits, or a route has no AS path. The session must then be closed.
+/// The header is invalid, a field is longer than the message or field that contains it, the type is unknown, an OPEN
+/// has another version than 4, a prefix is longer than its family permits, or a route has no AS path. The session must
+/// then be closed.
 pub fn parse_next(received: &mut Vec<u8>) -> Result<Option<Message>, Malformed> {
     let Some((marker, rest)) = received.split_first_chunk::<16>() else {
         return Ok(None);
@@ -329,9 +331,10 @@ fn message(kind: u8, body: &[u8]) -> Vec<u8> {
 /// Encodes the agent's OPEN, with the BGP identifier `identifier`. The OPEN offers both families and 4-octet ASNs. It
 /// says that the agent receives path identifiers, but sends none. The hold time is 0, which turns keepalives off: when
 /// one end of a loopback connection dies, the kernel always closes the connection. The capability for graceful restart
-/// has restart time 0 and no families: the agent keeps routes while BIRD restarts, and does not ask BIRD for the same
-/// (RFC 4724). A restarted BIRD therefore first receives its neighbours' tables, and then sends all routes to the agent
-/// at once.
+/// has restart time 0 and no families: the agent keeps BIRD's routes while BIRD restarts, and does not ask BIRD to keep
+/// routes of the agent (RFC 4724). A restarted BIRD therefore first receives its neighbours' tables, and then sends all
+/// routes to the agent at once. An `asn` above 65535 is in the capability only, and the 2-octet field has AS_TRANS (RFC
+/// 6793).
 #[must_use]
 pub fn open(asn: u32, identifier: Ipv4Addr) -> Vec<u8> {
     let mut capabilities = Vec::new();
@@ -364,8 +367,8 @@ pub fn keepalive() -> Vec<u8> {
     message(KEEPALIVE, &[])
 }
 
-/// Encodes End-of-RIB (RFC 4724) for both families, as two UPDATEs, because the agent announces no routes. A restarting
-/// BIRD waits for both.
+/// Encodes End-of-RIB (RFC 4724) for both families, as two UPDATEs one after the other, because the agent announces no
+/// routes. A restarting BIRD waits for both.
 #[must_use]
 pub fn end_of_rib() -> Vec<u8> {
     let [afi, afi_low, safi] = Family::V6.code();

@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 /// Longest log line in bytes. A longer line becomes several events. The limit bounds the memory that BIRD can make the
 /// agent use.
 pub(super) const MAX_LINE: u64 = 4096;
-/// Most log lines that wait for the supervisor. Further lines are dropped. If the reader of the log waited for room
-/// instead, BIRD would block on its log.
+/// Largest number of log lines that wait for the supervisor. Further lines are dropped. If the reader of the log waited
+/// for room instead, BIRD would block on its log.
 pub(super) const MAX_WAITING_LINES: usize = 256;
 
 /// An event of a running BIRD.
@@ -62,8 +62,8 @@ impl Drop for Process {
     }
 }
 
-/// A child's process ID. None: the process has not started, or was reaped. The kernel may reuse the ID of a reaped
-/// process.
+/// A child's process ID. None: the process has not started, or was reaped. A reaped process must not be signalled,
+/// because the kernel may reuse its ID.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SharedPid(Arc<Mutex<Option<Pid>>>);
 

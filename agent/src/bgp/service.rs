@@ -8,7 +8,7 @@
 //!
 //! Over the connection to `start.sock` the agent learns of each start, log line and end of BIRD, and tells BIRD whether
 //! to restart gracefully. So the agent needs no rights over BIRD's process. The service manager runs as root. In this
-//! design it opens no file that the agent or BIRD could replace by a link.
+//! design the service manager opens no file that the agent or BIRD could replace by a link to another file.
 
 use super::home::{CONFIG, CONTROL_SOCKET, Home, PID_FILE, START_SOCKET};
 use super::process::{Event, MAX_LINE, MAX_WAITING_LINES, Process, printable};
@@ -58,7 +58,8 @@ impl StartListener {
     pub(super) fn bind(home: &Home) -> Result<Self> {
         let path = home.start_socket();
         let step = || -> std::io::Result<UnixListener> {
-            // A killed agent leaves its socket. If the removal fails, `bind` reports that the name is in use.
+            // A killed agent leaves its socket. If the removal fails, the error is reported by `bind`, because the name
+            // is then in use.
             let _ = fs::remove_file(&path);
             let listener = UnixListener::bind(&path)?;
             if let Some(user) = home.user() {
@@ -137,12 +138,14 @@ fn read_log(stream: UnixStream) -> Process {
 }
 
 /// Replaces the calling process by BIRD (`execve(2)`), for the agent that listens in `config_dir`. First waits for the
-/// agent's answer, which may take as long as the agent's restart backoff. BIRD's own files are created in `run_dir`.
-/// Returns only after a failure, whose reason is also sent to the agent as a log line.
+/// agent's answer, which may take as long as the agent's restart backoff, and blocks the calling thread. The process
+/// must run as BIRD's user, because the agent closes the connections of other users. BIRD inherits the environment of
+/// this process. BIRD's own files are created in `run_dir`. Returns only after a failure. If the agent was reached, it
+/// gets the reason as a log line.
 ///
 /// # Errors
-/// No agent listens in `config_dir`, the agent does not answer within 60 s or answers something unknown, BIRD is not
-/// installed, or it cannot be executed.
+/// No agent listens in `config_dir`, the agent does not answer within 60 s, closes the connection, or answers something
+/// unknown, BIRD is not installed, or it cannot be executed.
 pub fn become_bird(config_dir: &Path, run_dir: &Path) -> Result<Infallible> {
     let socket = config_dir.join(START_SOCKET);
     let agent = std::os::unix::net::UnixStream::connect(&socket).with_context(|| {

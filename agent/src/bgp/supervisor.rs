@@ -31,7 +31,8 @@ const CONFIGURE_DEBOUNCE: Duration = Duration::from_millis(50);
 /// while it reads its configuration, which takes 0.2 s for 40,000 routes. With this pause BIRD spends at most a fifth
 /// of its time on reloads.
 const RELOAD_PAUSE_FACTOR: u32 = 4;
-/// Interval between two reads of the sessions' states. [`Bgp::status`](super::Bgp::status) promises states of this age.
+/// Interval between two reads of the sessions' states. [`Bgp::status`](super::Bgp::status) promises states that are not
+/// older than this.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Wait between a state change in BIRD's log and the read of the sessions' states. Changes of several sessions are then
 /// read together.
@@ -39,9 +40,9 @@ const CHANGE_DEBOUNCE: Duration = Duration::from_millis(20);
 /// Number of polls without a reply after which BIRD is killed. Each poll may wait for the timeout of a command (5 s),
 /// so a BIRD that is only slow has 30 s to reply.
 const MAX_MISSED_POLLS: u32 = 6;
-/// First and longest wait before a restart of BIRD. The wait doubles with each failure. The first wait applies again
-/// when BIRD has run for longer than the longest wait. Neighbours keep the agent's routes for [`GRACE`], which is twice
-/// the longest wait.
+/// First and longest wait before a restart of BIRD. The wait doubles each time that BIRD ends or fails to start. When
+/// BIRD has run for longer than the longest wait, the next wait is the first one again. Neighbours keep the agent's
+/// routes for [`GRACE`], which is twice the longest wait.
 const MIN_RESTART_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_RESTART_BACKOFF: Duration = Duration::from_secs(30);
 /// Timeout of an orderly end of BIRD, in which it closes its sessions with a Cease.
@@ -75,7 +76,8 @@ pub(super) struct Supervisor {
     reconnect: Arc<Notify>,
     /// Accepts a BIRD that a service manager starts. None: BIRD is a child.
     start_listener: Option<StartListener>,
-    /// The time from which the service manager should have started BIRD. None: no start is expected.
+    /// When the agent began, or will begin, to wait for the service manager to start BIRD. None: the agent expects no
+    /// start.
     start_expected_since: Option<Instant>,
     bird: Option<Process>,
     /// Whether BIRD still has to get `rendered`.
@@ -85,7 +87,8 @@ pub(super) struct Supervisor {
     fault: Option<String>,
     log: Log,
     started_at: Instant,
-    /// When BIRD ended unexpectedly. None: it has not.
+    /// When BIRD last ended unexpectedly. None: that has not happened since BIRD was first started, or since there was
+    /// no neighbour.
     ended_at: Option<Instant>,
     /// When the task applies a changed `spec`. None: no change waits.
     apply_at: Option<Instant>,
@@ -121,7 +124,7 @@ impl Supervisor {
             Bird::Service(_) => Some(StartListener::bind(&home)?),
         };
         // If an earlier agent was killed, its BIRD is ending already (see `child`). The command `down` makes sure that
-        // it ends. When BIRD has ended, nothing answers at its socket and the command fails.
+        // this BIRD ends. When it has ended, nothing answers at its socket, so the command fails.
         for _ in 0..LEFTOVER_POLLS {
             if bird_socket::send_command(&home, "down").await.is_err() {
                 break;
@@ -228,7 +231,7 @@ impl Supervisor {
     }
 
     /// Assigns the lowest free slot to each new neighbour. Other neighbours keep their slots, because a change would
-    /// reset their sessions. Neighbours without a free slot get none.
+    /// reset their sessions. If no slot is free, a new neighbour gets none, and is later refused.
     fn assign_slots(&mut self, spec: &BgpSpec) {
         let neighbours = spec.speaker.as_ref().map(|s| s.neighbours.as_slice());
         let neighbours = neighbours.unwrap_or_default();
@@ -327,13 +330,13 @@ impl Supervisor {
         (self.start_at, self.start_expected_since) = (None, None);
         self.on_started(bird, recovers);
         self.config_pending = config_pending;
-        // The last neighbour may have been removed while BIRD was starting.
+        // If the last neighbour was removed while BIRD was starting, BIRD is not needed any more.
         if self.rendered.names.is_empty() {
             self.stop_bird().await;
         }
     }
 
-    /// Records a fault. Logs it as `what`, unless the last fault was the same.
+    /// Records a fault. Logs the fault with the message `what`, unless the last fault was the same.
     fn report_fault(&mut self, fault: String, what: &str) {
         if self.fault.as_ref() != Some(&fault) {
             tracing::error!(error = fault, "{what}");
@@ -409,13 +412,15 @@ impl Supervisor {
         self.publish_status(&sessions);
     }
 
-    /// Enables and disables exports as [`ExportHold`] demands. If a command fails, all are repeated at the next poll.
+    /// Enables and disables exports as [`ExportHold`] demands. If a command fails, the next poll sends all of these
+    /// commands again.
     async fn update_export_hold(&mut self, sessions: &BTreeMap<String, Session>) {
         let now = Instant::now();
         let before = self.export_hold.clone();
         let commands = self.export_hold.update(sessions, now.into_std());
         if !self.send_commands(commands).await {
-            // The next poll repeats the commands. Otherwise a neighbour could be held back for ever.
+            // After the revert the next poll sends the commands again. Without that, exports to a neighbour could stay
+            // disabled for ever.
             self.export_hold.revert(before);
             return;
         }
@@ -554,8 +559,8 @@ async fn abort(task: JoinHandle<()>) {
 }
 
 /// Draws a random loopback network in which no program listens on the BGP port, and a random password. Other agents of
-/// the host draw theirs independently, so two may draw the same network. If 16 drawn networks were in use, the next one
-/// is taken without a check.
+/// the host draw their networks in the same way, and two agents that draw at the same moment may get the same network.
+/// If 16 drawn networks were in use, the next one is taken without a check.
 fn draw_loopback() -> Loopback {
     const MAX_DRAWS: usize = 16;
     // The network 127.0.0.0/16 is avoided, because it contains the usual address of localhost.

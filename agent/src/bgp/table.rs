@@ -7,8 +7,8 @@ use std::sync::Arc;
 use tombolo_proto::route::{Route, RouteOrigin};
 
 /// One neighbour's routes. When the session with BIRD ends, its routes become stale instead of being removed, because
-/// the neighbour may still forward packets. In this the agent acts as the Receiving Speaker of RFC 4724. The caller
-/// removes stale routes by [`remove_stale`](Self::remove_stale); the table has no timer.
+/// the neighbour may still forward packets. This is what RFC 4724 demands of a Receiving Speaker. The caller removes
+/// stale routes by [`remove_stale`](Self::remove_stale); the table has no timer.
 #[derive(Debug, Default)]
 pub struct Table {
     /// AS paths of the present session, by prefix and path identifier. A prefix may have two paths for a moment, while
@@ -22,7 +22,7 @@ pub struct Table {
 
 impl Table {
     /// Applies an UPDATE: first withdrawals, then new paths. A withdrawal does not remove a stale route. Returns
-    /// whether a path changed, or a family became complete.
+    /// whether a path changed, or a family became complete. The prefixes must have no host bits set.
     pub fn apply(&mut self, update: Update) -> bool {
         let mut changed = false;
         for path in &update.withdrawn {

@@ -26,7 +26,7 @@ fn requests_to_join() {
     golden!().written("join_request", &[("full", full), ("minimal", minimal)]);
 }
 
-/// Reads the file that the controller's tests record as its answer.
+/// The agent can read the answer of a controller: the recorded file that the controller's tests write.
 #[test]
 fn answers_to_joining() {
     let JoinReply { agent, certificate, ca } = golden!().read("../../../controller/tests/golden/join_reply");

@@ -15,8 +15,8 @@ const VARIABLE: &str = "TOMBOLO_JOIN_TOKEN";
 /// the file contains something else than a token.
 const MAX_LINE: u64 = 4096;
 
-/// A join token: `tmb1.<id>.<secret>.<SHA-256 of the authority's certificate, hex>`. With this hash an agent can verify
-/// a certificate that it has fetched over an untrusted network. `Debug` does not print the token.
+/// A join token: `tmb1.<id>.<secret>.<SHA-256 of the authority's certificate, hex>`. With this hash an agent verifies
+/// the authority's certificate, which it fetches over an untrusted network. `Debug` does not print the token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinToken {
     pub(super) text: String,
@@ -26,11 +26,12 @@ pub struct JoinToken {
 impl JoinToken {
     /// Reads the token from the first line of a file, or of standard input if `file` is `-`. Without a file the token
     /// comes from the environment variable `TOMBOLO_JOIN_TOKEN`. May block at standard input; at a terminal it asks for
-    /// the token.
+    /// the token. Spaces around the token are ignored, and later lines are not read. Only the format is checked, not
+    /// whether the token is valid.
     ///
     /// # Errors
-    /// There is neither a file nor the variable, the file cannot be read, users other than its owner have access to it,
-    /// or the text is not a token. Errors do not quote the text.
+    /// `file` is none and the variable is not set, the file cannot be read, users other than the file's owner have
+    /// access to it, or the text is not a token. Errors do not quote the text.
     pub fn from_file_or_environment(file: Option<&Path>) -> Result<Self> {
         match file {
             Some(path) if path == Path::new("-") => Self::from_stdin(),

@@ -6,8 +6,8 @@
 //!      └────────ready────────┘   a pause later, if many were built lately
 //! ```
 //! Lane 0 has at most one request outstanding. Changes that come before the builder is ready go into the next request.
-//! So a flood of changes causes few requests: it does not hold up the lanes, and takes a bounded share of the builder's
-//! time.
+//! So a flood of changes causes few requests. The flood does not delay the lanes, and the builder works only for a
+//! bounded share of the time.
 
 use super::{Command, Lane};
 use anyhow::{Context, Result};
@@ -23,8 +23,8 @@ use tombolo_proto::config::AgentConfig;
 /// effect at once.
 const MAX_BURST: u32 = 4;
 
-/// Least average time between the builds that follow a burst. With this value a flapping neighbour causes at most ten
-/// builds a second, and the limit delays a change by at most a tenth of a second.
+/// Shortest average time between the builds that follow a burst of [`MAX_BURST`] builds. With this value a flapping
+/// neighbour causes at most ten builds a second, and the limit delays a change by at most a tenth of a second.
 const BUILD_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Input of a table build.
@@ -34,7 +34,7 @@ pub struct BuildRequest {
     pub generation: u64,
     /// The configuration of that number.
     pub config: Arc<AgentConfig>,
-    /// Learned routes, and the agents that are down.
+    /// Learned routes, and the peers that are down.
     pub dynamic: RoutingState,
 }
 
@@ -99,13 +99,14 @@ pub fn queue<R>() -> (BuildQueue<R>, BuildReceiver<R>) {
 impl<R> BuildQueue<R> {
     /// Requests a build. The input is sent at once if the builder is idle, otherwise by
     /// [`builder_ready`](Self::builder_ready). `request` makes the input, and is called only if the input is sent now.
-    /// If it returns none, there is no configuration to build from, and nothing is sent.
+    /// If it returns none, there is no configuration to build from, nothing is sent, and this request is forgotten.
     pub fn request(&mut self, request: impl FnOnce() -> Option<R>) {
         self.pending = true;
         self.send(request);
     }
 
     /// Records that the builder is idle. If a build was requested meanwhile, sends its input, which `request` makes.
+    /// `request` is called only then. To be called only when the builder says that it is idle.
     pub fn builder_ready(&mut self, request: impl FnOnce() -> Option<R>) {
         self.ready = true;
         self.send(request);
@@ -114,14 +115,15 @@ impl<R> BuildQueue<R> {
     fn send(&mut self, request: impl FnOnce() -> Option<R>) {
         if self.pending && self.ready {
             self.pending = false;
-            // Sending fails only if the builder has ended, which happens only when the lanes end.
+            // Sending fails only if the builder has ended. The builder ends only when the lanes end.
             self.ready = request().is_none_or(|request| self.sender.send(request).is_err());
         }
     }
 }
 
 /// Starts the builder's thread, which sends the built tables to all `lanes`. Lane 0 must be the first. The thread keeps
-/// no lane alive, and ends when lane 0 drops its [`BuildQueue`].
+/// no lane alive, and ends when lane 0 drops its [`BuildQueue`]. If a build fails, the error is logged, and the lanes
+/// keep their tables.
 ///
 /// # Errors
 /// The thread cannot be started.

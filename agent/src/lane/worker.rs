@@ -40,12 +40,13 @@ const TIMER_INTERVAL: Duration = Duration::from_millis(100);
 /// [`TIMER_INTERVAL`], so that load delays a timer by at most half an interval.
 const MAX_BUSY: Duration = Duration::from_millis(50);
 
-/// Most datagrams that a lane reads from one socket in one turn: about three GRO batches of full-size datagrams. The
-/// limit counts datagrams, not calls, because a call returns only one datagram without GRO.
+/// Largest number of datagrams that a lane reads from one socket in one turn: about three GRO batches of full-size
+/// datagrams. The limit counts datagrams, not calls, because a call returns only one datagram without GRO.
 const MAX_DATAGRAMS: usize = 144;
 
-/// Most reads from the TUN device in one turn, with GSO packets and without them. Either limit admits about as many
-/// packets as [`MAX_DATAGRAMS`].
+/// Largest number of reads from the TUN device in one turn, with GSO packets and without them. A GSO packet has up to
+/// about 45 packets of full size, so four reads admit a few more packets than [`MAX_DATAGRAMS`], and 64 plain reads
+/// admit fewer.
 const MAX_SUPER_READS: usize = 4;
 const MAX_PLAIN_READS: usize = 64;
 
@@ -55,7 +56,8 @@ pub(super) struct Worker {
     udp: LaneSockets,
     settings: Config,
     engine: Engine<SecureLinks, Option<RedirectSender>>,
-    /// Number of the installed configuration, which is the same in all lanes. 0: no configuration is installed yet.
+    /// Number of the installed configuration. A configuration has the same number in all lanes. 0: no configuration is
+    /// installed yet.
     generation: u64,
     outbox: Outbox,
     commands: mpsc::UnboundedReceiver<Command>,
@@ -143,8 +145,9 @@ impl Worker {
         let mut tick = interval(TIMER_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            // Whatever wakes the lane, the loop below then reads all sources. The TUN device is polled first, because a
-            // single packet is then handled while the caches are warm.
+            // The `select` only waits for the first source that has input; the loop below then reads all sources. The
+            // TUN device is polled first, so that a single packet of the host is handled while the CPU's caches are
+            // warm.
             tokio::select! {
                 biased;
                 read = self.tun.recv(&mut self.from_tun), if !self.outbox.is_backpressured() => {
@@ -241,8 +244,8 @@ impl Worker {
             self.handle_redirected(redirected, now);
             redirects += 1;
         }
-        // A packet that the host sends to its own overlay address returns to the device and is still in the write
-        // buffer.
+        // A packet that the host sends to its own overlay address returns to the device. Such packets are still in the
+        // write buffer, and this call writes them.
         self.deliver();
         Ok(datagrams + reads + redirects > 0)
     }
@@ -285,7 +288,7 @@ impl Worker {
                 .handle_redirected(redirected.ingress, &mut redirected.packet, now, outbox, tun);
         } else {
             // The packet's link index belongs to another configuration, where it may name another peer. This happens
-            // only while a configuration is installed, because the lanes switch one after the other.
+            // only while a new configuration is being installed, because the lanes switch to it one after the other.
             self.engine.refuse_redirected();
         }
         redirected.return_buffer();
@@ -295,8 +298,8 @@ impl Worker {
     /// batch was refused.
     fn handle_batch(&mut self, socket: SocketId, batch: usize, now: Instant) -> usize {
         let (received, bytes) = self.udp.get(socket).received(batch, &self.from_udp);
-        // Nothing can be sent to such a source address. An empty datagram counts as one datagram, so that a flood of
-        // empty datagrams reaches the limit of the turn and ends it.
+        // A datagram is refused if it is empty, or if nothing can be sent to its source address. It counts as one
+        // datagram, so that a flood of such datagrams reaches the limit of the turn and ends it.
         if received.len == 0 || !udp::is_usable(received.from.remote) {
             self.engine.refuse();
             return 1;
@@ -416,7 +419,7 @@ impl Worker {
         self.config = Some(config);
         if self.number == 0 {
             self.advertise(built.advertisements);
-            // Routes or links have changed since the tables of this configuration were built.
+            // If routes or links have changed since the tables of this configuration were built, new tables are needed.
             if built.dynamic != self.dynamic {
                 self.on_routes_changed();
             }
@@ -426,7 +429,8 @@ impl Worker {
 
     /// Installs tables that were built because routes or links had changed.
     fn refresh(&mut self, built: Built) {
-        // The builder may finish tables of the previous configuration after this lane has switched to the next one.
+        // The builder may finish tables of an older configuration after this lane has switched to a newer one. Such
+        // tables are of no use here, because link indexes have another meaning.
         if built.generation != self.generation {
             return;
         }
@@ -550,8 +554,8 @@ impl Worker {
         for (link, table) in advertisements {
             self.engine.links_mut().advertise(link, table);
         }
-        // Without this call the links would advertise with their next timer, and every hop of a route would add that
-        // wait.
+        // Without this call each link would advertise only when its timer fires, and a route that spreads over several
+        // agents would wait for a timer at each of them.
         let now = Instant::now();
         self.engine.links_mut().advertise_now(now);
         self.engine.handle_timeout(now, &mut self.outbox);

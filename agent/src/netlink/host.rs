@@ -13,12 +13,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio::task::AbortHandle;
 
 /// Wait between a change of the host's devices and addresses and the report of it. The start of a container makes half
-/// a dozen changes within tens of milliseconds, and one report then stands for all of them.
+/// a dozen changes within tens of milliseconds, and because of the wait one report is enough for all of them.
 const HOST_DEBOUNCE: std::time::Duration = std::time::Duration::from_millis(200);
 
 impl Netlink {
     /// The networks of the host's addresses, in the kernel's order. A network appears once for each address in it.
-    /// Loopback devices, addresses of link scope and the devices of all agents are left out.
+    /// Loopback devices, addresses of link scope and the devices of all agents are left out. For an address with a peer (a
+    /// point-to-point device) the network is that of the peer's address, and the host's own address is left out. Devices
+    /// that are down count too.
     ///
     /// # Errors
     /// A netlink request fails.
@@ -113,10 +115,13 @@ impl Netlink {
 }
 
 /// Subscribes to changes of the host's devices and addresses, by netlink multicast groups, in the network namespace of
-/// the calling thread. Must be called inside a Tokio runtime, because the function spawns a task.
+/// the calling thread. Spawns a task that reads the socket. Needs no privileges.
 ///
 /// # Errors
 /// The socket cannot be opened.
+///
+/// # Panics
+/// Outside of a Tokio runtime.
 pub fn watch_host() -> Result<HostWatch> {
     let groups = [
         MulticastGroup::Link,
@@ -147,7 +152,7 @@ impl Drop for HostWatch {
 
 impl HostWatch {
     /// Waits for a change, and returns 200 ms after the first one. The caller does not learn what changed. Changes
-    /// between two calls are not lost. Once the socket has failed, never returns. Cancel safe.
+    /// between two calls are not lost. If the netlink socket has failed, the call never returns. Cancel safe.
     pub async fn changed(&mut self) {
         if !self.is_due {
             if self.changed.next().await.is_none() {

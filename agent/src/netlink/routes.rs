@@ -25,8 +25,8 @@ impl Netlink {
         tolerate_absent(self.handle.route().del(route).execute().await)
     }
 
-    /// The message for a route of the own table, or of the default table if `prefix` has length 0. Fails only if the
-    /// route leads over the line and the interface to the customer edge does not exist.
+    /// The message for a route of the agent's own table, or of its default table if `prefix` has length 0. Fails only
+    /// if the route leads over the line and the interface to the customer edge does not exist.
     pub(super) fn route(&self, prefix: IpNet, route: Route, index: u32) -> Result<RouteMessage> {
         let table = if prefix.prefix_len() == 0 {
             self.ids.default_table
@@ -128,7 +128,8 @@ impl Netlink {
             Lookup::Nop => message.header.action = RuleAction::Nop,
             Lookup::MainButDefault => {
                 message.header.table = RouteHeader::RT_TABLE_MAIN;
-                // The kernel ignores a route with prefix length 0 here, and continues with the next rule.
+                // With this attribute the lookup in the main table ignores a route with prefix length 0, and the kernel
+                // continues with the next rule.
                 message.attributes.push(RuleAttribute::SuppressPrefixLen(0));
             }
             Lookup::Blackhole => message.header.action = RuleAction::Blackhole,

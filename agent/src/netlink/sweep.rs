@@ -2,7 +2,7 @@
 
 use super::{Netlink, PROTOCOL, family, tolerate_absent};
 use crate::apply::plan::confine::FALLBACK_METRIC;
-use crate::apply::plan::{KernelPlan, is_without_table};
+use crate::apply::plan::{KernelIds, KernelPlan, is_without_table};
 use anyhow::{Context, Result};
 use futures::TryStreamExt;
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
@@ -12,7 +12,8 @@ use std::collections::BTreeSet;
 
 impl Netlink {
     /// Removes the agent's rules and routes that `plan` does not have. Such objects come from earlier runs. `device`
-    /// and `index` name the agent's TUN device. Returns how many were removed.
+    /// and `index` name the agent's TUN device. Returns how many were removed. Routes of other programs in the agent's
+    /// tables stay. Needs CAP_NET_ADMIN. The caller must have claimed the tables, so that no other agent uses them.
     ///
     /// # Errors
     /// A request fails, or `plan` needs an interface to a customer edge and there is none. Some objects may have been
@@ -29,7 +30,8 @@ impl Netlink {
     }
 
     /// Removes all rules and routes with the agent's IDs, whichever run has set them. Returns how many were removed; 0
-    /// at a second call.
+    /// at a second call. Routes of other programs in the agent's tables stay. Needs CAP_NET_ADMIN. The caller must have
+    /// claimed the tables, so that no other agent uses them.
     ///
     /// # Errors
     /// A request fails. Some objects may have been removed before.
@@ -77,16 +79,8 @@ impl Netlink {
         Ok(count)
     }
 
-    /// Whether a rule is the agent's. Such a rule has the protocol number, and either names a table of the agent or has
-    /// a priority that the agent uses for rules without a table.
     fn owns_rule(&self, rule: &RuleMessage) -> bool {
-        let has_protocol = |a: &RuleAttribute| matches!(a, RuleAttribute::Protocol(p) if u8::from(*p) == PROTOCOL);
-        let has_id = |a: &RuleAttribute| match a {
-            RuleAttribute::Table(t) => self.ids.tables().contains(t),
-            RuleAttribute::Priority(p) => is_without_table(*p, self.ids.offset),
-            _ => false,
-        };
-        rule.attributes.iter().any(has_protocol) && rule.attributes.iter().any(has_id)
+        owns_rule(rule, &self.ids)
     }
 
     /// Whether a route is the agent's, by its table and protocol number. Routes that other programs put into the table
@@ -97,6 +91,25 @@ impl Netlink {
         }
         self.ids.tables().contains(&table_of(route))
     }
+}
+
+/// Whether a rule belongs to the agent with these IDs. Such a rule has the protocol number. It either names a table of the
+/// agent; or it names the main table or none, and has a priority that the agent uses for such rules. The priority alone
+/// would not do: the rule for the default table of another agent on the host may have the same one.
+fn owns_rule(rule: &RuleMessage, ids: &KernelIds) -> bool {
+    /// The kernel's numbers of the main table, and of a rule that names no table.
+    const MAIN_OR_NONE: [u32; 2] = [254, 0];
+    let (mut table, mut priority, mut ours) = (u32::from(rule.header.table), 0, false);
+    for attribute in &rule.attributes {
+        match attribute {
+            RuleAttribute::Table(t) => table = *t,
+            RuleAttribute::Priority(p) => priority = *p,
+            RuleAttribute::Protocol(p) => ours = u8::from(*p) == PROTOCOL,
+            _ => {}
+        }
+    }
+    let is_without_table = MAIN_OR_NONE.contains(&table) && is_without_table(priority, ids.offset);
+    ours && (ids.tables().contains(&table) || is_without_table)
 }
 
 /// The table of a route. A number above 255 does not fit into the header, and is in an attribute.
@@ -154,4 +167,41 @@ fn rule_key(rule: &RuleMessage) -> String {
         "{:?} {:?} {inverted} {mark:?} {table} /{} {rest:?}",
         header.family, header.action, header.src_len
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(table: u32, priority: u32) -> RuleMessage {
+        let mut rule = RuleMessage::default();
+        rule.attributes = vec![
+            RuleAttribute::Table(table),
+            RuleAttribute::Priority(priority),
+            RuleAttribute::Protocol(PROTOCOL.into()),
+        ];
+        rule
+    }
+
+    #[test]
+    fn a_rule_of_another_agent_with_the_same_priority_is_not_the_agents() {
+        let ids = |offset| KernelIds {
+            offset,
+            ..KernelIds::of(&format!("device-{offset}"), None, 1)
+        };
+        let (here, there) = (ids(50), ids(300));
+        // The priority of the first agent's rule without a table, and of the second agent's rule for its default table.
+        let shared = 32_300;
+        assert!(is_without_table(shared, here.offset));
+        assert!(owns_rule(&rule(0, shared), &here));
+        assert!(owns_rule(&rule(there.default_table, shared), &there));
+        assert!(!owns_rule(&rule(there.default_table, shared), &here));
+        assert!(owns_rule(&rule(here.table, 1), &here), "a table of its own is enough");
+        let mut foreign = rule(here.table, shared);
+        foreign.attributes.pop();
+        assert!(
+            !owns_rule(&foreign, &here),
+            "without the protocol number it is another program's"
+        );
+    }
 }

@@ -7,24 +7,25 @@ use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 use tombolo_engine::buffer::Path;
 
-/// Most connected sockets of a lane. More of them would speed up more paths, but each may hold a receive buffer of its
-/// own, up to 2 MB in a gateway.
+/// Largest number of connected sockets of a lane. More of them would speed up more paths, but each may hold a receive
+/// buffer of its own, up to 2 MB in a gateway.
 pub(super) const MAX_CONNECTED: usize = 8;
 
 /// Idle time after which a connected socket is closed, which frees its receive buffer.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Shortest idle time after which a connected socket may be closed for another path: if a lane has its most connected
-/// sockets, a heavily used path replaces the one that was idle longest. The time is ten times the 100 ms within which a
-/// lane notices that a socket was used.
+/// Shortest idle time after which a connected socket may be closed for another path: if a lane has [`MAX_CONNECTED`] of
+/// them, the socket that was idle longest is closed for a heavily used path. The time is ten times the 100 ms within
+/// which a lane notices that a socket was used.
 pub(super) const EVICTION_IDLE: Duration = Duration::from_secs(1);
 
-/// Interval at which the counts of paths restart at zero, so that slow, long-lived paths never reach the threshold. To
-/// reach the threshold of 16 batches in this time, a path must carry about three batches a second.
+/// Interval at which the counts of batches on each path restart at zero, so that slow, long-lived paths never reach the
+/// threshold for a connected socket. To reach the threshold of 16 batches in this time, a path must carry about three
+/// batches a second.
 const COUNTING_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Pause after a failed connect, or after a connected socket that broke. A cause that lasts, such as a missing route,
-/// then costs one attempt a minute. The shared socket carries the path meanwhile.
+/// Pause after a failed connect, or after a connected socket that broke. If the cause lasts, such as a missing route,
+/// the lane makes one attempt a minute. The shared socket carries the path meanwhile.
 const RETRY_BACKOFF: Duration = Duration::from_secs(60);
 
 /// A path with its connected socket.
@@ -33,8 +34,8 @@ pub(super) struct ConnectedSocket {
     udp: Udp,
     /// When the socket last carried a datagram, as far as the calls of [`ConnectedSockets::maintain`] have noticed it.
     last_used: Instant,
-    /// Whether sending failed with an error other than a full buffer. The next call of [`ConnectedSockets::maintain`]
-    /// closes the socket.
+    /// Whether sending failed with an error other than a full send buffer (EAGAIN) or ECONNREFUSED. The next call of
+    /// [`ConnectedSockets::maintain`] closes the socket.
     broken: bool,
 }
 

@@ -6,9 +6,9 @@ use tombolo_engine::buffer::Path;
 /// one in nine batches has a counter.
 const MAX_COUNTED: usize = 8;
 
-/// Count at which a path is heavily used. A count is the number of the path's batches, minus those that the algorithm
-/// set off against other paths. A trade-off: a lower threshold opens sockets for short exchanges, a higher one takes
-/// longer to notice a bulk flow.
+/// Count at which a path is heavily used. A count is the number of the path's batches, minus one for each batch of a
+/// path that got no counter meanwhile. A lower threshold would open sockets for short exchanges. With a higher
+/// threshold the lane would notice a bulk flow later.
 const THRESHOLD: u32 = 16;
 
 /// Counts frequent paths in bounded space, by the algorithm of Misra and Gries ("Finding repeated elements", 1982).

@@ -19,8 +19,9 @@ pub(crate) struct Far {
 }
 
 impl Far {
-    /// Starts BIRD on host `side` of the wire, and waits until its control socket answers. BIRD has a session `n0`,
-    /// `n1`, … with each address and ASN in `to`. It announces the static routes in `v4` and `v6`.
+    /// Starts BIRD on host `side` of the wire, and waits until its control socket answers. BIRD has one session with
+    /// each address and ASN in `to`; the sessions are called `n0`, `n1`, and so on. It announces the static routes in
+    /// `v4` and `v6`.
     pub(crate) fn start(wire: &Wire, side: usize, asn: u32, to: &[(&str, u32)], v4: &str, v6: &str) -> Self {
         Self::with(wire, side, asn, to, v4, v6, "")
     }

@@ -1,4 +1,5 @@
-//! A hostile BGP neighbour sends raw messages over TCP. It loses its own session, and affects no other session.
+//! A hostile BGP neighbour sends raw messages over TCP. The neighbour's own session ends, and no other session is
+//! affected.
 
 use crate::common::Wire;
 use crate::far::Far;
@@ -143,7 +144,8 @@ fn strange() -> Vec<Vec<u8>> {
     let bad_origin = [&[0x40, 1, 1, 9][..], &as_path(&[ASN]), &NEXT_HOP].concat();
     let at = |third| [(Ipv4Addr::new(11, 0, third, 0), 24)];
     vec![
-        // The speaker learns these routes with their AS paths, because BIRD forwards unknown attributes.
+        // The speaker accepts these routes, and learns their AS paths unchanged, although most of them also have
+        // attributes that are optional, unknown or invalid. The last route has a path with an AS_SET.
         route(1, &[ASN, 7], &[]),
         route(2, &[ASN, 7], &[0xc0, 40, 3, 0xff, 0xff, 0xff]),
         route(3, &[ASN, 7], &[0xc0, 25, 5, 1, 2, 3, 4, 5]),
@@ -151,8 +153,8 @@ fn strange() -> Vec<Vec<u8>> {
         route(5, &[ASN, 7], &[0xc0, 128, 2, 0, 0]),
         route(6, &[ASN, 7], &[0xc0, 16, 8, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]),
         update(&[], &set, &at(7)),
-        // BIRD or the parser rejects these routes: a loop, a wrong first AS, a path that is too long or malformed, no
-        // path, an invalid origin, and martian prefixes.
+        // BIRD or the agent's parser rejects these routes. They have, in this order: a loop, a wrong first AS, a path
+        // that is too long, a malformed path, no path, an invalid origin, and martian prefixes.
         route(20, &[ASN, 65_515], &[]),
         route(21, &[65_099, ASN], &[]),
         update(&[], &too_long, &at(22)),
@@ -182,7 +184,7 @@ fn a_hostile_neighbour_costs_its_own_session_only() {
         let (said, seen) = (strange_said.0, strange_seen.1);
         let (wire, over) = (&wire, &over);
         scope.spawn(move || {
-            // Sets the flag even if this thread panics, so that the other part of the test ends too.
+            // Sets the flag when the thread ends, even by a panic, so that the other part of the test ends too.
             struct Over<'a>(&'a AtomicBool);
             impl Drop for Over<'_> {
                 fn drop(&mut self) {
@@ -261,7 +263,7 @@ fn a_hostile_neighbour_costs_its_own_session_only() {
             near.learns("/c/hostile", &[]).await;
             assert_eq!((far.ups("n0"), near.pid()), (1, pid));
             near.is("/c/1", BgpPeerState::Connected).await;
-            // The other neighbour's session still works: it gets withdrawals.
+            // The session with the other neighbour still works: this neighbour gets withdrawals.
             near.configure(|spec| spec.announce.clear());
             eventually("withdrawn", async || far.path_of("10.1.0.0/16").is_none()).await;
             near.stop().await;

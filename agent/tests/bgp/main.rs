@@ -69,7 +69,8 @@ fn routes_come_and_go_with_their_paths() {
         .await;
         let status = near.status_with("/c/1", 20, |s| (s.received, s.sent) == (3, 3)).await;
 
-        // Adding a second neighbour and changing the first one's routes does not reset the first one's session.
+        // When a second neighbour is added and the routes to the first neighbour change, the first neighbour's session
+        // is not reset.
         let (session, since) = (over_v4.ups("n0"), status.since);
         near.configure(|spec| {
             let second = neighbour("/c/2", "fd00:5::3", 65_022);
@@ -89,7 +90,7 @@ fn routes_come_and_go_with_their_paths() {
         })
         .await;
         assert_eq!(over_v4.ups("n0"), session);
-        // A route that the speaker announces does not hide the neighbour's route to the same prefix.
+        // If the speaker announces a route to a prefix, it still learns the neighbour's route to the same prefix.
         near.configure(|spec| {
             let routes = spec.announce.get_mut(&id("/c/1")).unwrap();
             *routes = vec![route("10.2.30.0/25", &[9]), route("fd02::/64", &[9])];
@@ -113,7 +114,7 @@ fn routes_come_and_go_with_their_paths() {
                     .unwrap()
                     .unwrap();
                 latencies.push(begun.elapsed());
-                // The pauses between the changes are so long that the speaker publishes each change without delay.
+                // The pause is long enough that the rate limit does not delay the next change.
                 sleep(Duration::from_millis(50)).await;
             }
         }
@@ -152,10 +153,10 @@ fn routes_come_and_go_with_their_paths() {
             .unwrap();
         assert_eq!(near.learned("/c/2"), site(65_022));
         assert_eq!(over_v4.ups("n0"), session);
-        // The routes flapped for 4 s while the session stayed up, so the age of the session has grown.
+        // The session stayed up for the 4 s in which the routes flapped, so its age (`since`) has grown.
         assert!(near.status("/c/1").unwrap().since > since);
 
-        // Removing the first neighbour does not affect the second one.
+        // When the first neighbour is removed, the second neighbour's session and routes stay.
         let session = over_v6.ups("n0");
         near.configure(|spec| drop(spec.speaker.as_mut().unwrap().neighbours.remove(0)));
         eventually("forgotten", async || {
@@ -188,7 +189,8 @@ fn passwords_must_match() {
         with("wrong");
         eventually("session closed", async || far.state("n0") != "Established").await;
         near.learns("/c/1", &[]).await;
-        // The kernels have dropped several segments because of wrong signatures, and there is still no session.
+        // With different passwords the kernels drop TCP segments because of wrong MD5 signatures, and there is no
+        // session.
         let refused = || md5_failures(&wire, 0) + md5_failures(&wire, 1);
         let before = refused();
         eventually("refused connections", async || refused() >= before + 3).await;
@@ -208,7 +210,7 @@ fn passwords_must_match() {
     });
 }
 
-/// G23, E13: a neighbour with too many prefixes has no session until it announces fewer than the limit.
+/// G23, E13: a neighbour that announces more prefixes than its limit has no session until it announces fewer.
 #[test]
 fn too_many_prefixes_cost_the_session_until_there_are_fewer() {
     let wire = wire("limit", 2);
@@ -231,7 +233,8 @@ fn too_many_prefixes_cost_the_session_until_there_are_fewer() {
         };
         near.status_with("/c/1", 20, over_limit).await;
         near.learns("/c/1", &[]).await;
-        // BIRD tries to connect again, while the neighbour still announces too many prefixes.
+        // The speaker's BIRD connects again later, and closes the session again because the neighbour still announces
+        // too many prefixes.
         let sessions = far.ups("n0");
         eventually_within("another session", 60, async || far.ups("n0") > sessions).await;
         near.status_with("/c/1", 20, over_limit).await;
@@ -243,7 +246,8 @@ fn too_many_prefixes_cost_the_session_until_there_are_fewer() {
     });
 }
 
-/// D17: while BIRD restarts, the agent keeps the neighbour's routes, and the neighbour keeps the agent's.
+/// D17: while BIRD restarts after a crash, the agent keeps the neighbour's routes, and the neighbour keeps the agent's
+/// routes.
 #[test]
 fn a_bird_that_dies_is_started_again_and_nothing_is_lost() {
     let wire = wire("kill", 2);
@@ -262,7 +266,8 @@ fn a_bird_that_dies_is_started_again_and_nothing_is_lost() {
         let begun = Instant::now();
         kill(before, Signal::SIGKILL).unwrap();
         let mut again = None;
-        // Eight seconds are enough for the restart, and for the removal of stale routes 3 s after it.
+        // Eight seconds are longer than the restart and the 3 s after it, when BIRD and the neighbour remove stale
+        // routes.
         while begun.elapsed() < Duration::from_secs(8) {
             assert_eq!(near.learned("/c/1"), site(65_021));
             assert!(far.path_of("10.8.0.0/16").is_some(), "the neighbour removed the routes");
@@ -274,7 +279,7 @@ fn a_bird_that_dies_is_started_again_and_nothing_is_lost() {
         println!("sessions up again {:?} after kill -9", again.unwrap());
         assert!(!changes.has_changed().unwrap(), "learned routes changed");
         near.is("/c/1", BgpPeerState::Connected).await;
-        // No stale routes are left from before the restart: withdrawals take effect in both directions.
+        // Withdrawals take effect in both directions, so no stale routes are left from before the restart.
         far.control("disable s4");
         near.learns("/c/1", &site(65_021)[2..]).await;
         near.configure(|spec| spec.announce.clear());
@@ -322,7 +327,7 @@ fn stopping_closes_sessions_and_leaves_nothing() {
                 }
             }
             println!("{way}: bird gone after {:?}", begun.elapsed());
-            // The neighbour has received a NOTIFICATION, so it did not have to wait for its hold timer.
+            // The neighbour has received a NOTIFICATION, so it closes the session without waiting for its hold timer.
             eventually("session closed", async || far.state("n0") != "Established").await;
             let log = far.log();
             assert!(log.contains("Received: Administrative shutdown"), "{log}");
@@ -333,7 +338,7 @@ fn stopping_closes_sessions_and_leaves_nothing() {
 
 /// The number of TCP segments that a host has dropped because of a wrong MD5 signature (RFC 2385).
 fn md5_failures(wire: &Wire, host: usize) -> u64 {
-    // The file has a line of names, followed by a line of values.
+    // The file `/proc/net/netstat` has a line of names, followed by a line of values.
     let text = wire.run(host, "cat /proc/net/netstat");
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
     let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
@@ -388,7 +393,7 @@ fn gateway(agent: &Host) -> AgentConfig {
     }
 }
 
-/// D17: when the agent is killed, the kernel ends BIRD, and BIRD closes its sessions.
+/// D17: when the agent is killed, the kernel sends BIRD a signal, and BIRD closes its sessions and ends.
 #[test]
 fn bird_dies_with_its_agent() {
     let wire = wire("orphan", 2);
@@ -403,9 +408,9 @@ fn bird_dies_with_its_agent() {
         peer["state"] == "Connected" && peer["received"] == count
     };
     common::eventually_within("session", 20, || received(3));
-    // BIRD must have read the ends of the initial tables. If a socket is closed with unread bytes, the kernel resets
-    // the connection, and the neighbour does not get the NOTIFICATION. A route that arrives after the initial tables
-    // proves that BIRD has read them.
+    // The agent must not be killed before BIRD has read all messages of the initial tables. If BIRD closes a socket
+    // with unread bytes, the kernel resets the connection, and the neighbour does not get the NOTIFICATION. A route
+    // that is announced after the initial tables, and has arrived, proves that BIRD has read them.
     far.replace(&format!("{SITE}\nroute 10.10.0.0/16 blackhole;"), SITE_V6);
     common::eventually("a later route", || received(4));
     let pid = near::pid_in(&agent.state.path(file::BGP)).unwrap();
@@ -449,7 +454,8 @@ fn two_speakers_share_a_host() {
     });
 }
 
-/// D19: BIRD follows the carrier (`check link`), so it withdraws routes before the hold time has passed.
+/// D19: if the network interface loses its carrier, BIRD withdraws the neighbour's routes at once (`check link`),
+/// without waiting for the hold time.
 #[test]
 fn a_lost_carrier_withdraws_at_once() {
     let wire = wire("carrier", 2);

@@ -12,8 +12,8 @@ use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::{Route, RouteOrigin};
 use tombolo_proto::status::{BgpPeerState, BgpPeerStatus};
 
-/// Runs a part of a test in a namespace, on a thread of its own, and waits for it. If the part panics, this function
-/// panics too.
+/// Runs a part of a test on a thread of its own in a network namespace, and waits until the part ends. If it panics,
+/// this function panics too.
 pub(crate) fn within<F: AsyncFnOnce() + Send>(namespace: &str, part: F) {
     std::thread::scope(|scope| {
         let inside = move || {
@@ -70,7 +70,7 @@ pub(crate) fn id(text: &str) -> ResourceId {
     ResourceId::new(text)
 }
 
-/// The prefixes and AS paths that the neighbour `id` announces, from the routes of all neighbours.
+/// The prefixes and AS paths that the neighbour `id` announces. `learned` has the routes of all neighbours.
 pub(crate) fn learned(learned: &Learned, id: &str) -> Vec<(String, Vec<u32>)> {
     let routes = learned
         .get(&ResourceId::new(id))
@@ -131,8 +131,8 @@ impl Near {
         }
     }
 
-    /// Changes the configuration. BIRD gets the change after this function has returned, so a test must wait for the
-    /// effect.
+    /// Changes the configuration. BIRD gets the changed configuration only after this function has returned, so a test
+    /// must wait for the effect.
     pub(crate) fn configure(&self, change: impl FnOnce(&mut BgpSpec)) {
         let mut spec = self.spec.lock().unwrap();
         change(&mut spec);

@@ -25,7 +25,7 @@ struct Manager {
 }
 
 impl Manager {
-    /// Starts the thread, which runs in the network namespace of the calling thread.
+    /// Starts the manager's thread in the network namespace of the calling thread.
     fn start(dir: PathBuf) -> Self {
         let (child, starts) = (Arc::new(Mutex::new(None)), Arc::new(AtomicUsize::new(0)));
         let over = Arc::new(AtomicBool::new(false));
@@ -120,7 +120,8 @@ fn a_service_manager_starts_bird_and_the_agent_ends_it() {
         let before = near.pid();
         kill(before, Signal::SIGKILL).unwrap();
         let begun = Instant::now();
-        // Eight seconds are enough for the restart, and for the removal of stale routes 3 s after it.
+        // Eight seconds are longer than the restart and the 3 s after it, when BIRD and the neighbour remove stale
+        // routes.
         while begun.elapsed() < Duration::from_secs(8) {
             assert!(far.path_of("10.8.0.0/16").is_some(), "the neighbour removed the routes");
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -138,7 +139,8 @@ fn a_service_manager_starts_bird_and_the_agent_ends_it() {
         eventually("session closed", async || far.state("n0") != "Established").await;
         let log = far.log();
         assert!(log.contains("Received: Administrative shutdown"), "{log}");
-        // Since then the manager has checked twice whether it must start BIRD, and has not started BIRD a third time.
+        // After two more checks of the manager, BIRD has still been started only twice: without a configuration the
+        // manager does not start it.
         let checks = manager.checks.load(Ordering::Relaxed);
         let checked_twice = async || manager.checks.load(Ordering::Relaxed) >= checks + 2;
         eventually("checks of the manager", checked_twice).await;
@@ -148,7 +150,8 @@ fn a_service_manager_starts_bird_and_the_agent_ends_it() {
     });
 }
 
-/// The agent may not signal a service. If BIRD does not react, the agent gives up after its timeouts.
+/// The agent may not send signals to a service. If BIRD does not react to the agent's commands, the agent gives up
+/// after its timeouts and ends.
 #[test]
 fn a_service_that_is_stuck_does_not_hold_up_the_agents_end() {
     let wire = wire("stuck", 2);
@@ -169,7 +172,7 @@ fn a_service_that_is_stuck_does_not_hold_up_the_agents_end() {
     });
 }
 
-/// If another user listens on the control socket, the agent sends no command to it.
+/// If a process of another user than BIRD's listens on the control socket, the agent sends no command to it.
 #[test]
 fn who_is_not_bird_gets_no_commands() {
     let wire = wire("other", 1);

@@ -1,5 +1,5 @@
 //! Hosts, which are network namespaces on one bridge, and agents on them. The agents start from a stored configuration,
-//! so a test needs no controller to see packets forwarded.
+//! so they forward packets without a controller.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 #![allow(dead_code, reason = "each test binary uses a part of this module")]
 
@@ -29,7 +29,8 @@ pub(crate) fn sh(command: &str) -> String {
 }
 
 /// Runs a shell command that may fail. Returns whether the command succeeded, and its output (standard output, then
-/// standard error). Panics if a program is not installed, because no test expects that.
+/// standard error). Panics if a program is not installed: that is a fault of the environment, and not a result for the
+/// test.
 #[must_use = "the command may have failed: use `sh` or `Wire::run` where it must not"]
 pub(crate) fn try_sh(command: &str) -> (bool, String) {
     let out = Command::new("sh").args(["-c", command]).output().unwrap();
@@ -82,7 +83,7 @@ impl Wire {
         wire
     }
 
-    /// Makes the bridge drop fragments, and packets that are longer than `bytes`, without an ICMP error.
+    /// Makes the bridge drop IP fragments and all packets that are longer than `bytes`, without an ICMP error.
     pub(crate) fn set_path_mtu(&self, bytes: u64) {
         let bridge = &self.bridge;
         for i in 0..self.ns.len() {
@@ -101,25 +102,26 @@ impl Wire {
         }
     }
 
-    /// Runs a command that may fail in the bridge's namespace, which can also be the router of the hosts.
+    /// Runs a command, which may fail, in the bridge's namespace. A test can make this namespace the router of the
+    /// hosts.
     pub(crate) fn at_bridge(&self, command: &str) -> (bool, String) {
         try_sh(&format!("ip netns exec {} {command}", self.bridge))
     }
 
-    /// Runs a command that may fail in the namespace of host `side`. Returns whether it succeeded, and its output.
+    /// Runs a command, which may fail, in the namespace of host `side`. Returns whether it succeeded, and its output.
     #[must_use = "the command may have failed: use `run` where it must not"]
     pub(crate) fn exec(&self, side: usize, command: &str) -> (bool, String) {
         try_sh(&format!("ip netns exec {} {command}", self.ns[side]))
     }
 
-    /// Runs a command that must succeed in the namespace of host `side`. Returns its output; if the command fails,
+    /// Runs a command, which must succeed, in the namespace of host `side`. Returns its output. If the command fails,
     /// panics with the output.
     pub(crate) fn run(&self, side: usize, command: &str) -> String {
         sh(&format!("ip netns exec {} {command}", self.ns[side]))
     }
 }
 
-/// An iperf3 server, which ends after one client. Dropping the value ends a server to which no client has connected.
+/// An iperf3 server, which ends after one client. Dropping the value ends the server if no client has connected.
 pub(crate) struct Server(Child);
 
 impl Server {
@@ -151,7 +153,7 @@ impl Drop for Wire {
     }
 }
 
-/// The words to put before a command in a namespace. They make `/proc/sys` read-only for this command, as in a
+/// The words to put before a command in a namespace. They make `/proc/sys` read-only for the command, as it is in a
 /// container. Other commands are not affected, because `ip netns exec` gives each command a mount namespace of its own.
 pub(crate) const READ_ONLY_SWITCHES: [&str; 4] = [
     "sh",
@@ -175,8 +177,8 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// Creates the files that joining creates: keys, certificates and settings. No controller runs at the configured
-    /// address.
+    /// Creates the files that `tombolo-agent join` creates: keys, certificates and settings. No controller runs at the
+    /// configured address.
     pub(crate) fn new(ns: &str, agent: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::new(dir.path());
@@ -268,8 +270,8 @@ impl Host {
         }
     }
 
-    /// Sends a signal to the agent, and waits until it has ended. Returns whether it exited with success; true if it
-    /// did not run.
+    /// Sends a signal to the agent, and waits until it has ended. Returns whether the agent exited with success; true
+    /// if it did not run.
     pub(crate) fn stop(&mut self, signal: nix::sys::signal::Signal) -> bool {
         let Some(mut child) = self.process.take() else {
             return true;

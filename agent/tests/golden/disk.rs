@@ -81,8 +81,8 @@ fn files_of_the_state_directory() {
         fwmark: 9,
     };
     golden!().document("numbers", &numbers);
-    // The numbers that are derived from the device's name must not change, because after an upgrade an agent must find
-    // the rules of the version before.
+    // The numbers of rules and tables are derived from the device's name. The derivation must not change: after an
+    // upgrade the agent must find the rules that the earlier version has installed.
     let derived = KernelIds::of("tl-hub-vm", None, 0x746d);
     golden!().document("derived_numbers", &derived);
 

@@ -133,7 +133,8 @@ fn metrics_of_the_agent() {
     golden!().text("metrics.txt", &metrics_of(&metrics::text(&full())));
 }
 
-/// The values of the label `reason` in `tombolo_routes_refused` that concern the host, not the sender.
+/// The label `reason` of the metric `tombolo_routes_refused` has these values for routes that are refused because of
+/// this host, not because of their sender.
 #[test]
 fn reasons_of_the_host() {
     let network = || "192.0.2.0/24".parse().unwrap();

@@ -63,8 +63,8 @@ impl Config {
 
     fn merge(global: &Global, env: &dyn Fn(&str) -> Option<String>, file: File) -> Self {
         let file_env = |name: &str| env(name).map(PathBuf::from);
-        // A token and a token file exclude each other. So if a source has one of them, neither is taken from a later
-        // source.
+        // A token and a token file exclude each other. So the first source that has one of them decides, and the later
+        // sources' token and token file are ignored.
         let (token, token_file) = [
             (global.token.clone(), global.token_file.clone()),
             (env("TOMBOLO_TOKEN"), file_env("TOMBOLO_TOKEN_FILE")),

@@ -16,7 +16,8 @@ use tombolo_client::path::Group;
 use tombolo_proto::arm::Kind;
 use tombolo_proto::id::Revision;
 
-/// Time after which a spinner appears. Most calls end earlier, and a spinner that appears only for a moment disturbs.
+/// Time after which a spinner appears. Most calls end earlier, and a spinner that flashes for a moment would distract
+/// the user.
 const SPINNER_DELAY: Duration = Duration::from_millis(500);
 /// Time between two frames of the spinner.
 const SPINNER_INTERVAL: Duration = Duration::from_millis(120);
@@ -102,8 +103,7 @@ impl Context {
         Ok(self.client.arm_list(&path).await?)
     }
 
-    /// Reads a resource of the group from the controller. If the resource does not exist, that is an error with status
-    /// 404.
+    /// Reads a resource of the group from the controller. A resource that does not exist is an error with status 404.
     pub(crate) async fn get(&self, kind: Kind, name: &str) -> Result<Value> {
         Ok(self.client.arm_get(&self.item(kind, name)?).await?)
     }
@@ -248,7 +248,7 @@ impl Context {
     }
 
     /// Runs `work` and returns its result. If the work takes longer than [`SPINNER_DELAY`], shows a spinner with
-    /// `text`. Shows none if the output is no terminal or the format is JSON.
+    /// `text`. Shows no spinner if standard error is not a terminal or the output format is JSON.
     pub(crate) async fn progress<T>(&self, text: &str, work: impl Future<Output = T>) -> T {
         tokio::pin!(work);
         tokio::select! {

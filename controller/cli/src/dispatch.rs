@@ -10,8 +10,8 @@ use clap_complete::Shell;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// Runs the command. Returns its exit code if it has worked. If it has failed, the caller reports the error and chooses
-/// the exit code.
+/// Runs the command. Returns its exit code if it has worked. If the command has failed, the caller of this function
+/// reports the error and chooses the exit code.
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     let global = arguments.global;
     let command = match arguments.command {

@@ -32,8 +32,8 @@ impl fmt::Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
-/// A resource that the command line names does not exist. This program has found that out itself; the controller has
-/// not answered 404. The exit code is 3, as for a 404.
+/// A resource that the command line names does not exist. This program has found that out by itself, without a 404 from
+/// the controller. The exit code is 3, as for a 404.
 #[derive(Debug)]
 pub(crate) struct NotFound(pub(crate) String);
 

@@ -24,7 +24,7 @@ impl Output {
         Self { format, colour }
     }
 
-    /// Whether programs read the output, so that nothing but JSON may be written.
+    /// Whether the output format is JSON, so that nothing else may be written to standard output.
     pub(crate) fn is_json(self) -> bool {
         self.format == Format::Json
     }

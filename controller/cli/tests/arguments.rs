@@ -352,7 +352,8 @@ fn only_the_status_of_labs_is_json() {
     let refused = tombolo(home.path(), &["lab", "down", "-o", "json"]);
     assert_eq!(code(&refused), 4);
     assert!(stderr(&refused).contains("writes JSON"), "{}", stderr(&refused));
-    // The default folder may contain labs that are up on this machine, so the test uses an empty folder.
+    // The default folder of `tombolo lab` may contain labs that are up on this machine, so the test uses an empty
+    // folder.
     let none = home.path().join("none");
     let status = tombolo(
         home.path(),

@@ -42,11 +42,13 @@ impl Client {
         }
     }
 
-    /// GET of a collection. Follows `nextLink`, and returns the items of all pages in the controller's order.
+    /// GET of a collection. `path` is the path of an item without the item's name, such as `…/virtualNetworks`. Follows
+    /// `nextLink`, and returns the items of all pages in the controller's order.
     ///
     /// # Errors
     /// Any [`Error`]. A page without an array `value` is an [`Error::Protocol`], and a `nextLink` to another host is an
-    /// [`Error::Invalid`].
+    /// [`Error::Invalid`]. A collection whose resource group or parent does not exist is an [`Error::Api`] with status
+    /// 404.
     pub async fn arm_list(&self, path: &str) -> Result<Vec<Value>, Error> {
         let mut all = Vec::new();
         let mut response = self.send(Method::GET, path, &[VERSION], Body::None, None).await?;
@@ -68,17 +70,20 @@ impl Client {
         }
     }
 
-    /// PUT: creates or replaces a resource, and waits for the operation, at most 5 minutes. Returns the resource as it
-    /// is after the operation.
+    /// PUT: creates or replaces a resource, and waits for the operation, at most 5 minutes. `body` is the complete ARM
+    /// body of the resource; the controller checks it. The method is idempotent. Returns the resource as it is after
+    /// the operation.
     ///
     /// # Errors
     /// Any [`Error`]. If the operation was accepted and fails later, the error is an [`Error::Api`] with status 400. If
-    /// it takes longer, the error is an [`Error::Timeout`], and the operation may still succeed later.
+    /// it takes longer, the error is an [`Error::Timeout`], and the operation may still succeed later. A body that
+    /// breaks a rule is an [`Error::Api`], and nothing changes.
     pub async fn arm_put(&self, path: &str, body: &Value) -> Result<Value, Error> {
         self.arm_put_with(path, &[], body).await
     }
 
-    /// As [`Self::arm_put`], with further query parameters, such as `syncRemoteAddressSpace=true`.
+    /// As [`Self::arm_put`], with further query parameters, given as name and value, such as `syncRemoteAddressSpace`
+    /// and `true`. They are percent-encoded. `api-version` must not be among them.
     ///
     /// # Errors
     /// As [`Self::arm_put`].
@@ -94,11 +99,12 @@ impl Client {
         }
     }
 
-    /// DELETE; waits for the operation, at most 5 minutes. Returns whether the resource existed; the result is also
-    /// false if its parent does not exist.
+    /// DELETE; waits for the operation, at most 5 minutes for its end and 5 minutes for its result. Returns whether the
+    /// resource existed; the result is also false if its parent does not exist.
     ///
     /// # Errors
-    /// As [`Self::arm_put`], except status 404.
+    /// As [`Self::arm_put`], except that status 404 of the DELETE is no error. A resource that others use is not
+    /// deleted; the error is an [`Error::Api`].
     pub async fn arm_delete(&self, path: &str) -> Result<bool, Error> {
         match self.send(Method::DELETE, path, &[VERSION], Body::None, None).await {
             Ok(response) if response.status() == StatusCode::ACCEPTED => {
@@ -111,16 +117,17 @@ impl Client {
         }
     }
 
-    /// POST of an action, such as `effectiveRouteTable`. Waits for its operation, at most 5 minutes, and returns the
-    /// result; null if the action has none.
+    /// POST of an action, such as `effectiveRouteTable`, which is the last segment of `path`. Waits for its operation,
+    /// at most 5 minutes for its end and 5 minutes for its result. Returns the result; null if the action has none.
     ///
     /// # Errors
-    /// As [`Self::arm_put`].
+    /// As [`Self::arm_put`]. If the resource does not exist, the error is an [`Error::Api`] with status 404.
     pub async fn arm_post(&self, path: &str, body: &Value) -> Result<Value, Error> {
         self.arm_post_with(path, &[], body).await
     }
 
-    /// As [`Self::arm_post`], with further query parameters, such as `peer=10.2.30.125`.
+    /// As [`Self::arm_post`], with further query parameters, given as name and value, such as `peer` and `10.2.30.125`.
+    /// They are percent-encoded. `api-version` must not be among them.
     ///
     /// # Errors
     /// As [`Self::arm_post`].

@@ -1,5 +1,5 @@
-//! The client of one controller: it sends requests, reads responses and errors, and keeps the largest revision of its
-//! writes.
+//! The client of one controller. It sends requests, and reads responses and errors. The response to each write gives
+//! the revision of the controller's store after that write, and the client remembers the largest of these numbers.
 
 use crate::error::{ApiError, Error};
 use reqwest::{Method, Response, StatusCode, Url};
@@ -19,6 +19,16 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A client of one controller, authenticated by at most one token. Clones are cheap; they share the pool of connections
 /// and the last revision.
+///
+/// The async methods send requests over HTTPS, and panic outside of a Tokio runtime. Several calls may run at the same
+/// time. A request without a response within 60 s ends with [`Error::Timeout`], unless the method states another time.
+/// If a method ends with an error other than [`Error::Api`] or [`Error::Invalid`], or its future is dropped, the
+/// controller may have carried out the request nevertheless.
+///
+/// A parameter `path` begins with `/`, such as `/subscriptions/…` (see [`crate::path`]), and has no query. Instead of a
+/// path, an absolute URL of the same controller is accepted. A path or an id with whitespace, `?`, `#`, `%`, `\` or a
+/// segment `.` or `..` ends with [`Error::Invalid`], and nothing is sent. ARM requests get the `api-version`
+/// [`API_VERSION`](crate::path::API_VERSION).
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
@@ -36,19 +46,22 @@ pub(crate) enum Body<'a> {
 
 impl Client {
     /// Returns a client of the controller at `base` (`https://host:port`). This function does not connect, so a wrong
-    /// token or certificate shows at the first request.
+    /// token or certificate shows at the first request. If the process has no default cryptography provider of rustls,
+    /// aws-lc-rs becomes the default.
     ///
     /// The client trusts only the certificates in `ca_pem`. If `ca_pem` is `None`, it trusts the system's authorities.
     /// Proxy settings of the environment are ignored, and redirects are not followed. Whitespace around `token` is
     /// removed; without a token, the controller answers only a few requests.
     ///
     /// # Errors
-    /// [`Error::Invalid`]: `base` is not an https URL without a path, or `ca_pem` holds no certificate in PEM.
+    /// [`Error::Invalid`]: `base` is not an https URL without a path, `ca_pem` holds no certificate in PEM, or TLS
+    /// cannot be set up.
     pub fn new(base: &str, token: Option<&str>, ca_pem: Option<&str>) -> Result<Self, Error> {
         Self::with_http(base, token, ca_pem, |http| http)
     }
 
-    /// As [`Self::new`]; `customize` changes how connections are made, for example from another network namespace.
+    /// As [`Self::new`]; `customize` gets the builder with the settings that [`Self::new`] describes, and can change
+    /// how connections are made, for example from another network namespace.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -99,8 +112,9 @@ impl Client {
         self.base.as_str().trim_end_matches('/')
     }
 
-    /// Returns the largest revision in the responses to writes of this client and its clones so far; 0 before the first
-    /// write.
+    /// Returns the largest revision in the responses to this client and its clones so far; 0 before the first one. The
+    /// responses to all writes have a revision: that of the store after the write. The responses to
+    /// [`Self::agent_config`] and [`Self::agent_tables`] have one too: that of the state from which they are computed.
     #[must_use]
     pub fn last_revision(&self) -> Revision {
         Revision(self.revision.load(Ordering::Relaxed))

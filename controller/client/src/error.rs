@@ -57,7 +57,8 @@ impl Error {
         }
     }
 
-    /// Returns the error code (`VnetAddressSpacesOverlap`, …) of an error response; `None` for other errors.
+    /// Returns the error code (`VnetAddressSpacesOverlap`, …) of an error response; `None` for other errors. If the
+    /// response is not in ARM's format, the code is `Http` followed by the status, such as `Http502`.
     #[must_use]
     pub fn code(&self) -> Option<&str> {
         match self {
@@ -139,8 +140,8 @@ impl fmt::Display for ApiError {
 }
 
 impl ApiError {
-    /// Parses the body of an error response. If the body has another format, the message is its first 200 characters,
-    /// and the code is `Http` and the status.
+    /// Parses the body of an error response. If the body has another format, the message is the first 200 characters of
+    /// the body, and the code is `Http` followed by the status, e.g. `Http502`.
     pub(crate) fn read(status: u16, what: &str, body: &[u8]) -> Self {
         #[derive(Deserialize)]
         struct Outer {

@@ -72,7 +72,8 @@ impl Group {
         }
     }
 
-    /// Returns the id of the subnet that `name` stands for: `vnet/subnet`, or a full id, which is returned unchanged.
+    /// Returns the id of the subnet that `name` stands for: `vnet/subnet`, or a full id (it starts with `/`), which is
+    /// returned unchanged. The names in `vnet/subnet` must not be empty; they are not checked further.
     ///
     /// # Errors
     /// A message for the user: `name` is neither `vnet/subnet` nor a full id. A full id is not checked further.
@@ -92,7 +93,8 @@ impl Group {
 }
 
 /// Returns the segment that follows the segment `name` in an id. `name` is compared case-insensitively: `segment(id,
-/// "subnets")` is the name of the subnet. `None`: the id has no such segment, or none after it.
+/// "subnets")` is the name of the subnet. `None`: the id has no such segment, or none after it. If several segments
+/// equal `name`, the first one counts, even if it is the name of a resource.
 #[must_use]
 pub fn segment<'a>(id: &'a str, name: &str) -> Option<&'a str> {
     let mut parts = id.split('/');
@@ -100,7 +102,8 @@ pub fn segment<'a>(id: &'a str, name: &str) -> Option<&'a str> {
     parts.next()
 }
 
-/// Returns the last segment of an id, which is the resource's own name.
+/// Returns the last segment of an id, which is the resource's own name. Slashes at the end are ignored. A text without
+/// `/` is returned unchanged.
 #[must_use]
 pub fn last(id: &str) -> &str {
     id.trim_end_matches('/').rsplit('/').next().unwrap_or(id)

@@ -13,7 +13,8 @@ pub enum Address {
 }
 
 impl Address {
-    /// Whether this is a loopback address. `::1` is the only address of its /64 from which a host accepts connections.
+    /// Whether this is a loopback address. An IPv6 address counts as loopback if its first 64 bits are 0. The only
+    /// address of that /64 that a client can have is `::1`.
     pub(super) const fn is_loopback(self) -> bool {
         match self {
             Self::V4(bits) => bits >> 24 == 127,

@@ -12,8 +12,8 @@ pub(super) const RESERVED_DESCRIPTORS: usize = 256;
 /// The limits of one port: for its connections, and for the memory and computing time that they may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Maximum number of admitted connections. In addition, up to `MAX_CLOSING` evicted connections may not be closed
-    /// yet.
+    /// Maximum number of admitted connections. In addition, the sockets of up to `MAX_CLOSING` evicted connections may
+    /// still be open.
     pub total: usize,
     /// Limits for unauthenticated connections from addresses at which no agent is known.
     pub open: Unauthenticated,
@@ -21,12 +21,13 @@ pub struct Limits {
     pub reserved: Unauthenticated,
     /// Maximum number of connections that have shown a bearer token, of all clients together.
     pub bearers: usize,
-    /// Most connections of one agent.
+    /// Largest number of connections of one agent.
     pub per_agent: usize,
     /// Maximum number of bytes of request bodies in memory, of all unauthenticated connections together.
     pub body_bytes: usize,
-    /// Rate at which one address may begin key exchanges. Addresses of this host have no limit. A ClientHello costs its
-    /// sender almost nothing, and computing the response takes a fraction of a millisecond.
+    /// Rate at which one address may begin key exchanges. Addresses of this host have no limit. Without this limit, one
+    /// address could keep all cores busy: a ClientHello costs its sender almost nothing, and computing the response
+    /// takes a fraction of a millisecond.
     pub key_exchanges: Rate,
     /// Rate that an address gets in addition to `key_exchanges`, for each agent that is known at it.
     pub key_exchanges_per_agent: Rate,
@@ -74,9 +75,9 @@ impl Limits {
     pub fn for_descriptors(descriptors: usize) -> Self {
         let total = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(64);
         // The totals below add up to 28 units. A unit is 256 connections, or fewer if the process may open few
-        // descriptors. An idle connection takes some 60 KiB after the handshake and some 10 KiB before it, so all
-        // together take 150 MiB. An address in the reserved pools may be a NAT gateway with several hundred agents,
-        // which all reconnect when the controller restarts.
+        // descriptors. An idle connection takes some 60 KiB after the handshake and some 10 KiB before it, so the
+        // connections of all 28 units together take some 150 MiB. An address in the reserved pools may be a NAT gateway
+        // with several hundred agents, which all reconnect when the controller restarts.
         let unit = (total / 2 / 28).clamp(1, 256);
         let share = |per_holder: usize, total: usize| Share {
             per_holder: (per_holder * unit / 256).max(1),
@@ -94,7 +95,8 @@ impl Limits {
                 silent: share(1024, 6),
                 handshake: share(1024, 4),
                 strangers: share(128, 2),
-                // After a restart, the handshakes of all agents may take some seconds of computing time.
+                // After a restart of the controller, the handshakes of all agents may take some seconds of computing
+                // time, so connections from addresses of agents get more time than others.
                 handshake_timeout: Duration::from_secs(10),
             },
             bearers: total / 4,
@@ -105,8 +107,8 @@ impl Limits {
                 burst: 128,
                 per_second: 32,
             },
-            // After a restart, all agents behind a NAT gateway reconnect at once, and those whose first connection
-            // failed try again.
+            // After a restart of the controller, all agents behind a NAT gateway reconnect at once, and those whose
+            // first connection failed try again. So each agent needs several key exchanges.
             key_exchanges_per_agent: Rate {
                 burst: 4,
                 per_second: 1,

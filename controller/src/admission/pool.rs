@@ -12,9 +12,9 @@ pub struct Id(pub(super) u64);
 /// The limits of a pool, in connections. A holder is an address or an agent, for which connections are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
-    /// Most connections of one holder.
+    /// Largest number of connections of one holder.
     pub per_holder: usize,
-    /// Most connections of all holders together.
+    /// Largest number of connections of all holders together.
     pub total: usize,
 }
 
@@ -27,8 +27,8 @@ pub(super) struct Pool<K> {
     share: Share,
     /// The connections of each holder by their order of arrival in this pool.
     holders: HashMap<K, BTreeMap<u64, Id>>,
-    /// The holders by their number of connections. Among holders with equally many, the holder of the oldest connection
-    /// comes last.
+    /// The holders by their number of connections. Among holders with the same number, the holder of the oldest
+    /// connection comes last.
     by_size: BTreeSet<(usize, Reverse<u64>, K)>,
     len: usize,
 }

@@ -29,11 +29,11 @@ impl UnauthenticatedPools {
 pub(super) struct Place {
     pub(super) stage: Stage,
     pub(super) address: Address,
-    /// An agent was known at the connection's address when the connection was accepted, or the address is a loopback
-    /// address. The value does not change if an agent becomes known at this address later.
+    /// Whether an agent was known at the connection's address when the connection was accepted, or the address is a
+    /// loopback address. The value does not change if an agent becomes known at this address later.
     pub(super) reserved: bool,
-    /// A number that is larger for connections that entered the pool later, at least 1. It is 0 before the connection
-    /// enters its first pool.
+    /// The position in the pool, at least 1: a larger number means that the connection entered the pool later. It is 0
+    /// before the connection enters its first pool.
     pub(super) order: u64,
 }
 
@@ -91,8 +91,8 @@ impl Pools {
         }
     }
 
-    /// Removes and returns an unauthenticated connection. Takes one from an address at which no agent is known, if
-    /// there is one; among those, one of the earliest stage. `None`: there is none.
+    /// Removes and returns an unauthenticated connection. Prefers addresses at which no agent is known, and then the
+    /// earliest stage. `None`: there is no unauthenticated connection.
     pub(super) fn pop_unauthenticated(&mut self) -> Option<Id> {
         [&mut self.open, &mut self.reserved].into_iter().find_map(|p| {
             let silent = p.silent.pop_from_largest();

@@ -43,8 +43,8 @@ pub enum CloseReason {
     Displaced,
     /// The deadline of the connection has passed.
     Timeout,
-    /// The request bodies of all strangers together exceeded their limit. This connection held the most bytes among
-    /// those of the address that held the most.
+    /// The request bodies of all strangers together exceeded their limit. This connection's bodies were the largest of
+    /// all connections of its address, and the bodies of this address were the largest of all addresses.
     Bytes,
     /// The address of the connection has begun more key exchanges than its rate limit allows.
     Rate,

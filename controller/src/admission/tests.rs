@@ -11,7 +11,7 @@ fn agent(n: u32) -> AgentId {
     AgentId::new(format!("agent-{n}")).unwrap()
 }
 
-/// A small port, so that limits are reached with few connections.
+/// Small limits, which a test reaches with few connections.
 fn small() -> Limits {
     let part = |timeout| Unauthenticated {
         silent: Share {
@@ -120,7 +120,8 @@ fn a_flood_in_one_stage_leaves_the_others_alone() {
         let others: Vec<Id> = [Stage::Silent, Stage::Handshake, Stage::Stranger]
             .iter()
             .filter(|s| **s != flooded)
-            // The other connections have the attacker's address, whose connections are displaced first.
+            // The connections in the other stages have the attacker's address too, so they would be the first to be
+            // displaced.
             .map(|s| bring(&mut admission, ip(1), s, now))
             .collect();
         for _ in 0..50 {
@@ -256,7 +257,7 @@ fn every_stage_has_its_time() {
     assert_eq!(admission.counts().open, [0; 5]);
 }
 
-/// A token exempts its connection from the limits of strangers only for [`IDLE_TIMEOUT`].
+/// [`IDLE_TIMEOUT`] after its last request with a token, a connection is subject to the limits of strangers again.
 #[test]
 fn a_bearer_that_shows_no_token_becomes_a_stranger() {
     let start = Instant::now();
@@ -333,8 +334,8 @@ fn an_address_gets_key_exchanges_at_a_limited_rate() {
     };
     let first = bring(&mut admission, ip(1), &Stage::Silent, now);
     assert_eq!(waits(&mut admission, ip(1), 5, now), [0, 0, 0, 500, 1000].map(Some));
-    // `first` was admitted while its address was below its rate limit, so it is evicted only when its own key exchange
-    // begins.
+    // `first` was admitted while its address was below its rate limit, so it is evicted only when it begins a key
+    // exchange.
     admission.client_hello_received(first);
     assert_eq!(admission.begin_key_exchange(first, now), None);
     assert_eq!(admission.stage(first), None);
@@ -429,7 +430,8 @@ struct Known {
 
 proptest! {
     /// In every order of events, the limits hold and the counters add up. A stranger displaces no authenticated
-    /// connection, and no address loses a connection while another address has more.
+    /// connection. While the port is not full, no address loses a connection to a newcomer while another address has
+    /// more connections in the same pool.
     #[test]
     fn limits_hold_and_the_small_are_spared(steps in prop::collection::vec(step(), 1..400)) {
         // The port is full before its pools are.
@@ -531,7 +533,9 @@ proptest! {
                 prop_assert!(Some(id) != newcomer, "a new connection is never the displaced one");
                 let (stage, address, reserved) = before[&id].clone();
                 match (newcomer.and_then(|id| admission.stage(id)), by_bytes) {
-                    // A bearer's connection is displaced only by a bearer's, and an agent's only by an agent's.
+                    // A connection that shows a token displaces only a connection that has shown one. A connection of
+                    // an agent displaces only a connection of the same agent. All others displace only unauthenticated
+                    // connections.
                     (_, true) => {}
                     (Some(Stage::Bearer), _) => prop_assert_eq!(&stage, &Stage::Bearer),
                     (Some(Stage::Agent(agent)), _) => prop_assert_eq!(&stage, &Stage::Agent(agent.clone())),

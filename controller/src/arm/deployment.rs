@@ -113,8 +113,8 @@ async fn put(rest: &Rest, call: &Call, group: &ArmPath, name: &str, id: &str) ->
 /// the request succeeds and the deployment has failed.
 ///
 /// # Errors
-/// The template is malformed; nothing is written then. Or the store failed; the resources that were written before
-/// stay.
+/// Either the template is malformed, and nothing is written. Or the store failed, and the resources that were written
+/// before the failure stay.
 async fn write_resources<'t>(
     rest: &Rest,
     template: &'t Template,

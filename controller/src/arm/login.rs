@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 enum OpenRequest<'a> {
     /// The metadata of the cloud.
     Metadata,
-    /// The OpenID configuration of an authority. The first value has the segments of the authority's path in lower
-    /// case. If the second one is true, the endpoints in the response contain `/v2.0`.
+    /// The OpenID configuration of an authority, i.e. of an issuer of login tokens. The first value has the segments of
+    /// the authority's path in lower case. If the second one is true, the endpoints in the response contain `/v2.0`.
     OpenId(&'a [&'a str], bool),
     /// The list of public keys for verifying tokens. It is empty, because tokens have a symmetric signature.
     Keys,

@@ -1,4 +1,5 @@
-//! Join tokens, and the joining of agents. The transaction that creates the agent deletes its token.
+//! Join tokens, and the joining of agents. The transaction that creates an agent deletes its join token, so that the
+//! token works only once.
 
 use crate::auth::{now, public_part};
 use crate::peer::PeerAddr;

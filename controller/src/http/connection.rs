@@ -68,7 +68,7 @@ pub(super) struct Service {
     pub(super) app: Arc<App>,
     pub(super) router: Router,
     pub(super) tls: Arc<rustls::ServerConfig>,
-    /// Permits for TLS key exchanges that are computed at the same moment: as many as half of the cores, at least one.
+    /// Permits for TLS key exchanges that are computed at the same moment: one for every two cores, at least one.
     /// Connections from this host or from an address of a known agent need none.
     pub(super) key_exchanges: Arc<LifoSemaphore>,
 }

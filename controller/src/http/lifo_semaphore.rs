@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
-/// If so many waiters are queued, a new waiter first removes those whose task has ended. This bounds the memory of
-/// abandoned waiters, and the removal remains rare.
+/// If this many waiters are queued, a new waiter first removes the waiters whose task has ended. This bounds the memory
+/// that ended waiters occupy, and the removal remains rare.
 const SWEEP_THRESHOLD: usize = 2048;
 
-/// A limited number of permits, which go to the newest waiter first. Under overload, the connections that have waited
-/// longest are closed. In first-in, first-out order, each permit would therefore go to a connection that is about to be
-/// closed.
+/// A limited number of permits, which go to the newest waiter first. Under overload, [`crate::admission`] closes the
+/// connections that have waited longest. If the longest waiter got the next permit, permits would be spent on
+/// connections that are about to be closed.
 #[derive(Debug)]
 pub(super) struct LifoSemaphore(Mutex<State>);
 
@@ -42,8 +42,8 @@ impl LifoSemaphore {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a permit. A caller that comes later gets a permit earlier. Dropping the future ends the wait, and
-    /// releases a permit that was assigned to it meanwhile.
+    /// Waits for a permit. Of several waiting callers, the last to come gets the next permit. Dropping the future ends
+    /// the wait, and releases a permit that was assigned to it meanwhile.
     pub(super) async fn acquire(self: &Arc<Self>) -> Permit {
         let assigned = {
             let mut state = self.lock();

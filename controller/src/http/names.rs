@@ -33,8 +33,9 @@ fn interface_addresses() -> Vec<IpAddr> {
     local_addresses(&read("fib_trie"), &read("if_inet6"))
 }
 
-/// The addresses in the texts of `/proc/net/fib_trie`, which shows an address in the line before each `/32 host LOCAL`, and of
-/// `/proc/net/if_inet6`, which begins each line with an address in 32 hexadecimal digits. Other lines are ignored.
+/// The addresses in the texts of `/proc/net/fib_trie` and `/proc/net/if_inet6`. The first text shows an address in the
+/// line before each `/32 host LOCAL`. Each line of the second text begins with an address in 32 hexadecimal digits.
+/// Other lines are ignored.
 fn local_addresses(fib_trie: &str, if_inet6: &str) -> Vec<IpAddr> {
     let mut found = Vec::new();
     let mut last = None;

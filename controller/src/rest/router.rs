@@ -17,10 +17,16 @@ use uuid::Uuid;
 
 /// Makes the router of the REST interface. Paths that do not belong to the fabric API are served by the ARM dialect.
 /// Every response gets Azure's request ids. This function also reads the API tokens, and creates the admin token at the
-/// first start.
+/// first start. Call it once for each `app`: a second call may not see what the first one has stored, and would then
+/// replace the key of the login tokens. Reads and writes the file `admin.token` of the data directory, for which it
+/// blocks. `packages` are the packages that the routes serve.
 ///
 /// # Errors
-/// The tokens of the store cannot be read, or the admin token cannot be created or stored.
+/// A document with a token is malformed, the store holds a document that this version does not know, the file of the
+/// admin token holds no admin token, or a token or the key of the login tokens cannot be created or stored.
+///
+/// # Panics
+/// Outside of a Tokio runtime.
 pub async fn router(app: &Arc<App>, packages: Packages) -> anyhow::Result<Router> {
     let rest = Arc::new(Rest {
         app: app.clone(),

@@ -48,12 +48,14 @@ impl From<rusqlite::Error> for StoreError {
 }
 
 impl SqliteStore {
-    /// Opens a store, or creates it. The mode of the file becomes 0600. An existing store is checked, for which SQLite
-    /// reads the whole file. This function does not lock out other processes; the lock on the data directory does.
+    /// Opens the store in the file `path`, or creates it; the directory must exist. The mode of the file becomes 0600.
+    /// An existing store is checked, for which SQLite reads the whole file. This function does not lock out other
+    /// processes; the lock on the data directory does.
     ///
     /// # Errors
-    /// [`StoreError::Failed`]: the file is no store, is damaged, was written by a newer version, or cannot be read or
-    /// written.
+    /// [`StoreError::Failed`]: the file is no store, is damaged, was written by a newer version, cannot be read or
+    /// written, or stays locked by another process for 5 s. The mode of the file may have changed, and an empty new
+    /// file may remain.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         // The file is created here with mode 0600 before SQLite writes to it; SQLite gives its two other files the same
         // mode.
@@ -208,8 +210,8 @@ impl Store for SqliteStore {
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
         let revision = revision.0.min(Self::meta(&outer, "revision")?);
-        // Deletes superseded rows, and also rows that record deletions: when all older rows of a deleted key are gone,
-        // a key without rows does not exist either.
+        // Deletes superseded rows, and also rows that record the deletion of a key. The older rows of such a key are
+        // deleted too, so the key then has no row, which also means that it does not exist.
         outer.execute(
             "DELETE FROM log WHERE revision <= ?1 AND (value IS NULL OR EXISTS
                 (SELECT 1 FROM log newer WHERE newer.key = log.key AND newer.revision > log.revision

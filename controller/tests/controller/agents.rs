@@ -68,8 +68,8 @@ async fn an_expired_token_is_refused() {
     let token = world.fabric(Method::POST, "tokens", Some(body)).await;
     let ends = token.body["expires"].as_u64().unwrap();
     assert!((unix_now() - 5..=unix_now() + 1).contains(&ends), "{ends}");
-    // The test does not wait until the token expires. It changes the token in the store, so that the token has expired
-    // already.
+    // A token that has expired is refused. The test does not wait for that time, but changes the token's time of expiry
+    // in the store.
     let id = token.body["id"].as_str().unwrap();
     world
         .change_document(&format!("fabric/tokens/{id}"), |token| token["expires"] = json!(1))
@@ -131,8 +131,8 @@ async fn a_change_reaches_only_those_that_it_concerns() {
     });
     assert_eq!(waited.await.body, json!({"inForce": false, "waitingFor": ["vm-b"]}));
 
-    // The REST interface shows the reason of a rejection. The rejected configuration is not sent again; the agent's
-    // next configuration is one that differs from it.
+    // The REST interface shows the reason why an agent rejects a configuration. The controller does not send the
+    // rejected configuration again; it sends the next configuration that differs from it.
     let (config, _) = b.config().await;
     let refusal = Rejected {
         revision: config.revision,
@@ -221,7 +221,7 @@ async fn only_the_pinned_key_speaks_for_an_agent() {
     let mut impostor = other;
     impostor.id = "vm-a".into();
     assert_eq!(impostor.refused().await, Code::PermissionDenied);
-    // A renewal may be for a new key; the controller then refuses the old key.
+    // An agent may renew its certificate with a new key. From then on, the controller refuses the old key.
     let (old, new) = (
         KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap(),
         KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap(),
@@ -252,7 +252,7 @@ async fn a_stream_stays_bound_to_the_host_that_opened_it() {
     let world = World::start(&[]).await;
     world.two_vnets().await;
     let first = FakeAgent::join(&world, "vm-a", "a-nic").await;
-    // The request is authorized, but Hello is not sent yet.
+    // The controller has authorized the request for the stream, but the agent has not sent its Hello yet.
     let mut client = first.connect(false).await.unwrap();
     let (outgoing, messages) = tokio::sync::mpsc::channel(4);
     let mut silent = client.sync(ReceiverStream::new(messages)).await.unwrap().into_inner();

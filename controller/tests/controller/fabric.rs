@@ -206,9 +206,10 @@ async fn a_backup_is_the_whole_controller() {
             .success()
     };
     assert!(!restore(&world.data()), "a state that is there is not overwritten");
-    // A new machine has nothing except the backup.
+    // The controller is restored on a new machine, which has only the backup.
     std::fs::remove_dir_all(world.data()).unwrap();
-    // SQLite would replay a leftover write-ahead log over the restored state.
+    // A restore is refused if a write-ahead log is left in the directory, because SQLite would replay that log over the
+    // restored state.
     std::fs::create_dir(world.data()).unwrap();
     for name in ["state.db-wal", "state.db-shm"] {
         std::fs::write(world.data().join(name), b"of another state").unwrap();

@@ -209,8 +209,8 @@ impl Stream {
         }
     }
 
-    /// Whether no message arrives for 300 ms. There is no later event that would prove that nothing was sent, so this
-    /// method waits. If the controller sends a configuration, it does so within milliseconds of the change.
+    /// Whether no message arrives for 300 ms. No event would prove that the controller sends nothing, so this method
+    /// waits for a fixed time. If the controller sends a configuration, it does so within milliseconds of the change.
     pub(crate) async fn quiet(&mut self) -> bool {
         let wait = std::time::Duration::from_millis(300);
         tokio::time::timeout(wait, self.incoming.message()).await.is_err()
@@ -232,7 +232,7 @@ impl Stream {
 }
 
 impl FakeAgent {
-    /// A copy of the agent's identity, such as somebody has who has stolen the agent's state directory.
+    /// A copy of the agent's key and certificate, as a thief of the agent's state directory would have it.
     pub(crate) fn clone_identity(&self) -> Self {
         Self {
             id: self.id.clone(),

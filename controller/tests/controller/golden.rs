@@ -148,7 +148,7 @@ async fn golden_answers_of_the_fabric_api() {
         post("tokens", request("token")).await,
         post("api-tokens", request("apiToken")).await,
     );
-    // Nothing is written to the store from here on, so the revisions below are the same in every run.
+    // From here on, nothing is written to the store, so the recorded revisions are the same in every run.
     let [mut applied, _refusing] = connect(&world, agents).await;
     let mut api_tokens = get("api-tokens").await;
     // The list is ordered by id. The ids are random, so the test orders it by name.
@@ -191,7 +191,7 @@ async fn golden_errors() {
     let path = "~/providers/Microsoft.Network/virtualNetworks/c";
     let several = world.arm(Method::PUT, path, Some(several)).await;
     assert_eq!((one.status.as_u16(), several.status.as_u16()), (400, 400));
-    // The field is valid, but the connection does not exist.
+    // The controller accepts the field of the request, and answers 404 because the connection does not exist.
     let device = world
         .fabric(Method::POST, "device-config", Some(json!({"connection": "/none"})))
         .await;

@@ -1,4 +1,4 @@
-//! Sends every verb to every kind of resource over HTTP. A new kind needs only an example here.
+//! Sends every HTTP method to every kind of resource. For a new kind, only an entry in `example` must be added.
 
 use crate::world::{Answer, GROUP, SUBSCRIPTION, World, answer};
 use reqwest::Method;

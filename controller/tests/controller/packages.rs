@@ -95,8 +95,8 @@ async fn the_list_needs_a_token_and_names_the_folder() {
     assert_eq!(stranger.status, 401);
 }
 
-/// A client that does not read can hold as many downloads open as the limit for one address allows. The downloads end
-/// when the client closes its connections.
+/// A client that does not read can keep only as many downloads open as the limit for one address allows. The downloads
+/// end when the client closes its connections.
 #[tokio::test]
 async fn downloads_at_a_time_are_limited() {
     let folder = tempfile::tempdir().unwrap();

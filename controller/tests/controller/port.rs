@@ -240,8 +240,8 @@ async fn a_token_promotes_its_connection() {
     assert_eq!(world.fabric(Method::GET, "health", None).await.status, 200);
 }
 
-/// After a restart all agents of one address reconnect at once, while another client of that address opens connections
-/// as fast as it can.
+/// All agents behind one address can reconnect at once after a restart of the controller, even while another client at
+/// that address opens connections as fast as it can.
 #[tokio::test(flavor = "multi_thread")]
 async fn hundreds_of_agents_behind_one_address_come_back() {
     const AGENTS: usize = 200;
@@ -272,7 +272,7 @@ async fn hundreds_of_agents_behind_one_address_come_back() {
     });
     world.kill_and_restart().await;
     let streams = agents.into_iter().map(|agent| async move {
-        // An agent retries until it has a stream, as here.
+        // A real agent also retries until it has a stream.
         until("a stream and a configuration", async || {
             let mut stream = agent.hello(0, "").await.ok()?;
             stream.next().await.ok().map(|_| stream)

@@ -76,8 +76,8 @@ async fn a_writer_that_is_not_alone_stops() {
     assert!(set(&first, b"4").await.is_err());
 }
 
-/// The writer also counts the changes that earlier processes have made. So the store is compacted even if no process
-/// makes enough changes by itself.
+/// The store is compacted even if no process makes enough changes by itself, because the writer also counts the changes
+/// that earlier processes have made.
 #[tokio::test]
 async fn the_log_is_compacted_across_restarts() {
     let dir = tempfile::tempdir().unwrap();

@@ -8,7 +8,7 @@ use crate::topology::Topology;
 use serde_json::Value;
 use tombolo_proto::id::{AgentId, ResourceId};
 
-/// A change of the desired state. [`Topology::apply`] checks it and computes the state after it.
+/// A change of the desired state. [`Topology::apply`] checks the change and computes the state after it.
 #[derive(Debug, Clone)]
 pub enum Change {
     /// ARM PUT of a resource, a child or a resource group: creates it or replaces it.
@@ -55,8 +55,8 @@ pub enum Change {
     Join {
         /// The id of the token, which is not secret.
         token: String,
-        /// The new agent. Its name and binding must equal those of the token. The controller has checked before that
-        /// the token has not expired and that the agent knows the token's secret.
+        /// The new agent. Its name and binding must equal those of the token. Before this change, the controller checks
+        /// that the token has not expired and that the agent knows the token's secret.
         agent: Agent,
     },
     /// An agent reports its endpoints and its number of lanes. The new report replaces the old one.
@@ -70,17 +70,17 @@ pub enum Change {
     SetCertificateKey {
         /// The id of the agent.
         agent: AgentId,
-        /// The [`Agent::certificate_key`] that signed the request. The change is refused if the agent has another key
-        /// by now.
+        /// The [`Agent::certificate_key`] that signed the request. The change is refused if the agent's present key is
+        /// another one.
         expected: String,
         /// The new certificate's key: SHA-256 of its SubjectPublicKeyInfo, in hex.
         certificate_key: String,
     },
-    /// Revokes an agent. The links between the agent and its peers are removed at both ends; the agent's record stays
-    /// until [`Self::DeleteAgent`].
+    /// Revokes an agent. The agent's links are removed from its peers' configurations, and the agent gets no
+    /// configuration any more. Its record stays until [`Self::DeleteAgent`].
     RevokeAgent(AgentId),
-    /// Deletes an agent, revoked or not; a missing one is no error. Another agent can then get the deleted agent's
-    /// binding.
+    /// Deletes an agent, which may be revoked. If the agent does not exist, this is no error. Another agent can then
+    /// get the deleted agent's binding.
     DeleteAgent(AgentId),
     /// Replaces all of the operator's settings.
     SetSettings(Settings),
@@ -92,7 +92,7 @@ pub struct Outcome {
     /// The state after the change. Unchanged resources share their `Arc` with the state before.
     pub topology: Topology,
     /// PUT: the resource is new (status 201, otherwise 200). DELETE: the resource existed (status 200, otherwise 204).
-    /// `Join`: always true. Changes that can do neither set it to false: PATCH, the shared key, endpoints, keys,
-    /// revocation, settings.
+    /// `Join`: always true. Always false for changes that neither create nor remove anything: PATCH, the shared key,
+    /// endpoints, keys, revocation, settings.
     pub created_or_removed: bool,
 }

@@ -2,8 +2,8 @@
 //!
 //! Compilation is a pure function: equal topologies result in equal bytes. The configuration of a VM's agent depends
 //! only on the settings, the agent's own VNet, the VNets with a `Connected` peering, the gateways in use, and the
-//! networks that these gateways join.
-//! A change of anything else leaves the configuration as it is, so nothing is sent to the agent.
+//! networks that these gateways join. A change of anything else does not alter the configuration, so the controller
+//! sends nothing to the agent.
 //!
 //! * `circuit`: ExpressRoute gateways and the edges of circuits (E5, E6, T4).
 //! * `index`: agents, gateways and joined networks of one revision, computed once for all agents.
@@ -52,8 +52,8 @@ pub fn effective_routes(topology: &Topology, subnet: &ResourceId) -> Option<Vec<
     Compiler::new(topology).effective_routes(subnet)
 }
 
-/// Compiles the configurations of one revision. A compiler borrows the topology. The methods can be called for any
-/// number of agents and subnets.
+/// Compiles the configurations of one revision. It borrows the topology, and its methods can be called for any number
+/// of agents and subnets.
 #[derive(Debug)]
 pub struct Compiler<'t> {
     index: Index<'t>,
@@ -144,8 +144,8 @@ impl<'t> Compiler<'t> {
                 owners: spaces::owners_within(&self.index.vnets[peer.remote], &peer.half.remote_address_space),
             });
         }
-        // The agent's own space stays first. The others are sorted, because their order must not depend on the order in
-        // which VNets or peerings were created.
+        // The space of the agent's own VNet stays first. The others are sorted, because their order must not depend on
+        // the order in which VNets or peerings were created.
         spaces[1..].sort_by(|a, b| a.vnet.cmp(&b.vnet));
 
         let security = security::of_machine(&self.index, vnet, machine, &nics);
@@ -167,9 +167,9 @@ impl<'t> Compiler<'t> {
         }
     }
 
-    /// The gateways of the VNet itself or of its hub, as far as the VNet's machines learn routes from them; the
-    /// ExpressRoute gateway first (P23). A VPN gateway that learns no routes is left out, because its routes are
-    /// already configured as routes of the subnets.
+    /// The gateways that the VNet uses, its own or those of its hub; the ExpressRoute gateway first (P23). If the
+    /// gateways learn no routes at run time, the VPN gateway is left out: all its routes are then in the configured
+    /// routes of the subnets.
     fn used_gateways(&self, vnet: &Vnet<'t>) -> Vec<UsedGateway> {
         let Some(hub) = vnet.hub.map(|hub| &self.index.vnets[hub]) else {
             return Vec::new();
@@ -214,8 +214,8 @@ impl<'t> Compiler<'t> {
         let mut transit: BTreeMap<IpNet, TransitRoute> = BTreeMap::new();
         for tunnel in &vnet.tunnels {
             for prefix in &tunnel.prefixes {
-                // Two connections to one prefix would violate G16. If they exist anyway, the first id is used, so that
-                // the result does not depend on the order of creation.
+                // Two connections that lead to the same prefix would violate G16. If they exist anyway, the connection
+                // with the smaller id is used, so that the result does not depend on the order of creation.
                 transit.entry(*prefix).or_insert_with(|| TransitRoute {
                     prefix: *prefix,
                     connection: tunnel.connection.envelope.id.clone(),
@@ -238,8 +238,8 @@ impl<'t> Compiler<'t> {
         }
         let bgp_address = gateway.peering_address(number);
         let mut addresses = vec![instance.address];
-        // BGP sessions with sites use the gateway's BGP address, so the host has to have it beside the instance's
-        // address.
+        // BGP sessions with sites run from the gateway's BGP address. So the instance's host needs this address too, if
+        // it differs from the instance's address.
         if vnet.sites.iter().any(|s| s.exchange) && bgp_address != instance.address {
             addresses.push(bgp_address);
         }

@@ -9,7 +9,8 @@ use tombolo_proto::fabric::{DeviceBgp, DeviceConfig, DeviceTunnel};
 use tombolo_proto::id::ResourceId;
 
 /// The configuration of the device at the far end of an IPsec connection, computed from the desired state. It contains
-/// the connection's preshared key, but not the private key of the device, which the controller does not have.
+/// the connection's preshared key, but not the private key of the device, which the controller does not have. Instances
+/// of the gateway without an agent are left out.
 ///
 /// # Errors
 /// Status 404: the connection does not exist. Status 400: the connection's far end is not a device, or the connection
@@ -70,7 +71,8 @@ fn refused(status: u16, code: &'static str, message: String) -> Rejection {
     }
 }
 
-/// The tunnels to the instances of the gateway that have an agent which is not revoked, in order of `ipConfigurations`.
+/// One tunnel for each instance of the gateway, in order of `ipConfigurations`. Instances without an agent, or with
+/// only a revoked agent, are left out.
 fn instances(topology: &Topology, gateway: &VirtualNetworkGateway) -> Vec<DeviceTunnel> {
     let serves = |agent: &Agent, name: &str| {
         matches!(&agent.binding, Binding::Gateway { gateway: g, ip_configuration }

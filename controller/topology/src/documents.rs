@@ -8,9 +8,9 @@ use crate::topology::{DocumentChange, Topology};
 use std::sync::Arc;
 use tombolo_proto::id::AgentId;
 
-/// The prefix of the keys of agents; the agent's name follows.
+/// The prefix of an agent's key in the store; the agent's name follows.
 const AGENTS: &str = "fabric/agents/";
-/// The prefix of the keys of join tokens; the token's id follows.
+/// The prefix of a join token's key in the store; the token's id follows.
 const TOKENS: &str = "fabric/tokens/";
 /// The key of the settings.
 const SETTINGS: &str = "fabric/settings";
@@ -65,7 +65,8 @@ pub(crate) fn load<'a>(documents: impl Iterator<Item = (&'a str, &'a [u8])>) -> 
 }
 
 /// Adds the resource group or resource of the document `key` to the topology. `path`: the ARM path in the key. An
-/// unknown kind is an error: a controller that left a stored resource out would configure agents as if it were deleted.
+/// unknown kind is an error: if the controller ignored a stored resource, it would configure the agents as if that
+/// resource were deleted.
 fn load_resource(topology: &mut Topology, key: &str, path: &str, value: &[u8]) -> Result<(), String> {
     let path = ArmPath::parse(path).map_err(|e| format!("document '{key}': {e}"))?;
     if let Some(stored) = path
@@ -88,8 +89,8 @@ mod tests {
     use super::*;
     use crate::resource::Reach;
 
-    /// Documents of earlier versions, which lack `lanes` and `quicEndpoint`, are read with the defaults: one lane, no
-    /// QUIC.
+    /// The documents of agents that earlier versions wrote lack `lanes` and `quicEndpoint`. They are read as one lane
+    /// and no QUIC.
     #[test]
     fn agents_of_earlier_versions_are_read() {
         let document = br#"{"id":"vm","binding":{"type":"gateway","gateway":"/g","ipConfiguration":"one"},

@@ -5,10 +5,10 @@ use crate::problems::{Problems, group_not_found, not_found};
 use crate::topology::Topology;
 use uuid::Uuid;
 
-/// The state that a change works on, with the problems found so far. [`crate::rules::apply`] discards a draft with
-/// problems, so the draft's topology may be inconsistent once the draft has a problem.
+/// The state that a change works on, with the problems found so far. Once the draft has a problem, its topology may be
+/// inconsistent. [`crate::rules::apply`] discards such a draft.
 pub(crate) struct Draft<'a> {
-    /// The state before the change, with the changes made so far.
+    /// The state before the change, plus what the change has altered so far.
     pub(crate) topology: Topology,
     /// The problems found so far, in the order of the checks.
     pub(crate) problems: Problems,
@@ -35,7 +35,7 @@ impl Draft<'_> {
         kind
     }
 
-    /// Adds the problem that the item at `path` cannot be written, because it is only a view of other resources.
+    /// Adds the problem that the item at `path` cannot be written, because its body is derived from other resources.
     pub(crate) fn read_only(&mut self, path: &ArmPath) {
         self.problems.add(
             "XReadOnlyResource",
@@ -73,7 +73,7 @@ impl Draft<'_> {
     }
 }
 
-/// A new etag if `new` differs from `old`; `None` if the two are equal and the old etag stays valid.
+/// A new etag if `new` differs from `old`. `None`: the two are equal, so the old etag stays.
 pub(crate) fn changed<T: PartialEq>(old: Option<&T>, new: &T, new_guid: &mut dyn FnMut() -> Uuid) -> Option<Uuid> {
     (old != Some(new)).then(new_guid)
 }

@@ -1,8 +1,8 @@
 //! Walks a packet through the fabric, hop by hop, with the agents' own decision code.
 //!
-//! The walk shows the result of the policy, with the routes that agents report as learned. A live probe shows the
-//! result in the network. If the two differ, the usual reason is that a link is down, or that an agent does not run the
-//! newest configuration yet.
+//! The walk is computed from the configurations that agents should run and the routes that they report. A live probe
+//! (`ping`, `trace`) tests the real network. If the walk and the probe differ, the usual reason is that a link is down,
+//! or that an agent does not run the newest configuration yet.
 //!
 //! * `answer`: the question and the answer in their JSON form.
 //! * `names`: resolves the operator's names to agents and addresses.
@@ -88,7 +88,8 @@ pub fn explain(
                 let address = reachable.then_some(destination);
                 (TraceHop { ttl, agent, address }, true)
             }
-            // The next hops are the site's own routers, which the controller does not know.
+            // The packet is dropped, or its next hops are routers of a site. The controller does not know these
+            // routers, so the trace ends.
             End::LeftFabric { .. } | End::Stopped => break,
         };
         trace.push(line);
@@ -115,7 +116,7 @@ fn reaches_source(fabric: &mut Fabric<'_>, answer: &Answer) -> bool {
     matches!(end, End::Delivered(_))
 }
 
-/// One sentence for people: the agents on the path, or the cause of the stop and its remedy.
+/// One sentence for people: the agents on the path, or why the packet stops and what would change that.
 fn summary(request: &Walk, reply: Option<&Walk>) -> String {
     let path = |walk: &Walk| {
         let mut agents: Vec<&str> = walk.hops.iter().map(|hop| hop.agent.as_str()).collect();

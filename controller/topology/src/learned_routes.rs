@@ -1,6 +1,6 @@
 //! The routes that each agent has learned (D11). Gateways and edges report the routes of their BGP neighbours. Agents
-//! do not report the routes that they learn from each other: this module computes that exchange again, with the agents'
-//! own export rules.
+//! do not report the routes that they learn from each other. This module computes these routes from the reports, with
+//! the agents' own export rules.
 
 use crate::compile::Compiler;
 use crate::resource::{Agent, Binding};
@@ -14,11 +14,11 @@ use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::installed::InstalledTables;
 use tombolo_proto::route::{EffectiveRoute, Route};
 
-/// The parts of the agents' reports on which learned routes depend: facts that no configuration contains.
+/// The parts of the agents' reports from which learned routes are computed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LearnedReports {
-    /// For each agent, the routes that it has learned by BGP, keyed by the neighbour: the connection of a site, or the
-    /// circuit.
+    /// For each agent, the routes that it has learned by BGP, by neighbour. The key is the id of the connection to a
+    /// site, or the id of the circuit.
     pub learned: BTreeMap<AgentId, BTreeMap<ResourceId, Arc<Vec<Route>>>>,
     /// For each agent, the peers that the agent reports as not answering.
     pub down: BTreeMap<AgentId, BTreeSet<AgentId>>,
@@ -48,7 +48,8 @@ impl LearnedReports {
 /// The effective routes of a network interface: the configured routes of the subnet of its primary address, and the
 /// routes that the agent of its VM has learned (R20, R21). The routes are computed from the topology and the reports;
 /// no agent is asked. If the interface has no agent, or only a revoked one, the result is the configured routes alone.
-/// `None`: the interface or its subnet does not exist.
+/// `None`: the interface or its subnet does not exist, or the interface has no address. Each call computes the routes
+/// of all gateways and edges, which takes long in a large topology.
 #[must_use]
 pub fn effective_routes(
     topology: &Topology,
@@ -71,9 +72,9 @@ pub fn effective_routes(
     Some(routing::effective(&config, subnet, &state))
 }
 
-/// The tables that an agent should have installed, by the topology and the reports; the agent itself is not asked.
+/// The tables that an agent should have now, computed from the topology and the reports; the agent itself is not asked.
 /// `None`: the agent is unknown, revoked, or bound to a deleted resource. An inner error is the text with which the
-/// agent would reject the configuration.
+/// agent would reject the configuration. The time is as for [`effective_routes`].
 #[must_use]
 pub fn tables(
     topology: &Topology,
@@ -87,9 +88,10 @@ pub fn tables(
     Some(tables.map(|t| t.installed()))
 }
 
-/// The maximum number of rounds of the exchange between agents. In each round a route spreads over one more link. A
-/// chain of 64 gateways is longer than any in practice. AS paths stop a route that goes in a circle long before; the
-/// limit only guarantees that the computation ends.
+/// The maximum number of rounds of the route exchange between agents. In each round a route spreads over one more link,
+/// and no chain of gateways in practice is 64 long. A VPN gateway refuses a route that comes back to it, which it sees
+/// by the AS path (G22), so the exchange normally settles long before this limit. The limit is only a safeguard, which
+/// ends the computation if the routes do not settle.
 const MAX_ROUNDS: usize = 64;
 
 /// The routes that every gateway and edge has learned. [`Self::routing_state`] derives the learned routes of a VM's
@@ -102,8 +104,8 @@ pub struct LearnedRoutes {
 }
 
 impl LearnedRoutes {
-    /// Computes the exchange between all gateways and edges, round by round, until no routes change or 64 rounds have
-    /// passed. It compiles the configuration of each of them once. `compiler` must be of the same topology.
+    /// Computes the route exchange between all gateways and edges, in rounds, until no route changes, at most for 64
+    /// rounds. The configuration of each gateway and edge is compiled once. `compiler` must be of the same topology.
     #[must_use]
     pub fn new(topology: &Topology, compiler: &Compiler<'_>, reports: LearnedReports) -> Self {
         let mut learned = Self {
@@ -134,7 +136,8 @@ impl LearnedRoutes {
     }
 
     /// The routing state of the agent with this configuration: the routes and silent peers that the agent itself
-    /// reports, and the routes that its peers advertise to it. `config` may be that of any agent, a VM's included.
+    /// reports, and the routes that its peers advertise to it. `config` may be that of any agent, a VM's included. It
+    /// must be compiled from the same topology.
     #[must_use]
     pub fn routing_state(&self, config: &AgentConfig) -> RoutingState {
         let mut state = self.reported(config);
@@ -146,8 +149,8 @@ impl LearnedRoutes {
             let sender = self.configs.get(&link.peer).filter(|_| advertises);
             let known = sender.and_then(|t| Some((t, self.states.get(&t.agent)?)));
             let Some((sender, known)) = known else { continue };
-            // The compiler orders the links of a configuration by peer, so a binary search finds the peer's link back
-            // to the agent.
+            // The compiler orders the links of a configuration by peer. So a binary search in the sender's
+            // configuration finds its link with this agent.
             let back = sender.links.binary_search_by(|l| l.peer.cmp(&config.agent));
             if let Ok(back) = back {
                 let routes = routes_for_peer(sender, known, &sender.links[back]);
@@ -160,13 +163,14 @@ impl LearnedRoutes {
     }
 
     /// The configuration of a gateway or an edge. `None`: the agent is unknown or revoked, has no configuration, or is
-    /// that of a VM.
+    /// the agent of a VM.
     #[must_use]
     pub fn config(&self, agent: &AgentId) -> Option<&AgentConfig> {
         self.configs.get(agent)
     }
 
-    /// The routing state from the agent's own report alone, limited to its present configuration.
+    /// The routing state from the agent's own report alone, without the parts that its present configuration does not
+    /// have any more.
     fn reported(&self, config: &AgentConfig) -> RoutingState {
         let mut state = RoutingState {
             down: self.reports.down.get(&config.agent).cloned().unwrap_or_default(),

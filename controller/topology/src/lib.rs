@@ -1,5 +1,5 @@
 //! The desired state of the network, the rules that Azure applies to it, and the configuration that each agent gets.
-//! The crate is pure: it has no socket, no clock and no randomness of its own.
+//! The crate does no IO, and has no clock and no randomness of its own.
 //!
 //! ```text
 //! Change ──Topology::apply──▶ Topology ──compile──▶ AgentConfig

@@ -47,9 +47,9 @@ pub(crate) fn gateways_of<'t>(
     all.filter(move |g| g.ip_configurations.first().is_some_and(|c| inside(&c.subnet)))
 }
 
-/// `peeringSyncLevel` of `half`, which belongs to `vnet`: whether each of the two halves has the present address space
-/// of the other VNet (P27). If the remote VNet is missing, the local side counts as in sync; if the other half is
-/// missing, the remote side counts as not in sync.
+/// `peeringSyncLevel` of `half`, which belongs to `vnet`: whether each of the two halves has synced the present address
+/// space of the other VNet (P27). If the remote VNet does not exist, `half` counts as in sync. If the other half does
+/// not exist, it counts as not in sync.
 pub(crate) fn sync_level(topology: &Topology, vnet: &VirtualNetwork, half: &Peering) -> &'static str {
     let remote = topology.vnets.get(&half.remote_vnet);
     let local_stale = remote.is_some_and(|r| !same_set(&r.address_space, &half.remote_address_space));
@@ -63,8 +63,9 @@ pub(crate) fn sync_level(topology: &Topology, vnet: &VirtualNetwork, half: &Peer
     }
 }
 
-/// The prefixes that a half occupies in overlap checks: those that it has synced, and the present ones of the remote
-/// VNet, without duplicates. A `Disconnected` half occupies only the synced ones, as in Azure (P11).
+/// The prefixes that other VNets must not overlap because of a half: the prefixes that the half has synced, and the
+/// present ones of the remote VNet; without duplicates. For a `Disconnected` half only the synced ones count, as in
+/// Azure (P11).
 pub(crate) fn occupied_prefixes(topology: &Topology, half: &Peering) -> Vec<IpNet> {
     let mut space = half.remote_address_space.clone();
     if half.state != PeeringState::Disconnected

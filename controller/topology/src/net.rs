@@ -1,5 +1,5 @@
-//! Arithmetic on prefixes: overlaps of large sets and free addresses of a subnet. Also the address ranges and ASNs that
-//! the rules reserve.
+//! Arithmetic on prefixes (overlaps in large sets, free addresses of a subnet), and the address ranges and ASNs that
+//! are reserved.
 
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use tombolo_proto::config::DEFAULT_ASN;
 pub(crate) use tombolo_proto::net::overlap;
 
-/// Whether the prefix is IPv6, and its first and last address as numbers. Compared as tuples, IPv4 prefixes come before
-/// IPv6 ones.
+/// Whether the prefix is IPv6, and its first and last address as numbers. In the order of these tuples, IPv4 prefixes
+/// come before IPv6 ones.
 fn span(net: &IpNet) -> (bool, u128, u128) {
     match net {
         IpNet::V4(v4) => (
@@ -20,13 +20,13 @@ fn span(net: &IpNet) -> (bool, u128, u128) {
     }
 }
 
-/// A set of pairwise disjoint prefixes, sorted for overlap queries: each query is a binary search and a walk over the
-/// result.
+/// A set of pairwise disjoint prefixes, sorted by address. A query for overlaps does a binary search and then visits
+/// only the overlapping prefixes.
 pub(crate) struct DisjointSet(Vec<(bool, u128, u128, IpNet)>);
 
 impl DisjointSet {
-    /// Sorts the prefixes. The prefixes are not checked: if prefixes of the set overlap, queries can miss some
-    /// overlaps. Another rule reports overlapping prefixes in the same request.
+    /// Sorts the prefixes. Whether they are disjoint is not checked. If two of them overlap, queries can miss overlaps,
+    /// but then another rule reports the two in the same request, which is refused.
     pub(crate) fn new(prefixes: &[IpNet]) -> Self {
         let mut spans: Vec<_> = prefixes
             .iter()
@@ -39,10 +39,12 @@ impl DisjointSet {
         Self(spans)
     }
 
-    /// The members that overlap `net`, in order of address. Members of the other address family never overlap it.
+    /// The prefixes of the set that overlap `net`, in order of address. Prefixes of the other address family never
+    /// overlap it.
     pub(crate) fn overlapping(&self, net: &IpNet) -> impl Iterator<Item = IpNet> + '_ {
         let (family, first, last) = span(net);
-        // Disjoint members are also ordered by their last address, so a binary search finds the first overlap.
+        // Disjoint prefixes in order of their first addresses are also in order of their last addresses, so a binary
+        // search finds the first overlap.
         let from = self.0.partition_point(|s| (s.0, s.2) < (family, first));
         self.0[from..]
             .iter()
@@ -50,13 +52,13 @@ impl DisjointSet {
             .map(|s| s.3)
     }
 
-    /// The member that contains all of `net`. `None`: no single member contains `net`, even if several members together
-    /// do.
+    /// The prefix of the set that contains all of `net`. `None`: no single prefix contains `net`; several of them
+    /// together may contain it.
     pub(crate) fn containing(&self, net: &IpNet) -> Option<IpNet> {
         self.overlapping(net).find(|member| member.contains(net))
     }
 
-    /// All overlapping pairs of a member and one of `others`, ordered, without duplicates.
+    /// All overlapping pairs of a prefix of the set and a prefix of `others`, ordered, without duplicates.
     pub(crate) fn overlaps_with<'a>(&self, others: impl IntoIterator<Item = &'a IpNet>) -> Vec<(IpNet, IpNet)> {
         let mut pairs = BTreeSet::new();
         for other in others {
@@ -73,8 +75,8 @@ pub(crate) fn overlaps_within(prefixes: &[IpNet]) -> Vec<(usize, usize)> {
     let mut order: Vec<usize> = (0..prefixes.len()).collect();
     order.sort_by_key(|&i| (span(&prefixes[i]).0, span(&prefixes[i]).1, prefixes[i].prefix_len(), i));
     let mut pairs = Vec::new();
-    // The prefixes are in the order of their first addresses. So a prefix that overlaps any earlier prefix also
-    // overlaps that earlier prefix which ends last.
+    // The prefixes are in the order of their first addresses. So it is enough to compare each prefix with the earlier
+    // one that ends last: if it overlaps any earlier prefix, it overlaps that one.
     let mut widest: Option<usize> = None;
     for &i in &order {
         let (family, first, last) = span(&prefixes[i]);
@@ -105,8 +107,8 @@ pub(crate) fn listed<'a>(prefixes: impl IntoIterator<Item = &'a IpNet>) -> Strin
     texts.join(", ")
 }
 
-/// Pairs of overlapping prefixes for a message: the first 20, and an ellipsis for the others. A pair of equal prefixes
-/// is written as one.
+/// Pairs of overlapping prefixes as text for a message: the first 20, and an ellipsis if there are more. A pair of
+/// equal prefixes is written as one prefix.
 pub(crate) fn pairs(pairs: &[(IpNet, IpNet)]) -> String {
     let mut texts: Vec<String> = pairs
         .iter()
@@ -142,8 +144,8 @@ pub(crate) fn special_use(net: &IpNet) -> Option<&'static str> {
         .find(|block| block.parse::<IpNet>().is_ok_and(|block| overlap(&block, net)))
 }
 
-/// Whether Azure or IANA reserves an ASN, so that no gateway can have that ASN (G4). The default ASN of gateways,
-/// [`DEFAULT_ASN`], is not among these; [`is_reserved_for_customers`] includes it.
+/// Whether Azure or IANA reserves an ASN, so that no gateway can have that ASN (G4). False for the default ASN of
+/// gateways, [`DEFAULT_ASN`], which only [`is_reserved_for_customers`] includes.
 pub(crate) fn is_reserved_asn(asn: i64) -> bool {
     // Microsoft's public ASNs; AS_TRANS (RFC 6793); documentation (RFC 5398); Azure's private ASNs; the last two-byte
     // ASN (RFC 7300) and documentation (RFC 5398).
@@ -166,13 +168,13 @@ fn address(family_v6: bool, number: u128) -> IpAddr {
     if family_v6 {
         IpAddr::V6(number.into())
     } else {
-        // The caller stays within an IPv4 span, so the number fits into 32 bits.
+        // The number lies between the first and the last address of an IPv4 prefix, so it fits into 32 bits.
         IpAddr::V4(u32::try_from(number).unwrap_or(u32::MAX).into())
     }
 }
 
-/// Whether an address is reserved in a subnet's prefix, as in Azure: the first four (network, gateway, two for DNS) and
-/// the last one (broadcast) (P2). `address` must be in `prefix`.
+/// Whether an address is reserved in a subnet's prefix. As in Azure, the first four addresses (network, gateway, two
+/// for DNS) and the last one (broadcast) are reserved (P2). `address` must be in `prefix`.
 pub(crate) fn is_reserved(prefix: &IpNet, address: IpAddr) -> bool {
     let (_, first, last) = span(prefix);
     let (_, own, _) = span(&IpNet::from(address));

@@ -7,9 +7,10 @@ use tombolo_proto::id::{PresharedKey, ResourceId};
 
 impl Connection {
     /// The WireGuard preshared key of this connection's links: HKDF-SHA256 (RFC 5869) of the shared key, without salt.
-    /// The `info` parameter binds the key to both ends (two gateways, or a gateway and a local network gateway): `info`
-    /// consists of the ends' two lower-case ids, sorted and joined by a newline. Both connection objects of a pair thus
-    /// derive the same key if they have the same shared key. `None`: no shared key is set (D14).
+    /// The `info` parameter binds the key to both ends, which are two gateways, or a gateway and a local network
+    /// gateway. `info` consists of the lower-case ids of the two ends, sorted and joined by a newline. So the two
+    /// connection objects between two gateways derive the same key if they have the same shared key. `None`: no shared
+    /// key is set (D14).
     #[must_use]
     pub fn preshared_key(&self) -> Option<PresharedKey> {
         let shared_key = self.shared_key.as_deref()?;

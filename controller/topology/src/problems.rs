@@ -1,17 +1,18 @@
-//! The problems of a change, which are gathered in order and bounded in number, and the 404 errors that several
-//! requests share.
+//! The problems of a refused change: a bounded list in the order of the checks. Also the 404 errors that several kinds
+//! of requests share.
 
 use crate::path::{ArmPath, shown};
 use tombolo_proto::id::ResourceId;
 
-/// A refused change, or a failed read. The state stays as it was. The problems are listed in a fixed order: the first
-/// one supplies the code and message of the HTTP error, and all of them go into its `details`.
+/// A refused change, or a failed read. The state stays as it was. The order of the problems is fixed: the first one
+/// supplies the code and message of the HTTP error, and all of them go into its `details`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", problems.first().map_or("refused", |p| p.message.as_str()))]
 pub struct Rejection {
-    /// The HTTP status, which the first problem decides: 400, 404, 409 or 412.
+    /// The HTTP status, which is that of the first problem: 400, 404, 409 or 412.
     pub status: u16,
-    /// The problems; never empty. At most 100, and then one with the code `XMoreProblems` that counts the others.
+    /// The problems; never empty. At most 100, followed by one with the code `XMoreProblems` if there are more; it
+    /// counts the others.
     pub problems: Vec<Problem>,
 }
 
@@ -35,9 +36,9 @@ pub(crate) struct Problems {
     unlisted: usize,
 }
 
-/// The maximum number of problems that an answer lists; later problems are only counted. The limit bounds the size of
-/// an answer, because one body can break a rule once for each of its items. A hundred problems are far more than a
-/// person reads.
+/// The maximum number of problems that an answer lists; later problems are only counted. One body can break a rule once
+/// for each of its items, so the limit bounds the size of an answer. A hundred problems are far more than a person
+/// reads.
 const MAX_PROBLEMS: usize = 100;
 
 impl Problems {
@@ -46,8 +47,8 @@ impl Problems {
         self.add_status(400, code, target, message);
     }
 
-    /// Adds a problem. The status of the first problem becomes the status of the answer; later ones are ignored. After
-    /// [`MAX_PROBLEMS`] problems, further ones are only counted.
+    /// Adds a problem. The status of the first problem becomes the status of the answer; the statuses of later problems
+    /// are ignored. After [`MAX_PROBLEMS`] problems, further ones are only counted.
     pub(crate) fn add_status(&mut self, status: u16, code: &'static str, target: impl IntoTarget, message: String) {
         self.status.get_or_insert(status);
         let target = target.into_target();
@@ -69,8 +70,8 @@ impl Problems {
         self.list.len() + self.unlisted
     }
 
-    /// The rejection with all listed problems. If further problems were only counted, one more entry gives their
-    /// number. The caller has checked that there is at least one problem.
+    /// The rejection with all listed problems. If there are further problems, which are only counted, one more entry
+    /// gives their number. The caller must check before that there is at least one problem.
     pub(crate) fn into_rejection(mut self) -> Rejection {
         if self.unlisted > 0 {
             self.list.push(Problem {
@@ -86,7 +87,7 @@ impl Problems {
     }
 }
 
-/// A value that can be the target of a problem: the name of a field, the id of a resource, or `None`.
+/// A value that can be the target of a problem: a field's path, a resource's id, or `None`.
 pub(crate) trait IntoTarget {
     /// The text of the target. `None`: the problem has no target.
     fn into_target(self) -> Option<String>;

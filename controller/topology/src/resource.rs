@@ -4,8 +4,8 @@
 //! Each top-level resource is one document of the store. Children (subnets, peerings, routes) are part of their parent.
 //! Field names of the stored form are Azure's. Names and ids keep the casing of their creation.
 //!
-//! Each kind has one file with its type and its implementation of [`frame::Resource`]. A line of the registry below
-//! makes the kind known.
+//! Each kind has one file with its type and its implementation of [`frame::Resource`]. A kind is known only if the
+//! macro `each_kind` below has a line for it.
 
 mod agent;
 mod application_security_group;
@@ -40,9 +40,9 @@ pub use tombolo_proto::fabric::Binding;
 pub use virtual_network::{Peering, PeeringState, Subnet, VirtualNetwork};
 pub use virtual_network_gateway::{GatewayIpConfiguration, VirtualNetworkGateway};
 
-/// Passes every kind with stored documents to the macro `define`, as pairs of the map's name in `Topology` and the
-/// type. Kinds come before the kinds that they refer to, because the deletion of a resource group goes through the
-/// kinds in this order.
+/// Passes every kind of stored resource to the macro `define`, as a pair: the name of its map in `Topology`, and its
+/// type. A kind comes before the kinds that it refers to: the deletion of a resource group goes through the kinds in
+/// this order, and so deletes a resource before those that it uses.
 macro_rules! each_kind {
     ($define:ident) => {
         $define! {

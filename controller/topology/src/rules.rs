@@ -1,5 +1,6 @@
-//! Applies a change. Every operation works on a draft of the topology, and continues after a problem as far as it can,
-//! so that an answer lists all problems of a request. A draft with problems is discarded.
+//! Applies a change. Every operation works on a draft of the topology. After a problem it continues as far as it can,
+//! so that an answer lists all problems of a request. A draft with problems is discarded, so the topology stays as it
+//! was.
 
 pub(crate) mod address;
 mod agents;

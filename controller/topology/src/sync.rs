@@ -1,6 +1,6 @@
-//! Decides which message the controller sends to an agent, without IO. The push is level-triggered: at most one
-//! configuration is in flight, and after the agent's answer the controller sends only the newest configuration and
-//! skips those between.
+//! Decides, without IO, which message the controller sends to an agent next. At most one configuration is in flight,
+//! that is, sent and not yet answered. After the agent's answer, the controller sends only the newest configuration and
+//! skips those in between.
 //!
 //! ```text
 //! Hello ──▶ published ──▶ Config ──▶ Applied ─┐     UpToDate: once a stream, if there is nothing to push
@@ -11,20 +11,20 @@
 use crate::resource::Agent;
 use tombolo_proto::id::{AgentId, Revision};
 
-/// Why the controller closes the control stream of an identity.
+/// The reason for which the controller closes the control stream of an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Close {
     /// No agent has this name.
     Unknown,
     /// The agent was revoked.
     Revoked,
-    /// The agent with this name has another key: it renewed its certificate with a new key, or it was deleted and
-    /// another host joined under its name.
+    /// The agent with this name has another certificate key than the stream: the agent has renewed its certificate with
+    /// a new key, or it was deleted and another host has joined under its name.
     OtherKey,
 }
 
 impl Close {
-    /// The reason as a sentence without a full stop, for the agent's log and its operator. It names `agent`.
+    /// The reason as a sentence without a full stop, for the agent's log. It names `agent`.
     #[must_use]
     pub fn reason(self, agent: &AgentId) -> String {
         match self {
@@ -35,11 +35,12 @@ impl Close {
     }
 }
 
-/// Checks that a certificate key is the present key of the agent, and that the agent is not revoked. `agent`: the agent
-/// with the certificate's name. `key`: as in [`Agent::certificate_key`]; the case of the hex digits does not matter.
+/// Checks that `key` is the agent's present certificate key, and that the agent is not revoked. `agent`: the agent with
+/// the certificate's name. `key`: in the form of [`Agent::certificate_key`]; the case of the hex digits does not
+/// matter.
 ///
 /// # Errors
-/// No agent has the name, the agent is revoked, or it has another key.
+/// `agent` is `None`, is revoked, or has another key.
 pub fn authorize(agent: Option<&Agent>, key: &str) -> Result<(), Close> {
     match agent {
         None => Err(Close::Unknown),
@@ -74,12 +75,12 @@ pub enum Push {
     Close(Close),
 }
 
-/// The state of one control stream: the key that opened it, the configuration that the agent runs, and whether a
-/// configuration is in flight. A new stream needs a new value.
+/// The state of one control stream: the certificate key of its agent, the configuration that the agent runs, and
+/// whether a configuration is in flight. Each new stream needs a new value.
 #[derive(Debug, Clone)]
 pub struct AgentSync {
     key: String,
-    /// The revision whose state admitted the agent.
+    /// The revision at which the agent's key was checked when the stream began.
     since: Revision,
     /// The digest of the configuration that the agent runs, by its last answer.
     digest: String,
@@ -87,14 +88,16 @@ pub struct AgentSync {
     in_flight: bool,
     /// The digest of the configuration that the agent has rejected last.
     refused: Option<String>,
-    /// Whether this stream needs no `UpToDate` any more.
+    /// Whether [`Push::UpToDate`] or [`Push::Config`] has been returned for this stream. Then it needs no `UpToDate`
+    /// any more.
     greeted: bool,
 }
 
 impl AgentSync {
-    /// Starts with the agent's Hello: the holder of `key` runs the configuration `digest` (empty: none). The state of
-    /// revision `since` admitted the agent. Compiled states of earlier revisions are ignored, because they have no
-    /// agent with this name, or an earlier agent.
+    /// Starts with the agent's Hello: the holder of `key` runs the configuration `digest` (empty: none). `since`: the
+    /// revision at which the agent's key was checked. States that were compiled for earlier revisions are ignored: in
+    /// them, the agent may be missing, or another agent may have its name. `key`: in the form of
+    /// [`Agent::certificate_key`].
     #[must_use]
     pub fn hello(key: &str, since: Revision, digest: &str) -> Self {
         Self {
@@ -108,9 +111,10 @@ impl AgentSync {
     }
 
     /// Returns the next message to the agent, for the newest compiled state `desired`. Call it after each publication
-    /// and after each message of the agent. After [`Push::Config`] the configuration counts as in flight, and the
-    /// method returns no other one until [`Self::applied`] or [`Self::rejected`] is called. [`Push::Close`] may come
-    /// while a configuration is in flight, [`Push::UpToDate`] at most once.
+    /// and after each message of the agent. After [`Push::Config`] the configuration counts as in flight: the method
+    /// returns no further `Config` until [`Self::applied`] or [`Self::rejected`] is called. It can return
+    /// [`Push::Close`] even while a configuration is in flight; the caller then ends the stream. It returns
+    /// [`Push::UpToDate`] at most once for each stream.
     pub fn published(&mut self, desired: &Desired<'_>) -> Push {
         if desired.revision < self.since {
             return Push::Nothing;
@@ -121,14 +125,14 @@ impl AgentSync {
         let Some(digest) = desired.digest else {
             return Push::Nothing;
         };
-        // While a configuration is in flight, the agent may end up with this configuration or with its old one. So
-        // nothing is sent before its answer, not even if the controller wants the old one again.
+        // Until the agent answers, it is unknown whether it runs the configuration in flight or its old one. So nothing
+        // is sent before its answer, even if the newest configuration equals the old one.
         if self.in_flight {
             return Push::Nothing;
         }
         if digest == self.digest {
-            // UpToDate is sent once for each stream, because later revisions that do not change this agent's
-            // configuration need no message.
+            // `UpToDate` is sent at most once for each stream. A later revision that does not change this agent's
+            // configuration needs no message.
             let greeted = std::mem::replace(&mut self.greeted, true);
             return if greeted { Push::Nothing } else { Push::UpToDate };
         }
@@ -140,16 +144,18 @@ impl AgentSync {
         Push::Config
     }
 
-    /// Records the agent's answer that it runs the configuration `digest` now (D2). A configuration that it rejected
-    /// before may then be sent again.
+    /// Records the agent's answer that it runs the configuration `digest` now (D2). A configuration that the agent has
+    /// rejected before may be sent again from now on. No configuration is in flight any more; `digest` is not compared
+    /// with the configuration that was sent.
     pub fn applied(&mut self, digest: &str) {
         self.in_flight = false;
         self.refused = None;
         digest.clone_into(&mut self.digest);
     }
 
-    /// Records the agent's answer that it rejects the configuration `digest` and keeps its present one. The same
-    /// configuration is sent again only after the agent has answered a different one, or on a new stream.
+    /// Records the agent's answer that it rejects the configuration `digest` and keeps its present one. The rejected
+    /// configuration is sent again only on a new stream, or after the agent has applied or rejected another one. No
+    /// configuration is in flight any more; `digest` is not compared with the configuration that was sent.
     pub fn rejected(&mut self, digest: &str) {
         self.in_flight = false;
         self.refused = Some(digest.to_owned());

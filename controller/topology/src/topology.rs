@@ -27,9 +27,9 @@ pub(crate) trait Stored: Clone + PartialEq + Serialize + DeserializeOwned + 'sta
 /// Defines [`Topology`] with one map for each kind, and implements [`Stored`] for the kinds.
 macro_rules! define_topology {
     ($($(#[$doc:meta])* $map:ident: $resource:ident,)*) => {
-        /// The desired state: resources, agents, join tokens and settings. The state that agents report (links, routes,
-        /// counters) is in [`AgentStatuses`]. A value is not changed after its creation: [`Topology::apply`] returns a
-        /// new one, and only for an accepted change. A clone copies the maps but shares the resources.
+        /// The desired state: resources, agents, join tokens and settings. What agents report (links, routes, counters)
+        /// is not in it but in [`AgentStatuses`]. A `Topology` is not changed after its creation: [`Topology::apply`]
+        /// returns a new one for each accepted change. A clone copies the maps but shares the resources.
         #[derive(Debug, Clone, Default)]
         pub struct Topology {
             /// Resource groups, by id.
@@ -61,11 +61,11 @@ macro_rules! define_topology {
 }
 each_kind!(define_topology);
 
-/// The state that agents report. ARM bodies show this state in properties that are not desired state
-/// (`connectionStatus`, byte counters).
+/// The state that agents report. ARM bodies show it in properties that are not part of the desired state, such as
+/// `connectionStatus` and byte counters.
 #[derive(Debug, Clone, Default)]
 pub struct AgentStatuses {
-    /// The last status that each agent has reported. It stays after the agent's control stream ends.
+    /// The last status that each agent has reported. It is kept after the agent's control stream has ended.
     pub agents: BTreeMap<AgentId, AgentStatus>,
     /// The agents with an open control stream.
     pub connected: BTreeSet<AgentId>,

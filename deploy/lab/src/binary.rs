@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 /// searched.
 pub const FOLDER: &str = "TOMBOLO_BIN_DIR";
 
-/// Returns the path of one of the product's programs: in the folder that the environment variable [`FOLDER`] names; if
-/// that is not set, in the folder of the running program or one folder above. Whether the file is executable is not
-/// checked.
+/// Returns the path of one of the product's programs. If the environment variable [`FOLDER`] is set, searches only the
+/// folder that it names. Otherwise searches the folder of the running program, and then the folder above. Whether the
+/// file is executable is not checked. `name` is the name of the file, such as `tombolo-agent`.
 ///
 /// # Errors
 /// No searched folder has a file of this name; the message lists the folders.

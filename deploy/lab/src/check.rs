@@ -20,8 +20,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 use tombolo_client::fabric::{ExplainRequest, Protocol};
 
-/// Largest number of pairs of hosts that are pinged and traced at the same time. With more, replies would arrive too
-/// late on a small machine.
+/// Largest number of pairs of hosts that are pinged and traced at the same time. With more pairs, replies would arrive
+/// after the timeouts of `ping` and `traceroute` on a small machine.
 const MAX_CONCURRENT: usize = 16;
 
 /// The result of comparing the controller's answers with agents and live packets.
@@ -37,7 +37,7 @@ pub struct Agreement {
     pub problems: Vec<String>,
 }
 
-/// One direction between two virtual machines, in one address family.
+/// The result for one ordered pair of virtual machines, source and destination, in one address family.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair {
     /// Name of the source host.
@@ -88,10 +88,12 @@ struct TraceHop {
 
 /// Compares the agents' tables with those that the controller computes, and the effective routes with the agents'
 /// tables, as [`tables()`] does. Then compares `explain` with live packets for every ordered pair of virtual machines,
-/// in each address family that both have. A disagreement is no error.
+/// in each address family that both have, also for machines whose agent does not run. A disagreement is no error: it is
+/// in [`Agreement::problems`]. Changes nothing in the lab.
 ///
 /// # Errors
-/// The controller or a running agent does not answer, or `ping`, `traceroute` or `ip` cannot run.
+/// The controller or a running agent does not answer, an agent has no tables yet, or `ping`, `traceroute` or `ip`
+/// cannot run.
 pub async fn all(lab: &Lab) -> Result<Agreement> {
     let mut found = tables(lab).await?;
     let names = pairs(lab);
@@ -108,8 +110,9 @@ pub async fn all(lab: &Lab) -> Result<Agreement> {
     Ok(found)
 }
 
-/// Returns every ordered pair of virtual machines, in each address family that both have: the source host, and the
-/// destination host with the family.
+/// Returns every ordered pair of two different virtual machines, once for each address family in which both have an
+/// address. The first string is the name of the source host. The second is the name of the destination host with the
+/// family, as `NAME/4` or `NAME/6`.
 fn pairs(lab: &Lab) -> Vec<(String, String)> {
     let vms: Vec<_> = lab
         .topology()
@@ -170,7 +173,7 @@ async fn check_pair(lab: &Lab, from: String, to: String) -> Result<(Pair, Option
     if said.reachable && pinged.none() {
         (pinged, traced) = ping_and_trace(lab, (&from, &to), Ping::REACHABLE, 1, trace).await?;
     }
-    // The trace has only one probe for each hop. A busy machine may answer this probe too late, which is no
+    // The trace has only one probe for each hop. A busy machine may answer this probe too late. That would look like a
     // disagreement, so the trace is repeated with more probes.
     if traced.as_ref().is_some_and(|t| t.hops != expected) {
         traced = Some(lab.traceroute(&from, &to).await?);
@@ -204,8 +207,8 @@ async fn check_pair(lab: &Lab, from: String, to: String) -> Result<(Pair, Option
 }
 
 /// Pings from one host of a pair to the other, and traces the path if `trace` is set or a ping was answered. Callers do
-/// not set `trace` if the source itself drops the packets, because the trace would show no hops and take the time of
-/// all its timeouts.
+/// not set `trace` if the source itself drops the packets: such a trace shows no hops, and ends only after all its
+/// timeouts.
 async fn ping_and_trace(
     lab: &Lab,
     (from, to): (&str, &str),
@@ -228,8 +231,8 @@ mod golden {
     use std::collections::BTreeMap;
     use tombolo_golden::golden;
 
-    /// The answer of `explain` is one that the controller's golden tests have recorded, so that both sides agree on the
-    /// format.
+    /// The lab can read the answer of `explain` that the controller's golden tests have recorded. So the controller and
+    /// the lab agree on the format.
     #[test]
     fn explanations_of_the_controller() {
         let read: BTreeMap<String, Explanation> =

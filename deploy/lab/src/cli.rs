@@ -154,13 +154,17 @@ enum LabCommand {
     },
 }
 
-/// Runs a command of `tombolo lab` to its end. With `json`, `status` prints JSON. Returns the exit code. For `exec`
-/// this is the program's exit code. It is failure if a check found a difference, 128 + the signal's number if a signal
-/// interrupted `up` or `demo`, and otherwise success.
+/// Runs a command of `tombolo lab` to its end, and prints its output. With `json`, `status` prints JSON. Returns the
+/// exit code. For `exec` and `remote` this is the exit code of the program that was run, or 1 if a signal ended the
+/// program. For the other commands it is 1 if a check found a difference, 128 plus the signal's number if a signal
+/// interrupted `up` or `demo`, and otherwise 0. If the future is dropped during `up` or `demo`, the lab is taken down.
 ///
 /// # Errors
 /// The command fails, `json` is set and the command has no JSON output, or this program does not run as root and the
 /// command needs that. The caller has to print the error.
+///
+/// # Panics
+/// Outside of a Tokio runtime with I/O and time enabled.
 pub async fn run(args: LabArgs, json: bool) -> Result<ExitCode> {
     let dir = args.lab_dir.as_deref();
     if json && !matches!(args.command, LabCommand::Status { .. }) {
@@ -265,7 +269,8 @@ async fn run_for_lab(command: LabCommand, dir: Option<&Path>, json: bool) -> Res
     }
 }
 
-/// Longest time by which a signal may arrive at this program after it has made a helper program fail.
+/// A signal such as Ctrl-C may end a helper program before this program receives the signal. This is the longest time
+/// between the two.
 const SIGNAL_GRACE: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Runs `work` until it ends or SIGINT, SIGTERM or SIGHUP arrives. On a signal `work` is dropped, which takes its lab

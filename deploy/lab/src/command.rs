@@ -23,11 +23,15 @@ pub struct CommandOutput {
     pub stderr: String,
 }
 
-/// Runs a program with empty standard input, and blocks until it has ended. A non-zero exit status is no error.
+/// Runs a program with empty standard input, and blocks until it has ended and its output is closed. If a child of the
+/// program keeps the output open, this takes longer than the program. `argv` is the program's name or path and its
+/// arguments. The program runs with this program's environment, and in the network namespace of the calling thread. It
+/// is in a process group of its own, so Ctrl-C does not reach it. A non-zero exit status is no error.
 ///
 /// # Errors
-/// `argv` is empty, the program cannot be started, or it still runs after `limit`. It is then killed, but its own
-/// children are not.
+/// `argv` is empty, the program cannot be started, or it has not ended or its output is still open after `limit`. The
+/// program is then killed, but its own children are not, and its output is lost. Does not wait for the end of the
+/// killed program.
 pub fn finish(argv: &[String], limit: Duration) -> Result<CommandOutput> {
     let (program, arguments) = argv.split_first().context("an empty command")?;
     let child = Command::new(program)
@@ -35,7 +39,8 @@ pub fn finish(argv: &[String], limit: Duration) -> Result<CommandOutput> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        // Ctrl-C signals the foreground process group. A helper outside of it can finish taking the lab down.
+        // Ctrl-C signals the foreground process group. The helper is put into another group, so that it can finish when
+        // Ctrl-C makes this program take the lab down.
         .process_group(0)
         .spawn()
         .with_context(|| format!("cannot run '{program}': is it installed?"))?;
@@ -49,8 +54,8 @@ pub fn finish(argv: &[String], limit: Duration) -> Result<CommandOutput> {
     match receiver.recv_timeout(limit) {
         Ok(output) => Ok(finished(&output.with_context(|| format!("waiting for '{program}'"))?)),
         Err(_) => {
-            // The thread has sent no result, so it has not yet reaped the child. So the process id is still that of the
-            // child, and no other process is killed.
+            // The thread has sent no result, so it has not yet reaped the child. Until then the kernel gives the
+            // child's process id to no other process, so this cannot kill another process.
             let _ = kill(pid, Signal::SIGKILL);
             bail!("'{}' did not end within {} s", argv.join(" "), limit.as_secs_f64())
         }
@@ -69,11 +74,12 @@ fn finished(output: &Output) -> CommandOutput {
     }
 }
 
-/// Runs a helper that must succeed, for at most [`HELPER_TIMEOUT`], and blocks until it has ended. Returns its standard
+/// Runs a helper that must succeed, as [`finish`] with the limit [`HELPER_TIMEOUT`], 15 seconds. Returns its standard
 /// output.
 ///
 /// # Errors
-/// As [`finish`], or a non-zero exit status; the message contains the helper's output.
+/// As [`finish`], or a non-zero exit status. In the second case the message contains the helper's standard error, or
+/// its standard output if standard error is empty.
 pub fn run(argv: &[&str]) -> Result<String> {
     let owned: Vec<String> = argv.iter().map(|s| (*s).to_owned()).collect();
     let done = finish(&owned, HELPER_TIMEOUT)?;

@@ -21,7 +21,8 @@ const MAX_PACKET: usize = 65_536;
 /// A delay line: its device, its delay and its loss.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Line {
-    /// Name of the line's TUN device. If the device does not exist, the kernel creates it, and no route leads to it.
+    /// Name of the line's TUN device. If the device does not exist, the kernel creates it, but no route leads to the
+    /// new device.
     pub device: String,
     /// Delay of each packet, the same in both directions.
     pub one_way: Duration,
@@ -49,18 +50,24 @@ impl FromStr for Line {
     }
 }
 
-/// Carries packets over these lines. Returns only when one of the lines fails, or at once if `lines` is empty.
+/// Carries packets over these lines. Returns only when one of the lines fails, or at once if `lines` is empty. The
+/// values of the lines are not checked: with a loss below 0 no packet is lost, with one above 1 all are. When the
+/// function returns or its future is dropped, all lines end and the packets in flight are lost. A device that the
+/// kernel has created for a line disappears then.
 ///
 /// # Errors
-/// A device cannot be opened, or was removed.
+/// A device cannot be opened, for which root is needed, or was removed.
+///
+/// # Panics
+/// Outside of a Tokio runtime with I/O and time enabled.
 pub async fn run(lines: Vec<Line>) -> Result<()> {
     futures::future::try_join_all(lines.into_iter().map(carry))
         .await
         .map(drop)
 }
 
-/// Carries packets over one line. Packets of both directions share one queue, because both directions have the same
-/// delay.
+/// Carries packets over one line. Packets of both directions share one queue. This works because both directions have
+/// the same delay.
 async fn carry(line: Line) -> Result<()> {
     let device = || format!("device {}", line.device);
     let tuns = Tun::builder().name(&line.device).build().with_context(device)?;

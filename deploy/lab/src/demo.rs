@@ -47,8 +47,8 @@ enum Script {
 /// as Ctrl-C does, takes the lab down too, even with `keep`.
 ///
 /// # Errors
-/// The lab could not be brought up or taken down, or the topology has neither the demo's hosts and resources nor
-/// expectations. A step that cannot be carried out is a failed check.
+/// The lab could not be brought up, as for [`Lab::up`], or taken down; or the topology has neither the demo's hosts and
+/// resources nor expectations. A step that cannot be carried out is no error but a failed check.
 pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
     let progress = demo.progress;
     let missing = steps::missing(topology);

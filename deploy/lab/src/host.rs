@@ -36,8 +36,9 @@ pub enum Runtime {
 }
 
 impl Runtime {
-    /// Checks that the programs and images that hosts of this kind need are installed. Those of the sites are not
-    /// checked.
+    /// Checks that those parts that hosts of this kind need are installed: the product's programs, the image, and
+    /// Docker or QEMU. Not checked are helper programs that every lab runs, such as `ip`, `nft` and `ping`, and the
+    /// programs of the sites. Blocks while it asks Docker or QEMU, for at most half a minute.
     ///
     /// # Errors
     /// A program or image is missing, or the Docker engine does not answer; the message says how to install it.
@@ -58,7 +59,8 @@ impl Runtime {
     }
 
     /// Returns the [`Hosts`] by which the hosts of a lab are made and used. `topology` is the lab's topology, `dir` its
-    /// state folder. Creates nothing.
+    /// state folder. Creates nothing. Two values for the same lab work on the same hosts, but only the value that
+    /// powered a virtual machine on can tell whether it has booted.
     #[must_use]
     pub fn hosts(self, topology: &Topology, dir: &Path) -> Box<dyn Hosts> {
         match self {
@@ -93,7 +95,7 @@ pub trait Hosts: Send + Sync {
     /// for the boot.
     ///
     /// # Errors
-    /// The virtual machine was not powered on by this value, or QEMU has ended.
+    /// The virtual machine was not powered on through this [`Hosts`] value, or QEMU has ended.
     fn is_booted(&self, _host: &str) -> Result<bool> {
         Ok(true)
     }
@@ -105,7 +107,7 @@ pub trait Hosts: Send + Sync {
     }
 
     /// Removes a host. A host that does not exist is no error. All processes in the host's network namespace must have
-    /// ended, because the namespace exists as long as one of them runs.
+    /// ended: the kernel keeps the namespace as long as one of them runs.
     ///
     /// # Errors
     /// A command fails.
@@ -114,13 +116,13 @@ pub trait Hosts: Send + Sync {
     /// Whether the host's network namespace exists. A virtual machine need not have booted.
     fn exists(&self, host: &str) -> bool;
 
-    /// Returns the file of the host's network namespace on this machine. Its devices on the underlay belong to this
-    /// namespace.
+    /// Returns the file of the host's network namespace on this machine. The device that links the host to the underlay
+    /// is in this namespace.
     fn netns(&self, host: &str) -> PathBuf;
 
-    /// Returns a command line for this machine that runs the program `argv` on the host. Its process ends when the
-    /// program ends, with the program's exit status. A signal to this process may not reach the program; see
-    /// [`Self::wrap_with_signals`].
+    /// Returns a command line for this machine that runs the program `argv` on the host. The process of this command
+    /// line ends when the program ends, with the program's exit status. A signal to this process may not reach the
+    /// program; see [`Self::wrap_with_signals`].
     fn wrap(&self, host: &str, argv: &[String]) -> Vec<String>;
 
     /// As [`Self::wrap`], but a signal to the process reaches the program. For a container, `argv` then names a program
@@ -139,13 +141,14 @@ pub trait Hosts: Send + Sync {
     /// Writes sysctls of the host in order. A name is the path below `/proc/sys/net`: `("ipv4/ip_forward", "1")`.
     ///
     /// # Errors
-    /// The host does not exist, or its kernel lacks a sysctl or refuses its value. Those before it stay set.
+    /// The host does not exist, or its kernel lacks a sysctl or refuses its value. The sysctls before this one stay
+    /// set.
     fn set_sysctls(&self, host: &str, switches: &[(&str, &str)]) -> Result<()> {
         sysctl(&self.netns(host), switches)
     }
 
-    /// Copies a file of this machine to a virtual machine, at the same path and readable by root only. Other kinds of
-    /// hosts share the file with this machine, so this does nothing for them.
+    /// Copies a file of this machine to a virtual machine, at the same path and readable by root only. For other kinds
+    /// of hosts this does nothing, because they see this machine's file.
     ///
     /// # Errors
     /// The file cannot be read or written, or the virtual machine does not answer.
@@ -187,8 +190,8 @@ pub trait Hosts: Send + Sync {
         process::start(&self.wrap(host, argv), log, environment, tied)
     }
 
-    /// Returns the largest number of programs that may run on all hosts together without answering too late for their
-    /// timeouts. It is limited only for emulated virtual machines.
+    /// Returns the largest number of programs that may run at the same time on all hosts together. With more, programs
+    /// would answer after their timeouts. There is a limit only for emulated virtual machines.
     fn max_concurrent(&self) -> usize {
         usize::MAX
     }
@@ -227,8 +230,8 @@ pub fn inside<T: Send>(netns: &Path, action: impl FnOnce() -> T + Send) -> Resul
 /// is the path below `/proc/sys/net`: `("ipv4/ip_forward", "1")`.
 ///
 /// # Errors
-/// The namespace cannot be entered (root is needed), or the kernel lacks a sysctl or refuses its value. Those before it
-/// stay set.
+/// The namespace cannot be entered (root is needed), or the kernel lacks a sysctl or refuses its value. The sysctls
+/// before this one stay set.
 pub fn sysctl(netns: &Path, switches: &[(&str, &str)]) -> Result<()> {
     inside(netns, || {
         for (name, value) in switches {

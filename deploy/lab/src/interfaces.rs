@@ -8,10 +8,12 @@ use anyhow::{Context, Result};
 pub type VethEnd<'a> = (&'a str, &'a str);
 
 /// Connects two hosts, which may be the same one, with a veth pair. Both devices have this `mtu`, bytes, and are down.
-/// When one device of the pair is set down, the other one loses its carrier.
+/// When one device of the pair is set down, the other one loses its carrier. Root is needed. The kernel creates both
+/// devices or none.
 ///
 /// # Errors
-/// A host does not exist, or the command fails, for example because a device of this name exists.
+/// A namespace cannot be entered, as for [`inside`], or the command fails, for example because a device of this name
+/// exists or a device's name has more than 15 bytes.
 pub fn create_veth_pair(hosts: &dyn Hosts, (a, device): VethEnd<'_>, (b, other): VethEnd<'_>, mtu: u16) -> Result<()> {
     let (mtu, netns) = (mtu.to_string(), hosts.netns(b));
     let netns = netns.to_str().context("a path that is not text")?;
@@ -24,9 +26,9 @@ pub fn create_veth_pair(hosts: &dyn Hosts, (a, device): VethEnd<'_>, (b, other):
     Ok(())
 }
 
-/// Returns the command line that adds an address (`ADDRESS/LENGTH`) to a device, but does not run it. For an IPv6
-/// address, the command switches off duplicate address detection, so that the address is usable at once. The topology's
-/// check has refused duplicates.
+/// Returns the command line that adds an address (`ADDRESS/LENGTH`) to a device, but does not run it and does not check
+/// the arguments. For an IPv6 address, the command switches off duplicate address detection, so that the address is
+/// usable at once. Nothing then detects a duplicate, so the caller must know that the address is unique.
 #[must_use]
 pub fn add_address_argv<'a>(address: &'a str, device: &'a str) -> Vec<&'a str> {
     let mut argv = vec!["ip", "address", "add", address, "dev", device];
@@ -37,10 +39,11 @@ pub fn add_address_argv<'a>(address: &'a str, device: &'a str) -> Vec<&'a str> {
 }
 
 /// Adds an address (`ADDRESS/LENGTH`) to a device in the network namespace of the calling thread, with the command of
-/// [`add_address_argv`].
+/// [`add_address_argv`]. Root is needed.
 ///
 /// # Errors
-/// The command fails, for example because the device does not exist or has the address already.
+/// The command fails, for example because the device does not exist or has the address already. Nothing is changed
+/// then.
 pub fn add_address(address: &str, device: &str) -> Result<()> {
     run(&add_address_argv(address, device)).map(drop)
 }

@@ -87,13 +87,17 @@ pub struct Lab {
 
 impl Lab {
     /// Brings a lab up: hosts, underlay, controller, resources, agents, and the routers and VPN devices of sites.
-    /// Returns when every agent has its configuration in force and every session of the sites is up. If an error occurs
-    /// or the future is dropped, all that was made is taken down, even if `detached` is set.
+    /// Returns when every agent has its configuration in force and every session of the sites is up. Must run in a
+    /// Tokio runtime, and blocks the thread while a helper program runs.
+    ///
+    /// If an error occurs or the future is dropped, all that was made is taken down, even if `detached` is set. An
+    /// earlier lab that was replaced stays removed.
     ///
     /// # Errors
     /// The topology fails [`Topology::check`]; this program does not run as root; a program or image is missing;
-    /// another program holds the lock of the state folder; a lab is up there and `replace` is not set; or a step fails
-    /// or exceeds its time limit. For a step that waits for a program, the message contains the last lines of its log.
+    /// another program or value holds the lock of the state folder; the folder has files that no lab makes; a lab is up
+    /// there and `replace` is not set; or a step fails or exceeds its time limit. For a step that waits for a program,
+    /// the message contains the last lines of the program's log.
     pub async fn up(topology: &Topology, options: Options) -> Result<Self> {
         topology.check()?;
         if !nix::unistd::geteuid().is_root() {
@@ -118,8 +122,8 @@ impl Lab {
     ///
     /// # Errors
     /// The state folder cannot be used, as for [`Self::up`], or a command fails. If `detached` is not set, the parts
-    /// that were made are then removed. If it is set, they stay until the lab is attached with [`Self::attach`] and
-    /// taken down with [`Self::down`].
+    /// that were made are then removed, as they are if the future is dropped. If it is set, they stay until the lab is
+    /// attached with [`Self::attach`] and taken down with [`Self::down`].
     pub async fn underlay_only(topology: &Topology, options: Options) -> Result<Self> {
         let lab = Self::prepare(topology, options).await?;
         lab.build_network().await?;
@@ -146,8 +150,8 @@ impl Lab {
             options.progress.set_activity("removing what an earlier lab left");
             teardown::all(&*old.runtime.hosts(&old.topology, &path), &old)?;
         }
-        // The files of an earlier lab are removed, because the store of the earlier controller would contain agents
-        // that do not exist any more.
+        // The files of an earlier lab are removed. Otherwise the new controller would read the earlier controller's
+        // store, with agents that do not exist any more.
         dir.clear()?;
         let id = identity();
         let watcher = Watcher::start(&path, &id)?;
@@ -176,12 +180,14 @@ impl Lab {
         })
     }
 
-    /// Returns the lab that is up and has the state folder `path`. The returned [`Lab`] is detached, so dropping it
-    /// does not take the lab down. Does not wait for the folder's lock, and reads the record only: whether the hosts
-    /// and processes still exist is not checked.
+    /// Returns the lab that has the state folder `path`, also if its bring-up has failed. The returned [`Lab`] is
+    /// detached, so dropping it does not take the lab down. Does not wait for the folder's lock, and reads the record
+    /// only: whether the hosts and processes still exist is not checked. If the controller has never started,
+    /// [`Self::client`] fails.
     ///
     /// # Errors
-    /// No lab has its state in this folder, the state cannot be read, or another program holds the lock.
+    /// No lab has its state in this folder, the state cannot be read (root is needed), or another [`Lab`] holds the
+    /// lock, of another program or of this one.
     pub fn attach(path: &Path) -> Result<Self> {
         if state::read(path)?.is_none() {
             bail!("no lab is up in {}", path.display());
@@ -274,7 +280,8 @@ impl Lab {
             if known.and_then(|h| h.vm.as_ref()).is_some_and(|vm| vm.kernel_forwarding) {
                 network::enable_forwarding(&*self.hosts, host)?;
             } else if known.is_some_and(|h| h.edge.is_some()) {
-                // The edge's agent enables forwarding itself (D23). The kernel must still answer every expired packet.
+                // The agent of a provider edge enables forwarding itself (D23). The lab removes the rate limits, so
+                // that the edge's kernel answers every packet whose TTL has expired.
                 network::disable_icmp_rate_limits(&*self.hosts, host)?;
             }
             tokio::task::yield_now().await;
@@ -346,7 +353,7 @@ impl Lab {
     /// Returns the folder of the lab's state, keys and logs.
     ///
     /// # Errors
-    /// The lab was taken down.
+    /// The lab was taken down. A caller never gets this error, because [`Self::down`] consumes the lab.
     pub fn path(&self) -> Result<&Path> {
         Ok(self.dir.as_ref().context("the lab was taken down")?.path())
     }
@@ -354,7 +361,7 @@ impl Lab {
     /// Returns the operator's client of the controller. A client is returned even if the controller has ended since.
     ///
     /// # Errors
-    /// There is no client: the controller was never started, or has not come up.
+    /// The controller was never started, or has not answered yet since its first start, so the lab has no client.
     pub fn client(&self) -> Result<&Client> {
         self.client.as_ref().context("the lab's controller was not started")
     }
@@ -369,7 +376,7 @@ impl Lab {
     /// and `admin.token`.
     ///
     /// # Errors
-    /// The lab was taken down.
+    /// As [`Self::path`].
     pub fn controller_dir(&self) -> Result<PathBuf> {
         Ok(self.path()?.join(CONTROLLER))
     }
@@ -378,7 +385,7 @@ impl Lab {
     /// has the same path on this machine. Whether the host exists is not checked.
     ///
     /// # Errors
-    /// The lab was taken down.
+    /// As [`Self::path`].
     pub fn agent_dir(&self, host: &str) -> Result<PathBuf> {
         Ok(self.path()?.join("agents").join(host))
     }
@@ -388,7 +395,7 @@ impl Lab {
     /// `wgN`. Whether the file exists is not checked.
     ///
     /// # Errors
-    /// The lab was taken down.
+    /// As [`Self::path`].
     pub fn log(&self, name: &str) -> Result<PathBuf> {
         Ok(self.path()?.join("logs").join(format!("{name}.log")))
     }
@@ -425,8 +432,8 @@ impl Lab {
             std::fs::create_dir_all(folder)?;
         }
         let argv = in_own_run(&self.topology, self.path()?, host, argv);
-        // The lab's logs must be text, because people read them and error messages quote their last lines. Without this
-        // variable the programs would write JSON into a file.
+        // The lab's logs must be text, because people read them and error messages quote their last lines. Without
+        // `TOMBOLO_LOG_FORMAT` the programs would write JSON, because the log is a file and no terminal.
         let environment = [("TOMBOLO_LOG_FORMAT".to_owned(), "text".to_owned())];
         let started = self.hosts.start(host, &argv, &environment, &log, tied);
         let process = started.with_context(|| format!("{name} on {host}"))?;
@@ -443,12 +450,13 @@ impl Lab {
     }
 
     /// Returns an overlay address by a name: `host` is the host's primary address, `host/4` its first IPv4 address,
-    /// `host/6` its first IPv6 address. A text that is an address is returned unchanged, without any check. The address
-    /// of a site's machine is [`Machine::address`](crate::topology::site::Machine::address). Addresses that the
-    /// controller allocates are those at the bring-up.
+    /// `host/6` its first IPv6 address. Any other text after the slash is ignored. Names of hosts are case-sensitive. A
+    /// text that is an address is returned unchanged, without any check. The address of a site's machine is
+    /// [`Machine::address`](crate::topology::site::Machine::address). An address that the controller has allocated is
+    /// returned as it was at the bring-up.
     ///
     /// # Errors
-    /// The host does not exist, has no overlay address, or has none of this family.
+    /// The host does not exist, has no overlay address, or has no overlay address of this family.
     pub fn address(&self, name: &str) -> Result<IpAddr> {
         if let Ok(address) = name.parse() {
             return Ok(address);
@@ -470,7 +478,7 @@ impl Lab {
     }
 
     /// Returns the present underlay address of a host: the address that [`Self::readdress`] set last, otherwise the
-    /// address in the topology.
+    /// address in the topology. Names of hosts are case-sensitive.
     ///
     /// # Errors
     /// The host does not exist, or has no link to the underlay.
@@ -487,7 +495,7 @@ impl Lab {
 
     /// Takes the lab down: ends its processes, removes its hosts, and deletes its state folder. Blocks until all of
     /// this is done, which takes several seconds if processes ignore SIGTERM. If a part cannot be removed, the other
-    /// parts are removed nevertheless.
+    /// parts are removed nevertheless. Root is needed.
     ///
     /// # Errors
     /// A part could not be removed; the message lists all such parts. The state folder then stays, so that

@@ -12,9 +12,13 @@ use std::task::{Context, Poll};
 use tombolo_client::Client;
 use tower::{Layer, Service};
 
-/// Returns a client whose connections are made in the network namespace with the file `netns`. Opens no connection yet.
-/// The caller's thread must be in the program's own namespace, because every thread that has made a connection returns
-/// to the namespace of the caller's thread.
+/// Returns a client whose connections are made in the network namespace with the file `netns`. `url` is the
+/// controller's URL, `https://ADDRESS:PORT`; `token` an API token; `ca_pem` the controller's CA certificate in PEM.
+/// Opens no connection yet. The caller's thread must be in the program's own namespace: a thread enters `netns` to make
+/// a connection, and then returns to the namespace in which the caller's thread is now. If the thread cannot return,
+/// the program is aborted.
+///
+/// Root is needed only when the client makes a connection. Without it, the client's requests fail.
 ///
 /// # Errors
 /// The namespace does not exist, or the URL or the CA certificate is not valid. The token is not checked.

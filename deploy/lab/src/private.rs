@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 /// Writes `text` to a file and replaces its content. A new file gets mode 0600; an existing file keeps its mode and
-/// owner. The write is not atomic.
+/// owner. The write is not atomic. The folder must exist. A symbolic link is followed.
 ///
 /// # Errors
 /// The file cannot be created or written. Its old content may be lost then.

@@ -43,7 +43,7 @@ impl Ping {
     };
 
     /// Returns the command line. `source` must be an address of the host on which the command runs, in the family of
-    /// `destination`.
+    /// `destination`. Nothing is checked: `ping` itself refuses values such as a count of 0.
     #[must_use]
     pub fn argv(&self, source: IpAddr, destination: IpAddr) -> Vec<String> {
         let mut argv = endless_ping_argv(source, destination, self.interval, self.size);
@@ -68,7 +68,8 @@ impl Ping {
 }
 
 /// Returns the command line of a ping that runs until SIGINT, with an echo request of `size` data bytes every
-/// `interval`.
+/// `interval`. `source` must be an address of the host on which the command runs, in the family of `destination`.
+/// Nothing is checked. For very short intervals `ping` needs root.
 #[must_use]
 pub fn endless_ping_argv(source: IpAddr, destination: IpAddr, interval: Duration, size: u16) -> Vec<String> {
     let (interval, size) = (interval.as_secs_f64().to_string(), size.to_string());
@@ -94,7 +95,10 @@ pub struct PingResult {
 }
 
 impl PingResult {
-    /// Parses the whole output of `ping`. Lost packets are no error.
+    /// Parses the whole output of `ping`, standard output and standard error in any order. Lost packets are no error.
+    ///
+    /// A ping of more than 65,535 echo requests is not supported: `ping` then starts its sequence numbers again, and
+    /// all further requests count as missing.
     ///
     /// # Errors
     /// The output has no summary, for example because ping could not be started or was killed.
@@ -197,25 +201,27 @@ pub struct BackgroundPing {
 }
 
 /// Longest time that a reply may take on a busy machine. `BackgroundPing::stop` lets the ping run for this time, and
-/// then does not count the echo requests of this time. So every echo request that counts has had this time for its
-/// reply.
+/// then leaves out the echo requests that were sent in this time. So every echo request that counts has had this time
+/// for its reply.
 const IN_FLIGHT_TIME: Duration = Duration::from_secs(1);
 
 /// Longest time that an interrupted ping may take to end.
 const INTERRUPT_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl BackgroundPing {
-    /// Stops the ping and returns its result. Echo requests that are sent after this call do not count. Blocks for
-    /// [`IN_FLIGHT_TIME`] and until the ping has ended.
+    /// Stops the ping and returns its result. Echo requests that are sent after this call do not count. Blocks the
+    /// thread for one second, and then until the ping has ended. The ping's log stays.
     ///
     /// # Errors
-    /// The ping has ended by itself before, does not end within five seconds, or its output has no summary.
+    /// The ping has ended by itself before, cannot be signalled or does not end within five seconds, or its log cannot
+    /// be read or has no summary. The ping is then killed.
     pub fn stop(self) -> Result<PingResult> {
         std::thread::sleep(IN_FLIGHT_TIME);
         self.end()
     }
 
-    /// Stops several pings at the same time, as [`Self::stop`]. Returns their results in the order of `all`.
+    /// Stops several pings, as [`Self::stop`]. Returns their results in the order of `all`. Waits one second for all
+    /// pings together, and then until each of them has ended. An error of one ping does not affect the others.
     #[must_use]
     pub fn stop_all(all: Vec<Self>) -> Vec<Result<PingResult>> {
         std::thread::sleep(IN_FLIGHT_TIME);
@@ -225,8 +231,8 @@ impl BackgroundPing {
     /// Interrupts the ping, and removes the echo requests of the last [`IN_FLIGHT_TIME`] from the result, but at least
     /// one echo request.
     fn end(self) -> Result<PingResult> {
-        // A ping that has ended by itself sent no echo requests after its end, so its result would not show later
-        // losses.
+        // A ping that has ended by itself is an error: it sent no echo requests after its end, so its result would not
+        // show later losses.
         if !self.process.alive() {
             bail!("ping {} ended by itself: {}", self.name, self.process.tail(5));
         }
@@ -260,11 +266,12 @@ pub struct TraceResult {
     pub reached: bool,
 }
 
-/// Largest TTL of a trace. The longest path of the built-in topologies has fewer hops.
+/// Largest TTL of a trace. The longest path of the built-in topologies has fewer hops than this.
 const MAX_HOPS: u8 = 8;
 
-/// Returns the command line of a traceroute with ICMP echo requests, `probes` for each TTL up to [`MAX_HOPS`]. `source`
-/// must be an address of the host on which the command runs, in the family of `destination`.
+/// Returns the command line of a traceroute with ICMP echo requests, `probes` for each TTL up to 8. `source` must be an
+/// address of the host on which the command runs, in the family of `destination`. `traceroute` accepts 1 to 10 probes;
+/// this is not checked.
 #[must_use]
 pub fn trace_argv(source: IpAddr, destination: IpAddr, probes: u8) -> Vec<String> {
     let (hops, probes) = (MAX_HOPS.to_string(), probes.to_string());
@@ -293,15 +300,17 @@ impl TraceResult {
     /// Whether `traceroute` may have missed answers, because a hop answered but the destination did not. This is also
     /// true for a path that really ends at a hop.
     ///
-    /// Version 2.1.2 of traceroute missed answers although the network device had delivered all of them. The likely
-    /// reason: while the socket has an error, traceroute reads only the socket's error queue. If the kernel sets the
-    /// error after the queue was read, the queue is empty and traceroute does not read the answers.
+    /// Version 2.1.2 of traceroute sometimes missed answers, although the network device had delivered all of them. The
+    /// likely reason is a race in traceroute: while a socket reports an error, traceroute reads only the socket's error
+    /// queue, and not its normal receive queue. If the kernel reports the error just after traceroute has emptied the
+    /// error queue, traceroute finds the error queue empty, and leaves answers in the receive queue unread.
     #[must_use]
     pub fn may_have_missed(&self) -> bool {
         !self.reached && self.hops.iter().any(Option::is_some)
     }
 
-    /// Parses the output of `traceroute` to `destination`. Missing answers are no error.
+    /// Parses the output of `traceroute` to `destination`. Missing answers are no error. The exit status is not
+    /// checked.
     ///
     /// # Errors
     /// The output has no hops, for example because traceroute could not be started, or a TTL is missing between two
@@ -346,7 +355,7 @@ impl fmt::Display for TraceResult {
     }
 }
 
-/// Formats hops as one line with arrows between them, and with `*` for each silent hop.
+/// Formats hops as one line with arrows between them, and with `*` for each silent hop. Empty if there are no hops.
 #[must_use]
 pub fn path(hops: &[Option<IpAddr>]) -> String {
     let each = hops.iter().map(|h| h.map_or("*".to_owned(), |a| a.to_string()));

@@ -16,14 +16,14 @@ use std::sync::mpsc::{self, Sender};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Time between two checks whether a process has ended. The kernel notifies only the parent of a process that ends, and
-/// this program may not be the parent.
+/// Time between two checks whether a process has ended. The lab has to poll: the kernel notifies only the parent of a
+/// process that ends, and this program may not be the parent.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// Longest time that a process may take to end after SIGKILL. Before the process can end, the kernel may have to finish
 /// a system call of the process.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A process of this machine that was started, by this program or another one. It may have ended.
+/// A process that this program or another one has started on this machine. The process may have ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Process {
@@ -41,12 +41,19 @@ fn children() -> &'static Mutex<HashMap<i32, Child>> {
     CHILDREN.get_or_init(Mutex::default)
 }
 
-/// Starts a program in the background and returns as soon as it runs. Its output is appended to the file `log`, which
-/// is created if it is missing; its standard input is empty. `environment` is added to this program's own. If `tied`,
-/// the kernel kills the program when this program ends in any way.
+/// Starts a program in the background and returns as soon as its process exists. Its output is appended to the file
+/// `log`, which is created if it is missing, but not its folder. Its standard input is empty. `environment` is added to
+/// this program's own. The program is in a process group of its own, so Ctrl-C does not reach it.
+///
+/// If `tied`, the kernel kills the program when this program ends in any way. The program is then started by `setpriv`,
+/// so a missing program is no error here: the process ends a moment later, and its log contains the reason.
+///
+/// All programs run in the network namespace in which the first caller of this function in this process was, and not in
+/// that of the present caller. To use another namespace, put a command such as `ip netns exec` into `argv`.
 ///
 /// # Errors
-/// `argv` is empty, the log cannot be written, or the program cannot be started or ends at once.
+/// `argv` is empty, the log cannot be written, the program (if `tied`: `setpriv`) cannot be started, or the process has
+/// ended already when its start time is read.
 pub fn start(argv: &[String], log: &Path, environment: &[(String, String)], tied: bool) -> Result<Process> {
     let file = OpenOptions::new()
         .create(true)
@@ -109,8 +116,8 @@ fn on_spawner_thread<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static
 }
 
 impl Process {
-    /// Returns the process that has the id `pid` at present; `None` if no process has this id. `log` is the file that
-    /// contains the process's output.
+    /// Returns the process that has the id `pid` at present; `None` if no process has this id or it is a zombie without
+    /// other threads. `log` is the file that contains the process's output; it is not opened.
     #[must_use]
     pub fn from_pid(pid: i32, log: &Path) -> Option<Self> {
         Some(Self {
@@ -138,7 +145,7 @@ impl Process {
         }
     }
 
-    /// Sends a signal, unless the process has ended. Does not wait for an effect.
+    /// Sends a signal, unless the process has ended. Does not wait for an effect. A process that has ended is no error.
     ///
     /// # Errors
     /// The kernel refuses the signal, for example because this program does not run as root.
@@ -149,10 +156,13 @@ impl Process {
         Ok(())
     }
 
-    /// Blocks until the process has ended; returns at once if it has ended before.
+    /// Blocks the thread until the process has ended; returns at once if it has ended before. Sends no signal.
     ///
     /// # Errors
     /// The process still runs after `limit`.
+    ///
+    /// # Panics
+    /// If the end of `limit` is later than an [`Instant`] can be, as with [`Duration::MAX`].
     pub fn wait(&self, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
         while self.alive() {
@@ -167,7 +177,7 @@ impl Process {
     /// Kills the process with SIGKILL, and blocks until it has ended. A process that has ended before is no error.
     ///
     /// # Errors
-    /// The kernel refuses the signal, or the process still runs after [`KILL_TIMEOUT`].
+    /// The kernel refuses the signal, or the process still runs after five seconds.
     pub fn kill(&self) -> Result<()> {
         self.signal(Signal::SIGKILL)?;
         self.wait(KILL_TIMEOUT)
@@ -177,7 +187,10 @@ impl Process {
     /// the process ended without SIGKILL, or had ended before the call.
     ///
     /// # Errors
-    /// The kernel refuses a signal, or the process still runs [`KILL_TIMEOUT`] after SIGKILL.
+    /// The kernel refuses a signal, or the process still runs five seconds after SIGKILL.
+    ///
+    /// # Panics
+    /// As [`Self::wait`], for `grace`.
     pub fn stop(&self, grace: Duration) -> Result<bool> {
         self.signal(Signal::SIGTERM)?;
         if self.wait(grace).is_ok() {

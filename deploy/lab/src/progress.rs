@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// activities.
 const REMINDER_DELAY: Duration = Duration::from_secs(1);
 
-/// Time between two frames of the spinner. Without a spinner, time between two checks for a slow activity.
+/// Time between two frames of the spinner. Without a spinner, this is the time between two checks for a slow activity.
 const TICK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The output of progress messages. All clones of an output share its spinner, its present activity and its record of
@@ -41,8 +41,8 @@ impl Progress {
         Self::default()
     }
 
-    /// Returns an output to standard error: a spinner if that is a terminal, otherwise plain lines, which a thread
-    /// prints until the last clone is dropped.
+    /// Returns an output to standard error: a spinner if standard error is a terminal, otherwise plain lines. A thread
+    /// prints these lines until the last clone of the output is dropped.
     #[must_use]
     pub fn stderr() -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
@@ -72,7 +72,7 @@ impl Progress {
     }
 
     /// Sets the present activity. A terminal shows the activity at once. Elsewhere a line is printed when the activity
-    /// has taken longer than one second.
+    /// has taken longer than one second. It replaces the earlier one. A silent output ignores it.
     pub fn set_activity(&self, what: impl Into<String>) {
         let Some(sink) = &self.sink else { return };
         let what = what.into();
@@ -108,7 +108,9 @@ impl Progress {
         }
     }
 
-    /// Prints to standard error, even if progress messages are silenced, that a part of the lab could not be removed.
+    /// Prints `error: ` and `text` as one line to standard error, even if progress messages are silenced, and records
+    /// the warning for [`Self::warned`]. A silent output prints but does not record. The spinner does not mix with the
+    /// line. A closed standard error is no error.
     pub fn warn(&self, text: &str) {
         let print = || {
             // An error is ignored: there is no other place to report that standard error is closed.
@@ -128,7 +130,8 @@ impl Progress {
         self.sink.as_ref().is_some_and(|s| s.warned.load(Ordering::Relaxed))
     }
 
-    /// Ends the present activity and removes the spinner. The output can still print and warn.
+    /// Ends the present activity and removes the spinner. Afterwards the output can still print and warn, but a
+    /// terminal does not show new activities.
     pub fn finish(&self) {
         self.idle();
         if let Some(bar) = self.sink.as_ref().and_then(|s| s.bar.as_ref()) {

@@ -23,14 +23,15 @@ use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-/// Name of the device by which a test host or customer edge is connected to the LAN router, and of the LAN router's own
-/// device on the LAN.
+/// Name of the device by which a test host or customer edge is connected to the LAN router. The LAN router's bridge for
+/// the test hosts has this name too.
 pub const LAN: &str = "lan0";
 /// Name of the device by which a provider edge's host is connected to the customer edge.
 pub const EDGE_LINE: &str = "line0";
 /// MTU of LANs and lines, bytes, as on Ethernet.
 const MTU: u16 = 1500;
-/// Firewall mark of the encrypted packets of tunnels. Only packets with this mark have a route into the underlay.
+/// Firewall mark of the encrypted packets of tunnels. On a customer edge, only packets with this mark have a route into
+/// the underlay.
 pub const TUNNEL_MARK: &str = "0x7763";
 /// Metric of a router's blackhole default route. It is larger than the metrics of all routes that BIRD installs, so the
 /// kernel prefers BIRD's routes.
@@ -54,7 +55,8 @@ pub fn edge_device(number: usize) -> String {
     format!("ce{number}")
 }
 
-/// Checks that the stock programs of a topology's sites are installed. A topology without sites needs none.
+/// Checks that the stock programs of a topology's sites are installed. A topology without sites needs none. For a
+/// topology with tunnels root is needed, to test whether the kernel has WireGuard.
 ///
 /// # Errors
 /// A program is missing (the message names its package), or it cannot be tested whether the kernel has WireGuard.
@@ -80,10 +82,12 @@ pub fn find_programs(topology: &Topology) -> Result<()> {
 
 /// Configures the machines of all sites, connects the machines of each site to one another, and connects customer edges
 /// to the provider edges of their lines. All these hosts must exist, and customer edges with tunnels must have their
-/// link to the underlay. Starts no program.
+/// link to the underlay. Starts no program. Call it only once for a lab: a second call fails, because the devices
+/// exist. Root is needed.
 ///
 /// # Errors
-/// A host does not exist, or a command fails.
+/// A host does not exist, a line has no provider edge or no private peering, or a command fails. What was made until
+/// then stays.
 pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<()> {
     for machine in topology.machines() {
         let built = match machine.role {
@@ -124,7 +128,7 @@ fn configure_router(netns: &Path) -> Result<()> {
             // addresses may take different paths.
             ("ipv4/fib_multipath_hash_policy", "1"),
             // After a line has lost its carrier, BIRD removes the routes over the line only some time later. Until then
-            // the kernel must not use them.
+            // the kernel must not use these routes.
             ("ipv4/conf/all/ignore_routes_with_linkdown", "1"),
             ("ipv4/conf/default/ignore_routes_with_linkdown", "1"),
         ],
@@ -243,8 +247,9 @@ fn set_link_state(netns: &Path, device: &str, up: bool) -> Result<()> {
 }
 
 /// Sets a customer edge's device for a line up or down. When the device is down, the provider edge's device at the
-/// other end of the line has no carrier. `at`: the names of the site and the customer edge. A line that has this state
-/// already stays as it is.
+/// other end of the line has no carrier. `at`: the names of the site and the customer edge, written as in the topology.
+/// In the name of the circuit, upper and lower case letters are not distinguished. A line that has this state already
+/// stays as it is. Root is needed.
 ///
 /// # Errors
 /// The customer edge or the line does not exist, or a command fails.
@@ -262,8 +267,9 @@ pub fn set_line_state(
 }
 
 /// Sets the WireGuard device that a customer edge has for a connection up or down. The VPN gateway sees only that
-/// packets stop. `at`: the names of the site and the customer edge. A device that has this state already stays as it
-/// is.
+/// packets stop. `at`: the names of the site and the customer edge, written as in the topology. In the name of the
+/// connection, upper and lower case letters are not distinguished. A device that has this state already stays as it is.
+/// Root is needed.
 ///
 /// # Errors
 /// The customer edge or the tunnel does not exist, its device has not been started, or a command fails.
@@ -283,7 +289,7 @@ pub fn set_tunnel_state(
 
 /// Returns the command line that mounts the folder `run` of this machine at `/run`, and then runs `argv`. The command
 /// line must be run by `ip netns exec`, which makes a mount namespace for it. Without that, it would replace `/run` of
-/// this machine.
+/// this machine. The folder must exist, and root is needed.
 ///
 /// Stock programs create sockets with fixed names in `/run`. Each machine has a `/run` of its own, so several machines
 /// can run BIRD and WireGuard at the same time, and `birdc` and `wg` find those of their machine.

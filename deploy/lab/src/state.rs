@@ -81,10 +81,11 @@ pub fn dir_of(root: Option<&Path>, name: &str) -> PathBuf {
 
 impl StateDir {
     /// Opens a lab's state folder, and locks it until the value is dropped. Does not wait for the lock. Creates the
-    /// folder if it is missing. Its mode becomes 0700, because it contains keys and tokens.
+    /// folder and its parents if they are missing. Its mode becomes 0700, because it contains keys and tokens.
     ///
     /// # Errors
-    /// The folder cannot be created or opened, has entries that no lab makes, or is locked by another program.
+    /// The folder cannot be created or opened, has entries that no lab makes and no record, or is locked by another
+    /// [`StateDir`], of another program or of this one. The mode of a locked folder is set nevertheless.
     pub fn open(path: &Path) -> Result<Self> {
         let Some(dir) = Self::try_open(path)? else {
             bail!("another program works on the lab in {} now", path.display());
@@ -93,10 +94,14 @@ impl StateDir {
     }
 
     /// As [`Self::open`], but waits up to `limit` for the lock. The watcher of a killed program holds the lock while it
-    /// takes that program's lab down.
+    /// takes that program's lab down. If the future is dropped, nothing is locked.
     ///
     /// # Errors
-    /// As [`Self::open`]. If another program holds the lock, this is an error only after `limit`.
+    /// As [`Self::open`], but a lock that another [`StateDir`] holds is an error only after `limit`.
+    ///
+    /// # Panics
+    /// If it has to wait outside of a Tokio runtime with time enabled, or if the end of `limit` is later than an
+    /// [`Instant`] can be.
     pub async fn open_within(path: &Path, limit: Duration) -> Result<Self> {
         let deadline = Instant::now() + limit;
         loop {
@@ -121,8 +126,8 @@ impl StateDir {
         let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
             return Ok(None);
         };
-        // Between this program's opening and locking of the file, the previous owner of the lock may have removed the
-        // file with its folder. Such a lock would exclude nobody.
+        // After this program has opened the file and before it has locked it, the program that held the lock may have
+        // removed the file with its folder. A lock on the removed file would exclude nobody, so it is given up.
         let same = fs::metadata(&name).is_ok_and(|m| lock.metadata().is_ok_and(|own| own.ino() == m.ino()));
         Ok(same.then(|| Self {
             path: path.to_owned(),
@@ -133,7 +138,7 @@ impl StateDir {
     /// Removes everything in the folder except the lock: the record, keys, tokens and logs of an earlier lab.
     ///
     /// # Errors
-    /// An entry cannot be removed. A second call may remove the entries that are left.
+    /// The folder cannot be read, or an entry cannot be removed. A second call may remove the entries that are left.
     pub fn clear(&self) -> Result<()> {
         let mut names = names(&self.path)?;
         // The record is removed last. A folder without the record does not count as a lab's folder. So, if the record
@@ -156,7 +161,7 @@ impl StateDir {
         &self.path
     }
 
-    /// Returns the lab's record; none if the folder has none.
+    /// Returns the lab's record; `None` if the folder has no record.
     ///
     /// # Errors
     /// The file cannot be read, or is not a record of this version.
@@ -165,7 +170,8 @@ impl StateDir {
     }
 
     /// Replaces the lab's record. A reader sees the complete old or the complete new record, because the new record is
-    /// written to another file, which is then renamed.
+    /// written to another file, which is then renamed. The data is not synced to the disk, so it may be lost if the
+    /// machine loses power.
     ///
     /// # Errors
     /// The file cannot be written or renamed; the old record then stays.
@@ -180,6 +186,7 @@ impl StateDir {
     ///
     /// # Errors
     /// A file cannot be removed. The record is removed last. So, if the removal fails, a second attempt is possible.
+    /// The lock is released nevertheless.
     pub fn remove(self) -> Result<()> {
         self.clear()?;
         fs::remove_dir_all(&self.path).with_context(|| format!("removing {}", self.path.display()))
@@ -215,8 +222,8 @@ fn refuse_foreign_files(path: &Path) -> Result<()> {
     }
 }
 
-/// Returns the record of the lab in `path` without a lock, also while another program changes the lab; `None` if there
-/// is no record.
+/// Returns the record of the lab with the state folder `path` without a lock, also while another program changes the
+/// lab; `None` if there is no record.
 ///
 /// # Errors
 /// The file cannot be read, or is not a record of this version.

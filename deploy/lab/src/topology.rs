@@ -180,7 +180,7 @@ pub struct Gateway {
 
 impl Topology {
     /// Reads and checks a topology: a file if the text contains `/` or `.`, otherwise the built-in topology of this
-    /// name.
+    /// name. Names of built-in topologies are case-sensitive.
     ///
     /// # Errors
     /// The file cannot be read, or no built-in topology has this name; the topology has an unknown field or a wrong
@@ -216,12 +216,13 @@ impl Topology {
     /// [`Self::check`].
     ///
     /// # Errors
-    /// A value cannot be written as YAML, which none of the types can cause.
+    /// A value cannot be written as YAML. No value of these types causes this.
     pub fn to_text(&self) -> Result<String> {
         Ok(serde_norway::to_string(self)?)
     }
 
     /// Returns the name and prefix of the segment that contains an underlay address; `None` if no segment contains it.
+    /// In a topology that passes [`Self::check`], at most one segment contains it.
     #[must_use]
     pub fn segment_of(&self, address: IpAddr) -> Option<(&str, IpNet)> {
         let mut segments = self.underlay.segments.iter();
@@ -230,9 +231,9 @@ impl Topology {
     }
 
     /// Returns the name of the `ipConfiguration` that a host of a gateway is bound to: the configuration that the host
-    /// names, otherwise the gateway's only configuration. If the gateway in the manifest lists no configuration, this
-    /// is the manifest's default name. Returns `None` if the host names no configuration and the gateway has several. A
-    /// name that the host gives is not checked.
+    /// names, otherwise the gateway's only configuration. If the manifest does not have the gateway, or lists no
+    /// configuration for it, returns the name that a manifest uses by default. Returns `None` if the host names no
+    /// configuration and the gateway has several. A name that the host gives is not checked.
     #[must_use]
     pub fn instance_of(&self, gateway: &Gateway) -> Option<String> {
         let known = self.resources.virtual_network_gateways.find(&gateway.name);
@@ -253,8 +254,9 @@ impl Topology {
     }
 }
 
-/// Returns the first usable address of a prefix; `None` if the prefix has no usable address. For IPv6 it is the one
-/// after the network's address.
+/// Returns the first usable address of a prefix; host bits of `prefix` do not matter. For IPv4 it is the one after the
+/// network's address, in a /31 or /32 the network's address itself. For IPv6 it is the one after the network's address.
+/// `None` for an IPv6 prefix of length 128.
 #[must_use]
 pub fn first_address(prefix: IpNet) -> Option<IpAddr> {
     match prefix {

@@ -1,6 +1,6 @@
 //! The underlay: a network namespace that represents the internet, with a bridge for each segment and a veth pair to
-//! each host. It routes between the segments. The links of hosts can be cut without ICMP errors, because real networks
-//! lose packets without them too.
+//! each host. It routes between the segments. The links of hosts can be cut. No ICMP errors report the lost packets
+//! then, as in a real network that fails.
 
 mod delay;
 
@@ -60,11 +60,11 @@ fn port(topology: &Topology, host: &str) -> Result<String> {
 }
 
 /// Creates the bridges of all segments and the delays between them, in the existing namespace of the host `internet`.
-/// Hosts are connected later. Returns false if a program must carry [`delay_lines`], true if the kernel has netem or
-/// there are no delays.
+/// Hosts are connected later, by [`connect_host`]. Call it only once for a lab. Root is needed. Returns false if a
+/// program must carry [`delay_lines`], true if the kernel has netem or there are no delays.
 ///
 /// # Errors
-/// The namespace does not exist, or a command fails.
+/// The namespace does not exist, or a command fails. What was made until then stays.
 pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<bool> {
     let netns = hosts.netns(INTERNET);
     sysctl(
@@ -73,8 +73,8 @@ pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<bool> {
             ("ipv4/ip_forward", "1"),
             ("ipv6/conf/all/forwarding", "1"),
             ("ipv4/icmp_ratelimit", "0"),
-            // The route to the source of a packet that returns from a delay line leads to another device, so
-            // reverse-path filtering would drop the packet.
+            // A packet returns from a delay line by another device than the one to which the route to its source leads.
+            // Reverse-path filtering would drop such a packet, so it is off.
             ("ipv4/conf/all/rp_filter", "0"),
             ("ipv4/conf/default/rp_filter", "0"),
         ],
@@ -113,8 +113,8 @@ pub fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<bool> {
 }
 
 /// Returns the MAC address of the router in a segment. Without a fixed MAC address, a bridge would take the lowest
-/// address of its ports. When a port moved to another bridge, the address would change, and hosts would go on sending
-/// to the old one.
+/// address of its ports. When a port moved to another bridge, the address of the bridge would change, and hosts would
+/// go on sending to the old address.
 fn bridge_address(topology: &Topology, segment: &str) -> String {
     let mut names = topology.underlay.segments.keys();
     let number = names.position(|name| name == segment).unwrap_or_default();
@@ -122,10 +122,11 @@ fn bridge_address(topology: &Topology, segment: &str) -> String {
 }
 
 /// Connects an existing host to the bridge of the segment that contains `address`. The host's address and routes are
-/// not set.
+/// not set; [`configure_host`] sets them. [`build`] must have been called. Root is needed.
 ///
 /// # Errors
-/// The address is in no segment, the host is not in the topology or is connected already, or a command fails.
+/// The address is in no segment, the host is not in the topology or is connected already, or a command fails. After a
+/// failed command the veth pair may exist.
 pub fn connect_host(hosts: &dyn Hosts, topology: &Topology, host: &str, address: IpAddr) -> Result<()> {
     let (segment, _) = segment_of(topology, address)?;
     let port = port(topology, host)?;
@@ -142,10 +143,12 @@ fn segment_of(topology: &Topology, address: IpAddr) -> Result<(&str, IpNet)> {
     found.with_context(|| format!("{address} is in no segment of the underlay"))
 }
 
-/// Sets the underlay address of a connected host, and its routes into the underlay.
+/// Sets the underlay address of a connected host, and its routes into the underlay. A virtual machine must have booted.
+/// Call it only once for an address: a second call fails, because the host has the address already. To change the
+/// address, use [`readdress`].
 ///
 /// # Errors
-/// The address is in no segment, or a command on the host fails.
+/// The address is in no segment, or a command on the host fails. What was set until then stays.
 pub fn configure_host(hosts: &dyn Hosts, topology: &Topology, host: &str, address: IpAddr) -> Result<()> {
     let (segment, prefix) = segment_of(topology, address)?;
     let (router, table) = (bridge_address(topology, segment), table(topology, host));
@@ -187,11 +190,13 @@ pub fn configure_host(hosts: &dyn Hosts, topology: &Topology, host: &str, addres
     hosts.run(host, &default).map(drop)
 }
 
-/// Replaces a host's underlay address by one of the same family, in any segment. The old address is removed at once.
-/// Does not change the lab's record.
+/// Replaces a host's underlay address by one of the same family, in any segment. The family is not checked, nor is it
+/// checked whether another host has the address. The old address is removed at once. If the new address is in another
+/// segment, a [`cut`] of the host is undone. Does not change the lab's record.
 ///
 /// # Errors
-/// The address is in no segment, the host is not in the topology, or a command fails.
+/// The address is in no segment, the host is not in the topology, or a command fails. After a failed command the host
+/// may have no underlay address.
 pub fn readdress(hosts: &dyn Hosts, topology: &Topology, host: &str, address: IpAddr) -> Result<()> {
     let (segment, _) = segment_of(topology, address)?;
     let port = port(topology, host)?;
@@ -203,7 +208,7 @@ pub fn readdress(hosts: &dyn Hosts, topology: &Topology, host: &str, address: Ip
 }
 
 /// Blocks all packets between a host and the underlay, in both directions and without ICMP errors. A second call has no
-/// effect.
+/// effect. [`readdress`] into another segment undoes the cut.
 ///
 /// # Errors
 /// The host has no link to the underlay, or the command fails.
@@ -231,7 +236,8 @@ fn port_state(hosts: &dyn Hosts, topology: &Topology, host: &str, state: &str) -
 
 /// Blocks all packets between two hosts, in both directions and without ICMP errors. `a` and `b` are the name and the
 /// underlay address of each host. nftables on each of the two drops the packets that come from the other one's address.
-/// Both hosts still reach all other hosts.
+/// Both hosts still reach all other hosts. Only packets from exactly these addresses are blocked; whether the hosts
+/// have them is not checked. A second call with the same addresses has no further effect.
 ///
 /// # Errors
 /// A host does not exist, or a command fails. One direction may then be cut.
@@ -260,10 +266,10 @@ fn drop_from(hosts: &dyn Hosts, host: &str, other: (&str, IpAddr)) -> Result<()>
 }
 
 /// Undoes [`cut_pair`] of these two hosts, which may be given in any order, and undoes no other cut. If there is no
-/// such cut, this has no effect.
+/// such cut, this has no effect. The addresses do not matter.
 ///
 /// # Errors
-/// A host does not exist, or a command fails.
+/// A host does not exist, or a command fails. One direction may then still be cut.
 pub fn restore_pair(hosts: &dyn Hosts, a: &str, b: &str) -> Result<()> {
     for (host, other) in [(a, b), (b, a)] {
         let table = cut_table(other);

@@ -30,8 +30,10 @@ const HELPER_GRACE: Duration = Duration::from_millis(300);
 pub struct Watcher(Child);
 
 impl Watcher {
-    /// Starts a watcher of the lab with this `id` and with the state folder `dir`. Returns `None` if the program
-    /// `tombolo` does not exist; this is no error, because the lab's own tests run without that program.
+    /// Starts a watcher of the lab with the state folder `dir`. `id` is [`State::id`](crate::state::State::id) of the
+    /// lab: the watcher leaves a lab with another id alone. The watcher writes its messages to the standard error of
+    /// this program. Returns `None` if the program `tombolo` does not exist; this is no error, because the lab's own
+    /// tests run without that program.
     ///
     /// # Errors
     /// The process cannot be started.
@@ -53,8 +55,8 @@ impl Watcher {
         Ok(Some(Self(child)))
     }
 
-    /// Ends the watcher, which then does not take the lab down. Callers do so when the lab has been removed or stays up
-    /// on purpose. Blocks until the watcher's process has ended.
+    /// Ends the watcher without taking the lab down. Callers do so when the lab has been removed or stays up on
+    /// purpose. Blocks until the watcher's process has ended. A watcher that has ended before is no error.
     pub fn dismiss(mut self) {
         if let Some(mut pipe) = self.0.stdin.take() {
             // Writing fails only if the watcher has ended already, so an error is ignored.
@@ -65,13 +67,20 @@ impl Watcher {
     }
 }
 
-/// Runs the watcher. Waits for the end of standard input, and then takes down the lab with the state folder `dir`,
-/// unless the lab in this folder has another id than `id`. A byte on standard input ends the watcher without an action.
-/// The wait blocks the thread.
+/// Runs the watcher. Waits for the end of standard input, and then takes down the lab with the state folder `dir`, and
+/// removes the folder. If the folder has no record, only the folder is removed. A byte on standard input ends the
+/// watcher without an action. Nothing is done either if the folder does not exist, or if the lab in it has another id
+/// than `id`.
+///
+/// Root is needed. The wait blocks the thread. From the call on, the whole process ignores SIGINT, SIGTERM and SIGHUP.
 ///
 /// # Errors
-/// Another program holds the lock of the lab for longer than ten seconds, the record cannot be read, or a part of the
-/// lab could not be removed.
+/// The folder cannot be opened, as for [`StateDir::open`]; another program holds the lock of the lab for longer than
+/// ten seconds; the record cannot be read; or a part of the lab could not be removed. In the last case the record
+/// stays.
+///
+/// # Panics
+/// Outside of a Tokio runtime with I/O and time enabled.
 pub async fn watch(dir: &Path, id: &str) -> Result<()> {
     // A signal with a handler does not end the process. The handlers do nothing else.
     let _ignored = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
@@ -82,7 +91,7 @@ pub async fn watch(dir: &Path, id: &str) -> Result<()> {
     let dir = StateDir::open_within(dir, LOCK_TIMEOUT).await?;
     tokio::time::sleep(HELPER_GRACE).await;
     let Some(state) = dir.load()? else {
-        // The folder has no record: the program died before it had made anything else.
+        // The folder has no record: the program died before it had made any host or process of the lab.
         return dir.remove();
     };
     if state.id != id {

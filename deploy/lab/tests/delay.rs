@@ -61,7 +61,7 @@ async fn segments_have_the_configured_delay_and_loss() {
     let same = ping(&lab, "a", "198.51.100.12", "10").await;
     assert!(same.all() && same.median_ms().unwrap() < 20.0, "{same}");
     let far = ping(&lab, "a", "198.51.100.71", "20").await;
-    // 40 ms in each direction, and up to 40 ms more on a busy machine.
+    // The lab delays packets by 40 ms in each direction. On a busy machine the round trip may take up to 40 ms more.
     assert!(far.all() && (80.0..120.0).contains(&far.median_ms().unwrap()), "{far}");
     let back = ping(&lab, "c", "198.51.100.11", "20").await;
     assert!(

@@ -13,7 +13,8 @@ use tombolo_lab::site::with_own_run;
 use tombolo_lab::{Lab, Options, Topology};
 
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest time that routes may take to converge. The hold time of BGP here is 3 s; the rest is for a busy machine.
+/// Longest time that routes may take to converge. The BGP hold time is 3 s in these tests; the rest of the time allows
+/// for a busy machine.
 const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// Returns a topology with one site that has two customer edges with one line each. The first edge has a tunnel too.
@@ -269,7 +270,7 @@ async fn the_circuit_is_preferred_and_the_tunnel_takes_over() {
     }
 
     // Routers answer with the address of the device that received the probe (T3). The VPN device answers with its own
-    // (T7).
+    // address (T7).
     let out = bench.lab.trace("a-vm", "10.10.30.4", 3).await.unwrap();
     assert_eq!(out.to_string(), "10.2.30.3 → 192.168.30.0 → 10.10.30.4");
     assert_eq!(
@@ -287,7 +288,8 @@ async fn the_circuit_is_preferred_and_the_tunnel_takes_over() {
         "replies to all others use the circuit"
     );
 
-    // Routers drop packets without a route silently (T8). Nor may a site's packets have a route into the underlay.
+    // Routers drop packets without a route silently (T8). The packets of a site's hosts must have no route into the
+    // underlay either.
     for nowhere in ["172.31.0.1", "203.0.113.41"] {
         let pinged = bench.lab.ping("a-vm", nowhere, Ping::UNREACHABLE).await.unwrap();
         assert!(pinged.none() && pinged.refusals == 0, "{nowhere}: {pinged}");
@@ -336,7 +338,8 @@ async fn a_lan_spreads_over_its_edges_and_avoids_one_without_a_route() {
             .all()
     );
 
-    // BIRD of the second provider edge is killed, so it sends no BGP notification.
+    // BIRD of the second provider edge is killed. It sends no BGP notification, so the customer edge must detect the
+    // failure itself.
     bench.stand_ins[1].kill().unwrap();
     bench
         .until("a-router", way, "the other has all of it", |t| {

@@ -28,7 +28,7 @@ resources: {}
 }
 
 async fn answers(lab: &Lab, from: &str, to: &str) -> bool {
-    // One reply to three echo requests suffices, because a busy machine may send the others too late.
+    // One reply to three echo requests suffices, because a busy machine may send the other replies too late.
     let argv = ["ping", "-n", "-c", "3", "-i", "0.2", "-W", "1.5", to];
     lab.exec(from, &argv, Duration::from_secs(10)).await.unwrap().code == 0
 }
@@ -147,7 +147,8 @@ async fn a_namespace_that_the_lab_did_not_make_is_kept() {
         let argv = ["netns", verb, "tb-tlu3-b"];
         std::process::Command::new("ip").args(argv).status().unwrap().success()
     };
-    // An earlier run of this test may have been killed before it removed the namespace.
+    // An earlier run of this test may have been killed before it removed the namespace, so the namespace is removed
+    // here.
     if left("tb-tlu3-").contains(&"tb-tlu3-b".to_owned()) {
         assert!(ip("del"));
     }

@@ -18,12 +18,13 @@ pub struct ArmPath {
 }
 
 impl ArmPath {
-    /// Parses the resource id of an item, of at most 2048 bytes. A trailing `/` is accepted. Neither the names nor the
-    /// type have to be known or valid: see [`kind`](Self::kind) and [`check_name`](super::check_name).
+    /// Parses the resource id of an item, of at most 2048 bytes without the `/` at its start and end. A trailing `/` is
+    /// accepted. Names and type are not checked: [`kind`](Self::kind) tells whether the type is known, and
+    /// [`check_name`](super::check_name) whether a name is valid.
     ///
     /// # Errors
-    /// The text is not the path of a resource group or of an item in one. The error is a sentence with the text and the
-    /// part that is wrong.
+    /// The text is not the path of a resource group or of an item in one, is too long, or has a blank segment or a
+    /// control character. The error is a sentence that quotes the text and says what is wrong with it.
     pub fn parse(path: &str) -> Result<Self, String> {
         let fail = |why: &str| Err(format!("'{}' is not a resource id: {why}", shown(path)));
         let inner = path.strip_suffix('/').unwrap_or(path);
@@ -139,7 +140,8 @@ impl PartialEq for ArmPath {
 impl Eq for ArmPath {}
 
 /// The id of the item that `id` is a child of: `id` without its last type and name. The function does not check whether
-/// `id` has a parent. For the id of a resource group, for instance, it returns the path of the subscription.
+/// `id` has a parent. For the id of a resource group, for instance, it returns the path of the subscription. A text
+/// with fewer than two `/` gives an empty id.
 #[must_use]
 pub fn parent_id(id: &ResourceId) -> ResourceId {
     let text = id.as_str();
@@ -148,8 +150,8 @@ pub fn parent_id(id: &ResourceId) -> ResourceId {
     ResourceId::new(&without_name[..cut(without_name)])
 }
 
-/// Whether `id` names a direct child of `parent`, i.e. consists of `parent`, without regard to case, and one more type
-/// and name.
+/// Whether `id` names a direct child of `parent`, i.e. consists of `parent` (compared case-insensitively) and one more
+/// type and name.
 #[must_use]
 pub fn is_child_of(id: &ResourceId, parent: &ResourceId) -> bool {
     let (id, parent) = (id.as_str().as_bytes(), parent.as_str().as_bytes());
@@ -165,7 +167,7 @@ pub fn child_id(parent: &ResourceId, kind: &str, name: &str) -> ResourceId {
     ResourceId::new(format!("{parent}/{kind}/{name}"))
 }
 
-/// The provider and the types in Azure's casing, as far as they are known.
+/// The provider and the types in Azure's casing. Unknown ones keep their casing.
 fn canonical(provider: &str, types: &[&str]) -> (String, Vec<String>) {
     let known = PROVIDERS.into_iter().find(|k| k.eq_ignore_ascii_case(provider));
     let mut result: Vec<String> = types.iter().map(|t| (*t).to_owned()).collect();

@@ -5,8 +5,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
-/// The link with one agent or third-party device. The first packet establishes its session, unless `always_on` did so
-/// earlier.
+/// The link with one agent or third-party device. The first packet starts the handshake of the link's session. If the
+/// link is `always_on`, the handshake starts without a packet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Link {
@@ -18,7 +18,7 @@ pub struct Link {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preshared_key: Option<PresharedKey>,
     /// Pin of the TLS key that the peer must prove to hold over QUIC. `None`: the peer has no QUIC, or the link must
-    /// not use QUIC. Links of VPN connections must not use it.
+    /// not use QUIC. Links of VPN connections never use QUIC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quic: Option<KeyPin>,
     /// The transports that may carry this link (D6). Default: [`Transport::Automatic`].
@@ -31,8 +31,9 @@ pub struct Link {
     /// established at `endpoint`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quic_endpoint: Option<SocketAddr>,
-    /// Number of lanes of the peer, 1 to [`MAX_LANES`](super::MAX_LANES), default 1 (D15). If the peer has no lane with
-    /// the number of a lane of this agent, that lane passes its packets for the peer to this agent's lane 0.
+    /// Number of lanes of the peer, 1 to [`MAX_LANES`](super::MAX_LANES), default 1 (D15). Lane n of this agent sends
+    /// to lane n of the peer. If the peer has no lane n, lane n of this agent passes its packets for the peer to lane 0
+    /// of this agent.
     #[serde(rename = "lanes", default = "one", skip_serializing_if = "is_one")]
     pub peer_lanes: u16,
     /// Whether a session is kept up without traffic. If so, each end sends a keepalive when it has sent nothing for 5
@@ -43,8 +44,8 @@ pub struct Link {
     pub initiator: bool,
     /// The role of the peer towards this agent.
     pub relation: Relation,
-    /// Prefixes of the sources that packets from this link may have (D10). The prefixes of routes that are learned from
-    /// the peer are permitted too.
+    /// Prefixes that contain the permitted source addresses of packets from this link (D10). The prefixes of routes
+    /// that are learned from the peer are permitted too.
     pub sources: Vec<IpNet>,
     /// Further sources that packets from this link may have, because the peer forwards packets of other hosts.
     pub foreign: ForeignSources,
@@ -59,7 +60,8 @@ pub struct Link {
     pub third_party: bool,
     /// `dpdTimeoutSeconds` of the connection with a third-party device, 9 to 3600 seconds: if the device sends nothing
     /// for this time after a packet to it, the link is down. `None`: the link is down after 6 seconds if packets to the
-    /// device stay unanswered, and after 15 seconds of silence if the link is idle.
+    /// device stay unanswered, and after 15 seconds of silence if the link is idle (20 seconds if `endpoint` is
+    /// `None`).
     #[serde(rename = "deadAfter", default, skip_serializing_if = "Option::is_none")]
     pub dpd_timeout: Option<u16>,
 }
@@ -99,8 +101,8 @@ pub enum Relation {
     VnetLocal {},
     /// The peer is a VM of a peered VNet.
     Peering {
-        /// This VNet's half: the `peering` of a [`SpaceKind::Peered`](super::SpaceKind::Peered) space, whose flags
-        /// apply.
+        /// This VNet's half of the peering. One [`SpaceKind::Peered`](super::SpaceKind::Peered) space has the same
+        /// `peering`, and its flags apply to this link.
         peering: ResourceId,
     },
     /// The peer is an instance of a gateway that this agent's VNet uses: its own gateway, or that of a peered VNet.
@@ -135,7 +137,7 @@ pub enum Relation {
         /// The connection of the VNet's gateway to the circuit.
         connection: ResourceId,
     },
-    /// Both ends are gateways of one VNet, of different [`GatewayKind`]s (G2).
+    /// Both ends are gateways of the same VNet: one is a VPN gateway, the other an ExpressRoute gateway (G2).
     OtherGateway {},
 }
 

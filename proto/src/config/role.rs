@@ -31,7 +31,7 @@ pub enum Role {
     VpnGateway {
         /// The virtual network gateway that this is an instance of.
         gateway: ResourceId,
-        /// Addresses of this instance in `GatewaySubnet`. ICMP errors have the first of these addresses as their source
+        /// Addresses of this instance in `GatewaySubnet`. The source of an ICMP error is the first of these addresses
         /// that belongs to the packet's address family. Packets to any of these addresses are delivered to the host's
         /// kernel.
         addresses: Vec<IpAddr>,
@@ -181,7 +181,7 @@ pub struct GatewayConnection {
     /// The peers of the connection's links, in order of preference: instances of the remote gateway, or the device of
     /// the site.
     pub ends: Vec<AgentId>,
-    /// Whether both ends exchange routes (G18, G19), because BGP is enabled at both ends and their ASNs differ (G4).
+    /// Whether both ends exchange routes (G18, G19). True if BGP is enabled at both ends and their ASNs differ (G4).
     pub exchange: bool,
     /// The ASN of the remote end.
     pub asn: u32,
@@ -193,8 +193,8 @@ pub struct GatewayConnection {
 
 impl GatewayConnection {
     /// Whether the gateway advertises the prefixes of this connection over its other connections, and forwards packets
-    /// between this connection and those. True if the connection exchanges routes, and for a site without BGP, whose
-    /// prefixes are configured (G18, G19).
+    /// between this connection and those. True for a connection that exchanges routes, and for every connection to a
+    /// site: the prefixes of a site without BGP are configured (G18, G19).
     #[must_use]
     pub const fn is_advertised(&self) -> bool {
         self.exchange || self.site

@@ -16,7 +16,7 @@ pub struct AgentView {
     pub binding: Binding,
     /// The agent's WireGuard public key, which is the agent's identity on links.
     pub public_key: PublicKey,
-    /// The endpoints at which other agents reach it, the preferred one first.
+    /// The endpoints at which other agents reach this agent, the preferred one first.
     pub endpoints: Vec<SocketAddr>,
     /// The endpoint of the agent's second port, which accepts only QUIC. `None`: the agent has no second port.
     #[serde(default)]
@@ -28,7 +28,8 @@ pub struct AgentView {
     pub revoked: bool,
     /// Whether the agent's control stream is open.
     pub connected: bool,
-    /// The revision that the agent has in force. `None`: the agent has not connected since the controller started.
+    /// The largest revision that is in force on the agent; 0 if the agent has not connected since the controller
+    /// started. `None`: the agent was revoked.
     #[serde(default)]
     pub applied_revision: Option<Revision>,
     /// The digest of the configuration that the agent has in force. `None`: the agent has no configuration in force, or
@@ -39,10 +40,11 @@ pub struct AgentView {
     /// configuration for the agent.
     #[serde(default)]
     pub desired_digest: Option<String>,
-    /// The last configuration that the agent refused. `None`: it has accepted every one since.
+    /// The agent's refusal of the configuration that the controller has compiled for it. `None`: the agent has not
+    /// refused this configuration.
     #[serde(default)]
     pub rejected: Option<Rejected>,
-    /// The agent's last status report. `None`: it has sent none since the controller started.
+    /// The agent's last status report. `None`: the agent has sent no report since the controller started.
     #[serde(default)]
     pub status: Option<AgentStatus>,
 }
@@ -64,7 +66,7 @@ pub struct Revisions {
     pub desired: Revision,
     /// The newest revision that every connected agent has applied.
     pub in_force: Revision,
-    /// One entry for each agent.
+    /// One entry for each agent that is not revoked.
     pub agents: Vec<AgentRevision>,
 }
 
@@ -76,12 +78,14 @@ pub struct AgentRevision {
     pub agent: AgentId,
     /// Whether its control stream is connected.
     pub connected: bool,
-    /// The newest revision that the agent has applied; `None` before the first one.
+    /// The largest revision that is in force on the agent; 0 if the agent has not connected since the controller
+    /// started. This controller never sends `None`.
     #[serde(default)]
     pub applied: Option<Revision>,
     /// Whether the agent has applied the newest configuration that the controller has for it.
     pub up_to_date: bool,
-    /// The last configuration that it refused; `None`: none.
+    /// The agent's refusal of the configuration that the controller has compiled for it. `None`: the agent has not
+    /// refused this configuration.
     #[serde(default)]
     pub rejected: Option<Rejected>,
 }

@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 
-/// A request for the configuration of a connection's device.
+/// A request for the configuration of the WireGuard device at the remote end of a connection.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DeviceRequest {
@@ -35,8 +35,8 @@ pub struct DeviceConfig {
     /// no agent has joined for the gateway.
     pub instances: Vec<DeviceTunnel>,
     /// Prefixes that the site reaches through the gateway: the prefixes of the gateway's VNet and of the spokes that
-    /// use the gateway (P21). Routes that the gateway learns from others are not listed, because the device receives
-    /// them by BGP.
+    /// use the gateway (P21). Routes that the gateway learns are not listed: a device that speaks BGP receives them
+    /// over its BGP session.
     pub prefixes: Vec<IpNet>,
     /// Prefixes of the site itself.
     pub site_prefixes: Vec<IpNet>,

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 pub struct ExplainRequest {
     /// The source: name or id of a VM or a NIC, the name of an agent, or the address of a NIC.
     pub from: String,
-    /// The destination: the same, or any address.
+    /// The destination, in the same forms as `from`, or any IP address.
     pub to: String,
     /// The protocol; [`Protocol::Icmp`] if absent.
     #[serde(default, skip_serializing_if = "Protocol::is_default")]
@@ -43,7 +43,8 @@ impl Protocol {
     }
 }
 
-/// A request for a live ping or traceroute. For ranges see [`ProbeRequest`](crate::probe::ProbeRequest).
+/// A request for a live ping or traceroute. Its numbers have the same ranges as those of
+/// [`ProbeRequest`](crate::probe::ProbeRequest).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Probe {

@@ -89,11 +89,12 @@ pub struct JoinRequest {
     pub csr: String,
     /// The WireGuard public key of the agent.
     pub public_key: PublicKey,
-    /// The endpoints at which other agents reach this one, `ADDRESS:PORT`, the preferred one first. The unspecified
-    /// address (0.0.0.0 or ::) stands for the source address of the request as the controller sees it.
+    /// The endpoints at which other agents reach this agent, in the form `ADDRESS:PORT`, the preferred one first. The
+    /// unspecified address (0.0.0.0 or ::) stands for the source address of the request as the controller sees it.
     #[serde(default)]
     pub endpoints: Vec<String>,
-    /// The endpoint of the second port, for QUIC alone, as in `endpoints`. `None`: there is none.
+    /// The endpoint of the agent's second port, which accepts only QUIC, in the form of `endpoints`. `None`: the agent
+    /// has no second port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quic_endpoint: Option<String>,
     /// The number of lanes. `None`: one.

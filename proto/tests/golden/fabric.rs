@@ -256,7 +256,7 @@ fn requests_to_the_controller() {
     assert_eq!(agent.as_str(), "vm-c");
     let questions: BTreeMap<String, ExplainRequest> = golden.read("explain_request_with_nulls");
     assert_eq!(questions["full"].protocol, Protocol::Tcp);
-    // Null is what absent is.
+    // A null in a request means the same as an absent field.
     assert_eq!(
         (questions["minimal"].destination_port, questions["minimal"].ttl),
         (None, None)

@@ -111,7 +111,8 @@ impl Golden {
         }
     }
 
-    /// Compares the JSON of a value that programs both write and read with `NAME.json`, and reads the file back.
+    /// Compares the JSON of a value with `NAME.json`, and reads the file back. For values that programs both write and
+    /// read.
     ///
     /// # Panics
     /// If the file is missing or differs, if the type cannot read the file, or if the value that was read from the file
@@ -119,7 +120,8 @@ impl Golden {
     pub fn document<T: Serialize + DeserializeOwned>(&self, name: &str, value: &T) {
         let text = pretty(value);
         self.compare(&format!("{name}.json"), &text);
-        // Compared as text: ids compare case-insensitively, and some types have no comparison.
+        // The two values are compared as text, because ids compare case-insensitively and some types do not implement
+        // `PartialEq`.
         let again = pretty(&self.read::<T>(name));
         self.require_equal(name, &text, &again);
     }
@@ -146,8 +148,8 @@ impl Golden {
         self.require_equal(name, &text, &pretty(&Cases(&again)));
     }
 
-    /// Compares values that programs only write with `NAME.json`, as [`Self::cases`] does. The file is not read back,
-    /// because no type of the calling crate can read it.
+    /// Compares values of one type with `NAME.json` as [`Self::cases`] does, but does not read the file back. For
+    /// values that programs write but never read: no type of the calling crate can read them.
     ///
     /// # Panics
     /// If the file is missing or differs.
@@ -213,7 +215,8 @@ impl Golden {
     }
 }
 
-/// The command that rewrites the running test's files. The test harness gives the thread of a test the test's name.
+/// The command that rewrites the running test's files. It contains the name of the current thread, which the test
+/// harness sets to the name of the test.
 fn command() -> String {
     let thread = std::thread::current();
     let test = thread.name().filter(|name| *name != "main").unwrap_or("golden");

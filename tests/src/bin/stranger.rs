@@ -242,8 +242,8 @@ impl Stranger {
                 anyhow::Ok(())
             };
             let fill = async {
-                // If the controller closes the stream, its answer says why, so the answer is read before the error
-                // counts.
+                // If the controller closes the stream, sending fails, but the controller's answer gives the reason. So
+                // an error of sending is ignored, and the answer is awaited.
                 let _ = fill.await;
                 std::future::pending::<()>().await;
             };

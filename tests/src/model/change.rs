@@ -104,7 +104,7 @@ impl Model {
             .is_some_and(|v| v.subnets.iter().any(|s| s.name == subnet))
     }
 
-    /// A change of a VNet's ranges (P27) must pass the checks of P10 and P11 against all peers.
+    /// A change of a VNet's ranges (P27) must pass the checks of P10 and P11 against all peers, and the check of G16.
     fn validate_space(&self, vnet: &str, space: &[IpNet]) -> Ruling {
         let Some(own) = self.vnet(vnet) else {
             return Ruling::Accept;
@@ -137,8 +137,8 @@ impl Model {
                 }
             }
         }
-        // P13: the specification does not say whether another VNet's half with this VNet counts if this VNet has no
-        // half with the other VNet.
+        // P13: another VNet may have a peering half with this VNet while this VNet has none with the other VNet. The
+        // specification does not say whether such a half counts.
         open |= self.vnets.iter().any(|v| {
             let half = v.peerings.iter().find(|p| p.remote == vnet);
             half.is_some() && self.half(vnet, &v.name).is_none() && overlap(space, &v.space)
@@ -161,12 +161,12 @@ impl Model {
         if overlap(&own.space, &other.space) {
             codes.push("VnetAddressSpacesOverlap"); // P10
         }
-        // P11, from both sides: all peers of one VNet are pairwise disjoint.
+        // P11: all peers of one VNet must be pairwise disjoint. This is checked for the peers of both VNets.
         for (middle, newcomer) in [(remote, own), (vnet, other)] {
             for (third, ranges, connected) in self.peers_of(middle) {
                 if third != newcomer.name && overlap(&newcomer.space, &ranges) {
                     let code = "VnetAddressSpaceOverlapsWithAlreadyPeeredVnet";
-                    // P11 is certain for the peers of the remote VNet. For the peers of the own VNet the check is only
+                    // P11 is certain for the peers of the remote VNet. For the peers of `vnet` itself the check is only
                     // derived from P11, so the product may accept such a change.
                     note(connected && middle == remote, code, &mut codes, &mut open);
                 }
@@ -188,20 +188,22 @@ impl Model {
             if own.peerings.iter().any(|p| p.remote != remote && p.flags.use_remote) {
                 codes.push("XAnotherPeeringUsesRemoteGateways");
             }
-            // An overlap of the two VNets themselves has the code of P10 above; only further networks concern G16.
+            // An overlap of the two VNets themselves has the code of P10 above. This check of G16 is for overlaps with
+            // further networks.
             if !overlap(&own.space, &other.space) && self.joined_overlap(&[vnet, remote]) {
                 codes.push("XVpnNetworksOverlap");
             }
         }
-        // P20 refuses a new half without transit if the other half uses remote gateways, but P21 lets an update remove
-        // the flag. The model does not distinguish new halves from updates here, so the product may refuse or accept
-        // both.
+        // P20 refuses a new half of a peering without `allowGatewayTransit` if the other half has `useRemoteGateways`,
+        // but P21 lets an update remove `allowGatewayTransit`. The model does not distinguish new halves from updates
+        // here, so the product may refuse or accept either of them.
         open |= !flags.transit && back.is_some_and(|b| b.flags.use_remote);
         ruling(codes, open)
     }
 
     /// G16: the given VNets, and all VNets that VPN connections join with one of them over any number of hops. A
-    /// gateway advertises the VNets that use it as its own (P21b), so these VNets are joined too.
+    /// peering with `useRemoteGateways` joins its two VNets too, because a gateway also advertises the VNets that use
+    /// it (P21b).
     fn joined(&self, start: &[&str]) -> Vec<String> {
         let mut joined: Vec<String> = start.iter().map(ToString::to_string).collect();
         let mut next = 0;
@@ -253,8 +255,8 @@ impl Model {
         pairs.any(|(a, b)| overlap(a, b))
     }
 
-    /// The peers of a VNet. For each: its name, its present and its synced ranges in one list, and whether the VNet's
-    /// half with it is `Connected`.
+    /// The peers of a VNet. For each peer: its name, its present and its synced ranges in one list, and whether the
+    /// VNet's half with the peer is `Connected`.
     fn peers_of(&self, vnet: &str) -> Vec<(String, Vec<IpNet>, bool)> {
         let halves = self.vnet(vnet).map(|v| v.peerings.clone()).unwrap_or_default();
         let describe = |half: Peering| {
@@ -265,7 +267,8 @@ impl Model {
         halves.into_iter().map(describe).collect()
     }
 
-    /// Applies the effects of an operation without a check: call it only for an operation that was accepted.
+    /// Applies the effects of an operation, without a check: call it only for an operation that was accepted. The
+    /// deletion of something that does not exist has no effect.
     pub fn apply(&mut self, operation: &Operation) {
         match operation.clone() {
             Operation::PutVnet { vnet, region, space } => match self.vnet_mut(&vnet) {

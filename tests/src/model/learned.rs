@@ -25,18 +25,20 @@ fn martians() -> Vec<IpNet> {
 }
 
 impl Model {
-    /// The announcement of the site that is joined to a VNet's gateway. None: the site has announced nothing, or no agent
-    /// runs the gateway.
+    /// The announcement of the site that is joined to a VNet's gateway. None: the VNet has no gateway, no agent has
+    /// joined for the gateway, or the site has announced nothing.
     #[must_use]
     pub fn site(&self, hub: &str) -> Option<&Announced> {
         let gateway = self.gateways.iter().any(|g| g.vnet == hub) && self.gateway_agent(hub).is_some();
         self.announced.iter().find(|a| a.vnet == hub).filter(|_| gateway)
     }
 
-    /// The announced prefixes that a VNet's gateway accepts from its site; empty if there is no site. AS paths must begin
-    /// with the site's ASN (RFC 4271). A family with more than 4,000 prefixes is refused as a whole (G23). Prefixes inside
-    /// a martian block are refused, and so are prefixes that equal a local prefix of the gateway or lie in one (G22).
-    /// Prefixes that contain a martian block or a local prefix are accepted.
+    /// The announced prefixes that a VNet's gateway accepts from its site; empty if there is no site. With
+    /// [`Announced::foreign_as`] all prefixes are refused, because AS paths must begin with the site's ASN (RFC 4271).
+    /// With [`Announced::flood`] all IPv4 prefixes are refused, because a family with more than 4,000 prefixes is
+    /// refused as a whole (G23); `prefixes` themselves are not counted. Prefixes inside a martian block are refused,
+    /// and so are prefixes that equal a local prefix of the gateway or lie in one (G22). Prefixes that contain a
+    /// martian block or a local prefix are accepted.
     #[must_use]
     pub fn accepted_from_site(&self, hub: &str) -> Vec<IpNet> {
         let Some(site) = self.site(hub).filter(|s| !s.foreign_as) else {
@@ -52,8 +54,8 @@ impl Model {
         accepted
     }
 
-    /// The local prefixes of a VNet's gateway: the VNet's ranges, and the synced ranges of the VNets that use the gateway
-    /// (P21, P27).
+    /// The local prefixes of a VNet's gateway: the VNet's ranges, and the synced ranges of the VNets that use the
+    /// gateway (P21, P27). Whether the VNet has a gateway is not checked. Empty if the VNet does not exist.
     #[must_use]
     pub fn local_prefixes(&self, hub: &str) -> Vec<IpNet> {
         let mut own = self.vnet(hub).map(|v| v.space.clone()).unwrap_or_default();
@@ -64,9 +66,9 @@ impl Model {
         own
     }
 
-    /// Whether the gateway of `hub` may send packets with this source to a machine of VNet `receiver` because the gateway's
-    /// site announced the source. Sources of the receiver's own VNet or of a peered VNet are never permitted, even if an
-    /// announced prefix contains them (D10).
+    /// Whether the announcements of the site permit the gateway of `hub` to send packets with this source to a machine
+    /// of VNet `receiver`. They permit a source in an accepted prefix, except sources in VNet `receiver`, in a VNet
+    /// that is peered with it, or in a martian block (D10). False if VNet `receiver` does not exist.
     #[must_use]
     pub fn gateway_may_send(&self, hub: &str, receiver: &str, source: IpAddr) -> bool {
         let Some(home) = self.vnet(receiver) else { return false };
@@ -77,8 +79,10 @@ impl Model {
         within(&self.accepted_from_site(hub), source) && !within(&assigned, source)
     }
 
-    /// Whether the gateway of `hub` accepts packets with this source from its site. None: the specification does not
-    /// decide, because the source belongs to a connected VNet whose tunnel cannot exist.
+    /// Whether the gateway of `hub` accepts packets with this source from its site. It accepts a source in an accepted
+    /// prefix, except sources in a local prefix, in a martian block, or in a network that one of the gateway's
+    /// connections leads to. None: the specification does not decide, because one of the gateway's connections leads to
+    /// the source, but the tunnel of this connection cannot exist.
     #[must_use]
     pub fn site_may_send(&self, hub: &str, source: IpAddr) -> Option<bool> {
         let mut assigned = self.local_prefixes(hub);
@@ -88,8 +92,8 @@ impl Model {
         }
         for far in self.connected_to(hub) {
             if within(&self.reachable_via(hub, far), source) {
-                // Without a key, or without an agent at the far end, the connection has no link. Then no link has this
-                // source by configuration, and the specification does not say whether the site may use it.
+                // Without a key, or without an agent at the far end, the connection has no link. Then no link is
+                // permitted to send from this source, and the specification does not say whether the site is.
                 let link = self.keyed(hub, far) && self.gateway_agent(far).is_some();
                 return link.then_some(false);
             }

@@ -34,8 +34,8 @@ enum Source {
 const RESERVED: [&str; 4] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"];
 
 impl Model {
-    /// The next hop of a packet to `destination` that leaves a subnet of a VNet, by R7. None: the VNet or the subnet does
-    /// not exist, or no route contains the destination.
+    /// The next hop of a packet to `destination` that leaves a subnet of a VNet, by R7. None: the VNet or the subnet
+    /// does not exist. Otherwise there is always a route, because each VNet has default routes (R1).
     #[must_use]
     pub fn route(&self, vnet: &str, subnet: &str, destination: IpAddr) -> Option<Hop> {
         let home = self.vnet(vnet)?;
@@ -44,7 +44,7 @@ impl Model {
         let user = table.map(|t| t.routes.clone()).unwrap_or_default();
 
         let mut routes: Vec<(IpNet, Source, Hop)> = Vec::new();
-        // R1: a route for each range of the VNet; R3, R4: one for each synced prefix of each connected peering.
+        // R1: a route for each range of the VNet; R3, R4: a route for each synced prefix of each connected peering.
         for range in &home.space {
             routes.push((*range, Source::System, Hop::Local));
         }

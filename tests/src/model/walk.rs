@@ -33,7 +33,8 @@ struct LinkPacket<'a> {
 }
 
 impl Model {
-    /// Follows a packet until it is delivered or lost, or until the specification does not decide.
+    /// Follows a packet until it is delivered or lost, or until the specification does not decide. Each packet starts
+    /// with [`TTL`]. If an agent on the way has not joined, or is revoked, the result is [`Fate::Unspecified`].
     #[must_use]
     pub fn fate(&self, packet: &Packet) -> Fate {
         let mut path: Vec<String> = Vec::new();
@@ -78,8 +79,8 @@ impl Model {
                     if own || within(&self.served_by(agent), packet.destination) {
                         return Fate::Delivered { path };
                     }
-                    // R12, D10: the packet is for another host, so the kernel forwards it, and it enters the agent
-                    // again through the TUN device.
+                    // R12, D10: the packet is for another host, so the machine's kernel forwards it, and the agent
+                    // reads it again from the TUN device.
                     from = None;
                 }
                 Step::Send(next) => {
@@ -139,8 +140,9 @@ impl Model {
         off.flat_map(|p| p.remote_space.clone()).collect()
     }
 
-    /// P17 at a receiving machine. `refused` is the result of the check of the link ([`Self::admit`]); if that check
-    /// refuses the packet, the product may also report [`Why::AccessOff`]. None: the packet is accepted.
+    /// P17 at a receiving machine: packets with a source in [`Self::denied_ranges`] are dropped with
+    /// [`Why::AccessOff`]. `refused` is the result of [`Self::admit`]; if `admit` drops such a packet too, the product
+    /// may give either reason. None: the packet is accepted.
     fn admit_by_tag(&self, arrival: &LinkPacket<'_>, refused: Option<Step>) -> Option<Step> {
         let LinkPacket { to, packet, .. } = arrival;
         if to.gateway || !within(&self.denied_ranges(&to.vnet), packet.source) {
@@ -222,7 +224,7 @@ impl Model {
         if from.gateway {
             return self.admit_from_gateway(arrival);
         }
-        // D8: a host serves the addresses of its subnets that no other agent has.
+        // D8: a host with served subnets sends for all addresses in these subnets that no other agent has.
         let behind = || self.owner(&from.vnet, source).is_some_and(|o| o.name == from.name);
         let mut is_own_source = within(&self.served_by(from), source) && behind();
         is_own_source |= self.addresses_of(from).contains(&source);
@@ -273,8 +275,9 @@ impl Model {
         }
     }
 
-    /// The receiver's check of a packet that a gateway sends. A gateway may send packets from sources in its local
-    /// prefixes, and in the networks at the far ends of its connections (P21). None: the receiver accepts the packet.
+    /// The receiver's check of a packet that a gateway sends. A gateway may send packets from its own address, from its
+    /// local prefixes, from the networks at the far ends of its connections (P21), and from networks that its site has
+    /// announced (D10). None: the receiver accepts the packet.
     fn admit_from_gateway(&self, arrival: &LinkPacket<'_>) -> Option<Step> {
         let LinkPacket { from, to, packet } = arrival;
         let hub = from.vnet.as_str();
@@ -297,7 +300,7 @@ impl Model {
         if self.addresses_of(from).contains(&packet.source) {
             return None;
         }
-        // D10: a gateway never sends from a source of the receiver's own VNet, whatever its routes contain.
+        // D10: a gateway may never send from a source of the receiver's own VNet, whatever routes the gateway has.
         if self.vnet(&to.vnet).is_some_and(|v| within(&v.space, packet.source)) {
             return Some(lose(Why::Source));
         }
@@ -305,7 +308,8 @@ impl Model {
         if far.iter().any(|f| within(&self.reachable_via(hub, f), packet.source)) {
             return None;
         }
-        // P21d: a user-defined route may lead from a spoke through the gateway to another spoke, or to the hub.
+        // P21d: a user-defined route may lead from a spoke through the gateway to another spoke, or to the hub. So the
+        // gateway may also send from sources in the hub and in the spokes.
         let local_prefixes = |name: &str| {
             let ranges = self.vnet(name).map(|v| v.space.clone()).unwrap_or_default();
             within(&ranges, packet.source)
@@ -369,8 +373,8 @@ impl Model {
             if within(&self.reachable_via(hub, far), destination) {
                 return match self.gateway_agent(far) {
                     None => Step::Lose(vec![Why::NoGateway, Why::NoTunnel]),
-                    // The product drops for one of two reasons: without a key there is no link, and with two different keys the
-                    // handshake fails.
+                    // The product gives one of two reasons: without a key there is no link, and with two different keys
+                    // the handshake fails.
                     Some(_) if !self.tunnel(hub, far) => Step::Lose(vec![Why::NoTunnel, Why::NoGateway]),
                     Some(gateway) => Step::Send(gateway.name.clone()),
                 };
@@ -388,8 +392,8 @@ impl Model {
         lose(Why::Unrouted)
     }
 
-    /// The next step of a packet that a gateway receives from its site. The gateway forwards it to local prefixes, and
-    /// never back to the site.
+    /// The next step of a packet that a gateway receives from its site. The gateway forwards the packet to local
+    /// prefixes, and never back to the site.
     fn relay_from_site(&self, gateway: &Agent, packet: &Packet) -> Step {
         let hub = gateway.vnet.as_str();
         if self.site(hub).is_none() || !gateway.gateway {
@@ -414,8 +418,8 @@ impl Model {
     }
 
     /// The next step of a packet from a far gateway or a site, by the routes of `GatewaySubnet` (G21, R20). The gateway
-    /// forwards it into its own VNet and the VNets that use the gateway, never into another peering (D9) or another
-    /// connection.
+    /// forwards the packet into its own VNet and the VNets that use the gateway, never into another peering (D9) or
+    /// another connection.
     fn relay_inward(&self, gateway: &Agent, packet: &Packet) -> Step {
         let hub = gateway.vnet.as_str();
         match self.route(hub, GATEWAY_SUBNET, packet.destination) {

@@ -106,7 +106,8 @@ impl VnetPlan {
 }
 
 impl Universe {
-    /// Draws a universe of 3 to 6 VNets with disjoint ranges, and sometimes one more with the ranges of the first (P10, P11).
+    /// Draws a universe of 3 to 6 VNets with disjoint ranges, and sometimes one more with the ranges of the first (P10,
+    /// P11). The same state of `rng` gives the same universe.
     #[must_use]
     pub fn draw(rng: &mut impl Rng) -> Self {
         let count = rng.random_range(3..=6_u8);
@@ -125,7 +126,10 @@ impl Universe {
     /// Draws the operations that set up a run, in an order in which most are accepted. The operations create every VNet
     /// with its NICs and agents, and then mostly a hub with spokes: the first VNet has a gateway and peers with most
     /// other VNets, and the third VNet is a branch, which a connection joins to the hub. Each part is sometimes left
-    /// out.
+    /// out. Nothing is carried out.
+    ///
+    /// # Panics
+    /// If there are fewer than three VNets. [`Self::draw`] never returns so few.
     #[must_use]
     pub fn setup(&self, rng: &mut impl Rng) -> Vec<Operation> {
         let mut out = Vec::new();
@@ -203,7 +207,10 @@ impl Universe {
         out
     }
 
-    /// Draws one operation, which may be one that must be refused.
+    /// Draws one operation, which may be one that must be refused. Nothing is carried out.
+    ///
+    /// # Panics
+    /// If there are no VNets.
     #[must_use]
     pub fn operation(&self, rng: &mut impl Rng) -> Operation {
         let mut plan = self.any(rng);
@@ -385,12 +392,18 @@ impl Universe {
     }
 
     /// Draws one of the VNet plans, each with the same probability.
+    ///
+    /// # Panics
+    /// If there are no VNets.
     pub fn any(&self, rng: &mut impl Rng) -> &VnetPlan {
         &self.vnets[rng.random_range(0..self.vnets.len())]
     }
 
     /// Draws an address of the wanted family: mostly the address of a NIC, sometimes that of a gateway, one in a
-    /// martian prefix, or one that nobody owns.
+    /// martian prefix, or one that nobody owns. An IPv6 address is that of a NIC or one that may have no owner.
+    ///
+    /// # Panics
+    /// If there are no VNets.
     #[must_use]
     pub fn address(&self, v4: bool, rng: &mut impl Rng) -> IpAddr {
         let plan = self.any(rng);

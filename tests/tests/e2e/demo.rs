@@ -116,7 +116,8 @@ fn spawn(topology: &Topology, dir: &Path, arguments: &[&str], environment: &[(&s
     let (verb, rest) = arguments.split_first().context("no command")?;
     let output = std::fs::File::create(dir.join("output"))?;
     let child = Command::new(binary::find("tombolo")?)
-        // The folder has the usual name, so that this run finds and replaces leftovers of an aborted one.
+        // The state folder has the lab's usual path, so that this run finds and replaces the leftovers of an aborted
+        // run.
         .args(["lab", "--lab-dir"])
         .arg(dir_of(None, &topology.name))
         .arg(verb)
@@ -172,7 +173,8 @@ fn the_demo_is_as_announced() -> Result<()> {
     demo.nothing_left()
 }
 
-/// After Ctrl-C during the demo, and a second Ctrl-C during its clean-up, nothing of the lab is left.
+/// After SIGINT (Ctrl-C) or SIGTERM during the demo, and the same signal again during its clean-up, nothing of the lab
+/// is left.
 #[test]
 fn an_interrupted_demo_leaves_nothing() -> Result<()> {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
@@ -199,7 +201,8 @@ fn an_interrupted_demo_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
-/// A search path whose program `ip` first runs a shell command.
+/// Returns a value for `PATH` with which `ip` is a script: it runs the shell command `first`, and then the real `ip`.
+/// Also returns the folder of the script, which must exist while the value is used.
 fn ip_that(first: &str) -> Result<(tempfile::TempDir, String)> {
     let dir = tempfile::tempdir()?;
     let real = Command::new("sh").args(["-c", "command -v ip"]).output()?;
@@ -212,7 +215,7 @@ fn ip_that(first: &str) -> Result<(tempfile::TempDir, String)> {
     Ok((dir, path))
 }
 
-/// A Ctrl-C that also makes a helper program fail is reported as an interrupt.
+/// A Ctrl-C that also makes a helper program fail is reported as an interrupt, and not as an error of the helper.
 #[test]
 fn an_interrupt_that_fails_a_helper_is_an_interrupt() -> Result<()> {
     let interrupted = "case \"$*\" in *'link set lo up') kill -INT $PPID; exit 130;; esac";
@@ -228,7 +231,7 @@ fn an_interrupt_that_fails_a_helper_is_an_interrupt() -> Result<()> {
     lab.nothing_left()
 }
 
-/// If the demo cannot remove everything, it reports what is left, and does not claim that everything is removed.
+/// If the demo cannot remove a part of the lab, it reports this, and does not claim that everything was removed.
 #[test]
 fn an_interrupted_lab_that_cannot_be_removed_says_so() -> Result<()> {
     // With this `ip` program the lab can be created, but the lab's namespaces cannot be deleted.

@@ -61,9 +61,9 @@ fn expect_no_loss(pinger: BackgroundPing) -> Result<()> {
     Ok(())
 }
 
-/// G6: when an instance is killed, packets are lost for a moment. When an instance stops in an orderly way, no packet
-/// is lost, and none is lost when the instance returns. All this holds for two active instances, and for an active and
-/// a standby one.
+/// G6: when one of a gateway's two instances is killed, packets are lost for a moment, until the other instance carries
+/// them. When an instance stops in an orderly way, no packet is lost. When an instance returns, no packet is lost
+/// either. All this holds for two active instances, and for an active and a standby one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_of_a_gateway_stands_in_for_the_other() -> Result<()> {
     let mut topology = Topology::load("failover")?;
@@ -122,7 +122,7 @@ async fn gateways_stand_in_for_a_peering_whose_path_is_cut() -> Result<()> {
     wait_for_first_hop(&w, "left-vm", "right-vm", &LEFT).await?;
     wait_for_first_hop(&w, "right-vm", "left-vm", &RIGHT[..1]).await?;
     let pinger = w.start_ping("left-vm", "right-vm", PING_INTERVAL)?;
-    // As above: time for pings before the change.
+    // Time for about thirty pings before the path is restored.
     tokio::time::sleep(Duration::from_millis(300)).await;
     w.restore_pair("left-vm", "right-vm")?;
     wait_for_first_hop(&w, "left-vm", "right-vm", &direct).await?;

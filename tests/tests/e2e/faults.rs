@@ -112,8 +112,8 @@ async fn a_revoked_agent_is_cut_off_at_once() -> Result<()> {
     }
     let agent = w.client()?.agent("spoke-a-vm").await?;
     ensure!(agent.revoked && !agent.connected, "{agent:?}");
-    // The agent must not reconnect with its identity. The controller counts refused attempts. The first one that is
-    // counted from here on may still come from the killed process, so the test waits for two.
+    // The agent must not reconnect with its identity. The controller counts refused attempts. The first refused attempt
+    // from here on may still come from the killed process, so the test waits for two.
     w.kill_agent("spoke-a-vm")?;
     let refused = refused_requests(&w).await?;
     w.start_agent("spoke-a-vm")?;
@@ -164,11 +164,13 @@ async fn a_host_that_moves_is_found_again() -> Result<()> {
     w.readdress("spoke-a-vm", "203.0.113.121".parse()?)?;
     w.reach_within("spoke-a-vm", "hub-vm", Duration::from_secs(20)).await?;
     w.reach("spoke-a-vm", "hub-vm").await?;
-    // The link of a gateway's connection differs from a link between VMs: both ends keep it up even without traffic.
+    // The link of a gateway's connection must recover too. It differs from a link between VMs: both ends keep it up
+    // even without traffic.
     w.readdress("branch-gw", "203.0.113.142".parse()?)?;
     w.reach_within("hub-vm", "branch-vm", Duration::from_secs(30)).await?;
     w.reach("hub-vm", "branch-vm").await?;
-    // The controller learns the new addresses only after it has detected that the streams from the old ones are dead.
+    // The test waits here, because the controller learns the new addresses of the agents only after it has detected
+    // that the streams from the old addresses are dead.
     for host in ["spoke-a-vm", "branch-gw"] {
         w.wait_for_known_endpoint(host).await?;
     }
@@ -176,8 +178,8 @@ async fn a_host_that_moves_is_found_again() -> Result<()> {
     w.end().await
 }
 
-/// A cut in the underlay stops the pairs of hosts that it separates and no others, and these pairs recover when it
-/// ends.
+/// A cut in the underlay stops the traffic between the hosts that it separates, and no other traffic. The stopped
+/// traffic recovers when the cut ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cut_underlay_stops_exactly_what_was_cut() -> Result<()> {
     let w = World::up("cut").await?;

@@ -91,8 +91,8 @@ async fn an_agent_waits_for_its_token_and_its_controller_and_joins() -> Result<(
         .token;
     w.kill_controller()?;
 
-    // SIGTERM must end even an agent that still waits for its token; otherwise its container could not be stopped in an
-    // orderly way.
+    // SIGTERM must end even an agent that still waits for its token; otherwise the agent's container could be stopped
+    // only with SIGKILL.
     let mut agent = start(&w, &token_file, &log)?;
     logs(&log, "the token file").await?;
     terminate(&agent)?;

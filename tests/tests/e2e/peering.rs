@@ -29,7 +29,7 @@ async fn a_peering_lives_and_dies() -> Result<()> {
     w.trace_is("spoke-a-vm", &["hub-vm/6"]).await?;
     w.agree().await?;
 
-    // P17: `allowVirtualNetworkAccess` of either half can stop the traffic. The halves remain `Connected`.
+    // P17: `allowVirtualNetworkAccess` of either half of a peering can stop the traffic. The halves remain `Connected`.
     w.peer("hub", "spoke-a", Flags { access: false, ..PLAIN }).await?;
     w.silent("spoke-a-vm", "hub-vm").await?;
     assert_eq!(w.peering_state("spoke-a", "hub").await?, "Connected");

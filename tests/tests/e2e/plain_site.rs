@@ -93,7 +93,8 @@ async fn wait_for_site_route(w: &World, host: &str, expected: bool) -> Result<()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g18_a_site_without_bgp_is_reached_by_all_that_exchange_routes() -> Result<()> {
     let w = World::of(&Topology::parse(TOPOLOGY)?).await?;
-    // `device-config` printed the routes to the hub. The site's operator adds routes to further networks (G20).
+    // The output of `device-config` contains only routes to the hub. Routes to further networks are the task of the
+    // site's operator (G20), so the test adds them.
     for net in ["10.9.0.0/16", "10.2.30.0/24"] {
         let add = ["ip", "route", "add", net, "dev", "wg0"];
         let done = w.exec("plain-ce", &add, Duration::from_secs(5)).await?;
@@ -119,8 +120,9 @@ async fn g18_a_site_without_bgp_is_reached_by_all_that_exchange_routes() -> Resu
     ensure!(path.trim() == "BGP.as_path: 65515", "{learned}");
     w.agree().await?;
 
-    // R6: while the tunnel is down, the hub's own VMs keep their route to the site, because it is configured. The hub's
-    // gateway stops advertising the site to other networks, because these may have another path.
+    // R6: while the tunnel is down, the hub's own VMs keep their route to the site, because the route is configured and
+    // not learned. The hub's gateway stops advertising the site's prefix to other networks, because these may have
+    // another path to the site.
     wait_for_site_route(&w, "branch-vm", true).await?;
     w.cut_pair("hub-gw", "plain-ce")?;
     w.connection_is_because("to-plain", "NotConnected", "PeerReachability")

@@ -26,7 +26,8 @@ async fn every_row_of(topology: &Topology, silent: &[(&str, &str, &str)]) -> Res
     let mut wrong = Vec::new();
     let good = check::phases(&lab, true, |title, phase| {
         let (rows, heard) = phase.map_or((&[][..], &[][..]), |p| (&p.outcome.rows, &p.outcome.learned));
-        // E16: pings do not show leaked routes. The sites' routers must have exactly the permitted routes.
+        // E16: pings do not show leaked routes. So the sites' routers must also have learned exactly the expected
+        // prefixes.
         for heard in heard.iter().filter(|h| !h.good()) {
             let (who, expected, saw) = (heard.neighbour(), heard.expected(), heard.seen());
             wrong.push(format!("{title}: {who}: expected {expected}, seen {saw}"));
@@ -42,8 +43,8 @@ async fn every_row_of(topology: &Topology, silent: &[(&str, &str, &str)]) -> Res
     })
     .await?;
     ensure!(good, "{}", wrong.join("\n"));
-    // E16: pings do not show leaked routes. The tables, the permitted sources of links and the kernel routes of every
-    // agent must be those that the rules demand.
+    // E16: pings do not show leaked routes. So every agent must also have exactly the tables and the permitted sources
+    // of links that the controller computes, and no further kernel routes.
     let agreement = check::all(&lab).await?;
     ensure!(agreement.problems.is_empty(), "{}", agreement.problems.join("\n"));
     for (from, to, silent) in silent {
@@ -57,7 +58,7 @@ const PROBES: u8 = 3;
 
 /// T4 to T6, D23: traces from `from` to `to`, where `silent` is the host of the silent hop. Fails unless the agent of
 /// `silent` counts one silent drop for each probe of this hop, and no other agent counts any. The trace alone would not
-/// prove this, because a star could also stand for a lost answer.
+/// prove this, because `*` in a trace could also stand for a lost answer.
 async fn kept_silent(lab: &Lab, from: &str, to: &str, silent: &str) -> Result<()> {
     let before = silences(lab).await?;
     let traced = lab.trace(from, to, PROBES).await?;
@@ -95,8 +96,8 @@ async fn the_published_lab_shows_every_published_path() -> Result<()> {
     every_row("interop", &silent).await
 }
 
-/// The published lab shows the same rows when every network, host, site and resource has another name and another address.
-/// Nothing in the product may depend on those of the lab.
+/// The published lab shows the same rows when every network, host, site and resource has another name and another
+/// address. So nothing in the product depends on the names and addresses of the published lab.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_published_lab_is_not_about_its_names_and_numbers() -> Result<()> {
     let mut topology = rename(&Topology::load("interop")?, u64::from(std::process::id()))?;
@@ -139,9 +140,9 @@ async fn answers(lab: &Lab, when: &str) -> Result<()> {
     Ok(())
 }
 
-/// D19: a line and a device become silent without a loss of carrier. BFD detects the silent line, and unanswered
-/// handshakes show the silent device, both long before the hold time of the two BGP sessions ends. The site's routes
-/// are withdrawn, and return when the line and the device answer again.
+/// D19: a circuit's line and a site's VPN device become silent, but keep their carrier. BFD detects the silent line,
+/// and unanswered handshakes show the silent device, both long before the hold time of the two BGP sessions ends. The
+/// site's routes are withdrawn, and return when the line and the device answer again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_and_a_device_that_go_silent_are_given_up() -> Result<()> {
     const HOLD_TIME: u16 = 180;
@@ -220,8 +221,8 @@ async fn what_is_configured_wrongly_is_refused_or_said() -> Result<()> {
     let good = w.client()?.arm_get(&site).await?;
     w.connection_is("hub-loc1", "Connected").await?;
 
-    // The controller refuses what it can check alone: a reserved ASN (G4), a prefix of another site (G7), a gateway without its
-    // subnet (G1).
+    // The controller refuses what it can check without a gateway: a reserved ASN (G4), a prefix of another site (G7),
+    // and a gateway whose VNet has no `GatewaySubnet` (G1).
     let mut clash = good.clone();
     clash["properties"]["bgpSettings"]["asn"] = json!(65515);
     refused(&w, &site, &clash, "XReservedAsn").await?;
@@ -254,8 +255,8 @@ async fn what_is_configured_wrongly_is_refused_or_said() -> Result<()> {
     let body = json!({"location": "region1", "properties": properties});
     refused(&w, &gateway, &body, "InvalidResourceReference").await?;
 
-    // Other faults show only when the gateway tries to connect, so their reason is in the status: no shared key (G11), no
-    // device, a wrong public key (D16), a wrong shared key (D14).
+    // Other faults show only when the gateway tries to connect, so the connection's status gives the reason: no shared
+    // key (G11), no device, a wrong public key (D16), or a wrong shared key (D14).
     let mut apart = w.client()?.arm_get(&twin).await?;
     apart["properties"]["localNetworkAddressSpace"]["addressPrefixes"] = json!(["10.77.0.0/24"]);
     w.client()?.arm_put(&twin, &apart).await?;

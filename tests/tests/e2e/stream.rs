@@ -56,7 +56,8 @@ async fn large_transfers_arrive_whole() -> Result<()> {
         );
     }
 
-    // With an MTU of 9000 the hosts announce a larger MSS; the engine clamps it in their SYNs.
+    // With an MTU of 9000 the hosts announce a larger MSS. The agents' engines must clamp it in the hosts' SYN
+    // segments.
     for host in ["spoke-a-vm", "hub-vm"] {
         let script = "for d in $(ip -o tuntap show | cut -d: -f1); do ip link set $d mtu 9000; done";
         let done = w.exec(host, &["sh", "-c", script], Duration::from_secs(5)).await?;

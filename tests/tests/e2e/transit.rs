@@ -6,7 +6,7 @@ use tombolo_tests::live::{FORWARDED, Flags, PLAIN, World};
 
 /// Spokes reach each other through an appliance (R11, R19, P18, P24), and the branch through the hub's gateway (P19 to
 /// P21). A peering between hub and branch changes the path from the hub to the branch, but not the path from a spoke to
-/// the branch (P25, D9). For each step the test first shows that no packet passes before it.
+/// the branch (P25, D9). Before a step that permits traffic, the test shows that this traffic does not pass yet.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn spokes_reach_each_other_and_the_branch_only_as_declared() -> Result<()> {
     let w = World::up("transit").await?;
@@ -41,8 +41,8 @@ async fn spokes_reach_each_other_and_the_branch_only_as_declared() -> Result<()>
     w.in_force().await?;
     w.reach("spoke-a-vm", "spoke-b-vm").await?;
 
-    // The hub reaches the branch by VPN from the start. spoke-a does once both halves have the flags of P19 and P20;
-    // spoke-b never does.
+    // The hub reaches the branch by VPN from the start. spoke-a reaches the branch once both halves of its peering have
+    // the flags of P19 and P20. spoke-b never reaches it.
     w.connection_is("hub-to-branch", "Connected").await?;
     w.trace_is("hub-vm", &["hub-gw", "*", "branch-vm"]).await?;
     w.silent("spoke-a-vm", "branch-vm").await?;

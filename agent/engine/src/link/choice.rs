@@ -8,37 +8,38 @@
 //!          WireGuard has answered for 3 s, or QUIC is gone
 //! ```
 //! Each end of a link decides only about the packets that it sends, and receives over both transports at any time. An
-//! end whose peer sends over QUIC does the same, and returns to WireGuard after the peer has returned.
+//! end whose peer sends over QUIC also sends over QUIC, and returns to WireGuard after the peer has returned.
 
 use super::transport::SessionState;
 use std::time::{Duration, Instant};
 use tombolo_proto::status::Carrier;
 
-/// Age of an unanswered WireGuard handshake from which QUIC is tried. The time is enough for the first repetition,
-/// which is sent after 400 ms, and for the answer to the repetition.
+/// If a WireGuard handshake has had no answer for this long, the link tries QUIC. The time is enough for the first
+/// repetition of the handshake, which is sent after 400 ms, and for the answer to this repetition.
 const UNANSWERED_TIMEOUT: Duration = Duration::from_millis(800);
 
-/// WireGuard counts as rate-limited if at least this share of the echoes is lost (0.25 is a quarter), among at least
-/// this number of echoes. By default 20 echoes are sent in 2 s.
+/// WireGuard counts as rate-limited by the network if at least `MAX_LOSS` (a quarter) of the echoes over it is lost,
+/// among at least `MIN_LOSS_SAMPLES` echoes. At the default interval of 100 ms, 20 echoes are sent in 2 s.
 const MAX_LOSS: f64 = 0.25;
 const MIN_LOSS_SAMPLES: u32 = 20;
 
-/// A link returns to WireGuard when at least this number of echoes in a row was answered over WireGuard, and the
-/// answers span at least this time. Failed links come back under the same conditions by default (D19).
+/// A link returns to WireGuard when at least `MIN_ANSWERS` echoes over WireGuard were answered since its last silence,
+/// and these answers span at least `MIN_ANSWERING`. By default, a link that is down comes up again under the same
+/// conditions (D19).
 const MIN_ANSWERS: u32 = 10;
 const MIN_ANSWERING: Duration = Duration::from_secs(3);
 
-/// Least time for which a link stays on QUIC after WireGuard was rate-limited. A policer lets the first packets of a
-/// new flow pass, so WireGuard would seem to work after each return.
+/// Least time for which a link stays on QUIC after WireGuard was rate-limited. A policer (rate limiter) in the network
+/// lets the first packets of a flow pass, so WireGuard would seem to work for a moment after each return to it.
 const RATE_LIMITED_HOLD: Duration = Duration::from_secs(60);
 
 /// First and longest pause between attempts to connect over QUIC. The pause doubles with each failed attempt.
 const MIN_CONNECT_BACKOFF: Duration = Duration::from_secs(2);
 const MAX_CONNECT_BACKOFF: Duration = Duration::from_secs(30);
 
-/// Time after this end's return to WireGuard during which it does not follow a peer that still sends over QUIC, because
-/// the peer needs its own [`MIN_ANSWERING`] to return. A peer that still sends over QUIC afterwards probably has a path
-/// on which WireGuard does not work.
+/// Time after this end's return to WireGuard during which it does not follow a peer that still sends over QUIC. The
+/// peer needs this time, because it returns only after its own [`MIN_ANSWERING`]. A peer that still sends over QUIC
+/// afterwards probably has a path on which WireGuard does not work.
 const RETURN_GRACE: Duration = Duration::from_secs(6);
 
 /// Time for which an unused QUIC connection is kept, because WireGuard may fail again soon.
@@ -52,9 +53,10 @@ pub(super) struct TransportHealth {
     /// The length of the peer's silence over this transport; `None`: the peer is not silent, by the definition of
     /// [`Liveness::silent`](super::liveness::Liveness::silent).
     pub(super) silent: Option<Duration>,
-    /// The time at which anything was received over this transport last.
+    /// The time at which something was last received over this transport.
     pub(super) last_rx: Option<Instant>,
-    /// Number of echoes in a row that were answered over this transport, and the time of the first of these answers.
+    /// Number of echoes over this transport that were answered since the last silence, and the time of the first of
+    /// these answers.
     pub(super) answers: Option<(u32, Instant)>,
     /// Share of the echoes over this transport that were lost, from 0 to 1, and the number of echoes from which this
     /// share is computed.
@@ -107,7 +109,7 @@ impl Default for Choice {
 }
 
 impl TransportHealth {
-    /// Whether packets can be sent over the transport, because it has a session.
+    /// Whether the transport has a session, so that packets can be sent over it.
     pub(super) fn is_up(&self) -> bool {
         self.session == SessionState::Up
     }
@@ -142,8 +144,8 @@ impl Choice {
         if !quic.is_up() || quic.silent.is_some() {
             return self.connect(now, quic);
         }
-        // If QUIC has received nothing either since WireGuard became silent, a switch to QUIC would not help: the path
-        // itself may be cut.
+        // If nothing has come over QUIC either since WireGuard became silent, the path itself may be cut, and a switch
+        // to QUIC would not help.
         let silent_since = wireguard.silent.and_then(|silence| now.checked_sub(silence));
         if quic
             .last_rx
@@ -213,8 +215,8 @@ impl Choice {
     }
 }
 
-/// Why WireGuard is not good enough. The flag is true if the reason is that WireGuard loses too many echoes, and false if
-/// it does not answer at all. `None`: WireGuard works, or it is too early to say.
+/// Why WireGuard is not good enough. The flag is true if WireGuard loses too many echoes, and false if it does not
+/// answer at all. `None`: WireGuard works, or it is too early to say.
 fn trouble(now: Instant, wireguard: TransportHealth) -> Option<(String, bool)> {
     if !wireguard.is_up() {
         let SessionState::Connecting { since: Some(since) } = wireguard.session else {

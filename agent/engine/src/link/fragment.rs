@@ -1,16 +1,16 @@
 //! Fragmentation inside a link, for packets that are too long for the path although their senders need not send shorter
 //! ones: IPv6 packets up to 1,280 bytes, and IPv4 packets without don't-fragment (D20).
 //!
-//! Fragmentation of the outer datagram is no alternative: the kernel would need to know the path MTU, and many
-//! firewalls drop fragments.
+//! IP fragmentation of the outer datagram would not work everywhere: the kernel would need to know the path MTU, and
+//! many firewalls drop IP fragments.
 
 use super::in_band::{MESSAGE_LEN, Message};
 
 /// Length of the longest packet that is reassembled, in bytes: the highest MTU that a configuration may have.
 const MAX_PACKET_LEN: usize = 9000;
 
-/// Splits a packet into messages of at most `limit` bytes each, and passes them to `each` in order. `number` is the
-/// packet's number, which should differ from the number of the last fragmented packet. Returns `false`, and passes no
+/// Splits a packet into messages of at most `limit` bytes each, and passes them to `each` in order. `number` identifies
+/// the packet, and should differ from the number of the packet that was split before. Returns `false`, and passes no
 /// message, if `limit` leaves no room for contents, or more than 255 messages would be needed.
 pub(super) fn split(packet: &[u8], limit: usize, number: u32, mut each: impl FnMut(&[u8])) -> bool {
     let room = limit.min(MAX_PACKET_LEN).saturating_sub(MESSAGE_LEN);
@@ -21,7 +21,7 @@ pub(super) fn split(packet: &[u8], limit: usize, number: u32, mut each: impl FnM
         return false;
     };
     let mut message = [0; MAX_PACKET_LEN];
-    // All fragments have about the same length, so that all of them fit if one does.
+    // All fragments have about the same length, so that a path carries either all of them or none.
     let size = packet.len().div_ceil(usize::from(count.max(1)));
     for (index, bytes) in (0..count).zip(packet.chunks(size)) {
         let Some(message) = message.get_mut(..MESSAGE_LEN + bytes.len()) else {
@@ -42,7 +42,7 @@ pub(super) fn split(packet: &[u8], limit: usize, number: u32, mut each: impl FnM
 }
 
 /// The fragments of one link that have arrived. Fragments are put together only if they arrive in order: a packet with
-/// a missing or late fragment is lost. So one buffer of bounded size is enough, whatever a peer sends.
+/// a missing or late fragment is lost. So one buffer of bounded size is enough for each link, whatever its peer sends.
 #[derive(Debug, Default)]
 pub(super) struct Reassembly {
     packet: u32,
@@ -52,8 +52,8 @@ pub(super) struct Reassembly {
 
 impl Reassembly {
     /// Takes the fragment at position `index` of `count` of the packet with this number. Returns the packet if the
-    /// fragment is the last one. `None`: the packet is not complete, or was lost because the fragment is out of order
-    /// or makes it longer than 9,000 bytes.
+    /// fragment is the last one. `None`: either the packet is not complete yet, or it is lost because the fragment is
+    /// out of order or makes the packet longer than 9,000 bytes.
     pub(super) fn take(&mut self, packet: u32, (index, count): (u8, u8), bytes: &[u8]) -> Option<&[u8]> {
         if index == 0 {
             self.bytes.clear();
@@ -101,7 +101,7 @@ mod tests {
             prop_assert!(split(&packet, limit, 7, |fragment| fragments.push(fragment.to_vec())));
             prop_assert!(fragments.iter().all(|p| p.len() <= limit));
             let mut reassembly = Reassembly::default();
-            // If one fragment of a packet is lost, this packet is lost, and the next one is complete.
+            // If one fragment of a packet is lost, only this packet is lost: the next packet is reassembled.
             let lost = lost.index(fragments.len());
             for (n, fragment) in fragments.iter().enumerate() {
                 if n != lost {

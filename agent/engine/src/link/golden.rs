@@ -64,7 +64,7 @@ fn messages_inside_links() {
     golden!().text("messages_inside_links.txt", &text);
 }
 
-/// One end advertises a table in two messages, and the other end confirms it.
+/// Records the messages with which one end advertises a table (two messages) and the other end confirms it (one).
 #[test]
 #[allow(clippy::disallowed_methods, reason = "the clock is the test's")]
 fn messages_of_route_advertisements() {

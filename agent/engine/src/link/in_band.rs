@@ -7,7 +7,9 @@
 //!          43  0
 //!      44..48  number, big-endian
 //!        48..  contents of a fragment or route message, padding of a probe
-//! ``` A message is an IP packet, so any link that carries packets carries messages too. The engine never passes a
+//! ```
+//!
+//! A message is an IP packet, so any link that carries packets carries messages too. The engine never passes a
 //! message to the TUN device. A third-party device drops such a message, because the addresses are link-local and the
 //! next header is reserved for experiments (RFC 3692).
 
@@ -33,7 +35,8 @@ pub(super) enum Message {
     Echo(u32),
     /// The reply to the echo with this number.
     Reply(u32),
-    /// A probe for the path MTU: a packet of this length in bytes, whose arrival the peer acknowledges.
+    /// A probe for the path MTU: a packet of this length in bytes, which the peer acknowledges with
+    /// [`ProbeAck`](Self::ProbeAck).
     Probe(u16),
     /// Acknowledges a probe of this length, in bytes.
     ProbeAck(u16),
@@ -48,7 +51,7 @@ pub(super) enum Message {
     },
     /// A message about routes. The contents of the route message follow ([`route_sync`](super::route_sync)).
     Routes,
-    /// The sender is about to stop, so its peer uses another link if it has one.
+    /// The sender is about to stop. The receiver then uses another link to the same destinations, if it has one.
     Drain,
 }
 
@@ -69,7 +72,8 @@ impl Message {
             Self::Drain => (7, 0),
         };
         let mut packet = [0; MESSAGE_LEN];
-        // IPv6, 8 bytes of payload, and a hop limit of 1, so that no router would forward a message that leaks.
+        // The IPv6 header states 8 bytes of payload and a hop limit of 1, so that no router forwards a message that has
+        // left the link by mistake.
         packet[0] = 0x60;
         packet[5] = 8;
         packet[6] = NEXT_HEADER;
@@ -102,8 +106,8 @@ impl Message {
         }
     }
 
-    /// Whether a packet is a message between agents. A message is never passed on to the engine, even if its kind is
-    /// unknown.
+    /// Whether a packet is a message between agents. The link handles every message itself, and ignores messages of
+    /// unknown kind; it never passes one to the engine.
     pub(super) fn is_in_band(packet: &[u8]) -> bool {
         let head = packet.first_chunk::<MESSAGE_LEN>();
         head.is_some_and(|head| head[6] == NEXT_HEADER && head[0] >> 4 == 6 && head[8..40] == ADDRESSES)

@@ -10,12 +10,12 @@ const WINDOW: usize = 64;
 /// A reply that takes longer counts as lost.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// While the round-trip time is unknown, a peer is taken to be silent only after this time. A shorter time would be
-/// wrong, because a reply is in time until [`REPLY_TIMEOUT`].
+/// While the round-trip time is unknown, a peer is taken to be silent only after this time. After a shorter time the
+/// first reply may still be under way: a reply is in time until [`REPLY_TIMEOUT`].
 const UNKNOWN_RTT_SILENCE: Duration = REPLY_TIMEOUT;
 
-/// A silence of at least this length is taken to come from a path that was down, and not from a rate limit, so the
-/// echoes that were lost during the silence are ignored. At the default interval of 100 ms six echoes in a row must be
+/// After a silence of at least this length the path is taken to have been down, not rate-limited, so the echoes that
+/// were lost during the silence do not count as lost. At the default interval of 100 ms, six echoes in a row must be
 /// lost, which random loss rarely causes.
 const DOWN_SILENCE: Duration = Duration::from_millis(600);
 
@@ -30,9 +30,9 @@ pub(super) struct Liveness {
     next: u32,
     /// Smoothed round-trip time (RFC 6298).
     rtt: Option<Duration>,
-    /// Number of echoes in a row that were answered, and the time of the first answer.
+    /// Number of echoes that were answered since the last silence, and the time of the first answer.
     answered: Option<(u32, Instant)>,
-    /// Time at which anything was received over this transport last.
+    /// Time at which something was last received over this transport.
     last_rx: Option<Instant>,
     /// Number of echoes sent since `last_rx`, and the time of the first of them.
     unanswered: Option<(u32, Instant)>,
@@ -70,8 +70,8 @@ impl Liveness {
         self.misses_take = Duration::from_millis(u64::from(probes.interval)) * probes.misses;
     }
 
-    /// Returns the next echo, which the caller must send now. If the peer is silent, the count of answers in a row
-    /// starts from zero again.
+    /// Returns the next echo, which the caller must send now. If the peer is silent, the count of answered echoes
+    /// ([`answers`](Self::answers)) starts from zero again.
     pub(super) fn send(&mut self, now: Instant) -> Message {
         let number = self.next;
         self.next = number.wrapping_add(1);
@@ -91,12 +91,12 @@ impl Liveness {
         self.sent.get(last as usize % WINDOW)?.map(|(at, _)| at)
     }
 
-    /// Records that anything was received over this transport, which ends a silence. If the silence lasted
-    /// [`DOWN_SILENCE`] or longer, the echoes that were sent during it do not count as lost.
+    /// Records that something was received over this transport at `now`. A silence of the peer ends. If the silence
+    /// lasted [`DOWN_SILENCE`] or longer, the echoes that were sent during it do not count as lost.
     pub(super) fn received(&mut self, now: Instant) {
         let was_down = self.silent(now).is_some_and(|silence| silence >= DOWN_SILENCE);
         if let Some((_, since)) = self.unanswered.filter(|_| was_down) {
-            // Echoes that were sent less than this time ago may still be answered.
+            // A reply to an echo that was sent less than two round-trip times ago may still arrive.
             let under_way = 2 * self.rtt.unwrap_or(REPLY_TIMEOUT);
             let missed = |(at, reply): &mut (Instant, Option<Duration>)| {
                 reply.is_none() && *at >= since && now.saturating_duration_since(*at) > under_way
@@ -109,13 +109,13 @@ impl Liveness {
         self.unanswered = None;
     }
 
-    /// The time at which anything was received over this transport last; `None`: nothing was received yet.
+    /// The time at which something was last received over this transport; `None`: nothing was received yet.
     pub(super) fn last_rx(&self) -> Option<Instant> {
         self.last_rx
     }
 
     /// Records the reply to the echo with this number. A late or repeated reply, or a reply to an unknown number, does
-    /// not count in the statistics, but shows that the peer is alive.
+    /// not count in the statistics, but ends a silence of the peer.
     pub(super) fn reply(&mut self, number: u32, now: Instant) {
         self.measure(number, now);
         self.received(now);
@@ -136,7 +136,7 @@ impl Liveness {
         *count += 1;
     }
 
-    /// Sets the round-trip time unless one was measured here. `rtt` is the round-trip time over the link's other
+    /// Sets the round-trip time unless it is known already. `rtt` is the round-trip time over the link's other
     /// transport, which uses the same path.
     pub(super) fn assume_rtt(&mut self, rtt: Option<Duration>) {
         self.rtt = self.rtt.or(rtt);
@@ -161,8 +161,9 @@ impl Liveness {
         (all >= 10).then(|| (f64::from(lost) / f64::from(all), all))
     }
 
-    /// The length of the peer's silence; `None`: the peer does not count as silent. The peer counts as silent after the
-    /// configured number of unanswered echoes (D19) and two more round-trip times, because replies may be on their way.
+    /// The length of the peer's silence; `None`: the peer does not count as silent. The peer counts as silent when the
+    /// configured number of echoes (D19) is unanswered, and two more round-trip times have passed, in which replies may
+    /// still arrive.
     pub(super) fn silent(&self, now: Instant) -> Option<Duration> {
         let (count, since) = self.unanswered?;
         let silence = now.saturating_duration_since(since);
@@ -172,13 +173,13 @@ impl Liveness {
         (count >= self.misses && silence >= allowed).then_some(silence)
     }
 
-    /// Starts to count answers in a row from zero again; the statistics of losses stay.
+    /// Starts to count answered echoes from zero again; the statistics of losses stay.
     pub(super) fn forget_answers(&mut self) {
         self.answered = None;
     }
 
-    /// Number of echoes in a row that were answered, and the time of the first answer. `None`: no echo was answered
-    /// since the last silence.
+    /// Number of echoes that were answered since the last silence or [`forget_answers`](Self::forget_answers), and the
+    /// time of the first answer. `None`: none was answered since then.
     pub(super) fn answers(&self) -> Option<(u32, Instant)> {
         self.answered
     }
@@ -227,7 +228,7 @@ mod tests {
         assert_eq!(liveness.silent(now), None, "any packet shows that the path is open");
     }
 
-    /// When a path is up again, the losses of the time in which it was down do not count.
+    /// When a path that was down is up again, the echoes that were lost in between do not count as lost.
     #[test]
     fn a_way_that_opens_again_begins_anew() {
         let mut now = Instant::now();
@@ -249,8 +250,8 @@ mod tests {
         assert!(loss < 0.05, "{loss}");
     }
 
-    /// A peer that restarts is silent for a second or two. Its lost echoes must not count, because the path is not
-    /// rate-limited.
+    /// A peer that restarts is silent for up to three seconds. The echoes that are lost in this time do not make the
+    /// path count as rate-limited, i.e. the measured loss stays below a quarter.
     #[test]
     fn an_end_that_was_away_for_a_moment_lost_nothing() {
         for away in [3, 7, 15, 29] {
@@ -270,8 +271,8 @@ mod tests {
         }
     }
 
-    /// The measured loss of a path that loses half of the packets at random is nearly always more than a quarter,
-    /// although some of the losses come in long runs, which could be taken for a path that is down.
+    /// If a path loses half of the packets at random, the measured loss is nearly always more than a quarter. Some
+    /// losses come in long runs, and are ignored because the path is taken to have been down, but they are few.
     #[test]
     fn a_way_that_loses_half_loses_more_than_a_quarter() {
         let (mut now, mut chance) = (Instant::now(), 7u64);
@@ -292,8 +293,8 @@ mod tests {
         assert!(10 * noticed > 9 * looked, "{noticed} of {looked}");
     }
 
-    /// If the round-trip time of the connection in use is assumed for a standby connection, the silence of the standby
-    /// connection is detected as fast as that of the connection in use.
+    /// If the round-trip time of the transport in use is assumed for the other transport, silence is detected as fast
+    /// over the other one, even before its first echo is answered.
     #[test]
     fn silence_needs_no_round_trip_of_its_own() {
         for assumed in [None, Some(Duration::from_millis(2))] {

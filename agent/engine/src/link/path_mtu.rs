@@ -7,10 +7,12 @@
 //!     │ neither answered
 //!     ▼
 //!   Search ── neighbouring sizes found ──▶ Done
-//! ``` A search probes up to 15 sizes at once, between a size that passes and a size that does not. The search then
+//! ```
+//!
+//! A search probes up to 15 sizes at once, between a size that passes and a size that does not. In the next round it
 //! probes sizes between the largest size that passed and the next larger one that was probed. Probes are sent with
-//! don't-fragment. Datagrams with other packets are sent without don't-fragment, so that, on a path that carries
-//! fragments, they arrive even before the limit is known.
+//! don't-fragment. All other datagrams are sent without don't-fragment. If the path carries IP fragments, they arrive
+//! even before the limit is known.
 
 use std::time::{Duration, Instant};
 
@@ -32,17 +34,17 @@ const PRECISION: u16 = 2;
 /// Number of attempts with each size, as RFC 8899 recommends (`MAX_PROBES`).
 const MAX_PROBES: u32 = 3;
 
-/// Time to wait for an acknowledgement, in addition to three round-trip times, because the peer may be busy and
-/// acknowledgements are evaluated only every 50 ms.
+/// The wait for acknowledgements of probes lasts three round-trip times and this time, because the peer may be busy,
+/// and acknowledgements are evaluated only every 50 ms.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(150);
 
-/// Interval at which the result is checked. RFC 8899 recommends 10 minutes, but a limit that has become too high loses
-/// packets until the next check.
+/// Interval at which the result is checked. RFC 8899 recommends 10 minutes. The interval is shorter here because, if
+/// the path MTU has fallen, longer packets are lost until the next check.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Probes the full size and the known limit.
+    /// Probes the full size (the MTU of the TUN device) and the known limit.
     Check,
     /// Probes sizes between a size that passes, or is assumed to pass, and a size that does not.
     Search {
@@ -86,8 +88,9 @@ impl Default for PathMtu {
 }
 
 impl PathMtu {
-    /// Longest packet that may be sent without fragmentation, in bytes. During a search it is the largest size that is
-    /// known to pass, otherwise the result of the last search. `None`: nothing shows that the path has a limit.
+    /// Longest packet that may be sent without fragmentation, in bytes. During a search the limit is the larger of
+    /// [`BASE`] and the largest size acknowledged in this search. In the other phases it is the result of the last
+    /// search or check. `None`: nothing shows that the path has a limit.
     pub(super) fn limit(&self) -> Option<u16> {
         match self.phase {
             Phase::Search { .. } => Some(self.best.max(BASE)),
@@ -113,7 +116,8 @@ impl PathMtu {
 
     /// Returns the sizes in bytes that the caller must probe now; most of the time there are none. `full` is the MTU of
     /// the device, `rtt` the round-trip time of the link if it is known. The owner calls this method every 50 ms, but
-    /// only while the peer answers short messages. Otherwise a lost probe would not show that the probe was too long.
+    /// only while the peer answers short messages. If the peer answered nothing at all, a lost probe would not show
+    /// that the probe was too long.
     pub(super) fn probes(&mut self, now: Instant, full: u16, rtt: Option<Duration>) -> Vec<u16> {
         // The MTU of the device was lowered.
         if self.known.is_some_and(|known| known > full) {
@@ -185,7 +189,8 @@ impl PathMtu {
         }
     }
 
-    /// The lower end of a search: the known limit if it passed in this phase, otherwise the least limit.
+    /// The lower end of a search: the known limit if a probe of this size was acknowledged in this phase, otherwise
+    /// [`MIN_SIZE`].
     fn low(&self) -> u16 {
         self.known.filter(|k| self.best >= *k).unwrap_or(MIN_SIZE)
     }
@@ -268,16 +273,16 @@ mod tests {
         }
         assert!(limits.iter().flatten().all(|l| (BASE..=1300).contains(l)), "{limits:?}");
         assert!(limits.iter().flatten().next().is_some_and(|l| *l < 1298), "{limits:?}");
-        // The time for three attempts with the full size, and for two rounds of the search, has passed.
+        // After 41 steps the three attempts with the full size, and two rounds of the search, have ended.
         assert!(limits[40].is_some_and(|l| l >= 1298), "{limits:?}");
     }
 
-    /// Acknowledgements of sizes that were never probed are ignored, below and above the limit.
+    /// Acknowledgements of sizes that were never probed are ignored, whether the size is below or above the limit.
     #[test]
     fn answers_to_sizes_that_were_not_asked_for_are_ignored() {
         let mut path = PathMtu::default();
         let (mut now, _) = walk(&mut path, Instant::now(), 1000, 1420, 0, 300);
-        // The path's MTU falls to 700, so the search is below the known limit.
+        // The path's limit falls to 700 bytes, so the search runs below the known limit of about 1,000 bytes.
         for step in 0..300u16 {
             for size in [0, 701 + step, 1001, 1419, 1421, 9000, u16::MAX] {
                 path.acknowledged(size);
@@ -295,7 +300,8 @@ mod tests {
             walk(&mut path, Instant::now(), width, full, lose, 190);
             let limit = path.limit().unwrap();
             prop_assert!(limit <= width.min(full), "{} over {}", limit, width);
-            // If all probes of a size are lost by chance, the size counts as too long.
+            // If all probes of a size are lost by chance, the size counts as too long, and the found limit is lower
+            // than necessary.
             let given_away = if lose == 0 { PRECISION } else { 60 };
             prop_assert!(limit + given_away >= width.min(full), "{} of {}", limit, width);
         }

@@ -17,7 +17,7 @@ pub struct PlainLinks {
 }
 
 impl PlainLinks {
-    /// Creates a set without links, for the agent of this name.
+    /// Creates a set without links, for the agent of this name. The peers must have a link with this name.
     #[must_use]
     pub const fn new(own: AgentId) -> Self {
         Self { own, links: Vec::new() }

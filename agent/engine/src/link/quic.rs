@@ -1,7 +1,7 @@
 //! Links over QUIC: inner packets are datagrams (RFC 9221) of connections between agents that pin each other's keys.
 //!
-//! This module drives `quinn-proto`: it passes received datagrams to `quinn-proto`, fetches the datagrams that must be
-//! sent at the end of each batch ([`flush`](SecureTransport::flush)), and runs the timers. Either end may open a
+//! This module drives `quinn-proto`: it passes received datagrams to `quinn-proto`, runs the timers and, at the end of
+//! each batch ([`flush`](SecureTransport::flush)), fetches the datagrams that must be sent. Either end may open a
 //! connection. If two connections exist with one peer, each end sends on the one that was established last, and the end
 //! with the smaller key closes the others.
 
@@ -52,10 +52,10 @@ const MAX_HANDSHAKES: usize = 1024;
 /// have started. Further ones from this network are ignored.
 const MAX_HALF_OPEN: usize = 64;
 
-/// Rate at which one network may open connections. The rate is limited because a handshake costs this end as much as
-/// its peer. The burst allows for several agents behind one NAT gateway. Addresses that are not validated may be
-/// forged, so they have a budget of their own: above the rate they must be validated. Validated addresses above the
-/// rate are ignored.
+/// Rate at which one network may open connections. The rate is limited because a handshake costs this end as much
+/// computation as its peer. The burst allows for several agents behind one NAT gateway. Each network has two budgets,
+/// because an address that is not validated may be forged. Above the rate, an address that is not validated must first
+/// be validated, and a new connection from a validated address is ignored.
 const CONNECTION_RATE: Rate = Rate {
     burst: 32,
     per_second: 4,
@@ -76,12 +76,12 @@ pub(super) struct Quic {
     half_open: BTreeMap<IpAddr, usize>,
     /// Budgets for opening connections. The key is the network, and whether the address was validated.
     opened: Budgets<(IpAddr, bool)>,
-    /// The time of each connection's next timer, with the connection's handle.
+    /// The time at which each connection's next timer is due, with the connection's handle.
     timers: BTreeSet<(Instant, usize)>,
-    /// The times at which planned connections to second ports of peers will be opened, each with the position of the
-    /// link.
+    /// The times at which connections to second ports of peers will be opened, unless others are established by then;
+    /// each with the position of the link.
     planned: BTreeSet<(Instant, usize)>,
-    /// The port of this agent by which connections to second ports of peers leave.
+    /// The port of this agent from which datagrams to second ports of peers are sent.
     own_second: Port,
     /// The number of this lane, from 0.
     lane: u16,
@@ -103,15 +103,14 @@ impl Quic {
     /// Creates a set without links, for the agent with this private key (PKCS #8). `seed` is a secret random number.
     ///
     /// # Errors
-    /// The key cannot be parsed, is of no kind that TLS 1.3 knows, or has no public half.
+    /// The key cannot be parsed, TLS 1.3 has no signature scheme for it, or its public key cannot be derived.
     pub(super) fn new(key: PrivateKeyDer<'static>, seed: [u8; 32]) -> Result<Self, rustls::Error> {
         let pins = Arc::new(Pins::default());
         let reset = settings::reset_key(&key);
         let identity = Identity::new(key)?;
         let transport = Arc::new(settings::transport());
         let server = settings::server(identity.server(pins.clone())?, transport.clone());
-        // The argument `true` allows path MTU discovery, which needs sockets that send with don't-fragment; `put` sets
-        // it.
+        // The argument `true` allows path MTU discovery. It needs datagrams with don't-fragment, which `put` sets.
         let endpoint = Endpoint::new(
             Arc::new(settings::endpoint(reset)),
             Some(Arc::new(server)),
@@ -164,8 +163,8 @@ impl Quic {
         let network = network_of(from.remote.ip());
         let is_validated = incoming.remote_address_validated();
         let half_open = self.half_open.get(&network).copied().unwrap_or_default();
-        // Only handshakes from validated addresses count as half-open. Otherwise a sender with a forged address could
-        // use up the limit of that address, and shut out its owner.
+        // Only handshakes from validated addresses count as half-open. If others counted too, a sender that forges an
+        // address could use up the limit of that address, so that the address's owner could not connect.
         let is_full = self.handshaking >= MAX_HANDSHAKES || is_validated && half_open >= MAX_HALF_OPEN;
         let is_in_budget = !is_full && self.opened.try_take((network, is_validated), CONNECTION_RATE, now);
         if is_full || is_validated && !is_in_budget {
@@ -208,8 +207,8 @@ impl Quic {
                     self.lost(handle, reason);
                 }
                 Some(ConnectionEvent::PathChanged(to)) => {
-                    // If the peer sends to this agent's second port, it may send from its own second port. The endpoint
-                    // at the second port is not reported, because it accepts no WireGuard and no datagrams for other
+                    // A peer that sends to this agent's second port may send from its own second port. That port is not
+                    // reported as the peer's endpoint, because it accepts neither WireGuard nor datagrams for other
                     // lanes.
                     let link = connection.link.filter(|_| to.port == Port::Lane);
                     if let Some(peer) = link.and_then(|link| self.peers.get(link.get())) {
@@ -266,7 +265,7 @@ impl Quic {
         }
     }
 
-    /// Updates the entry of a connection in `timers` to the connection's own next timer.
+    /// Updates the entry of a connection in `timers` to the time at which the connection's next timer is due.
     fn set_timer(&mut self, handle: ConnectionHandle) {
         let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) else {
             return;
@@ -319,8 +318,8 @@ impl SecureTransport for Quic {
         self.lane = lane;
     }
 
-    /// Connections to second ports of peers leave by this agent's second port, because a firewall that admits the port
-    /// in one direction probably admits it in the other.
+    /// From now on datagrams to second ports of peers are sent from this agent's second port, because a firewall that
+    /// admits this port as a destination probably admits it as a source too.
     fn set_second_port(&mut self) {
         self.own_second = Port::Quic;
     }
@@ -355,7 +354,8 @@ impl SecureTransport for Quic {
     }
 
     /// Queues the packet. The packet is sent with the next [`flush`](SecureTransport::flush), or later when congestion
-    /// control allows. `outer` is ignored: a datagram holds packets of several flows, so [`put`] sets its IP header.
+    /// control allows. `outer` is ignored, because a datagram may hold packets with different ECN fields: [`put`] sets
+    /// the datagram's ECN field to 0.
     fn seal(
         &mut self,
         link: LinkIndex,
@@ -398,8 +398,8 @@ impl SecureTransport for Quic {
         _buffer: &mut [u8],
         tx: &mut impl TransmitSink,
     ) -> Opened {
-        // quinn may keep the bytes of a handshake for a long time. If they were part of the shared buffer, its 256 KiB
-        // would stay in memory, so they are copied to an allocation of their own.
+        // quinn may keep the bytes of a handshake for a long time. They are copied to an allocation of their own: as a
+        // part of the shared buffer they would keep its 256 KiB in memory.
         let datagram = if datagram.first().is_some_and(|first| first & LONG_HEADER != 0) {
             BytesMut::from(datagram)
         } else {
@@ -445,7 +445,7 @@ impl SecureTransport for Quic {
     }
 
     fn flush(&mut self, now: Instant, tx: &mut impl TransmitSink) {
-        // Connections that are marked during the loop are served with the next batch.
+        // The datagrams of connections that are marked during this loop are written with the next batch.
         for handle in std::mem::take(&mut self.dirty) {
             self.serve(handle, now, tx);
         }

@@ -1,13 +1,15 @@
 //! Sends a table of routes from one end of a link to the other (D11). The sender repeats the whole table with its
-//! digest until the receiver confirms the digest. So loss, reordering and restarts of either end need no special
-//! treatment. The code reads no clock and sends nothing itself: time is an argument, and messages are passed to the
-//! caller.
+//! digest until the receiver confirms the digest. So the protocol needs no special treatment of lost and reordered
+//! messages and of restarts. The code reads no clock and sends nothing itself: time is an argument, and messages are
+//! passed to the caller.
 //!
 //! ```text
 //! sender                                       receiver
 //!   fragments of the table, digest d ──────────▶  reassembles the table
 //!   ◀───────────────────────────── confirms d     at once, then every second
-//! ``` The receiver does not trust the sender. The receiver reads advertisements only if [`accept`](RouteSync::accept)
+//! ```
+//!
+//! The receiver does not trust the sender. The receiver reads advertisements only if [`accept`](RouteSync::accept)
 //! allows them, keeps at most one complete table, and passes tables on at a [`Pace`] that slows down a sender whose
 //! table keeps changing.
 
@@ -20,7 +22,7 @@ use std::time::{Duration, Instant};
 /// IPv6), such a message fits into 1,280 bytes, the least MTU of IPv6.
 const FRAGMENT_LEN: usize = 1000;
 
-/// Longest table, in bytes: [`MAX_ROUTES`](crate::routing::MAX_ROUTES) routes of 130 bytes each.
+/// Longest table, in bytes: enough for [`MAX_ROUTES`](crate::routing::MAX_ROUTES) routes of 130 bytes each.
 const MAX_TABLE_LEN: usize = 512 << 10;
 
 /// Largest number of messages that one call of [`poll_messages`](RouteSync::poll_messages) sends, so that a long table
@@ -31,8 +33,8 @@ const MAX_MESSAGES: usize = 64;
 const MIN_RETRY_BACKOFF: Duration = Duration::from_millis(200);
 const MAX_RETRY_BACKOFF: Duration = Duration::from_secs(3);
 
-/// Interval at which a receiver repeats its confirmation. If the receiver restarts, the confirmed digest changes, so
-/// the sender detects the restart within this time.
+/// Interval at which a receiver repeats its confirmation. A receiver that has restarted has no table and confirms
+/// [`NO_TABLE`], so the sender detects the restart within this time.
 const CONFIRM_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Least time between two confirmations, even if the received table changes more often.
@@ -69,7 +71,7 @@ pub(super) struct RouteSync {
     received: Option<u64>,
     /// Time at which this end last sent a confirmation.
     confirmed_at: Option<Instant>,
-    /// Whether the next confirmation is sent before [`CONFIRM_INTERVAL`] has passed.
+    /// Whether the next confirmation is due after [`MIN_CONFIRM_INTERVAL`] instead of [`CONFIRM_INTERVAL`].
     confirm_soon: bool,
     /// A table that was received in part.
     incomplete: Option<Incomplete>,
@@ -89,8 +91,7 @@ struct Incomplete {
 
 impl RouteSync {
     /// Sets whether the other end may advertise routes; at first it may not. If it may not, its advertisements are
-    /// counted as refused, and a complete table that [`next_table`](Self::next_table) has not returned yet is
-    /// discarded.
+    /// counted as refused, and a table that [`next_table`](Self::next_table) has not returned yet is discarded.
     pub(super) fn accept(&mut self, accepts: bool) {
         self.accepts = accepts;
         if !accepts {
@@ -163,8 +164,8 @@ impl RouteSync {
         }
     }
 
-    /// Takes a message of the other end, which is untrusted input, and counts it in `stats` if it is malformed or not
-    /// permitted.
+    /// Takes a message of the other end, which is untrusted input. `stats` counts it if it completes a table, is
+    /// malformed, or is not permitted.
     pub(super) fn receive(&mut self, message: &[u8], now: Instant, stats: &mut AdvertisementStats) {
         let Some((kind, rest)) = message.split_first() else {
             return stats.malformed += 1;
@@ -203,7 +204,7 @@ impl RouteSync {
             return None;
         }
         if self.received == Some(digest) {
-            // The sender repeats a table that this end has completely, so it has not received the confirmation.
+            // The sender repeats a table that this end has completely, so the sender has not received the confirmation.
             self.confirm_soon = true;
             return Some(());
         }
@@ -259,7 +260,7 @@ impl RouteSync {
 }
 
 /// The FNV-1a hash, which is the same on every machine. The digest only detects accidental differences. The hash need
-/// not resist attacks, because the link is authenticated.
+/// not resist attacks, because only the authenticated peer can send messages on the link.
 fn digest_of(bytes: &[u8]) -> u64 {
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)

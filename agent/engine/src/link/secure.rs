@@ -45,7 +45,7 @@ const MONITOR_INTERVAL: Duration = Duration::from_millis(50);
 /// WireGuard's first bytes are 1 to 4.
 const FIRST_QUIC_BYTE: u8 = 0x40;
 
-/// All encrypted links of one engine. The set belongs to one thread, and no method waits.
+/// All encrypted links of one engine. The set belongs to one thread, and its methods never block.
 pub struct SecureLinks {
     /// The transports in the order of [`CARRIERS`](super::transport::CARRIERS). Without a key for QUIC there is only
     /// WireGuard.
@@ -68,7 +68,7 @@ pub struct SecureLinks {
     probe: Box<[u8; MAX_PROBE_LEN]>,
     /// Number of the last packet that was sent in fragments.
     fragmented: u32,
-    /// A packet whose last fragment has just arrived; empty if there is no such packet.
+    /// A reassembled packet whose last fragment has just arrived; empty if there is none.
     reassembled: Vec<u8>,
     advertisements: AdvertisementStats,
 }
@@ -83,7 +83,8 @@ impl std::fmt::Debug for SecureLinks {
 
 impl SecureLinks {
     /// Creates a set without links, for lane 0 of the agent with this WireGuard key (X25519). Without
-    /// [`with_quic`](Self::with_quic) all links use WireGuard.
+    /// [`with_quic`](Self::with_quic) all links use WireGuard. All 32-byte values are valid keys.
+    /// [`update`](LinkSet::update) adds the links.
     #[must_use]
     pub fn new(private_key: [u8; 32]) -> Self {
         let wireguard = WireGuard::new(private_key);
@@ -107,10 +108,12 @@ impl SecureLinks {
 
     /// Adds QUIC. `key` is the agent's private key in PKCS #8, `seed` a secret random number. Must be called before
     /// [`of_lane`](Self::of_lane) and [`with_second_port`](Self::with_second_port), because these methods only change
-    /// the transports that exist already. A second call discards the first call's QUIC links and their settings.
+    /// the transports that exist already. Must also be called before the first [`update`](LinkSet::update), because
+    /// QUIC knows only the links of updates after this call. A second call discards the first call's QUIC links and
+    /// their settings.
     ///
     /// # Errors
-    /// The key cannot be parsed, is of no kind that TLS 1.3 knows, or has no public half.
+    /// The key cannot be parsed, TLS 1.3 has no signature scheme for it, or its public key cannot be derived.
     pub fn with_quic(mut self, key: PrivateKeyDer<'static>, seed: [u8; 32]) -> Result<Self, rustls::Error> {
         let quic = Quic::new(key, seed)?;
         self.pin = Some(quic.pin());
@@ -119,8 +122,8 @@ impl SecureLinks {
         Ok(self)
     }
 
-    /// Sets the number of this lane, from 0; a new set belongs to lane 0. This lane has sessions with the lane of the
-    /// same number at other agents. The UDP port of a lane is the port of the agent's lane 0 plus the lane's number
+    /// Sets the number of this lane, from 0; a new set belongs to lane 0. A lane has sessions only with the lanes of
+    /// the same number at other agents. The UDP port of a lane is the port of the agent's lane 0 plus the lane's number
     /// (D15). Must be called before the first [`update`](LinkSet::update). Dead-peer detection and the exchange of
     /// routes run only in lane 0.
     #[must_use]
@@ -132,8 +135,8 @@ impl SecureLinks {
         self
     }
 
-    /// Records that the agent has a second UDP port, for QUIC alone (D6). Connections to second ports of peers leave by
-    /// this port.
+    /// Records that the agent has a second UDP port, for QUIC alone (D6). Datagrams to second ports of peers are sent
+    /// from this port.
     #[must_use]
     pub fn with_second_port(mut self) -> Self {
         for transport in &mut self.transports {
@@ -156,9 +159,10 @@ impl SecureLinks {
 
     /// Advertises `table`, the result of [`encode`](crate::routing::encode), to the peer of a link, in place of the
     /// earlier table (D11). If the link is in use and has a session, the table is sent within 50 ms, or sooner after
-    /// [`advertise_now`](Self::advertise_now). The table is repeated until the peer confirms it, and sent again if the
-    /// peer has lost it. The call is ignored if the link is unknown or the table is longer than 512 KiB. Only lane 0
-    /// sends tables.
+    /// [`advertise_now`](Self::advertise_now). The table is repeated until the peer confirms it, and is sent again if
+    /// the peer has restarted. An empty `table` withdraws all routes. The call is ignored if the link is unknown, the
+    /// table is longer than 512 KiB, or it equals the earlier table of the link. Only lane 0 sends tables. An
+    /// [`update`](LinkSet::update) that keeps the link keeps its table.
     pub fn advertise(&mut self, link: LinkIndex, table: Arc<[u8]>) {
         if let Some(entry) = self.links.get_mut(link.get()) {
             entry.route_sync.advertise(table);
@@ -180,19 +184,22 @@ impl SecureLinks {
     /// Sets whether the peer of a link may advertise routes; at first it may not. The setting survives an
     /// [`update`](LinkSet::update) that keeps the link. Only lane 0 exchanges routes, and only with agents, so `true`
     /// has no effect in other lanes and for third-party devices. [`configure`](LinkSet::configure) calls this method
-    /// for all links.
+    /// for all links. `false` discards a received table that was not reported yet, and later advertisements count as
+    /// refused. The call is ignored if the link is unknown.
     pub fn accept_routes(&mut self, link: LinkIndex, accepts: bool) {
         if let Some(entry) = self.links.get_mut(link.get()) {
             entry.route_sync.accept(accepts && self.lane == 0 && !entry.third_party);
         }
     }
 
-    /// Records the MTU of the TUN device, in bytes. Probes search for a path MTU up to this value.
+    /// Records the MTU of the TUN device, in bytes. Probes search for a path MTU up to this value. The value is not
+    /// checked. [`configure`](LinkSet::configure) calls this method.
     pub fn set_mtu(&mut self, mtu: u16) {
         self.mtu = mtu;
     }
 
-    /// Sets the intervals and counts by which failed links are detected (D19). Links in use apply them at once.
+    /// Sets the intervals and counts by which failed links are detected (D19). Links in use apply them at once. The
+    /// values are not checked. [`configure`](LinkSet::configure) calls this method.
     pub fn set_probes(&mut self, probes: Probes) {
         self.probes = probes;
         for monitor in self.links.iter_mut().filter_map(LinkEntry::monitor_mut) {
@@ -201,8 +208,9 @@ impl SecureLinks {
     }
 
     /// Starts to establish this lane's session with a peer that lane 0 has reached, because this lane may get packets
-    /// for the peer soon. Does nothing in lane 0, if the peer is unknown or has no lane of this number, and if a
-    /// session is up or being established.
+    /// for the peer soon. Sends nothing: the handshake goes out with the next
+    /// [`handle_timeout`](LinkSet::handle_timeout) or [`flush`](LinkSet::flush). Starts no session in lane 0, or if the
+    /// peer is unknown, if it has no lane of this number, or if a session with it is up or being established.
     pub fn prepare_session(&mut self, peer: &AgentId, now: Instant) {
         if let Some(link) = self.position(peer) {
             self.is_ready(link, now);
@@ -222,31 +230,34 @@ impl SecureLinks {
 
     /// The endpoints from which authentic WireGuard datagrams of peers came last, for
     /// [`remember_endpoints`](Self::remember_endpoints) after a restart. In a lane other than 0, the ports are those of
-    /// the peers' lanes with the same number.
+    /// the peers' lanes with the same number. If a peer has sent none yet, its entry is the endpoint of
+    /// [`remember_endpoints`](Self::remember_endpoints), or is missing.
     #[must_use]
     pub fn endpoints(&self) -> BTreeMap<AgentId, SocketAddr> {
         let endpoints = self.transports.iter().map(AnyTransport::endpoints);
         endpoints.flatten().collect()
     }
 
-    /// Sets the endpoints that peers had before a restart, as lane 0 returned them. A peer in `endpoints` that is
-    /// configured later starts with this endpoint instead of the configured one. Must be called before the first
-    /// [`update`](LinkSet::update).
+    /// Sets the endpoints that peers had before a restart, as lane 0 returned them. When a peer in `endpoints` is
+    /// configured, its link starts with this endpoint instead of the configured one. Must be called before the first
+    /// [`update`](LinkSet::update). A later call replaces the endpoints of the same peers. Names are not checked;
+    /// endpoints of peers that are never configured have no effect.
     pub fn remember_endpoints(&mut self, endpoints: &BTreeMap<AgentId, SocketAddr>) {
         for transport in &mut self.transports {
             transport.remember_endpoints(endpoints);
         }
     }
 
-    /// The status at `now` of the links that were used or are always on, ordered by peer.
+    /// The status at `now` of the links that were used or are always on, ordered by peer. Reads the state, and sends
+    /// nothing.
     #[must_use]
     pub fn status(&self, now: Instant) -> Vec<LinkStatus> {
         let links = (0..self.links.len()).map(index_of);
         links.filter_map(|link| self.status_of(link, now)).collect()
     }
 
-    /// The status of one link: first the values of WireGuard, counters included; then the transport in use replaces the
-    /// values that it knows.
+    /// The status of one link. WireGuard writes its values first, counters included. Then the transport in use, if it
+    /// is QUIC, replaces the values that it knows.
     fn status_of(&self, link: LinkIndex, now: Instant) -> Option<LinkStatus> {
         let entry = self.links.get(link.get())?;
         let carrier = entry.carrier();
@@ -337,8 +348,8 @@ impl SecureLinks {
         self.links.get_mut(link.get())?.monitor_mut()
     }
 
-    /// Longest packet that a link carries without fragmentation now, in bytes. The link's transport knows the length if
-    /// it discovers the path MTU itself; otherwise it is the result of probes. `None`: no limit is known.
+    /// Longest packet that a link carries without fragmentation now, in bytes. QUIC discovers the path MTU itself, and
+    /// knows this length; for WireGuard the length is the result of probes. `None`: no limit is known.
     fn limit_of(&self, link: LinkIndex) -> Option<u16> {
         let entry = self.links.get(link.get())?;
         let transport = self.transport(entry.carrier())?;
@@ -393,7 +404,7 @@ impl SecureLinks {
 impl LinkSet for SecureLinks {
     fn update(&mut self, links: &[Link], now: Instant) {
         // Events that still wait in the transports concern the links of the previous configuration, so they are
-        // converted before the update.
+        // converted to events of links before the update.
         self.take_transport_events();
         for transport in &mut self.transports {
             transport.update(links, now);
@@ -524,7 +535,7 @@ impl LinkSet for SecureLinks {
         tx: &mut impl TransmitSink,
     ) -> Option<(LinkIndex, Range<usize>)> {
         loop {
-            // Only QUIC has further packets: each datagram of WireGuard holds one packet.
+            // Only QUIC has further packets: a datagram of WireGuard holds one packet at most.
             let (link, packet) = self.transport_mut(Carrier::Quic)?.next_packet()?;
             let Some(room) = buffer.get_mut(..packet.len()) else {
                 continue;

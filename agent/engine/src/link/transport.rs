@@ -2,7 +2,7 @@
 //!
 //! A value of a transport's type holds the sessions of all links of one engine.
 //! [`SecureLinks`](super::secure::SecureLinks) keeps the transports in order of preference ([`CARRIERS`]), and chooses
-//! one for each link. Calls are dispatched statically, so that no packet costs an indirect call.
+//! one for each link. Calls are dispatched by a `match` ([`AnyTransport`]), so that no packet costs an indirect call.
 
 use super::quic::Quic;
 use super::wireguard::WireGuard;
@@ -50,8 +50,8 @@ pub(super) enum SessionState {
 pub(super) enum TransportEvent {
     /// The link had no session in this transport, and now has one.
     Up(AgentId),
-    /// The link has no session in this transport any more, or none can be established. The text is the reason, if the
-    /// transport knows it.
+    /// The link has lost its session in this transport, or no session can be established. The text is the reason, if
+    /// the transport knows it.
     Down(AgentId, Option<String>),
     /// The peer sends from another address or port.
     EndpointChanged(AgentId, SocketAddr),
@@ -67,7 +67,7 @@ pub(super) struct PathHint {
     pub(super) max_packet: Option<u16>,
 }
 
-/// Nothing was sent, because there is no session and none is being established.
+/// The error of a call that sent nothing, because the link has no session and none is being established.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NoSession;
 
@@ -78,8 +78,8 @@ pub(super) trait SecureTransport {
     /// inside the link.
     const DISCOVERS_PATH_MTU: bool;
 
-    /// Takes the links of a new configuration; their positions become [`LinkIndex`]es. Sessions survive if the keys of
-    /// their link stay the same.
+    /// Takes the links of a new configuration; their positions become [`LinkIndex`]es. A session survives if the keys
+    /// of its link stay the same.
     fn update(&mut self, links: &[Link], now: Instant);
 
     /// Sets the number of this lane, from 0. This lane has sessions with the lane of the same number at other agents.
@@ -93,13 +93,14 @@ pub(super) trait SecureTransport {
     /// Whether the transport has a session for a link.
     fn session(&self, link: LinkIndex) -> SessionState;
 
-    /// Whether [`connect`](Self::connect) is needed to get a session: there is none, none is being established, and no
-    /// attempt has just failed.
+    /// Whether [`connect`](Self::connect) is useful now. With QUIC, this is so if the link has no connection and none
+    /// is being opened. With WireGuard, it is so if an endpoint is known, no handshake is requested or in progress, and
+    /// the last one has not failed; there may be a session, which may not work any more.
     fn needs_connect(&self, link: LinkIndex) -> bool;
 
     /// Starts to establish a session, in addition to existing ones; the handshake goes out with the next
     /// [`handle_timeout`](Self::handle_timeout) or [`flush`](Self::flush). Returns `false`, and does nothing, if no
-    /// endpoint is known, or the transport allows no further attempt now.
+    /// endpoint is known or if the transport allows no further attempt now.
     fn connect(&mut self, link: LinkIndex, hint: PathHint, now: Instant) -> bool;
 
     /// Ends all sessions of a link. QUIC sends `reason` to the peer with the next flush; WireGuard has no such message.
@@ -110,7 +111,7 @@ pub(super) trait SecureTransport {
         None
     }
 
-    /// The path of datagrams to the peer, if the transport knows it without a session.
+    /// The path on which datagrams to the peer are sent, if the transport knows a path even without a session.
     fn endpoint(&self, _link: LinkIndex) -> Option<Path> {
         None
     }
@@ -125,8 +126,8 @@ pub(super) trait SecureTransport {
         BTreeMap::new()
     }
 
-    /// Sets the endpoints that peers had before this agent restarted, with which their links start. Must be called
-    /// before the first [`update`](Self::update).
+    /// Sets the endpoints that peers had before this agent restarted. The peers' links start with these endpoints. Must
+    /// be called before the first [`update`](Self::update).
     fn remember_endpoints(&mut self, _endpoints: &BTreeMap<AgentId, SocketAddr>) {}
 
     /// Encrypts a packet, and writes it into `tx` now or with the next [`flush`](Self::flush). If a session is being
@@ -141,7 +142,8 @@ pub(super) trait SecureTransport {
         tx: &mut impl TransmitSink,
     ) -> Result<Sealed, NoSession>;
 
-    /// Decrypts a datagram into `buffer`. Further packets may wait for [`next_packet`](Self::next_packet).
+    /// Decrypts a datagram into `buffer`. Packets of this datagram or of earlier ones may wait for
+    /// [`next_packet`](Self::next_packet).
     fn open(
         &mut self,
         datagram: &[u8],
@@ -175,8 +177,8 @@ pub(super) trait SecureTransport {
     /// Number of packets that [`seal`](Self::seal) queued and that were dropped since the last call of this method.
     fn take_lost(&mut self) -> u64;
 
-    /// Records that the kernel does not send from `local`, an address of this host, any more. No path uses `local` as
-    /// its source address until the path's peer sends to `local` again.
+    /// Records that the kernel does not accept `local` as a source address any more, because the host has lost this
+    /// address. No path uses `local` as its source address until the path's peer sends to `local` again.
     fn source_unavailable(&mut self, local: IpAddr);
 }
 

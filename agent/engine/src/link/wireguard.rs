@@ -31,13 +31,13 @@ use tombolo_proto::config::Link;
 use tombolo_proto::id::{AgentId, PublicKey};
 use tombolo_proto::status::LinkStatus;
 
-/// Interval at which boringtun's timers run. The timers advance only in `update_timers`, so they have this precision,
-/// which is fine enough for retries after 400 ms.
+/// Interval at which boringtun's timers run. boringtun's timers advance only when the agent calls `update_timers`, so
+/// they have this precision. It is fine enough for retries after 400 ms.
 const TICK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Largest number of handshake messages per second, as boringtun counts them. Above it senders must prove by
 /// WireGuard's cookies that they own their address. The factor 2 is needed because boringtun counts each message twice:
-/// before the key inside is decrypted, and in the peer's own check.
+/// before the initiator's static key in it is decrypted, and in the check by the peer's own state.
 const MAX_HANDSHAKES_PER_SECOND: u64 = 2 * 1000;
 
 /// Number of bits of the slot in a receiver index. Above these bits are the 8 bits of the generation, below them the 8
@@ -45,7 +45,8 @@ const MAX_HANDSHAKES_PER_SECOND: u64 = 2 * 1000;
 const SLOT_BITS: u32 = 16;
 const SLOT_MASK: u32 = (1 << SLOT_BITS) - 1;
 
-/// Least time between two searches for the sender of an unknown session, because each search visits all peers.
+/// Least time between two searches for the sender of data of an unknown session. A search is costly, because it visits
+/// all peers.
 const UNKNOWN_SESSION_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Length in bytes of an initiation, which is the longest message that is not data.
@@ -56,8 +57,9 @@ struct Identity {
     private: x25519::StaticSecret,
     public: x25519::PublicKey,
     limiter: Arc<RateLimiter>,
-    /// The number of session states created so far, modulo 256. The number is part of the receiver index, so that a
-    /// late response to an earlier state in the same slot is not taken for a response to the present state.
+    /// The number of session states created so far, modulo 256. The number is part of the receiver index. So a late
+    /// response to an initiation of an earlier session state in the same slot is not taken for a response to the
+    /// present state.
     generation: u8,
 }
 
@@ -108,7 +110,7 @@ pub(super) struct WireGuard {
     by_key: BTreeMap<[u8; 32], usize>,
     events: TransportEvents,
     next_tick: Option<Instant>,
-    /// Time of the last search for the sender of an unknown session.
+    /// Time of the last search for the sender of data of an unknown session.
     last_unknown_session: Option<Instant>,
     /// Rate limit of handshakes by source address.
     sources: Sources,
@@ -137,8 +139,8 @@ impl WireGuard {
                 limiter: Arc::new(RateLimiter::new(&public, MAX_HANDSHAKES_PER_SECOND)),
                 private,
                 public,
-                // The first generation is random, because responses to handshakes from before a restart may still
-                // arrive.
+                // The first generation is random, so that late responses to initiations from before a restart are not
+                // accepted.
                 generation: RandomState::new().build_hasher().finish() as u8,
             },
             peers: Vec::new(),
@@ -179,8 +181,8 @@ impl WireGuard {
         self.next_tick.get_or_insert(now + TICK_INTERVAL);
     }
 
-    /// Handles an initiation. The checks come in the order of their cost: rate limit, limit of the source, decryption
-    /// of the key inside, the peer's own check.
+    /// Handles an initiation. The checks come in the order of their cost: the rate limit, the limit of the source
+    /// address, decryption of the initiator's static key, and the check by the peer's own state.
     fn handle_initiation(&mut self, datagram: &[u8], from: Path, now: Instant, tx: &mut impl TransmitSink) -> Opened {
         self.identity.limiter.reset_count();
         let mut cookie = [0; MAX_CONTROL_LEN];
@@ -210,8 +212,8 @@ impl WireGuard {
         let was_open = peer.is_open();
         peer.ensure_open(&mut self.identity, slot);
         let reply = peer.receive(datagram, from, now, &mut cookie, &mut self.events);
-        // Anybody can put a known public key into an initiation. So the session state that was created for an
-        // initiation is dropped if the initiation does not verify.
+        // Anybody can put a known public key into an initiation. So, if an initiation does not verify, the session
+        // state that was created for it is dropped.
         if !was_open && matches!(reply, Reply::Refused(_) | Reply::NoSession) {
             peer.close(now, &mut self.events);
         }
@@ -278,7 +280,7 @@ impl WireGuard {
         }
     }
 
-    /// The first free slot from `at` on; a new one if there is none.
+    /// The first free slot from `at` on; a new slot if none of these is free.
     fn free_slot(&mut self, at: usize) -> usize {
         let free = self.peers.iter().enumerate().skip(at).find(|(_, peer)| peer.is_none());
         free.map(|(slot, _)| slot).unwrap_or_else(|| {
@@ -289,7 +291,7 @@ impl WireGuard {
 }
 
 impl SecureTransport for WireGuard {
-    // The engine probes for the path MTU inside the link (D20).
+    // WireGuard itself does not discover the path MTU, so the link sends probes (D20).
     const DISCOVERS_PATH_MTU: bool = false;
 
     fn update(&mut self, links: &[Link], now: Instant) {
@@ -370,8 +372,8 @@ impl SecureTransport for WireGuard {
         is_new
     }
 
-    /// Drops the session state. WireGuard has no message that closes a session, so the peer notices the end only by the
-    /// silence.
+    /// Drops the session state. WireGuard has no message that closes a session, so the peer notices only that this end
+    /// is silent.
     fn close(&mut self, link: LinkIndex, now: Instant, _reason: &'static str) {
         if let Some((_, peer, _, events)) = self.peer_mut(link) {
             peer.close(now, events);
@@ -417,8 +419,8 @@ impl SecureTransport for WireGuard {
         output: &mut [u8],
         tx: &mut impl TransmitSink,
     ) -> Opened {
-        // Data is tried first, because nearly every datagram is data. It consists of the type and three zero bytes, the
-        // receiver index, a counter, the encrypted packet and a tag.
+        // Data is tried first, because nearly every datagram is data. A data message consists of the type and three
+        // zero bytes, the receiver index, a counter, the encrypted packet and a tag.
         match (datagram.first_chunk::<4>(), datagram.len()) {
             (Some([4, 0, 0, 0]), 32..) => {
                 let Some((peer, events)) = self.receiver(datagram, 4) else {
@@ -501,7 +503,8 @@ impl SecureTransport for WireGuard {
     }
 }
 
-/// The address of a lane of an agent, whose port is the port of lane 0 plus the lane's number (D15).
+/// The address and port of a lane of an agent, computed from those of lane 0 (`first`): the port is the port of lane 0
+/// plus the lane's number (D15).
 fn above(first: SocketAddr, lane: u16) -> SocketAddr {
     SocketAddr::new(first.ip(), first.port().saturating_add(lane))
 }

@@ -1,6 +1,6 @@
 //! The Internet checksum (RFC 1071), vectorized for long packets.
 
-/// The sum of all 16-bit big-endian words, not inverted and folded to 16 bits. An odd last byte counts as the high half
+/// The sum of all 16-bit big-endian words, folded to 16 bits but not inverted. An odd last byte counts as the high half
 /// of a word.
 pub(super) fn sum(bytes: &[u8]) -> u64 {
     // The sum uses eight independent accumulators for 32-bit words, so that the compiler can use vector instructions.
@@ -31,7 +31,7 @@ pub(super) fn fold(mut sum: u64) -> u16 {
     sum as u16
 }
 
-/// The checksum that belongs to a sum, i.e. the complement of the folded sum.
+/// The value of the checksum field for a sum: the complement of the folded sum.
 pub(super) fn finish(sum: u64) -> u16 {
     !fold(sum)
 }

@@ -6,8 +6,8 @@ use super::{Layout, MAX_PACKET, Protocol, VnetHeader, be32, checksum, put16};
 const ACK: u8 = 0x10;
 const PSH: u8 = 0x08;
 
-/// Number of flows whose packets are joined at the same time. Eight are enough for the streams of one batch, and few
-/// enough for a linear search.
+/// Number of flows whose packets are joined at the same time. Eight are enough for the flows of one batch, and few
+/// enough to find a flow by a linear search.
 const SLOTS: usize = 8;
 
 /// Largest number of datagrams in a super-packet: `UDP_MAX_SEGMENTS` of the kernel, 64 before Linux 6.9 and 128 since.
@@ -36,7 +36,7 @@ impl Slot {
 }
 
 /// Joins consecutive packets of a flow into super-packets. Packets of one flow keep their order. Packets of different
-/// flows may change their order within a batch, as on any network.
+/// flows may change their order within a batch, which any network may cause too.
 ///
 /// The owner pushes the packets of a batch and then calls [`flush`](Self::flush). Both methods pass complete writes for
 /// the device to `out`: the bytes of one write, i.e. virtio header and packet, and the number of joined packets in it.
@@ -61,9 +61,10 @@ impl Coalescer {
         }
     }
 
-    /// Adds one complete IP packet, which is copied. Passes waiting packets to `out` that must be written before the
-    /// new one. If the new packet cannot be joined to the packets of its flow, those are passed. If it has no known
-    /// flow, or if it needs a slot while all slots are in use, all waiting packets are passed.
+    /// Adds one complete IP packet, without virtio header and without padding, which is copied. Any other bytes are
+    /// passed unchanged, as a write of their own. First passes those waiting packets to `out` that must be written
+    /// before the new one. If the new packet cannot be joined to the packets of its flow, these are passed. If it has
+    /// no known flow, or needs a slot while all slots are in use, all waiting packets are passed.
     pub fn push(&mut self, packet: &[u8], out: &mut impl FnMut(&[u8], usize)) {
         let layout = Layout::of(packet).filter(|l| self.udp || l.protocol == Protocol::Tcp);
         let Some(layout) = layout else {
@@ -77,7 +78,8 @@ impl Coalescer {
             if joinable && join(&mut self.slots[i], layout, packet) {
                 return;
             }
-            // A packet that cannot be joined must not overtake earlier packets of its flow, so these are written first.
+            // A packet that cannot be joined must not overtake earlier packets of its flow, so the earlier ones are
+            // written first.
             write_slot(&mut self.slots[i], out);
             if joinable {
                 start(&mut self.slots[i], layout, packet);
@@ -108,7 +110,7 @@ impl Coalescer {
         self.used += 1;
     }
 
-    /// Passes all waiting packets to `out`. No packet waits afterwards.
+    /// Passes all waiting packets to `out`. No packet waits afterwards. Does not call `out` if none waited.
     pub fn flush(&mut self, out: &mut impl FnMut(&[u8], usize)) {
         for slot in &mut self.slots[..self.used] {
             write_slot(slot, out);
@@ -117,7 +119,7 @@ impl Coalescer {
     }
 
     /// Writes a packet without a known flow, i.e. a fragment or a packet of another protocol. All waiting packets are
-    /// written before it, because it may belong to one of their flows.
+    /// written before it, because the packet may belong to the flow of any of them.
     fn write_alone(&mut self, packet: &[u8], out: &mut impl FnMut(&[u8], usize)) {
         self.flush(out);
         self.write_single(packet, out);
@@ -150,7 +152,7 @@ fn joinable(layout: Layout, packet: &[u8]) -> bool {
     let payload = packet.len() - all;
     let flags_fit = match protocol {
         Protocol::Tcp => packet[ip + 13] & !PSH == ACK,
-        // A datagram without a checksum would get one by being joined, so it is not joined.
+        // A UDP datagram without a checksum is not joined, because the super-packet would give it a checksum.
         Protocol::Udp => super::be16(packet, ip + 4) == packet.len() - ip && super::be16(packet, ip + 6) != 0,
     };
     payload > 0

@@ -6,7 +6,8 @@ use super::{Layout, Protocol, VnetHeader, be16, be32, checksum, put16};
 /// all options.
 const MAX_HEADERS: usize = 40 + 60;
 
-/// TCP flags that only the first packet keeps (CWR), and those that only the last packet keeps (FIN, PSH).
+/// TCP flags that only the first packet of a split super-packet keeps (CWR), and those that only the last one keeps
+/// (FIN, PSH).
 const FIRST_ONLY: u8 = 0x80;
 const LAST_ONLY: u8 = 0x09;
 
@@ -16,7 +17,8 @@ pub enum SplitError {
     /// The checksum that must be completed lies outside of the packet.
     #[error("the packet is shorter than its headers say")]
     Short,
-    /// A super-packet of a kind that was not negotiated, or whose headers do not match its kind. Holds the kind.
+    /// The virtio header names a kind of super-packet that the agent has not negotiated, or a kind that the packet's
+    /// own headers do not match. Holds the kind.
     #[error("super-packet of unexpected kind {0}")]
     Kind(u8),
 }
@@ -26,10 +28,10 @@ pub enum SplitError {
 ///
 /// The function works in place: it writes the headers of a packet over the end of the previous packet, which `each` has
 /// processed by then. So `each` may modify its packet, but the packet is valid only during the call. A read with a
-/// single packet is not checked; only its checksum is completed.
+/// single packet is not checked; only its checksum is completed. Afterwards the contents of `packet` do not matter.
 ///
 /// # Errors
-/// See [`SplitError`]; `each` is not called in case of an error.
+/// See [`SplitError`]; `each` is not called in case of an error. `packet` is unchanged then.
 pub fn split(header: &VnetHeader, packet: &mut [u8], mut each: impl FnMut(&mut [u8])) -> Result<usize, SplitError> {
     match header.gso_type & !VnetHeader::GSO_ECN {
         VnetHeader::GSO_NONE => {
@@ -84,7 +86,7 @@ fn split_super(header: &VnetHeader, packet: &mut [u8], mut each: impl FnMut(&mut
         let one = &mut packet[at..at + all + len];
         one[..all].copy_from_slice(&kept[..all]);
         if ip == Layout::V4 {
-            // Each packet gets its own IPv4 identification, as when the kernel splits a super-packet.
+            // The IPv4 identification grows by one with each packet, as when the kernel splits a super-packet.
             put16(one, 4, (identification + count) & 0xffff);
         }
         layout.set_ip_length(one, all + len);

@@ -1,4 +1,4 @@
-//! Compares splitting and joining with plain implementations; another library builds the packets.
+//! Compares splitting and joining with plain implementations. The packets come from another library.
 
 use super::*;
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
@@ -93,7 +93,8 @@ fn a_stream_becomes_one_write() {
     assert_eq!((header.gso_type, header.gso_size), (VnetHeader::GSO_TCPV4, 1000));
 }
 
-/// The kernel would refuse a larger write as a whole, and all packets in it would be lost.
+/// A write to the device has at most 64 UDP datagrams. The kernel would refuse a larger write as a whole, and all
+/// packets in it would be lost.
 #[test]
 fn no_write_is_more_datagrams_than_the_kernel_takes() {
     let packets: Vec<_> = (0..200u8).map(|i| udp(i % 2 == 0, 1, &[i; 64])).collect();
@@ -214,7 +215,8 @@ fn piece() -> impl Strategy<Value = Piece> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
-    /// Splitting the writes, as the kernel does, returns the pushed packets, in the same order within each flow.
+    /// If the writes are split, as the kernel does, the result is the pushed packets, in the same order within each
+    /// flow.
     #[test]
     fn joined_then_split_is_the_same(pieces in proptest::collection::vec(piece(), 1..120)) {
         let mut seqs = std::collections::BTreeMap::<(bool, u16), u32>::new();

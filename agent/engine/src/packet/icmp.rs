@@ -19,7 +19,8 @@ pub enum IcmpError {
 
 /// Whether the standards allow an ICMP error for a packet. They forbid one for a fragment other than the first, for an
 /// ICMP error or redirect, and for a packet from or to a multicast, unspecified or broadcast address (RFC 1122, 3.2.2;
-/// RFC 4443, 2.4). Also false if the transport header was not found.
+/// RFC 4443, 2.4). Of the broadcast addresses, only 255.255.255.255 is recognised. Also false if the transport header
+/// was not found. `info` must be the result of parsing `packet`.
 #[must_use]
 pub fn may_answer(packet: &[u8], info: &PacketInfo) -> bool {
     let group = |a: IpAddr| a.is_multicast() || a.is_unspecified() || a == IpAddr::V4(Ipv4Addr::BROADCAST);
@@ -34,10 +35,14 @@ pub fn may_answer(packet: &[u8], info: &PacketInfo) -> bool {
     !group(info.source) && !group(info.destination) && !is_error
 }
 
-/// Builds the complete IP packet of an ICMP error from `from` to the source of `packet`, of which it quotes the start.
-/// `info` must be the result of parsing `packet`. The result has at most 576 bytes for IPv4 and [`MAX_ERROR`] bytes for
-/// IPv6. Neither [`may_answer`] nor the rate limit is checked here. `None`: `from` and the source of the packet belong
-/// to different address families.
+/// Builds the complete IP packet of an ICMP error, which is sent from `from` to the source of `packet`, and quotes the
+/// start of `packet`. `info` must be the result of parsing `packet`. The checksums are complete and the TTL is 64. An
+/// MTU below 1,280 in [`IcmpError::TooBig`] is raised to 1,280 for IPv6. The result has at most 576 bytes for IPv4 and
+/// [`MAX_ERROR`] bytes for IPv6. Neither [`may_answer`] nor the rate limit is checked here. `None`: `from` and the
+/// source of the packet belong to different address families.
+///
+/// # Panics
+/// May panic if `packet` is shorter than `info.len`.
 #[must_use]
 pub fn error(from: IpAddr, packet: &[u8], info: &PacketInfo, cause: IcmpError) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(MAX_ERROR);
@@ -102,7 +107,7 @@ impl Limiter {
     }
 
     /// Returns `true` if another error may be sent at `now`, and then takes one token. The bucket refills at 1,000
-    /// tokens per second. Times must not go back.
+    /// tokens per second. Times must not go back. Returns `false`, and takes no token, if the bucket has less than one.
     pub fn allow(&mut self, now: Instant) -> bool {
         let passed = self
             .last

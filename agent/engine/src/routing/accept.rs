@@ -11,9 +11,9 @@
 //! | `next_hop` | its next hop is an agent that the sender may not name | T4 |
 //! | `count` | its sender exceeds the limit of routes | G23, E13 |
 //!
-//! A prefix that is larger than an own address space or a martian block and contains it is accepted, so that aggregates
-//! such as 0.0.0.0/1 can be learned. Packets with sources within the own address space or the block are refused
-//! nevertheless (see `tables::sources`).
+//! A larger prefix that contains an address space of the receiver, or a martian block, is accepted, so that aggregates
+//! such as 0.0.0.0/1 can be learned. Nevertheless, no packet from the sender may have a source within that address
+//! space or block (see `tables::sources`).
 
 use super::RoutingState;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -28,15 +28,15 @@ use tombolo_proto::route::Route;
 /// 100.
 pub const MAX_AS_PATH: usize = 255;
 
-/// Largest number of routes of one address family that are accepted from a gateway that the VNet uses: ten BGP
-/// neighbours (G15) with the largest number of routes each.
+/// Largest number of routes of one address family that are accepted from a gateway that the VNet uses, or from an edge:
+/// those of ten BGP neighbours (G15), each of which announces the largest permitted number of routes.
 pub const MAX_ROUTES_FROM_GATEWAY: usize = 10 * MAX_PREFIXES as usize;
 
-/// The martian blocks (RFC 6890). A route that lies within one of them is refused. A learned route never permits
-/// packets out of a link to have a source in them. The blocks are "this network" (0.0.0.0/8), loopback, link-local,
-/// protocol assignments, multicast, reserved and broadcast, and IPv4-mapped IPv6 addresses. Private, shared
-/// (100.64.0.0/10), benchmarking and documentation blocks are missing on purpose, because sites and labs use their
-/// addresses.
+/// The martian blocks (RFC 6890). A route that lies within one of them is refused. No learned route permits packets
+/// from a link to have a source in one of these blocks. The blocks are "this network" (0.0.0.0/8), loopback,
+/// link-local, protocol assignments, multicast, reserved and broadcast, and IPv4-mapped IPv6 addresses. The blocks for
+/// private, shared (100.64.0.0/10), benchmarking and documentation addresses are not in the list, because sites and
+/// labs use these addresses.
 pub const MARTIANS: [IpNet; 10] = [
     v4(0, 0, 0, 8),
     v4(127, 0, 0, 8),
@@ -58,8 +58,8 @@ const fn v6(bits: u128, length: u8) -> IpNet {
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::from_bits(bits), length))
 }
 
-/// The reason why the import policy refuses a route. If several reasons apply, `own_space` comes first, then `martian`,
-/// `path_length`, `loop`, `first_as`, `next_hop` and `count`.
+/// The reason why the import policy refuses a route. If several reasons apply to a route, the first one in this order
+/// is reported: `own_space`, `martian`, `path_length`, `loop`, `first_as`, `next_hop`, `count`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Refusal {
     /// The prefix lies within an own address space (G22).
@@ -114,9 +114,9 @@ pub struct RefusedRoutes {
 }
 
 /// Applies the import policy to all routes in `state`, and returns the refused ones: agents before BGP neighbours, each
-/// ordered by name, then by reason. Senders whose routes are ignored as a whole
-/// ([`accepts_routes_from`](super::accepts_routes_from)) are left out. [`accept_routes`](super::accept_routes) returns
-/// the accepted routes.
+/// ordered by name, then by reason in the order of the variants of [`Refusal`]. Senders whose routes are ignored as a
+/// whole ([`accepts_routes_from`](super::accepts_routes_from)) are left out. [`accept_routes`](super::accept_routes)
+/// returns the accepted routes.
 #[must_use]
 pub fn refused(config: &AgentConfig, state: &RoutingState) -> Vec<RefusedRoutes> {
     let agents = state
@@ -152,12 +152,13 @@ pub fn refused(config: &AgentConfig, state: &RoutingState) -> Vec<RefusedRoutes>
 pub(super) struct ImportPolicy<'a> {
     pub(super) kind: GatewayKind,
     pub(super) connection: Option<&'a GatewayConnection>,
-    /// The receiver's ASN; a path that contains it is a loop (G22).
+    /// The receiver's ASN. A route whose AS path contains it is refused as a loop (G22).
     own_asn: Option<u32>,
     /// The receiver's address spaces; no route within them is accepted (G22).
     own: &'a [IpNet],
-    /// The ASN that AS paths must start with. `None`: the first ASN is not checked, because the sender is a gateway of
-    /// the own VNet, which does not add its ASN, or because the circuit is no neighbour of this agent's BGP speaker.
+    /// The ASN that AS paths must start with. `None`: the first ASN is not checked. This is so for a gateway of the own
+    /// VNet or one that the own VNet uses, because it does not add its ASN, and at an edge whose BGP speaker does not
+    /// have the circuit as a neighbour.
     first_as: Option<u32>,
     /// Largest number of routes of one address family.
     max_routes: usize,
@@ -206,13 +207,14 @@ impl<'a> ImportPolicy<'a> {
                     ..from(GatewayKind::Vpn, Some(*asn), local_prefixes)
                 })
             }
-            // These routes are accepted only so that they can be displayed, because a VPN gateway does not use circuits
-            // (G20, G21).
+            // A VPN gateway does not use circuits (G20, G21). It accepts the routes of its VNet's ExpressRoute gateway
+            // only to display them.
             (Role::VpnGateway { local_prefixes, .. }, Relation::OtherGateway {}) => Some(Self {
                 next_hops: Vec::new(),
                 ..from(GatewayKind::ExpressRoute, None, local_prefixes)
             }),
-            // E6: the edge adds its own ASN to the customer's routes and to those of other VNets of the circuit.
+            // E6: the edge adds its own ASN to all routes that it advertises: those of the customer, and those of other
+            // VNets of the circuit.
             (Role::ExpressRouteGateway { local_prefixes, .. }, Relation::Edge { .. }) => Some(Self {
                 first_as: Some(EDGE_ASN),
                 ..from(GatewayKind::ExpressRoute, None, local_prefixes)
@@ -222,7 +224,7 @@ impl<'a> ImportPolicy<'a> {
     }
 
     /// The policy for a BGP neighbour, and the next hop of its routes: the device of the site or, at an edge, the edge
-    /// itself. `None`: the configuration has no such neighbour, or its routes are not exchanged.
+    /// itself. `None`: the configuration has no such neighbour, or no routes are exchanged with it.
     pub(super) fn of_neighbour(config: &'a AgentConfig, neighbour: &ResourceId) -> Option<(Self, AgentId)> {
         match &config.role {
             Role::VpnGateway {
@@ -267,19 +269,18 @@ impl<'a> ImportPolicy<'a> {
         evaluated.filter_map(|(route, verdict)| verdict.ok().map(|()| route))
     }
 
-    /// Checks every route, in the given order. The limit of routes applies to the number of prefixes: adjacent routes
-    /// for the same prefix count once. Routes for this prefix elsewhere in the table count again. A BGP neighbour or
-    /// remote gateway above its limit loses all routes of this address family, as if its BGP session were closed (G23).
-    /// Of a gateway of the own VNet, the routes up to the limit are accepted, because it passes on routes of several
-    /// neighbours.
+    /// Checks every route, in the given order. If a BGP neighbour or remote gateway exceeds its limit, all of its
+    /// routes of this address family are refused, as if its BGP session were closed (G23). This limit applies to the
+    /// number of prefixes: adjacent routes for one prefix count once. A gateway of the own VNet, or an edge, passes on
+    /// routes of several neighbours, so as many of its routes are accepted as the limit allows.
     fn evaluate<'r>(
         &self,
         config: &AgentConfig,
         routes: &'r [Route],
     ) -> impl Iterator<Item = (&'r Route, Result<(), Refusal>)> {
         let family = |r: &Route| usize::from(r.prefix.addr().is_ipv6());
-        // Prefixes are counted instead of routes, because a prefix has two routes while one is being replaced by the
-        // other.
+        // Prefixes are counted instead of routes, because there are two routes for a prefix while a new route replaces
+        // the old one.
         let mut sent = [0; 2];
         for same in routes.chunk_by(|a, b| a.prefix == b.prefix) {
             sent[family(&same[0])] += 1;
@@ -308,11 +309,12 @@ impl<'a> ImportPolicy<'a> {
             Role::Vm { .. } | Role::VpnGateway { .. } | Role::ExpressRouteGateway { .. } => &[],
         };
         let mut own = self.own.iter().chain(networks.iter().flat_map(|n| &n.prefixes));
-        // A VPN gateway sends nothing to circuits (G20, G21) and only displays their routes, so the next hops of these
-        // routes need not be agents that the VPN gateway knows.
+        // A VPN gateway sends no packets to circuits (G20, G21) and only displays their routes. So the next hops of
+        // these routes need not be agents that the VPN gateway knows.
         let is_display_only = self.kind == GatewayKind::ExpressRoute && matches!(config.role, Role::VpnGateway { .. });
         let has_next_hop = is_display_only || route.via.as_ref().is_none_or(|via| self.next_hops.contains(&via));
-        // G22: the address space of a VNet, and any part of it, are refused. A larger prefix is accepted.
+        // G22: a prefix that equals an address space of the receiver, or is a part of it, is refused. A larger prefix
+        // is accepted.
         if own.any(|own| own.contains(&route.prefix)) {
             Err(Refusal::OwnSpace)
         } else if MARTIANS.iter().any(|m| m.contains(&route.prefix)) {

@@ -8,7 +8,7 @@ use tombolo_proto::route::Route;
 /// they do not know.
 const VERSION: u8 = 1;
 
-/// Largest number of routes in one advertised table: as many as a BGP neighbour may announce (G23).
+/// Largest number of routes in one advertised table; a BGP neighbour may announce as many (G23).
 pub const MAX_ROUTES: usize = 4000;
 
 /// The reason why received bytes are not a table of routes.
@@ -42,8 +42,9 @@ pub fn encode(routes: &[Route]) -> Vec<u8> {
     postcard::to_extend(routes, vec![VERSION]).unwrap()
 }
 
-/// Decodes bytes from another agent that should be the result of [`encode`]; they are untrusted. Returns the routes in
-/// the sender's order, with host bits of prefixes cleared. No bytes are an empty table. Duplicates are kept.
+/// Decodes bytes that another agent sent as the result of [`encode`]. The bytes are untrusted. Returns the routes in
+/// the sender's order, with the host bits of prefixes cleared. If there are no bytes, the table is empty. Duplicates
+/// are kept.
 ///
 /// # Errors
 /// See [`DecodeError`]; the table is refused as a whole.

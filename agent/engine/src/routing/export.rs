@@ -11,8 +11,10 @@ use tombolo_proto::id::ResourceId;
 use tombolo_proto::net::overlap;
 use tombolo_proto::route::{Route, RouteOrigin};
 
-/// The encoded tables that an agent advertises, one for each link whose peer accepts routes from it, in the order of
-/// links. A table has at most [`MAX_ROUTES`] routes. It may be empty, which withdraws all routes.
+/// The encoded tables that an agent advertises, in the order of links: one for each link whose peer accepts routes from
+/// this agent. A table has at most [`MAX_ROUTES`] routes: the first ones in ascending order; further ones are left out.
+/// There is no table for third-party devices and for links that are not `always_on`. A table may be empty, which
+/// withdraws all routes.
 #[must_use]
 pub fn route_advertisements(config: &AgentConfig, state: &RoutingState) -> Vec<(LinkIndex, Arc<[u8]>)> {
     let mut tables = Vec::new();
@@ -60,9 +62,11 @@ pub fn may_advertise(role: &Role, link: &Link) -> bool {
     sender && !link.third_party
 }
 
-/// The routes that an agent advertises to the peer of `link`, sorted and without duplicates. Empty if that peer gets
-/// none. Routes via peers that are down are left out. Pure: agents and the controller compute the same. The number of
-/// routes is not limited here.
+/// The routes that an agent advertises to the peer of `link`, sorted and without duplicates. `link` must be one of
+/// `config`. Empty if a peer with this relation gets none. This function does not check the conditions of
+/// [`route_advertisements`] that the peer is no third-party device and that the link is `always_on`. Routes via peers
+/// that are down are left out. Pure: agents and the controller compute the same. The number of routes is not limited
+/// here.
 #[must_use]
 pub fn routes_for_peer(config: &AgentConfig, state: &RoutingState, link: &Link) -> Vec<Route> {
     let mut routes = match (&config.role, &link.relation) {
@@ -85,8 +89,8 @@ pub fn routes_for_peer(config: &AgentConfig, state: &RoutingState, link: &Link) 
             }
             None => Vec::new(),
         },
-        // E5, E8: an ExpressRoute gateway advertises no routes of VPN connections. An ExpressRoute gateway knows no
-        // such routes, because the VPN gateway advertises nothing to it.
+        // E5, E8: an ExpressRoute gateway advertises no routes of VPN connections. It needs no filter for that: it
+        // knows no such routes, because the VPN gateway advertises nothing to it.
         (Role::ExpressRouteGateway { .. }, Relation::GatewayClient {} | Relation::OtherGateway {}) => {
             circuit_routes(config, state)
         }
@@ -109,9 +113,11 @@ pub fn routes_for_peer(config: &AgentConfig, state: &RoutingState, link: &Link) 
     routes
 }
 
-/// The routes that an agent announces to a BGP neighbour, sorted, one for each prefix. Empty if there is no such
-/// neighbour. The AS paths lack the agent's own ASN, which the BGP speaker adds. Routes via peers that are down are
-/// left out.
+/// The routes that an agent announces to a BGP neighbour, sorted, one for each prefix. `neighbour` is the
+/// [`id`](tombolo_proto::config::Neighbour::id) of the neighbour. At a VPN gateway this is a connection; the result is
+/// empty if the gateway has no such connection, or exchanges no routes over it. At a circuit edge all neighbours get
+/// the same routes, so `neighbour` is ignored. Empty for other roles. The AS paths lack the agent's own ASN, which the
+/// BGP speaker adds. Routes via peers that are down are left out.
 #[must_use]
 pub fn routes_for_neighbour(config: &AgentConfig, state: &RoutingState, neighbour: &ResourceId) -> Vec<Route> {
     let mut routes = match &config.role {
@@ -165,8 +171,8 @@ fn weight(t: &AcceptedRoute<'_>) -> u32 {
     t.connection.map_or(t.route.weight, |c| c.weight)
 }
 
-/// Sort key, best route first: the higher weight, then the shorter AS path. Names decide between equal routes, so that
-/// all agents choose the same.
+/// Sort key, best route first: the higher weight, then the shorter AS path. Between equal routes the names of the
+/// connection and the next hop decide, so that all agents choose the same route.
 fn preference<'a>(t: &'a AcceptedRoute<'_>) -> (std::cmp::Reverse<u32>, usize, Option<&'a ResourceId>, &'a str) {
     (
         std::cmp::Reverse(weight(t)),
@@ -195,7 +201,8 @@ fn reachable_via(
     else {
         return Vec::new();
     };
-    // The address of a site's device is in `transit` only so that the BGP session works, so it is not advertised.
+    // The address of a site's device is not advertised: it is in `transit` only so that the packets of the BGP session
+    // reach the device.
     let neighbours = bgp.iter().flat_map(|b| &b.neighbours);
     let devices: Vec<IpNet> = neighbours.map(|n| IpNet::from(n.address)).collect();
     let mut routes = Vec::new();
@@ -208,7 +215,8 @@ fn reachable_via(
         routes.push(Route {
             prefix: entry.prefix,
             via: None,
-            // A site without BGP has no ASN, so the AS path is empty, as if the route originated at this gateway.
+            // A site without BGP has no ASN. So the AS path of its route is empty, as if this gateway originated the
+            // route.
             as_path: if by.exchange { vec![by.asn] } else { Vec::new() },
             weight: 0,
             origin: if by.site { RouteOrigin::Site } else { RouteOrigin::Vnet },
@@ -237,8 +245,8 @@ fn reachable_via(
     routes
 }
 
-/// The accepted routes of circuits whose edge is up. The gateway advertises them to VMs, which send to the edges
-/// directly (T4), and to the VPN gateway, which displays them.
+/// The accepted routes of circuits whose edge is up. The ExpressRoute gateway advertises them to VMs, which send
+/// packets directly to the edges (T4), and to the VPN gateway, which only displays them.
 fn circuit_routes(config: &AgentConfig, state: &RoutingState) -> Vec<Route> {
     let Role::ExpressRouteGateway { circuits, .. } = &config.role else {
         return Vec::new();

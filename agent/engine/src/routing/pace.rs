@@ -1,6 +1,6 @@
-//! Rate limit for the changes of one sender, by exponential backoff that recovers in quiet times. The first change
-//! after a quiet time is processed at once. With each further change the pause before the next one doubles. The
-//! advertisements of agents and the routes of BGP neighbours are limited in this way.
+//! Rate limit for the changes of one sender, by exponential backoff that recovers in quiet times. A change after a
+//! quiet time is processed at once. After each further change, the pause until the next change may be processed is
+//! twice as long. This limit applies to the route advertisements of agents and to the routes of BGP neighbours.
 
 use std::time::{Duration, Instant};
 
@@ -14,15 +14,15 @@ const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// [`MAX_PAUSE`].
 const MAX_DOUBLINGS: u32 = 8;
 
-/// For each such time without a change, one doubling of the pause is taken back.
+/// Each time that the sender makes no change for this long takes back one doubling of the pause.
 const RECOVERY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The record of one sender's changes that the rate limit needs. Times that are passed to the methods must not go back.
 #[derive(Debug, Default)]
 pub struct Pace {
-    /// Number of first changes after a quiet time that cause no pause.
+    /// The first `free` changes after a quiet time cause no pause.
     free: u32,
-    /// Number of processed changes, less the number of doublings that quiet time has taken back.
+    /// Number of processed changes, less those that quiet time has taken back; it determines the pause.
     recent: u32,
     /// Time of the last change, processed or not.
     changed: Option<Instant>,
@@ -31,8 +31,8 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// For a sender whose single change may arrive in several pieces: the first `free` changes after a quiet time cause
-    /// no pause. [`Pace::default`] has no free changes.
+    /// Creates a rate limit for a sender whose single change may arrive in several pieces: the first `free` changes
+    /// after a quiet time cause no pause. [`Pace::default`] has no free changes, as with `free` 0.
     #[must_use]
     pub fn with_free(free: u32) -> Self {
         Self {
@@ -41,8 +41,10 @@ impl Pace {
         }
     }
 
-    /// Records that the sender changed its routes at `now`, whether the change is processed or not. Quiet time before
-    /// `now` takes back doublings.
+    /// Records that the sender changed its routes at `now`, whether the change is processed or not. The caller makes
+    /// this call for each change, before it asks [`allows`](Self::allows). Every two seconds without a change before
+    /// `now` take back one processed change, so the next pause is half as long; no other method takes back anything.
+    /// Does not process a change: see [`used`](Self::used).
     pub fn changed(&mut self, now: Instant) {
         self.recent = self.recent.saturating_sub(self.recovered(now));
         self.changed = Some(now);
@@ -61,7 +63,9 @@ impl Pace {
         self.free + MAX_DOUBLINGS
     }
 
-    /// Time from `now` until the next change may be processed; zero if it may be processed now.
+    /// Time from `now` until the next change may be processed; zero if it may be processed now. At most ten seconds.
+    /// Zero if no change was processed yet. Records nothing; quiet time since the last call of
+    /// [`changed`](Self::changed) is not taken into account.
     #[must_use]
     pub fn wait(&self, now: Instant) -> Duration {
         let doublings = self.recent.min(self.max_recent()).checked_sub(self.free + 1);
@@ -78,7 +82,10 @@ impl Pace {
         self.wait(now).is_zero()
     }
 
-    /// Records that a change was processed at `now`, which begins the next pause.
+    /// Records that a change was processed at `now`, which begins the next pause. The first `free` calls (see
+    /// [`with_free`](Self::with_free)) cause no pause, the next call causes one of 100 ms, and each further call
+    /// doubles the pause, up to 10 s. The caller asks [`allows`](Self::allows) before, because this method does not
+    /// check it. This call does not replace the call of [`changed`](Self::changed) for the same change.
     pub fn used(&mut self, now: Instant) {
         self.recent = (self.recent + 1).min(self.max_recent());
         self.used = Some(now);
@@ -129,7 +136,7 @@ mod tests {
         }
     }
 
-    /// A long table arrives in several pieces, the first of which cause no pause.
+    /// If a long table arrives in several pieces, the first `free` pieces cause no pause.
     #[test]
     fn a_few_pieces_are_free() {
         let (mut pace, begin) = (Pace::with_free(3), Instant::now());

@@ -1,5 +1,5 @@
-//! The effective routes of a subnet: configured and accepted routes, with the state that Azure's precedence gives them
-//! (R7, R8).
+//! The effective routes of a subnet: the configured routes and the accepted learned routes, each with the state
+//! (`Active` or `Invalid`) that Azure's precedence gives it (R7, R8).
 
 use super::{AcceptedRoute, RoutingState, accept_routes};
 use ipnet::IpNet;
@@ -9,8 +9,8 @@ use tombolo_proto::config::{AgentConfig, GatewayKind, Role, Subnet, UsedGateway}
 use tombolo_proto::route::{EffectiveRoute, GatewayHop, NextHop, RouteSource, RouteState};
 
 /// All effective routes of a subnet, `Invalid` ones included, in the order of display (see [`select_best`]). `subnet`
-/// must be one of `config`. Accepted routes are added only at VMs, and not to a subnet whose propagation of gateway
-/// routes is off. If none are added, the result is the configured routes unchanged.
+/// must be one of `config`. Learned routes that the import policy accepts are added only at VMs, and only to subnets to
+/// which gateway routes are propagated. If no route is added, the result is the configured routes unchanged.
 #[must_use]
 pub fn effective(config: &AgentConfig, subnet: &Subnet, state: &RoutingState) -> Vec<EffectiveRoute> {
     let gateways = match &config.role {
@@ -33,8 +33,8 @@ pub fn effective(config: &AgentConfig, subnet: &Subnet, state: &RoutingState) ->
         Candidate::configured(route.clone(), up)
     });
     let mut candidates: Vec<Candidate> = configured.collect();
-    // A VPN gateway itself chooses between its connections, so the VM needs only one route to the gateway for each
-    // prefix.
+    // If the configuration already has a route to the gateway for a prefix, a learned VPN route for this prefix is left
+    // out: the VM needs only one, because the gateway itself chooses the connection.
     let known = |candidate: &Candidate| {
         let same = |o: &Candidate| {
             o.route.prefix == candidate.route.prefix && o.route.source == RouteSource::VirtualNetworkGateway
@@ -55,7 +55,7 @@ pub struct Candidate {
 
 impl Candidate {
     /// A candidate from the configuration. `up` tells whether its next hop can be reached. The `state` of the route
-    /// does not matter.
+    /// does not matter. Of gateway routes with one prefix, [`select_best`] prefers those whose next hop can be reached.
     #[must_use]
     pub const fn configured(route: EffectiveRoute, up: bool) -> Self {
         let preference = Preference {
@@ -107,7 +107,7 @@ fn learned_candidates(gateways: &[UsedGateway], accepted: &[AcceptedRoute<'_>]) 
     let mut candidates = Vec::new();
     for group in sorted.chunk_by(|(a, x), (b, y)| a.route.prefix == b.route.prefix && x == y) {
         let (first, preference) = &group[0];
-        // The next hops are in the order of the configuration, which is the order of preference.
+        // The next hops are in the order in which the configuration lists them, which is their order of preference.
         let among = |hop: &&GatewayHop| group.iter().any(|(t, _)| t.via == hop.agent);
         let (hops, spread): (Vec<GatewayHop>, bool) = match preference.kind {
             GatewayKind::ExpressRoute => {
@@ -137,9 +137,11 @@ fn learned_candidates(gateways: &[UsedGateway], accepted: &[AcceptedRoute<'_>]) 
 /// Selects the best route of each prefix by Azure's precedence.
 ///
 /// R7: gateway routes within the prefix of a VNet or peering route are discarded, even if they are longer. Of the
-/// routes with equal prefixes one is selected: user routes come before gateway routes, and these before system routes.
-/// R8: all others stay in the result as `Invalid`. The result is in the order of display: system, gateway and user
-/// routes, each ordered by type of next hop, prefix and name.
+/// routes with equal prefixes one is selected: user routes are preferred to gateway routes, and gateway routes to
+/// system routes. Between routes of one source, the type of next hop decides first (VNet, peering, gateway, appliance,
+/// Internet, none); then a route whose next hop can be reached is preferred; then the first one in `candidates` is. R8:
+/// the routes that are discarded or not selected stay in the result as `Invalid`. The result is in the order of
+/// display: system, gateway and user routes, each ordered by type of next hop, prefix and name.
 #[must_use]
 pub fn select_best(mut candidates: Vec<Candidate>) -> Vec<EffectiveRoute> {
     let covering: Vec<IpNet> = candidates

@@ -8,7 +8,7 @@ use tombolo_proto::installed::{
 };
 
 impl Tables {
-    /// The contents of the tables, read from the structures that lookups use instead of from the configuration.
+    /// The contents of the tables. They are read from the structures that lookups use, not from the configuration.
     /// Prefixes of a list are in the order of addresses, IPv4 before IPv6; links are ordered by peer.
     #[must_use]
     pub fn installed(&self) -> InstalledTables {

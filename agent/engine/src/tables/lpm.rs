@@ -49,8 +49,8 @@ impl<T> Lpm<T> {
         }
     }
 
-    /// Whether one prefix of the map contains all addresses of `prefix`. Several prefixes that cover it only together
-    /// do not count.
+    /// Whether one prefix of the map, equal to `prefix` or shorter, contains all addresses of `prefix`. Several
+    /// prefixes that cover it only together do not count.
     #[must_use]
     pub fn covers(&self, prefix: IpNet) -> bool {
         match prefix.trunc() {

@@ -20,14 +20,15 @@ use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::{EffectiveRoute, GatewayHop, NextHop, RouteSource, RouteState};
 
 impl Tables {
-    /// Builds the tables of one agent from its configuration and the state that it has learned. Routes in `state` pass
-    /// the import policy first, so the caller need not filter them. Entries of agents and neighbours that are not in
-    /// the configuration are ignored. The result depends on the arguments alone.
+    /// Builds the tables of one agent from its configuration and the state that it has learned. The import policy is
+    /// applied to the routes in `state`, so the caller need not filter them. Entries of agents and neighbours that are
+    /// not in the configuration are ignored. The result depends on the arguments alone. A build runs on the calling
+    /// thread, and takes long if the configuration is large.
     ///
     /// # Errors
-    /// The configuration violates an invariant of [`AgentConfig::check`], has more than [`MAX_LINKS`] links, has two
-    /// active routes for one prefix of a subnet, names a subnet or peering that it does not have, or has a served
-    /// prefix outside of its subnets.
+    /// The configuration violates an invariant of [`AgentConfig::check`], has more than [`MAX_LINKS`] links, or names a
+    /// subnet or peering that it does not have. Or a subnet has two active routes for one prefix, or a served prefix
+    /// lies outside of all subnets.
     pub fn build(config: &AgentConfig, state: &RoutingState) -> Result<Self, BuildError> {
         config.check().map_err(|e| BuildError(e.0))?;
         let resolver = Resolver::new(config, state)?;
@@ -113,8 +114,8 @@ impl<'a> Resolver<'a> {
     }
 
     /// The links to those of `agents` that are up, in the given order. If all are down, the result is the link to the
-    /// first agent with a link: packets are then dropped at this link, and its status says why. Empty if there is no
-    /// link to any of the agents.
+    /// first of them that has one: packets are then dropped at this link, and the link's status says why. Empty if
+    /// there is no link to any of the agents.
     fn links_up<'b>(&self, agents: impl Iterator<Item = &'b AgentId>) -> Vec<LinkIndex> {
         let linked: Vec<_> = agents.filter_map(|a| Some((a, *self.by_peer.get(a)?))).collect();
         let up = linked.iter().filter(|(a, _)| !self.state.down.contains(*a));
@@ -162,7 +163,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// The prefixes of all VNets whose peering has access off (P17).
+    /// The prefixes of all VNets whose peering has `allowVirtualNetworkAccess` off (P17).
     fn build_denied(&self, spaces: &Spaces) -> Lpm<()> {
         let closed = spaces.all.iter().zip(&self.config.spaces);
         let closed = closed.filter(|(table, _)| !table.access());
@@ -296,7 +297,7 @@ impl<'a> Resolver<'a> {
     }
 
     fn build_links(&self, spaces: &Spaces) -> Result<Vec<LinkPolicy>, BuildError> {
-        // The value is computed on first use, because most agents have no link with learned routes.
+        // The value is computed on first use: only links with learned routes need it, and most agents have none.
         let assigned = LazyCell::new(|| Assigned::of(self.config));
         let build = |link: &Link| {
             let relation = match &link.relation {
@@ -313,10 +314,10 @@ impl<'a> Resolver<'a> {
                 Relation::CircuitClient { .. } => PeerRole::CircuitClient,
                 Relation::OtherGateway {} => PeerRole::OtherGateway,
             };
-            // D10: learned routes extend the sources of a link. A route learned from one gateway of a VNet extends the
-            // sources of the links with all gateways of the VNet, because they replace each other. For example, when a
-            // site returns from VPN to its circuit, its packets come through the edge and the ExpressRoute gateway
-            // before the agent has learned the route from this gateway.
+            // D10: learned routes extend the sources of a link. At a VM, a route learned from one gateway extends the
+            // sources of the links with all gateways that the VNet uses, because these gateways replace each other. For
+            // example, when a site returns from VPN to its circuit, its packets come through the edge and the
+            // ExpressRoute gateway possibly before the agent has learned the route from this gateway.
             let of_link = |t: &&AcceptedRoute<'_>| match relation {
                 PeerRole::Gateway => true,
                 PeerRole::Connection | PeerRole::Edge => t.from.as_ref() == Some(&link.peer),

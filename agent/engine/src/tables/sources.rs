@@ -10,9 +10,9 @@ use tombolo_proto::route::{Route, RouteOrigin};
 /// The sources that one link may use.
 #[derive(Debug, Clone)]
 pub(crate) struct Sources {
-    /// The value of the longest prefix that contains a source decides: with true the link may use the source, with
-    /// false it may not, because the source belongs to another link or VNet. If no prefix contains the source, the link
-    /// may not use it.
+    /// The value of the longest prefix that contains a source decides. True: the link may use the source. False, or no
+    /// such prefix: the link may not use the source. A false value stands for a prefix that belongs to another link or
+    /// VNet.
     prefixes: Lpm<bool>,
 }
 
@@ -31,8 +31,8 @@ impl Sources {
         self.prefixes.get(source).copied().unwrap_or_default()
     }
 
-    /// If `allowed`, the permitted prefixes, otherwise the exceptions from them; in the order of addresses, IPv4 before
-    /// IPv6.
+    /// With `allowed`, the permitted prefixes; without it, the exceptions within them. Both are in the order of
+    /// addresses, IPv4 before IPv6.
     pub(crate) fn listed(&self, allowed: bool) -> Vec<IpNet> {
         let found = self.prefixes.iter().filter(|(_, answer)| **answer == allowed);
         found.map(|(prefix, _)| prefix).collect()
@@ -44,7 +44,7 @@ pub(crate) struct Assigned<'a> {
     /// Prefixes that no learned route may permit as sources: the agent's own addresses, VNets that it delivers into,
     /// and martians.
     spaces: Lpm<()>,
-    /// The configured sources that lie outside of `spaces`, each with its link.
+    /// The configured sources of links that lie outside of `spaces`, each with its link.
     others: Vec<(&'a Link, IpNet)>,
 }
 
@@ -83,14 +83,14 @@ impl<'a> Assigned<'a> {
         Self { spaces, others }
     }
 
-    /// The sources that `link` may use: all of its configured ones, and the prefixes of `learned` routes, without the
-    /// parts that the configuration gives to others.
+    /// The sources that `link` may use: all of its configured sources, and those parts of the prefixes of `learned`
+    /// routes that the configuration gives to no other link or VNet.
     ///
     /// Two links of the same [kind](Kind) may lead to the same networks: the gateways of a VNet replace each other (E9,
     /// E11), and a VNet that is reached over one connection may send through another connection (G19). So a route that
     /// is learned over `link` may permit `link` to use a prefix that the configuration gives to another link of the
     /// same kind, if the route is for exactly this prefix or for a part of it. A route for a larger prefix does not
-    /// permit it. On links of connections, routes of a site never do.
+    /// permit `link` to use that prefix. On a link of a connection, a route that comes from a site never permits it.
     pub(crate) fn sources<'r>(&self, link: &Link, learned: impl Iterator<Item = &'r Route> + Clone) -> Sources {
         let kind = |link: &Link| match link.relation {
             Relation::Gateway {} => Some(Kind::Gateway),
@@ -120,7 +120,8 @@ impl<'a> Assigned<'a> {
                 prefixes.insert(route.prefix, true);
             }
         }
-        // Exceptions apply only within learned prefixes: a configured prefix of this link is permitted as a whole.
+        // Exceptions are made only within learned prefixes. A prefix that is configured for this link is permitted as a
+        // whole.
         let cut = |prefix: IpNet| all_learned.covers(prefix) && !configured.covers(prefix);
         for (prefix, ()) in closed.iter().filter(|(p, ())| cut(*p)) {
             prefixes.insert(prefix, false);

@@ -10,9 +10,10 @@ use tombolo_proto::config::{GatewayConnection, GatewayKind, Role};
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::RouteOrigin;
 
-/// The best connection for each configured or learned prefix. Connections with a link that is up come first, then those
-/// with the higher weight, then those with the shorter AS path. With `advertised`, only connections whose prefixes the
-/// gateway advertises to its other connections count (G18, G19). The table is empty if the agent is no VPN gateway.
+/// The best connection for each configured or learned prefix. Connections with a link that is up are preferred, then
+/// those with the higher weight, then those with the shorter AS path. With `advertised`, the table has only connections
+/// whose prefixes the gateway advertises to its other connections (G18, G19). The table is empty if the agent is no VPN
+/// gateway.
 pub(super) fn transit_table(resolver: &Resolver<'_>, advertised: bool) -> Lpm<Option<Transit>> {
     let Role::VpnGateway {
         transit,
@@ -49,8 +50,8 @@ pub(super) fn transit_table(resolver: &Resolver<'_>, advertised: bool) -> Lpm<Op
         let weight = Reverse(connection.weight);
         candidates.push((t.route.prefix, t.down, weight, t.route.as_path.len(), entry));
     }
-    // The sort is stable. So among equal candidates, configured ones come before learned ones, and learned ones keep
-    // the order of their senders' names.
+    // The sort is stable. So among equal candidates a configured one is preferred to a learned one, and among learned
+    // ones the order of their senders' names decides.
     candidates.sort_by_key(|(prefix, down, weight, hops, _)| (*prefix, *down, *weight, *hops));
     let mut table = Lpm::default();
     for (prefix, .., entry) in candidates {
@@ -58,8 +59,8 @@ pub(super) fn transit_table(resolver: &Resolver<'_>, advertised: bool) -> Lpm<Op
             table.insert(prefix, Some(entry));
         }
     }
-    // Lookups use the longest prefix. A local prefix gets an entry without a connection, so that a site that announces
-    // a larger prefix does not receive the packets to the local one.
+    // Lookups use the longest prefix. A local prefix gets an entry without a connection, so that the packets to it do
+    // not go to a site that announces a larger prefix.
     let configured = set(&transit.iter().map(|t| t.prefix).collect::<Vec<_>>());
     let learned = resolver
         .accepted

@@ -153,7 +153,7 @@ pub struct Node {
     pub at: SocketAddr,
     /// Address and port of the node's second socket, which is for QUIC alone.
     pub second: Option<SocketAddr>,
-    /// The local address at which datagrams arrive, as the node's kernel would report it.
+    /// The address of this node at which datagrams arrive, as its kernel would report it; `None`: it reports none.
     pub local: Option<IpAddr>,
     /// The path of each datagram that it has sent.
     pub paths: Vec<Path>,
@@ -218,7 +218,7 @@ impl Node {
         PublicKey(DhPublic::from(&StaticSecret::from(self.secret)).to_bytes())
     }
 
-    /// The entry for this node in another node's list of links.
+    /// The link with this node, as it stands in the configuration of another node.
     pub fn as_link(&self, sources: &[&str]) -> Link {
         Link {
             public_key: self.public(),
@@ -259,7 +259,7 @@ pub struct World {
     pub now: Instant,
     /// The datagrams in flight: source, destination, bytes.
     pub wire: VecDeque<(SocketAddr, SocketAddr, Vec<u8>)>,
-    /// All datagrams that were ever sent, the dropped ones included.
+    /// All datagrams that were ever sent, including those that the network dropped.
     pub seen: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
     /// Addresses to and from which the network drops all datagrams.
     pub cut: Vec<SocketAddr>,
@@ -271,7 +271,7 @@ pub struct World {
     pub longest: usize,
     /// The share of WireGuard's datagrams, from 0 to 1, that the network drops at random.
     pub shaped: Option<f64>,
-    /// Whether every node's socket always has further datagrams, so that its queue is never empty.
+    /// Whether no node ever reports that its socket has no more datagrams, so that its queue counts as never empty.
     pub busy: bool,
     /// Whether events of the nodes are left unread.
     pub unasked: bool,
@@ -371,7 +371,7 @@ impl World {
         self.take(node, tx);
     }
 
-    /// Makes a node advertise a table of routes immediately, as an agent does.
+    /// Makes a node advertise a table of routes immediately, by the same calls that an agent makes.
     pub fn advertise(&mut self, node: usize, link: LinkIndex, table: Arc<[u8]>) {
         let mut tx = Collected::default();
         let engine = &mut self.nodes[node].engine;

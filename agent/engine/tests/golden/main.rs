@@ -1,4 +1,4 @@
-//! Compares names and bytes that leave the process with recorded files.
+//! Compares names and bytes that others read (operators, metrics, other agents) with recorded files.
 
 use std::fmt::Write as _;
 use tombolo_engine::decide::Trace;

@@ -209,7 +209,7 @@ fn a_default_route_in_pieces_is_a_default_route() {
         let mut expected = nets(together);
         expected.sort_unstable();
         assert_eq!(pieces(together), expected);
-        // Prefixes that are not needed to cover the addresses like a default route are not returned.
+        // Further prefixes, without which the others also act as a default route, are not returned.
         assert_eq!(pieces(&format!("{together} 10.0.0.0/8 fd00::/8")), expected);
     }
     // Prefixes that together contain all addresses except one /24 also act as a default route.
@@ -273,8 +273,8 @@ fn a_learned_half_does_not_turn_a_users_half_into_a_default() {
     assert!(allowed.plan.routes.contains_key(&net("128.0.0.0/1")) && allowed.left_out.is_empty());
 }
 
-/// The customer of a circuit may announce the network of the line, and a default route. The edge's own packets do not
-/// use that default route.
+/// The customer of a circuit may announce the network of the line, and a default route. Without `allow_default_route`
+/// the edge's own packets do not use that default route.
 #[test]
 fn a_customers_routes_are_not_the_edges_own() {
     let circuit = ResourceId::new("/er");

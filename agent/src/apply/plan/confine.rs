@@ -1,10 +1,10 @@
 //! Keeps packets with overlay addresses off the host's other networks (D22). The module computes the routes, the rules
-//! and the packet filter for that, as data; it is pure.
+//! and the packet filter that do this. It is pure: it makes no system calls.
 //!
 //! ```text
 //! own table       an unreachable fallback for each prefix that leads into the device
 //! source table    default → device; served subnets and bridges inside the host → the host's own tables
-//! exit table      as the source table, but public destinations → the host's own tables
+//! exit table      the routes of the source table, except: public destinations → the host's own tables
 //! packet filter   after source translation: drops packets with an overlay source that leave by another device
 //! ```
 //!
@@ -18,8 +18,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-/// Metric of a fallback. The number is larger, and so the route worse, than metrics that administrators and routing
-/// daemons set. It is below the largest value of the field, 2^32 - 1.
+/// Metric of a fallback. It is larger than the metrics that administrators and routing daemons set, so the kernel
+/// prefers any other route to the same prefix. It is below the largest value of the field, 2^32 - 1.
 pub const FALLBACK_METRIC: u32 = 2_000_000_000;
 
 /// IPv4 blocks that are not public (RFC 1918, 6598, 3927, 2544). An Internet exit forwards no IPv4 packets to these
@@ -36,20 +36,21 @@ const PRIVATE_V4: [&str; 6] = [
 /// The block from which IANA assigns global unicast addresses (RFC 4291).
 const PUBLIC_V6: &str = "2000::/3";
 
-/// A routing table of the agent that has confining routes. [`KernelIds`] has the numbers.
+/// A routing table of the agent that has confining routes, which keep overlay packets off the host's other networks.
+/// [`KernelIds`] has the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Table {
     /// The agent's own table, in which every route into the device gets a fallback.
     Own,
-    /// The table for packets with an overlay source or from the device. The rules lead to this table only if no agent
-    /// of the host has a route to the destination.
+    /// The table for packets that have an overlay source, or that arrived from the TUN device. The rules lead to this
+    /// table only if no agent of the host has a route to the destination.
     Source,
     /// If the host is an Internet exit: the table that is used instead of [`Source`](Self::Source) for packets that the
     /// host forwards.
     Exit,
 }
 
-/// The key of a confining route: the kernel keeps one route of a type for each key.
+/// The key of a confining route. The kernel keeps routes with different keys side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteKey {
     /// The routing table that the route is in.
@@ -73,7 +74,7 @@ impl KernelPlan {
     /// Adds the routes, rules and packet filter that keep packets with overlay addresses from leaving the host in clear
     /// text. To be called once on a plan of [`of`](Self::of). `internet_exit` lets forwarded packets leave to public
     /// destinations by the host's own routes, except at a circuit edge. The packet filter still drops such a packet if
-    /// its source was not translated.
+    /// its source was not translated. `ids` must be those of the call of `of`.
     #[must_use]
     pub fn confine(mut self, host: &Surroundings, ids: KernelIds, internet_exit: bool) -> Self {
         let local = self.local_networks(host);
@@ -154,7 +155,7 @@ impl KernelPlan {
         }
     }
 
-    /// Adds rules for packets that the kernel forwards: packets from the device, and packets of machines in served
+    /// Adds rules for packets that the kernel forwards: packets from the TUN device, and packets of machines in served
     /// subnets. A served subnet may contain the host's own address, so the host's own packets skip the rules that match
     /// by source.
     fn forwarding_rules(&mut self, forwards: bool, lookup: Lookup, ids: KernelIds) {
@@ -183,7 +184,8 @@ impl KernelPlan {
         }
     }
 
-    /// The packet filter. None: the agent has neither an overlay address nor a served subnet.
+    /// The packet filter of the plan. None: the agent needs no filter, because it has no overlay address and no served
+    /// subnet.
     fn packet_filter(
         &self,
         local: BTreeMap<IpNet, BTreeSet<String>>,
@@ -217,7 +219,7 @@ fn private_blocks() -> impl Iterator<Item = IpNet> {
 }
 
 /// Adds a route into the device with an unreachable fallback. If the table already has a route to the prefix, such as
-/// that of a served subnet, that route stays, and only the fallback is added.
+/// the `throw` route of a served subnet, that route stays, and only the fallback is added.
 fn confine_to_device(all: &mut BTreeMap<RouteKey, Route>, table: Table, prefix: IpNet) {
     all.entry(key(table, prefix, false)).or_insert(Route::Device(None));
     all.insert(key(table, prefix, true), Route::Unreachable);

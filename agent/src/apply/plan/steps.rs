@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 
 impl KernelPlan {
-    /// How the kernel must treat packets that arrive from the device and are not for this host. If the kernel must
-    /// forward IPv4, it must also forward IPv6 if the plan has an IPv6 address or a served IPv6 subnet.
+    /// How the kernel must treat packets that arrive from the device and are not for this host. A kernel that must
+    /// forward always forwards IPv4. It forwards IPv6 too if the plan has an IPv6 address or a served IPv6 subnet.
     fn forwarding(&self) -> Forwarding {
         let served = self.served.iter().map(IpNet::addr);
         let v6 = self.addresses.iter().copied().chain(served).any(|a| a.is_ipv6());
@@ -20,7 +20,8 @@ impl KernelPlan {
 
     /// The steps from this plan to `to`: first all additions and changes, second all removals. Each list must be
     /// executed in its order. State that both plans have stays in force throughout. The exception is a route whose type
-    /// changes: the old route is deleted just before the new one is set.
+    /// changes: the old route is deleted just before the new one is set. No step loads the packet filter, or removes an
+    /// earlier address from the line.
     #[must_use]
     pub fn steps(&self, to: &Self) -> (Vec<Step>, Vec<Step>) {
         let (mut additions, mut removals) = (Vec::new(), Vec::new());
@@ -73,7 +74,7 @@ impl KernelPlan {
     }
 
     /// Updates this plan by a step that the kernel has carried out, so that the plan describes the kernel's state
-    /// again.
+    /// again. The fields that no step sets stay as they are: `served`, `filter`, `spaces` and `refused_defaults`.
     pub fn record(&mut self, step: &Step) {
         match step {
             Step::Mtu(m) => self.mtu = *m,
@@ -117,12 +118,12 @@ pub enum Step {
     AddAddress(IpAddr),
     /// Removes an address from the device.
     DeleteAddress(IpAddr),
-    /// Adds a route to the agent's own table, or replaces one of the same type. A default route goes into the default
-    /// table.
+    /// Adds a route to the agent's own table, or replaces the route of the same prefix and type. A default route goes
+    /// into the default table.
     SetRoute(IpNet, Route),
     /// Removes a route from the agent's own table. A default route is removed from the default table.
     DeleteRoute(IpNet, Route),
-    /// Adds a route that confines packets, or replaces one of the same type.
+    /// Adds a route that confines packets, or replaces the route of the same key and type.
     SetConfining(RouteKey, Route),
     /// Removes a route that confines packets.
     DeleteConfining(RouteKey, Route),

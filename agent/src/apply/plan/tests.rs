@@ -90,7 +90,7 @@ fn system_routes() -> Vec<EffectiveRoute> {
 }
 
 /// D22: system routes with next hop Internet or None are not installed in the kernel. User-defined routes with these
-/// next hops are.
+/// next hops are installed.
 #[test]
 fn system_none_and_internet_never_reach_the_kernel() {
     let plan = KernelPlan::of(&config(system_routes()), &RoutingState::default(), ids(), true);
@@ -174,7 +174,8 @@ fn a_vm_and_a_gateway_coexist() {
         KernelPlan::of(&gateway, &RoutingState::default(), b, false),
     );
     let of = |p: &KernelPlan, sourced: bool| p.rules.iter().find(|r| r.source.is_some() == sourced).unwrap().priority;
-    // The source table comes after the own tables of all agents, because another agent of the host may have the route.
+    // Rules for the source table come after the rules for the own tables of all agents of the host, because another
+    // agent may have the route.
     let confined = |p: &KernelPlan| p.rules.iter().find(|r| r.lookup == Lookup::Source).unwrap().priority;
     assert!(of(&gateway, false) < confined(&vm) && of(&vm, false) < confined(&gateway));
     assert!(of(&vm, true) < of(&vm, false) && of(&gateway, true) < of(&vm, false));
@@ -200,7 +201,7 @@ fn an_overlap_with_the_hosts_network_is_named() {
     plan.check_overlap(&host("10.8.1.0/24")).unwrap();
 }
 
-/// D8: the host itself is connected to a served subnet, and continues to route it.
+/// D8: the host itself is connected to a served subnet, and continues to route packets for it by the host's own tables.
 #[test]
 fn served_prefixes_stay_the_hosts() {
     let mut config = config(system_routes());

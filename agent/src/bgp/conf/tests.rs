@@ -98,7 +98,7 @@ fn a_neighbour_is_its_tables_its_session_and_its_feed() {
         assert!(text.contains(expected), "{expected}: {text}");
     }
     assert!(!text.contains("prepend(8)") && !text.contains("10.3.0.0"), "{text}");
-    // Rendering is deterministic. A text that changes without need would make BIRD reload.
+    // Equal specifications give equal texts. A text that changed without need would make BIRD reload its configuration.
     assert_eq!(rendered(&spec).text, text);
 }
 

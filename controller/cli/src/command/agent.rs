@@ -36,8 +36,8 @@ pub(crate) enum Agent {
 }
 
 impl Agent {
-    /// Prints agents or the configuration of an agent. Or asks whether to revoke or delete an agent, and does so if the
-    /// answer is yes. The answer no is no error.
+    /// Prints agents or the configuration of an agent. To revoke or delete an agent, first asks the user, and does
+    /// nothing if the answer is no, which is not an error.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         match self {
             Self::List => {

@@ -18,7 +18,7 @@ pub(crate) struct Files {
     /// Manifest file, folder of manifests, or - for standard input; may be repeated
     #[arg(short = 'f', long = "file", required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Delete all resources in the resource groups of the files that the files do not contain
+    /// In the resource groups that the files name, delete all resources that the files do not contain
     #[arg(long)]
     prune: bool,
 }
@@ -39,8 +39,9 @@ pub(crate) struct Diff {
 }
 
 impl Apply {
-    /// Compares, prints the difference, asks the user, and carries out the plan if the answer is yes. The answer no is
-    /// no error. If a step fails, the changes of the steps before it stay. At the end, waits if `--wait` is set.
+    /// Compares the manifests with the controller's resources, prints the difference, asks the user, and carries out
+    /// the plan if the answer is yes. The answer no is not an error. If a step fails, the changes of the steps before
+    /// it stay. At the end, waits if `--wait` is set.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         let plan = self.files.plan(c).await?;
         if !c.out.is_json() {
@@ -113,7 +114,7 @@ impl Files {
             }
         }
         // Documents without a group use the default group. If every document has a group, the user need not set a
-        // default, and the name `none` is not used.
+        // default, and the placeholder `none` below has no effect.
         let needs_default = manifest.documents().iter().any(|(_, d)| d.resource_group.is_none());
         let default = if needs_default {
             c.group()?
@@ -181,8 +182,8 @@ fn render(step: &Step, colour: bool) -> String {
     }
     let (before, after) = (yaml(&step.before, &step.group), yaml(&step.after, &step.group));
     let diff = TextDiff::from_lines(&before, &after);
-    // All lines of a new resource are shown. The number is not `usize::MAX`, because the crate `similar` doubles it,
-    // which would overflow.
+    // For a new resource, every line counts as context and is shown. The number of lines is not `usize::MAX`, because
+    // the crate `similar` doubles it, which would overflow.
     let context_lines = if step.action == Action::Create {
         usize::MAX / 4
     } else {

@@ -121,7 +121,7 @@ pub(crate) enum Peering {
 }
 
 impl Size {
-    /// Sets the properties in the body whose options are given. The other properties stay.
+    /// Sets in the body the properties for which an option is given. The other properties stay.
     fn apply_to(&self, body: &mut Value) {
         let provider = "serviceProviderProperties";
         if let Some(location) = &self.peering_location {

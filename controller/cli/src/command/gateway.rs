@@ -168,7 +168,7 @@ pub(crate) const COLUMNS: &[Column] = &[
     ("SKU", |v| Cell::new(at(v, "/properties/sku/name"))),
 ];
 
-/// The JSON pointer to the `ipConfigurations` of a gateway, which has one for each instance.
+/// The JSON pointer to the `ipConfigurations` of a gateway. A gateway has one `ipConfiguration` for each instance.
 pub(crate) const CONFIGURATIONS: &str = "/properties/ipConfigurations";
 
 impl Gateway {

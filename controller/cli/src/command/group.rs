@@ -44,8 +44,8 @@ const COLUMNS: &[Column] = &[
 ];
 
 impl Group {
-    /// Creates or prints resource groups. Or asks whether to delete a group with all its resources, and does so if the
-    /// answer is yes. The answer no is no error.
+    /// Creates or prints resource groups. To delete a group with all its resources, first asks the user, and does
+    /// nothing if the answer is no, which is not an error.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         let path = |name: &str| Path::new(&c.config.subscription, name).path();
         match self {

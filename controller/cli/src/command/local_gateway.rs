@@ -74,7 +74,7 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Sets the properties in the body whose options are given. The other properties stay.
+    /// Sets in the body the properties for which an option is given. The other properties stay.
     fn apply_to(&self, body: &mut Value) {
         let properties = &mut body["properties"];
         if let Some(address) = self.gateway_ip_address {

@@ -67,7 +67,8 @@ pub(crate) struct Flags {
     /// Packets may pass between the two VNets [default: true] (P17)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     allow_vnet_access: Option<bool>,
-    /// Packets that the remote VNet forwards, whose source is outside of it, may enter this VNet (P18)
+    /// Packets whose source is outside of the remote VNet, and which the remote VNet forwards, may enter this VNet
+    /// (P18)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     allow_forwarded_traffic: Option<bool>,
     /// The remote VNet may use this VNet's gateways (P19)
@@ -83,7 +84,7 @@ pub(crate) struct Flags {
 }
 
 impl Flags {
-    /// Sets those of the half's properties whose options are given. The other properties stay.
+    /// Sets the properties of the half for which an option is given. The other properties stay.
     fn apply_to(&self, properties: &mut Value) {
         let flags = [
             ("allowVirtualNetworkAccess", self.allow_vnet_access),
@@ -192,8 +193,8 @@ impl Peering {
     }
 }
 
-/// Deletes a half and, with `both`, the remote VNet's half too. If the half does not exist, that is an error only with
-/// `both`.
+/// Deletes a half of a peering and, with `both`, the remote VNet's half too. A half that does not exist is an error
+/// only with `both`.
 async fn delete(c: &Context, name: &Child, both: bool) -> Result<()> {
     let path = path(c, name)?;
     let other = if both { counterpart(c, &path).await? } else { None };
@@ -207,8 +208,8 @@ async fn delete(c: &Context, name: &Child, both: bool) -> Result<()> {
         .await
 }
 
-/// Returns the id of the remote VNet's half of the peering whose half is at `path`; `None` if the remote VNet has no
-/// such half. Reads the halves of both VNets from the controller.
+/// Returns the id of the remote VNet's half of the peering whose local half is at `path`; `None` if the remote VNet
+/// does not exist or has no such half. Reads the halves of both VNets from the controller.
 ///
 /// # Errors
 /// [`NotFound`]: the half at `path` does not exist, so its remote VNet is unknown.
@@ -226,7 +227,8 @@ async fn counterpart(c: &Context, path: &str) -> Result<Option<String>> {
         .map(|p| at(p, "/id")))
 }
 
-/// Returns a message for the user: what was done, the peering's state, and the reason for the state.
+/// Returns a message for the user: what was done, the state of the half (`peeringState`), and the reason for this
+/// state.
 fn message(verb: &str, name: &Child, answer: &Value) -> String {
     let state = at(answer, "/properties/peeringState");
     let more = match state.as_str() {

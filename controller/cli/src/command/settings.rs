@@ -44,7 +44,7 @@ fn assignment(text: &str) -> Result<(String, Value), String> {
 impl Settings {
     /// Changes the given settings, if there are any, and then prints all settings. Names are compared without regard to
     /// case, `-` and `_`. An unknown name is a [`UsageError`], and nothing changes then. Settings that are not given
-    /// keep their values, except that a new era resets those that depend on the era.
+    /// keep their values, with one exception: a new `era` resets all settings whose defaults depend on the era.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         let mut settings = c.client.settings().await?;
         if let Self::Set { values } = self {
@@ -54,9 +54,9 @@ impl Settings {
                 .flatten()
                 .map(|(k, _)| k.clone())
                 .collect();
-            // Settings that depend on the era must not keep the values of the old era. They are removed from the
-            // request, so that the controller sets them to the defaults of the new era. Values from the same command
-            // line are added below.
+            // With a new era, settings that depend on the era must not keep the values of the old era. They are removed
+            // from the request, so that the controller sets them to the defaults of the new era. Values from the same
+            // command line are added below.
             if values.iter().any(|(name, _)| same(name, ERA))
                 && let Some(object) = settings.as_object_mut()
             {

@@ -104,7 +104,7 @@ impl From<LinkArg> for CircuitLink {
 
 impl Token {
     /// Creates, lists or deletes join tokens. A new token is printed or saved, and cannot be shown again. The commands
-    /// with which a machine joins are printed too.
+    /// that let the machine's agent join are printed too.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         match self {
             Self::Create(create) => create.run(c).await,
@@ -142,7 +142,7 @@ impl Create {
             None => AgentId::new(own_name.to_ascii_lowercase().replace('_', "-"))
                 .with_context(|| format!("'{own_name}' cannot be an agent's name: set one with --agent NAME"))?,
         };
-        // Everything else that may fail is done before the token is created, so that no unused token remains after a
+        // The steps that may fail come before the creation of the token, so that no unused token remains after a
         // failure.
         let package = self.package(c).await?;
         let file = self.save.as_deref().map(new_private).transpose()?;
@@ -170,8 +170,8 @@ impl Create {
         c.wait_if_requested().await
     }
 
-    /// Prints the token or the user-data, or the path of the file that contains it. Also prints the commands with which
-    /// the machine joins; with `--cloud-init`, only in JSON format.
+    /// Prints the token or the user-data, or the path of the file that contains it. Also prints the commands that let
+    /// the machine's agent join; with `--cloud-init`, prints these only in JSON format.
     fn print(&self, c: &Context, token: &NewToken, secret: &str) -> Result<()> {
         let agent = &token.agent;
         let join = Join::new(agent, c.client.base(), self.save.as_deref());
@@ -302,7 +302,8 @@ impl Create {
     }
 }
 
-/// The commands with which the operator of a machine joins an agent and starts it.
+/// The commands that an administrator runs on a machine: the first one makes the machine's agent join the controller,
+/// and the others start the agent.
 struct Join {
     join: String,
     enable: String,
@@ -331,8 +332,8 @@ impl Join {
     }
 }
 
-/// Creates a file with mode 0600. If the file exists, that is an error, because it may contain a token that is still
-/// valid.
+/// Creates a file with mode 0600. An existing file is an error and is not overwritten, because it may contain a token
+/// that is still valid.
 fn new_private(path: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o600);

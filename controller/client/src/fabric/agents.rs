@@ -16,7 +16,7 @@ const MAX_WAIT_PER_REQUEST: Duration = Duration::from_secs(20);
 const WAIT_MARGIN: Duration = Duration::from_secs(15);
 
 impl Client {
-    /// Lists all agents.
+    /// Lists all agents, including revoked ones, ordered by name.
     ///
     /// # Errors
     /// Any [`Error`]: the controller cannot be reached, or refuses the request.
@@ -25,39 +25,47 @@ impl Client {
         Ok(self.typed::<ListResponse<_>>(response).await?.value)
     }
 
-    /// Returns one agent.
+    /// Returns the agent with the name `id`.
     ///
     /// # Errors
-    /// Any [`Error`]: the controller cannot be reached, or refuses the request.
+    /// Any [`Error`]: the controller cannot be reached, or refuses the request. An unknown agent is an [`Error::Api`]
+    /// with status 404.
     pub async fn agent(&self, id: &str) -> Result<AgentView, Error> {
         let response = self.fabric(Method::GET, &format!("agents/{id}"), Body::None).await?;
         self.typed(response).await
     }
 
-    /// Revokes an agent: the controller and all other agents refuse it at once. No other agent can have its name or
-    /// binding until it is deleted.
+    /// Revokes the agent with the name `id`: the controller closes its control stream, and all other agents refuse it
+    /// as soon as they apply the new configuration. Returns before they do (see [`Self::wait_in_force`]). Revoking an
+    /// agent again succeeds. Until the revoked agent is deleted, no other agent can have its name or binding.
     ///
     /// # Errors
-    /// Any [`Error`]: the controller cannot be reached, or refuses the request.
+    /// Any [`Error`]: the controller cannot be reached, or refuses the request. An unknown agent is an [`Error::Api`]
+    /// with status 404.
     pub async fn revoke_agent(&self, id: &str) -> Result<(), Error> {
         let path = format!("agents/{id}/revoke");
         self.fabric(Method::POST, &path, Body::None).await.map(drop)
     }
 
-    /// Deletes an agent. Another agent can then have its name and be bound to the same object.
+    /// Deletes the agent with the name `id`, revoked or not. Its control stream ends, and other agents lose their links
+    /// with it. Succeeds also if no such agent exists. Another agent can then have its name and be bound to the same
+    /// object.
     ///
     /// # Errors
-    /// Any [`Error`]: the controller cannot be reached, or refuses the request.
+    /// Any [`Error`]: the controller cannot be reached, or refuses the request. A text that cannot be the name of an
+    /// agent is an [`Error::Api`] with status 404.
     pub async fn delete_agent(&self, id: &str) -> Result<(), Error> {
         self.fabric(Method::DELETE, &format!("agents/{id}"), Body::None)
             .await
             .map(drop)
     }
 
-    /// Returns the configuration that the controller has compiled for an agent, without preshared keys.
+    /// Returns the configuration that the controller has compiled from its newest state for the agent with the name
+    /// `id`. Its secrets are replaced: preshared keys by zeros, passwords by `…`.
     ///
     /// # Errors
-    /// Any [`Error`]: the controller cannot be reached, or refuses the request.
+    /// Any [`Error`]: the controller cannot be reached, or refuses the request. If the agent is unknown, revoked, or
+    /// bound to a deleted resource, it is an [`Error::Api`] with status 404.
     pub async fn agent_config(&self, id: &str) -> Result<AgentConfig, Error> {
         let response = self
             .fabric(Method::GET, &format!("agents/{id}/config"), Body::None)
@@ -65,11 +73,13 @@ impl Client {
         self.typed(response).await
     }
 
-    /// Returns the tables that an agent should have, computed by the controller. They include the learned routes that
-    /// agents have reported.
+    /// Returns the tables that the agent with the name `id` should have, computed by the controller. They include the
+    /// learned routes that agents have reported.
     ///
     /// # Errors
-    /// Any [`Error`]: the controller cannot be reached, or refuses the request.
+    /// Any [`Error`]: the controller cannot be reached, or refuses the request. If the agent is unknown, revoked, or
+    /// bound to a deleted resource, it is an [`Error::Api`] with status 404. If the agent would reject its
+    /// configuration, the status is 500.
     pub async fn agent_tables(&self, id: &str) -> Result<InstalledTables, Error> {
         let response = self
             .fabric(Method::GET, &format!("agents/{id}/tables"), Body::None)
@@ -87,11 +97,15 @@ impl Client {
         self.typed(response).await
     }
 
-    /// Waits until `revision` is in force on every connected agent (D2), at most for `timeout`. The answer lists the
-    /// connected agents on which it is not in force.
+    /// Waits until `revision` is in force on every connected agent (D2), at most for `timeout`, which is rounded up to
+    /// whole seconds. The answer lists the connected agents on which `revision` is not in force. If the time is over,
+    /// the result is no error but an answer whose `in_force` is false. A long wait is split into requests of 20 s.
     ///
     /// # Errors
     /// Any [`Error`]: the controller cannot be reached, or refuses the request.
+    ///
+    /// # Panics
+    /// The present time plus `timeout` overflows an [`Instant`].
     pub async fn wait_in_force(&self, revision: Revision, timeout: Duration) -> Result<Waited, Error> {
         let deadline = Instant::now() + timeout;
         loop {

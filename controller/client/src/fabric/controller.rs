@@ -11,7 +11,9 @@ use std::time::Duration;
 const BACKUP_TIMEOUT: Duration = Duration::from_secs(600);
 
 impl Client {
-    /// Returns the controller's health and revision, as the JSON of `GET /fabric/v1/health`. Needs no token.
+    /// Returns the controller's health and revision, as the JSON of `GET /fabric/v1/health`. Needs no token. The object has
+    /// two fields: `status`, which is always `"ok"`, because a controller that cannot answer shows as an error instead;
+    /// and `revision`, the newest revision of the controller's store as a number, whether or not agents have it in force.
     ///
     /// # Errors
     /// Any [`Error`]: the controller does not answer, or answers with an error.
@@ -33,7 +35,7 @@ impl Client {
             .map_err(|e| Error::transport(self.base(), "GET /fabric/v1/ca", &e))
     }
 
-    /// Returns the controller's metrics in Prometheus' text format, as of now.
+    /// Returns the controller's metrics in Prometheus' text format, as of now. Needs a token.
     ///
     /// # Errors
     /// Any [`Error`]: the controller cannot be reached, or refuses the request.
@@ -45,7 +47,7 @@ impl Client {
             .map_err(|e| Error::transport(self.base(), "GET /metrics", &e))
     }
 
-    /// Returns all settings with their present values.
+    /// Returns all settings with their present values, as a JSON object.
     ///
     /// # Errors
     /// Any [`Error`]: the controller cannot be reached, or refuses the request.
@@ -66,7 +68,8 @@ impl Client {
     }
 
     /// Returns a consistent copy of the controller's store: the content of a file that `tombolo-controller restore`
-    /// reads. The controller keeps running. The copy contains secrets, and is held in memory as a whole.
+    /// reads. The controller keeps running. The copy contains secrets, and is held in memory as a whole. Waits for at
+    /// most 10 minutes.
     ///
     /// # Errors
     /// Any [`Error`]: the controller cannot be reached, or refuses the request.

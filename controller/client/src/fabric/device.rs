@@ -9,10 +9,12 @@ use tombolo_proto::id::ResourceId;
 
 impl Client {
     /// Returns the configuration for the site's device at the remote end of a connection of type `IPsec`, computed from
-    /// the present state. It contains the preshared key.
+    /// the present state. It contains the preshared key. It does not contain the device's private key, which the
+    /// controller does not have. `connection` is compared case-insensitively.
     ///
     /// # Errors
-    /// Any [`Error`]. The connection does not exist, has another type, or has no shared key yet: [`Error::Api`].
+    /// Any [`Error`]. If the connection does not exist, it is an [`Error::Api`] with status 404. If the connection has
+    /// another type or no shared key yet, the status is 400.
     pub async fn device_config(&self, connection: &ResourceId) -> Result<DeviceConfig, Error> {
         let body = json!(DeviceRequest {
             connection: connection.clone()

@@ -20,10 +20,12 @@ const DEFAULT_MAX_TTL: u8 = 30;
 
 impl Client {
     /// Returns the decisions that the agents would make about a packet and about its reply, hop by hop. No packet is
-    /// sent.
+    /// sent. The result is a JSON object; its fields `reachable` and `summary` say whether the reply arrives, and why
+    /// not.
     ///
     /// # Errors
-    /// Any [`Error`]. It is an [`Error::Api`] if the source or the destination is unknown.
+    /// Any [`Error`]. It is an [`Error::Api`] with status 400 if the source or the destination is unknown or ambiguous,
+    /// the source has no agent, the two have no address family in common, or the TTL is 0.
     pub async fn explain(&self, request: &ExplainRequest) -> Result<Value, Error> {
         let response = self
             .fabric(Method::POST, "explain", Body::Json(&json!(request)))
@@ -31,12 +33,13 @@ impl Client {
         self.json(response).await
     }
 
-    /// Pings or traces: the agent of the source sends real packets. Returns when the agent has reported the result of
-    /// all of them.
+    /// Pings or traces: the agent of the source sends real packets. Returns when the agent has reported the results of
+    /// all packets. The controller waits for the report for at most 120 s. Dropping the future does not stop the
+    /// packets. A probe without any reply is not an error.
     ///
     /// # Errors
-    /// Any [`Error`]. It is an [`Error::Api`] if the source or the destination is unknown, or the source's agent is not
-    /// connected.
+    /// Any [`Error`]. It is an [`Error::Api`] with status 400 if a number of `probe` is out of range, or the source or
+    /// the destination is unknown. The status is 409 if the source's agent is not connected or does not report in time.
     pub async fn probe(&self, probe: &Probe) -> Result<ProbeAnswer, Error> {
         let each = |given: Option<u32>, default: u32| u64::from(given.unwrap_or(default));
         let count = each(probe.count, DEFAULT_COUNT);

@@ -11,12 +11,12 @@ use tombolo_proto::fabric::{
 use tombolo_proto::id::AgentId;
 
 impl Client {
-    /// Creates a join token, with which one agent can join once. If `ttl` is `None`, the token has the controller's
-    /// default lifetime.
+    /// Creates a join token, with which one agent can join once. `ttl` is the token's lifetime, from one second to 30
+    /// days; fractions of a second are cut off. `None`: one hour. Only this answer contains the token's text.
     ///
     /// # Errors
     /// Any [`Error`]. It is an [`Error::Api`] if the binding names a resource that does not exist or has an agent
-    /// already, or if the agent's name is in use.
+    /// already, if the agent's name is in use, or if `ttl` is out of range.
     pub async fn create_token(
         &self,
         agent: &AgentId,
@@ -32,7 +32,8 @@ impl Client {
         self.typed(response).await
     }
 
-    /// Lists the join tokens that were not used yet.
+    /// Lists the join tokens that were not used yet, without their texts. Expired ones are listed until they are
+    /// deleted.
     ///
     /// # Errors
     /// Any [`Error`]: the controller cannot be reached, or refuses the request.
@@ -53,19 +54,23 @@ impl Client {
             .map(drop)
     }
 
-    /// Lists the agent packages that the controller serves.
+    /// Lists the agent packages that the controller serves, at most 16, ordered by name. The controller reads each
+    /// package for its SHA-256. The list is empty if their folder does not exist.
     ///
     /// # Errors
-    /// Any [`Error`]: the controller cannot be reached, or refuses the request.
+    /// Any [`Error`]: the controller cannot be reached, or refuses the request. If the controller cannot read a package
+    /// or the folder, it is an [`Error::Api`] with status 500.
     pub async fn packages(&self) -> Result<Packages, Error> {
         let response = self.fabric(Method::GET, "packages", Body::None).await?;
         self.typed(response).await
     }
 
-    /// Creates a token for the REST interface. Only this answer contains the token's text.
+    /// Creates a token for the REST interface. It does not expire. `name` is for people: 1 to 80 bytes, not blank,
+    /// without control characters. It need not be unique. Only this answer contains the token's text.
     ///
     /// # Errors
-    /// Any [`Error`]: the controller cannot be reached, or refuses the request.
+    /// Any [`Error`]: the controller cannot be reached, or refuses the request. An invalid `name` is an [`Error::Api`]
+    /// with status 400.
     pub async fn create_api_token(&self, name: &str) -> Result<NewApiToken, Error> {
         let response = self
             .fabric(
@@ -77,7 +82,8 @@ impl Client {
         self.typed(response).await
     }
 
-    /// Lists the tokens for the REST interface, without their texts.
+    /// Lists the tokens for the REST interface, without their texts. Each is a JSON object with `id`, `name` and
+    /// `created` (Unix time in seconds).
     ///
     /// # Errors
     /// Any [`Error`]: the controller cannot be reached, or refuses the request.
@@ -86,10 +92,12 @@ impl Client {
         Ok(self.typed::<ListResponse<_>>(response).await?.value)
     }
 
-    /// Deletes a token for the REST interface. Requests with it are refused from then on.
+    /// Deletes the token for the REST interface with this `id`, which is not the token's text. Requests with it, or
+    /// with a login token that was issued for it, are refused from then on. Succeeds also if no such token exists.
     ///
     /// # Errors
-    /// Any [`Error`]: the controller cannot be reached, or refuses the request.
+    /// Any [`Error`]: the controller cannot be reached, or refuses the request. The token `admin` cannot be deleted:
+    /// [`Error::Api`] with status 409.
     pub async fn delete_api_token(&self, id: &str) -> Result<(), Error> {
         self.fabric(Method::DELETE, &format!("api-tokens/{id}"), Body::None)
             .await

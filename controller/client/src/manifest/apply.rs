@@ -18,7 +18,8 @@ pub enum ApplyError {
     /// The controller's state could not be read, so nothing was changed.
     #[error(transparent)]
     Read(#[from] Error),
-    /// A step failed. The steps before it are done. If the same manifest is applied again, it continues with this step.
+    /// A step failed. The steps before it are done. If the same manifest is applied again, the new plan contains this
+    /// step and those after it.
     #[error("{kind} {name}: {source}")]
     Step {
         /// Kind of the resource.
@@ -56,7 +57,8 @@ impl Plan {
 
     /// Carries out the steps that change something, in order, and waits for each before the next. Calls `progress`
     /// before each of these steps. Does not compare the controller's state again, so changes that were made after
-    /// [`Self::read`] may be overwritten.
+    /// [`Self::read`] may be overwritten. If the future is dropped, the step in progress may still be carried out by
+    /// the controller; the steps after it are not. The method does not undo steps.
     ///
     /// # Errors
     /// [`ApplyError::Step`] for the first step that fails. The steps after that one are not attempted, and those before

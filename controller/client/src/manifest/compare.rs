@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 /// Whether the server's body has all properties of the desired body, with equal values. A null in the desired body
 /// means that the property must be absent or an empty list.
 ///
-/// Items of lists are matched by name, or by value if they have no name. So the order of a list does not matter, except
-/// for tunnel addresses. Ids and names are compared case-insensitively.
+/// Items of lists are matched by name, or by value if they have no name. So the order of a list does not matter. Only
+/// `tunnelAddresses` must have the same order. Ids and names are compared case-insensitively.
 pub(super) fn holds(server: &Value, desired: &Value) -> bool {
     match (server, desired) {
         (Value::Null, Value::Object(d)) => d.values().all(|v| holds(&Value::Null, v)),
@@ -90,8 +90,8 @@ pub(super) fn tidy(value: &Value) -> Value {
     }
 }
 
-/// Returns the item of `list` with the name of `item`, or, if `item` has no name, the first one that is equal to
-/// `item`. `None`: there is no such item.
+/// Returns the item of `list` with the name of `item`, or, if `item` has no name, the first one that [`holds`] it.
+/// `None`: there is no such item.
 pub(super) fn counterpart<'a>(list: &'a [Value], item: &Value) -> Option<&'a Value> {
     match name(item) {
         Some(own) => list

@@ -15,11 +15,11 @@ pub struct Manifest {
 
 impl Manifest {
     /// Reads a file, or all files `*.yaml` and `*.yml` of a folder and its subfolders, sorted by path. Symbolic links
-    /// to folders are not followed. A file may have several documents.
+    /// to folders are not followed. A file may have several documents. Blocks on the file system.
     ///
     /// # Errors
-    /// [`ManifestError::Read`]: a file cannot be read, or the folder has no such file. [`ManifestError::Parse`]: a file
-    /// is not a manifest.
+    /// [`ManifestError::Read`]: a file or folder cannot be read, a file is not UTF-8, or the folder has no such file.
+    /// [`ManifestError::Parse`]: a file is not a manifest.
     pub fn load(path: &Path) -> Result<Self, ManifestError> {
         let mut manifest = Self::default();
         for file in files_of(path)? {
@@ -47,7 +47,8 @@ impl Manifest {
         Ok(())
     }
 
-    /// Adds a document that comes from another file format, such as the `resources:` of a topology file.
+    /// Adds a document that comes from another file format, such as the `resources:` of a topology file. `origin` names
+    /// it in errors, as in [`Self::parse`]. The document is not checked here.
     pub fn add(&mut self, origin: &str, document: Document) {
         self.documents.push((origin.to_owned(), document));
     }
@@ -60,7 +61,7 @@ impl Manifest {
 
     /// Returns the ARM bodies of all resources, in an order in which an empty controller accepts them. `default`
     /// provides the subscription, and the resource group of documents that name none. Each resource group is one of the
-    /// resources.
+    /// resources. Sends no request.
     ///
     /// # Errors
     /// [`ManifestError::Invalid`] with all problems: duplicate resources, missing properties, or properties that

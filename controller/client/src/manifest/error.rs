@@ -21,8 +21,8 @@ pub enum ManifestError {
         /// The problem, with line and column.
         reason: String,
     },
-    /// The documents contradict each other, or refer to resources that do not exist. Contains every problem; never
-    /// empty.
+    /// The documents contradict each other or lack a property, or they refer to resources that do not exist. Contains
+    /// every problem; never empty.
     #[error("{}", .0.join("\n"))]
     Invalid(Vec<String>),
 }

@@ -9,7 +9,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 /// Values by name, in the file's order. Names are compared case-insensitively. Deserialization refuses duplicate names
-/// and names that rule P6 forbids. A value that is collected from an iterator is not checked.
+/// and names that rule P6 forbids. If a `Named` is collected from an iterator, its names are not checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named<T>(Vec<(String, T)>);
 

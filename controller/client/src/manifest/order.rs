@@ -28,18 +28,20 @@ pub(super) enum Rank {
     /// starts to use a remote gateway.
     PeeringOff,
     Gateway,
-    /// A peering half that is `Disconnected`. A PUT returns the half to `Initiated`; before that, the other half cannot
-    /// be created (P14).
+    /// A peering half that is `Disconnected`. A PUT returns the half to `Initiated`. The step comes before the creation
+    /// of the other half, which would otherwise be refused (P14).
     PeeringReset,
-    /// A peering half with `allowGatewayTransit`. It comes before the other half, which has `useRemoteGateways` (P20).
+    /// A peering half with `allowGatewayTransit`. The step comes before the step of the other half, which may have
+    /// `useRemoteGateways` (P20).
     PeeringTransit,
     Peering,
-    /// A peering half with `useRemoteGateways`. It comes after the gateway and after the half with
+    /// A peering half with `useRemoteGateways`. The step comes after the creation of the gateway and of the half with
     /// `allowGatewayTransit` (P20).
     PeeringUse,
     Nic,
     Circuit,
-    /// A connection that stops using BGP. It comes before the step that removes the BGP settings of its site (G4).
+    /// A connection that stops using BGP. The step comes before the step that removes the BGP settings of the
+    /// connection's site (G4).
     ConnectionOff,
     Site,
     Connection,

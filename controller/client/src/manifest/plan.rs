@@ -82,7 +82,7 @@ impl Server {
     /// meanwhile, the result may contain only a part of that client's changes.
     ///
     /// # Errors
-    /// Any [`Error`]: the first request that fails ends the reading.
+    /// Any [`Error`] of the first request that fails. No further request is sent then.
     pub async fn read(client: &Client, desired: &[DesiredResource]) -> Result<Self, Error> {
         let mut server = Self::default();
         let groups: BTreeSet<&Group> = desired.iter().map(|e| &e.group).collect();
@@ -103,8 +103,9 @@ impl Server {
         Ok(server)
     }
 
-    /// Adds a resource in the format of its GET, or replaces the one with this path. The peerings of a virtual network
-    /// become separate entries.
+    /// Adds a resource in the format of its GET, or replaces the one with this path, which is compared
+    /// case-insensitively. `path` must be the resource's id, and `kind` its kind; neither is checked. `body` may also
+    /// have the shared key that a GET omits. The peerings of a virtual network become separate entries.
     pub fn insert(&mut self, kind: Kind, path: &str, mut body: Value) {
         if kind == Kind::ResourceGroup {
             self.groups.insert(path.to_ascii_lowercase());
@@ -138,12 +139,14 @@ impl Server {
 }
 
 impl Plan {
-    /// Compares the desired resources with the controller's, and returns the steps in the order in which the controller
-    /// accepts them. With `prune`, the plan deletes all resources in the manifest's resource groups that the manifest
-    /// does not contain. The groups themselves stay.
+    /// Compares the desired resources, the result of [`Manifest::expand`](super::Manifest::expand), with the
+    /// controller's, which [`Server::read`] has read for them, and returns the steps in the order in which the
+    /// controller accepts them. With `prune`, the plan deletes all resources in the manifest's resource groups that the
+    /// manifest does not contain. The groups themselves stay.
     ///
     /// # Errors
     /// [`ManifestError::Invalid`]: the manifest refers to resources that do not exist, or that pruning deletes.
+    /// Contains every problem. References into resource groups that `server` does not have are not checked.
     pub fn make(desired: &[DesiredResource], server: &Server, prune: bool) -> Result<Self, ManifestError> {
         refuse_dangling(desired, server, prune)?;
         let mut steps = Vec::new();
@@ -165,7 +168,7 @@ impl Plan {
         Ok(Self { steps })
     }
 
-    /// Whether no step changes anything: the controller's resources are those of the manifest.
+    /// Whether no step changes anything, because the controller's resources match the manifest already.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.changes().next().is_none()
@@ -301,8 +304,9 @@ fn keep_children(
             if counterpart(want, extra).is_some() {
                 continue;
             }
-            // A NIC moves to a new subnet only after an update of the VNet has added the new subnet. So that update
-            // keeps the old subnet, which is deleted at the end.
+            // A NIC can move to a new subnet only after an update of the VNet has added the new subnet. At that time
+            // the NIC is still in the old subnet, so the update keeps the old subnet, and the last steps of the plan
+            // delete it.
             let busy = list == "subnets" && deleted.is_some_and(|deleted| in_use(extra, deleted));
             if deleted.is_none() || busy {
                 kept.insert(name(extra).unwrap_or_default().to_ascii_lowercase());
@@ -426,8 +430,8 @@ fn normalize_prefixes(subnet: &mut Value) {
 /// JSON pointers to the secrets of bodies.
 const SECRETS: [&str; 2] = ["/properties/sharedKey", "/properties/peerings/0/properties/sharedKey"];
 
-/// Returns the body for display, without nulls and with secrets masked. The mask of a secret says whether the secret
-/// differs from that in `current`.
+/// Returns the body for display, without nulls and with secrets masked. The mask says whether the secret differs from
+/// the secret in `current`.
 fn shown(body: &Value, current: Option<&Value>) -> Value {
     let mut out = tidy(body);
     for secret in SECRETS {

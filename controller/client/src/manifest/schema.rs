@@ -19,7 +19,7 @@ use std::net::IpAddr;
 use tombolo_proto::arm::Kind;
 use tombolo_proto::config::Transport;
 
-/// The region of resources for which neither the resource nor its document names one.
+/// The region of resources that have none: neither the resource nor its document has a `location`.
 pub const DEFAULT_LOCATION: &str = "region1";
 
 /// An address prefix without host bits.

@@ -11,7 +11,7 @@ use tombolo_topology::path::ArmPath;
 /// written before the response is sent.
 const MAX_RESOURCES: usize = 100;
 
-/// Most entries of one `dependsOn`: one for each resource.
+/// Largest number of entries of one `dependsOn`: one for each resource.
 const MAX_DEPENDS_ON: usize = 100;
 
 /// A parsed template with its expressions evaluated.
@@ -64,7 +64,7 @@ fn members<'v>(parent: &'v Value, field: &str) -> Result<Option<&'v Map<String, 
 /// Parses an expression: `[parameters('x')]` is ("parameters", "x"). `None` if the text is not an expression.
 ///
 /// # Errors
-/// 400 for expressions other than a function with one string.
+/// 400 for any expression that is not the call of a function with one string as argument.
 fn expression(text: &str) -> Result<Option<(&str, &str)>, Failure> {
     let Some(inner) = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) else {
         return Ok(None);

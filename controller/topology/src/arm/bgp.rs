@@ -1,8 +1,8 @@
 //! Routes and BGP sessions of gateways and circuits in ARM's format (M7).
 //!
-//! The configured sessions follow from the desired state, and the status of each from the last reports of the agents.
-//! The routes that agents advertise to each other are computed from these reports by the agents' own rules; see
-//! [`crate::learned_routes`].
+//! The list of sessions follows from the desired state. The status of each session follows from the last reports of the
+//! agents. Agents do not report the routes that they advertise to each other. These routes are computed from the
+//! reports by the agents' own export rules; see [`crate::learned_routes`].
 
 mod circuit;
 mod instances;

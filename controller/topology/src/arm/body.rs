@@ -10,8 +10,8 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::LazyLock;
 
-/// The maximum number of items of a list in a request's body, if no rule sets a lower one. It bounds the work of the
-/// checks, some of which compare each item with each other one.
+/// The maximum number of items of a list in a request's body, if no rule sets a lower one. It bounds the time of the
+/// checks, because some of them compare every pair of items.
 pub(crate) const MAX_ITEMS: usize = 1_000;
 
 /// The maximum size, in bytes of JSON, of one echoed property, that is, a property that is only kept and shown. It
@@ -23,7 +23,8 @@ const MAX_TAGS: usize = 50;
 
 /// The maximum length of a tag's name in bytes. Azure's limit is the same number of characters.
 const MAX_TAG_NAME: usize = 512;
-/// The maximum length of a tag's value in bytes. Azure's is 256 characters, which have at most 1,024 bytes in UTF-8.
+/// The maximum length of a tag's value in bytes. Azure's limit is 256 characters, which have at most 1,024 bytes in
+/// UTF-8.
 const MAX_TAG_VALUE: usize = 1024;
 
 /// An object of a body, and its path in the body.
@@ -57,11 +58,10 @@ pub(crate) enum Shape {
     Objects,
 }
 
-/// Takes the place of a missing or unreadable object, so that code which reads members needs no special case for such
-/// an object.
+/// Code reads this empty object in place of a missing or unreadable one, so it needs no special case for them.
 static EMPTY: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
 
-/// The JSON type of a value, with its article, for messages.
+/// The JSON type of a value, with an indefinite article, for messages: `a number`.
 fn type_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -83,7 +83,7 @@ fn wrong_type(problems: &mut Problems, path: &str, expected: &str, value: &Value
 }
 
 impl<'a> Object<'a> {
-    /// The whole body. A body that is not an object is a problem, and is read as an empty object.
+    /// The whole body. If the body is not an object, this adds a problem and returns an empty object.
     pub(crate) fn root(body: &'a Value, problems: &mut Problems) -> Self {
         match body {
             Value::Object(map) => Self {
@@ -126,8 +126,8 @@ impl<'a> Object<'a> {
         exact.or_else(loose).filter(|v| !v.is_null())
     }
 
-    /// A member that is a string, possibly empty. `None`: the member is absent; or it is of another type, which is a
-    /// problem.
+    /// A member that is a string, possibly empty. `None`: the member is absent or of another type. Another type also
+    /// adds a problem.
     pub(crate) fn text(&self, name: &str, problems: &mut Problems) -> Option<&'a str> {
         let value = self.get(name)?;
         let text = value.as_str();
@@ -137,7 +137,7 @@ impl<'a> Object<'a> {
         text
     }
 
-    /// A member that is a boolean. `None`: the member is absent; or it is of another type, which is a problem.
+    /// A member that is a boolean. `None`: the member is absent or of another type. Another type also adds a problem.
     pub(crate) fn boolean(&self, name: &str, problems: &mut Problems) -> Option<bool> {
         let value = self.get(name)?;
         let boolean = value.as_bool();
@@ -147,8 +147,8 @@ impl<'a> Object<'a> {
         boolean
     }
 
-    /// A member that is an integer. `None`: the member is absent, of another type, or outside of `range`; the last two
-    /// are problems.
+    /// A member that is an integer. `None`: the member is absent, of another type, or outside of `range`. The last two
+    /// also add a problem.
     pub(crate) fn integer(&self, name: &str, range: RangeInclusive<i64>, problems: &mut Problems) -> Option<i64> {
         let value = self.get(name)?;
         let Some(number) = value.as_i64() else {
@@ -164,7 +164,7 @@ impl<'a> Object<'a> {
         None
     }
 
-    /// A member that is an object. `None`: the member is absent; or it is of another type, which is a problem.
+    /// A member that is an object. `None`: the member is absent or of another type. Another type also adds a problem.
     pub(crate) fn object(&self, name: &str, problems: &mut Problems) -> Option<Self> {
         match self.get(name)? {
             Value::Object(map) => Some(Self {
@@ -178,8 +178,8 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// A member that is an object. If the member is absent, or is of another type, which is a problem, the result is an
-    /// empty object with the member's path.
+    /// A member that is an object. If the member is absent or of another type, the result is an empty object with the
+    /// member's path. Another type also adds a problem.
     pub(crate) fn object_or_empty(&self, name: &str, problems: &mut Problems) -> Self {
         self.object(name, problems).unwrap_or_else(|| Self {
             map: &EMPTY,
@@ -187,9 +187,9 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// A member that is a list of at most `max` items, in order and without nulls. The index in an item's path counts
-    /// the nulls before the item too. `None`: the member is absent, of another type, or too long; the last two are
-    /// problems.
+    /// A member that is a list of at most `max` items. Nulls are left out, but the index in an item's path is the
+    /// item's index in the body. `None`: the member is absent, of another type, or too long. The last two also add a
+    /// problem.
     pub(crate) fn list(&self, name: &str, max: usize, problems: &mut Problems) -> Option<Vec<Item<'a>>> {
         let at = self.at(name);
         match self.get(name)? {
@@ -216,9 +216,9 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// Calls `found` with the path and value of every member at `path`: names joined by dots, where `[]` after a list
-    /// means each of its items. If a part of the path is missing or has another JSON type, `found` is not called for
-    /// it.
+    /// Calls `found` with the path and value of every member at `path`. `path` is names joined by dots; `[]` after the
+    /// name of a list means each item of the list. If a part of the path is missing or has another JSON type, `found`
+    /// is not called for it.
     pub(crate) fn find(&self, path: &str, found: &mut dyn FnMut(String, &'a Value)) {
         let (first, rest) = path
             .split_once('.')
@@ -246,9 +246,9 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// The id of a referenced object, `{"id": "…"}`, with the id's path in the body. Other members of the object are
-    /// ignored, because clients embed whole objects. `None`: the object is absent; or it has no valid id, which is a
-    /// problem. The resource need not exist.
+    /// The id in a reference `{"id": "…"}` to a resource, with the path of this id in the body. Other members of the
+    /// object are ignored, because clients embed whole objects. `None`: the object is absent or has no valid id. An
+    /// object without a valid id also adds a problem. Whether the resource exists is not checked.
     pub(crate) fn reference(&self, name: &str, problems: &mut Problems) -> Option<(ArmPath, String)> {
         self.object(name, problems)?.own_reference(problems)
     }
@@ -273,7 +273,7 @@ impl<'a> Object<'a> {
     }
 
     /// A member that is one of the strings `values`, ignoring case; returned in the casing of `values`. `None`: the
-    /// member is absent; or it is of another type or value, which is a problem.
+    /// member is absent, or of another type or value. Another type or value also adds a problem.
     pub(crate) fn choice(&self, name: &str, values: &[&'static str], problems: &mut Problems) -> Option<&'static str> {
         let text = self.text(name, problems)?;
         let found = values.iter().find(|v| v.eq_ignore_ascii_case(text)).copied();
@@ -285,8 +285,8 @@ impl<'a> Object<'a> {
         found
     }
 
-    /// A member that is an IP address of either family, as a string. `None`: the member is absent or empty; or it is
-    /// not an address, which is a problem.
+    /// A member that is an IP address of either family, as a string. `None`: the member is absent, empty, or not an
+    /// address. A text that is not an address also adds a problem.
     pub(crate) fn address(&self, name: &str, problems: &mut Problems) -> Option<IpAddr> {
         let text = self.text(name, problems).filter(|t| !t.is_empty())?;
         let parsed = text.parse().ok();
@@ -299,7 +299,7 @@ impl<'a> Object<'a> {
     }
 
     /// The member `tags`: at most 50, with names of at most 512 and values of at most 1,024 bytes. Empty if it is
-    /// absent. Wrong tags are problems and are left out.
+    /// absent. Each wrong tag adds a problem and is left out.
     pub(crate) fn tags(&self, problems: &mut Problems) -> BTreeMap<String, String> {
         let Some(tags) = self.object("tags", problems) else {
             return BTreeMap::new();
@@ -331,8 +331,8 @@ impl<'a> Object<'a> {
         result
     }
 
-    /// The members that `shapes` names, with unchanged values, for properties that are only kept and shown. A member of
-    /// another type, or with more than 64 KiB, is a problem and is left out.
+    /// The members that `shapes` names, with unchanged values; these properties are only kept and shown. A member of
+    /// another type, or with more than 64 KiB of JSON, adds a problem and is left out.
     pub(crate) fn echo(&self, shapes: &[(&str, Shape)], problems: &mut Problems) -> Map<String, Value> {
         let mut kept = Map::new();
         for (name, shape) in shapes {
@@ -369,7 +369,7 @@ fn is_list_of(value: &Value, is: impl Fn(&Value) -> bool) -> bool {
 }
 
 impl<'a> Item<'a> {
-    /// The item as an object. `None`: it is of another type, which is a problem.
+    /// The item as an object. `None`: the item is of another type, and a problem says so.
     pub(crate) fn object(&self, problems: &mut Problems) -> Option<Object<'a>> {
         match self.value {
             Value::Object(map) => Some(Object {
@@ -383,7 +383,7 @@ impl<'a> Item<'a> {
         }
     }
 
-    /// The item as a string. `None`: it is of another type, which is a problem.
+    /// The item as a string. `None`: the item is of another type, and a problem says so.
     pub(crate) fn text(&self, problems: &mut Problems) -> Option<&'a str> {
         let text = self.value.as_str();
         if text.is_none() {
@@ -402,9 +402,9 @@ pub(crate) fn missing(problems: &mut Problems, at: &str) {
     );
 }
 
-/// Parses an address prefix, `address/length`. `at`: its field, for messages. Host bits that are set are a problem, but
-/// the prefix without these bits is returned, so that the other rules are checked in the same request. `None`: it is
-/// not a prefix, which is a problem.
+/// Parses an address prefix, `address/length`. `at`: the prefix's field, for messages. A prefix with host bits adds a
+/// problem, but is returned without these bits, so that the same request also checks the other rules. `None`: the text
+/// is not a prefix, and a problem says so.
 pub(crate) fn prefix(text: &str, at: &str, problems: &mut Problems) -> Option<IpNet> {
     let Some(net) = strict(text) else {
         let message = format!("{at}: '{}' is not an address prefix (address/length)", shown(text));

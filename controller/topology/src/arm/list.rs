@@ -45,7 +45,7 @@ fn unknown_type(collection: &str) -> Rejection {
     })
 }
 
-/// The body of one item of any kind. `None`: it does not exist, or the path has an unknown type.
+/// The body of one item of any kind. `None`: the item does not exist, or the path has an unknown type.
 pub(crate) fn item(views: &Views<'_>, path: &ArmPath) -> Option<Value> {
     let id = path.id();
     let kind = path.kind()?;
@@ -96,7 +96,8 @@ pub(crate) fn list(views: &Views<'_>, collection: &str) -> Result<Vec<Value>, Re
     }
 }
 
-/// All top-level items of a type in a scope. `types`: the last part of the ARM type. An unknown type is an error.
+/// All top-level items of a type in a scope. `types`: the last part of the ARM type. If the type is unknown, the result
+/// is a rejection.
 fn top_level(
     views: &Views<'_>,
     provider: &str,
@@ -126,8 +127,8 @@ fn resources(views: &Views<'_>, scope: &Scope) -> Vec<Value> {
     bodies.map(|body| generic(&body)).collect()
 }
 
-/// The bodies of all children in a collection of an item. `collection`: its path. An unknown collection and a missing
-/// item are errors.
+/// The bodies of all items of a collection below another item. `collection`: the path of the collection. An unknown
+/// collection and a missing parent are errors.
 fn children(views: &Views<'_>, collection: &str) -> Result<Vec<Value>, Rejection> {
     let Some((parent, types)) = collection.rsplit_once('/') else {
         return Err(unknown_type(collection));

@@ -1,4 +1,5 @@
-//! The status of a connection, from the reports of the agents of the connection's own gateway, `gateway1` (G12, M8).
+//! The status of a connection, according to the agents of the gateway on the connection's own side, `gateway1` (G12,
+//! M8).
 
 use crate::path::shown;
 use crate::resource::{Binding, Connection, ConnectionType};
@@ -37,12 +38,12 @@ fn instances(topology: &Topology, gateway: &ResourceId) -> Vec<AgentId> {
     agents.map(|a| a.id.clone()).collect()
 }
 
-/// The status of a connection by the last reports of the agents of its own gateway (`gateway1`). The far end's agents
-/// are not consulted.
+/// The status of a connection by the last reports of the agents of the gateway on its own side (`gateway1`). The
+/// reports of the far end's agents are not used.
 pub(crate) fn of(topology: &Topology, statuses: &AgentStatuses, connection: &Connection) -> Status {
     let tunnels = tunnels(topology, statuses, connection);
-    // A connection is Connected if at least one of its tunnels is connected, and NotConnected if all tunnels are down
-    // (G12).
+    // The connection has the first of these states that one of its tunnels has (G12). If no tunnel has one of them, its
+    // status is `Unknown`.
     let has = |status: &str| tunnels.iter().any(|t| t.status == status);
     let order = ["Connected", "Connecting", "NotConnected"];
     Status {
@@ -106,8 +107,8 @@ fn tunnels(topology: &Topology, statuses: &AgentStatuses, connection: &Connectio
         .collect()
 }
 
-/// The reason in the desired state why a connection cannot come up, whatever the state of its links. `None`: nothing is
-/// missing.
+/// What the desired state lacks so that no tunnel of the connection can come up: a counterpart, a key, a peering, or
+/// different ASNs. `None`: nothing is missing.
 fn missing_requirement(topology: &Topology, connection: &Connection) -> Option<String> {
     let far = connection.gateway2.name();
     let own_asn = topology.gateways.get(&connection.gateway1).map(|g| g.asn);
@@ -117,8 +118,8 @@ fn missing_requirement(topology: &Topology, connection: &Connection) -> Option<S
             .is_none()
             .then(|| "no shared key is set (G11)".to_owned())
     };
-    // Azure accepts equal ASNs, although the BGP session then never comes up; here the connection's status names the
-    // reason.
+    // As in Azure, a connection between equal ASNs is accepted, although its BGP session never comes up. In this
+    // product the connection's status names this reason.
     let equals = |far_asn: Option<u32>| {
         let asn = far_asn.filter(|_| connection.enable_bgp && far_asn == own_asn)?;
         Some(format!(
@@ -217,7 +218,7 @@ fn tunnel_state(link: &LinkStatus, end: &str) -> (&'static str, Option<String>) 
 }
 
 impl Tunnel {
-    /// The entry of `tunnelConnectionStatus`. The entry has the member `reason` only if the tunnel has a reason.
+    /// The tunnel's entry in `tunnelConnectionStatus`. The entry has the member `reason` only if there is a reason.
     fn view(&self) -> Value {
         let mut view = json!({
             "tunnel": self.name,

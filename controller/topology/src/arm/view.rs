@@ -12,8 +12,8 @@ use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
-/// A topology with its agents' statuses, for the bodies of items. References in the reverse direction, such as from a
-/// subnet to its users, are collected once, at their first use.
+/// The topology and the agents' statuses from which the bodies of items are written. Some members list the users of an
+/// item, such as the ip configurations in a subnet. These users are collected once, when the first body needs them.
 pub(crate) struct Views<'t> {
     pub(crate) topology: &'t Topology,
     pub(crate) statuses: &'t AgentStatuses,
@@ -23,7 +23,7 @@ pub(crate) struct Views<'t> {
     vms: OnceCell<BTreeMap<ResourceId, Arc<Agent>>>,
 }
 
-/// The ids of ip configurations, by the subnet or by the public address that they use.
+/// The ids of the ip configurations that use each subnet and each public address.
 #[derive(Default)]
 struct Users {
     subnets: BTreeMap<ResourceId, Vec<String>>,
@@ -31,7 +31,8 @@ struct Users {
 }
 
 impl Users {
-    /// Adds an ip configuration of a NIC or gateway. For a public address, only the user that is added last is kept.
+    /// Adds an ip configuration of a NIC or gateway. A public address has one user; if two are added, the last one is
+    /// kept.
     fn add(&mut self, owner: &ResourceId, name: &str, subnet: &ResourceId, public_ip: Option<&ResourceId>) {
         let id = format!("{owner}/ipConfigurations/{name}");
         if let Some(public_ip) = public_ip {
@@ -61,13 +62,13 @@ pub(crate) fn address_version(address: IpAddr) -> &'static str {
     if address.is_ipv6() { "IPv6" } else { "IPv4" }
 }
 
-/// The value of `privateIPAllocationMethod`: `Static` if the address was requested as such, else `Dynamic`.
+/// The value of `privateIPAllocationMethod`: `Static` if the request asked for a static address, else `Dynamic`.
 pub(crate) fn allocation_method(is_static: bool) -> &'static str {
     if is_static { "Static" } else { "Dynamic" }
 }
 
-/// An object with all members of `own`, and with those of `echoed` that `own` lacks. `own` alone if one of the two is
-/// not an object.
+/// An object with all members of `own`, and with those members of `echoed` that `own` lacks. If `own` or `echoed` is
+/// not an object, the result is `own`.
 pub(crate) fn merge_echoed(own: Value, echoed: Option<&Value>) -> Value {
     let (Value::Object(own), Some(Value::Object(echoed))) = (&own, echoed) else {
         return own;
@@ -77,8 +78,8 @@ pub(crate) fn merge_echoed(own: Value, echoed: Option<&Value>) -> Value {
     Value::Object(all)
 }
 
-/// The body of a top-level resource: the members of its envelope, including those that are only kept and shown, and
-/// `properties`, to which the members that all kinds have are added.
+/// The body of a top-level resource. It has the members of the resource's envelope, including those that are only kept
+/// and shown, and `properties` with the two members that every kind has: `provisioningState` and `resourceGuid`.
 pub(crate) fn top_level(envelope: &Envelope, kind: Kind, mut properties: Value) -> Value {
     properties["provisioningState"] = "Succeeded".into();
     properties["resourceGuid"] = envelope.resource_guid.to_string().into();
@@ -94,7 +95,7 @@ pub(crate) fn top_level(envelope: &Envelope, kind: Kind, mut properties: Value) 
     merge_echoed(own, Some(&Value::Object(envelope.echoed.clone())))
 }
 
-/// The body of a child resource. Adds the member of `properties` that all kinds have.
+/// The body of a child resource. Adds `provisioningState` to `properties`, as every kind of child has it.
 pub(crate) fn child(id: &ResourceId, kind: Kind, etag: Uuid, mut properties: Value) -> Value {
     properties["provisioningState"] = "Succeeded".into();
     json!({
@@ -107,7 +108,8 @@ pub(crate) fn child(id: &ResourceId, kind: Kind, etag: Uuid, mut properties: Val
 }
 
 impl<'t> Views<'t> {
-    /// Views of the whole topology. The users of subnets and public addresses are not collected yet.
+    /// Views of the whole topology. The users of subnets and public addresses are collected when the first body needs
+    /// them.
     pub(crate) fn new(topology: &'t Topology, statuses: &'t AgentStatuses) -> Self {
         Self {
             topology,
@@ -118,7 +120,7 @@ impl<'t> Views<'t> {
         }
     }
 
-    /// Views for the body of one VNet or of its children: only users of its subnets are collected.
+    /// Views for the body of one VNet or of its children. Only the users of this VNet's subnets are collected.
     pub(crate) fn within(topology: &'t Topology, statuses: &'t AgentStatuses, vnet: ResourceId) -> Self {
         Self {
             only: Some(vnet),
@@ -150,8 +152,8 @@ impl<'t> Views<'t> {
         self.users().subnets.get(subnet).map(Vec::as_slice)
     }
 
-    /// The id of the ip configuration that uses the public address `id`. `None`: none does, or only one outside of the
-    /// VNet of [`Self::within`].
+    /// The id of the ip configuration that uses the public address `id`. `None`: no collected ip configuration uses it;
+    /// [`Self::within`] collects only those of one VNet.
     pub(crate) fn public_ip_user(&self, id: &ResourceId) -> Option<&String> {
         self.users().public_ips.get(id)
     }

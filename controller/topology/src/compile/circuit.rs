@@ -41,8 +41,8 @@ pub(super) fn gateway(index: &Index<'_>, vnet: &Vnet<'_>, instance: &Instance<'_
     })
 }
 
-/// The configuration of the edge on which one of a circuit's lines ends. An edge is in no VNet, so the circuit's id
-/// takes the VNet's place. `None`: no agent is bound to that line.
+/// The configuration of the edge on which one of a circuit's lines ends. An edge is in no VNet, so the field `vnet` has
+/// the circuit's id. `None`: no agent is bound to that line.
 pub(super) fn edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLink) -> Option<AgentConfig> {
     let agent = circuit.edges[link as usize]?;
     let peering = circuit.peering;
@@ -50,8 +50,8 @@ pub(super) fn edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLink) 
         CircuitLink::Primary => peering.primary,
         CircuitLink::Secondary => peering.secondary,
     };
-    // The first host address of the line is the customer's, the second one is the edge's (E1).
-    // `hosts` of an IPv6 prefix begins with the subnet-router anycast address, which no host has, so it is skipped.
+    // The first host address of the line is the customer's, the second one is the edge's (E1). The first item of
+    // `hosts` for an IPv6 prefix is the subnet-router anycast address. No host has this address, so it is skipped.
     let mut hosts = prefix.hosts().skip(usize::from(prefix.addr().is_ipv6()));
     let (customer, own) = (hosts.next()?, hosts.next()?);
     let mut networks = Vec::new();
@@ -100,8 +100,8 @@ pub(super) fn edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLink) 
     })
 }
 
-/// The customer edge as a BGP neighbour of the edge. The line is one hop, so the session is not multihop, and BFD
-/// detects a failure of the line sooner than BGP's hold time would.
+/// The customer edge as a BGP neighbour of the edge. The line connects the two edges directly, so the session is not
+/// multihop. It uses BFD, which detects a failure of the line sooner than BGP's hold time does.
 fn neighbour(circuit: &Circuit<'_>, customer: IpAddr, own: IpAddr, hold_time: u16) -> Neighbour {
     Neighbour {
         id: circuit.resource.envelope.id.clone(),

@@ -1,5 +1,5 @@
-//! The agents, gateways and joined networks of one revision. The index is computed once, so that the compilation for
-//! one agent visits only its neighbours.
+//! The agents, gateways and joined networks of one revision. The index is computed once for all agents. With it, the
+//! compilation for one agent visits only the VNets and circuits next to the agent, not the whole topology.
 
 mod join;
 
@@ -16,8 +16,8 @@ use tombolo_proto::config::{CircuitLink, GatewayKind, Owner, Transport};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::GatewayHop;
 
-/// The VNets and circuits of a topology with their agents and connections. Positions in other types are indices of
-/// [`Index::vnets`] and [`Index::circuits`].
+/// The VNets and circuits of a topology with their agents and connections. A position in another type is an index into
+/// [`Index::vnets`] or [`Index::circuits`].
 #[derive(Debug)]
 pub(super) struct Index<'t> {
     pub(super) topology: &'t Topology,
@@ -53,7 +53,7 @@ pub(super) struct Vnet<'t> {
     pub(super) resource: &'t VirtualNetwork,
     /// The agents of VMs, ordered by id.
     pub(super) machines: Vec<Machine<'t>>,
-    /// The owners of the addresses of `machines`, ordered by prefix, one for each prefix.
+    /// Which agent of `machines` gets the packets for which prefix; ordered by prefix, with one agent for each.
     pub(super) owners: Vec<Owner>,
     /// The `Connected` peerings, in order of creation.
     pub(super) peers: Vec<Peer<'t>>,
@@ -65,8 +65,8 @@ pub(super) struct Vnet<'t> {
     pub(super) er_gateway: Option<&'t VirtualNetworkGateway>,
     /// The agents of the ExpressRoute gateway, in order of its `ipConfigurations`.
     pub(super) er_instances: Vec<Instance<'t>>,
-    /// The connections of the ExpressRoute gateway to circuits, ordered by id. Each item is a position in
-    /// [`Index::circuits`] and a position in [`Circuit::links`] of that circuit.
+    /// The connections of the ExpressRoute gateway to circuits, ordered by id. Each item has the circuit's position in
+    /// [`Index::circuits`] and the connection's position in [`Circuit::links`] of this circuit.
     pub(super) circuits: Vec<(usize, usize)>,
     /// The connections of the VPN gateway that exist on both sides, ordered by id.
     pub(super) tunnels: Vec<Tunnel<'t>>,
@@ -74,8 +74,8 @@ pub(super) struct Vnet<'t> {
     pub(super) sites: Vec<Site<'t>>,
     /// The VNets that use this VNet's gateways (`useRemoteGateways`).
     pub(super) clients: Vec<Client<'t>>,
-    /// The position of the VNet whose gateways this VNet uses: its own position, or that of a peer. `None`: it uses no
-    /// gateway (P23).
+    /// The position of the VNet whose gateways this VNet uses: its own position, or that of a peered VNet. `None`: it
+    /// uses no gateway (P23).
     pub(super) hub: Option<usize>,
 }
 
@@ -112,8 +112,8 @@ pub(super) struct CircuitConnection<'t> {
 }
 
 impl<'t> Circuit<'t> {
-    /// The edges of the circuit that have an agent, the primary one first, each with the address of its tunnel of
-    /// `connection` (T4).
+    /// The edges of the circuit that have an agent, the primary one first. Each is returned with its tunnel address,
+    /// which is in `connection` (T4).
     pub(super) fn ends(&self, connection: &Connection) -> impl Iterator<Item = (&'t Agent, GatewayHop)> {
         let addresses = connection.tunnel_addresses.clone();
         self.edges.iter().zip(addresses).filter_map(|(agent, address)| {
@@ -136,22 +136,22 @@ pub(super) struct Site<'t> {
     pub(super) local: &'t LocalNetworkGateway,
     /// Whether the ends exchange routes: both have BGP enabled, and their ASNs differ (G4).
     pub(super) exchange: bool,
-    /// The site's configured prefixes, without those that overlap the gateway's VNet, because packets to such a prefix
-    /// follow the VNet's own routes. Ordered (G7).
+    /// The site's configured prefixes, ordered (G7). Prefixes that overlap the gateway's VNet are left out, because
+    /// packets to them follow the VNet's own routes.
     pub(super) prefixes: Vec<IpNet>,
 }
 
 impl Site<'_> {
-    /// The device's BGP address inside the tunnel, as a prefix of one address. The address needs an entry of its own,
-    /// because no BGP route advertises it. `None`: there is no BGP session.
+    /// The device's BGP address inside the tunnel, as a prefix of one address. Packets from and to this address must be
+    /// permitted separately, because no BGP route advertises it. `None`: there is no BGP session.
     pub(super) fn bgp_address(&self) -> Option<IpNet> {
         let bgp = self.local.bgp.filter(|_| self.exchange)?;
         Some(IpNet::from(bgp.address))
     }
 
-    /// The name of the device as a link's peer. `None`: the device's public key or the connection's shared key is
-    /// missing. Then there is no link, because a tunnel without one of these keys would be less secure than requested
-    /// (G11).
+    /// The name under which the device is the peer of a link. `None`: the device's public key or the connection's
+    /// shared key is missing. Without both keys there is no link, because a tunnel without the shared key would be less
+    /// secure than the operator requested (G11).
     pub(super) fn device(&self) -> Option<AgentId> {
         self.local.public_key?;
         self.connection.shared_key.as_ref()?;
@@ -173,8 +173,7 @@ pub(super) struct Peer<'t> {
 }
 
 impl Peer<'_> {
-    /// The transport of links across the peering. A half with an explicit transport overrides a half with `Automatic`
-    /// (D6).
+    /// The transport of links across the peering. If one half has `Automatic`, the other half decides (D6).
     pub(super) fn transport(&self) -> Transport {
         match self.half.transport {
             Transport::Automatic => self.counterpart.transport,
@@ -203,8 +202,9 @@ pub(super) struct Tunnel<'t> {
     pub(super) remote: usize,
     /// Whether the ends exchange routes: both have BGP enabled, and their ASNs differ (G4).
     pub(super) exchange: bool,
-    /// The prefixes reachable through the tunnel (G9, P21b), ordered. Prefixes that the other gateway has learned over
-    /// its other connections are left out (D9), and so are prefixes that overlap this VNet (G20).
+    /// The configured prefixes reachable through the tunnel (G9, P21b), ordered: those of the other gateway's VNet and
+    /// of the VNets that use that gateway. Not included are prefixes that the other gateway learns over its other
+    /// connections (D9), and prefixes that overlap this VNet (G20).
     pub(super) prefixes: Vec<IpNet>,
 }
 
@@ -219,8 +219,8 @@ pub(super) struct Client<'t> {
 }
 
 impl Vnet<'_> {
-    /// The transport of links to the machines and gateways of the VNet at position `other`. `Automatic` for this VNet
-    /// itself, and for a VNet that is no peer.
+    /// The transport of links to the machines and gateways of the VNet at position `other`. It is `Automatic` if that
+    /// is this VNet itself or a VNet without a peering.
     pub(super) fn transport_to(&self, other: usize) -> Transport {
         let peer = self.peers.iter().find(|p| p.remote == other);
         peer.map_or(Transport::Automatic, Peer::transport)
@@ -228,7 +228,8 @@ impl Vnet<'_> {
 }
 
 impl<'t> Index<'t> {
-    /// Indexes a topology. Gateways and agents are placed first, because the joins read them.
+    /// Indexes a topology. The VNets' gateways and agents are found first, because the search for peerings, tunnels,
+    /// sites and circuits reads them.
     pub(super) fn new(topology: &'t Topology) -> Self {
         let mut index = Self {
             topology,
@@ -295,7 +296,8 @@ impl<'t> Index<'t> {
         }
     }
 
-    /// Finds the place of each agent, and from these places the owners of addresses and the permitted sources.
+    /// Finds the VNet or circuit of each agent, then which agent owns which addresses, and which source addresses each
+    /// machine may use.
     fn place_agents(&mut self) {
         for agent in self.topology.agents.values().filter(|agent| !agent.revoked) {
             match &agent.binding {
@@ -329,8 +331,8 @@ impl<'t> Index<'t> {
         }
     }
 
-    /// Adds the agent of a VM to the VNet of its primary NIC. NICs that do not exist, and served subnets of other
-    /// VNets, are left out.
+    /// Adds the agent of a VM to the VNet of its primary NIC. NICs that do not exist, and served subnets that are in
+    /// another VNet, are left out.
     fn place_machine(&mut self, agent: &'t Agent, nics: &'t [ResourceId], served: &'t [ResourceId]) {
         let nics: Vec<&NetworkInterface> = nics
             .iter()
@@ -357,7 +359,7 @@ impl<'t> Index<'t> {
         });
     }
 
-    /// The circuits that a VNet's ExpressRoute gateway is connected to, each with the connection; ordered by the
+    /// The circuits that a VNet's ExpressRoute gateway is connected to, each with its connection; ordered by the
     /// connection's id.
     pub(super) fn circuits_of<'i>(
         &'i self,
@@ -398,13 +400,14 @@ impl Vnet<'_> {
         self.gateway.is_some() || self.er_gateway.is_some()
     }
 
-    /// Whether the VNet's gateways learn routes at run time, which they then advertise to the machines (D11).
+    /// Whether the VNet's gateways learn routes at run time, by BGP or from other agents. Such gateways advertise the
+    /// learned routes to the machines (D11).
     pub(super) fn learns_routes(&self) -> bool {
         !self.circuits.is_empty() || self.tunnels.iter().any(|t| t.exchange) || self.sites.iter().any(|s| s.exchange)
     }
 
     /// Computes the permitted source addresses of each machine. A machine with an agent of its own does not send
-    /// through the host that serves its subnet, so that host must not send from the machine's address (D8, D10).
+    /// through the host that serves its subnet. So the host must not use the machine's address as a source (D8, D10).
     fn assign_sources(&mut self) {
         let machines = self.machines.iter().flat_map(|machine| {
             let own = machine.addresses();
@@ -428,17 +431,15 @@ impl Vnet<'_> {
         }
     }
 
-    /// The prefixes that the VNet's gateways advertise to the far ends of their connections: the VNet's own, and the
-    /// synced ones of the VNets that use the gateways (P21b, E5). Prefixes that the gateways have learned over their
-    /// connections are left out (D9).
-    /// Ordered.
+    /// The prefixes that the VNet's gateways advertise as their own: the VNet's, and the synced prefixes of the VNets
+    /// that use the gateways (P21b, E5). Learned prefixes are not among them (D9). Ordered.
     pub(super) fn advertised(&self) -> Vec<IpNet> {
         let mut prefixes = self.resource.address_space.clone();
         prefixes.extend(self.clients.iter().flat_map(|client| &client.half.remote_address_space));
         prefix::sorted(&prefixes)
     }
 
-    /// The configured prefixes reachable through the connections of the VNet's VPN gateway, to other gateways and to
+    /// The configured prefixes that the VNet's VPN gateway reaches through its connections to other gateways and to
     /// sites; ordered.
     pub(super) fn connection_prefixes(&self) -> Vec<IpNet> {
         let tunnels = self.tunnels.iter().flat_map(|t| &t.prefixes);
@@ -471,8 +472,8 @@ impl Machine<'_> {
         self.nics.iter().any(|nic| nic.enable_ip_forwarding)
     }
 
-    /// The addresses and served prefixes of the machine, as entries that say which agent owns them. A served prefix
-    /// never has IP forwarding.
+    /// The addresses and served prefixes of the machine, each with the machine's agent as owner. `ip_forwarding` is
+    /// always false for a served prefix.
     fn owners(&self) -> Vec<Owner> {
         let mut owners = Vec::new();
         for nic in &self.nics {

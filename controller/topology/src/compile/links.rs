@@ -10,7 +10,8 @@ use tombolo_proto::config::{CircuitLink, ForeignSources, Link, Relation, Transpo
 use tombolo_proto::id::AgentId;
 
 /// The links of a VM: to the machines of its VNet and of VNets with a `Connected` peering, to the instances of the
-/// gateways in use, and to the edges of these gateways' circuits. Ordered by peer, as all lists of links here.
+/// gateways that its VNet uses, and to the edges of these gateways' circuits. All lists of links in this file are
+/// ordered by peer.
 pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>, own: &Machine<'_>) -> Vec<Link> {
     let own_space = &vnet.resource.address_space;
     let mut links = Links::of(&own.agent.id);
@@ -45,8 +46,8 @@ pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>, own: &Machine<'_>) 
     links.finish()
 }
 
-/// Adds the links of a VM to the gateways in use, which are those of the VNet at position `hub`, and to the edges of
-/// the circuits that these gateways are connected to.
+/// Adds the links of a VM to the gateways that its VNet uses, and to the edges of the circuits that these gateways are
+/// connected to. `hub`: the position of the VNet that has these gateways.
 fn links_to_gateways(links: &mut Links<'_>, index: &Index<'_>, vnet: &Vnet<'_>, hub: usize) {
     let (own_space, transport) = (&vnet.resource.address_space, vnet.transport_to(hub));
     let hub = &index.vnets[hub];
@@ -60,13 +61,14 @@ fn links_to_gateways(links: &mut Links<'_>, index: &Index<'_>, vnet: &Vnet<'_>, 
         links.add(instance.agent, relation, transport, sources, ForeignSources::None);
         links.edit(instance.agent, |link| {
             link.monitored = alternatives;
-            // A machine to which a gateway advertises routes keeps its link with the gateway open. The machine is the
-            // initiator, because a NAT in front of the machine may keep the gateway from reaching it first (D11).
+            // A machine to which a gateway advertises routes keeps its link with the gateway open. The machine starts
+            // the handshake, because the gateway could not start it if the machine were behind a NAT (D11).
             (link.always_on, link.initiator) = (hub.learns_routes(), hub.learns_routes());
         });
     }
-    // Machines send to the edges directly. Packets from a circuit, and answers of the edges themselves, come through
-    // the gateway, so the gateway may use the tunnel addresses of the edges as sources (T4).
+    // Machines send packets for a circuit to its edges directly, but packets from a circuit reach them through the
+    // gateway. Answers of an edge itself have the edge's tunnel address as source, so the gateway may send from these
+    // addresses (T4).
     let edges: Vec<IpNet> = index
         .circuits_of(hub)
         .flat_map(|(_, connection)| connection.tunnel_addresses.iter().copied().map(IpNet::from))
@@ -91,9 +93,9 @@ fn links_to_gateways(links: &mut Links<'_>, index: &Index<'_>, vnet: &Vnet<'_>, 
             links.edit(edge, |link| link.monitored = true);
         }
     }
-    // While the direct link to a peer's machine is down, packets to it use the gateways, if these lead to the same
-    // prefix. The direct link is therefore monitored. This is the reverse of P25: there the peering wins over the
-    // gateways, and here the gateways replace the peering's path while it is down.
+    // A peering takes precedence over the gateways (P25). But if the gateways lead to the same prefix as the peering,
+    // packets take the path through the gateways while the direct link to the peered VNet's machine is down. To detect
+    // this, the direct link is monitored.
     let contributed = hub.connection_prefixes();
     for peer in &vnet.peers {
         let stands_in = peer.half.remote_address_space.iter().any(|p| contributed.contains(p));
@@ -147,7 +149,8 @@ pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>)
         };
         let sources = prefix::subtract(&tunnel.prefixes, &local_prefixes);
         for end in tunnel_ends(index, tunnel) {
-            // Only WireGuard's handshake authenticates with the shared key (D14).
+            // The link must authenticate with the connection's shared key, which only WireGuard's handshake can do
+            // (D14).
             let transport = Transport::WireGuard;
             links.add(
                 end.agent,
@@ -158,8 +161,8 @@ pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Instance<'_>)
             );
             links.edit(end.agent, |link| {
                 link.always_on = true;
-                // Exactly one end must start the handshake. Both ends compare the same two names, so they agree on
-                // which of them starts it.
+                // Exactly one end must start the handshake. Both ends compare the same two agent names, so they agree
+                // on which end starts it.
                 link.initiator = own.agent.id < end.agent.id;
                 link.preshared_key = tunnel.connection.preshared_key();
                 link.monitored = true;
@@ -250,16 +253,17 @@ pub(super) fn of_edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLin
     links.finish()
 }
 
-/// The instances at the far end of a tunnel, the preferred one first. Empty while this side's connection has no shared
-/// key, because a tunnel without a shared key would be less secure than requested (G11).
+/// The instances at the far end of a tunnel, the preferred one first. Empty while this side's connection object has no
+/// shared key: a tunnel without one would be less secure than the operator requested (G11).
 pub(super) fn tunnel_ends<'i, 't>(index: &'i Index<'t>, tunnel: &Tunnel<'t>) -> impl Iterator<Item = &'i Instance<'t>> {
     let keyed = tunnel.connection.shared_key.is_some();
     index.vnets[tunnel.remote].instances.iter().filter(move |_| keyed)
 }
 
-/// The source addresses that a machine of another VNet may use at the receiver: the machine's own addresses, as far as
-/// they are within `synced`, the synced prefixes (P27). An appliance may use all synced addresses of its VNet, even
-/// without `allowForwardedTraffic` (P18). Addresses of the receiver's own space are never permitted (D10).
+/// The source addresses from which a machine of another VNet may send to the receiver: the machine's own addresses that
+/// are within `synced`, the prefixes that the receiver's half of the peering has synced (P27). An appliance may use all
+/// synced addresses of its VNet, even without `allowForwardedTraffic` (P18). Addresses of the receiver's own space are
+/// never permitted (D10).
 fn allowed_sources(machine: &Machine<'_>, synced: &[IpNet], own_space: &[IpNet]) -> Vec<IpNet> {
     if machine.forwards() {
         return prefix::subtract(synced, own_space);
@@ -269,8 +273,8 @@ fn allowed_sources(machine: &Machine<'_>, synced: &[IpNet], own_space: &[IpNet])
     prefix::subtract(&sources, own_space)
 }
 
-/// Whether a machine of a peered VNet may send packets with foreign sources: only an appliance may, and only if the
-/// receiver's half allows it (P18).
+/// Whether a machine of a peered VNet may forward packets whose sources are outside of its own VNet. Only an appliance
+/// may, and only if the receiver's half has `allowForwardedTraffic` (P18).
 fn foreign_sources_of_peer(machine: &Machine<'_>, allow_forwarded: bool) -> ForeignSources {
     match machine.forwards() && allow_forwarded {
         true => ForeignSources::OutsideOwnSpace,
@@ -278,9 +282,9 @@ fn foreign_sources_of_peer(machine: &Machine<'_>, allow_forwarded: bool) -> Fore
     }
 }
 
-/// The sources that the VPN gateway of `hub` may relay to a machine of the VNet with `own_space` (P21d): the prefixes
-/// reachable through its connections (even where the VNet prefers a peering for them, D9), the hub VNet, and the spokes
-/// that use the gateway. The VNet's own space is cut out.
+/// The sources of the packets that the VPN gateway of `hub` may relay to a machine (P21d): the prefixes reachable
+/// through the gateway's connections (even if the machine's VNet prefers a peering for them, D9), the hub VNet, and the
+/// spokes that use the gateway. Addresses in `own_space`, the address space of the machine's VNet, are left out.
 fn relayed(hub: &Vnet<'_>, own_space: &[IpNet]) -> Vec<IpNet> {
     let mut sources = hub.connection_prefixes();
     sources.extend(&hub.resource.address_space);
@@ -288,7 +292,7 @@ fn relayed(hub: &Vnet<'_>, own_space: &[IpNet]) -> Vec<IpNet> {
     prefix::subtract(&sources, own_space)
 }
 
-/// Collects the links of the agent `own`, ordered by peer: one for each peer, and none to `own` itself.
+/// The links of the agent `own`, ordered by peer. There is one link for each peer, and none with `own` itself.
 struct Links<'a> {
     own: &'a AgentId,
     links: BTreeMap<AgentId, Link>,
@@ -303,8 +307,8 @@ impl<'a> Links<'a> {
         }
     }
 
-    /// Adds a link that is not kept open and not monitored. If a link with the peer exists already, that link stays as
-    /// it is: of several relations with a peer, the one that is added first counts.
+    /// Adds a link that is not kept open and not monitored. If `own` already has a link with the peer, nothing changes:
+    /// two agents that are related in several ways have one link, with the relation that is added first.
     fn add(
         &mut self,
         peer: &Agent,
@@ -347,17 +351,17 @@ impl<'a> Links<'a> {
         }
     }
 
-    /// Sets whether machines keep their links to this gateway open, because the gateway advertises learned routes to
-    /// them (D11). Links with peers other than the gateway's clients, as far as they have been added already, are not
-    /// kept open.
+    /// Sets whether this gateway's links with its client machines are kept open; they are if the gateway advertises
+    /// learned routes over them (D11). All other links that have been added before this call are set to not kept open.
     fn keep_client_links_open(&mut self, open: bool) {
         for link in self.links.values_mut() {
             link.always_on = open && matches!(link.relation, Relation::GatewayClient {});
         }
     }
 
-    /// Adds a link to an instance of the VNet's gateway of the other type. The two gateways exchange routes for
-    /// display, and relay no packets between each other (E8).
+    /// Adds a link to an instance of the VNet's other gateway: the VPN gateway for an ExpressRoute gateway, and the
+    /// reverse. The two gateways exchange routes only to show them in their learned routes; they relay no packets to
+    /// each other (E8).
     fn add_other(&mut self, other: &Agent, own: &Agent) {
         let none = ForeignSources::None;
         self.add(other, Relation::OtherGateway {}, Transport::Automatic, Vec::new(), none);
@@ -383,7 +387,8 @@ impl<'a> Links<'a> {
             transport: Transport::WireGuard,
             endpoint,
             quic_endpoint: None,
-            // A third-party device has one session, which lane 0 holds (D15).
+            // A device of a third party has one WireGuard session. Lane 0, the agent's first thread, has this session
+            // (D15).
             peer_lanes: 1,
             always_on: true,
             initiator: endpoint.is_some(),

@@ -16,8 +16,8 @@ pub(super) fn covered(prefix: &IpNet, by: &[IpNet]) -> bool {
     by.iter().any(|b| b.contains(prefix))
 }
 
-/// The address as a prefix, with the length of the longest of `prefixes` that contains the address, or with the full
-/// length (32 or 128) if none of them does.
+/// The address with a prefix length: that of the longest prefix in `prefixes` that contains the address. If no prefix
+/// contains it, the length is 32 (IPv4) or 128 (IPv6).
 pub(super) fn within(address: IpAddr, prefixes: &[IpNet]) -> IpNet {
     prefixes
         .iter()
@@ -28,10 +28,11 @@ pub(super) fn within(address: IpAddr, prefixes: &[IpNet]) -> IpNet {
         .unwrap_or_else(|| IpNet::from(address))
 }
 
-/// The addresses of `prefixes` that are in none of `minus`, as prefixes, ordered and without duplicates. A prefix that
-/// is only partly in `minus` is halved until each part is inside or outside. Neighbouring results are not merged.
+/// The addresses of `prefixes` that are in no prefix of `minus`, as a list of prefixes, ordered and without duplicates.
+/// A prefix that is only partly in `minus` is halved until each part is either inside or outside. Adjacent prefixes of
+/// the result are not merged.
 pub(super) fn subtract(prefixes: &[IpNet], minus: &[IpNet]) -> Vec<IpNet> {
-    /// Adds the parts of `prefix` that are in none of `minus` to `rest`.
+    /// Adds to `rest` the parts of `prefix` that are in no prefix of `minus`.
     fn cut(prefix: IpNet, minus: &[IpNet], rest: &mut Vec<IpNet>) {
         if covered(&prefix, minus) {
             return;
@@ -40,7 +41,7 @@ pub(super) fn subtract(prefixes: &[IpNet], minus: &[IpNet]) -> Vec<IpNet> {
             rest.push(prefix);
             return;
         }
-        // `minus` has a longer prefix inside this one, so this one is shorter than the maximum and can be halved.
+        // `minus` has a longer prefix inside `prefix`. So `prefix` does not have the maximum length, and can be halved.
         if let Ok(halves) = prefix.subnets(prefix.prefix_len() + 1) {
             halves.for_each(|half| cut(half, minus, rest));
         }

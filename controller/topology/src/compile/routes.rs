@@ -42,7 +42,7 @@ pub(super) fn table_of<'t>(index: &Index<'t>, subnet: &Subnet) -> Option<&'t Rou
     index.topology.route_tables.get(id).map(|table| &**table)
 }
 
-/// An active route without a name. The selection between all routes, which comes later, may make the route inactive.
+/// An active route without a name. `select_best` compares all routes later, and may make this one inactive.
 fn route(source: RouteSource, prefix: IpNet, next_hop: NextHop) -> EffectiveRoute {
     EffectiveRoute {
         name: None,
@@ -53,7 +53,8 @@ fn route(source: RouteSource, prefix: IpNet, next_hop: NextHop) -> EffectiveRout
     }
 }
 
-/// The system routes of a subnet: its VNet, its peers, the Internet and the private blocks (R1 to R4, R9).
+/// The system routes of a subnet: to its VNet, to the peered VNets and to the Internet, and those that drop the private
+/// blocks (R1 to R4, R9).
 fn system(vnet: &Vnet<'_>, table: Option<&RouteTable>) -> Vec<EffectiveRoute> {
     let default = |prefix: IpNet, next_hop| route(RouteSource::Default, prefix, next_hop);
     let ranges = prefix::sorted(&vnet.resource.address_space);
@@ -75,13 +76,13 @@ fn system(vnet: &Vnet<'_>, table: Option<&RouteTable>) -> Vec<EffectiveRoute> {
     let taken: Vec<IpNet> = routes.iter().map(|r| r.prefix).collect();
     if ranges.iter().any(|p| matches!(p, IpNet::V4(_))) {
         routes.push(default(ALL_V4, NextHop::Internet {}));
-        // If the subnet has a user-defined 0.0.0.0/0 route, packets to private destinations follow that route too, so
-        // there are no routes that drop the private blocks (R9).
+        // A user-defined 0.0.0.0/0 route also applies to private destinations. So a subnet with such a route has no
+        // routes that drop the private blocks (R9).
         let user_default = table.is_some_and(|t| t.routes.iter().any(|r| r.prefix == ALL_V4));
         if !user_default {
-            // A private block that an address range of this VNet or of a peer covers completely gets no route that
-            // drops it. A range inside a block needs no exception, because the route of the range has the longer prefix
-            // and wins (R2).
+            // If one address range of this VNet or of a peered VNet contains a whole private block, the subnet has no
+            // route that drops the block. If a range is only a part of the block, that route stays: the range's own
+            // route has the longer prefix and wins (R2).
             let free = RESERVED
                 .map(IpNet::V4)
                 .into_iter()
@@ -137,8 +138,8 @@ fn user(index: &Index<'_>, vnet: &Vnet<'_>, table: Option<&RouteTable>) -> Vec<E
     routes.iter().map(to_route).collect()
 }
 
-/// The VPN gateway of `hub` as a next hop, the preferred instance first. Without instances, agents drop the packets
-/// that match the route.
+/// The VPN gateway of `hub` as a next hop, the preferred instance first. If the list of instances is empty, agents drop
+/// the packets that match the route.
 fn gateway_hops(hub: &Vnet<'_>) -> NextHop {
     let hop = |instance: &super::index::Instance<'_>| GatewayHop {
         agent: instance.agent.id.clone(),

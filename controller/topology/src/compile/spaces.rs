@@ -26,8 +26,8 @@ pub(super) fn local_space(vnet: &Vnet<'_>) -> Space {
     }
 }
 
-/// The owners of another VNet's addresses within `prefixes`, the synced address space. An address that is not synced
-/// yet has no owner in the result (P27).
+/// The agents that own another VNet's addresses, limited to `prefixes`: the prefixes of that VNet that this VNet has
+/// synced. An address that is not synced yet is left out (P27).
 pub(super) fn owners_within(vnet: &Vnet<'_>, prefixes: &[IpNet]) -> Vec<Owner> {
     let known = |owner: &&Owner| prefix::covered(&owner.prefix, prefixes);
     vnet.owners.iter().filter(known).cloned().collect()
@@ -48,8 +48,8 @@ pub(super) fn local_prefixes(index: &Index<'_>, vnet: &Vnet<'_>) -> (Vec<Space>,
             owners: owners_within(spoke, &client.half.remote_address_space),
         });
     }
-    // The gateway's own space stays first. The others are sorted, because their order must not depend on the order in
-    // which VNets or peerings were created.
+    // The space of the gateway's own VNet stays first. The others are sorted, because their order must not depend on
+    // the order in which VNets or peerings were created.
     spaces[1..].sort_by(|a, b| a.vnet.cmp(&b.vnet));
     (spaces, prefix::sorted(&local_prefixes))
 }

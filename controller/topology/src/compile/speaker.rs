@@ -16,7 +16,8 @@ pub(super) fn speaker(vnet: &Vnet<'_>, asn: u32, address: IpAddr, hold_time: u16
                 local_address: address,
                 asn: site.local.bgp?.asn,
                 multihop: true,
-                // WireGuard's handshake already detects a dead device, so the session needs no BFD.
+                // The session runs inside a WireGuard link, whose handshake already detects a dead device. So it needs
+                // no BFD.
                 bfd: false,
                 password: None,
                 max_prefixes: MAX_PREFIXES,
@@ -32,9 +33,9 @@ pub(super) fn speaker(vnet: &Vnet<'_>, asn: u32, address: IpAddr, hold_time: u16
     })
 }
 
-/// A BGP router id for a speaker. Speakers with the same neighbour must have different router ids. For an IPv4 address
-/// the id is the address itself; for an IPv6 address it is the address's last 32 bits combined with the ASN.
-/// The combined id has its last bit set, because an id must not be zero (RFC 6286).
+/// A BGP router id for a speaker. Speakers with the same neighbour must have different router ids, so the id is made
+/// from the speaker's address. An IPv4 address is itself the id. For an IPv6 address, the id is the address's last 32
+/// bits XOR the ASN, with the last bit set, because an id must not be zero (RFC 6286).
 pub(super) fn router_id(address: IpAddr, asn: u32) -> Ipv4Addr {
     match address {
         IpAddr::V4(address) => address,

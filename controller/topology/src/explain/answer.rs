@@ -11,8 +11,8 @@ use tombolo_proto::route::RouteSource;
 /// The initial TTL (hop limit) of a packet if the question has none: the default of Linux.
 pub const DEFAULT_TTL: u8 = 64;
 
-/// The answer to an [`ExplainRequest`](tombolo_proto::fabric::ExplainRequest): the agents' decisions, by their own code and
-/// configurations.
+/// The answer to an [`ExplainRequest`](tombolo_proto::fabric::ExplainRequest): what each agent decides, computed with
+/// the agents' own code and configurations.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Explanation {
@@ -40,11 +40,11 @@ pub struct Explanation {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Walk {
-    /// Whether the packet arrives: at its destination, or at a site's device or customer edge.
+    /// Whether the packet arrives. It arrives if it reaches its destination, or the device or customer edge of a site.
     pub delivered: bool,
     /// One entry for each decision of an agent, in order. An appliance that forwards the packet has two entries: one
-    /// for the delivery to its host, and one for the packet that the host's kernel sends back to the agent. The same
-    /// holds for an edge whose kernel sends the packet on to a VNet.
+    /// for the delivery to its host, and one for the packet that the host's kernel sends back to the agent. An edge
+    /// whose kernel sends the packet on to a VNet has two entries too.
     pub hops: Vec<Hop>,
     /// The reason why the packet does not arrive. `None`: it arrives.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -59,7 +59,7 @@ pub struct Hop {
     pub agent: AgentId,
     /// The VNet of the agent, or the circuit of an edge.
     pub vnet: ResourceId,
-    /// The interface on which the packet arrives.
+    /// Where the packet arrives: from the host or over a link.
     pub ingress: Ingress,
     /// The TTL on arrival.
     pub ttl: u8,
@@ -79,13 +79,12 @@ pub struct Hop {
     /// link.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<AgentId>,
-    /// The relation of the next agent to this one, such as `vnetLocal`, `peering`, `gateway`, `gatewayClient` or
-    /// `connection`.
+    /// What the next agent is to this one, such as `vnetLocal`, `peering`, `gateway`, `gatewayClient` or `connection`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relation: Option<String>,
 }
 
-/// The interface on which a packet arrives at an agent.
+/// Where a packet arrives at an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Ingress {
@@ -111,7 +110,8 @@ pub struct MatchedRoute {
     pub address_prefix: IpNet,
     /// The next hop type: `VnetLocal`, `VNetPeering`, …
     pub next_hop_type: String,
-    /// The addresses of the next hop: those of an appliance or of a gateway's instances. Empty for other types.
+    /// The addresses of the next hop, if it is an appliance or a gateway (then the addresses of its instances). Empty
+    /// for other types of next hops.
     pub next_hop_ip_address: Vec<IpAddr>,
 }
 
@@ -218,11 +218,11 @@ pub enum RuleField {
 pub struct Stop {
     /// The agent at which the packet stops.
     pub agent: AgentId,
-    /// The name of the drop reason under which that agent counts the packet; `no_configuration`,
-    /// `unusable_configuration` or `loop` where the agent counts none.
+    /// The name of the drop reason under which that agent counts the packet. If the agent would count no drop, the
+    /// reason is `no_configuration`, `unusable_configuration` or `loop`.
     pub reason: String,
     /// The resource that needs a change, such as a peering half, a subnet or a network interface. `None`: no single
-    /// resource does.
+    /// resource needs a change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resource: Option<ResourceId>,
     /// The tag of the rule or decision in docs/rules, e.g. `P18`.
@@ -242,7 +242,7 @@ pub struct Stop {
 pub struct TraceHop {
     /// The initial TTL of the probe, from 1.
     pub ttl: u8,
-    /// The agent at which the probe's TTL expires, or that delivers the probe.
+    /// The agent at which the probe's TTL expires, or the agent that delivers the probe.
     pub agent: AgentId,
     /// The address that answers. `None`: a silent hop (`*`).
     pub address: Option<IpAddr>,

@@ -1,5 +1,5 @@
-//! Findings: the cause of a stop and its remedy. Both are derived from the topology if the configuration of the agent
-//! that drops the packet does not show them.
+//! Findings. A finding says why a packet stops at an agent and what would change that. If the agent's configuration
+//! does not show the cause, the cause is looked for in the topology.
 
 use super::names::agent_of;
 use crate::learned_routes::LearnedReports;
@@ -15,14 +15,14 @@ pub(super) struct Facts<'t> {
     pub(super) topology: &'t Topology,
     /// The agents' reports of BGP routes and of peers that do not answer.
     pub(super) reports: &'t LearnedReports,
-    /// The subnet whose routes decided. `None`: no routes were consulted.
+    /// The subnet whose routes decided. `None`: the agent used no subnet's routes.
     pub(super) subnet: Option<&'t ResourceId>,
 }
 
 /// A finding: the rule, the cause, the remedy, and the resource to change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Finding {
-    /// The resource to change. `None`: no single resource is the remedy.
+    /// The resource to change. `None`: no change of a single resource lets the packet pass.
     pub(super) resource: Option<ResourceId>,
     /// The tag of the rule or decision in docs/rules.
     pub(super) rule: &'static str,
@@ -33,8 +33,8 @@ pub(super) struct Finding {
 }
 
 impl Finding {
-    /// A finding without a resource to change. `rule`: the tag of the rule or decision. The texts are parts of a
-    /// sentence: they begin in lower case and have no full stop.
+    /// A finding without a resource to change. `rule`: the tag of the rule or decision. `cause` and `remedy` are parts
+    /// of a sentence: they begin in lower case and have no full stop.
     pub(super) fn new(rule: &'static str, cause: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self {
             resource: None,
@@ -53,14 +53,14 @@ impl Finding {
     }
 }
 
-/// The VNets towards which a VNet has a `Connected` half, in order of creation.
+/// The VNets with which a VNet has a `Connected` peering, in order of creation.
 pub(super) fn connected(vnet: &VirtualNetwork) -> Vec<ResourceId> {
     let halves = vnet.peerings.iter().filter(|p| p.state == PeeringState::Connected);
     halves.map(|p| p.remote_vnet.clone()).collect()
 }
 
-/// Explains why no agent owns an address of a VNet: the VNet does not exist, no NIC has the address, the NIC has no
-/// agent, the NIC's agent is revoked, the address is not synced yet, or the address is a gateway's.
+/// Explains why no agent owns an address of a VNet. Either the VNet does not exist, no NIC has the address, the NIC has
+/// no agent or a revoked one, the peering has not synced the address yet, or the address is that of a gateway.
 pub(super) fn no_owner(topology: &Topology, vnet: &ResourceId, address: IpAddr) -> Finding {
     let name = vnet.name();
     let Some(resource) = topology.vnets.get(vnet) else {
@@ -129,7 +129,7 @@ pub(super) fn no_owner(topology: &Topology, vnet: &ResourceId, address: IpAddr) 
 }
 
 /// Explains why no instance of a gateway can forward a packet. `None`: at least one instance has an agent that is not
-/// revoked, whether or not the agent runs.
+/// revoked. Whether that agent runs is not checked.
 pub(super) fn gateway_agents(topology: &Topology, gateway: &VirtualNetworkGateway) -> Option<Finding> {
     let id = &gateway.envelope.id;
     let stands_for = |binding: &Binding| matches!(binding, Binding::Gateway { gateway, .. } if gateway == id);

@@ -1,4 +1,4 @@
-//! Explains why no gateway connects two VNets, by naming the missing object, flag or BGP setting.
+//! Explains why no gateway connects two VNets. The explanation names the object, flag or BGP setting that is missing.
 
 use super::finding::{Facts, Finding, connected, gateway_agents};
 use crate::lookup::{gateways_of, half_towards};
@@ -18,9 +18,9 @@ pub(super) fn in_vnet<'t>(
     all.next().map(|gateway| &**gateway)
 }
 
-/// The gateway of the type `kind` that a VNet uses, preceded by the id of the VNet that has the gateway: the VNet
-/// itself, or a peer (P19, P20, P23). A VNet with a gateway of either type uses no gateway of a peer. `None`: the VNet
-/// uses no gateway of this type.
+/// The gateway of the type `kind` that a VNet uses, preceded by the id of the VNet in which the gateway is: the VNet
+/// itself, or a peered VNet (P19, P20, P23). A VNet that has a gateway of any type uses no gateway of a peered VNet.
+/// `None`: the VNet uses no gateway of this type.
 pub(super) fn used<'t>(
     topology: &'t Topology,
     vnet: &'t VirtualNetwork,
@@ -37,14 +37,14 @@ pub(super) fn used<'t>(
     Some((&hub.envelope.id, in_vnet(topology, &hub.envelope.id, kind)?))
 }
 
-/// Explains why gateways do not connect two VNets that are not peered. `None`: no gateway of either VNet leads towards
-/// the other VNet.
+/// Explains why gateways do not connect two VNets that are not peered. `None`: the gateways that the two VNets use, or
+/// could use, do not lead from one VNet to the other.
 pub(super) fn between(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Option<Finding> {
     by_vpn(facts, own, target).or_else(|| by_circuit(facts.topology, own, target))
 }
 
-/// Explains which flag, connection object or BGP setting is missing for a VPN from one VNet to the other. `None`: none
-/// of these alone would connect the two.
+/// Names the flag, connection object or BGP setting that is missing for a VPN between the two VNets. `None`: none of
+/// these alone would connect them.
 fn by_vpn(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Option<Finding> {
     /// The type of all gateways that this function looks for.
     const VPN: GatewayKind = GatewayKind::Vpn;
@@ -54,8 +54,8 @@ fn by_vpn(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Op
         let (a, b) = (&a.envelope.id, &b.envelope.id);
         connection(topology, a, b).is_some() && connection(topology, b, a).is_some()
     };
-    // The target's side is examined first. If the target uses no gateway, one of the target's peers may have a gateway
-    // that the target could use.
+    // If the target VNet uses no gateway, one of its peered VNets may have a gateway that is connected to this VNet's
+    // gateway. Then only the flags are missing with which the target would use it.
     let Some((_, far)) = used(topology, target, VPN) else {
         let (_, near) = used(topology, own, VPN)?;
         let theirs = connected(target);
@@ -63,8 +63,9 @@ fn by_vpn(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Op
         return missing_flags(topology, target, theirs.iter().find(leads)?, here);
     };
     let Some((hub, near)) = used(topology, own, VPN) else {
-        // The target uses a gateway, but the packet's VNet does not. One of the peers of the packet's VNet may have a
-        // gateway that reaches the target, so that only flags are missing.
+        // The target uses a gateway, but the packet's VNet does not. One of the peered VNets of the packet's VNet may
+        // have a gateway that is connected to the target's. Then only the flags are missing with which the packet's
+        // VNet would use it.
         let ours = connected(own);
         let leads = |hub: &&ResourceId| in_vnet(topology, hub, VPN).is_some_and(|near| joined(near, far));
         return missing_flags(topology, own, ours.iter().find(leads)?, there);
@@ -79,14 +80,15 @@ fn by_vpn(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Op
         (Some(out), Some(back)) => {
             Some(equal_asns(topology, (out, back)).unwrap_or_else(|| not_in_force(facts, hub, there)))
         }
-        // The two gateways may be joined over other gateways, along connections that exchange routes (G19).
+        // No connection joins the two gateways directly. They may be joined by a chain over other gateways, if all its
+        // connections exchange routes (G19).
         (None, None) => without_bgp(topology, &chain(topology, near, far)?, &there),
     }
 }
 
-/// Explains why no route of the packet's subnet leads to `there`, although the packet's VNet uses a gateway of `hub`,
-/// and that gateway has a path to `there`. The cause is that the subnet does not accept gateway routes; if it accepts
-/// them, the cause is not known.
+/// Explains why the packet's subnet has no route to `there`, although the packet's VNet uses a gateway of `hub` that
+/// has a path to `there`. If the subnet does not accept gateway routes, that is the cause (R15). Otherwise the cause is
+/// not known, and the remedy is to compare the routes of the gateway and the subnet.
 pub(super) fn not_in_force(facts: Facts<'_>, hub: &ResourceId, there: impl std::fmt::Display) -> Finding {
     let hub = hub.name();
     let table = facts.subnet.and_then(|id| {
@@ -113,7 +115,7 @@ pub(super) fn not_in_force(facts: Facts<'_>, hub: &ResourceId, there: impl std::
     }
 }
 
-/// The finding that a connection exists on one side only (G10).
+/// The finding that only one of the two connection objects between two gateways exists (G10).
 fn without_counterpart(one: &Connection, from: &ResourceId, to: &ResourceId) -> Finding {
     Finding::new(
         "G10",
@@ -195,8 +197,10 @@ pub(super) fn without_bgp(topology: &Topology, way: &[Pair<'_>], there: &dyn std
     Some(Finding::new("G19", cause, remedy).at(&first.envelope.id))
 }
 
-/// Explains why circuits do not connect two VNets: the circuit that both are linked to does not join VNets (E3, E6), or
-/// one VNet is joined by VPN and the other by circuit (E8). `None`: no circuit is on the way.
+/// Explains why circuits do not connect two VNets. If both are linked to one circuit (E3), either the setting
+/// `circuitVnetToVnet` is off, or no edge of the circuit announces the target now (E6). If only one of them is linked
+/// to a circuit, the other one reaches the VNets of that circuit by VPN only, and VPN and ExpressRoute gateways do not
+/// relay to each other (E8). `None`: neither of the two cases applies.
 fn by_circuit(topology: &Topology, own: &VirtualNetwork, target: &VirtualNetwork) -> Option<Finding> {
     /// The type of the gateways that lead to circuits.
     const CIRCUIT: GatewayKind = GatewayKind::ExpressRoute;
@@ -227,7 +231,7 @@ fn by_circuit(topology: &Topology, own: &VirtualNetwork, target: &VirtualNetwork
         };
         return Some(finding.at(shared));
     }
-    // The last case: one VNet is linked to a circuit, and the other one is joined by VPN with a third VNet that is
+    // The last case (E8): one VNet is linked to a circuit. The other VNet is joined by VPN with a third VNet, which is
     // linked to the same circuit.
     let (circuit_side, vpn_side) = match (near, far) {
         (Some(near), None) => (near, target),
@@ -268,8 +272,8 @@ pub(super) fn circuits<'t>(topology: &'t Topology, gateway: &VirtualNetworkGatew
     links.map(|c| &c.gateway2).collect()
 }
 
-/// The finding that the peering between `spoke` and `hub` lacks flags, so that `spoke` cannot use the gateways of
-/// `hub`, which lead to `there` (P19, P20). `None`: no flag is missing, or the two VNets are not peered.
+/// The finding that `spoke` cannot use the gateways of `hub`, because the peering between the two lacks a flag (P19,
+/// P20). `there`: where the gateways lead. `None`: no flag is missing, or the two VNets are not peered.
 pub(super) fn missing_flags(
     topology: &Topology,
     spoke: &VirtualNetwork,
@@ -297,8 +301,8 @@ pub(super) fn missing_flags(
     })
 }
 
-/// Explains why no far end of the connection `id` can accept a packet: the connection or a key is missing, the far
-/// gateway has no agent, or the far end does not answer.
+/// Explains why the connection `id` has no far end to which a packet can be sent: the connection or a key is missing,
+/// the far gateway has no agent, or the far end does not answer.
 pub(super) fn far_end(topology: &Topology, id: &ResourceId) -> Finding {
     let name = id.name();
     let Some(connection) = topology.connections.get(id) else {

@@ -10,7 +10,8 @@ use tombolo_proto::id::{AgentId, ResourceId};
 /// One end of a walk: the agent at which it starts, or the address at which it ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Endpoint {
-    /// The agent, revoked or not. `None`: no agent has joined for the NIC, or the end is only an address.
+    /// The agent, which may be revoked. `None`: no agent has joined for the NIC, or this end of the walk is only an
+    /// address.
     pub(super) agent: Option<AgentId>,
     /// The addresses, the primary one first.
     pub(super) addresses: Vec<IpAddr>,
@@ -21,7 +22,8 @@ pub(super) struct Endpoint {
 /// The source of a walk: an address of a NIC, or a name.
 ///
 /// # Errors
-/// The name or address is unknown or ambiguous, or no agent has joined for it. The text begins with `from:`.
+/// The name or address is unknown or ambiguous, or no agent has joined for the VM or NIC that it names. The text begins
+/// with `from:`.
 pub(super) fn source(topology: &Topology, name: &str) -> Result<Endpoint, String> {
     let end = match name.parse::<IpAddr>() {
         Ok(address) => one_of("from", name, with_address(topology, address))?,
@@ -51,8 +53,8 @@ pub(super) fn destination(topology: &Topology, name: &str) -> Result<Endpoint, S
     }
 }
 
-/// The addresses of the packet: the first address of `from` for which `to` has an address of the same family, and the
-/// first address of `to` of this family.
+/// The source and destination addresses of the packet: the first address of `from` whose address family `to` has too,
+/// and the first address of `to` in this family.
 ///
 /// # Errors
 /// The two ends have no address family in common.
@@ -64,7 +66,8 @@ pub(super) fn pair(from: &Endpoint, to: &Endpoint) -> Result<(IpAddr, IpAddr), S
         .ok_or_else(|| format!("{} and {} have no address family in common", from.label, to.label))
 }
 
-/// Candidates, keyed by agent, so that an agent that is found by several names counts once.
+/// The agents and NICs that match a name. They are keyed by agent, so an agent that matches in several ways (as agent,
+/// VM and NIC) counts once.
 type Found = BTreeMap<String, Endpoint>;
 
 /// Returns the candidate if there is exactly one. Otherwise the error names `field`, and lists the candidates if there
@@ -86,8 +89,8 @@ fn one_of(field: &str, name: &str, found: Found) -> Result<Endpoint, String> {
     }
 }
 
-/// The candidates with a name: agents by name, VMs and network interfaces by name or id. A revoked agent whose binding
-/// another agent has by now is left out, unless every found agent is such a revoked one.
+/// The agents and NICs that match `name`: agents by their name, VMs and network interfaces by name or id. A revoked
+/// agent is left out if another agent has its binding now, unless all found agents are of this kind.
 fn named(topology: &Topology, name: &str) -> Found {
     let is = |id: &ResourceId| id.name().eq_ignore_ascii_case(name) || id.as_str().eq_ignore_ascii_case(name);
     let hit = |agent: &&Arc<Agent>| {
@@ -166,8 +169,8 @@ fn of_agent(topology: &Topology, agent: &Agent) -> Endpoint {
     }
 }
 
-/// Whether `agent` is revoked and another agent has its binding by now. In that case, names refer only to the new
-/// agent.
+/// Whether `agent` is revoked and another agent has its binding now. Then the names of the VM and of its NICs refer to
+/// the new agent only.
 fn is_replaced(topology: &Topology, agent: &Agent) -> bool {
     let place = |a: &Agent| match &a.binding {
         Binding::Vm { vm, .. } => vm.key(),

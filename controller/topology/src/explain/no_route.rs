@@ -1,5 +1,7 @@
-//! Explains why no route of a VNet leads to an address. If the VNet is peered with the address's VNet, the cause is the
-//! state of that peering. Otherwise the gateways, the common peers and the sites are examined.
+//! Explains why no route of a VNet leads to an address. If a VNet has the address and a half of a peering joins the two
+//! VNets, the peering is the cause: its state, a missing half, a range that is not synced, or another route with
+//! precedence. If a VNet has the address and there is no peering, gateways and common peered VNets are examined. If no
+//! VNet has the address, the sites and circuits are examined.
 
 use super::finding::{Facts, Finding, connected};
 use super::{gateways, sites};
@@ -9,9 +11,9 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 
-/// Explains why the only route from the VNet `vnet` to the address `to` is the system route with the next hop type
-/// `Internet` or `None`.
-/// The first cause that applies is returned.
+/// Explains why a packet from the VNet `vnet` to the address `to` has no usable route: no route matches, or the
+/// matching route is a system route with the next hop type `Internet` or `None`. The first cause that applies is
+/// returned.
 pub(super) fn no_route(facts: Facts<'_>, vnet: &ResourceId, to: IpAddr) -> Finding {
     let topology = facts.topology;
     let Some(own) = topology.vnets.get(vnet) else {
@@ -77,8 +79,9 @@ pub(super) fn no_route(facts: Facts<'_>, vnet: &ResourceId, to: IpAddr) -> Findi
     }
 }
 
-/// Explains the missing route between two VNets without a peering. The remedy is a change of gateways if one would
-/// connect the two VNets, otherwise an appliance in a common peer or a new peering.
+/// Explains why there is no route between two VNets that have no peering. If a change of gateways or connections would
+/// connect the two VNets, it is the remedy. Otherwise the remedy is an appliance in a VNet that is peered with both, or
+/// a new peering.
 fn without_peering(facts: Facts<'_>, own: &VirtualNetwork, target: &VirtualNetwork) -> Finding {
     let (here, there) = (own.envelope.id.name(), target.envelope.id.name());
     if let Some(finding) = gateways::between(facts, own, target) {

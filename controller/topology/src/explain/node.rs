@@ -17,8 +17,7 @@ use tombolo_proto::id::AgentId;
 pub(super) struct Node {
     /// The configuration with which the agent decides.
     pub(super) config: AgentConfig,
-    /// The engine's tables, including learned routes. An error is the one with which the agent would reject the
-    /// configuration.
+    /// The engine's tables, including learned routes; or the error with which the agent would reject the configuration.
     tables: Result<Tables, String>,
     /// The flows that the agent's network interfaces have admitted during the walks (N6). `None`: no security group
     /// applies to any of them.
@@ -39,8 +38,8 @@ pub(super) struct Decision {
 pub(super) enum Step {
     /// The agent delivers the packet to its host.
     Deliver,
-    /// The agent sends the packet over a link to this agent or device. The packet's TTL has been decremented already if
-    /// this hop is one that decrements it.
+    /// The agent sends the packet over a link to this agent or device. If this agent is a hop that decrements the TTL,
+    /// the packet has the decremented TTL already.
     Forward(AgentId),
     /// The TTL expired. An ICMP error is sent from this address; `None`: no error is sent.
     Expired(Option<IpAddr>),
@@ -113,7 +112,7 @@ impl Node {
         }
     }
 
-    /// Whether the agent is an edge whose kernel sends packets for `address` down the line to the customer.
+    /// Whether the agent is an edge whose host's kernel sends packets for `address` over the line to the customer.
     pub(super) fn sends_to_customer(&self, address: IpAddr) -> bool {
         self.tables.as_ref().is_ok_and(|t| t.is_customers(address))
     }
@@ -123,8 +122,8 @@ impl Node {
         matches!(self.config.role, Role::CircuitEdge { .. })
     }
 
-    /// The address from which the host's kernel sends ICMP errors to `like`: the host's first address of the same
-    /// family. `None`: the host has no address of this family.
+    /// The address from which the host's kernel sends ICMP errors to the address `like`: the host's first address of
+    /// the same address family. `None`: the host has no address of this family.
     pub(super) fn kernel_address(&self, like: IpAddr) -> Option<IpAddr> {
         let same = |a: &IpAddr| a.is_ipv4() == like.is_ipv4();
         match &self.config.role {
@@ -135,7 +134,7 @@ impl Node {
             Role::VpnGateway { addresses, .. } | Role::ExpressRouteGateway { addresses, .. } => {
                 addresses.iter().copied().find(same)
             }
-            // An edge answers a VNet from its end of the tunnel, and the customer from its address on the line (D23).
+            // An edge answers a VNet from its tunnel address, and the customer from its address on the line (D23).
             Role::CircuitEdge { line, networks, .. } => {
                 let network = networks.iter().find(|n| n.prefixes.iter().any(|p| p.contains(&like)));
                 Some(network.map_or(line.addr(), |n| n.address)).filter(same)

@@ -1,5 +1,5 @@
-//! Explains why no route leads to an address outside of all VNets. The address may be in a site that a connection or a
-//! circuit leads to.
+//! Explains why no route leads to an address that is in no VNet. Such an address may be in a site to which a connection
+//! or a circuit leads.
 
 use super::finding::{Facts, Finding, connected, gateway_agents};
 use super::gateways::{self, chain, circuits, missing_flags, not_in_force, reported_down, used, without_bgp};
@@ -26,8 +26,8 @@ pub(super) fn no_route(facts: Facts<'_>, own: &VirtualNetwork, to: IpAddr) -> Fi
     }
 }
 
-/// The known location of an address: of all known prefixes that contain the address, the longest one decides. A default
-/// route does not locate an address and is skipped.
+/// The known location of an address. Of all prefixes that sites have or announce and that contain the address, the
+/// longest one decides. An announced default route contains every address, so it is skipped.
 fn location(facts: Facts<'_>, to: IpAddr) -> Option<Location<'_>> {
     let topology = facts.topology;
     let site_of = |connection: &Connection| topology.local_gateways.get(&connection.gateway2);
@@ -84,7 +84,8 @@ fn to_site(facts: Facts<'_>, own: &VirtualNetwork, site: &LocalNetworkGateway, t
     if let Some(connection) = connections().find(|c| c.gateway1 == *near) {
         return at_connection(facts, (hub, near), connection, site);
     }
-    // The site may be reached over other gateways, along connections that exchange routes (G18, G19).
+    // The VNet's gateway has no connection to the site. A chain over other gateways may lead there, if all its
+    // connections exchange routes (G18, G19).
     let chains =
         connections().filter_map(|connection| Some((connection, chain(topology, near, &connection.gateway1)?)));
     match chains.min_by_key(|(_, way)| way.len()) {
@@ -109,7 +110,7 @@ fn to_site(facts: Facts<'_>, own: &VirtualNetwork, site: &LocalNetworkGateway, t
     }
 }
 
-/// Explains why a route is missing although a gateway that the VNet uses is connected to the site, directly or over
+/// Explains why the route to a site is missing, although the VNet's gateway is connected to the site, directly or over
 /// other gateways.
 fn at_connection(
     facts: Facts<'_>,
@@ -143,7 +144,7 @@ fn at_connection(
     not_in_force(facts, hub, there)
 }
 
-/// Whether all agents of the gateway report that the device at the far end of a connection does not answer.
+/// Whether all agents of a connection's gateway report that the site's device at its far end does not answer.
 fn device_is_silent(facts: Facts<'_>, connection: &Connection) -> bool {
     reported_down(facts, &connection.gateway1, &AgentId::of_site(&connection.envelope.id))
 }
@@ -201,7 +202,8 @@ fn to_circuit(facts: Facts<'_>, own: &VirtualNetwork, circuit: &ExpressRouteCirc
     no_gateway(here, to, &there, "ExpressRoute", linked, id)
 }
 
-/// The finding that a VNet uses no gateway of the type that leads to an address.
+/// The finding that the address `to` is in a site or behind a circuit, and the VNet `here` uses no gateway of the type
+/// that leads there.
 fn no_gateway(here: &str, to: IpAddr, there: &str, kind: &str, leads: &ResourceId, at: &ResourceId) -> Finding {
     Finding::new(
         "R3",
@@ -215,8 +217,9 @@ fn no_gateway(here: &str, to: IpAddr, there: &str, kind: &str, leads: &ResourceI
     .at(at)
 }
 
-/// Explains an address that no network is known to have. The text lists the sites and circuits that the VNet's gateways
-/// are connected to, with their state: a site that is down announces nothing, so the address may be there (R6).
+/// Explains an address that no network is known to have. A site that is down announces nothing, so the address may be
+/// in such a site. The text therefore lists the sites and circuits that the VNet's gateways are connected to, with
+/// their state (R6).
 fn unknown(facts: Facts<'_>, own: &VirtualNetwork, to: IpAddr) -> Finding {
     let topology = facts.topology;
     let here = own.envelope.id.name();

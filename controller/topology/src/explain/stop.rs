@@ -1,4 +1,4 @@
-//! Describes the stop of a walk: the agent's drop reason, the cause and the remedy.
+//! Describes why a walk stops at an agent: the agent's drop reason, the cause and the remedy.
 
 use super::answer::{SecurityCheck, Stop};
 use super::finding::{self, Facts, Finding};
@@ -42,8 +42,8 @@ pub(super) fn no_configuration(topology: &Topology, agent: &AgentId) -> Stop {
     stop(agent, "no_configuration", Finding::new("D7", cause, remedy))
 }
 
-/// The stop at an agent that cannot decide: it would reject its configuration, or has no link with the previous agent.
-/// `what`: the reason.
+/// The stop at an agent for which no decision can be computed: the agent would reject its configuration, or has no link
+/// with the previous agent. `what`: the reason.
 pub(super) fn unusable(agent: &AgentId, what: &str) -> Stop {
     let cause = format!("the configuration of {agent} cannot be used: {what}");
     let finding = Finding::new(
@@ -54,7 +54,8 @@ pub(super) fn unusable(agent: &AgentId, what: &str) -> Stop {
     stop(agent, "unusable_configuration", finding)
 }
 
-/// The stop at an agent that forwards to `far`, which has no link back and would drop the packet.
+/// The stop at an agent that forwards the packet to the agent `far`. `far` has no link with this agent, so it would
+/// drop the packet.
 pub(super) fn one_sided(node: &Node, far: &AgentId) -> Stop {
     let agent = &node.config.agent;
     let finding = match node.link(far).map(|link| &link.relation) {
@@ -109,7 +110,7 @@ pub(super) fn expired(node: &Node, packet: &Packet) -> Stop {
 }
 
 /// The stop at the agent of `node`, which drops the packet for `reason`. `from`: the peer over whose link the packet
-/// came; `None`: from the host. `trace`: the subnet, route and VNet on which the agent's decision rests.
+/// came. `None`: the packet came from the host. `trace`: the subnet, route and VNet that led to the agent's decision.
 pub(super) fn dropped(
     facts: Facts<'_>,
     node: &Node,
@@ -226,7 +227,8 @@ fn route_name(trace: &Trace) -> String {
     }
 }
 
-/// Explains a packet without a usable route: none matches, or the matching one leads to `Internet` or `None`.
+/// Explains why a packet has no usable route: no route matches, or the matching route has the next hop type `Internet`
+/// or `None`.
 fn no_usable_route(facts: Facts<'_>, config: &AgentConfig, trace: &Trace, destination: IpAddr) -> Finding {
     if let Role::CircuitEdge { circuit, .. } = &config.role {
         return Finding::new(
@@ -258,8 +260,8 @@ fn no_usable_route(facts: Facts<'_>, config: &AgentConfig, trace: &Trace, destin
     no_route::no_route(facts, &config.vnet, destination)
 }
 
-/// Explains a route whose next hop is a gateway, if no instance of that gateway can be reached, or if the gateway does
-/// not exist.
+/// Explains why a route that leads to a gateway cannot be used: the gateway does not exist, or none of its instances
+/// can be reached.
 fn no_gateway(topology: &Topology, config: &AgentConfig, trace: &Trace) -> Finding {
     if let Some(connection) = &trace.connection {
         return gateways::far_end(topology, connection);
@@ -298,7 +300,7 @@ fn no_gateway(topology: &Topology, config: &AgentConfig, trace: &Trace) -> Findi
     })
 }
 
-/// Explains a packet that `allowVirtualNetworkAccess` stops (P17).
+/// Explains a packet that is dropped because `allowVirtualNetworkAccess` is off (P17).
 fn access_denied(config: &AgentConfig, from: Option<&AgentId>, packet: &Packet, trace: &Trace) -> Finding {
     let ingress = from.and_then(|from| config.links.iter().find(|link| link.peer == *from));
     let peering = match ingress.map(|link| &link.relation) {
@@ -309,8 +311,8 @@ fn access_denied(config: &AgentConfig, from: Option<&AgentId>, packet: &Packet, 
                 allow_access: false,
                 ..
             } => {
-                // A packet that came through a gateway or an appliance did not come over a link of the peering. So only
-                // the packet's addresses show between which VNets it travels.
+                // The packet may have come through a gateway or an appliance, not over a link of the peering. Then only
+                // its addresses show between which two VNets it travels.
                 let covers = |a: IpAddr| space.prefixes.iter().any(|p| p.contains(&a));
                 let crossed = Some(&space.vnet) == trace.vnet.as_ref();
                 (crossed || covers(packet.source) || covers(packet.destination)).then_some(peering)
@@ -332,7 +334,8 @@ fn access_denied(config: &AgentConfig, from: Option<&AgentId>, packet: &Packet, 
     }
 }
 
-/// Explains a packet with a source from which the host, or the peer `from`, must not send.
+/// Explains a packet that is dropped because of its source address: the peer `from`, or the agent's own host, must not
+/// send from it.
 fn source_refused(topology: &Topology, node: &Node, from: Option<&AgentId>, source: IpAddr) -> Finding {
     let config = &node.config;
     let name = config.agent.as_str();
@@ -398,14 +401,14 @@ fn source_refused(topology: &Topology, node: &Node, from: Option<&AgentId>, sour
     }
 }
 
-/// Whether an agent is an appliance: the configuration lists an address of it with IP forwarding.
+/// Whether `agent` is an appliance: in the configuration, one of its addresses has IP forwarding.
 fn forwards(config: &AgentConfig, agent: &AgentId) -> bool {
     let owners = config.spaces.iter().flat_map(|space| &space.owners);
     owners.filter(|o| o.agent == *agent).any(|o| o.ip_forwarding)
 }
 
-/// The half that belongs to a gateway's VNet and points to the VNet of `agent`, which uses the gateway. `None`: the
-/// agent's VNet does not use the gateway.
+/// The half of a peering that the gateway's VNet has with the VNet of `agent`, which uses the gateway. `config`: the
+/// gateway's configuration. `None`: the agent's VNet does not use the gateway.
 fn client_half(topology: &Topology, config: &AgentConfig, agent: &AgentId) -> Option<ResourceId> {
     let of_agent = |space: &&Space| space.owners.iter().any(|o| o.agent == *agent);
     let client = config.spaces.iter().find(of_agent)?;

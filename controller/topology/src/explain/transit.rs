@@ -9,7 +9,7 @@ use tombolo_engine::decide::Trace;
 use tombolo_proto::config::{GatewayConnection, Relation, Role};
 use tombolo_proto::id::{AgentId, ResourceId};
 
-/// Explains a packet that the gateway or edge of `node` would have to forward although transit is not allowed. `from`:
+/// Explains why the gateway or edge of `node` does not forward a packet from one of its neighbours to another. `from`:
 /// the peer over whose link the packet came.
 pub(super) fn refused(
     facts: Facts<'_>,
@@ -54,11 +54,12 @@ pub(super) fn refused(
     }
 }
 
-/// Explains a packet from one connection of a VPN gateway to another (G18, G19).
+/// Explains why a VPN gateway does not forward a packet from the connection `inward` to the connection `onward` (G18,
+/// G19).
 fn between(topology: &Topology, name: &str, inward: &GatewayConnection, onward: &GatewayConnection) -> Finding {
     let silent: Vec<&GatewayConnection> = [inward, onward].into_iter().filter(|c| !c.exchange).collect();
-    // If one of the two connections leads to a site without BGP, forwarding is still allowed when the other connection
-    // uses BGP. So if both connections lack BGP, the remedy is at the connection that does not lead to a site.
+    // If one of the two connections leads to a site without BGP, it is enough that the other connection exchanges
+    // routes. So if neither exchanges routes, the remedy is at the connection that does not lead to a site.
     let lacking = silent.iter().find(|c| !c.site).or(silent.first());
     let Some(lacking) = lacking else {
         return Finding::new(
@@ -80,8 +81,8 @@ fn between(topology: &Topology, name: &str, inward: &GatewayConnection, onward: 
     .at(&lacking.connection)
 }
 
-/// The setting that is missing for route exchange over a connection, as a remedy (G4): BGP on a connection object,
-/// `bgpSettings` of the site, or a different ASN.
+/// What to set so that routes are exchanged over a connection (G4): `enableBgp` of a connection object, `bgpSettings`
+/// of the site, or another ASN.
 fn remedy(topology: &Topology, lacking: &GatewayConnection) -> String {
     let id = &lacking.connection;
     let Some(own) = topology.connections.get(id) else {
@@ -112,7 +113,8 @@ fn remedy(topology: &Topology, lacking: &GatewayConnection) -> String {
     }
 }
 
-/// Explains a packet to `destination`, whose VNet does not use the gateway (D9).
+/// Explains why a gateway does not relay a packet to `destination`: the destination's VNet does not use the gateway
+/// (D9).
 fn no_client(facts: Facts<'_>, node: &Node, destination: IpAddr) -> Finding {
     let (name, hub) = (node.config.agent.as_str(), &node.config.vnet);
     let mut vnets = facts.topology.vnets.values();
@@ -226,7 +228,7 @@ mod tests {
         }
     }
 
-    /// G19: the finding names the connection that lacks BGP, and the setting that it lacks.
+    /// G19: the finding names the connection over which no routes are exchanged, and the setting that is missing.
     #[test]
     fn g19_what_a_connection_lacks_is_named() {
         let topology = topology();
@@ -237,8 +239,8 @@ mod tests {
         );
         let tunnel = ends("there", false, false);
         for (inward, onward, at, words) in [
-            // A site may lack BGP if the other connection uses it, so the remedy is at the tunnel: one of its two
-            // connection objects lacks BGP.
+            // A connection to a site may be without BGP if the other connection uses BGP. So the remedy is at the
+            // connection between the two gateways: one of its two connection objects has `enableBgp` off.
             (&plain, &tunnel, "there", "set enableBgp on back"),
             (&tunnel, &bgp, "there", "set enableBgp on back"),
             (

@@ -1,5 +1,6 @@
-//! Walks a packet from agent to agent. Each agent decides with its own configuration; between two decisions of an
-//! appliance's agent, the appliance's kernel forwards the packet (R12, D23).
+//! Walks a packet from agent to agent. Each agent decides with its own configuration. An appliance's agent decides
+//! twice: it delivers the packet to its host, whose kernel forwards the packet back to the agent, and then the agent
+//! sends it on (R12, D23).
 
 use super::answer::{Hop, Ingress, MatchedRoute, Stop, Walk};
 use super::finding::Facts;
@@ -26,13 +27,14 @@ pub(super) struct Fabric<'t> {
 pub(super) enum End {
     /// The packet reached the agent that has the destination.
     Delivered(AgentId),
-    /// The TTL expired at this agent, which answers with this ICMP error; `None`: it does not answer.
+    /// The TTL expired at this agent. The second value is the ICMP error that the agent sends; `None`: it sends none.
     Expired(AgentId, Option<Answer>),
-    /// The packet left the fabric for a site: over the link with the site's device, or down the line of an edge.
+    /// The packet left the agents' network for a site: over the link with the site's device, or over an edge's line to
+    /// the customer.
     LeftFabric {
         /// The last agent of the walk.
         agent: AgentId,
-        /// The site's device. `None`: down the line.
+        /// The site's device. `None`: the packet left over the line to the customer.
         device: Option<AgentId>,
     },
     /// The packet was dropped.
@@ -41,10 +43,10 @@ pub(super) enum End {
 
 /// Where a packet goes after a hop.
 enum Next {
-    /// The packet goes to the first agent, and arrives there over that agent's link with the second one. `None`: it
-    /// arrives from the first agent's own host.
+    /// The first value is the agent that gets the packet. The second one is the agent over whose link the packet
+    /// arrives there; `None`: it arrives from the first agent's own host.
     Agent(AgentId, Option<AgentId>),
-    /// The walk ends. If the packet does not arrive, the stop gives the reason.
+    /// The walk ends. If the packet does not arrive, the [`Stop`] gives the reason.
     End(Option<Box<Stop>>, End),
 }
 
@@ -86,8 +88,9 @@ impl<'t> Fabric<'t> {
         self.nodes.entry(agent.clone()).or_insert_with(make).as_mut()
     }
 
-    /// Walks a packet from the agent `start`, where it arrives over the link with `from`; `None`: from the host itself.
-    /// Changes the packet's TTL. Ends after a finite number of hops, because a repeated hop is a routing loop.
+    /// Walks a packet from the agent `start`, where it arrives over the link with `from`. `None`: it comes from the
+    /// agent's own host. Changes the packet's TTL. The walk always ends, because it stops as a routing loop when the
+    /// packet reaches the same agent over the same link again.
     pub(super) fn walk(&mut self, start: &AgentId, from: Option<&AgentId>, packet: &mut Packet) -> (Walk, End) {
         let mut hops = Vec::new();
         let mut seen = BTreeSet::new();
@@ -109,7 +112,8 @@ impl<'t> Fabric<'t> {
         (walk, end)
     }
 
-    /// Lets one agent decide on a packet, and adds the hop. `repeated`: the walk has been here before.
+    /// Computes one agent's decision on a packet, and adds the hop. `repeated`: the packet has reached this agent over
+    /// the same link before.
     fn visit(
         &mut self,
         at: &AgentId,
@@ -193,7 +197,7 @@ impl<'t> Fabric<'t> {
 }
 
 impl Next {
-    /// The walk ends because the packet leaves the fabric, to a site's device or down the line of an edge.
+    /// The walk ends because the packet leaves the agents' network, to a site's device or over an edge's line.
     fn left_fabric(agent: &AgentId, device: Option<AgentId>) -> Self {
         let agent = agent.clone();
         Self::End(None, End::LeftFabric { agent, device })

@@ -21,9 +21,8 @@ pub struct Agent {
     /// The endpoints of the agent's links.
     #[serde(flatten)]
     pub reach: Reach,
-    /// Whether the agent is revoked. A revoked agent gets no configuration and no links, and cannot connect. The
-    /// agent's record stays until it is deleted, so that operators see it, and so that no other agent can use its name
-    /// and keys.
+    /// Whether the agent is revoked. A revoked agent gets no configuration and no links, and cannot connect. Its record
+    /// stays until the agent is deleted: operators can see the agent, and no other agent can use its name and keys.
     pub revoked: bool,
 }
 
@@ -42,7 +41,7 @@ pub struct Reach {
     pub lanes: u16,
 }
 
-/// The number of lanes of agents that report no number: they run a version without lanes, which has one thread.
+/// The number of lanes of an agent that reports none: it runs a version without lanes, which has one thread.
 const fn one_lane() -> u16 {
     1
 }
@@ -63,8 +62,8 @@ impl Reach {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct JoinToken {
-    /// The public part of the token, by which the token is found. Of the token's secret part, only the hash is stored
-    /// ([`Self::hash`]).
+    /// The public part of the token, by which the controller finds the token. The token's secret part is not stored,
+    /// only its hash ([`Self::hash`]).
     pub id: String,
     /// BLAKE3 hash of the secret, in hex.
     pub hash: String,
@@ -72,7 +71,7 @@ pub struct JoinToken {
     pub agent: AgentId,
     /// The binding of the agent that joins.
     pub binding: Binding,
-    /// The Unix time, in seconds, at which the token expires. This crate has no clock, so the controller checks the
+    /// The Unix time, in seconds, at which the token expires. This crate has no clock, so the controller checks this
     /// time when an agent joins.
     pub expires: u64,
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tombolo_proto::id::ResourceId;
 
-/// An application security group. It has no properties of its own besides region and tags.
+/// An application security group. Besides its name it has only a region and tags.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ApplicationSecurityGroup {

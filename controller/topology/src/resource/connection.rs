@@ -1,4 +1,4 @@
-//! Connections of gateways: how they are read and shown, and the rules of all types (G9, G11, X8).
+//! Connections of gateways: how they are read and shown, and the rules that apply to all types (G9, G11, X8).
 
 mod ends;
 mod tunnels;
@@ -42,8 +42,9 @@ pub struct Connection {
     /// `routingWeight`, 0 to 32,000: if several connections have a route for one prefix, the route of the connection
     /// with the higher weight wins (E12).
     pub routing_weight: u32,
-    /// `enableBgp`: whether this side exchanges routes over the connection. Routes are exchanged only if the far end
-    /// does so too (G4).
+    /// `enableBgp`: whether this side wants to exchange routes over the connection. Routes are exchanged only if the
+    /// far end wants it too, and if the ASNs differ (G4). Has no effect on a connection to a circuit, which always
+    /// exchanges routes.
     pub enable_bgp: bool,
     /// `dpdTimeoutSeconds`: the dead-peer-detection timeout of a site's device in seconds, 9 to 3600. `None`: the
     /// default.
@@ -108,8 +109,8 @@ impl Resource for Connection {
         if !draft.problems.is_empty() {
             return None;
         }
-        // GET never shows the key. So a client that reads a body, edits it and writes it back sends no key, and the
-        // stored key stays.
+        // GET never shows the shared key. So a client that reads a body, edits it and writes it back sends no key; this
+        // must not delete the stored key.
         let kept_key = put.old().and_then(|c| c.shared_key.clone());
         let key = key.map(str::to_owned).or(kept_key);
         Some(Self {
@@ -169,7 +170,8 @@ impl Resource for Connection {
 }
 
 impl Draft<'_> {
-    /// Reads `connectionType`, which is immutable (G9). `None`: it is missing or wrong, so the ends cannot be checked.
+    /// Reads `connectionType`, which is immutable (G9). `None`: the type is missing or wrong, so the connection's ends
+    /// cannot be checked.
     fn connection_type(
         &mut self,
         id: &ResourceId,
@@ -221,7 +223,7 @@ impl Draft<'_> {
     }
 
     /// Reads `dpdTimeoutSeconds`, in seconds: 9 to 3600, or 0 for the default, as Azure does. `None`: the member is
-    /// missing or 0; or it is not an integer from 0 to 3600, which is a problem. A value from 1 to 8 is a problem too,
+    /// missing, 0, or not an integer from 0 to 3600; the last also adds a problem. A value from 1 to 8 adds a problem
     /// and is returned.
     fn dpd_timeout(&mut self, properties: &Object<'_>) -> Option<u16> {
         let seconds = properties.integer("dpdTimeoutSeconds", 0..=3600, &mut self.problems)?;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 
-/// The prefix of the keys of ARM resources; the lower-case id follows.
+/// The prefix of an ARM resource's key in the store; the lower-case id follows.
 pub(crate) const ARM: &str = "arm";
 
 /// The store's key of an ARM resource or a resource group: `arm` and the lower-case id.
@@ -33,8 +33,8 @@ pub(crate) fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<Arc<T
 }
 
 /// Appends the changes that turn the documents of `before` into those of `after`: first the deletions, then the new and
-/// changed documents. `key` gives a document's key. Values that share an `Arc` are equal without a comparison, so the
-/// cost depends on the number of documents and not on their size.
+/// changed documents. `key` gives a document's key. Two values behind the same `Arc` are equal, so they are not
+/// compared. The time therefore grows with the number of documents, but not with the size of those that are unchanged.
 pub(crate) fn differences<K: Ord, V: Serialize + PartialEq>(
     before: &BTreeMap<K, Arc<V>>,
     after: &BTreeMap<K, Arc<V>>,

@@ -32,9 +32,9 @@ pub struct ExpressRouteCircuit {
 /// of each type.
 const MAX_PEERINGS: usize = 3;
 
-/// The properties that are kept and shown, with Azure's defaults. Three of their members have a further effect: the SKU's
-/// tier and the bandwidth limit the VNets that can be linked (X13, [`max_links`]), and the peering location limits the
-/// circuits of a gateway (X12, [`location_of`]).
+/// The properties that are kept and shown, with Azure's defaults. Three of them have a further effect. The SKU's tier
+/// and the bandwidth decide how many VNets can be linked to the circuit (X13, [`max_links`]). The peering location
+/// decides which circuits count together in the limit of circuits for a gateway (X12, [`location_of`]).
 const ECHOED: Echoed = Echoed {
     top: &[("sku", Shape::Object)],
     top_defaults: || json!({"sku": {"name": "Standard_MeteredData", "tier": "Standard", "family": "MeteredData"}}),
@@ -58,7 +58,7 @@ impl Resource for ExpressRouteCircuit {
         let kept = put.echoed(&mut draft.problems);
         let before = put.old().and_then(|c| c.private_peering.as_ref());
         let private_peering = match put.properties.list("peerings", MAX_PEERINGS, &mut draft.problems) {
-            // As with VNets, a list that the body of a PUT leaves out stays as it is.
+            // If the body of a PUT has no `peerings`, the present peering stays, as with the lists of a VNet.
             None => before.cloned(),
             Some(items) => draft.read_peerings(&put.id, &items, before),
         };
@@ -101,7 +101,7 @@ impl Resource for ExpressRouteCircuit {
     fn properties(&self, _views: &Views<'_>) -> Value {
         let peerings: Vec<Value> = self.private_peering.iter().map(PrivatePeering::view).collect();
         json!({
-            // There is no service provider, so the circuit is provisioned at once.
+            // No service provider takes part, so a circuit is shown as provisioned at once.
             "circuitProvisioningState": "Enabled",
             "serviceProviderProvisioningState": "Provisioned",
             "serviceKey": self.envelope.resource_guid.to_string(),
@@ -111,8 +111,8 @@ impl Resource for ExpressRouteCircuit {
     }
 }
 
-/// The collection of authorizations, which is always empty: all gateways belong to one operator, so a connection to a
-/// circuit needs no authorization.
+/// The collection of authorizations, which is always empty. All gateways and circuits belong to one operator, so a
+/// connection to a circuit needs no authorization.
 const AUTHORIZATIONS: Child = Child {
     name: "authorizations",
     kind: Some(Kind::CircuitAuthorization),
@@ -122,8 +122,8 @@ const AUTHORIZATIONS: Child = Child {
 };
 
 impl Draft<'_> {
-    /// Checks that a changed circuit still satisfies its connections: the circuit keeps its peering (E1), and its SKU
-    /// allows as many connections as the circuit has (X13).
+    /// Checks that a circuit that has connections can be changed: it keeps its peering (E1), and its SKU still allows
+    /// as many connections as it has (X13).
     fn check_circuit_in_use(&mut self, old: Option<&ExpressRouteCircuit>, new: &ExpressRouteCircuit) {
         let id = &new.envelope.id;
         let users: Vec<_> = self.links_of(id).cloned().collect();
@@ -149,7 +149,7 @@ impl Draft<'_> {
         }
     }
 
-    /// After a change of a circuit, checks its lines against the VNets that are linked to it.
+    /// Checks after a change of a circuit that its lines do not overlap the VNets that are linked to it.
     fn check_lines(&mut self, id: &ResourceId) {
         let gateways: Vec<ResourceId> = self.links_of(id).map(|c| c.gateway1.clone()).collect();
         for gateway in gateways {
@@ -160,8 +160,8 @@ impl Draft<'_> {
     }
 }
 
-/// The peering location of a circuit, in the casing of the body that set it. If the body had no location, the circuit's
-/// region (X12).
+/// The peering location of a circuit, in the casing of the body that set it (X12). Without a peering location it is the
+/// circuit's region.
 pub(crate) fn location_of(circuit: &ExpressRouteCircuit) -> String {
     let properties = circuit.envelope.echoed.get("properties");
     let location = properties.and_then(|p| p.pointer("/serviceProviderProperties/peeringLocation"));
@@ -169,8 +169,9 @@ pub(crate) fn location_of(circuit: &ExpressRouteCircuit) -> String {
     location.unwrap_or(&circuit.envelope.location).to_owned()
 }
 
-/// The maximum number of VNets that can be linked to a circuit (X13). The maximum is 10 VNets, or with the premium tier
-/// 20 to 100 VNets, depending on the bandwidth. A premium circuit without a bandwidth has 20. The numbers are Azure's.
+/// The maximum number of VNets that can be linked to a circuit (X13). With the premium tier it is 20 to 100 VNets,
+/// depending on the bandwidth; otherwise it is 10. A premium circuit without a bandwidth has 20. The numbers are
+/// Azure's.
 pub(crate) fn max_links(circuit: &ExpressRouteCircuit) -> usize {
     let echoed = &circuit.envelope.echoed;
     let tier = echoed.get("sku").and_then(|s| s.get("tier")).and_then(Value::as_str);

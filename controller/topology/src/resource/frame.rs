@@ -1,5 +1,5 @@
 //! The operations that all kinds of top-level resources share: PUT, PATCH of tags, DELETE, etags, stored documents,
-//! bodies and lists. A kind implements [`Resource`] and has a line in the registry of [`crate::resource`].
+//! bodies and lists. Each kind implements [`Resource`] and has a line in the macro `each_kind` of [`crate::resource`].
 //!
 //! ```text
 //! Change ─▶ Draft ─▶ Entry ─▶ frame::{put, patch_tags, delete} ─▶ Resource::{read, check_unused} ─▶ Draft::commit
@@ -24,33 +24,33 @@ use uuid::Uuid;
 /// The tags of a resource: values by name.
 pub(crate) type Tags = BTreeMap<String, String>;
 
-/// Whether a scope, such as a resource group, contains an item.
+/// A test whether a resource group or a subscription contains the item with an id.
 pub(crate) type Holds<'s> = &'s dyn Fn(&ResourceId) -> bool;
 
 /// The behaviour of one kind of top-level resource.
 pub(crate) trait Resource: Stored {
     /// The kind's path, ARM type and title.
     const KIND: Kind;
-    /// The members of a body that are kept and shown. They have no effect, except that some of a circuit's decide
-    /// limits.
+    /// The members of a body that are kept and shown. They have no effect, except that some members of a circuit's body
+    /// decide limits.
     const ECHOED: Echoed = Echoed::NOTHING;
     /// The collections below an item of this kind.
     const CHILDREN: &'static [Child] = &[];
 
     /// Parses the body of a PUT, and adds every problem of the body and of the resource as a whole. Returns the new
-    /// resource, which the caller commits. The resource may be returned although there are problems. `None`: the
-    /// resource is not written, and a problem gives the reason.
+    /// resource, which the caller writes to the draft. Even if there are problems, a resource may be returned. `None`:
+    /// no resource can be formed, and a problem gives the reason.
     fn read(draft: &mut Draft<'_>, put: &Put<'_, Self>) -> Option<Self>;
 
-    /// Runs the checks and changes that are possible only once the draft has the new resource. Called after the commit
-    /// of each resource that [`Self::read`] returned.
+    /// Runs the checks and changes that are possible only when the new resource is in the draft. It runs after each PUT
+    /// for which [`Self::read`] returned a resource.
     fn after_put(_draft: &mut Draft<'_>, _put: &Put<'_, Self>) {}
 
     /// Sets new etags on the children that differ from those of `old`, the resource before the change.
     fn renew_children(&mut self, _old: Option<&Self>, _new_guid: &mut dyn FnMut() -> Uuid) {}
 
-    /// Runs checks after each change of the resource `id`, whether by its own PUT, by a PUT or DELETE of a child, or by
-    /// a change of another resource.
+    /// Runs checks after each change of the resource `id`: by its own PUT, by a PUT or DELETE of a child, or as an
+    /// effect of a change of another resource.
     fn after_change(_draft: &mut Draft<'_>, _id: &ResourceId) {}
 
     /// Adds a problem if another resource or an agent uses this one, so that it cannot be deleted. `id` has the casing
@@ -67,8 +67,8 @@ pub(crate) trait Resource: Stored {
     fn properties(&self, views: &Views<'_>) -> Value;
 }
 
-/// The echoed members of a body: those that are only kept and shown, with the values that Azure shows if they are
-/// missing.
+/// The echoed members of a body, which are only kept and shown, and the values that Azure shows for them if the body
+/// lacks them.
 pub(crate) struct Echoed {
     /// Members beside `properties`, with their JSON types.
     pub(crate) top: &'static [(&'static str, Shape)],
@@ -89,7 +89,8 @@ impl Echoed {
         defaults: || json!({}),
     };
 
-    /// Removes members that equal their default, so that a client that writes back a body it has read changes nothing.
+    /// Removes members that equal their default. GET shows defaults, and a client that writes back such a body must
+    /// change nothing.
     pub(crate) fn without_defaults(&self, mut kept: JsonMap<String, Value>) -> JsonMap<String, Value> {
         without_default_properties(&mut kept, &(self.defaults)());
         without_defaults(&mut kept, &(self.top_defaults)());
@@ -146,7 +147,7 @@ impl<R: Resource> Put<'_, R> {
     }
 }
 
-/// The operations of one kind, for code that does not know the kind's Rust type.
+/// The operations of one kind, for code that works with every kind and not with the kind's Rust type.
 pub(crate) struct Entry {
     pub(crate) kind: Kind,
     /// `None`: the kind is a read-only view of other resources.
@@ -175,7 +176,7 @@ pub(crate) struct Writes {
     pub(crate) load: fn(&mut Topology, &str, &[u8]) -> Result<(), String>,
 }
 
-/// A collection below an item. Its members are stored in their parent.
+/// A collection below an item. Its members are stored in the document of this item, unless `kind` is `None`.
 pub(crate) struct Child {
     /// The last segment of the collection's path.
     pub(crate) name: &'static str,
@@ -277,8 +278,8 @@ fn load<R: Resource>(topology: &mut Topology, key: &str, value: &[u8]) -> Result
     Ok(())
 }
 
-/// The ARM body of a resource. In `properties`, the members that the kind defines override echoed members
-/// ([`Resource::ECHOED`]), which override the defaults.
+/// The ARM body of a resource. A member of `properties` that the kind defines takes precedence over an echoed member
+/// ([`Resource::ECHOED`]) of the same name, and an echoed member over its default.
 pub(crate) fn view<R: Resource>(resource: &R, views: &Views<'_>) -> Value {
     let envelope = resource.envelope();
     let mut properties = (R::ECHOED.defaults)();
@@ -300,8 +301,8 @@ pub(crate) fn view<R: Resource>(resource: &R, views: &Views<'_>) -> Value {
 }
 
 impl Draft<'_> {
-    /// Writes a resource into the draft, new or changed. If the resource differs from its present state, the resource
-    /// and each changed child get a new etag, and [`Resource::after_change`] runs. Otherwise nothing happens.
+    /// Writes a new or changed resource into the draft. The resource and each changed child get a new etag, and
+    /// [`Resource::after_change`] runs. If the resource equals its present state, nothing happens.
     pub(crate) fn commit<R: Resource>(&mut self, mut new: R) {
         let old = R::map(&self.topology).get(&new.envelope().id).cloned();
         new.renew_children(old.as_deref(), self.new_guid);

@@ -23,8 +23,8 @@ pub struct LocalNetworkGateway {
     /// The id, region, tags and etag, which every resource has.
     #[serde(flatten)]
     pub envelope: Envelope,
-    /// `gatewayIpAddress`: the underlay address of the site's device. `None`: unknown, so the device has to start the
-    /// handshake.
+    /// `gatewayIpAddress`: the underlay address of the site's device. `None`: the address is unknown, so only the
+    /// device can start the handshake.
     #[serde(default)]
     pub address: Option<IpAddr>,
     /// `wireGuardPort`: the UDP port of the device's WireGuard interface.
@@ -32,9 +32,9 @@ pub struct LocalNetworkGateway {
     /// `wireGuardPublicKey`: the device's public key. `None`: not set, so the tunnel cannot come up.
     #[serde(default)]
     pub public_key: Option<PublicKey>,
-    /// `localNetworkAddressSpace`: the site's prefixes. The prefixes are disjoint from the VNet of each gateway that is
-    /// connected to the site, from all networks that VPN or a peering joins with that VNet, and from the other sites
-    /// that are joined with it. Can be empty.
+    /// `localNetworkAddressSpace`: the site's prefixes. For each gateway that is connected to the site, these prefixes
+    /// are disjoint from the gateway's VNet, from the VNets that VPN joins with it or that are peered with it, and from
+    /// the other sites that VPN joins with it. Can be empty.
     pub address_space: Vec<IpNet>,
     /// `bgpSettings`. `None`: the site does not use BGP.
     #[serde(default)]
@@ -51,8 +51,8 @@ pub struct SiteBgp {
     pub address: IpAddr,
 }
 
-/// The UDP port of a site's device if the body has none. It is the port of the examples in WireGuard's documentation,
-/// because WireGuard itself has no default.
+/// The UDP port of a site's device if the body has none. WireGuard itself has no default port; this one is used by the
+/// examples in WireGuard's documentation.
 const DEFAULT_PORT: u16 = 51820;
 
 impl Resource for LocalNetworkGateway {
@@ -109,8 +109,8 @@ impl Resource for LocalNetworkGateway {
 }
 
 impl Draft<'_> {
-    /// Reads `gatewayIpAddress`. `None`: it is missing or empty, so the device has to start the handshake, or it is not
-    /// an address, which is a problem.
+    /// Reads `gatewayIpAddress`. `None`: the member is missing, empty, or not an address. Without an address, only the
+    /// device can start the handshake. A text that is not an address also adds a problem.
     fn site_address(&mut self, properties: &Object<'_>) -> Option<IpAddr> {
         let fqdn = properties.text("fqdn", &mut self.problems);
         if fqdn.is_some_and(|f| !f.is_empty()) {
@@ -127,8 +127,8 @@ impl Draft<'_> {
         Some(address)
     }
 
-    /// Reads `wireGuardPublicKey`, which must not be the key of an agent (D16). `None`: it is missing or empty, or not
-    /// a key, which is a problem.
+    /// Reads `wireGuardPublicKey`, which must not be the key of an agent (D16). `None`: the member is missing, empty,
+    /// or not a key. A text that is not a key also adds a problem.
     fn site_key(&mut self, properties: &Object<'_>) -> Option<PublicKey> {
         let at = properties.at("wireGuardPublicKey");
         let text = properties
@@ -176,8 +176,8 @@ impl Draft<'_> {
         nets
     }
 
-    /// Reads `bgpSettings` (G4). `None`: they are missing or have neither ASN nor address, so the site does not use
-    /// BGP; or one of the two is missing or wrong, which is a problem.
+    /// Reads `bgpSettings` (G4). `None`: `bgpSettings` is missing or has no ASN and no address, so the site does not
+    /// use BGP. If only one of the two is missing, or one is wrong, the result is `None` too, and a problem says so.
     fn site_bgp(&mut self, properties: &Object<'_>) -> Option<SiteBgp> {
         let bgp = properties.object("bgpSettings", &mut self.problems)?;
         let before = self.problems.len();
@@ -212,8 +212,9 @@ impl Draft<'_> {
         }
     }
 
-    /// Checks that a changed site still satisfies its connections: BGP settings (G4), properties that differ from the
-    /// gateway's other sites (G13), and addresses that overlap nothing (G7).
+    /// Checks that a site that has connections can be changed. It keeps `bgpSettings` if a connection uses BGP (G4),
+    /// its device still differs from those of the gateway's other sites (G13), and its prefixes overlap no joined
+    /// network (G7).
     fn check_site_in_use(&mut self, id: &ResourceId) {
         let Some(site) = self.topology.local_gateways.get(id).cloned() else {
             return;

@@ -1,5 +1,5 @@
-//! Public IP addresses. They are kept and shown only, so that requests of stock clients for gateways, which refer to
-//! them, work.
+//! Public IP addresses. They are kept and shown only. They exist because the gateways that stock clients create refer
+//! to them.
 
 use crate::arm::body::{Object, Shape};
 use crate::arm::view::{Views, reference};
@@ -60,7 +60,7 @@ impl Resource for PublicIpAddress {
             ("publicIPAllocationMethod", ["Dynamic", "Static"]),
             ("publicIPAddressVersion", ["IPv4", "IPv6"]),
         ] {
-            // GET shows these values in Azure's casing, whatever casing the body of the PUT had.
+            // GET shows these values in Azure's casing, even if the body of the PUT had another casing.
             let value = put.properties.choice(name, &values, &mut draft.problems);
             if let (Some(value), Some(Value::Object(inner))) = (value, kept.get_mut("properties")) {
                 inner.insert(name.to_owned(), Value::from(value));
@@ -114,8 +114,9 @@ impl Draft<'_> {
             .map(|(owner, name, _)| format!("{owner}/ipConfigurations/{name}"))
     }
 
-    /// Resolves `publicIPAddress` of the ip configuration `config` of `owner`. `None`: the reference is missing, or it
-    /// cannot be resolved, which is a problem. An address that another resource uses is a problem too.
+    /// Resolves `publicIPAddress` of the ip configuration `config` of `owner`. `None`: the reference is missing or
+    /// cannot be resolved. A reference that cannot be resolved adds a problem. An address that another resource uses
+    /// also adds a problem, and is returned.
     pub(crate) fn resolve_public_ip(
         &mut self,
         properties: &Object<'_>,
@@ -139,8 +140,8 @@ impl Draft<'_> {
     }
 }
 
-/// Whether `config` is the id of an ip configuration of `owner`. The present ip configurations of a resource do not
-/// block its own PUT, which may exchange their public addresses.
+/// Whether `config` is the id of an ip configuration of `owner`. Public addresses that the ip configurations of `owner`
+/// use now do not count as in use in a PUT of `owner`: the PUT may move them from one ip configuration to another.
 fn belongs_to(config: &str, owner: &ResourceId) -> bool {
     let owner = owner.as_str();
     config.len() > owner.len()

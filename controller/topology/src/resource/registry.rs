@@ -14,12 +14,12 @@ macro_rules! define_entries {
 }
 each_kind!(define_entries);
 
-/// The registry entry of a kind of top-level resource. `None`: the kind is one of children, or the resource group.
+/// The registry entry of a kind of top-level resource. `None`: `kind` is a kind of child or the resource group.
 pub(crate) fn entry(kind: Kind) -> Option<&'static Entry> {
     ENTRIES.iter().find(|entry| entry.kind == kind)
 }
 
-/// The registry entry of a kind of children. `None`: the kind is top-level, or the resource group.
+/// The registry entry of a kind of child. `None`: `kind` is a top-level kind or the resource group.
 pub(crate) fn child(kind: Kind) -> Option<&'static Child> {
     ENTRIES
         .iter()

@@ -53,7 +53,7 @@ pub enum UserNextHop {
     },
     /// The VPN gateway of the VNet or of its hub (R14).
     VirtualNetworkGateway,
-    /// Delivery inside the VNet.
+    /// The packet is delivered inside the VNet.
     VnetLocal,
     /// The Internet. The overlay does not carry the packet: the agent drops it.
     Internet,
@@ -246,7 +246,7 @@ impl Draft<'_> {
     }
 
     /// Reads the properties of the route `name` of `table`. `None`: the prefix or the next hop is missing or cannot be
-    /// read, which is a problem.
+    /// read, and a problem says so.
     fn read_route(
         &mut self,
         table: &ResourceId,
@@ -285,7 +285,7 @@ impl Draft<'_> {
     }
 
     /// Reads `nextHopType` and `nextHopIpAddress` (R10). `None`: the type is missing or unknown, or the address of an
-    /// appliance is missing or wrong; each is a problem.
+    /// appliance is missing or wrong. A problem gives the reason.
     fn read_next_hop(&mut self, properties: &Object<'_>) -> Option<UserNextHop> {
         let at = properties.at("nextHopType");
         let text = properties.text("nextHopType", &mut self.problems);

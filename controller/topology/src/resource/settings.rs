@@ -17,7 +17,7 @@ pub struct Settings {
     pub peerings_per_vnet: u32,
     /// The maximum number of tunnels of a VPN gateway, 1 to 1,000 (X8).
     pub tunnels_per_gateway: u32,
-    /// The MTU of packets inside links, 1280 to 9000 bytes (D20). Equal in every era.
+    /// The MTU of packets inside links, 1280 to 9000 bytes (D20). The default is the same in every era.
     pub mtu: u16,
     /// Whether VNets that are linked to one circuit reach each other through it (E6).
     pub circuit_vnet_to_vnet: bool,
@@ -25,23 +25,23 @@ pub struct Settings {
     pub vnet_access_off: AccessOff,
     /// How VPN gateways treat the TTL of packets from a site (T6).
     pub vpn_ttl_for_site_traffic: SiteTtl,
-    /// The hold time of BGP sessions with sites and customer edges, in seconds, 3 to 65,535 (RFC 4271). Equal in every
-    /// era.
+    /// The hold time of BGP sessions with sites and customer edges, in seconds, 3 to 65,535 (RFC 4271). The default is
+    /// the same in every era.
     pub bgp_hold_time: u16,
-    /// [`Probes::interval`] (D19). Equal in every era.
+    /// [`Probes::interval`] (D19). The default is the same in every era.
     pub probe_interval: u32,
-    /// [`Probes::misses`] (D19). Equal in every era.
+    /// [`Probes::misses`] (D19). The default is the same in every era.
     pub probe_misses: u32,
-    /// [`Probes::answers`] (D19). Equal in every era.
+    /// [`Probes::answers`] (D19). The default is the same in every era.
     pub probe_answers: u32,
-    /// [`Probes::hold`] (D19). Equal in every era.
+    /// [`Probes::hold`] (D19). The default is the same in every era.
     pub probe_hold: u32,
 }
 
 /// The default hold time of BGP sessions, in seconds: the hold time of Azure's gateways (E4).
 const BGP_HOLD_TIME: u16 = 180;
 
-/// The time whose rules apply wherever Azure's rules have changed since.
+/// Some rules of Azure have changed over time. The era decides whether the default is the old or the present rule.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Era {
     /// Azure as its articles of 2015 to 2019 describe it.
@@ -64,7 +64,7 @@ pub enum AddressSpaceChange {
 }
 
 impl Settings {
-    /// The settings by which agents detect peers that do not answer. The units are those of [`Probes`].
+    /// The settings by which agents detect peers that do not answer; [`Probes`] has the unit of each.
     #[must_use]
     pub const fn probes(&self) -> Probes {
         Probes {
@@ -75,7 +75,7 @@ impl Settings {
         }
     }
 
-    /// The default settings of an era ("Eras" in docs/rules.md). Nothing is read or stored.
+    /// The default settings of an era ("Eras" in docs/rules.md).
     #[must_use]
     pub const fn of(era: Era) -> Self {
         match era {

@@ -1,4 +1,5 @@
-//! Virtual machines. A virtual machine is a read-only view of the agent that is bound to it (D7).
+//! Virtual machines. A virtual machine is not stored: ARM shows one for each agent that is bound to a VM, read-only
+//! (D7).
 
 use crate::arm::view::Views;
 use crate::path::Kind;

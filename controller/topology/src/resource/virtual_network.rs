@@ -100,8 +100,8 @@ impl Resource for VirtualNetwork {
                 };
                 let properties = object.object_or_empty("properties", &mut draft.problems);
                 let before = put.old().and_then(|v| find(&v.subnets, &name));
-                // An existing subnet whose new form cannot be read stays, so that the answer reports only what cannot
-                // be read, and not also a deletion.
+                // If the new form of an existing subnet cannot be read, the subnet stays in the draft. Otherwise the
+                // answer would also report problems of a deletion that nobody requested.
                 let read = draft.read_subnet(id, &name, &properties, before);
                 subnets.extend(read.or_else(|| before.cloned()));
             }
@@ -162,8 +162,8 @@ impl Resource for VirtualNetwork {
         for peering in &old.peerings {
             draft.remove_half(id, peering.id.name());
         }
-        // The halves of other VNets lose their remote VNet and stay `Disconnected`: a new VNet with the same name does
-        // not reconnect them (P13).
+        // The `Connected` halves that point to the deleted VNet become `Disconnected`, and stay so even if a new VNet
+        // gets the same name (P13). `Initiated` halves stay `Initiated`.
         for (owner, half) in draft.halves_towards(id) {
             if half.state == PeeringState::Connected {
                 draft.edit_half(&owner, half.id.name(), |h| h.state = PeeringState::Disconnected);
@@ -185,8 +185,8 @@ impl Resource for VirtualNetwork {
 
 impl Draft<'_> {
     /// Reads `addressSpace.addressPrefixes`, and checks each prefix and that they are disjoint. `None`: the list is
-    /// missing or no list, which is a problem. The caller then makes no checks against the address space, which would
-    /// only report consequences of that problem.
+    /// missing, empty or no list, and a problem says so. The caller then makes no checks against the address space,
+    /// because they would only report consequences of this problem.
     fn address_space(&mut self, properties: &Object<'_>) -> Option<Vec<IpNet>> {
         let before = self.problems.len();
         let space = properties.object_or_empty("addressSpace", &mut self.problems);
@@ -227,9 +227,9 @@ impl Draft<'_> {
         Some(nets)
     }
 
-    /// Checks a new or changed VNet as a whole: its address space against its peers and the networks that VPN joins
-    /// with it, and its subnets. `old`: the VNet before the change. `space_is_known`: whether the body's address space
-    /// could be read; if false, the checks that need the address space are left out.
+    /// Checks a new or changed VNet as a whole: a changed address space must not overlap peered VNets and networks that
+    /// VPN joins with the VNet, and the subnets must be valid. `old`: the VNet before the change. `space_is_known`:
+    /// whether the body's address space could be read. If not, the checks that need it are left out.
     pub(crate) fn check_vnet(&mut self, old: Option<&VirtualNetwork>, new: &VirtualNetwork, space_is_known: bool) {
         if let Some(old) = old
             && space_is_known
@@ -268,8 +268,9 @@ impl Draft<'_> {
         self.check_vpn_after_space_change(new);
     }
 
-    /// The users of each subnet of a VNet: the ip configurations, gateways and connections with an address in it, each
-    /// with that address; and the agents that serve the subnet, without an address. Subnets without users are left out.
+    /// The users of each subnet of a VNet. These are the ip configurations, gateways and connections that have an
+    /// address in the subnet, each with this address, and the agents that serve the subnet, without an address. Subnets
+    /// without users are left out.
     pub(crate) fn subnet_usage(&self, vnet: &ResourceId) -> BTreeMap<ResourceId, Vec<(String, Option<IpAddr>)>> {
         let mut usage: BTreeMap<ResourceId, Vec<(String, Option<IpAddr>)>> = BTreeMap::new();
         let inside = |subnet: &ResourceId| is_child_of(subnet, vnet);
@@ -316,9 +317,9 @@ impl Draft<'_> {
     }
 }
 
-/// The first member for which `is` holds, `None` if there is none. The member is usually at the index `near`, or after
-/// the removal of a member at the next index, so these two are tried before a search: without this, comparing all
-/// subnets of a large VNet would take quadratic time.
+/// The first member for which `is` returns true; `None` if there is none. In two versions of a list a member usually
+/// has the same index `near`, or the next one if a member before it was removed. So these two are tried before a search
+/// of the whole list, which would make the comparison of a VNet's subnets take quadratic time.
 fn same_id<T>(members: &[T], near: usize, is: impl Fn(&T) -> bool) -> Option<&T> {
     let close = members.get(near..).unwrap_or_default().iter().take(2).find(|m| is(m));
     close.or_else(|| members.iter().find(|m| is(m)))

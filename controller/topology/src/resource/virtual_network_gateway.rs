@@ -33,8 +33,7 @@ pub struct VirtualNetworkGateway {
     pub gateway_type: GatewayKind,
     /// `vpnType`: `RouteBased` or `PolicyBased` (G3).
     pub vpn_type: String,
-    /// `activeActive`: whether both instances carry traffic (G6). If not, the second instance, if there is one, is a
-    /// standby.
+    /// `activeActive`: whether both instances carry traffic (G6). If false, a second instance is a standby.
     pub active_active: bool,
     /// `enableBgp`: kept and shown only. Whether a BGP session exists depends on `enableBgp` of each connection.
     pub enable_bgp: bool,
@@ -48,9 +47,9 @@ pub struct VirtualNetworkGateway {
 }
 
 impl VirtualNetworkGateway {
-    /// The BGP address of the instance `number`, counted from 0 in order of `ip_configurations`: for the first one the
-    /// gateway's BGP address, for the second one its own address. For a number without an instance, the gateway's BGP
-    /// address.
+    /// The BGP address of the instance `number`, counted from 0 in order of `ip_configurations`: the first instance has
+    /// the gateway's BGP address, the second one uses its own address. If there is no instance `number`, the result is
+    /// the gateway's BGP address.
     #[must_use]
     pub fn peering_address(&self, number: usize) -> IpAddr {
         let other = self.ip_configurations.get(number).filter(|_| number > 0);
@@ -66,8 +65,8 @@ pub struct GatewayIpConfiguration {
     pub name: String,
     /// The id of the subnet, `…/subnets/GatewaySubnet`.
     pub subnet: ResourceId,
-    /// The instance's address in that subnet, which answers a traceroute. It is allocated at creation unless the body
-    /// has one.
+    /// The instance's address in that subnet. The instance answers a traceroute from it. It is allocated at creation
+    /// unless the body has one.
     pub address: IpAddr,
     /// Whether the allocation method is `Static`.
     pub is_static: bool,
@@ -112,9 +111,9 @@ impl Resource for VirtualNetworkGateway {
         }
         draft.check_gateway_place(id, kind, vpn_type, &requested, put.old());
         let subnet = requested.first().map(|w| w.subnet.clone());
-        // No instance may get the gateway's BGP address, whether the body gives that address or the gateway keeps its
-        // present one (G4). Problems of the address are ignored here, because `bgp_settings` reads it again below and
-        // reports them.
+        // An instance that gets a free address must not get the gateway's BGP address, which is that of the body or the
+        // present one (G4). So the BGP address is read here, before the instances' addresses are chosen. Problems of
+        // this address are ignored here, because `bgp_settings` reads it again below and reports them.
         let given = properties.object("bgpSettings", &mut Problems::default());
         let given = given.and_then(|bgp| bgp.address("bgpPeeringAddress", &mut Problems::default()));
         let bgp_address = given.or_else(|| put.old().map(|o| o.bgp_peering_address));
@@ -124,8 +123,7 @@ impl Resource for VirtualNetworkGateway {
         if let Some(old) = put.old() {
             draft.check_instances_unused(old, &ip_configurations);
         }
-        // If there are no problems, the subnet exists and `bgp` has an address, so the fallback for a missing address
-        // is never stored.
+        // If there are no problems, `bgp` has an address. So the fallback for a missing address is never stored.
         draft.problems.is_empty().then(|| Self {
             envelope,
             ip_configurations,
@@ -197,7 +195,7 @@ const IP_CONFIGURATIONS: Child = Child {
     list: |views, parent| Some(views.topology.gateways.get(parent)?.ip_configuration_views()),
 };
 
-/// The connections that have the gateway at either end, as bodies of top-level items.
+/// The connections that have the gateway at one of their ends, as bodies of top-level items.
 const CONNECTIONS: Child = Child {
     name: "connections",
     kind: None,
@@ -235,9 +233,9 @@ impl GatewayIpConfiguration {
 }
 
 impl Draft<'_> {
-    /// The ip configurations with their addresses: the address of the body, else the present one of the configuration
-    /// with this name, else a free one. A configuration without a free address is left out, and a problem gives the
-    /// reason. `bgp_address`: the gateway's BGP address, which is never chosen as a free address.
+    /// The ip configurations with their addresses. Each has the address of the body, or else the present address of the
+    /// ip configuration with this name, or else a free one. A configuration without a free address is left out, and a
+    /// problem gives the reason. `bgp_address`: the gateway's BGP address, which is never chosen as a free address.
     fn gateway_addresses(
         &mut self,
         id: &ResourceId,
@@ -245,8 +243,8 @@ impl Draft<'_> {
         old: Option<&VirtualNetworkGateway>,
         bgp_address: Option<IpAddr>,
     ) -> Vec<GatewayIpConfiguration> {
-        // Stock clients always send `Dynamic`, even if they request an address. So a requested address counts as
-        // static.
+        // Stock clients always send the allocation method `Dynamic`, even if they request an address. So an ip
+        // configuration with a requested address is treated as static here.
         let dynamic: Vec<bool> = requested.iter().map(|w| !w.is_static).collect();
         for w in requested.iter_mut().filter(|w| w.address.is_some()) {
             w.is_static = true;

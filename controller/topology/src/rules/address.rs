@@ -14,13 +14,13 @@ use tombolo_proto::id::ResourceId;
 
 /// An ip configuration as a body requests it.
 pub(crate) struct AddressRequest {
-    /// The name of the ip configuration; empty if the body has no usable one, which is a problem.
+    /// The name of the ip configuration. Empty if the body has no valid name; then a problem says so.
     pub(crate) name: String,
     /// The subnet to which the body refers.
     pub(crate) subnet: Subnet,
     /// `privateIPAddress`. `None`: the body has none.
     pub(crate) address: Option<IpAddr>,
-    /// Whether the allocation method is `Static`; without a method, whether the body has an address.
+    /// Whether the allocation method is `Static`. If the body has no method, whether it has an address.
     pub(crate) is_static: bool,
     /// Whether `privateIPAddressVersion` is IPv6. `None`: the body has no version.
     pub(crate) ipv6: Option<bool>,
@@ -36,7 +36,7 @@ pub(crate) struct AddressRequest {
 
 impl Draft<'_> {
     /// Reads `ipConfigurations` of the NIC or gateway `owner`, in the order of the body: at least one and at most
-    /// `max`. Configurations that cannot be read are problems and are left out. No address is allocated yet.
+    /// `max`. An ip configuration that cannot be read adds a problem and is left out. No address is allocated yet.
     pub(crate) fn read_ip_configurations(
         &mut self,
         owner: &ResourceId,
@@ -76,7 +76,8 @@ impl Draft<'_> {
         requested
     }
 
-    /// Reads one ip configuration. `None`: its subnet is missing or does not exist, which is a problem.
+    /// Reads one ip configuration. `None`: the body names no subnet for it, or a subnet that does not exist. Both add a
+    /// problem.
     fn read_ip_configuration(
         &mut self,
         owner: &ResourceId,
@@ -130,12 +131,13 @@ impl Draft<'_> {
     }
 
     /// Chooses an address for each requested ip configuration, and returns the addresses in the order of `requested`.
-    /// Static addresses are checked first, so that no dynamic configuration gets one of them; then dynamic
-    /// configurations keep their present addresses; then the others get the lowest free one. Nothing is written.
+    /// Nothing is written to the draft. Static addresses are checked first, so that no dynamic ip configuration gets
+    /// one of them. Then existing dynamic ip configurations keep their present addresses. Then each of the others gets
+    /// the lowest free address.
     ///
-    /// `current`: the present address of each configuration, for dynamic ones. `avoid`: another address of the owner,
-    /// which is never chosen as a free one. An item of the result is `None` if the configuration got no address; then a
-    /// problem gives the reason.
+    /// `current`: the present address of each ip configuration, used for dynamic ones. `avoid`: another address of
+    /// `owner`, such as its BGP address, which is not chosen as a free address. An item of the result is `None` if the
+    /// ip configuration got no address; then a problem gives the reason.
     pub(crate) fn allocate(
         &mut self,
         owner: &ResourceId,
@@ -156,7 +158,8 @@ impl Draft<'_> {
                 *slot = Some(address);
             }
         }
-        // Present addresses are kept before new ones are chosen, so that no new configuration takes one of them.
+        // All present addresses are kept before new ones are chosen. Otherwise a new ip configuration could get the
+        // present address of another one.
         let fits = |w: &AddressRequest, address: IpAddr| {
             let family = w.ipv6.is_none_or(|v6| v6 == address.is_ipv6());
             family && w.subnet.prefixes.iter().any(|p| p.contains(&address))
@@ -204,9 +207,9 @@ impl Draft<'_> {
         self.check_given(owner, &asker, &w.at, &w.subnet, address, used)
     }
 
-    /// Checks an address that a body requests: it is in the subnet, not reserved (P2), and not in `used`. False: it is
-    /// not usable, which is a problem. `asker` begins the message's sentence about who wants the address; `at` is the
-    /// field.
+    /// Checks an address that a body requests: it is in the subnet, not reserved (P2), and not in `used`. False: the
+    /// address is not usable, and a problem says so. `asker`: who requests the address, as the beginning of the
+    /// message. `at`: the field.
     pub(crate) fn check_given(
         &mut self,
         owner: &ResourceId,
@@ -269,8 +272,8 @@ pub(crate) fn find_subnet(topology: &Topology, id: &ResourceId) -> Option<Subnet
     vnet.subnets.iter().find(|s| s.id == *id).cloned()
 }
 
-/// The addresses in a VNet that other resources than `owner` use, each with its user: NICs, gateways with their BGP
-/// addresses (G4), and connections with their tunnel addresses (T4).
+/// The addresses in a VNet that resources other than `owner` use, each with the resource: the addresses of NICs, of
+/// gateways (also BGP addresses, G4), and of the tunnels of connections (T4).
 fn taken<'t>(
     topology: &'t Topology,
     vnet: &'t ResourceId,

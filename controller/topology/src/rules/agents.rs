@@ -8,12 +8,12 @@ use tombolo_proto::config::MAX_LANES;
 use tombolo_proto::id::AgentId;
 
 /// The maximum number of underlay endpoints of an agent. It bounds the size of an agent's document. Peers get only the
-/// first endpoint, so more than a few have no use.
+/// first endpoint, so nobody needs more than a few.
 const MAX_ENDPOINTS: usize = 16;
 
 impl Draft<'_> {
-    /// Checks the name of a new agent: no agent has it, revoked or not, and it does not have the form of the names of
-    /// sites' devices (D16).
+    /// Checks the name of a new agent. No other agent may have it, not even a revoked one, and it must not begin like
+    /// the names of sites' devices (D16).
     pub(super) fn check_agent_is_new(&mut self, agent: &AgentId) {
         if agent.as_str().starts_with(AgentId::SITE) {
             let message = format!(
@@ -33,9 +33,9 @@ impl Draft<'_> {
         }
     }
 
-    /// Adds an agent that joins with the token `token`, and removes the token. Checks that the agent fits the token,
-    /// that its name, binding and keys are unused (D7, D16), and that its endpoints are valid. The token's secret and
-    /// its expiry are not checked here. False: the token does not exist.
+    /// Adds an agent that joins with the token `token`, and removes the token. Checks that the agent has the name and
+    /// binding of the token, that its name, binding and keys are unused (D7, D16), and that its endpoints are valid.
+    /// The token's secret and its expiry are not checked here. False: the token does not exist.
     pub(crate) fn join(&mut self, token: &str, agent: &Agent) -> bool {
         let Some(found) = self.topology.tokens.get(token).cloned() else {
             self.problems.add(
@@ -82,7 +82,7 @@ impl Draft<'_> {
             );
             self.problems.add_status(409, "XKeyInUse", "publicKey", message);
         }
-        // After a problem the whole draft is discarded, so the token stays usable.
+        // If there is a problem, the whole draft is discarded, so the stored token can still be used.
         self.topology.tokens.remove(token);
         let mut agent = agent.clone();
         agent.binding = binding;
@@ -91,8 +91,8 @@ impl Draft<'_> {
         true
     }
 
-    /// Checks the endpoints and the number of lanes that an agent reports: at most 16 endpoints, all unicast, and 1 to
-    /// [`MAX_LANES`] lanes.
+    /// Checks the endpoints and the number of lanes that an agent reports: at most 16 endpoints, which pass
+    /// [`Self::check_endpoint`], and 1 to [`MAX_LANES`] lanes.
     fn check_reach(&mut self, reach: &Reach) {
         let Reach {
             endpoints,
@@ -121,8 +121,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Checks that an endpoint is a unicast address with a port other than 0. Private and loopback addresses are
-    /// allowed, because the controller does not know the underlay.
+    /// Refuses an endpoint with the unspecified address, a multicast address or port 0. Private and loopback addresses
+    /// are allowed, because the controller does not know the underlay.
     fn check_endpoint(&mut self, what: &str, endpoint: SocketAddr) {
         let ip = endpoint.ip();
         if ip.is_unspecified() || ip.is_multicast() || endpoint.port() == 0 {
@@ -131,16 +131,16 @@ impl Draft<'_> {
         }
     }
 
-    /// Sets the endpoints and lanes of an agent. A missing or revoked agent is a problem. Always false, because nothing
-    /// is created.
+    /// Sets the endpoints and lanes of an agent. If the agent does not exist or is revoked, this adds a problem. Always
+    /// false, because nothing is created.
     pub(crate) fn set_reach(&mut self, id: &AgentId, reach: &Reach) -> bool {
         self.check_reach(reach);
         self.edit_agent(id, true, |agent| agent.reach = reach.clone());
         false
     }
 
-    /// Sets the key of a renewed certificate. It is a problem if the agent is missing or revoked, if its present key is
-    /// not `expected`, or if another agent has the new key. Always false, because nothing is created.
+    /// Sets the key of a renewed certificate. This adds a problem if the agent does not exist or is revoked, if its
+    /// present key is not `expected`, or if another agent has the new key. Always false, because nothing is created.
     pub(crate) fn set_certificate_key(&mut self, id: &AgentId, expected: &str, key: &str) -> bool {
         let known = self.topology.agents.get(id).filter(|a| !a.revoked);
         if known.is_some_and(|a| !a.certificate_key.eq_ignore_ascii_case(expected)) {
@@ -168,14 +168,15 @@ impl Draft<'_> {
         false
     }
 
-    /// Revokes an agent. A missing agent is a problem; a revoked agent stays revoked. Always false, because nothing is
-    /// created.
+    /// Revokes an agent. If the agent does not exist, this adds a problem. A revoked agent stays revoked. Always false,
+    /// because nothing is created.
     pub(crate) fn revoke(&mut self, id: &AgentId) -> bool {
         self.edit_agent(id, false, |agent| agent.revoked = true);
         false
     }
 
-    /// Changes the agent `id`. A missing agent is a problem; so is a revoked one if `must_be_trusted`.
+    /// Changes the agent `id`. Adds a problem if the agent does not exist, and with `must_be_trusted` also if it is
+    /// revoked.
     fn edit_agent(&mut self, id: &AgentId, must_be_trusted: bool, edit: impl FnOnce(&mut Agent)) {
         let Some(old) = self.topology.agents.get(id) else {
             self.problems

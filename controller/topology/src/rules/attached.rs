@@ -1,8 +1,9 @@
-//! The external networks of gateways: sites and the lines of circuits. The prefixes of sites overlap no joined network
-//! (G7, G16), the devices of sites are distinguishable (G13), and the lines of circuits overlap no linked VNet (E1).
+//! The rules of the external networks of gateways, which are sites and the lines of circuits. The prefixes of a site
+//! overlap no network that is joined with it (G7, G16). The devices of a gateway's sites can be distinguished (G13).
+//! The lines of a circuit overlap no VNet that is linked to it (E1).
 //!
-//! The checks run on the draft after the change. The draft before the change satisfied these rules, so any violation
-//! comes from this change.
+//! The checks run on the draft after the change. The topology before the change satisfied these rules, so every
+//! violation in the draft comes from this change.
 
 use crate::draft::Draft;
 use crate::lookup::occupied_prefixes;
@@ -22,7 +23,7 @@ type Networks = BTreeMap<ResourceId, Vec<IpNet>>;
 type Violation = (&'static str, String);
 
 impl Draft<'_> {
-    /// Checks that a gateway can distinguish the devices of its sites: by key, endpoint and BGP address (G13, D16).
+    /// Checks that the devices of a gateway's sites have different keys, endpoints and BGP addresses (G13, D16).
     /// `joining`: a site that a new connection adds. `target`: the resource that a problem names.
     pub(crate) fn check_sites_distinct(
         &mut self,
@@ -83,10 +84,10 @@ impl Draft<'_> {
         self.check_attached(vnet, &subject, &around);
     }
 
-    /// Checks that the external networks of gateways do not overlap: sites with each other and with joined VNets, lines
-    /// with linked VNets. The check covers the gateways of the VNets `starts`, and of all VNets that VPN joins with
-    /// these.
-    /// `subject` begins the messages. Each violation is reported once.
+    /// Checks the external networks of gateways for overlaps: a site must not overlap another site or a VNet that is
+    /// joined with it, and a circuit's line must not overlap a VNet that is linked to the circuit. The check covers the
+    /// gateways of the VNets `starts`, and of all VNets that VPN joins with them. `subject`: the beginning of each
+    /// message. Each violation is reported once.
     pub(crate) fn check_attached(&mut self, target: &ResourceId, subject: &str, starts: &[ResourceId]) {
         let mut all = self.topology.connections.values();
         if !all.any(|c| c.connection_type != ConnectionType::Vnet2Vnet) {
@@ -110,8 +111,8 @@ impl Draft<'_> {
         }
     }
 
-    /// The violations at one gateway of `vnet`: its sites that overlap VNets, and lines of its circuits that overlap
-    /// VNets.
+    /// The violations at one gateway of `vnet`: a site of the gateway that overlaps a joined VNet, or a line of its
+    /// circuits that overlaps a linked VNet.
     fn overlaps_at(
         &self,
         gateway: &ResourceId,
@@ -141,8 +142,8 @@ impl Draft<'_> {
         found
     }
 
-    /// The networks that a gateway's sites must not overlap: all VNets that VPN joins, and the peers of the gateway's
-    /// VNet (G7). For a peer, both the prefixes that are synced and its present prefixes count.
+    /// The networks that the sites of a gateway in `vnet` must not overlap: the VNets `joined`, which VPN joins with
+    /// `vnet`, and the peered VNets of `vnet` (G7). For a peered VNet, both its synced and its present prefixes count.
     fn networks_beside_sites(&self, vnet: &ResourceId, joined: &BTreeSet<ResourceId>) -> Networks {
         let vnets = joined.iter().filter_map(|id| self.topology.vnets.get(id));
         let mut networks: Networks = vnets
@@ -156,7 +157,8 @@ impl Draft<'_> {
         networks
     }
 
-    /// The violations of a circuit whose lines overlap the linked VNet, or a VNet that uses the linked VNet's gateways.
+    /// The violations of a circuit's lines that overlap the linked VNet `vnet`, or a VNet that uses the gateways of
+    /// `vnet`.
     fn line_overlaps(&self, circuit: &ExpressRouteCircuit, vnet: &ResourceId) -> Vec<Violation> {
         let Some(peering) = &circuit.private_peering else {
             return Vec::new();
@@ -184,8 +186,8 @@ impl Draft<'_> {
     }
 }
 
-/// The violations of sites that overlap each other although VPN joins them, at one gateway or at several. A site that
-/// several gateways are connected to counts once (G16).
+/// The violations of sites that overlap each other (G16). `sites`: all sites of gateways that VPN joins; a site to
+/// which several gateways are connected is in it once.
 fn overlapping_sites(sites: &BTreeMap<ResourceId, Arc<LocalNetworkGateway>>) -> Vec<Violation> {
     let with_owner = |(id, site): (&'_ ResourceId, &Arc<LocalNetworkGateway>)| -> Vec<(IpNet, ResourceId)> {
         site_prefixes(site).into_iter().map(|net| (net, id.clone())).collect()
@@ -222,7 +224,7 @@ fn site_overlap(
 }
 
 /// The prefixes of a site, and the address of its BGP peer if none of the prefixes contains it. A link-local BGP
-/// address (APIPA) is left out: it is used only inside the tunnel, so the sites of different gateways may have the same
+/// address (APIPA) is left out: it is used only inside one tunnel, so sites of different gateways may have the same
 /// one.
 fn site_prefixes(site: &LocalNetworkGateway) -> Vec<IpNet> {
     let mut prefixes = site.address_space.clone();

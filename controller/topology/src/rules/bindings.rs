@@ -17,8 +17,8 @@ const MAX_SERVED: usize = 256;
 
 impl Draft<'_> {
     /// Checks that all resources of a binding exist and fit together, and that none of them is bound to another agent
-    /// (D7, D8). Revoked agents do not count. Returns the binding with ids in the stored casing; after a problem it may
-    /// lack some.
+    /// that is not revoked (D7, D8). Returns the binding with ids in the stored casing. If there is a problem, ids may
+    /// be missing from it.
     pub(super) fn check_binding(&mut self, binding: &Binding) -> Binding {
         match binding {
             Binding::Vm { vm, nics, served } => self.check_vm(vm, nics, served),
@@ -72,7 +72,7 @@ impl Draft<'_> {
     }
 
     /// Checks that an id is that of a VM in an existing group. Returns it with the group in the stored casing. The VM
-    /// itself need not exist: a VM becomes visible when an agent is bound to it.
+    /// cannot be created in advance: it exists while an agent is bound to it.
     fn check_vm_id(&mut self, vm: &ResourceId) -> ResourceId {
         match ArmPath::parse(vm.as_str()) {
             Ok(path) if path.kind() == Some(Kind::VirtualMachine) => {
@@ -142,7 +142,8 @@ impl Draft<'_> {
         self.problems.add("InvalidRequestFormat", at, message);
     }
 
-    /// Checks that no agent has the VM, one of the NICs or one of the served subnets. Revoked agents do not count.
+    /// Checks that no agent, except revoked ones, is bound to the VM, to one of the NICs or to one of the served
+    /// subnets.
     fn check_vm_is_free(&mut self, vm: &ResourceId, nics: &[ResourceId], served: &[ResourceId]) {
         let taken: Vec<(AgentId, String)> = self
             .topology

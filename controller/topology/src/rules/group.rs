@@ -75,8 +75,8 @@ impl Draft<'_> {
     }
 
     /// Deletes all resources of a group in the order of the registry, so that a resource is deleted before the
-    /// resources that it uses, and then deletes the group. A resource that an outside resource or an agent uses blocks
-    /// the whole deletion. True: the group was deleted.
+    /// resources that it uses, and then deletes the group. If a resource outside of the group, or an agent, uses a
+    /// resource of the group, nothing is deleted. True: the group was deleted.
     pub(crate) fn delete_group(&mut self, path: &ArmPath) -> bool {
         let Some(group) = self.topology.resource_groups.get(&path.id()).cloned() else {
             self.group_not_found(path);
@@ -111,8 +111,8 @@ impl Draft<'_> {
         true
     }
 
-    /// Adds a problem for each VM of a group to which an agent is bound. A VM has no stored document, so a loop over
-    /// the stored resources does not find VMs (D7).
+    /// Adds a problem for each VM of a group to which an agent is bound. VMs are not stored, so the deletion of the
+    /// group's stored resources does not find them (D7).
     fn check_no_agent_inside(&mut self, group: &ResourceGroup) {
         let inside = |vm: &ResourceId| ArmPath::parse(vm.as_str()).is_ok_and(|p| p.group_id() == group.id);
         let agents = self.topology.agents.values().filter(|a| !a.revoked);

@@ -15,10 +15,9 @@ use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
 impl Draft<'_> {
-    /// Checks the header `If-Match`: one of the header's etags, weak or strong, must be `current`, the etag of the
-    /// resource `id`;
-    /// `*` matches any existing resource. Without the header there is nothing to check. `current`: `None` for a
-    /// resource that does not exist.
+    /// Checks the header `If-Match`: one of its etags, weak or strong, must equal `current`, the present etag of the
+    /// resource `id`. `*` matches any existing resource. Without the header nothing is checked. `current`: `None` if
+    /// the resource does not exist.
     pub(crate) fn check_if_match(&mut self, if_match: Option<&str>, current: Option<Uuid>, id: &ResourceId) {
         let Some(wanted) = if_match else { return };
         let holds = current.is_some_and(|etag| {
@@ -42,8 +41,8 @@ impl Draft<'_> {
         }
     }
 
-    /// The id of a new top-level resource at `path`: the part that names the group has the casing of the group's
-    /// creation, and the rest has the casing of the request.
+    /// The id of a new top-level resource at `path`. The part of the id that names the group has the casing with which
+    /// the group was created; the rest has the casing of the request.
     pub(crate) fn new_id(group: &ResourceGroup, path: &ArmPath) -> ResourceId {
         let own = path.id();
         let tail = own.as_str().get(group.id.as_str().len()..).unwrap_or_default();
@@ -67,10 +66,10 @@ impl Draft<'_> {
         }
     }
 
-    /// Reads what resources of every kind have in a PUT's body: the region and the tags. Returns the new [`Envelope`].
-    /// `echoed`: the members of the body that are kept and shown. Checks the name of a new resource. `id`: the stored id of an existing resource,
-    /// or a new id. The envelope of an existing resource keeps its etag and GUID; that of a new one has a nil etag and
-    /// a new GUID.
+    /// Reads the members that the PUT's body of every kind has: the region and the tags. Checks the name of a new
+    /// resource. Returns the new [`Envelope`]. `echoed`: the members of the body that are kept and shown. `id`: the
+    /// stored id of an existing resource, or a new id. The envelope of an existing resource keeps its etag and GUID;
+    /// that of a new one has a nil etag and a new GUID.
     pub(crate) fn envelope(
         &mut self,
         root: &Object<'_>,
@@ -166,8 +165,9 @@ impl Draft<'_> {
         );
     }
 
-    /// Reads the reference `name` of `object`, a part of the resource `from`, and returns what `find` returns for its
-    /// id. `None`: the reference is absent, malformed, or without a target; the last two are problems.
+    /// Reads the reference `name` of `object`, which is a part of the resource `from`, and returns what `find` returns
+    /// for the id of the target. `None`: the reference is absent, is malformed, or its target does not exist. The last
+    /// two also add a problem.
     pub(crate) fn resolve<T>(
         &mut self,
         object: &Object<'_>,
@@ -203,8 +203,9 @@ impl Draft<'_> {
         found
     }
 
-    /// Parses the list of prefixes `name`, in its order, each with its field for messages. Wrong prefixes are problems
-    /// and are left out. `None`: the member is absent; or it is not a list, or has too many items, which is a problem.
+    /// Parses the list of prefixes `name`. Each prefix is returned with its field for messages, in the order of the
+    /// body. A wrong prefix adds a problem and is left out. `None`: the member is absent, is no list, or has too many
+    /// items. The last two also add a problem.
     pub(crate) fn prefixes(&mut self, object: &Object<'_>, name: &str) -> Option<Vec<(IpNet, String)>> {
         let items = object.list(name, MAX_ITEMS, &mut self.problems)?;
         let mut result = Vec::new();
@@ -217,8 +218,8 @@ impl Draft<'_> {
         Some(result)
     }
 
-    /// Reads and checks the name of a child inside its parent's body: the child's `name`, otherwise the last segment of
-    /// its `id`. `None`: it has neither, which is a problem.
+    /// Reads and checks the name of a child inside its parent's body. The name is the child's `name`, or if that is
+    /// missing, the last segment of its `id`. `None`: both are missing, and a problem says so.
     pub(crate) fn child_name(&mut self, object: &Object<'_>) -> Option<String> {
         let name = object.text("name", &mut self.problems);
         if let Some(name) = name {
@@ -261,8 +262,9 @@ impl Draft<'_> {
     }
 }
 
-/// Collects the members `top` of a body and the members `properties` of its `properties`, which are only kept and
-/// shown, in the form of [`Envelope::echoed`]. A member of a wrong type is a problem and is left out.
+/// Collects the members of a body that are only kept and shown, in the form of [`Envelope::echoed`]. `top`: the names
+/// of such members beside `properties`. `properties`: the names of such members in `properties`. A member of a wrong
+/// type adds a problem and is left out.
 pub(crate) fn echoed(
     root: &Object<'_>,
     top: &[(&str, Shape)],
@@ -279,13 +281,14 @@ pub(crate) fn echoed(
     kept
 }
 
-/// Removes members that equal their default, so that a client that writes back a body it has read changes nothing.
+/// Removes members that equal their default. GET shows defaults, and a client that writes back such a body must change
+/// nothing.
 pub(crate) fn without_defaults(kept: &mut Map<String, Value>, defaults: &Value) {
     kept.retain(|name, value| defaults.get(name) != Some(value));
 }
 
-/// Removes members that equal their default from `properties` in the result of [`echoed`], and `properties` itself if
-/// it has no members then.
+/// Removes members that equal their default from `properties` in the result of [`echoed`]. If `properties` is empty
+/// then, it is removed too.
 pub(crate) fn without_default_properties(kept: &mut Map<String, Value>, defaults: &Value) {
     if let Some(Value::Object(inner)) = kept.get_mut("properties") {
         without_defaults(inner, defaults);

@@ -1,4 +1,5 @@
-//! The rules of the operator's settings: their ranges, and the topologies that forbid a change (D4, P30).
+//! The rules of the operator's settings: their ranges, and changes that are refused because of present resources (D4,
+//! P30).
 
 use crate::draft::Draft;
 use crate::resource::Settings;
@@ -6,8 +7,8 @@ use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 
 impl Draft<'_> {
-    /// Checks and replaces the settings. A limit can be set below the present number of peerings or tunnels, because a
-    /// limit is checked only when another peering or tunnel is created. Always false, because nothing is created.
+    /// Checks and replaces the settings. A limit can be set below the present number of peerings or tunnels: present
+    /// ones stay, and only the creation of another one is refused. Always false, because nothing is created.
     pub(crate) fn set_settings(&mut self, settings: &Settings) -> bool {
         // 1280 is the minimum MTU of IPv6 (RFC 8200, section 5), 9000 the usual size of jumbo frames.
         if !(1280..=9000).contains(&settings.mtu) {
@@ -17,8 +18,8 @@ impl Draft<'_> {
                 format!("mtu: {} is not within 1280 to 9000 (D20)", settings.mtu),
             );
         }
-        // Each limit bounds the size of configurations. 1,000 is at least twice Azure's present limits of 500 peerings
-        // and 30 tunnels (X1, X8), so any limit of Azure can be set.
+        // These maximums bound the size of configurations. 1,000 is at least twice Azure's present limits of 500
+        // peerings and 30 tunnels (X1, X8), so both of Azure's limits can be set.
         for (name, value, most) in [
             ("peeringsPerVnet", settings.peerings_per_vnet, 1_000),
             ("tunnelsPerGateway", settings.tunnels_per_gateway, 1_000),
@@ -55,8 +56,8 @@ impl Draft<'_> {
         false
     }
 
-    /// Adds a problem for each peering between regions that has a gateway flag, because `globalGatewayTransit` cannot
-    /// be switched off while such a peering exists (P30).
+    /// Adds a problem for each peering between regions that has `allowGatewayTransit` or `useRemoteGateways`:
+    /// `globalGatewayTransit` cannot be switched off while such a peering exists (P30).
     fn check_no_global_transit(&mut self) {
         let topology = &self.topology;
         let crosses = |here: &str, to: &ResourceId| topology.vnets.get(to).is_some_and(|r| r.envelope.location != here);

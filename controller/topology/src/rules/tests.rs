@@ -1,4 +1,4 @@
-//! A topology for the tests of the rules. The tests change the topology by requests such as an ARM client sends.
+//! Builds a topology for the tests of the rules. The tests change it by requests such as an ARM client sends.
 
 mod circuits;
 mod exchange;
@@ -26,7 +26,7 @@ use uuid::Uuid;
 /// The subscription of all resources in these tests.
 pub(super) const SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
 
-/// A topology, and the number of GUIDs that have been given out.
+/// A topology, and the number of GUIDs that have been used for it.
 pub(super) struct World {
     pub(super) now: Topology,
     pub(super) guids: u128,
@@ -104,7 +104,7 @@ impl World {
         self.view(id).unwrap_or_else(|| panic!("{id} is not there"))
     }
 
-    /// Sends a PUT of a VNet without lists of subnets and peerings, so that present ones stay.
+    /// Sends a PUT of a VNet. The body has no lists of subnets and peerings, so present ones stay.
     pub(super) fn vnet(&mut self, name: &str, prefixes: &[&str]) -> Result<Value, Rejection> {
         let body = json!({"location": "region1", "properties": {"addressSpace": {"addressPrefixes": prefixes}}});
         self.put(&net(&format!("virtualNetworks/{name}")), body)
@@ -121,7 +121,7 @@ impl World {
         self.peer_synced(from, to, flags, false)
     }
 
-    /// Does the same as [`Self::peer`]. `sync`: with `syncRemoteAddressSpace`.
+    /// Sends a PUT of a half like [`Self::peer`]. `sync`: the query parameter `syncRemoteAddressSpace`.
     pub(super) fn peer_synced(&mut self, from: &str, to: &str, flags: Value, sync: bool) -> Result<Value, Rejection> {
         let mut properties = json!({"remoteVirtualNetwork": {"id": net(&format!("virtualNetworks/{to}"))}});
         for (name, value) in flags.as_object().unwrap() {

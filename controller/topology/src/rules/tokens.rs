@@ -6,8 +6,9 @@ use crate::resource::JoinToken;
 use std::sync::Arc;
 
 impl Draft<'_> {
-    /// Adds a join token, after the checks that its agent's name is unused and its binding is possible and free. A
-    /// token with the same id is a problem. Always true, because a token is always new.
+    /// Adds a join token. Checks that no token has the same id, that no agent has the name of the token's agent, and
+    /// that the resources of its binding exist and are not bound to another agent. Always true, because the token is
+    /// new.
     pub(crate) fn put_token(&mut self, token: &JoinToken) -> bool {
         if token.id.is_empty() || self.topology.tokens.contains_key(&token.id) {
             self.problems.add_status(

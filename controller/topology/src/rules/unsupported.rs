@@ -1,8 +1,9 @@
-//! Azure's properties that would change the treatment of packets and are not implemented here. Each is refused by its
-//! name unless its value has no effect. A property that only describes something is kept and shown instead.
+//! Azure's properties that would change the treatment of packets and are not implemented here. A request with such a
+//! property is refused, and the message names the property, unless its value has no effect. A property that only
+//! describes something is kept and shown instead.
 //!
-//! Stock clients write back what they have read, and fill bodies with empty values. Null, `false`, 0, an empty string,
-//! and lists and objects of only these are therefore accepted everywhere.
+//! Stock clients write back what they have read, and fill bodies with empty values. Therefore every property accepts
+//! null, `false`, 0, an empty string, and lists and objects that contain only such values.
 
 use crate::arm::body::Object;
 use crate::draft::Draft;
@@ -24,15 +25,16 @@ pub(crate) struct Unsupported {
     instead: &'static str,
     /// Strings without effect in addition to the empty one, ignoring case.
     harmless: &'static [&'static str],
-    /// Names of members of an object that are ignored: the object has no effect if none of its other members has one.
+    /// Names of members that are ignored when an object is checked for an effect. If no other member has an effect, the
+    /// object has none.
     ignored: &'static [&'static str],
     /// Whether the value is a secret, which the message must not show.
     secret: bool,
-    /// Whether the settings already have the property's effect, so that it is accepted.
+    /// Whether the present settings already cause the property's effect. If so, the property is accepted.
     held_by: fn(&Settings) -> bool,
 }
 
-/// An unsupported property with the default code and no exceptions.
+/// An unsupported property with the error code `XNotSupported`. Only empty values of it are accepted.
 const fn refuse(path: &'static str, rule: &'static str, effect: &'static str, instead: &'static str) -> Unsupported {
     Unsupported {
         path,
@@ -63,12 +65,13 @@ impl Unsupported {
         Self { secret: true, ..self }
     }
 
-    /// Sets the check whether the settings already have the property's effect. If they have it, the property is accepted.
+    /// Sets the check whether the present settings already cause the property's effect. If they do, the property is
+    /// accepted.
     const fn held_by(self, held_by: fn(&Settings) -> bool) -> Self {
         Self { held_by, ..self }
     }
 
-    /// Whether a value of this property has no effect, so that it is accepted.
+    /// Whether `value` has no effect. Then the property is accepted with this value.
     fn has_no_effect(&self, value: &Value) -> bool {
         match value {
             Value::Null => true,
@@ -351,8 +354,8 @@ pub(crate) const CIRCUIT_PEERING: &[Unsupported] = &[
 ];
 
 impl Draft<'_> {
-    /// Adds a problem for each member of `object` that `table` lists, unless its value has no effect or the settings
-    /// have the member's effect already.
+    /// Adds a problem for each member of `object` that `table` lists. A member is accepted if its value has no effect,
+    /// or if the present settings already cause its effect.
     pub(crate) fn check_supported(&mut self, object: &Object<'_>, table: &[Unsupported]) {
         for entry in table.iter().filter(|entry| !(entry.held_by)(&self.topology.settings)) {
             let mut found = Vec::new();

@@ -1,5 +1,6 @@
-//! The rule that networks which VPN joins are pairwise disjoint (G16). VPN joins VNets whose gateways are connected,
-//! and VNets that use such a gateway, because the gateway advertises the addresses of these VNets as its own (P21b).
+//! The rule that networks which VPN joins are pairwise disjoint (G16). VPN joins the VNets whose gateways are
+//! connected. It also joins the VNets that use these gateways, because a gateway advertises the prefixes of such VNets
+//! as its own (P21b).
 
 use crate::draft::Draft;
 use crate::lookup::vnet_of;
@@ -12,8 +13,9 @@ use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 
 impl Draft<'_> {
-    /// Checks that the networks which a new connection between two gateways would join are disjoint: all networks of
-    /// both sides. `id`: the connection, which the problems name.
+    /// Checks that all networks that a new connection between two gateways would join are disjoint: those that VPN
+    /// joins with the first gateway's VNet, and those that it joins with the second one's. `id`: the connection, which
+    /// the problems name.
     pub(crate) fn check_vpn_before_joining(
         &mut self,
         id: &ResourceId,
@@ -25,14 +27,14 @@ impl Draft<'_> {
         }
     }
 
-    /// Checks the half `id` with `useRemoteGateways`. The half joins its VNet `vnet` with all networks that the
-    /// gateways of `remote` are joined with, so all these networks must be disjoint.
+    /// Checks the half `id`, which has `useRemoteGateways`. It joins `vnet` with `remote` and with all networks that
+    /// VPN joins with `remote`, so all these networks must be disjoint.
     pub(crate) fn check_vpn_before_using(&mut self, id: &ResourceId, vnet: &ResourceId, remote: &ResourceId) {
         let subject = format!("Peering {id} cannot have UseRemoteGateways flag set to true.");
         self.check_union(id, &subject, vnet, remote);
     }
 
-    /// Checks that the networks joined with `first` and those joined with `second` are disjoint.
+    /// Checks that the networks that VPN joins with `first` and those that it joins with `second` are all disjoint.
     fn check_union(&mut self, target: &ResourceId, subject: &str, first: &ResourceId, second: &ResourceId) {
         let mut joined = self.joined_with(first);
         joined.extend(self.joined_with(second));
@@ -90,8 +92,9 @@ impl Draft<'_> {
         }
     }
 
-    /// The ids of all VNets that connections and remote gateways join with `start`, over any number of steps, including
-    /// `start`. A half that is not `Connected` yet counts, because no check runs again when it connects.
+    /// The ids of all VNets that VPN joins with `start`, including `start`: by connections and by halves with
+    /// `useRemoteGateways`, over any number of steps. An `Initiated` half counts too, because the check does not run
+    /// again when the half becomes `Connected`.
     pub(crate) fn joined_with(&self, start: &ResourceId) -> BTreeSet<ResourceId> {
         let mut edges: BTreeMap<ResourceId, Vec<ResourceId>> = BTreeMap::new();
         for vnet in self.topology.vnets.values() {

@@ -1,4 +1,4 @@
-//! Recorded answers of the fabric API to `explain` and `device-config`.
+//! Recorded answers of the fabric API to the requests `explain` and `device-config`.
 
 use super::{documents, id, ip, net};
 use tombolo_golden::{all_of, every_variant, golden};
@@ -221,8 +221,8 @@ fn configurations_of_devices() {
         "device_config",
         &[("full", full), ("minimal", config(None, vec![], None))],
     );
-    // Both ends of a connection derive the preshared key from its shared key, so every version must derive the same
-    // one.
+    // The preshared key is derived from the connection's shared key at both ends. The ends can run different versions,
+    // so every version must derive the same key.
     let derived = device::config(&documents::topology(), &id("connections/site")).unwrap();
     golden!().written("derived_device_config", &[("site", derived)]);
 }

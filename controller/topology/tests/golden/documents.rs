@@ -1,4 +1,4 @@
-//! A recorded store: the keys of its documents, and the body that the REST API shows for each resource.
+//! The keys of all documents in a recorded store, and the body that the REST API shows for each resource in it.
 
 use super::{GROUP, etag, fabric, hybrid, id, ip, net, network};
 use serde_json::{Map, Value, json};
@@ -97,7 +97,8 @@ fn views_of_every_resource() {
     golden!().written("views", &paths.iter().map(view).collect::<Vec<(&str, Value)>>());
 }
 
-/// Documents of earlier versions lack fields that were added later. Each field with a default may be missing.
+/// Documents that earlier versions wrote lack fields that were added later. So a document is read even if it lacks
+/// every field that has a default.
 #[test]
 fn documents_with_no_field_that_has_a_default() {
     let envelope = json!({"location": "region1", "etag": etag(), "resourceGuid": etag()});

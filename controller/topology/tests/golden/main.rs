@@ -1,5 +1,5 @@
-//! The stored documents and the answers of the controller, compared with recorded files: a later version must read what
-//! an earlier one has written.
+//! The controller's stored documents and answers are compared with recorded files, because a later version of the
+//! product must read what an earlier one has written.
 
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 

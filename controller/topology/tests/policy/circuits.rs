@@ -1,7 +1,8 @@
 //! The published interoperability lab: a hub VNet with a VPN gateway and an ExpressRoute gateway, a spoke, a branch
 //! that is joined by VPN, a remote VNet, two circuits and a site. The tests compile its configurations and run the
-//! agents' route exchange and packet decisions. They cover the part between VNets and the borders of sites: E1 to E9,
-//! E11, E12, E15, E16, G18 to G22, R5, R7, T2 to T6. `deploy/lab` tests sites and live packets.
+//! agents' route exchange and packet decisions. They cover the path of a packet between a VNet and the border of a site
+//! (E1 to E9, E11, E12, E15, E16, G18 to G22, R5, R7, T2 to T6). The tests of `deploy/lab` cover routers inside sites,
+//! and real packets.
 
 use crate::world::{World, agent, id, ip, nets, subnet_id};
 use std::collections::BTreeMap;
@@ -24,8 +25,8 @@ use tombolo_topology::resource::{
 };
 use uuid::Uuid;
 
-/// Adds a gateway with one instance at `address`, and an agent for this instance. Gateway and agent have the name
-/// `name`. `bgp`: the gateway's BGP address.
+/// Adds a gateway with one instance at `address`, and an agent for this instance. Both the gateway and the agent are
+/// named `name`. `bgp`: the gateway's BGP address.
 pub(crate) fn gateway(w: &mut World, name: &str, vnet: &str, kind: GatewayKind, asn: u32, address: &str, bgp: &str) {
     let gateway = id("virtualNetworkGateways", name);
     let resource = VirtualNetworkGateway {
@@ -207,8 +208,8 @@ pub(crate) fn lab() -> World {
     w
 }
 
-/// The routes that the customers and the device of location 1 announce, as the agents report them. `cut`: whether
-/// location 1 has lost its circuit, so that only its VPN device announces location 1.
+/// The agents' reports of the routes that the customers of both circuits and the VPN device of location 1 announce.
+/// `cut`: whether location 1 has lost its circuit, so that only its VPN device announces location 1.
 pub(crate) fn reports(cut: bool) -> LearnedReports {
     let route = |prefix: &str, asn| Route {
         prefix: prefix.parse().unwrap(),
@@ -237,7 +238,8 @@ pub(crate) fn reports(cut: bool) -> LearnedReports {
     reports
 }
 
-/// The gateway routes of a VM's subnet as lines `prefix nexthop…`. `!` marks standby routes.
+/// The gateway routes of a VM's subnet as lines `prefix nexthop…`. `!` in front marks standby routes, which are used
+/// when the active route fails.
 fn gateway_routes(w: &World, reports: &LearnedReports, vm: &str) -> Vec<String> {
     let compiler = Compiler::new(&w.topology);
     let learned = LearnedRoutes::new(&w.topology, &compiler, reports.clone());
@@ -272,7 +274,7 @@ fn every_vnet_knows_exactly_what_the_published_lab_says() {
     // R5, P21: the spoke has the same routes as the hub, with the same next hops.
     assert_eq!(gateway_routes(&w, &reports, "spoke-vm"), hub);
     // G19: the branch learns location 1 (10.2.30.0/25) by VPN, although the hub itself reaches it by circuit. G20, E8:
-    // it learns nothing that came by circuits.
+    // the branch learns no route that the hub has learned by a circuit only.
     assert_eq!(
         gateway_routes(&w, &reports, "branch-vm"),
         [
@@ -281,8 +283,8 @@ fn every_vnet_knows_exactly_what_the_published_lab_says() {
             "10.11.30.0/26 10.11.30.100"
         ]
     );
-    // E6, E7: by circuit 1, the remote VNet learns location 1, and the hub and the spoke, because the hub is linked to
-    // circuit 1 too. The remote VNet learns neither the branch nor location 2.
+    // E6, E7: by circuit 1, the remote VNet learns location 1. It also learns the hub and the spoke, because the hub is
+    // linked to circuit 1 too. It does not learn the branch or location 2.
     assert_eq!(
         gateway_routes(&w, &reports, "remote-vm"),
         [
@@ -317,9 +319,9 @@ fn e11_the_vpn_takes_over_what_it_knows() {
     );
 }
 
-/// D10: only the VPN gateway advertises location 1 now. VMs also accept packets from location 1 that come through the
-/// ExpressRoute gateway: when the site returns to its circuit, its packets arrive at that gateway before its routes do.
-/// The VMs accept no other source from either gateway.
+/// D10: location 1 has lost its circuit, so only the VPN gateway advertises it. VMs still accept packets from location
+/// 1 through the ExpressRoute gateway too: when the circuit is back, packets of the site can arrive there before its
+/// routes do. From neither gateway do VMs accept sources in their own VNet or in unknown networks.
 #[test]
 fn d10_each_gateway_of_a_vnet_may_bring_what_another_tells_of() {
     let (w, reports) = (lab(), reports(true));
@@ -342,12 +344,13 @@ fn d10_each_gateway_of_a_vnet_may_bring_what_another_tells_of() {
             );
         }
     }
-    // The remote VNet's gateway does not advertise location 1 now, so the VM accepts no packet from location 1 through
-    // it.
+    // The gateway of the remote VNet does not advertise location 1 now, and the VNet has no other gateway. So its VM
+    // accepts no packet from location 1.
     assert!(!may("remote-vm", "remote-er", "10.2.30.10"));
 }
 
-/// E5, E6, E7, G18, G20: each customer and each site's device is sent exactly the routes that it may have.
+/// E5, E6, E7, G18, G20: each circuit's customer and each site's device gets exactly the routes that these rules
+/// permit.
 #[test]
 fn sites_hear_exactly_what_they_may() {
     let (w, reports) = (lab(), reports(false));
@@ -435,9 +438,10 @@ fn traces_from_vnets_are_the_published_ones() {
     assert!(!trace(&cut, "remote-vm", "10.2.30.10").0);
 }
 
-/// The decision of the agent `at` on a packet that it gets over the link with `from` (`None`: from its host):
-/// `deliver`, the name of the next agent, that name followed by ` -1` if the TTL is decremented, `answers` for an ICMP
-/// error, or the name of the drop reason.
+/// The decision of the agent `at` on a packet that it gets over the link with `from` (`None`: from its host), as text.
+/// `deliver`: the packet goes to the agent's host. The name of an agent: the packet goes to that agent, followed by `
+/// -1` if the TTL is decremented. `answers`: the agent sends an ICMP error. Otherwise the text is the name of the drop
+/// reason.
 pub(super) fn fate(
     w: &World,
     reports: &LearnedReports,
@@ -471,9 +475,9 @@ pub(super) fn fate(
     }
 }
 
-/// T6: VPN gateways do not decrement the TTL of packets from a site, whether the packets come from the site's device or
-/// through another gateway. VPN gateways do decrement the TTL of packets from a VNet, and with the other setting also
-/// of packets from a site.
+/// T6: with `vpnTtlForSiteTraffic` = `transparent`, VPN gateways do not decrement the TTL of packets from a site,
+/// whether these come from the site's device or through another gateway. They decrement the TTL of packets from a VNet.
+/// With `silentHop` they decrement the TTL of packets from a site too.
 #[test]
 fn t6_packets_of_a_site_keep_their_ttl_in_vpn_gateways() {
     let (mut w, reports) = (lab(), reports(false));
@@ -491,7 +495,8 @@ fn t6_packets_of_a_site_keep_their_ttl_in_vpn_gateways() {
         );
         assert_eq!(ask(&w, "hub-vpn", &site, "10.2.30.10", "10.10.30.4", ttl), "hub-vm");
     }
-    // T5: for a packet that comes over a tunnel, a gateway is a hop that sends no ICMP error.
+    // T5: a gateway decrements the TTL of a packet that comes over a tunnel. If the TTL expires, the gateway sends no
+    // ICMP error.
     assert_eq!(
         ask(&w, "hub-vpn", &branch, "10.11.30.68", "10.2.30.10", 1),
         "ttl_exceeded_silent"
@@ -515,9 +520,9 @@ fn t6_packets_of_a_site_keep_their_ttl_in_vpn_gateways() {
     );
 }
 
-/// G21: a packet from a tunnel uses only VPN routes, even where the VNet itself prefers a circuit. G19: a gateway
-/// forwards a packet only between connections that exchange routes. D10: a site may send only from the prefixes that it
-/// has announced.
+/// G21: a gateway forwards a packet from a tunnel only by routes that were learned by VPN, even if the gateway's VNet
+/// prefers a circuit for the same prefix. G19: a gateway forwards a packet only between connections that exchange
+/// routes. D10: a site may send only from the prefixes that it has announced.
 #[test]
 fn g21_tunnels_go_on_by_vpn_routes_alone() {
     let (mut w, reports) = (lab(), reports(false));
@@ -525,15 +530,15 @@ fn g21_tunnels_go_on_by_vpn_routes_alone() {
     let branch = agent("branch-vpn");
     let ask = |w: &World, from: &AgentId, source, to| fate(w, &reports, "hub-vpn", Some(from), source, to, 64);
     assert_eq!(ask(&w, &branch, "10.11.30.68", "10.2.30.10"), format!("{site} -1"));
-    // E8: a prefix that only a circuit announces is unreachable.
+    // E8: over a tunnel, a prefix that only a circuit announces cannot be reached.
     assert_eq!(ask(&w, &branch, "10.11.30.68", "10.1.31.10"), "route_none");
     assert_eq!(ask(&w, &branch, "10.11.30.68", "10.17.30.4"), "route_none");
     assert_eq!(ask(&w, &site, "10.2.30.10", "10.17.30.4"), "route_none");
-    // T7: the site has not announced the transfer networks of its routers, so the gateway accepts no packet from these
-    // networks. Packets from the device's BGP address are accepted.
+    // T7: the site does not announce the networks between its routers, so the gateway drops packets with a source in
+    // them. Packets from the BGP address of the site's device are accepted.
     assert_eq!(ask(&w, &site, "192.168.30.1", "10.11.30.68"), "spoofed_source");
     assert_eq!(ask(&w, &site, "10.2.30.125", "10.11.30.68"), "branch-vpn");
-    // The gateway's own host and the site's device reach each other (D16), because BGP runs between the two.
+    // The gateway's own host and the site's device reach each other, as BGP between the two needs (D16).
     let own = fate(&w, &reports, "hub-vpn", None, "10.10.30.254", "10.2.30.125", 64);
     assert_eq!(own, site.to_string());
     assert_eq!(ask(&w, &site, "10.2.30.125", "10.10.30.254"), "deliver");
@@ -549,12 +554,14 @@ fn g21_tunnels_go_on_by_vpn_routes_alone() {
 fn t4_circuits_bring_packets_in_through_the_gateway() {
     let (mut w, reports) = (lab(), reports(false));
     let edge = |w: &World, source, to| fate(w, &reports, "er1-1", None, source, to, 64);
-    // D23: the edge's kernel decrements the TTL of packets from and to the customer, so the engine does not.
+    // D23: the edge's kernel decrements the TTL of packets from and to the customer. So the edge's agent does not
+    // decrement it again.
     assert_eq!(edge(&w, "10.2.30.10", "10.10.30.4"), "hub-er");
     assert_eq!(edge(&w, "10.2.30.10", "10.11.30.4"), "hub-er");
     assert_eq!(edge(&w, "10.2.30.10", "10.17.30.4"), "remote-er");
-    // Between VNets the engine forwards and decrements the TTL. Packets from the edge's kernel come from the line to
-    // the customer, so their source must be an address of the customer.
+    // The edge's agent itself forwards packets between VNets, and decrements their TTL. Packets that the agent gets
+    // from its host's kernel come from the customer or from the edge itself. So they are dropped if their source is in
+    // a VNet.
     let between = |to, ttl| fate(&w, &reports, "er1-1", Some(&agent("hub-vm")), "10.10.30.4", to, ttl);
     assert_eq!(
         (between("10.17.30.4", 64), between("10.17.30.4", 2)),
@@ -569,7 +576,7 @@ fn t4_circuits_bring_packets_in_through_the_gateway() {
         assert_eq!(edge(&w, linked, "10.10.30.4"), "spoofed_source");
     }
     assert_eq!(edge(&w, "10.10.30.132", "10.10.30.4"), "hub-er", "its own answers");
-    // T3: the transfer networks of the customer's routers were not announced, so packets from them are dropped.
+    // T3: the customer does not announce the networks between its routers, so packets from them are dropped.
     assert_eq!(edge(&w, "192.168.30.17", "10.10.30.4"), "spoofed_source");
     // E7, E8: an edge has no route to another circuit's customer (E7), and none to a VNet that is joined by VPN (E8).
     assert_eq!(edge(&w, "10.2.30.10", "10.1.31.10"), "no_route");
@@ -584,7 +591,8 @@ fn t4_circuits_bring_packets_in_through_the_gateway() {
         "spoofed_source"
     );
 
-    // T4: the ExpressRoute gateway is one hop, which sends no ICMP error.
+    // T4: the ExpressRoute gateway decrements the TTL of packets from a circuit. If the TTL expires, it sends no ICMP
+    // error.
     let er1 = agent("er1-1");
     let er = |source, to, ttl| fate(&w, &reports, "hub-er", Some(&er1), source, to, ttl);
     assert_eq!(er("10.2.30.10", "10.10.30.4", 2), "hub-vm -1");
@@ -603,7 +611,8 @@ fn t4_circuits_bring_packets_in_through_the_gateway() {
     let out = fate(&w, &reports, "hub-er", Some(&vm), "10.10.30.4", "10.2.30.10", 64);
     assert_eq!(out, "transit_not_allowed");
 
-    // N8: through the gateway, a VM accepts packets from learned prefixes and from the tunnel addresses of edges.
+    // N8: a VM accepts packets that come through the ExpressRoute gateway if their source is in a learned prefix or is
+    // the tunnel address of an edge.
     let gateway = agent("hub-er");
     let at_vm = |source| fate(&w, &reports, "hub-vm", Some(&gateway), source, "10.10.30.4", 60);
     assert_eq!(
@@ -620,7 +629,7 @@ fn t4_circuits_bring_packets_in_through_the_gateway() {
     assert_eq!(edge(&w, "10.10.30.4", "10.17.30.4"), "transit_not_allowed");
 }
 
-/// E6: with the setting off, VNets that are linked to one circuit do not reach each other through the circuit.
+/// E6: with `circuitVnetToVnet` off, VNets that are linked to the same circuit do not reach each other through it.
 #[test]
 fn e6_vnet_to_vnet_is_a_switch() {
     let mut w = lab();
@@ -660,8 +669,8 @@ fn e4_flows_share_both_edges() {
     assert!((0..9).all(|_| edge(0) == edge(0) && edge(7 << 16 | 80) == edge(7 << 16 | 80)));
 }
 
-/// E4: an edge that does not answer is no next hop any more. D19: the VM and the VNet's gateway each detect and report
-/// that the edge does not answer.
+/// E4: if an edge does not answer, packets use only the other edge. D19: the VM and the VNet's gateway each detect that
+/// the edge does not answer, and report it.
 #[test]
 fn e4_one_edge_down_leaves_the_other() {
     let (w, mut reports) = (lab(), reports(false));
@@ -726,8 +735,8 @@ fn g4_equal_asns_exchange_nothing() {
     assert!(gateway_routes(&w, &reports(false), "branch-vm").is_empty());
 }
 
-/// G22: a gateway rejects a site's route that has the gateway's ASN in its AS path, and a site's route for the range of
-/// a joined VNet or for a part of that range. The gateway accepts a route for a larger prefix.
+/// G22: a gateway rejects a site's route if its AS path has the gateway's ASN, or if its prefix equals or is inside an
+/// address range of a joined VNet. The gateway accepts a route for a larger prefix that contains such a range.
 #[test]
 fn g22_what_a_site_may_not_announce_is_not_taken() {
     let (w, mut reports) = (lab(), reports(false));
@@ -762,8 +771,8 @@ fn g22_what_a_site_may_not_announce_is_not_taken() {
     );
 }
 
-/// D16: the link with a site's device is marked as third-party and has a preshared key. Without a shared key there is
-/// no link, but BGP stays configured.
+/// D16: in the gateway's configuration, the link with a site's device is marked as third-party and has a preshared key.
+/// If the connection has no shared key, the configuration has no link, but still the BGP neighbour.
 #[test]
 fn d16_a_site_without_keys_has_no_link() {
     let mut w = lab();
@@ -781,7 +790,7 @@ fn d16_a_site_without_keys_has_no_link() {
 }
 
 /// Checks a mesh of `count` VNets, each with a VPN gateway and a site. Two networks reach each other, in both
-/// directions, exactly if a chain of connections with route exchange joins them (G18, G19, G22). No packet loops.
+/// directions, if and only if a chain of connections that exchange routes joins them (G18, G19, G22). No packet loops.
 /// `joined`: the connections, each as the numbers of its two gateways and whether it uses BGP. `plain`: for each site,
 /// whether it is without BGP, so that its prefix is configured (G18).
 fn mesh(joined: &[(usize, usize, bool)], count: usize, plain: &[bool]) {
@@ -870,7 +879,7 @@ fn mesh(joined: &[(usize, usize, bool)], count: usize, plain: &[bool]) {
                 continue;
             }
             let vm = ask(format!("10.{b}.0.4"));
-            // A connection without BGP still joins its two VNets (G9).
+            // A connection without BGP joins the VNets at its two ends, too (G9).
             assert_eq!(
                 vm.reachable,
                 reach[a][b] || near[a][b],
@@ -881,7 +890,8 @@ fn mesh(joined: &[(usize, usize, bool)], count: usize, plain: &[bool]) {
     }
 }
 
-/// G19: gateways in a chain or a ring pass on routes and packets, up to a connection without BGP.
+/// G19: gateways that are connected in a chain or a ring pass on routes and packets, except over a connection without
+/// BGP.
 #[test]
 fn g19_chains_and_rings_of_gateways_reach_all_they_join() {
     mesh(&[(0, 1, true), (1, 2, true), (2, 3, true)], 4, &[]);
@@ -889,7 +899,7 @@ fn g19_chains_and_rings_of_gateways_reach_all_they_join() {
     mesh(&[(0, 1, true), (1, 2, false)], 3, &[]);
 }
 
-/// G18: gateways advertise the prefix of a site without BGP as far as they exchange routes, and no further.
+/// G18: the prefix of a site without BGP is advertised over all connections that exchange routes, and over no others.
 #[test]
 fn g18_sites_without_bgp_are_reached_from_further_gateways() {
     mesh(&[(0, 1, true), (1, 2, true), (2, 3, true)], 4, &[true]);
@@ -922,7 +932,7 @@ fn g18_a_site_without_bgp_is_advertised_to_ends_with_bgp() {
         let routes = routes_for_neighbour(&config, &learned.routing_state(&config), &id("connections", to));
         routes.into_iter().map(|r| (r.prefix.to_string(), r.as_path)).collect()
     };
-    // The gateway originates the route, as it does for the prefixes of its own VNet, so the AS path is empty.
+    // The gateway originates the route to a site without BGP, like the routes to its own VNet. So the AS path is empty.
     let to_loc1 = told(&w, &reports, "hub-loc1");
     assert_eq!(to_loc1.get("10.3.30.0/24"), Some(&Vec::new()), "{to_loc1:?}");
     let branch = gateway_routes(&w, &reports, "branch-vm");
@@ -951,13 +961,13 @@ fn g18_a_site_without_bgp_is_advertised_to_ends_with_bgp() {
     // E8: loc3 does not reach the customers of circuits.
     assert_eq!(at_hub(&w, &loc3, "10.3.30.10", "10.1.31.10"), "route_none");
 
-    // The prefixes of a device that does not answer are not advertised.
+    // While the site's device does not answer, the site's prefixes are not advertised.
     let mut silent = reports.clone();
     silent.down.entry(agent("hub-vpn")).or_default().insert(loc3.clone());
     assert!(!told(&w, &silent, "hub-loc1").contains_key("10.3.30.0/24"));
 
-    // G19: with BGP off towards the branch, both the branch and loc3 are without BGP, so the hub forwards nothing
-    // between them.
+    // G19: with BGP off on the connection to the branch, neither the branch nor loc3 exchanges routes with the hub. So
+    // the hub forwards nothing between the two.
     for c in ["hub-branch", "branch-hub"] {
         connection_mut(&mut w, c).enable_bgp = false;
     }

@@ -1,13 +1,13 @@
-//! Walks packets through compiled configurations with the engine's own decisions, and checks paths, traces and the
-//! texts with the remedy: P17, P18, P21, P24, P25, R9 to R15, R19, D9, T2, T5.
+//! The answers of `explain`: the path of a packet, the traceroute, and the text with the cause and the remedy if the
+//! packet does not arrive. Rules: P17, P18, P21, P24, P25, R9 to R15, R19, D9, T2, T5.
 
 use crate::world::{World, agent, hub_and_spokes, ip, peering_id};
 use tombolo_proto::fabric::{ExplainRequest, Protocol};
 use tombolo_topology::explain::{Explanation, explain};
 use tombolo_topology::resource::PeeringState;
 
-/// The answer to an ICMP question, if agents have reported nothing. Asserts that the answer is the same after it is
-/// written as JSON and read back.
+/// The answer of `explain` for an ICMP packet. No agent has reported anything. Asserts that the answer is the same
+/// after it is written as JSON and read back.
 fn ask(w: &World, from: &str, to: &str) -> Explanation {
     let question: ExplainRequest = serde_json::from_value(serde_json::json!({"from": from, "to": to})).unwrap();
     let answer = explain(&w.topology, &Default::default(), &question).unwrap();
@@ -20,7 +20,7 @@ fn ask(w: &World, from: &str, to: &str) -> Explanation {
     answer
 }
 
-/// The agents of the request's walk, in order. An agent with two hops is named once.
+/// The agents on the packet's path, in order. An agent with two consecutive hops is named once.
 fn way(answer: &Explanation) -> Vec<&str> {
     let mut agents: Vec<&str> = answer.request.hops.iter().map(|hop| hop.agent.as_str()).collect();
     agents.dedup();
@@ -34,7 +34,8 @@ fn trace(answer: &Explanation) -> Vec<String> {
 }
 
 /// Asserts that the destination is unreachable because the packet or its reply stops at the agent `at`, with this drop
-/// reason and rule. Asserts that the text contains all `words` and has a remedy.
+/// reason and rule. Asserts that the text with the cause and the remedy contains all `words`, and that it has both
+/// parts.
 #[track_caller]
 pub(crate) fn stopped(answer: &Explanation, at: &str, reason: &str, rule: &str, words: &[&str]) {
     assert!(!answer.reachable, "{answer:#?}");
@@ -58,7 +59,8 @@ pub(crate) fn stopped(answer: &Explanation, at: &str, reason: &str, rule: &str, 
     assert!(answer.summary.contains(&stop.text));
 }
 
-/// T2: inside a VNet and across a peering there is no hop between two VMs, in either direction and with every protocol.
+/// T2: inside a VNet and across a peering, a traceroute shows no hop between two VMs, in both directions and for every
+/// protocol.
 #[test]
 fn t2_peering_is_one_hop() {
     let w = hub_and_spokes();
@@ -92,8 +94,8 @@ fn t2_peering_is_one_hop() {
     }
 }
 
-/// P24: two spokes that are peered with one hub do not reach each other, and the text names the change that would
-/// connect them.
+/// P24: two spokes that are peered with one hub do not reach each other, and explain's answer names the change that
+/// would connect them.
 #[test]
 fn p24_spokes_do_not_reach_each_other() {
     let answer = ask(&hub_and_spokes(), "a-vm", "b-vm");
@@ -107,8 +109,9 @@ fn p24_spokes_do_not_reach_each_other() {
     assert_eq!(answer.trace, []);
 }
 
-/// R19, P18, T1: a spoke reaches the other spoke through an appliance in the hub. This needs a forwarding NIC, a route
-/// on both sides, and allowForwardedTraffic on the receiver's half. The appliance is a hop and answers.
+/// R19, P18, T1: a spoke reaches the other spoke through an appliance in the hub. This needs three things: a NIC of the
+/// appliance with enableIPForwarding, a user-defined route in each spoke, and allowForwardedTraffic on the receiving
+/// spoke's half of the peering with the hub. In a traceroute the appliance is a hop that answers.
 #[test]
 fn r19_service_chaining() {
     let mut w = hub_and_spokes();
@@ -147,7 +150,7 @@ fn r19_service_chaining() {
     assert_eq!(way(&answer), ["a-vm", "hub-nva", "b-vm"]);
     assert_eq!(trace(&answer), ["10.1.0.5", "10.3.0.4"]);
 
-    // R12: the appliance's NIC loses enableIPForwarding.
+    // R12: without enableIPForwarding on its NIC, the appliance forwards nothing.
     w.appliance("hub-nva", "hub/workload=10.1.0.5")
         .nic("hub-nva-nic", "hub/workload=10.1.0.5", false);
     stopped(
@@ -159,8 +162,8 @@ fn r19_service_chaining() {
     );
 }
 
-/// R11: an appliance that is two peerings away is a black hole. An appliance in the sender's VNet or in a peer of it
-/// can be used.
+/// R11: the appliance of a user-defined route must be in the sender's VNet or in a VNet that is peered with it. Packets
+/// to an appliance two peerings away are dropped.
 #[test]
 fn r11_appliances_are_one_peering_away_at_most() {
     let mut w = hub_and_spokes();
@@ -175,7 +178,7 @@ fn r11_appliances_are_one_peering_away_at_most() {
         "R11",
         &["black hole", "'r0'", "10.3.0.0/16"],
     );
-    // D8: the next hop is an address that no agent owns.
+    // D8: if the route's next hop is an address that no agent owns, explain's answer says so.
     w.routes("spoke-a/workload", "10.3.0.0/16>10.1.0.99");
     stopped(
         &ask(&w, "a-vm", "b-vm"),
@@ -186,8 +189,9 @@ fn r11_appliances_are_one_peering_away_at_most() {
     );
 }
 
-/// P21a, c, T5: a spoke reaches the branch through the hub's gateway directly. In a traceroute the first gateway
-/// answers and the second one is silent. The reply passes the same gateways in the opposite order.
+/// P21a, c, T5: a VM of a spoke sends packets for the branch directly to the hub's gateway. In a traceroute the hub's
+/// gateway answers, and the branch's gateway is a silent hop (`*`). The reply passes first the branch's gateway and
+/// then the hub's.
 #[test]
 fn p21_t5_spoke_to_branch() {
     let w = hub_and_spokes();
@@ -216,8 +220,8 @@ fn p21_t5_spoke_to_branch() {
     assert_eq!(trace(&ask(&w, "hub-vm", "branch-vm")), ["10.1.255.4", "*", "10.4.0.4"]);
 }
 
-/// P21: if allowGatewayTransit or useRemoteGateways is off, the routes are withdrawn, and the text names the flag that
-/// is off.
+/// P21: if allowGatewayTransit or useRemoteGateways is off, the routes are withdrawn, and explain's answer names the
+/// flag that is off.
 #[test]
 fn p20_the_missing_flag_is_named() {
     let mut w = hub_and_spokes();
@@ -240,7 +244,8 @@ fn p20_the_missing_flag_is_named() {
     );
 }
 
-/// P21d: user-defined routes to the hub's VPN gateway connect two spokes. The gateway is a hop.
+/// P21d: if both spokes have user-defined routes to the hub's VPN gateway, they reach each other through it. In a
+/// traceroute the gateway is a hop.
 #[test]
 fn p21d_spoke_to_spoke_by_the_vpn_gateway() {
     let mut w = hub_and_spokes();
@@ -256,8 +261,9 @@ fn p21d_spoke_to_spoke_by_the_vpn_gateway() {
     assert_eq!(trace(&answer), ["10.1.255.4", "10.3.0.4"]);
 }
 
-/// P25, D9: hub and branch are joined by VPN and peered. They use the peering, and a spoke of the hub stays on the VPN.
-/// After one half of the peering is deleted, hub and branch use the VPN again.
+/// P25, D9: hub and branch are joined by VPN and also peered. Packets between hub and branch use the peering; packets
+/// between a spoke of the hub and the branch use the VPN. After one half of the peering is deleted, hub and branch use
+/// the VPN again.
 #[test]
 fn p25_d9_peering_beats_the_vpn_for_its_own_vnets_only() {
     let mut w = hub_and_spokes();
@@ -279,8 +285,8 @@ fn p25_d9_peering_beats_the_vpn_for_its_own_vnets_only() {
     assert_eq!(way(&answer), ["hub-vm", "hub-gw", "branch-gw", "branch-vm"]);
 }
 
-/// D9: the branch cannot reach a VNet that is only peered with the hub, nor can that VNet reach the branch, whatever
-/// routes the branch has.
+/// D9: the branch and a VNet that is only peered with the hub do not reach each other, even if the branch has a
+/// user-defined route to that VNet.
 #[test]
 fn d9_a_plain_peer_is_not_relayed_to() {
     let mut w = hub_and_spokes();
@@ -288,7 +294,7 @@ fn d9_a_plain_peer_is_not_relayed_to() {
         .vm("plain-vm", "plain/s=10.5.0.4");
     w.peer("hub", "at", "plain", "a");
     w.routes("branch/workload", "10.5.0.0/16>gateway");
-    // The branch's gateway has no connection that leads to 10.5.0.0/16.
+    // The packet stops at the branch's gateway, which has no connection that leads to 10.5.0.0/16.
     stopped(
         &ask(&w, "branch-vm", "plain-vm"),
         "branch-gw",
@@ -305,9 +311,9 @@ fn d9_a_plain_peer_is_not_relayed_to() {
     );
 }
 
-/// R16, R20: routes of GatewaySubnet send packets from the tunnel to the spoke through an appliance. With a matching
-/// route in the spoke, the appliance gets both directions. An ICMP error of the gateway returns through the appliance
-/// and is accepted.
+/// R16, R20: a user-defined route of GatewaySubnet sends packets from the tunnel to the spoke through an appliance.
+/// With a route in the spoke too, packets in both directions pass the appliance. The gateway's ICMP errors also return
+/// through the appliance, and the spoke accepts them.
 #[test]
 fn r16_inspection_between_gateway_and_spoke() {
     let mut w = hub_and_spokes();
@@ -322,9 +328,9 @@ fn r16_inspection_between_gateway_and_spoke() {
     assert_eq!(trace(&answer), ["10.1.0.5", "10.1.255.4", "*", "10.4.0.4"]);
 }
 
-/// P18: a spoke's appliance may send packets with foreign sources to the hub's gateway only if the hub's half has
-/// allowForwardedTraffic. D9: even with allowForwardedTraffic, the far gateway accepts only packets with sources that
-/// the hub's gateway may relay.
+/// P18: a spoke's appliance may send packets with foreign sources to the hub's gateway only if the hub's half of the
+/// peering has allowForwardedTraffic. D9: even with allowForwardedTraffic, the far gateway accepts only packets with
+/// sources that the hub's gateway may relay.
 #[test]
 fn p18_d9_foreign_sources_at_gateways() {
     let mut w = hub_and_spokes();
@@ -354,7 +360,8 @@ fn p18_d9_foreign_sources_at_gateways() {
     );
 }
 
-/// P17: if one half has no allowVirtualNetworkAccess, no packet crosses the peering, and the text names that half.
+/// P17: if allowVirtualNetworkAccess is off on one half of a peering, no packet crosses the peering, and explain's
+/// answer names that half.
 #[test]
 fn p17_access_off_on_either_half() {
     for (vnet, remote, at) in [("hub", "spoke-a", "hub-vm"), ("spoke-a", "hub", "a-vm")] {
@@ -374,7 +381,8 @@ fn p17_access_off_on_either_half() {
     }
 }
 
-/// P13, P14: the text names the state of a half and the remedy for that state.
+/// P13, P14: if a half of a peering is not `Connected`, explain's answer names the half's state and the remedy for this
+/// state.
 #[test]
 fn p13_p14_states_of_a_peering() {
     let mut w = World::default();
@@ -407,7 +415,7 @@ fn p13_p14_states_of_a_peering() {
     w.vnet_mut("x").peerings.clear();
     w.peer("x", "a", "y", "a");
     assert!(ask(&w, "x-vm", "y-vm").reachable);
-    // P27: y gets a new range, which x has not synced yet.
+    // P27: y has a new address range that x has not synced, so x has no route to it.
     w.vnet_mut("y").address_space.push("10.9.0.0/16".parse().unwrap());
     stopped(
         &ask(&w, "x-vm", "10.9.0.4"),
@@ -418,7 +426,7 @@ fn p13_p14_states_of_a_peering() {
     );
 }
 
-/// R9, R10, R13: the text names the user-defined route that stops the packet.
+/// R9, R10, R13: explain's answer names the user-defined route that stops the packet.
 #[test]
 fn r13_user_routes_are_named() {
     let mut w = hub_and_spokes();
@@ -447,7 +455,8 @@ fn r13_user_routes_are_named() {
     );
 }
 
-/// R15: the subnet does not accept gateway routes, and the text says so.
+/// R15: if the subnet's route table has disableBgpRoutePropagation, explain's answer says that the subnet does not
+/// accept gateway routes.
 #[test]
 fn r15_propagation_off_is_named() {
     let mut w = hub_and_spokes();
@@ -462,8 +471,8 @@ fn r15_propagation_off_is_named() {
     );
 }
 
-/// A walk in a routing loop ends. Two loops are tested: an appliance whose own subnet sends the packet back to it (the
-/// warning of R12), and two appliances that send the packet to each other.
+/// `explain` ends and says so if a packet is in a routing loop, here between two appliances whose subnets route it to
+/// each other. An appliance whose own subnet routes the packet back to it drops the packet (the warning of R12).
 #[test]
 fn loops_are_found() {
     let mut w = hub_and_spokes();
@@ -487,7 +496,7 @@ fn loops_are_found() {
     stopped(&ask(&w, "a-vm", "b-vm"), "hub-nva", "hairpin", "R12", &["comes from"]);
 }
 
-/// A packet with a requested TTL expires at the expected hop. A TTL of 0 is an error.
+/// A question can have a TTL; the packet then expires at the hop where that TTL runs out. A TTL of 0 is an error.
 #[test]
 fn ttl_is_honoured() {
     let w = hub_and_spokes();
@@ -513,7 +522,7 @@ fn ttl_is_honoured() {
     );
 }
 
-/// The text names a NIC without an agent, a revoked agent, or an address without an owner.
+/// The answer of explain names what is missing: a NIC without an agent, a revoked agent, or an address that no NIC has.
 #[test]
 fn whoever_is_missing_is_named() {
     let mut w = hub_and_spokes();
@@ -572,8 +581,8 @@ fn whoever_is_missing_is_named() {
     );
 }
 
-/// After another agent has got the binding of a revoked one, the names of the machine refer to the new agent. If the
-/// new agent is revoked too, the name is ambiguous.
+/// If an agent is revoked and a new agent has joined for the same VM, the names of the VM, its NIC and its address
+/// refer to the new agent. If the new agent is revoked too, the name is ambiguous.
 #[test]
 fn a_successor_is_meant_by_the_names_of_its_machine() {
     let mut w = hub_and_spokes();
@@ -594,7 +603,8 @@ fn a_successor_is_meant_by_the_names_of_its_machine() {
     assert!(two.contains("ambiguous"), "{two}");
 }
 
-/// G10, G11: a connection has only one of its two objects, or one object has no shared key.
+/// G10, G11: explain's answer says so if a connection has only one of its two objects, or if one of them has no shared
+/// key.
 #[test]
 fn g10_g11_half_a_connection() {
     let mut w = hub_and_spokes();
@@ -647,8 +657,8 @@ fn d8_served_machines_and_both_families() {
     assert_eq!(ask(&w, "y-vm", "fd00:1::4").source, ip("fd00:2::4"));
 }
 
-/// Ends of a walk can be given as a VM or NIC by name or id, as an agent, or as an address. An ambiguous name lists the
-/// candidates; an unknown one is an error.
+/// The two ends of a question can be a VM or NIC by name or id, an agent, or an address. For an ambiguous name the
+/// error lists the candidates. An unknown name is an error.
 #[test]
 fn names() {
     let mut w = hub_and_spokes();

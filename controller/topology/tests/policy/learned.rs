@@ -1,6 +1,6 @@
-//! A site's announcements do not permit the site to send from other networks' addresses (D10, G22, G24), not even if
-//! the announced prefixes cover these networks. This holds at every agent that learns the routes: the gateway, VMs of
-//! the hub and of its spokes, and another VNet's VMs.
+//! Even if a site announces prefixes that contain other networks, it may not send from the addresses of these networks
+//! (D10, G22, G24). Every agent that learns the routes drops such packets: the gateways, and the VMs of the hub, of its
+//! spokes and of another VNet.
 
 use crate::circuits::{fate, lab, reports};
 use crate::world::{agent, id, nets};
@@ -9,8 +9,8 @@ use tombolo_proto::id::AgentId;
 use tombolo_proto::route::{Route, RouteOrigin};
 use tombolo_topology::learned_routes::LearnedReports;
 
-/// What the agents of [`lab`] report as learned from sites, if location 1's device and the customer of circuit 1 also
-/// announce `prefixes`.
+/// What the agents of [`lab`] report as learned from sites if `prefixes` are announced in addition, by the VPN device
+/// of location 1 and by the customer of circuit 1.
 fn announcing(prefixes: &str) -> LearnedReports {
     let mut reports = reports(false);
     let doors = [
@@ -30,8 +30,8 @@ fn announcing(prefixes: &str) -> LearnedReports {
     reports
 }
 
-/// The spoofed sources are addresses of the receiver's own VNet, of a VNet that is peered with the receiver's, and of
-/// the branch, to which another connection of the hub leads.
+/// Packets from a site are dropped if their source is in the receiver's own VNet, in a VNet that is peered with it, or
+/// in the branch, to which another connection of the hub leads.
 #[test]
 fn super_prefixes_of_a_site_speak_for_nobody_else() {
     let w = lab();
@@ -66,8 +66,8 @@ fn super_prefixes_of_a_site_speak_for_nobody_else() {
             let fate = fate(&w, &reports, at, Some(from), source, to, 60);
             assert_eq!(fate, "spoofed_source", "{prefixes}: {source} by {from} at {at}");
         }
-        // Sources in no known network are accepted from either gateway (G24), and sources in configured networks are
-        // accepted from the gateway that leads to these networks.
+        // Packets whose source is in no configured network, but in an announced prefix, are accepted from both gateways
+        // (G24). Packets from a configured network are accepted from the gateway that leads to this network.
         for (at, from, source, to, expected) in [
             ("hub-vpn", &site, "10.9.0.1", "10.10.30.4", "hub-vm"),
             ("hub-er", &edge, "10.9.0.1", "10.10.30.4", "hub-vm -1"),

@@ -64,9 +64,9 @@ fn a_vm_knows_its_vnet_its_peers_and_its_gateway() {
     assert!(space(&spoke, "spoke-b").is_none(), "P24");
 }
 
-/// D6: if one half of a peering has an explicit transport, both ends use that transport, on links to machines and on
-/// links to the gateway in use. Links that must use WireGuard have no key for QUIC; the links of VPN connections are
-/// such links.
+/// D6: if one half of a peering has an explicit transport, agents of both VNets use it for their links across the
+/// peering, also for links to a gateway that the VNet uses. Links that must use WireGuard, such as those of VPN
+/// connections, have no QUIC key in the configuration.
 #[test]
 fn d6_transport_of_links() {
     let mut w = hub_and_spokes();
@@ -92,8 +92,8 @@ fn d6_transport_of_links() {
     assert_eq!(link(&w, "hub-gw", "branch-gw"), Some((Transport::WireGuard, false)));
 }
 
-/// D6, D15: the configurations of an agent's peers have the agent's number of lanes and, where QUIC is allowed, the
-/// agent's QUIC endpoint.
+/// D6, D15: an agent's number of lanes is in the configurations of its peers. Its QUIC endpoint is there too, if the
+/// link may use QUIC.
 #[test]
 fn d6_d15_second_ports_and_lanes_of_links() {
     let mut w = hub_and_spokes();
@@ -112,8 +112,9 @@ fn d6_d15_second_ports_and_lanes_of_links() {
     assert_eq!(link(&w, "a-vm", "hub-vm"), Some((None, 4)));
 }
 
-/// D8: the address of a NIC and the served subnet that contains it are two entries with different owners. The host's
-/// configuration has the served subnet's routes (R20).
+/// D8: one host's agent carries the packets of a whole subnet, whose machines need no agents (a served subnet), so this
+/// agent owns the subnet's prefix. If a NIC in the subnet nevertheless belongs to an agent of its own, that agent owns
+/// the NIC's address. The host's configuration has the served subnet's routes (R20).
 #[test]
 fn d8_served_subnets() {
     let mut w = World::default();
@@ -132,8 +133,8 @@ fn d8_served_subnets() {
             "10.1.1.9/32 in-between"
         ]
     );
-    // D10: a machine with an agent of its own does not send through the host, so the host may not send from that
-    // machine's address.
+    // D10: a machine in a served subnet that has an agent of its own does not send through the host. So the host may
+    // not use this machine's address as a source.
     assert_eq!(
         w.link("one", "host").unwrap().sources,
         nets(
@@ -147,8 +148,9 @@ fn d8_served_subnets() {
     assert!(matches!(&host.role, Role::Vm { served, .. } if *served == nets("10.1.1.0/24")));
 }
 
-/// D10, P18: an appliance may forward from any source inside its own VNet. To a peered VNet, an appliance may forward
-/// packets with foreign sources only if the receiver's half has allowForwardedTraffic.
+/// D10, P18: to machines of its own VNet, an appliance may forward packets with any source. To a peered VNet, it may
+/// forward packets whose source is outside of its own VNet only if the receiving VNet's half of the peering has
+/// allowForwardedTraffic.
 #[test]
 fn p18_d10_foreign_sources() {
     let mut w = hub_and_spokes();
@@ -156,7 +158,7 @@ fn p18_d10_foreign_sources() {
     assert_eq!(w.link("hub-gw", "hub-nva").unwrap().foreign, ForeignSources::Any);
     assert_eq!(w.link("hub-nva", "hub-vm").unwrap().foreign, ForeignSources::None);
     assert_eq!(w.link("a-vm", "hub-nva").unwrap().foreign, ForeignSources::None);
-    // The flag on the half of the appliance's own VNet has no effect.
+    // allowForwardedTraffic on the other half of the peering, that of the appliance's own VNet, does not permit this.
     w.half_mut("hub", "spoke-a").allow_forwarded_traffic = true;
     assert_eq!(w.link("a-vm", "hub-nva").unwrap().foreign, ForeignSources::None);
     w.half_mut("spoke-a", "hub").allow_forwarded_traffic = true;
@@ -190,8 +192,8 @@ fn p18_an_appliance_may_forward_for_its_own_vnet() {
     );
 }
 
-/// P21c: the spoke's machines have links with the hub's gateway itself. P21a: over these links the gateway may relay
-/// packets from the branch.
+/// P21c: a spoke's machine has a link with the hub's gateway. P21a: over this link the gateway may relay packets from
+/// the branch.
 #[test]
 fn p21_gateway_links() {
     let w = hub_and_spokes();
@@ -235,7 +237,8 @@ fn p21_gateway_links() {
 }
 
 /// D9: the configuration of the hub's gateway has no space and no link for a peered VNet that does not use the gateway.
-/// Although the hub is peered with the branch too, packets of a spoke to the branch may still go through the gateway.
+/// The hub is also peered with the branch here; packets between a spoke and the branch may still go through the two
+/// gateways.
 #[test]
 fn d9_no_relay_between_gateway_and_plain_peerings() {
     let mut w = hub_and_spokes();
@@ -251,8 +254,8 @@ fn d9_no_relay_between_gateway_and_plain_peerings() {
     assert!(!covers(&w.link("branch-gw", "hub-gw").unwrap().sources, "10.5.0.4"));
 }
 
-/// G9: the permitted sources of a tunnel are the prefixes of the far VNet and of the spokes that use the far gateway,
-/// without the receiver's own networks.
+/// G9: over a tunnel, a gateway accepts packets whose source is in the far VNet or in a spoke that uses the far
+/// gateway, but not in one of its own networks.
 #[test]
 fn g9_sources_of_a_connection() {
     let mut w = hub_and_spokes();
@@ -266,14 +269,15 @@ fn g9_sources_of_a_connection() {
     );
     assert!(link.always_on && link.initiator, "'branch-gw' comes before 'hub-gw'");
     assert!(!w.link("hub-gw", "branch-gw").unwrap().initiator);
-    // The far VNet gets a range that contains a spoke of the hub. Packets over the tunnel may come only from the part
-    // of the range that is outside of that spoke.
+    // If the far VNet's range contains the hub's spokes, packets over the tunnel may come only from the part of the
+    // range that is outside of these spokes.
     w.vnet_mut("branch").address_space = nets("10.2.0.0/15 10.4.0.0/16");
     let sources = w.link("hub-gw", "branch-gw").unwrap().sources;
     assert!(!covers(&sources, "10.2.0.4") && !covers(&sources, "10.3.0.4") && covers(&sources, "10.4.0.4"));
 }
 
-/// G10: a tunnel needs both connection objects. G11: an end without a shared key has no link.
+/// G10: there is a tunnel only if both connection objects exist. G11: a gateway whose connection object has no shared
+/// key has no link for it.
 #[test]
 fn g10_g11_what_a_tunnel_needs() {
     let mut w = hub_and_spokes();
@@ -289,8 +293,9 @@ fn g10_g11_what_a_tunnel_needs() {
     );
 }
 
-/// D14: both ends derive the same preshared key from equal shared keys, and different ones from different shared keys.
-/// The preshared key depends on the pair of gateways and never equals the shared key. Links of other kinds have none.
+/// D14: if the two connection objects have equal shared keys, both ends derive the same preshared key; if the shared
+/// keys differ, the preshared keys differ too. The preshared key depends on the pair of gateways and never equals the
+/// shared key. Links that belong to no VPN connection have no preshared key.
 #[test]
 fn d14_preshared_keys() {
     let mut w = hub_and_spokes();
@@ -322,8 +327,8 @@ fn d14_preshared_keys() {
     assert!(!text.contains("\"abc\""));
 }
 
-/// G6: two instances on each side form four tunnels. Routes and transit have both instances as next hops, the first
-/// instance first.
+/// G6: between two gateways with two instances each there are four tunnels. The routes of subnets and of gateways have
+/// both instances as next hops, the first instance first.
 #[test]
 fn g6_active_active() {
     let mut w = World::default();
@@ -353,7 +358,8 @@ fn g6_active_active() {
     assert_eq!(transit[0].via, [agent("b-gw-2")]);
 }
 
-/// P27: addresses of a peer that are not synced have no owner, no permitted source and no link here.
+/// P27: while a half has not synced an address range of the remote VNet, agents of its VNet have no link with machines
+/// in this range, and no agent owns addresses in it.
 #[test]
 fn p27_unsynced_addresses_have_no_owner() {
     let mut w = hub_and_spokes();

@@ -1,8 +1,10 @@
-//! A change alters only the configurations that it concerns, and equal states result in equal bytes.
+//! A change of the topology alters only the configurations of agents that it concerns. Equal topologies result in equal
+//! bytes of configurations.
 
 use crate::world::{World, hub_and_spokes, nets};
 
-/// The hub with its spokes and branch, and three VNets without any relation to these. y and z are peered.
+/// The topology of the demo (hub, spokes and branch), and three VNets x, y and z that are not connected with it. y and
+/// z are peered.
 fn world() -> World {
     let mut w = hub_and_spokes();
     w.vnet("x", "10.11.0.0/16", "s=10.11.0.0/24")
@@ -94,7 +96,8 @@ fn a_new_spoke_of_the_gateway_concerns_the_hub_the_spokes_and_the_branch() {
     );
 }
 
-/// The bytes of a configuration depend on the state, not on the order of the changes that led to it.
+/// The bytes of a configuration do not depend on the order in which peerings were created, or in which address ranges
+/// are listed.
 #[test]
 fn order_of_creation_does_not_show() {
     let build = |order: [usize; 3]| {

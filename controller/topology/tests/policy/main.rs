@@ -1,5 +1,5 @@
-//! Compiled configurations and explanations, compared with docs/rules: the configuration that each agent gets, and the
-//! fate of packets.
+//! Tests of the rules in docs/rules with two results of this crate: the configuration that each agent gets, and the
+//! answer of `explain` to what happens to a packet.
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 mod circuits;

@@ -1,5 +1,5 @@
-//! The texts of `explain` for a path on which something about a gateway, site or circuit is missing: they name what is
-//! missing, the rule and the remedy.
+//! The texts of `explain` if a packet does not arrive because something is missing at a gateway, site or circuit. Each
+//! text names what is missing, the rule and the remedy.
 
 use crate::circuits::{connection_mut, gateway, lab, reports};
 use crate::explain::stopped;
@@ -35,8 +35,8 @@ fn plain_site(w: &mut World, name: &str, gateway: &str, prefix: &str) {
     connection_mut(w, &connection).enable_bgp = false;
 }
 
-/// G10: the hub has gateways of both types, and one of the two connection objects with the branch is deleted. The
-/// finding concerns the VPN gateway, and names the connection object that is left.
+/// G10: in a hub with gateways of both types, one of the two connection objects between hub and branch is deleted. The
+/// answer of explain is about the VPN gateway, and names the connection object that is left.
 #[test]
 fn g10_in_a_hub_with_both_kinds_of_gateways() {
     let (mut w, reports) = (lab(), reports(false));
@@ -53,15 +53,16 @@ fn g10_in_a_hub_with_both_kinds_of_gateways() {
         ];
         stopped(&ask(&w, &reports, from, to), from, "route_none", "G10", &words);
     }
-    // D7: the finding about a gateway without a valid agent concerns the VPN gateway, not the ExpressRoute gateway.
+    // D7: if the only agent of the VPN gateway is revoked, explain's answer names this gateway, not the ExpressRoute
+    // gateway.
     let mut w = lab();
     w.agent_mut("hub-vpn").revoked = true;
     let answer = ask(&w, &reports, "spoke-vm", "branch-vm");
     stopped(&answer, "spoke-vm", "no_gateway", "D7", &["hub-vpn", "revoked"]);
 }
 
-/// R14, E2: a user-defined route to `VirtualNetworkGateway` needs a VPN gateway. An ExpressRoute gateway is not enough,
-/// and then the remedy is another one than in a VNet without any gateway.
+/// R14, E2: a user-defined route to `VirtualNetworkGateway` needs a VPN gateway. An ExpressRoute gateway is not enough.
+/// The remedy for a VNet that has only an ExpressRoute gateway differs from the remedy for a VNet without any gateway.
 #[test]
 fn r14_a_user_route_needs_a_vpn_gateway() {
     let mut w = lab();
@@ -82,8 +83,8 @@ fn r14_a_user_route_needs_a_vpn_gateway() {
     );
 }
 
-/// R6: the site's routes are withdrawn because its sessions are down. The text names the sites in which the destination
-/// could be.
+/// R6: a site's routes are withdrawn while its circuit and its tunnel are down. Then the site of an address is not
+/// known, and explain's answer names the sites and circuits in which it could be.
 #[test]
 fn r6_a_site_whose_circuit_and_tunnel_are_down() {
     let (w, mut reports) = (lab(), reports(true));
@@ -107,7 +108,7 @@ fn r6_a_site_whose_circuit_and_tunnel_are_down() {
         stopped(&answer, from, "route_none", "R6", &words);
         assert!(!answer.summary.contains("Tombolo"), "{}", answer.summary);
     }
-    // If no gateway is connected to a site, the text names none.
+    // If no gateway of the VNet is connected to a site or circuit, explain's answer names no site.
     let answer = ask(&hub_and_spokes(), &LearnedReports::default(), "a-vm", "192.168.9.9");
     let words = [
         "no virtual network and no site has 192.168.9.9",
@@ -116,8 +117,8 @@ fn r6_a_site_whose_circuit_and_tunnel_are_down() {
     stopped(&answer, "a-vm", "route_none", "R1", &words);
 }
 
-/// E7, E8: the text names the circuit that leads to the address, and the change that would connect this VNet to that
-/// circuit.
+/// E7, E8: explain's answer names the circuit that leads to the address, and the change that would connect the sender's
+/// VNet to this circuit.
 #[test]
 fn e7_e8_sites_behind_other_circuits() {
     let (mut w, reports) = (lab(), reports(false));
@@ -162,7 +163,7 @@ fn e7_e8_sites_behind_other_circuits() {
         "E6",
         &e6,
     );
-    // P20: the spoke's flag useRemoteGateways is missing.
+    // P20: if the spoke's peering resource lacks useRemoteGateways, explain's answer names this flag and the resource.
     w.half_mut("spoke", "hub").use_remote_gateways = false;
     let answer = ask(&w, &reports, "spoke-vm", "10.1.31.10");
     stopped(
@@ -174,8 +175,8 @@ fn e7_e8_sites_behind_other_circuits() {
     );
 }
 
-/// G19: a chain of gateways leads to the target, which is a VNet or a site. The text names the connection objects
-/// without BGP.
+/// G19: the source's VNet and the target (a VNet or a site) are joined by a chain of gateways, but some connections of
+/// the chain do not use BGP. The answer of explain names the connection objects that lack it.
 #[test]
 fn g19_the_connections_without_bgp_are_named() {
     let (mut w, reports) = (lab(), reports(false));
@@ -224,7 +225,7 @@ fn g19_the_connections_without_bgp_are_named() {
             &[site, "set enableBgp on hub-branch"],
         );
     }
-    // G4: the gateways at both ends have the same ASN.
+    // G4: if the gateways at both ends of a connection have the same ASN, explain's answer says so.
     connection_mut(&mut w, "hub-branch").enable_bgp = true;
     let branch = w.topology.gateways.get_mut(&gw("branch-vpn")).unwrap();
     Arc::make_mut(branch).asn = 65_515;
@@ -240,8 +241,8 @@ fn g19_the_connections_without_bgp_are_named() {
     }
 }
 
-/// G9, R3, G11, D16: the address is in a site that has no connection, or that has none to a gateway of this VNet, or
-/// whose connection lacks a key.
+/// G9, R3, G11, D16: explain's answer says so if the destination is in a site that has no connection, that has no
+/// connection to a gateway of the sender's VNet, or whose connection lacks a key.
 #[test]
 fn g9_sites_that_are_not_joined() {
     let (mut w, reports) = (lab(), reports(false));
@@ -286,7 +287,8 @@ fn g9_sites_that_are_not_joined() {
         "G9",
         &["loc3", "no connection joins", "of type IPsec"],
     );
-    // R15: the gateway has the route, but the subnet does not accept gateway routes.
+    // R15: if the gateway has the route, but the sender's subnet does not accept gateway routes, explain's answer says
+    // so.
     w.routes("hub/workload", "10.77.0.0/16>none");
     w.table_mut("hub/workload").disable_bgp_route_propagation = true;
     let answer = ask(&w, &reports, "hub-vm", "10.2.30.10");
@@ -299,8 +301,8 @@ fn g9_sites_that_are_not_joined() {
     );
 }
 
-/// D9: a spoke sends to a VNet that is only peered with the hub, through the hub's gateway. The text names the flags
-/// with which the destination's VNet would use the gateway.
+/// D9: a spoke routes packets for a VNet that is only peered with the hub to the hub's gateway, which drops them. The
+/// answer of explain names the flags that would let the destination's VNet use the gateway.
 #[test]
 fn d9_the_flags_that_a_gateways_relay_needs_are_named() {
     let mut w = hub_and_spokes();

@@ -7,7 +7,7 @@ use tombolo_proto::route::RouteState;
 use tombolo_topology::compile::effective_routes;
 use tombolo_topology::resource::PeeringState;
 
-/// The lines of the private blocks that are dropped by default (R1).
+/// The routes of the private blocks that are dropped by default (R1), as text.
 const NONE_BLOCKS: [&str; 4] = [
     "Default 10.0.0.0/8 None",
     "Default 100.64.0.0/10 None",
@@ -15,7 +15,7 @@ const NONE_BLOCKS: [&str; 4] = [
     "Default 192.168.0.0/16 None",
 ];
 
-/// The lines `first`, and those of the private blocks after them.
+/// The lines `first`, followed by the lines of [`NONE_BLOCKS`].
 fn with_none_blocks(first: &[&str]) -> Vec<String> {
     first.iter().chain(&NONE_BLOCKS).map(|s| (*s).to_owned()).collect()
 }
@@ -36,8 +36,8 @@ fn r1_default_routes_of_every_subnet() {
     assert!(effective_routes(&w.topology, &ResourceId::new("/nowhere")).is_none());
 }
 
-/// R1: a dual-stack VNet has ::/0 beside 0.0.0.0/0, and private blocks for IPv4 only. A VNet without IPv4 has no
-/// 0.0.0.0/0 and no private blocks.
+/// R1: in a dual-stack VNet, subnets have the routes 0.0.0.0/0 and ::/0, and the routes that drop the IPv4 private
+/// blocks. In a VNet without IPv4, they have neither 0.0.0.0/0 nor these blocks.
 #[test]
 fn r1_both_families() {
     let mut w = World::default();
@@ -63,8 +63,8 @@ fn r1_both_families() {
     );
 }
 
-/// R2: an address range that equals a private block makes the block's route VnetLocal. A range inside a block leaves
-/// the block's route as it is.
+/// R2: if a VNet's address range equals a private block, packets to the block are delivered in the VNet (`VnetLocal`),
+/// and no route drops them. If a range is only a part of a block, the route that drops the block stays.
 #[test]
 fn r2_reserved_blocks() {
     let mut w = World::default();
@@ -104,8 +104,8 @@ fn r4_peering_routes_follow_state() {
     assert_eq!((has(&w, "a/one"), has(&w, "b/s")), (0, 0), "Disconnected");
 }
 
-/// P27: a remote VNet gets a new prefix. Until the half is synced, subnets have routes only for the prefixes that the
-/// half has synced before.
+/// P27: of two peered VNets one gets a new prefix. Until the other VNet's half of the peering is synced, the subnets of
+/// this other VNet have peering routes only for the prefixes that the half has synced before.
 #[test]
 fn p27_old_prefixes_until_sync() {
     let mut w = World::default();
@@ -122,8 +122,8 @@ fn p27_old_prefixes_until_sync() {
     assert!(w.shown("b/s").contains(&"Default 10.9.0.0/16 VNetPeering".to_owned()));
 }
 
-/// P30: a peering between regions has a next-hop type of its own. Names of regions are compared without regard to case
-/// and spaces, as ARM does.
+/// P30: the routes of a peering between two regions have another next-hop type than those of a peering inside a region.
+/// Names of regions are compared without regard to case and spaces, as ARM does.
 #[test]
 fn p30_global_peering_has_its_own_next_hop_type() {
     let mut w = World::default();
@@ -142,7 +142,8 @@ fn p30_global_peering_has_its_own_next_hop_type() {
     );
 }
 
-/// P24: a is peered with b, and b with c. Subnets of a have no route to c, and subnets of c have none to a.
+/// P24: VNet a is peered with VNet b, and b with VNet c. Subnets of a have no route to c, and subnets of c have no
+/// route to a.
 #[test]
 fn p24_not_transitive() {
     let mut w = World::default();
@@ -154,9 +155,9 @@ fn p24_not_transitive() {
     assert!(!w.shown("c/s").iter().any(|l| l.contains("10.1.")));
 }
 
-/// R5, P21: (a) the spoke gets the routes of the hub's gateway, with that gateway as next hop. (b) The branch gets the
-/// spokes' prefixes as part of the hub. (d) Spokes do not learn each other's prefixes. Without allowGatewayTransit or
-/// without useRemoteGateways, the routes of (a) and (b) are withdrawn.
+/// R5, P21a: the spoke gets the routes of the hub's gateway, with that gateway as next hop. P21b: the branch gets
+/// routes to the prefixes of the hub's spokes. P21d: spokes do not learn each other's prefixes. Without
+/// allowGatewayTransit or without useRemoteGateways, these routes of the spoke and of the branch are withdrawn.
 #[test]
 fn p21_gateway_transit() {
     let w = hub_and_spokes();
@@ -194,8 +195,9 @@ fn p21_gateway_transit() {
     }
 }
 
-/// R5: a gateway does not advertise the prefixes of peered VNets that do not use it. D9: a gateway does not advertise
-/// the prefixes to which another of its connections leads, if its connections exchange no routes.
+/// R5: a gateway does not advertise the prefixes of VNets that are peered with its VNet but do not use it. D9: if its
+/// connections exchange no routes, a gateway does not advertise over one connection the prefixes to which another one
+/// leads.
 #[test]
 fn d9_a_gateway_contributes_only_the_far_vnet_and_its_clients() {
     let mut w = hub_and_spokes();
@@ -211,7 +213,7 @@ fn d9_a_gateway_contributes_only_the_far_vnet_and_its_clients() {
     );
 }
 
-/// G10: with only one of the two connection objects there are no gateway routes on either side.
+/// G10: if only one of the two connection objects exists, neither VNet has gateway routes.
 #[test]
 fn g10_one_connection_object_gives_no_routes() {
     let mut w = hub_and_spokes();
@@ -221,8 +223,8 @@ fn g10_one_connection_object_gives_no_routes() {
     }
 }
 
-/// P25, R7 step 1: hub and branch are joined by VPN and peered. In both VNets the peering invalidates the gateway
-/// routes for the peer's space, and only these.
+/// P25, R7 step 1: hub and branch are joined by VPN and also peered. In each of the two VNets, the peering makes the
+/// gateway routes to the other VNet's address space invalid. Other gateway routes stay active.
 #[test]
 fn p25_peering_beats_tunnels() {
     let mut w = hub_and_spokes();
@@ -245,8 +247,8 @@ fn p25_peering_beats_tunnels() {
     );
 }
 
-/// R7 step 1: a gateway route inside a peer's range is invalid even though its prefix is longer. A user-defined route
-/// with a longer prefix stays active.
+/// R7 step 1: a gateway route for a part of a peered VNet's range is invalid, even though its prefix is longer. A
+/// user-defined route with a longer prefix stays active.
 #[test]
 fn r7_a_covered_gateway_prefix_is_discarded_however_long() {
     let mut w = World::default();
@@ -267,8 +269,8 @@ fn r7_a_covered_gateway_prefix_is_discarded_however_long() {
     has("!Default 10.4.0.0/14 VNetPeering");
 }
 
-/// R7 step 3: of several routes for one prefix, the user-defined one is active, else the gateway's, else the system's.
-/// No prefix has two active routes.
+/// R7 step 3: of several routes for the same prefix, the user-defined one is active; without one the gateway route;
+/// otherwise the system route. No prefix has two active routes.
 #[test]
 fn r7_equal_prefixes() {
     let mut w = World::default();
@@ -306,8 +308,8 @@ fn r7_equal_prefixes() {
     }
 }
 
-/// R9: a user-defined 0.0.0.0/0 replaces the Internet route and removes the routes of the private blocks, in the
-/// table's subnet only.
+/// R9: in a subnet with a user-defined route for 0.0.0.0/0, this route replaces the Internet route, and there are no
+/// routes that drop the private blocks. Other subnets of the VNet keep their routes.
 #[test]
 fn r9_user_default_removes_the_none_blocks() {
     let mut w = World::default();
@@ -326,8 +328,8 @@ fn r9_user_default_removes_the_none_blocks() {
     assert_eq!(w.shown("v/t").iter().filter(|l| l.ends_with(" None")).count(), 4);
 }
 
-/// R14: a user-defined route to VirtualNetworkGateway leads to the VPN gateway of the VNet or of its hub. In a VNet
-/// without a gateway the route has no next hop.
+/// R14: a user-defined route to VirtualNetworkGateway leads to the VPN gateway of the VNet or of its hub. If the VNet
+/// uses no VPN gateway, the list of next-hop addresses is empty.
 #[test]
 fn r14_user_route_to_the_gateway() {
     let mut w = hub_and_spokes();
@@ -346,8 +348,8 @@ fn r14_user_route_to_the_gateway() {
     }
 }
 
-/// R15: disabled propagation removes all gateway routes of the spoke's subnet, but neither its user-defined routes nor
-/// the gateway routes of other spokes.
+/// R15: a route table with disableBgpRoutePropagation removes all gateway routes of its subnet. The subnet's
+/// user-defined routes stay, and so do the gateway routes of other spokes.
 #[test]
 fn r15_propagation_off() {
     let mut w = hub_and_spokes();
@@ -411,8 +413,8 @@ fn r22_worked_example() {
     );
 }
 
-/// R6: a gateway whose only agent is revoked keeps its routes, without next hops. The routes are removed when the
-/// gateway is deleted.
+/// R6: if the only agent of a VPN gateway is revoked, the subnets keep the gateway routes, but these have no next-hop
+/// address. After the gateway is deleted, the routes are gone.
 #[test]
 fn a_gateway_without_agents_serves_nothing() {
     let mut w = hub_and_spokes();

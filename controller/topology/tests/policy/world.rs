@@ -1,4 +1,5 @@
-//! Builders that put typed resources into a topology without requests, so that the rules for requests are not checked.
+//! Builders that put resources into a topology directly. They send no requests, so the rules that requests must satisfy
+//! are not checked.
 
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -33,7 +34,7 @@ pub(crate) fn subnet_id(path: &str) -> ResourceId {
     ResourceId::new(format!("{}/subnets/{subnet}", vnet_id(vnet)))
 }
 
-/// The id of the half `to-{remote}` of a VNet.
+/// The id of the peering half `to-{remote}` of a VNet.
 pub(crate) fn peering_id(vnet: &str, remote: &str) -> ResourceId {
     ResourceId::new(format!("{}/virtualNetworkPeerings/to-{remote}", vnet_id(vnet)))
 }
@@ -51,8 +52,8 @@ pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// The flags of a peering half that are on, by letter: `a`ccess, `f`orwarded traffic, gateway `t`ransit, use `r`emote
-/// gateways.
+/// The flags of a peering half that are on, one letter for each: `a` = allowVirtualNetworkAccess, `f` =
+/// allowForwardedTraffic, `t` = allowGatewayTransit, `r` = useRemoteGateways.
 pub(crate) type Flags<'f> = &'f str;
 
 /// A topology under construction. Each agent gets an endpoint and keys of its own.
@@ -140,7 +141,7 @@ impl World {
         self
     }
 
-    /// Adds only the half of `a` towards `b`, in the state `Initiated`.
+    /// Adds only one half of a peering: that of `a` towards `b`, in the state `Initiated`.
     pub(crate) fn initiated(&mut self, a: &str, b: &str) -> &mut Self {
         self.half(a, b, "a", PeeringState::Initiated);
         self
@@ -254,7 +255,7 @@ impl World {
         self
     }
 
-    /// Adds the connection object `{a}-to-{b}` of one side, without BGP.
+    /// Adds one connection object, `{a}-to-{b}`, without BGP. `key`: its shared key.
     pub(crate) fn connection(&mut self, a: &str, b: &str, key: Option<&str>) -> &mut Self {
         let connection = Connection {
             envelope: Self::envelope(id("connections", &format!("{a}-to-{b}")), "region1"),
@@ -277,8 +278,8 @@ impl World {
         self.connection(a, b, Some("abc")).connection(b, a, Some("abc"))
     }
 
-    /// Gives a subnet a route table (`prefix>hop …`; hop: an address, `gateway`, `local`, `internet` or `none`), in
-    /// place of the present one.
+    /// Gives a subnet a new route table in place of the present one. `routes`: `prefix>hop …`, where a hop is an
+    /// address, `gateway`, `local`, `internet` or `none`.
     pub(crate) fn routes(&mut self, subnet: &str, routes: &str) -> &mut Self {
         let table = id("routeTables", &format!("rt-{}", subnet.replace('/', "-")));
         let routes = routes.split_whitespace().enumerate().map(|(n, text)| {
@@ -455,7 +456,7 @@ impl World {
 }
 
 /// The topology of the demo: a hub with a VM, an appliance and a VPN gateway; two spokes that use the gateway; and a
-/// branch whose gateway is connected to the hub's.
+/// branch whose gateway is connected to the hub's gateway.
 pub(crate) fn hub_and_spokes() -> World {
     let mut w = World::default();
     w.vnet("hub", "10.1.0.0/16", "workload=10.1.0.0/24 GatewaySubnet=10.1.255.0/27")

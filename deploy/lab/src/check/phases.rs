@@ -22,14 +22,14 @@ pub struct Phase {
 
 /// Checks the steady state of a lab. If `events` is set, then also checks, for each event in the file's order, the
 /// state after the event and the steady state after the event was undone. Returns true if all results of all phases
-/// were as expected. A phase ends when they are, or after a minute.
+/// were as expected. A phase ends when all its results are as expected, or after a minute.
 ///
 /// Calls `report` twice for a phase: before the phase with its title and `None`, and after the phase with its title and
 /// result. All events are undone before the first phase and after the last one, and also after an error. If the future
-/// is dropped, they are not undone.
+/// is dropped, events are not undone.
 ///
 /// # Errors
-/// A ping, traceroute or routing daemon cannot run, or an event cannot be triggered or undone.
+/// A ping or traceroute cannot run, a routing daemon does not answer, or an event cannot be triggered or undone.
 pub async fn phases(lab: &Lab, events: bool, mut report: impl FnMut(&str, Option<&Phase>)) -> Result<bool> {
     let good = walk(lab, events, &mut report).await;
     lab.undo_events()?;

@@ -1,5 +1,5 @@
-//! Compares the rows of a topology with real pings and traces, again and again until the results of all rows are as
-//! expected or a time limit has passed.
+//! Compares the rows of a topology, which are the expectations for pairs of hosts, with real pings and traces. Repeats
+//! this until the results of all rows are as expected or a time limit has passed.
 
 use crate::lab::Lab;
 use crate::probe::{Ping, PingResult, TraceResult};
@@ -11,8 +11,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Largest number of rows that are tried at the same time. This many traces, each with three probes for each TTL, a
-/// small machine still answers in time (D24).
+/// Largest number of rows that are tried at the same time. A small machine can still answer all probes of this many
+/// simultaneous traces in time (D24); each trace sends three probes for each TTL.
 const MAX_CONCURRENT: usize = 10;
 /// Probes for each TTL. A hop counts as silent only if it answers none of them.
 const PROBES_PER_TTL: u8 = 3;
@@ -34,7 +34,8 @@ pub struct RowResult {
 
 impl RowResult {
     /// Whether the result is as expected. If the row expects the pair to be reachable, all pings must be answered and
-    /// the trace must be a permitted list of hops. Otherwise there must be no answer and no ICMP error.
+    /// the trace must be a permitted list of hops, with at most one address that answers at each TTL. If the row
+    /// expects the pair to be unreachable, there must be no answer and no ICMP error.
     #[must_use]
     pub fn good(&self) -> bool {
         match (&self.traced, self.row.reachable) {
@@ -68,8 +69,8 @@ impl RowResult {
         }
     }
 
-    /// Formats the result: the hops of the trace, followed by the pings' result if not all pings were answered; or `no
-    /// answer`.
+    /// Formats the result: the hops of the trace, followed by the pings' result if not all pings were answered. Without
+    /// a trace it is `no answer`, or the pings' result if ICMP errors have arrived.
     #[must_use]
     pub fn seen(&self) -> String {
         match &self.traced {
@@ -97,7 +98,8 @@ impl LearnedResult {
         self.expectation.prefixes.iter().copied().collect::<BTreeSet<_>>() == self.prefixes
     }
 
-    /// Formats the customer edge and its neighbour: `SITE ROUTER ← CIRCUIT primary`, or the connection of a tunnel.
+    /// Formats the customer edge and its neighbour: `SITE ROUTER ← CIRCUIT primary`, or `SITE ROUTER ← CONNECTION` for
+    /// a tunnel.
     #[must_use]
     pub fn neighbour(&self) -> String {
         let Learned {
@@ -151,7 +153,7 @@ impl Outcome {
         self.rows.iter().all(RowResult::good) && self.learned.iter().all(LearnedResult::good)
     }
 
-    /// Returns two numbers: that of all results, and that of the results that are as expected.
+    /// Returns two numbers: how many results there are, and how many of them are as expected.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
         let all = self
@@ -163,12 +165,15 @@ impl Outcome {
     }
 }
 
-/// Tries all rows until the results are as expected, or `limit` has passed. First waits until the customer edges have
-/// learned the prefixes in `expected`. A row that is as expected is tried again only together with all others, so that
-/// the results of all rows hold at the same time. A round that has begun is finished after `limit`.
+/// Tries all `rows` until the results are as expected, or `limit` has passed. First waits, within the same limit, until
+/// the customer edges have learned the prefixes in `expected`. While some rows are not as expected, only these are
+/// tried again. Then all rows are tried once more, which shows that the results of all rows hold at the same time. A
+/// round that has begun before `limit` is finished, and there is at least one round. Results that are not as expected
+/// are no error. Changes nothing in the lab.
 ///
 /// # Errors
-/// A ping or traceroute cannot run, or a routing daemon does not answer.
+/// A host of a row does not exist or has no address, a ping or traceroute cannot run, or a routing daemon does not
+/// answer.
 pub async fn rows(lab: &Lab, rows: &[Row], expected: &[Learned], limit: Duration) -> Result<Outcome> {
     let start = Instant::now();
     while !read_learned(lab, expected).await?.iter().all(LearnedResult::good) && start.elapsed() < limit {

@@ -1,5 +1,5 @@
-//! Compares the tables that the controller computes with the tables in each agent's engine, and the routes that each
-//! agent has recorded with those in the kernel of the agent's host.
+//! Compares the tables that the controller computes with the tables in each agent's engine (its packet path), and the
+//! routes that each agent has recorded with those in the kernel of the agent's host.
 
 use super::Agreement;
 use crate::command::{self, HELPER_TIMEOUT};
@@ -16,19 +16,20 @@ use tombolo_proto::config::Role;
 use tombolo_proto::id::AgentId;
 use tombolo_proto::installed::{InstalledHop, InstalledKernel, InstalledLink, InstalledTables, KernelRoute};
 
-/// Compares, for each agent that runs, the tables that the controller computes with those that the agent has installed,
-/// the routes that the agent has recorded with those of its host's kernel, and the effective routes of the agent's
-/// network interfaces with the agent's tables. Sends no packets between hosts. A disagreement is no error: it is in
-/// [`Agreement::problems`].
+/// Makes three comparisons for each agent that runs: the tables that the controller computes with those that the agent
+/// has installed; the routes that the agent has recorded as set in the kernel with those of its host's kernel; and the
+/// effective routes that the REST interface shows for the agent's network interfaces with the agent's tables. Sends no
+/// packets between hosts. A disagreement is no error: it is in [`Agreement::problems`]. An agent that does not run is
+/// left out.
 ///
 /// # Errors
-/// The controller or a running agent does not answer, or an agent has no tables yet.
+/// The controller or a running agent does not answer, an agent has no tables yet, or `ip` cannot run on a host.
 pub async fn tables(lab: &Lab) -> Result<Agreement> {
     let mut found = Agreement::default();
     let client = lab.client()?;
     for (name, _) in lab.topology().agents().filter(|(name, _)| lab.agent_runs(name)) {
         // The controller computes these tables with the agents' own code, from the routes that agents report as
-        // learned. So any difference is a difference of state.
+        // learned. So a difference shows that the agent works with another configuration or with other learned routes.
         let desired = client
             .agent_tables(name)
             .await
@@ -94,8 +95,8 @@ fn difference<T: Ord + Debug>(desired: &BTreeSet<T>, installed: &BTreeSet<T>) ->
     })
 }
 
-/// Formats the next hop of a route in an engine. The text has only the properties that the REST interface shows too
-/// (R21).
+/// Formats the next hop of a route in an engine. The text contains only those properties of the next hop that the REST
+/// interface shows too (R21).
 fn hop_text(hop: &InstalledHop) -> String {
     match hop {
         InstalledHop::Local {} => "VnetLocal".into(),
@@ -191,7 +192,8 @@ fn planned_routes(kernel: &InstalledKernel) -> BTreeSet<KernelLine> {
     lines
 }
 
-/// Reads the routes in those two routing tables of the host's kernel that belong to the agent.
+/// Reads the routes in the agent's two routing tables in the kernel of its host: the table of default routes and the
+/// table of all other routes.
 fn kernel_routes(lab: &Lab, host: &str, kernel: &InstalledKernel) -> Result<BTreeSet<KernelLine>> {
     let mut routes = BTreeSet::new();
     for family in ["-4", "-6"] {

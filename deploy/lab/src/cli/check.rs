@@ -13,8 +13,8 @@ use tokio::signal::unix::{SignalKind, signal};
 const RESTORE: &str = "restore";
 
 /// Checks the topology's expectations and the controller's answers. If `events` is set, the expectations are checked in
-/// all phases, otherwise only in the steady state. A signal ends the check and undoes all events. Returns failure if
-/// anything was not as expected.
+/// all phases, otherwise only in the steady state. A signal ends the check and undoes all events. Returns exit code 1
+/// if anything was not as expected.
 pub(super) async fn check(dir: Option<&Path>, lab: Option<&str>, events: bool) -> Result<ExitCode> {
     let lab = Lab::attach(&find_lab(dir, lab)?.0)?;
     let progress = Progress::stderr();

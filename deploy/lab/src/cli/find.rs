@@ -80,8 +80,8 @@ pub(super) fn find_lab(dir: Option<&Path>, lab: Option<&str>) -> Result<(PathBuf
     }
 }
 
-/// Returns the present underlay address of a host, as the lab's record has it. Fails if the host has no link to the
-/// underlay.
+/// Returns the underlay address that a host has now, according to the lab's record. Fails if the host has no link to
+/// the underlay.
 pub(super) fn underlay_address(state: &State, host: &str) -> Result<IpAddr> {
     if let Some(moved) = state.moved.get(host) {
         return Ok(*moved);

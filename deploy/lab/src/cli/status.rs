@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tombolo_client::fabric::AgentRevision;
 
-/// Longest wait for the controller's answer. If a lab's controller does not run, `status` waits for this time.
+/// Longest time that `status` waits for the answer of a lab's controller.
 const CONTROLLER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The status of one lab, as it is printed.

@@ -1,6 +1,6 @@
 //! The actions and checks of which the demo's steps consist. Actions change resources through the REST interface.
-//! Checks use pings, traces, and the states that the controller reports. A failed check is recorded in the report and
-//! is no error; an error means that an action or check could not be carried out.
+//! Checks use pings, traces, and the states that the controller reports. A failed check is no error: it is recorded in
+//! the report. An error means that an action or check could not be carried out.
 
 use super::report::{Report, seconds};
 use crate::check;
@@ -85,7 +85,7 @@ impl<'a> Stage<'a> {
     }
 
     /// Adds routes to the route table `table`: one for each prefix of the VNet `to` that has the address family of the
-    /// appliance's address. Their next hop is the host `appliance`. Waits until they are in force.
+    /// appliance's address. Their next hop is the host `appliance`. Waits until the routes are in force.
     pub(super) async fn route(&mut self, table: &str, to: &str, appliance: &str) -> Result<()> {
         let next = self.lab.address(appliance)?;
         for prefix in self.prefixes(to)? {
@@ -234,7 +234,8 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Checks that `explain` names the rule `rule` as the one that drops the packet from `from` to `to`, or the reply.
+    /// Checks that `explain` names the rule `rule` as the one that drops the packet from `from` to `to`, or as the one
+    /// that drops the reply.
     pub(super) async fn stopped_by(&mut self, from: &str, to: &str, rule: &str) -> Result<()> {
         let request = tombolo_client::fabric::ExplainRequest {
             from: from.to_owned(),

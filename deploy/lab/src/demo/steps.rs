@@ -37,11 +37,11 @@ const FORWARDED: Flags = Flags {
 const TRANSIT: Flags = Flags { transit: true, ..PLAIN };
 
 /// Time between two echo requests of the background pings. An interruption that is shorter than this time may lose no
-/// echo request.
+/// echo request, so the demo may not notice it.
 const PING_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Time that the background pings run before the controller is killed. If packets are lost in this time, the cause is
-/// not the controller's end.
+/// Time that the background pings run before the controller is killed. An echo request that is lost in this time was
+/// not lost because of the controller's end.
 const UNDISTURBED: Duration = Duration::from_millis(500);
 /// Longest time that agents may take to reconnect to a restarted controller.
 const RECONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -81,8 +81,8 @@ pub(super) fn missing(topology: &Topology) -> Vec<String> {
 
 /// Runs all steps. Stops after the first step with a failed check, because later steps depend on it.
 pub(super) async fn walk(s: &mut Stage<'_>) -> Result<()> {
-    // P16: a change must not disturb traffic that it does not concern. This ping runs during all steps, and shows
-    // whether its echo requests were lost.
+    // P16: a change must not disturb traffic that it does not concern. No step concerns the traffic between these two
+    // machines of the hub. So this ping, which runs during all steps, must lose no echo request.
     let inside = s.lab.start_ping(HUB_VM, HUB_FW, PING_INTERVAL)?;
     macro_rules! step {
         ($step:expr) => {
@@ -233,7 +233,8 @@ async fn controller_dies(s: &mut Stage<'_>) -> Result<()> {
     let start = Instant::now();
     s.lab.start_agent(B_VM)?;
     // Other agents go on encrypting packets with the keys of the killed agent's sessions, until they have received a
-    // packet of a new session.
+    // packet of a new session. So the host of the restarted agent pings first, which makes its agent start a new
+    // session.
     s.reaches_again(B_VM, HUB_VM, start).await?;
     s.reaches_again(A_VM, B_VM, start).await?;
     s.both_reach(A_VM, B_VM).await?;
@@ -296,8 +297,10 @@ fn no_losses(s: &mut Stage<'_>, pings: Vec<BackgroundPing>) -> Result<()> {
 
 const REVISION: &str = "revision";
 
-/// Returns the desired state of the controller: every resource of the kinds that the demo uses, with its etag, by its
-/// id; every agent; and the revision.
+/// Returns the desired state of the controller as a map. The keys are the ids of all resources of the kinds listed
+/// below, `agent NAME` for every agent, and `revision`. The value of a resource is its JSON (with the etag, without
+/// what agents report); that of an agent is its public key, whether it is revoked, and the digest of its desired
+/// configuration.
 async fn desired(s: &Stage<'_>) -> Result<BTreeMap<String, Value>> {
     let client = s.lab.client()?;
     let mut all = BTreeMap::new();

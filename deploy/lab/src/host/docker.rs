@@ -4,9 +4,10 @@
 //! tb-LAB-HOST            the machine: keeps the network namespace, and runs commands (`docker exec`)
 //! tb-LAB-HOST.program    the controller or agent, in that network namespace, with the capabilities of compose.yaml
 //! ```
-//! A host has two containers because its network must outlive the program: agents are killed and restarted. The
-//! container's network namespace also has a name for iproute2, so that the module `underlay` handles it like the
-//! namespace of any other host. Machines of sites and the underlay's router are plain namespaces.
+//! A host has two containers because tests kill and restart agents: the first container keeps the host's network while
+//! the second one, with the program, is gone. The container's network namespace also has a name for iproute2, so that
+//! the module `underlay` handles it like the namespace of any other host. Machines of sites and the underlay's router
+//! are plain namespaces.
 
 use super::{Hosts, Namespaces, inside, sysctl};
 use crate::command::{self, run};
@@ -62,6 +63,7 @@ pub struct Docker {
 
 impl Docker {
     /// Returns the hosts of a lab with this topology and with the state folder `dir`, as containers. Creates nothing.
+    /// The image is the one that the environment variable `TOMBOLO_IMAGE` names now, otherwise `tombolo:latest`.
     #[must_use]
     pub fn new(topology: &Topology, dir: &Path) -> Self {
         let agents = topology.agents().map(|(name, _)| name.to_owned());
@@ -184,8 +186,8 @@ impl Hosts for Docker {
         run(&["ip", "netns", "attach", &name, &pid.to_string()])?;
         let netns = self.netns(host);
         inside(&netns, || run(&["ip", "link", "set", "lo", "up"]))??;
-        // `/proc/sys` is read-only in a container, so the agent cannot set these switches, and the lab sets them from
-        // outside. The agent's TUN device inherits the values of `default`.
+        // `/proc/sys` is read-only in a container, so the agent cannot set these sysctls, and the lab sets them from
+        // outside. The agent's TUN device inherits the values under `conf/default` when it is created.
         sysctl(
             &netns,
             &[

@@ -12,13 +12,13 @@ pub struct Namespaces {
 }
 
 impl Namespaces {
-    /// Returns the hosts of the lab with this name, as namespaces. Creates nothing.
+    /// Returns the hosts of the lab with this name, as namespaces. Creates nothing. The name is not checked.
     #[must_use]
     pub fn new(lab: &str) -> Self {
         Self { lab: lab.to_owned() }
     }
 
-    /// Returns the name that a host's namespace has in iproute2: `tb-<lab>-<host>`.
+    /// Returns the name that a host's namespace has in iproute2: `tb-<lab>-<host>`. The host need not exist.
     #[must_use]
     pub fn name(&self, host: &str) -> String {
         format!("tb-{}-{host}", self.lab)

@@ -61,7 +61,8 @@ struct Machine {
 
 impl VirtualMachines {
     /// Returns the hosts of a lab with this topology and with the state folder `dir`, as virtual machines. Starts
-    /// nothing.
+    /// nothing. The image is in the folder that the environment variable `TOMBOLO_VM_IMAGE` names now, otherwise in
+    /// `lab-vm`, one level above the folder of the running program.
     #[must_use]
     pub fn new(topology: &Topology, dir: &Path) -> Self {
         let dir = dir.join("machines");
@@ -107,8 +108,8 @@ impl Hosts for VirtualMachines {
         }
         fs::create_dir_all(&self.dir).with_context(|| self.dir.display().to_string())?;
         let netns = self.netns(host);
-        // Only the guest may send router solicitations and use addresses on the underlay. So the namespace around the
-        // guest has no IPv6.
+        // Only the guest may send IPv6 router solicitations and use IPv6 addresses on the underlay. So the namespace
+        // around the guest has no IPv6.
         sysctl(
             &netns,
             &[
@@ -168,7 +169,7 @@ impl Hosts for VirtualMachines {
 
     fn remove(&self, host: &str) -> Result<()> {
         // QEMU and the SSH clients run in the host's namespace. The lab ends all processes of the namespace before this
-        // call, these too.
+        // call, so QEMU and the SSH clients have ended.
         self.namespaces.remove(host)
     }
 

@@ -40,8 +40,9 @@ pub struct Ready {
 }
 
 impl Lab {
-    /// Joins every agent with a join token of its own, several at a time, and then starts all agents. Returns when all
-    /// agents have been started, and does not wait until they have a configuration in force.
+    /// Runs `tombolo-agent join` on every host with an agent, each with a join token of its own and several at a time,
+    /// and then starts all agents. Returns when all agents have been started, and does not wait until they have a
+    /// configuration in force.
     pub(super) async fn join_agents(&self, tied: bool) -> Result<()> {
         let agents: Vec<_> = self.topology.agents().collect();
         self.progress
@@ -170,11 +171,12 @@ impl Lab {
     }
 
     /// Waits until every agent whose process runs at the call is connected, and has its desired configuration in force.
-    /// Returns the controller's desired revision at that time.
+    /// Returns the controller's desired revision at that time. If no agent runs, one answer of the controller is
+    /// enough.
     ///
     /// # Errors
-    /// The controller does not answer, or an agent is not ready after `limit`. The message then contains the reason if
-    /// the agent rejected its configuration, and the last lines of the agent's log.
+    /// The controller was never started or does not answer, or an agent is not ready after `limit`. In the last case
+    /// the message contains the reason if the agent rejected its configuration, and the last lines of the agent's log.
     pub async fn wait_until_ready(&self, limit: Duration) -> Result<Ready> {
         let start = Instant::now();
         let expected: Vec<String> = self.topology.agents().map(|(name, _)| name.to_owned()).collect();
@@ -212,11 +214,12 @@ impl Lab {
     }
 
     /// Waits until the last change that was made through [`Lab::client`] is in force at every connected agent (D2).
-    /// Other clients' changes are not waited for.
+    /// Other clients' changes are not waited for. [`Lab::start_controller`] replaces the client, so changes before it
+    /// are not waited for either.
     ///
     /// # Errors
-    /// The controller does not answer, or the change is not in force after ten seconds. The message then names the
-    /// agents.
+    /// The controller was never started or does not answer, or the change is not in force after ten seconds. In the
+    /// last case the message names the agents at which the change is not in force.
     pub async fn in_force(&self) -> Result<Ready> {
         let (start, client) = (Instant::now(), self.client()?);
         let revision = client.last_revision();
@@ -231,32 +234,39 @@ impl Lab {
         bail!("revision {revision} is not in force after 10 s at {}", names.join(", "))
     }
 
-    /// Whether the agent's process runs; false also if it was never started. Does not ask the agent.
+    /// Whether the agent's process runs; false also if it was never started or the host does not exist. Does not ask
+    /// the agent. `host` must be a host with an agent: for the host of a site's router, the result concerns the routing
+    /// daemon.
     #[must_use]
     pub fn agent_runs(&self, host: &str) -> bool {
         self.process(host).is_ok_and(|p| p.alive())
     }
 
-    /// Kills a host's agent with SIGKILL, and blocks until the process has ended. An agent that has ended before is no
-    /// error.
+    /// Kills a host's agent with SIGKILL, and blocks the thread until the process has ended. An agent that has ended
+    /// before is no error. For a virtual machine this is the process that represents the agent on this machine; the
+    /// agent itself ends a moment later.
     ///
     /// # Errors
-    /// The agent was never started, or still runs five seconds after the signal.
+    /// The agent was never started or the host does not exist, the kernel refuses the signal, or the process still runs
+    /// five seconds after the signal.
     pub fn kill_agent(&self, host: &str) -> Result<()> {
         self.process(host)?.kill()
     }
 
-    /// Sends SIGTERM to a host's agent, and SIGKILL if it still runs after ten seconds. Blocks until the process has
-    /// ended. Returns true if the agent ended without SIGKILL, or had ended before the call.
+    /// Sends SIGTERM to a host's agent, and SIGKILL if it still runs after ten seconds. Blocks the thread until the
+    /// process has ended. Returns true if the agent ended without SIGKILL, or had ended before the call.
     ///
     /// # Errors
-    /// The agent was never started, or still runs five seconds after SIGKILL.
+    /// The agent was never started or the host does not exist, the kernel refuses a signal, or the agent still runs
+    /// five seconds after SIGKILL.
     pub fn stop_agent(&self, host: &str) -> Result<bool> {
         self.process(host)?.stop(STOP_GRACE)
     }
 
     /// Starts a host's agent again. The agent uses the identity and configuration in its state folder. Does not wait
-    /// until the agent has its configuration in force.
+    /// until the agent has its configuration in force. The agent ends with this program unless the lab is detached.
+    ///
+    /// `host` must be a host whose agent has joined. This is not checked: otherwise the started process ends at once.
     ///
     /// # Errors
     /// The agent runs already, or its program is missing or does not start.
@@ -270,7 +280,7 @@ impl Lab {
     /// Returns the status of a host's agent, read from its local socket.
     ///
     /// # Errors
-    /// The agent does not answer within five seconds, or its answer has another format.
+    /// The agent does not run or does not answer within five seconds, or its answer has another format.
     pub async fn agent_status(&self, host: &str) -> Result<AgentStatus> {
         let mut view: Value = serde_json::from_slice(&self.ask_agent(host, "/status").await?)?;
         serde_json::from_value(view["status"].take()).with_context(|| format!("status of {host}"))
@@ -279,7 +289,7 @@ impl Lab {
     /// Returns the complete answer to `/status` of a host's agent, which `tombolo-agent status --json` prints.
     ///
     /// # Errors
-    /// The agent does not answer within five seconds, or its answer is no JSON.
+    /// The agent does not run or does not answer within five seconds, or its answer is no JSON.
     pub async fn agent_view(&self, host: &str) -> Result<Value> {
         let view = self.ask_agent(host, "/status").await?;
         serde_json::from_slice(&view).with_context(|| format!("status of {host}"))
@@ -289,7 +299,7 @@ impl Lab {
     /// start.
     ///
     /// # Errors
-    /// The agent does not answer within five seconds, or its answer has no such number.
+    /// The agent does not run or does not answer within five seconds, or its answer has no such number.
     pub async fn configurations_received(&self, host: &str) -> Result<u64> {
         let view: Value = serde_json::from_slice(&self.ask_agent(host, "/status").await?)?;
         view["configurationsReceived"]
@@ -301,7 +311,7 @@ impl Lab {
     /// is read from the agent's local socket.
     ///
     /// # Errors
-    /// The agent does not answer within five seconds, or its answer has another format.
+    /// The agent does not run or does not answer within five seconds, or its answer has another format.
     pub async fn agent_installed(&self, host: &str) -> Result<Installed> {
         serde_json::from_slice(&self.ask_agent(host, "/tables").await?).with_context(|| format!("tables of {host}"))
     }

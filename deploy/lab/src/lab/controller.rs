@@ -64,29 +64,36 @@ impl Lab {
         }
     }
 
-    /// Kills the controller with SIGKILL, and blocks until its process has ended. A controller that has ended before is
-    /// no error.
+    /// Kills the controller with SIGKILL, and blocks the thread until its process has ended. A controller that has
+    /// ended before is no error. The agents go on working with their configurations.
     ///
     /// # Errors
-    /// The controller was never started, or still runs five seconds after the signal.
+    /// The controller was never started, the kernel refuses the signal, or the process still runs five seconds after
+    /// the signal.
     pub fn kill_controller(&self) -> Result<()> {
         self.process(CONTROLLER)?.kill()
     }
 
-    /// Sends SIGTERM to the controller, and SIGKILL if it still runs after ten seconds. Blocks until its process has
-    /// ended. Returns true if the controller ended without SIGKILL, or had ended before the call.
+    /// Sends SIGTERM to the controller, and SIGKILL if it still runs after ten seconds. Blocks the thread until its
+    /// process has ended. Returns true if the controller ended without SIGKILL, or had ended before the call.
     ///
     /// # Errors
-    /// The controller was never started, or still runs five seconds after SIGKILL.
+    /// The controller was never started, the kernel refuses a signal, or the process still runs five seconds after
+    /// SIGKILL.
     pub fn stop_controller(&self) -> Result<bool> {
         self.process(CONTROLLER)?.stop(STOP_GRACE)
     }
 
-    /// Starts the controller again with its store, and waits until it answers. Does not wait for the agents.
+    /// Starts the controller again with its store, and waits until it answers. Does not wait for the agents. Replaces
+    /// the client: [`Self::client`] then returns one that has made no change yet. The controller ends with this program
+    /// unless the lab is detached.
+    ///
+    /// If the future is dropped, or the controller does not answer in time, its process keeps running and the earlier
+    /// client stays.
     ///
     /// # Errors
-    /// The controller runs already or was never started, its program is missing, or it does not answer within 20
-    /// seconds.
+    /// The controller runs already or was never started, its program is missing, its process ends, or it does not
+    /// answer within 20 seconds.
     pub async fn start_controller(&mut self) -> Result<()> {
         if self.process(CONTROLLER)?.alive() {
             bail!("the controller runs already");
@@ -102,12 +109,16 @@ pub(super) fn url(topology: &Topology) -> String {
     format!("https://{}", SocketAddr::new(at.address, at.port))
 }
 
-/// Returns an operator's client of the controller of the lab whose state is in `folder`. Opens no connection yet, and
-/// needs no lock.
+/// Returns an operator's client of the controller of the lab with this topology and with the state folder `folder`.
+/// Opens no connection yet, and needs no lock. The controller need not run.
+///
+/// The client makes its connections in the network namespace of the controller's host, for which root is needed. The
+/// caller's thread must be in the program's own network namespace: the threads that make connections return to the
+/// namespace in which the caller's thread is now.
 ///
 /// # Errors
-/// The controller has not written its certificate and token yet, their files cannot be read, or the controller's host
-/// does not exist.
+/// The controller has not written its certificate and token yet, their files cannot be read, the controller's host does
+/// not exist, or the CA certificate or the URL is not valid. The token is not checked.
 pub fn client_of(topology: &Topology, folder: &Path) -> Result<Client> {
     let read = |name: &str| {
         let file = folder.join(CONTROLLER).join(name);

@@ -50,11 +50,16 @@ const MAX_TRACES: u8 = 4;
 const MAX_PINGS: u32 = 3;
 
 impl Lab {
-    /// Runs a program on a host to its end, and returns its exit status and output. A non-zero exit status is no error,
-    /// except 127, because it means that the program is missing.
+    /// Runs a program on a host to its end, and returns its exit status and output. `argv` is the program and its
+    /// arguments, and must not be empty. A non-zero exit status is no error, except 127: this status means that the
+    /// program is missing. If the future is dropped, the program runs on, at most for `limit`.
     ///
     /// # Errors
-    /// The host or the program does not exist, or the program still runs after `limit`; then it is killed.
+    /// The host or the program does not exist, or the program still runs after `limit`. The process on this machine is
+    /// then killed; in a container or virtual machine the program itself may run on.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
     pub async fn exec(&self, host: &str, argv: &[&str], limit: Duration) -> Result<CommandOutput> {
         let argv: Vec<String> = argv.iter().map(|a| (*a).to_owned()).collect();
         self.exec_owned(host, &argv, limit).await
@@ -91,9 +96,11 @@ impl Lab {
     /// Pings from an overlay address of the host `from` to `to`, a host or an address as [`Lab::address`] accepts it.
     /// The source is the first address of `from` in the family of the destination. If some but not all echo requests
     /// are answered, runs `ping` again, up to three times in all. Returns the last result. Lost packets are no error.
+    /// If the future is dropped, the present run of `ping` ends by itself.
     ///
     /// # Errors
-    /// A host does not exist or has no address of this family, or `ping` cannot run or takes too long.
+    /// A host does not exist or has no address of this family, the address of `from` does not exist on its host, or
+    /// `ping` is missing or takes longer than [`Ping::limit`].
     pub async fn ping(&self, from: &str, to: &str, how: Ping) -> Result<PingResult> {
         let (source, destination) = self.endpoints(from, to)?;
         let argv = how.argv(source, destination);
@@ -105,7 +112,7 @@ impl Lab {
             tries += 1;
             // Once a reply has arrived, ping ignores its timeout and waits only two round-trip times for the last
             // reply. A busy machine may answer later. So the ping is repeated if some but not all replies have arrived.
-            // Losses are measured with [`Self::start_ping`].
+            // This can hide lost packets, so tests that measure losses use [`Self::start_ping`].
             if pinged.all() || pinged.none() || tries == MAX_PINGS {
                 return Ok(pinged);
             }
@@ -113,11 +120,12 @@ impl Lab {
     }
 
     /// Starts a ping in the background and returns at once. The ping sends an echo request of 56 data bytes every
-    /// `interval`, until the result is stopped or dropped, or this program ends. Addresses are chosen as by
-    /// [`Self::ping`].
+    /// `interval`, until the returned [`BackgroundPing`] is stopped or dropped, or this program ends. The source and
+    /// the destination address are chosen as by [`Self::ping`].
     ///
     /// # Errors
-    /// A host does not exist or has no address of this family, or `ping` cannot be started.
+    /// A host does not exist or has no address of this family, or the log cannot be written. That `ping` is missing or
+    /// cannot run shows only when the returned value is stopped.
     pub fn start_ping(&self, from: &str, to: &str, interval: Duration) -> Result<BackgroundPing> {
         let (source, destination) = self.endpoints(from, to)?;
         let name = format!("{from} → {to}");
@@ -145,10 +153,10 @@ impl Lab {
         self.trace(from, to, 1).await
     }
 
-    /// As [`Self::traceroute`], with `probes` echo requests for each TTL.
+    /// As [`Self::traceroute`], with `probes` echo requests for each TTL, 1 to 10.
     ///
     /// # Errors
-    /// As [`Self::traceroute`].
+    /// As [`Self::traceroute`], or `probes` is not within 1 to 10.
     pub async fn trace(&self, from: &str, to: &str, probes: u8) -> Result<TraceResult> {
         let (source, destination) = self.endpoints(from, to)?;
         let argv = probe::trace_argv(source, destination, probes);
@@ -171,7 +179,7 @@ impl Lab {
     }
 
     /// Disconnects a host from the underlay, in both directions and without ICMP errors. The host's device keeps its
-    /// carrier. A second call has no effect.
+    /// carrier. A second call has no effect. [`Self::readdress`] into another segment undoes the cut.
     ///
     /// # Errors
     /// The host does not exist or has no link to the underlay, or a command fails.
@@ -179,7 +187,8 @@ impl Lab {
         underlay::cut(&*self.hosts, &self.topology, host)
     }
 
-    /// Undoes [`Self::cut`] of a host. Has no effect on a host that is not cut, and does not undo a [`Self::cut_pair`].
+    /// Undoes [`Self::cut`] of a host. Undoes only a [`Self::cut`] of this host, and no [`Self::cut_pair`]. Has no
+    /// effect on a host that is not cut.
     ///
     /// # Errors
     /// The host does not exist or has no link to the underlay, or a command fails.
@@ -189,10 +198,10 @@ impl Lab {
 
     /// Cuts the underlay's path between two hosts, in both directions and without ICMP errors. Both hosts still reach
     /// all other hosts. The cut applies to the present addresses of the two hosts, not to those of a later
-    /// [`Self::readdress`].
+    /// [`Self::readdress`]. A second call for the same addresses has no effect.
     ///
     /// # Errors
-    /// A host does not exist or has no link to the underlay, or a command fails.
+    /// A host does not exist or has no link to the underlay, or a command fails. One direction may then be cut.
     pub fn cut_pair(&self, a: &str, b: &str) -> Result<()> {
         let (first, second) = (self.underlay_address(a)?, self.underlay_address(b)?);
         underlay::cut_pair(&*self.hosts, (a, first), (b, second))
@@ -201,17 +210,20 @@ impl Lab {
     /// Undoes [`Self::cut_pair`] of these two hosts, and no other cut. Without such a cut it has no effect.
     ///
     /// # Errors
-    /// A host does not exist, or a command fails.
+    /// A host does not exist, or a command fails. One direction may then still be cut.
     pub fn restore_pair(&self, a: &str, b: &str) -> Result<()> {
         underlay::restore_pair(&*self.hosts, a, b)
     }
 
-    /// Replaces a host's underlay address by another of the same family, in any segment, and records it. The old
-    /// address is removed at once, and the host's agent has to notice this itself.
+    /// Replaces a host's underlay address by another of the same family, in any segment, and records it. The family is
+    /// not checked, nor is it checked whether another host has the address. The old address is removed at once. If the
+    /// new address is in another segment, a [`Self::cut`] of the host is undone. The lab does not tell the host's
+    /// agent, which has to notice the change itself.
     ///
     /// # Errors
-    /// The host does not exist, the address is in no segment, or a command fails. The new address is then recorded
-    /// nevertheless.
+    /// The host does not exist or has no link to the underlay, the record cannot be written, the address is in no
+    /// segment, or a command fails. If the host exists, the new address is recorded nevertheless. After a failed
+    /// command the host may have no underlay address.
     pub fn readdress(&self, host: &str, address: IpAddr) -> Result<()> {
         self.underlay_address(host)?;
         self.change(|s| {

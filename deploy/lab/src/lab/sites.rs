@@ -129,8 +129,8 @@ impl Lab {
     }
 
     /// Generates a private key for the device of every tunnel, in a file of mode 0600 that replaces an earlier one.
-    /// Returns the public keys by connection. This function tells the keys neither to the controller nor to a running
-    /// device.
+    /// Returns the public keys by connection. The caller must write the public keys into the controller's local network
+    /// gateways. A device that already runs keeps its earlier key. A topology without tunnels gives an empty map.
     ///
     /// # Errors
     /// A folder of a site's machine is missing, or `wg` is missing or fails.
@@ -144,9 +144,11 @@ impl Lab {
         Ok(keys)
     }
 
-    /// Creates the WireGuard device of tunnel `number`, counted from 0, of the customer edge `host`, and sets it up
-    /// with `parsed` and the key of [`Self::make_device_keys`]. If the kernel has WireGuard, it makes the device `wgN`;
-    /// otherwise `wireguard-go` does. Waits until the device is up, but not for a handshake. BGP is not started.
+    /// Creates the WireGuard device of tunnel `number`, counted from 0 in the order of the topology file, of the
+    /// customer edge `host`, and sets it up with the settings `parsed` and the key that [`Self::make_device_keys`]
+    /// made. If the kernel has WireGuard, it makes the device `wgN`; otherwise `wireguard-go` does. Waits until the
+    /// device is up, but not for a handshake. BGP is not started. After an error, or if the future is dropped, the
+    /// device may exist; [`Self::restart_device`] removes it.
     ///
     /// # Errors
     /// `host` is no machine of a site; the tunnel has no key file; the kernel has a device of this name; or a program
@@ -174,13 +176,16 @@ impl Lab {
         Ok(())
     }
 
-    /// Removes a tunnel's device, of which the peer is not notified, and starts the device again with the connection's
-    /// present configuration. With `rekey` the device has a new key. The device's new public key is then returned, and
-    /// the caller must write it into the local network gateway. Until then the peer refuses the device.
+    /// Removes a tunnel's device without notifying the peer, and starts the device again with the present configuration
+    /// of the tunnel's connection. `host` and `number` are as for [`Self::start_device`]. A device that does not exist
+    /// is no error. With `rekey` the device gets a new key. The new public key is then returned, and the caller must
+    /// write it into the local network gateway. Until then the peer refuses the device's handshakes. Without `rekey`,
+    /// `None` is returned.
     ///
     /// # Errors
-    /// The tunnel does not exist, the device's process cannot be killed, the controller does not answer, or as for
-    /// [`Self::start_device`].
+    /// The tunnel does not exist, the device's process cannot be killed, the key cannot be made, the controller does
+    /// not answer, or as for [`Self::start_device`]. The device may then be gone, and with `rekey` its key file
+    /// replaced.
     pub async fn restart_device(&self, host: &str, number: usize, rekey: bool) -> Result<Option<PublicKey>> {
         let tunnels = self.topology.tunnels();
         let found = tunnels.into_iter().find(|(h, n, _)| h == host && *n == number);
@@ -203,10 +208,12 @@ impl Lab {
     }
 
     /// Writes the configuration of BIRD for every router of the sites and starts the daemons. Does not wait for their
-    /// sessions. `remotes` has the remote end of every tunnel, with the name of the tunnel's connection as the key.
+    /// sessions. `remotes` has the remote end of every tunnel. The key is the name of the tunnel's connection, written
+    /// as in the topology. Call it only once: it does not stop daemons that run.
     ///
     /// # Errors
-    /// A tunnel has no remote end, a circuit has no private peering, or a daemon is missing or does not start.
+    /// A tunnel has no remote end, a circuit has no private peering, a file cannot be written, or a daemon is missing
+    /// or does not start. The daemons of the machines before the failed one run then.
     pub fn start_routers(&self, remotes: &BTreeMap<String, RemoteEnd>) -> Result<()> {
         for machine in self.topology.machines() {
             let Some(config) = bird::config(&self.topology, &machine, remotes)? else {
@@ -231,7 +238,8 @@ impl Lab {
     /// Returns the BGP and OSPF sessions of a site's router, in the order in which its routing daemon reports them.
     ///
     /// # Errors
-    /// The host does not exist, or its routing daemon does not answer.
+    /// The host does not exist, or `birdc` is missing, fails or takes more than ten seconds, for example because the
+    /// routing daemon does not run.
     pub async fn sessions(&self, host: &str) -> Result<Vec<Protocol>> {
         let done = self
             .exec(
@@ -250,7 +258,7 @@ impl Lab {
     /// `from` names the customer edge and the neighbour; the field `prefixes` of `from` is not used.
     ///
     /// # Errors
-    /// The neighbour does not exist, or the routing daemon does not answer.
+    /// The customer edge or the neighbour does not exist, or `birdc` is missing, fails or takes more than ten seconds.
     pub async fn learned(&self, from: &Learned) -> Result<BTreeSet<Ipv4Net>> {
         let (host, session) = self.topology.session_of(from).context("no such neighbour")?;
         let command = ["birdc", "-s", CONTROL_SOCKET, "show", "route", "protocol", &session];
@@ -263,7 +271,8 @@ impl Lab {
 
     /// Returns the sessions of all sites that should be up and are not, in the order of the machines. Sessions over
     /// lines that the topology disables are left out, but sessions over lines that an event has set down are included.
-    /// If a routing daemon does not answer, the result has one session with the name `bird` for it.
+    /// If the routing daemon of a machine does not answer, the result has one session with the name `bird` for this
+    /// machine. Machines whose routing daemon was never started are left out.
     ///
     /// # Errors
     /// A routing daemon has ended.
@@ -281,7 +290,8 @@ impl Lab {
                 );
             }
             let shut = shut_lines(&machine);
-            // A daemon that has just started does not answer yet. That must delay the caller, not fail.
+            // A daemon that has just started does not answer yet. The caller must then wait and not fail, so this is no
+            // error.
             let all = self.sessions(&machine.host).await.unwrap_or_else(|e| {
                 let (name, kind, state) = ("bird".to_owned(), String::new(), format!("{e:#}"));
                 vec![Protocol { name, kind, state }]
@@ -296,7 +306,8 @@ impl Lab {
         Ok(broken)
     }
 
-    /// Waits until every session of the sites that should be up is up, as [`Self::broken_sessions`] defines it.
+    /// Waits until every session of the sites that should be up is up, as [`Self::broken_sessions`] defines it. Returns
+    /// at once if no routing daemon was started.
     ///
     /// # Errors
     /// A routing daemon has ended, or a session is not up after `limit`; the message lists the sessions that are not.
@@ -324,11 +335,13 @@ impl Lab {
         }
     }
 
-    /// Carries out the actions of an event in their order. Does not wait until routes have converged. The lab does not
-    /// record the event; [`Self::undo_events`] undoes all.
+    /// Carries out the actions of an event in their order. The event's targets must be in the lab's topology, but the
+    /// event itself need not be. Does not wait until routes have converged. The lab does not record which events were
+    /// triggered; [`Self::undo_events`] undoes all events of the topology.
     ///
     /// # Errors
-    /// The target of an action does not exist, or a command fails. The actions before it stay in effect.
+    /// An action is not valid, as for [`Action::target`]; its target does not exist; the device of a tunnel was not
+    /// started; or a command fails. The actions before it stay in effect.
     pub fn trigger(&self, event: &Event) -> Result<()> {
         event.actions.iter().try_for_each(|action| self.carry_out(action))
     }
@@ -348,10 +361,11 @@ impl Lab {
     }
 
     /// Undoes all events: sets every interface and host that an action of the topology names to the state that the
-    /// topology describes. This has no effect on those that no event has changed.
+    /// topology describes. This has no effect on interfaces and hosts that no event has changed. If an event
+    /// names a host, a [`Self::cut`] of that host is undone even if it was made by a direct call and not by an event.
     ///
     /// # Errors
-    /// A command fails. The remaining targets are then unchanged.
+    /// As for [`Self::trigger`]. The targets after the failed one are then unchanged.
     pub fn undo_events(&self) -> Result<()> {
         let (hosts, topology) = (&*self.hosts, &self.topology);
         for action in topology.events.iter().flat_map(|(_, e)| &e.actions) {

@@ -23,7 +23,8 @@ const KILL_POLL_INTERVAL: Duration = Duration::from_millis(20);
 pub(crate) fn all(hosts: &dyn Hosts, state: &State) -> Result<()> {
     let mut failed = Vec::new();
     for process in state.processes.values() {
-        // An error is ignored here. The process is killed below, and an error of that is reported.
+        // An error of SIGTERM is ignored: a process that still runs is killed below, and an error of that kill is
+        // reported.
         let _ = process.signal(Signal::SIGTERM);
     }
     let deadline = Instant::now() + TERMINATE_GRACE;

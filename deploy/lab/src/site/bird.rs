@@ -39,8 +39,8 @@ pub struct RemoteEnd {
 }
 
 /// Returns the text of BIRD's configuration for a site's machine. `remotes` has the remote end of each tunnel, with the
-/// name of the tunnel's connection as the key. Returns `None` for machines without BIRD: test hosts, and customer edges
-/// without any link.
+/// name of the tunnel's connection, written as in the topology, as the key. Returns `None` for machines without BIRD:
+/// test hosts, and customer edges without any link.
 ///
 /// # Errors
 /// A tunnel of the machine has no remote end in `remotes`, the circuit of a line has no private peering, or an address
@@ -93,9 +93,9 @@ protocol kernel {{
     )
 }
 
-/// Returns the configuration of a LAN router. The LAN router advertises nothing, because the customer edges have static
-/// routes to the LAN. With ECMP, OSPF merges the external routes of several customer edges into one route with several
-/// next hops.
+/// Returns the configuration of a LAN router. The LAN router need not advertise anything, because the customer edges
+/// have static routes to the LAN. With ECMP, OSPF merges the external routes of several customer edges into one route
+/// with several next hops.
 fn lan_router(site: &Site) -> String {
     let ecmp = if site.lan.ecmp { "yes" } else { "no" };
     let mut links = String::new();
@@ -273,8 +273,8 @@ fn session(site: &Site, s: &Session<'_>) -> String {
     )
 }
 
-/// Returns the filter that exports the site's own prefixes that `prefixes` contains. The filter exports no learned
-/// routes and no prefixes of links.
+/// Returns the export filter of a BGP session: it advertises those prefixes of the site that are in `prefixes`. It
+/// advertises no learned routes and no prefixes of links.
 fn export_filter(prefixes: &[Ipv4Net]) -> String {
     if prefixes.is_empty() {
         return "none".into();
@@ -303,7 +303,7 @@ impl Protocol {
 }
 
 /// Parses the output of `birdc show protocols`. Returns the protocols of the types BGP and OSPF, in the order of the
-/// output. Lines of another format are skipped.
+/// output. Lines of another format are skipped, so the result is empty for an error message of `birdc`.
 #[must_use]
 pub fn protocols(text: &str) -> Vec<Protocol> {
     let mut all = Vec::new();
@@ -321,8 +321,9 @@ pub fn protocols(text: &str) -> Vec<Protocol> {
     all
 }
 
-/// Parses the output of `birdc show route`. Returns each prefix once, even if BIRD has several routes to it. If BIRD
-/// lists several routes to a prefix, only the first route's line contains the prefix.
+/// Parses the output of `birdc show route`. Lines that do not begin with an IPv4 prefix are skipped. Returns each
+/// prefix once, even if BIRD has several routes to it. If BIRD lists several routes to a prefix, only the line of the
+/// first route contains the prefix; the other lines are skipped.
 #[must_use]
 pub fn prefixes(text: &str) -> BTreeSet<Ipv4Net> {
     let first = |line: &str| line.split_whitespace().next()?.parse().ok();

@@ -15,9 +15,9 @@ use std::path::Path;
 /// MTU inside the tunnel, in bytes, for an output that contains no MTU (D20).
 const MTU: u16 = 1420;
 
-/// The settings of one device, parsed from the output of `tombolo connection device-config`. The output has a file for
-/// wg-quick for each instance of the gateway, and the neighbours of a BGP session. Only the first file is used, because
-/// a device of the lab has one tunnel.
+/// The settings of one device, parsed from the output of `tombolo connection device-config`. The output contains a
+/// configuration file for wg-quick for each instance of the gateway, and the neighbours for BIRD's BGP sessions. Only
+/// the first file is used, because a device of the lab has one tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceSettings {
     /// Addresses of the device inside the tunnel, in the order of the file.
@@ -36,8 +36,8 @@ impl DeviceSettings {
     /// Parses the output of `tombolo connection device-config`. IPv6 routes are left out, because sites have only IPv4.
     ///
     /// # Errors
-    /// The text has another format, a file does not have exactly one peer, `Table` is not `off`, or a value is not
-    /// valid.
+    /// The text has another format; it has no file, or not as many peers as files; or, in the first file, `Table` is
+    /// not `off`, a `PostUp` is no route into the tunnel, or a value is not valid.
     pub fn read(text: &str) -> Result<Self> {
         let mut parsed = Self {
             addresses: Vec::new(),
@@ -90,8 +90,8 @@ impl DeviceSettings {
                     self.remote.routes.push(net);
                 }
             }
-            // The lab has generated the private key itself. All other properties of this section are instructions to
-            // wg-quick, which the lab does not use.
+            // All other properties of this section are ignored: the lab has generated the private key itself, and the
+            // rest are instructions to wg-quick, which the lab does not use.
             ("[interface]", _) => {}
             _ => bail!("'{line}' is in no section"),
         }
@@ -132,11 +132,11 @@ fn prefix(text: &str) -> Result<IpNet> {
         .with_context(|| format!("Address: '{text}'"))
 }
 
-/// Generates a private key in a file, which replaces an earlier one; a new file has mode 0600. The file's folder must
-/// exist. Returns the public key in base64.
+/// Generates a private key and writes it to a file, in place of an earlier key. A new file has mode 0600; an existing
+/// file keeps its mode. The file's folder must exist. Returns the public key in base64.
 ///
 /// # Errors
-/// The path is no UTF-8, the file cannot be written, or `wg` is missing or fails.
+/// The path is no UTF-8, the file cannot be written, or `wg` is missing or fails. The earlier key may be lost then.
 pub fn make_key(file: &Path) -> Result<String> {
     let file = file.to_str().context("a path that is not text")?;
     let script = r#"umask 077; wg genkey > "$0" && wg pubkey < "$0""#;
@@ -144,11 +144,11 @@ pub fn make_key(file: &Path) -> Result<String> {
 }
 
 /// Creates a WireGuard device of the kernel, in the network namespace of the calling thread. The device is down and has
-/// no configuration. Returns false, and creates nothing, if the kernel has no WireGuard.
+/// no configuration. Returns false, and creates nothing, if the kernel has no WireGuard. Root is needed.
 ///
 /// # Errors
-/// The kernel has WireGuard and the command fails, for example because a device of this name exists or this program
-/// does not run as root.
+/// The kernel has WireGuard and the command fails, for example because a device of this name exists, this program does
+/// not run as root, or the name has more than 15 bytes.
 pub fn make_in_kernel(device: &str) -> Result<bool> {
     let argv = ["ip", "link", "add", device, "type", "wireguard"].map(str::to_owned);
     let done = command::finish(&argv, HELPER_TIMEOUT)?;
@@ -160,11 +160,11 @@ pub fn make_in_kernel(device: &str) -> Result<bool> {
     }
 }
 
-/// Whether the kernel has WireGuard. The test makes a device in a network namespace that ends with the thread of the
-/// test, so nothing remains.
+/// Whether the kernel has WireGuard. To find out, a new thread makes a WireGuard device in a network namespace of its
+/// own. The namespace and the device disappear when the thread ends.
 ///
 /// # Errors
-/// A network namespace cannot be created, or as [`make_in_kernel`].
+/// A network namespace cannot be created (root is needed), or [`make_in_kernel`] fails.
 pub fn is_in_kernel() -> Result<bool> {
     let tried = std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).context("making a network namespace (root is needed)")?;
@@ -174,14 +174,15 @@ pub fn is_in_kernel() -> Result<bool> {
 }
 
 /// Returns the command line of `wireguard-go` for a device. The program stays in the foreground, and ends when the
-/// device is deleted.
+/// device is deleted. It must be run in the network namespace in which the device is to be.
 #[must_use]
 pub fn program(device: &str) -> Vec<String> {
     ["wireguard-go", "-f", device].map(str::to_owned).to_vec()
 }
 
 /// Returns the command lines that configure an existing device and set it up, in their order. `settings` is the file
-/// that [`write_settings`] has written, by its path on the host with the device.
+/// that [`write_settings`] has written, by its path on the host with the device. Runs nothing. The command lines must
+/// be run once, on the host with the device: a second run fails, because the device has the addresses already.
 #[must_use]
 pub fn set_up(device: &str, parsed: &DeviceSettings, settings: &str) -> Vec<Vec<String>> {
     let own = |argv: &[&str]| argv.iter().map(|a| (*a).to_owned()).collect();
@@ -195,7 +196,7 @@ pub fn set_up(device: &str, parsed: &DeviceSettings, settings: &str) -> Vec<Vec<
 }
 
 /// Writes the file for `wg setconf`, with the private key from the file `key`. Both are paths on this machine. A new
-/// file has mode 0600.
+/// file has mode 0600; an existing one keeps its mode. The folder must exist.
 ///
 /// # Errors
 /// The key cannot be read, or the file cannot be written.

@@ -18,7 +18,7 @@ type Bindings = BTreeSet<(&'static str, String, String)>;
 impl Topology {
     /// Checks what the types of the topology do not ensure: ranges, names, references between its parts, and overlaps.
     /// Of the resources, only those properties are checked that the lab itself uses; the controller checks all others.
-    /// Reads nothing else.
+    /// Reads no files, and does not ask the controller.
     ///
     /// # Errors
     /// The topology has problems; the message lists all of them, one on each line.
@@ -83,8 +83,8 @@ impl Topology {
                 }
             }
         }
-        // If an address were in both a VNet and a segment, a route into the TUN device and a route into the underlay
-        // would both lead to it.
+        // A VNet and a segment must not overlap: to an address in both, one route would lead into the TUN device and
+        // another one into the underlay.
         for (vnet, network) in self.resources.virtual_networks.iter() {
             for (name, segment) in &self.underlay.segments {
                 if network.address_space.iter().any(|p| overlap(&p.0, &segment.prefix)) {

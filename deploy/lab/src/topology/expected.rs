@@ -52,20 +52,21 @@ pub struct Row {
 }
 
 impl Row {
-    /// Returns every permitted list of hops: [`Self::hops`], then the alternatives.
+    /// Returns every permitted list of hops: [`Self::hops`], then the alternatives. For an unreachable pair this is one
+    /// empty list, unless the row has alternatives.
     pub fn lists(&self) -> impl Iterator<Item = &Vec<Hop>> {
         std::iter::once(&self.hops).chain(&self.alternatives)
     }
 
-    /// Whether both rows have the same source and destination.
+    /// Whether both rows have the same source and destination. Names are compared exactly.
     #[must_use]
     pub fn same_pair(&self, other: &Self) -> bool {
         self.from == other.from && self.to == other.to
     }
 }
 
-/// The prefixes that a customer edge must learn by BGP from one neighbour; if it learns others, the check fails (E16).
-/// This detects routes that no ping uses.
+/// The prefixes that a customer edge must learn by BGP from one neighbour. If the edge learns fewer or others, the
+/// check fails (E16). So the check also detects routes that no ping uses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Learned {
@@ -84,7 +85,7 @@ pub struct Learned {
 }
 
 impl Learned {
-    /// Whether both expectations are about the same neighbour of the same customer edge. Names are compared exactly.
+    /// Whether both expectations concern the same neighbour of the same customer edge. Names are compared exactly.
     #[must_use]
     pub fn same_neighbour(&self, other: &Self) -> bool {
         let key = |l: &Self| (l.site.clone(), l.router.clone(), l.line.clone(), l.tunnel.clone());
@@ -146,7 +147,7 @@ pub enum Verb {
 /// The target of an action, with all properties that an action on this kind of target needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target<'a> {
-    /// The customer edge's interface of a line, which is set up or down.
+    /// The customer edge's interface for a line, which the action sets up or down.
     Line {
         /// Name of the site.
         site: &'a str,
@@ -157,7 +158,7 @@ pub enum Target<'a> {
         /// Whether the interface is set up; false: it is set down.
         up: bool,
     },
-    /// The customer edge's interface of a tunnel, which is set up or down.
+    /// The customer edge's interface for a tunnel, which the action sets up or down.
     Tunnel {
         /// Name of the site.
         site: &'a str,
@@ -220,6 +221,7 @@ impl Action {
 impl super::Topology {
     /// Returns the rows that are expected after an event. First come the rows of the steady state in their order; if
     /// the event has a row for the same pair, that row is returned instead. Then come the event's rows for other pairs.
+    /// `event` need not be an event of this topology.
     #[must_use]
     pub fn rows_after(&self, event: &Event) -> Vec<Row> {
         let own = |row: &Row| event.expected.iter().find(|own| own.same_pair(row));
@@ -235,7 +237,8 @@ impl super::Topology {
     }
 
     /// Returns the prefixes that customer edges are expected to learn after an event: the expectations of the steady
-    /// state in their order. If the event has an expectation for the same neighbour, that one is returned instead.
+    /// state in their order. If the event has an expectation for the same neighbour, that one is returned instead. The
+    /// event's expectations for other neighbours are left out.
     #[must_use]
     pub fn learned_after(&self, event: &Event) -> Vec<Learned> {
         let own = |steady: &Learned| event.learned.iter().find(|own| own.same_neighbour(steady));

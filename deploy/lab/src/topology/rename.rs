@@ -64,11 +64,13 @@ const NAME_MAPS: &[&str] = &[
 const ASNS: std::ops::Range<u32> = 64_512..65_515;
 
 /// Returns a copy with other names and addresses for all networks, hosts, sites and resources, and with other ASNs for
-/// the sites. The same topology and the same `seed` always give the same result, on every platform. The lab's own name
-/// changes too.
+/// the sites. Names and values that have a meaning for Azure or the lab stay as they are, and so do addresses outside
+/// of the private and documentation ranges. The same topology and the same `seed` always give the same result, on every
+/// platform. The lab's own name changes too. `topology` should pass [`Topology::check`].
 ///
 /// # Errors
-/// The renamed topology fails its check, for example because the name of a host became too long.
+/// The renamed topology fails its check, because `topology` itself does, or for example because the name of a host
+/// became too long.
 pub fn rename(topology: &Topology, seed: u64) -> Result<Topology> {
     let renamed: Topology = serde_norway::from_value(tree(topology, seed)?)?;
     renamed.check().context("the renamed topology")?;
@@ -218,7 +220,7 @@ fn new_names(topology: &Topology, old: &BTreeSet<String>, random: &mut Random) -
     names
 }
 
-/// Returns new ASNs for the sites. The ASNs of gateways are kept, because Azure reserves them (G4).
+/// Returns new ASNs for the sites. All other ASNs, such as those of gateways, are kept.
 fn new_asns(topology: &Topology, known: &BTreeSet<u32>, random: &mut Random) -> BTreeMap<u32, u32> {
     let mut free: Vec<u32> = ASNS.filter(|asn| !known.contains(asn)).collect();
     let sites: BTreeSet<u32> = topology.sites.values().map(|s| s.asn).collect();

@@ -282,7 +282,7 @@ pub struct Machine<'a> {
     pub role: MachineRole<'a>,
 }
 
-/// Returns the name that the host of a site's machine has in the lab: `SITE-NAME`.
+/// Returns the name that the host of a site's machine has in the lab: `SITE-NAME`. Neither name is checked.
 #[must_use]
 pub fn host_name(site: &str, name: &str) -> String {
     format!("{site}-{name}")
@@ -309,7 +309,8 @@ impl super::Topology {
         })
     }
 
-    /// Returns the name of the host that is the provider edge of this line of a circuit; `None` if no host is.
+    /// Returns the name of the host that is the provider edge of this line of a circuit; `None` if no host is. Upper
+    /// and lower case letters in the circuit's name are not distinguished.
     #[must_use]
     pub fn edge_host(&self, circuit: &str, link: CircuitLink) -> Option<&str> {
         let mut hosts = self.hosts.iter();
@@ -333,13 +334,16 @@ impl super::Topology {
         })
     }
 
-    /// Returns the customer edge `router` of a site; `None` if it does not exist.
+    /// Returns the customer edge `router` of a site; `None` if the site or the customer edge does not exist. The name
+    /// of the site must be written as in the topology. In the name of the customer edge, upper and lower case letters
+    /// are not distinguished.
     #[must_use]
     pub fn customer_edge(&self, site: &str, router: &str) -> Option<&CustomerEdge> {
         self.sites.get(site)?.customer_edges.find(router)
     }
 
-    /// Whether a customer edge's interface for a line is up in the steady state. False if the line does not exist.
+    /// Whether a customer edge's interface for a line is up in the steady state. False if the customer edge or the line
+    /// does not exist. Names are compared as in [`Self::customer_edge`] and [`Line::is`].
     #[must_use]
     pub fn line_enabled(&self, site: &str, router: &str, line: &LinkName) -> bool {
         let edge = self.customer_edge(site, router);
@@ -347,7 +351,8 @@ impl super::Topology {
         lines.any(|l| l.is(line) && l.enabled)
     }
 
-    /// Whether any customer edge has this line of a circuit.
+    /// Whether any customer edge has this line of a circuit. Upper and lower case letters in the circuit's name are not
+    /// distinguished.
     #[must_use]
     pub fn has_line(&self, circuit: &str, link: CircuitLink) -> bool {
         let edges = self.sites.values().flat_map(|s| s.customer_edges.iter());

@@ -40,7 +40,8 @@ impl Circuit {
     }
 }
 
-/// The properties of a local network gateway to which a connection leads. They describe a site's VPN device.
+/// The properties of a local network gateway, the remote side of a connection to a site. They describe a site's VPN
+/// device.
 #[derive(Debug, Clone)]
 pub(super) struct Device {
     /// Name of the local network gateway in the resources.
@@ -97,6 +98,7 @@ impl Topology {
     }
 
     /// Returns the key that signs the BGP sessions of a circuit; `None` if the circuit does not exist or has no key.
+    /// Upper and lower case letters in the circuit's name are not distinguished.
     #[must_use]
     pub fn circuit_key(&self, name: &str) -> Option<&str> {
         let circuit = self.resources.express_route_circuits.find(name)?;
@@ -104,7 +106,8 @@ impl Topology {
     }
 
     /// Returns a copy of the resources in which the local network gateways have the public keys of the sites' devices.
-    /// `keys` has the public keys by connection; keys for connections that do not exist are ignored.
+    /// `keys` has the public keys by connection; keys for connections that do not exist or lead to no local network
+    /// gateway are ignored. Upper and lower case letters in the connections' names are not distinguished.
     #[must_use]
     pub fn resources_with_keys(&self, keys: &BTreeMap<String, PublicKey>) -> Document {
         let mut resources = self.resources.clone();
@@ -124,8 +127,9 @@ impl Topology {
     }
 
     /// Returns the host of a customer edge, and the name of BIRD's protocol for its session with a neighbour. `from`
-    /// names the customer edge and the neighbour. Returns `None` if the customer edge, the line or the tunnel does not
-    /// exist, or if `from` does not have exactly one of `line` and `tunnel`.
+    /// names the customer edge and the neighbour; the site and the customer edge must be written as in the topology,
+    /// because the name of the host is made from them. Returns `None` if the customer edge, the line or the tunnel does
+    /// not exist, or if `from` does not have exactly one of `line` and `tunnel`.
     #[must_use]
     pub fn session_of(&self, from: &Learned) -> Option<(String, String)> {
         let edge = self.customer_edge(&from.site, &from.router)?;
@@ -141,7 +145,8 @@ impl Topology {
     }
 
     /// Returns the addresses of a circuit's primary or secondary line. Returns `None` if the circuit does not exist,
-    /// has no private peering with IPv4, or its prefix has fewer than two host addresses.
+    /// has no private peering with IPv4, or its prefix has fewer than two host addresses. Upper and lower case letters
+    /// in the circuit's name are not distinguished.
     #[must_use]
     pub fn line_addresses(&self, circuit: &str, link: CircuitLink) -> Option<LineAddresses> {
         let (customer, edge) = ends(self.circuit(circuit)?.prefix(link))?;
@@ -158,7 +163,7 @@ impl Topology {
 
     /// Returns the overlay address that the topology gives a host. For a VM this is the primary address, for a site's
     /// machine it is [`Machine::address`](super::site::Machine::address). Returns `None` if the controller allocates
-    /// the address, and for all other hosts.
+    /// the address, and for all other hosts. The name of the host is case-sensitive.
     #[must_use]
     pub fn given_address(&self, host: &str) -> Option<IpAddr> {
         if let Some(vm) = self.hosts.get(host).and_then(|h| h.vm.as_ref()) {

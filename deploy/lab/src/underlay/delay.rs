@@ -30,8 +30,8 @@ fn one_way(delay: &Delay) -> Duration {
     Duration::from_secs_f64(delay.one_way_ms / 1e3)
 }
 
-/// Returns the lines whose packets a program has to delay, in the order of the topology's delays. Empty if `netem` is
-/// set, because then the kernel delays the packets.
+/// Returns the lines whose packets a program has to delay, in the order of the topology's delays. `netem` is what
+/// [`build`](super::build) has returned. Empty if it is true, because then the kernel delays the packets.
 #[must_use]
 pub fn lines(topology: &Topology, netem: bool) -> Vec<Line> {
     let all = topology.underlay.delays.iter().enumerate();
@@ -72,8 +72,9 @@ pub(super) fn build(hosts: &dyn Hosts, topology: &Topology) -> Result<bool> {
     })?
 }
 
-/// Routes packets that arrive from the segment `from` for the segment `to` through `device`. The router receives
-/// returning packets from a device and not from a segment, so the main table routes these.
+/// Routes packets that arrive from the segment `from` for the segment `to` through `device`. A packet that returns
+/// after its delay arrives from a delay device and not from the segment `from`. So the rule does not match it, and the
+/// main routing table leads it to the segment `to`.
 fn route_through(topology: &Topology, (from, to): (&str, &str), device: &str, table: &str) -> Result<()> {
     let segment = topology.underlay.segments.get(to);
     let prefix: IpNet = segment.with_context(|| format!("there is no segment '{to}'"))?.prefix;

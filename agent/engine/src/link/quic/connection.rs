@@ -12,8 +12,8 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use tombolo_proto::id::KeyPin;
 
-/// Longest time of a handshake, after which it is given up. The time is enough for three transmissions of the first
-/// flight: quinn's initial timeout is one second, and doubles each time.
+/// A handshake that takes longer than this is given up. The time is enough for three transmissions of the first flight,
+/// because quinn repeats it after one second and then after two more.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A change of a connection that its owner must handle.
@@ -29,15 +29,15 @@ pub(super) enum ConnectionEvent {
 /// A QUIC connection with one peer.
 pub(super) struct Connection {
     pub(super) inner: quinn_proto::Connection,
-    /// The link that the connection belongs to. `None`: the peer has not proven its key yet, or is not configured any
-    /// more.
+    /// The link that the connection belongs to. `None`: a peer opened the connection and has not proven its key yet,
+    /// the peer is not configured any more, or the connection is over.
     pub(super) link: Option<LinkIndex>,
     /// The key that the peer has proven, or must prove.
     pin: Option<KeyPin>,
-    /// Whether either end closed the connection, or it was given up. If so, it carries no more packets.
+    /// Whether the connection was closed by either end, or was lost. If so, it carries no more packets.
     pub(super) over: bool,
-    /// Time at which the connection was established, since when it carries packets. `None`: its handshake is in
-    /// progress, or the connection was lost.
+    /// Time at which the connection was established. `None`: its handshake is in progress or has failed, or the
+    /// connection was lost.
     pub(super) established: Option<Instant>,
     /// Whether the connection may have datagrams to send.
     pub(super) dirty: bool,
@@ -145,8 +145,8 @@ impl Connection {
     }
 
     /// Handles the contents of a datagram that came on the path `from`. If the contents are authentic, later datagrams
-    /// to the peer leave by the address and port of this agent at which this one arrived, because the earlier address
-    /// or port may have stopped working.
+    /// to the peer are sent from the address and port of this agent at which this datagram arrived, because the earlier
+    /// address or port may have stopped working.
     pub(super) fn handle(&mut self, event: quinn_proto::ConnectionEvent, from: Path) {
         let here = (from.local, from.port);
         if (self.path.local, self.path.port) == here || self.established.is_none() {
@@ -159,8 +159,9 @@ impl Connection {
         }
     }
 
-    /// The number of received frames of these kinds. Each authentic packet has at least one of these frames, so the
-    /// number grows with each authentic packet. quinn does not report in another way whether a packet was authentic.
+    /// The number of received frames of the kinds that are added up here. Each authentic packet has at least one such
+    /// frame, so the number grows with each authentic packet. quinn has no other way to show that a packet was
+    /// authentic.
     fn authentic_frames(&self) -> u64 {
         let f = self.inner.stats().frame_rx;
         f.datagram + f.acks + f.ping + f.immediate_ack + f.path_challenge + f.path_response + f.new_connection_id

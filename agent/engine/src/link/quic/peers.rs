@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 use tombolo_proto::config::Link;
 use tombolo_proto::id::{AgentId, KeyPin};
 
-/// Time for an attempt at the peer's endpoint. If no connection is established by then, another one is opened to the
-/// peer's second port. The time is longer than a round trip around the world, and short for a user who waits.
+/// If no connection to the peer's endpoint is established after this time, another one is opened to the peer's second
+/// port. The time is longer than a round trip around the world, and short enough for a user who waits.
 const SECOND_PORT_DELAY: Duration = Duration::from_millis(300);
 
 /// Largest number of established connections with one peer. One connection is enough, and two exist for a moment if
-/// each end opens one. Without a limit a hostile peer could keep any number of connections.
+/// each end opens one. Without a limit a hostile peer could keep any number of connections open.
 const MAX_ESTABLISHED: usize = 4;
 
 /// The QUIC state of one link.
@@ -73,7 +73,8 @@ impl Quic {
     /// Applies the links of a new configuration. Connections with peers whose keys are still pinned survive; others are
     /// closed. Packets that wait for a connection are dropped.
     pub(super) fn update_peers(&mut self, links: &[Link], now: Instant) {
-        // Received packets that were not fetched yet have link indices of the previous configuration.
+        // Received packets that were not fetched yet have link indices of the previous configuration, so they are
+        // discarded.
         self.packets.clear();
         self.by_pin.clear();
         for (position, link) in links.iter().enumerate() {
@@ -108,7 +109,8 @@ impl Quic {
             let handle = ConnectionHandle(number);
             match (pin, link.and_then(|link| self.peers.get_mut(link.get()))) {
                 (_, Some(peer)) => peer.connections.push(handle),
-                // The peer has not shown its key yet: the verifier will check the key against the new pins.
+                // The peer has not shown its key yet, so the connection stays: the verifier will check the key against
+                // the new pins.
                 (None, None) => {}
                 (Some(_), None) => self.end(handle, now, "not in the configuration"),
             }
@@ -163,7 +165,7 @@ impl Quic {
         self.planned.insert((attempt.at, link.get()));
     }
 
-    /// Opens each planned connection that is due, unless its link has got an established connection meanwhile.
+    /// Opens each planned connection that is due, unless its link has an established connection by now.
     pub(super) fn dial_due(&mut self, now: Instant) {
         while let Some((at, number)) = self.planned.first().copied().filter(|(at, _)| *at <= now) {
             self.planned.remove(&(at, number));
@@ -204,7 +206,7 @@ impl Quic {
         }
     }
 
-    /// Queues the event that a link has no connection, for this reason.
+    /// Queues the event that a link has no connection any more; `reason` says why.
     pub(super) fn report_down(&mut self, link: LinkIndex, reason: String) {
         if let Some(peer) = self.peers.get(link.get()) {
             self.events
@@ -286,8 +288,8 @@ impl Quic {
     }
 
     /// Makes a connection the active one after its peer has proven its key, and sends the waiting packets on it. Closes
-    /// the other connections with the peer whose handshakes are in progress, and the older established ones, if closing
-    /// them is this end's task.
+    /// the peer's other connections: those whose handshakes are in progress, and, if that is this end's task, the older
+    /// established ones.
     pub(super) fn established(&mut self, handle: ConnectionHandle, pin: Option<KeyPin>, now: Instant) {
         let link = pin.and_then(|pin| self.by_pin.get(&pin).copied());
         let Some(connection) = self.connections.get_mut(handle.0).and_then(Option::as_mut) else {

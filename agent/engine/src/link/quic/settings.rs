@@ -15,7 +15,8 @@ use std::time::Duration;
 /// GSO (65,507 bytes).
 pub(super) const MAX_SEGMENTS: usize = 44;
 
-/// Silence after which a connection ends. A link that is used again opens another connection within two round trips.
+/// Silence after which a connection ends. This costs little: when the link is used again, it opens another connection
+/// within two round trips.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Length of a connection ID in bytes. An ID of 5 bytes is hard to guess, and short enough that an inner packet of the
@@ -27,7 +28,7 @@ const CONNECTION_ID_LEN: usize = 5;
 const INITIAL_MTU: u16 = 1472;
 
 /// Number of bytes that may wait for congestion control. When the queue is full, its oldest packet is dropped. With a
-/// quarter of this size, the throughput of a TCP stream was lower by a third. The cost of this size is 2 ms of latency.
+/// quarter of this size, the throughput of a TCP stream was lower by a third. This size adds 2 ms of latency.
 const SEND_QUEUE_LEN: usize = 1 << 20;
 
 /// Number of received bytes that may wait for [`Quic`](super::Quic), which fetches the packets out of quinn after each
@@ -38,8 +39,8 @@ const RECEIVE_QUEUE_LEN: usize = 1 << 20;
 /// end encrypts and the other end decrypts.
 const PACKETS_PER_ACK: u32 = 24;
 
-/// Longest delay of an acknowledgement while fewer packets than [`PACKETS_PER_ACK`] have come: a fifth of the default
-/// (RFC 9000, section 18.2).
+/// Longest delay of an acknowledgement while fewer packets than [`PACKETS_PER_ACK`] have come: a fifth of the 25 ms
+/// that RFC 9000 (section 18.2) has as default.
 const MAX_ACK_DELAY: Duration = Duration::from_millis(5);
 
 /// Number of bytes that WireGuard adds to a packet.
@@ -48,7 +49,7 @@ const WIREGUARD_OVERHEAD: u16 = 32;
 /// QUIC needs a path that carries a UDP payload of at least this number of bytes (RFC 9000, section 14).
 const MIN_MTU: u16 = 1200;
 
-/// Settings for a path with a low MTU: inside WireGuard it carries packets of at most `max_packet` bytes without
+/// Settings for a path with a low MTU, over which WireGuard carries packets of at most `max_packet` bytes without
 /// fragmentation. With these settings the first datagrams of the QUIC handshake are short enough for the path.
 pub(super) fn narrow(max_packet: u16) -> TransportConfig {
     let mut transport = transport();
@@ -83,14 +84,15 @@ pub(super) fn transport() -> TransportConfig {
     transport
 }
 
-/// Settings of the endpoint. The fixed bit is never greased, so that the first byte of a datagram distinguishes QUIC
-/// from WireGuard.
+/// Settings of the endpoint. The fixed bit is always set (no greasing, RFC 9287), so that the first byte of a datagram
+/// distinguishes QUIC from WireGuard.
 pub(super) fn endpoint(reset: hmac::Key) -> EndpointConfig {
     let mut config = EndpointConfig::new(Arc::new(reset));
     config
         .grease_quic_bit(false)
         .cid_generator(|| Box::new(RandomConnectionIdGenerator::new(CONNECTION_ID_LEN)));
-    // The call fails only for a payload outside of the protocol's limits, and this is the longest one allowed.
+    // The call fails only for a payload outside of the protocol's limits, and 65,527 bytes is the longest payload
+    // allowed.
     let _ = config.max_udp_payload_size(65_527);
     config
 }
@@ -102,9 +104,9 @@ pub(super) fn server(crypto: Arc<QuicServerConfig>, transport: Arc<TransportConf
     config
 }
 
-/// The key for stateless resets (RFC 9000, section 10.3). The key for resets is derived from the agent's private key,
-/// so that it stays the same after a restart: an agent that restarted can then answer datagrams of its earlier
-/// connections by a reset, so that its peers need not wait for a timeout.
+/// The key for stateless resets (RFC 9000, section 10.3). This key is derived from the agent's private key, so it stays
+/// the same after a restart. An agent that has restarted can therefore answer datagrams of its earlier connections by a
+/// reset, and its peers need not wait for a timeout.
 pub(super) fn reset_key(key: &PrivateKeyDer<'_>) -> hmac::Key {
     let mut hash = Sha256::new();
     hash.update(b"tombolo stateless reset");

@@ -77,8 +77,8 @@ fn carry(ends: &mut [(u8, Quic); 2], now: Instant) {
     }
 }
 
-/// A hostile peer closes no connections, not even those that it should close because its key is the smaller one. The
-/// number of connections stays limited.
+/// A hostile peer that opens connections and closes none keeps at most four open, even if closing the older ones is its
+/// task because it has the smaller key.
 #[test]
 fn a_peer_has_few_connections() {
     for seeds in [[1, 2], [2, 1]] {
@@ -99,8 +99,8 @@ fn a_peer_has_few_connections() {
     }
 }
 
-/// A peer that keeps opening and closing connections gets few answers. Datagrams with a forged source address do not
-/// count against the owner of the address.
+/// A peer that keeps opening and closing connections is limited to [`CONNECTION_RATE`]. Datagrams with a forged source
+/// address do not use up the budget of the address's owner.
 #[test]
 fn a_peer_opens_connections_at_a_limited_rate() {
     let (mut ends, begin) = ([1, 2].map(|seed| (seed, end(seed))), Instant::now());
@@ -144,8 +144,8 @@ fn a_peer_opens_connections_at_a_limited_rate() {
     assert_eq!(answered(&mut other, 1, begin), 1);
 }
 
-/// An attempt without an answer ends after five seconds, although an established connection ends only after 30 s of
-/// silence.
+/// If nobody answers, an attempt to connect ends after five seconds. (An established connection ends only after 30 s of
+/// silence.)
 #[test]
 fn a_handshake_that_is_not_answered_is_given_up() {
     let (mut end, begin) = (end(1), Instant::now());

@@ -36,11 +36,11 @@ impl Identity {
     /// Loads a private key in PKCS #8.
     ///
     /// # Errors
-    /// The key cannot be parsed, is of no kind that TLS 1.3 knows, or has no public half.
+    /// The key cannot be parsed, TLS 1.3 has no signature scheme for it, or its public key cannot be derived.
     pub(super) fn new(key: PrivateKeyDer<'static>) -> Result<Self, Error> {
         let mut provider = aws_lc_rs::default_provider();
-        // The cheapest cipher comes first: AES-128 has 10 rounds, AES-256 has 14, and ChaCha20 takes four times as
-        // long.
+        // The cheapest cipher comes first: AES-128 has 10 rounds and AES-256 has 14, and ChaCha20 takes four times as
+        // long as AES-128.
         provider.cipher_suites = vec![
             aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
             aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
@@ -86,8 +86,8 @@ impl Identity {
         Ok(config)
     }
 
-    /// Settings for connections from peers that hold one of the keys in `pins`. Each handshake uses the pins that the
-    /// list has at that time.
+    /// Settings for connections from peers that hold one of the keys in `pins`. Each handshake uses the pins that
+    /// `pins` has at the time of the handshake.
     pub(super) fn server(&self, pins: Arc<Pins>) -> Result<Arc<QuicServerConfig>, Error> {
         let config = QuicServerConfig::try_from(self.server_tls(pins)?);
         config.map(Arc::new).map_err(|e| Error::General(e.to_string()))
@@ -103,7 +103,7 @@ impl Identity {
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(self.key.clone())));
         config.alpn_protocols = vec![ALPN.to_vec()];
-        // As for clients: no session is resumed.
+        // A server issues no tickets, so that no session is ever resumed (see `client_tls`).
         config.send_tls13_tickets = 0;
         Ok(config)
     }
@@ -120,7 +120,8 @@ impl Pins {
         this
     }
 
-    /// Replaces all pins. Handshakes that have not checked the peer's key yet use the new pins.
+    /// Replaces all pins. A handshake in progress that has not checked the peer's key yet will check it against the new
+    /// pins.
     pub(super) fn replace(&self, pins: impl IntoIterator<Item = KeyPin>) {
         let mut sorted: Vec<_> = pins.into_iter().collect();
         sorted.sort_unstable();
@@ -261,7 +262,7 @@ mod tests {
         Identity::new(rustls::pki_types::PrivatePkcs8KeyDer::from(key.as_ref().to_vec()).into()).unwrap()
     }
 
-    /// Both ends choose a hybrid key exchange with ML-KEM, so that packets that are recorded now stay secret when
+    /// Both ends choose a hybrid key exchange with ML-KEM. So packets that somebody records today stay secret when
     /// quantum computers exist.
     #[test]
     fn the_key_exchange_is_post_quantum() {
@@ -282,7 +283,8 @@ mod tests {
         }
     }
 
-    /// Passes the handshake messages of one end to the other; each change of keys ends a flight.
+    /// Passes the handshake messages of one end to the other. Each pass of the loop handles the messages of one
+    /// encryption level.
     fn pass(from: &mut Connection, to: &mut Connection) {
         loop {
             let mut bytes = Vec::new();

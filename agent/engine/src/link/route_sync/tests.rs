@@ -82,8 +82,7 @@ fn an_end_that_restarts_is_told_again_and_a_newer_table_replaces_the_older() {
     let (mut a, mut b, mut now) = (RouteSync::default(), receiver(), Instant::now());
     a.advertise(table(5000, 1));
     run(&mut a, &mut b, &mut now, 10, || false);
-    // The receiver restarts. It then has no table, and says so by its confirmations, so the sender sends its table
-    // again.
+    // The receiver restarts. Its confirmations then show that it has no table, so the sender sends its table again.
     for seed in [2, 2] {
         b = receiver();
         a.advertise(table(5000, seed));
@@ -132,7 +131,7 @@ fn an_end_that_may_not_advertise_is_not_read() {
     for message in &messages {
         b.receive(message, now, &mut stats);
     }
-    // A confirmation of a table that this end never advertised is not read either.
+    // A confirmation is refused too, because this end has not advertised a table.
     b.receive(&[CONFIRM; 9], now, &mut stats);
     assert!(b.incomplete.is_none() && b.next_table(now, &mut stats).is_none() && b.confirmed.is_none());
     let refused = messages.len() as u64 + 1;
@@ -141,15 +140,15 @@ fn an_end_that_may_not_advertise_is_not_read() {
         ..AdvertisementStats::default()
     };
     assert_eq!(stats, expected);
-    // Fragments from before the permission ended are forgotten.
+    // When the other end may not advertise any more, the fragments that it has sent are discarded.
     b.accept(true);
     b.receive(&messages[0], now, &mut stats);
     b.accept(false);
     assert!(b.incomplete.is_none());
 }
 
-/// The sender alternates between two tables a thousand times. The receiver passes on only a few of the changes, but
-/// always the last one. A change after a quiet time is passed on at once.
+/// If the sender changes its table every millisecond for three seconds, the receiver passes on at most seven of the
+/// tables. It always passes on the last one. A change after a quiet time is passed on at once.
 #[test]
 fn a_sender_that_changes_its_mind_all_the_time_is_acted_on_rarely() {
     let (mut b, begin) = (receiver(), Instant::now());

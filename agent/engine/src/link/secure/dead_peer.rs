@@ -12,19 +12,20 @@ use std::time::{Duration, Instant};
 use tombolo_proto::id::AgentId;
 use tombolo_proto::status::Carrier;
 
-/// Least interval of echoes on a link that no other path can replace. There, echoes are needed only for path MTU
-/// discovery and statistics. Other links use the configured interval ([`Probes`](tombolo_proto::config::Probes)).
+/// Least interval of echoes where they are needed only for path MTU discovery and statistics: on a link that no other
+/// path can replace, and over the transport not in use until the peer has answered over it. Elsewhere the interval is
+/// the configured one ([`Probes`](tombolo_proto::config::Probes)).
 const IDLE_ECHO_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Age up to which the peer's last packet shows which transport the peer uses: the one over which the packet came.
+/// If the peer's last packet is younger than this, the peer is taken to use the transport over which this packet came.
 const RECENT_RX_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Time for which a handshake on a monitored link may stay unanswered; then the link is down. The time is half a
-/// second, because failover may take no longer (D19).
+/// If a handshake on a monitored link (one that another path can replace) is unanswered for this time, the link is
+/// down. The time is half a second, because failover may take no longer (D19).
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Time after its last packet for which a link is in use. After this time the link's monitor is dropped, so that idle
-/// links cost no time and little memory.
+/// A link counts as in use for this time after its last packet. Then the link's monitor is dropped, so that idle links
+/// cost no time and little memory.
 const USED_TIMEOUT: Duration = Duration::from_secs(5);
 
 const fn millis(number: u32) -> Duration {
@@ -48,7 +49,8 @@ impl SecureLinks {
             entry.monitor = None;
             return false;
         }
-        // D16: a third-party device answers no messages of agents, only WireGuard's own handshakes.
+        // D16: a third-party device does not answer the messages that agents send inside links; it only takes part in
+        // WireGuard's handshakes.
         if entry.third_party {
             return true;
         }
@@ -70,8 +72,8 @@ impl SecureLinks {
         true
     }
 
-    /// Sends the echoes that are due over the transport in use, and over the other transport if the link may need that
-    /// one.
+    /// Sends the echoes that are due over the transport in use, and over the other transport if the link may have to
+    /// switch to it.
     fn send_echoes(&mut self, link: LinkIndex, now: Instant, tx: &mut impl TransmitSink) {
         let Some(entry) = self.links.get(link.get()) else {
             return;
@@ -79,15 +81,15 @@ impl SecureLinks {
         let (carrier, has_choice, monitored) = (entry.carrier(), entry.has_choice(), entry.monitored);
         let is_up = |this: &Self, carrier| this.health(link, carrier, now).is_up();
         let standby = match carrier {
-            // If there is a QUIC connection, it is probed too, because it must be known already whether it works when
-            // WireGuard fails.
+            // If there is a QUIC connection, it is probed too, so that it is known whether the connection works at the
+            // time when WireGuard fails.
             Carrier::WireGuard => (has_choice && is_up(self, Carrier::Quic)).then_some(Carrier::Quic),
             Carrier::Quic => has_choice.then_some(Carrier::WireGuard),
         };
         for (carrier, is_main) in [(Some(carrier), true), (standby, false)] {
             let Some(carrier) = carrier else { continue };
-            // Over the transport in use no echo is sent without a session, because ordinary packets will establish it.
-            // Over the other transport the echo itself establishes the session.
+            // Without a session, no echo is sent over the transport in use, because ordinary packets will establish the
+            // session. Over the other transport, on which no packets are sent, the echo establishes the session.
             if is_main && !is_up(self, carrier) {
                 continue;
             }
@@ -96,8 +98,8 @@ impl SecureLinks {
                 continue;
             };
             let liveness = monitor.of_mut(carrier);
-            // D19: echoes are frequent only if another path can replace this one. For a lane other than 0, lane 0 is
-            // another path.
+            // D19: echoes are sent at the short configured interval only if another path can replace this one. For a
+            // lane other than 0, lane 0 is another path.
             let has_alternative = (has_choice || monitored) && (is_main || liveness.answers().is_some()) || lane > 0;
             let interval = if has_alternative {
                 interval
@@ -111,8 +113,8 @@ impl SecureLinks {
         }
     }
 
-    /// D19: by default three missed echoes take a monitored link down, and ten answers that span three seconds bring it
-    /// back. A handshake that the peer does not answer takes the link down too.
+    /// D19: by default, a monitored link goes down when three echoes are not answered, and comes up again after ten
+    /// answers that span three seconds. The link also goes down when the peer does not answer a handshake for 500 ms.
     fn detect_dead_peer(&mut self, link: LinkIndex, now: Instant) {
         let Some(entry) = self.links.get(link.get()).filter(|entry| entry.monitored) else {
             return;
@@ -134,8 +136,9 @@ impl SecureLinks {
         }
     }
 
-    /// Handles the peer's message that it is about to stop. The peer's earlier answers no longer count, although it
-    /// still answers for a moment: like a peer that was silent, it must answer for a while before the link is up again.
+    /// Handles the peer's message that it is about to stop. The peer's earlier answers no longer count, so that the
+    /// answers that it still sends do not bring the link up at once: like a peer that was silent, it must first answer
+    /// for a while.
     pub(super) fn peer_drains(&mut self, link: LinkIndex) {
         let Some(entry) = self.links.get_mut(link.get()) else {
             return;
@@ -183,7 +186,8 @@ impl SecureLinks {
         }
     }
 
-    /// Reports that a link is up or down, if that is a change. A link is up while any of its transports has a session.
+    /// Reports that a link is up or down, if this differs from the last report. A link is up while any of its
+    /// transports has a session.
     fn report(&mut self, link: LinkIndex, is_up: bool) {
         let has_session = |transport: &super::AnyTransport| transport.session(link) == SessionState::Up;
         let is_any_up = is_up || self.transports.iter().any(has_session);

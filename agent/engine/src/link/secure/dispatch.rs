@@ -1,5 +1,5 @@
-//! Passes packets that come out of a link to the engine, handles the messages between agents among them, and sends such
-//! messages.
+//! Separates the packets that come out of a link: messages between agents are handled here, and other packets go to the
+//! engine. Also sends messages between agents.
 
 use super::SecureLinks;
 use crate::buffer::{Outer, TransmitSink};
@@ -88,8 +88,8 @@ impl SecureLinks {
         }
     }
 
-    /// Sends a message without contents over one of the link's transports, which starts to establish a session if it
-    /// has none.
+    /// Sends a message without contents over the transport `carrier`. If this transport has no session, it starts to
+    /// establish one.
     pub(super) fn send_message(
         &mut self,
         link: LinkIndex,
@@ -107,7 +107,7 @@ impl SecureLinks {
         }
     }
 
-    /// Handles a message about routes, and confirms a table that the message completes.
+    /// Handles a message about routes. If the message completes a table, confirms the table.
     fn receive_routes(&mut self, link: LinkIndex, message: &[u8], now: Instant, tx: &mut impl TransmitSink) {
         let Some(entry) = self.links.get_mut(link.get()) else {
             return;
@@ -166,14 +166,14 @@ impl SecureLinks {
         }
     }
 
-    /// The transport that a link uses, if it has a session there.
+    /// The transport that a link uses; `None` if the link has no session over it.
     fn established(&self, link: LinkIndex) -> Option<Carrier> {
         let carrier = self.links.get(link.get())?.carrier();
         let transport = self.transport(carrier)?;
         (transport.session(link) == SessionState::Up).then_some(carrier)
     }
 
-    /// Sends all peers that have a session the message that this agent is about to stop.
+    /// Tells all peers with which there is a session that this agent is about to stop.
     pub(super) fn announce_drain(&mut self, now: Instant, tx: &mut impl TransmitSink) {
         for position in 0..self.links.len() {
             let link = index_of(position);

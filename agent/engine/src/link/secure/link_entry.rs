@@ -24,14 +24,15 @@ pub(super) struct LinkMonitor {
 }
 
 impl LinkMonitor {
-    /// Creates the measurements of a link about which nothing is known.
+    /// Creates the measurements of a link on which nothing was measured yet.
     pub(super) fn new(probes: Probes) -> Self {
         let mut new = Self::default();
         new.set_probes(probes);
         new
     }
 
-    /// Sets the interval and the count of echoes by which the peer's silence is detected, for both transports.
+    /// Sets the interval of echoes, and the number of unanswered echoes after which the peer counts as silent, for both
+    /// transports.
     pub(super) fn set_probes(&mut self, probes: Probes) {
         for liveness in &mut self.liveness {
             liveness.set_probes(probes);
@@ -50,8 +51,8 @@ impl LinkMonitor {
         &mut self.liveness[position_of(carrier)]
     }
 
-    /// Sets the number of answers in a row to zero, so that the peer must answer for a while before the link is used
-    /// again. The same happens after a silence.
+    /// Starts to count answered echoes from zero, as after a silence. The peer must then answer for a while before the
+    /// link is up again.
     pub(super) fn forget_answers(&mut self) {
         for liveness in &mut self.liveness {
             liveness.forget_answers();
@@ -81,7 +82,7 @@ pub(super) struct LinkEntry {
     public_key: PublicKey,
     pin: Option<KeyPin>,
     pub(super) transport: Transport,
-    /// Whether both ends have keys for QUIC.
+    /// Whether both ends have keys for QUIC, so that the link can use it.
     pub(super) has_quic: bool,
     /// Number of lanes of the peer (D15).
     pub(super) peer_lanes: u16,
@@ -100,7 +101,7 @@ pub(super) struct LinkEntry {
     pub(super) reported_up: Option<bool>,
     /// Whether the link is monitored even without traffic.
     pub(super) always_on: bool,
-    /// Whether another link can take over, so that silence is reported at once (D19).
+    /// Whether another path can replace this link. If so, the peer's silence is reported at once (D19).
     pub(super) monitored: bool,
     /// Whether the peer is a third-party device instead of an agent (D16).
     pub(super) third_party: bool,
@@ -139,14 +140,14 @@ impl LinkEntry {
         }
     }
 
-    /// Whether the peer in `link` has the same keys as before. If the QUIC key was only added or removed, the peer
-    /// counts as the same.
+    /// Whether the peer in `link` has the same keys as before. A QUIC key that was added or removed makes no
+    /// difference.
     pub(super) fn is_with(&self, link: &Link) -> bool {
         let differ = |(before, now)| before != now;
         self.public_key == link.public_key && !self.pin.zip(link.quic).is_some_and(differ)
     }
 
-    /// Applies the settings of a new configuration that need no new session.
+    /// Applies those settings of a new configuration that can change while sessions continue.
     pub(super) fn reconfigure(&mut self, link: &Link) {
         self.pin = link.quic;
         self.always_on = link.always_on && !link.third_party;
@@ -165,7 +166,8 @@ impl LinkEntry {
         }
     }
 
-    /// The path's limit in bytes, if it is lower than the MTU of the TUN device.
+    /// The longest packet that the path carries without fragmentation, in bytes, if it is shorter than `mtu`, the MTU
+    /// of the TUN device.
     pub(super) fn limit_below(&self, mtu: u16) -> Option<u16> {
         self.path_limit.filter(|limit| *limit < mtu)
     }

@@ -9,8 +9,8 @@ use std::time::Instant;
 use tombolo_proto::status::Carrier;
 
 impl SecureLinks {
-    /// Sends the probes of a link that are due, and applies the limit that earlier ones have found. Does nothing while
-    /// the peer is silent.
+    /// Sends the probes of a link that are due, and applies the path limit that earlier probes have found. Does nothing
+    /// while the peer is silent.
     pub(super) fn probe_path(&mut self, link: LinkIndex, carrier: Carrier, now: Instant, tx: &mut impl TransmitSink) {
         let Some(entry) = self.links.get_mut(link.get()) else {
             return;
@@ -40,7 +40,7 @@ impl SecureLinks {
         };
         for size in sizes {
             let probe = Message::probe(size, &mut self.probe);
-            // The error is ignored: no acknowledgement will come, as if the probe had been too long.
+            // An error is ignored: no acknowledgement will come, and the discovery handles this like a lost probe.
             let _ = transport.seal(link, probe, outer, now, tx);
         }
     }

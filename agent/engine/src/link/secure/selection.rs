@@ -30,7 +30,8 @@ impl SecureLinks {
             Some(Step::Switch(to, reason)) => {
                 if let Some(monitor) = entry.monitor_mut() {
                     // Both transports use the same path, so their round-trip times are about the same. With WireGuard's
-                    // round-trip time, silence over QUIC can be detected before the first echo over QUIC is answered.
+                    // round-trip time, silence over QUIC is detected fast even before the first echo over QUIC is
+                    // answered.
                     let rtt = monitor.of(Carrier::WireGuard).rtt();
                     monitor.of_mut(Carrier::Quic).assume_rtt(rtt);
                 }

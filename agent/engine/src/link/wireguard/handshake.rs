@@ -1,5 +1,5 @@
 //! The handshakes of one WireGuard peer, as a pure state machine. boringtun does the cryptography and runs its own
-//! timers; its results are the events here.
+//! timers; the results of its calls are the events of this machine.
 //!
 //! ```text
 //!                ResponseSent
@@ -25,25 +25,25 @@
 //!   Expired           Idle          Idle          Idle ³         Idle
 //!   Closed            Idle          Idle          Idle           Idle
 //! ```
-//! 1. The state remembers that this end responded. If no data comes on the session of this response, this end initiates
-//!    again.
+//! 1. The state remembers that this end responded. If the session of this response is not confirmed by data, this end
+//!    initiates again after [`UNCONFIRMED_TIMEOUT`].
 //! 2. The renewal ends, and the earlier session stays: the new state is `ResponseSent` if this end has responded
-//!    meanwhile, otherwise `Confirmed` or `Idle`. After a rejection an older session proves nothing about the new keys,
-//!    so the handshake continues.
-//! 3. If boringtun gave up before the response, nothing changes: boringtun repeats the report of that failure with each
-//!    tick.
+//!    meanwhile, otherwise `Confirmed` or `Idle`. If the peer has rejected a handshake, data on an older session proves
+//!    nothing about the new keys, so the handshake in progress continues.
+//! 3. If boringtun had given up a handshake before this end responded, nothing changes: boringtun repeats the report of
+//!    that failure with each tick.
 //!
-//! The peer's initiation proves nothing, because it may be a replay. A response that verifies, or data that verifies,
-//! proves that the peer holds the keys (D18).
+//! The peer's initiation proves nothing, because it may be a replay. An authentic response, or authentic data, proves
+//! that the peer holds the keys (D18).
 
 use crate::buffer::Path;
 use std::time::{Duration, Instant};
 use tombolo_proto::config::Link;
 use tombolo_proto::status::LinkState;
 
-/// Pauses before the first repetitions of an unanswered initiation. The pauses are short because the peer's agent may
-/// be about to receive the configuration with this link. boringtun sends the later repetitions, one every 5 s (the
-/// protocol's `REKEY_TIMEOUT`).
+/// Pauses before the first repetitions of an unanswered initiation. The pauses are short because the first initiation
+/// may have come too early: the peer's agent may receive the configuration with this link only a moment later.
+/// boringtun sends the later repetitions, one every 5 s (the protocol's `REKEY_TIMEOUT`).
 const RETRY_BACKOFF: [Duration; 3] = [
     Duration::from_millis(400),
     Duration::from_millis(800),
@@ -51,31 +51,31 @@ const RETRY_BACKOFF: [Duration; 3] = [
 ];
 
 /// Pause after boringtun has given up (after 90 s, the protocol's `REKEY_ATTEMPT_TIME`) until the next attempt with a
-/// peer that never answered.
+/// peer that is reported as unreachable. The initiator of an `always_on` link tries again at once instead.
 const ATTEMPT_PAUSE: Duration = Duration::from_secs(30);
 
-/// Time to wait for data on a session after this end responded to the peer's initiation. If none has come by then, the
-/// peer is taken to have rejected the response. This end then initiates a handshake itself, and the peer's response
-/// shows the cause.
+/// Time to wait for data on a session after this end responded to the peer's initiation. If none has come by then, and
+/// the link is `always_on` or this end's own handshake was in progress, the peer is taken to have rejected the
+/// response. This end then initiates a handshake itself, and the peer's response shows the cause.
 const UNCONFIRMED_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Age of an unanswered initiation from which the peer counts as unreachable: twice the protocol's `REKEY_TIMEOUT`.
 const UNREACHABLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Silence of the peer on an `always_on` link after which this end initiates a handshake. The peer sends a keepalive
-/// every 5 s, so at least two were lost or not sent.
+/// Silence of the peer on an `always_on` link after which the [initiator](Policy::initiator) starts a handshake. The
+/// peer sends a keepalive every 5 s, so at least two keepalives were lost or not sent.
 pub(super) const SILENCE_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// Silence after which the end that is not the initiator initiates a handshake. This time is longer than
-/// [`SILENCE_TIMEOUT`] by one interval of keepalives, so that the two ends do not initiate at the same time.
+/// Silence after which the other end, the responder, starts a handshake. This time is longer than [`SILENCE_TIMEOUT`]
+/// by one interval of keepalives, so that the two ends do not start at the same time.
 const RESPONDER_SILENCE_TIMEOUT: Duration = Duration::from_secs(17);
 
-/// Time to wait for anything from a third-party device after a packet to it. Then this end initiates a handshake to see
-/// whether the device answers (D19), because the device does not answer probes of agents.
+/// If a third-party device has sent nothing for this time after a packet to it, this end initiates a handshake to see
+/// whether the device answers (D19). Echoes would not show that, because the device does not answer messages of agents.
 const THIRD_PARTY_SILENCE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Age of this handshake from which the device counts as unreachable. Together with [`THIRD_PARTY_SILENCE_TIMEOUT`]
-/// these are six seconds of silence.
+/// If the handshake with a third-party device is unanswered for this time, the device counts as unreachable. Together
+/// with [`THIRD_PARTY_SILENCE_TIMEOUT`] this takes six seconds.
 const THIRD_PARTY_UNREACHABLE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A session whose keys the peer has proven to hold.
@@ -88,8 +88,8 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Whether the session with `index` is newer than this one. Late data of the session before is not newer. The
-    /// comparison allows for the byte's wrap.
+    /// Whether the session with `index` is newer than this one. The session before this one, whose data may arrive
+    /// late, is not newer. The comparison allows for the byte's wrap.
     fn is_before(self, index: u32) -> bool {
         (1..128).contains(&(index as u8).wrapping_sub(self.index as u8))
     }
@@ -104,24 +104,24 @@ pub(super) enum Handshake {
         /// way, or there was none.
         gave_up: Option<Instant>,
     },
-    /// This end sent an initiation, and no datagram that it has received since then has proven that the peer holds the
-    /// keys.
+    /// This end sent an initiation, and has received no datagram since then that proves that the peer holds the keys.
     Initiated {
         /// Time of the first unanswered initiation.
         since: Instant,
-        /// Time of the next initiation, in addition to boringtun's repetitions; `None`: only boringtun repeats it.
+        /// Time at which this module repeats the initiation, in addition to boringtun's repetitions; `None`: only
+        /// boringtun repeats it.
         retry_at: Option<Instant>,
-        /// Time at which this end responded to an initiation of the peer since its own initiation; `None`: it has not
-        /// responded.
+        /// Time at which this end responded to an initiation of the peer while its own handshake was in progress or
+        /// just before; `None`: it has not responded.
         response_sent: Option<Instant>,
-        /// The earlier session, which stays in use during the renewal.
+        /// The earlier session, which stays in use while this handshake renews it.
         session: Option<Session>,
     },
     /// This end responded to an initiation of the peer. Data on the new session will confirm that session.
     ResponseSent {
         /// Time of the first of these responses.
         since: Instant,
-        /// Time at which boringtun gave up this end's handshake before the response; `None`: it had not given up.
+        /// Time at which boringtun, before this response, gave up a handshake of this end; `None`: it had not given up.
         gave_up: Option<Instant>,
         /// The earlier session, which stays in use until the new one is confirmed.
         session: Option<Session>,
@@ -134,7 +134,7 @@ pub(super) enum Handshake {
 }
 
 impl Handshake {
-    /// The state after a handshake that this end initiated has ended without a new session.
+    /// The state that follows when a handshake that this end initiated ends without a new session.
     const fn without_initiation(response_sent: Option<Instant>, session: Option<Session>) -> Self {
         match (response_sent, session) {
             (Some(since), session) => Self::ResponseSent {
@@ -209,13 +209,13 @@ impl Policy {
     }
 
     /// Time without an answer from a third-party device after which this end initiates a handshake: a third of
-    /// `dpd_timeout`, or the default.
+    /// `dpd_timeout` or, if that is not configured, [`THIRD_PARTY_SILENCE_TIMEOUT`].
     fn unanswered_tx_timeout(&self) -> Duration {
         self.dpd_timeout.map_or(THIRD_PARTY_SILENCE_TIMEOUT, |total| total / 3)
     }
 
-    /// Age of an unanswered initiation from which the peer is unreachable: the other two thirds of `dpd_timeout`, or
-    /// the default.
+    /// Age of an unanswered initiation from which the peer is unreachable: the other two thirds of `dpd_timeout`, or a
+    /// constant if that is not configured.
     fn unreachable_timeout(&self) -> Duration {
         match self.dpd_timeout {
             Some(total) => 2 * (total / 3),
@@ -238,9 +238,9 @@ impl Policy {
 pub(super) struct Traffic {
     /// Whether boringtun has a session with which it can encrypt, confirmed or not.
     pub(super) can_seal: bool,
-    /// Time at which the last datagram that verified was received.
+    /// Time at which the last authentic datagram was received.
     pub(super) last_rx: Option<Instant>,
-    /// Time of the first packet to the peer since it last sent anything.
+    /// Time of the first packet to the peer since the peer last sent something.
     pub(super) first_unanswered_tx: Option<Instant>,
 }
 
@@ -256,7 +256,8 @@ pub(super) struct Handshakes {
     target: Option<Path>,
     /// Whether an initiation is sent with the next tick.
     is_requested: bool,
-    /// Whether the peer responded with another preshared key, and no newer session has been confirmed since.
+    /// Whether the peer has rejected a handshake by a response with another preshared key, and no newer session has
+    /// been confirmed since.
     is_rejected: bool,
 }
 
@@ -290,7 +291,7 @@ impl Handshakes {
                 self.state = Handshake::Idle { gave_up: Some(now) };
                 return Action::DropWaiting;
             }
-            // boringtun repeats the report with each tick until the next handshake, so a repetition is ignored.
+            // boringtun reports `Expired` with each tick until the next handshake, so only the first report counts.
             Event::Expired => {}
             Event::Closed => {
                 let is_requested = self.is_requested;
@@ -343,8 +344,8 @@ impl Handshakes {
                     session: None,
                 }
             }
-            // In boringtun, sending the response has ended this end's own handshake. If no data comes on the new
-            // session, this end must initiate again.
+            // In boringtun, sending the response has ended the handshake that this end had initiated. So, if no data
+            // comes on the session of the response, this end must initiate again.
             Handshake::Initiated {
                 retry_at,
                 response_sent,
@@ -377,7 +378,7 @@ impl Handshakes {
         }
     }
 
-    /// Ends a handshake that this end initiated, and keeps the earlier session.
+    /// Ends a handshake that this end initiated. The earlier session stays.
     fn end_initiation(&mut self) {
         if let Handshake::Initiated {
             response_sent, session, ..
@@ -433,8 +434,8 @@ impl Handshakes {
         self.target
     }
 
-    /// Whether data on the session with this index changes nothing in the state. Called for each packet, so it must be
-    /// cheap.
+    /// Whether the state stays as it is when data on the session with this index arrives. Called for each packet, so it
+    /// must be cheap.
     pub(super) fn is_settled(&self, index: u32) -> bool {
         matches!(self.state, Handshake::Confirmed { session } if session.index == index) && !self.is_rejected
     }
@@ -444,8 +445,8 @@ impl Handshakes {
         self.is_requested
     }
 
-    /// Whether a request would have an effect: no handshake is requested or in progress, and the last one was neither
-    /// rejected nor given up.
+    /// Whether [`Event::Requested`] would have an effect: no handshake is requested or in progress, the last one was
+    /// not rejected, and boringtun has not given it up.
     pub(super) const fn may_be_requested(&self) -> bool {
         !self.is_requested && !self.is_rejected && self.initiated_since().is_none() && self.gave_up().is_none()
     }

@@ -33,8 +33,8 @@ const DATA: u8 = 4;
 /// Largest number of packets that wait for a handshake. A flow sends few packets before its first answer.
 const MAX_WAITING: usize = 64;
 
-/// Least time between two handshakes that this end initiates because of datagrams of unknown sessions. Anybody can send
-/// such datagrams.
+/// Least time between two handshakes that this end initiates because of datagrams of unknown sessions. There must be a
+/// limit, because anybody can send such datagrams.
 const RESTART_INTERVAL: Duration = Duration::from_secs(1);
 
 /// If the peer has sent from its present endpoint within this time, a newly configured endpoint does not replace it.
@@ -68,8 +68,8 @@ pub(super) struct Peer {
     state: LinkState,
     /// The path on which datagrams for the peer are sent.
     endpoint: Option<Path>,
-    /// The path of the last datagram that verified: the datagram's source, and the address of this host at which it
-    /// arrived. Answers are sent from this address.
+    /// The path of the peer's last authentic datagram that was no initiation: the datagram's source, and the address of
+    /// this host at which it arrived. Answers are sent from this address.
     heard: Option<Path>,
     last_tx: Option<Instant>,
     /// Whether a packet was dropped because no endpoint of the peer is known.
@@ -122,8 +122,8 @@ impl Peer {
         }
     }
 
-    /// The endpoint from which the last datagram that verified came. Before the first datagram it is the endpoint that
-    /// was remembered from before the restart.
+    /// The endpoint from which the peer's last authentic datagram came. Before the first datagram it is the endpoint
+    /// that was remembered from before the restart.
     pub(super) fn heard(&self) -> Option<SocketAddr> {
         self.heard.map(|path| path.remote)
     }
@@ -141,16 +141,16 @@ impl Peer {
         Policy::of(&self.config)
     }
 
-    /// Records that the kernel does not send from `local` any more. The kernel chooses the source address itself, until
-    /// the peer sends to an address of this host again.
+    /// Records that the kernel does not accept `local` as a source address any more. If the peer's path used `local`,
+    /// the kernel chooses the source address from now on, until the peer sends to an address of this host again.
     pub(super) fn source_unavailable(&mut self, local: IpAddr) {
         for path in [&mut self.endpoint, &mut self.heard].into_iter().flatten() {
             path.local = path.local.filter(|l| *l != local);
         }
     }
 
-    /// The state of the session: up if the peer has proven to hold the keys of one, otherwise connecting if an
-    /// initiation is unanswered.
+    /// The state of the session: `Up` if the peer has proven to hold the keys of a session; otherwise `Connecting` if
+    /// an initiation is unanswered.
     pub(super) fn session(&self) -> SessionState {
         if self.handshakes.session().is_some() {
             return SessionState::Up;
@@ -188,16 +188,16 @@ impl Peer {
         }
     }
 
-    /// Applies a new configuration of the same link. Session state stays unless the public key or the preshared key has
-    /// changed.
+    /// Applies a new configuration of the same link. The session state stays, unless the public key or the preshared
+    /// key has changed.
     pub(super) fn reconfigure(&mut self, link: &Link, now: Instant, events: &mut TransportEvents) {
         let is_other_peer = link.public_key != self.config.public_key;
         let is_other_secret = link.preshared_key != self.config.preshared_key;
         let is_moved = link.endpoint.is_some() && link.endpoint != self.config.endpoint;
         if is_other_peer || is_other_secret {
-            // The two ends change their keys at different times. Each end initiates as soon as it has changed its key,
-            // so the handshake of the end that changes later succeeds. If the keys differ permanently, the handshakes
-            // of both ends fail, and both report it.
+            // The two ends change their keys at different times. Each end initiates as soon as it has changed its key.
+            // So the handshake of the end that changes later succeeds. If the keys of the two ends stay different, the
+            // handshakes of both ends fail, and both ends report it.
             let request = self.is_open() || link.always_on;
             self.reset(Event::KeyChanged { request }, now, events);
         }
@@ -248,8 +248,8 @@ impl Peer {
         }
     }
 
-    /// Whether a handshake may start because the peer seems to use a session that this end has lost: this end has no
-    /// session, no handshake of its own is in progress, and it has sent nothing to the peer for a second.
+    /// Whether this end may start a handshake because the peer seems to use a session that this end has lost. It may if
+    /// it has no session, no handshake of its own is in progress, and it has sent nothing to the peer for a second.
     pub(super) fn may_restart(&self, now: Instant) -> bool {
         let is_rested = |at| now.saturating_duration_since(at) >= RESTART_INTERVAL;
         !self.traffic.can_seal && self.handshakes.initiated_since().is_none() && self.last_tx.is_none_or(is_rested)
@@ -379,8 +379,8 @@ impl Peer {
     }
 
     /// Handles a datagram for this peer from the path `from`. `output` must be at least as long as the datagram, and at
-    /// least as long as a handshake message. A datagram that verifies makes `from` the peer's endpoint, unless it is an
-    /// initiation.
+    /// least as long as a handshake message. If the datagram is authentic and no initiation, `from` becomes the peer's
+    /// endpoint.
     pub(super) fn receive(
         &mut self,
         datagram: &[u8],
@@ -442,11 +442,11 @@ impl Peer {
             .is_some_and(|target| target.remote == from.remote)
     }
 
-    /// Records that a datagram verified on the session with this index: the peer holds the session's keys, and `from`
-    /// is the peer's endpoint from now on (D18).
+    /// Records an authentic datagram on the session with this index: the peer holds the session's keys, and `from` is
+    /// the peer's endpoint from now on (D18).
     fn received(&mut self, session: u32, from: Path, now: Instant, events: &mut TransportEvents) {
         (self.traffic.last_rx, self.traffic.first_unanswered_tx) = (Some(now), None);
-        // For nearly every packet the function returns here, so only this check must be fast.
+        // For nearly every packet the function returns here. So this check must be fast, and the rest need not be.
         if self.handshakes.is_settled(session) && self.endpoint == Some(from) && self.heard == Some(from) {
             return;
         }

@@ -4,14 +4,15 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Number of handshakes that an address may initiate at once. As many agents behind one NAT may start at the same time.
+/// Number of handshakes that an address may initiate at once. The number is high because many agents behind one NAT may
+/// start at the same time.
 const BURST: u32 = 200;
 
 /// Time after which an address gets another token, so that it may initiate 50 handshakes per second.
 const REFILL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Number of buckets, which need 64 KB. A keyed hash maps addresses to buckets. So no bucket is ever evicted. Because
-/// the key is secret, nobody can choose an address that shares the bucket of another address.
+/// the key is secret, a sender cannot choose an address whose bucket is also that of a certain other address.
 const BUCKETS: usize = 4096;
 
 /// Token buckets by source address.
@@ -38,8 +39,8 @@ impl Sources {
             return false;
         };
         let full = full_at.map_or(now, |t| t.max(now));
-        // If the bucket would need more than `BURST` intervals to be full again after it has given the token, it is
-        // empty.
+        // A bucket with `n` missing tokens is full again after `n` intervals. If more than `BURST` tokens would be
+        // missing after this one, the bucket is empty.
         if full + REFILL_INTERVAL > now + REFILL_INTERVAL * BURST {
             return false;
         }

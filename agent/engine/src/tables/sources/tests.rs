@@ -1,4 +1,4 @@
-//! Compares the one lookup of [`Sources`] with plain loops over lists of prefixes.
+//! Compares the single lookup of [`Sources`] with plain loops over lists of prefixes.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use super::*;
@@ -70,8 +70,8 @@ proptest! {
             found.flat_map(|(_, sources)| sources.clone()).collect()
         };
         let (same, foreign) = (of_others(true), of_others(false));
-        // Only on links to gateways, which replace each other, do routes of a site permit as many sources as routes of
-        // a VNet.
+        // On links to gateways, routes of a site permit the same sources as routes of a VNet, because the gateways
+        // replace each other. On links of connections they permit fewer.
         let (trusted, rest) = match gateway {
             true => ([&of_vnets[..], &of_sites].concat(), vec![]),
             false => (of_vnets, of_sites),
@@ -79,7 +79,8 @@ proptest! {
         for last in 0..16_u8 {
             let a = IpAddr::from([10, 0, 0, last]);
             let is_in = |set: &[IpNet]| longest(set, a).is_some();
-            // A learned prefix wins against one of the same kind if it is longer or equally long.
+            // If a source lies in a learned prefix and in a configured prefix of another link of the same kind, the
+            // longer prefix decides. If both are equally long, the learned prefix decides.
             let claimed = is_in(&trusted) && longest(&trusted, a) >= longest(&same, a) || is_in(&rest) && !is_in(&same);
             let allowed = is_in(&own) || claimed && !is_in(&spaces) && !is_in(&foreign);
             prop_assert_eq!(sources.contains(a), allowed, "{} of {:?}", a, sources);

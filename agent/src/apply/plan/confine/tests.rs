@@ -119,8 +119,8 @@ fn own_sources_and_overlay_destinations_stay_without_the_device() {
     assert_eq!(lookups, [Lookup::Own, Lookup::Source]);
 }
 
-/// D22: before the rules for served subnets there is a `Goto` rule with which the host's own packets skip those rules. So
-/// they apply only to packets that the host forwards.
+/// D22: before the rules for served subnets there is a `Goto` rule with which the host's own packets skip those rules.
+/// So the rules for served subnets apply only to packets that the host forwards.
 #[test]
 fn served_subnets_concern_forwarded_packets_alone() {
     let host = Surroundings {
@@ -147,8 +147,8 @@ fn served_subnets_concern_forwarded_packets_alone() {
     );
 }
 
-/// D22: packets that an appliance's kernel forwards go back into the device. If the host is an Internet exit, packets
-/// to public destinations do not.
+/// D22: packets that an appliance's kernel forwards go back into the TUN device. If the host is an Internet exit,
+/// packets to public destinations leave by the host's own routes instead.
 #[test]
 fn an_appliance_forwards_into_the_device_alone_unless_it_is_an_exit() {
     let forwarded = |plan: &KernelPlan| -> Vec<_> {
@@ -200,7 +200,7 @@ fn bridges_inside_the_host_stay_in_reach() {
     assert_eq!(local, [(net("172.17.0.0/16"), ["docker0".to_owned()].into())].into());
 }
 
-/// Confining routes and rules are set before all other state, and removed after it.
+/// Confining routes and rules are set before all other kernel state except the MTU, and removed after all of it.
 #[test]
 fn nothing_is_reachable_before_it_is_confined() {
     let plan = plan(&config(true, &["10.1.5.0/24"]), &Surroundings::default(), false);

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use tombolo_client::fabric::{DeviceBgp, DeviceConfig, DeviceTunnel};
 use tombolo_proto::id::ResourceId;
 
-/// Seconds between two keepalives. If the device is behind a NAT, they keep the NAT's mapping for the device. WireGuard
-/// recommends 25 (wg(8)).
+/// Seconds between two keepalives. If the device is behind a NAT, the keepalives preserve the NAT's mapping for the
+/// device. WireGuard recommends 25 (wg(8)).
 const KEEPALIVE_INTERVAL: u32 = 25;
 /// Metric of the routes through the first tunnel. The routes of each further tunnel have a metric that is larger by
 /// one.
@@ -111,7 +111,7 @@ fn exported(config: &DeviceConfig, session: &DeviceBgp) -> Vec<String> {
     let own = config.site_prefixes.iter();
     let family = own.filter(|p| p.addr().is_ipv4() == session.address.is_ipv4());
     // The local network gateway also has the device's BGP address as a prefix. This prefix is not a network of the
-    // site.
+    // site, so the device does not advertise it.
     let networks = family.filter(|p| **p != IpNet::from(session.address));
     networks.map(ToString::to_string).collect()
 }
@@ -131,7 +131,7 @@ fn bird(out: &mut String, config: &DeviceConfig, session: &DeviceBgp) {
     let name: String = config.connection.name().chars().map(symbol).collect();
     let channel = channel(session.address);
     // BIRD does not import the kernel's route to the gateway. So BIRD needs a static route to the gateway itself.
-    // Otherwise it would consider the next hop of every learned route unreachable.
+    // Without it, BIRD would consider the next hop of every learned route unreachable.
     let _ = writeln!(
         out,
         "# BIRD 2\n\

@@ -1,4 +1,5 @@
-//! User-data for cloud-init. A machine that is created with it installs the agent's package, joins, and runs the agent.
+//! User-data for cloud-init. A machine that is created with this user-data installs the agent's package, joins the
+//! controller, and runs the agent.
 
 use crate::failure::{NotFound, UsageError};
 use anyhow::Result;
@@ -9,11 +10,11 @@ use tombolo_client::fabric::{Package as Served, Packages};
 /// gone after a reboot.
 const TOKEN_FILE: &str = "/run/tombolo-join.token";
 
-/// The file with the controller's CA certificate on the new machine, for the download of the package. apt downloads as
-/// the user `_apt`, so all users may read the file.
+/// The file with the controller's CA certificate on the new machine, for the download of the package. All users may
+/// read it, because apt downloads as the user `_apt`.
 const CA_FILE: &str = "/run/tombolo-controller-ca.pem";
 
-/// The options with which apt trusts only the certificate in [`CA_FILE`]. With them apt does not use the proxy that the
+/// The options with which apt trusts only the certificate in [`CA_FILE`]. The options also bypass the proxy that the
 /// image configures, because the proxy may not reach the controller. Agents use no proxy either.
 const TRUST: [&str; 4] = [
     "-o",
@@ -25,8 +26,8 @@ const TRUST: [&str; 4] = [
 /// Script that downloads and installs the package. `$1` is its URL and `$2` its SHA-256; the further arguments are
 /// options of apt-helper.
 ///
-/// Every image has apt-helper, and apt-helper follows the image's proxy settings. It tries again after 1, 2, 4, … s
-/// while a server is busy or unreachable, and deletes a file whose hash is not `$2`.
+/// Every Debian or Ubuntu image has apt-helper, which follows the image's proxy settings. While a server is busy or
+/// unreachable, apt-helper tries again after 1, 2, 4, … s. It deletes a file whose hash is not `$2`.
 const INSTALL: &str = "\
 url=$1 sha256=$2
 shift 2

@@ -30,8 +30,8 @@ pub struct VirtualNetworkGateway {
     /// Address, in `GatewaySubnet`, of the only instance. If it is absent, the controller allocates an address.
     #[serde(default, rename = "privateIPAddress")]
     pub private_ip_address: Option<IpAddr>,
-    /// The instances, if the gateway has several, by the names of their `ipConfigurations`. The gateway's
-    /// `publicIPAddress` and `privateIPAddress` must be absent then.
+    /// The instances of a gateway with several instances, by the name of the instance's `ipConfiguration`. If there are
+    /// any, the gateway's own `publicIPAddress` and `privateIPAddress` must be absent.
     #[serde(default)]
     pub ip_configurations: Named<GatewayIpConfiguration>,
     /// ASN of the gateway; the controller's default is 65515 (G4).

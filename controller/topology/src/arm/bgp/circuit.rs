@@ -13,9 +13,10 @@ use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::Route;
 use tombolo_proto::status::{AgentStatus, BgpPeerState, LinkState};
 
-/// `routeTables` of a circuit's peering on one of the circuit's two lines: each prefix of a linked VNet, once for each
-/// instance of the VNet's ExpressRoute gateway and with the gateway's ASN, and the routes of the customer (E1). `None`:
-/// the circuit or its peering does not exist.
+/// `routeTables` of a circuit's peering on one of the circuit's two lines (E1). The table has two kinds of routes. The
+/// routes to the linked VNets have the gateway's ASN as AS path; there is one for each prefix and each instance of the
+/// VNet's ExpressRoute gateway. The other routes are those that the edge has learned from the customer. `None`: the
+/// circuit or its peering does not exist.
 pub(crate) fn circuit_routes(
     topology: &Topology,
     statuses: &AgentStatuses,
@@ -44,9 +45,9 @@ pub(crate) fn circuit_routes(
     Some(all)
 }
 
-/// `routeTablesSummary` of a circuit's peering on one of the circuit's two lines: the customer and the instances of all
-/// connected gateways, each with the state of its session and the number of its routes (M7). `None`: the circuit or its
-/// peering does not exist.
+/// `routeTablesSummary` of a circuit's peering on one of the circuit's two lines: one entry for the customer, and one
+/// for each instance of the connected gateways. Each entry has the state of the session with the edge, and the number
+/// of routes that the edge gets from this neighbour (M7). `None`: the circuit or its peering does not exist.
 pub(crate) fn circuit_summary(
     topology: &Topology,
     statuses: &AgentStatuses,
@@ -124,7 +125,8 @@ fn customer(peering: &PrivatePeering, link: CircuitLink) -> IpAddr {
         CircuitLink::Primary => peering.primary,
         CircuitLink::Secondary => peering.secondary,
     };
-    // `hosts` of an IPv6 prefix begins with the subnet-router anycast address, which no host has, so it is skipped.
+    // The first item of `hosts` for an IPv6 prefix is the subnet-router anycast address. No host has this address, so
+    // it is skipped.
     let mut hosts = line.hosts().skip(usize::from(line.addr().is_ipv6()));
     hosts.next().unwrap_or_else(|| line.addr())
 }

@@ -1,4 +1,5 @@
-//! Finds the agents of gateways and circuits and their learned routes, and whether two gateways exchange routes.
+//! Finds the agents of gateways and circuits, the routes that these agents have learned, and whether two gateways
+//! exchange routes.
 
 use crate::compile::Compiler;
 use crate::learned_routes::{LearnedReports, LearnedRoutes};
@@ -15,7 +16,7 @@ pub(super) fn learned_routes(topology: &Topology, statuses: &AgentStatuses) -> L
 }
 
 /// Whether the two gateways of a `Vnet2Vnet` connection exchange routes over it: both connection objects have BGP
-/// enabled, and the ASNs differ (G4). False for an unknown connection.
+/// enabled, and the ASNs differ (G4). False if the connection does not exist.
 pub(super) fn exchanges(topology: &Topology, connection: &ResourceId) -> bool {
     let Some(own) = topology.connections.get(connection) else {
         return false;

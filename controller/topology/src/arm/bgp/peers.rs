@@ -1,5 +1,5 @@
-//! The BGP sessions of a gateway. Sessions with sites are real BGP sessions. For other gateways and for edges, ARM
-//! shows the route exchange inside the link as a session.
+//! The BGP sessions of a gateway. Sessions with sites are real BGP sessions. Other gateways and edges exchange routes
+//! with the gateway inside the encrypted link, without BGP; ARM shows this exchange as a session too.
 
 use super::instances::{edge, exchanges, instances, learned_routes};
 use super::time::duration;
@@ -21,9 +21,10 @@ struct Session {
     kind: SessionKind,
 }
 
-/// The protocol of a session, which decides where its state is found.
+/// The protocol of a session. It decides which part of an agent's report has the session's state.
 enum SessionKind {
-    /// A BGP session. Agents report its state under this id, which is the id of the connection.
+    /// A BGP session with a site. Agents report the state of the session under this id, which is the id of the
+    /// connection.
     Bgp(ResourceId),
     /// Route exchange inside the link with this agent. `None`: the far end has no agent yet.
     Link(Option<AgentId>),
@@ -43,8 +44,7 @@ pub(crate) fn bgp_peers(topology: &Topology, statuses: &AgentStatuses, gateway: 
     let mut all = Vec::new();
     for number in 0..gateway.ip_configurations.len() {
         let agent = agents.iter().find(|(n, _)| *n == number).map(|(_, agent)| agent);
-        // Once an agent's control stream has ended, the agent's last status no longer shows the present state of its
-        // sessions.
+        // The last status of an agent without a control stream can be old, so its sessions are shown as `Unknown`.
         let agent = agent.filter(|agent| statuses.connected.contains(*agent));
         let status = agent.and_then(|agent| statuses.agents.get(agent));
         let dynamic = agent

@@ -12,7 +12,8 @@ use tombolo_engine::routing::{self, routes_for_neighbour, routes_for_peer};
 use tombolo_proto::config::{CircuitLink, GatewayKind, Relation};
 use tombolo_proto::id::{AgentId, ResourceId};
 
-/// The weight that Azure shows for a route, by the type of gateway that it was learned from (E9: observed values).
+/// The weight that Azure shows for a route, by the type of the gateway from which the route was learned (E9: values
+/// observed in Azure).
 const fn weight(kind: GatewayKind) -> u32 {
     match kind {
         GatewayKind::Vpn => 32_768,
@@ -20,8 +21,8 @@ const fn weight(kind: GatewayKind) -> u32 {
     }
 }
 
-/// `getLearnedRoutes`: the prefixes of the gateway's VNet and of the spokes that use the gateway, and those accepted
-/// routes of each instance that are up. `None`: the gateway does not exist.
+/// `getLearnedRoutes`: the prefixes of the gateway's VNet and of the spokes that use the gateway, and the learned
+/// routes of each instance, except routes from neighbours that do not answer. `None`: the gateway does not exist.
 pub(crate) fn learned(topology: &Topology, statuses: &AgentStatuses, gateway: &ResourceId) -> Option<Vec<Value>> {
     let gateway = topology.gateways.get(gateway)?;
     let local = gateway.peering_address(0).to_string();
@@ -79,14 +80,15 @@ pub(crate) fn advertised(
             match &link.relation {
                 Relation::Site { connection } => {
                     let routes = routes_for_neighbour(config, &dynamic, connection);
-                    // BIRD prepends the gateway's ASN when it sends the route.
+                    // `routes_for_neighbour` returns AS paths without the gateway's ASN, because BIRD prepends this ASN
+                    // when it sends a route to the site. The peer therefore sees it in the path.
                     let seen = routes
                         .into_iter()
                         .map(|r| (r.prefix, [&[gateway.asn], &*r.as_path].concat()));
                     advertised.extend(seen);
                 }
-                // The controller configures the gateway's own prefixes at both ends of a link, so the link does not
-                // advertise them.
+                // The far end knows this gateway's own prefixes from its configuration, so agents do not advertise them
+                // over a link. ARM shows them as advertised, as Azure does.
                 Relation::Connection { connection } if exchanges(topology, connection) => {
                     advertised.extend(local_prefixes(topology, gateway));
                     advertised.extend(
@@ -105,7 +107,8 @@ pub(crate) fn advertised(
     Some(all)
 }
 
-/// The prefixes of the gateway's VNet and of the spokes that use the gateway, each with the AS path that a peer sees.
+/// The prefixes of the gateway's VNet and of the spokes that use the gateway, each with the AS path that a peer sees:
+/// only the gateway's ASN.
 fn local_prefixes(topology: &Topology, gateway: &VirtualNetworkGateway) -> impl Iterator<Item = (IpNet, Vec<u32>)> {
     let asn = gateway.asn;
     advertised_prefixes(topology, gateway)
@@ -127,8 +130,9 @@ fn route(local: &str, network: IpNet, hops: [&str; 2], origin: &str, path: &[u32
     })
 }
 
-/// The address that ARM shows for a neighbour of a gateway: the BGP address of a gateway's instance, the tunnel address
-/// of an edge, or the BGP or underlay address of a site's device. The neighbour's name if it has none of these.
+/// The address that ARM shows for a neighbour of a gateway. For an instance of another gateway it is the instance's BGP
+/// address, for an edge its tunnel address, and for a site's device its BGP address or else its underlay address. If
+/// the neighbour has no such address, ARM shows its name.
 fn address_of(topology: &Topology, gateway: &VirtualNetworkGateway, neighbour: &AgentId) -> String {
     let found = match topology.agents.get(neighbour).map(|a| &a.binding) {
         Some(Binding::Gateway {
@@ -140,7 +144,8 @@ fn address_of(topology: &Topology, gateway: &VirtualNetworkGateway, neighbour: &
             Some(far.peering_address(number))
         }),
         Some(Binding::Edge { circuit, link }) => {
-            // The edge belongs to this gateway, or to the VNet's other gateway, which advertises the edge's routes.
+            // The circuit is connected to this gateway, or to the VNet's ExpressRoute gateway, from which this VPN
+            // gateway learns the edge's routes.
             let beside = |c: &&Arc<Connection>| {
                 let theirs = topology.gateways.get(&c.gateway1);
                 c.gateway2 == *circuit && theirs.is_some_and(|g| vnet_of(g) == vnet_of(gateway))

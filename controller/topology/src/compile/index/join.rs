@@ -9,8 +9,8 @@ use tombolo_proto::id::ResourceId;
 use tombolo_proto::net::overlap;
 
 impl<'t> Index<'t> {
-    /// Finds the pairs of halves that are both `Connected` (P13), and from them the gateway that each VNet uses: its
-    /// own, or that of a peer (P19, P20, P23).
+    /// Finds the pairs of halves that are both `Connected` (P13), and from these pairs the VNet whose gateways each
+    /// VNet uses: itself, or a peered VNet (P19, P20, P23).
     pub(super) fn join_peers(&mut self, positions: &BTreeMap<&'t ResourceId, usize>) {
         for position in 0..self.vnets.len() {
             let vnet = self.vnets[position].resource;
@@ -54,8 +54,8 @@ impl<'t> Index<'t> {
         }
     }
 
-    /// Finds the pairs of `Vnet2Vnet` connections that exist on both sides (G10), and the prefixes that are reachable
-    /// through each. A connection without a counterpart has no tunnel.
+    /// Finds the `Vnet2Vnet` connections for which both connection objects exist (G10), and the prefixes that are
+    /// reachable through each. With only one of the two objects there is no tunnel.
     pub(super) fn join_tunnels(&mut self) {
         let of_gateway: BTreeMap<&ResourceId, usize> = self
             .vnets
@@ -70,7 +70,8 @@ impl<'t> Index<'t> {
                 of_gateway.get(&connection.gateway2),
             );
             if let (Some(&own), Some(&other)) = ends {
-                // A second tunnel between the same gateways is refused, so the first connection is the only one (G13).
+                // A request for a second connection between the same gateways is refused (G13), so at most one exists
+                // in each direction.
                 pairs.entry((own, other)).or_insert(connection);
             }
         }
@@ -86,7 +87,8 @@ impl<'t> Index<'t> {
             let mut prefixes = self.vnets[remote].advertised();
             prefixes.retain(|p| !own_space.iter().any(|o| overlap(o, p)));
             if bgp && !exchange {
-                // With equal ASNs no BGP session comes up, so the tunnel has no routes (G4).
+                // If both gateways have the same ASN, no BGP session comes up, so no prefix is reachable through the
+                // tunnel (G4).
                 prefixes.clear();
             }
             tunnels.push((

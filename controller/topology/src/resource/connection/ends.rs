@@ -36,7 +36,7 @@ impl End {
 
 impl Draft<'_> {
     /// Resolves the required reference to the far end: `virtualNetworkGateway2`, `localNetworkGateway2` or `peer`,
-    /// depending on the type (G9). `None`: a problem gives the reason.
+    /// depending on the type of the connection (G9). `None`: a problem gives the reason.
     pub(super) fn far_end(&mut self, id: &ResourceId, kind: ConnectionType, properties: &Object<'_>) -> Option<End> {
         let name = match kind {
             ConnectionType::Vnet2Vnet => "virtualNetworkGateway2",
@@ -53,8 +53,9 @@ impl Draft<'_> {
         })
     }
 
-    /// Checks the two ends of a new or changed connection. The ends of an existing connection are immutable. The
-    /// limits, the rule against a second connection between the same ends, and overlaps are checked at creation only.
+    /// Checks the two ends of a new or changed connection. The ends of an existing connection are immutable. Limits,
+    /// overlaps, and the rule against a second connection between the same ends are checked only when a connection is
+    /// created.
     pub(super) fn check_ends(
         &mut self,
         id: &ResourceId,
@@ -82,7 +83,7 @@ impl Draft<'_> {
         }
     }
 
-    /// Checks a connection between two gateways: two different ones, both of type VPN and RouteBased (G3).
+    /// Checks a connection between two gateways: the two are different gateways, both of type VPN and RouteBased (G3).
     fn check_gateways(
         &mut self,
         id: &ResourceId,
@@ -210,7 +211,7 @@ impl Draft<'_> {
     }
 
     /// Checks that all `gateways` are of type `kind`: connections to gateways and sites need VPN gateways, connections
-    /// to circuits need ExpressRoute gateways (G9). False: a gateway has another type, which is a problem.
+    /// to circuits need ExpressRoute gateways (G9). False: a gateway has another type, and a problem says so.
     fn check_kinds<const N: usize>(
         &mut self,
         id: &ResourceId,
@@ -232,7 +233,7 @@ impl Draft<'_> {
         good
     }
 
-    /// Refuses a second connection between the same ends (G13).
+    /// Refuses a second connection object from the same gateway to the same far end (G13).
     fn check_second_tunnel(&mut self, id: &ResourceId, gateway: &ResourceId, far: &ResourceId) {
         let twin = self.connections_of(gateway).find(|c| c.gateway2 == *far);
         if let Some(twin) = twin.map(|c| c.envelope.id.clone()) {

@@ -14,9 +14,10 @@ use tombolo_proto::id::ResourceId;
 const TUNNELS_PER_CIRCUIT: usize = 2;
 
 impl Draft<'_> {
-    /// The tunnel addresses of a connection to `circuit`, the primary line's first: those of the body, else the present
-    /// ones, else the two lowest free addresses of `GatewaySubnet`, in the address family of the circuit's lines if the
-    /// subnet has it. Fewer than two: a problem gives the reason.
+    /// The tunnel addresses of a connection to `circuit`, the primary line's first. If the body has none, an existing
+    /// connection keeps its addresses. A new connection gets the two lowest free addresses of `GatewaySubnet`, in the
+    /// address family of the circuit's lines if the subnet has it. If the result has fewer than two addresses, a
+    /// problem gives the reason.
     pub(super) fn tunnel_addresses(
         &mut self,
         id: &ResourceId,
@@ -59,8 +60,8 @@ impl Draft<'_> {
         addresses
     }
 
-    /// Reads `tunnelAddresses`, each address with its field for messages. An address that cannot be read is a problem
-    /// and is left out. `None`: the list is missing or empty; or it is no list or too long, which is a problem.
+    /// Reads `tunnelAddresses`, each address with its field for messages. An address that cannot be read adds a problem
+    /// and is left out. `None`: the member is missing, empty, no list, or too long. The last two also add a problem.
     fn given_tunnel_addresses(&mut self, properties: &Object<'_>) -> Option<Vec<(IpAddr, String)>> {
         let items = properties.list("tunnelAddresses", TUNNELS_PER_CIRCUIT, &mut self.problems)?;
         if items.is_empty() {

@@ -27,10 +27,11 @@ pub struct PrivatePeering {
     /// `primaryPeerAddressPrefix`: a /30, or an IPv6 /126. The first address is the customer's, the second one is the
     /// edge's (E1).
     pub primary: IpNet,
-    /// `secondaryPeerAddressPrefix`: the prefix of the secondary line, of the same form and address family as `primary`
-    /// and disjoint from it.
+    /// `secondaryPeerAddressPrefix`: the prefix of the secondary line. It has the same length and address family as
+    /// `primary`, and does not overlap it.
     pub secondary: IpNet,
-    /// `vlanId`, 0 to 4094. It is kept and shown only: the operator creates the interface.
+    /// `vlanId`, 0 to 4094. It is kept and shown only, because the operator creates the VLAN interface on the edge's
+    /// host.
     pub vlan_id: u16,
     /// `sharedKey`: the TCP MD5 key of the BGP sessions on both lines (RFC 2385). `None`: the sessions have no key.
     #[serde(default)]
@@ -40,7 +41,7 @@ pub struct PrivatePeering {
 /// The only supported type. A peering's name equals its type.
 const PRIVATE: &str = "AzurePrivatePeering";
 
-/// The peerings of a circuit as child items: at most the private one.
+/// The peerings of a circuit as child items. Only a private peering can exist.
 pub(super) const PEERINGS: Child = Child {
     name: "peerings",
     kind: Some(Kind::CircuitPeering),
@@ -102,7 +103,7 @@ impl Draft<'_> {
         old.is_none()
     }
 
-    /// DELETE of a peering. True: the peering existed. It is a problem while connections use the circuit.
+    /// DELETE of a peering. True: the peering existed. While connections use the circuit, the deletion adds a problem.
     fn delete_circuit_peering(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
         let Some(circuit) = self.topology.circuits.get(&parent_id(id)).cloned() else {
             return false;
@@ -118,8 +119,9 @@ impl Draft<'_> {
         true
     }
 
-    /// Reads the `peerings` of a circuit's body, which lists all of them. `None`: the list has no private peering, so
-    /// an existing one is removed. An existing one that cannot be read stays.
+    /// Reads the `peerings` of a circuit's body, which must list all peerings that the circuit is to have. `None`: the
+    /// list has no private peering, so a present one is removed. If the list has one that cannot be read, the present
+    /// one stays.
     pub(super) fn read_peerings(
         &mut self,
         circuit: &ResourceId,
@@ -136,8 +138,8 @@ impl Draft<'_> {
             let properties = object.object_or_empty("properties", &mut self.problems);
             names.push(name.clone());
             if self.check_peering_type(&name, &object.at("name"), &properties) {
-                // An existing peering whose new form cannot be read stays, so that the answer reports only what cannot
-                // be read, and not also a deletion.
+                // If the new form of an existing peering cannot be read, the peering stays in the draft. Otherwise the
+                // answer would also report problems of a deletion that nobody requested.
                 found = self.read_peering(circuit, &properties, old).or_else(|| old.cloned());
             }
         }
@@ -145,8 +147,8 @@ impl Draft<'_> {
         found
     }
 
-    /// Checks that a peering is the private one, by `peeringType` and by its name. False: it is not, which is a
-    /// problem.
+    /// Checks that a peering is the private one, by `peeringType` and by its name. False: it is another one, and a
+    /// problem says so.
     fn check_peering_type(&mut self, name: &str, at: &str, properties: &Object<'_>) -> bool {
         let types = [PRIVATE, "AzurePublicPeering", "MicrosoftPeering"];
         let before = self.problems.len();
@@ -215,15 +217,16 @@ impl Draft<'_> {
             primary: primary?,
             secondary: secondary?,
             vlan_id: u16::try_from(vlan_id?).ok()?,
-            // GET never shows the key. So a client that reads a body, edits it and writes it back sends no key, and the
-            // stored key stays.
+            // GET never shows the shared key. So a client that reads a body, edits it and writes it back sends no key;
+            // this must not delete the stored key.
             shared_key: key
                 .map(str::to_owned)
                 .or_else(|| old.and_then(|p| p.shared_key.clone())),
         })
     }
 
-    /// Reads the required integer `name`. `None`: it is missing, not an integer or out of `range`, which is a problem.
+    /// Reads the required integer `name`. `None`: the member is missing, not an integer or out of `range`, and a
+    /// problem says so.
     fn required(&mut self, properties: &Object<'_>, name: &str, range: std::ops::RangeInclusive<i64>) -> Option<i64> {
         if properties.get(name).is_none() {
             missing(&mut self.problems, &properties.at(name));
@@ -231,8 +234,8 @@ impl Draft<'_> {
         properties.integer(name, range, &mut self.problems)
     }
 
-    /// Reads the prefix of a line: a /30, or an IPv6 /126 (E1). `None`: it is missing or not a prefix. A prefix of
-    /// another length or in a special-use block is returned, and is a problem.
+    /// Reads the prefix of a line: a /30, or an IPv6 /126 (E1). `None`: the member is missing or not a prefix, and a
+    /// problem says so. A prefix of another length or in a special-use block adds a problem and is returned.
     fn line(&mut self, properties: &Object<'_>, name: &str) -> Option<IpNet> {
         let at = properties.at(name);
         if properties.get(name).is_none() {

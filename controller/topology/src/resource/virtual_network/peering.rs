@@ -32,8 +32,8 @@ pub struct Peering {
     pub remote_vnet: ResourceId,
     /// `allowVirtualNetworkAccess`: whether the two VNets may reach each other. Both halves must allow it (P17).
     pub allow_virtual_network_access: bool,
-    /// `allowForwardedTraffic`: whether appliances of the remote VNet may send packets with foreign sources to this
-    /// VNet (P18).
+    /// `allowForwardedTraffic`: whether appliances of the remote VNet may forward packets to this VNet whose source is
+    /// outside of the remote VNet (P18).
     pub allow_forwarded_traffic: bool,
     /// `allowGatewayTransit`: whether the remote VNet may use this VNet's gateways (P19).
     pub allow_gateway_transit: bool,
@@ -41,26 +41,27 @@ pub struct Peering {
     pub use_remote_gateways: bool,
     /// `doNotVerifyRemoteGateways`: kept and shown only (P22).
     pub do_not_verify_remote_gateways: bool,
-    /// The transport that this half requests for links between the two VNets (D6). If one half requests `Automatic`,
-    /// the other half decides.
+    /// The transport that this half requests for links between agents of the two VNets (D6). If one half requests
+    /// `Automatic`, the other half decides.
     #[serde(default)]
     pub transport: Transport,
     /// The state of the half (P13).
     pub state: PeeringState,
-    /// `remoteAddressSpace`: the remote prefixes that this half has synced and routes (P27).
+    /// `remoteAddressSpace`: the prefixes of the remote VNet at the last sync of this half. Only these prefixes have
+    /// peering routes (P27).
     pub remote_address_space: Vec<IpNet>,
-    /// The prefixes of this VNet that the other half has synced, as far as this half knows (P5, P27).
+    /// The prefixes of this VNet at the last sync of the other half (P5, P27).
     pub local_address_space: Vec<IpNet>,
 }
 
 /// The state of a peering half (P13).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PeeringState {
-    /// The remote VNet has no half that points to this VNet.
+    /// The remote VNet has no half that points to this VNet, or does not exist any more.
     Initiated,
     /// Both VNets have a half that points to the other one, so traffic flows.
     Connected,
-    /// The other half or the remote VNet was deleted.
+    /// The half was `Connected`, and then the other half or the remote VNet was deleted.
     Disconnected,
 }
 
@@ -72,7 +73,8 @@ struct PeeringSpec {
     allow_gateway_transit: bool,
     use_remote_gateways: bool,
     do_not_verify_remote_gateways: bool,
-    /// `None`: keep the present transport. Stock clients do not know the property and leave it out.
+    /// `None`: the body has no transport, so the present one stays. Stock clients do not know the property and leave it
+    /// out.
     transport: Option<Transport>,
 }
 
@@ -88,8 +90,8 @@ impl PeeringSpec {
     }
 }
 
-/// Reads `transport`, a property of this product that Azure does not have (D6). `None`: it is missing, or not one of
-/// the known transports, which is a problem.
+/// Reads `transport`, a property of this product that Azure does not have (D6). `None`: the member is missing or not a
+/// known transport. An unknown transport also adds a problem.
 fn transport(properties: &Object<'_>, problems: &mut Problems) -> Option<Transport> {
     let text = properties.text("transport", problems)?;
     let known = [Transport::Automatic, Transport::WireGuard, Transport::Quic];
@@ -208,7 +210,8 @@ impl Draft<'_> {
             let Some(name) = self.child_name(&object) else { continue };
             let properties = object.object_or_empty("properties", &mut self.problems);
             let old = half_by_name(&vnet, &name);
-            // The remote VNet of an untouched half can be deleted by now, so it is not resolved again (P13).
+            // An untouched half is not read again, because its remote VNet may have been deleted and could not be
+            // resolved (P13).
             let untouched = old.is_some_and(|o| self.same_half(o, &properties));
             names.push(name.clone());
             if untouched {
@@ -231,8 +234,8 @@ impl Draft<'_> {
 
     /// Whether a body requests exactly the present properties of a half.
     fn same_half(&mut self, old: &Peering, properties: &Object<'_>) -> bool {
-        // If the properties differ or cannot be read, the caller reads them again with `read_half`, which reports the
-        // problems.
+        // Problems are not reported here. If the properties differ or cannot be read, the caller reads them again with
+        // `read_half`, which reports the problems.
         let mut unused = Problems::default();
         let remote = properties.reference("remoteVirtualNetwork", &mut unused);
         let flag = |name, default, unused: &mut Problems| properties.boolean(name, unused).unwrap_or(default);
@@ -248,8 +251,8 @@ impl Draft<'_> {
             && unused.is_empty()
     }
 
-    /// Reads the properties of the half `id`. `None`: the remote VNet, a flag or the transport cannot be read, which is
-    /// a problem. Properties of subnet peering (P29) are problems, but do not lead to `None`.
+    /// Reads the properties of the half `id`. `None`: the remote VNet, a flag or the transport cannot be read, and a
+    /// problem says so. A property of subnet peering (P29) adds a problem too, but the half is still returned.
     fn read_half(&mut self, id: &ResourceId, properties: &Object<'_>) -> Option<PeeringSpec> {
         let before = self.problems.len();
         let remote = self.read_remote(id, properties);
@@ -263,8 +266,8 @@ impl Draft<'_> {
             do_not_verify_remote_gateways: flag("doNotVerifyRemoteGateways", false),
             transport: transport(properties, &mut self.problems),
         };
-        // The properties above define the half. If they could be read, the rules of the half are checked even if one of
-        // the properties below is wrong, so that one answer has all problems.
+        // The properties above define the half. If they could be read, the half is returned even if one of the
+        // properties below is wrong. The caller then checks the rules of the half, so that one answer has all problems.
         let known = remote.is_some() && self.problems.len() == before;
         let mut flag = |name: &str, default: bool| properties.boolean(name, &mut self.problems).unwrap_or(default);
         let complete = flag("peerCompleteVnets", true);
@@ -298,8 +301,9 @@ impl Draft<'_> {
         known.then_some(spec)
     }
 
-    /// Reads `remoteVirtualNetwork.id`, and returns the stored id of that VNet (P9). A change of the remote VNet of an
-    /// existing half is refused, whether or not the requested VNet exists (P8). `None`: a problem gives the reason.
+    /// Reads `remoteVirtualNetwork.id`, and returns the stored id of that VNet (P9). If an existing half would get
+    /// another remote VNet, the change is refused with P8, even if the requested VNet does not exist. `None`: a problem
+    /// gives the reason.
     fn read_remote(&mut self, id: &ResourceId, properties: &Object<'_>) -> Option<ResourceId> {
         if properties.get("remoteVirtualNetwork").is_none() {
             missing(&mut self.problems, &properties.at("remoteVirtualNetwork"));
@@ -334,8 +338,9 @@ impl Draft<'_> {
         found
     }
 
-    /// Creates or updates a half, and updates the state and address spaces of the other half. `sync`: this half takes
-    /// over the present address space of the remote VNet (P27). Nothing changes if a check finds a problem.
+    /// Creates or updates a half, and updates the state and address spaces of the other half. `sync`: this half syncs,
+    /// that is, copies the present address space of the remote VNet (P27). If a check finds a problem, nothing is
+    /// changed.
     fn put_half(&mut self, vnet_id: &ResourceId, name: &str, spec: &PeeringSpec, sync: bool) {
         let (Some(vnet), Some(remote)) = (
             self.topology.vnets.get(vnet_id).cloned(),
@@ -351,8 +356,8 @@ impl Draft<'_> {
         if self.problems.len() > before {
             return;
         }
-        // A `Disconnected` half starts again as a new half does. Both halves sync when they connect, so a new peering
-        // is `FullyInSync` (P13).
+        // A `Disconnected` half starts again like a new one: it becomes `Initiated`, or `Connected` if the other half
+        // is `Initiated`. When two halves become `Connected`, both sync, so a new peering is `FullyInSync` (P13).
         let state = match (old.as_ref().map(|o| o.state), other.as_ref().map(|o| o.state)) {
             (Some(PeeringState::Connected), _) => PeeringState::Connected,
             (_, Some(PeeringState::Initiated)) => PeeringState::Connected,
@@ -442,8 +447,8 @@ impl Draft<'_> {
         self.commit(new);
     }
 
-    /// The halves of other VNets whose remote VNet is `vnet`, in any state, each with the VNet that owns it; ordered by
-    /// that VNet.
+    /// The halves, in any state, that other VNets have towards `vnet`. Each is returned with the id of its VNet, and
+    /// they are ordered by this id.
     pub(crate) fn halves_towards(&self, vnet: &ResourceId) -> Vec<(ResourceId, Peering)> {
         let halves = self.topology.vnets.values().flat_map(|owner| {
             let own = owner.peerings.iter().filter(|p| p.remote_vnet == *vnet);

@@ -55,7 +55,7 @@ pub(crate) const MAX_SUBNETS: usize = 3_000;
 /// The users of each subnet with their addresses; see [`Draft::subnet_usage`].
 pub(crate) type Usage = BTreeMap<ResourceId, Vec<(String, Option<IpAddr>)>>;
 
-/// The values that Azure shows for properties that a subnet's body leaves out.
+/// The values that Azure shows for properties that the body of a subnet's PUT leaves out.
 fn defaults() -> Value {
     json!({
         "delegations": [],
@@ -136,7 +136,7 @@ impl Draft<'_> {
         old.is_none()
     }
 
-    /// DELETE of a subnet. True: the subnet existed. A subnet in use is a problem.
+    /// DELETE of a subnet. True: the subnet existed. If the subnet is in use, this adds a problem.
     fn delete_subnet(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
         let vnet_id = parent_id(id);
         let Some(vnet) = self.topology.vnets.get(&vnet_id).cloned() else {
@@ -154,8 +154,8 @@ impl Draft<'_> {
         true
     }
 
-    /// Reads the properties of the subnet `name` of `vnet`. `addressPrefixes` takes precedence over `addressPrefix`.
-    /// `None`: no prefix can be read, which is a problem. `old`: the subnet before the change.
+    /// Reads the properties of the subnet `name` of `vnet`. If the body has both `addressPrefixes` and `addressPrefix`,
+    /// the first one counts. `None`: no prefix can be read, and a problem says so. `old`: the subnet before the change.
     pub(crate) fn read_subnet(
         &mut self,
         vnet: &ResourceId,
@@ -216,8 +216,8 @@ impl Draft<'_> {
         let at = properties.at(name);
         match properties.get(name) {
             Some(Value::Object(_)) => {
-                // The type of the target does not exist here, so the reference never resolves: the call only adds the
-                // problem of a malformed or missing target.
+                // No resource of the target's type can exist here. So this call never finds the target, and adds the
+                // problem of a malformed reference or of a missing target.
                 let _: Option<()> = self.resolve(properties, name, from, |_, _| None);
             }
             _ => self
@@ -227,8 +227,9 @@ impl Draft<'_> {
     }
 
     /// Checks the subnets of a VNet, compared with its old state: their number (X3), prefixes (P2, P3) and route tables
-    /// (R15, R16), and that no removed subnet or prefix is in use. `space_is_known`: false if the VNet's address space
-    /// could not be read; then the prefixes are not compared with it. `usage`: the users of the old subnets.
+    /// (R15, R16), and that no removed subnet or prefix is in use. `space_is_known`: whether the VNet's address space
+    /// could be read. If not, the checks that compare subnets with it are left out. `usage`: the users of the old
+    /// subnets.
     pub(crate) fn check_subnets(
         &mut self,
         old: Option<&VirtualNetwork>,
@@ -306,8 +307,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Reports that `net`, a prefix of the subnet, is outside of the VNet's address space: by P3 if the subnet had it
-    /// already and the VNet gives up the range, by P2 if the prefix is new.
+    /// Adds the problem that `net`, a prefix of the subnet, is outside of the VNet's address space. If the subnet had
+    /// this prefix before, the VNet gives up the range, so the problem cites P3. If the prefix is new, it cites P2.
     fn subnet_outside(&mut self, subnet: &Subnet, before: Option<&Subnet>, net: &IpNet, vnet: &VirtualNetwork) {
         if before.is_some_and(|b| b.prefixes.contains(net)) {
             self.problems.add(

@@ -14,7 +14,7 @@ use tombolo_proto::id::ResourceId;
 
 impl Draft<'_> {
     /// Reads `gatewayType`, which is immutable. If it is missing, an existing gateway keeps its type, and a new one
-    /// gets `Vpn`. An unknown type, or a type other than the present one, is a problem.
+    /// gets `Vpn`. An unknown type adds a problem, and so does a type other than the present one.
     pub(super) fn gateway_kind(&mut self, properties: &Object<'_>, old: Option<&VirtualNetworkGateway>) -> GatewayKind {
         let kinds = ["Vpn", "ExpressRoute", "LocalGateway"];
         let at = properties.at("gatewayType");
@@ -82,8 +82,9 @@ impl Draft<'_> {
     }
 
     /// Checks the place of a gateway: it is in one `GatewaySubnet` (G1) and stays there, its VNet has at most one
-    /// gateway of each type (G2), no peering of the VNet has useRemoteGateways (P20), and the route table of the subnet
-    /// is allowed (R16). The last two rules are checked for a new gateway only.
+    /// gateway of each type (G2), no peering of the VNet has useRemoteGateways (P20), and a route table of the subnet
+    /// neither disables BGP propagation (R15) nor has a default route (R16). The last two rules are checked for a new
+    /// gateway only.
     pub(super) fn check_gateway_place(
         &mut self,
         id: &ResourceId,
@@ -149,8 +150,9 @@ impl Draft<'_> {
         }
     }
 
-    /// Checks a gateway against the VNet's other gateways: there is at most one of each type (G2, X7). Beside a gateway
-    /// of the other type, the subnet must have enough addresses (G1), and the VPN gateway must be RouteBased (G3).
+    /// Checks a gateway against the VNet's other gateways: there is at most one of each type (G2, X7). If the VNet has
+    /// a gateway of the other type, `GatewaySubnet` must have enough addresses for both (G1), and the VPN gateway must
+    /// be RouteBased (G3).
     fn check_beside_others(&mut self, id: &ResourceId, kind: GatewayKind, vpn_type: &str, subnet: &Subnet) {
         let vnet = parent_id(&subnet.id);
         let others = gateways_of(&self.topology, &vnet).filter(|g| g.envelope.id != *id);
@@ -191,8 +193,9 @@ impl Draft<'_> {
 
     /// Reads `bgpSettings`: the ASN and the BGP address (G4). `own`: the addresses of the instances, the first
     /// instance's first. If the ASN is missing, an existing gateway keeps its ASN, and a new one gets 65515. If the BGP
-    /// address is missing, the gateway keeps its present address while that fits, and otherwise gets the last free
-    /// address of the subnet. `None` as the address: the subnet is unknown or full, which is a problem.
+    /// address is missing, the gateway keeps its present one if that is in the subnet and the second instance does not
+    /// have it; otherwise it gets the last free address of the subnet. `None` as the address: the subnet does not exist
+    /// or is full, and a problem says so.
     pub(super) fn bgp_settings(
         &mut self,
         id: &ResourceId,
@@ -215,8 +218,8 @@ impl Draft<'_> {
         bgp.integer("peerWeight", 0..=100, &mut self.problems);
         let asn = u32::try_from(asn).unwrap_or_default();
         if kind == GatewayKind::ExpressRoute {
-            // The sessions of an ExpressRoute gateway run inside its tunnels, so an address in the body is ignored
-            // (D3).
+            // An ExpressRoute gateway exchanges routes inside its tunnels and uses the first instance's address. A BGP
+            // address in the body is ignored (D3).
             return (asn, own.first().copied());
         }
         let Some(subnet) = subnet else { return (asn, None) };

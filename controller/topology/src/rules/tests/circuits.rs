@@ -37,7 +37,7 @@ fn e1_a_circuit_and_its_peering() {
         bare,
         "writing back changes nothing"
     );
-    // A PUT of the peering changes the circuit, and a PUT of the circuit changes the peering.
+    // A circuit's private peering can be changed in two ways: by a PUT of the peering, and by a PUT of the circuit.
     let child = w
         .put(&peering("er1"), json!({"properties": peering_properties(30)}))
         .unwrap();
@@ -59,7 +59,7 @@ fn e1_a_circuit_and_its_peering() {
     assert_eq!(w.put(&circuit("er1"), parent.clone()).unwrap(), parent, "nor here");
     let changed = w.put(&circuit("er1"), body(json!({"vlanId": 0}))).unwrap();
     assert_eq!(w.get(&peering("er1"))["properties"]["vlanId"], 0);
-    // As with VNets, a list that the body of a PUT leaves out stays as it is.
+    // If the body of a PUT has no `peerings`, the present peering stays, as with the lists of a VNet.
     let kept = w
         .put(&circuit("er1"), json!({"location": "region1", "tags": {"a": "b"}}))
         .unwrap();
@@ -142,7 +142,7 @@ fn e1_g4_what_a_peering_may_be() {
         ),
         (json!({"sharedKey": "a b"}), "XInvalidSharedKey"),
         (json!({"sharedKey": "k".repeat(81)}), "XInvalidSharedKey"),
-        // A string in BIRD's configuration cannot contain a quotation mark.
+        // A key with a quotation mark is refused, because a string in BIRD's configuration cannot contain one.
         (json!({"sharedKey": "a\"b"}), "XInvalidSharedKey"),
         (
             json!({"ipv6PeeringConfig": {"primaryPeerAddressPrefix": "fd00::/126"}}),

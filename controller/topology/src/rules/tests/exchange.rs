@@ -1,4 +1,4 @@
-//! The routes and sessions that gateways and circuits show (M7, E1, E9).
+//! The routes and BGP sessions that ARM shows for gateways and circuits (M7, E1, E9).
 
 use super::{World, connection_body, gateway_body, net};
 use crate::resource::Binding;
@@ -27,7 +27,7 @@ fn route(prefix: &str, path: &[u32]) -> Route {
     }
 }
 
-/// The hub of the interoperability articles: a VNet with gateways of both types, a spoke, a branch, a site and a
+/// The network of Azure's interoperability articles: a hub with gateways of both types, a spoke, a branch, a site and a
 /// circuit.
 fn world() -> World {
     let mut w = World::new();
@@ -138,7 +138,7 @@ fn line(list: &[Value], network: &str, source: &str) -> Value {
 fn m7_e9_learned_routes_of_a_gateway() {
     let (w, statuses) = (world(), statuses());
     let all = w.now.learned_routes(&gw("hub-gw"), &statuses).unwrap();
-    // P21b: the spoke is shown as part of the hub.
+    // P21b: the prefixes of the hub and of the spoke are both shown as local networks of the hub's gateway.
     for own in ["10.10.30.0/24", "10.11.30.0/26"] {
         let line = line(&all, own, "10.10.30.254");
         assert_eq!((&line["origin"], &line["asPath"]), (&json!("Network"), &json!("")));
@@ -249,7 +249,7 @@ fn m7_sessions_of_a_gateway() {
     );
 }
 
-/// G4: a connection without BGP, or with equal ASNs at both ends, has no session.
+/// G4: for a connection without BGP, or with equal ASNs at both ends, no BGP session is shown.
 #[test]
 fn g4_sessions_that_there_are_not() {
     let mut w = world();
@@ -266,7 +266,7 @@ fn e1_the_route_table_of_a_circuit() {
     let of = |link| w.now.circuit_routes(&circuit, link, &statuses).unwrap();
     let primary = of(CircuitLink::Primary);
     let line = |network: &str| primary.iter().find(|r| r["network"] == network).cloned().unwrap();
-    // As in Azure, the table shows the prefixes of VNets with an AS path that has only the ASN of their gateway.
+    // As in Azure, the AS path of a VNet's prefix has only the ASN of the VNet's gateway.
     for vnet in ["10.10.30.0/24", "10.11.30.0/26"] {
         assert_eq!(
             (&line(vnet)["path"], &line(vnet)["nextHop"]),

@@ -42,8 +42,8 @@ fn g4_an_express_route_gateway_has_an_asn_and_no_bgp_address() {
         body,
         "writing back changes nothing"
     );
-    // The BGP address that a stock client sends for an ExpressRoute gateway is ignored (D3), so that address stays
-    // free.
+    // The BGP address that a stock client sends for an ExpressRoute gateway is ignored (D3). The address therefore
+    // stays free, and the VPN gateway can get it.
     let more =
         json!({"gatewayType": "ExpressRoute", "bgpSettings": {"asn": 65515, "bgpPeeringAddress": "10.10.30.254"}});
     w.put(&gw("hub-er"), gateway_body("hub", more)).unwrap();
@@ -107,7 +107,8 @@ fn g1_two_types_need_a_27() {
     w.delete(&gw("hub-gw")).unwrap();
     w.gateway("hub", "10.10.30.128/27").unwrap();
     w.express_gateway("hub", "10.10.30.128/27").unwrap();
-    // A later PUT cannot make the subnet too small either: two prefixes of a /28 do not make one /27.
+    // A later PUT of the subnet cannot make it too small for both gateways either. Two /28 prefixes are too small,
+    // although together they have as many addresses as a /27.
     let id = net("virtualNetworks/hub/subnets/GatewaySubnet");
     let smaller = json!({"properties": {"addressPrefixes": ["10.10.30.128/28", "10.10.30.144/28"]}});
     let refused = codes(w.put(&id, smaller));
@@ -148,8 +149,8 @@ fn p20_an_express_route_gateway_is_a_gateway() {
     w.peer("spoke", "hub", using.clone()).unwrap();
     let remote = &w.get(&half("spoke", "hub"))["properties"]["remoteGateways"];
     assert_eq!(*remote, json!([{"id": gw("hub-er")}, {"id": gw("hub-gw")}]));
-    // In the opposite order: a VNet that uses a remote gateway cannot get a gateway of its own, and a VNet with a
-    // gateway cannot use a remote one.
+    // While a VNet uses a remote gateway, no gateway can be created in it. While a VNet has a gateway, its peering
+    // cannot get useRemoteGateways.
     assert_eq!(
         codes(w.express_gateway("spoke", "10.11.30.32/27")),
         ["XVnetUsesRemoteGateways"]
@@ -243,10 +244,11 @@ fn t4_tunnels_have_two_addresses_of_the_gateway_subnet() {
     let given = json!({"tunnelAddresses": ["10.10.30.137", "10.10.30.136"]});
     let body = w.link("c2", "hub", "er2", given.clone()).unwrap();
     assert_eq!(body["properties"]["tunnelAddresses"], given["tunnelAddresses"]);
-    // The tunnel addresses stay as they are unless the body has other ones.
+    // If the body of a PUT has no tunnel addresses, the connection keeps its present ones.
     let body = w.link("c2", "hub", "er2", json!({"tunnelAddresses": []})).unwrap();
     assert_eq!(body["properties"]["tunnelAddresses"], given["tunnelAddresses"]);
-    // No other resource gets the addresses of the connection's tunnels.
+    // The tunnel addresses of a connection are in use: no other resource can request them or gets them as free
+    // addresses.
     let instance = json!({"bgpSettings": {"bgpPeeringAddress": "10.10.30.137"}});
     assert_eq!(
         codes(w.put(&gw("hub-gw"), gateway_body("hub", instance))),
@@ -393,7 +395,7 @@ fn g12_status_of_a_connection_to_a_circuit() {
     assert_eq!(seen(&w, &statuses).0, "NotConnected");
 }
 
-/// Gateways, connections, sites and circuits are the same after they are written to the store and read back.
+/// Gateways, connections, sites and circuits do not change when they are written to the store and read back.
 #[test]
 fn documents_are_read_back() {
     let mut w = world();
@@ -426,7 +428,8 @@ fn documents_are_read_back() {
         ),
         (2, 1, 2)
     );
-    // Versions before ExpressRoute stored gateways and connections without a type.
+    // Earlier versions, which had no ExpressRoute, stored gateways and connections without a type. Such documents are
+    // read as VPN gateways and VNet-to-VNet connections.
     let old: Vec<_> = documents
         .into_iter()
         .filter(|d| !d.key.ends_with("/c"))

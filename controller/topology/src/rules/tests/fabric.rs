@@ -96,7 +96,7 @@ fn d7_nothing_is_bound_twice_until_revoked() {
     assert_eq!(codes(w.join("vm1", vm("vm2", &["n2"]))), ["XAgentExists"]);
     assert_eq!(codes(w.join("vm2", vm("vm2", &["n1"]))), ["XBoundElsewhere"]);
     assert_eq!(codes(w.join("vm2", vm("VM1", &["n2"]))), ["XBoundElsewhere"]);
-    // Two tokens can exist for one NIC; the agent that joins first gets the NIC.
+    // Two join tokens can exist for one NIC. The agent that joins first gets the NIC, and the other one is refused.
     w.apply(&Change::PutToken(token("a", vm("a", &["n2"])))).unwrap();
     w.join("b", vm("b", &["n2"])).unwrap();
     let late = Change::Join {

@@ -78,8 +78,8 @@ fn g4_reserved_asns_and_peering_addresses() {
     );
 }
 
-/// G4: the BGP address of a gateway is its first instance's address or a free one. The second instance uses its own
-/// address.
+/// G4: the BGP address of a gateway can be the first instance's address or a free address, but not the second
+/// instance's: that instance speaks BGP from its own address.
 #[test]
 fn g4_the_bgp_address_is_no_other_instances() {
     let mut w = world();
@@ -111,12 +111,12 @@ fn g4_the_bgp_address_is_no_other_instances() {
     }
     assert!(w.view(&gw("hub")).is_none(), "nothing has changed");
     w.put(&gw("hub"), with(&two, bgp("10.1.255.4"))).unwrap();
-    // The first instance is removed, so the second one becomes the first, and its address may be the BGP address.
+    // After the first instance is removed, the second one is the first, so its address may be the BGP address.
     let one = [Some("10.1.255.5")];
     assert!(w.put(&gw("hub"), with(&one, bgp("10.1.255.5"))).is_ok());
     w.delete(&gw("hub")).unwrap();
-    // An instance for which the body requests no address does not get the BGP address either. This holds at creation
-    // and later, for a BGP address that the body gives and for the default one.
+    // An instance for which the body requests no address does not get the gateway's BGP address. This holds when the
+    // gateway is created and when it is changed, with a BGP address from the body and with the default one.
     let body = w.put(&gw("hub"), with(&[None], bgp("10.1.255.5"))).unwrap();
     let address =
         |body: &Value, n: usize| body["properties"]["ipConfigurations"][n]["properties"]["privateIPAddress"].clone();
@@ -127,8 +127,9 @@ fn g4_the_bgp_address_is_no_other_instances() {
         (json!("10.1.255.4"), json!("10.1.255.6"))
     );
     assert_eq!(body["properties"]["bgpSettings"]["bgpPeeringAddress"], "10.1.255.5");
-    // The body cannot request one address both for an instance and for BGP. If it requests the present BGP address for
-    // an instance and none for BGP, the instance gets this address, and BGP gets another one.
+    // The body cannot request the same address for the second instance and as BGP address. If it requests the present
+    // BGP address for the second instance and has no BGP address, the instance gets this address, and the gateway gets
+    // another BGP address.
     let onto = [Some("10.1.255.4"), Some("10.1.255.5")];
     assert_eq!(
         codes(w.put(&gw("hub"), with(&onto, bgp("10.1.255.5")))),
@@ -243,8 +244,8 @@ fn g9_connection_types_and_references() {
     );
 }
 
-/// G4: equal ASNs at both ends are accepted, as in Azure, where the session then never comes up. Here the status names
-/// the reason.
+/// G4: a connection between gateways with equal ASNs is accepted, as in Azure, although its BGP session never comes up.
+/// In this product, the connection's status names the reason.
 #[test]
 fn g4_equal_asns_are_taken_and_do_not_connect() {
     let mut w = joined();
@@ -346,7 +347,7 @@ fn g16_networks_joined_by_vpn_are_disjoint_over_any_number_of_steps() {
     assert_eq!(codes(w.connect("c", "hub", "twin")), ["XVpnNetworksOverlap"]);
     w.connect("hub-branch", "hub", "branch").unwrap();
     assert_eq!(codes(w.connect("c", "branch", "twin")), ["XVpnNetworksOverlap"]);
-    // A change of an address space must not make joined networks overlap either.
+    // A change of a VNet's address space is refused if networks that VPN joins would overlap.
     w.vnet("far", &["10.3.0.0/16"]).unwrap();
     w.gateway("far", "10.3.255.0/27").unwrap();
     w.connect("branch-far", "branch", "far").unwrap();
@@ -357,8 +358,8 @@ fn g16_networks_joined_by_vpn_are_disjoint_over_any_number_of_steps() {
     w.vnet("far", &["10.3.0.0/16", "10.4.0.0/24"]).unwrap();
 }
 
-/// G16, P21b: a gateway advertises the VNets that use it as its own, so these are joined by VPN too and must not
-/// overlap.
+/// G16, P21b: a gateway advertises the prefixes of the VNets that use it as its own. So VPN joins these VNets too, and
+/// they must not overlap the other joined networks.
 #[test]
 fn g16_counts_the_vnets_that_use_a_gateway() {
     let mut w = joined();
@@ -373,11 +374,11 @@ fn g16_counts_the_vnets_that_use_a_gateway() {
     assert_eq!(codes(w.peer("twin", "branch", user.clone())), ["XVpnNetworksOverlap"]);
     w.peer("twin", "branch", json!({})).unwrap();
     assert_eq!(codes(w.peer("twin", "branch", user.clone())), ["XVpnNetworksOverlap"]);
-    // If the peering's flag comes first, the connection that would join the overlapping VNets is refused.
+    // If useRemoteGateways is set first, a later connection that would join overlapping VNets is refused.
     w.delete(&net("connections/there")).unwrap();
     w.peer("twin", "branch", user.clone()).unwrap();
     assert_eq!(codes(w.connect("there", "hub", "branch")), ["XVpnNetworksOverlap"]);
-    // Nor can a change of an address space make them overlap.
+    // A change of an address space that would make VNets overlap that VPN joins is refused too.
     w.vnet("twin", &["10.9.0.0/16"]).unwrap();
     w.connect("there", "hub", "branch").unwrap();
     assert_eq!(codes(w.vnet("twin", &["10.8.7.0/24"])), ["XVpnNetworksOverlap"]);

@@ -1,4 +1,5 @@
-//! The rules of network interfaces and public addresses: allocation of addresses (P2), use, G1.
+//! The rules of network interfaces and public addresses: allocation of addresses (P2), deletion while in use, no NIC in
+//! a `GatewaySubnet` (G1).
 
 use super::{World, codes, net, vm_id};
 use crate::resource::Binding;
@@ -30,8 +31,8 @@ fn p2_dynamic_addresses_are_the_lowest_free_and_stay() {
     assert_eq!(address(&w.nic("c", "hub/subnets/s", None).unwrap()), "10.0.0.6");
     assert_eq!(codes(w.nic("d", "hub/subnets/s", None)), ["SubnetIsFull"]);
     w.delete(&net("networkInterfaces/a")).unwrap();
-    // `c` keeps its address, although a lower one is free now, and also if a PUT writes back the body that GET has
-    // shown.
+    // A NIC with a dynamic address keeps the address in later PUTs, although a lower one is free now. A PUT of the body
+    // that GET has shown changes nothing either.
     let c = w.get(&net("networkInterfaces/c"));
     assert_eq!(w.put(&net("networkInterfaces/c"), c.clone()).unwrap(), c);
     assert_eq!(address(&w.nic("c", "hub/subnets/s", None).unwrap()), "10.0.0.6");
@@ -62,7 +63,7 @@ fn static_addresses_are_inside_free_and_not_reserved() {
         codes(w.nic("b", "hub/subnets/s", Some("10.0.0.x"))),
         ["InvalidIPAddressFormat", "InvalidRequestFormat"][..1]
     );
-    // A NIC's own address does not count as in use.
+    // In a PUT of a NIC, the address that this NIC has does not count as in use.
     w.nic("a", "hub/subnets/s", Some("10.0.0.4")).unwrap();
     w.nic("a", "hub/subnets/s", Some("10.0.0.6")).unwrap();
 }

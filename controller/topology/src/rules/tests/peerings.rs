@@ -65,7 +65,7 @@ fn d6_the_transport_is_kept_and_the_halves_agree() {
     w.peer("a", "b", json!({})).unwrap();
     assert_eq!(shown(&w, "a", "b"), "Automatic");
     w.peer("a", "b", json!({"transport": "quic"})).unwrap();
-    // A stock client's update lacks the property `transport`, so the transport stays.
+    // A stock client's PUT has no property `transport`; the half then keeps its transport.
     w.peer("a", "b", json!({"allowForwardedTraffic": true})).unwrap();
     assert_eq!(shown(&w, "a", "b"), "Quic");
     let refused = codes(w.peer("b", "a", json!({"transport": "WireGuard"})));
@@ -156,7 +156,8 @@ fn p11_overlap_with_the_remotes_other_peers_and_the_own_ones() {
     let mut w = world();
     w.vnet("a2", &["10.1.0.0/24"]).unwrap();
     w.peer("b", "a", json!({})).unwrap();
-    // An overlap with another peer of the remote VNet is found, although only one half of that peering exists.
+    // A half is refused if the VNet overlaps another peer of the remote VNet, even if only one half of that other
+    // peering exists.
     let refused = w.peer("a2", "b", json!({})).unwrap_err();
     assert_eq!(
         refused.problems[0].code,
@@ -166,7 +167,7 @@ fn p11_overlap_with_the_remotes_other_peers_and_the_own_ones() {
         refused.problems[0].message.contains(&net("virtualNetworks/a")),
         "{refused}"
     );
-    // An overlap with another peer of the VNet itself is found too.
+    // A half is also refused if the remote VNet overlaps another peer of the VNet itself.
     assert_eq!(
         codes(w.peer("b", "a2", json!({}))),
         ["VnetAddressSpaceOverlapsWithAlreadyPeeredVnet"]
@@ -252,7 +253,8 @@ fn p13_an_initiated_half_waits_for_a_vnet_that_is_made_again() {
     w.delete(&net("virtualNetworks/b")).unwrap();
     assert_eq!(w.state("a", "b").0, "Initiated");
     assert_eq!(codes(w.peer("a", "b", json!({}))), ["InvalidResourceReference"]);
-    // While the address spaces overlap, the half cannot be updated and stays Initiated.
+    // A new VNet with the name of the deleted one cannot create its half while the address spaces of the two VNets
+    // overlap.
     w.vnet("b", &["10.1.7.0/24"]).unwrap();
     assert_eq!(codes(w.peer("b", "a", json!({}))), ["VnetAddressSpacesOverlap"]);
     w.vnet("b", &["10.77.0.0/16"]).unwrap();
@@ -294,7 +296,7 @@ fn p20_each_row() {
     let unverified = json!({"useRemoteGateways": true, "doNotVerifyRemoteGateways": true});
     assert_eq!(codes(w.peer("a", "b", unverified)), ["RemoteVnetHasNoGateways"]);
     w.gateway("b", "10.2.255.0/27").unwrap();
-    // The remote half exists, but without allowGatewayTransit.
+    // useRemoteGateways is refused if the remote half exists but lacks allowGatewayTransit.
     w.peer("b", "a", json!({})).unwrap();
     assert_eq!(codes(w.peer("a", "b", using())), ["XRemotePeeringTransitNotAllowed"]);
     w.peer("b", "a", json!({"allowGatewayTransit": true})).unwrap();
@@ -306,7 +308,7 @@ fn p20_each_row() {
     // A VNet cannot have a second peering with useRemoteGateways.
     w.gateway("c", "10.3.255.0/27").unwrap();
     assert_eq!(codes(w.peer("a", "c", using())), ["XAnotherPeeringUsesRemoteGateways"]);
-    // In the opposite order: a VNet that uses a remote gateway cannot get a gateway of its own.
+    // In a VNet that uses a remote gateway, no gateway can be created.
     assert_eq!(codes(w.gateway("a", "10.1.255.0/27")), ["XVnetUsesRemoteGateways"]);
     // A VNet with a gateway of its own cannot use a remote gateway.
     assert_eq!(codes(w.peer("c", "b", using())), ["XVnetHasOwnGateway"]);
@@ -320,7 +322,7 @@ fn p20_without_a_counterpart_the_check_runs_when_it_appears() {
     assert_eq!(codes(w.peer("b", "a", json!({}))), ["XRemotePeeringTransitNotAllowed"]);
     w.peer("b", "a", json!({"allowGatewayTransit": true})).unwrap();
     assert_eq!(w.state("a", "b"), connected());
-    // P21: allowGatewayTransit can be removed while the other half uses the gateway.
+    // P21: allowGatewayTransit can be switched off although the other half has useRemoteGateways.
     w.peer("b", "a", json!({})).unwrap();
 }
 
@@ -394,7 +396,7 @@ fn p27_sync_levels_on_both_sides_and_old_routes_before_sync() {
         p["remoteVirtualNetworkAddressSpace"]["addressPrefixes"],
         json!(["10.1.0.0/16", "10.101.0.0/16"])
     );
-    // A PUT without the sync parameter does not sync the half, and a sync of the other half does not sync this one.
+    // The half of b is not synced by a PUT without `syncRemoteAddressSpace`, nor by a sync of the half of a.
     w.peer("b", "a", json!({"allowForwardedTraffic": true})).unwrap();
     w.peer_synced("a", "b", json!({}), true).unwrap();
     assert_eq!(w.state("b", "a").1, "LocalNotInSync");
@@ -433,14 +435,15 @@ fn p27_checks_p10_and_p11_against_all_peers() {
     );
     let refused = codes(resize(&mut w, "a", &["10.1.0.0/16", "10.3.1.0/24"]));
     assert_eq!(refused, ["VnetAddressSpaceOverlapsWithAlreadyPeeredVnet"]);
-    // The same check runs if only the other VNet has a half.
+    // A change of the address space of a is also refused if it overlaps d: only d has a half, towards a.
     w.vnet("d", &["10.4.0.0/16"]).unwrap();
     w.peer("d", "a", json!({})).unwrap();
     assert_eq!(
         codes(resize(&mut w, "a", &["10.1.0.0/16", "10.4.0.0/24"])),
         ["VnetAddressSpacesOverlap"]
     );
-    // Prefixes that a peer still routes because it has not synced yet count as occupied.
+    // b has not synced the new address space of c yet, and still routes its old prefixes. So a change of the address
+    // space of a that overlaps these old prefixes is refused.
     resize(&mut w, "c", &["10.33.0.0/16"]).unwrap();
     assert_eq!(
         codes(resize(&mut w, "a", &["10.1.0.0/16", "10.3.1.0/24"])),
@@ -530,18 +533,19 @@ fn inline_peerings_of_a_vnet_body() {
     let mut w = world();
     w.peer_both("a", "b");
     w.peer("a", "c", json!({})).unwrap();
-    // A client reads a body and writes it back: nothing changes, not even an etag.
+    // If a client writes back a body that it has read, nothing changes, not even an etag.
     let body = w.get(&net("virtualNetworks/a"));
     assert_eq!(w.put(&net("virtualNetworks/a"), body.clone()).unwrap(), body);
-    // A list that the body leaves out is kept.
+    // If the body has no list of peerings, the present halves stay.
     w.vnet("a", &["10.1.0.0/16"]).unwrap();
     assert_eq!(w.get(&net("virtualNetworks/a")), body);
-    // A Disconnected half that a body lists unchanged is not updated.
+    // If the body of a VNet lists a `Disconnected` half without changes, the half is not updated and stays
+    // `Disconnected`.
     w.delete(&half("b", "a")).unwrap();
     let body = w.get(&net("virtualNetworks/a"));
     w.put(&net("virtualNetworks/a"), body.clone()).unwrap();
     assert_eq!(w.state("a", "b").0, "Disconnected");
-    // A half that the list leaves out is removed.
+    // If the body's list of peerings lacks a half, the half is removed.
     let mut fewer = body;
     fewer["properties"]["virtualNetworkPeerings"]
         .as_array_mut()

@@ -1,5 +1,5 @@
-//! Random sequences of operations. After each accepted operation the topology satisfies its invariants, and a refused
-//! one changes nothing.
+//! Random sequences of requests. After each accepted request the topology satisfies its invariants; a refused request
+//! changes nothing.
 
 use super::{World, connection_body, gateway_body, half, net, path, vm_id};
 use crate::change::{Change, Rejection};
@@ -168,7 +168,8 @@ fn check(t: &Topology) {
                 }
             }
         }
-        // P10, P11: the prefixes that a VNet routes are pairwise disjoint, and disjoint from its own space.
+        // P10, P11: the prefixes of a VNet's peering routes overlap neither each other nor the VNet's own address
+        // space.
         let connected = || vnet.peerings.iter().filter(|p| p.state == PeeringState::Connected);
         for (i, half) in connected().enumerate() {
             let routed = &half.remote_address_space;
@@ -287,7 +288,8 @@ proptest! {
             check(&w.now);
             stored = store(&mut documents, &before, &w.now);
         }
-        // Nothing differs between the topology and the one that is read from the store, in either direction.
+        // The topology that is read back from the store equals the one that was written: there are no changes of
+        // documents between the two.
         prop_assert!(w.now.documents_since(&stored).is_empty());
         prop_assert!(stored.documents_since(&w.now).is_empty());
         prop_assert_eq!(bodies(&stored), bodies(&w.now));

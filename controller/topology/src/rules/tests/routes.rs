@@ -130,7 +130,7 @@ fn r15_r16_what_the_gateway_subnet_allows() {
         )),
         ["XGatewaySubnetRestriction"]
     );
-    // Routes for other prefixes than the default route are allowed on GatewaySubnet (R16).
+    // The route table of a GatewaySubnet may have any route except a default route (R16).
     let spoke =
         json!({"addressPrefix": "10.2.0.0/16", "nextHopType": "VirtualAppliance", "nextHopIpAddress": "10.0.0.5"});
     route(&mut w, "spoke", spoke).unwrap();
@@ -156,7 +156,8 @@ fn routes_are_children_with_etags() {
     .unwrap();
     assert_eq!(w.get(&format!("{}/routes/A", table())), a);
     assert_ne!(w.get(&table())["etag"], before);
-    // A client that writes back a body it has read changes nothing. A PUT removes the routes that its body lacks.
+    // If a client writes back a body that it has read, nothing changes. If the list of routes in a PUT's body lacks a
+    // route, that route is removed.
     let mut body = w.get(&table());
     assert_eq!(w.put(&table(), body.clone()).unwrap(), body);
     body["properties"]["routes"].as_array_mut().unwrap().remove(0);

@@ -22,8 +22,7 @@ fn bgp(asn: u32, address: &str) -> Value {
     json!({"bgpSettings": {"asn": asn, "bgpPeeringAddress": address}})
 }
 
-/// A hub with a VPN gateway. The hub is peered with a spoke, and the hub's gateway is connected to the gateway of a
-/// branch.
+/// A hub with a VPN gateway. The hub is peered with a spoke, and its gateway is connected to the gateway of a branch.
 fn world() -> World {
     let mut w = World::new();
     for (name, prefix) in [
@@ -68,7 +67,8 @@ fn g7_d16_a_local_network_gateway_and_its_defaults() {
     for (name, value) in full.as_object().unwrap() {
         assert_eq!(body["properties"][name], *value, "{name}");
     }
-    // Stock clients without WireGuard properties send an empty list and empty strings.
+    // Stock clients do not know the WireGuard properties. They send sites with an empty list of prefixes and empty
+    // strings, which are accepted.
     let stock = json!({"gatewayIpAddress": "", "fqdn": "", "bgpSettings": null});
     w.site("stock", &[], stock).unwrap();
     assert!(w.delete(&site("stock")).unwrap());
@@ -216,8 +216,8 @@ fn g4_bgp_needs_the_sites_settings_as_long_as_it_is_used() {
 fn g7_g16_a_sites_prefixes_overlap_nothing() {
     let mut w = world();
     let overlap = ["XLocalNetworkOverlap"];
-    // The site's prefix must overlap neither the gateway's VNet, nor a peer of that VNet, nor a VNet that VPN joins
-    // with it.
+    // A site cannot be connected to a gateway if its prefix overlaps the gateway's VNet, a peer of that VNet, or a VNet
+    // that VPN joins with it.
     for prefix in ["10.1.7.0/24", "10.2.7.0/24", "10.3.7.0/24", "10.0.0.0/14"] {
         w.site("bad", &[prefix], json!({})).unwrap();
         let refused = w.connect_site("bad", "hub", "bad", json!({})).unwrap_err();
@@ -228,20 +228,21 @@ fn g7_g16_a_sites_prefixes_overlap_nothing() {
             refused.problems[0].message
         );
     }
-    // The address of the site's BGP peer must be in none of these networks either.
+    // A site cannot be connected either if the address of its BGP peer is in one of these networks.
     w.site("bad", &[], bgp(65021, "10.1.0.9")).unwrap();
     assert_eq!(codes(w.connect_site("bad", "hub", "bad", json!({}))), overlap);
-    // The prefix must not overlap another site of the same gateway, nor a site of a gateway that VPN joins with this
-    // gateway (G16).
+    // A site cannot be connected either if its prefix overlaps another site of the same gateway, or a site of a gateway
+    // that VPN joins with this one (G16).
     w.site("loc", &["10.7.0.0/16"], json!({})).unwrap();
     w.connect_site("loc", "hub", "loc", json!({})).unwrap();
     w.site("twin", &["10.7.9.0/24"], json!({})).unwrap();
     assert_eq!(codes(w.connect_site("twin", "hub", "twin", json!({}))), overlap);
     assert_eq!(codes(w.connect_site("twin", "branch", "twin", json!({}))), overlap);
-    // The same check runs after a change of the site's prefixes.
+    // A change of a connected site's prefixes is refused if they would overlap such a network.
     assert_eq!(codes(w.site("loc", &["10.3.0.0/16"], json!({}))), overlap);
     w.site("loc", &["10.9.0.0/16"], json!({})).unwrap();
-    // The same check runs after a change of a VNet: the gateway's own, a peer, or one that is joined by VPN.
+    // A change of a VNet's address space is refused if it would overlap the site. The VNet can be the gateway's own, a
+    // peer of it, or one that VPN joins with it.
     for (vnet, own) in [
         ("hub", "10.1.0.0/16"),
         ("spoke", "10.2.0.0/16"),
@@ -253,8 +254,8 @@ fn g7_g16_a_sites_prefixes_overlap_nothing() {
     }
 }
 
-/// G16: the sites of different gateways whose networks are joined are disjoint, in whatever order the networks were
-/// joined.
+/// G16: if VPN joins the networks of two gateways, their sites must not overlap, whichever site or connection was
+/// created first.
 #[test]
 fn g16_sites_of_joined_gateways_are_disjoint() {
     let mut w = world();
@@ -274,15 +275,15 @@ fn g16_sites_of_joined_gateways_are_disjoint() {
     ] {
         assert!(message.contains(part), "{part}: {message}");
     }
-    // A gateway that is not joined with the hub can have an overlapping site. While the two sites overlap, no
-    // connection can join their gateways, not even over a third gateway.
+    // A gateway that VPN does not join with the hub can have a site that overlaps the hub's. While the two sites
+    // overlap, no connection can be created that would join their gateways, even if only over a third gateway.
     w.connect_site("twin", "far", "twin", json!({})).unwrap();
     assert_eq!(codes(w.connect("far-branch", "far", "branch")), overlap);
     w.site("twin", &["10.8.0.0/16"], json!({})).unwrap();
     w.connect("far-branch", "far", "branch").unwrap();
     assert_eq!(codes(w.site("twin", &["10.7.9.0/24"], json!({}))), overlap);
     assert_eq!(codes(w.site("twin", &["10.8.0.0/16"], bgp(65021, "10.7.9.1"))), overlap);
-    // A site that is connected to two gateways is one network, which does not overlap itself.
+    // A site can be connected to two gateways that VPN joins: it counts as one network and does not overlap itself.
     w.connect_site("loc-branch", "branch", "loc", json!({})).unwrap();
 }
 
@@ -294,15 +295,15 @@ fn g7_g16_networks_that_come_later_overlap_no_site() {
     w.vnet("late", &["10.7.1.0/24"]).unwrap();
     let overlap = ["XLocalNetworkOverlap"];
     assert_eq!(codes(w.peer("hub", "late", json!({}))), overlap);
-    // A plain peer of the branch can overlap the hub's site; a peer that uses the branch's gateway cannot.
+    // A VNet that overlaps the hub's site can be peered with the branch, but it cannot use the branch's gateway.
     w.peer("branch", "late", json!({"allowGatewayTransit": true})).unwrap();
     w.peer("late", "branch", json!({})).unwrap();
     assert_eq!(
         codes(w.peer("late", "branch", json!({"useRemoteGateways": true}))),
         overlap
     );
-    // A connection cannot join the hub with the branch either, while a VNet that overlaps the hub's site uses the
-    // branch's gateway.
+    // While a VNet that overlaps the hub's site uses the branch's gateway, no connection between the hub and the branch
+    // can be created.
     w.delete(&net("connections/there")).unwrap();
     w.delete(&net("connections/back")).unwrap();
     w.peer("late", "branch", json!({"useRemoteGateways": true})).unwrap();
@@ -336,7 +337,7 @@ fn g13_sites_of_one_gateway_are_told_apart() {
     w.site("b", &[], full(2, "192.0.2.2", "10.7.0.2")).unwrap();
     w.connect_site("b", "hub", "b", json!({})).unwrap();
     assert_eq!(codes(w.site("b", &[], full(1, "192.0.2.2", "10.7.0.2"))), ["XKeyInUse"]);
-    // The same site can be connected to another gateway too.
+    // A site can be connected to two gateways.
     w.connect_site("a-branch", "branch", "a", json!({})).unwrap();
 }
 
@@ -424,7 +425,7 @@ fn g11_g12_m8_status_of_a_site() {
         let expected = (status.to_owned(), reason.to_owned(), "hub-agent-loc".to_owned());
         assert_eq!(seen(&w, &statuses), expected, "{state:?}");
     }
-    // Both ends of the connection have the same ASN.
+    // If both ends of the connection have the same ASN, the connection's status says so.
     let equal = gateway_body("hub", json!({"bgpSettings": {"asn": 65021}}));
     w.put(&net("virtualNetworkGateways/hub-gw"), equal).unwrap();
     let more = json!({"wireGuardPublicKey": key(7), "bgpSettings": {"asn": 65021, "bgpPeeringAddress": "10.7.0.1"}});
@@ -472,7 +473,7 @@ fn d14_d16_what_a_device_is_told() {
     let told = crate::device::config(&w.now, &id).unwrap();
     assert!(told.bgp.is_none() && told.instances.is_empty());
     assert_eq!(told.prefixes, ["10.1.0.0/16".parse().unwrap()]);
-    // P21: a spoke that uses the gateway is reachable through it.
+    // P21: if a spoke uses the gateway, the device's configuration has the spoke's prefixes too.
     w.peer("hub", "spoke", json!({"allowGatewayTransit": true})).unwrap();
     w.peer("spoke", "hub", json!({"useRemoteGateways": true})).unwrap();
     let binding = Binding::Gateway {
@@ -490,8 +491,8 @@ fn d14_d16_what_a_device_is_told() {
         session.gateway_address,
         "10.1.255.30".parse::<std::net::IpAddr>().unwrap()
     );
-    // D14: the preshared key is bound to both ends and does not depend on the casing of their ids; each connection has
-    // a preshared key of its own.
+    // D14: the preshared key depends on the ids of both ends, but not on the casing of these ids. So connections with
+    // different ends have different preshared keys.
     let connection = &w.now.connections[&id];
     assert_eq!(connection.preshared_key(), Some(told.preshared_key));
     let mut upper = (**connection).clone();

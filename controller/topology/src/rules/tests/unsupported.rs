@@ -1,5 +1,5 @@
-//! Properties that would change the treatment of packets and are not implemented. Each is refused by name (D3), and its
-//! default is accepted.
+//! Properties of Azure that would change the treatment of packets and are not implemented. A request with such a
+//! property is refused, and the message names the property (D3); its default value is accepted.
 
 use super::{World, connection_body, gateway_body, net, peering_properties, with};
 use crate::change::Change;
@@ -54,7 +54,8 @@ fn put(w: &mut World, kind: &str, more: Value) -> Result<Value, crate::change::R
     }
 }
 
-/// The refused properties: the kind of the item, the path below `properties`, and a body that sets the property.
+/// The refused properties. Each entry has the kind of the item, the property's path below `properties`, and a body that
+/// sets the property.
 fn refused() -> Vec<(&'static str, &'static str, Value)> {
     let reference = || json!({"id": net("localNetworkGateways/loc")});
     let pool =
@@ -271,8 +272,8 @@ fn what_would_change_packets_is_refused_by_name() {
     }
 }
 
-/// Empty values of unsupported properties are accepted, because stock clients write back what they have read, with
-/// empty values for properties that they do not use.
+/// Empty values of unsupported properties are accepted. Stock clients write back what they have read, and add empty
+/// values for properties that they do not use.
 #[test]
 fn defaults_of_unsupported_properties_are_taken() {
     fn empty(value: &Value) -> Value {
@@ -296,13 +297,13 @@ fn defaults_of_unsupported_properties_are_taken() {
             *value = Value::Null;
         }
         if kind == "site" {
-            // The ASN and the BGP address in `bgpSettings` of a site have no empty value.
+            // In `bgpSettings` of a site, the ASN and the BGP address cannot be empty, so valid ones are sent.
             empties = json!({"bgpSettings": {"asn": 65021, "bgpPeeringAddress": "10.7.0.1", "peerWeight": 0}});
         } else if place.starts_with("bgpSettings") {
             empties = json!({"bgpSettings": {"bgpPeeringAddresses": [], "peerWeight": 0}});
         }
         for body in [nulls, empties] {
-            // An enumeration has no empty string: it can be absent or have its default.
+            // An empty string is no value of an enumeration, so these two properties are left out of the body.
             let body = match place {
                 "sharedKey" | "adminState" => json!({}),
                 _ => body,
@@ -337,7 +338,8 @@ fn defaults_of_unsupported_properties_are_taken() {
     }
 }
 
-/// E6: a property that asks for what a setting permits is accepted while the setting is on.
+/// E6: `allowRemoteVnetTraffic` of a gateway is refused while the setting `circuitVnetToVnet` is off, and accepted
+/// while it is on.
 #[test]
 fn e6_traffic_of_other_vnets_is_taken_where_a_setting_allows_it() {
     let mut w = world();

@@ -152,8 +152,8 @@ fn collections_that_do_not_exist() {
     }
 }
 
-/// Asserts that the members of a body have the JSON types of ARM's schema. A member is checked by its name, wherever it
-/// occurs.
+/// Asserts that the members of a body have the JSON types of ARM's schema. The type depends only on the member's name,
+/// not on its place in the body.
 fn check_types(value: &Value, at: &str) {
     match value {
         Value::Array(items) => items

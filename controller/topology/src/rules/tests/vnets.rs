@@ -112,19 +112,20 @@ fn p3_ranges_prefixes_and_subnets_in_use_stay() {
     w.subnet("hub", "s", "10.0.0.0/24").unwrap();
     w.subnet("hub", "t", "10.0.1.0/24").unwrap();
     w.nic("n", "hub/subnets/s", None).unwrap();
-    // A range cannot be removed while a subnet is in it.
+    // An address range of a VNet cannot be removed while a subnet is in it.
     assert_eq!(
         codes(w.vnet("hub", &["10.1.0.0/16"])),
         ["InUsePrefixCannotBeDeleted", "InUsePrefixCannotBeDeleted"]
     );
     w.vnet("hub", &["10.0.0.0/17"]).unwrap();
-    // A prefix cannot be removed while an address of it is in use.
+    // A subnet's prefix cannot be removed while an address in it is in use.
     assert_eq!(
         codes(w.subnet("hub", "s", "10.0.2.0/24")),
         ["InUsePrefixCannotBeDeleted"]
     );
     w.subnet("hub", "t", "10.0.2.0/24").unwrap();
-    // A subnet with a NIC cannot be removed: every operation that would remove the subnet is refused.
+    // A subnet with a NIC cannot be removed. The DELETE of the subnet, a PUT of the VNet without the subnet, and the
+    // DELETE of the VNet are all refused.
     let refused = w.delete(&net("virtualNetworks/hub/subnets/s")).unwrap_err();
     assert_eq!(refused.problems[0].code, "InUseSubnetCannotBeDeleted");
     assert!(
@@ -357,7 +358,7 @@ fn what_cannot_be_read_is_not_taken_for_deleted() {
         let found = codes(w.put(&hub(), body));
         assert!(!found.contains(&"InUseSubnetCannotBeDeleted"), "{found:?}");
     }
-    // P6: a name that is taken from an id must follow the rule of names too.
+    // P6: if a child in a body has an id and no name, the name is taken from the id and must follow the rule of names.
     let named = json!({"id": format!("{}/subnets/-bad-", hub()), "properties": {"addressPrefix": "10.1.1.0/24"}});
     let body = vnet_body(&["10.1.0.0/16"], json!({"subnets": [named]}));
     assert!(codes(w.put(&hub(), body)).contains(&"InvalidResourceName"));
@@ -495,8 +496,8 @@ fn deleting_a_group_takes_its_contents_or_says_what_stands_in_the_way() {
     w.put(&net("routeTables/t"), json!({"location": "region1"})).unwrap();
     w.put(&net("publicIPAddresses/p"), json!({"location": "region1"}))
         .unwrap();
-    // Another group has a NIC in the group's VNet, which blocks the deletion of the group, and a half of a peering with
-    // that VNet, which does not block it.
+    // The group has a VNet. In another group there are a NIC in a subnet of this VNet, and a peering half towards this
+    // VNet. The NIC blocks the deletion of the first group; the half does not.
     let nic = json!({"location": "region1", "properties": {"ipConfigurations": [
         {"name": "c", "properties": {"subnet": {"id": net("virtualNetworks/hub/subnets/s")}}}]}});
     let outside = net("networkInterfaces/outside").replace("/lab/", "/other/");
@@ -517,7 +518,8 @@ fn deleting_a_group_takes_its_contents_or_says_what_stands_in_the_way() {
     );
     assert!(w.now.documents_since(&before).is_empty());
     w.delete(&outside).unwrap();
-    // A VM of the group blocks the deletion too, although its NIC is in another group.
+    // A VM of the group to which an agent is bound blocks the deletion of the group too, even if its NIC is in another
+    // group.
     w.put(
         &format!("{vnet}/subnets/s"),
         json!({"properties": {"addressPrefix": "10.3.0.0/24"}}),

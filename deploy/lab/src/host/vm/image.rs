@@ -12,8 +12,8 @@ const DEFAULT_IMAGE: &str = "lab-vm";
 /// public host key.
 const FILES: [&str; 5] = ["kernel", "initrd", "root.img", "key", "known_hosts"];
 
-/// Returns the folder of the image, which need not exist: the value of the environment variable [`IMAGE`], otherwise
-/// the folder [`DEFAULT_IMAGE`], one level above the folder of the running program.
+/// Returns the folder of the image: the value of the environment variable [`IMAGE`] if it is set, otherwise the folder
+/// [`DEFAULT_IMAGE`] one level above the folder of the running program. The folder need not exist.
 pub(super) fn folder() -> PathBuf {
     if let Some(named) = std::env::var_os(IMAGE) {
         return named.into();

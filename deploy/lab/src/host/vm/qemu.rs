@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// Environment variable that says how guests' instructions are executed: `kvm` or `tcg`. With any other value KVM is
-/// tried.
+/// Environment variable that says how guests' instructions are executed: `kvm` or `tcg`. If the variable has another
+/// value or is not set, a trial of KVM decides.
 const ACCELERATOR: &str = "TOMBOLO_VM_ACCELERATOR";
 /// Name of the emulator's program.
 pub(super) const QEMU: &str = "qemu-system-x86_64";
@@ -65,7 +65,7 @@ impl Qemu {
 
     /// Returns the command line that starts the machine of `host`. The guest's console is written to the file
     /// `console`. The MAC addresses are derived from the position of `host` in `hosts`, so that no two machines of a
-    /// lab have the same.
+    /// lab have the same MAC address.
     pub(super) fn argv(&self, host: &str, hosts: &BTreeSet<String>, console: &Path) -> Vec<String> {
         let file = |name: &str| self.image.join(name).display().to_string();
         // The emulator's cache of translated code is limited to 128 MiB. By default it may grow to 1 GiB, several times
@@ -75,8 +75,8 @@ impl Qemu {
             other => format!("{other},tb-size=128"),
         };
         // With `panic=-1` the kernel restarts at once after a panic, and with `-no-reboot` QEMU then ends, which the
-        // lab detects. `no_timer_check` switches off the kernel's check of the timer, in which an emulated timer may be
-        // too late.
+        // lab detects. `no_timer_check` switches off the kernel's check of the timer interrupt, which an emulated timer
+        // may fail because it is too late.
         let command_line = format!(
             "root=/dev/vda rw console=ttyS0 panic=-1 no_timer_check loglevel=6 net.ifnames=0 init={INIT} hostname={host}"
         );

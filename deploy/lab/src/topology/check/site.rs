@@ -175,8 +175,8 @@ impl Topology {
             .flat_map(|(whose, prefixes)| prefixes.iter().map(move |p| (whose, *p)))
             .collect();
         for (i, (whose, prefix)) in all.iter().enumerate() {
-            // VNets that are not connected may overlap each other. Overlaps of a VNet and a segment are left to
-            // `check_segments`.
+            // Only overlaps with a site are reported here. VNets that are not connected may overlap each other, and
+            // `check_segments` reports overlaps of a VNet and a segment.
             let site = whose.starts_with("sites.");
             for (other, second) in &all[..i] {
                 if (site || other.starts_with("sites.")) && overlap(prefix, second) {

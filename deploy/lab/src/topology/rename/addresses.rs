@@ -61,8 +61,8 @@ impl Addresses {
         }
         let net: IpNet = text.parse().ok()?;
         let moved = IpNet::new(self.address(net.addr()), net.prefix_len());
-        // A network that keeps its prefix may begin with the same address as an inner network that has a new one. Its
-        // text must then stay as it is.
+        // A network that keeps its prefix may begin with the same address as an inner network that has a new prefix.
+        // The text of the outer network must then stay as it is, although its first address has a new value.
         if net.prefix_len() < net.max_prefix_len() && !self.0.iter().any(|(old, _)| old.contains(&net)) {
             return Some(text.to_owned());
         }
@@ -98,8 +98,8 @@ fn find(pool: IpNet, network: IpNet, taken: &[IpNet], known: &BTreeSet<IpNet>, r
     (0..MAX_ATTEMPTS).find_map(|_| {
         let bits = u128::from(random.next()) << 64 | u128::from(random.next());
         let place = inside(pool, network.prefix_len(), bits)?;
-        // An old network that contains the pool or `network` is left out here. Every candidate may be inside of such a
-        // network, and then no candidate would be free.
+        // Candidates are not compared with an old network that contains the pool or `network`: every candidate may be
+        // inside of such a network, and then no candidate would be free.
         let old = known.iter().filter(|k| !k.contains(&pool) && !k.contains(&network));
         let free = taken.iter().chain(old).all(|t| apart(t, &place));
         free.then_some(place)

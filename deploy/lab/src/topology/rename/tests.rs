@@ -82,8 +82,9 @@ fn networks_keep_their_nesting_and_addresses_their_position() {
                         new.contains(other_new),
                         "{old} {other_old}, {new} {other_new}"
                     );
-                    // The first address of the inner network must be as far from the first address of the outer network
-                    // as before.
+                    // The inner text must be as far from the first address of the outer network as before. Host bits
+                    // count too, because the inner text may be an interface's address such as 10.2.30.3/25, which must
+                    // keep its position in the network.
                     if let (IpNet::V4(a), IpNet::V4(b), IpNet::V4(c), IpNet::V4(d)) = (old, other_old, new, other_new)
                         && a.contains(b)
                     {

@@ -15,7 +15,8 @@ fn path(port: u16) -> Path {
     SocketAddr::from(([192, 0, 2, 1], port)).into()
 }
 
-/// The states as independent flags, each with its own rules. The tests compare the state machine with this model.
+/// A model of the state machine, in which each fact about the handshakes is an independent flag with its own rules. The
+/// tests compare the state machine with this model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Flags {
     initiated: Option<Instant>,
@@ -219,7 +220,7 @@ fn every_event_in_every_state_has_the_effect_of_the_flags() {
     }
 }
 
-/// Checks the table of the module's documentation, cell by cell.
+/// Each cell of the table in the documentation of `handshake` is true.
 #[test]
 fn every_event_leads_to_the_documented_state() {
     let now = Instant::now();
@@ -264,7 +265,7 @@ fn every_event_leads_to_the_documented_state() {
     }
 }
 
-/// A renewal that the peer rejects or ignores does no harm to the earlier session.
+/// If the peer rejects or ignores a handshake that renews a session, the earlier session stays usable.
 #[test]
 fn a_session_survives_its_renewal() {
     let now = Instant::now();
@@ -280,7 +281,8 @@ fn a_session_survives_its_renewal() {
             (None, is_rejected)
         );
         assert_eq!(handshakes.is_settled(OLD), !is_rejected);
-        // After a rejection, data of the earlier session does not end the handshakes that may bring a new one.
+        // After a rejection, data on the earlier session does not end the next handshake, which may establish a new
+        // session.
         handshakes.handle(Event::InitiationSent(path(1)), now);
         handshakes.handle(Event::Proven(OLD), now);
         assert_eq!(handshakes.initiated_since().is_some(), is_rejected);
@@ -336,7 +338,7 @@ fn initiations_are_repeated_three_times_beside_boringtuns_own() {
 }
 
 proptest! {
-    /// After any sequence of events, with any time between them, the state machine and the flags agree.
+    /// After any sequence of events, with any time between them, the state machine and the model ([`Flags`]) agree.
     #[test]
     fn any_sequence_of_events_has_the_effect_of_the_flags(
         steps in proptest::collection::vec((0..all_events().len(), 0u64..20_000), 1..60),

@@ -11,8 +11,8 @@ use boringtun::noise::errors::WireGuardError;
 use std::time::{Duration, Instant};
 use tombolo_proto::status::{LinkState, LinkStatus};
 
-/// Longest time for which an end of an `always_on` link with a session sends nothing: then it sends a keepalive. The
-/// peer tolerates the loss of two keepalives ([`SILENCE_TIMEOUT`]).
+/// If an end of an `always_on` link has a session and has sent nothing for this time, it sends a keepalive. The peer
+/// tolerates the loss of two keepalives ([`SILENCE_TIMEOUT`]).
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
 impl Peer {
@@ -56,23 +56,24 @@ impl Peer {
         self.evaluate(now, events);
     }
 
-    /// The path for the next initiation: the endpoint, or, if the last initiation is unanswered, the next of the known
-    /// paths in turn. Packets then use this path too, unless there is a session that works on the present path.
+    /// The path for the next initiation: the present endpoint or, if the last initiation is unanswered, the next of the
+    /// known paths in turn. In the second case packets use this path too, unless a session still works on the present
+    /// path.
     pub(super) fn next_target(&mut self, now: Instant) -> Option<Path> {
         if self.handshakes.initiated_since().is_none() {
             return self.endpoint;
         }
         let last = self.handshakes.target().or(self.endpoint);
         let configured = self.configured_endpoint();
-        // The address of this host to which the peer sent may not work any more, so an initiation is also sent from the
-        // address that the kernel chooses.
+        // The address of this host to which the peer sent may not work any more. So one of the known paths has no
+        // source address, and the kernel chooses it.
         let from_any = self.heard.map(|path| Path::from(path.remote));
         let from_any = from_any.filter(|path| ![self.heard, configured].contains(&Some(*path)));
         let known = [self.heard, configured, from_any];
         let next = known.iter().position(|path| *path == last).map_or(1, |at| at + 1);
         let target = known.iter().cycle().skip(next).take(known.len()).find_map(|path| *path);
         let target = target.or(self.endpoint);
-        // If data came on the session lately, the session works although the handshake was lost.
+        // If data came on the session within [`SILENCE_TIMEOUT`], the session works although the handshake was lost.
         let is_recent = |at| now.saturating_duration_since(at) < SILENCE_TIMEOUT;
         let works = self.traffic.can_seal && self.traffic.last_rx.is_some_and(is_recent);
         if !works {
@@ -97,7 +98,7 @@ impl Peer {
         }
     }
 
-    /// Updates the state that is reported. If the link has become usable or has failed by this, adds the event.
+    /// Updates the state that is reported. If the new state means that the link is up or has failed, adds the event.
     pub(super) fn evaluate(&mut self, now: Instant, events: &mut TransportEvents) {
         let mut state = self.handshakes.link_state(self.state, now, &self.policy());
         let is_needed = self.is_endpoint_missing || self.config.always_on;

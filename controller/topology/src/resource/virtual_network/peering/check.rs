@@ -12,8 +12,8 @@ use tombolo_proto::config::Transport;
 use tombolo_proto::id::ResourceId;
 
 impl Draft<'_> {
-    /// Checks a new or changed half of `vnet` against all rules, before it is written. `old`: this half before the
-    /// change. `other`: the half of the remote VNet that points to `vnet`.
+    /// Checks a new or changed half of `vnet` against all rules, before the half is written to the draft. `old`: this
+    /// half before the change. `other`: the half of `remote` that points to `vnet`.
     pub(super) fn check_half(
         &mut self,
         id: &ResourceId,
@@ -65,7 +65,8 @@ impl Draft<'_> {
         }
         self.check_transit(id, vnet, remote, spec, old, other);
         self.check_transport(id, spec, old, other);
-        // If the two VNets overlap, the check of P10 has reported that already.
+        // If the two VNets overlap, the check of P10 has reported it already, and the check of VPN would report it
+        // again.
         if spec.use_remote_gateways && disjoint {
             self.check_vpn_before_using(id, &vnet.envelope.id, &remote.envelope.id);
         }
@@ -87,8 +88,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Checks that the two VNets do not overlap (P10), and that neither overlaps a peer of the other one (P11, P12).
-    /// Returns whether the two themselves are disjoint.
+    /// Checks that the two VNets do not overlap (P10), and that neither of them overlaps a third VNet that is peered
+    /// with the other one (P11, P12). Returns whether the two VNets are disjoint.
     fn check_overlap(&mut self, id: &ResourceId, vnet: &VirtualNetwork, remote: &VirtualNetwork) -> bool {
         let (own, far) = (
             DisjointSet::new(&vnet.address_space),
@@ -113,8 +114,9 @@ impl Draft<'_> {
         common.is_empty()
     }
 
-    /// Checks that `candidate`, a new peer of `middle`, does not overlap `third`, an existing peering of `middle`
-    /// (P11). `space`: the address space of `candidate`.
+    /// Checks that the VNet `candidate`, which becomes a peer of the VNet `middle` or gets a new address space, does
+    /// not overlap another peer of `middle` (P11). `third`: the half of `middle` towards that other peer. `space`: the
+    /// address space of `candidate`.
     fn check_third(
         &mut self,
         subject: &str,
@@ -140,9 +142,9 @@ impl Draft<'_> {
         }
     }
 
-    /// Repeats the checks of P10 and P11 for a VNet with a new address space (P27). The checks cover all VNets that the
-    /// VNet is peered with, and also VNets that only have a half towards it, because those halves will sync the new
-    /// space.
+    /// Repeats the checks of P10 and P11 for a VNet with a new address space (P27). The checks cover the VNets towards
+    /// which the VNet has a half, and also those that only have a half towards it, because these halves will sync the
+    /// new space.
     pub(crate) fn check_peers_after_space_change(&mut self, new: &VirtualNetwork) {
         let id = &new.envelope.id;
         let space = DisjointSet::new(&new.address_space);
@@ -178,9 +180,9 @@ impl Draft<'_> {
         }
     }
 
-    /// Checks the gateway flags of a half (P19, P20, P22, P23, P30). A half with useRemoteGateways needs a gateway in
-    /// the remote VNet, allowGatewayTransit of the other half if that exists, no gateway in its own VNet, and no second
-    /// half of its VNet with the flag.
+    /// Checks the gateway flags of a half (P19, P20, P22, P23, P30). For a half with useRemoteGateways, the remote VNet
+    /// must have a gateway, and its half, if it exists, must have allowGatewayTransit. The half's own VNet must have no
+    /// gateway and no second half with useRemoteGateways.
     fn check_transit(
         &mut self,
         id: &ResourceId,
@@ -191,8 +193,8 @@ impl Draft<'_> {
         other: Option<&Peering>,
     ) {
         self.check_global_transit(id, vnet, remote, spec);
-        // If the other half was created first, its useRemoteGateways could not be checked against this half's
-        // allowGatewayTransit. So that check is made here.
+        // The other half may have been created first, with useRemoteGateways. At that time this half did not exist, so
+        // its allowGatewayTransit is checked now.
         if old.is_none()
             && !spec.allow_gateway_transit
             && let Some(other) = other.filter(|o| o.use_remote_gateways)
@@ -270,7 +272,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Adds the problem that `user` uses remote gateways while `owner` does not allow transit (P20).
+    /// Adds the problem that the half `user` has useRemoteGateways, but the half `owner` of the remote VNet lacks
+    /// allowGatewayTransit (P20).
     fn transit_not_allowed(&mut self, user: &ResourceId, owner: &ResourceId) {
         self.problems.add(
             "XRemotePeeringTransitNotAllowed",
