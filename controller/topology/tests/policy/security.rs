@@ -701,3 +701,53 @@ fn m4_rules_decide_about_a_flow_without_routes() {
     assert_eq!(decided(None, 80), (Access::Deny, "defaultSecurityRules/DenyAllInBound"));
     assert_eq!(security.prefixes("VirtualNetwork").len(), 3);
 }
+
+/// D28, P17: with `allowVirtualNetworkAccess` off, the setting `vnetAccessOff` decides at a NIC with a group. With `tagOnly`
+/// the default rules deny the peer, because it is not in the tag, and a rule of the user may allow it. With `block`, and
+/// without a group, the packet is dropped whatever the rules say.
+#[test]
+fn d28_p17_a_rule_may_allow_a_peer_without_access_if_the_setting_says_so() {
+    use tombolo_proto::config::AccessOff;
+    for (setting, grouped, rules, expected) in [
+        (
+            AccessOff::TagOnly,
+            true,
+            &["in 100 in allow * 10.0.0.0/16 * *"][..],
+            None,
+        ),
+        (AccessOff::TagOnly, true, &[][..], Some("security_rule")),
+        (
+            AccessOff::Block,
+            true,
+            &["in 100 in allow * 10.0.0.0/16 * *"][..],
+            Some("access_denied"),
+        ),
+        (AccessOff::TagOnly, false, &[][..], Some("access_denied")),
+    ] {
+        let mut w = two_vnets();
+        std::sync::Arc::make_mut(&mut w.topology.settings).vnet_access_off = setting;
+        w.half_mut("data", "front").allow_virtual_network_access = false;
+        w.group("web", rules);
+        if grouped {
+            w.secure_nic("db-vm-nic", "web");
+        }
+        let answer = ask(&w, "web-vm", "db-vm", 443);
+        let stop = answer.request.stop.as_ref().map(|stop| stop.reason.as_str());
+        assert_eq!(stop, expected, "{setting:?}, group: {grouped}, {rules:?}");
+    }
+}
+
+/// N6: the agents of a VNet get its `flowTimeoutInMinutes`, and 4 minutes without it.
+#[test]
+fn n6_the_flow_timeout_of_the_vnet_reaches_its_agents() {
+    let mut w = two_vnets();
+    w.group("web", &[]).secure_nic("db-vm-nic", "web");
+    let timeout = |w: &World| w.config("db-vm").security.unwrap().flow_timeout_minutes;
+    assert_eq!(timeout(&w), 4);
+    let properties = serde_json::json!({"flowTimeoutInMinutes": 30});
+    w.vnet_mut("data")
+        .envelope
+        .echoed
+        .insert("properties".into(), properties);
+    assert_eq!(timeout(&w), 30);
+}
