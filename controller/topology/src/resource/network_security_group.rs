@@ -2,6 +2,7 @@
 
 mod rule;
 
+use rule::MAX_ADDRESSES;
 pub use rule::{RuleAddresses, RulePorts, RuleSide, SecurityRule};
 
 use crate::arm::body::{Object, Shape};
@@ -30,9 +31,6 @@ pub struct NetworkSecurityGroup {
 
 /// Largest number of rules of one group (X5).
 const MAX_RULES: usize = 1000;
-
-/// Largest number of addresses, prefixes and ranges that all sources, or all destinations, of one group name together (X5).
-const MAX_ADDRESSES: usize = 4000;
 
 const ECHOED: Echoed = Echoed {
     properties: &[("flushConnection", Shape::Bool)],

@@ -69,6 +69,9 @@ pub enum RulePorts {
     Ranges(Vec<String>),
 }
 
+/// Largest number of addresses, prefixes and ranges that all sources, or all destinations, of one group name together (X5).
+pub(super) const MAX_ADDRESSES: usize = 4000;
+
 /// Priorities that users may give (N1).
 const PRIORITIES: std::ops::RangeInclusive<i64> = 100..=4096;
 
@@ -313,7 +316,11 @@ impl Draft<'_> {
 
     fn read_addresses(&mut self, properties: &Object<'_>, side: &str, id: &ResourceId) -> Option<RuleAddresses> {
         let (one, many) = (format!("{side}AddressPrefix"), format!("{side}AddressPrefixes"));
+        let before = self.problems.len();
         let groups = self.resolve_application_groups(properties, &format!("{side}ApplicationSecurityGroups"), id);
+        if self.problems.len() > before {
+            return None;
+        }
         let single = properties
             .text(&one, &mut self.problems)
             .filter(|text| !text.is_empty());
@@ -423,7 +430,7 @@ impl Draft<'_> {
 
     fn texts(&mut self, properties: &Object<'_>, name: &str) -> Vec<(String, String)> {
         let items = properties
-            .list(name, super::MAX_ADDRESSES, &mut self.problems)
+            .list(name, MAX_ADDRESSES, &mut self.problems)
             .unwrap_or_default();
         let read = items.into_iter().filter_map(|item| {
             let text = item.text(&mut self.problems)?.to_owned();
