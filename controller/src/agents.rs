@@ -89,8 +89,8 @@ struct Entry {
     connection: Option<Connection>,
     applied: Revision,
     digest: String,
-    /// The features that the agent named in its last Hello.
-    features: BTreeSet<Feature>,
+    /// The features that the agent named in its last Hello. `None`: it has not connected since this controller started.
+    features: Option<BTreeSet<Feature>>,
     /// The digest of the configuration that was sent and is neither applied nor rejected yet.
     in_flight: Option<String>,
     /// The last rejection, after the digest of the rejected configuration.
@@ -164,7 +164,7 @@ impl Agents {
             });
             entry.applied = revision;
             entry.digest = digest.to_owned();
-            entry.features.clone_from(&features);
+            entry.features = Some(features.clone());
             entry.in_flight = None;
             entry.rejected = None;
             // These probes were requested over the older stream, so their reports will not arrive.
@@ -297,8 +297,7 @@ impl Agents {
             .map(|agent| {
                 let entry = entries.get(&agent.id);
                 let config = compiled.configs.get(&agent.id);
-                // The features of an agent that has not connected since this controller started are unknown.
-                let features = entry.filter(|e| !e.digest.is_empty()).map(|e| &e.features);
+                let features = entry.and_then(|e| e.features.as_ref());
                 let missing = features.zip(config).map(|(f, c)| c.missing(f)).unwrap_or_default();
                 let desired_digest = match (config, features) {
                     (Some(config), Some(features)) => config.for_agent(features).0.to_owned(),

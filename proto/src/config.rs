@@ -280,6 +280,12 @@ impl AgentConfig {
         }
         if let Some(security) = &self.security {
             security.check().map_err(InvalidConfig)?;
+            if let Role::Vm { nics, .. } = &self.role {
+                let listed = security.nics.iter().map(|nic| &nic.id);
+                if !nics.iter().map(|nic| &nic.id).eq(listed.take(nics.len())) {
+                    return fail("security.nics: must begin with the NICs of role.nics, in the same order".into());
+                }
+            }
             let has_no_subnet = |nic: &&SecuredNic| !self.subnets.iter().any(|s| s.id == nic.subnet);
             if let Some(nic) = security.nics.iter().find(has_no_subnet) {
                 return fail(format!(

@@ -43,8 +43,9 @@ pub struct AgentStatus {
     pub rule_hits: Vec<RuleHits>,
 }
 
-/// Largest number of [`AgentStatus::rule_hits`]: more would make a report larger than a megabyte.
-pub const MAX_RULE_HITS: usize = 4096;
+/// Largest number of [`AgentStatus::rule_hits`]. With long names an entry has 400 bytes, and the controller accepts messages
+/// of at most 1 MiB from agents.
+pub const MAX_RULE_HITS: usize = 1000;
 
 /// How often one security rule decided at one NIC.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -114,7 +114,10 @@ fn attach(world: &mut World, node: usize, subnet: Option<SecurityGroup>, nic: Op
             subnet_group: subnet.as_ref().map(|g| g.id.clone()),
             nic_group: nic.as_ref().map(|g| g.id.clone()),
         }],
-        groups: subnet.into_iter().chain(nic).collect(),
+        groups: match (subnet, nic) {
+            (Some(subnet), Some(nic)) if subnet.id == nic.id => vec![nic],
+            (subnet, nic) => subnet.into_iter().chain(nic).collect(),
+        },
         application_groups: Vec::new(),
         access_off: AccessOff::default(),
         flow_timeout_minutes: DEFAULT_FLOW_TIMEOUT,
@@ -336,6 +339,16 @@ fn n5_counters_go_on_over_changes_and_end_with_their_rule() {
 }
 
 #[test]
+fn a_group_that_applies_twice_counts_the_packets_of_both_places() {
+    let mut world = World::pair();
+    let rules = || vec![rule("all", 100, Direction::Inbound, Access::Allow)];
+    attach(&mut world, 1, Some(group("web", rules())), Some(group("web", rules())));
+    assert!(arrives(&mut world, 0, tcp((A, 40_000), (B, 443), Flags::Syn)));
+    let counted: u64 = hits(&world, 1).iter().map(|(_, n)| n).sum();
+    assert_eq!(counted, 2, "once for the subnet and once for the NIC");
+}
+
+#[test]
 fn d34_connections_from_before_the_first_group_are_adopted_for_a_minute() {
     let mut world = World::pair();
     assert!(arrives(&mut world, 0, tcp((A, 40_000), (B, 443), Flags::Syn)));
@@ -345,6 +358,10 @@ fn d34_connections_from_before_the_first_group_are_adopted_for_a_minute() {
     assert!(
         arrives(&mut world, 1, tcp((B, 443), (A, 40_000), Flags::Ack)),
         "its first packet was inbound"
+    );
+    assert!(
+        arrives(&mut world, 1, tcp((B, 443), (A, 40_000), Flags::Ack)),
+        "a second segment establishes it"
     );
     assert!(
         !arrives(&mut world, 1, tcp((B, 50_000), (A, 443), Flags::Syn)),

@@ -452,12 +452,17 @@ impl Worker {
             totals.tun_in += self.malformed;
             totals.dropped += self.malformed;
         }
+        // A group that applies to the subnet and to the NIC has two counters of one name.
+        let mut rule_hits = BTreeMap::new();
+        for (rule, count) in self.engine.rule_hits() {
+            *rule_hits.entry(rule).or_default() += count;
+        }
         let advertisements = self.engine.links().advertisements();
         LaneReport {
             links: self.engine.links().status(Instant::now()),
             endpoints: self.engine.links().endpoints(),
             drops,
-            rule_hits: self.engine.rule_hits().collect(),
+            rule_hits,
             totals,
             lanes: vec![totals],
             offload: self.tun.offload(),

@@ -28,7 +28,8 @@ use index::{Index, Instance, Machine, Place, Vnet};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use tombolo_proto::config::{
-    AgentConfig, DEFAULT_ASN, GatewayConnection, GatewayKind, Nic, Role, Space, SpaceKind, TransitRoute, UsedGateway,
+    AgentConfig, DEFAULT_ASN, GatewayConnection, GatewayKind, MAX_NICS, Nic, Role, Space, SpaceKind, TransitRoute,
+    UsedGateway,
 };
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::{EffectiveRoute, GatewayHop};
@@ -149,7 +150,8 @@ impl<'t> Compiler<'t> {
         spaces[1..].sort_by(|a, b| a.vnet.cmp(&b.vnet));
 
         let security = security::of_machine(&self.index, vnet, machine, &nics);
-        AgentConfig {
+        let too_many = security.as_ref().is_some_and(|security| security.nics.len() > MAX_NICS);
+        let config = AgentConfig {
             agent: machine.agent.id.clone(),
             vnet: vnet.resource.envelope.id.clone(),
             address_space: prefix::sorted(&vnet.resource.address_space),
@@ -164,7 +166,9 @@ impl<'t> Compiler<'t> {
             spaces,
             links: links::of_machine(&self.index, vnet, machine),
             security,
-        }
+        };
+        // An agent cannot enforce the groups of so many NICs. Without links no packet passes that a group might deny.
+        if too_many { config.isolated() } else { config }
     }
 
     /// The gateways that the VNet uses, its own or those of its hub; the ExpressRoute gateway first (P23). If the

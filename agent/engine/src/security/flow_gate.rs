@@ -3,7 +3,7 @@
 
 use super::classifier::RuleKey;
 use super::flow_key::{Belongs, Fragment, Segment, belongs_to, fragment_of};
-use super::flow_table::{FlowKey, FlowTable, TcpFlags};
+use super::flow_table::{FlowKey, FlowTable};
 use super::nic_rules::{Judgement, NicRules, RuleRef};
 use crate::packet::{PacketInfo, TCP, UDP};
 use foldhash::fast::FixedState;
@@ -108,7 +108,8 @@ impl FlowGate {
         };
         let known = table
             .find(&key, at.now)
-            .filter(|flow| !tcp.opens || flow.is_repeated_syn());
+            .filter(|flow| !tcp.opens || flow.is_repeated_syn())
+            .filter(|flow| !tcp.asks || flow.forward);
         let admission = match known {
             Some(flow) => {
                 table.touch(&flow, tcp.flags, at.now);
@@ -136,7 +137,7 @@ impl FlowGate {
     ) -> Admission {
         let ports = matches!(key.protocol, TCP | UDP).then_some(key.ports);
         let forward = rule_key(at.info, ports);
-        let is_midstream = key.protocol == TCP && !tcp.syn;
+        let is_midstream = key.protocol == TCP && tcp.acknowledges && !tcp.flags.syn && !tcp.flags.rst;
         if is_midstream
             && at.now < self.adopt_until
             && let Judgement::Denied(_) = rules.judge(at.direction, &forward)
@@ -168,13 +169,9 @@ fn adopt(table: &FlowTable, rules: &NicRules, at: &AtNic<'_>, key: &FlowKey) -> 
         return None;
     }
     Some(match table.insert(&reversed, at.link, at.idle_timeout, at.now) {
-        Ok(_) => {
-            // The segment at hand is an answer in this flow, which makes it an established one.
-            if let Some(flow) = table.find(key, at.now) {
-                table.touch(&flow, TcpFlags::default(), at.now);
-            }
-            Admission::Known
-        }
+        // The flow is one without a reply until a second segment comes: a flood of single segments must not displace
+        // established flows (D32).
+        Ok(_) => Admission::Known,
         Err(_) => Admission::NoRoom,
     })
 }

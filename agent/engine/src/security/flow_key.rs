@@ -33,8 +33,11 @@ pub enum Belongs {
 pub struct Segment {
     /// SYN without ACK: the segment asks for a new connection.
     pub opens: bool,
-    /// SYN, with or without ACK: the segment belongs to a handshake.
-    pub syn: bool,
+    /// TCP with ACK: every segment of a connection but the first has it.
+    pub acknowledges: bool,
+    /// An ICMP request, such as an echo request. The other end of a flow may answer requests, but a request of its own is
+    /// another flow.
+    pub asks: bool,
     /// FIN and RST.
     pub flags: TcpFlags,
 }
@@ -93,6 +96,12 @@ pub fn belongs_to(packet: &[u8], info: &PacketInfo, nic: u8, direction: Directio
             Belongs::Fragment(fragment)
         };
     }
+    // The parser reads a limited number of extension headers. What comes after them is unknown, and so is whether a rule
+    // denies it.
+    let is_unread = matches!(info.protocol, 0 | 43 | 44 | 51 | 60);
+    if info.source.is_ipv6() && is_unread {
+        return Belongs::Malformed;
+    }
     let key = |ports| FlowKey {
         nic,
         direction,
@@ -115,13 +124,22 @@ pub fn belongs_to(packet: &[u8], info: &PacketInfo, nic: u8, direction: Directio
         ICMP | ICMPV6 => match header {
             [kind, _, _, _, a, b, _, _, quoted @ ..] => {
                 if is_icmp_error(info.protocol, *kind) {
+                    // An error goes to the sender of the packet that it quotes. Otherwise somebody who has a flow with
+                    // one machine could send errors to all machines behind the same agent.
                     match quoted_key(quoted, nic, direction.opposite()) {
-                        Some(quoted) => Belongs::Error { quoted },
-                        None => flow((0, 0), Segment::default()),
+                        Some(quoted) if quoted.source == info.destination => Belongs::Error { quoted },
+                        Some(_) | None => flow((0, 0), Segment::default()),
                     }
                 } else if is_icmp_query(info.protocol, *kind) {
                     let identifier = u16::from_be_bytes([*a, *b]);
-                    flow((identifier, identifier), Segment::default())
+                    let asks = is_icmp_request(info.protocol, *kind);
+                    flow(
+                        (identifier, identifier),
+                        Segment {
+                            asks,
+                            ..Segment::default()
+                        },
+                    )
                 } else {
                     flow((0, 0), Segment::default())
                 }
@@ -144,8 +162,10 @@ const fn segment(flags: u8) -> Segment {
     const ACK: u8 = 0x10;
     Segment {
         opens: flags & (SYN | ACK) == SYN,
-        syn: flags & SYN != 0,
+        acknowledges: flags & ACK != 0,
+        asks: false,
         flags: TcpFlags {
+            syn: flags & SYN != 0,
             fin: flags & FIN != 0,
             rst: flags & RST != 0,
         },
@@ -165,6 +185,14 @@ const fn is_icmp_query(protocol: u8, kind: u8) -> bool {
     match protocol {
         ICMP => matches!(kind, 0 | 8 | 13 | 14 | 17 | 18),
         _ => matches!(kind, 128 | 129),
+    }
+}
+
+/// Echo, timestamp and address mask request (RFC 792, RFC 950); echo request (RFC 4443).
+const fn is_icmp_request(protocol: u8, kind: u8) -> bool {
+    match protocol {
+        ICMP => matches!(kind, 8 | 13 | 17),
+        _ => kind == 128,
     }
 }
 

@@ -117,6 +117,8 @@ pub struct TcpFlags {
     pub fin: bool,
     /// RST.
     pub rst: bool,
+    /// SYN, with or without ACK: the segment belongs to a handshake.
+    pub syn: bool,
 }
 
 /// The table.
@@ -144,6 +146,8 @@ const FROM_SECOND: u64 = 1 << 8;
 /// FIN came from the end that began the flow, and from the other one.
 const FIN_FORWARD: u64 = 1 << 9;
 const FIN_BACKWARD: u64 = 1 << 10;
+/// The other end has answered a SYN by a segment with SYN, and the handshake is not complete yet.
+const SYN_ANSWERED: u64 = 1 << 11;
 const VERSION_SHIFT: u32 = 16;
 const TAG_SHIFT: u32 = 32;
 
@@ -618,9 +622,15 @@ const fn advance(before: u64, forward: bool, tcp: TcpFlags) -> u64 {
         after |= if forward { FIN_FORWARD } else { FIN_BACKWARD };
     }
     let both_closed = after & FIN_FORWARD != 0 && after & FIN_BACKWARD != 0;
+    // An answer to a SYN proves nothing about the sender: its address may be forged. Only the segment that completes the
+    // handshake shows that the sender gets the answers (D31, D32).
+    let completes = forward && !tcp.syn && before & SYN_ANSWERED != 0;
+    if !forward && tcp.syn {
+        after |= SYN_ANSWERED;
+    }
     let next = if tcp.rst || both_closed {
         CLOSING
-    } else if status == UNANSWERED && !forward {
+    } else if status == UNANSWERED && ((!forward && !tcp.syn) || completes) {
         ESTABLISHED
     } else {
         status

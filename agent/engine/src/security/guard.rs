@@ -116,7 +116,9 @@ impl Guard {
         // Counters of rules that are gone end with them.
         self.earlier.clear();
         let newly_secured = (0..after.count()).filter_map(|n| u8::try_from(n).ok()).any(|n| {
-            let was = before.is_some_and(|before| before.id(n) == after.id(n) && before.is_secured(n));
+            let was = before
+                .zip(after.id(n))
+                .is_some_and(|(before, id)| before.is_secured_by_id(id));
             after.is_secured(n) && !was
         });
         if newly_secured {
@@ -184,7 +186,9 @@ impl Guard {
         let at = AtNic {
             packet,
             info,
-            nic: passage.nic,
+            // The addresses and the direction of a packet determine its NIC. The NIC's number is left out of flows, because
+            // it changes when the host serves further machines, and the flows of the others must go on.
+            nic: 0,
             direction: passage.direction,
             link: match ingress {
                 Ingress::Tun => FROM_HOST,
@@ -221,8 +225,9 @@ impl Guard {
 
     /// How often each rule of `nics` decided about a packet, without those that never did.
     pub(crate) fn hits<'a>(&'a self, nics: Option<&'a SecuredNics>) -> impl Iterator<Item = (RuleName, u64)> + 'a {
-        let names = nics.into_iter().flat_map(SecuredNics::rule_names);
-        names.zip(self.hits.iter().copied()).filter(|(_, n)| *n > 0)
+        // Names are made only for rules that have decided: a lane calls this between packets.
+        let counted = self.hits.iter().enumerate().filter(|(_, n)| **n > 0);
+        counted.filter_map(move |(number, n)| Some((nics?.name_of_number(number)?, *n)))
     }
 }
 

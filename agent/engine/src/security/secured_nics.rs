@@ -190,6 +190,29 @@ impl SecuredNics {
         })
     }
 
+    /// The names of the rule with this [`number`](Self::rule_number). `None`: the agent has no such rule.
+    #[must_use]
+    pub fn name_of_number(&self, number: usize) -> Option<RuleName> {
+        let at = self
+            .nics
+            .partition_point(|nic| nic.first_rule <= number)
+            .checked_sub(1)?;
+        let nic = self.nics.get(at)?;
+        let (group, rule) = nic.rules.all().nth(number - nic.first_rule)?;
+        Some(RuleName {
+            nic: nic.id.clone(),
+            group: group.clone(),
+            direction: rule.direction,
+            rule: rule.name.clone(),
+        })
+    }
+
+    /// Whether a group applies to the NIC with this id.
+    #[must_use]
+    pub fn is_secured_by_id(&self, id: &ResourceId) -> bool {
+        self.nics.iter().any(|nic| nic.id == *id && !nic.rules.is_empty())
+    }
+
     /// The names of one rule. `None`: the agent has no such rule.
     #[must_use]
     pub fn rule_name(&self, nic: u8, rule: RuleRef) -> Option<RuleName> {

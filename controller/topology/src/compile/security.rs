@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use tombolo_proto::config::{
-    AddressMatch, ApplicationGroup, Direction, Nic, SERVICE_TAGS, SecuredNic, Security, SecurityGroup,
+    AddressMatch, ApplicationGroup, Direction, MAX_NICS, Nic, SERVICE_TAGS, SecuredNic, Security, SecurityGroup,
 };
 use tombolo_proto::id::ResourceId;
 
@@ -42,6 +42,14 @@ pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>, machine: &Machine<'
             nic_group: None,
         });
         secured.extend(nics_of_others(index, vnet, &subnet.id));
+    }
+    if secured.len() > MAX_NICS {
+        // Entries without a group are only there to keep the numbers of the others.
+        let mut position = 0;
+        secured.retain(|nic| {
+            position += 1;
+            position <= nics.len() || nic.subnet_group.is_some() || nic.nic_group.is_some()
+        });
     }
     let used: BTreeSet<&ResourceId> = secured
         .iter()

@@ -65,7 +65,8 @@ impl Resource for ApplicationSecurityGroup {
 
 impl Draft<'_> {
     /// The application security groups in the list `name` of `object`, with the ids that they were created with. `from` is
-    /// the resource that the body describes. A group that does not exist, or is in another region, is a problem.
+    /// the resource that the body describes. A group that does not exist is a problem; regions are not
+    /// compared.
     pub(crate) fn resolve_application_groups(
         &mut self,
         object: &Object<'_>,

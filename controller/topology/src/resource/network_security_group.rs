@@ -300,7 +300,7 @@ fn find<'g>(group: &'g NetworkSecurityGroup, name: &str) -> Option<&'g SecurityR
 }
 
 impl Draft<'_> {
-    /// The group that a subnet or a NIC refers to, which is in the same region and subscription.
+    /// The group that a subnet or a NIC refers to. Its region is not compared.
     pub(crate) fn resolve_security_group(&mut self, properties: &Object<'_>, from: &ResourceId) -> Option<ResourceId> {
         self.resolve(properties, "networkSecurityGroup", from, |topology, group| {
             let found = topology.network_security_groups.get(group)?;

@@ -59,18 +59,23 @@ fn tcp_segments_say_what_they_do_to_the_flow() {
         Belongs::Flow { key: found, tcp } if found == key(TCP, (40_000, 443)) => tcp,
         other => panic!("{other:?}"),
     };
+    let syn = TcpFlags {
+        syn: true,
+        ..TcpFlags::default()
+    };
     let opens = Segment {
         opens: true,
-        syn: true,
+        flags: syn,
         ..Segment::default()
     };
     assert_eq!(segment_of(0x02), opens);
     let answers = Segment {
-        syn: true,
+        acknowledges: true,
+        flags: syn,
         ..Segment::default()
     };
     assert_eq!(segment_of(0x12), answers);
-    assert_eq!(segment_of(0x10), Segment::default());
+    assert!(segment_of(0x10).acknowledges && !segment_of(0x10).flags.syn);
     assert!(segment_of(0x11).flags.fin && segment_of(0x04).flags.rst);
 }
 
@@ -199,4 +204,46 @@ proptest! {
             }
         }
     }
+}
+
+/// An IPv6 packet with this number of destination options headers before a TCP header.
+fn v6_with_options(count: usize) -> Vec<u8> {
+    let mut payload = Vec::new();
+    for number in 0..count {
+        let next = if number + 1 == count { TCP } else { 60 };
+        payload.extend([next, 0, 1, 4, 0, 0, 0, 0]);
+    }
+    payload.extend(tcp(40_000, 22, 0x02));
+    let len = u16::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut packet = vec![0x60, 0, 0, 0, len[0], len[1], if count == 0 { TCP } else { 60 }, 64];
+    packet.extend([0xfd; 16]);
+    packet.extend([0xfc; 16]);
+    packet.extend(payload);
+    packet
+}
+
+#[test]
+fn a_packet_with_more_extension_headers_than_are_read_belongs_to_no_flow() {
+    for count in 0..=8 {
+        let packet = v6_with_options(count);
+        let found = of(&packet);
+        let is_tcp = matches!(&found, Belongs::Flow { key, .. } if key.protocol == TCP && key.ports == (40_000, 22));
+        assert!(is_tcp || found == Belongs::Malformed, "{count} headers: {found:?}");
+    }
+    assert_eq!(of(&v6_with_options(9)), Belongs::Malformed);
+    assert_eq!(of(&v6_with_options(30)), Belongs::Malformed);
+}
+
+#[test]
+fn an_icmp_error_that_quotes_a_packet_of_another_machine_belongs_to_no_flow_of_it() {
+    let quoted = |source: [u8; 4]| {
+        let mut quoted = vec![0x45, 0, 0, 40, 0, 0, 0, 0, 64, TCP, 0, 0];
+        quoted.extend(source);
+        quoted.extend(A);
+        quoted.extend(tcp(443, 40_000, 0x10));
+        quoted
+    };
+    let error = |source| [&[3, 1, 0, 0, 0, 0, 0, 0][..], &quoted(source)].concat();
+    assert!(matches!(of(&v4(ICMP, 0, &error(B))), Belongs::Error { .. }));
+    assert!(matches!(of(&v4(ICMP, 0, &error([10, 9, 9, 9]))), Belongs::Flow { .. }));
 }

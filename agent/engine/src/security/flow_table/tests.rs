@@ -1,10 +1,15 @@
 use super::*;
+use crate::packet::TCP;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 const IDLE: u32 = 240;
-const NO_FLAGS: TcpFlags = TcpFlags { fin: false, rst: false };
+const NO_FLAGS: TcpFlags = TcpFlags {
+    syn: false,
+    fin: false,
+    rst: false,
+};
 
 fn key(n: u32, protocol: u8) -> FlowKey {
     FlowKey {
@@ -126,7 +131,7 @@ fn d31_silence_ends_a_flow_after_the_timeout_of_its_status() {
     }
     table.touch(
         &table.find(&closed, 100).unwrap(),
-        TcpFlags { fin: false, rst: true },
+        TcpFlags { rst: true, ..NO_FLAGS },
         100,
     );
     let alive = |now| [half_open, datagrams, open, closed].map(|k| table.find(&k, now).is_some());
@@ -142,10 +147,34 @@ fn d31_silence_ends_a_flow_after_the_timeout_of_its_status() {
 }
 
 #[test]
+fn d31_d32_an_answered_syn_is_no_established_connection_until_the_handshake_is_complete() {
+    let table = table();
+    let k = key(1, TCP);
+    table.insert(&k, 0, 240, 0).unwrap();
+    let syn = TcpFlags { syn: true, ..NO_FLAGS };
+    table.touch(&table.find(&reply(k), 0).unwrap(), syn, 0);
+    assert_eq!(
+        table.find(&k, 0).unwrap().status,
+        FlowStatus::Unanswered,
+        "the address may be forged"
+    );
+    assert_eq!(table.unanswered(), 1);
+    table.touch(&table.find(&k, 0).unwrap(), syn, 0);
+    assert_eq!(
+        table.find(&k, 0).unwrap().status,
+        FlowStatus::Unanswered,
+        "the SYN again"
+    );
+    table.touch(&table.find(&k, 0).unwrap(), NO_FLAGS, 0);
+    assert_eq!(table.find(&k, 0).unwrap().status, FlowStatus::Established);
+    assert_eq!(table.unanswered(), 0);
+}
+
+#[test]
 fn d31_tcp_closes_when_both_ends_have_sent_fin() {
     let table = table();
     let key = key(1, 6);
-    let fin = TcpFlags { fin: true, rst: false };
+    let fin = TcpFlags { fin: true, ..NO_FLAGS };
     table.insert(&key, 0, IDLE, 0).unwrap();
     table.touch(&table.find(&reply(key), 0).unwrap(), NO_FLAGS, 0);
     table.touch(&table.find(&key, 0).unwrap(), fin, 0);
@@ -251,6 +280,7 @@ fn lanes_that_use_one_table_at_once_never_see_another_flow_than_they_ask_for() {
                         table.touch(
                             &flow,
                             TcpFlags {
+                                syn: round % 7 == 0,
                                 fin: round % 3 == 0,
                                 rst: round % 50 == 0,
                             },
@@ -343,7 +373,7 @@ proptest! {
                     let expected = model.get_mut(&flow);
                     prop_assert_eq!(found.map(|f| (f.status, f.forward)), expected.as_ref().map(|f| (f.status, !backward)));
                     let (Some(found), Some(expected)) = (found, expected) else { continue };
-                    table.touch(&found, TcpFlags { fin, rst }, now);
+                    table.touch(&found, TcpFlags { fin, rst, ..NO_FLAGS }, now);
                     expected.last_seen = now;
                     expected.fins[usize::from(backward)] |= fin;
                     if rst || expected.fins == [true, true] {

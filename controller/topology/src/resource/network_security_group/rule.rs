@@ -124,7 +124,11 @@ fn address_range(first: IpAddr, last: IpAddr) -> Option<Vec<IpNet>> {
 /// Reads a port or a range of ports in ascending order.
 fn port_range(text: &str) -> Option<PortRange> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+    let port = |text: &str| {
+        let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        is_number.then(|| text.parse().ok()).flatten()
+    };
+    let (first, last): (u16, u16) = (port(first)?, port(last)?);
     (first <= last).then_some(PortRange { first, last })
 }
 
@@ -149,6 +153,13 @@ impl RuleAddresses {
                 Some(Meaning::Prefixes(nets)) => AddressMatch::Prefixes(nets),
                 None => AddressMatch::Prefixes(Vec::new()),
             },
+            Self::Prefixes(all)
+                if all
+                    .iter()
+                    .any(|text| matches!(address_meaning(text), Some(Meaning::Any))) =>
+            {
+                AddressMatch::Any
+            }
             Self::Prefixes(all) => {
                 let nets = all.iter().filter_map(|text| match address_meaning(text) {
                     Some(Meaning::Prefixes(nets)) => Some(nets),
@@ -339,6 +350,7 @@ impl Draft<'_> {
                 for (text, at) in &listed {
                     match address_meaning(text) {
                         Some(Meaning::Prefixes(_)) => {}
+                        Some(Meaning::Any) if text.contains('/') => {}
                         Some(Meaning::Any | Meaning::Tag(_)) => self.problems.add(
                             "SecurityRuleParameterContainsUnsupportedValue",
                             at.clone(),
@@ -385,7 +397,13 @@ impl Draft<'_> {
             .text(&one, &mut self.problems)
             .filter(|text| !text.is_empty());
         let listed = self.texts(properties, &many);
-        if let (Some(text), true) = (single, listed.is_empty()) {
+        if single.is_some() && !listed.is_empty() {
+            let at = properties.at(&one);
+            let message = format!("{at}: give {one} or {many}, not both (N11)");
+            self.problems.add("XSecurityRuleMixesPorts", at, message);
+            return None;
+        }
+        if let Some(text) = single {
             if text != "*" && port_range(text).is_none() {
                 self.bad_ports(&properties.at(&one), text, id);
                 return None;

@@ -128,6 +128,11 @@ fn n1_each_field_has_its_error() {
         ),
         (json!({"destinationPortRange": "65536"}), "SecurityRuleInvalidPortRange"),
         (json!({"destinationPortRange": null}), "InvalidRequestFormat"),
+        (json!({"destinationPortRange": "+22"}), "SecurityRuleInvalidPortRange"),
+        (
+            json!({"destinationPortRange": "22", "destinationPortRanges": ["443"]}),
+            "XSecurityRuleMixesPorts",
+        ),
         (
             json!({"sourceAddressPrefix": null, "sourceAddressPrefixes": ["10.0.0.0/8", "Internet"]}),
             "SecurityRuleParameterContainsUnsupportedValue",
@@ -153,6 +158,16 @@ fn n1_each_field_has_its_error() {
         );
         assert!(w.now.documents_since(&before).is_empty(), "{changes} changed something");
     }
+}
+
+#[test]
+fn n11_a_list_with_all_addresses_matches_all_addresses() {
+    let mut w = world();
+    let changes = json!({"sourceAddressPrefix": null, "sourceAddressPrefixes": ["10.0.0.0/8", "0.0.0.0/0"]});
+    w.put(&rule_id("r"), rule(changes)).unwrap();
+    let group = tombolo_proto::id::ResourceId::new(group());
+    let compiled = w.now.network_security_groups[&group].compiled(Direction::Inbound);
+    assert_eq!(compiled[0].source, AddressMatch::Any);
 }
 
 #[test]
