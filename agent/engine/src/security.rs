@@ -1,4 +1,9 @@
-//! Network security groups: which rule decides about a packet, and the flows that rules have allowed.
+//! Network security groups: finds the rule that decides about a packet, and keeps the flows that rules have allowed.
+//!
+//! A flow is one TCP connection, or the packets of another protocol between the same two addresses and ports, in both
+//! directions. To admit a packet means to let it pass a NIC. Each lane has a `Guard`, which applies the groups to
+//! packets. The guard's `FlowGate` looks up the flow of a packet in the `FlowTable`, which all lanes share. If the
+//! table does not have the flow, the `NicRules` of the NIC decide.
 
 mod address_sets;
 mod classifier;

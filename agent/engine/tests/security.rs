@@ -1,5 +1,5 @@
-//! Tests of security groups with two engines and a simulated network: which packets pass, which rule is counted, and the
-//! flows that need no rule (N2 to N8, D25 to D34).
+//! Tests of security groups with two engines and a simulated network. They check which packets pass, which rules are
+//! counted, and which flows need no rule (N2 to N8, D25 to D34).
 #![cfg(feature = "links")]
 #![allow(
     clippy::unwrap_used,
@@ -99,7 +99,7 @@ fn group(name: &str, rules: Vec<SecurityRule>) -> SecurityGroup {
     }
 }
 
-/// Attaches groups to the only NIC of a node: to its subnet, and to itself.
+/// Attaches groups to the only NIC of a node: `subnet` to the NIC's subnet, `nic` to the NIC itself.
 fn attach(world: &mut World, node: usize, subnet: Option<SecurityGroup>, nic: Option<SecurityGroup>) {
     let own = if node == 0 {
         ["10.0.0.1/32", "fd00::1/128"]
@@ -152,7 +152,7 @@ fn tcp(from: (&str, u16), to: (&str, u16), flags: Flags) -> Vec<u8> {
     out
 }
 
-/// Sends a packet from a node. Returns whether it arrives at the other one.
+/// Sends a packet from a node. Returns whether the packet arrives at the other node.
 fn arrives(world: &mut World, from: usize, packet: Vec<u8>) -> bool {
     let before = world.nodes[1 - from].delivered.len();
     world.send(from, packet);
@@ -164,7 +164,8 @@ fn denied(world: &World, node: usize) -> u64 {
     world.nodes[node].engine.stats().drops(DropReason::SecurityRule)
 }
 
-/// The counters of the rules of a node: the rule's name without its folder, and the packets.
+/// The counters of the rules of a node: the name of each rule without `securityRules/` or `defaultSecurityRules/`, and
+/// the number of packets about which the rule decided.
 fn hits(world: &World, node: usize) -> Vec<(String, u64)> {
     let all = world.nodes[node].engine.rule_hits();
     all.map(|(name, n)| (name.rule.rsplit_once('/').unwrap().1.to_owned(), n))
@@ -238,7 +239,7 @@ fn n6_a_reply_needs_no_rule_and_a_packet_of_no_flow_does() {
     let mut world = World::pair();
     let no_way_out = vec![rule("none", 100, Direction::Outbound, Access::Deny)];
     attach(&mut world, 1, None, Some(group("quiet", no_way_out)));
-    // Until then, connections that are older than the group would be adopted (D34).
+    // For 60 s after the first group was attached, the agent adopts older connections (D34).
     world.now += Duration::from_secs(61);
     assert!(
         !arrives(&mut world, 1, tcp((B, 443), (A, 40_000), Flags::SynAck)),
@@ -298,7 +299,7 @@ fn n8_the_tag_virtual_network_has_the_own_space_and_not_a_peer_without_access() 
     assert!(arrives(&mut world, 0, tcp((A, 40_000), (B, 443), Flags::Syn)));
     assert_eq!(hits(&world, 1), [("AllowVnetInBound".to_owned(), 1)]);
 
-    // The same with a VNet whose address space does not contain the sender.
+    // Now the address space of the VNet does not contain the sender.
     let mut config = world.nodes[1].config.clone();
     config.address_space = vec![net("10.0.0.2/32")];
     config.spaces[0].prefixes = vec![net("10.0.0.2/32")];

@@ -1,12 +1,12 @@
-//! The effective security rules of a network interface, in ARM's form: the rules of each group that applies to it, with the
-//! prefixes that tags stand for there (N8, N9).
+//! The effective security rules of a network interface, in ARM's form: the rules of each group that applies to it, with
+//! the prefixes for which tags stand there (N8, N9).
 
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use tombolo_proto::config::{AddressMatch, PortRange, RuleProtocol, SERVICE_TAGS, SecurityRule};
 use tombolo_topology::nic_security::{AppliedGroup, Attachment, NicSecurity};
 
-/// One entry of the answer, for one group.
+/// The entry of the answer for one group.
 pub(super) fn group(security: &NicSecurity, applied: &AppliedGroup<'_>) -> Value {
     let side = match applied.attachment {
         Attachment::Subnet => "subnet",
@@ -26,7 +26,7 @@ pub(super) fn group(security: &NicSecurity, applied: &AppliedGroup<'_>) -> Value
     })
 }
 
-/// Whether a side of the rule names the tag.
+/// Whether the sources or the destinations of the rule name the tag.
 fn names(rule: &SecurityRule, tag: &str) -> bool {
     let side = |addresses: &AddressMatch| match addresses {
         AddressMatch::Sets(sets) => sets.iter().any(|set| set == tag),
@@ -53,7 +53,8 @@ fn rule(security: &NicSecurity, rule: &SecurityRule) -> Value {
     for (name, capital, side, ports) in sides {
         let Addresses { prefixes, expanded } = addresses(security, side);
         let ports: Vec<_> = ports.iter().map(port_range).collect();
-        // Clients read the singular property where there is one value, and expect the plural one always.
+        // Clients read the singular property if there is one value, but expect that the plural property is always
+        // present.
         if let [prefix] = &prefixes[..] {
             shown[format!("{name}AddressPrefix")] = json!(prefix);
         }
@@ -71,7 +72,7 @@ fn rule(security: &NicSecurity, rule: &SecurityRule) -> Value {
 struct Addresses {
     /// Prefixes, or the name of a tag.
     prefixes: Vec<String>,
-    /// The prefixes of the tag; empty without a tag.
+    /// The prefixes for which the tag stands; empty if the side names no tag.
     expanded: Vec<String>,
 }
 
@@ -88,7 +89,8 @@ fn addresses(security: &NicSecurity, side: &AddressMatch) -> Addresses {
                 prefixes: vec![tag.clone()],
                 expanded: texts(security, tag).collect(),
             },
-            // Azure's form has no member for application security groups, so their addresses take its place.
+            // Azure's form has no property for application security groups, so the answer lists the addresses of their
+            // members.
             groups => {
                 let members = groups.iter().flat_map(|group| security.prefixes(group));
                 let members: BTreeSet<_> = members.collect();

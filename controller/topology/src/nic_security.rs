@@ -1,5 +1,5 @@
-//! The security groups of one network interface, and the decision of their rules about a packet, as the agent of the
-//! interface has them (N3, N4, N8).
+//! The security groups of one network interface, as the agent of the interface should enforce them, and the decision of
+//! their rules about a packet (N3, N4, N8).
 
 use crate::compile::Compiler;
 use crate::learned_routes::{LearnedReports, LearnedRoutes};
@@ -17,7 +17,7 @@ use tombolo_proto::config::{Access, AgentConfig, Direction, SecuredNic, Security
 use tombolo_proto::fabric::Protocol;
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
 
-/// The security groups that apply to a network interface, with the meaning that tags have there.
+/// The security groups that apply to a network interface, with the addresses for which tags stand there.
 #[derive(Debug)]
 pub struct NicSecurity {
     security: Security,
@@ -33,22 +33,22 @@ pub struct AppliedGroup<'s> {
     pub group: &'s SecurityGroup,
     /// Whether the group is attached to the subnet or to the interface.
     pub attachment: Attachment,
-    /// The subnet or the interface.
+    /// The subnet or the interface to which the group is attached.
     pub attached_to: &'s ResourceId,
 }
 
-/// The first packet of a flow, as rules see it.
+/// The fields of the first packet of a flow with which rules are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FirstPacket {
-    /// Whether the packet comes to the interface or leaves it.
+    /// Whether the packet comes to the interface or leaves the interface.
     pub direction: Direction,
     /// The protocol.
     pub protocol: Protocol,
     /// The source address.
     pub source: IpAddr,
-    /// The destination address, of the family of the source.
+    /// The destination address, of the same address family as the source.
     pub destination: IpAddr,
-    /// The source port; not used for ICMP. `None`: every source port.
+    /// The source port; not used for ICMP. `None`: the packet may have any source port.
     pub source_port: Option<u16>,
     /// The destination port; not used for ICMP.
     pub destination_port: u16,
@@ -81,13 +81,13 @@ impl FirstPacket {
 }
 
 impl NicSecurity {
-    /// The security groups of a network interface, with the tables that its agent should have by the topology and the
-    /// reports. For an interface in a served subnet, this is the agent that serves the subnet (D25). If no agent has
-    /// joined for the interface, the tables are those that one would have, without learned routes. `Ok(None)`: the
-    /// interface does not exist, or no group applies to it (N5).
+    /// The security groups of a network interface, with the tables that its agent should have according to the topology
+    /// and the reports of learned routes. The agent of an interface in a served subnet is the agent that serves the
+    /// subnet (D25). If the interface has no agent, the tables are those that an agent would have if it joined for the
+    /// interface and had no learned routes. `Ok(None)`: the interface does not exist, or no group applies to it (N5).
     ///
     /// # Errors
-    /// The text with which the agent would reject its configuration.
+    /// The text of the error with which the agent would reject its configuration.
     pub fn of(topology: &Topology, reports: &LearnedReports, nic: &ResourceId) -> Result<Option<Self>, String> {
         let Some(resource) = topology.nics.get(nic) else {
             return Ok(None);
@@ -147,8 +147,9 @@ impl NicSecurity {
         })
     }
 
-    /// The prefixes of a service tag, or of an application security group by its lower-case id, at the interface;
-    /// ordered. The tag `Internet` has IPv6 prefixes only if `VirtualNetwork` has some. Empty if no set has the name.
+    /// The prefixes of a set of addresses at the interface, ordered. `set` is the name of a service tag, or the
+    /// lower-case id of an application security group. The tag `Internet` has IPv6 prefixes only if `VirtualNetwork`
+    /// has some. The result is empty if no set has this name.
     #[must_use]
     pub fn prefixes(&self, set: &str) -> Vec<IpNet> {
         match self.rules().and_then(|rules| rules.sets().content(set)) {
@@ -158,8 +159,9 @@ impl NicSecurity {
         }
     }
 
-    /// The decision about the first packet of a flow. Routes and known flows have no part in it (M4). If the packet may
-    /// come from every source port and the rules deny it from some of them, the decision is the first denial.
+    /// The decision of the rules about the first packet of a flow. Routes and known flows do not matter (M4). If the
+    /// packet may have any source port, and the rules deny it with some source ports, the result is the denial with the
+    /// lowest of these ports.
     #[must_use]
     pub fn decide(&self, packet: &FirstPacket) -> Decided<'_> {
         let Some(rules) = self.rules() else {
@@ -189,8 +191,8 @@ impl NicSecurity {
         denied.unwrap_or_else(|| decided(ports[0]))
     }
 
-    /// Source ports of which each stands for all those between it and the next one, as the rules of `direction` treat
-    /// them alike. Never empty.
+    /// The first source port of each interval within which the rules of `direction` do not distinguish source ports, in
+    /// ascending order from 0. Never empty.
     fn source_ports(&self, direction: Direction) -> Vec<u16> {
         let mut starts = vec![0];
         let rules = self.groups().flat_map(|applied| &applied.group.rules);
@@ -211,8 +213,8 @@ impl NicSecurity {
     }
 }
 
-/// The agent that enforces the rules of a network interface: the one that has joined for it, or the one that serves its
-/// subnet (D25). `None`: there is no such agent, or it is revoked.
+/// The agent that enforces the rules of a network interface: the agent that has joined for the interface, or else the
+/// agent that serves its subnet (D25). `None`: there is no such agent, or the agent is revoked.
 fn enforcing_agent<'t>(topology: &'t Topology, nic: &NetworkInterface) -> Option<&'t Agent> {
     let id = &nic.envelope.id;
     let subnet = nic.ip_configurations.first().map(|c| &c.subnet);
@@ -231,11 +233,11 @@ fn enforcing_agent<'t>(topology: &'t Topology, nic: &NetworkInterface) -> Option
     trusted().find(owns).or_else(|| trusted().find(serves))
 }
 
-/// The topology in which an agent has joined for a network interface that has none, and the name of this agent. The
-/// agent has no keys and no endpoint, and the topology must not leave this module.
+/// A copy of the topology in which an agent has joined for the network interface, and the name of this agent. The agent
+/// has no keys and no endpoint, so the copy must not leave this module.
 fn with_agent(topology: &Topology, nic: &NetworkInterface) -> (Topology, AgentId) {
     let nic = &nic.envelope.id;
-    // No other agent can have the name of a site's device.
+    // The names of sites' devices have a form of their own, so no agent has this name.
     let id = AgentId::of_site(nic);
     let agent = Agent {
         id: id.clone(),
@@ -254,7 +256,8 @@ fn with_agent(topology: &Topology, nic: &NetworkInterface) -> (Topology, AgentId
     (topology, id)
 }
 
-/// The addresses in none of `prefixes`, as the fewest prefixes, ordered. IPv6 only if `prefixes` has IPv6 prefixes.
+/// The addresses that are in none of `prefixes`, as the smallest possible list of prefixes, ordered. The result has
+/// IPv6 prefixes only if `prefixes` has some.
 fn outside(prefixes: &[IpNet]) -> Vec<IpNet> {
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
     for prefix in IpNet::aggregate(&prefixes.to_vec()) {
@@ -278,7 +281,8 @@ fn outside(prefixes: &[IpNet]) -> Vec<IpNet> {
     of_v4.chain(of_v6).collect()
 }
 
-/// The ranges from 0 to `max` between `taken`, whose ranges are in order and do not overlap. Both ends belong to a range.
+/// The ranges of numbers from 0 to `max` that are in no range of `taken`, in ascending order. The ranges of `taken`
+/// must be in ascending order and must not overlap. A range includes its first and its last number.
 fn gaps(taken: &[(u128, u128)], max: u128) -> Vec<(u128, u128)> {
     let mut found = Vec::new();
     let mut next = Some(0);

@@ -1,4 +1,5 @@
-//! TCP and UDP servers on the hosts of a lab that send back what they receive, and attempts to reach them.
+//! TCP and UDP servers on the hosts of a lab that send back all data that they receive, and attempts to reach these
+//! servers.
 
 use crate::host::inside;
 use anyhow::{Context, Result, bail};
@@ -11,14 +12,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Longest time that an attempt waits for an answer. Inside of a lab an answer takes milliseconds, and a packet that a
-/// security rule denies has none.
+/// Longest time for which an attempt waits for an answer. Inside of a lab an answer takes milliseconds, and a packet
+/// that a security rule denies gets no answer.
 const ATTEMPT: Duration = Duration::from_millis(1200);
 
-/// Longest time that an open connection may take to send back a few bytes, on a busy machine.
+/// Longest time for which an open connection waits until a few bytes come back. It is long because the machine may be
+/// busy.
 const ECHO: Duration = Duration::from_secs(5);
 
-/// Time between two looks at the sockets of a server.
+/// Time between two reads from the sockets of a server.
 const POLL: Duration = Duration::from_millis(2);
 
 /// A port of a transport protocol.
@@ -39,7 +41,8 @@ impl fmt::Display for Port {
     }
 }
 
-/// A server in a thread of its own. Dropping it closes its connections and its port.
+/// A server that runs in a thread of its own. When the value is dropped, the server closes its connections and its
+/// port, and the thread ends.
 #[derive(Debug)]
 pub struct EchoServer {
     stop: Arc<AtomicBool>,
@@ -47,10 +50,11 @@ pub struct EchoServer {
 }
 
 impl EchoServer {
-    /// Starts a server at an address of the network namespace `netns`. The server runs when the call returns.
+    /// Starts a server at an address of the network namespace `netns`. When the call returns, clients can reach the
+    /// server.
     ///
     /// # Errors
-    /// The namespace cannot be entered, for which root is needed, or the address or port cannot be bound.
+    /// The namespace cannot be entered, which needs root, or the socket cannot be bound to the address and port.
     pub fn start(netns: &Path, address: std::net::IpAddr, port: Port) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
@@ -80,7 +84,7 @@ impl Drop for EchoServer {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // A server that panicked has not answered, which the attempts have reported.
+            // If the server panicked, it did not answer, and the attempts to reach it have reported that.
             let _ = thread.join();
         }
     }
@@ -89,7 +93,7 @@ impl Drop for EchoServer {
 fn serve_tcp(listener: &TcpListener, stop: &AtomicBool) {
     let mut open: Vec<TcpStream> = Vec::new();
     while !stop.load(Ordering::Relaxed) {
-        // One thread answers all connections, so none of them may block it.
+        // One thread answers all connections, so no connection may block the thread.
         if let Ok((stream, _)) = listener.accept()
             && stream.set_nonblocking(true).is_ok()
         {
@@ -111,7 +115,7 @@ fn serve_udp(socket: &UdpSocket, stop: &AtomicBool) {
     let mut buffer = [0; 64];
     while !stop.load(Ordering::Relaxed) {
         if let Ok((n, from)) = socket.recv_from(&mut buffer) {
-            // A client that has gone away needs no answer.
+            // An error means that the client has gone away, and needs no answer.
             let _ = socket.send_to(&buffer[..n], from);
         }
     }
@@ -122,11 +126,12 @@ fn serve_udp(socket: &UdpSocket, stop: &AtomicBool) {
 pub struct Connection(TcpStream);
 
 impl Connection {
-    /// Opens a connection from the network namespace `netns`, and exchanges a few bytes. `None`: nobody answers within
-    /// 1.2 s. Blocks the calling thread.
+    /// Opens a connection from the network namespace `netns`, and exchanges a few bytes with the server. `None`: the
+    /// attempt to connect gets no answer within 1.2 s. Blocks the calling thread.
     ///
     /// # Errors
-    /// The namespace cannot be entered; the connection is refused, because no server listens; or it breaks.
+    /// The namespace cannot be entered, the connection is refused because no server listens, or the connection breaks
+    /// or does not send back the bytes within 5 s.
     pub fn open(netns: &Path, to: SocketAddr) -> Result<Option<Self>> {
         match inside(netns, || TcpStream::connect_timeout(&to, ATTEMPT))? {
             Ok(stream) => {
@@ -140,10 +145,10 @@ impl Connection {
         }
     }
 
-    /// Sends a few bytes, and waits up to 5 s until they come back.
+    /// Sends a few bytes, and waits up to 5 s until the server has sent them back. Blocks the calling thread.
     ///
     /// # Errors
-    /// They do not come back, or the connection is closed.
+    /// The bytes do not come back or are others, or the connection is closed.
     pub fn exchange(&mut self) -> Result<()> {
         self.0.write_all(WORDS)?;
         let mut back = [0; WORDS.len()];
@@ -157,13 +162,15 @@ impl Connection {
     }
 }
 
+/// The bytes that attempts send.
 const WORDS: &[u8; 5] = b"hello";
 
-/// Whether the server at `to` answers a host, and after which time. `None`: it does not answer within 1.2 s. UDP is tried
-/// three times in this time. Blocks the calling thread.
+/// The time after which the server at `to` answers a client in the network namespace `netns`. `None`: the server does
+/// not answer within 1.2 s. For UDP, up to three datagrams are sent in this time. Blocks the calling thread.
 ///
 /// # Errors
-/// As [`Connection::open`]; for UDP, the socket cannot be created.
+/// For TCP, as for [`Connection::open`]. For UDP: the namespace cannot be entered, the socket cannot be created, the
+/// port is closed, or the answer is not the data that was sent.
 pub fn attempt(netns: &Path, to: std::net::IpAddr, port: Port) -> Result<Option<Duration>> {
     let start = Instant::now();
     match port {

@@ -1,7 +1,7 @@
 //! Features of configurations that older agents do not understand.
 //!
-//! An agent refuses a configuration with an unknown field, because it would otherwise enforce only a part of the policy.
-//! So the controller may send such a field only to agents that have named its feature in their Hello.
+//! An agent refuses a configuration with an unknown field, because it would otherwise enforce only a part of the
+//! policy. So the controller may send such a field only to agents that have named its feature in their Hello.
 
 use super::AgentConfig;
 use std::collections::BTreeSet;
@@ -17,7 +17,8 @@ impl Feature {
     /// All features that this version understands.
     pub const ALL: &'static [Self] = &[Self::SecurityGroups];
 
-    /// The name in the agent's Hello. It must not change.
+    /// The name of the feature in an agent's Hello. The name must not change, because programs of other versions use it
+    /// too.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -25,7 +26,7 @@ impl Feature {
         }
     }
 
-    /// The features with these names. Names of later versions are left out.
+    /// The features with these names. Names that this version does not know are left out.
     #[must_use]
     pub fn of_names(names: &[String]) -> BTreeSet<Self> {
         let known = Self::ALL.iter().copied();
@@ -34,14 +35,15 @@ impl Feature {
 }
 
 impl AgentConfig {
-    /// The features that an agent needs to understand the configuration.
+    /// The features that an agent must have to understand the configuration.
     #[must_use]
     pub fn needs(&self) -> BTreeSet<Feature> {
         self.security.iter().map(|_| Feature::SecurityGroups).collect()
     }
 
-    /// The configuration for an agent that does not have all features that it [`needs`](Self::needs): without the parts
-    /// that the agent does not understand, and without links, so that no packet passes which these parts might forbid.
+    /// The configuration for an agent that lacks one of the features that the configuration [`needs`](Self::needs). It
+    /// has neither the parts that such an agent does not understand nor any link, so that no packet passes that these
+    /// parts might forbid.
     #[must_use]
     pub fn isolated(&self) -> Self {
         Self {

@@ -1,7 +1,8 @@
 //! Network security groups as agents enforce them (N1 to N11).
 //!
-//! A group's rules are the same for every NIC that it applies to. What a tag or an application security group means
-//! differs by NIC, so rules name sets of addresses, and the agent knows for each NIC which addresses these have there.
+//! The rules of a group are the same at every NIC to which the group applies. But a tag can stand for other addresses
+//! at each NIC. So rules contain the names of sets of addresses, and the agent finds the addresses of each set for each
+//! NIC.
 
 use crate::id::ResourceId;
 use ipnet::IpNet;
@@ -9,37 +10,40 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-/// Largest number of rules of one group: 1,000 of the user's (X5) and the default rules of one direction.
+/// Largest number of rules of one group in one direction: 1,000 rules of the user (X5) and the three default rules of
+/// the direction (N2).
 pub const MAX_RULES: usize = 1003;
 
-/// Largest number of [`Security::nics`]: an agent numbers them with eight bits.
+/// Largest number of entries in [`Security::nics`]. An agent numbers the entries with eight bits.
 pub const MAX_NICS: usize = 255;
 
-/// Names of the service tags that rules may use (N8, N9). The agent knows the addresses of each.
+/// Names of the service tags that rules may use (N8, N9). The agent finds the addresses of each tag.
 pub const SERVICE_TAGS: [&str; 3] = ["VirtualNetwork", "Internet", "AzureLoadBalancer"];
 
 /// The security groups that an agent enforces (D25).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Security {
-    /// The groups that [`Self::nics`] name, ordered by id.
+    /// The groups to which [`Self::nics`] refers, ordered by id.
     pub groups: Vec<SecurityGroup>,
-    /// The application security groups that the rules name, ordered by name.
+    /// The application security groups to which the rules refer, ordered by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub application_groups: Vec<ApplicationGroup>,
-    /// First the NICs of [`Role::Vm`](super::Role::Vm) in the same order, then the subnets and NICs of machines without an
-    /// agent that the host serves. Entries without a group are listed too, so that the number of an entry does not
-    /// change when a group is attached to another one.
+    /// First the NICs of [`Role::Vm`](super::Role::Vm) in the same order, and then the served subnets. Each served
+    /// subnet is followed by the NICs in it that have a group of their own and whose machines have no agent. The NICs
+    /// of [`Role::Vm`](super::Role::Vm) and the served subnets are listed even if they have no group, so that the
+    /// number of a NIC of [`Role::Vm`](super::Role::Vm) does not change when a group is attached.
     pub nics: Vec<SecuredNic>,
-    /// What `allowVirtualNetworkAccess` off on a peering means at NICs with a group (P17, D28).
+    /// The effect that a peering with `allowVirtualNetworkAccess` off has at NICs with a group (P17, D28).
     #[serde(default, skip_serializing_if = "AccessOff::is_block")]
     pub access_off: AccessOff,
-    /// `flowTimeoutInMinutes` of the VNet, 4 to 30: a flow without packets for this time needs a rule again (N6).
+    /// Idle timeout of flows, in minutes, from 4 to 30 (`flowTimeoutInMinutes` of the VNet). If a flow has no packets
+    /// for longer, its next packet needs a rule again (N6).
     #[serde(default = "default_flow_timeout", skip_serializing_if = "is_default_flow_timeout")]
     pub flow_timeout_minutes: u8,
 }
 
-/// Azure's default of `flowTimeoutInMinutes` (N6).
+/// Azure's default of `flowTimeoutInMinutes`, in minutes (N6).
 pub const DEFAULT_FLOW_TIMEOUT: u8 = 4;
 
 const fn default_flow_timeout() -> u8 {
@@ -51,16 +55,16 @@ const fn is_default_flow_timeout(minutes: &u8) -> bool {
     *minutes == DEFAULT_FLOW_TIMEOUT
 }
 
-/// What `allowVirtualNetworkAccess` off on a peering means at NICs to which a security group applies (D28). At NICs without
-/// a group it always means [`AccessOff::Block`].
+/// The effect that a peering with `allowVirtualNetworkAccess` off has at NICs to which a security group applies (D28).
+/// At NICs without a group, the effect is always that of [`AccessOff::Block`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum AccessOff {
     /// Packets from and to the peer are dropped (Azure in 2017).
     #[default]
     Block,
-    /// The peer is no part of the tag `VirtualNetwork`, so default rules deny its packets; a rule of the user may allow
-    /// them (Azure today).
+    /// The addresses of the peer do not belong to the tag `VirtualNetwork`. So default rules deny packets from the
+    /// peer, but a rule of the user may allow them (Azure today).
     TagOnly,
 }
 
@@ -85,7 +89,7 @@ pub struct SecurityGroup {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ApplicationGroup {
-    /// The name by which [`AddressMatch::Sets`] refers to the group.
+    /// The name by which [`AddressMatch::Sets`] refers to the group: its resource id in lower case.
     pub name: String,
     /// The addresses of the NICs in the group, ordered.
     pub addresses: Vec<IpAddr>,
@@ -97,25 +101,28 @@ pub struct ApplicationGroup {
 pub struct SecuredNic {
     /// The resource id of the NIC or of the subnet.
     pub id: ResourceId,
-    /// The addresses of the NIC, or the prefixes of the subnet. The longest prefix that contains an address decides.
+    /// The addresses of the NIC, or the prefixes of the subnet. An address belongs to the entry that has the longest
+    /// prefix which contains the address.
     pub prefixes: Vec<IpNet>,
-    /// The subnet whose routes count for the tag `VirtualNetwork` (N8); one of
+    /// The subnet whose routes contribute prefixes to the tag `VirtualNetwork` (N8); one of
     /// [`AgentConfig::subnets`](super::AgentConfig::subnets).
     pub subnet: ResourceId,
-    /// The group of the subnet. `None`: the subnet allows everything (N5).
+    /// The group of the subnet. `None`: the subnet has no group, and allows all packets (N5).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subnet_group: Option<ResourceId>,
-    /// The group of the NIC. `None`: the NIC allows everything (N5).
+    /// The group of the NIC. `None`: the NIC has no group, and allows all packets (N5).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nic_group: Option<ResourceId>,
 }
 
 impl Security {
-    /// The first contradiction, as text that names the field and its value: too many NICs or rules, a group that is
-    /// named but missing or listed twice, a rule that names an unknown set, or a range of ports in the wrong order.
+    /// Checks whether an agent can enforce the groups.
     ///
     /// # Errors
-    /// See above.
+    /// A text that names the first wrong field and its value. A field is wrong if there are too many NICs or rules, if
+    /// the flow timeout is not within 4 to 30 minutes, if a group or an application security group is listed twice, if
+    /// a NIC names a group that is not listed, if a rule names an unknown set, or if a range of ports is in the wrong
+    /// order.
     pub(super) fn check(&self) -> Result<(), String> {
         if self.nics.len() > MAX_NICS {
             return Err(format!(
@@ -181,13 +188,13 @@ impl Security {
     }
 }
 
-/// Lowest and highest port of a rule that names no ports.
+/// All ports: the range of a rule that applies to every port.
 pub const ALL_PORTS: PortRange = PortRange {
     first: 0,
     last: u16::MAX,
 };
 
-/// Which packets a rule judges, seen from the NIC.
+/// The direction of the packets to which a rule applies, as seen from the NIC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Direction {
     /// Packets that are delivered to the NIC.
@@ -197,7 +204,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// The other one.
+    /// The other direction.
     #[must_use]
     pub const fn opposite(self) -> Self {
         match self {
@@ -207,10 +214,10 @@ impl Direction {
     }
 }
 
-/// What a rule does with a packet that matches.
+/// The effect of a rule on a packet that matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Access {
-    /// The packet goes on.
+    /// The rule allows the packet.
     Allow,
     /// The packet is dropped without an answer (N7).
     Deny,
@@ -229,9 +236,9 @@ pub enum RuleProtocol {
     Udp,
     /// ICMP, and ICMPv6 for IPv6.
     Icmp,
-    /// IP protocol 50.
+    /// ESP (IP protocol 50).
     Esp,
-    /// IP protocol 51.
+    /// AH (IP protocol 51).
     Ah,
 }
 
@@ -262,20 +269,22 @@ pub enum AddressMatch {
 pub struct SecurityRule {
     /// `securityRules/NAME` or `defaultSecurityRules/NAME`, as effective security rules show it.
     pub name: String,
-    /// 100 to 4096 for rules of the user, 65000 and above for default rules. The lowest number decides (N3).
+    /// 100 to 4096 for rules of the user, 65000 and above for default rules. Of the rules that match, the one with the
+    /// lowest number decides (N3).
     pub priority: u16,
-    /// Which packets it judges.
+    /// The direction of the packets to which the rule applies.
     pub direction: Direction,
-    /// What it does with them.
+    /// Whether the rule allows or denies packets that match.
     pub access: Access,
-    /// The protocol that it matches.
+    /// The protocol that the rule matches.
     pub protocol: RuleProtocol,
-    /// The sources that it matches.
+    /// The source addresses that the rule matches.
     pub source: AddressMatch,
-    /// The source ports that it matches. Packets of protocols without ports match [`ALL_PORTS`] alone.
+    /// The source ports that the rule matches. Not used if the protocol is ICMP, ESP or AH. If the protocol is any,
+    /// packets without ports match only a rule with [`ALL_PORTS`].
     pub source_ports: Vec<PortRange>,
-    /// The destinations that it matches.
+    /// The destination addresses that the rule matches.
     pub destination: AddressMatch,
-    /// The destination ports that it matches.
+    /// The destination ports that the rule matches, with the same exceptions as for source ports.
     pub destination_ports: Vec<PortRange>,
 }

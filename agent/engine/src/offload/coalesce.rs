@@ -61,8 +61,8 @@ impl Coalescer {
         }
     }
 
-    /// Adds one complete IP packet, without virtio header and without padding, which is copied. Any other bytes are
-    /// passed unchanged, as a write of their own. First passes those waiting packets to `out` that must be written
+    /// Adds `packet`, which is one complete IP packet without virtio header and without padding; its bytes are copied. If
+    /// `packet` is anything else, its bytes are passed to `out` unchanged, alone in one write. First passes those waiting packets to `out` that must be written
     /// before the new one. If the new packet cannot be joined to the packets of its flow, these are passed. If it has
     /// no known flow, or needs a slot while all slots are in use, all waiting packets are passed.
     pub fn push(&mut self, packet: &[u8], out: &mut impl FnMut(&[u8], usize)) {

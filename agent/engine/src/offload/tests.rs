@@ -1,4 +1,5 @@
-//! Compares splitting and joining with plain implementations. The packets come from another library.
+//! Tests that split super-packets and join packets. Packets that are joined and then split again must be the packets that
+//! were pushed, in the same order within each flow. The library etherparse builds the packets.
 
 use super::*;
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};

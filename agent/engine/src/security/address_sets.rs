@@ -1,18 +1,18 @@
-//! What tags and application security groups mean at one NIC (N8, N9).
+//! The addresses for which tags and application security groups stand at one NIC (N8, N9).
 
 use crate::tables::lpm::Lpm;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-/// The position of a set in [`AddressSets`].
+/// The number of a set in [`AddressSets`]. Sets are numbered from 0, in the order in which their names were added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SetId(pub u16);
 
 /// Named sets of addresses.
 ///
-/// Tags are few and have long prefixes, so a lookup asks each of them. Application security groups can be many and have
-/// single addresses, so a lookup finds all groups of an address at once.
+/// There are few tags, and a tag has prefixes, so a lookup searches each tag. There can be many application security
+/// groups, and a group has single addresses, so a map from addresses to groups gives all groups of an address at once.
 #[derive(Debug, Default)]
 pub struct AddressSets {
     ids: BTreeMap<String, SetId>,
@@ -37,16 +37,17 @@ pub enum SetContent {
 }
 
 impl AddressSets {
-    /// The set of that name, if it was added.
+    /// The id of the set with this name. `None`: no such set was added.
     #[must_use]
     pub fn id(&self, name: &str) -> Option<SetId> {
         self.ids.get(name).copied()
     }
 
-    /// Adds a tag with these prefixes. With `complement`, the tag has all addresses outside of them: `Internet` is
-    /// everything outside `VirtualNetwork` (N9). A name that is known keeps its id and gets the new prefixes.
+    /// Adds a tag with these prefixes, and returns its id. If `complement` is true, the tag has all addresses outside
+    /// of the prefixes, as `Internet` has all addresses outside of `VirtualNetwork` (N9). A tag that exists keeps its
+    /// id, and the new prefixes replace the old ones.
     ///
-    /// Returns `None`, and adds nothing, when there are 65,536 sets.
+    /// Returns `None` and adds nothing if the name is new and there are 65,536 sets already.
     pub fn set_tag(
         &mut self,
         name: &str,
@@ -67,9 +68,10 @@ impl AddressSets {
         Some(id)
     }
 
-    /// Adds an application security group with the addresses of its NICs. The name must be a new one.
+    /// Adds an application security group with the addresses of its NICs, and returns its id. No set may have the name
+    /// yet.
     ///
-    /// Returns `None`, and adds nothing, when there are 65,536 sets.
+    /// Returns `None` and adds nothing if the name is new and there are 65,536 sets already.
     pub fn add_group(&mut self, name: &str, members: impl IntoIterator<Item = IpAddr>) -> Option<SetId> {
         let id = self.intern(name)?;
         for member in members {
@@ -78,7 +80,8 @@ impl AddressSets {
         Some(id)
     }
 
-    /// Calls `found` with each set that has the address.
+    /// Calls `found` with the id of each set that contains the address: first the tags, then the application security
+    /// groups.
     pub fn containing(&self, address: IpAddr, mut found: impl FnMut(SetId)) {
         for tag in &self.tags {
             if tag.prefixes.get(address).is_some() != tag.complement {
@@ -90,7 +93,7 @@ impl AddressSets {
         }
     }
 
-    /// Whether a set has the address.
+    /// Whether a set contains the address.
     #[must_use]
     pub fn contains(&self, set: SetId, address: IpAddr) -> bool {
         let mut contained = false;

@@ -1,10 +1,11 @@
 //! Finds the rule of a security group that decides about a packet (N3), in a time that does not depend on how the rules
 //! are written.
 //!
-//! Each field of a packet (source and destination address, source and destination port, protocol) selects a set of rules
-//! that it matches, as a bit vector in order of priority. The lowest bit of the AND of the five vectors is the deciding
-//! rule (T. Lakshman and D. Stiliadis, "High-speed policy-based packet forwarding using efficient multi-dimensional range
-//! matching", SIGCOMM 1998).
+//! For each field of a packet (source and destination address, source and destination port, protocol), a lookup gives
+//! the rules that match this field, as a bit vector. Bit 0 stands for the rule that comes first in the order of
+//! priority. The lowest bit that is set in the AND of the five vectors stands for the deciding rule (T. Lakshman and D.
+//! Stiliadis, "High-speed policy-based packet forwarding using efficient multi-dimensional range matching", SIGCOMM
+//! 1998).
 
 use super::address_sets::{AddressSets, SetId};
 use crate::packet::{ICMP, ICMPV6, TCP, UDP};
@@ -17,7 +18,7 @@ use tombolo_proto::config::{ALL_PORTS, AddressMatch, PortRange, RuleProtocol, Se
 const ESP: u8 = 50;
 const AH: u8 = 51;
 
-/// The five fields that rules look at.
+/// The five fields of a packet with which rules are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RuleKey {
     /// The source address.
@@ -26,11 +27,11 @@ pub struct RuleKey {
     pub destination: IpAddr,
     /// The IP protocol's number.
     pub protocol: u8,
-    /// Source and destination port. `None`: the protocol has none.
+    /// Source and destination port. `None`: the packet has none, because its protocol has no ports.
     pub ports: Option<(u16, u16)>,
 }
 
-/// Which fields of a packet one rule matches.
+/// The result of the comparison of one rule with a packet: for each field, whether the rule matches it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FieldMatches {
     /// The protocol.
@@ -53,7 +54,7 @@ impl FieldMatches {
     }
 }
 
-/// The rules of one group in one direction.
+/// The rules of one group in one direction, prepared for lookups.
 #[derive(Debug)]
 pub struct Classifier {
     rules: usize,
@@ -65,8 +66,8 @@ pub struct Classifier {
 }
 
 impl Classifier {
-    /// Prepares rules, which must be in ascending order of priority. `sets` gives names their ids. A rule that names a
-    /// set which is not in `sets` matches no address by it.
+    /// Prepares rules, which must be in ascending order of priority. `sets` has the ids of the sets that rules name. A
+    /// name that is not in `sets` matches no address.
     #[must_use]
     pub fn new<'r>(rules: impl ExactSizeIterator<Item = &'r SecurityRule> + Clone, sets: &AddressSets) -> Self {
         let count = rules.len();
@@ -80,7 +81,8 @@ impl Classifier {
         }
     }
 
-    /// The position of the first rule that matches.
+    /// The position of the first rule that matches, from 0, in the order in which [`new`](Self::new) got the rules.
+    /// `None`: no rule matches. Names must have the same ids in `sets` as in the sets that `new` got.
     #[must_use]
     pub fn decide(&self, key: &RuleKey, sets: &AddressSets) -> Option<usize> {
         let mut position = None;
@@ -94,7 +96,8 @@ impl Classifier {
         position
     }
 
-    /// For each rule in order, which fields of the packet it matches: the answer to "why this rule, and why none before it?"
+    /// Compares all rules with a packet, and returns the result for each rule, in the order in which [`new`](Self::new)
+    /// got the rules. The results show why one rule decides, and why no rule before it matches.
     #[must_use]
     pub fn explain(&self, key: &RuleKey, sets: &AddressSets) -> Vec<FieldMatches> {
         let mut all = Vec::with_capacity(self.rules);
@@ -118,7 +121,8 @@ impl Classifier {
         all
     }
 
-    /// Memory of the lookup structures, bytes, without the trie's own nodes.
+    /// Memory of this value and of its bit vectors, in bytes. The nodes of the prefix tries, the map of sets and the
+    /// lists of ports are not counted.
     #[must_use]
     pub fn memory(&self) -> usize {
         let words = self.source.vectors.memory()
@@ -129,7 +133,9 @@ impl Classifier {
         words + size_of::<Self>()
     }
 
-    /// Calls `take` with the five vectors, word by word, until it returns false.
+    /// Calls `take` for each 64-bit word of the vectors, in ascending order, until `take` returns false. The arguments
+    /// are the position of the word, and this word of the vectors for source, destination, source port, destination
+    /// port and protocol.
     fn fields(&self, key: &RuleKey, sets: &AddressSets, mut take: impl FnMut(usize, [u64; 5]) -> bool) {
         let source = self.source.select(key.source, sets);
         let destination = self.destination.select(key.destination, sets);
@@ -153,7 +159,8 @@ impl Classifier {
     }
 }
 
-/// A rule for a protocol without ports matches whatever ports it names: Azure's clients send ports for ICMP too.
+/// The port ranges by which a rule is matched. For ICMP, ESP and AH these are all ports, whatever ranges the rule has:
+/// the protocols have no ports, but Azure's clients send ranges for ICMP too.
 fn ports_of<'r>(rule: &SecurityRule, ports: &'r [PortRange]) -> &'r [PortRange] {
     match rule.protocol {
         RuleProtocol::Any | RuleProtocol::Tcp | RuleProtocol::Udp => ports,
@@ -163,16 +170,18 @@ fn ports_of<'r>(rule: &SecurityRule, ports: &'r [PortRange]) -> &'r [PortRange] 
 
 const WORD_BITS: usize = u64::BITS as usize;
 
-/// Bits that a lookup may OR together before it needs memory of its own: [`tombolo_proto::config::MAX_RULES`] rules.
+/// Length of the vector in [`Selected`], in 64-bit words: enough for [`tombolo_proto::config::MAX_RULES`] rules. It is
+/// fixed, so that a lookup allocates no memory.
 const MAX_WORDS: usize = 16;
 
 const fn words_for(rules: usize) -> usize {
     rules.div_ceil(WORD_BITS)
 }
 
-/// Bit vectors of equal length, one after the other.
+/// Bit vectors of equal length, stored one after the other. Bit `n` stands for the rule at position `n`.
 #[derive(Debug)]
 struct Vectors {
+    /// Length of each vector, in 64-bit words.
     words: usize,
     all: Vec<u64>,
 }
@@ -185,7 +194,8 @@ impl Vectors {
         }
     }
 
-    /// Adds a vector without bits, or a copy of another one.
+    /// Adds a vector, and returns its position. The vector is a copy of the vector at position `copy_of`, or has no bit
+    /// set.
     fn push(&mut self, copy_of: Option<usize>) -> usize {
         let position = self.all.len() / self.words.max(1);
         match copy_of {
@@ -210,15 +220,16 @@ impl Vectors {
     }
 }
 
-/// Rules by address.
+/// Finds the rules that match an address, on one side of the rules: source or destination.
 #[derive(Debug)]
 struct AddressField {
     vectors: Vectors,
-    /// Rules that match every address.
+    /// The position of the vector of rules that match every address.
     any: usize,
-    /// Prefix → the rules of that prefix, of all prefixes around it, and those that match every address.
+    /// Prefix → the position of the vector of rules that match the addresses of the prefix: by this prefix, by a
+    /// shorter prefix that contains it, or because they match every address.
     prefixes: Lpm<usize>,
-    /// Set → the rules that name it.
+    /// Set → the position of the vector of rules that name the set.
     sets: BTreeMap<SetId, usize>,
 }
 
@@ -245,7 +256,8 @@ impl AddressField {
                 }
             }
         }
-        // Shorter prefixes come first, so that the longest prefix found for a new one has all rules around it.
+        // Shorter prefixes come first. So when a prefix is added, the longest prefix that contains it has the rules of
+        // all shorter prefixes already, and its vector is the beginning of the new vector.
         let mut prefixes = Lpm::default();
         for ((_, prefix), rules) in by_prefix {
             let around = prefixes.get(prefix.network()).copied().unwrap_or(any);
@@ -283,7 +295,7 @@ impl AddressField {
     }
 }
 
-/// The rules that an address matches: by prefix, and by the sets that it is in.
+/// The rules that match an address: `base` by prefixes, `extra` by the sets that contain the address.
 struct Selected<'v> {
     base: &'v [u64],
     extra: [u64; MAX_WORDS],
@@ -295,14 +307,14 @@ impl Selected<'_> {
     }
 }
 
-/// Rules by port.
+/// Finds the rules that match a port, on one side of the rules: source or destination.
 #[derive(Debug)]
 struct PortField {
     vectors: Vectors,
-    /// The first port of each interval in which the same rules match; ascending, the first one is 0. The interval at a
-    /// position has the vector at that position.
+    /// The first port of each interval within which the same rules match, in ascending order from port 0. The vector of
+    /// an interval has the same position as the interval.
     starts: Vec<u16>,
-    /// Rules that match every port, and so packets without ports.
+    /// The position of the vector of rules that match every port. These rules also match packets without ports.
     all: usize,
 }
 
@@ -336,7 +348,8 @@ impl PortField {
     }
 
     fn select(&self, port: u16) -> &[u64] {
-        // The first start is 0, so at least one is not above the port.
+        // The first interval begins at port 0, so at least one interval begins at this port or below, and the
+        // subtraction cannot underflow.
         self.vectors.get(self.starts.partition_point(|s| *s <= port) - 1)
     }
 
@@ -345,13 +358,15 @@ impl PortField {
     }
 }
 
-/// Rules by protocol.
+/// Finds the rules that match a protocol.
 #[derive(Debug)]
 struct ProtocolField {
     vectors: Vectors,
 }
 
 impl ProtocolField {
+    /// The protocols that rules can name. A protocol's vector has the position that the protocol has here; position 0
+    /// is for protocols of packets that no rule names.
     const CLASSES: [RuleProtocol; 6] = [
         RuleProtocol::Any,
         RuleProtocol::Tcp,

@@ -1,5 +1,5 @@
-//! Admits packets at a NIC with security groups: packets of known flows at once, the first packet of a flow where the rules
-//! allow it (N6, D31).
+//! Decides whether a packet passes a NIC with security groups. A packet of a known flow passes. The rules decide about
+//! the first packet of a flow (N6, D31).
 
 use super::classifier::RuleKey;
 use super::flow_key::{Belongs, Fragment, Segment, belongs_to, fragment_of};
@@ -10,52 +10,58 @@ use foldhash::fast::FixedState;
 use std::hash::BuildHasher;
 use tombolo_proto::config::Direction;
 
-/// What becomes of a packet at a NIC.
+/// The decision about a packet at a NIC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// It belongs to a flow that was allowed before.
+    /// The packet passes, and no rule is counted: it belongs to a known flow, or it is an ICMP error about a packet of
+    /// a known flow, or a later fragment whose first fragment was admitted, or a segment of a TCP connection that is
+    /// adopted because the rules allow the opposite direction (D34).
     Known,
-    /// The rules allow it; `None`: no group applies.
+    /// The packet passes, because this rule allows it in the last group. `None`: no group applies to the NIC.
     Allowed(Option<RuleRef>),
-    /// This rule denies it: it is dropped silently (N7).
+    /// This rule denies the packet. The packet must be dropped without an answer (N7).
     Denied(RuleRef),
-    /// Its headers are truncated or contradict each other.
+    /// The packet's transport header is truncated, or the packet is a later fragment that would overwrite a part of the
+    /// TCP header (RFC 1858).
     Malformed,
-    /// It is a fragment of a datagram whose first fragment was not admitted here.
+    /// The packet is a later fragment, and the lane does not remember that it admitted the first fragment of the same
+    /// datagram at this NIC and in this direction.
     UnknownFragment,
-    /// The rules allow it, and the table of flows has no room for it.
+    /// The rules allow the packet, but the flow table has no room for its flow.
     NoRoom,
 }
 
-/// One packet at a NIC.
+/// A packet that passes a NIC in one direction.
 #[derive(Debug, Clone, Copy)]
 pub struct AtNic<'p> {
-    /// The packet, which must have been parsed.
+    /// The packet, from its IP header on.
     pub packet: &'p [u8],
-    /// What was parsed.
+    /// The fields that `packet::parse` has read from the packet.
     pub info: &'p PacketInfo,
-    /// The position of the NIC among those of the agent.
+    /// The number of the NIC: its position in `Security::nics`.
     pub nic: u8,
-    /// Whether it comes to the NIC or leaves it.
+    /// Whether the packet comes to the NIC or leaves the NIC.
     pub direction: Direction,
-    /// The link that it came over, or [`FROM_HOST`](super::FROM_HOST).
+    /// The number of the link over which the packet came, or [`FROM_HOST`](super::FROM_HOST).
     pub link: u32,
-    /// Seconds since the table of flows was made.
+    /// The present time, in seconds since the flow table was made.
     pub now: u32,
-    /// `flowTimeoutInMinutes`, in seconds.
+    /// The idle timeout of a new flow, in seconds (`flowTimeoutInMinutes`).
     pub idle_timeout: u32,
 }
 
-/// What one lane remembers to admit packets.
+/// The state that one lane needs for its decisions about packets, besides the [`FlowTable`] that all lanes share.
 #[derive(Debug)]
 pub struct FlowGate {
     fragments: Fragments,
-    /// Until then, TCP in mid-stream is adopted, in seconds since the table was made.
+    /// The end of the time in which TCP connections are adopted, in seconds since the flow table was made.
     adopt_until: u32,
 }
 
 impl FlowGate {
-    /// A gate without memory. `seed` is a number that strangers do not know. `adopt_until`: see [`Self::admit`]; 0 for never.
+    /// A gate that remembers no fragments. `seed` must be secret and random, so that no sender can choose datagrams
+    /// that displace each other. `adopt_until` is the end of the time in which TCP connections are adopted (see
+    /// [`Self::admit`]), in seconds since the flow table was made. 0: no connection is adopted.
     #[must_use]
     pub fn new(seed: u64, adopt_until: u32) -> Self {
         Self {
@@ -64,22 +70,28 @@ impl FlowGate {
         }
     }
 
-    /// Adopts TCP in mid-stream until `until`, in seconds since the table was made; see [`Self::admit`].
+    /// Adopts TCP connections until `until`, in seconds since the flow table was made (see [`Self::admit`]). Changes
+    /// nothing if they are adopted for longer already.
     pub fn adopt_until(&mut self, until: u32) {
         self.adopt_until = self.adopt_until.max(until);
     }
 
-    /// Says what becomes of a packet, and keeps its flow.
+    /// Decides whether a packet passes the NIC. If the rules allow the packet, adds its flow to `table`. If the flow is
+    /// known, notes the packet in the flow's entry.
     ///
-    /// * A packet of a known flow is admitted, whatever the rules say today (N6). A SYN asks for a new connection, so the rules
-    ///   decide about it; the exception is a repeated SYN of a connection that has not been answered yet.
-    /// * An ICMP error is admitted if the packet that it quotes belongs to a known flow.
-    /// * A later fragment is admitted if its first fragment was.
-    /// * After a crash of the agent (`adopt_until`), TCP in mid-stream is adopted where the rules allow the flow in either
-    ///   direction: its SYN was judged before the crash.
+    /// * A packet of a known flow passes, even if the present rules would deny it (N6). The rules decide about a SYN
+    ///   without ACK, because it asks for a new connection. The exception is a repeated SYN of a connection that the
+    ///   other end has not answered yet.
+    /// * An ICMP error passes if the packet that it quotes belongs to a known flow. If that flow is not known, the
+    ///   rules decide about the error, and no flow is added.
+    /// * A later fragment passes if the first fragment of its datagram passed the same NIC in the same direction and
+    ///   lane, at most 30 s before.
+    /// * Before the time `adopt_until`, a TCP segment without SYN also passes if the rules would allow its connection
+    ///   in the opposite direction: the connection may have begun there before the agent started, or before the NIC had
+    ///   a group (D34). The connection is adopted: its flow is added as an established one.
     ///
-    /// Calls `decided` with each rule that decided, which is at most one in each group. No rule decides about a packet of a
-    /// known flow.
+    /// Calls `decided` with the deciding rule of each group that was asked, so at most once for each group. Does not
+    /// call it if the result is [`Admission::Known`].
     pub fn admit(
         &mut self,
         table: &FlowTable,
@@ -118,7 +130,7 @@ impl FlowGate {
             None => self.admit_new(table, rules, at, (&key, tcp), &mut decided),
         };
         if matches!(admission, Admission::Known | Admission::Allowed(_)) {
-            // Only the first fragment of a datagram gets here.
+            // Later fragments have returned above, so this fragment is the first one of its datagram.
             if let Some((fragment, _)) = fragment_of(at.packet, at.info) {
                 self.fragments.insert(fragment, at);
             }
@@ -126,7 +138,8 @@ impl FlowGate {
         admission
     }
 
-    /// Lets the rules decide about the first packet of a flow, or adopts its flow.
+    /// Lets the rules decide about a packet whose flow is not known, or adopts its TCP connection (see
+    /// [`Self::admit`]).
     fn admit_new(
         &self,
         table: &FlowTable,
@@ -156,7 +169,8 @@ impl FlowGate {
     }
 }
 
-/// Adds the flow of a TCP segment as one that the other end has opened. `None`: the rules do not allow that either.
+/// Adds the flow of a TCP segment as one that the other end began. `None`: the rules deny the first packet of such a
+/// flow too.
 fn adopt(table: &FlowTable, rules: &NicRules, at: &AtNic<'_>, key: &FlowKey) -> Option<Admission> {
     let reversed = reverse(key);
     let backward = RuleKey {
@@ -204,7 +218,7 @@ const fn admission(judgement: Judgement) -> Admission {
     }
 }
 
-/// Datagrams whose first fragment was admitted lately.
+/// The datagrams whose first fragment one lane has admitted within the last 30 s.
 #[derive(Debug)]
 struct Fragments {
     places: Box<[Option<Admitted>]>,
@@ -216,16 +230,19 @@ struct Admitted {
     fragment: Fragment,
     nic: u8,
     direction: Direction,
+    /// The last second in which later fragments pass, in seconds since the flow table was made.
     until: u32,
 }
 
 impl Fragments {
-    /// Datagrams that are remembered; a power of two. A datagram that falls on the place of another one takes it, and the
-    /// later fragments of that one are lost. Hosts reassemble few datagrams at once: Linux keeps 4 MiB of fragments.
+    /// Largest number of datagrams that are remembered; a power of two, so that a mask of the hash selects a place. If
+    /// two datagrams have the same place, the newer one replaces the older one, and further fragments of the older one
+    /// are dropped. So few places suffice because hosts reassemble few datagrams at once: Linux keeps 4 MiB of
+    /// fragments.
     const PLACES: usize = 256;
 
-    /// How long later fragments are waited for, in seconds: as long as Linux keeps a datagram that is not complete
-    /// (`ipfrag_time`).
+    /// Time for which a datagram is remembered, in seconds. It is the time for which Linux keeps a datagram that is not
+    /// complete (`ipfrag_time`).
     const TIMEOUT: u32 = 30;
 
     fn new(seed: u64) -> Self {

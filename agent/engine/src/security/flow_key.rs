@@ -1,34 +1,38 @@
-//! Which flow a packet belongs to (D30, D31).
+//! Finds the flow to which a packet belongs (D30, D31).
 
 use super::flow_table::{FlowKey, TcpFlags};
 use crate::packet::{ICMP, ICMPV6, PacketInfo, TCP, UDP};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tombolo_proto::config::Direction;
 
+/// Number of IPv6's fragment header (RFC 8200).
 const FRAGMENT_HEADER: u8 = 44;
 
-/// What a packet is to the flows of a NIC.
+/// The relation of a packet to the flows of a NIC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Belongs {
-    /// It is a packet of this flow.
+    /// The packet belongs to this flow.
     Flow {
-        /// The flow, in the direction of the packet.
+        /// The key of the flow. Addresses, ports and direction are those of the packet.
         key: FlowKey,
-        /// The flags, if it is TCP.
+        /// The TCP flags; all false for other protocols.
         tcp: Segment,
     },
-    /// It is an ICMP error about a packet of this flow, whose key is in the direction of the packet that the error quotes.
+    /// The packet is an ICMP error that quotes a packet of this flow.
     Error {
-        /// The flow.
+        /// The key of the flow. Addresses, ports and direction are those of the quoted packet, so the direction is
+        /// opposite to that of the error.
         quoted: FlowKey,
     },
-    /// It is a later fragment, without ports: it goes the way of the first fragment of the same datagram.
+    /// The packet is a later fragment. A later fragment has no ports, so the decision about the first fragment of the
+    /// same datagram applies to it.
     Fragment(Fragment),
-    /// Its transport header is truncated, or a fragment begins inside of it (RFC 1858): no rule can be applied to it.
+    /// No rule can be applied to the packet: its transport header is truncated, or the packet is a later fragment that
+    /// would overwrite a part of the TCP header (RFC 1858).
     Malformed,
 }
 
-/// The flags of a TCP segment that flows depend on; all false for other protocols.
+/// The flags of a TCP segment that begin or end a connection; all false for other protocols.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Segment {
     /// SYN without ACK: the segment asks for a new connection.
@@ -42,7 +46,7 @@ pub struct Segment {
     pub flags: TcpFlags,
 }
 
-/// What the fragments of one datagram have in common.
+/// The header fields that all fragments of one datagram have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fragment {
     /// The source address.
@@ -51,11 +55,12 @@ pub struct Fragment {
     pub destination: IpAddr,
     /// The IP protocol's number.
     pub protocol: u8,
-    /// The identification of the IP header or of IPv6's fragment header.
+    /// The identification field of the IPv4 header or of IPv6's fragment header.
     pub identification: u32,
 }
 
-/// The datagram that a packet is a fragment of, and the offset of its data, in bytes; `None` if it is no fragment.
+/// The datagram of which a packet is a fragment, and the offset of the fragment's data in the datagram, in bytes.
+/// `None`: the packet is no fragment, or its headers are truncated.
 #[must_use]
 pub fn fragment_of(packet: &[u8], info: &PacketInfo) -> Option<(Fragment, usize)> {
     let (identification, offset) = match info.source {
@@ -81,14 +86,16 @@ pub fn fragment_of(packet: &[u8], info: &PacketInfo) -> Option<(Fragment, usize)
     Some((fragment, offset))
 }
 
-/// Says which flow of `nic` a packet belongs to that goes in `direction`. The packet must have been parsed.
+/// Finds the flow to which a packet belongs at the NIC with the number `nic`. `direction` is the direction of the
+/// packet, and `info` has the fields that `packet::parse` has read from the packet.
 #[must_use]
 pub fn belongs_to(packet: &[u8], info: &PacketInfo, nic: u8, direction: Direction) -> Belongs {
     let packet = packet.get(..info.len).unwrap_or_default();
     if let Some((fragment, offset)) = fragment_of(packet, info)
         && offset > 0
     {
-        // RFC 1858, section 3: the fragment would overwrite the TCP flags that were judged in the first one.
+        // RFC 1858, section 3: such a fragment would overwrite TCP flags of the first fragment, after the rules have
+        // decided about them.
         let hides_flags = info.protocol == TCP && offset < 16;
         return if hides_flags {
             Belongs::Malformed
@@ -172,7 +179,8 @@ const fn segment(flags: u8) -> Segment {
     }
 }
 
-/// Destination unreachable, source quench, redirect, time exceeded, parameter problem (RFC 792); types below 128 (RFC 4443).
+/// Whether a message of this type is an error. Errors of ICMP are destination unreachable, source quench, redirect,
+/// time exceeded and parameter problem (RFC 792); errors of ICMPv6 are the types below 128 (RFC 4443).
 const fn is_icmp_error(protocol: u8, kind: u8) -> bool {
     match protocol {
         ICMP => matches!(kind, 3 | 4 | 5 | 11 | 12),
@@ -180,7 +188,8 @@ const fn is_icmp_error(protocol: u8, kind: u8) -> bool {
     }
 }
 
-/// Echo, timestamp and address mask (RFC 792, RFC 950); echo (RFC 4443): messages with an identifier.
+/// Whether a message of this type has an identifier. In ICMP, requests and replies of echo, timestamp and address mask
+/// have one (RFC 792, RFC 950); in ICMPv6, those of echo (RFC 4443).
 const fn is_icmp_query(protocol: u8, kind: u8) -> bool {
     match protocol {
         ICMP => matches!(kind, 0 | 8 | 13 | 14 | 17 | 18),
@@ -214,7 +223,7 @@ fn quoted_key(quoted: &[u8], nic: u8, direction: Direction) -> Option<FlowKey> {
             let fixed: &[u8; 40] = quoted.first_chunk()?;
             let known = |header: u8| !matches!(header, 0 | 43 | 60 | 51);
             let (at, protocol) = ipv6_headers(quoted, quoted.len(), known)?;
-            // A quoted fragment is not searched for its ports.
+            // The ports of a quoted IPv6 fragment are not read.
             if protocol == FRAGMENT_HEADER {
                 return None;
             }
@@ -248,10 +257,11 @@ fn quoted_key(quoted: &[u8], nic: u8, direction: Direction) -> Option<FlowKey> {
     })
 }
 
-/// Walks IPv6's extension headers to the first header for which `is_wanted` says so. Returns its offset and its number.
+/// Follows the chain of IPv6's headers to the first header whose number `is_wanted` accepts. Returns the offset of this
+/// header, in bytes, and its number. `None`: no such header is among the first eight and within the first `len` bytes.
 fn ipv6_headers(packet: &[u8], len: usize, is_wanted: impl Fn(u8) -> bool) -> Option<(usize, u8)> {
     let (mut header, mut at) = (*packet.get(6)?, 40);
-    // The limit bounds the work per packet; the engine's parser has the same.
+    // The limit bounds the work for each packet. The engine's parser has the same limit.
     for _ in 0..8 {
         if is_wanted(header) {
             return (at < len).then_some((at, header));

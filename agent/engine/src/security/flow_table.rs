@@ -1,16 +1,18 @@
 //! The flows that security rules have allowed (N6): one table for all lanes of an agent.
 //!
-//! One entry serves both directions of a flow. Lanes find, add and change entries at the same time, with atomic operations
-//! and without a lock. A bucket has eight entries; a flow is in one of the two buckets that its hash selects.
+//! One entry serves both directions of a flow. Several lanes find, add and change entries at the same time, with atomic
+//! operations and without a lock. A bucket has eight entries; a flow is in one of the two buckets that the flow's hash
+//! selects. A slot is the position of an entry in the table.
 //!
 //! ```text
 //! headers   [ 8 header words of a bucket = one cache line ]…    status, flags, version, tag of the hash
 //! bodies    [ 8 words of an entry        = one cache line ]…    addresses, ports, times, origin
 //! ```
 //!
-//! An entry is written like a seqlock: the writer claims the header (status `BUSY`, next version), writes the body, and
-//! publishes the header. A reader compares the body and then checks that the header has the same version as before.
-//! A reader that loses the race sees no flow, so that the rules decide about its packet again.
+//! An entry is protected like data under a seqlock: the writer claims the header (status `BUSY`, next version), writes
+//! the body, and publishes the header. A reader reads the header, compares the body with the key, and then checks that
+//! the header still has the same version. If the version has changed, the reader reports that there is no flow, and the
+//! rules decide about the packet again.
 
 use foldhash::fast::FixedState;
 use std::hash::BuildHasher;
@@ -20,35 +22,40 @@ use std::time::Duration;
 use tombolo_proto::config::Direction;
 use zerocopy::FromZeros;
 
-/// Entries of a bucket: their headers fill a cache line.
+/// Number of entries in a bucket. Their headers fill a cache line of 64 bytes.
 const BUCKET: usize = 8;
 
-/// Words of an entry's body: a cache line.
+/// Number of 64-bit words in the body of an entry. They fill a cache line of 64 bytes.
 const BODY: usize = 8;
 
-/// Smallest and largest capacity, flows. The largest takes 9 GiB.
+/// Smallest and largest capacity of a table, in flows. At 90 bytes for each flow, the largest table takes 11.25 GiB.
 pub const CAPACITY: std::ops::RangeInclusive<usize> = 1024..=1 << 27;
 
-/// TCP whose handshake is not complete is forgotten after this silence: 60 s (D31), so that a flood of SYNs leaves soon, and a
-/// client's second to fifth attempt (RFC 6298: 1, 3, 7, 15 s) still finds its flow.
+/// A TCP flow that the other end has not answered ends after this time without packets (D31). The time is short, so
+/// that the flows of a SYN flood end soon. It is longer than the intervals between the first five SYNs of a client,
+/// which come after 0, 1, 3, 7 and 15 s (RFC 6298), so that each of them finds the flow of the first one.
 const HALF_OPEN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// TCP that both ends have closed is forgotten after this silence: long enough for a last ACK that was lost (D31).
+/// A TCP flow that both ends have closed, or that one end has reset, ends after this time without packets (D31). Within
+/// this time, a FIN can be repeated whose ACK was lost.
 const CLOSING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Flows without a reply may use this part of the table (D32).
+/// The capacity divided by this number is the largest number of flows without a reply (D32).
 const UNANSWERED_SHARE: usize = 4;
 
-/// Flows without a reply over one link may use this part of the table: half of the share of all links (D32).
+/// The capacity divided by this number is the largest number of flows without a reply that began over one link: half of
+/// the number for all links together (D32).
 const LINK_SHARE: usize = 8;
 
-/// What names a flow at one NIC, as the packet at hand has it.
+/// The fields of a packet that identify its flow at one NIC. A packet and its reply have different keys, with which the
+/// same entry is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FlowKey {
-    /// The position of the NIC among those of the agent.
+    /// The number of the NIC: its position in `Security::nics`.
     pub nic: u8,
-    /// Whether the packet comes to the NIC or leaves it. An appliance's NIC sees a packet that it forwards twice: the flow
-    /// that comes in and the flow that goes out are two flows, because the rules of both directions apply (D25).
+    /// Whether the packet comes to the NIC or leaves the NIC. A packet that an appliance forwards passes the
+    /// appliance's NIC twice. It belongs to two flows there, an inbound one and an outbound one, because the rules of
+    /// both directions apply to it (D25).
     pub direction: Direction,
     /// The IP protocol's number.
     pub protocol: u8,
@@ -56,14 +63,15 @@ pub struct FlowKey {
     pub source: IpAddr,
     /// The destination address.
     pub destination: IpAddr,
-    /// Source and destination port; for ICMP echo the identifier, twice; zeros for protocols that have neither.
+    /// Source and destination port of TCP and UDP. For ICMP messages with an identifier, such as echo, both numbers are
+    /// the identifier. For all other packets, both are 0.
     pub ports: (u16, u16),
 }
 
-/// Where a flow stands (D31).
+/// The state of a flow (D31).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlowStatus {
-    /// No packet of the other end has come yet.
+    /// The end that did not begin the flow has sent no packet yet.
     Unanswered,
     /// Packets have come from both ends.
     Established,
@@ -71,19 +79,21 @@ pub enum FlowStatus {
     Closing,
 }
 
-/// A flow that was found or added. It names an entry and the version that it had.
+/// A reference to a flow that was found or added: the flow's entry, and the version of the entry at that time. If the
+/// entry has another version later, the flow is no longer there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FlowRef {
+    /// The position of the entry.
     slot: u32,
     version: u16,
-    /// Whether the packet at hand goes the way of the packet that began the flow.
+    /// Whether the packet that was looked up or added has the same direction as the packet that began the flow.
     pub forward: bool,
-    /// Where the flow stood before the packet at hand.
+    /// The state of the flow before this packet.
     pub status: FlowStatus,
 }
 
 impl FlowRef {
-    /// Whether a SYN of this flow is the one that began it, sent again.
+    /// Whether the packet, if it is a SYN, repeats the SYN that began the flow.
     #[must_use]
     pub fn is_repeated_syn(&self) -> bool {
         self.forward && self.status == FlowStatus::Unanswered
@@ -93,24 +103,25 @@ impl FlowRef {
 /// Why a flow was not added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
-    /// Flows without a reply use their share of the table, or of the link's.
+    /// The flows without a reply have used up their share of the table or of the link, and neither bucket has such a
+    /// flow, whose entry the new flow could take.
     Unanswered,
-    /// Both buckets are full of flows that must not be evicted for it.
+    /// Other lanes were changing the entries of both buckets, so that this lane could take none of them.
     Bucket,
 }
 
-/// Flows that were removed before their time, by what they were.
+/// The numbers of flows that a new flow has displaced before their timeout, by state.
 #[derive(Debug, Default)]
 pub struct Evictions {
-    /// Without a reply.
+    /// Flows without a reply.
     pub unanswered: AtomicU64,
-    /// Closing.
+    /// Closing flows.
     pub closing: AtomicU64,
-    /// Established.
+    /// Established flows.
     pub established: AtomicU64,
 }
 
-/// The TCP flags of a packet that matter here.
+/// The TCP flags with which a connection ends.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TcpFlags {
     /// FIN.
@@ -121,7 +132,7 @@ pub struct TcpFlags {
     pub syn: bool,
 }
 
-/// The table.
+/// A table of flows.
 #[derive(Debug)]
 pub struct FlowTable {
     capacity: usize,
@@ -141,28 +152,30 @@ const UNANSWERED: u64 = 2;
 const ESTABLISHED: u64 = 3;
 const CLOSING: u64 = 4;
 const STATUS: u64 = 0xff;
-/// The flow began at the end that is the second one in the key's order.
+/// Flag of a header: the flow began at the second end of the [`Ordered`] key.
 const FROM_SECOND: u64 = 1 << 8;
-/// FIN came from the end that began the flow, and from the other one.
+/// Flag of a header: the end that began the flow has sent FIN.
 const FIN_FORWARD: u64 = 1 << 9;
+/// Flag of a header: the other end has sent FIN.
 const FIN_BACKWARD: u64 = 1 << 10;
 /// The other end has answered a SYN by a segment with SYN, and the handshake is not complete yet.
 const SYN_ANSWERED: u64 = 1 << 11;
 const VERSION_SHIFT: u32 = 16;
 const TAG_SHIFT: u32 = 32;
 
-// Body: words 0 to 3 are the two addresses; word 4 has the ports, the protocol, the NIC, the direction (bit 1) and the family
-// (bit 0); word 5 is free; word 6 has the times, word 7 the link and the idle timeout.
+// Body: words 0 to 3 are the two addresses; word 4 has the ports, the protocol, the NIC, the direction (bit 1) and the
+// family (bit 0); word 5 is free; word 6 has the times, word 7 the link and the idle timeout.
 const TIMES: usize = 6;
 const ORIGIN: usize = 7;
 
-/// No link: the flow began at this host.
+/// The value that stands for the host in place of a link: the packet came from the host and not over a link.
 pub const FROM_HOST: u32 = u32::MAX;
 
-/// A key in the order of its ends, so that both directions have the same words.
+/// A key whose two ends (address and port) are in ascending order, so that the keys of both directions of a flow have
+/// the same words.
 struct Ordered {
     words: [u64; 6],
-    /// The packet at hand goes from the second end to the first.
+    /// Whether the packet of the key goes from the second end to the first one.
     from_second: bool,
 }
 
@@ -176,7 +189,8 @@ impl Ordered {
             (source, destination, key.ports)
         };
         let family = u64::from(key.source.is_ipv6());
-        // The direction of packets from the first end to the second one: the same for both directions of a flow.
+        // This is the direction of packets from the first end to the second one, which is the same for both directions
+        // of a flow.
         let inbound = u64::from((key.direction == Direction::Inbound) != from_second);
         let rest = u64::from(ports.0) << 48 | u64::from(ports.1) << 32 | u64::from(key.protocol) << 24;
         Self {
@@ -209,13 +223,14 @@ const fn low(bits: u128) -> u64 {
     bits as u64
 }
 
-/// A body as a reader saw it.
+/// A copy of a body. The copy is valid only if the header has the same version before and after the copying.
 type Body = [u64; BODY];
 
 #[derive(Debug, Clone, Copy)]
 struct Times {
-    /// Seconds since the table was made.
+    /// When the last packet came, in seconds since the table was made.
     last_seen: u32,
+    /// When the flow was added, in seconds since the table was made.
     created: u32,
 }
 
@@ -235,9 +250,9 @@ impl Times {
 
 #[derive(Debug, Clone, Copy)]
 struct Origin {
-    /// The link that the first packet came over, or [`FROM_HOST`].
+    /// The link over which the first packet came, or [`FROM_HOST`].
     link: u32,
-    /// Silence after which an established flow is forgotten, seconds.
+    /// Time without packets after which an established flow ends, in seconds.
     idle_timeout: u32,
 }
 
@@ -269,18 +284,18 @@ const fn version_of(header: u64) -> u16 {
     (header >> VERSION_SHIFT) as u16
 }
 
-/// A claimed or published header of the version after the one in `before`.
+/// A header with the bits `rest` and with the version that follows the version of `before`.
 const fn next_version(before: u64, rest: u64) -> u64 {
     rest | (version_of(before).wrapping_add(1) as u64) << VERSION_SHIFT
 }
 
 impl FlowTable {
-    /// A table for `capacity` flows, within [`CAPACITY`]. `links` is the number of links whose
-    /// share is counted; flows over other links count for the table alone. `seed` is a number that strangers do not know:
-    /// it keeps them from choosing flows that fall into one bucket.
+    /// A table for `capacity` flows. A number outside of [`CAPACITY`] becomes the nearest number inside. Flows without
+    /// a reply are limited for each link with a number below `links`. Over other links only the limit of the whole
+    /// table applies. `seed` must be secret and random, so that no sender can choose flows that have the same buckets.
     ///
-    /// Memory is 90 bytes a flow, a fifth of it for entries that stay empty, so that buckets do not overflow before the table is
-    /// full. The kernel gives it page by page, as flows come.
+    /// The table takes 90 bytes for each flow. A fifth of the memory is for entries that stay empty, so that buckets do
+    /// not overflow before the table is full. The kernel allocates the memory page by page, as flows come.
     #[must_use]
     pub fn new(capacity: usize, links: usize, seed: u64) -> Self {
         let capacity = capacity.clamp(*CAPACITY.start(), *CAPACITY.end());
@@ -297,44 +312,45 @@ impl FlowTable {
         }
     }
 
-    /// How many flows it is made for.
+    /// The number of flows for which the table was made.
     #[must_use]
     pub const fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// How many entries it has: the range of [`sweep`](Self::sweep) and [`remove_where`](Self::remove_where).
+    /// The number of entries, which is higher than the capacity. [`sweep`](Self::sweep) and
+    /// [`remove_where`](Self::remove_where) visit the positions below this number.
     #[must_use]
     pub const fn entries(&self) -> usize {
         self.headers.len()
     }
 
-    /// How many flows it holds, those included that are over and not swept yet.
+    /// The number of flows in the table, including flows that are over and were not removed yet.
     #[must_use]
     pub fn len(&self) -> usize {
         self.total.load(Ordering::Relaxed) as usize
     }
 
-    /// Whether it holds no flow.
+    /// Whether the table has no flow.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Flows without a reply.
+    /// The number of flows without a reply.
     #[must_use]
     pub fn unanswered(&self) -> usize {
         self.unanswered.load(Ordering::Relaxed) as usize
     }
 
-    /// How many flows were removed before their time.
+    /// The numbers of flows that were displaced before their timeout.
     #[must_use]
     pub const fn evictions(&self) -> &Evictions {
         &self.evictions
     }
 
-    /// The flow of a packet; `None` if there is none, or if it has been idle for too long. `now` is seconds since the table
-    /// was made.
+    /// The flow of a packet. `now` is in seconds since the table was made. `None`: the table does not have the flow, or
+    /// the flow has been idle for too long, or another lane was changing the entry.
     #[must_use]
     pub fn find(&self, key: &FlowKey, now: u32) -> Option<FlowRef> {
         let ordered = Ordered::new(key);
@@ -347,10 +363,12 @@ impl FlowTable {
         Some(flow_ref(slot, header, ordered.from_second))
     }
 
-    /// Adds the flow of a packet that the rules have allowed, or renews the one that is there.
+    /// Adds the flow of a packet that the rules have allowed. If the table has the flow already, removes the old entry
+    /// first. `link` is the link over which the packet came, or [`FROM_HOST`]. `idle_timeout` is in seconds, and `now`
+    /// in seconds since the table was made.
     ///
     /// # Errors
-    /// The table, or the link's share of it, is full: nothing was added, and the caller drops the packet.
+    /// There is no room, for the reason in [`Full`]. Nothing was added, and the caller must drop the packet.
     pub fn insert(&self, key: &FlowKey, link: u32, idle_timeout: u32, now: u32) -> Result<FlowRef, Full> {
         let ordered = Ordered::new(key);
         let (tag, buckets) = self.place(&ordered);
@@ -375,7 +393,7 @@ impl FlowTable {
                 self.count_unanswered(link, 1);
                 return Ok(flow_ref(slot, header, ordered.from_second));
             }
-            // Another lane took the entry. Each lost race means that another lane went on.
+            // Another lane took the entry. So whenever this lane fails, another lane has succeeded.
             attempts += 1;
             if attempts == BUCKET * 2 {
                 return Err(Full::Bucket);
@@ -383,7 +401,8 @@ impl FlowTable {
         }
     }
 
-    /// Notes a packet of the flow: the time, and for TCP its flags. A flow that another lane removed meanwhile stays removed.
+    /// Notes a packet of the flow: the time `now`, in seconds since the table was made, and for TCP the packet's flags.
+    /// Does nothing if another lane has removed the flow meanwhile.
     pub fn touch(&self, flow: &FlowRef, tcp: TcpFlags, now: u32) {
         let slot = flow.slot as usize;
         let header = &self.headers[slot];
@@ -396,7 +415,8 @@ impl FlowTable {
             if after == before {
                 break;
             }
-            // Read before the exchange: as long as the version is the same, so is the body.
+            // The body is read before the exchange. If the exchange succeeds, the version was still the same, and so
+            // the body belonged to this flow.
             let origin = Origin::unpack(self.bodies[slot * BODY + ORIGIN].load(Ordering::Relaxed));
             match header.compare_exchange_weak(before, after, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => {
@@ -408,7 +428,8 @@ impl FlowTable {
                 Err(now_there) => before = now_there,
             }
         }
-        // Lanes write to the line once a second at most, so that a busy flow's line stays shared between cores.
+        // The word is written once a second at most, so that several cores can keep the cache line of a busy flow in
+        // their caches.
         let times = &self.bodies[slot * BODY + TIMES];
         let seen = Times::unpack(times.load(Ordering::Relaxed));
         if seen.last_seen < now {
@@ -416,7 +437,9 @@ impl FlowTable {
         }
     }
 
-    /// Removes flows that have been idle for too long from `count` entries, beginning at `from`. Returns where to go on.
+    /// Visits `count` entries from the position `from` on, and removes flows that have been idle for too long. `now` is
+    /// in seconds since the table was made. Returns the position at which the next call must begin: 0 after the last
+    /// entry.
     pub fn sweep(&self, from: usize, count: usize, now: u32) -> usize {
         let from = if from < self.headers.len() { from } else { 0 };
         let end = (from + count).min(self.headers.len());
@@ -429,8 +452,9 @@ impl FlowTable {
         if end == self.headers.len() { 0 } else { end }
     }
 
-    /// Removes every flow for which `ends` says so, of `count` entries, beginning at `from`. Returns where to go on; 0 when all
-    /// entries were seen.
+    /// Visits `count` entries from the position `from` on, and removes each flow for whose key `ends` returns true. The
+    /// key is that of the packet that began the flow. Returns the position at which the next call must begin: 0 after
+    /// the last entry.
     pub fn remove_where(&self, from: usize, count: usize, mut ends: impl FnMut(&FlowKey) -> bool) -> usize {
         let end = (from + count).min(self.headers.len());
         for slot in from..end {
@@ -460,7 +484,7 @@ impl FlowTable {
             scale(hash as u32, buckets) as usize,
             scale((hash >> 16) as u32, buckets - 1) as usize,
         );
-        // Another bucket than the first one, whatever the hash.
+        // `offset` is below `buckets - 1`, so the second bucket is never the first one.
         let second = (first + 1 + offset) % buckets as usize;
         (tag, [first * BUCKET, second * BUCKET])
     }
@@ -491,9 +515,14 @@ impl FlowTable {
         body
     }
 
-    /// The entry to use for a new flow. While there is room, an empty one of the bucket that has more of them: so both buckets
-    /// of a flow are full only when the whole table nearly is (Y. Azar et al., "Balanced Allocations", 1994). Else, by D32, the
-    /// oldest flow without a reply, the oldest that closes, the one that was idle the longest.
+    /// Chooses the entry for a new flow, and returns its position and its present header. `share_used` says that flows
+    /// without a reply have used up a share.
+    ///
+    /// If no share is used up, chooses an empty entry in the bucket that has more empty ones. So both buckets of a flow
+    /// are full only when the whole table nearly is (Y. Azar et al., "Balanced Allocations", 1994). If there is none,
+    /// chooses the entry of another flow, in this order (D32): a flow that is over, a flow without a reply, a closing
+    /// flow, an established flow; of several, the one that was idle the longest. If a share is used up, chooses only
+    /// the entry of a flow without a reply.
     fn choose(&self, buckets: [usize; 2], share_used: bool, now: u32) -> Result<(usize, u64), Full> {
         if !share_used {
             let [first, second] = buckets.map(|bucket| self.empty_entries(bucket));
@@ -511,7 +540,8 @@ impl FlowTable {
             let rank = match status {
                 FlowStatus::Unanswered if is_over(header, &body, now) => (0, 0),
                 FlowStatus::Unanswered => (1, seen),
-                // A flow without a reply takes no other flow's place while such flows have their share already.
+                // The new flow has no reply yet. While such flows have used up a share, it may take only the entry of
+                // one of them.
                 FlowStatus::Closing | FlowStatus::Established if share_used => return None,
                 _ if is_over(header, &body, now) => (0, 0),
                 FlowStatus::Closing => (2, seen),
@@ -523,7 +553,7 @@ impl FlowTable {
         ranked.min_by_key(|(rank, _)| *rank).map(|(_, found)| found).ok_or(full)
     }
 
-    /// How many entries of a bucket are empty, and one of them.
+    /// The number of empty entries in a bucket, and the position and header of one of them.
     fn empty_entries(&self, bucket: usize) -> (usize, Option<(usize, u64)>) {
         let entries = (bucket..bucket + BUCKET).map(|slot| (slot, self.headers[slot].load(Ordering::Acquire)));
         let mut empty = entries.filter(|(_, header)| header & STATUS == EMPTY);
@@ -531,6 +561,7 @@ impl FlowTable {
         (usize::from(one.is_some()) + empty.count(), one)
     }
 
+    /// Whether the flows without a reply have used up the share of the whole table or that of the link (D32).
     fn is_share_used(&self, link: u32) -> bool {
         let of_link = self
             .per_link
@@ -539,7 +570,8 @@ impl FlowTable {
         self.unanswered() >= self.capacity() / UNANSWERED_SHARE || of_link as usize >= self.capacity() / LINK_SHARE
     }
 
-    /// Makes an entry this lane's to write, if it is still as it was.
+    /// Claims an entry, so that only this lane may write it. Returns false and changes nothing if the header is no
+    /// longer `before`.
     fn claim(&self, slot: usize, before: u64) -> bool {
         let claimed = next_version(before, BUSY);
         let header = &self.headers[slot];
@@ -551,6 +583,7 @@ impl FlowTable {
         done
     }
 
+    /// Writes the body of a claimed entry, and then its header. The header ends the claim.
     fn publish(&self, slot: usize, key: &[u64; 6], times: Times, origin: Origin, header: u64) {
         let words = key.iter().copied().chain([times.pack(), origin.pack()]);
         for (atomic, word) in self.bodies[slot * BODY..(slot + 1) * BODY].iter().zip(words) {
@@ -559,6 +592,7 @@ impl FlowTable {
         self.headers[slot].store(header, Ordering::Release);
     }
 
+    /// Empties an entry, unless its header is no longer `header`.
     fn remove(&self, slot: usize, header: u64) {
         if self.claim(slot, header) {
             self.uncount(slot, header);
@@ -566,7 +600,8 @@ impl FlowTable {
         }
     }
 
-    /// Counts what a claimed entry was before it is written anew.
+    /// Updates the counters for the flow that a claimed entry had under the header `before`, if it had one. Counts an
+    /// eviction if this flow was not over at the time `now`.
     fn count_removed(&self, slot: usize, before: u64, now: u32) {
         let Some(status) = status_of(before) else { return };
         if !is_over(before, &self.body(slot), now) {
@@ -580,6 +615,7 @@ impl FlowTable {
         self.uncount(slot, before);
     }
 
+    /// Takes the flow of a claimed entry, which had this header, off the numbers of flows.
     fn uncount(&self, slot: usize, header: u64) {
         self.total.fetch_sub(1, Ordering::Relaxed);
         if header & STATUS == UNANSWERED {
@@ -588,6 +624,7 @@ impl FlowTable {
         }
     }
 
+    /// Adds `change` to the number of flows without a reply, in total and for the link.
     fn count_unanswered(&self, link: u32, change: i32) {
         for counter in [Some(&self.unanswered), self.per_link.get(link as usize)]
             .into_iter()
@@ -614,7 +651,8 @@ fn flow_ref(slot: usize, header: u64, from_second: bool) -> FlowRef {
     }
 }
 
-/// The header after a packet of the flow.
+/// The header `before` as a packet with the flags `tcp` changes it. `forward`: the packet came from the end that began
+/// the flow.
 const fn advance(before: u64, forward: bool, tcp: TcpFlags) -> u64 {
     let status = before & STATUS;
     let mut after = before;
@@ -638,7 +676,8 @@ const fn advance(before: u64, forward: bool, tcp: TcpFlags) -> u64 {
     after & !STATUS | next
 }
 
-/// Whether a flow was idle for longer than its status allows.
+/// Whether a flow has been idle for longer than its state allows, at the time `now` in seconds since the table was
+/// made.
 fn is_over(header: u64, body: &Body, now: u32) -> bool {
     let idle = now.saturating_sub(Times::unpack(body[TIMES]).last_seen);
     let idle_timeout = Origin::unpack(body[ORIGIN]).idle_timeout;
@@ -693,7 +732,7 @@ fn key_of(header: u64, body: &Body) -> FlowKey {
     }
 }
 
-/// Memory that the kernel has zeroed, and gives page by page at the first write.
+/// `count` words that are 0. The kernel allocates their memory page by page, at the first write.
 fn zeroed(count: usize) -> Box<[AtomicU64]> {
     <[AtomicU64]>::new_box_zeroed_with_elems(count).unwrap_or_else(|_| (0..count).map(|_| AtomicU64::new(0)).collect())
 }

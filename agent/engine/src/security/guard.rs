@@ -1,4 +1,5 @@
-//! The security groups of an agent in one lane: admits packets at NICs, and counts how often each rule decided.
+//! Applies the security groups of an agent in one lane: decides whether packets pass the agent's NICs, and counts how
+//! often each rule has decided.
 
 use super::flow_gate::{Admission, AtNic, FlowGate};
 use super::flow_table::{FROM_HOST, FlowTable};
@@ -11,14 +12,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// Capacity of a table of flows whose owner gives none, in flows. The kernel gives its 90 MB as flows come.
+/// Capacity of the flow table of an agent that sets no other one, in flows. Such a table takes 90 MB, which the kernel
+/// allocates page by page as flows come.
 pub const DEFAULT_FLOWS: usize = 1_000_000;
 
-/// TCP in mid-stream is adopted for this time, in seconds, after a group was attached to a NIC that had none, or after the agent has
-/// started: the connections began when no table kept them (D34).
+/// Time for which TCP connections in progress are adopted, in seconds, after the agent has started or after a NIC has
+/// got its first group. Such connections began when no table kept their flows (D34).
 const ADOPTION: u32 = 60;
 
-/// The flows of all lanes of an agent. The table is made when the first group is attached.
+/// The flow table that all lanes of an agent share. It is made when a group is attached to a NIC of the agent for the
+/// first time.
 #[derive(Debug)]
 pub struct Flows {
     /// The table, and the time when it was made.
@@ -28,8 +31,8 @@ pub struct Flows {
 }
 
 impl Flows {
-    /// Room for `capacity` flows, within [`CAPACITY`](super::CAPACITY). `seed` is a secret random number, so that no sender
-    /// can choose flows that displace each other.
+    /// Room for `capacity` flows. A number outside of [`CAPACITY`](super::CAPACITY) becomes the nearest number inside.
+    /// `seed` must be secret and random, so that no sender can choose flows that displace each other.
     #[must_use]
     pub const fn new(capacity: usize, seed: u64) -> Self {
         Self {
@@ -39,16 +42,16 @@ impl Flows {
         }
     }
 
-    /// The table, if a group has been attached to a NIC since the start.
+    /// The table. `None`: no group has been attached to a NIC since the agent started.
     #[must_use]
     pub fn table(&self) -> Option<&FlowTable> {
         self.table.get().map(|(table, _)| table)
     }
 
-    /// The table, which is made now if there is none, and `now` as its entries count the time: in seconds since it was
-    /// made.
+    /// The table, and the time `now` in seconds since the table was made. Makes the table if there is none.
     fn made(&self, now: Instant) -> (&FlowTable, u32) {
-        // Links whose share of the table is counted (D32). An agent with more links has shares for the first ones only.
+        // Number of links for which flows without a reply are counted and limited (D32). Links with this number or a
+        // higher one have no limit of their own.
         const COUNTED_LINKS: usize = 4096;
         let make = || (FlowTable::new(self.capacity, COUNTED_LINKS, self.seed), now);
         let (table, began) = self.table.get_or_init(make);
@@ -61,19 +64,21 @@ fn seconds_since(began: Instant, now: Instant) -> u32 {
     now.saturating_duration_since(began).as_secs() as u32
 }
 
-/// What one lane needs to admit packets.
+/// The state with which one lane applies the security groups to packets.
 #[derive(Debug)]
 pub(crate) struct Guard {
     flows: Arc<Flows>,
     gate: FlowGate,
-    /// How often each rule decided, by the number of the rule in the tables that are installed.
+    /// How often each rule has decided, by the number of the rule in the installed configuration
+    /// (`SecuredNics::rule_number`).
     hits: Vec<u64>,
-    /// The same for rules of earlier configurations, by name.
+    /// The counters of the previous configuration by rule name, while [`Self::install`] runs. Empty at all other times.
     earlier: BTreeMap<RuleName, u64>,
-    /// Where the next sweep of the table begins.
+    /// The position of the table's entry at which the next sweep begins.
     sweep_at: usize,
-    /// The number of the present period, and its end.
+    /// The number of the present period (see [`Self::admit`]).
     period: u32,
+    /// The time at which the present period can end. `None`: there was no period yet.
     period_ends: Option<Instant>,
 }
 
@@ -91,12 +96,14 @@ impl Guard {
         }
     }
 
-    /// Keeps flows in `flows` from now on.
+    /// Keeps flows in `flows` from now on. Flows that are in another table are not moved.
     pub(crate) fn share(&mut self, flows: Arc<Flows>) {
         self.flows = flows;
     }
 
-    /// Prepares for another configuration. Counters of rules continue by their names.
+    /// Replaces the configuration `before` by `after`; `None` is a configuration without security groups. If both
+    /// configurations have a rule with the same [`RuleName`], its counter continues. If a NIC has its first group in
+    /// `after`, TCP connections at all NICs are adopted for 60 s (D34).
     pub(crate) fn install(&mut self, before: Option<&SecuredNics>, after: Option<&SecuredNics>, now: Instant) {
         if let Some(before) = before {
             let counted = before.rule_names().zip(&self.hits).filter(|(_, n)| **n > 0);
@@ -113,7 +120,7 @@ impl Guard {
             .rule_names()
             .map(|name| self.earlier.remove(&name).unwrap_or_default())
             .collect();
-        // Counters of rules that are gone end with them.
+        // A rule that `after` does not have loses its counter.
         self.earlier.clear();
         let newly_secured = (0..after.count()).filter_map(|n| u8::try_from(n).ok()).any(|n| {
             let was = before
@@ -127,9 +134,15 @@ impl Guard {
         }
     }
 
-    /// Applies the security groups to a packet with this verdict. `slot` remembers the result for the packets of the flow
-    /// that follow within a second, so that most packets need no lookup in the table that all lanes share (D33). Returns
-    /// the reason if the groups drop the packet.
+    /// Applies the security groups to a packet about which the engine has decided `verdict`.
+    ///
+    /// `slot` is the packet's place in the lane's cache of decisions. It stores the period in which the groups last let
+    /// a packet of the same flow pass. In this period further packets of the flow pass without a lookup in the flow
+    /// table that all lanes share (D33). A period ends with the first packet that comes one second or more after the
+    /// beginning of the period. `None`: the flow is looked up.
+    ///
+    /// # Errors
+    /// The reason for which the groups drop the packet.
     #[inline]
     pub(crate) fn admit(
         &mut self,
@@ -140,7 +153,8 @@ impl Guard {
         slot: Option<&mut Option<Admitted>>,
         now: Instant,
     ) -> Result<(), DropReason> {
-        // Ports of 0 stand for a fragment or for another protocol; the slot does not tell their flows apart.
+        // If `ports` is 0, the packet is a fragment or has no ports. Several flows of such packets can have the same
+        // slot, so the slot is not used.
         let remembered = slot.filter(|_| info.ports != 0 && !changes_state(packet, info));
         let Some(slot) = remembered else {
             return self.check(nics, ingress, (packet, info), verdict, now);
@@ -156,9 +170,9 @@ impl Guard {
         Ok(())
     }
 
-    /// The number of the present period. A period ends at the first packet after a second.
+    /// The number of the present period. Begins a new period if the present one has lasted a second or more.
     fn period(&mut self, now: Instant) -> u32 {
-        /// For so long a lane does not ask the shared table about a flow again: the resolution of its times.
+        /// Shortest length of a period. It is one second because the shared table keeps times in seconds.
         const PERIOD: Duration = Duration::from_secs(1);
         if self.period_ends.is_none_or(|ends| now >= ends) {
             self.period = self.period.wrapping_add(1);
@@ -167,7 +181,10 @@ impl Guard {
         self.period
     }
 
-    /// Applies the security groups to a packet with this verdict. Returns the reason if they drop the packet.
+    /// Does the same as [`Self::admit`], but always looks up the packet's flow in the shared flow table.
+    ///
+    /// # Errors
+    /// The reason for which the groups drop the packet.
     pub(crate) fn check(
         &mut self,
         nics: &SecuredNics,
@@ -212,9 +229,10 @@ impl Guard {
         }
     }
 
-    /// Removes a part of the flows that are over. A call each 100 ms visits the whole table in about a minute.
+    /// Visits a 600th of the table's entries, and removes those flows that are over. With a call each 100 ms, the whole
+    /// table is visited in about a minute.
     pub(crate) fn sweep(&mut self, now: Instant) {
-        /// Parts of the table: one for each call within a minute, at ten calls a second.
+        /// Number of calls that visit the whole table: ten calls a second for one minute.
         const PARTS: usize = 600;
         let Some((table, began)) = self.flows.table.get() else {
             return;
@@ -223,7 +241,8 @@ impl Guard {
         self.sweep_at = table.sweep(self.sweep_at, table.entries().div_ceil(PARTS), seconds);
     }
 
-    /// How often each rule of `nics` decided about a packet, without those that never did.
+    /// How often each rule of `nics` has decided about a packet, in the order of [`SecuredNics::rule_names`]. Rules
+    /// that have not decided are left out. `nics` must be the installed configuration.
     pub(crate) fn hits<'a>(&'a self, nics: Option<&'a SecuredNics>) -> impl Iterator<Item = (RuleName, u64)> + 'a {
         // Names are made only for rules that have decided: a lane calls this between packets.
         let counted = self.hits.iter().enumerate().filter(|(_, n)| **n > 0);
@@ -231,7 +250,7 @@ impl Guard {
     }
 }
 
-/// Whether a packet may begin or end its flow: a TCP segment with SYN, FIN or RST.
+/// Whether a packet may begin or end its flow: it is a TCP segment with SYN, FIN or RST, or its flags are missing.
 fn changes_state(packet: &[u8], info: &PacketInfo) -> bool {
     const FLAGS: usize = 13;
     const SYN_FIN_RST: u8 = 0x02 | 0x01 | 0x04;

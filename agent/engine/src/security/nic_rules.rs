@@ -1,4 +1,4 @@
-//! The security groups of one NIC, and which of their rules decides about a packet (N3 to N5, D25).
+//! The security groups of one NIC, and the search for the rule that decides about a packet (N3 to N5, D25).
 
 use super::address_sets::AddressSets;
 use super::classifier::{Classifier, FieldMatches, RuleKey};
@@ -9,7 +9,7 @@ use tombolo_proto::id::ResourceId;
 /// The security groups that apply to a NIC.
 #[derive(Debug, Default)]
 pub struct NicRules {
-    /// What tags and application security groups mean here.
+    /// The addresses for which tags and application security groups stand at this NIC.
     sets: AddressSets,
     /// The group of the NIC's subnet, if there is one.
     subnet: Option<Arc<GroupRules>>,
@@ -17,7 +17,7 @@ pub struct NicRules {
     nic: Option<Arc<GroupRules>>,
 }
 
-/// A security group with its rules prepared.
+/// A security group whose rules are prepared for lookups.
 #[derive(Debug)]
 pub struct GroupRules {
     id: ResourceId,
@@ -43,40 +43,43 @@ pub enum Attachment {
 /// The rule that decided about a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RuleRef {
-    /// Which group.
+    /// The group: that of the subnet or that of the NIC.
     pub attachment: Attachment,
-    /// Which of its lists.
+    /// The direction of the packet, which selects one of the group's two lists of rules.
     pub direction: Direction,
-    /// The position in that list; the list is ordered by priority.
+    /// The position of the rule in that list, from 0, in ascending order of priority. `u16::MAX`: no rule of the list
+    /// matches, so the group denies the packet.
     pub position: u16,
 }
 
-/// What the rules of a NIC say about a packet.
+/// The decision of the rules of a NIC about a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Judgement {
-    /// No group applies (N5).
+    /// No group applies to the NIC (N5).
     NoGroup,
-    /// Every group allows it; this rule decided in the last one.
+    /// Every group allows the packet. This is the rule that allows it in the last group.
     Allowed(RuleRef),
-    /// This rule denies it.
+    /// This rule denies the packet.
     Denied(RuleRef),
 }
 
-/// What one group says about a packet, for diagnosis.
+/// The decision of one group about a packet, with the rules that led to it, for diagnosis.
 #[derive(Debug)]
 pub struct GroupExplanation<'r> {
     /// The group.
     pub group: &'r ResourceId,
-    /// Where it is attached.
+    /// Where the group is attached.
     pub attachment: Attachment,
-    /// The rules in order, up to and including the one that decided, each with the fields that matched.
+    /// The rules in ascending order of priority, up to and including the rule that decided, each with the fields that
+    /// matched. If no rule matches, all rules of the direction.
     pub evaluated: Vec<(&'r SecurityRule, FieldMatches)>,
-    /// What the deciding rule says.
+    /// The access of the deciding rule. If no rule matches, [`Access::Deny`].
     pub access: Access,
 }
 
 impl GroupRules {
-    /// Prepares a group. `rules` has both directions in any order; `sets` must have every name that they use.
+    /// Prepares a group for lookups. `rules` has the rules of both directions, in any order. `sets` must have every
+    /// name that the rules use: a name that is missing matches no address.
     #[must_use]
     pub fn new(id: ResourceId, rules: Vec<SecurityRule>, sets: &AddressSets) -> Self {
         let (inbound, outbound) = rules.into_iter().partition(|r| r.direction == Direction::Inbound);
@@ -109,34 +112,39 @@ impl RuleList {
 }
 
 impl NicRules {
-    /// The groups of a NIC. Both must have been prepared with sets that have the same names in the same order as `sets`.
+    /// The groups of a NIC: `subnet` is the group of its subnet, `nic` that of the NIC itself. Both must have been
+    /// prepared with sets that have the same names in the same order as `sets`, because prepared rules refer to a set
+    /// by its number.
     #[must_use]
     pub const fn new(sets: AddressSets, subnet: Option<Arc<GroupRules>>, nic: Option<Arc<GroupRules>>) -> Self {
         Self { sets, subnet, nic }
     }
 
-    /// What tags and application security groups mean at this NIC.
+    /// The addresses for which tags and application security groups stand at this NIC.
     #[must_use]
     pub const fn sets(&self) -> &AddressSets {
         &self.sets
     }
 
-    /// Whether a group applies.
+    /// Whether no group applies to the NIC (N5).
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.subnet.is_none() && self.nic.is_none()
     }
 
-    /// Says what the rules do with the first packet of a flow. Inbound, the subnet's group comes first; outbound, the NIC's
-    /// (N4). The first one that denies ends it.
+    /// Returns the decision of the rules about the first packet of a flow. The subnet's group decides first about an
+    /// inbound packet, and the NIC's group decides first about an outbound packet (N4). If the first group denies the
+    /// packet, the second one is not asked.
     ///
-    /// A list in which no rule matches denies: default rules match everything, so there is always one that does.
+    /// If no rule of a group matches, the group denies the packet. This does not happen in a group with default rules,
+    /// because the last default rule of each direction matches every packet (N2).
     #[must_use]
     pub fn judge(&self, direction: Direction, key: &RuleKey) -> Judgement {
         self.judge_and(direction, key, |_| ())
     }
 
-    /// As [`judge`](Self::judge); calls `decided` with the rule that decides in each group that was asked.
+    /// Does the same as [`judge`](Self::judge), and calls `decided` with the deciding rule of each group that is asked,
+    /// in the order of the groups. If no rule of a group matches, the position of this [`RuleRef`] is `u16::MAX`.
     pub fn judge_and(&self, direction: Direction, key: &RuleKey, mut decided: impl FnMut(RuleRef)) -> Judgement {
         let mut judgement = Judgement::NoGroup;
         for (attachment, group) in self.in_order(direction) {
@@ -157,7 +165,8 @@ impl NicRules {
         judgement
     }
 
-    /// Says which rules were looked at, group by group, as [`judge`](Self::judge) does: the same order, the same end.
+    /// Returns the decision of each group that [`judge`](Self::judge) asks, in the same order. The last group is the
+    /// first one that denies the packet, if there is one. The result is empty if no group applies.
     #[must_use]
     pub fn explain(&self, direction: Direction, key: &RuleKey) -> Vec<GroupExplanation<'_>> {
         let mut all = Vec::new();
@@ -185,7 +194,7 @@ impl NicRules {
         all
     }
 
-    /// The group and the rule that a reference names. `None`: the reference is of other rules.
+    /// The id of the group and the rule to which a reference refers. `None`: the groups of this NIC have no such rule.
     #[must_use]
     pub fn rule(&self, reference: RuleRef) -> Option<(&ResourceId, &SecurityRule)> {
         let group = match reference.attachment {
@@ -199,7 +208,8 @@ impl NicRules {
         Some((&group.id, rule))
     }
 
-    /// All rules with their groups: first the subnet's group, then the NIC's; of each, first the inbound rules.
+    /// All rules, each with the id of its group: first those of the subnet's group, then those of the NIC's group. In
+    /// each group the inbound rules come first, and the rules of a direction are in ascending order of priority.
     pub fn all(&self) -> impl Iterator<Item = (&ResourceId, &SecurityRule)> {
         let groups = self.subnet.iter().chain(&self.nic);
         groups.flat_map(|group| {
@@ -214,7 +224,8 @@ impl NicRules {
         self.subnet.iter().chain(&self.nic).map(|group| group.count()).sum()
     }
 
-    /// The position of a rule in the order of [`all`](Self::all). `None`: the reference is of other rules.
+    /// The position of a rule in the order of [`all`](Self::all), from 0. `None`: the groups of this NIC have no such
+    /// rule.
     #[must_use]
     pub fn position(&self, reference: RuleRef) -> Option<usize> {
         self.rule(reference)?;
@@ -232,6 +243,7 @@ impl NicRules {
         Some(before + before_list + usize::from(reference.position))
     }
 
+    /// The groups that apply, in the order in which they decide about packets of a direction (N4).
     fn in_order(&self, direction: Direction) -> impl Iterator<Item = (Attachment, &GroupRules)> {
         let subnet = (Attachment::Subnet, self.subnet.as_deref());
         let nic = (Attachment::Nic, self.nic.as_deref());

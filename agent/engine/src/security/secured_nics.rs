@@ -17,26 +17,29 @@ use tombolo_proto::route::{EffectiveRoute, RouteSource};
 /// The virtual address of the host: the source of health probes, and a part of the tag `VirtualNetwork` (N8, N9).
 const HOST_VIP: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
 
-/// The NICs of an agent with the rules that apply to each.
+/// The NICs of an agent, each with the rules that apply to it. The number of a NIC is its position in
+/// [`Security::nics`]. Each subnet of machines without an agent is an entry like a NIC.
 #[derive(Debug, Clone)]
 pub struct SecuredNics {
-    /// In the order of [`Security::nics`]; a position is the number of a NIC.
+    /// The NICs by number.
     nics: Vec<Arc<Nic>>,
-    /// The number of the NIC that has an address.
+    /// Prefix → the number of the NIC that has the addresses of the prefix. The longest prefix of an address counts.
     by_address: Lpm<u8>,
-    /// The number of the NIC through which packets of others pass: the first NIC with IP forwarding.
+    /// The number of the first NIC with IP forwarding, if there is one. Packets with addresses of no NIC pass this NIC
+    /// (D25).
     forwarding: Option<u8>,
+    /// The effect that a peering with `allowVirtualNetworkAccess` off has at NICs with a group (D28).
     access_off: AccessOff,
-    /// A flow without packets for this time, in seconds, is forgotten (N6).
+    /// Idle timeout of flows, in seconds (N6).
     idle_timeout: u32,
 }
 
-/// A NIC with the numbers of its rules.
+/// A NIC with its rules, which have consecutive numbers.
 #[derive(Debug)]
 struct Nic {
     id: ResourceId,
     rules: NicRules,
-    /// The number of the first rule of this NIC among all rules of the agent.
+    /// The number of the first rule of this NIC. The rules of all NICs of the agent are numbered from 0.
     first_rule: usize,
 }
 
@@ -45,26 +48,26 @@ struct Nic {
 pub struct Passage {
     /// The number of the NIC.
     pub nic: u8,
-    /// Whether the packet comes to the NIC or leaves it.
+    /// Whether the packet comes to the NIC or leaves the NIC.
     pub direction: Direction,
 }
 
-/// A rule of a NIC by its names, as counters and drops show it.
+/// The names that identify a rule at a NIC, as counters show them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RuleName {
     /// The NIC, or the subnet of machines without an agent.
     pub nic: ResourceId,
     /// The security group.
     pub group: ResourceId,
-    /// Whether the rule judges packets that come to the NIC or that leave it.
+    /// Whether the rule applies to packets that come to the NIC or to packets that leave the NIC.
     pub direction: Direction,
     /// `securityRules/NAME` or `defaultSecurityRules/NAME`.
     pub rule: String,
 }
 
 impl SecuredNics {
-    /// Prepares the groups of a configuration. `routes_of` returns the effective routes of a subnet, learned ones
-    /// included: the tag `VirtualNetwork` depends on them (N8).
+    /// Prepares the groups of a configuration for lookups. `routes_of` returns the effective routes of a subnet,
+    /// learned routes included, because the prefixes of these routes belong to the tag `VirtualNetwork` (N8).
     pub(crate) fn new<'r>(
         config: &AgentConfig,
         security: &Security,
@@ -107,11 +110,14 @@ impl SecuredNics {
         }
     }
 
-    /// The NIC whose rules apply to a packet with this verdict, and in which direction. `None`: the packet passes no NIC
-    /// of this agent, or is dropped or answered already.
+    /// The NIC whose rules apply to a packet, and the direction in which the packet passes the NIC. `verdict` is the
+    /// engine's decision about the packet without security groups. `None`: the packet passes no NIC of this agent, or
+    /// the engine drops or answers it.
     ///
-    /// A packet from the host leaves the NIC that has its source; a packet from a link comes to the NIC that has its
-    /// destination. A packet of others passes the NIC with IP forwarding, in both directions (D25).
+    /// A packet from the host leaves the NIC that has the packet's source address. A packet from a link comes to the
+    /// NIC that has the packet's destination address. If no NIC has this address, the packet passes the first NIC with
+    /// IP forwarding. So a packet that the host forwards passes this NIC twice: inbound when it comes from a link, and
+    /// outbound when the host sends it on (D25).
     #[must_use]
     pub fn passage(&self, ingress: Ingress, packet: &PacketInfo, verdict: Verdict) -> Option<Passage> {
         let (address, direction) = match (ingress, verdict) {
@@ -123,14 +129,15 @@ impl SecuredNics {
         Some(Passage { nic, direction })
     }
 
-    /// Whether rules alone decide about packets of peers with `allowVirtualNetworkAccess` off at the NIC of `address`
-    /// (D28). If not, such packets are dropped (P17).
+    /// Whether, at the NIC of `address`, the security rules alone decide about packets from and to peers with
+    /// `allowVirtualNetworkAccess` off (D28). If the result is false, such packets are dropped (P17).
     #[must_use]
     pub fn rules_decide_without_access(&self, address: IpAddr) -> bool {
         self.access_off == AccessOff::TagOnly && self.nic_of(address).is_some_and(|nic| self.is_secured(nic))
     }
 
-    /// The number of the NIC that has an address, or through which packets of this address pass.
+    /// The number of the NIC that has an address. If no NIC has the address, the number of the first NIC with IP
+    /// forwarding, if there is one.
     fn nic_of(&self, address: IpAddr) -> Option<u8> {
         self.by_address.get(address).copied().or(self.forwarding)
     }
@@ -153,13 +160,13 @@ impl SecuredNics {
         self.rules(nic).is_some_and(|rules| !rules.is_empty())
     }
 
-    /// A flow without packets for this time, in seconds, is forgotten (N6).
+    /// Idle timeout of flows, in seconds (N6).
     #[must_use]
     pub const fn idle_timeout(&self) -> u32 {
         self.idle_timeout
     }
 
-    /// How many NICs there are, those without a group included.
+    /// The number of NICs, those without a group included.
     #[must_use]
     pub fn count(&self) -> usize {
         self.nics.len()
@@ -171,7 +178,8 @@ impl SecuredNics {
         self.nics.last().map_or(0, |nic| nic.first_rule + nic.rules.count())
     }
 
-    /// The number of a rule, below [`rule_count`](Self::rule_count). `None`: the agent has no such rule.
+    /// The number of a rule of the NIC `nic`, from 0 and below [`rule_count`](Self::rule_count). `None`: the NIC has no
+    /// such rule.
     #[must_use]
     pub fn rule_number(&self, nic: u8, rule: RuleRef) -> Option<usize> {
         let nic = self.nics.get(usize::from(nic))?;
@@ -226,7 +234,7 @@ impl SecuredNics {
         })
     }
 
-    /// Where a group is attached, for texts.
+    /// The kind of resource to which a group is attached, in words.
     #[must_use]
     pub const fn attachment_name(attachment: Attachment) -> &'static str {
         match attachment {
@@ -236,8 +244,8 @@ impl SecuredNics {
     }
 }
 
-/// What the names in rules mean at a NIC whose tag `VirtualNetwork` has these prefixes. The ids of the sets do not depend
-/// on the prefixes, so that NICs share the prepared rules of a group.
+/// The addresses for which the names in rules stand, at a NIC where the tag `VirtualNetwork` has these prefixes. The
+/// ids of the sets do not depend on the prefixes, so all NICs can share the prepared rules of a group.
 fn address_sets(security: &Security, virtual_network: &[IpNet]) -> AddressSets {
     let mut sets = AddressSets::default();
     sets.set_tag("VirtualNetwork", virtual_network.iter().copied(), false);
@@ -249,9 +257,9 @@ fn address_sets(security: &Security, virtual_network: &[IpNet]) -> AddressSets {
     sets
 }
 
-/// The prefixes of the tag `VirtualNetwork` at a NIC (N8): the VNet's own address space, the peers with
+/// The prefixes of the tag `VirtualNetwork` at a NIC (N8): the address spaces of the VNet and of the peers with
 /// `allowVirtualNetworkAccess`, the prefixes of gateway routes and of user-defined routes of the NIC's subnet, and the
-/// host's virtual address. `routes` are the effective routes of the subnet, those included that are not active.
+/// host's virtual address. `routes` are the effective routes of the subnet, including routes that are not active.
 fn virtual_network(config: &AgentConfig, routes: &[EffectiveRoute]) -> Vec<IpNet> {
     let mut prefixes = config.address_space.clone();
     for space in &config.spaces {

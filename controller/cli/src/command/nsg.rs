@@ -51,7 +51,7 @@ pub(crate) enum Nsg {
         #[arg(value_parser = name)]
         name: String,
     },
-    /// Manage the rules of a group, named GROUP/RULE
+    /// Manage the rules of a group; a rule is named GROUP/RULE
     #[command(subcommand)]
     Rule(Rule),
 }
@@ -76,13 +76,14 @@ const COLUMNS: &[Column] = &[
 ];
 
 impl Nsg {
-    /// Creates, changes, deletes or prints network security groups or their rules. An update replaces all tags of a
-    /// group.
+    /// Creates, changes, deletes or prints network security groups or their rules. An update of a group replaces all
+    /// its tags.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         match self {
             Self::Create { name, location, tags } => {
                 let path = c.item(Kind::NetworkSecurityGroup, name)?;
-                // A PUT without rules removes the rules of a group that exists.
+                // A PUT without rules would remove all rules of a group that exists, so the body is based on the
+                // present group.
                 let old = c.client.arm_find(&path).await?;
                 let verb = if old.is_some() { "Updated" } else { "Created" };
                 let mut body = old.unwrap_or_else(|| json!({}));

@@ -10,8 +10,9 @@ use tombolo_proto::config::{
 };
 use tombolo_proto::id::ResourceId;
 
-/// The groups of the machine's NICs, and of the subnets and NICs of machines without an agent that its host serves.
-/// `nics` are the NICs of the configuration. `None`: no group applies to any of them (N5).
+/// The security groups that the agent of `machine` enforces: those of the machine's NICs, and those of the subnets that
+/// the machine's host serves, with the NICs in these subnets. `nics` are the NICs in the agent's configuration. `None`:
+/// no group applies to any of these NICs and subnets (N5).
 pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>, machine: &Machine<'_>, nics: &[Nic]) -> Option<Security> {
     let topology = index.topology;
     let subnet_group = |subnet: &ResourceId| {
@@ -79,7 +80,7 @@ pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>, machine: &Machine<'
     })
 }
 
-/// The NICs with a group of their own in a served subnet whose machines have no agent, ordered by id.
+/// The NICs in a served subnet that have a group of their own and whose machines have no agent, ordered by id.
 fn nics_of_others(index: &Index<'_>, vnet: &Vnet<'_>, subnet: &ResourceId) -> Vec<SecuredNic> {
     let has_agent = |nic: &ResourceId| {
         let machines = vnet.machines.iter();
@@ -102,7 +103,8 @@ fn nics_of_others(index: &Index<'_>, vnet: &Vnet<'_>, subnet: &ResourceId) -> Ve
         .collect()
 }
 
-/// The addresses of the application security groups that rules of `groups` name, ordered by name.
+/// The application security groups to which the rules of `groups` refer, with their addresses. The groups are ordered
+/// by name, and the addresses of each group in ascending order.
 fn application_groups(index: &Index<'_>, groups: &[SecurityGroup]) -> Vec<ApplicationGroup> {
     let mut members: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
     for rule in groups.iter().flat_map(|g| &g.rules) {

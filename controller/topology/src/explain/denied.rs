@@ -14,7 +14,8 @@ const DEFAULT_RULES: &str = "defaultSecurityRules/";
 /// The priorities that a user's rule can have (N1).
 const PRIORITIES: std::ops::RangeInclusive<u16> = 100..=4096;
 
-/// Explains the decision `check` to deny `packet`. The last group of `check` is the one that denies (N4).
+/// Explains `check`, a decision of security groups to deny `packet`. The last group of `check` is the one that denies
+/// the packet (N4).
 pub(super) fn by_rules(packet: &Packet, check: &SecurityCheck) -> Finding {
     let flow = packet.flow();
     let Some(by) = check.groups.last() else {
@@ -54,7 +55,7 @@ pub(super) fn by_rules(packet: &Packet, check: &SecurityCheck) -> Finding {
     } else {
         "N3"
     };
-    // A default rule cannot be changed (N2), so the group needs the change.
+    // A default rule cannot be changed (N2), so the finding names the group, to which a rule must be added.
     let resource = match &by.rule {
         Some(rule) if !is_default(rule) => ResourceId::new(format!("{}/{}", by.group, rule.name)),
         _ => by.group.clone(),
@@ -62,7 +63,7 @@ pub(super) fn by_rules(packet: &Packet, check: &SecurityCheck) -> Finding {
     Finding::new(tag, cause, remedy).at(&resource)
 }
 
-/// The change of the group `by` with which it would allow the packet.
+/// The change with which the group of `by` would allow the packet, in words.
 fn remedy(packet: &Packet, direction: &str, by: &GroupCheck) -> String {
     let group = by.group.name();
     let allow = |priorities: &str| {
@@ -85,7 +86,7 @@ fn remedy(packet: &Packet, direction: &str, by: &GroupCheck) -> String {
 }
 
 /// The addresses of a packet that are not in the tag `VirtualNetwork` at the network interface, as text, if a default
-/// rule of `group` denies the packet for this reason (N2, N8). Empty if it is denied for another reason.
+/// rule of `group` denies the packet for this reason (N2, N8). Empty if the rule denies the packet for another reason.
 fn outside_virtual_network(packet: &Packet, group: &GroupCheck) -> Vec<String> {
     if !group.rule.as_ref().is_some_and(is_default) {
         return Vec::new();
@@ -102,7 +103,7 @@ fn outside_virtual_network(packet: &Packet, group: &GroupCheck) -> Vec<String> {
     outside.map(|(_, address)| address.to_string()).collect()
 }
 
-/// The fields of a rule that matches the packet, in words.
+/// The fields that a new rule needs to match the packet, in words.
 fn selector(packet: &Packet) -> String {
     let protocol = match packet.protocol {
         Protocol::Icmp => "Icmp",
@@ -119,12 +120,12 @@ fn selector(packet: &Packet) -> String {
     }
 }
 
-/// Whether a rule is one of the default rules, which end every group (N2).
+/// Whether a rule is one of the default rules, with which every group ends (N2).
 fn is_default(rule: &DecidingRule) -> bool {
     rule.name.starts_with(DEFAULT_RULES)
 }
 
-/// The name of a rule as its owner knows it, without `securityRules/`.
+/// The name of a rule without `securityRules/` or `defaultSecurityRules/`.
 fn name_of(rule: &DecidingRule) -> &str {
     rule.name.rsplit('/').next().unwrap_or(&rule.name)
 }

@@ -1,5 +1,5 @@
-//! Applies the security groups of an agent's network interfaces to the packets of a walk, by the engine's own code, and
-//! describes the rules that decide (D25, D26).
+//! Applies the security groups of an agent's network interfaces to the packets of a walk, with the code that agents
+//! run, and describes the rules that decide (D25, D26).
 
 use super::answer::{DecidingRule, GroupCheck, MatchedAddresses, OtherRule, RuleField, SecurityCheck};
 use ipnet::IpNet;
@@ -13,8 +13,8 @@ use tombolo_engine::security::{
 use tombolo_engine::verdict::{DropReason, Verdict};
 use tombolo_proto::config::{AddressMatch, AgentConfig, SecuredNic};
 
-/// The number of rules before the deciding one that an answer lists. A group can have 1,000 rules (X5), and an answer
-/// with all of them would hide those that matter.
+/// Largest number of rules before the deciding one that an answer lists: the last ones. A group can have 1,000 rules
+/// (X5), and in a list of all of them the important ones would be hard to find.
 const MAX_NOT_MATCHED: usize = 20;
 
 /// The flows that the network interfaces of one agent have admitted during the walks.
@@ -23,16 +23,16 @@ pub(super) struct Flows {
     gate: FlowGate,
 }
 
-/// The result for a packet that passes a network interface with a security group.
+/// The decision about a packet at a network interface with a security group.
 pub(super) struct Judged {
     /// The rules that decided.
     pub(super) check: SecurityCheck,
-    /// The reason for which the agent drops the packet. `None`: the packet passes.
+    /// The reason for which the agent drops the packet. `None`: the agent does not drop the packet.
     pub(super) refused: Option<DropReason>,
 }
 
 impl Flows {
-    /// No flow has been admitted yet. The smallest table is enough, because a walk has one flow for each network
+    /// Creates a table without flows. The smallest table is enough, because a walk has one flow for each network
     /// interface and direction.
     pub(super) fn new() -> Self {
         Self {
@@ -42,7 +42,8 @@ impl Flows {
     }
 
     /// Applies the security groups to a packet about which the agent has decided `verdict`, and keeps the packet's flow
-    /// if the rules allow it. `None`: the packet passes no network interface with a security group.
+    /// if the rules allow it. `None`: the packet does not come to a network interface with a security group, and does
+    /// not leave one.
     pub(super) fn check(
         &mut self,
         config: &AgentConfig,
@@ -63,7 +64,7 @@ impl Flows {
                 Ingress::Tun => FROM_HOST,
                 Ingress::Link(link) => link.0,
             },
-            // A walk takes no time, so no flow ends during it, whatever the timeout.
+            // The time does not change during a walk, so no flow ends during the walk, whatever its timeout is.
             now: 0,
             idle_timeout: 1,
         };
@@ -95,7 +96,7 @@ impl Flows {
     }
 }
 
-/// The fields of a packet by which rules decide. Only packets of TCP and UDP have ports.
+/// The fields of a packet with which rules are compared. Only packets of TCP and UDP have ports.
 fn rule_key(at: &AtNic<'_>) -> RuleKey {
     let ports = match belongs_to(at.packet, at.info, at.nic, at.direction) {
         Belongs::Flow { key, .. } => matches!(key.protocol, TCP | UDP).then_some(key.ports),
@@ -153,7 +154,8 @@ fn differing(matches: FieldMatches) -> Vec<RuleField> {
     differ.map(|(_, field)| field).collect()
 }
 
-/// The part of a rule's addresses that contains `address`. The rule must match the address.
+/// The part of a rule's addresses that contains `address`: `*`, the longest prefix, or the first set. `side` must match
+/// the address.
 fn matched(side: &AddressMatch, address: IpAddr, sets: &AddressSets) -> MatchedAddresses {
     let longest = |prefixes: &[IpNet]| {
         let around = prefixes.iter().filter(|p| p.contains(&address)).copied();

@@ -29,7 +29,7 @@ pub struct NetworkSecurityGroup {
     pub security_rules: Vec<SecurityRule>,
 }
 
-/// Largest number of rules of one group (X5).
+/// Largest number of the user's rules in one group (X5).
 const MAX_RULES: usize = 1000;
 
 const ECHOED: Echoed = Echoed {
@@ -45,7 +45,7 @@ impl Resource for NetworkSecurityGroup {
     fn read(draft: &mut Draft<'_>, put: &Put<'_, Self>) -> Option<Self> {
         let kept = put.echoed(&mut draft.problems);
         let envelope = put.envelope(draft, kept);
-        // A body without rules removes them all, as Azure's plain PUT does.
+        // A PUT without rules removes all rules of the group, as in Azure.
         let items = put.properties.list("securityRules", MAX_RULES, &mut draft.problems);
         let mut security_rules = Vec::new();
         for item in items.into_iter().flatten() {
@@ -100,7 +100,7 @@ impl Resource for NetworkSecurityGroup {
         let rules: Vec<Value> = self.security_rules.iter().map(SecurityRule::view).collect();
         let users = users(views.topology, &self.envelope.id);
         let references = |ids: &[ResourceId]| ids.iter().map(reference).collect::<Vec<_>>();
-        // Azure's command line reads these lists without a check that they are there.
+        // Azure's command line reads these lists without checking that they exist, so empty lists are sent too.
         json!({
             "securityRules": rules,
             "defaultSecurityRules": self.default_rule_views(),
@@ -145,7 +145,7 @@ const DEFAULT_SECURITY_RULES: Child = Child {
     list: |views, parent| Some(views.topology.network_security_groups.get(parent)?.default_rule_views()),
 };
 
-/// A default rule (N2): name, what it is for, direction, priority, access, source and destination.
+/// A default rule (N2), for all protocols and ports.
 struct DefaultRule {
     name: &'static str,
     description: &'static str,
@@ -156,7 +156,7 @@ struct DefaultRule {
     destination: &'static str,
 }
 
-/// The rules that every group ends with and that nobody can remove (N2).
+/// The rules with which every group ends, and which nobody can remove (N2).
 const DEFAULT_RULES: [DefaultRule; 6] = [
     DefaultRule {
         name: "AllowVnetInBound",
@@ -238,7 +238,8 @@ impl NetworkSecurityGroup {
         DEFAULT_RULES.iter().map(view).collect()
     }
 
-    /// All rules of a direction as agents enforce them, in the order in which they decide (N2, N3).
+    /// All rules of a direction, default rules included, in the form of agents' configurations and in ascending order
+    /// of priority (N2, N3).
     #[must_use]
     pub fn compiled(&self, direction: Direction) -> Vec<tombolo_proto::config::SecurityRule> {
         let own = self.security_rules.iter().filter(|r| r.direction == direction);
@@ -275,7 +276,7 @@ impl DefaultRule {
     }
 }
 
-/// Who uses a group.
+/// The subnets and network interfaces to which a group is attached.
 struct Users {
     subnets: Vec<ResourceId>,
     nics: Vec<ResourceId>,

@@ -1,5 +1,5 @@
-//! The demo of network security groups: three tiers in two peered VNets. Hosts and resources are those of the built-in
-//! topology `policy`.
+//! The demo of network security groups: three tiers in two peered VNets. The hosts and resources are those of the
+//! built-in topology `policy`.
 
 use super::stage::Stage;
 use crate::echo::{EchoServer, Port};
@@ -17,7 +17,7 @@ const SITE: Port = Port::Tcp(8080);
 const SQL: Port = Port::Tcp(5432);
 const LOGS: Port = Port::Udp(514);
 
-/// Returns those hosts and groups that the steps need but the topology does not have, each as a text for an error.
+/// Returns the hosts and groups that the steps need and that the topology does not have, each as a text for an error.
 pub(super) fn missing(topology: &Topology) -> Vec<String> {
     let hosts = HOSTS.into_iter().filter(|name| {
         let host = topology.hosts.get(*name);
@@ -49,7 +49,7 @@ pub(super) async fn walk(s: &mut Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Starts a server at each port that the steps try, on all hosts: a port that does not answer is then closed by a rule.
+/// Starts a server at each port that the steps try, on all hosts. So if a port does not answer, a rule is the reason.
 fn servers(s: &Stage<'_>) -> Result<Vec<EchoServer>> {
     let mut all = Vec::new();
     for host in HOSTS {

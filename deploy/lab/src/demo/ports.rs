@@ -1,4 +1,5 @@
-//! Actions and checks for steps about network security groups: ports that are open or closed, rules, and their counters.
+//! Actions and checks for steps about network security groups: checks of open and closed ports, changes of rules, and
+//! checks of the counters of rules.
 
 use super::report::seconds;
 use super::stage::Stage;
@@ -9,19 +10,19 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tombolo_client::fabric::{ExplainRequest, Protocol};
 
-/// Longest time until the controller has an agent's counters: agents report every 2 s.
+/// Longest time until the controller must have an agent's counters. Agents report every 2 s.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time between two looks at the agents' reports.
+/// Time between two requests for the agents' reports.
 const REPORT_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 impl Stage<'_> {
-    /// Checks that the server at a port of `to` answers the host `from`, and that `explain` says so too.
+    /// Checks that the server at a port of `to` answers the host `from`, and that `explain` predicts an answer.
     pub(super) async fn opens(&mut self, from: &str, to: &str, port: Port) -> Result<()> {
         self.port_is(from, to, port, true).await
     }
 
-    /// Checks that nobody at a port of `to` answers the host `from`, and that `explain` says so too.
+    /// Checks that the server at a port of `to` does not answer the host `from`, and that `explain` predicts no answer.
     pub(super) async fn closed(&mut self, from: &str, to: &str, port: Port) -> Result<()> {
         self.port_is(from, to, port, false).await
     }
@@ -74,7 +75,8 @@ impl Stage<'_> {
         Ok(self.lab.client()?.explain(&request).await?)
     }
 
-    /// Checks that an agent counts packets under a rule of a group.
+    /// Checks that at least one agent has counted a packet for a rule of a group. Waits up to 10 s for the agents'
+    /// reports.
     pub(super) async fn counted(&mut self, group: &str, rule: &str) -> Result<()> {
         let what = format!("packets are counted under the rule {rule} of {group}");
         self.report.progress().set_activity(&what);
@@ -99,7 +101,8 @@ impl Stage<'_> {
         }
     }
 
-    /// Opens a TCP connection that stays open.
+    /// Opens a TCP connection, which stays open until the returned value is dropped. Fails if nobody answers, or if
+    /// `port` is a UDP port.
     pub(super) async fn connection(&mut self, from: &str, to: &str, port: Port) -> Result<Connection> {
         let Port::Tcp(number) = port else {
             anyhow::bail!("{port} has no connections");
@@ -118,7 +121,7 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// Creates or changes a security rule, and waits until it is in force.
+    /// Creates or changes a security rule, and waits until the change is in force.
     pub(super) async fn put_rule(&mut self, group: &str, name: &str, body: &Value) -> Result<()> {
         let path = self.rule(group, name);
         let properties = &body["properties"];
@@ -134,7 +137,7 @@ impl Stage<'_> {
         self.put(&what, &path, body).await
     }
 
-    /// Deletes a security rule, and waits until that is in force.
+    /// Deletes a security rule, and waits until the change is in force. Fails if there is no such rule.
     pub(super) async fn delete_rule(&mut self, group: &str, name: &str) -> Result<()> {
         let what = format!("DELETE {group}/{name}");
         self.report.progress().set_activity(&what);
@@ -149,7 +152,7 @@ impl Stage<'_> {
         format!("{group}/securityRules/{name}")
     }
 
-    /// Sets the application security groups of a network interface, and waits until that is in force.
+    /// Sets the application security groups of a network interface, and waits until the change is in force.
     pub(super) async fn set_application_groups(&mut self, nic: &str, groups: &[&str]) -> Result<()> {
         let path = self.lab.group().item("networkInterfaces", nic);
         let ids = groups

@@ -30,7 +30,7 @@ fn key(source: &str, destination: &str, protocol: u8, ports: Option<(u16, u16)>)
     }
 }
 
-/// The rule that decides, found by reading one rule after the other.
+/// The position of the rule that decides, found by a comparison of one rule after the other.
 fn naive(rules: &[SecurityRule], key: &RuleKey, sets: &AddressSets) -> Option<usize> {
     rules.iter().position(|rule| {
         let address = |side: &AddressMatch, address: IpAddr| match side {
@@ -135,7 +135,7 @@ fn the_thousandth_rule_and_the_last_port_are_found() {
 }
 
 fn addresses() -> impl Strategy<Value = IpAddr> {
-    // Few distinct addresses, so that rules and packets meet.
+    // There are few distinct addresses, so that many packets match a rule.
     let v4 = (0u8..4, 0u8..4).prop_map(|(a, b)| IpAddr::from([10, a, 0, b]));
     let v6 = (0u16..4).prop_map(|a| IpAddr::from([0xfd00, a, 0, 0, 0, 0, 0, 1]));
     prop_oneof![4 => v4, 1 => v6]

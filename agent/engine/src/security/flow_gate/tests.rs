@@ -11,7 +11,8 @@ const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 const RST: u8 = 0x04;
 
-/// A NIC that lets in TCP to port 443 and lets out everything.
+/// The rules of a NIC. Inbound they allow TCP to port 443 and UDP to port 53. Outbound they allow everything except UDP
+/// to port 53.
 fn rules() -> NicRules {
     let rule = |priority, direction, access, protocol, port: Option<u16>| SecurityRule {
         name: format!("securityRules/r{priority}"),
@@ -74,7 +75,7 @@ impl Host {
         }
     }
 
-    /// Whether a packet is admitted; its direction follows from its source.
+    /// The decision about a packet, which is outbound if its source is [`OWN`], and else inbound.
     fn admits(&mut self, packet: &[u8]) -> Admission {
         let info = parse(packet).unwrap();
         let outbound = info.source == std::net::IpAddr::from(OWN);
@@ -135,7 +136,7 @@ fn n6_a_flow_goes_on_when_its_rule_goes_away() {
     host.rules = NicRules::new(AddressSets::default(), None, Some(Arc::new(group)));
     assert_eq!(host.admits(&tcp(IN, (40_000, 443), ACK)), Admission::Known);
     assert!(denied(host.admits(&tcp(IN, (40_001, 443), SYN))));
-    // The same ports again are a new connection, which today's rules deny.
+    // A SYN with the same ports asks for a new connection, which the present rules deny.
     assert!(denied(host.admits(&tcp(IN, (40_000, 443), SYN))));
 }
 
@@ -154,7 +155,7 @@ fn d31_a_syn_that_is_repeated_is_of_the_same_flow_and_one_against_it_is_judged()
     let mut host = Host::new(0);
     assert!(allowed(host.admits(&tcp(OUT, (40_000, 22), SYN))));
     assert_eq!(host.admits(&tcp(OUT, (40_000, 22), SYN)), Admission::Known);
-    // The other end may answer. It may not open a connection of its own over the entry.
+    // The other end may answer, but the known flow does not allow it to open a connection with a SYN of its own.
     assert!(denied(host.admits(&tcp(IN, (22, 40_000), SYN))));
 }
 
@@ -180,7 +181,7 @@ fn d31_icmp_errors_are_admitted_for_known_flows_alone() {
     assert!(denied(host.admits(&error_about(flow.clone()))));
     assert!(allowed(host.admits(&flow)));
     assert_eq!(host.admits(&error_about(flow)), Admission::Known);
-    // Quoted in the wrong direction: this host did not send it.
+    // This error quotes a packet that the host did not send.
     assert!(denied(host.admits(&error_about(tcp(IN, (22, 40_000), ACK)))));
     assert!(denied(host.admits(&error_about(tcp(OUT, (40_001, 22), SYN)))));
 }
@@ -202,10 +203,10 @@ fn later_fragments_follow_their_first_fragment() {
 #[test]
 fn d34_after_a_crash_tcp_in_mid_stream_is_adopted_where_rules_allow_either_direction() {
     let mut host = Host::new(60);
-    // This host began it: only outbound rules allow it, and the first packet after the crash comes in.
+    // The host began this connection, so only outbound rules allow it. The first packet after the crash is inbound.
     assert_eq!(host.admits(&tcp(IN, (22, 40_000), ACK)), Admission::Known);
     assert_eq!(host.admits(&tcp(OUT, (40_000, 22), ACK)), Admission::Known);
-    // An adopted flow admits no SYN in a direction that the rules deny.
+    // The rules deny an inbound SYN, even if the flow with these ports was adopted.
     assert!(denied(host.admits(&tcp(IN, (22, 40_000), SYN))));
     assert!(denied(host.admits(&tcp(IN, (23, 40_001), SYN))));
     assert!(denied(host.admits(&udp(IN, (4000, 5000), 0))));

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 const A: [u8; 4] = [10, 0, 0, 1];
 const B: [u8; 4] = [10, 1, 0, 2];
 
-/// An IPv4 packet from A to B; `fragment` is the word with flags and offset.
+/// An IPv4 packet from [`A`] to [`B`]. `fragment` is the word of the header with the flags and the fragment offset.
 fn v4(protocol: u8, fragment: u16, transport: &[u8]) -> Vec<u8> {
     let len = u16::try_from(20 + transport.len()).unwrap().to_be_bytes();
     let [flags, offset] = fragment.to_be_bytes();
@@ -16,7 +16,7 @@ fn v4(protocol: u8, fragment: u16, transport: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// An IPv6 packet from fd00::1 to fd00::2.
+/// An IPv6 packet from fd00::1 to fd00::2. `first` is the number of the header at the beginning of `rest`.
 fn v6(first: u8, rest: &[u8]) -> Vec<u8> {
     let len = u16::try_from(rest.len()).unwrap().to_be_bytes();
     let mut packet = vec![0x60, 0, 0, 0, len[0], len[1], first, 64];
@@ -106,7 +106,8 @@ fn d31_an_icmp_error_belongs_to_the_flow_that_it_quotes() {
             }
         }
     );
-    // Routers quote 8 bytes of the transport header at least (RFC 792); fewer say nothing of ports.
+    // Routers quote at least 8 bytes of the transport header (RFC 792). This quotation has 3 bytes, too few to contain
+    // the ports.
     let short = &unreachable[..8 + 20 + 3];
     let expected = Belongs::Flow {
         key: key(ICMP, (0, 0)),

@@ -80,7 +80,7 @@ fn d25_a_forwarded_packet_is_one_flow_when_it_comes_and_another_when_it_leaves()
     table.insert(&comes, 0, IDLE, 0).unwrap();
     assert_eq!(table.find(&leaves, 0), None);
     table.insert(&leaves, FROM_HOST, IDLE, 0).unwrap();
-    // The answer comes in as the answer of what left, and leaves as the answer of what came in.
+    // The reply is a reply of the outbound flow when it comes in, and a reply of the inbound flow when it leaves.
     for k in [reply(comes), reply(leaves)] {
         assert!(!table.find(&k, 0).unwrap().forward);
     }
@@ -206,7 +206,8 @@ fn d32_flows_without_a_reply_use_a_quarter_of_the_table_and_one_link_half_of_tha
         let _ = table.insert(&key(n, 17), 2, IDLE, n);
     }
     assert!((240..=256).contains(&table.unanswered()), "{}", table.unanswered());
-    // A third link finds the table's share used, and gets places of flows without a reply alone.
+    // The share of the whole table is used up now. So flows over a third link can only take the entries of other flows
+    // without a reply.
     let before = table.unanswered();
     let added = (4000..4100)
         .filter(|n| table.insert(&key(*n, 17), 3, IDLE, *n).is_ok())
@@ -274,7 +275,7 @@ fn lanes_that_use_one_table_at_once_never_see_another_flow_than_they_ask_for() {
             let table = &table;
             scope.spawn(move || {
                 for round in 0..30_000u32 {
-                    // Far more flows than places, so that lanes take each other's entries all the time.
+                    // There are far more flows than entries, so lanes take each other's entries all the time.
                     let k = key((round * 7 + lane * 13) % 3000, 6);
                     if let Some(flow) = table.find(&k, round / 100) {
                         table.touch(
@@ -297,7 +298,7 @@ fn lanes_that_use_one_table_at_once_never_see_another_flow_than_they_ask_for() {
             });
         }
     });
-    // Every counter agrees with the entries that are there.
+    // Every counter agrees with the entries in the table.
     let statuses: Vec<FlowStatus> = table
         .headers
         .iter()
@@ -338,7 +339,7 @@ fn steps() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A flow of the plain model.
+/// A flow in the model, which is a plain map.
 struct Flow {
     status: FlowStatus,
     last_seen: u32,

@@ -60,7 +60,7 @@ fn n4_both_groups_must_allow_and_the_first_that_denies_ends_it() {
         Judgement::Denied(by) => (false, by.attachment),
         Judgement::NoGroup => panic!("groups apply"),
     };
-    // The last group decides about what is allowed, the first one that denies about the rest.
+    // An allowed packet has a rule of the last group. A denied packet has a rule of the first group that denies it.
     assert_eq!(decided(Direction::Inbound, 443), (true, Attachment::Nic));
     assert_eq!(decided(Direction::Outbound, 443), (true, Attachment::Subnet));
     assert_eq!(decided(Direction::Inbound, 80), (false, Attachment::Nic));

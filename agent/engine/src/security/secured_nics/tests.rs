@@ -4,7 +4,8 @@ use crate::verdict::DropReason;
 use serde_json::{Value, json};
 use std::net::IpAddr;
 
-/// An agent with two NICs and a served subnet: `plain` without a group, `router` with IP forwarding and a group.
+/// An agent with the NICs `plain`, which has no group, and `router`, which has IP forwarding and a group; the served
+/// subnet `served` with a group; and the NIC `printer` in this subnet, which has a group of its own.
 fn config(changes: impl FnOnce(&mut Value)) -> AgentConfig {
     let mut config = json!({
         "agent": "vm", "vnet": "/vnet", "addressSpace": ["10.0.0.0/16"], "mtu": 1420,

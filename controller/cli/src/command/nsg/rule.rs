@@ -58,7 +58,8 @@ pub(crate) enum Rule {
     },
 }
 
-/// The properties of a rule except its priority. A new rule has Azure's defaults.
+/// The properties of a rule except its priority. Properties of a new rule that are not given have the defaults of
+/// Azure's command line.
 #[derive(Debug, Args)]
 pub(crate) struct Fields {
     /// Whether packets that match are allowed or denied [default of a new rule: Allow]
@@ -94,12 +95,12 @@ pub(crate) struct Fields {
     #[arg(long, value_name = "GROUP", num_args = 1.., value_delimiter = ',', value_parser = reference,
         conflicts_with = "destination_address_prefixes")]
     destination_asgs: Vec<String>,
-    /// Text for people, at most 140 characters; an empty text removes it
+    /// Description of the rule, at most 140 characters; an empty text removes the description
     #[arg(long)]
     description: Option<String>,
 }
 
-/// What a rule does with a packet that matches.
+/// The effect of a rule on a packet that matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "PascalCase")]
 pub(crate) enum Access {
@@ -107,7 +108,7 @@ pub(crate) enum Access {
     Deny,
 }
 
-/// The packets that a rule matches, seen from the NIC.
+/// The direction of the packets that a rule matches, as seen from the NIC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "PascalCase")]
 pub(crate) enum Direction {
@@ -128,7 +129,8 @@ pub(crate) enum Protocol {
     Ah,
 }
 
-/// Checks a port, a range of ports or `*`, and returns it unchanged.
+/// Checks that a text is a port, a range of ports or `*`, and returns the text unchanged. The error says which texts
+/// are allowed.
 fn ports(text: &str) -> Result<String, String> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let is_range = matches!((first.parse::<u16>(), last.parse::<u16>()), (Ok(first), Ok(last)) if first <= last);
@@ -139,21 +141,22 @@ fn ports(text: &str) -> Result<String, String> {
     }
 }
 
-/// Returns the value with Azure's spelling.
+/// Returns a value of an option in Azure's spelling.
 fn word(value: &impl ValueEnum) -> Value {
     json!(value.to_possible_value().as_ref().map(|v| v.get_name()))
 }
 
-/// Sets the singular and the plural form of a property. As Azure's command line does, writes one value to the singular
-/// form and several to the plural form; the other form becomes null.
+/// Sets the singular and the plural form of a property, as Azure's command line does: writes one value to the singular
+/// form, or several values to the plural form. The form that is not used becomes null. Without values both forms become
+/// null.
 fn set(properties: &mut Value, singular: &str, plural: &str, values: &[String]) {
     properties[singular] = if let [one] = values { json!(one) } else { Value::Null };
     properties[plural] = if values.len() > 1 { json!(values) } else { Value::Null };
 }
 
 impl Fields {
-    /// Sets the properties whose options are given. The other properties stay, except that prefixes replace application
-    /// security groups of the same side, and the other way round (N9).
+    /// Sets the properties whose options are given. The other properties do not change, except that prefixes replace
+    /// application security groups of the same side, and application security groups replace prefixes (N9).
     fn apply_to(&self, properties: &mut Value, c: &Context) -> Result<()> {
         if let Some(access) = &self.access {
             properties["access"] = word(access);
@@ -202,6 +205,7 @@ impl Fields {
         Ok(())
     }
 
+    /// Whether none of the options is given.
     fn is_empty(&self) -> bool {
         let Self {
             access,
@@ -228,8 +232,8 @@ impl Fields {
     }
 }
 
-/// Returns the properties of a new rule whose options are not given: the defaults of Azure's command line. A packet of a
-/// protocol without ports would not match Azure's default port.
+/// Returns the defaults of Azure's command line, which are the properties of a new rule whose options are not given.
+/// There is one difference: the default destination port is `*` and not 80 if the protocol has no ports.
 fn defaults(protocol: Option<Protocol>) -> Value {
     let has_ports = !matches!(protocol, Some(Protocol::Icmp | Protocol::Esp | Protocol::Ah));
     json!({
@@ -243,7 +247,8 @@ fn defaults(protocol: Option<Protocol>) -> Value {
     })
 }
 
-/// Returns the prefixes or the application security groups of one side, for a table.
+/// Returns the prefixes or the application security groups of one side of a rule (`source` or `destination`), as a cell
+/// of a table.
 fn addresses(rule: &Value, side: &str) -> Cell {
     let property = |rest: &str| format!("/properties/{side}{rest}");
     let mut all = vec![
@@ -256,7 +261,7 @@ fn addresses(rule: &Value, side: &str) -> Cell {
     Cell::new(all.join(", "))
 }
 
-/// Returns the ports of one side, for a table.
+/// Returns the ports of one side of a rule (`source` or `destination`), as a cell of a table.
 fn port_ranges(rule: &Value, side: &str) -> Cell {
     let single = at(rule, &format!("/properties/{side}PortRange"));
     Cell::new(if single.is_empty() {

@@ -1,4 +1,4 @@
-//! Expands network security groups.
+//! Turns the network security groups of a manifest into request bodies.
 
 use super::Expansion;
 use crate::manifest::schema::{NetworkSecurityGroup, RuleAddress, RulePorts, SecurityRule};
@@ -41,7 +41,7 @@ fn sides(rule: &SecurityRule) -> [Side<'_>; 2] {
     [source, destination]
 }
 
-/// The list, or null if it is empty.
+/// The list as JSON, or null if the list is empty.
 fn list<T: serde::Serialize>(items: &[T]) -> Value {
     if items.is_empty() { Value::Null } else { json!(items) }
 }
@@ -86,8 +86,10 @@ impl Expansion<'_> {
         );
     }
 
-    /// Adds the addresses and ports of one side to the properties of a rule. Properties that the manifest omits become
-    /// Azure's defaults, or null.
+    /// Adds the addresses and ports of one side to the properties of a rule. If the manifest omits all addresses of the
+    /// side, or all ports of the sources, the value is `*`; other properties that the manifest omits become null. Adds
+    /// a problem at `place` if addresses or ports are given in several ways, or if the ports of the destinations are
+    /// absent.
     fn side(&mut self, place: &str, side: &Side<'_>, properties: &mut Value) {
         let Side { name, .. } = side;
         let given = [

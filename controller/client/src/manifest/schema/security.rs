@@ -21,18 +21,18 @@ pub struct NetworkSecurityGroup {
 }
 
 /// A security rule (N1). The sources are given by one of `sourceAddressPrefix`, `sourceAddressPrefixes` and
-/// `sourceApplicationSecurityGroups`; if all three are absent, the rule matches every source. The same holds for the
-/// destinations. The ports are given by one of the singular and the plural property.
+/// `sourceApplicationSecurityGroups`; if all three are absent, the rule matches every source. The destinations are
+/// given in the same way. The ports of each side are given either by the singular or by the plural property.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SecurityRule {
     /// A text for people, at most 140 characters.
     #[serde(default)]
     pub description: Option<String>,
-    /// From 100 to 4096, and unique among the rules of the group and direction. The matching rule with the lowest
+    /// From 100 to 4096, and unique among the rules of the same group and direction. The matching rule with the lowest
     /// number decides (N3).
     pub priority: u16,
-    /// Whether the rule matches packets that the NIC receives or packets that it sends.
+    /// Whether the rule matches packets that the NIC receives or packets that the NIC sends.
     pub direction: Direction,
     /// Whether packets that match are allowed or denied.
     pub access: Access,
@@ -48,7 +48,7 @@ pub struct SecurityRule {
     /// Names or full ids of application security groups (N9).
     #[serde(default)]
     pub source_application_security_groups: Vec<String>,
-    /// One port or range of ports, or `*`, which is the default.
+    /// One port or range of ports, or `*`. Default: `*`, unless the plural property is given.
     #[serde(default)]
     pub source_port_range: Option<RulePorts>,
     /// Ports and ranges of ports (N11).
@@ -63,7 +63,7 @@ pub struct SecurityRule {
     /// Names or full ids of application security groups (N9).
     #[serde(default)]
     pub destination_application_security_groups: Vec<String>,
-    /// One port or range of ports, or `*`. There is no default.
+    /// One port or range of ports, or `*`. There is no default: this property or the plural one must be given.
     #[serde(default)]
     pub destination_port_range: Option<RulePorts>,
     /// Ports and ranges of ports (N11).
@@ -71,8 +71,8 @@ pub struct SecurityRule {
     pub destination_port_ranges: Vec<RulePorts>,
 }
 
-/// The address, prefix, range of addresses or service tag of a security rule, as the user wrote it. A prefix has no host
-/// bits. The controller checks the other texts.
+/// The address, prefix, range of addresses or service tag of a security rule, as the user wrote it. Reading a manifest
+/// checks that a prefix has no host bits. The controller checks all other texts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct RuleAddress(pub String);
@@ -93,7 +93,7 @@ impl<'de> Deserialize<'de> for RuleAddress {
     }
 }
 
-/// A port, a range of ports such as `8000-8080`, or `*`, as the user wrote it. YAML may have a port as a number.
+/// A port, a range of ports such as `8000-8080`, or `*`, as the user wrote it. In YAML, a port may also be a number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct RulePorts(pub String);

@@ -1,4 +1,4 @@
-//! One security rule: its fields, and what a body may say of them (N1, N11).
+//! A security rule, and the reading of a rule from a request body (N1, N11).
 
 use crate::arm::body::{Object, missing};
 use crate::arm::view::{child, reference};
@@ -16,28 +16,28 @@ use uuid::Uuid;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SecurityRule {
-    /// The full id.
+    /// The full resource id.
     pub id: ResourceId,
-    /// Changes with each change.
+    /// A value that changes with each change of the rule.
     pub etag: Uuid,
     /// A text of the user, at most 140 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// 100 to 4096; unique in its group and direction.
+    /// 100 to 4096; unique among the rules of the same group and direction.
     pub priority: u16,
-    /// Which packets it judges.
+    /// The direction of the packets to which the rule applies.
     pub direction: Direction,
-    /// What it does with them.
+    /// Whether the rule allows or denies packets that match.
     pub access: Access,
-    /// The protocol that it matches.
+    /// The protocol that the rule matches.
     pub protocol: RuleProtocol,
-    /// The sources that it matches.
+    /// The source addresses and source ports that the rule matches.
     pub source: RuleSide,
-    /// The destinations that it matches.
+    /// The destination addresses and destination ports that the rule matches.
     pub destination: RuleSide,
 }
 
-/// The addresses and ports of one side.
+/// The addresses and ports of one side of a rule: of its sources or its destinations.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RuleSide {
@@ -47,7 +47,8 @@ pub struct RuleSide {
     pub ports: RulePorts,
 }
 
-/// The addresses of one side, in the text that the user wrote. Every text is valid.
+/// The addresses of one side of a rule, as the user wrote them. Every text was checked, and is valid. The names of
+/// properties below are those of the sources.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum RuleAddresses {
@@ -55,11 +56,12 @@ pub enum RuleAddresses {
     Prefix(String),
     /// `sourceAddressPrefixes`: addresses, prefixes and ranges.
     Prefixes(Vec<String>),
-    /// `sourceApplicationSecurityGroups`.
+    /// `sourceApplicationSecurityGroups`: ids of application security groups.
     Groups(Vec<ResourceId>),
 }
 
-/// The ports of one side, in the text that the user wrote. Every text is valid.
+/// The ports of one side of a rule, as the user wrote them. Every text was checked, and is valid. The names of
+/// properties below are those of the sources.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum RulePorts {
@@ -69,7 +71,8 @@ pub enum RulePorts {
     Ranges(Vec<String>),
 }
 
-/// Largest number of addresses, prefixes and ranges that all sources, or all destinations, of one group name together (X5).
+/// Largest number of addresses, prefixes and ranges that all sources, or all destinations, of one group name together
+/// (X5).
 pub(super) const MAX_ADDRESSES: usize = 4000;
 
 /// Priorities that users may give (N1).
@@ -87,14 +90,15 @@ const PROTOCOLS: [(&str, RuleProtocol); 6] = [
     ("Ah", RuleProtocol::Ah),
 ];
 
-/// What an address text means.
+/// The meaning of an address text.
 enum Meaning {
     Any,
     Tag(&'static str),
     Prefixes(Vec<IpNet>),
 }
 
-/// Reads an address, a prefix, a range, a tag or `*`. `None`: it is none of these, or a prefix with host bits set.
+/// Reads an address, a prefix, a range, a tag or `*`. The texts `0.0.0.0/0` and `any` mean the same as `*`. `None`: the
+/// text is none of these, or is a prefix with host bits set.
 fn address_meaning(text: &str) -> Option<Meaning> {
     if matches!(text, "*" | "0.0.0.0/0") || text.eq_ignore_ascii_case("any") {
         return Some(Meaning::Any);
@@ -112,7 +116,8 @@ fn address_meaning(text: &str) -> Option<Meaning> {
     (net.trunc() == net).then(|| Meaning::Prefixes(vec![net]))
 }
 
-/// The prefixes that cover a range of addresses exactly. `None`: unlike families, or the wrong order.
+/// The prefixes that together contain exactly the addresses of a range. `None`: the two addresses are of different
+/// families or in the wrong order.
 fn address_range(first: IpAddr, last: IpAddr) -> Option<Vec<IpNet>> {
     match (first, last) {
         (IpAddr::V4(a), IpAddr::V4(b)) if a <= b => Some(Ipv4Subnets::new(a, b, 0).map(IpNet::V4).collect()),
@@ -121,7 +126,7 @@ fn address_range(first: IpAddr, last: IpAddr) -> Option<Vec<IpNet>> {
     }
 }
 
-/// Reads a port or a range of ports in ascending order.
+/// Reads a port or a range `a-b` of ports. `None`: the text is neither, or the range is in the wrong order.
 fn port_range(text: &str) -> Option<PortRange> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let port = |text: &str| {
@@ -133,7 +138,8 @@ fn port_range(text: &str) -> Option<PortRange> {
 }
 
 impl RuleAddresses {
-    /// How many addresses, prefixes and ranges it names, as X5 counts them.
+    /// The number of addresses, prefixes and ranges as X5 counts them. A tag and `*` count as one, and application
+    /// security groups do not count.
     pub(super) fn count(&self) -> usize {
         match self {
             Self::Prefix(_) => 1,
@@ -142,7 +148,7 @@ impl RuleAddresses {
         }
     }
 
-    /// As agents match it.
+    /// The form that the addresses have in agents' configurations.
     #[must_use]
     pub fn compiled(&self) -> AddressMatch {
         match self {
@@ -172,7 +178,7 @@ impl RuleAddresses {
 }
 
 impl RulePorts {
-    /// As agents match it.
+    /// The form that the addresses have in agents' configurations.
     #[must_use]
     pub fn compiled(&self) -> Vec<PortRange> {
         match self {
@@ -184,7 +190,7 @@ impl RulePorts {
 }
 
 impl SecurityRule {
-    /// The application security groups that the rule names, on both sides.
+    /// The application security groups that the rule names: first those of its sources, then those of its destinations.
     pub(crate) fn application_groups(&self) -> impl Iterator<Item = &ResourceId> {
         [&self.source, &self.destination]
             .into_iter()
@@ -194,7 +200,7 @@ impl SecurityRule {
             })
     }
 
-    /// As agents enforce it.
+    /// The form that the rule has in agents' configurations.
     #[must_use]
     pub fn compiled(&self) -> config::SecurityRule {
         config::SecurityRule {
@@ -222,7 +228,8 @@ impl SecurityRule {
         }
         for (name, side) in [("source", &self.source), ("destination", &self.destination)] {
             let member = |rest: &str| format!("{name}{rest}");
-            // Clients read both forms, and expect the plural one as an array even where it is not used.
+            // Clients read the singular and the plural property, and expect an array in the plural one even if it is
+            // not used.
             properties[member("AddressPrefixes")] = json!([]);
             properties[member("PortRanges")] = json!([]);
             match &side.addresses {
@@ -243,7 +250,8 @@ impl SecurityRule {
 }
 
 impl Draft<'_> {
-    /// Reads a rule, and notes everything that is wrong with it.
+    /// Reads a rule, and adds a problem for everything that is wrong with it. `old` is the rule that the new one
+    /// replaces. `None`: a field that every rule needs is absent or wrong.
     pub(super) fn read_security_rule(
         &mut self,
         group: &ResourceId,
@@ -315,7 +323,8 @@ impl Draft<'_> {
         None
     }
 
-    /// The addresses and ports of one side, which is `source` or `destination`.
+    /// Reads the addresses and ports of one side of a rule; `side` is `source` or `destination`. `None`: they are
+    /// absent or wrong, and a problem was added.
     fn read_side(&mut self, properties: &Object<'_>, side: &str, id: &ResourceId) -> Option<RuleSide> {
         let addresses = self.read_addresses(properties, side, id);
         let ports = self.read_ports(properties, side, id);
