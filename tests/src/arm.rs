@@ -1,7 +1,7 @@
 //! ARM paths and bodies of the tests' resources. Bodies are built unchecked: the controller or topology under test
 //! validates them.
 
-use crate::operation::{Flags, UserHop};
+use crate::operation::{Addresses, Flags, Protocol, Rule, UserHop};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use std::net::IpAddr;
@@ -109,8 +109,79 @@ pub fn table_body(no_gateway_routes: bool, routes: &[(IpNet, UserHop)]) -> Value
     }})
 }
 
-/// The body of a route-based VPN gateway with one instance, at `address` in the VNet's `GatewaySubnet`. It refers to
-/// the public address `VNET-pip`, which the caller must have created.
+/// Attaches the network security group `group` of group `g` to a subnet or NIC with this body.
+pub fn attach(body: &mut Value, group: &str) {
+    body["properties"]["networkSecurityGroup"] = json!({"id": network(&format!("networkSecurityGroups/{group}"))});
+}
+
+/// Puts all addresses of the NIC with this body into these application security groups of group `g`.
+pub fn join_application_groups(body: &mut Value, groups: &[String]) {
+    let configurations = body["properties"]["ipConfigurations"].as_array_mut();
+    for configuration in configurations.into_iter().flatten() {
+        configuration["properties"]["applicationSecurityGroups"] = application_groups(groups);
+    }
+}
+
+fn application_groups(groups: &[String]) -> Value {
+    let reference = |group: &String| json!({"id": network(&format!("applicationSecurityGroups/{group}"))});
+    groups.iter().map(reference).collect()
+}
+
+/// The body of a network security group in `region1`.
+#[must_use]
+pub fn security_group_body(rules: &[Rule]) -> Value {
+    let rules: Vec<Value> = rules.iter().enumerate().map(rule_body).collect();
+    json!({"location": "region1", "properties": {"securityRules": rules}})
+}
+
+fn rule_body((index, rule): (usize, &Rule)) -> Value {
+    let mut properties = json!({
+        "priority": rule.priority,
+        "direction": if rule.inbound { "Inbound" } else { "Outbound" },
+        "access": if rule.allow { "Allow" } else { "Deny" },
+        "protocol": match rule.protocol {
+            None => "*",
+            Some(Protocol::Tcp) => "Tcp",
+            Some(Protocol::Udp) => "Udp",
+            Some(Protocol::Icmp) => "Icmp",
+        },
+    });
+    let ports = |(first, last): (u16, u16)| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    };
+    let source_ports: Vec<_> = rule.source_ports.into_iter().collect();
+    let sides = [
+        ("source", &rule.source, &source_ports),
+        ("destination", &rule.destination, &rule.destination_ports),
+    ];
+    for (side, addresses, ranges) in sides {
+        let (name, value) = match addresses {
+            Addresses::Any => ("AddressPrefix", json!("*")),
+            Addresses::VirtualNetwork => ("AddressPrefix", json!("VirtualNetwork")),
+            Addresses::Internet => ("AddressPrefix", json!("Internet")),
+            Addresses::LoadBalancer => ("AddressPrefix", json!("AzureLoadBalancer")),
+            Addresses::Prefixes(prefixes) => match &prefixes[..] {
+                [one] => ("AddressPrefix", json!(one)),
+                many => ("AddressPrefixes", json!(many)),
+            },
+            Addresses::Groups(groups) => ("ApplicationSecurityGroups", application_groups(groups)),
+        };
+        properties[format!("{side}{name}")] = value;
+        match &ranges[..] {
+            [] => properties[format!("{side}PortRange")] = json!("*"),
+            [one] => properties[format!("{side}PortRange")] = json!(ports(*one)),
+            many => {
+                let many: Vec<_> = many.iter().map(|range| ports(*range)).collect();
+                properties[format!("{side}PortRanges")] = json!(many);
+            }
+        }
+    }
+    json!({"name": format!("r{index}"), "properties": properties})
+}
+
+/// The body of a route-based VPN gateway with one instance, at `address` in the VNet's `GatewaySubnet`. It refers to the public
+/// address `VNET-pip`, which the caller creates.
 #[must_use]
 pub fn gateway_body(region: &str, vnet: &str, address: IpAddr) -> Value {
     json!({"location": region, "properties": {

@@ -1,18 +1,27 @@
 //! Differential test of one seed: it draws operations and packets, and plays them against the model and the product.
 
+use crate::model::security::Flows;
 use crate::model::walk::TTL;
 use crate::model::{Fate, Model, Ruling, Why};
-use crate::operation::{Operation, Origin, Packet, Universe, gateway_agent, site_device};
+use crate::operation::{Operation, Origin, Packet, Part, Protocol, Universe, gateway_agent, site_device};
 use crate::product::Product;
 use crate::world::{End, Mutation, Outcome, World};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use tombolo_engine::verdict::DropReason;
-use tombolo_proto::fabric::{ExplainRequest, Protocol};
-use tombolo_topology::explain::explain;
+use tombolo_proto::fabric;
+use tombolo_proto::fabric::ExplainRequest;
+use tombolo_topology::explain::{Explanation, Walk, explain};
 use tombolo_topology::learned_routes::LearnedReports;
+
+/// The source port of a script's first packet in the first round; each further packet has the next one.
+const FIRST_PORT: u16 = 40_000;
+
+/// The number of packets of a script.
+const PACKETS: u16 = 150;
 
 /// The operations and packets of a seed.
 #[derive(Debug, Clone)]
@@ -23,7 +32,7 @@ pub struct Script {
     pub operations: Vec<Operation>,
     /// The number of set-up operations, at the start of `operations`.
     pub setup_length: usize,
-    /// The packets that are sent each time, all of them.
+    /// The packets that are sent in each round, all of them. In each round they have other source ports.
     pub packets: Vec<Packet>,
 }
 
@@ -39,7 +48,7 @@ impl Script {
         for _ in 0..rng.random_range(4..=16_u8) {
             operations.push(universe.operation(&mut rng));
         }
-        let packets = (0..150).map(|_| packet(&universe, &mut rng)).collect();
+        let packets = (0..PACKETS).map(|number| packet(&universe, number, &mut rng)).collect();
         Self {
             seed,
             operations,
@@ -49,9 +58,43 @@ impl Script {
     }
 }
 
+/// The packet with the source port of a round. Engines keep the flows of earlier rounds, so a packet is the first one of a
+/// flow only with a new port. `round` counts from 0. ICMP has an identifier instead of ports.
+fn in_round(packet: &Packet, round: u16) -> Packet {
+    let port = packet.ports.0.wrapping_add(round.wrapping_mul(PACKETS));
+    let ports = match packet.protocol {
+        Protocol::Icmp => (port, port),
+        Protocol::Tcp | Protocol::Udp => (port, packet.ports.1),
+    };
+    Packet {
+        ports,
+        ..packet.clone()
+    }
+}
+
 /// Draws a packet. Most come from a VM's kernel with the VM's own address. Some of the packets have a spoofed source.
-/// Others enter on a link, as a stale or hostile peer might send them.
-fn packet<R: Rng>(universe: &Universe, rng: &mut R) -> Packet {
+/// Others enter on a link, as a stale or hostile peer might send them. `number` is the position of the packet in the script.
+fn packet<R: Rng>(universe: &Universe, number: u16, rng: &mut R) -> Packet {
+    const PORTS: [u16; 4] = [7, 22, 80, 443];
+    let protocol = match rng.random_range(0..10_u8) {
+        0..5 => Protocol::Udp,
+        5..8 => Protocol::Tcp,
+        _ => Protocol::Icmp,
+    };
+    let ports = (FIRST_PORT + number, PORTS[rng.random_range(0..PORTS.len())]);
+    let (origin, source, destination) = ends(universe, rng);
+    Packet {
+        origin,
+        source,
+        destination,
+        protocol,
+        ports,
+        part: Part::First,
+    }
+}
+
+/// Draws the origin, the source and the destination of a packet.
+fn ends<R: Rng>(universe: &Universe, rng: &mut R) -> (Origin, IpAddr, IpAddr) {
     loop {
         let plan = universe.any(rng);
         let v4 = rng.random_bool(0.8);
@@ -87,11 +130,7 @@ fn packet<R: Rng>(universe: &Universe, rng: &mut R) -> Packet {
                 let to = gateway(rng);
                 let from = site_device(to.trim_end_matches("-gw"));
                 let origin = Origin::Link { from, to };
-                return Packet {
-                    origin,
-                    source: universe.address(v4, rng),
-                    destination,
-                };
+                return (origin, universe.address(v4, rng), destination);
             }
             let from = if rng.random_bool(0.25) {
                 gateway(rng)
@@ -107,11 +146,7 @@ fn packet<R: Rng>(universe: &Universe, rng: &mut R) -> Packet {
             }
             Origin::Link { from, to }
         };
-        return Packet {
-            origin,
-            source,
-            destination,
-        };
+        return (origin, source, destination);
     }
 }
 
@@ -127,7 +162,7 @@ pub fn run_model(script: &Script) -> Vec<Fate> {
             model.apply(operation);
         }
         if number >= script.setup_length {
-            fates.extend(script.packets.iter().map(|p| model.fate(p)));
+            fates.extend(script.packets.iter().map(|p| model.fate(p, &mut Flows::default())));
         }
     }
     fates
@@ -144,12 +179,36 @@ pub struct Tally {
     pub accepted: u32,
     /// Operations that the product refused.
     pub refused: u32,
+    /// Packets among `compared` that a security group dropped. The deciding rules were compared too.
+    pub denied: u32,
+    /// Replies of allowed flows among `compared` (N6).
+    pub replies: u32,
+    /// Packets of allowed flows among `compared` that were sent after a further operation (N6).
+    pub continued: u32,
+    /// Decisions at NICs that let a packet pass because of its flow, although a rule denied it (N6).
+    pub saved: u32,
 }
 
-/// Plays a script against model and product. After the last set-up operation, and after each further one, all packets
-/// are sent. Model and product must agree on which operations are refused and with which codes, and on the path and the
-/// end of each packet. A refused operation must leave the topology unchanged. `mutation` is a defect that a test
-/// injects into the product. With a defect, a comparison that works returns an error.
+impl Tally {
+    /// Adds the counters of another run.
+    pub fn add(&mut self, other: &Self) {
+        self.compared += other.compared;
+        self.open += other.open;
+        self.accepted += other.accepted;
+        self.refused += other.refused;
+        self.denied += other.denied;
+        self.replies += other.replies;
+        self.continued += other.continued;
+        self.saved += other.saved;
+    }
+}
+
+/// Plays a script against model and product. Model and product must agree on which operations are refused and with
+/// which codes, on the path and the end of each packet, and on the security rules that deny it. A refused operation must
+/// leave the topology unchanged. `mutation` is a defect that a test injects into the product. With a defect, a comparison
+/// that works returns an error.
+///
+/// A round of packets follows each operation. It begins with further packets and replies of the flows of the round before.
 ///
 /// # Errors
 /// The first difference: the number of operations up to and including the one that shows it, and a description.
@@ -157,12 +216,17 @@ pub struct Tally {
 /// # Panics
 /// As [`World::new`], [`World::send`] and [`Product::perform`]. A script of [`Script::draw`] gives no cause for this.
 pub fn play(script: &Script, mutation: Option<Mutation>) -> Result<Tally, (usize, String)> {
-    let mut model = Model::default();
+    let mut comparison = Comparison {
+        model: Model::default(),
+        flows: Flows::default(),
+        world: World::new(mutation),
+        established: Vec::new(),
+        tally: Tally::default(),
+    };
     let mut product = Product::new();
-    let mut tally = Tally::default();
-    let mut world = None;
+    let mut is_current = false;
     for (number, operation) in script.operations.iter().enumerate() {
-        let ruling = model.validate(operation);
+        let ruling = comparison.model.validate(operation);
         let before = product.topology.clone();
         let answer = product.perform(operation);
         let difference = match (&ruling, &answer) {
@@ -178,11 +242,10 @@ pub fn play(script: &Script, mutation: Option<Mutation>) -> Result<Tally, (usize
             return Err((number + 1, format!("{operation:?}: {difference}")));
         }
         if answer.is_ok() {
-            model.apply(operation);
-            tally.accepted += 1;
-            world = None;
+            comparison.apply(operation);
+            is_current = false;
         } else {
-            tally.refused += 1;
+            comparison.tally.refused += 1;
             if !product.topology.documents_since(&before).is_empty() {
                 return Err((
                     number + 1,
@@ -193,21 +256,135 @@ pub fn play(script: &Script, mutation: Option<Mutation>) -> Result<Tally, (usize
         if number + 1 < script.setup_length {
             continue;
         }
-        let world = world.get_or_insert_with(|| World::new(&product.topology, &product.announced, mutation));
-        for packet in &script.packets {
-            let fate = model.fate(packet);
-            let outcome = world.send(packet);
-            match compare(&fate, outcome.as_ref()) {
-                Some(true) => tally.compared += 1,
-                Some(false) => {
-                    let text = format!("{packet:?}\n  model:   {fate:?}\n  product: {outcome:?}");
-                    return Err((number + 1, text));
-                }
-                None => tally.open += 1,
-            }
+        if !is_current {
+            comparison.world.update(&product.topology, &product.announced);
+            is_current = true;
+        }
+        let round = u16::try_from(number + 1 - script.setup_length).unwrap_or(u16::MAX);
+        comparison
+            .round(&script.packets, round)
+            .map_err(|difference| (number + 1, difference))?;
+    }
+    Ok(comparison.tally)
+}
+
+/// The state of a run of [`play`].
+struct Comparison {
+    model: Model,
+    /// The flows that the model knows: those of the last round.
+    flows: Flows,
+    world: World,
+    /// The packets of the last round, replies included, whose flows a NIC with a security group has kept.
+    established: Vec<Packet>,
+    tally: Tally,
+}
+
+impl Comparison {
+    /// Applies an operation that the product accepted.
+    fn apply(&mut self, operation: &Operation) {
+        self.model.apply(operation);
+        self.tally.accepted += 1;
+        // Another machine gets the agent's name, and does not know the flows of the one before.
+        let replaced = match operation {
+            Operation::JoinVm { vm, .. } => Some(vm.clone()),
+            Operation::JoinGateway { vnet } => Some(gateway_agent(vnet)),
+            Operation::Revoke { agent } | Operation::DeleteAgent { agent } => Some(agent.clone()),
+            _ => None,
+        };
+        if let Some(agent) = replaced {
+            self.flows.known.retain(|f| f.agent != agent);
+            self.world.remove(&agent);
         }
     }
-    Ok(tally)
+
+    fn round(&mut self, packets: &[Packet], round: u16) -> Result<(), String> {
+        for packet in std::mem::take(&mut self.established) {
+            let later = match packet.part {
+                Part::First => Part::Later,
+                part => part,
+            };
+            let sent = Packet { part: later, ..packet };
+            if self.send(&sent)?.is_some() {
+                self.tally.continued += 1;
+            }
+        }
+        self.tally.saved += self.flows.saved;
+        self.flows = Flows::default();
+        for packet in packets {
+            let packet = in_round(packet, round);
+            let before = self.flows.known.len();
+            let fate = self.send(&packet)?;
+            let is_kept = self.flows.known.len() > before;
+            let Some(Fate::Delivered { path }) = fate.filter(|_| is_kept) else {
+                continue;
+            };
+            let reply = packet.reply(reply_origin(&path));
+            self.established.push(packet);
+            if self.send(&reply)?.is_some() {
+                self.tally.replies += 1;
+                self.established.push(reply);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a packet in model and product. Returns its fate. None: the specification does not decide.
+    fn send(&mut self, packet: &Packet) -> Result<Option<Fate>, String> {
+        let fate = self.model.fate(packet, &mut self.flows);
+        let denying = match &fate {
+            Fate::Lost { path, why } if why[..] == [Why::Security] => path.last().cloned(),
+            _ => None,
+        };
+        let before = denying.as_ref().map(|agent| self.world.rule_hits(agent));
+        let outcome = self.world.send(packet);
+        match compare(&fate, outcome.as_ref()) {
+            Some(true) => self.tally.compared += 1,
+            Some(false) => return Err(format!("{packet:?}\n  model:   {fate:?}\n  product: {outcome:?}")),
+            None => {
+                self.tally.open += 1;
+                return Ok(None);
+            }
+        }
+        if let (Some(agent), Some(before)) = (denying, before) {
+            self.tally.denied += 1;
+            let decided = new_hits(&before, &self.world.rule_hits(&agent));
+            let mut expected = BTreeMap::new();
+            for decision in self.flows.decided.iter().filter(|d| d.agent == agent) {
+                let rule = (decision.group.clone(), decision.rule.clone());
+                *expected.entry(rule).or_default() += 1;
+            }
+            if decided != expected {
+                return Err(format!(
+                    "{packet:?}: the deciding rules\n  model:   {expected:?}\n  product: {decided:?}"
+                ));
+            }
+        }
+        Ok(Some(fate))
+    }
+}
+
+/// The place where the answer to a packet that took this path enters the fabric.
+fn reply_origin(path: &[String]) -> Origin {
+    match path {
+        [.., gateway, site] if site.ends_with("-site") => Origin::Link {
+            from: site.clone(),
+            to: gateway.clone(),
+        },
+        _ => Origin::Kernel {
+            agent: path.last().cloned().unwrap_or_default(),
+        },
+    }
+}
+
+/// How often rules have decided, by the names of their group and their own.
+type RuleHits = BTreeMap<(String, String), u64>;
+
+fn new_hits(before: &RuleHits, after: &RuleHits) -> RuleHits {
+    let more = after.iter().map(|(rule, count)| {
+        let known = before.get(rule).copied().unwrap_or_default();
+        (rule.clone(), count - known)
+    });
+    more.filter(|(_, count)| *count > 0).collect()
 }
 
 /// Whether model and product agree about a packet. None: the specification does not decide. No `outcome` means that the
@@ -235,8 +412,18 @@ fn compare(fate: &Fate, outcome: Option<&Outcome>) -> Option<bool> {
 /// As [`play`].
 #[must_use]
 pub fn shrink(script: &Script, mutation: Option<Mutation>) -> (Script, String) {
-    let fails = |s: &Script| play(s, mutation).err();
-    let Some((length, mut text)) = fails(script) else {
+    // A difference in a flow of the round before needs two rounds, all others only one.
+    let fails = |s: &Script| {
+        let rounds = |count: usize| Script {
+            setup_length: s.operations.len().saturating_sub(count - 1),
+            ..s.clone()
+        };
+        [rounds(1), rounds(2)].into_iter().find_map(|script| {
+            let (length, text) = play(&script, mutation).err()?;
+            Some((script, length, text))
+        })
+    };
+    let Some((length, mut text)) = play(script, mutation).err() else {
         return (script.clone(), "no difference".into());
     };
     let mut small = script.clone();
@@ -245,10 +432,9 @@ pub fn shrink(script: &Script, mutation: Option<Mutation>) -> (Script, String) {
     for packet in &script.packets {
         let one = Script {
             packets: vec![packet.clone()],
-            setup_length: small.operations.len(),
             ..small.clone()
         };
-        if let Some((_, why)) = fails(&one) {
+        if let Some((one, _, why)) = fails(&one) {
             (small, text) = (one, why);
             break;
         }
@@ -257,10 +443,9 @@ pub fn shrink(script: &Script, mutation: Option<Mutation>) -> (Script, String) {
     while at < small.operations.len() {
         let mut less = small.clone();
         less.operations.remove(at);
-        less.setup_length = less.operations.len();
         match fails(&less) {
-            // A difference that shows after fewer operations may come from another defect.
-            Some((length, why)) if length == less.operations.len() => (small, text) = (less, why),
+            // A difference after fewer operations would be another defect.
+            Some((less, length, why)) if length == less.operations.len() => (small, text) = (less, why),
             _ => at += 1,
         }
     }
@@ -285,9 +470,10 @@ pub fn report(script: &Script, mutation: Option<Mutation>) -> String {
 }
 
 /// Compares `explain` with sent packets after the script's last operation: both must give the same agents and the same
-/// end and, if the packet is lost, the same drop reason. Packets that enter on a link are left out, because `explain`
-/// begins at an agent. Also left out are packets whose sender `explain` does not know, and packets that a failed
-/// handshake stops. Announcements of sites have no effect here. Returns the number of compared packets, which may be 0.
+/// end and, if the packet is lost, the same drop reason and the same denying security rules. If the packet arrives, the same
+/// holds for its reply. Packets that enter on a link are left out, because `explain` begins at an agent. Also left out are
+/// packets whose sender `explain` does not know, and packets that a failed handshake stops. Returns the number of compared
+/// packets, without the replies.
 ///
 /// # Errors
 /// The first difference, as text.
@@ -300,47 +486,90 @@ pub fn check_explain(script: &Script) -> Result<u32, String> {
         // A refusal is no error here: `play` compares refusals.
         let _ = product.perform(operation);
     }
-    let mut world = World::new(&product.topology, &BTreeMap::new(), None);
+    let mut world = World::new(None);
+    world.update(&product.topology, &BTreeMap::new());
     let mut compared = 0;
     for packet in &script.packets {
         let Origin::Kernel { agent } = &packet.origin else {
             continue;
         };
+        let is_icmp = packet.protocol == Protocol::Icmp;
         let question = ExplainRequest {
             from: agent.clone(),
             to: packet.destination.to_string(),
-            protocol: Protocol::Udp,
-            destination_port: Some(7),
+            protocol: match packet.protocol {
+                Protocol::Tcp => fabric::Protocol::Tcp,
+                Protocol::Udp => fabric::Protocol::Udp,
+                Protocol::Icmp => fabric::Protocol::Icmp,
+            },
+            destination_port: (!is_icmp).then_some(packet.ports.1),
             ttl: Some(TTL),
         };
         // An error means that the sender does not exist or has no address of that family, so no packet can be compared.
         let Ok(answer) = explain(&product.topology, &LearnedReports::default(), &question) else {
             continue;
         };
+        // `explain` has this source port or identifier.
+        let ports = if is_icmp { (1, 1) } else { (49_152, packet.ports.1) };
         let sent = Packet {
             source: answer.source,
+            ports,
             ..packet.clone()
         };
-        let Some(outcome) = world.send(&sent) else { continue };
-        let explained: Vec<_> = answer.request.hops.iter().map(|h| h.agent.to_string()).collect();
-        let stop = answer.request.stop.as_ref().map(|s| s.reason.as_str());
-        let same = match outcome.end {
-            // `explain` does not consider handshakes.
-            End::KeyMismatch => continue,
-            End::Delivered => answer.request.delivered && explained == outcome.path,
-            End::Dropped(DropReason::TtlExceeded | DropReason::TtlExceededSilent, _) | End::Kernel => {
-                !answer.request.delivered && explained == outcome.path
-            }
-            End::Dropped(reason, _) => stop == Some(reason.name()) && explained == outcome.path,
-            End::UnknownPeer => false,
+        world.forget_flows();
+        let Some(outcome) = send_explained(&mut world, &sent, &answer.request, &answer, script)? else {
+            continue;
         };
-        if !same {
-            return Err(format!(
-                "seed {}: {sent:?}\n  happened:  {outcome:?}\n  explained: {explained:?} delivered {} stop {stop:?}: {}",
-                script.seed, answer.request.delivered, answer.summary
-            ));
-        }
         compared += 1;
+        if let (End::Delivered, Some(reply)) = (outcome.end, &answer.reply) {
+            let sent = sent.reply(reply_origin(&outcome.path));
+            send_explained(&mut world, &sent, reply, &answer, script)?;
+        }
     }
     Ok(compared)
+}
+
+/// Sends a packet, and compares its way and its end with a walk of `explain`. None: they are not comparable.
+fn send_explained(
+    world: &mut World,
+    sent: &Packet,
+    walk: &Walk,
+    answer: &Explanation,
+    script: &Script,
+) -> Result<Option<Outcome>, String> {
+    let last = walk.hops.last();
+    let before = last.map(|hop| world.rule_hits(hop.agent.as_str()));
+    let Some(outcome) = world.send(sent) else {
+        return Ok(None);
+    };
+    let explained: Vec<_> = walk.hops.iter().map(|h| h.agent.to_string()).collect();
+    let stop = walk.stop.as_ref().map(|s| s.reason.as_str());
+    let same = match outcome.end {
+        // `explain` does not consider handshakes.
+        End::KeyMismatch => return Ok(None),
+        End::Delivered => walk.delivered && explained == outcome.path,
+        // The walk of a reply has another TTL, so only the end of a loop is comparable.
+        End::Dropped(DropReason::TtlExceeded | DropReason::TtlExceededSilent, _) | End::Kernel => {
+            !walk.delivered && (sent.part == Part::Reply || explained == outcome.path)
+        }
+        End::Dropped(reason, _) => stop == Some(reason.name()) && explained == outcome.path,
+        End::UnknownPeer => false,
+    };
+    let mut rules = BTreeMap::new();
+    let mut hits = BTreeMap::new();
+    if let (End::Dropped(DropReason::SecurityRule, _), Some(hop), Some(before)) = (outcome.end, last, before) {
+        hits = new_hits(&before, &world.rule_hits(hop.agent.as_str()));
+        for group in hop.security.iter().flat_map(|check| &check.groups) {
+            let rule = group.rule.as_ref().map_or_else(String::new, |r| r.name.clone());
+            *rules.entry((group.group.name().to_owned(), rule)).or_default() += 1;
+        }
+    }
+    if !same || hits != rules {
+        return Err(format!(
+            "seed {}: {sent:?}\n  happened:  {outcome:?} {hits:?}\n  explained: {explained:?} delivered {} stop {stop:?} \
+             {rules:?}: {}",
+            script.seed, walk.delivered, answer.summary
+        ));
+    }
+    Ok(Some(outcome))
 }

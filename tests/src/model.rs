@@ -6,14 +6,16 @@
 //! * [`change`] decides which operations are refused, and applies accepted ones.
 //! * [`learned`] decides which announced routes of sites are accepted, and which sources they permit.
 //! * [`routes`] finds the route that a packet takes (R1 to R15).
+//! * [`security`] applies the rules of security groups, and keeps the flows that these have allowed (N2 to N9).
 //! * [`walk`] follows a packet from agent to agent, and gives the reason of a loss.
 
 pub mod change;
 pub mod learned;
 pub mod routes;
+pub mod security;
 pub mod walk;
 
-use crate::operation::{Flags, UserHop, gateway_agent};
+use crate::operation::{Flags, Rule, UserHop, gateway_agent};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -28,6 +30,18 @@ pub struct Model {
     pub connections: Vec<Connection>,
     pub agents: Vec<Agent>,
     pub announced: Vec<Announced>,
+    pub security_groups: Vec<SecurityGroup>,
+    /// The names of the application security groups. Their members are in [`Nic::application_groups`].
+    pub application_groups: Vec<String>,
+    /// Whether the operator's setting `vnetAccessOff` is `block` (D28). It begins as `tagOnly`, today's default.
+    pub access_off_blocks: bool,
+}
+
+/// A network security group, without its default rules (N2).
+#[derive(Debug, Clone)]
+pub struct SecurityGroup {
+    pub name: String,
+    pub rules: Vec<Rule>,
 }
 
 /// The BGP announcements of the site that is joined to a VNet's gateway.
@@ -51,12 +65,13 @@ pub struct Vnet {
     pub peerings: Vec<Peering>,
 }
 
-/// A subnet of a VNet; `table` is the name of its route table.
+/// A subnet of a VNet; `table` is the name of its route table, and `security` that of its security group.
 #[derive(Debug, Clone)]
 pub struct Subnet {
     pub name: String,
     pub prefixes: Vec<IpNet>,
     pub table: Option<String>,
+    pub security: Option<String>,
 }
 
 /// One half of a peering.
@@ -85,6 +100,9 @@ pub struct Nic {
     pub subnet: String,
     pub addresses: Vec<IpAddr>,
     pub forwarding: bool,
+    /// The name of the NIC's own security group (N4).
+    pub security: Option<String>,
+    pub application_groups: Vec<String>,
 }
 
 /// A route table; `no_gateway_routes` is `disableBgpRoutePropagation` (R15).
@@ -169,7 +187,9 @@ pub enum Why {
     Appliance,
     /// The connection's tunnel is down: the two shared keys differ, or one of them is missing (G11).
     NoTunnel,
-    /// A routing loop used up the packet's TTL, or the packet would return to the agent or the site that has sent it.
+    /// A rule of a security group denies the packet (N3, N4).
+    Security,
+    /// A routing loop used up the packet's TTL, or the packet would return to the agent that has sent it.
     Loop,
 }
 

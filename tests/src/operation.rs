@@ -51,12 +51,14 @@ pub enum Operation {
     },
     /// Deletes a VNet with its subnets and peering halves.
     DeleteVnet { vnet: String },
-    /// Creates a subnet, or changes the prefixes and the route table of an existing one.
+    /// Creates a subnet, or changes the prefixes, the route table and the security group of an existing one. Without
+    /// `security` no group is attached to the subnet.
     PutSubnet {
         vnet: String,
         subnet: String,
         prefixes: Vec<IpNet>,
         table: Option<String>,
+        security: Option<String>,
     },
     /// Creates or changes the half of a peering with `remote`. The half has the name of the VNet `remote`. `sync` is
     /// `syncRemoteAddressSpace` (P27).
@@ -68,14 +70,24 @@ pub enum Operation {
     },
     /// Deletes the half of a peering with `remote`.
     DeletePeering { vnet: String, remote: String },
-    /// Creates a NIC, or changes its forwarding.
+    /// Creates a NIC, or changes its forwarding, its security group and its application security groups.
     PutNic {
         nic: String,
         vnet: String,
         subnet: String,
         addresses: Vec<IpAddr>,
         forwarding: bool,
+        security: Option<String>,
+        application_groups: Vec<String>,
     },
+    /// Creates or replaces a network security group.
+    PutSecurityGroup { group: String, rules: Vec<Rule> },
+    /// Deletes a network security group.
+    DeleteSecurityGroup { group: String },
+    /// Creates an application security group.
+    PutApplicationGroup { group: String },
+    /// Changes the operator's setting `vnetAccessOff` (D28): `block`, or else `tagOnly`.
+    SetAccessOff { block: bool },
     /// Creates or replaces a route table.
     PutTable {
         table: String,
@@ -119,7 +131,45 @@ pub enum Operation {
     DeleteAgent { agent: String },
 }
 
-/// The name of the agent of a VNet's gateway. Whether the VNet has a gateway is not checked.
+/// A security rule (N1). The rules of a group have the names `r0`, `r1` and so on, in the order of their list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// 100 to 4096. The rule with the lowest number decides (N3).
+    pub priority: u16,
+    /// The direction of the packets that the rule judges: to the NIC (`Inbound`), or from it (`Outbound`).
+    pub inbound: bool,
+    /// The access: `Allow` or `Deny`.
+    pub allow: bool,
+    /// The protocol that the rule matches. None: all protocols.
+    pub protocol: Option<Protocol>,
+    /// The sources that the rule matches.
+    pub source: Addresses,
+    /// The source ports that the rule matches, from the first to the last. None: all ports.
+    pub source_ports: Option<(u16, u16)>,
+    /// The destinations that the rule matches.
+    pub destination: Addresses,
+    /// The destination ports that the rule matches, each from the first to the last. An empty list: all ports.
+    pub destination_ports: Vec<(u16, u16)>,
+}
+
+/// The addresses that one side of a security rule matches (N8, N9, N11).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Addresses {
+    /// `*`: all addresses.
+    Any,
+    /// The tag `VirtualNetwork`.
+    VirtualNetwork,
+    /// The tag `Internet`.
+    Internet,
+    /// The tag `AzureLoadBalancer`.
+    LoadBalancer,
+    /// The addresses in these prefixes.
+    Prefixes(Vec<IpNet>),
+    /// The addresses of the NICs in these application security groups.
+    Groups(Vec<String>),
+}
+
+/// The name of the agent of a VNet's gateway.
 #[must_use]
 pub fn gateway_agent(vnet: &str) -> String {
     format!("{vnet}-gw")
@@ -140,6 +190,49 @@ pub struct Packet {
     pub source: IpAddr,
     /// The destination address, of the same family.
     pub destination: IpAddr,
+    /// The protocol; with IPv6 addresses, `Icmp` stands for ICMPv6.
+    pub protocol: Protocol,
+    /// The source port and the destination port. With ICMP, both are the identifier of an echo message.
+    pub ports: (u16, u16),
+    /// The part that the packet has in its flow.
+    pub part: Part,
+}
+
+/// The protocol of a packet or of a security rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMP, and ICMPv6 for IPv6.
+    Icmp,
+}
+
+/// The part that a packet has in its flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The first packet: a TCP SYN, an echo request, or a UDP datagram.
+    First,
+    /// An answer to the first packet: a TCP SYN with ACK, an echo reply, or a UDP datagram.
+    Reply,
+    /// A later packet of the sender of the first one: a TCP ACK, an echo request, or a UDP datagram.
+    Later,
+}
+
+impl Packet {
+    /// The answer to this packet, which enters the fabric at `origin`.
+    #[must_use]
+    pub const fn reply(&self, origin: Origin) -> Self {
+        Self {
+            origin,
+            source: self.destination,
+            destination: self.source,
+            protocol: self.protocol,
+            ports: (self.ports.1, self.ports.0),
+            part: Part::Reply,
+        }
+    }
 }
 
 /// The place where a packet enters the fabric.

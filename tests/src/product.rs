@@ -7,11 +7,12 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use tombolo_proto::config::AccessOff;
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
 use tombolo_proto::route::{Route, RouteOrigin};
 use tombolo_topology::change::{Change, Rejection};
 use tombolo_topology::path::ArmPath;
-use tombolo_topology::resource::{Agent, Binding, JoinToken, Reach};
+use tombolo_topology::resource::{Agent, Binding, JoinToken, Reach, Settings};
 use tombolo_topology::topology::Topology;
 use uuid::Uuid;
 
@@ -123,10 +124,17 @@ impl Product {
                 subnet,
                 prefixes,
                 table,
-            } => vec![put(
-                &arm::network(&format!("virtualNetworks/{vnet}/subnets/{subnet}")),
-                arm::subnet_body(prefixes, table.as_deref()),
-            )],
+                security,
+            } => {
+                let mut body = arm::subnet_body(prefixes, table.as_deref());
+                if let Some(group) = security {
+                    arm::attach(&mut body, group);
+                }
+                vec![put(
+                    &arm::network(&format!("virtualNetworks/{vnet}/subnets/{subnet}")),
+                    body,
+                )]
+            }
             Operation::PutPeering {
                 vnet,
                 remote,
@@ -151,10 +159,31 @@ impl Product {
                 subnet,
                 addresses,
                 forwarding,
-            } => vec![put(
-                &arm::network(&format!("networkInterfaces/{nic}")),
-                arm::nic_body(self.region(vnet), vnet, subnet, addresses, *forwarding),
+                security,
+                application_groups,
+            } => {
+                let mut body = arm::nic_body(self.region(vnet), vnet, subnet, addresses, *forwarding);
+                if let Some(group) = security {
+                    arm::attach(&mut body, group);
+                }
+                if !application_groups.is_empty() {
+                    arm::join_application_groups(&mut body, application_groups);
+                }
+                vec![put(&arm::network(&format!("networkInterfaces/{nic}")), body)]
+            }
+            Operation::PutSecurityGroup { group, rules } => vec![put(
+                &arm::network(&format!("networkSecurityGroups/{group}")),
+                arm::security_group_body(rules),
             )],
+            Operation::DeleteSecurityGroup { group } => vec![delete(&format!("networkSecurityGroups/{group}"))],
+            Operation::PutApplicationGroup { group } => vec![put(
+                &arm::network(&format!("applicationSecurityGroups/{group}")),
+                json!({"location": "region1"}),
+            )],
+            Operation::SetAccessOff { block } => vec![Change::SetSettings(Settings {
+                vnet_access_off: if *block { AccessOff::Block } else { AccessOff::TagOnly },
+                ..(*self.topology.settings).clone()
+            })],
             Operation::PutTable {
                 table,
                 no_gateway_routes,

@@ -4,7 +4,7 @@
 use crate::arm;
 use crate::model::Why;
 use crate::model::walk::TTL;
-use crate::operation::{Origin, Packet, gateway_agent, site_device};
+use crate::operation::{Origin, Packet, Part, Protocol, gateway_agent, site_device};
 use crate::product::{SITE_ASN, agent_id};
 use etherparse::PacketBuilder;
 use std::collections::BTreeMap;
@@ -14,6 +14,7 @@ use std::time::Instant;
 use tombolo_engine::buffer::{Collected, TransmitSink};
 use tombolo_engine::engine::Engine;
 use tombolo_engine::link::PlainLinks;
+use tombolo_engine::security::Flows;
 use tombolo_engine::tables::{RoutingState, Tables};
 use tombolo_engine::verdict::DropReason;
 use tombolo_proto::config::{AgentConfig, Role};
@@ -71,8 +72,8 @@ impl End {
                 DropReason::NoGateway => Why::NoGateway,
                 DropReason::NotForwarding => Why::NotForwarding,
                 DropReason::Hairpin | DropReason::TtlExceeded | DropReason::TtlExceededSilent => Why::Loop,
+                DropReason::SecurityRule => Why::Security,
                 DropReason::Malformed
-                | DropReason::SecurityRule
                 | DropReason::UnknownFragment
                 | DropReason::FlowTableFull
                 | DropReason::NoLink
@@ -89,6 +90,9 @@ impl End {
     }
 }
 
+/// How many flows each engine has room for, much more than a run has. The default of real agents needs more memory.
+const FLOWS: usize = 1 << 16;
+
 struct Host {
     config: AgentConfig,
     engine: Engine<PlainLinks>,
@@ -101,6 +105,7 @@ pub struct World {
     /// The names of the sites' devices, by endpoint. A datagram to one of these has left the fabric.
     sites: BTreeMap<SocketAddr, String>,
     now: Instant,
+    mutation: Option<Mutation>,
 }
 
 /// A defect that a test injects into the product, to prove that the comparison with the model notices it.
@@ -114,20 +119,34 @@ pub enum Mutation {
     Announced(fn(&mut Vec<Route>)),
     /// Changes every agent's configuration before its tables are built, and gets the agent's learned routes for this.
     Learned(fn(&mut AgentConfig, &RoutingState)),
+    /// The engines forget all flows before each packet.
+    Forgetful,
+    /// The engines forget all flows when they get another configuration.
+    ForgetfulUpdates,
 }
 
 impl World {
-    /// Compiles the configuration of every agent, and installs it in an engine of the agent's own. `announced` has the
-    /// BGP routes of the site behind each VNet's gateway; the key is the VNet's name, and a VNet without a gateway is
-    /// skipped. `mutation` is a defect to inject. Agents whose configuration does not compile (revoked ones) are left
-    /// out.
+    /// A world without agents. `mutation` is a defect of all its agents.
+    #[must_use]
+    pub fn new(mutation: Option<Mutation>) -> Self {
+        Self {
+            hosts: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            sites: BTreeMap::new(),
+            now: Instant::now(),
+            mutation,
+        }
+    }
+
+    /// Compiles the configuration of every agent, and installs it in an engine of the agent's own. An agent that has an
+    /// engine keeps it with its flows. `announced` has the BGP routes of the site behind each VNet's gateway; a VNet without
+    /// a gateway is skipped. Agents whose configuration does not compile (revoked ones) are left out.
     ///
     /// # Panics
     /// If a compiled configuration differs after it was written as bytes and read back, or if no tables can be built
     /// from a configuration.
-    #[must_use]
-    pub fn new(topology: &Topology, announced: &BTreeMap<String, Vec<Route>>, mutation: Option<Mutation>) -> Self {
-        let now = Instant::now();
+    pub fn update(&mut self, topology: &Topology, announced: &BTreeMap<String, Vec<Route>>) {
+        let mutation = self.mutation;
         let mut shown = topology.clone();
         if let Some(Mutation::Topology(mutation)) = mutation {
             mutation(&mut shown);
@@ -147,8 +166,11 @@ impl World {
             reports.learned.insert(agent_id(&gateway_agent(vnet)), heard);
         }
         let moving = (!sites.is_empty()).then(|| LearnedRoutes::new(&shown, &Compiler::new(&shown), reports));
-        let mut hosts = BTreeMap::new();
-        let mut addresses = BTreeMap::new();
+        let mut before = std::mem::take(&mut self.hosts);
+        if matches!(mutation, Some(Mutation::ForgetfulUpdates)) {
+            before.clear();
+        }
+        self.addresses.clear();
         for (id, agent) in &topology.agents {
             let Some(mut config) = compile(&shown, id) else {
                 continue;
@@ -160,22 +182,42 @@ impl World {
             match mutation {
                 Some(Mutation::Config(mutation)) => mutation(&mut config),
                 Some(Mutation::Learned(mutation)) => mutation(&mut config, &dynamic),
-                Some(Mutation::Topology(_) | Mutation::Announced(_)) | None => {}
+                Some(
+                    Mutation::Topology(_) | Mutation::Announced(_) | Mutation::Forgetful | Mutation::ForgetfulUpdates,
+                )
+                | None => {}
             }
             let tables = Tables::build(&config, &dynamic).unwrap_or_else(|e| panic!("{id}: {e}"));
-            let mut engine = Engine::new(PlainLinks::new(id.clone()), 1);
-            engine.install(Arc::new(tables), &config.links, now);
+            let mut engine = before.remove(id).map_or_else(|| new_engine(id), |host| host.engine);
+            engine.install(Arc::new(tables), &config.links, self.now);
             if let Some(endpoint) = agent.reach.endpoints.first() {
-                addresses.insert(*endpoint, id.clone());
+                self.addresses.insert(*endpoint, id.clone());
             }
-            hosts.insert(id.clone(), Host { config, engine });
+            self.hosts.insert(id.clone(), Host { config, engine });
         }
-        Self {
-            hosts,
-            addresses,
-            sites,
-            now,
+        self.sites = sites;
+    }
+
+    /// Removes an agent's engine with its flows, as if the agent's machine were replaced. The next [`update`](Self::update)
+    /// gives the agent another engine.
+    pub fn remove(&mut self, agent: &str) {
+        self.hosts.remove(&agent_id(agent));
+    }
+
+    /// Makes all engines forget the flows that security groups have allowed.
+    pub fn forget_flows(&mut self) {
+        self.hosts.values_mut().for_each(Host::forget_flows);
+    }
+
+    /// How often each security rule at an agent's NICs has decided: the names of the group and the rule, and the number.
+    #[must_use]
+    pub fn rule_hits(&self, agent: &str) -> BTreeMap<(String, String), u64> {
+        let mut hits = BTreeMap::new();
+        let host = self.hosts.get(&agent_id(agent));
+        for (name, count) in host.into_iter().flat_map(|h| h.engine.rule_hits()) {
+            *hits.entry((name.group.name().to_owned(), name.rule)).or_default() += count;
         }
+        hits
     }
 
     /// The configuration of an agent, with the mutation. None: the agent does not exist or has no configuration.
@@ -215,6 +257,9 @@ impl World {
                 });
             }
             let host = self.hosts.get_mut(&at)?;
+            if matches!(self.mutation, Some(Mutation::Forgetful)) {
+                host.forget_flows();
+            }
             let before: Vec<u64> = host.drops();
             let replied = host.engine.stats().totals.replied;
             let mut out = Collected::default();
@@ -341,7 +386,21 @@ fn join_site(topology: &mut Topology, vnet: &str, number: u8) -> Option<Resource
     Some(id)
 }
 
+fn new_engine(agent: &AgentId) -> Engine<PlainLinks> {
+    let mut engine = Engine::new(PlainLinks::new(agent.clone()), 1);
+    engine.share_flows(Arc::new(Flows::new(FLOWS, 1)));
+    engine
+}
+
 impl Host {
+    fn forget_flows(&mut self) {
+        self.engine.share_flows(Arc::new(Flows::new(FLOWS, 1)));
+        // The cache of decisions remembers admitted flows too; new tables clear it.
+        if let Some(tables) = self.engine.tables().cloned() {
+            self.engine.refresh(tables);
+        }
+    }
+
     fn drops(&self) -> Vec<u64> {
         DropReason::ALL.iter().map(|r| self.engine.stats().drops(*r)).collect()
     }
@@ -361,15 +420,32 @@ impl Host {
     }
 }
 
-/// The bytes of a UDP packet with the addresses of `packet` and the TTL [`TTL`].
+/// The bytes of a packet, with the TTL [`TTL`].
 fn build(packet: &Packet) -> Vec<u8> {
+    const DATA: &[u8] = b"model";
+    const WINDOW: u16 = 65_535;
     let builder = match (packet.source, packet.destination) {
         (IpAddr::V4(s), IpAddr::V4(d)) => PacketBuilder::ipv4(s.octets(), d.octets(), TTL),
         (IpAddr::V6(s), IpAddr::V6(d)) => PacketBuilder::ipv6(s.octets(), d.octets(), TTL),
         (s, d) => unreachable!("{s} and {d} are of different families"),
     };
     let mut bytes = Vec::new();
-    let done = builder.udp(40_000, 7).write(&mut bytes, b"model");
+    let (from, to) = packet.ports;
+    let is_reply = packet.part == Part::Reply;
+    let done = match packet.protocol {
+        Protocol::Udp => builder.udp(from, to).write(&mut bytes, DATA),
+        Protocol::Tcp => match packet.part {
+            Part::First => builder.tcp(from, to, 0, WINDOW).syn().write(&mut bytes, &[]),
+            Part::Reply => builder.tcp(from, to, 0, WINDOW).syn().ack(1).write(&mut bytes, &[]),
+            Part::Later => builder.tcp(from, to, 1, WINDOW).ack(1).write(&mut bytes, DATA),
+        },
+        Protocol::Icmp => match (packet.source.is_ipv4(), is_reply) {
+            (true, false) => builder.icmpv4_echo_request(from, 1).write(&mut bytes, DATA),
+            (true, true) => builder.icmpv4_echo_reply(from, 1).write(&mut bytes, DATA),
+            (false, false) => builder.icmpv6_echo_request(from, 1).write(&mut bytes, DATA),
+            (false, true) => builder.icmpv6_echo_reply(from, 1).write(&mut bytes, DATA),
+        },
+    };
     done.unwrap_or_else(|e| unreachable!("a packet: {e}"));
     bytes
 }

@@ -41,12 +41,14 @@ fn populated() -> Product {
                 subnet: "a".into(),
                 prefixes: net(&format!("10.{octet}.0.0/24")),
                 table: None,
+                security: None,
             },
             Operation::PutSubnet {
                 vnet: vnet.into(),
                 subnet: "GatewaySubnet".into(),
                 prefixes: net(&format!("10.{octet}.255.0/27")),
                 table: None,
+                security: None,
             },
             Operation::PutTable {
                 table: "t1".into(),
@@ -59,6 +61,8 @@ fn populated() -> Product {
                 subnet: "a".into(),
                 addresses: vec![[10, octet, 0, 10].into()],
                 forwarding: false,
+                security: None,
+                application_groups: vec![],
             },
             Operation::PutGateway {
                 vnet: vnet.into(),

@@ -76,6 +76,7 @@ fn configs() -> Vec<AgentConfig> {
             subnet: "a".into(),
             prefixes: net(format!("10.{octet}.0.0/24")),
             table: None,
+            security: None,
         });
         operations.push(Operation::PutNic {
             nic: format!("{vnet}-nic"),
@@ -83,6 +84,8 @@ fn configs() -> Vec<AgentConfig> {
             subnet: "a".into(),
             addresses: vec![[10, octet, 0, 10].into()],
             forwarding: true,
+            security: None,
+            application_groups: vec![],
         });
         operations.push(Operation::JoinVm {
             vm: format!("{vnet}-vm"),

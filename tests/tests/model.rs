@@ -3,7 +3,11 @@
 
 use std::collections::BTreeMap;
 use tombolo_engine::routing::{RoutingState, accept_routes};
-use tombolo_proto::config::{AgentConfig, ForeignSources, Relation};
+use tombolo_proto::config::{
+    Access, AccessOff, AddressMatch, AgentConfig, Direction, ForeignSources, Nic, Relation, Role, SecuredNic, Security,
+    SecurityRule, SpaceKind, Subnet,
+};
+use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::{Route, RouteSource, RouteState};
 use tombolo_tests::differential::{Script, Tally, check_explain, play, report, run_model};
 use tombolo_tests::model::{Fate, Why};
@@ -28,18 +32,17 @@ fn product_equals_model() {
     for seed in FIXED.chain((0..50).map(|n| first.wrapping_add(n))) {
         let script = Script::draw(seed);
         match play(&script, None) {
-            Ok(tally) => {
-                total.compared += tally.compared;
-                total.open += tally.open;
-                total.accepted += tally.accepted;
-                total.refused += tally.refused;
-            }
+            Ok(tally) => total.add(&tally),
             Err(_) => panic!("{}", report(&script, None)),
         }
     }
     println!("{total:?}");
     assert!(
         total.compared > 100_000 && total.accepted > 1000 && total.refused > 200,
+        "{total:?}"
+    );
+    assert!(
+        total.denied > 4000 && total.replies > 10_000 && total.continued > 20_000 && total.saved > 1000,
         "{total:?}"
     );
 }
@@ -245,6 +248,238 @@ fn switching_off_martians_is_caught() {
     );
 }
 
+fn security_must_be_caught(what: &str, mutation: fn(&mut AgentConfig)) {
+    must_be_caught(what, Mutation::Config(mutation));
+}
+
+fn for_each_rule(config: &mut AgentConfig, change: impl Fn(&mut SecurityRule)) {
+    let groups = config.security.iter_mut().flat_map(|s| &mut s.groups);
+    groups.flat_map(|group| &mut group.rules).for_each(change);
+}
+
+/// N2: the defect lacks the default rules, so that a packet which no other rule matches is denied.
+#[test]
+fn switching_off_n2_is_caught() {
+    security_must_be_caught("N2", |config| {
+        for group in config.security.iter_mut().flat_map(|s| &mut s.groups) {
+            group.rules.retain(|rule| rule.priority <= 4096);
+        }
+    });
+}
+
+/// N3: the defect asks the rules of users in descending priority.
+#[test]
+fn switching_off_n3_is_caught() {
+    security_must_be_caught("N3", |config| {
+        for_each_rule(config, |rule| {
+            if rule.priority <= 4096 {
+                rule.priority = 4096 - rule.priority;
+            }
+        });
+    });
+}
+
+/// N4: the defect asks the groups in the opposite order. The ends of packets are the same, but other rules decide.
+#[test]
+fn switching_off_the_order_of_groups_is_caught() {
+    security_must_be_caught("N4, order", |config| {
+        for nic in config.security.iter_mut().flat_map(|s| &mut s.nics) {
+            std::mem::swap(&mut nic.subnet_group, &mut nic.nic_group);
+        }
+    });
+}
+
+/// N4: the defect does not ask the subnet's group if the NIC has one too.
+#[test]
+fn switching_off_the_second_group_is_caught() {
+    security_must_be_caught("N4, both groups", |config| {
+        for nic in config.security.iter_mut().flat_map(|s| &mut s.nics) {
+            if nic.nic_group.is_some() {
+                nic.subnet_group = None;
+            }
+        }
+    });
+}
+
+/// N6: the defect forgets the flows that rules have allowed.
+#[test]
+fn switching_off_n6_is_caught() {
+    must_be_caught("N6", Mutation::Forgetful);
+}
+
+/// N6: the defect applies changed rules to flows that rules have allowed before.
+#[test]
+fn flows_that_end_with_their_rule_are_caught() {
+    must_be_caught("N6, changed rules", Mutation::ForgetfulUpdates);
+}
+
+/// The ranges of the peers whose `allowVirtualNetworkAccess` is on or off.
+fn peers(config: &AgentConfig, access: bool) -> Vec<ipnet::IpNet> {
+    let of_peer = |kind: &SpaceKind| matches!(kind, SpaceKind::Peered { allow_access, .. } if *allow_access == access);
+    let spaces = config.spaces.iter().filter(|space| of_peer(&space.kind));
+    spaces.flat_map(|space| space.prefixes.clone()).collect()
+}
+
+/// Adds rules directly before the default rules: for packets that these peers send and receive.
+fn before_default_rules(config: &mut AgentConfig, prefixes: &[ipnet::IpNet], access: Access) {
+    for group in config.security.iter_mut().flat_map(|s| &mut s.groups) {
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            let default = group
+                .rules
+                .iter()
+                .find(|r| r.priority == 65_000 && r.direction == direction);
+            let mut rule = default.expect("a default rule").clone();
+            rule.priority = 64_999;
+            rule.access = access;
+            let side = match direction {
+                Direction::Inbound => &mut rule.source,
+                Direction::Outbound => &mut rule.destination,
+            };
+            *side = AddressMatch::Prefixes(prefixes.to_vec());
+            group.rules.push(rule);
+        }
+    }
+}
+
+/// N8: for default rules, the tag `VirtualNetwork` of the defect does not have the peers.
+#[test]
+fn a_tag_without_peers_is_caught() {
+    security_must_be_caught("N8, peers", |config| {
+        let peers = peers(config, true);
+        before_default_rules(config, &peers, Access::Deny);
+    });
+}
+
+/// N8, P17: for default rules, the tag `VirtualNetwork` of the defect has peers without access.
+#[test]
+fn a_tag_with_a_peer_without_access_is_caught() {
+    security_must_be_caught("N8, access", |config| {
+        let peers = peers(config, false);
+        before_default_rules(config, &peers, Access::Allow);
+    });
+}
+
+/// N9: the tag `Internet` of the defect has all addresses.
+#[test]
+fn switching_off_the_complement_of_virtual_network_is_caught() {
+    security_must_be_caught("N9, Internet", |config| {
+        for_each_rule(config, |rule| {
+            for side in [&mut rule.source, &mut rule.destination] {
+                if *side == AddressMatch::Sets(vec!["Internet".into()]) {
+                    *side = AddressMatch::Any;
+                }
+            }
+        });
+    });
+}
+
+/// N9: the application security groups of the defect are empty.
+#[test]
+fn empty_application_security_groups_are_caught() {
+    security_must_be_caught("N9, application security groups", |config| {
+        for group in config.security.iter_mut().flat_map(|s| &mut s.application_groups) {
+            group.addresses.clear();
+        }
+    });
+}
+
+/// P17, D28: the defect lets rules decide about peers without access, although the setting is `block`.
+#[test]
+fn rules_in_place_of_block_are_caught() {
+    security_must_be_caught("P17, block", |config| set_access_off(config, AccessOff::TagOnly));
+}
+
+/// P17, D28: the defect drops packets of peers without access, although the setting lets rules decide.
+#[test]
+fn block_in_place_of_rules_is_caught() {
+    security_must_be_caught("P17, tagOnly", |config| set_access_off(config, AccessOff::Block));
+}
+
+fn set_access_off(config: &mut AgentConfig, access_off: AccessOff) {
+    if let Some(security) = &mut config.security {
+        security.access_off = access_off;
+    }
+}
+
+/// R12: the defect lets all NICs forward.
+#[test]
+fn switching_off_r12_is_caught() {
+    security_must_be_caught("R12", |config| {
+        if let Role::Vm { nics, .. } = &mut config.role {
+            for nic in nics {
+                nic.ip_forwarding = true;
+            }
+        }
+    });
+}
+
+/// Adds a NIC with IP forwarding before the NICs of an appliance. Forwarded packets pass this NIC, and all others the NICs
+/// that they passed before. Returns the NIC through which forwarded packets passed before. None: the agent is no appliance.
+fn insert_forwarding_nic(config: &mut AgentConfig, subnet: impl FnOnce(&Nic) -> ResourceId) -> Option<usize> {
+    let Role::Vm { nics, .. } = &mut config.role else {
+        return None;
+    };
+    let position = nics.iter().position(|nic| nic.ip_forwarding)?;
+    let mut nic = nics[position].clone();
+    nic.subnet = subnet(&nic);
+    nic.addresses = vec!["192.0.2.77/32".parse().expect("prefix")];
+    nic.id = ResourceId::new(format!("{}-2", nic.id));
+    nics.insert(0, nic);
+    Some(position)
+}
+
+/// Adds the entry of a NIC that [`insert_forwarding_nic`] added.
+fn secure_forwarding_nic(config: &mut AgentConfig, change: impl FnOnce(&Security) -> SecuredNic) {
+    if let Some(security) = &mut config.security {
+        let secured = change(security);
+        security.nics.insert(0, secured);
+    }
+}
+
+/// D25: the defect does not apply the groups of an appliance's NIC to packets that the appliance forwards.
+#[test]
+fn appliances_without_rules_are_caught() {
+    security_must_be_caught("D25", |config| {
+        let Some(position) = insert_forwarding_nic(config, |nic| nic.subnet.clone()) else {
+            return;
+        };
+        secure_forwarding_nic(config, |security| SecuredNic {
+            subnet_group: None,
+            nic_group: None,
+            prefixes: vec![],
+            ..security.nics[position].clone()
+        });
+    });
+}
+
+/// R20: the defect forwards an appliance's packets without the user-defined routes of the appliance's subnet. They still
+/// apply to packets that the appliance itself sends.
+#[test]
+fn switching_off_r20_is_caught() {
+    security_must_be_caught("R20", |config| {
+        let other = |subnet: &ResourceId| ResourceId::new(format!("{subnet}-2"));
+        let Some(position) = insert_forwarding_nic(config, |nic| other(&nic.subnet)) else {
+            return;
+        };
+        let Role::Vm { nics, .. } = &config.role else { return };
+        let copied = nics[position + 1].subnet.clone();
+        let subnet = config.subnets.iter().find(|s| s.id == copied).expect("its subnet");
+        let mut subnet = Subnet {
+            id: other(&copied),
+            ..subnet.clone()
+        };
+        subnet.routes.retain(|route| route.source != RouteSource::User);
+        for route in &mut subnet.routes {
+            route.state = RouteState::Active;
+        }
+        config.subnets.push(subnet);
+        secure_forwarding_nic(config, |security| SecuredNic {
+            prefixes: vec![],
+            ..security.nics[position].clone()
+        });
+    });
+}
+
 /// Every fate and every reason of a loss must occur often in the random runs, because a comparison proves nothing about
 /// cases that never occur.
 #[test]
@@ -283,6 +518,7 @@ fn the_generator_reaches_every_fate() {
         Why::NotForwarding,
         Why::NoGateway,
         Why::Appliance,
+        Why::Security,
         Why::NoTunnel,
         Why::Loop,
     ];

@@ -1,7 +1,10 @@
 //! Decides which operations are refused, and applies accepted ones.
 
-use super::{Agent, Announced, Connection, Gateway, Model, Nic, Peering, Ruling, State, Subnet, Table, Vnet, overlap};
-use crate::operation::{Flags, GATEWAY_SUBNET, Operation, gateway_agent};
+use super::{
+    Agent, Announced, Connection, Gateway, Model, Nic, Peering, Ruling, SecurityGroup, State, Subnet, Table, Vnet,
+    overlap,
+};
+use crate::operation::{Addresses, Flags, GATEWAY_SUBNET, Operation, Rule, gateway_agent};
 use ipnet::IpNet;
 
 impl Model {
@@ -14,9 +17,19 @@ impl Model {
                 let gateway = self.gateways.iter().any(|g| g.vnet == *vnet);
                 refuse_if(gateway || self.nics.iter().any(|n| n.vnet == *vnet))
             }
-            Operation::PutSubnet { vnet, table, .. } => {
+            Operation::PutSubnet {
+                vnet,
+                subnet,
+                table,
+                security,
+                ..
+            } => {
                 let unknown = |t: &String| !self.tables.iter().any(|x| x.name == *t);
-                refuse_if(self.vnet(vnet).is_none() || table.as_ref().is_some_and(unknown))
+                let broken = self.vnet(vnet).is_none() || table.as_ref().is_some_and(unknown);
+                if !broken && subnet == GATEWAY_SUBNET && self.has_security_group(security.as_ref()) {
+                    return Ruling::Refuse(vec!["XGatewaySubnetCannotHaveSecurityGroup"]); // N13
+                }
+                refuse_if(broken || self.misses_security_group(security.as_ref()))
             }
             Operation::PutPeering {
                 vnet, remote, flags, ..
@@ -28,7 +41,28 @@ impl Model {
                     Ruling::Accept
                 }
             }
-            Operation::PutNic { vnet, subnet, .. } => refuse_if(!self.has_subnet(vnet, subnet)),
+            Operation::PutNic {
+                vnet,
+                subnet,
+                security,
+                application_groups,
+                ..
+            } => refuse_if(
+                !self.has_subnet(vnet, subnet)
+                    || self.misses_security_group(security.as_ref())
+                    || self.misses_application_group(application_groups),
+            ),
+            Operation::PutSecurityGroup { rules, .. } => self.validate_rules(rules),
+            Operation::DeleteSecurityGroup { group } => {
+                let mut subnets = self.vnets.iter().flat_map(|v| &v.subnets);
+                let used = subnets.any(|s| s.security.as_ref() == Some(group))
+                    || self.nics.iter().any(|n| n.security.as_ref() == Some(group));
+                match used {
+                    true => Ruling::Refuse(vec!["InUseNetworkSecurityGroupCannotBeDeleted"]),
+                    false => Ruling::Accept,
+                }
+            }
+            Operation::PutApplicationGroup { .. } | Operation::SetAccessOff { .. } => Ruling::Accept,
             Operation::PutTable { .. } => Ruling::Accept,
             Operation::PutGateway { vnet, .. } => {
                 let uses_remote = |state: fn(State) -> bool| {
@@ -96,6 +130,38 @@ impl Model {
                     Ruling::Either
                 }
             }
+        }
+    }
+
+    fn has_security_group(&self, named: Option<&String>) -> bool {
+        named.is_some_and(|name| self.security_groups.iter().any(|g| g.name == *name))
+    }
+
+    fn misses_security_group(&self, named: Option<&String>) -> bool {
+        named.is_some() && !self.has_security_group(named)
+    }
+
+    fn misses_application_group(&self, named: &[String]) -> bool {
+        named.iter().any(|name| !self.application_groups.contains(name))
+    }
+
+    /// The checks of a group's rules (N1): the application security groups that they name exist, and no two rules of a
+    /// direction have the same priority.
+    fn validate_rules(&self, rules: &[Rule]) -> Ruling {
+        for rule in rules {
+            for side in [&rule.source, &rule.destination] {
+                if let Addresses::Groups(groups) = side
+                    && self.misses_application_group(groups)
+                {
+                    return Ruling::Refuse(vec![]);
+                }
+            }
+        }
+        let place = |rule: &Rule| (rule.inbound, rule.priority);
+        let same = |(index, rule): (usize, &Rule)| rules[..index].iter().any(|other| place(other) == place(rule));
+        match rules.iter().enumerate().any(same) {
+            true => Ruling::Refuse(vec!["SecurityRuleConflict"]),
+            false => Ruling::Accept,
         }
     }
 
@@ -296,6 +362,7 @@ impl Model {
                 subnet,
                 prefixes,
                 table,
+                security,
             } => {
                 if let Some(home) = self.vnet_mut(&vnet) {
                     home.subnets.retain(|s| s.name != subnet);
@@ -303,6 +370,7 @@ impl Model {
                         name: subnet,
                         prefixes,
                         table,
+                        security,
                     });
                 }
             }
@@ -331,6 +399,8 @@ impl Model {
                 subnet,
                 addresses,
                 forwarding,
+                security,
+                application_groups,
             } => {
                 self.nics.retain(|n| n.name != nic);
                 self.nics.push(Nic {
@@ -339,8 +409,20 @@ impl Model {
                     subnet,
                     addresses,
                     forwarding,
+                    security,
+                    application_groups,
                 });
             }
+            Operation::PutSecurityGroup { group, rules } => {
+                self.security_groups.retain(|g| g.name != group);
+                self.security_groups.push(SecurityGroup { name: group, rules });
+            }
+            Operation::DeleteSecurityGroup { group } => self.security_groups.retain(|g| g.name != group),
+            Operation::PutApplicationGroup { group } => {
+                self.application_groups.retain(|g| *g != group);
+                self.application_groups.push(group);
+            }
+            Operation::SetAccessOff { block } => self.access_off_blocks = block,
             Operation::PutTable {
                 table,
                 no_gateway_routes,

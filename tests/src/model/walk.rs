@@ -1,6 +1,7 @@
 //! Follows a packet from agent to agent, and gives the reason of a loss.
 
 use super::routes::Hop;
+use super::security::{Flows, Judgement};
 use super::{Agent, Fate, Model, State, Why, within};
 use crate::operation::{GATEWAY_SUBNET, Origin, Packet, site_device};
 use ipnet::IpNet;
@@ -33,10 +34,10 @@ struct LinkPacket<'a> {
 }
 
 impl Model {
-    /// Follows a packet until it is delivered or lost, or until the specification does not decide. Each packet starts
-    /// with [`TTL`]. If an agent on the way has not joined, or is revoked, the result is [`Fate::Unspecified`].
-    #[must_use]
-    pub fn fate(&self, packet: &Packet) -> Fate {
+    /// Follows a packet until it is delivered or lost, or until the specification does not decide. `flows` has the flows
+    /// that NICs with security groups know; the flow of the packet is added to it.
+    pub fn fate(&self, packet: &Packet, flows: &mut Flows) -> Fate {
+        flows.decided.clear();
         let mut path: Vec<String> = Vec::new();
         let mut ttl = TTL;
         // The agent that has the packet, and the agent that sent it over a link.
@@ -71,6 +72,7 @@ impl Model {
                     }
                 }
             };
+            let step = self.guard(agent, from.is_none(), packet, step, flows);
             match step {
                 Step::Lose(why) => return Fate::Lost { path, why },
                 Step::Unspecified(what) => return Fate::Unspecified(what),
@@ -101,6 +103,25 @@ impl Model {
         }
     }
 
+    /// D25: applies security groups to a packet that would pass with this step. A packet from the kernel leaves the NIC that
+    /// has its source, and a packet from a link comes to the NIC that has its destination. A forwarded packet passes the
+    /// appliance's NIC in both directions. Gateways have no groups (N13).
+    fn guard(&self, agent: &Agent, from_kernel: bool, packet: &Packet, step: Step, flows: &mut Flows) -> Step {
+        let (address, inbound) = match (&step, from_kernel) {
+            (Step::Send(_), true) => (packet.source, false),
+            (Step::Deliver, false) => (packet.destination, true),
+            _ => return step,
+        };
+        if agent.gateway {
+            return step;
+        }
+        match self.judge(agent, address, inbound, packet, flows) {
+            Judgement::Pass => step,
+            Judgement::Deny => lose(Why::Security),
+            Judgement::Unspecified(what) => Step::Unspecified(what),
+        }
+    }
+
     /// The next step of a packet that the kernel of a VM or gateway sends into the TUN device.
     fn send_from_kernel(&self, agent: &Agent, packet: &Packet) -> Step {
         if agent.gateway {
@@ -118,7 +139,7 @@ impl Model {
                 None => return lose(Why::Spoofed),
             },
         };
-        let denied = self.denied_ranges(&agent.vnet);
+        let denied = self.denied_ranges(agent, packet.source);
         if within(&denied, packet.source) {
             return lose(Why::AccessOff);
         }
@@ -133,9 +154,13 @@ impl Model {
     }
 
     /// P17: the ranges of peers whose access is off. Azure removes them from the VNet's `VirtualNetwork` tag, so the VNet's
-    /// machines exchange no packets with them on any path.
-    fn denied_ranges(&self, vnet: &str) -> Vec<IpNet> {
-        let halves = self.vnet(vnet).into_iter().flat_map(|v| &v.peerings);
+    /// machines exchange no packets with them on any path. There are none at a NIC where rules decide instead (D28);
+    /// `address` is the address by which a packet belongs to the NIC.
+    fn denied_ranges(&self, agent: &Agent, address: IpAddr) -> Vec<IpNet> {
+        if self.rules_replace_access(agent, address) {
+            return Vec::new();
+        }
+        let halves = self.vnet(&agent.vnet).into_iter().flat_map(|v| &v.peerings);
         let off = halves.filter(|p| p.state == State::Connected && !p.flags.access);
         off.flat_map(|p| p.remote_space.clone()).collect()
     }
@@ -145,7 +170,7 @@ impl Model {
     /// may give either reason. None: the packet is accepted.
     fn admit_by_tag(&self, arrival: &LinkPacket<'_>, refused: Option<Step>) -> Option<Step> {
         let LinkPacket { to, packet, .. } = arrival;
-        if to.gateway || !within(&self.denied_ranges(&to.vnet), packet.source) {
+        if to.gateway || !within(&self.denied_ranges(to, packet.destination), packet.source) {
             return refused;
         }
         match refused {
@@ -164,7 +189,7 @@ impl Model {
         match self.route(vnet, subnet, packet.destination) {
             None | Some(Hop::Nowhere) => lose(Why::Unrouted),
             Some(Hop::Local) => self.to_owner(agent, vnet, packet.destination, Why::NoOwner),
-            Some(Hop::Peering(remote)) => self.across(agent, &remote, packet.destination, Why::NoOwner),
+            Some(Hop::Peering(remote)) => self.across(agent, &remote, packet, packet.destination, Why::NoOwner),
             Some(Hop::Gateway) => {
                 let hub = self.gateway_for(vnet);
                 match hub.and_then(|h| self.gateway_agent(&h)) {
@@ -184,7 +209,7 @@ impl Model {
                 let connected = |p: &&super::Peering| p.state == State::Connected;
                 let mut halves = home.peerings.iter().filter(connected);
                 match halves.find(|p| within(&p.remote_space, address)) {
-                    Some(half) => self.across(agent, &half.remote, address, Why::Appliance),
+                    Some(half) => self.across(agent, &half.remote, packet, address, Why::Appliance),
                     None => lose(Why::Appliance),
                 }
             }
@@ -204,9 +229,11 @@ impl Model {
         }
     }
 
-    /// Sends to the owner of the address in the peered VNet `remote`, if the sender's half permits access (P17).
-    fn across(&self, agent: &Agent, remote: &str, address: IpAddr, nobody: Why) -> Step {
-        let open = self.half(&agent.vnet, remote).is_some_and(|h| h.flags.access);
+    /// Sends to the owner of the address in the peered VNet `remote`, if the sender's half permits access (P17), or if the
+    /// rules at the NIC of the packet's source decide instead (D28).
+    fn across(&self, agent: &Agent, remote: &str, packet: &Packet, address: IpAddr, nobody: Why) -> Step {
+        let access = self.half(&agent.vnet, remote).is_some_and(|h| h.flags.access);
+        let open = access || self.rules_replace_access(agent, packet.source);
         match self.to_owner(agent, remote, address, nobody) {
             Step::Lose(mut why) if !open => {
                 why.push(Why::AccessOff);
@@ -251,7 +278,7 @@ impl Model {
             return Some(Step::Unspecified("no link: the VNet does not use this gateway"));
         }
         let mut broken = Vec::new();
-        if !half.flags.access && !to.gateway {
+        if !half.flags.access && !to.gateway && !self.rules_replace_access(to, packet.destination) {
             broken.push(Why::AccessOff);
         }
         let inside = within(&half.remote_space, source);

@@ -1,18 +1,23 @@
 //! The generator of random operations and packets.
 
-use super::{Flags, GATEWAY_SUBNET, Operation, UserHop, gateway_agent};
+use super::{Addresses, Flags, GATEWAY_SUBNET, Operation, Protocol, Rule, UserHop, gateway_agent};
+use crate::model::security::HOST_ADDRESS;
 use ipnet::IpNet;
 use rand::Rng;
 use rand::seq::IndexedRandom;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The VNets, NICs, VMs and route tables that the operations of one seed may create.
+/// The VNets, NICs, VMs, route tables and security groups that the operations of one seed may create.
 #[derive(Debug, Clone)]
 pub struct Universe {
     /// The plans of the VNets. The set-up makes the first one a hub with a gateway, and the third one a branch with a gateway.
     pub vnets: Vec<VnetPlan>,
     /// The names of the route tables.
     pub tables: Vec<String>,
+    /// The names of the network security groups. Some universes have none, and no application security groups either.
+    pub security_groups: Vec<String>,
+    /// The names of the application security groups.
+    pub application_groups: Vec<String>,
 }
 
 /// The properties that a VNet has if an operation creates it.
@@ -117,9 +122,14 @@ impl Universe {
         if rng.random_bool(0.25) {
             vnets.push(VnetPlan::draw("clone".into(), 1, rng));
         }
+        let has_groups = rng.random_bool(0.6);
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<String>>();
+        let groups = |list: &[&str]| if has_groups { names(list) } else { Vec::new() };
         Self {
             vnets,
-            tables: vec!["t1".into(), "t2".into(), "t3".into()],
+            tables: names(&["t1", "t2", "t3"]),
+            security_groups: groups(&["g1", "g2", "g3", "g4"]),
+            application_groups: groups(&["web", "db"]),
         }
     }
 
@@ -133,8 +143,19 @@ impl Universe {
     #[must_use]
     pub fn setup(&self, rng: &mut impl Rng) -> Vec<Operation> {
         let mut out = Vec::new();
+        for group in &self.application_groups {
+            out.push(Operation::PutApplicationGroup { group: group.clone() });
+        }
+        for group in &self.security_groups {
+            let rules = self.rules(rng);
+            let group = group.clone();
+            out.push(Operation::PutSecurityGroup { group, rules });
+        }
+        if !self.security_groups.is_empty() && rng.random_bool(0.4) {
+            out.push(Operation::SetAccessOff { block: true });
+        }
         for plan in &self.vnets {
-            out.extend(plan.setup(rng));
+            out.extend(plan.setup(self, rng));
         }
         for _ in 0..3 {
             out.push(self.table(rng));
@@ -147,6 +168,7 @@ impl Universe {
                     subnet,
                     prefixes,
                     table: Some(table.clone()),
+                    security: self.attached(rng),
                 });
             }
         }
@@ -217,6 +239,9 @@ impl Universe {
         while plan.nics.is_empty() && rng.random_bool(0.7) {
             plan = self.any(rng);
         }
+        if !self.security_groups.is_empty() && rng.random_bool(0.3) {
+            return self.security_operation(plan, rng);
+        }
         let vnet = plan.name.clone();
         let remote = self.any(rng).name.clone();
         match rng.random_range(0..100_u8) {
@@ -232,32 +257,13 @@ impl Universe {
                 sync: rng.random_bool(0.3),
             },
             20..27 => Operation::DeletePeering { vnet, remote },
-            27..35 if !plan.nics.is_empty() => {
-                let (nic, subnet, addresses) = plan.nics[rng.random_range(0..plan.nics.len())].clone();
-                Operation::PutNic {
-                    nic,
-                    vnet,
-                    subnet,
-                    addresses,
-                    forwarding: rng.random_bool(0.6),
-                }
-            }
+            27..35 if !plan.nics.is_empty() => self.nic(plan, rng),
             35..46 => self.table(rng),
             46..53 => {
                 let hubs = [&self.vnets[0].name, &self.vnets[2].name];
                 self.announcement(hubs[rng.random_range(0..2)].clone(), rng)
             }
-            53..65 => {
-                let (subnet, prefixes) = plan.subnets[rng.random_range(0..2_usize)].clone();
-                Operation::PutSubnet {
-                    vnet,
-                    subnet,
-                    prefixes,
-                    table: rng
-                        .random_bool(0.75)
-                        .then(|| self.tables.choose(rng).cloned().unwrap_or_default()),
-                }
-            }
+            53..65 => self.subnet(plan, rng.random_range(0..2), rng),
             65..69 => Operation::PutGateway {
                 vnet,
                 address: plan.gateway,
@@ -295,6 +301,144 @@ impl Universe {
                 Operation::JoinVm { vm, nics, vnet, served }
             }
             _ => Operation::DeletePeering { vnet, remote },
+        }
+    }
+
+    /// Draws a change of a NIC of the plan, which must have one.
+    fn nic(&self, plan: &VnetPlan, rng: &mut impl Rng) -> Operation {
+        let (nic, subnet, addresses) = plan.nics[rng.random_range(0..plan.nics.len())].clone();
+        Operation::PutNic {
+            nic,
+            vnet: plan.name.clone(),
+            subnet,
+            addresses,
+            forwarding: rng.random_bool(0.6),
+            security: self.attached(rng),
+            application_groups: self.joined(rng),
+        }
+    }
+
+    /// Draws a change of the subnet at this position in the plan.
+    fn subnet(&self, plan: &VnetPlan, index: usize, rng: &mut impl Rng) -> Operation {
+        let (subnet, prefixes) = plan.subnets[index].clone();
+        let table = rng
+            .random_bool(0.75)
+            .then(|| self.tables.choose(rng).cloned().unwrap_or_default());
+        Operation::PutSubnet {
+            vnet: plan.name.clone(),
+            subnet,
+            prefixes,
+            table,
+            security: self.attached(rng),
+        }
+    }
+
+    /// Draws the security group of a subnet or NIC. Most have none.
+    fn attached(&self, rng: &mut impl Rng) -> Option<String> {
+        self.security_groups
+            .choose(rng)
+            .filter(|_| rng.random_bool(0.35))
+            .cloned()
+    }
+
+    /// Draws the application security groups of a NIC.
+    fn joined(&self, rng: &mut impl Rng) -> Vec<String> {
+        let mut joined = self.application_groups.clone();
+        joined.retain(|_| rng.random_bool(0.35));
+        joined
+    }
+
+    /// Draws an operation that concerns security groups. The universe must have some.
+    fn security_operation(&self, plan: &VnetPlan, rng: &mut impl Rng) -> Operation {
+        let group = self.security_groups.choose(rng).cloned().unwrap_or_default();
+        match rng.random_range(0..100_u8) {
+            0..45 => {
+                let mut rules = self.rules(rng);
+                // N1 refuses two rules of one direction with the same priority.
+                if let Some(first) = rules.first().cloned()
+                    && rng.random_bool(0.05)
+                {
+                    rules.push(first);
+                }
+                Operation::PutSecurityGroup { group, rules }
+            }
+            45..68 if !plan.nics.is_empty() => self.nic(plan, rng),
+            68..88 => self.subnet(plan, rng.random_range(0..2), rng),
+            88..90 => {
+                let (subnet, prefixes) = plan.subnets[2].clone();
+                Operation::PutSubnet {
+                    vnet: plan.name.clone(),
+                    subnet,
+                    prefixes,
+                    table: None,
+                    security: Some(group),
+                }
+            }
+            90..95 => Operation::DeleteSecurityGroup { group },
+            _ => Operation::SetAccessOff {
+                block: rng.random_bool(0.5),
+            },
+        }
+    }
+
+    /// Draws the rules of a security group, with different priorities.
+    fn rules(&self, rng: &mut impl Rng) -> Vec<Rule> {
+        let mut rules: Vec<Rule> = Vec::new();
+        for _ in 0..rng.random_range(0..=6_u8) {
+            let priority = rng.random_range(100..=4096);
+            if rules.iter().any(|r| r.priority == priority) {
+                continue;
+            }
+            rules.push(Rule {
+                priority,
+                inbound: rng.random_bool(0.5),
+                allow: rng.random_bool(0.6),
+                protocol: match rng.random_range(0..10_u8) {
+                    0..4 => None,
+                    4..6 => Some(Protocol::Tcp),
+                    6..8 => Some(Protocol::Udp),
+                    _ => Some(Protocol::Icmp),
+                },
+                source: self.addresses(rng),
+                // Part of the source ports of the packets; see `Script`.
+                source_ports: rng
+                    .random_bool(0.15)
+                    .then(|| (40_000, rng.random_range(40_000..43_000))),
+                destination: self.addresses(rng),
+                destination_ports: {
+                    const PORTS: [(u16, u16); 5] = [(7, 7), (22, 22), (80, 443), (443, 443), (0, 1023)];
+                    let count = rng.random_range(0..=4_usize).saturating_sub(2);
+                    (0..count).map(|_| PORTS[rng.random_range(0..PORTS.len())]).collect()
+                },
+            });
+        }
+        rules
+    }
+
+    /// Draws one side of a rule.
+    fn addresses(&self, rng: &mut impl Rng) -> Addresses {
+        match rng.random_range(0..20_u8) {
+            0..6 => Addresses::Any,
+            6..9 => Addresses::VirtualNetwork,
+            9..11 => Addresses::Internet,
+            11 => Addresses::LoadBalancer,
+            12..15 if !self.application_groups.is_empty() => {
+                let mut groups = self.application_groups.clone();
+                if rng.random_bool(0.7) {
+                    groups.swap_remove(rng.random_range(0..groups.len()));
+                }
+                Addresses::Groups(groups)
+            }
+            _ => {
+                let count = rng.random_range(1..=3_u8);
+                let mut prefixes: Vec<IpNet> = (0..count).map(|_| self.destination(rng)).collect();
+                // The prefix 0.0.0.0/0 of a rule means the same as `*`, which has its own case.
+                prefixes.retain(|p| p.prefix_len() > 0);
+                match prefixes.is_empty() {
+                    true => Addresses::Any,
+                    false => Addresses::Prefixes(prefixes),
+                }
+            }
         }
     }
 
@@ -400,10 +544,7 @@ impl Universe {
     }
 
     /// Draws an address of the wanted family: mostly the address of a NIC, sometimes that of a gateway, one in a
-    /// martian prefix, or one that nobody owns. An IPv6 address is that of a NIC or one that may have no owner.
-    ///
-    /// # Panics
-    /// If there are no VNets.
+    /// martian prefix, the virtual address of Azure's hosts, or one that nobody owns.
     #[must_use]
     pub fn address(&self, v4: bool, rng: &mut impl Rng) -> IpAddr {
         let plan = self.any(rng);
@@ -411,12 +552,13 @@ impl Universe {
             .nics
             .choose(rng)
             .and_then(|(_, _, addresses)| addresses.iter().find(|a| a.is_ipv4() == v4).copied());
-        match (rng.random_range(0..20_u8), of_nic) {
+        match (rng.random_range(0..21_u8), of_nic) {
             (0..15, Some(address)) => address,
             (15, _) if v4 => plan.gateway,
             (16, _) if v4 => IpAddr::V4(Ipv4Addr::new(172, 16, rng.random_range(1..7), 9)),
             (17, _) if v4 => IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)),
             (18, _) if v4 => IpAddr::V4(Ipv4Addr::new(169, 254, 3, 3)),
+            (20, _) if v4 => HOST_ADDRESS,
             (_, _) if v4 => IpAddr::V4(Ipv4Addr::new(
                 10,
                 rng.random_range(1..8),
@@ -438,7 +580,7 @@ impl Universe {
 }
 
 impl VnetPlan {
-    fn setup(&self, rng: &mut impl Rng) -> Vec<Operation> {
+    fn setup(&self, universe: &Universe, rng: &mut impl Rng) -> Vec<Operation> {
         let mut out = vec![Operation::PutVnet {
             vnet: self.name.clone(),
             region: self.region,
@@ -450,6 +592,7 @@ impl VnetPlan {
                 subnet: subnet.clone(),
                 prefixes: prefixes.clone(),
                 table: None,
+                security: universe.attached(rng).filter(|_| subnet != GATEWAY_SUBNET),
             });
         }
         for (nic, subnet, addresses) in &self.nics {
@@ -459,6 +602,8 @@ impl VnetPlan {
                 subnet: subnet.clone(),
                 addresses: addresses.clone(),
                 forwarding: rng.random_bool(0.4),
+                security: universe.attached(rng),
+                application_groups: universe.joined(rng),
             });
         }
         for (vm, nics, served) in &self.vms {

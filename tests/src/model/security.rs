@@ -1,0 +1,340 @@
+//! Applies the rules of security groups to packets at NICs, and keeps the flows that the rules have allowed.
+
+use super::{Agent, Model, Nic, SecurityGroup, State, within};
+use crate::operation::{Addresses, Packet, Part, Protocol, Rule};
+use ipnet::IpNet;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// The virtual address of Azure's hosts, from which the probes of load balancers come (N8, N9).
+pub const HOST_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16));
+
+/// The flows that the rules at NICs have allowed (N6), and the decisions of rules about the last packet.
+#[derive(Debug, Clone, Default)]
+pub struct Flows {
+    /// The flows, each in the direction of its first packet.
+    pub known: Vec<Flow>,
+    /// The rules that decided about the last packet on its path, in order: at each NIC at most one of each group, and none
+    /// if the packet belonged to a flow.
+    pub decided: Vec<Decision>,
+    /// The number of packets that passed because of their flow, although a rule denies them.
+    pub saved: u32,
+}
+
+/// A flow at a NIC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flow {
+    /// The agent that enforces the rules of the NIC.
+    pub agent: String,
+    /// The NIC. A machine without an agent and without a NIC resource has its address here.
+    pub nic: String,
+    /// Whether the flow's first packet came to the NIC or left it.
+    pub inbound: bool,
+    pub protocol: Protocol,
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub ports: (u16, u16),
+}
+
+/// A rule that has decided about a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// The agent that enforces the rule.
+    pub agent: String,
+    /// The group of the rule.
+    pub group: String,
+    /// `securityRules/NAME` or `defaultSecurityRules/NAME`.
+    pub rule: String,
+    /// Whether the rule allows the packet.
+    pub allow: bool,
+}
+
+/// The NIC at which an agent applies rules to a packet.
+struct Place<'m> {
+    nic: String,
+    vnet: &'m str,
+    subnet: &'m str,
+    subnet_group: Option<&'m SecurityGroup>,
+    nic_group: Option<&'m SecurityGroup>,
+}
+
+impl Place<'_> {
+    fn has_group(&self) -> bool {
+        self.subnet_group.is_some() || self.nic_group.is_some()
+    }
+}
+
+/// What the rules of a NIC do with a packet.
+pub enum Judgement {
+    Pass,
+    Deny,
+    /// The specification does not decide.
+    Unspecified(&'static str),
+}
+
+/// The addresses and ports of a packet, or the exchanged ones of its flow.
+struct Ends {
+    source: IpAddr,
+    destination: IpAddr,
+    ports: (u16, u16),
+}
+
+impl Model {
+    /// Applies the rules of the NIC at which a packet with `address` passes the agent. `address` is the packet's
+    /// destination if the packet comes to the NIC (`inbound`), and its source if the packet leaves it. Keeps the packet's flow if
+    /// the rules allow it (N6).
+    pub fn judge(
+        &self,
+        agent: &Agent,
+        address: IpAddr,
+        inbound: bool,
+        packet: &Packet,
+        flows: &mut Flows,
+    ) -> Judgement {
+        let place = match self.place(agent, address) {
+            Ok(Some(place)) if place.has_group() => place,
+            Ok(_) => return Judgement::Pass, // N5
+            Err(what) => return Judgement::Unspecified(what),
+        };
+        let ends = Ends {
+            source: packet.source,
+            destination: packet.destination,
+            ports: packet.ports,
+        };
+        let reversed = Ends {
+            source: packet.destination,
+            destination: packet.source,
+            ports: (packet.ports.1, packet.ports.0),
+        };
+        let flow = |inbound: bool, ends: &Ends| Flow {
+            agent: agent.name.clone(),
+            nic: place.nic.clone(),
+            inbound,
+            protocol: packet.protocol,
+            source: ends.source,
+            destination: ends.destination,
+            ports: ends.ports,
+        };
+        let decisions = self.ask_groups(agent, &place, inbound, packet.protocol, &ends);
+        let allowed = decisions.iter().all(|d| d.allow);
+        // N6: a packet of a known flow needs no rule. A reply goes in the opposite direction, with exchanged ends.
+        if flows.known.contains(&flow(inbound, &ends)) || flows.known.contains(&flow(!inbound, &reversed)) {
+            flows.saved += u32::from(!allowed);
+            return Judgement::Pass;
+        }
+        if allowed {
+            flows.known.push(flow(inbound, &ends));
+            flows.decided.extend(decisions);
+            return Judgement::Pass;
+        }
+        // D34: for 60 s after the agent has started or has got a group, a TCP connection in mid-stream is adopted if the rules
+        // allow its other direction. In the comparison no time passes, so these 60 s never end.
+        if packet.protocol == Protocol::Tcp && packet.part == Part::Later {
+            let backward = self.ask_groups(agent, &place, !inbound, packet.protocol, &reversed);
+            if backward.iter().all(|d| d.allow) {
+                flows.known.push(flow(!inbound, &reversed));
+                return Judgement::Pass;
+            }
+        }
+        flows.decided.extend(decisions);
+        Judgement::Deny
+    }
+
+    /// D28: whether rules alone decide about packets of a peer with `allowVirtualNetworkAccess` off, at the NIC of the
+    /// agent that has `address` or that forwards packets of this address. If not, such packets are dropped (P17).
+    #[must_use]
+    pub fn rules_replace_access(&self, agent: &Agent, address: IpAddr) -> bool {
+        let place = self.place(agent, address).ok().flatten();
+        !self.access_off_blocks && place.is_some_and(|place| place.has_group())
+    }
+
+    /// The NIC of an agent at which packets with this address pass: the NIC that has the address, a machine that the agent
+    /// serves (D25), or the first NIC that forwards (R12). `Ok(None)`: there is none. `Err`: the specification does not
+    /// decide.
+    fn place(&self, agent: &Agent, address: IpAddr) -> Result<Option<Place<'_>>, &'static str> {
+        let nics = self.nics_of(agent);
+        if let Some(nic) = nics.iter().find(|n| n.addresses.contains(&address)) {
+            return Ok(Some(self.place_of(nic)));
+        }
+        let home = self.vnets.iter().find(|v| v.name == agent.vnet);
+        let subnets = home.into_iter().flat_map(|v| &v.subnets);
+        let mut served = subnets.filter(|s| agent.served.contains(&s.name));
+        if let Some(subnet) = served.find(|s| within(&s.prefixes, address)) {
+            let in_subnet = |n: &&Nic| n.vnet == agent.vnet && n.subnet == subnet.name;
+            let nic = self
+                .nics
+                .iter()
+                .filter(in_subnet)
+                .find(|n| n.addresses.contains(&address));
+            let has_agent = |n: &Nic| self.agents.iter().any(|a| !a.revoked && a.nics.contains(&n.name));
+            return match nic {
+                Some(nic) if has_agent(nic) && nic.security.is_some() => Err("a group of a NIC that has its own agent"),
+                Some(nic) => Ok(Some(self.place_of(nic))),
+                None => Ok(Some(Place {
+                    nic: address.to_string(),
+                    vnet: home.map_or("", |v| v.name.as_str()),
+                    subnet: &subnet.name,
+                    subnet_group: self.security_group(subnet.security.as_ref()),
+                    nic_group: None,
+                })),
+            };
+        }
+        Ok(nics.into_iter().find(|n| n.forwarding).map(|n| self.place_of(n)))
+    }
+
+    fn place_of<'m>(&'m self, nic: &'m Nic) -> Place<'m> {
+        let home = self.vnet(&nic.vnet);
+        let subnet = home.and_then(|v| v.subnets.iter().find(|s| s.name == nic.subnet));
+        Place {
+            nic: nic.name.clone(),
+            vnet: &nic.vnet,
+            subnet: &nic.subnet,
+            subnet_group: self.security_group(subnet.and_then(|s| s.security.as_ref())),
+            nic_group: self.security_group(nic.security.as_ref()),
+        }
+    }
+
+    fn security_group(&self, name: Option<&String>) -> Option<&SecurityGroup> {
+        self.security_groups.iter().find(|g| Some(&g.name) == name)
+    }
+
+    /// N4: inbound packets pass the group of the subnet and then that of the NIC, outbound packets the other way round. The
+    /// first group that denies ends it.
+    fn ask_groups(
+        &self,
+        agent: &Agent,
+        place: &Place<'_>,
+        inbound: bool,
+        protocol: Protocol,
+        ends: &Ends,
+    ) -> Vec<Decision> {
+        let mut order = [place.subnet_group, place.nic_group];
+        if !inbound {
+            order.reverse();
+        }
+        let mut decisions = Vec::new();
+        for group in order.into_iter().flatten() {
+            let (rule, allow) = self.first_match(group, place, inbound, protocol, ends);
+            decisions.push(Decision {
+                agent: agent.name.clone(),
+                group: group.name.clone(),
+                rule,
+                allow,
+            });
+            if !allow {
+                break;
+            }
+        }
+        decisions
+    }
+
+    /// N3: the rule with the lowest priority that matches: its name, and whether it allows the packet. The default rules
+    /// come after all others, and the last of them matches every packet (N2).
+    fn first_match(
+        &self,
+        group: &SecurityGroup,
+        place: &Place<'_>,
+        inbound: bool,
+        protocol: Protocol,
+        ends: &Ends,
+    ) -> (String, bool) {
+        let matches = |rule: &Rule| {
+            rule.inbound == inbound
+                && rule.protocol.is_none_or(|p| p == protocol)
+                && self.has_address(&rule.source, place, ends.source)
+                && self.has_address(&rule.destination, place, ends.destination)
+                && has_ports(rule, protocol, ends.ports)
+        };
+        let mut best: Option<(usize, &Rule)> = None;
+        for (index, rule) in group.rules.iter().enumerate().filter(|(_, r)| matches(r)) {
+            if best.is_none_or(|(_, other)| rule.priority < other.priority) {
+                best = Some((index, rule));
+            }
+        }
+        if let Some((index, rule)) = best {
+            return (format!("securityRules/r{index}"), rule.allow);
+        }
+        let inside = |address| self.has_address(&Addresses::VirtualNetwork, place, address);
+        let (name, allow) = if inside(ends.source) && inside(ends.destination) {
+            (
+                if inbound {
+                    "AllowVnetInBound"
+                } else {
+                    "AllowVnetOutBound"
+                },
+                true,
+            )
+        } else if inbound && ends.source == HOST_ADDRESS {
+            ("AllowAzureLoadBalancerInBound", true)
+        } else if !inbound && self.has_address(&Addresses::Internet, place, ends.destination) {
+            ("AllowInternetOutBound", true)
+        } else {
+            (if inbound { "DenyAllInBound" } else { "DenyAllOutBound" }, false)
+        };
+        (format!("defaultSecurityRules/{name}"), allow)
+    }
+
+    /// Whether one side of a rule matches an address at this NIC (N8, N9).
+    fn has_address(&self, side: &Addresses, place: &Place<'_>, address: IpAddr) -> bool {
+        match side {
+            Addresses::Any => true,
+            Addresses::VirtualNetwork => within(&self.virtual_network(place.vnet, place.subnet), address),
+            Addresses::Internet => !within(&self.virtual_network(place.vnet, place.subnet), address),
+            Addresses::LoadBalancer => address == HOST_ADDRESS,
+            Addresses::Prefixes(prefixes) => within(prefixes, address),
+            Addresses::Groups(groups) => {
+                let mut members = self
+                    .nics
+                    .iter()
+                    .filter(|n| n.application_groups.iter().any(|g| groups.contains(g)));
+                members.any(|n| n.addresses.contains(&address))
+            }
+        }
+    }
+
+    /// N8: the prefixes of the tag `VirtualNetwork` at the NICs of a subnet.
+    #[must_use]
+    pub fn virtual_network(&self, vnet: &str, subnet: &str) -> Vec<IpNet> {
+        let mut prefixes = vec![IpNet::from(HOST_ADDRESS)];
+        let Some(home) = self.vnet(vnet) else {
+            return prefixes;
+        };
+        prefixes.extend(&home.space);
+        // P17: a peer belongs to the tag if this VNet's half with it has access.
+        for half in home
+            .peerings
+            .iter()
+            .filter(|p| p.state == State::Connected && p.flags.access)
+        {
+            prefixes.extend(&half.remote_space);
+        }
+        let subnet = home.subnets.iter().find(|s| s.name == subnet);
+        let table = self
+            .tables
+            .iter()
+            .find(|t| subnet.is_some_and(|s| s.table.as_ref() == Some(&t.name)));
+        if !table.is_some_and(|t| t.no_gateway_routes)
+            && let Some(hub) = self.gateway_for(vnet)
+        {
+            for far in self.connected_to(&hub) {
+                prefixes.extend(self.reachable_via(&hub, far));
+            }
+            prefixes.extend(self.accepted_from_site(&hub));
+        }
+        prefixes.extend(table.into_iter().flat_map(|t| &t.routes).map(|(prefix, _)| *prefix));
+        prefixes
+    }
+}
+
+/// Whether the ports of a packet match those of a rule. An ICMP packet has no ports (N1): it matches a rule for all protocols
+/// only if the rule is for all ports, and a rule for ICMP whatever ports the rule names.
+fn has_ports(rule: &Rule, protocol: Protocol, (source, destination): (u16, u16)) -> bool {
+    if rule.protocol == Some(Protocol::Icmp) {
+        return true;
+    }
+    let sources: Vec<_> = rule.source_ports.into_iter().collect();
+    let covers = |ranges: &[(u16, u16)], port: u16| {
+        let inside = |(first, last): &(u16, u16)| protocol != Protocol::Icmp && (*first..=*last).contains(&port);
+        ranges.is_empty() || ranges.iter().any(inside)
+    };
+    covers(&sources, source) && covers(&rule.destination_ports, destination)
+}
