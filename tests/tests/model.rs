@@ -10,7 +10,7 @@ use tombolo_proto::config::{
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::{Route, RouteSource, RouteState};
 use tombolo_tests::differential::{Script, Tally, check_explain, play, report, run_model};
-use tombolo_tests::model::{Fate, Why};
+use tombolo_tests::model::{Fate, Why, overlap};
 use tombolo_tests::product::SITE_ASN;
 use tombolo_tests::world::Mutation;
 
@@ -59,8 +59,8 @@ fn explain_is_honest() {
     assert!(asked > 2000, "{asked}");
 }
 
-/// The number of seeds among which at least one must show a difference when a defect is injected.
-const MAX_SEEDS: u64 = 100;
+/// The number of seeds within which the model must catch a defect.
+const MAX_SEEDS: u64 = 200;
 
 fn must_be_caught(what: &str, mutation: Mutation) {
     let caught = (0..MAX_SEEDS).find(|seed| {
@@ -356,6 +356,71 @@ fn a_tag_with_a_peer_without_access_is_caught() {
     security_must_be_caught("N8, access", |config| {
         let peers = peers(config, false);
         before_default_rules(config, &peers, Access::Allow);
+    });
+}
+
+/// The prefixes of routes with this source that are in the tag `VirtualNetwork` for no other reason.
+fn only_by_routes(config: &AgentConfig, source: RouteSource) -> Vec<ipnet::IpNet> {
+    let routes = || config.subnets.iter().flat_map(|subnet| &subnet.routes);
+    let mut others = config.address_space.clone();
+    others.extend(peers(config, true));
+    others.extend(
+        routes()
+            .filter(|r| r.source != source && r.source != RouteSource::Default)
+            .map(|r| r.prefix),
+    );
+    let mut prefixes: Vec<_> = routes().filter(|r| r.source == source).map(|r| r.prefix).collect();
+    prefixes.retain(|p| !overlap(&[*p], &others));
+    prefixes
+}
+
+/// N8: for default rules, the tag `VirtualNetwork` of the defect does not have the prefixes of user-defined routes.
+#[test]
+fn a_tag_without_user_defined_routes_is_caught() {
+    security_must_be_caught("N8, user-defined routes", |config| {
+        let prefixes = only_by_routes(config, RouteSource::User);
+        before_default_rules(config, &prefixes, Access::Deny);
+    });
+}
+
+/// N8: for default rules, the tag `VirtualNetwork` of the defect does not have the networks behind a gateway's connections.
+#[test]
+fn a_tag_without_gateway_routes_is_caught() {
+    security_must_be_caught("N8, gateway routes", |config| {
+        let prefixes = only_by_routes(config, RouteSource::VirtualNetworkGateway);
+        before_default_rules(config, &prefixes, Access::Deny);
+    });
+}
+
+/// N8, D27: for default rules, the tag `VirtualNetwork` of the defect does not have learned prefixes.
+#[test]
+fn a_tag_without_learned_routes_is_caught() {
+    must_be_caught(
+        "N8, learned routes",
+        Mutation::Learned(|config: &mut AgentConfig, dynamic: &RoutingState| {
+            let mut others = config.address_space.clone();
+            others.extend(peers(config, true));
+            let routes = config.subnets.iter().flat_map(|subnet| &subnet.routes);
+            others.extend(routes.filter(|r| r.source != RouteSource::Default).map(|r| r.prefix));
+            let learned = accept_routes(config, dynamic);
+            let mut prefixes: Vec<_> = learned.iter().map(|taken| taken.route.prefix).collect();
+            prefixes.retain(|p| !overlap(&[*p], &others));
+            before_default_rules(config, &prefixes, Access::Deny);
+        }),
+    );
+}
+
+/// N9: the tag `AzureLoadBalancer` of the defect has no address.
+#[test]
+fn switching_off_the_tag_of_load_balancers_is_caught() {
+    security_must_be_caught("N9, AzureLoadBalancer", |config| {
+        for_each_rule(config, |rule| {
+            for side in [&mut rule.source, &mut rule.destination] {
+                if *side == AddressMatch::Sets(vec!["AzureLoadBalancer".into()]) {
+                    *side = AddressMatch::Prefixes(vec![]);
+                }
+            }
+        });
     });
 }
 

@@ -421,8 +421,8 @@ impl Universe {
             0..6 => Addresses::Any,
             6..9 => Addresses::VirtualNetwork,
             9..11 => Addresses::Internet,
-            11 => Addresses::LoadBalancer,
-            12..15 if !self.application_groups.is_empty() => {
+            11..13 => Addresses::LoadBalancer,
+            13..16 if !self.application_groups.is_empty() => {
                 let mut groups = self.application_groups.clone();
                 if rng.random_bool(0.7) {
                     groups.swap_remove(rng.random_range(0..groups.len()));
