@@ -165,7 +165,7 @@ fn n11_a_list_with_all_addresses_matches_all_addresses() {
     let mut w = world();
     let changes = json!({"sourceAddressPrefix": null, "sourceAddressPrefixes": ["10.0.0.0/8", "0.0.0.0/0"]});
     w.put(&rule_id("r"), rule(changes)).unwrap();
-    let group = tombolo_proto::id::ResourceId::new(group());
+    let group = ResourceId::new(group());
     let compiled = w.now.network_security_groups[&group].compiled(Direction::Inbound);
     assert_eq!(compiled[0].source, AddressMatch::Any);
 }
