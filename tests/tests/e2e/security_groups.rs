@@ -4,9 +4,11 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::time::Duration;
+use tombolo_lab::Topology;
+use tombolo_lab::demo::{self, Demo};
 use tombolo_lab::echo::{Connection, EchoServer, Port};
 use tombolo_lab::probe::BackgroundPing;
-use tombolo_tests::live::{PING_INTERVAL, World};
+use tombolo_tests::live::{PING_INTERVAL, World, require_root};
 
 const ALLOWED: u16 = 5001;
 const DENIED: u16 = 5002;
@@ -116,4 +118,15 @@ fn servers(w: &World, host: &str) -> Result<Vec<EchoServer>> {
 /// Opens a connection. `None`: nobody answers.
 fn connect(w: &World, from: &str, to: &str, port: u16) -> Result<Option<Connection>> {
     Connection::open(&w.hosts().netns(from), SocketAddr::new(w.address(to)?, port))
+}
+
+/// N3, N4, N6, N9, D40: every check of `make demo LAB=policy` succeeds: open and closed ports, what `explain` says of each,
+/// counters, and the repair of a rule that breaks the site.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_demo_of_three_tiers_succeeds() -> Result<()> {
+    require_root();
+    let mut topology = Topology::load("policy")?;
+    topology.name = "e2e-policy".into();
+    ensure!(demo::run(&topology, Demo::default()).await?, "a check failed");
+    Ok(())
 }
