@@ -281,6 +281,7 @@ fn n6_a_flow_that_is_idle_for_four_minutes_needs_a_rule_again() {
     attach(&mut world, 1, None, Some(group("quiet", no_way_out)));
     assert!(arrives(&mut world, 0, tcp((A, 40_000), (B, 443), Flags::Syn)));
     assert!(arrives(&mut world, 1, tcp((B, 443), (A, 40_000), Flags::SynAck)));
+    assert!(arrives(&mut world, 0, tcp((A, 40_000), (B, 443), Flags::Ack)));
     for _ in 0..4 {
         world.now += Duration::from_secs(200);
         assert!(
@@ -360,6 +361,8 @@ fn d34_connections_from_before_the_first_group_are_adopted_for_a_minute() {
         arrives(&mut world, 1, tcp((B, 443), (A, 40_000), Flags::Ack)),
         "its first packet was inbound"
     );
+    // Within a second a lane does not ask the table again.
+    world.now += Duration::from_secs(2);
     assert!(
         arrives(&mut world, 1, tcp((B, 443), (A, 40_000), Flags::Ack)),
         "a second segment establishes it"

@@ -42,6 +42,13 @@ fn of(packet: &[u8]) -> Belongs {
     belongs_to(packet, &parse(packet).unwrap(), 3, Direction::Inbound)
 }
 
+/// The packet with exchanged addresses.
+fn turned(mut packet: Vec<u8>) -> Vec<u8> {
+    let (at, len) = if packet[0] >> 4 == 4 { (12, 4) } else { (8, 16) };
+    packet[at..at + 2 * len].rotate_left(len);
+    packet
+}
+
 fn key(protocol: u8, ports: (u16, u16)) -> FlowKey {
     FlowKey {
         nic: 3,
@@ -83,10 +90,13 @@ fn tcp_segments_say_what_they_do_to_the_flow() {
 fn echo_requests_and_replies_are_one_flow_by_their_identifier() {
     let request = v4(ICMP, 0, &[8, 0, 0, 0, 0xab, 0xcd, 0, 1]);
     let reply = v4(ICMP, 0, &[0, 0, 0, 0, 0xab, 0xcd, 0, 1]);
-    for packet in [request, reply] {
+    for (packet, asks) in [(request, true), (reply, false)] {
         let expected = Belongs::Flow {
             key: key(ICMP, (0xabcd, 0xabcd)),
-            tcp: Segment::default(),
+            tcp: Segment {
+                asks,
+                ..Segment::default()
+            },
         };
         assert_eq!(of(&packet), expected);
     }
@@ -94,7 +104,8 @@ fn echo_requests_and_replies_are_one_flow_by_their_identifier() {
 
 #[test]
 fn d31_an_icmp_error_belongs_to_the_flow_that_it_quotes() {
-    let quoted = v4(UDP, 0, &udp(5000, 53));
+    // The error goes to the sender of the packet that it quotes.
+    let quoted = turned(v4(UDP, 0, &udp(5000, 53)));
     let mut unreachable = vec![3, 3, 0, 0, 0, 0, 0, 0];
     unreachable.extend(&quoted);
     assert_eq!(
@@ -102,6 +113,8 @@ fn d31_an_icmp_error_belongs_to_the_flow_that_it_quotes() {
         Belongs::Error {
             quoted: FlowKey {
                 direction: Direction::Outbound,
+                source: B.into(),
+                destination: A.into(),
                 ..key(UDP, (5000, 53))
             }
         }
@@ -134,7 +147,7 @@ fn an_icmp_error_about_an_icmp_error_belongs_to_no_other_flow() {
 #[test]
 fn icmpv6_errors_and_echoes_are_told_apart() {
     let mut too_big = vec![2, 0, 0, 0, 0, 0, 5, 0];
-    too_big.extend(v6(TCP, &tcp(40_000, 22, 0x10)));
+    too_big.extend(turned(v6(TCP, &tcp(40_000, 22, 0x10))));
     let Belongs::Error { quoted } = of(&v6(ICMPV6, &too_big)) else {
         panic!()
     };
