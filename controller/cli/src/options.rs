@@ -72,7 +72,7 @@ pub(crate) fn reference(text: &str) -> Result<String, String> {
     }
 }
 
-/// As [`reference`], but also accepts an empty text, which stands for no resource.
+/// As [`reference()`], but also accepts an empty text, which stands for no resource.
 pub(crate) fn optional_reference(text: &str) -> Result<String, String> {
     if text.is_empty() {
         Ok(String::new())
