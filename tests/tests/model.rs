@@ -495,9 +495,11 @@ fn insert_forwarding_nic(config: &mut AgentConfig, subnet: impl FnOnce(&Nic) -> 
 
 /// Adds the entry of a NIC that [`insert_forwarding_nic`] added.
 fn secure_forwarding_nic(config: &mut AgentConfig, change: impl FnOnce(&Security) -> SecuredNic) {
+    let Role::Vm { nics, .. } = &config.role else { return };
+    let added = nics[0].id.clone();
     if let Some(security) = &mut config.security {
         let secured = change(security);
-        security.nics.insert(0, secured);
+        security.nics.insert(0, SecuredNic { id: added, ..secured });
     }
 }
 
