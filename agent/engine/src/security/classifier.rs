@@ -121,18 +121,6 @@ impl Classifier {
         all
     }
 
-    /// Memory of this value and of its bit vectors, in bytes. The nodes of the prefix tries, the map of sets and the
-    /// lists of ports are not counted.
-    #[must_use]
-    pub fn memory(&self) -> usize {
-        let words = self.source.vectors.memory()
-            + self.destination.vectors.memory()
-            + self.source_port.vectors.memory()
-            + self.destination_port.vectors.memory()
-            + self.protocol.vectors.memory();
-        words + size_of::<Self>()
-    }
-
     /// Calls `take` for each 64-bit word of the vectors, in ascending order, until `take` returns false. The arguments
     /// are the position of the word, and this word of the vectors for source, destination, source port, destination
     /// port and protocol.
@@ -213,10 +201,6 @@ impl Vectors {
         self.all
             .get(vector * self.words..(vector + 1) * self.words)
             .unwrap_or(&[])
-    }
-
-    fn memory(&self) -> usize {
-        self.all.capacity() * size_of::<u64>()
     }
 }
 

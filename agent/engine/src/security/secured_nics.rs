@@ -1,7 +1,7 @@
 //! The security groups of all NICs of one agent, and the NIC whose rules apply to a packet (D25).
 
 use super::address_sets::AddressSets;
-use super::nic_rules::{Attachment, GroupRules, NicRules, RuleRef};
+use super::nic_rules::{GroupRules, NicRules, RuleRef};
 use crate::decide::Ingress;
 use crate::packet::PacketInfo;
 use crate::tables::lpm::Lpm;
@@ -232,15 +232,6 @@ impl SecuredNics {
             direction: found.direction,
             rule: found.name.clone(),
         })
-    }
-
-    /// The kind of resource to which a group is attached, in words.
-    #[must_use]
-    pub const fn attachment_name(attachment: Attachment) -> &'static str {
-        match attachment {
-            Attachment::Subnet => "subnet",
-            Attachment::Nic => "network interface",
-        }
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::security::Attachment;
 use crate::tables::{LinkIndex, RoutingState, Tables};
 use crate::verdict::DropReason;
 use serde_json::{Value, json};
