@@ -195,9 +195,14 @@ impl Agent {
         }
         // The kernel gets new routes before the lanes switch, and loses old routes after the lanes have switched. So
         // every packet finds a route at any time.
+        // The devices of added NICs come first of all, and those of removed NICs go last.
+        let devices = usize::from(plan.devices);
+        kernel.add_devices(self.lanes.add_devices(devices).await?).await?;
         let leftovers = kernel.apply_additions(plan).await?;
         self.lanes.install(prepared).await?;
         kernel.apply_removals(leftovers).await;
+        kernel.forget_devices(devices);
+        self.lanes.remove_devices(devices).await?;
         self.record_host(&kernel, surroundings);
         if kernel.inherits_nothing()
             && let Err(e) = crate::claim::record_kernel_ids(&self.state, self.numbers)

@@ -5,7 +5,7 @@ pub mod learned;
 pub mod plan;
 
 use crate::filter;
-use crate::netlink::Netlink;
+use crate::netlink::{Netlink, Tun};
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use plan::confine::Surroundings;
@@ -15,8 +15,8 @@ use tombolo_proto::installed::{InstalledKernel, KernelRoute};
 /// Sets the agent's part of the kernel's state, and keeps a record of what is set.
 pub struct Kernel {
     netlink: Netlink,
-    device: String,
-    index: u32,
+    /// The TUN devices, in the order of NICs; never empty.
+    devices: Vec<Tun>,
     /// The agent's record of the plan that is in force: each step that succeeded is entered here.
     current: KernelPlan,
     /// The kernel state that earlier runs of this agent left. None: that state has been removed. Until this run's first
@@ -35,23 +35,45 @@ pub struct Inherited {
 }
 
 impl Kernel {
-    /// Prepares a new TUN device with the interface index `index`, and brings it up. The device must have no addresses
-    /// and no routes yet. State of earlier runs stays until [`apply_removals`](Self::apply_removals).
+    /// Prepares the first TUN device, and brings it up. The device must be new, and have no addresses and no routes yet.
+    /// State of earlier runs stays until [`apply_removals`](Self::apply_removals).
     ///
     /// # Errors
     /// The device does not exist, CAP_NET_ADMIN is missing, or a sysctl or an attribute of the device cannot be set.
     /// The device may be prepared in part then.
-    pub async fn new(netlink: Netlink, device: String, index: u32, inherited: Inherited) -> Result<Self> {
-        netlink.prepare_device(&device, index).await?;
-        netlink.up(index).await?;
+    pub async fn new(netlink: Netlink, device: Tun, inherited: Inherited) -> Result<Self> {
+        netlink.prepare_device(&device.name, device.index).await?;
+        netlink.up(device.index).await?;
         Ok(Self {
             netlink,
-            device,
-            index,
+            devices: vec![device],
             current: KernelPlan::default(),
             inherited: Some(inherited),
             filter_problem: None,
         })
+    }
+
+    /// Prepares the TUN devices of NICs that were added, and brings them up. `devices` has all devices, in the order of
+    /// NICs; those that this value knows are left alone.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new). The devices before the failed one are prepared.
+    pub async fn add_devices(&mut self, devices: Vec<Tun>) -> Result<()> {
+        for device in devices.into_iter().skip(self.devices.len()) {
+            self.netlink.prepare_device(&device.name, device.index).await?;
+            self.netlink.up(device.index).await?;
+            self.devices.push(device);
+        }
+        Ok(())
+    }
+
+    /// Forgets the devices beyond the first `count`, which are about to be removed with all that they have. The first
+    /// one stays.
+    pub fn forget_devices(&mut self, count: usize) {
+        self.devices.truncate(count.max(1));
+        let left = u8::try_from(self.devices.len()).unwrap_or(u8::MAX);
+        self.current.devices = self.current.devices.min(left);
+        self.current.addresses.retain(|_, nic| nic.0 < left);
     }
 
     /// Reads the host's connected networks and bridges from the kernel, at each call.
@@ -111,8 +133,7 @@ impl Kernel {
     }
 
     async fn remove_inherited(&self, inherited: &Inherited) -> Result<()> {
-        let (device, index) = (&self.device, self.index);
-        let mut count = self.netlink.sweep_except(device, index, &self.current).await?;
+        let mut count = self.netlink.sweep_except(&self.devices, &self.current).await?;
         if let Some(before) = inherited.before {
             count += sweep(before).await?;
         }
@@ -168,7 +189,7 @@ impl Kernel {
     pub fn installed(&self, ids: KernelIds) -> InstalledKernel {
         let kind = |(prefix, route): (&IpNet, &Route)| {
             let kind = match route {
-                Route::Device(_) => KernelRoute::Device,
+                Route::Device(..) => KernelRoute::Device,
                 Route::Throw => KernelRoute::Throw,
                 Route::Line(_) => KernelRoute::Line,
                 // Unreachable routes only confine packets. They are left out, because readers of this list look for the
@@ -178,7 +199,7 @@ impl Kernel {
             Some((*prefix, kind))
         };
         InstalledKernel {
-            device: self.device.clone(),
+            device: self.devices[0].name.clone(),
             table: ids.table,
             default_table: ids.default_table,
             routes: self.current.routes.iter().filter_map(kind).collect(),
@@ -187,7 +208,7 @@ impl Kernel {
 
     /// Executes a step, and enters it into the record if it succeeded.
     async fn execute(&mut self, step: &Step) -> Result<()> {
-        self.netlink.execute(&self.device, self.index, step).await?;
+        self.netlink.execute(&self.devices, step).await?;
         self.current.record(step);
         Ok(())
     }

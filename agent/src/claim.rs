@@ -5,7 +5,7 @@
 //! tables by abstract sockets. Abstract sockets belong to a network namespace, as routing tables do, and vanish when
 //! their process ends.
 
-use crate::apply::plan::KernelIds;
+use crate::apply::plan::{KernelIds, TABLES};
 use crate::apply::{Inherited, sweep};
 use crate::config::Config;
 use crate::netlink::Netlink;
@@ -19,12 +19,12 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 /// Exclusive use of an agent's routing tables, until the value is dropped or the process ends.
 #[derive(Debug)]
 pub struct Claim {
-    tables: [u32; 4],
+    tables: [u32; TABLES],
     _sockets: Vec<UnixListener>,
 }
 
 impl Claim {
-    /// Claims the device name and all four tables of `numbers`, in the network namespace of the calling thread. Does
+    /// Claims the device name and all tables of `numbers`, in the network namespace of the calling thread. Does
     /// not wait. The device name is only checked: another program can take it until this agent has created the device.
     /// Until the result is dropped, a second call for the same tables fails, also in this process.
     ///

@@ -70,6 +70,7 @@ pub struct Prepared {
 
 enum Command {
     Install(Prepared, oneshot::Sender<()>),
+    SetDevices(Arc<[Arc<Device>]>, oneshot::Sender<Result<()>>),
     Refresh(Box<Built>),
     BuilderReady,
     Inspect(oneshot::Sender<Inspection>),
@@ -102,7 +103,7 @@ pub struct LaneSetup {
     pub status_changed: Arc<Notify>,
     /// The channel in which lane 0 publishes the routing state that its tables were built from.
     pub routing_state: watch::Sender<RoutingState>,
-    /// The TUN device, to which the lane adds a queue of its own.
+    /// The first TUN device, to which the lane adds a queue of its own.
     pub device: Arc<Device>,
     /// The lane's end of the queue of redirected packets, which other lanes pass to lane 0.
     pub redirected: RedirectQueue,
@@ -171,7 +172,7 @@ impl Lane {
                         return Ok(());
                     }
                 };
-                let _ = ready.send(Ok(worker.tun.index()));
+                let _ = ready.send(Ok(worker.tun.first_index()));
                 worker.run().await
             });
             end_reporter.set_reason(
@@ -188,7 +189,7 @@ impl Lane {
         Ok(Self { commands, index })
     }
 
-    /// The interface index of the TUN device.
+    /// The interface index of the first TUN device.
     #[must_use]
     pub fn device_index(&self) -> u32 {
         self.index
@@ -222,6 +223,17 @@ impl Lane {
         let (done, answer) = oneshot::channel();
         self.send_command(Command::Install(prepared, done))?;
         answer.await.context("the lane ended")
+    }
+
+    /// Adds a queue to each of `devices` that the lane has no queue of yet, and closes the lane's other queues. The
+    /// first device is that of [`LaneSetup`]. If the future is dropped, the lane does so nevertheless.
+    ///
+    /// # Errors
+    /// The kernel refuses a queue, or the lane has ended.
+    pub async fn set_devices(&self, devices: Arc<[Arc<Device>]>) -> Result<()> {
+        let (done, answer) = oneshot::channel();
+        self.send_command(Command::SetDevices(devices, done))?;
+        answer.await.context("the lane ended")?
     }
 
     /// The lane's tables and routing state. Waits for the lane's answer. The result is empty if the lane has ended.

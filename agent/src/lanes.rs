@@ -9,12 +9,13 @@ use crate::config::Config;
 use crate::identity::LinkKeys;
 use crate::lane::builder::{self, BuildQueue};
 use crate::lane::{Inspection, Lane, LaneReport, LaneSetup, Prepared, RedirectQueue};
-use crate::tun::Device;
+use crate::netlink::Tun;
+use crate::tun::{Device, device_name};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Notify, mpsc, watch};
 use tombolo_engine::link::AdvertisementStats;
 use tombolo_engine::routing::RoutingState;
@@ -35,6 +36,12 @@ pub struct Lanes {
     routing_state: watch::Receiver<RoutingState>,
     /// Number of the last configuration that was prepared.
     generation: AtomicU64,
+    /// The TUN devices, one for each NIC; never empty.
+    devices: Mutex<Vec<Arc<Device>>>,
+    /// The name of the first device.
+    interface: String,
+    /// Whether devices should use GSO packets.
+    offload: bool,
 }
 
 impl Lanes {
@@ -91,6 +98,9 @@ impl Lanes {
             lanes,
             routing_state: shared_state,
             generation: AtomicU64::new(0),
+            devices: Mutex::new(vec![device]),
+            interface: config.interface.clone(),
+            offload: config.offload,
         };
         Ok((lanes, first_end))
     }
@@ -105,7 +115,49 @@ impl Lanes {
         self.lanes.len()
     }
 
-    /// The interface index of the TUN device.
+    /// Creates TUN devices until there are `count`, for NICs that were added, and gives each lane a queue of each.
+    /// Returns all devices. New devices are down and have no addresses. Existing devices stay,
+    /// also those beyond `count`: see [`remove_devices`](Self::remove_devices). Calls must not overlap.
+    ///
+    /// # Errors
+    /// A device of that name exists, or the kernel refuses a device or a queue. Devices that were created stay for the
+    /// next call.
+    pub async fn add_devices(&self, count: usize) -> Result<Vec<Tun>> {
+        let mut devices = lock(&self.devices).clone();
+        for number in devices.len()..count {
+            let device = Device::create(&device_name(&self.interface, number), self.offload)?;
+            devices.push(Arc::new(device));
+            *lock(&self.devices) = devices.clone();
+        }
+        self.spread_devices(&devices).await?;
+        devices.iter().map(|device| device.identity()).collect()
+    }
+
+    /// Removes the devices beyond the first `count`, of NICs that were removed. Calls must not overlap. The first device
+    /// is never removed.
+    ///
+    /// # Errors
+    /// A lane has ended.
+    pub async fn remove_devices(&self, count: usize) -> Result<()> {
+        let mut devices = lock(&self.devices).clone();
+        if devices.len() <= count.max(1) {
+            return Ok(());
+        }
+        devices.truncate(count.max(1));
+        self.spread_devices(&devices).await?;
+        *lock(&self.devices) = devices;
+        Ok(())
+    }
+
+    async fn spread_devices(&self, devices: &[Arc<Device>]) -> Result<()> {
+        let devices: Arc<[Arc<Device>]> = devices.into();
+        for lane in &self.lanes {
+            lane.set_devices(devices.clone()).await?;
+        }
+        Ok(())
+    }
+
+    /// The interface index of the first TUN device.
     #[must_use]
     pub fn device_index(&self) -> u32 {
         self.lane0().device_index()
@@ -194,6 +246,12 @@ impl Lanes {
     pub fn stop(&self) {
         self.lanes.iter().for_each(Lane::stop);
     }
+}
+
+/// Locks a mutex, and ignores poisoning: the release profile aborts on a panic, so no other thread sees a poisoned
+/// mutex.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Adds the report of another lane to that of lane 0. If lane 0 reports a link, the state of the link is that of lane

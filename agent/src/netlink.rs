@@ -17,6 +17,7 @@ use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use nix::net::if_::if_nametoindex;
 use rtnetlink::{Handle, LinkUnspec, new_connection};
 use tokio::task::AbortHandle;
+use tombolo_engine::tables::NicIndex;
 
 /// Protocol number of the agent's routes and rules (`rtm_protocol` and `FRA_PROTOCOL`). Neither `linux/rtnetlink.h` nor
 /// a routing daemon uses this number, so it marks routes and rules as an agent's.
@@ -28,6 +29,22 @@ const QUEUE_LENGTH: u32 = 5000;
 
 /// Interface alias of every agent's device. Agents on one host recognise each other's devices by this alias.
 const ALIAS: &str = "tombolo";
+
+/// The TUN device of a NIC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tun {
+    /// The name of the device.
+    pub name: String,
+    /// The interface index of the device.
+    pub index: u32,
+}
+
+/// The device of a NIC. Fails if there is none.
+fn device(devices: &[Tun], nic: NicIndex) -> Result<&Tun> {
+    devices
+        .get(nic.get())
+        .with_context(|| format!("NIC {} has no device", nic.0))
+}
 
 /// A netlink connection of one agent. Dropping the value closes the socket, and changes no device, route or rule.
 #[derive(Debug)]
@@ -106,22 +123,25 @@ impl Netlink {
             .context("bringing the device up")
     }
 
-    /// Executes one step of a plan on the device `name` with the interface index `index`. Adding an object that exists,
+    /// Executes one step of a plan on `devices`, which are in the order of NICs. Adding an object that exists,
     /// or deleting one that does not exist, is no error: another program may have made the same change before, and the
     /// result is as requested. This function keeps no record of the step. The calling thread must be in the namespace
     /// in which the connection was opened, because sysctls belong to the thread's namespace. Needs CAP_NET_ADMIN.
     ///
     /// # Errors
-    /// The kernel refuses the change, or the step needs the interface to a customer edge and there is none. After an
-    /// error, a step that consists of one netlink request has had no effect, and a step that sets sysctls may be done
+    /// The kernel refuses the change, or the step needs a device or the interface to a customer edge and there is none.
+    /// After an error, a step that consists of one netlink request has had no effect, and a step that sets sysctls may be done
     /// in part.
-    pub async fn execute(&self, name: &str, index: u32, step: &Step) -> Result<()> {
+    pub async fn execute(&self, devices: &[Tun], step: &Step) -> Result<()> {
         let done = match step {
-            Step::Mtu(mtu) => {
-                let link = LinkUnspec::new_with_index(index).mtu(u32::from(*mtu)).build();
+            Step::Mtu(nic, mtu) => {
+                let link = LinkUnspec::new_with_index(device(devices, *nic)?.index)
+                    .mtu(u32::from(*mtu))
+                    .build();
                 self.handle.link().set(link).execute().await
             }
-            Step::Forwarding(forwarding) => {
+            Step::Forwarding(nic, forwarding) => {
+                let name = &device(devices, *nic)?.name;
                 let mut switches = Switches::here();
                 match forwarding {
                     Forwarding::HostDefault => switches.forward_as_host(name),
@@ -134,42 +154,45 @@ impl Netlink {
                 self.line_address(*address).await?;
                 Ok(())
             }
-            Step::AddAddress(address) => {
+            Step::AddAddress(address, nic) => {
+                let Tun { name, index } = device(devices, *nic)?;
                 if address.is_ipv6() {
                     let mut switches = Switches::here();
                     switches.ipv6(name);
                     switches.finish()?;
                 }
                 let length = if address.is_ipv4() { 32 } else { 128 };
-                let mut request = self.handle.address().add(index, *address, length).replace();
+                let mut request = self.handle.address().add(*index, *address, length).replace();
                 // Without duplicate address detection (RFC 4862) the address is usable at once. The detection has no
                 // purpose here, because the controller assigns each address once.
                 request.message_mut().header.flags |= netlink_packet_route::address::AddressHeaderFlags::Nodad;
                 request.execute().await
             }
-            Step::DeleteAddress(address) => {
+            Step::DeleteAddress(address, nic) => {
                 let mut message = AddressMessage::default();
-                message.header.index = index;
+                message.header.index = device(devices, *nic)?.index;
                 message.header.family = family(address.is_ipv6());
                 message.header.prefix_len = if address.is_ipv4() { 32 } else { 128 };
                 message.attributes.push(AddressAttribute::Local(*address));
                 tolerate_absent(self.handle.address().del(message).execute().await)
             }
-            Step::SetRoute(prefix, route) => self.set_route(self.route(*prefix, *route, index)?).await,
-            Step::DeleteRoute(prefix, route) => self.delete_route(self.route(*prefix, *route, index)?).await,
-            Step::SetConfining(key, route) => self.set_route(self.confining(*key, *route, index)?).await,
-            Step::DeleteConfining(key, route) => self.delete_route(self.confining(*key, *route, index)?).await,
+            Step::SetRoute(prefix, route) => self.set_route(self.route(*prefix, *route, devices)?).await,
+            Step::DeleteRoute(prefix, route) => self.delete_route(self.route(*prefix, *route, devices)?).await,
+            Step::SetTableRoute(key, route) => self.set_route(self.table_route(*key, *route, devices)?).await,
+            Step::DeleteTableRoute(key, route) => self.delete_route(self.table_route(*key, *route, devices)?).await,
             Step::AddRule(rule) => {
                 // The request has the flag NLM_F_EXCL, so the kernel answers EEXIST for a rule that exists. Without the
                 // flag the kernel would add the same rule a second time.
                 let mut request = self.handle.rule().add();
-                *request.message_mut() = self.rule(name, *rule)?;
+                *request.message_mut() = self.rule(devices, *rule)?;
                 match request.execute().await {
                     Err(e) if is_errno(&e, libc::EEXIST) => Ok(()),
                     other => other,
                 }
             }
-            Step::DeleteRule(rule) => tolerate_absent(self.handle.rule().del(self.rule(name, *rule)?).execute().await),
+            Step::DeleteRule(rule) => {
+                tolerate_absent(self.handle.rule().del(self.rule(devices, *rule)?).execute().await)
+            }
         };
         done.with_context(|| format!("kernel: {step:?}"))
     }

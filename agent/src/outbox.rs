@@ -263,6 +263,7 @@ mod tests {
     use super::*;
     use std::net::SocketAddr;
     use tombolo_engine::buffer::{Outer, Path, Port};
+    use tombolo_engine::tables::NicIndex;
 
     fn put(outbox: &mut Outbox, to: impl Into<Path>, bytes: &[u8]) {
         put_as(outbox, Transmit::from(to), bytes);
@@ -421,9 +422,9 @@ mod tests {
         let mut buffers = std::collections::BTreeSet::new();
         for n in 0..20u8 {
             for _ in 0..4 {
-                assert!(redirect.redirect_to_lane0(Ingress::Tun, &[n; 1400]));
+                assert!(redirect.redirect_to_lane0(Ingress::Tun(NicIndex::FIRST), &[n; 1400]));
             }
-            assert!(!redirect.redirect_to_lane0(Ingress::Tun, &[n; 1400]));
+            assert!(!redirect.redirect_to_lane0(Ingress::Tun(NicIndex::FIRST), &[n; 1400]));
             while let Ok(redirected) = lane0.try_recv() {
                 assert_eq!(redirected.packet, [n; 1400]);
                 buffers.insert(redirected.packet.as_ptr());

@@ -10,6 +10,7 @@ use crate::control::Control;
 use crate::first_join::{FirstJoin, join_when_possible};
 use crate::identity::LinkKeys;
 use crate::lanes::Lanes;
+use crate::netlink::Tun;
 use crate::state::{StateDir, file};
 use crate::{admin, host};
 use anyhow::{Context, Result};
@@ -51,7 +52,11 @@ pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
 
     let status_changed = Arc::new(Notify::new());
     let (lanes, mut ended) = Lanes::start(&config, keys, &status_changed)?;
-    let kernel = Kernel::new(netlink, config.interface.clone(), lanes.device_index(), inherited).await?;
+    let device = Tun {
+        name: config.interface.clone(),
+        index: lanes.device_index(),
+    };
+    let kernel = Kernel::new(netlink, device, inherited).await?;
     let numbers = KernelIds::of(&config.interface, config.table, config.fwmark);
     let bird = bird.map_or_else(|| Bird::Child(state.path(file::BGP)), Bird::Service);
     let bgp = Bgp::start(&bird).await?;

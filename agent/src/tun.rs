@@ -1,17 +1,40 @@
-//! The TUN device. The crate tokio-tun opens the device's queues. If the kernel supports it, a read or write may be a
+//! The TUN devices, one for each NIC (D37). The crate tokio-tun opens the devices' queues. If the kernel supports it, a read or write may be a
 //! GSO packet, which stands for several packets.
 
-use crate::sys;
+use crate::{netlink, sys};
 use anyhow::{Context, Result, bail};
 use nix::net::if_::if_nametoindex;
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 use tokio_tun::Tun;
 use tombolo_engine::buffer::DeliverSink;
 use tombolo_engine::offload::{Coalescer, MAX_PACKET, SplitError, VnetHeader, split};
+use tombolo_engine::tables::NicIndex;
+use tombolo_proto::config::MAX_VM_NICS;
 
 /// Size of a read buffer in bytes: the longest packet, with its virtio-net header.
-pub const BUFFER: usize = VnetHeader::LEN + MAX_PACKET;
+const BUFFER: usize = VnetHeader::LEN + MAX_PACKET;
+
+/// The name of the TUN device of a NIC. The first NIC, with `number` 0, has the name `interface`, and the others
+/// `interface-1` and so on. If that is longer than the kernel's limit of 15 characters, the name has the beginning of
+/// `interface` and a hash of it. `number` must be below [`MAX_VM_NICS`].
+#[must_use]
+pub fn device_name(interface: &str, number: usize) -> String {
+    /// Longest name of a network interface: `IFNAMSIZ` less the final zero byte.
+    const MAX_NAME: usize = 15;
+    if number == 0 {
+        return interface.to_owned();
+    }
+    let name = format!("{interface}-{number}");
+    if name.len() <= MAX_NAME {
+        return name;
+    }
+    let hash = blake3::hash(interface.as_bytes()).to_hex();
+    // `check_interface` accepts only names of ASCII characters.
+    let start = interface.get(..8).unwrap_or_default();
+    format!("{start}{}-{number}", &hash[..4])
+}
 
 /// A new TUN device, to which the lanes add their queues. At first the device is down and has no addresses. The kernel
 /// removes the device when its last queue is closed; dropping this value closes the first queue.
@@ -61,6 +84,17 @@ impl Device {
         })
     }
 
+    /// The name and the interface index of the device.
+    ///
+    /// # Errors
+    /// The device was removed.
+    pub fn identity(&self) -> Result<netlink::Tun> {
+        Ok(netlink::Tun {
+            name: self.name.clone(),
+            index: if_nametoindex(self.name.as_str()).with_context(|| format!("device {}", self.name))?,
+        })
+    }
+
     /// Adds a queue to the device, and registers it with the current Tokio runtime. Must be called in the network
     /// namespace in which the device was created. Until the result is dropped, the device has one queue more.
     ///
@@ -104,33 +138,21 @@ pub struct TunQueue {
     offload: bool,
     coalescer: Coalescer,
     /// Number of writes that the kernel refused, since the start.
-    pub write_errors: u64,
-    /// Number of packets lost in refused writes, since the lane last set this counter to zero. One write may have
-    /// several packets.
-    pub lost: u64,
+    write_errors: u64,
+    /// Number of packets lost in refused writes, since the lane last took this counter. One write may have several
+    /// packets.
+    lost: u64,
 }
 
 impl TunQueue {
-    /// The interface index of the device.
-    #[must_use]
-    pub fn index(&self) -> u32 {
-        self.index
-    }
-
-    /// Whether reads and writes of this queue have a virtio-net header, and may be GSO packets.
-    #[must_use]
-    pub fn offload(&self) -> bool {
-        self.offload
-    }
-
-    /// Waits for a packet, and reads it. Returns its length in bytes, with the virtio-net header if there is one. A
+    /// Waits for a packet, and reads it into `buffer`. Returns its length in bytes, with the virtio-net header if there is one. A
     /// buffer of [`BUFFER`] bytes suffices for any packet. Cancel safe: no packet is lost if the future is dropped. A
     /// shorter buffer gets only the start of a longer packet, and the rest is lost. While the device is down, the call
     /// waits.
     ///
     /// # Errors
     /// The device was removed.
-    pub async fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    async fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.tun.recv(buffer).await
     }
 
@@ -138,7 +160,7 @@ impl TunQueue {
     ///
     /// # Errors
     /// `WouldBlock`: no packet is queued, or the device is down. Other errors: the device was removed.
-    pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    fn try_recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.tun.try_recv(buffer)
     }
 
@@ -146,7 +168,7 @@ impl TunQueue {
     /// copied, and may be held back until [`flush`](Self::flush), so that it can be coalesced with later packets. The
     /// kernel refuses packets while the device is down. A refused write is counted in `write_errors`, and each of its
     /// packets in `lost`; it is not repeated.
-    pub fn push(&mut self, packet: &[u8]) {
+    fn push(&mut self, packet: &[u8]) {
         let mut out = Out {
             tun: &self.tun,
             errors: &mut self.write_errors,
@@ -161,7 +183,7 @@ impl TunQueue {
 
     /// Writes the packets that [`push`](Self::push) has held back, without waiting. Refused writes are counted as for
     /// `push`.
-    pub fn flush(&mut self) {
+    fn flush(&mut self) {
         let mut out = Out {
             tun: &self.tun,
             errors: &mut self.write_errors,
@@ -206,8 +228,174 @@ pub fn packets(offload: bool, read: &mut [u8], mut each: impl FnMut(&mut [u8])) 
     split(&VnetHeader::decode(header), packet, each)
 }
 
-impl DeliverSink for TunQueue {
-    fn deliver(&mut self, packet: &[u8]) {
-        self.push(packet);
+/// A lane's queues of all TUN devices, each with a buffer for reads. The position of a queue is the [`NicIndex`] of its
+/// device.
+pub struct TunQueues {
+    /// Never empty, and at most [`MAX_VM_NICS`].
+    queues: Vec<Reader>,
+    /// Write errors of queues that were closed.
+    closed_errors: u64,
+    /// Packets lost in refused writes of queues that were closed, since the lane last took the counter; and packets for
+    /// devices that do not exist any more.
+    closed_lost: u64,
+}
+
+struct Reader {
+    queue: TunQueue,
+    buffer: Vec<u8>,
+}
+
+impl Reader {
+    fn of(device: &Device) -> Result<Self> {
+        Ok(Self {
+            queue: device.queue()?,
+            buffer: vec![0; BUFFER],
+        })
+    }
+}
+
+impl TunQueues {
+    /// Adds a queue to the first device. The conditions and errors are those of [`Device::queue`].
+    ///
+    /// # Errors
+    /// As for [`Device::queue`].
+    pub fn new(first: &Device) -> Result<Self> {
+        Ok(Self {
+            queues: vec![Reader::of(first)?],
+            closed_errors: 0,
+            closed_lost: 0,
+        })
+    }
+
+    /// Adds a queue to each device that has none yet, and closes the queues of devices that are not in `devices`. The
+    /// first device must be that of [`new`](Self::new); it stays. Devices beyond [`MAX_VM_NICS`] are ignored.
+    ///
+    /// # Errors
+    /// As for [`Device::queue`]. The queues before the failed one have been added.
+    pub fn set_devices(&mut self, devices: &[Arc<Device>]) -> Result<()> {
+        let count = devices.len().clamp(1, MAX_VM_NICS);
+        for closed in self.queues.drain(count.min(self.queues.len())..) {
+            self.closed_errors += closed.queue.write_errors;
+            self.closed_lost += closed.queue.lost;
+        }
+        for device in devices.iter().take(count).skip(self.queues.len()) {
+            self.queues.push(Reader::of(device)?);
+        }
+        Ok(())
+    }
+
+    /// The interface index of the first device.
+    #[must_use]
+    pub fn first_index(&self) -> u32 {
+        self.queues[0].queue.index
+    }
+
+    /// The number of devices.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// Whether reads and writes of the queues have a virtio-net header, and may be GSO packets.
+    #[must_use]
+    pub fn offload(&self) -> bool {
+        self.queues[0].queue.offload
+    }
+
+    /// Waits for a packet from any device, and reads it into the device's buffer. Returns the device and the length,
+    /// with the virtio-net header if there is one; see [`packets`](Self::packets). Cancel safe: no packet is lost if the
+    /// future is dropped. A device that is down has no packets.
+    ///
+    /// # Errors
+    /// A device was removed.
+    pub async fn recv(&mut self) -> io::Result<(NicIndex, usize)> {
+        if let [first] = &mut self.queues[..] {
+            return Ok((NicIndex::FIRST, first.queue.recv(&mut first.buffer).await?));
+        }
+        let mut rest = self.queues.iter_mut();
+        let (number, read) = tokio::select! {
+            read = wait(rest.next()) => (0, read),
+            read = wait(rest.next()) => (1, read),
+            read = wait(rest.next()) => (2, read),
+            read = wait(rest.next()) => (3, read),
+            read = wait(rest.next()) => (4, read),
+            read = wait(rest.next()) => (5, read),
+            read = wait(rest.next()) => (6, read),
+            read = wait(rest.next()) => (7, read),
+        };
+        Ok((NicIndex(number), read?))
+    }
+
+    /// Reads one packet of a device without waiting; see [`recv`](Self::recv).
+    ///
+    /// # Errors
+    /// `WouldBlock`: no packet is queued, the device is down, or there is no such device. Other errors: the device was
+    /// removed.
+    pub fn try_recv(&mut self, nic: NicIndex) -> io::Result<usize> {
+        let reader = self.queues.get_mut(nic.get()).ok_or(io::ErrorKind::WouldBlock)?;
+        reader.queue.try_recv(&mut reader.buffer)
+    }
+
+    /// Calls `each` with every packet of the last read of a device, which had `len` bytes, in order. `each` may change
+    /// the packet in place, and write to the devices. Returns the number of packets.
+    ///
+    /// # Errors
+    /// The virtio-net header is incomplete, or does not fit the packet. `each` has not been called then.
+    pub fn packets(
+        &mut self,
+        nic: NicIndex,
+        len: usize,
+        mut each: impl FnMut(&mut [u8], &mut Self),
+    ) -> Result<usize, SplitError> {
+        let offload = self.offload();
+        let Some(reader) = self.queues.get_mut(nic.get()) else {
+            return Ok(0);
+        };
+        let mut buffer = std::mem::take(&mut reader.buffer);
+        let outcome = packets(offload, &mut buffer[..len], |packet| each(packet, self));
+        if let Some(reader) = self.queues.get_mut(nic.get()) {
+            reader.buffer = buffer;
+        }
+        outcome
+    }
+
+    /// Writes the packets that were held back for coalescing to their devices, without waiting.
+    pub fn flush(&mut self) {
+        self.queues.iter_mut().for_each(|reader| reader.queue.flush());
+    }
+
+    /// Number of writes that the kernel refused, since the start.
+    #[must_use]
+    pub fn write_errors(&self) -> u64 {
+        let errors = self.queues.iter().map(|reader| reader.queue.write_errors);
+        self.closed_errors + errors.sum::<u64>()
+    }
+
+    /// Number of packets lost in refused writes, since the last call.
+    pub fn take_lost(&mut self) -> u64 {
+        let lost = self
+            .queues
+            .iter_mut()
+            .map(|reader| std::mem::take(&mut reader.queue.lost));
+        std::mem::take(&mut self.closed_lost) + lost.sum::<u64>()
+    }
+}
+
+/// Waits for a packet of a device. Never returns without a device.
+async fn wait(reader: Option<&mut Reader>) -> io::Result<usize> {
+    match reader {
+        Some(reader) => reader.queue.recv(&mut reader.buffer).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl DeliverSink for TunQueues {
+    fn deliver(&mut self, nic: NicIndex, packet: &[u8]) {
+        match self.queues.get_mut(nic.get()) {
+            Some(reader) => reader.queue.push(packet),
+            // The tables have a NIC whose device is not there. The lane gets new devices before such tables, so this
+            // does not happen; the packet would be lost and counted.
+            None => self.closed_lost += 1,
+        }
     }
 }

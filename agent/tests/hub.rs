@@ -90,6 +90,7 @@ fn vm(address: &str, forwarding: bool) -> Role {
         addresses: vec![net(address)],
         subnet: id("subnet"),
         ip_forwarding: forwarding,
+        host_routes: Vec::new(),
     };
     Role::Vm {
         nics: vec![nic],
@@ -151,6 +152,7 @@ impl Hosts {
             relation,
             sources: sources.iter().map(|p| net(p)).collect(),
             foreign,
+            arrivals: Vec::new(),
             monitored: false,
             third_party: false,
             dpd_timeout: None,

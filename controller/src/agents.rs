@@ -298,7 +298,7 @@ impl Agents {
                 let entry = entries.get(&agent.id);
                 let config = compiled.configs.get(&agent.id);
                 let features = entry.and_then(|e| e.features.as_ref());
-                let missing = features.zip(config).map(|(f, c)| c.missing(f)).unwrap_or_default();
+                let shortcoming = features.zip(config).and_then(|(f, c)| c.shortcoming(f));
                 let desired_digest = match (config, features) {
                     (Some(config), Some(features)) => config.for_agent(features).0.to_owned(),
                     (Some(config), None) => config.digest.clone(),
@@ -321,12 +321,9 @@ impl Agents {
                     .and_then(|e| e.rejected.as_ref())
                     .filter(|(d, _)| *d == desired_digest);
                 // The agent runs what it was sent, which is not the configuration that the revision asks for.
-                let too_old = (!missing.is_empty()).then(|| Refusal {
+                let too_old = shortcoming.map(|reason| Refusal {
                     revision: compiled.revision,
-                    reason: format!(
-                        "this version of the agent does not support {}: it has no links until it is upgraded",
-                        missing.join(", ")
-                    ),
+                    reason,
                 });
                 AgentProgress {
                     agent: agent.id.clone(),

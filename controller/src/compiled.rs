@@ -19,17 +19,17 @@ pub struct Config {
     /// The configuration in canonical JSON.
     pub bytes: Vec<u8>,
     /// The configuration for an agent that lacks a feature which this one needs. `None`: every agent understands it.
-    pub isolated: Option<Isolated>,
+    pub reduced: Option<Reduced>,
 }
 
-/// A configuration without links, for an agent that does not understand the one that was compiled for it.
+/// A configuration for an agent that does not understand the one that was compiled for it (`AgentConfig::reduced`).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Isolated {
+pub struct Reduced {
     /// The features that the compiled configuration needs.
     pub needs: BTreeSet<Feature>,
     /// The digest of `bytes`.
     pub digest: String,
-    /// The configuration without links in canonical JSON.
+    /// The reduced configuration in canonical JSON.
     pub bytes: Vec<u8>,
 }
 
@@ -37,16 +37,29 @@ impl Config {
     /// What to send to an agent with these features: the digest and the bytes.
     #[must_use]
     pub fn for_agent(&self, features: &BTreeSet<Feature>) -> (&str, &[u8]) {
-        match &self.isolated {
-            Some(isolated) if !isolated.needs.is_subset(features) => (&isolated.digest, &isolated.bytes),
+        match &self.reduced {
+            Some(reduced) if !reduced.needs.is_subset(features) => (&reduced.digest, &reduced.bytes),
             _ => (&self.digest, &self.bytes),
         }
     }
 
-    /// The features that an agent needs for this configuration and does not have, by name.
+    /// What an agent with these features does not do because it is too old, as text for the operator. `None`: it has all
+    /// features that this configuration needs.
     #[must_use]
-    pub fn missing(&self, features: &BTreeSet<Feature>) -> Vec<&'static str> {
-        let needs = self.isolated.iter().flat_map(|isolated| &isolated.needs);
+    pub fn shortcoming(&self, features: &BTreeSet<Feature>) -> Option<String> {
+        let missing = self.missing(features);
+        let needs_groups = |reduced: &Reduced| reduced.needs.contains(&Feature::SecurityGroups);
+        let effect = match self.reduced.as_ref().is_some_and(needs_groups) {
+            true => "it has no links until it is upgraded",
+            false => "it has one device for all network interfaces until it is upgraded",
+        };
+        let names = missing.join(", ");
+        (!missing.is_empty()).then(|| format!("this version of the agent does not support {names}: {effect}"))
+    }
+
+    /// The features that an agent needs for this configuration and does not have, by name.
+    fn missing(&self, features: &BTreeSet<Feature>) -> Vec<&'static str> {
+        let needs = self.reduced.iter().flat_map(|reduced| &reduced.needs);
         needs.filter(|f| !features.contains(f)).map(|f| f.name()).collect()
     }
 }
@@ -78,9 +91,9 @@ fn compile(published: &Published, before: &BTreeMap<AgentId, Arc<Config>>) -> Co
         let same = before.get(agent).filter(|c| c.bytes == bytes).cloned();
         let config = same.unwrap_or_else(|| {
             let needs = config.needs();
-            let isolated = (!needs.is_empty()).then(|| {
-                let bytes = config.isolated().to_bytes();
-                Isolated {
+            let reduced = (!needs.is_empty()).then(|| {
+                let bytes = config.reduced().to_bytes();
+                Reduced {
                     needs,
                     digest: digest(&bytes),
                     bytes,
@@ -89,7 +102,7 @@ fn compile(published: &Published, before: &BTreeMap<AgentId, Arc<Config>>) -> Co
             Arc::new(Config {
                 digest: digest(&bytes),
                 bytes,
-                isolated,
+                reduced,
             })
         });
         configs.insert(agent.clone(), config);

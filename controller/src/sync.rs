@@ -137,13 +137,8 @@ impl Session<'_> {
                     controller_message::Message::UpToDate(control_stream::UpToDate { revision })
                 }
                 (Push::Config, Some(config)) => {
-                    let missing = config.missing(&stream.features);
-                    if !missing.is_empty() {
-                        tracing::warn!(
-                            %agent,
-                            features = missing.join(", "),
-                            "the agent is too old for its configuration and gets one without links: upgrade it"
-                        );
+                    if let Some(shortcoming) = config.shortcoming(&stream.features) {
+                        tracing::warn!(%agent, shortcoming, "the agent is too old for its configuration");
                     }
                     let (digest, bytes) = config.for_agent(&stream.features);
                     self.agents.sent(stream, digest);

@@ -14,7 +14,7 @@ mod role;
 mod security;
 
 pub use feature::Feature;
-pub use link::{ForeignSources, GatewayKind, Link, Relation, Transport};
+pub use link::{Arrival, ForeignSources, GatewayKind, Link, Relation, Transport};
 pub use role::{
     CircuitLink, CircuitNetwork, DEFAULT_ASN, EDGE_ASN, GatewayConnection, LinkedCircuit, MAX_PREFIXES, Neighbour,
     Role, SiteTtl, Speaker, UsedGateway,
@@ -36,6 +36,9 @@ pub const DEFAULT_MTU: u16 = 1420;
 
 /// Largest number of lanes of one agent (D15).
 pub const MAX_LANES: u16 = 64;
+
+/// Largest number of NICs of one virtual machine, as in Azure. An agent has a TUN device for each of them (D37).
+pub const MAX_VM_NICS: usize = 8;
 
 /// The whole configuration of one agent. The controller compiles it. [`check`](Self::check) checks the invariants that
 /// the types do not express.
@@ -131,7 +134,15 @@ pub struct Nic {
     /// `enableIPForwarding`: whether the NIC may receive packets for other destinations, and send packets with other
     /// sources (R12, D10).
     pub ip_forwarding: bool,
+    /// The prefixes that the host's kernel sends out by this NIC although the first NIC is the default, like routes
+    /// that an administrator adds in a virtual machine with several NICs. They come from the NIC's tag
+    /// [`HOST_ROUTES_TAG`]. The NIC's own subnet need not be listed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_routes: Vec<IpNet>,
 }
+
+/// Name of the tag of a NIC that lists [`Nic::host_routes`]: prefixes, separated by commas.
+pub const HOST_ROUTES_TAG: &str = "tombolo-host-routes";
 
 /// A subnet with its effective routes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -263,7 +274,7 @@ impl AgentConfig {
     }
 
     /// Checks the invariants that the types do not express: the ranges of the MTU, of the probes and of lanes; exactly
-    /// one local space; at a VM, at least one NIC, and for each NIC an address and a subnet that is in `subnets`; links
+    /// one local space; at a VM, one to [`MAX_VM_NICS`] NICs, and for each NIC an address and a subnet that is in `subnets`; links
     /// ordered by peer, none of them with the agent itself; and a space for the peering of each link. Other references
     /// are not checked here.
     ///
@@ -303,6 +314,10 @@ impl AgentConfig {
             if nics.is_empty() {
                 return fail("role.nics: the list is empty; a VM needs at least one NIC".into());
             }
+            if nics.len() > MAX_VM_NICS {
+                let count = nics.len();
+                return fail(format!("role.nics: {count} NICs; a VM has at most {MAX_VM_NICS}"));
+            }
             for nic in nics {
                 if nic.addresses.is_empty() {
                     return fail(format!("role.nics: {} has no address", nic.id));
@@ -334,6 +349,16 @@ impl AgentConfig {
                 return fail(format!(
                     "links: {} has {} lanes, not within 1 to {MAX_LANES}",
                     link.peer, link.peer_lanes
+                ));
+            }
+            let nics = match &self.role {
+                Role::Vm { nics, .. } => nics.len(),
+                Role::VpnGateway { .. } | Role::ExpressRouteGateway { .. } | Role::CircuitEdge { .. } => 0,
+            };
+            if let Some(arrival) = link.arrivals.iter().find(|a| usize::from(a.nic) >= nics) {
+                return fail(format!(
+                    "links: packets of {} arrive at NIC {}, which is not one of the {nics} in role.nics",
+                    link.peer, arrival.nic
                 ));
             }
             if let Relation::Peering { peering } = &link.relation {

@@ -15,7 +15,7 @@ use tombolo_engine::buffer::{Collected, TransmitSink};
 use tombolo_engine::engine::Engine;
 use tombolo_engine::link::PlainLinks;
 use tombolo_engine::security::Flows;
-use tombolo_engine::tables::{RoutingState, Tables};
+use tombolo_engine::tables::{NicIndex, RoutingState, Tables};
 use tombolo_engine::verdict::DropReason;
 use tombolo_proto::config::{AgentConfig, Role};
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
@@ -265,7 +265,9 @@ impl World {
             let mut out = Collected::default();
             let mut to_kernel = Collected::default();
             match &from {
-                None => host.engine.handle_tun(&mut bytes, self.now, &mut out, &mut to_kernel),
+                None => host
+                    .engine
+                    .handle_tun(NicIndex::FIRST, &mut bytes, self.now, &mut out, &mut to_kernel),
                 Some(from) => {
                     let mut wire = Collected::default();
                     let name = from.as_str().as_bytes();

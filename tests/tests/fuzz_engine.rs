@@ -10,7 +10,7 @@ use tombolo_engine::buffer::Collected;
 use tombolo_engine::engine::Engine;
 use tombolo_engine::link::secure::SecureLinks;
 use tombolo_engine::packet;
-use tombolo_engine::tables::{RoutingState, Tables};
+use tombolo_engine::tables::{NicIndex, RoutingState, Tables};
 use tombolo_proto::config::AgentConfig;
 use tombolo_proto::id::PublicKey;
 use tombolo_tests::fuzz;
@@ -152,7 +152,7 @@ fn exchange(engines: &mut [Engine<SecureLinks>]) -> Vec<Vec<u8>> {
     let (mut sent, mut got) = (Vec::new(), Vec::new());
     let mut first = Collected::default();
     let mut packet = packets()[0].clone();
-    engines[0].handle_tun(&mut packet, now, &mut first, &mut Collected::default());
+    engines[0].handle_tun(NicIndex::FIRST, &mut packet, now, &mut first, &mut Collected::default());
     let mut in_flight: Vec<(usize, Vec<u8>)> = first.datagrams.into_iter().map(|(_, d)| (1, d)).collect();
     while let Some((to, datagram)) = in_flight.pop() {
         let (mut out, mut delivered) = (Collected::default(), Collected::default());
@@ -193,7 +193,7 @@ fn packet_parser() {
             let pair = &mut *pair.lock().expect("pair");
             let before = pair.engines[0].stats().totals;
             let (mut out, mut delivered) = (Collected::default(), Collected::default());
-            pair.engines[0].handle_tun(&mut bytes, Instant::now(), &mut out, &mut delivered);
+            pair.engines[0].handle_tun(NicIndex::FIRST, &mut bytes, Instant::now(), &mut out, &mut delivered);
             let after = pair.engines[0].stats().totals;
             let done = |f: fn(&tombolo_proto::status::Totals) -> u64| f(&after) - f(&before);
             let all = done(|t| t.tun_out) + done(|t| t.link_out) + done(|t| t.replied) + done(|t| t.dropped);

@@ -183,6 +183,7 @@ impl<'a> World<'a> {
             relation: Relation::Gateway {},
             sources: Vec::new(),
             foreign: ForeignSources::None,
+            arrivals: Vec::new(),
             monitored: flags & 32 != 0,
             third_party: flags & 0x7f == 0x41,
             dpd_timeout: None,

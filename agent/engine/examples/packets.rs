@@ -71,7 +71,7 @@ struct Device {
 }
 
 impl DeliverSink for Device {
-    fn deliver(&mut self, packet: &[u8]) {
+    fn deliver(&mut self, _: NicIndex, packet: &[u8]) {
         let packets = &mut self.packets;
         self.coalescer.push(packet, &mut |_, count| *packets += count);
     }
@@ -132,13 +132,13 @@ fn main() -> ExitCode {
         if kind == "bulk" {
             packet.copy_from_slice(&bulk);
             split(&header, &mut packet, |one| {
-                a.engine.handle_tun(one, now, &mut out, &mut device);
+                a.engine.handle_tun(NicIndex::FIRST, one, now, &mut out, &mut device);
             })
             .unwrap();
         } else {
             packet[..lone.len()].copy_from_slice(&lone);
             a.engine
-                .handle_tun(&mut packet[..lone.len()], now, &mut out, &mut device);
+                .handle_tun(NicIndex::FIRST, &mut packet[..lone.len()], now, &mut out, &mut device);
         }
         for datagram in out.iter() {
             b.engine.handle_udp(datagram, a.at, now, &mut back, &mut device);

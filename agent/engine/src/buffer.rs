@@ -1,6 +1,7 @@
 //! The sinks into which the engine writes: datagrams for the network, packets for the TUN device, packets for lane 0.
 
 use crate::decide::Ingress;
+use crate::tables::NicIndex;
 use std::net::{IpAddr, SocketAddr};
 
 /// One of the UDP ports that the agent is bound to.
@@ -85,11 +86,11 @@ pub trait TransmitSink {
     }
 }
 
-/// A queue of packets for the TUN device.
+/// A queue of packets for the TUN devices.
 pub trait DeliverSink {
-    /// Takes one complete IP packet. The sink must copy or write the packet before the call returns, because the engine
+    /// Takes one complete IP packet for the TUN device of `nic`. The sink must copy or write the packet before the call returns, because the engine
     /// reuses the memory.
-    fn deliver(&mut self, packet: &[u8]);
+    fn deliver(&mut self, nic: NicIndex, packet: &[u8]);
 }
 
 /// A queue of packets that lane 0 must send, because this lane has no usable session with their next hop. Lane 0 has
@@ -126,8 +127,10 @@ impl<R: RedirectSink> RedirectSink for Option<R> {
 pub struct Collected {
     /// Datagrams with their destinations, in the order of commits.
     pub datagrams: Vec<(SocketAddr, Vec<u8>)>,
-    /// Packets for the TUN device.
+    /// Packets for the TUN devices.
     pub packets: Vec<Vec<u8>>,
+    /// The NIC of each packet.
+    pub nics: Vec<NicIndex>,
     /// Path MTU as bytes of UDP payload. A longer datagram with don't-fragment is discarded. `None`: no limit.
     pub narrow: Option<usize>,
     /// ECN field of each datagram.
@@ -160,7 +163,8 @@ impl TransmitSink for Collected {
 }
 
 impl DeliverSink for Collected {
-    fn deliver(&mut self, packet: &[u8]) {
+    fn deliver(&mut self, nic: NicIndex, packet: &[u8]) {
         self.packets.push(packet.to_vec());
+        self.nics.push(nic);
     }
 }

@@ -5,7 +5,8 @@
 use crate::packet::PacketInfo;
 use crate::tables::lpm::Lpm;
 use crate::tables::{
-    AddressSpace, AgentRole, Hop, LinkGroup, LinkIndex, LinkPolicy, Owner, PeerRole, SubnetRoutes, Tables, TransitScope,
+    AddressSpace, AgentRole, Hop, LinkGroup, LinkIndex, LinkPolicy, NicIndex, Owner, PeerRole, SubnetRoutes, Tables,
+    TransitScope, VmNics,
 };
 use crate::verdict::{DropReason, Verdict};
 use serde::{Deserialize, Serialize};
@@ -18,8 +19,8 @@ use tombolo_proto::route::EffectiveRoute;
 /// The interface that a packet arrived on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ingress {
-    /// The TUN device. The packet comes from this host.
-    Tun,
+    /// The TUN device of a NIC. The packet comes from this host.
+    Tun(NicIndex),
     /// A link. The packet comes from the link's peer.
     Link(LinkIndex),
 }
@@ -56,7 +57,12 @@ pub struct Trace {
 /// If the link index of `ingress` is not below [`Tables::link_count`].
 #[must_use]
 pub fn decide(tables: &Tables, ingress: Ingress, packet: &PacketInfo, trace: Option<&mut Trace>) -> Verdict {
-    let mut decision = Decision { tables, packet, trace };
+    let mut decision = Decision {
+        tables,
+        packet,
+        trace,
+        nic: NicIndex::FIRST,
+    };
     match decision.run(ingress) {
         Ok(verdict) => verdict,
         Err(reason) => Verdict::Drop(reason),
@@ -67,6 +73,8 @@ struct Decision<'a> {
     tables: &'a Tables,
     packet: &'a PacketInfo,
     trace: Option<&'a mut Trace>,
+    /// At a VM: the NIC that the packet leaves or arrives at.
+    nic: NicIndex,
 }
 
 type Outcome = Result<Verdict, DropReason>;
@@ -74,28 +82,27 @@ type Outcome = Result<Verdict, DropReason>;
 impl Decision<'_> {
     fn run(&mut self, ingress: Ingress) -> Outcome {
         match (&self.tables.role, ingress) {
-            (AgentRole::Vm { own, forwarding, .. }, Ingress::Tun) => self.leave_vm(own, *forwarding),
-            (
-                AgentRole::Vm {
-                    own,
-                    addresses,
-                    forwarding,
-                },
-                Ingress::Link(link),
-            ) => self.enter_vm(own, addresses, *forwarding, link),
-            (AgentRole::Gateway { addresses, .. }, Ingress::Tun) => {
+            (AgentRole::Vm(nics), Ingress::Tun(nic)) => {
+                self.nic = nic;
+                self.leave_vm(nics)
+            }
+            (AgentRole::Vm(nics), Ingress::Link(link)) => {
+                self.nic = nics.arrival(&self.tables.links[link.get()], self.packet);
+                self.enter_vm(nics, link)
+            }
+            (AgentRole::Gateway { addresses, .. }, Ingress::Tun(_)) => {
                 self.check_own_source(addresses)?;
                 self.relay_outward(ingress)
             }
             (AgentRole::Gateway { addresses, .. }, Ingress::Link(link)) => self.cross_vpn_gateway(addresses, link),
-            (AgentRole::CircuitGateway { addresses }, Ingress::Tun) => {
+            (AgentRole::CircuitGateway { addresses }, Ingress::Tun(_)) => {
                 self.check_own_source(addresses)?;
                 self.relay_to_local(ingress)
             }
             (AgentRole::CircuitGateway { addresses }, Ingress::Link(link)) => {
                 self.cross_circuit_gateway(addresses, link)
             }
-            (AgentRole::Edge { .. }, Ingress::Tun) => self.relay_from_customer(),
+            (AgentRole::Edge { .. }, Ingress::Tun(_)) => self.relay_from_customer(),
             (
                 AgentRole::Edge {
                     addresses,
@@ -108,29 +115,31 @@ impl Decision<'_> {
         }
     }
 
-    /// Decides, at a VM, about a packet from the TUN device. The packet comes from the host itself, from a machine
-    /// without an agent in a subnet that the host serves, or from a peer if the host is an appliance and forwards it.
-    fn leave_vm(&mut self, own: &Lpm<usize>, forwarding: Option<usize>) -> Outcome {
-        // R12: a packet whose source is no address of the host and of its served subnets may leave only if a NIC of the
-        // host has IP forwarding.
-        let subnet = own.get(self.packet.source).copied().or(forwarding);
-        let subnet = subnet.ok_or(DropReason::SpoofedSource)?;
+    /// Decides, at a VM, about a packet from the TUN device of a NIC. The packet comes from the host itself, from a
+    /// machine without an agent in a subnet that the host serves, or from a peer if the host is an appliance and
+    /// forwards it.
+    fn leave_vm(&mut self, nics: &VmNics) -> Outcome {
+        let subnet = match nics.owner(self.packet.source) {
+            Some(place) if place.nic.is_none_or(|nic| nic == self.nic) => place.subnet,
+            // R12: a packet whose source is no address of the NIC and of the served subnets may leave only if the NIC
+            // has IP forwarding. R20: the routes of the NIC's subnet apply.
+            _ => nics.forwarding_subnet(self.nic).ok_or(DropReason::SpoofedSource)?,
+        };
         // P17 holds for the source too, because an appliance may not forward packets of a VNet whose peering has access
         // off.
         self.check_access(self.packet.source, self.packet.source)?;
-        self.route(subnet, Ingress::Tun)
+        self.route(subnet, self.ingress())
+    }
+
+    /// The TUN device of the packet's NIC.
+    const fn ingress(&self) -> Ingress {
+        Ingress::Tun(self.nic)
     }
 
     /// Decides, at a VM, about a packet from a link.
-    fn enter_vm(
-        &self,
-        own: &Lpm<usize>,
-        addresses: &BTreeSet<IpAddr>,
-        forwarding: Option<usize>,
-        link: LinkIndex,
-    ) -> Outcome {
+    fn enter_vm(&self, nics: &VmNics, link: LinkIndex) -> Outcome {
         let peer = &self.tables.links[link.get()];
-        self.check_source(peer, |a| addresses.contains(&a))?;
+        self.check_source(peer, |a| nics.has(a))?;
         // P17 at the receiver: the packet came directly from a VM across a peering with `allowVirtualNetworkAccess`
         // off.
         if let PeerRole::Peering(space) = peer.relation
@@ -142,8 +151,13 @@ impl Decision<'_> {
         // P17 at the receiver: the packet came through a gateway or an appliance, so only the packet's source shows the
         // VNet that it comes from.
         self.check_access(self.packet.source, self.packet.destination)?;
-        if own.get(self.packet.destination).is_some() || forwarding.is_some() {
-            return Ok(Verdict::Deliver);
+        // R12: a NIC without IP forwarding takes only packets for its own addresses.
+        let is_own = |nic: Option<NicIndex>| nic.is_none_or(|nic| nic == self.nic);
+        let own = nics
+            .owner(self.packet.destination)
+            .is_some_and(|place| is_own(place.nic));
+        if own || nics.forwarding_subnet(self.nic).is_some() {
+            return Ok(Verdict::Deliver(self.nic));
         }
         Err(DropReason::NotForwarding)
     }
@@ -153,7 +167,7 @@ impl Decision<'_> {
         let peer = &self.tables.links[link.get()];
         self.check_source(peer, |a| addresses.contains(&a))?;
         if addresses.contains(&self.packet.destination) {
-            return Ok(Verdict::Deliver);
+            return Ok(Verdict::Deliver(NicIndex::FIRST));
         }
         let ingress = Ingress::Link(link);
         let outcome = match peer.relation {
@@ -169,7 +183,7 @@ impl Decision<'_> {
         let peer = &self.tables.links[link.get()];
         self.check_source(peer, |a| addresses.contains(&a))?;
         if addresses.contains(&self.packet.destination) {
-            return Ok(Verdict::Deliver);
+            return Ok(Verdict::Deliver(NicIndex::FIRST));
         }
         // T4: VMs send packets for a circuit directly to the circuit's edges, so this gateway accepts packets from
         // edges only.
@@ -216,7 +230,7 @@ impl Decision<'_> {
             }
             // D23: the kernel routes packets to the customer, so the kernel decrements the TTL and sends the ICMP
             // errors. It also answers a packet whose TTL expires here.
-            _ => Ok(Verdict::Deliver),
+            _ => Ok(Verdict::Deliver(NicIndex::FIRST)),
         }
     }
 
@@ -256,11 +270,11 @@ impl Decision<'_> {
         }
     }
 
-    /// Whether `allowVirtualNetworkAccess` off drops packets at the NIC of `own`. With a security group there, the rules may
-    /// decide instead (D28).
+    /// Whether `allowVirtualNetworkAccess` off drops the packet at its NIC, or in the served subnet of `own`. With a
+    /// security group there, the rules may decide instead (D28).
     fn obeys_access(&self, own: IpAddr) -> bool {
         let security = self.tables.security.as_ref();
-        !security.is_some_and(|nics| nics.rules_decide_without_access(own))
+        !security.is_some_and(|nics| nics.rules_decide_without_access(own, self.nic))
     }
 
     /// Forwards by the effective routes of a VM's subnet (R7, R20).
@@ -309,8 +323,8 @@ impl Decision<'_> {
         }
         match space.owners.get(address).ok_or(DropReason::NoOwner)? {
             Owner::Own => match ingress {
-                Ingress::Tun => Err(DropReason::Hairpin),
-                Ingress::Link(_) => Ok(Verdict::Deliver),
+                Ingress::Tun(_) => Err(DropReason::Hairpin),
+                Ingress::Link(_) => Ok(Verdict::Deliver(NicIndex::FIRST)),
             },
             Owner::Link(link) => self.use_link(*link, ingress),
             Owner::NoLink => Err(DropReason::NoLink),
@@ -372,7 +386,7 @@ impl Decision<'_> {
             return Err(DropReason::SpoofedSource);
         }
         let link = networks.get(self.packet.destination).ok_or(DropReason::NoRoute)?;
-        self.use_link(link.ok_or(DropReason::NoGateway)?, Ingress::Tun)
+        self.use_link(link.ok_or(DropReason::NoGateway)?, self.ingress())
     }
 
     fn use_link(&mut self, link: LinkIndex, ingress: Ingress) -> Outcome {
@@ -492,7 +506,7 @@ impl Decision<'_> {
             }),
             Verdict::Forward { .. } if local_prefixes.get(self.packet.source).is_some() => Ok(Verdict::TimeExceeded),
             Verdict::Forward { .. } => Err(DropReason::TtlExceededSilent),
-            Verdict::Deliver | Verdict::TimeExceeded | Verdict::Drop(_) => Ok(verdict),
+            Verdict::Deliver(_) | Verdict::TimeExceeded | Verdict::Drop(_) => Ok(verdict),
         }
     }
 }

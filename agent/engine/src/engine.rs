@@ -10,7 +10,7 @@ use crate::packet::icmp::{self, IcmpError, Limiter};
 use crate::packet::{self, PacketInfo};
 use crate::security::{DEFAULT_FLOWS, Flows, Guard, RuleName};
 use crate::stats::Stats;
-use crate::tables::Tables;
+use crate::tables::{NicIndex, Tables};
 use crate::verdict::{DropReason, Verdict};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -117,7 +117,7 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
         self.tables.as_ref()
     }
 
-    /// Processes one IP packet that was read from the TUN device, without a virtio header. `packet` is modified in
+    /// Processes one IP packet that was read from the TUN device of `nic`, without a virtio header. `packet` is modified in
     /// place, for instance its TTL, and its contents do not matter afterwards. Bytes after the length that the IP
     /// header states are ignored.
     ///
@@ -127,13 +127,14 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
     /// host in `rx`. Or it is dropped. All packets are dropped before the first [`install`](Self::install).
     pub fn handle_tun(
         &mut self,
+        nic: NicIndex,
         packet: &mut [u8],
         now: Instant,
         tx: &mut impl TransmitSink,
         rx: &mut impl DeliverSink,
     ) {
         self.stats.totals.tun_in += 1;
-        self.context(now).run(Ingress::Tun, packet, tx, rx);
+        self.context(now).run(Ingress::Tun(nic), packet, tx, rx);
     }
 
     /// Processes one packet that another lane redirected to this one. `ingress` is the interface on which the packet
@@ -393,14 +394,14 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
         };
         // CoDel (`aqm`) watches the queue of received datagrams, so only packets that came out of such datagrams are
         // marked or dropped.
-        let goes_on = matches!(verdict, Verdict::Deliver | Verdict::Forward { .. });
+        let goes_on = matches!(verdict, Verdict::Deliver(_) | Verdict::Forward { .. });
         if goes_on && matches!(ingress, Ingress::Link(_)) && self.queue.advise(packet, self.now) == Advice::Drop {
             return self.stats.dropped(DropReason::Congestion);
         }
         match verdict {
-            Verdict::Deliver => {
+            Verdict::Deliver(nic) => {
                 packet::clamp_mss(packet, &info, tables.mtu);
-                rx.deliver(packet);
+                rx.deliver(nic, packet);
                 self.stats.totals.tun_out += 1;
             }
             Verdict::Forward { link, .. } if !self.links.is_ready(link, self.now) => {
@@ -473,17 +474,20 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
             IcmpError::TimeExceeded => DropReason::TtlExceeded,
             IcmpError::TooBig(_) => DropReason::TooBig,
         };
-        let Ingress::Link(back) = ingress else {
-            let answer = Some(info.destination)
-                .filter(|_| reason == DropReason::TooBig && icmp::may_answer(packet, info))
-                .filter(|_| self.limiter.allow(self.now))
-                .and_then(|from| icmp::error(from, packet, info, error));
-            let Some(answer) = answer else {
-                return self.stats.dropped(reason);
-            };
-            rx.deliver(&answer);
-            self.stats.totals.replied += 1;
-            return;
+        let back = match ingress {
+            Ingress::Link(back) => back,
+            Ingress::Tun(nic) => {
+                let answer = Some(info.destination)
+                    .filter(|_| reason == DropReason::TooBig && icmp::may_answer(packet, info))
+                    .filter(|_| self.limiter.allow(self.now))
+                    .and_then(|from| icmp::error(from, packet, info, error));
+                let Some(answer) = answer else {
+                    return self.stats.dropped(reason);
+                };
+                rx.deliver(nic, &answer);
+                self.stats.totals.replied += 1;
+                return;
+            }
         };
         let answer = tables
             .gateway_address(info.source)

@@ -112,8 +112,10 @@ impl FlowCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tables::LinkIndex;
+    use crate::tables::{LinkIndex, NicIndex};
     use crate::verdict::DropReason;
+
+    const TUN: Ingress = Ingress::Tun(NicIndex::FIRST);
 
     fn packet(last: u8, ttl: u8) -> PacketInfo {
         PacketInfo {
@@ -135,16 +137,16 @@ mod tests {
             decrement_ttl: true,
         };
         let none = || -> Verdict { panic!("known") };
-        assert_eq!(flows.decide(Ingress::Tun, &packet(2, 64), true, || forward), forward);
-        assert_eq!(flows.decide(Ingress::Tun, &packet(2, 2), true, none), forward);
-        let expired = flows.decide(Ingress::Tun, &packet(2, 1), true, || Verdict::TimeExceeded);
+        assert_eq!(flows.decide(TUN, &packet(2, 64), true, || forward), forward);
+        assert_eq!(flows.decide(TUN, &packet(2, 2), true, none), forward);
+        let expired = flows.decide(TUN, &packet(2, 1), true, || Verdict::TimeExceeded);
         assert_eq!(expired, Verdict::TimeExceeded);
-        assert_eq!(flows.decide(Ingress::Tun, &packet(2, 64), true, none), forward);
+        assert_eq!(flows.decide(TUN, &packet(2, 64), true, none), forward);
         let dropped = Verdict::Drop(DropReason::SpoofedSource);
         let elsewhere = Ingress::Link(LinkIndex(0));
         assert_eq!(flows.decide(elsewhere, &packet(2, 64), true, || dropped), dropped);
         flows.clear();
-        assert_eq!(flows.decide(Ingress::Tun, &packet(2, 64), true, || dropped), dropped);
+        assert_eq!(flows.decide(TUN, &packet(2, 64), true, || dropped), dropped);
     }
 
     #[test]
@@ -160,14 +162,8 @@ mod tests {
         };
         for (by_ports, expected) in [(true, 2), (false, 1)] {
             flows.clear();
-            assert_eq!(
-                flows.decide(Ingress::Tun, &packet(2, 64), by_ports, || forward(1)),
-                forward(1)
-            );
-            assert_eq!(
-                flows.decide(Ingress::Tun, &other, by_ports, || forward(2)),
-                forward(expected)
-            );
+            assert_eq!(flows.decide(TUN, &packet(2, 64), by_ports, || forward(1)), forward(1));
+            assert_eq!(flows.decide(TUN, &other, by_ports, || forward(2)), forward(expected));
         }
     }
 
@@ -182,11 +178,7 @@ mod tests {
                     link: LinkIndex(n),
                     decrement_ttl: false,
                 };
-                assert_eq!(
-                    flows.decide(Ingress::Tun, &p, true, || verdict),
-                    verdict,
-                    "round {round}"
-                );
+                assert_eq!(flows.decide(TUN, &p, true, || verdict), verdict, "round {round}");
             }
         }
     }

@@ -54,7 +54,7 @@
 //! use tombolo_engine::buffer::Collected;
 //! use tombolo_engine::engine::Engine;
 //! use tombolo_engine::link::{Event, secure::SecureLinks};
-//! use tombolo_engine::tables::Tables;
+//! use tombolo_engine::tables::{NicIndex, Tables};
 //! use tombolo_proto::config::AgentConfig;
 //!
 //! # use tombolo_proto::id::PublicKey;
@@ -106,7 +106,7 @@
 //!         }
 //!         engine.drained(now);
 //!         for mut packet in std::mem::take(&mut tun[own]) {
-//!             engine.handle_tun(&mut packet, now, &mut tx, &mut rx);
+//!             engine.handle_tun(NicIndex::FIRST, &mut packet, now, &mut tx, &mut rx);
 //!         }
 //!         // Step 5, with step 4 for both.
 //!         if engine.poll_timeout().is_some_and(|at| at <= now) {
@@ -141,6 +141,7 @@ pub mod buffer;
 pub mod decide;
 pub mod engine;
 mod flow;
+pub mod host_routes;
 pub mod link;
 pub mod offload;
 pub mod packet;

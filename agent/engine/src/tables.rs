@@ -6,6 +6,7 @@ pub mod lpm;
 mod resolve;
 mod sources;
 mod transit;
+mod vm_nics;
 
 use crate::packet::PacketInfo;
 use crate::security::SecuredNics;
@@ -16,6 +17,7 @@ use std::net::IpAddr;
 use tombolo_proto::config::{ForeignSources, Probes, SpaceKind};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::EffectiveRoute;
+pub(crate) use vm_nics::{Arrivals, VmNics};
 
 pub use crate::routing::RoutingState;
 
@@ -26,6 +28,22 @@ pub use crate::routing::RoutingState;
 pub struct LinkIndex(pub u32);
 
 impl LinkIndex {
+    /// The position as an index of an array or `Vec`.
+    #[must_use]
+    pub const fn get(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// The position of a NIC in [`Role::Vm`](tombolo_proto::config::Role::Vm), from 0, and of its TUN device. An agent with
+/// another role has one device, with index 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NicIndex(pub u8);
+
+impl NicIndex {
+    /// The first NIC, or the only device of an agent that is no VM.
+    pub const FIRST: Self = Self(0);
+
     /// The position as an index of an array or `Vec`.
     #[must_use]
     pub const fn get(self) -> usize {
@@ -68,15 +86,7 @@ pub struct Tables {
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "each set of tables has one")]
 pub(crate) enum AgentRole {
-    Vm {
-        /// Maps each address of a NIC, and each served prefix, to the position of its subnet. Packets to these are
-        /// delivered to the TUN device.
-        own: Lpm<usize>,
-        /// The addresses of the NICs. Served prefixes are not among them.
-        addresses: BTreeSet<IpAddr>,
-        /// The subnet of the first NIC with `enableIPForwarding`. Its routes apply to packets with foreign sources.
-        forwarding: Option<usize>,
-    },
+    Vm(VmNics),
     /// An instance of a VPN gateway.
     Gateway {
         addresses: Vec<IpAddr>,
@@ -94,7 +104,9 @@ pub(crate) enum AgentRole {
         sites: Lpm<()>,
     },
     /// An instance of an ExpressRoute gateway.
-    CircuitGateway { addresses: Vec<IpAddr> },
+    CircuitGateway {
+        addresses: Vec<IpAddr>,
+    },
     Edge {
         /// The edge's own addresses: its ends of the tunnels to the gateways of linked VNets.
         addresses: BTreeSet<IpAddr>,
@@ -243,6 +255,8 @@ pub(crate) struct LinkPolicy {
     pub(crate) relation: PeerRole,
     pub(crate) sources: Sources,
     pub(crate) foreign: ForeignSources,
+    /// At a VM with several NICs: the NIC at which packets arrive.
+    pub(crate) arrivals: Arrivals,
     /// Whether the peer is down according to the routing state. If so, packets take another path if one exists.
     pub(crate) down: bool,
     /// Whether route advertisements of the peer are accepted.
@@ -316,7 +330,7 @@ impl Tables {
     pub fn is_local(&self, source: IpAddr) -> bool {
         match &self.role {
             AgentRole::Gateway { local_prefixes, .. } => local_prefixes.get(source).is_some(),
-            AgentRole::Vm { .. } | AgentRole::CircuitGateway { .. } | AgentRole::Edge { .. } => false,
+            AgentRole::Vm(_) | AgentRole::CircuitGateway { .. } | AgentRole::Edge { .. } => false,
         }
     }
 
@@ -328,7 +342,7 @@ impl Tables {
             AgentRole::Edge { customer, networks, .. } => {
                 networks.get(address).is_none() && customer.get(address).is_some()
             }
-            AgentRole::Vm { .. } | AgentRole::Gateway { .. } | AgentRole::CircuitGateway { .. } => false,
+            AgentRole::Vm(_) | AgentRole::Gateway { .. } | AgentRole::CircuitGateway { .. } => false,
         }
     }
 
@@ -338,7 +352,7 @@ impl Tables {
     pub fn gateway_address(&self, like: IpAddr) -> Option<IpAddr> {
         match &self.role {
             AgentRole::Gateway { addresses, .. } => addresses.iter().copied().find(|a| a.is_ipv4() == like.is_ipv4()),
-            AgentRole::Vm { .. } | AgentRole::CircuitGateway { .. } | AgentRole::Edge { .. } => None,
+            AgentRole::Vm(_) | AgentRole::CircuitGateway { .. } | AgentRole::Edge { .. } => None,
         }
     }
 }

@@ -1,14 +1,14 @@
 //! The outcomes of the packet decision.
 
-use crate::tables::LinkIndex;
+use crate::tables::{LinkIndex, NicIndex};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The decision about one packet, which the engine then carries out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Write the packet to the TUN device: it is for this host, or for the host's kernel to forward (D23).
-    Deliver,
+    /// Write the packet to the TUN device of a NIC: it is for this host, or for the host's kernel to forward (D23).
+    Deliver(NicIndex),
     /// Send the packet into a link.
     Forward {
         /// The link to the next agent.

@@ -16,6 +16,7 @@ use std::alloc::System;
 use std::time::Duration;
 use tombolo_engine::buffer::{DeliverSink, Transmit, TransmitSink};
 use tombolo_engine::offload::{Coalescer, VnetHeader, split};
+use tombolo_engine::tables::NicIndex;
 use tombolo_proto::config::Relation;
 use tombolo_proto::id::{AgentId, PublicKey};
 
@@ -73,7 +74,7 @@ struct Device {
 }
 
 impl DeliverSink for Device {
-    fn deliver(&mut self, packet: &[u8]) {
+    fn deliver(&mut self, _: NicIndex, packet: &[u8]) {
         let (writes, packets) = (&mut self.writes, &mut self.packets);
         self.coalescer.push(packet, &mut |_, count| {
             *writes += 1;
@@ -134,7 +135,7 @@ fn packets_allocate_nothing() {
             };
             out.clear();
             split(&header, &mut packet, |one| {
-                a.engine.handle_tun(one, now, &mut out, &mut device);
+                a.engine.handle_tun(NicIndex::FIRST, one, now, &mut out, &mut device);
             })
             .unwrap();
             for datagram in out.datagrams() {
@@ -218,7 +219,8 @@ fn ten_thousand_links_are_bounded() {
     for n in 0..LINKS {
         out.clear();
         let mut packet = udp("10.1.255.250", &format!("10.1.{}.{}", n / 256, n % 256), 64, 100);
-        node.engine.handle_tun(&mut packet, now, &mut out, &mut device);
+        node.engine
+            .handle_tun(NicIndex::FIRST, &mut packet, now, &mut out, &mut device);
     }
     assert_eq!(node.engine.stats().totals.dropped, 0, "{:?}", node.engine.stats());
     let asked = live(&region);

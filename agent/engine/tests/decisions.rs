@@ -10,11 +10,12 @@ mod common;
 
 use common::{agent, id, ip, link, nets, owner, route, space, udp, vm};
 use tombolo_engine::decide::{Ingress, Trace, decide};
+use tombolo_engine::host_routes::sending_nic;
 use tombolo_engine::packet::{PacketInfo, parse};
-use tombolo_engine::tables::{RoutingState, Tables};
+use tombolo_engine::tables::{NicIndex, RoutingState, Tables};
 use tombolo_engine::verdict::{DropReason, Verdict};
 use tombolo_proto::config::{
-    AgentConfig, ForeignSources, Probes, Relation, Role, Space, SpaceKind, Subnet, TransitRoute,
+    AgentConfig, Arrival, ForeignSources, Probes, Relation, Role, Space, SpaceKind, Subnet, TransitRoute,
 };
 use tombolo_proto::route::{GatewayHop, NextHop, RouteState};
 
@@ -22,14 +23,23 @@ fn info(from: &str, to: &str, ttl: u8) -> PacketInfo {
     parse(&udp(from, to, ttl, 8)).unwrap()
 }
 
-/// The verdict as text: `deliver`, `answer` (an ICMP error), the name of the next agent (`gw1`), this name with `-1` if
-/// the TTL is decremented (`gw1 -1`), or the drop reason. `from` is the peer from whose link the packet came; `None`:
-/// it came from the host.
+/// The verdict as text: `deliver` (with the number of the NIC unless it is the first), `answer` (an ICMP error), the name
+/// of the next agent (`gw1`), this name with `-1` if the TTL is decremented (`gw1 -1`), or the drop reason. `from` is the
+/// peer from whose link the packet came; `None`: it came from the host, by the device of the NIC with its source address,
+/// or else of the first NIC.
 fn fate(config: &AgentConfig, state: &RoutingState, from: Option<&str>, packet: &PacketInfo) -> String {
     let tables = Tables::build(config, state).unwrap();
-    let ingress = from.map_or(Ingress::Tun, |a| Ingress::Link(tables.link_with(&agent(a)).unwrap()));
-    match decide(&tables, ingress, packet, None) {
-        Verdict::Deliver => "deliver".into(),
+    let nic = sending_nic(config, packet.source, packet.destination);
+    let ingress = from.map_or(Ingress::Tun(nic), |a| {
+        Ingress::Link(tables.link_with(&agent(a)).unwrap())
+    });
+    outcome(&tables, ingress, packet)
+}
+
+fn outcome(tables: &Tables, ingress: Ingress, packet: &PacketInfo) -> String {
+    match decide(tables, ingress, packet, None) {
+        Verdict::Deliver(NicIndex::FIRST) => "deliver".into(),
+        Verdict::Deliver(NicIndex(nic)) => format!("deliver {nic}"),
         Verdict::TimeExceeded => "answer".into(),
         Verdict::Forward { link, decrement_ttl } => {
             format!("{}{}", tables.peer(link), if decrement_ttl { " -1" } else { "" })
@@ -242,7 +252,21 @@ fn a_host_speaks_for_itself_unless_it_forwards() {
 
 #[test]
 fn each_nic_has_its_own_subnets_routes() {
-    // R20: the source's subnet selects the routes.
+    // R20: the subnet of the NIC by which a packet leaves selects the routes.
+    let config = two_armed(false, true);
+    expect(
+        &config,
+        None,
+        &[
+            ("10.1.0.4", "10.2.0.4", "two"),
+            ("10.1.1.4", "10.2.0.4", "route_internet"),
+        ],
+    );
+}
+
+/// `hub_vm` with a second NIC, 10.1.1.4, in the subnet `other`, which has no route to the peered VNet `two`; with IP
+/// forwarding of the first and of the second NIC.
+fn two_armed(first: bool, second: bool) -> AgentConfig {
     let mut config = hub_vm();
     let mut other = config.subnets[0].clone();
     (other.id, other.prefixes) = (id("other"), nets(&["10.1.1.0/24"]));
@@ -252,18 +276,76 @@ fn each_nic_has_its_own_subnets_routes() {
         unreachable!()
     };
     let mut nic = nics[0].clone();
-    (nic.subnet, nic.addresses, nic.ip_forwarding) = (id("other"), nets(&["10.1.1.4/24"]), true);
+    (nic.subnet, nic.addresses, nic.ip_forwarding) = (id("other"), nets(&["10.1.1.4/24"]), second);
+    nics[0].ip_forwarding = first;
     nics.push(nic);
+    config
+}
+
+#[test]
+fn r12_r20_an_appliance_forwards_by_the_nic_that_a_packet_leaves() {
+    // D37: each row has the NIC, the fate with IP forwarding of the first NIC only, and with that of the second one only.
+    let packet = info("172.16.0.1", "10.2.0.4", 64);
+    for (nic, with_first, with_second) in [(0, "two", "spoofed_source"), (1, "spoofed_source", "route_internet")] {
+        for (first, expected) in [(true, with_first), (false, with_second)] {
+            let tables = Tables::build(&two_armed(first, !first), &RoutingState::default()).unwrap();
+            let got = outcome(&tables, Ingress::Tun(NicIndex(nic)), &packet);
+            assert_eq!(got, expected, "NIC {nic}, first forwards: {first}");
+        }
+    }
+    // The address of another NIC is foreign too.
+    let tables = Tables::build(&two_armed(false, true), &RoutingState::default()).unwrap();
+    let other = info("10.1.1.4", "10.2.0.4", 64);
+    assert_eq!(outcome(&tables, Ingress::Tun(NicIndex(0)), &other), "spoofed_source");
+}
+
+#[test]
+fn r12_a_packet_arrives_at_the_nic_that_the_peers_route_names() {
+    let arrival = |source: &str, destination: &str, nic| Arrival {
+        source: common::net(source),
+        destination: common::net(destination),
+        nic,
+    };
+    let with = |first, second| {
+        let mut config = two_armed(first, second);
+        let link = config.links.iter_mut().find(|l| l.peer == agent("nva")).unwrap();
+        link.foreign = ForeignSources::Any;
+        link.arrivals = vec![
+            arrival("0.0.0.0/0", "172.16.0.0/12", 1),
+            arrival("10.1.0.5/32", "10.1.0.4/32", 0),
+            arrival("10.1.0.5/32", "10.1.0.0/16", 1),
+            arrival("10.1.0.5/32", "172.16.0.0/16", 0),
+        ];
+        config
+    };
+    let rows = |own: &'static str, to_0: &'static str, to_1: &'static str| {
+        [
+            // Sent directly, although a route to the second NIC contains the address.
+            ("10.1.0.5", "10.1.0.4", "deliver"),
+            ("10.1.0.5", "10.1.1.4", "deliver 1"),
+            // By way of the second NIC to a served machine's address, which is not its own.
+            ("10.1.0.5", "172.16.1.1", to_0),
+            // The longest source has no entry for this destination, so the first NIC with IP forwarding counts.
+            ("10.1.0.5", "172.17.1.1", own),
+            // The peer forwards packets of others.
+            ("172.31.0.1", "172.17.1.1", to_1),
+        ]
+    };
     expect(
-        &config,
-        None,
-        &[
-            ("10.1.0.4", "10.2.0.4", "two"),
-            ("10.1.1.4", "10.2.0.4", "route_internet"),
-            // Packets whose source is not the VM's own address use the routes of the subnet of the NIC with IP
-            // forwarding.
-            ("172.16.0.1", "10.2.0.4", "route_internet"),
-        ],
+        &with(true, false),
+        Some("nva"),
+        &rows("deliver", "deliver", "not_forwarding"),
+    );
+    expect(
+        &with(false, true),
+        Some("nva"),
+        &rows("deliver 1", "not_forwarding", "deliver 1"),
+    );
+    expect(&with(true, true), Some("nva"), &rows("deliver", "deliver", "deliver 1"));
+    expect(
+        &with(false, false),
+        Some("nva"),
+        &rows("not_forwarding", "not_forwarding", "not_forwarding"),
     );
 }
 
@@ -555,7 +637,7 @@ fn the_trace_says_what_was_decided_from() {
     let mut trace = Trace::default();
     let verdict = decide(
         &tables,
-        Ingress::Tun,
+        Ingress::Tun(NicIndex::FIRST),
         &info("10.1.0.4", "10.2.4.9", 64),
         Some(&mut trace),
     );

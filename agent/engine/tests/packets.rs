@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use tombolo_engine::buffer::Collected;
 use tombolo_engine::packet::icmp::{IcmpError, Limiter, error, may_answer};
 use tombolo_engine::packet::{Ecn, ICMP, ICMPV6, TCP, UDP, clamp_mss, decrement_ttl, ecn, mark, parse};
+use tombolo_engine::tables::NicIndex;
 use tombolo_engine::tables::lpm::Lpm;
 use tombolo_engine::verdict::DropReason;
 
@@ -439,7 +440,9 @@ fn congestion_marks_travel_with_the_datagram() {
         let sum: u32 = sum.sum();
         packet[10..12].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
         let (mut tx, mut rx) = (Collected::default(), Collected::default());
-        world.nodes[0].engine.handle_tun(&mut packet, now, &mut tx, &mut rx);
+        world.nodes[0]
+            .engine
+            .handle_tun(NicIndex::FIRST, &mut packet, now, &mut tx, &mut rx);
         assert_eq!(tx.ecn, [inner], "the outer header");
         let from = world.nodes[0].at;
         let receiver = &mut world.nodes[1].engine;

@@ -13,7 +13,7 @@ use tombolo_engine::decide::Ingress;
 use tombolo_engine::engine::Engine;
 use tombolo_engine::link::Event;
 use tombolo_engine::link::secure::SecureLinks;
-use tombolo_engine::tables::{RoutingState, Tables};
+use tombolo_engine::tables::{NicIndex, RoutingState, Tables};
 use tombolo_engine::verdict::DropReason;
 use tombolo_proto::config::Transport;
 use tombolo_proto::status::Carrier;
@@ -261,7 +261,7 @@ fn a_lane_beyond_the_other_ends_asks_for_nothing() {
         let (mut tx, mut rx) = (Collected::default(), Collected::default());
         for _ in 0..100 {
             let mut packet = udp("10.0.0.1", "10.0.0.2", 64, 100);
-            engine.handle_tun(&mut packet, now, &mut tx, &mut rx);
+            engine.handle_tun(NicIndex::FIRST, &mut packet, now, &mut tx, &mut rx);
             engine.flush(now, &mut tx);
             now += TIME_STEP;
             engine.handle_timeout(now, &mut tx);

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! policy rules, in the order of their priorities (`ip rule`)
-//!   from <own address>    → own table     packets that already have an overlay source
+//!   from <own address>    → own table     packets that already have an overlay source; those of further NICs: the NIC's table
 //!   not fwmark            → own table     other packets, except the links' datagrams; VM agents before gateway agents of a host
 //!   from <own address>    → source table  packets without a route in any agent's table: into the device, or unreachable
 //!   from TUN              → source table  the same packets, if the host forwards them (exit table on an Internet exit)
@@ -21,14 +21,16 @@ mod steps;
 
 use super::learned::pieces_of_default;
 use crate::filter::Filter;
-use confine::RouteKey;
+use confine::{RouteKey, Table};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 pub use steps::{Forwarding, Step};
+use tombolo_engine::host_routes::{default_subnets, egress_nic, host_routes};
 use tombolo_engine::routing::{RoutingState, accept_routes, effective};
-use tombolo_proto::config::{AgentConfig, CircuitNetwork, Role, Speaker, TransitRoute};
+use tombolo_engine::tables::NicIndex;
+use tombolo_proto::config::{AgentConfig, CircuitNetwork, MAX_VM_NICS, Role, Speaker, TransitRoute};
 use tombolo_proto::route::{NextHop, RouteSource, RouteState};
 
 /// The numbers by which an agent recognises its own routes, rules and packets on a host. They are stored on disk, so
@@ -88,16 +90,37 @@ impl KernelIds {
     /// The numbers of all routing tables of the agent. They differ from each other for any `table`: one is
     /// `table` itself, and each of the others is `table` with a different set of bits inverted.
     #[must_use]
-    pub const fn tables(&self) -> [u32; 4] {
-        [self.table, self.default_table, self.source_table(), self.exit_table()]
+    pub fn tables(&self) -> [u32; TABLES] {
+        std::array::from_fn(|n| match n {
+            0 => self.table,
+            1 => self.default_table,
+            2 => self.source_table(),
+            3 => self.exit_table(),
+            n => self.nic_table(NicIndex((n - OTHER_TABLES + 1) as u8)),
+        })
+    }
+
+    /// The number of the table of a further NIC, for packets with an address of this NIC as source. `nic` must not be
+    /// the first NIC, which has no such table.
+    #[must_use]
+    pub const fn nic_table(&self, nic: NicIndex) -> u32 {
+        self.table ^ ((OTHER_TABLES as u32 - 1 + nic.0 as u32) << 24)
     }
 }
+
+/// Number of tables that do not belong to a single NIC.
+const OTHER_TABLES: usize = 4;
+
+/// Number of routing tables of one agent: the four that every agent uses, and one for each NIC except the first.
+pub const TABLES: usize = OTHER_TABLES + MAX_VM_NICS - 1;
 
 /// The action of a policy rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lookup {
     /// Looks up the agent's own table.
     Own,
+    /// Looks up the table of a further NIC.
+    Nic(NicIndex),
     /// Looks up the table for packets with an overlay source.
     Source,
     /// Looks up the table for packets that an Internet exit forwards.
@@ -117,8 +140,8 @@ pub enum Lookup {
 /// The device on which a packet arrived (`iif`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ingress {
-    /// The packet arrived from the TUN device.
-    Tun,
+    /// The packet arrived from the TUN device of a NIC.
+    Tun(NicIndex),
     /// The packet arrived by the line to the customer edge.
     Line,
     /// The host itself sent the packet. The kernel routes such packets with the loopback device as `iif`.
@@ -143,9 +166,9 @@ pub struct Rule {
 /// The action of a kernel route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Route {
-    /// Sends packets into the TUN device. The kernel selects the given source address for sockets that are not bound to
-    /// an address.
-    Device(Option<IpAddr>),
+    /// Sends packets into the TUN device of a NIC. The kernel selects the given source address for sockets that are not
+    /// bound to an address.
+    Device(NicIndex, Option<IpAddr>),
     /// Ends the lookup in this table. The kernel continues with the next rule, which leads towards the host's own
     /// tables.
     Throw,
@@ -167,15 +190,17 @@ impl Route {
 /// The complete kernel state of an agent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KernelPlan {
-    /// MTU of the TUN device in bytes.
+    /// Number of TUN devices: one for each NIC (D37).
+    pub devices: u8,
+    /// MTU of the TUN devices in bytes.
     pub mtu: u16,
-    /// Addresses of the device. They are set as /32 or /128.
-    pub addresses: BTreeSet<IpAddr>,
+    /// The addresses, each with the NIC whose device has it. They are set as /32 or /128.
+    pub addresses: BTreeMap<IpAddr, NicIndex>,
     /// Routes of the agent's own table, by prefix. Routes with prefix length 0 go into the default table instead.
     pub routes: BTreeMap<IpNet, Route>,
     /// The policy rules of both families.
     pub rules: BTreeSet<Rule>,
-    /// Whether the kernel forwards packets that arrive from the TUN device.
+    /// Whether the kernel forwards packets that arrive from a TUN device.
     pub forwarding: bool,
     /// The agent's address on the line to a customer edge, with the line's prefix length. None: this agent is not a
     /// circuit edge.
@@ -183,8 +208,9 @@ pub struct KernelPlan {
     /// Prefixes of the served subnets, whose machines run no agents: this host forwards their packets. The host is
     /// connected to these networks by an interface of its own (D8).
     pub served: Vec<IpNet>,
-    /// Routes that keep packets with overlay addresses from leaving by the host's own routes (see [`confine`]).
-    pub confining: BTreeMap<RouteKey, Route>,
+    /// Routes that keep packets with overlay addresses from leaving by the host's own routes (see [`confine`]), and the
+    /// routes of the tables of further NICs.
+    pub table_routes: BTreeMap<RouteKey, Route>,
     /// The packet filter for packets that routes cannot confine. None: no filter is needed, because the agent has no
     /// overlay address and no served subnet.
     pub filter: Option<Filter>,
@@ -220,8 +246,9 @@ pub struct Overlap {
 
 /// The parts of a plan that follow from the agent's role alone.
 struct RoleParts {
-    /// The overlay addresses of the host, the preferred one of each family first.
-    addresses: Vec<IpAddr>,
+    /// The overlay addresses of the host with their NICs, the preferred one of each family and NIC first.
+    addresses: Vec<(IpAddr, NicIndex)>,
+    devices: u8,
     /// `band` plus the agent's offset is the priority of the rule by which packets whose source is none of `addresses`,
     /// and that lack the agent's firewall mark, look up the agent's own table.
     band: Band,
@@ -233,19 +260,26 @@ impl RoleParts {
     fn of(role: &Role) -> Self {
         match role {
             Role::Vm { nics, served, .. } => Self {
-                addresses: nics.iter().flat_map(|n| &n.addresses).map(IpNet::addr).collect(),
+                addresses: nics
+                    .iter()
+                    .zip((0..).map(NicIndex))
+                    .flat_map(|(nic, index)| nic.addresses.iter().map(move |a| (a.addr(), index)))
+                    .collect(),
+                devices: u8::try_from(nics.len()).unwrap_or(u8::MAX),
                 band: Band::Vm,
                 forwarding: nics.iter().any(|n| n.ip_forwarding) || !served.is_empty(),
                 served: served.clone(),
             },
             Role::VpnGateway { addresses, .. } | Role::ExpressRouteGateway { addresses, .. } => Self {
-                addresses: addresses.clone(),
+                addresses: addresses.iter().map(|a| (*a, NicIndex::FIRST)).collect(),
+                devices: 1,
                 band: Band::Gateway,
                 forwarding: false,
                 served: Vec::new(),
             },
             Role::CircuitEdge { networks, .. } => Self {
-                addresses: networks.iter().map(|n| n.address).collect(),
+                addresses: networks.iter().map(|n| (n.address, NicIndex::FIRST)).collect(),
+                devices: 1,
                 band: Band::Gateway,
                 forwarding: true,
                 served: Vec::new(),
@@ -253,11 +287,11 @@ impl RoleParts {
         }
     }
 
-    /// The source address for a route to this prefix: the agent's first address of the same family. None: the agent has
-    /// no address of this family.
-    fn source(&self, prefix: &IpNet) -> Option<IpAddr> {
-        let mut addresses = self.addresses.iter().copied();
-        addresses.find(|a| a.is_ipv6() == prefix.addr().is_ipv6())
+    /// A route to this prefix into the device of a NIC. Its source address is the NIC's first address of the same
+    /// family; if there is none, the route has no source address.
+    fn to_device(&self, nic: NicIndex, prefix: &IpNet) -> Route {
+        let fits = |(address, of): &&(IpAddr, NicIndex)| *of == nic && address.is_ipv6() == prefix.addr().is_ipv6();
+        Route::Device(nic, self.addresses.iter().find(fits).map(|(address, _)| *address))
     }
 }
 
@@ -271,6 +305,7 @@ impl KernelPlan {
         let role = RoleParts::of(&config.role);
         let spaces = config.spaces.iter().flat_map(|s| &s.prefixes);
         let mut plan = Self {
+            devices: role.devices,
             mtu: config.mtu,
             addresses: role.addresses.iter().copied().collect(),
             forwarding: role.forwarding,
@@ -279,6 +314,7 @@ impl KernelPlan {
             ..Self::default()
         };
         plan.add_effective_routes(config, dynamic, &role, allow_default);
+        plan.add_nic_routes(config, dynamic, &role);
         match &config.role {
             Role::VpnGateway { transit, .. } => plan.add_transit_routes(transit, &role),
             Role::CircuitEdge {
@@ -300,8 +336,9 @@ impl KernelPlan {
         plan
     }
 
-    /// Adds the effective routes of the agent's subnets. If several subnets have a route to the same prefix, the route
-    /// of the first such subnet in the configuration is used.
+    /// Adds the effective routes of the subnets of the first NIC and of served machines. If several subnets have a route
+    /// to the same prefix, the route of the first such subnet is used. The routes lead to the NICs that
+    /// [`host_routes`] says, as the kernel of an Azure VM does not know the routes of its subnets.
     fn add_effective_routes(
         &mut self,
         config: &AgentConfig,
@@ -313,9 +350,14 @@ impl KernelPlan {
             true => BTreeSet::new(),
             false => pieces_of_default(user_routes(config)),
         };
-        let routes = config.subnets.iter().flat_map(|s| effective(config, s, dynamic));
+        let steered = host_routes(config);
+        for (prefix, nic) in &steered {
+            self.routes.insert(*prefix, role.to_device(*nic, prefix));
+        }
+        let routes = default_subnets(config).flat_map(|s| effective(config, s, dynamic));
         for route in routes.filter(|r| r.state == RouteState::Active) {
-            let to_device = Route::Device(role.source(&route.prefix));
+            let nic = egress_nic(&steered, &route.prefix);
+            let to_device = role.to_device(nic, &route.prefix);
             let action = match (&route.next_hop, route.source) {
                 (NextHop::Internet {}, RouteSource::User) => Route::Throw,
                 // The engine drops and counts packets of user-defined routes to None, so these routes lead into the
@@ -345,10 +387,30 @@ impl KernelPlan {
         }
     }
 
+    /// Adds the tables of the NICs other than the first: the effective routes of the NIC's subnet.
+    fn add_nic_routes(&mut self, config: &AgentConfig, dynamic: &RoutingState, role: &RoleParts) {
+        let Role::Vm { nics, .. } = &config.role else { return };
+        for (nic, index) in nics.iter().zip((0..).map(NicIndex)).skip(1) {
+            let subnet = config.subnets.iter().find(|s| s.id == nic.subnet);
+            let routes = subnet.into_iter().flat_map(|s| effective(config, s, dynamic));
+            let active = routes.filter(|r| r.state == RouteState::Active && r.prefix.prefix_len() > 0);
+            for route in active {
+                let key = RouteKey {
+                    table: Table::Nic(index),
+                    prefix: route.prefix.trunc(),
+                    fallback: false,
+                };
+                // All routes of this table lead into the device, also those that let the engine drop the packet. A
+                // packet with an overlay source has no other way out (D22).
+                self.table_routes.insert(key, role.to_device(index, &route.prefix));
+            }
+        }
+    }
+
     /// Adds the configured routes to the networks that a VPN gateway reaches by its connections, except default routes.
     fn add_transit_routes(&mut self, transit: &[TransitRoute], role: &RoleParts) {
         for route in transit.iter().filter(|t| t.prefix.prefix_len() > 0) {
-            let to_device = Route::Device(role.source(&route.prefix));
+            let to_device = role.to_device(NicIndex::FIRST, &route.prefix);
             self.routes.entry(route.prefix.trunc()).or_insert(to_device);
         }
     }
@@ -358,7 +420,8 @@ impl KernelPlan {
     fn add_circuit_routes(&mut self, networks: &[CircuitNetwork]) {
         for network in networks {
             for prefix in &network.prefixes {
-                self.routes.insert(prefix.trunc(), Route::Device(Some(network.address)));
+                self.routes
+                    .insert(prefix.trunc(), Route::Device(NicIndex::FIRST, Some(network.address)));
             }
         }
     }
@@ -384,8 +447,8 @@ impl KernelPlan {
         let routed = self
             .routes
             .iter()
-            .filter(|(p, r)| p.prefix_len() > 0 && matches!(r, Route::Device(_)));
-        let own = self.addresses.iter().map(|a| IpNet::from(*a));
+            .filter(|(p, r)| p.prefix_len() > 0 && matches!(r, Route::Device(..)));
+        let own = self.addresses.keys().map(|a| IpNet::from(*a));
         for prefix in routed.map(|(p, _)| *p).chain(own) {
             for c in connected {
                 let overlaps = prefix.contains(&c.network) || c.network.contains(&prefix);
@@ -460,8 +523,12 @@ fn rules(plan: &KernelPlan, base: Band, offset: u32, allow_default: bool) -> BTr
                 lookup,
             });
         };
-        for address in plan.addresses.iter().filter(|a| a.is_ipv6() == v6) {
-            add(Band::Source, Some(IpNet::from(*address)), Lookup::Own);
+        for (address, nic) in plan.addresses.iter().filter(|(a, _)| a.is_ipv6() == v6) {
+            let table = match *nic {
+                NicIndex::FIRST => Lookup::Own,
+                further => Lookup::Nic(further),
+            };
+            add(Band::Source, Some(IpNet::from(*address)), table);
             add(Band::Confined, Some(IpNet::from(*address)), Lookup::Source);
         }
         add(base, None, Lookup::Own);
@@ -477,12 +544,12 @@ fn rules(plan: &KernelPlan, base: Band, offset: u32, allow_default: bool) -> BTr
                 priority: Band::Default as u32 + offset,
                 v6,
                 source: None,
-                ingress: Some(Ingress::Tun),
+                ingress: Some(Ingress::Tun(NicIndex::FIRST)),
                 lookup: Lookup::Default,
             });
         }
         if plan.line.is_some() {
-            for ingress in [Ingress::Tun, Ingress::Line] {
+            for ingress in [Ingress::Tun(NicIndex::FIRST), Ingress::Line] {
                 rules.insert(Rule {
                     priority: Band::Blackhole as u32 + offset,
                     v6,

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::log_limit::LogLimiter;
 use crate::outbox::{Datagrams, Outbox, RedirectSender, RedirectedPacket, SendOutcome};
 use crate::sockets::{LaneSockets, SocketId};
-use crate::tun::{self, TunQueue};
+use crate::tun::TunQueues;
 use crate::udp::{self, Sent, WouldBlock};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ use tombolo_engine::engine::Engine;
 use tombolo_engine::link::secure::SecureLinks;
 use tombolo_engine::link::{AdvertisementStats, Event};
 use tombolo_engine::routing;
-use tombolo_engine::tables::{LinkIndex, RoutingState};
+use tombolo_engine::tables::{LinkIndex, NicIndex, RoutingState};
 use tombolo_proto::config::AgentConfig;
 use tombolo_proto::id::AgentId;
 
@@ -52,7 +52,7 @@ const MAX_PLAIN_READS: usize = 64;
 
 /// The state of a lane's thread, which [`run`](Self::run) drives.
 pub(super) struct Worker {
-    pub(super) tun: TunQueue,
+    pub(super) tun: TunQueues,
     udp: LaneSockets,
     settings: Config,
     engine: Engine<SecureLinks, Option<RedirectSender>>,
@@ -77,7 +77,6 @@ pub(super) struct Worker {
     /// Route advertisements that could not be decoded.
     unreadable: u64,
     log: LogLimiter,
-    from_tun: Vec<u8>,
     from_udp: Box<[u8; udp::BUFFER]>,
     malformed: u64,
     /// Whether the lane has just woken up and has read nothing yet.
@@ -113,7 +112,7 @@ impl Worker {
         engine.share_flows(flows);
         Ok(Self {
             udp: LaneSockets::bind(&config, number)?,
-            tun: device.queue()?,
+            tun: TunQueues::new(&device)?,
             settings: config,
             engine,
             outbox: Outbox::default(),
@@ -130,7 +129,6 @@ impl Worker {
             rebuilds: 0,
             unreadable: 0,
             log: LogLimiter::default(),
-            from_tun: vec![0; tun::BUFFER],
             from_udp: vec![0; udp::BUFFER]
                 .try_into()
                 .map_err(|_| anyhow::anyhow!("the receive buffer's length"))?,
@@ -150,10 +148,10 @@ impl Worker {
             // warm.
             tokio::select! {
                 biased;
-                read = self.tun.recv(&mut self.from_tun), if !self.outbox.is_backpressured() => {
-                    let len = read.context("TUN device")?;
+                read = self.tun.recv(), if !self.outbox.is_backpressured() => {
+                    let (nic, len) = read.context("TUN device")?;
                     let now = Instant::now();
-                    self.handle_read(len, now);
+                    self.handle_read(nic, len, now);
                     // An idle lane usually gets one packet per wake-up, so the packet is sent before the lane polls for
                     // another one.
                     self.send(now);
@@ -213,28 +211,8 @@ impl Worker {
         }
         self.deliver();
         let mut reads = 0;
-        let max_reads = if self.tun.offload() {
-            MAX_SUPER_READS
-        } else {
-            MAX_PLAIN_READS
-        };
-        // Backpressure: while the socket's send buffer is full, packets stay in the device's queue. The kernel then
-        // slows down the host's senders.
-        while reads < max_reads && !self.outbox.is_backpressured() {
-            match self.tun.try_recv(&mut self.from_tun) {
-                Ok(len) => {
-                    self.handle_read(len, now);
-                    if std::mem::take(&mut woken) {
-                        self.send(now);
-                    } else {
-                        self.transmit(Outbox::flush_full);
-                    }
-                }
-                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => return Err(e).context("TUN device"),
-            }
-            reads += 1;
+        for nic in (0..self.tun.count()).filter_map(|n| u8::try_from(n).ok()) {
+            reads += self.read_device(NicIndex(nic), &mut woken, now)?;
         }
         let mut redirects = 0;
         while redirects < MAX_DATAGRAMS && !self.outbox.is_backpressured() {
@@ -248,6 +226,35 @@ impl Worker {
         // write buffer, and this call writes them.
         self.deliver();
         Ok(datagrams + reads + redirects > 0)
+    }
+
+    /// Reads as much from one device as one turn may read, and handles it. Returns the number of reads.
+    fn read_device(&mut self, nic: NicIndex, woken: &mut bool, now: Instant) -> Result<usize> {
+        let mut reads = 0;
+        let max_reads = if self.tun.offload() {
+            MAX_SUPER_READS
+        } else {
+            MAX_PLAIN_READS
+        };
+        // Backpressure: while the socket's send buffer is full, packets stay in the device's queue. The kernel then
+        // slows down the host's senders.
+        while reads < max_reads && !self.outbox.is_backpressured() {
+            match self.tun.try_recv(nic) {
+                Ok(len) => {
+                    self.handle_read(nic, len, now);
+                    if std::mem::take(woken) {
+                        self.send(now);
+                    } else {
+                        self.transmit(Outbox::flush_full);
+                    }
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e).context("TUN device"),
+            }
+            reads += 1;
+        }
+        Ok(reads)
     }
 
     /// Reads as many datagrams from one socket as one turn may read, and handles them. Returns the number of datagrams,
@@ -314,11 +321,11 @@ impl Worker {
         count
     }
 
-    /// Handles the first `len` bytes of the buffer for reads from the device: one packet, or one GSO packet.
-    fn handle_read(&mut self, len: usize, now: Instant) {
-        let (engine, outbox, tun) = (&mut self.engine, &mut self.outbox, &mut self.tun);
-        let split = tun::packets(tun.offload(), &mut self.from_tun[..len], |packet| {
-            engine.handle_tun(packet, now, outbox, tun);
+    /// Handles the last read of a device, which had `len` bytes: one packet, or one GSO packet.
+    fn handle_read(&mut self, nic: NicIndex, len: usize, now: Instant) {
+        let (engine, outbox) = (&mut self.engine, &mut self.outbox);
+        let split = self.tun.packets(nic, len, |packet, tun| {
+            engine.handle_tun(nic, packet, now, outbox, tun);
         });
         if split.is_err() {
             self.malformed += 1;
@@ -351,7 +358,7 @@ impl Worker {
     /// refused.
     fn deliver(&mut self) {
         self.tun.flush();
-        self.engine.not_delivered(std::mem::take(&mut self.tun.lost));
+        self.engine.not_delivered(self.tun.take_lost());
     }
 
     fn handle_command(&mut self, command: Command) {
@@ -360,6 +367,10 @@ impl Worker {
                 self.install(prepared);
                 // The caller may have been cancelled. The configuration is in force nevertheless.
                 let _ = done.send(());
+            }
+            Command::SetDevices(devices, done) => {
+                // The caller may have been cancelled. The next configuration sets the devices again.
+                let _ = done.send(self.tun.set_devices(&devices));
             }
             Command::Refresh(built) => self.refresh(*built),
             Command::BuilderReady => {
@@ -466,7 +477,7 @@ impl Worker {
             totals,
             lanes: vec![totals],
             offload: self.tun.offload(),
-            tun_errors: self.tun.write_errors,
+            tun_errors: self.tun.write_errors(),
             udp_errors: self.udp.send_errors(),
             udp_overflow: self.udp.overflow(),
             advertisements: AdvertisementStats {

@@ -1,6 +1,6 @@
 //! Requests for the agent's routes, and netlink messages for its policy rules.
 
-use super::{Netlink, PROTOCOL, family, tolerate_absent};
+use super::{Netlink, PROTOCOL, Tun, device, family, tolerate_absent};
 use crate::apply::plan::confine::{FALLBACK_METRIC, RouteKey, Table};
 use crate::apply::plan::{Ingress, Lookup, Route, Rule};
 use anyhow::Result;
@@ -27,18 +27,18 @@ impl Netlink {
 
     /// The message for a route of the agent's own table, or of its default table if `prefix` has length 0. Fails only
     /// if the route leads over the line and the interface to the customer edge does not exist.
-    pub(super) fn route(&self, prefix: IpNet, route: Route, index: u32) -> Result<RouteMessage> {
+    pub(super) fn route(&self, prefix: IpNet, route: Route, devices: &[Tun]) -> Result<RouteMessage> {
         let table = if prefix.prefix_len() == 0 {
             self.ids.default_table
         } else {
             self.ids.table
         };
-        self.route_in(table, prefix, route, index)
+        self.route_in(table, prefix, route, devices)
     }
 
-    /// The message for a route that confines packets. With `key.fallback` it has the metric of fallbacks.
-    pub(super) fn confining(&self, key: RouteKey, route: Route, index: u32) -> Result<RouteMessage> {
-        let mut message = self.route_in(self.table_number(key.table), key.prefix, route, index)?;
+    /// The message for a route of another table, or for a fallback. With `key.fallback` it has the metric of fallbacks.
+    pub(super) fn table_route(&self, key: RouteKey, route: Route, devices: &[Tun]) -> Result<RouteMessage> {
+        let mut message = self.route_in(self.table_number(key.table), key.prefix, route, devices)?;
         if key.fallback {
             message.attributes.push(RouteAttribute::Priority(FALLBACK_METRIC));
         }
@@ -48,12 +48,13 @@ impl Netlink {
     const fn table_number(&self, table: Table) -> u32 {
         match table {
             Table::Own => self.ids.table,
+            Table::Nic(nic) => self.ids.nic_table(nic),
             Table::Source => self.ids.source_table(),
             Table::Exit => self.ids.exit_table(),
         }
     }
 
-    fn route_in(&self, table: u32, prefix: IpNet, route: Route, index: u32) -> Result<RouteMessage> {
+    fn route_in(&self, table: u32, prefix: IpNet, route: Route, devices: &[Tun]) -> Result<RouteMessage> {
         let mut message = RouteMessageBuilder::<IpAddr>::new()
             .table_id(table)
             .protocol(RouteProtocol::Other(PROTOCOL))
@@ -66,10 +67,12 @@ impl Netlink {
                 .push(RouteAttribute::Destination(address(prefix.network())));
         }
         match route {
-            Route::Device(source) => {
+            Route::Device(nic, source) => {
                 // The TUN device has no link-layer neighbours. So the route needs no gateway, and its scope is `link`.
                 message.header.scope = RouteScope::Link;
-                message.attributes.push(RouteAttribute::Oif(index));
+                message
+                    .attributes
+                    .push(RouteAttribute::Oif(device(devices, nic)?.index));
                 if let Some(source) = source {
                     message.attributes.push(RouteAttribute::PrefSource(address(source)));
                 }
@@ -84,9 +87,9 @@ impl Netlink {
         Ok(message)
     }
 
-    /// The message that adds or deletes a policy rule. Fails only if the rule has the line as ingress and the interface
-    /// to the customer edge does not exist.
-    pub(super) fn rule(&self, device: &str, rule: Rule) -> Result<RuleMessage> {
+    /// The message that adds or deletes a policy rule. Fails only if the rule has an ingress that is missing: a device,
+    /// or the interface to the customer edge.
+    pub(super) fn rule(&self, devices: &[Tun], rule: Rule) -> Result<RuleMessage> {
         let mut message = RuleMessage::default();
         message.header.family = family(rule.v6);
         message.header.action = RuleAction::ToTable;
@@ -105,7 +108,7 @@ impl Netlink {
         }
         if let Some(ingress) = rule.ingress {
             let name = match ingress {
-                Ingress::Tun => device,
+                Ingress::Tun(nic) => &device(devices, nic)?.name,
                 Ingress::Line => self.customer()?.0,
                 // The kernel routes packets of the host itself with the loopback device as input interface.
                 Ingress::Local => "lo",
@@ -118,6 +121,7 @@ impl Netlink {
         }
         match rule.lookup {
             Lookup::Own => message.attributes.push(RuleAttribute::Table(self.ids.table)),
+            Lookup::Nic(nic) => message.attributes.push(RuleAttribute::Table(self.ids.nic_table(nic))),
             Lookup::Source => message.attributes.push(RuleAttribute::Table(self.ids.source_table())),
             Lookup::Exit => message.attributes.push(RuleAttribute::Table(self.ids.exit_table())),
             Lookup::Goto(priority) => {

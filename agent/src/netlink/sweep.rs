@@ -1,6 +1,6 @@
 //! Finds the agent's rules and routes in the kernel by their IDs, and removes them.
 
-use super::{Netlink, PROTOCOL, family, tolerate_absent};
+use super::{Netlink, PROTOCOL, Tun, family, tolerate_absent};
 use crate::apply::plan::confine::FALLBACK_METRIC;
 use crate::apply::plan::{KernelIds, KernelPlan, is_without_table};
 use anyhow::{Context, Result};
@@ -11,19 +11,19 @@ use rtnetlink::IpVersion;
 use std::collections::BTreeSet;
 
 impl Netlink {
-    /// Removes the agent's rules and routes that `plan` does not have. Such objects come from earlier runs. `device`
-    /// and `index` name the agent's TUN device. Returns how many were removed. Routes of other programs in the agent's
+    /// Removes the agent's rules and routes that `plan` does not have. Such objects come from earlier runs. `devices`
+    /// are the agent's TUN devices, in the order of NICs. Returns how many were removed. Routes of other programs in the agent's
     /// tables stay. Needs CAP_NET_ADMIN. The caller must have claimed the tables, so that no other agent uses them.
     ///
     /// # Errors
     /// A request fails, or `plan` needs an interface to a customer edge and there is none. Some objects may have been
     /// removed before.
-    pub async fn sweep_except(&self, device: &str, index: u32, plan: &KernelPlan) -> Result<usize> {
-        let rules = plan.rules.iter().map(|r| Ok(rule_key(&self.rule(device, *r)?)));
+    pub async fn sweep_except(&self, devices: &[Tun], plan: &KernelPlan) -> Result<usize> {
+        let rules = plan.rules.iter().map(|r| Ok(rule_key(&self.rule(devices, *r)?)));
         let rules: BTreeSet<String> = rules.collect::<Result<_>>()?;
-        let routes = plan.routes.iter().map(|(p, r)| self.route(*p, *r, index));
-        let confining = plan.confining.iter().map(|(p, r)| self.confining(*p, *r, index));
-        let routes = routes.chain(confining).map(|r| Ok(route_key(&r?)));
+        let routes = plan.routes.iter().map(|(p, r)| self.route(*p, *r, devices));
+        let others = plan.table_routes.iter().map(|(p, r)| self.table_route(*p, *r, devices));
+        let routes = routes.chain(others).map(|r| Ok(route_key(&r?)));
         let routes: BTreeSet<String> = routes.collect::<Result<_>>()?;
         self.sweep_where(|r| !rules.contains(&rule_key(r)), |r| !routes.contains(&route_key(r)))
             .await

@@ -14,6 +14,7 @@
 //! * `spaces`: the address spaces and subnets of a configuration.
 //! * `speaker`: the BGP speakers of VPN gateways.
 
+mod arrivals;
 mod circuit;
 mod index;
 mod links;
@@ -126,6 +127,7 @@ impl<'t> Compiler<'t> {
                 addresses,
                 subnet: first.subnet.clone(),
                 ip_forwarding: nic.enable_ip_forwarding,
+                host_routes: nic.host_routes(),
             });
         }
         // This host carries the packets of the machines in its served subnets. These packets use the routes of the
@@ -151,6 +153,8 @@ impl<'t> Compiler<'t> {
 
         let security = security::of_machine(&self.index, vnet, machine, &nics);
         let too_many = security.as_ref().is_some_and(|security| security.nics.len() > MAX_NICS);
+        let mut links = links::of_machine(&self.index, vnet, machine);
+        arrivals::add(&self.index, machine, &mut links);
         let config = AgentConfig {
             agent: machine.agent.id.clone(),
             vnet: vnet.resource.envelope.id.clone(),
@@ -164,7 +168,7 @@ impl<'t> Compiler<'t> {
             },
             subnets: spaces::subnets(&self.index, vnet, subnets.into_values()),
             spaces,
-            links: links::of_machine(&self.index, vnet, machine),
+            links,
             security,
         };
         // An agent cannot enforce the groups of so many NICs. Without links no packet passes that a group might deny.

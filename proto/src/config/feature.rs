@@ -3,7 +3,7 @@
 //! An agent refuses a configuration with an unknown field, because it would otherwise enforce only a part of the
 //! policy. So the controller may send such a field only to agents that have named its feature in their Hello.
 
-use super::AgentConfig;
+use super::{AgentConfig, Role};
 use std::collections::BTreeSet;
 
 /// A part of a configuration that agents of version 0.1 do not understand.
@@ -11,11 +11,14 @@ use std::collections::BTreeSet;
 pub enum Feature {
     /// [`AgentConfig::security`].
     SecurityGroups,
+    /// [`Link::arrivals`](super::Link::arrivals) and [`Nic::host_routes`](super::Nic::host_routes): a device for each
+    /// NIC.
+    DevicePerNic,
 }
 
 impl Feature {
     /// All features that this version understands.
-    pub const ALL: &'static [Self] = &[Self::SecurityGroups];
+    pub const ALL: &'static [Self] = &[Self::SecurityGroups, Self::DevicePerNic];
 
     /// The name of the feature in an agent's Hello. The name must not change, because programs of other versions use it
     /// too.
@@ -23,6 +26,7 @@ impl Feature {
     pub const fn name(self) -> &'static str {
         match self {
             Self::SecurityGroups => "securityGroups",
+            Self::DevicePerNic => "devicePerNic",
         }
     }
 
@@ -38,12 +42,37 @@ impl AgentConfig {
     /// The features that an agent must have to understand the configuration.
     #[must_use]
     pub fn needs(&self) -> BTreeSet<Feature> {
-        self.security.iter().map(|_| Feature::SecurityGroups).collect()
+        let mut needs = BTreeSet::new();
+        if self.security.is_some() {
+            needs.insert(Feature::SecurityGroups);
+        }
+        let of_nics = matches!(&self.role, Role::Vm { nics, .. } if nics.iter().any(|nic| !nic.host_routes.is_empty()));
+        if of_nics || self.links.iter().any(|link| !link.arrivals.is_empty()) {
+            needs.insert(Feature::DevicePerNic);
+        }
+        needs
     }
 
-    /// The configuration for an agent that lacks one of the features that the configuration [`needs`](Self::needs). It
-    /// has neither the parts that such an agent does not understand nor any link, so that no packet passes that these
-    /// parts might forbid.
+    /// The configuration for an agent that lacks one of the features that the configuration [`needs`](Self::needs). An
+    /// agent without [`Feature::DevicePerNic`] has one device for all NICs, so it gets the configuration without those
+    /// fields. If security groups apply, the result is [`isolated`](Self::isolated) as well.
+    #[must_use]
+    pub fn reduced(&self) -> Self {
+        let mut reduced = match self.security {
+            Some(_) => self.isolated(),
+            None => self.clone(),
+        };
+        for link in &mut reduced.links {
+            link.arrivals.clear();
+        }
+        if let Role::Vm { nics, .. } = &mut reduced.role {
+            nics.iter_mut().for_each(|nic| nic.host_routes.clear());
+        }
+        reduced
+    }
+
+    /// The configuration without security groups and without links, so that no packet passes that the groups might
+    /// forbid.
     #[must_use]
     pub fn isolated(&self) -> Self {
         Self {
@@ -57,6 +86,26 @@ impl AgentConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_older_agent_with_several_nics_keeps_its_links() {
+        let config: AgentConfig = serde_json::from_value(serde_json::json!({
+            "agent": "vm", "vnet": "/v", "addressSpace": [], "mtu": 1420, "subnets": [], "spaces": [],
+            "role": {"type": "vm", "served": [], "nics": [
+                {"id": "/n", "subnet": "/s", "addresses": [], "ipForwarding": true, "hostRoutes": ["10.9.0.0/16"]},
+            ]},
+            "links": [{
+                "peer": "two", "publicKey": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "alwaysOn": false,
+                "initiator": false, "relation": {"type": "vnetLocal"}, "sources": [], "foreign": "none",
+                "arrivals": [{"source": "0.0.0.0/0", "destination": "10.9.0.0/16", "nic": 0}],
+            }],
+        }))
+        .unwrap();
+        assert_eq!(config.needs(), [Feature::DevicePerNic].into());
+        let reduced = config.reduced();
+        assert!(reduced.needs().is_empty());
+        assert_eq!(reduced.links.len(), 1);
+    }
 
     #[test]
     fn names_of_later_versions_are_left_out() {

@@ -49,6 +49,10 @@ pub struct Link {
     pub sources: Vec<IpNet>,
     /// Further sources that packets from this link may have, because the peer forwards packets of other hosts.
     pub foreign: ForeignSources,
+    /// The NICs of this host at which packets from the peer arrive because a route of the peer names a NIC as virtual
+    /// appliance. Ordered by source and destination. Empty at hosts with one NIC. See [`Arrival`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub arrivals: Vec<Arrival>,
     /// Whether another path can replace this link. If so, a failure of the link is detected fast while the link is in
     /// use (D19): after [`Probes::misses`](super::Probes::misses) unanswered probes, or later if the round-trip time is
     /// long.
@@ -149,6 +153,23 @@ pub enum GatewayKind {
     Vpn,
     /// An ExpressRoute gateway (`gatewayType` is `ExpressRoute`).
     ExpressRoute,
+}
+
+/// The NIC of this host at which certain packets from a peer arrive (D37): those that a user-defined route of the peer's
+/// subnet sends to an address of the NIC, which is the route's virtual appliance (R11). Of the entries whose `source`
+/// contains the packet's source, those with the longest `source` count; of these, the one with the longest `destination`
+/// that contains the packet's destination. If there is none, a packet arrives at the NIC that has its destination, or,
+/// if the destination is no address of the host, at the first NIC with IP forwarding.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Arrival {
+    /// The sources of the packets: addresses of the peer, or all addresses for packets that the peer forwards.
+    pub source: IpNet,
+    /// The destinations of the packets: the prefix of the route. Or one address of this host to which the peer sends
+    /// directly, although a route to a virtual appliance contains it.
+    pub destination: IpNet,
+    /// The position of the NIC in [`Role::Vm`](super::Role::Vm).
+    pub nic: u8,
 }
 
 /// Sources that packets from a link may have in addition to [`Link::sources`], because the link's peer has a NIC with

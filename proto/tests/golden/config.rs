@@ -16,6 +16,7 @@ pub(super) fn nic() -> Nic {
         addresses: vec![net("10.1.0.4/24"), net("fd00:1::4/64")],
         subnet: id("virtualNetworks/hub/subnets/default"),
         ip_forwarding: true,
+        host_routes: Vec::new(),
     }
 }
 
@@ -118,6 +119,7 @@ fn full_link() -> Link {
         },
         sources: vec![net("10.3.0.4/32"), net("fd00:3::4/128")],
         foreign: ForeignSources::OutsideOwnSpace,
+        arrivals: Vec::new(),
         monitored: true,
         third_party: true,
         dpd_timeout: Some(45),
@@ -139,6 +141,7 @@ fn minimal_link() -> Link {
         relation: Relation::VnetLocal {},
         sources: vec![],
         foreign: ForeignSources::None,
+        arrivals: Vec::new(),
         monitored: false,
         third_party: false,
         dpd_timeout: None,

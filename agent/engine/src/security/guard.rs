@@ -203,12 +203,10 @@ impl Guard {
         let at = AtNic {
             packet,
             info,
-            // The addresses and the direction of a packet determine its NIC. The NIC's number is left out of flows, because
-            // it changes when the host serves further machines, and the flows of the others must go on.
-            nic: 0,
+            nic: nics.flow_nic(passage.nic),
             direction: passage.direction,
             link: match ingress {
-                Ingress::Tun => FROM_HOST,
+                Ingress::Tun(_) => FROM_HOST,
                 Ingress::Link(link) => link.0,
             },
             now: seconds,

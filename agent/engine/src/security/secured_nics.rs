@@ -4,6 +4,7 @@ use super::address_sets::AddressSets;
 use super::nic_rules::{GroupRules, NicRules, RuleRef};
 use crate::decide::Ingress;
 use crate::packet::PacketInfo;
+use crate::tables::NicIndex;
 use crate::tables::lpm::Lpm;
 use crate::verdict::Verdict;
 use ipnet::IpNet;
@@ -25,9 +26,9 @@ pub struct SecuredNics {
     nics: Vec<Arc<Nic>>,
     /// Prefix → the number of the NIC that has the addresses of the prefix. The longest prefix of an address counts.
     by_address: Lpm<u8>,
-    /// The number of the first NIC with IP forwarding, if there is one. Packets with addresses of no NIC pass this NIC
-    /// (D25).
-    forwarding: Option<u8>,
+    /// The number of NICs of the machine itself. Their numbers are those of [`NicIndex`], and come before those of
+    /// served subnets and of the NICs in them.
+    own: u8,
     /// The effect that a peering with `allowVirtualNetworkAccess` off has at NICs with a group (D28).
     access_off: AccessOff,
     /// Idle timeout of flows, in seconds (N6).
@@ -97,14 +98,14 @@ impl SecuredNics {
             }));
             first_rule += count;
         }
-        let forwarding = match &config.role {
-            Role::Vm { nics, .. } => nics.iter().position(|n| n.ip_forwarding),
-            Role::VpnGateway { .. } | Role::ExpressRouteGateway { .. } | Role::CircuitEdge { .. } => None,
+        let own = match &config.role {
+            Role::Vm { nics, .. } => nics.len(),
+            Role::VpnGateway { .. } | Role::ExpressRouteGateway { .. } | Role::CircuitEdge { .. } => 0,
         };
         Self {
             nics,
             by_address,
-            forwarding: forwarding.and_then(|n| u8::try_from(n).ok()),
+            own: u8::try_from(own).unwrap_or(u8::MAX),
             access_off: security.access_off,
             idle_timeout: u32::from(security.flow_timeout_minutes) * 60,
         }
@@ -114,32 +115,46 @@ impl SecuredNics {
     /// engine's decision about the packet without security groups. `None`: the packet passes no NIC of this agent, or
     /// the engine drops or answers it.
     ///
-    /// A packet from the host leaves the NIC that has the packet's source address. A packet from a link comes to the
-    /// NIC that has the packet's destination address. If no NIC has this address, the packet passes the first NIC with
-    /// IP forwarding. So a packet that the host forwards passes this NIC twice: inbound when it comes from a link, and
-    /// outbound when the host sends it on (D25).
+    /// A packet from the host leaves the NIC by whose device the host has sent it, and a packet from a link comes to the
+    /// NIC to whose device it is delivered. So a packet that the host forwards passes NICs twice: inbound when it comes
+    /// from a link, and outbound when the host sends it on (D25). Packets of machines in served subnets pass the entry
+    /// of their own address instead.
     #[must_use]
     pub fn passage(&self, ingress: Ingress, packet: &PacketInfo, verdict: Verdict) -> Option<Passage> {
-        let (address, direction) = match (ingress, verdict) {
-            (Ingress::Tun, Verdict::Forward { .. }) => (packet.source, Direction::Outbound),
-            (Ingress::Link(_), Verdict::Deliver) => (packet.destination, Direction::Inbound),
+        let (address, nic, direction) = match (ingress, verdict) {
+            (Ingress::Tun(nic), Verdict::Forward { .. }) => (packet.source, nic, Direction::Outbound),
+            (Ingress::Link(_), Verdict::Deliver(nic)) => (packet.destination, nic, Direction::Inbound),
             _ => return None,
         };
-        let nic = self.nic_of(address)?;
+        let nic = self.number_of(address, nic);
         Some(Passage { nic, direction })
     }
 
-    /// Whether, at the NIC of `address`, the security rules alone decide about packets from and to peers with
-    /// `allowVirtualNetworkAccess` off (D28). If the result is false, such packets are dropped (P17).
+    /// Whether the security rules alone decide about packets from and to peers with `allowVirtualNetworkAccess` off
+    /// (D28), at the NIC `nic` or in the served subnet of `address`. If the result is false, such packets are dropped
+    /// (P17).
     #[must_use]
-    pub fn rules_decide_without_access(&self, address: IpAddr) -> bool {
-        self.access_off == AccessOff::TagOnly && self.nic_of(address).is_some_and(|nic| self.is_secured(nic))
+    pub fn rules_decide_without_access(&self, address: IpAddr, nic: NicIndex) -> bool {
+        self.access_off == AccessOff::TagOnly && self.is_secured(self.number_of(address, nic))
     }
 
-    /// The number of the NIC that has an address. If no NIC has the address, the number of the first NIC with IP
-    /// forwarding, if there is one.
-    fn nic_of(&self, address: IpAddr) -> Option<u8> {
-        self.by_address.get(address).copied().or(self.forwarding)
+    /// The number of the entry whose rules apply to a packet at the NIC `nic`: the entry of `address` if it is a served
+    /// subnet or a NIC in one, and otherwise that of `nic`.
+    fn number_of(&self, address: IpAddr, nic: NicIndex) -> u8 {
+        let served = self
+            .by_address
+            .get(address)
+            .copied()
+            .filter(|number| *number >= self.own);
+        served.unwrap_or(nic.0)
+    }
+
+    /// The number by which flows tell apart the NICs that they pass. NICs of the machine itself have their own number,
+    /// because a flow that an appliance forwards may pass two of them. All others have 0: their addresses tell them
+    /// apart, and their numbers change when the host serves further machines, while the flows of the others must go on.
+    #[must_use]
+    pub const fn flow_nic(&self, number: u8) -> u8 {
+        if number < self.own { number } else { 0 }
     }
 
     /// The rules of a NIC. `None`: there is no NIC of this number.

@@ -24,7 +24,7 @@ impl Tables {
                 .collect(),
         });
         let transit = match &self.role {
-            AgentRole::Vm { .. } | AgentRole::CircuitGateway { .. } | AgentRole::Edge { .. } => Vec::new(),
+            AgentRole::Vm(_) | AgentRole::CircuitGateway { .. } | AgentRole::Edge { .. } => Vec::new(),
             AgentRole::Gateway { transit, .. } => transit
                 .iter()
                 .filter_map(|(prefix, found)| {

@@ -4,18 +4,15 @@ use super::lpm::Lpm;
 use super::sources::{Assigned, Sources};
 use super::transit::{site_prefixes, transit_table};
 use super::{
-    AddressSpace, AgentRole, BuildError, Hop, LinkGroup, LinkIndex, LinkPolicy, MAX_LINKS, Owner, PeerRole, RouteEntry,
-    RoutingState, SubnetRoutes, Tables, TransitScope, set,
+    AddressSpace, AgentRole, Arrivals, BuildError, Hop, LinkGroup, LinkIndex, LinkPolicy, MAX_LINKS, Owner, PeerRole,
+    RouteEntry, RoutingState, SubnetRoutes, Tables, TransitScope, VmNics, set,
 };
 use crate::routing::{self, AcceptedRoute, accept_routes};
 use crate::security::SecuredNics;
-use ipnet::IpNet;
 use std::cell::LazyCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use tombolo_proto::config::{
-    AgentConfig, CircuitNetwork, Link, Nic, Relation, Role, SiteTtl, Space, SpaceKind, Subnet,
-};
+use tombolo_proto::config::{AgentConfig, CircuitNetwork, Link, Relation, Role, SiteTtl, Space, SpaceKind, Subnet};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::{EffectiveRoute, GatewayHop, NextHop, RouteSource, RouteState};
 
@@ -219,7 +216,7 @@ impl<'a> Resolver<'a> {
 
     fn build_role(&self) -> Result<AgentRole, BuildError> {
         Ok(match &self.config.role {
-            Role::Vm { nics, served, .. } => self.build_vm(nics, served)?,
+            Role::Vm { nics, served, .. } => AgentRole::Vm(VmNics::new(nics, served, &self.config.subnets)?),
             Role::VpnGateway {
                 addresses,
                 local_prefixes,
@@ -241,41 +238,6 @@ impl<'a> Resolver<'a> {
             Role::CircuitEdge {
                 networks, vnet_to_vnet, ..
             } => self.build_edge(networks, *vnet_to_vnet),
-        })
-    }
-
-    fn build_vm(&self, nics: &[Nic], served: &[IpNet]) -> Result<AgentRole, BuildError> {
-        let subnets = &self.config.subnets;
-        let mut own = Lpm::default();
-        for prefix in served {
-            let contains = |s: &Subnet| s.prefixes.iter().any(|p| p.contains(prefix));
-            let subnet = subnets.iter().position(contains);
-            let subnet =
-                subnet.ok_or_else(|| BuildError(format!("served: {prefix} is within no prefix of a subnet")))?;
-            own.insert(*prefix, subnet);
-        }
-        let mut addresses = BTreeSet::new();
-        let mut forwarding = None;
-        for nic in nics {
-            let subnet = subnets.iter().position(|s| s.id == nic.subnet);
-            let subnet = subnet.ok_or_else(|| {
-                BuildError(format!(
-                    "nics: {} is in {}, which is not in subnets",
-                    nic.id, nic.subnet
-                ))
-            })?;
-            for address in &nic.addresses {
-                own.insert(address.addr().into(), subnet);
-                addresses.insert(address.addr());
-            }
-            if nic.ip_forwarding {
-                forwarding.get_or_insert(subnet);
-            }
-        }
-        Ok(AgentRole::Vm {
-            own,
-            addresses,
-            forwarding,
         })
     }
 
@@ -333,6 +295,7 @@ impl<'a> Resolver<'a> {
                 relation,
                 sources,
                 foreign: link.foreign,
+                arrivals: Arrivals::new(&link.arrivals),
                 down: self.state.down.contains(&link.peer),
                 advertises: routing::may_advertise(&self.config.role, link),
                 transit_scope: self.transit_scope(&link.peer),

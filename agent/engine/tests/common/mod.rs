@@ -17,7 +17,7 @@ use tombolo_engine::buffer::{Collected, Path, Port};
 use tombolo_engine::engine::Engine;
 use tombolo_engine::link::Event;
 use tombolo_engine::link::secure::SecureLinks;
-use tombolo_engine::tables::{LinkIndex, RoutingState, Tables};
+use tombolo_engine::tables::{LinkIndex, NicIndex, RoutingState, Tables};
 use tombolo_proto::config::{
     AgentConfig, DEFAULT_MTU, ForeignSources, Link, Nic, Owner, Probes, Relation, Role, Space, SpaceKind, Subnet,
 };
@@ -89,6 +89,7 @@ pub fn link(peer: &str, relation: Relation, sources: &[&str]) -> Link {
         relation,
         sources: nets(sources),
         foreign: ForeignSources::None,
+        arrivals: Vec::new(),
         monitored: false,
         third_party: false,
         dpd_timeout: None,
@@ -110,6 +111,7 @@ pub fn vm(name: &str, addresses: &[&str], links: Vec<Link>, owners: &[(&str, &st
                 addresses: nets(addresses),
                 subnet: id("subnet"),
                 ip_forwarding: false,
+                host_routes: Vec::new(),
             }],
             served: vec![],
             gateways: Vec::new(),
@@ -357,7 +359,7 @@ impl World {
         let (mut tx, mut rx) = (Collected::default(), Collected::default());
         self.nodes[node]
             .engine
-            .handle_tun(&mut packet, self.now, &mut tx, &mut rx);
+            .handle_tun(NicIndex::FIRST, &mut packet, self.now, &mut tx, &mut rx);
         self.nodes[node].engine.flush(self.now, &mut tx);
         tx.packets = rx.packets;
         self.take(node, tx);

@@ -3,6 +3,7 @@
 
 use super::super::plan::{Ingress, Lookup, Route as KernelRoute};
 use super::*;
+use tombolo_engine::tables::NicIndex;
 use tombolo_proto::config::{
     CircuitLink, EDGE_ASN, ForeignSources, GatewayKind, Link, Nic, Probes, Relation, Space, SpaceKind, Speaker, Subnet,
     Transport, UsedGateway,
@@ -54,6 +55,7 @@ fn vm() -> AgentConfig {
                 addresses: nets("10.1.0.4/24"),
                 subnet: subnet.clone(),
                 ip_forwarding: false,
+                host_routes: Vec::new(),
             }],
             served: vec![],
             gateways: vec![UsedGateway {
@@ -101,6 +103,7 @@ fn vm() -> AgentConfig {
             relation: Relation::Gateway {},
             sources: nets("10.1.255.4/32 10.9.0.0/16"),
             foreign: ForeignSources::None,
+            arrivals: Vec::new(),
             monitored: false,
             third_party: false,
             dpd_timeout: None,
@@ -322,7 +325,7 @@ fn a_customers_routes_are_not_the_edges_own() {
     assert_eq!(names, ["host_connected", "host_controller"]);
     let default: Vec<_> = all.plan.rules.iter().filter(|r| r.lookup == Lookup::Default).collect();
     assert!(
-        matches!(default[..], [rule] if rule.ingress == Some(Ingress::Tun) && !rule.v6),
+        matches!(default[..], [rule] if rule.ingress == Some(Ingress::Tun(NicIndex::FIRST)) && !rule.v6),
         "{default:?}"
     );
     assert!(all.plan.rules.iter().all(|r| r.lookup != Lookup::MainButDefault));

@@ -2,7 +2,8 @@
 //! and the packet filter that do this. It is pure: it makes no system calls.
 //!
 //! ```text
-//! own table       an unreachable fallback for each prefix that leads into the device
+//! own table       an unreachable fallback for each prefix that leads into a device
+//! table of a NIC  default → the NIC's device; served subnets and bridges inside the host → the next rules
 //! source table    default → device; served subnets and bridges inside the host → the host's own tables
 //! exit table      the routes of the source table, except: public destinations → the host's own tables
 //! packet filter   after source translation: drops packets with an overlay source that leave by another device
@@ -17,6 +18,7 @@ use crate::filter::Filter;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use tombolo_engine::tables::NicIndex;
 
 /// Metric of a fallback. It is larger than the metrics that administrators and routing daemons set, so the kernel
 /// prefers any other route to the same prefix. It is below the largest value of the field, 2^32 - 1.
@@ -42,6 +44,8 @@ const PUBLIC_V6: &str = "2000::/3";
 pub enum Table {
     /// The agent's own table, in which every route into the device gets a fallback.
     Own,
+    /// The table of a NIC other than the first, for packets with an address of this NIC as source.
+    Nic(NicIndex),
     /// The table for packets that have an overlay source, or that arrived from the TUN device. The rules lead to this
     /// table only if no agent of the host has a route to the destination.
     Source,
@@ -82,7 +86,8 @@ impl KernelPlan {
         // (T8).
         let forwards = self.forwarding && self.line.is_none();
         let exit = forwards && internet_exit;
-        self.confining = self.confining_routes(&local, exit);
+        let confining = self.confining_routes(&local, exit);
+        self.table_routes.extend(confining);
         self.forwarding_rules(forwards, if exit { Lookup::Exit } else { Lookup::Source }, ids);
         self.filter = self.packet_filter(local, forwards, ids);
         self
@@ -111,13 +116,13 @@ impl KernelPlan {
 
     /// Whether the plan has an address or a route of this family.
     pub(super) fn has_family(&self, v6: bool) -> bool {
-        self.addresses.iter().any(|a| a.is_ipv6() == v6) || self.routes.keys().any(|p| p.addr().is_ipv6() == v6)
+        self.addresses.keys().any(|a| a.is_ipv6() == v6) || self.routes.keys().any(|p| p.addr().is_ipv6() == v6)
     }
 
     /// The confining routes: fallbacks in the own table, the source table, and the exit table if `exit`.
     fn confining_routes(&self, local: &BTreeMap<IpNet, BTreeSet<String>>, exit: bool) -> BTreeMap<RouteKey, Route> {
         let mut all = BTreeMap::new();
-        let to_device = |r: &Route| matches!(r, Route::Device(_));
+        let to_device = |r: &Route| matches!(r, Route::Device(..));
         for (prefix, _) in self.routes.iter().filter(|(p, r)| p.prefix_len() > 0 && to_device(r)) {
             all.insert(key(Table::Own, *prefix, true), Route::Unreachable);
         }
@@ -125,15 +130,27 @@ impl KernelPlan {
         // these tables, and the routes of the own table are not repeated.
         let tables = [Some(Table::Source), exit.then_some(Table::Exit)];
         for table in tables.into_iter().flatten() {
-            for default in [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())] {
+            for default in [default_of(false), default_of(true)] {
                 if self.has_family(default.addr().is_ipv6()) {
-                    confine_to_device(&mut all, table, default);
+                    confine_to_device(&mut all, table, NicIndex::FIRST, default);
                 }
             }
             all.extend(local.keys().map(|p| (key(table, *p, false), Route::Throw)));
         }
         if exit {
             self.open_exit(&mut all);
+        }
+        for nic in (1..self.devices).map(NicIndex) {
+            let table = Table::Nic(nic);
+            let prefixes = self.table_routes.keys().filter(|key| key.table == table);
+            all.extend(prefixes.map(|k| (key(table, k.prefix, true), Route::Unreachable)));
+            for (address, _) in self.addresses.iter().filter(|(_, of)| **of == nic) {
+                confine_to_device(&mut all, table, nic, default_of(address.is_ipv6()));
+            }
+            let local = local
+                .keys()
+                .filter(|p| !self.table_routes.contains_key(&key(table, **p, false)));
+            all.extend(local.map(|p| (key(table, *p, false), Route::Throw)));
         }
         all
     }
@@ -142,7 +159,7 @@ impl KernelPlan {
     fn open_exit(&self, all: &mut BTreeMap<RouteKey, Route>) {
         if self.has_family(false) {
             for block in private_blocks() {
-                confine_to_device(all, Table::Exit, block);
+                confine_to_device(all, Table::Exit, NicIndex::FIRST, block);
             }
             let default = IpNet::V4(Ipv4Net::default());
             all.insert(key(Table::Exit, default, false), Route::Throw);
@@ -171,7 +188,10 @@ impl KernelPlan {
                 lookup,
             };
             let from_device = Band::Confined as u32 + ids.offset;
-            self.rules.insert(rule(from_device, None, Some(Ingress::Tun), lookup));
+            for nic in (0..self.devices).map(NicIndex) {
+                self.rules
+                    .insert(rule(from_device, None, Some(Ingress::Tun(nic)), lookup));
+            }
             let [skip, skipped, to] = served_priorities(ids.offset);
             let served = self.served.iter().filter(|s| s.addr().is_ipv6() == v6);
             let served: Vec<_> = served.map(|s| rule(skipped, Some(s.trunc()), None, lookup)).collect();
@@ -192,7 +212,7 @@ impl KernelPlan {
         forwards: bool,
         ids: KernelIds,
     ) -> Option<Filter> {
-        let own: BTreeSet<IpAddr> = self.addresses.clone();
+        let own: BTreeSet<IpAddr> = self.addresses.keys().copied().collect();
         if own.is_empty() && self.served.is_empty() {
             return None;
         }
@@ -218,10 +238,18 @@ fn private_blocks() -> impl Iterator<Item = IpNet> {
     PRIVATE_V4.iter().filter_map(|b| b.parse().ok())
 }
 
+/// The prefix that contains all addresses of a family.
+fn default_of(v6: bool) -> IpNet {
+    match v6 {
+        false => IpNet::V4(Ipv4Net::default()),
+        true => IpNet::V6(Ipv6Net::default()),
+    }
+}
+
 /// Adds a route into the device with an unreachable fallback. If the table already has a route to the prefix, such as
 /// the `throw` route of a served subnet, that route stays, and only the fallback is added.
-fn confine_to_device(all: &mut BTreeMap<RouteKey, Route>, table: Table, prefix: IpNet) {
-    all.entry(key(table, prefix, false)).or_insert(Route::Device(None));
+fn confine_to_device(all: &mut BTreeMap<RouteKey, Route>, table: Table, nic: NicIndex, prefix: IpNet) {
+    all.entry(key(table, prefix, false)).or_insert(Route::Device(nic, None));
     all.insert(key(table, prefix, true), Route::Unreachable);
 }
 

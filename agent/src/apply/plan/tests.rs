@@ -33,6 +33,7 @@ fn config(routes: Vec<EffectiveRoute>) -> AgentConfig {
                 addresses: vec![net("10.1.0.4/24"), net("fd00:1::4/64")],
                 subnet: subnet.clone(),
                 ip_forwarding: false,
+                host_routes: Vec::new(),
             }],
             served: vec![],
             gateways: Vec::new(),
@@ -96,12 +97,12 @@ fn system_none_and_internet_never_reach_the_kernel() {
     let plan = KernelPlan::of(&config(system_routes()), &RoutingState::default(), ids(), true);
     let source = Some("10.1.0.4".parse().unwrap());
     let expected = BTreeMap::from([
-        (net("10.1.0.0/16"), Route::Device(source)),
-        (net("10.2.0.0/16"), Route::Device(source)),
-        (net("10.3.0.0/16"), Route::Device(source)),
-        (net("10.4.0.0/16"), Route::Device(source)),
+        (net("10.1.0.0/16"), Route::Device(NicIndex::FIRST, source)),
+        (net("10.2.0.0/16"), Route::Device(NicIndex::FIRST, source)),
+        (net("10.3.0.0/16"), Route::Device(NicIndex::FIRST, source)),
+        (net("10.4.0.0/16"), Route::Device(NicIndex::FIRST, source)),
         (net("10.8.0.0/16"), Route::Throw),
-        (net("10.9.0.0/16"), Route::Device(source)),
+        (net("10.9.0.0/16"), Route::Device(NicIndex::FIRST, source)),
     ]);
     assert_eq!(plan.routes, expected);
 }
@@ -253,7 +254,7 @@ fn going_back_to_no_plan_leaves_the_mtu() {
     let full = KernelPlan::of(&config(system_routes()), &RoutingState::default(), ids(), false);
     let (first, then) = full.steps(&KernelPlan::default());
     assert!(
-        !first.iter().chain(&then).any(|s| matches!(s, Step::Mtu(_))),
+        !first.iter().chain(&then).any(|s| matches!(s, Step::Mtu(..))),
         "{first:?}"
     );
 }
@@ -297,13 +298,13 @@ fn an_edge_routes_between_its_line_and_its_vnets() {
         },
     };
     let before = KernelPlan::of(&edge, &RoutingState::default(), ids(), false);
-    let device = Route::Device(Some("10.10.30.132".parse().unwrap()));
+    let device = Route::Device(NicIndex::FIRST, Some("10.10.30.132".parse().unwrap()));
     assert_eq!(before.routes, [("10.10.30.0/24".parse().unwrap(), device)].into());
     assert_eq!((before.line, before.forwarding), (Some(line), true));
     let nowhere = before.rules.iter().filter(|r| r.lookup == Lookup::Blackhole);
     assert_eq!(
         nowhere.map(|r| r.ingress).collect::<Vec<_>>(),
-        [Some(Ingress::Tun), Some(Ingress::Line)]
+        [Some(Ingress::Tun(NicIndex::FIRST)), Some(Ingress::Line)]
     );
 
     let route = tombolo_proto::route::Route {
@@ -326,4 +327,108 @@ fn an_edge_routes_between_its_line_and_its_vnets() {
     assert_eq!((first, then), (vec![Step::SetRoute(down.0, down.1)], vec![]));
     let (first, then) = after.steps(&before);
     assert_eq!((first, then), (vec![], vec![Step::DeleteRoute(down.0, down.1)]));
+}
+
+/// The configuration of [`system_routes`] with a second NIC, 10.1.1.4, in a subnet of its own with one route more, and
+/// with the host route 10.2.7.0/24.
+fn two_nics() -> AgentConfig {
+    let mut config = config(system_routes());
+    let mut subnet = config.subnets[0].clone();
+    (subnet.id, subnet.prefixes) = (ResourceId::new("/vnet/subnets/b"), vec![net("10.1.1.0/24")]);
+    subnet
+        .routes
+        .push(route(RouteSource::User, "10.2.8.0/24", NextHop::None {}));
+    let Role::Vm { nics, .. } = &mut config.role else {
+        unreachable!()
+    };
+    nics.push(Nic {
+        id: ResourceId::new("/nic-b"),
+        addresses: vec![net("10.1.1.4/24")],
+        subnet: subnet.id.clone(),
+        ip_forwarding: true,
+        host_routes: vec![net("10.2.7.0/24")],
+    });
+    config.subnets.push(subnet);
+    config
+}
+
+#[test]
+fn d37_each_nic_has_a_device_and_a_table_of_its_subnets_routes() {
+    let plan = KernelPlan::of(&two_nics(), &RoutingState::default(), ids(), false);
+    let plan = plan.confine(&confine::Surroundings::default(), ids(), false);
+    let second = NicIndex(1);
+    let (first_address, second_address) = ("10.1.0.4".parse().unwrap(), "10.1.1.4".parse().unwrap());
+    assert_eq!(plan.devices, 2);
+    assert_eq!(
+        (plan.addresses[&first_address], plan.addresses[&second_address]),
+        (NicIndex::FIRST, second)
+    );
+    // Without an own source, the kernel sends by the first NIC, except to the second NIC's subnet and host routes.
+    for (prefix, nic, source) in [
+        ("10.2.0.0/16", NicIndex::FIRST, first_address),
+        ("10.1.1.0/24", second, second_address),
+        ("10.2.7.0/24", second, second_address),
+    ] {
+        assert_eq!(plan.routes[&net(prefix)], Route::Device(nic, Some(source)), "{prefix}");
+    }
+    assert!(
+        !plan.routes.contains_key(&net("10.2.8.0/24")),
+        "a route of the second NIC's subnet only"
+    );
+    // Packets with the second NIC's address have the routes of its subnet, and no other way out.
+    let key = |prefix, fallback| RouteKey {
+        table: Table::Nic(second),
+        prefix: net(prefix),
+        fallback,
+    };
+    for prefix in ["10.2.0.0/16", "10.2.8.0/24", "10.1.0.0/16"] {
+        let expected = Route::Device(second, Some(second_address));
+        assert_eq!(plan.table_routes[&key(prefix, false)], expected, "{prefix}");
+        assert_eq!(plan.table_routes[&key(prefix, true)], Route::Unreachable, "{prefix}");
+    }
+    assert_eq!(plan.table_routes[&key("0.0.0.0/0", false)], Route::Device(second, None));
+    assert_eq!(plan.table_routes[&key("0.0.0.0/0", true)], Route::Unreachable);
+    let lookup = |address| {
+        let of_address = |r: &&Rule| r.source == Some(IpNet::from(address)) && r.priority < Band::Vm as u32;
+        plan.rules.iter().find(of_address).map(|r| r.lookup)
+    };
+    assert_eq!(lookup(first_address), Some(Lookup::Own));
+    assert_eq!(lookup(second_address), Some(Lookup::Nic(second)));
+    // Packets that the host forwards are confined, whichever device they come from.
+    for nic in [NicIndex::FIRST, second] {
+        let from_device = |r: &&Rule| r.ingress == Some(Ingress::Tun(nic)) && !r.v6;
+        assert_eq!(plan.rules.iter().filter(from_device).count(), 1);
+    }
+    let numbers = ids().tables();
+    assert_eq!(numbers.iter().collect::<BTreeSet<_>>().len(), TABLES, "{numbers:?}");
+    assert!(numbers.contains(&ids().nic_table(second)));
+}
+
+#[test]
+fn d37_steps_set_up_a_device_that_is_added_and_move_addresses() {
+    let plan = |config: &AgentConfig| KernelPlan::of(config, &RoutingState::default(), ids(), false);
+    let (one, two) = (plan(&config(system_routes())), plan(&two_nics()));
+    let (first, then) = one.steps(&two);
+    assert!(first.contains(&Step::Mtu(NicIndex(1), 1420)));
+    assert!(first.contains(&Step::Forwarding(NicIndex(1), Forwarding::On { v6: true })));
+    assert!(
+        !first.contains(&Step::Mtu(NicIndex::FIRST, 1420)),
+        "it has this MTU already"
+    );
+    assert!(then.is_empty(), "{then:?}");
+    // If the first NIC goes, the second one takes its place, and its address moves to the first device.
+    let mut swapped = two_nics();
+    let Role::Vm { nics, .. } = &mut swapped.role else {
+        unreachable!()
+    };
+    nics.remove(0);
+    let mut state = two.clone();
+    let after = plan(&swapped);
+    let (first, then) = state.steps(&after);
+    for step in first.iter().chain(&then) {
+        state.record(step);
+    }
+    assert_eq!(state.addresses, after.addresses);
+    assert_eq!((&state.routes, &state.rules), (&after.routes, &after.rules));
+    assert_eq!(state.table_routes, after.table_routes);
 }

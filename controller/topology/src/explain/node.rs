@@ -5,6 +5,7 @@ use super::security::Flows;
 use etherparse::PacketBuilder;
 use std::net::{IpAddr, SocketAddr};
 use tombolo_engine::decide::{Ingress, Trace, decide};
+use tombolo_engine::host_routes::sending_nic;
 use tombolo_engine::packet;
 use tombolo_engine::packet::icmp::{self, IcmpError};
 use tombolo_engine::tables::{RoutingState, Tables};
@@ -62,7 +63,7 @@ impl Node {
     pub(super) fn decide(&mut self, from: Option<&AgentId>, packet: &mut Packet) -> Result<Decision, String> {
         let tables = self.tables.as_ref().map_err(Clone::clone)?;
         let ingress = match from {
-            None => Ingress::Tun,
+            None => Ingress::Tun(sending_nic(&self.config, packet.source, packet.destination)),
             Some(peer) => Ingress::Link(
                 tables
                     .link_with(peer)
@@ -78,7 +79,7 @@ impl Node {
         });
         let (security, refused) = judged.map_or((None, None), |j| (Some(j.check), j.refused));
         let step = match refused.map_or(verdict, Verdict::Drop) {
-            Verdict::Deliver => Step::Deliver,
+            Verdict::Deliver(_) => Step::Deliver,
             Verdict::Forward { link, decrement_ttl } => {
                 if decrement_ttl {
                     packet::decrement_ttl(&mut packet.bytes);

@@ -58,10 +58,10 @@ impl Flows {
         let at = AtNic {
             packet,
             info,
-            nic: passage.nic,
+            nic: nics.flow_nic(passage.nic),
             direction: passage.direction,
             link: match ingress {
-                Ingress::Tun => FROM_HOST,
+                Ingress::Tun(_) => FROM_HOST,
                 Ingress::Link(link) => link.0,
             },
             // The time does not change during a walk, so no flow ends during the walk, whatever its timeout is.

@@ -8,9 +8,12 @@ use crate::path::{Kind, parent_id};
 use crate::resource::frame::{Child, Echoed, Put, Resource};
 use crate::resource::{Binding, Envelope};
 use crate::rules::address::AddressRequest;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use tombolo_proto::config::HOST_ROUTES_TAG;
 use tombolo_proto::id::ResourceId;
 
 /// A network interface (NIC).
@@ -65,6 +68,39 @@ const ECHOED: Echoed = Echoed {
     ..Echoed::NOTHING
 };
 
+impl NetworkInterface {
+    /// The prefixes in the tag [`HOST_ROUTES_TAG`], ordered: those that the machine's kernel sends by this NIC. Empty if
+    /// the tag is missing or malformed; a malformed tag is refused when it is written.
+    pub(crate) fn host_routes(&self) -> Vec<IpNet> {
+        read_host_routes(&self.envelope.tags).unwrap_or_default()
+    }
+}
+
+/// Reads the tag [`HOST_ROUTES_TAG`].
+///
+/// # Errors
+/// An entry of the list is no prefix, has host bits, or contains all addresses. The error says which one.
+fn read_host_routes(tags: &BTreeMap<String, String>) -> Result<Vec<IpNet>, String> {
+    let text = tags.get(HOST_ROUTES_TAG).map_or("", String::as_str);
+    let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+    let mut prefixes = BTreeSet::new();
+    for entry in entries {
+        let prefix: IpNet = entry
+            .parse()
+            .map_err(|_| format!("'{entry}' is not a prefix such as 10.2.0.0/16"))?;
+        if prefix != prefix.trunc() {
+            return Err(format!("'{entry}' has host bits: write {}", prefix.trunc()));
+        }
+        if prefix.prefix_len() == 0 {
+            return Err(format!(
+                "'{entry}' contains all addresses: the first NIC is the default"
+            ));
+        }
+        prefixes.insert(prefix);
+    }
+    Ok(prefixes.into_iter().collect())
+}
+
 impl Resource for NetworkInterface {
     const KIND: Kind = Kind::NetworkInterface;
     const ECHOED: Echoed = ECHOED;
@@ -115,6 +151,17 @@ impl Resource for NetworkInterface {
             enable_ip_forwarding,
             network_security_group,
         })
+    }
+
+    fn after_change(draft: &mut Draft<'_>, id: &ResourceId) {
+        let Some(nic) = draft.topology.nics.get(id) else {
+            return;
+        };
+        if let Err(why) = read_host_routes(&nic.envelope.tags) {
+            let at = format!("tags.{HOST_ROUTES_TAG}");
+            let message = format!("{at}: {why}. The tag is a list of prefixes, separated by commas");
+            draft.problems.add("InvalidRequestFormat", at, message);
+        }
     }
 
     fn check_unused(draft: &mut Draft<'_>, id: &ResourceId, _old: &Self) {

@@ -7,11 +7,9 @@ use crate::lookup::is_gateway_subnet;
 use crate::path::{ArmPath, Kind, parent_id, shown};
 use crate::resource::Binding;
 use std::collections::BTreeSet;
-use tombolo_proto::config::CircuitLink;
+use tombolo_proto::config::{CircuitLink, MAX_VM_NICS};
 use tombolo_proto::id::{AgentId, ResourceId};
 
-/// The maximum number of NICs of a VM. It bounds the size of a binding; Azure's largest machines have fewer.
-const MAX_NICS: usize = 64;
 /// The maximum number of subnets that one host serves. It bounds the size of a binding and of the host's configuration.
 const MAX_SERVED: usize = 256;
 
@@ -33,12 +31,12 @@ impl Draft<'_> {
     /// Checks a VM's binding: the VM's id, and that its NICs and served subnets exist and are in one VNet.
     fn check_vm(&mut self, vm: &ResourceId, nics: &[ResourceId], served: &[ResourceId]) -> Binding {
         let id = self.check_vm_id(vm);
-        if nics.is_empty() || nics.len() > MAX_NICS || served.len() > MAX_SERVED {
+        if nics.is_empty() || nics.len() > MAX_VM_NICS || served.len() > MAX_SERVED {
             self.problems.add(
                 "InvalidRequestFormat",
                 "binding.nics",
                 format!(
-                    "binding: {} nics and {} served subnets; 1 to {MAX_NICS} and at most {MAX_SERVED} are allowed",
+                    "binding: {} nics and {} served subnets; 1 to {MAX_VM_NICS} and at most {MAX_SERVED} are allowed",
                     nics.len(),
                     served.len()
                 ),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tombolo_engine::decide::{Ingress, decide};
 use tombolo_engine::packet::PacketInfo;
 use tombolo_engine::routing::{self, routes_for_neighbour};
-use tombolo_engine::tables::Tables;
+use tombolo_engine::tables::{NicIndex, Tables};
 use tombolo_engine::verdict::Verdict;
 use tombolo_proto::config::{CircuitLink, GatewayKind, Role, SiteTtl};
 use tombolo_proto::fabric::ExplainRequest;
@@ -455,7 +455,9 @@ pub(super) fn fate(
     let config = w.config(at);
     let dynamic = LearnedRoutes::new(&w.topology, &compiler, reports.clone()).routing_state(&config);
     let tables = Tables::build(&config, &dynamic).unwrap();
-    let ingress = from.map_or(Ingress::Tun, |peer| Ingress::Link(tables.link_with(peer).unwrap()));
+    let ingress = from.map_or(Ingress::Tun(NicIndex::FIRST), |peer| {
+        Ingress::Link(tables.link_with(peer).unwrap())
+    });
     let packet = PacketInfo {
         source: ip(source),
         destination: ip(to),
@@ -466,7 +468,7 @@ pub(super) fn fate(
         len: 64,
     };
     match decide(&tables, ingress, &packet, None) {
-        Verdict::Deliver => "deliver".into(),
+        Verdict::Deliver(_) => "deliver".into(),
         Verdict::Forward { link, decrement_ttl } => {
             format!("{}{}", tables.peer(link), if decrement_ttl { " -1" } else { "" })
         }
@@ -659,7 +661,7 @@ fn e4_flows_share_both_edges() {
             ports,
             len: 64,
         };
-        match decide(&tables, Ingress::Tun, &packet, None) {
+        match decide(&tables, Ingress::Tun(NicIndex::FIRST), &packet, None) {
             Verdict::Forward { link, .. } => tables.peer(link).clone(),
             other => panic!("{other:?}"),
         }

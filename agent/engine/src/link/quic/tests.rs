@@ -38,6 +38,7 @@ fn link_to(name: &str, pin: KeyPin) -> Link {
         relation: Relation::VnetLocal {},
         sources: Vec::new(),
         foreign: ForeignSources::None,
+        arrivals: Vec::new(),
         monitored: false,
         third_party: false,
         dpd_timeout: None,

@@ -1,6 +1,6 @@
 use super::*;
 use crate::security::Attachment;
-use crate::tables::{LinkIndex, RoutingState, Tables};
+use crate::tables::{LinkIndex, NicIndex, RoutingState, Tables};
 use crate::verdict::DropReason;
 use serde_json::{Value, json};
 use std::net::IpAddr;
@@ -74,33 +74,49 @@ const FORWARD: Verdict = Verdict::Forward {
 #[test]
 fn d25_a_packet_passes_the_nic_that_has_its_address() {
     let nics = nics(&config(|_| ()));
-    for (own, expected) in [("10.0.0.4", 0), ("10.0.0.5", 1), ("10.0.2.7", 2), ("10.0.2.9", 3)] {
-        let sent = passage(&nics, Ingress::Tun, own, "10.1.0.4", FORWARD);
+    for (own, nic, expected) in [
+        ("10.0.0.4", 0, 0),
+        ("10.0.0.5", 1, 1),
+        ("10.0.2.7", 0, 2),
+        ("10.0.2.9", 0, 3),
+        ("10.0.2.9", 1, 3),
+    ] {
+        let nic = NicIndex(nic);
+        let sent = passage(&nics, Ingress::Tun(nic), own, "10.1.0.4", FORWARD);
         assert_eq!(sent, Some((expected, Direction::Outbound)), "{own}");
-        let received = passage(&nics, LINK, "10.1.0.4", own, Verdict::Deliver);
+        let received = passage(&nics, LINK, "10.1.0.4", own, Verdict::Deliver(nic));
         assert_eq!(received, Some((expected, Direction::Inbound)), "{own}");
     }
 }
 
 #[test]
-fn d25_packets_of_others_pass_the_nic_with_ip_forwarding_both_ways() {
+fn d37_packets_of_others_pass_the_nic_at_which_they_arrive_and_leave() {
     let nics = nics(&config(|_| ()));
     let (from, to) = ("10.1.0.4", "10.9.0.4");
-    assert_eq!(
-        passage(&nics, LINK, from, to, Verdict::Deliver),
-        Some((1, Direction::Inbound))
-    );
-    assert_eq!(
-        passage(&nics, Ingress::Tun, from, to, FORWARD),
-        Some((1, Direction::Outbound))
-    );
+    for number in [0, 1] {
+        let nic = NicIndex(number);
+        let inbound = passage(&nics, LINK, from, to, Verdict::Deliver(nic));
+        assert_eq!(inbound, Some((number, Direction::Inbound)));
+        let outbound = passage(&nics, Ingress::Tun(nic), from, to, FORWARD);
+        assert_eq!(outbound, Some((number, Direction::Outbound)));
+    }
+}
+
+#[test]
+fn flows_tell_nics_of_the_machine_apart_but_not_numbers_of_served_ones() {
+    let nics = nics(&config(|_| ()));
+    let numbers: Vec<u8> = (0..4).map(|n| nics.flow_nic(n)).collect();
+    assert_eq!(numbers, [0, 1, 0, 0]);
 }
 
 #[test]
 fn packets_that_do_not_go_on_pass_no_nic() {
     let nics = nics(&config(|_| ()));
     let dropped = Verdict::Drop(DropReason::NoRoute);
-    assert_eq!(passage(&nics, Ingress::Tun, "10.0.0.5", "10.1.0.4", dropped), None);
+    assert_eq!(
+        passage(&nics, Ingress::Tun(NicIndex::FIRST), "10.0.0.5", "10.1.0.4", dropped),
+        None
+    );
     assert_eq!(
         passage(&nics, LINK, "10.1.0.4", "10.0.0.5", FORWARD),
         None,
@@ -138,10 +154,14 @@ fn n8_the_tag_virtual_network_depends_on_peers_and_on_the_routes_of_the_subnet()
 fn d28_rules_decide_about_peers_without_access_only_where_a_group_applies_and_the_setting_says_so() {
     let tag_only = nics(&config(|c| c["security"]["accessOff"] = "tagOnly".into()));
     let block = nics(&config(|_| ()));
-    for (address, expected) in [("10.0.0.4", false), ("10.0.0.5", true), ("10.0.2.7", true)] {
-        let address: IpAddr = address.parse().unwrap();
-        assert_eq!(tag_only.rules_decide_without_access(address), expected, "{address}");
-        assert!(!block.rules_decide_without_access(address), "{address}");
+    for (address, nic, expected) in [("10.0.0.4", 0, false), ("10.0.0.5", 1, true), ("10.0.2.7", 0, true)] {
+        let (address, nic): (IpAddr, _) = (address.parse().unwrap(), NicIndex(nic));
+        assert_eq!(
+            tag_only.rules_decide_without_access(address, nic),
+            expected,
+            "{address}"
+        );
+        assert!(!block.rules_decide_without_access(address, nic), "{address}");
     }
 }
 

@@ -26,6 +26,7 @@ fn link(peer: usize, gateway: bool, sources: &[IpNet]) -> Link {
         },
         sources: sources.to_vec(),
         foreign: ForeignSources::None,
+        arrivals: Vec::new(),
         monitored: false,
         third_party: false,
         dpd_timeout: None,

@@ -43,6 +43,7 @@ fn config(ip_forwarding: bool, served: &[&str]) -> AgentConfig {
                 addresses: vec![net("10.1.0.4/24"), net("fd00:1::4/64")],
                 subnet: subnet.clone(),
                 ip_forwarding,
+                host_routes: Vec::new(),
             }],
             served: served.iter().map(|s| net(s)).collect(),
             gateways: Vec::new(),
@@ -84,7 +85,7 @@ fn connected(interface: &str, network: &str) -> Connected {
 fn table(plan: &KernelPlan, table: Table) -> [BTreeMap<IpNet, Route>; 2] {
     [false, true].map(|fallback| {
         let here = plan
-            .confining
+            .table_routes
             .iter()
             .filter(|(p, _)| p.table == table && p.fallback == fallback);
         here.map(|(p, r)| (p.prefix, *r)).collect()
@@ -104,7 +105,7 @@ fn own_sources_and_overlay_destinations_stay_without_the_device() {
         unreachable(&["10.1.0.0/16", "10.2.0.0/16", "fd00:1::/48"])
     );
     let [source, source_fallbacks] = table(&plan, Table::Source);
-    let device = Route::Device(None);
+    let device = Route::Device(NicIndex::FIRST, None);
     assert_eq!(source, [(net("0.0.0.0/0"), device), (net("::/0"), device)].into());
     assert_eq!(source_fallbacks, unreachable(&["0.0.0.0/0", "::/0"]));
     let sourced = plan.rules.iter().filter(|r| r.lookup == Lookup::Source);
@@ -152,7 +153,10 @@ fn served_subnets_concern_forwarded_packets_alone() {
 #[test]
 fn an_appliance_forwards_into_the_device_alone_unless_it_is_an_exit() {
     let forwarded = |plan: &KernelPlan| -> Vec<_> {
-        let rules = plan.rules.iter().filter(|r| r.ingress == Some(Ingress::Tun));
+        let rules = plan
+            .rules
+            .iter()
+            .filter(|r| r.ingress == Some(Ingress::Tun(NicIndex::FIRST)));
         rules.map(|r| r.lookup).collect()
     };
     let inside = plan(&config(true, &[]), &Surroundings::default(), false);
@@ -166,7 +170,7 @@ fn an_appliance_forwards_into_the_device_alone_unless_it_is_an_exit() {
         assert_eq!(routes[&net(public)], route);
     }
     for overlay in ["10.0.0.0/8", "192.168.0.0/16", "::/0"] {
-        assert_eq!(routes[&net(overlay)], Route::Device(None), "{overlay}");
+        assert_eq!(routes[&net(overlay)], Route::Device(NicIndex::FIRST, None), "{overlay}");
         assert_eq!(fallbacks[&net(overlay)], Route::Unreachable, "{overlay}");
     }
     assert!(!fallbacks.contains_key(&net("0.0.0.0/0")));
@@ -204,17 +208,17 @@ fn bridges_inside_the_host_stay_in_reach() {
 #[test]
 fn nothing_is_reachable_before_it_is_confined() {
     let plan = plan(&config(true, &["10.1.5.0/24"]), &Surroundings::default(), false);
-    let confines = |s: &Step| matches!(s, Step::SetConfining(..) | Step::AddRule(_) | Step::Mtu(_));
+    let confines = |s: &Step| matches!(s, Step::SetTableRoute(..) | Step::AddRule(_) | Step::Mtu(..));
     let (first, then) = KernelPlan::default().steps(&plan);
     assert!(then.is_empty());
     let at = first.iter().position(|s| !confines(s)).unwrap();
     assert!(!first[at..].iter().any(confines), "{first:?}");
     let (_, then) = plan.steps(&KernelPlan::default());
-    let gone = |s: &Step| matches!(s, Step::DeleteConfining(..) | Step::DeleteRule(_));
+    let gone = |s: &Step| matches!(s, Step::DeleteTableRoute(..) | Step::DeleteRule(_));
     let at = then.iter().position(gone).unwrap();
     assert!(then[at..].iter().all(gone), "{then:?}");
 
     let mut state = KernelPlan::default();
     first.iter().for_each(|s| state.record(s));
-    assert_eq!((&state.confining, &state.rules), (&plan.confining, &plan.rules));
+    assert_eq!((&state.table_routes, &state.rules), (&plan.table_routes, &plan.rules));
 }

@@ -1,0 +1,161 @@
+//! The NICs at which packets arrive at a machine with several NICs (D37): those that the user-defined routes of the
+//! sender's subnets name as virtual appliances.
+
+use super::index::{Index, Machine, Place};
+use super::routes;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use tombolo_engine::host_routes::{RoutedNic, egress_nic, routes_of};
+use tombolo_engine::tables::NicIndex;
+use tombolo_proto::config::{Arrival, Link};
+use tombolo_proto::id::{AgentId, ResourceId};
+use tombolo_proto::route::{EffectiveRoute, NextHop, RouteState};
+
+/// Adds to each link of a machine the NICs at which the peer's packets arrive. Machines with one NIC need none.
+pub(super) fn add(index: &Index<'_>, own: &Machine<'_>, links: &mut [Link]) {
+    if own.nics.len() < 2 {
+        return;
+    }
+    let mut routes = RoutesToMachine::new(index, own);
+    for link in links {
+        let arrivals: BTreeSet<Arrival> = routes.of_peer(&link.peer);
+        link.arrivals = arrivals.into_iter().collect();
+    }
+}
+
+/// A prefix, and the NIC of the machine to which packets for the prefix go.
+type Target = (IpNet, u8);
+
+/// The routes that lead to the NICs of one machine, by the subnet that has them.
+struct RoutesToMachine<'i, 't> {
+    index: &'i Index<'t>,
+    /// The machine's addresses, each with the position of its NIC.
+    own: BTreeMap<IpAddr, u8>,
+    by_subnet: BTreeMap<&'i ResourceId, Vec<Target>>,
+}
+
+impl<'i, 't> RoutesToMachine<'i, 't> {
+    fn new(index: &'i Index<'t>, own: &Machine<'_>) -> Self {
+        let numbered = own.nics.iter().zip(0u8..);
+        let addresses = numbered.flat_map(|(nic, n)| nic.ip_configurations.iter().map(move |c| (c.address, n)));
+        Self {
+            index,
+            own: addresses.collect(),
+            by_subnet: BTreeMap::new(),
+        }
+    }
+
+    /// The arrivals of packets from one agent: by the routes of the subnets of its NICs and of its served machines, or
+    /// by those of its `GatewaySubnet`.
+    fn of_peer(&mut self, peer: &AgentId) -> BTreeSet<Arrival> {
+        let index = self.index;
+        match index.place(peer) {
+            Some(Place::Machine { vnet, machine }) => self.of_machine(&index.vnets[vnet].machines[machine]),
+            Some(Place::Gateway { vnet, instance }) => self.of_gateway(index.vnets[vnet].instances[instance].subnet),
+            Some(Place::CircuitGateway { vnet, instance }) => {
+                self.of_gateway(index.vnets[vnet].er_instances[instance].subnet)
+            }
+            // An edge sends to a machine only through the gateway.
+            Some(Place::Edge { .. }) | None => BTreeSet::new(),
+        }
+    }
+
+    fn of_machine(&mut self, peer: &Machine<'_>) -> BTreeSet<Arrival> {
+        let index = self.index;
+        let mut arrivals = BTreeSet::new();
+        for nic in &peer.nics {
+            for configuration in &nic.ip_configurations {
+                let targets = self.of_subnet(&configuration.subnet);
+                arrivals.extend(targets.iter().map(|t| arrival(IpNet::from(configuration.address), *t)));
+            }
+        }
+        for subnet in &peer.served {
+            let targets = self.of_subnet(&subnet.id);
+            arrivals.extend(
+                targets
+                    .iter()
+                    .flat_map(|t| subnet.prefixes.iter().map(|source| arrival(*source, *t))),
+            );
+        }
+        if !peer.forwards() {
+            return arrivals;
+        }
+        // The kernel of the peer selects the NIC by which it forwards a packet, and the routes of this NIC's subnet
+        // decide.
+        let subnet_of = |nic: &crate::resource::NetworkInterface| {
+            let subnet = nic.ip_configurations.first().map(|c| &c.subnet);
+            subnet.and_then(|id| index.subnet(id)).map(|(_, subnet)| subnet)
+        };
+        let host_routes: Vec<_> = peer.nics.iter().map(|nic| nic.host_routes()).collect();
+        let routed = peer.nics.iter().zip(&host_routes).filter_map(|(nic, host_routes)| {
+            let subnet = subnet_of(nic)?;
+            Some(RoutedNic {
+                subnet: &subnet.id,
+                prefixes: &subnet.prefixes,
+                host_routes,
+            })
+        });
+        let steered = routes_of(&routed.collect::<Vec<_>>());
+        for (nic, number) in peer.nics.iter().zip(0u8..).filter(|(nic, _)| nic.enable_ip_forwarding) {
+            let Some(subnet) = subnet_of(nic) else { continue };
+            let targets = self.of_subnet(&subnet.id);
+            let leaves_here = targets
+                .iter()
+                .filter(|(prefix, _)| egress_nic(&steered, prefix) == NicIndex(number));
+            arrivals.extend(leaves_here.map(|t| arrival(any_like(t.0), *t)));
+        }
+        arrivals
+    }
+
+    fn of_gateway(&mut self, subnet: &ResourceId) -> BTreeSet<Arrival> {
+        let targets = self.of_subnet(subnet);
+        targets.iter().map(|t| arrival(any_like(t.0), *t)).collect()
+    }
+
+    /// The routes of a subnet that lead to the machine.
+    fn of_subnet(&mut self, id: &ResourceId) -> &[Target] {
+        let Some((vnet, subnet)) = self.index.subnet(id) else {
+            return &[];
+        };
+        let (index, own) = (self.index, &self.own);
+        self.by_subnet
+            .entry(&subnet.id)
+            .or_insert_with(|| targets(&routes::effective(index, vnet, subnet), own))
+    }
+}
+
+/// The routes to virtual appliances that are NICs of the machine; and the machine's own addresses to which a longer route
+/// leads directly, although such a route contains them.
+fn targets(routes: &[EffectiveRoute], own: &BTreeMap<IpAddr, u8>) -> Vec<Target> {
+    let nic_of = |route: &EffectiveRoute| match &route.next_hop {
+        NextHop::VirtualAppliance { address } => own.get(address).copied(),
+        _ => None,
+    };
+    let active = || routes.iter().filter(|r| r.state == RouteState::Active);
+    let mut targets: Vec<Target> = active().filter_map(|r| Some((r.prefix.trunc(), nic_of(r)?))).collect();
+    let direct = own.iter().filter(|(address, _)| {
+        let around = || active().filter(|r| r.prefix.contains(*address));
+        let selected = around().max_by_key(|r| r.prefix.prefix_len());
+        around().any(|r| nic_of(r).is_some()) && selected.is_some_and(|r| nic_of(r).is_none())
+    });
+    let direct: Vec<Target> = direct.map(|(address, nic)| (IpNet::from(*address), *nic)).collect();
+    targets.extend(direct);
+    targets
+}
+
+fn arrival(source: IpNet, (destination, nic): Target) -> Arrival {
+    Arrival {
+        source,
+        destination,
+        nic,
+    }
+}
+
+/// The prefix of all addresses of the same family.
+fn any_like(prefix: IpNet) -> IpNet {
+    match prefix {
+        IpNet::V4(_) => IpNet::V4(Ipv4Net::default()),
+        IpNet::V6(_) => IpNet::V6(Ipv6Net::default()),
+    }
+}
