@@ -4,6 +4,7 @@
 //! addresses of the built-in topology. Most tests end with a comparison of the controller's routes and `explain` with the
 //! agents' tables and with live packets.
 
+mod appliance;
 mod demo;
 mod failover;
 mod faults;

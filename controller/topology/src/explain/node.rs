@@ -5,7 +5,7 @@ use super::security::Flows;
 use etherparse::PacketBuilder;
 use std::net::{IpAddr, SocketAddr};
 use tombolo_engine::decide::{Ingress, Trace, decide};
-use tombolo_engine::host_routes::sending_nic;
+use tombolo_engine::host_routes::{egress_nic, host_routes, sending_nic};
 use tombolo_engine::packet;
 use tombolo_engine::packet::icmp::{self, IcmpError};
 use tombolo_engine::tables::{RoutingState, Tables};
@@ -123,14 +123,15 @@ impl Node {
         matches!(self.config.role, Role::CircuitEdge { .. })
     }
 
-    /// The address from which the host's kernel sends ICMP errors to the address `like`: the host's first address of
-    /// the same address family. `None`: the host has no address of this family.
+    /// The address from which the host's kernel sends ICMP errors to the address `like`: the first address, of the same
+    /// address family, of the NIC by which it sends them. `None`: there is no such address.
     pub(super) fn kernel_address(&self, like: IpAddr) -> Option<IpAddr> {
         let same = |a: &IpAddr| a.is_ipv4() == like.is_ipv4();
         match &self.config.role {
             Role::Vm { nics, .. } => {
-                let mut addresses = nics.iter().flat_map(|nic| &nic.addresses).map(ipnet::IpNet::addr);
-                addresses.find(same)
+                let nic = egress_nic(&host_routes(&self.config), &like.into());
+                let addresses = nics.get(nic.get()).into_iter().flat_map(|nic| &nic.addresses);
+                addresses.map(ipnet::IpNet::addr).find(same)
             }
             Role::VpnGateway { addresses, .. } | Role::ExpressRouteGateway { addresses, .. } => {
                 addresses.iter().copied().find(same)

@@ -10,4 +10,5 @@ mod locality;
 mod outside;
 mod routes;
 mod security;
+mod several_nics;
 mod world;
