@@ -198,7 +198,12 @@ impl Kernel {
             };
             Some((*prefix, kind))
         };
+        let further = |(prefix, route): (&IpNet, &Route)| match route {
+            Route::Device(nic, _) if nic.0 > 0 => Some((*prefix, self.devices.get(nic.get())?.name.clone())),
+            _ => None,
+        };
         InstalledKernel {
+            further_devices: self.current.routes.iter().filter_map(further).collect(),
             device: self.devices[0].name.clone(),
             table: ids.table,
             default_table: ids.default_table,

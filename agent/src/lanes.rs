@@ -94,6 +94,7 @@ impl Lanes {
             start(0, RedirectQueue::Receiver(receiver), other_lanes, Some(build_queue))?,
         );
         builder::start(build_receiver, &lanes)?;
+        device.close_primer();
         let lanes = Self {
             lanes,
             routing_state: shared_state,
@@ -154,6 +155,7 @@ impl Lanes {
         for lane in &self.lanes {
             lane.set_devices(devices.clone()).await?;
         }
+        devices.iter().for_each(|device| device.close_primer());
         Ok(())
     }
 

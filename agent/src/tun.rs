@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use nix::net::if_::if_nametoindex;
 use std::fs::File;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio_tun::Tun;
 use tombolo_engine::buffer::DeliverSink;
 use tombolo_engine::offload::{Coalescer, MAX_PACKET, SplitError, VnetHeader, split};
@@ -37,7 +37,7 @@ pub fn device_name(interface: &str, number: usize) -> String {
 }
 
 /// A new TUN device, to which the lanes add their queues. At first the device is down and has no addresses. The kernel
-/// removes the device when its last queue is closed; dropping this value closes the first queue.
+/// removes the device when its last queue is closed.
 pub struct Device {
     name: String,
     /// Whether reads and writes have a virtio-net header.
@@ -45,8 +45,8 @@ pub struct Device {
     /// Whether the kernel also accepts UDP GSO packets (USO) from the agent.
     udp: bool,
     /// The first queue, which sets the device's flags and offloads. Later queues inherit these. Nothing reads this
-    /// queue.
-    _primer: File,
+    /// queue, so it is closed as soon as lanes have queues: the kernel would put packets into it. None: it is closed.
+    primer: Mutex<Option<File>>,
 }
 
 impl Device {
@@ -80,8 +80,14 @@ impl Device {
             name: name.to_owned(),
             offload,
             udp,
-            _primer: primer,
+            primer: Mutex::new(Some(primer)),
         })
+    }
+
+    /// Closes the first queue. To be called when the device has a queue in each lane; the device would vanish otherwise.
+    /// A second call does nothing.
+    pub fn close_primer(&self) {
+        drop(self.primer.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// The name and the interface index of the device.

@@ -131,7 +131,7 @@ pub struct InstalledLink {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct InstalledKernel {
-    /// Name of the TUN device.
+    /// Name of the first TUN device.
     pub device: String,
     /// Number of the agent's routing table.
     pub table: u32,
@@ -139,13 +139,16 @@ pub struct InstalledKernel {
     pub default_table: u32,
     /// The routes of both tables, by destination.
     pub routes: BTreeMap<IpNet, KernelRoute>,
+    /// The names of the devices of those routes that lead into the device of another NIC than the first (D37).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub further_devices: BTreeMap<IpNet, String>,
 }
 
 /// The action of a kernel route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum KernelRoute {
-    /// The kernel sends packets into the TUN device.
+    /// The kernel sends packets into a TUN device.
     Device,
     /// The lookup continues with the host's own tables (`throw`).
     Throw,

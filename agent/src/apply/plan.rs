@@ -314,7 +314,7 @@ impl KernelPlan {
             ..Self::default()
         };
         plan.add_effective_routes(config, dynamic, &role, allow_default);
-        plan.add_nic_routes(config, dynamic, &role);
+        plan.add_nic_routes(config, dynamic);
         match &config.role {
             Role::VpnGateway { transit, .. } => plan.add_transit_routes(transit, &role),
             Role::CircuitEdge {
@@ -388,7 +388,7 @@ impl KernelPlan {
     }
 
     /// Adds the tables of the NICs other than the first: the effective routes of the NIC's subnet.
-    fn add_nic_routes(&mut self, config: &AgentConfig, dynamic: &RoutingState, role: &RoleParts) {
+    fn add_nic_routes(&mut self, config: &AgentConfig, dynamic: &RoutingState) {
         let Role::Vm { nics, .. } = &config.role else { return };
         for (nic, index) in nics.iter().zip((0..).map(NicIndex)).skip(1) {
             let subnet = config.subnets.iter().find(|s| s.id == nic.subnet);
@@ -401,8 +401,9 @@ impl KernelPlan {
                     fallback: false,
                 };
                 // All routes of this table lead into the device, also those that let the engine drop the packet. A
-                // packet with an overlay source has no other way out (D22).
-                self.table_routes.insert(key, role.to_device(index, &route.prefix));
+                // packet with an overlay source has no other way out (D22). They need no source address, because the
+                // packets have one already.
+                self.table_routes.insert(key, Route::Device(index, None));
             }
         }
     }

@@ -182,6 +182,7 @@ fn installed_tables() {
         device: "tl-hub-vm".into(),
         table: 0x746d_0001,
         default_table: 0x746e_0001,
+        further_devices: BTreeMap::from([(net("10.0.0.0/8"), "tl-a-1".to_owned())]),
         routes: BTreeMap::from([
             (net("10.0.0.0/8"), KernelRoute::Device),
             (net("10.9.0.0/16"), KernelRoute::Throw),

@@ -23,8 +23,8 @@ resources:
   resourceGroup: lab
   location: region1
   routeTables:
-    of-a: {routes: {to-b: {addressPrefix: 10.3.0.0/16, nextHopIpAddress: 10.1.2.4}}}
-    of-b: {routes: {to-a: {addressPrefix: 10.2.0.0/16, nextHopIpAddress: 10.1.1.4}}}
+    of-a: {routes: {to-b: {addressPrefix: 10.3.0.0/16, nextHopType: VirtualAppliance, nextHopIpAddress: 10.1.2.4}}}
+    of-b: {routes: {to-a: {addressPrefix: 10.2.0.0/16, nextHopType: VirtualAppliance, nextHopIpAddress: 10.1.1.4}}}
     of-outside: {}
     of-inside: {}
   virtualNetworks:
