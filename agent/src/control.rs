@@ -33,7 +33,9 @@ use tombolo_proto::control_stream::control_client::ControlClient;
 use tombolo_proto::control_stream::controller_message::Message as FromController;
 use tombolo_proto::control_stream::{
     AgentMessage, Applied, Config as ConfigMessage, Hello, Probe, ProbeResult, Rejected, RenewRequest, Status,
+    piece,
 };
+use tombolo_proto::delta::{self, Piece};
 use tombolo_proto::id::Revision;
 use tombolo_proto::probe::ProbeRequest;
 use tonic::transport::{Channel, Endpoint};
@@ -77,6 +79,9 @@ pub struct Control {
     config: Config,
     key: TlsKey,
     certificate: Certificate,
+    /// Whether the controller may send a configuration as a change of the one in force. False after a change that did
+    /// not fit.
+    takes_changes: bool,
 }
 
 impl Control {
@@ -100,6 +105,7 @@ impl Control {
             config,
             key,
             certificate,
+            takes_changes: true,
         })
     }
 
@@ -147,7 +153,11 @@ impl Control {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             quic_endpoint: self.config.quic_endpoint().unwrap_or_default(),
             lanes: self.config.lane_count().into(),
-            features: Feature::ALL.iter().map(|f| f.name().to_owned()).collect(),
+            features: Feature::ALL
+                .iter()
+                .filter(|f| self.takes_changes || **f != Feature::ConfigDelta)
+                .map(|f| f.name().to_owned())
+                .collect(),
         };
         outbox.send(message(FromAgent::Hello(hello))).await?;
         let mut inbox = client
@@ -165,7 +175,9 @@ impl Control {
             tokio::select! {
                 received = inbox.message() => match received?.and_then(|m| m.message) {
                     Some(FromController::Config(c)) => {
-                        let answer = self.apply(c).await;
+                        let bytes = self.whole(&c);
+                        self.takes_changes &= bytes.is_ok();
+                        let answer = self.apply(c.revision, c.digest, bytes?).await;
                         outbox.send(message(answer)).await?;
                     }
                     Some(FromController::UpToDate(u)) => self.agent.up_to_date(Revision(u.revision)),
@@ -189,14 +201,37 @@ impl Control {
         }
     }
 
+    /// The bytes of a configuration that the controller has sent whole, or as a change of the one in force.
+    ///
+    /// # Errors
+    /// The configuration in force is not the one that the message changes, or a piece does not fit it.
+    fn whole(&self, message: &ConfigMessage) -> Result<Vec<u8>> {
+        if message.base.is_empty() {
+            return Ok(message.config.clone());
+        }
+        let running = self.agent.running();
+        let base = running.config.map(|config| config.to_bytes()).unwrap_or_default();
+        if digest(&base) != message.base {
+            bail!(
+                "base: the configuration is sent as a change of {}, the one in force is {}",
+                message.base,
+                running.digest
+            );
+        }
+        let pieces = message.pieces.iter().filter_map(|piece| match piece.content.as_ref()? {
+            piece::Content::Data(data) => Some(Piece::Data(data)),
+            piece::Content::Part(part) => {
+                let start = usize::try_from(part.offset).ok()?;
+                let len = usize::try_from(part.len).ok()?;
+                Some(Piece::Base(start..start.saturating_add(len)))
+            }
+        });
+        delta::decode(&base, pieces, MAX_MESSAGE).context("pieces")
+    }
+
     /// Applies a configuration that the controller has sent. Returns the message `Applied` or `Rejected`, which the
     /// caller sends to the controller.
-    async fn apply(&self, c: ConfigMessage) -> FromAgent {
-        let ConfigMessage {
-            revision,
-            digest: announced,
-            config: bytes,
-        } = c;
+    async fn apply(&self, revision: u64, announced: String, bytes: Vec<u8>) -> FromAgent {
         self.agent.configuration_received();
         let actual = digest(&bytes);
         let outcome = if actual == announced {

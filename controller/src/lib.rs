@@ -23,6 +23,7 @@ pub mod ca;
 pub mod compiled;
 pub mod connections;
 mod deployments;
+pub mod delta;
 pub mod descriptors;
 mod endpoints;
 mod fabric;

@@ -1,10 +1,13 @@
 //! The control stream of one agent: IO around the state machine [`AgentSync`].
 
 use crate::agents::{Agents, Stream};
-use crate::compiled::Compiled;
+use crate::compiled::{Compiled, Config};
+use crate::delta::{self, Sent};
 use crate::endpoints::EndpointReports;
 use crate::writer::Writer;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
@@ -41,6 +44,29 @@ pub(crate) struct Session<'a> {
 /// The status for a client that may not act as `agent`, with the reason as text.
 pub(crate) fn permission_denied(agent: &AgentId, close: Close) -> Status {
     Status::permission_denied(close.reason(agent))
+}
+
+/// The configurations that the agent got over a stream. The next one is sent as a change of the one in force.
+#[derive(Default)]
+struct SentConfigs {
+    /// Sent, and not answered yet.
+    in_flight: Option<Arc<Config>>,
+    /// Applied by the agent. `None`: this controller does not have it, because the agent got it over an earlier stream.
+    in_force: Option<Arc<Config>>,
+}
+
+impl SentConfigs {
+    /// The agent has applied the configuration with this digest.
+    fn applied(&mut self, digest: &str, features: &BTreeSet<Feature>) {
+        let sent = self.in_flight.take();
+        self.in_force = sent.filter(|config| config.for_agent(features).0 == digest);
+    }
+}
+
+/// The message that [`Session::push`] sends.
+enum Next {
+    UpToDate(u64),
+    Config(Revision, Arc<Config>),
 }
 
 impl Session<'_> {
@@ -92,18 +118,22 @@ impl Session<'_> {
     ) -> Result<(), Status> {
         let reports = EndpointReports::start(self.writer.clone(), stream.agent.clone(), self.peer, hello);
         self.compiled.mark_changed();
+        let mut sent = SentConfigs::default();
         loop {
             tokio::select! {
                 changed = self.compiled.changed() => {
                     if changed.is_err() {
                         return Err(Status::unavailable("the controller is shutting down"));
                     }
-                    self.push(stream, &mut sync).await?;
+                    self.push(stream, &mut sync, &mut sent).await?;
                 }
                 message = incoming.next() => {
                     let Some(message) = message.transpose()? else { return Ok(()) };
+                    if let Some(agent_message::Message::Applied(applied)) = &message.message {
+                        sent.applied(&applied.digest, &stream.features);
+                    }
                     self.receive(stream, &mut sync, &reports, message)?;
-                    self.push(stream, &mut sync).await?;
+                    self.push(stream, &mut sync, &mut sent).await?;
                 }
                 Some(message) = stream.outgoing.recv() => self.send(message).await?,
                 _ = &mut stream.superseded => {
@@ -117,9 +147,9 @@ impl Session<'_> {
     /// and no configuration is in flight. Sends UpToDate once for each stream if the agent runs its compiled
     /// configuration already. If the agent may no longer be connected, the result is the status with which the stream
     /// ends.
-    async fn push(&mut self, stream: &Stream, sync: &mut AgentSync) -> Result<(), Status> {
+    async fn push(&mut self, stream: &Stream, sync: &mut AgentSync, sent: &mut SentConfigs) -> Result<(), Status> {
         let agent = &stream.agent;
-        let message = {
+        let next = {
             // The compiled state stays locked until the configuration is noted as in flight. So whoever reads a newer
             // compiled state also sees that a configuration is in flight, and does not rely on the digest that the
             // agent reported before (see `Agents::progress`).
@@ -134,22 +164,35 @@ impl Session<'_> {
                 (Push::Close(close), _) => return Err(permission_denied(agent, close)),
                 (Push::UpToDate, _) => {
                     let revision = compiled.revision.0;
-                    controller_message::Message::UpToDate(control_stream::UpToDate { revision })
+                    // The agent runs this configuration, so the next one can be sent as a change of it.
+                    sent.in_force = config.cloned();
+                    Next::UpToDate(revision)
                 }
                 (Push::Config, Some(config)) => {
                     if let Some(shortcoming) = config.shortcoming(&stream.features) {
                         tracing::warn!(%agent, shortcoming, "the agent is too old for its configuration");
                     }
-                    let (digest, bytes) = config.for_agent(&stream.features);
+                    let (digest, _) = config.for_agent(&stream.features);
                     self.agents.sent(stream, digest);
-                    tracing::debug!(%agent, revision = %compiled.revision, bytes = bytes.len(), "configuration sent");
-                    controller_message::Message::Config(control_stream::Config {
-                        revision: compiled.revision.0,
-                        digest: digest.to_owned(),
-                        config: bytes.to_vec(),
-                    })
+                    Next::Config(compiled.revision, config.clone())
                 }
                 (Push::Nothing, _) | (Push::Config, None) => return Ok(()),
+            }
+        };
+        // The compiled state is not locked any more: to compare two large configurations takes milliseconds.
+        let message = match next {
+            Next::UpToDate(revision) => {
+                controller_message::Message::UpToDate(control_stream::UpToDate { revision })
+            }
+            Next::Config(revision, config) => {
+                let base = sent.in_force.as_ref().map(|config| Sent::of(config.for_agent(&stream.features)));
+                let new = Sent::of(config.for_agent(&stream.features));
+                let message = delta::message(revision.0, new, base, &stream.features);
+                tracing::debug!(
+                    %agent, %revision, bytes = new.bytes.len(), as_change = !message.base.is_empty(), "configuration sent"
+                );
+                sent.in_flight = Some(config);
+                controller_message::Message::Config(message)
             }
         };
         self.send(control_stream::ControllerMessage { message: Some(message) })

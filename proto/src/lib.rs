@@ -18,6 +18,7 @@ pub mod budget;
 pub mod config;
 #[cfg(feature = "grpc")]
 pub mod control_stream;
+pub mod delta;
 pub mod exposition;
 pub mod fabric;
 pub mod id;

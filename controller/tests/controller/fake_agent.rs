@@ -18,7 +18,10 @@ use tombolo_proto::config::{AgentConfig, digest};
 use tombolo_proto::control_stream::agent_message::Message as FromAgent;
 use tombolo_proto::control_stream::control_client::ControlClient;
 use tombolo_proto::control_stream::controller_message::Message as FromController;
-use tombolo_proto::control_stream::{AgentMessage, Applied, Config, ControllerMessage, Hello, RenewRequest};
+use tombolo_proto::control_stream::{
+    self, AgentMessage, Applied, Config, ControllerMessage, Hello, RenewRequest, piece,
+};
+use tombolo_proto::delta::{Piece, decode};
 use tombolo_proto::id::PublicKey;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
@@ -36,6 +39,18 @@ pub(crate) struct FakeAgent {
 pub(crate) struct Stream {
     pub(crate) outgoing: mpsc::Sender<AgentMessage>,
     incoming: Streaming<ControllerMessage>,
+    /// The last configuration that arrived, of which the controller may send a change.
+    last: Vec<u8>,
+}
+
+fn piece(piece: &control_stream::Piece) -> Piece<'_> {
+    match piece.content.as_ref().unwrap() {
+        piece::Content::Data(data) => Piece::Data(data),
+        piece::Content::Part(part) => {
+            let start = part.offset as usize;
+            Piece::Base(start..start + part.len as usize)
+        }
+    }
 }
 
 /// A certificate signing request for a key (PKCS #10, PEM), with an empty subject.
@@ -135,7 +150,11 @@ impl FakeAgent {
         };
         outgoing.send(message).await.unwrap();
         let incoming = client.sync(ReceiverStream::new(messages)).await?.into_inner();
-        Ok(Stream { outgoing, incoming })
+        Ok(Stream {
+            outgoing,
+            incoming,
+            last: Vec::new(),
+        })
     }
 
     /// Renews the certificate over a new connection. The new certificate is for `key`, which the agent uses from now
@@ -197,10 +216,16 @@ impl Stream {
         Ok(next?.map(|m| m.message.expect("an empty message")))
     }
 
-    /// The next message, which must be a configuration with a correct digest.
+    /// The next message, which must be a configuration with a correct digest. If it was sent as a change of the last one,
+    /// the result has the whole configuration too.
     pub(crate) async fn config(&mut self) -> (Config, AgentConfig) {
         match self.next().await.unwrap().unwrap() {
-            FromController::Config(config) => {
+            FromController::Config(mut config) => {
+                if !config.base.is_empty() {
+                    assert_eq!((config.config.len(), &config.base), (0, &digest(&self.last)));
+                    config.config = decode(&self.last, config.pieces.iter().map(piece), 1 << 20).unwrap();
+                }
+                self.last.clone_from(&config.config);
                 assert_eq!(digest(&config.config), config.digest);
                 let parsed = AgentConfig::from_bytes(&config.config).unwrap();
                 (config, parsed)

@@ -6,7 +6,7 @@
 use super::{AgentConfig, Role};
 use std::collections::BTreeSet;
 
-/// A part of a configuration that agents of version 0.1 do not understand.
+/// A part of a configuration, or a way to send it, that agents of version 0.1 do not understand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Feature {
     /// [`AgentConfig::security`].
@@ -14,11 +14,14 @@ pub enum Feature {
     /// [`Link::arrivals`](super::Link::arrivals) and [`Nic::host_routes`](super::Nic::host_routes): a device for each
     /// NIC.
     DevicePerNic,
+    /// The transmission of a configuration as a change of the one in force ([`crate::delta`]). No configuration needs
+    /// this.
+    ConfigDelta,
 }
 
 impl Feature {
     /// All features that this version understands.
-    pub const ALL: &'static [Self] = &[Self::SecurityGroups, Self::DevicePerNic];
+    pub const ALL: &'static [Self] = &[Self::SecurityGroups, Self::DevicePerNic, Self::ConfigDelta];
 
     /// The name of the feature in an agent's Hello. The name must not change, because programs of other versions use it
     /// too.
@@ -27,6 +30,7 @@ impl Feature {
         match self {
             Self::SecurityGroups => "securityGroups",
             Self::DevicePerNic => "devicePerNic",
+            Self::ConfigDelta => "configDelta",
         }
     }
 
