@@ -35,7 +35,8 @@ pub struct Running {
     pub revision: Revision,
     /// Digest of the configuration. Empty: this agent has no configuration yet.
     pub digest: String,
-    config: Option<Arc<AgentConfig>>,
+    /// The configuration. None: this agent has no configuration yet.
+    pub(crate) config: Option<Arc<AgentConfig>>,
 }
 
 /// How often the agent announces to its peers that it is about to stop, and the pause after each announcement. The

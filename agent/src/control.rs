@@ -32,8 +32,7 @@ use tombolo_proto::control_stream::agent_message::Message as FromAgent;
 use tombolo_proto::control_stream::control_client::ControlClient;
 use tombolo_proto::control_stream::controller_message::Message as FromController;
 use tombolo_proto::control_stream::{
-    AgentMessage, Applied, Config as ConfigMessage, Hello, Probe, ProbeResult, Rejected, RenewRequest, Status,
-    piece,
+    AgentMessage, Applied, Config as ConfigMessage, Hello, Probe, ProbeResult, Rejected, RenewRequest, Status, piece,
 };
 use tombolo_proto::delta::{self, Piece};
 use tombolo_proto::id::Revision;

@@ -17,7 +17,7 @@ use tombolo_proto::control_stream::agent_message::Message as FromAgent;
 use tombolo_proto::control_stream::control_server::{Control, ControlServer};
 use tombolo_proto::control_stream::controller_message::Message as ToAgent;
 use tombolo_proto::control_stream::{
-    AgentMessage, Config, ControllerMessage, Hello, Probe, RenewReply, RenewRequest, UpToDate,
+    AgentMessage, Config, ControllerMessage, Hello, Part, Piece, Probe, RenewReply, RenewRequest, UpToDate, piece,
 };
 use tombolo_proto::probe::{ProbeKind, ProbeReport, ProbeRequest};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
@@ -128,6 +128,7 @@ impl Controller {
             revision,
             digest: digest(bytes),
             config: bytes.to_vec(),
+            ..Config::default()
         }));
     }
 
@@ -251,6 +252,7 @@ fn applies_rejects_and_reconnects() {
         revision: 6,
         digest: digest(b"x"),
         config: good.to_bytes(),
+        ..Config::default()
     };
     controller.send(ToAgent::Config(damaged));
     assert!(controller.rejection().1.contains("digest"));
@@ -295,6 +297,38 @@ fn applies_rejects_and_reconnects() {
     assert!(hosts[0].stop(nix::sys::signal::Signal::SIGTERM));
     hosts[0].start();
     assert_eq!(controller.hello().digest, digest(&good.to_bytes()));
+
+    // D27: a configuration can be sent as a change of the one in force.
+    let mut changed = good.clone();
+    changed.mtu = 1400;
+    let (base, new) = (good.to_bytes(), changed.to_bytes());
+    let same = base.iter().zip(&new).take_while(|(a, b)| a == b).count();
+    let piece = |content| Piece { content: Some(content) };
+    let change = |revision, base: &[u8]| {
+        ToAgent::Config(Config {
+            revision,
+            digest: digest(&new),
+            base: digest(base),
+            pieces: vec![
+                piece(piece::Content::Part(Part {
+                    offset: 0,
+                    len: u32::try_from(same).unwrap(),
+                })),
+                piece(piece::Content::Data(new[same..].to_vec())),
+            ],
+            ..Config::default()
+        })
+    };
+    controller.send(change(10, &base));
+    assert_eq!(controller.applied(), 10);
+    eventually("the new MTU", || {
+        wire.run(0, "ip link show tl-vm-a").contains("mtu 1400")
+    });
+    // A change of another configuration is refused: the agent asks for whole ones.
+    controller.send(change(11, b"another"));
+    let hello = controller.hello();
+    assert!(!hello.features.contains(&"configDelta".to_owned()), "{hello:?}");
+    assert_eq!(hello.digest, digest(&new));
 }
 
 /// D21: an agent can renew a certificate that has expired.

@@ -4,12 +4,12 @@
 //! both are found also where other parts have moved.
 
 use fastcdc::v2020::FastCDC;
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::ops::Range;
 use tombolo_proto::config::Feature;
 use tombolo_proto::control_stream::{self, piece};
 use tombolo_proto::delta::Piece;
-use std::collections::BTreeSet;
 
 /// Least, average and largest length of a chunk in bytes. An entry of a configuration, such as a link or a rule, has a
 /// few hundred bytes.
@@ -67,9 +67,7 @@ fn to_message(piece: Piece<'_>) -> Option<control_stream::Piece> {
             len: u32::try_from(part.len()).ok()?,
         }),
     };
-    Some(control_stream::Piece {
-        content: Some(content),
-    })
+    Some(control_stream::Piece { content: Some(content) })
 }
 
 /// The pieces of `new` for a receiver that has `base`. The time is linear in the length of both texts.

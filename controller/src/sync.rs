@@ -181,11 +181,12 @@ impl Session<'_> {
         };
         // The compiled state is not locked any more: to compare two large configurations takes milliseconds.
         let message = match next {
-            Next::UpToDate(revision) => {
-                controller_message::Message::UpToDate(control_stream::UpToDate { revision })
-            }
+            Next::UpToDate(revision) => controller_message::Message::UpToDate(control_stream::UpToDate { revision }),
             Next::Config(revision, config) => {
-                let base = sent.in_force.as_ref().map(|config| Sent::of(config.for_agent(&stream.features)));
+                let base = sent
+                    .in_force
+                    .as_ref()
+                    .map(|config| Sent::of(config.for_agent(&stream.features)));
                 let new = Sent::of(config.for_agent(&stream.features));
                 let message = delta::message(revision.0, new, base, &stream.features);
                 tracing::debug!(

@@ -16,6 +16,7 @@ use etherparse::PacketBuilder;
 use std::process::ExitCode;
 use tombolo_engine::buffer::{DeliverSink, Transmit, TransmitSink};
 use tombolo_engine::offload::{Coalescer, VnetHeader, split};
+use tombolo_engine::tables::NicIndex;
 
 /// Number of TCP segments in one read of the TUN device: the largest number that fits into a super-packet. Each has
 /// `SEGMENT` bytes.

@@ -103,7 +103,11 @@ async fn d27_a_small_change_of_a_configuration_is_sent_as_a_change() {
         assert!(answer.status.is_success(), "{answer:?}");
         answer.body["id"].clone()
     };
-    let members = put("applicationSecurityGroups/members".into(), json!({"location": "region1"})).await;
+    let members = put(
+        "applicationSecurityGroups/members".into(),
+        json!({"location": "region1"}),
+    )
+    .await;
     let rule = json!({"properties": {
         "priority": 100, "direction": "Inbound", "access": "Allow", "protocol": "Tcp",
         "sourceApplicationSecurityGroups": [{"id": members}], "sourcePortRange": "*",
@@ -137,7 +141,11 @@ async fn d27_a_small_change_of_a_configuration_is_sent_as_a_change() {
         Some(piece::Content::Part(_)) | None => 8,
     };
     let sent: usize = config.pieces.iter().map(weight).sum();
-    assert!(!config.base.is_empty() && sent < config.config.len() / 2, "{sent} of {}", config.config.len());
+    assert!(
+        !config.base.is_empty() && sent < config.config.len() / 2,
+        "{sent} of {}",
+        config.config.len()
+    );
     let groups = parsed.security.unwrap().application_groups;
     assert_eq!(groups[0].addresses.len(), 101);
 
@@ -154,5 +162,8 @@ async fn d27_a_small_change_of_a_configuration_is_sent_as_a_change() {
     let (config, _) = older.config().await;
     older.applied(&config).await;
     add_member(101).await;
-    assert!(older.config().await.0.base.is_empty(), "an agent without the feature gets all");
+    assert!(
+        older.config().await.0.base.is_empty(),
+        "an agent without the feature gets all"
+    );
 }

@@ -3,9 +3,9 @@
 use super::{agent, at, id, ip, net};
 use tombolo_golden::{all_of, every_variant, golden};
 use tombolo_proto::config::{
-    ALL_PORTS, Access, AccessOff, AddressMatch, AgentConfig, ApplicationGroup, Direction, Feature, ForeignSources,
-    Link, Nic, Owner, PortRange, Probes, Relation, Role, RuleProtocol, SecuredNic, Security, SecurityGroup,
-    SecurityRule, Space, SpaceKind, Subnet, TransitRoute, Transport,
+    ALL_PORTS, Access, AccessOff, AddressMatch, AgentConfig, ApplicationGroup, Arrival, Direction, Feature,
+    ForeignSources, Link, Nic, Owner, PortRange, Probes, Relation, Role, RuleProtocol, SecuredNic, Security,
+    SecurityGroup, SecurityRule, Space, SpaceKind, Subnet, TransitRoute, Transport,
 };
 use tombolo_proto::id::{KeyPin, PresharedKey, PublicKey};
 use tombolo_proto::route::{EffectiveRoute, GatewayHop, NextHop, RouteSource, RouteState};
@@ -16,7 +16,7 @@ pub(super) fn nic() -> Nic {
         addresses: vec![net("10.1.0.4/24"), net("fd00:1::4/64")],
         subnet: id("virtualNetworks/hub/subnets/default"),
         ip_forwarding: true,
-        host_routes: Vec::new(),
+        host_routes: vec![net("10.9.0.0/16")],
     }
 }
 
@@ -119,7 +119,11 @@ fn full_link() -> Link {
         },
         sources: vec![net("10.3.0.4/32"), net("fd00:3::4/128")],
         foreign: ForeignSources::OutsideOwnSpace,
-        arrivals: Vec::new(),
+        arrivals: vec![Arrival {
+            source: net("0.0.0.0/0"),
+            destination: net("10.9.0.0/16"),
+            nic: 0,
+        }],
         monitored: true,
         third_party: true,
         dpd_timeout: Some(45),
@@ -349,7 +353,11 @@ fn security_of_agents() {
 /// Agents and controllers of later versions must know the features under these names.
 #[test]
 fn features_of_configurations() {
-    let features = all_of!(Feature { SecurityGroups });
+    let features = all_of!(Feature {
+        SecurityGroups,
+        DevicePerNic,
+        ConfigDelta
+    });
     assert_eq!(features, Feature::ALL);
     let names: Vec<&str> = features.into_iter().map(Feature::name).collect();
     golden!().written("features", &[("features", names)]);

@@ -7,8 +7,8 @@ use tombolo_golden::{every_variant, golden};
 use tombolo_proto::control_stream::agent_message::Message as FromAgent;
 use tombolo_proto::control_stream::controller_message::Message as FromController;
 use tombolo_proto::control_stream::{
-    AgentMessage, Applied, Config, ControllerMessage, Hello, Probe, ProbeResult, Rejected, RenewReply, RenewRequest,
-    Status, UpToDate,
+    AgentMessage, Applied, Config, ControllerMessage, Hello, Part, Piece, Probe, ProbeResult, Rejected, RenewReply,
+    RenewRequest, Status, UpToDate, piece,
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -72,6 +72,21 @@ fn messages_of_the_control_stream() {
             revision: 7,
             digest: "ab".into(),
             config: b"{}".to_vec(),
+            ..Config::default()
+        }),
+        FromController::Config(Config {
+            revision: 8,
+            digest: "cd".into(),
+            base: "ab".into(),
+            pieces: vec![
+                Piece {
+                    content: Some(piece::Content::Part(Part { offset: 0, len: 1 })),
+                },
+                Piece {
+                    content: Some(piece::Content::Data(b"}".to_vec())),
+                },
+            ],
+            ..Config::default()
         }),
         FromController::UpToDate(UpToDate { revision: 7 }),
         FromController::Probe(Probe {
@@ -102,7 +117,10 @@ fn messages_of_the_control_stream() {
     for (name, message) in names.into_iter().zip(from_agent) {
         text += &line(name, &AgentMessage { message: Some(message) });
     }
-    for (name, message) in ["config", "upToDate", "probe"].into_iter().zip(from_controller) {
+    for (name, message) in ["config", "configChange", "upToDate", "probe"]
+        .into_iter()
+        .zip(from_controller)
+    {
         text += &line(name, &ControllerMessage { message: Some(message) });
     }
     text += &line("renewRequest", &RenewRequest { csr: "csr".into() });

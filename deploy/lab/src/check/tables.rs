@@ -176,7 +176,10 @@ fn planned_routes(kernel: &InstalledKernel) -> BTreeSet<KernelLine> {
             kernel.table
         };
         let what = match route {
-            KernelRoute::Device => kernel.further_devices.get(prefix).map_or(kernel.device.as_str(), String::as_str),
+            KernelRoute::Device => kernel
+                .further_devices
+                .get(prefix)
+                .map_or(kernel.device.as_str(), String::as_str),
             KernelRoute::Throw => "throw",
             KernelRoute::Line => EDGE_LINE,
         };
