@@ -2,6 +2,7 @@
 //!
 //! `packets bulk N` sends N TCP segments from one TUN device through the link to the other TUN device, 45 segments in
 //! each read. `packets lone N` sends N UDP packets of 128 bytes, each with a read, a datagram and a write of its own.
+//! `bulk-groups` and `lone-groups` do the same with two security groups of 1,000 rules at each end.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -10,6 +11,8 @@
 
 #[path = "../tests/common/mod.rs"]
 mod common;
+#[path = "common/large_groups.rs"]
+mod large_groups;
 
 use common::{World, udp};
 use etherparse::PacketBuilder;
@@ -108,10 +111,22 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     let total: Option<usize> = arguments.get(2).and_then(|n| n.parse().ok());
     let (Some(kind), Some(total)) = (arguments.get(1), total) else {
-        eprintln!("packets bulk|lone COUNT");
+        eprintln!("packets bulk|lone|bulk-groups|lone-groups COUNT");
         return ExitCode::from(2);
     };
     let mut world = World::pair();
+    let (kind, groups) = match kind.strip_suffix("-groups") {
+        Some(kind) => (kind, true),
+        None => (kind.as_str(), false),
+    };
+    if groups {
+        let now = world.now;
+        for (node, address) in world.nodes.iter_mut().zip(["10.0.0.1", "10.0.0.2"]) {
+            let mut config = node.config.clone();
+            config.security = Some(large_groups::security("nic", "subnet", address.parse().unwrap()));
+            node.install(config, now);
+        }
+    }
     for (from, to) in [("10.0.0.1", "10.0.0.2"), ("10.0.0.2", "10.0.0.1")] {
         world.send(usize::from(from == "10.0.0.2"), udp(from, to, 64, 100));
         world.settle();

@@ -1,6 +1,6 @@
 //! Sends datagrams of one kind to a UDP port, at a rate, for a time. Standard library only: `rustc -O flood.rs`.
 //!
-//!   flood ADDRESS:PORT garbage|handshake|data|quic RATE SECONDS      prints how many it sent
+//!   flood ADDRESS:PORT garbage|handshake|data|quic|small RATE SECONDS      prints how many it sent
 //!
 //! RATE is in datagrams a second; 0 means as many as possible. No two datagrams are equal, so a receiver cannot
 //! recognise a datagram by comparing it with earlier ones.
@@ -17,6 +17,8 @@ fn main() {
         "garbage" => (200, &[]),
         "handshake" => (148, &[1, 0, 0, 0]),
         "data" => (200, &[4, 0, 0, 0]),
+        // A frame of 64 bytes on Ethernet, with its checksum, has 18 bytes of UDP payload.
+        "small" => (18, &[]),
         // A QUIC Initial (RFC 9000, section 17.2.2): a long header of version 1, with connection ids of eight bytes each.
         "quic" => (1200, &[0xc0, 0, 0, 0, 1, 8]),
         other => panic!("no kind '{other}'"),
