@@ -1,9 +1,9 @@
 //! Measures the cost of security groups for the first packets of flows, in one core, without encryption.
 //!
-//! `flows first` prints the time of the first packet of each of 100,000 flows at a NIC with two groups of 1,000 rules and
+//! `security_groups first` prints the time of the first packet of each of 100,000 flows at a NIC with two groups of 1,000 rules and
 //! 4,000 addresses: median and 99th percentile.
 //!
-//! `flows connections` prints how many TCP connections a second the groups of such a NIC let pass, with three packets
+//! `security_groups connections` prints how many TCP connections a second the groups of such a NIC let pass, with three packets
 //! for each: SYN, SYN with ACK, and ACK; with an empty flow table and with a full one.
 #![allow(
     clippy::unwrap_used,
@@ -175,7 +175,7 @@ fn main() -> ExitCode {
         Some("first") => first(rules),
         Some("connections") => connections(rules),
         _ => {
-            eprintln!("flows first|connections");
+            eprintln!("security_groups first|connections");
             return ExitCode::from(2);
         }
     }
