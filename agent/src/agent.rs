@@ -14,6 +14,7 @@ use crate::lanes::Lanes;
 use crate::netlink::watch_host;
 use crate::persist::{LastGood, LastGoodStore};
 use crate::state::{StateDir, file};
+use crate::tun::device_name;
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +23,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
+use tombolo_engine::host_routes::sending_nic;
 use tombolo_engine::routing::{RoutingState, routes_for_neighbour};
+use tombolo_engine::tables::NicIndex;
 use tombolo_proto::config::{AgentConfig, Role};
 use tombolo_proto::id::{AgentId, Revision};
 use tombolo_proto::status::AgentStatus;
@@ -417,6 +420,14 @@ impl Agent {
     #[must_use]
     pub fn running(&self) -> Running {
         lock(&self.running).clone()
+    }
+
+    /// The name of the TUN device by which the host's kernel sends a packet between these addresses.
+    #[must_use]
+    pub fn sending_device(&self, source: IpAddr, destination: IpAddr) -> String {
+        let config = self.running().config;
+        let nic = config.map_or(NicIndex::FIRST, |config| sending_nic(&config, source, destination));
+        device_name(&self.config.interface, nic.get())
     }
 
     /// Records whether the control stream is up, for the status. Returns whether the stream was up before this call.

@@ -263,11 +263,14 @@ impl Control {
 
     /// Runs a probe in a task of its own, and returns at once. The task sends the report on `outbox`.
     fn probe(&self, p: Probe, probes: &Arc<tokio::sync::Semaphore>, outbox: &mpsc::Sender<AgentMessage>) {
-        let (probes, outbox, device) = (probes.clone(), outbox.clone(), self.config.interface.clone());
+        let (probes, outbox, agent) = (probes.clone(), outbox.clone(), self.agent.clone());
         tokio::spawn(async move {
             let _permit = probes.acquire().await;
             let report = match serde_json::from_slice::<ProbeRequest>(&p.request) {
-                Ok(request) => probe::run(&request, &device).await,
+                Ok(request) => {
+                    let device = agent.sending_device(request.source, request.destination);
+                    probe::run(&request, &device).await
+                }
                 Err(e) => {
                     let error = Some(format!("malformed probe: {e}"));
                     tombolo_proto::probe::ProbeReport {

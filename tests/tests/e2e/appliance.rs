@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use std::process::Command;
 use std::time::Duration;
 use tombolo_lab::Topology;
+use tombolo_proto::fabric::Probe;
 use tombolo_tests::live::World;
 
 /// Two spokes that reach each other only through `nva`. The packets of spoke a arrive at the NIC `inside` and leave by
@@ -71,6 +72,14 @@ async fn an_appliance_with_two_nics_has_a_device_for_each() -> Result<()> {
     ensure!(first >= 1, "the reply arrives at the device of `outside`: {first}");
     // The kernel of the appliance answers a traceroute from the NIC by which it sends to spoke a.
     w.trace_is("a", &["10.1.2.4", "10.3.0.4"]).await?;
+
+    // A probe from each NIC leaves by the device of this NIC.
+    for nic in ["inside", "outside"] {
+        let from = w.group().item("networkInterfaces", nic);
+        let probe: Probe = serde_json::from_value(json!({"from": from, "to": "b", "kind": "ping", "count": 2}))?;
+        let answer = w.client()?.probe(&probe).await?;
+        ensure!(answer.report.received == 2, "from {nic}: {answer:?}");
+    }
 
     // R12: each NIC that the packets pass needs IP forwarding.
     for nic in ["inside", "outside"] {
