@@ -285,13 +285,6 @@ impl Comparison {
     fn apply(&mut self, operation: &Operation) {
         self.model.apply(operation);
         self.tally.accepted += 1;
-        // The product ends flows of a machine without an agent if a group is attached to such a machine's NIC, or detached
-        // from it: the agent that serves the machines then numbers their NICs in another way. This is a known defect (N6).
-        if let Operation::PutNic { nic, .. } = operation
-            && !self.model.agents.iter().any(|a| !a.revoked && a.nics.contains(nic))
-        {
-            self.established.clear();
-        }
         // Another machine gets the agent's name, and does not know the flows of the one before.
         let replaced = match operation {
             Operation::JoinVm { vm, .. } => Some(vm.clone()),
@@ -372,7 +365,7 @@ impl Comparison {
 }
 
 /// The place where the answer to a packet that took this path enters the fabric.
-fn reply_origin(path: &[String]) -> Origin {
+pub(crate) fn reply_origin(path: &[String]) -> Origin {
     match path {
         [.., gateway, site] if site.ends_with("-site") => Origin::Link {
             from: site.clone(),

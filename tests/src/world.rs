@@ -14,7 +14,7 @@ use std::time::Instant;
 use tombolo_engine::buffer::{Collected, TransmitSink};
 use tombolo_engine::engine::Engine;
 use tombolo_engine::link::PlainLinks;
-use tombolo_engine::security::Flows;
+use tombolo_engine::security::{Flows, RuleName};
 use tombolo_engine::tables::{RoutingState, Tables};
 use tombolo_engine::verdict::DropReason;
 use tombolo_proto::config::{AgentConfig, Role};
@@ -216,6 +216,16 @@ impl World {
         let host = self.hosts.get(&agent_id(agent));
         for (name, count) in host.into_iter().flat_map(|h| h.engine.rule_hits()) {
             *hits.entry((name.group.name().to_owned(), name.rule)).or_default() += count;
+        }
+        hits
+    }
+
+    /// How often each security rule at the NICs of all agents has decided.
+    #[must_use]
+    pub fn all_rule_hits(&self) -> BTreeMap<RuleName, u64> {
+        let mut hits = BTreeMap::new();
+        for (name, count) in self.hosts.values().flat_map(|h| h.engine.rule_hits()) {
+            *hits.entry(name).or_default() += count;
         }
         hits
     }

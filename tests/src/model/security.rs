@@ -40,6 +40,10 @@ pub struct Flow {
 pub struct Decision {
     /// The agent that enforces the rule.
     pub agent: String,
+    /// The NIC at which the rule decides, as in [`Flow::nic`].
+    pub nic: String,
+    /// Whether the packet comes to the NIC or leaves it.
+    pub inbound: bool,
     /// The group of the rule.
     pub group: String,
     /// `securityRules/NAME` or `defaultSecurityRules/NAME`.
@@ -139,6 +143,29 @@ impl Model {
         Judgement::Deny
     }
 
+    /// The decisions of the rules about a packet that belongs to no known flow, at the NIC that [`Model::judge`] would use
+    /// (M4). Empty: no group applies there.
+    ///
+    /// # Errors
+    /// The specification does not decide. The string names the case.
+    pub fn decide(
+        &self,
+        agent: &Agent,
+        address: IpAddr,
+        inbound: bool,
+        packet: &Packet,
+    ) -> Result<Vec<Decision>, &'static str> {
+        let Some(place) = self.place(agent, address)? else {
+            return Ok(Vec::new());
+        };
+        let ends = Ends {
+            source: packet.source,
+            destination: packet.destination,
+            ports: packet.ports,
+        };
+        Ok(self.ask_groups(agent, &place, inbound, packet.protocol, &ends))
+    }
+
     /// D28: whether rules alone decide about packets of a peer with `allowVirtualNetworkAccess` off, at the NIC of the
     /// agent that has `address` or that forwards packets of this address. If not, such packets are dropped (P17).
     #[must_use]
@@ -216,6 +243,8 @@ impl Model {
             let (rule, allow) = self.first_match(group, place, inbound, protocol, ends);
             decisions.push(Decision {
                 agent: agent.name.clone(),
+                nic: place.nic.clone(),
+                inbound,
                 group: group.name.clone(),
                 rule,
                 allow,
