@@ -87,6 +87,9 @@ struct Parts {
     product: Product,
     model: Model,
     world: World,
+    /// The identifier of the last echo request. Each question about ICMP has its own, as each `ping` has: a flow of another
+    /// question must not let a packet pass.
+    identifier: u16,
     /// The rules of each NIC, as IP flow verify applies them. `None`: no group applies.
     nics: BTreeMap<ResourceId, Option<NicSecurity>>,
 }
@@ -114,6 +117,7 @@ impl Parts {
             product,
             model,
             world,
+            identifier: 0,
             nics,
         })
     }
@@ -129,7 +133,8 @@ impl Parts {
             return Err(format!("explain sends from {}", answer.source));
         }
         tally.count(question, &answer, &prediction);
-        let sent = question.packet();
+        self.identifier += 1;
+        let sent = question.packet(self.identifier);
         let predicted = prediction.counters();
         let (answered, counted) = self.send(&sent)?;
         if answered != prediction.reachable || counted != predicted {
@@ -284,8 +289,8 @@ impl Question<'_> {
         }
     }
 
-    /// The packet that the question is about, as `explain` sends it.
-    fn packet(&self) -> Packet {
+    /// The packet that the question is about, as `explain` sends it, except that an echo request has this identifier.
+    fn packet(&self, identifier: u16) -> Packet {
         Packet {
             origin: Origin::Kernel {
                 agent: self.from.name.clone(),
@@ -294,7 +299,7 @@ impl Question<'_> {
             destination: self.destination,
             protocol: self.port.0,
             ports: match self.port.0 {
-                Protocol::Icmp => (1, 1),
+                Protocol::Icmp => (identifier, identifier),
                 Protocol::Tcp | Protocol::Udp => (CLIENT_PORT, self.port.1),
             },
             part: Part::First,
