@@ -23,6 +23,10 @@ const FIRST_PORT: u16 = 40_000;
 /// The number of packets of a script.
 const PACKETS: u16 = 150;
 
+/// The times that may pass before flows go on, in seconds. No sum of them that a flow can experience without a packet is the
+/// timeout of a flow: all timeouts are multiples of 10.
+const PAUSES: [u16; 16] = [0, 0, 0, 0, 0, 0, 7, 7, 27, 47, 67, 127, 247, 427, 907, 1807];
+
 /// The operations and packets of a seed.
 #[derive(Debug, Clone)]
 pub struct Script {
@@ -34,6 +38,9 @@ pub struct Script {
     pub setup_length: usize,
     /// The packets that are sent in each round, all of them. In each round they have other source ports.
     pub packets: Vec<Packet>,
+    /// The seconds that pass before the flows of the round before go on, and before they go on again; for each round, from
+    /// the beginning again after the last pair.
+    pub pauses: Vec<[u16; 2]>,
 }
 
 impl Script {
@@ -49,11 +56,14 @@ impl Script {
             operations.push(universe.operation(&mut rng));
         }
         let packets = (0..PACKETS).map(|number| packet(&universe, number, &mut rng)).collect();
+        let pauses = (0..16).map(|_| [(); 2].map(|()| PAUSES[rng.random_range(0..PAUSES.len())]));
+        let pauses = pauses.collect();
         Self {
             seed,
             operations,
             setup_length,
             packets,
+            pauses,
         }
     }
 }
@@ -188,6 +198,8 @@ pub struct Tally {
     pub continued: u32,
     /// Decisions at NICs that let a packet pass because of its flow, although a rule denied it (N6).
     pub saved: u32,
+    /// Decisions of rules at NICs about packets whose flow had been idle for too long (N6, D31).
+    pub late: u32,
 }
 
 impl Tally {
@@ -201,6 +213,7 @@ impl Tally {
         self.replies += other.replies;
         self.continued += other.continued;
         self.saved += other.saved;
+        self.late += other.late;
     }
 }
 
@@ -209,7 +222,8 @@ impl Tally {
 /// leave the topology unchanged. `mutation` is a defect that a test injects into the product. With a defect, a comparison
 /// that works returns an error.
 ///
-/// A round of packets follows each operation. It begins with further packets and replies of the flows of the round before.
+/// A round of packets follows each operation. It begins with further packets and replies of the flows of the round before,
+/// after times in which some of these flows end (N6, D31).
 ///
 /// # Errors
 /// The first difference: the number of operations up to and including the one that shows it, and a description.
@@ -259,11 +273,12 @@ pub fn play(script: &Script, mutation: Option<Mutation>) -> Result<Tally, (usize
         }
         if !is_current {
             comparison.world.update(&product.topology, &product.announced);
+            comparison.flows.update(&comparison.model);
             is_current = true;
         }
         let round = u16::try_from(number + 1 - script.setup_length).unwrap_or(u16::MAX);
         comparison
-            .round(&script.packets, round)
+            .round(script, round)
             .map_err(|difference| (number + 1, difference))?;
     }
     Ok(comparison.tally)
@@ -293,25 +308,32 @@ impl Comparison {
             _ => None,
         };
         if let Some(agent) = replaced {
-            self.flows.known.retain(|f| f.agent != agent);
+            self.flows.forget_agent(&agent);
             self.world.remove(&agent);
         }
     }
 
-    fn round(&mut self, packets: &[Packet], round: u16) -> Result<(), String> {
-        for packet in std::mem::take(&mut self.established) {
-            let later = match packet.part {
-                Part::First => Part::Later,
-                part => part,
-            };
-            let sent = Packet { part: later, ..packet };
-            if self.send(&sent)?.is_some() {
-                self.tally.continued += 1;
+    fn round(&mut self, script: &Script, round: u16) -> Result<(), String> {
+        let established = std::mem::take(&mut self.established);
+        let pauses = script.pauses.get(usize::from(round) % script.pauses.len().max(1));
+        for pause in pauses.into_iter().flatten() {
+            self.flows.now += u64::from(*pause);
+            self.world.pass((*pause).into());
+            for packet in &established {
+                let part = match packet.part {
+                    Part::First => Part::Later,
+                    part => part,
+                };
+                let sent = Packet { part, ..packet.clone() };
+                if self.send(&sent)?.is_some() {
+                    self.tally.continued += 1;
+                }
             }
         }
         self.tally.saved += self.flows.saved;
-        self.flows = Flows::default();
-        for packet in packets {
+        self.tally.late += self.flows.late;
+        self.flows.forget();
+        for packet in &script.packets {
             let packet = in_round(packet, round);
             let before = self.flows.known.len();
             let fate = self.send(&packet)?;
@@ -320,11 +342,35 @@ impl Comparison {
                 continue;
             };
             let reply = packet.reply(reply_origin(&path));
-            self.established.push(packet);
+            self.established.push(packet.clone());
             if self.send(&reply)?.is_some() {
                 self.tally.replies += 1;
-                self.established.push(reply);
+                self.established.push(reply.clone());
             }
+            if packet.protocol == Protocol::Tcp {
+                self.go_on(&packet, &reply)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets a TCP connection go on: some complete the handshake, and some of these close the connection, or reset it.
+    fn go_on(&mut self, packet: &Packet, reply: &Packet) -> Result<(), String> {
+        use Part::{Close, Later, Reset};
+        let parts: &[(bool, Part)] = match packet.ports.0 % 8 {
+            0 | 1 => &[],
+            2 | 3 => &[(true, Later), (true, Close), (false, Close)],
+            4 => &[(true, Later), (false, Reset)],
+            5 => &[(true, Later), (true, Close)],
+            _ => &[(true, Later)],
+        };
+        for (forward, part) in parts {
+            let ends = if *forward { packet } else { reply };
+            let sent = Packet {
+                part: *part,
+                ..ends.clone()
+            };
+            self.send(&sent)?;
         }
         Ok(())
     }

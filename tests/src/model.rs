@@ -63,6 +63,8 @@ pub struct Vnet {
     pub space: Vec<IpNet>,
     pub subnets: Vec<Subnet>,
     pub peerings: Vec<Peering>,
+    /// `flowTimeoutInMinutes` (N6).
+    pub flow_timeout: u8,
 }
 
 /// A subnet of a VNet; `table` is the name of its route table, and `security` that of its security group.

@@ -166,7 +166,10 @@ impl Policy {
 
     /// Every question about one port: all ordered pairs of machines, in each address family that both have.
     pub fn questions(&self, port: Port) -> impl Iterator<Item = Question<'_>> {
-        let pairs = self.machines.iter().flat_map(|from| self.machines.iter().map(move |to| (from, to)));
+        let pairs = self
+            .machines
+            .iter()
+            .flat_map(|from| self.machines.iter().map(move |to| (from, to)));
         let different = pairs.filter(|(from, to)| from.name != to.name);
         different.flat_map(move |(from, to)| {
             let ends = from.addresses.iter().zip(&to.addresses);
@@ -207,10 +210,13 @@ fn operations(networks: &[Network], machines: &[Machine], rng: &mut impl Rng) ->
             vnet: vnet.clone(),
             region: "region1",
             space: network.space(),
+            flow_timeout: None,
         });
         for (number, subnet) in SUBNETS.into_iter().enumerate() {
             // The routes of the appliance's own subnet would lead the packets that it forwards to itself.
-            let is_of_appliance = machines.iter().any(|m| m.forwards && m.vnet == vnet && m.subnet == subnet);
+            let is_of_appliance = machines
+                .iter()
+                .any(|m| m.forwards && m.vnet == vnet && m.subnet == subnet);
             let table = table(networks, machines, network, rng).filter(|_| !is_of_appliance && rng.random_bool(0.6));
             let name = format!("{vnet}-{subnet}");
             if let Some(routes) = &table {
@@ -360,7 +366,9 @@ fn addresses(networks: &[Network], machines: &[Machine], rng: &mut impl Rng) -> 
         _ => {
             let mut prefixes = Vec::new();
             for _ in 0..rng.random_range(1..=3_u8) {
-                let network = networks.choose(rng).map(|n| (n.space(), n.prefixes(rng.random_range(0..2))));
+                let network = networks
+                    .choose(rng)
+                    .map(|n| (n.space(), n.prefixes(rng.random_range(0..2))));
                 let address = machines.choose(rng).map(|m| m.addresses.clone());
                 let (space, subnet) = network.unwrap_or_default();
                 match rng.random_range(0..4_u8) {

@@ -10,7 +10,7 @@ use etherparse::PacketBuilder;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tombolo_engine::buffer::{Collected, TransmitSink};
 use tombolo_engine::engine::Engine;
 use tombolo_engine::link::PlainLinks;
@@ -98,7 +98,7 @@ struct Host {
     engine: Engine<PlainLinks>,
 }
 
-/// All agents of a topology, the devices of sites, and one clock, whose time never changes.
+/// All agents of a topology, the devices of sites, and one clock, which the caller advances.
 pub struct World {
     hosts: BTreeMap<AgentId, Host>,
     addresses: BTreeMap<SocketAddr, AgentId>,
@@ -123,6 +123,8 @@ pub enum Mutation {
     Forgetful,
     /// The engines forget all flows when they get another configuration.
     ForgetfulUpdates,
+    /// Changes the number of seconds that pass for the engines.
+    Clock(fn(u64) -> u64),
 }
 
 impl World {
@@ -183,7 +185,11 @@ impl World {
                 Some(Mutation::Config(mutation)) => mutation(&mut config),
                 Some(Mutation::Learned(mutation)) => mutation(&mut config, &dynamic),
                 Some(
-                    Mutation::Topology(_) | Mutation::Announced(_) | Mutation::Forgetful | Mutation::ForgetfulUpdates,
+                    Mutation::Topology(_)
+                    | Mutation::Announced(_)
+                    | Mutation::Forgetful
+                    | Mutation::ForgetfulUpdates
+                    | Mutation::Clock(_),
                 )
                 | None => {}
             }
@@ -202,6 +208,15 @@ impl World {
     /// gives the agent another engine.
     pub fn remove(&mut self, agent: &str) {
         self.hosts.remove(&agent_id(agent));
+    }
+
+    /// Lets this number of seconds pass. Nothing happens meanwhile.
+    pub fn pass(&mut self, seconds: u64) {
+        let seconds = match self.mutation {
+            Some(Mutation::Clock(mutation)) => mutation(seconds),
+            _ => seconds,
+        };
+        self.now += Duration::from_secs(seconds);
     }
 
     /// Makes all engines forget the flows that security groups have allowed.
@@ -448,6 +463,8 @@ fn build(packet: &Packet) -> Vec<u8> {
             Part::First => builder.tcp(from, to, 0, WINDOW).syn().write(&mut bytes, &[]),
             Part::Reply => builder.tcp(from, to, 0, WINDOW).syn().ack(1).write(&mut bytes, &[]),
             Part::Later => builder.tcp(from, to, 1, WINDOW).ack(1).write(&mut bytes, DATA),
+            Part::Close => builder.tcp(from, to, 1, WINDOW).fin().ack(1).write(&mut bytes, &[]),
+            Part::Reset => builder.tcp(from, to, 1, WINDOW).rst().write(&mut bytes, &[]),
         },
         Protocol::Icmp => match (packet.source.is_ipv4(), is_reply) {
             (true, false) => builder.icmpv4_echo_request(from, 1).write(&mut bytes, DATA),

@@ -42,7 +42,10 @@ fn predictions_agree() {
     }
     println!("{count} topologies: {total:?}");
     let at_least = |counter: u32, share: u32| {
-        assert!(u64::from(counter) * 1000 >= u64::from(share) * u64::from(total.asked), "{total:?}");
+        assert!(
+            u64::from(counter) * 1000 >= u64::from(share) * u64::from(total.asked),
+            "{total:?}"
+        );
     };
     if count >= 100 {
         // Comparisons prove nothing about cases that never occur.

@@ -1,7 +1,7 @@
 //! Asks all questions about a policy without processes: the answers of `explain`, of IP flow verify, of the agents' engines
 //! and of the reference model must be the same, and name the same rules.
 
-use super::prediction::{Counters, Decision, Prediction, decision, first_packet, protocol};
+use super::prediction::{Counters, Decision, Prediction, decision, first_packet, protocol, text};
 use super::{CLIENT_PORT, PORTS, Policy, Port, Question};
 use crate::arm;
 use crate::differential::reply_origin;
@@ -137,20 +137,19 @@ impl Parts {
         let sent = question.packet(self.identifier);
         let predicted = prediction.counters();
         let (answered, counted) = self.send(&sent)?;
-        if answered != prediction.reachable || counted != predicted {
-            return Err(format!(
-                "engines: answered {answered} {counted:#?}\nexplain: {} {predicted:#?}",
-                answer.summary
-            ));
-        }
-        match self.follow(&sent) {
-            Some((answered, counted)) if answered != prediction.reachable || counted != predicted => {
-                return Err(format!(
-                    "model: answered {answered} {counted:#?}\nexplain: {} {predicted:#?}",
-                    answer.summary
-                ));
+        let compare = |by: &str, answered: bool, counted: &Counters| {
+            if answered == prediction.reachable && *counted == predicted {
+                return Ok(());
             }
-            Some(_) => {}
+            let (counted, predicted) = (text(counted), text(&predicted));
+            let summary = &answer.summary;
+            Err(format!(
+                "\n  {by}: answered {answered}{counted}\n  explain: {summary}{predicted}"
+            ))
+        };
+        compare("engines", answered, &counted)?;
+        match self.follow(&sent) {
+            Some((answered, counted)) => compare("model", answered, &counted)?,
             None => tally.open += 1,
         }
         tally.verified += self.verify_walks(question, &answer)?;
@@ -198,7 +197,10 @@ impl Parts {
     fn verify_walks(&self, question: &Question<'_>, answer: &Explanation) -> Result<u32, String> {
         let mut verified = 0;
         let (there, back) = ((question.source, CLIENT_PORT), (question.destination, question.port.1));
-        let walks = [(Some(&answer.request), there, back), (answer.reply.as_ref(), back, there)];
+        let walks = [
+            (Some(&answer.request), there, back),
+            (answer.reply.as_ref(), back, there),
+        ];
         for (walk, source, destination) in walks {
             let hops = walk.into_iter().flat_map(|walk| &walk.hops);
             for check in hops.filter_map(|hop| hop.security.as_ref()) {
@@ -221,12 +223,18 @@ impl Parts {
         ];
         for (machine, address, direction) in ends {
             let agent = self.model.agent(&machine.name).ok_or("no such agent in the model")?;
-            let decided = self.model.decide(agent, address, direction == Direction::Inbound, sent)?;
+            let decided = self
+                .model
+                .decide(agent, address, direction == Direction::Inbound, sent)?;
             let expected = decided.last().map(|last| Decision {
                 access: if last.allow { Access::Allow } else { Access::Deny },
                 rules: decided.iter().map(rule_name).collect(),
             });
-            let packet = first_packet(direction, (sent.source, sent.ports.0), (sent.destination, question.port));
+            let packet = first_packet(
+                direction,
+                (sent.source, sent.ports.0),
+                (sent.destination, question.port),
+            );
             self.verify(&nic_id(&machine.nic()), &packet, expected.as_ref())?;
         }
         Ok(2)
@@ -311,6 +319,10 @@ impl std::fmt::Display for Question<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (kind, port) = (self.port.0, self.port.1);
         let ends: (IpAddr, IpAddr) = (self.source, self.destination);
-        write!(f, "{} ({}) → {} ({}) {kind:?} {port}", self.from.name, ends.0, self.to.name, ends.1)
+        write!(
+            f,
+            "{} ({}) → {} ({}) {kind:?} {port}",
+            self.from.name, ends.0, self.to.name, ends.1
+        )
     }
 }

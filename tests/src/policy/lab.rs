@@ -123,7 +123,10 @@ fn add(resources: &mut Value, settings: &mut Value, operation: &Operation) {
 /// references.
 fn flat(rule: &Value) -> Value {
     let mut properties = rule["properties"].clone();
-    for side in ["sourceApplicationSecurityGroups", "destinationApplicationSecurityGroups"] {
+    for side in [
+        "sourceApplicationSecurityGroups",
+        "destinationApplicationSecurityGroups",
+    ] {
         if let Some(groups) = properties[side].as_array() {
             let ids = groups.iter().filter_map(|group| group["id"].as_str());
             let names: Vec<_> = ids.map(tombolo_client::path::last).collect();

@@ -2,7 +2,7 @@
 //! connections between the machines, and the counters of rules at the agents must agree. Needs root.
 
 use super::in_process::{Tally, growth};
-use super::prediction::{Counters, Prediction, decision};
+use super::prediction::{Counters, Prediction, decision, text};
 use super::{CLIENT_PORT, PORTS, Policy, Port, Question};
 use crate::live::World;
 use crate::operation::Protocol;
@@ -187,8 +187,22 @@ async fn verify_flow(world: &World, question: &Question<'_>, answer: &Explanatio
     // `explain` names no rules at an end that the packet does not pass.
     let passes_first = answer.request.hops.len() > 1;
     let ends = [
-        (Direction::Outbound, question.from, &client, &server, first, passes_first),
-        (Direction::Inbound, question.to, &server, &client, last, answer.request.delivered),
+        (
+            Direction::Outbound,
+            question.from,
+            &client,
+            &server,
+            first,
+            passes_first,
+        ),
+        (
+            Direction::Inbound,
+            question.to,
+            &server,
+            &client,
+            last,
+            answer.request.delivered,
+        ),
     ];
     let mut compared = 0;
     for (direction, machine, local, remote, hop, passes) in ends {
@@ -213,7 +227,10 @@ async fn verify_flow(world: &World, question: &Question<'_>, answer: &Explanatio
             None if passes => json!({"access": "Allow", "ruleName": Value::Null}),
             None => continue,
         };
-        ensure!(said == expected, "{question}: ipFlowVerify {body} says {said}, explain {expected}");
+        ensure!(
+            said == expected,
+            "{question}: ipFlowVerify {body} says {said}, explain {expected}"
+        );
         compared += 1;
     }
     Ok(compared)
@@ -260,7 +277,12 @@ async fn reported(world: &World, policy: &Policy) -> Result<()> {
         if known == own {
             return Ok(());
         }
-        ensure!(start.elapsed() < REPORTED, "controller: {known:#?}\nagents: {own:#?}");
+        ensure!(
+            start.elapsed() < REPORTED,
+            "controller: {}\nagents: {}",
+            text(&known),
+            text(&own)
+        );
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
@@ -309,7 +331,9 @@ async fn ping(world: &World, question: &Question<'_>, limit: Duration) -> Result
 
 /// Whether `ping` could not send, because the kernel of the source has no route, or drops the packet by a rule.
 fn is_refused(text: &str) -> bool {
-    ["unreachable", "not permitted", "Permission denied"].iter().any(|why| text.contains(why))
+    ["unreachable", "not permitted", "Permission denied"]
+        .iter()
+        .any(|why| text.contains(why))
 }
 
 /// Whether the kernel of the source refuses to send, or a router answers that it has no route.
@@ -336,7 +360,9 @@ fn connect(netns: &Path, from: SocketAddr, to: SocketAddr, limit: Duration) -> R
     stream.set_read_timeout(Some(ANSWER))?;
     stream.write_all(WORDS)?;
     let mut back = [0; WORDS.len()];
-    stream.read_exact(&mut back).context("no echo over an open connection")?;
+    stream
+        .read_exact(&mut back)
+        .context("no echo over an open connection")?;
     ensure!(back == *WORDS, "the answer is {back:?}");
     Ok(true)
 }

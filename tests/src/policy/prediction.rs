@@ -63,6 +63,16 @@ impl Prediction {
     }
 }
 
+/// Counters as text, one line for each rule.
+#[must_use]
+pub fn text(counters: &Counters) -> String {
+    let line = |(rule, count): (&RuleName, &u64)| {
+        let (nic, group) = (rule.nic.name(), rule.group.name());
+        format!("\n    {nic} {:?} {group} {}: {count}", rule.direction, rule.rule)
+    };
+    counters.iter().map(line).collect()
+}
+
 /// The decisions of rules on a walk, in order. Packets of known flows have none.
 pub fn decisions(walk: &Walk) -> impl Iterator<Item = Decision> {
     walk.hops.iter().filter_map(|hop| decision(hop.security.as_ref()?))

@@ -32,7 +32,7 @@ const MOST_SENT: u64 = 3;
 /// sent every 10 ms is lost, connections that rules do not concern go on, and no agent drops any other packet.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn n6_changes_of_groups_disturb_no_unrelated_flow() -> Result<()> {
-    let w = World::up("nsg-changes").await?;
+    let w = World::up("group-changes").await?;
     w.join("hub", "spoke-a").await?;
     for (a, b) in [("spoke-a-vm", "hub-vm"), ("hub-vm", "hub-fw"), ("spoke-a-vm", "hub-fw")] {
         w.reach(a, b).await?;

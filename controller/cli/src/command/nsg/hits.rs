@@ -34,7 +34,9 @@ impl Hits {
         for rule in rules {
             let at_nics = self.of_rule(rule);
             let nics = at_nics.into_iter().flatten();
-            let total = nics.clone().fold(0_u64, |sum, (_, packets)| sum.saturating_add(*packets));
+            let total = nics
+                .clone()
+                .fold(0_u64, |sum, (_, packets)| sum.saturating_add(*packets));
             rule["hits"] = json!(total);
             if per_nic {
                 let each = nics.map(|(nic, packets)| json!({"nic": {"id": nic}, "packets": packets}));
@@ -124,7 +126,10 @@ mod tests {
         all.add_to(&mut rules, true);
         let each: Vec<_> = rules.iter().map(|rule| cell(rule).content()).collect();
         assert_eq!(each, ["n1 3, n2 2", "", "n2 9"]);
-        assert_eq!(rules[0]["hitsPerNic"][1], json!({"nic": {"id": "/nics/n2"}, "packets": 2}));
+        assert_eq!(
+            rules[0]["hitsPerNic"][1],
+            json!({"nic": {"id": "/nics/n2"}, "packets": 2})
+        );
         assert_eq!(rules[0]["hits"], 5);
     }
 }
