@@ -4,6 +4,7 @@ use crate::model::security::{Flows, HOST_ADDRESS};
 use crate::model::walk::TTL;
 use crate::model::{Fate, Model, Ruling, Why};
 use crate::operation::{Operation, Origin, Packet, Part, Protocol, Universe, gateway_agent, site_device};
+use crate::policy::{Port, prediction};
 use crate::product::Product;
 use crate::world::{End, Mutation, Outcome, World};
 use rand::rngs::StdRng;
@@ -16,6 +17,8 @@ use tombolo_proto::fabric;
 use tombolo_proto::fabric::ExplainRequest;
 use tombolo_topology::explain::{Explanation, Walk, explain};
 use tombolo_topology::learned_routes::LearnedReports;
+use tombolo_topology::nic_security::NicSecurity;
+use tombolo_topology::topology::Topology;
 
 /// The source port of a script's first packet in the first round; each further packet has the next one.
 const FIRST_PORT: u16 = 40_000;
@@ -518,9 +521,9 @@ pub fn report(script: &Script, mutation: Option<Mutation>) -> String {
 
 /// Compares `explain` with sent packets after the script's last operation: both must give the same agents and the same
 /// end and, if the packet is lost, the same drop reason and the same denying security rules. If the packet arrives, the same
-/// holds for its reply. Packets that enter on a link are left out, because `explain` begins at an agent. Also left out are
-/// packets whose sender `explain` does not know, and packets that a failed handshake stops. Returns the number of compared
-/// packets, without the replies.
+/// holds for its reply. IP flow verify must name the same rules (M4). Packets that enter on a link are left out, because
+/// `explain` begins at an agent. Also left out are packets whose sender `explain` does not know, and packets that a failed
+/// handshake stops. Returns the number of compared packets, without the replies.
 ///
 /// # Errors
 /// The first difference, as text.
@@ -568,12 +571,38 @@ pub fn check_explain(script: &Script) -> Result<u32, String> {
             continue;
         };
         compared += 1;
+        verify(&product.topology, &sent, &answer.request)
+            .map_err(|difference| format!("seed {}: {sent:?}: {difference}", script.seed))?;
         if let (End::Delivered, Some(reply)) = (outcome.end, &answer.reply) {
             let sent = sent.reply(reply_origin(&outcome.path));
             send_explained(&mut world, &sent, reply, &answer, script)?;
         }
     }
     Ok(compared)
+}
+
+/// Compares IP flow verify with the rules that `explain` names at the NICs on the way of a packet (M4). Machines without a
+/// NIC resource are left out, because IP flow verify asks about NICs.
+fn verify(topology: &Topology, sent: &Packet, walk: &Walk) -> Result<(), String> {
+    let checks = walk.hops.iter().filter_map(|hop| hop.security.as_ref());
+    for check in checks.filter(|check| topology.nics.contains_key(&check.at)) {
+        let Some(expected) = prediction::decision(check) else {
+            continue;
+        };
+        let rules = NicSecurity::of(topology, &LearnedReports::default(), &check.at)?;
+        let port = Port(sent.protocol, sent.ports.1);
+        let packet = prediction::first_packet(check.direction, (sent.source, sent.ports.0), (sent.destination, port));
+        let decided = rules.as_ref().map(|rules| rules.decide(&packet));
+        let name = decided.and_then(|d| Some(d.rule?.name.as_str()));
+        let expected_name = expected.rules.last().map(|rule| rule.rule.as_str());
+        if decided.map(|d| d.access) != Some(expected.access) || name != expected_name {
+            return Err(format!(
+                "{}: IP flow verify: {decided:?}, explain: {expected:?}",
+                check.at.name()
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Sends a packet, and compares its way and its end with a walk of `explain`. None: they are not comparable.
