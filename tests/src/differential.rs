@@ -4,6 +4,7 @@ use crate::model::security::{Flows, HOST_ADDRESS};
 use crate::model::walk::TTL;
 use crate::model::{Fate, Model, Ruling, Why};
 use crate::operation::{Operation, Origin, Packet, Part, Protocol, Universe, gateway_agent, site_device};
+use crate::policy::{Port, prediction};
 use crate::product::Product;
 use crate::world::{End, Mutation, Outcome, World};
 use rand::rngs::StdRng;
@@ -16,12 +17,18 @@ use tombolo_proto::fabric;
 use tombolo_proto::fabric::ExplainRequest;
 use tombolo_topology::explain::{Explanation, Walk, explain};
 use tombolo_topology::learned_routes::LearnedReports;
+use tombolo_topology::nic_security::NicSecurity;
+use tombolo_topology::topology::Topology;
 
 /// The source port of a script's first packet in the first round; each further packet has the next one.
 const FIRST_PORT: u16 = 40_000;
 
 /// The number of packets of a script.
 const PACKETS: u16 = 150;
+
+/// The times that may pass before flows go on, in seconds. No sum of them that a flow can experience without a packet is the
+/// timeout of a flow: all timeouts are multiples of 10.
+const PAUSES: [u16; 16] = [0, 0, 0, 0, 0, 0, 7, 7, 27, 47, 67, 127, 247, 427, 907, 1807];
 
 /// The operations and packets of a seed.
 #[derive(Debug, Clone)]
@@ -34,6 +41,9 @@ pub struct Script {
     pub setup_length: usize,
     /// The packets that are sent in each round, all of them. In each round they have other source ports.
     pub packets: Vec<Packet>,
+    /// The seconds that pass before the flows of the round before go on, and before they go on again; for each round, from
+    /// the beginning again after the last pair.
+    pub pauses: Vec<[u16; 2]>,
 }
 
 impl Script {
@@ -49,11 +59,14 @@ impl Script {
             operations.push(universe.operation(&mut rng));
         }
         let packets = (0..PACKETS).map(|number| packet(&universe, number, &mut rng)).collect();
+        let pauses = (0..16).map(|_| [(); 2].map(|()| PAUSES[rng.random_range(0..PAUSES.len())]));
+        let pauses = pauses.collect();
         Self {
             seed,
             operations,
             setup_length,
             packets,
+            pauses,
         }
     }
 }
@@ -188,6 +201,8 @@ pub struct Tally {
     pub continued: u32,
     /// Decisions at NICs that let a packet pass because of its flow, although a rule denied it (N6).
     pub saved: u32,
+    /// Decisions of rules at NICs about packets whose flow had been idle for too long (N6, D31).
+    pub late: u32,
 }
 
 impl Tally {
@@ -201,6 +216,7 @@ impl Tally {
         self.replies += other.replies;
         self.continued += other.continued;
         self.saved += other.saved;
+        self.late += other.late;
     }
 }
 
@@ -209,7 +225,8 @@ impl Tally {
 /// leave the topology unchanged. `mutation` is a defect that a test injects into the product. With a defect, a comparison
 /// that works returns an error.
 ///
-/// A round of packets follows each operation. It begins with further packets and replies of the flows of the round before.
+/// A round of packets follows each operation. It begins with further packets and replies of the flows of the round before,
+/// after times in which some of these flows end (N6, D31).
 ///
 /// # Errors
 /// The first difference: the number of operations up to and including the one that shows it, and a description.
@@ -259,11 +276,12 @@ pub fn play(script: &Script, mutation: Option<Mutation>) -> Result<Tally, (usize
         }
         if !is_current {
             comparison.world.update(&product.topology, &product.announced);
+            comparison.flows.update(&comparison.model);
             is_current = true;
         }
         let round = u16::try_from(number + 1 - script.setup_length).unwrap_or(u16::MAX);
         comparison
-            .round(&script.packets, round)
+            .round(script, round)
             .map_err(|difference| (number + 1, difference))?;
     }
     Ok(comparison.tally)
@@ -285,13 +303,6 @@ impl Comparison {
     fn apply(&mut self, operation: &Operation) {
         self.model.apply(operation);
         self.tally.accepted += 1;
-        // The product ends flows of a machine without an agent if a group is attached to such a machine's NIC, or detached
-        // from it: the agent that serves the machines then numbers their NICs in another way. This is a known defect (N6).
-        if let Operation::PutNic { nic, .. } = operation
-            && !self.model.agents.iter().any(|a| !a.revoked && a.nics.contains(nic))
-        {
-            self.established.clear();
-        }
         // Another machine gets the agent's name, and does not know the flows of the one before.
         let replaced = match operation {
             Operation::JoinVm { vm, .. } => Some(vm.clone()),
@@ -300,25 +311,32 @@ impl Comparison {
             _ => None,
         };
         if let Some(agent) = replaced {
-            self.flows.known.retain(|f| f.agent != agent);
+            self.flows.forget_agent(&agent);
             self.world.remove(&agent);
         }
     }
 
-    fn round(&mut self, packets: &[Packet], round: u16) -> Result<(), String> {
-        for packet in std::mem::take(&mut self.established) {
-            let later = match packet.part {
-                Part::First => Part::Later,
-                part => part,
-            };
-            let sent = Packet { part: later, ..packet };
-            if self.send(&sent)?.is_some() {
-                self.tally.continued += 1;
+    fn round(&mut self, script: &Script, round: u16) -> Result<(), String> {
+        let established = std::mem::take(&mut self.established);
+        let pauses = script.pauses.get(usize::from(round) % script.pauses.len().max(1));
+        for pause in pauses.into_iter().flatten() {
+            self.flows.now += u64::from(*pause);
+            self.world.pass((*pause).into());
+            for packet in &established {
+                let part = match packet.part {
+                    Part::First => Part::Later,
+                    part => part,
+                };
+                let sent = Packet { part, ..packet.clone() };
+                if self.send(&sent)?.is_some() {
+                    self.tally.continued += 1;
+                }
             }
         }
         self.tally.saved += self.flows.saved;
-        self.flows = Flows::default();
-        for packet in packets {
+        self.tally.late += self.flows.late;
+        self.flows.forget();
+        for packet in &script.packets {
             let packet = in_round(packet, round);
             let before = self.flows.known.len();
             let fate = self.send(&packet)?;
@@ -327,11 +345,35 @@ impl Comparison {
                 continue;
             };
             let reply = packet.reply(reply_origin(&path));
-            self.established.push(packet);
+            self.established.push(packet.clone());
             if self.send(&reply)?.is_some() {
                 self.tally.replies += 1;
-                self.established.push(reply);
+                self.established.push(reply.clone());
             }
+            if packet.protocol == Protocol::Tcp {
+                self.go_on(&packet, &reply)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets a TCP connection go on: some complete the handshake, and some of these close the connection, or reset it.
+    fn go_on(&mut self, packet: &Packet, reply: &Packet) -> Result<(), String> {
+        use Part::{Close, Later, Reset};
+        let parts: &[(bool, Part)] = match packet.ports.0 % 8 {
+            0 | 1 => &[],
+            2 | 3 => &[(true, Later), (true, Close), (false, Close)],
+            4 => &[(true, Later), (false, Reset)],
+            5 => &[(true, Later), (true, Close)],
+            _ => &[(true, Later)],
+        };
+        for (forward, part) in parts {
+            let ends = if *forward { packet } else { reply };
+            let sent = Packet {
+                part: *part,
+                ..ends.clone()
+            };
+            self.send(&sent)?;
         }
         Ok(())
     }
@@ -372,7 +414,7 @@ impl Comparison {
 }
 
 /// The place where the answer to a packet that took this path enters the fabric.
-fn reply_origin(path: &[String]) -> Origin {
+pub(crate) fn reply_origin(path: &[String]) -> Origin {
     match path {
         [.., gateway, site] if site.ends_with("-site") => Origin::Link {
             from: site.clone(),
@@ -479,9 +521,9 @@ pub fn report(script: &Script, mutation: Option<Mutation>) -> String {
 
 /// Compares `explain` with sent packets after the script's last operation: both must give the same agents and the same
 /// end and, if the packet is lost, the same drop reason and the same denying security rules. If the packet arrives, the same
-/// holds for its reply. Packets that enter on a link are left out, because `explain` begins at an agent. Also left out are
-/// packets whose sender `explain` does not know, and packets that a failed handshake stops. Returns the number of compared
-/// packets, without the replies.
+/// holds for its reply. IP flow verify must name the same rules (M4). Packets that enter on a link are left out, because
+/// `explain` begins at an agent. Also left out are packets whose sender `explain` does not know, and packets that a failed
+/// handshake stops. Returns the number of compared packets, without the replies.
 ///
 /// # Errors
 /// The first difference, as text.
@@ -529,12 +571,38 @@ pub fn check_explain(script: &Script) -> Result<u32, String> {
             continue;
         };
         compared += 1;
+        verify(&product.topology, &sent, &answer.request)
+            .map_err(|difference| format!("seed {}: {sent:?}: {difference}", script.seed))?;
         if let (End::Delivered, Some(reply)) = (outcome.end, &answer.reply) {
             let sent = sent.reply(reply_origin(&outcome.path));
             send_explained(&mut world, &sent, reply, &answer, script)?;
         }
     }
     Ok(compared)
+}
+
+/// Compares IP flow verify with the rules that `explain` names at the NICs on the way of a packet (M4). Machines without a
+/// NIC resource are left out, because IP flow verify asks about NICs.
+fn verify(topology: &Topology, sent: &Packet, walk: &Walk) -> Result<(), String> {
+    let checks = walk.hops.iter().filter_map(|hop| hop.security.as_ref());
+    for check in checks.filter(|check| topology.nics.contains_key(&check.at)) {
+        let Some(expected) = prediction::decision(check) else {
+            continue;
+        };
+        let rules = NicSecurity::of(topology, &LearnedReports::default(), &check.at)?;
+        let port = Port(sent.protocol, sent.ports.1);
+        let packet = prediction::first_packet(check.direction, (sent.source, sent.ports.0), (sent.destination, port));
+        let decided = rules.as_ref().map(|rules| rules.decide(&packet));
+        let name = decided.and_then(|d| Some(d.rule?.name.as_str()));
+        let expected_name = expected.rules.last().map(|rule| rule.rule.as_str());
+        if decided.map(|d| d.access) != Some(expected.access) || name != expected_name {
+            return Err(format!(
+                "{}: IP flow verify: {decided:?}, explain: {expected:?}",
+                check.at.name()
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Sends a packet, and compares its way and its end with a walk of `explain`. None: they are not comparable.

@@ -3,6 +3,7 @@
 //! * [`arm`] writes ARM paths and bodies.
 //! * [`operation`] has operations on a topology as data, and their random generator.
 //! * [`model`] is the reference model: the specification as loops over lists of prefixes, without product code.
+//! * [`policy`] draws topologies with security groups, and compares predictions about them with what happens.
 //! * [`product`] performs the operations of [`operation`] on the product's topology.
 //! * [`world`] runs all agents of a topology in one process, with the engine of real agents.
 //! * [`simulation`] runs the control plane under faults, with one seed and one clock.
@@ -24,6 +25,7 @@ pub mod hostile;
 pub mod live;
 pub mod model;
 pub mod operation;
+pub mod policy;
 pub mod product;
 pub mod simulation;
 pub mod world;

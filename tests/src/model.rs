@@ -11,6 +11,7 @@
 
 pub mod change;
 pub mod learned;
+pub mod nics;
 pub mod routes;
 pub mod security;
 pub mod walk;
@@ -63,6 +64,8 @@ pub struct Vnet {
     pub space: Vec<IpNet>,
     pub subnets: Vec<Subnet>,
     pub peerings: Vec<Peering>,
+    /// `flowTimeoutInMinutes` (N6).
+    pub flow_timeout: u8,
 }
 
 /// A subnet of a VNet; `table` is the name of its route table, and `security` that of its security group.

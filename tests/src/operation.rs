@@ -43,11 +43,14 @@ pub enum UserHop {
 /// gateway. An operation may refer to a resource that does not exist; the product then refuses it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
-    /// Creates a VNet, or changes the ranges of an existing one. Subnets and peerings stay as they are.
+    /// Creates a VNet, or changes the ranges and the idle timeout of flows of an existing one. Subnets and peerings stay as
+    /// they are.
     PutVnet {
         vnet: String,
         region: &'static str,
         space: Vec<IpNet>,
+        /// `flowTimeoutInMinutes`, 4 to 30 (N6). None: the default.
+        flow_timeout: Option<u8>,
     },
     /// Deletes a VNet with its subnets and peering halves.
     DeleteVnet { vnet: String },
@@ -218,6 +221,10 @@ pub enum Part {
     Reply,
     /// A later packet of the sender of the first one: a TCP ACK, an echo request, or a UDP datagram.
     Later,
+    /// The last packet of one end of a TCP connection: a FIN with ACK.
+    Close,
+    /// A packet that ends a TCP connection: a RST.
+    Reset,
 }
 
 impl Packet {

@@ -112,11 +112,17 @@ impl Product {
 
     fn changes(&mut self, operation: &Operation) -> Vec<Change> {
         match operation {
-            Operation::PutVnet { vnet, region, space } => {
-                vec![put(
-                    &arm::network(&format!("virtualNetworks/{vnet}")),
-                    arm::vnet_body(region, space),
-                )]
+            Operation::PutVnet {
+                vnet,
+                region,
+                space,
+                flow_timeout,
+            } => {
+                let mut body = arm::vnet_body(region, space);
+                if let Some(minutes) = flow_timeout {
+                    body["properties"]["flowTimeoutInMinutes"] = json!(minutes);
+                }
+                vec![put(&arm::network(&format!("virtualNetworks/{vnet}")), body)]
             }
             Operation::DeleteVnet { vnet } => vec![delete(&format!("virtualNetworks/{vnet}"))],
             Operation::PutSubnet {

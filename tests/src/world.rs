@@ -10,12 +10,13 @@ use etherparse::PacketBuilder;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tombolo_engine::buffer::{Collected, TransmitSink};
 use tombolo_engine::engine::Engine;
+use tombolo_engine::host_routes::sending_nic;
 use tombolo_engine::link::PlainLinks;
-use tombolo_engine::security::Flows;
-use tombolo_engine::tables::{NicIndex, RoutingState, Tables};
+use tombolo_engine::security::{Flows, RuleName};
+use tombolo_engine::tables::{RoutingState, Tables};
 use tombolo_engine::verdict::DropReason;
 use tombolo_proto::config::{AgentConfig, Role};
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
@@ -98,7 +99,7 @@ struct Host {
     engine: Engine<PlainLinks>,
 }
 
-/// All agents of a topology, the devices of sites, and one clock, whose time never changes.
+/// All agents of a topology, the devices of sites, and one clock, which the caller advances.
 pub struct World {
     hosts: BTreeMap<AgentId, Host>,
     addresses: BTreeMap<SocketAddr, AgentId>,
@@ -123,6 +124,8 @@ pub enum Mutation {
     Forgetful,
     /// The engines forget all flows when they get another configuration.
     ForgetfulUpdates,
+    /// Changes the number of seconds that pass for the engines.
+    Clock(fn(u64) -> u64),
 }
 
 impl World {
@@ -183,7 +186,11 @@ impl World {
                 Some(Mutation::Config(mutation)) => mutation(&mut config),
                 Some(Mutation::Learned(mutation)) => mutation(&mut config, &dynamic),
                 Some(
-                    Mutation::Topology(_) | Mutation::Announced(_) | Mutation::Forgetful | Mutation::ForgetfulUpdates,
+                    Mutation::Topology(_)
+                    | Mutation::Announced(_)
+                    | Mutation::Forgetful
+                    | Mutation::ForgetfulUpdates
+                    | Mutation::Clock(_),
                 )
                 | None => {}
             }
@@ -204,6 +211,15 @@ impl World {
         self.hosts.remove(&agent_id(agent));
     }
 
+    /// Lets this number of seconds pass. Nothing happens meanwhile.
+    pub fn pass(&mut self, seconds: u64) {
+        let seconds = match self.mutation {
+            Some(Mutation::Clock(mutation)) => mutation(seconds),
+            _ => seconds,
+        };
+        self.now += Duration::from_secs(seconds);
+    }
+
     /// Makes all engines forget the flows that security groups have allowed.
     pub fn forget_flows(&mut self) {
         self.hosts.values_mut().for_each(Host::forget_flows);
@@ -216,6 +232,16 @@ impl World {
         let host = self.hosts.get(&agent_id(agent));
         for (name, count) in host.into_iter().flat_map(|h| h.engine.rule_hits()) {
             *hits.entry((name.group.name().to_owned(), name.rule)).or_default() += count;
+        }
+        hits
+    }
+
+    /// How often each security rule at the NICs of all agents has decided.
+    #[must_use]
+    pub fn all_rule_hits(&self) -> BTreeMap<RuleName, u64> {
+        let mut hits = BTreeMap::new();
+        for (name, count) in self.hosts.values().flat_map(|h| h.engine.rule_hits()) {
+            *hits.entry(name).or_default() += count;
         }
         hits
     }
@@ -265,9 +291,11 @@ impl World {
             let mut out = Collected::default();
             let mut to_kernel = Collected::default();
             match &from {
-                None => host
-                    .engine
-                    .handle_tun(NicIndex::FIRST, &mut bytes, self.now, &mut out, &mut to_kernel),
+                None => {
+                    let nic = sending_nic(&host.config, packet.source, packet.destination);
+                    host.engine
+                        .handle_tun(nic, &mut bytes, self.now, &mut out, &mut to_kernel);
+                }
                 Some(from) => {
                     let mut wire = Collected::default();
                     let name = from.as_str().as_bytes();
@@ -440,6 +468,8 @@ fn build(packet: &Packet) -> Vec<u8> {
             Part::First => builder.tcp(from, to, 0, WINDOW).syn().write(&mut bytes, &[]),
             Part::Reply => builder.tcp(from, to, 0, WINDOW).syn().ack(1).write(&mut bytes, &[]),
             Part::Later => builder.tcp(from, to, 1, WINDOW).ack(1).write(&mut bytes, DATA),
+            Part::Close => builder.tcp(from, to, 1, WINDOW).fin().ack(1).write(&mut bytes, &[]),
+            Part::Reset => builder.tcp(from, to, 1, WINDOW).rst().write(&mut bytes, &[]),
         },
         Protocol::Icmp => match (packet.source.is_ipv4(), is_reply) {
             (true, false) => builder.icmpv4_echo_request(from, 1).write(&mut bytes, DATA),

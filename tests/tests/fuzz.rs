@@ -35,6 +35,7 @@ fn populated() -> Product {
                 vnet: vnet.into(),
                 region: "region1",
                 space: net(&format!("10.{octet}.0.0/16")),
+                flow_timeout: None,
             },
             Operation::PutSubnet {
                 vnet: vnet.into(),

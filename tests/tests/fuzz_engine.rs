@@ -70,6 +70,7 @@ fn configs() -> Vec<AgentConfig> {
             vnet: vnet.into(),
             region: "region1",
             space: net(format!("10.{octet}.0.0/16")),
+            flow_timeout: None,
         });
         operations.push(Operation::PutSubnet {
             vnet: vnet.into(),

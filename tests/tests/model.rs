@@ -42,7 +42,11 @@ fn product_equals_model() {
         "{total:?}"
     );
     assert!(
-        total.denied > 4000 && total.replies > 10_000 && total.continued > 20_000 && total.saved > 1000,
+        total.denied > 4000
+            && total.replies > 10_000
+            && total.continued > 40_000
+            && total.saved > 1000
+            && total.late > 5000,
         "{total:?}"
     );
 }
@@ -313,6 +317,45 @@ fn flows_that_end_with_their_rule_are_caught() {
     must_be_caught("N6, changed rules", Mutation::ForgetfulUpdates);
 }
 
+fn set_flow_timeout(config: &mut AgentConfig, minutes: u8) {
+    if let Some(security) = &mut config.security {
+        security.flow_timeout_minutes = minutes;
+    }
+}
+
+/// N6: the flows of the defect end after four minutes in every VNet.
+#[test]
+fn a_flow_timeout_that_nobody_can_set_is_caught() {
+    security_must_be_caught("N6, flowTimeoutInMinutes", |config| set_flow_timeout(config, 4));
+}
+
+/// N6: the flows of the defect end one minute later than they should.
+#[test]
+fn flows_that_live_too_long_are_caught() {
+    security_must_be_caught("N6, idle timeout", |config| {
+        let minutes = config.security.as_ref().map_or(4, |s| s.flow_timeout_minutes);
+        set_flow_timeout(config, minutes + 1);
+    });
+}
+
+/// D31: half-open TCP flows of the defect do not end after 60 s: of each time of one to four minutes, only 47 s pass.
+#[test]
+fn half_open_flows_that_do_not_end_are_caught() {
+    must_be_caught(
+        "D31, half-open flows",
+        Mutation::Clock(|seconds| if (60..240).contains(&seconds) { 47 } else { seconds }),
+    );
+}
+
+/// D31: closed TCP flows of the defect do not end after 10 s: of each time of 10 to 59 s, only 7 s pass.
+#[test]
+fn closed_flows_that_do_not_end_are_caught() {
+    must_be_caught(
+        "D31, closed flows",
+        Mutation::Clock(|seconds| if (10..60).contains(&seconds) { 7 } else { seconds }),
+    );
+}
+
 /// The ranges of the peers whose `allowVirtualNetworkAccess` is on or off.
 fn peers(config: &AgentConfig, access: bool) -> Vec<ipnet::IpNet> {
     let of_peer = |kind: &SpaceKind| matches!(kind, SpaceKind::Peered { allow_access, .. } if *allow_access == access);
@@ -481,6 +524,8 @@ fn switching_off_r12_is_caught() {
 /// Adds a NIC with IP forwarding before the NICs of an appliance. Forwarded packets pass this NIC, and all others the NICs
 /// that they passed before. Returns the NIC through which forwarded packets passed before. None: the agent is no appliance.
 fn insert_forwarding_nic(config: &mut AgentConfig, subnet: impl FnOnce(&Nic) -> ResourceId) -> Option<usize> {
+    // Without arrivals, packets for other hosts arrive at the first NIC that forwards.
+    config.links.iter_mut().for_each(|link| link.arrivals.clear());
     let Role::Vm { nics, .. } = &mut config.role else {
         return None;
     };

@@ -64,9 +64,16 @@ fn segment(number: u32, flags: Flags) -> Vec<u8> {
     let (far, near) = ((mixed >> 16) as u16 | 1024, 1024 + (mixed >> 20) as u16 % 8000);
     let mut bytes = Vec::new();
     match flags {
-        Flags::Syn => PacketBuilder::ipv4(remote.octets(), OWN.octets(), 64).tcp(far, near, 1, 1000).syn(),
-        Flags::SynAck => PacketBuilder::ipv4(OWN.octets(), remote.octets(), 64).tcp(near, far, 1, 1000).syn().ack(2),
-        Flags::Ack => PacketBuilder::ipv4(remote.octets(), OWN.octets(), 64).tcp(far, near, 2, 1000).ack(2),
+        Flags::Syn => PacketBuilder::ipv4(remote.octets(), OWN.octets(), 64)
+            .tcp(far, near, 1, 1000)
+            .syn(),
+        Flags::SynAck => PacketBuilder::ipv4(OWN.octets(), remote.octets(), 64)
+            .tcp(near, far, 1, 1000)
+            .syn()
+            .ack(2),
+        Flags::Ack => PacketBuilder::ipv4(remote.octets(), OWN.octets(), 64)
+            .tcp(far, near, 2, 1000)
+            .ack(2),
     }
     .write(&mut bytes, &[])
     .unwrap();

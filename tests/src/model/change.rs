@@ -1,5 +1,6 @@
 //! Decides which operations are refused, and applies accepted ones.
 
+use super::security::DEFAULT_TIMEOUT;
 use super::{
     Agent, Announced, Connection, Gateway, Model, Nic, Peering, Ruling, SecurityGroup, State, Subnet, Table, Vnet,
     overlap,
@@ -337,14 +338,23 @@ impl Model {
     /// deletion of something that does not exist has no effect.
     pub fn apply(&mut self, operation: &Operation) {
         match operation.clone() {
-            Operation::PutVnet { vnet, region, space } => match self.vnet_mut(&vnet) {
-                Some(existing) => existing.space = space,
+            Operation::PutVnet {
+                vnet,
+                region,
+                space,
+                flow_timeout,
+            } => match self.vnet_mut(&vnet) {
+                Some(existing) => {
+                    existing.space = space;
+                    existing.flow_timeout = flow_timeout.unwrap_or(DEFAULT_TIMEOUT);
+                }
                 None => self.vnets.push(Vnet {
                     name: vnet,
                     region,
                     space,
                     subnets: vec![],
                     peerings: vec![],
+                    flow_timeout: flow_timeout.unwrap_or(DEFAULT_TIMEOUT),
                 }),
             },
             Operation::DeleteVnet { vnet } => {

@@ -3,21 +3,41 @@
 use super::{Agent, Model, Nic, SecurityGroup, State, within};
 use crate::operation::{Addresses, Packet, Part, Protocol, Rule};
 use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// The virtual address of Azure's hosts, from which the probes of load balancers come (N8, N9).
 pub const HOST_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16));
 
+/// The idle timeout of flows in a VNet without `flowTimeoutInMinutes`, in minutes (N6).
+pub const DEFAULT_TIMEOUT: u8 = 4;
+
+/// The idle timeout of a TCP flow that the other end has not answered, in seconds (D31).
+const HALF_OPEN: u64 = 60;
+
+/// The idle timeout of a TCP flow that is closed, in seconds (D31).
+const CLOSING: u64 = 10;
+
+/// The time for which an agent adopts TCP connections after it has started, or after one of its NICs has got its first
+/// group, in seconds (D34).
+const ADOPTION: u64 = 60;
+
 /// The flows that the rules at NICs have allowed (N6), and the decisions of rules about the last packet.
 #[derive(Debug, Clone, Default)]
 pub struct Flows {
-    /// The flows, each in the direction of its first packet.
+    /// The flows, each in the direction of its first packet. Flows that have ended may still be here.
     pub known: Vec<Flow>,
     /// The rules that decided about the last packet on its path, in order: at each NIC at most one of each group, and none
     /// if the packet belonged to a flow.
     pub decided: Vec<Decision>,
     /// The number of packets that passed because of their flow, although a rule denies them.
     pub saved: u32,
+    /// The number of packets about which rules decided because their flow had been idle for too long.
+    pub late: u32,
+    /// The present time, in seconds.
+    pub now: u64,
+    /// For each agent, the NICs that have a group, and the time until which the agent adopts TCP connections (D34).
+    agents: BTreeMap<String, (BTreeSet<String>, u64)>,
 }
 
 /// A flow at a NIC.
@@ -33,6 +53,123 @@ pub struct Flow {
     pub source: IpAddr,
     pub destination: IpAddr,
     pub ports: (u16, u16),
+    /// Progress of the flow, which is used for TCP only.
+    progress: Progress,
+    /// The time of the flow's last packet.
+    seen: u64,
+    /// The idle timeout in seconds, which the VNet had when the flow began.
+    timeout: u64,
+}
+
+/// What has happened to a TCP flow since its first packet. A flow that was adopted in mid-stream begins as one without an
+/// answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Progress {
+    /// The other end has sent a SYN with ACK.
+    syn_answered: bool,
+    /// The other end has sent a segment that is no SYN, or the first end has sent one after the answer to its SYN.
+    is_open: bool,
+    /// The end that began the flow, and the other one, have sent a FIN.
+    fins: (bool, bool),
+    /// One end has sent a RST.
+    is_reset: bool,
+}
+
+impl Progress {
+    /// Notes a packet of the flow; `forward`: the packet came from the end that began the flow.
+    fn note(&mut self, part: Part, forward: bool) {
+        match (part, forward) {
+            (Part::First, _) | (Part::Reply, true) => return,
+            (Part::Reply, false) => {
+                self.syn_answered = true;
+                return;
+            }
+            (Part::Close, true) => self.fins.0 = true,
+            (Part::Close, false) => self.fins.1 = true,
+            (Part::Reset, _) => self.is_reset = true,
+            (Part::Later, _) => {}
+        }
+        self.is_open |= !forward || self.syn_answered;
+    }
+}
+
+impl Flow {
+    /// Whether the flow has had no packets for longer than its timeout (N6, D31).
+    fn is_over(&self, now: u64) -> bool {
+        let Progress {
+            is_open,
+            fins,
+            is_reset,
+            ..
+        } = self.progress;
+        let limit = match self.protocol {
+            Protocol::Tcp if is_reset || fins == (true, true) => CLOSING,
+            Protocol::Tcp if !is_open => HALF_OPEN,
+            Protocol::Tcp | Protocol::Udp | Protocol::Icmp => self.timeout,
+        };
+        now - self.seen > limit
+    }
+
+    /// Whether two flows have the same packets, in this direction.
+    fn is_same(&self, other: &Self) -> bool {
+        let key = |f: &Self| (f.inbound, f.protocol, f.source, f.destination, f.ports);
+        self.agent == other.agent && self.nic == other.nic && key(self) == key(other)
+    }
+}
+
+impl Flows {
+    /// Forgets all flows.
+    pub fn forget(&mut self) {
+        self.known.clear();
+        self.saved = 0;
+        self.late = 0;
+    }
+
+    /// Forgets what an agent knows, because another machine gets its name.
+    pub fn forget_agent(&mut self, agent: &str) {
+        self.known.retain(|f| f.agent != agent);
+        self.agents.remove(agent);
+    }
+
+    /// Gives all agents the present state of the model. An agent that has a NIC with its first group adopts TCP connections
+    /// from now on (D34).
+    pub fn update(&mut self, model: &Model) {
+        let known = std::mem::take(&mut self.agents);
+        for agent in model.agents.iter().filter(|a| !a.revoked) {
+            let secured = model.secured(agent);
+            let (before, until) = known.get(&agent.name).cloned().unwrap_or_default();
+            let is_new = secured.iter().any(|nic| !before.contains(nic));
+            let until = if is_new { self.now + ADOPTION } else { until };
+            self.agents.insert(agent.name.clone(), (secured, until));
+        }
+    }
+
+    /// Notes the packet in the flow that it belongs to. `forward` and `backward`: the flow, if the packet is one of the end
+    /// that began the flow, or one of the other end. False: there is no such flow.
+    fn note(&mut self, forward: &Flow, backward: &Flow, part: Part) -> bool {
+        let now = self.now;
+        // An echo request asks; it is no reply to a message of the other end.
+        let asks = forward.protocol == Protocol::Icmp && part != Part::Reply;
+        let found = self
+            .known
+            .iter_mut()
+            .find(|f| f.is_same(forward) || (!asks && f.is_same(backward)));
+        let Some(flow) = found else { return false };
+        if flow.is_over(now) {
+            self.late += 1;
+            return false;
+        }
+        let is_forward = flow.is_same(forward);
+        flow.seen = now;
+        flow.progress.note(part, is_forward);
+        true
+    }
+
+    /// Adds a flow, in place of an earlier one with the same packets.
+    fn add(&mut self, flow: Flow, backward: &Flow) {
+        self.known.retain(|f| !f.is_same(&flow) && !f.is_same(backward));
+        self.known.push(flow);
+    }
 }
 
 /// A rule that has decided about a packet.
@@ -40,6 +177,10 @@ pub struct Flow {
 pub struct Decision {
     /// The agent that enforces the rule.
     pub agent: String,
+    /// The NIC at which the rule decides, as in [`Flow::nic`].
+    pub nic: String,
+    /// Whether the packet comes to the NIC or leaves it.
+    pub inbound: bool,
     /// The group of the rule.
     pub group: String,
     /// `securityRules/NAME` or `defaultSecurityRules/NAME`.
@@ -79,18 +220,18 @@ struct Ends {
 }
 
 impl Model {
-    /// Applies the rules of the NIC at which a packet with `address` passes the agent. `address` is the packet's
-    /// destination if the packet comes to the NIC (`inbound`), and its source if the packet leaves it. Keeps the packet's flow if
-    /// the rules allow it (N6).
+    /// Applies the rules of the NIC at which a packet passes the agent. The address of `at` is the packet's destination if
+    /// the packet comes to the NIC (`inbound`), and its source if the packet leaves it. Keeps the packet's flow if the rules
+    /// allow it (N6).
     pub fn judge(
         &self,
         agent: &Agent,
-        address: IpAddr,
+        at: (IpAddr, Option<&Nic>),
         inbound: bool,
         packet: &Packet,
         flows: &mut Flows,
     ) -> Judgement {
-        let place = match self.place(agent, address) {
+        let place = match self.place(agent, at) {
             Ok(Some(place)) if place.has_group() => place,
             Ok(_) => return Judgement::Pass, // N5
             Err(what) => return Judgement::Unspecified(what),
@@ -105,6 +246,7 @@ impl Model {
             destination: packet.source,
             ports: (packet.ports.1, packet.ports.0),
         };
+        let timeout = self.vnet(&agent.vnet).map_or(DEFAULT_TIMEOUT, |v| v.flow_timeout);
         let flow = |inbound: bool, ends: &Ends| Flow {
             agent: agent.name.clone(),
             nic: place.nic.clone(),
@@ -113,25 +255,33 @@ impl Model {
             source: ends.source,
             destination: ends.destination,
             ports: ends.ports,
+            progress: Progress::default(),
+            seen: flows.now,
+            timeout: u64::from(timeout) * 60,
         };
+        let (forward, backward) = (flow(inbound, &ends), flow(!inbound, &reversed));
         let decisions = self.ask_groups(agent, &place, inbound, packet.protocol, &ends);
         let allowed = decisions.iter().all(|d| d.allow);
         // N6: a packet of a known flow needs no rule. A reply goes in the opposite direction, with exchanged ends.
-        if flows.known.contains(&flow(inbound, &ends)) || flows.known.contains(&flow(!inbound, &reversed)) {
+        if flows.note(&forward, &backward, packet.part) {
             flows.saved += u32::from(!allowed);
             return Judgement::Pass;
         }
         if allowed {
-            flows.known.push(flow(inbound, &ends));
+            flows.add(forward, &backward);
             flows.decided.extend(decisions);
             return Judgement::Pass;
         }
-        // D34: for 60 s after the agent has started or has got a group, a TCP connection in mid-stream is adopted if the rules
-        // allow its other direction. In the comparison no time passes, so these 60 s never end.
-        if packet.protocol == Protocol::Tcp && packet.part == Part::Later {
-            let backward = self.ask_groups(agent, &place, !inbound, packet.protocol, &reversed);
-            if backward.iter().all(|d| d.allow) {
-                flows.known.push(flow(!inbound, &reversed));
+        // D34: for 60 s after the agent has started or a NIC has got a group, a TCP connection in mid-stream is adopted if the
+        // rules allow its other direction.
+        let adopts = flows
+            .agents
+            .get(&agent.name)
+            .is_some_and(|(_, until)| flows.now < *until);
+        if adopts && packet.protocol == Protocol::Tcp && matches!(packet.part, Part::Later | Part::Close) {
+            let asked = self.ask_groups(agent, &place, !inbound, packet.protocol, &reversed);
+            if asked.iter().all(|d| d.allow) {
+                flows.add(backward, &forward);
                 return Judgement::Pass;
             }
         }
@@ -139,21 +289,72 @@ impl Model {
         Judgement::Deny
     }
 
-    /// D28: whether rules alone decide about packets of a peer with `allowVirtualNetworkAccess` off, at the NIC of the
-    /// agent that has `address` or that forwards packets of this address. If not, such packets are dropped (P17).
+    /// The decisions of the rules about a packet that belongs to no known flow, at the NIC that [`Model::judge`] would use
+    /// (M4). Empty: no group applies there.
+    ///
+    /// # Errors
+    /// The specification does not decide. The string names the case.
+    pub fn decide(
+        &self,
+        agent: &Agent,
+        address: IpAddr,
+        inbound: bool,
+        packet: &Packet,
+    ) -> Result<Vec<Decision>, &'static str> {
+        let Some(place) = self.place(agent, (address, None))? else {
+            return Ok(Vec::new());
+        };
+        let ends = Ends {
+            source: packet.source,
+            destination: packet.destination,
+            ports: packet.ports,
+        };
+        Ok(self.ask_groups(agent, &place, inbound, packet.protocol, &ends))
+    }
+
+    /// D28: whether rules alone decide about packets of a peer with `allowVirtualNetworkAccess` off, at the NIC that a
+    /// packet passes. If not, such packets are dropped (P17).
     #[must_use]
-    pub fn rules_replace_access(&self, agent: &Agent, address: IpAddr) -> bool {
-        let place = self.place(agent, address).ok().flatten();
+    pub fn rules_replace_access(&self, agent: &Agent, at: (IpAddr, Option<&Nic>)) -> bool {
+        let place = self.place(agent, at).ok().flatten();
         !self.access_off_blocks && place.is_some_and(|place| place.has_group())
     }
 
-    /// The NIC of an agent at which packets with this address pass: the NIC that has the address, a machine that the agent
-    /// serves (D25), or the first NIC that forwards (R12). `Ok(None)`: there is none. `Err`: the specification does not
-    /// decide.
-    fn place(&self, agent: &Agent, address: IpAddr) -> Result<Option<Place<'_>>, &'static str> {
+    /// The NICs and subnets with a group whose rules the agent enforces (D25).
+    fn secured(&self, agent: &Agent) -> BTreeSet<String> {
+        let mut secured = BTreeSet::new();
+        for nic in self.nics_of(agent) {
+            if self.place_of(nic).has_group() {
+                secured.insert(nic.name.clone());
+            }
+        }
+        let home = self.vnets.iter().find(|v| v.name == agent.vnet);
+        let subnets = home.into_iter().flat_map(|v| &v.subnets);
+        for subnet in subnets.filter(|s| agent.served.contains(&s.name)) {
+            if self.security_group(subnet.security.as_ref()).is_some() {
+                secured.insert(format!("subnet {}", subnet.name));
+            }
+            let has_agent = |n: &Nic| self.agents.iter().any(|a| !a.revoked && a.nics.contains(&n.name));
+            let others = self
+                .nics
+                .iter()
+                .filter(|n| n.vnet == agent.vnet && n.subnet == subnet.name);
+            for nic in others.filter(|n| n.security.is_some() && !has_agent(n)) {
+                secured.insert(nic.name.clone());
+            }
+        }
+        secured
+    }
+
+    /// The NIC of an agent whose rules apply to a packet with this address that passes `nic`: a machine that the agent
+    /// serves (D25), or `nic` itself (D37). Without `nic`: the NIC that has the address. `Ok(None)`: there is none. `Err`:
+    /// the specification does not decide.
+    fn place(&self, agent: &Agent, (address, nic): (IpAddr, Option<&Nic>)) -> Result<Option<Place<'_>>, &'static str> {
         let nics = self.nics_of(agent);
-        if let Some(nic) = nics.iter().find(|n| n.addresses.contains(&address)) {
-            return Ok(Some(self.place_of(nic)));
+        let passed = |n: &&Nic| nic.map_or_else(|| n.addresses.contains(&address), |nic| n.name == nic.name);
+        let passed = nics.into_iter().find(passed).map(|n| self.place_of(n));
+        if self.addresses_of(agent).contains(&address) {
+            return Ok(passed);
         }
         let home = self.vnets.iter().find(|v| v.name == agent.vnet);
         let subnets = home.into_iter().flat_map(|v| &v.subnets);
@@ -178,7 +379,7 @@ impl Model {
                 })),
             };
         }
-        Ok(nics.into_iter().find(|n| n.forwarding).map(|n| self.place_of(n)))
+        Ok(passed)
     }
 
     fn place_of<'m>(&'m self, nic: &'m Nic) -> Place<'m> {
@@ -216,6 +417,8 @@ impl Model {
             let (rule, allow) = self.first_match(group, place, inbound, protocol, ends);
             decisions.push(Decision {
                 agent: agent.name.clone(),
+                nic: place.nic.clone(),
+                inbound,
                 group: group.name.clone(),
                 rule,
                 allow,

@@ -2,7 +2,7 @@
 
 use super::routes::Hop;
 use super::security::{Flows, Judgement};
-use super::{Agent, Fate, Model, State, Why, within};
+use super::{Agent, Fate, Model, Nic, State, Why, within};
 use crate::operation::{GATEWAY_SUBNET, Origin, Packet, site_device};
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -30,6 +30,8 @@ fn lose(why: Why) -> Step {
 struct LinkPacket<'a> {
     from: &'a Agent,
     to: &'a Agent,
+    /// The NIC at which it arrives; None at a gateway.
+    nic: Option<&'a Nic>,
     packet: &'a Packet,
 }
 
@@ -54,25 +56,32 @@ impl Model {
                 return Fate::Unspecified("the agent has not joined");
             };
             let site = from.as_deref().is_some_and(|f| f.ends_with("-site"));
-            let step = match from.as_deref().map(|f| self.agent(f)) {
+            let sender = from.as_deref().map(|f| self.agent(f));
+            let nic = match sender {
+                _ if agent.gateway || site => None,
+                None => self.sending_nic(agent, packet),
+                Some(sender) => sender.and_then(|sender| self.arrival_nic(agent, sender, packet)),
+            };
+            let step = match sender {
                 _ if site => self.relay_from_site(agent, packet),
-                None => self.send_from_kernel(agent, packet),
+                None => self.send_from_kernel(agent, nic, packet),
                 Some(None) => return Fate::Unspecified("the far end has not joined"),
                 Some(Some(far)) => {
                     let arrival = LinkPacket {
                         from: far,
                         to: agent,
+                        nic,
                         packet,
                     };
                     let refused = self.admit(&arrival);
                     match self.admit_by_tag(&arrival, refused) {
                         Some(step) => step,
                         None if agent.gateway => self.relay(&arrival),
-                        None => self.receive(agent, packet),
+                        None => self.receive(agent, nic, packet),
                     }
                 }
             };
-            let step = self.guard(agent, from.is_none(), packet, step, flows);
+            let step = self.guard(agent, nic.filter(|_| !site), from.is_none(), packet, step, flows);
             match step {
                 Step::Lose(why) => return Fate::Lost { path, why },
                 Step::Unspecified(what) => return Fate::Unspecified(what),
@@ -103,10 +112,17 @@ impl Model {
         }
     }
 
-    /// D25: applies security groups to a packet that would pass with this step. A packet from the kernel leaves the NIC that
-    /// has its source, and a packet from a link comes to the NIC that has its destination. A forwarded packet passes the
-    /// appliance's NIC in both directions. Gateways have no groups (N13).
-    fn guard(&self, agent: &Agent, from_kernel: bool, packet: &Packet, step: Step, flows: &mut Flows) -> Step {
+    /// D25: applies security groups to a packet that would pass `nic` with this step. A forwarded packet passes NICs of the
+    /// appliance in both directions. Gateways have no groups (N13).
+    fn guard(
+        &self,
+        agent: &Agent,
+        nic: Option<&Nic>,
+        from_kernel: bool,
+        packet: &Packet,
+        step: Step,
+        flows: &mut Flows,
+    ) -> Step {
         let (address, inbound) = match (&step, from_kernel) {
             (Step::Send(_), true) => (packet.source, false),
             (Step::Deliver, false) => (packet.destination, true),
@@ -115,7 +131,7 @@ impl Model {
         if agent.gateway {
             return step;
         }
-        match self.judge(agent, address, inbound, packet, flows) {
+        match self.judge(agent, (address, nic), inbound, packet, flows) {
             Judgement::Pass => step,
             Judgement::Deny => lose(Why::Security),
             Judgement::Unspecified(what) => Step::Unspecified(what),
@@ -123,23 +139,20 @@ impl Model {
     }
 
     /// The next step of a packet that the kernel of a VM or gateway sends into the TUN device.
-    fn send_from_kernel(&self, agent: &Agent, packet: &Packet) -> Step {
+    fn send_from_kernel(&self, agent: &Agent, nic: Option<&Nic>, packet: &Packet) -> Step {
         if agent.gateway {
             return Step::Unspecified("a packet of a gateway's own kernel");
         }
-        let nics = self.nics_of(agent);
-        let own = nics.iter().find(|n| n.addresses.contains(&packet.source));
-        let subnet = match own {
-            Some(nic) => nic.subnet.clone(),
-            None if within(&self.served_by(agent), packet.source) => {
+        let subnet = match nic {
+            Some(nic) if nic.addresses.contains(&packet.source) => nic.subnet.clone(),
+            _ if within(&self.served_by(agent), packet.source) => {
                 return Step::Unspecified("the routes of a machine behind a host");
             }
-            None => match nics.iter().find(|n| n.forwarding) {
-                Some(nic) => nic.subnet.clone(),
-                None => return lose(Why::Spoofed),
-            },
+            // R12, R20: the packet is forwarded by a NIC that may forward, with the routes of this NIC's subnet.
+            Some(nic) if nic.forwarding => nic.subnet.clone(),
+            _ => return lose(Why::Spoofed),
         };
-        let denied = self.denied_ranges(agent, packet.source);
+        let denied = self.denied_ranges(agent, (packet.source, nic));
         if within(&denied, packet.source) {
             return lose(Why::AccessOff);
         }
@@ -154,10 +167,10 @@ impl Model {
     }
 
     /// P17: the ranges of peers whose access is off. Azure removes them from the VNet's `VirtualNetwork` tag, so the VNet's
-    /// machines exchange no packets with them on any path. There are none at a NIC where rules decide instead (D28);
-    /// `address` is the address by which a packet belongs to the NIC.
-    fn denied_ranges(&self, agent: &Agent, address: IpAddr) -> Vec<IpNet> {
-        if self.rules_replace_access(agent, address) {
+    /// machines exchange no packets with them on any path. There are none at a NIC where rules decide instead (D28).
+    /// `place`: the NIC that a packet passes, and the address by which the packet belongs to this end.
+    fn denied_ranges(&self, agent: &Agent, place: (IpAddr, Option<&Nic>)) -> Vec<IpNet> {
+        if self.rules_replace_access(agent, place) {
             return Vec::new();
         }
         let halves = self.vnet(&agent.vnet).into_iter().flat_map(|v| &v.peerings);
@@ -169,8 +182,8 @@ impl Model {
     /// [`Why::AccessOff`]. `refused` is the result of [`Self::admit`]; if `admit` drops such a packet too, the product
     /// may give either reason. None: the packet is accepted.
     fn admit_by_tag(&self, arrival: &LinkPacket<'_>, refused: Option<Step>) -> Option<Step> {
-        let LinkPacket { to, packet, .. } = arrival;
-        if to.gateway || !within(&self.denied_ranges(to, packet.destination), packet.source) {
+        let LinkPacket { to, nic, packet, .. } = arrival;
+        if to.gateway || !within(&self.denied_ranges(to, (packet.destination, *nic)), packet.source) {
             return refused;
         }
         match refused {
@@ -233,7 +246,8 @@ impl Model {
     /// rules at the NIC of the packet's source decide instead (D28).
     fn across(&self, agent: &Agent, remote: &str, packet: &Packet, address: IpAddr, nobody: Why) -> Step {
         let access = self.half(&agent.vnet, remote).is_some_and(|h| h.flags.access);
-        let open = access || self.rules_replace_access(agent, packet.source);
+        let nic = self.sending_nic(agent, packet).filter(|_| !agent.gateway);
+        let open = access || self.rules_replace_access(agent, (packet.source, nic));
         match self.to_owner(agent, remote, address, nobody) {
             Step::Lose(mut why) if !open => {
                 why.push(Why::AccessOff);
@@ -246,7 +260,7 @@ impl Model {
 
     /// The receiver's check of a packet from a link (D10, P17, P18). None: the receiver accepts the packet.
     fn admit(&self, arrival: &LinkPacket<'_>) -> Option<Step> {
-        let LinkPacket { from, to, packet } = arrival;
+        let LinkPacket { from, to, nic, packet } = arrival;
         let source = packet.source;
         if from.gateway {
             return self.admit_from_gateway(arrival);
@@ -278,7 +292,7 @@ impl Model {
             return Some(Step::Unspecified("no link: the VNet does not use this gateway"));
         }
         let mut broken = Vec::new();
-        if !half.flags.access && !to.gateway && !self.rules_replace_access(to, packet.destination) {
+        if !half.flags.access && !to.gateway && !self.rules_replace_access(to, (packet.destination, *nic)) {
             broken.push(Why::AccessOff);
         }
         let inside = within(&half.remote_space, source);
@@ -306,7 +320,7 @@ impl Model {
     /// local prefixes, from the networks at the far ends of its connections (P21), and from networks that its site has
     /// announced (D10). None: the receiver accepts the packet.
     fn admit_from_gateway(&self, arrival: &LinkPacket<'_>) -> Option<Step> {
-        let LinkPacket { from, to, packet } = arrival;
+        let LinkPacket { from, to, packet, .. } = arrival;
         let hub = from.vnet.as_str();
         if to.gateway {
             if !self.connected_to(&to.vnet).contains(&hub) {
@@ -363,9 +377,10 @@ impl Model {
     }
 
     /// The next step of a packet that a VM receives from a link and accepts.
-    fn receive(&self, agent: &Agent, packet: &Packet) -> Step {
-        let own = self.addresses_of(agent).contains(&packet.destination);
-        if own || within(&self.served_by(agent), packet.destination) || self.forwards(agent) {
+    /// A NIC without IP forwarding takes packets for its own addresses only (R12).
+    fn receive(&self, agent: &Agent, nic: Option<&Nic>, packet: &Packet) -> Step {
+        let takes = nic.is_some_and(|nic| nic.addresses.contains(&packet.destination) || nic.forwarding);
+        if takes || within(&self.served_by(agent), packet.destination) {
             Step::Deliver
         } else {
             lose(Why::NotForwarding)
@@ -374,7 +389,7 @@ impl Model {
 
     /// The next step of a packet that a gateway receives from a link and accepts.
     fn relay(&self, arrival: &LinkPacket<'_>) -> Step {
-        let LinkPacket { from, to, packet } = arrival;
+        let LinkPacket { from, to, packet, .. } = arrival;
         let (hub, destination) = (to.vnet.as_str(), packet.destination);
         if self.addresses_of(to).contains(&destination) {
             return Step::Deliver;

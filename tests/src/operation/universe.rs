@@ -41,6 +41,11 @@ pub struct VnetPlan {
     pub gateway: IpAddr,
 }
 
+/// Draws the idle timeout of a VNet's flows. Most VNets have the default.
+fn flow_timeout(rng: &mut impl Rng) -> Option<u8> {
+    rng.random_bool(0.4).then(|| rng.random_range(4..=30))
+}
+
 fn net(text: &str) -> IpNet {
     text.parse().unwrap_or_else(|e| unreachable!("{text}: {e}"))
 }
@@ -286,6 +291,7 @@ impl Universe {
                     vnet,
                     region: plan.region,
                     space,
+                    flow_timeout: flow_timeout(rng),
                 }
             }
             86..88 => Operation::DeleteVnet { vnet },
@@ -585,6 +591,7 @@ impl VnetPlan {
             vnet: self.name.clone(),
             region: self.region,
             space: self.space.clone(),
+            flow_timeout: flow_timeout(rng),
         }];
         for (subnet, prefixes) in &self.subnets {
             out.push(Operation::PutSubnet {

@@ -4,10 +4,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::time::Duration;
-use tombolo_lab::Topology;
 use tombolo_lab::demo::{self, Demo};
 use tombolo_lab::echo::{Connection, EchoServer, Port};
 use tombolo_lab::probe::BackgroundPing;
+use tombolo_lab::{Topology, binary};
 use tombolo_tests::live::{PING_INTERVAL, World, require_root};
 
 const ALLOWED: u16 = 5001;
@@ -58,6 +58,18 @@ async fn a_rule_drops_one_port_and_nothing_else() -> Result<()> {
     ensure!(counted("securityRules/deny-one-port") >= 2, "{hits:?}");
     ensure!(counted("defaultSecurityRules/AllowVnetInBound") >= 1, "{hits:?}");
 
+    let listed = listed(&w, "web").await?;
+    let of_rule = |name: &str| listed.iter().find(|rule| rule["name"] == name);
+    let deny_row = of_rule("deny-one-port").context("the command line lists the rule")?;
+    let nic = w.group().item("networkInterfaces", "hub-vm-nic");
+    let at_nic = json!([{"nic": {"id": nic}, "packets": counted("securityRules/deny-one-port")}]);
+    ensure!(
+        deny_row["hits"] == at_nic[0]["packets"] && deny_row["hitsPerNic"] == at_nic,
+        "{deny_row}, but {hits:?}"
+    );
+    let never = of_rule("AllowAzureLoadBalancerInBound").context("the command line lists default rules")?;
+    ensure!(never["hits"] == 0 && never["hitsPerNic"] == json!([]), "{never}");
+
     // A rule of a lower number comes first (N3).
     let allow = format!("{group}/securityRules/allow-it-again");
     client.arm_put(&allow, &rule(150, "Allow")).await?;
@@ -107,6 +119,21 @@ async fn hits(w: &World, host: &str) -> Result<Vec<(String, u64)>> {
     let status = agent.status.as_ref().context("the agent has reported")?;
     let hits = status.rule_hits.iter();
     Ok(hits.map(|h| (h.rule.clone(), h.packets)).collect())
+}
+
+/// The rules of a group with their counters, as the command line lists them.
+async fn listed(w: &World, group: &str) -> Result<Vec<Value>> {
+    let folder = w.controller_dir()?;
+    let file = |name: &str| folder.join(name).display().to_string();
+    let (program, url) = (binary::find("tombolo")?.display().to_string(), w.url());
+    let (ca, token) = (file("ca.pem"), file("admin.token"));
+    let connect = ["--controller", &url, "--ca", &ca, "--token-file", &token];
+    let list = ["nsg", "rule", "list", group, "--include-default", "--per-nic"];
+    let mut argv = vec![program.as_str()];
+    argv.extend(connect.into_iter().chain(["-g", "lab", "-o", "json"]).chain(list));
+    let done = w.exec("hub-fw", &argv, Duration::from_secs(20)).await?;
+    ensure!(done.code == 0, "{done:?}");
+    serde_json::from_str(&done.stdout).context("the command line's output")
 }
 
 /// Servers on both ports of a host, which run until they are dropped.

@@ -1,5 +1,6 @@
 //! Network security groups.
 
+mod hits;
 mod rule;
 
 use crate::command::plain::{object, tag};

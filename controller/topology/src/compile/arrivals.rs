@@ -105,6 +105,18 @@ impl<'i, 't> RoutesToMachine<'i, 't> {
                 .filter(|(prefix, _)| egress_nic(&steered, prefix) == NicIndex(number));
             arrivals.extend(leaves_here.map(|t| arrival(any_like(t.0), *t)));
         }
+        // An own address of the peer whose subnet has no such route must not use the entries for all sources: what it sends
+        // to the machine's addresses, it sends directly.
+        let with_routes: BTreeSet<IpNet> = arrivals.iter().map(|a| a.source).collect();
+        let own = peer.nics.iter().flat_map(|nic| &nic.ip_configurations);
+        let sources = own.map(|c| IpNet::from(c.address)).chain(peer.served_prefixes());
+        for source in sources.filter(|source| !with_routes.contains(source)) {
+            let like = self
+                .own
+                .iter()
+                .filter(|(address, _)| address.is_ipv4() == source.addr().is_ipv4());
+            arrivals.extend(like.map(|(address, nic)| arrival(source, (IpNet::from(*address), *nic))));
+        }
         arrivals
     }
 

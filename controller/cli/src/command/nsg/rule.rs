@@ -1,5 +1,6 @@
 //! The rules of network security groups.
 
+use super::hits::{self, Hits};
 use crate::context::Context;
 use crate::failure::UsageError;
 use crate::options::{Child, child, name, reference};
@@ -35,7 +36,8 @@ pub(crate) enum Rule {
         #[command(flatten)]
         fields: Fields,
     },
-    /// List the rules of a group, in the order in which they are tried
+    /// List the rules of a group, in the order in which they are tried, with the number of packets about which each rule
+    /// has decided
     List {
         /// Name of the network security group
         #[arg(value_parser = name)]
@@ -43,6 +45,9 @@ pub(crate) enum Rule {
         /// List the default rules too (N2)
         #[arg(long)]
         include_default: bool,
+        /// Show the number of packets at each network interface, instead of their sum
+        #[arg(long)]
+        per_nic: bool,
     },
     /// Show a rule
     Show {
@@ -284,6 +289,9 @@ pub(super) const COLUMNS: &[Column] = &[
     ("Ports", |v| port_ranges(v, "destination")),
 ];
 
+/// The column with the counters of rules.
+const COUNTERS: Column = ("Hits", hits::cell);
+
 /// Returns the rules of a group in the order in which they are tried: inbound before outbound, then by priority (N3).
 pub(super) fn of_group(group: &Value, include_default: bool) -> Vec<Value> {
     let default = items(group, "/properties/defaultSecurityRules").filter(|_| include_default);
@@ -331,12 +339,18 @@ impl Rule {
                 let what = format!("Updated security rule {} in {}.", name.name, name.parent);
                 c.edit(&path(name)?, &what, change).await
             }
-            Self::List { group, include_default } => {
+            Self::List {
+                group,
+                include_default,
+                per_nic,
+            } => {
                 let group = c.get(Kind::NetworkSecurityGroup, group).await?;
-                let rules = of_group(&group, *include_default);
+                let mut rules = of_group(&group, *include_default);
+                Hits::of(&c.client.agents().await?).add_to(&mut rules, *per_nic);
+                let columns: Vec<Column> = COLUMNS.iter().copied().chain([COUNTERS]).collect();
                 c.out.list(
                     &rules,
-                    COLUMNS,
+                    &columns,
                     "No rules except the default ones: --include-default lists them.",
                 )
             }
