@@ -380,7 +380,8 @@ impl Model {
     /// A NIC without IP forwarding takes packets for its own addresses only (R12).
     fn receive(&self, agent: &Agent, nic: Option<&Nic>, packet: &Packet) -> Step {
         let takes = nic.is_some_and(|nic| nic.addresses.contains(&packet.destination) || nic.forwarding);
-        if takes || within(&self.served_by(agent), packet.destination) {
+        let own = self.addresses_of(agent).contains(&packet.destination);
+        if takes || !own && within(&self.served_by(agent), packet.destination) {
             Step::Deliver
         } else {
             lose(Why::NotForwarding)

@@ -608,7 +608,7 @@ impl VnetPlan {
                 vnet: self.name.clone(),
                 subnet: subnet.clone(),
                 addresses: addresses.clone(),
-                forwarding: rng.random_bool(0.4),
+                forwarding: rng.random_bool(0.5),
                 security: universe.attached(rng),
                 application_groups: universe.joined(rng),
             });
