@@ -270,7 +270,7 @@ async fn golden_output_of_the_command_line() {
 /// The commands whose output is recorded, in an order in which later commands show resources of earlier ones. No agent
 /// runs here, so the recorded output has no reports of agents. The golden files of the crates `tombolo-client` and
 /// `tombolo-proto` record these reports. `NONE` stands for an empty argument.
-const COMMANDS: [&str; 73] = [
+const COMMANDS: [&str; 72] = [
     "login",
     "diff -f MANIFEST",
     "apply -f MANIFEST",
@@ -329,8 +329,7 @@ const COMMANDS: [&str; 73] = [
     "nsg rule create guard/https --priority 100 --protocol tcp --destination-asgs web --destination-port-ranges 443",
     "nsg rule create guard/login --priority 200 --access Deny --source-address-prefixes 10.0.0.0/8,192.0.2.1 --destination-port-ranges 22 3389",
     "nsg rule update guard/login --direction Outbound --description text",
-    "nsg rule list guard --include-default",
-    "nsg rule list guard --per-nic",
+    "nsg rule list guard --include-default --per-nic",
     "nsg rule show guard/https",
     "subnet update hub/workload --network-security-group guard",
     "nic update vm --network-security-group guard --application-security-groups web",
