@@ -11,11 +11,13 @@ use std::collections::BTreeSet;
 pub enum Feature {
     /// [`AgentConfig::security`].
     SecurityGroups,
+    /// [`Security::reevaluate`](super::Security::reevaluate).
+    Reevaluate,
 }
 
 impl Feature {
     /// All features that this version understands.
-    pub const ALL: &'static [Self] = &[Self::SecurityGroups];
+    pub const ALL: &'static [Self] = &[Self::SecurityGroups, Self::Reevaluate];
 
     /// The name of the feature in an agent's Hello. The name must not change, because programs of other versions use it
     /// too.
@@ -23,6 +25,7 @@ impl Feature {
     pub const fn name(self) -> &'static str {
         match self {
             Self::SecurityGroups => "securityGroups",
+            Self::Reevaluate => "reevaluate",
         }
     }
 
@@ -38,7 +41,11 @@ impl AgentConfig {
     /// The features that an agent must have to understand the configuration.
     #[must_use]
     pub fn needs(&self) -> BTreeSet<Feature> {
-        self.security.iter().map(|_| Feature::SecurityGroups).collect()
+        let Some(security) = &self.security else {
+            return BTreeSet::new();
+        };
+        let reevaluate = security.reevaluate.then_some(Feature::Reevaluate);
+        reevaluate.into_iter().chain([Feature::SecurityGroups]).collect()
     }
 
     /// The configuration for an agent that lacks one of the features that the configuration [`needs`](Self::needs). It

@@ -327,6 +327,7 @@ fn security() -> Security {
         }],
         access_off: AccessOff::TagOnly,
         flow_timeout_minutes: 30,
+        reevaluate: true,
     }
 }
 
@@ -338,6 +339,7 @@ fn security_of_agents() {
         nics: vec![],
         access_off: AccessOff::Block,
         flow_timeout_minutes: 4,
+        reevaluate: false,
     };
     golden!().document("access_off", &all_of!(AccessOff { Block, TagOnly }));
     golden!().cases("security", &[("full", security()), ("minimal", minimal)]);
@@ -346,7 +348,10 @@ fn security_of_agents() {
 /// Agents and controllers of later versions must know the features under these names.
 #[test]
 fn features_of_configurations() {
-    let features = all_of!(Feature { SecurityGroups });
+    let features = all_of!(Feature {
+        SecurityGroups,
+        Reevaluate
+    });
     assert_eq!(features, Feature::ALL);
     let names: Vec<&str> = features.into_iter().map(Feature::name).collect();
     golden!().written("features", &[("features", names)]);
