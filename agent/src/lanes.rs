@@ -33,6 +33,7 @@ pub struct Lanes {
     /// Never empty; the index is the lane's number.
     lanes: Vec<Lane>,
     routing_state: watch::Receiver<RoutingState>,
+    flows: Arc<Flows>,
     /// Number of the last configuration that was prepared.
     generation: AtomicU64,
 }
@@ -90,6 +91,7 @@ impl Lanes {
         let lanes = Self {
             lanes,
             routing_state: shared_state,
+            flows,
             generation: AtomicU64::new(0),
         };
         Ok((lanes, first_end))
@@ -103,6 +105,12 @@ impl Lanes {
     #[must_use]
     pub fn count(&self) -> usize {
         self.lanes.len()
+    }
+
+    /// The flows that security groups have allowed, which all lanes share.
+    #[must_use]
+    pub fn flows(&self) -> &Arc<Flows> {
+        &self.flows
     }
 
     /// The interface index of the TUN device.
