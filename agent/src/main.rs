@@ -316,16 +316,16 @@ fn join_and_run(
     bird: Option<BirdService>,
 ) -> Result<()> {
     let state = StateDir::new(&state_dir);
-    let runtime = StateDir::new(runtime_dir.unwrap_or_else(|| state_dir.clone()));
+    let volatile = StateDir::new(runtime_dir.unwrap_or_else(|| state_dir.clone()));
     match first.filter(|_| !has_joined(&state)) {
         Some(first) => runtime()?.block_on(async {
             let state = StateDir::create(state_dir)?;
             if run::join(&state, &first).await? {
-                run::run(&state, &runtime, bird).await?;
+                run::run(&state, &volatile, bird).await?;
             }
             Ok(())
         }),
-        None => runtime()?.block_on(run::run(&state, &runtime, bird)),
+        None => runtime()?.block_on(run::run(&state, &volatile, bird)),
     }
 }
 
