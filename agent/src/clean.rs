@@ -48,6 +48,7 @@ pub async fn leave(state: &StateDir) -> Result<()> {
         file::LAST_GOOD,
         file::ENDPOINTS,
         file::NUMBERS,
+        file::FLOWS,
     ] {
         state.remove(name)?;
     }

@@ -34,6 +34,7 @@ pub struct Lanes {
     /// Never empty; the index is the lane's number.
     lanes: Vec<Lane>,
     routing_state: watch::Receiver<RoutingState>,
+    flows: Arc<Flows>,
     /// Number of the last configuration that was prepared.
     generation: AtomicU64,
     /// The TUN devices, one for each NIC; never empty.
@@ -98,6 +99,7 @@ impl Lanes {
         let lanes = Self {
             lanes,
             routing_state: shared_state,
+            flows,
             generation: AtomicU64::new(0),
             devices: Mutex::new(vec![device]),
             interface: config.interface.clone(),
@@ -157,6 +159,12 @@ impl Lanes {
         }
         devices.iter().for_each(|device| device.close_primer());
         Ok(())
+    }
+
+    /// The flows that security groups have allowed, which all lanes share.
+    #[must_use]
+    pub fn flows(&self) -> &Arc<Flows> {
+        &self.flows
     }
 
     /// The interface index of the first TUN device.

@@ -10,7 +10,7 @@
 //! * [`bgp`]: routes from and to sites and customer edges, through BIRD.
 //! * [`join`], [`first_join`], [`control`]: communication with the controller. [`identity`], [`tls`]: keys and
 //!   certificates.
-//! * [`state`], [`config`], [`persist`]: files. [`claim`]: exclusive use of a device's name and of routing tables.
+//! * [`state`], [`config`], [`persist`], [`flow_file`]: files. [`claim`]: exclusive use of a device's name and of routing tables.
 //!   [`host`]: the host's sysctl for ICMP redirects. `switches`: the sysctls of the agent's devices.
 //! * [`admin`], [`status_text`], [`metrics`], [`probe`]: status, metrics, ping and traceroute.
 
@@ -24,6 +24,7 @@ pub mod config;
 pub mod control;
 pub mod filter;
 pub mod first_join;
+pub mod flow_file;
 pub mod host;
 pub mod identity;
 pub mod join;

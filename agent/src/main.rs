@@ -69,6 +69,10 @@ enum Command {
         join_timeout: u64,
         #[command(flatten)]
         settings: Settings,
+        /// Directory for what the next start needs and a boot may remove: the flows of security groups. Default: the
+        /// state directory.
+        #[arg(long, env = "TOMBOLO_RUNTIME_DIR", value_name = "DIR")]
+        runtime_dir: Option<PathBuf>,
         #[command(flatten)]
         bird: BirdArguments,
         /// Format of log lines. auto: text on a terminal and in systemd's journal, JSON elsewhere.
@@ -237,6 +241,7 @@ fn dispatch(command: Command) -> Result<()> {
             controller,
             join_timeout,
             settings,
+            runtime_dir,
             bird,
             log_format: _,
         } => {
@@ -248,7 +253,7 @@ fn dispatch(command: Command) -> Result<()> {
                     timeout: Duration::from_secs(join_timeout),
                     settings: settings.into(),
                 });
-            join_and_run(state_dir, first, bird.service())
+            join_and_run(state_dir, runtime_dir, first, bird.service())
         }
         Command::Health { state_dir } => {
             let view: AgentView = serde_json::from_str(&admin::ask(&StateDir::new(state_dir), "/status")?)?;
@@ -304,17 +309,23 @@ fn join_now(state_dir: PathBuf, controller: String, token_file: Option<&Path>, s
 
 /// Runs the agent. If the state directory has no identity and `first` is given, the agent first joins with these
 /// parameters.
-fn join_and_run(state_dir: PathBuf, first: Option<FirstJoin>, bird: Option<BirdService>) -> Result<()> {
+fn join_and_run(
+    state_dir: PathBuf,
+    runtime_dir: Option<PathBuf>,
+    first: Option<FirstJoin>,
+    bird: Option<BirdService>,
+) -> Result<()> {
     let state = StateDir::new(&state_dir);
+    let volatile = StateDir::new(runtime_dir.unwrap_or_else(|| state_dir.clone()));
     match first.filter(|_| !has_joined(&state)) {
         Some(first) => runtime()?.block_on(async {
             let state = StateDir::create(state_dir)?;
             if run::join(&state, &first).await? {
-                run::run(&state, bird).await?;
+                run::run(&state, &volatile, bird).await?;
             }
             Ok(())
         }),
-        None => runtime()?.block_on(run::run(&state, bird)),
+        None => runtime()?.block_on(run::run(&state, &volatile, bird)),
     }
 }
 

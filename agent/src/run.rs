@@ -12,24 +12,30 @@ use crate::identity::LinkKeys;
 use crate::lanes::Lanes;
 use crate::netlink::Tun;
 use crate::state::{StateDir, file};
-use crate::{admin, host};
+use crate::{admin, flow_file, host};
 use anyhow::{Context, Result};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
+use tombolo_engine::security::Flows;
 
 /// Delay after the start until the agent releases the memory of code that only the start uses. By then the first
 /// configuration is usually in force.
 const RELEASE_TEXT_DELAY: Duration = Duration::from_secs(2);
 
+/// Longest time for which a stopping agent waits for its lanes. A lane ends after its present turn, within
+/// milliseconds.
+const LANE_END_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// Runs the agent until SIGTERM, SIGINT or SIGHUP, or until a lane ends. Starts with the last good configuration, and
 /// connects to the controller in the background. After a signal a gateway or a circuit edge first drains: it announces
 /// that it will stop, and forwards until its peers have switched to other paths. A second SIGTERM or SIGINT cuts the
-/// drain short. Holds the lock of the state directory meanwhile. BIRD is a child process of the agent, unless `bird`
+/// drain short. Holds the lock of the state directory meanwhile. `runtime` is the directory for what the next start
+/// needs and a boot may remove: the flows of security groups (D34). It may be the state directory. BIRD is a child process of the agent, unless `bird`
 /// names a service. Must run in a Tokio runtime with I/O and time, needs CAP_NET_ADMIN and works in the network
 /// namespace of the calling thread. The future must not be dropped before it returns, because its tasks would run on.
 ///
@@ -41,7 +47,7 @@ const RELEASE_TEXT_DELAY: Duration = Duration::from_secs(2);
 ///
 /// # Panics
 /// If the program has not installed a cryptography provider of rustls before, with `CryptoProvider::install_default`.
-pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
+pub async fn run(state: &StateDir, runtime: &StateDir, bird: Option<BirdService>) -> Result<()> {
     let config = Config::load(state)?;
     let _lock = state.lock()?;
     // The keys are read first, because a start from an incomplete directory must not change the host.
@@ -52,6 +58,8 @@ pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
 
     let status_changed = Arc::new(Notify::new());
     let (lanes, mut ended) = Lanes::start(&config, keys, &status_changed)?;
+    let (flows, lane_count) = (lanes.flows().clone(), lanes.count());
+    load_flows(runtime, &flows);
     let device = Tun {
         name: config.interface.clone(),
         index: lanes.device_index(),
@@ -104,6 +112,10 @@ pub async fn run(state: &StateDir, bird: Option<BirdService>) -> Result<()> {
     }
     tasks.abort();
     agent.shut_down();
+    if outcome.is_ok() && control.is_ok() {
+        lanes_ended(&mut ended, lane_count).await;
+        save_flows(runtime, &flows);
+    }
     // Each of the following steps is tried, even if an earlier step has failed.
     let saved = agent.last_good().flush().context("the last good configuration");
     let removed = state.remove(file::ADMIN_SOCKET);
@@ -123,6 +135,43 @@ async fn wait_for_end(signals: &mut Signals, ended: &mut UnboundedReceiver<Strin
             Err(anyhow::anyhow!("the data path ended: {reason}"))
         }
     }
+}
+
+/// Loads the flows that the previous run has saved (D34). Without them, TCP connections are adopted as after a crash.
+fn load_flows(runtime: &StateDir, flows: &Flows) {
+    match flow_file::load(runtime, flows) {
+        Ok(Some(count)) => tracing::info!(count, "flows of the previous run loaded"),
+        Ok(None) => {}
+        Err(e) => tracing::warn!(
+            error = %format!("{e:#}"),
+            "flows of the previous run not used: security rules decide about all flows anew, except for TCP connections in \
+             progress (D34)"
+        ),
+    }
+}
+
+/// Saves the flows for the next start (D34).
+fn save_flows(runtime: &StateDir, flows: &Flows) {
+    let begun = Instant::now();
+    match flow_file::save(runtime, flows) {
+        Ok(bytes) => tracing::debug!(bytes, took = ?begun.elapsed(), "flows saved"),
+        Err(e) => tracing::warn!(
+            error = %format!("{e:#}"),
+            "flows not saved: after the next start security rules decide about all flows anew, except for TCP connections \
+             in progress (D34)"
+        ),
+    }
+}
+
+/// Waits until all lanes have ended, so that they change no flows any more, but not longer than [`LANE_END_TIMEOUT`].
+async fn lanes_ended(ended: &mut UnboundedReceiver<String>, count: usize) {
+    let all = async {
+        for _ in 0..count {
+            ended.recv().await;
+        }
+    };
+    // After the timeout the flows are saved all the same. Those that a lane changes meanwhile may be missing.
+    let _ = tokio::time::timeout(LANE_END_TIMEOUT, all).await;
 }
 
 /// The signals that stop the agent.

@@ -30,6 +30,9 @@ pub mod file {
     /// The routing tables, rule priorities and mark of the last run, by which the next run can find and remove what the
     /// last run left in the kernel.
     pub const NUMBERS: &str = "numbers.json";
+    /// The flows of security groups, from an orderly stop until the next start (D34). It may be in another directory
+    /// (`--runtime-dir`).
+    pub const FLOWS: &str = "flows";
     /// Directory with the files of BIRD as a child process.
     pub const BGP: &str = "bgp";
     /// The local HTTP socket of the running agent.
@@ -101,6 +104,19 @@ impl StateDir {
     /// A step failed. The file has the old contents, or the new ones if only the last `fsync` of the directory failed.
     /// A temporary file may stay until the next [`lock`](Self::lock).
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.replace(name, bytes, true)
+    }
+
+    /// Replaces a file as [`write`](Self::write) does, but does not wait for the disk: after a crash of the host the
+    /// file may have any contents, or may be missing.
+    ///
+    /// # Errors
+    /// A step failed. The file has the old contents. A temporary file may stay until the next [`lock`](Self::lock).
+    pub fn write_without_sync(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.replace(name, bytes, false)
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8], sync: bool) -> Result<()> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         // Two threads that write the same file need different temporary files.
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -113,9 +129,14 @@ impl StateDir {
             }
             let mut file = self.create_new(&temporary)?;
             file.write_all(bytes)?;
-            file.sync_all()?;
+            if sync {
+                file.sync_all()?;
+            }
             fs::rename(&temporary, &path)?;
-            File::open(&self.0)?.sync_all()
+            if sync {
+                File::open(&self.0)?.sync_all()?;
+            }
+            Ok(())
         };
         step().with_context(|| format!("writing {}", path.display()))
     }
@@ -174,8 +195,9 @@ impl StateDir {
         Ok(file)
     }
 
-    /// Removes the temporary files that a crash left. The caller holds the lock, so no other process writes.
-    fn sweep(&self) {
+    /// Removes the temporary files that a crash left. The caller must hold the lock of the agent's state directory, so
+    /// that no other process writes.
+    pub(crate) fn sweep(&self) {
         for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let unfinished = |name: &str| name.starts_with('.') && name.ends_with(UNFINISHED);

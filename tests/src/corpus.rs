@@ -44,6 +44,21 @@ pub fn replay(target: &str, check: &mut impl FnMut(&[u8])) {
     }
 }
 
+/// Applies the edits that the input encodes. Each edit has three bytes: two for the place and one for the new value. A
+/// single last byte is the number of bytes to cut off. `good` must not be empty.
+#[must_use]
+pub fn edit(good: &[u8], input: &[u8]) -> Vec<u8> {
+    let mut out = good.to_vec();
+    for change in input.chunks_exact(3) {
+        let at = usize::from(u16::from_le_bytes([change[0], change[1]])) % out.len();
+        out[at] = change[2];
+    }
+    if let [cut] = input.chunks_exact(3).remainder() {
+        out.truncate(out.len().saturating_sub(usize::from(*cut)));
+    }
+    out
+}
+
 /// Replays the corpus of a target, then checks bolero's inputs: 20,000 random ones of up to 4,096 bytes, or those of a fuzzer.
 ///
 /// This is a macro because `bolero::check!` derives the identity of a fuzz target from the place of the call in the

@@ -222,7 +222,8 @@ impl World {
 
     /// Makes all engines forget the flows that security groups have allowed.
     pub fn forget_flows(&mut self) {
-        self.hosts.values_mut().for_each(Host::forget_flows);
+        let now = self.now;
+        self.hosts.values_mut().for_each(|host| host.forget_flows(now));
     }
 
     /// How often each security rule at an agent's NICs has decided: the names of the group and the rule, and the number.
@@ -284,7 +285,7 @@ impl World {
             }
             let host = self.hosts.get_mut(&at)?;
             if matches!(self.mutation, Some(Mutation::Forgetful)) {
-                host.forget_flows();
+                host.forget_flows(self.now);
             }
             let before: Vec<u64> = host.drops();
             let replied = host.engine.stats().totals.replied;
@@ -423,11 +424,11 @@ fn new_engine(agent: &AgentId) -> Engine<PlainLinks> {
 }
 
 impl Host {
-    fn forget_flows(&mut self) {
+    fn forget_flows(&mut self, now: Instant) {
         self.engine.share_flows(Arc::new(Flows::new(FLOWS, 1)));
         // The cache of decisions remembers admitted flows too; new tables clear it.
         if let Some(tables) = self.engine.tables().cloned() {
-            self.engine.refresh(tables);
+            self.engine.refresh(tables, now);
         }
     }
 

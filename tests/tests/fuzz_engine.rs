@@ -13,23 +13,10 @@ use tombolo_engine::packet;
 use tombolo_engine::tables::{NicIndex, RoutingState, Tables};
 use tombolo_proto::config::AgentConfig;
 use tombolo_proto::id::PublicKey;
+use tombolo_tests::corpus::edit;
 use tombolo_tests::fuzz;
 use tombolo_tests::operation::{Flags, Operation};
 use tombolo_tests::product::{Product, agent_id};
-
-/// Applies the edits that the input encodes. Each edit has three bytes: two for the place and one for the new value. A
-/// single last byte is the number of bytes to cut off.
-fn edit(good: &[u8], input: &[u8]) -> Vec<u8> {
-    let mut out = good.to_vec();
-    for change in input.chunks_exact(3) {
-        let at = usize::from(u16::from_le_bytes([change[0], change[1]])) % out.len();
-        out[at] = change[2];
-    }
-    if let [cut] = input.chunks_exact(3).remainder() {
-        out.truncate(out.len().saturating_sub(usize::from(*cut)));
-    }
-    out
-}
 
 /// Valid packets, which the tests edit.
 fn packets() -> Vec<Vec<u8>> {

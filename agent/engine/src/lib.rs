@@ -35,6 +35,8 @@
 //! 4. **After each batch:** [`flush`](engine::Engine::flush); then the owner sends the datagrams of the transmit sink.
 //!    The owner reports the datagrams and packets that the kernel refused: [`not_sent`](engine::Engine::not_sent),
 //!    [`local_refused`](engine::Engine::local_refused), [`not_delivered`](engine::Engine::not_delivered).
+//!    Then the owner calls [`recheck_flows`](engine::Engine::recheck_flows), and again while it returns true, for at
+//!    most a few tens of microseconds between two batches.
 //! 5. **When [`poll_timeout`](engine::Engine::poll_timeout) is due:**
 //!    [`handle_timeout`](engine::Engine::handle_timeout), then step 4. Any call may change the due time, so the owner
 //!    calls `poll_timeout` after each batch; the agent calls `handle_timeout` at least every 100 ms.

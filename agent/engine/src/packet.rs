@@ -26,7 +26,7 @@ pub struct PacketInfo {
     pub ttl: u8,
     /// Protocol number of the transport header; in IPv6, this header comes after the extension headers. If there are
     /// more than eight extension headers, or one is cut off, this is the number of the first header that was not
-    /// parsed.
+    /// parsed. An authentication header (AH, 51) counts as a transport header in both versions of IP.
     pub protocol: u8,
     /// Offset of the transport header in bytes. `None`: the packet is a fragment other than the first, it has no bytes
     /// after the IP header, or its IPv6 extension headers were not parsed to their end.
@@ -87,13 +87,13 @@ fn parse_v6(p: &[u8]) -> Option<PacketInfo> {
         IpAddr::V6(Ipv6Addr::from(octets))
     };
     let (mut protocol, mut at, mut fragment, mut later_fragment) = (header[6], 40usize, false, false);
-    // Extension headers: hop-by-hop (0), routing (43), fragment (44), authentication (51) and destination options (60).
-    // At most eight extension headers are parsed, to bound the work per packet; real packets have fewer.
+    // Extension headers: hop-by-hop (0), routing (43), fragment (44) and destination options (60). At most eight
+    // extension headers are parsed, to bound the work per packet; real packets have fewer. What follows an
+    // authentication header is not parsed, as in IPv4, so that security rules for the protocol AH match such packets.
     for _ in 0..8 {
         let Some(next) = p[..len].get(at..at + 8) else { break };
         let extension_len = match protocol {
             0 | 43 | 60 => (usize::from(next[1]) + 1) * 8,
-            51 => (usize::from(next[1]) + 2) * 4,
             44 => {
                 let offset_and_more = u16::from_be_bytes([next[2], next[3]]);
                 later_fragment |= offset_and_more & 0xfff8 != 0;
@@ -108,7 +108,7 @@ fn parse_v6(p: &[u8]) -> Option<PacketInfo> {
             break;
         }
     }
-    let extension = matches!(protocol, 0 | 43 | 60 | 51 | 44);
+    let extension = matches!(protocol, 0 | 43 | 60 | 44);
     Some(PacketInfo {
         source: address(8),
         destination: address(24),

@@ -3,23 +3,29 @@
 //! A flow is one TCP connection, or the packets of another protocol between the same two addresses and ports, in both
 //! directions. To admit a packet means to let it pass a NIC. Each lane has a `Guard`, which applies the groups to
 //! packets. The guard's `FlowGate` looks up the flow of a packet in the `FlowTable`, which all lanes share. If the
-//! table does not have the flow, the `NicRules` of the NIC decide.
+//! table does not have the flow, the `NicRules` of the NIC decide. After a change of routes or rules, `Recheck` notes in
+//! the flows that the change concerns that the rules must decide about them again.
 
 mod address_sets;
 mod classifier;
 mod flow_gate;
 mod flow_key;
 mod flow_table;
+mod flows;
 mod guard;
 mod nic_rules;
+mod recheck;
 mod secured_nics;
 
 pub use address_sets::{AddressSets, SetContent, SetId};
 pub use classifier::{Classifier, FieldMatches, RuleKey};
 pub use flow_gate::{Admission, AtNic, FlowGate};
 pub use flow_key::{Belongs, Fragment, Segment, belongs_to, fragment_of};
-pub use flow_table::{CAPACITY, Evictions, FROM_HOST, FlowKey, FlowRef, FlowStatus, FlowTable, Full, TcpFlags};
+pub use flow_table::{
+    BootTime, CAPACITY, Evictions, FROM_HOST, FlowKey, FlowRef, FlowStatus, FlowTable, Full, MAX_SAVED_AGE, TcpFlags,
+    Unusable,
+};
+pub use flows::{DEFAULT_FLOWS, Flows};
 pub(crate) use guard::Guard;
-pub use guard::{DEFAULT_FLOWS, Flows};
 pub use nic_rules::{Attachment, GroupExplanation, GroupRules, Judgement, NicRules, RuleRef};
 pub use secured_nics::{Passage, RuleName, SecuredNics};

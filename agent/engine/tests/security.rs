@@ -9,95 +9,14 @@
 
 mod common;
 
-use common::{World, id, ip, net, nets};
-use etherparse::PacketBuilder;
-use std::net::IpAddr;
+use common::groups::{Flags, group, rule, security, tcp, to_port};
+use common::{World, net};
 use std::time::Duration;
 use tombolo_engine::verdict::DropReason;
-use tombolo_proto::config::{
-    ALL_PORTS, Access, AccessOff, AddressMatch, AgentConfig, DEFAULT_FLOW_TIMEOUT, Direction, PortRange, RuleProtocol,
-    SecuredNic, Security, SecurityGroup, SecurityRule,
-};
+use tombolo_proto::config::{Access, AgentConfig, Direction, SecurityGroup};
 
 const A: &str = "10.0.0.1";
 const B: &str = "10.0.0.2";
-
-fn rule(name: &str, priority: u16, direction: Direction, access: Access) -> SecurityRule {
-    SecurityRule {
-        name: format!("securityRules/{name}"),
-        priority,
-        direction,
-        access,
-        protocol: RuleProtocol::Any,
-        source: AddressMatch::Any,
-        source_ports: vec![ALL_PORTS],
-        destination: AddressMatch::Any,
-        destination_ports: vec![ALL_PORTS],
-    }
-}
-
-fn to_port(port: u16, rule: SecurityRule) -> SecurityRule {
-    SecurityRule {
-        protocol: RuleProtocol::Tcp,
-        destination_ports: vec![PortRange {
-            first: port,
-            last: port,
-        }],
-        ..rule
-    }
-}
-
-fn tag(name: &str) -> AddressMatch {
-    AddressMatch::Sets(vec![name.to_owned()])
-}
-
-/// The default rules (N2).
-fn defaults() -> Vec<SecurityRule> {
-    let default =
-        |name: &str, priority, direction, access, source: AddressMatch, destination: AddressMatch| SecurityRule {
-            name: format!("defaultSecurityRules/{name}"),
-            source,
-            destination,
-            ..rule("", priority, direction, access)
-        };
-    use {Access::*, AddressMatch::Any, Direction::*};
-    vec![
-        default(
-            "AllowVnetInBound",
-            65_000,
-            Inbound,
-            Allow,
-            tag("VirtualNetwork"),
-            tag("VirtualNetwork"),
-        ),
-        default(
-            "AllowAzureLoadBalancerInBound",
-            65_001,
-            Inbound,
-            Allow,
-            tag("AzureLoadBalancer"),
-            Any,
-        ),
-        default("DenyAllInBound", 65_500, Inbound, Deny, Any, Any),
-        default(
-            "AllowVnetOutBound",
-            65_000,
-            Outbound,
-            Allow,
-            tag("VirtualNetwork"),
-            tag("VirtualNetwork"),
-        ),
-        default("AllowInternetOutBound", 65_001, Outbound, Allow, Any, tag("Internet")),
-        default("DenyAllOutBound", 65_500, Outbound, Deny, Any, Any),
-    ]
-}
-
-fn group(name: &str, rules: Vec<SecurityRule>) -> SecurityGroup {
-    SecurityGroup {
-        id: id(name),
-        rules: rules.into_iter().chain(defaults()).collect(),
-    }
-}
 
 /// Attaches groups to the only NIC of a node: `subnet` to the NIC's subnet, `nic` to the NIC itself.
 fn attach(world: &mut World, node: usize, subnet: Option<SecurityGroup>, nic: Option<SecurityGroup>) {
@@ -106,50 +25,13 @@ fn attach(world: &mut World, node: usize, subnet: Option<SecurityGroup>, nic: Op
     } else {
         ["10.0.0.2/32", "fd00::2/128"]
     };
-    let security = Security {
-        nics: vec![SecuredNic {
-            id: id("nic"),
-            prefixes: nets(&own),
-            subnet: id("subnet"),
-            subnet_group: subnet.as_ref().map(|g| g.id.clone()),
-            nic_group: nic.as_ref().map(|g| g.id.clone()),
-        }],
-        groups: match (subnet, nic) {
-            (Some(subnet), Some(nic)) if subnet.id == nic.id => vec![nic],
-            (subnet, nic) => subnet.into_iter().chain(nic).collect(),
-        },
-        application_groups: Vec::new(),
-        access_off: AccessOff::default(),
-        flow_timeout_minutes: DEFAULT_FLOW_TIMEOUT,
-    };
+    let security = security(&own, subnet, nic);
     let config = AgentConfig {
         security: Some(security),
         ..world.nodes[node].config.clone()
     };
     let now = world.now;
     world.nodes[node].install(config, now);
-}
-
-#[derive(Clone, Copy)]
-enum Flags {
-    Syn,
-    SynAck,
-    Ack,
-}
-
-fn tcp(from: (&str, u16), to: (&str, u16), flags: Flags) -> Vec<u8> {
-    let (IpAddr::V4(source), IpAddr::V4(destination)) = (ip(from.0), ip(to.0)) else {
-        panic!("IPv4 alone")
-    };
-    let header = PacketBuilder::ipv4(source.octets(), destination.octets(), 64).tcp(from.1, to.1, 1, 1000);
-    let header = match flags {
-        Flags::Syn => header.syn(),
-        Flags::SynAck => header.syn().ack(2),
-        Flags::Ack => header.ack(2),
-    };
-    let mut out = Vec::new();
-    header.write(&mut out, b"data").unwrap();
-    out
 }
 
 /// Sends a packet from a node. Returns whether the packet arrives at the other node.

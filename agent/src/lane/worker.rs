@@ -50,6 +50,10 @@ const MAX_DATAGRAMS: usize = 144;
 const MAX_SUPER_READS: usize = 4;
 const MAX_PLAIN_READS: usize = 64;
 
+/// Longest time for which a lane checks established flows between two turns. It is so short that packets do not wait
+/// noticeably. The last step of a check may take 10 µs longer.
+const RECHECK_TIME: Duration = Duration::from_micros(40);
+
 /// The state of a lane's thread, which [`run`](Self::run) drives.
 pub(super) struct Worker {
     pub(super) tun: TunQueues,
@@ -181,7 +185,8 @@ impl Worker {
                 let now = Instant::now();
                 let worked = self.run_once(now)?;
                 self.send(now);
-                if !worked || now > end {
+                let checking = self.recheck_flows();
+                if !(worked || checking) || now > end {
                     break;
                 }
             }
@@ -193,6 +198,21 @@ impl Worker {
             }
             self.handle_events();
         }
+    }
+
+    /// Checks established flows after a change of routes or rules, for [`RECHECK_TIME`] at most (D34). Returns whether
+    /// flows are left to check.
+    fn recheck_flows(&mut self) -> bool {
+        if !self.engine.recheck_flows() {
+            return false;
+        }
+        let end = Instant::now() + RECHECK_TIME;
+        while self.engine.recheck_flows() {
+            if Instant::now() >= end {
+                return true;
+            }
+        }
+        false
     }
 
     /// Reads from each source as much as one turn may read, and handles it. Returns whether any source had input.
@@ -445,7 +465,7 @@ impl Worker {
         if built.generation != self.generation {
             return;
         }
-        self.engine.refresh(built.tables);
+        self.engine.refresh(built.tables, Instant::now());
         if self.number == 0 {
             self.rebuilds += 1;
             self.advertise(built.advertisements);

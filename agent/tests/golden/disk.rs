@@ -67,6 +67,7 @@ fn files_of_the_state_directory() {
         ("lastGood", file::LAST_GOOD),
         ("endpoints", file::ENDPOINTS),
         ("numbers", file::NUMBERS),
+        ("flows", file::FLOWS),
         ("bgp", file::BGP),
         ("adminSocket", file::ADMIN_SOCKET),
         ("lock", file::LOCK),

@@ -162,6 +162,53 @@ impl Connection {
     }
 }
 
+/// A UDP socket that exchanges datagrams with an [`EchoServer`]. All datagrams have the same addresses and ports, so they
+/// belong to one flow.
+#[derive(Debug)]
+pub struct Datagrams {
+    socket: UdpSocket,
+    /// The number of datagrams that were sent. Each datagram contains its number.
+    sent: u64,
+}
+
+impl Datagrams {
+    /// Creates a socket in the network namespace `netns`, which sends to the server at `to`. Sends nothing yet.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or the socket cannot be created.
+    pub fn open(netns: &Path, to: SocketAddr) -> Result<Self> {
+        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = inside(netns, || UdpSocket::bind(any))??;
+        socket.connect(to)?;
+        socket.set_read_timeout(Some(ATTEMPT / 3))?;
+        Ok(Self { socket, sent: 0 })
+    }
+
+    /// Sends up to three datagrams within 1.2 s, until the server has sent one of them back. Returns whether it has.
+    /// Answers to datagrams of earlier calls do not count. Blocks the calling thread.
+    ///
+    /// # Errors
+    /// The port is closed, or another error of the socket.
+    pub fn exchange(&mut self) -> Result<bool> {
+        let first = self.sent;
+        for _ in 0..3 {
+            self.socket.send(&self.sent.to_be_bytes())?;
+            self.sent += 1;
+            let mut back = [0; 64];
+            loop {
+                match self.socket.recv(&mut back) {
+                    Ok(n) if (first..self.sent).any(|number| back[..n] == number.to_be_bytes()) => return Ok(true),
+                    // An answer to an earlier call.
+                    Ok(_) => {}
+                    Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break,
+                    Err(e) => return Err(e).context("exchanging datagrams"),
+                }
+            }
+        }
+        Ok(false)
+    }
+}
+
 /// The bytes that attempts send.
 const WORDS: &[u8; 5] = b"hello";
 
@@ -170,7 +217,7 @@ const WORDS: &[u8; 5] = b"hello";
 ///
 /// # Errors
 /// For TCP, as for [`Connection::open`]. For UDP: the namespace cannot be entered, the socket cannot be created, the
-/// port is closed, or the answer is not the data that was sent.
+/// port is closed.
 pub fn attempt(netns: &Path, to: std::net::IpAddr, port: Port) -> Result<Option<Duration>> {
     let start = Instant::now();
     match port {
@@ -179,21 +226,8 @@ pub fn attempt(netns: &Path, to: std::net::IpAddr, port: Port) -> Result<Option<
             Ok(opened.map(|_| start.elapsed()))
         }
         Port::Udp(number) => {
-            let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-            let socket = inside(netns, || UdpSocket::bind(any))??;
-            socket.connect(SocketAddr::new(to, number))?;
-            socket.set_read_timeout(Some(ATTEMPT / 3))?;
-            for _ in 0..3 {
-                socket.send(WORDS)?;
-                let mut back = [0; 64];
-                match socket.recv(&mut back) {
-                    Ok(n) if back[..n] == *WORDS => return Ok(Some(start.elapsed())),
-                    Ok(_) => bail!("another answer than what was sent"),
-                    Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-                    Err(e) => return Err(e).with_context(|| format!("udp {to}:{number}")),
-                }
-            }
-            Ok(None)
+            let mut datagrams = Datagrams::open(netns, SocketAddr::new(to, number))?;
+            Ok(datagrams.exchange()?.then(|| start.elapsed()))
         }
     }
 }

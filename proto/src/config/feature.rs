@@ -11,6 +11,8 @@ use std::collections::BTreeSet;
 pub enum Feature {
     /// [`AgentConfig::security`].
     SecurityGroups,
+    /// [`Security::reevaluate`](super::Security::reevaluate).
+    Reevaluate,
     /// [`Link::arrivals`](super::Link::arrivals) and [`Nic::host_routes`](super::Nic::host_routes): a device for each
     /// NIC.
     DevicePerNic,
@@ -21,7 +23,12 @@ pub enum Feature {
 
 impl Feature {
     /// All features that this version understands.
-    pub const ALL: &'static [Self] = &[Self::SecurityGroups, Self::DevicePerNic, Self::ConfigDelta];
+    pub const ALL: &'static [Self] = &[
+        Self::SecurityGroups,
+        Self::Reevaluate,
+        Self::DevicePerNic,
+        Self::ConfigDelta,
+    ];
 
     /// The name of the feature in an agent's Hello. The name must not change, because programs of other versions use it
     /// too.
@@ -29,6 +36,7 @@ impl Feature {
     pub const fn name(self) -> &'static str {
         match self {
             Self::SecurityGroups => "securityGroups",
+            Self::Reevaluate => "reevaluate",
             Self::DevicePerNic => "devicePerNic",
             Self::ConfigDelta => "configDelta",
         }
@@ -47,8 +55,9 @@ impl AgentConfig {
     #[must_use]
     pub fn needs(&self) -> BTreeSet<Feature> {
         let mut needs = BTreeSet::new();
-        if self.security.is_some() {
+        if let Some(security) = &self.security {
             needs.insert(Feature::SecurityGroups);
+            needs.extend(security.reevaluate.then_some(Feature::Reevaluate));
         }
         let of_nics = matches!(&self.role, Role::Vm { nics, .. } if nics.iter().any(|nic| !nic.host_routes.is_empty()));
         if of_nics || self.links.iter().any(|link| !link.arrivals.is_empty()) {

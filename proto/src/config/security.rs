@@ -7,7 +7,7 @@
 use crate::id::ResourceId;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// Largest number of rules of one group in one direction: 1,000 rules of the user (X5) and the three default rules of
@@ -41,6 +41,10 @@ pub struct Security {
     /// for longer, its next packet needs a rule again (N6).
     #[serde(default = "default_flow_timeout", skip_serializing_if = "is_default_flow_timeout")]
     pub flow_timeout_minutes: u8,
+    /// Whether changed rules apply to established flows too (the setting `reevaluate`, D34). `false`: they apply to new
+    /// flows only (N6). Needs [`Feature::Reevaluate`](super::Feature::Reevaluate).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reevaluate: bool,
 }
 
 /// Azure's default of `flowTimeoutInMinutes`, in minutes (N6).
@@ -121,7 +125,7 @@ impl Security {
     /// # Errors
     /// A text that names the first wrong field and its value. A field is wrong if there are too many NICs or rules, if
     /// the flow timeout is not within 4 to 30 minutes, if a group or an application security group is listed twice, if
-    /// a NIC names a group that is not listed, if a rule names an unknown set, or if a range of ports is in the wrong
+    /// a prefix is listed twice, if a NIC names a group that is not listed, if a rule names an unknown set, or if a range of ports is in the wrong
     /// order.
     pub(super) fn check(&self) -> Result<(), String> {
         if self.nics.len() > MAX_NICS {
@@ -145,6 +149,21 @@ impl Security {
             if let Some(missing) = named.into_iter().find(|id| !ids.contains(id)) {
                 return Err(format!(
                     "security.nics: {} names group {missing}, which is not in security.groups",
+                    nic.id
+                ));
+            }
+        }
+        let mut owner_of = BTreeMap::new();
+        let prefixes = self
+            .nics
+            .iter()
+            .flat_map(|nic| nic.prefixes.iter().map(move |prefix| (nic, prefix)));
+        for (nic, prefix) in prefixes {
+            // With two entries of one prefix, chance would decide whose groups apply to a packet.
+            if let Some(other) = owner_of.insert(prefix.trunc(), &nic.id) {
+                return Err(format!(
+                    "security.nics: {other} and {} have the prefix {prefix}; a prefix belongs to one entry alone (D25): \
+                     remove it from the other",
                     nic.id
                 ));
             }
@@ -287,4 +306,54 @@ pub struct SecurityRule {
     pub destination: AddressMatch,
     /// The destination ports that the rule matches, with the same exceptions as for source ports.
     pub destination_ports: Vec<PortRange>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nic(id: &str, prefixes: &[&str]) -> SecuredNic {
+        SecuredNic {
+            id: ResourceId::new(id),
+            prefixes: prefixes.iter().map(|p| p.parse().unwrap()).collect(),
+            subnet: ResourceId::new("/subnet"),
+            subnet_group: None,
+            nic_group: None,
+        }
+    }
+
+    fn check(nics: Vec<SecuredNic>) -> Result<(), String> {
+        let security = Security {
+            groups: Vec::new(),
+            application_groups: Vec::new(),
+            nics,
+            access_off: AccessOff::Block,
+            flow_timeout_minutes: DEFAULT_FLOW_TIMEOUT,
+            reevaluate: false,
+        };
+        security.check()
+    }
+
+    #[test]
+    fn d25_a_prefix_belongs_to_one_nic() {
+        let (a, b) = (nic("/a", &["10.0.0.4/32", "fd00::4/128"]), nic("/b", &["10.0.0.5/32"]));
+        assert_eq!(
+            check(vec![a.clone(), b.clone(), nic("/subnet", &["10.0.0.0/24"])]),
+            Ok(())
+        );
+        for (second, named) in [
+            (nic("/c", &["10.0.0.5/32"]), "/b and /c have the prefix 10.0.0.5/32"),
+            (
+                nic("/c", &["10.0.1.0/24", "10.0.1.9/24"]),
+                "/c and /c have the prefix 10.0.1.9/24",
+            ),
+            (nic("/c", &["fd00::4/128"]), "/a and /c have the prefix fd00::4/128"),
+        ] {
+            let refused = check(vec![a.clone(), b.clone(), second]).unwrap_err();
+            assert!(
+                refused.starts_with("security.nics: ") && refused.contains(named),
+                "{refused}"
+            );
+        }
+    }
 }

@@ -334,6 +334,7 @@ fn security() -> Security {
         }],
         access_off: AccessOff::TagOnly,
         flow_timeout_minutes: 30,
+        reevaluate: true,
     }
 }
 
@@ -345,6 +346,7 @@ fn security_of_agents() {
         nics: vec![],
         access_off: AccessOff::Block,
         flow_timeout_minutes: 4,
+        reevaluate: false,
     };
     golden!().document("access_off", &all_of!(AccessOff { Block, TagOnly }));
     golden!().cases("security", &[("full", security()), ("minimal", minimal)]);
@@ -355,6 +357,7 @@ fn security_of_agents() {
 fn features_of_configurations() {
     let features = all_of!(Feature {
         SecurityGroups,
+        Reevaluate,
         DevicePerNic,
         ConfigDelta
     });

@@ -50,7 +50,11 @@ impl Model {
         let home = self.vnet(&from.vnet);
         let subnets = home.map(|v| v.subnets.as_slice()).unwrap_or_default();
         let table = subnets.iter().find(|s| s.name == subnet).and_then(|s| s.table.as_ref());
-        let routes = self.tables.iter().filter(|t| Some(&t.name) == table).flat_map(|t| &t.routes);
+        let routes = self
+            .tables
+            .iter()
+            .filter(|t| Some(&t.name) == table)
+            .flat_map(|t| &t.routes);
         let around: Vec<_> = routes.filter(|(p, _)| p.contains(&packet.destination)).collect();
         // A route that is longer than those to the appliance leads to the appliance's own address directly.
         if owner.is_some() {
@@ -59,8 +63,12 @@ impl Model {
                 let peered = v.peerings.iter().filter(|p| p.state == super::State::Connected);
                 v.space.iter().chain(peered.flat_map(|p| &p.remote_space))
             });
-            let system = system.filter(|p| p.contains(&packet.destination)).map(|p| p.prefix_len()).max();
-            let is_direct = selected.is_none_or(|(p, hop)| named(hop).is_none() || system.is_some_and(|s| s > p.prefix_len()));
+            let system = system
+                .filter(|p| p.contains(&packet.destination))
+                .map(|p| p.prefix_len())
+                .max();
+            let is_direct =
+                selected.is_none_or(|(p, hop)| named(hop).is_none() || system.is_some_and(|s| s > p.prefix_len()));
             if is_direct {
                 return usual;
             }

@@ -5,13 +5,16 @@ use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tombolo_lab::demo::{self, Demo};
-use tombolo_lab::echo::{Connection, EchoServer, Port};
+use tombolo_lab::echo::{Connection, Datagrams, EchoServer, Port};
 use tombolo_lab::probe::BackgroundPing;
 use tombolo_lab::{Topology, binary};
 use tombolo_tests::live::{PING_INTERVAL, World, require_root};
 
 const ALLOWED: u16 = 5001;
 const DENIED: u16 = 5002;
+
+/// Time for a restarted agent to have its configuration in force.
+const READY: Duration = Duration::from_secs(20);
 
 /// N1, N3, N6, N7: one rule at a network interface drops the connections to one port, is counted, and leaves established
 /// connections and all other traffic alone; without the rule the port is open again.
@@ -97,6 +100,123 @@ async fn a_rule_drops_one_port_and_nothing_else() -> Result<()> {
         );
     }
     drop(servers);
+    w.end().await
+}
+
+/// Two flows from `spoke-a-vm` to `hub-vm`, which a group without rules of the user allows: a TCP connection to the port
+/// [`DENIED`], and datagrams to the same port of UDP.
+struct Flows {
+    tcp: Connection,
+    udp: Datagrams,
+    /// The path of a rule that denies such flows, but does not exist yet.
+    rule: String,
+    _servers: Vec<EchoServer>,
+}
+
+impl Flows {
+    async fn begin(w: &World) -> Result<Self> {
+        w.join("hub", "spoke-a").await?;
+        w.reach("spoke-a-vm", "hub-vm").await?;
+        let group = w.group().item("networkSecurityGroups", "web");
+        w.client()?.arm_put(&group, &json!({"location": "region1"})).await?;
+        attach(w, "hub-vm", Some(&group)).await?;
+        let mut servers = servers(w, "hub-vm")?;
+        let (netns, address) = (w.hosts().netns("hub-vm"), w.address("hub-vm")?);
+        servers.push(EchoServer::start(&netns, address, Port::Udp(DENIED))?);
+        let to = SocketAddr::new(address, DENIED);
+        let mut flows = Self {
+            tcp: connect(w, "spoke-a-vm", "hub-vm", DENIED)?.context("allowed by default rules")?,
+            udp: Datagrams::open(&w.hosts().netns("spoke-a-vm"), to)?,
+            rule: format!("{group}/securityRules/no-new-flows"),
+            _servers: servers,
+        };
+        ensure!(flows.udp.exchange()?, "allowed by default rules");
+        Ok(flows)
+    }
+
+    /// Denies such flows, and waits until that is in force.
+    async fn deny(&self, w: &World) -> Result<()> {
+        let body = json!({"properties": {
+            "priority": 200, "direction": "Inbound", "access": "Deny", "protocol": "*",
+            "sourceAddressPrefix": "VirtualNetwork", "sourcePortRange": "*",
+            "destinationAddressPrefix": "*", "destinationPortRange": DENIED.to_string(),
+        }});
+        w.client()?.arm_put(&self.rule, &body).await?;
+        w.in_force().await.map(drop)
+    }
+}
+
+/// N6, D34: flows that the present rules would not allow survive a planned restart of the agent. They do not survive a crash,
+/// except for TCP connections, which are adopted. A new connection needs a rule at any time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d34_established_flows_survive_a_planned_restart() -> Result<()> {
+    let w = World::up("nsg-restart").await?;
+    let mut flows = Flows::begin(&w).await?;
+    flows.deny(&w).await?;
+    flows.tcp.exchange().context("N6")?;
+    ensure!(flows.udp.exchange()?, "N6");
+    ensure!(
+        connect(&w, "spoke-a-vm", "hub-vm", DENIED)?.is_none(),
+        "a new connection"
+    );
+
+    for restart in 1..=2 {
+        ensure!(w.stop_agent("hub-vm")?, "the agent had to be killed");
+        w.start_agent("hub-vm")?;
+        w.wait_until_ready(READY).await?;
+        w.reach("spoke-a-vm", "hub-fw").await?;
+        ensure!(flows.udp.exchange()?, "UDP after restart {restart}");
+        flows.tcp.exchange().context("TCP after a restart")?;
+        ensure!(
+            connect(&w, "spoke-a-vm", "hub-vm", DENIED)?.is_none(),
+            "a SYN after restart {restart}"
+        );
+        ensure!(
+            connect(&w, "spoke-a-vm", "hub-vm", ALLOWED)?.is_some(),
+            "after restart {restart}"
+        );
+    }
+
+    w.kill_agent("hub-vm")?;
+    w.start_agent("hub-vm")?;
+    w.wait_until_ready(READY).await?;
+    ensure!(connect(&w, "spoke-a-vm", "hub-vm", ALLOWED)?.is_some(), "after a crash");
+    ensure!(!flows.udp.exchange()?, "UDP after a crash");
+    flows.tcp.exchange().context("TCP in mid-stream is adopted")?;
+    ensure!(
+        connect(&w, "spoke-a-vm", "hub-vm", DENIED)?.is_none(),
+        "a SYN after a crash"
+    );
+    w.end().await
+}
+
+/// D34: with the setting `reevaluate`, a changed rule ends the flows that it denies, and no others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d34_with_reevaluate_a_changed_rule_ends_established_flows() -> Result<()> {
+    let w = World::up("nsg-again").await?;
+    let mut flows = Flows::begin(&w).await?;
+    let client = w.client()?;
+    let mut settings = client.settings().await?;
+    settings["reevaluate"] = true.into();
+    client.put_settings(&settings).await?;
+    w.in_force().await?;
+    flows.tcp.exchange().context("the rules allow it")?;
+    ensure!(flows.udp.exchange()?, "the rules allow it");
+    let mut other = connect(&w, "spoke-a-vm", "hub-vm", ALLOWED)?.context("allowed by default rules")?;
+
+    flows.deny(&w).await?;
+    ensure!(!flows.udp.exchange()?, "denied now");
+    other.exchange().context("another flow")?;
+    ensure!(flows.tcp.exchange().is_err(), "denied now");
+    ensure!(
+        connect(&w, "spoke-a-vm", "hub-vm", DENIED)?.is_none(),
+        "a new connection"
+    );
+
+    ensure!(client.arm_delete(&flows.rule).await?);
+    w.in_force().await?;
+    ensure!(flows.udp.exchange()?, "allowed again");
+    ensure!(connect(&w, "spoke-a-vm", "hub-vm", DENIED)?.is_some(), "allowed again");
     w.end().await
 }
 

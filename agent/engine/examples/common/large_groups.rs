@@ -70,5 +70,6 @@ pub fn security(nic: &str, subnet: &str, address: IpAddr) -> Security {
         application_groups: Vec::new(),
         access_off: AccessOff::default(),
         flow_timeout_minutes: DEFAULT_FLOW_TIMEOUT,
+        reevaluate: false,
     }
 }

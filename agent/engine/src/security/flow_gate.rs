@@ -3,7 +3,7 @@
 
 use super::classifier::RuleKey;
 use super::flow_key::{Belongs, Fragment, Segment, belongs_to, fragment_of};
-use super::flow_table::{FlowKey, FlowTable};
+use super::flow_table::{FlowKey, FlowRef, FlowTable};
 use super::nic_rules::{Judgement, NicRules, RuleRef};
 use crate::packet::{PacketInfo, TCP, UDP};
 use foldhash::fast::FixedState;
@@ -22,7 +22,7 @@ pub enum Admission {
     /// This rule denies the packet. The packet must be dropped without an answer (N7).
     Denied(RuleRef),
     /// The packet's transport header is truncated, or the packet is a later fragment that would overwrite a part of the
-    /// TCP header (RFC 1858).
+    /// TCP header (RFC 1858) or of the first fragment (RFC 5722).
     Malformed,
     /// The packet is a later fragment, and the lane does not remember that it admitted the first fragment of the same
     /// datagram at this NIC and in this direction.
@@ -56,6 +56,8 @@ pub struct FlowGate {
     fragments: Fragments,
     /// The end of the time in which TCP connections are adopted, in seconds since the flow table was made.
     adopt_until: u32,
+    /// Whether the rules decide about the packets of known flows too.
+    judges_known: bool,
 }
 
 impl FlowGate {
@@ -67,7 +69,14 @@ impl FlowGate {
         Self {
             fragments: Fragments::new(seed),
             adopt_until,
+            judges_known: false,
         }
+    }
+
+    /// Sets whether the rules decide about every flow again, as if the table had noted this in each of them
+    /// ([`FlowRef::judge_again`]). It is set while the flows are being noted after a change.
+    pub const fn judge_known(&mut self, judges: bool) {
+        self.judges_known = judges;
     }
 
     /// Adopts TCP connections until `until`, in seconds since the flow table was made (see [`Self::admit`]). Changes
@@ -82,10 +91,13 @@ impl FlowGate {
     /// * A packet of a known flow passes, even if the present rules would deny it (N6). The rules decide about a SYN
     ///   without ACK, because it asks for a new connection. The exception is a repeated SYN of a connection that the
     ///   other end has not answered yet.
+    /// * The rules decide about a flow again if its entry demands it ([`FlowRef::judge_again`]). They decide about the
+    ///   packet that began the flow, whichever direction the present packet has. If they allow it, the flow goes on. If
+    ///   they deny it, the entry stays, so that no packet of the other end can begin the flow anew.
     /// * An ICMP error passes if the packet that it quotes belongs to a known flow. If that flow is not known, the
     ///   rules decide about the error, and no flow is added.
     /// * A later fragment passes if the first fragment of its datagram passed the same NIC in the same direction and
-    ///   lane, at most 30 s before.
+    ///   lane, at most 30 s before, and if it overwrites none of the first one's data.
     /// * Before the time `adopt_until`, a TCP segment without SYN also passes if the rules would allow its connection
     ///   in the opposite direction: the connection may have begun there before the agent started, or before the NIC had
     ///   a group (D34). The connection is adopted: its flow is added as an established one.
@@ -104,15 +116,21 @@ impl FlowGate {
         }
         let (key, tcp) = match belongs_to(at.packet, at.info, at.nic, at.direction) {
             Belongs::Malformed => return Admission::Malformed,
-            Belongs::Fragment(fragment) => {
-                return match self.fragments.contains(&fragment, at) {
-                    true => Admission::Known,
-                    false => Admission::UnknownFragment,
+            Belongs::Fragment { of, data } => {
+                return match self.fragments.end_of_first(&of, at) {
+                    // Such a fragment would overwrite headers after the rules have decided about them. Linux drops the
+                    // whole datagram (RFC 5722).
+                    Some(end) if data.start < end => Admission::Malformed,
+                    Some(_) => Admission::Known,
+                    None => Admission::UnknownFragment,
                 };
             }
             Belongs::Error { quoted } => {
-                if table.find(&quoted, at.now).is_some() {
-                    return Admission::Known;
+                if let Some(flow) = table.find(&quoted, at.now) {
+                    return match self.deny_again(table, rules, (&quoted, &flow), at.now, &mut decided) {
+                        Some(by) => Admission::Denied(by),
+                        None => Admission::Known,
+                    };
                 }
                 return admission(rules.judge_and(at.direction, &rule_key(at.info, None), decided));
             }
@@ -123,19 +141,52 @@ impl FlowGate {
             .filter(|flow| !tcp.opens || flow.is_repeated_syn())
             .filter(|flow| !tcp.asks || flow.forward);
         let admission = match known {
-            Some(flow) => {
-                table.touch(&flow, tcp.flags, at.now);
-                Admission::Known
-            }
+            Some(flow) => match self.deny_again(table, rules, (&key, &flow), at.now, &mut decided) {
+                Some(by) => Admission::Denied(by),
+                None => {
+                    table.touch(&flow, tcp.flags, at.now);
+                    Admission::Known
+                }
+            },
             None => self.admit_new(table, rules, at, (&key, tcp), &mut decided),
         };
         if matches!(admission, Admission::Known | Admission::Allowed(_)) {
             // Later fragments have returned above, so this fragment is the first one of its datagram.
-            if let Some((fragment, _)) = fragment_of(at.packet, at.info) {
-                self.fragments.insert(fragment, at);
+            if let Some((fragment, data)) = fragment_of(at.packet, at.info) {
+                self.fragments.insert(fragment, data.end, at);
             }
         }
         admission
+    }
+
+    /// Lets the rules decide again about a known flow, if they must. Returns the rule that denies it. `key` is the key
+    /// with which the flow was found.
+    fn deny_again(
+        &self,
+        table: &FlowTable,
+        rules: &NicRules,
+        (key, flow): (&FlowKey, &FlowRef),
+        now: u32,
+        decided: &mut impl FnMut(RuleRef),
+    ) -> Option<RuleRef> {
+        if !flow.judge_again && !self.judges_known {
+            return None;
+        }
+        let first = if flow.forward { *key } else { reverse(key) };
+        let packet = first_packet(&first);
+        match rules.judge(first.direction, &packet) {
+            Judgement::Denied(by) => {
+                rules.judge_and(first.direction, &packet, decided);
+                table.deny(flow, now);
+                Some(by)
+            }
+            Judgement::NoGroup | Judgement::Allowed(_) => {
+                if flow.judge_again {
+                    table.allow_again(flow);
+                }
+                None
+            }
+        }
     }
 
     /// Lets the rules decide about a packet whose flow is not known, or adopts its TCP connection (see
@@ -148,8 +199,7 @@ impl FlowGate {
         (key, tcp): (&FlowKey, Segment),
         decided: &mut impl FnMut(RuleRef),
     ) -> Admission {
-        let ports = matches!(key.protocol, TCP | UDP).then_some(key.ports);
-        let forward = rule_key(at.info, ports);
+        let forward = first_packet(key);
         let is_midstream = key.protocol == TCP && tcp.acknowledges && !tcp.flags.syn && !tcp.flags.rst;
         if is_midstream
             && at.now < self.adopt_until
@@ -173,13 +223,10 @@ impl FlowGate {
 /// flow too.
 fn adopt(table: &FlowTable, rules: &NicRules, at: &AtNic<'_>, key: &FlowKey) -> Option<Admission> {
     let reversed = reverse(key);
-    let backward = RuleKey {
-        source: reversed.source,
-        destination: reversed.destination,
-        protocol: reversed.protocol,
-        ports: Some(reversed.ports),
-    };
-    if matches!(rules.judge(reversed.direction, &backward), Judgement::Denied(_)) {
+    if matches!(
+        rules.judge(reversed.direction, &first_packet(&reversed)),
+        Judgement::Denied(_)
+    ) {
         return None;
     }
     Some(match table.insert(&reversed, at.link, at.idle_timeout, at.now) {
@@ -198,6 +245,19 @@ const fn reverse(key: &FlowKey) -> FlowKey {
         source: key.destination,
         destination: key.source,
         ports: (key.ports.1, key.ports.0),
+    }
+}
+
+/// The fields of the packet with this flow key to which rules apply.
+const fn first_packet(key: &FlowKey) -> RuleKey {
+    RuleKey {
+        source: key.source,
+        destination: key.destination,
+        protocol: key.protocol,
+        ports: match key.protocol {
+            TCP | UDP => Some(key.ports),
+            _ => None,
+        },
     }
 }
 
@@ -228,6 +288,8 @@ struct Fragments {
 #[derive(Debug, Clone, Copy)]
 struct Admitted {
     fragment: Fragment,
+    /// The length of the first fragment's data, in bytes.
+    end_of_first: usize,
     nic: u8,
     direction: Direction,
     /// The last second in which later fragments pass, in seconds since the flow table was made.
@@ -258,23 +320,26 @@ impl Fragments {
         hash & (Self::PLACES - 1)
     }
 
-    fn insert(&mut self, fragment: Fragment, at: &AtNic<'_>) {
+    fn insert(&mut self, fragment: Fragment, end_of_first: usize, at: &AtNic<'_>) {
         let place = self.place(&fragment);
         self.places[place] = Some(Admitted {
             fragment,
+            end_of_first,
             nic: at.nic,
             direction: at.direction,
             until: at.now.saturating_add(Self::TIMEOUT),
         });
     }
 
-    fn contains(&self, fragment: &Fragment, at: &AtNic<'_>) -> bool {
-        self.places[self.place(fragment)].is_some_and(|admitted| {
+    /// The length of the data in the first fragment of a datagram, in bytes. `None`: the first fragment was not admitted.
+    fn end_of_first(&self, fragment: &Fragment, at: &AtNic<'_>) -> Option<usize> {
+        let admitted = self.places[self.place(fragment)].filter(|admitted| {
             admitted.fragment == *fragment
                 && admitted.nic == at.nic
                 && admitted.direction == at.direction
                 && at.now <= admitted.until
-        })
+        })?;
+        Some(admitted.end_of_first)
     }
 }
 

@@ -3,13 +3,14 @@
 use super::flow_table::{FlowKey, TcpFlags};
 use crate::packet::{ICMP, ICMPV6, PacketInfo, TCP, UDP};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 use tombolo_proto::config::Direction;
 
 /// Number of IPv6's fragment header (RFC 8200).
 const FRAGMENT_HEADER: u8 = 44;
 
 /// The relation of a packet to the flows of a NIC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Belongs {
     /// The packet belongs to this flow.
     Flow {
@@ -26,7 +27,12 @@ pub enum Belongs {
     },
     /// The packet is a later fragment. A later fragment has no ports, so the decision about the first fragment of the
     /// same datagram applies to it.
-    Fragment(Fragment),
+    Fragment {
+        /// The datagram.
+        of: Fragment,
+        /// The place of the fragment's data in the datagram, in bytes.
+        data: Range<usize>,
+    },
     /// No rule can be applied to the packet: its transport header is truncated, or the packet is a later fragment that
     /// would overwrite a part of the TCP header (RFC 1858).
     Malformed,
@@ -53,37 +59,43 @@ pub struct Fragment {
     pub source: IpAddr,
     /// The destination address.
     pub destination: IpAddr,
-    /// The IP protocol's number.
+    /// The IP protocol's number in IPv4. 0 in IPv6, where addresses and identification alone identify a datagram, and
+    /// later fragments may name another header than the first one (RFC 8200, section 4.5).
     pub protocol: u8,
     /// The identification field of the IPv4 header or of IPv6's fragment header.
     pub identification: u32,
 }
 
-/// The datagram of which a packet is a fragment, and the offset of the fragment's data in the datagram, in bytes.
-/// `None`: the packet is no fragment, or its headers are truncated.
+/// The datagram of which a packet is a fragment, and the place of the fragment's data in the datagram, in bytes. `None`:
+/// the packet is no fragment, or its headers are truncated.
 #[must_use]
-pub fn fragment_of(packet: &[u8], info: &PacketInfo) -> Option<(Fragment, usize)> {
-    let (identification, offset) = match info.source {
+pub fn fragment_of(packet: &[u8], info: &PacketInfo) -> Option<(Fragment, Range<usize>)> {
+    let (protocol, identification, offset, data_at) = match info.source {
         IpAddr::V4(_) => {
             let word = u16::from_be_bytes(*packet.get(6..)?.first_chunk()?);
+            if word & 0x3fff == 0 {
+                return None;
+            }
             let identification = u16::from_be_bytes(*packet.get(4..)?.first_chunk()?);
-            (word & 0x3fff != 0).then(|| (u32::from(identification), usize::from(word & 0x1fff) * 8))?
+            let header_len = usize::from(packet.first()? & 0x0f) * 4;
+            let offset = usize::from(word & 0x1fff) * 8;
+            (info.protocol, u32::from(identification), offset, header_len)
         }
         IpAddr::V6(_) => {
             let (at, _) = ipv6_headers(packet, info.len, |header| header == FRAGMENT_HEADER)?;
             let header: [u8; 8] = *packet.get(at..)?.first_chunk()?;
             let offset = usize::from(u16::from_be_bytes([header[2], header[3]]) & 0xfff8);
             let identification = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-            (identification, offset)
+            (0, identification, offset, at + 8)
         }
     };
     let fragment = Fragment {
         source: info.source,
         destination: info.destination,
-        protocol: info.protocol,
+        protocol,
         identification,
     };
-    Some((fragment, offset))
+    Some((fragment, offset..offset + info.len.saturating_sub(data_at)))
 }
 
 /// Finds the flow to which a packet belongs at the NIC with the number `nic`. `direction` is the direction of the
@@ -91,21 +103,21 @@ pub fn fragment_of(packet: &[u8], info: &PacketInfo) -> Option<(Fragment, usize)
 #[must_use]
 pub fn belongs_to(packet: &[u8], info: &PacketInfo, nic: u8, direction: Direction) -> Belongs {
     let packet = packet.get(..info.len).unwrap_or_default();
-    if let Some((fragment, offset)) = fragment_of(packet, info)
-        && offset > 0
+    if let Some((fragment, data)) = fragment_of(packet, info)
+        && data.start > 0
     {
         // RFC 1858, section 3: such a fragment would overwrite TCP flags of the first fragment, after the rules have
         // decided about them.
-        let hides_flags = info.protocol == TCP && offset < 16;
+        let hides_flags = info.protocol == TCP && data.start < 16;
         return if hides_flags {
             Belongs::Malformed
         } else {
-            Belongs::Fragment(fragment)
+            Belongs::Fragment { of: fragment, data }
         };
     }
     // The parser reads a limited number of extension headers. What comes after them is unknown, and so is whether a rule
     // denies it.
-    let is_unread = matches!(info.protocol, 0 | 43 | 44 | 51 | 60);
+    let is_unread = matches!(info.protocol, 0 | 43 | 44 | 60);
     if info.source.is_ipv6() && is_unread {
         return Belongs::Malformed;
     }
@@ -221,7 +233,7 @@ fn quoted_key(quoted: &[u8], nic: u8, direction: Direction) -> Option<FlowKey> {
         }
         6 => {
             let fixed: &[u8; 40] = quoted.first_chunk()?;
-            let known = |header: u8| !matches!(header, 0 | 43 | 60 | 51);
+            let known = |header: u8| !matches!(header, 0 | 43 | 60);
             let (at, protocol) = ipv6_headers(quoted, quoted.len(), known)?;
             // The ports of a quoted IPv6 fragment are not read.
             if protocol == FRAGMENT_HEADER {
@@ -269,7 +281,6 @@ fn ipv6_headers(packet: &[u8], len: usize, is_wanted: impl Fn(u8) -> bool) -> Op
         let next: &[u8; 2] = packet.get(at..len)?.first_chunk()?;
         let extension_len = match header {
             0 | 43 | 60 => (usize::from(next[1]) + 1) * 8,
-            51 => (usize::from(next[1]) + 2) * 4,
             FRAGMENT_HEADER => 8,
             _ => return None,
         };

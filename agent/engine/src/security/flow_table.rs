@@ -14,31 +14,28 @@
 //! the header still has the same version. If the version has changed, the reader reports that there is no flow, and the
 //! rules decide about the packet again.
 
+mod entry;
+mod saved;
+
+use entry::{
+    BODY, BUSY, Body, EMPTY, FROM_SECOND, JUDGE_AGAIN, ORIGIN, Ordered, Origin, STATUS, TAG_SHIFT, TIMES, Times,
+    UNANSWERED, advance, is_over, key_of, next_version, status_of, version_of,
+};
+pub use saved::{BootTime, MAX_SAVED_AGE, Unusable};
+
 use foldhash::fast::FixedState;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
-use std::time::Duration;
 use tombolo_proto::config::Direction;
 use zerocopy::FromZeros;
 
 /// Number of entries in a bucket. Their headers fill a cache line of 64 bytes.
 const BUCKET: usize = 8;
 
-/// Number of 64-bit words in the body of an entry. They fill a cache line of 64 bytes.
-const BODY: usize = 8;
-
 /// Smallest and largest capacity of a table, in flows. At 90 bytes for each flow, the largest table takes 11.25 GiB.
 pub const CAPACITY: std::ops::RangeInclusive<usize> = 1024..=1 << 27;
-
-/// A TCP flow that the other end has not answered ends after this time without packets (D31). The time is short, so
-/// that the flows of a SYN flood end soon. It is longer than the intervals between the first five SYNs of a client,
-/// which come after 0, 1, 3, 7 and 15 s (RFC 6298), so that each of them finds the flow of the first one.
-const HALF_OPEN_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// A TCP flow that both ends have closed, or that one end has reset, ends after this time without packets (D31). Within
-/// this time, a FIN can be repeated whose ACK was lost.
-const CLOSING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The capacity divided by this number is the largest number of flows without a reply (D32).
 const UNANSWERED_SHARE: usize = 4;
@@ -90,6 +87,9 @@ pub struct FlowRef {
     pub forward: bool,
     /// The state of the flow before this packet.
     pub status: FlowStatus,
+    /// Whether the rules must decide about the flow again, as about a new one: it has lost its route, or the rules have
+    /// changed (D34).
+    pub judge_again: bool,
 }
 
 impl FlowRef {
@@ -145,149 +145,11 @@ pub struct FlowTable {
     evictions: Evictions,
 }
 
-// Header: status in bits 0 to 7, flags in 8 to 15, version in 16 to 31, tag in 32 to 63.
-const EMPTY: u64 = 0;
-const BUSY: u64 = 1;
-const UNANSWERED: u64 = 2;
-const ESTABLISHED: u64 = 3;
-const CLOSING: u64 = 4;
-const STATUS: u64 = 0xff;
-/// Flag of a header: the flow began at the second end of the [`Ordered`] key.
-const FROM_SECOND: u64 = 1 << 8;
-/// Flag of a header: the end that began the flow has sent FIN.
-const FIN_FORWARD: u64 = 1 << 9;
-/// Flag of a header: the other end has sent FIN.
-const FIN_BACKWARD: u64 = 1 << 10;
-/// The other end has answered a SYN by a segment with SYN, and the handshake is not complete yet.
-const SYN_ANSWERED: u64 = 1 << 11;
-const VERSION_SHIFT: u32 = 16;
-const TAG_SHIFT: u32 = 32;
-
-// Body: words 0 to 3 are the two addresses; word 4 has the ports, the protocol, the NIC, the direction (bit 1) and the
-// family (bit 0); word 5 is free; word 6 has the times, word 7 the link and the idle timeout.
-const TIMES: usize = 6;
-const ORIGIN: usize = 7;
-
 /// The value that stands for the host in place of a link: the packet came from the host and not over a link.
 pub const FROM_HOST: u32 = u32::MAX;
 
-/// A key whose two ends (address and port) are in ascending order, so that the keys of both directions of a flow have
-/// the same words.
-struct Ordered {
-    words: [u64; 6],
-    /// Whether the packet of the key goes from the second end to the first one.
-    from_second: bool,
-}
-
-impl Ordered {
-    fn new(key: &FlowKey) -> Self {
-        let (source, destination) = (bits(key.source), bits(key.destination));
-        let from_second = (source, key.ports.0) > (destination, key.ports.1);
-        let (first, second, ports) = if from_second {
-            (destination, source, (key.ports.1, key.ports.0))
-        } else {
-            (source, destination, key.ports)
-        };
-        let family = u64::from(key.source.is_ipv6());
-        // This is the direction of packets from the first end to the second one, which is the same for both directions
-        // of a flow.
-        let inbound = u64::from((key.direction == Direction::Inbound) != from_second);
-        let rest = u64::from(ports.0) << 48 | u64::from(ports.1) << 32 | u64::from(key.protocol) << 24;
-        Self {
-            words: [
-                high(first),
-                low(first),
-                high(second),
-                low(second),
-                rest | u64::from(key.nic) << 16 | inbound << 1 | family,
-                0,
-            ],
-            from_second,
-        }
-    }
-}
-
-fn bits(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(a) => u128::from(a.to_bits()),
-        IpAddr::V6(a) => a.to_bits(),
-    }
-}
-
-const fn high(bits: u128) -> u64 {
-    (bits >> 64) as u64
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "the lower half is wanted")]
-const fn low(bits: u128) -> u64 {
-    bits as u64
-}
-
-/// A copy of a body. The copy is valid only if the header has the same version before and after the copying.
-type Body = [u64; BODY];
-
-#[derive(Debug, Clone, Copy)]
-struct Times {
-    /// When the last packet came, in seconds since the table was made.
-    last_seen: u32,
-    /// When the flow was added, in seconds since the table was made.
-    created: u32,
-}
-
-impl Times {
-    const fn pack(self) -> u64 {
-        (self.last_seen as u64) << 32 | self.created as u64
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "each half of the word is one value")]
-    const fn unpack(word: u64) -> Self {
-        Self {
-            last_seen: (word >> 32) as u32,
-            created: word as u32,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Origin {
-    /// The link over which the first packet came, or [`FROM_HOST`].
-    link: u32,
-    /// Time without packets after which an established flow ends, in seconds.
-    idle_timeout: u32,
-}
-
-impl Origin {
-    const fn pack(self) -> u64 {
-        (self.link as u64) << 32 | self.idle_timeout as u64
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "each half of the word is one value")]
-    const fn unpack(word: u64) -> Self {
-        Self {
-            link: (word >> 32) as u32,
-            idle_timeout: word as u32,
-        }
-    }
-}
-
-const fn status_of(header: u64) -> Option<FlowStatus> {
-    match header & STATUS {
-        UNANSWERED => Some(FlowStatus::Unanswered),
-        ESTABLISHED => Some(FlowStatus::Established),
-        CLOSING => Some(FlowStatus::Closing),
-        _ => None,
-    }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "the version's bits alone")]
-const fn version_of(header: u64) -> u16 {
-    (header >> VERSION_SHIFT) as u16
-}
-
-/// A header with the bits `rest` and with the version that follows the version of `before`.
-const fn next_version(before: u64, rest: u64) -> u64 {
-    rest | (version_of(before).wrapping_add(1) as u64) << VERSION_SHIFT
-}
+/// The value that stands in place of a link for a flow that began before the agent started.
+const UNKNOWN_LINK: u32 = u32::MAX - 1;
 
 impl FlowTable {
     /// A table for `capacity` flows. A number outside of [`CAPACITY`] becomes the nearest number inside. Flows without
@@ -299,7 +161,7 @@ impl FlowTable {
     #[must_use]
     pub fn new(capacity: usize, links: usize, seed: u64) -> Self {
         let capacity = capacity.clamp(*CAPACITY.start(), *CAPACITY.end());
-        let slots = (capacity + capacity / 4).next_multiple_of(BUCKET);
+        let slots = entries_for(capacity);
         Self {
             capacity,
             headers: zeroed(slots),
@@ -319,7 +181,7 @@ impl FlowTable {
     }
 
     /// The number of entries, which is higher than the capacity. [`sweep`](Self::sweep) and
-    /// [`remove_where`](Self::remove_where) visit the positions below this number.
+    /// [`judge_again_where`](Self::judge_again_where) visit the positions below this number.
     #[must_use]
     pub const fn entries(&self) -> usize {
         self.headers.len()
@@ -428,6 +290,11 @@ impl FlowTable {
                 Err(now_there) => before = now_there,
             }
         }
+        self.renew(slot, now);
+    }
+
+    /// Notes that a packet of a flow has come at the time `now`.
+    fn renew(&self, slot: usize, now: u32) {
         // The word is written once a second at most, so that several cores can keep the cache line of a busy flow in
         // their caches.
         let times = &self.bodies[slot * BODY + TIMES];
@@ -452,24 +319,49 @@ impl FlowTable {
         if end == self.headers.len() { 0 } else { end }
     }
 
-    /// Visits `count` entries from the position `from` on, and removes each flow for whose key `ends` returns true. The
-    /// key is that of the packet that began the flow. Returns the position at which the next call must begin: 0 after
-    /// the last entry.
-    pub fn remove_where(&self, from: usize, count: usize, mut ends: impl FnMut(&FlowKey) -> bool) -> usize {
-        let end = (from + count).min(self.headers.len());
-        for slot in from..end {
+    /// Visits the entries `slots`, and notes in each flow for whose key `applies` returns true that the rules must decide
+    /// about it again ([`FlowRef::judge_again`]). The key is that of the packet that began the flow. Positions outside of
+    /// the table are left out.
+    pub fn judge_again_where(&self, slots: Range<usize>, mut applies: impl FnMut(&FlowKey) -> bool) {
+        for slot in slots.start..slots.end.min(self.headers.len()) {
             let header = self.headers[slot].load(Ordering::Acquire);
-            if status_of(header).is_none() {
+            if status_of(header).is_none() || header & JUDGE_AGAIN != 0 {
                 continue;
             }
             let body = self.body(slot);
             fence(Ordering::Acquire);
             let unchanged = version_of(self.headers[slot].load(Ordering::Relaxed)) == version_of(header);
-            if unchanged && ends(&key_of(header, &body)) {
-                self.remove(slot, header);
+            if unchanged && applies(&key_of(header, &body)) {
+                self.change_header(slot, version_of(header), |header| header | JUDGE_AGAIN);
             }
         }
-        if end >= self.headers.len() { 0 } else { end }
+    }
+
+    /// Notes that the rules have denied a known flow at the time `now`. Its entry stays until the flow has had no packets
+    /// for as long as its state allows, and demands a decision of the rules about each packet
+    /// ([`FlowRef::judge_again`]). Does nothing if another lane has removed the flow meanwhile.
+    pub fn deny(&self, flow: &FlowRef, now: u32) {
+        if self.change_header(flow.slot as usize, flow.version, |header| header | JUDGE_AGAIN) {
+            self.renew(flow.slot as usize, now);
+        }
+    }
+
+    /// Notes that the rules have allowed the flow again. Does nothing if another lane has removed the flow meanwhile.
+    pub fn allow_again(&self, flow: &FlowRef) {
+        self.change_header(flow.slot as usize, flow.version, |header| header & !JUDGE_AGAIN);
+    }
+
+    /// Changes flags in the header of a flow. Returns false and changes nothing if the entry has another version by now.
+    fn change_header(&self, slot: usize, version: u16, change: impl Fn(u64) -> u64) -> bool {
+        let header = &self.headers[slot];
+        let mut before = header.load(Ordering::Acquire);
+        while version_of(before) == version && status_of(before).is_some() {
+            match header.compare_exchange_weak(before, change(before), Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return true,
+                Err(now_there) => before = now_there,
+            }
+        }
+        false
     }
 
     fn place(&self, ordered: &Ordered) -> (u32, [usize; 2]) {
@@ -635,6 +527,13 @@ impl FlowTable {
     }
 }
 
+/// The number of entries of a table with this capacity. A fifth of them stays empty, so that buckets do not overflow
+/// before the table is full.
+fn entries_for(capacity: usize) -> usize {
+    let capacity = capacity.clamp(*CAPACITY.start(), *CAPACITY.end());
+    (capacity + capacity / 4).next_multiple_of(BUCKET)
+}
+
 /// Maps all values of `part` evenly to numbers below `count`, which is less than 2^32.
 const fn scale(part: u32, count: u64) -> u64 {
     (part as u64 * count) >> 32
@@ -648,87 +547,7 @@ fn flow_ref(slot: usize, header: u64, from_second: bool) -> FlowRef {
         version: version_of(header),
         forward: (header & FROM_SECOND != 0) == from_second,
         status: status_of(header).unwrap_or(FlowStatus::Unanswered),
-    }
-}
-
-/// The header `before` as a packet with the flags `tcp` changes it. `forward`: the packet came from the end that began
-/// the flow.
-const fn advance(before: u64, forward: bool, tcp: TcpFlags) -> u64 {
-    let status = before & STATUS;
-    let mut after = before;
-    if tcp.fin {
-        after |= if forward { FIN_FORWARD } else { FIN_BACKWARD };
-    }
-    let both_closed = after & FIN_FORWARD != 0 && after & FIN_BACKWARD != 0;
-    // An answer to a SYN proves nothing about the sender: its address may be forged. Only the segment that completes the
-    // handshake shows that the sender gets the answers (D31, D32).
-    let completes = forward && !tcp.syn && before & SYN_ANSWERED != 0;
-    if !forward && tcp.syn {
-        after |= SYN_ANSWERED;
-    }
-    let next = if tcp.rst || both_closed {
-        CLOSING
-    } else if status == UNANSWERED && ((!forward && !tcp.syn) || completes) {
-        ESTABLISHED
-    } else {
-        status
-    };
-    after & !STATUS | next
-}
-
-/// Whether a flow has been idle for longer than its state allows, at the time `now` in seconds since the table was
-/// made.
-fn is_over(header: u64, body: &Body, now: u32) -> bool {
-    let idle = now.saturating_sub(Times::unpack(body[TIMES]).last_seen);
-    let idle_timeout = Origin::unpack(body[ORIGIN]).idle_timeout;
-    let tcp = body[4] >> 24 & 0xff == u64::from(crate::packet::TCP);
-    let timeout = match header & STATUS {
-        UNANSWERED if tcp => seconds(HALF_OPEN_TIMEOUT).min(idle_timeout),
-        CLOSING => seconds(CLOSING_TIMEOUT).min(idle_timeout),
-        _ => idle_timeout,
-    };
-    idle > timeout
-}
-
-fn seconds(duration: Duration) -> u32 {
-    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
-}
-
-/// The key of an entry, in the direction of the packet that began the flow.
-fn key_of(header: u64, body: &Body) -> FlowKey {
-    let address = |high: u64, low: u64| {
-        let bits = u128::from(high) << 64 | u128::from(low);
-        if body[4] & 1 == 1 {
-            IpAddr::from(bits.to_be_bytes())
-        } else {
-            #[expect(clippy::cast_possible_truncation, reason = "an IPv4 address has 32 bits")]
-            IpAddr::from((bits as u32).to_be_bytes())
-        }
-    };
-    #[expect(clippy::cast_possible_truncation, reason = "each value has its place in the word")]
-    let (port1, port2, protocol, nic) = (
-        (body[4] >> 48) as u16,
-        (body[4] >> 32) as u16,
-        (body[4] >> 24) as u8,
-        (body[4] >> 16) as u8,
-    );
-    let (first, second) = (address(body[0], body[1]), address(body[2], body[3]));
-    let (source, destination, ports) = match header & FROM_SECOND {
-        0 => (first, second, (port1, port2)),
-        _ => (second, first, (port2, port1)),
-    };
-    let began_inbound = (body[4] >> 1 & 1 == 1) != (header & FROM_SECOND != 0);
-    FlowKey {
-        nic,
-        direction: if began_inbound {
-            Direction::Inbound
-        } else {
-            Direction::Outbound
-        },
-        protocol,
-        source,
-        destination,
-        ports,
+        judge_again: header & JUDGE_AGAIN != 0,
     }
 }
 

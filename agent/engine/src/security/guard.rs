@@ -2,73 +2,38 @@
 //! often each rule has decided.
 
 use super::flow_gate::{Admission, AtNic, FlowGate};
-use super::flow_table::{FROM_HOST, FlowTable};
+use super::flow_table::FROM_HOST;
+use super::flows::Flows;
+use super::recheck::Recheck;
 use super::secured_nics::{RuleName, SecuredNics};
 use crate::decide::Ingress;
 use crate::flow::Admission as Admitted;
 use crate::packet::{PacketInfo, TCP};
+use crate::tables::Tables;
 use crate::verdict::{DropReason, Verdict};
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// Capacity of the flow table of an agent that sets no other one, in flows. Such a table takes 90 MB, which the kernel
-/// allocates page by page as flows come.
-pub const DEFAULT_FLOWS: usize = 1_000_000;
 
 /// Time for which TCP connections in progress are adopted, in seconds, after the agent has started or after a NIC has
 /// got its first group. Such connections began when no table kept their flows (D34).
 const ADOPTION: u32 = 60;
 
-/// The flow table that all lanes of an agent share. It is made when a group is attached to a NIC of the agent for the
-/// first time.
-#[derive(Debug)]
-pub struct Flows {
-    /// The table, and the time when it was made.
-    table: OnceLock<(FlowTable, Instant)>,
-    capacity: usize,
-    seed: u64,
-}
-
-impl Flows {
-    /// Room for `capacity` flows. A number outside of [`CAPACITY`](super::CAPACITY) becomes the nearest number inside.
-    /// `seed` must be secret and random, so that no sender can choose flows that displace each other.
-    #[must_use]
-    pub const fn new(capacity: usize, seed: u64) -> Self {
-        Self {
-            table: OnceLock::new(),
-            capacity,
-            seed,
-        }
-    }
-
-    /// The table. `None`: no group has been attached to a NIC since the agent started.
-    #[must_use]
-    pub fn table(&self) -> Option<&FlowTable> {
-        self.table.get().map(|(table, _)| table)
-    }
-
-    /// The table, and the time `now` in seconds since the table was made. Makes the table if there is none.
-    fn made(&self, now: Instant) -> (&FlowTable, u32) {
-        // Number of links for which flows without a reply are counted and limited (D32). Links with this number or a
-        // higher one have no limit of their own.
-        const COUNTED_LINKS: usize = 4096;
-        let make = || (FlowTable::new(self.capacity, COUNTED_LINKS, self.seed), now);
-        let (table, began) = self.table.get_or_init(make);
-        (table, seconds_since(*began, now))
-    }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "136 years")]
-fn seconds_since(began: Instant, now: Instant) -> u32 {
-    now.saturating_duration_since(began).as_secs() as u32
-}
+/// Time after a change of rules in which the rules decide about each flow again whose packets come, in seconds: the time
+/// in which all lanes have noted the change in all flows (D34).
+const REEVALUATION: u32 = 2;
 
 /// The state with which one lane applies the security groups to packets.
 #[derive(Debug)]
 pub(crate) struct Guard {
     flows: Arc<Flows>,
+    /// The number of the lane among those that share the flows.
+    lane: usize,
     gate: FlowGate,
+    /// The check of flows after a change.
+    recheck: Recheck,
+    /// The end of the time in which the rules decide about known flows too, by the clock of the flow table.
+    judge_until: u32,
     /// How often each rule has decided, by the number of the rule in the installed configuration
     /// (`SecuredNics::rule_number`).
     hits: Vec<u64>,
@@ -86,8 +51,11 @@ impl Guard {
     /// A guard that keeps flows in `flows`. `seed`: as for [`Flows::new`].
     pub(crate) fn new(flows: Arc<Flows>, seed: u64) -> Self {
         Self {
+            lane: flows.add_lane(),
             flows,
             gate: FlowGate::new(seed, 0),
+            recheck: Recheck::default(),
+            judge_until: 0,
             hits: Vec::new(),
             earlier: BTreeMap::new(),
             sweep_at: 0,
@@ -98,13 +66,17 @@ impl Guard {
 
     /// Keeps flows in `flows` from now on. Flows that are in another table are not moved.
     pub(crate) fn share(&mut self, flows: Arc<Flows>) {
+        self.lane = flows.add_lane();
         self.flows = flows;
     }
 
-    /// Replaces the configuration `before` by `after`; `None` is a configuration without security groups. If both
-    /// configurations have a rule with the same [`RuleName`], its counter continues. If a NIC has its first group in
-    /// `after`, TCP connections at all NICs are adopted for 60 s (D34).
-    pub(crate) fn install(&mut self, before: Option<&SecuredNics>, after: Option<&SecuredNics>, now: Instant) {
+    /// Replaces the tables `before`, if there are any, by those of another configuration. If both configurations have a
+    /// rule with the same [`RuleName`], its counter continues. If a NIC has its first group in `after`, TCP connections
+    /// at all NICs are adopted for 60 s, unless the agent has just loaded the flows of its previous process (D34).
+    pub(crate) fn install(&mut self, before: Option<&Arc<Tables>>, after: &Tables, now: Instant) {
+        self.begin_recheck(before, after, now);
+        let starts = before.is_none();
+        let (before, after) = (before.and_then(|t| t.security.as_ref()), after.security.as_ref());
         if let Some(before) = before {
             let counted = before.rule_names().zip(&self.hits).filter(|(_, n)| **n > 0);
             for (name, n) in counted {
@@ -128,10 +100,34 @@ impl Guard {
                 .is_some_and(|(before, id)| before.is_secured_by_id(id));
             after.is_secured(n) && !was
         });
-        if newly_secured {
+        if newly_secured && !(starts && self.flows.are_loaded()) {
             let (_, seconds) = self.flows.made(now);
             self.gate.adopt_until(seconds + ADOPTION);
         }
+    }
+
+    /// Replaces the tables `before` by tables of the same configuration with other learned routes.
+    pub(crate) fn refresh(&mut self, before: Option<&Arc<Tables>>, after: &Tables, now: Instant) {
+        self.begin_recheck(before, after, now);
+    }
+
+    /// Begins to check the flows after a change. Flows that have lost their route end: if the route returns, the rules
+    /// decide about them again (P13). With the setting `reevaluate`, the rules decide about all flows again (D34).
+    fn begin_recheck(&mut self, before: Option<&Arc<Tables>>, after: &Tables, now: Instant) {
+        self.flows.set_tables(self.lane, after);
+        let (Some(nics), Some((_, seconds))) = (&after.security, self.flows.present(now)) else {
+            return;
+        };
+        if nics.reevaluates() {
+            self.judge_until = seconds + REEVALUATION;
+        }
+        let part = self.flows.part(self.lane).len();
+        self.recheck.begin(part, before, nics.reevaluates());
+    }
+
+    /// Checks a few flows of this lane's part of the table after a change. Returns whether flows are left to check.
+    pub(crate) fn recheck(&mut self, tables: &Tables) -> bool {
+        self.recheck.step(&self.flows, self.lane, tables)
     }
 
     /// Applies the security groups to a packet about which the engine has decided `verdict`.
@@ -212,6 +208,8 @@ impl Guard {
             now: seconds,
             idle_timeout: nics.idle_timeout(),
         };
+        let judges_known = self.recheck.concerns_all() || seconds < self.judge_until;
+        self.gate.judge_known(judges_known);
         let hits = &mut self.hits;
         let decided = |rule| {
             if let Some(count) = nics.rule_number(passage.nic, rule).and_then(|n| hits.get_mut(n)) {
@@ -232,10 +230,9 @@ impl Guard {
     pub(crate) fn sweep(&mut self, now: Instant) {
         /// Number of calls that visit the whole table: ten calls a second for one minute.
         const PARTS: usize = 600;
-        let Some((table, began)) = self.flows.table.get() else {
+        let Some((table, seconds)) = self.flows.present(now) else {
             return;
         };
-        let seconds = seconds_since(*began, now);
         self.sweep_at = table.sweep(self.sweep_at, table.entries().div_ceil(PARTS), seconds);
     }
 

@@ -33,6 +33,8 @@ pub struct SecuredNics {
     access_off: AccessOff,
     /// Idle timeout of flows, in seconds (N6).
     idle_timeout: u32,
+    /// Whether changed rules apply to established flows too (D34).
+    reevaluate: bool,
 }
 
 /// A NIC with its rules, which have consecutive numbers.
@@ -108,6 +110,7 @@ impl SecuredNics {
             own: u8::try_from(own).unwrap_or(u8::MAX),
             access_off: security.access_off,
             idle_timeout: u32::from(security.flow_timeout_minutes) * 60,
+            reevaluate: security.reevaluate,
         }
     }
 
@@ -179,6 +182,12 @@ impl SecuredNics {
     #[must_use]
     pub const fn idle_timeout(&self) -> u32 {
         self.idle_timeout
+    }
+
+    /// Whether changed rules apply to established flows too (the setting `reevaluate`, D34).
+    #[must_use]
+    pub const fn reevaluates(&self) -> bool {
+        self.reevaluate
     }
 
     /// The number of NICs, those without a group included.

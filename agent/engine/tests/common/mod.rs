@@ -6,6 +6,8 @@
     reason = "a test's helper; the clock is the test's"
 )]
 
+pub mod groups;
+
 use boringtun::x25519::{PublicKey as DhPublic, StaticSecret};
 use etherparse::PacketBuilder;
 use ipnet::IpNet;

@@ -23,8 +23,9 @@ pub(crate) enum Settings {
 
 const ERA: &str = "era";
 /// Settings whose defaults are the same in all eras, so that a new era does not reset them.
-const ERA_INDEPENDENT: [&str; 6] = [
+const ERA_INDEPENDENT: [&str; 7] = [
     "mtu",
+    "reevaluate",
     "bgpHoldTime",
     "probeInterval",
     "probeMisses",

@@ -76,6 +76,7 @@ pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>, machine: &Machine<'
         application_groups,
         nics: secured,
         access_off: topology.settings.vnet_access_off,
+        reevaluate: topology.settings.reevaluate,
         flow_timeout_minutes: vnet.resource.flow_timeout_minutes(),
     })
 }

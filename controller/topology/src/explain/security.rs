@@ -100,7 +100,7 @@ impl Flows {
 fn rule_key(at: &AtNic<'_>) -> RuleKey {
     let ports = match belongs_to(at.packet, at.info, at.nic, at.direction) {
         Belongs::Flow { key, .. } => matches!(key.protocol, TCP | UDP).then_some(key.ports),
-        Belongs::Error { .. } | Belongs::Fragment(_) | Belongs::Malformed => None,
+        Belongs::Error { .. } | Belongs::Fragment { .. } | Belongs::Malformed => None,
     };
     RuleKey {
         source: at.info.source,

@@ -23,6 +23,9 @@ pub struct Settings {
     pub circuit_vnet_to_vnet: bool,
     /// What `allowVirtualNetworkAccess` off means at network interfaces with a security group (P17): `block` or `tagOnly`.
     pub vnet_access_off: AccessOff,
+    /// Whether a change of security rules applies to established flows too (D34). `false`: it applies to new flows only
+    /// (N6). The default is the same in every era.
+    pub reevaluate: bool,
     /// How VPN gateways treat the TTL of packets from a site (T6).
     pub vpn_ttl_for_site_traffic: SiteTtl,
     /// The hold time of BGP sessions with sites and customer edges, in seconds, 3 to 65,535 (RFC 4271). The default is
@@ -100,6 +103,7 @@ impl Settings {
                 mtu: DEFAULT_MTU,
                 circuit_vnet_to_vnet: false,
                 vnet_access_off: AccessOff::TagOnly,
+                reevaluate: false,
                 vpn_ttl_for_site_traffic: SiteTtl::SilentHop,
                 bgp_hold_time: BGP_HOLD_TIME,
                 probe_interval: 100,
@@ -129,6 +133,7 @@ struct SettingsBody {
     mtu: Option<u16>,
     circuit_vnet_to_vnet: Option<bool>,
     vnet_access_off: Option<AccessOff>,
+    reevaluate: Option<bool>,
     vpn_ttl_for_site_traffic: Option<SiteTtl>,
     bgp_hold_time: Option<u16>,
     probe_interval: Option<u32>,
@@ -149,6 +154,7 @@ impl From<SettingsBody> for Settings {
             mtu: given.mtu.unwrap_or(era.mtu),
             circuit_vnet_to_vnet: given.circuit_vnet_to_vnet.unwrap_or(era.circuit_vnet_to_vnet),
             vnet_access_off: given.vnet_access_off.unwrap_or(era.vnet_access_off),
+            reevaluate: given.reevaluate.unwrap_or(era.reevaluate),
             vpn_ttl_for_site_traffic: given.vpn_ttl_for_site_traffic.unwrap_or(era.vpn_ttl_for_site_traffic),
             bgp_hold_time: given.bgp_hold_time.unwrap_or(era.bgp_hold_time),
             probe_interval: given.probe_interval.unwrap_or(era.probe_interval),
@@ -171,6 +177,11 @@ mod tests {
     fn d4_an_era_gives_defaults_and_each_switch_can_be_set_alone() {
         assert_eq!(read("{}"), Settings::default());
         assert_eq!(read(r#"{"era":"azure-2017"}"#), Settings::of(Era::Azure2017));
+        assert!(
+            !Settings::of(Era::Azure2017).reevaluate && !Settings::default().reevaluate,
+            "N6"
+        );
+        assert!(read(r#"{"reevaluate":true}"#).reevaluate, "D34");
         let lab = read(r#"{"circuitVnetToVnet":true,"vpnTtlForSiteTraffic":"transparent"}"#);
         assert_eq!(
             lab,

@@ -78,6 +78,7 @@ pub(super) fn settings() -> Settings {
         mtu: 1400,
         circuit_vnet_to_vnet: true,
         vnet_access_off: AccessOff::Block,
+        reevaluate: true,
         vpn_ttl_for_site_traffic: SiteTtl::Transparent,
         bgp_hold_time: 9,
         probe_interval: 200,

@@ -200,6 +200,89 @@ fn later_fragments_follow_their_first_fragment() {
     assert_eq!(host.admits(&later), Admission::UnknownFragment);
 }
 
+/// RFC 5722: a later fragment must not overwrite what the rules have decided about.
+#[test]
+fn a_later_fragment_that_overwrites_the_first_one_is_dropped() {
+    let mut host = Host::new(0);
+    let first = packet(UDP, IN, 0x2000, &[&udp(IN, (5000, 53), 0)[20..], &[0; 24]].concat());
+    assert!(allowed(host.admits(&first)));
+    assert_eq!(host.admits(&packet(UDP, IN, 3, &[0; 16])), Admission::Malformed);
+    assert_eq!(host.admits(&packet(UDP, IN, 4, &[0; 16])), Admission::Known);
+}
+
+/// A flow about which the rules must decide again ends if they deny it, whichever end sends the next packet. The other
+/// end cannot begin it anew in the middle of a connection, although the rules allow packets of its direction.
+#[test]
+fn d34_a_flow_that_the_rules_deny_again_stays_denied_in_both_directions() {
+    let mut host = Host::new(0);
+    let key = |protocol| FlowKey {
+        nic: 0,
+        direction: Direction::Inbound,
+        protocol,
+        source: PEER.into(),
+        destination: OWN.into(),
+        ports: (40_000, 22),
+    };
+    for protocol in [TCP, UDP] {
+        // Earlier rules have allowed it.
+        host.table.insert(&key(protocol), 0, 240, 0).unwrap();
+        let reply = host.table.find(&reverse(&key(protocol)), 0).unwrap();
+        host.table.touch(&reply, Segment::default().flags, 0);
+        let all = 0..host.table.entries();
+        host.table.judge_again_where(all, |k| k.protocol == protocol);
+    }
+    for now in [0, 200, 400] {
+        host.now = now;
+        assert!(denied(host.admits(&tcp(OUT, (22, 40_000), ACK))), "{now}");
+        assert!(denied(host.admits(&tcp(IN, (40_000, 22), ACK))), "{now}");
+        assert!(denied(host.admits(&udp(OUT, (22, 40_000), 0))), "{now}");
+        assert!(denied(host.admits(&udp(IN, (40_000, 22), 0))), "{now}");
+        assert!(
+            denied(host.admits(&tcp(IN, (40_000, 22), RST))),
+            "{now}: a reset does not shorten it"
+        );
+    }
+    // A new connection in the direction that the rules allow is another matter.
+    assert!(allowed(host.admits(&tcp(OUT, (22, 40_000), SYN))));
+    assert_eq!(host.admits(&tcp(IN, (40_000, 22), SYN | ACK)), Admission::Known);
+}
+
+#[test]
+fn d34_a_flow_that_the_rules_allow_again_goes_on_and_is_judged_once() {
+    let mut host = Host::new(0);
+    assert!(allowed(host.admits(&tcp(IN, (40_000, 443), SYN))));
+    host.table.judge_again_where(0..host.table.entries(), |_| true);
+    assert_eq!(host.admits(&tcp(OUT, (443, 40_000), SYN | ACK)), Admission::Known);
+    let deny_all = GroupRules::new(ResourceId::new("none"), Vec::new(), &AddressSets::default());
+    host.rules = NicRules::new(AddressSets::default(), None, Some(Arc::new(deny_all)));
+    assert_eq!(host.admits(&tcp(IN, (40_000, 443), ACK)), Admission::Known, "N6");
+    // While flows are being noted after a change, the rules decide about all of them.
+    host.gate.judge_known(true);
+    assert!(denied(host.admits(&tcp(IN, (40_000, 443), ACK))));
+    host.gate.judge_known(false);
+    assert!(
+        denied(host.admits(&tcp(OUT, (443, 40_000), ACK))),
+        "it is noted in the flow"
+    );
+}
+
+#[test]
+fn d34_an_icmp_error_about_a_denied_flow_is_denied_too() {
+    let mut host = Host::new(0);
+    assert!(allowed(host.admits(&tcp(IN, (40_000, 443), SYN))));
+    let error = packet(
+        ICMP,
+        OUT,
+        0,
+        &[&[3, 1, 0, 0, 0, 0, 0, 0][..], &tcp(IN, (40_000, 443), SYN)].concat(),
+    );
+    assert_eq!(host.admits(&error), Admission::Known);
+    host.table.judge_again_where(0..host.table.entries(), |_| true);
+    let deny_all = GroupRules::new(ResourceId::new("none"), Vec::new(), &AddressSets::default());
+    host.rules = NicRules::new(AddressSets::default(), None, Some(Arc::new(deny_all)));
+    assert!(denied(host.admits(&error)));
+}
+
 #[test]
 fn d34_after_a_crash_tcp_in_mid_stream_is_adopted_where_rules_allow_either_direction() {
     let mut host = Host::new(60);

@@ -174,11 +174,11 @@ fn fragments_are_found_by_their_identification() {
     };
     assert_eq!(found, key(UDP, (5000, 53)));
     let later = v4(UDP, 3, &[0; 8]);
-    let Belongs::Fragment(fragment) = of(&later) else {
+    let Belongs::Fragment { of: fragment, data } = of(&later) else {
         panic!()
     };
-    assert_eq!(fragment.identification, 0x1234);
-    assert_eq!(fragment_of(&first, &parse(&first).unwrap()), Some((fragment, 0)));
+    assert_eq!((fragment.identification, data), (0x1234, 24..32));
+    assert_eq!(fragment_of(&first, &parse(&first).unwrap()), Some((fragment, 0..8)));
     let whole = v4(UDP, 0x4000, &udp(5000, 53));
     assert_eq!(fragment_of(&whole, &parse(&whole).unwrap()), None);
 }
@@ -192,16 +192,63 @@ fn ipv6_fragments_are_found_by_their_identification() {
     };
     assert_eq!((key.protocol, key.ports), (UDP, (5000, 53)));
     let later = v6(FRAGMENT_HEADER, &[&header(16)[..], &[0; 8]].concat());
-    let Belongs::Fragment(fragment) = of(&later) else {
+    let Belongs::Fragment { of: fragment, data } = of(&later) else {
         panic!()
     };
-    assert_eq!((fragment.identification, fragment.protocol), (0x0102_0304, UDP));
+    assert_eq!((fragment.identification, data), (0x0102_0304, 16..24));
+    assert_eq!(fragment_of(&first, &parse(&first).unwrap()), Some((fragment, 0..8)));
+}
+
+/// Later fragments of such a datagram name the next extension header, and not the protocol (RFC 8200, section 4.5).
+#[test]
+fn ipv6_fragments_with_further_extension_headers_are_of_one_datagram() {
+    let header = |offset: u8| [60, 0, 0, offset, 1, 2, 3, 4];
+    let options = [TCP, 0, 1, 4, 0, 0, 0, 0];
+    let first = v6(
+        FRAGMENT_HEADER,
+        &[&header(1)[..], &options, &tcp(40_000, 22, 0x02)].concat(),
+    );
+    let Belongs::Flow { key, tcp } = of(&first) else {
+        panic!()
+    };
+    assert_eq!((key.protocol, key.ports, tcp.opens), (TCP, (40_000, 22), true));
+    let later = v6(FRAGMENT_HEADER, &[&header(32)[..], &[0; 8]].concat());
+    let Belongs::Fragment { of: fragment, data } = of(&later) else {
+        panic!()
+    };
+    assert_eq!(fragment_of(&first, &parse(&first).unwrap()), Some((fragment, 0..28)));
+    assert_eq!(data, 32..40);
+    // The first fragment must contain the whole chain of headers (RFC 7112).
+    let cut = v6(FRAGMENT_HEADER, &[&header(1)[..], &options].concat());
+    assert_eq!(of(&cut), Belongs::Malformed);
+}
+
+/// Rules with the protocol `Ah` match packets of both versions of IP.
+#[test]
+fn n1_an_authentication_header_is_a_protocol_of_its_own() {
+    const AH: u8 = 51;
+    let header = [
+        &[TCP, 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1][..],
+        &[0; 12],
+        &tcp(40_000, 22, 0x02),
+    ]
+    .concat();
+    for packet in [
+        v4(AH, 0, &header),
+        v6(AH, &header),
+        v6(60, &[&[AH, 0, 1, 4, 0, 0, 0, 0][..], &header].concat()),
+    ] {
+        let Belongs::Flow { key, .. } = of(&packet) else {
+            panic!()
+        };
+        assert_eq!((key.protocol, key.ports), (AH, (0, 0)));
+    }
 }
 
 #[test]
 fn a_fragment_that_overwrites_tcp_flags_is_malformed() {
     assert_eq!(of(&v4(TCP, 1, &[0; 8])), Belongs::Malformed);
-    assert!(matches!(of(&v4(TCP, 2, &[0; 8])), Belongs::Fragment(_)));
+    assert!(matches!(of(&v4(TCP, 2, &[0; 8])), Belongs::Fragment { .. }));
 }
 
 proptest! {

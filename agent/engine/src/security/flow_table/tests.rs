@@ -88,12 +88,12 @@ fn d25_a_forwarded_packet_is_one_flow_when_it_comes_and_another_when_it_leaves()
 }
 
 #[test]
-fn a_removed_flow_is_named_as_it_began() {
+fn a_flow_is_named_as_it_began() {
     for k in [key(1, 6), reply(key(1, 6))] {
         let table = table();
         table.insert(&k, 0, IDLE, 0).unwrap();
         let mut seen = Vec::new();
-        table.remove_where(0, table.entries(), |found| {
+        table.judge_again_where(0..table.entries(), |found| {
             seen.push(*found);
             false
         });
@@ -189,9 +189,10 @@ fn a_flow_that_was_removed_is_not_revived_by_a_late_packet() {
     let table = table();
     let key = key(1, 6);
     let flow = table.insert(&key, 0, IDLE, 0).unwrap();
-    assert_eq!(table.remove_where(0, table.entries(), |k| *k == key), 0);
-    table.touch(&flow, NO_FLAGS, 1);
-    assert_eq!(table.find(&key, 1), None);
+    assert_eq!(table.sweep(0, table.entries(), 61), 0);
+    table.touch(&flow, NO_FLAGS, 61);
+    table.deny(&flow, 61);
+    assert_eq!(table.find(&key, 61), None);
     assert_eq!((table.len(), table.unanswered()), (0, 0));
 }
 

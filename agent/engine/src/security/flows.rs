@@ -1,0 +1,157 @@
+//! The flow table of an agent, its clock, and the parts of it that each lane checks after a change.
+
+use super::flow_table::{BootTime, FlowTable, Unusable};
+use crate::tables::Tables;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Instant;
+
+/// Capacity of the flow table of an agent that sets no other one, in flows. Such a table takes 90 MB, which the kernel
+/// allocates page by page as flows come.
+pub const DEFAULT_FLOWS: usize = 1_000_000;
+
+/// The time that a table's clock shows when the table is made, in seconds: one year. So flows that the previous process
+/// saved can be older than the table.
+const FIRST_SECOND: u32 = 365 * 24 * 60 * 60;
+
+/// The flow table that all lanes of an agent share. It is made when a group is attached to a NIC of the agent for the
+/// first time, or when saved flows are loaded.
+#[derive(Debug)]
+pub struct Flows {
+    /// The table, and the time when it was made.
+    table: OnceLock<(FlowTable, Instant)>,
+    capacity: usize,
+    seed: u64,
+    /// Number of lanes that share the table.
+    lanes: AtomicUsize,
+    /// The address of the lookup tables that each lane has installed; 0: none.
+    tables_of: Mutex<Vec<usize>>,
+    /// Whether saved flows were loaded.
+    loaded: AtomicBool,
+}
+
+impl Flows {
+    /// Room for `capacity` flows. A number outside of [`CAPACITY`](super::CAPACITY) becomes the nearest number inside.
+    /// `seed` must be secret and random, so that no sender can choose flows that displace each other.
+    #[must_use]
+    pub const fn new(capacity: usize, seed: u64) -> Self {
+        Self {
+            table: OnceLock::new(),
+            capacity,
+            seed,
+            lanes: AtomicUsize::new(0),
+            tables_of: Mutex::new(Vec::new()),
+            loaded: AtomicBool::new(false),
+        }
+    }
+
+    /// The table. `None`: no group has been attached to a NIC since the agent started, and no flows were loaded.
+    #[must_use]
+    pub fn table(&self) -> Option<&FlowTable> {
+        self.table.get().map(|(table, _)| table)
+    }
+
+    /// The flows as bytes, for [`load`](Self::load) of the agent's next process (D34). `at` is the present time of the
+    /// host, and `now` the same time by the clock of the engine. `None`: there is no table, or it has no flow.
+    #[must_use]
+    pub fn save(&self, at: &BootTime, now: Instant) -> Option<Vec<u8>> {
+        let (table, seconds) = self.present(now)?;
+        (!table.is_empty()).then(|| table.save(at, seconds))
+    }
+
+    /// Adds the flows that [`save`](Self::save) has written, and returns their number (D34). To be called before the
+    /// first configuration is installed. Lanes then adopt no TCP connections at that configuration, because those from
+    /// before the start are known. Flows that have ended meanwhile are left out.
+    ///
+    /// # Errors
+    /// The bytes cannot be used, for instance because they are malformed or too old. Then no flow is added.
+    pub fn load(&self, bytes: &[u8], at: &BootTime, now: Instant) -> Result<usize, Unusable> {
+        let (table, seconds) = self.made(now);
+        let count = table.load(bytes, at, seconds)?;
+        self.loaded.store(true, Ordering::Relaxed);
+        Ok(count)
+    }
+
+    /// The largest number of bytes that [`load`](Self::load) may accept.
+    #[must_use]
+    pub fn longest_saved(&self) -> usize {
+        FlowTable::longest_saved(self.capacity)
+    }
+
+    /// Whether [`load`](Self::load) has added flows.
+    pub(super) fn are_loaded(&self) -> bool {
+        self.loaded.load(Ordering::Relaxed)
+    }
+
+    /// The table and the time `now` by its clock, in seconds. `None`: there is no table.
+    pub(super) fn present(&self, now: Instant) -> Option<(&FlowTable, u32)> {
+        let (table, began) = self.table.get()?;
+        Some((table, second(*began, now)))
+    }
+
+    /// As [`present`](Self::present), but makes the table if there is none.
+    pub(super) fn made(&self, now: Instant) -> (&FlowTable, u32) {
+        // Number of links for which flows without a reply are counted and limited (D32). Links with this number or a
+        // higher one have no limit of their own.
+        const COUNTED_LINKS: usize = 4096;
+        let make = || (FlowTable::new(self.capacity, COUNTED_LINKS, self.seed), now);
+        let (table, began) = self.table.get_or_init(make);
+        (table, second(*began, now))
+    }
+
+    /// Adds a lane, and returns its number, from 0. All lanes must be added before the first of them asks for its
+    /// [`part`](Self::part).
+    pub(super) fn add_lane(&self) -> usize {
+        let mut tables_of = self.tables_of.lock().unwrap_or_else(PoisonError::into_inner);
+        tables_of.push(0);
+        self.lanes.store(tables_of.len(), Ordering::Relaxed);
+        tables_of.len() - 1
+    }
+
+    /// Records the lookup tables that a lane has installed.
+    pub(super) fn set_tables(&self, lane: usize, tables: &Tables) {
+        let mut tables_of = self.tables_of.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_lane) = tables_of.get_mut(lane) {
+            *of_lane = std::ptr::from_ref(tables).addr();
+        }
+    }
+
+    /// Whether all lanes have installed the same lookup tables.
+    pub(super) fn lanes_agree(&self) -> bool {
+        let tables_of = self.tables_of.lock().unwrap_or_else(PoisonError::into_inner);
+        tables_of.windows(2).all(|pair| pair[0] == pair[1])
+    }
+
+    /// The entries of the table that the lane with this number checks after a change. Each entry is in the part of
+    /// exactly one lane.
+    pub(super) fn part(&self, lane: usize) -> Range<usize> {
+        let entries = self.table().map_or(0, FlowTable::entries);
+        let each = entries.div_ceil(self.lanes.load(Ordering::Relaxed).max(1));
+        (lane * each).min(entries)..((lane + 1) * each).min(entries)
+    }
+}
+
+/// The time `now` by the clock of a table that was made at `began`, in seconds.
+#[expect(clippy::cast_possible_truncation, reason = "135 years")]
+fn second(began: Instant, now: Instant) -> u32 {
+    FIRST_SECOND.saturating_add(now.saturating_duration_since(began).as_secs() as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_entry_is_in_the_part_of_one_lane() {
+        for lanes in 1..=7 {
+            let flows = Flows::new(1024, 1);
+            let numbers: Vec<usize> = (0..lanes).map(|_| flows.add_lane()).collect();
+            assert!(numbers.iter().all(|lane| flows.part(*lane).is_empty()), "no table yet");
+            flows.made(Instant::now());
+            let all: Vec<usize> = numbers.iter().flat_map(|lane| flows.part(*lane)).collect();
+            let entries = flows.table().map_or(0, FlowTable::entries);
+            assert_eq!(all, (0..entries).collect::<Vec<_>>(), "{lanes} lanes");
+        }
+    }
+}
