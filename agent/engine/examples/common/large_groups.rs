@@ -8,14 +8,14 @@ use tombolo_proto::config::{
 use tombolo_proto::id::ResourceId;
 
 /// Number of rules of the group in each direction.
-pub const RULES: u16 = 1000;
+pub(crate) const RULES: u16 = 1000;
 
 /// Number of source prefixes of each rule. All rules of a group together have 4,000, Azure's limit.
 const PREFIXES: u32 = 4;
 
 /// A group with [`RULES`] rules in each direction. Rule n denies TCP port n from addresses within 172.16.0.0/12, and the
 /// last one allows everything. So a packet between other addresses, or to a higher port, passes by the last rule.
-pub fn group(name: &str) -> SecurityGroup {
+pub(crate) fn group(name: &str) -> SecurityGroup {
     let mut rules = Vec::new();
     for direction in [Direction::Inbound, Direction::Outbound] {
         for number in 1..RULES {
@@ -55,7 +55,7 @@ pub fn group(name: &str) -> SecurityGroup {
 }
 
 /// The security of a machine whose only NIC `nic`, in `subnet`, has a group of its own and one of the subnet.
-pub fn security(nic: &str, subnet: &str, address: IpAddr) -> Security {
+pub(crate) fn security(nic: &str, subnet: &str, address: IpAddr) -> Security {
     let groups = vec![group("nic-group"), group("subnet-group")];
     let ids: Vec<_> = groups.iter().map(|group| group.id.clone()).collect();
     Security {
