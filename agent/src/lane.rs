@@ -203,12 +203,13 @@ impl Lane {
     /// # Errors
     /// The configuration is invalid.
     pub async fn prepare(&self, config: Arc<AgentConfig>, generation: u64) -> Result<Prepared> {
-        let mut dynamic = self.inspect().await.dynamic;
+        let Inspection { tables, mut dynamic } = self.inspect().await;
         dynamic.keep(&config);
         let built = Built::of(BuildRequest {
             generation,
             config: config.clone(),
             dynamic,
+            before: tables,
         })?;
         Ok(Prepared { config, built })
     }

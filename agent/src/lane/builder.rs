@@ -36,6 +36,8 @@ pub struct BuildRequest {
     pub config: Arc<AgentConfig>,
     /// Learned routes, and the peers that are down.
     pub dynamic: RoutingState,
+    /// The tables in use. What has not changed since is taken from them.
+    pub before: Option<Arc<Tables>>,
 }
 
 /// Result of a table build.
@@ -62,10 +64,11 @@ impl Built {
             generation,
             config,
             dynamic,
+            before,
         } = request;
         Ok(Self {
             generation,
-            tables: Arc::new(Tables::build(&config, &dynamic)?),
+            tables: Arc::new(Tables::build_after(&config, &dynamic, before.as_deref())?),
             advertisements: routing::route_advertisements(&config, &dynamic),
             dynamic,
         })

@@ -28,7 +28,7 @@ use tombolo_engine::engine::Engine;
 use tombolo_engine::link::secure::SecureLinks;
 use tombolo_engine::link::{AdvertisementStats, Event};
 use tombolo_engine::routing;
-use tombolo_engine::tables::{LinkIndex, NicIndex, RoutingState};
+use tombolo_engine::tables::{LinkIndex, NicIndex, RoutingState, Tables};
 use tombolo_proto::config::AgentConfig;
 use tombolo_proto::id::AgentId;
 
@@ -395,8 +395,9 @@ impl Worker {
             Command::Refresh(built) => self.refresh(*built),
             Command::BuilderReady => {
                 let (config, dynamic, generation) = (&self.config, &self.dynamic, self.generation);
+                let tables = self.engine.tables();
                 if let Some(build_queue) = &mut self.build_queue {
-                    build_queue.builder_ready(|| build_request(config.as_ref(), dynamic, generation));
+                    build_queue.builder_ready(|| build_request(config.as_ref(), dynamic, generation, tables));
                 }
             }
             Command::Inspect(answer) => {
@@ -612,19 +613,26 @@ impl Worker {
     /// Requests new tables because routes or links have changed. Only lane 0 requests them.
     fn on_routes_changed(&mut self) {
         let (config, dynamic, generation) = (&self.config, &self.dynamic, self.generation);
+        let tables = self.engine.tables();
         if let Some(build_queue) = &mut self.build_queue {
-            build_queue.request(|| build_request(config.as_ref(), dynamic, generation));
+            build_queue.request(|| build_request(config.as_ref(), dynamic, generation, tables));
         }
     }
 }
 
 /// The input of a table build. None: this lane has no configuration yet.
-fn build_request(config: Option<&Arc<AgentConfig>>, dynamic: &RoutingState, generation: u64) -> Option<BuildRequest> {
+fn build_request(
+    config: Option<&Arc<AgentConfig>>,
+    dynamic: &RoutingState,
+    generation: u64,
+    tables: Option<&Arc<Tables>>,
+) -> Option<BuildRequest> {
     let config = config?.clone();
     Some(BuildRequest {
         generation,
         config,
         dynamic: dynamic.clone(),
+        before: tables.cloned(),
     })
 }
 

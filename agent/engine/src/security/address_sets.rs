@@ -4,6 +4,7 @@ use crate::tables::lpm::Lpm;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// The number of a set in [`AddressSets`]. Sets are numbered from 0, in the order in which their names were added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -13,14 +14,16 @@ pub struct SetId(pub u16);
 ///
 /// There are few tags, and a tag has prefixes, so a lookup searches each tag. There can be many application security
 /// groups, and a group has single addresses, so a map from addresses to groups gives all groups of an address at once.
-#[derive(Debug, Default)]
+/// Clones share the application security groups. So the NICs of an agent, at which tags stand for different addresses,
+/// have the members of the groups once in memory.
+#[derive(Debug, Default, Clone)]
 pub struct AddressSets {
-    ids: BTreeMap<String, SetId>,
+    ids: Arc<BTreeMap<String, SetId>>,
     tags: Vec<Tag>,
-    groups_of: BTreeMap<IpAddr, Vec<SetId>>,
+    groups_of: Arc<BTreeMap<IpAddr, Vec<SetId>>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Tag {
     id: SetId,
     prefixes: Lpm<()>,
@@ -74,8 +77,9 @@ impl AddressSets {
     /// Returns `None` and adds nothing if the name is new and there are 65,536 sets already.
     pub fn add_group(&mut self, name: &str, members: impl IntoIterator<Item = IpAddr>) -> Option<SetId> {
         let id = self.intern(name)?;
+        let groups_of = Arc::make_mut(&mut self.groups_of);
         for member in members {
-            self.groups_of.entry(member).or_default().push(id);
+            groups_of.entry(member).or_default().push(id);
         }
         Some(id)
     }
@@ -118,12 +122,19 @@ impl AddressSets {
         Some(SetContent::Within(prefixes))
     }
 
+    /// Whether the sets of both have the same names and ids, so that rules that were prepared for one of them fit the
+    /// other.
+    #[must_use]
+    pub fn has_ids_of(&self, other: &Self) -> bool {
+        self.ids == other.ids
+    }
+
     fn intern(&mut self, name: &str) -> Option<SetId> {
         if let Some(id) = self.ids.get(name) {
             return Some(*id);
         }
         let id = SetId(u16::try_from(self.ids.len()).ok()?);
-        self.ids.insert(name.to_owned(), id);
+        Arc::make_mut(&mut self.ids).insert(name.to_owned(), id);
         Some(id)
     }
 }

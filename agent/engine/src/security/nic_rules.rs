@@ -90,6 +90,12 @@ impl GroupRules {
         }
     }
 
+    /// Whether the group has exactly these rules, in the order of directions and priorities.
+    #[must_use]
+    pub fn has(&self, rules: &[SecurityRule]) -> bool {
+        self.inbound.rules.iter().chain(&self.outbound.rules).eq(rules)
+    }
+
     /// The number of rules of both directions.
     fn count(&self) -> usize {
         self.inbound.rules.len() + self.outbound.rules.len()

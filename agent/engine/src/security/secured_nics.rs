@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use tombolo_proto::config::{AccessOff, AgentConfig, Direction, Role, Security, SpaceKind};
+use tombolo_proto::config::{AccessOff, AgentConfig, Direction, Role, Security, SecurityGroup, SpaceKind};
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::{EffectiveRoute, RouteSource};
 
@@ -22,6 +22,10 @@ const HOST_VIP: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
 /// [`Security::nics`]. Each subnet of machines without an agent is an entry like a NIC.
 #[derive(Debug, Clone)]
 pub struct SecuredNics {
+    /// The prepared groups.
+    groups: BTreeMap<ResourceId, Arc<GroupRules>>,
+    /// The application security groups, and the tags without prefixes.
+    sets: AddressSets,
     /// The NICs by number.
     nics: Vec<Arc<Nic>>,
     /// Prefix → the number of the NIC that has the addresses of the prefix. The longest prefix of an address counts.
@@ -70,18 +74,22 @@ pub struct RuleName {
 
 impl SecuredNics {
     /// Prepares the groups of a configuration for lookups. `routes_of` returns the effective routes of a subnet,
-    /// learned routes included, because the prefixes of these routes belong to the tag `VirtualNetwork` (N8).
+    /// learned routes included, because the prefixes of these routes belong to the tag `VirtualNetwork` (N8). Groups whose
+    /// rules are the same in `before` are not prepared again, as a change of routes changes no rule.
     pub(crate) fn new<'r>(
         config: &AgentConfig,
         security: &Security,
         routes_of: impl Fn(&ResourceId) -> &'r [EffectiveRoute],
+        before: Option<&Self>,
     ) -> Self {
-        let names = address_sets(security, &[]);
-        let groups: BTreeMap<_, _> = security
-            .groups
-            .iter()
-            .map(|g| (&g.id, Arc::new(GroupRules::new(g.id.clone(), g.rules.clone(), &names))))
-            .collect();
+        let sets = without_routes(security);
+        let before = before.filter(|before| before.sets.has_ids_of(&sets));
+        let prepare = |group: &SecurityGroup| {
+            let known = before.and_then(|before| before.groups.get(&group.id));
+            let prepared = known.filter(|known| known.has(&group.rules)).cloned();
+            prepared.unwrap_or_else(|| Arc::new(GroupRules::new(group.id.clone(), group.rules.clone(), &sets)))
+        };
+        let groups: BTreeMap<_, _> = security.groups.iter().map(|g| (g.id.clone(), prepare(g))).collect();
         let mut by_address = Lpm::default();
         let mut nics: Vec<Arc<Nic>> = Vec::with_capacity(security.nics.len());
         let mut first_rule = 0;
@@ -90,7 +98,7 @@ impl SecuredNics {
                 by_address.insert(*prefix, number);
             }
             let group = |id: &Option<ResourceId>| id.as_ref().and_then(|id| groups.get(id)).cloned();
-            let sets = address_sets(security, &virtual_network(config, routes_of(&nic.subnet)));
+            let sets = with_routes(&sets, &virtual_network(config, routes_of(&nic.subnet)));
             let rules = NicRules::new(sets, group(&nic.subnet_group), group(&nic.nic_group));
             let count = rules.count();
             nics.push(Arc::new(Nic {
@@ -105,6 +113,8 @@ impl SecuredNics {
             Role::VpnGateway { .. } | Role::ExpressRouteGateway { .. } | Role::CircuitEdge { .. } => 0,
         };
         Self {
+            groups,
+            sets,
             nics,
             by_address,
             own: u8::try_from(own).unwrap_or(u8::MAX),
@@ -259,16 +269,23 @@ impl SecuredNics {
     }
 }
 
-/// The addresses for which the names in rules stand, at a NIC where the tag `VirtualNetwork` has these prefixes. The
-/// ids of the sets do not depend on the prefixes, so all NICs can share the prepared rules of a group.
-fn address_sets(security: &Security, virtual_network: &[IpNet]) -> AddressSets {
-    let mut sets = AddressSets::default();
-    sets.set_tag("VirtualNetwork", virtual_network.iter().copied(), false);
-    sets.set_tag("Internet", virtual_network.iter().copied(), true);
-    sets.set_tag("AzureLoadBalancer", [IpNet::from(IpAddr::from(HOST_VIP))], false);
+/// The sets that rules may name: the application security groups with their addresses, and the tags, of which
+/// `VirtualNetwork` has no prefixes yet. The ids of the sets do not depend on those prefixes, so all NICs can share the
+/// prepared rules of a group.
+fn without_routes(security: &Security) -> AddressSets {
+    let mut sets = with_routes(&AddressSets::default(), &[]);
     for group in &security.application_groups {
         sets.add_group(&group.name, group.addresses.iter().copied());
     }
+    sets
+}
+
+/// The same sets at a NIC where the tag `VirtualNetwork` has these prefixes.
+fn with_routes(sets: &AddressSets, virtual_network: &[IpNet]) -> AddressSets {
+    let mut sets = sets.clone();
+    sets.set_tag("VirtualNetwork", virtual_network.iter().copied(), false);
+    sets.set_tag("Internet", virtual_network.iter().copied(), true);
+    sets.set_tag("AzureLoadBalancer", [IpNet::from(IpAddr::from(HOST_VIP))], false);
     sets
 }
 

@@ -27,6 +27,15 @@ impl Tables {
     /// subnet or peering that it does not have. Or a subnet has two active routes for one prefix, or a served prefix
     /// lies outside of all subnets.
     pub fn build(config: &AgentConfig, state: &RoutingState) -> Result<Self, BuildError> {
+        Self::build_after(config, state, None)
+    }
+
+    /// Does the same as [`build`](Self::build), and takes from `before` what has not changed: the prepared rules of security
+    /// groups. The result is the same for any `before`.
+    ///
+    /// # Errors
+    /// As for [`build`](Self::build).
+    pub fn build_after(config: &AgentConfig, state: &RoutingState, before: Option<&Self>) -> Result<Self, BuildError> {
         config.check().map_err(|e| BuildError(e.0))?;
         let resolver = Resolver::new(config, state)?;
         let spaces = resolver.build_spaces();
@@ -35,7 +44,7 @@ impl Tables {
         let links = resolver.build_links(&spaces)?;
         let security = config.security.as_ref().map(|security| {
             let routes_of = |id: &ResourceId| subnets.iter().find(|s| s.id == *id).map_or(&[][..], |s| &s.all[..]);
-            SecuredNics::new(config, security, routes_of)
+            SecuredNics::new(config, security, routes_of, before.and_then(Self::security))
         });
         Ok(Self {
             security,

@@ -191,3 +191,33 @@ fn rules_are_numbered_by_nic_in_the_order_of_their_names() {
         }
     }
 }
+
+/// D29: a change of routes prepares no group again, and a change of a group's rules does.
+#[test]
+fn d29_prepared_rules_are_kept_while_they_are_the_same() {
+    let config = config(|_| ());
+    let mut routes = config.clone();
+    routes.subnets[0].routes.clear();
+    let mut rules = config.clone();
+    let security = rules.security.as_mut().unwrap();
+    security.groups[0].rules = serde_json::from_value(json!([{
+        "name": "securityRules/all", "priority": 100, "direction": "Inbound", "access": "Allow", "protocol": "*",
+        "source": "any", "sourcePorts": [{"first": 0, "last": 65535}], "destination": "any",
+        "destinationPorts": [{"first": 0, "last": 65535}],
+    }]))
+    .unwrap();
+    let mut names = config.clone();
+    names.security.as_mut().unwrap().application_groups = serde_json::from_value(json!([
+        {"name": "web", "addresses": ["10.0.0.4"]},
+    ]))
+    .unwrap();
+    let first = Tables::build(&config, &RoutingState::default()).unwrap();
+    for (changed, kept) in [(&routes, true), (&config, true), (&rules, false), (&names, false)] {
+        let next = Tables::build_after(changed, &RoutingState::default(), Some(&first)).unwrap();
+        let group = |tables: &Tables| tables.security().unwrap().groups.values().next().unwrap().clone();
+        assert_eq!(Arc::ptr_eq(&group(&first), &group(&next)), kept);
+        let anew = Tables::build(changed, &RoutingState::default()).unwrap();
+        let names = |tables: &Tables| tables.security().unwrap().rule_names().collect::<Vec<_>>();
+        assert_eq!(names(&next), names(&anew));
+    }
+}
