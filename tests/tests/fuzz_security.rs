@@ -8,7 +8,7 @@ use tombolo_engine::buffer::Collected;
 use tombolo_engine::engine::Engine;
 use tombolo_engine::link::PlainLinks;
 use tombolo_engine::packet::{self, ICMP, ICMPV6};
-use tombolo_engine::security::{Belongs, BootTime, FROM_HOST, FlowKey, FlowTable, belongs_to, fragment_of};
+use tombolo_engine::security::{Belongs, BootTime, FROM_HOST, FlowKey, FlowTable, Flows, belongs_to, fragment_of};
 use tombolo_engine::tables::{RoutingState, Tables};
 use tombolo_proto::config::{AgentConfig, Direction};
 use tombolo_tests::corpus::edit;
@@ -182,7 +182,7 @@ fn security_configuration() {
     let check = std::panic::AssertUnwindSafe(|bytes: &[u8]| {
         // Edits in the text of the groups alone, because most other edits break the configuration for another reason.
         let edited = [&good[..begin], &edit(&good[begin..], bytes)].concat();
-        for text in [&good[..], &edited, bytes] {
+        for text in [&edited[..], bytes] {
             let Ok(config) = AgentConfig::from_bytes(text) else {
                 continue;
             };
@@ -193,6 +193,7 @@ fn security_configuration() {
                 continue;
             };
             let mut engine = Engine::new(PlainLinks::new(config.agent.clone()), 1);
+            engine.share_flows(Arc::new(Flows::new(1024, 1)));
             engine.install(Arc::new(tables), &config.links, Instant::now());
             let (mut tx, mut rx) = (Collected::default(), Collected::default());
             let datagram = [&[1, b'b'][..], &syn].concat();
@@ -206,7 +207,7 @@ fn security_configuration() {
         }
     });
     fuzz!("security", move |bytes: &[u8]| check(bytes));
-    // The unchanged configuration is accepted each time, and so must be some of the edited ones.
+    // An edit of nothing is accepted, and so must be some others.
     println!("{} configurations were accepted", accepted.get());
-    assert!(accepted.get() > 20_000);
+    assert!(accepted.get() > 10);
 }
