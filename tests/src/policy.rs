@@ -65,10 +65,15 @@ pub struct Machine {
 /// A question: can a machine reach a port of another machine?
 #[derive(Debug, Clone, Copy)]
 pub struct Question<'p> {
+    /// The machine that sends the first packet.
     pub from: &'p Machine,
+    /// The machine with the server.
     pub to: &'p Machine,
+    /// The address of the sender.
     pub source: IpAddr,
+    /// The address of the server, of the same family.
     pub destination: IpAddr,
+    /// The port of the server.
     pub port: Port,
 }
 
