@@ -9,7 +9,8 @@ use crate::netlink::{Netlink, Tun};
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use plan::confine::Surroundings;
-use plan::{KernelIds, KernelPlan, Route, Step};
+use plan::{Ingress, KernelIds, KernelPlan, Route, Step};
+use tombolo_engine::tables::NicIndex;
 use tombolo_proto::installed::{InstalledKernel, KernelRoute};
 
 /// Sets the agent's part of the kernel's state, and keeps a record of what is set.
@@ -73,7 +74,16 @@ impl Kernel {
         self.devices.truncate(count.max(1));
         let left = u8::try_from(self.devices.len()).unwrap_or(u8::MAX);
         self.current.devices = self.current.devices.min(left);
-        self.current.addresses.retain(|_, nic| nic.0 < left);
+        // The kernel removes addresses and routes with the device. A rule for the device that could not be deleted before
+        // stays until the agent's next start: it matches no packet.
+        let is_left = |nic: NicIndex| nic.0 < left;
+        let leads_there = |route: &Route| !matches!(route, Route::Device(nic, _) if !is_left(*nic));
+        self.current.addresses.retain(|_, nic| is_left(*nic));
+        self.current.routes.retain(|_, route| leads_there(route));
+        self.current.table_routes.retain(|_, route| leads_there(route));
+        self.current
+            .rules
+            .retain(|rule| !matches!(rule.ingress, Some(Ingress::Tun(nic)) if !is_left(nic)));
     }
 
     /// Reads the host's connected networks and bridges from the kernel, at each call.
@@ -107,6 +117,8 @@ impl Kernel {
                         tracing::error!(error = %format!("{e:#}"), "rollback of a kernel change failed");
                     }
                 }
+                // The next attempt must set up the devices of added NICs anew.
+                self.current.devices = before.devices;
                 return Err(e);
             }
         }

@@ -32,7 +32,8 @@ use tombolo_proto::control_stream::agent_message::Message as FromAgent;
 use tombolo_proto::control_stream::control_client::ControlClient;
 use tombolo_proto::control_stream::controller_message::Message as FromController;
 use tombolo_proto::control_stream::{
-    AgentMessage, Applied, Config as ConfigMessage, Hello, Probe, ProbeResult, Rejected, RenewRequest, Status, piece,
+    self, AgentMessage, Applied, Config as ConfigMessage, Hello, Probe, ProbeResult, Rejected, RenewRequest, Status,
+    piece,
 };
 use tombolo_proto::delta::{self, Piece};
 use tombolo_proto::id::Revision;
@@ -203,8 +204,8 @@ impl Control {
     /// The bytes of a configuration that the controller has sent whole, or as a change of the one in force.
     ///
     /// # Errors
-    /// The configuration in force is not the one that the message changes, or a piece does not fit it.
-    fn whole(&self, message: &ConfigMessage) -> Result<Vec<u8>> {
+    /// The configuration in force is not the one that the message changes, or the pieces do not make the announced one.
+    fn whole<'m>(&self, message: &'m ConfigMessage) -> Result<Vec<u8>> {
         if message.base.is_empty() {
             return Ok(message.config.clone());
         }
@@ -217,15 +218,20 @@ impl Control {
                 running.digest
             );
         }
-        let pieces = message.pieces.iter().filter_map(|piece| match piece.content.as_ref()? {
-            piece::Content::Data(data) => Some(Piece::Data(data)),
-            piece::Content::Part(part) => {
-                let start = usize::try_from(part.offset).ok()?;
-                let len = usize::try_from(part.len).ok()?;
-                Some(Piece::Base(start..start.saturating_add(len)))
+        let piece = |piece: &'m control_stream::Piece| match &piece.content {
+            Some(piece::Content::Data(data)) => Ok(Piece::Data(data)),
+            Some(piece::Content::Part(part)) => {
+                let (start, len) = (usize::try_from(part.offset)?, usize::try_from(part.len)?);
+                Ok(Piece::Base(start..start.saturating_add(len)))
             }
-        });
-        delta::decode(&base, pieces, MAX_MESSAGE).context("pieces")
+            None => bail!("pieces: a piece of a kind that this version does not know"),
+        };
+        let pieces: Vec<Piece<'m>> = message.pieces.iter().map(piece).collect::<Result<_>>()?;
+        let whole = delta::decode(&base, pieces, MAX_MESSAGE).context("pieces")?;
+        if digest(&whole) != message.digest {
+            bail!("pieces: put together they are not the configuration {}", message.digest);
+        }
+        Ok(whole)
     }
 
     /// Applies a configuration that the controller has sent. Returns the message `Applied` or `Rejected`, which the

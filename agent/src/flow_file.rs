@@ -4,9 +4,9 @@
 use crate::state::{StateDir, file};
 use anyhow::{Context, Result, ensure};
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
-use std::fs::OpenOptions;
+use std::fs::{Metadata, OpenOptions};
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tombolo_engine::security::{BootTime, Flows};
@@ -35,7 +35,10 @@ pub fn save(dir: &StateDir, flows: &Flows) -> Result<usize> {
 pub fn load(dir: &StateDir, flows: &Flows) -> Result<Option<usize>> {
     dir.sweep();
     let path = dir.path(file::FLOWS);
-    let read = read(&path, flows.longest_saved()).with_context(|| format!("reading {}", path.display()));
+    let folder = std::fs::metadata(dir.path("")).map_err(anyhow::Error::from);
+    let folder = folder.and_then(|metadata| check_owner(&metadata));
+    let read = folder.and_then(|()| read(&path, flows.longest_saved()));
+    let read = read.with_context(|| format!("reading {}", path.display()));
     dir.remove(file::FLOWS)?;
     let Some(bytes) = read? else { return Ok(None) };
     let count = flows.load(&bytes, &boot_time()?, Instant::now());
@@ -53,6 +56,7 @@ fn read(path: &Path, longest: usize) -> Result<Option<Vec<u8>>> {
     };
     let metadata = file.metadata()?;
     ensure!(metadata.is_file(), "not a regular file");
+    check_owner(&metadata)?;
     let longest = longest as u64;
     ensure!(
         metadata.len() <= longest,
@@ -62,6 +66,18 @@ fn read(path: &Path, longest: usize) -> Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     file.take(longest).read_to_end(&mut bytes)?;
     Ok(Some(bytes))
+}
+
+/// Refuses what another user can write: a file with flows lets packets pass that the rules deny.
+///
+/// # Errors
+/// Another user owns the file or directory, or may write to it.
+fn check_owner(metadata: &Metadata) -> Result<()> {
+    let own = nix::unistd::geteuid().as_raw();
+    ensure!(metadata.uid() == own, "owned by user {}, not by {own}", metadata.uid());
+    let mode = metadata.mode();
+    ensure!(mode & 0o022 == 0, "others may write to it (mode {:o})", mode & 0o7777);
+    Ok(())
 }
 
 /// The present time by a clock that all processes of this boot share.

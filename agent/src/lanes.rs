@@ -123,16 +123,22 @@ impl Lanes {
     /// also those beyond `count`: see [`remove_devices`](Self::remove_devices). Calls must not overlap.
     ///
     /// # Errors
-    /// A device of that name exists, or the kernel refuses a device or a queue. Devices that were created stay for the
-    /// next call.
+    /// A device of that name exists, or the kernel refuses a device or a queue. No device is added
+    /// then.
     pub async fn add_devices(&self, count: usize) -> Result<Vec<Tun>> {
         let mut devices = lock(&self.devices).clone();
-        for number in devices.len()..count {
+        let known = devices.len();
+        for number in known..count {
             let device = Device::create(&device_name(&self.interface, number), self.offload)?;
             devices.push(Arc::new(device));
-            *lock(&self.devices) = devices.clone();
         }
-        self.spread_devices(&devices).await?;
+        if let Err(e) = self.spread_devices(&devices).await {
+            // The new devices vanish with their last queue, so that a configuration without them is possible.
+            devices.truncate(known);
+            self.spread_devices(&devices).await?;
+            return Err(e);
+        }
+        lock(&self.devices).clone_from(&devices);
         devices.iter().map(|device| device.identity()).collect()
     }
 

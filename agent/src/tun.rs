@@ -353,10 +353,10 @@ impl TunQueues {
         len: usize,
         mut each: impl FnMut(&mut [u8], &mut Self),
     ) -> Result<usize, SplitError> {
-        let offload = self.offload();
         let Some(reader) = self.queues.get_mut(nic.get()) else {
             return Ok(0);
         };
+        let offload = reader.queue.offload;
         let mut buffer = std::mem::take(&mut reader.buffer);
         let outcome = packets(offload, &mut buffer[..len], |packet| each(packet, self));
         if let Some(reader) = self.queues.get_mut(nic.get()) {

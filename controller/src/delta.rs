@@ -51,23 +51,25 @@ pub fn message(
     match encoded.filter(|(_, pieces)| weight(pieces) < new.bytes.len() / 2) {
         Some((base, pieces)) => {
             message.base = base.digest.to_owned();
-            message.pieces = pieces.into_iter().filter_map(to_message).collect();
+            message.pieces = pieces.into_iter().map(to_message).collect();
         }
         None => message.config = new.bytes.to_vec(),
     }
     message
 }
 
-/// A piece as a message. `None`: its numbers exceed 32 bits, which no configuration reaches.
-fn to_message(piece: Piece<'_>) -> Option<control_stream::Piece> {
+/// A piece as a message. A configuration is limited to a message of 64 MiB, so its positions fit into 32 bits. If they did
+/// not, the agent would notice the wrong digest, and ask for whole configurations.
+fn to_message(piece: Piece<'_>) -> control_stream::Piece {
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let content = match piece {
         Piece::Data(data) => piece::Content::Data(data.to_vec()),
         Piece::Base(part) => piece::Content::Part(control_stream::Part {
-            offset: u32::try_from(part.start).ok()?,
-            len: u32::try_from(part.len()).ok()?,
+            offset: number(part.start),
+            len: number(part.len()),
         }),
     };
-    Some(control_stream::Piece { content: Some(content) })
+    control_stream::Piece { content: Some(content) }
 }
 
 /// The pieces of `new` for a receiver that has `base`. The time is linear in the length of both texts.

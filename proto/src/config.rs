@@ -319,6 +319,12 @@ impl AgentConfig {
                 return fail(format!("role.nics: {count} NICs; a VM has at most {MAX_VM_NICS}"));
             }
             for nic in nics {
+                if let Some(route) = nic.host_routes.iter().find(|p| p.prefix_len() == 0) {
+                    return fail(format!(
+                        "role.nics: hostRoutes of {} has {route}; the first NIC is the default",
+                        nic.id
+                    ));
+                }
                 if nic.addresses.is_empty() {
                     return fail(format!("role.nics: {} has no address", nic.id));
                 }

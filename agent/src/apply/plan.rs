@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! policy rules, in the order of their priorities (`ip rule`)
-//!   from <own address>    → own table     packets that already have an overlay source; those of further NICs: the NIC's table
+//!   from <own address>    → own table     packets that already have an overlay source; with several NICs, the NIC's table
 //!   not fwmark            → own table     other packets, except the links' datagrams; VM agents before gateway agents of a host
 //!   from <own address>    → source table  packets without a route in any agent's table: into the device, or unreachable
 //!   from TUN              → source table  the same packets, if the host forwards them (exit table on an Internet exit)
@@ -96,30 +96,30 @@ impl KernelIds {
             1 => self.default_table,
             2 => self.source_table(),
             3 => self.exit_table(),
-            n => self.nic_table(NicIndex((n - OTHER_TABLES + 1) as u8)),
+            n => self.nic_table(NicIndex((n - OTHER_TABLES) as u8)),
         })
     }
 
-    /// The number of the table of a further NIC, for packets with an address of this NIC as source. `nic` must not be
-    /// the first NIC, which has no such table.
+    /// The number of the table of a NIC, for packets with an address of this NIC as source. A machine with one NIC has no
+    /// such table.
     #[must_use]
     pub const fn nic_table(&self, nic: NicIndex) -> u32 {
-        self.table ^ ((OTHER_TABLES as u32 - 1 + nic.0 as u32) << 24)
+        self.table ^ ((OTHER_TABLES as u32 + nic.0 as u32) << 24)
     }
 }
 
 /// Number of tables that do not belong to a single NIC.
 const OTHER_TABLES: usize = 4;
 
-/// Number of routing tables of one agent: the four that every agent uses, and one for each NIC except the first.
-pub const TABLES: usize = OTHER_TABLES + MAX_VM_NICS - 1;
+/// Number of routing tables of one agent: the four that every agent uses, and one for each of several NICs.
+pub const TABLES: usize = OTHER_TABLES + MAX_VM_NICS;
 
 /// The action of a policy rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lookup {
     /// Looks up the agent's own table.
     Own,
-    /// Looks up the table of a further NIC.
+    /// Looks up the table of one of several NICs.
     Nic(NicIndex),
     /// Looks up the table for packets with an overlay source.
     Source,
@@ -346,13 +346,17 @@ impl KernelPlan {
         role: &RoleParts,
         allow_default: bool,
     ) {
+        let steered = host_routes(config);
         let pieces = match allow_default {
             true => BTreeSet::new(),
-            false => pieces_of_default(user_routes(config)),
+            false => pieces_of_default(user_routes(config).chain(steered.keys().copied())),
         };
-        let steered = host_routes(config);
         for (prefix, nic) in &steered {
-            self.routes.insert(*prefix, role.to_device(*nic, prefix));
+            if pieces.contains(prefix) {
+                self.refused_defaults.push(*prefix);
+            } else {
+                self.routes.insert(*prefix, role.to_device(*nic, prefix));
+            }
         }
         let routes = default_subnets(config).flat_map(|s| effective(config, s, dynamic));
         for route in routes.filter(|r| r.state == RouteState::Active) {
@@ -387,10 +391,14 @@ impl KernelPlan {
         }
     }
 
-    /// Adds the tables of the NICs other than the first: the effective routes of the NIC's subnet.
+    /// Adds the tables of several NICs: the effective routes of each NIC's subnet. The own table cannot serve for the first
+    /// NIC then, because it also has routes by the other NICs.
     fn add_nic_routes(&mut self, config: &AgentConfig, dynamic: &RoutingState) {
         let Role::Vm { nics, .. } = &config.role else { return };
-        for (nic, index) in nics.iter().zip((0..).map(NicIndex)).skip(1) {
+        if nics.len() < 2 {
+            return;
+        }
+        for (nic, index) in nics.iter().zip((0..).map(NicIndex)) {
             let subnet = config.subnets.iter().find(|s| s.id == nic.subnet);
             let routes = subnet.into_iter().flat_map(|s| effective(config, s, dynamic));
             let active = routes.filter(|r| r.state == RouteState::Active && r.prefix.prefix_len() > 0);
@@ -525,9 +533,9 @@ fn rules(plan: &KernelPlan, base: Band, offset: u32, allow_default: bool) -> BTr
             });
         };
         for (address, nic) in plan.addresses.iter().filter(|(a, _)| a.is_ipv6() == v6) {
-            let table = match *nic {
-                NicIndex::FIRST => Lookup::Own,
-                further => Lookup::Nic(further),
+            let table = match plan.devices {
+                0 | 1 => Lookup::Own,
+                _ => Lookup::Nic(*nic),
             };
             add(Band::Source, Some(IpNet::from(*address)), table);
             add(Band::Confined, Some(IpNet::from(*address)), Lookup::Source);

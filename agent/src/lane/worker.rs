@@ -76,6 +76,8 @@ pub(super) struct Worker {
     dynamic: RoutingState,
     /// In lane 0: the queue to the table builder. None in other lanes.
     build_queue: Option<BuildQueue>,
+    /// Tables of a configuration that this lane does not have yet.
+    early: Option<Built>,
     /// How often this lane installed tables that were built without a new configuration.
     rebuilds: u64,
     /// Route advertisements that could not be decoded.
@@ -130,6 +132,7 @@ impl Worker {
             config: None,
             dynamic: RoutingState::default(),
             build_queue,
+            early: None,
             rebuilds: 0,
             unreadable: 0,
             log: LogLimiter::default(),
@@ -457,6 +460,9 @@ impl Worker {
             }
             self.share_routing_state(built.dynamic);
         }
+        if let Some(early) = self.early.take() {
+            self.refresh(early);
+        }
     }
 
     /// Installs tables that were built because routes or links had changed.
@@ -464,6 +470,10 @@ impl Worker {
         // The builder may finish tables of an older configuration after this lane has switched to a newer one. Such
         // tables are of no use here, because link indexes have another meaning.
         if built.generation != self.generation {
+            // Or it may finish tables of a configuration that this lane gets in a moment.
+            if built.generation > self.generation {
+                self.early = Some(built);
+            }
             return;
         }
         self.engine.refresh(built.tables, Instant::now());

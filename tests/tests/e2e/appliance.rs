@@ -20,6 +20,7 @@ hosts:
   a: {address: 203.0.113.11, vm: {nics: [a-nic]}}
   b: {address: 203.0.113.12, vm: {nics: [b-nic]}}
   nva: {address: 203.0.113.13, vm: {nics: [outside, inside]}}
+  c: {address: 203.0.113.14, vm: {nics: [c-nic]}}
 resources:
   resourceGroup: lab
   location: region1
@@ -48,6 +49,7 @@ resources:
   networkInterfaces:
     a-nic: {subnet: spoke-a/workload, privateIPAddress: 10.2.0.4}
     b-nic: {subnet: spoke-b/workload, privateIPAddress: 10.3.0.4}
+    c-nic: {subnet: hub/inside, privateIPAddress: 10.1.2.5}
     outside: {subnet: hub/outside, privateIPAddress: 10.1.1.4, enableIPForwarding: true}
     inside:
       subnet: hub/inside
@@ -85,6 +87,8 @@ async fn an_appliance_with_two_nics_has_a_device_for_each() -> Result<()> {
     for nic in ["inside", "outside"] {
         set(&w, nic, "enableIPForwarding", json!(false)).await?;
         w.silent("a", "b").await?;
+        // A neighbour of `inside` reaches the address of `outside`: the answer leaves by the NIC with this address.
+        w.reach("c", "nva").await?;
         set(&w, nic, "enableIPForwarding", json!(true)).await?;
         w.reach("a", "b").await?;
     }

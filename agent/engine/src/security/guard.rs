@@ -121,8 +121,13 @@ impl Guard {
         if nics.reevaluates() {
             self.judge_until = seconds + REEVALUATION;
         }
+        // Flows name NICs by their position. If a NIC has another position now, no flow says rightly which rules have
+        // allowed it.
+        let moved = before
+            .and_then(|before| before.security.as_ref())
+            .is_some_and(|before| !before.own_ids().eq(nics.own_ids()));
         let part = self.flows.part(self.lane).len();
-        self.recheck.begin(part, before, nics.reevaluates());
+        self.recheck.begin(part, before, nics.reevaluates() || moved);
     }
 
     /// Checks a few flows of this lane's part of the table after a change. Returns whether flows are left to check.

@@ -182,6 +182,11 @@ impl SecuredNics {
         self.nics.get(usize::from(nic)).map(|nic| &nic.id)
     }
 
+    /// The ids of the machine's own NICs, in the order of their numbers.
+    pub fn own_ids(&self) -> impl Iterator<Item = &ResourceId> {
+        self.nics.iter().take(usize::from(self.own)).map(|nic| &nic.id)
+    }
+
     /// Whether a group applies to the NIC of this number.
     #[must_use]
     pub fn is_secured(&self, nic: u8) -> bool {

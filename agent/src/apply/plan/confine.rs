@@ -44,7 +44,7 @@ const PUBLIC_V6: &str = "2000::/3";
 pub enum Table {
     /// The agent's own table, in which every route into the device gets a fallback.
     Own,
-    /// The table of a NIC other than the first, for packets with an address of this NIC as source.
+    /// The table of one of several NICs, for packets with an address of this NIC as source.
     Nic(NicIndex),
     /// The table for packets that have an overlay source, or that arrived from the TUN device. The rules lead to this
     /// table only if no agent of the host has a route to the destination.
@@ -140,16 +140,19 @@ impl KernelPlan {
         if exit {
             self.open_exit(&mut all);
         }
-        for nic in (1..self.devices).map(NicIndex) {
+        let several = if self.devices > 1 { self.devices } else { 0 };
+        for nic in (0..several).map(NicIndex) {
             let table = Table::Nic(nic);
             let prefixes = self.table_routes.keys().filter(|key| key.table == table);
             all.extend(prefixes.map(|k| (key(table, k.prefix, true), Route::Unreachable)));
             for (address, _) in self.addresses.iter().filter(|(_, of)| **of == nic) {
                 confine_to_device(&mut all, table, nic, default_of(address.is_ipv6()));
             }
+            // A served subnet is reached by the host's own interface, also if the overlay has a route to its prefix.
+            let is_served = |p: &IpNet| self.served.iter().any(|s| s.trunc() == *p);
             let local = local
                 .keys()
-                .filter(|p| !self.table_routes.contains_key(&key(table, **p, false)));
+                .filter(|p| is_served(p) || !self.table_routes.contains_key(&key(table, **p, false)));
             all.extend(local.map(|p| (key(table, *p, false), Route::Throw)));
         }
         all

@@ -392,7 +392,16 @@ fn d37_each_nic_has_a_device_and_a_table_of_its_subnets_routes() {
         let of_address = |r: &&Rule| r.source == Some(IpNet::from(address)) && r.priority < Band::Vm as u32;
         plan.rules.iter().find(of_address).map(|r| r.lookup)
     };
-    assert_eq!(lookup(first_address), Some(Lookup::Own));
+    // The own table also has routes by the second NIC, which packets of the first one must not take.
+    assert_eq!(lookup(first_address), Some(Lookup::Nic(NicIndex::FIRST)));
+    let first_key = RouteKey {
+        table: Table::Nic(NicIndex::FIRST),
+        prefix: net("10.1.0.0/16"),
+        fallback: false,
+    };
+    assert_eq!(plan.table_routes[&first_key], Route::Device(NicIndex::FIRST, None));
+    let steered = |k: &&RouteKey| k.table == first_key.table && k.prefix == net("10.1.1.0/24");
+    assert_eq!(plan.table_routes.keys().find(steered), None);
     assert_eq!(lookup(second_address), Some(Lookup::Nic(second)));
     // Packets that the host forwards are confined, whichever device they come from.
     for nic in [NicIndex::FIRST, second] {

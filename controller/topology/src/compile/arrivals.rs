@@ -104,6 +104,12 @@ impl<'i, 't> RoutesToMachine<'i, 't> {
                 .iter()
                 .filter(|(prefix, _)| egress_nic(&steered, prefix) == NicIndex(number));
             arrivals.extend(leaves_here.map(|t| arrival(any_like(t.0), *t)));
+            // A part of a route's prefix that the kernel sends by this NIC, although it sends the rest by another one.
+            for (part, _) in steered.iter().filter(|(_, nic)| **nic == NicIndex(number)) {
+                let around = targets.iter().filter(|(prefix, _)| prefix.contains(part));
+                let longest = around.max_by_key(|(prefix, _)| prefix.prefix_len());
+                arrivals.extend(longest.map(|(_, nic)| arrival(any_like(*part), (*part, *nic))));
+            }
         }
         // An own address of the peer whose subnet has no such route must not use the entries for all sources: what it sends
         // to the machine's addresses, it sends directly.

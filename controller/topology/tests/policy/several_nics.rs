@@ -82,6 +82,34 @@ fn d37_packets_to_the_appliance_itself_arrive_directly_if_their_route_is_longer(
     assert_eq!(found, expected.map(|(prefix, nic)| (prefix.to_owned(), nic)));
 }
 
+/// The kernel of an appliance sends a part of a route's prefix by another NIC than the rest. So packets of this part arrive
+/// where the route of that NIC's subnet says.
+#[test]
+fn d37_a_host_route_within_a_route_decides_where_packets_arrive() {
+    let mut w = two_armed(true, true);
+    w.vnet("spoke-a", "10.2.0.0/16", "workload=10.2.0.0/24 second=10.2.1.0/24");
+    w.peer("hub", "at", "spoke-a", "ar");
+    w.nic("first", "spoke-a/workload=10.2.0.9", true)
+        .nic("second", "spoke-a/second=10.2.1.9", true)
+        .bind("a-nva", World::vm_binding("a-nva", &["first", "second"], &[]));
+    w.nic_mut("second")
+        .envelope
+        .tags
+        .insert(HOST_ROUTES_TAG.into(), "10.9.0.0/16".into());
+    w.routes("spoke-a/workload", "0.0.0.0/0>10.1.1.4")
+        .routes("spoke-a/second", "0.0.0.0/0>10.1.2.4");
+    let arrivals = w.link("nva", "a-nva").unwrap().arrivals;
+    let of_others: Vec<_> = arrivals
+        .iter()
+        .filter(|a| a.source.prefix_len() == 0)
+        .map(|a| (a.destination.to_string(), a.nic))
+        .collect();
+    let expected = [("0.0.0.0/0", 0), ("10.2.1.0/24", 1), ("10.9.0.0/16", 1)];
+    for (prefix, nic) in expected {
+        assert!(of_others.contains(&(prefix.to_owned(), nic)), "{prefix}: {of_others:?}");
+    }
+}
+
 #[test]
 fn r12_the_nic_at_which_a_packet_arrives_or_leaves_must_forward() {
     let answer = ask(&two_armed(true, true));

@@ -3,11 +3,12 @@
 //! ```text
 //! file     magic (8) · format version (4) · boot id (16) · milliseconds since boot (8) · number of flows (8) · flows…
 //! flow     source (16) · destination (16) · source port (2) · destination port (2) · protocol (1) · flags (1)
-//!          · zero (2) · seconds without packets (4) · seconds since the first packet (4) · idle timeout in seconds (4)
+//!          · NIC (1) · zero (1) · seconds without packets (4) · seconds since the first packet (4) · idle timeout in seconds (4)
 //! ```
 //! Numbers are little-endian. Addresses, ports and direction are those of the packet that began the flow. A flow is
-//! identified by these fields alone. Numbers of NICs and links are left out, because they can have another meaning in
-//! the configuration of the next process.
+//! identified by these fields and the number of the NIC (`SecuredNics::flow_nic`): the NICs of a machine keep their
+//! numbers while it has the same NICs. Numbers of links are left out, because they can have another meaning in the
+//! configuration of the next process.
 
 use super::entry::{
     CLOSING, ESTABLISHED, FIN_BACKWARD, FIN_FORWARD, FROM_SECOND, JUDGE_AGAIN, Ordered, Origin, STATUS, SYN_ANSWERED,
@@ -17,7 +18,7 @@ use super::{FlowKey, FlowTable, ORIGIN, UNKNOWN_LINK, entries_for};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
-use tombolo_proto::config::Direction;
+use tombolo_proto::config::{Direction, MAX_VM_NICS};
 
 const MAGIC: [u8; 8] = *b"TmblFlow";
 
@@ -124,6 +125,7 @@ impl SavedFlow {
         out[34..36].copy_from_slice(&destination_port.to_le_bytes());
         out[36] = self.key.protocol;
         out[37] = flags;
+        out[38] = self.key.nic;
         out[40..44].copy_from_slice(&self.idle.to_le_bytes());
         out[44..48].copy_from_slice(&self.age.to_le_bytes());
         out[48..52].copy_from_slice(&self.idle_timeout.to_le_bytes());
@@ -151,7 +153,7 @@ impl SavedFlow {
         let saved_flags = HEADER_FLAGS.iter().filter(|(_, saved)| flags & saved != 0);
         let flow = Self {
             key: FlowKey {
-                nic: 0,
+                nic: bytes[38],
                 direction: if flags & INBOUND != 0 {
                     Direction::Inbound
                 } else {
@@ -168,7 +170,8 @@ impl SavedFlow {
             idle_timeout: number(48),
         };
         let is_valid = matches!(status, UNANSWERED | ESTABLISHED | CLOSING)
-            && bytes[38..40] == [0, 0]
+            && usize::from(bytes[38]) < MAX_VM_NICS
+            && bytes[39] == 0
             && flow.idle <= flow.age
             && (1..=MAX_IDLE_TIMEOUT).contains(&flow.idle_timeout);
         is_valid.then_some(flow)
@@ -215,7 +218,7 @@ impl FlowTable {
         fence(Ordering::Acquire);
         let again = self.headers[slot].load(Ordering::Relaxed);
         let key = key_of(header, &body);
-        if version_of(again) != version_of(header) || is_over(header, &body, now) || key.nic != 0 {
+        if version_of(again) != version_of(header) || is_over(header, &body, now) {
             return None;
         }
         let times = Times::unpack(body[TIMES]);
