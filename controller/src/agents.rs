@@ -105,7 +105,7 @@ struct Connection {
     number: u64,
     messages: mpsc::Sender<control_stream::ControllerMessage>,
     /// Dropping this value completes [`Stream::superseded`], so the stream's task ends. It is dropped when a newer
-    /// stream of the agent replaces this stream.
+    /// stream of the agent replaces this stream, and when the agent is reset.
     _hold: oneshot::Sender<()>,
 }
 
@@ -117,7 +117,7 @@ pub struct Stream {
     /// The features of configurations that the agent understands.
     pub features: BTreeSet<Feature>,
     number: u64,
-    /// Completes when a newer stream of the agent replaces this stream.
+    /// Completes when a newer stream of the agent replaces this stream, and when the agent is reset.
     pub superseded: oneshot::Receiver<()>,
     /// Messages of other tasks for the agent: probes.
     pub outgoing: mpsc::Receiver<control_stream::ControllerMessage>,
@@ -188,6 +188,17 @@ impl Agents {
             entry.probes.clear();
         });
         self.forget_deleted();
+    }
+
+    /// Ends the control stream of an agent, if it has one. The agent opens a new stream at once, reports everything again,
+    /// and gets its configuration again if it runs another one. Its links and the packets in them are not affected.
+    pub fn reset(&self, agent: &AgentId) {
+        tracing::info!(%agent, "the control stream is reset");
+        self.update(agent, |entry| {
+            // Dropping the connection completes [`Stream::superseded`].
+            entry.connection = None;
+            entry.probes.clear();
+        });
     }
 
     /// As [`Self::update`], but does nothing if a newer stream of the agent has replaced `stream`, because the newer

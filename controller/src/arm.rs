@@ -1,12 +1,14 @@
 //! Azure Resource Manager's REST dialect: case-insensitive paths, `api-version` on every request, Azure's status codes.
 //!
 //! * `call`: the parsed request.
+//! * `graph`: the directory that the metadata of the cloud names; it has no entries.
 //! * `login`: discovery and login of stock clients, without authorization.
 //! * `subscription`: subscriptions, tenants, locations, providers, and lists across resource groups.
 //! * `resource`: resource groups, resources and collections.
-//! * `action`: effective routes and security groups of network interfaces, and shared keys.
+//! * `action`: effective routes and security groups of network interfaces, shared keys, and resets.
 //! * `effective_security`: effective security rules in ARM's form.
 //! * `bgp_routes`: routes and BGP sessions of gateways and circuits.
+//! * `usage`: numbers of resources and addresses in use, free addresses of a VNet, and service tags.
 //! * `watcher`: Network Watcher's next hop and IP flow verify.
 //! * `deployment`: template deployments.
 
@@ -15,9 +17,11 @@ mod bgp_routes;
 mod call;
 mod deployment;
 mod effective_security;
+mod graph;
 mod login;
 mod resource;
 mod subscription;
+mod usage;
 mod watcher;
 
 use crate::rest::failure::{Failure, excerpt};
@@ -40,7 +44,9 @@ pub(crate) async fn serve(State(rest): State<Arc<Rest>>, request: Request) -> Re
     let open = login::needs_no_token(&call);
     if !open {
         rest.check(call.headers(), &uri, &extensions)?;
-        call.check_api_version()?;
+        if !graph::serves(&call) {
+            call.check_api_version()?;
+        }
     }
     // The body is read after the token has been checked, so that clients without a token cannot fill the memory.
     let limit = if open { json::MAX_OPEN_BODY } else { json::MAX_BODY };
@@ -55,6 +61,7 @@ pub(crate) async fn serve(State(rest): State<Arc<Rest>>, request: Request) -> Re
 async fn route(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let path: Vec<&str> = call.lower.iter().map(String::as_str).collect();
     match path[..] {
+        ["graph", ..] => graph::serve(call),
         ["subscriptions"] | ["tenants"] => subscription::list_roots(rest, call),
         ["subscriptions", subscription, ..] if Uuid::try_parse(subscription).is_err() => {
             let message = format!(
@@ -63,7 +70,10 @@ async fn route(rest: &Rest, call: &Call) -> Result<Response, Failure> {
             );
             Err(Failure::bad("InvalidSubscriptionId", message))
         }
-        ["subscriptions", _, ref path @ ..] => route_in_subscription(rest, call, path).await,
+        ["subscriptions", _, ref path @ ..] => {
+            subscription::check_known(rest, call, path)?;
+            route_in_subscription(rest, call, path).await
+        }
         _ => Err(call.not_found()),
     }
 }
@@ -79,6 +89,8 @@ async fn route_in_subscription(rest: &Rest, call: &Call, path: &[&str]) -> Resul
             subscription::operation(call)
         }
         ["providers", "microsoft.network", "networkwatchers"] => watcher::list(rest, call),
+        ["providers", "microsoft.network", "locations", _, "usages"] => usage::of_location(rest, call),
+        ["providers", "microsoft.network", "locations", location, "servicetags"] => usage::service_tags(call, location),
         ["providers", _, _] => resource::collection(rest, call),
         ["resourcegroups", _] => resource::item(rest, call).await,
         ["resourcegroups", _, "providers", provider, ref types @ ..] => {
@@ -117,6 +129,10 @@ async fn route_in_group(rest: &Rest, call: &Call, provider: &str, path: &[&str])
             ],
         ) => bgp_routes::circuit(rest, call),
         (_, ["expressroutecircuits", _, "peerings", _, "sharedkey"]) => action::circuit_key(rest, call),
+        ("microsoft.network", ["virtualnetworkgateways", _, "reset"]) => action::reset_gateway(rest, call),
+        ("microsoft.network", ["connections", _, "resetconnection"]) => action::reset_connection(rest, call),
+        ("microsoft.network", ["virtualnetworks", _, "checkipaddressavailability"]) => usage::free_address(rest, call),
+        ("microsoft.network", ["virtualnetworks", _, "usages"]) => usage::of_vnet(rest, call),
         (_, [_, _, "effectiveroutetable"]) => action::effective_routes(rest, call),
         (_, [_, _, "effectivenetworksecuritygroups"]) => action::effective_security_groups(rest, call),
         (_, []) => Err(call.not_found()),

@@ -137,7 +137,7 @@ impl Session<'_> {
                 }
                 Some(message) = stream.outgoing.recv() => self.send(message).await?,
                 _ = &mut stream.superseded => {
-                    return Err(Status::aborted("a newer stream of this agent replaces this one"));
+                    return Err(Status::aborted("a newer stream of this agent replaces this one, or the agent is reset: connect again"));
                 }
             }
         }

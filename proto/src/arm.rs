@@ -45,7 +45,7 @@ pub enum Kind {
     Circuit,
     /// A peering of a circuit (`expressRouteCircuits/peerings`).
     CircuitPeering,
-    /// An authorization of a circuit (`expressRouteCircuits/authorizations`). The list is always empty.
+    /// An authorization of a circuit (`expressRouteCircuits/authorizations`).
     CircuitAuthorization,
     /// An application security group (`applicationSecurityGroups`).
     ApplicationSecurityGroup,
@@ -55,7 +55,7 @@ pub enum Kind {
     SecurityRule,
     /// A default rule of a group (`networkSecurityGroups/defaultSecurityRules`), read-only.
     DefaultSecurityRule,
-    /// A virtual machine (`Microsoft.Compute/virtualMachines`), read-only.
+    /// A virtual machine (`Microsoft.Compute/virtualMachines`). It can only be read and deleted.
     VirtualMachine,
     /// An extension of a virtual machine (`virtualMachines/extensions`). The list is always empty.
     VirtualMachineExtension,
@@ -188,8 +188,7 @@ const KINDS: &[Row] = &[
         NETWORK,
         "expressRouteCircuits/authorizations",
         "circuit authorization",
-    )
-    .read_only(),
+    ),
     Row::of(
         Kind::ApplicationSecurityGroup,
         NETWORK,

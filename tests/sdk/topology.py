@@ -101,6 +101,8 @@ def create(client):
         ).result()
         same(f"{name} gateway state", gateways[name].provisioning_state, "Succeeded")
         same(f"{name} gateway ASN", gateways[name].bgp_settings.asn, 65515)
+        tunnels = gateways[name].bgp_settings.bgp_peering_addresses[0].tunnel_ip_addresses
+        same(f"{name} gateway's public address", tunnels, [address.ip_address])
 
     same("one side alone", peering(client, "hub", "spoke-a", allow_gateway_transit=True).peering_state, "Initiated")
     made = peering(client, "spoke-a", "hub", use_remote_gateways=True, allow_forwarded_traffic=True)
@@ -132,6 +134,8 @@ def create(client):
         ).result()
         same(f"{name} NIC", (nic.ip_configurations[0].private_ip_address, nic.enable_ip_forwarding),
              (f"{VNETS[name][0]}.0.4", name == "hub"))
+        same(f"{name} NIC's DNS servers", (nic.dns_settings.dns_servers, nic.dns_settings.applied_dns_servers), ([], []))
+        same(f"{name} NIC's application groups", nic.ip_configurations[0].application_security_groups, [])
 
     table = client.route_tables.begin_create_or_update(
         GROUP,
@@ -202,6 +206,16 @@ def read(client):
     ):
         if expected not in found:
             sys.exit(f"effective routes: {expected} is not in {sorted(found, key=str)}")
+
+    client.virtual_network_gateway_connections.begin_reset_connection(GROUP, "hub-to-branch").result()
+    same("a gateway after its reset", client.virtual_network_gateways.begin_reset(GROUP, "hub-gw").result().name, "hub-gw")
+    free = client.virtual_networks.check_ip_address_availability(GROUP, "hub", ip_address="10.1.0.4")
+    same("a free address", (free.available, free.available_ip_addresses[0]), (False, "10.1.0.5"))
+    used = {u.id.rsplit("/", 1)[1]: u.current_value for u in client.virtual_networks.list_usage(GROUP, "hub")}
+    same("addresses in use", used["workload"], 1)
+    used = {u.name.value: u.current_value for u in client.usages.list(LOCATION)}
+    same("resources in use", (used["VirtualNetworks"], used["PublicIPAddresses"]), (4, 3))
+    same("service tags", [t.name for t in client.service_tags.list(LOCATION).values_property], ["AzureLoadBalancer"])
 
     # The usual change of a client: GET, edit, PUT the whole body.
     hub = client.virtual_networks.get(GROUP, "hub")
@@ -274,7 +288,9 @@ def outside(client):
     ).result()
     same("the edge's ASN", private.azure_asn, 12076)
     same("the parent has it too", len(client.express_route_circuits.get(GROUP, "er1").peerings), 1)
-    same("authorizations", list(client.express_route_circuit_authorizations.list(GROUP, "er1")), [])
+    authorizations = client.express_route_circuit_authorizations
+    owned = authorizations.begin_create_or_update(GROUP, "er1", "owner", models.ExpressRouteCircuitAuthorization()).result()
+    same("authorization", owned.authorization_use_status, "Available")
     subnet = client.subnets.get(GROUP, "hub", "GatewaySubnet")
     express = client.virtual_network_gateways.begin_create_or_update(
         GROUP,
@@ -294,7 +310,7 @@ def outside(client):
         ("to-loc1", {"connection_type": "IPsec", "virtual_network_gateway1": vpn, "local_network_gateway2": site,
                      "shared_key": "abc123", "enable_bgp": True}),
         ("to-er1", {"connection_type": "ExpressRoute", "virtual_network_gateway1": express,
-                    "peer": models.SubResource(id=circuit.id)}),
+                    "peer": models.SubResource(id=circuit.id), "authorization_key": owned.authorization_key}),
     ):
         body = models.VirtualNetworkGatewayConnection(location=LOCATION, **far)
         made = connections.begin_create_or_update(GROUP, name, body).result()
@@ -312,12 +328,15 @@ def outside(client):
     table = client.express_route_circuits.begin_list_routes_table(GROUP, "er1", "AzurePrivatePeering", "primary")
     same("linked VNets", {(r.network, r.path) for r in table.result().value} >= {("10.1.0.0/16", "65515")}, True)
 
+    same("the connection's authorization", authorizations.get(GROUP, "er1", "owner").authorization_use_status, "InUse")
     refused("a circuit with connections", "XCircuitCannotBeDeleted",
             lambda: client.express_route_circuits.begin_delete(GROUP, "er1"))
     refused("a site with connections", "XLocalNetworkGatewayCannotBeDeleted",
             lambda: client.local_network_gateways.begin_delete(GROUP, "loc1"))
     for name in ("to-loc1", "to-er1"):
         connections.begin_delete(GROUP, name).result()
+    authorizations.begin_delete(GROUP, "er1", "owner").result()
+    same("authorizations", list(authorizations.list(GROUP, "er1")), [])
     gateways.begin_delete(GROUP, "hub-er").result()
     client.express_route_circuit_peerings.begin_delete(GROUP, "er1", "AzurePrivatePeering").result()
     client.express_route_circuits.begin_delete(GROUP, "er1").result()

@@ -408,6 +408,7 @@ fn join_site(topology: &mut Topology, vnet: &str, number: u8) -> Option<Resource
         routing_weight: 0,
         enable_bgp: true,
         dpd_timeout: None,
+        authorization: None,
     };
     let id = connection.envelope.id.clone();
     topology

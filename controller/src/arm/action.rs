@@ -3,7 +3,7 @@
 
 use super::call::Call;
 use super::effective_security;
-use super::resource::missing;
+use super::resource::{accepted, missing};
 use crate::rest::Rest;
 use crate::rest::failure::{Failure, at_revision, ok};
 use crate::secret;
@@ -16,7 +16,7 @@ use tombolo_topology::change::Change;
 use tombolo_topology::learned_routes::{self, LearnedReports};
 use tombolo_topology::nic_security::NicSecurity;
 use tombolo_topology::path::{ArmPath, Kind, parent_id};
-use tombolo_topology::resource::NetworkInterface;
+use tombolo_topology::resource::{Binding, NetworkInterface};
 use tombolo_topology::topology::Topology;
 
 /// Number of characters of a generated shared key if the request has no `keyLength`.
@@ -88,7 +88,7 @@ pub(super) fn effective_security_groups(rest: &Rest, call: &Call) -> Result<Resp
     let security = nic_security(&topology, &reports, nic)?;
     let groups = security
         .iter()
-        .flat_map(|s| s.groups().map(move |g| effective_security::group(s, &g)));
+        .flat_map(|s| s.groups().map(move |g| effective_security::group(s, &g, nic)));
     Ok(ok(&json!({"value": groups.collect::<Vec<_>>(), "nextLink": null})))
 }
 
@@ -100,9 +100,54 @@ pub(super) fn nic_security(
 ) -> Result<Option<NicSecurity>, Failure> {
     let id = &nic.envelope.id;
     NicSecurity::of(topology, reports, id).map_err(|what| {
+        // Clients would repeat a request that is answered with 500, although the answer stays the same.
         let message = format!("The configuration of the agent of {id} cannot be used: {what}");
-        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", message)
+        Failure::new(StatusCode::CONFLICT, "XConfigurationNotUsable", message).at(id.to_string())
     })
+}
+
+/// POST `virtualNetworkGateways/{g}/reset`: resets the control streams of the gateway's agents ([`Agents::reset`]), and
+/// returns the gateway. Packets keep flowing.
+///
+/// [`Agents::reset`]: crate::agents::Agents::reset
+pub(super) fn reset_gateway(rest: &Rest, call: &Call) -> Result<Response, Failure> {
+    let path = posted(call)?;
+    let topology = rest.app.writer.current().topology;
+    let body = topology.view(&path, &rest.app.agents.statuses());
+    let body = body.ok_or_else(|| missing(&topology, &path))?;
+    reset_agents(rest, &topology, &path.id());
+    Ok(ok(&body))
+}
+
+/// POST `connections/{c}/resetconnection`: resets the control streams of the agents of the connection's gateway. The status
+/// is 202, the only one that Azure's clients accept.
+pub(super) fn reset_connection(rest: &Rest, call: &Call) -> Result<Response, Failure> {
+    let path = posted(call)?;
+    let topology = rest.app.writer.current().topology;
+    let connection = topology.connections.get(&path.id());
+    let gateway = connection.ok_or_else(|| missing(&topology, &path))?.gateway1.clone();
+    reset_agents(rest, &topology, &gateway);
+    Ok(accepted(call))
+}
+
+/// The resource on which the last segment of the path, an action, is called.
+///
+/// # Errors
+/// 405 if the method is not POST, 404 if the path is not that of a resource.
+fn posted(call: &Call) -> Result<ArmPath, Failure> {
+    if call.method != Method::POST {
+        return Err(Failure::method(&call.method, &call.text()));
+    }
+    call.item(call.segments.len() - 1)
+}
+
+/// Resets the control streams of the agents of a gateway's instances.
+fn reset_agents(rest: &Rest, topology: &Topology, gateway: &ResourceId) {
+    for agent in topology.agents.values().filter(|a| !a.revoked) {
+        if matches!(&agent.binding, Binding::Gateway { gateway: g, .. } if g == gateway) {
+            rest.app.agents.reset(&agent.id);
+        }
+    }
 }
 
 /// GET and PUT `connections/{c}/sharedkey`, and POST `…/sharedkey/reset`, which generates a key of `keyLength`

@@ -46,18 +46,13 @@ impl Call {
         if path.len() > MAX_PATH_LENGTH {
             return Err(bad(&format!("the path is longer than {MAX_PATH_LENGTH} bytes")));
         }
-        // Some clients join a base URL that ends in a slash with a path that begins with one.
-        let inner = path.trim_start_matches('/');
-        let inner = inner.strip_suffix('/').unwrap_or(inner);
-        let decode = |segment: &str| {
-            decoded(segment, false)
-                .filter(|s| !s.is_empty() && !s.contains('/') && !s.chars().any(char::is_control))
-                .ok_or_else(|| bad("a segment is empty, or is not percent-encoded UTF-8"))
-        };
-        let segments: Vec<String> = match inner {
-            "" => Vec::new(),
-            _ => inner.split('/').map(decode).collect::<Result<_, _>>()?,
-        };
+        // Some clients encode the slashes of a scope (`/%2Fsubscriptions%2F…`), so the path is decoded before it is
+        // split. Others join a base URL that ends in a slash with a path that begins with one, or leave a part of a path
+        // empty (`Microsoft.Network//virtualNetworks`), so empty segments are left out.
+        let text = decoded(path, false)
+            .filter(|text| !text.chars().any(char::is_control))
+            .ok_or_else(|| bad("the path is not percent-encoded UTF-8, or has control characters"))?;
+        let segments: Vec<String> = text.split('/').filter(|s| !s.is_empty()).map(str::to_owned).collect();
         let mut query = BTreeMap::new();
         for pair in uri.query().unwrap_or_default().split('&').filter(|p| !p.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -236,16 +231,24 @@ mod tests {
     }
 
     #[test]
-    fn odd_paths_are_refused() {
-        for bad in [
-            "/a//b",
-            "/a%2fb",
-            "/a%",
-            "/a%zz",
-            "/%ff",
-            "/a%00",
-            &format!("/{}", "x".repeat(5000)),
+    fn encoded_slashes_separate_segments_and_empty_segments_are_left_out() {
+        for (written, read) in [
+            ("/a//b", "/a/b"),
+            ("//a/b/", "/a/b"),
+            ("/a%2fb", "/a/b"),
+            (
+                "/%2Fsubscriptions%2Fs%2FresourceGroups%2Fg/providers/p",
+                "/subscriptions/s/resourceGroups/g/providers/p",
+            ),
+            ("/", "/"),
         ] {
+            assert_eq!(call(written).ok().unwrap().text(), read, "{written}");
+        }
+    }
+
+    #[test]
+    fn odd_paths_are_refused() {
+        for bad in ["/a%", "/a%zz", "/%ff", "/a%00", &format!("/{}", "x".repeat(5000))] {
             assert!(call(bad).is_err(), "{bad}");
         }
         assert!(call("/a?x=%").is_err());

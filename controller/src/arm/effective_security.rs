@@ -4,14 +4,13 @@
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use tombolo_proto::config::{AddressMatch, PortRange, RuleProtocol, SERVICE_TAGS, SecurityRule};
-use tombolo_topology::nic_security::{AppliedGroup, Attachment, NicSecurity};
+use tombolo_topology::nic_security::{AppliedGroup, NicSecurity};
+use tombolo_topology::resource::NetworkInterface;
 
-/// The entry of the answer for one group.
-pub(super) fn group(security: &NicSecurity, applied: &AppliedGroup<'_>) -> Value {
-    let side = match applied.attachment {
-        Attachment::Subnet => "subnet",
-        Attachment::Nic => "networkInterface",
-    };
+/// The entry of the answer for one group that applies to `nic`. `association` names the subnet and the interface,
+/// whichever of them has the group, because the table of Azure's command line reads both.
+pub(super) fn group(security: &NicSecurity, applied: &AppliedGroup<'_>, nic: &NetworkInterface) -> Value {
+    let subnet = nic.ip_configurations.first().map(|c| json!({"id": c.subnet}));
     let rules: Vec<_> = applied.group.rules.iter().map(|r| rule(security, r)).collect();
     let tags: Map<String, Value> = SERVICE_TAGS
         .into_iter()
@@ -20,7 +19,7 @@ pub(super) fn group(security: &NicSecurity, applied: &AppliedGroup<'_>) -> Value
         .collect();
     json!({
         "networkSecurityGroup": {"id": applied.group.id},
-        "association": {side: {"id": applied.attached_to}},
+        "association": {"subnet": subnet, "networkInterface": {"id": nic.envelope.id}},
         "effectiveSecurityRules": rules,
         "tagMap": tags,
     })

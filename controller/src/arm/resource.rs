@@ -14,8 +14,7 @@ use uuid::Uuid;
 
 /// Types of `Microsoft.Network` that stock clients read and that this controller does not support. Their lists are
 /// empty, and their resources do not exist. If a type becomes a [`Kind`], its entry here has no effect.
-const UNSUPPORTED_TYPES: [&str; 11] = [
-    "networksecuritygroups",
+const UNSUPPORTED_TYPES: [&str; 10] = [
     "natgateways",
     "loadbalancers",
     "expressroutegateways",
@@ -186,10 +185,31 @@ pub(super) async fn written(rest: &Rest, change: Change, path: &ArmPath) -> Resu
     ))
 }
 
+/// The response 202 to a request that Azure carries out asynchronously, with the URL of the result of the operation. The
+/// operation has ended already.
+pub(super) fn accepted(call: &Call) -> Response {
+    let mut response = empty(StatusCode::ACCEPTED);
+    let operation = format!(
+        "{}/subscriptions/{}/operationresults/{}{}",
+        call.base,
+        call.segments[1],
+        Uuid::new_v4(),
+        call.api_version()
+    );
+    if let Ok(location) = HeaderValue::from_str(&operation) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response
+        .headers_mut()
+        .insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
 /// Deletes a resource (status 200), or a resource group with all its resources (status 202). The status is 204 if the
-/// resource or group does not exist.
+/// resource or group does not exist. A virtual machine's agent is removed with the machine.
 async fn delete(rest: &Rest, call: &Call, path: ArmPath) -> Result<Response, Failure> {
     let group = path.kind() == Some(Kind::ResourceGroup);
+    let may_remove_agents = group || path.kind() == Some(Kind::VirtualMachine);
     let id = path.id();
     let change = Change::Delete {
         path,
@@ -199,27 +219,16 @@ async fn delete(rest: &Rest, call: &Call, path: ArmPath) -> Result<Response, Fai
     if group && committed.created_or_removed {
         rest.deployments.forget_group(&rest.app.writer, &id).await?;
     }
-    let mut response = match (committed.created_or_removed, group) {
+    if may_remove_agents && committed.created_or_removed {
+        tracing::info!(%id, "deleted with its agents");
+        rest.app.agents.forget_deleted();
+    }
+    let response = match (committed.created_or_removed, group) {
         (true, false) => empty(StatusCode::OK),
-        (true, true) => empty(StatusCode::ACCEPTED),
-        (false, _) => empty(StatusCode::NO_CONTENT),
-    };
-    if response.status() == StatusCode::ACCEPTED {
         // Clients expect that the deletion of a resource group is asynchronous. Here it has ended before a client first
         // asks for its state.
-        let operation = format!(
-            "{}/subscriptions/{}/operationresults/{}{}",
-            call.base,
-            call.segments[1],
-            Uuid::new_v4(),
-            call.api_version()
-        );
-        if let Ok(location) = HeaderValue::from_str(&operation) {
-            response.headers_mut().insert(LOCATION, location);
-        }
-        response
-            .headers_mut()
-            .insert(RETRY_AFTER, HeaderValue::from_static("1"));
-    }
+        (true, true) => accepted(call),
+        (false, _) => empty(StatusCode::NO_CONTENT),
+    };
     Ok(at_revision(response, committed.published.revision))
 }

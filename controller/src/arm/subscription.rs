@@ -1,11 +1,13 @@
-//! Tenants, subscriptions, locations, providers, and lists across resource groups. Every GUID is the id of a
-//! subscription; there is one tenant.
+//! Tenants, subscriptions, locations, providers, and lists across resource groups. A subscription exists while it has a
+//! resource group, so the first PUT of a resource group creates it. One subscription always exists
+//! ([`DEFAULT_SUBSCRIPTION`]). There is one tenant.
 
 use super::call::Call;
 use crate::rest::Rest;
 use crate::rest::failure::{Failure, empty, excerpt, ok};
 use axum::response::Response;
 use http::{Method, StatusCode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use tombolo_topology::path::{ArmPath, Kind};
@@ -18,7 +20,7 @@ const DEFAULT_SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
 const DEFAULT_LOCATION: &str = "region1";
 
 /// The resource providers, each with the types that its list has in addition to those of [`Kind`].
-const PROVIDERS: [(&str, &[&str]); 3] = [
+const PROVIDERS: [(&str, &[&str]); 5] = [
     (
         "Microsoft.Network",
         &[
@@ -29,6 +31,11 @@ const PROVIDERS: [(&str, &[&str]); 3] = [
         ],
     ),
     ("Microsoft.Compute", &[]),
+    (
+        "Microsoft.Authorization",
+        &["roleDefinitions", "roleAssignments", "permissions", "locks"],
+    ),
+    ("Microsoft.Insights", &["metrics", "metricDefinitions", "eventtypes"]),
     (
         "Microsoft.Resources",
         &[
@@ -79,16 +86,40 @@ pub(super) fn list_roots(rest: &Rest, call: &Call) -> Result<Response, Failure> 
         let one = json!({"id": format!("/tenants/{tenant}"), "tenantId": tenant, "displayName": "Tombolo", "tenantCategory": "Home"});
         return Ok(ok(&json!({"value": [one]})));
     }
-    let topology = rest.app.writer.current().topology;
-    let mut known: BTreeSet<String> = topology
-        .resource_groups
-        .keys()
-        .filter_map(|id| ArmPath::parse(id.as_str()).ok())
-        .map(|path| path.subscription.to_ascii_lowercase())
-        .collect();
-    known.insert(DEFAULT_SUBSCRIPTION.to_owned());
+    let known = known(&rest.app.writer.current().topology);
     let value: Vec<_> = known.iter().map(|s| subscription(s, tenant)).collect();
     Ok(ok(&json!({"value": value})))
+}
+
+/// The ids of all subscriptions, in lower case.
+fn known(topology: &Topology) -> BTreeSet<String> {
+    let groups = topology.resource_groups.keys();
+    let groups = groups.filter_map(|id| ArmPath::parse(id.as_str()).ok());
+    let mut known: BTreeSet<String> = groups.map(|path| path.subscription.to_ascii_lowercase()).collect();
+    known.insert(DEFAULT_SUBSCRIPTION.to_owned());
+    known
+}
+
+/// Checks that the subscription of a request exists. `path`: the segments after the subscription, in lower case. A PUT of
+/// a resource group may create the subscription. The result of an operation can be read even if the operation has deleted
+/// the last group of the subscription.
+///
+/// # Errors
+/// 404 with code `SubscriptionNotFound`.
+pub(super) fn check_known(rest: &Rest, call: &Call, path: &[&str]) -> Result<(), Failure> {
+    let exempt = match path {
+        ["resourcegroups", _] => call.method == Method::PUT,
+        ["operationresults", _] | ["providers", _, "locations", _, "operations" | "operationresults", _] => true,
+        _ => false,
+    };
+    if exempt || known(&rest.app.writer.current().topology).contains(&call.lower[1]) {
+        return Ok(());
+    }
+    let message = format!(
+        "The subscription '{}' could not be found. A subscription exists while it has a resource group.",
+        excerpt(&call.segments[1])
+    );
+    Err(Failure::missing("SubscriptionNotFound", message))
 }
 
 fn subscription(id: &str, tenant: Uuid) -> Value {
@@ -121,11 +152,49 @@ pub(super) fn list_in_subscription(rest: &Rest, call: &Call) -> Result<Response,
                 let terms = parse_filter(filter)?;
                 value.retain(|item| terms.iter().all(|(name, expected)| matches(item, name, expected)));
             }
-            Ok(ok(&json!({"value": value})))
+            Ok(ok(&page(call, value)?))
         }
         _ => Ok(ok(&subscription(&id.to_ascii_lowercase(), rest.auth.tenant))),
     }
 }
+
+/// The page of a list that the parameters `$top` and `$skiptoken` of the request choose, with the URL of the next page.
+/// Without `$top` the page has all items.
+///
+/// # Errors
+/// 400 if `$top` is not a whole number from 1, or `$skiptoken` is none of this controller's.
+fn page(call: &Call, mut value: Vec<Value>) -> Result<Value, Failure> {
+    let number = |name: &str| {
+        let given = call.query.get(name).filter(|text| !text.trim().is_empty());
+        let read = |text: &String| {
+            text.trim().parse::<usize>().map_err(|_| {
+                let message = format!("{name}: '{}' is not a whole number", excerpt(text));
+                Failure::bad("InvalidQueryParameterValue", message).at(name)
+            })
+        };
+        given.map(read).transpose()
+    };
+    let (top, skipped) = (number("$top")?, number("$skiptoken")?.unwrap_or_default());
+    if top == Some(0) {
+        let message = "$top: 0 is not a number of items; it is at least 1";
+        return Err(Failure::bad("InvalidQueryParameterValue", message).at("$top"));
+    }
+    value.drain(..skipped.min(value.len()));
+    let Some(top) = top.filter(|top| *top < value.len()) else {
+        return Ok(json!({"value": value}));
+    };
+    value.truncate(top);
+    let path = utf8_percent_encode(&call.text(), PATH).to_string();
+    let mut next = format!("{}{path}{}&$top={top}", call.base, call.api_version());
+    if let Some(filter) = call.query.get("$filter") {
+        next.push_str(&format!("&$filter={}", utf8_percent_encode(filter, NON_ALPHANUMERIC)));
+    }
+    next.push_str(&format!("&$skiptoken={}", skipped.saturating_add(top)));
+    Ok(json!({"value": value, "nextLink": next}))
+}
+
+/// The characters that are encoded in the path of a URL in a response.
+const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.');
 
 fn location(subscription: &str, name: &str) -> Value {
     json!({

@@ -5,15 +5,16 @@ use super::action::nic_security;
 use super::call::Call;
 use super::subscription::locations;
 use crate::rest::Rest;
-use crate::rest::failure::{Failure, excerpt, ok};
+use crate::rest::failure::{Failure, empty, excerpt, ok};
 use axum::response::Response;
-use http::Method;
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use tombolo_proto::config::{Access, Direction};
+use tombolo_proto::config::{Access, Direction, GatewayKind};
 use tombolo_proto::fabric::Protocol;
-use tombolo_proto::id::ResourceId;
+use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::{NextHop, RouteSource, RouteState};
 use tombolo_topology::learned_routes::{self, LearnedReports};
 use tombolo_topology::nic_security::FirstPacket;
@@ -25,6 +26,43 @@ use uuid::Uuid;
 const GROUP: &str = "NetworkWatcherRG";
 /// The prefix of the names that Azure gives to network watchers.
 const PREFIX: &str = "NetworkWatcher_";
+
+/// Types of resources below a watcher that this controller does not support, in lower case. Their lists are empty.
+const CHILDREN: [&str; 3] = ["connectionmonitors", "flowlogs", "packetcaptures"];
+
+/// The 404 for a watcher that does not exist.
+fn missing(call: &Call, name: &str) -> Failure {
+    let message = format!(
+        "The Resource 'Microsoft.Network/networkWatchers/{}' under resource group '{}' was not found.",
+        excerpt(name),
+        excerpt(&call.segments[3])
+    );
+    Failure::missing("ResourceNotFound", message)
+}
+
+/// The refusal of a PUT of a watcher with another name or group than those that Azure gives to watchers. `all`: the
+/// regions that have a watcher.
+fn second_watcher(all: &BTreeSet<String>, body: &Value) -> Failure {
+    let text = body.get("location").and_then(Value::as_str).unwrap_or_default();
+    let location: String = text
+        .chars()
+        .filter(|c| *c != ' ')
+        .collect::<String>()
+        .to_ascii_lowercase();
+    if all.contains(&location) {
+        let message = format!(
+            "Cannot create more than 1 network watchers for this subscription in this region. The watcher of region \
+             '{location}' is {PREFIX}{location} in resource group {GROUP}."
+        );
+        return Failure::bad("NetworkWatcherCountLimitReached", message).at("location");
+    }
+    let message = format!(
+        "location: '{}' is not a region that has resources; each region that has resources has a network watcher, which \
+         need not be created",
+        excerpt(text)
+    );
+    Failure::bad("LocationNotAvailableForResourceType", message).at("location")
+}
 
 fn watcher(subscription: &str, location: &str) -> Value {
     let id = format!(
@@ -64,13 +102,14 @@ pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
         return Ok(ok(&json!({"value": value})));
     };
     let found = all.iter().find(|l| format!("{PREFIX}{l}").eq_ignore_ascii_case(name));
+    let child = call.lower.get(8).map(String::as_str);
     let Some(location) = found.filter(|_| here) else {
-        let message = format!(
-            "The Resource 'Microsoft.Network/networkWatchers/{}' under resource group '{}' was not found.",
-            excerpt(name),
-            excerpt(&call.segments[3])
-        );
-        return Err(Failure::missing("ResourceNotFound", message));
+        return match call.method {
+            // Azure's clients accept only 202 and 204 for a DELETE of a watcher, and of everything below it.
+            Method::DELETE => Ok(empty(StatusCode::NO_CONTENT)),
+            Method::PUT if child.is_none() => Err(second_watcher(&all, &call.object()?)),
+            _ => Err(missing(call, name)),
+        };
     };
     match (&call.method, call.lower.get(8).map(String::as_str), call.lower.len()) {
         // Clients may send a PUT to create a watcher. The response is the watcher that exists already.
@@ -82,6 +121,26 @@ pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
         (&Method::POST, Some("ipflowverify"), 9) => {
             let body = call.object()?;
             verify_flow(&topology, &LearnedReports::of(&rest.app.agents.statuses()), &body)
+        }
+        (&Method::GET, Some(children), 9) if CHILDREN.contains(&children) => Ok(ok(&json!({"value": []}))),
+        (&Method::GET, Some(children), 10) if CHILDREN.contains(&children) => {
+            let message = format!("Resource {} not found.", excerpt(&call.text()));
+            Err(Failure::missing("NotFound", message))
+        }
+        (&Method::PUT | &Method::PATCH, Some(children), 10) if CHILDREN.contains(&children) => {
+            let message = format!(
+                "Resources of type 'Microsoft.Network/networkWatchers/{}' are not supported by this controller.",
+                excerpt(&call.segments[8])
+            );
+            Err(Failure::bad("XResourceTypeNotSupported", message).at(call.text()))
+        }
+        (&Method::DELETE, Some(_), _) => Ok(empty(StatusCode::NO_CONTENT)),
+        (&Method::DELETE, None, _) => {
+            let message = format!(
+                "Network watcher '{}' cannot be deleted: each region that has resources has a watcher.",
+                excerpt(name)
+            );
+            Err(Failure::new(StatusCode::CONFLICT, "XNetworkWatcherCannotBeDeleted", message).at(call.text()))
         }
         (&Method::POST, Some(other), 9) => {
             let message = format!(
@@ -117,17 +176,31 @@ fn next_hop(topology: &Topology, reports: &LearnedReports, body: &Value) -> Resu
         RouteSource::User => subnet.and_then(|s| route_table(topology, s)),
         RouteSource::Default | RouteSource::VirtualNetworkGateway => None,
     };
-    // M3: Network Watcher has one name for local and global peering, `VnetPeering`. Effective routes write
-    // `VNetPeering`.
-    let kind = match &route.next_hop {
-        NextHop::VnetPeering { .. } | NextHop::VnetGlobalPeering { .. } => "VnetPeering",
-        other => other.type_name(),
-    };
     Ok(ok(&json!({
-        "nextHopType": kind,
+        "nextHopType": next_hop_type(topology, &route.next_hop),
         "nextHopIpAddress": route.next_hop.addresses().first(),
         "routeTableId": table.as_ref().map_or("System Route", ResourceId::as_str),
     })))
+}
+
+/// The type of a next hop in the words of Network Watcher, which differ from those of effective routes (M3): local and
+/// global peerings are both `VnetPeering`, and an ExpressRoute gateway, or an edge of its circuits, is `HyperNetGateway`.
+fn next_hop_type(topology: &Topology, hop: &NextHop) -> &'static str {
+    let is_express_route = |agent: &AgentId| match topology.agents.get(agent).map(|a| &a.binding) {
+        Some(Binding::Edge { .. }) => true,
+        Some(Binding::Gateway { gateway, .. }) => {
+            let gateway = topology.gateways.get(gateway);
+            gateway.is_some_and(|g| g.gateway_type == GatewayKind::ExpressRoute)
+        }
+        Some(Binding::Vm { .. }) | None => false,
+    };
+    match hop {
+        NextHop::VnetPeering { .. } | NextHop::VnetGlobalPeering { .. } => "VnetPeering",
+        NextHop::VirtualNetworkGateway { gateways, .. } if gateways.iter().any(|g| is_express_route(&g.agent)) => {
+            "HyperNetGateway"
+        }
+        other => other.type_name(),
+    }
 }
 
 /// POST `ipFlowVerify`: whether the security rules of a network interface allow the first packet of a flow, and the rule
@@ -258,5 +331,79 @@ fn target_nic(topology: &Topology, body: &Value, field: &str, own: IpAddr) -> Re
             Err(Failure::bad("InvalidRequestFormat", message).at(field))
         }
         (None, None) => Err(unknown("targetResourceId", &vm)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use tombolo_proto::config::CircuitLink;
+    use tombolo_proto::id::PublicKey;
+    use tombolo_proto::route::GatewayHop;
+    use tombolo_topology::resource::{Agent, Reach};
+
+    fn id(tail: &str) -> ResourceId {
+        ResourceId::new(format!(
+            "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/{tail}"
+        ))
+    }
+
+    /// A next hop by an agent with this name.
+    fn by(agent: &str) -> NextHop {
+        NextHop::VirtualNetworkGateway {
+            gateways: vec![GatewayHop {
+                agent: AgentId::new(agent).unwrap(),
+                address: "10.0.255.4".parse().unwrap(),
+            }],
+            spread: false,
+        }
+    }
+
+    /// M3: local and global peerings have one name, and next hops by ExpressRoute have their own.
+    #[test]
+    fn m3_the_words_of_network_watcher() {
+        let mut topology = Topology::default();
+        let circuit = id("expressRouteCircuits/c");
+        for (name, binding) in [
+            (
+                "edge",
+                Binding::Edge {
+                    circuit,
+                    link: CircuitLink::Primary,
+                },
+            ),
+            (
+                "vpn",
+                Binding::Gateway {
+                    gateway: id("virtualNetworkGateways/vpn"),
+                    ip_configuration: "default".to_owned(),
+                },
+            ),
+        ] {
+            let agent = Agent {
+                id: AgentId::new(name).unwrap(),
+                binding,
+                public_key: PublicKey([0; 32]),
+                certificate_key: String::new(),
+                reach: Reach::at(Vec::new()),
+                revoked: false,
+            };
+            topology.agents.insert(agent.id.clone(), Arc::new(agent));
+        }
+        let peering = id("virtualNetworks/v/virtualNetworkPeerings/p");
+        let global = NextHop::VnetGlobalPeering {
+            peering: peering.clone(),
+        };
+        for (hop, expected) in [
+            (NextHop::VnetPeering { peering }, "VnetPeering"),
+            (global, "VnetPeering"),
+            (by("edge"), "HyperNetGateway"),
+            (by("vpn"), "VirtualNetworkGateway"),
+            (by("gone"), "VirtualNetworkGateway"),
+            (NextHop::Internet {}, "Internet"),
+        ] {
+            assert_eq!(next_hop_type(&topology, &hop), expected, "{hop:?}");
+        }
     }
 }

@@ -74,7 +74,12 @@ pub(crate) fn vm(name: &str, nic: &str) -> Value {
 impl FakeAgent {
     /// Creates a join token for a VM with one NIC, and joins with it.
     pub(crate) async fn join(world: &World, id: &str, nic: &str) -> Self {
-        let body = json!({"agent": id, "binding": vm(id, nic)});
+        Self::join_as(world, id, vm(id, nic)).await
+    }
+
+    /// Creates a join token for a binding, and joins with it.
+    pub(crate) async fn join_as(world: &World, id: &str, binding: Value) -> Self {
+        let body = json!({"agent": id, "binding": binding});
         let token = world.fabric(Method::POST, "tokens", Some(body)).await;
         assert_eq!(token.status, 201, "{token:?}");
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();

@@ -36,7 +36,6 @@ fn example(kind: Kind) -> Option<Example> {
         Kind::ResourceGroup
         | Kind::NicIpConfiguration
         | Kind::GatewayIpConfiguration
-        | Kind::CircuitAuthorization
         | Kind::DefaultSecurityRule
         | Kind::VirtualMachine
         | Kind::VirtualMachineExtension => return None,
@@ -100,6 +99,7 @@ fn example(kind: Kind) -> Option<Example> {
                 "vlanId": 300,
             }}),
         ),
+        Kind::CircuitAuthorization => ("expressRouteCircuits/Circuit/authorizations/Owner", json!({})),
         Kind::ApplicationSecurityGroup => ("applicationSecurityGroups/Group", json!({"location": "region1"})),
         // Azure's command line sends no `properties`.
         Kind::NetworkSecurityGroup => ("networkSecurityGroups/Rules", json!({"location": "region1"})),
@@ -295,6 +295,11 @@ async fn views_cannot_be_written() {
         let path = format!("~/providers/{}/{}", kind.provider(), types.join("/"));
         for (method, body) in [(Method::PUT, Some(json!({}))), (Method::DELETE, None)] {
             let refused = world.arm(method.clone(), &path, body).await;
+            if (kind, &method) == (Kind::VirtualMachine, &Method::DELETE) {
+                // A machine can be deleted (D7). This one does not exist.
+                assert_eq!(refused.status, 204);
+                continue;
+            }
             assert_eq!(
                 (refused.status.as_u16(), refused.code()),
                 (400, "XReadOnlyResource"),

@@ -21,4 +21,5 @@ mod refusals;
 mod resources;
 mod restart;
 mod security;
+mod stock_clients;
 mod world;

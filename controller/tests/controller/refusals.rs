@@ -104,7 +104,7 @@ async fn requests_that_are_no_good() {
         ),
         (
             Method::GET,
-            "/a%2fb?api-version=2024-05-01".into(),
+            "/a%00b?api-version=2024-05-01".into(),
             400,
             "InvalidRequestUri",
         ),

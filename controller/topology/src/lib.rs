@@ -12,11 +12,13 @@
 //! * [`topology`]: all resources of one revision; `api` has the operations on them.
 //! * [`compile`]: the configuration of an agent from a topology; effective routes of subnets.
 //! * [`device`]: the WireGuard and BGP configuration of a site's device.
+//! * [`address_use`]: the addresses of a VNet that are free and in use.
 //! * [`sync`]: the state machine that decides when an agent is sent its configuration.
 //! * [`explain`]: walks a packet hop by hop through the agents' own decision code.
 //! * [`learned_routes`]: the routes that agents learn from BGP and from each other.
 //! * [`nic_security`]: the security groups of one network interface, with the meaning of tags there.
 
+pub mod address_use;
 mod api;
 mod arm;
 pub mod change;

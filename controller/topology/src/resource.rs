@@ -29,7 +29,7 @@ pub use agent::{Agent, JoinToken, Reach};
 pub use application_security_group::ApplicationSecurityGroup;
 pub use connection::{Connection, ConnectionType};
 pub use envelope::{Envelope, ResourceGroup};
-pub use express_route_circuit::{ExpressRouteCircuit, PrivatePeering};
+pub use express_route_circuit::{CircuitAuthorization, ExpressRouteCircuit, PrivatePeering};
 pub use local_network_gateway::{LocalNetworkGateway, SiteBgp};
 pub use network_interface::{NetworkInterface, NicIpConfiguration};
 pub use network_security_group::{NetworkSecurityGroup, RuleAddresses, RulePorts, RuleSide, SecurityRule};

@@ -6,8 +6,11 @@ pub(crate) mod address;
 mod agents;
 mod attached;
 mod bindings;
+mod dns_servers;
 mod group;
+pub(crate) mod place;
 pub(crate) mod request;
+mod secured;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -109,6 +112,9 @@ impl Draft<'_> {
         let Some(kind) = self.kind(path) else { return false };
         if kind == Kind::ResourceGroup {
             return self.delete_group(path);
+        }
+        if kind == Kind::VirtualMachine {
+            return self.delete_virtual_machine(&path.id(), if_match);
         }
         let delete = match (registry::entry(kind), registry::child(kind)) {
             (Some(entry), _) => entry.stored.as_ref().map(|writes| writes.delete),

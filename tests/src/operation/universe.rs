@@ -20,6 +20,9 @@ pub struct Universe {
     pub application_groups: Vec<String>,
 }
 
+/// The region of the first VNet, and of all route tables and security groups. Only VNets of this region use them (P1).
+const HOME: &str = "region1";
+
 /// The properties that a VNet has if an operation creates it.
 #[derive(Debug, Clone)]
 pub struct VnetPlan {
@@ -127,6 +130,7 @@ impl Universe {
         if rng.random_bool(0.25) {
             vnets.push(VnetPlan::draw("clone".into(), 1, rng));
         }
+        vnets[0].region = HOME;
         let has_groups = rng.random_bool(0.6);
         let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<String>>();
         let groups = |list: &[&str]| if has_groups { names(list) } else { Vec::new() };
@@ -167,13 +171,14 @@ impl Universe {
         }
         for plan in &self.vnets {
             let (subnet, prefixes) = plan.subnets[rng.random_range(0..2_usize)].clone();
-            if let Some(table) = self.tables.choose(rng).filter(|_| rng.random_bool(0.4)) {
+            let table = self.tables.choose(rng).filter(|_| rng.random_bool(0.4));
+            if let Some(table) = table.filter(|_| plan.region == HOME) {
                 out.push(Operation::PutSubnet {
                     vnet: plan.name.clone(),
                     subnet,
                     prefixes,
                     table: Some(table.clone()),
-                    security: self.attached(rng),
+                    security: self.attached(plan, rng),
                 });
             }
         }
@@ -319,38 +324,39 @@ impl Universe {
             subnet,
             addresses,
             forwarding: rng.random_bool(0.6),
-            security: self.attached(rng),
-            application_groups: self.joined(rng),
+            security: self.attached(plan, rng),
+            application_groups: self.joined(plan, rng),
         }
     }
 
     /// Draws a change of the subnet at this position in the plan.
     fn subnet(&self, plan: &VnetPlan, index: usize, rng: &mut impl Rng) -> Operation {
         let (subnet, prefixes) = plan.subnets[index].clone();
-        let table = rng
-            .random_bool(0.75)
+        let table = (rng.random_bool(0.75) && plan.region == HOME)
             .then(|| self.tables.choose(rng).cloned().unwrap_or_default());
         Operation::PutSubnet {
             vnet: plan.name.clone(),
             subnet,
             prefixes,
             table,
-            security: self.attached(rng),
+            security: self.attached(plan, rng),
         }
     }
 
-    /// Draws the security group of a subnet or NIC. Most have none.
-    fn attached(&self, rng: &mut impl Rng) -> Option<String> {
+    /// Draws the security group of a subnet or NIC of the plan. Most have none.
+    fn attached(&self, plan: &VnetPlan, rng: &mut impl Rng) -> Option<String> {
         self.security_groups
             .choose(rng)
-            .filter(|_| rng.random_bool(0.35))
+            .filter(|_| rng.random_bool(0.35) && plan.region == HOME)
             .cloned()
     }
 
-    /// Draws the application security groups of a NIC.
-    fn joined(&self, rng: &mut impl Rng) -> Vec<String> {
+    /// Draws the application security groups of a NIC of the plan. Only NICs of the first VNet have some, because all
+    /// members of the groups of one rule must be in one VNet (N9).
+    fn joined(&self, plan: &VnetPlan, rng: &mut impl Rng) -> Vec<String> {
         let mut joined = self.application_groups.clone();
-        joined.retain(|_| rng.random_bool(0.35));
+        joined.retain(|_| rng.random_bool(0.6));
+        joined.retain(|_| plan.name == self.vnets[0].name);
         joined
     }
 
@@ -370,7 +376,7 @@ impl Universe {
             }
             45..68 if !plan.nics.is_empty() => self.nic(plan, rng),
             68..88 => self.subnet(plan, rng.random_range(0..2), rng),
-            88..90 => {
+            88..90 if plan.region == HOME => {
                 let (subnet, prefixes) = plan.subnets[2].clone();
                 Operation::PutSubnet {
                     vnet: plan.name.clone(),
@@ -599,7 +605,7 @@ impl VnetPlan {
                 subnet: subnet.clone(),
                 prefixes: prefixes.clone(),
                 table: None,
-                security: universe.attached(rng).filter(|_| subnet != GATEWAY_SUBNET),
+                security: universe.attached(self, rng).filter(|_| subnet != GATEWAY_SUBNET),
             });
         }
         for (nic, subnet, addresses) in &self.nics {
@@ -609,8 +615,8 @@ impl VnetPlan {
                 subnet: subnet.clone(),
                 addresses: addresses.clone(),
                 forwarding: rng.random_bool(0.5),
-                security: universe.attached(rng),
-                application_groups: universe.joined(rng),
+                security: universe.attached(self, rng),
+                application_groups: universe.joined(self, rng),
             });
         }
         for (vm, nics, served) in &self.vms {

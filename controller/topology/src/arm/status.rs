@@ -97,34 +97,42 @@ fn tunnels(topology: &Topology, statuses: &AgentStatuses, connection: &Connectio
             format!("no agent serves {what} {}", connection.gateway2.name()),
         );
     }
+    let equal = equal_asns(topology, connection);
     let site = topology.local_gateways.get(&connection.gateway2);
     let pairs = own.iter().flat_map(|here| far.iter().map(move |there| (here, there)));
     pairs
         .map(|(here, there)| {
             let shown = site.map_or(there.as_str(), |s| s.envelope.id.name());
-            tunnel(statuses, here, there, shown, end)
+            let mut tunnel = tunnel(statuses, here, there, shown, end);
+            tunnel.reason = tunnel.reason.or_else(|| equal.clone());
+            tunnel
         })
         .collect()
 }
 
-/// What the desired state lacks so that no tunnel of the connection can come up: a counterpart, a key, a peering, or
-/// different ASNs. `None`: nothing is missing.
+/// The reason why no BGP session comes up over a connection whose tunnels can be up: both ends have the same ASN. `None`:
+/// the ASNs differ, or the connection does not use BGP. As in Azure, such a connection is accepted, and its status is that
+/// of its tunnels (G4).
+fn equal_asns(topology: &Topology, connection: &Connection) -> Option<String> {
+    let own = topology.gateways.get(&connection.gateway1)?.asn;
+    let far = match connection.connection_type {
+        ConnectionType::Vnet2Vnet => topology.gateways.get(&connection.gateway2)?.asn,
+        ConnectionType::IPsec => topology.local_gateways.get(&connection.gateway2)?.bgp?.asn,
+        ConnectionType::ExpressRoute => return None,
+    };
+    (connection.enable_bgp && far == own)
+        .then(|| format!("both ends have ASN {own}: no BGP session comes up between equal ASNs (G4)"))
+}
+
+/// What the desired state lacks so that no tunnel of the connection can come up: a counterpart, a key, or a peering.
+/// `None`: nothing is missing.
 fn missing_requirement(topology: &Topology, connection: &Connection) -> Option<String> {
     let far = connection.gateway2.name();
-    let own_asn = topology.gateways.get(&connection.gateway1).map(|g| g.asn);
     let keyless = || {
         connection
             .shared_key
             .is_none()
             .then(|| "no shared key is set (G11)".to_owned())
-    };
-    // As in Azure, a connection between equal ASNs is accepted, although its BGP session never comes up. In this
-    // product the connection's status names this reason.
-    let equals = |far_asn: Option<u32>| {
-        let asn = far_asn.filter(|_| connection.enable_bgp && far_asn == own_asn)?;
-        Some(format!(
-            "both ends have ASN {asn}: no BGP session comes up between equal ASNs (G4)"
-        ))
     };
     match connection.connection_type {
         ConnectionType::Vnet2Vnet => {
@@ -134,8 +142,7 @@ fn missing_requirement(topology: &Topology, connection: &Connection) -> Option<S
                     "no counterpart connection from gateway {far} to this one (G10)"
                 ));
             }
-            let asn = topology.gateways.get(&connection.gateway2).map(|g| g.asn);
-            keyless().or_else(|| equals(asn))
+            keyless()
         }
         ConnectionType::IPsec => {
             let site = topology.local_gateways.get(&connection.gateway2);
@@ -143,8 +150,7 @@ fn missing_requirement(topology: &Topology, connection: &Connection) -> Option<S
                 let no_key = site.is_none_or(|s| s.public_key.is_none());
                 no_key.then(|| format!("local network gateway {far} has no wireGuardPublicKey (D16)"))
             };
-            let asn = site.and_then(|s| s.bgp).map(|b| b.asn);
-            keyless().or_else(unknown).or_else(|| equals(asn))
+            keyless().or_else(unknown)
         }
         ConnectionType::ExpressRoute => {
             let circuit = topology.circuits.get(&connection.gateway2);

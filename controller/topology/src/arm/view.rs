@@ -1,6 +1,6 @@
 //! Writes the ARM bodies of items, in the JSON types that strict clients require.
 
-use crate::path::{Kind, is_child_of};
+use crate::path::{Kind, child_id, is_child_of, parent_id};
 use crate::resource::{Agent, Binding, Envelope, ResourceGroup};
 use crate::topology::{AgentStatuses, Topology};
 use ipnet::IpNet;
@@ -21,6 +21,42 @@ pub(crate) struct Views<'t> {
     only: Option<ResourceId>,
     users: OnceCell<Users>,
     vms: OnceCell<BTreeMap<ResourceId, Arc<Agent>>>,
+    endpoints: OnceCell<Endpoints>,
+}
+
+/// The underlay addresses that agents have reported for the network interfaces and the instances of gateways that they
+/// serve. Revoked agents are left out.
+#[derive(Default)]
+pub(crate) struct Endpoints(BTreeMap<ResourceId, IpAddr>);
+
+impl Endpoints {
+    /// Collects the addresses of all agents.
+    pub(crate) fn of(topology: &Topology) -> Self {
+        let mut all = BTreeMap::new();
+        for agent in topology.agents.values().filter(|a| !a.revoked) {
+            let Some(endpoint) = agent.reach.endpoints.first() else {
+                continue;
+            };
+            match &agent.binding {
+                Binding::Vm { nics, .. } => all.extend(nics.iter().map(|nic| (nic.clone(), endpoint.ip()))),
+                Binding::Gateway {
+                    gateway,
+                    ip_configuration,
+                } => {
+                    let instance = child_id(gateway, "ipConfigurations", ip_configuration);
+                    all.insert(instance, endpoint.ip());
+                }
+                Binding::Edge { .. } => {}
+            }
+        }
+        Self(all)
+    }
+
+    /// The address behind an ip configuration of a network interface or a gateway. `None`: no agent has reported one.
+    pub(crate) fn of_user(&self, ip_configuration: &ResourceId) -> Option<IpAddr> {
+        let nic = || self.0.get(&parent_id(ip_configuration));
+        self.0.get(ip_configuration).or_else(nic).copied()
+    }
 }
 
 /// The ids of the ip configurations that use each subnet and each public address.
@@ -117,6 +153,7 @@ impl<'t> Views<'t> {
             only: None,
             users: OnceCell::new(),
             vms: OnceCell::new(),
+            endpoints: OnceCell::new(),
         }
     }
 
@@ -156,6 +193,12 @@ impl<'t> Views<'t> {
     /// [`Self::within`] collects only those of one VNet.
     pub(crate) fn public_ip_user(&self, id: &ResourceId) -> Option<&String> {
         self.users().public_ips.get(id)
+    }
+
+    /// The underlay address behind an ip configuration, as its agent has reported it; see [`Endpoints::of_user`].
+    pub(crate) fn endpoint(&self, ip_configuration: &ResourceId) -> Option<IpAddr> {
+        let all = self.endpoints.get_or_init(|| Endpoints::of(self.topology));
+        all.of_user(ip_configuration)
     }
 
     /// The virtual machines by id, each with its agent. Revoked agents are left out.

@@ -3,11 +3,13 @@
 use crate::arm::body::{MAX_ITEMS, Object};
 use crate::arm::view::Views;
 use crate::draft::Draft;
-use crate::path::Kind;
-use crate::resource::Envelope;
+use crate::path::{Kind, parent_id};
 use crate::resource::frame::{Put, Resource};
+use crate::resource::{Envelope, SecurityRule};
+use crate::rules::place::Place;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 use tombolo_proto::id::ResourceId;
 
 /// An application security group. Besides its name it has only a region and tags.
@@ -64,14 +66,55 @@ impl Resource for ApplicationSecurityGroup {
 }
 
 impl Draft<'_> {
-    /// The application security groups in the list `name` of `object`, with the ids that they were created with. `from` is
-    /// the resource that the body describes. A group that does not exist is a problem; regions are not
-    /// compared.
+    /// Checks that the members of all application security groups that one rule names are in one VNet (N9), for the rules
+    /// for which `concerned` is true. Rules without such groups are not affected.
+    pub(crate) fn check_members_in_one_vnet(&mut self, concerned: impl Fn(&SecurityRule) -> bool) {
+        let groups = self.topology.network_security_groups.values();
+        let rules = groups.flat_map(|g| &g.security_rules);
+        let rules: Vec<&SecurityRule> = rules
+            .filter(|rule| rule.application_groups().next().is_some() && concerned(rule))
+            .collect();
+        if rules.is_empty() {
+            return;
+        }
+        let mut vnets: BTreeMap<&ResourceId, BTreeSet<ResourceId>> = BTreeMap::new();
+        for configuration in self.topology.nics.values().flat_map(|nic| &nic.ip_configurations) {
+            for group in &configuration.application_security_groups {
+                vnets.entry(group).or_default().insert(parent_id(&configuration.subnet));
+            }
+        }
+        let mut wrong = Vec::new();
+        for rule in rules {
+            let mut all = BTreeSet::new();
+            for group in rule.application_groups() {
+                all.extend(vnets.get(group).into_iter().flatten());
+            }
+            if all.len() > 1 {
+                // A message that lists thousands of VNets helps nobody.
+                let names: Vec<&str> = all.into_iter().take(10).map(ResourceId::as_str).collect();
+                wrong.push((rule.id.clone(), names.join(", ")));
+            }
+        }
+        for (rule, names) in wrong {
+            self.problems.add(
+                "AllApplicationSecurityGroupsInSecurityRuleMustBeFromSameVnet",
+                &rule,
+                format!(
+                    "Security rule {rule} has Application Security Groups (ASGs) from multiple virtual networks ({names}). All \
+                     ASGs on the Security Rule must be from the same virtual network (N9)."
+                ),
+            );
+        }
+    }
+
+    /// The application security groups in the list `name` of `object`, with the ids that they were created with. `place`:
+    /// the resource that the body describes. A group that does not exist, or is in another region or subscription, is a
+    /// problem.
     pub(crate) fn resolve_application_groups(
         &mut self,
         object: &Object<'_>,
         name: &str,
-        from: &ResourceId,
+        place: &Place<'_>,
     ) -> Vec<ResourceId> {
         let items = object.list(name, MAX_ITEMS, &mut self.problems).unwrap_or_default();
         let mut groups = Vec::new();
@@ -79,9 +122,8 @@ impl Draft<'_> {
             let Some(object) = item.object(&mut self.problems) else {
                 continue;
             };
-            let found = self.resolve_own(&object, from, |topology, group| {
-                let found = topology.application_security_groups.get(group)?;
-                Some(found.envelope.id.clone())
+            let found = self.resolve_own_beside(&object, place, |topology, group| {
+                Some(&topology.application_security_groups.get(group)?.envelope)
             });
             groups.extend(found.filter(|id| !groups.contains(id)));
         }

@@ -13,7 +13,7 @@ use crate::resource::{Envelope, VirtualNetworkGateway};
 use crate::rules::unsupported;
 use ends::End;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::net::IpAddr;
 use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
@@ -50,6 +50,10 @@ pub struct Connection {
     /// default.
     #[serde(default)]
     pub dpd_timeout: Option<u16>,
+    /// The circuit's authorization whose key the connection has shown, for type `ExpressRoute` only. `None`: the body had
+    /// no key, and none is needed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authorization: Option<ResourceId>,
 }
 
 /// The kinds of far ends of a connection, `connectionType` (G9).
@@ -63,6 +67,9 @@ pub enum ConnectionType {
     /// Between an ExpressRoute gateway and a circuit.
     ExpressRoute,
 }
+
+/// The protocol of a tunnel whose body names none.
+const DEFAULT_PROTOCOL: &str = "IKEv2";
 
 /// The properties that are kept and shown, but have no effect.
 const ECHOED: Echoed = Echoed {
@@ -81,12 +88,15 @@ impl Resource for Connection {
 
     fn read(draft: &mut Draft<'_>, put: &Put<'_, Self>) -> Option<Self> {
         let (id, properties) = (&put.id, &put.properties);
-        let kept = put.echoed(&mut draft.problems);
-        let envelope = put.envelope(draft, kept);
+        let mut kept = put.echoed(&mut draft.problems);
         draft.check_supported(properties, unsupported::CONNECTION);
         let kind = draft.connection_type(id, properties, put.old());
+        draft.connection_protocol(kind, properties, &mut kept);
+        let envelope = put.envelope(draft, kept);
         if kind == Some(ConnectionType::ExpressRoute) {
             draft.check_supported(properties, unsupported::CIRCUIT_CONNECTION);
+        } else {
+            draft.check_supported(properties, unsupported::TUNNEL_CONNECTION);
         }
         let routing_weight = properties
             .integer("routingWeight", 0..=32_000, &mut draft.problems)
@@ -106,6 +116,10 @@ impl Resource for Connection {
             End::Circuit(circuit) => draft.tunnel_addresses(id, properties, &first, circuit, put.old()),
             End::Gateway(_) | End::Site(_) => Vec::new(),
         };
+        let authorization = match &far {
+            End::Circuit(circuit) => draft.used_authorization(id, properties, circuit, put.old()),
+            End::Gateway(_) | End::Site(_) => None,
+        };
         if !draft.problems.is_empty() {
             return None;
         }
@@ -123,6 +137,7 @@ impl Resource for Connection {
             routing_weight: u32::try_from(routing_weight).unwrap_or_default(),
             enable_bgp,
             dpd_timeout,
+            authorization,
         })
     }
 
@@ -165,6 +180,12 @@ impl Resource for Connection {
             }
         };
         properties[far] = reference(&self.gateway2);
+        let kept = self.envelope.echoed.get("properties");
+        if self.connection_type != ConnectionType::ExpressRoute
+            && kept.and_then(|p| p.get("connectionProtocol")).is_none()
+        {
+            properties["connectionProtocol"] = DEFAULT_PROTOCOL.into();
+        }
         properties
     }
 }
@@ -207,6 +228,28 @@ impl Draft<'_> {
             return None;
         }
         Some(kind)
+    }
+
+    /// Reads `connectionProtocol`, which has no effect, because all tunnels are WireGuard's. GET shows `IKEv2` for a tunnel
+    /// whose body has none, as Azure does, so this value is not kept. A connection to a circuit has no protocol.
+    fn connection_protocol(
+        &mut self,
+        kind: Option<ConnectionType>,
+        properties: &Object<'_>,
+        kept: &mut Map<String, Value>,
+    ) {
+        let protocol = properties.choice("connectionProtocol", &[DEFAULT_PROTOCOL, "IKEv1"], &mut self.problems);
+        let protocol = protocol.filter(|p| *p != DEFAULT_PROTOCOL && kind != Some(ConnectionType::ExpressRoute));
+        let Some(Value::Object(inner)) = kept.get_mut("properties") else {
+            return;
+        };
+        match protocol {
+            Some(protocol) => inner.insert("connectionProtocol".to_owned(), protocol.into()),
+            None => inner.remove("connectionProtocol"),
+        };
+        if inner.is_empty() {
+            kept.remove("properties");
+        }
     }
 
     /// Resolves the required reference `name` to a gateway. `None`: a problem gives the reason.

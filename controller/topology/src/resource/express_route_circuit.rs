@@ -1,7 +1,9 @@
 //! ExpressRoute circuits (E1, X13) and their private peering (E1, G4).
 
+mod authorization;
 mod peering;
 
+pub use authorization::CircuitAuthorization;
 pub use peering::PrivatePeering;
 
 use crate::arm::body::Shape;
@@ -11,6 +13,7 @@ use crate::path::Kind;
 use crate::resource::frame::{Child, Echoed, Put, Resource};
 use crate::resource::{Binding, Envelope};
 use crate::rules::unsupported;
+use authorization::MAX_AUTHORIZATIONS;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tombolo_proto::id::ResourceId;
@@ -26,6 +29,9 @@ pub struct ExpressRouteCircuit {
     /// The peering `AzurePrivatePeering`. `None`: no gateway can be connected to the circuit yet.
     #[serde(default)]
     pub private_peering: Option<PrivatePeering>,
+    /// The authorizations, in order of creation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub authorizations: Vec<CircuitAuthorization>,
 }
 
 /// The maximum number of peerings in a circuit's body: ARM has three types of peerings, and a circuit has at most one
@@ -51,7 +57,7 @@ const ECHOED: Echoed = Echoed {
 impl Resource for ExpressRouteCircuit {
     const KIND: Kind = Kind::Circuit;
     const ECHOED: Echoed = ECHOED;
-    const CHILDREN: &'static [Child] = &[peering::PEERINGS, AUTHORIZATIONS];
+    const CHILDREN: &'static [Child] = &[peering::PEERINGS, authorization::AUTHORIZATIONS];
 
     fn read(draft: &mut Draft<'_>, put: &Put<'_, Self>) -> Option<Self> {
         draft.check_supported(&put.properties, unsupported::CIRCUIT);
@@ -62,11 +68,20 @@ impl Resource for ExpressRouteCircuit {
             None => before.cloned(),
             Some(items) => draft.read_peerings(&put.id, &items, before),
         };
+        let listed = put
+            .properties
+            .list("authorizations", MAX_AUTHORIZATIONS, &mut draft.problems);
+        let authorizations = match listed {
+            None => put.old().map_or_else(Vec::new, |c| c.authorizations.clone()),
+            Some(items) => draft.read_authorizations(&put.id, &items, put.old()),
+        };
         let new = Self {
             envelope: put.envelope(draft, kept),
             private_peering,
+            authorizations,
         };
         draft.check_circuit_in_use(put.old(), &new);
+        draft.check_authorizations(put.old(), &new);
         Some(new)
     }
 
@@ -74,6 +89,10 @@ impl Resource for ExpressRouteCircuit {
         if let Some(peering) = &mut self.private_peering {
             let before = old.and_then(|c| c.private_peering.as_ref());
             peering.etag = changed(before, peering, new_guid).unwrap_or(peering.etag);
+        }
+        for one in &mut self.authorizations {
+            let before = old.and_then(|c| authorization::find(c, one.id.name()));
+            one.etag = changed(before, one, new_guid).unwrap_or(one.etag);
         }
     }
 
@@ -98,7 +117,7 @@ impl Resource for ExpressRouteCircuit {
         }
     }
 
-    fn properties(&self, _views: &Views<'_>) -> Value {
+    fn properties(&self, views: &Views<'_>) -> Value {
         let peerings: Vec<Value> = self.private_peering.iter().map(PrivatePeering::view).collect();
         json!({
             // No service provider takes part, so a circuit is shown as provisioned at once.
@@ -106,20 +125,10 @@ impl Resource for ExpressRouteCircuit {
             "serviceProviderProvisioningState": "Provisioned",
             "serviceKey": self.envelope.resource_guid.to_string(),
             "peerings": peerings,
-            "authorizations": [],
+            "authorizations": self.authorizations.iter().map(|one| one.view(views)).collect::<Vec<_>>(),
         })
     }
 }
-
-/// The collection of authorizations, which is always empty. All gateways and circuits belong to one operator, so a
-/// connection to a circuit needs no authorization.
-const AUTHORIZATIONS: Child = Child {
-    name: "authorizations",
-    kind: Some(Kind::CircuitAuthorization),
-    writes: None,
-    item: |_, _| None,
-    list: |views, parent| views.topology.circuits.contains_key(parent).then(Vec::new),
-};
 
 impl Draft<'_> {
     /// Checks that a circuit that has connections can be changed: it keeps its peering (E1), and its SKU still allows

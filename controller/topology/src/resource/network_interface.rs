@@ -8,6 +8,7 @@ use crate::path::{Kind, parent_id};
 use crate::resource::frame::{Child, Echoed, Put, Resource};
 use crate::resource::{Binding, Envelope};
 use crate::rules::address::AddressRequest;
+use crate::rules::place::Place;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -65,6 +66,16 @@ const ECHOED: Echoed = Echoed {
         ("auxiliaryMode", Shape::Text),
         ("auxiliarySku", Shape::Text),
     ],
+    // Stock clients read members of `dnsSettings` without checking that the object exists.
+    defaults: || {
+        json!({
+            "enableAcceleratedNetworking": false,
+            "disableTcpStateTracking": false,
+            "dnsSettings": {"dnsServers": [], "appliedDnsServers": []},
+            "auxiliaryMode": "None",
+            "auxiliarySku": "None",
+        })
+    },
     ..Echoed::NOTHING
 };
 
@@ -108,13 +119,15 @@ impl Resource for NetworkInterface {
 
     fn read(draft: &mut Draft<'_>, put: &Put<'_, Self>) -> Option<Self> {
         let (id, properties) = (&put.id, &put.properties);
-        let kept = put.echoed(&mut draft.problems);
-        let envelope = put.envelope(draft, kept);
+        let mut kept = put.echoed_with_defaults(&mut draft.problems);
+        draft.read_nic_dns_servers(properties, &mut kept);
+        let envelope = put.envelope(draft, Self::ECHOED.without_defaults(kept));
+        let place = Place::of(&envelope);
         let enable_ip_forwarding = properties
             .boolean("enableIPForwarding", &mut draft.problems)
             .unwrap_or(false);
-        let network_security_group = draft.resolve_security_group(properties, id);
-        let mut requested = draft.read_ip_configurations(id, properties, MAX_IP_CONFIGURATIONS);
+        let network_security_group = draft.resolve_security_group(properties, &place);
+        let mut requested = draft.read_ip_configurations(&place, properties, MAX_IP_CONFIGURATIONS);
         if requested.iter().filter(|w| w.primary).count() > 1 {
             let at = properties.at("ipConfigurations");
             let message = format!("{at}: more than one ip configuration is primary");
@@ -154,13 +167,23 @@ impl Resource for NetworkInterface {
     }
 
     fn after_change(draft: &mut Draft<'_>, id: &ResourceId) {
-        let Some(nic) = draft.topology.nics.get(id) else {
+        let Some(nic) = draft.topology.nics.get(id).cloned() else {
             return;
         };
         if let Err(why) = read_host_routes(&nic.envelope.tags) {
             let at = format!("tags.{HOST_ROUTES_TAG}");
             let message = format!("{at}: {why}. The tag is a list of prefixes, separated by commas");
             draft.problems.add("InvalidRequestFormat", at, message);
+        }
+        let of = |c: &NicIpConfiguration| c.application_security_groups.clone();
+        let groups: BTreeSet<ResourceId> = nic.ip_configurations.iter().flat_map(of).collect();
+        if !groups.is_empty() {
+            draft.check_members_in_one_vnet(|rule| rule.application_groups().any(|g| groups.contains(g)));
+        }
+        if nic.network_security_group.is_some()
+            && let Some(subnet) = nic.ip_configurations.first().map(|c| c.subnet.clone())
+        {
+            draft.check_secured_entries(|served| *served == subnet);
         }
     }
 
@@ -191,6 +214,9 @@ impl Resource for NetworkInterface {
             "ipConfigurations": self.ip_configuration_views(),
             "enableIPForwarding": self.enable_ip_forwarding,
             "nicType": "Standard",
+            "hostedWorkloads": [],
+            "tapConfigurations": [],
+            "vnetEncryptionSupported": false,
         });
         if let Some(group) = &self.network_security_group {
             properties["networkSecurityGroup"] = reference(group);
@@ -239,13 +265,12 @@ impl NicIpConfiguration {
             "privateIPAddressVersion": address_version(self.address),
             "subnet": reference(&self.subnet),
             "primary": primary,
+            "applicationSecurityGroups": self.application_security_groups.iter().map(reference).collect::<Vec<_>>(),
+            "loadBalancerBackendAddressPools": [],
+            "loadBalancerInboundNatRules": [],
         });
         if let Some(public) = &self.public_ip_address {
             properties["publicIPAddress"] = reference(public);
-        }
-        if !self.application_security_groups.is_empty() {
-            let groups = self.application_security_groups.iter().map(reference);
-            properties["applicationSecurityGroups"] = groups.collect::<Vec<_>>().into();
         }
         let id = ResourceId::new(format!("{}/ipConfigurations/{}", nic.envelope.id, self.name));
         child(&id, Kind::NicIpConfiguration, nic.envelope.etag, properties)
@@ -264,6 +289,19 @@ impl Draft<'_> {
                 format!(
                     "Network interface {id} cannot be in subnet {}: it is for virtual network gateways only (G1).",
                     gateway.subnet.id
+                ),
+            );
+        }
+        let delegated = requested.iter().find(|w| !w.subnet.delegated_to().is_empty());
+        if let Some(delegated) = delegated {
+            self.problems.add(
+                "XSubnetIsDelegated",
+                id,
+                format!(
+                    "Network interface {id} cannot be in subnet {}: it is delegated to {}, and only resources of this service \
+                     can be in it. Choose another subnet, or remove the delegation.",
+                    delegated.subnet.id,
+                    delegated.subnet.delegated_to().join(", ")
                 ),
             );
         }

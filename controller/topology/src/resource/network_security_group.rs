@@ -5,12 +5,14 @@ mod rule;
 use rule::MAX_ADDRESSES;
 pub use rule::{RuleAddresses, RulePorts, RuleSide, SecurityRule};
 
-use crate::arm::body::{Object, Shape};
+use crate::arm::body::Object;
 use crate::arm::view::{Views, child, reference};
 use crate::draft::{Draft, changed};
-use crate::path::{Kind, parent_id};
+use crate::path::{Kind, is_child_of, parent_id};
 use crate::resource::Envelope;
-use crate::resource::frame::{Child, ChildWrites, Echoed, Put, Request, Resource};
+use crate::resource::frame::{Child, ChildWrites, Put, Request, Resource};
+use crate::rules::place::Place;
+use crate::rules::unsupported;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -32,19 +34,15 @@ pub struct NetworkSecurityGroup {
 /// Largest number of the user's rules in one group (X5).
 const MAX_RULES: usize = 1000;
 
-const ECHOED: Echoed = Echoed {
-    properties: &[("flushConnection", Shape::Bool)],
-    ..Echoed::NOTHING
-};
-
 impl Resource for NetworkSecurityGroup {
     const KIND: Kind = Kind::NetworkSecurityGroup;
-    const ECHOED: Echoed = ECHOED;
     const CHILDREN: &'static [Child] = &[SECURITY_RULES, DEFAULT_SECURITY_RULES];
 
     fn read(draft: &mut Draft<'_>, put: &Put<'_, Self>) -> Option<Self> {
+        draft.check_supported(&put.properties, unsupported::NETWORK_SECURITY_GROUP);
         let kept = put.echoed(&mut draft.problems);
         let envelope = put.envelope(draft, kept);
+        let location = envelope.location.clone();
         // A PUT without rules removes all rules of the group, as in Azure.
         let items = put.properties.list("securityRules", MAX_RULES, &mut draft.problems);
         let mut security_rules = Vec::new();
@@ -57,7 +55,7 @@ impl Resource for NetworkSecurityGroup {
             };
             let properties = object.object_or_empty("properties", &mut draft.problems);
             let before = put.old().and_then(|group| find(group, &name));
-            security_rules.extend(draft.read_security_rule(&put.id, &name, &properties, before));
+            security_rules.extend(draft.read_security_rule((&put.id, &location), &name, &properties, before));
         }
         draft.check_unique_names(&put.id, "security rule", security_rules.iter().map(|r| r.id.name()));
         let new = Self {
@@ -73,6 +71,10 @@ impl Resource for NetworkSecurityGroup {
             let before = old.and_then(|group| find(group, rule.id.name()));
             rule.etag = changed(before, rule, new_guid).unwrap_or(rule.etag);
         }
+    }
+
+    fn after_change(draft: &mut Draft<'_>, id: &ResourceId) {
+        draft.check_members_in_one_vnet(|rule| is_child_of(&rule.id, id));
     }
 
     fn check_unused(draft: &mut Draft<'_>, id: &ResourceId, old: &Self) {
@@ -107,6 +109,7 @@ impl Resource for NetworkSecurityGroup {
             "subnets": references(&users.subnets),
             "networkInterfaces": references(&users.nics),
             "flowLogs": [],
+            "flushConnection": false,
         })
     }
 }
@@ -301,11 +304,10 @@ fn find<'g>(group: &'g NetworkSecurityGroup, name: &str) -> Option<&'g SecurityR
 }
 
 impl Draft<'_> {
-    /// The group that a subnet or a NIC refers to. Its region is not compared.
-    pub(crate) fn resolve_security_group(&mut self, properties: &Object<'_>, from: &ResourceId) -> Option<ResourceId> {
-        self.resolve(properties, "networkSecurityGroup", from, |topology, group| {
-            let found = topology.network_security_groups.get(group)?;
-            Some(found.envelope.id.clone())
+    /// The group to which a subnet or a NIC at `place` refers. The group must be in the same region and subscription.
+    pub(crate) fn resolve_security_group(&mut self, properties: &Object<'_>, place: &Place<'_>) -> Option<ResourceId> {
+        self.resolve_beside(properties, "networkSecurityGroup", place, |topology, group| {
+            Some(&topology.network_security_groups.get(group)?.envelope)
         })
     }
 
@@ -324,7 +326,12 @@ impl Draft<'_> {
         }
         let root = Object::root(body, &mut self.problems);
         let properties = root.object_or_empty("properties", &mut self.problems);
-        let Some(rule) = self.read_security_rule(&group.envelope.id, path.name(), &properties, old) else {
+        let Some(rule) = self.read_security_rule(
+            (&group.envelope.id, &group.envelope.location),
+            path.name(),
+            &properties,
+            old,
+        ) else {
             return false;
         };
         let mut new = (*group).clone();

@@ -1,25 +1,29 @@
-//! Public IP addresses. They are kept and shown only. They exist because the gateways that stock clients create refer
-//! to them.
+//! Public IP addresses. They exist because the gateways that stock clients create refer to them. They assign no address
+//! to a machine: a machine has its public address already, and its agent reports it.
 
 use crate::arm::body::{Object, Shape};
-use crate::arm::view::{Views, reference};
+use crate::arm::view::{Endpoints, Views, reference};
 use crate::draft::Draft;
 use crate::path::Kind;
+use crate::problems::Problems;
 use crate::resource::Envelope;
 use crate::resource::frame::{Echoed, Put, Resource};
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tombolo_proto::id::ResourceId;
 
-/// A public IP address resource. It has no effect, because agents report their underlay endpoints themselves.
+/// A public IP address resource. It has no effect on packets, because agents report their underlay endpoints themselves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PublicIpAddress {
     /// The id, region, tags and etag, which every resource has.
     #[serde(flatten)]
     pub envelope: Envelope,
-    /// `ipAddress`, if the operator set one.
+    /// `ipAddress`, if the operator set one. Otherwise a static address has a placeholder (see [`is_placeholder`]), and a
+    /// dynamic one has none.
     #[serde(default)]
     pub ip_address: Option<IpAddr>,
 }
@@ -46,6 +50,7 @@ const ECHOED: Echoed = Echoed {
             "publicIPAllocationMethod": "Dynamic",
             "publicIPAddressVersion": "IPv4",
             "idleTimeoutInMinutes": 4,
+            "ipTags": [],
         })
     },
 };
@@ -56,19 +61,56 @@ impl Resource for PublicIpAddress {
 
     fn read(draft: &mut Draft<'_>, put: &Put<'_, Self>) -> Option<Self> {
         let mut kept = put.echoed_with_defaults(&mut draft.problems);
-        for (name, values) in [
-            ("publicIPAllocationMethod", ["Dynamic", "Static"]),
-            ("publicIPAddressVersion", ["IPv4", "IPv6"]),
-        ] {
-            // GET shows these values in Azure's casing, even if the body of the PUT had another casing.
-            let value = put.properties.choice(name, &values, &mut draft.problems);
-            if let (Some(value), Some(Value::Object(inner))) = (value, kept.get_mut("properties")) {
-                inner.insert(name.to_owned(), Value::from(value));
-            }
+        let problems = &mut draft.problems;
+        let methods = ["Dynamic", "Static"];
+        let given_method = put.properties.choice("publicIPAllocationMethod", &methods, problems);
+        let version = put
+            .properties
+            .choice("publicIPAddressVersion", &["IPv4", "IPv6"], problems);
+        let sku = put.root.object_or_empty("sku", &mut Problems::default());
+        let given_sku = sku.choice("name", &["Basic", "Standard", "StandardV2"], problems);
+        // A body that Azure accepts without a SKU asks for a dynamic address, which only the SKU Basic has.
+        let sku_name = given_sku.unwrap_or(match given_method {
+            Some("Dynamic") => "Basic",
+            _ => "Standard",
+        });
+        let default_method = if sku_name == "Basic" { "Dynamic" } else { "Static" };
+        let method = given_method.unwrap_or(default_method);
+        if sku_name != "Basic" && method == "Dynamic" {
+            problems.add(
+                "StandardSkuPublicIPAddressesMustBeStatic",
+                put.properties.at("publicIPAllocationMethod"),
+                format!(
+                    "{}: Standard sku publicIp {} must have AllocationMethod set to Static.",
+                    put.properties.at("publicIPAllocationMethod"),
+                    put.id
+                ),
+            );
         }
+        let tier = sku
+            .choice("tier", &["Regional", "Global"], problems)
+            .unwrap_or("Regional");
+        let given = put.properties.address("ipAddress", problems);
+        // GET shows these values in Azure's casing, even if the body of the PUT had another casing.
+        let version = version.unwrap_or("IPv4");
+        kept.insert("sku".to_owned(), json!({"name": sku_name, "tier": tier}));
+        let properties = kept.entry("properties").or_insert_with(|| json!({}));
+        properties["publicIPAllocationMethod"] = method.into();
+        properties["publicIPAddressVersion"] = version.into();
+        let before = put.old().and_then(|old| old.ip_address);
+        let ip_address = match (given, before) {
+            // GET shows the address of the machine in place of a placeholder. A client that writes it back sets nothing.
+            (Some(given), Some(before)) if is_placeholder(before) && draft.endpoint_behind(&put.id) == Some(given) => {
+                Some(before)
+            }
+            (Some(given), _) => Some(given),
+            (None, _) if method == "Dynamic" => None,
+            (None, Some(before)) if before.is_ipv6() == (version == "IPv6") => Some(before),
+            (None, _) => draft.free_placeholder(version == "IPv6"),
+        };
         Some(Self {
             envelope: put.envelope(draft, Self::ECHOED.without_defaults(kept)),
-            ip_address: put.properties.address("ipAddress", &mut draft.problems),
+            ip_address,
         })
     }
 
@@ -84,7 +126,7 @@ impl Resource for PublicIpAddress {
 
     fn properties(&self, views: &Views<'_>) -> Value {
         let mut properties = json!({});
-        if let Some(address) = self.ip_address {
+        if let Some(address) = self.shown_address(views) {
             properties["ipAddress"] = address.to_string().into();
         }
         if let Some(user) = views.public_ip_user(&self.envelope.id) {
@@ -94,7 +136,62 @@ impl Resource for PublicIpAddress {
     }
 }
 
+/// The placeholders for static addresses that no operator has set: networks for benchmarks, which the Internet does not
+/// route (RFC 2544, RFC 5180).
+const PLACEHOLDERS: (Ipv4Net, Ipv6Net) = (
+    Ipv4Net::new_assert(Ipv4Addr::new(198, 18, 0, 0), 15),
+    Ipv6Net::new_assert(Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 0), 48),
+);
+
+/// Whether an address is a placeholder. Azure's clients expect that a static public address has a value from its creation
+/// on. The controller owns no public addresses, so it allocates one that names no machine, and shows the address of the
+/// machine as soon as its agent reports it.
+fn is_placeholder(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => PLACEHOLDERS.0.contains(&address),
+        IpAddr::V6(address) => PLACEHOLDERS.1.contains(&address),
+    }
+}
+
+impl PublicIpAddress {
+    /// The address that GET shows: the one that the operator has set, else the underlay address of the agent of the
+    /// machine or gateway that uses the resource, else the placeholder. `None`: a dynamic address that no machine with an
+    /// agent uses.
+    pub(crate) fn shown_address(&self, views: &Views<'_>) -> Option<IpAddr> {
+        let set = self.ip_address.filter(|address| !is_placeholder(*address));
+        let reported = || {
+            let user = views.public_ip_user(&self.envelope.id)?;
+            views.endpoint(&ResourceId::new(user.as_str()))
+        };
+        set.or_else(reported).or(self.ip_address)
+    }
+}
+
 impl Draft<'_> {
+    /// The lowest placeholder that no public address has. `None`: all are in use, and a problem says so.
+    fn free_placeholder(&mut self, ipv6: bool) -> Option<IpAddr> {
+        let used: BTreeSet<IpAddr> = self.topology.public_ips.values().filter_map(|p| p.ip_address).collect();
+        let found = if ipv6 {
+            let mut all = PLACEHOLDERS.1.hosts().skip(1).map(IpAddr::V6);
+            all.find(|address| !used.contains(address))
+        } else {
+            let mut all = PLACEHOLDERS.0.hosts().map(IpAddr::V4);
+            all.find(|address| !used.contains(address))
+        };
+        if found.is_none() {
+            let at = "properties.ipAddress";
+            let message = format!("{at}: no free address is left; set one, or delete public addresses");
+            self.problems.add("PublicIPCountLimitReached", at, message);
+        }
+        found
+    }
+
+    /// The underlay address of the agent of the machine or gateway that uses the public address `id`.
+    fn endpoint_behind(&self, id: &ResourceId) -> Option<IpAddr> {
+        let user = self.public_ip_user(id)?;
+        Endpoints::of(&self.topology).of_user(&ResourceId::new(user))
+    }
+
     /// The id of the ip configuration, of a NIC or a gateway, that uses the public address `id`. `None`: none uses it.
     pub(crate) fn public_ip_user(&self, id: &ResourceId) -> Option<String> {
         let nics = self.topology.nics.values().flat_map(|n| {

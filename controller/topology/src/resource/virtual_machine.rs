@@ -1,11 +1,13 @@
-//! Virtual machines. A virtual machine is not stored: ARM shows one for each agent that is bound to a VM, read-only
-//! (D7).
+//! Virtual machines. A virtual machine is not stored: ARM shows one for each agent that is bound to a VM (D7). It cannot
+//! be written. Its deletion removes the agent.
 
 use crate::arm::view::Views;
+use crate::draft::Draft;
 use crate::path::Kind;
 use crate::resource::frame::{Child, Entry};
 use crate::resource::{Agent, Binding};
 use serde_json::{Value, json};
+use tombolo_proto::id::ResourceId;
 
 /// The registry entry of virtual machines, which have no stored document.
 pub(super) const VIRTUAL_MACHINES: Entry = Entry {
@@ -55,4 +57,32 @@ fn view(agent: &Agent, views: &Views<'_>) -> Value {
             "storageProfile": {"osDisk": {"osType": "Linux"}},
         },
     })
+}
+
+impl Draft<'_> {
+    /// DELETE of a virtual machine: removes its agent, which then can no longer connect, and the join tokens for the
+    /// machine. Its network interfaces stay, as in Azure. True: the machine existed. A VM has no etag, so a header
+    /// `If-Match` holds for an existing one only if it is `*`.
+    pub(crate) fn delete_virtual_machine(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
+        let is_bound = |binding: &Binding| matches!(binding, Binding::Vm { vm, .. } if vm == id);
+        let mut trusted = self.topology.agents.values().filter(|a| !a.revoked);
+        if !trusted.any(|agent| is_bound(&agent.binding)) {
+            return false;
+        }
+        if if_match.is_some_and(|wanted| wanted.trim() != "*") {
+            self.check_if_match(if_match, None, id);
+            return false;
+        }
+        self.remove_agents(is_bound);
+        true
+    }
+
+    /// Removes the agents, and the join tokens, whose binding satisfies `is_bound`. A revoked agent stays, because its
+    /// record keeps others from using its name and keys.
+    pub(crate) fn remove_agents(&mut self, is_bound: impl Fn(&Binding) -> bool) {
+        self.topology
+            .agents
+            .retain(|_, agent| agent.revoked || !is_bound(&agent.binding));
+        self.topology.tokens.retain(|_, token| !is_bound(&token.binding));
+    }
 }

@@ -53,7 +53,13 @@ const ECHOED: Echoed = Echoed {
         ("bgpCommunities", Shape::Object),
         ("ddosProtectionPlan", Shape::Object),
     ],
-    defaults: || json!({"enableDdosProtection": false, "privateEndpointVNetPolicies": "Disabled"}),
+    defaults: || {
+        json!({
+            "dhcpOptions": {"dnsServers": []},
+            "enableDdosProtection": false,
+            "privateEndpointVNetPolicies": "Disabled",
+        })
+    },
     ..Echoed::NOTHING
 };
 
@@ -79,8 +85,10 @@ impl Resource for VirtualNetwork {
     fn read(draft: &mut Draft<'_>, put: &Put<'_, Self>) -> Option<Self> {
         let (id, properties) = (&put.id, &put.properties);
         draft.check_supported(properties, unsupported::VIRTUAL_NETWORK);
-        let kept = put.echoed(&mut draft.problems);
-        let envelope = put.envelope(draft, kept);
+        let mut kept = put.echoed_with_defaults(&mut draft.problems);
+        draft.read_vnet_dns_servers(properties, &mut kept);
+        let envelope = put.envelope(draft, Self::ECHOED.without_defaults(kept));
+        let location = envelope.location.clone();
         let space = draft.address_space(properties);
         let mut new = Self {
             envelope,
@@ -102,7 +110,7 @@ impl Resource for VirtualNetwork {
                 let before = put.old().and_then(|v| find(&v.subnets, &name));
                 // If the new form of an existing subnet cannot be read, the subnet stays in the draft. Otherwise the
                 // answer would also report problems of a deletion that nobody requested.
-                let read = draft.read_subnet(id, &name, &properties, before);
+                let read = draft.read_subnet((id, &location), &name, &properties, before);
                 subnets.extend(read.or_else(|| before.cloned()));
             }
             draft.check_unique_names(id, "subnet", subnets.iter().map(|s| s.id.name()));
@@ -131,6 +139,13 @@ impl Resource for VirtualNetwork {
             .list("virtualNetworkPeerings", MAX_ITEMS, &mut draft.problems)
         {
             draft.replace_peerings(&put.id, &items);
+        }
+    }
+
+    fn after_change(draft: &mut Draft<'_>, id: &ResourceId) {
+        let vnet = draft.topology.vnets.get(id);
+        if vnet.is_some_and(|v| v.subnets.iter().any(|s| s.network_security_group.is_some())) {
+            draft.check_secured_entries(|served| is_child_of(served, id));
         }
     }
 

@@ -6,11 +6,12 @@ use crate::arm::body::Shape;
 use crate::arm::view::{Views, allocation_method, child, reference};
 use crate::draft::Draft;
 use crate::net::is_apipa;
-use crate::path::Kind;
+use crate::path::{Kind, child_id};
 use crate::problems::Problems;
 use crate::resource::frame::{Child, Echoed, Put, Resource, view};
 use crate::resource::{Binding, Envelope};
 use crate::rules::address::AddressRequest;
+use crate::rules::place::Place;
 use crate::rules::unsupported;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -103,7 +104,7 @@ impl Resource for VirtualNetworkGateway {
         let active_active = properties.boolean("activeActive", &mut draft.problems).unwrap_or(false);
         let enable_bgp = properties.boolean("enableBgp", &mut draft.problems).unwrap_or(false);
         let sku = draft.gateway_sku(properties, kind, put.old());
-        let requested = draft.read_ip_configurations(id, properties, 2);
+        let requested = draft.read_ip_configurations(&Place::of(&envelope), properties, 2);
         if active_active && requested.len() == 1 {
             let at = properties.at("activeActive");
             let message = format!("{at}: an active-active gateway needs two ip configurations, found 1 (G6)");
@@ -164,10 +165,11 @@ impl Resource for VirtualNetworkGateway {
         }
     }
 
-    fn properties(&self, _views: &Views<'_>) -> Value {
+    fn properties(&self, views: &Views<'_>) -> Value {
         let mut bgp = json!({"asn": self.asn, "peerWeight": 0});
         if self.gateway_type == GatewayKind::Vpn {
             bgp["bgpPeeringAddress"] = json!(self.bgp_peering_address);
+            bgp["bgpPeeringAddresses"] = self.bgp_address_views(views).into();
         }
         json!({
             "gatewayType": self.gateway_type,
@@ -213,6 +215,29 @@ impl VirtualNetworkGateway {
     /// The ARM bodies of the gateway's ip configurations.
     fn ip_configuration_views(&self) -> Vec<Value> {
         self.ip_configurations.iter().map(|c| c.view(self)).collect()
+    }
+
+    /// The BGP address and the public address of each instance. The public address is the one of its `publicIPAddress`, or
+    /// without such a resource the underlay address of its agent.
+    fn bgp_address_views(&self, views: &Views<'_>) -> Vec<Value> {
+        let instances = self.ip_configurations.iter().enumerate();
+        instances
+            .map(|(number, instance)| {
+                let id = child_id(&self.envelope.id, "ipConfigurations", &instance.name);
+                let public = instance.public_ip_address.as_ref();
+                let public = public.and_then(|p| views.topology.public_ips.get(p));
+                let outer = match public {
+                    Some(public) => public.shown_address(views),
+                    None => views.endpoint(&id),
+                };
+                json!({
+                    "ipconfigurationId": id,
+                    "defaultBgpIpAddresses": [self.peering_address(number)],
+                    "customBgpIpAddresses": [],
+                    "tunnelIpAddresses": outer.into_iter().collect::<Vec<_>>(),
+                })
+            })
+            .collect()
     }
 }
 

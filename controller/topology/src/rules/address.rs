@@ -5,6 +5,7 @@ use crate::draft::Draft;
 use crate::net::{first_free, is_reserved, listed};
 use crate::path::{is_child_of, parent_id};
 use crate::resource::Subnet;
+use crate::rules::place::Place;
 use crate::rules::unsupported;
 use crate::topology::Topology;
 use serde_json::Value;
@@ -35,14 +36,15 @@ pub(crate) struct AddressRequest {
 }
 
 impl Draft<'_> {
-    /// Reads `ipConfigurations` of the NIC or gateway `owner`, in the order of the body: at least one and at most
+    /// Reads `ipConfigurations` of the NIC or gateway at `place`, in the order of the body: at least one and at most
     /// `max`. An ip configuration that cannot be read adds a problem and is left out. No address is allocated yet.
     pub(crate) fn read_ip_configurations(
         &mut self,
-        owner: &ResourceId,
+        place: &Place<'_>,
         properties: &Object<'_>,
         max: usize,
     ) -> Vec<AddressRequest> {
+        let owner = place.id;
         let before = self.problems.len();
         let items = properties
             .list("ipConfigurations", max, &mut self.problems)
@@ -60,7 +62,7 @@ impl Draft<'_> {
             let name = self.child_name(&object);
             let inner = object.object_or_empty("properties", &mut self.problems);
             names.extend(name.clone());
-            let Some(one) = self.read_ip_configuration(owner, name.unwrap_or_default(), &inner) else {
+            let Some(one) = self.read_ip_configuration(place, name.unwrap_or_default(), &inner) else {
                 continue;
             };
             if let Some(public) = one.public_ip_address.clone()
@@ -78,19 +80,15 @@ impl Draft<'_> {
 
     /// Reads one ip configuration. `None`: the body names no subnet for it, or a subnet that does not exist. Both add a
     /// problem.
-    fn read_ip_configuration(
-        &mut self,
-        owner: &ResourceId,
-        name: String,
-        inner: &Object<'_>,
-    ) -> Option<AddressRequest> {
+    fn read_ip_configuration(&mut self, place: &Place<'_>, name: String, inner: &Object<'_>) -> Option<AddressRequest> {
+        let owner = place.id;
         let method = inner.choice("privateIPAllocationMethod", &["Dynamic", "Static"], &mut self.problems);
         let version = inner.choice("privateIPAddressVersion", &["IPv4", "IPv6"], &mut self.problems);
         let address = inner.address("privateIPAddress", &mut self.problems);
         let at = inner.at("privateIPAddress");
         let primary = inner.boolean("primary", &mut self.problems).unwrap_or(false);
         self.check_supported(inner, unsupported::IP_CONFIGURATION);
-        let application_security_groups = self.resolve_application_groups(inner, "applicationSecurityGroups", owner);
+        let application_security_groups = self.resolve_application_groups(inner, "applicationSecurityGroups", place);
         for list in ["loadBalancerBackendAddressPools", "loadBalancerInboundNatRules"] {
             if inner.get(list).and_then(Value::as_array).is_some_and(|a| !a.is_empty()) {
                 self.unsupported_reference(inner, list, owner);
@@ -117,6 +115,7 @@ impl Draft<'_> {
             missing(&mut self.problems, &inner.at("subnet"));
         }
         let subnet = self.resolve(inner, "subnet", owner, find_subnet)?;
+        self.check_beside_vnet(&subnet, place, &inner.at("subnet.id"));
         Some(AddressRequest {
             name,
             subnet,

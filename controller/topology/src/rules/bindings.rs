@@ -62,11 +62,13 @@ impl Draft<'_> {
             );
         }
         self.check_vm_is_free(&id, nics, served);
-        Binding::Vm {
+        let binding = Binding::Vm {
             vm: id,
             nics: found_nics,
             served: found_served,
-        }
+        };
+        self.check_secured_entries_of(&binding);
+        binding
     }
 
     /// Checks that an id is that of a VM in an existing group. Returns it with the group in the stored casing. The VM

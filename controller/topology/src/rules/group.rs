@@ -75,8 +75,9 @@ impl Draft<'_> {
     }
 
     /// Deletes all resources of a group in the order of the registry, so that a resource is deleted before the
-    /// resources that it uses, and then deletes the group. If a resource outside of the group, or an agent, uses a
-    /// resource of the group, nothing is deleted. True: the group was deleted.
+    /// resources that it uses, and then deletes the group. The agents and join tokens of the group's virtual machines,
+    /// gateways and circuits are removed with it. If a resource outside of the group, or an agent of such a resource, uses
+    /// a resource of the group, nothing is deleted. True: the group was deleted.
     pub(crate) fn delete_group(&mut self, path: &ArmPath) -> bool {
         let Some(group) = self.topology.resource_groups.get(&path.id()).cloned() else {
             self.group_not_found(path);
@@ -84,7 +85,11 @@ impl Draft<'_> {
         };
         let before = std::mem::take(&mut self.problems);
         let inside = |id: &ResourceId| ArmPath::parse(id.as_str()).is_ok_and(|p| p.group_id() == group.id);
-        self.check_no_agent_inside(&group);
+        self.remove_agents(|binding| match binding {
+            Binding::Vm { vm: object, .. }
+            | Binding::Gateway { gateway: object, .. }
+            | Binding::Edge { circuit: object, .. } => inside(object),
+        });
         for stored in registry::ENTRIES.iter().filter_map(|entry| entry.stored.as_ref()) {
             for id in (stored.ids)(&self.topology).iter().filter(|id| inside(id)) {
                 (stored.delete)(self, id, None);
@@ -109,25 +114,5 @@ impl Draft<'_> {
         }
         self.topology.resource_groups.remove(&group.id);
         true
-    }
-
-    /// Adds a problem for each VM of a group to which an agent is bound. VMs are not stored, so the deletion of the
-    /// group's stored resources does not find them (D7).
-    fn check_no_agent_inside(&mut self, group: &ResourceGroup) {
-        let inside = |vm: &ResourceId| ArmPath::parse(vm.as_str()).is_ok_and(|p| p.group_id() == group.id);
-        let agents = self.topology.agents.values().filter(|a| !a.revoked);
-        let bound: Vec<_> = agents
-            .filter_map(|a| match &a.binding {
-                Binding::Vm { vm, .. } if inside(vm) => Some((a.id.clone(), vm.clone())),
-                Binding::Vm { .. } | Binding::Gateway { .. } | Binding::Edge { .. } => None,
-            })
-            .collect();
-        for (agent, vm) in bound {
-            self.problems.add(
-                "XVirtualMachineInUseByAgent",
-                &vm,
-                format!("Virtual machine {vm} is served by agent '{agent}'. Delete the agent first (D7)."),
-            );
-        }
     }
 }

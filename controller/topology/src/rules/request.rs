@@ -101,7 +101,7 @@ impl Draft<'_> {
     }
 
     /// Reads `location`, which is immutable and required for a new resource. Returns it in Azure's normal form: lower
-    /// case without spaces. After a problem the result may be empty or wrong.
+    /// case without spaces. After a problem the result is the present region, and empty for a new resource.
     pub(crate) fn location(&mut self, root: &Object<'_>, old: Option<&str>, id: &ResourceId) -> String {
         let given = root.text("location", &mut self.problems);
         let location: String = given
@@ -128,6 +128,7 @@ impl Draft<'_> {
                     "location",
                     format!("location: '{}' is not the name of a region", shown(text)),
                 );
+                return old.unwrap_or_default().to_owned();
             }
             (Some(_), Some(old)) if old != location => {
                 self.problems.add_status(
@@ -139,6 +140,7 @@ impl Draft<'_> {
                          created in location '{location}'."
                     ),
                 );
+                return old.to_owned();
             }
             (Some(_), _) => {}
         }

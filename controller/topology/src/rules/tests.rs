@@ -11,6 +11,7 @@ mod property;
 mod routes;
 mod security_groups;
 mod sites;
+mod stock_clients;
 mod unsupported;
 mod views;
 mod vnets;

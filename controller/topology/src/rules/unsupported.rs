@@ -94,6 +94,14 @@ pub(crate) const VIRTUAL_NETWORK: &[Unsupported] = &[refuse(
     "leave it out, and match the network's prefixes in the customer edge's filters",
 )];
 
+/// Unsupported members of the `properties` of a network security group.
+pub(crate) const NETWORK_SECURITY_GROUP: &[Unsupported] = &[refuse(
+    "flushConnection",
+    "N6",
+    "changed rules would also apply to flows that exist already",
+    "leave it false: a changed rule applies to new flows",
+)];
+
 /// Unsupported members of the `properties` of an ip configuration, of a network interface or a gateway.
 pub(crate) const IP_CONFIGURATION: &[Unsupported] = &[
     refuse(
@@ -234,13 +242,6 @@ pub(crate) const CONNECTION: &[Unsupported] = &[
         "leave it out: tunnels are WireGuard's, which has one set of algorithms",
     ),
     refuse(
-        "authorizationKey",
-        "E3",
-        "the circuit of another subscription would accept the connection by it",
-        "leave it out: a connection to any circuit of this controller needs none",
-    )
-    .secret(),
-    refuse(
         "ingressNatRules",
         "G16",
         "addresses would be translated at the gateway",
@@ -303,6 +304,15 @@ pub(crate) const CONNECTION: &[Unsupported] = &[
         "leave it out, and set a shared key",
     ),
 ];
+
+/// Unsupported members of the `properties` of a connection that is not to a circuit, in addition to [`CONNECTION`].
+pub(crate) const TUNNEL_CONNECTION: &[Unsupported] = &[refuse(
+    "authorizationKey",
+    "E3",
+    "it is the key of an authorization of a circuit",
+    "leave it out: only a connection of type ExpressRoute may have it",
+)
+.secret()];
 
 /// Unsupported members of the `properties` of a connection to a circuit, in addition to [`CONNECTION`].
 pub(crate) const CIRCUIT_CONNECTION: &[Unsupported] = &[Unsupported {

@@ -5,8 +5,8 @@ use tombolo_golden::{all_of, golden};
 use tombolo_proto::config::GatewayKind;
 use tombolo_proto::id::PublicKey;
 use tombolo_topology::resource::{
-    Connection, ConnectionType, ExpressRouteCircuit, GatewayIpConfiguration, LocalNetworkGateway, PrivatePeering,
-    SiteBgp, VirtualNetworkGateway,
+    CircuitAuthorization, Connection, ConnectionType, ExpressRouteCircuit, GatewayIpConfiguration, LocalNetworkGateway,
+    PrivatePeering, SiteBgp, VirtualNetworkGateway,
 };
 
 pub(super) fn gateway(name: &str, gateway_type: GatewayKind) -> VirtualNetworkGateway {
@@ -56,6 +56,8 @@ pub(super) fn connections() -> Vec<(&'static str, Connection)> {
             routing_weight: 10,
             enable_bgp: true,
             dpd_timeout: Some(45),
+            authorization: (connection_type == ConnectionType::ExpressRoute)
+                .then(|| id("expressRouteCircuits/Circuit/authorizations/first")),
         };
         (name, connection)
     };
@@ -92,6 +94,11 @@ pub(super) fn circuit() -> ExpressRouteCircuit {
     ExpressRouteCircuit {
         envelope: envelope("expressRouteCircuits/Circuit"),
         private_peering: Some(peering(Some("secret".into()))),
+        authorizations: vec![CircuitAuthorization {
+            id: id("expressRouteCircuits/Circuit/authorizations/first"),
+            etag: uuid::Uuid::from_u128(7),
+            key: uuid::Uuid::from_u128(8),
+        }],
     }
 }
 
@@ -130,6 +137,7 @@ fn documents_of_gateways() {
             routing_weight: 0,
             enable_bgp: false,
             dpd_timeout: None,
+            authorization: None,
         },
     ));
     golden.cases("connection", &all);
@@ -145,6 +153,7 @@ fn documents_of_gateways() {
     let empty = ExpressRouteCircuit {
         envelope: bare("expressRouteCircuits/Circuit"),
         private_peering: None,
+        authorizations: vec![],
     };
     golden.cases(
         "private_peering",

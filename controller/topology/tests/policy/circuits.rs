@@ -67,6 +67,7 @@ pub(crate) fn connection(w: &mut World, name: &str, kind: ConnectionType, from: 
         routing_weight: 0,
         enable_bgp: true,
         dpd_timeout: None,
+        authorization: None,
     };
     w.topology
         .connections
@@ -93,6 +94,7 @@ fn circuit(w: &mut World, name: &str, asn: u32, primary: &str, secondary: &str) 
             vlan_id: 300,
             shared_key: None,
         }),
+        authorizations: Vec::new(),
     };
     w.topology.circuits.insert(circuit.clone(), Arc::new(resource));
     for (suffix, link) in [("1", CircuitLink::Primary), ("2", CircuitLink::Secondary)] {

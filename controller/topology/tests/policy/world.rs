@@ -267,6 +267,7 @@ impl World {
             routing_weight: 10,
             enable_bgp: false,
             dpd_timeout: None,
+            authorization: None,
         };
         let id = connection.envelope.id.clone();
         self.topology.connections.insert(id, Arc::new(connection));

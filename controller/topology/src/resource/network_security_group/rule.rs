@@ -1,9 +1,10 @@
 //! A security rule, and the reading of a rule from a request body (N1, N11).
 
-use crate::arm::body::{Object, missing};
+use crate::arm::body::{Object, missing, strict};
 use crate::arm::view::{child, reference};
 use crate::draft::Draft;
 use crate::path::{Kind, child_id, shown};
+use crate::rules::place::Place;
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -112,7 +113,7 @@ fn address_meaning(text: &str) -> Option<Meaning> {
     if let Some((first, last)) = text.split_once('-') {
         return address_range(first.trim().parse().ok()?, last.trim().parse().ok()?).map(Meaning::Prefixes);
     }
-    let net: IpNet = text.parse().ok()?;
+    let net = strict(text)?;
     (net.trunc() == net).then(|| Meaning::Prefixes(vec![net]))
 }
 
@@ -251,10 +252,11 @@ impl SecurityRule {
 
 impl Draft<'_> {
     /// Reads a rule, and adds a problem for everything that is wrong with it. `old` is the rule that the new one
-    /// replaces. `None`: a field that every rule needs is absent or wrong.
+    /// replaces, and `group` the id and the region of the network security group. `None`: a field that every rule needs
+    /// is absent or wrong.
     pub(super) fn read_security_rule(
         &mut self,
-        group: &ResourceId,
+        (group, location): (&ResourceId, &str),
         name: &str,
         properties: &Object<'_>,
         old: Option<&SecurityRule>,
@@ -278,8 +280,9 @@ impl Draft<'_> {
             let message = format!("{at}: longer than 140 characters");
             self.problems.add("InvalidRequestFormat", at, message);
         }
-        let source = self.read_side(properties, "source", &id);
-        let destination = self.read_side(properties, "destination", &id);
+        let place = Place { id: &id, location };
+        let source = self.read_side(properties, "source", &place);
+        let destination = self.read_side(properties, "destination", &place);
         Some(SecurityRule {
             etag: old.map_or(Uuid::nil(), |r| r.etag),
             id,
@@ -325,19 +328,20 @@ impl Draft<'_> {
 
     /// Reads the addresses and ports of one side of a rule; `side` is `source` or `destination`. `None`: they are
     /// absent or wrong, and a problem was added.
-    fn read_side(&mut self, properties: &Object<'_>, side: &str, id: &ResourceId) -> Option<RuleSide> {
-        let addresses = self.read_addresses(properties, side, id);
-        let ports = self.read_ports(properties, side, id);
+    fn read_side(&mut self, properties: &Object<'_>, side: &str, rule: &Place<'_>) -> Option<RuleSide> {
+        let addresses = self.read_addresses(properties, side, rule);
+        let ports = self.read_ports(properties, side, rule.id);
         Some(RuleSide {
             addresses: addresses?,
             ports: ports?,
         })
     }
 
-    fn read_addresses(&mut self, properties: &Object<'_>, side: &str, id: &ResourceId) -> Option<RuleAddresses> {
+    fn read_addresses(&mut self, properties: &Object<'_>, side: &str, rule: &Place<'_>) -> Option<RuleAddresses> {
+        let id = rule.id;
         let (one, many) = (format!("{side}AddressPrefix"), format!("{side}AddressPrefixes"));
         let before = self.problems.len();
-        let groups = self.resolve_application_groups(properties, &format!("{side}ApplicationSecurityGroups"), id);
+        let groups = self.resolve_application_groups(properties, &format!("{side}ApplicationSecurityGroups"), rule);
         if self.problems.len() > before {
             return None;
         }

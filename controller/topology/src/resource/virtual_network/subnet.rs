@@ -1,17 +1,19 @@
 //! Subnets: how they are read and shown, and their rules (P2, P3, G1, R16, R17).
 
-use crate::arm::body::{Object, Shape, missing, prefix};
+use crate::arm::body::{MAX_ITEMS, Object, Shape, missing, prefix};
 use crate::arm::view::{Views, child, reference};
 use crate::draft::Draft;
 use crate::lookup::{gateways_of, is_gateway_subnet};
 use crate::net::{DisjointSet, listed, overlaps_within, same_set};
 use crate::path::{Kind, child_id, parent_id};
+use crate::problems::Problems;
 use crate::resource::frame::{Child, ChildWrites, Request};
 use crate::resource::{RouteTable, VirtualNetwork};
+use crate::rules::place::Place;
 use crate::rules::request::without_defaults;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
@@ -36,7 +38,7 @@ pub struct Subnet {
     pub network_security_group: Option<ResourceId>,
     /// Properties that are kept and shown, but have no effect.
     #[serde(default)]
-    pub echoed: serde_json::Map<String, Value>,
+    pub echoed: Map<String, Value>,
 }
 
 /// The properties that are only kept and shown, with their JSON types.
@@ -59,6 +61,7 @@ pub(crate) type Usage = BTreeMap<ResourceId, Vec<(String, Option<IpAddr>)>>;
 fn defaults() -> Value {
     json!({
         "delegations": [],
+        "serviceEndpoints": [],
         "privateEndpointNetworkPolicies": "Disabled",
         "privateLinkServiceNetworkPolicies": "Enabled",
     })
@@ -84,11 +87,28 @@ pub(super) const SUBNETS: Child = Child {
 };
 
 impl Subnet {
+    /// The names of the services that the subnet is delegated to. A delegation without a service has an empty name.
+    pub(crate) fn delegated_to(&self) -> Vec<&str> {
+        let delegations = self.echoed.get("delegations").and_then(Value::as_array);
+        delegations
+            .into_iter()
+            .flatten()
+            .map(|d| {
+                d.pointer("/properties/serviceName")
+                    .and_then(Value::as_str)
+                    .unwrap_or_default()
+            })
+            .collect()
+    }
+
     /// The ARM body of the subnet, with the ip configurations that are in it.
     pub(super) fn view(&self, views: &Views<'_>) -> Value {
         let mut properties = defaults();
         if let Value::Object(slot) = &mut properties {
             slot.extend(self.echoed.clone());
+        }
+        for endpoint in properties["serviceEndpoints"].as_array_mut().into_iter().flatten() {
+            endpoint["provisioningState"] = "Succeeded".into();
         }
         match self.prefixes.as_slice() {
             [one] => properties["addressPrefix"] = one.to_string().into(),
@@ -100,9 +120,8 @@ impl Subnet {
         if let Some(group) = &self.network_security_group {
             properties["networkSecurityGroup"] = reference(group);
         }
-        if let Some(users) = views.subnet_users(&self.id) {
-            properties["ipConfigurations"] = users.iter().map(reference).collect::<Vec<_>>().into();
-        }
+        let users = views.subnet_users(&self.id).unwrap_or_default();
+        properties["ipConfigurations"] = users.iter().map(reference).collect::<Vec<_>>().into();
         child(&self.id, Kind::Subnet, self.etag, properties)
     }
 }
@@ -123,7 +142,8 @@ impl Draft<'_> {
         }
         let root = Object::root(body, &mut self.problems);
         let properties = root.object_or_empty("properties", &mut self.problems);
-        let Some(subnet) = self.read_subnet(&vnet.envelope.id, name, &properties, old) else {
+        let Some(subnet) = self.read_subnet((&vnet.envelope.id, &vnet.envelope.location), name, &properties, old)
+        else {
             return false;
         };
         let mut new = (*vnet).clone();
@@ -155,10 +175,11 @@ impl Draft<'_> {
     }
 
     /// Reads the properties of the subnet `name` of `vnet`. If the body has both `addressPrefixes` and `addressPrefix`,
-    /// the first one counts. `None`: no prefix can be read, and a problem says so. `old`: the subnet before the change.
+    /// the first one counts. `None`: no prefix can be read, and a problem says so. `vnet` also has the region of the
+    /// virtual network. `old`: the subnet before the change.
     pub(crate) fn read_subnet(
         &mut self,
-        vnet: &ResourceId,
+        (vnet, location): (&ResourceId, &str),
         name: &str,
         properties: &Object<'_>,
         old: Option<&Subnet>,
@@ -178,10 +199,11 @@ impl Draft<'_> {
         if prefixes.is_empty() && self.problems.len() == before {
             missing(&mut self.problems, &at);
         }
-        let route_table = self.resolve(properties, "routeTable", &id, |t, table| {
-            t.route_tables.get(table).map(|t| t.envelope.id.clone())
+        let place = Place { id: &id, location };
+        let route_table = self.resolve_beside(properties, "routeTable", &place, |t, table| {
+            t.route_tables.get(table).map(|t| &t.envelope)
         });
-        let network_security_group = self.resolve_security_group(properties, &id);
+        let network_security_group = self.resolve_security_group(properties, &place);
         if let Some(group) = network_security_group.as_ref().filter(|_| is_gateway_subnet(&id)) {
             self.problems.add(
                 "XGatewaySubnetCannotHaveSecurityGroup",
@@ -199,6 +221,7 @@ impl Draft<'_> {
             }
         }
         let mut echoed = properties.echo(&PROPERTIES, &mut self.problems);
+        self.read_service_endpoints(properties, &mut echoed);
         without_defaults(&mut echoed, &defaults());
         (!prefixes.is_empty()).then(|| Subnet {
             etag: old.map_or(Uuid::nil(), |s| s.etag),
@@ -208,6 +231,24 @@ impl Draft<'_> {
             network_security_group,
             echoed,
         })
+    }
+
+    /// Checks that each service endpoint names its service. Removes its state from `echoed`, because it is read-only.
+    fn read_service_endpoints(&mut self, properties: &Object<'_>, echoed: &mut Map<String, Value>) {
+        // Items of another type are problems already, because the echoed properties have been read.
+        let items = properties.list("serviceEndpoints", MAX_ITEMS, &mut Problems::default());
+        for item in items.into_iter().flatten() {
+            let Some(object) = item.object(&mut Problems::default()) else {
+                continue;
+            };
+            if object.text("service", &mut self.problems).is_none() && object.get("service").is_none() {
+                missing(&mut self.problems, &object.at("service"));
+            }
+        }
+        let kept = echoed.get_mut("serviceEndpoints").and_then(Value::as_array_mut);
+        for endpoint in kept.into_iter().flatten().filter_map(Value::as_object_mut) {
+            endpoint.remove("provisioningState");
+        }
     }
 
     /// Adds the problem that the property `name` refers to a type of resource that this product does not have. `from`:
@@ -254,7 +295,19 @@ impl Draft<'_> {
             let before = old.and_then(|v| find(&v.subnets, subnet.id.name()));
             for net in &subnet.prefixes {
                 all.push((*net, &subnet.id));
-                if net.max_prefix_len() - net.prefix_len() < 3 {
+                let is_new = before.is_none_or(|b| !b.prefixes.contains(net));
+                if is_new && net.addr().is_ipv6() && net.prefix_len() != 64 {
+                    self.problems.add(
+                        "NetcfgInvalidSubnet",
+                        &subnet.id,
+                        format!(
+                            "Subnet '{}' is not valid in virtual network '{}': {net} is an IPv6 prefix of another length than \
+                             /64 (P2).",
+                            subnet.id.name(),
+                            new.envelope.id.name()
+                        ),
+                    );
+                } else if net.max_prefix_len() - net.prefix_len() < 3 {
                     self.problems.add(
                         "NetcfgInvalidSubnet",
                         &subnet.id,
@@ -281,10 +334,12 @@ impl Draft<'_> {
         for before in &old.subnets {
             match find(&new.subnets, before.id.name()) {
                 None => self.check_subnet_unused(&before.id, usage),
-                Some(after) if !same_set(&before.prefixes, &after.prefixes) => {
-                    self.check_prefixes_unused(before, after, usage);
+                Some(after) => {
+                    if !same_set(&before.prefixes, &after.prefixes) {
+                        self.check_prefixes_unused(before, after, usage);
+                    }
+                    self.check_delegations_unchanged(before, after, usage);
                 }
-                Some(_) => {}
             }
         }
     }
@@ -354,6 +409,26 @@ impl Draft<'_> {
                     ),
                 );
             }
+        }
+    }
+
+    /// Adds a problem if the delegations of a subnet with users change: only resources of the service that a subnet is
+    /// delegated to can be in it.
+    fn check_delegations_unchanged(&mut self, before: &Subnet, after: &Subnet, usage: &Usage) {
+        let (was, is) = (before.delegated_to(), after.delegated_to());
+        let user = usage.get(&before.id).and_then(|users| users.first());
+        if let Some((user, _)) = user.filter(|_| was != is) {
+            self.problems.add(
+                "SubnetDelegationsCannotChangeWhenSubnetUsedByResource",
+                &before.id,
+                format!(
+                    "Delegations of subnet {} cannot be changed from [{}] to [{}] because it is being used by the resource \
+                     {user}.",
+                    before.id,
+                    was.join(", "),
+                    is.join(", ")
+                ),
+            );
         }
     }
 

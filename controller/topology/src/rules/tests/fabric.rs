@@ -245,3 +245,42 @@ fn vms_are_what_agents_stand_for() {
     let refused = w.put(vm_id("vm1").as_str(), json!({})).unwrap_err();
     assert_eq!(refused.problems[0].code, "XReadOnlyResource");
 }
+
+/// D7: the deletion of a virtual machine removes its agent and its join tokens, and frees its NICs. An agent that was
+/// revoked before stays, so that nobody else can use its name and keys.
+#[test]
+fn d7_a_deleted_vm_takes_its_agent_with_it() {
+    let mut w = world();
+    for name in ["n3", "n4"] {
+        w.nic(name, "hub/subnets/s", None).unwrap();
+    }
+    w.join("old", vm("vm1", &["n1"])).unwrap();
+    w.apply(&Change::RevokeAgent(id("old"))).unwrap();
+    let vm1 = vm_id("vm1");
+    assert!(!w.delete(vm1.as_str()).unwrap(), "a revoked agent is no machine");
+    w.join("vm1", vm("vm1", &["n1", "n2"])).unwrap();
+    w.join("vm3", vm("vm3", &["n3"])).unwrap();
+    assert_eq!(codes(w.delete(nic("n1").as_str())), ["NicInUse"]);
+    let stale = Change::Delete {
+        path: super::path(vm1.as_str()),
+        if_match: Some("W/\"00000000-0000-0000-0000-000000000000\"".to_owned()),
+    };
+    assert_eq!(codes(w.apply(&stale)), ["PreconditionFailed"]);
+    assert!(w.delete(&vm1.as_str().to_uppercase()).unwrap());
+    assert!(!w.delete(vm1.as_str()).unwrap());
+    assert!(w.view(vm1.as_str()).is_none());
+    let left: Vec<&str> = w.now.agents.keys().map(|agent| agent.as_str()).collect();
+    assert_eq!(left, ["old", "vm3"]);
+    w.delete(nic("n1").as_str()).unwrap();
+    // The name of the agent is free again, and a token for the machine goes with the machine.
+    w.join("vm1", vm("vm1", &["n2"])).unwrap();
+    w.apply(&Change::PutToken(token("next", vm("other", &["n4"])))).unwrap();
+    assert!(
+        !w.delete(vm_id("other").as_str()).unwrap(),
+        "a token alone is no machine"
+    );
+    let group = format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/lab");
+    assert!(w.delete(&group).unwrap());
+    assert!(w.now.tokens.is_empty(), "{:?}", w.now.tokens);
+    assert_eq!(w.now.agents.len(), 1, "only the revoked agent");
+}

@@ -38,7 +38,17 @@ fn g4_defaults() {
     );
     assert_eq!(
         p["bgpSettings"],
-        json!({"asn": 65515, "bgpPeeringAddress": "10.1.255.30", "peerWeight": 0})
+        json!({
+            "asn": 65515,
+            "bgpPeeringAddress": "10.1.255.30",
+            "bgpPeeringAddresses": [{
+                "ipconfigurationId": format!("{}/ipConfigurations/default", gw("hub")),
+                "defaultBgpIpAddresses": ["10.1.255.30"],
+                "customBgpIpAddresses": [],
+                "tunnelIpAddresses": [],
+            }],
+            "peerWeight": 0,
+        })
     );
     assert_eq!(p["ipConfigurations"][0]["properties"]["privateIPAddress"], "10.1.255.4");
     assert_eq!(
@@ -245,9 +255,9 @@ fn g9_connection_types_and_references() {
 }
 
 /// G4: a connection between gateways with equal ASNs is accepted, as in Azure, although its BGP session never comes up.
-/// In this product, the connection's status names the reason.
+/// The connection is `Connected`, because its tunnel is up, and the tunnel's status names the reason why no routes come.
 #[test]
-fn g4_equal_asns_are_taken_and_do_not_connect() {
+fn g4_equal_asns_are_taken_and_exchange_no_routes() {
     let mut w = joined();
     let body = |from, to| connection_body(from, to, json!({"sharedKey": "abc", "enableBgp": true}));
     w.put(&net("connections/there"), body("hub", "branch")).unwrap();
@@ -273,7 +283,7 @@ fn g4_equal_asns_are_taken_and_do_not_connect() {
     statuses.agents.insert(hub, status);
     let path = ArmPath::parse(&net("connections/there")).unwrap();
     let seen = |w: &World| w.now.view(&path, &statuses).unwrap()["properties"].clone();
-    assert_eq!(seen(&w)["connectionStatus"], "NotConnected");
+    assert_eq!(seen(&w)["connectionStatus"], "Connected");
     let reason = seen(&w)["tunnelConnectionStatus"][0]["reason"]
         .as_str()
         .unwrap()
@@ -285,6 +295,7 @@ fn g4_equal_asns_are_taken_and_do_not_connect() {
     )
     .unwrap();
     assert_eq!(seen(&w)["connectionStatus"], "Connected");
+    assert!(seen(&w)["tunnelConnectionStatus"][0].get("reason").is_none());
 }
 
 #[test]

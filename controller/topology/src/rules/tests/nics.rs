@@ -170,7 +170,7 @@ fn public_addresses_have_one_user_and_are_held_by_it() {
     let shown = w.put(&id, body).unwrap();
     assert_eq!(shown["properties"]["publicIPAllocationMethod"], "Static");
     assert_eq!(shown["properties"]["ipAddress"], "203.0.113.5");
-    assert_eq!(shown["sku"], json!({"name": "Standard"}));
+    assert_eq!(shown["sku"], json!({"name": "Standard", "tier": "Regional"}));
     let nic = |name: &str| {
         json!({"location": "region1", "properties": {"ipConfigurations": [{"name": name, "properties": {
         "subnet": {"id": net("virtualNetworks/hub/subnets/s")}, "publicIPAddress": {"id": net("publicIPAddresses/P")}}}]}})

@@ -156,7 +156,7 @@ fn refused() -> Vec<(&'static str, &'static str, Value)> {
             json!({"certificateAuthentication": {"inboundAuthCertificateSubjectName": "x"}}),
         ),
         (
-            "circuit-connection",
+            "connection",
             "authorizationKey",
             json!({"authorizationKey": "very-secret"}),
         ),

@@ -6,7 +6,7 @@ use crate::change::Change;
 use crate::resource::Binding;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use tombolo_proto::id::{AgentId, ResourceId};
+use tombolo_proto::id::ResourceId;
 
 fn vnet_body(prefixes: &[&str], more: Value) -> Value {
     let mut properties = json!({"addressSpace": {"addressPrefixes": prefixes}});
@@ -518,8 +518,7 @@ fn deleting_a_group_takes_its_contents_or_says_what_stands_in_the_way() {
     );
     assert!(w.now.documents_since(&before).is_empty());
     w.delete(&outside).unwrap();
-    // A VM of the group to which an agent is bound blocks the deletion of the group too, even if its NIC is in another
-    // group.
+    // A VM of the group does not block its deletion. Its agent is removed, even if its NIC is in another group.
     w.put(
         &format!("{vnet}/subnets/s"),
         json!({"properties": {"addressPrefix": "10.3.0.0/24"}}),
@@ -534,12 +533,8 @@ fn deleting_a_group_takes_its_contents_or_says_what_stands_in_the_way() {
         served: vec![],
     };
     w.join("m", binding).unwrap();
-    assert_eq!(
-        codes(w.delete(&group)),
-        ["ResourceGroupDeletionBlocked", "XVirtualMachineInUseByAgent"]
-    );
-    w.apply(&Change::RevokeAgent(AgentId::new("m").unwrap())).unwrap();
     assert!(w.delete(&group).unwrap());
+    assert!(w.now.agents.is_empty());
     assert!(w.now.gateways.is_empty() && w.now.connections.is_empty() && w.now.route_tables.is_empty());
     assert_eq!(w.now.vnets.len(), 1);
     let half = w.get(&format!("{vnet}/virtualNetworkPeerings/p"));
