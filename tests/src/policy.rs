@@ -261,10 +261,12 @@ fn operations(networks: &[Network], machines: &[Machine], rng: &mut impl Rng) ->
             }
         }
     }
+    // All members of the application security groups of one rule must be in one VNet (N9).
+    let home = networks.choose(rng).map(|network| network.name.clone());
     for machine in machines {
         let nic = machine.nic();
         let mut application_groups: Vec<String> = APPLICATION_GROUPS.iter().map(ToString::to_string).collect();
-        application_groups.retain(|_| rng.random_bool(0.4));
+        application_groups.retain(|_| home.as_ref() == Some(&machine.vnet) && rng.random_bool(0.7));
         out.push(Operation::PutNic {
             nic: nic.clone(),
             vnet: machine.vnet.clone(),

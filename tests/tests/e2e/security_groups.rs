@@ -20,7 +20,7 @@ const READY: Duration = Duration::from_secs(20);
 /// connections and all other traffic alone; without the rule the port is open again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rule_drops_one_port_and_nothing_else() -> Result<()> {
-    let w = World::up("nsg").await?;
+    let w = World::up("nsg-rule").await?;
     w.join("hub", "spoke-a").await?;
     w.reach("spoke-a-vm", "hub-vm").await?;
     let pings = [("spoke-a-vm", "hub-vm"), ("hub-vm", "hub-fw")].map(|(a, b)| w.start_ping(a, b, PING_INTERVAL));

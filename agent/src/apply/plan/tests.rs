@@ -424,7 +424,9 @@ fn d37_steps_set_up_a_device_that_is_added_and_move_addresses() {
         !first.contains(&Step::Mtu(NicIndex::FIRST, 1420)),
         "it has this MTU already"
     );
-    assert!(then.is_empty(), "{then:?}");
+    // Packets of the first NIC get a table of their own, so the rule for its addresses changes.
+    let is_rule = |step: &Step| matches!(step, Step::DeleteRule(rule) if rule.lookup == Lookup::Own);
+    assert!(then.iter().all(is_rule), "{then:?}");
     // If the first NIC goes, the second one takes its place, and its address moves to the first device.
     let mut swapped = two_nics();
     let Role::Vm { nics, .. } = &mut swapped.role else {

@@ -49,6 +49,8 @@ struct Expansion<'a> {
     origin: &'a str,
     group: Group,
     location: &'a str,
+    /// The document's virtual networks that name a region, with this region.
+    regions: BTreeMap<&'a str, &'a String>,
 }
 
 /// As [`Manifest::expand`](super::Manifest::expand), for documents with their origins.
@@ -60,6 +62,7 @@ pub(super) fn expand(documents: &[(String, Document)], default: &Group) -> Resul
         origin: "",
         group: default.clone(),
         location: DEFAULT_LOCATION,
+        regions: BTreeMap::new(),
     };
     for (origin, document) in documents {
         to.document(origin, document);
@@ -78,6 +81,9 @@ impl<'a> Expansion<'a> {
     fn document(&mut self, origin: &'a str, document: &'a Document) {
         self.origin = origin;
         self.location = document.location.as_deref().unwrap_or(DEFAULT_LOCATION);
+        let vnets = document.virtual_networks.iter();
+        let regions = vnets.filter_map(|(name, vnet)| Some((name.as_str(), vnet.location.as_ref()?)));
+        self.regions = regions.collect();
         let name = document.resource_group.as_deref().unwrap_or(&self.default.name);
         self.group = Group::new(&self.default.subscription, name);
         if let Err(e) = check_group_name(name) {
@@ -328,7 +334,11 @@ impl<'a> Expansion<'a> {
                 self.optional_reference(Kind::NetworkSecurityGroup, nic.network_security_group.as_ref()),
             "ipConfigurations": configurations,
         }});
-        self.push_resource(Kind::NetworkInterface, name, nic.location.as_ref(), &nic.tags, body);
+        // Azure requires the region of the virtual network.
+        let subnet = all.iter().next().map_or("", |(_, c)| c.subnet.as_str());
+        let vnet = subnet.split('/').next().unwrap_or_default();
+        let location = nic.location.as_ref().or_else(|| self.regions.get(vnet).copied());
+        self.push_resource(Kind::NetworkInterface, name, location, &nic.tags, body);
     }
 
     /// Adds one problem for each resource that the documents contain more than once.

@@ -219,7 +219,8 @@ pub enum NextHopType {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NetworkInterface {
-    /// Region of the resource; if absent, the region of its document.
+    /// Region of the resource; if absent, the region of the virtual network if this is in the same document and names
+    /// one, or else the region of the document.
     #[serde(default)]
     pub location: Option<String>,
     /// Tags of the resource.

@@ -72,10 +72,11 @@ impl Expansion<'_> {
             properties["bgpSettings"]["bgpPeeringAddress"] = json!(address);
         }
         let body = json!({"properties": properties});
+        let region = self.regions.get(gateway.virtual_network.as_str()).copied();
         self.push_resource(
             Kind::VirtualNetworkGateway,
             name,
-            gateway.location.as_ref(),
+            gateway.location.as_ref().or(region),
             &gateway.tags,
             body,
         );

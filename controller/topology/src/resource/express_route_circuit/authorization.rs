@@ -1,11 +1,10 @@
 //! The authorizations of a circuit: keys with which the owners of other subscriptions connect gateways to it (E3).
 
-use super::ExpressRouteCircuit;
 use crate::arm::body::{Item, Object};
 use crate::arm::view::{Views, child};
 use crate::draft::Draft;
 use crate::path::{Kind, child_id, parent_id};
-use crate::resource::Connection;
+use crate::resource::{Connection, ExpressRouteCircuit};
 use crate::resource::frame::{Child, ChildWrites, Request};
 use crate::topology::Topology;
 use serde::{Deserialize, Serialize};

@@ -169,7 +169,8 @@ fn d34_flows_of_another_boot_time_or_format_are_discarded() {
     for (place, value, what) in [
         (0, 1, "an IPv4 address of more than four octets"),
         (37, STATUS_BITS, "an unknown status"),
-        (38, 1, "a byte that must be zero"),
+        (38, 8, "a NIC that no machine has"),
+        (39, 1, "a byte that must be zero"),
         (43, 1, "more time without packets than since the first one"),
         (51, 1, "an idle timeout of months"),
     ] {
