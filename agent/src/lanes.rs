@@ -304,6 +304,7 @@ fn merge(all: &mut LaneReport, other: LaneReport) {
     all.tun_errors += other.tun_errors;
     all.udp_errors += other.udp_errors;
     all.udp_overflow += other.udp_overflow;
+    all.adopted += other.adopted;
     all.rebuilds += other.rebuilds;
     let AdvertisementStats {
         received,

@@ -323,6 +323,12 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
         self.guard.hits(nics)
     }
 
+    /// Number of TCP connections in progress that security groups have adopted since the engine was created (D34).
+    #[must_use]
+    pub const fn adopted_connections(&self) -> u64 {
+        self.guard.adopted()
+    }
+
     /// The links, for status and counters.
     #[must_use]
     pub const fn links(&self) -> &L {

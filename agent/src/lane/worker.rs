@@ -505,6 +505,7 @@ impl Worker {
             endpoints: self.engine.links().endpoints(),
             drops,
             rule_hits,
+            adopted: self.engine.adopted_connections(),
             totals,
             lanes: vec![totals],
             offload: self.tun.offload(),

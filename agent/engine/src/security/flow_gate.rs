@@ -14,9 +14,11 @@ use tombolo_proto::config::Direction;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
     /// The packet passes, and no rule is counted: it belongs to a known flow, or it is an ICMP error about a packet of
-    /// a known flow, or a later fragment whose first fragment was admitted, or a segment of a TCP connection that is
-    /// adopted because the rules allow the opposite direction (D34).
+    /// a known flow, or a later fragment whose first fragment was admitted.
     Known,
+    /// The packet passes, and no rule is counted: it is a segment of a TCP connection that is adopted because the rules
+    /// allow the opposite direction (D34).
+    Adopted,
     /// The packet passes, because this rule allows it in the last group. `None`: no group applies to the NIC.
     Allowed(Option<RuleRef>),
     /// This rule denies the packet. The packet must be dropped without an answer (N7).
@@ -232,7 +234,7 @@ fn adopt(table: &FlowTable, rules: &NicRules, at: &AtNic<'_>, key: &FlowKey) -> 
     Some(match table.insert(&reversed, at.link, at.idle_timeout, at.now) {
         // The flow is one without a reply until a second segment comes: a flood of single segments must not displace
         // established flows (D32).
-        Ok(_) => Admission::Known,
+        Ok(_) => Admission::Adopted,
         Err(_) => Admission::NoRoom,
     })
 }

@@ -34,6 +34,8 @@ pub(crate) struct Guard {
     recheck: Recheck,
     /// The end of the time in which the rules decide about known flows too, by the clock of the flow table.
     judge_until: u32,
+    /// Number of TCP connections that were adopted.
+    adopted: u64,
     /// How often each rule has decided, by the number of the rule in the installed configuration
     /// (`SecuredNics::rule_number`).
     hits: Vec<u64>,
@@ -56,6 +58,7 @@ impl Guard {
             gate: FlowGate::new(seed, 0),
             recheck: Recheck::default(),
             judge_until: 0,
+            adopted: 0,
             hits: Vec::new(),
             earlier: BTreeMap::new(),
             sweep_at: 0,
@@ -118,16 +121,17 @@ impl Guard {
         let (Some(nics), Some((_, seconds))) = (&after.security, self.flows.present(now)) else {
             return;
         };
-        if nics.reevaluates() {
-            self.judge_until = seconds + REEVALUATION;
-        }
         // Flows name NICs by their position. If a NIC has another position now, no flow says rightly which rules have
         // allowed it.
         let moved = before
             .and_then(|before| before.security.as_ref())
             .is_some_and(|before| !before.own_ids().eq(nics.own_ids()));
+        let all = nics.reevaluates() || moved;
+        if all {
+            self.judge_until = seconds + REEVALUATION;
+        }
         let part = self.flows.part(self.lane).len();
-        self.recheck.begin(part, before, nics.reevaluates() || moved);
+        self.recheck.begin(part, before, all);
     }
 
     /// Checks a few flows of this lane's part of the table after a change. Returns whether flows are left to check.
@@ -223,6 +227,10 @@ impl Guard {
         };
         match self.gate.admit(table, rules, &at, decided) {
             Admission::Known | Admission::Allowed(_) => Ok(()),
+            Admission::Adopted => {
+                self.adopted += 1;
+                Ok(())
+            }
             Admission::Denied(_) => Err(DropReason::SecurityRule),
             Admission::Malformed => Err(DropReason::Malformed),
             Admission::UnknownFragment => Err(DropReason::UnknownFragment),
@@ -239,6 +247,11 @@ impl Guard {
             return;
         };
         self.sweep_at = table.sweep(self.sweep_at, table.entries().div_ceil(PARTS), seconds);
+    }
+
+    /// Number of TCP connections in progress that were adopted since the start (D34).
+    pub(crate) const fn adopted(&self) -> u64 {
+        self.adopted
     }
 
     /// How often each rule of `nics` has decided about a packet, in the order of [`SecuredNics::rule_names`]. Rules

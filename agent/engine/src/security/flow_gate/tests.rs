@@ -287,7 +287,7 @@ fn d34_an_icmp_error_about_a_denied_flow_is_denied_too() {
 fn d34_after_a_crash_tcp_in_mid_stream_is_adopted_where_rules_allow_either_direction() {
     let mut host = Host::new(60);
     // The host began this connection, so only outbound rules allow it. The first packet after the crash is inbound.
-    assert_eq!(host.admits(&tcp(IN, (22, 40_000), ACK)), Admission::Known);
+    assert_eq!(host.admits(&tcp(IN, (22, 40_000), ACK)), Admission::Adopted);
     assert_eq!(host.admits(&tcp(OUT, (40_000, 22), ACK)), Admission::Known);
     // The rules deny an inbound SYN, even if the flow with these ports was adopted.
     assert!(denied(host.admits(&tcp(IN, (22, 40_000), SYN))));
