@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 /// got its first group. Such connections began when no table kept their flows (D34).
 const ADOPTION: u32 = 60;
 
-/// Time after a change of rules in which the rules decide about each flow again whose packets come, in seconds: the time
-/// in which all lanes have noted the change in all flows (D34).
+/// For this many seconds after a change, the rules decide about the flow of each packet again, even if the flow is not
+/// marked yet. Within this time, all lanes have marked all flows (D34).
 const REEVALUATION: u32 = 2;
 
 /// The state with which one lane applies the security groups to packets.
@@ -115,14 +115,15 @@ impl Guard {
     }
 
     /// Begins to check the flows after a change. Flows that have lost their route end: if the route returns, the rules
-    /// decide about them again (P13). With the setting `reevaluate`, the rules decide about all flows again (D34).
+    /// decide about them again (P13). With the setting `reevaluate`, or if the machine has other NICs than before, the
+    /// rules decide about all flows again (D34).
     fn begin_recheck(&mut self, before: Option<&Arc<Tables>>, after: &Tables, now: Instant) {
         self.flows.set_tables(self.lane, after);
         let (Some(nics), Some((_, seconds))) = (&after.security, self.flows.present(now)) else {
             return;
         };
-        // Flows name NICs by their position. If a NIC has another position now, no flow says rightly which rules have
-        // allowed it.
+        // Flows name NICs by their position. If the list of NICs has changed, a flow can name another NIC than the one
+        // whose rules allowed it.
         let moved = before
             .and_then(|before| before.security.as_ref())
             .is_some_and(|before| !before.own_ids().eq(nics.own_ids()));

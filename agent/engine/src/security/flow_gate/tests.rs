@@ -242,7 +242,7 @@ fn d34_a_flow_that_the_rules_deny_again_stays_denied_in_both_directions() {
             "{now}: a reset does not shorten it"
         );
     }
-    // A new connection in the direction that the rules allow is another matter.
+    // A new connection in the direction that the rules allow passes.
     assert!(allowed(host.admits(&tcp(OUT, (22, 40_000), SYN))));
     assert_eq!(host.admits(&tcp(IN, (40_000, 22), SYN | ACK)), Admission::Known);
 }
@@ -256,7 +256,7 @@ fn d34_a_flow_that_the_rules_allow_again_goes_on_and_is_judged_once() {
     let deny_all = GroupRules::new(ResourceId::new("none"), Vec::new(), &AddressSets::default());
     host.rules = NicRules::new(AddressSets::default(), None, Some(Arc::new(deny_all)));
     assert_eq!(host.admits(&tcp(IN, (40_000, 443), ACK)), Admission::Known, "N6");
-    // While flows are being noted after a change, the rules decide about all of them.
+    // While flows are being marked after a change, the rules decide about all of them.
     host.gate.judge_known(true);
     assert!(denied(host.admits(&tcp(IN, (40_000, 443), ACK))));
     host.gate.judge_known(false);
