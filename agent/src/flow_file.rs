@@ -16,7 +16,7 @@ use tombolo_engine::security::{BootTime, Flows};
 /// not used after a crash of the host.
 ///
 /// # Errors
-/// The time since the boot cannot be read, or the file cannot be written. Then there is no file.
+/// The time since the boot cannot be read, or the file cannot be written. An older file may be left then.
 pub fn save(dir: &StateDir, flows: &Flows) -> Result<usize> {
     let Some(bytes) = flows.save(&boot_time()?, Instant::now()) else {
         return Ok(0);

@@ -24,7 +24,7 @@ pub(crate) struct VmNics {
 pub(crate) struct Place {
     /// The position of the subnet in [`Tables::subnets`](super::Tables::subnets).
     pub(crate) subnet: usize,
-    /// The NIC that has the address. `None`: the address belongs to a served subnet, whose packets may use any NIC.
+    /// The NIC that has the address. `None`: the address belongs to a served subnet, whose packets may leave by any NIC.
     pub(crate) nic: Option<NicIndex>,
 }
 

@@ -76,7 +76,11 @@ impl Flows {
                 let group = |g: &GroupExplanation<'_>| group_check(nic, g, &key, rules.sets());
                 explained.iter().map(group).collect()
             }
-            Admission::Known | Admission::Adopted | Admission::Malformed | Admission::UnknownFragment | Admission::NoRoom => Vec::new(),
+            Admission::Known
+            | Admission::Adopted
+            | Admission::Malformed
+            | Admission::UnknownFragment
+            | Admission::NoRoom => Vec::new(),
         };
         Some(Judged {
             check: SecurityCheck {

@@ -35,7 +35,8 @@ const FLOW: usize = 52;
 /// at the other ends (D34).
 pub const MAX_SAVED_AGE: Duration = Duration::from_secs(60);
 
-/// Longest idle timeout of a saved flow, in seconds: the longest that Azure knows, 100 minutes.
+/// Longest idle timeout of a saved flow, in seconds: 100 minutes, Azure's
+/// longest for load balancers. Those of virtual networks are shorter (N6).
 const MAX_IDLE_TIMEOUT: u32 = 6000;
 
 // Flags of a saved flow.
