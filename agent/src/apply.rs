@@ -36,8 +36,8 @@ pub struct Inherited {
 }
 
 impl Kernel {
-    /// Prepares the first TUN device, and brings it up. The device must be new, and have no addresses and no routes yet.
-    /// State of earlier runs stays until [`apply_removals`](Self::apply_removals).
+    /// Prepares the first TUN device, and brings it up. The device must be new, and have no addresses and no routes
+    /// yet. State of earlier runs stays until [`apply_removals`](Self::apply_removals).
     ///
     /// # Errors
     /// The device does not exist, CAP_NET_ADMIN is missing, or a sysctl or an attribute of the device cannot be set.
@@ -68,14 +68,14 @@ impl Kernel {
         Ok(())
     }
 
-    /// Forgets the devices beyond the first `count`, which are about to be removed with all that they have. The first
-    /// one stays.
+    /// Forgets the devices beyond the first `count`, which are about to be removed with their addresses and routes. The
+    /// first device stays.
     pub fn forget_devices(&mut self, count: usize) {
         self.devices.truncate(count.max(1));
         let left = u8::try_from(self.devices.len()).unwrap_or(u8::MAX);
         self.current.devices = self.current.devices.min(left);
-        // The kernel removes addresses and routes with the device. A rule for the device that could not be deleted before
-        // stays until the agent's next start: it matches no packet.
+        // The kernel removes addresses and routes with the device. A rule for the device that could not be deleted
+        // before stays until the agent's next start: it matches no packet.
         let is_left = |nic: NicIndex| nic.0 < left;
         let leads_there = |route: &Route| !matches!(route, Route::Device(nic, _) if !is_left(*nic));
         self.current.addresses.retain(|_, nic| is_left(*nic));

@@ -1,5 +1,5 @@
-//! The file with which the flows of security groups survive a planned restart of the agent (D34). An agent that stops
-//! in an orderly way writes it, and the next start reads and removes it. After a crash there is no file.
+//! The file with which the flows of security groups survive a planned restart of the agent (D34). An agent that ends by
+//! SIGTERM, SIGINT or SIGHUP writes it, and the next start reads and removes it. After a crash there is no file.
 
 use crate::state::{StateDir, file};
 use anyhow::{Context, Result, ensure};
@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use tombolo_engine::security::{BootTime, Flows};
 
 /// Saves the flows to the file [`FLOWS`](file::FLOWS) in the directory `dir`, and returns the length of the file in
-/// bytes. Without flows, writes no file and returns 0. Does not wait until a disk has the file: after a crash of the
-/// host it is not used.
+/// bytes. Without flows, writes no file and returns 0. Does not wait until the file is on the disk, because the file is
+/// not used after a crash of the host.
 ///
 /// # Errors
-/// The time since the boot cannot be read, or the file cannot be written. Then there is no file.
+/// The time since the boot cannot be read, or the file cannot be written. An older file may be left then.
 pub fn save(dir: &StateDir, flows: &Flows) -> Result<usize> {
     let Some(bytes) = flows.save(&boot_time()?, Instant::now()) else {
         return Ok(0);
@@ -68,7 +68,7 @@ fn read(path: &Path, longest: usize) -> Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// Refuses what another user can write: a file with flows lets packets pass that the rules deny.
+/// Refuses a file or directory that another user can write: a file with flows lets packets pass that the rules deny.
 ///
 /// # Errors
 /// Another user owns the file or directory, or may write to it.

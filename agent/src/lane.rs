@@ -34,6 +34,8 @@ pub struct LaneReport {
     pub drops: BTreeMap<String, u64>,
     /// How often each security rule decided.
     pub rule_hits: BTreeMap<RuleName, u64>,
+    /// TCP connections in progress that security groups have adopted (D34).
+    pub adopted: u64,
     /// Packets by outcome, over all links.
     pub totals: Totals,
     /// The `totals` of each lane; the index is the lane's number.

@@ -133,7 +133,8 @@ impl Lanes {
             devices.push(Arc::new(device));
         }
         if let Err(e) = self.spread_devices(&devices).await {
-            // The new devices vanish with their last queue, so that a configuration without them is possible.
+            // The kernel removes the new devices with their last queue, so that a configuration without them is
+            // possible.
             devices.truncate(known);
             self.spread_devices(&devices).await?;
             return Err(e);
@@ -142,8 +143,8 @@ impl Lanes {
         devices.iter().map(|device| device.identity()).collect()
     }
 
-    /// Removes the devices beyond the first `count`, of NICs that were removed. Calls must not overlap. The first device
-    /// is never removed.
+    /// Removes the devices beyond the first `count`, of NICs that were removed. Calls must not overlap. The first
+    /// device is never removed.
     ///
     /// # Errors
     /// A lane has ended.
@@ -304,6 +305,7 @@ fn merge(all: &mut LaneReport, other: LaneReport) {
     all.tun_errors += other.tun_errors;
     all.udp_errors += other.udp_errors;
     all.udp_overflow += other.udp_overflow;
+    all.adopted += other.adopted;
     all.rebuilds += other.rebuilds;
     let AdvertisementStats {
         received,

@@ -10,8 +10,8 @@
 //! * [`bgp`]: routes from and to sites and customer edges, through BIRD.
 //! * [`join`], [`first_join`], [`control`]: communication with the controller. [`identity`], [`tls`]: keys and
 //!   certificates.
-//! * [`state`], [`config`], [`persist`], [`flow_file`]: files. [`claim`]: exclusive use of a device's name and of routing tables.
-//!   [`host`]: the host's sysctl for ICMP redirects. `switches`: the sysctls of the agent's devices.
+//! * [`state`], [`config`], [`persist`], [`flow_file`]: files. [`claim`]: exclusive use of a device's name and of
+//!   routing tables. [`host`]: the host's sysctl for ICMP redirects. `switches`: the sysctls of the agent's devices.
 //! * [`admin`], [`status_text`], [`metrics`], [`probe`]: status, metrics, ping and traceroute.
 
 pub mod admin;

@@ -100,6 +100,9 @@ fn packets(out: &mut Text, view: &AgentView) {
             hits.packets,
         );
     }
+    let help = "TCP connections in progress that security groups have adopted.";
+    out.metric("tombolo_security_adopted_connections_total", Kind::Counter, help)
+        .add(&[], view.adopted_connections);
     out.metric(
         "tombolo_socket_errors_total",
         Kind::Counter,

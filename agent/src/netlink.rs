@@ -130,8 +130,8 @@ impl Netlink {
     ///
     /// # Errors
     /// The kernel refuses the change, or the step needs a device or the interface to a customer edge and there is none.
-    /// After an error, a step that consists of one netlink request has had no effect, and a step that sets sysctls may be done
-    /// in part.
+    /// After an error, a step that consists of one netlink request has had no effect, and a step that sets sysctls may
+    /// be done in part.
     pub async fn execute(&self, devices: &[Tun], step: &Step) -> Result<()> {
         let done = match step {
             Step::Mtu(nic, mtu) => {

@@ -34,10 +34,11 @@ const LANE_END_TIMEOUT: Duration = Duration::from_millis(500);
 /// Runs the agent until SIGTERM, SIGINT or SIGHUP, or until a lane ends. Starts with the last good configuration, and
 /// connects to the controller in the background. After a signal a gateway or a circuit edge first drains: it announces
 /// that it will stop, and forwards until its peers have switched to other paths. A second SIGTERM or SIGINT cuts the
-/// drain short. Holds the lock of the state directory meanwhile. `runtime` is the directory for what the next start
-/// needs and a boot may remove: the flows of security groups (D34). It may be the state directory. BIRD is a child process of the agent, unless `bird`
-/// names a service. Must run in a Tokio runtime with I/O and time, needs CAP_NET_ADMIN and works in the network
-/// namespace of the calling thread. The future must not be dropped before it returns, because its tasks would run on.
+/// drain short. Holds the lock of the state directory meanwhile. `runtime` is the directory for data that the next
+/// start needs and that a boot may remove: the flows of security groups (D34). It may be the state directory. BIRD is a
+/// child process of the agent, unless `bird` names a service. Must run in a Tokio runtime with I/O and time, needs
+/// CAP_NET_ADMIN and works in the network namespace of the calling thread. The future must not be dropped before it
+/// returns, because its tasks would run on.
 ///
 /// # Errors
 /// The directory has no identity or is in use, the settings are invalid, another agent has the device or a routing

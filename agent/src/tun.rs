@@ -1,5 +1,5 @@
-//! The TUN devices, one for each NIC (D37). The crate tokio-tun opens the devices' queues. If the kernel supports it, a read or write may be a
-//! GSO packet, which stands for several packets.
+//! The TUN devices, one for each NIC (D37). The crate tokio-tun opens the devices' queues. If the kernel supports it, a
+//! read or write may be a GSO packet, which stands for several packets.
 
 use crate::{netlink, sys};
 use anyhow::{Context, Result, bail};
@@ -45,7 +45,8 @@ pub struct Device {
     /// Whether the kernel also accepts UDP GSO packets (USO) from the agent.
     udp: bool,
     /// The first queue, which sets the device's flags and offloads. Later queues inherit these. Nothing reads this
-    /// queue, so it is closed as soon as lanes have queues: the kernel would put packets into it. None: it is closed.
+    /// queue, and the kernel would put packets into it. So it is closed as soon as lanes have queues. None: it is
+    /// closed.
     primer: Mutex<Option<File>>,
 }
 
@@ -84,8 +85,8 @@ impl Device {
         })
     }
 
-    /// Closes the first queue. To be called when the device has a queue in each lane; the device would vanish otherwise.
-    /// A second call does nothing.
+    /// Closes the first queue. To be called when each lane has a queue of the device. Without any queue, the kernel
+    /// would remove the device. A second call does nothing.
     pub fn close_primer(&self) {
         drop(self.primer.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
@@ -151,10 +152,10 @@ pub struct TunQueue {
 }
 
 impl TunQueue {
-    /// Waits for a packet, and reads it into `buffer`. Returns its length in bytes, with the virtio-net header if there is one. A
-    /// buffer of [`BUFFER`] bytes suffices for any packet. Cancel safe: no packet is lost if the future is dropped. A
-    /// shorter buffer gets only the start of a longer packet, and the rest is lost. While the device is down, the call
-    /// waits.
+    /// Waits for a packet, and reads it into `buffer`. Returns its length in bytes, with the virtio-net header if there
+    /// is one. A buffer of [`BUFFER`] bytes suffices for any packet. Cancel safe: no packet is lost if the future is
+    /// dropped. A shorter buffer gets only the start of a longer packet, and the rest is lost. While the device is
+    /// down, the call waits.
     ///
     /// # Errors
     /// The device was removed.
@@ -309,8 +310,8 @@ impl TunQueues {
     }
 
     /// Waits for a packet from any device, and reads it into the device's buffer. Returns the device and the length,
-    /// with the virtio-net header if there is one; see [`packets`](Self::packets). Cancel safe: no packet is lost if the
-    /// future is dropped. A device that is down has no packets.
+    /// with the virtio-net header if there is one; see [`packets`](Self::packets). Cancel safe: no packet is lost if
+    /// the future is dropped. A device that is down has no packets.
     ///
     /// # Errors
     /// A device was removed.

@@ -1,5 +1,5 @@
-//! Security groups at running agents with one and with several lanes: flows and counters, a planned restart, and a crash
-//! (N6, D33, D34).
+//! Security groups at running agents with one and with several lanes: flows and counters, a planned restart, and a
+//! crash (N6, D33, D34).
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod common;
@@ -225,8 +225,9 @@ fn n6_d33_flows_and_counters_are_right_with_any_number_of_lanes() {
     }
 }
 
-/// D34: flows that the present rules would not allow survive a planned restart, also with another number of lanes. After a
-/// crash, only TCP connections go on. With `reevaluate`, the present rules decide about the flows of the previous process.
+/// D34: flows that the present rules would not allow survive a planned restart, also with another number of lanes.
+/// After a crash, only TCP connections go on. With `reevaluate`, the present rules decide about the flows of the
+/// previous process.
 #[test]
 fn d34_flows_survive_a_planned_restart_and_not_a_crash() {
     for lanes in [[1, 1], [4, 4]] {
@@ -257,7 +258,7 @@ fn d34_flows_survive_a_planned_restart_and_not_a_crash() {
         assert!(!datagrams.answers(), "{lanes:?}: UDP after a crash");
         assert!(connect(&wire, DENIED).is_none(), "{lanes:?}: a SYN after a crash");
 
-        // The connection was adopted as one that the server began, so another one is needed that the client has begun.
+        // The connection was adopted as one that the server began. This test needs one that the client began.
         remember(&hosts, group(false, false, false));
         assert!(hosts[1].stop(Signal::SIGTERM));
         hosts[1].start();

@@ -190,8 +190,9 @@ impl Agents {
         self.forget_deleted();
     }
 
-    /// Ends the control stream of an agent, if it has one. The agent opens a new stream at once, reports everything again,
-    /// and gets its configuration again if it runs another one. Its links and the packets in them are not affected.
+    /// Ends the control stream of an agent, if it has one. The agent opens a new stream at once, reports everything
+    /// again, and gets its configuration again if it runs another one. Its links and the packets in them are not
+    /// affected.
     pub fn reset(&self, agent: &AgentId) {
         tracing::info!(%agent, "the control stream is reset");
         self.update(agent, |entry| {

@@ -43,8 +43,8 @@ impl Config {
         }
     }
 
-    /// What an agent with these features does not do because it is too old, as text for the operator. `None`: it has all
-    /// features that this configuration needs.
+    /// What an agent with these features does not do because it is too old, as text for the operator. `None`: it has
+    /// all features that this configuration needs.
     #[must_use]
     pub fn shortcoming(&self, features: &BTreeSet<Feature>) -> Option<String> {
         let missing = self.missing(features);

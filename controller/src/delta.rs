@@ -1,7 +1,7 @@
 //! Encodes a configuration as a change of the one that the agent has in force (D27); `tombolo_proto::delta` decodes it.
 //!
-//! Both texts are cut at places that their contents determine (content-defined chunking), so that chunks that occur in
-//! both are found also where other parts have moved.
+//! Both texts are cut into chunks at places that their contents determine (content-defined chunking). So a chunk that
+//! occurs in both is found even if its position differs.
 
 use fastcdc::v2020::FastCDC;
 use std::collections::BTreeSet;
@@ -32,8 +32,8 @@ impl<'a> Sent<'a> {
     }
 }
 
-/// The message that gives `new` to an agent with these features. If `base`, which the agent has in force, makes the
-/// message shorter than half of the configuration, the message has only the difference.
+/// The message that gives `new` to an agent with these features. If the difference to `base`, which the agent has in
+/// force, is shorter than half of the configuration, the message has only the difference.
 #[must_use]
 pub fn message(
     revision: u64,
@@ -58,8 +58,8 @@ pub fn message(
     message
 }
 
-/// A piece as a message. A configuration is limited to a message of 64 MiB, so its positions fit into 32 bits. If they did
-/// not, the agent would notice the wrong digest, and ask for whole configurations.
+/// A piece as a message. A configuration is limited to a message of 64 MiB, so its positions fit into 32 bits. If they
+/// did not, the agent would notice the wrong digest, and ask for whole configurations.
 fn to_message(piece: Piece<'_>) -> control_stream::Piece {
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let content = match piece {

@@ -51,7 +51,7 @@ pub(crate) fn permission_denied(agent: &AgentId, close: Close) -> Status {
 struct SentConfigs {
     /// Sent, and not answered yet.
     in_flight: Option<Arc<Config>>,
-    /// Applied by the agent. `None`: this controller does not have it, because the agent got it over an earlier stream.
+    /// Applied by the agent. `None`: the controller does not know it, because the agent got it over an earlier stream.
     in_force: Option<Arc<Config>>,
 }
 
@@ -164,7 +164,7 @@ impl Session<'_> {
                 (Push::Close(close), _) => return Err(permission_denied(agent, close)),
                 (Push::UpToDate, _) => {
                     let revision = compiled.revision.0;
-                    // The agent runs this configuration, so the next one can be sent as a change of it.
+                    // The agent has this configuration in force, so the next one can be sent as a change of it.
                     sent.in_force = config.cloned();
                     Next::UpToDate(revision)
                 }
@@ -179,7 +179,8 @@ impl Session<'_> {
                 (Push::Nothing, _) | (Push::Config, None) => return Ok(()),
             }
         };
-        // The compiled state is not locked any more: to compare two large configurations takes milliseconds.
+        // The comparison of two large configurations takes milliseconds, so it runs without the lock on the compiled
+        // state.
         let message = match next {
             Next::UpToDate(revision) => controller_message::Message::UpToDate(control_stream::UpToDate { revision }),
             Next::Config(revision, config) => {

@@ -134,9 +134,9 @@ pub struct Nic {
     /// `enableIPForwarding`: whether the NIC may receive packets for other destinations, and send packets with other
     /// sources (R12, D10).
     pub ip_forwarding: bool,
-    /// The prefixes that the host's kernel sends out by this NIC although the first NIC is the default, like routes
-    /// that an administrator adds in a virtual machine with several NICs. They come from the NIC's tag
-    /// [`HOST_ROUTES_TAG`]. The NIC's own subnet need not be listed.
+    /// The destinations to which the host's kernel sends packets by this NIC, although the first NIC is the default.
+    /// They are like routes that an administrator adds in a virtual machine with several NICs. They come from the NIC's
+    /// tag [`HOST_ROUTES_TAG`]. The NIC's own subnet need not be listed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub host_routes: Vec<IpNet>,
 }
@@ -274,9 +274,9 @@ impl AgentConfig {
     }
 
     /// Checks the invariants that the types do not express: the ranges of the MTU, of the probes and of lanes; exactly
-    /// one local space; at a VM, one to [`MAX_VM_NICS`] NICs, and for each NIC an address and a subnet that is in `subnets`; links
-    /// ordered by peer, none of them with the agent itself; and a space for the peering of each link. Other references
-    /// are not checked here.
+    /// one local space; at a VM, one to [`MAX_VM_NICS`] NICs, and for each NIC an address and a subnet that is in
+    /// `subnets`; links ordered by peer, none of them with the agent itself; and a space for the peering of each link.
+    /// Other references are not checked here.
     ///
     /// # Errors
     /// The first invariant that is violated, as text that names the field and its value.

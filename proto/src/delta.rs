@@ -1,5 +1,6 @@
 //! A configuration as a change of an earlier one, so that a small change of a large configuration is a small message
-//! (D27). A change to one application security group then does not send the rules and links of all its agents again.
+//! (D27). After a change of one application security group, the controller then does not send the rules and links of
+//! each agent again.
 //!
 //! ```text
 //! base ──┐
@@ -40,7 +41,7 @@ pub enum DeltaError {
 }
 
 /// Puts pieces together. The pieces may come from anyone: nothing is read outside of `base`, and no more than `limit`
-/// bytes are produced. Whether the result is what the sender meant shows only its digest.
+/// bytes are produced. Only the digest of the result shows whether it is the text that the sender meant.
 ///
 /// # Errors
 /// A piece is outside of the base, or the result is longer than `limit`.

@@ -18,7 +18,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 RATE = 20_000
 # Rules of each of the two groups of b.
 RULES = 1000
-# Flows that fill the table of an agent, and the packets a second that make them.
+# Number of flows that fill the table of an agent, and the packets a second that create them.
 FLOWS, FILL_RATE = 1_050_000, 25_000
 
 
@@ -70,12 +70,12 @@ def sender(lab, host, *arguments):
 
 
 def received(lab):
-    """Packets that the agent of b has written to its device."""
+    """The number of packets that the agent of b has written to its device."""
     return int(lab.on("b", "cat", "/sys/class/net/tl-b/statistics/rx_packets"))
 
 
 def small_packets(labs, flood, rounds, seconds):
-    """Packets that would be Ethernet frames of 64 bytes, as many as one sender sends."""
+    """Compares how many packets of 64-byte Ethernet frames b receives from one sender, with groups and without."""
     rates = {name: [] for name in labs}
     for turn in range(rounds):
         names = list(labs)
@@ -95,7 +95,7 @@ def small_packets(labs, flood, rounds, seconds):
 
 
 def beside(lab, kind, seconds):
-    """Mbit/s of a stream and lost pings while the third VM sends packets of one kind."""
+    """Mbit/s of a stream, lost pings, and packets a second of the flood, while the third VM sends packets of one kind."""
     own, other = lab.address("m"), lab.address("b")
     flood = sender(lab, "m", own, other, kind, RATE, seconds + 1.5)
     time.sleep(0.5)
@@ -145,7 +145,7 @@ def groups(binaries, rounds, seconds):
             path = topology(folder, f"bench-{name}", name == "groups")
             labs[name] = stack.enter_context(Lab(binaries, path, f"bench-{name}"))
             lab = labs[name]
-            # The flood has no receiver, and the kernel must not answer it.
+            # No socket receives the flood, and the kernel must not answer it with ICMP errors or RSTs.
             for rule in ("add table ip sink", "add chain ip sink in { type filter hook input priority 0; }",
                          "add rule ip sink in tcp dport 9 drop", "add rule ip sink in udp dport 9 drop"):
                 lab.on("b", "nft", rule)

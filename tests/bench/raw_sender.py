@@ -16,7 +16,7 @@ import struct
 import sys
 import time
 
-# Nobody listens at this port: the lab drops what arrives there before the kernel answers.
+# No socket has this port. The lab drops packets to it, so that the kernel does not answer them.
 SINK = 9
 ECHO = range(20_000, 20_020)
 

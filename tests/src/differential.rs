@@ -26,8 +26,8 @@ const FIRST_PORT: u16 = 40_000;
 /// The number of packets of a script.
 const PACKETS: u16 = 150;
 
-/// The times that may pass before flows go on, in seconds. No sum of them that a flow can experience without a packet is the
-/// timeout of a flow: all timeouts are multiples of 10.
+/// The times that may pass between two packets of a flow, in seconds. A flow can have no packets for one of these times
+/// or for a sum of them. No such sum is equal to a timeout, because all timeouts are multiples of 10.
 const PAUSES: [u16; 16] = [0, 0, 0, 0, 0, 0, 7, 7, 27, 47, 67, 127, 247, 427, 907, 1807];
 
 /// The operations and packets of a seed.
@@ -41,8 +41,8 @@ pub struct Script {
     pub setup_length: usize,
     /// The packets that are sent in each round, all of them. In each round they have other source ports.
     pub packets: Vec<Packet>,
-    /// The seconds that pass before the flows of the round before go on, and before they go on again; for each round, from
-    /// the beginning again after the last pair.
+    /// For each round: the seconds before the flows of the previous round get further packets, and the seconds before
+    /// they get packets once more. After the last pair, the list begins again.
     pub pauses: Vec<[u16; 2]>,
 }
 
@@ -225,8 +225,8 @@ impl Tally {
 /// leave the topology unchanged. `mutation` is a defect that a test injects into the product. With a defect, a comparison
 /// that works returns an error.
 ///
-/// A round of packets follows each operation. It begins with further packets and replies of the flows of the round before,
-/// after times in which some of these flows end (N6, D31).
+/// A round of packets follows each operation. It begins with further packets and replies of the previous round's flows,
+/// after pauses in which some of these flows end (N6, D31).
 ///
 /// # Errors
 /// The first difference: the number of operations up to and including the one that shows it, and a description.
@@ -520,10 +520,10 @@ pub fn report(script: &Script, mutation: Option<Mutation>) -> String {
 }
 
 /// Compares `explain` with sent packets after the script's last operation: both must give the same agents and the same
-/// end and, if the packet is lost, the same drop reason and the same denying security rules. If the packet arrives, the same
-/// holds for its reply. IP flow verify must name the same rules (M4). Packets that enter on a link are left out, because
-/// `explain` begins at an agent. Also left out are packets whose sender `explain` does not know, and packets that a failed
-/// handshake stops. Returns the number of compared packets, without the replies.
+/// end and, if the packet is lost, the same drop reason and the same denying security rules. If the packet arrives, the
+/// same holds for its reply. IP flow verify must name the same rules (M4). Packets that enter on a link are left out,
+/// because `explain` begins at an agent. Also left out are packets whose sender `explain` does not know, and packets
+/// that a failed handshake stops. Returns the number of compared packets, without the replies.
 ///
 /// # Errors
 /// The first difference, as text.
@@ -581,8 +581,8 @@ pub fn check_explain(script: &Script) -> Result<u32, String> {
     Ok(compared)
 }
 
-/// Compares IP flow verify with the rules that `explain` names at the NICs on the way of a packet (M4). Machines without a
-/// NIC resource are left out, because IP flow verify asks about NICs.
+/// Compares IP flow verify with the rules that `explain` names at the NICs on the way of a packet (M4). Machines
+/// without a NIC resource are left out, because IP flow verify asks about NICs.
 fn verify(topology: &Topology, sent: &Packet, walk: &Walk) -> Result<(), String> {
     let checks = walk.hops.iter().filter_map(|hop| hop.security.as_ref());
     for check in checks.filter(|check| topology.nics.contains_key(&check.at)) {

@@ -43,8 +43,8 @@ pub enum UserHop {
 /// gateway. An operation may refer to a resource that does not exist; the product then refuses it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
-    /// Creates a VNet, or changes the ranges and the idle timeout of flows of an existing one. Subnets and peerings stay as
-    /// they are.
+    /// Creates a VNet, or changes the ranges and the idle timeout of flows of an existing one. Subnets and peerings
+    /// stay as they are.
     PutVnet {
         vnet: String,
         region: &'static str,

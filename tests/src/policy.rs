@@ -1,9 +1,10 @@
 //! Random topologies with security groups, and the questions that are asked about them: does a connection between two
 //! machines succeed, and which rules decide?
 //!
-//! * [`in_process`] compares the answers of `explain`, of IP flow verify, of the agents' engines and of the reference model.
-//! * [`live`] compares the answers of a running controller with real connections between real agents, and with the counters
-//!   of rules at these agents.
+//! * [`in_process`] compares the answers of `explain`, of IP flow verify, of the agents' engines and of the reference
+//!   model.
+//! * [`live`] compares the answers of a running controller with real connections between real agents, and with the
+//!   counters of rules at these agents.
 //! * [`lab`] writes a topology as a lab's topology file.
 //! * [`prediction`] reads what an answer of `explain` predicts.
 
@@ -58,7 +59,7 @@ pub struct Machine {
     pub subnet: &'static str,
     /// An IPv4 address and, in a VNet with both address families, an IPv6 address.
     pub addresses: Vec<IpAddr>,
-    /// Whether the machine forwards packets of other machines: the NIC's `enableIPForwarding` and the kernel's switch.
+    /// Whether the machine forwards packets of other machines: the NIC's `enableIPForwarding` and the kernel's setting.
     pub forwards: bool,
 }
 
@@ -121,8 +122,8 @@ const GROUPS: [&str; 4] = ["g0", "g1", "g2", "g3"];
 const APPLICATION_GROUPS: [&str; 2] = ["web", "db"];
 
 impl Policy {
-    /// Draws the policy of a seed: a hub, in most cases with an appliance, and one or two spokes, with 3 to 6 machines in
-    /// all. The same seed gives the same policy.
+    /// Draws the policy of a seed: a hub, in most cases with an appliance, and one or two spokes, with 3 to 6 machines
+    /// in all. The same seed gives the same policy.
     #[must_use]
     pub fn draw(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
@@ -218,7 +219,8 @@ fn operations(networks: &[Network], machines: &[Machine], rng: &mut impl Rng) ->
             flow_timeout: None,
         });
         for (number, subnet) in SUBNETS.into_iter().enumerate() {
-            // The routes of the appliance's own subnet would lead the packets that it forwards to itself.
+            // Routes in the appliance's own subnet would lead packets that the appliance forwards back to the
+            // appliance.
             let is_of_appliance = machines
                 .iter()
                 .any(|m| m.forwards && m.vnet == vnet && m.subnet == subnet);
@@ -294,7 +296,8 @@ impl Machine {
     }
 }
 
-/// Draws the routes of a subnet: mostly ones that lead to other VNets through the appliance. `None`: there is no appliance.
+/// Draws the routes of a subnet: mostly ones that lead to other VNets through the appliance. `None`: there is no
+/// appliance.
 fn table(
     networks: &[Network],
     machines: &[Machine],

@@ -323,13 +323,13 @@ fn set_flow_timeout(config: &mut AgentConfig, minutes: u8) {
     }
 }
 
-/// N6: the flows of the defect end after four minutes in every VNet.
+/// N6: with the defect, flows end after four minutes in every VNet.
 #[test]
 fn a_flow_timeout_that_nobody_can_set_is_caught() {
     security_must_be_caught("N6, flowTimeoutInMinutes", |config| set_flow_timeout(config, 4));
 }
 
-/// N6: the flows of the defect end one minute later than they should.
+/// N6: with the defect, flows end one minute later than they should.
 #[test]
 fn flows_that_live_too_long_are_caught() {
     security_must_be_caught("N6, idle timeout", |config| {
@@ -338,7 +338,8 @@ fn flows_that_live_too_long_are_caught() {
     });
 }
 
-/// D31: half-open TCP flows of the defect do not end after 60 s: of each time of one to four minutes, only 47 s pass.
+/// D31: with the defect, half-open TCP flows do not end after 60 s, because the agents' clock advances only 47 s in a
+/// time of one to four minutes.
 #[test]
 fn half_open_flows_that_do_not_end_are_caught() {
     must_be_caught(
@@ -347,7 +348,8 @@ fn half_open_flows_that_do_not_end_are_caught() {
     );
 }
 
-/// D31: closed TCP flows of the defect do not end after 10 s: of each time of 10 to 59 s, only 7 s pass.
+/// D31: with the defect, closed TCP flows do not end after 10 s, because the agents' clock advances only 7 s in a time
+/// of 10 to 59 s.
 #[test]
 fn closed_flows_that_do_not_end_are_caught() {
     must_be_caught(

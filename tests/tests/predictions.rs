@@ -1,6 +1,6 @@
-//! Predictions about security groups on random topologies, without processes: `explain`, IP flow verify, the agents' engines
-//! and the reference model must give the same verdict about each connection, and name the same rules. The same topologies
-//! with real agents: `tests/tests/e2e/security_predictions.rs`.
+//! Predictions about security groups on random topologies, without processes: `explain`, IP flow verify, the agents'
+//! engines and the reference model must give the same verdict about each connection, and name the same rules. The same
+//! topologies with real agents: `tests/tests/e2e/security_predictions.rs`.
 
 use tombolo_proto::config::AgentConfig;
 use tombolo_tests::policy::Policy;
@@ -10,7 +10,8 @@ use tombolo_tests::world::Mutation;
 /// The number of topologies of a run, if `TOMBOLO_TOPOLOGIES` does not set another one.
 const TOPOLOGIES: u64 = 2000;
 
-/// The share of all questions about a topology that are asked. More topologies find more than more questions about one.
+/// The share of all questions about a topology that are asked. In the same time, more topologies find more defects than
+/// more questions about one topology.
 const SHARE: f64 = 0.1;
 
 /// The first seed of a run: `TOMBOLO_SEED`, or a random number. It is printed, so that a failure can be repeated.
@@ -69,7 +70,8 @@ fn must_be_caught(what: &str, mutation: Mutation) {
     println!("{what}: caught by seed {seed}");
 }
 
-/// N4: the agents of the defect ask the groups in the opposite order. The verdicts are the same, but other rules decide.
+/// N4: with the defect, agents apply the groups in the opposite order. The verdicts are the same, but other rules
+/// decide.
 #[test]
 fn agents_with_another_order_of_groups_are_caught() {
     must_be_caught(
@@ -82,13 +84,13 @@ fn agents_with_another_order_of_groups_are_caught() {
     );
 }
 
-/// N6: the agents of the defect let rules decide about replies too.
+/// N6: with the defect, rules decide about replies too.
 #[test]
 fn agents_without_flows_are_caught() {
     must_be_caught("N6", Mutation::Forgetful);
 }
 
-/// N9: the application security groups of the defect have a member less than they should.
+/// N9: with the defect, application security groups lack one of their members.
 #[test]
 fn agents_that_miss_a_member_of_an_application_security_group_are_caught() {
     must_be_caught(

@@ -1,6 +1,6 @@
-//! The unmodified clients of Azure create, list, read and delete a topology, over HTTPS with a certificate of the
-//! controller's own authority: the Python client (`azure-mgmt-network` from PyPI) that of the demo, and the JavaScript
-//! client (`@azure/arm-network` from npm) a smaller one.
+//! Unmodified clients of Azure create, list, read and delete topologies, over HTTPS with a certificate of the
+//! controller's own authority. The Python client (`azure-mgmt-network` from PyPI) creates the topology of the demo. The
+//! JavaScript client (`@azure/arm-network` from npm) creates a smaller one.
 
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -71,8 +71,8 @@ async fn the_stock_python_client_drives_the_whole_topology() {
     check(&output, &controller);
 }
 
-/// A folder with the script and the packages of `tests/sdk/javascript`. Installs the packages at the first call, and again
-/// if their list has changed; both need the network.
+/// A folder with the script and the packages of `tests/sdk/javascript`. Installs the packages at the first call, and
+/// again if their list has changed; both need the network.
 fn packages(folder: &Path) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("sdk/javascript");
     std::fs::create_dir_all(folder).expect("folder");

@@ -1,5 +1,5 @@
-//! Measures what a restart and a change cost at 1,000,000 flows (D34): saving, writing and loading the flows, and checking
-//! them after a change of routes or rules.
+//! Measures what a restart and a change cost at 1,000,000 flows (D34): saving, writing and loading the flows, and
+//! checking them after a change of routes or rules.
 //!
 //! `flows FILE` uses FILE for the saved flows, which it then removes. An agent uses a file in memory (`/run`).
 #![allow(

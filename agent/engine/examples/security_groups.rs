@@ -1,10 +1,10 @@
 //! Measures the cost of security groups for the first packets of flows, in one core, without encryption.
 //!
-//! `security_groups first` prints the time of the first packet of each of 100,000 flows at a NIC with two groups of 1,000 rules and
-//! 4,000 addresses: median and 99th percentile.
+//! `security_groups first` prints the time of the first packet of each of 100,000 flows at a NIC with two groups of
+//! 1,000 rules and 4,000 addresses: median and 99th percentile.
 //!
-//! `security_groups connections` prints how many TCP connections a second the groups of such a NIC let pass, with three packets
-//! for each: SYN, SYN with ACK, and ACK; with an empty flow table and with a full one.
+//! `security_groups connections` prints how many TCP connections a second the groups of such a NIC let pass, with three
+//! packets for each: SYN, SYN with ACK, and ACK; with an empty flow table and with a full one.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,

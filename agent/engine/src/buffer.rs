@@ -88,8 +88,8 @@ pub trait TransmitSink {
 
 /// A queue of packets for the TUN devices.
 pub trait DeliverSink {
-    /// Takes one complete IP packet for the TUN device of `nic`. The sink must copy or write the packet before the call returns, because the engine
-    /// reuses the memory.
+    /// Takes one complete IP packet for the TUN device of `nic`. The sink must copy or write the packet before the call
+    /// returns, because the engine reuses the memory.
     fn deliver(&mut self, nic: NicIndex, packet: &[u8]);
 }
 

@@ -131,9 +131,9 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
         self.tables.as_ref()
     }
 
-    /// Processes one IP packet that was read from the TUN device of `nic`, without a virtio header. `packet` is modified in
-    /// place, for instance its TTL, and its contents do not matter afterwards. Bytes after the length that the IP
-    /// header states are ignored.
+    /// Processes one IP packet that was read from the TUN device of `nic`, without a virtio header. `packet` is
+    /// modified in place, for instance its TTL, and its contents do not matter afterwards. Bytes after the length that
+    /// the IP header states are ignored.
     ///
     /// The packet has exactly one outcome, which is counted. Either it is sent: it becomes a datagram in `tx` (over
     /// QUIC with the next [`flush`](Self::flush)), or several datagrams if it is too long for the path, or waits in the
@@ -321,6 +321,12 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
     pub fn rule_hits(&self) -> impl Iterator<Item = (RuleName, u64)> + '_ {
         let nics = self.tables.as_ref().and_then(|t| t.security.as_ref());
         self.guard.hits(nics)
+    }
+
+    /// Number of TCP connections in progress that security groups have adopted since the engine was created (D34).
+    #[must_use]
+    pub const fn adopted_connections(&self) -> u64 {
+        self.guard.adopted()
     }
 
     /// The links, for status and counters.

@@ -1,9 +1,9 @@
-//! The NIC by which the kernel of a machine with several NICs sends a packet without an address of its own as source
-//! (D37): packets that the machine forwards, and packets of sockets without an address.
+//! The NIC by which the kernel of a machine with several NICs sends a packet whose source is no address of a NIC (D37):
+//! a packet that the machine forwards, or a packet of a socket that is not bound to an address.
 //!
-//! As in an Azure VM, the first NIC is the default, and another NIC is used for its own subnet and for the prefixes that
-//! an administrator has routed to it. Agents set their kernel's routes by these functions, and the controller's
-//! `explain` follows packets by them.
+//! As in an Azure VM, the first NIC is the default, and another NIC is used for its own subnet and for the prefixes
+//! that an administrator has routed to it. Agents compute their kernel's routes with these functions, and the
+//! controller's `explain` predicts these routes with them.
 
 use crate::tables::NicIndex;
 use ipnet::IpNet;
@@ -12,9 +12,9 @@ use std::net::IpAddr;
 use tombolo_proto::config::{AgentConfig, Role, Subnet};
 use tombolo_proto::id::ResourceId;
 
-/// The prefixes that a machine's kernel sends by other NICs than the first: the subnets of these NICs, unless an earlier
-/// NIC is in the same subnet, and their [`host_routes`](tombolo_proto::config::Nic::host_routes). Empty for other roles
-/// and for machines with one NIC.
+/// The prefixes that a machine's kernel sends by other NICs than the first: the subnets of these NICs, unless an
+/// earlier NIC is in the same subnet, and their [`host_routes`](tombolo_proto::config::Nic::host_routes). Empty for
+/// other roles and for machines with one NIC.
 #[must_use]
 pub fn host_routes(config: &AgentConfig) -> BTreeMap<IpNet, NicIndex> {
     let Role::Vm { nics, .. } = &config.role else {
@@ -31,7 +31,7 @@ pub fn host_routes(config: &AgentConfig) -> BTreeMap<IpNet, NicIndex> {
     routes_of(&routed.collect::<Vec<_>>())
 }
 
-/// What decides about the kernel's routes to one NIC.
+/// The properties of a NIC that determine which routes of the kernel lead to it.
 #[derive(Debug, Clone, Copy)]
 pub struct RoutedNic<'a> {
     /// The NIC's subnet.
@@ -42,7 +42,7 @@ pub struct RoutedNic<'a> {
     pub host_routes: &'a [IpNet],
 }
 
-/// The same as [`host_routes`], for NICs in the order of the machine.
+/// The same as [`host_routes`], for NICs in the order in which the machine has them.
 #[must_use]
 pub fn routes_of(nics: &[RoutedNic<'_>]) -> BTreeMap<IpNet, NicIndex> {
     let mut routes = BTreeMap::new();
@@ -72,8 +72,8 @@ pub fn egress_nic(routes: &BTreeMap<IpNet, NicIndex>, prefix: &IpNet) -> NicInde
     longest.map_or(NicIndex::FIRST, |(_, nic)| *nic)
 }
 
-/// The NIC by which a machine's kernel sends a packet: the NIC that has the packet's source address, or else the NIC for
-/// the destination.
+/// The NIC by which a machine's kernel sends a packet: the NIC that has the packet's source address, or else the NIC
+/// for the destination.
 #[must_use]
 pub fn sending_nic(config: &AgentConfig, source: IpAddr, destination: IpAddr) -> NicIndex {
     let Role::Vm { nics, .. } = &config.role else {
@@ -87,8 +87,8 @@ pub fn sending_nic(config: &AgentConfig, source: IpAddr, destination: IpAddr) ->
     )
 }
 
-/// The subnets whose routes the kernel uses for packets without an own source: that of the first NIC, and served subnets.
-/// The subnets of further NICs are left out. For other roles than VMs, all subnets.
+/// The subnets whose routes the kernel uses for packets whose source is no address of a NIC: the subnet of the first
+/// NIC, and served subnets. The subnets of further NICs are left out. For other roles than VMs, all subnets.
 pub fn default_subnets(config: &AgentConfig) -> impl Iterator<Item = &Subnet> {
     let (nics, served) = match &config.role {
         Role::Vm { nics, served, .. } => (nics.as_slice(), served.as_slice()),

@@ -3,8 +3,8 @@
 //! A flow is one TCP connection, or the packets of another protocol between the same two addresses and ports, in both
 //! directions. To admit a packet means to let it pass a NIC. Each lane has a `Guard`, which applies the groups to
 //! packets. The guard's `FlowGate` looks up the flow of a packet in the `FlowTable`, which all lanes share. If the
-//! table does not have the flow, the `NicRules` of the NIC decide. After a change of routes or rules, `Recheck` notes in
-//! the flows that the change concerns that the rules must decide about them again.
+//! table does not have the flow, the `NicRules` of the NIC decide. After a change of routes or rules, `Recheck` marks
+//! the affected flows, and the rules decide about each of them again.
 
 mod address_sets;
 mod classifier;

@@ -23,10 +23,10 @@ fn info(from: &str, to: &str, ttl: u8) -> PacketInfo {
     parse(&udp(from, to, ttl, 8)).unwrap()
 }
 
-/// The verdict as text: `deliver` (with the number of the NIC unless it is the first), `answer` (an ICMP error), the name
-/// of the next agent (`gw1`), this name with `-1` if the TTL is decremented (`gw1 -1`), or the drop reason. `from` is the
-/// peer from whose link the packet came; `None`: it came from the host, by the device of the NIC with its source address,
-/// or else of the first NIC.
+/// The verdict as text: `deliver` (with the number of the NIC unless it is the first), `answer` (an ICMP error), the
+/// name of the next agent (`gw1`), this name with `-1` if the TTL is decremented (`gw1 -1`), or the drop reason. `from`
+/// is the peer from whose link the packet came; `None`: it came from the host, by the device of the NIC with its source
+/// address, or else of the first NIC.
 fn fate(config: &AgentConfig, state: &RoutingState, from: Option<&str>, packet: &PacketInfo) -> String {
     let tables = Tables::build(config, state).unwrap();
     let nic = sending_nic(config, packet.source, packet.destination);
@@ -284,7 +284,8 @@ fn two_armed(first: bool, second: bool) -> AgentConfig {
 
 #[test]
 fn r12_r20_an_appliance_forwards_by_the_nic_that_a_packet_leaves() {
-    // D37: each row has the NIC, the fate with IP forwarding of the first NIC only, and with that of the second one only.
+    // D37: each row has the NIC, the fate with IP forwarding of the first NIC only, and with that of the second one
+    // only.
     let packet = info("172.16.0.1", "10.2.0.4", 64);
     for (nic, with_first, with_second) in [(0, "two", "spoofed_source"), (1, "spoofed_source", "route_internet")] {
         for (first, expected) in [(true, with_first), (false, with_second)] {
@@ -323,7 +324,7 @@ fn r12_a_packet_arrives_at_the_nic_that_the_peers_route_names() {
             // Sent directly, although a route to the second NIC contains the address.
             ("10.1.0.5", "10.1.0.4", "deliver"),
             ("10.1.0.5", "10.1.1.4", "deliver 1"),
-            // By way of the second NIC to a served machine's address, which is not its own.
+            // By way of the second NIC to the address of a served machine, which is no address of a NIC.
             ("10.1.0.5", "172.16.1.1", to_0),
             // The longest source has no entry for this destination, so the first NIC with IP forwarding counts.
             ("10.1.0.5", "172.17.1.1", own),

@@ -243,6 +243,7 @@ fn d34_connections_from_before_the_first_group_are_adopted_for_a_minute() {
         arrives(&mut world, 1, tcp((B, 443), (A, 40_000), Flags::Ack)),
         "its first packet was inbound"
     );
+    assert_eq!(world.nodes[1].engine.adopted_connections(), 1);
     // Within a second a lane does not ask the table again.
     world.now += Duration::from_secs(2);
     assert!(

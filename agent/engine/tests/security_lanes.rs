@@ -1,6 +1,6 @@
 //! Tests of security groups at an agent with one lane and with four lanes. The kernel may pass each packet of a flow to
-//! another lane: replies often come in another lane than requests, and the packets of one flow may come over two edges of
-//! a circuit. So each test tries every combination of lanes (N6, P13, D33, D34).
+//! another lane: replies often come in another lane than requests, and the packets of one flow may come over two edges
+//! of a circuit. So each test tries every combination of lanes (N6, P13, D33, D34).
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -255,7 +255,7 @@ impl Machine {
     }
 }
 
-/// Rules that let the peer in to port 443 alone, and nothing out.
+/// Rules that allow inbound packets of the peer to port 443 only, and no outbound packets.
 fn https_in() -> Vec<SecurityRule> {
     vec![
         to_port(443, rule("https", 100, Direction::Inbound, Access::Allow)),
@@ -264,7 +264,7 @@ fn https_in() -> Vec<SecurityRule> {
     ]
 }
 
-/// Rules that let nothing in, and everything out.
+/// Rules that allow no inbound packets, and all outbound packets.
 fn closed() -> Vec<SecurityRule> {
     vec![
         rule("closed", 100, Direction::Inbound, Access::Deny),
@@ -379,8 +379,8 @@ fn d34_with_reevaluate_changed_rules_apply_to_established_flows() {
     }
 }
 
-/// P13: without `Connected` no packet of an established flow passes, from the next packet on. The flow has ended: when the
-/// peering is back, the rules decide about it again, in the direction in which it began.
+/// P13: without `Connected` no packet of an established flow passes, from the next packet on. The flow has ended: when
+/// the peering is back, the rules decide about it again, in the direction in which it began.
 #[test]
 fn p13_a_flow_ends_at_once_when_its_peering_is_not_connected_any_more() {
     for lanes in [1, 4] {
@@ -433,8 +433,8 @@ fn p13_a_flow_ends_at_once_when_it_loses_its_route() {
     }
 }
 
-/// D15, D33: the gateway has one lane. So lanes 1 to 3 have no session with it, and lane 0 sends their packets. Each packet
-/// is judged and counted once, by the lane in which it arrived.
+/// D15, D33: the gateway has one lane. So lanes 1 to 3 have no session with it, and lane 0 sends their packets. Each
+/// packet is judged and counted once, by the lane in which it arrived.
 #[test]
 fn d33_a_redirected_packet_is_judged_and_counted_once() {
     for lanes in [1, 4] {

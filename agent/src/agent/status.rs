@@ -61,6 +61,9 @@ pub struct AgentView {
     pub udp_errors: u64,
     /// Datagrams that the kernel dropped because the receive buffer of a socket was full.
     pub udp_overflow: u64,
+    /// TCP connections in progress that security groups have adopted (D34).
+    #[serde(default)]
+    pub adopted_connections: u64,
     /// Number of packets by outcome, for each lane. The index is the lane's number.
     pub lanes: Vec<Totals>,
     /// Route advertisements of other agents, by outcome.
@@ -97,6 +100,7 @@ impl Agent {
             tun_errors: report.tun_errors,
             udp_errors: report.udp_errors,
             udp_overflow: report.udp_overflow,
+            adopted_connections: report.adopted,
             lanes: report.lanes.clone(),
             route_advertisements: report.advertisements,
             table_rebuilds: report.rebuilds,

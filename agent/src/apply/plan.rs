@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! policy rules, in the order of their priorities (`ip rule`)
-//!   from <own address>    → own table     packets that already have an overlay source; with several NICs, the NIC's table
+//!   from <own address>    → own table     packets with an overlay source already; with several NICs, the NIC's table
 //!   not fwmark            → own table     other packets, except the links' datagrams; VM agents before gateway agents of a host
 //!   from <own address>    → source table  packets without a route in any agent's table: into the device, or unreachable
 //!   from TUN              → source table  the same packets, if the host forwards them (exit table on an Internet exit)
@@ -100,8 +100,8 @@ impl KernelIds {
         })
     }
 
-    /// The number of the table of a NIC, for packets with an address of this NIC as source. A machine with one NIC has no
-    /// such table.
+    /// The number of the table of a NIC, for packets with an address of this NIC as source. A machine with one NIC has
+    /// no such table.
     #[must_use]
     pub const fn nic_table(&self, nic: NicIndex) -> u32 {
         self.table ^ ((OTHER_TABLES as u32 + nic.0 as u32) << 24)
@@ -336,9 +336,9 @@ impl KernelPlan {
         plan
     }
 
-    /// Adds the effective routes of the subnets of the first NIC and of served machines. If several subnets have a route
-    /// to the same prefix, the route of the first such subnet is used. The routes lead to the NICs that
-    /// [`host_routes`] says, as the kernel of an Azure VM does not know the routes of its subnets.
+    /// Adds the effective routes of the subnets of the first NIC and of served machines. If several subnets have a
+    /// route to the same prefix, the route of the first such subnet is used. Each route leads to the NIC that
+    /// [`host_routes`] selects, because the kernel of an Azure VM does not know the routes of its subnets.
     fn add_effective_routes(
         &mut self,
         config: &AgentConfig,
@@ -391,8 +391,8 @@ impl KernelPlan {
         }
     }
 
-    /// Adds the tables of several NICs: the effective routes of each NIC's subnet. The own table cannot serve for the first
-    /// NIC then, because it also has routes by the other NICs.
+    /// Adds the tables of several NICs: the effective routes of each NIC's subnet. With several NICs, the first NIC too
+    /// has a table of its own, because the agent's table also has routes by the other NICs.
     fn add_nic_routes(&mut self, config: &AgentConfig, dynamic: &RoutingState) {
         let Role::Vm { nics, .. } = &config.role else { return };
         if nics.len() < 2 {

@@ -470,7 +470,7 @@ impl Worker {
         // The builder may finish tables of an older configuration after this lane has switched to a newer one. Such
         // tables are of no use here, because link indexes have another meaning.
         if built.generation != self.generation {
-            // Or it may finish tables of a configuration that this lane gets in a moment.
+            // The builder may also be ahead, and finish tables of a configuration that this lane has not installed yet.
             if built.generation > self.generation {
                 self.early = Some(built);
             }
@@ -505,6 +505,7 @@ impl Worker {
             endpoints: self.engine.links().endpoints(),
             drops,
             rule_hits,
+            adopted: self.engine.adopted_connections(),
             totals,
             lanes: vec![totals],
             offload: self.tun.offload(),

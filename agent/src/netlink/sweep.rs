@@ -12,8 +12,9 @@ use std::collections::BTreeSet;
 
 impl Netlink {
     /// Removes the agent's rules and routes that `plan` does not have. Such objects come from earlier runs. `devices`
-    /// are the agent's TUN devices, in the order of NICs. Returns how many were removed. Routes of other programs in the agent's
-    /// tables stay. Needs CAP_NET_ADMIN. The caller must have claimed the tables, so that no other agent uses them.
+    /// are the agent's TUN devices, in the order of NICs. Returns how many were removed. Routes of other programs in
+    /// the agent's tables stay. Needs CAP_NET_ADMIN. The caller must have claimed the tables, so that no other agent
+    /// uses them.
     ///
     /// # Errors
     /// A request fails, or `plan` needs an interface to a customer edge and there is none. Some objects may have been

@@ -90,6 +90,7 @@ fn full() -> AgentView {
         certificate_expiry: Some(1_800_000_000),
         tun_errors: 1,
         udp_errors: 2,
+        adopted_connections: 4,
         udp_overflow: 3,
         lanes: vec![totals()],
         route_advertisements: AdvertisementStats {
@@ -119,6 +120,7 @@ fn status_of_the_agent() {
         certificate_expiry: None,
         tun_errors: 0,
         udp_errors: 0,
+        adopted_connections: 0,
         udp_overflow: 0,
         lanes: vec![],
         route_advertisements: AdvertisementStats::default(),

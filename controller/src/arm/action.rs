@@ -119,8 +119,8 @@ pub(super) fn reset_gateway(rest: &Rest, call: &Call) -> Result<Response, Failur
     Ok(ok(&body))
 }
 
-/// POST `connections/{c}/resetconnection`: resets the control streams of the agents of the connection's gateway. The status
-/// is 202, the only one that Azure's clients accept.
+/// POST `connections/{c}/resetconnection`: resets the control streams of the agents of the connection's gateway. The
+/// status is 202, the only one that Azure's clients accept.
 pub(super) fn reset_connection(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let path = posted(call)?;
     let topology = rest.app.writer.current().topology;

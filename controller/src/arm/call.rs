@@ -47,8 +47,8 @@ impl Call {
             return Err(bad(&format!("the path is longer than {MAX_PATH_LENGTH} bytes")));
         }
         // Some clients encode the slashes of a scope (`/%2Fsubscriptions%2F…`), so the path is decoded before it is
-        // split. Others join a base URL that ends in a slash with a path that begins with one, or leave a part of a path
-        // empty (`Microsoft.Network//virtualNetworks`), so empty segments are left out.
+        // split. Others join a base URL that ends in a slash with a path that begins with one, or leave a part of a
+        // path empty (`Microsoft.Network//virtualNetworks`), so empty segments are left out.
         let text = decoded(path, false)
             .filter(|text| !text.chars().any(char::is_control))
             .ok_or_else(|| bad("the path is not percent-encoded UTF-8, or has control characters"))?;

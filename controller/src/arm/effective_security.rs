@@ -7,7 +7,7 @@ use tombolo_proto::config::{AddressMatch, PortRange, RuleProtocol, SERVICE_TAGS,
 use tombolo_topology::nic_security::{AppliedGroup, NicSecurity};
 use tombolo_topology::resource::NetworkInterface;
 
-/// The entry of the answer for one group that applies to `nic`. `association` names the subnet and the interface,
+/// The entry of the answer for one group that applies to `nic`. `association` names both the subnet and the NIC,
 /// whichever of them has the group, because the table of Azure's command line reads both.
 pub(super) fn group(security: &NicSecurity, applied: &AppliedGroup<'_>, nic: &NetworkInterface) -> Value {
     let subnet = nic.ip_configurations.first().map(|c| json!({"id": c.subnet}));

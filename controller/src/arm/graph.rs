@@ -1,6 +1,6 @@
-//! The directory (Microsoft Graph) that the cloud's metadata names. Clients ask it for the names of the principals in role
-//! assignments. The directory has no entries, so lists are empty and single objects do not exist. Clients need answers in
-//! JSON: Azure's command line ends with a traceback if it gets another one.
+//! The directory (Microsoft Graph) that the cloud's metadata names. Clients ask it for the names of the principals in
+//! role assignments. The directory has no entries, so lists are empty and single objects do not exist. Clients need
+//! answers in JSON: Azure's command line ends with a traceback if an answer has another format.
 
 use super::call::Call;
 use crate::rest::failure::{Failure, excerpt, ok};
@@ -18,7 +18,7 @@ const COLLECTIONS: [&str; 6] = [
     "users",
 ];
 
-/// Whether a request is one to the directory, which has no `api-version`.
+/// Whether a request goes to the directory. Such requests have no `api-version`.
 pub(super) fn serves(call: &Call) -> bool {
     call.lower.first().is_some_and(|first| first == "graph")
 }

@@ -185,8 +185,8 @@ pub(super) async fn written(rest: &Rest, change: Change, path: &ArmPath) -> Resu
     ))
 }
 
-/// The response 202 to a request that Azure carries out asynchronously, with the URL of the result of the operation. The
-/// operation has ended already.
+/// The response 202 to a request that Azure carries out asynchronously, with the URL of the result of the operation.
+/// The operation has ended already.
 pub(super) fn accepted(call: &Call) -> Response {
     let mut response = empty(StatusCode::ACCEPTED);
     let operation = format!(

@@ -100,9 +100,9 @@ fn known(topology: &Topology) -> BTreeSet<String> {
     known
 }
 
-/// Checks that the subscription of a request exists. `path`: the segments after the subscription, in lower case. A PUT of
-/// a resource group may create the subscription. The result of an operation can be read even if the operation has deleted
-/// the last group of the subscription.
+/// Checks that the subscription of a request exists. `path`: the segments after the subscription, in lower case. A PUT
+/// of a resource group may create the subscription. The result of an operation can be read even if the operation has
+/// deleted the last group of the subscription.
 ///
 /// # Errors
 /// 404 with code `SubscriptionNotFound`.

@@ -32,8 +32,8 @@ fn require_get(call: &Call) -> Result<(), Failure> {
     }
 }
 
-/// GET `virtualNetworks/{v}/checkIPAddressAvailability?ipAddress=…`: whether an address can be given to a NIC, and if not,
-/// up to five addresses of its subnet that can.
+/// GET `virtualNetworks/{v}/checkIPAddressAvailability?ipAddress=…`: whether an address can be given to a NIC, and if
+/// not, up to five addresses of its subnet that can.
 pub(super) fn free_address(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let topology = rest.app.writer.current().topology;
     let vnet = vnet(&topology, call)?;
@@ -72,8 +72,8 @@ pub(super) fn of_vnet(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     Ok(ok(&json!({"value": value})))
 }
 
-/// GET `locations/{l}/usages`: the number of resources of each type in a region of a subscription. The limits are Azure's;
-/// this controller does not enforce them.
+/// GET `locations/{l}/usages`: the number of resources of each type in a region of a subscription. The limits are
+/// Azure's; this controller does not enforce them.
 pub(super) fn of_location(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     require_get(call)?;
     let topology = rest.app.writer.current().topology;

@@ -184,7 +184,8 @@ fn next_hop(topology: &Topology, reports: &LearnedReports, body: &Value) -> Resu
 }
 
 /// The type of a next hop in the words of Network Watcher, which differ from those of effective routes (M3): local and
-/// global peerings are both `VnetPeering`, and an ExpressRoute gateway, or an edge of its circuits, is `HyperNetGateway`.
+/// global peerings are both `VnetPeering`, and an ExpressRoute gateway, or an edge of its circuits, is
+/// `HyperNetGateway`.
 fn next_hop_type(topology: &Topology, hop: &NextHop) -> &'static str {
     let is_express_route = |agent: &AgentId| match topology.agents.get(agent).map(|a| &a.binding) {
         Some(Binding::Edge { .. }) => true,

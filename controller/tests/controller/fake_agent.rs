@@ -221,8 +221,8 @@ impl Stream {
         Ok(next?.map(|m| m.message.expect("an empty message")))
     }
 
-    /// The next message, which must be a configuration with a correct digest. If it was sent as a change of the last one,
-    /// the result has the whole configuration too.
+    /// The next message, which must be a configuration with a correct digest. If it was sent as a change of the last
+    /// one, the result has the whole configuration too.
     pub(crate) async fn config(&mut self) -> (Config, AgentConfig) {
         match self.next().await.unwrap().unwrap() {
             FromController::Config(mut config) => {

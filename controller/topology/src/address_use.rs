@@ -30,7 +30,7 @@ pub struct SubnetUse<'v> {
     pub usable: u64,
 }
 
-/// The number of free addresses that an answer suggests in place of one that is not free. Azure's number.
+/// The number of free addresses that an answer suggests in place of one that is not free, as in Azure.
 const SUGGESTIONS: usize = 5;
 
 /// The addresses of a VNet that resources use.

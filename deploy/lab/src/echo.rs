@@ -162,8 +162,8 @@ impl Connection {
     }
 }
 
-/// A UDP socket that exchanges datagrams with an [`EchoServer`]. All datagrams have the same addresses and ports, so they
-/// belong to one flow.
+/// A UDP socket that exchanges datagrams with an [`EchoServer`]. All datagrams have the same addresses and ports, so
+/// they belong to one flow.
 #[derive(Debug)]
 pub struct Datagrams {
     socket: UdpSocket,

@@ -67,8 +67,9 @@ impl AgentConfig {
     }
 
     /// The configuration for an agent that lacks one of the features that the configuration [`needs`](Self::needs). An
-    /// agent without [`Feature::DevicePerNic`] has one device for all NICs, so it gets the configuration without those
-    /// fields. If security groups apply, the result is [`isolated`](Self::isolated) as well.
+    /// agent without [`Feature::DevicePerNic`] has one device for all NICs, so the result has no
+    /// [`Link::arrivals`](super::Link::arrivals) and no [`Nic::host_routes`](super::Nic::host_routes). If security
+    /// groups apply, the result is [`isolated`](Self::isolated) as well.
     #[must_use]
     pub fn reduced(&self) -> Self {
         let mut reduced = match self.security {

@@ -155,18 +155,19 @@ pub enum GatewayKind {
     ExpressRoute,
 }
 
-/// The NIC of this host at which certain packets from a peer arrive (D37): those that a user-defined route of the peer's
-/// subnet sends to an address of the NIC, which is the route's virtual appliance (R11). Of the entries whose `source`
-/// contains the packet's source, those with the longest `source` count; of these, the one with the longest `destination`
-/// that contains the packet's destination. If there is none, a packet arrives at the NIC that has its destination, or,
-/// if the destination is no address of the host, at the first NIC with IP forwarding.
+/// The NIC of this host at which certain packets from a peer arrive (D37): those that a user-defined route of the
+/// peer's subnet sends to an address of the NIC, which is the route's virtual appliance (R11). Of the entries whose
+/// `source` contains the packet's source, those with the longest `source` are used. Of these, the one with the longest
+/// `destination` that contains the packet's destination names the NIC. Without such an entry, a packet arrives at the
+/// NIC that has its destination. If the destination is in a served subnet, it arrives at the first NIC, and otherwise
+/// at the first NIC with IP forwarding.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Arrival {
     /// The sources of the packets: addresses of the peer, or all addresses for packets that the peer forwards.
     pub source: IpNet,
-    /// The destinations of the packets: the prefix of the route. Or one address of this host to which the peer sends
-    /// directly, although a route to a virtual appliance contains it.
+    /// The destinations of the packets: the prefix of the route; or one address of this host to which the peer sends
+    /// directly, although the prefix of a route to a virtual appliance contains it.
     pub destination: IpNet,
     /// The position of the NIC in [`Role::Vm`](super::Role::Vm).
     pub nic: u8,

@@ -32,7 +32,8 @@ pub struct Security {
     /// First the NICs of [`Role::Vm`](super::Role::Vm) in the same order, and then the served subnets. Each served
     /// subnet is followed by the NICs in it that have a group of their own and whose machines have no agent. The NICs
     /// of [`Role::Vm`](super::Role::Vm) and the served subnets are listed even if they have no group, so that the
-    /// number of a NIC of [`Role::Vm`](super::Role::Vm) does not change when a group is attached.
+    /// number of a NIC does not change when a group is attached. Only if there would be more than [`MAX_NICS`] entries,
+    /// served subnets without a group are left out.
     pub nics: Vec<SecuredNic>,
     /// The effect that a peering with `allowVirtualNetworkAccess` off has at NICs with a group (P17, D28).
     #[serde(default, skip_serializing_if = "AccessOff::is_block")]
@@ -125,8 +126,8 @@ impl Security {
     /// # Errors
     /// A text that names the first wrong field and its value. A field is wrong if there are too many NICs or rules, if
     /// the flow timeout is not within 4 to 30 minutes, if a group or an application security group is listed twice, if
-    /// a prefix is listed twice, if a NIC names a group that is not listed, if a rule names an unknown set, or if a range of ports is in the wrong
-    /// order.
+    /// a prefix is listed twice, if a NIC names a group that is not listed, if a rule names an unknown set, or if a
+    /// range of ports is in the wrong order.
     pub(super) fn check(&self) -> Result<(), String> {
         if self.nics.len() > MAX_NICS {
             return Err(format!(
@@ -159,7 +160,7 @@ impl Security {
             .iter()
             .flat_map(|nic| nic.prefixes.iter().map(move |prefix| (nic, prefix)));
         for (nic, prefix) in prefixes {
-            // With two entries of one prefix, chance would decide whose groups apply to a packet.
+            // If two entries had the same prefix, the agent could not know whose groups apply to a packet.
             if let Some(other) = owner_of.insert(prefix.trunc(), &nic.id) {
                 return Err(format!(
                     "security.nics: {other} and {} have the prefix {prefix}; a prefix belongs to one entry alone (D25): \

@@ -2,8 +2,8 @@
 //
 //     node topology.js BASE_URL TOKEN_FILE
 //
-// NODE_EXTRA_CA_CERTS names the certificate of the controller's authority. Nothing here knows that the other side is not
-// Azure, but the address, the certificate and the token.
+// NODE_EXTRA_CA_CERTS names the certificate of the controller's authority. Only the address, the certificate and the token
+// differ from those of Azure.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";

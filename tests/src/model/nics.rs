@@ -4,9 +4,9 @@ use super::{Agent, Model, Nic, UserHop, within};
 use crate::operation::{GATEWAY_SUBNET, Packet};
 
 impl Model {
-    /// The NIC by which the kernel of a machine sends a packet: the NIC with the packet's source; otherwise another NIC than
-    /// the first if the destination is in its subnet and no NIC before it is in this subnet; otherwise the first. None: the
-    /// agent has no NIC.
+    /// The NIC by which the kernel of a machine sends a packet. It is the NIC that has the packet's source. Otherwise
+    /// it is the first NIC whose subnet contains the destination. Otherwise it is the first NIC. None: the agent has no
+    /// NIC.
     #[must_use]
     pub fn sending_nic(&self, agent: &Agent, packet: &Packet) -> Option<&Nic> {
         let nics = self.nics_of(agent);
@@ -27,7 +27,8 @@ impl Model {
     }
 
     /// The NIC of `to` at which a packet from `from` arrives: the one that a user-defined route of the sender names as
-    /// virtual appliance (R11), or the one with the destination, or the first that forwards. None: the agent has no NIC.
+    /// virtual appliance (R11), or the one with the destination, or the first that forwards. None: the agent has no
+    /// NIC.
     #[must_use]
     pub fn arrival_nic(&self, to: &Agent, from: &Agent, packet: &Packet) -> Option<&Nic> {
         let nics = self.nics_of(to);

@@ -61,8 +61,8 @@ pub struct Flow {
     timeout: u64,
 }
 
-/// What has happened to a TCP flow since its first packet. A flow that was adopted in mid-stream begins as one without an
-/// answer.
+/// What has happened to a TCP flow since its first packet. A flow that was adopted in mid-stream begins as one without
+/// an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Progress {
     /// The other end has sent a SYN with ACK.
@@ -131,8 +131,8 @@ impl Flows {
         self.agents.remove(agent);
     }
 
-    /// Gives all agents the present state of the model. An agent that has a NIC with its first group adopts TCP connections
-    /// from now on (D34).
+    /// Gives all agents the present state of the model. An agent that has a NIC with its first group adopts TCP
+    /// connections from now on (D34).
     pub fn update(&mut self, model: &Model) {
         let known = std::mem::take(&mut self.agents);
         for agent in model.agents.iter().filter(|a| !a.revoked) {
@@ -144,8 +144,8 @@ impl Flows {
         }
     }
 
-    /// Notes the packet in the flow that it belongs to. `forward` and `backward`: the flow, if the packet is one of the end
-    /// that began the flow, or one of the other end. False: there is no such flow.
+    /// Notes the packet in the flow that it belongs to. `forward` and `backward`: the flow, if the packet is one of the
+    /// end that began the flow, or one of the other end. False: there is no such flow.
     fn note(&mut self, forward: &Flow, backward: &Flow, part: Part) -> bool {
         let now = self.now;
         // An echo request asks; it is no reply to a message of the other end.
@@ -220,9 +220,9 @@ struct Ends {
 }
 
 impl Model {
-    /// Applies the rules of the NIC at which a packet passes the agent. The address of `at` is the packet's destination if
-    /// the packet comes to the NIC (`inbound`), and its source if the packet leaves it. Keeps the packet's flow if the rules
-    /// allow it (N6).
+    /// Applies the rules of the NIC at which a packet passes the agent. The address of `at` is the packet's destination
+    /// if the packet comes to the NIC (`inbound`), and its source if the packet leaves it. Keeps the packet's flow if
+    /// the rules allow it (N6).
     pub fn judge(
         &self,
         agent: &Agent,
@@ -272,8 +272,8 @@ impl Model {
             flows.decided.extend(decisions);
             return Judgement::Pass;
         }
-        // D34: for 60 s after the agent has started or a NIC has got a group, a TCP connection in mid-stream is adopted if the
-        // rules allow its other direction.
+        // D34: for 60 s after the agent has started or a NIC has got a group, a TCP connection in mid-stream is adopted
+        // if the rules allow its other direction.
         let adopts = flows
             .agents
             .get(&agent.name)
@@ -289,8 +289,8 @@ impl Model {
         Judgement::Deny
     }
 
-    /// The decisions of the rules about a packet that belongs to no known flow, at the NIC that [`Model::judge`] would use
-    /// (M4). Empty: no group applies there.
+    /// The decisions of the rules about a packet that belongs to no known flow, at the NIC that [`Model::judge`] would
+    /// use (M4). Empty: no group applies there.
     ///
     /// # Errors
     /// The specification does not decide. The string names the case.
@@ -347,8 +347,8 @@ impl Model {
     }
 
     /// The NIC of an agent whose rules apply to a packet with this address that passes `nic`: a machine that the agent
-    /// serves (D25), or `nic` itself (D37). Without `nic`: the NIC that has the address. `Ok(None)`: there is none. `Err`:
-    /// the specification does not decide.
+    /// serves (D25), or `nic` itself (D37). Without `nic`: the NIC that has the address. `Ok(None)`: there is none.
+    /// `Err`: the specification does not decide.
     fn place(&self, agent: &Agent, (address, nic): (IpAddr, Option<&Nic>)) -> Result<Option<Place<'_>>, &'static str> {
         let nics = self.nics_of(agent);
         let passed = |n: &&Nic| nic.map_or_else(|| n.addresses.contains(&address), |nic| n.name == nic.name);

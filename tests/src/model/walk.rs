@@ -112,8 +112,8 @@ impl Model {
         }
     }
 
-    /// D25: applies security groups to a packet that would pass `nic` with this step. A forwarded packet passes NICs of the
-    /// appliance in both directions. Gateways have no groups (N13).
+    /// D25: applies security groups to a packet that would pass `nic` with this step. A forwarded packet passes NICs of
+    /// the appliance in both directions. Gateways have no groups (N13).
     fn guard(
         &self,
         agent: &Agent,

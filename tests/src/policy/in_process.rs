@@ -1,5 +1,5 @@
-//! Asks all questions about a policy without processes: the answers of `explain`, of IP flow verify, of the agents' engines
-//! and of the reference model must be the same, and name the same rules.
+//! Asks all questions about a policy without processes: the answers of `explain`, of IP flow verify, of the agents'
+//! engines and of the reference model must be the same, and name the same rules.
 
 use super::prediction::{Counters, Decision, Prediction, decision, first_packet, protocol, text};
 use super::{CLIENT_PORT, PORTS, Policy, Port, Question};
@@ -61,8 +61,8 @@ impl Tally {
     }
 }
 
-/// Asks questions about a policy, each with the probability `share`. `mutation` is a defect that a test injects into the
-/// agents.
+/// Asks questions about a policy, each with the probability `share`. `mutation` is a defect that a test injects into
+/// the agents.
 ///
 /// # Errors
 /// The first difference, as text.
@@ -87,8 +87,8 @@ struct Parts {
     product: Product,
     model: Model,
     world: World,
-    /// The identifier of the last echo request. Each question about ICMP has its own, as each `ping` has: a flow of another
-    /// question must not let a packet pass.
+    /// The identifier of the last echo request. Each question about ICMP has its own, as each `ping` has: a flow of
+    /// another question must not let a packet pass.
     identifier: u16,
     /// The rules of each NIC, as IP flow verify applies them. `None`: no group applies.
     nics: BTreeMap<ResourceId, Option<NicSecurity>>,
@@ -157,8 +157,8 @@ impl Parts {
         Ok(())
     }
 
-    /// Sends the packet and, if it arrives, its reply through the engines. Returns whether the reply has arrived, and the
-    /// rules that have counted.
+    /// Sends the packet and, if it arrives, its reply through the engines. Returns whether the reply has arrived, and
+    /// the rules that have counted.
     fn send(&mut self, sent: &Packet) -> Result<(bool, Counters), String> {
         let before = self.world.all_rule_hits();
         let outcome = self.world.send(sent).ok_or("an agent has no configuration")?;
@@ -193,7 +193,8 @@ impl Parts {
         (!matches!(fate, Fate::Unspecified(_))).then_some((answered, counters))
     }
 
-    /// Compares IP flow verify with the decisions of `explain` at each NIC on the way (M4). Returns the number of decisions.
+    /// Compares IP flow verify with the decisions of `explain` at each NIC on the way (M4). Returns the number of
+    /// decisions.
     fn verify_walks(&self, question: &Question<'_>, answer: &Explanation) -> Result<u32, String> {
         let mut verified = 0;
         let (there, back) = ((question.source, CLIENT_PORT), (question.destination, question.port.1));
@@ -214,8 +215,8 @@ impl Parts {
         Ok(verified)
     }
 
-    /// Compares IP flow verify with the model at the two ends, whatever becomes of the packet (M4). Returns the number of
-    /// decisions.
+    /// Compares IP flow verify with the model at the two ends, whatever becomes of the packet (M4). Returns the number
+    /// of decisions.
     fn verify_ends(&self, question: &Question<'_>, sent: &Packet) -> Result<u32, String> {
         let ends = [
             (question.from, question.source, Direction::Outbound),

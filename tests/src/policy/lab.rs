@@ -119,8 +119,8 @@ fn add(resources: &mut Value, settings: &mut Value, operation: &Operation) {
     }
 }
 
-/// The properties of a rule of ARM as a topology file has them: with the names of application security groups instead of
-/// references.
+/// The properties of a rule of ARM as a topology file has them: with the names of application security groups instead
+/// of references.
 fn flat(rule: &Value) -> Value {
     let mut properties = rule["properties"].clone();
     for side in [

@@ -1,5 +1,5 @@
-//! Asks all questions about a policy of a running lab: the answers of the controller's `explain` and IP flow verify, real
-//! connections between the machines, and the counters of rules at the agents must agree. Needs root.
+//! Asks all questions about a policy of a running lab: the answers of the controller's `explain` and IP flow verify,
+//! real connections between the machines, and the counters of rules at the agents must agree. Needs root.
 
 use super::in_process::{Tally, growth};
 use super::prediction::{Counters, Prediction, decision, text};
@@ -23,8 +23,8 @@ use tombolo_proto::config::Direction;
 use tombolo_proto::status::AgentStatus;
 use tombolo_topology::explain::Explanation;
 
-/// Time to wait for an answer that is not expected. It is shorter than the time after which the kernel repeats a SYN, one
-/// second, so that rules mostly decide once.
+/// Time to wait for an answer that is not expected. It is shorter than the time after which the kernel repeats a SYN,
+/// one second, so that rules mostly decide once.
 const SILENCE: Duration = Duration::from_millis(600);
 
 /// Time to wait for an expected answer. It is long because the machine may be busy.
@@ -33,8 +33,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// Time after which a UDP datagram whose answer is expected is repeated.
 const REPEAT: Duration = Duration::from_millis(500);
 
-/// Largest number of times that the kernel can send one TCP packet while nobody answers. A SYN is repeated after 1 s and
-/// 3 s (RFC 6298), and an attempt ends long before unless the machine is very busy.
+/// Largest number of times that the kernel can send one TCP packet while nobody answers. A SYN is repeated after 1 s
+/// and 3 s (RFC 6298), and an attempt ends long before unless the machine is very busy.
 const MOST_SENT: u64 = 3;
 
 /// Longest time until the controller must have the counters of all agents. Agents report every 2 s.
@@ -43,8 +43,8 @@ const REPORTED: Duration = Duration::from_secs(15);
 /// Number of requests to the controller at the same time.
 const REQUESTS: usize = 8;
 
-/// Brings up a lab for a policy, asks all questions, and takes the lab down. `name` is the name of the lab. If the agents
-/// have the same state as before, a repeated call gives the same result.
+/// Brings up a lab for a policy, asks all questions, and takes the lab down. `name` is the name of the lab. If the
+/// agents have the same state as before, a repeated call gives the same result.
 ///
 /// # Errors
 /// The first difference between prediction and observation, or the lab fails.
@@ -83,8 +83,8 @@ fn servers(world: &World, policy: &Policy) -> Result<Vec<EchoServer>> {
     Ok(servers)
 }
 
-/// Asks all questions about one port. The packets of all of them are sent at the same time. `repeated` has the rules that
-/// decide about packets which a kernel may still repeat; the rules of this port's packets are added.
+/// Asks all questions about one port. The packets of all of them are sent at the same time. `repeated` has the rules
+/// that decide about packets that a kernel may still repeat. The function adds the rules of this port's packets.
 async fn ask(
     world: &World,
     policy: &Policy,
@@ -120,7 +120,7 @@ async fn ask(
             && port.0 == Protocol::Tcp
             && answer.request.delivered
         {
-            // The server goes on to repeat its SYN with ACK, for a minute.
+            // The server repeats its SYN with ACK for a minute.
             repeated.extend(denied.rules.iter().cloned());
         }
     }
@@ -178,8 +178,8 @@ async fn explain(world: &World, question: &Question<'_>) -> Result<Explanation> 
     Ok(answer)
 }
 
-/// Asks Network Watcher about the NICs at the two ends, and compares its answers with the rules that `explain` names there
-/// (M4). Returns the number of compared answers.
+/// Asks Network Watcher about the NICs at the two ends, and compares its answers with the rules that `explain` names
+/// there (M4). Returns the number of compared answers.
 async fn verify_flow(world: &World, question: &Question<'_>, answer: &Explanation) -> Result<u32> {
     let (first, last) = (answer.request.hops.first(), answer.request.hops.last());
     let client = (question.source, CLIENT_PORT.to_string());
@@ -287,8 +287,8 @@ async fn reported(world: &World, policy: &Policy) -> Result<()> {
     }
 }
 
-/// Sends the packets of a question. Returns whether an answer has come. If `expected` is false, each packet is sent once,
-/// except that the kernel may repeat a SYN.
+/// Sends the packets of a question. Returns whether an answer has come. If `expected` is false, each packet is sent
+/// once, except that the kernel may repeat a SYN.
 async fn attempt(world: &World, question: &Question<'_>, expected: bool) -> Result<bool> {
     let limit = if expected { ANSWER } else { SILENCE };
     let netns = world.hosts().netns(&question.from.name);
@@ -342,8 +342,8 @@ fn is_unreachable(error: &std::io::Error) -> bool {
     matches!(error.kind(), HostUnreachable | NetworkUnreachable | PermissionDenied)
 }
 
-/// Opens a TCP connection from a port, exchanges a few bytes with the server, and closes the connection. False: nobody has
-/// answered.
+/// Opens a TCP connection from a port, exchanges a few bytes with the server, and closes the connection. False: nobody
+/// has answered.
 fn connect(netns: &Path, from: SocketAddr, to: SocketAddr, limit: Duration) -> Result<bool> {
     let connected = inside(netns, || {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;

@@ -30,7 +30,8 @@ pub struct Prediction {
     /// The decisions that let the packet or the reply pass: each about the first packet of a flow, however often the
     /// packet is repeated.
     pub allowed: Vec<Decision>,
-    /// The decision that drops the packet or the reply. The same rules decide again about each repetition of the packet.
+    /// The decision that drops the packet or the reply. The same rules decide again about each repetition of the
+    /// packet.
     pub denied: Option<Decision>,
 }
 

@@ -58,8 +58,8 @@ resources:
       tags: {tombolo-host-routes: 10.2.0.0/16}
 ";
 
-/// D37, R12, R20, D25: IP forwarding, user-defined routes and security groups apply to the NIC at which a packet arrives
-/// or leaves, and `explain` says the same as the packets show.
+/// D37, R12, R20, D25: IP forwarding, user-defined routes and security groups apply to the NIC at which a packet
+/// arrives or leaves, and `explain` says the same as the packets show.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_appliance_with_two_nics_has_a_device_for_each() -> Result<()> {
     let w = World::of(&Topology::parse(TOPOLOGY)?).await?;
@@ -92,7 +92,7 @@ async fn an_appliance_with_two_nics_has_a_device_for_each() -> Result<()> {
         set(&w, nic, "enableIPForwarding", json!(true)).await?;
         w.reach("a", "b").await?;
     }
-    // R20: the routes of the subnet by whose NIC packets leave apply.
+    // R20: the routes of the subnet of the NIC by which packets leave apply.
     let client = w.client()?;
     let none = |table: &str| format!("{}/routes/stop-b", w.group().item("routeTables", table));
     let stop = json!({"properties": {"addressPrefix": "10.3.0.0/16", "nextHopType": "None"}});
@@ -105,7 +105,7 @@ async fn an_appliance_with_two_nics_has_a_device_for_each() -> Result<()> {
     ensure!(client.arm_delete(&none("of-outside")).await?);
     w.in_force().await?;
     w.reach("a", "b").await?;
-    // D25: a group at one NIC does not see what passes the other one.
+    // D25: a group at one NIC does not apply to packets at the other NIC.
     let group = w.group().item("networkSecurityGroups", "closed");
     let rule = |direction: &str| {
         json!({"name": format!("no-{direction}"), "properties": {

@@ -1,5 +1,5 @@
-//! Changes of security groups on a running network disturb no unrelated flow: groups are created, changed and deleted, and
-//! move between subnets and network interfaces, while pings and TCP connections pass the same interfaces.
+//! Changes of security groups on a running network disturb no unrelated flow: groups are created, changed and deleted,
+//! and move between subnets and network interfaces, while pings and TCP connections pass the same interfaces.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -21,15 +21,15 @@ const CHANGED: u16 = 5002;
 /// How often all changes are made.
 const ROUNDS: usize = 2;
 
-/// Longest time that an exchange over an unrelated connection may take on a busy machine. A lost segment would be visible
-/// as a drop at an agent.
+/// Longest time that an exchange over an unrelated connection may take on a busy machine. A lost segment would be
+/// visible as a drop at an agent.
 const LONGEST: Duration = Duration::from_secs(1);
 
 /// Most SYNs that the kernel sends in one attempt of 1.2 s, and one more because the machine may be busy.
 const MOST_SENT: u64 = 3;
 
-/// N6, N7: created, changed, moved and deleted groups take effect on new connections. Meanwhile no ping of those that are
-/// sent every 10 ms is lost, connections that rules do not concern go on, and no agent drops any other packet.
+/// N6, N7: created, changed, moved and deleted groups take effect on new connections. Meanwhile no ping of those that
+/// are sent every 10 ms is lost, connections that rules do not concern go on, and no agent drops any other packet.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn n6_changes_of_groups_disturb_no_unrelated_flow() -> Result<()> {
     let w = World::up("group-changes").await?;
@@ -86,8 +86,8 @@ async fn n6_changes_of_groups_disturb_no_unrelated_flow() -> Result<()> {
     w.end().await
 }
 
-/// Creates, changes, moves and deletes groups, and checks after each change which new connections it allows. Returns the
-/// number of attempts that rules denied.
+/// Creates, changes, moves and deletes groups, and checks after each change which new connections it allows. Returns
+/// the number of attempts that rules denied.
 async fn change_everything(w: &World) -> Result<u64> {
     let client = w.client()?;
     let [first, second] = ["first", "second"].map(|name| w.group().item("networkSecurityGroups", name));

@@ -103,8 +103,8 @@ async fn a_rule_drops_one_port_and_nothing_else() -> Result<()> {
     w.end().await
 }
 
-/// Two flows from `spoke-a-vm` to `hub-vm`, which a group without rules of the user allows: a TCP connection to the port
-/// [`DENIED`], and datagrams to the same port of UDP.
+/// Two flows from `spoke-a-vm` to `hub-vm`, which a group without rules of the user allows: a TCP connection to the
+/// port [`DENIED`], and datagrams to the same port of UDP.
 struct Flows {
     tcp: Connection,
     udp: Datagrams,
@@ -146,8 +146,8 @@ impl Flows {
     }
 }
 
-/// N6, D34: flows that the present rules would not allow survive a planned restart of the agent. They do not survive a crash,
-/// except for TCP connections, which are adopted. A new connection needs a rule at any time.
+/// N6, D34: flows that the present rules would not allow survive a planned restart of the agent. They do not survive a
+/// crash, except for TCP connections, which are adopted. A new connection needs a rule at any time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d34_established_flows_survive_a_planned_restart() -> Result<()> {
     let w = World::up("nsg-restart").await?;

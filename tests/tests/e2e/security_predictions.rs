@@ -1,5 +1,5 @@
-//! Predicted is observed: on random topologies with security groups, `explain` and IP flow verify of a running controller
-//! predict which connections between real agents succeed, and which rules count them.
+//! Predicted is observed: on random topologies with security groups, `explain` and IP flow verify of a running
+//! controller predict which connections between real agents succeed, and which rules count them.
 
 use anyhow::{Context, Result, ensure};
 use tombolo_tests::live::require_root;
@@ -13,8 +13,8 @@ fn number_of(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().and_then(|text| text.parse().ok())
 }
 
-/// N1 to N11, D25, D26, D28, M4: for every pair of machines, and TCP, UDP and ICMP, the live verdict is the predicted one, and
-/// the counters of exactly the predicted rules grow.
+/// N1 to N11, D25, D26, D28, M4: for every pair of machines, and TCP, UDP and ICMP, the live verdict is the predicted
+/// one, and the counters of exactly the predicted rules grow.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn predicted_is_observed() -> Result<()> {
     require_root();

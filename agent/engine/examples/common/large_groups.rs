@@ -13,8 +13,8 @@ pub(crate) const RULES: u16 = 1000;
 /// Number of source prefixes of each rule. All rules of a group together have 4,000, Azure's limit.
 const PREFIXES: u32 = 4;
 
-/// A group with [`RULES`] rules in each direction. Rule n denies TCP port n from addresses within 172.16.0.0/12, and the
-/// last one allows everything. So a packet between other addresses, or to a higher port, passes by the last rule.
+/// A group with [`RULES`] rules in each direction. Rule n denies TCP port n from addresses within 172.16.0.0/12, and
+/// the last one allows everything. So a packet between other addresses, or to a higher port, passes by the last rule.
 pub(crate) fn group(name: &str) -> SecurityGroup {
     let mut rules = Vec::new();
     for direction in [Direction::Inbound, Direction::Outbound] {

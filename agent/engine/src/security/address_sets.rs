@@ -14,8 +14,8 @@ pub struct SetId(pub u16);
 ///
 /// There are few tags, and a tag has prefixes, so a lookup searches each tag. There can be many application security
 /// groups, and a group has single addresses, so a map from addresses to groups gives all groups of an address at once.
-/// Clones share the application security groups. So the NICs of an agent, at which tags stand for different addresses,
-/// have the members of the groups once in memory.
+/// Clones share the application security groups. Each NIC has sets of its own, because tags stand for different
+/// addresses at each NIC; but the members of the groups are in memory only once.
 #[derive(Debug, Default, Clone)]
 pub struct AddressSets {
     ids: Arc<BTreeMap<String, SetId>>,

@@ -14,9 +14,11 @@ use tombolo_proto::config::Direction;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
     /// The packet passes, and no rule is counted: it belongs to a known flow, or it is an ICMP error about a packet of
-    /// a known flow, or a later fragment whose first fragment was admitted, or a segment of a TCP connection that is
-    /// adopted because the rules allow the opposite direction (D34).
+    /// a known flow, or a later fragment whose first fragment was admitted.
     Known,
+    /// The packet passes, and no rule is counted: it is a segment of a TCP connection that is adopted because the rules
+    /// allow the opposite direction (D34).
+    Adopted,
     /// The packet passes, because this rule allows it in the last group. `None`: no group applies to the NIC.
     Allowed(Option<RuleRef>),
     /// This rule denies the packet. The packet must be dropped without an answer (N7).
@@ -73,8 +75,8 @@ impl FlowGate {
         }
     }
 
-    /// Sets whether the rules decide about every flow again, as if the table had noted this in each of them
-    /// ([`FlowRef::judge_again`]). It is set while the flows are being noted after a change.
+    /// Sets whether the rules decide about every flow again, as if each flow were marked in the table
+    /// ([`FlowRef::judge_again`]). It is set after a change, until all affected flows are marked.
     pub const fn judge_known(&mut self, judges: bool) {
         self.judges_known = judges;
     }
@@ -91,7 +93,7 @@ impl FlowGate {
     /// * A packet of a known flow passes, even if the present rules would deny it (N6). The rules decide about a SYN
     ///   without ACK, because it asks for a new connection. The exception is a repeated SYN of a connection that the
     ///   other end has not answered yet.
-    /// * The rules decide about a flow again if its entry demands it ([`FlowRef::judge_again`]). They decide about the
+    /// * The rules decide about a flow again if its entry is marked ([`FlowRef::judge_again`]). They decide about the
     ///   packet that began the flow, whichever direction the present packet has. If they allow it, the flow goes on. If
     ///   they deny it, the entry stays, so that no packet of the other end can begin the flow anew.
     /// * An ICMP error passes if the packet that it quotes belongs to a known flow. If that flow is not known, the
@@ -232,7 +234,7 @@ fn adopt(table: &FlowTable, rules: &NicRules, at: &AtNic<'_>, key: &FlowKey) -> 
     Some(match table.insert(&reversed, at.link, at.idle_timeout, at.now) {
         // The flow is one without a reply until a second segment comes: a flood of single segments must not displace
         // established flows (D32).
-        Ok(_) => Admission::Known,
+        Ok(_) => Admission::Adopted,
         Err(_) => Admission::NoRoom,
     })
 }
@@ -331,7 +333,8 @@ impl Fragments {
         });
     }
 
-    /// The length of the data in the first fragment of a datagram, in bytes. `None`: the first fragment was not admitted.
+    /// The length of the data in the first fragment of a datagram, in bytes. `None`: the first fragment was not
+    /// admitted.
     fn end_of_first(&self, fragment: &Fragment, at: &AtNic<'_>) -> Option<usize> {
         let admitted = self.places[self.place(fragment)].filter(|admitted| {
             admitted.fragment == *fragment

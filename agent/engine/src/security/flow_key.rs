@@ -66,8 +66,8 @@ pub struct Fragment {
     pub identification: u32,
 }
 
-/// The datagram of which a packet is a fragment, and the place of the fragment's data in the datagram, in bytes. `None`:
-/// the packet is no fragment, or its headers are truncated.
+/// The datagram of which a packet is a fragment, and the place of the fragment's data in the datagram, in bytes.
+/// `None`: the packet is no fragment, or its headers are truncated.
 #[must_use]
 pub fn fragment_of(packet: &[u8], info: &PacketInfo) -> Option<(Fragment, Range<usize>)> {
     let (protocol, identification, offset, data_at) = match info.source {

@@ -148,7 +148,7 @@ pub struct FlowTable {
 /// The value that stands for the host in place of a link: the packet came from the host and not over a link.
 pub const FROM_HOST: u32 = u32::MAX;
 
-/// The value that stands in place of a link for a flow that began before the agent started.
+/// The link of a flow that began before the agent started: its number is unknown.
 const UNKNOWN_LINK: u32 = u32::MAX - 1;
 
 impl FlowTable {
@@ -319,9 +319,9 @@ impl FlowTable {
         if end == self.headers.len() { 0 } else { end }
     }
 
-    /// Visits the entries `slots`, and notes in each flow for whose key `applies` returns true that the rules must decide
-    /// about it again ([`FlowRef::judge_again`]). The key is that of the packet that began the flow. Positions outside of
-    /// the table are left out.
+    /// Marks the flows in the entries `slots` for whose key `applies` returns true: the rules must decide about these
+    /// flows again ([`FlowRef::judge_again`]). The key is that of the packet that began the flow. Positions outside of
+    /// the table are ignored.
     pub fn judge_again_where(&self, slots: Range<usize>, mut applies: impl FnMut(&FlowKey) -> bool) {
         for slot in slots.start..slots.end.min(self.headers.len()) {
             let header = self.headers[slot].load(Ordering::Acquire);
@@ -337,9 +337,9 @@ impl FlowTable {
         }
     }
 
-    /// Notes that the rules have denied a known flow at the time `now`. Its entry stays until the flow has had no packets
-    /// for as long as its state allows, and demands a decision of the rules about each packet
-    /// ([`FlowRef::judge_again`]). Does nothing if another lane has removed the flow meanwhile.
+    /// Notes that the rules have denied a known flow at the time `now`. Marks its entry, so that the rules decide about
+    /// each further packet ([`FlowRef::judge_again`]). The entry stays until the flow has been idle for longer than its
+    /// state allows. Does nothing if another lane has removed the flow meanwhile.
     pub fn deny(&self, flow: &FlowRef, now: u32) {
         if self.change_header(flow.slot as usize, flow.version, |header| header | JUDGE_AGAIN) {
             self.renew(flow.slot as usize, now);
@@ -351,7 +351,8 @@ impl FlowTable {
         self.change_header(flow.slot as usize, flow.version, |header| header & !JUDGE_AGAIN);
     }
 
-    /// Changes flags in the header of a flow. Returns false and changes nothing if the entry has another version by now.
+    /// Changes flags in the header of a flow. Returns false and changes nothing if the entry has another version by
+    /// now.
     fn change_header(&self, slot: usize, version: u16, change: impl Fn(u64) -> u64) -> bool {
         let header = &self.headers[slot];
         let mut before = header.load(Ordering::Acquire);

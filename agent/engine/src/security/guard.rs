@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 /// got its first group. Such connections began when no table kept their flows (D34).
 const ADOPTION: u32 = 60;
 
-/// Time after a change of rules in which the rules decide about each flow again whose packets come, in seconds: the time
-/// in which all lanes have noted the change in all flows (D34).
+/// For this many seconds after a change, the rules decide about the flow of each packet again, even if the flow is not
+/// marked yet. Within this time, all lanes have marked all flows (D34).
 const REEVALUATION: u32 = 2;
 
 /// The state with which one lane applies the security groups to packets.
@@ -34,6 +34,8 @@ pub(crate) struct Guard {
     recheck: Recheck,
     /// The end of the time in which the rules decide about known flows too, by the clock of the flow table.
     judge_until: u32,
+    /// Number of TCP connections that were adopted.
+    adopted: u64,
     /// How often each rule has decided, by the number of the rule in the installed configuration
     /// (`SecuredNics::rule_number`).
     hits: Vec<u64>,
@@ -56,6 +58,7 @@ impl Guard {
             gate: FlowGate::new(seed, 0),
             recheck: Recheck::default(),
             judge_until: 0,
+            adopted: 0,
             hits: Vec::new(),
             earlier: BTreeMap::new(),
             sweep_at: 0,
@@ -112,22 +115,24 @@ impl Guard {
     }
 
     /// Begins to check the flows after a change. Flows that have lost their route end: if the route returns, the rules
-    /// decide about them again (P13). With the setting `reevaluate`, the rules decide about all flows again (D34).
+    /// decide about them again (P13). With the setting `reevaluate`, or if the machine has other NICs than before, the
+    /// rules decide about all flows again (D34).
     fn begin_recheck(&mut self, before: Option<&Arc<Tables>>, after: &Tables, now: Instant) {
         self.flows.set_tables(self.lane, after);
         let (Some(nics), Some((_, seconds))) = (&after.security, self.flows.present(now)) else {
             return;
         };
-        if nics.reevaluates() {
-            self.judge_until = seconds + REEVALUATION;
-        }
-        // Flows name NICs by their position. If a NIC has another position now, no flow says rightly which rules have
-        // allowed it.
+        // Flows name NICs by their position. If the list of NICs has changed, a flow can name another NIC than the one
+        // whose rules allowed it.
         let moved = before
             .and_then(|before| before.security.as_ref())
             .is_some_and(|before| !before.own_ids().eq(nics.own_ids()));
+        let all = nics.reevaluates() || moved;
+        if all {
+            self.judge_until = seconds + REEVALUATION;
+        }
         let part = self.flows.part(self.lane).len();
-        self.recheck.begin(part, before, nics.reevaluates() || moved);
+        self.recheck.begin(part, before, all);
     }
 
     /// Checks a few flows of this lane's part of the table after a change. Returns whether flows are left to check.
@@ -223,6 +228,10 @@ impl Guard {
         };
         match self.gate.admit(table, rules, &at, decided) {
             Admission::Known | Admission::Allowed(_) => Ok(()),
+            Admission::Adopted => {
+                self.adopted += 1;
+                Ok(())
+            }
             Admission::Denied(_) => Err(DropReason::SecurityRule),
             Admission::Malformed => Err(DropReason::Malformed),
             Admission::UnknownFragment => Err(DropReason::UnknownFragment),
@@ -239,6 +248,11 @@ impl Guard {
             return;
         };
         self.sweep_at = table.sweep(self.sweep_at, table.entries().div_ceil(PARTS), seconds);
+    }
+
+    /// Number of TCP connections in progress that were adopted since the start (D34).
+    pub(crate) const fn adopted(&self) -> u64 {
+        self.adopted
     }
 
     /// How often each rule of `nics` has decided about a packet, in the order of [`SecuredNics::rule_names`]. Rules

@@ -17,28 +17,28 @@ const MAX_BEFORE: usize = 4;
 /// Number of entries that one step checks. With 32 flows, a step takes less than 10 µs.
 const STEP: usize = 32;
 
-/// The check of one lane's part of the flow table. It notes in each flow that the change concerns that the rules must
-/// decide about the flow again ([`FlowRef::judge_again`](super::FlowRef::judge_again)).
+/// The check of one lane's part of the flow table. It marks each affected flow, so that the rules decide about the flow
+/// again ([`FlowRef::judge_again`](super::FlowRef::judge_again)).
 #[derive(Debug, Default)]
 pub(super) struct Recheck {
     /// The number of entries that are to be checked. 0: no check is under way.
     left: usize,
-    /// Whether another lane may still have older tables. A check begins when all lanes have the same ones. Otherwise the
-    /// rules of an older lane could decide about a flow that this check has noted, and the note would be lost.
+    /// Whether another lane may still have older tables. A check begins when all lanes have the same ones. Otherwise a
+    /// lane with older tables could apply its rules to a marked flow, and remove the mark.
     waits: bool,
-    /// The entry at which the next step begins. A later check begins where an earlier one was interrupted. So a part is
-    /// checked completely even if changes come faster than a check ends.
+    /// The entry at which the next step begins. If another change interrupts a check, the next check begins at this
+    /// entry. So all entries are checked even if changes come faster than a check ends.
     at: usize,
     /// The tables before each change. Never more than [`MAX_BEFORE`].
     before: Vec<Arc<Tables>>,
-    /// Whether the change concerns all flows, because the rules have changed and the setting `reevaluate` is on.
+    /// Whether the change affects all flows: the setting `reevaluate` is on, or the machine has other NICs.
     all: bool,
 }
 
 impl Recheck {
-    /// Begins a check of the lane's `part` of the table, or begins it again. `before` are the tables until now; `None`:
-    /// the agent has just started, and no flow can have lost its route. `all`: the rules must decide about all flows
-    /// again.
+    /// Begins a check of the lane's `part` of the table, or begins it again. `before`: the tables that have been
+    /// replaced. `None`: the agent has just started, and no flow can have lost its route. `all`: the rules must decide
+    /// about all flows again.
     pub(super) fn begin(&mut self, part: usize, before: Option<&Arc<Tables>>, all: bool) {
         if before.is_none() && !all {
             return;

@@ -74,8 +74,8 @@ pub struct RuleName {
 
 impl SecuredNics {
     /// Prepares the groups of a configuration for lookups. `routes_of` returns the effective routes of a subnet,
-    /// learned routes included, because the prefixes of these routes belong to the tag `VirtualNetwork` (N8). Groups whose
-    /// rules are the same in `before` are not prepared again, as a change of routes changes no rule.
+    /// learned routes included, because the prefixes of these routes belong to the tag `VirtualNetwork` (N8). Groups
+    /// whose rules are the same in `before` are not prepared again, as a change of routes changes no rule.
     pub(crate) fn new<'r>(
         config: &AgentConfig,
         security: &Security,
@@ -128,10 +128,10 @@ impl SecuredNics {
     /// engine's decision about the packet without security groups. `None`: the packet passes no NIC of this agent, or
     /// the engine drops or answers it.
     ///
-    /// A packet from the host leaves the NIC by whose device the host has sent it, and a packet from a link comes to the
-    /// NIC to whose device it is delivered. So a packet that the host forwards passes NICs twice: inbound when it comes
-    /// from a link, and outbound when the host sends it on (D25). Packets of machines in served subnets pass the entry
-    /// of their own address instead.
+    /// A packet from the host leaves the NIC from whose device the engine has read it. A packet from a link arrives at
+    /// the NIC to whose device the engine delivers it. So a packet that the host forwards passes NICs twice: inbound
+    /// when it comes from a link, and outbound when the host sends it on (D25). Packets of machines in served subnets
+    /// pass the entry of their own address instead.
     #[must_use]
     pub fn passage(&self, ingress: Ingress, packet: &PacketInfo, verdict: Verdict) -> Option<Passage> {
         let (address, nic, direction) = match (ingress, verdict) {
@@ -164,7 +164,7 @@ impl SecuredNics {
 
     /// The number by which flows tell apart the NICs that they pass. NICs of the machine itself have their own number,
     /// because a flow that an appliance forwards may pass two of them. All others have 0: their addresses tell them
-    /// apart, and their numbers change when the host serves further machines, while the flows of the others must go on.
+    /// apart. Their own numbers change when the host serves further machines, and flows must survive such a change.
     #[must_use]
     pub const fn flow_nic(&self, number: u8) -> u8 {
         if number < self.own { number } else { 0 }

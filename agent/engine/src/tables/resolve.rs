@@ -30,8 +30,8 @@ impl Tables {
         Self::build_after(config, state, None)
     }
 
-    /// Does the same as [`build`](Self::build), and takes from `before` what has not changed: the prepared rules of security
-    /// groups. The result is the same for any `before`.
+    /// Does the same as [`build`](Self::build), and takes from `before` what has not changed: the prepared rules of
+    /// security groups. The result is the same for any `before`.
     ///
     /// # Errors
     /// As for [`build`](Self::build).

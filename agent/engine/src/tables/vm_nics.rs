@@ -10,8 +10,8 @@ use tombolo_proto::config::{Arrival, Nic, Subnet};
 /// The NICs of a VM, with the addresses that the VM owns.
 #[derive(Debug, Clone)]
 pub(crate) struct VmNics {
-    /// Maps each address of a NIC, and each served prefix, to its subnet. Packets to these are delivered to a TUN
-    /// device.
+    /// Maps each address of a NIC, and each served prefix, to its subnet. Packets to these addresses are delivered to a
+    /// TUN device.
     owned: Lpm<Place>,
     /// The NICs, by [`NicIndex`].
     nics: Vec<VmNic>,
@@ -24,7 +24,7 @@ pub(crate) struct VmNics {
 pub(crate) struct Place {
     /// The position of the subnet in [`Tables::subnets`](super::Tables::subnets).
     pub(crate) subnet: usize,
-    /// The NIC that has the address. `None`: the address belongs to a served subnet, whose packets may use any NIC.
+    /// The NIC that has the address. `None`: the address belongs to a served subnet, whose packets may leave by any NIC.
     pub(crate) nic: Option<NicIndex>,
 }
 
@@ -89,16 +89,16 @@ impl VmNics {
         self.owner(address).is_some_and(|place| place.nic.is_some())
     }
 
-    /// The subnet of a NIC with IP forwarding, by whose routes the NIC sends packets with foreign sources. `None`: the
-    /// NIC has no IP forwarding, or there is no such NIC.
+    /// The subnet of a NIC with IP forwarding. Its routes apply to packets that the NIC sends with foreign sources.
+    /// `None`: the NIC has no IP forwarding, or there is no such NIC.
     pub(crate) fn forwarding_subnet(&self, nic: NicIndex) -> Option<usize> {
         let nic = self.nics.get(nic.get())?;
         nic.ip_forwarding.then_some(nic.subnet)
     }
 
-    /// The NIC at which a packet from `link` arrives. It is the NIC that the peer's route names as virtual appliance,
-    /// or that has the destination. Other packets arrive at the first NIC with IP forwarding, or at the first NIC if
-    /// none has it.
+    /// The NIC at which a packet from `link` arrives. It is the NIC that the peer's route names as virtual appliance.
+    /// Without such a route, it is the NIC that has the destination, or the first NIC if the destination is in a served
+    /// subnet. Packets for other hosts arrive at the first NIC with IP forwarding, or at the first NIC if none has it.
     pub(crate) fn arrival(&self, link: &LinkPolicy, packet: &PacketInfo) -> NicIndex {
         link.arrivals
             .get(packet)

@@ -34,8 +34,8 @@ impl KernelPlan {
             let changed = devices().filter(|nic| self.mtu != to.mtu || added(nic));
             additions.extend(changed.map(|nic| Step::Mtu(nic, to.mtu)));
         }
-        // The routes of the other tables and rules are set before the first overlay address, and removed after the last one. So no
-        // packet has an overlay source while nothing confines it.
+        // The routes of the other tables and rules are set before the first overlay address, and removed after the last
+        // one. So no packet has an overlay source while nothing confines it.
         for (key, route) in &to.table_routes {
             match self.table_routes.get(key) {
                 Some(old) if old == route => {}

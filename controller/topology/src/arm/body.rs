@@ -419,8 +419,8 @@ pub(crate) fn prefix(text: &str, at: &str, problems: &mut Problems) -> Option<Ip
     Some(meant)
 }
 
-/// Parses `address/length` strictly: no leading zeros, plain digits in the length. Host bits may be set. `None`: the text
-/// has another form.
+/// Parses `address/length` strictly: no leading zeros, plain digits in the length. Host bits may be set. `None`: the
+/// text has another form.
 pub(crate) fn strict(text: &str) -> Option<IpNet> {
     let (address, length) = text.split_once('/')?;
     let plain = length == "0" || (!length.starts_with('0') && length.bytes().all(|b| b.is_ascii_digit()));

@@ -110,9 +110,9 @@ fn tunnels(topology: &Topology, statuses: &AgentStatuses, connection: &Connectio
         .collect()
 }
 
-/// The reason why no BGP session comes up over a connection whose tunnels can be up: both ends have the same ASN. `None`:
-/// the ASNs differ, or the connection does not use BGP. As in Azure, such a connection is accepted, and its status is that
-/// of its tunnels (G4).
+/// The reason why no BGP session comes up over a connection whose tunnels can be up: both ends have the same ASN.
+/// `None`: the ASNs differ, or the connection does not use BGP. As in Azure, such a connection is accepted, and its
+/// status is that of its tunnels (G4).
 fn equal_asns(topology: &Topology, connection: &Connection) -> Option<String> {
     let own = topology.gateways.get(&connection.gateway1)?.asn;
     let far = match connection.connection_type {

@@ -104,15 +104,15 @@ impl<'i, 't> RoutesToMachine<'i, 't> {
                 .iter()
                 .filter(|(prefix, _)| egress_nic(&steered, prefix) == NicIndex(number));
             arrivals.extend(leaves_here.map(|t| arrival(any_like(t.0), *t)));
-            // A part of a route's prefix that the kernel sends by this NIC, although it sends the rest by another one.
+            // The kernel may send a part of a route's prefix by this NIC, and the rest by another one.
             for (part, _) in steered.iter().filter(|(_, nic)| **nic == NicIndex(number)) {
                 let around = targets.iter().filter(|(prefix, _)| prefix.contains(part));
                 let longest = around.max_by_key(|(prefix, _)| prefix.prefix_len());
                 arrivals.extend(longest.map(|(_, nic)| arrival(any_like(*part), (*part, *nic))));
             }
         }
-        // An own address of the peer whose subnet has no such route must not use the entries for all sources: what it sends
-        // to the machine's addresses, it sends directly.
+        // The subnet of an address of the peer may have no such route. Then the peer sends from this address to the
+        // machine's addresses directly, so the entries for all sources must not apply.
         let with_routes: BTreeSet<IpNet> = arrivals.iter().map(|a| a.source).collect();
         let own = peer.nics.iter().flat_map(|nic| &nic.ip_configurations);
         let sources = own.map(|c| IpNet::from(c.address)).chain(peer.served_prefixes());
@@ -143,8 +143,8 @@ impl<'i, 't> RoutesToMachine<'i, 't> {
     }
 }
 
-/// The routes to virtual appliances that are NICs of the machine; and the machine's own addresses to which a longer route
-/// leads directly, although such a route contains them.
+/// The routes to virtual appliances that are NICs of the machine; and the machine's own addresses to which a longer
+/// route leads directly, although such a route contains them.
 fn targets(routes: &[EffectiveRoute], own: &BTreeMap<IpAddr, u8>) -> Vec<Target> {
     let nic_of = |route: &EffectiveRoute| match &route.next_hop {
         NextHop::VirtualAppliance { address } => own.get(address).copied(),

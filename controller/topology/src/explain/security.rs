@@ -76,7 +76,11 @@ impl Flows {
                 let group = |g: &GroupExplanation<'_>| group_check(nic, g, &key, rules.sets());
                 explained.iter().map(group).collect()
             }
-            Admission::Known | Admission::Malformed | Admission::UnknownFragment | Admission::NoRoom => Vec::new(),
+            Admission::Known
+            | Admission::Adopted
+            | Admission::Malformed
+            | Admission::UnknownFragment
+            | Admission::NoRoom => Vec::new(),
         };
         Some(Judged {
             check: SecurityCheck {
@@ -86,7 +90,7 @@ impl Flows {
                 groups,
             },
             refused: match admission {
-                Admission::Known | Admission::Allowed(_) => None,
+                Admission::Known | Admission::Adopted | Admission::Allowed(_) => None,
                 Admission::Denied(_) => Some(DropReason::SecurityRule),
                 Admission::Malformed => Some(DropReason::Malformed),
                 Admission::UnknownFragment => Some(DropReason::UnknownFragment),

@@ -66,8 +66,8 @@ impl Resource for ApplicationSecurityGroup {
 }
 
 impl Draft<'_> {
-    /// Checks that the members of all application security groups that one rule names are in one VNet (N9), for the rules
-    /// for which `concerned` is true. Rules without such groups are not affected.
+    /// Checks that the members of all application security groups that one rule names are in one VNet (N9), for the
+    /// rules for which `concerned` is true. Rules without such groups are not affected.
     pub(crate) fn check_members_in_one_vnet(&mut self, concerned: impl Fn(&SecurityRule) -> bool) {
         let groups = self.topology.network_security_groups.values();
         let rules = groups.flat_map(|g| &g.security_rules);
@@ -90,7 +90,7 @@ impl Draft<'_> {
                 all.extend(vnets.get(group).into_iter().flatten());
             }
             if all.len() > 1 {
-                // A message that lists thousands of VNets helps nobody.
+                // There can be thousands of VNets, so the message names at most ten.
                 let names: Vec<&str> = all.into_iter().take(10).map(ResourceId::as_str).collect();
                 wrong.push((rule.id.clone(), names.join(", ")));
             }
@@ -107,9 +107,9 @@ impl Draft<'_> {
         }
     }
 
-    /// The application security groups in the list `name` of `object`, with the ids that they were created with. `place`:
-    /// the resource that the body describes. A group that does not exist, or is in another region or subscription, is a
-    /// problem.
+    /// The application security groups in the list `name` of `object`, with the ids that they were created with.
+    /// `place`: the resource that the body describes. A group that does not exist, or is in another region or
+    /// subscription, is a problem.
     pub(crate) fn resolve_application_groups(
         &mut self,
         object: &Object<'_>,

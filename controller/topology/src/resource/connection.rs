@@ -50,8 +50,8 @@ pub struct Connection {
     /// default.
     #[serde(default)]
     pub dpd_timeout: Option<u16>,
-    /// The circuit's authorization whose key the connection has shown, for type `ExpressRoute` only. `None`: the body had
-    /// no key, and none is needed.
+    /// The circuit's authorization whose key the connection has shown, for type `ExpressRoute` only. `None`: the body
+    /// had no key, and none is needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authorization: Option<ResourceId>,
 }
@@ -230,8 +230,8 @@ impl Draft<'_> {
         Some(kind)
     }
 
-    /// Reads `connectionProtocol`, which has no effect, because all tunnels are WireGuard's. GET shows `IKEv2` for a tunnel
-    /// whose body has none, as Azure does, so this value is not kept. A connection to a circuit has no protocol.
+    /// Reads `connectionProtocol`, which has no effect, because all tunnels are WireGuard's. GET shows `IKEv2` for a
+    /// tunnel whose body has none, as Azure does, so this value is not kept. A connection to a circuit has no protocol.
     fn connection_protocol(
         &mut self,
         kind: Option<ConnectionType>,

@@ -80,8 +80,8 @@ const ECHOED: Echoed = Echoed {
 };
 
 impl NetworkInterface {
-    /// The prefixes in the tag [`HOST_ROUTES_TAG`], ordered: those that the machine's kernel sends by this NIC. Empty if
-    /// the tag is missing or malformed; a malformed tag is refused when it is written.
+    /// The prefixes in the tag [`HOST_ROUTES_TAG`], ordered: those that the machine's kernel sends by this NIC. Empty
+    /// if the tag is missing or malformed; a malformed tag is refused when it is written.
     pub(crate) fn host_routes(&self) -> Vec<IpNet> {
         read_host_routes(&self.envelope.tags).unwrap_or_default()
     }

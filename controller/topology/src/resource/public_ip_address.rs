@@ -15,15 +15,16 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tombolo_proto::id::ResourceId;
 
-/// A public IP address resource. It has no effect on packets, because agents report their underlay endpoints themselves.
+/// A public IP address resource. It has no effect on packets, because agents report their underlay endpoints
+/// themselves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PublicIpAddress {
     /// The id, region, tags and etag, which every resource has.
     #[serde(flatten)]
     pub envelope: Envelope,
-    /// `ipAddress`, if the operator set one. Otherwise a static address has a placeholder (see [`is_placeholder`]), and a
-    /// dynamic one has none.
+    /// `ipAddress`, if the operator set one. Otherwise a static address has a placeholder (see [`is_placeholder`]), and
+    /// a dynamic one has none.
     #[serde(default)]
     pub ip_address: Option<IpAddr>,
 }
@@ -99,7 +100,8 @@ impl Resource for PublicIpAddress {
         properties["publicIPAddressVersion"] = version.into();
         let before = put.old().and_then(|old| old.ip_address);
         let ip_address = match (given, before) {
-            // GET shows the address of the machine in place of a placeholder. A client that writes it back sets nothing.
+            // GET shows the address of the machine in place of a placeholder. A client that writes it back sets
+            // nothing.
             (Some(given), Some(before)) if is_placeholder(before) && draft.endpoint_behind(&put.id) == Some(given) => {
                 Some(before)
             }
@@ -136,16 +138,16 @@ impl Resource for PublicIpAddress {
     }
 }
 
-/// The placeholders for static addresses that no operator has set: networks for benchmarks, which the Internet does not
-/// route (RFC 2544, RFC 5180).
+/// The prefixes of the placeholders for static addresses that no operator has set. They are reserved for benchmarks,
+/// and the Internet does not route them (RFC 2544, RFC 5180).
 const PLACEHOLDERS: (Ipv4Net, Ipv6Net) = (
     Ipv4Net::new_assert(Ipv4Addr::new(198, 18, 0, 0), 15),
     Ipv6Net::new_assert(Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 0), 48),
 );
 
-/// Whether an address is a placeholder. Azure's clients expect that a static public address has a value from its creation
-/// on. The controller owns no public addresses, so it allocates one that names no machine, and shows the address of the
-/// machine as soon as its agent reports it.
+/// Whether an address is a placeholder. Azure's clients expect that a static public address has a value from its
+/// creation on. The controller owns no public addresses, so it allocates one that names no machine, and shows the
+/// address of the machine as soon as its agent reports it.
 fn is_placeholder(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => PLACEHOLDERS.0.contains(&address),
@@ -155,8 +157,8 @@ fn is_placeholder(address: IpAddr) -> bool {
 
 impl PublicIpAddress {
     /// The address that GET shows: the one that the operator has set, else the underlay address of the agent of the
-    /// machine or gateway that uses the resource, else the placeholder. `None`: a dynamic address that no machine with an
-    /// agent uses.
+    /// machine or gateway that uses the resource, else the placeholder. `None`: a dynamic address that no machine with
+    /// an agent uses.
     pub(crate) fn shown_address(&self, views: &Views<'_>) -> Option<IpAddr> {
         let set = self.ip_address.filter(|address| !is_placeholder(*address));
         let reported = || {

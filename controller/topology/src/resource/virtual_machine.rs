@@ -1,5 +1,5 @@
-//! Virtual machines. A virtual machine is not stored: ARM shows one for each agent that is bound to a VM (D7). It cannot
-//! be written. Its deletion removes the agent.
+//! Virtual machines. A virtual machine is not stored: ARM shows one for each agent that is bound to a VM (D7). It
+//! cannot be written. Its deletion removes the agent.
 
 use crate::arm::view::Views;
 use crate::draft::Draft;

@@ -217,8 +217,8 @@ impl VirtualNetworkGateway {
         self.ip_configurations.iter().map(|c| c.view(self)).collect()
     }
 
-    /// The BGP address and the public address of each instance. The public address is the one of its `publicIPAddress`, or
-    /// without such a resource the underlay address of its agent.
+    /// The BGP address and the public address of each instance. The public address is the one of its `publicIPAddress`,
+    /// or without such a resource the underlay address of its agent.
     fn bgp_address_views(&self, views: &Views<'_>) -> Vec<Value> {
         let instances = self.ip_configurations.iter().enumerate();
         instances

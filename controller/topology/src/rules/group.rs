@@ -76,8 +76,8 @@ impl Draft<'_> {
 
     /// Deletes all resources of a group in the order of the registry, so that a resource is deleted before the
     /// resources that it uses, and then deletes the group. The agents and join tokens of the group's virtual machines,
-    /// gateways and circuits are removed with it. If a resource outside of the group, or an agent of such a resource, uses
-    /// a resource of the group, nothing is deleted. True: the group was deleted.
+    /// gateways and circuits are removed with it. If a resource outside of the group, or an agent of such a resource,
+    /// uses a resource of the group, nothing is deleted. True: the group was deleted.
     pub(crate) fn delete_group(&mut self, path: &ArmPath) -> bool {
         let Some(group) = self.topology.resource_groups.get(&path.id()).cloned() else {
             self.group_not_found(path);

@@ -30,9 +30,9 @@ fn subscription(id: &ResourceId) -> String {
 }
 
 impl Draft<'_> {
-    /// Resolves the reference `name` of `object` as [`resolve`](Self::resolve) does, and checks that its target is in the
-    /// region and subscription of `place`. Returns the id of the target, in any region. `None`: the reference is absent,
-    /// malformed, or its target does not exist.
+    /// Resolves the reference `name` of `object` as [`resolve`](Self::resolve) does, and checks that its target is in
+    /// the region and subscription of `place`. Returns the id of the target, in any region. `None`: the reference is
+    /// absent, malformed, or its target does not exist.
     pub(crate) fn resolve_beside(
         &mut self,
         object: &Object<'_>,
@@ -55,8 +55,8 @@ impl Draft<'_> {
         Some(self.check_beside(found, place, &object.at("id")))
     }
 
-    /// Checks that the VNet of a subnet is in the region and subscription of a NIC or gateway at `place`. `at`: the field
-    /// that refers to the subnet.
+    /// Checks that the VNet of a subnet is in the region and subscription of a NIC or gateway at `place`. `at`: the
+    /// field that refers to the subnet.
     pub(crate) fn check_beside_vnet(&mut self, subnet: &Subnet, place: &Place<'_>, at: &str) {
         let vnet = self.topology.vnets.get(&parent_id(&subnet.id));
         if let Some(location) = vnet.map(|v| v.envelope.location.clone()) {
@@ -64,8 +64,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Adds a problem if the target of the reference at the field `at` is in another region or subscription than `place`.
-    /// Returns the id of the target.
+    /// Adds a problem if the target of the reference at the field `at` is in another region or subscription than
+    /// `place`. Returns the id of the target.
     fn check_beside(&mut self, (target, location): (ResourceId, String), place: &Place<'_>, at: &str) -> ResourceId {
         let (there, here) = (subscription(&target), subscription(place.id));
         let difference = if there != here {

@@ -1,4 +1,4 @@
-//! The limit of the network interfaces and served subnets for which one agent enforces security groups (D25).
+//! The limit of the NICs and served subnets for which one agent enforces security groups (D25).
 
 use super::address::find_subnet;
 use crate::draft::Draft;
@@ -31,8 +31,8 @@ fn without_agent(topology: &Topology) -> BTreeMap<&ResourceId, Vec<&ResourceId>>
 }
 
 impl Draft<'_> {
-    /// Adds a problem for each agent that serves a subnet for which `concerned` is true, and would have to enforce groups
-    /// for more network interfaces and subnets than it can.
+    /// Adds a problem for each agent that serves a subnet for which `concerned` is true, if the agent would have to
+    /// enforce groups for more NICs and subnets than it can.
     pub(crate) fn check_secured_entries(&mut self, concerned: impl Fn(&ResourceId) -> bool) {
         let agents = self.topology.agents.values().filter(|a| !a.revoked);
         let agents = agents.filter(|agent| match &agent.binding {
@@ -44,15 +44,15 @@ impl Draft<'_> {
         self.check_entries_of(bindings, "properties.networkSecurityGroup");
     }
 
-    /// Adds a problem if an agent with this binding would have to enforce groups for more network interfaces and subnets
-    /// than it can.
+    /// Adds a problem if an agent with this binding would have to enforce groups for more NICs and subnets than it can.
     pub(super) fn check_secured_entries_of(&mut self, binding: &Binding) {
         self.check_entries_of([("the agent".to_owned(), binding)], "binding.served");
     }
 
-    /// Adds a problem for each binding with more entries in the security configuration than an agent can have. Counted are
-    /// only entries that the configuration cannot leave out: the agent's own NICs, the served subnets with a group, and
-    /// the NICs in served subnets that have a group of their own and no agent. `at`: the field that the problem names.
+    /// Adds a problem for each binding with more entries in the security configuration than an agent can have. Counted
+    /// are only entries that the configuration cannot leave out: the agent's own NICs, the served subnets with a group,
+    /// and the NICs in served subnets that have a group of their own and no agent. `at`: the field that the problem
+    /// names.
     fn check_entries_of<'b>(&mut self, bindings: impl IntoIterator<Item = (String, &'b Binding)>, at: &str) {
         let served = |binding: &'b Binding| match binding {
             Binding::Vm { nics, served, .. } if !served.is_empty() => Some((nics, served)),

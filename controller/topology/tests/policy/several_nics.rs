@@ -8,8 +8,8 @@ use tombolo_proto::fabric::ExplainRequest;
 use tombolo_topology::explain::{Explanation, explain};
 
 /// The spokes reach each other through the appliance `nva`, whose NICs are `outside` (10.1.1.4, the first) and `inside`
-/// (10.1.2.4), each in a subnet of its own: spoke-a sends to `inside`, spoke-b to `outside`. The appliance's kernel sends
-/// packets for spoke-a by `inside`.
+/// (10.1.2.4), each in a subnet of its own: spoke-a sends to `inside`, spoke-b to `outside`. The appliance's kernel
+/// sends packets for spoke-a by `inside`.
 fn two_armed(outside: bool, inside: bool) -> World {
     let mut w = hub_and_spokes();
     w.vnet(
@@ -82,8 +82,8 @@ fn d37_packets_to_the_appliance_itself_arrive_directly_if_their_route_is_longer(
     assert_eq!(found, expected.map(|(prefix, nic)| (prefix.to_owned(), nic)));
 }
 
-/// The kernel of an appliance sends a part of a route's prefix by another NIC than the rest. So packets of this part arrive
-/// where the route of that NIC's subnet says.
+/// The kernel of an appliance sends a part of a route's prefix by another NIC than the rest. So packets of this part
+/// arrive where the route of that NIC's subnet says.
 #[test]
 fn d37_a_host_route_within_a_route_decides_where_packets_arrive() {
     let mut w = two_armed(true, true);

@@ -242,7 +242,7 @@ fn d34_a_flow_that_the_rules_deny_again_stays_denied_in_both_directions() {
             "{now}: a reset does not shorten it"
         );
     }
-    // A new connection in the direction that the rules allow is another matter.
+    // A new connection in the direction that the rules allow passes.
     assert!(allowed(host.admits(&tcp(OUT, (22, 40_000), SYN))));
     assert_eq!(host.admits(&tcp(IN, (40_000, 22), SYN | ACK)), Admission::Known);
 }
@@ -256,7 +256,7 @@ fn d34_a_flow_that_the_rules_allow_again_goes_on_and_is_judged_once() {
     let deny_all = GroupRules::new(ResourceId::new("none"), Vec::new(), &AddressSets::default());
     host.rules = NicRules::new(AddressSets::default(), None, Some(Arc::new(deny_all)));
     assert_eq!(host.admits(&tcp(IN, (40_000, 443), ACK)), Admission::Known, "N6");
-    // While flows are being noted after a change, the rules decide about all of them.
+    // While flows are being marked after a change, the rules decide about all of them.
     host.gate.judge_known(true);
     assert!(denied(host.admits(&tcp(IN, (40_000, 443), ACK))));
     host.gate.judge_known(false);
@@ -287,7 +287,7 @@ fn d34_an_icmp_error_about_a_denied_flow_is_denied_too() {
 fn d34_after_a_crash_tcp_in_mid_stream_is_adopted_where_rules_allow_either_direction() {
     let mut host = Host::new(60);
     // The host began this connection, so only outbound rules allow it. The first packet after the crash is inbound.
-    assert_eq!(host.admits(&tcp(IN, (22, 40_000), ACK)), Admission::Known);
+    assert_eq!(host.admits(&tcp(IN, (22, 40_000), ACK)), Admission::Adopted);
     assert_eq!(host.admits(&tcp(OUT, (40_000, 22), ACK)), Admission::Known);
     // The rules deny an inbound SYN, even if the flow with these ports was adopted.
     assert!(denied(host.admits(&tcp(IN, (22, 40_000), SYN))));

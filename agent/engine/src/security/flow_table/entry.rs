@@ -15,7 +15,7 @@ pub(super) const BODY: usize = 8;
 const HALF_OPEN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A TCP flow that both ends have closed, or that one end has reset, ends after this time without packets (D31). Within
-/// this time, a FIN can be repeated whose ACK was lost.
+/// this time, an end whose ACK was lost can repeat its FIN.
 const CLOSING_TIMEOUT: Duration = Duration::from_secs(10);
 
 // Header: status in bits 0 to 7, flags in 8 to 15, version in 16 to 31, tag in 32 to 63.
@@ -170,8 +170,8 @@ pub(super) const fn advance(before: u64, forward: bool, tcp: TcpFlags) -> u64 {
         after |= if forward { FIN_FORWARD } else { FIN_BACKWARD };
     }
     let both_closed = after & FIN_FORWARD != 0 && after & FIN_BACKWARD != 0;
-    // An answer to a SYN proves nothing about the sender: its address may be forged. Only the segment that completes the
-    // handshake shows that the sender gets the answers (D31, D32).
+    // An answer to a SYN proves nothing about the sender: its address may be forged. Only the segment that completes
+    // the handshake shows that the sender gets the answers (D31, D32).
     let completes = forward && !tcp.syn && before & SYN_ANSWERED != 0;
     if !forward && tcp.syn {
         after |= SYN_ANSWERED;

@@ -1,9 +1,10 @@
-//! The flows of a table as bytes, with which the flows survive a planned restart of the agent (D34).
+//! The format in which an agent saves the flows of its table, so that they survive a planned restart (D34).
 //!
 //! ```text
 //! file     magic (8) · format version (4) · boot id (16) · milliseconds since boot (8) · number of flows (8) · flows…
 //! flow     source (16) · destination (16) · source port (2) · destination port (2) · protocol (1) · flags (1)
-//!          · NIC (1) · zero (1) · seconds without packets (4) · seconds since the first packet (4) · idle timeout in seconds (4)
+//!          · NIC (1) · zero (1) · seconds without packets (4) · seconds since the first packet (4)
+//!          · idle timeout in seconds (4)
 //! ```
 //! Numbers are little-endian. Addresses, ports and direction are those of the packet that began the flow. A flow is
 //! identified by these fields and the number of the NIC (`SecuredNics::flow_nic`): the NICs of a machine keep their
@@ -30,11 +31,12 @@ const FORMAT: u32 = 1;
 const HEADER: usize = 44;
 const FLOW: usize = 52;
 
-/// Flows that were saved longer ago are discarded. The other ends have not seen the agent for so long that many of
-/// their connections have ended (D34).
+/// Flows that were saved longer ago are discarded. After so long without an answer, many of the connections have ended
+/// at the other ends (D34).
 pub const MAX_SAVED_AGE: Duration = Duration::from_secs(60);
 
-/// Longest idle timeout of a saved flow, in seconds: the longest that Azure knows, 100 minutes.
+/// Longest idle timeout of a saved flow, in seconds: 100 minutes, Azure's
+/// longest for load balancers. Those of virtual networks are shorter (N6).
 const MAX_IDLE_TIMEOUT: u32 = 6000;
 
 // Flags of a saved flow.
@@ -62,7 +64,7 @@ pub struct BootTime {
 /// Why saved flows are discarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
-    /// The bytes are not what [`FlowTable::save`] writes.
+    /// The bytes do not have the form that [`FlowTable::save`] writes.
     #[error("malformed at byte {0}")]
     Malformed(usize),
     /// The flows were saved in another format.
@@ -188,8 +190,8 @@ fn octets(address: IpAddr) -> [u8; 16] {
 
 impl FlowTable {
     /// The flows of the table as bytes, for [`load`](Self::load) of the next process: 52 bytes for each flow, and 44
-    /// more. Flows that are over are left out, and so are flows with a NIC other than 0. `now` is in seconds since the
-    /// table was made. Lanes may use the table meanwhile. Flows that they add or change may be saved or not.
+    /// more. Flows that are over are left out. `now` is in seconds since the table was made. Lanes may use the table
+    /// meanwhile. Flows that they add or change may be saved or not.
     #[must_use]
     pub fn save(&self, at: &BootTime, now: u32) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEADER + self.len() * FLOW);
@@ -233,9 +235,10 @@ impl FlowTable {
         })
     }
 
-    /// Adds the flows that [`save`](Self::save) has written, with their age at the time `at`. `now` is the same time,
-    /// in seconds since the table was made; flows that are older than the table get its age. Returns the number of
-    /// flows that were added. Flows that have ended meanwhile are left out, and so are flows whose buckets are full.
+    /// Adds the flows that [`save`](Self::save) has written. `at` is the present time, and `now` the same time in
+    /// seconds since the table was made. The time since the flows were saved counts as time without packets. Flows that
+    /// are older than the table get its age. Returns the number of flows that were added. Flows that have ended
+    /// meanwhile are left out, and so are flows whose buckets are full.
     ///
     /// The flows belong to no link: those without a reply count towards the limit of the table alone (D32).
     ///
@@ -291,8 +294,8 @@ impl FlowTable {
         Ok((flows, ago))
     }
 
-    /// Adds a saved flow. Returns whether it was added. `false`: the flow has ended meanwhile, the table has it already,
-    /// or there is no empty entry for it.
+    /// Adds a saved flow. Returns whether it was added. `false`: the flow has ended meanwhile, the table has it
+    /// already, or there is no empty entry for it.
     fn restore(&self, flow: &SavedFlow, saved_ago: u32, now: u32) -> bool {
         let ordered = Ordered::new(&flow.key);
         let (tag, buckets) = self.place(&ordered);

@@ -36,8 +36,8 @@ pub(crate) enum Rule {
         #[command(flatten)]
         fields: Fields,
     },
-    /// List the rules of a group, in the order in which they are tried, with the number of packets about which each rule
-    /// has decided
+    /// List the rules of a group, in the order in which they are tried, with the number of packets about which each
+    /// rule has decided
     List {
         /// Name of the network security group
         #[arg(value_parser = name)]

@@ -60,8 +60,7 @@ fn user<'t>(topology: &'t Topology, authorization: &ResourceId) -> Option<&'t Co
 }
 
 impl CircuitAuthorization {
-    /// The ARM body of the authorization. As in Azure it shows the key, because this is the way in which the circuit's
-    /// owner learns it.
+    /// The ARM body of the authorization. As in Azure, it shows the key, which the circuit's owner reads here.
     pub(super) fn view(&self, views: &Views<'_>) -> Value {
         let user = user(views.topology, &self.id);
         let mut properties = json!({
@@ -122,8 +121,8 @@ impl Draft<'_> {
         true
     }
 
-    /// Reads the `authorizations` of a circuit's body, which must list all that the circuit is to have. Present ones keep
-    /// their keys.
+    /// Reads the `authorizations` of a circuit's body, which must list all that the circuit is to have. Present ones
+    /// keep their keys.
     pub(super) fn read_authorizations(
         &mut self,
         circuit: &ResourceId,
@@ -170,8 +169,8 @@ impl Draft<'_> {
     }
 
     /// Reads `authorizationKey` of the connection `id` to `circuit`: the id of the authorization with this key. A body
-    /// without a key leaves the present authorization as it is, because GET does not show the key. A key that is none of
-    /// the circuit's, or that another connection uses, adds a problem.
+    /// without a key leaves the present authorization as it is, because GET does not show the key. A key that belongs
+    /// to no authorization of the circuit, or that another connection uses, adds a problem.
     pub(in crate::resource) fn used_authorization(
         &mut self,
         id: &ResourceId,

@@ -272,7 +272,7 @@ fn d7_a_deleted_vm_takes_its_agent_with_it() {
     let left: Vec<&str> = w.now.agents.keys().map(|agent| agent.as_str()).collect();
     assert_eq!(left, ["old", "vm3"]);
     w.delete(nic("n1").as_str()).unwrap();
-    // The name of the agent is free again, and a token for the machine goes with the machine.
+    // The name of the agent is free again. The deletion of the machine also removes the tokens for it.
     w.join("vm1", vm("vm1", &["n2"])).unwrap();
     w.apply(&Change::PutToken(token("next", vm("other", &["n4"])))).unwrap();
     assert!(

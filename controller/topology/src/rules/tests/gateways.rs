@@ -255,7 +255,8 @@ fn g9_connection_types_and_references() {
 }
 
 /// G4: a connection between gateways with equal ASNs is accepted, as in Azure, although its BGP session never comes up.
-/// The connection is `Connected`, because its tunnel is up, and the tunnel's status names the reason why no routes come.
+/// The connection is `Connected`, because its tunnel is up, and the tunnel's status names the reason why no routes
+/// come.
 #[test]
 fn g4_equal_asns_are_taken_and_exchange_no_routes() {
     let mut w = joined();

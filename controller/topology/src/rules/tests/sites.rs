@@ -425,7 +425,8 @@ fn g11_g12_m8_status_of_a_site() {
         let expected = (status.to_owned(), reason.to_owned(), "hub-agent-loc".to_owned());
         assert_eq!(seen(&w, &statuses), expected, "{state:?}");
     }
-    // If both ends of the connection have the same ASN, its tunnel is up, and the tunnel's status says why no routes come.
+    // If both ends of the connection have the same ASN, its tunnel is up, and the tunnel's status says why no routes
+    // come.
     let equal = gateway_body("hub", json!({"bgpSettings": {"asn": 65021}}));
     w.put(&net("virtualNetworkGateways/hub-gw"), equal).unwrap();
     let more = json!({"wireGuardPublicKey": key(7), "bgpSettings": {"asn": 65021, "bgpPeeringAddress": "10.7.0.1"}});

@@ -1,5 +1,5 @@
-//! What stock clients of Azure need of requests and answers: members that they read unconditionally, and refusals that
-//! Azure makes too.
+//! Tests of requests and answers of stock clients of Azure: members that the clients read unconditionally, and requests
+//! that Azure refuses too.
 
 use super::{World, codes, connection_body, gateway_body, net, path, vm_id, with};
 use crate::address_use;
@@ -215,7 +215,8 @@ fn a_gateway_shows_the_addresses_of_its_tunnels() {
     assert_eq!(tunnel(&w), json!(["192.0.2.1"]));
     let public = w.get(&net("publicIPAddresses/p"));
     assert_eq!(public["properties"]["ipAddress"], "192.0.2.1");
-    // A client that writes the address back does not fix it: another one that the agent reports later is shown.
+    // A client that writes the shown address back does not set it: if the agent reports another address later, that one
+    // is shown.
     w.put(&net("publicIPAddresses/p"), public).unwrap();
     let moved = Change::SetReach {
         agent: AgentId::new("gw").unwrap(),
@@ -446,8 +447,8 @@ fn n6_a_change_that_would_flush_flows_is_refused_by_name() {
     assert_eq!(only(refused).0, "SecurityRuleInvalidAddressPrefix");
 }
 
-/// D25: an agent numbers the NICs and subnets for which it enforces groups with eight bits. The request that would exceed
-/// this is refused.
+/// D25: an agent numbers the NICs and subnets for which it enforces groups with eight bits. The request that would
+/// exceed this is refused.
 #[test]
 fn d25_an_agent_enforces_groups_for_at_most_255_entries() {
     let mut w = World::new();

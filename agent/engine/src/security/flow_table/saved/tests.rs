@@ -128,10 +128,10 @@ fn d34_a_loaded_flow_has_the_status_direction_and_age_of_the_saved_one() {
 #[test]
 fn d34_what_is_over_is_neither_saved_nor_loaded() {
     let table = filled();
-    // At 455 the closing connection is over.
+    // At 455, the closing connection has ended.
     let bytes = table.save(&at(0), 455);
     assert_eq!(bytes.len(), HEADER + 7 * FLOW);
-    // 50 s later so is the half-open one.
+    // 50 s later, the half-open connection has ended too.
     let next = FlowTable::new(1024, 4, 1);
     assert_eq!(next.load(&bytes, &at(50), 10_000), Ok(6));
     assert!(next.find(&key(2, TCP), 10_000).is_none());
