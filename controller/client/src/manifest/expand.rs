@@ -82,7 +82,7 @@ impl<'a> Expansion<'a> {
         self.origin = origin;
         self.location = document.location.as_deref().unwrap_or(DEFAULT_LOCATION);
         let vnets = document.virtual_networks.iter();
-        let regions = vnets.filter_map(|(name, vnet)| Some((name.as_str(), vnet.location.as_ref()?)));
+        let regions = vnets.filter_map(|(name, vnet)| Some((name, vnet.location.as_ref()?)));
         self.regions = regions.collect();
         let name = document.resource_group.as_deref().unwrap_or(&self.default.name);
         self.group = Group::new(&self.default.subscription, name);
