@@ -164,7 +164,11 @@ fn bodies_are_arms() {
         }})
     );
     assert_eq!(body("branch")["location"], "region2");
-    assert_eq!(body("branch-gw")["location"], "region2", "the region of its virtual network");
+    assert_eq!(
+        body("branch-gw")["location"],
+        "region2",
+        "the region of its virtual network"
+    );
     assert_eq!(
         body("spoke-a/to-hub")["properties"],
         json!({
