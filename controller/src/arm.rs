@@ -90,7 +90,7 @@ async fn route_in_subscription(rest: &Rest, call: &Call, path: &[&str]) -> Resul
         }
         ["providers", "microsoft.network", "networkwatchers"] => watcher::list(rest, call),
         ["providers", "microsoft.network", "locations", _, "usages"] => usage::of_location(rest, call),
-        ["providers", "microsoft.network", "locations", location, "servicetags"] => usage::service_tags(call, location),
+        ["providers", "microsoft.network", "locations", _, "servicetags"] => usage::service_tags(rest, call),
         ["providers", _, _] => resource::collection(rest, call),
         ["resourcegroups", _] => resource::item(rest, call).await,
         ["resourcegroups", _, "providers", provider, ref types @ ..] => {

@@ -10,6 +10,7 @@ use http::{Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use tombolo_proto::id::ResourceId;
 use tombolo_topology::path::{ArmPath, Kind};
 use tombolo_topology::topology::Topology;
 use uuid::Uuid;
@@ -100,23 +101,35 @@ fn known(topology: &Topology) -> BTreeSet<String> {
     known
 }
 
-/// Checks that the subscription of a request exists. `path`: the segments after the subscription, in lower case. A PUT
-/// of a resource group may create the subscription. The result of an operation can be read even if the operation has
-/// deleted the last group of the subscription.
+/// Whether the subscription with an id, in lower case, exists.
+fn exists(topology: &Topology, id: &str) -> bool {
+    let prefix = format!("/subscriptions/{id}/");
+    // Ids are ordered by their text in lower case, so the groups of a subscription follow its prefix.
+    let groups = topology.resource_groups.range(ResourceId::new(prefix.as_str())..);
+    let first = groups.map(|(group, _)| group.as_str()).next();
+    let begins = first.and_then(|group| group.get(..prefix.len()));
+    id == DEFAULT_SUBSCRIPTION || begins.is_some_and(|begin| begin.eq_ignore_ascii_case(&prefix))
+}
+
+/// Checks that the subscription of a request exists. `path`: the segments after the subscription, in lower case. A PUT of
+/// a resource group may create the subscription, and what clients ask before they send it, locations and providers, is
+/// answered. The result of an operation can be read even if the operation has deleted the last group of the subscription.
 ///
 /// # Errors
 /// 404 with code `SubscriptionNotFound`.
 pub(super) fn check_known(rest: &Rest, call: &Call, path: &[&str]) -> Result<(), Failure> {
     let exempt = match path {
         ["resourcegroups", _] => call.method == Method::PUT,
+        ["locations"] | ["providers"] | ["providers", _] | ["providers", _, "register"] => true,
         ["operationresults", _] | ["providers", _, "locations", _, "operations" | "operationresults", _] => true,
         _ => false,
     };
-    if exempt || known(&rest.app.writer.current().topology).contains(&call.lower[1]) {
+    if exempt || exists(&rest.app.writer.current().topology, &call.lower[1]) {
         return Ok(());
     }
     let message = format!(
-        "The subscription '{}' could not be found. A subscription exists while it has a resource group.",
+        "The subscription '{0}' could not be found. A subscription exists while it has a resource group: create one with \
+         PUT /subscriptions/{0}/resourceGroups/NAME.",
         excerpt(&call.segments[1])
     );
     Err(Failure::missing("SubscriptionNotFound", message))

@@ -25,6 +25,28 @@ fn vnet(topology: &Topology, call: &Call) -> Result<Arc<VirtualNetwork>, Failure
     found.cloned().ok_or_else(|| missing(topology, &path))
 }
 
+/// The region in the path of a GET `locations/{l}/…`, in the form of the list of locations.
+///
+/// # Errors
+/// 405 for another method, 400 if no resource is in the region.
+fn region(topology: &Topology, call: &Call) -> Result<String, Failure> {
+    require_get(call)?;
+    let location = call.lower[5].replace(' ', "");
+    let all = super::subscription::locations(topology);
+    if all.contains(&location) {
+        return Ok(location);
+    }
+    let names: Vec<&str> = all.iter().map(String::as_str).take(10).collect();
+    let message = format!(
+        "location: '{}' is not a region that has resources; choose one that GET /subscriptions/{}/locations lists, such as \
+         {}",
+        excerpt(&call.segments[5]),
+        excerpt(&call.segments[1]),
+        names.join(", ")
+    );
+    Err(Failure::bad("LocationNotAvailableForResourceType", message).at("location"))
+}
+
 fn require_get(call: &Call) -> Result<(), Failure> {
     match call.method {
         Method::GET => Ok(()),
@@ -75,15 +97,13 @@ pub(super) fn of_vnet(rest: &Rest, call: &Call) -> Result<Response, Failure> {
 /// GET `locations/{l}/usages`: the number of resources of each type in a region of a subscription. The limits are
 /// Azure's; this controller does not enforce them.
 pub(super) fn of_location(rest: &Rest, call: &Call) -> Result<Response, Failure> {
-    require_get(call)?;
     let topology = rest.app.writer.current().topology;
-    let (subscription, location) = (&call.segments[1], &call.lower[5]);
+    let (subscription, location) = (&call.segments[1], region(&topology, call)?);
     let count = |envelopes: &mut dyn Iterator<Item = &Envelope>| {
-        let here = envelopes.filter(|e| e.location == *location);
+        let here = envelopes.filter(|e| e.location == location);
         here.filter(|e| ArmPath::parse(e.id.as_str()).is_ok_and(|p| p.subscription.eq_ignore_ascii_case(subscription)))
             .count()
     };
-    let watchers = super::subscription::locations(&topology).contains(location);
     let t = &topology;
     let lines: [(&str, &str, usize, u64); 10] = [
         (
@@ -140,7 +160,7 @@ pub(super) fn of_location(rest: &Rest, call: &Call) -> Result<Response, Failure>
             count(&mut t.circuits.values().map(|r| &r.envelope)),
             50,
         ),
-        ("NetworkWatchers", "Network Watchers", usize::from(watchers), 1),
+        ("NetworkWatchers", "Network Watchers", 1, 1),
     ];
     let base = format!(
         "/subscriptions/{subscription}/providers/{}/locations/{location}",
@@ -161,10 +181,10 @@ pub(super) fn of_location(rest: &Rest, call: &Call) -> Result<Response, Failure>
     Ok(ok(&json!({"value": value})))
 }
 
-/// GET `locations/{l}/serviceTags`: the tags with the same addresses everywhere. The addresses of `VirtualNetwork` and
+/// GET `locations/{l}/serviceTags`: the tags, which have the same addresses in every region. The addresses of `VirtualNetwork` and
 /// `Internet` differ from NIC to NIC (N8); the effective security rules of a NIC show them.
-pub(super) fn service_tags(call: &Call, location: &str) -> Result<Response, Failure> {
-    require_get(call)?;
+pub(super) fn service_tags(rest: &Rest, call: &Call) -> Result<Response, Failure> {
+    region(&rest.app.writer.current().topology, call)?;
     let tag = |name: &str, prefixes: &[&str]| {
         json!({
             "id": name,
@@ -179,8 +199,8 @@ pub(super) fn service_tags(call: &Call, location: &str) -> Result<Response, Fail
     };
     let subscription = &call.segments[1];
     Ok(ok(&json!({
-        "id": format!("/subscriptions/{subscription}/providers/Microsoft.Network/locations/{location}/serviceTags/Public"),
-        "name": "Public",
+        "id": format!("/subscriptions/{subscription}/providers/Microsoft.Network/serviceTags/public"),
+        "name": "public",
         "type": "Microsoft.Network/serviceTags",
         "changeNumber": CHANGE_NUMBER,
         "cloud": "Public",

@@ -97,6 +97,9 @@ pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let here = call.segments[3].eq_ignore_ascii_case(GROUP);
     let all = locations(&topology);
     let Some(name) = call.segments.get(7) else {
+        if call.method != Method::GET {
+            return Err(Failure::method(&call.method, &call.text()));
+        }
         let shown = all.iter().filter(|_| here);
         let value: Vec<_> = shown.map(|l| watcher(&call.segments[1], l)).collect();
         return Ok(ok(&json!({"value": value})));
@@ -134,14 +137,8 @@ pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
             );
             Err(Failure::bad("XResourceTypeNotSupported", message).at(call.text()))
         }
-        (&Method::DELETE, Some(_), _) => Ok(empty(StatusCode::NO_CONTENT)),
-        (&Method::DELETE, None, _) => {
-            let message = format!(
-                "Network watcher '{}' cannot be deleted: each region that has resources has a watcher.",
-                excerpt(name)
-            );
-            Err(Failure::new(StatusCode::CONFLICT, "XNetworkWatcherCannotBeDeleted", message).at(call.text()))
-        }
+        // The watcher of a region stays while the region has resources, and a client may create it again at any time.
+        (&Method::DELETE, ..) => Ok(empty(StatusCode::NO_CONTENT)),
         (&Method::POST, Some(other), 9) => {
             let message = format!(
                 "The action '{}' of network watchers is not supported; nextHop and ipFlowVerify are.",

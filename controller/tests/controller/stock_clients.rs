@@ -46,14 +46,27 @@ async fn unknown_subscriptions_are_not_found() {
         other.clone(),
         format!("{other}/resourcegroups"),
         format!("{other}/resources"),
-        format!("{other}/locations"),
-        format!("{other}/providers/Microsoft.Network"),
         format!("{other}/providers/Microsoft.Network/networkWatchers"),
         group.clone(),
         vnet.clone(),
     ] {
         let missing = get(&world, &path).await;
         assert_eq!(outcome(&missing), (404, "SubscriptionNotFound"), "{path}");
+        let message = missing.body["error"]["message"].as_str().unwrap();
+        assert!(
+            message.contains(&format!("PUT {other}/resourceGroups/NAME")),
+            "{message}"
+        );
+    }
+    // Clients ask for these before they create the first group.
+    for (method, path) in [
+        (Method::GET, "locations"),
+        (Method::GET, "providers"),
+        (Method::GET, "providers/Microsoft.Network"),
+        (Method::POST, "providers/Microsoft.Network/register"),
+    ] {
+        let found = world.arm(method, &format!("{other}/{path}"), None).await;
+        assert_eq!(found.status, 200, "{path}: {found:?}");
     }
     let body = json!({"location": "region1", "properties": {"addressSpace": {"addressPrefixes": ["10.5.0.0/16"]}}});
     let early = world.arm(Method::PUT, &vnet, Some(body)).await;
@@ -62,6 +75,13 @@ async fn unknown_subscriptions_are_not_found() {
 
     world.put(&group, json!({"location": "region1"})).await;
     assert_eq!(get(&world, &other).await.status, 200);
+    for near in [
+        "11111111-2222-3333-4444-555555555554",
+        "11111111-2222-3333-4444-555555555556",
+    ] {
+        let missing = get(&world, &format!("/subscriptions/{near}")).await;
+        assert_eq!(outcome(&missing), (404, "SubscriptionNotFound"), "{near}");
+    }
     assert_eq!(get(&world, &group).await.status, 200);
     let gone = world.arm(Method::DELETE, &group, None).await;
     assert_eq!(gone.status, 202, "{gone:?}");
@@ -155,6 +175,18 @@ async fn usages_free_addresses_and_service_tags() {
     assert_eq!((current("RouteTables"), current("NetworkWatchers")), (0, 1));
     let tags = get(&world, &format!("{region}/serviceTags")).await;
     assert_eq!(tags.body["changeNumber"], "1");
+    assert_eq!(tags.body["name"], "public");
+    let id = format!("/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Network/serviceTags/public");
+    assert_eq!(tags.body["id"], json!(id));
+    for list in ["usages", "serviceTags"] {
+        let path = region.replace("region1", "nowhere");
+        let unknown = get(&world, &format!("{path}/{list}")).await;
+        assert_eq!(
+            outcome(&unknown),
+            (400, "LocationNotAvailableForResourceType"),
+            "{list}"
+        );
+    }
     assert_eq!(
         tags.body["values"][0]["properties"]["addressPrefixes"],
         json!(["168.63.129.16/32"])
@@ -217,6 +249,7 @@ async fn network_watchers_and_what_is_below_them() {
         (400, "LocationNotAvailableForResourceType")
     );
     for path in [
+        own.clone(),
         second.clone(),
         format!("{second}/flowLogs/f"),
         format!("{own}/packetCaptures/p"),
@@ -224,8 +257,13 @@ async fn network_watchers_and_what_is_below_them() {
     ] {
         assert_eq!(world.arm(Method::DELETE, &path, None).await.status, 204, "{path}");
     }
-    let kept = world.arm(Method::DELETE, &own, None).await;
-    assert_eq!(outcome(&kept), (409, "XNetworkWatcherCannotBeDeleted"));
+    assert_eq!(get(&world, &own).await.status, 200, "the region still has resources");
+    let collection = own.rsplit_once('/').unwrap().0;
+    assert_eq!(get(&world, collection).await.status, 200);
+    for method in [Method::DELETE, Method::PUT, Method::POST] {
+        let refused = world.arm(method.clone(), collection, None).await;
+        assert_eq!(refused.status, 405, "{method}");
+    }
     for child in ["flowLogs", "packetCaptures", "connectionMonitors"] {
         let list = get(&world, &format!("{own}/{child}")).await;
         assert_eq!(

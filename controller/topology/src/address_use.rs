@@ -4,6 +4,7 @@ use crate::net::{first_free, is_reserved};
 use crate::resource::{Subnet, VirtualNetwork};
 use crate::rules::address::used_addresses;
 use crate::topology::Topology;
+use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
@@ -26,11 +27,15 @@ pub struct SubnetUse<'v> {
     pub subnet: &'v ResourceId,
     /// The number of addresses that resources use.
     pub used: usize,
-    /// The number of addresses without the reserved ones; `u64::MAX` if there are more.
+    /// The number of addresses without the reserved ones, at most 2^53 - 1.
     pub usable: u64,
 }
 
-/// The number of free addresses that an answer suggests in place of one that is not free, as in Azure.
+/// The largest number of addresses in an answer: the largest integer that all JSON clients read exactly (RFC 8259,
+/// section 6).
+const MAX_COUNT: u64 = (1 << 53) - 1;
+
+/// The number of free addresses that an answer suggests in place of one that is not free. Azure's number.
 const SUGGESTIONS: usize = 5;
 
 /// The addresses of a VNet that resources use.
@@ -65,7 +70,8 @@ pub fn availability(topology: &Topology, vnet: &VirtualNetwork, address: IpAddr)
 #[must_use]
 pub fn subnets<'v>(topology: &Topology, vnet: &'v VirtualNetwork) -> Vec<SubnetUse<'v>> {
     let used = used(topology, vnet);
-    let within = |subnet: &Subnet, address: &IpAddr| subnet.prefixes.iter().any(|p| p.contains(address));
+    // The prefixes of a subnet are disjoint (P2).
+    let within = |prefix: &IpNet| used.range(prefix.network()..=prefix.broadcast()).count();
     let one = |subnet: &'v Subnet| {
         let usable = subnet.prefixes.iter().map(|prefix| {
             let bits = u32::from(prefix.max_prefix_len() - prefix.prefix_len());
@@ -74,8 +80,8 @@ pub fn subnets<'v>(topology: &Topology, vnet: &'v VirtualNetwork) -> Vec<SubnetU
         });
         SubnetUse {
             subnet: &subnet.id,
-            used: used.iter().filter(|address| within(subnet, address)).count(),
-            usable: usable.fold(0, u64::saturating_add),
+            used: subnet.prefixes.iter().map(within).sum(),
+            usable: usable.fold(0, u64::saturating_add).min(MAX_COUNT),
         }
     };
     vnet.subnets.iter().map(one).collect()

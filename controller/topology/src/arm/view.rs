@@ -24,27 +24,24 @@ pub(crate) struct Views<'t> {
     endpoints: OnceCell<Endpoints>,
 }
 
-/// The underlay addresses that agents have reported for the network interfaces and the instances of gateways that they
-/// serve. Revoked agents are left out.
+/// The agents of network interfaces and of instances of gateways, which report underlay addresses for them. Revoked
+/// agents are left out.
 #[derive(Default)]
-pub(crate) struct Endpoints(BTreeMap<ResourceId, IpAddr>);
+pub(crate) struct Endpoints(BTreeMap<ResourceId, Arc<Agent>>);
 
 impl Endpoints {
     /// Collects the addresses of all agents.
     pub(crate) fn of(topology: &Topology) -> Self {
         let mut all = BTreeMap::new();
         for agent in topology.agents.values().filter(|a| !a.revoked) {
-            let Some(endpoint) = agent.reach.endpoints.first() else {
-                continue;
-            };
             match &agent.binding {
-                Binding::Vm { nics, .. } => all.extend(nics.iter().map(|nic| (nic.clone(), endpoint.ip()))),
+                Binding::Vm { nics, .. } => all.extend(nics.iter().map(|nic| (nic.clone(), Arc::clone(agent)))),
                 Binding::Gateway {
                     gateway,
                     ip_configuration,
                 } => {
                     let instance = child_id(gateway, "ipConfigurations", ip_configuration);
-                    all.insert(instance, endpoint.ip());
+                    all.insert(instance, Arc::clone(agent));
                 }
                 Binding::Edge { .. } => {}
             }
@@ -52,10 +49,12 @@ impl Endpoints {
         Self(all)
     }
 
-    /// The address behind an ip configuration of a network interface or a gateway. `None`: no agent has reported one.
-    pub(crate) fn of_user(&self, ip_configuration: &ResourceId) -> Option<IpAddr> {
+    /// The best address behind an ip configuration of a network interface or a gateway for which `wanted` is true.
+    /// `None`: no agent has reported one.
+    pub(crate) fn of_user(&self, ip_configuration: &ResourceId, wanted: impl Fn(&IpAddr) -> bool) -> Option<IpAddr> {
         let nic = || self.0.get(&parent_id(ip_configuration));
-        self.0.get(ip_configuration).or_else(nic).copied()
+        let agent = self.0.get(ip_configuration).or_else(nic)?;
+        agent.reach.endpoints.iter().map(|e| e.ip()).find(wanted)
     }
 }
 
@@ -196,9 +195,9 @@ impl<'t> Views<'t> {
     }
 
     /// The underlay address behind an ip configuration, as its agent has reported it; see [`Endpoints::of_user`].
-    pub(crate) fn endpoint(&self, ip_configuration: &ResourceId) -> Option<IpAddr> {
+    pub(crate) fn endpoint(&self, ip_configuration: &ResourceId, wanted: impl Fn(&IpAddr) -> bool) -> Option<IpAddr> {
         let all = self.endpoints.get_or_init(|| Endpoints::of(self.topology));
-        all.of_user(ip_configuration)
+        all.of_user(ip_configuration, wanted)
     }
 
     /// The virtual machines by id, each with its agent. Revoked agents are left out.

@@ -3,13 +3,13 @@
 use crate::arm::body::{MAX_ITEMS, Object};
 use crate::arm::view::Views;
 use crate::draft::Draft;
-use crate::path::{Kind, parent_id};
+use crate::path::{Kind, is_child_of, parent_id};
 use crate::resource::frame::{Put, Resource};
 use crate::resource::{Envelope, SecurityRule};
 use crate::rules::place::Place;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use tombolo_proto::id::ResourceId;
 
 /// An application security group. Besides its name it has only a region and tags.
@@ -66,8 +66,9 @@ impl Resource for ApplicationSecurityGroup {
 }
 
 impl Draft<'_> {
-    /// Checks that the members of all application security groups that one rule names are in one VNet (N9), for the
-    /// rules for which `concerned` is true. Rules without such groups are not affected.
+    /// Checks that the members of all application security groups that one rule names are in one VNet (N9), for the rules
+    /// for which `concerned` is true. Rules without such groups are not affected. For each group at most two VNets are
+    /// remembered, which is enough to find that there are several.
     pub(crate) fn check_members_in_one_vnet(&mut self, concerned: impl Fn(&SecurityRule) -> bool) {
         let groups = self.topology.network_security_groups.values();
         let rules = groups.flat_map(|g| &g.security_rules);
@@ -77,22 +78,25 @@ impl Draft<'_> {
         if rules.is_empty() {
             return;
         }
-        let mut vnets: BTreeMap<&ResourceId, BTreeSet<ResourceId>> = BTreeMap::new();
+        let named = rules.iter().flat_map(|rule| rule.application_groups());
+        let mut vnets: BTreeMap<&ResourceId, Vec<ResourceId>> = named.map(|group| (group, Vec::new())).collect();
         for configuration in self.topology.nics.values().flat_map(|nic| &nic.ip_configurations) {
             for group in &configuration.application_security_groups {
-                vnets.entry(group).or_default().insert(parent_id(&configuration.subnet));
+                let Some(known) = vnets.get_mut(group).filter(|known| known.len() < 2) else {
+                    continue;
+                };
+                if !known.iter().any(|vnet| is_child_of(&configuration.subnet, vnet)) {
+                    known.push(parent_id(&configuration.subnet));
+                }
             }
         }
         let mut wrong = Vec::new();
         for rule in rules {
-            let mut all = BTreeSet::new();
-            for group in rule.application_groups() {
-                all.extend(vnets.get(group).into_iter().flatten());
-            }
-            if all.len() > 1 {
-                // There can be thousands of VNets, so the message names at most ten.
-                let names: Vec<&str> = all.into_iter().take(10).map(ResourceId::as_str).collect();
-                wrong.push((rule.id.clone(), names.join(", ")));
+            let mut all = rule.application_groups().filter_map(|group| vnets.get(group)).flatten();
+            let first = all.next();
+            let second = all.find(|vnet| Some(*vnet) != first);
+            if let (Some(first), Some(second)) = (first, second) {
+                wrong.push((rule.id.clone(), format!("{first}, {second}")));
             }
         }
         for (rule, names) in wrong {
@@ -101,7 +105,8 @@ impl Draft<'_> {
                 &rule,
                 format!(
                     "Security rule {rule} has Application Security Groups (ASGs) from multiple virtual networks ({names}). All \
-                     ASGs on the Security Rule must be from the same virtual network (N9)."
+                     ASGs on the Security Rule must be from the same virtual network (N9). Remove a group from the rule, or \
+                     remove the groups from the network interfaces in one of these virtual networks."
                 ),
             );
         }

@@ -80,8 +80,21 @@ const ECHOED: Echoed = Echoed {
 };
 
 impl NetworkInterface {
-    /// The prefixes in the tag [`HOST_ROUTES_TAG`], ordered: those that the machine's kernel sends by this NIC. Empty
-    /// if the tag is missing or malformed; a malformed tag is refused when it is written.
+    /// The ids of the subnets and groups to which the NIC refers.
+    fn references(&self) -> Vec<ResourceId> {
+        let of = |c: &NicIpConfiguration| [&[c.subnet.clone()], c.application_security_groups.as_slice()].concat();
+        let configurations = self.ip_configurations.iter().flat_map(of);
+        configurations.chain(self.network_security_group.clone()).collect()
+    }
+
+    /// The application security groups of all addresses.
+    fn application_groups(&self) -> BTreeSet<&ResourceId> {
+        let configurations = self.ip_configurations.iter();
+        configurations.flat_map(|c| &c.application_security_groups).collect()
+    }
+
+    /// The prefixes in the tag [`HOST_ROUTES_TAG`], ordered: those that the machine's kernel sends by this NIC. Empty if
+    /// the tag is missing or malformed; a malformed tag is refused when it is written.
     pub(crate) fn host_routes(&self) -> Vec<IpNet> {
         read_host_routes(&self.envelope.tags).unwrap_or_default()
     }
@@ -120,9 +133,9 @@ impl Resource for NetworkInterface {
     fn read(draft: &mut Draft<'_>, put: &Put<'_, Self>) -> Option<Self> {
         let (id, properties) = (&put.id, &put.properties);
         let mut kept = put.echoed_with_defaults(&mut draft.problems);
-        draft.read_nic_dns_servers(properties, &mut kept);
+        draft.read_nic_dns_servers(properties, put.old().map(|n| &n.envelope), &mut kept);
         let envelope = put.envelope(draft, Self::ECHOED.without_defaults(kept));
-        let place = Place::of(&envelope);
+        let place = Place::of(&envelope, put.old().map_or_else(Vec::new, Self::references));
         let enable_ip_forwarding = properties
             .boolean("enableIPForwarding", &mut draft.problems)
             .unwrap_or(false);
@@ -166,6 +179,20 @@ impl Resource for NetworkInterface {
         })
     }
 
+    fn after_put(draft: &mut Draft<'_>, put: &Put<'_, Self>) {
+        let Some(nic) = draft.topology.nics.get(&put.id).cloned() else {
+            return;
+        };
+        // A NIC stays in its VNet, so only new groups can join members of two VNets.
+        let mut new = nic.application_groups();
+        for held in put.old().into_iter().flat_map(Self::application_groups) {
+            new.remove(held);
+        }
+        if !new.is_empty() {
+            draft.check_members_in_one_vnet(|rule| rule.application_groups().any(|g| new.contains(g)));
+        }
+    }
+
     fn after_change(draft: &mut Draft<'_>, id: &ResourceId) {
         let Some(nic) = draft.topology.nics.get(id).cloned() else {
             return;
@@ -174,11 +201,6 @@ impl Resource for NetworkInterface {
             let at = format!("tags.{HOST_ROUTES_TAG}");
             let message = format!("{at}: {why}. The tag is a list of prefixes, separated by commas");
             draft.problems.add("InvalidRequestFormat", at, message);
-        }
-        let of = |c: &NicIpConfiguration| c.application_security_groups.clone();
-        let groups: BTreeSet<ResourceId> = nic.ip_configurations.iter().flat_map(of).collect();
-        if !groups.is_empty() {
-            draft.check_members_in_one_vnet(|rule| rule.application_groups().any(|g| groups.contains(g)));
         }
         if nic.network_security_group.is_some()
             && let Some(subnet) = nic.ip_configurations.first().map(|c| c.subnet.clone())
@@ -202,8 +224,8 @@ impl Resource for NetworkInterface {
                 "NicInUse",
                 id,
                 format!(
-                    "Network Interface {id} is used by existing resource {vm} and cannot be deleted. Delete agent \
-                     '{agent}' first."
+                    "Network Interface {id} is used by existing resource {vm} and cannot be deleted. Delete this virtual \
+                     machine or agent '{agent}' first."
                 ),
             );
         }
@@ -292,7 +314,12 @@ impl Draft<'_> {
                 ),
             );
         }
-        let delegated = requested.iter().find(|w| !w.subnet.delegated_to().is_empty());
+        // A NIC that is in the subnet already stays writable: version 0.1 accepted it.
+        let stays =
+            |w: &AddressRequest| old.is_some_and(|n| n.ip_configurations.iter().any(|c| c.subnet == w.subnet.id));
+        let delegated = requested
+            .iter()
+            .find(|w| !w.subnet.delegated_to().is_empty() && !stays(w));
         if let Some(delegated) = delegated {
             self.problems.add(
                 "XSubnetIsDelegated",
@@ -301,7 +328,7 @@ impl Draft<'_> {
                     "Network interface {id} cannot be in subnet {}: it is delegated to {}, and only resources of this service \
                      can be in it. Choose another subnet, or remove the delegation.",
                     delegated.subnet.id,
-                    delegated.subnet.delegated_to().join(", ")
+                    delegated.subnet.delegated_to().into_iter().collect::<Vec<_>>().join(", ")
                 ),
             );
         }

@@ -23,8 +23,8 @@ pub struct PublicIpAddress {
     /// The id, region, tags and etag, which every resource has.
     #[serde(flatten)]
     pub envelope: Envelope,
-    /// `ipAddress`, if the operator set one. Otherwise a static address has a placeholder (see [`is_placeholder`]), and
-    /// a dynamic one has none.
+    /// `ipAddress` of a static address: the one that the operator has set, otherwise a placeholder (see
+    /// [`is_placeholder`]). A dynamic one has none, and one that an earlier version stored counts for nothing.
     #[serde(default)]
     pub ip_address: Option<IpAddr>,
 }
@@ -71,26 +71,33 @@ impl Resource for PublicIpAddress {
         let sku = put.root.object_or_empty("sku", &mut Problems::default());
         let given_sku = sku.choice("name", &["Basic", "Standard", "StandardV2"], problems);
         // A body that Azure accepts without a SKU asks for a dynamic address, which only the SKU Basic has.
-        let sku_name = given_sku.unwrap_or(match given_method {
-            Some("Dynamic") => "Basic",
-            _ => "Standard",
+        let sku_name = given_sku.unwrap_or(match (put.old(), given_method) {
+            (Some(old), _) => old.sku_name(),
+            (None, Some("Dynamic")) => "Basic",
+            (None, _) => "Standard",
         });
-        let default_method = if sku_name == "Basic" { "Dynamic" } else { "Static" };
+        let default_method = match put.old() {
+            _ if sku_name != "Basic" => "Static",
+            Some(old) => old.method(),
+            None => "Dynamic",
+        };
         let method = given_method.unwrap_or(default_method);
         if sku_name != "Basic" && method == "Dynamic" {
             problems.add(
                 "StandardSkuPublicIPAddressesMustBeStatic",
                 put.properties.at("publicIPAllocationMethod"),
                 format!(
-                    "{}: Standard sku publicIp {} must have AllocationMethod set to Static.",
+                    "{}: Standard sku publicIp {} must have AllocationMethod set to Static. Set publicIPAllocationMethod to \
+                     Static, or sku.name to Basic.",
                     put.properties.at("publicIPAllocationMethod"),
                     put.id
                 ),
             );
         }
+        let old_tier = put.old().map_or("Regional", Self::sku_tier);
         let tier = sku
             .choice("tier", &["Regional", "Global"], problems)
-            .unwrap_or("Regional");
+            .unwrap_or(old_tier);
         let given = put.properties.address("ipAddress", problems);
         // GET shows these values in Azure's casing, even if the body of the PUT had another casing.
         let version = version.unwrap_or("IPv4");
@@ -98,17 +105,10 @@ impl Resource for PublicIpAddress {
         let properties = kept.entry("properties").or_insert_with(|| json!({}));
         properties["publicIPAllocationMethod"] = method.into();
         properties["publicIPAddressVersion"] = version.into();
-        let before = put.old().and_then(|old| old.ip_address);
-        let ip_address = match (given, before) {
-            // GET shows the address of the machine in place of a placeholder. A client that writes it back sets
-            // nothing.
-            (Some(given), Some(before)) if is_placeholder(before) && draft.endpoint_behind(&put.id) == Some(given) => {
-                Some(before)
-            }
-            (Some(given), _) => Some(given),
-            (None, _) if method == "Dynamic" => None,
-            (None, Some(before)) if before.is_ipv6() == (version == "IPv6") => Some(before),
-            (None, _) => draft.free_placeholder(version == "IPv6"),
+        let ip_address = match method {
+            // The address of a dynamic one is read-only: GET shows that of the machine.
+            "Dynamic" => None,
+            _ => draft.static_address(put, given, version == "IPv6"),
         };
         Some(Self {
             envelope: put.envelope(draft, Self::ECHOED.without_defaults(kept)),
@@ -127,7 +127,7 @@ impl Resource for PublicIpAddress {
     }
 
     fn properties(&self, views: &Views<'_>) -> Value {
-        let mut properties = json!({});
+        let mut properties = json!({"publicIPAllocationMethod": self.method()});
         if let Some(address) = self.shown_address(views) {
             properties["ipAddress"] = address.to_string().into();
         }
@@ -160,12 +160,64 @@ impl PublicIpAddress {
     /// machine or gateway that uses the resource, else the placeholder. `None`: a dynamic address that no machine with
     /// an agent uses.
     pub(crate) fn shown_address(&self, views: &Views<'_>) -> Option<IpAddr> {
-        let set = self.ip_address.filter(|address| !is_placeholder(*address));
-        let reported = || {
+        self.address_or(|| {
             let user = views.public_ip_user(&self.envelope.id)?;
-            views.endpoint(&ResourceId::new(user.as_str()))
-        };
-        set.or_else(reported).or(self.ip_address)
+            let same_family = |address: &IpAddr| address.is_ipv6() == self.is_ipv6();
+            views.endpoint(&ResourceId::new(user.as_str()), same_family)
+        })
+    }
+
+    /// The address that GET shows if `reported` is the one that an agent has reported.
+    fn address_or(&self, reported: impl FnOnce() -> Option<IpAddr>) -> Option<IpAddr> {
+        let stored = self.static_address();
+        let set = stored.filter(|address| !is_placeholder(*address));
+        set.or_else(reported).or(stored)
+    }
+
+    /// The stored address, if the allocation method is `Static`.
+    fn static_address(&self) -> Option<IpAddr> {
+        self.ip_address.filter(|_| self.method() == "Static")
+    }
+
+    /// The text `member` of an echoed object; empty if it is not stored, which means the default.
+    fn echoed_text(&self, object: &str, member: &str) -> &str {
+        let found = self.envelope.echoed.get(object).and_then(|o| o.get(member));
+        found.and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// `sku.name`, by default `Standard`.
+    fn sku_name(&self) -> &'static str {
+        match self.echoed_text("sku", "name").to_ascii_lowercase().as_str() {
+            "basic" => "Basic",
+            "standardv2" => "StandardV2",
+            _ => "Standard",
+        }
+    }
+
+    /// `sku.tier`, by default `Regional`.
+    fn sku_tier(&self) -> &'static str {
+        if self.echoed_text("sku", "tier").eq_ignore_ascii_case("Global") {
+            "Global"
+        } else {
+            "Regional"
+        }
+    }
+
+    /// `publicIPAllocationMethod`. Version 0.1 stored Standard addresses without a method, or with `Dynamic`. They are
+    /// static, as every address with this SKU.
+    fn method(&self) -> &'static str {
+        let method = self.echoed_text("properties", "publicIPAllocationMethod");
+        if self.sku_name() != "Basic" || method.eq_ignore_ascii_case("Static") {
+            "Static"
+        } else {
+            "Dynamic"
+        }
+    }
+
+    /// Whether `publicIPAddressVersion` is IPv6; by default it is IPv4.
+    fn is_ipv6(&self) -> bool {
+        self.echoed_text("properties", "publicIPAddressVersion")
+            .eq_ignore_ascii_case("IPv6")
     }
 }
 
@@ -188,10 +240,32 @@ impl Draft<'_> {
         found
     }
 
-    /// The underlay address of the agent of the machine or gateway that uses the public address `id`.
-    fn endpoint_behind(&self, id: &ResourceId) -> Option<IpAddr> {
-        let user = self.public_ip_user(id)?;
-        Endpoints::of(&self.topology).of_user(&ResourceId::new(user))
+    /// The address that the PUT of a static public address stores: the address `given` in the body if it differs from the
+    /// one that GET shows, otherwise the present one, or a new placeholder. Adds a problem if `given` has not the family
+    /// of the resource. A client that writes back the address of a machine, or a placeholder, sets nothing.
+    fn static_address(&mut self, put: &Put<'_, PublicIpAddress>, given: Option<IpAddr>, ipv6: bool) -> Option<IpAddr> {
+        let shown = put.old().and_then(|old| {
+            old.address_or(|| {
+                let user = self.public_ip_user(&put.id)?;
+                let same_family = |address: &IpAddr| address.is_ipv6() == old.is_ipv6();
+                Endpoints::of(&self.topology).of_user(&ResourceId::new(user), same_family)
+            })
+        });
+        if let Some(given) = given.filter(|address| Some(*address) != shown && !is_placeholder(*address)) {
+            if given.is_ipv6() != ipv6 {
+                let at = put.properties.at("ipAddress");
+                let version = if ipv6 { "IPv6" } else { "IPv4" };
+                let message = format!(
+                    "{at}: {given} is not an {version} address, as publicIPAddressVersion says. Give an address of this \
+                     version, or leave ipAddress out."
+                );
+                self.problems.add("InvalidRequestFormat", at, message);
+            }
+            return Some(given);
+        }
+        let present = put.old().and_then(PublicIpAddress::static_address);
+        let kept = present.filter(|address| address.is_ipv6() == ipv6);
+        kept.or_else(|| self.free_placeholder(ipv6))
     }
 
     /// The id of the ip configuration, of a NIC or a gateway, that uses the public address `id`. `None`: none uses it.

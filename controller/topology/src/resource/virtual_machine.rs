@@ -61,20 +61,19 @@ fn view(agent: &Agent, views: &Views<'_>) -> Value {
 
 impl Draft<'_> {
     /// DELETE of a virtual machine: removes its agent, which then can no longer connect, and the join tokens for the
-    /// machine. Its network interfaces stay, as in Azure. True: the machine existed. A VM has no etag, so a header
-    /// `If-Match` holds for an existing one only if it is `*`.
+    /// machine. Its network interfaces stay, as in Azure. True: the machine existed, because an agent had joined for it;
+    /// tokens are removed in every case. A VM has no etag, so a header `If-Match` holds for an existing one only if it is
+    /// `*`.
     pub(crate) fn delete_virtual_machine(&mut self, id: &ResourceId, if_match: Option<&str>) -> bool {
         let is_bound = |binding: &Binding| matches!(binding, Binding::Vm { vm, .. } if vm == id);
         let mut trusted = self.topology.agents.values().filter(|a| !a.revoked);
-        if !trusted.any(|agent| is_bound(&agent.binding)) {
-            return false;
-        }
-        if if_match.is_some_and(|wanted| wanted.trim() != "*") {
+        let exists = trusted.any(|agent| is_bound(&agent.binding));
+        if exists && if_match.is_some_and(|wanted| wanted.trim() != "*") {
             self.check_if_match(if_match, None, id);
             return false;
         }
         self.remove_agents(is_bound);
-        true
+        exists
     }
 
     /// Removes the agents, and the join tokens, whose binding satisfies `is_bound`. A revoked agent stays, because its

@@ -86,7 +86,7 @@ impl Resource for VirtualNetwork {
         let (id, properties) = (&put.id, &put.properties);
         draft.check_supported(properties, unsupported::VIRTUAL_NETWORK);
         let mut kept = put.echoed_with_defaults(&mut draft.problems);
-        draft.read_vnet_dns_servers(properties, &mut kept);
+        draft.read_vnet_dns_servers(properties, put.old().map(|v| &v.envelope), &mut kept);
         let envelope = put.envelope(draft, Self::ECHOED.without_defaults(kept));
         let location = envelope.location.clone();
         let space = draft.address_space(properties);

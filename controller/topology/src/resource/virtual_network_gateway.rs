@@ -104,7 +104,9 @@ impl Resource for VirtualNetworkGateway {
         let active_active = properties.boolean("activeActive", &mut draft.problems).unwrap_or(false);
         let enable_bgp = properties.boolean("enableBgp", &mut draft.problems).unwrap_or(false);
         let sku = draft.gateway_sku(properties, kind, put.old());
-        let requested = draft.read_ip_configurations(&Place::of(&envelope), properties, 2);
+        let old_instances = put.old().map_or(&[][..], |g| &g.ip_configurations);
+        let held = old_instances.iter().map(|c| c.subnet.clone()).collect();
+        let requested = draft.read_ip_configurations(&Place::of(&envelope, held), properties, 2);
         if active_active && requested.len() == 1 {
             let at = properties.at("activeActive");
             let message = format!("{at}: an active-active gateway needs two ip configurations, found 1 (G6)");
@@ -228,7 +230,7 @@ impl VirtualNetworkGateway {
                 let public = public.and_then(|p| views.topology.public_ips.get(p));
                 let outer = match public {
                     Some(public) => public.shown_address(views),
-                    None => views.endpoint(&id),
+                    None => views.endpoint(&id, |_| true),
                 };
                 json!({
                     "ipconfigurationId": id,

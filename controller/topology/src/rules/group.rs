@@ -76,8 +76,8 @@ impl Draft<'_> {
 
     /// Deletes all resources of a group in the order of the registry, so that a resource is deleted before the
     /// resources that it uses, and then deletes the group. The agents and join tokens of the group's virtual machines,
-    /// gateways and circuits are removed with it. If a resource outside of the group, or an agent of such a resource,
-    /// uses a resource of the group, nothing is deleted. True: the group was deleted.
+    /// gateways and circuits are removed with it, and the join tokens that name its NICs and subnets. If a resource outside of the group, or an agent of such a resource, uses
+    /// a resource of the group, nothing is deleted. True: the group was deleted.
     pub(crate) fn delete_group(&mut self, path: &ArmPath) -> bool {
         let Some(group) = self.topology.resource_groups.get(&path.id()).cloned() else {
             self.group_not_found(path);
@@ -89,6 +89,11 @@ impl Draft<'_> {
             Binding::Vm { vm: object, .. }
             | Binding::Gateway { gateway: object, .. }
             | Binding::Edge { circuit: object, .. } => inside(object),
+        });
+        // A token for a machine outside of the group is useless without the NICs and subnets that it names.
+        self.topology.tokens.retain(|_, token| match &token.binding {
+            Binding::Vm { nics, served, .. } => !nics.iter().chain(served).any(inside),
+            Binding::Gateway { .. } | Binding::Edge { .. } => true,
         });
         for stored in registry::ENTRIES.iter().filter_map(|entry| entry.stored.as_ref()) {
             for id in (stored.ids)(&self.topology).iter().filter(|id| inside(id)) {

@@ -7,19 +7,24 @@ use crate::resource::{Envelope, Subnet};
 use crate::topology::Topology;
 use tombolo_proto::id::ResourceId;
 
-/// A resource that refers to others: its id and its region. The region is empty if the body has no valid one; then
-/// regions are not compared, because a problem says so already.
+/// A resource that refers to others.
 pub(crate) struct Place<'p> {
+    /// The id of the resource.
     pub(crate) id: &'p ResourceId,
+    /// Its region. Empty if the body has no valid one; then regions are not compared, because a problem says so already.
     pub(crate) location: &'p str,
+    /// The ids to which the stored resource refers. They are not checked again, because version 0.1 accepted targets in
+    /// every region, and such a resource must stay writable.
+    pub(crate) held: Vec<ResourceId>,
 }
 
 impl<'p> Place<'p> {
-    /// The place of a resource with this envelope.
-    pub(crate) fn of(envelope: &'p Envelope) -> Self {
+    /// The place of a resource with this envelope, whose stored form refers to `held`.
+    pub(crate) fn of(envelope: &'p Envelope, held: Vec<ResourceId>) -> Self {
         Self {
             id: &envelope.id,
             location: &envelope.location,
+            held,
         }
     }
 }
@@ -64,14 +69,25 @@ impl Draft<'_> {
         }
     }
 
-    /// Adds a problem if the target of the reference at the field `at` is in another region or subscription than
-    /// `place`. Returns the id of the target.
+    /// Adds a problem if the target of the reference at the field `at` is in another region or subscription than `place`,
+    /// and the reference is new. Returns the id of the target.
     fn check_beside(&mut self, (target, location): (ResourceId, String), place: &Place<'_>, at: &str) -> ResourceId {
+        if place.held.contains(&target) {
+            return target;
+        }
         let (there, here) = (subscription(&target), subscription(place.id));
+        let name = target.name();
         let difference = if there != here {
-            format!("they are in the subscriptions {there} and {here}")
+            format!(
+                "they are in the subscriptions {there} and {here} (P1). Create '{name}' in subscription {here}, and refer to \
+                 that one"
+            )
         } else if location != place.location && !place.location.is_empty() {
-            format!("they are in the regions '{location}' and '{}'", place.location)
+            let here = place.location;
+            format!(
+                "they are in the regions '{location}' and '{here}' (P1). Create '{name}' in region '{here}', and refer to \
+                 that one"
+            )
         } else {
             return target;
         };
@@ -80,7 +96,7 @@ impl Draft<'_> {
             at,
             format!(
                 "{at}: Resource {target} referenced by resource {} was not found. Please make sure that the referenced \
-                 resource exists, and that both resources are in the same region and subscription: {difference} (P1).",
+                 resource exists, and that both resources are in the same region and subscription: {difference}.",
                 place.id
             ),
         );

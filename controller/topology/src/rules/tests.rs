@@ -12,6 +12,7 @@ mod routes;
 mod security_groups;
 mod sites;
 mod stock_clients;
+mod stored_state;
 mod unsupported;
 mod views;
 mod vnets;

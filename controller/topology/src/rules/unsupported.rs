@@ -99,7 +99,7 @@ pub(crate) const NETWORK_SECURITY_GROUP: &[Unsupported] = &[refuse(
     "flushConnection",
     "N6",
     "changed rules would also apply to flows that exist already",
-    "leave it false: a changed rule applies to new flows",
+    "leave it false; to end established flows that changed rules deny, set the setting reevaluate to true",
 )];
 
 /// Unsupported members of the `properties` of an ip configuration, of a network interface or a gateway.

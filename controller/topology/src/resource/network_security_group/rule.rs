@@ -280,7 +280,11 @@ impl Draft<'_> {
             let message = format!("{at}: longer than 140 characters");
             self.problems.add("InvalidRequestFormat", at, message);
         }
-        let place = Place { id: &id, location };
+        let place = Place {
+            id: &id,
+            location,
+            held: old.map_or_else(Vec::new, |r| r.application_groups().cloned().collect()),
+        };
         let source = self.read_side(properties, "source", &place);
         let destination = self.read_side(properties, "destination", &place);
         Some(SecurityRule {

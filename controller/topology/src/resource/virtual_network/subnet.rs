@@ -5,7 +5,7 @@ use crate::arm::view::{Views, child, reference};
 use crate::draft::Draft;
 use crate::lookup::{gateways_of, is_gateway_subnet};
 use crate::net::{DisjointSet, listed, overlaps_within, same_set};
-use crate::path::{Kind, child_id, parent_id};
+use crate::path::{ArmPath, Kind, child_id, parent_id};
 use crate::problems::Problems;
 use crate::resource::frame::{Child, ChildWrites, Request};
 use crate::resource::{RouteTable, VirtualNetwork};
@@ -14,7 +14,7 @@ use crate::rules::request::without_defaults;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
@@ -87,8 +87,9 @@ pub(super) const SUBNETS: Child = Child {
 };
 
 impl Subnet {
-    /// The names of the services that the subnet is delegated to. A delegation without a service has an empty name.
-    pub(crate) fn delegated_to(&self) -> Vec<&str> {
+    /// The names of the services that the subnet is delegated to, in lower case. A delegation without a service has an
+    /// empty name.
+    pub(crate) fn delegated_to(&self) -> BTreeSet<String> {
         let delegations = self.echoed.get("delegations").and_then(Value::as_array);
         delegations
             .into_iter()
@@ -97,6 +98,7 @@ impl Subnet {
                 d.pointer("/properties/serviceName")
                     .and_then(Value::as_str)
                     .unwrap_or_default()
+                    .to_ascii_lowercase()
             })
             .collect()
     }
@@ -199,7 +201,12 @@ impl Draft<'_> {
         if prefixes.is_empty() && self.problems.len() == before {
             missing(&mut self.problems, &at);
         }
-        let place = Place { id: &id, location };
+        let held = |s: &Subnet| s.route_table.iter().chain(&s.network_security_group).cloned().collect();
+        let place = Place {
+            id: &id,
+            location,
+            held: old.map_or_else(Vec::new, held),
+        };
         let route_table = self.resolve_beside(properties, "routeTable", &place, |t, table| {
             t.route_tables.get(table).map(|t| &t.envelope)
         });
@@ -413,20 +420,27 @@ impl Draft<'_> {
     }
 
     /// Adds a problem if the delegations of a subnet with users change: only resources of the service that a subnet is
-    /// delegated to can be in it.
+    /// delegated to can be in it. A delegation may be removed while only NICs are in the subnet, which are in it against
+    /// this rule.
     fn check_delegations_unchanged(&mut self, before: &Subnet, after: &Subnet, usage: &Usage) {
         let (was, is) = (before.delegated_to(), after.delegated_to());
-        let user = usage.get(&before.id).and_then(|users| users.first());
-        if let Some((user, _)) = user.filter(|_| was != is) {
+        if was == is {
+            return;
+        }
+        let only_removed = is.is_subset(&was);
+        let is_nic = |user: &str| ArmPath::parse(user).is_ok_and(|p| p.kind() == Some(Kind::NicIpConfiguration));
+        let mut users = usage.get(&before.id).into_iter().flatten();
+        if let Some((user, _)) = users.find(|(user, _)| !(only_removed && is_nic(user))) {
+            let joined = |names: BTreeSet<String>| names.into_iter().collect::<Vec<_>>().join(", ");
             self.problems.add(
                 "SubnetDelegationsCannotChangeWhenSubnetUsedByResource",
                 &before.id,
                 format!(
                     "Delegations of subnet {} cannot be changed from [{}] to [{}] because it is being used by the resource \
-                     {user}.",
+                     {user}. Delete the resources in the subnet first, or leave the delegations as they are.",
                     before.id,
-                    was.join(", "),
-                    is.join(", ")
+                    joined(was),
+                    joined(is)
                 ),
             );
         }
