@@ -60,7 +60,6 @@ fn segment(number: u32, flags: Flags) -> Vec<u8> {
     // Addresses and ports are spread, as those of strangers are: neighbouring flows share no cache lines.
     let mixed = number.wrapping_mul(0x9e37_79b1);
     let remote = Ipv4Addr::from(0xac10_0000 | mixed & 0x000f_ffff);
-    #[expect(clippy::cast_possible_truncation, reason = "the highest bits of a mixed number")]
     let (far, near) = ((mixed >> 16) as u16 | 1024, 1024 + (mixed >> 20) as u16 % 8000);
     let mut bytes = Vec::new();
     match flags {

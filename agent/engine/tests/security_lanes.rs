@@ -71,7 +71,10 @@ impl LinkSet for LaneLinks {
 
 /// The queue of packets for lane 0.
 #[derive(Clone, Default)]
-struct Queue(Rc<RefCell<Vec<(Ingress, Vec<u8>)>>>);
+struct Queue(Rc<RefCell<Vec<Redirected>>>);
+
+/// A redirected packet, with where it entered the agent.
+type Redirected = (Ingress, Vec<u8>);
 
 impl RedirectSink for Queue {
     fn redirect_to_lane0(&mut self, ingress: Ingress, packet: &[u8]) -> bool {

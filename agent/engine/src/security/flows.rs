@@ -143,6 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "the clock is the test's")]
     fn each_entry_is_in_the_part_of_one_lane() {
         for lanes in 1..=7 {
             let flows = Flows::new(1024, 1);

@@ -433,7 +433,7 @@ fn d37_steps_set_up_a_device_that_is_added_and_move_addresses() {
         unreachable!()
     };
     nics.remove(0);
-    let mut state = two.clone();
+    let mut state = two;
     let after = plan(&swapped);
     let (first, then) = state.steps(&after);
     for step in first.iter().chain(&then) {

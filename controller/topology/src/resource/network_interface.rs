@@ -82,7 +82,13 @@ const ECHOED: Echoed = Echoed {
 impl NetworkInterface {
     /// The ids of the subnets and groups to which the NIC refers.
     fn references(&self) -> Vec<ResourceId> {
-        let of = |c: &NicIpConfiguration| [&[c.subnet.clone()], c.application_security_groups.as_slice()].concat();
+        let of = |c: &NicIpConfiguration| {
+            [
+                std::slice::from_ref(&c.subnet),
+                c.application_security_groups.as_slice(),
+            ]
+            .concat()
+        };
         let configurations = self.ip_configurations.iter().flat_map(of);
         configurations.chain(self.network_security_group.clone()).collect()
     }

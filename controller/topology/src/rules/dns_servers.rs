@@ -66,7 +66,7 @@ impl Draft<'_> {
             };
             let address = text.parse::<IpAddr>().ok();
             let usable = address.is_some_and(|a| !a.is_unspecified() && !a.is_multicast());
-            if !usable && !held.contains(&text) && !(word && alone && text.eq_ignore_ascii_case(OF_AZURE)) {
+            if !(usable || held.contains(&text) || word && alone && text.eq_ignore_ascii_case(OF_AZURE)) {
                 let message = format!(
                     "{}: '{}' is not the IP address of a DNS server. Give an address, or leave the entry out.",
                     item.path,

@@ -269,7 +269,7 @@ fn e3_authorizations_of_a_circuit() {
     assert_eq!(w.get(&id), used, "a body without the key keeps it");
     assert_eq!(codes(w.delete(&id)), ["XCircuitAuthorizationInUse"]);
     let none = json!({"location": "region1", "properties": {"authorizations": []}});
-    assert_eq!(codes(w.put(&circuit, none.clone())), ["XCircuitAuthorizationInUse"]);
+    assert_eq!(codes(w.put(&circuit, none)), ["XCircuitAuthorizationInUse"]);
     w.subnet("far", "GatewaySubnet", "10.9.255.0/27").unwrap();
     let mut second = gateway_body("far", json!({"gatewayType": "ExpressRoute"}));
     second["location"] = json!("region2");
