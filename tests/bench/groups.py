@@ -14,6 +14,8 @@ from lab import Lab, run
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
+# Headers and payload of a small packet in bytes. With Ethernet's header and checksum it is a frame of 64 bytes.
+HEADERS, PAYLOAD = 28, 18
 # Packets a second of a flood.
 RATE = 20_000
 # Rules of each of the two groups of b.
@@ -70,8 +72,11 @@ def sender(lab, host, *arguments):
 
 
 def received(lab):
-    """The number of packets that the agent of b has written to its device."""
-    return int(lab.on("b", "cat", "/sys/class/net/tl-b/statistics/rx_packets"))
+    """The number of small packets that the agent of b has written to its device. The agent joins them into super-packets,
+    each of which has the headers once."""
+    files = (f"/sys/class/net/tl-b/statistics/rx_{what}" for what in ("packets", "bytes"))
+    supers, length = (int(number) for number in lab.on("b", "cat", *files).split())
+    return (length - supers * HEADERS) / PAYLOAD
 
 
 def small_packets(labs, flood, rounds, seconds):
