@@ -100,16 +100,17 @@ def small_packets(labs, flood, rounds, seconds):
 
 
 def beside(lab, kind, seconds):
-    """Mbit/s of a stream, lost pings, and packets a second of the flood, while the third VM sends packets of one kind."""
-    own, other = lab.address("m"), lab.address("b")
-    flood = sender(lab, "m", own, other, kind, RATE, seconds + 1.5)
+    """Mbit/s of a stream while the third VM sends packets of one kind, then lost pings beside the same packets. A stream that
+    fills the path loses some pings by itself, so the pings have a time of their own."""
+    own, other, length = lab.address("m"), lab.address("b"), 2 * seconds + 1.5
+    flood = sender(lab, "m", own, other, kind, RATE, length)
     time.sleep(0.5)
-    count = int(seconds / 0.01)
-    pings = lab.start("a", "ping", "-n", "-q", "-i", "0.01", "-c", str(count), "-W", "1", other, stdout=subprocess.PIPE)
     out = json.loads(lab.on("a", "iperf3", "-c", other, "-t", str(seconds), "-J", timeout=seconds + 30))
-    answered = int(pings.communicate(timeout=30)[0].split(" received")[0].split()[-1])
+    count = int((seconds - 0.5) / 0.01)
+    pings = lab.on("a", "ping", "-n", "-q", "-i", "0.01", "-c", str(count), "-W", "1", other, check=False)
+    answered = int(pings.split(" received")[0].split()[-1])
     sent = int(flood.communicate(timeout=30)[0])
-    return out["end"]["sum_received"]["bits_per_second"] / 1e6, count - answered, sent / (seconds + 1.5)
+    return out["end"]["sum_received"]["bits_per_second"] / 1e6, count - answered, sent / length
 
 
 def flooded(lab, title, rounds, seconds):
