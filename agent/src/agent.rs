@@ -199,7 +199,7 @@ impl Agent {
         }
         // The kernel gets new routes before the lanes switch, and loses old routes after the lanes have switched. So
         // every packet finds a route at any time.
-        // The devices of added NICs come first of all, and those of removed NICs go last.
+        // The devices of added NICs are created before everything else, and those of removed NICs are removed at the end.
         let devices = usize::from(plan.devices);
         kernel.add_devices(self.lanes.add_devices(devices).await?).await?;
         let leftovers = kernel.apply_additions(plan).await?;

@@ -74,8 +74,8 @@ impl Kernel {
         self.devices.truncate(count.max(1));
         let left = u8::try_from(self.devices.len()).unwrap_or(u8::MAX);
         self.current.devices = self.current.devices.min(left);
-        // The kernel removes addresses and routes with the device. A rule for the device that could not be deleted
-        // before stays until the agent's next start: it matches no packet.
+        // The kernel removes addresses and routes together with the device. If a rule for the device could not be
+        // deleted, it stays until the agent's next start. It matches no packet, because its device does not exist.
         let is_left = |nic: NicIndex| nic.0 < left;
         let leads_there = |route: &Route| !matches!(route, Route::Device(nic, _) if !is_left(*nic));
         self.current.addresses.retain(|_, nic| is_left(*nic));

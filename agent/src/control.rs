@@ -201,7 +201,8 @@ impl Control {
         }
     }
 
-    /// The bytes of a configuration that the controller has sent whole, or as a change of the one in force.
+    /// Returns the whole bytes of a configuration. The message has either these bytes, or the difference to the
+    /// configuration in force.
     ///
     /// # Errors
     /// The configuration in force is not the one that the message changes, or the pieces do not make the announced one.

@@ -118,13 +118,12 @@ impl Lanes {
         self.lanes.len()
     }
 
-    /// Creates TUN devices until there are `count`, for NICs that were added, and gives each lane a queue of each.
-    /// Returns all devices. New devices are down and have no addresses. Existing devices stay,
-    /// also those beyond `count`: see [`remove_devices`](Self::remove_devices). Calls must not overlap.
+    /// Creates TUN devices for NICs that were added, until there are `count` devices, and gives each lane a queue of
+    /// each device. Returns all devices. New devices are down and have no addresses. Devices beyond `count` stay: see
+    /// [`remove_devices`](Self::remove_devices). Calls must not overlap.
     ///
     /// # Errors
-    /// A device of that name exists, or the kernel refuses a device or a queue. No device is added
-    /// then.
+    /// A device of that name exists, or the kernel refuses a device or a queue. No device is added then.
     pub async fn add_devices(&self, count: usize) -> Result<Vec<Tun>> {
         let mut devices = lock(&self.devices).clone();
         let known = devices.len();

@@ -406,3 +406,25 @@ impl DeliverSink for TunQueues {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::check_interface;
+
+    #[test]
+    fn d37_devices_of_further_nics_have_valid_names_that_differ() {
+        assert_eq!(device_name("tl-nva", 0), "tl-nva");
+        assert_eq!(device_name("tl-nva", 1), "tl-nva-1");
+        let interfaces = ["tl-abcdefghijkl", "tl-abcdefghijkm", "tl-abcdefghijk"];
+        let names: Vec<_> = interfaces
+            .iter()
+            .flat_map(|interface| (0..MAX_VM_NICS).map(|number| device_name(interface, number)))
+            .collect();
+        for name in &names {
+            check_interface(name).unwrap();
+        }
+        let different: std::collections::BTreeSet<_> = names.iter().collect();
+        assert_eq!(different.len(), names.len(), "{names:?}");
+    }
+}

@@ -32,7 +32,7 @@ pub(crate) struct Guard {
     gate: FlowGate,
     /// The check of flows after a change.
     recheck: Recheck,
-    /// The end of the time in which the rules decide about known flows too, by the clock of the flow table.
+    /// Until this time, in seconds since the flow table was made, the rules decide about packets of known flows too.
     judge_until: u32,
     /// Number of TCP connections that were adopted.
     adopted: u64,

@@ -162,7 +162,7 @@ impl SecuredNics {
         served.unwrap_or(nic.0)
     }
 
-    /// The number by which flows tell apart the NICs that they pass. NICs of the machine itself have their own number,
+    /// The number that the flow table keeps for the NIC that a flow passes. NICs of the machine itself have their own number,
     /// because a flow that an appliance forwards may pass two of them. All others have 0: their addresses tell them
     /// apart. Their own numbers change when the host serves further machines, and flows must survive such a change.
     #[must_use]
