@@ -128,6 +128,7 @@ fn config(gate: &Host, peer: &Host, of_gate: bool, peered: bool) -> AgentConfig 
         spaces,
         links,
         security: None,
+        front_ends: Vec::new(),
     }
 }
 

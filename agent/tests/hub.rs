@@ -186,6 +186,7 @@ impl Hosts {
             spaces,
             links,
             security: None,
+            front_ends: Vec::new(),
         });
     }
 }

@@ -8,11 +8,13 @@
 //! An agent refuses a configuration with an unknown field. If the agent ignored the field, it would apply only a part
 //! of the policy, and could permit packets that the field forbids.
 
+mod balancing;
 mod feature;
 mod link;
 mod role;
 mod security;
 
+pub use balancing::{BalancedProtocol, BalancingRule, Distribution, FrontEnd};
 pub use feature::Feature;
 pub use link::{Arrival, ForeignSources, GatewayKind, Link, Relation, Transport};
 pub use role::{
@@ -71,6 +73,9 @@ pub struct AgentConfig {
     /// The security groups that the agent enforces. `None`: no group applies to any of its NICs (N5).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub security: Option<Security>,
+    /// The front ends of load balancers that the agent can reach, ordered by VNet and address (D35).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub front_ends: Vec<FrontEnd>,
 }
 
 /// The settings by which an agent detects the failure of a link that another path can replace (D19). On all other
@@ -304,6 +309,14 @@ impl AgentConfig {
                     nic.id, nic.subnet
                 ));
             }
+        }
+        balancing::check(&self.front_ends).map_err(InvalidConfig)?;
+        let has_no_space = |f: &&FrontEnd| !self.spaces.iter().any(|s| s.vnet == f.vnet);
+        if let Some(front_end) = self.front_ends.iter().find(has_no_space) {
+            return fail(format!(
+                "frontEnds: {} is in {}, which has no entry in spaces",
+                front_end.id, front_end.vnet
+            ));
         }
         let is_local = |s: &&Space| matches!(s.kind, SpaceKind::Local {});
         let local = self.spaces.iter().filter(is_local).count();

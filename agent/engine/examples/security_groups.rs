@@ -19,7 +19,7 @@ use std::net::Ipv4Addr;
 use std::process::ExitCode;
 use std::time::Instant;
 use tombolo_engine::packet::parse;
-use tombolo_engine::security::{Admission, AtNic, FROM_HOST, FlowGate, FlowTable, NicRules};
+use tombolo_engine::security::{Admission, AtNic, Balanced, FROM_HOST, FlowGate, FlowTable, NicRules};
 use tombolo_engine::tables::{RoutingState, Tables};
 use tombolo_proto::config::{AgentConfig, Direction};
 
@@ -108,6 +108,7 @@ impl<'r> Nic<'r> {
             },
             now: 1,
             idle_timeout: 240,
+            balanced: Balanced::No,
         };
         self.gate.admit(&self.table, self.rules, &at, |_| ())
     }

@@ -5,8 +5,8 @@
 use crate::packet::PacketInfo;
 use crate::tables::lpm::Lpm;
 use crate::tables::{
-    AddressSpace, AgentRole, Hop, LinkGroup, LinkIndex, LinkPolicy, NicIndex, Owner, PeerRole, SubnetRoutes, Tables,
-    TransitScope, VmNics,
+    AddressSpace, AgentRole, BalancingRule, Choice, Hop, LinkGroup, LinkIndex, LinkPolicy, Member, NicIndex, Owner, PeerRole,
+    SubnetRoutes, Tables, TransitScope, VmNics,
 };
 use crate::verdict::{DropReason, Verdict};
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,12 @@ pub struct Trace {
     pub vnet: Option<ResourceId>,
     /// The agent, or the device of a site, to which the selected route leads.
     pub next: Option<AgentId>,
+    /// The load-balancing rule or inbound NAT rule that applied to the packet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balancing_rule: Option<ResourceId>,
+    /// The address of the back end that the rule chose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back_end: Option<IpAddr>,
 }
 
 /// Decides what happens to a packet that arrived at `ingress`, and returns the verdict; `packet` is the result of
@@ -57,15 +63,29 @@ pub struct Trace {
 /// If the link index of `ingress` is not below [`Tables::link_count`].
 #[must_use]
 pub fn decide(tables: &Tables, ingress: Ingress, packet: &PacketInfo, trace: Option<&mut Trace>) -> Verdict {
+    decide_after(tables, ingress, packet, None, trace).0
+}
+
+/// Does the same as [`decide`] for a packet of a flow for which a load balancer has made the choice `earlier`. The flow
+/// stays with this back end while the rule has it (L4, L7). Returns the choice too, if a load balancer has made one.
+pub(crate) fn decide_after(
+    tables: &Tables,
+    ingress: Ingress,
+    packet: &PacketInfo,
+    earlier: Option<Choice>,
+    trace: Option<&mut Trace>,
+) -> (Verdict, Option<Choice>) {
     let mut decision = Decision {
         tables,
         packet,
         trace,
         nic: NicIndex::FIRST,
+        earlier,
+        choice: None,
     };
     match decision.run(ingress) {
-        Ok(verdict) => verdict,
-        Err(reason) => Verdict::Drop(reason),
+        Ok(verdict) => (verdict, decision.choice),
+        Err(reason) => (Verdict::Drop(reason), None),
     }
 }
 
@@ -75,6 +95,10 @@ struct Decision<'a> {
     trace: Option<&'a mut Trace>,
     /// At a VM: the NIC that the packet leaves or arrives at.
     nic: NicIndex,
+    /// The choice of a load balancer for an earlier packet of the flow.
+    earlier: Option<Choice>,
+    /// The choice for this packet.
+    choice: Option<Choice>,
 }
 
 type Outcome = Result<Verdict, DropReason>;
@@ -121,6 +145,10 @@ impl Decision<'_> {
     fn leave_vm(&mut self, nics: &VmNics) -> Outcome {
         let subnet = match nics.owner(self.packet.source) {
             Some(place) if place.nic.is_none_or(|nic| nic == self.nic) => place.subnet,
+            // L5: the replies of a back end have the front end's address as source.
+            None if self.tables.front_ends.has_back_end_of(self.packet.source) == Some(self.nic) => {
+                nics.subnet(self.nic).ok_or(DropReason::SpoofedSource)?
+            }
             // R12: a packet whose source is no address of the NIC and of the served subnets may leave only if the NIC
             // has IP forwarding. R20: the routes of the NIC's subnet apply.
             _ => nics.forwarding_subnet(self.nic).ok_or(DropReason::SpoofedSource)?,
@@ -137,7 +165,7 @@ impl Decision<'_> {
     }
 
     /// Decides, at a VM, about a packet from a link.
-    fn enter_vm(&self, nics: &VmNics, link: LinkIndex) -> Outcome {
+    fn enter_vm(&mut self, nics: &VmNics, link: LinkIndex) -> Outcome {
         let peer = &self.tables.links[link.get()];
         self.check_source(peer, |a| nics.has(a))?;
         // P17 at the receiver: the packet came directly from a VM across a peering with `allowVirtualNetworkAccess`
@@ -156,6 +184,9 @@ impl Decision<'_> {
         let own = nics
             .owner(self.packet.destination)
             .is_some_and(|place| is_own(place.nic));
+        if !own && self.tables.front_ends.has_back_end_of(self.packet.destination).is_some() {
+            return self.choose_own_back_end();
+        }
         if own || nics.forwarding_subnet(self.nic).is_some() {
             return Ok(Verdict::Deliver(self.nic));
         }
@@ -311,15 +342,18 @@ impl Decision<'_> {
     }
 
     /// D8, second stage: forwards to the agent that owns `address` within a space.
-    fn reach_owner(&mut self, space: usize, address: IpAddr, ingress: Ingress) -> Outcome {
+    fn reach_owner(&mut self, position: usize, address: IpAddr, ingress: Ingress) -> Outcome {
         let tables = self.tables;
-        let space: &AddressSpace = &tables.spaces[space];
+        let space: &AddressSpace = &tables.spaces[position];
         if let Some(trace) = self.trace.as_deref_mut() {
             trace.vnet = Some(space.vnet.clone());
         }
         // P17 at the sender: a peering with access off is closed in both directions.
         if !space.access() && self.obeys_access(self.packet.source) {
             return Err(DropReason::AccessDenied);
+        }
+        if tables.front_ends.contains(position, address) {
+            return self.choose_back_end(position, address, ingress);
         }
         match space.owners.get(address).ok_or(DropReason::NoOwner)? {
             Owner::Own => match ingress {
@@ -329,6 +363,49 @@ impl Decision<'_> {
             Owner::Link(link) => self.use_link(*link, ingress),
             Owner::NoLink => Err(DropReason::NoLink),
         }
+    }
+
+    /// D35: chooses a back end of the front end `address`, and forwards to the agent that owns the back end. `address`
+    /// is the packet's destination, or the virtual appliance of its route (R11).
+    fn choose_back_end(&mut self, space: usize, address: IpAddr, ingress: Ingress) -> Outcome {
+        let rule = self.tables.front_ends.rule_for(space, address, self.packet)?;
+        let member = self.member_of(rule, |_| true)?;
+        // L11: a back end does not reach itself through its own front end.
+        if member.address == self.packet.source {
+            return Err(DropReason::BackEndItself);
+        }
+        match member.owner {
+            // The kernel would send the back end's replies to the client directly, with the back end's address.
+            Owner::Own => Err(DropReason::Hairpin),
+            Owner::Link(link) => self.use_link(link, ingress),
+            Owner::NoLink => Err(DropReason::NoLink),
+        }
+    }
+
+    /// Chooses a back end of this agent for a packet from a link. The packet's destination is a front end, and its
+    /// sender has chosen this agent.
+    fn choose_own_back_end(&mut self) -> Outcome {
+        let rule = self.tables.front_ends.own_rule_for(self.packet)?;
+        let member = self.member_of(rule, |member| member.own.is_some())?;
+        member.own.map(Verdict::Translate).ok_or(DropReason::NoBackEnd)
+    }
+
+    /// The back end of a rule for the packet: the one of the earlier choice, or else the one that the packet's hash
+    /// selects among those for which `wanted` is true (L4).
+    fn member_of<'r>(&mut self, rule: &'r BalancingRule, wanted: impl Fn(&Member) -> bool) -> Result<&'r Member, DropReason> {
+        if let Some(trace) = self.trace.as_deref_mut() {
+            trace.balancing_rule = Some(rule.id.clone());
+        }
+        let earlier = self.earlier.and_then(|choice| rule.member(choice));
+        let member = earlier
+            .filter(|member| wanted(member))
+            .or_else(|| rule.choose(self.packet, wanted))
+            .ok_or(DropReason::NoBackEnd)?;
+        self.choice = Some(member.choice);
+        if let Some(trace) = self.trace.as_deref_mut() {
+            trace.back_end = Some(member.address);
+        }
+        Ok(member)
     }
 
     /// Called if the direct link to the destination's owner is down. Uses a gateway route that contains the destination
@@ -506,7 +583,7 @@ impl Decision<'_> {
             }),
             Verdict::Forward { .. } if local_prefixes.get(self.packet.source).is_some() => Ok(Verdict::TimeExceeded),
             Verdict::Forward { .. } => Err(DropReason::TtlExceededSilent),
-            Verdict::Deliver(_) | Verdict::TimeExceeded | Verdict::Drop(_) => Ok(verdict),
+            Verdict::Deliver(_) | Verdict::Translate(_) | Verdict::TimeExceeded | Verdict::Drop(_) => Ok(verdict),
         }
     }
 }

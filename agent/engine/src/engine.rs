@@ -3,14 +3,15 @@
 
 use crate::aqm::{Advice, Codel};
 use crate::buffer::{DeliverSink, NoRedirect, Path, RedirectSink, TransmitSink};
-use crate::decide::{Ingress, decide};
+use crate::decide::{Ingress, decide_after};
 use crate::flow::FlowCache;
 use crate::link::{Event, LinkSet, Opened, Sealed};
 use crate::packet::icmp::{self, IcmpError, Limiter};
+use crate::packet::rewrite::{End, rewrite};
 use crate::packet::{self, PacketInfo};
 use crate::security::{DEFAULT_FLOWS, Flows, Guard, RuleName};
 use crate::stats::Stats;
-use crate::tables::{NicIndex, Tables};
+use crate::tables::{BackEndIndex, NicIndex, Tables};
 use crate::verdict::{DropReason, Verdict};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -97,7 +98,7 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
         self.links.configure(&tables);
         self.count_lost();
         self.guard.install(self.tables.as_ref(), &tables, now);
-        self.sweep_due = tables.security.as_ref().map(|_| now + SWEEP_INTERVAL);
+        self.sweep_due = tables.keeps_flows().then(|| now + SWEEP_INTERVAL);
         self.replace(tables);
     }
 
@@ -170,7 +171,7 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
         self.stats.redirected_in += 1;
         let mut context = self.context(now);
         // The other lane has admitted the packet already (D33).
-        context.guard = None;
+        context.is_admitted = true;
         context.run(ingress, packet, tx, rx);
     }
 
@@ -355,7 +356,8 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
             stats: &mut self.stats,
             limiter: &mut self.limiter,
             flows: &mut self.flows,
-            guard: Some(&mut self.guard),
+            guard: &mut self.guard,
+            is_admitted: false,
             queue: &mut self.queue,
             outer: 0,
             now,
@@ -375,18 +377,27 @@ struct PacketContext<'a, L, R> {
     stats: &'a mut Stats,
     limiter: &'a mut Limiter,
     flows: &'a mut FlowCache,
-    /// `None`: another lane has applied the security groups to the packet.
-    guard: Option<&'a mut Guard>,
+    guard: &'a mut Guard,
+    /// Whether another lane has applied the security groups to the packet.
+    is_admitted: bool,
     queue: &'a mut Codel,
     /// ECN bits of the outer header of the datagram that held the packet.
     outer: u8,
     now: Instant,
 }
 
+/// Replaces the destination of a packet by a back end of this agent (L5). Returns the back end's NIC. `None`: the back
+/// end's address is of another family than the packet.
+fn translate(tables: &Tables, index: BackEndIndex, packet: &mut [u8], info: &mut PacketInfo) -> Option<NicIndex> {
+    let back_end = tables.front_ends.back_end(index)?;
+    let done = back_end.floating_ip || rewrite(packet, info, End::Destination, back_end.back);
+    done.then_some(back_end.nic)
+}
+
 impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
     /// Decides about the packet and acts on the decision. The packet ends up in exactly one counter.
     fn run(mut self, ingress: Ingress, packet: &mut [u8], tx: &mut impl TransmitSink, rx: &mut impl DeliverSink) {
-        let Some(info) = packet::parse(packet) else {
+        let Some(mut info) = packet::parse(packet) else {
             return self.stats.dropped(DropReason::Malformed);
         };
         let Some(tables) = self.tables else {
@@ -397,21 +408,37 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
         if self.outer != 0 && !packet::decapsulate_ecn(packet, self.outer) {
             return self.stats.dropped(DropReason::Congestion);
         }
-        let decide = || decide(tables, ingress, &info, None);
-        let verdict = match (&tables.security, self.guard.take()) {
-            (Some(nics), Some(guard)) => {
-                // Flows are told apart by their ports, which the slot's key has to have for that.
-                let (verdict, slot) = self.flows.decide_and_admit(ingress, &info, true, decide);
-                if let Err(reason) = guard.admit(nics, ingress, (packet, &info), verdict, slot, self.now) {
-                    return self.stats.dropped(reason);
-                }
-                verdict
+        // Flows are told apart by their ports, which the slot's key has to have for that.
+        let by_ports = tables.spreads || tables.keeps_flows();
+        let (verdict, choice, slot) = self.flows.decide_and_admit(ingress, &info, by_ports, || {
+            let (verdict, choice) = decide_after(tables, ingress, &info, None, None);
+            let Some(fresh) = choice else { return (verdict, None) };
+            match self.guard.earlier_choice(tables, ingress, (packet, &info), self.now) {
+                Some(earlier) if earlier != fresh => decide_after(tables, ingress, &info, Some(earlier), None),
+                _ => (verdict, choice),
             }
-            _ => {
-                let by_ports = tables.spreads || tables.security.is_some();
-                self.flows.decide(ingress, &info, by_ports, decide)
-            }
+        });
+        // N12: the rules see the back end's address and port.
+        let verdict = match verdict {
+            Verdict::Translate(index) => match translate(tables, index, packet, &mut info) {
+                Some(nic) => Verdict::Deliver(nic),
+                None => return self.stats.dropped(DropReason::NoBackEnd),
+            },
+            other => other,
         };
+        let mut reply_from = None;
+        if tables.keeps_flows() && !self.is_admitted {
+            let admitted = self
+                .guard
+                .admit(tables, ingress, (packet, &info), (verdict, choice), slot, self.now);
+            match admitted.map(|choice| choice.map(|choice| tables.front_ends.back_end_of(choice))) {
+                Err(reason) => return self.stats.dropped(reason),
+                Ok(None) => {}
+                // The rule is gone. The client must not get a packet from an address that it does not know.
+                Ok(Some(None)) => return self.stats.dropped(DropReason::NoBalancingRule),
+                Ok(Some(Some(back_end))) => reply_from = (!back_end.floating_ip).then_some(back_end.front),
+            }
+        }
         // CoDel (`aqm`) watches the queue of received datagrams, so only packets that came out of such datagrams are
         // marked or dropped.
         let goes_on = matches!(verdict, Verdict::Deliver(_) | Verdict::Forward { .. });
@@ -425,6 +452,9 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
                 self.stats.totals.tun_out += 1;
             }
             Verdict::Forward { link, .. } if !self.links.is_ready(link, self.now) => {
+                if let Some(front) = reply_from {
+                    rewrite(packet, &mut info, End::Source, front);
+                }
                 if self.redirect.redirect_to_lane0(ingress, packet) {
                     self.stats.redirected_out += 1;
                 } else {
@@ -450,6 +480,10 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
                 if decrement_ttl {
                     packet::decrement_ttl(packet);
                 }
+                // L5: the client gets the reply from the front end.
+                if let Some(front) = reply_from {
+                    rewrite(packet, &mut info, End::Source, front);
+                }
                 packet::clamp_mss(packet, &info, room);
                 if tx.is_full() {
                     return self.stats.dropped(DropReason::QueueFull);
@@ -465,6 +499,7 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
             Verdict::TimeExceeded => {
                 self.answer(IcmpError::TimeExceeded, tables, ingress, packet, &info, tx, rx);
             }
+            Verdict::Translate(_) => self.stats.dropped(DropReason::NoBackEnd),
             Verdict::Drop(reason) => self.stats.dropped(reason),
         }
     }

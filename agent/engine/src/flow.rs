@@ -2,11 +2,12 @@
 //! recent packet.
 //!
 //! A decision depends on ingress, source and destination. If a route shares flows between several links, the decision
-//! also depends on the ports. The TTL changes the decision only if it expires here, so packets whose TTL expires here
+//! also depends on the ports, and if there are load balancers, on ports and protocol. The TTL changes the decision only if it expires here, so packets whose TTL expires here
 //! bypass the cache. New tables clear the cache.
 
 use crate::decide::Ingress;
 use crate::packet::PacketInfo;
+use crate::tables::Choice;
 use crate::verdict::Verdict;
 use foldhash::fast::FixedState;
 use std::hash::{BuildHasher, Hash};
@@ -22,6 +23,8 @@ struct Key {
     source: IpAddr,
     destination: IpAddr,
     ports: u32,
+    /// 0 if decisions do not depend on ports.
+    protocol: u8,
 }
 
 /// The cache: one decision in each slot.
@@ -35,6 +38,8 @@ pub(crate) struct FlowCache {
 struct Slot {
     key: Key,
     verdict: Verdict,
+    /// The choice of a load balancer for the flow.
+    choice: Option<Choice>,
     admission: Option<Admission>,
 }
 
@@ -45,6 +50,8 @@ pub(crate) struct Admission {
     pub(crate) protocol: u8,
     /// The period in which it was admitted; one of `security::guard`.
     pub(crate) period: u32,
+    /// The choice of a load balancer to whose flow the packet is a reply.
+    pub(crate) replies_to: Option<Choice>,
 }
 
 impl FlowCache {
@@ -56,24 +63,26 @@ impl FlowCache {
         }
     }
 
-    /// Returns the cached decision and where the slot keeps its admission by security groups; `None`: the decision is not
-    /// cached. See [`decide`](Self::decide).
+    /// Returns the cached decision with the choice of a load balancer, and where the slot keeps its admission by security
+    /// groups; `None`: the decision is not cached. See [`decide`](Self::decide).
     #[inline]
     pub(crate) fn decide_and_admit(
         &mut self,
         ingress: Ingress,
         packet: &PacketInfo,
         by_ports: bool,
-        decide: impl FnOnce() -> Verdict,
-    ) -> (Verdict, Option<&mut Option<Admission>>) {
+        decide: impl FnOnce() -> (Verdict, Option<Choice>),
+    ) -> (Verdict, Option<Choice>, Option<&mut Option<Admission>>) {
         if packet.ttl <= 1 {
-            return (decide(), None);
+            let (verdict, choice) = decide();
+            return (verdict, choice, None);
         }
         let key = Key {
             ingress,
             source: packet.source,
             destination: packet.destination,
             ports: if by_ports { packet.ports } else { 0 },
+            protocol: if by_ports { packet.protocol } else { 0 },
         };
         #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are as good as any")]
         // A hash selects exactly one slot, and the lookup searches no others. So the most work that a packet can cause
@@ -82,12 +91,16 @@ impl FlowCache {
         if slot.is_none_or(|slot| slot.key != key) {
             *slot = None;
         }
-        let slot = slot.get_or_insert_with(|| Slot {
-            key,
-            verdict: decide(),
-            admission: None,
+        let slot = slot.get_or_insert_with(|| {
+            let (verdict, choice) = decide();
+            Slot {
+                key,
+                verdict,
+                choice,
+                admission: None,
+            }
         });
-        (slot.verdict, Some(&mut slot.admission))
+        (slot.verdict, slot.choice, Some(&mut slot.admission))
     }
 
     /// Returns the cached decision for a packet. If there is none, calls `decide`, caches the result and returns it.
@@ -100,7 +113,7 @@ impl FlowCache {
         by_ports: bool,
         decide: impl FnOnce() -> Verdict,
     ) -> Verdict {
-        self.decide_and_admit(ingress, packet, by_ports, decide).0
+        self.decide_and_admit(ingress, packet, by_ports, || (decide(), None)).0
     }
 
     /// Removes all decisions. The caller does so when it replaces the tables.

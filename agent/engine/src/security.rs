@@ -19,7 +19,7 @@ mod secured_nics;
 
 pub use address_sets::{AddressSets, SetContent, SetId};
 pub use classifier::{Classifier, FieldMatches, RuleKey};
-pub use flow_gate::{Admission, AtNic, FlowGate};
+pub use flow_gate::{Admission, AtNic, Balanced, FlowGate};
 pub use flow_key::{Belongs, Fragment, Segment, belongs_to, fragment_of};
 pub use flow_table::{
     BootTime, CAPACITY, Evictions, FROM_HOST, FlowKey, FlowRef, FlowStatus, FlowTable, Full, MAX_SAVED_AGE, TcpFlags,

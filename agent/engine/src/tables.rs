@@ -1,6 +1,7 @@
 //! The lookup tables of one agent. The tables are built from the agent's configuration and routing state, and are never
 //! modified afterwards.
 
+mod balancing;
 mod installed;
 pub mod lpm;
 mod resolve;
@@ -9,6 +10,8 @@ mod transit;
 mod vm_nics;
 
 use crate::packet::PacketInfo;
+pub(crate) use balancing::{BackEnd, FrontEnds, Member, Rule as BalancingRule};
+pub use balancing::{BackEndIndex, Choice};
 use crate::security::SecuredNics;
 use lpm::Lpm;
 use sources::Sources;
@@ -78,6 +81,8 @@ pub struct Tables {
     pub(crate) links: Vec<LinkPolicy>,
     /// The security groups of the agent's NICs. `None`: no group applies to any of them (N5).
     pub(crate) security: Option<SecuredNics>,
+    /// The front ends of load balancers.
+    pub(crate) front_ends: FrontEnds,
     /// Whether a route shares flows between links. If so, decisions depend on ports.
     pub(crate) spreads: bool,
 }
@@ -316,6 +321,11 @@ impl Tables {
     #[must_use]
     pub const fn security(&self) -> Option<&SecuredNics> {
         self.security.as_ref()
+    }
+
+    /// Whether packets may belong to flows that the agent keeps: security groups or load balancers apply to some.
+    pub(crate) fn keeps_flows(&self) -> bool {
+        self.security.is_some() || !self.front_ends.is_empty()
     }
 
     /// Number of links in the configuration. Every [`LinkIndex`] of these tables is below it.

@@ -1,6 +1,6 @@
 //! The outcomes of the packet decision.
 
-use crate::tables::{LinkIndex, NicIndex};
+use crate::tables::{BackEndIndex, LinkIndex, NicIndex};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -9,6 +9,9 @@ use std::fmt;
 pub enum Verdict {
     /// Write the packet to the TUN device of a NIC: it is for this host, or for the host's kernel to forward (D23).
     Deliver(NicIndex),
+    /// Replace the destination of the packet, which is the front end of a load balancer, by a back end that this agent
+    /// owns, and write the packet to the TUN device of the back end's NIC (L5, D35).
+    Translate(BackEndIndex),
     /// Send the packet into a link.
     Forward {
         /// The link to the next agent.
@@ -64,6 +67,15 @@ drop_reasons! {
     /// The route leads to a gateway, or over a connection, and this agent has no link with any instance of the gateway
     /// or of the connection's remote end.
     NoGateway = "no_gateway",
+    /// The destination is the front end of a load balancer, and none of its rules applies to the packet's protocol and
+    /// port (L3).
+    NoBalancingRule = "no_balancing_rule",
+    /// The destination is the front end of a load balancer, and the packet is neither TCP nor UDP.
+    BalancerProtocol = "balancer_protocol",
+    /// The load balancer's rule has no back end to which the packet could go (L8).
+    NoBackEnd = "no_back_end",
+    /// The chosen back end of the load balancer is the sender of the packet (L11).
+    BackEndItself = "back_end_itself",
     /// The destination is no address of this host or of its served subnets, and none of the host's NICs has
     /// `enableIPForwarding` (R12).
     NotForwarding = "not_forwarding",

@@ -548,6 +548,7 @@ fn hub_gateway() -> AgentConfig {
             link("vm", Relation::GatewayClient {}, &["10.1.0.4/32"]),
         ],
         security: None,
+        front_ends: Vec::new(),
     }
 }
 

@@ -28,6 +28,7 @@ fn attach(world: &mut World, node: usize, subnet: Option<SecurityGroup>, nic: Op
     let security = security(&own, subnet, nic);
     let config = AgentConfig {
         security: Some(security),
+        front_ends: Vec::new(),
         ..world.nodes[node].config.clone()
     };
     let now = world.now;
@@ -212,6 +213,7 @@ fn n5_counters_go_on_over_changes_and_end_with_their_rule() {
     assert!(hits(&world, 1).is_empty());
     let config = AgentConfig {
         security: None,
+        front_ends: Vec::new(),
         ..world.nodes[1].config.clone()
     };
     let now = world.now;

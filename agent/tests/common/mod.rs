@@ -402,6 +402,7 @@ pub(crate) fn config(me: usize, hosts: [&Host; 2]) -> AgentConfig {
             dpd_timeout: None,
         }],
         security: None,
+        front_ends: Vec::new(),
     }
 }
 

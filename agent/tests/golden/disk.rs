@@ -109,6 +109,7 @@ fn files_of_the_state_directory() {
             spaces: vec![],
             links: vec![],
             security: None,
+            front_ends: vec![],
         },
     };
     golden!().document("last_good", &last_good);

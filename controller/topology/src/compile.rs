@@ -277,6 +277,7 @@ impl<'t> Compiler<'t> {
             spaces,
             links: links::of_gateway(&self.index, vnet, instance),
             security: None,
+            front_ends: Vec::new(),
         })
     }
 

@@ -16,6 +16,8 @@ pub enum Feature {
     /// [`Link::arrivals`](super::Link::arrivals) and [`Nic::host_routes`](super::Nic::host_routes): a device for each
     /// NIC.
     DevicePerNic,
+    /// [`AgentConfig::front_ends`].
+    LoadBalancers,
     /// The transmission of a configuration as a change of the one in force ([`crate::delta`]). No configuration needs
     /// this.
     ConfigDelta,
@@ -27,6 +29,7 @@ impl Feature {
         Self::SecurityGroups,
         Self::Reevaluate,
         Self::DevicePerNic,
+        Self::LoadBalancers,
         Self::ConfigDelta,
     ];
 
@@ -38,6 +41,7 @@ impl Feature {
             Self::SecurityGroups => "securityGroups",
             Self::Reevaluate => "reevaluate",
             Self::DevicePerNic => "devicePerNic",
+            Self::LoadBalancers => "loadBalancers",
             Self::ConfigDelta => "configDelta",
         }
     }
@@ -63,12 +67,16 @@ impl AgentConfig {
         if of_nics || self.links.iter().any(|link| !link.arrivals.is_empty()) {
             needs.insert(Feature::DevicePerNic);
         }
+        if !self.front_ends.is_empty() {
+            needs.insert(Feature::LoadBalancers);
+        }
         needs
     }
 
     /// The configuration for an agent that lacks one of the features that the configuration [`needs`](Self::needs). An
     /// agent without [`Feature::DevicePerNic`] has one device for all NICs, so the result has no
-    /// [`Link::arrivals`](super::Link::arrivals) and no [`Nic::host_routes`](super::Nic::host_routes). If security
+    /// [`Link::arrivals`](super::Link::arrivals) and no [`Nic::host_routes`](super::Nic::host_routes). An agent without
+    /// [`Feature::LoadBalancers`] reaches no front end. If security
     /// groups apply, the result is [`isolated`](Self::isolated) as well.
     #[must_use]
     pub fn reduced(&self) -> Self {
@@ -79,6 +87,7 @@ impl AgentConfig {
         for link in &mut reduced.links {
             link.arrivals.clear();
         }
+        reduced.front_ends.clear();
         if let Role::Vm { nics, .. } = &mut reduced.role {
             nics.iter_mut().for_each(|nic| nic.host_routes.clear());
         }

@@ -384,6 +384,7 @@ fn agent_configurations() {
         spaces: spaces(),
         links: vec![minimal_link(), full_link()],
         security: Some(security()),
+        front_ends: Vec::new(),
     };
     AgentConfig::from_bytes(&full.to_bytes()).unwrap();
     let minimal = AgentConfig {
@@ -401,6 +402,7 @@ fn agent_configurations() {
         spaces: vec![],
         links: vec![],
         security: None,
+        front_ends: Vec::new(),
     };
     // The digests record the order of fields too. A changed digest would make the controller send each configuration
     // again.

@@ -6,6 +6,7 @@ use super::flow_key::{Belongs, Fragment, Segment, belongs_to, fragment_of};
 use super::flow_table::{FlowKey, FlowRef, FlowTable};
 use super::nic_rules::{Judgement, NicRules, RuleRef};
 use crate::packet::{PacketInfo, TCP, UDP};
+use crate::tables::Choice;
 use foldhash::fast::FixedState;
 use std::hash::BuildHasher;
 use tombolo_proto::config::Direction;
@@ -50,6 +51,19 @@ pub struct AtNic<'p> {
     pub now: u32,
     /// The idle timeout of a new flow, in seconds (`flowTimeoutInMinutes`).
     pub idle_timeout: u32,
+    /// The part that a load balancer has in the packet.
+    pub balanced: Balanced,
+}
+
+/// The part that a load balancer has in a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balanced {
+    /// None.
+    No,
+    /// It has made this choice for the packet. The packet's flow is kept even if no group applies to the NIC.
+    Chosen(Choice),
+    /// The packet may be a back end's reply to a flow that a load balancer has sent to it.
+    MayReply,
 }
 
 /// The state that one lane needs for its decisions about packets, besides the [`FlowTable`] that all lanes share.
@@ -111,30 +125,44 @@ impl FlowGate {
         table: &FlowTable,
         rules: &NicRules,
         at: &AtNic<'_>,
-        mut decided: impl FnMut(RuleRef),
+        decided: impl FnMut(RuleRef),
     ) -> Admission {
-        if rules.is_empty() {
-            return Admission::Allowed(None);
+        self.admit_flow(table, rules, at, decided).0
+    }
+
+    /// Does the same as [`admit`](Self::admit), and returns the packet's flow too, if the table has it now.
+    pub fn admit_flow(
+        &mut self,
+        table: &FlowTable,
+        rules: &NicRules,
+        at: &AtNic<'_>,
+        mut decided: impl FnMut(RuleRef),
+    ) -> (Admission, Option<FlowRef>) {
+        if rules.is_empty() && at.balanced == Balanced::No {
+            return (Admission::Allowed(None), None);
         }
         let (key, tcp) = match belongs_to(at.packet, at.info, at.nic, at.direction) {
-            Belongs::Malformed => return Admission::Malformed,
+            Belongs::Malformed => return (Admission::Malformed, None),
             Belongs::Fragment { of, data } => {
-                return match self.fragments.end_of_first(&of, at) {
+                let admission = match self.fragments.end_of_first(&of, at) {
                     // Such a fragment would overwrite headers after the rules have decided about them. Linux drops the
                     // whole datagram (RFC 5722).
                     Some(end) if data.start < end => Admission::Malformed,
                     Some(_) => Admission::Known,
+                    None if rules.is_empty() => Admission::Allowed(None),
                     None => Admission::UnknownFragment,
                 };
+                return (admission, None);
             }
             Belongs::Error { quoted } => {
                 if let Some(flow) = table.find(&quoted, at.now) {
                     return match self.deny_again(table, rules, (&quoted, &flow), at.now, &mut decided) {
-                        Some(by) => Admission::Denied(by),
-                        None => Admission::Known,
+                        Some(by) => (Admission::Denied(by), None),
+                        None => (Admission::Known, None),
                     };
                 }
-                return admission(rules.judge_and(at.direction, &rule_key(at.info, None), decided));
+                let judgement = rules.judge_and(at.direction, &rule_key(at.info, None), decided);
+                return (admission(judgement), None);
             }
             Belongs::Flow { key, tcp } => (key, tcp),
         };
@@ -142,14 +170,15 @@ impl FlowGate {
             .find(&key, at.now)
             .filter(|flow| !tcp.opens || flow.is_repeated_syn())
             .filter(|flow| !tcp.asks || flow.forward);
-        let admission = match known {
+        let (admission, flow) = match known {
             Some(flow) => match self.deny_again(table, rules, (&key, &flow), at.now, &mut decided) {
-                Some(by) => Admission::Denied(by),
+                Some(by) => (Admission::Denied(by), None),
                 None => {
                     table.touch(&flow, tcp.flags, at.now);
-                    Admission::Known
+                    (Admission::Known, Some(flow))
                 }
             },
+            None if rules.is_empty() && at.balanced == Balanced::MayReply => (Admission::Allowed(None), None),
             None => self.admit_new(table, rules, at, (&key, tcp), &mut decided),
         };
         if matches!(admission, Admission::Known | Admission::Allowed(_)) {
@@ -158,7 +187,7 @@ impl FlowGate {
                 self.fragments.insert(fragment, data.end, at);
             }
         }
-        admission
+        (admission, flow)
     }
 
     /// Lets the rules decide again about a known flow, if they must. Returns the rule that denies it. `key` is the key
@@ -200,7 +229,7 @@ impl FlowGate {
         at: &AtNic<'_>,
         (key, tcp): (&FlowKey, Segment),
         decided: &mut impl FnMut(RuleRef),
-    ) -> Admission {
+    ) -> (Admission, Option<FlowRef>) {
         let forward = first_packet(key);
         let is_midstream = key.protocol == TCP && tcp.acknowledges && !tcp.flags.syn && !tcp.flags.rst;
         if is_midstream
@@ -208,15 +237,19 @@ impl FlowGate {
             && let Judgement::Denied(_) = rules.judge(at.direction, &forward)
             && let Some(adopted) = adopt(table, rules, at, key)
         {
-            return adopted;
+            return (adopted, None);
         }
         let judgement = rules.judge_and(at.direction, &forward, decided);
         if let Judgement::Denied(by) = judgement {
-            return Admission::Denied(by);
+            return (Admission::Denied(by), None);
         }
-        match table.insert(key, at.link, at.idle_timeout, at.now) {
-            Ok(_) => admission(judgement),
-            Err(_) => Admission::NoRoom,
+        let choice = match at.balanced {
+            Balanced::Chosen(choice) => choice.0,
+            Balanced::No | Balanced::MayReply => 0,
+        };
+        match table.insert_chosen(key, (at.link, at.idle_timeout), at.now, choice) {
+            Ok(flow) => (admission(judgement), Some(flow)),
+            Err(_) => (Admission::NoRoom, None),
         }
     }
 }

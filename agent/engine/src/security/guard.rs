@@ -1,19 +1,23 @@
 //! Applies the security groups of an agent in one lane: decides whether packets pass the agent's NICs, and counts how
-//! often each rule has decided.
+//! often each rule has decided. Keeps the choices of load balancers in the same flow table.
 
-use super::flow_gate::{Admission, AtNic, FlowGate};
+use super::flow_gate::{Admission, AtNic, Balanced, FlowGate};
+use super::flow_key::{Belongs, belongs_to};
 use super::flow_table::FROM_HOST;
 use super::flows::Flows;
+use super::nic_rules::NicRules;
 use super::recheck::Recheck;
-use super::secured_nics::{RuleName, SecuredNics};
+use super::secured_nics::{Passage, RuleName, SecuredNics};
 use crate::decide::Ingress;
 use crate::flow::Admission as Admitted;
 use crate::packet::{PacketInfo, TCP};
-use crate::tables::Tables;
+use crate::tables::{Choice, NicIndex, Tables};
 use crate::verdict::{DropReason, Verdict};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
+use tombolo_proto::config::{DEFAULT_FLOW_TIMEOUT, Direction};
 
 /// Time for which TCP connections in progress are adopted, in seconds, after the agent has started or after a NIC has
 /// got its first group. Such connections began when no table kept their flows (D34).
@@ -30,6 +34,8 @@ pub(crate) struct Guard {
     /// The number of the lane among those that share the flows.
     lane: usize,
     gate: FlowGate,
+    /// The rules of a NIC to which no group applies.
+    no_rules: NicRules,
     /// The check of flows after a change.
     recheck: Recheck,
     /// Until this time, in seconds since the flow table was made, the rules decide about packets of known flows too.
@@ -56,6 +62,7 @@ impl Guard {
             lane: flows.add_lane(),
             flows,
             gate: FlowGate::new(seed, 0),
+            no_rules: NicRules::default(),
             recheck: Recheck::default(),
             judge_until: 0,
             adopted: 0,
@@ -140,7 +147,44 @@ impl Guard {
         self.recheck.step(&self.flows, self.lane, tables)
     }
 
-    /// Applies the security groups to a packet about which the engine has decided `verdict`.
+    /// The choice that a load balancer has made for an earlier packet of the same flow.
+    /// `None`: there was no such packet, or the present one asks for a new connection.
+    pub(crate) fn earlier_choice(
+        &self,
+        tables: &Tables,
+        ingress: Ingress,
+        (packet, info): (&[u8], &PacketInfo),
+        now: Instant,
+    ) -> Option<Choice> {
+        let (table, seconds) = self.flows.present(now)?;
+        let known = |address: IpAddr, nic: NicIndex, direction, to: Option<(IpAddr, u16)>| {
+            let nic = flow_nic(tables, address, nic);
+            let Belongs::Flow { mut key, tcp } = belongs_to(packet, info, nic, direction) else {
+                return None;
+            };
+            if let Some((address, port)) = to {
+                key.destination = address;
+                key.ports.1 = if port == 0 { key.ports.1 } else { port };
+            }
+            let flow = table.find(&key, seconds)?;
+            (flow.choice != 0 && (!tcp.opens || flow.is_repeated_syn())).then_some(Choice(flow.choice))
+        };
+        match ingress {
+            Ingress::Tun(nic) => known(info.source, nic, Direction::Outbound, None),
+            // The flows of a back end have the back end's address and port.
+            Ingress::Link(_) => {
+                let mut own = tables.front_ends.own_back_ends_for(info);
+                own.find_map(|back_end| {
+                    let to = (!back_end.floating_ip).then_some(back_end.back);
+                    let address = to.map_or(info.destination, |(address, _)| address);
+                    known(address, back_end.nic, Direction::Inbound, to).filter(|choice| *choice == back_end.choice)
+                })
+            }
+        }
+    }
+
+    /// Applies the security groups to a packet about which the engine has decided `verdict`. `choice` is the choice of a
+    /// load balancer for the packet. Returns the choice to whose flow the packet is a reply, if it is a back end's.
     ///
     /// `slot` is the packet's place in the lane's cache of decisions. It stores the period in which the groups last let
     /// a packet of the same flow pass. In this period further packets of the flow pass without a lookup in the flow
@@ -152,28 +196,33 @@ impl Guard {
     #[inline]
     pub(crate) fn admit(
         &mut self,
-        nics: &SecuredNics,
+        tables: &Tables,
         ingress: Ingress,
         (packet, info): (&[u8], &PacketInfo),
-        verdict: Verdict,
+        (verdict, choice): (Verdict, Option<Choice>),
         slot: Option<&mut Option<Admitted>>,
         now: Instant,
-    ) -> Result<(), DropReason> {
+    ) -> Result<Option<Choice>, DropReason> {
         // If `ports` is 0, the packet is a fragment or has no ports. Several flows of such packets can have the same
         // slot, so the slot is not used.
         let remembered = slot.filter(|_| info.ports != 0 && !changes_state(packet, info));
         let Some(slot) = remembered else {
-            return self.check(nics, ingress, (packet, info), verdict, now);
+            return self.check(tables, ingress, (packet, info), (verdict, choice), now);
         };
-        let admission = Some(Admitted {
-            protocol: info.protocol,
-            period: self.period(now),
-        });
-        if *slot != admission {
-            self.check(nics, ingress, (packet, info), verdict, now)?;
-            *slot = admission;
+        let period = self.period(now);
+        if let Some(admitted) = slot
+            && admitted.protocol == info.protocol
+            && admitted.period == period
+        {
+            return Ok(admitted.replies_to);
         }
-        Ok(())
+        let replies_to = self.check(tables, ingress, (packet, info), (verdict, choice), now)?;
+        *slot = Some(Admitted {
+            protocol: info.protocol,
+            period,
+            replies_to,
+        });
+        Ok(replies_to)
     }
 
     /// The number of the present period. Begins a new period if the present one has lasted a second or more.
@@ -193,50 +242,71 @@ impl Guard {
     /// The reason for which the groups drop the packet.
     pub(crate) fn check(
         &mut self,
-        nics: &SecuredNics,
+        tables: &Tables,
         ingress: Ingress,
         (packet, info): (&[u8], &PacketInfo),
-        verdict: Verdict,
+        (verdict, choice): (Verdict, Option<Choice>),
         now: Instant,
-    ) -> Result<(), DropReason> {
-        let Some(passage) = nics.passage(ingress, info, verdict) else {
-            return Ok(());
+    ) -> Result<Option<Choice>, DropReason> {
+        let nics = tables.security.as_ref();
+        let passage = match nics {
+            Some(nics) => nics.passage(ingress, info, verdict),
+            None => Passage::of(ingress, info, verdict).map(|(_, passage)| passage),
         };
-        let Some(rules) = nics.rules(passage.nic).filter(|rules| !rules.is_empty()) else {
-            return Ok(());
+        let Some(passage) = passage else {
+            return Ok(None);
         };
+        let balanced = match (choice, ingress) {
+            (Some(choice), _) => Balanced::Chosen(choice),
+            (None, Ingress::Tun(nic)) if tables.front_ends.has_back_ends(nic) => Balanced::MayReply,
+            (None, _) => Balanced::No,
+        };
+        let rules = nics.and_then(|nics| nics.rules(passage.nic)).unwrap_or(&self.no_rules);
+        if rules.is_empty() && balanced == Balanced::No {
+            return Ok(None);
+        }
         let (table, seconds) = self.flows.made(now);
+        let idle_timeout = choice.and_then(|choice| tables.front_ends.idle_timeout(choice));
+        let of_vnet = || nics.map_or(u32::from(DEFAULT_FLOW_TIMEOUT) * 60, SecuredNics::idle_timeout);
         let at = AtNic {
             packet,
             info,
-            nic: nics.flow_nic(passage.nic),
+            nic: nics.map_or(passage.nic, |nics| nics.flow_nic(passage.nic)),
             direction: passage.direction,
             link: match ingress {
                 Ingress::Tun(_) => FROM_HOST,
                 Ingress::Link(link) => link.0,
             },
             now: seconds,
-            idle_timeout: nics.idle_timeout(),
+            idle_timeout: idle_timeout.unwrap_or_else(of_vnet),
+            balanced,
         };
         let judges_known = self.recheck.concerns_all() || seconds < self.judge_until;
         self.gate.judge_known(judges_known);
         let hits = &mut self.hits;
         let decided = |rule| {
-            if let Some(count) = nics.rule_number(passage.nic, rule).and_then(|n| hits.get_mut(n)) {
+            let number = nics.and_then(|nics| nics.rule_number(passage.nic, rule));
+            if let Some(count) = number.and_then(|n| hits.get_mut(n)) {
                 *count += 1;
             }
         };
-        match self.gate.admit(table, rules, &at, decided) {
-            Admission::Known | Admission::Allowed(_) => Ok(()),
-            Admission::Adopted => {
-                self.adopted += 1;
-                Ok(())
-            }
-            Admission::Denied(_) => Err(DropReason::SecurityRule),
-            Admission::Malformed => Err(DropReason::Malformed),
-            Admission::UnknownFragment => Err(DropReason::UnknownFragment),
-            Admission::NoRoom => Err(DropReason::FlowTableFull),
+        let (admission, flow) = self.gate.admit_flow(table, rules, &at, decided);
+        match admission {
+            Admission::Known | Admission::Allowed(_) => {}
+            Admission::Adopted => self.adopted += 1,
+            Admission::Denied(_) => return Err(DropReason::SecurityRule),
+            Admission::Malformed => return Err(DropReason::Malformed),
+            Admission::UnknownFragment => return Err(DropReason::UnknownFragment),
+            Admission::NoRoom => return Err(DropReason::FlowTableFull),
         }
+        let Some(flow) = flow else { return Ok(None) };
+        match choice {
+            // The back end of the earlier choice is gone.
+            Some(choice) if flow.choice != choice.0 => table.set_choice(&flow, choice.0),
+            _ => {}
+        }
+        let is_reply = passage.direction == Direction::Outbound && !flow.forward && flow.choice != 0;
+        Ok(is_reply.then_some(Choice(flow.choice)))
     }
 
     /// Visits a 600th of the table's entries, and removes those flows that are over. With a call each 100 ms, the whole
@@ -261,6 +331,14 @@ impl Guard {
         // Names are made only for rules that have decided: a lane calls this between packets.
         let counted = self.hits.iter().enumerate().filter(|(_, n)| **n > 0);
         counted.filter_map(move |(number, n)| Some((nics?.name_of_number(number)?, *n)))
+    }
+}
+
+/// The number that the flow table keeps for the NIC of a flow; see [`SecuredNics::flow_nic`].
+fn flow_nic(tables: &Tables, address: IpAddr, nic: NicIndex) -> u8 {
+    match &tables.security {
+        Some(nics) => nics.flow_nic(nics.number_of(address, nic)),
+        None => nic.0,
     }
 }
 

@@ -72,6 +72,19 @@ pub struct RuleName {
     pub rule: String,
 }
 
+impl Passage {
+    /// The passage of a packet at the machine's own NICs, and the packet's address at the NIC. See
+    /// [`SecuredNics::passage`].
+    pub(crate) const fn of(ingress: Ingress, packet: &PacketInfo, verdict: Verdict) -> Option<(IpAddr, Self)> {
+        let (address, nic, direction) = match (ingress, verdict) {
+            (Ingress::Tun(nic), Verdict::Forward { .. }) => (packet.source, nic, Direction::Outbound),
+            (Ingress::Link(_), Verdict::Deliver(nic)) => (packet.destination, nic, Direction::Inbound),
+            _ => return None,
+        };
+        Some((address, Self { nic: nic.0, direction }))
+    }
+}
+
 impl SecuredNics {
     /// Prepares the groups of a configuration for lookups. `routes_of` returns the effective routes of a subnet,
     /// learned routes included, because the prefixes of these routes belong to the tag `VirtualNetwork` (N8). Groups
@@ -134,12 +147,8 @@ impl SecuredNics {
     /// pass the entry of their own address instead.
     #[must_use]
     pub fn passage(&self, ingress: Ingress, packet: &PacketInfo, verdict: Verdict) -> Option<Passage> {
-        let (address, nic, direction) = match (ingress, verdict) {
-            (Ingress::Tun(nic), Verdict::Forward { .. }) => (packet.source, nic, Direction::Outbound),
-            (Ingress::Link(_), Verdict::Deliver(nic)) => (packet.destination, nic, Direction::Inbound),
-            _ => return None,
-        };
-        let nic = self.number_of(address, nic);
+        let (address, Passage { nic, direction }) = Passage::of(ingress, packet, verdict)?;
+        let nic = self.number_of(address, NicIndex(nic));
         Some(Passage { nic, direction })
     }
 
@@ -153,7 +162,7 @@ impl SecuredNics {
 
     /// The number of the entry whose rules apply to a packet at the NIC `nic`: the entry of `address` if it is a served
     /// subnet or a NIC in one, and otherwise that of `nic`.
-    fn number_of(&self, address: IpAddr, nic: NicIndex) -> u8 {
+    pub(crate) fn number_of(&self, address: IpAddr, nic: NicIndex) -> u8 {
         let served = self
             .by_address
             .get(address)

@@ -4,7 +4,7 @@ use super::lpm::Lpm;
 use super::sources::{Assigned, Sources};
 use super::transit::{site_prefixes, transit_table};
 use super::{
-    AddressSpace, AgentRole, Arrivals, BuildError, Hop, LinkGroup, LinkIndex, LinkPolicy, MAX_LINKS, Owner, PeerRole,
+    AddressSpace, AgentRole, Arrivals, BuildError, FrontEnds, Hop, LinkGroup, LinkIndex, LinkPolicy, MAX_LINKS, Owner, PeerRole,
     RouteEntry, RoutingState, SubnetRoutes, Tables, TransitScope, VmNics, set,
 };
 use crate::routing::{self, AcceptedRoute, accept_routes};
@@ -42,12 +42,18 @@ impl Tables {
         let subnets = resolver.build_subnets(&spaces)?;
         let role = resolver.build_role()?;
         let links = resolver.build_links(&spaces)?;
+        let nics = match &role {
+            AgentRole::Vm(nics) => Some(nics),
+            AgentRole::Gateway { .. } | AgentRole::CircuitGateway { .. } | AgentRole::Edge { .. } => None,
+        };
+        let front_ends = FrontEnds::new(&config.front_ends, &spaces.all, nics);
         let security = config.security.as_ref().map(|security| {
             let routes_of = |id: &ResourceId| subnets.iter().find(|s| s.id == *id).map_or(&[][..], |s| &s.all[..]);
             SecuredNics::new(config, security, routes_of, before.and_then(Self::security))
         });
         Ok(Self {
             security,
+            front_ends,
             agent: config.agent.clone(),
             mtu: config.mtu,
             probes: config.probes,

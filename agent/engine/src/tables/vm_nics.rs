@@ -89,6 +89,11 @@ impl VmNics {
         self.owner(address).is_some_and(|place| place.nic.is_some())
     }
 
+    /// The subnet of a NIC. `None`: there is no such NIC.
+    pub(crate) fn subnet(&self, nic: NicIndex) -> Option<usize> {
+        self.nics.get(nic.get()).map(|nic| nic.subnet)
+    }
+
     /// The subnet of a NIC with IP forwarding. Its routes apply to packets that the NIC sends with foreign sources.
     /// `None`: the NIC has no IP forwarding, or there is no such NIC.
     pub(crate) fn forwarding_subnet(&self, nic: NicIndex) -> Option<usize> {

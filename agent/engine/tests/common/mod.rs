@@ -130,6 +130,7 @@ pub fn vm(name: &str, addresses: &[&str], links: Vec<Link>, owners: &[(&str, &st
         spaces: vec![space("vnet", SpaceKind::Local {}, &["10.0.0.0/8", "fd00::/8"], owners)],
         links,
         security: None,
+        front_ends: Vec::new(),
     }
 }
 
@@ -148,6 +149,17 @@ pub fn udp(from: &str, to: &str, ttl: u8, len: usize) -> Vec<u8> {
             .unwrap(),
         _ => panic!("two families"),
     }
+    out
+}
+
+/// Builds an ICMP echo request.
+pub fn echo(from: &str, to: &str) -> Vec<u8> {
+    let (IpAddr::V4(from), IpAddr::V4(to)) = (ip(from), ip(to)) else {
+        panic!("IPv4 alone")
+    };
+    let mut out = Vec::new();
+    let header = PacketBuilder::ipv4(from.octets(), to.octets(), 64).icmpv4_echo_request(7, 1);
+    header.write(&mut out, b"data").unwrap();
     out
 }
 

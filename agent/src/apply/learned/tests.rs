@@ -109,6 +109,7 @@ fn vm() -> AgentConfig {
             dpd_timeout: None,
         }],
         security: None,
+        front_ends: Vec::new(),
     }
 }
 

@@ -52,6 +52,7 @@ fn config(routes: Vec<EffectiveRoute>) -> AgentConfig {
         }],
         links: vec![],
         security: None,
+        front_ends: Vec::new(),
     }
 }
 

@@ -38,6 +38,7 @@ pub(super) fn gateway(index: &Index<'_>, vnet: &Vnet<'_>, instance: &Instance<'_
         spaces: delivered,
         links: links::of_circuit_gateway(index, vnet, instance),
         security: None,
+        front_ends: Vec::new(),
     })
 }
 
@@ -97,6 +98,7 @@ pub(super) fn edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLink) 
         }],
         links: links::of_edge(index, circuit, link),
         security: None,
+        front_ends: Vec::new(),
     })
 }
 

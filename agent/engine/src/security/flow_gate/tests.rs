@@ -91,6 +91,7 @@ impl Host {
             link: if outbound { FROM_HOST } else { 0 },
             now: self.now,
             idle_timeout: 240,
+            balanced: Balanced::No,
         };
         self.gate.admit(&self.table, &self.rules, &at, |_| ())
     }

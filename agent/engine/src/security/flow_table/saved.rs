@@ -4,7 +4,7 @@
 //! file     magic (8) · format version (4) · boot id (16) · milliseconds since boot (8) · number of flows (8) · flows…
 //! flow     source (16) · destination (16) · source port (2) · destination port (2) · protocol (1) · flags (1)
 //!          · NIC (1) · zero (1) · seconds without packets (4) · seconds since the first packet (4)
-//!          · idle timeout in seconds (4)
+//!          · idle timeout in seconds (4) · choice of a load balancer, 0: none (8)
 //! ```
 //! Numbers are little-endian. Addresses, ports and direction are those of the packet that began the flow. A flow is
 //! identified by these fields and the number of the NIC (`SecuredNics::flow_nic`): the NICs of a machine keep their
@@ -12,7 +12,7 @@
 //! configuration of the next process.
 
 use super::entry::{
-    CLOSING, ESTABLISHED, FIN_BACKWARD, FIN_FORWARD, FROM_SECOND, JUDGE_AGAIN, Ordered, Origin, STATUS, SYN_ANSWERED,
+    CHOICE, CLOSING, ESTABLISHED, FIN_BACKWARD, FIN_FORWARD, FROM_SECOND, JUDGE_AGAIN, Ordered, Origin, STATUS, SYN_ANSWERED,
     TAG_SHIFT, TIMES, Times, UNANSWERED, is_over, key_of, next_version, status_of, version_of,
 };
 use super::{FlowKey, FlowTable, ORIGIN, UNKNOWN_LINK, entries_for};
@@ -25,11 +25,11 @@ const MAGIC: [u8; 8] = *b"TmblFlow";
 
 /// The format that this version writes, and the only one that it reads. Another layout of the bytes, or another meaning
 /// of a field, needs another number.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Length of the header and of a flow, in bytes.
 const HEADER: usize = 44;
-const FLOW: usize = 52;
+const FLOW: usize = 60;
 
 /// Flows that were saved longer ago are discarded. After so long without an answer, many of the connections have ended
 /// at the other ends (D34).
@@ -101,6 +101,8 @@ struct SavedFlow {
     age: u32,
     /// Time without packets after which the flow ends, in seconds.
     idle_timeout: u32,
+    /// The choice that a load balancer has made for the flow; 0: none.
+    choice: u64,
 }
 
 impl SavedFlow {
@@ -131,6 +133,7 @@ impl SavedFlow {
         out[40..44].copy_from_slice(&self.idle.to_le_bytes());
         out[44..48].copy_from_slice(&self.age.to_le_bytes());
         out[48..52].copy_from_slice(&self.idle_timeout.to_le_bytes());
+        out[52..60].copy_from_slice(&self.choice.to_le_bytes());
         out
     }
 
@@ -170,6 +173,7 @@ impl SavedFlow {
             idle: number(40),
             age: number(44),
             idle_timeout: number(48),
+            choice: u64::from(number(56)) << 32 | u64::from(number(52)),
         };
         let is_valid = matches!(status, UNANSWERED | ESTABLISHED | CLOSING)
             && usize::from(bytes[38]) < MAX_VM_NICS
@@ -189,7 +193,7 @@ fn octets(address: IpAddr) -> [u8; 16] {
 }
 
 impl FlowTable {
-    /// The flows of the table as bytes, for [`load`](Self::load) of the next process: 52 bytes for each flow, and 44
+    /// The flows of the table as bytes, for [`load`](Self::load) of the next process: 60 bytes for each flow, and 44
     /// more. Flows that are over are left out. `now` is in seconds since the table was made. Lanes may use the table
     /// meanwhile. Flows that they add or change may be saved or not.
     #[must_use]
@@ -232,6 +236,7 @@ impl FlowTable {
             idle,
             age: now.saturating_sub(times.created).max(idle),
             idle_timeout: Origin::unpack(body[ORIGIN]).idle_timeout,
+            choice: body[CHOICE],
         })
     }
 
@@ -311,7 +316,9 @@ impl FlowTable {
         let from_second = if ordered.from_second { FROM_SECOND } else { 0 };
         let header = flow.header | from_second | u64::from(tag) << TAG_SHIFT;
         let mut body = [0; super::BODY];
-        body[..6].copy_from_slice(&ordered.words);
+        let mut key = ordered.words;
+        key[CHOICE] = flow.choice;
+        body[..6].copy_from_slice(&key);
         body[TIMES] = times.pack();
         body[ORIGIN] = origin.pack();
         if is_over(header, &body, now) || self.search(&ordered, tag, buckets).is_some() {
@@ -324,7 +331,7 @@ impl FlowTable {
         if !self.claim(slot, empty) {
             return false;
         }
-        self.publish(slot, &ordered.words, times, origin, next_version(empty, header));
+        self.publish(slot, &key, times, origin, next_version(empty, header));
         self.total.fetch_add(1, Ordering::Relaxed);
         if header & STATUS == UNANSWERED {
             self.count_unanswered(UNKNOWN_LINK, 1);

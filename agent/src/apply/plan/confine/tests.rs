@@ -67,6 +67,7 @@ fn config(ip_forwarding: bool, served: &[&str]) -> AgentConfig {
         }],
         links: vec![],
         security: None,
+        front_ends: Vec::new(),
     }
 }
 

@@ -1,0 +1,282 @@
+//! The front ends of load balancers, and the choice of a back end (L4, L9, L11, D35).
+
+use super::{AddressSpace, NicIndex, Owner, VmNics};
+use crate::packet::{PacketInfo, TCP, UDP};
+use crate::verdict::DropReason;
+use foldhash::fast::FixedState;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use tombolo_proto::config::{self, BalancedProtocol, Distribution};
+use tombolo_proto::id::ResourceId;
+
+/// All front ends that an agent can reach, and the back ends that it owns.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FrontEnds {
+    /// The position in `all`, by the position of the space and the address.
+    by_address: HashMap<(usize, IpAddr), usize, FixedState>,
+    all: Vec<FrontEnd>,
+    /// The back ends that this agent owns, once for each rule. [`BackEndIndex`] is a position in this list.
+    own: Vec<BackEnd>,
+    /// The position in `own` of each choice.
+    own_by_choice: HashMap<Choice, BackEndIndex, FixedState>,
+    /// The idle timeout of each choice, in seconds.
+    idle_timeouts: HashMap<Choice, u32, FixedState>,
+}
+
+/// A front end.
+#[derive(Debug, Clone)]
+struct FrontEnd {
+    address: IpAddr,
+    rules: Vec<Rule>,
+}
+
+/// A load-balancing rule or an inbound NAT rule.
+#[derive(Debug, Clone)]
+pub(crate) struct Rule {
+    pub(crate) id: ResourceId,
+    protocol: BalancedProtocol,
+    port: u16,
+    distribution: Distribution,
+    members: Vec<Member>,
+}
+
+/// A back end of a rule.
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    pub(crate) choice: Choice,
+    pub(crate) address: IpAddr,
+    pub(crate) owner: Owner,
+    /// If this agent owns the back end: its position in [`FrontEnds::own`].
+    pub(crate) own: Option<BackEndIndex>,
+    /// A hash of the address.
+    hash: u64,
+}
+
+/// A rule and one of its back ends: the choice that was made for a flow. The value stays the same in later
+/// configurations that have the same rule and back end. It is never 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Choice(pub u64);
+
+/// The position of a back end among those that this agent owns. An index is valid only with the same [`Tables`](super::Tables).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackEndIndex(pub u32);
+
+/// A back end that this agent owns, as a rule uses it.
+#[derive(Debug, Clone)]
+pub(crate) struct BackEnd {
+    pub(crate) choice: Choice,
+    /// The NIC that has the back end's address, or that serves the subnet of it.
+    pub(crate) nic: NicIndex,
+    /// Address and port of the front end. The port is 0 in a rule for all ports.
+    pub(crate) front: (IpAddr, u16),
+    /// Address and port of the back end. The port is 0 in a rule for all ports.
+    pub(crate) back: (IpAddr, u16),
+    /// Whether packets are delivered with the front end's address and port.
+    pub(crate) floating_ip: bool,
+}
+
+impl FrontEnds {
+    /// Prepares front ends for lookups. `nics`: the NICs of this agent; `None`: it is no VM.
+    pub(crate) fn new(front_ends: &[config::FrontEnd], spaces: &[AddressSpace], nics: Option<&VmNics>) -> Self {
+        let mut all = Self::default();
+        for front_end in front_ends {
+            let Some(space) = spaces.iter().position(|s| s.vnet == front_end.vnet) else {
+                continue;
+            };
+            let rules = front_end.rules.iter();
+            let rules = rules.map(|rule| all.rule(front_end.address, rule, &spaces[space], nics));
+            let prepared = FrontEnd {
+                address: front_end.address,
+                rules: rules.collect(),
+            };
+            all.by_address.insert((space, front_end.address), all.all.len());
+            all.all.push(prepared);
+        }
+        all
+    }
+
+    fn rule(
+        &mut self,
+        front: IpAddr,
+        rule: &config::BalancingRule,
+        space: &AddressSpace,
+        nics: Option<&VmNics>,
+    ) -> Rule {
+        let idle_timeout = u32::from(rule.idle_timeout_minutes) * 60;
+        let of_rule = hash_text(&rule.id.key());
+        let mut members = Vec::with_capacity(rule.back_ends.len());
+        for address in &rule.back_ends {
+            let hash = hash_address(*address);
+            let choice = Choice(mix(of_rule ^ hash).max(1));
+            self.idle_timeouts.insert(choice, idle_timeout);
+            let owner = space.owners.get(*address).copied().unwrap_or(Owner::NoLink);
+            let place = nics.filter(|_| owner == Owner::Own).and_then(|nics| nics.owner(*address));
+            let own = place.and_then(|place| {
+                let index = BackEndIndex(u32::try_from(self.own.len()).ok()?);
+                self.own.push(BackEnd {
+                    choice,
+                    nic: place.nic.unwrap_or(NicIndex::FIRST),
+                    front: (front, rule.port),
+                    back: (*address, rule.back_end_port),
+                    floating_ip: rule.floating_ip,
+                });
+                self.own_by_choice.insert(choice, index);
+                Some(index)
+            });
+            members.push(Member {
+                choice,
+                address: *address,
+                owner,
+                own,
+                hash,
+            });
+        }
+        Rule {
+            id: rule.id.clone(),
+            protocol: rule.protocol,
+            port: rule.port,
+            distribution: rule.distribution,
+            members,
+        }
+    }
+
+    /// Whether there is no front end.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Whether `address` is a front end in the space at this position.
+    pub(crate) fn contains(&self, space: usize, address: IpAddr) -> bool {
+        self.by_address.contains_key(&(space, address))
+    }
+
+    /// Whether this agent owns a back end of the front end `address` of its own VNet. Its replies have this address as
+    /// source.
+    pub(crate) fn has_back_end_of(&self, address: IpAddr) -> Option<NicIndex> {
+        self.own.iter().find(|b| b.front.0 == address).map(|b| b.nic)
+    }
+
+    /// Whether a NIC of this agent has a back end.
+    pub(crate) fn has_back_ends(&self, nic: NicIndex) -> bool {
+        self.own.iter().any(|b| b.nic == nic)
+    }
+
+    /// A back end that this agent owns.
+    pub(crate) fn back_end(&self, index: BackEndIndex) -> Option<&BackEnd> {
+        self.own.get(index.0 as usize)
+    }
+
+    /// The back end of an earlier choice. `None`: this agent does not own it, or the rule or the back end is gone.
+    pub(crate) fn back_end_of(&self, choice: Choice) -> Option<&BackEnd> {
+        self.back_end(*self.own_by_choice.get(&choice)?)
+    }
+
+    /// Time without packets after which a flow with this choice ends, in seconds. `None`: the rule or the back end is gone.
+    pub(crate) fn idle_timeout(&self, choice: Choice) -> Option<u32> {
+        self.idle_timeouts.get(&choice).copied()
+    }
+
+    /// The back ends of this agent to which a packet for a front end may go.
+    pub(crate) fn own_back_ends_for(&self, packet: &PacketInfo) -> impl Iterator<Item = &BackEnd> {
+        let rule = self.own_rule_for(packet).ok();
+        let members = rule.into_iter().flat_map(|rule| &rule.members);
+        members.filter_map(|member| self.back_end(member.own?))
+    }
+
+    /// The rule of the front end `address` that applies to a packet (L3, L9).
+    ///
+    /// # Errors
+    /// No rule applies: the packet is neither TCP nor UDP, or there is no rule for its protocol and port.
+    pub(crate) fn rule_for(&self, space: usize, address: IpAddr, packet: &PacketInfo) -> Result<&Rule, DropReason> {
+        let position = self.by_address.get(&(space, address)).ok_or(DropReason::NoOwner)?;
+        self.all[*position].rule_for(packet)
+    }
+
+    /// The rule of a front end for packets that come to one of this agent's back ends. See [`Self::rule_for`].
+    ///
+    /// # Errors
+    /// As for [`Self::rule_for`].
+    pub(crate) fn own_rule_for(&self, packet: &PacketInfo) -> Result<&Rule, DropReason> {
+        let front_end = self.all.iter().find(|f| {
+            let mut members = f.rules.iter().flat_map(|rule| &rule.members);
+            f.address == packet.destination && members.any(|member| member.own.is_some())
+        });
+        front_end.ok_or(DropReason::NoOwner)?.rule_for(packet)
+    }
+}
+
+impl FrontEnd {
+    fn rule_for(&self, packet: &PacketInfo) -> Result<&Rule, DropReason> {
+        let protocol = match packet.protocol {
+            TCP => BalancedProtocol::Tcp,
+            UDP => BalancedProtocol::Udp,
+            _ => return Err(DropReason::BalancerProtocol),
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "the lower half is the destination port")]
+        let port = packet.ports as u16;
+        // Fragments have no ports, so only a rule for all ports applies to them, as in Azure.
+        let exact = |rule: &&Rule| rule.protocol == protocol && rule.port == port && packet.ports != 0;
+        let found = self.rules.iter().find(exact);
+        let found = found.or_else(|| self.rules.iter().find(|rule| rule.protocol == BalancedProtocol::All));
+        found.ok_or(DropReason::NoBalancingRule)
+    }
+}
+
+impl Rule {
+    /// The back end for a packet by rendezvous hashing: of all back ends, the one whose hash together with the flow's is
+    /// the highest. So a back end that leaves moves only its own flows. `wanted` limits the choice. `None`: no back end
+    /// is wanted.
+    pub(crate) fn choose(&self, packet: &PacketInfo, wanted: impl Fn(&Member) -> bool) -> Option<&Member> {
+        let flow = hash_flow(packet, self.distribution);
+        let members = self.members.iter().filter(|member| wanted(member));
+        members.max_by_key(|member| (mix(flow ^ member.hash), member.address))
+    }
+
+    /// The back end of an earlier choice for a flow of this rule. `None`: the rule does not have this back end any more.
+    pub(crate) fn member(&self, choice: Choice) -> Option<&Member> {
+        self.members.iter().find(|member| member.choice == choice)
+    }
+}
+
+/// Maps all 64-bit values to others, so that each bit of the result depends on all bits of `x`. It is the last step of
+/// `SplitMix64`. The function must not change: agents of different versions and the controller's `explain` must choose
+/// the same back end.
+const fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// Increment of `SplitMix64`: the golden ratio as a fraction of 2⁶⁴.
+const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
+#[expect(clippy::cast_possible_truncation, reason = "both halves are used")]
+fn hash_address(address: IpAddr) -> u64 {
+    let bits = match address {
+        IpAddr::V4(a) => u128::from(a.to_bits()),
+        IpAddr::V6(a) => a.to_bits(),
+    };
+    mix(mix((bits as u64).wrapping_add(STEP)) ^ (bits >> 64) as u64)
+}
+
+fn hash_text(text: &str) -> u64 {
+    text.bytes()
+        .fold(STEP, |hash, byte| mix(hash ^ u64::from(byte)).wrapping_add(STEP))
+}
+
+/// A hash of the fields of a packet that the distribution names (L4). It is the same for both directions of a flow, so
+/// that both pass the same one of several appliances (R11).
+fn hash_flow(packet: &PacketInfo, distribution: Distribution) -> u64 {
+    #[expect(clippy::cast_possible_truncation, reason = "each half is one port")]
+    let (source_port, destination_port, protocol) = match distribution {
+        Distribution::Default => ((packet.ports >> 16) as u16, packet.ports as u16, packet.protocol),
+        Distribution::SourceIPProtocol => (0, 0, packet.protocol),
+        Distribution::SourceIP => (0, 0, 0),
+    };
+    let end = |address, port: u16| mix(hash_address(address) ^ u64::from(port).wrapping_mul(STEP));
+    let ends = end(packet.source, source_port).wrapping_add(end(packet.destination, destination_port));
+    mix(ends ^ u64::from(protocol))
+}
+
+#[cfg(test)]
+mod tests;

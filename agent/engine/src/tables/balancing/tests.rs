@@ -1,0 +1,177 @@
+use super::*;
+use crate::tables::lpm::Lpm;
+use std::collections::BTreeMap;
+use tombolo_proto::config::SpaceKind;
+
+fn address(n: u16) -> IpAddr {
+    [10, 1, (n >> 8) as u8, n as u8].into()
+}
+
+/// The front end 10.1.255.1 with one rule for TCP port 80 and these back ends.
+fn front_ends(distribution: Distribution, back_ends: &[u16]) -> FrontEnds {
+    let vnet = ResourceId::new("/vnet");
+    let space = AddressSpace {
+        vnet: vnet.clone(),
+        kind: SpaceKind::Local {},
+        prefixes: Lpm::default(),
+        owners: Lpm::default(),
+    };
+    let front_end = config::FrontEnd {
+        id: ResourceId::new("/lb/frontend"),
+        vnet,
+        address: [10, 1, 255, 1].into(),
+        rules: vec![config::BalancingRule {
+            id: ResourceId::new("/lb/rule"),
+            protocol: BalancedProtocol::Tcp,
+            port: 80,
+            back_end_port: 8080,
+            distribution,
+            floating_ip: false,
+            idle_timeout_minutes: 4,
+            back_ends: back_ends.iter().map(|n| address(*n)).collect(),
+        }],
+    };
+    FrontEnds::new(&[front_end], &[space], None)
+}
+
+fn packet(client: u16, port: u16) -> PacketInfo {
+    PacketInfo {
+        source: [10, 2, (client >> 8) as u8, client as u8].into(),
+        destination: [10, 1, 255, 1].into(),
+        ttl: 64,
+        protocol: TCP,
+        transport: Some(20),
+        ports: u32::from(port) << 16 | 80,
+        len: 60,
+    }
+}
+
+fn chosen(front_ends: &FrontEnds, packet: &PacketInfo) -> IpAddr {
+    let rule = front_ends.rule_for(0, [10, 1, 255, 1].into(), packet).unwrap();
+    rule.choose(packet, |_| true).unwrap().address
+}
+
+/// L4: of 10,000 flows, at most 5 % would have to move for an even spread.
+#[test]
+fn l4_flows_are_spread_evenly() {
+    for count in [2, 3, 5, 10, 20, 50, 100] {
+        let members: Vec<u16> = (1..=count).collect();
+        let all = front_ends(Distribution::Default, &members);
+        // Many ports of few clients, and few ports of many clients.
+        for (clients, ports) in [(1, 10_000), (100, 100), (10_000, 1)] {
+            let mut flows: BTreeMap<IpAddr, u32> = BTreeMap::new();
+            for client in 0..clients {
+                for port in 0..ports {
+                    *flows.entry(chosen(&all, &packet(client, 32_768 + port))).or_default() += 1;
+                }
+            }
+            let even = 10_000.0 / f64::from(count);
+            let surplus: f64 = flows.values().map(|n| (f64::from(*n) - even).max(0.0)).sum();
+            assert!(
+                surplus <= 500.0,
+                "{count} back ends, {clients} clients: {surplus} flows too many"
+            );
+        }
+    }
+}
+
+/// L4: a back end that leaves moves only its own flows, and one that comes takes flows only for itself.
+#[test]
+fn l4_a_change_moves_only_the_flows_of_one_back_end() {
+    let all = front_ends(Distribution::Default, &[1, 2, 3, 4, 5]);
+    let less = front_ends(Distribution::Default, &[1, 2, 4, 5]);
+    for port in 1000..4000 {
+        let packet = packet(7, port);
+        let before = chosen(&all, &packet);
+        let after = chosen(&less, &packet);
+        assert!(before == after || before == address(3), "port {port}: {before} and {after}");
+    }
+}
+
+/// L4: with `SourceIP`, all flows of a client have one back end, and with `SourceIPProtocol` all of one protocol.
+#[test]
+fn l4_a_distribution_by_source_ignores_ports() {
+    let members: Vec<u16> = (1..=50).collect();
+    let by_source = front_ends(Distribution::SourceIP, &members);
+    let by_protocol = front_ends(Distribution::SourceIPProtocol, &members);
+    let mut differ = 0;
+    for client in 0..100 {
+        let first = packet(client, 1000);
+        let rule = |all: &FrontEnds| all.rule_for(0, first.destination, &first).unwrap().clone();
+        let (source, protocol) = (rule(&by_source), rule(&by_protocol));
+        let of = |rule: &Rule, packet: &PacketInfo| rule.choose(packet, |_| true).unwrap().address;
+        for port in 1001..1050 {
+            let other = packet(client, port);
+            assert_eq!(of(&source, &first), of(&source, &other));
+            assert_eq!(of(&protocol, &first), of(&protocol, &other));
+        }
+        let udp = PacketInfo { protocol: UDP, ..first };
+        assert_eq!(of(&source, &first), of(&source, &udp));
+        differ += usize::from(of(&protocol, &first) != of(&protocol, &udp));
+    }
+    assert!(differ > 80, "{differ} of 100 clients have other back ends for UDP");
+}
+
+/// R11: both directions of a flow pass the same one of several appliances.
+#[test]
+fn r11_both_directions_have_the_same_back_end() {
+    let members: Vec<u16> = (1..=50).collect();
+    for distribution in [
+        Distribution::Default,
+        Distribution::SourceIP,
+        Distribution::SourceIPProtocol,
+    ] {
+        let all = front_ends(distribution, &members);
+        for port in 1000..1100 {
+            let there = packet(9, port);
+            let back = PacketInfo {
+                source: there.destination,
+                destination: there.source,
+                ports: there.ports.rotate_left(16),
+                ..there
+            };
+            let rule = all.rule_for(0, there.destination, &there).unwrap();
+            let of = |packet: &PacketInfo| rule.choose(packet, |_| true).unwrap().address;
+            assert_eq!(of(&there), of(&back), "{distribution:?}, port {port}");
+        }
+    }
+}
+
+/// The choices must not change between versions: agents of neighbouring versions send packets of one flow.
+#[test]
+fn choices_stay_the_same_in_later_versions() {
+    let all = front_ends(Distribution::Default, &[1, 2, 3, 4, 5]);
+    let chosen: Vec<u8> = (0..12)
+        .map(|n| match chosen(&all, &packet(n, 40_000 + n)) {
+            IpAddr::V4(a) => a.octets()[3],
+            IpAddr::V6(_) => unreachable!(),
+        })
+        .collect();
+    assert_eq!(chosen, EXPECTED);
+}
+
+/// The last octets of the back ends of twelve flows.
+const EXPECTED: [u8; 12] = [0; 12];
+
+/// L3: without a rule for the protocol and port there is no back end.
+#[test]
+fn l3_a_rule_is_for_its_protocol_and_port() {
+    let all = front_ends(Distribution::Default, &[1]);
+    let rule = |packet: &PacketInfo| all.rule_for(0, packet.destination, packet).map(|rule| rule.id.clone());
+    let fits = packet(1, 1000);
+    assert!(rule(&fits).is_ok());
+    for (other, reason) in [
+        (
+            PacketInfo {
+                ports: 1000 << 16 | 81,
+                ..fits
+            },
+            DropReason::NoBalancingRule,
+        ),
+        (PacketInfo { protocol: UDP, ..fits }, DropReason::NoBalancingRule),
+        (PacketInfo { protocol: 1, ..fits }, DropReason::BalancerProtocol),
+        (PacketInfo { ports: 0, ..fits }, DropReason::NoBalancingRule),
+    ] {
+        assert_eq!(rule(&other), Err(reason));
+    }
+}

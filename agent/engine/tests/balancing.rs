@@ -1,0 +1,237 @@
+//! Tests of load balancers with three engines and a simulated network: a client, and two back ends of one front end
+//! (L3 to L5, L11, N12, D35).
+#![cfg(feature = "links")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "helpers of tests; the clock is the test's"
+)]
+
+mod common;
+
+use common::groups::{Flags, group, rule, security, tcp, to_port};
+use common::{Node, World, id, ip, vm};
+use std::collections::{BTreeMap, BTreeSet};
+use tombolo_engine::packet::parse;
+use tombolo_engine::verdict::DropReason;
+use tombolo_proto::config::{
+    Access, AgentConfig, BalancedProtocol, BalancingRule, Direction, Distribution, FrontEnd, Link, SecurityGroup,
+};
+
+const CLIENT: &str = "10.0.0.1";
+const FRONT: &str = "10.0.255.36";
+const BACK: [&str; 2] = ["10.0.0.6", "10.0.0.4"];
+
+/// The nodes of the back ends. Node 0 is the client's.
+const NODES: [usize; 2] = [1, 2];
+
+fn balancing_rule(floating_ip: bool) -> BalancingRule {
+    let mut back_ends: Vec<_> = BACK.map(ip).to_vec();
+    back_ends.sort();
+    BalancingRule {
+        id: id("lb-rule"),
+        protocol: BalancedProtocol::Tcp,
+        port: 80,
+        back_end_port: if floating_ip { 80 } else { 8080 },
+        distribution: Distribution::Default,
+        floating_ip,
+        idle_timeout_minutes: 4,
+        back_ends,
+    }
+}
+
+/// A client and two back ends in one VNet, with links between all of them.
+fn world(rules: &[BalancingRule]) -> World {
+    let addresses = [CLIENT, BACK[0], BACK[1]];
+    let names = ["client", "six", "four"];
+    let nodes = names.iter().zip(1u8..).map(|(name, n)| {
+        let at = format!("192.0.2.{n}:1000");
+        Node::new(name, &at, n)
+    });
+    let mut world = World::new(nodes.collect());
+    let owners: Vec<(String, &str)> = addresses.iter().zip(names).map(|(a, n)| (format!("{a}/32"), n)).collect();
+    let owners: Vec<(&str, &str)> = owners.iter().map(|(a, n)| (a.as_str(), *n)).collect();
+    for here in 0..3 {
+        let mut links: Vec<Link> = Vec::new();
+        for there in (0..3).filter(|there| *there != here) {
+            let own = format!("{}/32", addresses[there]);
+            // The replies of a back end have the front end's address.
+            let sources = if there == 0 { vec![own] } else { vec![own, format!("{FRONT}/32")] };
+            let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
+            links.push(world.nodes[there].as_link(&sources));
+        }
+        links.sort_by(|a, b| a.peer.cmp(&b.peer));
+        let front_end = FrontEnd {
+            id: id("lb-front"),
+            vnet: id("vnet"),
+            address: ip(FRONT),
+            rules: rules.to_vec(),
+        };
+        let own = format!("{}/8", addresses[here]);
+        let config = AgentConfig {
+            front_ends: vec![front_end],
+            ..vm(names[here], &[own.as_str()], links, &owners)
+        };
+        let now = world.now;
+        world.nodes[here].install(config, now);
+    }
+    world
+}
+
+fn send(world: &mut World, from: usize, packet: Vec<u8>) {
+    world.send(from, packet);
+    world.settle();
+}
+
+/// The back end to which a packet of the client from `port` is delivered, with the packet; `None`: to none.
+fn delivered(world: &mut World, port: u16, flags: Flags) -> Option<(usize, Vec<u8>)> {
+    for node in NODES {
+        world.nodes[node].delivered.clear();
+    }
+    send(world, 0, tcp((CLIENT, port), (FRONT, 80), flags));
+    let mut all = NODES.iter().flat_map(|node| world.nodes[*node].delivered.pop().map(|p| (*node, p)));
+    let found = all.next();
+    assert!(all.next().is_none(), "one back end gets the packet");
+    found
+}
+
+/// Source and destination of a packet, as `ADDRESS:PORT`.
+fn ends(packet: &[u8]) -> (String, String) {
+    let info = parse(packet).unwrap();
+    (
+        format!("{}:{}", info.source, info.ports >> 16),
+        format!("{}:{}", info.destination, info.ports & 0xffff),
+    )
+}
+
+#[test]
+fn l5_the_back_end_gets_its_own_address_and_the_client_hears_the_front_end() {
+    let mut world = world(&[balancing_rule(false)]);
+    let mut used = BTreeSet::new();
+    for port in 40_000..40_020 {
+        let (node, packet) = delivered(&mut world, port, Flags::Syn).unwrap();
+        let back = BACK[node - 1];
+        assert_eq!(ends(&packet), (format!("{CLIENT}:{port}"), format!("{back}:8080")));
+        world.nodes[0].delivered.clear();
+        send(&mut world, node, tcp((back, 8080), (CLIENT, port), Flags::SynAck));
+        let reply = world.nodes[0].delivered.pop().expect("the reply arrives");
+        assert_eq!(ends(&reply), (format!("{FRONT}:80"), format!("{CLIENT}:{port}")));
+        used.insert(node);
+    }
+    assert_eq!(used.len(), 2, "both back ends are used");
+    // Connections of a back end itself are not translated, and neither are packets that are sent to it directly.
+    send(&mut world, 1, tcp((BACK[0], 8080), (CLIENT, 9), Flags::Syn));
+    assert_eq!(ends(&world.nodes[0].delivered.pop().unwrap()).0, format!("{}:8080", BACK[0]));
+    send(&mut world, 0, tcp((CLIENT, 50_000), (BACK[0], 8080), Flags::Syn));
+    assert_eq!(ends(&world.nodes[1].delivered.pop().unwrap()).1, format!("{}:8080", BACK[0]));
+    send(&mut world, 1, tcp((BACK[0], 8080), (CLIENT, 50_000), Flags::SynAck));
+    assert_eq!(ends(&world.nodes[0].delivered.pop().unwrap()).0, format!("{}:8080", BACK[0]));
+    for node in &world.nodes {
+        assert!(node.engine.stats().conserved(), "{}", node.name);
+    }
+}
+
+/// L4: a flow stays with its back end while the pool changes; new flows use the new pool.
+#[test]
+fn l4_a_flow_stays_with_its_back_end_when_the_pool_grows() {
+    let mut alone = balancing_rule(false);
+    alone.back_ends = vec![ip(BACK[0])];
+    let mut world = world(&[alone]);
+    for port in 40_000..40_020 {
+        let (node, _) = delivered(&mut world, port, Flags::Syn).unwrap();
+        assert_eq!(node, 1);
+        send(&mut world, node, tcp((BACK[0], 8080), (CLIENT, port), Flags::SynAck));
+    }
+    for node in 0..3 {
+        let mut config = world.nodes[node].config.clone();
+        config.front_ends[0].rules = vec![balancing_rule(false)];
+        let now = world.now;
+        world.nodes[node].install(config, now);
+    }
+    for port in 40_000..40_020 {
+        let (node, packet) = delivered(&mut world, port, Flags::Ack).unwrap();
+        assert_eq!((node, ends(&packet).1), (1, format!("{}:8080", BACK[0])), "port {port}");
+    }
+    let new: BTreeMap<usize, usize> = (41_000..41_020).fold(BTreeMap::new(), |mut all, port| {
+        *all.entry(delivered(&mut world, port, Flags::Syn).unwrap().0).or_default() += 1;
+        all
+    });
+    assert_eq!(new.len(), 2, "new flows use both: {new:?}");
+    // A back end that leaves loses its flows: the next packet goes to another one.
+    for node in 0..3 {
+        let mut config = world.nodes[node].config.clone();
+        config.front_ends[0].rules[0].back_ends = vec![ip(BACK[1])];
+        let now = world.now;
+        world.nodes[node].install(config, now);
+    }
+    assert_eq!(delivered(&mut world, 40_000, Flags::Ack).unwrap().0, 2);
+}
+
+/// L3: other ports and protocols have no rule. L11: a back end does not reach itself.
+#[test]
+fn l3_l11_packets_without_a_back_end_are_counted() {
+    let mut world = world(&[balancing_rule(false)]);
+    let drops = |world: &World, node: usize, reason| world.nodes[node].engine.stats().drops(reason);
+    send(&mut world, 0, tcp((CLIENT, 40_000), (FRONT, 81), Flags::Syn));
+    assert_eq!(drops(&world, 0, DropReason::NoBalancingRule), 1);
+    send(&mut world, 0, common::echo(CLIENT, FRONT));
+    assert_eq!(drops(&world, 0, DropReason::BalancerProtocol), 1);
+    let (mut itself, mut other) = (0, 0);
+    for port in 40_000..40_040 {
+        world.nodes[2].delivered.clear();
+        send(&mut world, 1, tcp((BACK[0], port), (FRONT, 80), Flags::Syn));
+        other += usize::from(!world.nodes[2].delivered.is_empty());
+        itself = drops(&world, 1, DropReason::BackEndItself);
+    }
+    assert!(itself > 0 && other > 0, "{itself} to itself, {other} to the other");
+    assert_eq!(itself as usize + other, 40);
+}
+
+fn attach(world: &mut World, node: usize, own: &str, nic: SecurityGroup) {
+    let config = AgentConfig {
+        security: Some(security(&[&format!("{own}/32")], None, Some(nic))),
+        ..world.nodes[node].config.clone()
+    };
+    let now = world.now;
+    world.nodes[node].install(config, now);
+}
+
+/// N12: rules at the back end see its own address and port, and those at the client the front end's.
+#[test]
+fn n12_rules_see_the_back_end_at_the_back_end_and_the_front_end_at_the_client() {
+    let mut world = world(&[balancing_rule(false)]);
+    let web = |port| {
+        let allow = to_port(port, rule("web", 100, Direction::Inbound, Access::Allow));
+        group("web", vec![allow, rule("none", 200, Direction::Inbound, Access::Deny)])
+    };
+    for (node, own) in NODES.iter().zip(BACK) {
+        attach(&mut world, *node, own, web(80));
+    }
+    assert!(delivered(&mut world, 40_000, Flags::Syn).is_none(), "the front end's port is not the back end's");
+    for (node, own) in NODES.iter().zip(BACK) {
+        attach(&mut world, *node, own, web(8080));
+    }
+    let (node, _) = delivered(&mut world, 40_001, Flags::Syn).unwrap();
+    let back = BACK[node - 1];
+    // The reply needs no rule, and is translated.
+    send(&mut world, node, tcp((back, 8080), (CLIENT, 40_001), Flags::SynAck));
+    assert_eq!(ends(&world.nodes[0].delivered.pop().unwrap()).0, format!("{FRONT}:80"));
+
+    let allow = to_port(80, rule("front", 100, Direction::Outbound, Access::Allow));
+    let out = group("out", vec![allow, rule("none", 200, Direction::Outbound, Access::Deny)]);
+    attach(&mut world, 0, CLIENT, out);
+    assert!(delivered(&mut world, 40_002, Flags::Syn).is_some());
+}
+
+/// With floating IP, the packet keeps the front end's address, and so does the reply.
+#[test]
+fn l3_floating_ip_translates_nothing() {
+    let mut world = world(&[balancing_rule(true)]);
+    let (node, packet) = delivered(&mut world, 40_000, Flags::Syn).unwrap();
+    assert_eq!(ends(&packet).1, format!("{FRONT}:80"));
+    send(&mut world, node, tcp((FRONT, 80), (CLIENT, 40_000), Flags::SynAck));
+    assert_eq!(ends(&world.nodes[0].delivered.pop().unwrap()).0, format!("{FRONT}:80"));
+    // The client may not use that address.
+    send(&mut world, 0, tcp((FRONT, 80), (BACK[0], 9), Flags::SynAck));
+    assert_eq!(world.nodes[0].engine.stats().drops(DropReason::SpoofedSource), 1);
+}
