@@ -16,6 +16,9 @@ pub enum Feature {
     /// [`Link::arrivals`](super::Link::arrivals) and [`Nic::host_routes`](super::Nic::host_routes): a device for each
     /// NIC.
     DevicePerNic,
+    /// [`Link::many_routes`](super::Link::many_routes). The agent also reads tables of more than 4,000 routes that other
+    /// agents advertise.
+    ManyRoutes,
     /// The transmission of a configuration as a change of the one in force ([`crate::delta`]). No configuration needs
     /// this.
     ConfigDelta,
@@ -27,6 +30,7 @@ impl Feature {
         Self::SecurityGroups,
         Self::Reevaluate,
         Self::DevicePerNic,
+        Self::ManyRoutes,
         Self::ConfigDelta,
     ];
 
@@ -38,6 +42,7 @@ impl Feature {
             Self::SecurityGroups => "securityGroups",
             Self::Reevaluate => "reevaluate",
             Self::DevicePerNic => "devicePerNic",
+            Self::ManyRoutes => "manyRoutes",
             Self::ConfigDelta => "configDelta",
         }
     }
@@ -63,13 +68,17 @@ impl AgentConfig {
         if of_nics || self.links.iter().any(|link| !link.arrivals.is_empty()) {
             needs.insert(Feature::DevicePerNic);
         }
+        if self.links.iter().any(|link| link.many_routes) {
+            needs.insert(Feature::ManyRoutes);
+        }
         needs
     }
 
     /// The configuration for an agent that lacks one of the features that the configuration [`needs`](Self::needs). An
     /// agent without [`Feature::DevicePerNic`] has one device for all NICs, so the result has no
-    /// [`Link::arrivals`](super::Link::arrivals) and no [`Nic::host_routes`](super::Nic::host_routes). If security
-    /// groups apply, the result is [`isolated`](Self::isolated) as well.
+    /// [`Link::arrivals`](super::Link::arrivals) and no [`Nic::host_routes`](super::Nic::host_routes). Without
+    /// [`Feature::ManyRoutes`] an agent advertises at most 4,000 routes. If security groups apply, the result is
+    /// [`isolated`](Self::isolated) as well.
     #[must_use]
     pub fn reduced(&self) -> Self {
         let mut reduced = match self.security {
@@ -78,6 +87,7 @@ impl AgentConfig {
         };
         for link in &mut reduced.links {
             link.arrivals.clear();
+            link.many_routes = false;
         }
         if let Role::Vm { nics, .. } = &mut reduced.role {
             nics.iter_mut().for_each(|nic| nic.host_routes.clear());
@@ -112,10 +122,11 @@ mod tests {
                 "peer": "two", "publicKey": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "alwaysOn": false,
                 "initiator": false, "relation": {"type": "vnetLocal"}, "sources": [], "foreign": "none",
                 "arrivals": [{"source": "0.0.0.0/0", "destination": "10.9.0.0/16", "nic": 0}],
+                "manyRoutes": true,
             }],
         }))
         .unwrap();
-        assert_eq!(config.needs(), [Feature::DevicePerNic].into());
+        assert_eq!(config.needs(), [Feature::DevicePerNic, Feature::ManyRoutes].into());
         let reduced = config.reduced();
         assert!(reduced.needs().is_empty());
         assert_eq!(reduced.links.len(), 1);
