@@ -88,6 +88,7 @@ fn config(gate: &Host, peer: &Host, of_gate: bool, peered: bool) -> AgentConfig 
             endpoint: Some(endpoint.parse().unwrap()),
             quic_endpoint: None,
             peer_lanes: 1,
+            many_routes: false,
             quic: None,
             transport: tombolo_proto::config::Transport::WireGuard,
             always_on: false,

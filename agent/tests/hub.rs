@@ -145,6 +145,7 @@ impl Hosts {
             ),
             quic_endpoint: None,
             peer_lanes: 1,
+            many_routes: false,
             quic: None,
             transport: tombolo_proto::config::Transport::WireGuard,
             always_on: connection,

@@ -48,10 +48,17 @@ impl Config {
     #[must_use]
     pub fn shortcoming(&self, features: &BTreeSet<Feature>) -> Option<String> {
         let missing = self.missing(features);
-        let needs_groups = |reduced: &Reduced| reduced.needs.contains(&Feature::SecurityGroups);
-        let effect = match self.reduced.as_ref().is_some_and(needs_groups) {
-            true => "it has no links until it is upgraded",
-            false => "it has one device for all network interfaces until it is upgraded",
+        let needs = |feature| {
+            self.reduced
+                .as_ref()
+                .is_some_and(|reduced| reduced.needs.contains(&feature))
+        };
+        let effect = if needs(Feature::SecurityGroups) {
+            "it has no links until it is upgraded"
+        } else if needs(Feature::DevicePerNic) {
+            "it has one device for all network interfaces until it is upgraded"
+        } else {
+            "it advertises at most 4,000 routes until it is upgraded"
         };
         let names = missing.join(", ");
         (!missing.is_empty()).then(|| format!("this version of the agent does not support {names}: {effect}"))

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tombolo_proto::config::MAX_LANES;
+use tombolo_proto::config::{Feature, MAX_LANES};
 use tombolo_proto::control_stream::Hello;
 use tombolo_proto::id::AgentId;
 use tombolo_topology::change::Change;
@@ -66,13 +66,14 @@ impl EndpointReports {
     }
 }
 
-/// The endpoints and lanes that a Hello states. If the number of lanes is out of range, the nearest valid number is
+/// The endpoints, lanes and features that a Hello states. If the number of lanes is out of range, the nearest valid number is
 /// used.
 fn of_hello(hello: &Hello, seen: IpAddr) -> Reach {
     Reach {
         endpoints: resolve(&hello.endpoints, seen),
         quic_endpoint: resolve(std::slice::from_ref(&hello.quic_endpoint), seen).pop(),
         lanes: u16::try_from(hello.lanes).unwrap_or(MAX_LANES).clamp(1, MAX_LANES),
+        many_routes: Feature::of_names(&hello.features).contains(&Feature::ManyRoutes),
     }
 }
 
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_says_little_has_one_lane_and_no_second_endpoint() {
+    fn an_agent_that_says_little_has_one_lane_no_second_endpoint_and_no_feature() {
         let seen = "198.51.100.9".parse().unwrap();
         let mut hello = Hello {
             endpoints: vec!["0.0.0.0:5".into()],
@@ -142,6 +143,9 @@ mod tests {
             (reach.quic_endpoint, reach.lanes),
             (Some("198.51.100.9:443".parse().unwrap()), 4)
         );
+        assert!(!reach.many_routes);
+        hello.features = vec![Feature::ManyRoutes.name().into()];
+        assert!(of_hello(&hello, seen).many_routes);
         hello.lanes = 70_000;
         assert_eq!(of_hello(&hello, seen).lanes, MAX_LANES);
     }

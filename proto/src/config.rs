@@ -18,8 +18,8 @@ pub use balancing::{BalancedProtocol, BalancingRule, Distribution, FrontEnd};
 pub use feature::Feature;
 pub use link::{Arrival, ForeignSources, GatewayKind, Link, Relation, Transport};
 pub use role::{
-    CircuitLink, CircuitNetwork, DEFAULT_ASN, EDGE_ASN, GatewayConnection, LinkedCircuit, MAX_PREFIXES, Neighbour,
-    Role, SiteTtl, Speaker, UsedGateway,
+    CircuitLink, CircuitNetwork, DEFAULT_ASN, EDGE_ASN, GatewayConnection, LinkedCircuit, MAX_PREFIXES,
+    MAX_PREFIXES_PREMIUM, Neighbour, Role, SiteTtl, Speaker, UsedGateway,
 };
 
 pub use security::{

@@ -1,5 +1,5 @@
 //! The modules of the controller import each other without circles, so that each file can be read after the files that
-//! it imports.
+//! it imports. Packages depend on each other in one direction (D1).
 //!
 //! The graph has one node for each file. An edge leads from a file to each file that its code names: by `use`, by a
 //! re-export, or by a path such as `crate::net::overlap`. A declaration (`mod net;`) is not an import, test code is left
@@ -412,4 +412,34 @@ fn imports_of_every_form_are_found() {
     ];
     assert_eq!(found, expected);
     assert_eq!(of_tests, ["more"]);
+}
+
+/// The workspace's packages that a package's code depends on, by the `[dependencies]` of its Cargo.toml.
+fn dependencies(package: &str) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(root().join(package).join("Cargo.toml")).unwrap();
+    let section = text.lines().skip_while(|line| *line != "[dependencies]").skip(1);
+    let section = section.take_while(|line| !line.starts_with('['));
+    let names = section.filter_map(|line| line.split(['.', ' ', '=']).next());
+    names
+        .filter(|name| name.starts_with("tombolo-"))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// D1: the command line depends on the client and on the lab, the lab on the client, and neither the controller nor the
+/// agent on any of the three.
+#[test]
+fn d1_packages_depend_in_one_direction() {
+    let users = ["tombolo-client", "tombolo-lab", "tombolo-cli"];
+    for package in ["controller", "controller/topology", "agent", "agent/engine", "proto"] {
+        let of = dependencies(package);
+        assert!(!users.iter().any(|user| of.contains(*user)), "{package}: {of:?}");
+    }
+    let lab = dependencies("deploy/lab");
+    assert!(
+        lab.contains("tombolo-client") && !lab.contains("tombolo-cli"),
+        "{lab:?}"
+    );
+    let cli = dependencies("controller/cli");
+    assert!(cli.contains("tombolo-client") && cli.contains("tombolo-lab"), "{cli:?}");
 }

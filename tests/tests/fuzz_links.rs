@@ -172,6 +172,7 @@ impl<'a> World<'a> {
             endpoint: (flags & 16 == 0).then(|| address(name)),
             quic_endpoint: None,
             peer_lanes: 1 + u16::from(flags >> 7),
+            many_routes: false,
             quic: (flags & 3 != 1).then_some(quic),
             transport: match flags & 3 {
                 0 | 3 => Transport::Quic,

@@ -27,7 +27,7 @@ mod pace;
 mod select;
 
 pub use accept::{MARTIANS, MAX_AS_PATH, MAX_ROUTES_FROM_GATEWAY, Refusal, RefusedRoutes, refused};
-pub use encoding::{DecodeError, MAX_ROUTES, decode, encode};
+pub use encoding::{DecodeError, FEW_ROUTES, MAX_ROUTES, decode, encode};
 pub use export::{may_advertise, route_advertisements, routes_for_neighbour, routes_for_peer};
 pub use pace::Pace;
 pub use select::{Candidate, effective, select_best};

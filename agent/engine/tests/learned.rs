@@ -9,7 +9,9 @@ use common::{agent, id, ip, link, net, nets, space, udp, vm};
 use std::sync::Arc;
 use tombolo_engine::decide::{Ingress, decide};
 use tombolo_engine::packet::parse;
-use tombolo_engine::routing::{MAX_ROUTES_FROM_GATEWAY, Refusal, RoutingState, accept_routes, refused};
+use tombolo_engine::routing::{
+    MAX_ROUTES_FROM_GATEWAY, Refusal, RoutingState, accept_routes, decode, refused, route_advertisements,
+};
 use tombolo_engine::tables::Tables;
 use tombolo_engine::verdict::Verdict;
 use tombolo_proto::config::{
@@ -479,9 +481,43 @@ fn too_many_routes_are_refused() {
     assert_eq!(counts(&hub_gateway(), &state).0, 1);
 }
 
+/// E13: the limit of a circuit's customer is the one that the configuration states. A gateway that the edge tells of
+/// all routes, and its VMs, read them; a peer of version 0.1 gets the first 4,000.
+#[test]
+fn a_premium_customer_may_announce_more() {
+    let mut config = edge();
+    let Role::CircuitEdge { bgp, .. } = &mut config.role else {
+        unreachable!()
+    };
+    bgp.neighbours[0].max_prefixes = 10_000;
+    let relation = Relation::CircuitGateway { connection: id("c") };
+    config.links = ["gw", "old"].map(|peer| link(peer, relation.clone(), &[])).to_vec();
+    (config.links[0].many_routes, config.links[0].always_on) = (true, true);
+    config.links[1].always_on = true;
+    let state = |count| RoutingState {
+        learned: [(ResourceId::new("circuit"), many(count, &[65_021]))].into(),
+        ..RoutingState::default()
+    };
+    assert_eq!(accept_routes(&config, &state(10_000)).len(), 10_000);
+    assert_eq!(reasons(&config, &state(10_001)), [(Refusal::Count, 10_001)]);
+    let tables = route_advertisements(&config, &state(10_000));
+    let counts: Vec<_> = tables.iter().map(|(_, table)| decode(table).unwrap().len()).collect();
+    assert_eq!(counts, [10_000, 4000]);
+}
+
 /// The edge of a circuit accepts a customer's routes only if their AS paths start with the customer's ASN.
 #[test]
 fn a_customer_announces_with_its_own_asn() {
+    let config = edge();
+    let of = |prefix: &str, path: &[u32]| reasons(&config, &learned("circuit", &[prefix], path));
+    assert_eq!(of("10.77.0.0/16", &[65_021]), []);
+    assert_eq!(of("10.77.0.0/16", &[65_020]), [(Refusal::FirstAs, 1)]);
+    assert_eq!(of("10.2.3.0/24", &[65_021]), [(Refusal::OwnSpace, 1)]);
+    assert_eq!(of("169.254.0.0/24", &[65_021]), [(Refusal::Martian, 1)]);
+}
+
+/// The edge of a circuit that one VNet is linked to.
+fn edge() -> AgentConfig {
     let circuit = ResourceId::new("circuit");
     let mut config = vm("edge", &["10.2.0.9/24"], vec![], &[]);
     config.role = Role::CircuitEdge {
@@ -513,9 +549,5 @@ fn a_customer_announces_with_its_own_asn() {
             }],
         },
     };
-    let of = |prefix: &str, path: &[u32]| reasons(&config, &learned("circuit", &[prefix], path));
-    assert_eq!(of("10.77.0.0/16", &[65_021]), []);
-    assert_eq!(of("10.77.0.0/16", &[65_020]), [(Refusal::FirstAs, 1)]);
-    assert_eq!(of("10.2.3.0/24", &[65_021]), [(Refusal::OwnSpace, 1)]);
-    assert_eq!(of("169.254.0.0/24", &[65_021]), [(Refusal::Martian, 1)]);
+    config
 }

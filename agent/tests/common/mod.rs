@@ -389,6 +389,7 @@ pub(crate) fn config(me: usize, hosts: [&Host; 2]) -> AgentConfig {
             endpoint: Some(format!("192.0.2.{}:51820", other + 1).parse().unwrap()),
             quic_endpoint: None,
             peer_lanes: hosts[other].config.lanes.max(1),
+            many_routes: false,
             quic: None,
             transport: tombolo_proto::config::Transport::WireGuard,
             always_on: false,

@@ -91,6 +91,8 @@ pub(super) async fn join(State(rest): State<Arc<Rest>>, request: Request) -> Res
         endpoints: resolved(&joining.endpoints),
         quic_endpoint: resolved(&quic).pop(),
         lanes: joining.lanes.unwrap_or(1),
+        // The agent's first Hello says more.
+        many_routes: false,
     };
     let signed = rest.app.authority.sign(&token.agent, &joining.csr);
     let (certificate, certificate_key) =

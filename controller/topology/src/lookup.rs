@@ -32,6 +32,16 @@ pub(crate) fn advertised_prefixes(topology: &Topology, gateway: &VirtualNetworkG
     prefixes
 }
 
+/// Largest number of prefixes of one address family that a gateway may advertise to a circuit (E13, X11).
+const MAX_PREFIXES_OF_VNETS: usize = 1000;
+
+/// Whether these are too many prefixes for a connection between a gateway and a circuit. The connection is down while
+/// the gateway advertises so many (E13).
+pub(crate) fn exceeds_limit(advertised: &[IpNet]) -> bool {
+    let ipv6 = advertised.iter().filter(|prefix| prefix.addr().is_ipv6()).count();
+    ipv6.max(advertised.len() - ipv6) > MAX_PREFIXES_OF_VNETS
+}
+
 /// The peering half of `vnet` whose remote VNet is `remote`, in any state. There is at most one (P7).
 pub(crate) fn half_towards<'v>(vnet: &'v VirtualNetwork, remote: &ResourceId) -> Option<&'v Peering> {
     vnet.peerings.iter().find(|p| p.remote_vnet == *remote)

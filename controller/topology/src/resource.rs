@@ -30,6 +30,7 @@ pub use application_security_group::ApplicationSecurityGroup;
 pub use connection::{Connection, ConnectionType};
 pub use envelope::{Envelope, ResourceGroup};
 pub use express_route_circuit::{CircuitAuthorization, ExpressRouteCircuit, PrivatePeering};
+pub(crate) use express_route_circuit::{is_premium, max_prefixes};
 pub use local_network_gateway::{LocalNetworkGateway, SiteBgp};
 pub use network_interface::{NetworkInterface, NicIpConfiguration};
 pub use network_security_group::{NetworkSecurityGroup, RuleAddresses, RulePorts, RuleSide, SecurityRule};

@@ -16,6 +16,9 @@ pub enum Feature {
     /// [`Link::arrivals`](super::Link::arrivals) and [`Nic::host_routes`](super::Nic::host_routes): a device for each
     /// NIC.
     DevicePerNic,
+    /// [`Link::many_routes`](super::Link::many_routes). The agent also reads tables of more than 4,000 routes that other
+    /// agents advertise.
+    ManyRoutes,
     /// [`AgentConfig::front_ends`].
     LoadBalancers,
     /// The transmission of a configuration as a change of the one in force ([`crate::delta`]). No configuration needs
@@ -29,6 +32,7 @@ impl Feature {
         Self::SecurityGroups,
         Self::Reevaluate,
         Self::DevicePerNic,
+        Self::ManyRoutes,
         Self::LoadBalancers,
         Self::ConfigDelta,
     ];
@@ -41,6 +45,7 @@ impl Feature {
             Self::SecurityGroups => "securityGroups",
             Self::Reevaluate => "reevaluate",
             Self::DevicePerNic => "devicePerNic",
+            Self::ManyRoutes => "manyRoutes",
             Self::LoadBalancers => "loadBalancers",
             Self::ConfigDelta => "configDelta",
         }
@@ -67,6 +72,9 @@ impl AgentConfig {
         if of_nics || self.links.iter().any(|link| !link.arrivals.is_empty()) {
             needs.insert(Feature::DevicePerNic);
         }
+        if self.links.iter().any(|link| link.many_routes) {
+            needs.insert(Feature::ManyRoutes);
+        }
         if !self.front_ends.is_empty() {
             needs.insert(Feature::LoadBalancers);
         }
@@ -75,6 +83,9 @@ impl AgentConfig {
 
     /// The configuration for an agent that lacks one of the features that the configuration [`needs`](Self::needs). An
     /// agent without [`Feature::DevicePerNic`] has one device for all NICs, so the result has no
+    /// [`Link::arrivals`](super::Link::arrivals) and no [`Nic::host_routes`](super::Nic::host_routes). Without
+    /// [`Feature::ManyRoutes`] an agent advertises at most 4,000 routes. If security groups apply, the result is
+    /// [`isolated`](Self::isolated) as well.
     /// [`Link::arrivals`](super::Link::arrivals) and no [`Nic::host_routes`](super::Nic::host_routes). An agent without
     /// [`Feature::LoadBalancers`] reaches no front end. If security
     /// groups apply, the result is [`isolated`](Self::isolated) as well.
@@ -86,6 +97,7 @@ impl AgentConfig {
         };
         for link in &mut reduced.links {
             link.arrivals.clear();
+            link.many_routes = false;
         }
         reduced.front_ends.clear();
         if let Role::Vm { nics, .. } = &mut reduced.role {
@@ -121,10 +133,11 @@ mod tests {
                 "peer": "two", "publicKey": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "alwaysOn": false,
                 "initiator": false, "relation": {"type": "vnetLocal"}, "sources": [], "foreign": "none",
                 "arrivals": [{"source": "0.0.0.0/0", "destination": "10.9.0.0/16", "nic": 0}],
+                "manyRoutes": true,
             }],
         }))
         .unwrap();
-        assert_eq!(config.needs(), [Feature::DevicePerNic].into());
+        assert_eq!(config.needs(), [Feature::DevicePerNic, Feature::ManyRoutes].into());
         let reduced = config.reduced();
         assert!(reduced.needs().is_empty());
         assert_eq!(reduced.links.len(), 1);

@@ -36,6 +36,10 @@ pub struct Link {
     /// of this agent.
     #[serde(rename = "lanes", default = "one", skip_serializing_if = "is_one")]
     pub peer_lanes: u16,
+    /// Whether the peer reads advertised tables of more than 4,000 routes. Set only where this agent may advertise that
+    /// many: it is an edge of a Premium circuit, or a gateway that is connected to one (E13).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub many_routes: bool,
     /// Whether a session is kept up without traffic. If so, each end sends a keepalive when it has sent nothing for 5
     /// s. Set on links that carry advertised routes, and on links of VPN connections.
     pub always_on: bool,

@@ -108,6 +108,9 @@ pub const EDGE_ASN: u32 = 12_076;
 /// Largest number of prefixes of one address family that a BGP neighbour may announce: Azure's limit (E13, G23).
 pub const MAX_PREFIXES: u32 = 4000;
 
+/// The same limit for the customer of a Premium circuit (E13, X11).
+pub const MAX_PREFIXES_PREMIUM: u32 = 10_000;
+
 const fn default_asn() -> u32 {
     DEFAULT_ASN
 }

@@ -112,6 +112,7 @@ fn full_link() -> Link {
         endpoint: Some(at("192.0.2.7:51820")),
         quic_endpoint: Some(at("[2001:db8::7]:443")),
         peer_lanes: 4,
+        many_routes: false,
         always_on: true,
         initiator: true,
         relation: Relation::Peering {
@@ -140,6 +141,7 @@ fn minimal_link() -> Link {
         endpoint: None,
         quic_endpoint: None,
         peer_lanes: 1,
+        many_routes: false,
         always_on: false,
         initiator: false,
         relation: Relation::VnetLocal {},
@@ -359,6 +361,8 @@ fn features_of_configurations() {
         SecurityGroups,
         Reevaluate,
         DevicePerNic,
+        ManyRoutes,
+        LoadBalancers,
         ConfigDelta
     });
     assert_eq!(features, Feature::ALL);

@@ -22,11 +22,12 @@ use std::time::{Duration, Instant};
 /// IPv6), such a message fits into 1,280 bytes, the least MTU of IPv6.
 const FRAGMENT_LEN: usize = 1000;
 
-/// Longest table, in bytes: enough for [`MAX_ROUTES`](crate::routing::MAX_ROUTES) routes of 130 bytes each.
-const MAX_TABLE_LEN: usize = 512 << 10;
+/// Longest table, in bytes: enough for [`MAX_ROUTES`](crate::routing::MAX_ROUTES) routes of 87 bytes each. A usual
+/// route has 10 to 40 bytes.
+const MAX_TABLE_LEN: usize = 2 << 20;
 
 /// Largest number of messages that one call of [`poll_messages`](RouteSync::poll_messages) sends, so that a long table
-/// does not cause a burst of 500 datagrams. The next call is 50 ms later.
+/// does not cause a burst of 2,000 datagrams. The next call is 50 ms later.
 const MAX_MESSAGES: usize = 64;
 
 /// First and longest pause before an unconfirmed table is sent again. The pause doubles each time.
@@ -103,7 +104,7 @@ impl RouteSync {
     }
 
     /// Sets the table that this end advertises, in place of the earlier table. The new table is sent with the next
-    /// [`poll_messages`](Self::poll_messages), and repeated until it is confirmed. A table of more than 512 KiB is
+    /// [`poll_messages`](Self::poll_messages), and repeated until it is confirmed. A table of more than 2 MiB is
     /// ignored. A table that equals the earlier one changes nothing.
     pub(super) fn advertise(&mut self, table: Arc<[u8]>) {
         let digest = digest_of(&table);

@@ -162,6 +162,9 @@ pub(super) struct ImportPolicy<'a> {
     first_as: Option<u32>,
     /// Largest number of routes of one address family.
     max_routes: usize,
+    /// Whether all routes of an address family are refused if there are more than `max_routes`. Otherwise, the first
+    /// ones are accepted.
+    all_or_nothing: bool,
     /// Agents that routes may name as next hop, besides the sender.
     next_hops: Vec<&'a AgentId>,
 }
@@ -178,6 +181,7 @@ impl<'a> ImportPolicy<'a> {
             own,
             first_as: None,
             max_routes: MAX_ROUTES_FROM_GATEWAY,
+            all_or_nothing: false,
             next_hops: Vec::new(),
         };
         match (&config.role, &link.relation) {
@@ -204,6 +208,7 @@ impl<'a> ImportPolicy<'a> {
                     connection: Some(connection),
                     first_as: Some(connection.asn),
                     max_routes: MAX_PREFIXES as usize,
+                    all_or_nothing: true,
                     ..from(GatewayKind::Vpn, Some(*asn), local_prefixes)
                 })
             }
@@ -243,18 +248,21 @@ impl<'a> ImportPolicy<'a> {
                     own: local_prefixes,
                     first_as: Some(connection.asn),
                     max_routes: MAX_PREFIXES as usize,
+                    all_or_nothing: true,
                     next_hops: Vec::new(),
                 };
                 Some((policy, AgentId::of_site(neighbour)))
             }
             Role::CircuitEdge { circuit, bgp, .. } if circuit == neighbour => {
+                let customer = bgp.neighbours.iter().find(|n| n.id == *neighbour);
                 let policy = Self {
                     kind: GatewayKind::ExpressRoute,
                     connection: None,
                     own_asn: Some(bgp.asn),
                     own: &[],
-                    first_as: bgp.neighbours.iter().find(|n| n.id == *neighbour).map(|n| n.asn),
-                    max_routes: MAX_PREFIXES as usize,
+                    first_as: customer.map(|n| n.asn),
+                    max_routes: customer.map_or(MAX_PREFIXES, |n| n.max_prefixes) as usize,
+                    all_or_nothing: true,
                     next_hops: Vec::new(),
                 };
                 Some((policy, config.agent.clone()))
@@ -285,11 +293,10 @@ impl<'a> ImportPolicy<'a> {
         for same in routes.chunk_by(|a, b| a.prefix == b.prefix) {
             sent[family(&same[0])] += 1;
         }
-        let all_or_nothing = self.max_routes <= MAX_PREFIXES as usize;
         let mut accepted = [0; 2];
         routes.iter().map(move |route| {
             let counted = &mut accepted[family(route)];
-            let exceeds = if all_or_nothing {
+            let exceeds = if self.all_or_nothing {
                 sent[family(route)] > self.max_routes
             } else {
                 *counted >= self.max_routes

@@ -8,8 +8,13 @@ use tombolo_proto::route::Route;
 /// they do not know.
 const VERSION: u8 = 1;
 
-/// Largest number of routes in one advertised table; a BGP neighbour may announce as many (G23).
-pub const MAX_ROUTES: usize = 4000;
+/// Largest number of routes in one advertised table: more than the customer of a Premium circuit may announce in both
+/// address families together (E13).
+pub const MAX_ROUTES: usize = 24_000;
+
+/// Largest number of routes in a table for a peer that has not said that it reads longer ones
+/// ([`Link::many_routes`](tombolo_proto::config::Link::many_routes)): agents of version 0.1 refuse longer ones.
+pub const FEW_ROUTES: usize = 4000;
 
 /// The reason why received bytes are not a table of routes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,7 +26,7 @@ pub enum DecodeError {
     #[error("not an encoded table of routes")]
     Malformed,
     /// The table has more than [`MAX_ROUTES`] routes; holds their number.
-    #[error("{0} routes; at most 4000 are accepted (G23)")]
+    #[error("{0} routes; at most {MAX_ROUTES} are accepted (E13)")]
     TooMany(usize),
     /// The AS path of this prefix has more than [`MAX_AS_PATH`] ASNs; holds their number.
     #[error("{0}: an AS path of {1} ASNs; at most 255 are accepted")]
@@ -96,7 +101,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        for count in [0, 1, 4000] {
+        for count in [0, 1, 4000, 10_000] {
             let routes: Vec<Route> = (0..count).map(route).collect();
             let bytes = encode(&routes);
             assert_eq!(decode(&bytes), Ok(routes));

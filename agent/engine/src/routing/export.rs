@@ -1,7 +1,7 @@
 //! Export: the routes that an agent advertises to peers and BGP neighbours. Each rule that forbids the advertisement of
 //! a route is applied in one place of this file.
 
-use super::{AcceptedRoute, MAX_ROUTES, RoutingState, accept_routes, encode};
+use super::{AcceptedRoute, FEW_ROUTES, MAX_ROUTES, RoutingState, accept_routes, encode};
 use crate::tables::LinkIndex;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -12,15 +12,16 @@ use tombolo_proto::net::overlap;
 use tombolo_proto::route::{Route, RouteOrigin};
 
 /// The encoded tables that an agent advertises, in the order of links: one for each link whose peer accepts routes from
-/// this agent. A table has at most [`MAX_ROUTES`] routes: the first ones in ascending order; further ones are left out.
+/// this agent. A table has at most [`MAX_ROUTES`] routes, and at most [`FEW_ROUTES`] without [`Link::many_routes`]: the
+/// first ones in ascending order; further ones are left out.
 /// There is no table for third-party devices and for links that are not `always_on`. A table may be empty, which
 /// withdraws all routes.
 #[must_use]
 pub fn route_advertisements(config: &AgentConfig, state: &RoutingState) -> Vec<(LinkIndex, Arc<[u8]>)> {
     let mut tables = Vec::new();
-    // All peers that use the gateway receive the same table. The table is encoded only once, because there may be
-    // thousands of such peers.
-    let mut to_clients: Option<Arc<[u8]>> = None;
+    // All peers that use the gateway receive the same table, or its first routes. Each of the two is encoded only once,
+    // because there may be thousands of such peers.
+    let mut to_clients: [Option<Arc<[u8]>>; 2] = [None, None];
     for (position, link) in config.links.iter().enumerate() {
         let client = matches!(link.relation, Relation::GatewayClient {});
         let advertises = match (&config.role, &link.relation) {
@@ -32,17 +33,18 @@ pub fn route_advertisements(config: &AgentConfig, state: &RoutingState) -> Vec<(
         let (true, Ok(position)) = (advertises, u32::try_from(position)) else {
             continue;
         };
-        let table = match &to_clients {
+        let of_clients = &mut to_clients[usize::from(link.many_routes)];
+        let table = match of_clients {
             Some(table) if client => table.clone(),
             _ => {
                 let mut routes = routes_for_peer(config, state, link);
                 // The peer refuses a longer table as a whole.
-                routes.truncate(MAX_ROUTES);
+                routes.truncate(if link.many_routes { MAX_ROUTES } else { FEW_ROUTES });
                 encode(&routes).into()
             }
         };
         if client {
-            to_clients = Some(table.clone());
+            *of_clients = Some(table.clone());
         }
         tables.push((LinkIndex(position), table));
     }

@@ -84,6 +84,7 @@ pub fn link(peer: &str, relation: Relation, sources: &[&str]) -> Link {
         endpoint: None,
         quic_endpoint: None,
         peer_lanes: 1,
+        many_routes: false,
         quic: None,
         transport: tombolo_proto::config::Transport::WireGuard,
         always_on: false,

@@ -98,6 +98,7 @@ fn vm() -> AgentConfig {
             endpoint: None,
             quic_endpoint: None,
             peer_lanes: 1,
+            many_routes: false,
             always_on: true,
             initiator: true,
             relation: Relation::Gateway {},

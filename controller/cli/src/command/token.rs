@@ -60,7 +60,7 @@ pub(crate) struct Create {
     /// Name of the gateway instance's ipConfiguration; required if the gateway has several
     #[arg(long, value_name = "NAME", requires = "gateway")]
     ip_configuration: Option<String>,
-    /// Name of the agent [default: derived from the machine, gateway or circuit]
+    /// Name of the agent [default: derived from the machine, gateway or circuit; with the resource group if another agent has that name]
     #[arg(long, value_name = "NAME")]
     agent: Option<AgentId>,
     /// Lifetime of the token, such as 30m or 24h [default: chosen by the controller]
@@ -134,13 +134,32 @@ impl Token {
     }
 }
 
+/// The name of an agent without `--agent`: `own_name`, or `own_name.GROUP` if an agent or an unused token of another
+/// machine, gateway or circuit has that name. Names of agents are unique within a controller, but two resource groups
+/// may have machines of one name.
+async fn default_agent(c: &Context, own_name: &str, binding: &Binding) -> Result<AgentId> {
+    let valid = |name: &str| {
+        AgentId::new(name.to_ascii_lowercase().replace('_', "-"))
+            .with_context(|| format!("'{name}' cannot be an agent's name: set one with --agent NAME"))
+    };
+    let name = valid(own_name)?;
+    let (agents, tokens) = (c.client.agents().await?, c.client.tokens().await?);
+    let mut taken = agents
+        .iter()
+        .map(|agent| (&agent.id, &agent.binding))
+        .chain(tokens.iter().map(|token| (&token.agent, &token.binding)));
+    if taken.any(|(agent, of)| *agent == name && of != binding) {
+        return valid(&format!("{own_name}.{}", c.group()?.name));
+    }
+    Ok(name)
+}
+
 impl Create {
     async fn run(&self, c: &Context) -> Result<()> {
         let (own_name, binding) = self.binding(c).await?;
         let agent = match &self.agent {
             Some(agent) => agent.clone(),
-            None => AgentId::new(own_name.to_ascii_lowercase().replace('_', "-"))
-                .with_context(|| format!("'{own_name}' cannot be an agent's name: set one with --agent NAME"))?,
+            None => default_agent(c, &own_name, &binding).await?,
         };
         // The steps that may fail come before the creation of the token, so that no unused token remains after a
         // failure.

@@ -1,6 +1,7 @@
 //! The status of a connection, according to the agents of the gateway on the connection's own side, `gateway1` (G12,
 //! M8).
 
+use crate::lookup::{advertised_prefixes, exceeds_limit};
 use crate::path::shown;
 use crate::resource::{Binding, Connection, ConnectionType};
 use crate::topology::{AgentStatuses, Topology};
@@ -155,7 +156,18 @@ fn missing_requirement(topology: &Topology, connection: &Connection) -> Option<S
         ConnectionType::ExpressRoute => {
             let circuit = topology.circuits.get(&connection.gateway2);
             let lacks = circuit.is_none_or(|c| c.private_peering.is_none());
-            lacks.then(|| format!("circuit {far} has no AzurePrivatePeering (E1)"))
+            let gateway = topology.gateways.get(&connection.gateway1);
+            let advertised = gateway.map(|gateway| advertised_prefixes(topology, gateway));
+            lacks
+                .then(|| format!("circuit {far} has no AzurePrivatePeering (E1)"))
+                .or_else(|| {
+                    let too_many = advertised.filter(|prefixes| exceeds_limit(prefixes))?;
+                    Some(format!(
+                        "the gateway advertises {} prefixes, and a circuit accepts at most 1,000 of each address family \
+                         from a gateway (E13): remove prefixes from its virtual network, or peerings that use it",
+                        too_many.len()
+                    ))
+                })
         }
     }
 }

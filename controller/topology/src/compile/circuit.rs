@@ -3,11 +3,11 @@
 use super::index::{Circuit, Index, Instance, Vnet};
 use super::speaker::router_id;
 use super::{links, prefix, spaces};
+use crate::resource::max_prefixes;
 use ipnet::IpNet;
 use std::net::IpAddr;
 use tombolo_proto::config::{
-    AgentConfig, CircuitLink, CircuitNetwork, EDGE_ASN, LinkedCircuit, MAX_PREFIXES, Neighbour, Role, Space, SpaceKind,
-    Speaker,
+    AgentConfig, CircuitLink, CircuitNetwork, EDGE_ASN, LinkedCircuit, Neighbour, Role, Space, SpaceKind, Speaker,
 };
 use tombolo_proto::id::Secret;
 
@@ -113,7 +113,7 @@ fn neighbour(circuit: &Circuit<'_>, customer: IpAddr, own: IpAddr, hold_time: u1
         multihop: false,
         bfd: true,
         password: circuit.peering.shared_key.clone().map(Secret),
-        max_prefixes: MAX_PREFIXES,
+        max_prefixes: max_prefixes(circuit.resource),
         hold_time,
     }
 }

@@ -2,7 +2,7 @@
 
 use super::index::{Circuit, Index, Instance, Machine, Site, Tunnel, Vnet};
 use super::prefix;
-use crate::resource::Agent;
+use crate::resource::{Agent, is_premium};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -192,6 +192,13 @@ pub(super) fn of_circuit_gateway(index: &Index<'_>, vnet: &Vnet<'_>, own: &Insta
     for instance in &vnet.instances {
         links.add_other(instance.agent, own.agent);
     }
+    if index.circuits_of(vnet).any(|(circuit, _)| is_premium(circuit.resource)) {
+        let machines = std::iter::once(vnet.position).chain(vnet.clients.iter().map(|client| client.vnet));
+        let machines = machines.flat_map(|position| index.vnets[position].machines.iter().map(|m| m.agent));
+        for agent in machines.chain(vnet.instances.iter().map(|instance| instance.agent)) {
+            links.edit(agent, |link| link.many_routes = agent.reach.many_routes);
+        }
+    }
     for (circuit, connection) in index.circuits_of(vnet) {
         for (edge, hop) in circuit.ends(connection) {
             let relation = Relation::Edge {
@@ -228,6 +235,7 @@ pub(super) fn of_edge(index: &Index<'_>, circuit: &Circuit<'_>, link: CircuitLin
             links.edit(instance.agent, |link| {
                 (link.always_on, link.initiator) = (true, own.id < instance.agent.id);
                 link.monitored = true;
+                link.many_routes = is_premium(circuit.resource) && instance.agent.reach.many_routes;
             });
         }
         let clients = vnet.clients.iter().map(|client| client.vnet);
@@ -333,6 +341,7 @@ impl<'a> Links<'a> {
             endpoint: peer.reach.endpoints.first().copied(),
             quic_endpoint: peer.reach.quic_endpoint.filter(|_| transport != Transport::WireGuard),
             peer_lanes: peer.reach.lanes,
+            many_routes: false,
             always_on: false,
             initiator: false,
             relation,
@@ -391,6 +400,7 @@ impl<'a> Links<'a> {
             // A device of a third party has one WireGuard session. Lane 0, the agent's first thread, has this session
             // (D15).
             peer_lanes: 1,
+            many_routes: false,
             always_on: true,
             initiator: endpoint.is_some(),
             relation: Relation::Site {

@@ -39,6 +39,9 @@ pub struct Reach {
     /// The number of lanes, 1 to [`MAX_LANES`](tombolo_proto::config::MAX_LANES) (D15).
     #[serde(default = "one_lane")]
     pub lanes: u16,
+    /// Whether the agent reads advertised tables of more than 4,000 routes; agents of version 0.1 do not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub many_routes: bool,
 }
 
 /// The number of lanes of an agent that reports none: it runs a version without lanes, which has one thread.
@@ -47,13 +50,14 @@ const fn one_lane() -> u16 {
 }
 
 impl Reach {
-    /// How to reach a host that has these endpoints (the best one first), one lane, and no QUIC.
+    /// How to reach a host that has these endpoints (the best one first), one lane, no QUIC, and no further features.
     #[must_use]
     pub const fn at(endpoints: Vec<SocketAddr>) -> Self {
         Self {
             endpoints,
             quic_endpoint: None,
             lanes: one_lane(),
+            many_routes: false,
         }
     }
 }

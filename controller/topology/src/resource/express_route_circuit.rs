@@ -16,6 +16,7 @@ use crate::rules::unsupported;
 use authorization::MAX_AUTHORIZATIONS;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tombolo_proto::config::{MAX_PREFIXES, MAX_PREFIXES_PREMIUM};
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
@@ -178,16 +179,29 @@ pub(crate) fn location_of(circuit: &ExpressRouteCircuit) -> String {
     location.unwrap_or(&circuit.envelope.location).to_owned()
 }
 
+/// Whether the circuit's SKU is of the premium tier, which has higher limits (X11, X13).
+pub(crate) fn is_premium(circuit: &ExpressRouteCircuit) -> bool {
+    let tier = circuit.envelope.echoed.get("sku").and_then(|sku| sku.get("tier"));
+    tier.and_then(Value::as_str)
+        .is_some_and(|tier| tier.eq_ignore_ascii_case("Premium"))
+}
+
+/// The largest number of prefixes of one address family that the customer may announce to the circuit (X11).
+pub(crate) fn max_prefixes(circuit: &ExpressRouteCircuit) -> u32 {
+    match is_premium(circuit) {
+        true => MAX_PREFIXES_PREMIUM,
+        false => MAX_PREFIXES,
+    }
+}
+
 /// The maximum number of VNets that can be linked to a circuit (X13). With the premium tier it is 20 to 100 VNets,
 /// depending on the bandwidth; otherwise it is 10. A premium circuit without a bandwidth has 20. The numbers are
 /// Azure's.
 pub(crate) fn max_links(circuit: &ExpressRouteCircuit) -> usize {
-    let echoed = &circuit.envelope.echoed;
-    let tier = echoed.get("sku").and_then(|s| s.get("tier")).and_then(Value::as_str);
-    if !tier.is_some_and(|t| t.eq_ignore_ascii_case("Premium")) {
+    if !is_premium(circuit) {
         return 10;
     }
-    let properties = echoed.get("properties");
+    let properties = circuit.envelope.echoed.get("properties");
     let mbps = properties.and_then(|p| p.pointer("/serviceProviderProperties/bandwidthInMbps"));
     match mbps.and_then(Value::as_u64).unwrap_or_default() {
         0..100 => 20,

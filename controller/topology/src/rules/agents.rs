@@ -98,6 +98,7 @@ impl Draft<'_> {
             endpoints,
             quic_endpoint,
             lanes,
+            many_routes: _,
         } = reach;
         if endpoints.len() > MAX_ENDPOINTS {
             self.problems.add(

@@ -49,6 +49,7 @@ pub(super) fn agents() -> Vec<(&'static str, Agent)> {
                 endpoints: vec!["192.0.2.7:51820".parse().unwrap()],
                 quic_endpoint: Some("192.0.2.7:443".parse().unwrap()),
                 lanes: 4,
+                many_routes: true,
             },
             revoked: false,
         };
@@ -105,6 +106,7 @@ fn documents_of_the_fabric() {
                 endpoints: vec![],
                 quic_endpoint: None,
                 lanes: 1,
+                many_routes: false,
             },
             revoked: true,
         },

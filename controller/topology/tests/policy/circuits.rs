@@ -12,7 +12,7 @@ use tombolo_engine::packet::PacketInfo;
 use tombolo_engine::routing::{self, routes_for_neighbour};
 use tombolo_engine::tables::{NicIndex, Tables};
 use tombolo_engine::verdict::Verdict;
-use tombolo_proto::config::{CircuitLink, GatewayKind, Role, SiteTtl};
+use tombolo_proto::config::{CircuitLink, GatewayKind, Relation, Role, SiteTtl, Transport};
 use tombolo_proto::fabric::ExplainRequest;
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
 use tombolo_proto::route::{Route, RouteOrigin, RouteState};
@@ -724,6 +724,98 @@ fn e12_the_weight_decides_then_the_path_then_flows_are_shared() {
     for reports in [equal, longer] {
         assert_eq!(known(&w, &reports), [er1.to_owned(), format!("!{er2}")]);
     }
+}
+
+/// G17: the links between two gateways, and between a gateway and a site's device, are WireGuard's, with a key that is
+/// derived from the connection's shared key. All other links have a pinned key too.
+#[test]
+fn g17_links_of_connections_are_encrypted_with_their_own_key() {
+    let w = lab();
+    let of_connections = |from: &str| {
+        let links = w.config(from).links.into_iter();
+        let links = links.filter(|l| matches!(l.relation, Relation::Connection { .. } | Relation::Site { .. }));
+        links.collect::<Vec<_>>()
+    };
+    let (hub, branch) = (of_connections("hub-vpn"), of_connections("branch-vpn"));
+    assert_eq!((hub.len(), branch.len()), (2, 1));
+    for link in hub.iter().chain(&branch) {
+        assert_eq!(
+            (link.transport, link.quic),
+            (Transport::WireGuard, None),
+            "{}",
+            link.peer
+        );
+        assert!(link.preshared_key.is_some(), "{}", link.peer);
+    }
+    let to_branch = hub.iter().find(|l| l.peer == agent("branch-vpn")).unwrap();
+    assert_eq!(to_branch.preshared_key, branch[0].preshared_key);
+}
+
+/// Gives a circuit a SKU of the premium tier.
+fn make_premium(w: &mut World, name: &str) {
+    let circuit = w.topology.circuits.get_mut(&id("expressRouteCircuits", name)).unwrap();
+    let echoed = &mut Arc::make_mut(circuit).envelope.echoed;
+    echoed.insert("sku".to_owned(), serde_json::json!({"tier": "Premium"}));
+}
+
+/// E13, X11: the customer of a circuit announces at most 4,000 prefixes, and of a Premium circuit 10,000. Agents that
+/// say that they read longer tables get all of them.
+#[test]
+fn x11_a_premium_circuit_takes_more_prefixes() {
+    let mut w = lab();
+    for name in ["hub-er", "hub-vm", "er1-1"] {
+        w.agent_mut(name).reach.many_routes = true;
+    }
+    let limit = |w: &World, edge: &str| match w.config(edge).role {
+        Role::CircuitEdge { bgp, .. } => bgp.neighbours[0].max_prefixes,
+        other => panic!("{other:?}"),
+    };
+    let many = |w: &World, from: &str| {
+        let links = w.config(from).links.into_iter().filter(|link| link.many_routes);
+        links.map(|link| link.peer.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(limit(&w, "er1-1"), 4000);
+    assert!(many(&w, "er1-1").is_empty() && many(&w, "hub-er").is_empty());
+    make_premium(&mut w, "er1");
+    assert_eq!((limit(&w, "er1-1"), limit(&w, "er2-1")), (10_000, 4000));
+    assert_eq!(
+        many(&w, "er1-1"),
+        ["hub-er"],
+        "remote-er has not said that it reads long tables"
+    );
+    assert_eq!(many(&w, "hub-er"), ["hub-vm"]);
+    assert!(many(&w, "er2-1").is_empty() && many(&w, "remote-er").is_empty());
+}
+
+/// E13, X11: a connection is down while its gateway advertises more than 1,000 prefixes of one address family to the
+/// circuit. The circuit's other connections work.
+#[test]
+fn e13_a_connection_with_too_many_prefixes_is_down() {
+    let mut w = lab();
+    let networks = |w: &World| match w.config("er1-1").role {
+        Role::CircuitEdge { networks, .. } => networks.into_iter().map(|n| n.vnet).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    // The spoke's prefix is the 1,000th one.
+    let space = |count: u32| -> Vec<_> {
+        let more = (0..count).map(|n| format!("10.{}.{}.0/24", 100 + (n >> 8), n & 255));
+        let all = std::iter::once("10.10.30.0/24".to_owned()).chain(more);
+        all.map(|prefix| prefix.parse().unwrap()).collect()
+    };
+    w.vnet_mut("hub").address_space = space(998);
+    assert_eq!(
+        networks(&w),
+        [id("virtualNetworks", "hub"), id("virtualNetworks", "remote")]
+    );
+    assert!(w.link("hub-er", "er1-1").is_some());
+    w.vnet_mut("hub").address_space = space(999);
+    assert_eq!(networks(&w), [id("virtualNetworks", "remote")]);
+    assert!(w.link("hub-er", "er1-1").is_none() && w.link("hub-er", "er2-1").is_none());
+    assert!(w.link("remote-er", "er1-1").is_some());
+    // The limit is one of each address family.
+    w.vnet_mut("hub").address_space = space(998);
+    w.vnet_mut("hub").address_space.push("fd00:10::/48".parse().unwrap());
+    assert!(w.link("hub-er", "er1-1").is_some());
 }
 
 /// G4: if both ends of a connection have the same ASN, no BGP session comes up, and the branch learns no route.

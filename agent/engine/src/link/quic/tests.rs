@@ -31,6 +31,7 @@ fn link_to(name: &str, pin: KeyPin) -> Link {
         endpoint: None,
         quic_endpoint: None,
         peer_lanes: 1,
+        many_routes: false,
         quic: Some(pin),
         transport: Transport::Quic,
         always_on: false,

@@ -16,6 +16,7 @@ fn link(peer: usize, gateway: bool, sources: &[IpNet]) -> Link {
         endpoint: None,
         quic_endpoint: None,
         peer_lanes: 1,
+        many_routes: false,
         always_on: false,
         initiator: false,
         relation: match gateway {

@@ -2,6 +2,7 @@
 
 use super::super::prefix;
 use super::{Circuit, CircuitConnection, Client, Index, Peer, Place, Site, Tunnel, region};
+use crate::lookup::exceeds_limit;
 use crate::resource::{Binding, Connection, ConnectionType, PeeringState};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -166,7 +167,8 @@ impl<'t> Index<'t> {
             for connection in self.topology.connections.values() {
                 let here = connection.connection_type == ConnectionType::ExpressRoute
                     && connection.gateway2 == resource.envelope.id;
-                if let Some(vnet) = of_gateway.get(&connection.gateway1).filter(|_| here) {
+                let vnet = of_gateway.get(&connection.gateway1).filter(|_| here);
+                if let Some(vnet) = vnet.filter(|vnet| !exceeds_limit(&self.vnets[**vnet].advertised())) {
                     self.vnets[*vnet].circuits.push((position, links.len()));
                     links.push(CircuitConnection {
                         connection,

@@ -393,6 +393,21 @@ fn g12_status_of_a_connection_to_a_circuit() {
     );
     statuses.agents.get_mut(&hub).unwrap().links.remove(0);
     assert_eq!(seen(&w, &statuses).0, "NotConnected");
+
+    // E13: a gateway with too many prefixes has no connection. Those of a spoke that uses it count too.
+    let space: Vec<String> = (0..1000u32)
+        .map(|n| format!("10.{}.{}.0/24", 100 + (n >> 8), n & 255))
+        .collect();
+    let space: Vec<&str> = space.iter().map(String::as_str).collect();
+    w.vnet("spoke", &space).unwrap();
+    w.peer("hub", "spoke", json!({"allowGatewayTransit": true})).unwrap();
+    let before = seen(&w, &statuses);
+    w.peer("spoke", "hub", json!({"useRemoteGateways": true})).unwrap();
+    let (status, reason) = seen(&w, &statuses);
+    assert_eq!(status, "NotConnected");
+    assert!(reason.starts_with("the gateway advertises 1001 prefixes"), "{reason}");
+    w.peer("spoke", "hub", json!({"useRemoteGateways": false})).unwrap();
+    assert_eq!(seen(&w, &statuses), before);
 }
 
 /// Gateways, connections, sites and circuits do not change when they are written to the store and read back.

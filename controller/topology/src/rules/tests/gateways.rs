@@ -1,6 +1,6 @@
-//! The rules of gateways and connections: G1 to G4, G6, G9 to G13, G16, X7, X8, R16.
+//! The rules of gateways and connections: G1 to G4, G6, G9 to G14, G16, X7, X8, R16.
 
-use super::{World, codes, connection_body, gateway_body, net};
+use super::{SUBSCRIPTION, World, codes, connection_body, gateway_body, net};
 use crate::change::Change;
 use crate::path::ArmPath;
 use crate::resource::{Binding, Settings};
@@ -58,6 +58,40 @@ fn g4_defaults() {
     );
     let users = &w.get(&net("virtualNetworks/hub/subnets/GatewaySubnet"))["properties"]["ipConfigurations"];
     assert_eq!(users[0]["id"], format!("{}/ipConfigurations/default", gw("hub")));
+}
+
+/// G14: a connection may join VNets of two regions, resource groups and subscriptions.
+#[test]
+fn g14_a_connection_joins_regions_and_subscriptions() {
+    let mut w = World::new();
+    w.vnet("hub", &["10.1.0.0/16"]).unwrap();
+    w.gateway("hub", "10.1.255.0/27").unwrap();
+    // The branch is in another region, group and subscription.
+    let there = |text: &str| {
+        let text = text.replace(SUBSCRIPTION, "00000000-0000-0000-0000-000000000002");
+        text.replace("/lab/", "/other/").replace("region1", "region2")
+    };
+    let group = "/subscriptions/00000000-0000-0000-0000-000000000002/resourceGroups/other";
+    let vnet = json!({"location": "region2", "properties": {
+        "addressSpace": {"addressPrefixes": ["10.2.0.0/16"]},
+        "subnets": [{"name": "GatewaySubnet", "properties": {"addressPrefix": "10.2.255.0/27"}}],
+    }});
+    let gateway: Value = serde_json::from_str(&there(&gateway_body("branch", json!({})).to_string())).unwrap();
+    w.put(group, json!({"location": "region2"})).unwrap();
+    w.put(&there(&net("virtualNetworks/branch")), vnet).unwrap();
+    w.put(&there(&gw("branch")), gateway).unwrap();
+
+    let ends = |near: &str, far: &str, location: &str| {
+        json!({"location": location, "properties": {
+            "connectionType": "Vnet2Vnet", "sharedKey": "abc",
+            "virtualNetworkGateway1": {"id": near}, "virtualNetworkGateway2": {"id": far},
+        }})
+    };
+    let (hub, branch) = (gw("hub"), there(&gw("branch")));
+    let body = w.put(&net("connections/out"), ends(&hub, &branch, "region1")).unwrap();
+    assert_eq!(body["properties"]["virtualNetworkGateway2"]["id"], branch);
+    w.put(&there(&net("connections/back")), ends(&branch, &hub, "region2"))
+        .unwrap();
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! User-data for cloud-init that downloads the agent's package from the controller. The command line writes the
-//! user-data, and the test performs the same download as a new machine. `make vm-test` runs cloud-init itself with such
-//! user-data.
+//! Join tokens that the command line creates: the agents' names, and user-data for cloud-init that downloads the agent's
+//! package from the controller. The test performs the same download as a new machine. `make vm-test` runs cloud-init
+//! itself with such user-data.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use reqwest::{Certificate, Client};
@@ -12,14 +12,21 @@ use tombolo_tests::binary::binary;
 use tombolo_tests::controller::Controller;
 
 const NAME: &str = "tombolo-agent_0.1.0-1_amd64.deb";
-const GROUP: &str = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/lab";
+const GROUPS: &str = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups";
 
 /// Starts a controller, and creates one VNet with a NIC.
 async fn controller(data: &Path, packages: &Path) -> Controller {
     let arguments = ["--packages-dir", packages.to_str().unwrap()];
     let controller = Controller::start_with(data, None, &arguments).await;
+    add_group(&controller, "lab").await;
+    controller
+}
+
+/// Creates a resource group with one VNet and a NIC.
+async fn add_group(controller: &Controller, name: &str) {
     let rest = controller.rest();
-    let network = format!("{GROUP}/providers/Microsoft.Network");
+    let group = format!("{GROUPS}/{name}");
+    let network = format!("{group}/providers/Microsoft.Network");
     let vnet = json!({"location": "region1", "properties": {
         "addressSpace": {"addressPrefixes": ["10.1.0.0/16"]},
         "subnets": [{"name": "w", "properties": {"addressPrefix": "10.1.0.0/24"}}],
@@ -29,30 +36,26 @@ async fn controller(data: &Path, packages: &Path) -> Controller {
         "subnet": {"id": subnet}, "privateIPAllocationMethod": "Static", "privateIPAddress": "10.1.0.4",
     }}]}});
     for (path, body) in [
-        (GROUP.to_owned(), json!({"location": "region1"})),
+        (group, json!({"location": "region1"})),
         (format!("{network}/virtualNetworks/hub"), vnet),
         (format!("{network}/networkInterfaces/left-nic"), nic),
     ] {
         let (status, answer) = rest.put(&path, &body).await.unwrap();
         assert!(status.is_success(), "{path}: {answer}");
     }
-    controller
 }
 
 /// Runs `tombolo token create --cloud-init` with further options.
 async fn create(controller: &Controller, home: &Path, options: &[&str]) -> Output {
+    create_in(controller, "lab", home, &[&["--cloud-init"], options].concat()).await
+}
+
+/// Runs `tombolo token create` for the machine of a resource group.
+async fn create_in(controller: &Controller, group: &str, home: &Path, options: &[&str]) -> Output {
     tokio::process::Command::new(binary("tombolo"))
-        .args(["--controller", &controller.base(), "-g", "lab", "--ca"])
+        .args(["--controller", &controller.base(), "-g", group, "--ca"])
         .arg(controller.certificate())
-        .args([
-            "token",
-            "create",
-            "--vm",
-            "left-vm",
-            "--nic",
-            "left-nic",
-            "--cloud-init",
-        ])
+        .args(["token", "create", "--vm", "left-vm", "--nic", "left-nic"])
         .args(options)
         .env_clear()
         .env("HOME", home)
@@ -60,6 +63,25 @@ async fn create(controller: &Controller, home: &Path, options: &[&str]) -> Outpu
         .output()
         .await
         .unwrap()
+}
+
+/// Machines of two resource groups may have one name, and names of agents are unique.
+#[tokio::test]
+async fn the_second_machine_of_a_name_has_its_group_in_the_agents_name() {
+    let data = tempfile::tempdir().unwrap();
+    let controller = controller(data.path(), data.path()).await;
+    add_group(&controller, "Second_Lab").await;
+    for (group, name) in [
+        ("lab", "left-vm"),
+        ("Second_Lab", "left-vm.second-lab"),
+        // A further token for the first machine replaces none, and is for the same agent.
+        ("lab", "left-vm"),
+    ] {
+        let made = create_in(&controller, group, data.path(), &["-o", "json"]).await;
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let token: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+        assert_eq!(token["agent"], name, "{group}");
+    }
 }
 
 async fn tokens(controller: &Controller) -> usize {
