@@ -55,6 +55,20 @@ pub enum Kind {
     SecurityRule,
     /// A default rule of a group (`networkSecurityGroups/defaultSecurityRules`), read-only.
     DefaultSecurityRule,
+    /// An internal load balancer (`loadBalancers`).
+    LoadBalancer,
+    /// A front end of a load balancer (`loadBalancers/frontendIPConfigurations`). It is written with its load balancer.
+    FrontEnd,
+    /// A back-end pool of a load balancer (`loadBalancers/backendAddressPools`).
+    BackendPool,
+    /// A rule of a load balancer (`loadBalancers/loadBalancingRules`). It is written with its load balancer.
+    LoadBalancingRule,
+    /// A health probe of a load balancer (`loadBalancers/probes`). It is written with its load balancer.
+    Probe,
+    /// An inbound NAT rule of a load balancer (`loadBalancers/inboundNatRules`).
+    InboundNatRule,
+    /// An outbound rule of a load balancer (`loadBalancers/outboundRules`). The list is always empty.
+    OutboundRule,
     /// A virtual machine (`Microsoft.Compute/virtualMachines`). It can only be read and deleted.
     VirtualMachine,
     /// An extension of a virtual machine (`virtualMachines/extensions`). The list is always empty.
@@ -215,6 +229,46 @@ const KINDS: &[Row] = &[
         "default security rule",
     )
     .read_only(),
+    Row::of(Kind::LoadBalancer, NETWORK, "loadBalancers", "load balancer"),
+    Row::of(
+        Kind::FrontEnd,
+        NETWORK,
+        "loadBalancers/frontendIPConfigurations",
+        "front end",
+    )
+    .read_only()
+    .unlisted(),
+    Row::of(
+        Kind::BackendPool,
+        NETWORK,
+        "loadBalancers/backendAddressPools",
+        "back-end pool",
+    ),
+    Row::of(
+        Kind::LoadBalancingRule,
+        NETWORK,
+        "loadBalancers/loadBalancingRules",
+        "load-balancing rule",
+    )
+    .read_only()
+    .unlisted(),
+    Row::of(Kind::Probe, NETWORK, "loadBalancers/probes", "probe")
+        .read_only()
+        .unlisted(),
+    Row::of(
+        Kind::InboundNatRule,
+        NETWORK,
+        "loadBalancers/inboundNatRules",
+        "inbound NAT rule",
+    ),
+    Row::of(
+        Kind::OutboundRule,
+        NETWORK,
+        "loadBalancers/outboundRules",
+        "outbound rule",
+    )
+    .read_only()
+    .unlisted(),
     Row::of(Kind::VirtualMachine, COMPUTE, "virtualMachines", "virtual machine").read_only(),
     Row::of(
         Kind::VirtualMachineExtension,

@@ -14,9 +14,8 @@ use uuid::Uuid;
 
 /// Types of `Microsoft.Network` that stock clients read and that this controller does not support. Their lists are
 /// empty, and their resources do not exist. If a type becomes a [`Kind`], its entry here has no effect.
-const UNSUPPORTED_TYPES: [&str; 10] = [
+const UNSUPPORTED_TYPES: [&str; 9] = [
     "natgateways",
-    "loadbalancers",
     "expressroutegateways",
     "publicipprefixes",
     "privateendpoints",

@@ -35,13 +35,21 @@ impl Draft<'_> {
         kind
     }
 
-    /// Adds the problem that the item at `path` cannot be written, because its body is derived from other resources.
+    /// Adds the problem that the item at `path` cannot be written: either its body is derived from other resources, or it
+    /// is written with its parent only.
     pub(crate) fn read_only(&mut self, path: &ArmPath) {
-        self.problems.add(
-            "XReadOnlyResource",
-            &path.id(),
-            format!("{} is a view of other resources and cannot be written", path.id()),
-        );
+        let id = path.id();
+        let message = match (path.kind(), path.parent()) {
+            (Some(kind @ (Kind::FrontEnd | Kind::LoadBalancingRule | Kind::Probe)), Some(parent)) => {
+                format!(
+                    "{id} cannot be written by itself. PUT the load balancer {} with the {kind}.",
+                    parent.id()
+                )
+            }
+            (Some(Kind::OutboundRule), _) => format!("{id}: outbound rules are not supported (L1)"),
+            _ => format!("{id} is a view of other resources and cannot be written"),
+        };
+        self.problems.add("XReadOnlyResource", &id, message);
     }
 
     /// Adds the problem, with status 404, that the resource group of `path` does not exist.

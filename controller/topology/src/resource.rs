@@ -14,6 +14,7 @@ pub(crate) mod document;
 mod envelope;
 mod express_route_circuit;
 pub(crate) mod frame;
+pub(crate) mod load_balancer;
 mod local_network_gateway;
 mod network_interface;
 mod network_security_group;
@@ -31,6 +32,10 @@ pub use connection::{Connection, ConnectionType};
 pub use envelope::{Envelope, ResourceGroup};
 pub use express_route_circuit::{CircuitAuthorization, ExpressRouteCircuit, PrivatePeering};
 pub(crate) use express_route_circuit::{is_premium, max_prefixes};
+pub use load_balancer::{
+    AdminState, BackendPool, BalancedProtocol, BalancingRule, Distribution, FrontEnd, InboundNatRule, LoadBalancer,
+    LoadBalancerSku, PoolAddress, PoolMember, Probe, ProbeProtocol, pool_members,
+};
 pub use local_network_gateway::{LocalNetworkGateway, SiteBgp};
 pub use network_interface::{NetworkInterface, NicIpConfiguration};
 pub use network_security_group::{NetworkSecurityGroup, RuleAddresses, RulePorts, RuleSide, SecurityRule};
@@ -57,6 +62,8 @@ macro_rules! each_kind {
             circuits: ExpressRouteCircuit,
             /// Network interfaces, by id.
             nics: NetworkInterface,
+            /// Load balancers, by id.
+            load_balancers: LoadBalancer,
             /// Virtual networks with their subnets and peerings, by id.
             vnets: VirtualNetwork,
             /// Route tables with their routes, by id.

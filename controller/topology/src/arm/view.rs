@@ -1,6 +1,7 @@
 //! Writes the ARM bodies of items, in the JSON types that strict clients require.
 
 use crate::path::{Kind, child_id, is_child_of, parent_id};
+use crate::resource::load_balancer::BackEnds;
 use crate::resource::{Agent, Binding, Envelope, ResourceGroup};
 use crate::topology::{AgentStatuses, Topology};
 use ipnet::IpNet;
@@ -22,6 +23,7 @@ pub(crate) struct Views<'t> {
     users: OnceCell<Users>,
     vms: OnceCell<BTreeMap<ResourceId, Arc<Agent>>>,
     endpoints: OnceCell<Endpoints>,
+    back_ends: OnceCell<BackEnds>,
 }
 
 /// The agents of network interfaces and of instances of gateways, which report underlay addresses for them. Revoked
@@ -58,7 +60,7 @@ impl Endpoints {
     }
 }
 
-/// The ids of the ip configurations that use each subnet and each public address.
+/// The ids of the ip configurations and front ends that use each subnet and each public address.
 #[derive(Default)]
 struct Users {
     subnets: BTreeMap<ResourceId, Vec<String>>,
@@ -66,10 +68,9 @@ struct Users {
 }
 
 impl Users {
-    /// Adds an ip configuration of a NIC or gateway. A public address has one user; if two are added, the last one is
-    /// kept.
-    fn add(&mut self, owner: &ResourceId, name: &str, subnet: &ResourceId, public_ip: Option<&ResourceId>) {
-        let id = format!("{owner}/ipConfigurations/{name}");
+    /// Adds the ip configuration `id` of a NIC or gateway, or a front end of a load balancer. A public address has one
+    /// user; if two are added, the last one is kept.
+    fn add(&mut self, id: String, subnet: &ResourceId, public_ip: Option<&ResourceId>) {
         if let Some(public_ip) = public_ip {
             self.public_ips.insert(public_ip.clone(), id.clone());
         }
@@ -85,6 +86,11 @@ pub(crate) fn weak_etag(etag: Uuid) -> String {
 /// A reference to another resource: `{"id": "…"}`.
 pub(crate) fn reference(id: impl ToString) -> Value {
     json!({"id": id.to_string()})
+}
+
+/// References to other resources, in the given order: `[{"id": "…"}]`.
+pub(crate) fn references<'i>(ids: impl IntoIterator<Item = &'i ResourceId>) -> Value {
+    ids.into_iter().map(reference).collect()
 }
 
 /// An address space in ARM's format, `{"addressPrefixes": […]}`, in the given order.
@@ -153,6 +159,7 @@ impl<'t> Views<'t> {
             users: OnceCell::new(),
             vms: OnceCell::new(),
             endpoints: OnceCell::new(),
+            back_ends: OnceCell::new(),
         }
     }
 
@@ -164,26 +171,32 @@ impl<'t> Views<'t> {
         }
     }
 
-    /// The collected users. The first call visits all NICs and gateways.
+    /// The collected users. The first call visits all NICs, gateways and load balancers.
     fn users(&self) -> &Users {
         self.users.get_or_init(|| {
             let mut users = Users::default();
             let wanted = |subnet: &ResourceId| self.only.as_ref().is_none_or(|vnet| is_child_of(subnet, vnet));
             for nic in self.topology.nics.values() {
                 for c in nic.ip_configurations.iter().filter(|c| wanted(&c.subnet)) {
-                    users.add(&nic.envelope.id, &c.name, &c.subnet, c.public_ip_address.as_ref());
+                    let id = format!("{}/ipConfigurations/{}", nic.envelope.id, c.name);
+                    users.add(id, &c.subnet, c.public_ip_address.as_ref());
                 }
             }
             for gateway in self.topology.gateways.values() {
                 for c in gateway.ip_configurations.iter().filter(|c| wanted(&c.subnet)) {
-                    users.add(&gateway.envelope.id, &c.name, &c.subnet, c.public_ip_address.as_ref());
+                    let id = format!("{}/ipConfigurations/{}", gateway.envelope.id, c.name);
+                    users.add(id, &c.subnet, c.public_ip_address.as_ref());
                 }
+            }
+            let balancers = self.topology.load_balancers.values();
+            for front_end in balancers.flat_map(|b| &b.front_ends).filter(|f| wanted(&f.subnet)) {
+                users.add(front_end.id.to_string(), &front_end.subnet, None);
             }
             users
         })
     }
 
-    /// The ids of the ip configurations in a subnet. `None`: it has none.
+    /// The ids of the ip configurations and front ends in a subnet. `None`: it has none.
     pub(crate) fn subnet_users(&self, subnet: &ResourceId) -> Option<&[String]> {
         self.users().subnets.get(subnet).map(Vec::as_slice)
     }
@@ -198,6 +211,11 @@ impl<'t> Views<'t> {
     pub(crate) fn endpoint(&self, ip_configuration: &ResourceId, wanted: impl Fn(&IpAddr) -> bool) -> Option<IpAddr> {
         let all = self.endpoints.get_or_init(|| Endpoints::of(self.topology));
         all.of_user(ip_configuration, wanted)
+    }
+
+    /// The ip configurations behind pools and inbound NAT rules. The first call visits all NICs.
+    pub(crate) fn back_ends(&self) -> &BackEnds {
+        self.back_ends.get_or_init(|| BackEnds::of(self.topology))
     }
 
     /// The virtual machines by id, each with its agent. Revoked agents are left out.

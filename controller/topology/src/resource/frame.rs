@@ -8,7 +8,7 @@
 
 use super::document;
 use crate::arm::body::{Object, Shape};
-use crate::arm::view::{Views, top_level};
+use crate::arm::view::{Views, merge_echoed, top_level};
 use crate::draft::{Draft, changed};
 use crate::path::{ArmPath, Kind};
 use crate::problems::Problems;
@@ -65,6 +65,11 @@ pub(crate) trait Resource: Stored {
 
     /// The members of `properties` that this kind defines. The function `view` adds the echoed members.
     fn properties(&self, views: &Views<'_>) -> Value;
+
+    /// The members beside `properties` that this kind defines, such as a typed `sku`.
+    fn top_members(&self) -> Value {
+        json!({})
+    }
 }
 
 /// The echoed members of a body, which are only kept and shown, and the values that Azure shows for them if the body
@@ -297,7 +302,7 @@ pub(crate) fn view<R: Resource>(resource: &R, views: &Views<'_>) -> Value {
             body.entry(name).or_insert(value);
         }
     }
-    body
+    merge_echoed(resource.top_members(), Some(&body))
 }
 
 impl Draft<'_> {

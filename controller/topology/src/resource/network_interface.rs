@@ -1,11 +1,11 @@
 //! Network interfaces and their addresses in subnets (P2, G1).
 
 use crate::arm::body::Shape;
-use crate::arm::view::{Views, address_version, allocation_method, child, reference};
+use crate::arm::view::{Views, address_version, allocation_method, child, reference, references};
 use crate::draft::Draft;
-use crate::lookup::is_gateway_subnet;
 use crate::path::{Kind, parent_id};
-use crate::resource::frame::{Child, Echoed, Put, Resource};
+use crate::resource::frame::{Child, Echoed, Put, Resource, view};
+use crate::resource::load_balancer::load_balancers_of;
 use crate::resource::{Binding, Envelope};
 use crate::rules::address::AddressRequest;
 use crate::rules::place::Place;
@@ -52,6 +52,12 @@ pub struct NicIpConfiguration {
     /// The application security groups that the address belongs to (N9).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub application_security_groups: Vec<ResourceId>,
+    /// The back-end pools of load balancers that the address belongs to (L2).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub load_balancer_pools: Vec<ResourceId>,
+    /// The inbound NAT rules of load balancers whose target is the address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inbound_nat_rules: Vec<ResourceId>,
 }
 
 /// Azure's maximum number of private IP addresses of a network interface.
@@ -80,12 +86,14 @@ const ECHOED: Echoed = Echoed {
 };
 
 impl NetworkInterface {
-    /// The ids of the subnets and groups to which the NIC refers.
+    /// The ids of the subnets, groups, pools and inbound NAT rules to which the NIC refers.
     fn references(&self) -> Vec<ResourceId> {
         let of = |c: &NicIpConfiguration| {
             [
                 std::slice::from_ref(&c.subnet),
                 c.application_security_groups.as_slice(),
+                c.load_balancer_pools.as_slice(),
+                c.inbound_nat_rules.as_slice(),
             ]
             .concat()
         };
@@ -134,7 +142,7 @@ fn read_host_routes(tags: &BTreeMap<String, String>) -> Result<Vec<IpNet>, Strin
 impl Resource for NetworkInterface {
     const KIND: Kind = Kind::NetworkInterface;
     const ECHOED: Echoed = ECHOED;
-    const CHILDREN: &'static [Child] = &[IP_CONFIGURATIONS];
+    const CHILDREN: &'static [Child] = &[IP_CONFIGURATIONS, LOAD_BALANCERS];
 
     fn read(draft: &mut Draft<'_>, put: &Put<'_, Self>) -> Option<Self> {
         let (id, properties) = (&put.id, &put.properties);
@@ -158,7 +166,7 @@ impl Resource for NetworkInterface {
         let kept_address = |w: &AddressRequest| {
             let same = before
                 .iter()
-                .find(|c| c.name.eq_ignore_ascii_case(&w.name) && c.subnet == w.subnet.id);
+                .find(|c| c.name.eq_ignore_ascii_case(w.id.name()) && c.subnet == w.subnet.id);
             same.map(|c| c.address)
         };
         let current: Vec<Option<IpAddr>> = requested.iter().map(kept_address).collect();
@@ -168,12 +176,14 @@ impl Resource for NetworkInterface {
             .zip(addresses)
             .filter_map(|(w, address)| {
                 Some(NicIpConfiguration {
-                    name: w.name,
+                    name: w.id.name().to_owned(),
                     subnet: w.subnet.id,
                     address: address?,
                     is_static: w.is_static,
                     public_ip_address: w.public_ip_address,
                     application_security_groups: w.application_security_groups,
+                    load_balancer_pools: w.load_balancer_pools,
+                    inbound_nat_rules: w.inbound_nat_rules,
                 })
             })
             .collect();
@@ -197,6 +207,7 @@ impl Resource for NetworkInterface {
         if !new.is_empty() {
             draft.check_members_in_one_vnet(|rule| rule.application_groups().any(|g| new.contains(g)));
         }
+        draft.check_load_balancing_of(&nic);
     }
 
     fn after_change(draft: &mut Draft<'_>, id: &ResourceId) {
@@ -276,6 +287,19 @@ const IP_CONFIGURATIONS: Child = Child {
     list: |views, parent| Some(views.topology.nics.get(parent)?.ip_configuration_views()),
 };
 
+/// The load balancers to whose pools and inbound NAT rules the NIC refers, as bodies of top-level items.
+const LOAD_BALANCERS: Child = Child {
+    name: "loadBalancers",
+    kind: None,
+    writes: None,
+    item: |_, _| None,
+    list: |views, parent| {
+        let nic = views.topology.nics.get(parent)?;
+        let balancers = load_balancers_of(views.topology, nic);
+        Some(balancers.into_iter().map(|b| view(&**b, views)).collect())
+    },
+};
+
 impl NetworkInterface {
     /// The ARM bodies of the NIC's ip configurations, the primary one first.
     fn ip_configuration_views(&self) -> Vec<Value> {
@@ -293,9 +317,9 @@ impl NicIpConfiguration {
             "privateIPAddressVersion": address_version(self.address),
             "subnet": reference(&self.subnet),
             "primary": primary,
-            "applicationSecurityGroups": self.application_security_groups.iter().map(reference).collect::<Vec<_>>(),
-            "loadBalancerBackendAddressPools": [],
-            "loadBalancerInboundNatRules": [],
+            "applicationSecurityGroups": references(&self.application_security_groups),
+            "loadBalancerBackendAddressPools": references(&self.load_balancer_pools),
+            "loadBalancerInboundNatRules": references(&self.inbound_nat_rules),
         });
         if let Some(public) = &self.public_ip_address {
             properties["publicIPAddress"] = reference(public);
@@ -310,34 +334,10 @@ impl Draft<'_> {
     /// NIC stays in its VNet.
     fn check_nic_subnets(&mut self, id: &ResourceId, requested: &[AddressRequest], old: Option<&NetworkInterface>) {
         let Some(first) = requested.first() else { return };
-        if let Some(gateway) = requested.iter().find(|w| is_gateway_subnet(&w.subnet.id)) {
-            self.problems.add(
-                "GatewaySubnet",
-                id,
-                format!(
-                    "Network interface {id} cannot be in subnet {}: it is for virtual network gateways only (G1).",
-                    gateway.subnet.id
-                ),
-            );
-        }
         // A NIC that is in the subnet already stays writable: version 0.1 accepted it.
         let stays =
             |w: &AddressRequest| old.is_some_and(|n| n.ip_configurations.iter().any(|c| c.subnet == w.subnet.id));
-        let delegated = requested
-            .iter()
-            .find(|w| !w.subnet.delegated_to().is_empty() && !stays(w));
-        if let Some(delegated) = delegated {
-            self.problems.add(
-                "XSubnetIsDelegated",
-                id,
-                format!(
-                    "Network interface {id} cannot be in subnet {}: it is delegated to {}, and only resources of this service \
-                     can be in it. Choose another subnet, or remove the delegation.",
-                    delegated.subnet.id,
-                    delegated.subnet.delegated_to().into_iter().collect::<Vec<_>>().join(", ")
-                ),
-            );
-        }
+        self.check_subnets_free_for(&format!("Network interface {id}"), id, requested, stays);
         if let Some(other) = requested.iter().find(|w| w.subnet.id != first.subnet.id) {
             self.problems.add(
                 "IpConfigurationsOnSameNicCannotUseDifferentSubnets",

@@ -6,7 +6,7 @@ use rule::MAX_ADDRESSES;
 pub use rule::{RuleAddresses, RulePorts, RuleSide, SecurityRule};
 
 use crate::arm::body::Object;
-use crate::arm::view::{Views, child, reference};
+use crate::arm::view::{Views, child, references};
 use crate::draft::{Draft, changed};
 use crate::path::{Kind, is_child_of, parent_id};
 use crate::resource::Envelope;
@@ -101,7 +101,6 @@ impl Resource for NetworkSecurityGroup {
     fn properties(&self, views: &Views<'_>) -> Value {
         let rules: Vec<Value> = self.security_rules.iter().map(SecurityRule::view).collect();
         let users = users(views.topology, &self.envelope.id);
-        let references = |ids: &[ResourceId]| ids.iter().map(reference).collect::<Vec<_>>();
         // Azure's command line reads these lists without checking that they exist, so empty lists are sent too.
         json!({
             "securityRules": rules,

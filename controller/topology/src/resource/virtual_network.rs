@@ -166,6 +166,7 @@ impl Resource for VirtualNetwork {
         for subnet in &old.subnets {
             draft.check_subnet_unused(&subnet.id, &usage);
         }
+        draft.check_no_pool_in(id);
     }
 
     fn delete(draft: &mut Draft<'_>, id: &ResourceId, old: &Self) {
@@ -283,8 +284,8 @@ impl Draft<'_> {
         self.check_vpn_after_space_change(new);
     }
 
-    /// The users of each subnet of a VNet. These are the ip configurations, gateways and connections that have an
-    /// address in the subnet, each with this address, and the agents that serve the subnet, without an address. Subnets
+    /// The users of each subnet of a VNet. These are the ip configurations, gateways, front ends and connections that have
+    /// an address in the subnet, each with this address, and the agents that serve the subnet, without an address. Subnets
     /// without users are left out.
     pub(crate) fn subnet_usage(&self, vnet: &ResourceId) -> BTreeMap<ResourceId, Vec<(String, Option<IpAddr>)>> {
         let mut usage: BTreeMap<ResourceId, Vec<(String, Option<IpAddr>)>> = BTreeMap::new();
@@ -319,6 +320,11 @@ impl Draft<'_> {
                 let id = connection.envelope.id.to_string();
                 here.extend(connection.tunnel_addresses.iter().map(|a| (id.clone(), Some(*a))));
             }
+        }
+        let balancers = self.topology.load_balancers.values();
+        for front_end in balancers.flat_map(|b| &b.front_ends).filter(|f| inside(&f.subnet)) {
+            let user = (front_end.id.to_string(), Some(front_end.address));
+            usage.entry(front_end.subnet.clone()).or_default().push(user);
         }
         for agent in self.topology.agents.values().filter(|a| !a.revoked) {
             if let Binding::Vm { served, .. } = &agent.binding {

@@ -282,7 +282,7 @@ impl Draft<'_> {
             .map(|w| {
                 before
                     .iter()
-                    .find(|c| c.name.eq_ignore_ascii_case(&w.name))
+                    .find(|c| c.name.eq_ignore_ascii_case(w.id.name()))
                     .map(|c| c.address)
             })
             .collect();
@@ -293,7 +293,7 @@ impl Draft<'_> {
             .zip(dynamic)
             .filter_map(|((w, address), dynamic)| {
                 Some(GatewayIpConfiguration {
-                    name: w.name,
+                    name: w.id.name().to_owned(),
                     subnet: w.subnet.id,
                     address: address?,
                     is_static: !dynamic,

@@ -1,22 +1,22 @@
-//! Allocates addresses in subnets (P2): for NICs, for gateways, and for tunnels to circuits.
+//! Allocates addresses in subnets (P2): for NICs, gateways, front ends of load balancers, and tunnels to circuits.
 
 use crate::arm::body::{Object, missing};
 use crate::draft::Draft;
+use crate::lookup::is_gateway_subnet;
 use crate::net::{first_free, is_reserved, listed};
-use crate::path::{is_child_of, parent_id};
+use crate::path::{child_id, is_child_of, parent_id};
 use crate::resource::Subnet;
 use crate::rules::place::Place;
 use crate::rules::unsupported;
 use crate::topology::Topology;
-use serde_json::Value;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 
 /// An ip configuration as a body requests it.
 pub(crate) struct AddressRequest {
-    /// The name of the ip configuration. Empty if the body has no valid name; then a problem says so.
-    pub(crate) name: String,
+    /// The id of the ip configuration. Its name is empty if the body has no valid name; then a problem says so.
+    pub(crate) id: ResourceId,
     /// The subnet to which the body refers.
     pub(crate) subnet: Subnet,
     /// `privateIPAddress`. `None`: the body has none.
@@ -33,6 +33,10 @@ pub(crate) struct AddressRequest {
     pub(crate) public_ip_address: Option<ResourceId>,
     /// The application security groups that the address belongs to.
     pub(crate) application_security_groups: Vec<ResourceId>,
+    /// The back-end pools that the address belongs to.
+    pub(crate) load_balancer_pools: Vec<ResourceId>,
+    /// The inbound NAT rules whose target is the address.
+    pub(crate) inbound_nat_rules: Vec<ResourceId>,
 }
 
 impl Draft<'_> {
@@ -82,18 +86,35 @@ impl Draft<'_> {
     /// problem.
     fn read_ip_configuration(&mut self, place: &Place<'_>, name: String, inner: &Object<'_>) -> Option<AddressRequest> {
         let owner = place.id;
+        let primary = inner.boolean("primary", &mut self.problems).unwrap_or(false);
+        self.check_supported(inner, unsupported::IP_CONFIGURATION);
+        let application_security_groups = self.resolve_application_groups(inner, "applicationSecurityGroups", place);
+        let (load_balancer_pools, inbound_nat_rules) = self.resolve_load_balancing(inner, place);
+        let public_ip_address = self.resolve_public_ip(inner, owner, &name);
+        let request = self.read_address_request(place, child_id(owner, "ipConfigurations", &name), inner)?;
+        Some(AddressRequest {
+            primary,
+            public_ip_address,
+            application_security_groups,
+            load_balancer_pools,
+            inbound_nat_rules,
+            ..request
+        })
+    }
+
+    /// Reads the members with which the ip configuration or front end `id` requests an address: the subnet, and the
+    /// address with its method and version. The other members of the result are empty. `None`: the body names no
+    /// subnet, or one that does not exist. Both add a problem.
+    pub(crate) fn read_address_request(
+        &mut self,
+        place: &Place<'_>,
+        id: ResourceId,
+        inner: &Object<'_>,
+    ) -> Option<AddressRequest> {
         let method = inner.choice("privateIPAllocationMethod", &["Dynamic", "Static"], &mut self.problems);
         let version = inner.choice("privateIPAddressVersion", &["IPv4", "IPv6"], &mut self.problems);
         let address = inner.address("privateIPAddress", &mut self.problems);
         let at = inner.at("privateIPAddress");
-        let primary = inner.boolean("primary", &mut self.problems).unwrap_or(false);
-        self.check_supported(inner, unsupported::IP_CONFIGURATION);
-        let application_security_groups = self.resolve_application_groups(inner, "applicationSecurityGroups", place);
-        for list in ["loadBalancerBackendAddressPools", "loadBalancerInboundNatRules"] {
-            if inner.get(list).and_then(Value::as_array).is_some_and(|a| !a.is_empty()) {
-                self.unsupported_reference(inner, list, owner);
-            }
-        }
         let is_static = match method {
             Some(method) => method == "Static",
             None => address.is_some(),
@@ -110,23 +131,60 @@ impl Draft<'_> {
                 format!("{at}: {address} is not an {version} address, as privateIPAddressVersion says"),
             );
         }
-        let public_ip_address = self.resolve_public_ip(inner, owner, &name);
         if inner.get("subnet").is_none() {
             missing(&mut self.problems, &inner.at("subnet"));
         }
-        let subnet = self.resolve(inner, "subnet", owner, find_subnet)?;
+        let subnet = self.resolve(inner, "subnet", place.id, find_subnet)?;
         self.check_beside_vnet(&subnet, place, &inner.at("subnet.id"));
         Some(AddressRequest {
-            name,
+            id,
             subnet,
             address,
             is_static,
-            application_security_groups,
             ipv6: version.map(|v| v == "IPv6"),
             at,
-            primary,
-            public_ip_address,
+            primary: false,
+            public_ip_address: None,
+            application_security_groups: Vec::new(),
+            load_balancer_pools: Vec::new(),
+            inbound_nat_rules: Vec::new(),
         })
+    }
+
+    /// Checks that no ip configuration or front end is in a `GatewaySubnet` (G1) or, unless `stays` is true for it, in a
+    /// delegated subnet. `owner`: the resource that requests the addresses, as the beginning of the messages.
+    pub(crate) fn check_subnets_free_for(
+        &mut self,
+        owner: &str,
+        id: &ResourceId,
+        requested: &[AddressRequest],
+        stays: impl Fn(&AddressRequest) -> bool,
+    ) {
+        if let Some(gateway) = requested.iter().find(|w| is_gateway_subnet(&w.subnet.id)) {
+            self.problems.add(
+                "GatewaySubnet",
+                id,
+                format!(
+                    "{owner} cannot be in subnet {}: it is for virtual network gateways only (G1).",
+                    gateway.subnet.id
+                ),
+            );
+        }
+        let delegated = requested
+            .iter()
+            .find(|w| !w.subnet.delegated_to().is_empty() && !stays(w));
+        if let Some(delegated) = delegated {
+            self.problems.add(
+                "XSubnetIsDelegated",
+                id,
+                format!(
+                    "{owner} cannot be in subnet {}: it is delegated to {}, and only resources of this service can be in it. \
+                     Choose another subnet, or remove the delegation.",
+                    delegated.subnet.id,
+                    delegated.subnet.delegated_to().into_iter().collect::<Vec<_>>().join(", ")
+                ),
+            );
+        }
     }
 
     /// Chooses an address for each requested ip configuration, and returns the addresses in the order of `requested`.
@@ -134,15 +192,15 @@ impl Draft<'_> {
     /// one of them. Then existing dynamic ip configurations keep their present addresses. Then each of the others gets
     /// the lowest free address.
     ///
-    /// `current`: the present address of each ip configuration, used for dynamic ones. `avoid`: another address of
-    /// `owner`, such as its BGP address, which is not chosen as a free address. An item of the result is `None` if the
-    /// ip configuration got no address; then a problem gives the reason.
+    /// `current`: the present address of each ip configuration, used for dynamic ones. `avoid`: addresses that are not
+    /// chosen as free addresses, such as the BGP address of `owner`. An item of the result is `None` if the ip
+    /// configuration got no address; then a problem gives the reason.
     pub(crate) fn allocate(
         &mut self,
         owner: &ResourceId,
         requested: &[AddressRequest],
         current: &[Option<IpAddr>],
-        avoid: Option<IpAddr>,
+        avoid: impl IntoIterator<Item = IpAddr>,
     ) -> Vec<Option<IpAddr>> {
         let mut used = BTreeSet::new();
         let vnets: BTreeSet<ResourceId> = requested.iter().map(|w| parent_id(&w.subnet.id)).collect();
@@ -202,7 +260,7 @@ impl Draft<'_> {
         address: IpAddr,
         used: &BTreeSet<IpAddr>,
     ) -> bool {
-        let asker = format!("IP configuration {owner}/ipConfigurations/{}", w.name);
+        let asker = format!("IP configuration {}", w.id);
         self.check_given(owner, &asker, &w.at, &w.subnet, address, used)
     }
 
@@ -272,7 +330,7 @@ pub(crate) fn find_subnet(topology: &Topology, id: &ResourceId) -> Option<Subnet
 }
 
 /// The addresses in a VNet that resources other than `owner` use, each with the resource: the addresses of NICs, of
-/// gateways (also BGP addresses, G4), and of the tunnels of connections (T4).
+/// gateways (also BGP addresses, G4), of front ends (L1), and of the tunnels of connections (T4).
 fn taken<'t>(
     topology: &'t Topology,
     vnet: &'t ResourceId,
@@ -298,10 +356,18 @@ fn taken<'t>(
         !c.tunnel_addresses.is_empty() && c.envelope.id != *owner && place.is_some_and(|p| inside(&p.subnet))
     });
     let tunnels = tunnels.flat_map(|c| c.tunnel_addresses.iter().map(|a| (*a, &c.envelope.id)));
-    nics.chain(gateways).chain(tunnels)
+    let balancers = topology
+        .load_balancers
+        .values()
+        .filter(move |b| b.envelope.id != *owner);
+    let front_ends = balancers.flat_map(move |b| {
+        let own = b.front_ends.iter().filter(move |f| inside(&f.subnet));
+        own.map(move |f| (f.address, &b.envelope.id))
+    });
+    nics.chain(gateways).chain(tunnels).chain(front_ends)
 }
 
-/// The addresses in a VNet that NICs, gateways and connections other than `owner` use. Addresses that Azure reserves in
+/// The addresses in a VNet that NICs, gateways, connections and front ends other than those of `owner` use. Addresses that Azure reserves in
 /// each subnet (P2) are not among them.
 pub(crate) fn used_addresses(topology: &Topology, vnet: &ResourceId, owner: &ResourceId) -> BTreeSet<IpAddr> {
     taken(topology, vnet, owner).map(|(address, _)| address).collect()

@@ -60,8 +60,20 @@ impl Draft<'_> {
         Some(self.check_beside(found, place, &object.at("id")))
     }
 
-    /// Checks that the VNet of a subnet is in the region and subscription of a NIC or gateway at `place`. `at`: the
-    /// field that refers to the subnet.
+    /// Resolves an object `{"id": "…"}` that refers to a child, as [`resolve_own_beside`](Self::resolve_own_beside) does.
+    /// `find` returns the id of the child and the region of its parent.
+    pub(crate) fn resolve_child_beside(
+        &mut self,
+        object: &Object<'_>,
+        place: &Place<'_>,
+        find: impl Fn(&Topology, &ResourceId) -> Option<(ResourceId, String)>,
+    ) -> Option<ResourceId> {
+        let found = self.resolve_own(object, place.id, find)?;
+        Some(self.check_beside(found, place, &object.at("id")))
+    }
+
+    /// Checks that the VNet of a subnet is in the region and subscription of the NIC, gateway or load balancer at
+    /// `place`. `at`: the field that refers to the subnet.
     pub(crate) fn check_beside_vnet(&mut self, subnet: &Subnet, place: &Place<'_>, at: &str) {
         let vnet = self.topology.vnets.get(&parent_id(&subnet.id));
         if let Some(location) = vnet.map(|v| v.envelope.location.clone()) {

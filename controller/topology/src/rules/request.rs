@@ -205,6 +205,34 @@ impl Draft<'_> {
         found
     }
 
+    /// A required member that is one of the texts of `values`, ignoring case; the result is the value of this text.
+    /// `None`: the member is absent or has another value, and a problem says so.
+    pub(crate) fn required_choice<T: Copy>(
+        &mut self,
+        object: &Object<'_>,
+        name: &str,
+        values: &[(&'static str, T)],
+    ) -> Option<T> {
+        if object.get(name).is_none() {
+            missing(&mut self.problems, &object.at(name));
+            return None;
+        }
+        self.optional_choice(object, name, values)
+    }
+
+    /// A member that is one of the texts of `values`, ignoring case; the result is the value of this text. `None`: the
+    /// member is absent or has another value. Another value also adds a problem.
+    pub(crate) fn optional_choice<T: Copy>(
+        &mut self,
+        object: &Object<'_>,
+        name: &str,
+        values: &[(&'static str, T)],
+    ) -> Option<T> {
+        let names: Vec<&'static str> = values.iter().map(|(name, _)| *name).collect();
+        let chosen = object.choice(name, &names, &mut self.problems)?;
+        values.iter().find(|(name, _)| *name == chosen).map(|(_, value)| *value)
+    }
+
     /// Parses the list of prefixes `name`. Each prefix is returned with its field for messages, in the order of the
     /// body. A wrong prefix adds a problem and is left out. `None`: the member is absent, is no list, or has too many
     /// items. The last two also add a problem.

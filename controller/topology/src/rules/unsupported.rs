@@ -130,6 +130,106 @@ pub(crate) const IP_CONFIGURATION: &[Unsupported] = &[
     ),
 ];
 
+/// Unsupported members of the `properties` of a load balancer.
+pub(crate) const LOAD_BALANCER: &[Unsupported] = &[
+    refuse(
+        "outboundRules",
+        "L1",
+        "back ends would reach the Internet by a public front end",
+        "leave it out: load balancers are internal, and back ends send as other machines do",
+    ),
+    refuse(
+        "inboundNatPools",
+        "L1",
+        "the machines of a scale set would get ports of a front end",
+        "leave it out, and create an inbound NAT rule for each machine",
+    ),
+];
+
+/// Unsupported members of the `sku` of a load balancer.
+pub(crate) const LOAD_BALANCER_SKU: &[Unsupported] = &[refuse(
+    "tier",
+    "L1",
+    "the load balancer would distribute to load balancers of several regions",
+    "leave it out or write Regional, and create a load balancer in each region",
+)
+.harmless(&["Regional"])];
+
+/// The SKU of gateway load balancers, as a member of `sku`.
+pub(crate) const GATEWAY_LOAD_BALANCER: &[Unsupported] = &[refuse(
+    "name",
+    "L1",
+    "packets of other load balancers would pass the back ends first",
+    "write Standard, and send packets through appliances with a route to VirtualAppliance",
+)];
+
+/// Unsupported members of the `properties` of a front end.
+pub(crate) const FRONT_END: &[Unsupported] = &[
+    PUBLIC_FRONT_END,
+    Unsupported {
+        path: "publicIPPrefix",
+        ..PUBLIC_FRONT_END
+    },
+    refuse(
+        "gatewayLoadBalancer",
+        "L1",
+        "packets of the front end would pass that load balancer first",
+        "leave it out, and send packets through appliances with a route to VirtualAppliance",
+    ),
+];
+/// A front end with a public address.
+const PUBLIC_FRONT_END: Unsupported = refuse(
+    "publicIPAddress",
+    "L1",
+    "the front end would be reachable from the Internet",
+    "leave it out, and name a subnet: load balancers are internal",
+);
+
+/// Unsupported members of the `properties` of a back-end pool.
+pub(crate) const BACKEND_POOL: &[Unsupported] = &[refuse(
+    "tunnelInterfaces",
+    "L1",
+    "the members would get the packets of a gateway load balancer in VXLAN tunnels",
+    "leave it out",
+)];
+
+/// Unsupported members of the `properties` of an address of a back-end pool.
+pub(crate) const POOL_ADDRESS: &[Unsupported] = &[refuse(
+    "loadBalancerFrontendIPConfiguration",
+    "L1",
+    "the member would be a load balancer of another region",
+    "leave it out, and name the address of a machine in the virtual network",
+)];
+
+/// Unsupported members of an address that a back-end pool shows for a network interface.
+pub(crate) const INTERFACE_OF_POOL: &[Unsupported] = &[refuse(
+    "adminState",
+    "L7",
+    "the network interface would get or not get new flows whatever the probe says",
+    "leave it None; addresses with ipAddress and virtualNetwork in place of network interfaces can have it",
+)
+.harmless(&["None"])];
+
+/// Unsupported members of the `properties` of an inbound NAT rule.
+pub(crate) const INBOUND_NAT_RULE: &[Unsupported] = &[
+    PORT_RANGE,
+    Unsupported {
+        path: "frontendPortRangeEnd",
+        ..PORT_RANGE
+    },
+    Unsupported {
+        path: "backendAddressPool",
+        ..PORT_RANGE
+    },
+];
+/// An inbound NAT rule with a port for each member of a pool.
+const PORT_RANGE: Unsupported = refuse(
+    "frontendPortRangeStart",
+    "L1",
+    "each member of a pool would get a port of the range",
+    "leave it out, and create an inbound NAT rule with a frontendPort for each machine",
+);
+
 /// Unsupported members of the `properties` of a virtual network gateway.
 pub(crate) const GATEWAY: &[Unsupported] = &[
     refuse(

@@ -158,6 +158,8 @@ impl World {
                 is_static: true,
                 public_ip_address: None,
                 application_security_groups: Vec::new(),
+                load_balancer_pools: Vec::new(),
+                inbound_nat_rules: Vec::new(),
             }
         });
         let nic = NetworkInterface {

@@ -300,16 +300,6 @@ impl Draft<'_> {
         })
     }
 
-    fn required_choice<T: Copy>(&mut self, object: &Object<'_>, name: &str, values: &[(&'static str, T)]) -> Option<T> {
-        if object.get(name).is_none() {
-            missing(&mut self.problems, &object.at(name));
-            return None;
-        }
-        let names: Vec<&'static str> = values.iter().map(|(name, _)| *name).collect();
-        let chosen = object.choice(name, &names, &mut self.problems)?;
-        values.iter().find(|(name, _)| *name == chosen).map(|(_, value)| *value)
-    }
-
     fn read_priority(&mut self, properties: &Object<'_>, id: &ResourceId) -> Option<u16> {
         if properties.get("priority").is_none() {
             missing(&mut self.problems, &properties.at("priority"));
