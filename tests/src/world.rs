@@ -74,7 +74,12 @@ impl End {
                 DropReason::NotForwarding => Why::NotForwarding,
                 DropReason::Hairpin | DropReason::TtlExceeded | DropReason::TtlExceededSilent => Why::Loop,
                 DropReason::SecurityRule => Why::Security,
-                DropReason::Malformed
+                // The model has no load balancers yet.
+                DropReason::NoBalancingRule
+                | DropReason::BalancerProtocol
+                | DropReason::NoBackEnd
+                | DropReason::BackEndItself
+                | DropReason::Malformed
                 | DropReason::UnknownFragment
                 | DropReason::FlowTableFull
                 | DropReason::NoLink

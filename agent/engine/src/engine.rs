@@ -11,7 +11,7 @@ use crate::packet::rewrite::{End, rewrite};
 use crate::packet::{self, PacketInfo};
 use crate::security::{DEFAULT_FLOWS, Flows, Guard, RuleName};
 use crate::stats::Stats;
-use crate::tables::{BackEndIndex, NicIndex, Tables};
+use crate::tables::{NicIndex, Tables};
 use crate::verdict::{DropReason, Verdict};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -386,14 +386,6 @@ struct PacketContext<'a, L, R> {
     now: Instant,
 }
 
-/// Replaces the destination of a packet by a back end of this agent (L5). Returns the back end's NIC. `None`: the back
-/// end's address is of another family than the packet.
-fn translate(tables: &Tables, index: BackEndIndex, packet: &mut [u8], info: &mut PacketInfo) -> Option<NicIndex> {
-    let back_end = tables.front_ends.back_end(index)?;
-    let done = back_end.floating_ip || rewrite(packet, info, End::Destination, back_end.back);
-    done.then_some(back_end.nic)
-}
-
 impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
     /// Decides about the packet and acts on the decision. The packet ends up in exactly one counter.
     fn run(mut self, ingress: Ingress, packet: &mut [u8], tx: &mut impl TransmitSink, rx: &mut impl DeliverSink) {
@@ -420,8 +412,11 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
         });
         // N12: the rules see the back end's address and port.
         let verdict = match verdict {
-            Verdict::Translate(index) => match translate(tables, index, packet, &mut info) {
-                Some(nic) => Verdict::Deliver(nic),
+            Verdict::Translate(index) => match tables.translate(index, packet) {
+                Some((nic, translated)) => {
+                    info = translated;
+                    Verdict::Deliver(nic)
+                }
                 None => return self.stats.dropped(DropReason::NoBackEnd),
             },
             other => other,

@@ -64,7 +64,9 @@ impl FlowCache {
     }
 
     /// Returns the cached decision with the choice of a load balancer, and where the slot keeps its admission by security
-    /// groups; `None`: the decision is not cached. See [`decide`](Self::decide).
+    /// groups; `None`: the decision is not cached. If there is no cached decision, calls `decide`, and caches the result.
+    /// `by_ports` says whether decisions depend on ports and protocol. Its value must stay the same until the next
+    /// [`clear`](Self::clear). A packet with a TTL of 1 or 0 is always decided anew, and the result is not cached.
     #[inline]
     pub(crate) fn decide_and_admit(
         &mut self,
@@ -103,19 +105,6 @@ impl FlowCache {
         (slot.verdict, slot.choice, Some(&mut slot.admission))
     }
 
-    /// Returns the cached decision for a packet. If there is none, calls `decide`, caches the result and returns it.
-    /// `by_ports` says whether decisions depend on ports. Its value must stay the same until the next
-    /// [`clear`](Self::clear). A packet with a TTL of 1 or 0 is always decided anew, and the result is not cached.
-    pub(crate) fn decide(
-        &mut self,
-        ingress: Ingress,
-        packet: &PacketInfo,
-        by_ports: bool,
-        decide: impl FnOnce() -> Verdict,
-    ) -> Verdict {
-        self.decide_and_admit(ingress, packet, by_ports, || (decide(), None)).0
-    }
-
     /// Removes all decisions. The caller does so when it replaces the tables.
     pub(crate) fn clear(&mut self) {
         self.slots.fill(None);
@@ -127,6 +116,18 @@ mod tests {
     use super::*;
     use crate::tables::{LinkIndex, NicIndex};
     use crate::verdict::DropReason;
+
+    impl FlowCache {
+        fn decide(
+            &mut self,
+            ingress: Ingress,
+            packet: &PacketInfo,
+            by_ports: bool,
+            decide: impl FnOnce() -> Verdict,
+        ) -> Verdict {
+            self.decide_and_admit(ingress, packet, by_ports, || (decide(), None)).0
+        }
+    }
 
     const TUN: Ingress = Ingress::Tun(NicIndex::FIRST);
 

@@ -9,8 +9,9 @@ mod sources;
 mod transit;
 mod vm_nics;
 
-use crate::packet::PacketInfo;
-pub(crate) use balancing::{BackEnd, FrontEnds, Member, Rule as BalancingRule};
+use crate::packet::rewrite::{End, rewrite};
+use crate::packet::{self, PacketInfo};
+pub(crate) use balancing::{FrontEnds, Member, Rule as BalancingRule};
 pub use balancing::{BackEndIndex, Choice};
 use crate::security::SecuredNics;
 use lpm::Lpm;
@@ -321,6 +322,17 @@ impl Tables {
     #[must_use]
     pub const fn security(&self) -> Option<&SecuredNics> {
         self.security.as_ref()
+    }
+
+    /// Replaces the destination of a packet by a back end of this agent, as the engine does before it delivers the packet
+    /// (L5). Returns the back end's NIC and the packet's new header fields. `None`: there is no such back end, it is of
+    /// another address family than the packet, or the packet is malformed.
+    #[must_use]
+    pub fn translate(&self, back_end: BackEndIndex, packet: &mut [u8]) -> Option<(NicIndex, PacketInfo)> {
+        let mut info = packet::parse(packet)?;
+        let back_end = self.front_ends.back_end(back_end)?;
+        let done = back_end.floating_ip || rewrite(packet, &mut info, End::Destination, back_end.back);
+        done.then_some((back_end.nic, info))
     }
 
     /// Whether packets may belong to flows that the agent keeps: security groups or load balancers apply to some.

@@ -5,6 +5,7 @@
 //! networks that these gateways join. A change of anything else does not alter the configuration, so the controller
 //! sends nothing to the agent.
 //!
+//! * `balancing`: the front ends of load balancers (L1 to L10).
 //! * `circuit`: ExpressRoute gateways and the edges of circuits (E5, E6, T4).
 //! * `index`: agents, gateways and joined networks of one revision, computed once for all agents.
 //! * `routes`: a subnet's effective routes (R1 to R9, R14, R15).
@@ -15,6 +16,7 @@
 //! * `speaker`: the BGP speakers of VPN gateways.
 
 mod arrivals;
+mod balancing;
 mod circuit;
 mod index;
 mod links;
@@ -170,6 +172,7 @@ impl<'t> Compiler<'t> {
             spaces,
             links,
             security,
+            front_ends: balancing::of_machine(&self.index, vnet),
         };
         // An agent cannot enforce the groups of so many NICs. Without links no packet passes that a group might deny.
         if too_many { config.isolated() } else { config }
@@ -277,7 +280,7 @@ impl<'t> Compiler<'t> {
             spaces,
             links: links::of_gateway(&self.index, vnet, instance),
             security: None,
-            front_ends: Vec::new(),
+            front_ends: balancing::of_gateway(&self.index, vnet),
         })
     }
 

@@ -85,10 +85,7 @@ impl AgentConfig {
     /// agent without [`Feature::DevicePerNic`] has one device for all NICs, so the result has no
     /// [`Link::arrivals`](super::Link::arrivals) and no [`Nic::host_routes`](super::Nic::host_routes). Without
     /// [`Feature::ManyRoutes`] an agent advertises at most 4,000 routes. If security groups apply, the result is
-    /// [`isolated`](Self::isolated) as well.
-    /// [`Link::arrivals`](super::Link::arrivals) and no [`Nic::host_routes`](super::Nic::host_routes). An agent without
-    /// [`Feature::LoadBalancers`] reaches no front end. If security
-    /// groups apply, the result is [`isolated`](Self::isolated) as well.
+    /// [`isolated`](Self::isolated) as well. Without [`Feature::LoadBalancers`] it reaches no front end.
     #[must_use]
     pub fn reduced(&self) -> Self {
         let mut reduced = match self.security {

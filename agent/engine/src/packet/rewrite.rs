@@ -64,7 +64,7 @@ pub fn rewrite(packet: &mut [u8], info: &mut PacketInfo, end: End, (address, por
     }
     // A UDP checksum of 0 means that the sender computed none (RFC 768).
     let is_used = info.protocol == TCP || header[checksum..checksum + 2] != [0, 0];
-    let mut adjust = |header: &mut [u8], old: u16, new: u16| {
+    let adjust = |header: &mut [u8], old: u16, new: u16| {
         if is_used {
             adjust_checksum(&mut header[checksum..checksum + 2], old, new, false);
         }

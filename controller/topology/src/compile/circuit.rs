@@ -2,7 +2,7 @@
 
 use super::index::{Circuit, Index, Instance, Vnet};
 use super::speaker::router_id;
-use super::{links, prefix, spaces};
+use super::{balancing, links, prefix, spaces};
 use crate::resource::max_prefixes;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -38,7 +38,7 @@ pub(super) fn gateway(index: &Index<'_>, vnet: &Vnet<'_>, instance: &Instance<'_
         spaces: delivered,
         links: links::of_circuit_gateway(index, vnet, instance),
         security: None,
-        front_ends: Vec::new(),
+        front_ends: balancing::of_gateway(index, vnet),
     })
 }
 

@@ -3,6 +3,7 @@
 
 mod join;
 
+use super::balancing::{self, BalancedFrontEnd};
 use super::prefix;
 use crate::resource::{
     Agent, Binding, Connection, ExpressRouteCircuit, LocalNetworkGateway, NetworkInterface, Peering, PrivatePeering,
@@ -55,6 +56,8 @@ pub(super) struct Vnet<'t> {
     pub(super) machines: Vec<Machine<'t>>,
     /// Which agent of `machines` gets the packets for which prefix; ordered by prefix, with one agent for each.
     pub(super) owners: Vec<Owner>,
+    /// The front ends of load balancers in this VNet, ordered by address.
+    pub(super) front_ends: Vec<BalancedFrontEnd>,
     /// The `Connected` peerings, in order of creation.
     pub(super) peers: Vec<Peer<'t>>,
     /// The VNet's VPN gateway (X7: at most one).
@@ -87,8 +90,8 @@ pub(super) struct Machine<'t> {
     pub(super) nics: Vec<&'t NetworkInterface>,
     /// The subnets whose machines have no agent and reach the network through this host (D8).
     pub(super) served: Vec<&'t Subnet>,
-    /// The source addresses that the machine may use without IP forwarding: its own addresses, and those addresses of
-    /// its served subnets that no other agent owns. Ordered (D10).
+    /// The source addresses that the machine may use without IP forwarding: its own addresses, those addresses of its
+    /// served subnets that no other agent owns, and the front ends of which it has a back end (L5). Ordered (D10).
     pub(super) sources: Vec<IpNet>,
 }
 
@@ -239,6 +242,7 @@ impl<'t> Index<'t> {
             agents: BTreeMap::new(),
         };
         let mut positions = BTreeMap::new();
+        let mut front_ends = balancing::of_vnets(topology);
         for (position, vnet) in topology.vnets.values().enumerate() {
             positions.insert(&vnet.envelope.id, position);
             for (number, subnet) in vnet.subnets.iter().enumerate() {
@@ -249,6 +253,7 @@ impl<'t> Index<'t> {
                 resource: vnet,
                 machines: Vec::new(),
                 owners: Vec::new(),
+                front_ends: front_ends.remove(&vnet.envelope.id).unwrap_or_default(),
                 peers: Vec::new(),
                 gateway: None,
                 instances: Vec::new(),
@@ -423,6 +428,7 @@ impl Vnet<'_> {
             let others: Vec<IpNet> = others.filter(|a| prefix::covered(a, &served)).collect();
             let mut sources: Vec<IpNet> = machine.addresses().map(IpNet::from).collect();
             sources.extend(prefix::subtract(&served, &others));
+            sources.extend(balancing::sources(&self.front_ends, &sources));
             prefix::sorted(&sources)
         });
         let sources: Vec<Vec<IpNet>> = sources.collect();

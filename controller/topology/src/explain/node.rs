@@ -7,7 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use tombolo_engine::decide::{Ingress, Trace, decide};
 use tombolo_engine::host_routes::{egress_nic, host_routes, sending_nic};
 use tombolo_engine::packet;
+use tombolo_engine::packet::PacketInfo;
 use tombolo_engine::packet::icmp::{self, IcmpError};
+use tombolo_engine::packet::rewrite::{End, rewrite};
 use tombolo_engine::tables::{RoutingState, Tables};
 use tombolo_engine::verdict::{DropReason, Verdict};
 use tombolo_proto::config::{AgentConfig, Link, Role};
@@ -23,6 +25,23 @@ pub(super) struct Node {
     /// The flows that the agent's network interfaces have admitted during the walks (N6). `None`: no security group
     /// applies to any of them.
     flows: Option<Flows>,
+    /// The flow that a load balancer has sent to a back end of this agent during the walks.
+    translated: Option<Translated>,
+}
+
+/// A flow that a load balancer has sent to a back end.
+#[derive(Debug, Clone, Copy)]
+struct Translated {
+    client: IpAddr,
+    back_end: IpAddr,
+    /// The front end's address, and the ports of the packet to it.
+    front_end: (IpAddr, Option<(u16, u16)>),
+}
+
+impl Translated {
+    fn is_reply(&self, packet: &Packet) -> bool {
+        packet.is_answer && packet.source == self.back_end && packet.destination == self.client
+    }
 }
 
 /// An agent's decision, and the route, subnet and security rules that led to it.
@@ -54,7 +73,12 @@ impl Node {
     pub(super) fn new(config: AgentConfig, dynamic: &RoutingState) -> Self {
         let tables = Tables::build(&config, dynamic).map_err(|e| e.to_string());
         let flows = config.security.as_ref().map(|_| Flows::new());
-        Self { config, tables, flows }
+        Self {
+            config,
+            tables,
+            flows,
+            translated: None,
+        }
     }
 
     /// Decides on a packet that arrives over the link with `from`; `None`: from the agent's own host. Decrements the
@@ -73,13 +97,32 @@ impl Node {
         let info = packet::parse(&packet.bytes).ok_or("the packet is malformed")?;
         let mut trace = Trace::default();
         let verdict = decide(tables, ingress, &info, Some(&mut trace));
+        // The back end gets the packet with its own address and port (L5), which the security rules see (N12).
+        let (verdict, info) = match verdict {
+            Verdict::Translate(index) => {
+                let flow = (packet.destination, packet.ports);
+                let (nic, info) = tables.translate(index, &mut packet.bytes).ok_or("it has no such back end")?;
+                packet.follow(&info);
+                self.translated = Some(Translated {
+                    client: info.source,
+                    back_end: info.destination,
+                    front_end: flow,
+                });
+                (Verdict::Deliver(nic), info)
+            }
+            other => (other, info),
+        };
         let judged = tables.security().zip(self.flows.as_mut()).and_then(|(nics, flows)| {
             let packet = (&packet.bytes[..], &info);
             flows.check(&self.config, nics, ingress, packet, verdict)
         });
         let (security, refused) = judged.map_or((None, None), |j| (Some(j.check), j.refused));
+        let reply = self.translated.filter(|t| from.is_none() && t.is_reply(packet));
+        if let (Some(translated), Verdict::Forward { .. }) = (reply, verdict) {
+            packet.reply_from(translated.front_end);
+        }
         let step = match refused.map_or(verdict, Verdict::Drop) {
-            Verdict::Deliver(_) => Step::Deliver,
+            Verdict::Deliver(_) | Verdict::Translate(_) => Step::Deliver,
             Verdict::Forward { link, decrement_ttl } => {
                 if decrement_ttl {
                     packet::decrement_ttl(&mut packet.bytes);
@@ -213,6 +256,26 @@ impl Packet {
             is_answer,
             bytes,
         })
+    }
+
+    /// Takes over destination and ports after a load balancer has replaced them in the packet's bytes.
+    fn follow(&mut self, info: &PacketInfo) {
+        self.destination = info.destination;
+        #[expect(clippy::cast_possible_truncation, reason = "each half is one port")]
+        let ports = ((info.ports >> 16) as u16, info.ports as u16);
+        self.ports = self.ports.map(|_| ports);
+    }
+
+    /// Replaces the source by a front end, as the agent of a back end does with replies (L5). `ports` are those of the
+    /// packet to the front end.
+    fn reply_from(&mut self, (address, ports): (IpAddr, Option<(u16, u16)>)) {
+        let port = ports.map_or(0, |(_, to)| to);
+        if let Some(mut info) = packet::parse(&self.bytes)
+            && rewrite(&mut self.bytes, &mut info, End::Source, (address, port))
+        {
+            self.source = address;
+            self.ports = self.ports.map(|(_, to)| (port, to));
+        }
     }
 
     /// Builds the ICMP error "time exceeded" from `address` to the source of this packet, of which the error quotes the

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use tombolo_engine::decide::Ingress;
 use tombolo_engine::packet::{PacketInfo, TCP, UDP};
 use tombolo_engine::security::{
-    AddressSets, Admission, AtNic, Attachment, Belongs, CAPACITY, FROM_HOST, FieldMatches, FlowGate, FlowTable,
+    AddressSets, Admission, AtNic, Balanced, Attachment, Belongs, CAPACITY, FROM_HOST, FieldMatches, FlowGate, FlowTable,
     GroupExplanation, RuleKey, SecuredNics, SetContent, belongs_to,
 };
 use tombolo_engine::verdict::{DropReason, Verdict};
@@ -67,6 +67,7 @@ impl Flows {
             // The time does not change during a walk, so no flow ends during the walk, whatever its timeout is.
             now: 0,
             idle_timeout: 1,
+            balanced: Balanced::No,
         };
         let admission = self.gate.admit(&self.table, rules, &at, |_| ());
         let groups = match admission {

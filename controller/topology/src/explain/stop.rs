@@ -163,6 +163,32 @@ pub(super) fn dropped(
             format!("{name} has no link with the agent that has {destination}"),
             "check that both agents run the newest revision: tombolo status",
         ),
+        DropReason::NoBalancingRule => Finding::new(
+            "L3",
+            format!(
+                "{destination} is a front end of a load balancer, and no rule of it is for {}",
+                packet.flow()
+            ),
+            "add a load-balancing rule for this protocol and port",
+        ),
+        DropReason::BalancerProtocol => Finding::new(
+            "L3",
+            format!("{destination} is a front end of a load balancer, which takes TCP and UDP only"),
+            "test it with a TCP connection to the port of a rule",
+        ),
+        DropReason::NoBackEnd => Finding::new(
+            "L8",
+            format!(
+                "{} of the load balancer has no back end that could take the packet",
+                trace.balancing_rule.as_ref().map_or("the rule", |rule| rule.name())
+            ),
+            "add network interfaces to the back-end pool of the rule",
+        ),
+        DropReason::BackEndItself => Finding::new(
+            "L11",
+            format!("the load balancer has chosen {source}, which is the sender itself"),
+            "let the back end connect to itself directly, or to another back end",
+        ),
         // `denied` describes drops by a security rule.
         DropReason::SecurityRule
         | DropReason::UnknownFragment

@@ -1,0 +1,190 @@
+//! The front ends of load balancers in a configuration (L1 to L5, L9, L10).
+
+use super::index::{Index, Peer, Vnet};
+use super::prefix;
+use crate::path::parent_id;
+use crate::resource::{
+    AdminState, BackendPool, BalancedProtocol, Distribution, LoadBalancer, LoadBalancerSku,
+};
+use crate::topology::Topology;
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use tombolo_proto::config;
+use tombolo_proto::id::ResourceId;
+
+/// A front end, as configurations have it.
+#[derive(Debug)]
+pub(super) struct BalancedFrontEnd {
+    pub(super) config: config::FrontEnd,
+    /// The SKU of the load balancer.
+    sku: LoadBalancerSku,
+}
+
+/// The back ends that ip configurations of network interfaces name: the addresses by pool and by inbound NAT rule.
+struct Referred<'t>(BTreeMap<&'t ResourceId, BTreeSet<IpAddr>>);
+
+impl<'t> Referred<'t> {
+    fn of(topology: &'t Topology) -> Self {
+        let mut all: BTreeMap<&ResourceId, BTreeSet<IpAddr>> = BTreeMap::new();
+        for configuration in topology.nics.values().flat_map(|nic| &nic.ip_configurations) {
+            let named = configuration.load_balancer_pools.iter();
+            for id in named.chain(&configuration.inbound_nat_rules) {
+                all.entry(id).or_default().insert(configuration.address);
+            }
+        }
+        Self(all)
+    }
+
+    fn named_by(&self, id: &ResourceId) -> Vec<IpAddr> {
+        self.0.get(id).into_iter().flatten().copied().collect()
+    }
+
+    /// The members of a pool that get flows, in ascending order. A member with the `adminState` `Down` gets none.
+    fn members_of(&self, pool: &BackendPool) -> Vec<IpAddr> {
+        if pool.addresses.is_empty() {
+            return self.named_by(&pool.id);
+        }
+        let active = pool.addresses.iter().filter(|a| a.admin_state != AdminState::Down);
+        let active: BTreeSet<IpAddr> = active.map(|a| a.address).collect();
+        active.into_iter().collect()
+    }
+}
+
+/// The front ends of each VNet, ordered by address.
+pub(super) fn of_vnets(topology: &Topology) -> BTreeMap<ResourceId, Vec<BalancedFrontEnd>> {
+    let mut all: BTreeMap<ResourceId, Vec<BalancedFrontEnd>> = BTreeMap::new();
+    if topology.load_balancers.is_empty() {
+        return all;
+    }
+    let referred = Referred::of(topology);
+    for balancer in topology.load_balancers.values() {
+        for front_end in &balancer.front_ends {
+            let vnet = parent_id(&front_end.subnet);
+            let config = config::FrontEnd {
+                id: front_end.id.clone(),
+                vnet: vnet.clone(),
+                address: front_end.address,
+                rules: rules(balancer, &front_end.id, front_end.address, &referred),
+            };
+            all.entry(vnet).or_default().push(BalancedFrontEnd {
+                config,
+                sku: balancer.sku,
+            });
+        }
+    }
+    for front_ends in all.values_mut() {
+        front_ends.sort_by_key(|f| f.config.address);
+    }
+    all
+}
+
+/// The load-balancing rules and inbound NAT rules of a front end, ordered by id. Back ends of another address family
+/// are left out.
+fn rules(
+    balancer: &LoadBalancer,
+    front_end: &ResourceId,
+    address: IpAddr,
+    referred: &Referred<'_>,
+) -> Vec<config::BalancingRule> {
+    let of_family = |back_ends: Vec<IpAddr>| {
+        let same = back_ends.into_iter().filter(|a| a.is_ipv6() == address.is_ipv6());
+        same.collect::<Vec<_>>()
+    };
+    let pool = |id: &ResourceId| balancer.pools.iter().find(|pool| pool.id == *id);
+    let balanced = balancer.rules.iter().filter(|rule| rule.front_end == *front_end);
+    let balanced = balanced.map(|rule| config::BalancingRule {
+        id: rule.id.clone(),
+        protocol: protocol(rule.protocol),
+        port: rule.front_end_port,
+        back_end_port: rule.back_end_port,
+        distribution: match rule.distribution {
+            Distribution::Default => config::Distribution::Default,
+            Distribution::SourceIp => config::Distribution::SourceIP,
+            Distribution::SourceIpProtocol => config::Distribution::SourceIPProtocol,
+        },
+        floating_ip: rule.floating_ip,
+        idle_timeout_minutes: minutes(rule.idle_timeout_minutes),
+        back_ends: {
+            let pools = rule.pools.iter().filter_map(pool);
+            let members: BTreeSet<IpAddr> = pools.flat_map(|pool| referred.members_of(pool)).collect();
+            of_family(members.into_iter().collect())
+        },
+    });
+    let translated = balancer.nat_rules.iter().filter(|rule| rule.front_end == *front_end);
+    let translated = translated.map(|rule| config::BalancingRule {
+        id: rule.id.clone(),
+        protocol: protocol(rule.protocol),
+        port: rule.front_end_port,
+        back_end_port: rule.back_end_port,
+        distribution: config::Distribution::Default,
+        floating_ip: rule.floating_ip,
+        idle_timeout_minutes: minutes(rule.idle_timeout_minutes),
+        back_ends: of_family(referred.named_by(&rule.id)),
+    });
+    let mut rules: Vec<_> = balanced.chain(translated).collect();
+    rules.sort_by(|a, b| a.id.cmp(&b.id));
+    rules
+}
+
+const fn protocol(protocol: BalancedProtocol) -> config::BalancedProtocol {
+    match protocol {
+        BalancedProtocol::Tcp => config::BalancedProtocol::Tcp,
+        BalancedProtocol::Udp => config::BalancedProtocol::Udp,
+        BalancedProtocol::All => config::BalancedProtocol::All,
+    }
+}
+
+fn minutes(minutes: u16) -> u8 {
+    u8::try_from(minutes.clamp(4, 30)).unwrap_or(30)
+}
+
+/// The front ends that agents of `vnet` can reach: those of its own VNet, and those of peered VNets (L10). Of a peered
+/// VNet in another region, only those of Standard load balancers (P30). An address that is not synced yet is left out
+/// (P27).
+pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>) -> Vec<config::FrontEnd> {
+    let mut all = own(vnet);
+    for peer in &vnet.peers {
+        let remote = &index.vnets[peer.remote].front_ends;
+        let reached = remote.iter().filter(|f| is_reached(f, peer));
+        all.extend(reached.map(|f| f.config.clone()));
+    }
+    ordered(all)
+}
+
+/// The front ends that an instance of a gateway of `vnet` can reach: those of its own VNet, and those of the spokes that
+/// use the gateway.
+pub(super) fn of_gateway(index: &Index<'_>, vnet: &Vnet<'_>) -> Vec<config::FrontEnd> {
+    let mut all = own(vnet);
+    for client in &vnet.clients {
+        let synced = &client.half.remote_address_space;
+        let of_client = index.vnets[client.vnet].front_ends.iter();
+        let reached = of_client.filter(|f| prefix::covered(&IpNet::from(f.config.address), synced));
+        all.extend(reached.map(|f| f.config.clone()));
+    }
+    ordered(all)
+}
+
+fn own(vnet: &Vnet<'_>) -> Vec<config::FrontEnd> {
+    vnet.front_ends.iter().map(|f| f.config.clone()).collect()
+}
+
+fn is_reached(front_end: &BalancedFrontEnd, peer: &Peer<'_>) -> bool {
+    let is_synced = prefix::covered(&IpNet::from(front_end.config.address), &peer.half.remote_address_space);
+    is_synced && (!peer.global || front_end.sku == LoadBalancerSku::Standard)
+}
+
+fn ordered(mut all: Vec<config::FrontEnd>) -> Vec<config::FrontEnd> {
+    all.sort_by(|a, b| (&a.vnet, a.address).cmp(&(&b.vnet, b.address)));
+    all
+}
+
+/// The addresses of front ends that a machine may use as source, because it has or serves a back end of theirs (L5).
+pub(super) fn sources(front_ends: &[BalancedFrontEnd], own: &[IpNet]) -> Vec<IpNet> {
+    let is_own = |address: &IpAddr| own.iter().any(|prefix| prefix.contains(address));
+    let used = front_ends.iter().filter(|front_end| {
+        let mut back_ends = front_end.config.rules.iter().flat_map(|rule| &rule.back_ends);
+        back_ends.any(is_own)
+    });
+    used.map(|front_end| front_end.config.address.into()).collect()
+}
