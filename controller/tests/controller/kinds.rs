@@ -37,6 +37,10 @@ fn example(kind: Kind) -> Option<Example> {
         | Kind::NicIpConfiguration
         | Kind::GatewayIpConfiguration
         | Kind::DefaultSecurityRule
+        | Kind::FrontEnd
+        | Kind::LoadBalancingRule
+        | Kind::Probe
+        | Kind::OutboundRule
         | Kind::VirtualMachine
         | Kind::VirtualMachineExtension => return None,
         Kind::VirtualNetwork => (
@@ -63,6 +67,8 @@ fn example(kind: Kind) -> Option<Example> {
                 "ipConfigurations": [{"name": "one", "properties": {
                     "subnet": id("virtualNetworks/Vnet/subnets/Work"),
                     "applicationSecurityGroups": [id("applicationSecurityGroups/Group")],
+                    "loadBalancerBackendAddressPools": [id("loadBalancers/Balancer/backendAddressPools/Pool")],
+                    "loadBalancerInboundNatRules": [id("loadBalancers/Balancer/inboundNatRules/Ssh")],
                 }}],
             }}),
         ),
@@ -114,6 +120,27 @@ fn example(kind: Kind) -> Option<Example> {
                 "sourcePortRange": "*",
                 "destinationAddressPrefix": "*",
                 "destinationPortRanges": ["443", "8000-8080"],
+            }}),
+        ),
+        Kind::LoadBalancer => (
+            "loadBalancers/Balancer",
+            json!({"location": "region1", "sku": {"name": "Standard"}, "properties": {
+                "frontendIPConfigurations": [
+                    {"name": "one", "properties": {"subnet": id("virtualNetworks/Vnet/subnets/Work")}},
+                ],
+            }}),
+        ),
+        Kind::BackendPool => (
+            "loadBalancers/Balancer/backendAddressPools/Pool",
+            json!({"properties": {"drainPeriodInSeconds": 30}}),
+        ),
+        Kind::InboundNatRule => (
+            "loadBalancers/Balancer/inboundNatRules/Ssh",
+            json!({"properties": {
+                "protocol": "Tcp",
+                "frontendPort": 2222,
+                "backendPort": 22,
+                "frontendIPConfiguration": id("loadBalancers/Balancer/frontendIPConfigurations/one"),
             }}),
         ),
     };

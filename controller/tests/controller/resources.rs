@@ -313,6 +313,38 @@ async fn shared_keys_are_set_read_and_reset() {
     );
 }
 
+/// The template that `az network lb create` sends.
+#[tokio::test]
+async fn a_load_balancer_is_deployed_by_a_template() {
+    let world = World::start(&[]).await;
+    world.put("~", json!({"location": "region1"})).await;
+    let vnet = json!({"location": "region1", "properties": {"addressSpace": {"addressPrefixes": ["10.1.0.0/16"]},
+        "subnets": [{"name": "work", "properties": {"addressPrefix": "10.1.0.0/24"}}]}});
+    world.put("~/providers/Microsoft.Network/virtualNetworks/v", vnet).await;
+    let subnet = format!("{GROUP}/providers/Microsoft.Network/virtualNetworks/v/subnets/work");
+    let front_end = json!({"name": "LoadBalancerFrontEnd", "properties": {"privateIPAllocationMethod": "Dynamic",
+        "privateIPAddress": null, "privateIPAddressVersion": "IPv4", "subnet": {"id": subnet}}});
+    let balancer = json!({"type": "Microsoft.Network/loadBalancers", "name": "lb", "location": "region1", "tags": {},
+        "apiVersion": "2023-04-01", "dependsOn": [], "sku": {"name": "Standard"}, "properties": {
+            "backendAddressPools": [{"name": "lbbepool"}], "frontendIPConfigurations": [front_end]}});
+    let template = json!({"parameters": {}, "variables": {}, "resources": [balancer],
+        "outputs": {"loadBalancer": {"type": "object", "value": "[reference('lb')]"}}});
+    let body = json!({"properties": {"mode": "incremental", "parameters": {}, "template": template}});
+    let path = "~/providers/Microsoft.Resources/deployments/lb_deploy_x";
+    let begun = world.arm(Method::PUT, path, Some(body)).await;
+    assert_eq!(begun.status, 201, "{begun:?}");
+    let done = world.arm(Method::GET, path, None).await;
+    assert_eq!(done.body["properties"]["provisioningState"], "Succeeded", "{done:?}");
+    let output = &done.body["properties"]["outputs"]["loadBalancer"]["value"];
+    let made = world
+        .arm(Method::GET, "~/providers/Microsoft.Network/loadBalancers/lb", None)
+        .await;
+    assert_eq!(&made.body["properties"], output);
+    assert_eq!(made.body["sku"]["name"], "Standard");
+    let address = &output["frontendIPConfigurations"][0]["properties"]["privateIPAddress"];
+    assert_eq!(address, "10.1.0.4");
+}
+
 #[tokio::test]
 async fn a_template_is_deployed_in_order() {
     let mut world = World::start(&[]).await;

@@ -1,6 +1,6 @@
 //! The keys of all documents in a recorded store, and the body that the REST API shows for each resource in it.
 
-use super::{GROUP, etag, fabric, hybrid, id, ip, net, network};
+use super::{GROUP, etag, fabric, hybrid, id, ip, load_balancer, net, network};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use tombolo_golden::golden;
@@ -13,6 +13,7 @@ pub(super) fn topology() -> Topology {
     let group = network::group();
     let (vnet, nic) = (network::vnet(), network::nic());
     let (public, table) = (network::public_ip(), network::route_table());
+    let balancer = load_balancer::load_balancer();
     let application_group = network::application_security_group();
     let security_group = network::network_security_group();
     let gateways = [("Vpn", GatewayKind::Vpn), ("Express", GatewayKind::ExpressRoute)];
@@ -25,6 +26,7 @@ pub(super) fn topology() -> Topology {
         resource_groups: [(group.id.clone(), Arc::new(group))].into(),
         vnets: [(vnet.envelope.id.clone(), Arc::new(vnet))].into(),
         nics: [(nic.envelope.id.clone(), Arc::new(nic))].into(),
+        load_balancers: [(balancer.envelope.id.clone(), Arc::new(balancer))].into(),
         public_ips: [(public.envelope.id.clone(), Arc::new(public))].into(),
         route_tables: [(table.envelope.id.clone(), Arc::new(table))].into(),
         gateways: gateways.map(|g| (g.envelope.id.clone(), Arc::new(g))).into(),
@@ -64,6 +66,12 @@ fn views_of_every_resource() {
         ("subnet", arm("virtualNetworks/Hub/subnets/default")),
         ("peering", arm("virtualNetworks/Hub/virtualNetworkPeerings/to-1")),
         ("networkInterface", arm("networkInterfaces/Vm")),
+        ("loadBalancer", arm("loadBalancers/Balancer")),
+        ("frontEnd", arm("loadBalancers/Balancer/frontendIPConfigurations/f0")),
+        ("backendPool", arm("loadBalancers/Balancer/backendAddressPools/Nics")),
+        ("loadBalancingRule", arm("loadBalancers/Balancer/loadBalancingRules/r0")),
+        ("probe", arm("loadBalancers/Balancer/probes/p1")),
+        ("inboundNatRule", arm("loadBalancers/Balancer/inboundNatRules/Ssh")),
         ("publicIPAddress", arm("publicIPAddresses/Public")),
         ("routeTable", arm("routeTables/Table")),
         ("route", arm("routeTables/Table/routes/r0")),
@@ -122,6 +130,20 @@ fn documents_with_no_field_that_has_a_default() {
                 {"name": "one", "subnet": id("virtualNetworks/Hub/subnets/s"), "address": address, "isStatic": true}]}),
         ),
         document(
+            "loadBalancers/Balancer",
+            json!({"sku": "Basic", "frontendIPConfigurations": [{
+                    "id": id("loadBalancers/Balancer/frontendIPConfigurations/f"), "etag": etag(),
+                    "subnet": id("virtualNetworks/Hub/subnets/s"), "address": ip("10.1.0.9"), "isStatic": true}],
+                "backendAddressPools": [{"id": id("loadBalancers/Balancer/backendAddressPools/p"), "etag": etag()}],
+                "probes": [{"id": id("loadBalancers/Balancer/probes/p"), "etag": etag(), "protocol": "Tcp", "port": 80,
+                    "intervalSeconds": 15, "threshold": 1, "number": 2}],
+                "loadBalancingRules": [{"id": id("loadBalancers/Balancer/loadBalancingRules/r"), "etag": etag(),
+                    "protocol": "Tcp", "frontEnd": id("loadBalancers/Balancer/frontendIPConfigurations/f"),
+                    "frontEndPort": 80, "backEndPort": 80, "distribution": "Default", "idleTimeoutMinutes": 4,
+                    "floatingIp": false, "tcpReset": false}],
+                "inboundNatRules": []}),
+        ),
+        document(
             "networkSecurityGroups/Rules",
             json!({"securityRules": [{
                 "id": id("networkSecurityGroups/Rules/securityRules/r"), "etag": etag(), "priority": 100,
@@ -146,6 +168,7 @@ fn documents_with_no_field_that_has_a_default() {
     let found = read.vnets.len()
         + read.public_ips.len()
         + read.nics.len()
+        + read.load_balancers.len()
         + read.network_security_groups.len()
         + read.gateways.len()
         + read.connections.len()

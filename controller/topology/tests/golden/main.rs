@@ -7,6 +7,7 @@ mod answers;
 mod documents;
 mod fabric;
 mod hybrid;
+mod load_balancer;
 mod network;
 
 use ipnet::IpNet;

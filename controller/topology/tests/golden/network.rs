@@ -74,6 +74,14 @@ pub(super) fn nic() -> NetworkInterface {
         address: ip(address),
         is_static: public.is_some(),
         application_security_groups: public.iter().map(|_| id("applicationSecurityGroups/Group")).collect(),
+        load_balancer_pools: public
+            .iter()
+            .map(|_| id("loadBalancers/Balancer/backendAddressPools/Nics"))
+            .collect(),
+        inbound_nat_rules: public
+            .iter()
+            .map(|_| id("loadBalancers/Balancer/inboundNatRules/Ssh"))
+            .collect(),
         public_ip_address: public,
     };
     NetworkInterface {

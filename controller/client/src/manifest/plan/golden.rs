@@ -48,6 +48,13 @@ fn plans() {
         CircuitAuthorization,
         SecurityRule,
         DefaultSecurityRule,
+        LoadBalancer,
+        FrontEnd,
+        BackendPool,
+        LoadBalancingRule,
+        Probe,
+        InboundNatRule,
+        OutboundRule,
         VirtualMachine,
         VirtualMachineExtension
     });

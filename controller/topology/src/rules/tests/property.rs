@@ -5,7 +5,7 @@ use super::{World, connection_body, gateway_body, half, net, path, vm_id};
 use crate::change::{Change, Rejection};
 use crate::net::{overlap, overlaps_within, same_set};
 use crate::path::parent_id;
-use crate::resource::{Binding, PeeringState};
+use crate::resource::{Binding, PeeringState, pool_members};
 use crate::topology::{AgentStatuses, Topology};
 use proptest::prelude::*;
 use serde_json::json;
@@ -30,6 +30,11 @@ enum Op {
     Unpeer(usize, usize),
     Nic(usize, usize, Option<u8>),
     DeleteNic(usize),
+    /// A load balancer in a VNet, with or without a front end, whose address may be static.
+    Balancer(usize, usize, Option<Option<u8>>),
+    DeleteBalancer(usize),
+    /// A NIC joins the pool of a load balancer.
+    JoinPool(usize, usize),
     Gateway(usize),
     DeleteGateway(usize),
     Connect(usize, usize),
@@ -51,6 +56,10 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (v.clone(), v.clone()).prop_map(|(a, b)| Op::Unpeer(a, b)),
         2 => (0..4usize, v.clone(), prop::option::of(0u8..16)).prop_map(|(n, v, a)| Op::Nic(n, v, a)),
         1 => (0..4usize).prop_map(Op::DeleteNic),
+        2 => (0..3usize, v.clone(), prop::option::weighted(0.8, prop::option::of(0u8..16)))
+            .prop_map(|(b, v, a)| Op::Balancer(b, v, a)),
+        1 => (0..3usize).prop_map(Op::DeleteBalancer),
+        2 => (0..4usize, 0..3usize).prop_map(|(n, b)| Op::JoinPool(n, b)),
         2 => v.clone().prop_map(Op::Gateway),
         1 => v.clone().prop_map(Op::DeleteGateway),
         2 => (v.clone(), v.clone()).prop_map(|(a, b)| Op::Connect(a, b)),
@@ -100,6 +109,26 @@ fn run(w: &mut World, op: &Op) -> Result<(), Rejection> {
                 .map(|_| ())
         }
         Op::DeleteNic(n) => w.delete(&net(&format!("networkInterfaces/n{n}"))).map(|_| ()),
+        Op::Balancer(b, v, front_end) => {
+            let subnet = json!({"id": format!("{}/subnets/s", vnet(*v))});
+            let of = |last: Option<u8>| {
+                let address = last.map(|l| format!("10.{v}.0.{l}"));
+                json!({"name": "fe", "properties": {"subnet": subnet, "privateIPAddress": address}})
+            };
+            let front_ends: Vec<_> = front_end.map(of).into_iter().collect();
+            let lists = json!({"frontendIPConfigurations": front_ends, "backendAddressPools": [{"name": "pool"}]});
+            let body = json!({"location": "region1", "properties": lists});
+            w.put(&net(&format!("loadBalancers/b{b}")), body).map(|_| ())
+        }
+        Op::DeleteBalancer(b) => w.delete(&net(&format!("loadBalancers/b{b}"))).map(|_| ()),
+        Op::JoinPool(n, b) => {
+            let id = net(&format!("networkInterfaces/n{n}"));
+            let Some(mut body) = w.view(&id) else { return Ok(()) };
+            let pool = net(&format!("loadBalancers/b{b}/backendAddressPools/pool"));
+            body["properties"]["ipConfigurations"][0]["properties"]["loadBalancerBackendAddressPools"] =
+                json!([{"id": pool}]);
+            w.put(&id, body).map(|_| ())
+        }
         Op::Gateway(v) => {
             let body = gateway_body(&name(v), json!({}));
             w.put(&net(&format!("virtualNetworkGateways/v{v}-gw")), body)
@@ -225,6 +254,32 @@ fn check(t: &Topology) {
             );
         }
     }
+    for balancer in t.load_balancers.values() {
+        for front_end in &balancer.front_ends {
+            let vnet = &t.vnets[&parent_id(&front_end.subnet)];
+            let mut subnets = vnet.subnets.iter();
+            let subnet = subnets
+                .find(|s| s.id == front_end.subnet)
+                .expect("the subnet of a front end");
+            assert!(subnet.prefixes.iter().any(|p| p.contains(&front_end.address)));
+            assert!(
+                addresses.insert((vnet.envelope.id.clone(), front_end.address)),
+                "{} twice",
+                front_end.address
+            );
+        }
+    }
+    for nic in t.nics.values() {
+        for c in &nic.ip_configurations {
+            for pool in &c.load_balancer_pools {
+                let balancer = &t.load_balancers[&parent_id(pool)];
+                assert!(balancer.pools.iter().any(|p| p.id == *pool));
+                let vnet = parent_id(&c.subnet);
+                assert!(balancer.vnet().is_none_or(|v| v == vnet), "L2: {pool}");
+                assert!(pool_members(t, pool).iter().any(|m| m.address == c.address));
+            }
+        }
+    }
     let mut pairs = BTreeMap::new();
     for c in t.connections.values() {
         assert!(t.gateways.contains_key(&c.gateway1) && t.gateways.contains_key(&c.gateway2));
@@ -255,6 +310,7 @@ fn bodies(t: &Topology) -> Vec<serde_json::Value> {
     let kinds = [
         "virtualNetworks",
         "networkInterfaces",
+        "loadBalancers",
         "virtualNetworkGateways",
         "connections",
     ];
@@ -296,11 +352,13 @@ proptest! {
     }
 
     #[test]
-    fn any_json_is_an_answer_not_a_panic(text in "[\\[\\]{}\",:a-z0-9./]{0,60}", kind in 0usize..9) {
+    fn any_json_is_an_answer_not_a_panic(text in "[\\[\\]{}\",:a-z0-9./]{0,60}", kind in 0usize..13) {
         let mut w = World::new();
         w.vnet("v", &["10.0.0.0/16"]).unwrap();
         let kinds = ["virtualNetworks/x", "virtualNetworks/v/subnets/x", "virtualNetworks/v/virtualNetworkPeerings/x",
-            "routeTables/x", "networkInterfaces/x", "publicIPAddresses/x", "virtualNetworkGateways/x", "connections/x", "odd/x"];
+            "routeTables/x", "networkInterfaces/x", "publicIPAddresses/x", "virtualNetworkGateways/x", "connections/x", "odd/x",
+            "loadBalancers/x", "loadBalancers/v/backendAddressPools/x", "loadBalancers/v/inboundNatRules/x", "loadBalancers/v/probes/x"];
+        w.put(&net("loadBalancers/v"), json!({"location": "region1"})).unwrap();
         let body = serde_json::from_str(&text).unwrap_or(json!({"location": text, "properties": {"addressPrefix": text, "subnets": text}}));
         let change = Change::Put { path: path(&net(kinds[kind])), body, if_match: None, sync_remote_address_space: false };
         let _ = w.apply(&change);
