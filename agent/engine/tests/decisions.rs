@@ -40,6 +40,7 @@ fn outcome(tables: &Tables, ingress: Ingress, packet: &PacketInfo) -> String {
     match decide(tables, ingress, packet, None) {
         Verdict::Deliver(NicIndex::FIRST) => "deliver".into(),
         Verdict::Deliver(NicIndex(nic)) => format!("deliver {nic}"),
+        Verdict::Translate(_) => "translate".into(),
         Verdict::TimeExceeded => "answer".into(),
         Verdict::Forward { link, decrement_ttl } => {
             format!("{}{}", tables.peer(link), if decrement_ttl { " -1" } else { "" })

@@ -55,7 +55,7 @@ fn may(tables: &Tables, from: &AgentId, source: &str, destination: &str) -> bool
     let ingress = Ingress::Link(tables.link_with(from).unwrap());
     match decide(tables, ingress, &packet, None) {
         Verdict::Drop(reason) => reason.name() != "spoofed_source",
-        Verdict::Deliver(_) | Verdict::Forward { .. } | Verdict::TimeExceeded => true,
+        Verdict::Deliver(_) | Verdict::Translate(_) | Verdict::Forward { .. } | Verdict::TimeExceeded => true,
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{agent, at, id, ip, net};
 use tombolo_golden::{all_of, every_variant, golden};
 use tombolo_proto::config::{
+    BalancedProtocol, BalancingRule, Distribution, FrontEnd,
     ALL_PORTS, Access, AccessOff, AddressMatch, AgentConfig, ApplicationGroup, Arrival, Direction, Feature,
     ForeignSources, Link, Nic, Owner, PortRange, Probes, Relation, Role, RuleProtocol, SecuredNic, Security,
     SecurityGroup, SecurityRule, Space, SpaceKind, Subnet, TransitRoute, Transport,
@@ -370,6 +371,33 @@ fn features_of_configurations() {
     golden!().written("features", &[("features", names)]);
 }
 
+fn front_end() -> FrontEnd {
+    let back_ends = vec!["10.1.0.4".parse().unwrap(), "10.1.0.6".parse().unwrap()];
+    let protocols = all_of!(BalancedProtocol { Tcp, Udp, All });
+    let distributions = all_of!(Distribution {
+        Default,
+        SourceIP,
+        SourceIPProtocol
+    });
+    let rules = protocols.into_iter().zip(distributions).zip(0u16..);
+    let rules = rules.map(|((protocol, distribution), n)| BalancingRule {
+        id: id(&format!("loadBalancers/lb/loadBalancingRules/{n}")),
+        protocol,
+        port: if n == 2 { 0 } else { 80 },
+        back_end_port: if n == 2 { 0 } else { 8080 },
+        distribution,
+        floating_ip: n == 1,
+        idle_timeout_minutes: 4,
+        back_ends: back_ends.clone(),
+    });
+    FrontEnd {
+        id: id("loadBalancers/lb/frontendIPConfigurations/front"),
+        vnet: id("virtualNetworks/hub"),
+        address: "10.1.0.36".parse().unwrap(),
+        rules: rules.collect(),
+    }
+}
+
 #[test]
 fn agent_configurations() {
     let full = AgentConfig {
@@ -388,7 +416,7 @@ fn agent_configurations() {
         spaces: spaces(),
         links: vec![minimal_link(), full_link()],
         security: Some(security()),
-        front_ends: Vec::new(),
+        front_ends: vec![front_end()],
     };
     AgentConfig::from_bytes(&full.to_bytes()).unwrap();
     let minimal = AgentConfig {

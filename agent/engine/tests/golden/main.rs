@@ -50,6 +50,8 @@ fn counters_and_traces() {
         connection: Some(ResourceId::new("/connection")),
         vnet: Some(ResourceId::new("/vnet")),
         next: Some("hub-vm".parse().unwrap()),
+        balancing_rule: Some(ResourceId::new("/rule")),
+        back_end: Some("10.0.0.4".parse().unwrap()),
     };
     golden!().cases("trace", &[("full", full), ("minimal", Trace::default())]);
 }

@@ -470,7 +470,7 @@ pub(super) fn fate(
         len: 64,
     };
     match decide(&tables, ingress, &packet, None) {
-        Verdict::Deliver(_) => "deliver".into(),
+        Verdict::Deliver(_) | Verdict::Translate(_) => "deliver".into(),
         Verdict::Forward { link, decrement_ttl } => {
             format!("{}{}", tables.peer(link), if decrement_ttl { " -1" } else { "" })
         }

@@ -151,7 +151,7 @@ fn choices_stay_the_same_in_later_versions() {
 }
 
 /// The last octets of the back ends of twelve flows.
-const EXPECTED: [u8; 12] = [0; 12];
+const EXPECTED: [u8; 12] = [1, 4, 1, 1, 5, 4, 2, 2, 1, 3, 4, 2];
 
 /// L3: without a rule for the protocol and port there is no back end.
 #[test]
