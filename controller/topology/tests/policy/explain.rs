@@ -481,6 +481,7 @@ fn loops_are_found() {
         id: crate::world::subnet_id("hub/dmz"),
         etag: uuid::Uuid::nil(),
         prefixes: crate::world::nets("10.1.1.0/24"),
+        lists_prefixes: false,
         route_table: None,
         network_security_group: None,
         echoed: serde_json::Map::new(),

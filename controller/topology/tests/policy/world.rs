@@ -89,6 +89,7 @@ impl World {
                 id: subnet_id(&format!("{name}/{subnet}")),
                 etag: Uuid::nil(),
                 prefixes: prefixes.split(',').map(|p| p.parse().unwrap()).collect(),
+                lists_prefixes: false,
                 route_table: None,
                 network_security_group: None,
                 echoed: serde_json::Map::new(),

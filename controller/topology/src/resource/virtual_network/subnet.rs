@@ -30,6 +30,10 @@ pub struct Subnet {
     /// The prefixes, at least one. Each prefix is inside one address range of the VNet, and disjoint from the prefixes
     /// of other subnets (P2).
     pub prefixes: Vec<IpNet>,
+    /// Whether the subnet shows a single prefix as `addressPrefixes`, because the request did. Clients compare the answer
+    /// with their request.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lists_prefixes: bool,
     /// The route table of the subnet (R17). `None`: the subnet has system and gateway routes only.
     #[serde(default)]
     pub route_table: Option<ResourceId>,
@@ -113,7 +117,7 @@ impl Subnet {
             endpoint["provisioningState"] = "Succeeded".into();
         }
         match self.prefixes.as_slice() {
-            [one] => properties["addressPrefix"] = one.to_string().into(),
+            [one] if !self.lists_prefixes => properties["addressPrefix"] = one.to_string().into(),
             many => properties["addressPrefixes"] = json!(many),
         }
         if let Some(table) = &self.route_table {
@@ -193,7 +197,9 @@ impl Draft<'_> {
             .map(|list| list.into_iter().map(|(net, _)| net).collect());
         let at = properties.at("addressPrefix");
         let single = properties.text("addressPrefix", &mut self.problems);
-        let prefixes = match (listed_prefixes.filter(|l| !l.is_empty()), single) {
+        let listed_prefixes = listed_prefixes.filter(|l| !l.is_empty());
+        let lists_prefixes = listed_prefixes.is_some();
+        let prefixes = match (listed_prefixes, single) {
             (Some(list), _) => list,
             (None, Some(text)) => prefix(text, &at, &mut self.problems).into_iter().collect(),
             (None, None) => Vec::new(),
@@ -234,6 +240,7 @@ impl Draft<'_> {
             etag: old.map_or(Uuid::nil(), |s| s.etag),
             id,
             prefixes,
+            lists_prefixes,
             route_table,
             network_security_group,
             echoed,

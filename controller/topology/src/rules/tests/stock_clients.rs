@@ -507,3 +507,24 @@ fn free_addresses_of_a_vnet() {
     let used = address_use::subnets(&w.now, vnet);
     assert_eq!((used[0].used, used[0].usable), (1, 251));
 }
+
+/// Ansible compares the list that it has sent with the answer, and would otherwise find a change on every run.
+#[test]
+fn a_subnet_shows_its_prefixes_in_the_form_of_the_request() {
+    let mut w = World::new();
+    w.vnet("hub", &["10.1.0.0/16"]).unwrap();
+    let id = net("virtualNetworks/hub/subnets/web");
+    let list = json!({"properties": {"addressPrefixes": ["10.1.1.0/24"]}});
+    let shown = w.put(&id, list).unwrap();
+    let properties = &shown["properties"];
+    assert_eq!(properties["addressPrefixes"], json!(["10.1.1.0/24"]));
+    assert!(properties.get("addressPrefix").is_none());
+    assert_eq!(
+        w.put(&id, shown.clone()).unwrap(),
+        shown,
+        "writing back changes nothing"
+    );
+    let single = w.subnet("hub", "web", "10.1.1.0/24").unwrap();
+    assert_eq!(single["properties"]["addressPrefix"], "10.1.1.0/24");
+    assert!(single["properties"].get("addressPrefixes").is_none());
+}
