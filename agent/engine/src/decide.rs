@@ -5,8 +5,8 @@
 use crate::packet::PacketInfo;
 use crate::tables::lpm::Lpm;
 use crate::tables::{
-    AddressSpace, AgentRole, BalancingRule, Choice, Hop, LinkGroup, LinkIndex, LinkPolicy, Member, NicIndex, Owner, PeerRole,
-    SubnetRoutes, Tables, TransitScope, VmNics,
+    AddressSpace, AgentRole, BalancingRule, Choice, Hop, LinkGroup, LinkIndex, LinkPolicy, Member, NicIndex, Owner,
+    PeerRole, SubnetRoutes, Tables, TransitScope, VmNics,
 };
 use crate::verdict::{DropReason, Verdict};
 use serde::{Deserialize, Serialize};
@@ -184,7 +184,13 @@ impl Decision<'_> {
         let own = nics
             .owner(self.packet.destination)
             .is_some_and(|place| is_own(place.nic));
-        if !own && self.tables.front_ends.has_back_end_of(self.packet.destination).is_some() {
+        if !own
+            && self
+                .tables
+                .front_ends
+                .has_back_end_of(self.packet.destination)
+                .is_some()
+        {
             return self.choose_own_back_end();
         }
         if own || nics.forwarding_subnet(self.nic).is_some() {
@@ -392,7 +398,11 @@ impl Decision<'_> {
 
     /// The back end of a rule for the packet: the one of the earlier choice, or else the one that the packet's hash
     /// selects among those for which `wanted` is true (L4).
-    fn member_of<'r>(&mut self, rule: &'r BalancingRule, wanted: impl Fn(&Member) -> bool) -> Result<&'r Member, DropReason> {
+    fn member_of<'r>(
+        &mut self,
+        rule: &'r BalancingRule,
+        wanted: impl Fn(&Member) -> bool,
+    ) -> Result<&'r Member, DropReason> {
         if let Some(trace) = self.trace.as_deref_mut() {
             trace.balancing_rule = Some(rule.id.clone());
         }

@@ -11,9 +11,9 @@ mod vm_nics;
 
 use crate::packet::rewrite::{End, rewrite};
 use crate::packet::{self, PacketInfo};
-pub(crate) use balancing::{FrontEnds, Member, Rule as BalancingRule};
-pub use balancing::{BackEndIndex, Choice};
 use crate::security::SecuredNics;
+pub use balancing::{BackEndIndex, Choice};
+pub(crate) use balancing::{FrontEnds, Member, Rule as BalancingRule};
 use lpm::Lpm;
 use sources::Sources;
 use std::collections::BTreeSet;

@@ -49,14 +49,22 @@ fn world(rules: &[BalancingRule]) -> World {
         Node::new(name, &at, n)
     });
     let mut world = World::new(nodes.collect());
-    let owners: Vec<(String, &str)> = addresses.iter().zip(names).map(|(a, n)| (format!("{a}/32"), n)).collect();
+    let owners: Vec<(String, &str)> = addresses
+        .iter()
+        .zip(names)
+        .map(|(a, n)| (format!("{a}/32"), n))
+        .collect();
     let owners: Vec<(&str, &str)> = owners.iter().map(|(a, n)| (a.as_str(), *n)).collect();
     for here in 0..3 {
         let mut links: Vec<Link> = Vec::new();
         for there in (0..3).filter(|there| *there != here) {
             let own = format!("{}/32", addresses[there]);
             // The replies of a back end have the front end's address.
-            let sources = if there == 0 { vec![own] } else { vec![own, format!("{FRONT}/32")] };
+            let sources = if there == 0 {
+                vec![own]
+            } else {
+                vec![own, format!("{FRONT}/32")]
+            };
             let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
             links.push(world.nodes[there].as_link(&sources));
         }
@@ -89,7 +97,9 @@ fn delivered(world: &mut World, port: u16, flags: Flags) -> Option<(usize, Vec<u
         world.nodes[node].delivered.clear();
     }
     send(world, 0, tcp((CLIENT, port), (FRONT, 80), flags));
-    let mut all = NODES.iter().flat_map(|node| world.nodes[*node].delivered.pop().map(|p| (*node, p)));
+    let mut all = NODES
+        .iter()
+        .flat_map(|node| world.nodes[*node].delivered.pop().map(|p| (*node, p)));
     let found = all.next();
     assert!(all.next().is_none(), "one back end gets the packet");
     found
@@ -121,11 +131,20 @@ fn l5_the_back_end_gets_its_own_address_and_the_client_hears_the_front_end() {
     assert_eq!(used.len(), 2, "both back ends are used");
     // Connections of a back end itself are not translated, and neither are packets that are sent to it directly.
     send(&mut world, 1, tcp((BACK[0], 8080), (CLIENT, 9), Flags::Syn));
-    assert_eq!(ends(&world.nodes[0].delivered.pop().unwrap()).0, format!("{}:8080", BACK[0]));
+    assert_eq!(
+        ends(&world.nodes[0].delivered.pop().unwrap()).0,
+        format!("{}:8080", BACK[0])
+    );
     send(&mut world, 0, tcp((CLIENT, 50_000), (BACK[0], 8080), Flags::Syn));
-    assert_eq!(ends(&world.nodes[1].delivered.pop().unwrap()).1, format!("{}:8080", BACK[0]));
+    assert_eq!(
+        ends(&world.nodes[1].delivered.pop().unwrap()).1,
+        format!("{}:8080", BACK[0])
+    );
     send(&mut world, 1, tcp((BACK[0], 8080), (CLIENT, 50_000), Flags::SynAck));
-    assert_eq!(ends(&world.nodes[0].delivered.pop().unwrap()).0, format!("{}:8080", BACK[0]));
+    assert_eq!(
+        ends(&world.nodes[0].delivered.pop().unwrap()).0,
+        format!("{}:8080", BACK[0])
+    );
     for node in &world.nodes {
         assert!(node.engine.stats().conserved(), "{}", node.name);
     }
@@ -153,7 +172,8 @@ fn l4_a_flow_stays_with_its_back_end_when_the_pool_grows() {
         assert_eq!((node, ends(&packet).1), (1, format!("{}:8080", BACK[0])), "port {port}");
     }
     let new: BTreeMap<usize, usize> = (41_000..41_020).fold(BTreeMap::new(), |mut all, port| {
-        *all.entry(delivered(&mut world, port, Flags::Syn).unwrap().0).or_default() += 1;
+        *all.entry(delivered(&mut world, port, Flags::Syn).unwrap().0)
+            .or_default() += 1;
         all
     });
     assert_eq!(new.len(), 2, "new flows use both: {new:?}");
@@ -207,7 +227,10 @@ fn n12_rules_see_the_back_end_at_the_back_end_and_the_front_end_at_the_client() 
     for (node, own) in NODES.iter().zip(BACK) {
         attach(&mut world, *node, own, web(80));
     }
-    assert!(delivered(&mut world, 40_000, Flags::Syn).is_none(), "the front end's port is not the back end's");
+    assert!(
+        delivered(&mut world, 40_000, Flags::Syn).is_none(),
+        "the front end's port is not the back end's"
+    );
     for (node, own) in NODES.iter().zip(BACK) {
         attach(&mut world, *node, own, web(8080));
     }

@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -46,6 +46,7 @@ impl fmt::Display for Port {
 #[derive(Debug)]
 pub struct EchoServer {
     stop: Arc<AtomicBool>,
+    served: Arc<AtomicUsize>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -57,26 +58,34 @@ impl EchoServer {
     /// The namespace cannot be entered, which needs root, or the socket cannot be bound to the address and port.
     pub fn start(netns: &Path, address: std::net::IpAddr, port: Port) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
+        let served = Arc::new(AtomicUsize::new(0));
+        let (stopped, counted) = (stop.clone(), served.clone());
         let thread = match port {
             Port::Tcp(number) => {
                 let at = SocketAddr::new(address, number);
                 let listener =
                     inside(netns, || TcpListener::bind(at))?.with_context(|| format!("listening at {at}"))?;
                 listener.set_nonblocking(true)?;
-                std::thread::spawn(move || serve_tcp(&listener, &stopped))
+                std::thread::spawn(move || serve_tcp(&listener, &stopped, &counted))
             }
             Port::Udp(number) => {
                 let at = SocketAddr::new(address, number);
                 let socket = inside(netns, || UdpSocket::bind(at))?.with_context(|| format!("binding {at}"))?;
                 socket.set_read_timeout(Some(POLL))?;
-                std::thread::spawn(move || serve_udp(&socket, &stopped))
+                std::thread::spawn(move || serve_udp(&socket, &stopped, &counted))
             }
         };
         Ok(Self {
             stop,
+            served,
             thread: Some(thread),
         })
+    }
+
+    /// Number of connections that the server has accepted, or of datagrams that it has received.
+    #[must_use]
+    pub fn served(&self) -> usize {
+        self.served.load(Ordering::Relaxed)
     }
 }
 
@@ -90,13 +99,14 @@ impl Drop for EchoServer {
     }
 }
 
-fn serve_tcp(listener: &TcpListener, stop: &AtomicBool) {
+fn serve_tcp(listener: &TcpListener, stop: &AtomicBool, accepted: &AtomicUsize) {
     let mut open: Vec<TcpStream> = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         // One thread answers all connections, so no connection may block the thread.
         if let Ok((stream, _)) = listener.accept()
             && stream.set_nonblocking(true).is_ok()
         {
+            accepted.fetch_add(1, Ordering::Relaxed);
             open.push(stream);
         }
         open.retain_mut(|stream| {
@@ -111,10 +121,11 @@ fn serve_tcp(listener: &TcpListener, stop: &AtomicBool) {
     }
 }
 
-fn serve_udp(socket: &UdpSocket, stop: &AtomicBool) {
+fn serve_udp(socket: &UdpSocket, stop: &AtomicBool, received: &AtomicUsize) {
     let mut buffer = [0; 64];
     while !stop.load(Ordering::Relaxed) {
         if let Ok((n, from)) = socket.recv_from(&mut buffer) {
+            received.fetch_add(1, Ordering::Relaxed);
             // An error means that the client has gone away, and needs no answer.
             let _ = socket.send_to(&buffer[..n], from);
         }

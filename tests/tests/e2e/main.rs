@@ -9,6 +9,7 @@ mod demo;
 mod failover;
 mod faults;
 mod first_join;
+mod load_balancer;
 mod peering;
 mod plain_site;
 mod security_changes;

@@ -217,7 +217,12 @@ mod tests {
         let mut packet = packet(false, UDP, &[1, 2, 3]);
         packet[26..28].copy_from_slice(&[0, 0]);
         let mut info = parse(&packet).unwrap();
-        assert!(rewrite(&mut packet, &mut info, End::Destination, ([10, 0, 0, 5].into(), 0)));
+        assert!(rewrite(
+            &mut packet,
+            &mut info,
+            End::Destination,
+            ([10, 0, 0, 5].into(), 0)
+        ));
         assert_eq!((info.ports, &packet[26..28]), (0x9c40_0050, &[0, 0][..]));
         assert_eq!(sum(&[&packet[..20]]), 0);
     }

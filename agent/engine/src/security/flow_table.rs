@@ -18,8 +18,8 @@ mod entry;
 mod saved;
 
 use entry::{
-    BODY, BUSY, Body, CHOICE, EMPTY, FROM_SECOND, JUDGE_AGAIN, ORIGIN, Ordered, Origin, STATUS, TAG_SHIFT, TIMES, Times,
-    UNANSWERED, advance, is_over, key_of, next_version, status_of, version_of,
+    BODY, BUSY, Body, CHOICE, EMPTY, FROM_SECOND, JUDGE_AGAIN, ORIGIN, Ordered, Origin, STATUS, TAG_SHIFT, TIMES,
+    Times, UNANSWERED, advance, is_over, key_of, next_version, status_of, version_of,
 };
 pub use saved::{BootTime, MAX_SAVED_AGE, Unusable};
 

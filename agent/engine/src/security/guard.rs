@@ -14,8 +14,8 @@ use crate::packet::{PacketInfo, TCP};
 use crate::tables::{Choice, NicIndex, Tables};
 use crate::verdict::{DropReason, Verdict};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tombolo_proto::config::{DEFAULT_FLOW_TIMEOUT, Direction};
 

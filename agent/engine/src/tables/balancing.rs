@@ -110,7 +110,9 @@ impl FrontEnds {
             let choice = Choice(mix(of_rule ^ hash).max(1));
             self.idle_timeouts.insert(choice, idle_timeout);
             let owner = space.owners.get(*address).copied().unwrap_or(Owner::NoLink);
-            let place = nics.filter(|_| owner == Owner::Own).and_then(|nics| nics.owner(*address));
+            let place = nics
+                .filter(|_| owner == Owner::Own)
+                .and_then(|nics| nics.owner(*address));
             let own = place.and_then(|place| {
                 let index = BackEndIndex(u32::try_from(self.own.len()).ok()?);
                 self.own.push(BackEnd {

@@ -4,8 +4,8 @@ use super::lpm::Lpm;
 use super::sources::{Assigned, Sources};
 use super::transit::{site_prefixes, transit_table};
 use super::{
-    AddressSpace, AgentRole, Arrivals, BuildError, FrontEnds, Hop, LinkGroup, LinkIndex, LinkPolicy, MAX_LINKS, Owner, PeerRole,
-    RouteEntry, RoutingState, SubnetRoutes, Tables, TransitScope, VmNics, set,
+    AddressSpace, AgentRole, Arrivals, BuildError, FrontEnds, Hop, LinkGroup, LinkIndex, LinkPolicy, MAX_LINKS, Owner,
+    PeerRole, RouteEntry, RoutingState, SubnetRoutes, Tables, TransitScope, VmNics, set,
 };
 use crate::routing::{self, AcceptedRoute, accept_routes};
 use crate::security::SecuredNics;

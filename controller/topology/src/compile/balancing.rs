@@ -3,9 +3,7 @@
 use super::index::{Index, Peer, Vnet};
 use super::prefix;
 use crate::path::parent_id;
-use crate::resource::{
-    AdminState, BackendPool, BalancedProtocol, Distribution, LoadBalancer, LoadBalancerSku,
-};
+use crate::resource::{AdminState, BackendPool, BalancedProtocol, Distribution, LoadBalancer, LoadBalancerSku};
 use crate::topology::Topology;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};

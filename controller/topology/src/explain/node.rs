@@ -101,7 +101,9 @@ impl Node {
         let (verdict, info) = match verdict {
             Verdict::Translate(index) => {
                 let flow = (packet.destination, packet.ports);
-                let (nic, info) = tables.translate(index, &mut packet.bytes).ok_or("it has no such back end")?;
+                let (nic, info) = tables
+                    .translate(index, &mut packet.bytes)
+                    .ok_or("it has no such back end")?;
                 packet.follow(&info);
                 self.translated = Some(Translated {
                     client: info.source,

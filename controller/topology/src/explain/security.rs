@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use tombolo_engine::decide::Ingress;
 use tombolo_engine::packet::{PacketInfo, TCP, UDP};
 use tombolo_engine::security::{
-    AddressSets, Admission, AtNic, Balanced, Attachment, Belongs, CAPACITY, FROM_HOST, FieldMatches, FlowGate, FlowTable,
-    GroupExplanation, RuleKey, SecuredNics, SetContent, belongs_to,
+    AddressSets, Admission, AtNic, Attachment, Balanced, Belongs, CAPACITY, FROM_HOST, FieldMatches, FlowGate,
+    FlowTable, GroupExplanation, RuleKey, SecuredNics, SetContent, belongs_to,
 };
 use tombolo_engine::verdict::{DropReason, Verdict};
 use tombolo_proto::config::{AddressMatch, AgentConfig, SecuredNic};

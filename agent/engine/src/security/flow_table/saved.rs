@@ -12,8 +12,8 @@
 //! configuration of the next process.
 
 use super::entry::{
-    CHOICE, CLOSING, ESTABLISHED, FIN_BACKWARD, FIN_FORWARD, FROM_SECOND, JUDGE_AGAIN, Ordered, Origin, STATUS, SYN_ANSWERED,
-    TAG_SHIFT, TIMES, Times, UNANSWERED, is_over, key_of, next_version, status_of, version_of,
+    CHOICE, CLOSING, ESTABLISHED, FIN_BACKWARD, FIN_FORWARD, FROM_SECOND, JUDGE_AGAIN, Ordered, Origin, STATUS,
+    SYN_ANSWERED, TAG_SHIFT, TIMES, Times, UNANSWERED, is_over, key_of, next_version, status_of, version_of,
 };
 use super::{FlowKey, FlowTable, ORIGIN, UNKNOWN_LINK, entries_for};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -84,7 +84,10 @@ fn l4_a_change_moves_only_the_flows_of_one_back_end() {
         let packet = packet(7, port);
         let before = chosen(&all, &packet);
         let after = chosen(&less, &packet);
-        assert!(before == after || before == address(3), "port {port}: {before} and {after}");
+        assert!(
+            before == after || before == address(3),
+            "port {port}: {before} and {after}"
+        );
     }
 }
 

@@ -1,0 +1,187 @@
+//! Internal load balancers with real connections: across a peering of two regions, and inside the VNet (L1 to L5, L10,
+//! P30).
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::net::{IpAddr, SocketAddr};
+use tombolo_lab::Topology;
+use tombolo_lab::echo::{Connection, Datagrams, EchoServer, Port};
+use tombolo_tests::live::World;
+
+/// The machines of the global-peering article (L12): a client in one region, and two back ends in another. `beside` is in
+/// the VNet of the back ends.
+const TOPOLOGY: &str = "
+name: e2e-balancer
+underlay:
+  segments:
+    internet: {prefix: 203.0.113.0/24}
+  controller: {address: 203.0.113.10, port: 8443}
+hosts:
+  client: {address: 203.0.113.11, vm: {nics: [client-nic]}}
+  six: {address: 203.0.113.12, vm: {nics: [six-nic]}}
+  four: {address: 203.0.113.13, vm: {nics: [four-nic]}}
+  beside: {address: 203.0.113.14, vm: {nics: [beside-nic]}}
+resources:
+  resourceGroup: lab
+  location: region1
+  virtualNetworks:
+    near:
+      addressSpace: [192.168.1.0/24]
+      subnets: {workload: {addressPrefix: 192.168.1.0/25}}
+      peerings: {to-far: {remoteVirtualNetwork: far}}
+    far:
+      location: region2
+      addressSpace: [192.168.2.0/24]
+      subnets: {workload: {addressPrefix: 192.168.2.0/25}}
+      peerings: {to-near: {remoteVirtualNetwork: near}}
+  networkInterfaces:
+    client-nic: {subnet: far/workload, privateIPAddress: 192.168.2.4}
+    six-nic: {subnet: near/workload, privateIPAddress: 192.168.1.6}
+    four-nic: {subnet: near/workload, privateIPAddress: 192.168.1.4}
+    beside-nic: {subnet: near/workload, privateIPAddress: 192.168.1.10}
+";
+
+const FRONT: [u8; 4] = [192, 168, 1, 36];
+const FRONT_PORT: u16 = 80;
+const BACK_PORT: u16 = 8080;
+
+/// The body of the load balancer, whose id is `lb`, with a rule for TCP and one for UDP.
+fn body(w: &World, lb: &str, sku: &str) -> Value {
+    let subnet = format!("{}/subnets/workload", w.group().item("virtualNetworks", "near"));
+    let rule = |name: &str, protocol: &str| {
+        json!({"name": name, "properties": {
+            "protocol": protocol, "frontendPort": FRONT_PORT, "backendPort": BACK_PORT,
+            "frontendIPConfiguration": {"id": format!("{lb}/frontendIPConfigurations/front")},
+            "backendAddressPool": {"id": format!("{lb}/backendAddressPools/pool")},
+        }})
+    };
+    json!({"location": "region1", "sku": {"name": sku}, "properties": {
+        "frontendIPConfigurations": [{"name": "front", "properties": {
+            "subnet": {"id": subnet}, "privateIPAddress": IpAddr::from(FRONT), "privateIPAllocationMethod": "Static",
+        }}],
+        "backendAddressPools": [{"name": "pool"}],
+        "loadBalancingRules": [rule("web", "Tcp"), rule("names", "Udp")],
+    }})
+}
+
+/// Adds a NIC to the pool, or removes it.
+async fn set_member(w: &World, nic: &str, pool: Option<&str>) -> Result<()> {
+    let nic = w.group().item("networkInterfaces", nic);
+    let client = w.client()?;
+    let mut body: Value = client.arm_get(&nic).await?;
+    let pools: Vec<Value> = pool.iter().map(|pool| json!({"id": pool})).collect();
+    body["properties"]["ipConfigurations"][0]["properties"]["loadBalancerBackendAddressPools"] = pools.into();
+    client.arm_put(&nic, &body).await?;
+    w.in_force().await.map(drop)
+}
+
+/// Opens a connection to the front end. `None`: there is no answer.
+fn connect(w: &World, from: &str) -> Result<Option<Connection>> {
+    Connection::open(&w.hosts().netns(from), SocketAddr::from((FRONT, FRONT_PORT)))
+}
+
+fn counts(servers: &[EchoServer]) -> Vec<usize> {
+    servers.iter().map(EchoServer::served).collect()
+}
+
+/// L4, L5, L10, L12, P30: a client in another region and one in the same VNet reach both back ends through the front end;
+/// a back end that leaves the pool gets no new flows, and the flows of the other one go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_reach_the_back_ends_through_the_front_end() -> Result<()> {
+    let w = World::of(&Topology::parse(TOPOLOGY)?).await?;
+    w.reach("client", "six").await?;
+    w.reach("client", "four").await?;
+    let client = w.client()?;
+    let lb = w.group().item("loadBalancers", "lb");
+    let pool = format!("{lb}/backendAddressPools/pool");
+    client.arm_put(&lb, &body(&w, &lb, "Standard")).await?;
+    for nic in ["six-nic", "four-nic"] {
+        set_member(&w, nic, Some(&pool)).await?;
+    }
+    let start = |host: &str, port| EchoServer::start(&w.hosts().netns(host), w.address(host)?, port);
+    let servers = [
+        start("six", Port::Tcp(BACK_PORT))?,
+        start("four", Port::Tcp(BACK_PORT))?,
+    ];
+
+    let mut connections = Vec::new();
+    for from in ["client", "beside"] {
+        let before = counts(&servers);
+        for number in 0..12 {
+            let connection = connect(&w, from)?;
+            connections.push(connection.with_context(|| format!("connection {number} of {from}"))?);
+        }
+        let after = counts(&servers);
+        ensure!(
+            after.iter().sum::<usize>() - before.iter().sum::<usize>() == 12,
+            "{from}: {before:?}, {after:?}"
+        );
+        ensure!(
+            after[0] > before[0] && after[1] > before[1],
+            "{from} reaches both: {before:?}, {after:?}"
+        );
+    }
+    // The back ends are reached directly too, as in the article.
+    for back_end in ["six", "four"] {
+        let to = SocketAddr::new(w.address(back_end)?, BACK_PORT);
+        let direct = Connection::open(&w.hosts().netns("client"), to)?;
+        ensure!(direct.is_some(), "{back_end} answers directly");
+    }
+    // L5: UDP has its own rule.
+    let datagrams = [
+        start("six", Port::Udp(BACK_PORT))?,
+        start("four", Port::Udp(BACK_PORT))?,
+    ];
+    for _ in 0..12 {
+        let mut socket = Datagrams::open(&w.hosts().netns("client"), SocketAddr::from((FRONT, FRONT_PORT)))?;
+        ensure!(socket.exchange()? && socket.exchange()?, "UDP through the front end");
+    }
+    ensure!(
+        datagrams.iter().all(|server| server.served() >= 2),
+        "{:?}",
+        counts(&datagrams)
+    );
+
+    // L4: a back end that joins disturbs no flow. Here it is `four` that leaves and joins again.
+    for connection in &mut connections {
+        connection.exchange().context("before the change")?;
+    }
+    set_member(&w, "four-nic", None).await?;
+    let before = counts(&servers);
+    for _ in 0..6 {
+        ensure!(connect(&w, "client")?.is_some(), "six alone answers");
+    }
+    ensure!(
+        counts(&servers) == [before[0] + 6, before[1]],
+        "{before:?}, {:?}",
+        counts(&servers)
+    );
+    let mut of_six = (0..6)
+        .map(|_| connect(&w, "client")?.context("six"))
+        .collect::<Result<Vec<_>>>()?;
+    set_member(&w, "four-nic", Some(&pool)).await?;
+    for connection in &mut of_six {
+        connection.exchange().context("a back end joined")?;
+    }
+
+    // L3: the front end has no other port, and does not answer ping.
+    let other = SocketAddr::from((FRONT, FRONT_PORT + 1));
+    ensure!(
+        Connection::open(&w.hosts().netns("client"), other)?.is_none(),
+        "no rule for this port"
+    );
+    // P30: another region reaches Standard load balancers only.
+    drop(connections);
+    for nic in ["six-nic", "four-nic"] {
+        set_member(&w, nic, None).await?;
+    }
+    ensure!(client.arm_delete(&lb).await?);
+    w.in_force().await?;
+    ensure!(connect(&w, "beside")?.is_none(), "the front end is gone");
+    client.arm_put(&lb, &body(&w, &lb, "Basic")).await?;
+    set_member(&w, "six-nic", Some(&pool)).await?;
+    ensure!(connect(&w, "beside")?.is_some(), "inside the VNet");
+    ensure!(connect(&w, "client")?.is_none(), "from another region");
+    drop(servers);
+    w.end().await
+}
