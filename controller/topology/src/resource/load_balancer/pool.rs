@@ -207,7 +207,10 @@ impl Draft<'_> {
         }
         self.check_unique_names(&described.id, "address", addresses.iter().map(|a| a.name.as_str()));
         self.check_unique_addresses(&described.id, &addresses);
-        self.check_inside(properties, vnet.as_ref(), &addresses);
+        // An address of another VNet has a problem already.
+        if self.problems.len() == before {
+            self.check_inside(properties, vnet.as_ref(), &addresses);
+        }
         let drain_period = properties.integer("drainPeriodInSeconds", 0..=MAX_DRAIN_PERIOD, &mut self.problems);
         let echoed = self.pool_echoed(properties, old);
         (self.problems.len() == before).then(|| BackendPool {
