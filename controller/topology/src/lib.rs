@@ -21,6 +21,7 @@
 pub mod address_use;
 mod api;
 mod arm;
+mod back_ends;
 pub mod change;
 pub mod compile;
 pub mod device;

@@ -14,7 +14,7 @@ pub(crate) mod document;
 mod envelope;
 mod express_route_circuit;
 pub(crate) mod frame;
-pub(crate) mod load_balancer;
+mod load_balancer;
 mod local_network_gateway;
 mod network_interface;
 mod network_security_group;

@@ -1,7 +1,7 @@
 //! Writes the ARM bodies of items, in the JSON types that strict clients require.
 
+use crate::back_ends::BackEnds;
 use crate::path::{Kind, child_id, is_child_of, parent_id};
-use crate::resource::load_balancer::BackEnds;
 use crate::resource::{Agent, Binding, Envelope, ResourceGroup};
 use crate::topology::{AgentStatuses, Topology};
 use ipnet::IpNet;

@@ -7,29 +7,32 @@ mod check;
 mod front_end;
 mod membership;
 mod nat_rule;
+mod part;
 mod pool;
 mod probe;
 mod rule;
+mod sku;
 
 pub use front_end::FrontEnd;
-pub(crate) use membership::{BackEnds, load_balancers_of};
 pub use membership::{PoolMember, pool_members};
 pub use nat_rule::InboundNatRule;
 pub use pool::{AdminState, BackendPool, PoolAddress};
 pub use probe::{Probe, ProbeProtocol};
 pub use rule::{BalancedProtocol, BalancingRule, Distribution};
+pub use sku::LoadBalancerSku;
 
-use crate::arm::body::{Object, Shape};
+use crate::arm::body::Shape;
 use crate::arm::view::Views;
-use crate::draft::{Draft, changed};
-use crate::path::{ArmPath, Kind, child_id, parent_id};
-use crate::problems::Problems;
+use crate::back_ends::BackEnds;
+use crate::draft::Draft;
+use crate::path::{Kind, parent_id};
 use crate::resource::Envelope;
 use crate::resource::frame::{Child, Echoed, Put, Resource};
 use crate::rules::unsupported;
+use part::{Siblings, by_id, first_ten, renew};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use tombolo_proto::id::ResourceId;
 use uuid::Uuid;
 
@@ -58,23 +61,6 @@ pub struct LoadBalancer {
     pub nat_rules: Vec<InboundNatRule>,
 }
 
-/// The SKU of a load balancer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum LoadBalancerSku {
-    /// `Basic`: no HA ports (L9), no pools of addresses, and no clients in peered VNets of other regions (L10).
-    Basic,
-    /// `Standard`.
-    Standard,
-}
-
-impl LoadBalancerSku {
-    const NAMES: [(&'static str, Option<Self>); 3] = [
-        ("Basic", Some(Self::Basic)),
-        ("Standard", Some(Self::Standard)),
-        ("Gateway", None),
-    ];
-}
-
 impl LoadBalancer {
     /// The VNet of the front ends. `None`: the load balancer has no front end.
     #[must_use]
@@ -85,90 +71,6 @@ impl LoadBalancer {
     /// The ids of the load-balancing rules for which `uses` is true.
     fn rules_with(&self, uses: impl Fn(&BalancingRule) -> bool) -> impl Iterator<Item = &ResourceId> {
         self.rules.iter().filter(move |r| uses(r)).map(|r| &r.id)
-    }
-}
-
-/// A child of a load balancer.
-trait Part: PartialEq {
-    fn id(&self) -> &ResourceId;
-    fn etag(&mut self) -> &mut Uuid;
-}
-
-macro_rules! parts {
-    ($($part:ident)*) => {
-        $(impl Part for $part {
-            fn id(&self) -> &ResourceId {
-                &self.id
-            }
-            fn etag(&mut self) -> &mut Uuid {
-                &mut self.etag
-            }
-        })*
-    };
-}
-parts!(FrontEnd BackendPool Probe BalancingRule InboundNatRule);
-
-/// Children by id.
-fn by_id<P: Part>(all: &[P]) -> BTreeMap<&ResourceId, &P> {
-    all.iter().map(|one| (one.id(), one)).collect()
-}
-
-/// The child with an id. `None`: there is none.
-fn find<'p, P: Part>(all: &'p [P], id: &ResourceId) -> Option<&'p P> {
-    all.iter().find(|one| one.id() == id)
-}
-
-/// Sets new etags on the children that differ from those with the same id in `old`.
-fn renew<P: Part>(all: &mut [P], old: &[P], new_guid: &mut dyn FnMut() -> Uuid) {
-    let old = by_id(old);
-    for one in all {
-        if let Some(etag) = changed(old.get(one.id()).copied(), one, new_guid) {
-            *one.etag() = etag;
-        }
-    }
-}
-
-/// The largest number of probes, and of pools, of a load balancer. It bounds the size of its document; Azure limits
-/// neither.
-const MAX_CHILDREN: usize = 1_500;
-
-/// A child as a body describes it.
-struct Described<'b> {
-    /// The id of the child, in the casing of its creation.
-    id: ResourceId,
-    /// The child's object in the body.
-    item: Object<'b>,
-    /// The member `properties` of the object; empty if it is missing.
-    properties: Object<'b>,
-}
-
-impl<'b> Described<'b> {
-    /// The child in the body of its own PUT.
-    fn of_body(id: ResourceId, body: &'b Value, problems: &mut Problems) -> Self {
-        let item = Object::root(body, problems);
-        let properties = item.object_or_empty("properties", problems);
-        Self { id, item, properties }
-    }
-}
-
-/// The children to which rules may refer.
-struct Siblings {
-    /// The ids of the children after the change.
-    ids: BTreeSet<ResourceId>,
-    /// The ids of the children before the change.
-    before: BTreeSet<ResourceId>,
-}
-
-impl Siblings {
-    /// The children of a load balancer that does not change.
-    fn of(balancer: &LoadBalancer) -> Self {
-        let front_ends = balancer.front_ends.iter().map(|f| &f.id);
-        let others = balancer.pools.iter().map(|p| &p.id);
-        let all = front_ends.chain(others).chain(balancer.probes.iter().map(|p| &p.id));
-        Self {
-            ids: all.cloned().collect(),
-            before: BTreeSet::new(),
-        }
     }
 }
 
@@ -261,7 +163,7 @@ impl Resource for LoadBalancer {
         let back_ends = BackEnds::of(&draft.topology);
         let pools = old.pools.iter().flat_map(|p| back_ends.of_pool(&p.id));
         let rules = old.nat_rules.iter().flat_map(|r| back_ends.of_nat_rule(&r.id));
-        let users = check::first_ten(pools.chain(rules));
+        let users = first_ten(pools.chain(rules));
         if !users.is_empty() {
             draft.problems.add(
                 "XLoadBalancerInUse",
@@ -316,90 +218,5 @@ impl LoadBalancer {
         let rules = self.rules.iter().map(|c| &c.id);
         let nat_rules = self.nat_rules.iter().map(|c| &c.id);
         front_ends.chain(pools).chain(probes).chain(rules).chain(nat_rules)
-    }
-}
-
-impl Draft<'_> {
-    /// Reads `sku`. Without a name, a new load balancer is Basic, and an existing one keeps its SKU. `None`: the name is
-    /// wrong, and a problem says so.
-    fn load_balancer_sku(&mut self, root: &Object<'_>, old: Option<&LoadBalancer>) -> Option<LoadBalancerSku> {
-        let sku = root.object_or_empty("sku", &mut self.problems);
-        self.check_supported(&sku, unsupported::LOAD_BALANCER_SKU);
-        let before = old.map(|b| b.sku);
-        if sku.get("name").is_none() {
-            return Some(before.unwrap_or(LoadBalancerSku::Basic));
-        }
-        let Some(given) = self.optional_choice(&sku, "name", &LoadBalancerSku::NAMES)? else {
-            self.check_supported(&sku, unsupported::GATEWAY_LOAD_BALANCER);
-            return None;
-        };
-        if let Some(before) = before.filter(|b| *b != given) {
-            let at = sku.at("name");
-            let message = format!(
-                "{at}: the SKU of a load balancer cannot change from {before:?} to {given:?}. Delete the load balancer, and \
-                 create it again."
-            );
-            self.problems.add("XLoadBalancerSkuImmutable", at, message);
-        }
-        Some(given)
-    }
-
-    /// The children of one kind that the body of the load balancer `id` lists, each with a valid name. `before`: the ids
-    /// of the present children, whose casing stays.
-    fn described_children<'b>(
-        &mut self,
-        id: &ResourceId,
-        properties: &Object<'b>,
-        kind: Kind,
-        before: &BTreeSet<ResourceId>,
-    ) -> Vec<Described<'b>> {
-        let items = properties.list(kind.collection(), MAX_CHILDREN, &mut self.problems);
-        let mut described = Vec::new();
-        for item in items.into_iter().flatten() {
-            let Some(item) = item.object(&mut self.problems) else {
-                continue;
-            };
-            let Some(name) = self.child_name(&item) else { continue };
-            let own = child_id(id, kind.collection(), &name);
-            let properties = item.object_or_empty("properties", &mut self.problems);
-            described.push(Described {
-                id: before.get(&own).cloned().unwrap_or(own),
-                item,
-                properties,
-            });
-        }
-        self.check_unique_names(id, kind.title(), described.iter().map(|d| d.id.name()));
-        described
-    }
-
-    /// The sibling to which a rule `from` refers, in the casing of its creation. `None`: it does not exist, and a problem
-    /// says so.
-    fn resolve_sibling(
-        &mut self,
-        (path, at): (ArmPath, String),
-        kind: Kind,
-        from: &ResourceId,
-        siblings: &Siblings,
-    ) -> Option<ResourceId> {
-        let id = path.id();
-        let of_kind = path.kind() == Some(kind);
-        if let Some(found) = siblings.ids.get(&id).filter(|_| of_kind) {
-            return Some(found.clone());
-        }
-        if !of_kind || !siblings.before.contains(&id) {
-            self.dangling(from, &path, &at);
-            return None;
-        }
-        let code = match kind {
-            Kind::FrontEnd => "XLoadBalancerFrontendInUse",
-            Kind::BackendPool => "XLoadBalancerPoolInUse",
-            _ => "XLoadBalancerProbeInUse",
-        };
-        let message = format!(
-            "{at}: The {kind} {id} cannot be removed while {from} refers to it. Remove the reference in the same request, or \
-             keep the {kind}."
-        );
-        self.problems.add(code, at, message);
-        None
     }
 }

@@ -2,10 +2,10 @@
 
 use crate::arm::body::Shape;
 use crate::arm::view::{Views, address_version, allocation_method, child, reference, references};
+use crate::back_ends::load_balancers_of;
 use crate::draft::Draft;
 use crate::path::{Kind, parent_id};
 use crate::resource::frame::{Child, Echoed, Put, Resource, view};
-use crate::resource::load_balancer::load_balancers_of;
 use crate::resource::{Binding, Envelope};
 use crate::rules::address::AddressRequest;
 use crate::rules::place::Place;

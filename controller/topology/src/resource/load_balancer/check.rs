@@ -1,50 +1,13 @@
 //! The rules of a load balancer as a whole: limits, conflicts of rules, and members in one VNet (L2, L9).
 
-use super::membership::BackEnds;
-use super::rule::BalancedProtocol;
-use super::{LoadBalancer, LoadBalancerSku};
+use super::part::first_ten;
+use crate::back_ends::{BackEnds, vnet_of_nic};
 use crate::draft::Draft;
 use crate::path::{Kind, is_child_of};
+use crate::resource::{BalancedProtocol, LoadBalancer, LoadBalancerSku};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
-
-/// Azure's limits of a load balancer.
-pub(super) struct Limits {
-    front_ends: usize,
-    /// Load-balancing rules and inbound NAT rules together.
-    rules: usize,
-    /// Members of one pool.
-    pub(super) members: usize,
-}
-
-pub(super) const STANDARD: Limits = Limits {
-    front_ends: 600,
-    rules: 1_500,
-    members: 5_000,
-};
-
-const BASIC: Limits = Limits {
-    front_ends: 200,
-    rules: 250,
-    members: 300,
-};
-
-impl LoadBalancerSku {
-    /// Azure's limits of the SKU.
-    pub(super) fn limits(self) -> &'static Limits {
-        match self {
-            Self::Basic => &BASIC,
-            Self::Standard => &STANDARD,
-        }
-    }
-}
-
-/// The first ten ids as text for a message; empty if there are none. A message that lists thousands helps nobody.
-pub(super) fn first_ten<'i>(ids: impl Iterator<Item = &'i ResourceId>) -> String {
-    let texts: Vec<String> = ids.take(10).map(ToString::to_string).collect();
-    texts.join(", ")
-}
 
 /// A rule of either kind in the checks for conflicts.
 #[derive(Clone, Copy)]
@@ -293,7 +256,7 @@ impl Draft<'_> {
             let configurations = nic.ip_configurations.iter();
             let mut references = configurations.flat_map(|c| c.load_balancer_pools.iter().chain(&c.inbound_nat_rules));
             if let Some(reference) = references.find(|r| children.contains(r))
-                && let Some(vnet) = super::membership::vnet_of(nic)
+                && let Some(vnet) = vnet_of_nic(nic)
             {
                 let user = || format!("network interface {} in '{}'", nic.envelope.id, reference.name());
                 vnets.entry(vnet).or_insert_with(user);

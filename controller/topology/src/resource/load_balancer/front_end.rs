@@ -1,12 +1,12 @@
 //! The front ends of a load balancer: private addresses in subnets of one VNet (L1).
 
-use super::{Described, LoadBalancer, by_id, find};
+use super::part::{Described, by_id, find};
 use crate::arm::body::{MAX_ITEMS, Object};
 use crate::arm::view::{address_version, allocation_method, child, reference, references};
 use crate::draft::Draft;
 use crate::path::{Kind, parent_id};
-use crate::resource::Envelope;
 use crate::resource::frame::Child;
+use crate::resource::{Envelope, LoadBalancer};
 use crate::rules::address::AddressRequest;
 use crate::rules::place::Place;
 use crate::rules::unsupported;

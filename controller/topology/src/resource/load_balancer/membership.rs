@@ -1,17 +1,17 @@
 //! The members of back-end pools and the targets of inbound NAT rules. Ip configurations of network interfaces refer to
 //! them (L2).
 
-use super::{AdminState, LoadBalancer, find};
+use super::part::{find, first_ten};
 use crate::arm::body::{MAX_ITEMS, Object};
+use crate::back_ends::{BackEnds, configurations, ip_configuration_id, load_balancer_ids};
 use crate::draft::Draft;
-use crate::path::{child_id, is_child_of, parent_id};
+use crate::path::{is_child_of, parent_id};
 use crate::resource::frame::{Child, view};
-use crate::resource::{NetworkInterface, NicIpConfiguration};
+use crate::resource::{AdminState, LoadBalancer, NetworkInterface, NicIpConfiguration};
 use crate::rules::place::Place;
 use crate::topology::Topology;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 
 /// A member of a back-end pool.
@@ -51,7 +51,12 @@ pub fn pool_members(topology: &Topology, pool: &ResourceId) -> Vec<PoolMember> {
         .collect();
     let is_of_addresses = !members.is_empty();
     for (nic, configuration) in configurations(topology) {
-        let named = || (Some(nic.envelope.id.clone()), Some(id_of(nic, configuration)));
+        let named = || {
+            (
+                Some(nic.envelope.id.clone()),
+                Some(ip_configuration_id(nic, configuration)),
+            )
+        };
         if is_of_addresses {
             let here = pool.virtual_network.as_ref();
             let here = here.is_some_and(|vnet| is_child_of(&configuration.subnet, vnet));
@@ -69,34 +74,6 @@ pub fn pool_members(topology: &Topology, pool: &ResourceId) -> Vec<PoolMember> {
         }
     }
     members.into_values().collect()
-}
-
-/// All ip configurations of network interfaces.
-fn configurations(topology: &Topology) -> impl Iterator<Item = (&NetworkInterface, &NicIpConfiguration)> {
-    let nics = topology.nics.values();
-    nics.flat_map(|nic| nic.ip_configurations.iter().map(move |c| (&**nic, c)))
-}
-
-fn id_of(nic: &NetworkInterface, configuration: &NicIpConfiguration) -> ResourceId {
-    child_id(&nic.envelope.id, "ipConfigurations", &configuration.name)
-}
-
-/// The VNet of a network interface. `None`: it has no ip configuration.
-pub(super) fn vnet_of(nic: &NetworkInterface) -> Option<ResourceId> {
-    nic.ip_configurations.first().map(|c| parent_id(&c.subnet))
-}
-
-/// The ids of the load balancers to which a network interface refers.
-fn balancer_ids(nic: &NetworkInterface) -> BTreeSet<ResourceId> {
-    let configurations = nic.ip_configurations.iter();
-    let children = configurations.flat_map(|c| c.load_balancer_pools.iter().chain(&c.inbound_nat_rules));
-    children.map(parent_id).collect()
-}
-
-/// The load balancers to whose pools and inbound NAT rules a network interface refers, ordered by id.
-pub(crate) fn load_balancers_of<'t>(topology: &'t Topology, nic: &NetworkInterface) -> Vec<&'t Arc<LoadBalancer>> {
-    let ids = balancer_ids(nic).into_iter();
-    ids.filter_map(|id| topology.load_balancers.get(&id)).collect()
 }
 
 /// The network interfaces in the pools and behind the inbound NAT rules of a load balancer, as bodies of top-level items.
@@ -119,57 +96,6 @@ pub(super) const NETWORK_INTERFACES: Child = Child {
         Some(nics.map(|nic| view(&**nic, views)).collect())
     },
 };
-
-/// The ip configurations of network interfaces, by the pools and inbound NAT rules to which they refer, and by address.
-#[derive(Default)]
-pub(crate) struct BackEnds {
-    pools: BTreeMap<ResourceId, Vec<ResourceId>>,
-    nat_rules: BTreeMap<ResourceId, Vec<ResourceId>>,
-    /// By VNet and address. Collected only for VNets that a pool names.
-    addresses: BTreeMap<ResourceId, BTreeMap<IpAddr, ResourceId>>,
-}
-
-impl BackEnds {
-    /// Collects the references of all network interfaces.
-    pub(crate) fn of(topology: &Topology) -> Self {
-        let mut all = Self::default();
-        let pools = topology.load_balancers.values().flat_map(|b| &b.pools);
-        for vnet in pools.filter_map(|p| p.virtual_network.clone()) {
-            all.addresses.entry(vnet).or_default();
-        }
-        for (nic, configuration) in configurations(topology) {
-            for pool in &configuration.load_balancer_pools {
-                let members = all.pools.entry(pool.clone()).or_default();
-                members.push(id_of(nic, configuration));
-            }
-            for rule in &configuration.inbound_nat_rules {
-                let targets = all.nat_rules.entry(rule.clone()).or_default();
-                targets.push(id_of(nic, configuration));
-            }
-            if !all.addresses.is_empty()
-                && let Some(here) = all.addresses.get_mut(&parent_id(&configuration.subnet))
-            {
-                here.insert(configuration.address, id_of(nic, configuration));
-            }
-        }
-        all
-    }
-
-    /// The ip configurations that refer to a pool, ordered by network interface.
-    pub(crate) fn of_pool(&self, pool: &ResourceId) -> impl Iterator<Item = &ResourceId> + use<'_> {
-        self.pools.get(pool).into_iter().flatten()
-    }
-
-    /// The ip configurations that refer to an inbound NAT rule: at most one.
-    pub(crate) fn of_nat_rule(&self, rule: &ResourceId) -> impl Iterator<Item = &ResourceId> + use<'_> {
-        self.nat_rules.get(rule).into_iter().flatten()
-    }
-
-    /// The ip configuration with an address in a VNet that a pool names.
-    pub(crate) fn at(&self, vnet: &ResourceId, address: IpAddr) -> Option<&ResourceId> {
-        self.addresses.get(vnet)?.get(&address)
-    }
-}
 
 impl Draft<'_> {
     /// Reads `loadBalancerBackendAddressPools` and `loadBalancerInboundNatRules` of an ip configuration. A pool or rule
@@ -233,7 +159,7 @@ impl Draft<'_> {
     /// Checks the pools and inbound NAT rules of a network interface, which is in the draft: a rule has one target, a pool
     /// of addresses has no interfaces, a pool is not too large, and all members of a load balancer are in one VNet (L2).
     pub(crate) fn check_load_balancing_of(&mut self, nic: &NetworkInterface) {
-        let ids = balancer_ids(nic);
+        let ids = load_balancer_ids(nic);
         if ids.is_empty() {
             return;
         }
@@ -285,7 +211,7 @@ impl Draft<'_> {
         let users = pools
             .filter(|p| p.virtual_network.as_ref() == Some(vnet))
             .map(|p| &p.id);
-        let users = super::check::first_ten(users);
+        let users = first_ten(users);
         if !users.is_empty() {
             let message = format!(
                 "Virtual network {vnet} cannot be deleted, because the following back-end pools have addresses in it: {users}. \

@@ -1,7 +1,7 @@
 //! The inbound NAT rules of a load balancer: a port of a front end leads to one back end.
 
+use super::part::{Described, Siblings, find};
 use super::rule::BalancedProtocol;
-use super::{Described, Siblings, find};
 use crate::arm::view::{Views, child, reference};
 use crate::draft::Draft;
 use crate::path::{Kind, child_id, parent_id};

@@ -1,14 +1,15 @@
 //! The back-end pools of a load balancer. A pool has either addresses of its own, or the network interfaces that refer to
 //! it (L2).
 
-use super::{Described, LoadBalancer, LoadBalancerSku, find};
+use super::part::{Described, find};
+use super::sku::STANDARD;
 use crate::arm::body::{Object, Shape, missing};
 use crate::arm::view::{Views, child, reference, references};
 use crate::draft::Draft;
 use crate::net::listed;
 use crate::path::{Kind, child_id, parent_id};
-use crate::resource::Envelope;
 use crate::resource::frame::{Child, ChildWrites, Request};
+use crate::resource::{Envelope, LoadBalancer, LoadBalancerSku};
 use crate::rules::address::find_subnet;
 use crate::rules::place::Place;
 use crate::rules::unsupported;
@@ -79,7 +80,7 @@ impl AdminState {
 const MAX_DRAIN_PERIOD: i64 = 86_400;
 
 /// The largest number of addresses in the body of a pool: that of the SKU Standard.
-const MAX_ADDRESSES: usize = super::check::STANDARD.members;
+const MAX_ADDRESSES: usize = STANDARD.members;
 
 /// The properties that are only kept and shown. A client of an older API version does not know them, so a body without
 /// them keeps them.
@@ -207,7 +208,10 @@ impl Draft<'_> {
         }
         self.check_unique_names(&described.id, "address", addresses.iter().map(|a| a.name.as_str()));
         self.check_unique_addresses(&described.id, &addresses);
-        self.check_inside(properties, vnet.as_ref(), &addresses);
+        // An address of another VNet has a problem already.
+        if self.problems.len() == before {
+            self.check_inside(properties, vnet.as_ref(), &addresses);
+        }
         let drain_period = properties.integer("drainPeriodInSeconds", 0..=MAX_DRAIN_PERIOD, &mut self.problems);
         let echoed = self.pool_echoed(properties, old);
         (self.problems.len() == before).then(|| BackendPool {

@@ -1,10 +1,11 @@
 //! The health probes of a load balancer (L6).
 
-use super::{Described, LoadBalancer, find};
+use super::part::{Described, find};
 use crate::arm::body::{Object, missing};
 use crate::arm::view::{child, references};
 use crate::draft::Draft;
 use crate::path::{Kind, shown};
+use crate::resource::LoadBalancer;
 use crate::resource::frame::Child;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

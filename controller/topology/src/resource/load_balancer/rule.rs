@@ -1,6 +1,6 @@
 //! The load-balancing rules of a load balancer (L3, L4, L9).
 
-use super::{Described, Siblings, find};
+use super::part::{Described, Siblings, find};
 use crate::arm::body::{MAX_ITEMS, Object, Shape, missing};
 use crate::arm::view::{child, reference, references};
 use crate::draft::Draft;

@@ -70,7 +70,8 @@ fn l9_ha_ports_have_protocol_all_and_port_0() {
             "{more}"
         );
     }
-    let shown = with_rule(all(json!(0), Value::Null)).unwrap();
+    let lists = json!({"loadBalancingRules": [rule("web", all(json!(0), Value::Null))], "inboundNatRules": []});
+    let shown = put(&mut w, lists).unwrap();
     let properties = &shown["properties"]["loadBalancingRules"][0]["properties"];
     assert_eq!(
         (&properties["frontendPort"], &properties["backendPort"]),
