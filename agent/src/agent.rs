@@ -27,7 +27,7 @@ use tombolo_engine::host_routes::sending_nic;
 use tombolo_engine::routing::{RoutingState, routes_for_neighbour};
 use tombolo_engine::tables::NicIndex;
 use tombolo_proto::config::{AgentConfig, Role};
-use tombolo_proto::id::{AgentId, Revision};
+use tombolo_proto::id::{AgentId, ResourceId, Revision};
 use tombolo_proto::status::AgentStatus;
 
 /// The configuration in force, with its revision and digest.
@@ -402,6 +402,14 @@ impl Agent {
                 return;
             }
         }
+    }
+
+    /// Passes the back ends that are down according to the controller, each with its probe, to lane 0 (L6).
+    ///
+    /// # Errors
+    /// Lane 0 has ended.
+    pub fn set_unhealthy(&self, unhealthy: BTreeSet<(ResourceId, IpAddr)>) -> Result<()> {
+        self.lanes.set_unhealthy(unhealthy)
     }
 
     /// Records that the configuration in force is up to date at `revision` of the controller's store. A revision that

@@ -19,7 +19,8 @@ use hyper_util::rt::TokioIo;
 use rand::Rng;
 use rustls_pki_types::ServerName;
 use socket2::SockRef;
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::net::{TcpSocket, TcpStream};
@@ -36,7 +37,7 @@ use tombolo_proto::control_stream::{
     piece,
 };
 use tombolo_proto::delta::{self, Piece};
-use tombolo_proto::id::Revision;
+use tombolo_proto::id::{ResourceId, Revision};
 use tombolo_proto::probe::ProbeRequest;
 use tonic::transport::{Channel, Endpoint};
 
@@ -182,6 +183,7 @@ impl Control {
                     }
                     Some(FromController::UpToDate(u)) => self.agent.up_to_date(Revision(u.revision)),
                     Some(FromController::Probe(p)) => self.probe(p, &probes, &outbox),
+                    Some(FromController::Health(health)) => self.agent.set_unhealthy(unhealthy(health))?,
                     None => bail!("the controller closed the stream"),
                 },
                 changed = status.changed() => {
@@ -366,6 +368,13 @@ impl Control {
             .context("connecting")?
             .map_err(chain)
     }
+}
+
+/// The back ends in a message, each with its probe. Malformed addresses are left out.
+fn unhealthy(health: control_stream::Health) -> BTreeSet<(ResourceId, IpAddr)> {
+    let down = health.down.into_iter();
+    let parsed = down.filter_map(|down| Some((ResourceId::new(down.probe), down.address.parse().ok()?)));
+    parsed.collect()
 }
 
 /// Converts tonic's error and keeps the cause that it wraps, because tonic's own message is only "transport error".

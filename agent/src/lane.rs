@@ -2,6 +2,7 @@
 //! an engine. The code of the thread is in `worker`.
 
 pub mod builder;
+mod health_checks;
 mod worker;
 
 use crate::config::Config;
@@ -10,8 +11,8 @@ use crate::outbox::RedirectedPacket;
 use crate::tun::Device;
 use anyhow::{Context, Result};
 use builder::{BuildQueue, BuildRequest, Built};
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tombolo_engine::link::AdvertisementStats;
@@ -20,7 +21,7 @@ use tombolo_engine::tables::{RoutingState, Tables};
 use tombolo_proto::config::AgentConfig;
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::Route;
-use tombolo_proto::status::{LinkStatus, Totals};
+use tombolo_proto::status::{BackEndHealth, LinkStatus, Totals};
 use worker::Worker;
 
 /// Status and counters of one lane, or the sums of all lanes. Counters count from the start of the process.
@@ -52,6 +53,8 @@ pub struct LaneReport {
     pub advertisements: AdvertisementStats,
     /// How often the lane got new tables without a new configuration, because links or routes had changed.
     pub rebuilds: u64,
+    /// The health of the back ends that this agent owns. Only lane 0 probes them.
+    pub health: Vec<BackEndHealth>,
 }
 
 /// A lane's tables and routing state.
@@ -80,6 +83,7 @@ enum Command {
     EndpointChanged(AgentId, SocketAddr),
     PrepareSession(AgentId),
     SetBgpRoutes(BTreeMap<ResourceId, Arc<Vec<Route>>>),
+    SetUnhealthy(BTreeSet<(ResourceId, IpAddr)>),
     Report(oneshot::Sender<LaneReport>),
     AnnounceDrain,
     Stop,
@@ -281,6 +285,15 @@ impl Lane {
     /// The lane has ended.
     pub fn set_bgp_routes(&self, routes: BTreeMap<ResourceId, Arc<Vec<Route>>>) -> Result<()> {
         self.send_command(Command::SetBgpRoutes(routes))
+    }
+
+    /// Sets the back ends that are down according to the controller, each with its probe (L6), and returns at once. Only
+    /// lane 0 builds tables from them.
+    ///
+    /// # Errors
+    /// The lane has ended.
+    pub fn set_unhealthy(&self, unhealthy: BTreeSet<(ResourceId, IpAddr)>) -> Result<()> {
+        self.send_command(Command::SetUnhealthy(unhealthy))
     }
 
     /// Status and counters of the lane. Waits for the lane's answer. The report is empty if the lane has ended.

@@ -12,8 +12,8 @@ use crate::lane::{Inspection, Lane, LaneReport, LaneSetup, Prepared, RedirectQue
 use crate::netlink::Tun;
 use crate::tun::{Device, device_name};
 use anyhow::{Context, Result};
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Notify, mpsc, watch};
@@ -228,6 +228,15 @@ impl Lanes {
     /// Lane 0 has ended.
     pub fn set_bgp_routes(&self, routes: BTreeMap<ResourceId, Arc<Vec<Route>>>) -> Result<()> {
         self.lane0().set_bgp_routes(routes)
+    }
+
+    /// Sets the back ends that are down according to the controller, each with its probe (L6). Returns at once. If they
+    /// have changed, the tables of all lanes are built again later.
+    ///
+    /// # Errors
+    /// Lane 0 has ended.
+    pub fn set_unhealthy(&self, unhealthy: BTreeSet<(ResourceId, IpAddr)>) -> Result<()> {
+        self.lane0().set_unhealthy(unhealthy)
     }
 
     /// Passes the endpoints that peers had before a restart to every lane, and returns at once. `endpoints` has the

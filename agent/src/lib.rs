@@ -25,6 +25,7 @@ pub mod control;
 pub mod filter;
 pub mod first_join;
 pub mod flow_file;
+pub mod health;
 pub mod host;
 pub mod identity;
 pub mod join;

@@ -8,6 +8,7 @@ use crate::compiled::Compiled;
 use crate::writer::Published;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tombolo_proto::config::Feature;
 use tombolo_proto::control_stream;
-use tombolo_proto::id::{AgentId, Revision};
+use tombolo_proto::id::{AgentId, ResourceId, Revision};
 use tombolo_proto::probe::{ProbeKind, ProbeReport, ProbeRequest};
 use tombolo_proto::status::AgentStatus;
 use tombolo_topology::topology::AgentStatuses;
@@ -80,6 +81,8 @@ pub struct Agents {
     compiled: watch::Receiver<Compiled>,
     /// Notified after each change of an entry. The value is a counter that no receiver reads.
     changed: watch::Sender<u64>,
+    /// Notified when the health of a back end has changed by an agent's report (L6).
+    health_changed: watch::Sender<u64>,
     /// The number of the next stream or probe.
     next: AtomicU64,
 }
@@ -133,6 +136,7 @@ impl Agents {
             published,
             compiled,
             changed: watch::channel(0).0,
+            health_changed: watch::channel(0).0,
             next: AtomicU64::new(1),
         }
     }
@@ -254,7 +258,34 @@ impl Agents {
     /// Replaces the status of an agent by a newer one. Ignored if a newer stream has replaced this one. The status is
     /// kept after the stream has ended, until the agent is deleted.
     pub fn status(&self, stream: &Stream, status: AgentStatus) {
-        self.update_by(stream, |entry| entry.status = status);
+        let mut changed = false;
+        self.update_by(stream, |entry| {
+            changed = entry.status.health != status.health;
+            entry.status = status;
+        });
+        if changed {
+            self.health_changed.send_modify(|n| *n += 1);
+        }
+    }
+
+    /// A receiver that is notified when the health of a back end has changed.
+    #[must_use]
+    pub fn watch_health(&self) -> watch::Receiver<u64> {
+        self.health_changed.subscribe()
+    }
+
+    /// Those of the back ends `probed` that are down by the last report of the agent that owns them. Of agents that have
+    /// not reported yet, nothing is known, and their back ends count as up. What an agent reports about back ends of others
+    /// is ignored.
+    #[must_use]
+    pub fn down(&self, probed: &[(ResourceId, IpAddr, AgentId)]) -> Vec<(ResourceId, IpAddr)> {
+        let entries = self.entries();
+        let is_down = |probe: &ResourceId, address: &IpAddr, owner: &AgentId| {
+            let mut reported = entries.get(owner).into_iter().flat_map(|entry| &entry.status.health);
+            reported.any(|health| health.probe == *probe && health.address == *address && !health.up)
+        };
+        let down = probed.iter().filter(|(probe, address, owner)| is_down(probe, address, owner));
+        down.map(|(probe, address, _)| (probe.clone(), *address)).collect()
     }
 
     /// Passes the report of probe `id` to the call of [`Self::probe`] that waits for it. The report is dropped if no

@@ -3,11 +3,12 @@
 use crate::metrics::histogram::Histogram;
 use crate::writer::Published;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::watch;
-use tombolo_proto::config::{Feature, digest};
-use tombolo_proto::id::{AgentId, Revision};
+use tombolo_proto::config::{AgentConfig, Feature, digest};
+use tombolo_proto::id::{AgentId, ResourceId, Revision};
 use tombolo_topology::compile::Compiler;
 use tombolo_topology::topology::Topology;
 
@@ -20,6 +21,9 @@ pub struct Config {
     pub bytes: Vec<u8>,
     /// The configuration for an agent that lacks a feature which this one needs. `None`: every agent understands it.
     pub reduced: Option<Reduced>,
+    /// The back ends that the configuration names and that are probed: the probe, the back end's address and the agent
+    /// that owns the back end (L6). Ordered, without duplicates.
+    pub probed: Vec<(ResourceId, IpAddr, AgentId)>,
 }
 
 /// A configuration for an agent that does not understand the one that was compiled for it (`AgentConfig::reduced`).
@@ -85,6 +89,12 @@ pub struct Compiled {
     pub configs: Arc<BTreeMap<AgentId, Arc<Config>>>,
 }
 
+/// The back ends of a configuration that are probed; see [`Config::probed`].
+fn probed(config: &AgentConfig) -> Vec<(ResourceId, IpAddr, AgentId)> {
+    let all = config.probed_back_ends().into_iter();
+    all.map(|b| (b.probe.id.clone(), b.address, b.owner.clone())).collect()
+}
+
 /// Compiles one state. If the configuration of an agent is equal to its configuration in `before`, the result has the
 /// same `Arc`.
 fn compile(published: &Published, before: &BTreeMap<AgentId, Arc<Config>>) -> Compiled {
@@ -110,6 +120,7 @@ fn compile(published: &Published, before: &BTreeMap<AgentId, Arc<Config>>) -> Co
                 digest: digest(&bytes),
                 bytes,
                 reduced,
+                probed: probed(&config),
             })
         });
         configs.insert(agent.clone(), config);

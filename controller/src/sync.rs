@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
 use tombolo_proto::config::Feature;
 use tombolo_proto::control_stream::{self, agent_message, controller_message};
-use tombolo_proto::id::{AgentId, Revision};
+use tombolo_proto::id::{AgentId, ResourceId, Revision};
 use tombolo_topology::sync::{AgentSync, Close, Desired, Push, authorize};
 use tonic::{Status, Streaming};
 
@@ -119,6 +119,8 @@ impl Session<'_> {
         let reports = EndpointReports::start(self.writer.clone(), stream.agent.clone(), self.peer, hello);
         self.compiled.mark_changed();
         let mut sent = SentConfigs::default();
+        let mut health = self.agents.watch_health();
+        let mut down = None;
         loop {
             tokio::select! {
                 changed = self.compiled.changed() => {
@@ -126,7 +128,10 @@ impl Session<'_> {
                         return Err(Status::unavailable("the controller is shutting down"));
                     }
                     self.push(stream, &mut sync, &mut sent).await?;
+                    self.send_health(stream, &mut down).await?;
                 }
+                // The sender lives as long as the agents' state.
+                Ok(()) = health.changed() => self.send_health(stream, &mut down).await?,
                 message = incoming.next() => {
                     let Some(message) = message.transpose()? else { return Ok(()) };
                     if let Some(agent_message::Message::Applied(applied)) = &message.message {
@@ -141,6 +146,27 @@ impl Session<'_> {
                 }
             }
         }
+    }
+
+    /// Tells the agent which of the back ends in its configuration are down, if it knows load balancers and this has changed
+    /// since the last call over this stream (L6). `last`: what the agent was told; `None`: nothing yet.
+    async fn send_health(&self, stream: &Stream, last: &mut Option<Vec<(ResourceId, IpAddr)>>) -> Result<(), Status> {
+        if !stream.features.contains(&Feature::LoadBalancers) {
+            return Ok(());
+        }
+        let config = self.compiled.borrow().configs.get(&stream.agent).cloned();
+        let down = config.map(|config| self.agents.down(&config.probed)).unwrap_or_default();
+        if last.as_ref() == Some(&down) {
+            return Ok(());
+        }
+        let items = down.iter().map(|(probe, address)| control_stream::Down {
+            probe: probe.to_string(),
+            address: address.to_string(),
+        });
+        let message = controller_message::Message::Health(control_stream::Health { down: items.collect() });
+        *last = Some(down);
+        self.send(control_stream::ControllerMessage { message: Some(message) })
+            .await
     }
 
     /// Sends the agent its compiled configuration if the agent runs another configuration, has not rejected this one,

@@ -41,6 +41,21 @@ pub struct AgentStatus {
     /// [`MAX_RULE_HITS`] entries.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rule_hits: Vec<RuleHits>,
+    /// The health of the back ends that this agent owns, ordered by probe and address (L6).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub health: Vec<BackEndHealth>,
+}
+
+/// The health of one back end by one probe (L6).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackEndHealth {
+    /// The probe.
+    pub probe: ResourceId,
+    /// The address of the back end.
+    pub address: IpAddr,
+    /// Whether the back end is up. It is down until the first result of the probe.
+    pub up: bool,
 }
 
 /// Largest number of [`AgentStatus::rule_hits`]. With long names an entry has 400 bytes, and the controller accepts messages

@@ -406,7 +406,7 @@ impl Decision<'_> {
         if let Some(trace) = self.trace.as_deref_mut() {
             trace.balancing_rule = Some(rule.id.clone());
         }
-        let earlier = self.earlier.and_then(|choice| rule.member(choice));
+        let earlier = self.earlier.and_then(|choice| rule.member(choice, self.packet));
         let member = earlier
             .filter(|member| wanted(member))
             .or_else(|| rule.choose(self.packet, wanted))

@@ -9,11 +9,11 @@ use crate::link::{Event, LinkSet, Opened, Sealed};
 use crate::packet::icmp::{self, IcmpError, Limiter};
 use crate::packet::rewrite::{End, rewrite};
 use crate::packet::{self, PacketInfo};
-use crate::security::{DEFAULT_FLOWS, Flows, Guard, RuleName};
+use crate::security::{DEFAULT_FLOWS, FROM_HOST, Flows, Guard, RuleName};
 use crate::stats::Stats;
-use crate::tables::{NicIndex, Tables};
+use crate::tables::{LinkIndex, NicIndex, Tables};
 use crate::verdict::{DropReason, Verdict};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tombolo_proto::config::Link;
@@ -41,6 +41,8 @@ pub struct Engine<L, R = NoRedirect> {
     guard: Guard,
     /// When the guard has to sweep its flows next. `None`: there are no flows.
     sweep_due: Option<Instant>,
+    /// In lane 0: replies of back ends to health probes, which the owner has not taken yet. `None` in other lanes.
+    probe_replies: Option<Vec<Vec<u8>>>,
     /// Marks or drops packets so that the queue of unread datagrams in the owner's sockets stays short.
     queue: Codel,
     /// Buffer for decrypted packets. [`handle_datagram`](Self::handle_datagram) takes it out of the engine while it
@@ -74,6 +76,7 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
             flows: FlowCache::new(seed),
             guard: Guard::new(Arc::new(Flows::new(DEFAULT_FLOWS, seed)), seed),
             sweep_due: None,
+            probe_replies: None,
             queue: Codel::default(),
             scratch: vec![0; MAX_DATAGRAM + 64],
         }
@@ -83,6 +86,36 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
     /// call the engine has a table of its own. Must be called before the first [`install`](Self::install).
     pub fn share_flows(&mut self, flows: Arc<Flows>) {
         self.guard.share(flows);
+    }
+
+    /// Lets the engine keep the replies of back ends to health probes until [`take_probe_replies`](Self::take_probe_replies)
+    /// (L6). To be called in lane 0 only; the other lanes redirect these replies.
+    pub fn keep_probe_replies(&mut self) {
+        self.probe_replies = Some(Vec::new());
+    }
+
+    /// The replies of back ends to health probes that have come since the last call, as IP packets.
+    pub fn take_probe_replies(&mut self) -> Vec<Vec<u8>> {
+        self.probe_replies.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Delivers a packet of a health probe to a back end of this agent, as if the load balancer's host had sent it. The
+    /// rules of the back end's NIC apply (L6). Returns whether it was delivered.
+    pub fn deliver_probe(&mut self, packet: &mut [u8], now: Instant, rx: &mut impl DeliverSink) -> bool {
+        let (Some(info), Some(tables)) = (packet::parse(packet), self.tables.as_deref()) else {
+            return false;
+        };
+        let Some(nic) = tables.front_ends.nic_of_back_end(info.destination) else {
+            return false;
+        };
+        let ingress = Ingress::Link(LinkIndex(FROM_HOST));
+        let checked = self
+            .guard
+            .check(tables, ingress, (packet, &info), (Verdict::Deliver(nic), None), now);
+        if checked.is_ok() {
+            rx.deliver(nic, packet);
+        }
+        checked.is_ok()
     }
 
     /// Installs a new configuration. `tables` must be built from the configuration, and `links` must be the
@@ -358,6 +391,7 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
             flows: &mut self.flows,
             guard: &mut self.guard,
             is_admitted: false,
+            probe_replies: &mut self.probe_replies,
             queue: &mut self.queue,
             outer: 0,
             now,
@@ -367,6 +401,17 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
     fn count_lost(&mut self) {
         self.stats.lost(self.links.take_lost());
     }
+}
+
+/// The sources of health probes, which are addresses of Azure's hosts (L6).
+pub const PROBE_SOURCES: (Ipv4Addr, Ipv6Addr) = (
+    Ipv4Addr::new(168, 63, 129, 16),
+    Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0x1234, 0x5678, 0x9abc),
+);
+
+fn is_probe_source(address: IpAddr) -> bool {
+    let (v4, v6) = PROBE_SOURCES;
+    address == v4 || address == v6
 }
 
 /// The state of the engine while it processes one packet.
@@ -380,6 +425,7 @@ struct PacketContext<'a, L, R> {
     guard: &'a mut Guard,
     /// Whether another lane has applied the security groups to the packet.
     is_admitted: bool,
+    probe_replies: &'a mut Option<Vec<Vec<u8>>>,
     queue: &'a mut Codel,
     /// ECN bits of the outer header of the datagram that held the packet.
     outer: u8,
@@ -399,6 +445,9 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
         let packet = &mut packet[..info.len];
         if self.outer != 0 && !packet::decapsulate_ecn(packet, self.outer) {
             return self.stats.dropped(DropReason::Congestion);
+        }
+        if tables.keeps_flows() && is_probe_source(info.destination) && matches!(ingress, Ingress::Tun(_)) {
+            return self.take_probe_reply(tables, ingress, packet, &info);
         }
         // Flows are told apart by their ports, which the slot's key has to have for that.
         let by_ports = tables.spreads || tables.keeps_flows();
@@ -496,6 +545,30 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
             }
             Verdict::Translate(_) => self.stats.dropped(DropReason::NoBackEnd),
             Verdict::Drop(reason) => self.stats.dropped(reason),
+        }
+    }
+
+    /// Keeps the reply of a back end to a health probe for the owner, or passes it to lane 0.
+    fn take_probe_reply(&mut self, tables: &Tables, ingress: Ingress, packet: &[u8], info: &PacketInfo) {
+        /// Largest number of replies that wait for the owner. A back end sends a few segments for each probe.
+        const MAX_REPLIES: usize = 256;
+        if !self.is_admitted {
+            // The verdict stands for a packet that leaves the NIC.
+            let leaves = Verdict::Forward {
+                link: LinkIndex(FROM_HOST),
+                decrement_ttl: false,
+            };
+            if let Err(reason) = self.guard.check(tables, ingress, (packet, info), (leaves, None), self.now) {
+                return self.stats.dropped(reason);
+            }
+        }
+        match self.probe_replies {
+            Some(replies) if replies.len() < MAX_REPLIES => {
+                replies.push(packet.to_vec());
+                self.stats.totals.replied += 1;
+            }
+            None if self.redirect.redirect_to_lane0(ingress, packet) => self.stats.redirected_out += 1,
+            Some(_) | None => self.stats.dropped(DropReason::QueueFull),
         }
     }
 

@@ -34,6 +34,7 @@ pub use select::{Candidate, effective, select_best};
 
 use accept::ImportPolicy;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use tombolo_proto::config::{AgentConfig, GatewayConnection, GatewayKind, Role};
 use tombolo_proto::id::{AgentId, ResourceId};
@@ -50,10 +51,13 @@ pub struct RoutingState {
     pub received: BTreeMap<AgentId, Arc<Vec<Route>>>,
     /// Routes that BGP neighbours announce, unfiltered, by [`Neighbour::id`](tombolo_proto::config::Neighbour::id).
     pub learned: BTreeMap<ResourceId, Arc<Vec<Route>>>,
+    /// Back ends of load balancers that do not answer their probe, by the probe and the back end's address (L6). Those
+    /// of which nothing is known count as up.
+    pub unhealthy: BTreeSet<(ResourceId, IpAddr)>,
 }
 
 impl RoutingState {
-    /// Removes the state of agents with which `config` has no link, and of BGP neighbours that are not in `config`. The
+    /// Removes the health of back ends that are not in `config`, the state of agents with which `config` has no link, and of BGP neighbours that are not in `config`. The
     /// state of all other senders stays, even if the import policy refuses their routes. A second call with the same
     /// configuration changes nothing.
     pub fn keep(&mut self, config: &AgentConfig) {
@@ -67,6 +71,10 @@ impl RoutingState {
         };
         let neighbours = speaker.map(|s| s.neighbours.as_slice()).unwrap_or_default();
         self.learned.retain(|id, _| neighbours.iter().any(|n| n.id == *id));
+        self.unhealthy.retain(|(probe, address)| {
+            let mut rules = config.front_ends.iter().flat_map(|front_end| &front_end.rules);
+            rules.any(|r| r.probe.as_ref().is_some_and(|p| p.id == *probe) && r.back_ends.contains(address))
+        });
     }
 }
 

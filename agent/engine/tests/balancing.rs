@@ -37,6 +37,8 @@ fn balancing_rule(floating_ip: bool) -> BalancingRule {
         floating_ip,
         idle_timeout_minutes: 4,
         back_ends,
+        probe: None,
+        ends_flows: false,
     }
 }
 

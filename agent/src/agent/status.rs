@@ -208,6 +208,7 @@ impl Agent {
             bgp: self.bgp.status(),
             refused_routes: self.refused_routes(running.config.as_deref(), &dynamic),
             rule_hits: rule_hits(report.rule_hits),
+            health: report.health,
         }
     }
 }

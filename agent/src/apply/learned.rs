@@ -181,6 +181,7 @@ fn without(dynamic: &RoutingState, left_out: &BTreeMap<IpNet, Clash>) -> Routing
     };
     RoutingState {
         down: dynamic.down.clone(),
+        unhealthy: dynamic.unhealthy.clone(),
         received: dynamic
             .received
             .iter()

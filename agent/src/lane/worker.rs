@@ -9,6 +9,7 @@
 //! packets of a turn.
 
 use super::builder::{BuildQueue, BuildRequest, Built};
+use super::health_checks::HealthChecks;
 use super::{Command, Inspection, Lane, LaneReport, LaneSetup, Prepared, RedirectQueue};
 use crate::config::Config;
 use crate::log_limit::LogLimiter;
@@ -17,8 +18,9 @@ use crate::sockets::{LaneSockets, SocketId};
 use crate::tun::TunQueues;
 use crate::udp::{self, Sent, WouldBlock};
 use anyhow::{Context, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::error::TryRecvError;
@@ -30,7 +32,7 @@ use tombolo_engine::link::{AdvertisementStats, Event};
 use tombolo_engine::routing;
 use tombolo_engine::tables::{LinkIndex, NicIndex, RoutingState, Tables};
 use tombolo_proto::config::AgentConfig;
-use tombolo_proto::id::AgentId;
+use tombolo_proto::id::{AgentId, ResourceId};
 
 /// Longest time between two calls that advance the links' timers. boringtun has no clock of its own: its timers run
 /// only in `update_timers`, for which it recommends an interval of 100 ms.
@@ -85,6 +87,8 @@ pub(super) struct Worker {
     log: LogLimiter,
     from_udp: Box<[u8; udp::BUFFER]>,
     malformed: u64,
+    /// In lane 0: probes the back ends that this agent owns. None in other lanes.
+    health: Option<HealthChecks>,
     /// Whether the lane has just woken up and has read nothing yet.
     woken: bool,
 }
@@ -116,6 +120,10 @@ impl Worker {
         }
         let mut engine = Engine::with_redirect(links, rand::random(), lane0.map(RedirectSender::new));
         engine.share_flows(flows);
+        let health = (number == 0).then(|| HealthChecks::new(rand::random()));
+        if health.is_some() {
+            engine.keep_probe_replies();
+        }
         Ok(Self {
             udp: LaneSockets::bind(&config, number)?,
             tun: TunQueues::new(&device)?,
@@ -140,6 +148,7 @@ impl Worker {
                 .try_into()
                 .map_err(|_| anyhow::anyhow!("the receive buffer's length"))?,
             malformed: 0,
+            health,
             woken: false,
         })
     }
@@ -199,7 +208,38 @@ impl Worker {
                 self.engine.handle_timeout(now, &mut self.outbox);
                 self.send(now);
             }
+            self.check_health(now);
             self.handle_events();
+        }
+    }
+
+    /// Probes the back ends of this agent that are due, and takes their replies (L6). If the health of one has changed,
+    /// it counts for the own tables at once, and the controller gets a status report.
+    fn check_health(&mut self, now: Instant) {
+        let Some(health) = &mut self.health else { return };
+        let replies = self.engine.take_probe_replies();
+        let (engine, tun) = (&mut self.engine, &mut self.tun);
+        let changed = health.run(&replies, now, &mut |packet| {
+            engine.deliver_probe(packet, now, tun);
+        });
+        self.deliver();
+        if changed {
+            self.status_changed.notify_one();
+            self.set_unhealthy(None);
+        }
+    }
+
+    /// Sets the back ends that are down: those that the controller reports, and those that this agent has found out
+    /// itself. `reported`: what the controller reports now; `None`: as before.
+    fn set_unhealthy(&mut self, reported: Option<BTreeSet<(ResourceId, IpAddr)>>) {
+        let Some(health) = &mut self.health else { return };
+        let unhealthy = health.unhealthy(reported);
+        let before = std::mem::replace(&mut self.dynamic.unhealthy, unhealthy);
+        if let Some(config) = &self.config {
+            self.dynamic.keep(config);
+        }
+        if before != self.dynamic.unhealthy {
+            self.on_routes_changed();
         }
     }
 
@@ -422,6 +462,7 @@ impl Worker {
                     self.on_routes_changed();
                 }
             }
+            Command::SetUnhealthy(reported) => self.set_unhealthy(Some(reported)),
             Command::AnnounceDrain => {
                 let now = Instant::now();
                 self.engine.drain(now, &mut self.outbox);
@@ -451,6 +492,11 @@ impl Worker {
         self.dynamic.keep(&config);
         let linked = |agent: &AgentId| config.links.binary_search_by(|l| l.peer.cmp(agent)).is_ok();
         self.log.keep(linked);
+        if let Some(health) = &mut self.health {
+            health.configure(&config, Instant::now());
+            self.dynamic.unhealthy = health.unhealthy(None);
+            self.dynamic.keep(&config);
+        }
         self.config = Some(config);
         if self.number == 0 {
             self.advertise(built.advertisements);
@@ -517,6 +563,7 @@ impl Worker {
                 ..advertisements
             },
             rebuilds: self.rebuilds,
+            health: self.health.as_ref().map(HealthChecks::report).unwrap_or_default(),
         }
     }
 

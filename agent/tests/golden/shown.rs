@@ -48,6 +48,7 @@ fn status() -> AgentStatus {
         totals: totals(),
         down: vec![],
         learned: vec![],
+        health: vec![],
         bgp: vec![BgpPeerStatus {
             neighbour: ResourceId::new("/connections/to-site"),
             address: "172.16.0.1".parse().unwrap(),

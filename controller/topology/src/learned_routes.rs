@@ -6,6 +6,7 @@ use crate::compile::Compiler;
 use crate::resource::{Agent, Binding};
 use crate::topology::{AgentStatuses, Topology};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use tombolo_engine::routing::{self, RoutingState, routes_for_peer};
 use tombolo_engine::tables::Tables;
@@ -22,6 +23,8 @@ pub struct LearnedReports {
     pub learned: BTreeMap<AgentId, BTreeMap<ResourceId, Arc<Vec<Route>>>>,
     /// For each agent, the peers that the agent reports as not answering.
     pub down: BTreeMap<AgentId, BTreeSet<AgentId>>,
+    /// For each agent, its back ends of load balancers that are down, by the probe and the back end's address (L6).
+    pub unhealthy: BTreeMap<AgentId, BTreeSet<(ResourceId, IpAddr)>>,
 }
 
 impl LearnedReports {
@@ -34,6 +37,11 @@ impl LearnedReports {
                 let learned = status.learned.iter();
                 let learned = learned.map(|h| (h.neighbour.clone(), Arc::new(h.routes.clone())));
                 reports.learned.insert(agent.clone(), learned.collect());
+            }
+            let unhealthy = status.health.iter().filter(|health| !health.up);
+            let unhealthy: BTreeSet<_> = unhealthy.map(|h| (h.probe.clone(), h.address)).collect();
+            if !unhealthy.is_empty() {
+                reports.unhealthy.insert(agent.clone(), unhealthy);
             }
             if !status.down.is_empty() {
                 reports
@@ -169,12 +177,24 @@ impl LearnedRoutes {
         self.configs.get(agent)
     }
 
+    /// The back ends in a configuration that are down by the reports of the agents that own them.
+    fn unhealthy(&self, config: &AgentConfig) -> BTreeSet<(ResourceId, IpAddr)> {
+        let named = config.probed_back_ends().into_iter();
+        let named = named.map(|b| (b.owner, (b.probe.id.clone(), b.address)));
+        let down = named.filter(|(owner, back_end)| {
+            let reported = self.reports.unhealthy.get(*owner);
+            reported.is_some_and(|reported| reported.contains(back_end))
+        });
+        down.map(|(_, back_end)| back_end).collect()
+    }
+
     /// The routing state from the agent's own report alone, without the parts that its present configuration does not
     /// have any more.
     fn reported(&self, config: &AgentConfig) -> RoutingState {
         let mut state = RoutingState {
             down: self.reports.down.get(&config.agent).cloned().unwrap_or_default(),
             learned: self.reports.learned.get(&config.agent).cloned().unwrap_or_default(),
+            unhealthy: self.unhealthy(config),
             ..RoutingState::default()
         };
         state.keep(config);

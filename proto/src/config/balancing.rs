@@ -3,9 +3,10 @@
 //! The agent that sends a packet to a front end chooses the back end, and sends the packet to the agent that owns this
 //! back end. The owner replaces the front end's address and port by those of the back end, and the reverse in replies.
 
-use crate::id::ResourceId;
+use super::AgentConfig;
+use crate::id::{AgentId, ResourceId};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// A front end of a load balancer: one address, with the rules for the packets that are sent to it.
@@ -45,6 +46,46 @@ pub struct BalancingRule {
     pub idle_timeout_minutes: u8,
     /// The addresses of the back ends, in ascending order. All are in the front end's VNet (L2).
     pub back_ends: Vec<IpAddr>,
+    /// The probe that tells which back ends get flows (L6). `None`: all do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<HealthProbe>,
+    /// Whether established TCP flows end when all back ends are down, as with the SKU Basic (L8).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ends_flows: bool,
+}
+
+/// A health probe (L6). The agent that owns a back end probes it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HealthProbe {
+    /// The probe.
+    pub id: ResourceId,
+    /// The protocol of the probe.
+    pub protocol: ProbeProtocol,
+    /// The port of the back end, 1 to 65,535.
+    pub port: u16,
+    /// The path of an HTTP or HTTPS probe; empty for TCP.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub path: String,
+    /// Time between two probes of a back end, in seconds, at least 1 (`intervalInSeconds`).
+    pub interval: u32,
+    /// Number of consecutive results after which the state of a back end changes, at least 1 (`probeThreshold`).
+    pub threshold: u16,
+    /// Whether all back ends get flows when all are down (`noHealthyBackendsBehavior` is `AllProbedUp`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all_up_when_all_down: bool,
+}
+
+/// The protocol of a [`HealthProbe`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ProbeProtocol {
+    /// A TCP connection.
+    Tcp,
+    /// An HTTP GET, which must be answered with status 200.
+    Http,
+    /// The same over TLS. The certificate is not checked.
+    Https,
 }
 
 /// The protocol of a [`BalancingRule`].
@@ -78,6 +119,42 @@ impl Distribution {
     }
 }
 
+impl AgentConfig {
+    /// The back ends in this configuration that are probed (L6): each once for each probe, with the agent that owns the
+    /// back end. Ordered by probe and address. Back ends without an agent are left out.
+    #[must_use]
+    pub fn probed_back_ends(&self) -> Vec<ProbedBackEnd<'_>> {
+        let mut all = BTreeMap::new();
+        for front_end in &self.front_ends {
+            let spaces = self.spaces.iter().filter(|space| space.vnet == front_end.vnet);
+            let owners: Vec<_> = spaces.flat_map(|space| &space.owners).collect();
+            for rule in &front_end.rules {
+                let Some(probe) = &rule.probe else { continue };
+                for address in &rule.back_ends {
+                    let covering = owners.iter().filter(|owner| owner.prefix.contains(address));
+                    if let Some(owner) = covering.max_by_key(|owner| owner.prefix.prefix_len()) {
+                        all.insert((&probe.id, *address), (probe, &owner.agent));
+                    }
+                }
+            }
+        }
+        let each = all.into_iter();
+        let each = each.map(|((_, address), (probe, owner))| ProbedBackEnd { probe, address, owner });
+        each.collect()
+    }
+}
+
+/// A back end that is probed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProbedBackEnd<'c> {
+    /// The probe.
+    pub probe: &'c HealthProbe,
+    /// The address of the back end.
+    pub address: IpAddr,
+    /// The agent that owns the back end, and probes it.
+    pub owner: &'c AgentId,
+}
+
 /// Checks the invariants of front ends: no address and no pair of protocol and port twice, ports only without
 /// [`BalancedProtocol::All`], idle timeouts within their range, and back ends in order.
 ///
@@ -106,6 +183,14 @@ pub(super) fn check(front_ends: &[FrontEnd]) -> Result<(), String> {
                 return Err(format!(
                     "frontEnds: the idle timeout {} of rule {} is not within 4 to 30 minutes",
                     rule.idle_timeout_minutes, rule.id
+                ));
+            }
+            if let Some(probe) = &rule.probe
+                && (probe.port == 0 || probe.interval == 0 || probe.threshold == 0)
+            {
+                return Err(format!(
+                    "frontEnds: port, interval and threshold of probe {} must be at least 1",
+                    probe.id
                 ));
             }
             if rule.back_ends.windows(2).any(|pair| pair[0] >= pair[1]) {

@@ -4,7 +4,7 @@ use super::{agent, at, id, ip, net};
 use tombolo_golden::{all_of, every_variant, golden};
 use tombolo_proto::config::{
     ALL_PORTS, Access, AccessOff, AddressMatch, AgentConfig, ApplicationGroup, Arrival, BalancedProtocol,
-    BalancingRule, Direction, Distribution, Feature, ForeignSources, FrontEnd, Link, Nic, Owner, PortRange, Probes,
+    BalancingRule, HealthProbe, ProbeProtocol, Direction, Distribution, Feature, ForeignSources, FrontEnd, Link, Nic, Owner, PortRange, Probes,
     Relation, Role, RuleProtocol, SecuredNic, Security, SecurityGroup, SecurityRule, Space, SpaceKind, Subnet,
     TransitRoute, Transport,
 };
@@ -371,6 +371,19 @@ fn features_of_configurations() {
     golden!().written("features", &[("features", names)]);
 }
 
+fn health_probe(with_path: bool) -> HealthProbe {
+    let protocols = all_of!(ProbeProtocol { Tcp, Http, Https });
+    HealthProbe {
+        id: id("loadBalancers/lb/probes/probe"),
+        protocol: protocols[usize::from(with_path)],
+        port: 8080,
+        path: if with_path { "/health".into() } else { String::new() },
+        interval: 5,
+        threshold: 2,
+        all_up_when_all_down: with_path,
+    }
+}
+
 fn front_end() -> FrontEnd {
     let back_ends = vec!["10.1.0.4".parse().unwrap(), "10.1.0.6".parse().unwrap()];
     let protocols = all_of!(BalancedProtocol { Tcp, Udp, All });
@@ -389,6 +402,8 @@ fn front_end() -> FrontEnd {
         floating_ip: n == 1,
         idle_timeout_minutes: 4,
         back_ends: back_ends.clone(),
+        probe: (n < 2).then(|| health_probe(n == 1)),
+        ends_flows: n == 0,
     });
     FrontEnd {
         id: id("loadBalancers/lb/frontendIPConfigurations/front"),

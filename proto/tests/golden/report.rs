@@ -12,7 +12,7 @@ use tombolo_proto::installed::{
 use tombolo_proto::probe::{Hop, ProbeKind, ProbeReport, ProbeRequest};
 use tombolo_proto::route::{Route, RouteOrigin};
 use tombolo_proto::status::{
-    AgentStatus, BgpPeerState, BgpPeerStatus, Carrier, LinkState, LinkStatus, NeighbourRoutes, RefusedRoutes, RuleHits,
+    AgentStatus, BgpPeerState, BgpPeerStatus, Carrier, LinkState, LinkStatus, NeighbourRoutes, RefusedRoutes, BackEndHealth, RuleHits,
     Totals,
 };
 
@@ -116,6 +116,11 @@ fn agent_statuses() {
             direction: Direction::Inbound,
             rule: "securityRules/https".into(),
             packets: 3,
+        }],
+        health: vec![BackEndHealth {
+            probe: id("loadBalancers/lb/probes/probe"),
+            address: "10.1.0.4".parse().unwrap(),
+            up: true,
         }],
     };
     golden!().cases("agent_status", &[("full", full), ("minimal", AgentStatus::default())]);

@@ -7,7 +7,7 @@ use tombolo_golden::{every_variant, golden};
 use tombolo_proto::control_stream::agent_message::Message as FromAgent;
 use tombolo_proto::control_stream::controller_message::Message as FromController;
 use tombolo_proto::control_stream::{
-    AgentMessage, Applied, Config, ControllerMessage, Hello, Part, Piece, Probe, ProbeResult, Rejected, RenewReply,
+    AgentMessage, Applied, Config, Down, Health, ControllerMessage, Hello, Part, Piece, Probe, ProbeResult, Rejected, RenewReply,
     RenewRequest, Status, UpToDate, piece,
 };
 
@@ -93,12 +93,19 @@ fn messages_of_the_control_stream() {
             id: 9,
             request: b"{}".to_vec(),
         }),
+        FromController::Health(Health {
+            down: vec![Down {
+                probe: "/lb/probe".into(),
+                address: "10.1.0.4".into(),
+            }],
+        }),
     ];
     every_variant!(
         FromController {
             Config,
             UpToDate,
-            Probe
+            Probe,
+            Health
         },
         &from_controller
     );
@@ -117,7 +124,7 @@ fn messages_of_the_control_stream() {
     for (name, message) in names.into_iter().zip(from_agent) {
         text += &line(name, &AgentMessage { message: Some(message) });
     }
-    for (name, message) in ["config", "configChange", "upToDate", "probe"]
+    for (name, message) in ["config", "configChange", "upToDate", "probe", "health"]
         .into_iter()
         .zip(from_controller)
     {

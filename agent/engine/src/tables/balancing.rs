@@ -4,7 +4,7 @@ use super::{AddressSpace, NicIndex, Owner, VmNics};
 use crate::packet::{PacketInfo, TCP, UDP};
 use crate::verdict::DropReason;
 use foldhash::fast::FixedState;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use tombolo_proto::config::{self, BalancedProtocol, Distribution};
 use tombolo_proto::id::ResourceId;
@@ -37,6 +37,8 @@ pub(crate) struct Rule {
     protocol: BalancedProtocol,
     port: u16,
     distribution: Distribution,
+    /// Whether established TCP flows end now, because all back ends are down (L8).
+    ends_flows: bool,
     members: Vec<Member>,
 }
 
@@ -48,6 +50,8 @@ pub(crate) struct Member {
     pub(crate) owner: Owner,
     /// If this agent owns the back end: its position in [`FrontEnds::own`].
     pub(crate) own: Option<BackEndIndex>,
+    /// Whether new flows may go to the back end (L7).
+    is_up: bool,
     /// A hash of the address.
     hash: u64,
 }
@@ -77,14 +81,26 @@ pub(crate) struct BackEnd {
 
 impl FrontEnds {
     /// Prepares front ends for lookups. `nics`: the NICs of this agent; `None`: it is no VM.
-    pub(crate) fn new(front_ends: &[config::FrontEnd], spaces: &[AddressSpace], nics: Option<&VmNics>) -> Self {
+    /// `unhealthy`: the back ends that are down, each with its probe.
+    pub(crate) fn new(
+        front_ends: &[config::FrontEnd],
+        spaces: &[AddressSpace],
+        nics: Option<&VmNics>,
+        unhealthy: &BTreeSet<(ResourceId, IpAddr)>,
+    ) -> Self {
         let mut all = Self::default();
         for front_end in front_ends {
             let Some(space) = spaces.iter().position(|s| s.vnet == front_end.vnet) else {
                 continue;
             };
             let rules = front_end.rules.iter();
-            let rules = rules.map(|rule| all.rule(front_end.address, rule, &spaces[space], nics));
+            let rules = rules.map(|rule| {
+                let is_up = |address: IpAddr| match &rule.probe {
+                    Some(probe) => !unhealthy.contains(&(probe.id.clone(), address)),
+                    None => true,
+                };
+                all.rule(front_end.address, rule, &spaces[space], nics, &is_up)
+            });
             let prepared = FrontEnd {
                 address: front_end.address,
                 rules: rules.collect(),
@@ -101,9 +117,12 @@ impl FrontEnds {
         rule: &config::BalancingRule,
         space: &AddressSpace,
         nics: Option<&VmNics>,
+        is_up: &dyn Fn(IpAddr) -> bool,
     ) -> Rule {
         let idle_timeout = u32::from(rule.idle_timeout_minutes) * 60;
         let of_rule = hash_text(&rule.id.key());
+        let all_down = !rule.back_ends.iter().any(|address| is_up(*address));
+        let counts_as_up = all_down && rule.probe.as_ref().is_some_and(|probe| probe.all_up_when_all_down);
         let mut members = Vec::with_capacity(rule.back_ends.len());
         for address in &rule.back_ends {
             let hash = hash_address(*address);
@@ -130,6 +149,7 @@ impl FrontEnds {
                 address: *address,
                 owner,
                 own,
+                is_up: counts_as_up || is_up(*address),
                 hash,
             });
         }
@@ -138,6 +158,7 @@ impl FrontEnds {
             protocol: rule.protocol,
             port: rule.port,
             distribution: rule.distribution,
+            ends_flows: all_down && !counts_as_up && rule.ends_flows,
             members,
         }
     }
@@ -150,6 +171,11 @@ impl FrontEnds {
     /// Whether `address` is a front end in the space at this position.
     pub(crate) fn contains(&self, space: usize, address: IpAddr) -> bool {
         self.by_address.contains_key(&(space, address))
+    }
+
+    /// The NIC of this agent that has a back end, or serves its subnet. `None`: no back end of this agent has the address.
+    pub(crate) fn nic_of_back_end(&self, address: IpAddr) -> Option<NicIndex> {
+        self.own.iter().find(|b| b.back.0 == address).map(|b| b.nic)
     }
 
     /// Whether this agent owns a back end of the front end `address` of its own VNet. Its replies have this address as
@@ -226,17 +252,21 @@ impl FrontEnd {
 
 impl Rule {
     /// The back end for a packet by rendezvous hashing: of all back ends, the one whose hash together with the flow's is
-    /// the highest. So a back end that leaves moves only its own flows. `wanted` limits the choice. `None`: no back end
-    /// is wanted.
+    /// the highest. So a back end that leaves moves only its own flows. Back ends that are down get no new flow (L7).
+    /// `wanted` limits the choice. `None`: no back end is wanted and up (L8).
     pub(crate) fn choose(&self, packet: &PacketInfo, wanted: impl Fn(&Member) -> bool) -> Option<&Member> {
         let flow = hash_flow(packet, self.distribution);
-        let members = self.members.iter().filter(|member| wanted(member));
+        let members = self.members.iter().filter(|member| member.is_up && wanted(member));
         members.max_by_key(|member| (mix(flow ^ member.hash), member.address))
     }
 
-    /// The back end of an earlier choice for a flow of this rule. `None`: the rule does not have this back end any more.
-    pub(crate) fn member(&self, choice: Choice) -> Option<&Member> {
-        self.members.iter().find(|member| member.choice == choice)
+    /// The back end of an earlier choice for the flow of a packet. While the back end is down, TCP flows stay with it, and
+    /// UDP flows move (L7). `None`: the flow moves, or the rule does not have this back end any more, or established
+    /// flows end (L8).
+    pub(crate) fn member(&self, choice: Choice, packet: &PacketInfo) -> Option<&Member> {
+        let member = self.members.iter().find(|member| member.choice == choice)?;
+        let stays = member.is_up || packet.protocol == TCP && !self.ends_flows;
+        stays.then_some(member)
     }
 }
 

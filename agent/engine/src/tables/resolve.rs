@@ -46,7 +46,7 @@ impl Tables {
             AgentRole::Vm(nics) => Some(nics),
             AgentRole::Gateway { .. } | AgentRole::CircuitGateway { .. } | AgentRole::Edge { .. } => None,
         };
-        let front_ends = FrontEnds::new(&config.front_ends, &spaces.all, nics);
+        let front_ends = FrontEnds::new(&config.front_ends, &spaces.all, nics, &state.unhealthy);
         let security = config.security.as_ref().map(|security| {
             let routes_of = |id: &ResourceId| subnets.iter().find(|s| s.id == *id).map_or(&[][..], |s| &s.all[..]);
             SecuredNics::new(config, security, routes_of, before.and_then(Self::security))

@@ -3,7 +3,7 @@
 use super::index::{Index, Peer, Vnet};
 use super::prefix;
 use crate::path::parent_id;
-use crate::resource::{AdminState, BackendPool, BalancedProtocol, Distribution, LoadBalancer, LoadBalancerSku};
+use crate::resource::{AdminState, BackendPool, BalancedProtocol, Distribution, LoadBalancer, LoadBalancerSku, ProbeProtocol};
 use crate::topology::Topology;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -108,6 +108,8 @@ fn rules(
             let members: BTreeSet<IpAddr> = pools.flat_map(|pool| referred.members_of(pool)).collect();
             of_family(members.into_iter().collect())
         },
+        probe: rule.probe.as_ref().and_then(|id| probe(balancer, id)),
+        ends_flows: balancer.sku == LoadBalancerSku::Basic,
     });
     let translated = balancer.nat_rules.iter().filter(|rule| rule.front_end == *front_end);
     let translated = translated.map(|rule| config::BalancingRule {
@@ -119,10 +121,30 @@ fn rules(
         floating_ip: rule.floating_ip,
         idle_timeout_minutes: minutes(rule.idle_timeout_minutes),
         back_ends: of_family(referred.named_by(&rule.id)),
+        // The target of an inbound NAT rule gets its packets whether or not it answers.
+        probe: None,
+        ends_flows: false,
     });
     let mut rules: Vec<_> = balanced.chain(translated).collect();
     rules.sort_by(|a, b| a.id.cmp(&b.id));
     rules
+}
+
+fn probe(balancer: &LoadBalancer, id: &ResourceId) -> Option<config::HealthProbe> {
+    let probe = balancer.probes.iter().find(|probe| probe.id == *id)?;
+    Some(config::HealthProbe {
+        id: probe.id.clone(),
+        protocol: match probe.protocol {
+            ProbeProtocol::Tcp => config::ProbeProtocol::Tcp,
+            ProbeProtocol::Http => config::ProbeProtocol::Http,
+            ProbeProtocol::Https => config::ProbeProtocol::Https,
+        },
+        port: probe.port,
+        path: probe.request_path.clone().unwrap_or_default(),
+        interval: u32::from(probe.interval_seconds).max(1),
+        threshold: probe.threshold.max(1),
+        all_up_when_all_down: probe.all_up_when_all_down,
+    })
 }
 
 const fn protocol(protocol: BalancedProtocol) -> config::BalancedProtocol {

@@ -9,6 +9,16 @@ fn address(n: u16) -> IpAddr {
 
 /// The front end 10.1.255.1 with one rule for TCP port 80 and these back ends.
 fn front_ends(distribution: Distribution, back_ends: &[u16]) -> FrontEnds {
+    probed(distribution, back_ends, &[], |_| {})
+}
+
+/// The same, with a probe by which the back ends `down` are down. `change` may alter the rule.
+fn probed(
+    distribution: Distribution,
+    back_ends: &[u16],
+    down: &[u16],
+    change: impl Fn(&mut config::BalancingRule),
+) -> FrontEnds {
     let vnet = ResourceId::new("/vnet");
     let space = AddressSpace {
         vnet: vnet.clone(),
@@ -16,7 +26,7 @@ fn front_ends(distribution: Distribution, back_ends: &[u16]) -> FrontEnds {
         prefixes: Lpm::default(),
         owners: Lpm::default(),
     };
-    let front_end = config::FrontEnd {
+    let mut front_end = config::FrontEnd {
         id: ResourceId::new("/lb/frontend"),
         vnet,
         address: [10, 1, 255, 1].into(),
@@ -29,9 +39,20 @@ fn front_ends(distribution: Distribution, back_ends: &[u16]) -> FrontEnds {
             floating_ip: false,
             idle_timeout_minutes: 4,
             back_ends: back_ends.iter().map(|n| address(*n)).collect(),
+            probe: Some(config::HealthProbe {
+                id: ResourceId::new("/lb/probe"),
+                protocol: config::ProbeProtocol::Tcp,
+                port: 8080,
+                path: String::new(),
+                interval: 5,
+                threshold: 1,
+                all_up_when_all_down: false,
+            }),
+            ends_flows: false,
         }],
     };
-    FrontEnds::new(&[front_end], &[space], None)
+    change(&mut front_end.rules[0]);
+    FrontEnds::new(&[front_end], &[space], None, &down.iter().map(|n| (ResourceId::new("/lb/probe"), address(*n))).collect())
 }
 
 fn packet(client: u16, port: u16) -> PacketInfo {
@@ -155,6 +176,54 @@ fn choices_stay_the_same_in_later_versions() {
 
 /// The last octets of the back ends of twelve flows.
 const EXPECTED: [u8; 12] = [1, 4, 1, 1, 5, 4, 2, 2, 1, 3, 4, 2];
+
+/// L7: a back end that is down gets no new flow. Its TCP flows stay, and its UDP flows move.
+#[test]
+fn l7_a_back_end_that_is_down_keeps_its_tcp_flows() {
+    let all = front_ends(Distribution::Default, &[1, 2, 3]);
+    let without = probed(Distribution::Default, &[1, 2, 3], &[2], |_| {});
+    let mut of_two = 0;
+    for port in 1000..1300 {
+        let packet = packet(5, port);
+        let rule = |all: &FrontEnds| all.rule_for(0, packet.destination, &packet).unwrap().clone();
+        let before = rule(&all).choose(&packet, |_| true).unwrap().clone();
+        let after = rule(&without).choose(&packet, |_| true).unwrap().clone();
+        assert_ne!(after.address, address(2));
+        if before.address != address(2) {
+            assert_eq!(before.address, after.address, "flows of other back ends do not move");
+            continue;
+        }
+        of_two += 1;
+        let stays = |packet: &PacketInfo| rule(&without).member(before.choice, packet).is_some();
+        assert!(stays(&packet));
+        assert!(!stays(&PacketInfo { protocol: UDP, ..packet }));
+    }
+    assert!(of_two > 50, "{of_two}");
+}
+
+/// L8: with all back ends down there are no new flows. Standard keeps established TCP flows, Basic ends them.
+#[test]
+fn l8_all_down() {
+    let packet = packet(5, 1000);
+    let of = |change: &dyn Fn(&mut config::BalancingRule)| {
+        let all = probed(Distribution::Default, &[1, 2], &[1, 2], change);
+        all.rule_for(0, packet.destination, &packet).unwrap().clone()
+    };
+    let up = front_ends(Distribution::Default, &[1, 2]);
+    let up = up.rule_for(0, packet.destination, &packet).unwrap();
+    let choice = up.choose(&packet, |_| true).unwrap().choice;
+    let (standard, basic) = (of(&|_| {}), of(&|rule| rule.ends_flows = true));
+    assert!(standard.choose(&packet, |_| true).is_none() && basic.choose(&packet, |_| true).is_none());
+    assert!(standard.member(choice, &packet).is_some() && basic.member(choice, &packet).is_none());
+    let udp = PacketInfo { protocol: UDP, ..packet };
+    assert!(standard.member(choice, &udp).is_none());
+    // `AllProbedUp`: all back ends count as up.
+    let all_up = of(&|rule| {
+        rule.ends_flows = true;
+        rule.probe.as_mut().unwrap().all_up_when_all_down = true;
+    });
+    assert!(all_up.choose(&packet, |_| true).is_some() && all_up.member(choice, &packet).is_some());
+}
 
 /// L3: without a rule for the protocol and port there is no back end.
 #[test]
