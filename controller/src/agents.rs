@@ -284,7 +284,9 @@ impl Agents {
             let mut reported = entries.get(owner).into_iter().flat_map(|entry| &entry.status.health);
             reported.any(|health| health.probe == *probe && health.address == *address && !health.up)
         };
-        let down = probed.iter().filter(|(probe, address, owner)| is_down(probe, address, owner));
+        let down = probed
+            .iter()
+            .filter(|(probe, address, owner)| is_down(probe, address, owner));
         down.map(|(probe, address, _)| (probe.clone(), *address)).collect()
     }
 

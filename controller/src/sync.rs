@@ -155,7 +155,9 @@ impl Session<'_> {
             return Ok(());
         }
         let config = self.compiled.borrow().configs.get(&stream.agent).cloned();
-        let down = config.map(|config| self.agents.down(&config.probed)).unwrap_or_default();
+        let down = config
+            .map(|config| self.agents.down(&config.probed))
+            .unwrap_or_default();
         if last.as_ref() == Some(&down) {
             return Ok(());
         }

@@ -14,7 +14,9 @@ mod link;
 mod role;
 mod security;
 
-pub use balancing::{BalancedProtocol, BalancingRule, Distribution, FrontEnd, HealthProbe, ProbeProtocol, ProbedBackEnd};
+pub use balancing::{
+    BalancedProtocol, BalancingRule, Distribution, FrontEnd, HealthProbe, ProbeProtocol, ProbedBackEnd,
+};
 pub use feature::Feature;
 pub use link::{Arrival, ForeignSources, GatewayKind, Link, Relation, Transport};
 pub use role::{

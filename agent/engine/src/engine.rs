@@ -558,7 +558,10 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
                 link: LinkIndex(FROM_HOST),
                 decrement_ttl: false,
             };
-            if let Err(reason) = self.guard.check(tables, ingress, (packet, info), (leaves, None), self.now) {
+            if let Err(reason) = self
+                .guard
+                .check(tables, ingress, (packet, info), (leaves, None), self.now)
+            {
                 return self.stats.dropped(reason);
             }
         }

@@ -50,7 +50,10 @@ impl HealthChecks {
 
     /// The back ends that are down. `reported`: those that the controller reports now; `None`: as before. What this agent
     /// has found out about its own back ends counts more.
-    pub(super) fn unhealthy(&mut self, reported: Option<BTreeSet<(ResourceId, IpAddr)>>) -> BTreeSet<(ResourceId, IpAddr)> {
+    pub(super) fn unhealthy(
+        &mut self,
+        reported: Option<BTreeSet<(ResourceId, IpAddr)>>,
+    ) -> BTreeSet<(ResourceId, IpAddr)> {
         self.reported = reported.unwrap_or_else(|| std::mem::take(&mut self.reported));
         let mut unhealthy = self.reported.clone();
         for (target, is_up) in self.targets.iter().zip(self.prober.health().map(|(_, is_up)| is_up)) {

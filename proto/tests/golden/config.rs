@@ -4,9 +4,9 @@ use super::{agent, at, id, ip, net};
 use tombolo_golden::{all_of, every_variant, golden};
 use tombolo_proto::config::{
     ALL_PORTS, Access, AccessOff, AddressMatch, AgentConfig, ApplicationGroup, Arrival, BalancedProtocol,
-    BalancingRule, HealthProbe, ProbeProtocol, Direction, Distribution, Feature, ForeignSources, FrontEnd, Link, Nic, Owner, PortRange, Probes,
-    Relation, Role, RuleProtocol, SecuredNic, Security, SecurityGroup, SecurityRule, Space, SpaceKind, Subnet,
-    TransitRoute, Transport,
+    BalancingRule, Direction, Distribution, Feature, ForeignSources, FrontEnd, HealthProbe, Link, Nic, Owner,
+    PortRange, ProbeProtocol, Probes, Relation, Role, RuleProtocol, SecuredNic, Security, SecurityGroup, SecurityRule,
+    Space, SpaceKind, Subnet, TransitRoute, Transport,
 };
 use tombolo_proto::id::{KeyPin, PresharedKey, PublicKey};
 use tombolo_proto::route::{EffectiveRoute, GatewayHop, NextHop, RouteSource, RouteState};

@@ -12,8 +12,8 @@ use tombolo_proto::installed::{
 use tombolo_proto::probe::{Hop, ProbeKind, ProbeReport, ProbeRequest};
 use tombolo_proto::route::{Route, RouteOrigin};
 use tombolo_proto::status::{
-    AgentStatus, BgpPeerState, BgpPeerStatus, Carrier, LinkState, LinkStatus, NeighbourRoutes, RefusedRoutes, BackEndHealth, RuleHits,
-    Totals,
+    AgentStatus, BackEndHealth, BgpPeerState, BgpPeerStatus, Carrier, LinkState, LinkStatus, NeighbourRoutes,
+    RefusedRoutes, RuleHits, Totals,
 };
 
 fn route() -> Route {

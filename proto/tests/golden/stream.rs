@@ -7,8 +7,8 @@ use tombolo_golden::{every_variant, golden};
 use tombolo_proto::control_stream::agent_message::Message as FromAgent;
 use tombolo_proto::control_stream::controller_message::Message as FromController;
 use tombolo_proto::control_stream::{
-    AgentMessage, Applied, Config, Down, Health, ControllerMessage, Hello, Part, Piece, Probe, ProbeResult, Rejected, RenewReply,
-    RenewRequest, Status, UpToDate, piece,
+    AgentMessage, Applied, Config, ControllerMessage, Down, Health, Hello, Part, Piece, Probe, ProbeResult, Rejected,
+    RenewReply, RenewRequest, Status, UpToDate, piece,
 };
 
 fn hex(bytes: &[u8]) -> String {

@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 use tombolo_lab::Topology;
 use tombolo_lab::echo::{Connection, Datagrams, EchoServer, Port};
 use tombolo_tests::live::World;
@@ -45,14 +46,16 @@ const FRONT: [u8; 4] = [192, 168, 1, 36];
 const FRONT_PORT: u16 = 80;
 const BACK_PORT: u16 = 8080;
 
-/// The body of the load balancer, whose id is `lb`, with a rule for TCP and one for UDP.
-fn body(w: &World, lb: &str, sku: &str) -> Value {
+/// The body of the load balancer, whose id is `lb`, with a rule for TCP and one for UDP. Both have the probe `probe`, if
+/// there is one.
+fn body(w: &World, lb: &str, sku: &str, probe: Option<Value>) -> Value {
     let subnet = format!("{}/subnets/workload", w.group().item("virtualNetworks", "near"));
     let rule = |name: &str, protocol: &str| {
         json!({"name": name, "properties": {
             "protocol": protocol, "frontendPort": FRONT_PORT, "backendPort": BACK_PORT,
             "frontendIPConfiguration": {"id": format!("{lb}/frontendIPConfigurations/front")},
             "backendAddressPool": {"id": format!("{lb}/backendAddressPools/pool")},
+            "probe": probe.as_ref().map(|_| json!({"id": format!("{lb}/probes/probe")})),
         }})
     };
     json!({"location": "region1", "sku": {"name": sku}, "properties": {
@@ -61,6 +64,7 @@ fn body(w: &World, lb: &str, sku: &str) -> Value {
         }}],
         "backendAddressPools": [{"name": "pool"}],
         "loadBalancingRules": [rule("web", "Tcp"), rule("names", "Udp")],
+        "probes": probe.iter().map(|p| json!({"name": "probe", "properties": p})).collect::<Vec<_>>(),
     }})
 }
 
@@ -94,7 +98,7 @@ async fn clients_reach_the_back_ends_through_the_front_end() -> Result<()> {
     let client = w.client()?;
     let lb = w.group().item("loadBalancers", "lb");
     let pool = format!("{lb}/backendAddressPools/pool");
-    client.arm_put(&lb, &body(&w, &lb, "Standard")).await?;
+    client.arm_put(&lb, &body(&w, &lb, "Standard", None)).await?;
     for nic in ["six-nic", "four-nic"] {
         set_member(&w, nic, Some(&pool)).await?;
     }
@@ -178,10 +182,73 @@ async fn clients_reach_the_back_ends_through_the_front_end() -> Result<()> {
     ensure!(client.arm_delete(&lb).await?);
     w.in_force().await?;
     ensure!(connect(&w, "beside")?.is_none(), "the front end is gone");
-    client.arm_put(&lb, &body(&w, &lb, "Basic")).await?;
+    client.arm_put(&lb, &body(&w, &lb, "Basic", None)).await?;
     set_member(&w, "six-nic", Some(&pool)).await?;
     ensure!(connect(&w, "beside")?.is_some(), "inside the VNet");
     ensure!(connect(&w, "client")?.is_none(), "from another region");
+    drop(servers);
+    w.end().await
+}
+
+/// Opens new connections until twelve in a row succeed and are spread over exactly the servers `expected`. Returns the
+/// time that this took.
+async fn settles(w: &World, servers: &[Option<EchoServer>; 2], expected: [bool; 2]) -> Result<Duration> {
+    let begun = Instant::now();
+    loop {
+        let count = || servers.each_ref().map(|s| s.as_ref().map_or(0, EchoServer::served));
+        let before = count();
+        let all = (0..12).all(|_| connect(w, "client").is_ok_and(|connection| connection.is_some()));
+        let after = count();
+        let used = [after[0] > before[0], after[1] > before[1]];
+        if used == expected && all == expected.contains(&true) {
+            return Ok(begun.elapsed());
+        }
+        ensure!(
+            begun.elapsed() < Duration::from_secs(40),
+            "{used:?} are used, all answered: {all}"
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// L6, L7, L8, L12: a back end whose server stops gets no new flows, and the flows of the other one go on; with both
+/// stopped the front end takes no new flows, and nothing else changes; a server that starts again gets flows again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_back_end_that_does_not_answer_gets_no_new_flows() -> Result<()> {
+    let mut topology = Topology::parse(TOPOLOGY)?;
+    topology.name = "e2e-probes".into();
+    let w = World::of(&topology).await?;
+    let client = w.client()?;
+    let lb = w.group().item("loadBalancers", "lb");
+    let pool = format!("{lb}/backendAddressPools/pool");
+    let probe = json!({"protocol": "Tcp", "port": BACK_PORT, "intervalInSeconds": 5, "probeThreshold": 1});
+    client.arm_put(&lb, &body(&w, &lb, "Standard", Some(probe))).await?;
+    for nic in ["six-nic", "four-nic"] {
+        set_member(&w, nic, Some(&pool)).await?;
+    }
+    let start = |host: &str| EchoServer::start(&w.hosts().netns(host), w.address(host)?, Port::Tcp(BACK_PORT));
+    let mut servers = [Some(start("six")?), Some(start("four")?)];
+    settles(&w, &servers, [true, true]).await?;
+
+    // Connections to `four`: they are opened while `six` is stopped.
+    servers[0] = None;
+    settles(&w, &servers, [false, true]).await?;
+    let mut of_four = (0..6)
+        .map(|_| connect(&w, "client")?.context("four"))
+        .collect::<Result<Vec<_>>>()?;
+    servers[0] = Some(start("six")?);
+    settles(&w, &servers, [true, true]).await?;
+    for connection in &mut of_four {
+        connection.exchange().context("six is back: the flows of four stay")?;
+    }
+    // L8, L12: both stopped.
+    drop(of_four);
+    servers = [None, None];
+    settles(&w, &servers, [false, false]).await?;
+    w.reach("client", "six").await?;
+    w.reach("client", "four").await?;
+    servers[1] = Some(start("four")?);
+    settles(&w, &servers, [false, true]).await?;
     drop(servers);
     w.end().await
 }

@@ -3,7 +3,9 @@
 use super::index::{Index, Peer, Vnet};
 use super::prefix;
 use crate::path::parent_id;
-use crate::resource::{AdminState, BackendPool, BalancedProtocol, Distribution, LoadBalancer, LoadBalancerSku, ProbeProtocol};
+use crate::resource::{
+    AdminState, BackendPool, BalancedProtocol, Distribution, LoadBalancer, LoadBalancerSku, ProbeProtocol,
+};
 use crate::topology::Topology;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};

@@ -52,7 +52,15 @@ fn probed(
         }],
     };
     change(&mut front_end.rules[0]);
-    FrontEnds::new(&[front_end], &[space], None, &down.iter().map(|n| (ResourceId::new("/lb/probe"), address(*n))).collect())
+    FrontEnds::new(
+        &[front_end],
+        &[space],
+        None,
+        &down
+            .iter()
+            .map(|n| (ResourceId::new("/lb/probe"), address(*n)))
+            .collect(),
+    )
 }
 
 fn packet(client: u16, port: u16) -> PacketInfo {
@@ -196,7 +204,10 @@ fn l7_a_back_end_that_is_down_keeps_its_tcp_flows() {
         of_two += 1;
         let stays = |packet: &PacketInfo| rule(&without).member(before.choice, packet).is_some();
         assert!(stays(&packet));
-        assert!(!stays(&PacketInfo { protocol: UDP, ..packet }));
+        assert!(!stays(&PacketInfo {
+            protocol: UDP,
+            ..packet
+        }));
     }
     assert!(of_two > 50, "{of_two}");
 }
@@ -215,7 +226,10 @@ fn l8_all_down() {
     let (standard, basic) = (of(&|_| {}), of(&|rule| rule.ends_flows = true));
     assert!(standard.choose(&packet, |_| true).is_none() && basic.choose(&packet, |_| true).is_none());
     assert!(standard.member(choice, &packet).is_some() && basic.member(choice, &packet).is_none());
-    let udp = PacketInfo { protocol: UDP, ..packet };
+    let udp = PacketInfo {
+        protocol: UDP,
+        ..packet
+    };
     assert!(standard.member(choice, &udp).is_none());
     // `AllProbedUp`: all back ends count as up.
     let all_up = of(&|rule| {
