@@ -12,6 +12,7 @@ mod common;
 use common::groups::{Flags, group, rule, security, tcp, to_port};
 use common::{Node, World, id, ip, vm};
 use std::collections::{BTreeMap, BTreeSet};
+use tombolo_engine::buffer::Collected;
 use tombolo_engine::packet::parse;
 use tombolo_engine::verdict::DropReason;
 use tombolo_proto::config::{
@@ -258,5 +259,41 @@ fn l3_floating_ip_translates_nothing() {
     assert_eq!(ends(&world.nodes[0].delivered.pop().unwrap()).0, format!("{FRONT}:80"));
     // The client may not use that address.
     send(&mut world, 0, tcp((FRONT, 80), (BACK[0], 9), Flags::SynAck));
+    assert_eq!(world.nodes[0].engine.stats().drops(DropReason::SpoofedSource), 1);
+}
+
+/// L6: a probe comes from 168.63.129.16 and passes the rules of the back end's NIC, as the tag `AzureLoadBalancer`. Its
+/// reply goes to the owner of the engine, and not to the network.
+#[test]
+fn l6_probes_pass_the_rules_of_the_back_end() {
+    const HOST: &str = "168.63.129.16";
+    let mut world = world(&[balancing_rule(false)]);
+    world.nodes[1].engine.keep_probe_replies();
+    let probe = |world: &mut World, port| {
+        let mut rx = Collected::default();
+        let mut packet = tcp((HOST, port), (BACK[0], 8080), Flags::Syn);
+        let now = world.now;
+        let done = world.nodes[1].engine.deliver_probe(&mut packet, now, &mut rx);
+        assert_eq!(done, !rx.packets.is_empty());
+        done
+    };
+    assert!(probe(&mut world, 50_000));
+    send(&mut world, 1, tcp((BACK[0], 8080), (HOST, 50_000), Flags::SynAck));
+    assert_eq!(world.nodes[1].engine.take_probe_replies().len(), 1);
+    assert!(world.nodes[1].engine.take_probe_replies().is_empty());
+    assert!(world.nodes[1].engine.stats().conserved());
+
+    // The default rules admit probes, also if a rule denies everything in the VNet.
+    let no_vnet = rule("no-vnet", 100, Direction::Inbound, Access::Deny);
+    let closed = |rules| group("web", rules);
+    attach(&mut world, 1, BACK[0], closed(vec![]));
+    assert!(probe(&mut world, 50_001));
+    attach(&mut world, 1, BACK[0], closed(vec![no_vnet]));
+    assert!(!probe(&mut world, 50_002), "a rule for all sources denies probes too");
+    // A client cannot send from that address.
+    attach(&mut world, 1, BACK[0], closed(vec![]));
+    let before = world.nodes[1].delivered.len();
+    send(&mut world, 0, tcp((HOST, 50_003), (BACK[0], 8080), Flags::Syn));
+    assert_eq!(world.nodes[1].delivered.len(), before);
     assert_eq!(world.nodes[0].engine.stats().drops(DropReason::SpoofedSource), 1);
 }
