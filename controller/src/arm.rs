@@ -13,6 +13,7 @@
 //! * `deployment`: template deployments.
 
 mod action;
+mod balancer_health;
 mod bgp_routes;
 mod call;
 mod deployment;
@@ -131,6 +132,9 @@ async fn route_in_group(rest: &Rest, call: &Call, provider: &str, path: &[&str])
         (_, ["expressroutecircuits", _, "peerings", _, "sharedkey"]) => action::circuit_key(rest, call),
         ("microsoft.network", ["virtualnetworkgateways", _, "reset"]) => action::reset_gateway(rest, call),
         ("microsoft.network", ["connections", _, "resetconnection"]) => action::reset_connection(rest, call),
+        ("microsoft.network", ["loadbalancers", _, "loadbalancingrules", _, "health"]) => {
+            balancer_health::of_rule(rest, call)
+        }
         ("microsoft.network", ["virtualnetworks", _, "checkipaddressavailability"]) => usage::free_address(rest, call),
         ("microsoft.network", ["virtualnetworks", _, "usages"]) => usage::of_vnet(rest, call),
         (_, [_, _, "effectiveroutetable"]) => action::effective_routes(rest, call),

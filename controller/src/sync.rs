@@ -155,10 +155,10 @@ impl Session<'_> {
             return Ok(());
         }
         let config = self.compiled.borrow().configs.get(&stream.agent).cloned();
-        let down = config
-            .map(|config| self.agents.down(&config.probed))
-            .unwrap_or_default();
-        if last.as_ref() == Some(&down) {
+        let probed = config.as_ref().map(|config| &config.probed[..]).unwrap_or_default();
+        let down = self.agents.down(probed);
+        // The agent may still have what it was told over an earlier stream. That is of no use if it has no back ends.
+        if last.as_ref() == Some(&down) || last.is_none() && probed.is_empty() {
             return Ok(());
         }
         let items = down.iter().map(|(probe, address)| control_stream::Down {

@@ -134,7 +134,7 @@ pub(super) fn reset_connection(rest: &Rest, call: &Call) -> Result<Response, Fai
 ///
 /// # Errors
 /// 405 if the method is not POST, 404 if the path is not that of a resource.
-fn posted(call: &Call) -> Result<ArmPath, Failure> {
+pub(super) fn posted(call: &Call) -> Result<ArmPath, Failure> {
     if call.method != Method::POST {
         return Err(Failure::method(&call.method, &call.text()));
     }

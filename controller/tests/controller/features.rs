@@ -11,7 +11,7 @@ use tombolo_proto::control_stream::{self, Hello, Rejected, piece};
 const NETWORK: &str = "~/providers/Microsoft.Network";
 
 /// The Hello of an agent of this version.
-fn hello_of_today(agent: &FakeAgent) -> Hello {
+pub(crate) fn hello_of_today(agent: &FakeAgent) -> Hello {
     Hello {
         agent: agent.id.clone(),
         endpoints: vec!["0.0.0.0:51820".into()],

@@ -7,6 +7,7 @@
 )]
 
 mod agents;
+mod balancing;
 mod fabric;
 mod fake_agent;
 mod features;

@@ -1,0 +1,127 @@
+//! The health of back ends: agents report it, and the controller passes it to the agents that know the front end (L6, D36).
+
+use crate::fake_agent::{FakeAgent, Stream};
+use crate::features::hello_of_today;
+use crate::world::{GROUP, World};
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use tombolo_proto::control_stream::agent_message::Message as FromAgent;
+use tombolo_proto::control_stream::controller_message::Message as FromController;
+use tombolo_proto::control_stream::{Health, Status};
+use tombolo_proto::id::ResourceId;
+use tombolo_proto::status::{AgentStatus, BackEndHealth};
+
+const NETWORK: &str = "~/providers/Microsoft.Network";
+
+fn id(tail: &str) -> String {
+    format!("{GROUP}/providers/Microsoft.Network/{tail}")
+}
+
+/// Two peered VNets. The load balancer `lb` in `a` has the NIC `a-nic` as back end, and a probe.
+async fn balanced() -> World {
+    let world = World::start(&[]).await;
+    world.two_vnets().await;
+    world.peer("a", "b").await;
+    world.peer("b", "a").await;
+    let lb = |tail: &str| json!({"id": id(&format!("loadBalancers/lb/{tail}"))});
+    let nic = format!("{NETWORK}/networkInterfaces/a-nic");
+    let mut a_nic: Value = world.arm(Method::GET, &nic, None).await.body;
+    let subnet = a_nic["properties"]["ipConfigurations"][0]["properties"]["subnet"].clone();
+    let body = json!({"location": "region1", "sku": {"name": "Standard"}, "properties": {
+        "frontendIPConfigurations": [{"name": "front", "properties": {"subnet": subnet}}],
+        "backendAddressPools": [{"name": "pool"}],
+        "probes": [{"name": "probe", "properties": {"protocol": "Tcp", "port": 8080, "intervalInSeconds": 5}}],
+        "loadBalancingRules": [{"name": "web", "properties": {
+            "protocol": "Tcp", "frontendPort": 80, "backendPort": 8080,
+            "frontendIPConfiguration": lb("frontendIPConfigurations/front"),
+            "backendAddressPool": lb("backendAddressPools/pool"), "probe": lb("probes/probe"),
+        }}],
+    }});
+    world.put(&format!("{NETWORK}/loadBalancers/lb"), body).await;
+    a_nic["properties"]["ipConfigurations"][0]["properties"]["loadBalancerBackendAddressPools"] =
+        json!([lb("backendAddressPools/pool")]);
+    world.put(&nic, a_nic).await;
+    world
+}
+
+/// Reports the health of the only back end.
+async fn report(stream: &Stream, address: &str, up: bool) {
+    let status = AgentStatus {
+        health: vec![BackEndHealth {
+            probe: ResourceId::new(id("loadBalancers/lb/probes/probe")),
+            address: address.parse().unwrap(),
+            up,
+        }],
+        ..AgentStatus::default()
+    };
+    let status = Status {
+        status: serde_json::to_vec(&status).unwrap(),
+        ..Status::default()
+    };
+    stream.send(FromAgent::Status(status)).await;
+}
+
+/// The addresses that the next message reports as down.
+async fn down(stream: &mut Stream) -> BTreeSet<String> {
+    match stream.next().await.unwrap() {
+        Some(FromController::Health(Health { down })) => down.into_iter().map(|d| d.address).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn shown(world: &World) -> Value {
+    let path = format!("{NETWORK}/loadBalancers/lb/loadBalancingRules/web/health");
+    let answer = world.arm(Method::POST, &path, None).await;
+    assert!(answer.status.is_success(), "{answer:?}");
+    answer.body
+}
+
+#[tokio::test]
+async fn l6_the_health_of_a_back_end_reaches_the_agents_that_know_its_front_end() {
+    let world = balanced().await;
+    let owner = FakeAgent::join(&world, "vm-a", "a-nic").await;
+    let client = FakeAgent::join(&world, "vm-b", "b-nic").await;
+    let mut owners = owner.open_stream(hello_of_today(&owner)).await.unwrap();
+    let mut clients = client.open_stream(hello_of_today(&client)).await.unwrap();
+    let (config, parsed) = clients.config().await;
+    let address = parsed.front_ends[0].rules[0].back_ends[0].to_string();
+    clients.applied(&config).await;
+    assert!(down(&mut clients).await.is_empty(), "nothing is known yet");
+    let (config, _) = owners.config().await;
+    owners.applied(&config).await;
+    assert!(down(&mut owners).await.is_empty());
+    assert_eq!(shown(&world).await["down"], 1, "no agent has probed it yet");
+
+    report(&owners, &address, false).await;
+    assert_eq!(down(&mut clients).await, [address.clone()].into());
+    assert_eq!(down(&mut owners).await, [address.clone()].into());
+    report(&owners, &address, true).await;
+    assert!(down(&mut clients).await.is_empty());
+    assert!(down(&mut owners).await.is_empty());
+    let health = shown(&world).await;
+    assert_eq!((&health["up"], &health["down"]), (&json!(1), &json!(0)));
+    let member = &health["loadBalancerBackendAddresses"][0];
+    assert_eq!(
+        (&member["ipAddress"], &member["state"]),
+        (&json!(address), &json!("Up"))
+    );
+
+    // An agent that does not own the back end is not believed.
+    report(&clients, &address, false).await;
+    assert!(clients.quiet().await && owners.quiet().await);
+    assert_eq!(shown(&world).await["up"], 1);
+
+    // An agent that connects again is told what is known now. An agent of version 0.1 is told nothing.
+    report(&owners, &address, false).await;
+    assert_eq!(down(&mut clients).await.len(), 1);
+    let mut again = client.open_stream(hello_of_today(&client)).await.unwrap();
+    let (config, _) = again.config().await;
+    again.applied(&config).await;
+    assert_eq!(down(&mut again).await, [address].into());
+    let mut old = client.hello(0, "").await.unwrap();
+    let (config, parsed) = old.config().await;
+    assert!(parsed.front_ends.is_empty());
+    old.applied(&config).await;
+    assert!(old.quiet().await);
+}
