@@ -61,6 +61,8 @@ impl Config {
             "it has no links until it is upgraded"
         } else if needs(Feature::DevicePerNic) {
             "it has one device for all network interfaces until it is upgraded"
+        } else if needs(Feature::LoadBalancers) {
+            "it reaches no front end of a load balancer until it is upgraded"
         } else {
             "it advertises at most 4,000 routes until it is upgraded"
         };

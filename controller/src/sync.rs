@@ -130,8 +130,8 @@ impl Session<'_> {
                     self.push(stream, &mut sync, &mut sent).await?;
                     self.send_health(stream, &mut down).await?;
                 }
-                // The sender lives as long as the agents' state.
-                Ok(()) = health.changed() => self.send_health(stream, &mut down).await?,
+                // The agent gets its configuration first. The sender lives as long as the agents' state.
+                Ok(()) = health.changed(), if down.is_some() => self.send_health(stream, &mut down).await?,
                 message = incoming.next() => {
                     let Some(message) = message.transpose()? else { return Ok(()) };
                     if let Some(agent_message::Message::Applied(applied)) = &message.message {
