@@ -167,6 +167,22 @@ fn a_tiny_segment_size_does_not_cause_a_storm() {
     }
 }
 
+/// rustls asserts that it sends one alert only. The prober sends its close_notify when the back end closes.
+#[test]
+fn a_tls_session_that_is_over_gets_no_more_data() {
+    let (mut prober, now, syn) = waiting(ProbeProtocol::Https);
+    for (control, sequence, payload) in [
+        (TcpControl::Syn, 100, &[][..]),
+        (TcpControl::Fin, 101, &[]),
+        (TcpControl::None, 102, &[0; 11]),
+    ] {
+        let segment = segment(syn, control, sequence, 1, payload);
+        prober.receive(&packet(A, PROBE_SOURCE_V4, &segment), now);
+        prober.poll(now, &mut |_| {});
+    }
+    assert!(prober.health().all(|(_, up)| !up));
+}
+
 #[test]
 fn packets_without_a_poll_do_not_fill_the_memory() {
     let (mut prober, now, syn) = waiting(ProbeProtocol::Tcp);
