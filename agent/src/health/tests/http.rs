@@ -95,6 +95,24 @@ fn l6_at_most_8_kib_of_a_response_are_read() {
 }
 
 #[test]
+fn packets_of_1280_bytes_are_used_in_both_directions() {
+    let mut body = OK.to_vec();
+    body.resize(7_000, b'x');
+    for address in [A, "2001:db8::4"] {
+        let mut target = target(address, ProbeProtocol::Http, 80);
+        target.probe.path = "/x".repeat(2_000);
+        let (up, world) = probe(&target, answer(&body));
+        assert!(up, "{address}");
+        assert!(world.sent.iter().all(|s| s.size <= 1280));
+        assert!(
+            world.count(|s| s.flags.payload == 1024) >= 3,
+            "as much as the buffer holds"
+        );
+        assert_eq!(world.received.iter().map(Vec::len).max(), Some(1280));
+    }
+}
+
+#[test]
 fn l6_an_answer_after_the_timeout_is_a_failure() {
     let slow = |millis| Behaviour::Answer(OK.to_vec(), Duration::from_millis(millis));
     assert!(probe(&http(), slow(4_500)).0);

@@ -65,6 +65,27 @@ fn l6_probes_are_spread_over_the_interval() {
 }
 
 #[test]
+fn at_most_one_probe_of_a_target_is_in_flight() {
+    let mut targets = many(1);
+    let mut now = Instant::now();
+    let mut prober = Prober::new(3);
+    prober.set_targets(&targets, now);
+    let end = now + secs(20);
+    let mut packets = 0;
+    while now < end {
+        now = prober.next_due().unwrap();
+        prober.poll(now, &mut |_| packets += 1);
+        assert!(prober.flows.len() <= 1);
+        if targets[0].probe.interval != secs(1) {
+            assert_eq!(packets, 1, "the first probe has begun and lasts 5 seconds");
+            targets[0].probe.interval = secs(1);
+            prober.set_targets(&targets, now);
+        }
+    }
+    assert!(packets > 15);
+}
+
+#[test]
 fn the_schedule_is_a_function_of_the_seed() {
     let start = Instant::now();
     let run = |seed| {
