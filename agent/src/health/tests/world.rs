@@ -27,7 +27,6 @@ pub(super) struct Sent {
     pub(super) destination: SocketAddr,
     pub(super) flags: Flags,
     pub(super) size: usize,
-    pub(super) bytes: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -201,7 +200,6 @@ impl Sent {
                 payload: segment.payload().len(),
             },
             size: packet.len(),
-            bytes: packet.to_vec(),
         }
     }
 }
