@@ -100,8 +100,8 @@ impl Target {
 /// Probes back ends, and keeps their health.
 ///
 /// The owner calls [`Prober::poll`] at [`Prober::next_due`], which [`Prober::set_targets`] and [`Prober::receive`] can
-/// make earlier. `now` must not decrease from call to call. A target needs at most about 12 KiB while it is probed over
-/// TCP or HTTP; over HTTPS the handshake adds up to 64 KiB.
+/// make earlier. `now` must not decrease from call to call. A target needs at most about 40 KiB while it is probed over
+/// TCP or HTTP, most of it for packets that wait for the next poll; over HTTPS a handshake adds up to 64 KiB.
 pub struct Prober {
     rng: StdRng,
     tls: Option<Arc<ClientConfig>>,

@@ -99,9 +99,9 @@ impl Connection {
         true
     }
 
-    /// Processes received packets and timers, and sends packets. Calls `step` after each received packet: a packet can
-    /// end a state that the one before has reached.
-    pub(super) fn poll(&mut self, now: Instant, send: &mut dyn FnMut(&[u8]), step: &mut dyn FnMut(&mut Socket<'_>)) {
+    /// Processes received packets, which the stack may answer. Calls `step` after each, because a packet can end a state
+    /// that the one before has reached, and once more.
+    pub(super) fn process(&mut self, now: Instant, send: &mut dyn FnMut(&[u8]), step: &mut dyn FnMut(&mut Socket<'_>)) {
         let time = self.stack_time(now);
         let mut wire = Wire {
             received: &mut self.received,
@@ -113,8 +113,18 @@ impl Connection {
             step(sockets.get_mut(self.handle));
         }
         step(sockets.get_mut(self.handle));
-        while interface.poll_egress(time, &mut wire, sockets) != PollResult::None {}
         self.received_bytes = self.received.iter().map(Vec::len).sum();
+    }
+
+    /// Runs the timers, and sends what the socket has to send.
+    pub(super) fn transmit(&mut self, now: Instant, send: &mut dyn FnMut(&[u8])) {
+        let time = self.stack_time(now);
+        let mut wire = Wire {
+            received: &mut VecDeque::new(),
+            send,
+            budget: MAX_BURST,
+        };
+        while self.interface.poll_egress(time, &mut wire, &mut self.sockets) != PollResult::None {}
     }
 
     /// When the connection must be polled next. `None` if only a packet can change it.
@@ -140,8 +150,8 @@ impl Connection {
         if matches!(self.socket().state(), State::SynSent | State::TimeWait) {
             return;
         }
-        self.received.clear();
-        self.poll(now, send, &mut |socket| socket.abort());
+        self.sockets.get_mut::<Socket<'_>>(self.handle).abort();
+        self.transmit(now, send);
     }
 
     fn socket(&self) -> &Socket<'static> {

@@ -39,8 +39,11 @@ struct Https {
     request: Vec<u8>,
     /// Created after the TCP handshake, so that silent back ends cost neither keys nor memory.
     session: Option<ClientConnection>,
-    /// Whether the back end has ended the response with a close_notify alert.
+    /// Whether the back end has ended the response with a close_notify alert, or the session has failed.
     is_ended: bool,
+    /// Whether the session has failed or has sent its own close_notify. It must not be given more bytes then: rustls would
+    /// answer with a second alert, which it asserts never to do.
+    is_over: bool,
     response: Response,
 }
 
@@ -60,6 +63,7 @@ impl Dialogue {
                 request,
                 session: None,
                 is_ended: false,
+                is_over: false,
                 response,
             })),
             (ProbeProtocol::Http | ProbeProtocol::Https, _) => Protocol::Http {
@@ -134,6 +138,9 @@ impl Dialogue {
             }
             Protocol::Https(https) => {
                 let written = https.write(socket);
+                if written.is_err() {
+                    https.fail();
+                }
                 let is_ended = is_ended || https.is_ended;
                 let is_full = https.response.is_full() || self.received >= MAX_TLS_BYTES;
                 if written.is_err() {
@@ -155,7 +162,7 @@ impl Dialogue {
         let is_useless = matches!(self.result, Some(Err(Failure::Malformed | Failure::TooLong)));
         if is_useless || (is_full && !is_ended) {
             socket.abort();
-        } else if is_ended || self.result == Some(Err(Failure::Tls)) {
+        } else if is_ended {
             if let Protocol::Https(https) = &mut self.protocol {
                 https.say_goodbye(socket);
             }
@@ -167,10 +174,13 @@ impl Dialogue {
         let head = match &mut self.protocol {
             Protocol::Tcp => return,
             Protocol::Http { response, .. } => response.feed(bytes),
-            Protocol::Https(_) if self.result == Some(Err(Failure::Tls)) => return,
+            Protocol::Https(https) if https.is_over => return,
             Protocol::Https(https) => match https.read(bytes) {
                 Ok(head) => head,
-                Err(_) => return self.conclude(Err(Failure::Tls)),
+                Err(_) => {
+                    https.fail();
+                    return self.conclude(Err(Failure::Tls));
+                }
             },
         };
         match head {
@@ -225,9 +235,16 @@ impl Https {
 
     fn say_goodbye(&mut self, socket: &mut Socket<'_>) {
         if let Some(session) = &mut self.session {
+            // Without effect after the alert of a failed session.
             session.send_close_notify();
             flush(session, socket);
         }
+        self.is_over = true;
+    }
+
+    fn fail(&mut self) {
+        self.is_over = true;
+        self.is_ended = true;
     }
 }
 

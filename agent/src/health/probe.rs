@@ -57,8 +57,10 @@ impl Probe {
     /// Runs the probe, and returns its result once.
     pub(super) fn poll(&mut self, now: Instant, send: &mut dyn FnMut(&[u8])) -> Option<Result<(), Failure>> {
         let dialogue = &mut self.dialogue;
-        self.connection.poll(now, send, &mut |socket| dialogue.step(socket));
-        if now >= self.deadline {
+        self.connection.process(now, send, &mut |socket| dialogue.step(socket));
+        if now < self.deadline {
+            self.connection.transmit(now, send);
+        } else {
             self.dialogue.conclude(Err(Failure::Timeout));
             self.connection.abandon(now, send);
             self.is_finished = true;
