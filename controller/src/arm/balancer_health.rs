@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::status::BackEndHealth;
 use tombolo_topology::path::{Kind, parent_id};
-use tombolo_topology::resource::{Binding, BalancingRule, PoolMember, pool_members};
+use tombolo_topology::resource::{BalancingRule, Binding, PoolMember, pool_members};
 use tombolo_topology::topology::{AgentStatuses, Topology};
 
 /// POST `loadBalancers/{lb}/loadBalancingRules/{r}/health`: which back ends of the rule are up, by the last reports of the
@@ -27,15 +27,24 @@ pub(super) fn of_rule(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let rule = rule.ok_or_else(|| missing(&topology, &path))?;
     let statuses = rest.app.agents.statuses();
     let members = rule.pools.iter().flat_map(|pool| pool_members(&topology, pool));
-    let health: Vec<_> = members.map(|member| of_member(&topology, &statuses, rule, &member)).collect();
+    let health: Vec<_> = members
+        .map(|member| of_member(&topology, &statuses, rule, &member))
+        .collect();
     let up = health.iter().filter(|(is_up, _)| *is_up).count();
     let down = health.len() - up;
     let addresses: Vec<Value> = health.into_iter().map(|(_, address)| address).collect();
-    Ok(ok(&json!({"up": up, "down": down, "loadBalancerBackendAddresses": addresses})))
+    Ok(ok(
+        &json!({"up": up, "down": down, "loadBalancerBackendAddresses": addresses}),
+    ))
 }
 
 /// Whether a member is up, and its entry in the answer.
-fn of_member(topology: &Topology, statuses: &AgentStatuses, rule: &BalancingRule, member: &PoolMember) -> (bool, Value) {
+fn of_member(
+    topology: &Topology,
+    statuses: &AgentStatuses,
+    rule: &BalancingRule,
+    member: &PoolMember,
+) -> (bool, Value) {
     let reported = rule
         .probe
         .as_ref()
@@ -75,7 +84,10 @@ fn report_of<'s>(
         Binding::Gateway { .. } | Binding::Edge { .. } => false,
     };
     let is_about = |health: &&BackEndHealth, address: IpAddr| health.probe == *probe && health.address == address;
-    let owners = topology.agents.values().filter(|agent| !agent.revoked && owns(&agent.binding));
+    let owners = topology
+        .agents
+        .values()
+        .filter(|agent| !agent.revoked && owns(&agent.binding));
     let mut reports = owners.filter_map(|agent| statuses.agents.get(&agent.id));
     reports.find_map(|status| status.health.iter().find(|health| is_about(health, member.address)))
 }
