@@ -5,8 +5,9 @@
 //! networks that these gateways join. A change of anything else does not alter the configuration, so the controller
 //! sends nothing to the agent.
 //!
-//! * `balancing`: the front ends of load balancers (L1 to L10).
+//! * `balancing`: which front ends of load balancers an agent can reach (L10).
 //! * `circuit`: ExpressRoute gateways and the edges of circuits (E5, E6, T4).
+//! * `front_ends`: the front ends of load balancers with their rules and back ends (L1 to L9).
 //! * `index`: agents, gateways and joined networks of one revision, computed once for all agents.
 //! * `routes`: a subnet's effective routes (R1 to R9, R14, R15).
 //! * `links`: which agents may have a link, and which sources each end may use (D9, D10, D14).
@@ -18,6 +19,7 @@
 mod arrivals;
 mod balancing;
 mod circuit;
+mod front_ends;
 mod index;
 mod links;
 mod prefix;

@@ -3,7 +3,7 @@
 
 mod join;
 
-use super::balancing::{self, BalancedFrontEnd};
+use super::front_ends::{self, BalancedFrontEnd};
 use super::prefix;
 use crate::resource::{
     Agent, Binding, Connection, ExpressRouteCircuit, LocalNetworkGateway, NetworkInterface, Peering, PrivatePeering,
@@ -242,7 +242,7 @@ impl<'t> Index<'t> {
             agents: BTreeMap::new(),
         };
         let mut positions = BTreeMap::new();
-        let mut front_ends = balancing::of_vnets(topology);
+        let mut front_ends = front_ends::of_vnets(topology);
         for (position, vnet) in topology.vnets.values().enumerate() {
             positions.insert(&vnet.envelope.id, position);
             for (number, subnet) in vnet.subnets.iter().enumerate() {
@@ -428,7 +428,7 @@ impl Vnet<'_> {
             let others: Vec<IpNet> = others.filter(|a| prefix::covered(a, &served)).collect();
             let mut sources: Vec<IpNet> = machine.addresses().map(IpNet::from).collect();
             sources.extend(prefix::subtract(&served, &others));
-            sources.extend(balancing::sources(&self.front_ends, &sources));
+            sources.extend(front_ends::sources(&self.front_ends, &sources));
             prefix::sorted(&sources)
         });
         let sources: Vec<Vec<IpNet>> = sources.collect();
