@@ -6,8 +6,12 @@
 // differ from those of Azure.
 
 import assert from "node:assert/strict";
+import { webcrypto } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { NetworkManagementClient } from "@azure/arm-network";
+
+// The client needs this global, which Node.js 18, of Debian 12, does not define.
+globalThis.crypto ??= webcrypto;
 
 const SUBSCRIPTION = "00000000-0000-0000-0000-000000000001";
 const GROUP = "sdk-js";

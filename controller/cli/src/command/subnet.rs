@@ -90,6 +90,14 @@ pub(crate) const COLUMNS: &[Column] = &[
     }),
 ];
 
+/// The prefixes of a subnet as `addressPrefix` or as `addressPrefixes`, as Azure's command line sends them.
+fn in_azures_form<P>(prefixes: &[P]) -> (Option<&P>, Option<&[P]>) {
+    match prefixes {
+        [single] => (Some(single), None),
+        many => (None, Some(many)),
+    }
+}
+
 impl Subnet {
     /// Creates, changes, deletes or prints subnets. An update without an option is a [`UsageError`].
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
@@ -107,8 +115,10 @@ impl Subnet {
                 network_security_group,
             } => {
                 let security = network_security_group.as_deref().unwrap_or_default();
+                let (single, list) = in_azures_form(prefixes);
                 let properties = json!({
-                    "addressPrefixes": prefixes,
+                    "addressPrefix": single,
+                    "addressPrefixes": list,
                     "routeTable": table(route_table),
                     "networkSecurityGroup": c.reference(Kind::NetworkSecurityGroup, security)?,
                 });
@@ -145,8 +155,9 @@ impl Subnet {
                     .transpose()?;
                 let change = |subnet: &mut Value| {
                     if !prefixes.is_empty() {
-                        subnet["properties"]["addressPrefix"] = Value::Null;
-                        subnet["properties"]["addressPrefixes"] = json!(prefixes);
+                        let (single, list) = in_azures_form(prefixes);
+                        subnet["properties"]["addressPrefix"] = json!(single);
+                        subnet["properties"]["addressPrefixes"] = json!(list);
                     }
                     if changes_routes {
                         subnet["properties"]["routeTable"] = table(route_table);

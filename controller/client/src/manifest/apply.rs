@@ -6,6 +6,7 @@ use crate::manifest::documents::Manifest;
 use crate::manifest::error::ManifestError;
 use crate::manifest::plan::{Action, Plan, Server, Step};
 use crate::path::Group;
+use serde_json::Value;
 use tombolo_proto::arm::Kind;
 use tombolo_proto::id::Revision;
 
@@ -93,8 +94,53 @@ impl Step {
                 } else {
                     &[]
                 };
-                client.arm_put_with(&self.path, query, &self.body).await.map(drop)
+                client
+                    .arm_put_with(&self.path, query, &in_azures_form(&self.body))
+                    .await
+                    .map(drop)
             }
         }
+    }
+}
+
+/// The body with `addressPrefix` in place of a list of one prefix in each subnet, as Azure's command line sends it. The
+/// controller shows a subnet in the form of the request.
+fn in_azures_form(body: &Value) -> Value {
+    let mut body = body.clone();
+    let subnets = body.pointer_mut("/properties/subnets").and_then(Value::as_array_mut);
+    let properties = subnets.into_iter().flatten().filter_map(|s| s.get_mut("properties"));
+    for properties in properties.filter_map(Value::as_object_mut) {
+        if let Some([single]) = properties
+            .get("addressPrefixes")
+            .and_then(Value::as_array)
+            .map(Vec::as_slice)
+        {
+            let single = single.clone();
+            properties.remove("addressPrefixes");
+            properties.insert("addressPrefix".to_owned(), single);
+        }
+    }
+    body
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_single_prefix_of_a_subnet_is_no_list() {
+        let body = |one: Value| {
+            json!({"properties": {"addressSpace": {"addressPrefixes": ["10.0.0.0/8"]}, "subnets": [
+                {"name": "one", "properties": one},
+                {"name": "two", "properties": {"addressPrefixes": ["10.1.0.0/24", "fd00::/64"]}},
+            ]}})
+        };
+        let sent = in_azures_form(&body(json!({"addressPrefixes": ["10.0.0.0/24"]})));
+        assert_eq!(sent, body(json!({"addressPrefix": "10.0.0.0/24"})));
+        assert_eq!(
+            in_azures_form(&json!({"location": "region1"})),
+            json!({"location": "region1"})
+        );
     }
 }
