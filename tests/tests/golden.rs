@@ -270,7 +270,7 @@ async fn golden_output_of_the_command_line() {
 /// The commands whose output is recorded, in an order in which later commands show resources of earlier ones. No agent
 /// runs here, so the recorded output has no reports of agents. The golden files of the crates `tombolo-client` and
 /// `tombolo-proto` record these reports. `NONE` stands for an empty argument.
-const COMMANDS: [&str; 72] = [
+const COMMANDS: [&str; 94] = [
     "login",
     "diff -f MANIFEST",
     "apply -f MANIFEST",
@@ -340,6 +340,28 @@ const COMMANDS: [&str; 72] = [
     "nic update vm --nsg NONE --asgs NONE",
     "nsg delete guard",
     "asg delete web",
+    "lb create front --subnet hub/workload --private-ip-address 10.10.30.36",
+    "lb frontend-ip create front/other --subnet hub/workload",
+    "lb frontend-ip update front/other --private-ip-address 10.10.30.37",
+    "lb frontend-ip list front",
+    "lb address-pool create front/outside --backend-addresses one=10.10.30.9 --drain-period 60",
+    "lb address-pool show front/outside",
+    "lb probe create front/health --protocol http --port 80 --path /health",
+    "lb rule create front/web --protocol tcp --frontend-port 80 --frontend-ip LoadBalancerFrontEnd --backend-pool-name frontbepool --probe health",
+    "lb rule update front/web --backend-port 8080 --load-distribution SourceIP",
+    "lb rule show front/web",
+    "lb inbound-nat-rule create front/ssh --protocol Tcp --frontend-port 2222 --backend-port 22 --frontend-ip other",
+    "nic update vm --lb-address-pools front/frontbepool --lb-inbound-nat-rules front/ssh",
+    "lb list",
+    "lb show front",
+    "lb address-pool list front",
+    "lb inbound-nat-rule list front",
+    "nic update vm --lb-address-pools NONE --lb-inbound-nat-rules NONE",
+    "lb inbound-nat-rule delete front/ssh",
+    "lb rule delete front/web",
+    "lb probe delete front/health",
+    "lb address-pool delete front/outside",
+    "lb delete front",
     "peering delete hub/to-spoke",
     "wait",
     "backup BACKUP",

@@ -1,7 +1,7 @@
 //! The tree of commands.
 
 use crate::command::{
-    agent, api_token, apply, backup, circuit, connection, explain, gateway, group, lab, link, local_gateway, login,
+    agent, api_token, apply, backup, circuit, connection, explain, gateway, group, lab, lb, link, local_gateway, login,
     nic, nsg, peering, plain, probe, public_ip, route_table, routes, settings, subnet, token, vnet, wait,
 };
 use crate::options::Global;
@@ -56,6 +56,9 @@ pub(crate) enum Command {
     /// Manage network security groups and their rules
     #[command(subcommand)]
     Nsg(nsg::Nsg),
+    /// Manage internal load balancers with their front ends, pools, probes and rules
+    #[command(subcommand)]
+    Lb(lb::Lb),
     /// Manage VPN and ExpressRoute gateways
     #[command(subcommand)]
     Gateway(gateway::Gateway),

@@ -10,6 +10,7 @@ pub(crate) mod explain;
 pub(crate) mod gateway;
 pub(crate) mod group;
 pub(crate) mod lab;
+pub(crate) mod lb;
 pub(crate) mod link;
 pub(crate) mod local_gateway;
 pub(crate) mod login;

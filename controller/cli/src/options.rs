@@ -1,6 +1,7 @@
 //! The global options, and parsers for values of options.
 
 use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::Duration;
 use tombolo_client::path::{check_group_name, check_name};
@@ -107,6 +108,20 @@ pub(crate) fn subnet(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// Checks `PARENT/CHILD`, and returns it unchanged. A text that begins with `/` is a full id, and an empty text stands for
+/// no resource; neither is checked.
+pub(crate) fn optional_child(text: &str) -> Result<String, String> {
+    if !text.is_empty() && !text.starts_with('/') {
+        child(text)?;
+    }
+    Ok(text.to_owned())
+}
+
+/// Returns a value of an option in Azure's spelling.
+pub(crate) fn word(value: &impl ValueEnum) -> Value {
+    json!(value.to_possible_value().as_ref().map(|v| v.get_name()))
+}
+
 /// Parses a time: a whole number with a unit (`500ms`, `30s`, `5m`, `2h`, `7d`). A number without a unit is in seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -152,5 +167,9 @@ mod tests {
         for bad in ["hub", "hub/", "/x", "hub/a/b", "hub/.."] {
             assert!(child(bad).is_err(), "{bad}");
         }
+        for good in ["", "lb/pool", "/a/full/id"] {
+            assert_eq!(optional_child(good), Ok(good.to_owned()));
+        }
+        assert!(optional_child("lb").is_err());
     }
 }

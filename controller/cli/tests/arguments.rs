@@ -43,6 +43,7 @@ fn every_command_has_a_help_text() {
         "public-ip",
         "route-table",
         "nsg",
+        "lb",
         "gateway",
         "connection",
         "local-gateway",
@@ -132,6 +133,41 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         (
             &["nic", "update", "n", "--network-security-group", "a/b"],
             "cannot be a name",
+        ),
+        (&["nic", "update", "n", "--lb-address-pools", "pool"], "PARENT/NAME"),
+        (
+            &["nic", "create", "n", "-s", "a/b", "--lb-inbound-nat-rules", "r"],
+            "PARENT/NAME",
+        ),
+        (&["lb", "update", "b"], "--tags"),
+        (&["lb", "create", "b", "--sku", "Gateway"], "Basic, Standard"),
+        (&["lb", "create", "b", "-a", "10.0.0.4"], "--subnet"),
+        (&["lb", "frontend-ip", "create", "b/f"], "--subnet"),
+        (&["lb", "frontend-ip", "list"], "<BALANCER>"),
+        (&["lb", "address-pool", "create", "b"], "PARENT/NAME"),
+        (
+            &["lb", "address-pool", "create", "b/p", "--backend-addresses", "10.0.0.4"],
+            "NAME=ADDRESS",
+        ),
+        (
+            &["lb", "address-pool", "create", "b/p", "--vnet", "v"],
+            "--backend-addresses",
+        ),
+        (&["lb", "probe", "create", "b/p", "--protocol", "Tcp"], "--port"),
+        (
+            &["lb", "probe", "create", "b/p", "--protocol", "Icmp", "--port", "80"],
+            "Tcp, Http, Https",
+        ),
+        (&["lb", "probe", "update", "b/p", "--interval", "4"], "5.."),
+        (&["lb", "rule", "create", "b/r", "--frontend-port", "80"], "--protocol"),
+        (&["lb", "rule", "update", "b/r", "--idle-timeout", "31"], "4..=30"),
+        (
+            &["lb", "rule", "update", "b/r", "--load-distribution", "Random"],
+            "SourceIPProtocol",
+        ),
+        (
+            &["lb", "inbound-nat-rule", "create", "b/r", "--protocol", "All"],
+            "Tcp, Udp",
         ),
         (&["token", "create"], "--vm"),
         (&["token", "create", "--vm", "x"], "--nic"),
@@ -321,6 +357,21 @@ fn completions_name_the_commands() {
     }
 }
 
+/// The children of load balancers have the verbs of Azure's commands.
+#[test]
+fn every_child_of_load_balancers_has_the_five_verbs() {
+    let home = tempfile::tempdir().unwrap();
+    for child in ["frontend-ip", "address-pool", "probe", "rule", "inbound-nat-rule"] {
+        let help = stdout(&tombolo(home.path(), &["lb", child, "--help"]));
+        for verb in ["create", "list", "show", "update", "delete"] {
+            assert!(
+                help.contains(&format!("  {verb} ")),
+                "lb {child} {verb} is missing in:\n{help}"
+            );
+        }
+    }
+}
+
 /// The README's table of commands promises these verbs.
 #[test]
 fn every_kind_of_resource_has_the_five_verbs() {
@@ -333,6 +384,7 @@ fn every_kind_of_resource_has_the_five_verbs() {
         "public-ip",
         "route-table",
         "nsg",
+        "lb",
         "gateway",
         "connection",
     ] {

@@ -26,10 +26,11 @@ pub use expand::{DesiredResource, GATEWAY_IP_CONFIGURATION, NIC_IP_CONFIGURATION
 pub use named::Named;
 pub use plan::{Action, Plan, Server, Step};
 pub use schema::{
-    Connection, ConnectionType, DEFAULT_LOCATION, Document, ExpressRouteCircuit, GatewayIpConfiguration,
-    LocalNetworkGateway, NetworkInterface, NetworkSecurityGroup, NextHopType, NicIpConfiguration, Peering,
-    PlainResource, Prefix, PrivatePeering, PublicIpAddress, Route, RouteTable, RuleAddress, RulePorts, SecurityRule,
-    SkuTier, Subnet, VirtualNetwork, VirtualNetworkGateway,
+    BackendPool, BalancedProtocol, BalancingRule, Connection, ConnectionType, DEFAULT_LOCATION, Document,
+    ExpressRouteCircuit, FrontEnd, GatewayIpConfiguration, InboundNatRule, LoadBalancer, LoadBalancerSku,
+    LocalNetworkGateway, NetworkInterface, NetworkSecurityGroup, NextHopType, NicIpConfiguration, NoHealthyBackends,
+    Peering, PlainResource, Prefix, PrivatePeering, Probe, ProbeProtocol, PublicIpAddress, Route, RouteTable,
+    RuleAddress, RulePorts, SecurityRule, SkuTier, Subnet, VirtualNetwork, VirtualNetworkGateway,
 };
 pub use tombolo_proto::arm::Kind;
 

@@ -78,15 +78,26 @@ impl Group {
     /// # Errors
     /// A message for the user: `name` is neither `vnet/subnet` nor a full id. A full id is not checked further.
     pub fn resolve_subnet(&self, name: &str) -> Result<String, String> {
+        self.resolve_child("virtualNetworks", "subnets", name)
+            .map_err(|_| format!("'{name}' must be written as virtual-network/subnet, or as a full id"))
+    }
+
+    /// Returns the id of the child that `name` stands for: `parent/child`, or a full id (it starts with `/`), which is
+    /// returned unchanged. `parents` and `children` are collections, such as `loadBalancers` and `probes`. The names in
+    /// `parent/child` must not be empty; they are not checked further.
+    ///
+    /// # Errors
+    /// A message for the user: `name` is neither `parent/child` nor a full id. A full id is not checked further.
+    pub fn resolve_child(&self, parents: &str, children: &str, name: &str) -> Result<String, String> {
         if name.starts_with('/') {
             return Ok(name.to_owned());
         }
         match name.split_once('/') {
-            Some((vnet, subnet)) if !vnet.is_empty() && !subnet.is_empty() && !subnet.contains('/') => {
-                Ok(self.subnet(vnet, subnet))
+            Some((parent, child)) if !parent.is_empty() && !child.is_empty() && !child.contains('/') => {
+                Ok(format!("{}/{children}/{child}", self.item(parents, parent)))
             }
             _ => Err(format!(
-                "'{name}' must be written as virtual-network/subnet, or as a full id"
+                "'{name}' must be written as a name of {parents}, a slash and a name of {children}, or as a full id"
             )),
         }
     }
@@ -125,6 +136,9 @@ mod tests {
         assert_eq!(g.resolve_subnet("hub/a").unwrap(), format!("{id}/subnets/a"));
         assert!(g.resolve_subnet("hub").is_err());
         assert!(g.resolve_subnet("hub/a/b").is_err());
+        let pool = g.resolve_child("loadBalancers", "backendAddressPools", "lb/p").unwrap();
+        assert_eq!(pool, g.item("loadBalancers", "lb/backendAddressPools/p"));
+        assert!(g.resolve_child("loadBalancers", "backendAddressPools", "lb").is_err());
         assert_eq!(segment(&id, "VIRTUALNETWORKS"), Some("hub"));
         assert_eq!(segment(&id, "subnets"), None);
         assert_eq!(last(&id), "hub");

@@ -14,6 +14,7 @@ use uuid::Uuid;
 const HUB_SPOKE: &str = include_str!("hub-spoke.yaml");
 const INTEROP: &str = include_str!("interop.yaml");
 const SECURITY: &str = include_str!("security.yaml");
+const BALANCERS: &str = include_str!("balancers.yaml");
 
 /// The state of a controller, which changes only as the controller's rules allow.
 #[derive(Default)]
@@ -423,4 +424,169 @@ fn security_groups_can_change_and_change_back() {
         (", applicationSecurityGroups: [web-servers]", ""),
     ];
     change_and_revert(SECURITY, &changes);
+}
+
+/// The names of the network interfaces that refer to a child of the load balancer `web`, in alphabetical order.
+fn users_of(world: &World, child: &str) -> Vec<String> {
+    let id = Group::new(DEFAULT_SUBSCRIPTION, "lab").item("loadBalancers", &format!("web/{child}"));
+    let id = tombolo_proto::id::ResourceId::new(id);
+    let uses = |c: &tombolo_topology::resource::NicIpConfiguration| {
+        c.load_balancer_pools.contains(&id) || c.inbound_nat_rules.contains(&id)
+    };
+    let nics = world.now.nics.values();
+    let users = nics.filter(|n| n.ip_configurations.iter().any(uses));
+    users.map(|n| n.envelope.id.name().to_owned()).collect()
+}
+
+#[test]
+fn load_balancers_are_created_kept_and_pruned() {
+    let mut world = World::default();
+    let changed = world.apply(BALANCERS, false);
+    assert_eq!(changed.len(), expanded(BALANCERS).len());
+    assert!(world.apply(BALANCERS, true).is_empty());
+    assert_eq!(users_of(&world, "backendAddressPools/servers"), ["one-nic", "two-nic"]);
+    assert_eq!(users_of(&world, "inboundNatRules/ssh"), ["one-nic"]);
+    assert_eq!(users_of(&world, "inboundNatRules/ssh-two"), ["two-nic"]);
+
+    // Without pruning, children that the file omits stay, and those of the file are added.
+    let fewer =
+        "resourceGroup: lab\nlocation: region2\nloadBalancers: {web: {probes: {more: {protocol: Tcp, port: 1}}}}\n";
+    assert_eq!(world.apply(fewer, false), ["web"]);
+    let counts = |world: &World| -> Vec<[usize; 5]> {
+        let all = world.now.load_balancers.values();
+        all.map(|b| {
+            let rules = b.rules.len();
+            [
+                b.front_ends.len(),
+                b.pools.len(),
+                b.probes.len(),
+                rules,
+                b.nat_rules.len(),
+            ]
+        })
+        .collect()
+    };
+    assert_eq!(counts(&world), [[1, 1, 0, 1, 0], [1, 1, 0, 1, 0], [2, 2, 3, 2, 2]]);
+    world.apply(BALANCERS, true);
+    assert_eq!(counts(&world), [[1, 1, 0, 1, 0], [1, 1, 0, 1, 0], [2, 2, 2, 2, 2]]);
+
+    // With pruning, network interfaces leave the pools and rules before the load balancers are deleted.
+    let without = BALANCERS
+        .replace(", loadBalancerPools: [web/servers], inboundNatRules: [web/ssh]", "")
+        .replace(", loadBalancerPools: [web/servers], inboundNatRules: [web/ssh-two]", "")
+        .replace(", loadBalancerPools: [old/legacy]", "")
+        .replace(", loadBalancerPools: [appliances/all]", "");
+    let (head, rest) = without.split_once("loadBalancers:").unwrap();
+    let (_, nics) = rest.split_once("networkInterfaces:").unwrap();
+    let changed = world.apply(&format!("{head}networkInterfaces:{nics}"), true);
+    assert_eq!(changed, ["one-nic", "two-nic", "nva-nic", "appliances", "old", "web"]);
+    assert_eq!(world.now.nics.len(), 3);
+    world.apply(BALANCERS, true);
+    world.apply("resourceGroup: lab\n", true);
+    assert!(world.now.load_balancers.is_empty() && world.now.vnets.is_empty());
+}
+
+#[test]
+fn load_balancers_can_change_and_change_back() {
+    let changes = [
+        (
+            "front: {subnet: hub/workload, privateIPAddress: 10.1.0.36}",
+            "front: {subnet: hub/workload}",
+        ),
+        ("privateIPAddress: 10.1.0.36", "privateIPAddress: 10.1.0.40"),
+        ("other: {subnet: hub/outside}", "other: {subnet: hub/workload}"),
+        ("{one: 10.1.1.9, two: 10.1.1.10}", "{one: 10.1.1.11}"),
+        (", drainPeriodInSeconds: 60", ""),
+        (
+            "protocol: Http, port: 80, requestPath: /health",
+            "protocol: Tcp, port: 80",
+        ),
+        (
+            "requestPath: /health, intervalInSeconds: 5, probeThreshold: 2",
+            "requestPath: /",
+        ),
+        (", noHealthyBackendsBehavior: AllProbedUp", ""),
+        ("frontEndPort: 80\n        backEndPort: 8080", "frontEndPort: 81"),
+        ("pool: servers", "pool: outside"),
+        ("        probe: http\n", ""),
+        ("probe: http", "probe: tcp"),
+        ("loadDistribution: SourceIP", "loadDistribution: SourceIPProtocol"),
+        ("        idleTimeoutInMinutes: 10\n        enableTcpReset: true\n", ""),
+        (", enableFloatingIP: true", ", backEndPort: 5353"),
+        ("protocol: Udp, frontEnd: other", "protocol: Tcp, frontEnd: other"),
+        ("backEndPort: 22}\n      ssh-two", "backEndPort: 23}\n      ssh-two"),
+        ("role: firewall", "role: router"),
+        ("{all: {protocol: All}}", "{all: {protocol: Tcp, frontEndPort: 22}}"),
+        (
+            "loadBalancerPools: [web/servers], inboundNatRules: [web/ssh]",
+            "inboundNatRules: [web/ssh]",
+        ),
+        (", inboundNatRules: [web/ssh]", ""),
+        (
+            "loadBalancerPools: [old/legacy]",
+            "loadBalancerPools: [old/legacy, web/servers]",
+        ),
+    ];
+    change_and_revert(BALANCERS, &changes);
+}
+
+/// A network interface leaves a pool or rule before this is removed, and before another one gets it.
+#[test]
+fn l2_network_interfaces_leave_what_the_file_removes() {
+    let changes: [&[(&str, &str)]; 6] = [
+        // A renamed pool, with its rule.
+        &[
+            ("      servers: {}", "      machines: {}"),
+            ("pool: servers", "pool: machines"),
+            ("web/servers", "web/machines"),
+        ],
+        // A renamed inbound NAT rule keeps its port.
+        &[("      ssh: ", "      shell: "), ("[web/ssh]", "[web/shell]")],
+        // A removed rule.
+        &[
+            (
+                "      ssh: {protocol: Tcp, frontEnd: front, frontEndPort: 2222, backEndPort: 22}\n",
+                "",
+            ),
+            (", inboundNatRules: [web/ssh]", ""),
+        ],
+        // Two network interfaces exchange their inbound NAT rules.
+        &[
+            ("[web/ssh-two]", "[web/three]"),
+            ("[web/ssh]", "[web/ssh-two]"),
+            ("[web/three]", "[web/ssh]"),
+        ],
+        // A pool gets addresses instead of network interfaces.
+        &[
+            ("all: {}", "all: {addresses: {one: 10.1.1.5}}"),
+            (", loadBalancerPools: [appliances/all]", ""),
+        ],
+        // A load balancer gets another name, and keeps its address.
+        &[("  old:\n", "  new:\n"), ("[old/legacy]", "[new/legacy]")],
+    ];
+    let mut world = World::default();
+    world.apply(BALANCERS, false);
+    for change in changes {
+        let mut file = BALANCERS.to_owned();
+        for (from, to) in change {
+            assert!(file.contains(from), "{from} is not in the file");
+            file = file.replace(from, to);
+        }
+        assert!(!world.apply(&file, true).is_empty(), "{change:?}");
+        assert!(!world.apply(BALANCERS, true).is_empty(), "back: {change:?}");
+    }
+}
+
+#[test]
+fn l1_a_subnet_is_deleted_after_its_front_end_has_moved() {
+    let mut world = World::default();
+    let file = |subnet: &str, range: &str| {
+        format!(
+            "resourceGroup: lab\nvirtualNetworks: {{hub: {{addressSpace: [10.1.0.0/16], subnets: {{{subnet}: \
+             {{addressPrefix: {range}}}}}}}}}\nloadBalancers: {{lb: {{frontEnds: {{f: {{subnet: hub/{subnet}}}}}}}}}\n"
+        )
+    };
+    world.apply(&file("a", "10.1.0.0/24"), false);
+    let changed = world.apply(&file("b", "10.1.1.0/24"), true);
+    assert_eq!(changed, ["hub", "lb", "hub/a"]);
 }

@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use crate::failure::UsageError;
-use crate::options::{name, optional_reference, reference, subnet};
+use crate::options::{name, optional_child, optional_reference, reference, subnet};
 use crate::output::{Column, at, items, name_at, text};
 use anyhow::Result;
 use clap::Subcommand;
@@ -40,6 +40,12 @@ pub(crate) enum Nic {
         #[arg(long, visible_alias = "asgs", value_name = "GROUP", num_args = 1.., value_delimiter = ',',
             value_parser = optional_reference)]
         application_security_groups: Vec<String>,
+        /// Back-end pools, as LB/POOL or id, of which the first address is a member (L2)
+        #[arg(long, value_name = "LB/POOL", num_args = 1.., value_delimiter = ',', value_parser = optional_child)]
+        lb_address_pools: Vec<String>,
+        /// Inbound NAT rules, as LB/RULE or id, whose target is the first address
+        #[arg(long, value_name = "LB/RULE", num_args = 1.., value_delimiter = ',', value_parser = optional_child)]
+        lb_inbound_nat_rules: Vec<String>,
         /// Region [default: the group's]
         #[arg(short, long)]
         location: Option<String>,
@@ -70,6 +76,12 @@ pub(crate) enum Nic {
         #[arg(long, visible_alias = "asgs", value_name = "GROUP", num_args = 1.., value_delimiter = ',',
             value_parser = optional_reference)]
         application_security_groups: Option<Vec<String>>,
+        /// Back-end pools, as LB/POOL or id, that replace those of the primary ipConfiguration; '' removes them (L2)
+        #[arg(long, value_name = "LB/POOL", num_args = 1.., value_delimiter = ',', value_parser = optional_child)]
+        lb_address_pools: Option<Vec<String>>,
+        /// Inbound NAT rules, as LB/RULE or id, that replace those of the primary ipConfiguration; '' removes them
+        #[arg(long, value_name = "LB/RULE", num_args = 1.., value_delimiter = ',', value_parser = optional_child)]
+        lb_inbound_nat_rules: Option<Vec<String>>,
     },
     /// Delete a network interface
     Delete {
@@ -80,6 +92,8 @@ pub(crate) enum Nic {
 }
 
 const CONFIGURATIONS: &str = "/properties/ipConfigurations";
+const POOLS: &str = "loadBalancerBackendAddressPools";
+const NAT_RULES: &str = "loadBalancerInboundNatRules";
 const APPLICATION_GROUPS: &str = "/properties/applicationSecurityGroups";
 
 const COLUMNS: &[Column] = &[
@@ -115,6 +129,15 @@ const COLUMNS: &[Column] = &[
         let names: BTreeSet<_> = groups.map(|group| name_at(group, "/id")).collect();
         Cell::new(names.into_iter().collect::<Vec<_>>().join(", "))
     }),
+    ("Pools", |v| {
+        let pools = items(v, CONFIGURATIONS).flat_map(|c| items(c, "/properties/loadBalancerBackendAddressPools"));
+        let name = |pool: &Value| {
+            let id = at(pool, "/id");
+            format!("{}/{}", segment(&id, "loadBalancers").unwrap_or_default(), last(&id))
+        };
+        let names: BTreeSet<_> = pools.map(name).collect();
+        Cell::new(names.into_iter().collect::<Vec<_>>().join(", "))
+    }),
     ("VM", |v| Cell::new(name_at(v, "/properties/virtualMachine/id"))),
 ];
 
@@ -132,6 +155,8 @@ impl Nic {
                 ip_forwarding,
                 network_security_group,
                 application_security_groups,
+                lb_address_pools,
+                lb_inbound_nat_rules,
                 location,
             } => {
                 let group = c.group()?;
@@ -139,6 +164,9 @@ impl Nic {
                 let asgs = c.references(Kind::ApplicationSecurityGroup, application_security_groups)?;
                 let mut configurations = configurations(&subnet, addresses);
                 set_application_groups(&mut configurations, &asgs);
+                let first = &mut configurations[0]["properties"];
+                first[POOLS] = balanced(c, Kind::BackendPool, lb_address_pools)?;
+                first[NAT_RULES] = balanced(c, Kind::InboundNatRule, lb_inbound_nat_rules)?;
                 if let Some(public) = public {
                     configurations[0]["properties"]["publicIPAddress"] =
                         json!({"id": group.resolve("publicIPAddresses", public)});
@@ -174,11 +202,14 @@ impl Nic {
                 address,
                 network_security_group,
                 application_security_groups,
+                lb_address_pools,
+                lb_inbound_nat_rules,
             } => {
                 let changes_groups = network_security_group.is_some() || application_security_groups.is_some();
-                if ip_forwarding.is_none() && address.is_none() && !changes_groups {
-                    let hint = "add --ip-forwarding, --private-ip-address, --network-security-group or \
-                                --application-security-groups";
+                let is_balanced = lb_address_pools.is_some() || lb_inbound_nat_rules.is_some();
+                if ip_forwarding.is_none() && address.is_none() && !changes_groups && !is_balanced {
+                    let hint = "add --ip-forwarding, --private-ip-address, --network-security-group, \
+                                --application-security-groups, --lb-address-pools or --lb-inbound-nat-rules";
                     return Err(UsageError::new("nothing to change", hint).into());
                 }
                 let security = network_security_group.as_ref();
@@ -189,6 +220,12 @@ impl Nic {
                 let asgs = asgs
                     .map(|names| c.references(Kind::ApplicationSecurityGroup, names))
                     .transpose()?;
+                let pools = lb_address_pools.as_ref();
+                let pools = pools.map(|names| balanced(c, Kind::BackendPool, names)).transpose()?;
+                let nat_rules = lb_inbound_nat_rules.as_ref();
+                let nat_rules = nat_rules
+                    .map(|names| balanced(c, Kind::InboundNatRule, names))
+                    .transpose()?;
                 let change = |nic: &mut Value| {
                     if let Some(on) = ip_forwarding {
                         nic["properties"]["enableIPForwarding"] = json!(on);
@@ -197,6 +234,12 @@ impl Nic {
                     if let (Some(address), Some(properties)) = (address, first) {
                         properties["privateIPAllocationMethod"] = json!("Static");
                         properties["privateIPAddress"] = json!(address);
+                    }
+                    for (property, references) in [(POOLS, pools), (NAT_RULES, nat_rules)] {
+                        let primary = nic.pointer_mut(CONFIGURATIONS).and_then(primary);
+                        if let (Some(references), Some(primary)) = (references, primary) {
+                            primary["properties"][property] = references;
+                        }
                     }
                     if let Some(security) = security {
                         nic["properties"]["networkSecurityGroup"] = security;
@@ -210,6 +253,23 @@ impl Nic {
             Self::Delete { name } => c.remove(Kind::NetworkInterface, name).await,
         }
     }
+}
+
+/// Returns references to children of load balancers, by `LB/CHILD` or full id. Empty names are left out.
+fn balanced(c: &Context, kind: Kind, names: &[String]) -> Result<Value> {
+    let group = c.group()?;
+    let named = names.iter().filter(|name| !name.is_empty());
+    let id = |name: &String| group.resolve_child(Kind::LoadBalancer.collection(), kind.collection(), name);
+    let all: Result<Vec<String>, String> = named.map(id).collect();
+    let all = all.map_err(anyhow::Error::msg)?;
+    Ok(all.into_iter().map(|id| json!({"id": id})).collect())
+}
+
+/// Returns the primary one of the `ipConfigurations`.
+fn primary(configurations: &mut Value) -> Option<&mut Value> {
+    let all = configurations.as_array_mut()?;
+    let index = all.iter().position(|c| c["properties"]["primary"] == true);
+    all.get_mut(index.unwrap_or(0))
 }
 
 /// Gives every `ipConfiguration` the same application security groups, as Azure's command line does.
@@ -260,6 +320,15 @@ mod tests {
             json!({"primary": true, "applicationSecurityGroups": groups})
         );
         assert_eq!(both[1]["properties"]["applicationSecurityGroups"], groups);
+    }
+
+    #[test]
+    fn l2_pools_are_those_of_the_primary_configuration() {
+        let mut all = json!([{"name": "a", "properties": {}}, {"name": "b", "properties": {"primary": true}}]);
+        assert_eq!(primary(&mut all).unwrap()["name"], "b");
+        let mut none = json!([{"name": "a", "properties": {}}]);
+        assert_eq!(primary(&mut none).unwrap()["name"], "a");
+        assert!(primary(&mut json!([])).is_none());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! An optional property that a document omits is written as null, which ARM reads as absent. So a property that is
 //! removed from the file is removed from the resource.
 
+mod balancers;
 mod gateways;
 mod security;
 
@@ -122,6 +123,9 @@ impl<'a> Expansion<'a> {
         for (name, gateway) in document.virtual_network_gateways.iter() {
             self.gateway(name, gateway);
         }
+        for (name, balancer) in document.load_balancers.iter() {
+            self.load_balancer(name, balancer);
+        }
         for (name, nic) in document.network_interfaces.iter() {
             self.nic(name, nic);
         }
@@ -194,6 +198,32 @@ impl<'a> Expansion<'a> {
                 Value::Null
             }
         }
+    }
+
+    /// The region of a resource with an address in `subnet`: `given`, or the region that the document gives to the
+    /// virtual network, because Azure requires that one. `None`: the document's region.
+    fn location_of<'b>(&self, given: Option<&'b String>, subnet: Option<&str>) -> Option<&'b String>
+    where
+        'a: 'b,
+    {
+        let vnet = subnet.and_then(|subnet| subnet.split('/').next()).unwrap_or_default();
+        given.or_else(|| self.regions.get(vnet).copied())
+    }
+
+    /// References to children of load balancers, which `names` gives as `load-balancer/child` or as full ids; null if
+    /// there are no names. A wrong name is a problem of `property` at `place`.
+    fn balanced(&mut self, place: &str, property: &str, kind: Kind, names: &[String]) -> Value {
+        let mut ids = Vec::new();
+        for name in names {
+            match self
+                .group
+                .resolve_child(Kind::LoadBalancer.collection(), kind.collection(), name)
+            {
+                Ok(id) => ids.push(json!({"id": id})),
+                Err(e) => self.problem(place, &format!("{property}: {e} (L2)")),
+            }
+        }
+        if ids.is_empty() { Value::Null } else { Value::Array(ids) }
     }
 
     fn vnet(&mut self, name: &str, vnet: &VirtualNetwork) {
@@ -294,13 +324,17 @@ impl<'a> Expansion<'a> {
             subnet: subnet.clone(),
             private_ip_address: nic.private_ip_address,
             public_ip_address: nic.public_ip_address.clone(),
+            load_balancer_pools: nic.load_balancer_pools.clone(),
+            inbound_nat_rules: nic.inbound_nat_rules.clone(),
         });
-        let without_subnet =
-            nic.subnet.is_none() && (nic.private_ip_address.is_some() || nic.public_ip_address.is_some());
+        let has_address = nic.private_ip_address.is_some() || nic.public_ip_address.is_some();
+        let is_balanced = !nic.load_balancer_pools.is_empty() || !nic.inbound_nat_rules.is_empty();
+        let without_subnet = nic.subnet.is_none() && (has_address || is_balanced);
         if without_subnet || short.is_some() != nic.ip_configurations.is_empty() {
             self.problem(
                 &place,
-                "set either subnet (and privateIPAddress) or ipConfigurations, not both",
+                "set either subnet (with privateIPAddress, publicIPAddress, loadBalancerPools and inboundNatRules) or \
+                 ipConfigurations, not both",
             );
         }
         let single: Named<_> = short
@@ -321,6 +355,10 @@ impl<'a> Expansion<'a> {
                 "primary": position == 0,
                 // Azure's clients too give all addresses of an interface the same groups.
                 "applicationSecurityGroups": groups,
+                "loadBalancerBackendAddressPools":
+                    self.balanced(&place, "loadBalancerPools", Kind::BackendPool, &c.load_balancer_pools),
+                "loadBalancerInboundNatRules":
+                    self.balanced(&place, "inboundNatRules", Kind::InboundNatRule, &c.inbound_nat_rules),
             });
             set_address(&mut properties, c.private_ip_address);
             if let Some(ip) = c.private_ip_address {
@@ -334,10 +372,8 @@ impl<'a> Expansion<'a> {
                 self.optional_reference(Kind::NetworkSecurityGroup, nic.network_security_group.as_ref()),
             "ipConfigurations": configurations,
         }});
-        // Azure requires the region of the virtual network.
-        let subnet = all.iter().next().map_or("", |(_, c)| c.subnet.as_str());
-        let vnet = subnet.split('/').next().unwrap_or_default();
-        let location = nic.location.as_ref().or_else(|| self.regions.get(vnet).copied());
+        let subnet = all.iter().next().map(|(_, c)| c.subnet.as_str());
+        let location = self.location_of(nic.location.as_ref(), subnet);
         self.push_resource(Kind::NetworkInterface, name, location, &nic.tags, body);
     }
 

@@ -13,6 +13,10 @@ pub(super) enum Rank {
     DeleteCircuit,
     DeletePeering,
     DeleteNic,
+    /// The first of two updates of a NIC: the NIC leaves back-end pools and inbound NAT rules. The step comes before the
+    /// deletion of these, before the deletion of their load balancer, and before another NIC uses the same NAT rule.
+    NicRelease,
+    DeleteLoadBalancer,
     DeleteGateway,
     DeleteVnet,
     Group,
@@ -38,6 +42,8 @@ pub(super) enum Rank {
     /// A peering half with `useRemoteGateways`. The step comes after the creation of the gateway and of the half with
     /// `allowGatewayTransit` (P20).
     PeeringUse,
+    /// A load balancer. Its front ends are in subnets, and NICs refer to its pools and inbound NAT rules.
+    LoadBalancer,
     Nic,
     Circuit,
     /// A connection that stops using BGP. The step comes before the step that removes the BGP settings of the
@@ -66,6 +72,7 @@ pub(super) fn creation_rank(kind: Kind, body: &Value) -> Rank {
         Kind::Peering if flag(body, "useRemoteGateways") => Rank::PeeringUse,
         Kind::Peering if flag(body, "allowGatewayTransit") => Rank::PeeringTransit,
         Kind::Peering => Rank::Peering,
+        Kind::LoadBalancer => Rank::LoadBalancer,
         Kind::NetworkInterface => Rank::Nic,
         Kind::LocalNetworkGateway => Rank::Site,
         Kind::Circuit => Rank::Circuit,
@@ -100,6 +107,7 @@ pub(super) fn deletion_rank(kind: Kind) -> Rank {
         Kind::Circuit => Rank::DeleteCircuit,
         Kind::Peering => Rank::DeletePeering,
         Kind::NetworkInterface => Rank::DeleteNic,
+        Kind::LoadBalancer => Rank::DeleteLoadBalancer,
         Kind::VirtualNetworkGateway => Rank::DeleteGateway,
         Kind::VirtualNetwork => Rank::DeleteVnet,
         Kind::Subnet => Rank::DeleteSubnet,

@@ -8,11 +8,16 @@ use crate::manifest::error::ManifestError;
 use crate::manifest::expand::DesiredResource;
 use crate::manifest::order::{Rank, creation_rank, deletion_rank, update_rank};
 use crate::path::{Group, last};
+use dangling::refuse_dangling;
 use ipnet::IpNet;
+use release::Releases;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use tombolo_proto::arm::Kind;
+
+mod dangling;
+mod release;
 
 /// The controller's resources in the groups of a manifest.
 #[derive(Debug, Clone, Default)]
@@ -130,6 +135,9 @@ impl Server {
                     .insert(path.to_ascii_lowercase(), (Kind::Peering, peering.clone()));
             }
         }
+        if kind == Kind::LoadBalancer {
+            remove_interfaces_of_pools(&mut body);
+        }
         self.items.insert(path.to_ascii_lowercase(), (kind, body));
     }
 
@@ -155,13 +163,21 @@ impl Plan {
         } else {
             BTreeSet::new()
         };
+        let deleted = prune.then_some(&deleted);
+        let releases = Releases::of(desired, server, deleted);
         for e in desired {
             let Some(current) = server.find(&e.path) else {
                 steps.push(create(e));
                 continue;
             };
-            let (step, later) = update(e, current, desired, prune.then_some(&deleted));
-            steps.push(step);
+            let released = releases.step(e, current);
+            let current = released.as_ref().map_or(current, |step| &step.body);
+            let (step, later) = update(e, current, desired, deleted);
+            // A release that leaves nothing to change is the only step of its NIC.
+            if released.is_none() || step.action != Action::Unchanged {
+                steps.push(step);
+            }
+            steps.extend(released);
             steps.extend(later);
         }
         steps.sort_by_key(|s| s.rank);
@@ -225,7 +241,16 @@ fn create(e: &DesiredResource) -> Step {
 }
 
 /// The lists of children that the body of a PUT contains. A child that the body lacks is deleted.
-const CHILDREN: [&str; 3] = ["subnets", "routes", "securityRules"];
+const CHILDREN: [&str; 8] = [
+    "subnets",
+    "routes",
+    "securityRules",
+    "frontendIPConfigurations",
+    "backendAddressPools",
+    "probes",
+    "loadBalancingRules",
+    "inboundNatRules",
+];
 
 /// Returns the step for an existing resource, and the steps that delete those of its subnets that can be deleted only
 /// after other steps. `deleted` has the paths, in lower case, of the resources that pruning deletes; `None` without
@@ -283,8 +308,8 @@ fn update(
     (step, later)
 }
 
-/// Adds to the desired body the subnets, routes and security rules that the manifest does not contain and that the PUT
-/// must keep. Returns their names in lower case, and the steps that delete those of these subnets that can be deleted
+/// Adds to the desired body the children (see [`CHILDREN`]) that the manifest does not contain and that the PUT must
+/// keep. Returns their names in lower case, and the steps that delete those of these subnets that can be deleted
 /// only after other steps.
 fn keep_children(
     e: &DesiredResource,
@@ -388,8 +413,10 @@ fn in_use(subnet: &Value, deleted: &BTreeSet<String>) -> bool {
         .filter_map(|u| u.get("id")?.as_str())
         .any(|id| {
             let id = id.to_ascii_lowercase();
-            let owner = id.split("/ipconfigurations/").next().unwrap_or(&id);
-            !deleted.contains(owner)
+            let owner = ["/ipconfigurations/", "/frontendipconfigurations/"]
+                .into_iter()
+                .find_map(|children| id.split_once(children));
+            !deleted.contains(owner.map_or(&*id, |(owner, _)| owner))
         })
 }
 
@@ -427,6 +454,22 @@ fn normalize_prefixes(subnet: &mut Value) {
     }
 }
 
+/// Removes the network interfaces of back-end pools from the pools' addresses. The controller shows them there, but they
+/// are set at the network interfaces.
+fn remove_interfaces_of_pools(balancer: &mut Value) {
+    let pools = balancer
+        .pointer_mut("/properties/backendAddressPools")
+        .and_then(Value::as_array_mut);
+    for pool in pools.into_iter().flatten() {
+        let addresses = pool
+            .pointer_mut("/properties/loadBalancerBackendAddresses")
+            .and_then(Value::as_array_mut);
+        if let Some(addresses) = addresses {
+            addresses.retain(|a| a.pointer("/properties/ipAddress").is_some());
+        }
+    }
+}
+
 /// JSON pointers to the secrets of bodies.
 const SECRETS: [&str; 2] = ["/properties/sharedKey", "/properties/peerings/0/properties/sharedKey"];
 
@@ -442,69 +485,6 @@ fn shown(body: &Value, current: Option<&Value>) -> Value {
         }
     }
     out
-}
-
-/// Refuses references to resources that do not exist. A resource exists if the manifest contains it or, without
-/// pruning, if the controller has it. References into groups that were not read are not checked.
-fn refuse_dangling(desired: &[DesiredResource], server: &Server, prune: bool) -> Result<(), ManifestError> {
-    let mut known: BTreeSet<String> = BTreeSet::new();
-    let mut add = |path: &str, body: &Value| {
-        let subnets = body.pointer("/properties/subnets").and_then(Value::as_array);
-        for subnet in subnets.into_iter().flatten().filter_map(name) {
-            known.insert(format!("{path}/subnets/{subnet}").to_ascii_lowercase());
-        }
-        known.insert(path.to_ascii_lowercase());
-    };
-    for e in desired {
-        add(&e.path, &e.body);
-    }
-    if !prune {
-        for (path, (_, body)) in &server.items {
-            add(path, body);
-        }
-    }
-    let mut problems = Vec::new();
-    for e in desired {
-        let mut ids = Vec::new();
-        references(&e.body, &mut ids);
-        for id in ids {
-            let lower = id.to_ascii_lowercase();
-            let group = lower.split("/providers/").next().unwrap_or_default();
-            if server.groups.contains(group) && !known.contains(&lower) {
-                let target = id.split("/Microsoft.Network/").nth(1).unwrap_or(id);
-                let missing_in = if prune {
-                    "the manifest does not contain"
-                } else {
-                    "neither the manifest nor the controller has"
-                };
-                problems.push(format!(
-                    "{}: {} {} refers to {target}, which {missing_in}",
-                    e.origin, e.kind, e.name
-                ));
-            }
-        }
-    }
-    if problems.is_empty() {
-        Ok(())
-    } else {
-        Err(ManifestError::Invalid(problems))
-    }
-}
-
-/// Collects the ids that a body refers to.
-fn references<'a>(value: &'a Value, out: &mut Vec<&'a str>) {
-    match value {
-        Value::Object(o) => {
-            for (key, v) in o {
-                match v {
-                    Value::String(id) if key == "id" => out.push(id),
-                    other => references(other, out),
-                }
-            }
-        }
-        Value::Array(a) => a.iter().for_each(|v| references(v, out)),
-        _ => {}
-    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,14 @@
 //! The schema of documents. It has Azure's property names, but not the nesting of ARM's bodies. Unknown properties are
 //! refused (D3).
 
+mod balancers;
 mod gateways;
 mod security;
 
+pub use balancers::{
+    BackendPool, BalancedProtocol, BalancingRule, FrontEnd, InboundNatRule, LoadBalancer, LoadBalancerSku,
+    NoHealthyBackends, Probe, ProbeProtocol,
+};
 pub use gateways::{
     Connection, ConnectionType, ExpressRouteCircuit, GatewayIpConfiguration, LocalNetworkGateway, PrivatePeering,
     SkuTier, VirtualNetworkGateway,
@@ -82,6 +87,8 @@ pub struct Document {
     pub application_security_groups: Named<PlainResource>,
     /// Network security groups, with their rules.
     pub network_security_groups: Named<NetworkSecurityGroup>,
+    /// Internal load balancers, with their children.
+    pub load_balancers: Named<LoadBalancer>,
 }
 
 impl Document {
@@ -215,7 +222,8 @@ pub enum NextHopType {
     None,
 }
 
-/// A network interface. It has either `subnet` with at most one address, or several `ipConfigurations`.
+/// A network interface. It has either `subnet` with at most one address, or several `ipConfigurations`. With
+/// `ipConfigurations`, these have the public addresses, back-end pools and inbound NAT rules.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NetworkInterface {
@@ -247,6 +255,12 @@ pub struct NetworkInterface {
     /// Names or full ids of the application security groups to which all addresses of the interface belong (N9).
     #[serde(default)]
     pub application_security_groups: Vec<String>,
+    /// Back-end pools, as `load-balancer/pool` or full id, of which the interface is a member, with `subnet` (L2).
+    #[serde(default)]
+    pub load_balancer_pools: Vec<String>,
+    /// Inbound NAT rules, as `load-balancer/rule` or full id, whose target is the interface, with `subnet`.
+    #[serde(default)]
+    pub inbound_nat_rules: Vec<String>,
 }
 
 /// One address of a network interface.
@@ -261,6 +275,12 @@ pub struct NicIpConfiguration {
     /// Name or full id of the public address.
     #[serde(default, rename = "publicIPAddress")]
     pub public_ip_address: Option<String>,
+    /// Back-end pools, as `load-balancer/pool` or full id, of which the address is a member (L2).
+    #[serde(default)]
+    pub load_balancer_pools: Vec<String>,
+    /// Inbound NAT rules, as `load-balancer/rule` or full id, whose target is the address.
+    #[serde(default)]
+    pub inbound_nat_rules: Vec<String>,
 }
 
 /// A public address, as a resource that others refer to.

@@ -725,3 +725,5 @@ connections:
     let key = parse_error("localNetworkGateways:\n  l: {wireGuardPublicKey: abc}\n");
     assert!(key.contains("32 bytes in base64") && key.contains("line 2"), "{key}");
 }
+
+mod balancers;

@@ -90,11 +90,15 @@ fn interfaces() -> Named<NetworkInterface> {
         enable_ip_forwarding: true,
         network_security_group: Some("web".into()),
         application_security_groups: vec!["group".into(), "other".into()],
+        load_balancer_pools: vec!["full/interfaces".into()],
+        inbound_nat_rules: vec!["full/ssh".into()],
     };
     let configuration = |full: bool| NicIpConfiguration {
         subnet: "hub/several".into(),
         private_ip_address: full.then(|| "10.1.1.4".parse().unwrap()),
         public_ip_address: full.then(|| "public".into()),
+        load_balancer_pools: full.then(|| "full/interfaces".into()).into_iter().collect(),
+        inbound_nat_rules: full.then(|| "full/ssh".into()).into_iter().collect(),
     };
     let several = NetworkInterface {
         location: None,
@@ -106,6 +110,8 @@ fn interfaces() -> Named<NetworkInterface> {
         enable_ip_forwarding: false,
         network_security_group: None,
         application_security_groups: vec![],
+        load_balancer_pools: vec![],
+        inbound_nat_rules: vec![],
     };
     named([("simple", simple), ("several", several)])
 }
@@ -208,6 +214,7 @@ fn declarative_files() {
         express_route_circuits: super::gateways::circuits(),
         application_security_groups: named([("group", plain())]),
         network_security_groups: named([("web", security_group())]),
+        load_balancers: super::balancers::balancers(),
     };
     golden!().cases("manifest", &[("full", full), ("minimal", Document::default())]);
 }
@@ -223,6 +230,11 @@ fn declarative_files_without_any_option() {
         "publicIPAddresses": {"a": {}},
         "applicationSecurityGroups": {"g": {}},
         "networkSecurityGroups": {"g": {}, "h": {"rules": {"r": {"priority": 100, "direction": "Inbound", "access": "Deny"}}}},
+        "loadBalancers": {"b": {}, "c": {
+            "frontEnds": {"f": {"subnet": "v/s"}}, "pools": {"p": {}}, "probes": {"t": {"protocol": "Tcp", "port": 80}},
+            "rules": {"r": {"protocol": "Tcp", "frontEndPort": 80}, "all": {"protocol": "All"},
+                "azure": {"protocol": "Tcp", "frontendPort": 81, "backendPort": 8081}},
+            "inboundNatRules": {"n": {"protocol": "Tcp", "frontEndPort": 22}}}},
         "virtualNetworkGateways": {"g": {"virtualNetwork": "v", "ipConfigurations": {"i": {}}}},
         "connections": {"c": {"virtualNetworkGateway1": "g", "peer": "e"}},
         "localNetworkGateways": {"l": {}},

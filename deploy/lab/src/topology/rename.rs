@@ -46,6 +46,9 @@ const OPAQUE_KEYS: &[&str] = &[
     "sourcePortRanges",
     "destinationPortRange",
     "destinationPortRanges",
+    "loadDistribution",
+    "noHealthyBackendsBehavior",
+    "requestPath",
 ];
 /// Keys whose values are maps. The keys of these maps are names.
 const NAME_MAPS: &[&str] = &[
@@ -59,6 +62,11 @@ const NAME_MAPS: &[&str] = &[
     "routes",
     "rules",
     "ipConfigurations",
+    "frontEnds",
+    "pools",
+    "addresses",
+    "probes",
+    "inboundNatRules",
 ];
 /// ASNs that a renamed site may get: the ASNs for private use that are below those that Azure reserves (G4).
 const ASNS: std::ops::Range<u32> = 64_512..65_515;

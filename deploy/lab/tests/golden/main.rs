@@ -204,7 +204,7 @@ fn events() -> Named<Event> {
 }
 
 /// The resources are a manifest. The golden files of the crate `tombolo-client` record manifests; this one has a subnet
-/// and a network interface with a security group.
+/// and a network interface with a security group, and a load balancer with this network interface as a back end.
 fn resources() -> Document {
     let text = "
 applicationSecurityGroups: {web: {}}
@@ -221,7 +221,12 @@ networkSecurityGroups:
 virtualNetworks:
   hub: {addressSpace: [10.1.0.0/16], subnets: {one: {addressPrefix: 10.1.0.0/24, networkSecurityGroup: front}}}
 networkInterfaces:
-  vm: {subnet: hub/one, networkSecurityGroup: front, applicationSecurityGroups: [web]}
+  vm: {subnet: hub/one, networkSecurityGroup: front, applicationSecurityGroups: [web], loadBalancerPools: [balancer/servers]}
+loadBalancers:
+  balancer:
+    frontEnds: {front: {subnet: hub/one, privateIPAddress: 10.1.0.36}}
+    pools: {servers: {}}
+    rules: {https: {protocol: Tcp, frontEndPort: 443}}
 ";
     serde_norway::from_str(text).unwrap()
 }

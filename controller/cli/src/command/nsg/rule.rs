@@ -3,7 +3,7 @@
 use super::hits::{self, Hits};
 use crate::context::Context;
 use crate::failure::UsageError;
-use crate::options::{Child, child, name, reference};
+use crate::options::{Child, child, name, reference, word};
 use crate::output::{Column, at, items, name_at};
 use anyhow::Result;
 use clap::builder::NonEmptyStringValueParser;
@@ -144,11 +144,6 @@ fn ports(text: &str) -> Result<String, String> {
     } else {
         Err("must be a port from 0 to 65535, a range of ports such as 8000-8080, or '*'".to_owned())
     }
-}
-
-/// Returns a value of an option in Azure's spelling.
-fn word(value: &impl ValueEnum) -> Value {
-    json!(value.to_possible_value().as_ref().map(|v| v.get_name()))
 }
 
 /// Sets the singular and the plural form of a property, as Azure's command line does: writes one value to the singular

@@ -40,6 +40,7 @@ fn plans() {
         Connection,
         ApplicationSecurityGroup,
         NetworkSecurityGroup,
+        LoadBalancer,
         // Manifests cannot contain resources of these kinds: `Kind` also has kinds that only the REST interface uses.
         Route,
         NicIpConfiguration,
@@ -48,7 +49,6 @@ fn plans() {
         CircuitAuthorization,
         SecurityRule,
         DefaultSecurityRule,
-        LoadBalancer,
         FrontEnd,
         BackendPool,
         LoadBalancingRule,

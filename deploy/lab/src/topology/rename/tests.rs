@@ -166,6 +166,46 @@ networkSecurityGroups:
 }
 
 #[test]
+fn l3_load_balancers_get_other_names_and_addresses_and_keep_their_words() {
+    let mut topology = Topology::load("hub-spoke").unwrap();
+    let text = "
+web:
+  frontEnds: {Tcp: {subnet: hub/workload, privateIPAddress: 10.1.0.36}}
+  pools: {servers: {}, outside: {virtualNetwork: hub, addresses: {one: 10.1.0.9}}}
+  probes: {check: {protocol: Http, port: 80, requestPath: check}}
+  rules: {http: {protocol: Tcp, frontEnd: Tcp, frontEndPort: 80, pool: servers, probe: check, loadDistribution: SourceIP}}
+  inboundNatRules: {ssh: {protocol: Tcp, frontEndPort: 22}}
+";
+    topology.resources.load_balancers = serde_norway::from_str(text).unwrap();
+    let nic = "vm: {subnet: hub/workload, loadBalancerPools: [web/servers], inboundNatRules: [web/ssh]}";
+    topology.resources.network_interfaces = serde_norway::from_str(nic).unwrap();
+    topology.hosts.clear();
+    topology.expected.clear();
+    let tree = tree(&topology, 7).unwrap();
+    let resources: tombolo_client::manifest::Document = serde_norway::from_value(tree["resources"].clone()).unwrap();
+    let (name, balancer) = resources.load_balancers.iter().next().unwrap();
+    let (servers, _) = balancer.pools.iter().next().unwrap();
+    let (ssh, _) = balancer.inbound_nat_rules.iter().next().unwrap();
+    let (check, probe) = balancer.probes.iter().next().unwrap();
+    let (front, front_end) = balancer.front_ends.iter().next().unwrap();
+    assert!(![name, servers, ssh, check, front].iter().any(|n| text.contains(n)));
+    let (_, nic) = resources.network_interfaces.iter().next().unwrap();
+    assert_eq!(nic.load_balancer_pools, [format!("{name}/{servers}")]);
+    assert_eq!(nic.inbound_nat_rules, [format!("{name}/{ssh}")]);
+    let (_, rule) = balancer.rules.iter().next().unwrap();
+    assert_eq!(
+        (rule.front_end.as_deref(), rule.pool.as_deref(), rule.probe.as_deref()),
+        (Some(front), Some(servers), Some(check))
+    );
+    assert_eq!(rule.protocol, tombolo_client::manifest::BalancedProtocol::Tcp);
+    assert_eq!(probe.request_path.as_deref(), Some("check"));
+    assert_ne!(front_end.private_ip_address, "10.1.0.36".parse().ok());
+    let (_, outside) = balancer.pools.iter().nth(1).unwrap();
+    let (one, address) = outside.addresses.iter().next().unwrap();
+    assert!(one != "one" && address.to_string() != "10.1.0.9");
+}
+
+#[test]
 fn a_network_that_cannot_move_keeps_its_own() {
     let texts = [
         "0.0.0.0/0",
