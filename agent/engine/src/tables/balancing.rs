@@ -3,8 +3,7 @@
 use super::{AddressSpace, NicIndex, Owner, VmNics};
 use crate::packet::{PacketInfo, TCP, UDP};
 use crate::verdict::DropReason;
-use foldhash::fast::FixedState;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use tombolo_proto::config::{self, BalancedProtocol, Distribution};
 use tombolo_proto::id::ResourceId;
@@ -13,14 +12,14 @@ use tombolo_proto::id::ResourceId;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FrontEnds {
     /// The position in `all`, by the position of the space and the address.
-    by_address: HashMap<(usize, IpAddr), usize, FixedState>,
+    by_address: BTreeMap<(usize, IpAddr), usize>,
     all: Vec<FrontEnd>,
     /// The back ends that this agent owns, once for each rule. [`BackEndIndex`] is a position in this list.
     own: Vec<BackEnd>,
     /// The position in `own` of each choice.
-    own_by_choice: HashMap<Choice, BackEndIndex, FixedState>,
+    own_by_choice: BTreeMap<Choice, BackEndIndex>,
     /// The idle timeout of each choice, in seconds.
-    idle_timeouts: HashMap<Choice, u32, FixedState>,
+    idle_timeouts: BTreeMap<Choice, u32>,
 }
 
 /// A front end.

@@ -216,7 +216,7 @@ fn l2_an_address_of_a_pool_is_in_its_vnet() {
     let field = format!("{list}[0].properties.ipAddress");
     assert_eq!(
         only(with_pool(&mut w, in_subnet), "10.0.1.0/24"),
-        ("XPoolAddressOutsideVnet", field.clone())
+        ("XPoolAddressOutsideVnet", field)
     );
     // Each missing or wrong member is named.
     let one = |properties: Value| json!({"name": "pool", "properties": {"loadBalancerBackendAddresses": [{"name": "a", "properties": properties}]}});
