@@ -446,7 +446,10 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
         if self.outer != 0 && !packet::decapsulate_ecn(packet, self.outer) {
             return self.stats.dropped(DropReason::Congestion);
         }
-        if tables.keeps_flows() && is_probe_source(info.destination) && matches!(ingress, Ingress::Tun(_)) {
+        if is_probe_source(info.destination)
+            && matches!(ingress, Ingress::Tun(_))
+            && tables.front_ends.has_own_back_end(info.source)
+        {
             return self.take_probe_reply(tables, ingress, packet, &info);
         }
         // Flows are told apart by their ports, which the slot's key has to have for that.

@@ -203,6 +203,11 @@ impl FrontEnds {
         self.idle_timeouts.get(&choice).copied()
     }
 
+    /// Whether this agent owns a back end with this address, which answers probes.
+    pub(crate) fn has_own_back_end(&self, address: IpAddr) -> bool {
+        self.own.iter().any(|back_end| back_end.back.0 == address)
+    }
+
     /// The back ends of this agent to which a packet for a front end may go.
     pub(crate) fn own_back_ends_for(&self, packet: &PacketInfo) -> impl Iterator<Item = &BackEnd> {
         let rule = self.own_rule_for(packet).ok();
