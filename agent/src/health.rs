@@ -129,8 +129,8 @@ struct Entry {
 }
 
 impl Prober {
-    /// A prober without targets. The schedule is a function of `seed`, and so are source ports and TCP sequence numbers:
-    /// the seed must be random.
+    /// A prober without targets. Times, source ports and TCP sequence numbers are derived from `seed`. It must be random,
+    /// so that nobody can predict them.
     pub fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         Self {

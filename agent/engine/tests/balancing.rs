@@ -283,17 +283,28 @@ fn l6_probes_pass_the_rules_of_the_back_end() {
     assert!(world.nodes[1].engine.take_probe_replies().is_empty());
     assert!(world.nodes[1].engine.stats().conserved());
 
-    // The default rules admit probes, also if a rule denies everything in the VNet.
+    // The default rules admit probes, and a rule that denies all sources denies them too.
     let no_vnet = rule("no-vnet", 100, Direction::Inbound, Access::Deny);
     let closed = |rules| group("web", rules);
     attach(&mut world, 1, BACK[0], closed(vec![]));
     assert!(probe(&mut world, 50_001));
     attach(&mut world, 1, BACK[0], closed(vec![no_vnet]));
-    assert!(!probe(&mut world, 50_002), "a rule for all sources denies probes too");
+    assert!(!probe(&mut world, 50_002), "the rule denies all sources");
     // A client cannot send from that address.
     attach(&mut world, 1, BACK[0], closed(vec![]));
     let before = world.nodes[1].delivered.len();
     send(&mut world, 0, tcp((HOST, 50_003), (BACK[0], 8080), Flags::Syn));
     assert_eq!(world.nodes[1].delivered.len(), before);
     assert_eq!(world.nodes[0].engine.stats().drops(DropReason::SpoofedSource), 1);
+}
+
+/// L6: only the packets of a back end to 168.63.129.16 are replies to probes. Those of another machine follow its routes.
+#[test]
+fn l6_packets_of_other_machines_to_the_source_of_probes_are_no_replies() {
+    let mut world = world(&[balancing_rule(false)]);
+    world.nodes[0].engine.keep_probe_replies();
+    send(&mut world, 0, tcp((CLIENT, 40_000), ("168.63.129.16", 80), Flags::Syn));
+    assert!(world.nodes[0].engine.take_probe_replies().is_empty());
+    assert_eq!(world.nodes[0].engine.stats().drops(DropReason::QueueFull), 0);
+    assert_eq!(world.nodes[0].engine.stats().drops(DropReason::NoRoute), 1);
 }

@@ -171,7 +171,8 @@ impl Guard {
         };
         match ingress {
             Ingress::Tun(nic) => known(info.source, nic, Direction::Outbound, None),
-            // The flows of a back end have the back end's address and port.
+            // The flow table knows a flow to a back end by the back end's own address and port, while this packet still
+            // has those of the front end.
             Ingress::Link(_) => {
                 let mut own = tables.front_ends.own_back_ends_for(info);
                 own.find_map(|back_end| {
