@@ -5,6 +5,7 @@
 
 mod balancers;
 mod gateways;
+mod regions;
 mod security;
 
 use crate::manifest::error::ManifestError;
@@ -15,6 +16,7 @@ use crate::manifest::schema::{
     RouteTable, Subnet, VirtualNetwork,
 };
 use crate::path::{Group, check_group_name};
+use regions::Regions;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -50,8 +52,7 @@ struct Expansion<'a> {
     origin: &'a str,
     group: Group,
     location: &'a str,
-    /// The document's virtual networks that name a region, with this region.
-    regions: BTreeMap<&'a str, &'a String>,
+    regions: Regions<'a>,
 }
 
 /// As [`Manifest::expand`](super::Manifest::expand), for documents with their origins.
@@ -63,7 +64,7 @@ pub(super) fn expand(documents: &[(String, Document)], default: &Group) -> Resul
         origin: "",
         group: default.clone(),
         location: DEFAULT_LOCATION,
-        regions: BTreeMap::new(),
+        regions: Regions::default(),
     };
     for (origin, document) in documents {
         to.document(origin, document);
@@ -82,9 +83,7 @@ impl<'a> Expansion<'a> {
     fn document(&mut self, origin: &'a str, document: &'a Document) {
         self.origin = origin;
         self.location = document.location.as_deref().unwrap_or(DEFAULT_LOCATION);
-        let vnets = document.virtual_networks.iter();
-        let regions = vnets.filter_map(|(name, vnet)| Some((name, vnet.location.as_ref()?)));
-        self.regions = regions.collect();
+        self.regions = Regions::of(document);
         let name = document.resource_group.as_deref().unwrap_or(&self.default.name);
         self.group = Group::new(&self.default.subscription, name);
         if let Err(e) = check_group_name(name) {
@@ -200,16 +199,6 @@ impl<'a> Expansion<'a> {
         }
     }
 
-    /// The region of a resource with an address in `subnet`: `given`, or the region that the document gives to the
-    /// virtual network, because Azure requires that one. `None`: the document's region.
-    fn location_of<'b>(&self, given: Option<&'b String>, subnet: Option<&str>) -> Option<&'b String>
-    where
-        'a: 'b,
-    {
-        let vnet = subnet.and_then(|subnet| subnet.split('/').next()).unwrap_or_default();
-        given.or_else(|| self.regions.get(vnet).copied())
-    }
-
     /// References to children of load balancers, which `names` gives as `load-balancer/child` or as full ids; null if
     /// there are no names. A wrong name is a problem of `property` at `place`.
     fn balanced(&mut self, place: &str, property: &str, kind: Kind, names: &[String]) -> Value {
@@ -309,13 +298,8 @@ impl<'a> Expansion<'a> {
             properties["ipAddress"] = json!(ip);
         }
         let body = json!({"sku": {"name": "Standard"}, "properties": properties});
-        self.push_resource(
-            Kind::PublicIpAddress,
-            name,
-            address.location.as_ref(),
-            &address.tags,
-            body,
-        );
+        let location = self.regions.public_address(name, address);
+        self.push_resource(Kind::PublicIpAddress, name, location, &address.tags, body);
     }
 
     fn nic(&mut self, name: &str, nic: &NetworkInterface) {
@@ -372,8 +356,7 @@ impl<'a> Expansion<'a> {
                 self.optional_reference(Kind::NetworkSecurityGroup, nic.network_security_group.as_ref()),
             "ipConfigurations": configurations,
         }});
-        let subnet = all.iter().next().map(|(_, c)| c.subnet.as_str());
-        let location = self.location_of(nic.location.as_ref(), subnet);
+        let location = self.regions.network_interface(nic);
         self.push_resource(Kind::NetworkInterface, name, location, &nic.tags, body);
     }
 

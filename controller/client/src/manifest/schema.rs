@@ -287,7 +287,8 @@ pub struct NicIpConfiguration {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PublicIpAddress {
-    /// Region of the resource; if absent, the region of its document.
+    /// Region of the resource; if absent, the region of the gateway or network interface of the same document that uses
+    /// the address, or else the region of the document.
     pub location: Option<String>,
     /// Tags of the resource.
     pub tags: BTreeMap<String, String>,

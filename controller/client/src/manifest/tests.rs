@@ -727,3 +727,4 @@ connections:
 }
 
 mod balancers;
+mod regions;

@@ -10,6 +10,7 @@ use crate::draft::Draft;
 use crate::path::{ArmPath, Kind};
 use crate::resource::frame::{Echoed, Put, Resource};
 use crate::resource::{Envelope, VirtualNetworkGateway};
+use crate::rules::place::Place;
 use crate::rules::unsupported;
 use ends::End;
 use serde::{Deserialize, Serialize};
@@ -108,7 +109,8 @@ impl Resource for Connection {
             draft.check_shared_key(key, &properties.at("sharedKey"));
         }
         let kind = kind?;
-        let first = draft.connection_gateway(id, properties, "virtualNetworkGateway1");
+        let held = put.old().map(|c| c.gateway1.clone()).into_iter().collect();
+        let first = draft.connection_gateway(properties, &Place::of(&envelope, held));
         let far = draft.far_end(id, kind, properties);
         let (first, far) = (first?, far?);
         draft.check_ends(id, &first, &far, enable_bgp, put.old());
@@ -252,17 +254,18 @@ impl Draft<'_> {
         }
     }
 
-    /// Resolves the required reference `name` to a gateway. `None`: a problem gives the reason.
-    fn connection_gateway(
-        &mut self,
-        id: &ResourceId,
-        properties: &Object<'_>,
-        name: &str,
-    ) -> Option<Arc<VirtualNetworkGateway>> {
+    /// Resolves the required reference `virtualNetworkGateway1`, and checks that the gateway is in the region and
+    /// subscription of the connection at `place` (P1). The far end may be in another region or subscription (G14).
+    /// `None`: the reference is missing, malformed, or its target does not exist.
+    fn connection_gateway(&mut self, properties: &Object<'_>, place: &Place<'_>) -> Option<Arc<VirtualNetworkGateway>> {
+        let name = "virtualNetworkGateway1";
         if properties.get(name).is_none() {
             missing(&mut self.problems, &properties.at(name));
         }
-        self.resolve(properties, name, id, |t, gateway| t.gateways.get(gateway).cloned())
+        let gateway = self.resolve_beside(properties, name, place, |t, gateway| {
+            t.gateways.get(gateway).map(|g| &g.envelope)
+        })?;
+        self.topology.gateways.get(&gateway).cloned()
     }
 
     /// Reads `dpdTimeoutSeconds`, in seconds: 9 to 3600, or 0 for the default, as Azure does. `None`: the member is

@@ -94,6 +94,7 @@ impl NetworkInterface {
                 c.application_security_groups.as_slice(),
                 c.load_balancer_pools.as_slice(),
                 c.inbound_nat_rules.as_slice(),
+                c.public_ip_address.as_slice(),
             ]
             .concat()
         };

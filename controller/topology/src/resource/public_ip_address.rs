@@ -8,6 +8,7 @@ use crate::path::Kind;
 use crate::problems::Problems;
 use crate::resource::Envelope;
 use crate::resource::frame::{Echoed, Put, Resource};
+use crate::rules::place::Place;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -287,17 +288,18 @@ impl Draft<'_> {
             .map(|(owner, name, _)| format!("{owner}/ipConfigurations/{name}"))
     }
 
-    /// Resolves `publicIPAddress` of the ip configuration `config` of `owner`. `None`: the reference is missing or
-    /// cannot be resolved. A reference that cannot be resolved adds a problem. An address that another resource uses
-    /// also adds a problem, and is returned.
+    /// Resolves `publicIPAddress` of the ip configuration `config` of the NIC or gateway at `place`. `None`: the
+    /// reference is missing or cannot be resolved. A reference that cannot be resolved adds a problem. An address that
+    /// another resource uses, or that is in another region or subscription, also adds a problem, and is returned.
     pub(crate) fn resolve_public_ip(
         &mut self,
         properties: &Object<'_>,
-        owner: &ResourceId,
+        place: &Place<'_>,
         config: &str,
     ) -> Option<ResourceId> {
-        let found = self.resolve(properties, "publicIPAddress", owner, |t, id| {
-            t.public_ips.get(id).map(|p| p.envelope.id.clone())
+        let owner = place.id;
+        let found = self.resolve_beside(properties, "publicIPAddress", place, |t, id| {
+            t.public_ips.get(id).map(|p| &p.envelope)
         })?;
         let user = format!("{owner}/ipConfigurations/{config}");
         let taken = self.public_ip_user(&found);

@@ -15,6 +15,7 @@ use crate::rules::place::Place;
 use crate::rules::unsupported;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::iter;
 use std::net::{IpAddr, Ipv4Addr};
 use tombolo_proto::config::GatewayKind;
 use tombolo_proto::id::ResourceId;
@@ -105,7 +106,10 @@ impl Resource for VirtualNetworkGateway {
         let enable_bgp = properties.boolean("enableBgp", &mut draft.problems).unwrap_or(false);
         let sku = draft.gateway_sku(properties, kind, put.old());
         let old_instances = put.old().map_or(&[][..], |g| &g.ip_configurations);
-        let held = old_instances.iter().map(|c| c.subnet.clone()).collect();
+        let held = old_instances
+            .iter()
+            .flat_map(|c| iter::once(&c.subnet).chain(&c.public_ip_address).cloned())
+            .collect();
         let requested = draft.read_ip_configurations(&Place::of(&envelope, held), properties, 2);
         if active_active && requested.len() == 1 {
             let at = properties.at("activeActive");

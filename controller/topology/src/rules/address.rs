@@ -90,7 +90,7 @@ impl Draft<'_> {
         self.check_supported(inner, unsupported::IP_CONFIGURATION);
         let application_security_groups = self.resolve_application_groups(inner, "applicationSecurityGroups", place);
         let (load_balancer_pools, inbound_nat_rules) = self.resolve_load_balancing(inner, place);
-        let public_ip_address = self.resolve_public_ip(inner, owner, &name);
+        let public_ip_address = self.resolve_public_ip(inner, place, &name);
         let request = self.read_address_request(place, child_id(owner, "ipConfigurations", &name), inner)?;
         Some(AddressRequest {
             primary,

@@ -55,7 +55,8 @@ impl Expansion<'_> {
             "inboundNatRules": nat_rules,
         }});
         let first = balancer.front_ends.iter().next();
-        let location = self.location_of(balancer.location.as_ref(), first.map(|(_, f)| f.subnet.as_str()));
+        let subnet = first.map(|(_, f)| f.subnet.as_str());
+        let location = self.regions.with_address(balancer.location.as_ref(), subnet);
         self.push_resource(Kind::LoadBalancer, name, location, &balancer.tags, body);
     }
 

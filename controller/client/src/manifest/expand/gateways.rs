@@ -72,14 +72,8 @@ impl Expansion<'_> {
             properties["bgpSettings"]["bgpPeeringAddress"] = json!(address);
         }
         let body = json!({"properties": properties});
-        let region = self.regions.get(gateway.virtual_network.as_str()).copied();
-        self.push_resource(
-            Kind::VirtualNetworkGateway,
-            name,
-            gateway.location.as_ref().or(region),
-            &gateway.tags,
-            body,
-        );
+        let location = self.regions.gateway(gateway);
+        self.push_resource(Kind::VirtualNetworkGateway, name, location, &gateway.tags, body);
     }
 
     /// Adds the body of a local network gateway, and reports problems of its properties.
@@ -214,6 +208,7 @@ impl Expansion<'_> {
             properties["dpdTimeoutSeconds"] = json!(seconds);
         }
         let body = json!({"properties": properties});
-        self.push_resource(Kind::Connection, name, c.location.as_ref(), &c.tags, body);
+        let location = self.regions.connection(c);
+        self.push_resource(Kind::Connection, name, location, &c.tags, body);
     }
 }

@@ -71,7 +71,8 @@ pub struct GatewayIpConfiguration {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Connection {
-    /// Region of the resource; if absent, the region of its document.
+    /// Region of the resource; if absent, the region of `virtualNetworkGateway1` if this is in the same document, or else
+    /// the region of the document.
     #[serde(default)]
     pub location: Option<String>,
     /// Tags of the resource.

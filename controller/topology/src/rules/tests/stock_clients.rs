@@ -118,6 +118,34 @@ fn p1_what_a_resource_uses_is_in_its_region_and_subscription() {
     let at = "properties.ipConfigurations[0].properties.applicationSecurityGroups[0].id".to_owned();
     assert_eq!(only(refused), ("InvalidResourceReference", at));
 
+    // The public address of a gateway or NIC, and the own gateway of a connection.
+    w.put(&net("publicIPAddresses/there"), there.clone()).unwrap();
+    let at = "properties.ipConfigurations[0].properties.publicIPAddress.id".to_owned();
+    let public = |mut body: Value| {
+        body["properties"]["ipConfigurations"][0]["properties"]["publicIPAddress"] =
+            reference("publicIPAddresses/there");
+        body
+    };
+    let refused = w.put(
+        &net("networkInterfaces/n"),
+        public(nic_body("hub/subnets/s", json!({}))),
+    );
+    assert_eq!(only(refused), ("InvalidResourceReference", at.clone()));
+    w.gateway("hub", "10.0.255.0/27").unwrap();
+    let refused = w.put(
+        &net("virtualNetworkGateways/hub-gw"),
+        public(gateway_body("hub", json!({}))),
+    );
+    assert_eq!(only(refused), ("InvalidResourceReference", at));
+    let mut far = gateway_body("far", json!({}));
+    far["location"] = json!("region2");
+    w.put(&net("virtualNetworkGateways/far-gw"), far).unwrap();
+    let at = "properties.virtualNetworkGateway1.id".to_owned();
+    let refused = w.put(&net("connections/c"), connection_body("far", "hub", json!({})));
+    assert_eq!(only(refused), ("InvalidResourceReference", at));
+    w.put(&net("connections/c"), connection_body("hub", "far", json!({})))
+        .unwrap();
+
     // A group of another subscription.
     let foreign = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/x";
     w.put(foreign, json!({"location": "region1"})).unwrap();
@@ -270,11 +298,9 @@ fn e3_authorizations_of_a_circuit() {
     assert_eq!(codes(w.delete(&id)), ["XCircuitAuthorizationInUse"]);
     let none = json!({"location": "region1", "properties": {"authorizations": []}});
     assert_eq!(codes(w.put(&circuit, none)), ["XCircuitAuthorizationInUse"]);
-    w.subnet("far", "GatewaySubnet", "10.9.255.0/27").unwrap();
-    let mut second = gateway_body("far", json!({"gatewayType": "ExpressRoute"}));
-    second["location"] = json!("region2");
-    w.put(&net("virtualNetworkGateways/far-er"), second).unwrap();
-    let taken = w.link("d", "far", "er1", json!({"authorizationKey": key}));
+    w.vnet("near", &["10.8.0.0/16"]).unwrap();
+    w.express_gateway("near", "10.8.255.0/27").unwrap();
+    let taken = w.link("d", "near", "er1", json!({"authorizationKey": key}));
     assert_eq!(codes(taken), ["XCircuitAuthorizationInUse"]);
     w.delete(&net("connections/c")).unwrap();
     assert!(w.delete(&id).unwrap());

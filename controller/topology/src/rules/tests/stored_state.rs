@@ -1,7 +1,7 @@
 //! State that version 0.1 accepted and that is refused now. It stays writable: a client can send what GET has shown, and
 //! can repair it. Only what a request adds is checked.
 
-use super::{World, codes, gateway_body, net, token, vm_id, with};
+use super::{World, codes, connection_body, gateway_body, net, token, vm_id, with};
 use crate::address_use;
 use crate::change::{Change, Rejection};
 use crate::path::ArmPath;
@@ -241,8 +241,21 @@ fn p1_a_reference_that_is_stored_already_is_not_checked_again() {
     w.put(&net("networkSecurityGroups/old/securityRules/r"), rule("old"))
         .unwrap();
     w.gateway("hub", "10.0.255.0/27").unwrap();
+    w.put(&net("publicIPAddresses/p"), local()).unwrap();
+    let mut public = w.get(&net("virtualNetworkGateways/hub-gw"));
+    public["properties"]["ipConfigurations"][0]["properties"]["publicIPAddress"] = reference("publicIPAddresses/p");
+    w.put(&net("virtualNetworkGateways/hub-gw"), public).unwrap();
+    w.vnet("far", &["10.9.0.0/16"]).unwrap();
+    w.gateway("far", "10.9.255.0/27").unwrap();
+    w.put(&net("connections/c"), connection_body("far", "hub", json!({})))
+        .unwrap();
 
-    // The VNet and the application security groups move to another region than everything else.
+    // The VNet, a public address, a gateway and the application security groups move to another region than everything
+    // else.
+    let gateway = Arc::make_mut(w.now.gateways.get_mut(&id("virtualNetworkGateways/far-gw")).unwrap());
+    gateway.envelope.location = "region9".to_owned();
+    let public = Arc::make_mut(w.now.public_ips.get_mut(&id("publicIPAddresses/p")).unwrap());
+    public.envelope.location = "region9".to_owned();
     let vnet = Arc::make_mut(w.now.vnets.get_mut(&id("virtualNetworks/hub")).unwrap());
     vnet.envelope.location = "region9".to_owned();
     for group in w.now.application_security_groups.values_mut() {
@@ -251,6 +264,7 @@ fn p1_a_reference_that_is_stored_already_is_not_checked_again() {
     for tail in [
         "networkInterfaces/n",
         "virtualNetworkGateways/hub-gw",
+        "connections/c",
         "virtualNetworks/hub",
         "virtualNetworks/hub/subnets/s",
         "networkSecurityGroups/old",
@@ -269,6 +283,9 @@ fn p1_a_reference_that_is_stored_already_is_not_checked_again() {
     assert_eq!(refused(w.put(&net("networkInterfaces/n"), nic("new")), remedy), [wrong]);
     let added = w.nic("n2", "hub/subnets/s", None);
     assert_eq!(refused(added, "Create 's' in region 'region1'"), [wrong]);
+    w.delete(&net("connections/c")).unwrap();
+    let again = w.put(&net("connections/c"), connection_body("far", "hub", json!({})));
+    assert_eq!(refused(again, "Create 'far-gw' in region 'region1'"), [wrong]);
     w.delete(&net("virtualNetworkGateways/hub-gw")).unwrap();
     let again = w.put(&net("virtualNetworkGateways/hub-gw"), gateway_body("hub", json!({})));
     assert_eq!(codes(again), [wrong]);
