@@ -37,18 +37,19 @@ async fn wait_for_first_hop<'h>(w: &World, from: &str, to: &str, hosts: &[(&str,
     }
 }
 
-/// Waits until these agents use their links with `peer` again: none of them lists `peer` as down.
-async fn wait_until_used(w: &World, peer: &str, agents: &[&str]) -> Result<()> {
+/// Waits until these agents use their links with `peers`: none of them lists one of the peers as down.
+async fn wait_until_used(w: &World, peers: &[&str], agents: &[&str]) -> Result<()> {
     let end = Instant::now() + RECOVERY_TIMEOUT;
     for agent in agents {
-        while w
-            .agent_status(agent)
-            .await?
-            .down
-            .iter()
-            .any(|down| down.as_str() == peer)
-        {
-            ensure!(Instant::now() < end, "{agent} does not use {peer} again");
+        loop {
+            let down = w.agent_status(agent).await?.down;
+            if !down.iter().any(|down| peers.contains(&down.as_str())) {
+                break;
+            }
+            ensure!(
+                Instant::now() < end,
+                "{agent} does not use {peers:?}: {down:?} are down"
+            );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
@@ -72,6 +73,11 @@ async fn an_instance_of_a_gateway_stands_in_for_the_other() -> Result<()> {
     for from in ["left-vm", "right-vm"] {
         w.reach_within(from, "branch-vm", RECOVERY_TIMEOUT).await?;
     }
+    // An agent that starts before its peers takes them for down at first, and uses them only after they have answered for
+    // three seconds (D19). Before that, there is no instance that could stand in for another.
+    let instances = ["left-a", "left-b", "right-a", "right-b"];
+    wait_until_used(&w, &instances, &["left-vm", "right-vm", "branch-gw"]).await?;
+    wait_until_used(&w, &["branch-gw"], &instances).await?;
     w.kill_controller()?;
     // The right gateway is active-standby: its first instance carries all traffic.
     for (from, all, preferred) in [
@@ -99,7 +105,7 @@ async fn an_instance_of_a_gateway_stands_in_for_the_other() -> Result<()> {
             w.start_agent(here)?;
             // If both instances are active, the flow of this trace may stay at the other instance, so a trace does not
             // prove that the restarted one is back. The states of the agents do.
-            wait_until_used(&w, here, &[from, "branch-gw"]).await?;
+            wait_until_used(&w, &[here], &[from, "branch-gw"]).await?;
             wait_for_first_hop(&w, from, "branch-vm", preferred).await?;
             expect_no_loss(pinger).with_context(|| format!("{here} of {from}, planned: {planned}"))?;
         }
