@@ -153,6 +153,36 @@ fn l5_the_back_end_gets_its_own_address_and_the_client_hears_the_front_end() {
     }
 }
 
+/// L5: a client may use the ports of a connection through the front end again, for a connection to the back end's own
+/// address, and the other way round. The replies have the address to which the client has sent.
+#[test]
+fn l5_replies_to_a_direct_connection_with_the_same_ports_are_not_translated() {
+    let mut world = world(&[balancing_rule(false)]);
+    let (node, _) = delivered(&mut world, 40_000, Flags::Syn).unwrap();
+    let back = BACK[node - 1];
+    let reply = |world: &mut World, flags| {
+        world.nodes[0].delivered.clear();
+        send(world, node, tcp((back, 8080), (CLIENT, 40_000), flags));
+        ends(&world.nodes[0].delivered.pop().expect("the reply arrives")).0
+    };
+    let (front_end, own) = (format!("{FRONT}:80"), format!("{back}:8080"));
+    for _ in 0..2 {
+        for flags in [Flags::SynAck, Flags::Ack, Flags::Fin] {
+            assert_eq!(reply(&mut world, flags), front_end);
+        }
+        for (sent, answer) in [
+            (Flags::Syn, Flags::SynAck),
+            (Flags::Ack, Flags::Ack),
+            (Flags::Fin, Flags::Fin),
+        ] {
+            send(&mut world, 0, tcp((CLIENT, 40_000), (back, 8080), sent));
+            assert_eq!(reply(&mut world, answer), own);
+        }
+        assert_eq!(delivered(&mut world, 40_000, Flags::Syn).unwrap().0, node);
+    }
+    assert_eq!(reply(&mut world, Flags::SynAck), front_end);
+}
+
 /// L4: a flow stays with its back end while the pool changes; new flows use the new pool.
 #[test]
 fn l4_a_flow_stays_with_its_back_end_when_the_pool_grows() {

@@ -64,6 +64,10 @@ pub enum Balanced {
     Chosen(Choice),
     /// The packet may be a back end's reply to a flow that a load balancer has sent to it.
     MayReply,
+    /// None, and the packet comes to a NIC with back ends. The back end cannot distinguish such a packet from one with the
+    /// same addresses and ports that a load balancer has sent to it. So the flow is from now on one without a choice, and
+    /// replies are not translated.
+    Direct,
 }
 
 /// The state that one lane needs for its decisions about packets, besides the [`FlowTable`] that all lanes share.
@@ -166,8 +170,14 @@ impl FlowGate {
             }
             Belongs::Flow { key, tcp } => (key, tcp),
         };
-        let known = table
-            .find(&key, at.now)
+        let mut found = table.find(&key, at.now);
+        if at.balanced == Balanced::Direct
+            && let Some(flow) = found.as_mut().filter(|flow| flow.forward && flow.choice != 0)
+        {
+            table.set_choice(flow, 0);
+            flow.choice = 0;
+        }
+        let known = found
             .filter(|flow| !tcp.opens || flow.is_repeated_syn())
             .filter(|flow| !tcp.asks || flow.forward);
         let (admission, flow) = match known {
@@ -178,7 +188,9 @@ impl FlowGate {
                     (Admission::Known, Some(flow))
                 }
             },
-            None if rules.is_empty() && at.balanced == Balanced::MayReply => (Admission::Allowed(None), None),
+            None if rules.is_empty() && matches!(at.balanced, Balanced::MayReply | Balanced::Direct) => {
+                (Admission::Allowed(None), None)
+            }
             None => self.admit_new(table, rules, at, (&key, tcp), &mut decided),
         };
         if matches!(admission, Admission::Known | Admission::Allowed(_)) {
@@ -245,7 +257,7 @@ impl FlowGate {
         }
         let choice = match at.balanced {
             Balanced::Chosen(choice) => choice.0,
-            Balanced::No | Balanced::MayReply => 0,
+            Balanced::No | Balanced::MayReply | Balanced::Direct => 0,
         };
         match table.insert_chosen(key, (at.link, at.idle_timeout), at.now, choice) {
             Ok(flow) => (admission(judgement), Some(flow)),

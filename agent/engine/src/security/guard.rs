@@ -206,8 +206,13 @@ impl Guard {
     ) -> Result<Option<Choice>, DropReason> {
         // If `ports` is 0, the packet is a fragment or has no ports. Several flows of such packets can have the same
         // slot, so the slot is not used.
-        let remembered = slot.filter(|_| info.ports != 0 && !changes_state(packet, info));
-        let Some(slot) = remembered else {
+        let changes_state = changes_state(packet, info);
+        let mut slot = slot.filter(|_| info.ports != 0);
+        if changes_state && let Some(slot) = slot.take() {
+            // What is remembered may be of an earlier connection with the same ports.
+            *slot = None;
+        }
+        let Some(slot) = slot else {
             return self.check(tables, ingress, (packet, info), (verdict, choice), now);
         };
         let period = self.period(now);
@@ -260,7 +265,11 @@ impl Guard {
         let balanced = match (choice, ingress) {
             (Some(choice), _) => Balanced::Chosen(choice),
             (None, Ingress::Tun(nic)) if tables.front_ends.has_back_ends(nic) => Balanced::MayReply,
-            (None, _) => Balanced::No,
+            (None, Ingress::Link(_)) => match verdict {
+                Verdict::Deliver(nic) if tables.front_ends.has_back_ends(nic) => Balanced::Direct,
+                _ => Balanced::No,
+            },
+            (None, Ingress::Tun(_)) => Balanced::No,
         };
         let rules = nics.and_then(|nics| nics.rules(passage.nic)).unwrap_or(&self.no_rules);
         if rules.is_empty() && balanced == Balanced::No {

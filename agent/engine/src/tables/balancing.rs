@@ -16,6 +16,8 @@ pub(crate) struct FrontEnds {
     all: Vec<FrontEnd>,
     /// The back ends that this agent owns, once for each rule. [`BackEndIndex`] is a position in this list.
     own: Vec<BackEnd>,
+    /// The NICs of `own`.
+    nics_with_back_ends: BTreeSet<NicIndex>,
     /// The position in `own` of each choice.
     own_by_choice: BTreeMap<Choice, BackEndIndex>,
     /// The idle timeout of each choice, in seconds.
@@ -133,9 +135,11 @@ impl FrontEnds {
                 .and_then(|nics| nics.owner(*address));
             let own = place.and_then(|place| {
                 let index = BackEndIndex(u32::try_from(self.own.len()).ok()?);
+                let nic = place.nic.unwrap_or(NicIndex::FIRST);
+                self.nics_with_back_ends.insert(nic);
                 self.own.push(BackEnd {
                     choice,
-                    nic: place.nic.unwrap_or(NicIndex::FIRST),
+                    nic,
                     front: (front, rule.port),
                     back: (*address, rule.back_end_port),
                     floating_ip: rule.floating_ip,
@@ -185,7 +189,7 @@ impl FrontEnds {
 
     /// Whether a NIC of this agent has a back end.
     pub(crate) fn has_back_ends(&self, nic: NicIndex) -> bool {
-        self.own.iter().any(|b| b.nic == nic)
+        self.nics_with_back_ends.contains(&nic)
     }
 
     /// A back end that this agent owns.

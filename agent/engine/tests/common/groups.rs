@@ -116,6 +116,7 @@ pub enum Flags {
     Syn,
     SynAck,
     Ack,
+    Fin,
 }
 
 /// A TCP segment over IPv4.
@@ -128,6 +129,7 @@ pub fn tcp(from: (&str, u16), to: (&str, u16), flags: Flags) -> Vec<u8> {
         Flags::Syn => header.syn(),
         Flags::SynAck => header.syn().ack(2),
         Flags::Ack => header.ack(2),
+        Flags::Fin => header.fin().ack(2),
     };
     let mut out = Vec::new();
     header.write(&mut out, b"data").unwrap();
