@@ -66,13 +66,16 @@ pub fn decide(tables: &Tables, ingress: Ingress, packet: &PacketInfo, trace: Opt
     decide_after(tables, ingress, packet, None, trace).0
 }
 
-/// Does the same as [`decide`] for a packet of a flow for which a load balancer has made the choice `earlier`. The flow
+/// Returns the choice that a load-balancing rule has made for an earlier packet of the same flow. `None`: it is not known.
+pub(crate) type Memory<'a> = &'a dyn Fn(&BalancingRule) -> Option<Choice>;
+
+/// Does the same as [`decide`]. If a load balancer applies to the packet, asks `memory` for its earlier choice: the flow
 /// stays with this back end while the rule has it (L4, L7). Returns the choice too, if a load balancer has made one.
 pub(crate) fn decide_after(
     tables: &Tables,
     ingress: Ingress,
     packet: &PacketInfo,
-    earlier: Option<Choice>,
+    memory: Option<Memory<'_>>,
     trace: Option<&mut Trace>,
 ) -> (Verdict, Option<Choice>) {
     let mut decision = Decision {
@@ -80,7 +83,7 @@ pub(crate) fn decide_after(
         packet,
         trace,
         nic: NicIndex::FIRST,
-        earlier,
+        memory,
         choice: None,
     };
     match decision.run(ingress) {
@@ -95,8 +98,8 @@ struct Decision<'a> {
     trace: Option<&'a mut Trace>,
     /// At a VM: the NIC that the packet leaves or arrives at.
     nic: NicIndex,
-    /// The choice of a load balancer for an earlier packet of the flow.
-    earlier: Option<Choice>,
+    /// The choices of load balancers for earlier packets.
+    memory: Option<Memory<'a>>,
     /// The choice for this packet.
     choice: Option<Choice>,
 }
@@ -406,7 +409,8 @@ impl Decision<'_> {
         if let Some(trace) = self.trace.as_deref_mut() {
             trace.balancing_rule = Some(rule.id.clone());
         }
-        let earlier = self.earlier.and_then(|choice| rule.member(choice, self.packet));
+        let earlier = self.memory.and_then(|memory| memory(rule));
+        let earlier = earlier.and_then(|choice| rule.member(choice, self.packet));
         let member = earlier
             .filter(|member| wanted(member))
             .or_else(|| rule.choose(self.packet, wanted))

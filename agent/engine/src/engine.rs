@@ -4,14 +4,14 @@
 use crate::aqm::{Advice, Codel};
 use crate::buffer::{DeliverSink, NoRedirect, Path, RedirectSink, TransmitSink};
 use crate::decide::{Ingress, decide_after};
-use crate::flow::FlowCache;
+use crate::flow::{FlowCache, Lookup};
 use crate::link::{Event, LinkSet, Opened, Sealed};
 use crate::packet::icmp::{self, IcmpError, Limiter};
 use crate::packet::rewrite::{End, rewrite};
 use crate::packet::{self, PacketInfo};
 use crate::security::{DEFAULT_FLOWS, FROM_HOST, Flows, Guard, RuleName};
 use crate::stats::Stats;
-use crate::tables::{LinkIndex, NicIndex, Tables};
+use crate::tables::{BalancingRule, LinkIndex, NicIndex, Tables};
 use crate::verdict::{DropReason, Verdict};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -452,15 +452,19 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
         {
             return self.take_probe_reply(tables, ingress, packet, &info);
         }
-        // Flows are told apart by their ports, which the slot's key has to have for that.
-        let by_ports = tables.spreads || tables.keeps_flows();
-        let (verdict, choice, slot) = self.flows.decide_and_admit(ingress, &info, by_ports, || {
-            let (verdict, choice) = decide_after(tables, ingress, &info, None, None);
-            let Some(fresh) = choice else { return (verdict, None) };
-            match self.guard.earlier_choice(tables, ingress, (packet, &info), self.now) {
-                Some(earlier) if earlier != fresh => decide_after(tables, ingress, &info, Some(earlier), None),
-                _ => (verdict, choice),
-            }
+        let balances = !tables.front_ends.is_empty();
+        let lookup = Lookup {
+            // Flows are told apart by their ports, which the slot's key has to have for that.
+            by_ports: tables.spreads || tables.keeps_flows(),
+            opens: balances && packet::opens_connection(packet, &info),
+            period: if balances { self.guard.period(self.now) } else { 0 },
+        };
+        let (verdict, choice, slot) = self.flows.decide_and_admit(ingress, &info, lookup, || {
+            let earlier = |rule: &BalancingRule| {
+                self.guard
+                    .earlier_choice(tables, ingress, (packet, &info), rule, self.now)
+            };
+            decide_after(tables, ingress, &info, Some(&earlier), None)
         });
         // N12: the rules see the back end's address and port.
         let verdict = match verdict {

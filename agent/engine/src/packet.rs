@@ -131,6 +131,18 @@ fn ports(packet: &[u8], protocol: u8, at: usize) -> u32 {
     }
 }
 
+/// Whether the packet is a TCP segment that asks for a new connection: it has SYN and not ACK. `info` must be the result
+/// of parsing this packet.
+#[must_use]
+pub fn opens_connection(packet: &[u8], info: &PacketInfo) -> bool {
+    const FLAGS: usize = 13;
+    const SYN: u8 = 0x02;
+    const ACK: u8 = 0x10;
+    let tcp = info.transport.filter(|_| info.protocol == TCP);
+    let flags = tcp.and_then(|tcp| packet.get(tcp + FLAGS));
+    flags.is_some_and(|flags| flags & (SYN | ACK) == SYN)
+}
+
 /// Whether routers may not fragment the packet: always for IPv6, and for IPv4 with the DF flag. The packet must have
 /// been parsed.
 ///

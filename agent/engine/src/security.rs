@@ -7,6 +7,7 @@
 //! the affected flows, and the rules decide about each of them again.
 
 mod address_sets;
+mod choices;
 mod classifier;
 mod flow_gate;
 mod flow_key;

@@ -335,6 +335,11 @@ impl Tables {
         done.then_some((back_end.nic, info))
     }
 
+    /// Whether the agent chooses back ends for flows that pass none of its NICs: it is a gateway.
+    pub(crate) fn chooses_for_others(&self) -> bool {
+        !self.front_ends.is_empty() && !matches!(self.role, AgentRole::Vm(_))
+    }
+
     /// Whether packets may belong to flows that the agent keeps: security groups or load balancers apply to some.
     pub(crate) fn keeps_flows(&self) -> bool {
         self.security.is_some() || !self.front_ends.is_empty()

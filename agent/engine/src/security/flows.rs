@@ -1,11 +1,12 @@
 //! The flow table of an agent, its clock, and the parts of it that each lane checks after a change.
 
+use super::choices::{Choices, FLOWS_OF_LANE};
 use super::flow_table::{BootTime, FlowTable, Unusable};
 use crate::tables::Tables;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Capacity of the flow table of an agent that sets no other one, in flows. Such a table takes 90 MB, which the kernel
 /// allocates page by page as flows come.
@@ -15,12 +16,20 @@ pub const DEFAULT_FLOWS: usize = 1_000_000;
 /// saved can be older than the table.
 const FIRST_SECOND: u32 = 365 * 24 * 60 * 60;
 
+/// A change of a load balancer's pool or health within this time after the first tables does not count as one (D35). The
+/// agent takes all back ends for up when it starts, and learns their health meanwhile.
+const LEARNS_HEALTH: Duration = Duration::from_secs(30);
+
 /// The flow table that all lanes of an agent share. It is made when a group is attached to a NIC of the agent for the
 /// first time, or when saved flows are loaded.
 #[derive(Debug)]
 pub struct Flows {
     /// The table, and the time when it was made.
     table: OnceLock<(FlowTable, Instant)>,
+    /// The choices for flows that pass none of the agent's NICs, made with the first front ends of a gateway.
+    choices: OnceLock<Choices>,
+    /// When the first lookup tables with front ends were installed.
+    balances_since: OnceLock<Instant>,
     capacity: usize,
     seed: u64,
     /// Number of lanes that share the table.
@@ -38,6 +47,8 @@ impl Flows {
     pub const fn new(capacity: usize, seed: u64) -> Self {
         Self {
             table: OnceLock::new(),
+            choices: OnceLock::new(),
+            balances_since: OnceLock::new(),
             capacity,
             seed,
             lanes: AtomicUsize::new(0),
@@ -107,6 +118,34 @@ impl Flows {
         tables_of.push(0);
         self.lanes.store(tables_of.len(), Ordering::Relaxed);
         tables_of.len() - 1
+    }
+
+    /// Number of choices of load balancers that a gateway has forgotten while their flows were in use, because its table
+    /// was full (D35). It counts from the start of the agent. A change of the back-end pool may move such a flow.
+    #[must_use]
+    pub fn replaced_choices(&self) -> u64 {
+        self.choices.get().map_or(0, Choices::replaced)
+    }
+
+    /// The choices for flows that pass none of the agent's NICs. `None`: the agent is no gateway, or there was no front end
+    /// since it started.
+    pub(super) fn choices(&self) -> Option<&Choices> {
+        self.choices.get()
+    }
+
+    /// Prepares for the front ends of lookup tables that a lane installs at `now`.
+    pub(super) fn balance(&self, tables: &Tables, now: Instant) {
+        if tables.front_ends.is_empty() {
+            return;
+        }
+        let since = *self.balances_since.get_or_init(|| now);
+        let counts = now.saturating_duration_since(since) >= LEARNS_HEALTH;
+        tables.front_ends.begin(now, counts);
+        if tables.chooses_for_others() {
+            let lanes = self.lanes.load(Ordering::Relaxed).max(1);
+            self.choices
+                .get_or_init(|| Choices::new(FLOWS_OF_LANE * lanes, self.seed, now));
+        }
     }
 
     /// Records the lookup tables that a lane has installed.

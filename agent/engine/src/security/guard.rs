@@ -1,6 +1,7 @@
 //! Applies the security groups of an agent in one lane: decides whether packets pass the agent's NICs, and counts how
 //! often each rule has decided. Keeps the choices of load balancers in the same flow table.
 
+use super::choices::Part;
 use super::flow_gate::{Admission, AtNic, Balanced, FlowGate};
 use super::flow_key::{Belongs, belongs_to};
 use super::flow_table::FROM_HOST;
@@ -11,7 +12,7 @@ use super::secured_nics::{Passage, RuleName, SecuredNics};
 use crate::decide::Ingress;
 use crate::flow::Admission as Admitted;
 use crate::packet::{PacketInfo, TCP};
-use crate::tables::{Choice, NicIndex, Tables};
+use crate::tables::{BalancingRule, Choice, NicIndex, Tables};
 use crate::verdict::{DropReason, Verdict};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -126,6 +127,7 @@ impl Guard {
     /// rules decide about all flows again (D34).
     fn begin_recheck(&mut self, before: Option<&Arc<Tables>>, after: &Tables, now: Instant) {
         self.flows.set_tables(self.lane, after);
+        self.flows.balance(after, now);
         let (Some(nics), Some((_, seconds))) = (&after.security, self.flows.present(now)) else {
             return;
         };
@@ -147,9 +149,31 @@ impl Guard {
         self.recheck.step(&self.flows, self.lane, tables)
     }
 
-    /// The choice that a load balancer has made for an earlier packet of the same flow.
-    /// `None`: there was no such packet, or the present one asks for a new connection.
+    /// The choice that `rule` has made for an earlier packet of the same flow. `None`: there was no such packet, or the
+    /// present one asks for a new connection, which may not go to the back end of an earlier one.
     pub(crate) fn earlier_choice(
+        &self,
+        tables: &Tables,
+        ingress: Ingress,
+        (packet, info): (&[u8], &PacketInfo),
+        rule: &BalancingRule,
+        now: Instant,
+    ) -> Option<Choice> {
+        let part = Part::of(packet, info);
+        let earlier = match ingress {
+            Ingress::Link(_) if tables.chooses_for_others() => {
+                let known = self.flows.choices().and_then(|choices| choices.find(info, part, now));
+                // D35: the packet may belong to a flow from before the last change of the rule.
+                known.or_else(|| rule.choose_as_before(info, now).filter(|_| part != Part::Begin))
+            }
+            _ => self.choice_in_table(tables, ingress, (packet, info), now),
+        };
+        // L7: a back end that is down gets no new connection, also if its SYN is repeated.
+        earlier.filter(|choice| part != Part::Begin || rule.is_up(*choice))
+    }
+
+    /// The choice in the flow table for a packet that passes a NIC of this agent. See [`Self::earlier_choice`].
+    fn choice_in_table(
         &self,
         tables: &Tables,
         ingress: Ingress,
@@ -227,7 +251,7 @@ impl Guard {
     }
 
     /// The number of the present period. Begins a new period if the present one has lasted a second or more.
-    fn period(&mut self, now: Instant) -> u32 {
+    pub(crate) fn period(&mut self, now: Instant) -> u32 {
         /// Shortest length of a period. It is one second because the shared table keeps times in seconds.
         const PERIOD: Duration = Duration::from_secs(1);
         if self.period_ends.is_none_or(|ends| now >= ends) {
@@ -255,6 +279,7 @@ impl Guard {
             None => Passage::of(ingress, info, verdict).map(|(_, passage)| passage),
         };
         let Some(passage) = passage else {
+            self.note_choice(tables, ingress, (packet, info), choice, now);
             return Ok(None);
         };
         let balanced = match (choice, ingress) {
@@ -308,6 +333,22 @@ impl Guard {
         }
         let is_reply = passage.direction == Direction::Outbound && !flow.forward && flow.choice != 0;
         Ok(is_reply.then_some(Choice(flow.choice)))
+    }
+
+    /// Remembers the choice for a packet that passes none of the agent's NICs.
+    fn note_choice(
+        &self,
+        tables: &Tables,
+        ingress: Ingress,
+        (packet, info): (&[u8], &PacketInfo),
+        choice: Option<Choice>,
+        now: Instant,
+    ) {
+        if let (Ingress::Link(_), Some(choice), Some(choices)) = (ingress, choice, self.flows.choices())
+            && let Some(timeout) = tables.front_ends.idle_timeout(choice)
+        {
+            choices.note(info, Part::of(packet, info), choice, timeout, now);
+        }
     }
 
     /// Visits a 600th of the table's entries, and removes those flows that are over. With a call each 100 ms, the whole

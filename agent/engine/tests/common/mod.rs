@@ -7,6 +7,7 @@
 )]
 
 pub mod groups;
+pub mod lanes;
 
 use boringtun::x25519::{PublicKey as DhPublic, StaticSecret};
 use etherparse::PacketBuilder;
