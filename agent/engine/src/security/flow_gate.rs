@@ -62,7 +62,8 @@ pub enum Balanced {
     No,
     /// It has made this choice for the packet. The packet's flow is kept even if no group applies to the NIC.
     Chosen(Choice),
-    /// The packet may be a back end's reply to a flow that a load balancer has sent to it.
+    /// The packet may be a reply of a flow for which a load balancer has made a choice: it comes from a back end's NIC, or
+    /// from a front end.
     MayReply,
 }
 

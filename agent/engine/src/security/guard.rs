@@ -285,6 +285,8 @@ impl Guard {
         let balanced = match (choice, ingress) {
             (Some(choice), _) => Balanced::Chosen(choice),
             (None, Ingress::Tun(nic)) if tables.front_ends.has_back_ends(nic) => Balanced::MayReply,
+            // The reply shows that the client's flow is established, and that its choice must be kept (L4).
+            (None, Ingress::Link(_)) if tables.front_ends.has_address(info.source) => Balanced::MayReply,
             (None, _) => Balanced::No,
         };
         let rules = nics.and_then(|nics| nics.rules(passage.nic)).unwrap_or(&self.no_rules);

@@ -16,8 +16,8 @@ use tombolo_proto::id::ResourceId;
 /// All front ends that an agent can reach, and the back ends that it owns.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FrontEnds {
-    /// The position in `all`, by the position of the space and the address.
-    by_address: BTreeMap<(usize, IpAddr), usize>,
+    /// The position in `all`, by the address and the position of the space.
+    by_address: BTreeMap<(IpAddr, usize), usize>,
     all: Vec<FrontEnd>,
     /// The back ends that this agent owns, once for each rule. [`BackEndIndex`] is a position in this list.
     own: Vec<BackEnd>,
@@ -119,7 +119,7 @@ impl FrontEnds {
                 address: front_end.address,
                 rules: rules.collect(),
             };
-            all.by_address.insert((space, front_end.address), all.all.len());
+            all.by_address.insert((front_end.address, space), all.all.len());
             all.all.push(prepared);
         }
         all
@@ -195,7 +195,13 @@ impl FrontEnds {
 
     /// Whether `address` is a front end in the space at this position.
     pub(crate) fn contains(&self, space: usize, address: IpAddr) -> bool {
-        self.by_address.contains_key(&(space, address))
+        self.by_address.contains_key(&(address, space))
+    }
+
+    /// Whether `address` is a front end in any space.
+    pub(crate) fn has_address(&self, address: IpAddr) -> bool {
+        let mut from_it = self.by_address.range((address, 0)..);
+        from_it.next().is_some_and(|((found, _), _)| *found == address)
     }
 
     /// The NIC of this agent that has a back end, or serves its subnet. `None`: no back end of this agent has the address.
@@ -246,7 +252,7 @@ impl FrontEnds {
     /// # Errors
     /// No rule applies: the packet is neither TCP nor UDP, or there is no rule for its protocol and port.
     pub(crate) fn rule_for(&self, space: usize, address: IpAddr, packet: &PacketInfo) -> Result<&Rule, DropReason> {
-        let position = self.by_address.get(&(space, address)).ok_or(DropReason::NoOwner)?;
+        let position = self.by_address.get(&(address, space)).ok_or(DropReason::NoOwner)?;
         self.all[*position].rule_for(packet)
     }
 
