@@ -262,6 +262,7 @@ fn l7_d35_unknown_flows_go_by_the_pool_of_before_the_last_change() {
         sites.change(&[1, 2, 3], &RoutingState::default());
         sites.pass(Duration::from_secs(240));
         assert_eq!(sites.moved(&other), 0, "{lanes} lanes");
+        sites.pass(Duration::from_secs(1));
         let new = sites.establish(1000..1000 + FLOWS);
         assert!(new.values().any(|chosen| chosen == BACK_ENDS[2]));
 

@@ -131,7 +131,7 @@ fn d33_lanes_never_find_the_choice_of_another_flow() {
         for lane in 0..4u32 {
             let table = &table;
             scope.spawn(move || {
-                for n in 0..100_000 {
+                for n in 0..100_000u32 {
                     let client = n.wrapping_mul(2_654_435_761) % 200 + lane;
                     let flow = packet(client, 1);
                     let own = Choice(u64::from(client) + 1);
