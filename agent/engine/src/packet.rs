@@ -2,6 +2,7 @@
 //! panic on bytes that were not parsed.
 
 pub mod icmp;
+pub mod quoted;
 pub mod rewrite;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -46,19 +47,31 @@ pub struct PacketInfo {
 #[must_use]
 pub fn parse(packet: &[u8]) -> Option<PacketInfo> {
     match packet.first()? >> 4 {
-        4 => parse_v4(packet),
-        6 => parse_v6(packet),
+        4 => parse_v4(packet, false),
+        6 => parse_v6(packet, false),
         _ => None,
     }
 }
 
-fn parse_v4(p: &[u8]) -> Option<PacketInfo> {
+/// Parses the headers of a packet of which only the beginning may be there, as in the quotation of an ICMP error. The
+/// length in the result is that of the bytes that are there and belong to the packet. `None`: as for [`parse`], but not
+/// because bytes are missing after the IP header.
+fn parse_start(packet: &[u8]) -> Option<PacketInfo> {
+    match packet.first()? >> 4 {
+        4 => parse_v4(packet, true),
+        6 => parse_v6(packet, true),
+        _ => None,
+    }
+}
+
+fn parse_v4(p: &[u8], may_be_cut: bool) -> Option<PacketInfo> {
     let header = p.get(..20)?;
     let header_len = usize::from(header[0] & 0x0f) * 4;
     let len = usize::from(u16::from_be_bytes([header[2], header[3]]));
-    if header_len < 20 || len < header_len || len > p.len() {
+    if header_len < 20 || len < header_len || len > p.len() && !may_be_cut {
         return None;
     }
+    let len = len.min(p.len());
     let fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff;
     let later_fragment = fragment & 0x1fff != 0;
     Some(PacketInfo {
@@ -76,12 +89,13 @@ fn parse_v4(p: &[u8]) -> Option<PacketInfo> {
     })
 }
 
-fn parse_v6(p: &[u8]) -> Option<PacketInfo> {
+fn parse_v6(p: &[u8], may_be_cut: bool) -> Option<PacketInfo> {
     let header: &[u8; 40] = p.get(..40)?.try_into().ok()?;
     let len = usize::from(u16::from_be_bytes([header[4], header[5]])) + 40;
-    if len > p.len() {
+    if len > p.len() && !may_be_cut {
         return None;
     }
+    let len = len.min(p.len());
     let address = |at: usize| {
         let mut octets = [0; 16];
         octets.copy_from_slice(&header[at..at + 16]);

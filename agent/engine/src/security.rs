@@ -7,13 +7,14 @@
 //! the affected flows, and the rules decide about each of them again.
 
 mod address_sets;
-mod choices;
 mod classifier;
 mod flow_gate;
 mod flow_key;
+mod flow_memory;
 mod flow_table;
 mod flows;
 mod guard;
+mod local_flows;
 mod nic_rules;
 mod recheck;
 mod secured_nics;
@@ -28,5 +29,6 @@ pub use flow_table::{
 };
 pub use flows::{DEFAULT_FLOWS, Flows};
 pub(crate) use guard::Guard;
+pub(crate) use local_flows::LocalFlow;
 pub use nic_rules::{Attachment, GroupExplanation, GroupRules, Judgement, NicRules, RuleRef};
 pub use secured_nics::{Passage, RuleName, SecuredNics};

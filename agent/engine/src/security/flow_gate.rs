@@ -131,7 +131,8 @@ impl FlowGate {
         self.admit_flow(table, rules, at, decided).0
     }
 
-    /// Does the same as [`admit`](Self::admit), and returns the packet's flow too, if the table has it now.
+    /// Does the same as [`admit`](Self::admit), and returns the packet's flow too, if the table has it now. The flow of an
+    /// ICMP error is that of the packet that it quotes.
     pub fn admit_flow(
         &mut self,
         table: &FlowTable,
@@ -159,7 +160,7 @@ impl FlowGate {
                 if let Some(flow) = table.find(&quoted, at.now) {
                     return match self.deny_again(table, rules, (&quoted, &flow), at.now, &mut decided) {
                         Some(by) => (Admission::Denied(by), None),
-                        None => (Admission::Known, None),
+                        None => (Admission::Known, Some(flow.against())),
                     };
                 }
                 let judgement = rules.judge_and(at.direction, &rule_key(at.info, None), decided);

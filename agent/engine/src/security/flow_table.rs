@@ -95,6 +95,15 @@ pub struct FlowRef {
 }
 
 impl FlowRef {
+    /// The same flow, for a packet that goes against the packet that was looked up.
+    #[must_use]
+    pub const fn against(self) -> Self {
+        Self {
+            forward: !self.forward,
+            ..self
+        }
+    }
+
     /// Whether the packet, if it is a SYN, repeats the SYN that began the flow.
     #[must_use]
     pub fn is_repeated_syn(&self) -> bool {

@@ -1,16 +1,18 @@
 //! Applies the security groups of an agent in one lane: decides whether packets pass the agent's NICs, and counts how
 //! often each rule has decided. Keeps the choices of load balancers in the same flow table.
 
-use super::choices::Part;
 use super::flow_gate::{Admission, AtNic, Balanced, FlowGate};
 use super::flow_key::{Belongs, belongs_to};
+use super::flow_memory::Part;
 use super::flow_table::FROM_HOST;
 use super::flows::Flows;
+use super::local_flows::{self, LocalFlow};
 use super::nic_rules::NicRules;
 use super::recheck::Recheck;
 use super::secured_nics::{Passage, RuleName, SecuredNics};
 use crate::decide::Ingress;
 use crate::flow::Admission as Admitted;
+use crate::packet::quoted::flow_of_error;
 use crate::packet::{PacketInfo, TCP};
 use crate::tables::{BalancingRule, Choice, NicIndex, Tables};
 use crate::verdict::{DropReason, Verdict};
@@ -162,9 +164,12 @@ impl Guard {
         let part = Part::of(packet, info);
         let earlier = match ingress {
             Ingress::Link(_) if tables.chooses_for_others() => {
-                let known = self.flows.choices().and_then(|choices| choices.find(info, part, now));
+                let error = flow_of_error(packet, info);
+                let flow = error.as_ref().unwrap_or(info);
+                let known = self.flows.choices().and_then(|choices| choices.find(flow, part, now));
+                let known = known.map(|[choice]| Choice(choice));
                 // D35: the packet may belong to a flow from before the last change of the rule.
-                known.or_else(|| rule.choose_as_before(info, now).filter(|_| part != Part::Begin))
+                known.or_else(|| rule.choose_as_before(flow, now).filter(|_| part != Part::Begin))
             }
             _ => self.choice_in_table(tables, ingress, (packet, info), now),
         };
@@ -183,22 +188,30 @@ impl Guard {
         let (table, seconds) = self.flows.present(now)?;
         let known = |address: IpAddr, nic: NicIndex, direction, to: Option<(IpAddr, u16)>| {
             let nic = flow_nic(tables, address, nic);
-            let Belongs::Flow { mut key, tcp } = belongs_to(packet, info, nic, direction) else {
-                return None;
+            let (mut key, opens, is_quoted) = match belongs_to(packet, info, nic, direction) {
+                Belongs::Flow { key, tcp } => (key, tcp.opens, false),
+                Belongs::Error { quoted } => (quoted, false, true),
+                Belongs::Fragment { .. } | Belongs::Malformed => return None,
             };
             if let Some((address, port)) = to {
-                key.destination = address;
-                key.ports.1 = if port == 0 { key.ports.1 } else { port };
+                // The quoted packet has the opposite direction.
+                let (of_key, port_of_key) = match is_quoted {
+                    true => (&mut key.source, &mut key.ports.0),
+                    false => (&mut key.destination, &mut key.ports.1),
+                };
+                *of_key = address;
+                *port_of_key = if port == 0 { *port_of_key } else { port };
             }
             let flow = table.find(&key, seconds)?;
-            (flow.choice != 0 && (!tcp.opens || flow.is_repeated_syn())).then_some(Choice(flow.choice))
+            (flow.choice != 0 && (!opens || flow.is_repeated_syn())).then_some(Choice(flow.choice))
         };
         match ingress {
             Ingress::Tun(nic) => known(info.source, nic, Direction::Outbound, None),
             // The flow table knows a flow to a back end by the back end's own address and port, while this packet still
             // has those of the front end.
             Ingress::Link(_) => {
-                let mut own = tables.front_ends.own_back_ends_for(info);
+                let error = flow_of_error(packet, info);
+                let mut own = tables.front_ends.own_back_ends_for(error.as_ref().unwrap_or(info));
                 own.find_map(|back_end| {
                     let to = (!back_end.floating_ip).then_some(back_end.back);
                     let address = to.map_or(info.destination, |(address, _)| address);
@@ -206,6 +219,51 @@ impl Guard {
                 })
             }
         }
+    }
+
+    /// The source port with which a back end behind this agent knows the flow of a client behind this agent. `packet` is
+    /// already for the back end's own address and port, and still has the client's. `None`: no port is free, or the
+    /// packet is a fragment, whose ports are not known; or it is an ICMP error about no such flow.
+    pub(crate) fn local_port(
+        &self,
+        tables: &Tables,
+        (packet, info): (&[u8], &PacketInfo),
+        front: IpAddr,
+        choice: Choice,
+        now: Instant,
+    ) -> Option<u16> {
+        let error = flow_of_error(packet, info);
+        let flow = error.as_ref().unwrap_or(info);
+        if flow.ports == 0 {
+            return None;
+        }
+        let remember = tables.front_ends.idle_timeout(choice).filter(|_| error.is_none());
+        let packet = (flow, Part::of(packet, info));
+        local_flows::source_port(&self.flows, packet, front, choice, remember, now)
+    }
+
+    /// Whether there was a flow between a client and a back end behind this agent since the agent started.
+    pub(crate) fn has_local_flows(&self) -> bool {
+        self.flows.known_local_flows().is_some()
+    }
+
+    /// The flow between a client and a back end behind this agent to which a packet from the back end to the front end
+    /// belongs, or about which it reports as an ICMP error. `None`: there is no such flow.
+    pub(crate) fn local_client(
+        &self,
+        tables: &Tables,
+        (packet, info): (&[u8], &PacketInfo),
+        now: Instant,
+    ) -> Option<LocalFlow> {
+        let error = flow_of_error(packet, info);
+        let part = Part::of(packet, info);
+        let flow = local_flows::client_of(&self.flows, (error.as_ref().unwrap_or(info), part), now)?;
+        if error.is_none()
+            && let Some(timeout) = tables.front_ends.idle_timeout(flow.choice)
+        {
+            local_flows::note_reply(&self.flows, (info, part), flow, timeout, now);
+        }
+        Some(flow)
     }
 
     /// Applies the security groups to a packet about which the engine has decided `verdict`. `choice` is the choice of a
@@ -348,8 +406,9 @@ impl Guard {
     ) {
         if let (Ingress::Link(_), Some(choice), Some(choices)) = (ingress, choice, self.flows.choices())
             && let Some(timeout) = tables.front_ends.idle_timeout(choice)
+            && flow_of_error(packet, info).is_none()
         {
-            choices.note(info, Part::of(packet, info), choice, timeout, now);
+            choices.note(info, Part::of(packet, info), [choice.0], timeout, now);
         }
     }
 

@@ -6,6 +6,7 @@
     reason = "a test's helper; the clock is the test's"
 )]
 
+pub mod errors;
 pub mod groups;
 pub mod lanes;
 

@@ -1,21 +1,20 @@
-//! The choices of load balancers for flows that only pass an agent, such as a gateway (L4, D35). All lanes of the agent
-//! share one table.
+//! What load balancers remember of flows that have no entry in the flow table (L4, D35). All lanes of an agent share one
+//! memory.
 //!
-//! An entry has three words, which are read and written without a lock:
+//! An entry has words of 64 bits, which are read and written without a lock:
 //!
 //! ```text
-//! check    hash of the flow, XOR choice
-//! choice
-//! state    last second with a packet (32 bits), idle timeout in seconds (24 bits), stage (8 bits)
+//! check     hash of the flow, XOR hash of the value
+//! value     N words
+//! state     last second with a packet (32 bits), idle timeout in seconds (24 bits), stage (8 bits)
 //! ```
 //!
-//! A lane that reads an entry while another lane writes it finds a check that does not fit the choice, and takes the
-//! entry for that of another flow. The whole hash stands for the flow: it has 64 bits and depends on a secret, so two
-//! flows with the same hash do not occur in practice.
+//! A lane that reads an entry while another lane writes it finds a check that does not fit the value, and takes the entry
+//! for that of another flow. The whole hash stands for the flow: it has 64 bits and depends on a secret, so two flows
+//! with the same hash do not occur in practice.
 
 use super::flow_table::{scale, zeroed};
 use crate::packet::{PacketInfo, TCP, UDP, opens_connection};
-use crate::tables::Choice;
 use foldhash::fast::FixedState;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
@@ -23,15 +22,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-/// Number of flows for each lane of the agent. The entries of a lane take 1.5 MiB, which the kernel allocates page by
-/// page as flows come.
-pub(super) const FLOWS_OF_LANE: usize = 65_536;
-
 /// Number of entries from which a new flow takes one. A flow can be in no other entries.
 const SET: usize = 8;
-
-/// Number of words of an entry.
-const WORDS: usize = 3;
 
 /// A connection of which only SYNs have come ends after this time, in seconds, as in the table of flows (D31).
 const HALF_OPEN_TIMEOUT: u32 = 60;
@@ -116,46 +108,49 @@ impl State {
     }
 }
 
-/// A table of choices. Its size never changes.
+/// A memory that keeps a value of N words for each flow. Its size never changes.
 #[derive(Debug)]
-pub(super) struct Choices {
+pub(super) struct FlowMemory<const N: usize> {
     words: Box<[AtomicU64]>,
     hash: FixedState,
     began: Instant,
-    /// Number of choices of flows in use that were replaced by those of other flows.
+    /// Number of flows in use that were replaced by other flows.
     replaced: AtomicU64,
 }
 
-impl Choices {
-    /// A table for about `flows` flows. `seed` must be secret and random, so that no sender can choose flows that replace
+impl<const N: usize> FlowMemory<N> {
+    /// Number of words of an entry.
+    const ENTRY: usize = N + 2;
+
+    /// A memory for about `flows` flows. `seed` must be secret and random, so that no sender can choose flows that replace
     /// each other. `now`: the present time; later times must not be before it.
     pub(super) fn new(flows: usize, seed: u64, now: Instant) -> Self {
         Self {
-            words: zeroed(flows.div_ceil(SET).max(1) * SET * WORDS),
+            words: zeroed(flows.div_ceil(SET).max(1) * SET * Self::ENTRY),
             hash: FixedState::with_seed(seed),
             began: now,
             replaced: AtomicU64::new(0),
         }
     }
 
-    /// Number of choices of flows in use that were replaced by those of other flows, because the table was full.
+    /// Number of flows in use that were replaced by other flows, because the memory was full.
     pub(super) fn replaced(&self) -> u64 {
         self.replaced.load(Ordering::Relaxed)
     }
 
-    /// The choice for the flow of a packet. `None`: it is not known, or the packet asks for a new connection and does not
+    /// The value of a packet's flow. `None`: it is not known, or the packet asks for a new connection and does not
     /// repeat the SYN of one that has just begun.
-    pub(super) fn find(&self, packet: &PacketInfo, part: Part, now: Instant) -> Option<Choice> {
+    pub(super) fn find(&self, packet: &PacketInfo, part: Part, now: Instant) -> Option<[u64; N]> {
         let now = self.second(now);
         let (hash, set) = self.place(packet);
-        let (_, choice, state) = self.search(hash, set)?;
+        let (_, value, state) = self.search(hash, set)?;
         let is_known = !state.is_over(now) && (part != Part::Begin || state.stage == ASKED);
-        is_known.then_some(choice)
+        is_known.then_some(value)
     }
 
-    /// Notes a packet of a flow and the choice for it. `timeout`: time without packets after which the flow ends, in
+    /// Notes a packet of a flow and the flow's value. `timeout`: time without packets after which the flow ends, in
     /// seconds.
-    pub(super) fn note(&self, packet: &PacketInfo, part: Part, choice: Choice, timeout: u32, now: Instant) {
+    pub(super) fn note(&self, packet: &PacketInfo, part: Part, value: [u64; N], timeout: u32, now: Instant) {
         let now = self.second(now);
         let (hash, set) = self.place(packet);
         let known = self.search(hash, set.clone());
@@ -177,10 +172,14 @@ impl Choices {
             Some((at, _, _)) => at,
             None => self.free(set, now),
         };
-        let [check, place, of_state] = self.entry(at);
-        if known.is_none_or(|(_, known, _)| known != choice) {
-            place.store(choice.0, Ordering::Relaxed);
-            check.store(hash ^ choice.0, Ordering::Relaxed);
+        let [check, words @ .., of_state] = self.entry(at) else {
+            return;
+        };
+        if known.is_none_or(|(_, known, _)| known != value) {
+            for (word, value) in words.iter().zip(value) {
+                word.store(value, Ordering::Relaxed);
+            }
+            check.store(hash ^ hash_of_value(&value), Ordering::Relaxed);
         }
         // The word is written once a second at most for most flows, so that several cores can keep the cache line.
         if of_state.load(Ordering::Relaxed) != state.pack() {
@@ -190,7 +189,10 @@ impl Choices {
 
     /// Frees the entry of a set that is replaced first, and returns its position.
     fn free(&self, set: Range<usize>, now: u32) -> usize {
-        let state = |at: &usize| State::unpack(self.entry(*at)[2].load(Ordering::Relaxed));
+        let state = |at: &usize| {
+            let word = self.entry(*at).last();
+            State::unpack(word.map_or(0, |word| word.load(Ordering::Relaxed)))
+        };
         let first = set.start;
         let at = set.min_by_key(|at| state(at).rank(now)).unwrap_or(first);
         let replaced = state(&at);
@@ -200,17 +202,24 @@ impl Choices {
         at
     }
 
-    /// The position, choice and state of the entry with this hash.
-    fn search(&self, hash: u64, mut set: Range<usize>) -> Option<(usize, Choice, State)> {
+    /// The position, value and state of the entry with this hash.
+    fn search(&self, hash: u64, mut set: Range<usize>) -> Option<(usize, [u64; N], State)> {
         set.find_map(|at| {
-            let [check, choice, state] = self.entry(at).each_ref().map(|word| word.load(Ordering::Relaxed));
-            let state = State::unpack(state);
-            (check ^ choice == hash && state.stage != 0).then_some((at, Choice(choice), state))
+            let [check, words @ .., state] = self.entry(at) else {
+                return None;
+            };
+            let state = State::unpack(state.load(Ordering::Relaxed));
+            let mut value = [0; N];
+            for (value, word) in value.iter_mut().zip(words) {
+                *value = word.load(Ordering::Relaxed);
+            }
+            let is_it = check.load(Ordering::Relaxed) ^ hash_of_value(&value) == hash;
+            (is_it && state.stage != 0).then_some((at, value, state))
         })
     }
 
-    fn entry(&self, at: usize) -> [&AtomicU64; WORDS] {
-        std::array::from_fn(|word| &self.words[at * WORDS + word])
+    fn entry(&self, at: usize) -> &[AtomicU64] {
+        &self.words[at * Self::ENTRY..(at + 1) * Self::ENTRY]
     }
 
     /// The hash of a packet's flow, and the entries in which the flow may be. Both directions of a flow have the same.
@@ -228,17 +237,25 @@ impl Choices {
         let hash = self
             .hash
             .hash_one((first, second, packet.protocol, packet.source.is_ipv6()));
-        let sets = (self.words.len() / (SET * WORDS)) as u64;
+        let sets = (self.words.len() / (SET * Self::ENTRY)) as u64;
         #[expect(clippy::cast_possible_truncation, reason = "the number of a set fits into usize")]
         let set = scale((hash >> 32) as u32, sets) as usize * SET;
         (hash, set..set + SET)
     }
 
-    /// A time by the clock of the table, in seconds.
+    /// A time by the clock of the memory, in seconds.
     #[expect(clippy::cast_possible_truncation, reason = "135 years")]
     fn second(&self, now: Instant) -> u32 {
         now.saturating_duration_since(self.began).as_secs() as u32
     }
+}
+
+/// A hash of a value: if a lane reads words of two values, the result is that of neither.
+fn hash_of_value(value: &[u64]) -> u64 {
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    value
+        .iter()
+        .fold(0, |hash: u64, word| (hash ^ word).wrapping_mul(ODD).rotate_left(29))
 }
 
 #[cfg(test)]

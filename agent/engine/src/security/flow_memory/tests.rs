@@ -22,8 +22,8 @@ thread_local! {
     static START: Instant = Instant::now();
 }
 
-fn table(flows: usize) -> Choices {
-    Choices::new(flows, 7, later(0))
+fn table(flows: usize) -> FlowMemory<1> {
+    FlowMemory::new(flows, 7, later(0))
 }
 
 const TIMEOUT: u32 = 240;
@@ -39,9 +39,9 @@ fn l4_a_choice_is_known_for_both_directions_until_the_flow_was_idle_for_too_long
         ..there
     };
     assert_eq!(table.find(&there, Part::Middle, later(0)), None);
-    table.note(&there, Part::Middle, Choice(5), TIMEOUT, later(0));
-    assert_eq!(table.find(&there, Part::Middle, later(240)), Some(Choice(5)));
-    assert_eq!(table.find(&back, Part::Middle, later(240)), Some(Choice(5)));
+    table.note(&there, Part::Middle, [5], TIMEOUT, later(0));
+    assert_eq!(table.find(&there, Part::Middle, later(240)), Some([5]));
+    assert_eq!(table.find(&back, Part::Middle, later(240)), Some([5]));
     assert_eq!(table.find(&there, Part::Middle, later(241)), None, "idle for too long");
     for other in [
         packet(2, 1000),
@@ -55,27 +55,27 @@ fn l4_a_choice_is_known_for_both_directions_until_the_flow_was_idle_for_too_long
         assert_eq!(table.find(&other, Part::Middle, later(1)), None, "another flow");
     }
     // Each packet begins the time anew, and a later choice replaces the earlier one.
-    table.note(&there, Part::Middle, Choice(6), TIMEOUT, later(200));
-    assert_eq!(table.find(&there, Part::Middle, later(440)), Some(Choice(6)));
+    table.note(&there, Part::Middle, [6], TIMEOUT, later(200));
+    assert_eq!(table.find(&there, Part::Middle, later(440)), Some([6]));
 }
 
 #[test]
 fn l4_a_syn_begins_a_new_flow_unless_it_is_repeated() {
     let table = table(1024);
     let flow = packet(1, 1000);
-    table.note(&flow, Part::Begin, Choice(5), TIMEOUT, later(0));
-    assert_eq!(table.find(&flow, Part::Begin, later(60)), Some(Choice(5)), "repeated");
+    table.note(&flow, Part::Begin, [5], TIMEOUT, later(0));
+    assert_eq!(table.find(&flow, Part::Begin, later(60)), Some([5]), "repeated");
     assert_eq!(
         table.find(&flow, Part::Begin, later(61)),
         None,
         "half open for too long"
     );
-    table.note(&flow, Part::Middle, Choice(5), TIMEOUT, later(1));
+    table.note(&flow, Part::Middle, [5], TIMEOUT, later(1));
     assert_eq!(table.find(&flow, Part::Begin, later(2)), None, "an established flow");
-    assert_eq!(table.find(&flow, Part::Middle, later(240)), Some(Choice(5)));
+    assert_eq!(table.find(&flow, Part::Middle, later(240)), Some([5]));
     // The last packets of a flow that ends are for the same back end.
-    table.note(&flow, Part::End, Choice(5), TIMEOUT, later(3));
-    assert_eq!(table.find(&flow, Part::Middle, later(4)), Some(Choice(5)));
+    table.note(&flow, Part::End, [5], TIMEOUT, later(3));
+    assert_eq!(table.find(&flow, Part::Middle, later(4)), Some([5]));
 }
 
 /// New flows replace first those of which a single packet has come. Flows in use are replaced only by more flows than
@@ -87,29 +87,23 @@ fn l4_a_flood_replaces_flows_in_use_last_and_the_size_stays() {
     let in_use = 0..200;
     for client in in_use.clone() {
         for part in [Part::Begin, Part::Middle] {
-            table.note(
-                &packet(client, 1),
-                part,
-                Choice(u64::from(client) + 1),
-                TIMEOUT,
-                later(0),
-            );
+            table.note(&packet(client, 1), part, [u64::from(client) + 1], TIMEOUT, later(0));
         }
     }
     for client in 0..100_000 {
         let part = if client % 2 == 0 { Part::Begin } else { Part::Middle };
-        table.note(&packet(client % 60_000, 2), part, Choice(9), TIMEOUT, later(1));
+        table.note(&packet(client % 60_000, 2), part, [9], TIMEOUT, later(1));
     }
     assert_eq!(table.words.len(), entries);
     assert_eq!(table.replaced(), 0);
     for client in in_use.clone() {
         let found = table.find(&packet(client, 1), Part::Middle, later(2));
-        assert_eq!(found, Some(Choice(u64::from(client) + 1)), "client {client}");
+        assert_eq!(found, Some([u64::from(client) + 1]), "client {client}");
     }
     // A flood of flows that send several packets replaces those that were idle the longest.
     for client in 0..60_000 {
         for _ in 0..2 {
-            table.note(&packet(client, 3), Part::Middle, Choice(9), TIMEOUT, later(3));
+            table.note(&packet(client, 3), Part::Middle, [9], TIMEOUT, later(3));
         }
     }
     assert!(table.replaced() > 50_000, "{}", table.replaced());
@@ -118,7 +112,7 @@ fn l4_a_flood_replaces_flows_in_use_last_and_the_size_stays() {
     // Flows that have ended or are over are replaced without being counted.
     let before = table.replaced();
     for client in 0..60_000 {
-        table.note(&packet(client, 4), Part::Middle, Choice(9), TIMEOUT, later(300));
+        table.note(&packet(client, 4), Part::Middle, [9], TIMEOUT, later(300));
     }
     assert_eq!(table.replaced(), before);
 }
@@ -126,7 +120,8 @@ fn l4_a_flood_replaces_flows_in_use_last_and_the_size_stays() {
 /// Whatever several lanes do at the same time, a lane never finds the choice of another flow.
 #[test]
 fn d33_lanes_never_find_the_choice_of_another_flow() {
-    let (table, start) = (table(64), later(0));
+    let start = later(0);
+    let table = FlowMemory::<4>::new(64, 7, start);
     std::thread::scope(|scope| {
         for lane in 0..4u32 {
             let table = &table;
@@ -134,7 +129,7 @@ fn d33_lanes_never_find_the_choice_of_another_flow() {
                 for n in 0..100_000u32 {
                     let client = n.wrapping_mul(2_654_435_761) % 200 + lane;
                     let flow = packet(client, 1);
-                    let own = Choice(u64::from(client) + 1);
+                    let own = [u64::from(client) + 1; 4];
                     if let Some(found) = table.find(&flow, Part::Middle, start) {
                         assert_eq!(found, own);
                     }
