@@ -8,6 +8,7 @@
 
 mod common;
 
+use common::errors::too_big;
 use common::groups::{Flags, tcp};
 use common::lanes::{Fate, Lanes};
 use common::{agent, id, ip, link, nets, route, space, udp, vm};
@@ -323,6 +324,27 @@ fn l7_l8_a_gateway_heeds_the_health_of_back_ends() {
         assert_eq!(sites.moved(&known) + sites.moved(&new), 0);
         assert_eq!(sites.tcp(6000, Flags::Syn), None);
         assert_eq!(sites.udp(1), None);
+    });
+}
+
+/// L5: an ICMP error of a site about a packet of a front end goes to the back end of the flow, unchanged, also after a
+/// change of the pool. The agent of the back end knows whether there is such a flow.
+#[test]
+fn l5_a_gateway_sends_errors_to_the_back_end_of_the_flow() {
+    each(|lanes, family| {
+        let mut sites = Sites::new(lanes, family, &[1, 2]);
+        sites.pass(SETTLED);
+        let flows = sites.establish(1000..1000 + FLOWS);
+        sites.change(&[1, 2, 3, 4], &RoutingState::default());
+        let site = format!("{}9", family.site);
+        for (port, chosen) in &flows {
+            let quote = tcp((family.front, 80), (&site, *port), Flags::Ack);
+            let error = too_big(&site, family.front, &quote);
+            let (to, got) = sites.packet(&error).sent();
+            assert_eq!(to, *chosen, "{lanes} lanes, port {port}");
+            assert!(got.ends_with(&quote), "only the owner translates");
+        }
+        assert_eq!(sites.moved(&flows), 0, "errors change no choice");
     });
 }
 
