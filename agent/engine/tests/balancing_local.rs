@@ -117,9 +117,12 @@ fn ends(packet: &[u8]) -> [String; 2] {
     [format!("{} {from}", info.source), format!("{} {to}", info.destination)]
 }
 
+/// An address, and the NIC by which its packets come to the agent.
+type End = (&'static str, u8);
+
 /// Clients and back ends, each with the NIC by which its packets come to the agent: at two NICs, in the served subnet, and
 /// one of each.
-fn pairs(family: &Family) -> [((&'static str, u8), (&'static str, u8)); 4] {
+fn pairs(family: &Family) -> [(End, End); 4] {
     let Family { nics, served, .. } = *family;
     [
         ((nics[0], 0), (nics[1], 1)),

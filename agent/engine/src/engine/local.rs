@@ -11,7 +11,6 @@ use crate::packet::{self, PacketInfo};
 use crate::security::{FROM_HOST, LocalFlow};
 use crate::tables::{BackEndIndex, Choice, LinkIndex, NicIndex, Tables};
 use crate::verdict::{DropReason, Verdict};
-use std::net::IpAddr;
 
 /// For security groups: the packet leaves the NIC from whose device it came.
 const LEAVES: Verdict = Verdict::Forward {
@@ -23,8 +22,8 @@ const LEAVES: Verdict = Verdict::Forward {
 const COMES: Ingress = Ingress::Link(LinkIndex(FROM_HOST));
 
 impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
-    /// Delivers a packet of this host to a back end behind this agent. `flow`: the flow of the packet, or the one about
-    /// which the packet, an ICMP error, reports. Returns the reason if the packet is dropped.
+    /// Delivers a packet of this host to a back end behind this agent. The packet's destination is the front end. `choice` is
+    /// the choice of the load balancer for it. Returns the reason if the packet is dropped.
     pub(super) fn turn_to_back_end(
         &mut self,
         tables: &Tables,
@@ -71,14 +70,12 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
             // The client must not get a packet from an address that it does not know.
             return Err(DropReason::NoBalancingRule);
         };
-        let own_nic = |address: IpAddr| tables.nic_of(address);
         // R12: the packet comes from the NIC that has its source.
-        if !own_nic(info.source).is_some_and(|own| own.is_none_or(|own| own == nic)) {
-            return Err(DropReason::SpoofedSource);
+        match tables.nic_of(info.source) {
+            Some(own) if own.is_none_or(|own| own == nic) => {}
+            Some(_) | None => return Err(DropReason::SpoofedSource),
         }
-        let Some(client_nic) = own_nic(client.0) else {
-            return Err(DropReason::NoOwner);
-        };
+        let client_nic = tables.nic_of(client.0).ok_or(DropReason::NoOwner)?;
         let client_nic = client_nic.unwrap_or(NicIndex::FIRST);
         let front = info.destination;
         translate(packet, info, End::Destination, front, client);
