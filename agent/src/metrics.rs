@@ -103,6 +103,9 @@ fn packets(out: &mut Text, view: &AgentView) {
     let help = "TCP connections in progress that security groups have adopted.";
     out.metric("tombolo_security_adopted_connections_total", Kind::Counter, help)
         .add(&[], view.adopted_connections);
+    let help = "Choices of load balancers that a gateway has forgotten while their flows were in use.";
+    out.metric("tombolo_balancer_choices_replaced_total", Kind::Counter, help)
+        .add(&[], view.replaced_choices);
     out.metric(
         "tombolo_socket_errors_total",
         Kind::Counter,

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use tombolo_engine::buffer::Collected;
 use tombolo_engine::engine::Engine;
 use tombolo_engine::link::PlainLinks;
+use tombolo_engine::packet::quoted::{flow_of_error, translate};
+use tombolo_engine::packet::rewrite::End;
 use tombolo_engine::packet::{self, ICMP, ICMPV6};
 use tombolo_engine::security::{Belongs, BootTime, FROM_HOST, FlowKey, FlowTable, Flows, belongs_to, fragment_of};
 use tombolo_engine::tables::{RoutingState, Tables};
@@ -16,6 +18,14 @@ use tombolo_tests::fuzz;
 
 const OWN: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 1, 0, 10));
 const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 2, 0, 10));
+
+/// The sum of 16-bit words modulo 65,535, as checksums have it (RFC 1071).
+fn sum(bytes: &[u8]) -> u64 {
+    let words = bytes
+        .chunks(2)
+        .map(|pair| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0)));
+    words.sum::<u64>() % 0xffff
+}
 
 /// The key of the packets that go the other way.
 fn reply(key: &FlowKey) -> FlowKey {
@@ -92,6 +102,18 @@ fn icmp_errors_that_quote_anything() {
                 }
                 Belongs::Flow { key, .. } => assert_eq!((key.source, key.ports), (OTHER, (0, 0))),
                 other => panic!("{other:?}"),
+            }
+            let flow = flow_of_error(&error, &info);
+            assert!(flow.is_none_or(|flow| flow.destination == OWN));
+            for (end, old) in [(End::Source, OTHER), (End::Destination, OWN)] {
+                let (mut changed, mut now) = (error.clone(), info);
+                if translate(&mut changed, &mut now, end, old, ([10, 9, 9, 9].into(), 77)) {
+                    assert_eq!(packet::parse(&changed), Some(now));
+                    // The checksum covers the quoted packet, so the sum stays the same.
+                    assert_eq!(sum(&changed[20..]), sum(&error[20..]));
+                } else {
+                    assert_eq!(changed, error);
+                }
             }
         }
     });

@@ -63,24 +63,30 @@ pub struct Trace {
 /// If the link index of `ingress` is not below [`Tables::link_count`].
 #[must_use]
 pub fn decide(tables: &Tables, ingress: Ingress, packet: &PacketInfo, trace: Option<&mut Trace>) -> Verdict {
-    decide_after(tables, ingress, packet, None, trace).0
+    decide_after(tables, ingress, packet, (None, None), trace).0
 }
 
-/// Does the same as [`decide`] for a packet of a flow for which a load balancer has made the choice `earlier`. The flow
-/// stays with this back end while the rule has it (L4, L7). Returns the choice too, if a load balancer has made one.
+/// Returns the choice that a load-balancing rule has made for an earlier packet of the same flow. `None`: it is not known.
+pub(crate) type Memory<'a> = &'a dyn Fn(&BalancingRule) -> Option<Choice>;
+
+/// Does the same as [`decide`]. If a load balancer applies to the packet, asks `memory` for its earlier choice: the flow
+/// stays with this back end while the rule has it (L4, L7). `about`: if the packet is an ICMP error, the flow about which
+/// it reports, in the direction of the error. Returns the choice too, if a load balancer has made one.
 pub(crate) fn decide_after(
     tables: &Tables,
     ingress: Ingress,
     packet: &PacketInfo,
-    earlier: Option<Choice>,
+    (memory, about): (Option<Memory<'_>>, Option<&PacketInfo>),
     trace: Option<&mut Trace>,
 ) -> (Verdict, Option<Choice>) {
     let mut decision = Decision {
         tables,
         packet,
+        flow: about.unwrap_or(packet),
+        is_error: about.is_some(),
         trace,
         nic: NicIndex::FIRST,
-        earlier,
+        memory,
         choice: None,
     };
     match decision.run(ingress) {
@@ -92,11 +98,15 @@ pub(crate) fn decide_after(
 struct Decision<'a> {
     tables: &'a Tables,
     packet: &'a PacketInfo,
+    /// The packet by which a load balancer chooses: an ICMP error goes the way of the flow about which it reports.
+    flow: &'a PacketInfo,
+    /// Whether the packet is an ICMP error, and `flow` is another packet.
+    is_error: bool,
     trace: Option<&'a mut Trace>,
     /// At a VM: the NIC that the packet leaves or arrives at.
     nic: NicIndex,
-    /// The choice of a load balancer for an earlier packet of the flow.
-    earlier: Option<Choice>,
+    /// The choices of load balancers for earlier packets.
+    memory: Option<Memory<'a>>,
     /// The choice for this packet.
     choice: Option<Choice>,
 }
@@ -374,15 +384,16 @@ impl Decision<'_> {
     /// D35: chooses a back end of the front end `address`, and forwards to the agent that owns the back end. `address`
     /// is the packet's destination, or the virtual appliance of its route (R11).
     fn choose_back_end(&mut self, space: usize, address: IpAddr, ingress: Ingress) -> Outcome {
-        let rule = self.tables.front_ends.rule_for(space, address, self.packet)?;
+        let rule = self.tables.front_ends.rule_for(space, address, self.flow)?;
         let member = self.member_of(rule, |_| true)?;
         // L11: a back end does not reach itself through its own front end.
         if member.address == self.packet.source {
             return Err(DropReason::BackEndItself);
         }
         match member.owner {
-            // The kernel would send the back end's replies to the client directly, with the back end's address.
-            Owner::Own => Err(DropReason::Hairpin),
+            // Without translation, the packet would only come back from the kernel (R11).
+            Owner::Own if address != self.packet.destination => Err(DropReason::Hairpin),
+            Owner::Own => member.own.map(Verdict::Translate).ok_or(DropReason::Hairpin),
             Owner::Link(link) => self.use_link(link, ingress),
             Owner::NoLink => Err(DropReason::NoLink),
         }
@@ -391,7 +402,7 @@ impl Decision<'_> {
     /// Chooses a back end of this agent for a packet from a link. The packet's destination is a front end, and its
     /// sender has chosen this agent.
     fn choose_own_back_end(&mut self) -> Outcome {
-        let rule = self.tables.front_ends.own_rule_for(self.packet)?;
+        let rule = self.tables.front_ends.own_rule_for(self.flow)?;
         let member = self.member_of(rule, |member| member.own.is_some())?;
         member.own.map(Verdict::Translate).ok_or(DropReason::NoBackEnd)
     }
@@ -406,10 +417,16 @@ impl Decision<'_> {
         if let Some(trace) = self.trace.as_deref_mut() {
             trace.balancing_rule = Some(rule.id.clone());
         }
-        let earlier = self.earlier.and_then(|choice| rule.member(choice, self.packet));
+        let earlier = self.memory.and_then(|memory| memory(rule));
+        let earlier = earlier.and_then(|choice| rule.member(choice, self.flow));
+        // L5: the agents of NICs know their flows. An error about an unknown flow to a front end is no answer to anything.
+        let is_to_front_end = self.flow.destination == self.packet.destination;
+        if self.is_error && is_to_front_end && earlier.is_none() && !self.tables.chooses_for_others() {
+            return Err(DropReason::BalancerProtocol);
+        }
         let member = earlier
             .filter(|member| wanted(member))
-            .or_else(|| rule.choose(self.packet, wanted))
+            .or_else(|| rule.choose(self.flow, wanted))
             .ok_or(DropReason::NoBackEnd)?;
         self.choice = Some(member.choice);
         if let Some(trace) = self.trace.as_deref_mut() {

@@ -1,17 +1,20 @@
 //! The engine of one lane. The engine takes IP packets and UDP datagrams, writes packets and datagrams into sinks, and
 //! counts the outcome of each.
 
+mod local;
+
 use crate::aqm::{Advice, Codel};
 use crate::buffer::{DeliverSink, NoRedirect, Path, RedirectSink, TransmitSink};
 use crate::decide::{Ingress, decide_after};
-use crate::flow::FlowCache;
+use crate::flow::{FlowCache, Lookup};
 use crate::link::{Event, LinkSet, Opened, Sealed};
 use crate::packet::icmp::{self, IcmpError, Limiter};
-use crate::packet::rewrite::{End, rewrite};
+use crate::packet::quoted::{flow_of_error, translate};
+use crate::packet::rewrite::End;
 use crate::packet::{self, PacketInfo};
 use crate::security::{DEFAULT_FLOWS, FROM_HOST, Flows, Guard, RuleName};
 use crate::stats::Stats;
-use crate::tables::{LinkIndex, NicIndex, Tables};
+use crate::tables::{BalancingRule, LinkIndex, NicIndex, Tables};
 use crate::verdict::{DropReason, Verdict};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -452,18 +455,44 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
         {
             return self.take_probe_reply(tables, ingress, packet, &info);
         }
-        // Flows are told apart by their ports, which the slot's key has to have for that.
-        let by_ports = tables.spreads || tables.keeps_flows();
-        let (verdict, choice, slot) = self.flows.decide_and_admit(ingress, &info, by_ports, || {
-            let (verdict, choice) = decide_after(tables, ingress, &info, None, None);
-            let Some(fresh) = choice else { return (verdict, None) };
-            match self.guard.earlier_choice(tables, ingress, (packet, &info), self.now) {
-                Some(earlier) if earlier != fresh => decide_after(tables, ingress, &info, Some(earlier), None),
-                _ => (verdict, choice),
+        if let Ingress::Tun(nic) = ingress
+            && self.guard.has_local_flows()
+            && tables.front_ends.has_address(info.destination)
+        {
+            match self.turn_to_client(tables, nic, (packet, &mut info), rx) {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(reason) => return self.stats.dropped(reason),
             }
-        });
+        }
+        let balances = !tables.front_ends.is_empty();
+        let lookup = Lookup {
+            // Flows are told apart by their ports, which the slot's key has to have for that.
+            by_ports: tables.spreads || tables.keeps_flows(),
+            opens: balances && packet::opens_connection(packet, &info),
+            period: if balances { self.guard.period(self.now) } else { 0 },
+        };
+        let about = if balances { flow_of_error(packet, &info) } else { None };
+        let earlier = |rule: &BalancingRule| {
+            self.guard
+                .earlier_choice(tables, ingress, (packet, &info), rule, self.now)
+        };
+        let (verdict, choice, slot) = match &about {
+            // Errors about several flows have the same addresses, so their decisions are not cached.
+            Some(about) => {
+                let (verdict, choice) = decide_after(tables, ingress, &info, (Some(&earlier), Some(about)), None);
+                (verdict, choice, None)
+            }
+            None => self.flows.decide_and_admit(ingress, &info, lookup, || {
+                decide_after(tables, ingress, &info, (Some(&earlier), None), None)
+            }),
+        };
         // N12: the rules see the back end's address and port.
         let verdict = match verdict {
+            Verdict::Translate(index) if matches!(ingress, Ingress::Tun(_)) => {
+                let turned = self.turn_to_back_end(tables, ingress, (packet, &mut info), (index, choice), rx);
+                return turned.unwrap_or_else(|reason| self.stats.dropped(reason));
+            }
             Verdict::Translate(index) => match tables.translate(index, packet) {
                 Some((nic, translated)) => {
                     info = translated;
@@ -483,7 +512,7 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
                 Ok(None) => {}
                 // The rule is gone. The client must not get a packet from an address that it does not know.
                 Ok(Some(None)) => return self.stats.dropped(DropReason::NoBalancingRule),
-                Ok(Some(Some(back_end))) => reply_from = (!back_end.floating_ip).then_some(back_end.front),
+                Ok(Some(Some(back_end))) => reply_from = Some(back_end).filter(|back_end| !back_end.floating_ip),
             }
         }
         // CoDel (`aqm`) watches the queue of received datagrams, so only packets that came out of such datagrams are
@@ -499,8 +528,8 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
                 self.stats.totals.tun_out += 1;
             }
             Verdict::Forward { link, .. } if !self.links.is_ready(link, self.now) => {
-                if let Some(front) = reply_from {
-                    rewrite(packet, &mut info, End::Source, front);
+                if let Some(back_end) = reply_from {
+                    translate(packet, &mut info, End::Source, back_end.back.0, back_end.front);
                 }
                 if self.redirect.redirect_to_lane0(ingress, packet) {
                     self.stats.redirected_out += 1;
@@ -528,8 +557,8 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
                     packet::decrement_ttl(packet);
                 }
                 // L5: the client gets the reply from the front end.
-                if let Some(front) = reply_from {
-                    rewrite(packet, &mut info, End::Source, front);
+                if let Some(back_end) = reply_from {
+                    translate(packet, &mut info, End::Source, back_end.back.0, back_end.front);
                 }
                 packet::clamp_mss(packet, &info, room);
                 if tx.is_full() {

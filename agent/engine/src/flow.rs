@@ -2,8 +2,10 @@
 //! recent packet.
 //!
 //! A decision depends on ingress, source and destination. If a route shares flows between several links, the decision
-//! also depends on the ports, and if there are load balancers, on ports and protocol. The TTL changes the decision only if it expires here, so packets whose TTL expires here
-//! bypass the cache. New tables clear the cache.
+//! also depends on the ports, and if there are load balancers, on ports and protocol. The choice of a load balancer holds
+//! for about a second, and not for a packet that asks for a new connection: the flow may have ended, and another lane may
+//! have seen the beginning of the next one. The TTL changes the decision only if it expires here, so packets whose TTL
+//! expires here bypass the cache. New tables clear the cache.
 
 use crate::decide::Ingress;
 use crate::packet::PacketInfo;
@@ -54,6 +56,30 @@ pub(crate) struct Admission {
     pub(crate) replies_to: Option<Choice>,
 }
 
+/// How packets are told apart, and what a cached decision must fulfil to apply to one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lookup {
+    /// Whether decisions depend on ports and protocol. The value must stay the same until the next
+    /// [`FlowCache::clear`].
+    pub(crate) by_ports: bool,
+    /// Whether the packet asks for a new connection. A decision with a choice does not apply to it.
+    pub(crate) opens: bool,
+    /// The present period of `security::guard`. A decision with a choice applies only if security groups admitted a packet
+    /// of the flow in this period.
+    pub(crate) period: u32,
+}
+
+impl Slot {
+    /// Whether the decision applies to a packet with this key.
+    fn applies(&self, key: &Key, lookup: Lookup) -> bool {
+        let is_recent = || {
+            self.admission
+                .is_some_and(|admission| admission.period == lookup.period)
+        };
+        self.key == *key && (self.choice.is_none() || !lookup.opens && is_recent())
+    }
+}
+
 impl FlowCache {
     /// Creates an empty cache. `seed` must be secret, so that senders cannot choose addresses that share one slot.
     pub(crate) fn new(seed: u64) -> Self {
@@ -64,15 +90,14 @@ impl FlowCache {
     }
 
     /// Returns the cached decision with the choice of a load balancer, and where the slot keeps its admission by security
-    /// groups; `None`: the decision is not cached. If there is no cached decision, calls `decide`, and caches the result.
-    /// `by_ports` says whether decisions depend on ports and protocol. Its value must stay the same until the next
-    /// [`clear`](Self::clear). A packet with a TTL of 1 or 0 is always decided anew, and the result is not cached.
+    /// groups; `None`: the decision is not cached. If there is no cached decision that applies, calls `decide`, and caches
+    /// the result. A packet with a TTL of 1 or 0 is always decided anew, and the result is not cached.
     #[inline]
     pub(crate) fn decide_and_admit(
         &mut self,
         ingress: Ingress,
         packet: &PacketInfo,
-        by_ports: bool,
+        lookup: Lookup,
         decide: impl FnOnce() -> (Verdict, Option<Choice>),
     ) -> (Verdict, Option<Choice>, Option<&mut Option<Admission>>) {
         if packet.ttl <= 1 {
@@ -83,14 +108,14 @@ impl FlowCache {
             ingress,
             source: packet.source,
             destination: packet.destination,
-            ports: if by_ports { packet.ports } else { 0 },
-            protocol: if by_ports { packet.protocol } else { 0 },
+            ports: if lookup.by_ports { packet.ports } else { 0 },
+            protocol: if lookup.by_ports { packet.protocol } else { 0 },
         };
         #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are as good as any")]
         // A hash selects exactly one slot, and the lookup searches no others. So the most work that a packet can cause
         // is one decision.
         let slot = &mut self.slots[self.hash.hash_one(key) as usize & (SLOTS - 1)];
-        if slot.is_none_or(|slot| slot.key != key) {
+        if slot.is_none_or(|slot| !slot.applies(&key, lookup)) {
             *slot = None;
         }
         let slot = slot.get_or_insert_with(|| {
@@ -125,7 +150,12 @@ mod tests {
             by_ports: bool,
             decide: impl FnOnce() -> Verdict,
         ) -> Verdict {
-            self.decide_and_admit(ingress, packet, by_ports, || (decide(), None)).0
+            let lookup = Lookup {
+                by_ports,
+                opens: false,
+                period: 0,
+            };
+            self.decide_and_admit(ingress, packet, lookup, || (decide(), None)).0
         }
     }
 
@@ -161,6 +191,41 @@ mod tests {
         assert_eq!(flows.decide(elsewhere, &packet(2, 64), true, || dropped), dropped);
         flows.clear();
         assert_eq!(flows.decide(TUN, &packet(2, 64), true, || dropped), dropped);
+    }
+
+    /// The choice of a load balancer applies to the packets of one period that do not ask for a new connection.
+    #[test]
+    fn l4_a_choice_is_not_remembered_for_long() {
+        let mut flows = FlowCache::new(7);
+        let mut made = 0;
+        let mut look = |flows: &mut FlowCache, opens, period| {
+            let lookup = Lookup {
+                by_ports: true,
+                opens,
+                period,
+            };
+            let decide = || {
+                made += 1;
+                (Verdict::TimeExceeded, Some(Choice(made)))
+            };
+            let (_, choice, admission) = flows.decide_and_admit(TUN, &packet(2, 64), lookup, decide);
+            *admission.unwrap() = Some(Admission {
+                protocol: 6,
+                period,
+                replies_to: None,
+            });
+            choice.unwrap().0
+        };
+        for (opens, period, expected) in [
+            (true, 1, 1),
+            (false, 1, 1),
+            (true, 1, 2),
+            (false, 1, 2),
+            (false, 2, 3),
+            (false, 2, 3),
+        ] {
+            assert_eq!(look(&mut flows, opens, period), expected, "{opens}, {period}");
+        }
     }
 
     #[test]

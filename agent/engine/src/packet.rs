@@ -2,6 +2,7 @@
 //! panic on bytes that were not parsed.
 
 pub mod icmp;
+pub mod quoted;
 pub mod rewrite;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -46,19 +47,31 @@ pub struct PacketInfo {
 #[must_use]
 pub fn parse(packet: &[u8]) -> Option<PacketInfo> {
     match packet.first()? >> 4 {
-        4 => parse_v4(packet),
-        6 => parse_v6(packet),
+        4 => parse_v4(packet, false),
+        6 => parse_v6(packet, false),
         _ => None,
     }
 }
 
-fn parse_v4(p: &[u8]) -> Option<PacketInfo> {
+/// Parses the headers of a packet of which only the beginning may be there, as in the quotation of an ICMP error. The
+/// length in the result is that of the bytes that are there and belong to the packet. `None`: as for [`parse`], but not
+/// because bytes are missing after the IP header.
+fn parse_start(packet: &[u8]) -> Option<PacketInfo> {
+    match packet.first()? >> 4 {
+        4 => parse_v4(packet, true),
+        6 => parse_v6(packet, true),
+        _ => None,
+    }
+}
+
+fn parse_v4(p: &[u8], may_be_cut: bool) -> Option<PacketInfo> {
     let header = p.get(..20)?;
     let header_len = usize::from(header[0] & 0x0f) * 4;
     let len = usize::from(u16::from_be_bytes([header[2], header[3]]));
-    if header_len < 20 || len < header_len || len > p.len() {
+    if header_len < 20 || len < header_len || len > p.len() && !may_be_cut {
         return None;
     }
+    let len = len.min(p.len());
     let fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff;
     let later_fragment = fragment & 0x1fff != 0;
     Some(PacketInfo {
@@ -76,12 +89,13 @@ fn parse_v4(p: &[u8]) -> Option<PacketInfo> {
     })
 }
 
-fn parse_v6(p: &[u8]) -> Option<PacketInfo> {
+fn parse_v6(p: &[u8], may_be_cut: bool) -> Option<PacketInfo> {
     let header: &[u8; 40] = p.get(..40)?.try_into().ok()?;
     let len = usize::from(u16::from_be_bytes([header[4], header[5]])) + 40;
-    if len > p.len() {
+    if len > p.len() && !may_be_cut {
         return None;
     }
+    let len = len.min(p.len());
     let address = |at: usize| {
         let mut octets = [0; 16];
         octets.copy_from_slice(&header[at..at + 16]);
@@ -129,6 +143,18 @@ fn ports(packet: &[u8], protocol: u8, at: usize) -> u32 {
         (TCP | UDP, Some(ports)) => u32::from_be_bytes(*ports),
         _ => 0,
     }
+}
+
+/// Whether the packet is a TCP segment that asks for a new connection: it has SYN and not ACK. `info` must be the result
+/// of parsing this packet.
+#[must_use]
+pub fn opens_connection(packet: &[u8], info: &PacketInfo) -> bool {
+    const FLAGS: usize = 13;
+    const SYN: u8 = 0x02;
+    const ACK: u8 = 0x10;
+    let tcp = info.transport.filter(|_| info.protocol == TCP);
+    let flags = tcp.and_then(|tcp| packet.get(tcp + FLAGS));
+    flags.is_some_and(|flags| flags & (SYN | ACK) == SYN)
 }
 
 /// Whether routers may not fragment the packet: always for IPv6, and for IPv4 with the DF flag. The packet must have

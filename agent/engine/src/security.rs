@@ -10,9 +10,11 @@ mod address_sets;
 mod classifier;
 mod flow_gate;
 mod flow_key;
+mod flow_memory;
 mod flow_table;
 mod flows;
 mod guard;
+mod local_flows;
 mod nic_rules;
 mod recheck;
 mod secured_nics;
@@ -27,5 +29,6 @@ pub use flow_table::{
 };
 pub use flows::{DEFAULT_FLOWS, Flows};
 pub(crate) use guard::Guard;
+pub(crate) use local_flows::LocalFlow;
 pub use nic_rules::{Attachment, GroupExplanation, GroupRules, Judgement, NicRules, RuleRef};
 pub use secured_nics::{Passage, RuleName, SecuredNics};

@@ -9,7 +9,8 @@ mod sources;
 mod transit;
 mod vm_nics;
 
-use crate::packet::rewrite::{End, rewrite};
+use crate::packet::quoted::translate;
+use crate::packet::rewrite::End;
 use crate::packet::{self, PacketInfo};
 use crate::security::SecuredNics;
 pub use balancing::{BackEndIndex, Choice};
@@ -325,14 +326,30 @@ impl Tables {
     }
 
     /// Replaces the destination of a packet by a back end of this agent, as the engine does before it delivers the packet
-    /// (L5). Returns the back end's NIC and the packet's new header fields. `None`: there is no such back end, it is of
-    /// another address family than the packet, or the packet is malformed.
+    /// (L5). In an ICMP error, replaces the source of the quoted packet too. Returns the back end's NIC and the packet's
+    /// new header fields. `None`: there is no such back end, it is of another address family than the packet, or the
+    /// packet is malformed.
     #[must_use]
     pub fn translate(&self, back_end: BackEndIndex, packet: &mut [u8]) -> Option<(NicIndex, PacketInfo)> {
         let mut info = packet::parse(packet)?;
         let back_end = self.front_ends.back_end(back_end)?;
-        let done = back_end.floating_ip || rewrite(packet, &mut info, End::Destination, back_end.back);
+        let front = info.destination;
+        let done = back_end.floating_ip || translate(packet, &mut info, End::Destination, front, back_end.back);
         done.then_some((back_end.nic, info))
+    }
+
+    /// At a VM: the NIC that has an address; `Some(None)`: the address is in a served subnet. `None`: the agent does not own
+    /// the address.
+    pub(crate) fn nic_of(&self, address: IpAddr) -> Option<Option<NicIndex>> {
+        match &self.role {
+            AgentRole::Vm(nics) => nics.owner(address).map(|place| place.nic),
+            AgentRole::Gateway { .. } | AgentRole::CircuitGateway { .. } | AgentRole::Edge { .. } => None,
+        }
+    }
+
+    /// Whether the agent chooses back ends for flows that pass none of its NICs: it is a gateway.
+    pub(crate) fn chooses_for_others(&self) -> bool {
+        !self.front_ends.is_empty() && !matches!(self.role, AgentRole::Vm(_))
     }
 
     /// Whether packets may belong to flows that the agent keeps: security groups or load balancers apply to some.

@@ -70,7 +70,8 @@ drop_reasons! {
     /// The destination is the front end of a load balancer, and none of its rules applies to the packet's protocol and
     /// port (L3).
     NoBalancingRule = "no_balancing_rule",
-    /// The destination is the front end of a load balancer, and the packet is neither TCP nor UDP.
+    /// The destination is the front end of a load balancer, and the packet is neither TCP nor UDP, nor an ICMP error about
+    /// a known flow.
     BalancerProtocol = "balancer_protocol",
     /// The load balancer's rule has no back end to which the packet could go (L8).
     NoBackEnd = "no_back_end",

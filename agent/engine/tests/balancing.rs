@@ -12,6 +12,7 @@ mod common;
 use common::groups::{Flags, group, rule, security, tcp, to_port};
 use common::{Node, World, id, ip, vm};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use tombolo_engine::buffer::Collected;
 use tombolo_engine::packet::parse;
 use tombolo_engine::verdict::DropReason;
@@ -218,6 +219,29 @@ fn l4_a_flow_stays_with_its_back_end_when_the_pool_grows() {
         world.nodes[node].install(config, now);
     }
     assert_eq!(delivered(&mut world, 40_000, Flags::Ack).unwrap().0, 2);
+}
+
+/// L4: a flow that is established stays with its back end also if it sends nothing for longer than a handshake takes.
+#[test]
+fn l4_an_idle_flow_stays_with_its_back_end() {
+    let mut alone = balancing_rule(false);
+    alone.back_ends = vec![ip(BACK[0])];
+    let mut world = world(&[alone]);
+    for port in 40_000..40_020 {
+        let (node, _) = delivered(&mut world, port, Flags::Syn).unwrap();
+        send(&mut world, node, tcp((BACK[0], 8080), (CLIENT, port), Flags::SynAck));
+        assert_eq!(delivered(&mut world, port, Flags::Ack).unwrap().0, node);
+    }
+    world.now += Duration::from_secs(200);
+    for node in 0..3 {
+        let mut config = world.nodes[node].config.clone();
+        config.front_ends[0].rules = vec![balancing_rule(false)];
+        let now = world.now;
+        world.nodes[node].install(config, now);
+    }
+    for port in 40_000..40_020 {
+        assert_eq!(delivered(&mut world, port, Flags::Ack).unwrap().0, 1, "port {port}");
+    }
 }
 
 /// L3: other ports and protocols have no rule. L11: a back end does not reach itself.

@@ -10,78 +10,24 @@
 mod common;
 
 use common::groups::{Flags, group, rule, security, tcp, to_port};
+use common::lanes::{LaneLinks, Queue};
 use common::{agent, id, ip, link, nets, route, space, udp, vm};
-use std::cell::RefCell;
 use std::ops::Range;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tombolo_engine::buffer::{Collected, Path, RedirectSink, TransmitSink};
-use tombolo_engine::decide::Ingress;
+use tombolo_engine::buffer::Collected;
 use tombolo_engine::engine::Engine;
-use tombolo_engine::link::{Event, LinkSet, Opened, PlainLinks, Sealed};
+use tombolo_engine::link::PlainLinks;
 use tombolo_engine::security::{BootTime, Flows};
 use tombolo_engine::tables::{LinkIndex, NicIndex, RoutingState, Tables};
 use tombolo_engine::verdict::DropReason;
-use tombolo_proto::config::{Access, AgentConfig, Direction, Link, Relation, Security, SecurityRule, SpaceKind};
+use tombolo_proto::config::{Access, AgentConfig, Direction, Relation, Security, SecurityRule, SpaceKind};
 use tombolo_proto::route::{GatewayHop, NextHop};
 
 /// The address of the machine, and those of machines behind its peers.
 const OWN: &str = "10.0.0.1";
 const PEER: &str = "172.16.0.1";
 const SITE: &str = "192.168.0.1";
-
-/// Links without encryption. In all lanes but the first, those with the listed peers have no session.
-struct LaneLinks {
-    links: PlainLinks,
-    without_session: Vec<LinkIndex>,
-}
-
-impl LinkSet for LaneLinks {
-    fn update(&mut self, links: &[Link], now: Instant) {
-        self.links.update(links, now);
-    }
-    fn is_ready(&mut self, link: LinkIndex, _now: Instant) -> bool {
-        !self.without_session.contains(&link)
-    }
-    fn seal(&mut self, link: LinkIndex, packet: &[u8], ecn: u8, now: Instant, tx: &mut impl TransmitSink) -> Sealed {
-        self.links.seal(link, packet, ecn, now, tx)
-    }
-    fn open(
-        &mut self,
-        datagram: &[u8],
-        from: Path,
-        now: Instant,
-        buffer: &mut [u8],
-        tx: &mut impl TransmitSink,
-    ) -> Opened {
-        self.links.open(datagram, from, now, buffer, tx)
-    }
-    fn handle_timeout(&mut self, _now: Instant, _tx: &mut impl TransmitSink) {}
-    fn poll_timeout(&self) -> Option<Instant> {
-        None
-    }
-    fn poll_event(&mut self) -> Option<Event> {
-        None
-    }
-    fn take_lost(&mut self) -> u64 {
-        0
-    }
-}
-
-/// The queue of packets for lane 0.
-#[derive(Clone, Default)]
-struct Queue(Rc<RefCell<Vec<Redirected>>>);
-
-/// A redirected packet, with where it entered the agent.
-type Redirected = (Ingress, Vec<u8>);
-
-impl RedirectSink for Queue {
-    fn redirect_to_lane0(&mut self, ingress: Ingress, packet: &[u8]) -> bool {
-        self.0.borrow_mut().push((ingress, packet.to_vec()));
-        true
-    }
-}
 
 /// A machine whose agent has one or several lanes.
 struct Machine {

@@ -64,6 +64,10 @@ pub struct AgentView {
     /// TCP connections in progress that security groups have adopted (D34).
     #[serde(default)]
     pub adopted_connections: u64,
+    /// Choices of load balancers that a gateway has forgotten while their flows were in use, because its table was full
+    /// (D35).
+    #[serde(default)]
+    pub replaced_choices: u64,
     /// Number of packets by outcome, for each lane. The index is the lane's number.
     pub lanes: Vec<Totals>,
     /// Route advertisements of other agents, by outcome.
@@ -101,6 +105,7 @@ impl Agent {
             udp_errors: report.udp_errors,
             udp_overflow: report.udp_overflow,
             adopted_connections: report.adopted,
+            replaced_choices: self.lanes.flows().replaced_choices(),
             lanes: report.lanes.clone(),
             route_advertisements: report.advertisements,
             table_rebuilds: report.rebuilds,

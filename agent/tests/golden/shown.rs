@@ -92,6 +92,7 @@ fn full() -> AgentView {
         tun_errors: 1,
         udp_errors: 2,
         adopted_connections: 4,
+        replaced_choices: 6,
         udp_overflow: 3,
         lanes: vec![totals()],
         route_advertisements: AdvertisementStats {
@@ -122,6 +123,7 @@ fn status_of_the_agent() {
         tun_errors: 0,
         udp_errors: 0,
         adopted_connections: 0,
+        replaced_choices: 0,
         udp_overflow: 0,
         lanes: vec![],
         route_advertisements: AdvertisementStats::default(),

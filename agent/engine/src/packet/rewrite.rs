@@ -1,6 +1,6 @@
 //! Replaces an address and port of a packet, and updates the checksums that cover them (L5).
 
-use super::{PacketInfo, TCP, UDP, adjust_checksum};
+use super::{ICMPV6, PacketInfo, TCP, UDP, adjust_checksum};
 use std::net::IpAddr;
 
 /// The end of a flow whose address and port are replaced.
@@ -13,8 +13,8 @@ pub enum End {
 }
 
 /// Replaces the address and the port of one end of a packet. The port 0 leaves the packet's port as it is; so does a
-/// packet that is neither TCP nor UDP, or whose transport header is cut off or in another fragment. `info` must be the
-/// result of parsing this packet, and is updated.
+/// packet that is neither TCP nor UDP, or whose ports are cut off or in another fragment. `info` must be the result of
+/// parsing this packet, and is updated.
 ///
 /// Returns `false` and changes nothing if the address is of another family than the packet.
 ///
@@ -51,19 +51,17 @@ pub fn rewrite(packet: &mut [u8], info: &mut PacketInfo, end: End, (address, por
     let Some(transport) = info.transport else {
         return true;
     };
-    // Addresses are part of the pseudo-header that the checksums of TCP and UDP cover, also in the first one of several
-    // fragments.
+    // Addresses are part of the pseudo-header that the checksums of TCP, UDP and ICMPv6 cover, also in the first one of
+    // several fragments.
     let header = packet.get_mut(transport..info.len).unwrap_or_default();
-    let checksum = match info.protocol {
-        TCP => 16,
-        UDP => 6,
+    let (checksum, has_ports) = match info.protocol {
+        TCP => (16, true),
+        UDP => (6, true),
+        ICMPV6 if address.is_ipv6() => (2, false),
         _ => return true,
     };
-    if header.len() < checksum + 2 {
-        return true;
-    }
     // A UDP checksum of 0 means that the sender computed none (RFC 768).
-    let is_used = info.protocol == TCP || header[checksum..checksum + 2] != [0, 0];
+    let is_used = header.len() >= checksum + 2 && (info.protocol != UDP || header[checksum..checksum + 2] != [0, 0]);
     let adjust = |header: &mut [u8], old: u16, new: u16| {
         if is_used {
             adjust_checksum(&mut header[checksum..checksum + 2], old, new, false);
@@ -72,7 +70,7 @@ pub fn rewrite(packet: &mut [u8], info: &mut PacketInfo, end: End, (address, por
     for (old, new) in changed() {
         adjust(header, word(old), word(new));
     }
-    if port != 0 {
+    if port != 0 && has_ports && header.len() >= 4 {
         let at = if end == End::Source { 0 } else { 2 };
         let old = word(&header[at..at + 2]);
         header[at..at + 2].copy_from_slice(&port.to_be_bytes());

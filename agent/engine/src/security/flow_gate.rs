@@ -62,7 +62,8 @@ pub enum Balanced {
     No,
     /// It has made this choice for the packet. The packet's flow is kept even if no group applies to the NIC.
     Chosen(Choice),
-    /// The packet may be a back end's reply to a flow that a load balancer has sent to it.
+    /// The packet may be a reply of a flow for which a load balancer has made a choice: it comes from a back end's NIC, or
+    /// from a front end.
     MayReply,
     /// None, and the packet comes to a NIC with back ends. The back end cannot distinguish such a packet from one with the
     /// same addresses and ports that a load balancer has sent to it. So the flow is from now on one without a choice, and
@@ -134,7 +135,8 @@ impl FlowGate {
         self.admit_flow(table, rules, at, decided).0
     }
 
-    /// Does the same as [`admit`](Self::admit), and returns the packet's flow too, if the table has it now.
+    /// Does the same as [`admit`](Self::admit), and returns the packet's flow too, if the table has it now. The flow of an
+    /// ICMP error is that of the packet that it quotes.
     pub fn admit_flow(
         &mut self,
         table: &FlowTable,
@@ -162,7 +164,7 @@ impl FlowGate {
                 if let Some(flow) = table.find(&quoted, at.now) {
                     return match self.deny_again(table, rules, (&quoted, &flow), at.now, &mut decided) {
                         Some(by) => (Admission::Denied(by), None),
-                        None => (Admission::Known, None),
+                        None => (Admission::Known, Some(flow.against())),
                     };
                 }
                 let judgement = rules.judge_and(at.direction, &rule_key(at.info, None), decided);

@@ -1,6 +1,7 @@
 //! Finds the flow to which a packet belongs (D30, D31).
 
 use super::flow_table::{FlowKey, TcpFlags};
+use crate::packet::quoted::is_error;
 use crate::packet::{ICMP, ICMPV6, PacketInfo, TCP, UDP};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
@@ -142,7 +143,7 @@ pub fn belongs_to(packet: &[u8], info: &PacketInfo, nic: u8, direction: Directio
         },
         ICMP | ICMPV6 => match header {
             [kind, _, _, _, a, b, _, _, quoted @ ..] => {
-                if is_icmp_error(info.protocol, *kind) {
+                if is_error(info.protocol, *kind) {
                     // An error goes to the sender of the packet that it quotes. Otherwise somebody who has a flow with
                     // one machine could send errors to all machines behind the same agent.
                     match quoted_key(quoted, nic, direction.opposite()) {
@@ -188,15 +189,6 @@ const fn segment(flags: u8) -> Segment {
             fin: flags & FIN != 0,
             rst: flags & RST != 0,
         },
-    }
-}
-
-/// Whether a message of this type is an error. Errors of ICMP are destination unreachable, source quench, redirect,
-/// time exceeded and parameter problem (RFC 792); errors of ICMPv6 are the types below 128 (RFC 4443).
-const fn is_icmp_error(protocol: u8, kind: u8) -> bool {
-    match protocol {
-        ICMP => matches!(kind, 3 | 4 | 5 | 11 | 12),
-        _ => kind < 128,
     }
 }
 

@@ -95,6 +95,15 @@ pub struct FlowRef {
 }
 
 impl FlowRef {
+    /// The same flow, for a packet that goes against the packet that was looked up.
+    #[must_use]
+    pub const fn against(self) -> Self {
+        Self {
+            forward: !self.forward,
+            ..self
+        }
+    }
+
     /// Whether the packet, if it is a SYN, repeats the SYN that began the flow.
     #[must_use]
     pub fn is_repeated_syn(&self) -> bool {
@@ -563,7 +572,7 @@ fn entries_for(capacity: usize) -> usize {
 }
 
 /// Maps all values of `part` evenly to numbers below `count`, which is less than 2^32.
-const fn scale(part: u32, count: u64) -> u64 {
+pub(super) const fn scale(part: u32, count: u64) -> u64 {
     (part as u64 * count) >> 32
 }
 
@@ -581,7 +590,7 @@ fn flow_ref(slot: usize, header: u64, from_second: bool, choice: u64) -> FlowRef
 }
 
 /// `count` words that are 0. The kernel allocates their memory page by page, at the first write.
-fn zeroed(count: usize) -> Box<[AtomicU64]> {
+pub(super) fn zeroed(count: usize) -> Box<[AtomicU64]> {
     <[AtomicU64]>::new_box_zeroed_with_elems(count).unwrap_or_else(|_| (0..count).map(|_| AtomicU64::new(0)).collect())
 }
 

@@ -1,11 +1,13 @@
 //! The flow table of an agent, its clock, and the parts of it that each lane checks after a change.
 
+use super::flow_memory::FlowMemory;
 use super::flow_table::{BootTime, FlowTable, Unusable};
+use super::local_flows;
 use crate::tables::Tables;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Capacity of the flow table of an agent that sets no other one, in flows. Such a table takes 90 MB, which the kernel
 /// allocates page by page as flows come.
@@ -15,12 +17,26 @@ pub const DEFAULT_FLOWS: usize = 1_000_000;
 /// saved can be older than the table.
 const FIRST_SECOND: u32 = 365 * 24 * 60 * 60;
 
+/// Number of flows for each lane of a gateway of which it remembers the choices. Their memory takes 1.5 MiB, which the
+/// kernel allocates page by page as flows come.
+const CHOICES_OF_LANE: usize = 65_536;
+
+/// A change of a load balancer's pool or health within this time after the first tables does not count as one (D35). The
+/// agent takes all back ends for up when it starts, and learns their health meanwhile.
+const LEARNS_HEALTH: Duration = Duration::from_secs(30);
+
 /// The flow table that all lanes of an agent share. It is made when a group is attached to a NIC of the agent for the
 /// first time, or when saved flows are loaded.
 #[derive(Debug)]
 pub struct Flows {
     /// The table, and the time when it was made.
     table: OnceLock<(FlowTable, Instant)>,
+    /// The choices for flows that pass none of the agent's NICs, made with the first front ends of a gateway.
+    choices: OnceLock<FlowMemory<1>>,
+    /// The flows whose client and back end are behind this agent, made with the first one.
+    local: OnceLock<FlowMemory<{ local_flows::WORDS }>>,
+    /// When the first lookup tables with front ends were installed.
+    balances_since: OnceLock<Instant>,
     capacity: usize,
     seed: u64,
     /// Number of lanes that share the table.
@@ -38,6 +54,9 @@ impl Flows {
     pub const fn new(capacity: usize, seed: u64) -> Self {
         Self {
             table: OnceLock::new(),
+            choices: OnceLock::new(),
+            local: OnceLock::new(),
+            balances_since: OnceLock::new(),
             capacity,
             seed,
             lanes: AtomicUsize::new(0),
@@ -109,6 +128,48 @@ impl Flows {
         tables_of.len() - 1
     }
 
+    /// Number of choices of load balancers that a gateway has forgotten while their flows were in use, because its table
+    /// was full (D35). It counts from the start of the agent. A change of the back-end pool may move such a flow.
+    #[must_use]
+    pub fn replaced_choices(&self) -> u64 {
+        self.choices.get().map_or(0, FlowMemory::replaced)
+    }
+
+    /// The choices for flows that pass none of the agent's NICs. `None`: the agent is no gateway, or there was no front end
+    /// since it started.
+    pub(super) fn choices(&self) -> Option<&FlowMemory<1>> {
+        self.choices.get()
+    }
+
+    /// The flows whose client and back end are behind this agent. `None`: there was none since the agent started.
+    pub(super) fn known_local_flows(&self) -> Option<&FlowMemory<{ local_flows::WORDS }>> {
+        self.local.get()
+    }
+
+    /// As [`known_local_flows`](Self::known_local_flows), but makes the memory if there is none.
+    pub(super) fn local_flows(&self, now: Instant) -> &FlowMemory<{ local_flows::WORDS }> {
+        let make = || FlowMemory::new(local_flows::FLOWS_OF_LANE * self.lane_count(), self.seed, now);
+        self.local.get_or_init(make)
+    }
+
+    fn lane_count(&self) -> usize {
+        self.lanes.load(Ordering::Relaxed).max(1)
+    }
+
+    /// Prepares for the front ends of lookup tables that a lane installs at `now`.
+    pub(super) fn balance(&self, tables: &Tables, now: Instant) {
+        if tables.front_ends.is_empty() {
+            return;
+        }
+        let since = *self.balances_since.get_or_init(|| now);
+        let counts = now.saturating_duration_since(since) >= LEARNS_HEALTH;
+        tables.front_ends.begin(now, counts);
+        if tables.chooses_for_others() {
+            let make = || FlowMemory::new(CHOICES_OF_LANE * self.lane_count(), self.seed, now);
+            self.choices.get_or_init(make);
+        }
+    }
+
     /// Records the lookup tables that a lane has installed.
     pub(super) fn set_tables(&self, lane: usize, tables: &Tables) {
         let mut tables_of = self.tables_of.lock().unwrap_or_else(PoisonError::into_inner);
@@ -127,7 +188,7 @@ impl Flows {
     /// exactly one lane.
     pub(super) fn part(&self, lane: usize) -> Range<usize> {
         let entries = self.table().map_or(0, FlowTable::entries);
-        let each = entries.div_ceil(self.lanes.load(Ordering::Relaxed).max(1));
+        let each = entries.div_ceil(self.lane_count());
         (lane * each).min(entries)..((lane + 1) * each).min(entries)
     }
 }

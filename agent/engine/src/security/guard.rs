@@ -3,15 +3,18 @@
 
 use super::flow_gate::{Admission, AtNic, Balanced, FlowGate};
 use super::flow_key::{Belongs, belongs_to};
+use super::flow_memory::Part;
 use super::flow_table::FROM_HOST;
 use super::flows::Flows;
+use super::local_flows::{self, LocalFlow};
 use super::nic_rules::NicRules;
 use super::recheck::Recheck;
 use super::secured_nics::{Passage, RuleName, SecuredNics};
 use crate::decide::Ingress;
 use crate::flow::Admission as Admitted;
+use crate::packet::quoted::flow_of_error;
 use crate::packet::{PacketInfo, TCP};
-use crate::tables::{Choice, NicIndex, Tables};
+use crate::tables::{BalancingRule, Choice, NicIndex, Tables};
 use crate::verdict::{DropReason, Verdict};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -126,6 +129,7 @@ impl Guard {
     /// rules decide about all flows again (D34).
     fn begin_recheck(&mut self, before: Option<&Arc<Tables>>, after: &Tables, now: Instant) {
         self.flows.set_tables(self.lane, after);
+        self.flows.balance(after, now);
         let (Some(nics), Some((_, seconds))) = (&after.security, self.flows.present(now)) else {
             return;
         };
@@ -147,9 +151,34 @@ impl Guard {
         self.recheck.step(&self.flows, self.lane, tables)
     }
 
-    /// The choice that a load balancer has made for an earlier packet of the same flow.
-    /// `None`: there was no such packet, or the present one asks for a new connection.
+    /// The choice that `rule` has made for an earlier packet of the same flow. `None`: there was no such packet, or the
+    /// present one asks for a new connection, which may not go to the back end of an earlier one.
     pub(crate) fn earlier_choice(
+        &self,
+        tables: &Tables,
+        ingress: Ingress,
+        (packet, info): (&[u8], &PacketInfo),
+        rule: &BalancingRule,
+        now: Instant,
+    ) -> Option<Choice> {
+        let part = Part::of(packet, info);
+        let earlier = match ingress {
+            Ingress::Link(_) if tables.chooses_for_others() => {
+                let error = flow_of_error(packet, info);
+                let flow = error.as_ref().unwrap_or(info);
+                let known = self.flows.choices().and_then(|choices| choices.find(flow, part, now));
+                let known = known.map(|[choice]| Choice(choice));
+                // D35: the packet may belong to a flow from before the last change of the rule.
+                known.or_else(|| rule.choose_as_before(flow, now).filter(|_| part != Part::Begin))
+            }
+            _ => self.choice_in_table(tables, ingress, (packet, info), now),
+        };
+        // L7: a back end that is down gets no new connection, also if its SYN is repeated.
+        earlier.filter(|choice| part != Part::Begin || rule.is_up(*choice))
+    }
+
+    /// The choice in the flow table for a packet that passes a NIC of this agent. See [`Self::earlier_choice`].
+    fn choice_in_table(
         &self,
         tables: &Tables,
         ingress: Ingress,
@@ -159,22 +188,30 @@ impl Guard {
         let (table, seconds) = self.flows.present(now)?;
         let known = |address: IpAddr, nic: NicIndex, direction, to: Option<(IpAddr, u16)>| {
             let nic = flow_nic(tables, address, nic);
-            let Belongs::Flow { mut key, tcp } = belongs_to(packet, info, nic, direction) else {
-                return None;
+            let (mut key, opens, is_quoted) = match belongs_to(packet, info, nic, direction) {
+                Belongs::Flow { key, tcp } => (key, tcp.opens, false),
+                Belongs::Error { quoted } => (quoted, false, true),
+                Belongs::Fragment { .. } | Belongs::Malformed => return None,
             };
             if let Some((address, port)) = to {
-                key.destination = address;
-                key.ports.1 = if port == 0 { key.ports.1 } else { port };
+                // The quoted packet has the opposite direction.
+                let (of_key, port_of_key) = match is_quoted {
+                    true => (&mut key.source, &mut key.ports.0),
+                    false => (&mut key.destination, &mut key.ports.1),
+                };
+                *of_key = address;
+                *port_of_key = if port == 0 { *port_of_key } else { port };
             }
             let flow = table.find(&key, seconds)?;
-            (flow.choice != 0 && (!tcp.opens || flow.is_repeated_syn())).then_some(Choice(flow.choice))
+            (flow.choice != 0 && (!opens || flow.is_repeated_syn())).then_some(Choice(flow.choice))
         };
         match ingress {
             Ingress::Tun(nic) => known(info.source, nic, Direction::Outbound, None),
             // The flow table knows a flow to a back end by the back end's own address and port, while this packet still
             // has those of the front end.
             Ingress::Link(_) => {
-                let mut own = tables.front_ends.own_back_ends_for(info);
+                let error = flow_of_error(packet, info);
+                let mut own = tables.front_ends.own_back_ends_for(error.as_ref().unwrap_or(info));
                 own.find_map(|back_end| {
                     let to = (!back_end.floating_ip).then_some(back_end.back);
                     let address = to.map_or(info.destination, |(address, _)| address);
@@ -182,6 +219,51 @@ impl Guard {
                 })
             }
         }
+    }
+
+    /// The source port with which a back end behind this agent knows the flow of a client behind this agent. `packet` is
+    /// already for the back end's own address and port, and still has the client's. `None`: no port is free, or the
+    /// packet is a fragment, whose ports are not known; or it is an ICMP error about no such flow.
+    pub(crate) fn local_port(
+        &self,
+        tables: &Tables,
+        (packet, info): (&[u8], &PacketInfo),
+        front: IpAddr,
+        choice: Choice,
+        now: Instant,
+    ) -> Option<u16> {
+        let error = flow_of_error(packet, info);
+        let flow = error.as_ref().unwrap_or(info);
+        if flow.ports == 0 {
+            return None;
+        }
+        let remember = tables.front_ends.idle_timeout(choice).filter(|_| error.is_none());
+        let packet = (flow, Part::of(packet, info));
+        local_flows::source_port(&self.flows, packet, front, choice, remember, now)
+    }
+
+    /// Whether there was a flow between a client and a back end behind this agent since the agent started.
+    pub(crate) fn has_local_flows(&self) -> bool {
+        self.flows.known_local_flows().is_some()
+    }
+
+    /// The flow between a client and a back end behind this agent to which a packet from the back end to the front end
+    /// belongs, or about which it reports as an ICMP error. `None`: there is no such flow.
+    pub(crate) fn local_client(
+        &self,
+        tables: &Tables,
+        (packet, info): (&[u8], &PacketInfo),
+        now: Instant,
+    ) -> Option<LocalFlow> {
+        let error = flow_of_error(packet, info);
+        let part = Part::of(packet, info);
+        let flow = local_flows::client_of(&self.flows, (error.as_ref().unwrap_or(info), part), now)?;
+        if error.is_none()
+            && let Some(timeout) = tables.front_ends.idle_timeout(flow.choice)
+        {
+            local_flows::note_reply(&self.flows, (info, part), flow, timeout, now);
+        }
+        Some(flow)
     }
 
     /// Applies the security groups to a packet about which the engine has decided `verdict`. `choice` is the choice of a
@@ -232,7 +314,7 @@ impl Guard {
     }
 
     /// The number of the present period. Begins a new period if the present one has lasted a second or more.
-    fn period(&mut self, now: Instant) -> u32 {
+    pub(crate) fn period(&mut self, now: Instant) -> u32 {
         /// Shortest length of a period. It is one second because the shared table keeps times in seconds.
         const PERIOD: Duration = Duration::from_secs(1);
         if self.period_ends.is_none_or(|ends| now >= ends) {
@@ -260,6 +342,7 @@ impl Guard {
             None => Passage::of(ingress, info, verdict).map(|(_, passage)| passage),
         };
         let Some(passage) = passage else {
+            self.note_choice(tables, ingress, (packet, info), choice, now);
             return Ok(None);
         };
         let balanced = match (choice, ingress) {
@@ -267,6 +350,8 @@ impl Guard {
             (None, Ingress::Tun(nic)) if tables.front_ends.has_back_ends(nic) => Balanced::MayReply,
             (None, Ingress::Link(_)) => match verdict {
                 Verdict::Deliver(nic) if tables.front_ends.has_back_ends(nic) => Balanced::Direct,
+                // The reply shows that the client's flow is established, and that its choice must be kept (L4).
+                _ if tables.front_ends.has_address(info.source) => Balanced::MayReply,
                 _ => Balanced::No,
             },
             (None, Ingress::Tun(_)) => Balanced::No,
@@ -317,6 +402,23 @@ impl Guard {
         }
         let is_reply = passage.direction == Direction::Outbound && !flow.forward && flow.choice != 0;
         Ok(is_reply.then_some(Choice(flow.choice)))
+    }
+
+    /// Remembers the choice for a packet that passes none of the agent's NICs.
+    fn note_choice(
+        &self,
+        tables: &Tables,
+        ingress: Ingress,
+        (packet, info): (&[u8], &PacketInfo),
+        choice: Option<Choice>,
+        now: Instant,
+    ) {
+        if let (Ingress::Link(_), Some(choice), Some(choices)) = (ingress, choice, self.flows.choices())
+            && let Some(timeout) = tables.front_ends.idle_timeout(choice)
+            && flow_of_error(packet, info).is_none()
+        {
+            choices.note(info, Part::of(packet, info), [choice.0], timeout, now);
+        }
     }
 
     /// Visits a 600th of the table's entries, and removes those flows that are over. With a call each 100 ms, the whole

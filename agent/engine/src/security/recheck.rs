@@ -112,6 +112,9 @@ fn lost_route(before: &[Arc<Tables>], after: &Tables, key: &FlowKey) -> bool {
         len: 0,
     };
     let ingress = Ingress::Tun(NicIndex(key.nic));
-    let leaves = |tables: &Tables| matches!(decide(tables, ingress, &packet, None), Verdict::Forward { .. });
+    let leaves = |tables: &Tables| {
+        let verdict = decide(tables, ingress, &packet, None);
+        matches!(verdict, Verdict::Forward { .. } | Verdict::Translate(_))
+    };
     !leaves(after) && before.iter().any(|tables| leaves(tables))
 }

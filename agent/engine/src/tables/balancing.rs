@@ -1,18 +1,23 @@
 //! The front ends of load balancers, and the choice of a back end (L4, L9, L11, D35).
 
+mod previous;
+
 use super::{AddressSpace, NicIndex, Owner, VmNics};
 use crate::packet::{PacketInfo, TCP, UDP};
 use crate::verdict::DropReason;
+use previous::Previous;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
 use tombolo_proto::config::{self, BalancedProtocol, Distribution};
 use tombolo_proto::id::ResourceId;
 
 /// All front ends that an agent can reach, and the back ends that it owns.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FrontEnds {
-    /// The position in `all`, by the position of the space and the address.
-    by_address: BTreeMap<(usize, IpAddr), usize>,
+    /// The position in `all`, by the address and the position of the space.
+    by_address: BTreeMap<(IpAddr, usize), usize>,
     all: Vec<FrontEnd>,
     /// The back ends that this agent owns, once for each rule. [`BackEndIndex`] is a position in this list.
     own: Vec<BackEnd>,
@@ -40,7 +45,11 @@ pub(crate) struct Rule {
     distribution: Distribution,
     /// Whether established TCP flows end now, because all back ends are down (L8).
     ends_flows: bool,
+    /// Time without packets after which a flow ends, in seconds.
+    idle_timeout: u32,
     members: Vec<Member>,
+    /// The rule as it was before its last change.
+    previous: Option<Arc<Previous>>,
 }
 
 /// A back end of a rule.
@@ -82,13 +91,16 @@ pub(crate) struct BackEnd {
 
 impl FrontEnds {
     /// Prepares front ends for lookups. `nics`: the NICs of this agent; `None`: it is no VM.
-    /// `unhealthy`: the back ends that are down, each with its probe.
+    /// `unhealthy`: the back ends that are down, each with its probe. `before`: the front ends in the tables before.
     pub(crate) fn new(
         front_ends: &[config::FrontEnd],
         spaces: &[AddressSpace],
         nics: Option<&VmNics>,
         unhealthy: &BTreeSet<(ResourceId, IpAddr)>,
+        before: Option<&Self>,
     ) -> Self {
+        let rules_before = before.into_iter().flat_map(|before| &before.all).flat_map(|f| &f.rules);
+        let rules_before: BTreeMap<&ResourceId, &Rule> = rules_before.map(|rule| (&rule.id, rule)).collect();
         let mut all = Self::default();
         for front_end in front_ends {
             let Some(space) = spaces.iter().position(|s| s.vnet == front_end.vnet) else {
@@ -100,13 +112,16 @@ impl FrontEnds {
                     Some(probe) => !unhealthy.contains(&(probe.id.clone(), address)),
                     None => true,
                 };
-                all.rule(front_end.address, rule, &spaces[space], nics, &is_up)
+                let mut prepared = all.rule(front_end.address, rule, &spaces[space], nics, &is_up);
+                let before = rules_before.get(&rule.id);
+                prepared.previous = before.and_then(|before| Previous::of(before, &prepared));
+                prepared
             });
             let prepared = FrontEnd {
                 address: front_end.address,
                 rules: rules.collect(),
             };
-            all.by_address.insert((space, front_end.address), all.all.len());
+            all.by_address.insert((front_end.address, space), all.all.len());
             all.all.push(prepared);
         }
         all
@@ -162,7 +177,18 @@ impl FrontEnds {
             port: rule.port,
             distribution: rule.distribution,
             ends_flows: all_down && !counts_as_up && rule.ends_flows,
+            idle_timeout,
             members,
+            previous: None,
+        }
+    }
+
+    /// Notes that a lane has installed these front ends at `now`. `counts`: whether flows can have begun before the changes
+    /// that no lane had installed yet.
+    pub(crate) fn begin(&self, now: Instant, counts: bool) {
+        let rules = self.all.iter().flat_map(|front_end| &front_end.rules);
+        for previous in rules.filter_map(|rule| rule.previous.as_ref()) {
+            previous.begin(now, counts);
         }
     }
 
@@ -173,7 +199,13 @@ impl FrontEnds {
 
     /// Whether `address` is a front end in the space at this position.
     pub(crate) fn contains(&self, space: usize, address: IpAddr) -> bool {
-        self.by_address.contains_key(&(space, address))
+        self.by_address.contains_key(&(address, space))
+    }
+
+    /// Whether `address` is a front end in any space.
+    pub(crate) fn has_address(&self, address: IpAddr) -> bool {
+        let mut from_it = self.by_address.range((address, 0)..);
+        from_it.next().is_some_and(|((found, _), _)| *found == address)
     }
 
     /// The NIC of this agent that has a back end, or serves its subnet. `None`: no back end of this agent has the address.
@@ -224,7 +256,7 @@ impl FrontEnds {
     /// # Errors
     /// No rule applies: the packet is neither TCP nor UDP, or there is no rule for its protocol and port.
     pub(crate) fn rule_for(&self, space: usize, address: IpAddr, packet: &PacketInfo) -> Result<&Rule, DropReason> {
-        let position = self.by_address.get(&(space, address)).ok_or(DropReason::NoOwner)?;
+        let position = self.by_address.get(&(address, space)).ok_or(DropReason::NoOwner)?;
         self.all[*position].rule_for(packet)
     }
 
@@ -275,6 +307,25 @@ impl Rule {
         let member = self.members.iter().find(|member| member.choice == choice)?;
         let stays = member.is_up || packet.protocol == TCP && !self.ends_flows;
         stays.then_some(member)
+    }
+
+    /// Whether the rule has the back end of this choice, and new flows may go to it.
+    pub(crate) fn is_up(&self, choice: Choice) -> bool {
+        self.members
+            .iter()
+            .any(|member| member.choice == choice && member.is_up)
+    }
+
+    /// The back end that the rule would have chosen for a packet before its last change (D35). `None`: the change was longer
+    /// ago than flows last without packets, or there was no change.
+    pub(crate) fn choose_as_before(&self, packet: &PacketInfo, now: Instant) -> Option<Choice> {
+        self.previous.as_ref()?.choose(packet, self.idle_timeout, now)
+    }
+
+    /// Whether both rules choose the same back end for every packet.
+    fn has_membership_of(&self, other: &Self) -> bool {
+        let members = |rule: &Self| rule.members.iter().map(|m| (m.choice, m.is_up)).collect::<Vec<_>>();
+        self.distribution == other.distribution && members(self) == members(other)
     }
 }
 

@@ -30,8 +30,9 @@ impl Tables {
         Self::build_after(config, state, None)
     }
 
-    /// Does the same as [`build`](Self::build), and takes from `before` what has not changed: the prepared rules of
-    /// security groups. The result is the same for any `before`.
+    /// Does the same as [`build`](Self::build), and takes from `before`, the tables that the result replaces, what has not
+    /// changed: the prepared rules of security groups. For load-balancing rules that have changed, the result remembers
+    /// the back ends that they had in `before` (D35). Otherwise, the result is the same for any `before`.
     ///
     /// # Errors
     /// As for [`build`](Self::build).
@@ -46,7 +47,14 @@ impl Tables {
             AgentRole::Vm(nics) => Some(nics),
             AgentRole::Gateway { .. } | AgentRole::CircuitGateway { .. } | AgentRole::Edge { .. } => None,
         };
-        let front_ends = FrontEnds::new(&config.front_ends, &spaces.all, nics, &state.unhealthy);
+        let front_ends_before = before.map(|before| &before.front_ends);
+        let front_ends = FrontEnds::new(
+            &config.front_ends,
+            &spaces.all,
+            nics,
+            &state.unhealthy,
+            front_ends_before,
+        );
         let security = config.security.as_ref().map(|security| {
             let routes_of = |id: &ResourceId| subnets.iter().find(|s| s.id == *id).map_or(&[][..], |s| &s.all[..]);
             SecuredNics::new(config, security, routes_of, before.and_then(Self::security))

@@ -119,19 +119,24 @@ pub enum Flags {
     Fin,
 }
 
-/// A TCP segment over IPv4.
+/// A TCP segment.
 pub fn tcp(from: (&str, u16), to: (&str, u16), flags: Flags) -> Vec<u8> {
-    let (IpAddr::V4(source), IpAddr::V4(destination)) = (ip(from.0), ip(to.0)) else {
-        panic!("IPv4 alone")
+    let mut out = Vec::new();
+    let header = match (ip(from.0), ip(to.0)) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            PacketBuilder::ipv4(source.octets(), destination.octets(), 64).tcp(from.1, to.1, 1, 1000)
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            PacketBuilder::ipv6(source.octets(), destination.octets(), 64).tcp(from.1, to.1, 1, 1000)
+        }
+        _ => panic!("two families"),
     };
-    let header = PacketBuilder::ipv4(source.octets(), destination.octets(), 64).tcp(from.1, to.1, 1, 1000);
     let header = match flags {
         Flags::Syn => header.syn(),
         Flags::SynAck => header.syn().ack(2),
         Flags::Ack => header.ack(2),
         Flags::Fin => header.fin().ack(2),
     };
-    let mut out = Vec::new();
     header.write(&mut out, b"data").unwrap();
     out
 }

@@ -6,7 +6,9 @@
     reason = "a test's helper; the clock is the test's"
 )]
 
+pub mod errors;
 pub mod groups;
+pub mod lanes;
 
 use boringtun::x25519::{PublicKey as DhPublic, StaticSecret};
 use etherparse::PacketBuilder;

@@ -1,7 +1,7 @@
 //! One agent of a walk, with its configuration and the engine's decisions.
 
 use super::answer::{DEFAULT_TTL, SecurityCheck};
-use super::security::Flows;
+use super::security::{Flows, Judged};
 use etherparse::PacketBuilder;
 use std::net::{IpAddr, SocketAddr};
 use tombolo_engine::decide::{Ingress, Trace, decide};
@@ -10,9 +10,10 @@ use tombolo_engine::packet;
 use tombolo_engine::packet::PacketInfo;
 use tombolo_engine::packet::icmp::{self, IcmpError};
 use tombolo_engine::packet::rewrite::{End, rewrite};
-use tombolo_engine::tables::{RoutingState, Tables};
+use tombolo_engine::security::FROM_HOST;
+use tombolo_engine::tables::{LinkIndex, NicIndex, RoutingState, Tables};
 use tombolo_engine::verdict::{DropReason, Verdict};
-use tombolo_proto::config::{AgentConfig, Link, Role};
+use tombolo_proto::config::{AgentConfig, Link, Nic, Role};
 use tombolo_proto::fabric::Protocol;
 use tombolo_proto::id::AgentId;
 
@@ -97,6 +98,19 @@ impl Node {
         let info = packet::parse(&packet.bytes).ok_or("the packet is malformed")?;
         let mut trace = Trace::default();
         let verdict = decide(tables, ingress, &info, Some(&mut trace));
+        let reply = self.translated.filter(|t| from.is_none() && t.is_reply(packet));
+        // A packet between a client and a back end behind this agent leaves one of its NICs and comes to another (D35).
+        let stays = match verdict {
+            Verdict::Translate(_) => from.is_none(),
+            Verdict::Drop(DropReason::Hairpin) => reply.is_some(),
+            _ => false,
+        };
+        let leaving = if stays {
+            let checked = (&packet.bytes[..], &info);
+            judge(&self.config, tables, &mut self.flows, ingress, checked, LEAVES)
+        } else {
+            None
+        };
         // The back end gets the packet with its own address and port (L5), which the security rules see (N12).
         let (verdict, info) = match verdict {
             Verdict::Translate(index) => {
@@ -112,14 +126,27 @@ impl Node {
                 });
                 (Verdict::Deliver(nic), info)
             }
+            Verdict::Drop(DropReason::Hairpin) if stays => {
+                if let Some(translated) = reply {
+                    packet.reply_from(translated.front_end);
+                }
+                let info = packet::parse(&packet.bytes).ok_or("the packet is malformed")?;
+                (Verdict::Deliver(nic_of(&self.config, info.destination)), info)
+            }
             other => (other, info),
         };
-        let judged = tables.security().zip(self.flows.as_mut()).and_then(|(nics, flows)| {
-            let packet = (&packet.bytes[..], &info);
-            flows.check(&self.config, nics, ingress, packet, verdict)
-        });
+        let came_from = match stays {
+            true => Ingress::Link(LinkIndex(FROM_HOST)),
+            false => ingress,
+        };
+        let judged = match leaving {
+            Some(leaving) if leaving.refused.is_some() => Some(leaving),
+            leaving => {
+                let checked = (&packet.bytes[..], &info);
+                judge(&self.config, tables, &mut self.flows, came_from, checked, verdict).or(leaving)
+            }
+        };
         let (security, refused) = judged.map_or((None, None), |j| (Some(j.check), j.refused));
-        let reply = self.translated.filter(|t| from.is_none() && t.is_reply(packet));
         if let (Some(translated), Verdict::Forward { .. }) = (reply, verdict) {
             packet.reply_from(translated.front_end);
         }
@@ -188,6 +215,39 @@ impl Node {
             }
         }
     }
+}
+
+/// For security groups: the packet leaves the NIC by which it was sent.
+const LEAVES: Verdict = Verdict::Forward {
+    link: LinkIndex(FROM_HOST),
+    decrement_ttl: false,
+};
+
+/// Applies the security groups of an agent to a packet. `None`: the packet passes no NIC with a group.
+fn judge(
+    config: &AgentConfig,
+    tables: &Tables,
+    flows: &mut Option<Flows>,
+    ingress: Ingress,
+    packet: (&[u8], &PacketInfo),
+    verdict: Verdict,
+) -> Option<Judged> {
+    let (nics, flows) = tables.security().zip(flows.as_mut())?;
+    flows.check(config, nics, ingress, packet, verdict)
+}
+
+/// The NIC to which an agent delivers packets for an address of its own.
+fn nic_of(config: &AgentConfig, address: IpAddr) -> NicIndex {
+    let nics = match &config.role {
+        Role::Vm { nics, .. } => nics.as_slice(),
+        Role::VpnGateway { .. } | Role::ExpressRouteGateway { .. } | Role::CircuitEdge { .. } => &[],
+    };
+    let has = |nic: &Nic| nic.addresses.iter().any(|own| own.addr() == address);
+    let position = nics
+        .iter()
+        .position(has)
+        .and_then(|position| u8::try_from(position).ok());
+    position.map_or(NicIndex::FIRST, NicIndex)
 }
 
 /// A packet of a walk, as bytes that the engine can parse.

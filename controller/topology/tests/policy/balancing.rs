@@ -180,6 +180,25 @@ fn explain_follows_a_packet_to_its_back_end() {
     stopped(&asked(&reports), "client", "no_back_end", "L8", &["web"]);
 }
 
+/// L5, D35: a machine with two NICs reaches the back end at its other NIC. The rules of both NICs apply (D25).
+#[test]
+fn l5_d35_explain_follows_a_packet_to_a_back_end_of_the_same_agent() {
+    let mut w = World::default();
+    w.vnet("near", "10.1.0.0/16", "w=10.1.0.0/24")
+        .nic("front-nic", "near/w=10.1.0.7", false)
+        .nic("back-nic", "near/w=10.1.0.6", false)
+        .bind("both", World::vm_binding("both", &["front-nic", "back-nic"], &[]));
+    balance(&mut w, LoadBalancerSku::Standard, &["back"]);
+    let answer = ask(&w, &LearnedReports::default(), "both", FRONT, Protocol::Tcp, Some(80));
+    assert!(answer.reachable, "{answer:#?}");
+    let [hop] = &answer.request.hops[..] else {
+        panic!("{answer:#?}")
+    };
+    assert_eq!(hop.verdict, "delivers to 10.1.0.6");
+    let reply = answer.reply.as_ref().unwrap();
+    assert_eq!(reply.hops.last().unwrap().verdict, "delivers to 10.1.0.7");
+}
+
 /// L3, L11: packets that no rule is for, and a back end that would reach itself.
 #[test]
 fn explain_names_the_rule_that_a_packet_to_a_front_end_lacks() {

@@ -60,6 +60,7 @@ fn probed(
             .iter()
             .map(|n| (ResourceId::new("/lb/probe"), address(*n)))
             .collect(),
+        None,
     )
 }
 

@@ -1,0 +1,48 @@
+//! The membership that a rule had before its last change: by it, a gateway finds the back ends of established flows of
+//! which it remembers no choice (L4, L7, D35).
+
+use super::{Choice, Rule};
+use crate::packet::PacketInfo;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+/// A rule as it was before its last change. Later tables with the same membership share one value.
+#[derive(Debug)]
+pub(crate) struct Previous {
+    rule: Rule,
+    /// When the rule changed: the time when the first lane installed the change. The inner value is `None` if the change
+    /// does not count.
+    since: OnceLock<Option<Instant>>,
+}
+
+impl Previous {
+    /// What `rule` has to remember if the tables before have the rule `before`. `None`: the rule never changed.
+    pub(super) fn of(before: &Rule, rule: &Rule) -> Option<Arc<Self>> {
+        if before.has_membership_of(rule) {
+            return before.previous.clone();
+        }
+        let before = Rule {
+            previous: None,
+            ..before.clone()
+        };
+        Some(Arc::new(Self {
+            rule: before,
+            since: OnceLock::new(),
+        }))
+    }
+
+    /// Notes that a lane has installed the change at `now`. Only the first call for a change has an effect. `counts`:
+    /// whether flows can have begun before the change.
+    pub(super) fn begin(&self, now: Instant, counts: bool) {
+        self.since.get_or_init(|| counts.then_some(now));
+    }
+
+    /// The back end that the rule would have chosen before the change. `None`: it had none, or the change does not count,
+    /// or it was longer than `timeout` seconds ago, so that flows from before it have ended or are known.
+    pub(super) fn choose(&self, packet: &PacketInfo, timeout: u32, now: Instant) -> Option<Choice> {
+        let since = self.since.get().copied().flatten()?;
+        let is_over = now.saturating_duration_since(since) > Duration::from_secs(timeout.into());
+        let chosen = self.rule.choose(packet, |_| true).filter(|_| !is_over)?;
+        Some(chosen.choice)
+    }
+}
