@@ -79,6 +79,7 @@ impl End {
                 | DropReason::BalancerProtocol
                 | DropReason::NoBackEnd
                 | DropReason::BackEndItself
+                | DropReason::BackEndGone
                 | DropReason::Malformed
                 | DropReason::UnknownFragment
                 | DropReason::FlowTableFull

@@ -406,6 +406,10 @@ impl Decision<'_> {
         if let Some(trace) = self.trace.as_deref_mut() {
             trace.balancing_rule = Some(rule.id.clone());
         }
+        // D36: the sender of the packet gets a reset.
+        if self.earlier.is_some_and(|choice| rule.has_lost(choice, self.packet)) {
+            return Err(DropReason::BackEndGone);
+        }
         let earlier = self.earlier.and_then(|choice| rule.member(choice, self.packet));
         let member = earlier
             .filter(|member| wanted(member))

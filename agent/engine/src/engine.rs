@@ -1,9 +1,11 @@
 //! The engine of one lane. The engine takes IP packets and UDP datagrams, writes packets and datagrams into sinks, and
 //! counts the outcome of each.
 
+mod balanced;
+
 use crate::aqm::{Advice, Codel};
 use crate::buffer::{DeliverSink, NoRedirect, Path, RedirectSink, TransmitSink};
-use crate::decide::{Ingress, decide_after};
+use crate::decide::Ingress;
 use crate::flow::FlowCache;
 use crate::link::{Event, LinkSet, Opened, Sealed};
 use crate::packet::icmp::{self, IcmpError, Limiter};
@@ -36,6 +38,8 @@ pub struct Engine<L, R = NoRedirect> {
     redirect: R,
     stats: Stats,
     limiter: Limiter,
+    /// Limits the rate of TCP resets.
+    resets: Limiter,
     flows: FlowCache,
     /// Applies security groups to packets at NICs.
     guard: Guard,
@@ -73,6 +77,7 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
             redirect,
             stats: Stats::new(),
             limiter: Limiter::new(),
+            resets: Limiter::new(),
             flows: FlowCache::new(seed),
             guard: Guard::new(Arc::new(Flows::new(DEFAULT_FLOWS, seed)), seed),
             sweep_due: None,
@@ -388,6 +393,7 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
             redirect: &mut self.redirect,
             stats: &mut self.stats,
             limiter: &mut self.limiter,
+            resets: &mut self.resets,
             flows: &mut self.flows,
             guard: &mut self.guard,
             is_admitted: false,
@@ -421,6 +427,7 @@ struct PacketContext<'a, L, R> {
     redirect: &'a mut R,
     stats: &'a mut Stats,
     limiter: &'a mut Limiter,
+    resets: &'a mut Limiter,
     flows: &'a mut FlowCache,
     guard: &'a mut Guard,
     /// Whether another lane has applied the security groups to the packet.
@@ -455,13 +462,10 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
         // Flows are told apart by their ports, which the slot's key has to have for that.
         let by_ports = tables.spreads || tables.keeps_flows();
         let (verdict, choice, slot) = self.flows.decide_and_admit(ingress, &info, by_ports, || {
-            let (verdict, choice) = decide_after(tables, ingress, &info, None, None);
-            let Some(fresh) = choice else { return (verdict, None) };
-            match self.guard.earlier_choice(tables, ingress, (packet, &info), self.now) {
-                Some(earlier) if earlier != fresh => decide_after(tables, ingress, &info, Some(earlier), None),
-                _ => (verdict, choice),
-            }
+            balanced::decide_in_flow(self.guard, tables, ingress, (packet, &info), self.now)
         });
+        #[expect(clippy::cast_possible_truncation, reason = "the lower half is the destination port")]
+        let sent_to = (info.destination, info.ports as u16);
         // N12: the rules see the back end's address and port.
         let verdict = match verdict {
             Verdict::Translate(index) => match tables.translate(index, packet) {
@@ -547,6 +551,10 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
                 self.answer(IcmpError::TimeExceeded, tables, ingress, packet, &info, tx, rx);
             }
             Verdict::Translate(_) => self.stats.dropped(DropReason::NoBackEnd),
+            // D36: the client learns at once that the connection is over.
+            Verdict::Drop(reason @ DropReason::BackEndGone) => {
+                self.reset(reason, ingress, (packet, &info), sent_to, (tx, rx));
+            }
             Verdict::Drop(reason) => self.stats.dropped(reason),
         }
     }

@@ -2,6 +2,7 @@
 //! panic on bytes that were not parsed.
 
 pub mod icmp;
+pub mod reset;
 pub mod rewrite;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

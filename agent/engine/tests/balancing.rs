@@ -8,6 +8,8 @@
 )]
 
 mod common;
+#[path = "balancing/ends.rs"]
+mod ends_of_flows;
 
 use common::groups::{Flags, group, rule, security, tcp, to_port};
 use common::{Node, World, id, ip, vm};

@@ -1,9 +1,12 @@
 //! The front ends of load balancers, and the choice of a back end (L4, L9, L11, D35).
 
-use super::{AddressSpace, NicIndex, Owner, VmNics};
+mod condition;
+
+use super::{AddressSpace, LinkIndex, LinkPolicy, NicIndex, Owner, VmNics};
 use crate::packet::{PacketInfo, TCP, UDP};
 use crate::verdict::DropReason;
-use std::collections::{BTreeMap, BTreeSet};
+pub(crate) use condition::Conditions;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use tombolo_proto::config::{self, BalancedProtocol, Distribution};
 use tombolo_proto::id::ResourceId;
@@ -51,6 +54,10 @@ pub(crate) struct Member {
     pub(crate) own: Option<BackEndIndex>,
     /// Whether new flows may go to the back end (L7).
     is_up: bool,
+    /// Whether the link with the back end's agent is down. New flows go to others if there are any.
+    is_link_down: bool,
+    /// Whether the back end is gone: the link has been down for too long (D36).
+    is_gone: bool,
     /// A hash of the address.
     hash: u64,
 }
@@ -80,12 +87,11 @@ pub(crate) struct BackEnd {
 
 impl FrontEnds {
     /// Prepares front ends for lookups. `nics`: the NICs of this agent; `None`: it is no VM.
-    /// `unhealthy`: the back ends that are down, each with its probe.
     pub(crate) fn new(
         front_ends: &[config::FrontEnd],
         spaces: &[AddressSpace],
         nics: Option<&VmNics>,
-        unhealthy: &BTreeSet<(ResourceId, IpAddr)>,
+        conditions: &Conditions<'_>,
     ) -> Self {
         let mut all = Self::default();
         for front_end in front_ends {
@@ -93,13 +99,7 @@ impl FrontEnds {
                 continue;
             };
             let rules = front_end.rules.iter();
-            let rules = rules.map(|rule| {
-                let is_up = |address: IpAddr| match &rule.probe {
-                    Some(probe) => !unhealthy.contains(&(probe.id.clone(), address)),
-                    None => true,
-                };
-                all.rule(front_end.address, rule, &spaces[space], nics, &is_up)
-            });
+            let rules = rules.map(|rule| all.rule(front_end.address, rule, &spaces[space], nics, conditions));
             let prepared = FrontEnd {
                 address: front_end.address,
                 rules: rules.collect(),
@@ -116,28 +116,32 @@ impl FrontEnds {
         rule: &config::BalancingRule,
         space: &AddressSpace,
         nics: Option<&VmNics>,
-        is_up: &dyn Fn(IpAddr) -> bool,
+        conditions: &Conditions<'_>,
     ) -> Rule {
         let idle_timeout = u32::from(rule.idle_timeout_minutes) * 60;
         let of_rule = hash_text(&rule.id.key());
-        let all_down = !rule.back_ends.iter().any(|address| is_up(*address));
+        let back_ends = rule.back_ends.iter().map(|address| {
+            let owner = space.owners.get(*address).copied().unwrap_or(Owner::NoLink);
+            (*address, owner, conditions.of(rule, *address, owner))
+        });
+        let back_ends: Vec<_> = back_ends.collect();
+        let all_down = !back_ends.iter().any(|(_, _, c)| c.is_healthy && !c.is_gone);
         let counts_as_up = all_down && rule.probe.as_ref().is_some_and(|probe| probe.all_up_when_all_down);
-        let mut members = Vec::with_capacity(rule.back_ends.len());
-        for address in &rule.back_ends {
-            let hash = hash_address(*address);
+        let mut members = Vec::with_capacity(back_ends.len());
+        for (address, owner, condition) in back_ends {
+            let hash = hash_address(address);
             let choice = Choice(mix(of_rule ^ hash).max(1));
             self.idle_timeouts.insert(choice, idle_timeout);
-            let owner = space.owners.get(*address).copied().unwrap_or(Owner::NoLink);
             let place = nics
                 .filter(|_| owner == Owner::Own)
-                .and_then(|nics| nics.owner(*address));
+                .and_then(|nics| nics.owner(address));
             let own = place.and_then(|place| {
                 let index = BackEndIndex(u32::try_from(self.own.len()).ok()?);
                 self.own.push(BackEnd {
                     choice,
                     nic: place.nic.unwrap_or(NicIndex::FIRST),
                     front: (front, rule.port),
-                    back: (*address, rule.back_end_port),
+                    back: (address, rule.back_end_port),
                     floating_ip: rule.floating_ip,
                 });
                 self.own_by_choice.insert(choice, index);
@@ -145,10 +149,12 @@ impl FrontEnds {
             });
             members.push(Member {
                 choice,
-                address: *address,
+                address,
                 owner,
                 own,
-                is_up: counts_as_up || is_up(*address),
+                is_up: !condition.is_gone && (counts_as_up || condition.is_healthy),
+                is_link_down: condition.is_link_down,
+                is_gone: condition.is_gone,
                 hash,
             });
         }
@@ -160,6 +166,17 @@ impl FrontEnds {
             ends_flows: all_down && !counts_as_up && rule.ends_flows,
             members,
         }
+    }
+
+    /// The links with the agents that own back ends. A link occurs once for each of them.
+    pub(crate) fn owner_links(&self) -> impl Iterator<Item = LinkIndex> + '_ {
+        let rules = self.all.iter().flat_map(|front_end| &front_end.rules);
+        rules
+            .flat_map(|rule| &rule.members)
+            .filter_map(|member| match member.owner {
+                Owner::Link(link) => Some(link),
+                Owner::Own | Owner::NoLink => None,
+            })
     }
 
     /// Whether there is no front end.
@@ -257,11 +274,18 @@ impl FrontEnd {
 impl Rule {
     /// The back end for a packet by rendezvous hashing: of all back ends, the one whose hash together with the flow's is
     /// the highest. So a back end that leaves moves only its own flows. Back ends that are down get no new flow (L7).
-    /// `wanted` limits the choice. `None`: no back end is wanted and up (L8).
+    /// A back end with whose agent the link is down is chosen only if there is no other. `wanted` limits the choice.
+    /// `None`: no back end is wanted and up (L8).
     pub(crate) fn choose(&self, packet: &PacketInfo, wanted: impl Fn(&Member) -> bool) -> Option<&Member> {
         let flow = hash_flow(packet, self.distribution);
         let members = self.members.iter().filter(|member| member.is_up && wanted(member));
-        members.max_by_key(|member| (mix(flow ^ member.hash), member.address))
+        members.max_by_key(|member| (!member.is_link_down, mix(flow ^ member.hash), member.address))
+    }
+
+    /// Whether the back end of an earlier choice for the flow of a TCP segment is gone, so that the flow ends (D36).
+    pub(crate) fn has_lost(&self, choice: Choice, packet: &PacketInfo) -> bool {
+        let member = self.members.iter().find(|member| member.choice == choice);
+        packet.protocol == TCP && member.is_some_and(|member| member.is_gone)
     }
 
     /// The back end of an earlier choice for the flow of a packet. While the back end is down, TCP flows stay with it, and

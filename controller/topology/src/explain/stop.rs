@@ -191,6 +191,7 @@ pub(super) fn dropped(
         ),
         // `denied` describes drops by a security rule.
         DropReason::SecurityRule
+        | DropReason::BackEndGone
         | DropReason::UnknownFragment
         | DropReason::FlowTableFull
         | DropReason::Malformed
