@@ -80,6 +80,7 @@ impl End {
                 | DropReason::NoBackEnd
                 | DropReason::BackEndItself
                 | DropReason::BackEndGone
+                | DropReason::FlowEnded
                 | DropReason::Malformed
                 | DropReason::UnknownFragment
                 | DropReason::FlowTableFull

@@ -482,7 +482,11 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
             let admitted = self
                 .guard
                 .admit(tables, ingress, (packet, &info), (verdict, choice), slot, self.now);
+            let resets = choice.is_some_and(|choice| tables.front_ends.resets_idle_flows(choice));
             match admitted.map(|choice| choice.map(|choice| tables.front_ends.back_end_of(choice))) {
+                Err(reason @ DropReason::FlowEnded) if resets => {
+                    return self.reset(reason, ingress, (packet, &info), sent_to, (tx, rx));
+                }
                 Err(reason) => return self.stats.dropped(reason),
                 Ok(None) => {}
                 // The rule is gone. The client must not get a packet from an address that it does not know.

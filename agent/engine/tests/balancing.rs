@@ -39,6 +39,7 @@ fn balancing_rule(floating_ip: bool) -> BalancingRule {
         distribution: Distribution::Default,
         floating_ip,
         idle_timeout_minutes: 4,
+        tcp_reset: false,
         back_ends,
         probe: None,
         ends_flows: false,

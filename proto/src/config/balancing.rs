@@ -44,6 +44,10 @@ pub struct BalancingRule {
     pub floating_ip: bool,
     /// Time without packets after which a flow ends, in minutes, 4 to 30 (`idleTimeoutInMinutes`).
     pub idle_timeout_minutes: u8,
+    /// Whether the client gets a reset if it goes on with a TCP flow that has ended by its idle timeout
+    /// (`enableTcpReset`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tcp_reset: bool,
     /// The addresses of the back ends, in ascending order. All are in the front end's VNet (L2).
     pub back_ends: Vec<IpAddr>,
     /// The probe that tells which back ends get flows (L6). `None`: all do.

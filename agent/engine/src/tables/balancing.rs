@@ -21,8 +21,8 @@ pub(crate) struct FrontEnds {
     own: Vec<BackEnd>,
     /// The position in `own` of each choice.
     own_by_choice: BTreeMap<Choice, BackEndIndex>,
-    /// The idle timeout of each choice, in seconds.
-    idle_timeouts: BTreeMap<Choice, u32>,
+    /// What happens to idle flows with each choice.
+    idle: BTreeMap<Choice, Idle>,
 }
 
 /// A front end.
@@ -66,6 +66,15 @@ pub(crate) struct Member {
 /// configurations that have the same rule and back end. It is never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Choice(pub u64);
+
+/// What happens to the idle flows of a rule.
+#[derive(Debug, Clone, Copy)]
+struct Idle {
+    /// Time without packets after which a flow ends, in seconds.
+    timeout: u32,
+    /// Whether the client gets a reset if it goes on with a TCP flow that has ended.
+    resets: bool,
+}
 
 /// The position of a back end among those that this agent owns. An index is valid only with the same [`Tables`](super::Tables).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -118,7 +127,10 @@ impl FrontEnds {
         nics: Option<&VmNics>,
         conditions: &Conditions<'_>,
     ) -> Rule {
-        let idle_timeout = u32::from(rule.idle_timeout_minutes) * 60;
+        let idle = Idle {
+            timeout: u32::from(rule.idle_timeout_minutes) * 60,
+            resets: rule.tcp_reset,
+        };
         let of_rule = hash_text(&rule.id.key());
         let back_ends = rule.back_ends.iter().map(|address| {
             let owner = space.owners.get(*address).copied().unwrap_or(Owner::NoLink);
@@ -131,7 +143,7 @@ impl FrontEnds {
         for (address, owner, condition) in back_ends {
             let hash = hash_address(address);
             let choice = Choice(mix(of_rule ^ hash).max(1));
-            self.idle_timeouts.insert(choice, idle_timeout);
+            self.idle.insert(choice, idle);
             let place = nics
                 .filter(|_| owner == Owner::Own)
                 .and_then(|nics| nics.owner(address));
@@ -217,7 +229,12 @@ impl FrontEnds {
 
     /// Time without packets after which a flow with this choice ends, in seconds. `None`: the rule or the back end is gone.
     pub(crate) fn idle_timeout(&self, choice: Choice) -> Option<u32> {
-        self.idle_timeouts.get(&choice).copied()
+        self.idle.get(&choice).map(|idle| idle.timeout)
+    }
+
+    /// Whether a TCP segment of a flow with this choice is answered with a reset if the flow has ended by its idle timeout.
+    pub(crate) fn resets_idle_flows(&self, choice: Choice) -> bool {
+        self.idle.get(&choice).is_some_and(|idle| idle.resets)
     }
 
     /// Whether this agent owns a back end with this address, which answers probes.

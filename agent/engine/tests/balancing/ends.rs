@@ -246,6 +246,90 @@ fn d36_what_is_not_established_moves_to_another_back_end() {
     assert_eq!(world.nodes[0].engine.stats().drops(DropReason::BackEndGone), 0);
 }
 
+/// The number of packets of the client's agent that were dropped because their connection has ended.
+fn dropped(world: &World) -> u64 {
+    world.nodes[0].engine.stats().drops(DropReason::FlowEnded)
+}
+
+/// Sends a segment in each direction of all connections.
+fn exchange(world: &mut World, connections: &[(u16, usize)]) {
+    for (port, node) in connections {
+        assert_eq!(delivered(world, *port, Flags::Ack).unwrap().0, *node, "port {port}");
+        send(world, *node, tcp((BACK[*node - 1], 8080), (CLIENT, *port), Flags::Ack));
+        assert!(world.nodes[0].delivered.pop().is_some(), "port {port}");
+    }
+}
+
+/// L3: a connection without packets for the idle timeout, here 4 minutes, is over. With `enableTcpReset` the client gets a
+/// reset when it goes on with the connection.
+#[test]
+fn l3_an_idle_connection_ends_and_is_reset_if_the_rule_says_so() {
+    for resets in [false, true] {
+        let mut world = world(&[BalancingRule {
+            tcp_reset: resets,
+            ..balancing_rule(false)
+        }]);
+        let connections = connect(&mut world, 40_000..40_020);
+        let (idle, busy) = connections.split_at(10);
+        // Two minutes without packets are longer than a connection that is not established lasts.
+        for _ in 0..3 {
+            world.now += Duration::from_secs(120);
+            exchange(&mut world, busy);
+        }
+        assert_eq!(dropped(&world), 0);
+        for (port, _) in idle {
+            let reset = reset_for(&mut world, *port);
+            assert_eq!(reset.is_some(), resets, "port {port}");
+            if let Some(reset) = reset {
+                assert_eq!(ends(&reset), (format!("{FRONT}:80"), format!("{CLIENT}:{port}")));
+                let sliced = SlicedPacket::from_ip(&reset).unwrap();
+                assert!(
+                    matches!(sliced.transport, Some(TransportSlice::Tcp(t)) if t.rst() && t.sequence_number() == 2)
+                );
+            }
+        }
+        assert_eq!(dropped(&world), if resets { 0 } else { 10 });
+        for (port, _) in idle {
+            assert!(
+                delivered(&mut world, *port, Flags::Syn).is_some(),
+                "a new connection from port {port}"
+            );
+        }
+    }
+}
+
+/// L3, D34: after a crash, an agent does not know the connections that have begun before. The client's agent takes them up
+/// for a minute. So does the agent of the back end, and later it ends them if the rule has `enableTcpReset`.
+#[test]
+fn l3_connections_from_before_a_crash_are_taken_up() {
+    for (crashed, resets) in [(0, true), (1, true), (1, false)] {
+        let mut world = world(&[BalancingRule {
+            tcp_reset: resets,
+            ..balancing_rule(false)
+        }]);
+        let all = connect(&mut world, 40_000..40_040).into_iter();
+        let connections: Vec<_> = all.filter(|(_, node)| *node == 1).collect();
+        let (early, late) = connections.split_at(connections.len() / 2);
+        let now = world.now;
+        world.nodes[crashed].restart(now);
+        // The link has a session again after a few packets.
+        for _ in 0..30 {
+            send(&mut world, 0, udp(CLIENT, BACK[0], 64, 10));
+            world.pass(Duration::from_millis(100));
+        }
+        exchange(&mut world, early);
+        world.now += Duration::from_secs(61);
+        exchange(&mut world, early);
+        for (port, node) in late {
+            let reset = reset_for(&mut world, *port);
+            assert_eq!(reset.is_some(), resets, "port {port}, node {crashed}");
+            if !resets {
+                assert_eq!(delivered(&mut world, *port, Flags::Ack).unwrap().0, *node);
+            }
+        }
+    }
+}
+
 /// L8: with all back ends down, there are no new flows, and established ones go on.
 #[test]
 fn l8_established_connections_go_on_when_all_back_ends_are_down() {

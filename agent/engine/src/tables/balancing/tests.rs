@@ -77,6 +77,7 @@ fn in_state(
             distribution,
             floating_ip: false,
             idle_timeout_minutes: 4,
+            tcp_reset: false,
             back_ends: back_ends.iter().map(|n| address(*n)).collect(),
             probe: Some(config::HealthProbe {
                 id: ResourceId::new("/lb/probe"),
