@@ -15,7 +15,8 @@ mod role;
 mod security;
 
 pub use balancing::{
-    BalancedProtocol, BalancingRule, Distribution, FrontEnd, HealthProbe, ProbeProtocol, ProbedBackEnd,
+    BalancedProtocol, BalancingRule, Distribution, FrontEnd, GONE_WITHOUT_PROBE, HealthProbe, ProbeProtocol,
+    ProbedBackEnd,
 };
 pub use feature::Feature;
 pub use link::{Arrival, ForeignSources, GatewayKind, Link, Relation, Transport};

@@ -79,6 +79,8 @@ impl End {
                 | DropReason::BalancerProtocol
                 | DropReason::NoBackEnd
                 | DropReason::BackEndItself
+                | DropReason::BackEndGone
+                | DropReason::FlowEnded
                 | DropReason::Malformed
                 | DropReason::UnknownFragment
                 | DropReason::FlowTableFull

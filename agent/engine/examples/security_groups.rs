@@ -109,6 +109,7 @@ impl<'r> Nic<'r> {
             now: 1,
             idle_timeout: 240,
             balanced: Balanced::No,
+            ends_idle: false,
         };
         self.gate.admit(&self.table, self.rules, &at, |_| ())
     }

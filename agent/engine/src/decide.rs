@@ -418,6 +418,10 @@ impl Decision<'_> {
             trace.balancing_rule = Some(rule.id.clone());
         }
         let earlier = self.memory.and_then(|memory| memory(rule));
+        // D36: the sender of the packet gets a reset.
+        if earlier.is_some_and(|choice| rule.has_lost(choice, self.flow)) {
+            return Err(DropReason::BackEndGone);
+        }
         let earlier = earlier.and_then(|choice| rule.member(choice, self.flow));
         // L5: the agents of NICs know their flows. An error about an unknown flow to a front end is no answer to anything.
         let is_to_front_end = self.flow.destination == self.packet.destination;

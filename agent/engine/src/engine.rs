@@ -2,6 +2,7 @@
 //! counts the outcome of each.
 
 mod local;
+mod reset;
 
 use crate::aqm::{Advice, Codel};
 use crate::buffer::{DeliverSink, NoRedirect, Path, RedirectSink, TransmitSink};
@@ -39,6 +40,8 @@ pub struct Engine<L, R = NoRedirect> {
     redirect: R,
     stats: Stats,
     limiter: Limiter,
+    /// Limits the rate of TCP resets.
+    resets: Limiter,
     flows: FlowCache,
     /// Applies security groups to packets at NICs.
     guard: Guard,
@@ -76,6 +79,7 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
             redirect,
             stats: Stats::new(),
             limiter: Limiter::new(),
+            resets: Limiter::new(),
             flows: FlowCache::new(seed),
             guard: Guard::new(Arc::new(Flows::new(DEFAULT_FLOWS, seed)), seed),
             sweep_due: None,
@@ -391,6 +395,7 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
             redirect: &mut self.redirect,
             stats: &mut self.stats,
             limiter: &mut self.limiter,
+            resets: &mut self.resets,
             flows: &mut self.flows,
             guard: &mut self.guard,
             is_admitted: false,
@@ -424,6 +429,7 @@ struct PacketContext<'a, L, R> {
     redirect: &'a mut R,
     stats: &'a mut Stats,
     limiter: &'a mut Limiter,
+    resets: &'a mut Limiter,
     flows: &'a mut FlowCache,
     guard: &'a mut Guard,
     /// Whether another lane has applied the security groups to the packet.
@@ -487,6 +493,8 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
                 decide_after(tables, ingress, &info, (Some(&earlier), None), None)
             }),
         };
+        #[expect(clippy::cast_possible_truncation, reason = "the lower half is the destination port")]
+        let sent_to = (info.destination, info.ports as u16);
         // N12: the rules see the back end's address and port.
         let verdict = match verdict {
             Verdict::Translate(index) if matches!(ingress, Ingress::Tun(_)) => {
@@ -507,7 +515,11 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
             let admitted = self
                 .guard
                 .admit(tables, ingress, (packet, &info), (verdict, choice), slot, self.now);
+            let resets = choice.is_some_and(|choice| tables.front_ends.resets_idle_flows(choice));
             match admitted.map(|choice| choice.map(|choice| tables.front_ends.back_end_of(choice))) {
+                Err(reason @ DropReason::FlowEnded) if resets => {
+                    return self.reset(reason, ingress, (packet, &info), sent_to, (tx, rx));
+                }
                 Err(reason) => return self.stats.dropped(reason),
                 Ok(None) => {}
                 // The rule is gone. The client must not get a packet from an address that it does not know.
@@ -576,6 +588,10 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
                 self.answer(IcmpError::TimeExceeded, tables, ingress, packet, &info, tx, rx);
             }
             Verdict::Translate(_) => self.stats.dropped(DropReason::NoBackEnd),
+            // D36: the client learns at once that the connection is over.
+            Verdict::Drop(reason @ DropReason::BackEndGone) => {
+                self.reset(reason, ingress, (packet, &info), sent_to, (tx, rx));
+            }
             Verdict::Drop(reason) => self.stats.dropped(reason),
         }
     }

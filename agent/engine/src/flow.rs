@@ -10,7 +10,7 @@
 use crate::decide::Ingress;
 use crate::packet::PacketInfo;
 use crate::tables::Choice;
-use crate::verdict::Verdict;
+use crate::verdict::{DropReason, Verdict};
 use foldhash::fast::FixedState;
 use std::hash::{BuildHasher, Hash};
 use std::net::IpAddr;
@@ -118,15 +118,22 @@ impl FlowCache {
         if slot.is_none_or(|slot| !slot.applies(&key, lookup)) {
             *slot = None;
         }
-        let slot = slot.get_or_insert_with(|| {
-            let (verdict, choice) = decide();
-            Slot {
-                key,
-                verdict,
-                choice,
-                admission: None,
+        let slot = match slot {
+            Some(slot) => slot,
+            None => {
+                let (verdict, choice) = decide();
+                // A new connection with the same ports has another back end.
+                if verdict == Verdict::Drop(DropReason::BackEndGone) {
+                    return (verdict, choice, None);
+                }
+                slot.insert(Slot {
+                    key,
+                    verdict,
+                    choice,
+                    admission: None,
+                })
             }
-        });
+        };
         (slot.verdict, slot.choice, Some(&mut slot.admission))
     }
 
@@ -140,7 +147,6 @@ impl FlowCache {
 mod tests {
     use super::*;
     use crate::tables::{LinkIndex, NicIndex};
-    use crate::verdict::DropReason;
 
     impl FlowCache {
         fn decide(

@@ -9,6 +9,7 @@
 //! * [`routing`]: which learned routes are accepted, used and advertised; [`tables`]: the lookup tables of the
 //!   decision.
 //! * [`decide`](decide::decide): one pure function from tables and packet to a [`Verdict`](verdict::Verdict).
+//! * [`owners`]: which owners of back ends are gone, because the links with them are down.
 //! * [`link`]: all encrypted links of one engine; WireGuard and QUIC under the feature `links`.
 //! * [`engine`]: the parts above together, as the owner of an engine drives them; [`buffer`]: the sinks that it writes
 //!   into; [`stats`]: its counters.
@@ -146,6 +147,7 @@ mod flow;
 pub mod host_routes;
 pub mod link;
 pub mod offload;
+pub mod owners;
 pub mod packet;
 pub mod routing;
 pub mod security;

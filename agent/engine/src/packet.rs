@@ -3,6 +3,7 @@
 
 pub mod icmp;
 pub mod quoted;
+pub mod reset;
 pub mod rewrite;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

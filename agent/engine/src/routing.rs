@@ -54,6 +54,9 @@ pub struct RoutingState {
     /// Back ends of load balancers that do not answer their probe, by the probe and the back end's address (L6). Those
     /// of which nothing is known count as up.
     pub unhealthy: BTreeSet<(ResourceId, IpAddr)>,
+    /// Agents that own back ends of load balancers and are gone, as [`OwnerWatch::gone`](crate::owners::OwnerWatch::gone)
+    /// returns them (D36).
+    pub gone: BTreeMap<AgentId, u32>,
 }
 
 impl RoutingState {
@@ -63,6 +66,7 @@ impl RoutingState {
     pub fn keep(&mut self, config: &AgentConfig) {
         let linked = |a: &AgentId| config.links.binary_search_by(|l| l.peer.cmp(a)).is_ok();
         self.down.retain(|a| linked(a));
+        self.gone.retain(|a, _| linked(a));
         self.received.retain(|a, _| linked(a));
         let speaker = match &config.role {
             Role::VpnGateway { bgp, .. } => bgp.as_ref(),

@@ -77,6 +77,12 @@ drop_reasons! {
     NoBackEnd = "no_back_end",
     /// The chosen back end of the load balancer is the sender of the packet (L11).
     BackEndItself = "back_end_itself",
+    /// The back end of the packet's TCP connection is gone: the link with its agent has been down for too long (D36). A
+    /// reset was due, but the packet has RST itself, or the reset's rate is exceeded.
+    BackEndGone = "back_end_gone",
+    /// The packet belongs to a TCP connection through a load balancer that has ended, because there were no packets for the
+    /// idle timeout of the rule (L3).
+    FlowEnded = "flow_ended",
     /// The destination is no address of this host or of its served subnets, and none of the host's NICs has
     /// `enableIPForwarding` (R12).
     NotForwarding = "not_forwarding",

@@ -8,6 +8,8 @@
 )]
 
 mod common;
+#[path = "balancing/ends.rs"]
+mod ends_of_flows;
 
 use common::groups::{Flags, group, rule, security, tcp, to_port};
 use common::{Node, World, id, ip, vm};
@@ -38,6 +40,7 @@ fn balancing_rule(floating_ip: bool) -> BalancingRule {
         distribution: Distribution::Default,
         floating_ip,
         idle_timeout_minutes: 4,
+        tcp_reset: false,
         back_ends,
         probe: None,
         ends_flows: false,

@@ -182,6 +182,7 @@ fn without(dynamic: &RoutingState, left_out: &BTreeMap<IpNet, Clash>) -> Routing
     RoutingState {
         down: dynamic.down.clone(),
         unhealthy: dynamic.unhealthy.clone(),
+        gone: dynamic.gone.clone(),
         received: dynamic
             .received
             .iter()

@@ -29,6 +29,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tombolo_engine::engine::Engine;
 use tombolo_engine::link::secure::SecureLinks;
 use tombolo_engine::link::{AdvertisementStats, Event};
+use tombolo_engine::owners::OwnerWatch;
 use tombolo_engine::routing;
 use tombolo_engine::tables::{LinkIndex, NicIndex, RoutingState, Tables};
 use tombolo_proto::config::AgentConfig;
@@ -89,6 +90,8 @@ pub(super) struct Worker {
     malformed: u64,
     /// In lane 0: probes the back ends that this agent owns. None in other lanes.
     health: Option<HealthChecks>,
+    /// In lane 0: how long the links with owners of back ends have been down.
+    owners: OwnerWatch,
     /// Whether the lane has just woken up and has read nothing yet.
     woken: bool,
 }
@@ -149,6 +152,7 @@ impl Worker {
                 .map_err(|_| anyhow::anyhow!("the receive buffer's length"))?,
             malformed: 0,
             health,
+            owners: OwnerWatch::default(),
             woken: false,
         })
     }
@@ -210,6 +214,7 @@ impl Worker {
             }
             self.check_health(now);
             self.handle_events();
+            self.check_owners(now);
         }
     }
 
@@ -239,6 +244,15 @@ impl Worker {
             self.dynamic.keep(config);
         }
         if before != self.dynamic.unhealthy {
+            self.on_routes_changed();
+        }
+    }
+
+    /// Requests new tables if the agent of a back end is gone now, or is back (D36).
+    fn check_owners(&mut self, now: Instant) {
+        let gone = self.owners.gone(now);
+        if gone != self.dynamic.gone {
+            self.dynamic.gone = gone;
             self.on_routes_changed();
         }
     }
@@ -493,8 +507,11 @@ impl Worker {
         let linked = |agent: &AgentId| config.links.binary_search_by(|l| l.peer.cmp(agent)).is_ok();
         self.log.keep(linked);
         if let Some(health) = &mut self.health {
-            health.configure(&config, Instant::now());
+            let now = Instant::now();
+            health.configure(&config, now);
             self.dynamic.unhealthy = health.unhealthy(None);
+            self.owners.configure(&config);
+            self.dynamic.gone = self.owners.gone(now);
             self.dynamic.keep(&config);
         }
         self.config = Some(config);
@@ -585,12 +602,14 @@ impl Worker {
                         tracing::info!(link = %peer, left_out = permit.suppressed, "link up");
                     }
                     self.other_lanes.iter().for_each(|lane| lane.prepare_session(&peer));
+                    self.owners.link_up(&peer);
                     changed |= self.dynamic.down.remove(&peer);
                 }
                 Event::Down(peer) => {
                     if let Some(permit) = self.log.permit(&peer, "down", Instant::now()) {
                         tracing::info!(link = %peer, left_out = permit.suppressed, "link down");
                     }
+                    self.owners.link_down(&peer, Instant::now());
                     changed |= self.dynamic.down.insert(peer);
                 }
                 Event::EndpointChanged(peer, to) => {

@@ -132,7 +132,7 @@ fn example(kind: Kind) -> Option<Example> {
         ),
         Kind::BackendPool => (
             "loadBalancers/Balancer/backendAddressPools/Pool",
-            json!({"properties": {"drainPeriodInSeconds": 30}}),
+            json!({"properties": {"drainPeriodInSeconds": 0}}),
         ),
         Kind::InboundNatRule => (
             "loadBalancers/Balancer/inboundNatRules/Ssh",

@@ -3,7 +3,7 @@
 //! The agent that sends a packet to a front end chooses the back end, and sends the packet to the agent that owns this
 //! back end. The owner replaces the front end's address and port by those of the back end, and the reverse in replies.
 
-use super::AgentConfig;
+use super::{AgentConfig, Owner};
 use crate::id::{AgentId, ResourceId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,6 +44,10 @@ pub struct BalancingRule {
     pub floating_ip: bool,
     /// Time without packets after which a flow ends, in minutes, 4 to 30 (`idleTimeoutInMinutes`).
     pub idle_timeout_minutes: u8,
+    /// Whether the client gets a reset if it goes on with a TCP flow that has ended by its idle timeout
+    /// (`enableTcpReset`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tcp_reset: bool,
     /// The addresses of the back ends, in ascending order. All are in the front end's VNet (L2).
     pub back_ends: Vec<IpAddr>,
     /// The probe that tells which back ends get flows (L6). `None`: all do.
@@ -52,6 +56,20 @@ pub struct BalancingRule {
     /// Whether established TCP flows end when all back ends are down, as with the SKU Basic (L8).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ends_flows: bool,
+}
+
+/// Time after which a back end without probe is gone if there is no link with its agent, in seconds: the default interval
+/// of probes (L6).
+pub const GONE_WITHOUT_PROBE: u32 = 15;
+
+impl BalancingRule {
+    /// Time in seconds after which a back end is gone if the link with its agent is down for that long (D36): the interval
+    /// of the probe times its threshold, or [`GONE_WITHOUT_PROBE`].
+    #[must_use]
+    pub fn gone_after(&self) -> u32 {
+        let of_probe = |probe: &HealthProbe| probe.interval.saturating_mul(probe.threshold.into());
+        self.probe.as_ref().map_or(GONE_WITHOUT_PROBE, of_probe)
+    }
 }
 
 /// A health probe (L6). The agent that owns a back end probes it.
@@ -125,22 +143,40 @@ impl AgentConfig {
     #[must_use]
     pub fn probed_back_ends(&self) -> Vec<ProbedBackEnd<'_>> {
         let mut all = BTreeMap::new();
-        for front_end in &self.front_ends {
-            let spaces = self.spaces.iter().filter(|space| space.vnet == front_end.vnet);
-            let owners: Vec<_> = spaces.flat_map(|space| &space.owners).collect();
-            for rule in &front_end.rules {
-                let Some(probe) = &rule.probe else { continue };
-                for address in &rule.back_ends {
-                    let covering = owners.iter().filter(|owner| owner.prefix.contains(address));
-                    if let Some(owner) = covering.max_by_key(|owner| owner.prefix.prefix_len()) {
-                        all.insert((&probe.id, *address), (probe, &owner.agent));
-                    }
-                }
+        for (rule, address, owner) in self.owned_back_ends() {
+            if let Some(probe) = &rule.probe {
+                all.insert((&probe.id, address), (probe, owner));
             }
         }
         let each = all.into_iter();
         let each = each.map(|((_, address), (probe, owner))| ProbedBackEnd { probe, address, owner });
         each.collect()
+    }
+
+    /// The back ends of all rules, each with its rule and the agent that owns the back end. Back ends without an agent are
+    /// left out.
+    #[must_use]
+    pub fn owned_back_ends(&self) -> Vec<(&BalancingRule, IpAddr, &AgentId)> {
+        let mut all = Vec::new();
+        for front_end in &self.front_ends {
+            let spaces = self.spaces.iter().filter(|space| space.vnet == front_end.vnet);
+            let owners = spaces.flat_map(|space| &space.owners);
+            // Almost all owners have single addresses, so few prefixes are left to search.
+            let is_host = |owner: &&Owner| owner.prefix.prefix_len() == owner.prefix.max_prefix_len();
+            let (hosts, prefixes): (Vec<_>, Vec<_>) = owners.partition(is_host);
+            let hosts: BTreeMap<IpAddr, &AgentId> = hosts.iter().map(|o| (o.prefix.addr(), &o.agent)).collect();
+            let owner_of = |address: &IpAddr| {
+                let covering = prefixes.iter().filter(|owner| owner.prefix.contains(address));
+                let covering = covering.max_by_key(|owner| owner.prefix.prefix_len());
+                let host = hosts.get(address).copied();
+                host.or_else(|| covering.map(|owner| &owner.agent))
+            };
+            for rule in &front_end.rules {
+                let owned = rule.back_ends.iter().filter_map(|a| Some((rule, *a, owner_of(a)?)));
+                all.extend(owned);
+            }
+        }
+        all
     }
 }
 

@@ -401,6 +401,7 @@ fn front_end() -> FrontEnd {
         distribution,
         floating_ip: n == 1,
         idle_timeout_minutes: 4,
+        tcp_reset: n == 0,
         back_ends: back_ends.clone(),
         probe: (n < 2).then(|| health_probe(n == 1)),
         ends_flows: n == 0,

@@ -3,10 +3,15 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use std::net::{IpAddr, SocketAddr};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tombolo_lab::Topology;
 use tombolo_lab::echo::{Connection, Datagrams, EchoServer, Port};
+use tombolo_lab::host::inside;
 use tombolo_tests::live::World;
 
 /// The machines of the global-peering article (L12): a client in one region, and two back ends in another. `beside` is in
@@ -251,4 +256,111 @@ async fn a_back_end_that_does_not_answer_gets_no_new_flows() -> Result<()> {
     settles(&w, &servers, [false, true]).await?;
     drop(servers);
     w.end().await
+}
+
+/// A time limit that is longer than any connection needs until it is established or reset: the detection of the failure,
+/// the probe's interval, and the longest pause of TCP between two repetitions of a segment in this time.
+const END_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A connection of the client to the front end that exchanges bytes all the time, in a thread of its own.
+struct Busy {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Busy {
+    /// Opens a connection, which takes as long as TCP repeats its SYN.
+    fn open(w: &World) -> Result<Self> {
+        let to = SocketAddr::from((FRONT, FRONT_PORT));
+        let stream = inside(&w.hosts().netns("client"), || {
+            TcpStream::connect_timeout(&to, END_TIMEOUT)
+        })?;
+        let mut stream = stream.context("a new connection")?;
+        stream.set_read_timeout(Some(END_TIMEOUT))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let mut exchange = move || {
+            let mut back = [0; 5];
+            stream.write_all(b"hello")?;
+            stream.read_exact(&mut back)
+        };
+        exchange().context("a new connection")?;
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                exchange()?;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Ok(())
+        });
+        Ok(Self { stop, thread })
+    }
+
+    /// Ends the connection. Returns the error with which it had ended by itself; `None`: it was in use until now.
+    fn end(self) -> Option<ErrorKind> {
+        self.stop.store(true, Ordering::Relaxed);
+        let result = self.thread.join().expect("the thread does not panic");
+        result.err().map(|error| error.kind())
+    }
+}
+
+/// D36: the agent of a back end is killed under running connections. Those to this back end are reset, the others do not
+/// notice it, and new connections are established all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d36_connections_are_reset_when_the_agent_of_their_back_end_is_gone() -> Result<()> {
+    let mut topology = Topology::parse(TOPOLOGY)?;
+    topology.name = "e2e-gone".into();
+    let w = World::of(&topology).await?;
+    let client = w.client()?;
+    let lb = w.group().item("loadBalancers", "lb");
+    let pool = format!("{lb}/backendAddressPools/pool");
+    let probe = json!({"protocol": "Tcp", "port": BACK_PORT, "intervalInSeconds": 5, "probeThreshold": 1});
+    client.arm_put(&lb, &body(&w, &lb, "Standard", Some(probe))).await?;
+    for nic in ["six-nic", "four-nic"] {
+        set_member(&w, nic, Some(&pool)).await?;
+    }
+    let start = |host: &str| EchoServer::start(&w.hosts().netns(host), w.address(host)?, Port::Tcp(BACK_PORT));
+    let servers = [Some(start("six")?), Some(start("four")?)];
+    settles(&w, &servers, [true, true]).await?;
+    let of_four = || servers[1].as_ref().map_or(0, EchoServer::served);
+
+    let before = of_four();
+    let connections = (0..40).map(|_| Busy::open(&w)).collect::<Result<Vec<_>>>()?;
+    let lost = of_four() - before;
+    ensure!(lost > 0 && lost < connections.len(), "both back ends have some: {lost}");
+    w.kill_agent("four")?;
+    let killed = Instant::now();
+    let ended = || connections.iter().filter(|c| c.thread.is_finished()).count();
+    let mut new = Vec::new();
+    while ended() < lost {
+        new.push(Busy::open(&w).with_context(|| format!("{:?} after the end of the agent", killed.elapsed()))?);
+        ensure!(
+            killed.elapsed() < END_TIMEOUT,
+            "{} of {lost} connections have ended",
+            ended()
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    println!(
+        "{lost} connections were reset within {:?}; {} new ones",
+        killed.elapsed(),
+        new.len()
+    );
+    let results: Vec<_> = connections.into_iter().map(Busy::end).collect();
+    let is_reset = |result: &&Option<ErrorKind>| **result == Some(ErrorKind::ConnectionReset);
+    ensure!(
+        results.iter().filter(is_reset).count() == lost && results.iter().flatten().count() == lost,
+        "{lost} were to be reset: {results:?}"
+    );
+    let results: Vec<_> = new.into_iter().map(Busy::end).collect();
+    ensure!(
+        results.iter().flatten().next().is_none(),
+        "new connections: {results:?}"
+    );
+    settles(&w, &servers, [true, false]).await?;
+
+    // The agent returns, and its back end gets connections again.
+    w.start_agent("four")?;
+    settles(&w, &servers, [true, true]).await?;
+    drop(servers);
+    w.down()
 }

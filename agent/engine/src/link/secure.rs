@@ -443,6 +443,10 @@ impl LinkSet for SecureLinks {
         for (position, link) in tables.links.iter().enumerate() {
             self.accept_routes(index_of(position), link.advertises);
         }
+        let owners: BTreeSet<LinkIndex> = tables.front_ends.owner_links().collect();
+        for (position, entry) in self.links.iter_mut().enumerate() {
+            entry.set_owns_back_ends(owners.contains(&index_of(position)));
+        }
     }
 
     fn is_ready(&mut self, link: LinkIndex, now: Instant) -> bool {

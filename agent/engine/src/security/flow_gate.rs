@@ -32,6 +32,9 @@ pub enum Admission {
     UnknownFragment,
     /// The rules allow the packet, but the flow table has no room for its flow.
     NoRoom,
+    /// The packet is a segment from the middle of a TCP connection whose flow is not known any more
+    /// ([`AtNic::ends_idle`]).
+    Ended,
 }
 
 /// A packet that passes a NIC in one direction.
@@ -53,6 +56,8 @@ pub struct AtNic<'p> {
     pub idle_timeout: u32,
     /// The part that a load balancer has in the packet.
     pub balanced: Balanced,
+    /// Whether a segment from the middle of a TCP connection must belong to a known flow.
+    pub ends_idle: bool,
 }
 
 /// The part that a load balancer has in a packet.
@@ -256,6 +261,9 @@ impl FlowGate {
         let judgement = rules.judge_and(at.direction, &forward, decided);
         if let Judgement::Denied(by) = judgement {
             return (Admission::Denied(by), None);
+        }
+        if at.ends_idle && is_midstream {
+            return (Admission::Ended, None);
         }
         let choice = match at.balanced {
             Balanced::Chosen(choice) => choice.0,

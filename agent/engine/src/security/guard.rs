@@ -43,6 +43,9 @@ pub(crate) struct Guard {
     recheck: Recheck,
     /// Until this time, in seconds since the flow table was made, the rules decide about packets of known flows too.
     judge_until: u32,
+    /// Until this time, in seconds since the flow table was made, TCP connections through load balancers may have begun
+    /// before the agent started, and are taken up.
+    taken_up_until: u32,
     /// Number of TCP connections that were adopted.
     adopted: u64,
     /// How often each rule has decided, by the number of the rule in the installed configuration
@@ -68,6 +71,7 @@ impl Guard {
             no_rules: NicRules::default(),
             recheck: Recheck::default(),
             judge_until: 0,
+            taken_up_until: 0,
             adopted: 0,
             hits: Vec::new(),
             earlier: BTreeMap::new(),
@@ -89,6 +93,10 @@ impl Guard {
     pub(crate) fn install(&mut self, before: Option<&Arc<Tables>>, after: &Tables, now: Instant) {
         self.begin_recheck(before, after, now);
         let starts = before.is_none();
+        if starts && !after.front_ends.is_empty() && !self.flows.are_loaded() {
+            let (_, seconds) = self.flows.made(now);
+            self.taken_up_until = seconds + ADOPTION;
+        }
         let (before, after) = (before.and_then(|t| t.security.as_ref()), after.security.as_ref());
         if let Some(before) = before {
             let counted = before.rule_names().zip(&self.hits).filter(|(_, n)| **n > 0);
@@ -350,8 +358,9 @@ impl Guard {
             (None, Ingress::Tun(nic)) if tables.front_ends.has_back_ends(nic) => Balanced::MayReply,
             (None, Ingress::Link(_)) => match verdict {
                 Verdict::Deliver(nic) if tables.front_ends.has_back_ends(nic) => Balanced::Direct,
-                // The reply shows that the client's flow is established, and that its choice must be kept (L4).
-                _ if tables.front_ends.has_address(info.source) => Balanced::MayReply,
+                // A reply from a back end keeps the client's flow alive, and with it the choice (L4). With HA ports it may
+                // have any source.
+                _ if !tables.front_ends.is_empty() => Balanced::MayReply,
                 _ => Balanced::No,
             },
             (None, Ingress::Tun(_)) => Balanced::No,
@@ -375,6 +384,8 @@ impl Guard {
             now: seconds,
             idle_timeout: idle_timeout.unwrap_or_else(of_vnet),
             balanced,
+            ends_idle: seconds >= self.taken_up_until
+                && choice.is_some_and(|choice| ends_idle(tables, ingress, choice)),
         };
         let judges_known = self.recheck.concerns_all() || seconds < self.judge_until;
         self.gate.judge_known(judges_known);
@@ -393,6 +404,7 @@ impl Guard {
             Admission::Malformed => return Err(DropReason::Malformed),
             Admission::UnknownFragment => return Err(DropReason::UnknownFragment),
             Admission::NoRoom => return Err(DropReason::FlowTableFull),
+            Admission::Ended => return Err(DropReason::FlowEnded),
         }
         let Some(flow) = flow else { return Ok(None) };
         match choice {
@@ -443,6 +455,17 @@ impl Guard {
         // Names are made only for rules that have decided: a lane calls this between packets.
         let counted = self.hits.iter().enumerate().filter(|(_, n)| **n > 0);
         counted.filter_map(move |(number, n)| Some((nics?.name_of_number(number)?, *n)))
+    }
+}
+
+/// Whether a flow for which a load balancer has made `choice` ends by its idle timeout at this agent. The agent of the
+/// client ends it. If the client has no agent of its own, as at a site, the owner of the back end does. It does not know
+/// whether the flow was idle, or had another back end before a change of the pool. So the flow ends only if the client
+/// learns of it by a reset.
+fn ends_idle(tables: &Tables, ingress: Ingress, choice: Choice) -> bool {
+    match ingress {
+        Ingress::Tun(_) => true,
+        Ingress::Link(_) => tables.front_ends.resets_idle_flows(choice),
     }
 }
 

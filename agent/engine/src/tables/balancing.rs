@@ -1,10 +1,12 @@
 //! The front ends of load balancers, and the choice of a back end (L4, L9, L11, D35).
 
+mod condition;
 mod previous;
 
-use super::{AddressSpace, NicIndex, Owner, VmNics};
+use super::{AddressSpace, LinkIndex, LinkPolicy, NicIndex, Owner, VmNics};
 use crate::packet::{PacketInfo, TCP, UDP};
 use crate::verdict::DropReason;
+pub(crate) use condition::Conditions;
 use previous::Previous;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -25,8 +27,8 @@ pub(crate) struct FrontEnds {
     nics_with_back_ends: BTreeSet<NicIndex>,
     /// The position in `own` of each choice.
     own_by_choice: BTreeMap<Choice, BackEndIndex>,
-    /// The idle timeout of each choice, in seconds.
-    idle_timeouts: BTreeMap<Choice, u32>,
+    /// What happens to idle flows with each choice.
+    idle: BTreeMap<Choice, Idle>,
 }
 
 /// A front end.
@@ -62,6 +64,10 @@ pub(crate) struct Member {
     pub(crate) own: Option<BackEndIndex>,
     /// Whether new flows may go to the back end (L7).
     is_up: bool,
+    /// Whether the link with the back end's agent is down. New flows go to others if there are any.
+    is_link_down: bool,
+    /// Whether the back end is gone: the link has been down for too long (D36).
+    is_gone: bool,
     /// A hash of the address.
     hash: u64,
 }
@@ -70,6 +76,15 @@ pub(crate) struct Member {
 /// configurations that have the same rule and back end. It is never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Choice(pub u64);
+
+/// What happens to the idle flows of a rule.
+#[derive(Debug, Clone, Copy)]
+struct Idle {
+    /// Time without packets after which a flow ends, in seconds.
+    timeout: u32,
+    /// Whether the client gets a reset if it goes on with a TCP flow that has ended.
+    resets: bool,
+}
 
 /// The position of a back end among those that this agent owns. An index is valid only with the same [`Tables`](super::Tables).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,12 +106,12 @@ pub(crate) struct BackEnd {
 
 impl FrontEnds {
     /// Prepares front ends for lookups. `nics`: the NICs of this agent; `None`: it is no VM.
-    /// `unhealthy`: the back ends that are down, each with its probe. `before`: the front ends in the tables before.
+    /// `before`: the front ends in the tables before.
     pub(crate) fn new(
         front_ends: &[config::FrontEnd],
         spaces: &[AddressSpace],
         nics: Option<&VmNics>,
-        unhealthy: &BTreeSet<(ResourceId, IpAddr)>,
+        conditions: &Conditions<'_>,
         before: Option<&Self>,
     ) -> Self {
         let rules_before = before.into_iter().flat_map(|before| &before.all).flat_map(|f| &f.rules);
@@ -108,11 +123,7 @@ impl FrontEnds {
             };
             let rules = front_end.rules.iter();
             let rules = rules.map(|rule| {
-                let is_up = |address: IpAddr| match &rule.probe {
-                    Some(probe) => !unhealthy.contains(&(probe.id.clone(), address)),
-                    None => true,
-                };
-                let mut prepared = all.rule(front_end.address, rule, &spaces[space], nics, &is_up);
+                let mut prepared = all.rule(front_end.address, rule, &spaces[space], nics, conditions);
                 let before = rules_before.get(&rule.id);
                 prepared.previous = before.and_then(|before| Previous::of(before, &prepared));
                 prepared
@@ -133,21 +144,28 @@ impl FrontEnds {
         rule: &config::BalancingRule,
         space: &AddressSpace,
         nics: Option<&VmNics>,
-        is_up: &dyn Fn(IpAddr) -> bool,
+        conditions: &Conditions<'_>,
     ) -> Rule {
-        let idle_timeout = u32::from(rule.idle_timeout_minutes) * 60;
+        let idle = Idle {
+            timeout: u32::from(rule.idle_timeout_minutes) * 60,
+            resets: rule.tcp_reset,
+        };
         let of_rule = hash_text(&rule.id.key());
-        let all_down = !rule.back_ends.iter().any(|address| is_up(*address));
-        let counts_as_up = all_down && rule.probe.as_ref().is_some_and(|probe| probe.all_up_when_all_down);
-        let mut members = Vec::with_capacity(rule.back_ends.len());
-        for address in &rule.back_ends {
-            let hash = hash_address(*address);
-            let choice = Choice(mix(of_rule ^ hash).max(1));
-            self.idle_timeouts.insert(choice, idle_timeout);
+        let back_ends = rule.back_ends.iter().map(|address| {
             let owner = space.owners.get(*address).copied().unwrap_or(Owner::NoLink);
+            (*address, owner, conditions.of(rule, *address, owner))
+        });
+        let back_ends: Vec<_> = back_ends.collect();
+        let all_down = !back_ends.iter().any(|(_, _, c)| c.is_healthy && !c.is_gone);
+        let counts_as_up = all_down && rule.probe.as_ref().is_some_and(|probe| probe.all_up_when_all_down);
+        let mut members = Vec::with_capacity(back_ends.len());
+        for (address, owner, condition) in back_ends {
+            let hash = hash_address(address);
+            let choice = Choice(mix(of_rule ^ hash).max(1));
+            self.idle.insert(choice, idle);
             let place = nics
                 .filter(|_| owner == Owner::Own)
-                .and_then(|nics| nics.owner(*address));
+                .and_then(|nics| nics.owner(address));
             let own = place.and_then(|place| {
                 let index = BackEndIndex(u32::try_from(self.own.len()).ok()?);
                 let nic = place.nic.unwrap_or(NicIndex::FIRST);
@@ -156,7 +174,7 @@ impl FrontEnds {
                     choice,
                     nic,
                     front: (front, rule.port),
-                    back: (*address, rule.back_end_port),
+                    back: (address, rule.back_end_port),
                     floating_ip: rule.floating_ip,
                 });
                 self.own_by_choice.insert(choice, index);
@@ -164,10 +182,12 @@ impl FrontEnds {
             });
             members.push(Member {
                 choice,
-                address: *address,
+                address,
                 owner,
                 own,
-                is_up: counts_as_up || is_up(*address),
+                is_up: !condition.is_gone && (counts_as_up || condition.is_healthy),
+                is_link_down: condition.is_link_down,
+                is_gone: condition.is_gone,
                 hash,
             });
         }
@@ -177,7 +197,7 @@ impl FrontEnds {
             port: rule.port,
             distribution: rule.distribution,
             ends_flows: all_down && !counts_as_up && rule.ends_flows,
-            idle_timeout,
+            idle_timeout: idle.timeout,
             members,
             previous: None,
         }
@@ -190,6 +210,17 @@ impl FrontEnds {
         for previous in rules.filter_map(|rule| rule.previous.as_ref()) {
             previous.begin(now, counts);
         }
+    }
+
+    /// The links with the agents that own back ends. A link occurs once for each of them.
+    pub(crate) fn owner_links(&self) -> impl Iterator<Item = LinkIndex> + '_ {
+        let rules = self.all.iter().flat_map(|front_end| &front_end.rules);
+        rules
+            .flat_map(|rule| &rule.members)
+            .filter_map(|member| match member.owner {
+                Owner::Link(link) => Some(link),
+                Owner::Own | Owner::NoLink => None,
+            })
     }
 
     /// Whether there is no front end.
@@ -236,7 +267,12 @@ impl FrontEnds {
 
     /// Time without packets after which a flow with this choice ends, in seconds. `None`: the rule or the back end is gone.
     pub(crate) fn idle_timeout(&self, choice: Choice) -> Option<u32> {
-        self.idle_timeouts.get(&choice).copied()
+        self.idle.get(&choice).map(|idle| idle.timeout)
+    }
+
+    /// Whether a TCP segment of a flow with this choice is answered with a reset if the flow has ended by its idle timeout.
+    pub(crate) fn resets_idle_flows(&self, choice: Choice) -> bool {
+        self.idle.get(&choice).is_some_and(|idle| idle.resets)
     }
 
     /// Whether this agent owns a back end with this address, which answers probes.
@@ -293,11 +329,18 @@ impl FrontEnd {
 impl Rule {
     /// The back end for a packet by rendezvous hashing: of all back ends, the one whose hash together with the flow's is
     /// the highest. So a back end that leaves moves only its own flows. Back ends that are down get no new flow (L7).
-    /// `wanted` limits the choice. `None`: no back end is wanted and up (L8).
+    /// A back end with whose agent the link is down is chosen only if there is no other. `wanted` limits the choice.
+    /// `None`: no back end is wanted and up (L8).
     pub(crate) fn choose(&self, packet: &PacketInfo, wanted: impl Fn(&Member) -> bool) -> Option<&Member> {
         let flow = hash_flow(packet, self.distribution);
         let members = self.members.iter().filter(|member| member.is_up && wanted(member));
-        members.max_by_key(|member| (mix(flow ^ member.hash), member.address))
+        members.max_by_key(|member| (!member.is_link_down, mix(flow ^ member.hash), member.address))
+    }
+
+    /// Whether the back end of an earlier choice for the flow of a TCP segment is gone, so that the flow ends (D36).
+    pub(crate) fn has_lost(&self, choice: Choice, packet: &PacketInfo) -> bool {
+        let member = self.members.iter().find(|member| member.choice == choice);
+        packet.protocol == TCP && member.is_some_and(|member| member.is_gone)
     }
 
     /// The back end of an earlier choice for the flow of a packet. While the back end is down, TCP flows stay with it, and

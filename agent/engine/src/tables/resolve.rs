@@ -4,8 +4,8 @@ use super::lpm::Lpm;
 use super::sources::{Assigned, Sources};
 use super::transit::{site_prefixes, transit_table};
 use super::{
-    AddressSpace, AgentRole, Arrivals, BuildError, FrontEnds, Hop, LinkGroup, LinkIndex, LinkPolicy, MAX_LINKS, Owner,
-    PeerRole, RouteEntry, RoutingState, SubnetRoutes, Tables, TransitScope, VmNics, set,
+    AddressSpace, AgentRole, Arrivals, BuildError, Conditions, FrontEnds, Hop, LinkGroup, LinkIndex, LinkPolicy,
+    MAX_LINKS, Owner, PeerRole, RouteEntry, RoutingState, SubnetRoutes, Tables, TransitScope, VmNics, set,
 };
 use crate::routing::{self, AcceptedRoute, accept_routes};
 use crate::security::SecuredNics;
@@ -47,14 +47,9 @@ impl Tables {
             AgentRole::Vm(nics) => Some(nics),
             AgentRole::Gateway { .. } | AgentRole::CircuitGateway { .. } | AgentRole::Edge { .. } => None,
         };
+        let conditions = Conditions::new(state, &links);
         let front_ends_before = before.map(|before| &before.front_ends);
-        let front_ends = FrontEnds::new(
-            &config.front_ends,
-            &spaces.all,
-            nics,
-            &state.unhealthy,
-            front_ends_before,
-        );
+        let front_ends = FrontEnds::new(&config.front_ends, &spaces.all, nics, &conditions, front_ends_before);
         let security = config.security.as_ref().map(|security| {
             let routes_of = |id: &ResourceId| subnets.iter().find(|s| s.id == *id).map_or(&[][..], |s| &s.all[..]);
             SecuredNics::new(config, security, routes_of, before.and_then(Self::security))

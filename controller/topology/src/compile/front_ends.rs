@@ -103,6 +103,7 @@ fn rules(
         },
         floating_ip: rule.floating_ip,
         idle_timeout_minutes: minutes(rule.idle_timeout_minutes),
+        tcp_reset: rule.tcp_reset,
         back_ends: {
             let pools = rule.pools.iter().filter_map(pool);
             let members: BTreeSet<IpAddr> = pools.flat_map(|pool| referred.members_of(pool)).collect();
@@ -120,6 +121,7 @@ fn rules(
         distribution: config::Distribution::Default,
         floating_ip: rule.floating_ip,
         idle_timeout_minutes: minutes(rule.idle_timeout_minutes),
+        tcp_reset: rule.tcp_reset,
         back_ends: of_family(referred.named_by(&rule.id)),
         // The target of an inbound NAT rule gets its packets whether or not it answers.
         probe: None,

@@ -191,6 +191,8 @@ pub(super) fn dropped(
         ),
         // `denied` describes drops by a security rule.
         DropReason::SecurityRule
+        | DropReason::BackEndGone
+        | DropReason::FlowEnded
         | DropReason::UnknownFragment
         | DropReason::FlowTableFull
         | DropReason::Malformed

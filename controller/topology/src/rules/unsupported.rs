@@ -193,6 +193,15 @@ pub(crate) const BACKEND_POOL: &[Unsupported] = &[refuse(
     "leave it out",
 )];
 
+/// The member of the `properties` of a back-end pool that is refused if it is a valid number. A configuration depends on
+/// the desired state alone, and this state does not have the time at which a member has left.
+pub(crate) const DRAIN_PERIOD: &[Unsupported] = &[refuse(
+    "drainPeriodInSeconds",
+    "L7",
+    "connections to a removed member would go on for that time, and then be reset",
+    "leave it out or write 0; before you remove a member, let its probe fail until its connections have ended",
+)];
+
 /// Unsupported members of the `properties` of an address of a back-end pool.
 pub(crate) const POOL_ADDRESS: &[Unsupported] = &[refuse(
     "loadBalancerFrontendIPConfiguration",

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use tombolo_proto::id::AgentId;
 use tombolo_proto::status::Carrier;
 
-/// Least interval of echoes where they are needed only for path MTU discovery and statistics: on a link that no other
-/// path can replace, and over the transport not in use until the peer has answered over it. Elsewhere the interval is
-/// the configured one ([`Probes`](tombolo_proto::config::Probes)).
+/// Least interval of echoes where a failure need not be detected at once: on a link that no other path can replace, and
+/// over the transport not in use until the peer has answered over it. Elsewhere, and on links that are down, the interval
+/// is the configured one ([`Probes`](tombolo_proto::config::Probes)).
 const IDLE_ECHO_INTERVAL: Duration = Duration::from_secs(1);
 
 /// If the peer's last packet is younger than this, the peer is taken to use the transport over which this packet came.
@@ -78,7 +78,8 @@ impl SecureLinks {
         let Some(entry) = self.links.get(link.get()) else {
             return;
         };
-        let (carrier, has_choice, monitored) = (entry.carrier(), entry.has_choice(), entry.monitored);
+        let (carrier, has_choice) = (entry.carrier(), entry.has_choice());
+        let is_urgent = has_choice || entry.monitored || entry.is_dead;
         let is_up = |this: &Self, carrier| this.health(link, carrier, now).is_up();
         let standby = match carrier {
             // If there is a QUIC connection, it is probed too, so that it is known whether the connection works at the
@@ -100,7 +101,7 @@ impl SecureLinks {
             let liveness = monitor.of_mut(carrier);
             // D19: echoes are sent at the short configured interval only if another path can replace this one. For a
             // lane other than 0, lane 0 is another path.
-            let has_alternative = (has_choice || monitored) && (is_main || liveness.answers().is_some()) || lane > 0;
+            let has_alternative = is_urgent && (is_main || liveness.answers().is_some()) || lane > 0;
             let interval = if has_alternative {
                 interval
             } else {
@@ -115,8 +116,11 @@ impl SecureLinks {
 
     /// D19: by default, a monitored link goes down when three echoes are not answered, and comes up again after ten
     /// answers that span three seconds. The link also goes down when the peer does not answer a handshake for 500 ms.
+    /// So does the link with an owner of back ends (D36), which takes up to three seconds with echoes that are sent once a
+    /// second.
     fn detect_dead_peer(&mut self, link: LinkIndex, now: Instant) {
-        let Some(entry) = self.links.get(link.get()).filter(|entry| entry.monitored) else {
+        let entry = self.links.get(link.get());
+        let Some(entry) = entry.filter(|entry| entry.detects_failure() || entry.is_dead) else {
             return;
         };
         let (is_dead, health) = (entry.is_dead, self.health(link, entry.carrier(), now));
@@ -146,7 +150,7 @@ impl SecureLinks {
         if let Some(monitor) = entry.monitor_mut() {
             monitor.forget_answers();
         }
-        if entry.monitored && self.lane == 0 && !entry.is_dead {
+        if entry.detects_failure() && self.lane == 0 && !entry.is_dead {
             entry.is_dead = true;
             self.report(link, false);
         }

@@ -103,10 +103,14 @@ pub(super) struct LinkEntry {
     pub(super) always_on: bool,
     /// Whether another path can replace this link. If so, the peer's silence is reported at once (D19).
     pub(super) monitored: bool,
+    /// Whether the peer owns back ends of load balancers that this agent reaches. If so, its silence is reported too,
+    /// because the flows of its back ends must end then (D36).
+    pub(super) owns_back_ends: bool,
     /// Whether the peer is a third-party device instead of an agent (D16).
     pub(super) third_party: bool,
-    /// Whether the link is down because the peer does not answer or is about to stop. The value is true only for
-    /// monitored links.
+    /// Whether the link is down because the peer does not answer or is about to stop. It becomes true only while the
+    /// link's failures are [detected](Self::detects_failure). It stays true until the peer answers again, because the owner
+    /// was told that the link is down.
     pub(super) is_dead: bool,
     pub(super) route_sync: RouteSync,
     /// Traffic over QUIC; WireGuard counts its own traffic.
@@ -132,6 +136,7 @@ impl LinkEntry {
             reported_up: None,
             always_on: link.always_on && !link.third_party,
             monitored: link.monitored,
+            owns_back_ends: false,
             third_party: link.third_party,
             is_dead: false,
             route_sync: RouteSync::default(),
@@ -153,8 +158,17 @@ impl LinkEntry {
         self.always_on = link.always_on && !link.third_party;
         self.monitored = link.monitored;
         self.third_party = link.third_party;
-        self.is_dead &= link.monitored;
         self.peer_lanes = link.peer_lanes;
+    }
+
+    /// Sets whether the peer owns back ends of load balancers.
+    pub(super) const fn set_owns_back_ends(&mut self, owns: bool) {
+        self.owns_back_ends = owns && !self.third_party;
+    }
+
+    /// Whether the link is down as soon as the peer does not answer (D19).
+    pub(super) const fn detects_failure(&self) -> bool {
+        self.monitored || self.owns_back_ends
     }
 
     /// The transport over which the link's packets are sent.

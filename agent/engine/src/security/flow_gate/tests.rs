@@ -92,6 +92,7 @@ impl Host {
             now: self.now,
             idle_timeout: 240,
             balanced: Balanced::No,
+            ends_idle: false,
         };
         self.gate.admit(&self.table, &self.rules, &at, |_| ())
     }

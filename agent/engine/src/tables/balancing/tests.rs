@@ -1,7 +1,11 @@
 use super::*;
+use crate::routing::RoutingState;
 use crate::tables::lpm::Lpm;
+use crate::tables::sources::Sources;
+use crate::tables::{Arrivals, PeerRole, TransitScope};
 use std::collections::BTreeMap;
 use tombolo_proto::config::SpaceKind;
+use tombolo_proto::id::AgentId;
 
 fn address(n: u16) -> IpAddr {
     [10, 1, (n >> 8) as u8, n as u8].into()
@@ -19,12 +23,47 @@ fn probed(
     down: &[u16],
     change: impl Fn(&mut config::BalancingRule),
 ) -> FrontEnds {
+    let down = down.iter().map(|n| (ResourceId::new("/lb/probe"), address(*n)));
+    let state = RoutingState {
+        unhealthy: down.collect(),
+        ..RoutingState::default()
+    };
+    in_state(distribution, back_ends, &state, change)
+}
+
+/// The name of the agent that owns a back end.
+fn owner(n: u16) -> AgentId {
+    AgentId::new(&format!("owner-{n}")).unwrap()
+}
+
+/// The front end of [`front_ends`] in a routing state. Each back end has an owner of its own.
+fn in_state(
+    distribution: Distribution,
+    back_ends: &[u16],
+    state: &RoutingState,
+    change: impl Fn(&mut config::BalancingRule),
+) -> FrontEnds {
     let vnet = ResourceId::new("/vnet");
+    let mut owners = Lpm::default();
+    let mut links = Vec::new();
+    for (n, link) in back_ends.iter().zip(0..) {
+        owners.insert(address(*n).into(), Owner::Link(LinkIndex(link)));
+        links.push(LinkPolicy {
+            peer: owner(*n),
+            relation: PeerRole::VnetLocal,
+            sources: Sources::configured(&[]),
+            foreign: config::ForeignSources::None,
+            arrivals: Arrivals::new(&[]),
+            down: state.down.contains(&owner(*n)),
+            advertises: false,
+            transit_scope: TransitScope::None,
+        });
+    }
     let space = AddressSpace {
         vnet: vnet.clone(),
         kind: SpaceKind::Local {},
         prefixes: Lpm::default(),
-        owners: Lpm::default(),
+        owners,
     };
     let mut front_end = config::FrontEnd {
         id: ResourceId::new("/lb/frontend"),
@@ -38,6 +77,7 @@ fn probed(
             distribution,
             floating_ip: false,
             idle_timeout_minutes: 4,
+            tcp_reset: false,
             back_ends: back_ends.iter().map(|n| address(*n)).collect(),
             probe: Some(config::HealthProbe {
                 id: ResourceId::new("/lb/probe"),
@@ -52,16 +92,7 @@ fn probed(
         }],
     };
     change(&mut front_end.rules[0]);
-    FrontEnds::new(
-        &[front_end],
-        &[space],
-        None,
-        &down
-            .iter()
-            .map(|n| (ResourceId::new("/lb/probe"), address(*n)))
-            .collect(),
-        None,
-    )
+    FrontEnds::new(&[front_end], &[space], None, &Conditions::new(state, &links), None)
 }
 
 fn packet(client: u16, port: u16) -> PacketInfo {
@@ -238,6 +269,96 @@ fn l8_all_down() {
         rule.probe.as_mut().unwrap().all_up_when_all_down = true;
     });
     assert!(all_up.choose(&packet, |_| true).is_some() && all_up.member(choice, &packet).is_some());
+}
+
+/// D36: a back end whose agent is gone gets no new flow. Its TCP flows are lost, and its UDP flows move.
+#[test]
+fn d36_flows_of_a_back_end_whose_agent_is_gone_end_or_move() {
+    let members = [1, 2, 3];
+    let all = front_ends(Distribution::Default, &members);
+    let gone_for = |seconds| RoutingState {
+        gone: [(owner(2), seconds)].into(),
+        ..RoutingState::default()
+    };
+    let without = in_state(Distribution::Default, &members, &gone_for(5), |_| {});
+    // The rule's probe allows 6 s.
+    let patient = in_state(Distribution::Default, &members, &gone_for(5), |rule| {
+        rule.probe.as_mut().unwrap().interval = 6;
+    });
+    let mut of_two = 0;
+    for port in 1000..1300 {
+        let packet = packet(5, port);
+        let udp = PacketInfo {
+            protocol: UDP,
+            ..packet
+        };
+        let rule = |all: &FrontEnds| all.rule_for(0, packet.destination, &packet).unwrap().clone();
+        let before = rule(&all).choose(&packet, |_| true).unwrap().clone();
+        let after = rule(&without).choose(&packet, |_| true).unwrap().address;
+        assert_eq!(
+            rule(&patient).choose(&packet, |_| true).unwrap().address,
+            before.address
+        );
+        assert!(!rule(&patient).has_lost(before.choice, &packet));
+        if before.address == address(2) {
+            of_two += 1;
+            assert_ne!(after, address(2));
+            assert!(rule(&without).has_lost(before.choice, &packet));
+        } else {
+            assert_eq!(after, before.address, "flows of other back ends do not move");
+            assert!(!rule(&without).has_lost(before.choice, &packet));
+        }
+        assert!(!rule(&without).has_lost(before.choice, &udp));
+        assert_eq!(
+            rule(&without).member(before.choice, &udp).is_some(),
+            before.address != address(2)
+        );
+    }
+    assert!(of_two > 50, "{of_two}");
+}
+
+/// D36: while the link with a back end's agent is down, new flows go elsewhere, and established ones stay. If all links
+/// are down, the choice is as usual.
+#[test]
+fn d36_new_flows_avoid_a_back_end_whose_link_is_down() {
+    let members = [1, 2, 3];
+    let all = front_ends(Distribution::Default, &members);
+    let with_down = |down: &[u16]| {
+        let state = RoutingState {
+            down: down.iter().map(|n| owner(*n)).collect(),
+            ..RoutingState::default()
+        };
+        in_state(Distribution::Default, &members, &state, |_| {})
+    };
+    let (one_down, all_down) = (with_down(&[2]), with_down(&members));
+    for port in 1000..1100 {
+        let packet = packet(5, port);
+        let before = chosen(&all, &packet);
+        assert_ne!(chosen(&one_down, &packet), address(2));
+        assert_eq!(chosen(&all_down, &packet), before);
+        let rule = all.rule_for(0, packet.destination, &packet).unwrap();
+        let choice = rule.choose(&packet, |_| true).unwrap().choice;
+        let rule = one_down.rule_for(0, packet.destination, &packet).unwrap();
+        assert!(rule.member(choice, &packet).is_some() && !rule.has_lost(choice, &packet));
+    }
+}
+
+/// L8, D36: if one back end is gone and the other one does not answer its probe, all are down.
+#[test]
+fn l8_back_ends_that_are_gone_count_as_down() {
+    let packet = packet(5, 1000);
+    let state = RoutingState {
+        gone: [(owner(1), 5)].into(),
+        unhealthy: [(ResourceId::new("/lb/probe"), address(2))].into(),
+        ..RoutingState::default()
+    };
+    let of = |change: &dyn Fn(&mut config::BalancingRule)| {
+        let all = in_state(Distribution::Default, &[1, 2], &state, change);
+        all.rule_for(0, packet.destination, &packet).unwrap().clone()
+    };
+    assert!(of(&|_| {}).choose(&packet, |_| true).is_none());
+    let all_up = of(&|rule| rule.probe.as_mut().unwrap().all_up_when_all_down = true);
+    assert_eq!(all_up.choose(&packet, |_| true).unwrap().address, address(2));
 }
 
 /// L3: without a rule for the protocol and port there is no back end.

@@ -60,7 +60,7 @@ pub struct BackendPool {
     pub virtual_network: Option<String>,
     /// Addresses by name. If there are none, the members are network interfaces.
     pub addresses: Named<IpAddr>,
-    /// Time in seconds during which flows of a removed member continue. If absent, they are not reset.
+    /// Time in seconds during which flows of a removed member continue. The controller refuses values other than 0.
     pub drain_period_in_seconds: Option<u32>,
 }
 

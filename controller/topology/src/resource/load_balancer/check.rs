@@ -154,7 +154,7 @@ impl Draft<'_> {
         }
     }
 
-    /// Checks the properties that only the SKU Standard has: HA ports (L9) and pools of addresses.
+    /// Checks the properties that only the SKU Standard has: HA ports (L9), pools of addresses and `enableTcpReset` (L3).
     fn check_sku(&mut self, new: &LoadBalancer) {
         if new.sku == LoadBalancerSku::Standard {
             return;
@@ -175,6 +175,16 @@ impl Draft<'_> {
                 pool.id, new.envelope.id
             );
             self.problems.add("XPoolOfAddressesNeedsStandard", &pool.id, message);
+        }
+        let balanced = new.rules.iter().filter(|r| r.tcp_reset).map(|r| &r.id);
+        let translated = new.nat_rules.iter().filter(|r| r.tcp_reset).map(|r| &r.id);
+        for rule in balanced.chain(translated) {
+            let message = format!(
+                "Rule {rule} has enableTcpReset true, which needs a load balancer with the SKU Standard; {} has the SKU Basic. \
+                 Leave enableTcpReset out, or create the load balancer with sku.name Standard (L3).",
+                new.envelope.id
+            );
+            self.problems.add("XTcpResetNeedsStandard", rule, message);
         }
     }
 

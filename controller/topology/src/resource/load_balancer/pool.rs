@@ -38,8 +38,8 @@ pub struct BackendPool {
     /// Whether the pool's body names the VNet in `virtualNetwork` of the pool. If not, each address names it.
     #[serde(default)]
     pub names_virtual_network: bool,
-    /// `drainPeriodInSeconds`: how long flows of a removed member continue before they are reset. `None`: they are not
-    /// reset.
+    /// `drainPeriodInSeconds`: how long flows of a removed member continue before they are reset. 0 or `None`: no longer
+    /// than the member is in the pool. Other values are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain_period_seconds: Option<u32>,
     /// Properties that are kept and shown, but have no effect.
@@ -213,6 +213,9 @@ impl Draft<'_> {
             self.check_inside(properties, vnet.as_ref(), &addresses);
         }
         let drain_period = properties.integer("drainPeriodInSeconds", 0..=MAX_DRAIN_PERIOD, &mut self.problems);
+        if drain_period.is_some() {
+            self.check_supported(properties, unsupported::DRAIN_PERIOD);
+        }
         let echoed = self.pool_echoed(properties, old);
         (self.problems.len() == before).then(|| BackendPool {
             id: described.id.clone(),

@@ -116,7 +116,7 @@ fn l2_a_pool_shows_its_network_interfaces_and_they_show_the_pool() {
 fn l2_members_are_ordered_by_address() {
     let mut w = world();
     let addresses = [("b", "10.0.1.9"), ("a", "10.0.1.5")];
-    let mut body = pool_of(&addresses, "hub", json!({"drainPeriodInSeconds": 10}));
+    let mut body = pool_of(&addresses, "hub", json!({"drainPeriodInSeconds": 0}));
     body["properties"]["loadBalancerBackendAddresses"][1]["properties"]["adminState"] = json!("Down");
     with_pool(&mut w, body).unwrap();
     w.nic("n", "hub/subnets/t", Some("10.0.1.9")).unwrap();
@@ -132,7 +132,7 @@ fn l2_members_are_ordered_by_address() {
     let first = &shown["properties"]["loadBalancerBackendAddresses"][0]["properties"];
     assert_eq!(first["networkInterfaceIPConfiguration"]["id"], configuration);
     assert_eq!(first["virtualNetwork"], reference("virtualNetworks/hub"));
-    assert_eq!(shown["properties"]["drainPeriodInSeconds"], 10);
+    assert_eq!(shown["properties"]["drainPeriodInSeconds"], 0);
     let nics = w
         .now
         .list(&lb("/networkInterfaces"), &AgentStatuses::default())
@@ -266,6 +266,18 @@ fn l2_an_address_of_a_pool_is_in_its_vnet() {
     for (field, value) in [("drainPeriodInSeconds", json!(-1)), ("syncMode", json!("Sometimes"))] {
         let refused = with_pool(&mut w, json!({"name": "pool", "properties": {field: value}}));
         assert_eq!(only(refused, field).0, "InvalidRequestFormat");
+    }
+}
+
+/// L7: the time at which a member has left is not known, so its connections cannot go on for a time.
+#[test]
+fn l7_a_drain_period_is_refused_by_name() {
+    let mut w = world();
+    let draining = |seconds| json!({"name": "pool", "properties": {"drainPeriodInSeconds": seconds}});
+    let refused = with_pool(&mut w, draining(json!(30)));
+    assert_eq!(only(refused, "drainPeriodInSeconds").0, "XNotSupported");
+    for none in [json!(0), Value::Null] {
+        with_pool(&mut w, draining(none)).unwrap();
     }
 }
 

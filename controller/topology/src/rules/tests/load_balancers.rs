@@ -150,7 +150,7 @@ fn l3_writing_back_a_load_balancer_changes_nothing() {
     let full = json!({
         "frontendIPConfigurations": [with(front_end("fe", "hub/subnets/s", json!({"privateIPAddress": "10.0.0.9",
             "privateIPAllocationMethod": "Static"})), json!({"zones": ["1", "2"]}))],
-        "backendAddressPools": [{"name": "pool", "properties": {"drainPeriodInSeconds": 30}},
+        "backendAddressPools": [{"name": "pool", "properties": {"drainPeriodInSeconds": 0}},
             {"name": "addresses", "properties": {"syncMode": "Manual", "virtualNetwork": reference("virtualNetworks/hub"),
                 "loadBalancerBackendAddresses": [{"name": "a", "properties": {"ipAddress": "10.0.1.7", "adminState": "down"}}]}},
             {"name": "each", "properties": {"loadBalancerBackendAddresses": [{"name": "a", "properties": {
@@ -185,7 +185,7 @@ fn l3_writing_back_a_load_balancer_changes_nothing() {
     assert_eq!(balancer.front_ends[0].zones, ["1", "2"]);
     assert!(balancer.front_ends[0].is_static);
     assert_eq!(balancer.pools[1].addresses[0].admin_state, AdminState::Down);
-    assert_eq!(balancer.pools[0].drain_period_seconds, Some(30));
+    assert_eq!(balancer.pools[0].drain_period_seconds, Some(0));
     let probe = &balancer.probes[0];
     assert_eq!(
         (probe.protocol, probe.interval_seconds, probe.threshold),

@@ -91,6 +91,24 @@ fn l9_ha_ports_need_the_sku_standard() {
 }
 
 #[test]
+fn l3_tcp_reset_needs_the_sku_standard() {
+    let mut w = world();
+    let on = json!({"enableTcpReset": true});
+    for (list, name) in [("loadBalancingRules", "web"), ("inboundNatRules", "ssh")] {
+        let item = if name == "web" {
+            rule(name, on.clone())
+        } else {
+            nat_rule(name, on.clone())
+        };
+        let more = json!({list: [item]});
+        let refused = w.put(&lb(""), body("Basic", more.clone()));
+        let target = lb(&format!("/{list}/{name}"));
+        assert_eq!(only(refused, "(L3)"), ("XTcpResetNeedsStandard", target));
+    }
+    put(&mut w, json!({"loadBalancingRules": [rule("web", on)]})).unwrap();
+}
+
+#[test]
 fn the_sku_is_basic_unless_given_and_does_not_change() {
     let mut w = world();
     let mut without = body("", json!({}));
