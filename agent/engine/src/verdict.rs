@@ -95,7 +95,8 @@ drop_reasons! {
     UnknownFragment = "unknown_fragment",
     /// The security groups allow the packet, and the table of flows has no room for its flow (D32).
     FlowTableFull = "flow_table_full",
-    /// The next hop is the link from which the packet came, or the packet comes from this host and is for this host.
+    /// The next hop is the link from which the packet came, or the packet comes from this host and is for this host. Or a
+    /// client and its back end are behind this agent, and the packet is a fragment or no source port is free for its flow.
     Hairpin = "hairpin",
     /// The TTL expired at a gateway that sends no ICMP error to this source (T5).
     TtlExceededSilent = "ttl_exceeded_silent",

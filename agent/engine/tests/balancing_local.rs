@@ -194,8 +194,9 @@ fn l5_local_clients_with_the_same_port_are_told_apart() {
         } = *family;
         let mut agent = Lanes::new(lanes, &machine(family, &nics[1..]), Instant::now());
         let clients = [nics[0], served[0], served[1], served[2]];
+        let mut before = Vec::new();
         for round in 0..3 {
-            let mut used = BTreeSet::new();
+            let mut used = Vec::new();
             for (n, client) in clients.iter().enumerate() {
                 let flags = if round == 0 { Flags::Syn } else { Flags::Ack };
                 let lane = (n + round) % lanes;
@@ -203,12 +204,15 @@ fn l5_local_clients_with_the_same_port_are_told_apart() {
                     .leaves(lane, 0, &tcp((client, 40_000), (front, 80), flags))
                     .delivered();
                 let port = (parse(&got).unwrap().ports >> 16) as u16;
-                used.insert(port);
+                used.push(port);
                 let reply = tcp((nics[1], 8080), (front, port), Flags::Ack);
                 let (_, answer) = agent.leaves(lane, 1, &reply).delivered();
                 assert_eq!(answer, tcp((front, 80), (client, 40_000), Flags::Ack));
             }
-            assert_eq!(used.len(), clients.len(), "{lanes} lanes");
+            let different: BTreeSet<_> = used.iter().collect();
+            assert_eq!(different.len(), clients.len(), "{lanes} lanes");
+            assert!(round == 0 || used == before, "the ports stay");
+            before = used;
             agent.now += Duration::from_secs(100);
         }
         // After the idle timeout, the agent knows the flows no more.

@@ -61,7 +61,9 @@ pub fn rewrite_quoted(packet: &mut [u8], info: &PacketInfo, end: End, to: (IpAdd
         .min(quoted.len());
     let before = sum(&quoted[..changed]);
     let done = rewrite(quoted, &mut inner, end, to);
-    adjust_checksum(&mut header[2..4], before, sum(&quoted[..changed]), false);
+    if done {
+        adjust_checksum(&mut header[2..4], before, sum(&quoted[..changed]), false);
+    }
     done
 }
 
