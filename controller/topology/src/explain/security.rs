@@ -68,6 +68,7 @@ impl Flows {
             now: 0,
             idle_timeout: 1,
             balanced: Balanced::No,
+            ends_idle: false,
         };
         let admission = self.gate.admit(&self.table, rules, &at, |_| ());
         let groups = match admission {
@@ -81,7 +82,8 @@ impl Flows {
             | Admission::Adopted
             | Admission::Malformed
             | Admission::UnknownFragment
-            | Admission::NoRoom => Vec::new(),
+            | Admission::NoRoom
+            | Admission::Ended => Vec::new(),
         };
         Some(Judged {
             check: SecurityCheck {
@@ -96,6 +98,7 @@ impl Flows {
                 Admission::Malformed => Some(DropReason::Malformed),
                 Admission::UnknownFragment => Some(DropReason::UnknownFragment),
                 Admission::NoRoom => Some(DropReason::FlowTableFull),
+                Admission::Ended => Some(DropReason::FlowEnded),
             },
         })
     }

@@ -33,7 +33,7 @@ fn probed(
 
 /// The name of the agent that owns a back end.
 fn owner(n: u16) -> AgentId {
-    AgentId::new(&format!("owner-{n}")).unwrap()
+    AgentId::new(format!("owner-{n}")).unwrap()
 }
 
 /// The front end of [`front_ends`] in a routing state. Each back end has an owner of its own.
