@@ -456,9 +456,12 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
         let by_ports = tables.spreads || tables.keeps_flows();
         let (verdict, choice, slot) = self.flows.decide_and_admit(ingress, &info, by_ports, || {
             let (verdict, choice) = decide_after(tables, ingress, &info, None, None);
-            let Some(fresh) = choice else { return (verdict, None) };
+            // L7, L8: where no back end takes new flows, established ones can go on.
+            if choice.is_none() && verdict != Verdict::Drop(DropReason::NoBackEnd) {
+                return (verdict, None);
+            }
             match self.guard.earlier_choice(tables, ingress, (packet, &info), self.now) {
-                Some(earlier) if earlier != fresh => decide_after(tables, ingress, &info, Some(earlier), None),
+                Some(earlier) if choice != Some(earlier) => decide_after(tables, ingress, &info, Some(earlier), None),
                 _ => (verdict, choice),
             }
         });
