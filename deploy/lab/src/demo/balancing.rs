@@ -182,22 +182,25 @@ impl Stage<'_> {
     ) -> Result<()> {
         self.report.progress().set_activity("measuring TCP connections");
         let netns = self.lab.hosts().netns(from);
-        let mut fastest = Duration::MAX;
         let line = |cells: [&str; 5]| {
             let [address, name, minimum, average, maximum] = cells;
             format!("      {address:<14}{name:<12}{minimum:>11}{average:>11}{maximum:>11}")
         };
-        self.report.line(&line(["", "", "minimum", "average", "maximum"]));
+        let mut fastest = Duration::MAX;
+        let mut table = vec![line(["", "", "minimum", "average", "maximum"])];
         for (address, name) in to {
             let (netns, to) = (netns.clone(), SocketAddr::new(*address, port));
             let times = tokio::task::spawn_blocking(move || echo::connect_times(&netns, to, SAMPLES)).await??;
             let minimum = times.iter().min().copied().unwrap_or_default();
             let maximum = times.iter().max().copied().unwrap_or_default();
             let average = times.iter().sum::<Duration>() / u32::try_from(times.len()).unwrap_or(u32::MAX).max(1);
-            let [minimum_text, average, maximum] = [minimum, average, maximum].map(seconds);
-            self.report
-                .line(&line([&address.to_string(), name, &minimum_text, &average, &maximum]));
             fastest = fastest.min(minimum);
+            let [minimum, average, maximum] = [minimum, average, maximum].map(seconds);
+            table.push(line([&address.to_string(), name, &minimum, &average, &maximum]));
+        }
+        self.report.progress().idle();
+        for line in table {
+            self.report.line(&line);
         }
         let what = format!("{SAMPLES} TCP connections from {from} to each of them");
         let seen = format!("none faster than the line, {}", seconds(least));
