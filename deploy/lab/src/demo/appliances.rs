@@ -222,10 +222,7 @@ impl Stage<'_> {
         match (first, second, few) {
             (true, false, [_, true]) => Ok((0, counted[0])),
             (false, true, [true, _]) => Ok((1, counted[1])),
-            _ => anyhow::bail!(
-                "{} requests with replies, and the appliances got {counted:?} packets",
-                EXCHANGES
-            ),
+            _ => anyhow::bail!("{EXCHANGES} requests with replies, and the appliances got {counted:?} packets"),
         }
     }
 
