@@ -12,15 +12,20 @@ mod common;
 mod ends_of_flows;
 
 use common::groups::{Flags, group, rule, security, tcp, to_port};
-use common::{Node, World, id, ip, vm};
+use common::{Node, World, id, ip, nets, route, vm};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 use tombolo_engine::buffer::Collected;
 use tombolo_engine::packet::parse;
+use tombolo_engine::routing::RoutingState;
+use tombolo_engine::tables::Tables;
 use tombolo_engine::verdict::DropReason;
 use tombolo_proto::config::{
-    Access, AgentConfig, BalancedProtocol, BalancingRule, Direction, Distribution, FrontEnd, Link, SecurityGroup,
+    Access, AgentConfig, BalancedProtocol, BalancingRule, Direction, Distribution, FrontEnd, HealthProbe, Link,
+    ProbeProtocol, Role, SecurityGroup,
 };
+use tombolo_proto::route::NextHop;
 
 const CLIENT: &str = "10.0.0.1";
 const FRONT: &str = "10.0.255.36";
@@ -364,4 +369,95 @@ fn l6_packets_of_other_machines_to_the_source_of_probes_are_no_replies() {
     assert!(world.nodes[0].engine.take_probe_replies().is_empty());
     assert_eq!(world.nodes[0].engine.stats().drops(DropReason::QueueFull), 0);
     assert_eq!(world.nodes[0].engine.stats().drops(DropReason::NoRoute), 1);
+}
+
+/// R11: a machine behind a security group gets its flows through an appliance, and its route for the replies names the
+/// front end of the appliances. All replies go back through the appliance, with the machine's own address.
+#[test]
+fn r11_replies_through_an_appliance_keep_their_source() {
+    const FAR: &str = "10.0.9.9";
+    let all_ports = BalancingRule {
+        protocol: BalancedProtocol::All,
+        port: 0,
+        back_end_port: 0,
+        back_ends: vec![ip(BACK[0])],
+        ..balancing_rule(false)
+    };
+    let mut world = world(&[all_ports]);
+    let now = world.now;
+    let mut appliance = world.nodes[1].config.clone();
+    if let Role::Vm { nics, .. } = &mut appliance.role {
+        nics[0].ip_forwarding = true;
+    }
+    world.nodes[1].install(appliance, now);
+    let mut machine = world.nodes[0].config.clone();
+    let front = NextHop::VirtualAppliance { address: ip(FRONT) };
+    machine.subnets[0].routes.push(route("10.0.9.0/24", front));
+    for link in &mut machine.links {
+        link.sources.extend(nets(&["10.0.9.9/32"]));
+    }
+    world.nodes[0].install(machine, now);
+    attach(&mut world, 0, CLIENT, group("web", vec![]));
+
+    for (request, reply) in [
+        (Flags::Syn, Flags::SynAck),
+        (Flags::Ack, Flags::Ack),
+        (Flags::Ack, Flags::Ack),
+    ] {
+        send(&mut world, 1, tcp((FAR, 40_000), (CLIENT, 5432), request));
+        assert!(world.nodes[0].delivered.pop().is_some(), "{request:?}");
+        send(&mut world, 0, tcp((CLIENT, 5432), (FAR, 40_000), reply));
+        let passed = world.nodes[1].delivered.pop().expect("the appliance gets the reply");
+        assert_eq!(ends(&passed), (format!("{CLIENT}:5432"), format!("{FAR}:40000")));
+    }
+    assert_eq!(world.nodes[0].engine.stats().drops(DropReason::NoBalancingRule), 0);
+}
+
+/// L7, L8: established TCP flows go on while their back end is down, and also while all are down. New flows do not.
+#[test]
+fn l7_l8_established_flows_go_on_while_their_back_end_is_down() {
+    let probe = HealthProbe {
+        id: id("lb-probe"),
+        protocol: ProbeProtocol::Tcp,
+        port: 8080,
+        path: String::new(),
+        interval: 5,
+        threshold: 1,
+        all_up_when_all_down: false,
+    };
+    let probed = BalancingRule {
+        probe: Some(probe),
+        ..balancing_rule(false)
+    };
+    let mut world = world(&[probed]);
+    let mut back_end_of = BTreeMap::new();
+    for port in 40_000..40_020 {
+        let (node, _) = delivered(&mut world, port, Flags::Syn).unwrap();
+        send(
+            &mut world,
+            node,
+            tcp((BACK[node - 1], 8080), (CLIENT, port), Flags::SynAck),
+        );
+        assert!(delivered(&mut world, port, Flags::Ack).is_some());
+        back_end_of.insert(port, node);
+    }
+    for (down, new_ports) in [(&BACK[..1], 41_000..41_020), (&BACK[..], 42_000..42_020)] {
+        let unhealthy = down.iter().map(|back_end| (id("lb-probe"), ip(back_end)));
+        let state = RoutingState {
+            unhealthy: unhealthy.collect(),
+            ..RoutingState::default()
+        };
+        for node in &mut world.nodes {
+            let tables = Tables::build(&node.config, &state).unwrap();
+            node.engine.install(Arc::new(tables), &node.config.links, world.now);
+        }
+        for (port, node) in &back_end_of {
+            let (reached, _) = delivered(&mut world, *port, Flags::Ack).expect("the flow goes on");
+            assert_eq!(reached, *node, "port {port}, {down:?} are down");
+        }
+        for port in new_ports {
+            let reached = delivered(&mut world, port, Flags::Syn).map(|(node, _)| node);
+            assert_eq!(reached, (down.len() == 1).then_some(2), "{down:?} are down");
+        }
+    }
 }

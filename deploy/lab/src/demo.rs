@@ -1,7 +1,10 @@
 //! The demo: changes the peerings, routes and keys of a hub with spokes step by step, or the security groups of three
-//! tiers, and checks each step with real packets. If a topology does not have the hosts that the demo needs, but has expectations, the lab checks these
-//! expectations instead.
+//! tiers, or the health of two servers behind a load balancer, and checks each step with real packets. If a topology does
+//! not have the hosts that the demo needs, but has expectations, the lab checks these expectations instead.
 
+mod appliances;
+mod balancing;
+mod global;
 mod policy;
 mod ports;
 mod report;
@@ -38,8 +41,10 @@ pub struct Demo {
 enum Script {
     /// Peerings, routes, gateways and keys.
     HubSpoke,
-    /// Network security groups.
+    /// Network security groups, and appliances behind a load balancer.
     Policy,
+    /// A load balancer in another region.
+    Global,
 }
 
 /// Takes down an earlier lab with the same state folder, brings the lab up, runs the demo, and takes the lab down.
@@ -54,21 +59,23 @@ pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
     let missing = steps::missing(topology);
     let script = if missing.is_empty() {
         Some(Script::HubSpoke)
+    } else if policy::missing(topology).is_empty() {
+        Some(Script::Policy)
     } else {
-        policy::missing(topology).is_empty().then_some(Script::Policy)
+        global::missing(topology).is_empty().then_some(Script::Global)
     };
     if script.is_none() && topology.expected.is_empty() {
         bail!(
-            "the demo needs the hosts and resources of hub-spoke or of policy, or a topology with expectations; '{}' has \
-             no {} and no expectations: use 'tombolo lab up', which accepts any topology",
+            "the demo needs the hosts and resources of hub-spoke, of policy or of global, or a topology with expectations; \
+             '{}' has no {} and no expectations: use 'tombolo lab up', which accepts any topology",
             topology.name,
             missing.join(", no ")
         );
     }
-    if script == Some(Script::Policy) && demo.runtime == Runtime::Vm {
+    if matches!(script, Some(Script::Policy | Script::Global)) && demo.runtime == Runtime::Vm {
         bail!(
-            "the demo of security groups starts servers in the hosts' network namespaces, which virtual machines do not \
-             have: use --runtime netns or --runtime docker"
+            "the demos of security groups and of load balancers start servers in the hosts' network namespaces, which \
+             virtual machines do not have: use --runtime netns or --runtime docker"
         );
     }
     let mut report = Report::new(progress.clone());
@@ -96,6 +103,7 @@ pub async fn run(topology: &Topology, demo: Demo) -> Result<bool> {
             match script {
                 Script::HubSpoke => steps::walk(&mut stage).await,
                 Script::Policy => policy::walk(&mut stage).await,
+                Script::Global => global::walk(&mut stage).await,
             }
         }
         (Some(inner), None) => {

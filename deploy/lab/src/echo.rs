@@ -173,6 +173,20 @@ impl Connection {
     }
 }
 
+/// Returns the times that `count` TCP connections to `to`, one after the other, take from the first packet until the
+/// server has accepted. Each connection is closed at once. Blocks the calling thread.
+///
+/// # Errors
+/// The namespace cannot be entered, or a connection is refused or gets no answer within 1.2 s.
+pub fn connect_times(netns: &Path, to: SocketAddr, count: usize) -> Result<Vec<Duration>> {
+    let one = |_| {
+        let start = Instant::now();
+        TcpStream::connect_timeout(&to, ATTEMPT).map(|_| start.elapsed())
+    };
+    let all: std::io::Result<Vec<Duration>> = inside(netns, || (0..count).map(one).collect())?;
+    all.with_context(|| format!("connecting to {to}"))
+}
+
 /// A UDP socket that exchanges datagrams with an [`EchoServer`]. All datagrams have the same addresses and ports, so
 /// they belong to one flow.
 #[derive(Debug)]

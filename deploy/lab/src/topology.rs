@@ -28,6 +28,7 @@ pub const CONTROLLER: &str = "controller";
 const BUILT_IN: &[(&str, &str)] = &[
     ("hub-spoke", include_str!("../topologies/hub-spoke.yaml")),
     ("policy", include_str!("../topologies/policy.yaml")),
+    ("global", include_str!("../topologies/global.yaml")),
     ("interop", include_str!("../topologies/interop.yaml")),
     ("two-hubs", include_str!("../topologies/two-hubs.yaml")),
     ("failover", include_str!("../topologies/failover.yaml")),

@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tombolo_lab::Topology;
+use tombolo_lab::demo::{self, Demo};
 use tombolo_lab::echo::{Connection, Datagrams, EchoServer, Port};
 use tombolo_lab::host::inside;
-use tombolo_tests::live::World;
+use tombolo_tests::live::{World, require_root};
 
 /// The machines of the global-peering article (L12): a client in one region, and two back ends in another. `beside` is in
 /// the VNet of the back ends.
@@ -363,4 +364,15 @@ async fn d36_connections_are_reset_when_the_agent_of_their_back_end_is_gone() ->
     settles(&w, &servers, [true, true]).await?;
     drop(servers);
     w.down()
+}
+
+/// L6, L7, L8, L10, L12, P30: every check of `make demo LAB=global` succeeds: connections to the front end and to both back
+/// ends from another region, what `explain` says of each, back ends that go down and return, and the end of an agent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_demo_of_two_regions_succeeds() -> Result<()> {
+    require_root();
+    let mut topology = Topology::load("global")?;
+    topology.name = "e2e-global".into();
+    ensure!(demo::run(&topology, Demo::default()).await?, "a check failed");
+    Ok(())
 }

@@ -267,8 +267,8 @@ fn connect(w: &World, from: &str, to: &str, port: u16) -> Result<Option<Connecti
     Connection::open(&w.hosts().netns(from), SocketAddr::new(w.address(to)?, port))
 }
 
-/// N3, N4, N6, N9, D40: every check of `make demo LAB=policy` succeeds: open and closed ports, what `explain` says of each,
-/// counters, and the repair of a rule that breaks the site.
+/// N3, N4, N6, N9, L9, R11, D40: every check of `make demo LAB=policy` succeeds: open and closed ports, what `explain` says
+/// of each, counters, the repair of a rule that breaks the site, and two appliances behind HA ports.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_demo_of_three_tiers_succeeds() -> Result<()> {
     require_root();

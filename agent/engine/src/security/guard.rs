@@ -412,7 +412,10 @@ impl Guard {
             Some(choice) if flow.choice != choice.0 => table.set_choice(&flow, choice.0),
             _ => {}
         }
-        let is_reply = passage.direction == Direction::Outbound && !flow.forward && flow.choice != 0;
+        // A packet about which a load balancer decides itself goes to an appliance (R11). It is no reply of a back end to
+        // translate, and the choice is that of its own way.
+        let is_reply =
+            choice.is_none() && passage.direction == Direction::Outbound && !flow.forward && flow.choice != 0;
         Ok(is_reply.then_some(Choice(flow.choice)))
     }
 

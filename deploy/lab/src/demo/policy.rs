@@ -1,6 +1,7 @@
-//! The demo of network security groups: three tiers in two peered VNets. The hosts and resources are those of the
-//! built-in topology `policy`.
+//! The demo of network security groups, and of appliances behind HA ports: three tiers in two peered VNets. The hosts and
+//! resources are those of the built-in topology `policy`.
 
+use super::appliances::Pair;
 use super::stage::Stage;
 use crate::echo::{EchoServer, Port};
 use crate::topology::Topology;
@@ -12,28 +13,46 @@ const APP: &str = "app-1";
 const APP_2: &str = "app-2";
 const DB: &str = "db";
 const HOSTS: [&str; 5] = [WEB, "web-2", APP, APP_2, DB];
+const APPLIANCES: [&str; 2] = ["nva-1", "nva-2"];
 
 const SITE: Port = Port::Tcp(8080);
 const SQL: Port = Port::Tcp(5432);
 const LOGS: Port = Port::Udp(514);
+/// Port of an appliance that the health probe connects to.
+const HEALTH: Port = Port::Tcp(8000);
 
-/// Returns the hosts and groups that the steps need and that the topology does not have, each as a text for an error.
+/// Route tables of the application servers' and of the database's subnet, and the prefix of the other subnet.
+const ROUTES: [(&str, &str, &str); 2] = [
+    ("app-routes", "to-data", "10.2.1.0/24"),
+    ("data-routes", "to-app", "10.2.0.0/24"),
+];
+/// The front end of the appliances' load balancer.
+const FRONT: &str = "10.2.2.36";
+
+/// Returns the hosts, groups, route tables and load balancers that the steps need and that the topology does not have, each
+/// as a text for an error.
 pub(super) fn missing(topology: &Topology) -> Vec<String> {
-    let hosts = HOSTS.into_iter().filter(|name| {
+    let hosts = HOSTS.into_iter().chain(APPLIANCES).filter(|name| {
         let host = topology.hosts.get(*name);
         host.is_none_or(|host| host.vm.is_none())
     });
     let groups = ["app", "data"].into_iter();
     let groups = groups.filter(|name| topology.resources.network_security_groups.find(name).is_none());
+    let tables = ROUTES.into_iter().map(|(table, _, _)| table);
+    let tables = tables.filter(|name| topology.resources.route_tables.find(name).is_none());
+    let balancer = Some("appliances").filter(|name| topology.resources.load_balancers.find(name).is_none());
     hosts
         .map(|name| format!("host '{name}' with a vm"))
         .chain(groups.map(|name| format!("network security group '{name}'")))
+        .chain(tables.map(|name| format!("route table '{name}'")))
+        .chain(balancer.map(|name| format!("load balancer '{name}'")))
         .collect()
 }
 
 /// Runs all steps. Stops after the first step with a failed check, because later steps depend on it.
 pub(super) async fn walk(s: &mut Stage<'_>) -> Result<()> {
     let _servers = servers(s)?;
+    let mut pair = Pair::start(s, APPLIANCES, HEALTH)?;
     macro_rules! step {
         ($step:expr) => {
             $step.await?;
@@ -46,6 +65,8 @@ pub(super) async fn walk(s: &mut Stage<'_>) -> Result<()> {
     step!(flows(s));
     step!(application_group(s));
     step!(mistake(s));
+    step!(appliances(s, &pair));
+    step!(appliance_stops(s, &mut pair));
     Ok(())
 }
 
@@ -112,6 +133,31 @@ async fn mistake(s: &mut Stage<'_>) -> Result<()> {
     s.delete_rule("data", "retire-old-servers").await?;
     s.opens(APP, DB, SQL).await?;
     s.opens(WEB, APP, SITE).await
+}
+
+async fn appliances(s: &mut Stage<'_>, pair: &Pair) -> Result<()> {
+    s.report
+        .step("Two appliances between the tiers, behind a load balancer with HA ports (L9, R11)");
+    s.passes_none(pair, (APP, DB), SQL).await?;
+    for (table, name, prefix) in ROUTES {
+        s.route_to(table, name, prefix, FRONT).await?;
+    }
+    s.pass(pair, (APP, DB), &[SQL, LOGS], [true, true]).await?;
+    s.explain_passes(pair, (APP, DB), SQL).await?;
+    s.closed(DB, APP, SITE).await?;
+    s.opens(WEB, APP, SITE).await
+}
+
+async fn appliance_stops(s: &mut Stage<'_>, pair: &mut Pair) -> Result<()> {
+    s.report
+        .step("An appliance is down: new flows pass the other one, and old connections go on (L7)");
+    let mut open = s.connection_through(pair, 0, (APP, DB), SQL).await?;
+    s.set_appliance(pair, 0, false)?;
+    s.pass(pair, (APP, DB), &[SQL, LOGS], [false, true]).await?;
+    s.explain_passes(pair, (APP, DB), SQL).await?;
+    s.still_works(&mut open, "the connection through nva-1").await?;
+    s.set_appliance(pair, 0, true)?;
+    s.pass(pair, (APP, DB), &[SQL, LOGS], [true, true]).await
 }
 
 #[cfg(test)]

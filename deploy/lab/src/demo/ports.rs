@@ -1,5 +1,5 @@
-//! Actions and checks for steps about network security groups: checks of open and closed ports, changes of rules, and
-//! checks of the counters of rules.
+//! Actions and checks for steps about ports and network security groups: checks of open and closed ports, changes of rules,
+//! and checks of the counters of rules.
 
 use super::report::seconds;
 use super::stage::Stage;
@@ -60,7 +60,8 @@ impl Stage<'_> {
         Ok(())
     }
 
-    async fn explain_port(&self, from: &str, to: &str, port: Port) -> Result<Value> {
+    /// Returns what `explain` says of a packet to a port.
+    pub(super) async fn explain_port(&self, from: &str, to: &str, port: Port) -> Result<Value> {
         let (protocol, number) = match port {
             Port::Tcp(number) => (Protocol::Tcp, number),
             Port::Udp(number) => (Protocol::Udp, number),
