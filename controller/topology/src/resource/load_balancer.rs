@@ -6,6 +6,7 @@
 mod check;
 mod front_end;
 mod membership;
+mod migration;
 mod nat_rule;
 mod part;
 mod pool;

@@ -6,6 +6,7 @@ mod express_route;
 mod fabric;
 mod gateways;
 mod load_balancer_members;
+mod load_balancer_migration;
 mod load_balancers;
 mod load_balancing_rules;
 mod nics;
