@@ -4,6 +4,7 @@
 //! target of an inbound NAT rule, are found in the topology: an ip configuration refers to them.
 
 mod check;
+mod conflicts;
 mod front_end;
 mod membership;
 mod migration;

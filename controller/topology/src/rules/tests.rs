@@ -5,6 +5,7 @@ mod exchange;
 mod express_route;
 mod fabric;
 mod gateways;
+mod load_balancer_conflicts;
 mod load_balancer_members;
 mod load_balancer_migration;
 mod load_balancers;
