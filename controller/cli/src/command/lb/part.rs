@@ -81,7 +81,7 @@ impl Part {
     }
 
     /// Returns the path of a child.
-    fn path(self, c: &Context, child: &Child) -> Result<String> {
+    pub(super) fn path(self, c: &Context, child: &Child) -> Result<String> {
         let balancer = c.item(Kind::LoadBalancer, &child.parent)?;
         Ok(format!("{balancer}/{}/{}", self.kind.collection(), child.name))
     }
