@@ -22,7 +22,7 @@ use inbound_nat_rule::InboundNatRule;
 use part::Part;
 use probe::Probe;
 use rule::Rule;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::net::IpAddr;
 use tombolo_proto::arm::Kind;
 

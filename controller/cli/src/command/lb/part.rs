@@ -12,7 +12,7 @@ use tombolo_proto::arm::Kind;
 
 /// A kind of children of load balancers.
 #[derive(Clone, Copy)]
-pub(super) struct Part {
+pub(crate) struct Part {
     /// The kind.
     pub(super) kind: Kind,
     /// The columns of lists.
