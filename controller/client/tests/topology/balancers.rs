@@ -222,6 +222,20 @@ networkInterfaces:
     assert_eq!(changed, ["free", "second", "free"]);
     assert_ne!(front_end_of(&world, "second"), "10.1.0.8");
     assert!(!front_end_of(&world, "second").is_empty());
+
+    // Two steps are needed only if an address is allocated in the subnet, and the network interface does not have its own
+    // address yet.
+    world.apply(FILE, true);
+    let more = FILE.replace("pools: {servers: {}}", "pools: {servers: {}, more: {}}");
+    let more = more.replace("frontEndPort: 80}", "frontEndPort: 80, frontEnd: f, pool: servers}");
+    let back_end = "10.1.0.4, loadBalancerPools: [lb/servers]";
+    let stays = more.replace(back_end, "10.1.0.9, loadBalancerPools: [lb/more]");
+    assert_eq!(world.apply(&stays, true), ["lb", "back-end"]);
+    world.apply(FILE, true);
+    let held = more.replace(back_end, "10.1.0.4, loadBalancerPools: [lb/more]");
+    let held = held.replace("f: {subnet: hub/s}", "f: {subnet: hub/s}, g: {subnet: hub/s}");
+    let held = held.replace("backEndPort: 22}", "backEndPort: 22, frontEnd: f}");
+    assert_eq!(world.apply(&held, true), ["lb", "back-end"]);
 }
 
 /// A network interface leaves a pool early only if the plan removes or changes this pool, and the step shows what it
@@ -240,6 +254,10 @@ fn l2_only_what_the_plan_closes_is_left_early() {
     let without = format!("{head}networkInterfaces:{nics}").replace(", loadBalancerPools: [old/legacy]", "");
     assert_eq!(steps(&without, false), ["two-nic"]);
     assert_eq!(steps(&without, true), ["two-nic", "old"]);
+    // A network interface with further changes is updated twice only if it has to leave first.
+    let moved = without.replace("10.1.0.6", "10.1.0.9");
+    assert_eq!(steps(&moved, false), ["two-nic"]);
+    assert_eq!(steps(&moved, true), ["two-nic", "old", "two-nic"]);
     // The pool stays, also with pruning.
     let left = BALANCERS.replace(", loadBalancerPools: [old/legacy]", "");
     assert_eq!(steps(&left, true), ["two-nic"]);
