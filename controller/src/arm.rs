@@ -7,6 +7,8 @@
 //! * `resource`: resource groups, resources and collections.
 //! * `action`: effective routes and security groups of network interfaces, shared keys, and resets.
 //! * `effective_security`: effective security rules in ARM's form.
+//! * `balancer_health`: the health of the back ends of a load-balancing rule.
+//! * `balancer_pools`: actions on the back-end pools of load balancers.
 //! * `bgp_routes`: routes and BGP sessions of gateways and circuits.
 //! * `usage`: numbers of resources and addresses in use, free addresses of a VNet, and service tags.
 //! * `watcher`: Network Watcher's next hop and IP flow verify.
@@ -14,6 +16,7 @@
 
 mod action;
 mod balancer_health;
+mod balancer_pools;
 mod bgp_routes;
 mod call;
 mod deployment;
@@ -135,6 +138,17 @@ async fn route_in_group(rest: &Rest, call: &Call, provider: &str, path: &[&str])
         ("microsoft.network", ["loadbalancers", _, "loadbalancingrules", _, "health"]) => {
             balancer_health::of_rule(rest, call)
         }
+        (
+            "microsoft.network",
+            [
+                "loadbalancers",
+                _,
+                "backendaddresspools",
+                _,
+                "queryinboundnatruleportmapping",
+            ],
+        ) => balancer_pools::port_mappings(rest, call),
+        ("microsoft.network", ["loadbalancers", _, "migratetoipbased"]) => balancer_pools::migrate(rest, call).await,
         ("microsoft.network", ["virtualnetworks", _, "checkipaddressavailability"]) => usage::free_address(rest, call),
         ("microsoft.network", ["virtualnetworks", _, "usages"]) => usage::of_vnet(rest, call),
         (_, [_, _, "effectiveroutetable"]) => action::effective_routes(rest, call),

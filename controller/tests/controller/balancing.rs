@@ -1,8 +1,9 @@
 //! The health of back ends: agents report it, and the controller passes it to the agents that know the front end (L6, D36).
+//! Actions on back-end pools (L2).
 
 use crate::fake_agent::{FakeAgent, Stream};
 use crate::features::hello_of_today;
-use crate::world::{GROUP, World};
+use crate::world::{Answer, GROUP, World};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -124,4 +125,96 @@ async fn l6_the_health_of_a_back_end_reaches_the_agents_that_know_its_front_end(
     assert!(parsed.front_ends.is_empty());
     old.applied(&config).await;
     assert!(old.quiet().await);
+}
+
+async fn post(world: &World, tail: &str, body: Value) -> Answer {
+    let path = format!("{NETWORK}/loadBalancers/lb{tail}");
+    world.arm(Method::POST, &path, Some(body)).await
+}
+
+/// L2: the inbound NAT rules to a member of a pool, and the migration of the pool to addresses.
+#[tokio::test]
+async fn l2_a_pool_shows_the_ports_of_its_members_and_is_migrated() {
+    const QUERY: &str = "/backendAddressPools/pool/queryInboundNatRulePortMapping";
+    let world = balanced().await;
+    let lb = format!("{NETWORK}/loadBalancers/lb");
+    let mut balancer = world.arm(Method::GET, &lb, None).await.body;
+    let front = json!({"id": id("loadBalancers/lb/frontendIPConfigurations/front")});
+    let rule = |name: &str, port: u16| {
+        json!({"name": name, "properties": {
+            "protocol": "Tcp", "frontendPort": port, "backendPort": 22, "frontendIPConfiguration": front,
+        }})
+    };
+    balancer["properties"]["inboundNatRules"] = json!([rule("ssh", 2222), rule("other", 2223)]);
+    world.put(&lb, balancer).await;
+    let nic = format!("{NETWORK}/networkInterfaces/a-nic");
+    let mut a_nic = world.arm(Method::GET, &nic, None).await.body;
+    let configuration = &mut a_nic["properties"]["ipConfigurations"][0];
+    let (address, own) = (
+        configuration["properties"]["privateIPAddress"].clone(),
+        configuration["id"].clone(),
+    );
+    configuration["properties"]["loadBalancerInboundNatRules"] =
+        json!([{"id": id("loadBalancers/lb/inboundNatRules/ssh")}]);
+    world.put(&nic, a_nic).await;
+
+    let mapped = json!({"inboundNatRulePortMappings": [
+        {"inboundNatRuleName": "ssh", "protocol": "Tcp", "frontendPort": 2222, "backendPort": 22},
+    ]});
+    let by_id = json!({"ipConfiguration": {"id": own}});
+    for body in [
+        json!({"ipAddress": address}),
+        by_id.clone(),
+        json!({"ipAddress": address, "ipConfiguration": {"id": own}}),
+    ] {
+        let answer = post(&world, QUERY, body).await;
+        assert_eq!((answer.status.as_u16(), &answer.body), (200, &mapped));
+    }
+    for (body, code) in [
+        (json!({}), "InvalidRequestFormat"),
+        (json!({"ipAddress": "10"}), "InvalidIPAddressFormat"),
+        (json!({"ipConfiguration": {}}), "InvalidRequestFormat"),
+        (json!({"ipAddress": "10.9.9.9"}), "XNotInPool"),
+        (
+            json!({"ipAddress": "10.9.9.9", "ipConfiguration": {"id": own}}),
+            "XNotInPool",
+        ),
+    ] {
+        let answer = post(&world, QUERY, body.clone()).await;
+        assert_eq!((answer.status.as_u16(), answer.code()), (400, code), "{body}");
+    }
+    let none = post(&world, &QUERY.replace("/pool/", "/none/"), by_id.clone()).await;
+    assert_eq!(none.status, 404);
+
+    let migrated = json!({"migratedPools": ["pool"]});
+    for body in [json!({"pools": ["Pool"]}), json!({"Pools": ["pool"]}), json!({})] {
+        let answer = post(&world, "/migrateToIpBased", body).await;
+        assert_eq!((answer.status.as_u16(), &answer.body), (200, &migrated));
+        assert!(answer.header("x-tombolo-revision").is_some());
+    }
+    let answer = post(&world, "/migrateToIpBased", json!({"pools": []})).await;
+    assert_eq!(answer.body, json!({"migratedPools": []}));
+    let pool = world
+        .arm(Method::GET, &format!("{lb}/backendAddressPools/pool"), None)
+        .await
+        .body;
+    let first = &pool["properties"]["loadBalancerBackendAddresses"][0]["properties"];
+    assert_eq!(
+        (&first["ipAddress"], &first["networkInterfaceIPConfiguration"]["id"]),
+        (&address, &own)
+    );
+    let again = post(&world, QUERY, by_id).await;
+    assert_eq!(
+        again.body, mapped,
+        "the network interface is still the target of the rule"
+    );
+    let unknown = post(&world, "/migrateToIpBased", json!({"pools": ["none"]})).await;
+    assert_eq!(
+        (unknown.status.as_u16(), unknown.code()),
+        (400, "InvalidResourceReference")
+    );
+    let path = format!("{NETWORK}/loadBalancers/none/migrateToIpBased");
+    assert_eq!(world.arm(Method::POST, &path, None).await.status, 404);
+    let path = format!("{lb}/migrateToIpBased");
+    assert_eq!(world.arm(Method::GET, &path, None).await.status, 405);
 }

@@ -38,6 +38,14 @@ pub enum Change {
         /// The `If-Match` header of the request.
         if_match: Option<String>,
     },
+    /// POST `migrateToIpBased` of a load balancer: the network interfaces of back-end pools become addresses of the pools
+    /// (L2).
+    MigratePools {
+        /// The path of the load balancer.
+        path: ArmPath,
+        /// `{"pools": ["…"]}`: the names of the pools. Without `pools`: all pools.
+        body: Value,
+    },
     /// PUT of the shared key at `…/connections/{name}/sharedkey`.
     SetSharedKey {
         /// The id of the connection.
@@ -92,7 +100,7 @@ pub struct Outcome {
     /// The state after the change. Unchanged resources share their `Arc` with the state before.
     pub topology: Topology,
     /// PUT: the resource is new (status 201, otherwise 200). DELETE: the resource existed (status 200, otherwise 204).
-    /// `Join`: always true. Always false for changes that neither create nor remove anything: PATCH, the shared key,
-    /// endpoints, keys, revocation, settings.
+    /// `Join`: always true. Always false for changes that neither create nor remove anything: PATCH, the migration of
+    /// pools, the shared key, endpoints, keys, revocation, settings.
     pub created_or_removed: bool,
 }

@@ -49,6 +49,7 @@ pub(crate) fn apply(
         } => draft.put(path, body, if_match.as_deref(), *sync_remote_address_space),
         Change::PatchTags { path, body, if_match } => draft.patch_tags(path, body, if_match.as_deref()),
         Change::Delete { path, if_match } => draft.delete(path, if_match.as_deref()),
+        Change::MigratePools { path, body } => draft.migrate_pools(path, body),
         Change::SetSharedKey {
             connection,
             value,

@@ -1,18 +1,20 @@
 //! Internal load balancers.
 
 mod address_pool;
+mod children;
 mod frontend_ip;
 mod inbound_nat_rule;
 mod part;
 mod probe;
 mod rule;
 
-use crate::command::plain::{object, tag};
+use crate::command::plain::{RegionAndTags, UpdateOrDelete};
 use crate::context::Context;
 use crate::options::{name, subnet, word};
 use crate::output::{Column, at, items};
 use address_pool::AddressPool;
 use anyhow::Result;
+use children::Children;
 use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::Cell;
 use frontend_ip::FrontendIp;
@@ -20,7 +22,7 @@ use inbound_nat_rule::InboundNatRule;
 use part::Part;
 use probe::Probe;
 use rule::Rule;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::net::IpAddr;
 use tombolo_proto::arm::Kind;
 
@@ -36,36 +38,23 @@ pub(crate) enum Lb {
         #[arg(value_parser = name)]
         name: String,
     },
-    /// Change a load balancer
-    Update {
-        /// Name of the load balancer
-        #[arg(value_parser = name)]
-        name: String,
-        /// Tags that replace all present tags; if the option has no value, all tags are removed
-        #[arg(long, required = true, value_name = "NAME=VALUE", num_args = 0.., value_delimiter = ',', value_parser = tag)]
-        tags: Vec<(String, String)>,
-    },
-    /// Delete a load balancer
-    Delete {
-        /// Name of the load balancer
-        #[arg(value_parser = name)]
-        name: String,
-    },
+    #[command(flatten)]
+    Other(UpdateOrDelete),
     /// Manage the front ends of a load balancer; a front end is named LB/FRONTEND (L1)
     #[command(subcommand)]
-    FrontendIp(FrontendIp),
+    FrontendIp(Children<FrontendIp>),
     /// Manage the back-end pools of a load balancer; a pool is named LB/POOL (L2)
     #[command(subcommand)]
     AddressPool(AddressPool),
     /// Manage the health probes of a load balancer; a probe is named LB/PROBE (L6)
     #[command(subcommand)]
-    Probe(Probe),
+    Probe(Children<Probe>),
     /// Manage the load-balancing rules of a load balancer; a rule is named LB/RULE (L3)
     #[command(subcommand)]
-    Rule(Rule),
+    Rule(Children<Rule>),
     /// Manage the inbound NAT rules of a load balancer; a rule is named LB/RULE
     #[command(subcommand)]
-    InboundNatRule(InboundNatRule),
+    InboundNatRule(Children<InboundNatRule>),
 }
 
 #[derive(Debug, Args)]
@@ -88,12 +77,8 @@ pub(crate) struct Create {
     /// Name of the first back-end pool [default: the load balancer's name with the ending bepool]
     #[arg(long, value_parser = name)]
     backend_pool_name: Option<String>,
-    /// Region [default: the resource group's]
-    #[arg(short, long)]
-    location: Option<String>,
-    /// Tags of the load balancer
-    #[arg(long, value_name = "NAME=VALUE", num_args = 1.., value_delimiter = ',', value_parser = tag)]
-    tags: Option<Vec<(String, String)>>,
+    #[command(flatten)]
+    own: RegionAndTags,
 }
 
 /// The SKU of a load balancer.
@@ -156,11 +141,7 @@ impl Lb {
                 }
                 Ok(())
             }
-            Self::Update { name, tags } => {
-                let change = |balancer: &mut Value| balancer["tags"] = object(tags);
-                c.update(Kind::LoadBalancer, name, change).await
-            }
-            Self::Delete { name } => c.remove(Kind::LoadBalancer, name).await,
+            Self::Other(verb) => verb.run(c, Kind::LoadBalancer).await,
             Self::FrontendIp(front_end) => front_end.run(c).await,
             Self::AddressPool(pool) => pool.run(c).await,
             Self::Probe(probe) => probe.run(c).await,
@@ -180,15 +161,10 @@ impl Create {
         let verb = if old.is_some() { "Updated" } else { "Created" };
         let is_new = old.is_none();
         let mut body = old.unwrap_or_else(|| json!({"sku": {"name": "Standard"}, "properties": {}}));
-        if self.location.is_some() || is_new {
-            body["location"] = json!(c.location(self.location.as_deref()).await?);
-        }
         if let Some(sku) = &self.sku {
             body["sku"]["name"] = word(sku);
         }
-        if let Some(tags) = &self.tags {
-            body["tags"] = object(tags);
-        }
+        self.own.apply_to(&mut body, c).await?;
         if let Some(subnet) = &self.subnet {
             let properties = frontend_ip::properties(c, subnet, self.private_ip_address)?;
             frontend_ip::PART.set(&mut body, &self.frontend_ip_name, properties);

@@ -3,7 +3,7 @@
 mod hits;
 mod rule;
 
-use crate::command::plain::{object, tag};
+use crate::command::plain::{RegionAndTags, UpdateOrDelete};
 use crate::context::Context;
 use crate::options::name;
 use crate::output::{Column, at, items, name_at};
@@ -22,12 +22,8 @@ pub(crate) enum Nsg {
         /// Name of the network security group
         #[arg(value_parser = name)]
         name: String,
-        /// Region [default: the resource group's]
-        #[arg(short, long)]
-        location: Option<String>,
-        /// Tags of the network security group
-        #[arg(long, value_name = "NAME=VALUE", num_args = 1.., value_delimiter = ',', value_parser = tag)]
-        tags: Option<Vec<(String, String)>>,
+        #[command(flatten)]
+        own: RegionAndTags,
     },
     /// List network security groups
     List,
@@ -37,21 +33,8 @@ pub(crate) enum Nsg {
         #[arg(value_parser = name)]
         name: String,
     },
-    /// Change a network security group
-    Update {
-        /// Name of the network security group
-        #[arg(value_parser = name)]
-        name: String,
-        /// Tags that replace all present tags; if the option has no value, all tags are removed
-        #[arg(long, required = true, value_name = "NAME=VALUE", num_args = 0.., value_delimiter = ',', value_parser = tag)]
-        tags: Vec<(String, String)>,
-    },
-    /// Delete a network security group
-    Delete {
-        /// Name of the network security group
-        #[arg(value_parser = name)]
-        name: String,
-    },
+    #[command(flatten)]
+    Other(UpdateOrDelete),
     /// Manage the rules of a group; a rule is named GROUP/RULE
     #[command(subcommand)]
     Rule(Rule),
@@ -81,19 +64,14 @@ impl Nsg {
     /// its tags.
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         match self {
-            Self::Create { name, location, tags } => {
+            Self::Create { name, own } => {
                 let path = c.item(Kind::NetworkSecurityGroup, name)?;
                 // A PUT without rules would remove all rules of a group that exists, so the body is based on the
                 // present group.
                 let old = c.client.arm_find(&path).await?;
                 let verb = if old.is_some() { "Updated" } else { "Created" };
                 let mut body = old.unwrap_or_else(|| json!({}));
-                if location.is_some() || body.get("location").is_none() {
-                    body["location"] = json!(c.location(location.as_deref()).await?);
-                }
-                if let Some(tags) = tags {
-                    body["tags"] = object(tags);
-                }
+                own.apply_to(&mut body, c).await?;
                 c.put(&path, &body, &format!("{verb} network security group {name}."))
                     .await
             }
@@ -111,11 +89,7 @@ impl Nsg {
                 }
                 Ok(())
             }
-            Self::Update { name, tags } => {
-                let change = |group: &mut Value| group["tags"] = object(tags);
-                c.update(Kind::NetworkSecurityGroup, name, change).await
-            }
-            Self::Delete { name } => c.remove(Kind::NetworkSecurityGroup, name).await,
+            Self::Other(verb) => verb.run(c, Kind::NetworkSecurityGroup).await,
             Self::Rule(rule) => rule.run(c).await,
         }
     }

@@ -1,11 +1,11 @@
 //! Commands for the kinds of resources that have no properties except region and tags. They are generated from
-//! [`Kind`].
+//! [`Kind`]. Other kinds share the parts of these commands that set tags.
 
 use crate::context::Context;
 use crate::options::name;
 use crate::output::{Column, at, text};
 use anyhow::Result;
-use clap::{ArgMatches, Command, Error, FromArgMatches, Subcommand};
+use clap::{ArgMatches, Args, Command, Error, FromArgMatches, Subcommand};
 use comfy_table::Cell;
 use serde_json::{Value, json};
 use tombolo_proto::arm::Kind;
@@ -23,12 +23,8 @@ enum Verb {
         /// Name of the resource
         #[arg(value_parser = name)]
         name: String,
-        /// Region [default: the group's]
-        #[arg(short, long)]
-        location: Option<String>,
-        /// Tags of the resource
-        #[arg(long, value_name = "NAME=VALUE", num_args = 1.., value_delimiter = ',', value_parser = tag)]
-        tags: Vec<(String, String)>,
+        #[command(flatten)]
+        own: RegionAndTags,
     },
     List,
     Show {
@@ -36,6 +32,38 @@ enum Verb {
         #[arg(value_parser = name)]
         name: String,
     },
+    #[command(flatten)]
+    Other(UpdateOrDelete),
+}
+
+/// The options of a new resource that set its region and its tags.
+#[derive(Debug, Args)]
+pub(crate) struct RegionAndTags {
+    /// Region [default: the resource group's]
+    #[arg(short, long)]
+    location: Option<String>,
+    /// Tags of the resource
+    #[arg(long, value_name = "NAME=VALUE", num_args = 1.., value_delimiter = ',', value_parser = tag)]
+    tags: Option<Vec<(String, String)>>,
+}
+
+impl RegionAndTags {
+    /// Sets the region and the tags of a body. What is not given stays; a body without a region gets that of the group.
+    pub(crate) async fn apply_to(&self, body: &mut Value, c: &Context) -> Result<()> {
+        if self.location.is_some() || body.get("location").is_none() {
+            body["location"] = json!(c.location(self.location.as_deref()).await?);
+        }
+        if let Some(tags) = &self.tags {
+            body["tags"] = object(tags);
+        }
+        Ok(())
+    }
+}
+
+/// The commands that change the tags of a resource, or delete it, which are the same for several kinds.
+#[derive(Debug, Subcommand)]
+pub(crate) enum UpdateOrDelete {
+    /// Change the tags of a resource
     Update {
         /// Name of the resource
         #[arg(value_parser = name)]
@@ -44,6 +72,7 @@ enum Verb {
         #[arg(long, required = true, value_name = "NAME=VALUE", num_args = 0.., value_delimiter = ',', value_parser = tag)]
         tags: Vec<(String, String)>,
     },
+    /// Delete a resource
     Delete {
         /// Name of the resource
         #[arg(value_parser = name)]
@@ -51,8 +80,18 @@ enum Verb {
     },
 }
 
+impl UpdateOrDelete {
+    /// Replaces all tags of a resource of this kind, or deletes it.
+    pub(crate) async fn run(&self, c: &Context, kind: Kind) -> Result<()> {
+        match self {
+            Self::Update { name, tags } => c.update(kind, name, |body| body["tags"] = object(tags)).await,
+            Self::Delete { name } => c.remove(kind, name).await,
+        }
+    }
+}
+
 /// Parses a tag, `NAME=VALUE`.
-pub(crate) fn tag(text: &str) -> Result<(String, String), String> {
+fn tag(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err(format!("'{text}' is not a tag: write NAME=VALUE")),
@@ -138,7 +177,7 @@ const COLUMNS: &[Column] = &[
 ];
 
 /// Returns the `tags` of a body.
-pub(crate) fn object(tags: &[(String, String)]) -> Value {
+fn object(tags: &[(String, String)]) -> Value {
     tags.iter().map(|(name, value)| (name.clone(), json!(value))).collect()
 }
 
@@ -147,16 +186,15 @@ impl Plain {
     pub(crate) async fn run(&self, c: &Context) -> Result<()> {
         let kind = self.kind;
         match &self.verb {
-            Verb::Create { name, location, tags } => {
-                let location = c.location(location.as_deref()).await?;
-                let body = json!({"location": location, "tags": object(tags), "properties": {}});
+            Verb::Create { name, own } => {
+                let mut body = json!({"properties": {}});
+                own.apply_to(&mut body, c).await?;
                 c.put(&c.item(kind, name)?, &body, &format!("Created {kind} {name}."))
                     .await
             }
             Verb::List => c.out.list(&c.list(kind).await?, COLUMNS, &format!("No {kind}s.")),
             Verb::Show { name } => c.show(kind, name, COLUMNS).await,
-            Verb::Update { name, tags } => c.update(kind, name, |body| body["tags"] = object(tags)).await,
-            Verb::Delete { name } => c.remove(kind, name).await,
+            Verb::Other(verb) => verb.run(c, kind).await,
         }
     }
 }

@@ -44,6 +44,11 @@ pub(super) enum Rank {
     PeeringUse,
     /// A load balancer. Its front ends are in subnets, and NICs refer to its pools and inbound NAT rules.
     LoadBalancer,
+    /// A NIC with a static address that the controller could allocate to a front end in the next step. Without references
+    /// to load balancers of the next step.
+    NicReserve,
+    /// A load balancer with a front end for which the controller allocates an address.
+    LoadBalancerAllocated,
     Nic,
     Circuit,
     /// A connection that stops using BGP. The step comes before the step that removes the BGP settings of the

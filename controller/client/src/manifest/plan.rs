@@ -11,6 +11,7 @@ use crate::path::{Group, last};
 use dangling::refuse_dangling;
 use ipnet::IpNet;
 use release::Releases;
+use reserve::Reservations;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,7 @@ use tombolo_proto::arm::Kind;
 
 mod dangling;
 mod release;
+mod reserve;
 
 /// The controller's resources in the groups of a manifest.
 #[derive(Debug, Clone, Default)]
@@ -165,19 +167,29 @@ impl Plan {
         };
         let deleted = prune.then_some(&deleted);
         let releases = Releases::of(desired, server, deleted);
+        let reservations = Reservations::of(desired, server);
         for e in desired {
-            let Some(current) = server.find(&e.path) else {
-                steps.push(create(e));
-                continue;
+            let present = server.find(&e.path);
+            let write = |e: &DesiredResource, current: Option<&Value>| match current {
+                Some(current) => update(e, current, desired, deleted),
+                None => (create(e), Vec::new()),
             };
-            let released = releases.step(e, current);
-            let current = released.as_ref().map_or(current, |step| &step.body);
-            let (step, later) = update(e, current, desired, deleted);
-            // A release that leaves nothing to change is the only step of its NIC.
-            if released.is_none() || step.action != Action::Unchanged {
+            let mut early = Vec::new();
+            early.extend(present.and_then(|present| releases.step(e, present)));
+            let current = early.last().map(|step| &step.body).or(present);
+            if let Some(reserved) = reservations.early(e, current) {
+                let (mut step, _) = write(&reserved, current);
+                Reservations::mark(&mut step);
+                early.push(step);
+            }
+            let current = early.last().map(|step| &step.body).or(present);
+            let (mut step, later) = write(e, current);
+            step.rank = reservations.rank(e, step.rank);
+            // If the early steps leave nothing to change, they are the only ones of their NIC.
+            if early.is_empty() || step.action != Action::Unchanged {
                 steps.push(step);
             }
-            steps.extend(released);
+            steps.extend(early);
             steps.extend(later);
         }
         steps.sort_by_key(|s| s.rank);

@@ -4,7 +4,8 @@
 use super::names::agent_of;
 use crate::learned_routes::LearnedReports;
 use crate::lookup::gateways_of;
-use crate::resource::{Binding, PeeringState, VirtualNetwork, VirtualNetworkGateway};
+use crate::path::parent_id;
+use crate::resource::{Binding, LoadBalancerSku, PeeringState, VirtualNetwork, VirtualNetworkGateway};
 use crate::topology::Topology;
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
@@ -126,6 +127,53 @@ pub(super) fn no_owner(topology: &Topology, vnet: &ResourceId, address: IpAddr) 
         "check the address, create a network interface with it, or let an agent serve the subnet",
     )
     .at(vnet)
+}
+
+/// Explains why an agent of the VNet `from` does not know a front end of a load balancer in the VNet `vnet` (L10). `None`: no
+/// front end in `vnet` has the address.
+pub(super) fn unknown_front_end(
+    topology: &Topology,
+    from: &ResourceId,
+    vnet: &ResourceId,
+    address: IpAddr,
+) -> Option<Finding> {
+    let mut front_ends = topology
+        .load_balancers
+        .values()
+        .flat_map(|b| b.front_ends.iter().map(move |f| (b, f)));
+    let (balancer, front_end) = front_ends.find(|(_, f)| f.address == address && parent_id(&f.subnet) == *vnet)?;
+    let (own, name) = (&balancer.envelope.id, balancer.envelope.id.name());
+    let region = |id: &ResourceId| topology.vnets.get(id).map(|vnet| &vnet.envelope.location);
+    let is_global = region(from) != region(vnet);
+    let finding = if is_global && balancer.sku == LoadBalancerSku::Basic {
+        Finding::new(
+            "P30",
+            format!(
+                "{address} is a front end of {name}, whose SKU is Basic, and {} is in another region",
+                from.name()
+            ),
+            "create the load balancer again with the SKU Standard",
+        )
+    } else if is_global && !topology.settings.global_load_balancing {
+        Finding::new(
+            "P30",
+            format!(
+                "{address} is a front end of {name}, {} is in another region, and the setting globalLoadBalancing is off",
+                from.name()
+            ),
+            "set it to true: tombolo settings set globalLoadBalancing=true",
+        )
+    } else {
+        Finding::new(
+            "P27",
+            format!(
+                "{address} is the front end {} of {name}, but the peering has not synced that address yet",
+                front_end.id.name()
+            ),
+            "sync the peering (PUT with syncRemoteAddressSpace=true)",
+        )
+    };
+    Some(finding.at(own))
 }
 
 /// Explains why no instance of a gateway can forward a packet. `None`: at least one instance has an agent that is not

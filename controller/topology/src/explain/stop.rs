@@ -227,7 +227,8 @@ fn no_owner(topology: &Topology, config: &AgentConfig, trace: &Trace, destinatio
         _ => destination,
     };
     let vnet = trace.vnet.as_ref().unwrap_or(&config.vnet);
-    let mut finding = finding::no_owner(topology, vnet, sought);
+    let of_front_end = finding::unknown_front_end(topology, &config.vnet, vnet, sought);
+    let mut finding = of_front_end.unwrap_or_else(|| finding::no_owner(topology, vnet, sought));
     if sought != destination {
         finding.cause = format!("the next hop {sought} of {}: {}", route_name(trace), finding.cause);
     }

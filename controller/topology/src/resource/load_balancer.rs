@@ -4,8 +4,10 @@
 //! target of an inbound NAT rule, are found in the topology: an ip configuration refers to them.
 
 mod check;
+mod conflicts;
 mod front_end;
 mod membership;
+mod migration;
 mod nat_rule;
 mod part;
 mod pool;

@@ -13,6 +13,8 @@ pub struct Settings {
     pub address_space_change: AddressSpaceChange,
     /// Whether peerings between regions may have `allowGatewayTransit` and `useRemoteGateways` (P30).
     pub global_gateway_transit: bool,
+    /// Whether peered VNets of other regions reach the front ends of load balancers with the SKU Standard (P30).
+    pub global_load_balancing: bool,
     /// The maximum number of peerings of a VNet, 1 to 1,000 (X1).
     pub peerings_per_vnet: u32,
     /// The maximum number of tunnels of a VPN gateway, 1 to 1,000 (X8).
@@ -86,6 +88,7 @@ impl Settings {
                 era,
                 address_space_change: AddressSpaceChange::Strict,
                 global_gateway_transit: false,
+                global_load_balancing: false,
                 peerings_per_vnet: 50,
                 tunnels_per_gateway: 10,
                 mtu: DEFAULT_MTU,
@@ -98,6 +101,7 @@ impl Settings {
                 era,
                 address_space_change: AddressSpaceChange::Sync,
                 global_gateway_transit: true,
+                global_load_balancing: true,
                 peerings_per_vnet: 500,
                 tunnels_per_gateway: 30,
                 mtu: DEFAULT_MTU,
@@ -128,6 +132,7 @@ struct SettingsBody {
     era: Era,
     address_space_change: Option<AddressSpaceChange>,
     global_gateway_transit: Option<bool>,
+    global_load_balancing: Option<bool>,
     peerings_per_vnet: Option<u32>,
     tunnels_per_gateway: Option<u32>,
     mtu: Option<u16>,
@@ -149,6 +154,7 @@ impl From<SettingsBody> for Settings {
             era: given.era,
             address_space_change: given.address_space_change.unwrap_or(era.address_space_change),
             global_gateway_transit: given.global_gateway_transit.unwrap_or(era.global_gateway_transit),
+            global_load_balancing: given.global_load_balancing.unwrap_or(era.global_load_balancing),
             peerings_per_vnet: given.peerings_per_vnet.unwrap_or(era.peerings_per_vnet),
             tunnels_per_gateway: given.tunnels_per_gateway.unwrap_or(era.tunnels_per_gateway),
             mtu: given.mtu.unwrap_or(era.mtu),
@@ -193,7 +199,9 @@ mod tests {
         );
         let mixed = read(r#"{"era":"azure-2017","addressSpaceChange":"sync"}"#);
         assert_eq!(mixed.address_space_change, AddressSpaceChange::Sync);
-        assert!(!mixed.global_gateway_transit);
+        assert!(!mixed.global_gateway_transit && !mixed.global_load_balancing);
+        let open = read(r#"{"era":"azure-2017","globalLoadBalancing":true}"#);
+        assert!(open.global_load_balancing && !open.global_gateway_transit);
         assert_eq!(
             read(&serde_json::to_string(&mixed).unwrap()),
             mixed,

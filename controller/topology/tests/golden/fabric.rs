@@ -74,6 +74,7 @@ pub(super) fn settings() -> Settings {
         era: Era::Azure2017,
         address_space_change: AddressSpaceChange::Strict,
         global_gateway_transit: false,
+        global_load_balancing: false,
         peerings_per_vnet: 60,
         tunnels_per_gateway: 11,
         mtu: 1400,

@@ -113,8 +113,11 @@ fn l10_p30_who_reaches_a_front_end() {
     assert_eq!(knowing(&w), ["six", "four", "beside", "client", "stranger"]);
     balance(&mut w, LoadBalancerSku::Basic, &["six", "four"]);
     assert_eq!(knowing(&w), ["six", "four", "beside", "stranger"]);
-    // P27: an address that is not synced yet is unknown.
     balance(&mut w, LoadBalancerSku::Standard, &["six", "four"]);
+    Arc::make_mut(&mut w.topology.settings).global_load_balancing = false;
+    assert_eq!(knowing(&w), ["six", "four", "beside", "stranger"]);
+    Arc::make_mut(&mut w.topology.settings).global_load_balancing = true;
+    // P27: an address that is not synced yet is unknown.
     w.half_mut("far", "near").remote_address_space = nets("10.1.128.0/17");
     assert_eq!(knowing(&w), ["six", "four", "beside", "stranger"]);
     let rule = &w.config("beside").front_ends[0].rules[0];
@@ -212,6 +215,34 @@ fn explain_names_the_rule_that_a_packet_to_a_front_end_lacks() {
     stopped(&ping, "client", "balancer_protocol", "L3", &["TCP and UDP"]);
     let itself = to_front("six", Protocol::Tcp, Some(80));
     stopped(&itself, "six", "back_end_itself", "L11", &["10.1.0.6"]);
+}
+
+/// P30, P27: explain names what closes a front end to a VNet of another region: the SKU, the setting, or the peering.
+#[test]
+fn p30_explain_names_what_closes_a_front_end_to_another_region() {
+    let mut w = world();
+    let to_front = |w: &World| ask(w, &LearnedReports::default(), "client", FRONT, Protocol::Tcp, Some(80));
+    balance(&mut w, LoadBalancerSku::Basic, &["six"]);
+    stopped(&to_front(&w), "client", "no_owner", "P30", &["Basic", "lb"]);
+    balance(&mut w, LoadBalancerSku::Standard, &["six"]);
+    assert!(to_front(&w).reachable);
+    Arc::make_mut(&mut w.topology.settings).global_load_balancing = false;
+    stopped(
+        &to_front(&w),
+        "client",
+        "no_owner",
+        "P30",
+        &["globalLoadBalancing", "another region"],
+    );
+    let near = ask(
+        &w,
+        &LearnedReports::default(),
+        "stranger",
+        FRONT,
+        Protocol::Tcp,
+        Some(80),
+    );
+    assert!(near.reachable, "the setting is about other regions only: {near:#?}");
 }
 
 /// R11, L9: a route may name a front end as virtual appliance. Both directions pass the same one of two appliances.

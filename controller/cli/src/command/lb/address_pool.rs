@@ -1,11 +1,15 @@
 //! The back-end pools of load balancers.
 
+mod address;
+
+use super::children::{ChildKind, Children, Help};
 use super::frontend_ip;
 use super::part::Part;
 use crate::context::Context;
 use crate::failure::UsageError;
-use crate::options::{Child, child, name, reference};
+use crate::options::{name, reference};
 use crate::output::{Column, at, items, name_at};
+use address::Address;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
@@ -16,41 +20,15 @@ use tombolo_proto::arm::Kind;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AddressPool {
-    /// Create or replace a pool; without --backend-addresses, its members are the network interfaces that name it
-    Create {
-        /// Name of the pool, as LB/POOL
-        #[arg(value_parser = child)]
-        name: Child,
-        #[command(flatten)]
-        fields: Fields,
-    },
-    /// Change a pool
-    Update {
-        /// Name of the pool, as LB/POOL
-        #[arg(value_parser = child)]
-        name: Child,
-        #[command(flatten)]
-        fields: Fields,
-    },
-    /// List the pools of a load balancer, with their members
-    List {
-        /// Name of the load balancer
-        #[arg(value_parser = name)]
-        balancer: String,
-    },
-    /// Show a pool
-    Show {
-        /// Name of the pool, as LB/POOL
-        #[arg(value_parser = child)]
-        name: Child,
-    },
-    /// Delete a pool to which neither a rule nor a network interface refers
-    Delete {
-        /// Name of the pool, as LB/POOL
-        #[arg(value_parser = child)]
-        name: Child,
-    },
+    #[command(flatten)]
+    Pool(Children<Pool>),
+    /// Add addresses to a pool of addresses, or remove them
+    #[command(subcommand)]
+    Address(Address),
 }
+
+#[derive(Debug)]
+pub(crate) struct Pool;
 
 /// The properties of a pool.
 #[derive(Debug, Args)]
@@ -138,17 +116,33 @@ fn vnet_of_front_end(balancer: &Value) -> Result<Value> {
     }
 }
 
+impl ChildKind for Pool {
+    type New = Fields;
+    type Changes = Fields;
+    const PART: Part = PART;
+    const HELP: Help = Help {
+        noun: "pool",
+        place: "POOL",
+        create: "; without --backend-addresses, its members are the network interfaces that name it",
+        list: ", with their members",
+        delete: " to which neither a rule nor a network interface refers",
+        options: "--backend-addresses or --drain-period",
+    };
+
+    fn complete(new: &Fields, c: &Context, balancer: &Value) -> Result<Value> {
+        new.properties(c, balancer)
+    }
+
+    fn changes(given: &Fields, c: &Context, balancer: &Value) -> Result<Value> {
+        given.properties(c, balancer)
+    }
+}
+
 impl AddressPool {
     pub(super) async fn run(&self, c: &Context) -> Result<()> {
         match self {
-            Self::Create { name, fields } => PART.create(c, name, |b| fields.properties(c, b)).await,
-            Self::Update { name, fields } => {
-                let options = "--backend-addresses or --drain-period";
-                PART.update(c, name, options, |b| fields.properties(c, b)).await
-            }
-            Self::List { balancer } => PART.list(c, balancer).await,
-            Self::Show { name } => PART.show(c, name).await,
-            Self::Delete { name } => PART.delete(c, name).await,
+            Self::Pool(pool) => pool.run(c).await,
+            Self::Address(address) => address.run(c).await,
         }
     }
 }

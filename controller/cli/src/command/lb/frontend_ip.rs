@@ -1,61 +1,41 @@
 //! The front ends of load balancers.
 
+use super::children::{ChildKind, Help};
 use super::part::Part;
 use crate::context::Context;
-use crate::options::{Child, child, name, subnet};
+use crate::options::subnet;
 use crate::output::{Column, at, items, name_at};
 use anyhow::Result;
-use clap::Subcommand;
+use clap::Args;
 use comfy_table::Cell;
 use serde_json::{Value, json};
 use std::net::IpAddr;
 use tombolo_client::path::segment;
 use tombolo_proto::arm::Kind;
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum FrontendIp {
-    /// Create or replace a front end
-    Create {
-        /// Name of the front end, as LB/FRONTEND
-        #[arg(value_parser = child)]
-        name: Child,
-        /// Subnet, as VNET/SUBNET or id
-        #[arg(short, long, value_parser = subnet)]
-        subnet: String,
-        /// Static address [default: allocated]
-        #[arg(short = 'a', long)]
-        private_ip_address: Option<IpAddr>,
-    },
-    /// Change a front end
-    Update {
-        /// Name of the front end, as LB/FRONTEND
-        #[arg(value_parser = child)]
-        name: Child,
-        /// New subnet, as VNET/SUBNET or id; without --private-ip-address, a new address is allocated
-        #[arg(short, long, value_parser = subnet)]
-        subnet: Option<String>,
-        /// New static address
-        #[arg(short = 'a', long)]
-        private_ip_address: Option<IpAddr>,
-    },
-    /// List the front ends of a load balancer
-    List {
-        /// Name of the load balancer
-        #[arg(value_parser = name)]
-        balancer: String,
-    },
-    /// Show a front end
-    Show {
-        /// Name of the front end, as LB/FRONTEND
-        #[arg(value_parser = child)]
-        name: Child,
-    },
-    /// Delete a front end to which no rule refers
-    Delete {
-        /// Name of the front end, as LB/FRONTEND
-        #[arg(value_parser = child)]
-        name: Child,
-    },
+#[derive(Debug)]
+pub(crate) struct FrontendIp;
+
+/// The options of a new front end.
+#[derive(Debug, Args)]
+pub(crate) struct New {
+    /// Subnet, as VNET/SUBNET or id
+    #[arg(short, long, value_parser = subnet)]
+    subnet: String,
+    /// Static address [default: allocated]
+    #[arg(short = 'a', long)]
+    private_ip_address: Option<IpAddr>,
+}
+
+/// The options that change a front end.
+#[derive(Debug, Args)]
+pub(crate) struct Changes {
+    /// New subnet, as VNET/SUBNET or id; without --private-ip-address, a new address is allocated
+    #[arg(short, long, value_parser = subnet)]
+    subnet: Option<String>,
+    /// New static address
+    #[arg(short = 'a', long)]
+    private_ip_address: Option<IpAddr>,
 }
 
 pub(super) const PART: Part = Part {
@@ -103,34 +83,28 @@ fn subnet_reference(c: &Context, subnet: &str) -> Result<Value> {
     Ok(json!({"id": c.group()?.resolve_subnet(subnet).map_err(anyhow::Error::msg)?}))
 }
 
-impl FrontendIp {
-    pub(super) async fn run(&self, c: &Context) -> Result<()> {
-        match self {
-            Self::Create {
-                name,
-                subnet,
-                private_ip_address,
-            } => {
-                PART.create(c, name, |_| properties(c, subnet, *private_ip_address))
-                    .await
-            }
-            Self::Update {
-                name,
-                subnet,
-                private_ip_address,
-            } => {
-                let changes = |_: &Value| {
-                    Ok(match (subnet, private_ip_address) {
-                        (None, None) => json!({}),
-                        (None, given) => address(*given),
-                        (Some(subnet), given) => properties(c, subnet, *given)?,
-                    })
-                };
-                PART.update(c, name, "--subnet or --private-ip-address", changes).await
-            }
-            Self::List { balancer } => PART.list(c, balancer).await,
-            Self::Show { name } => PART.show(c, name).await,
-            Self::Delete { name } => PART.delete(c, name).await,
-        }
+impl ChildKind for FrontendIp {
+    type New = New;
+    type Changes = Changes;
+    const PART: Part = PART;
+    const HELP: Help = Help {
+        noun: "front end",
+        place: "FRONTEND",
+        create: "",
+        list: "",
+        delete: " to which no rule refers",
+        options: "--subnet or --private-ip-address",
+    };
+
+    fn complete(new: &New, c: &Context, _: &Value) -> Result<Value> {
+        properties(c, &new.subnet, new.private_ip_address)
+    }
+
+    fn changes(given: &Changes, c: &Context, _: &Value) -> Result<Value> {
+        Ok(match (&given.subnet, given.private_ip_address) {
+            (None, None) => json!({}),
+            (None, ip) => address(ip),
+            (Some(subnet), ip) => properties(c, subnet, ip)?,
+        })
     }
 }

@@ -1,71 +1,51 @@
 //! The inbound NAT rules of load balancers.
 
+use super::children::{ChildKind, Help};
 use super::part::Part;
 use super::rule::Flows;
 use crate::context::Context;
-use crate::options::{Child, child, name, word};
+use crate::options::word;
 use crate::output::{Column, at, name_at};
 use anyhow::Result;
-use clap::{Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
 use comfy_table::Cell;
 use serde_json::{Value, json};
 use tombolo_client::path::segment;
 use tombolo_proto::arm::Kind;
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum InboundNatRule {
-    /// Create or replace a rule; the network interface that names it is its target (`nic update --lb-inbound-nat-rules`)
-    Create {
-        /// Name of the rule, as LB/RULE
-        #[arg(value_parser = child)]
-        name: Child,
-        /// Protocol of the packets
-        #[arg(long, value_enum, ignore_case = true)]
-        protocol: Protocol,
-        /// Port of the front end
-        #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
-        frontend_port: u16,
-        /// Port of the back end
-        #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
-        backend_port: u16,
-        #[command(flatten)]
-        flows: Flows,
-    },
-    /// Change a rule
-    Update {
-        /// Name of the rule, as LB/RULE
-        #[arg(value_parser = child)]
-        name: Child,
-        /// Protocol of the packets
-        #[arg(long, value_enum, ignore_case = true)]
-        protocol: Option<Protocol>,
-        /// Port of the front end
-        #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
-        frontend_port: Option<u16>,
-        /// Port of the back end
-        #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
-        backend_port: Option<u16>,
-        #[command(flatten)]
-        flows: Flows,
-    },
-    /// List the inbound NAT rules of a load balancer, with their targets
-    List {
-        /// Name of the load balancer
-        #[arg(value_parser = name)]
-        balancer: String,
-    },
-    /// Show a rule
-    Show {
-        /// Name of the rule, as LB/RULE
-        #[arg(value_parser = child)]
-        name: Child,
-    },
-    /// Delete a rule to which no network interface refers
-    Delete {
-        /// Name of the rule, as LB/RULE
-        #[arg(value_parser = child)]
-        name: Child,
-    },
+#[derive(Debug)]
+pub(crate) struct InboundNatRule;
+
+/// The options of a new rule.
+#[derive(Debug, Args)]
+pub(crate) struct New {
+    /// Protocol of the packets
+    #[arg(long, value_enum, ignore_case = true)]
+    protocol: Protocol,
+    /// Port of the front end
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    frontend_port: u16,
+    /// Port of the back end
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    backend_port: u16,
+    #[command(flatten)]
+    flows: Flows,
+}
+
+/// The options that change a rule.
+#[derive(Debug, Args)]
+pub(crate) struct Changes {
+    /// Protocol of the packets
+    #[arg(long, value_enum, ignore_case = true)]
+    protocol: Option<Protocol>,
+    /// Port of the front end
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    frontend_port: Option<u16>,
+    /// Port of the back end
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    backend_port: Option<u16>,
+    #[command(flatten)]
+    flows: Flows,
 }
 
 /// The protocols of inbound NAT rules.
@@ -112,35 +92,28 @@ fn given(protocol: Option<Protocol>, frontend_port: Option<u16>, backend_port: O
     properties
 }
 
-impl InboundNatRule {
-    pub(super) async fn run(&self, c: &Context) -> Result<()> {
-        match self {
-            Self::Create {
-                name,
-                protocol,
-                frontend_port,
-                backend_port,
-                flows,
-            } => {
-                let mut properties = given(Some(*protocol), Some(*frontend_port), Some(*backend_port));
-                let complete = |b: &Value| flows.apply_to(&mut properties, b, true).map(|()| properties);
-                PART.create(c, name, complete).await
-            }
-            Self::Update {
-                name,
-                protocol,
-                frontend_port,
-                backend_port,
-                flows,
-            } => {
-                let mut properties = given(*protocol, *frontend_port, *backend_port);
-                let complete = |b: &Value| flows.apply_to(&mut properties, b, false).map(|()| properties);
-                let options = "--protocol, --frontend-port, --backend-port or another property";
-                PART.update(c, name, options, complete).await
-            }
-            Self::List { balancer } => PART.list(c, balancer).await,
-            Self::Show { name } => PART.show(c, name).await,
-            Self::Delete { name } => PART.delete(c, name).await,
-        }
+impl ChildKind for InboundNatRule {
+    type New = New;
+    type Changes = Changes;
+    const PART: Part = PART;
+    const HELP: Help = Help {
+        noun: "rule",
+        place: "RULE",
+        create: "; the network interface that names it is its target (`nic update --lb-inbound-nat-rules`)",
+        list: ", with their targets",
+        delete: " to which no network interface refers",
+        options: "--protocol, --frontend-port, --backend-port or another property",
+    };
+
+    fn complete(new: &New, _: &Context, balancer: &Value) -> Result<Value> {
+        let mut properties = given(Some(new.protocol), Some(new.frontend_port), Some(new.backend_port));
+        new.flows.apply_to(&mut properties, balancer, true)?;
+        Ok(properties)
+    }
+
+    fn changes(changes: &Changes, _: &Context, balancer: &Value) -> Result<Value> {
+        let mut properties = given(changes.protocol, changes.frontend_port, changes.backend_port);
+        changes.flows.apply_to(&mut properties, balancer, false)?;
+        Ok(properties)
     }
 }

@@ -12,7 +12,7 @@ use tombolo_proto::arm::Kind;
 
 /// A kind of children of load balancers.
 #[derive(Clone, Copy)]
-pub(super) struct Part {
+pub(crate) struct Part {
     /// The kind.
     pub(super) kind: Kind,
     /// The columns of lists.
@@ -81,7 +81,7 @@ impl Part {
     }
 
     /// Returns the path of a child.
-    fn path(self, c: &Context, child: &Child) -> Result<String> {
+    pub(super) fn path(self, c: &Context, child: &Child) -> Result<String> {
         let balancer = c.item(Kind::LoadBalancer, &child.parent)?;
         Ok(format!("{balancer}/{}/{}", self.kind.collection(), child.name))
     }

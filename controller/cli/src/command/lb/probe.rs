@@ -1,63 +1,43 @@
 //! The health probes of load balancers.
 
+use super::children::{ChildKind, Help};
 use super::part::Part;
 use crate::context::Context;
-use crate::options::{Child, child, name, word};
+use crate::options::word;
 use crate::output::{Column, at, items, name_at};
 use anyhow::Result;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
 use comfy_table::Cell;
 use serde_json::{Value, json};
 use tombolo_proto::arm::Kind;
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum Probe {
-    /// Create or replace a probe
-    Create {
-        /// Name of the probe, as LB/PROBE
-        #[arg(value_parser = child)]
-        name: Child,
-        /// Protocol of the probe
-        #[arg(long, value_enum, ignore_case = true)]
-        protocol: Protocol,
-        /// Port of the back ends
-        #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
-        port: u16,
-        #[command(flatten)]
-        fields: Fields,
-    },
-    /// Change a probe
-    Update {
-        /// Name of the probe, as LB/PROBE
-        #[arg(value_parser = child)]
-        name: Child,
-        /// Protocol of the probe; Tcp removes the path
-        #[arg(long, value_enum, ignore_case = true)]
-        protocol: Option<Protocol>,
-        /// Port of the back ends
-        #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
-        port: Option<u16>,
-        #[command(flatten)]
-        fields: Fields,
-    },
-    /// List the probes of a load balancer
-    List {
-        /// Name of the load balancer
-        #[arg(value_parser = name)]
-        balancer: String,
-    },
-    /// Show a probe
-    Show {
-        /// Name of the probe, as LB/PROBE
-        #[arg(value_parser = child)]
-        name: Child,
-    },
-    /// Delete a probe to which no rule refers
-    Delete {
-        /// Name of the probe, as LB/PROBE
-        #[arg(value_parser = child)]
-        name: Child,
-    },
+#[derive(Debug)]
+pub(crate) struct Probe;
+
+/// The options of a new probe.
+#[derive(Debug, Args)]
+pub(crate) struct New {
+    /// Protocol of the probe
+    #[arg(long, value_enum, ignore_case = true)]
+    protocol: Protocol,
+    /// Port of the back ends
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+    #[command(flatten)]
+    fields: Fields,
+}
+
+/// The options that change a probe.
+#[derive(Debug, Args)]
+pub(crate) struct Changes {
+    /// Protocol of the probe; Tcp removes the path
+    #[arg(long, value_enum, ignore_case = true)]
+    protocol: Option<Protocol>,
+    /// Port of the back ends
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
+    #[command(flatten)]
+    fields: Fields,
 }
 
 /// The properties of a probe except its protocol and port.
@@ -144,31 +124,24 @@ impl Fields {
     }
 }
 
-impl Probe {
-    pub(super) async fn run(&self, c: &Context) -> Result<()> {
-        match self {
-            Self::Create {
-                name,
-                protocol,
-                port,
-                fields,
-            } => {
-                let properties = fields.properties(Some(*protocol), Some(*port));
-                PART.create(c, name, |_| Ok(properties)).await
-            }
-            Self::Update {
-                name,
-                protocol,
-                port,
-                fields,
-            } => {
-                let changes = fields.properties(*protocol, *port);
-                let options = "--protocol, --port, --path or another property";
-                PART.update(c, name, options, |_| Ok(changes)).await
-            }
-            Self::List { balancer } => PART.list(c, balancer).await,
-            Self::Show { name } => PART.show(c, name).await,
-            Self::Delete { name } => PART.delete(c, name).await,
-        }
+impl ChildKind for Probe {
+    type New = New;
+    type Changes = Changes;
+    const PART: Part = PART;
+    const HELP: Help = Help {
+        noun: "probe",
+        place: "PROBE",
+        create: "",
+        list: "",
+        delete: " to which no rule refers",
+        options: "--protocol, --port, --path or another property",
+    };
+
+    fn complete(new: &New, _: &Context, _: &Value) -> Result<Value> {
+        Ok(new.fields.properties(Some(new.protocol), Some(new.port)))
+    }
+
+    fn changes(given: &Changes, _: &Context, _: &Value) -> Result<Value> {
+        Ok(given.fields.properties(given.protocol, given.port))
     }
 }

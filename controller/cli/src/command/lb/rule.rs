@@ -1,59 +1,39 @@
 //! The load-balancing rules of load balancers.
 
+use super::children::{ChildKind, Help};
 use super::part::Part;
 use super::{address_pool, frontend_ip, probe};
 use crate::context::Context;
 use crate::failure::UsageError;
-use crate::options::{Child, child, name, optional_reference, reference, word};
+use crate::options::{optional_reference, reference, word};
 use crate::output::{Column, at, name_at};
 use anyhow::Result;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
 use comfy_table::Cell;
 use serde_json::{Value, json};
 use tombolo_proto::arm::Kind;
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum Rule {
-    /// Create or replace a rule
-    Create {
-        /// Name of the rule, as LB/RULE
-        #[arg(value_parser = child)]
-        name: Child,
-        /// Protocol of the packets; All is for all ports of TCP and UDP (L9)
-        #[arg(long, value_enum, ignore_case = true)]
-        protocol: Protocol,
-        #[command(flatten)]
-        fields: Fields,
-    },
-    /// Change a rule
-    Update {
-        /// Name of the rule, as LB/RULE
-        #[arg(value_parser = child)]
-        name: Child,
-        /// Protocol of the packets; All is for all ports of TCP and UDP (L9)
-        #[arg(long, value_enum, ignore_case = true)]
-        protocol: Option<Protocol>,
-        #[command(flatten)]
-        fields: Fields,
-    },
-    /// List the rules of a load balancer
-    List {
-        /// Name of the load balancer
-        #[arg(value_parser = name)]
-        balancer: String,
-    },
-    /// Show a rule
-    Show {
-        /// Name of the rule, as LB/RULE
-        #[arg(value_parser = child)]
-        name: Child,
-    },
-    /// Delete a rule
-    Delete {
-        /// Name of the rule, as LB/RULE
-        #[arg(value_parser = child)]
-        name: Child,
-    },
+#[derive(Debug)]
+pub(crate) struct Rule;
+
+/// The options of a new rule.
+#[derive(Debug, Args)]
+pub(crate) struct New {
+    /// Protocol of the packets; All is for all ports of TCP and UDP (L9)
+    #[arg(long, value_enum, ignore_case = true)]
+    protocol: Protocol,
+    #[command(flatten)]
+    fields: Fields,
+}
+
+/// The options that change a rule.
+#[derive(Debug, Args)]
+pub(crate) struct Changes {
+    /// Protocol of the packets; All is for all ports of TCP and UDP (L9)
+    #[arg(long, value_enum, ignore_case = true)]
+    protocol: Option<Protocol>,
+    #[command(flatten)]
+    fields: Fields,
 }
 
 /// The properties of a rule except its protocol.
@@ -205,22 +185,24 @@ impl Fields {
     }
 }
 
-impl Rule {
-    pub(super) async fn run(&self, c: &Context) -> Result<()> {
-        match self {
-            Self::Create { name, protocol, fields } => {
-                PART.create(c, name, |b| fields.properties(Some(*protocol), b, true))
-                    .await
-            }
-            Self::Update { name, protocol, fields } => {
-                let options =
-                    "--protocol, --frontend-port or another property; `tombolo lb rule update --help` lists them";
-                PART.update(c, name, options, |b| fields.properties(*protocol, b, false))
-                    .await
-            }
-            Self::List { balancer } => PART.list(c, balancer).await,
-            Self::Show { name } => PART.show(c, name).await,
-            Self::Delete { name } => PART.delete(c, name).await,
-        }
+impl ChildKind for Rule {
+    type New = New;
+    type Changes = Changes;
+    const PART: Part = PART;
+    const HELP: Help = Help {
+        noun: "rule",
+        place: "RULE",
+        create: "",
+        list: "",
+        delete: "",
+        options: "--protocol, --frontend-port or another property; `tombolo lb rule update --help` lists them",
+    };
+
+    fn complete(new: &New, _: &Context, balancer: &Value) -> Result<Value> {
+        new.fields.properties(Some(new.protocol), balancer, true)
+    }
+
+    fn changes(given: &Changes, _: &Context, balancer: &Value) -> Result<Value> {
+        given.fields.properties(given.protocol, balancer, false)
     }
 }

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tombolo_proto::arm::Kind;
 
 /// The properties of an ip configuration that refer to children of load balancers.
-const REFERENCES: [&str; 2] = ["loadBalancerBackendAddressPools", "loadBalancerInboundNatRules"];
+pub(super) const REFERENCES: [&str; 2] = ["loadBalancerBackendAddressPools", "loadBalancerInboundNatRules"];
 /// The lists of children to which network interfaces can refer.
 const TARGETS: [&str; 2] = ["backendAddressPools", "inboundNatRules"];
 
@@ -109,16 +109,18 @@ impl Releases {
 }
 
 /// The children in one list of a load balancer's body.
-fn children<'b>(body: &'b Value, list: &str) -> &'b [Value] {
+pub(super) fn children<'b>(body: &'b Value, list: &str) -> &'b [Value] {
     let all = body.pointer(&format!("/properties/{list}")).and_then(Value::as_array);
     all.map_or(&[], Vec::as_slice)
 }
 
-fn configurations(nic: &Value) -> &[Value] {
+/// The ip configurations of a network interface.
+pub(super) fn configurations(nic: &Value) -> &[Value] {
     children(nic, "ipConfigurations")
 }
 
-fn id_of(reference: &Value) -> Option<String> {
+/// The id of a reference, in lower case.
+pub(super) fn id_of(reference: &Value) -> Option<String> {
     Some(reference.get("id")?.as_str()?.to_ascii_lowercase())
 }
 

@@ -46,8 +46,7 @@ pub enum LoadBalancerSku {
 pub struct FrontEnd {
     /// The subnet, as `virtual-network/subnet` or full id.
     pub subnet: String,
-    /// Static address; without it the controller allocates one. Load balancers are created before network interfaces,
-    /// so an allocated address can be one that a new network interface names as its static address.
+    /// Static address; without it the controller allocates one that no network interface of the manifest names.
     #[serde(default, rename = "privateIPAddress")]
     pub private_ip_address: Option<IpAddr>,
 }

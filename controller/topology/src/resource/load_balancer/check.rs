@@ -1,45 +1,13 @@
-//! The rules of a load balancer as a whole: limits, conflicts of rules, and members in one VNet (L2, L9).
+//! The rules of a load balancer as a whole: limits, properties of the SKU, and members in one VNet (L2, L6, L9).
 
 use super::part::first_ten;
 use crate::back_ends::{BackEnds, vnet_of_nic};
 use crate::draft::Draft;
-use crate::path::{Kind, is_child_of};
-use crate::resource::{BalancedProtocol, LoadBalancer, LoadBalancerSku};
+use crate::path::is_child_of;
+use crate::resource::{BalancedProtocol, LoadBalancer, LoadBalancerSku, ProbeProtocol};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
-
-/// A rule of either kind in the checks for conflicts.
-#[derive(Clone, Copy)]
-struct Forwarded<'b> {
-    id: &'b ResourceId,
-    kind: Kind,
-    protocol: BalancedProtocol,
-    port: u16,
-}
-
-/// Finds pairs of rules for the same packets. The rules are those of one front end, or those of one pool.
-#[derive(Default)]
-struct Ports<'b> {
-    by_port: BTreeMap<(BalancedProtocol, u16), Forwarded<'b>>,
-    first: Option<Forwarded<'b>>,
-    all: Option<Forwarded<'b>>,
-}
-
-impl<'b> Ports<'b> {
-    /// Adds a rule. Returns an earlier rule for the same protocol and port. A rule for all ports conflicts with every
-    /// other one.
-    fn add(&mut self, rule: Forwarded<'b>) -> Option<Forwarded<'b>> {
-        let is_all = rule.protocol == BalancedProtocol::All;
-        let same = self.by_port.insert((rule.protocol, rule.port), rule);
-        let found = same.or(self.all).or(self.first.filter(|_| is_all));
-        self.first.get_or_insert(rule);
-        if is_all {
-            self.all.get_or_insert(rule);
-        }
-        found
-    }
-}
 
 impl Draft<'_> {
     /// Checks a new or changed load balancer, all children of which have been read. `old`: the load balancer before the
@@ -49,6 +17,7 @@ impl Draft<'_> {
         self.check_limits(new, &back_ends);
         self.check_front_end_ports(new);
         self.check_back_end_ports(new);
+        self.check_shared_back_ends(new);
         self.check_sku(new);
         self.check_front_ends_and_pools(new);
         self.check_pools_of_addresses(new, &back_ends);
@@ -91,70 +60,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Checks that no two rules are for the same protocol and port of one front end.
-    fn check_front_end_ports(&mut self, new: &LoadBalancer) {
-        let mut front_ends: BTreeMap<&ResourceId, Ports<'_>> = BTreeMap::new();
-        let rules = new.rules.iter().map(|r| {
-            (
-                &r.front_end,
-                Kind::LoadBalancingRule,
-                r.protocol,
-                r.front_end_port,
-                &r.id,
-            )
-        });
-        let nat_rules = new.nat_rules.iter();
-        let nat_rules = nat_rules.map(|r| (&r.front_end, Kind::InboundNatRule, r.protocol, r.front_end_port, &r.id));
-        for (front_end, kind, protocol, port, id) in rules.chain(nat_rules) {
-            let rule = Forwarded {
-                id,
-                kind,
-                protocol,
-                port,
-            };
-            let Some(first) = front_ends.entry(front_end).or_default().add(rule) else {
-                continue;
-            };
-            let message = format!(
-                "The {} {} (protocol {}, frontendPort {}) and the {} {id} (protocol {protocol}, frontendPort {port}) are for the \
-                 same packets to front end {front_end}. Give one of them another port or front end. A rule with protocol All is \
-                 for all ports (L9).",
-                first.kind, first.id, first.protocol, first.port, kind
-            );
-            self.problems.add("XRulesUseSameFrontendPort", id, message);
-        }
-    }
-
-    /// Checks that no two rules without floating IP use one port of the same back ends.
-    fn check_back_end_ports(&mut self, new: &LoadBalancer) {
-        let mut pools: BTreeMap<&ResourceId, Ports<'_>> = BTreeMap::new();
-        for rule in new.rules.iter().filter(|r| !r.floating_ip) {
-            let Some(pool) = rule.pools.first() else { continue };
-            let this = Forwarded {
-                id: &rule.id,
-                kind: Kind::LoadBalancingRule,
-                protocol: rule.protocol,
-                port: rule.back_end_port,
-            };
-            let Some(first) = pools.entry(pool).or_default().add(this) else {
-                continue;
-            };
-            let same = match (first.protocol, rule.protocol) {
-                (BalancedProtocol::All, BalancedProtocol::All) => "the same protocol All and backend port 0".to_owned(),
-                (a, b) if a == b => format!("the same protocol {a} and backend port {}", rule.back_end_port),
-                (a, b) => format!("the protocols {a} and {b}, of which All is for all backend ports,"),
-            };
-            let message = format!(
-                "Load balancing rules {} and {} with floating IP disabled use {same}, and must not be used with the same backend \
-                 address pool {pool}. Give one of them another backendPort or pool, or set enableFloatingIP.",
-                first.id, rule.id
-            );
-            self.problems
-                .add("RulesUseSameBackendPortProtocolAndPool", &rule.id, message);
-        }
-    }
-
-    /// Checks the properties that only the SKU Standard has: HA ports (L9), pools of addresses and `enableTcpReset` (L3).
+    /// Checks the properties that only the SKU Standard has: HA ports (L9), pools of addresses (L2), HTTPS probes (L6) and
+    /// `enableTcpReset` (L3).
     fn check_sku(&mut self, new: &LoadBalancer) {
         if new.sku == LoadBalancerSku::Standard {
             return;
@@ -166,6 +73,14 @@ impl Draft<'_> {
                 rule.id, new.envelope.id
             );
             self.problems.add("XHaPortsNeedInternalStandard", &rule.id, message);
+        }
+        for probe in new.probes.iter().filter(|p| p.protocol == ProbeProtocol::Https) {
+            let message = format!(
+                "Probe {} has protocol Https, which needs a load balancer with the SKU Standard; {} has the SKU Basic. Use the \
+                 protocol Tcp or Http, or create the load balancer with sku.name Standard (L6).",
+                probe.id, new.envelope.id
+            );
+            self.problems.add("XHttpsProbeNeedsStandard", &probe.id, message);
         }
         for pool in new.pools.iter().filter(|p| !p.addresses.is_empty()) {
             let message = format!(

@@ -157,12 +157,14 @@ impl Draft<'_> {
     }
 
     /// Checks the pools and inbound NAT rules of a network interface, which is in the draft: a rule has one target, a pool
-    /// of addresses has no interfaces, a pool is not too large, and all members of a load balancer are in one VNet (L2).
+    /// of addresses has no interfaces, a pool is not too large, all members of a load balancer are in one VNet (L2), and no
+    /// two rules use the same port of the network interface (L3).
     pub(crate) fn check_load_balancing_of(&mut self, nic: &NetworkInterface) {
         let ids = load_balancer_ids(nic);
         if ids.is_empty() {
             return;
         }
+        self.check_shared_back_ends_of(nic);
         let back_ends = BackEnds::of(&self.topology);
         for id in ids {
             let Some(balancer) = self.topology.load_balancers.get(&id).cloned() else {

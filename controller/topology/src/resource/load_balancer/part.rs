@@ -52,7 +52,7 @@ pub(super) fn renew<P: Part>(all: &mut [P], old: &[P], new_guid: &mut dyn FnMut(
 
 /// The largest number of probes, and of pools, of a load balancer. It bounds the size of its document; Azure limits
 /// neither.
-const MAX_CHILDREN: usize = 1_500;
+pub(super) const MAX_CHILDREN: usize = 1_500;
 
 /// A child as a body describes it.
 pub(super) struct Described<'b> {

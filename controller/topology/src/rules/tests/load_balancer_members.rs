@@ -8,11 +8,11 @@ use crate::topology::AgentStatuses;
 use serde_json::{Value, json};
 use tombolo_proto::id::ResourceId;
 
-fn pool() -> Value {
+pub(super) fn pool() -> Value {
     json!({"id": lb("/backendAddressPools/pool")})
 }
 
-fn ssh() -> Value {
+pub(super) fn ssh() -> Value {
     json!({"id": lb("/inboundNatRules/ssh")})
 }
 
@@ -25,7 +25,13 @@ fn nic_body(subnet: &str, pools: Value, nat_rules: Value) -> Value {
     }}]}})
 }
 
-fn join(w: &mut World, name: &str, subnet: &str, pools: Value, nat_rules: Value) -> Result<Value, Rejection> {
+pub(super) fn join(
+    w: &mut World,
+    name: &str,
+    subnet: &str,
+    pools: Value,
+    nat_rules: Value,
+) -> Result<Value, Rejection> {
     w.put(
         &net(&format!("networkInterfaces/{name}")),
         nic_body(subnet, pools, nat_rules),
@@ -42,7 +48,7 @@ fn pool_of(addresses: &[(&str, &str)], vnet: &str, more: Value) -> Value {
     json!({"name": "pool", "properties": with(json!({"loadBalancerBackendAddresses": addresses}), more)})
 }
 
-fn with_pool(w: &mut World, pool: Value) -> Result<Value, Rejection> {
+pub(super) fn with_pool(w: &mut World, pool: Value) -> Result<Value, Rejection> {
     put(w, json!({"backendAddressPools": [pool]}))
 }
 

@@ -211,6 +211,20 @@ fn l3_two_rules_do_not_share_the_port_of_a_back_end() {
 }
 
 #[test]
+fn l6_https_probes_need_the_sku_standard() {
+    let mut w = world();
+    let with_probe = |protocol: &str| {
+        let probe = probe(json!({"protocol": protocol, "requestPath": "/"}));
+        json!({"probes": [probe], "loadBalancingRules": [rule("web", json!({}))]})
+    };
+    let refused = w.put(&lb(""), body("Basic", with_probe("Https")));
+    assert_eq!(only(refused, "(L6)"), ("XHttpsProbeNeedsStandard", lb("/probes/probe")));
+    w.put(&lb(""), body("Basic", with_probe("Http"))).unwrap();
+    let mut w = world();
+    w.put(&lb(""), body("Standard", with_probe("Https"))).unwrap();
+}
+
+#[test]
 fn l3_each_field_of_a_rule_has_its_error() {
     let mut w = world();
     for (list, field, more) in [
