@@ -70,6 +70,7 @@ fn front_end(family: &Family, members: &[&str]) -> FrontEnd {
             back_end_port: 8080,
             distribution: Distribution::Default,
             floating_ip: false,
+            tcp_reset: false,
             idle_timeout_minutes: 4,
             back_ends,
             probe: None,

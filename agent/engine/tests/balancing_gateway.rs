@@ -56,6 +56,7 @@ fn balancing_rule(family: &Family, protocol: BalancedProtocol, members: &[u8]) -
         back_end_port: 8080,
         distribution: Distribution::Default,
         floating_ip: false,
+        tcp_reset: false,
         idle_timeout_minutes: 4,
         back_ends: members.iter().map(|n| ip(&format!("{}{n}", family.back))).collect(),
         probe: Some(HealthProbe {

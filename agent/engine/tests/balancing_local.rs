@@ -59,6 +59,7 @@ fn machine(family: &Family, members: &[&str]) -> AgentConfig {
         back_end_port,
         distribution: Distribution::Default,
         floating_ip: false,
+        tcp_reset: false,
         idle_timeout_minutes: 4,
         back_ends: back_ends.clone(),
         probe: None,

@@ -179,7 +179,9 @@ impl FlowGate {
         };
         let mut found = table.find(&key, at.now);
         if at.balanced == Balanced::Direct
-            && let Some(flow) = found.as_mut().filter(|flow| flow.forward && flow.choice != 0)
+            && let Some(flow) = found.as_mut()
+            && flow.forward
+            && Choice::of_kept(flow.choice, true).is_some()
         {
             table.set_choice(flow, 0);
             flow.choice = 0;

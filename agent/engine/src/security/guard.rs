@@ -181,8 +181,9 @@ impl Guard {
             }
             _ => self.choice_in_table(tables, ingress, (packet, info), now),
         };
-        // L7: a back end that is down gets no new connection, also if its SYN is repeated.
-        earlier.filter(|choice| part != Part::Begin || rule.is_up(*choice))
+        // L7, D36: a back end that is down, or whose agent is not reached, gets no new connection, also if its SYN is
+        // repeated.
+        earlier.filter(|choice| part != Part::Begin || rule.takes_new_flows(*choice))
     }
 
     /// The choice in the flow table for a packet that passes a NIC of this agent. See [`Self::earlier_choice`].
@@ -211,7 +212,9 @@ impl Guard {
                 *port_of_key = if port == 0 { *port_of_key } else { port };
             }
             let flow = table.find(&key, seconds)?;
-            (flow.choice != 0 && (!opens || flow.is_repeated_syn())).then_some(Choice(flow.choice))
+            // An error goes to the end that has sent the quoted packet.
+            let choice = Choice::of_kept(flow.choice, flow.forward != is_quoted);
+            choice.filter(|_| !opens || flow.is_repeated_syn())
         };
         match ingress {
             Ingress::Tun(nic) => known(info.source, nic, Direction::Outbound, None),
@@ -407,16 +410,19 @@ impl Guard {
             Admission::Ended => return Err(DropReason::FlowEnded),
         }
         let Some(flow) = flow else { return Ok(None) };
-        match choice {
-            // The back end of the earlier choice is gone.
-            Some(choice) if flow.choice != choice.0 => table.set_choice(&flow, choice.0),
+        let of_forward = Choice::of_kept(flow.choice, true);
+        match choice.map(|choice| choice.kept(flow.forward)) {
+            // The back end of the earlier choice is gone. The choice for replies never replaces one for the other direction,
+            // because replies are translated by that one.
+            Some(kept) if flow.choice != kept && (flow.forward || of_forward.is_none()) => {
+                table.set_choice(&flow, kept)
+            }
             _ => {}
         }
         // A packet about which a load balancer decides itself goes to an appliance (R11). It is no reply of a back end to
-        // translate, and the choice is that of its own way.
-        let is_reply =
-            choice.is_none() && passage.direction == Direction::Outbound && !flow.forward && flow.choice != 0;
-        Ok(is_reply.then_some(Choice(flow.choice)))
+        // translate.
+        let is_reply = choice.is_none() && passage.direction == Direction::Outbound && !flow.forward;
+        Ok(of_forward.filter(|_| is_reply))
     }
 
     /// Remembers the choice for a packet that passes none of the agent's NICs.

@@ -73,9 +73,28 @@ pub(crate) struct Member {
 }
 
 /// A rule and one of its back ends: the choice that was made for a flow. The value stays the same in later
-/// configurations that have the same rule and back end. It is never 0.
+/// configurations that have the same rule and back end. It is never 0, and its lowest bit is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Choice(pub u64);
+
+impl Choice {
+    /// The choice of a back end by the rule with this hash.
+    fn of(rule: u64, back_end: u64) -> Self {
+        Self((mix(rule ^ back_end) & !1).max(2))
+    }
+
+    /// The number by which the flow table keeps the choice. `forward`: it was made for the packets of the end that began the
+    /// flow. Otherwise it was made for the replies, which pass an appliance (R11).
+    pub(crate) const fn kept(self, forward: bool) -> u64 {
+        if forward { self.0 } else { self.0 | 1 }
+    }
+
+    /// The choice that the flow table keeps by this number. `None`: no choice was made for packets of this direction.
+    pub(crate) fn of_kept(number: u64, forward: bool) -> Option<Self> {
+        let choice = Self(number & !1);
+        (number != 0 && choice.kept(forward) == number).then_some(choice)
+    }
+}
 
 /// What happens to the idle flows of a rule.
 #[derive(Debug, Clone, Copy)]
@@ -161,7 +180,7 @@ impl FrontEnds {
         let mut members = Vec::with_capacity(back_ends.len());
         for (address, owner, condition) in back_ends {
             let hash = hash_address(address);
-            let choice = Choice(mix(of_rule ^ hash).max(1));
+            let choice = Choice::of(of_rule, hash);
             self.idle.insert(choice, idle);
             let place = nics
                 .filter(|_| owner == Owner::Own)
@@ -352,11 +371,11 @@ impl Rule {
         stays.then_some(member)
     }
 
-    /// Whether the rule has the back end of this choice, and new flows may go to it.
-    pub(crate) fn is_up(&self, choice: Choice) -> bool {
+    /// Whether the rule has the back end of this choice, new flows may go to it, and the link with its agent is not down.
+    pub(crate) fn takes_new_flows(&self, choice: Choice) -> bool {
         self.members
             .iter()
-            .any(|member| member.choice == choice && member.is_up)
+            .any(|member| member.choice == choice && member.is_up && !member.is_link_down)
     }
 
     /// The back end that the rule would have chosen for a packet before its last change (D35). `None`: the change was longer

@@ -113,7 +113,7 @@ const COLUMNS: &[Column] = &[
 /// The children of a load balancer, each with the title of their list.
 const PARTS: [(&str, Part); 5] = [
     ("Front ends", frontend_ip::PART),
-    ("Back-end pools", address_pool::PART),
+    ("Back-end pools", address_pool::pool::PART),
     ("Probes", probe::PART),
     ("Rules", rule::PART),
     ("Inbound NAT rules", inbound_nat_rule::PART),
@@ -172,8 +172,8 @@ impl Create {
         let pool = self.backend_pool_name.clone();
         if is_new || pool.is_some() {
             let pool = pool.unwrap_or_else(|| format!("{name}bepool"));
-            if address_pool::PART.find(&body, &pool).is_none() {
-                address_pool::PART.set(&mut body, &pool, json!({}));
+            if address_pool::pool::PART.find(&body, &pool).is_none() {
+                address_pool::pool::PART.set(&mut body, &pool, json!({}));
             }
         }
         c.put(&path, &body, &format!("{verb} load balancer {name}.")).await

@@ -75,7 +75,7 @@ fn load_balancers_can_change_and_change_back() {
         ("privateIPAddress: 10.1.0.36", "privateIPAddress: 10.1.0.40"),
         ("other: {subnet: hub/outside}", "other: {subnet: hub/workload}"),
         ("{one: 10.1.1.9, two: 10.1.1.10}", "{one: 10.1.1.11}"),
-        (", drainPeriodInSeconds: 60", ""),
+        (", drainPeriodInSeconds: 0", ""),
         (
             "protocol: Http, port: 80, requestPath: /health",
             "protocol: Tcp, port: 80",

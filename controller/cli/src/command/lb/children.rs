@@ -92,10 +92,17 @@ impl<K: ChildKind> Subcommand for Children<K> {
         } = K::HELP;
         let named = |command: Command| {
             let help = format!("Name of the {noun}, as LB/{place}");
-            command.arg(Arg::new(NAME).required(true).value_parser(child).help(help))
+            command.arg(
+                Arg::new(NAME)
+                    .required(true)
+                    .value_name("NAME")
+                    .value_parser(child)
+                    .help(help),
+            )
         };
         let of_balancer = Arg::new(BALANCER)
             .required(true)
+            .value_name("BALANCER")
             .value_parser(name)
             .help("Name of the load balancer");
         let new = named(verb("create", format!("Create or replace a {noun}{create}")));

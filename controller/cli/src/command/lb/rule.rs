@@ -167,7 +167,7 @@ impl Fields {
         }
         if is_new || self.backend_pool_name.is_some() {
             let given = self.backend_pool_name.as_deref();
-            let pool = address_pool::PART.reference(balancer, given, "--backend-pool-name")?;
+            let pool = address_pool::pool::PART.reference(balancer, given, "--backend-pool-name")?;
             // The controller shows both properties, and reads both.
             properties["backendAddressPools"] = json!([pool]);
             properties["backendAddressPool"] = pool;

@@ -37,7 +37,7 @@ fn a_child_is_added_or_keeps_its_place_and_its_name() {
 
 #[test]
 fn l3_the_only_front_end_and_pool_need_no_name() {
-    let reference = |body: &Value, given| address_pool::PART.reference(body, given, "--pool");
+    let reference = |body: &Value, given| address_pool::pool::PART.reference(body, given, "--pool");
     let one = balancer(&["f"], &["p"]);
     assert_eq!(
         reference(&one, None).unwrap(),
@@ -105,7 +105,7 @@ fn l6_a_tcp_probe_has_no_path() {
 #[test]
 fn the_members_of_a_pool_are_addresses_or_network_interfaces() {
     let of = |addresses: Value, configurations: Value| {
-        address_pool::members(&json!({"properties": {
+        address_pool::pool::members(&json!({"properties": {
             "loadBalancerBackendAddresses": addresses, "backendIPConfigurations": configurations,
         }}))
     };

@@ -49,7 +49,7 @@ fn load_balancers_expand_with_azures_names_and_defaults() {
                 "loadBalancerBackendAddresses": [
                     {"name": "one", "properties": address("10.1.1.9")}, {"name": "two", "properties": address("10.1.1.10")},
                 ],
-                "virtualNetwork": {"id": format!("{NET}/virtualNetworks/hub")}, "drainPeriodInSeconds": 60,
+                "virtualNetwork": {"id": format!("{NET}/virtualNetworks/hub")}, "drainPeriodInSeconds": 0,
             }},
         ])
     );

@@ -1,7 +1,7 @@
 //! The addresses of a back-end pool. They are changed as by Azure's command line: the pool is read and written back with
 //! the change.
 
-use super::{PART, vnet_of_front_end};
+use super::pool::{PART, vnet_of_front_end};
 use crate::context::Context;
 use crate::options::{Child, child, name, reference, subnet, word};
 use crate::output::{at, items};
