@@ -203,6 +203,8 @@ pub struct Tally {
     pub saved: u32,
     /// Decisions of rules at NICs about packets whose flow had been idle for too long (N6, D31).
     pub late: u32,
+    /// Packets of established flows that the changed rules denied, because the setting `reevaluate` is on (D34).
+    pub ended: u32,
 }
 
 impl Tally {
@@ -217,6 +219,7 @@ impl Tally {
         self.continued += other.continued;
         self.saved += other.saved;
         self.late += other.late;
+        self.ended += other.ended;
     }
 }
 
@@ -243,6 +246,7 @@ pub fn play(script: &Script, mutation: Option<Mutation>) -> Result<Tally, (usize
     };
     let mut product = Product::new();
     let mut is_current = false;
+    let mut shown = Model::default();
     for (number, operation) in script.operations.iter().enumerate() {
         let ruling = comparison.model.validate(operation);
         let before = product.topology.clone();
@@ -276,7 +280,8 @@ pub fn play(script: &Script, mutation: Option<Mutation>) -> Result<Tally, (usize
         }
         if !is_current {
             comparison.world.update(&product.topology, &product.announced);
-            comparison.flows.update(&comparison.model);
+            comparison.flows.update(&shown, &comparison.model);
+            shown.clone_from(&comparison.model);
             is_current = true;
         }
         let round = u16::try_from(number + 1 - script.setup_length).unwrap_or(u16::MAX);
@@ -335,6 +340,7 @@ impl Comparison {
         }
         self.tally.saved += self.flows.saved;
         self.tally.late += self.flows.late;
+        self.tally.ended += self.flows.ended;
         self.flows.forget();
         for packet in &script.packets {
             let packet = in_round(packet, round);

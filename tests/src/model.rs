@@ -36,6 +36,8 @@ pub struct Model {
     pub application_groups: Vec<String>,
     /// Whether the operator's setting `vnetAccessOff` is `block` (D28). It begins as `tagOnly`, today's default.
     pub access_off_blocks: bool,
+    /// Whether the operator's setting `reevaluate` is on (D34). It begins as off.
+    pub reevaluates: bool,
 }
 
 /// A network security group, without its default rules (N2).

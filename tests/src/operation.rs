@@ -91,6 +91,8 @@ pub enum Operation {
     PutApplicationGroup { group: String },
     /// Changes the operator's setting `vnetAccessOff` (D28): `block`, or else `tagOnly`.
     SetAccessOff { block: bool },
+    /// Changes the operator's setting `reevaluate` (D34).
+    SetReevaluate { on: bool },
     /// Creates or replaces a route table.
     PutTable {
         table: String,

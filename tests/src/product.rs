@@ -190,6 +190,10 @@ impl Product {
                 vnet_access_off: if *block { AccessOff::Block } else { AccessOff::TagOnly },
                 ..(*self.topology.settings).clone()
             })],
+            Operation::SetReevaluate { on } => vec![Change::SetSettings(Settings {
+                reevaluate: *on,
+                ..(*self.topology.settings).clone()
+            })],
             Operation::PutTable {
                 table,
                 no_gateway_routes,

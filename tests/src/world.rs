@@ -202,6 +202,7 @@ impl World {
             let tables = Tables::build(&config, &dynamic).unwrap_or_else(|e| panic!("{id}: {e}"));
             let mut engine = before.remove(id).map_or_else(|| new_engine(id), |host| host.engine);
             engine.install(Arc::new(tables), &config.links, self.now);
+            while engine.recheck_flows() {}
             if let Some(endpoint) = agent.reach.endpoints.first() {
                 self.addresses.insert(*endpoint, id.clone());
             }

@@ -46,7 +46,8 @@ fn product_equals_model() {
             && total.replies > 10_000
             && total.continued > 40_000
             && total.saved > 1000
-            && total.late > 5000,
+            && total.late > 5000
+            && total.ended > 30,
         "{total:?}"
     );
 }
@@ -64,7 +65,7 @@ fn explain_is_honest() {
 }
 
 /// The number of seeds within which the model must catch a defect.
-const MAX_SEEDS: u64 = 200;
+const MAX_SEEDS: u64 = 400;
 
 fn must_be_caught(what: &str, mutation: Mutation) {
     let caught = (0..MAX_SEEDS).find(|seed| {
@@ -317,6 +318,24 @@ fn flows_that_end_with_their_rule_are_caught() {
     must_be_caught("N6, changed rules", Mutation::ForgetfulUpdates);
 }
 
+/// D34: the defect ignores the setting `reevaluate`, so that changed rules never apply to established flows.
+#[test]
+fn ignoring_reevaluate_is_caught() {
+    security_must_be_caught("D34, reevaluate on", |config| set_reevaluate(config, false));
+}
+
+/// D34: the defect applies changed rules to established flows although the setting `reevaluate` is off.
+#[test]
+fn reevaluation_without_the_setting_is_caught() {
+    security_must_be_caught("D34, reevaluate off", |config| set_reevaluate(config, true));
+}
+
+fn set_reevaluate(config: &mut AgentConfig, on: bool) {
+    if let Some(security) = &mut config.security {
+        security.reevaluate = on;
+    }
+}
+
 fn set_flow_timeout(config: &mut AgentConfig, minutes: u8) {
     if let Some(security) = &mut config.security {
         security.flow_timeout_minutes = minutes;
@@ -334,7 +353,8 @@ fn a_flow_timeout_that_nobody_can_set_is_caught() {
 fn flows_that_live_too_long_are_caught() {
     security_must_be_caught("N6, idle timeout", |config| {
         let minutes = config.security.as_ref().map_or(4, |s| s.flow_timeout_minutes);
-        set_flow_timeout(config, minutes + 1);
+        // 30 minutes are the most.
+        set_flow_timeout(config, (minutes + 1).min(30));
     });
 }
 

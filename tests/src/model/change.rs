@@ -63,7 +63,9 @@ impl Model {
                     false => Ruling::Accept,
                 }
             }
-            Operation::PutApplicationGroup { .. } | Operation::SetAccessOff { .. } => Ruling::Accept,
+            Operation::PutApplicationGroup { .. }
+            | Operation::SetAccessOff { .. }
+            | Operation::SetReevaluate { .. } => Ruling::Accept,
             Operation::PutTable { .. } => Ruling::Accept,
             Operation::PutGateway { vnet, .. } => {
                 let uses_remote = |state: fn(State) -> bool| {
@@ -433,6 +435,7 @@ impl Model {
                 self.application_groups.push(group);
             }
             Operation::SetAccessOff { block } => self.access_off_blocks = block,
+            Operation::SetReevaluate { on } => self.reevaluates = on,
             Operation::PutTable {
                 table,
                 no_gateway_routes,

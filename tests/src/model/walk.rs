@@ -138,6 +138,16 @@ impl Model {
         }
     }
 
+    /// Whether a packet that the kernel of a VM sends by this NIC has a next agent. None: the specification does not
+    /// decide.
+    pub(super) fn has_next_agent(&self, agent: &Agent, nic: Option<&Nic>, packet: &Packet) -> Option<bool> {
+        match self.send_from_kernel(agent, nic, packet) {
+            Step::Send(_) => Some(true),
+            Step::Deliver | Step::Lose(_) => Some(false),
+            Step::Unspecified(_) => None,
+        }
+    }
+
     /// The next step of a packet that the kernel of a VM or gateway sends into the TUN device.
     fn send_from_kernel(&self, agent: &Agent, nic: Option<&Nic>, packet: &Packet) -> Step {
         if agent.gateway {

@@ -163,6 +163,9 @@ impl Universe {
         if !self.security_groups.is_empty() && rng.random_bool(0.4) {
             out.push(Operation::SetAccessOff { block: true });
         }
+        if !self.security_groups.is_empty() && rng.random_bool(0.3) {
+            out.push(Operation::SetReevaluate { on: true });
+        }
         for plan in &self.vnets {
             out.extend(plan.setup(self, rng));
         }
@@ -386,7 +389,10 @@ impl Universe {
                     security: Some(group),
                 }
             }
-            90..95 => Operation::DeleteSecurityGroup { group },
+            90..93 => Operation::DeleteSecurityGroup { group },
+            93..96 => Operation::SetReevaluate {
+                on: rng.random_bool(0.5),
+            },
             _ => Operation::SetAccessOff {
                 block: rng.random_bool(0.5),
             },
