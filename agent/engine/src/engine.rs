@@ -456,9 +456,13 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
         let by_ports = tables.spreads || tables.keeps_flows();
         let (verdict, choice, slot) = self.flows.decide_and_admit(ingress, &info, by_ports, || {
             let (verdict, choice) = decide_after(tables, ingress, &info, None, None);
-            let Some(fresh) = choice else { return (verdict, None) };
+            // The back end of an earlier choice may still take packets if a new flow would get none (L8), or one that
+            // cannot be reached.
+            if choice.is_none() && !verdict.lacks_back_end() {
+                return (verdict, None);
+            }
             match self.guard.earlier_choice(tables, ingress, (packet, &info), self.now) {
-                Some(earlier) if earlier != fresh => decide_after(tables, ingress, &info, Some(earlier), None),
+                Some(earlier) if Some(earlier) != choice => decide_after(tables, ingress, &info, Some(earlier), None),
                 _ => (verdict, choice),
             }
         });

@@ -25,6 +25,17 @@ pub enum Verdict {
     Drop(DropReason),
 }
 
+impl Verdict {
+    /// Whether a packet for a load balancer is dropped because a new flow would get no back end, or one that takes none
+    /// of its packets. Also true for some packets that concern no load balancer.
+    pub(crate) const fn lacks_back_end(self) -> bool {
+        matches!(
+            self,
+            Self::Drop(DropReason::NoBackEnd | DropReason::BackEndItself | DropReason::NoLink | DropReason::Hairpin)
+        )
+    }
+}
+
 macro_rules! drop_reasons {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
         /// The reason why a packet or datagram was dropped. Metrics and reports use its stable name.

@@ -12,11 +12,15 @@ mod common;
 use common::groups::{Flags, group, rule, security, tcp, to_port};
 use common::{Node, World, id, ip, vm};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
 use tombolo_engine::buffer::Collected;
 use tombolo_engine::packet::parse;
+use tombolo_engine::tables::{RoutingState, Tables};
 use tombolo_engine::verdict::DropReason;
 use tombolo_proto::config::{
-    Access, AgentConfig, BalancedProtocol, BalancingRule, Direction, Distribution, FrontEnd, Link, SecurityGroup,
+    Access, AgentConfig, BalancedProtocol, BalancingRule, Direction, Distribution, FrontEnd, HealthProbe, Link,
+    ProbeProtocol, SecurityGroup,
 };
 
 const CLIENT: &str = "10.0.0.1";
@@ -188,6 +192,81 @@ fn l4_a_flow_stays_with_its_back_end_when_the_pool_grows() {
         world.nodes[node].install(config, now);
     }
     assert_eq!(delivered(&mut world, 40_000, Flags::Ack).unwrap().0, 2);
+}
+
+/// L4, D31: a connection stays with its back end after a minute without packets too, although no group applies to the
+/// client's NIC. A connection that was never answered does not.
+#[test]
+fn l4_an_established_connection_keeps_its_back_end_while_it_is_idle() {
+    let mut alone = balancing_rule(false);
+    alone.back_ends = vec![ip(BACK[0])];
+    let mut world = world(&[alone]);
+    for port in 40_000..40_020 {
+        let (node, _) = delivered(&mut world, port, Flags::Syn).unwrap();
+        send(&mut world, node, tcp((BACK[0], 8080), (CLIENT, port), Flags::SynAck));
+        delivered(&mut world, port, Flags::Ack).unwrap();
+        delivered(&mut world, port + 1000, Flags::Syn).unwrap();
+    }
+    world.pass(Duration::from_secs(61));
+    for node in 0..3 {
+        let mut config = world.nodes[node].config.clone();
+        config.front_ends[0].rules = vec![balancing_rule(false)];
+        let now = world.now;
+        world.nodes[node].install(config, now);
+    }
+    let moved = |world: &mut World, first: u16| {
+        let mut ports = first..first + 20;
+        ports.any(|port| delivered(world, port, Flags::Ack).unwrap().0 != 1)
+    };
+    assert!(!moved(&mut world, 40_000), "an established connection has moved");
+    assert!(
+        moved(&mut world, 41_000),
+        "a connection without an answer is remembered"
+    );
+}
+
+/// L8: with all back ends down, new flows get no back end. Established connections go on with the SKU Standard, and end
+/// with Basic.
+#[test]
+fn l8_established_connections_go_on_with_standard_only() {
+    for ends_flows in [false, true] {
+        let mut rule = balancing_rule(false);
+        rule.ends_flows = ends_flows;
+        rule.probe = Some(HealthProbe {
+            id: id("lb-probe"),
+            protocol: ProbeProtocol::Tcp,
+            port: 8080,
+            path: String::new(),
+            interval: 5,
+            threshold: 1,
+            all_up_when_all_down: false,
+        });
+        let mut world = world(&[rule]);
+        let mut chosen = Vec::new();
+        for port in 40_000..40_010 {
+            let (node, _) = delivered(&mut world, port, Flags::Syn).unwrap();
+            send(
+                &mut world,
+                node,
+                tcp((BACK[node - 1], 8080), (CLIENT, port), Flags::SynAck),
+            );
+            chosen.push((port, node));
+        }
+        let down = RoutingState {
+            unhealthy: BACK.map(|back| (id("lb-probe"), ip(back))).into(),
+            ..RoutingState::default()
+        };
+        let now = world.now;
+        for node in &mut world.nodes {
+            let tables = Tables::build(&node.config, &down).unwrap();
+            node.engine.refresh(Arc::new(tables), now);
+        }
+        for (port, node) in chosen {
+            let got = delivered(&mut world, port, Flags::Ack).map(|(node, _)| node);
+            assert_eq!(got, (!ends_flows).then_some(node), "port {port}");
+        }
+        assert_eq!(delivered(&mut world, 41_000, Flags::Syn), None);
+    }
 }
 
 /// L3: other ports and protocols have no rule. L11: a back end does not reach itself.

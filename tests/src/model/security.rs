@@ -1,5 +1,6 @@
 //! Applies the rules of security groups to packets at NICs, and keeps the flows that the rules have allowed.
 
+use super::balancing::{Choice, Fresh};
 use super::{Agent, Model, Nic, SecurityGroup, State, within};
 use crate::operation::{Addresses, Origin, Packet, Part, Protocol, Rule};
 use ipnet::IpNet;
@@ -38,6 +39,18 @@ pub struct Flows {
     pub ended: u32,
     /// The present time, in seconds.
     pub now: u64,
+    /// Which of the possible back ends each load balancer on the packet's way chooses; 0 for those after the list's end.
+    pub way: Vec<usize>,
+    /// The number of possible back ends of each choice on the last packet's way.
+    pub options: Vec<usize>,
+    /// The choices on the last packet's way that no earlier packet of the flow determined.
+    pub fresh: Vec<Fresh>,
+    /// The choice of a load balancer for the packet at the present agent.
+    pub choice: Option<Choice>,
+    /// Whether a load balancer has chosen a back end for the last packet.
+    pub is_balanced: bool,
+    /// The last packet, as its destination got it.
+    pub arrived: Option<Packet>,
     /// For each agent, the NICs that have a group, and the time until which the agent adopts TCP connections (D34).
     agents: BTreeMap<String, (BTreeSet<String>, u64)>,
 }
@@ -63,6 +76,8 @@ pub struct Flow {
     timeout: u64,
     /// Whether the rules must decide about the flow again, because of a change (P13, D34).
     judge_again: Again,
+    /// The choice of a load balancer for the flow (L4).
+    choice: Option<Choice>,
 }
 
 /// Whether the rules must decide about a flow again.
@@ -189,6 +204,12 @@ impl Flows {
         Some((flow, is_forward))
     }
 
+    /// Whether a load balancer has made a choice for the flow of a packet. See [`Self::find`].
+    fn has_choice(&self, forward: &Flow, backward: &Flow) -> bool {
+        let mut same = self.known.iter().filter(|f| f.is_same(forward) || f.is_same(backward));
+        same.any(|f| f.choice.is_some() && !f.is_over(self.now))
+    }
+
     /// Adds a flow, in place of an earlier one with the same packets.
     fn add(&mut self, flow: Flow, backward: &Flow) {
         self.known.retain(|f| !f.is_same(&flow) && !f.is_same(backward));
@@ -231,6 +252,8 @@ impl Place<'_> {
 /// What the rules of a NIC do with a packet.
 pub enum Judgement {
     Pass,
+    /// The packet is a back end's reply, and passes with this front end's address and port as source (L5).
+    PassFrom((IpAddr, u16)),
     Deny,
     /// The specification does not decide.
     Unspecified(&'static str),
@@ -255,9 +278,10 @@ impl Model {
         packet: &Packet,
         flows: &mut Flows,
     ) -> Judgement {
+        let choice = flows.choice.take();
         let place = match self.place(agent, at) {
-            Ok(Some(place)) if place.has_group() => place,
-            Ok(_) => return Judgement::Pass, // N5
+            Ok(Some(place)) => place,
+            Ok(None) => return Judgement::Pass, // N5
             Err(what) => return Judgement::Unspecified(what),
         };
         let ends = Ends {
@@ -270,7 +294,10 @@ impl Model {
             destination: packet.source,
             ports: (packet.ports.1, packet.ports.0),
         };
-        let timeout = self.vnet(&agent.vnet).map_or(DEFAULT_TIMEOUT, |v| v.flow_timeout);
+        // D31: the idle timeout of a load balancer's rule comes first.
+        let of_rule = choice.as_ref().and_then(|choice| self.rule_of(choice));
+        let of_vnet = || self.vnet(&agent.vnet).map_or(DEFAULT_TIMEOUT, |v| v.flow_timeout);
+        let timeout = of_rule.map_or_else(of_vnet, |rule| rule.idle_timeout);
         let flow = |inbound: bool, ends: &Ends| Flow {
             agent: agent.name.clone(),
             nic: place.nic.clone(),
@@ -283,8 +310,12 @@ impl Model {
             seen: flows.now,
             timeout: u64::from(timeout) * 60,
             judge_again: Again::No,
+            choice: choice.clone(),
         };
         let (forward, backward) = (flow(inbound, &ends), flow(!inbound, &reversed));
+        if !place.has_group() && choice.is_none() && !flows.has_choice(&forward, &backward) {
+            return Judgement::Pass; // N5
+        }
         let decisions = self.ask_groups(agent, &place, inbound, packet.protocol, &ends);
         let allowed = decisions.iter().all(|d| d.allow);
         // N6: a packet of a known flow needs no rule. A reply goes in the opposite direction, with exchanged ends.
@@ -308,6 +339,18 @@ impl Model {
                 flow.judge_again = Again::No;
             }
             flow.progress.note(packet.part, is_forward);
+            if is_forward && choice.is_some() {
+                flow.choice = choice;
+            }
+            let replies_to = flow.choice.clone().filter(|_| !is_forward && !inbound);
+            if let Some(choice) = replies_to {
+                return match self.rule_of(&choice) {
+                    None => Judgement::Unspecified("a reply to a flow whose rule or back end is gone"),
+                    Some(rule) if rule.floating_ip => Judgement::Pass,
+                    Some(rule) if rule.front.1 == 0 => Judgement::PassFrom((rule.front.0, packet.ports.0)),
+                    Some(rule) => Judgement::PassFrom(rule.front),
+                };
+            }
             flows.saved += u32::from(!allowed);
             return Judgement::Pass;
         }
@@ -325,6 +368,9 @@ impl Model {
         if adopts && packet.protocol == Protocol::Tcp && matches!(packet.part, Part::Later | Part::Close) {
             let asked = self.ask_groups(agent, &place, !inbound, packet.protocol, &reversed);
             if asked.iter().all(|d| d.allow) {
+                if choice.is_some() {
+                    return Judgement::Unspecified("a connection to a load balancer that is adopted");
+                }
                 flows.add(backward, &forward);
                 return Judgement::Pass;
             }
@@ -379,6 +425,24 @@ impl Model {
         let nics = self.nics_of(agent);
         let nic = nics.iter().find(|n| n.name == flow.nic).or(nics.first()).copied();
         self.has_next_agent(agent, nic, &packet)
+    }
+
+    /// The choice of a load balancer for an earlier packet of the flow of a packet that passes an agent's NIC: `at`, as
+    /// for [`Model::judge`]. The packet leaves the NIC if its source is the address there, and comes to it otherwise.
+    pub(super) fn earlier_choice(
+        &self,
+        agent: &Agent,
+        at: (IpAddr, Option<&Nic>),
+        packet: &Packet,
+        flows: &Flows,
+    ) -> Option<Choice> {
+        let place = self.place(agent, at).ok().flatten()?;
+        let same = |f: &&Flow| {
+            let ends = (f.source, f.destination, f.ports) == (packet.source, packet.destination, packet.ports);
+            let is_here = f.agent == agent.name && f.nic == place.nic && f.inbound == (at.0 == packet.destination);
+            is_here && ends && f.protocol == packet.protocol && !f.is_over(flows.now)
+        };
+        flows.known.iter().find(same)?.choice.clone()
     }
 
     /// D28: whether rules alone decide about packets of a peer with `allowVirtualNetworkAccess` off, at the NIC that a

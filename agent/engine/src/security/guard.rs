@@ -264,6 +264,10 @@ impl Guard {
         };
         let rules = nics.and_then(|nics| nics.rules(passage.nic)).unwrap_or(&self.no_rules);
         if rules.is_empty() && balanced == Balanced::No {
+            if passage.direction == Direction::Inbound {
+                let nic = nics.map_or(passage.nic, |nics| nics.flow_nic(passage.nic));
+                self.note_answer(tables, nic, (packet, info), now);
+            }
             return Ok(None);
         }
         let (table, seconds) = self.flows.made(now);
@@ -308,6 +312,27 @@ impl Guard {
         }
         let is_reply = passage.direction == Direction::Outbound && !flow.forward && flow.choice != 0;
         Ok(is_reply.then_some(Choice(flow.choice)))
+    }
+
+    /// Notes a packet that comes to a NIC without a group in the flow to which it is an answer, if a load balancer has
+    /// made a choice for this flow. Otherwise the flow would count as one without an answer, and its choice would be
+    /// forgotten too early (L4, D31).
+    fn note_answer(&self, tables: &Tables, nic: u8, (packet, info): (&[u8], &PacketInfo), now: Instant) {
+        if tables.front_ends.is_empty() {
+            return;
+        }
+        let Some((table, seconds)) = self.flows.present(now) else {
+            return;
+        };
+        let Belongs::Flow { key, tcp } = belongs_to(packet, info, nic, Direction::Inbound) else {
+            return;
+        };
+        if let Some(flow) = table.find(&key, seconds)
+            && flow.choice != 0
+            && !flow.forward
+        {
+            table.touch(&flow, tcp.flags, seconds);
+        }
     }
 
     /// Visits a 600th of the table's entries, and removes those flows that are over. With a call each 100 ms, the whole

@@ -180,6 +180,21 @@ fn explain_follows_a_packet_to_its_back_end() {
     stopped(&asked(&reports), "client", "no_back_end", "L8", &["web"]);
 }
 
+/// L3: with floating IP, the back end gets the packet with the front end's address, also if it is an appliance.
+#[test]
+fn l3_explain_delivers_a_packet_with_floating_ip() {
+    let mut w = world();
+    balance(&mut w, LoadBalancerSku::Standard, &["six"]);
+    w.nic_mut("six-nic").enable_ip_forwarding = true;
+    let balancer = Arc::make_mut(w.topology.load_balancers.get_mut(&id("loadBalancers", "lb")).unwrap());
+    let rule = &mut balancer.rules[0];
+    (rule.floating_ip, rule.back_end_port) = (true, 80);
+    let none = LearnedReports::default();
+    let answer = ask(&w, &none, "client", FRONT, Protocol::Tcp, Some(80));
+    assert!(answer.reachable, "{answer:#?}");
+    assert_eq!(answer.request.hops.last().unwrap().agent, agent("six"));
+}
+
 /// L3, L11: packets that no rule is for, and a back end that would reach itself.
 #[test]
 fn explain_names_the_rule_that_a_packet_to_a_front_end_lacks() {
