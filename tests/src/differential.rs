@@ -582,6 +582,10 @@ pub fn check_explain(script: &Script) -> Result<u32, String> {
         let Origin::Kernel { agent } = &packet.origin else {
             continue;
         };
+        // The agent of a back end takes such packets for replies to its probes (L6).
+        if packet.destination == HOST_ADDRESS && !product.topology.load_balancers.is_empty() {
+            continue;
+        }
         let is_icmp = packet.protocol == Protocol::Icmp;
         let question = ExplainRequest {
             from: agent.clone(),
@@ -673,8 +677,6 @@ fn send_explained(
     let same = match outcome.end {
         // `explain` does not consider handshakes.
         End::KeyMismatch => return Ok(None),
-        // No owner of the engine takes the replies to probes here.
-        End::Dropped(DropReason::QueueFull, _) => return Ok(None),
         End::Delivered => walk.delivered && explained == outcome.path,
         // The walk of a reply has another TTL, so only the end of a loop is comparable.
         End::Dropped(DropReason::TtlExceeded | DropReason::TtlExceededSilent, _) | End::Kernel => {

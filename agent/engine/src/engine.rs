@@ -459,11 +459,15 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
             // The back end of an earlier choice may still take packets if a new flow would get none (L8), or one that
             // cannot be reached.
             if choice.is_none() && !verdict.lacks_back_end() {
-                return (verdict, None);
+                return (verdict, None, true);
             }
             match self.guard.earlier_choice(tables, ingress, (packet, &info), self.now) {
-                Some(earlier) if Some(earlier) != choice => decide_after(tables, ingress, &info, Some(earlier), None),
-                _ => (verdict, choice),
+                Some(earlier) if Some(earlier) != choice => {
+                    let (verdict, choice) = decide_after(tables, ingress, &info, Some(earlier), None);
+                    // The flow may end, and a SYN with the same addresses and ports begins another one (L7).
+                    (verdict, choice, false)
+                }
+                _ => (verdict, choice, true),
             }
         });
         // N12: the rules see the back end's address and port.

@@ -66,17 +66,19 @@ impl FlowCache {
     /// Returns the cached decision with the choice of a load balancer, and where the slot keeps its admission by security
     /// groups; `None`: the decision is not cached. If there is no cached decision, calls `decide`, and caches the result.
     /// `by_ports` says whether decisions depend on ports and protocol. Its value must stay the same until the next
-    /// [`clear`](Self::clear). A packet with a TTL of 1 or 0 is always decided anew, and the result is not cached.
+    /// [`clear`](Self::clear). A packet with a TTL of 1 or 0 is always decided anew, and the result is not cached. The last
+    /// part of the result of `decide` says whether it may be cached: a decision that depends on the packet's flags or on
+    /// an earlier packet must not.
     #[inline]
     pub(crate) fn decide_and_admit(
         &mut self,
         ingress: Ingress,
         packet: &PacketInfo,
         by_ports: bool,
-        decide: impl FnOnce() -> (Verdict, Option<Choice>),
+        decide: impl FnOnce() -> (Verdict, Option<Choice>, bool),
     ) -> (Verdict, Option<Choice>, Option<&mut Option<Admission>>) {
         if packet.ttl <= 1 {
-            let (verdict, choice) = decide();
+            let (verdict, choice, _) = decide();
             return (verdict, choice, None);
         }
         let key = Key {
@@ -93,15 +95,21 @@ impl FlowCache {
         if slot.is_none_or(|slot| slot.key != key) {
             *slot = None;
         }
-        let slot = slot.get_or_insert_with(|| {
-            let (verdict, choice) = decide();
-            Slot {
-                key,
-                verdict,
-                choice,
-                admission: None,
+        let slot = match slot {
+            Some(slot) => slot,
+            None => {
+                let (verdict, choice, may_be_cached) = decide();
+                if !may_be_cached {
+                    return (verdict, choice, None);
+                }
+                slot.insert(Slot {
+                    key,
+                    verdict,
+                    choice,
+                    admission: None,
+                })
             }
-        });
+        };
         (slot.verdict, slot.choice, Some(&mut slot.admission))
     }
 
@@ -125,7 +133,8 @@ mod tests {
             by_ports: bool,
             decide: impl FnOnce() -> Verdict,
         ) -> Verdict {
-            self.decide_and_admit(ingress, packet, by_ports, || (decide(), None)).0
+            self.decide_and_admit(ingress, packet, by_ports, || (decide(), None, true))
+                .0
         }
     }
 

@@ -22,6 +22,7 @@ use tombolo_proto::config::{
     Access, AgentConfig, BalancedProtocol, BalancingRule, Direction, Distribution, FrontEnd, HealthProbe, Link,
     ProbeProtocol, SecurityGroup,
 };
+use tombolo_proto::route::NextHop;
 
 const CLIENT: &str = "10.0.0.1";
 const FRONT: &str = "10.0.255.36";
@@ -178,6 +179,9 @@ fn l4_a_flow_stays_with_its_back_end_when_the_pool_grows() {
         let (node, packet) = delivered(&mut world, port, Flags::Ack).unwrap();
         assert_eq!((node, ends(&packet).1), (1, format!("{}:8080", BACK[0])), "port {port}");
     }
+    // L7: a new connection with the same ports is a new flow.
+    let again = (40_000..40_020).map(|port| delivered(&mut world, port, Flags::Syn).unwrap().0);
+    assert_eq!(again.collect::<BTreeSet<_>>().len(), 2, "new connections use both");
     let new: BTreeMap<usize, usize> = (41_000..41_020).fold(BTreeMap::new(), |mut all, port| {
         *all.entry(delivered(&mut world, port, Flags::Syn).unwrap().0)
             .or_default() += 1;
@@ -266,6 +270,32 @@ fn l8_established_connections_go_on_with_standard_only() {
             assert_eq!(got, (!ends_flows).then_some(node), "port {port}");
         }
         assert_eq!(delivered(&mut world, 41_000, Flags::Syn), None);
+    }
+}
+
+/// R11, L9: the replies of a host with a security group go to an appliance that a load balancer has chosen for them.
+/// They are no replies of a back end.
+#[test]
+fn r11_replies_pass_an_appliance_behind_ha_ports() {
+    let mut all = balancing_rule(false);
+    all.protocol = BalancedProtocol::All;
+    (all.port, all.back_end_port, all.back_ends) = (0, 0, vec![ip(BACK[1])]);
+    let mut world = world(&[all]);
+    attach(&mut world, 0, CLIENT, group("empty", vec![]));
+    let mut config = world.nodes[0].config.clone();
+    let mut route = config.subnets[0].routes[0].clone();
+    route.prefix = format!("{}/32", BACK[0]).parse().unwrap();
+    route.next_hop = NextHop::VirtualAppliance { address: ip(FRONT) };
+    config.subnets[0].routes.push(route);
+    let now = world.now;
+    world.nodes[0].install(config, now);
+    send(&mut world, 1, tcp((BACK[0], 40_000), (CLIENT, 22), Flags::Syn));
+    assert!(world.nodes[0].delivered.pop().is_some());
+    for (number, flags) in [Flags::SynAck, Flags::SynAck, Flags::Ack].into_iter().enumerate() {
+        send(&mut world, 0, tcp((CLIENT, 22), (BACK[0], 40_000), flags));
+        // The appliance is no appliance here, and so drops them.
+        let arrived = world.nodes[2].engine.stats().drops(DropReason::NotForwarding);
+        assert_eq!(arrived, number as u64 + 1);
     }
 }
 

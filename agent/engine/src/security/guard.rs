@@ -306,8 +306,9 @@ impl Guard {
         }
         let Some(flow) = flow else { return Ok(None) };
         match choice {
-            // The back end of the earlier choice is gone.
-            Some(choice) if flow.choice != choice.0 => table.set_choice(&flow, choice.0),
+            // The back end of the earlier choice is gone. A reply may be sent to an appliance that a load balancer has
+            // chosen for it (R11). The flow's choice is that of the other direction, which must not be replaced.
+            Some(choice) if flow.forward && flow.choice != choice.0 => table.set_choice(&flow, choice.0),
             _ => {}
         }
         let is_reply = passage.direction == Direction::Outbound && !flow.forward && flow.choice != 0;
