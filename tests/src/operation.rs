@@ -96,12 +96,8 @@ pub enum Operation {
     PutBalancer { balancer: String, body: Balancer },
     /// Deletes a load balancer.
     DeleteBalancer { balancer: String },
-    /// The agent of a back end reports the result of a load balancer's probe (L6).
-    SetHealth {
-        balancer: String,
-        address: IpAddr,
-        up: bool,
-    },
+    /// The agents report the results of a load balancer's probe: these back ends are down, and all others are up (L6).
+    SetHealth { balancer: String, down: Vec<IpAddr> },
     /// Creates or replaces a network security group.
     PutSecurityGroup { group: String, rules: Vec<Rule> },
     /// Deletes a network security group.

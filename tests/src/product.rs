@@ -96,13 +96,12 @@ impl Product {
                 let routes = announcement(prefixes, *foreign_as, *flood);
                 after.announced.insert(vnet.clone(), routes);
             }
-            Operation::SetHealth { balancer, address, up } => {
-                let probe = arm::network(&format!("loadBalancers/{balancer}/probes/probe"));
-                let place = (ResourceId::new(probe), *address);
-                match up {
-                    true => drop(after.unhealthy.remove(&place)),
-                    false => drop(after.unhealthy.insert(place)),
-                }
+            Operation::SetHealth { balancer, down } => {
+                let probe = ResourceId::new(arm::network(&format!("loadBalancers/{balancer}/probes/probe")));
+                after.unhealthy.retain(|(of, _)| *of != probe);
+                after
+                    .unhealthy
+                    .extend(down.iter().map(|address| (probe.clone(), *address)));
             }
             _ => {}
         }

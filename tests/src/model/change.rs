@@ -527,10 +527,10 @@ impl Model {
                 self.balancers.push((balancer, body));
             }
             Operation::DeleteBalancer { balancer } => self.balancers.retain(|(n, _)| *n != balancer),
-            Operation::SetHealth { balancer, address, up } => {
-                let place = (balancer, address);
-                self.down.retain(|d| *d != place);
-                self.down.extend((!up).then_some(place));
+            Operation::SetHealth { balancer, down } => {
+                self.down.retain(|(of, _)| *of != balancer);
+                self.down
+                    .extend(down.into_iter().map(|address| (balancer.clone(), address)));
             }
             Operation::Revoke { agent } => {
                 for found in self.agents.iter_mut().filter(|a| a.name == agent) {

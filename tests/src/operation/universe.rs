@@ -275,9 +275,10 @@ impl Universe {
                 sync: rng.random_bool(0.3),
             },
             20..27 => Operation::DeletePeering { vnet, remote },
-            27..35 if !plan.nics.is_empty() => self.nic(plan, rng),
-            35..46 if plan.balancer.is_some() && rng.random_bool(0.8) => self.balancer_operation(plan, rng),
-            35..46 => self.table(rng),
+            27..31 if !plan.nics.is_empty() => self.nic(plan, rng),
+            31..46 if plan.balancer.is_some() && rng.random_bool(0.8) => self.balancer_operation(plan, rng),
+            31..35 if !plan.nics.is_empty() => self.nic(plan, rng),
+            31..46 => self.table(rng),
             46..53 => {
                 let hubs = [&self.vnets[0].name, &self.vnets[2].name];
                 self.announcement(hubs[rng.random_range(0..2)].clone(), rng)
@@ -368,14 +369,13 @@ impl Universe {
             0..5 => balancer.put(plan, rng),
             5 => Operation::DeleteBalancer { balancer: name },
             6..9 if !plan.nics.is_empty() => self.nic(plan, rng),
-            _ => Operation::SetHealth {
-                balancer: name,
-                address: BalancerPlan::back_ends(plan)
-                    .choose(rng)
-                    .copied()
-                    .unwrap_or(plan.gateway),
-                up: rng.random_bool(0.35),
-            },
+            _ => {
+                // Often all are down, or none.
+                let mut down = BalancerPlan::back_ends(plan);
+                let share = [0.0, 0.5, 1.0, 1.0][rng.random_range(0..4)];
+                down.retain(|_| rng.random_bool(share));
+                Operation::SetHealth { balancer: name, down }
+            }
         }
     }
 
