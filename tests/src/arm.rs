@@ -1,7 +1,7 @@
 //! ARM paths and bodies of the tests' resources. Bodies are built unchecked: the controller or topology under test
 //! validates them.
 
-use crate::operation::{Addresses, Flags, Protocol, Rule, UserHop};
+use crate::operation::{Addresses, Balancer, BalancingRule, Distribution, Flags, NAT_PORTS, Protocol, Rule, UserHop};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use std::net::IpAddr;
@@ -195,6 +195,92 @@ pub fn gateway_body(region: &str, vnet: &str, address: IpAddr) -> Value {
             "privateIPAllocationMethod": "Static",
         }}],
     }})
+}
+
+/// Puts the first address of the NIC with this body into the pool of a load balancer, and makes it the target of the
+/// inbound NAT rule of a load balancer.
+pub fn join_balancers(body: &mut Value, pool: Option<&str>, nat_rule: Option<&str>) {
+    let properties = &mut body["properties"]["ipConfigurations"][0]["properties"];
+    let reference =
+        |balancer: &str, child: &str| json!([{"id": network(&format!("loadBalancers/{balancer}/{child}"))}]);
+    if let Some(balancer) = pool {
+        properties["loadBalancerBackendAddressPools"] = reference(balancer, "backendAddressPools/pool");
+    }
+    if let Some(balancer) = nat_rule {
+        properties["loadBalancerInboundNatRules"] = reference(balancer, "inboundNatRules/nat");
+    }
+}
+
+/// The body of the load balancer `name`.
+#[must_use]
+pub fn balancer_body(region: &str, name: &str, balancer: &Balancer) -> Value {
+    let child = |path: &str| json!({"id": network(&format!("loadBalancers/{name}/{path}"))});
+    let front_end = |number: usize| child(&format!("frontendIPConfigurations/fe{number}"));
+    let vnet = format!("virtualNetworks/{}", balancer.vnet);
+    let front_ends = balancer.front_ends.iter().enumerate().map(|(number, address)| {
+        json!({"name": format!("fe{number}"), "properties": {
+            "subnet": {"id": network(&format!("{vnet}/subnets/{}", balancer.subnet))},
+            "privateIPAddress": address,
+            "privateIPAllocationMethod": "Static",
+        }})
+    });
+    let addresses = balancer.addresses.iter().enumerate().map(|(number, address)| {
+        json!({"name": format!("a{number}"), "properties": {
+            "ipAddress": address,
+            "virtualNetwork": {"id": network(&vnet)},
+        }})
+    });
+    let mut pool = json!({"name": "pool"});
+    if !balancer.addresses.is_empty() {
+        pool["properties"] = json!({"loadBalancerBackendAddresses": addresses.collect::<Vec<_>>()});
+    }
+    let rule = |rule: &BalancingRule| {
+        let mut properties = json!({
+            "frontendIPConfiguration": front_end(rule.front_end),
+            "backendAddressPool": child("backendAddressPools/pool"),
+            "protocol": match rule.protocol {
+                Some(Protocol::Udp) => "Udp",
+                Some(Protocol::Tcp | Protocol::Icmp) => "Tcp",
+                None => "All",
+            },
+            "frontendPort": rule.port,
+            "backendPort": rule.back_end_port,
+            "loadDistribution": match rule.distribution {
+                Distribution::Default => "Default",
+                Distribution::SourceIp => "SourceIP",
+                Distribution::SourceIpProtocol => "SourceIPProtocol",
+            },
+            "enableFloatingIP": rule.floating_ip,
+            "idleTimeoutInMinutes": rule.idle_timeout,
+        });
+        if rule.is_probed {
+            properties["probe"] = child("probes/probe");
+        }
+        json!({"name": rule.name(), "properties": properties})
+    };
+    let nat_rule = json!({"name": "nat", "properties": {
+        "frontendIPConfiguration": front_end(0),
+        "protocol": "Tcp",
+        "frontendPort": NAT_PORTS.0,
+        "backendPort": NAT_PORTS.1,
+    }});
+    let behavior = if balancer.all_up_when_all_down {
+        "AllProbedUp"
+    } else {
+        "AllProbedDown"
+    };
+    let probe = json!({"protocol": "Tcp", "port": 80, "noHealthyBackendsBehavior": behavior});
+    json!({
+        "location": region,
+        "sku": {"name": if balancer.is_standard { "Standard" } else { "Basic" }},
+        "properties": {
+            "frontendIPConfigurations": front_ends.collect::<Vec<_>>(),
+            "backendAddressPools": [pool],
+            "probes": [{"name": "probe", "properties": probe}],
+            "loadBalancingRules": balancer.rules.iter().map(rule).collect::<Vec<_>>(),
+            "inboundNatRules": balancer.has_nat_rule.then_some(nat_rule).into_iter().collect::<Vec<_>>(),
+        },
+    })
 }
 
 /// The body of one side's connection object between the gateways `FROM-gw` and `TO-gw` of two VNets of group `g`.

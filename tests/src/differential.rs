@@ -1,12 +1,15 @@
 //! Differential test of one seed: it draws operations and packets, and plays them against the model and the product.
 
+mod choices;
+
+use self::choices::Choices;
 use crate::model::security::{Flows, HOST_ADDRESS};
 use crate::model::walk::TTL;
 use crate::model::{Fate, Model, Ruling, Why};
 use crate::operation::{Operation, Origin, Packet, Part, Protocol, Universe, gateway_agent, site_device};
 use crate::policy::{Port, prediction};
 use crate::product::Product;
-use crate::world::{End, Mutation, Outcome, World};
+use crate::world::{End, Ends, Mutation, Outcome, World};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -111,7 +114,10 @@ fn ends<R: Rng>(universe: &Universe, rng: &mut R) -> (Origin, IpAddr, IpAddr) {
     loop {
         let plan = universe.any(rng);
         let v4 = rng.random_bool(0.8);
-        let destination = universe.address(v4, rng);
+        let destination = match universe.front_end(rng) {
+            Some(front_end) if v4 && rng.random_bool(0.25) => front_end,
+            _ => universe.address(v4, rng),
+        };
         let Some((vm, nics, _)) = plan.vms.choose(rng) else {
             continue;
         };
@@ -203,6 +209,10 @@ pub struct Tally {
     pub saved: u32,
     /// Decisions of rules at NICs about packets whose flow had been idle for too long (N6, D31).
     pub late: u32,
+    /// Packets of established flows that the changed rules denied, because the setting `reevaluate` is on (D34).
+    pub ended: u32,
+    /// Packets among `compared` for which a load balancer has chosen a back end.
+    pub balanced: u32,
 }
 
 impl Tally {
@@ -217,6 +227,8 @@ impl Tally {
         self.continued += other.continued;
         self.saved += other.saved;
         self.late += other.late;
+        self.ended += other.ended;
+        self.balanced += other.balanced;
     }
 }
 
@@ -239,10 +251,12 @@ pub fn play(script: &Script, mutation: Option<Mutation>) -> Result<Tally, (usize
         flows: Flows::default(),
         world: World::new(mutation),
         established: Vec::new(),
+        choices: Choices::default(),
         tally: Tally::default(),
     };
     let mut product = Product::new();
     let mut is_current = false;
+    let mut shown = Model::default();
     for (number, operation) in script.operations.iter().enumerate() {
         let ruling = comparison.model.validate(operation);
         let before = product.topology.clone();
@@ -275,8 +289,10 @@ pub fn play(script: &Script, mutation: Option<Mutation>) -> Result<Tally, (usize
             continue;
         }
         if !is_current {
+            comparison.world.set_unhealthy(&product.unhealthy);
             comparison.world.update(&product.topology, &product.announced);
-            comparison.flows.update(&comparison.model);
+            comparison.flows.update(&shown, &comparison.model);
+            shown.clone_from(&comparison.model);
             is_current = true;
         }
         let round = u16::try_from(number + 1 - script.setup_length).unwrap_or(u16::MAX);
@@ -295,6 +311,8 @@ struct Comparison {
     world: World,
     /// The packets of the last round, replies included, whose flows a NIC with a security group has kept.
     established: Vec<Packet>,
+    /// The choices of load balancers so far.
+    choices: Choices,
     tally: Tally,
 }
 
@@ -335,6 +353,7 @@ impl Comparison {
         }
         self.tally.saved += self.flows.saved;
         self.tally.late += self.flows.late;
+        self.tally.ended += self.flows.ended;
         self.flows.forget();
         for packet in &script.packets {
             let packet = in_round(packet, round);
@@ -344,12 +363,15 @@ impl Comparison {
             let Some(Fate::Delivered { path }) = fate.filter(|_| is_kept) else {
                 continue;
             };
-            let reply = packet.reply(reply_origin(&path));
-            self.established.push(packet.clone());
-            if self.send(&reply)?.is_some() {
-                self.tally.replies += 1;
-                self.established.push(reply.clone());
+            // The destination answers the packet that it got, which a load balancer may have translated.
+            let arrived = self.flows.arrived.clone().unwrap_or_else(|| packet.clone());
+            let reply = arrived.reply(reply_origin(&path));
+            // If the specification does not decide whether the reply arrives, it does not decide the flow's state either.
+            if self.send(&reply)?.is_none() {
+                continue;
             }
+            self.tally.replies += 1;
+            self.established.extend([packet.clone(), reply.clone()]);
             if packet.protocol == Protocol::Tcp {
                 self.go_on(&packet, &reply)?;
             }
@@ -380,35 +402,49 @@ impl Comparison {
 
     /// Sends a packet in model and product. Returns its fate. None: the specification does not decide.
     fn send(&mut self, packet: &Packet) -> Result<Option<Fate>, String> {
-        let fate = self.model.fate(packet, &mut self.flows);
-        let denying = match &fate {
+        let mut fates = self.model.fates(packet, &self.flows);
+        let denying = |fate: &Fate| match fate {
             Fate::Lost { path, why } if why[..] == [Why::Security] => path.last().cloned(),
             _ => None,
         };
-        let before = denying.as_ref().map(|agent| self.world.rule_hits(agent));
+        let agents = fates.iter().filter_map(|(fate, _)| denying(fate));
+        let before: BTreeMap<String, RuleHits> = agents.map(|a| (a.clone(), self.world.rule_hits(&a))).collect();
         let outcome = self.world.send(packet);
-        match compare(&fate, outcome.as_ref()) {
-            Some(true) => self.tally.compared += 1,
-            Some(false) => return Err(format!("{packet:?}\n  model:   {fate:?}\n  product: {outcome:?}")),
-            None => {
-                self.tally.open += 1;
-                return Ok(None);
-            }
+        if let Some(at) = fates.iter().position(|(fate, _)| matches!(fate, Fate::Unspecified(_))) {
+            self.tally.open += 1;
+            self.flows = fates.swap_remove(at).1;
+            return Ok(None);
         }
-        if let (Some(agent), Some(before)) = (denying, before) {
-            self.tally.denied += 1;
-            let decided = new_hits(&before, &self.world.rule_hits(&agent));
+        let all: Vec<Fate> = fates.iter().map(|(fate, _)| fate.clone()).collect();
+        fates.retain(|(fate, flows)| compare(fate, flows, outcome.as_ref()));
+        if fates.is_empty() {
+            return Err(format!("{packet:?}\n  model:   {all:?}\n  product: {outcome:?}"));
+        }
+        self.tally.compared += 1;
+        let mut difference = String::new();
+        fates.retain(|(fate, flows)| {
+            let Some(agent) = denying(fate) else { return true };
+            let decided = new_hits(&before[&agent], &self.world.rule_hits(&agent));
             let mut expected = BTreeMap::new();
-            for decision in self.flows.decided.iter().filter(|d| d.agent == agent) {
+            for decision in flows.decided.iter().filter(|d| d.agent == agent) {
                 let rule = (decision.group.clone(), decision.rule.clone());
                 *expected.entry(rule).or_default() += 1;
             }
-            if decided != expected {
-                return Err(format!(
-                    "{packet:?}: the deciding rules\n  model:   {expected:?}\n  product: {decided:?}"
-                ));
+            difference = format!("{packet:?}: the deciding rules\n  model:   {expected:?}\n  product: {decided:?}");
+            decided == expected
+        });
+        let is_certain = fates.len() == 1;
+        let Some((fate, flows)) = fates.into_iter().next() else {
+            return Err(difference);
+        };
+        self.tally.denied += u32::from(denying(&fate).is_some());
+        self.tally.balanced += u32::from(flows.is_balanced);
+        if is_certain {
+            for fresh in &flows.fresh {
+                self.choices.note(fresh).map_err(|why| format!("{packet:?}: {why}"))?;
             }
         }
+        self.flows = flows;
         Ok(Some(fate))
     }
 }
@@ -437,19 +473,22 @@ fn new_hits(before: &RuleHits, after: &RuleHits) -> RuleHits {
     more.filter(|(_, count)| *count > 0).collect()
 }
 
-/// Whether model and product agree about a packet. None: the specification does not decide. No `outcome` means that the
-/// packet came to an agent without a configuration, or to an endpoint that no agent has ([`World::send`]). If the
-/// specification decides, this is always a difference.
-fn compare(fate: &Fate, outcome: Option<&Outcome>) -> Option<bool> {
-    match (fate, outcome) {
-        (Fate::Unspecified(_), _) => None,
-        (_, None) => Some(false),
-        (Fate::Delivered { path }, Some(outcome)) => Some(outcome.end == End::Delivered && outcome.path == *path),
-        (Fate::Lost { path, why }, Some(outcome)) => {
+/// Whether product and model agree about a packet, if the specification decides. No `outcome` means that the packet came
+/// to an agent without a configuration, or to an endpoint that no agent has ([`World::send`]); this is always a
+/// difference.
+fn compare(fate: &Fate, flows: &Flows, outcome: Option<&Outcome>) -> bool {
+    let Some(outcome) = outcome else { return false };
+    match fate {
+        Fate::Unspecified(_) => true,
+        Fate::Delivered { path } => {
+            let arrived = flows.arrived.as_ref().map(Ends::of);
+            outcome.end == End::Delivered && outcome.path == *path && outcome.arrived == arrived
+        }
+        Fate::Lost { path, why } => {
             let same = outcome.end.loss_reason().is_some_and(|w| why.contains(&w));
             // The path of a loop depends on the initial TTL, which is not part of the specification, so only the reason is
             // compared.
-            Some(same && (why.contains(&Why::Loop) || outcome.path == *path))
+            same && (why.contains(&Why::Loop) || outcome.path == *path)
         }
     }
 }
@@ -543,6 +582,10 @@ pub fn check_explain(script: &Script) -> Result<u32, String> {
         let Origin::Kernel { agent } = &packet.origin else {
             continue;
         };
+        // The agent of a back end takes such packets for replies to its probes (L6).
+        if packet.destination == HOST_ADDRESS && !product.topology.load_balancers.is_empty() {
+            continue;
+        }
         let is_icmp = packet.protocol == Protocol::Icmp;
         let question = ExplainRequest {
             from: agent.clone(),
@@ -571,10 +614,21 @@ pub fn check_explain(script: &Script) -> Result<u32, String> {
             continue;
         };
         compared += 1;
-        verify(&product.topology, &sent, &answer.request)
-            .map_err(|difference| format!("seed {}: {sent:?}: {difference}", script.seed))?;
+        let mut front_ends = product.topology.load_balancers.values().flat_map(|b| &b.front_ends);
+        // IP flow verify asks about the addresses of the back end.
+        if !front_ends.any(|f| f.address == sent.destination) {
+            verify(&product.topology, &sent, &answer.request)
+                .map_err(|difference| format!("seed {}: {sent:?}: {difference}", script.seed))?;
+        }
         if let (End::Delivered, Some(reply)) = (outcome.end, &answer.reply) {
-            let sent = sent.reply(reply_origin(&outcome.path));
+            let mut got = sent.clone();
+            if let Some(arrived) = outcome.arrived {
+                got.destination = arrived.destination;
+                if sent.protocol != Protocol::Icmp {
+                    got.ports = arrived.ports;
+                }
+            }
+            let sent = got.reply(reply_origin(&outcome.path));
             send_explained(&mut world, &sent, reply, &answer, script)?;
         }
     }

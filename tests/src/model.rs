@@ -3,12 +3,14 @@
 //! The model shares no code with the product, and has no trie, no cache and no index. For a case that the specification
 //! does not decide, the model returns [`Fate::Unspecified`] or [`Ruling::Either`]. The comparison then accepts what the
 //! product does.
+//! * [`balancing`] gives the back ends that load balancers may choose (L1 to L11).
 //! * [`change`] decides which operations are refused, and applies accepted ones.
 //! * [`learned`] decides which announced routes of sites are accepted, and which sources they permit.
 //! * [`routes`] finds the route that a packet takes (R1 to R15).
 //! * [`security`] applies the rules of security groups, and keeps the flows that these have allowed (N2 to N9).
 //! * [`walk`] follows a packet from agent to agent, and gives the reason of a loss.
 
+pub mod balancing;
 pub mod change;
 pub mod learned;
 pub mod nics;
@@ -16,7 +18,7 @@ pub mod routes;
 pub mod security;
 pub mod walk;
 
-use crate::operation::{Flags, Rule, UserHop, gateway_agent};
+use crate::operation::{Balancer, Flags, Rule, UserHop, gateway_agent};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -36,6 +38,12 @@ pub struct Model {
     pub application_groups: Vec<String>,
     /// Whether the operator's setting `vnetAccessOff` is `block` (D28). It begins as `tagOnly`, today's default.
     pub access_off_blocks: bool,
+    /// Whether the operator's setting `reevaluate` is on (D34). It begins as off.
+    pub reevaluates: bool,
+    /// The load balancers by name.
+    pub balancers: Vec<(String, Balancer)>,
+    /// The back ends that their agents have found to be down: the load balancer, and the address (L6).
+    pub down: Vec<(String, IpAddr)>,
 }
 
 /// A network security group, without its default rules (N2).
@@ -106,6 +114,11 @@ pub struct Nic {
     /// The name of the NIC's own security group (N4).
     pub security: Option<String>,
     pub application_groups: Vec<String>,
+    /// The prefixes that the machine's kernel sends by this NIC instead of the first one (D37).
+    pub host_routes: Vec<IpNet>,
+    /// The load balancers in whose pool the NIC's first address is, and of whose inbound NAT rule it is the target.
+    pub pool: Option<String>,
+    pub nat_rule: Option<String>,
 }
 
 /// A route table; `no_gateway_routes` is `disableBgpRoutePropagation` (R15).
@@ -192,6 +205,16 @@ pub enum Why {
     NoTunnel,
     /// A rule of a security group denies the packet (N3, N4).
     Security,
+    /// The load balancer has no rule for the packet's protocol and port (L3).
+    NoBalancingRule,
+    /// The packet to a front end is neither TCP nor UDP (D35).
+    BalancerProtocol,
+    /// No back end gets new flows (L8), or the pool is empty.
+    NoBackEnd,
+    /// The back end is the packet's source (L11).
+    BackEndItself,
+    /// The back end has no agent.
+    NoLink,
     /// A routing loop used up the packet's TTL, or the packet would return to the agent that has sent it.
     Loop,
 }

@@ -1,8 +1,10 @@
 //! Operations on a topology, and packets, as data. A generator draws both from a [`Universe`] that has only a few
 //! names, so that operations often concern the same resources.
 
+mod balancers;
 mod universe;
 
+pub use balancers::{Balancer, BalancerPlan, BalancingRule, Distribution, NAT_PORTS};
 pub use universe::{Universe, VnetPlan};
 
 use ipnet::IpNet;
@@ -73,7 +75,8 @@ pub enum Operation {
     },
     /// Deletes the half of a peering with `remote`.
     DeletePeering { vnet: String, remote: String },
-    /// Creates a NIC, or changes its forwarding, its security group and its application security groups.
+    /// Creates a NIC, or changes its forwarding, its security group, its application security groups, its tag
+    /// and the load balancers that its first address belongs to.
     PutNic {
         nic: String,
         vnet: String,
@@ -82,7 +85,19 @@ pub enum Operation {
         forwarding: bool,
         security: Option<String>,
         application_groups: Vec<String>,
+        /// The prefixes of the tag `tombolo-host-routes` (D37). If there are none, the NIC has no such tag.
+        host_routes: Vec<IpNet>,
+        /// The load balancer whose pool the NIC's first address joins (L2).
+        pool: Option<String>,
+        /// The load balancer of whose inbound NAT rule the NIC's first address is the target.
+        nat_rule: Option<String>,
     },
+    /// Creates or replaces a load balancer.
+    PutBalancer { balancer: String, body: Balancer },
+    /// Deletes a load balancer.
+    DeleteBalancer { balancer: String },
+    /// The agents report the results of a load balancer's probe: these back ends are down, and all others are up (L6).
+    SetHealth { balancer: String, down: Vec<IpAddr> },
     /// Creates or replaces a network security group.
     PutSecurityGroup { group: String, rules: Vec<Rule> },
     /// Deletes a network security group.
@@ -91,6 +106,8 @@ pub enum Operation {
     PutApplicationGroup { group: String },
     /// Changes the operator's setting `vnetAccessOff` (D28): `block`, or else `tagOnly`.
     SetAccessOff { block: bool },
+    /// Changes the operator's setting `reevaluate` (D34).
+    SetReevaluate { on: bool },
     /// Creates or replaces a route table.
     PutTable {
         table: String,
@@ -202,7 +219,7 @@ pub struct Packet {
 }
 
 /// The protocol of a packet or of a security rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Protocol {
     /// TCP.
     Tcp,

@@ -277,6 +277,9 @@ fn operations(networks: &[Network], machines: &[Machine], rng: &mut impl Rng) ->
             forwarding: machine.forwards,
             security: attached(0.5, rng),
             application_groups,
+            host_routes: vec![],
+            pool: None,
+            nat_rule: None,
         });
         out.push(Operation::JoinVm {
             vm: machine.name.clone(),

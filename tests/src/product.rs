@@ -5,9 +5,9 @@ use crate::arm;
 use crate::operation::{Operation, gateway_agent};
 use ipnet::IpNet;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use tombolo_proto::config::AccessOff;
+use tombolo_proto::config::{AccessOff, HOST_ROUTES_TAG};
 use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
 use tombolo_proto::route::{Route, RouteOrigin};
 use tombolo_topology::change::{Change, Rejection};
@@ -31,6 +31,8 @@ pub struct Product {
     pub topology: Topology,
     /// The routes that the site joined to each VNet's gateway announces, by the VNet's name. The VNet need not exist.
     pub announced: BTreeMap<String, Vec<Route>>,
+    /// The back ends of load balancers that are down, each with its probe.
+    pub unhealthy: BTreeSet<(ResourceId, IpAddr)>,
     regions: BTreeMap<String, &'static str>,
     ports: BTreeMap<String, u16>,
     fresh: u128,
@@ -47,6 +49,7 @@ impl Product {
         let mut new = Self {
             topology: Topology::default(),
             announced: BTreeMap::new(),
+            unhealthy: BTreeSet::new(),
             regions: BTreeMap::new(),
             ports: BTreeMap::new(),
             fresh: 0,
@@ -92,6 +95,13 @@ impl Product {
             } => {
                 let routes = announcement(prefixes, *foreign_as, *flood);
                 after.announced.insert(vnet.clone(), routes);
+            }
+            Operation::SetHealth { balancer, down } => {
+                let probe = ResourceId::new(arm::network(&format!("loadBalancers/{balancer}/probes/probe")));
+                after.unhealthy.retain(|(of, _)| *of != probe);
+                after
+                    .unhealthy
+                    .extend(down.iter().map(|address| (probe.clone(), *address)));
             }
             _ => {}
         }
@@ -167,6 +177,9 @@ impl Product {
                 forwarding,
                 security,
                 application_groups,
+                host_routes,
+                pool,
+                nat_rule,
             } => {
                 let mut body = arm::nic_body(self.region(vnet), vnet, subnet, addresses, *forwarding);
                 if let Some(group) = security {
@@ -174,6 +187,11 @@ impl Product {
                 }
                 if !application_groups.is_empty() {
                     arm::join_application_groups(&mut body, application_groups);
+                }
+                arm::join_balancers(&mut body, pool.as_deref(), nat_rule.as_deref());
+                if !host_routes.is_empty() {
+                    let prefixes: Vec<_> = host_routes.iter().map(ToString::to_string).collect();
+                    body["tags"] = json!({HOST_ROUTES_TAG: prefixes.join(",")});
                 }
                 vec![put(&arm::network(&format!("networkInterfaces/{nic}")), body)]
             }
@@ -188,6 +206,10 @@ impl Product {
             )],
             Operation::SetAccessOff { block } => vec![Change::SetSettings(Settings {
                 vnet_access_off: if *block { AccessOff::Block } else { AccessOff::TagOnly },
+                ..(*self.topology.settings).clone()
+            })],
+            Operation::SetReevaluate { on } => vec![Change::SetSettings(Settings {
+                reevaluate: *on,
                 ..(*self.topology.settings).clone()
             })],
             Operation::PutTable {
@@ -238,7 +260,12 @@ impl Product {
                     ip_configuration: "default".into(),
                 },
             ),
-            Operation::Announce { .. } => Vec::new(),
+            Operation::PutBalancer { balancer, body } => vec![put(
+                &arm::network(&format!("loadBalancers/{balancer}")),
+                arm::balancer_body(self.region(&body.vnet), balancer, body),
+            )],
+            Operation::DeleteBalancer { balancer } => vec![delete(&format!("loadBalancers/{balancer}"))],
+            Operation::SetHealth { .. } | Operation::Announce { .. } => Vec::new(),
             Operation::Revoke { agent } => vec![Change::RevokeAgent(agent_id(agent))],
             Operation::DeleteAgent { agent } => vec![Change::DeleteAgent(agent_id(agent))],
         }

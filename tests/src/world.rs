@@ -7,7 +7,7 @@ use crate::model::walk::TTL;
 use crate::operation::{Origin, Packet, Part, Protocol, gateway_agent, site_device};
 use crate::product::{SITE_ASN, agent_id};
 use etherparse::PacketBuilder;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use tombolo_engine::buffer::{Collected, TransmitSink};
 use tombolo_engine::engine::Engine;
 use tombolo_engine::host_routes::sending_nic;
 use tombolo_engine::link::PlainLinks;
+use tombolo_engine::packet::{TCP, UDP, parse};
 use tombolo_engine::security::{Flows, RuleName};
 use tombolo_engine::tables::{RoutingState, Tables};
 use tombolo_engine::verdict::DropReason;
@@ -33,6 +34,45 @@ pub struct Outcome {
     pub path: Vec<String>,
     /// The decision of the last agent of the path.
     pub end: End,
+    /// The ends of the packet as its destination got it. None: it was not delivered.
+    pub arrived: Option<Ends>,
+}
+
+/// Addresses and ports of a packet; ports 0 with ICMP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ends {
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub ports: (u16, u16),
+}
+
+impl Ends {
+    /// The ends of a packet.
+    #[must_use]
+    pub const fn of(packet: &Packet) -> Self {
+        Self {
+            source: packet.source,
+            destination: packet.destination,
+            ports: match packet.protocol {
+                Protocol::Icmp => (0, 0),
+                Protocol::Tcp | Protocol::Udp => packet.ports,
+            },
+        }
+    }
+
+    /// Reads the ends from the bytes of a packet. None: it is malformed.
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let info = parse(bytes)?;
+        let ports = match info.protocol {
+            TCP | UDP => ((info.ports >> 16) as u16, (info.ports & 0xffff) as u16),
+            _ => (0, 0),
+        };
+        Some(Self {
+            source: info.source,
+            destination: info.destination,
+            ports,
+        })
+    }
 }
 
 /// How the last agent of the path ended a packet.
@@ -74,17 +114,16 @@ impl End {
                 DropReason::NotForwarding => Why::NotForwarding,
                 DropReason::Hairpin | DropReason::TtlExceeded | DropReason::TtlExceededSilent => Why::Loop,
                 DropReason::SecurityRule => Why::Security,
-                // The model has no load balancers yet.
-                DropReason::NoBalancingRule
-                | DropReason::BalancerProtocol
-                | DropReason::NoBackEnd
-                | DropReason::BackEndItself
-                | DropReason::BackEndGone
+                DropReason::NoBalancingRule => Why::NoBalancingRule,
+                DropReason::BalancerProtocol => Why::BalancerProtocol,
+                DropReason::NoBackEnd => Why::NoBackEnd,
+                DropReason::BackEndItself => Why::BackEndItself,
+                DropReason::NoLink => Why::NoLink,
+                DropReason::BackEndGone
                 | DropReason::FlowEnded
                 | DropReason::Malformed
                 | DropReason::UnknownFragment
                 | DropReason::FlowTableFull
-                | DropReason::NoLink
                 | DropReason::LinkDown
                 | DropReason::TooBig
                 | DropReason::BadDatagram
@@ -112,6 +151,8 @@ pub struct World {
     addresses: BTreeMap<SocketAddr, AgentId>,
     /// The names of the sites' devices, by endpoint. A datagram to one of these has left the fabric.
     sites: BTreeMap<SocketAddr, String>,
+    /// The back ends of load balancers that are down, each with its probe.
+    unhealthy: BTreeSet<(ResourceId, IpAddr)>,
     now: Instant,
     mutation: Option<Mutation>,
 }
@@ -133,6 +174,8 @@ pub enum Mutation {
     ForgetfulUpdates,
     /// Changes the number of seconds that pass for the engines.
     Clock(fn(u64) -> u64),
+    /// Back ends' replies keep the address and port of the back end.
+    UntranslatedReplies,
 }
 
 impl World {
@@ -143,9 +186,15 @@ impl World {
             hosts: BTreeMap::new(),
             addresses: BTreeMap::new(),
             sites: BTreeMap::new(),
+            unhealthy: BTreeSet::new(),
             now: Instant::now(),
             mutation,
         }
+    }
+
+    /// Sets the back ends of load balancers that their agents report as down, from the next [`update`](Self::update) on.
+    pub fn set_unhealthy(&mut self, unhealthy: &BTreeSet<(ResourceId, IpAddr)>) {
+        self.unhealthy.clone_from(unhealthy);
     }
 
     /// Compiles the configuration of every agent, and installs it in an engine of the agent's own. An agent that has an
@@ -175,7 +224,13 @@ impl World {
             let heard = [(connection, Arc::new(routes))].into();
             reports.learned.insert(agent_id(&gateway_agent(vnet)), heard);
         }
-        let moving = (!sites.is_empty()).then(|| LearnedRoutes::new(&shown, &Compiler::new(&shown), reports));
+        if !self.unhealthy.is_empty() {
+            // An agent's report about back ends of others has no effect.
+            let agents = topology.agents.keys();
+            reports.unhealthy = agents.map(|id| (id.clone(), self.unhealthy.clone())).collect();
+        }
+        let is_moving = !sites.is_empty() || !self.unhealthy.is_empty();
+        let moving = is_moving.then(|| LearnedRoutes::new(&shown, &Compiler::new(&shown), reports));
         let mut before = std::mem::take(&mut self.hosts);
         if matches!(mutation, Some(Mutation::ForgetfulUpdates)) {
             before.clear();
@@ -197,13 +252,15 @@ impl World {
                     | Mutation::Announced(_)
                     | Mutation::Forgetful
                     | Mutation::ForgetfulUpdates
-                    | Mutation::Clock(_),
+                    | Mutation::Clock(_)
+                    | Mutation::UntranslatedReplies,
                 )
                 | None => {}
             }
             let tables = Tables::build(&config, &dynamic).unwrap_or_else(|e| panic!("{id}: {e}"));
             let mut engine = before.remove(id).map_or_else(|| new_engine(id), |host| host.engine);
             engine.install(Arc::new(tables), &config.links, self.now);
+            while engine.recheck_flows() {}
             if let Some(endpoint) = agent.reach.endpoints.first() {
                 self.addresses.insert(*endpoint, id.clone());
             }
@@ -285,22 +342,21 @@ impl World {
                 if path.len() > 1 {
                     path.pop();
                 }
-                return Some(Outcome {
-                    path,
-                    end: End::KeyMismatch,
-                });
+                return Some(Outcome::lost(path, End::KeyMismatch));
             }
             let host = self.hosts.get_mut(&at)?;
             if matches!(self.mutation, Some(Mutation::Forgetful)) {
                 host.forget_flows(self.now);
             }
+            let untouched = bytes.clone();
             let before: Vec<u64> = host.drops();
             let replied = host.engine.stats().totals.replied;
             let mut out = Collected::default();
             let mut to_kernel = Collected::default();
             match &from {
                 None => {
-                    let nic = sending_nic(&host.config, packet.source, packet.destination);
+                    let ends = Ends::read(&bytes)?;
+                    let nic = sending_nic(&host.config, ends.source, ends.destination);
                     host.engine
                         .handle_tun(nic, &mut bytes, self.now, &mut out, &mut to_kernel);
                 }
@@ -326,39 +382,36 @@ impl World {
             assert_eq!(events, 1, "{at}: conservation: {packet:?}");
             if answered {
                 let end = End::Dropped(DropReason::TtlExceeded, false);
-                return Some(Outcome { path, end });
+                return Some(Outcome::lost(path, end));
             }
             if let Some(index) = dropped {
                 let reason = DropReason::ALL[index];
                 if reason == DropReason::BadDatagram {
-                    return Some(Outcome {
-                        path,
-                        end: End::UnknownPeer,
-                    });
+                    return Some(Outcome::lost(path, End::UnknownPeer));
                 }
                 let end = End::Dropped(reason, from.is_none());
-                return Some(Outcome { path, end });
+                return Some(Outcome::lost(path, end));
             }
             if let Some(delivered) = to_kernel.packets.pop() {
-                if host.is_own(packet.destination) {
-                    return Some(Outcome {
-                        path,
-                        end: End::Delivered,
-                    });
+                let arrived = Ends::read(&delivered)?;
+                if host.is_own(arrived.destination) {
+                    return Some(Outcome::delivered(path, arrived));
                 }
                 bytes = delivered;
                 if decrement_ttl(&mut bytes).is_none() {
-                    return Some(Outcome { path, end: End::Kernel });
+                    return Some(Outcome::lost(path, End::Kernel));
                 }
                 from = None;
             } else if let Some((to, datagram)) = out.datagrams.pop() {
                 if let Some(site) = self.sites.get(&to) {
                     path.push(site.clone());
-                    let end = End::Delivered;
-                    return Some(Outcome { path, end });
+                    return Some(Outcome::delivered(path, Ends::read(inner(&datagram))?));
                 }
                 let next = self.addresses.get(&to).cloned()?;
-                bytes = datagram[1 + usize::from(datagram[0])..].to_vec();
+                bytes = match (self.mutation, from.is_none()) {
+                    (Some(Mutation::UntranslatedReplies), true) => untouched,
+                    _ => inner(&datagram).to_vec(),
+                };
                 from = Some(at);
                 at = next;
             }
@@ -377,6 +430,29 @@ impl World {
         let links = &self.hosts.get(at)?.config.links;
         links.iter().find(|l| l.peer == *peer)?.preshared_key.map(|k| k.0)
     }
+}
+
+impl Outcome {
+    const fn lost(path: Vec<String>, end: End) -> Self {
+        Self {
+            path,
+            end,
+            arrived: None,
+        }
+    }
+
+    const fn delivered(path: Vec<String>, arrived: Ends) -> Self {
+        Self {
+            path,
+            end: End::Delivered,
+            arrived: Some(arrived),
+        }
+    }
+}
+
+/// The packet in a datagram of a link: it follows the name of the sender.
+fn inner(datagram: &[u8]) -> &[u8] {
+    &datagram[1 + usize::from(datagram[0])..]
 }
 
 /// The UDP port of every site's device: 51820, the port in WireGuard's examples.
@@ -448,8 +524,15 @@ impl Host {
     fn is_own(&self, address: IpAddr) -> bool {
         match &self.config.role {
             Role::Vm { nics, served, .. } => {
-                let mut own = nics.iter().flat_map(|n| &n.addresses);
-                own.any(|a| a.addr() == address) || served.iter().any(|s| s.contains(&address))
+                let own = nics.iter().flat_map(|n| &n.addresses);
+                // With floating IP, the hosts of the back ends have the address of the front end.
+                let mut floating = self.config.front_ends.iter().filter(|f| f.address == address);
+                let is_back_end = |prefix: IpAddr| {
+                    own.clone().any(|a| a.addr() == prefix) || served.iter().any(|s| s.contains(&prefix))
+                };
+                own.clone().any(|a| a.addr() == address)
+                    || served.iter().any(|s| s.contains(&address))
+                    || floating.any(|f| f.rules.iter().any(|r| r.back_ends.iter().any(|b| is_back_end(*b))))
             }
             Role::VpnGateway { addresses, .. } | Role::ExpressRouteGateway { addresses, .. } => {
                 addresses.contains(&address)

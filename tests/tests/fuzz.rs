@@ -64,6 +64,9 @@ fn populated() -> Product {
                 forwarding: false,
                 security: None,
                 application_groups: vec![],
+                host_routes: vec![],
+                pool: None,
+                nat_rule: None,
             },
             Operation::PutGateway {
                 vnet: vnet.into(),

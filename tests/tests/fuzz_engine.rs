@@ -74,6 +74,9 @@ fn configs() -> Vec<AgentConfig> {
             forwarding: true,
             security: None,
             application_groups: vec![],
+            host_routes: vec![],
+            pool: None,
+            nat_rule: None,
         });
         operations.push(Operation::JoinVm {
             vm: format!("{vnet}-vm"),

@@ -213,6 +213,9 @@ fn l4_a_flow_stays_with_its_back_end_when_the_pool_grows() {
         let (node, packet) = delivered(&mut world, port, Flags::Ack).unwrap();
         assert_eq!((node, ends(&packet).1), (1, format!("{}:8080", BACK[0])), "port {port}");
     }
+    // L7: a new connection with the same ports is a new flow.
+    let again = (40_000..40_020).map(|port| delivered(&mut world, port, Flags::Syn).unwrap().0);
+    assert_eq!(again.collect::<BTreeSet<_>>().len(), 2, "new connections use both");
     let new: BTreeMap<usize, usize> = (41_000..41_020).fold(BTreeMap::new(), |mut all, port| {
         *all.entry(delivered(&mut world, port, Flags::Syn).unwrap().0)
             .or_default() += 1;
@@ -413,6 +416,70 @@ fn r11_replies_through_an_appliance_keep_their_source() {
     assert_eq!(world.nodes[0].engine.stats().drops(DropReason::NoBalancingRule), 0);
 }
 
+/// R11, L4: replies that pass an appliance stay with it when the pool gets another one, as the packets of the other
+/// direction do. When the route is gone, they go their own way.
+#[test]
+fn r11_l4_replies_stay_with_their_appliance_when_the_pool_grows() {
+    let all_ports = |back_ends: &[&str]| BalancingRule {
+        protocol: BalancedProtocol::All,
+        port: 0,
+        back_end_port: 0,
+        back_ends: back_ends.iter().map(|a| ip(a)).collect(),
+        ..balancing_rule(false)
+    };
+    let mut world = world(&[all_ports(&BACK[..1])]);
+    attach(&mut world, 0, CLIENT, group("web", vec![]));
+    let far = |n: u16| format!("10.0.9.{n}");
+    let own_route = world.nodes[0].config.subnets[0].routes.clone();
+    let configure = |world: &mut World, back_ends: &[&str], is_routed: bool| {
+        let now = world.now;
+        let mut machine = world.nodes[0].config.clone();
+        machine.front_ends[0].rules = vec![all_ports(back_ends)];
+        machine.subnets[0].routes.clone_from(&own_route);
+        if is_routed {
+            let front = NextHop::VirtualAppliance { address: ip(FRONT) };
+            machine.subnets[0].routes.push(route("10.0.9.0/24", front));
+        }
+        for link in &mut machine.links {
+            link.sources.extend(nets(&["10.0.9.0/24"]));
+            link.sources.sort();
+            link.sources.dedup();
+        }
+        world.nodes[0].install(machine, now);
+    };
+    configure(&mut world, &BACK[..1], true);
+    let mut appliance = world.nodes[1].config.clone();
+    if let Role::Vm { nics, .. } = &mut appliance.role {
+        nics[0].ip_forwarding = true;
+    }
+    let now = world.now;
+    world.nodes[1].install(appliance, now);
+    for n in 1..=20 {
+        send(&mut world, 1, tcp((&far(n), 40_000), (CLIENT, 5432), Flags::Syn));
+        send(&mut world, 0, tcp((CLIENT, 5432), (&far(n), 40_000), Flags::SynAck));
+    }
+    let arrived = |world: &mut World, n: u16| {
+        NODES.iter().for_each(|node| world.nodes[*node].delivered.clear());
+        send(world, 0, tcp((CLIENT, 5432), (&far(n), 40_000), Flags::Ack));
+        !world.nodes[1].delivered.is_empty()
+    };
+    let mut sorted = BACK;
+    sorted.sort_unstable();
+    configure(&mut world, &sorted, true);
+    assert!(
+        (1..=20).all(|n| arrived(&mut world, n)),
+        "every reply passes the first appliance"
+    );
+    configure(&mut world, &sorted, false);
+    let before = world.nodes[0].engine.stats().drops(DropReason::NoBalancingRule);
+    arrived(&mut world, 1);
+    let after = world.nodes[0].engine.stats().drops(DropReason::NoBalancingRule);
+    assert_eq!(
+        after, before,
+        "without the route, a reply is no packet for a load balancer"
+    );
+}
+
 /// L7, L8: established TCP flows go on while their back end is down, and also while all are down. New flows do not.
 #[test]
 fn l7_l8_established_flows_go_on_while_their_back_end_is_down() {
@@ -459,5 +526,106 @@ fn l7_l8_established_flows_go_on_while_their_back_end_is_down() {
             let reached = delivered(&mut world, port, Flags::Syn).map(|(node, _)| node);
             assert_eq!(reached, (down.len() == 1).then_some(2), "{down:?} are down");
         }
+    }
+}
+
+/// L4, D31: a connection stays with its back end after a minute without packets too, although no group applies to the
+/// client's NIC. A connection that was never answered does not.
+#[test]
+fn l4_an_established_connection_keeps_its_back_end_while_it_is_idle() {
+    let mut alone = balancing_rule(false);
+    alone.back_ends = vec![ip(BACK[0])];
+    let mut world = world(&[alone]);
+    for port in 40_000..40_020 {
+        let (node, _) = delivered(&mut world, port, Flags::Syn).unwrap();
+        send(&mut world, node, tcp((BACK[0], 8080), (CLIENT, port), Flags::SynAck));
+        delivered(&mut world, port, Flags::Ack).unwrap();
+        delivered(&mut world, port + 1000, Flags::Syn).unwrap();
+    }
+    world.pass(Duration::from_secs(61));
+    for node in 0..3 {
+        let mut config = world.nodes[node].config.clone();
+        config.front_ends[0].rules = vec![balancing_rule(false)];
+        let now = world.now;
+        world.nodes[node].install(config, now);
+    }
+    let moved = |world: &mut World, first: u16| {
+        let mut ports = first..first + 20;
+        ports.any(|port| delivered(world, port, Flags::Ack).unwrap().0 != 1)
+    };
+    assert!(!moved(&mut world, 40_000), "an established connection has moved");
+    assert!(
+        moved(&mut world, 41_000),
+        "a connection without an answer is remembered"
+    );
+}
+
+/// L8: with all back ends down, new flows get no back end. Established connections go on with the SKU Standard, and end
+/// with Basic.
+#[test]
+fn l8_established_connections_go_on_with_standard_only() {
+    for ends_flows in [false, true] {
+        let mut rule = balancing_rule(false);
+        rule.ends_flows = ends_flows;
+        rule.probe = Some(HealthProbe {
+            id: id("lb-probe"),
+            protocol: ProbeProtocol::Tcp,
+            port: 8080,
+            path: String::new(),
+            interval: 5,
+            threshold: 1,
+            all_up_when_all_down: false,
+        });
+        let mut world = world(&[rule]);
+        let mut chosen = Vec::new();
+        for port in 40_000..40_010 {
+            let (node, _) = delivered(&mut world, port, Flags::Syn).unwrap();
+            send(
+                &mut world,
+                node,
+                tcp((BACK[node - 1], 8080), (CLIENT, port), Flags::SynAck),
+            );
+            chosen.push((port, node));
+        }
+        let down = RoutingState {
+            unhealthy: BACK.map(|back| (id("lb-probe"), ip(back))).into(),
+            ..RoutingState::default()
+        };
+        let now = world.now;
+        for node in &mut world.nodes {
+            let tables = Tables::build(&node.config, &down).unwrap();
+            node.engine.refresh(Arc::new(tables), now);
+        }
+        for (port, node) in chosen {
+            let got = delivered(&mut world, port, Flags::Ack).map(|(node, _)| node);
+            assert_eq!(got, (!ends_flows).then_some(node), "port {port}");
+        }
+        assert_eq!(delivered(&mut world, 41_000, Flags::Syn), None);
+    }
+}
+
+/// R11, L9: the replies of a host with a security group go to an appliance that a load balancer has chosen for them.
+/// They are no replies of a back end.
+#[test]
+fn r11_replies_pass_an_appliance_behind_ha_ports() {
+    let mut all = balancing_rule(false);
+    all.protocol = BalancedProtocol::All;
+    (all.port, all.back_end_port, all.back_ends) = (0, 0, vec![ip(BACK[1])]);
+    let mut world = world(&[all]);
+    attach(&mut world, 0, CLIENT, group("empty", vec![]));
+    let mut config = world.nodes[0].config.clone();
+    let mut route = config.subnets[0].routes[0].clone();
+    route.prefix = format!("{}/32", BACK[0]).parse().unwrap();
+    route.next_hop = NextHop::VirtualAppliance { address: ip(FRONT) };
+    config.subnets[0].routes.push(route);
+    let now = world.now;
+    world.nodes[0].install(config, now);
+    send(&mut world, 1, tcp((BACK[0], 40_000), (CLIENT, 22), Flags::Syn));
+    assert!(world.nodes[0].delivered.pop().is_some());
+    for (number, flags) in [Flags::SynAck, Flags::SynAck, Flags::Ack].into_iter().enumerate() {
+        send(&mut world, 0, tcp((CLIENT, 22), (BACK[0], 40_000), flags));
+        // The appliance is no appliance here, and so drops them.
+        let arrived = world.nodes[2].engine.stats().drops(DropReason::NotForwarding);
+        assert_eq!(arrived, number as u64 + 1);
     }
 }

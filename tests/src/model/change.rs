@@ -16,7 +16,8 @@ impl Model {
             Operation::PutVnet { vnet, space, .. } => self.validate_space(vnet, space),
             Operation::DeleteVnet { vnet } => {
                 let gateway = self.gateways.iter().any(|g| g.vnet == *vnet);
-                refuse_if(gateway || self.nics.iter().any(|n| n.vnet == *vnet))
+                let balanced = self.balancers.iter().any(|(_, b)| b.vnet == *vnet); // L1
+                refuse_if(gateway || balanced || self.nics.iter().any(|n| n.vnet == *vnet))
             }
             Operation::PutSubnet {
                 vnet,
@@ -43,13 +44,21 @@ impl Model {
                 }
             }
             Operation::PutNic {
+                nic,
                 vnet,
                 subnet,
                 security,
                 application_groups,
+                pool,
+                nat_rule,
                 ..
             } => refuse_if(
-                !self.has_subnet(vnet, subnet)
+                [pool, nat_rule].into_iter().flatten().any(|b| !self.has_balancer(b))
+                    || self.nics.iter().any(|n| {
+                        // An inbound NAT rule has one target (L2).
+                        nat_rule.is_some() && n.name != *nic && n.nat_rule == *nat_rule
+                    })
+                    || !self.has_subnet(vnet, subnet)
                     || self.misses_security_group(security.as_ref())
                     || self.misses_application_group(application_groups),
             ),
@@ -63,7 +72,9 @@ impl Model {
                     false => Ruling::Accept,
                 }
             }
-            Operation::PutApplicationGroup { .. } | Operation::SetAccessOff { .. } => Ruling::Accept,
+            Operation::PutApplicationGroup { .. }
+            | Operation::SetAccessOff { .. }
+            | Operation::SetReevaluate { .. } => Ruling::Accept,
             Operation::PutTable { .. } => Ruling::Accept,
             Operation::PutGateway { vnet, .. } => {
                 let uses_remote = |state: fn(State) -> bool| {
@@ -118,6 +129,15 @@ impl Model {
                     Ruling::Accept
                 }
             }
+            Operation::PutBalancer { body, .. } => refuse_if(!self.has_subnet(&body.vnet, &body.subnet)),
+            Operation::DeleteBalancer { balancer } => {
+                let refers = |n: &Nic| [&n.pool, &n.nat_rule].into_iter().flatten().any(|b| b == balancer);
+                match self.nics.iter().any(refers) {
+                    true => Ruling::Refuse(vec!["XLoadBalancerInUse"]),
+                    false => Ruling::Accept,
+                }
+            }
+            Operation::SetHealth { .. } => Ruling::Accept,
             Operation::Announce { .. } => Ruling::Accept,
             Operation::Revoke { agent } => match self.agents.iter().find(|a| a.name == *agent) {
                 Some(found) if !found.revoked => Ruling::Accept,
@@ -132,6 +152,10 @@ impl Model {
                 }
             }
         }
+    }
+
+    fn has_balancer(&self, name: &str) -> bool {
+        self.balancers.iter().any(|(n, _)| n == name)
     }
 
     fn has_security_group(&self, named: Option<&String>) -> bool {
@@ -411,6 +435,9 @@ impl Model {
                 forwarding,
                 security,
                 application_groups,
+                host_routes,
+                pool,
+                nat_rule,
             } => {
                 self.nics.retain(|n| n.name != nic);
                 self.nics.push(Nic {
@@ -421,6 +448,9 @@ impl Model {
                     forwarding,
                     security,
                     application_groups,
+                    host_routes,
+                    pool,
+                    nat_rule,
                 });
             }
             Operation::PutSecurityGroup { group, rules } => {
@@ -433,6 +463,7 @@ impl Model {
                 self.application_groups.push(group);
             }
             Operation::SetAccessOff { block } => self.access_off_blocks = block,
+            Operation::SetReevaluate { on } => self.reevaluates = on,
             Operation::PutTable {
                 table,
                 no_gateway_routes,
@@ -490,6 +521,16 @@ impl Model {
                     foreign_as,
                     flood,
                 });
+            }
+            Operation::PutBalancer { balancer, body } => {
+                self.balancers.retain(|(n, _)| *n != balancer);
+                self.balancers.push((balancer, body));
+            }
+            Operation::DeleteBalancer { balancer } => self.balancers.retain(|(n, _)| *n != balancer),
+            Operation::SetHealth { balancer, down } => {
+                self.down.retain(|(of, _)| *of != balancer);
+                self.down
+                    .extend(down.into_iter().map(|address| (balancer.clone(), address)));
             }
             Operation::Revoke { agent } => {
                 for found in self.agents.iter_mut().filter(|a| a.name == agent) {

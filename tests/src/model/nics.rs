@@ -5,25 +5,32 @@ use crate::operation::{GATEWAY_SUBNET, Packet};
 
 impl Model {
     /// The NIC by which the kernel of a machine sends a packet. It is the NIC that has the packet's source. Otherwise
-    /// it is the first NIC whose subnet contains the destination. Otherwise it is the first NIC. None: the agent has no
-    /// NIC.
+    /// the destination decides: a NIC other than the first is used for its subnet, unless an earlier NIC is in the same
+    /// subnet, and for the prefixes of its tag. Of several such prefixes the longest decides. Otherwise it is the first
+    /// NIC. None: the agent has no NIC.
     #[must_use]
     pub fn sending_nic(&self, agent: &Agent, packet: &Packet) -> Option<&Nic> {
         let nics = self.nics_of(agent);
         if let Some(own) = nics.iter().find(|n| n.addresses.contains(&packet.source)) {
             return Some(own);
         }
+        // The prefixes that contain the destination, each with its length. If a subnet and a tag have the same prefix, the
+        // tag decides.
+        let mut found: Vec<(u8, bool, &Nic)> = Vec::new();
         for (position, nic) in nics.iter().enumerate().skip(1) {
             let is_first_there = nics[..position]
                 .iter()
                 .all(|n| (&n.vnet, &n.subnet) != (&nic.vnet, &nic.subnet));
             let subnets = self.vnet(&nic.vnet).map(|v| v.subnets.as_slice()).unwrap_or_default();
             let subnet = subnets.iter().find(|s| s.name == nic.subnet);
-            if is_first_there && subnet.is_some_and(|s| within(&s.prefixes, packet.destination)) {
-                return Some(nic);
-            }
+            let of_subnet = subnet.map(|s| s.prefixes.clone()).unwrap_or_default();
+            let length = Self::longest(&of_subnet, packet.destination).filter(|_| is_first_there);
+            found.extend(length.map(|length| (length, false, *nic)));
+            let length = Self::longest(&nic.host_routes, packet.destination);
+            found.extend(length.map(|length| (length, true, *nic)));
         }
-        nics.first().copied()
+        let best = found.iter().max_by_key(|(length, of_tag, _)| (*length, *of_tag));
+        best.map(|(_, _, nic)| *nic).or(nics.first().copied())
     }
 
     /// The NIC of `to` at which a packet from `from` arrives: the one that a user-defined route of the sender names as

@@ -1,7 +1,8 @@
 //! Applies the rules of security groups to packets at NICs, and keeps the flows that the rules have allowed.
 
+use super::balancing::{Choice, Fresh};
 use super::{Agent, Model, Nic, SecurityGroup, State, within};
-use crate::operation::{Addresses, Packet, Part, Protocol, Rule};
+use crate::operation::{Addresses, Origin, Packet, Part, Protocol, Rule};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -34,8 +35,22 @@ pub struct Flows {
     pub saved: u32,
     /// The number of packets about which rules decided because their flow had been idle for too long.
     pub late: u32,
+    /// The number of packets of known flows that the rules denied, because they had to decide about the flow again (D34).
+    pub ended: u32,
     /// The present time, in seconds.
     pub now: u64,
+    /// Which of the possible back ends each load balancer on the packet's way chooses; 0 for those after the list's end.
+    pub way: Vec<usize>,
+    /// The number of possible back ends of each choice on the last packet's way.
+    pub options: Vec<usize>,
+    /// The choices on the last packet's way that no earlier packet of the flow determined.
+    pub fresh: Vec<Fresh>,
+    /// The choice of a load balancer for the packet at the present agent.
+    pub choice: Option<Choice>,
+    /// Whether a load balancer has chosen a back end for the last packet.
+    pub is_balanced: bool,
+    /// The last packet, as its destination got it.
+    pub arrived: Option<Packet>,
     /// For each agent, the NICs that have a group, and the time until which the agent adopts TCP connections (D34).
     agents: BTreeMap<String, (BTreeSet<String>, u64)>,
 }
@@ -59,6 +74,19 @@ pub struct Flow {
     seen: u64,
     /// The idle timeout in seconds, which the VNet had when the flow began.
     timeout: u64,
+    /// Whether the rules must decide about the flow again, because of a change (P13, D34).
+    judge_again: Again,
+    /// The choice of a load balancer for the flow (L4).
+    choice: Option<Choice>,
+}
+
+/// Whether the rules must decide about a flow again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    No,
+    Yes,
+    /// The specification does not decide.
+    Open,
 }
 
 /// What has happened to a TCP flow since its first packet. A flow that was adopted in mid-stream begins as one without
@@ -123,6 +151,7 @@ impl Flows {
         self.known.clear();
         self.saved = 0;
         self.late = 0;
+        self.ended = 0;
     }
 
     /// Forgets what an agent knows, because another machine gets its name.
@@ -131,9 +160,19 @@ impl Flows {
         self.agents.remove(agent);
     }
 
-    /// Gives all agents the present state of the model. An agent that has a NIC with its first group adopts TCP
-    /// connections from now on (D34).
-    pub fn update(&mut self, model: &Model) {
+    /// Gives all agents the present state of the model in place of `before`. An agent that has a NIC with its first
+    /// group adopts TCP connections from now on (D34). The rules decide again about flows that have lost their route
+    /// (P13), and with the setting `reevaluate` about all flows (D34).
+    pub fn update(&mut self, before: &Model, model: &Model) {
+        for flow in &mut self.known {
+            let again = match (before.leaves(flow), model.leaves(flow)) {
+                _ if model.reevaluates => Again::Yes,
+                (_, Some(true)) | (Some(false), _) => continue,
+                (Some(true), Some(false)) => Again::Yes,
+                (None, _) | (_, None) => Again::Open,
+            };
+            flow.judge_again = again;
+        }
         let known = std::mem::take(&mut self.agents);
         for agent in model.agents.iter().filter(|a| !a.revoked) {
             let secured = model.secured(agent);
@@ -144,9 +183,10 @@ impl Flows {
         }
     }
 
-    /// Notes the packet in the flow that it belongs to. `forward` and `backward`: the flow, if the packet is one of the
-    /// end that began the flow, or one of the other end. False: there is no such flow.
-    fn note(&mut self, forward: &Flow, backward: &Flow, part: Part) -> bool {
+    /// The flow that a packet belongs to, and whether the packet is one of the end that began it. `forward` and
+    /// `backward`: the flow, if the packet is one of the end that began the flow, or one of the other end. None: there is
+    /// no such flow.
+    fn find(&mut self, forward: &Flow, backward: &Flow, part: Part) -> Option<(&mut Flow, bool)> {
         let now = self.now;
         // An echo request asks; it is no reply to a message of the other end.
         let asks = forward.protocol == Protocol::Icmp && part != Part::Reply;
@@ -154,15 +194,20 @@ impl Flows {
             .known
             .iter_mut()
             .find(|f| f.is_same(forward) || (!asks && f.is_same(backward)));
-        let Some(flow) = found else { return false };
+        let flow = found?;
         if flow.is_over(now) {
             self.late += 1;
-            return false;
+            return None;
         }
         let is_forward = flow.is_same(forward);
         flow.seen = now;
-        flow.progress.note(part, is_forward);
-        true
+        Some((flow, is_forward))
+    }
+
+    /// Whether a load balancer has made a choice for the flow of a packet. See [`Self::find`].
+    fn has_choice(&self, forward: &Flow, backward: &Flow) -> bool {
+        let mut same = self.known.iter().filter(|f| f.is_same(forward) || f.is_same(backward));
+        same.any(|f| f.choice.is_some() && !f.is_over(self.now))
     }
 
     /// Adds a flow, in place of an earlier one with the same packets.
@@ -207,6 +252,8 @@ impl Place<'_> {
 /// What the rules of a NIC do with a packet.
 pub enum Judgement {
     Pass,
+    /// The packet is a back end's reply, and passes with this front end's address and port as source (L5).
+    PassFrom((IpAddr, u16)),
     Deny,
     /// The specification does not decide.
     Unspecified(&'static str),
@@ -231,9 +278,10 @@ impl Model {
         packet: &Packet,
         flows: &mut Flows,
     ) -> Judgement {
+        let choice = flows.choice.take();
         let place = match self.place(agent, at) {
-            Ok(Some(place)) if place.has_group() => place,
-            Ok(_) => return Judgement::Pass, // N5
+            Ok(Some(place)) => place,
+            Ok(None) => return Judgement::Pass, // N5
             Err(what) => return Judgement::Unspecified(what),
         };
         let ends = Ends {
@@ -246,7 +294,10 @@ impl Model {
             destination: packet.source,
             ports: (packet.ports.1, packet.ports.0),
         };
-        let timeout = self.vnet(&agent.vnet).map_or(DEFAULT_TIMEOUT, |v| v.flow_timeout);
+        // D31: the idle timeout of a load balancer's rule comes first.
+        let of_rule = choice.as_ref().and_then(|choice| self.rule_of(choice));
+        let of_vnet = || self.vnet(&agent.vnet).map_or(DEFAULT_TIMEOUT, |v| v.flow_timeout);
+        let timeout = of_rule.map_or_else(of_vnet, |rule| rule.idle_timeout);
         let flow = |inbound: bool, ends: &Ends| Flow {
             agent: agent.name.clone(),
             nic: place.nic.clone(),
@@ -258,12 +309,48 @@ impl Model {
             progress: Progress::default(),
             seen: flows.now,
             timeout: u64::from(timeout) * 60,
+            judge_again: Again::No,
+            choice: choice.clone(),
         };
         let (forward, backward) = (flow(inbound, &ends), flow(!inbound, &reversed));
+        if !place.has_group() && choice.is_none() && !flows.has_choice(&forward, &backward) {
+            return Judgement::Pass; // N5
+        }
         let decisions = self.ask_groups(agent, &place, inbound, packet.protocol, &ends);
         let allowed = decisions.iter().all(|d| d.allow);
         // N6: a packet of a known flow needs no rule. A reply goes in the opposite direction, with exchanged ends.
-        if flows.note(&forward, &backward, packet.part) {
+        if let Some((flow, is_forward)) = flows.find(&forward, &backward, packet.part) {
+            // D34: after a change, the rules decide about the packet that began the flow, whichever end sends this one.
+            if flow.judge_again != Again::No {
+                let (inbound, first) = if is_forward {
+                    (inbound, &ends)
+                } else {
+                    (!inbound, &reversed)
+                };
+                let asked = self.ask_groups(agent, &place, inbound, packet.protocol, first);
+                if asked.iter().any(|d| !d.allow) {
+                    if flow.judge_again == Again::Open {
+                        return Judgement::Unspecified("whether a flow has lost its route");
+                    }
+                    flows.ended += 1;
+                    flows.decided.extend(asked);
+                    return Judgement::Deny;
+                }
+                flow.judge_again = Again::No;
+            }
+            flow.progress.note(packet.part, is_forward);
+            if is_forward && choice.is_some() {
+                flow.choice = choice;
+            }
+            let replies_to = flow.choice.clone().filter(|_| !is_forward && !inbound);
+            if let Some(choice) = replies_to {
+                return match self.rule_of(&choice) {
+                    None => Judgement::Unspecified("a reply to a flow whose rule or back end is gone"),
+                    Some(rule) if rule.floating_ip => Judgement::Pass,
+                    Some(rule) if rule.front.1 == 0 => Judgement::PassFrom((rule.front.0, packet.ports.0)),
+                    Some(rule) => Judgement::PassFrom(rule.front),
+                };
+            }
             flows.saved += u32::from(!allowed);
             return Judgement::Pass;
         }
@@ -281,6 +368,9 @@ impl Model {
         if adopts && packet.protocol == Protocol::Tcp && matches!(packet.part, Part::Later | Part::Close) {
             let asked = self.ask_groups(agent, &place, !inbound, packet.protocol, &reversed);
             if asked.iter().all(|d| d.allow) {
+                if choice.is_some() {
+                    return Judgement::Unspecified("a connection to a load balancer that is adopted");
+                }
                 flows.add(backward, &forward);
                 return Judgement::Pass;
             }
@@ -310,6 +400,49 @@ impl Model {
             ports: packet.ports,
         };
         Ok(self.ask_groups(agent, &place, inbound, packet.protocol, &ends))
+    }
+
+    /// Whether the packets of a flow have a route from its machine to the other end. None: the specification does not
+    /// decide.
+    fn leaves(&self, flow: &Flow) -> Option<bool> {
+        let Some(agent) = self.agent(&flow.agent) else {
+            return Some(false);
+        };
+        let ((source, destination), ports) = match flow.inbound {
+            false => ((flow.source, flow.destination), flow.ports),
+            true => ((flow.destination, flow.source), (flow.ports.1, flow.ports.0)),
+        };
+        let packet = Packet {
+            origin: Origin::Kernel {
+                agent: agent.name.clone(),
+            },
+            source,
+            destination,
+            protocol: flow.protocol,
+            ports,
+            part: Part::Later,
+        };
+        let nics = self.nics_of(agent);
+        let nic = nics.iter().find(|n| n.name == flow.nic).or(nics.first()).copied();
+        self.has_next_agent(agent, nic, &packet)
+    }
+
+    /// The choice of a load balancer for an earlier packet of the flow of a packet that passes an agent's NIC: `at`, as
+    /// for [`Model::judge`]. The packet leaves the NIC if its source is the address there, and comes to it otherwise.
+    pub(super) fn earlier_choice(
+        &self,
+        agent: &Agent,
+        at: (IpAddr, Option<&Nic>),
+        packet: &Packet,
+        flows: &Flows,
+    ) -> Option<Choice> {
+        let place = self.place(agent, at).ok().flatten()?;
+        let same = |f: &&Flow| {
+            let ends = (f.source, f.destination, f.ports) == (packet.source, packet.destination, packet.ports);
+            let is_here = f.agent == agent.name && f.nic == place.nic && f.inbound == (at.0 == packet.destination);
+            is_here && ends && f.protocol == packet.protocol && !f.is_over(flows.now)
+        };
+        flows.known.iter().find(same)?.choice.clone()
     }
 
     /// D28: whether rules alone decide about packets of a peer with `allowVirtualNetworkAccess` off, at the NIC that a

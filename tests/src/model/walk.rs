@@ -1,7 +1,7 @@
 //! Follows a packet from agent to agent, and gives the reason of a loss.
 
 use super::routes::Hop;
-use super::security::{Flows, Judgement};
+use super::security::{Flows, HOST_ADDRESS, Judgement};
 use super::{Agent, Fate, Model, Nic, State, Why, within};
 use crate::operation::{GATEWAY_SUBNET, Origin, Packet, site_device};
 use ipnet::IpNet;
@@ -11,7 +11,7 @@ use std::net::IpAddr;
 pub const TTL: u8 = 16;
 
 /// What an agent decides to do with a packet.
-enum Step {
+pub(super) enum Step {
     /// The agent delivers the packet to its kernel.
     Deliver,
     /// The agent sends the packet over its link with this agent.
@@ -40,6 +40,10 @@ impl Model {
     /// that NICs with security groups know; the flow of the packet is added to it.
     pub fn fate(&self, packet: &Packet, flows: &mut Flows) -> Fate {
         flows.decided.clear();
+        flows.options.clear();
+        flows.fresh.clear();
+        (flows.choice, flows.arrived, flows.is_balanced) = (None, None, false);
+        let mut packet = packet.clone();
         let mut path: Vec<String> = Vec::new();
         let mut ttl = TTL;
         // The agent that has the packet, and the agent that sent it over a link.
@@ -49,7 +53,10 @@ impl Model {
         };
         loop {
             path.push(at.clone());
+            // The choice with which the packet was sent to this agent.
+            let sent = flows.choice.take();
             if at.ends_with("-site") {
+                flows.arrived = Some(packet);
                 return Fate::Delivered { path };
             }
             let Some(agent) = self.agent(&at) else {
@@ -57,37 +64,50 @@ impl Model {
             };
             let site = from.as_deref().is_some_and(|f| f.ends_with("-site"));
             let sender = from.as_deref().map(|f| self.agent(f));
-            let nic = match sender {
+            let mut nic = match sender {
                 _ if agent.gateway || site => None,
-                None => self.sending_nic(agent, packet),
-                Some(sender) => sender.and_then(|sender| self.arrival_nic(agent, sender, packet)),
+                None => self.sending_nic(agent, &packet),
+                Some(sender) => sender.and_then(|sender| self.arrival_nic(agent, sender, &packet)),
             };
+            let is_stray = path.len() == 1;
+            let mut is_translated = false;
             let step = match sender {
-                _ if site => self.relay_from_site(agent, packet),
-                None => self.send_from_kernel(agent, nic, packet),
+                _ if site => self.relay_from_site(agent, &packet, flows),
+                None => self.send_from_kernel(agent, nic, &packet, flows),
                 Some(None) => return Fate::Unspecified("the far end has not joined"),
                 Some(Some(far)) => {
                     let arrival = LinkPacket {
                         from: far,
                         to: agent,
                         nic,
-                        packet,
+                        packet: &packet,
                     };
                     let refused = self.admit(&arrival);
                     match self.admit_by_tag(&arrival, refused) {
                         Some(step) => step,
-                        None if agent.gateway => self.relay(&arrival),
-                        None => self.receive(agent, nic, packet),
+                        None if agent.gateway => self.relay(&arrival, flows),
+                        None => match self.translate(agent, sent, is_stray, &mut packet, flows) {
+                            Err(step) => step,
+                            Ok(None) => self.receive(agent, nic, &packet),
+                            Ok(Some(back_end)) => {
+                                is_translated = true;
+                                let nics = self.nics_of(agent);
+                                let own = nics.iter().find(|n| n.addresses.contains(&back_end));
+                                nic = own.or(nics.first()).copied();
+                                Step::Deliver
+                            }
+                        },
                     }
                 }
             };
-            let step = self.guard(agent, nic.filter(|_| !site), from.is_none(), packet, step, flows);
+            let step = self.guard(agent, nic.filter(|_| !site), from.is_none(), &mut packet, step, flows);
             match step {
                 Step::Lose(why) => return Fate::Lost { path, why },
                 Step::Unspecified(what) => return Fate::Unspecified(what),
                 Step::Deliver => {
                     let own = self.addresses_of(agent).contains(&packet.destination);
-                    if own || within(&self.served_by(agent), packet.destination) {
+                    if own || is_translated || within(&self.served_by(agent), packet.destination) {
+                        flows.arrived = Some(packet);
                         return Fate::Delivered { path };
                     }
                     // R12, D10: the packet is for another host, so the machine's kernel forwards it, and the agent
@@ -119,10 +139,11 @@ impl Model {
         agent: &Agent,
         nic: Option<&Nic>,
         from_kernel: bool,
-        packet: &Packet,
+        packet: &mut Packet,
         step: Step,
         flows: &mut Flows,
     ) -> Step {
+        let choice = flows.choice.clone();
         let (address, inbound) = match (&step, from_kernel) {
             (Step::Send(_), true) => (packet.source, false),
             (Step::Deliver, false) => (packet.destination, true),
@@ -131,22 +152,59 @@ impl Model {
         if agent.gateway {
             return step;
         }
-        match self.judge(agent, (address, nic), inbound, packet, flows) {
+        let judgement = self.judge(agent, (address, nic), inbound, packet, flows);
+        // The next agent gets the packet with this choice.
+        flows.choice = choice.filter(|_| matches!(step, Step::Send(_)));
+        match judgement {
             Judgement::Pass => step,
+            Judgement::PassFrom((front, port)) => {
+                (packet.source, packet.ports.0) = (front, port);
+                step
+            }
             Judgement::Deny => lose(Why::Security),
             Judgement::Unspecified(what) => Step::Unspecified(what),
         }
     }
 
+    /// Whether a packet that the kernel of a VM sends by this NIC has a next agent. None: the specification does not
+    /// decide.
+    pub(super) fn has_next_agent(&self, agent: &Agent, nic: Option<&Nic>, packet: &Packet) -> Option<bool> {
+        let mut leaves = Vec::new();
+        let mut count = 1;
+        while leaves.len() < count {
+            let mut flows = Flows::default();
+            flows.way.push(leaves.len());
+            leaves.push(match self.send_from_kernel(agent, nic, packet, &mut flows) {
+                Step::Send(_) => Some(true),
+                Step::Deliver | Step::Lose(_) => Some(false),
+                Step::Unspecified(_) => None,
+            });
+            count = flows.options.first().copied().unwrap_or(1);
+        }
+        // A load balancer may choose any of its back ends.
+        let first = leaves[0];
+        first.filter(|_| leaves.iter().all(|l| *l == first))
+    }
+
     /// The next step of a packet that the kernel of a VM or gateway sends into the TUN device.
-    fn send_from_kernel(&self, agent: &Agent, nic: Option<&Nic>, packet: &Packet) -> Step {
+    fn send_from_kernel(&self, agent: &Agent, nic: Option<&Nic>, packet: &Packet, flows: &mut Flows) -> Step {
         if agent.gateway {
             return Step::Unspecified("a packet of a gateway's own kernel");
+        }
+        if packet.destination == HOST_ADDRESS && self.is_back_end(agent, packet.source) {
+            return Step::Unspecified("a back end's reply to a probe");
         }
         let subnet = match nic {
             Some(nic) if nic.addresses.contains(&packet.source) => nic.subnet.clone(),
             _ if within(&self.served_by(agent), packet.source) => {
                 return Step::Unspecified("the routes of a machine behind a host");
+            }
+            // L5: a back end may use the address of its front end.
+            Some(nic) if self.has_back_end_of(agent, packet.source) => {
+                if self.nics_of(agent).len() > 1 {
+                    return Step::Unspecified("the NIC for the address of a front end");
+                }
+                nic.subnet.clone()
             }
             // R12, R20: the packet is forwarded by a NIC that may forward, with the routes of this NIC's subnet.
             Some(nic) if nic.forwarding => nic.subnet.clone(),
@@ -156,7 +214,7 @@ impl Model {
         if within(&denied, packet.source) {
             return lose(Why::AccessOff);
         }
-        match self.forward(agent, &subnet, packet) {
+        match self.forward(agent, &subnet, nic, packet, flows) {
             Step::Send(_) if within(&denied, packet.destination) => lose(Why::AccessOff),
             Step::Lose(mut why) if within(&denied, packet.destination) => {
                 why.push(Why::AccessOff);
@@ -197,12 +255,18 @@ impl Model {
     }
 
     /// The next step of a packet that leaves the subnet, by the subnet's effective routes.
-    fn forward(&self, agent: &Agent, subnet: &str, packet: &Packet) -> Step {
+    fn forward(&self, agent: &Agent, subnet: &str, nic: Option<&Nic>, packet: &Packet, flows: &mut Flows) -> Step {
         let vnet = agent.vnet.as_str();
         match self.route(vnet, subnet, packet.destination) {
             None | Some(Hop::Nowhere) => lose(Why::Unrouted),
-            Some(Hop::Local) => self.to_owner(agent, vnet, packet.destination, Why::NoOwner),
-            Some(Hop::Peering(remote)) => self.across(agent, &remote, packet, packet.destination, Why::NoOwner),
+            Some(Hop::Local) => {
+                let to = (vnet, packet.destination);
+                self.to_owner(agent, nic, to, packet, Why::NoOwner, flows)
+            }
+            Some(Hop::Peering(remote)) => {
+                let to = (remote.as_str(), packet.destination);
+                self.across(agent, nic, to, packet, Why::NoOwner, flows)
+            }
             Some(Hop::Gateway) => {
                 let hub = self.gateway_for(vnet);
                 match hub.and_then(|h| self.gateway_agent(&h)) {
@@ -217,12 +281,15 @@ impl Model {
                     return lose(Why::Unrouted);
                 };
                 if within(&home.space, address) {
-                    return self.to_owner(agent, vnet, address, Why::Appliance);
+                    return self.to_owner(agent, nic, (vnet, address), packet, Why::Appliance, flows);
                 }
                 let connected = |p: &&super::Peering| p.state == State::Connected;
                 let mut halves = home.peerings.iter().filter(connected);
                 match halves.find(|p| within(&p.remote_space, address)) {
-                    Some(half) => self.across(agent, &half.remote, packet, address, Why::Appliance),
+                    Some(half) => {
+                        let to = (half.remote.as_str(), address);
+                        self.across(agent, nic, to, packet, Why::Appliance, flows)
+                    }
                     None => lose(Why::Appliance),
                 }
             }
@@ -231,7 +298,21 @@ impl Model {
 
     /// Sends to the owner of the address in the VNet. If the address has no owner, the packet is lost, and the product
     /// may give `nobody` or [`Why::NoOwner`] as the reason.
-    fn to_owner(&self, agent: &Agent, vnet: &str, address: IpAddr, nobody: Why) -> Step {
+    /// If the address is a front end, a back end is chosen instead (D35).
+    fn to_owner(
+        &self,
+        agent: &Agent,
+        nic: Option<&Nic>,
+        (vnet, address): (&str, IpAddr),
+        packet: &Packet,
+        nobody: Why,
+        flows: &mut Flows,
+    ) -> Step {
+        if let Some(place) = self.front_end(vnet, address)
+            && self.reaches(&agent.vnet, place.1)
+        {
+            return self.choose(agent, nic, place, packet, flows);
+        }
         match self.owner(vnet, address) {
             None => Step::Lose(vec![nobody, Why::NoOwner]),
             Some(owner) if owner.name == agent.name => lose(Why::Loop),
@@ -244,11 +325,19 @@ impl Model {
 
     /// Sends to the owner of the address in the peered VNet `remote`, if the sender's half permits access (P17), or if the
     /// rules at the NIC of the packet's source decide instead (D28).
-    fn across(&self, agent: &Agent, remote: &str, packet: &Packet, address: IpAddr, nobody: Why) -> Step {
+    fn across(
+        &self,
+        agent: &Agent,
+        sending: Option<&Nic>,
+        (remote, address): (&str, IpAddr),
+        packet: &Packet,
+        nobody: Why,
+        flows: &mut Flows,
+    ) -> Step {
         let access = self.half(&agent.vnet, remote).is_some_and(|h| h.flags.access);
         let nic = self.sending_nic(agent, packet).filter(|_| !agent.gateway);
         let open = access || self.rules_replace_access(agent, (packet.source, nic));
-        match self.to_owner(agent, remote, address, nobody) {
+        match self.to_owner(agent, sending, (remote, address), packet, nobody, flows) {
             Step::Lose(mut why) if !open => {
                 why.push(Why::AccessOff);
                 Step::Lose(why)
@@ -269,6 +358,8 @@ impl Model {
         let behind = || self.owner(&from.vnet, source).is_some_and(|o| o.name == from.name);
         let mut is_own_source = within(&self.served_by(from), source) && behind();
         is_own_source |= self.addresses_of(from).contains(&source);
+        // L5: the replies of a back end have the address of its front end.
+        is_own_source |= self.has_back_end_of(from, source);
         if from.vnet == to.vnet {
             if is_own_source {
                 return None;
@@ -389,7 +480,7 @@ impl Model {
     }
 
     /// The next step of a packet that a gateway receives from a link and accepts.
-    fn relay(&self, arrival: &LinkPacket<'_>) -> Step {
+    fn relay(&self, arrival: &LinkPacket<'_>, flows: &mut Flows) -> Step {
         let LinkPacket { from, to, packet, .. } = arrival;
         let (hub, destination) = (to.vnet.as_str(), packet.destination);
         if self.addresses_of(to).contains(&destination) {
@@ -399,7 +490,7 @@ impl Model {
             return Step::Unspecified("two networks behind one gateway have the address (G16)");
         }
         if from.gateway {
-            return self.relay_inward(to, packet);
+            return self.relay_inward(to, packet, flows);
         }
         // A learned route is used only if it is longer than every configured prefix: if a learned and a configured
         // prefix are equal, the configured one is preferred.
@@ -424,12 +515,12 @@ impl Model {
             }
         }
         if self.vnet(hub).is_some_and(|v| within(&v.space, destination)) {
-            return self.deliver_into(from, hub, destination);
+            return self.deliver_into((from, to), hub, packet, flows);
         }
         for client in self.clients(hub) {
             let synced = self.half(hub, &client.name).map(|h| h.remote_space.clone());
             if within(&synced.unwrap_or_default(), destination) {
-                return self.deliver_into(from, &client.name, destination);
+                return self.deliver_into((from, to), &client.name, packet, flows);
             }
         }
         lose(Why::Unrouted)
@@ -437,7 +528,7 @@ impl Model {
 
     /// The next step of a packet that a gateway receives from its site. The gateway forwards the packet to local
     /// prefixes, and never back to the site.
-    fn relay_from_site(&self, gateway: &Agent, packet: &Packet) -> Step {
+    fn relay_from_site(&self, gateway: &Agent, packet: &Packet, flows: &mut Flows) -> Step {
         let hub = gateway.vnet.as_str();
         if self.site(hub).is_none() || !gateway.gateway {
             return Step::Unspecified("no site: there is no link");
@@ -457,25 +548,37 @@ impl Model {
         if !inside && within(&self.accepted_from_site(hub), packet.destination) {
             return lose(Why::Loop);
         }
-        self.relay_inward(gateway, packet)
+        self.relay_inward(gateway, packet, flows)
     }
 
     /// The next step of a packet from a far gateway or a site, by the routes of `GatewaySubnet` (G21, R20). The gateway
     /// forwards the packet into its own VNet and the VNets that use the gateway, never into another peering (D9) or
     /// another connection.
-    fn relay_inward(&self, gateway: &Agent, packet: &Packet) -> Step {
+    fn relay_inward(&self, gateway: &Agent, packet: &Packet, flows: &mut Flows) -> Step {
         let hub = gateway.vnet.as_str();
         match self.route(hub, GATEWAY_SUBNET, packet.destination) {
-            Some(Hop::Local) => self.deliver_into(gateway, hub, packet.destination),
+            Some(Hop::Local) => self.deliver_into((gateway, gateway), hub, packet, flows),
             Some(Hop::Peering(remote)) if self.is_client(&remote, hub) => {
-                self.deliver_into(gateway, &remote, packet.destination)
+                self.deliver_into((gateway, gateway), &remote, packet, flows)
             }
             Some(Hop::Appliance(_)) => Step::Unspecified("a route table on GatewaySubnet"),
             Some(Hop::Peering(_) | Hop::Gateway | Hop::Nowhere) | None => lose(Why::Unrouted),
         }
     }
 
-    fn deliver_into(&self, from: &Agent, vnet: &str, destination: IpAddr) -> Step {
+    /// The next step of a packet that a gateway sends into a VNet. `from` is the agent that sent it to the gateway, or
+    /// the gateway itself.
+    fn deliver_into(&self, (from, gateway): (&Agent, &Agent), vnet: &str, packet: &Packet, flows: &mut Flows) -> Step {
+        let destination = packet.destination;
+        if let Some(place) = self.front_end(vnet, destination) {
+            if !self.reaches(&gateway.vnet, place.1) {
+                return Step::Unspecified("a front end of the SKU Basic behind a gateway in another region");
+            }
+            return match self.choose(gateway, None, place, packet, flows) {
+                Step::Send(next) if next == from.name => Step::Unspecified("back to its sender through the gateway"),
+                step => step,
+            };
+        }
         match self.owner(vnet, destination) {
             None => lose(Why::NoOwner),
             Some(owner) if owner.gateway => Step::Unspecified("another gateway's address"),

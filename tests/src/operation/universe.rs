@@ -1,5 +1,6 @@
 //! The generator of random operations and packets.
 
+use super::balancers::BalancerPlan;
 use super::{Addresses, Flags, GATEWAY_SUBNET, Operation, Protocol, Rule, UserHop, gateway_agent};
 use crate::model::security::HOST_ADDRESS;
 use ipnet::IpNet;
@@ -42,6 +43,8 @@ pub struct VnetPlan {
     pub vms: Vec<(String, Vec<String>, Vec<String>)>,
     /// The address of the gateway's instance, if the VNet gets a gateway.
     pub gateway: IpAddr,
+    /// The load balancer of the VNet, if it may get one.
+    pub balancer: Option<BalancerPlan>,
 }
 
 /// Draws the idle timeout of a VNet's flows. Most VNets have the default.
@@ -76,7 +79,7 @@ impl VnetPlan {
         // has one, so that packets have a sender.
         for number in 0..rng.random_range(u8::from(slot == 1)..=3) {
             let mut own = Vec::new();
-            for half in 0..if rng.random_bool(0.2) { 2 } else { 1_u8 } {
+            for half in 0..if rng.random_bool(0.3) { 2 } else { 1_u8 } {
                 let subnet = rng.random_range(0..2_usize);
                 let host = 10 + 10 * number + half;
                 let mut addresses = vec![IpAddr::V4(Ipv4Addr::new(10, slot, subnet.to_le_bytes()[0], host))];
@@ -105,7 +108,9 @@ impl VnetPlan {
             };
             vms.push((format!("{name}-vm{number}"), own, served));
         }
+        let balancer = (!vms.is_empty() && rng.random_bool(0.4)).then(|| BalancerPlan::draw(&name, slot, rng));
         Self {
+            balancer,
             gateway: IpAddr::V4(Ipv4Addr::new(10, slot, 255, 4)),
             extra: net(&format!("172.16.{slot}.0/24")),
             region: if rng.random_bool(0.3) { "region2" } else { "region1" },
@@ -162,6 +167,9 @@ impl Universe {
         }
         if !self.security_groups.is_empty() && rng.random_bool(0.4) {
             out.push(Operation::SetAccessOff { block: true });
+        }
+        if !self.security_groups.is_empty() && rng.random_bool(0.3) {
+            out.push(Operation::SetReevaluate { on: true });
         }
         for plan in &self.vnets {
             out.extend(plan.setup(self, rng));
@@ -267,8 +275,10 @@ impl Universe {
                 sync: rng.random_bool(0.3),
             },
             20..27 => Operation::DeletePeering { vnet, remote },
-            27..35 if !plan.nics.is_empty() => self.nic(plan, rng),
-            35..46 => self.table(rng),
+            27..31 if !plan.nics.is_empty() => self.nic(plan, rng),
+            31..46 if plan.balancer.is_some() && rng.random_bool(0.8) => self.balancer_operation(plan, rng),
+            31..35 if !plan.nics.is_empty() => self.nic(plan, rng),
+            31..46 => self.table(rng),
             46..53 => {
                 let hubs = [&self.vnets[0].name, &self.vnets[2].name];
                 self.announcement(hubs[rng.random_range(0..2)].clone(), rng)
@@ -318,6 +328,7 @@ impl Universe {
     /// Draws a change of a NIC of the plan, which must have one.
     fn nic(&self, plan: &VnetPlan, rng: &mut impl Rng) -> Operation {
         let (nic, subnet, addresses) = plan.nics[rng.random_range(0..plan.nics.len())].clone();
+        let (pool, nat_rule) = Self::balancers(plan, &nic, rng);
         Operation::PutNic {
             nic,
             vnet: plan.name.clone(),
@@ -326,7 +337,63 @@ impl Universe {
             forwarding: rng.random_bool(0.6),
             security: self.attached(plan, rng),
             application_groups: self.joined(plan, rng),
+            host_routes: self.host_routes(rng),
+            pool,
+            nat_rule,
         }
+    }
+
+    /// Draws the load balancers to whose pool and inbound NAT rule a NIC of the plan belongs. Only the first NIC of a
+    /// machine belongs to some.
+    fn balancers(plan: &VnetPlan, nic: &str, rng: &mut impl Rng) -> (Option<String>, Option<String>) {
+        let is_first = plan
+            .vms
+            .iter()
+            .any(|(_, nics, _)| nics.first().is_some_and(|n| n == nic));
+        let Some(balancer) = plan.balancer.as_ref().filter(|_| is_first) else {
+            return (None, None);
+        };
+        let pool = !balancer.by_address && rng.random_bool(0.75);
+        let nat_rule = !balancer.is_for_appliances && rng.random_bool(0.25);
+        let named = |named: bool| named.then(|| balancer.name.clone());
+        (named(pool), named(nat_rule))
+    }
+
+    /// Draws an operation that concerns the load balancer of the plan, which must have one.
+    fn balancer_operation(&self, plan: &VnetPlan, rng: &mut impl Rng) -> Operation {
+        let Some(balancer) = &plan.balancer else {
+            return self.table(rng);
+        };
+        let name = balancer.name.clone();
+        match rng.random_range(0..20_u8) {
+            0..5 => balancer.put(plan, rng),
+            5 => Operation::DeleteBalancer { balancer: name },
+            6..9 if !plan.nics.is_empty() => self.nic(plan, rng),
+            _ => {
+                // Often all are down, or none.
+                let mut down = BalancerPlan::back_ends(plan);
+                let share = [0.0, 0.5, 1.0, 1.0][rng.random_range(0..4)];
+                down.retain(|_| rng.random_bool(share));
+                Operation::SetHealth { balancer: name, down }
+            }
+        }
+    }
+
+    /// Draws the address of a front end. None: there is no load balancer.
+    #[must_use]
+    pub fn front_end(&self, rng: &mut impl Rng) -> Option<IpAddr> {
+        let all = self.vnets.iter().filter_map(|plan| plan.balancer.as_ref());
+        let all: Vec<IpAddr> = all.flat_map(|balancer| balancer.front_ends.clone()).collect();
+        all.choose(rng).copied()
+    }
+
+    /// Draws the prefixes of the tag `tombolo-host-routes` of a NIC. Most NICs have none.
+    fn host_routes(&self, rng: &mut impl Rng) -> Vec<IpNet> {
+        let count = rng.random_range(0..=5_usize).saturating_sub(3);
+        let mut prefixes: Vec<IpNet> = (0..count).map(|_| self.destination(rng)).collect();
+        // The tag cannot have the prefix of all addresses.
+        prefixes.retain(|p| p.prefix_len() > 0);
+        prefixes
     }
 
     /// Draws a change of the subnet at this position in the plan.
@@ -386,7 +453,10 @@ impl Universe {
                     security: Some(group),
                 }
             }
-            90..95 => Operation::DeleteSecurityGroup { group },
+            90..93 => Operation::DeleteSecurityGroup { group },
+            93..96 => Operation::SetReevaluate {
+                on: rng.random_bool(0.5),
+            },
             _ => Operation::SetAccessOff {
                 block: rng.random_bool(0.5),
             },
@@ -464,6 +534,9 @@ impl Universe {
             }
             let hop = match rng.random_range(0..10_u8) {
                 0..6 => {
+                    let appliances = self.vnets.iter().filter_map(|v| v.balancer.as_ref());
+                    let appliances: Vec<_> = appliances.filter(|b| b.is_for_appliances).collect();
+                    let front_end = appliances.choose(rng).and_then(|b| b.front_ends.first().copied());
                     let owner = self.any(rng);
                     let drawn = owner.nics.choose(rng).and_then(|(_, _, addresses)| {
                         addresses
@@ -471,7 +544,10 @@ impl Universe {
                             .find(|a| a.is_ipv4() == prefix.addr().is_ipv4())
                             .copied()
                     });
-                    match drawn {
+                    match front_end
+                        .filter(|_| prefix.addr().is_ipv4() && rng.random_bool(0.4))
+                        .or(drawn)
+                    {
                         Some(address) => UserHop::Appliance(address),
                         None => UserHop::None,
                     }
@@ -564,6 +640,12 @@ impl Universe {
             .nics
             .choose(rng)
             .and_then(|(_, _, addresses)| addresses.iter().find(|a| a.is_ipv4() == v4).copied());
+        if v4
+            && rng.random_bool(0.05)
+            && let Some(front_end) = self.front_end(rng)
+        {
+            return front_end;
+        }
         match (rng.random_range(0..21_u8), of_nic) {
             (0..15, Some(address)) => address,
             (15, _) if v4 => plan.gateway,
@@ -608,7 +690,11 @@ impl VnetPlan {
                 security: universe.attached(self, rng).filter(|_| subnet != GATEWAY_SUBNET),
             });
         }
+        if let Some(balancer) = &self.balancer {
+            out.push(balancer.put(self, rng));
+        }
         for (nic, subnet, addresses) in &self.nics {
+            let (pool, nat_rule) = Universe::balancers(self, nic, rng);
             out.push(Operation::PutNic {
                 nic: nic.clone(),
                 vnet: self.name.clone(),
@@ -617,6 +703,9 @@ impl VnetPlan {
                 forwarding: rng.random_bool(0.5),
                 security: universe.attached(self, rng),
                 application_groups: universe.joined(self, rng),
+                host_routes: universe.host_routes(rng),
+                pool,
+                nat_rule,
             });
         }
         for (vm, nics, served) in &self.vms {

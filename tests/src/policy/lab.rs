@@ -100,6 +100,7 @@ fn add(resources: &mut Value, settings: &mut Value, operation: &Operation) {
             forwarding,
             security,
             application_groups,
+            ..
         } => {
             let configuration = |(number, address): (usize, &_)| {
                 let configuration = json!({"subnet": format!("{vnet}/{subnet}"), "privateIPAddress": address});

@@ -171,8 +171,11 @@ impl Node {
     }
 
     /// Whether a packet to `address` has reached its destination at this agent: the address belongs to this host, or to
-    /// a subnet that the host serves.
+    /// a subnet that the host serves, or it is a front end with floating IP that has chosen a back end of this host.
     pub(super) fn has(&self, address: IpAddr) -> bool {
+        if self.translated.is_some_and(|translated| translated.back_end == address) {
+            return true;
+        }
         match &self.config.role {
             Role::Vm { nics, served, .. } => {
                 let mut addresses = nics.iter().flat_map(|nic| &nic.addresses);

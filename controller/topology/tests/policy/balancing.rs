@@ -283,3 +283,18 @@ fn r11_a_front_end_is_a_virtual_appliance() {
     }
     assert_eq!(used.len(), 2);
 }
+
+/// L3: with floating IP, the back end gets the packet with the front end's address, also if it is an appliance.
+#[test]
+fn l3_explain_delivers_a_packet_with_floating_ip() {
+    let mut w = world();
+    balance(&mut w, LoadBalancerSku::Standard, &["six"]);
+    w.nic_mut("six-nic").enable_ip_forwarding = true;
+    let balancer = Arc::make_mut(w.topology.load_balancers.get_mut(&id("loadBalancers", "lb")).unwrap());
+    let rule = &mut balancer.rules[0];
+    (rule.floating_ip, rule.back_end_port) = (true, 80);
+    let none = LearnedReports::default();
+    let answer = ask(&w, &none, "client", FRONT, Protocol::Tcp, Some(80));
+    assert!(answer.reachable, "{answer:#?}");
+    assert_eq!(answer.request.hops.last().unwrap().agent, agent("six"));
+}
