@@ -119,7 +119,7 @@ fn p1_what_a_resource_uses_is_in_its_region_and_subscription() {
     assert_eq!(only(refused), ("InvalidResourceReference", at));
 
     // The public address of a gateway or NIC, and the own gateway of a connection.
-    w.put(&net("publicIPAddresses/there"), there.clone()).unwrap();
+    w.put(&net("publicIPAddresses/there"), there).unwrap();
     let at = "properties.ipConfigurations[0].properties.publicIPAddress.id".to_owned();
     let public = |mut body: Value| {
         body["properties"]["ipConfigurations"][0]["properties"]["publicIPAddress"] =
