@@ -115,7 +115,7 @@ fn ends<R: Rng>(universe: &Universe, rng: &mut R) -> (Origin, IpAddr, IpAddr) {
         let plan = universe.any(rng);
         let v4 = rng.random_bool(0.8);
         let destination = match universe.front_end(rng) {
-            Some(front_end) if v4 && rng.random_bool(0.25) => front_end,
+            Some(front_end) if v4 && rng.random_bool(0.35) => front_end,
             _ => universe.address(v4, rng),
         };
         let Some((vm, nics, _)) = plan.vms.choose(rng) else {

@@ -50,7 +50,7 @@ fn product_equals_model() {
             && total.continued > 40_000
             && total.saved > 1000
             && total.late > 5000
-            && total.ended > 30
+            && total.ended > 10
             && total.balanced > 10_000,
         "{total:?}"
     );

@@ -244,7 +244,18 @@ impl Model {
         }
         let applied = self.applied(place, packet).map_err(|why| Step::Lose(vec![why]))?;
         let choice = match sent {
-            Some(choice) if choice.rule == applied.rule && is_own(&choice.member) => choice,
+            Some(choice) if choice.rule == applied.rule && is_own(&choice.member) => {
+                // A packet does not say which of several back ends of one agent its sender has chosen. The agent knows it
+                // by the same hash, or by its own flow.
+                let is_fresh = flows.fresh.iter().any(|fresh| fresh.choice == choice);
+                let arrived = translated(&applied, choice.member, packet);
+                let known = self.earlier_choice(agent, (arrived.destination, None), &arrived, flows);
+                let has_several = applied.members.iter().filter(|member| is_own(member)).count() > 1;
+                if has_several && !is_fresh && known.as_ref() != Some(&choice) {
+                    return Err(Step::Unspecified("an earlier choice among the back ends of one agent"));
+                }
+                choice
+            }
             Some(_) => return Err(Step::Unspecified("an appliance that has a back end of the destination")),
             None => {
                 let mut up = applied.up.clone();

@@ -94,7 +94,7 @@ impl BalancerPlan {
     /// Draws the plan for the VNet with these ranges. `slot` is the second octet of the VNet's ranges.
     pub(super) fn draw(vnet: &str, slot: u8, rng: &mut impl Rng) -> Self {
         let is_for_appliances = rng.random_bool(0.35);
-        let is_standard = is_for_appliances || rng.random_bool(0.6);
+        let is_standard = is_for_appliances || rng.random_bool(0.35);
         let count = if is_for_appliances {
             1
         } else {
