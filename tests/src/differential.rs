@@ -340,13 +340,17 @@ impl Comparison {
         for pause in pauses.into_iter().flatten() {
             self.flows.now += u64::from(*pause);
             self.world.pass((*pause).into());
-            for packet in &established {
-                let part = match packet.part {
-                    Part::First => Part::Later,
-                    part => part,
-                };
-                let sent = Packet { part, ..packet.clone() };
-                if self.send(&sent)?.is_some() {
+            // If the specification does not decide about a packet, it does not decide the state of its flow either.
+            'flows: for flow in established.chunks(2) {
+                for packet in flow {
+                    let part = match packet.part {
+                        Part::First => Part::Later,
+                        part => part,
+                    };
+                    let sent = Packet { part, ..packet.clone() };
+                    if self.send(&sent)?.is_none() {
+                        continue 'flows;
+                    }
                     self.tally.continued += 1;
                 }
             }

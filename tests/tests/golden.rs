@@ -344,7 +344,7 @@ const COMMANDS: [&str; 94] = [
     "lb frontend-ip create front/other --subnet hub/workload",
     "lb frontend-ip update front/other --private-ip-address 10.10.30.37",
     "lb frontend-ip list front",
-    "lb address-pool create front/outside --backend-addresses one=10.10.30.9 --drain-period 60",
+    "lb address-pool create front/outside --backend-addresses one=10.10.30.9 --drain-period 0",
     "lb address-pool show front/outside",
     "lb probe create front/health --protocol http --port 80 --path /health",
     "lb rule create front/web --protocol tcp --frontend-port 80 --frontend-ip LoadBalancerFrontEnd --backend-pool-name frontbepool --probe health",

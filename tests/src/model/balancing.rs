@@ -6,7 +6,7 @@
 use super::security::Flows;
 use super::walk::Step;
 use super::{Agent, Fate, Model, Nic, Why};
-use crate::operation::{Balancer, Distribution, NAT_PORTS, Packet, Protocol};
+use crate::operation::{Balancer, Distribution, NAT_PORTS, Packet, Part, Protocol};
 use std::net::IpAddr;
 
 /// The largest number of possible ways of one packet that the model follows.
@@ -195,15 +195,27 @@ impl Model {
             Ok(applied) => applied,
             Err(why) => return Step::Lose(vec![why]),
         };
-        // A gateway keeps no choices.
-        let earlier = self.earlier_choice(agent, (packet.source, nic), packet, flows);
-        let earlier = earlier.filter(|_| !agent.gateway);
+        let earlier = if agent.gateway {
+            let is_first = packet.protocol == Protocol::Tcp && packet.part == Part::First;
+            match flows.remembered(&agent.name, packet) {
+                Some(_) if is_first => return Step::Unspecified("whether a gateway takes a SYN for a repeated one"),
+                // D35: the gateway takes the packet for one of a flow that began before, with the back ends of that time,
+                // which the model does not know.
+                None if !is_first => return Step::Unspecified("the choice of a gateway for a flow that began before"),
+                remembered => remembered,
+            }
+        } else {
+            self.earlier_choice(agent, (packet.source, nic), packet, flows)
+        };
         let Some(choice) = pick(&applied, applied.up.clone(), earlier, packet, flows) else {
             return Step::Lose(vec![Why::NoBackEnd]);
         };
         let member = choice.member;
         if member == packet.source {
             return Step::Lose(vec![Why::BackEndItself]); // L11
+        }
+        if agent.gateway {
+            flows.remember(&agent.name, packet, &choice, applied.idle_timeout);
         }
         let vnet = &place.1.vnet;
         match self.owner(vnet, member) {

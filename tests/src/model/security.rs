@@ -51,8 +51,29 @@ pub struct Flows {
     pub is_balanced: bool,
     /// The last packet, as its destination got it.
     pub arrived: Option<Packet>,
+    /// The choices of gateways.
+    remembered: Vec<Remembered>,
     /// For each agent, the NICs that have a group, and the time until which the agent adopts TCP connections (D34).
     agents: BTreeMap<String, (BTreeSet<String>, u64)>,
+}
+
+/// A flow that passes a gateway, with the choice that the gateway has made for it (D35).
+#[derive(Debug, Clone)]
+struct Remembered {
+    gateway: String,
+    packet: Packet,
+    choice: Choice,
+    /// The time of the last packet.
+    seen: u64,
+    /// The idle timeout in seconds.
+    timeout: u64,
+}
+
+impl Remembered {
+    fn is_of(&self, gateway: &str, packet: &Packet) -> bool {
+        let key = |p: &Packet| (p.protocol, p.source, p.destination, p.ports);
+        self.gateway == gateway && key(&self.packet) == key(packet)
+    }
 }
 
 /// A flow at a NIC.
@@ -146,9 +167,29 @@ impl Flow {
 }
 
 impl Flows {
+    /// The choice that a gateway remembers for the flow of a packet.
+    pub(super) fn remembered(&self, gateway: &str, packet: &Packet) -> Option<Choice> {
+        let mut all = self.remembered.iter().filter(|r| r.is_of(gateway, packet));
+        let known = all.find(|r| self.now - r.seen <= r.timeout)?;
+        Some(known.choice.clone())
+    }
+
+    /// Lets a gateway remember its choice for a packet. `timeout`: the idle timeout in minutes.
+    pub(super) fn remember(&mut self, gateway: &str, packet: &Packet, choice: &Choice, timeout: u8) {
+        self.remembered.retain(|r| !r.is_of(gateway, packet));
+        self.remembered.push(Remembered {
+            gateway: gateway.to_owned(),
+            packet: packet.clone(),
+            choice: choice.clone(),
+            seen: self.now,
+            timeout: u64::from(timeout) * 60,
+        });
+    }
+
     /// Forgets all flows.
     pub fn forget(&mut self) {
         self.known.clear();
+        self.remembered.clear();
         self.saved = 0;
         self.late = 0;
         self.ended = 0;

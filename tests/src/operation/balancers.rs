@@ -158,7 +158,8 @@ impl BalancerPlan {
         }
         let mut rule = |(front_end, protocol, port): (usize, Option<Protocol>, u16)| {
             let floating_ip = rng.random_bool(0.2);
-            // Two rules cannot use the same port of the pool.
+            // Two rules cannot use the same port of a network interface.
+            let is_nats = protocol == Some(Protocol::Tcp) && port == NAT_PORTS.1;
             let base = if front_end == 0 { 8000 } else { 9000 };
             BalancingRule {
                 front_end,
@@ -166,7 +167,7 @@ impl BalancerPlan {
                 port,
                 back_end_port: match port {
                     0 => 0,
-                    _ if floating_ip || front_end == 0 && rng.random_bool(0.3) => port,
+                    _ if floating_ip || front_end == 0 && rng.random_bool(0.3) && !is_nats => port,
                     _ => base + port,
                 },
                 distribution: *[

@@ -387,8 +387,10 @@ impl Guard {
             now: seconds,
             idle_timeout: idle_timeout.unwrap_or_else(of_vnet),
             balanced,
+            // An agent cannot tell a flow that was idle for too long from one that comes another way since a change. So a flow
+            // ends only if the client learns of it by a reset.
             ends_idle: seconds >= self.taken_up_until
-                && choice.is_some_and(|choice| ends_idle(tables, ingress, choice)),
+                && choice.is_some_and(|choice| tables.front_ends.resets_idle_flows(choice)),
         };
         let judges_known = self.recheck.concerns_all() || seconds < self.judge_until;
         self.gate.judge_known(judges_known);
@@ -464,17 +466,6 @@ impl Guard {
         // Names are made only for rules that have decided: a lane calls this between packets.
         let counted = self.hits.iter().enumerate().filter(|(_, n)| **n > 0);
         counted.filter_map(move |(number, n)| Some((nics?.name_of_number(number)?, *n)))
-    }
-}
-
-/// Whether a flow for which a load balancer has made `choice` ends by its idle timeout at this agent. The agent of the
-/// client ends it. If the client has no agent of its own, as at a site, the owner of the back end does. It does not know
-/// whether the flow was idle, or had another back end before a change of the pool. So the flow ends only if the client
-/// learns of it by a reset.
-fn ends_idle(tables: &Tables, ingress: Ingress, choice: Choice) -> bool {
-    match ingress {
-        Ingress::Tun(_) => true,
-        Ingress::Link(_) => tables.front_ends.resets_idle_flows(choice),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The options, properties and columns of back-end pools.
 
 use crate::command::lb::children::{ChildKind, Help};
-use crate::command::lb::frontend_ip;
+use crate::command::lb::frontend_ip::PART as FRONT_ENDS;
 use crate::command::lb::part::Part;
 use crate::context::Context;
 use crate::failure::UsageError;
@@ -28,7 +28,7 @@ pub(crate) struct Fields {
     /// Virtual network of the addresses, by name or id [default: that of the first front end]
     #[arg(long, value_name = "VNET", value_parser = reference, requires = "backend_addresses")]
     vnet: Option<String>,
-    /// Time during which flows of a removed member continue, in seconds
+    /// Time during which flows of a removed member continue, in seconds; only 0 is supported (L7)
     #[arg(long, visible_alias = "drain-period-in-seconds", value_name = "SECONDS")]
     drain_period: Option<u32>,
 }
@@ -40,7 +40,7 @@ fn address(text: &str) -> Result<(String, IpAddr), String> {
     Ok((name(own)?, address.parse().map_err(|_| wrong())?))
 }
 
-pub(in crate::command::lb) const PART: Part = Part {
+pub(crate) const PART: Part = Part {
     kind: Kind::BackendPool,
     columns: COLUMNS,
 };
@@ -56,7 +56,7 @@ const COLUMNS: &[Column] = &[
 ];
 
 /// Returns the members of a pool: addresses, or network interfaces with their ipConfigurations.
-pub(in crate::command::lb) fn members(pool: &Value) -> Vec<String> {
+pub(crate) fn members(pool: &Value) -> Vec<String> {
     let addresses = items(pool, "/properties/loadBalancerBackendAddresses");
     let addresses = addresses
         .map(|a| at(a, "/properties/ipAddress"))
@@ -92,7 +92,7 @@ impl Fields {
 
 /// Returns a reference to the virtual network of the first front end. Without a front end, returns a [`UsageError`].
 pub(super) fn vnet_of_front_end(balancer: &Value) -> Result<Value> {
-    let first = frontend_ip::PART.of(balancer).into_iter().next();
+    let first = FRONT_ENDS.of(balancer).into_iter().next();
     let subnet = first.map(|f| at(&f, "/properties/subnet/id")).unwrap_or_default();
     match subnet.rsplit_once("/subnets/") {
         Some((vnet, _)) => Ok(json!({"id": vnet})),
