@@ -83,6 +83,43 @@ pub(super) fn one_sided(node: &Node, far: &AgentId) -> Stop {
     stop(agent, DropReason::NoLink.name(), finding)
 }
 
+/// The finding for a packet to a front end whose rule has no back end for it (L8): the pool is empty, or none of its
+/// back ends answers the probe.
+fn no_back_end(config: &AgentConfig, trace: &Trace) -> Finding {
+    /// Number of back ends that are named.
+    const NAMED: usize = 5;
+    let mut rules = config.front_ends.iter().flat_map(|front_end| &front_end.rules);
+    let rule = rules.find(|rule| trace.balancing_rule.as_ref() == Some(&rule.id));
+    let Some((rule, probe)) = rule
+        .filter(|r| !r.back_ends.is_empty())
+        .and_then(|r| Some((r, r.probe.as_ref()?)))
+    else {
+        let name = trace.balancing_rule.as_ref().map_or("the rule", |rule| rule.name());
+        return Finding::new(
+            "L8",
+            format!("{name} of the load balancer has no back end that could take the packet"),
+            "add network interfaces to the back-end pool of the rule",
+        );
+    };
+    let named: Vec<String> = rule.back_ends.iter().take(NAMED).map(ToString::to_string).collect();
+    let more = match rule.back_ends.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let (name, port) = (probe.id.name(), probe.port);
+    Finding::new(
+        "L8",
+        format!(
+            "{} of the load balancer has no back end that is up: {}{more} do not answer the probe {name} of port {port}",
+            rule.id.name(),
+            named.join(", ")
+        ),
+        format!(
+            "let a program answer at port {port} of a back end, and let its security groups admit the tag AzureLoadBalancer (L6)"
+        ),
+    )
+}
+
 /// The stop of a packet that reaches the same agent over the same link twice.
 pub(super) fn routing_loop(node: &Node, packet: &Packet) -> Stop {
     let finding = Finding::new(
@@ -176,14 +213,7 @@ pub(super) fn dropped(
             format!("{destination} is a front end of a load balancer, which takes TCP and UDP only"),
             "test it with a TCP connection to the port of a rule",
         ),
-        DropReason::NoBackEnd => Finding::new(
-            "L8",
-            format!(
-                "{} of the load balancer has no back end that could take the packet",
-                trace.balancing_rule.as_ref().map_or("the rule", |rule| rule.name())
-            ),
-            "add network interfaces to the back-end pool of the rule",
-        ),
+        DropReason::NoBackEnd => no_back_end(config, trace),
         DropReason::BackEndItself => Finding::new(
             "L11",
             format!("the load balancer has chosen {source}, which is the sender itself"),

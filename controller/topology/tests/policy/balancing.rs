@@ -178,9 +178,10 @@ fn explain_follows_a_packet_to_its_back_end() {
     reports.unhealthy.clear();
     reports.unhealthy.insert(agent(chosen), down(chosen));
     assert_eq!(asked(&reports).request.hops.last().unwrap().agent, agent(other));
-    // L8: with both down, the rule is named.
+    // L8: with both down, the rule, the back ends and the probe are named.
     reports.unhealthy.insert(agent(other), down(other));
-    stopped(&asked(&reports), "client", "no_back_end", "L8", &["web"]);
+    let named = ["web", address(chosen), address(other), "probe of port 8080"];
+    stopped(&asked(&reports), "client", "no_back_end", "L8", &named);
 }
 
 /// L5, D35: a machine with two NICs reaches the back end at its other NIC. The rules of both NICs apply (D25).
