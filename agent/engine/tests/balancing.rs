@@ -13,6 +13,7 @@ mod ends_of_flows;
 
 use common::groups::{Flags, group, rule, security, tcp, to_port};
 use common::{Node, World, id, ip, nets, route, vm};
+use ends_of_flows::probed;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +23,7 @@ use tombolo_engine::routing::RoutingState;
 use tombolo_engine::tables::Tables;
 use tombolo_engine::verdict::DropReason;
 use tombolo_proto::config::{
-    Access, AgentConfig, BalancedProtocol, BalancingRule, Direction, Distribution, FrontEnd, HealthProbe, Link,
-    ProbeProtocol, Role, SecurityGroup,
+    Access, AgentConfig, BalancedProtocol, BalancingRule, Direction, Distribution, FrontEnd, Link, Role, SecurityGroup,
 };
 use tombolo_proto::route::NextHop;
 
@@ -96,6 +96,29 @@ fn world(rules: &[BalancingRule]) -> World {
         world.nodes[here].install(config, now);
     }
     world
+}
+
+/// Gives all agents another load-balancing rule.
+fn set_rule(world: &mut World, rule: &BalancingRule) {
+    let now = world.now;
+    for node in &mut world.nodes {
+        let mut config = node.config.clone();
+        config.front_ends[0].rules = vec![rule.clone()];
+        node.install(config, now);
+    }
+}
+
+/// Tells all agents that exactly these back ends do not answer the probe of [`probed`].
+fn take_down(world: &mut World, back_ends: &[&str]) {
+    let state = RoutingState {
+        unhealthy: back_ends.iter().map(|address| (id("lb-probe"), ip(address))).collect(),
+        ..RoutingState::default()
+    };
+    let now = world.now;
+    for node in &mut world.nodes {
+        let tables = Tables::build(&node.config, &state).unwrap();
+        node.engine.refresh(Arc::new(tables), now);
+    }
 }
 
 fn send(world: &mut World, from: usize, packet: Vec<u8>) {
@@ -203,12 +226,7 @@ fn l4_a_flow_stays_with_its_back_end_when_the_pool_grows() {
         assert_eq!(node, 1);
         send(&mut world, node, tcp((BACK[0], 8080), (CLIENT, port), Flags::SynAck));
     }
-    for node in 0..3 {
-        let mut config = world.nodes[node].config.clone();
-        config.front_ends[0].rules = vec![balancing_rule(false)];
-        let now = world.now;
-        world.nodes[node].install(config, now);
-    }
+    set_rule(&mut world, &balancing_rule(false));
     for port in 40_000..40_020 {
         let (node, packet) = delivered(&mut world, port, Flags::Ack).unwrap();
         assert_eq!((node, ends(&packet).1), (1, format!("{}:8080", BACK[0])), "port {port}");
@@ -223,12 +241,9 @@ fn l4_a_flow_stays_with_its_back_end_when_the_pool_grows() {
     });
     assert_eq!(new.len(), 2, "new flows use both: {new:?}");
     // A back end that leaves loses its flows: the next packet goes to another one.
-    for node in 0..3 {
-        let mut config = world.nodes[node].config.clone();
-        config.front_ends[0].rules[0].back_ends = vec![ip(BACK[1])];
-        let now = world.now;
-        world.nodes[node].install(config, now);
-    }
+    let mut other = balancing_rule(false);
+    other.back_ends = vec![ip(BACK[1])];
+    set_rule(&mut world, &other);
     assert_eq!(delivered(&mut world, 40_000, Flags::Ack).unwrap().0, 2);
 }
 
@@ -244,12 +259,7 @@ fn l4_an_idle_flow_stays_with_its_back_end() {
         assert_eq!(delivered(&mut world, port, Flags::Ack).unwrap().0, node);
     }
     world.now += Duration::from_secs(200);
-    for node in 0..3 {
-        let mut config = world.nodes[node].config.clone();
-        config.front_ends[0].rules = vec![balancing_rule(false)];
-        let now = world.now;
-        world.nodes[node].install(config, now);
-    }
+    set_rule(&mut world, &balancing_rule(false));
     for port in 40_000..40_020 {
         assert_eq!(delivered(&mut world, port, Flags::Ack).unwrap().0, 1, "port {port}");
     }
@@ -483,20 +493,7 @@ fn r11_l4_replies_stay_with_their_appliance_when_the_pool_grows() {
 /// L7, L8: established TCP flows go on while their back end is down, and also while all are down. New flows do not.
 #[test]
 fn l7_l8_established_flows_go_on_while_their_back_end_is_down() {
-    let probe = HealthProbe {
-        id: id("lb-probe"),
-        protocol: ProbeProtocol::Tcp,
-        port: 8080,
-        path: String::new(),
-        interval: 5,
-        threshold: 1,
-        all_up_when_all_down: false,
-    };
-    let probed = BalancingRule {
-        probe: Some(probe),
-        ..balancing_rule(false)
-    };
-    let mut world = world(&[probed]);
+    let mut world = world(&[probed(5, 1)]);
     let mut back_end_of = BTreeMap::new();
     for port in 40_000..40_020 {
         let (node, _) = delivered(&mut world, port, Flags::Syn).unwrap();
@@ -509,15 +506,7 @@ fn l7_l8_established_flows_go_on_while_their_back_end_is_down() {
         back_end_of.insert(port, node);
     }
     for (down, new_ports) in [(&BACK[..1], 41_000..41_020), (&BACK[..], 42_000..42_020)] {
-        let unhealthy = down.iter().map(|back_end| (id("lb-probe"), ip(back_end)));
-        let state = RoutingState {
-            unhealthy: unhealthy.collect(),
-            ..RoutingState::default()
-        };
-        for node in &mut world.nodes {
-            let tables = Tables::build(&node.config, &state).unwrap();
-            node.engine.install(Arc::new(tables), &node.config.links, world.now);
-        }
+        take_down(&mut world, down);
         for (port, node) in &back_end_of {
             let (reached, _) = delivered(&mut world, *port, Flags::Ack).expect("the flow goes on");
             assert_eq!(reached, *node, "port {port}, {down:?} are down");
@@ -543,12 +532,7 @@ fn l4_an_established_connection_keeps_its_back_end_while_it_is_idle() {
         delivered(&mut world, port + 1000, Flags::Syn).unwrap();
     }
     world.pass(Duration::from_secs(61));
-    for node in 0..3 {
-        let mut config = world.nodes[node].config.clone();
-        config.front_ends[0].rules = vec![balancing_rule(false)];
-        let now = world.now;
-        world.nodes[node].install(config, now);
-    }
+    set_rule(&mut world, &balancing_rule(false));
     let moved = |world: &mut World, first: u16| {
         let mut ports = first..first + 20;
         ports.any(|port| delivered(world, port, Flags::Ack).unwrap().0 != 1)
@@ -565,18 +549,10 @@ fn l4_an_established_connection_keeps_its_back_end_while_it_is_idle() {
 #[test]
 fn l8_established_connections_go_on_with_standard_only() {
     for ends_flows in [false, true] {
-        let mut rule = balancing_rule(false);
-        rule.ends_flows = ends_flows;
-        rule.probe = Some(HealthProbe {
-            id: id("lb-probe"),
-            protocol: ProbeProtocol::Tcp,
-            port: 8080,
-            path: String::new(),
-            interval: 5,
-            threshold: 1,
-            all_up_when_all_down: false,
-        });
-        let mut world = world(&[rule]);
+        let mut world = world(&[BalancingRule {
+            ends_flows,
+            ..probed(5, 1)
+        }]);
         let mut chosen = Vec::new();
         for port in 40_000..40_010 {
             let (node, _) = delivered(&mut world, port, Flags::Syn).unwrap();
@@ -587,15 +563,7 @@ fn l8_established_connections_go_on_with_standard_only() {
             );
             chosen.push((port, node));
         }
-        let down = RoutingState {
-            unhealthy: BACK.map(|back| (id("lb-probe"), ip(back))).into(),
-            ..RoutingState::default()
-        };
-        let now = world.now;
-        for node in &mut world.nodes {
-            let tables = Tables::build(&node.config, &down).unwrap();
-            node.engine.refresh(Arc::new(tables), now);
-        }
+        take_down(&mut world, &BACK);
         for (port, node) in chosen {
             let got = delivered(&mut world, port, Flags::Ack).map(|(node, _)| node);
             assert_eq!(got, (!ends_flows).then_some(node), "port {port}");

@@ -42,7 +42,7 @@ pub fn flow_of_error(packet: &[u8], info: &PacketInfo) -> Option<PacketInfo> {
 ///
 /// Returns `false` and changes nothing if the packet is no ICMP error, or quotes no packet of the address's family.
 pub fn rewrite_quoted(packet: &mut [u8], info: &PacketInfo, end: End, to: (IpAddr, u16)) -> bool {
-    /// The checksum of TCP ends here. No later byte of a transport header is changed.
+    /// Number of bytes of a transport header that a translation can change: up to the end of the checksum of TCP.
     const CHANGED: usize = 18;
     if error_in(packet, info).is_none() {
         return false;

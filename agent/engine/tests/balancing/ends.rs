@@ -2,7 +2,7 @@
 
 use super::{BACK, CLIENT, FRONT, NODES, balancing_rule, delivered, ends, send, world};
 use crate::common::groups::{Flags, tcp};
-use crate::common::{World, agent, id, ip, udp};
+use crate::common::{World, agent, id, udp};
 use etherparse::{SlicedPacket, TransportSlice};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -83,8 +83,8 @@ fn reset_for(world: &mut World, port: u16) -> Option<Vec<u8>> {
     world.nodes[0].delivered.pop()
 }
 
-/// A rule with a probe of this interval and threshold.
-fn probed(interval: u32, threshold: u16) -> BalancingRule {
+/// A rule whose probe has this interval, in seconds, and this threshold.
+pub(super) fn probed(interval: u32, threshold: u16) -> BalancingRule {
     BalancingRule {
         probe: Some(HealthProbe {
             id: id("lb-probe"),
@@ -330,25 +330,5 @@ fn l3_connections_from_before_a_crash_are_taken_up() {
                 assert_eq!(delivered(&mut world, *port, Flags::Ack).unwrap().0, *node);
             }
         }
-    }
-}
-
-/// L8: with all back ends down, there are no new flows, and established ones go on.
-#[test]
-fn l8_established_connections_go_on_when_all_back_ends_are_down() {
-    let mut world = world(&[probed(5, 1)]);
-    let connections = connect(&mut world, 40_000..40_020);
-    let state = RoutingState {
-        unhealthy: BACK.map(|address| (id("lb-probe"), ip(address))).into(),
-        ..RoutingState::default()
-    };
-    let now = world.now;
-    for node in &mut world.nodes {
-        let tables = Tables::build(&node.config, &state).unwrap();
-        node.engine.refresh(Arc::new(tables), now);
-    }
-    assert!(delivered(&mut world, 41_000, Flags::Syn).is_none());
-    for (port, node) in connections {
-        assert_eq!(delivered(&mut world, port, Flags::Ack).unwrap().0, node);
     }
 }

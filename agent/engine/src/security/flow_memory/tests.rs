@@ -109,7 +109,7 @@ fn l4_a_flood_replaces_flows_in_use_last_and_the_size_stays() {
     assert!(table.replaced() > 50_000, "{}", table.replaced());
     let known = in_use.filter(|client| table.find(&packet(*client, 1), Part::Middle, later(4)).is_some());
     assert_eq!(known.count(), 0);
-    // Flows that have ended or are over are replaced without being counted.
+    // Flows that have ended, or were idle for too long, are replaced without being counted.
     let before = table.replaced();
     for client in 0..60_000 {
         table.note(&packet(client, 4), Part::Middle, [9], TIMEOUT, later(300));

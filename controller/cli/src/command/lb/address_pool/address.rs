@@ -43,7 +43,7 @@ pub(crate) struct Add {
     /// Subnet of the address, as VNET/SUBNET or id, instead of --vnet
     #[arg(long, value_parser = subnet, conflicts_with = "vnet")]
     subnet: Option<String>,
-    /// Whether the address gets new flows whatever the probe says [default of a new address: None]
+    /// Override of the probe: Up gives the address new flows, Down gives it none [default of a new address: None]
     #[arg(long, value_enum, ignore_case = true)]
     admin_state: Option<AdminState>,
 }
