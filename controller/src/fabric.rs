@@ -6,6 +6,7 @@
 //! * `device`: the configuration of a site's VPN device.
 //! * `diagnosis`: explain and probe.
 //! * `operation`: health, metrics, settings, API tokens, backup.
+//! * `reach`: which addresses reach which, and what changes would connect and cut.
 //! * `packages`: packages of agents for new machines.
 
 mod agents;
@@ -14,6 +15,7 @@ mod diagnosis;
 mod join;
 mod operation;
 mod packages;
+pub(crate) mod reach;
 
 use crate::rest::Rest;
 use axum::Router;
@@ -44,6 +46,8 @@ pub(crate) fn guarded() -> Router<Arc<Rest>> {
         .route("/fabric/v1/device-config", post(device::config))
         .route("/fabric/v1/explain", post(diagnosis::explain))
         .route("/fabric/v1/probe", post(diagnosis::probe))
+        .route("/fabric/v1/reach", post(reach::reach))
+        .route("/fabric/v1/reach/diff", post(reach::diff))
         .route(
             "/fabric/v1/settings",
             get(operation::settings).put(operation::set_settings),

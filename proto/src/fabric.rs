@@ -8,11 +8,15 @@
 mod agent;
 mod device;
 mod diagnosis;
+mod reach;
 mod token;
 
 pub use agent::{AgentRevision, AgentView, Rejected, Revisions, Waited};
 pub use device::{DeviceBgp, DeviceConfig, DeviceRequest, DeviceTunnel};
 pub use diagnosis::{ExplainRequest, Probe, ProbeAnswer, Protocol};
+pub use reach::{
+    AssertedTraffic, Assertion, MAX_ASSERTIONS, MAX_PROPOSED_CHANGES, ProposedChange, ReachDiffRequest, ReachRequest,
+};
 pub use token::{
     ApiTokenRequest, Binding, JoinReply, JoinRequest, NewApiToken, NewToken, Package, Packages, Token, TokenRequest,
 };

@@ -66,6 +66,23 @@ pub fn decide(tables: &Tables, ingress: Ingress, packet: &PacketInfo, trace: Opt
     decide_after(tables, ingress, packet, (None, None), trace).0
 }
 
+/// Does the same as [`decide`], for a packet of a flow for which load balancers have chosen the back end with the address
+/// `back_end`. A rule that does not have this back end chooses as for a new flow.
+///
+/// # Panics
+/// As [`decide`].
+#[must_use]
+pub fn decide_towards(
+    tables: &Tables,
+    ingress: Ingress,
+    packet: &PacketInfo,
+    back_end: IpAddr,
+    trace: Option<&mut Trace>,
+) -> Verdict {
+    let memory = |rule: &BalancingRule| rule.choice_of(back_end);
+    decide_after(tables, ingress, packet, (Some(&memory), None), trace).0
+}
+
 /// Returns the choice that a load-balancing rule has made for an earlier packet of the same flow. `None`: it is not known.
 pub(crate) type Memory<'a> = &'a dyn Fn(&BalancingRule) -> Option<Choice>;
 

@@ -18,9 +18,10 @@ mod local_flows;
 mod nic_rules;
 mod recheck;
 mod secured_nics;
+mod traffic;
 
 pub use address_sets::{AddressSets, SetContent, SetId};
-pub use classifier::{Classifier, FieldMatches, RuleKey};
+pub use classifier::{Classifier, FieldMatches, RuleKey, RuleSet};
 pub use flow_gate::{Admission, AtNic, Balanced, FlowGate};
 pub use flow_key::{Belongs, Fragment, Segment, belongs_to, fragment_of};
 pub use flow_table::{
@@ -32,3 +33,4 @@ pub(crate) use guard::Guard;
 pub(crate) use local_flows::LocalFlow;
 pub use nic_rules::{Attachment, GroupExplanation, GroupRules, Judgement, NicRules, RuleRef};
 pub use secured_nics::{Passage, RuleName, SecuredNics};
+pub use traffic::{Interval, PortPairs, Ports, Traffic};

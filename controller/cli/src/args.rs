@@ -2,7 +2,7 @@
 
 use crate::command::{
     agent, api_token, apply, backup, circuit, connection, explain, gateway, group, lab, lb, link, local_gateway, login,
-    nic, nsg, peering, plain, probe, public_ip, route_table, routes, settings, subnet, token, vnet, wait,
+    nic, nsg, peering, plain, probe, public_ip, reach, route_table, routes, settings, subnet, token, vnet, wait,
 };
 use crate::options::Global;
 use clap::{Parser, Subcommand};
@@ -89,6 +89,8 @@ pub(crate) enum Command {
     Routes(routes::Routes),
     /// Explain how a packet from A to B is forwarded or why it is dropped; sends nothing
     Explain(explain::Explain),
+    /// Show which addresses reach which, by which protocols and ports; sends nothing
+    Reach(reach::Reach),
     /// Ping from A to B with real packets, sent by A's agent
     Ping(probe::Ping),
     /// Trace the path from A to B with real packets, sent by A's agent

@@ -20,6 +20,7 @@ pub(crate) mod peering;
 pub(crate) mod plain;
 pub(crate) mod probe;
 pub(crate) mod public_ip;
+pub(crate) mod reach;
 pub(crate) mod route_table;
 pub(crate) mod routes;
 pub(crate) mod settings;

@@ -31,7 +31,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     match command {
         Command::Login(_) | Command::Lab(_) | Command::Completions { .. } | Command::Manual { .. } => Ok(()),
         Command::Status => status::run(context).await,
-        Command::Apply(c) => c.run(context).await,
+        Command::Apply(c) => return c.run(context).await,
         Command::Diff(c) => return c.run(context).await,
         Command::Group(c) => c.run(context).await,
         Command::Vnet(c) => c.run(context).await,
@@ -53,6 +53,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Settings(c) => c.run(context).await,
         Command::Routes(c) => c.run(context).await,
         Command::Explain(c) => return c.run(context).await,
+        Command::Reach(c) => return c.run(context).await,
         Command::Ping(c) => return c.run(context).await,
         Command::Trace(c) => return c.run(context).await,
         Command::Link(c) => c.run(context).await,

@@ -8,6 +8,7 @@ mod request;
 mod tokens;
 
 pub use tombolo_proto::fabric::{
-    AgentRevision, AgentView, Binding, DeviceBgp, DeviceConfig, DeviceTunnel, ExplainRequest, NewApiToken, NewToken,
-    Package, Packages, Probe, ProbeAnswer, Protocol, Rejected, Revisions, Token, Waited,
+    AgentRevision, AgentView, AssertedTraffic, Assertion, Binding, DeviceBgp, DeviceConfig, DeviceTunnel,
+    ExplainRequest, NewApiToken, NewToken, Package, Packages, Probe, ProbeAnswer, ProposedChange, Protocol,
+    ReachDiffRequest, ReachRequest, Rejected, Revisions, Token, Waited,
 };

@@ -5,6 +5,7 @@ use super::state::Rest;
 use crate::app::App;
 use crate::auth::Auth;
 use crate::deployments::Deployments;
+use crate::fabric::reach::ReachCache;
 use crate::packages::Packages;
 use crate::{arm, fabric};
 use axum::Router;
@@ -33,6 +34,7 @@ pub async fn router(app: &Arc<App>, packages: Packages) -> anyhow::Result<Router
         auth: Auth::open(app).await?,
         deployments: Deployments::open(&app.own_documents),
         packages: Arc::new(packages),
+        reach: ReachCache::default(),
     });
     let guarded = fabric::guarded().route_layer(middleware::from_fn_with_state(rest.clone(), authorize));
     Ok(fabric::open()

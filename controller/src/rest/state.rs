@@ -5,6 +5,7 @@ use crate::app::App;
 use crate::auth::{Auth, AuthError};
 use crate::connections;
 use crate::deployments::Deployments;
+use crate::fabric::reach::ReachCache;
 use crate::packages::Packages;
 use http::header::{AUTHORIZATION, HOST};
 use http::{Extensions, HeaderMap, StatusCode, Uri};
@@ -17,6 +18,7 @@ pub(crate) struct Rest {
     pub(crate) auth: Auth,
     pub(crate) deployments: Deployments,
     pub(crate) packages: Arc<Packages>,
+    pub(crate) reach: ReachCache,
 }
 
 impl Rest {

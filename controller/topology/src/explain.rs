@@ -22,12 +22,12 @@ mod finding;
 mod gateways;
 mod names;
 mod no_route;
-mod node;
+pub(crate) mod node;
 mod security;
 mod sites;
 mod stop;
 mod transit;
-mod walk;
+pub(crate) mod walk;
 
 use crate::learned_routes::LearnedReports;
 use crate::topology::Topology;
@@ -37,7 +37,7 @@ pub use answer::{
 };
 use node::Packet;
 use tombolo_proto::fabric::ExplainRequest;
-use walk::{Answer, End, Fabric};
+use walk::{Agents, Answer, End, Fabric};
 
 /// Walks a packet and, if it arrives, its reply from agent to agent, and computes the output of a traceroute. Each
 /// agent decides with its compiled configuration and the routes of `reports`; no packet is sent and no agent is asked.
@@ -62,7 +62,8 @@ pub fn explain(
     let Some(start) = from.agent else {
         return Err(format!("from: {} has no agent", from.label));
     };
-    let mut fabric = Fabric::new(topology, reports);
+    let agents = Agents::new(topology, reports);
+    let mut fabric = Fabric::new(&agents);
     let there = |ttl| Packet::request(source, destination, question.protocol, question.destination_port, ttl);
     let mut sent = there(ttl)?;
     let (request, end) = fabric.walk(&start, None, &mut sent);

@@ -15,6 +15,7 @@
 //! * [`address_use`]: the addresses of a VNet that are free and in use.
 //! * [`sync`]: the state machine that decides when an agent is sent its configuration.
 //! * [`explain`]: walks a packet hop by hop through the agents' own decision code.
+//! * [`reach`]: which addresses reach which, for a whole topology.
 //! * [`learned_routes`]: the routes that agents learn from BGP and from each other.
 //! * [`nic_security`]: the security groups of one network interface, with the meaning of tags there.
 
@@ -35,6 +36,7 @@ pub mod nic_security;
 pub mod path;
 mod preshared;
 mod problems;
+pub mod reach;
 pub mod resource;
 mod rules;
 pub mod sync;

@@ -8,12 +8,13 @@
 //! 1998).
 
 use super::address_sets::{AddressSets, SetId};
+use super::traffic::{Interval, Ports, Traffic};
 use crate::packet::{ICMP, ICMPV6, TCP, UDP};
 use crate::tables::lpm::Lpm;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use tombolo_proto::config::{ALL_PORTS, AddressMatch, PortRange, RuleProtocol, SecurityRule};
+use tombolo_proto::config::{ALL_PORTS, Access, AddressMatch, PortRange, RuleProtocol, SecurityRule};
 
 const ESP: u8 = 50;
 const AH: u8 = 51;
@@ -51,6 +52,35 @@ impl FieldMatches {
     #[must_use]
     pub const fn all(self) -> bool {
         self.protocol && self.source && self.source_port && self.destination && self.destination_port
+    }
+}
+
+/// A set of rules of one group in one direction, by their positions in the order of priority.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RuleSet(Vec<u64>);
+
+impl RuleSet {
+    /// The rules that both sets have.
+    #[must_use]
+    pub fn and_set(&self, other: &Self) -> Self {
+        self.and(&other.0)
+    }
+
+    fn and(&self, other: &[u64]) -> Self {
+        Self(self.0.iter().zip(other).map(|(a, b)| a & b).collect())
+    }
+
+    /// The positions, in ascending order.
+    pub fn positions(&self) -> impl Iterator<Item = usize> {
+        let words = self.0.iter().enumerate();
+        words.flat_map(|(word, bits)| {
+            let mut left = *bits;
+            std::iter::from_fn(move || {
+                let bit = left.trailing_zeros() as usize;
+                left &= left.wrapping_sub(1);
+                (bit < WORD_BITS).then_some(word * WORD_BITS + bit)
+            })
+        })
     }
 }
 
@@ -119,6 +149,55 @@ impl Classifier {
             },
         );
         all
+    }
+
+    /// The rules whose source (`is_source`) or destination matches an address, whatever the other fields are.
+    #[must_use]
+    pub fn matching(&self, is_source: bool, address: IpAddr, sets: &AddressSets) -> RuleSet {
+        let field = if is_source { &self.source } else { &self.destination };
+        let selected = field.select(address, sets);
+        RuleSet((0..words_for(self.rules)).map(|word| selected.word(word)).collect())
+    }
+
+    /// The packets that are allowed if exactly the rules in `matching` match their addresses. `rules` are those of
+    /// [`new`](Self::new). For each packet, the first rule of `matching` that matches its protocol and ports decides, as
+    /// in [`decide`](Self::decide); if there is none, the packet is denied.
+    #[must_use]
+    pub fn traffic(&self, rules: &[SecurityRule], matching: &RuleSet) -> Traffic {
+        Traffic {
+            tcp: self.ports_allowed(rules, matching, TCP),
+            udp: self.ports_allowed(rules, matching, UDP),
+            icmp: self.allows_without_ports(rules, matching, ICMP),
+        }
+    }
+
+    fn ports_allowed(&self, rules: &[SecurityRule], matching: &RuleSet, protocol: u8) -> Ports {
+        let intervals = |ranges: &[PortRange]| ranges.iter().map(|r| Interval::from(*r)).collect::<Vec<_>>();
+        let (mut undecided, mut allowed) = (Ports::all(), Ports::default());
+        let matching = matching.and(self.protocol.select(protocol));
+        for rule in matching.positions() {
+            let Some(rule) = rules.get(rule) else { break };
+            let pairs = Ports::between(
+                &intervals(ports_of(rule, &rule.source_ports)),
+                &intervals(ports_of(rule, &rule.destination_ports)),
+            );
+            if rule.access == Access::Allow {
+                allowed = allowed.or(&undecided.and(&pairs));
+            }
+            undecided = undecided.minus(&pairs);
+            if undecided.is_empty() {
+                break;
+            }
+        }
+        allowed
+    }
+
+    fn allows_without_ports(&self, rules: &[SecurityRule], matching: &RuleSet, protocol: u8) -> bool {
+        let matching = matching.and(self.protocol.select(protocol));
+        let matching = matching.and(self.source_port.without_ports());
+        let matching = matching.and(self.destination_port.without_ports());
+        let first = matching.positions().next().and_then(|rule| rules.get(rule));
+        first.is_some_and(|rule| rule.access == Access::Allow)
     }
 
     /// Calls `take` for each 64-bit word of the vectors, in ascending order, until `take` returns false. The arguments

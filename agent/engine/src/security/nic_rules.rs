@@ -1,7 +1,9 @@
 //! The security groups of one NIC, and the search for the rule that decides about a packet (N3 to N5, D25).
 
 use super::address_sets::AddressSets;
-use super::classifier::{Classifier, FieldMatches, RuleKey};
+use super::classifier::{Classifier, FieldMatches, RuleKey, RuleSet};
+use super::traffic::Traffic;
+use std::net::IpAddr;
 use std::sync::Arc;
 use tombolo_proto::config::{Access, Direction, SecurityRule};
 use tombolo_proto::id::ResourceId;
@@ -101,6 +103,13 @@ impl GroupRules {
         self.inbound.rules.len() + self.outbound.rules.len()
     }
 
+    /// The packets of a direction that the group allows if exactly the rules in `matching` match their addresses.
+    #[must_use]
+    pub fn traffic(&self, direction: Direction, matching: &RuleSet) -> Traffic {
+        let list = self.list(direction);
+        list.classifier.traffic(&list.rules, matching)
+    }
+
     const fn list(&self, direction: Direction) -> &RuleList {
         match direction {
             Direction::Inbound => &self.inbound,
@@ -169,6 +178,43 @@ impl NicRules {
             }
         }
         judgement
+    }
+
+    /// The packets from `source` to `destination` that all groups allow: those about which [`judge`](Self::judge) does
+    /// not say that they are denied. Everything if no group applies (N5).
+    #[must_use]
+    pub fn traffic(&self, direction: Direction, source: IpAddr, destination: IpAddr) -> Traffic {
+        let sources = self.matching(direction, true, source);
+        let destinations = self.matching(direction, false, destination);
+        let each = sources
+            .zip(destinations)
+            .map(|((group, source), (_, destination))| group.traffic(direction, &source.and_set(&destination)));
+        each.fold(Traffic::all(), |all, allowed| all.and(&allowed))
+    }
+
+    /// The groups that apply, in the order in which they decide about packets of a direction (N4).
+    pub fn groups(&self, direction: Direction) -> impl Iterator<Item = &Arc<GroupRules>> {
+        self.in_order(direction).map(|(_, group)| group)
+    }
+
+    /// The number of groups that apply: 0, 1 or 2.
+    #[must_use]
+    pub fn group_count(&self) -> usize {
+        usize::from(self.subnet.is_some()) + usize::from(self.nic.is_some())
+    }
+
+    /// For each group, in the order of [`judge`](Self::judge): the rules of the direction whose source (`is_source`) or
+    /// destination matches an address.
+    pub fn matching(
+        &self,
+        direction: Direction,
+        is_source: bool,
+        address: IpAddr,
+    ) -> impl Iterator<Item = (&Arc<GroupRules>, RuleSet)> {
+        self.in_order(direction).map(move |(_, group)| {
+            let classifier = &group.list(direction).classifier;
+            (group, classifier.matching(is_source, address, &self.sets))
+        })
     }
 
     /// Returns the decision of each group that [`judge`](Self::judge) asks, in the same order. The last group is the
@@ -250,9 +296,9 @@ impl NicRules {
     }
 
     /// The groups that apply, in the order in which they decide about packets of a direction (N4).
-    fn in_order(&self, direction: Direction) -> impl Iterator<Item = (Attachment, &GroupRules)> {
-        let subnet = (Attachment::Subnet, self.subnet.as_deref());
-        let nic = (Attachment::Nic, self.nic.as_deref());
+    fn in_order(&self, direction: Direction) -> impl Iterator<Item = (Attachment, &Arc<GroupRules>)> {
+        let subnet = (Attachment::Subnet, self.subnet.as_ref());
+        let nic = (Attachment::Nic, self.nic.as_ref());
         let order = match direction {
             Direction::Inbound => [subnet, nic],
             Direction::Outbound => [nic, subnet],

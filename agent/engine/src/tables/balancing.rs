@@ -356,6 +356,12 @@ impl Rule {
         members.max_by_key(|member| (!member.is_link_down, mix(flow ^ member.hash), member.address))
     }
 
+    /// The choice of the back end with this address. `None`: the rule does not have it.
+    pub(crate) fn choice_of(&self, address: IpAddr) -> Option<Choice> {
+        let member = self.members.iter().find(|member| member.address == address)?;
+        Some(member.choice)
+    }
+
     /// Whether the back end of an earlier choice for the flow of a TCP segment is gone, so that the flow ends (D36).
     pub(crate) fn has_lost(&self, choice: Choice, packet: &PacketInfo) -> bool {
         let member = self.members.iter().find(|member| member.choice == choice);

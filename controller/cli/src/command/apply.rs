@@ -1,15 +1,18 @@
 //! `tombolo apply` and `tombolo diff`: compare manifests with the controller's resources, and change the resources.
 
+use super::reach;
 use crate::context::Context;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use owo_colors::OwoColorize as _;
+use serde::Serialize;
 use serde_json::Value;
 use similar::{ChangeTag, TextDiff};
 use std::fmt::Write as _;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use tombolo_client::fabric::Assertion;
 use tombolo_client::manifest::{Action, Manifest, Plan, Step};
 use tombolo_client::path::Group;
 
@@ -27,6 +30,9 @@ pub(crate) struct Files {
 pub(crate) struct Apply {
     #[command(flatten)]
     files: Files,
+    /// Show what would change and what that would connect and cut, check the assertions, and change nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 #[derive(Debug, Args)]
@@ -41,15 +47,38 @@ pub(crate) struct Diff {
 impl Apply {
     /// Compares the manifests with the controller's resources, prints the difference, asks the user, and carries out
     /// the plan if the answer is yes. The answer no is not an error. If a step fails, the changes of the steps before
-    /// it stay. At the end, waits if `--wait` is set.
-    pub(crate) async fn run(&self, c: &Context) -> Result<()> {
-        let plan = self.files.plan(c).await?;
+    /// it stay. At the end, waits if `--wait` is set. If an assertion of the manifests would not hold afterwards, changes
+    /// nothing, and the exit code is 1.
+    pub(crate) async fn run(&self, c: &Context) -> Result<ExitCode> {
+        if self.dry_run {
+            return self.files.show_effects(c, false).await;
+        }
+        let (plan, assertions) = self.files.plan(c).await?;
         if !c.out.is_json() {
             show(c, &plan);
         }
+        if !assertions.is_empty() {
+            let question = plan.reach_diff(assertions);
+            let answer = c
+                .progress("checking the assertions", c.client.reach_diff(&question))
+                .await?;
+            if !reach::is_empty(&answer, "/violations") {
+                if c.out.is_json() {
+                    c.out.json(&answer)?;
+                } else {
+                    reach::show_difference(c.out, &answer);
+                    c.out.note("Nothing was changed: change the files so that their assertions hold, or change the assertions.");
+                }
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        self.carry_out(c, &plan).await.map(|()| ExitCode::SUCCESS)
+    }
+
+    async fn carry_out(&self, c: &Context, plan: &Plan) -> Result<()> {
         if plan.is_empty() {
             if c.out.is_json() {
-                c.out.json(&plan)?;
+                c.out.json(plan)?;
             }
             return c.wait_if_requested().await;
         }
@@ -64,7 +93,7 @@ impl Apply {
             })
             .await?;
         if c.out.is_json() {
-            c.out.json(&plan)?;
+            c.out.json(plan)?;
         } else {
             c.out.line(&format!(
                 "Applied {} change(s); revision {}.",
@@ -76,20 +105,20 @@ impl Apply {
 }
 
 impl Diff {
-    /// Prints the difference, and changes nothing. With `--exit-code`, the exit code is 1 if there is a difference.
+    /// Prints the difference, what it would connect and cut, and the assertions that would not hold; changes nothing.
+    /// The exit code is 1 if an assertion would not hold, or if there is a difference and `--exit-code` is set.
     pub(crate) async fn run(&self, c: &Context) -> Result<ExitCode> {
-        let plan = self.files.plan(c).await?;
-        if c.out.is_json() {
-            c.out.json(&plan)?;
-        } else {
-            show(c, &plan);
-        }
-        Ok(if self.exit_code && !plan.is_empty() {
-            ExitCode::FAILURE
-        } else {
-            ExitCode::SUCCESS
-        })
+        self.files.show_effects(c, self.exit_code).await
     }
+}
+
+/// A plan with its effects, in its JSON form.
+#[derive(Serialize)]
+struct Effects<'a> {
+    #[serde(flatten)]
+    plan: &'a Plan,
+    /// What the plan connects and cuts, and the assertions that would not hold.
+    reach: &'a Value,
 }
 
 impl Files {
@@ -98,7 +127,7 @@ impl Files {
     /// # Errors
     /// A file is not valid, a document needs a default resource group and none is set, or the controller does not
     /// answer.
-    async fn plan(&self, c: &Context) -> Result<Plan> {
+    pub(super) async fn plan(&self, c: &Context) -> Result<(Plan, Vec<Assertion>)> {
         let mut manifest = Manifest::default();
         for file in &self.files {
             if file == Path::new("-") {
@@ -122,7 +151,33 @@ impl Files {
             Group::new(&c.config.subscription, "none")
         };
         let work = Plan::read(&c.client, &manifest, &default, self.prune);
-        Ok(c.progress("comparing with the controller", work).await?)
+        let plan = c.progress("comparing with the controller", work).await?;
+        Ok((plan, manifest.assertions()))
+    }
+
+    /// Prints what the files would change, connect and cut, and which of their assertions would not hold. The exit code
+    /// is 1 if there is such an assertion, or a change and `fails_on_change` is true.
+    async fn show_effects(&self, c: &Context, fails_on_change: bool) -> Result<ExitCode> {
+        let (plan, assertions) = self.plan(c).await?;
+        let question = plan.reach_diff(assertions);
+        let work = c.client.reach_diff(&question);
+        let reach = c.progress("computing what that connects and cuts", work).await?;
+        if c.out.is_json() {
+            c.out.json(&Effects {
+                plan: &plan,
+                reach: &reach,
+            })?;
+        } else {
+            show(c, &plan);
+            if !plan.is_empty() || !reach::is_empty(&reach, "/violations") {
+                reach::show_difference(c.out, &reach);
+            }
+        }
+        let fails = fails_on_change && !plan.is_empty();
+        Ok(match fails || !reach::is_empty(&reach, "/violations") {
+            true => ExitCode::FAILURE,
+            false => ExitCode::SUCCESS,
+        })
     }
 }
 

@@ -5,12 +5,14 @@ use crate::error::Error;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::time::Duration;
-use tombolo_proto::fabric::{ExplainRequest, Probe, ProbeAnswer};
+use tombolo_proto::fabric::{ExplainRequest, Probe, ProbeAnswer, ReachDiffRequest, ReachRequest};
 use tombolo_proto::probe::ProbeKind;
 
 /// Time that a request may take in addition to the time of the probe itself, for the network, the controller and the
 /// agent.
 const PROBE_MARGIN: Duration = Duration::from_secs(20);
+/// Time that the controller may take to compute the reachability of a whole network, twice.
+const REACH_LIMIT: Duration = Duration::from_secs(300);
 /// Values for fields that [`Probe`] omits: each is at least the controller's default. They serve only to compute how
 /// long the client waits for the answer.
 const DEFAULT_COUNT: u32 = 5;
@@ -29,6 +31,45 @@ impl Client {
     pub async fn explain(&self, request: &ExplainRequest) -> Result<Value, Error> {
         let response = self
             .fabric(Method::POST, "explain", Body::Json(&json!(request)))
+            .await?;
+        self.json(response).await
+    }
+
+    /// Returns which addresses reach which, by which protocols and ports, as if all agents had joined. The result is a
+    /// JSON object with `groups` and `entries`. The controller may need some seconds in a large network.
+    ///
+    /// # Errors
+    /// Any [`Error`]. It is an [`Error::Api`] with status 400 if a name means nothing that sends or receives.
+    pub async fn reach(&self, request: &ReachRequest) -> Result<Value, Error> {
+        let body = json!(request);
+        let response = self
+            .send(
+                Method::POST,
+                "/fabric/v1/reach",
+                &[],
+                Body::Json(&body),
+                Some(REACH_LIMIT),
+            )
+            .await?;
+        self.json(response).await
+    }
+
+    /// Returns what changes would connect and cut, and which assertions would not hold after them. Changes nothing. The
+    /// result is a JSON object with `connects`, `cuts` and `violations`.
+    ///
+    /// # Errors
+    /// Any [`Error`]. It is an [`Error::Api`] with the status and the error that the first change would get which the
+    /// controller would refuse, or with status 400 if an assertion names something that does not exist.
+    pub async fn reach_diff(&self, request: &ReachDiffRequest) -> Result<Value, Error> {
+        let body = json!(request);
+        let response = self
+            .send(
+                Method::POST,
+                "/fabric/v1/reach/diff",
+                &[],
+                Body::Json(&body),
+                Some(REACH_LIMIT),
+            )
             .await?;
         self.json(response).await
     }

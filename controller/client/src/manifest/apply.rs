@@ -8,6 +8,7 @@ use crate::manifest::plan::{Action, Plan, Server, Step};
 use crate::path::Group;
 use serde_json::Value;
 use tombolo_proto::arm::Kind;
+use tombolo_proto::fabric::{Assertion, ProposedChange, ReachDiffRequest};
 use tombolo_proto::id::Revision;
 
 /// A plan that could not be made or carried out.
@@ -83,7 +84,27 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// The changes as a question what they would connect and cut, and whether `assertions` would hold after them.
+    #[must_use]
+    pub fn reach_diff(&self, assertions: Vec<Assertion>) -> ReachDiffRequest {
+        ReachDiffRequest {
+            changes: self.changes().map(Step::proposed).collect(),
+            assertions,
+        }
+    }
+}
+
 impl Step {
+    /// The step as a change that is only proposed.
+    fn proposed(&self) -> ProposedChange {
+        ProposedChange {
+            path: self.path.clone(),
+            body: (self.action != Action::Delete).then(|| in_azures_form(&self.body)),
+            sync_remote_address_space: self.sync,
+        }
+    }
+
     async fn run(&self, client: &Client) -> Result<(), Error> {
         match self.action {
             Action::Unchanged => Ok(()),

@@ -6,6 +6,7 @@ use crate::manifest::schema::Document;
 use crate::path::Group;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
+use tombolo_proto::fabric::Assertion;
 
 /// Documents, each with its origin: the name of its file, for error messages.
 #[derive(Debug, Clone, Default)]
@@ -57,6 +58,13 @@ impl Manifest {
     #[must_use]
     pub fn documents(&self) -> &[(String, Document)] {
         &self.documents
+    }
+
+    /// Returns the assertions of all documents, in their order.
+    #[must_use]
+    pub fn assertions(&self) -> Vec<Assertion> {
+        let all = self.documents.iter().flat_map(|(_, document)| &document.assertions);
+        all.cloned().collect()
     }
 
     /// Returns the ARM bodies of all resources, in an order in which an empty controller accepts them. `default`

@@ -23,6 +23,7 @@ use std::fmt;
 use std::net::IpAddr;
 use tombolo_proto::arm::Kind;
 use tombolo_proto::config::Transport;
+use tombolo_proto::fabric::Assertion;
 
 /// The region of resources that have none: neither the resource nor its document has a `location`.
 pub const DEFAULT_LOCATION: &str = "region1";
@@ -89,6 +90,9 @@ pub struct Document {
     pub network_security_groups: Named<NetworkSecurityGroup>,
     /// Internal load balancers, with their children.
     pub load_balancers: Named<LoadBalancer>,
+    /// What must never, and what must always be reachable after the changes. Assertions are checked, and not stored.
+    #[serde(rename = "assert", skip_serializing_if = "Vec::is_empty")]
+    pub assertions: Vec<Assertion>,
 }
 
 impl Document {

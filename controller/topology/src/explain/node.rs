@@ -4,30 +4,84 @@ use super::answer::{DEFAULT_TTL, SecurityCheck};
 use super::security::{Flows, Judged};
 use etherparse::PacketBuilder;
 use std::net::{IpAddr, SocketAddr};
-use tombolo_engine::decide::{Ingress, Trace, decide};
+use tombolo_engine::decide::{Ingress, Trace, decide, decide_towards};
 use tombolo_engine::host_routes::{egress_nic, host_routes, sending_nic};
 use tombolo_engine::packet;
 use tombolo_engine::packet::PacketInfo;
 use tombolo_engine::packet::icmp::{self, IcmpError};
 use tombolo_engine::packet::rewrite::{End, rewrite};
-use tombolo_engine::security::FROM_HOST;
+use tombolo_engine::security::{FROM_HOST, NicRules};
 use tombolo_engine::tables::{LinkIndex, NicIndex, RoutingState, Tables};
 use tombolo_engine::verdict::{DropReason, Verdict};
-use tombolo_proto::config::{AgentConfig, Link, Nic, Role};
+use tombolo_proto::config::{AgentConfig, Direction, Link, Nic, Role};
 use tombolo_proto::fabric::Protocol;
 use tombolo_proto::id::AgentId;
 
 /// An agent of a walk, which decides on packets by its configuration.
-pub(super) struct Node {
+pub(crate) struct Node {
     /// The configuration with which the agent decides.
-    pub(super) config: AgentConfig,
+    pub(crate) config: AgentConfig,
     /// The engine's tables, including learned routes; or the error with which the agent would reject the configuration.
     tables: Result<Tables, String>,
-    /// The flows that the agent's network interfaces have admitted during the walks (N6). `None`: no security group
-    /// applies to any of them.
-    flows: Option<Flows>,
+}
+
+/// What an agent remembers during the walks.
+pub(super) struct Memory {
+    security: Security,
     /// The flow that a load balancer has sent to a back end of this agent during the walks.
     translated: Option<Translated>,
+}
+
+/// What security groups do with the packets of the walks.
+enum Security {
+    /// No security group applies to any network interface of the agent.
+    None,
+    /// Their rules decide. The value has the flows that the agent's network interfaces have admitted (N6).
+    Applied(Flows),
+    /// No packet is denied. The network interfaces that a packet passes are noted.
+    Noted(Vec<Passed>),
+}
+
+/// A network interface with a security group that a packet passes, and the packet as the rules see it there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Passed {
+    /// The number of the interface in the agent's tables.
+    pub(crate) nic: u8,
+    /// The number by which the agent keeps the flows of the interface.
+    pub(crate) flow_nic: u8,
+    pub(crate) direction: Direction,
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    /// Source and destination port, unless the packet is ICMP.
+    pub(crate) ports: Option<(u16, u16)>,
+}
+
+impl Memory {
+    /// The memory of an agent without flows. `applies`: the rules of security groups decide; otherwise the interfaces
+    /// that packets pass are noted.
+    pub(super) fn of(node: &Node, applies: bool) -> Self {
+        Self {
+            security: match (&node.config.security, applies) {
+                (None, _) => Security::None,
+                (Some(_), true) => Security::Applied(Flows::new()),
+                (Some(_), false) => Security::Noted(Vec::new()),
+            },
+            translated: None,
+        }
+    }
+
+    /// The interfaces that packets have passed since the last call.
+    pub(super) fn take_passed(&mut self) -> Vec<Passed> {
+        match &mut self.security {
+            Security::Noted(passed) => std::mem::take(passed),
+            Security::None | Security::Applied(_) => Vec::new(),
+        }
+    }
+
+    /// Whether the agent has translated a packet to `address`, a back end of its own.
+    pub(super) fn has_translated_to(&self, address: IpAddr) -> bool {
+        self.translated.is_some_and(|translated| translated.back_end == address)
+    }
 }
 
 /// A flow that a load balancer has sent to a back end.
@@ -73,19 +127,53 @@ impl Node {
     /// decision of the node fails with the reason.
     pub(super) fn new(config: AgentConfig, dynamic: &RoutingState) -> Self {
         let tables = Tables::build(&config, dynamic).map_err(|e| e.to_string());
-        let flows = config.security.as_ref().map(|_| Flows::new());
-        Self {
-            config,
-            tables,
-            flows,
-            translated: None,
+        Self { config, tables }
+    }
+
+    /// The rules of the security groups at a network interface. `None`: there is no such interface.
+    pub(crate) fn rules(&self, nic: u8) -> Option<&NicRules> {
+        self.tables.as_ref().ok()?.security()?.rules(nic)
+    }
+
+    /// Whether the agent would forward or deliver a packet without ports from `source`, an address of its host, to
+    /// `destination`, as far as routes and links decide. True also if the packet would need ports, because a load balancer
+    /// has the destination or the next hop.
+    pub(crate) fn would_send(&self, source: IpAddr, destination: IpAddr) -> bool {
+        let Ok(tables) = &self.tables else { return false };
+        let info = PacketInfo {
+            source,
+            destination,
+            ttl: DEFAULT_TTL,
+            protocol: packet::TCP,
+            transport: None,
+            ports: 0,
+            len: 0,
+        };
+        let ingress = Ingress::Tun(sending_nic(&self.config, source, destination));
+        match decide(tables, ingress, &info, None) {
+            Verdict::Drop(reason) => matches!(
+                reason,
+                DropReason::NoBalancingRule
+                    | DropReason::BalancerProtocol
+                    | DropReason::NoBackEnd
+                    | DropReason::BackEndItself
+                    | DropReason::Hairpin
+            ),
+            _ => true,
         }
     }
 
     /// Decides on a packet that arrives over the link with `from`; `None`: from the agent's own host. Decrements the
-    /// packet's TTL if the agent would. Keeps the packet's flow if a network interface with a security group admits it,
-    /// so that the reply needs no rule there.
-    pub(super) fn decide(&mut self, from: Option<&AgentId>, packet: &mut Packet) -> Result<Decision, String> {
+    /// packet's TTL if the agent would. Keeps the packet's flow in `memory` if a network interface with a security group
+    /// admits it, so that the reply needs no rule there. `back_end`: load balancers choose the back end with this
+    /// address, if they have it.
+    pub(super) fn decide(
+        &self,
+        memory: &mut Memory,
+        from: Option<&AgentId>,
+        back_end: Option<IpAddr>,
+        packet: &mut Packet,
+    ) -> Result<Decision, String> {
         let tables = self.tables.as_ref().map_err(Clone::clone)?;
         let ingress = match from {
             None => Ingress::Tun(sending_nic(&self.config, packet.source, packet.destination)),
@@ -97,8 +185,11 @@ impl Node {
         };
         let info = packet::parse(&packet.bytes).ok_or("the packet is malformed")?;
         let mut trace = Trace::default();
-        let verdict = decide(tables, ingress, &info, Some(&mut trace));
-        let reply = self.translated.filter(|t| from.is_none() && t.is_reply(packet));
+        let verdict = match back_end {
+            None => decide(tables, ingress, &info, Some(&mut trace)),
+            Some(back_end) => decide_towards(tables, ingress, &info, back_end, Some(&mut trace)),
+        };
+        let reply = memory.translated.filter(|t| from.is_none() && t.is_reply(packet));
         // A packet between a client and a back end behind this agent leaves one of its NICs and comes to another (D35).
         let stays = match verdict {
             Verdict::Translate(_) => from.is_none(),
@@ -107,7 +198,7 @@ impl Node {
         };
         let leaving = if stays {
             let checked = (&packet.bytes[..], &info);
-            judge(&self.config, tables, &mut self.flows, ingress, checked, LEAVES)
+            judge(&self.config, tables, &mut memory.security, ingress, checked, LEAVES)
         } else {
             None
         };
@@ -119,7 +210,7 @@ impl Node {
                     .translate(index, &mut packet.bytes)
                     .ok_or("it has no such back end")?;
                 packet.follow(&info);
-                self.translated = Some(Translated {
+                memory.translated = Some(Translated {
                     client: info.source,
                     back_end: info.destination,
                     front_end: flow,
@@ -143,7 +234,7 @@ impl Node {
             Some(leaving) if leaving.refused.is_some() => Some(leaving),
             leaving => {
                 let checked = (&packet.bytes[..], &info);
-                judge(&self.config, tables, &mut self.flows, came_from, checked, verdict).or(leaving)
+                judge(&self.config, tables, &mut memory.security, came_from, checked, verdict).or(leaving)
             }
         };
         let (security, refused) = judged.map_or((None, None), |j| (Some(j.check), j.refused));
@@ -171,11 +262,8 @@ impl Node {
     }
 
     /// Whether a packet to `address` has reached its destination at this agent: the address belongs to this host, or to
-    /// a subnet that the host serves, or it is a front end with floating IP that has chosen a back end of this host.
+    /// a subnet that the host serves.
     pub(super) fn has(&self, address: IpAddr) -> bool {
-        if self.translated.is_some_and(|translated| translated.back_end == address) {
-            return true;
-        }
         match &self.config.role {
             Role::Vm { nics, served, .. } => {
                 let mut addresses = nics.iter().flat_map(|nic| &nic.addresses);
@@ -230,13 +318,32 @@ const LEAVES: Verdict = Verdict::Forward {
 fn judge(
     config: &AgentConfig,
     tables: &Tables,
-    flows: &mut Option<Flows>,
+    security: &mut Security,
     ingress: Ingress,
     packet: (&[u8], &PacketInfo),
     verdict: Verdict,
 ) -> Option<Judged> {
-    let (nics, flows) = tables.security().zip(flows.as_mut())?;
-    flows.check(config, nics, ingress, packet, verdict)
+    let nics = tables.security()?;
+    match security {
+        Security::None => None,
+        Security::Applied(flows) => flows.check(config, nics, ingress, packet, verdict),
+        Security::Noted(passed) => {
+            let info = packet.1;
+            let passage = nics.passage(ingress, info, verdict)?;
+            let has_ports = matches!(info.protocol, packet::TCP | packet::UDP);
+            #[expect(clippy::cast_possible_truncation, reason = "each half is one port")]
+            let ports = has_ports.then_some(((info.ports >> 16) as u16, info.ports as u16));
+            passed.push(Passed {
+                nic: passage.nic,
+                flow_nic: nics.flow_nic(passage.nic),
+                direction: passage.direction,
+                source: info.source,
+                destination: info.destination,
+                ports,
+            });
+            None
+        }
+    }
 }
 
 /// The NIC to which an agent delivers packets for an address of its own.
@@ -255,9 +362,9 @@ fn nic_of(config: &AgentConfig, address: IpAddr) -> NicIndex {
 
 /// A packet of a walk, as bytes that the engine can parse.
 #[derive(Debug, Clone)]
-pub(super) struct Packet {
-    pub(super) source: IpAddr,
-    pub(super) destination: IpAddr,
+pub(crate) struct Packet {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
     pub(super) protocol: Protocol,
     /// Source and destination port. `None`: ICMP.
     pub(super) ports: Option<(u16, u16)>,
@@ -268,7 +375,7 @@ pub(super) struct Packet {
 
 impl Packet {
     /// Builds an echo request, a TCP SYN or an empty UDP datagram. `port`: the destination port, ignored for ICMP.
-    pub(super) fn request(
+    pub(crate) fn request(
         source: IpAddr,
         destination: IpAddr,
         protocol: Protocol,
@@ -283,7 +390,7 @@ impl Packet {
 
     /// Builds the reply to this request: an echo reply, a TCP SYN with ACK or an empty UDP datagram, from the request's
     /// destination and port to its source and port.
-    pub(super) fn reply(&self) -> Result<Self, String> {
+    pub(crate) fn reply(&self) -> Result<Self, String> {
         let ports = self.ports.map_or((0, 0), |(from, to)| (to, from));
         Self::build(self.destination, self.source, self.protocol, ports, DEFAULT_TTL, true)
     }

@@ -4,27 +4,44 @@
 
 use super::answer::{Hop, Ingress, MatchedRoute, Stop, Walk};
 use super::finding::Facts;
-use super::node::{Decision, Node, Packet, Step};
+use super::node::{Decision, Memory, Node, Packet, Passed, Step};
 use super::stop;
 use crate::compile::Compiler;
 use crate::learned_routes::{LearnedReports, LearnedRoutes};
 use crate::topology::Topology;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::OnceLock;
+use tombolo_engine::decide::Trace;
 use tombolo_engine::verdict::DropReason;
-use tombolo_proto::config::Relation;
+use tombolo_proto::config::{BalancingRule, Relation};
 use tombolo_proto::id::AgentId;
-use tombolo_proto::route::EffectiveRoute;
+use tombolo_proto::route::{EffectiveRoute, NextHop};
 
-/// The agents that packets have reached so far. Each is compiled once, at its first use.
-pub(super) struct Fabric<'t> {
+/// The agents of a topology. Each is compiled at its first use, and then shared by all walks.
+pub(crate) struct Agents<'t> {
     facts: Facts<'t>,
     compiler: Compiler<'t>,
     learned: LearnedRoutes,
-    nodes: BTreeMap<AgentId, Option<Node>>,
+    nodes: BTreeMap<AgentId, OnceLock<Option<Node>>>,
+}
+
+/// The walks of one flow, with what the agents remember of it.
+pub(crate) struct Fabric<'a> {
+    agents: &'a Agents<'a>,
+    memories: BTreeMap<AgentId, Memory>,
+    /// Whether the rules of security groups decide. Otherwise the interfaces that packets pass are noted.
+    applies_rules: bool,
+    /// The back end that load balancers choose, if they have it. `None`: the one that agents would choose.
+    back_end: Option<IpAddr>,
+    /// The back ends among which load balancers have chosen.
+    back_ends: BTreeSet<IpAddr>,
+    /// The rules of the front ends that were the destination or the next hop of a packet.
+    rules_met: Vec<BalancingRule>,
 }
 
 /// The end of a walk.
-pub(super) enum End {
+pub(crate) enum End {
     /// The packet reached the agent that has the destination.
     Delivered(AgentId),
     /// The TTL expired at this agent. The second value is the ICMP error that the agent sends; `None`: it sends none.
@@ -51,7 +68,7 @@ enum Next {
 }
 
 /// An ICMP error that an agent sends.
-pub(super) struct Answer {
+pub(crate) struct Answer {
     /// The error, which quotes the packet whose TTL expired.
     pub(super) error: Packet,
     /// The agent that decides on the error first, and the peer over whose link the error arrives there. An error of the
@@ -60,11 +77,12 @@ pub(super) struct Answer {
     pub(super) start: (AgentId, Option<AgentId>),
 }
 
-impl<'t> Fabric<'t> {
+impl<'t> Agents<'t> {
     /// Computes the learned routes of all gateways and edges. Nothing else is compiled yet.
-    pub(super) fn new(topology: &'t Topology, reports: &'t LearnedReports) -> Self {
+    pub(crate) fn new(topology: &'t Topology, reports: &'t LearnedReports) -> Self {
         let compiler = Compiler::new(topology);
         let learned = LearnedRoutes::new(topology, &compiler, reports.clone());
+        let nodes = topology.agents.keys().map(|agent| (agent.clone(), OnceLock::new()));
         Self {
             facts: Facts {
                 topology,
@@ -73,25 +91,67 @@ impl<'t> Fabric<'t> {
             },
             compiler,
             learned,
-            nodes: BTreeMap::new(),
+            nodes: nodes.collect(),
         }
     }
 
-    /// An agent of the walk, compiled at its first use. `None`: it is revoked, unknown, or bound to a deleted resource.
-    pub(super) fn node(&mut self, agent: &AgentId) -> Option<&mut Node> {
-        let (compiler, learned) = (&self.compiler, &self.learned);
+    /// An agent. `None`: it is revoked, unknown, or bound to a deleted resource.
+    pub(crate) fn get(&self, agent: &AgentId) -> Option<&Node> {
         let make = || {
-            let config = compiler.compile(agent)?;
-            let dynamic = learned.routing_state(&config);
+            let config = self.compiler.compile(agent)?;
+            let dynamic = self.learned.routing_state(&config);
             Some(Node::new(config, &dynamic))
         };
-        self.nodes.entry(agent.clone()).or_insert_with(make).as_mut()
+        self.nodes.get(agent)?.get_or_init(make).as_ref()
+    }
+}
+
+impl<'a> Fabric<'a> {
+    /// Walks in which the rules of security groups decide.
+    pub(super) fn new(agents: &'a Agents<'a>) -> Self {
+        Self::with(agents, true, None)
+    }
+
+    /// Walks in which no security group denies a packet, but the interfaces with a group are noted. `back_end`: load
+    /// balancers choose the back end with this address, if they have it.
+    pub(crate) fn without_rules(agents: &'a Agents<'a>, back_end: Option<IpAddr>) -> Self {
+        Self::with(agents, false, back_end)
+    }
+
+    fn with(agents: &'a Agents<'a>, applies_rules: bool, back_end: Option<IpAddr>) -> Self {
+        Self {
+            agents,
+            memories: BTreeMap::new(),
+            applies_rules,
+            back_end,
+            back_ends: BTreeSet::new(),
+            rules_met: Vec::new(),
+        }
+    }
+
+    /// The interfaces that packets have passed since the last call, each with its agent.
+    pub(crate) fn take_passed(&mut self) -> Vec<(AgentId, Passed)> {
+        let mut all = Vec::new();
+        for (agent, memory) in &mut self.memories {
+            all.extend(memory.take_passed().into_iter().map(|passed| (agent.clone(), passed)));
+        }
+        all
+    }
+
+    /// The back ends among which load balancers have chosen during the walks.
+    pub(crate) fn possible_back_ends(&self) -> BTreeSet<IpAddr> {
+        self.back_ends.clone()
+    }
+
+    /// The rules of the front ends that packets have met during the walks, as their destination or as a next hop.
+    pub(crate) fn rules_met(&self) -> &[BalancingRule] {
+        &self.rules_met
     }
 
     /// Walks a packet from the agent `start`, where it arrives over the link with `from`. `None`: it comes from the
     /// agent's own host. Changes the packet's TTL. The walk always ends, because it stops as a routing loop when the
     /// packet reaches the same agent over the same link again.
-    pub(super) fn walk(&mut self, start: &AgentId, from: Option<&AgentId>, packet: &mut Packet) -> (Walk, End) {
+    pub(crate) fn walk(&mut self, start: &AgentId, from: Option<&AgentId>, packet: &mut Packet) -> (Walk, End) {
         let mut hops = Vec::new();
         let mut seen = BTreeSet::new();
         let (mut at, mut from) = (start.clone(), from.cloned());
@@ -112,6 +172,24 @@ impl<'t> Fabric<'t> {
         (walk, end)
     }
 
+    /// Notes the front end that is the destination or the next hop of a packet, if there is one.
+    fn meet_front_end(&mut self, node: &Node, destination: IpAddr, trace: &Trace) {
+        let hop = trace.route.as_ref().and_then(|route| match &route.next_hop {
+            NextHop::VirtualAppliance { address } => Some(*address),
+            _ => None,
+        });
+        for front_end in &node.config.front_ends {
+            if front_end.address == destination || Some(front_end.address) == hop {
+                self.rules_met.extend(front_end.rules.iter().cloned());
+            }
+            let chosen = front_end
+                .rules
+                .iter()
+                .filter(|rule| trace.balancing_rule.as_ref() == Some(&rule.id));
+            self.back_ends.extend(chosen.flat_map(|rule| &rule.back_ends));
+        }
+    }
+
     /// Computes one agent's decision on a packet, and adds the hop. `repeated`: the packet has reached this agent over
     /// the same link before.
     fn visit(
@@ -122,19 +200,26 @@ impl<'t> Fabric<'t> {
         repeated: bool,
         hops: &mut Vec<Hop>,
     ) -> Next {
-        let facts = self.facts;
+        let (agents, facts) = (self.agents, self.agents.facts);
         let stopped = |stop| Next::End(Some(Box::new(stop)), End::Stopped);
-        let Some(node) = self.node(at) else {
+        let Some(node) = agents.get(at) else {
             return stopped(stop::no_configuration(facts.topology, at));
         };
         if repeated {
             return stopped(stop::routing_loop(node, packet));
         }
         let ttl = packet.ttl();
-        let Decision { step, trace, security } = match node.decide(from, packet) {
+        let (applies_rules, sent_to) = (self.applies_rules, packet.destination);
+        let memory = self.memories.entry(at.clone());
+        let memory = memory.or_insert_with(|| Memory::of(node, applies_rules));
+        let Decision { step, trace, security } = match node.decide(memory, from, self.back_end, packet) {
             Ok(decision) => decision,
             Err(what) => return stopped(stop::unusable(at, &what)),
         };
+        let has_translated = memory.has_translated_to(packet.destination);
+        if !applies_rules && !node.config.front_ends.is_empty() {
+            self.meet_front_end(node, sent_to, &trace);
+        }
         let mut hop = Hop {
             agent: at.clone(),
             vnet: node.config.vnet.clone(),
@@ -157,13 +242,14 @@ impl<'t> Fabric<'t> {
                 if to_site {
                     hop.verdict = "forwards to the site's device".into();
                     Next::left_fabric(at, Some(next))
-                } else if self.node(&next).is_some_and(|far| far.link(at).is_none()) {
+                } else if agents.get(&next).is_some_and(|far| far.link(at).is_none()) {
                     stopped(one_sided)
                 } else {
                     Next::Agent(next, Some(at.clone()))
                 }
             }
-            Step::Deliver if node.has(packet.destination) => {
+            // A front end with floating IP is an address of the host too.
+            Step::Deliver if has_translated || node.has(packet.destination) => {
                 hop.verdict = format!("delivers to {}", packet.destination);
                 Next::End(None, End::Delivered(at.clone()))
             }

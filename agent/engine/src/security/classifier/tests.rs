@@ -223,4 +223,33 @@ proptest! {
             prop_assert_eq!(explained.iter().position(|m| m.all()), expected);
         }
     }
+
+    /// N3: the set of all packets that are allowed has exactly those about which the search for each packet says so.
+    #[test]
+    fn n3_the_allowed_traffic_is_that_of_the_first_rules_that_match(
+        mut rules in rules(),
+        (source, destination) in (addresses(), addresses()),
+    ) {
+        for rule in rules.iter_mut().filter(|rule| rule.priority % 3 != 0) {
+            rule.access = Access::Allow;
+        }
+        let mut sets = AddressSets::default();
+        sets.set_tag("VirtualNetwork", ["10.0.0.0/15".parse().unwrap()], false);
+        sets.add_group("web", [IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 1, 0, 1])]);
+        let classifier = Classifier::new(rules.iter(), &sets);
+        let matching = classifier.matching(true, source, &sets).and_set(&classifier.matching(false, destination, &sets));
+        let traffic = classifier.traffic(&rules, &matching);
+        let allowed = |protocol, ports| {
+            let key = RuleKey { source, destination, protocol, ports };
+            let first = classifier.decide(&key, &sets);
+            first.is_some_and(|rule| rules[rule].access == Access::Allow)
+        };
+        for from in [0, 1, 2, 3, 4, 300, 65_531, 65_532, 65_533, 65_534, 65_535] {
+            for to in [0, 1, 2, 3, 4, 300, 65_531, 65_532, 65_533, 65_534, 65_535] {
+                prop_assert_eq!(traffic.tcp.contains(from, to), allowed(6, Some((from, to))), "tcp {} {}", from, to);
+                prop_assert_eq!(traffic.udp.contains(from, to), allowed(17, Some((from, to))), "udp {} {}", from, to);
+            }
+        }
+        prop_assert_eq!(traffic.icmp, allowed(1, None));
+    }
 }

@@ -1,0 +1,149 @@
+//! The requests `reach`, which addresses reach which, and `reach/diff`, what proposed changes would connect and cut.
+
+use crate::rest::failure::{Failure, ok};
+use crate::rest::{Rest, json};
+use axum::extract::{Request, State};
+use axum::response::Response;
+use http::StatusCode;
+use serde_json::json as object;
+use std::num::NonZero;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tombolo_proto::arm::ArmPath;
+use tombolo_proto::fabric::{MAX_ASSERTIONS, MAX_PROPOSED_CHANGES, ProposedChange, ReachDiffRequest, ReachRequest};
+use tombolo_proto::id::Revision;
+use tombolo_topology::change::Change;
+use tombolo_topology::learned_routes::LearnedReports;
+use tombolo_topology::reach::{Reach, check_assertions, difference};
+use tombolo_topology::topology::Topology;
+use uuid::Uuid;
+
+/// The reachability of the last revision that was asked for. Only one request computes at a time, because it uses all
+/// processors.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ReachCache(Arc<Mutex<Option<Known>>>);
+
+/// A computed reachability, with what it was computed from.
+#[derive(Debug)]
+struct Known {
+    revision: Revision,
+    reports: LearnedReports,
+    topology: Arc<Topology>,
+    reach: Reach,
+}
+
+/// POST `reach`: which addresses reach which.
+pub(super) async fn reach(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
+    let question: ReachRequest = json::typed(request).await?;
+    let answer = with_reach(&rest, move |known| {
+        let answer = known.reach.answer(&known.topology, &question);
+        answer.map_err(|message| Failure::bad("InvalidResourceReference", message))
+    });
+    Ok(ok(&object!(answer.await?)))
+}
+
+/// POST `reach/diff`: what changes would connect and cut, and which assertions would not hold after them. Nothing is
+/// changed.
+pub(super) async fn diff(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
+    let question: ReachDiffRequest = json::typed(request).await?;
+    for (field, count, limit) in [
+        ("changes", question.changes.len(), MAX_PROPOSED_CHANGES),
+        ("assertions", question.assertions.len(), MAX_ASSERTIONS),
+    ] {
+        if count > limit {
+            let message = format!("{field}: {count} entries; at most {limit} are possible");
+            return Err(Failure::bad("InvalidRequestFormat", message).at(field));
+        }
+    }
+    let answer = with_reach(&rest, move |known| {
+        let after = proposed(&known.topology, question.changes)?;
+        let reach = Reach::of(&after, &known.reports, &in_parallel);
+        let violations = check_assertions(&reach, &after, &question.assertions);
+        let violations = violations.map_err(|message| Failure::bad("InvalidResourceReference", message))?;
+        let difference = difference(&known.reach, &reach);
+        Ok(object!({
+            "connects": difference.connects,
+            "cuts": difference.cuts,
+            "violations": violations,
+        }))
+    });
+    Ok(ok(&answer.await?))
+}
+
+/// The topology after changes that are only proposed.
+///
+/// # Errors
+/// The error of the first change that is refused.
+fn proposed(topology: &Topology, changes: Vec<ProposedChange>) -> Result<Topology, Failure> {
+    let mut after = topology.clone();
+    for (number, change) in changes.into_iter().enumerate() {
+        let path = ArmPath::parse(&change.path)
+            .map_err(|what| Failure::bad("InvalidResourceId", format!("changes[{number}].path: {what}")).at("path"))?;
+        let change = match change.body {
+            Some(body) => Change::Put {
+                path,
+                body,
+                if_match: None,
+                sync_remote_address_space: change.sync_remote_address_space,
+            },
+            None => Change::Delete { path, if_match: None },
+        };
+        after = after.apply(&change, &mut Uuid::new_v4)?.topology;
+    }
+    Ok(after)
+}
+
+/// Runs `work` on a thread for blocking work, with the reachability of the newest revision.
+async fn with_reach<T: Send + 'static>(
+    rest: &Rest,
+    work: impl FnOnce(&Known) -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let mut cache: OwnedMutexGuard<Option<Known>> = rest.reach.0.clone().lock_owned().await;
+    let published = rest.app.writer.current();
+    let reports = LearnedReports {
+        learned: LearnedReports::of(&rest.app.agents.statuses()).learned,
+        ..LearnedReports::default()
+    };
+    let done = tokio::task::spawn_blocking(move || {
+        let is_current = |known: &Known| known.revision == published.revision && known.reports == reports;
+        let known = match cache.take().filter(is_current) {
+            Some(known) => known,
+            None => Known {
+                revision: published.revision,
+                reach: Reach::of(&published.topology, &reports, &in_parallel),
+                topology: published.topology,
+                reports,
+            },
+        };
+        let result = work(&known);
+        *cache = Some(known);
+        result
+    });
+    done.await.map_err(|e| {
+        Failure::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "InternalServerError",
+            format!("reach: {e}"),
+        )
+    })?
+}
+
+/// Runs tasks on as many threads as the machine has processors.
+fn in_parallel(tasks: usize, run: &(dyn Fn(usize) + Sync)) {
+    let next = AtomicUsize::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(tasks);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let task = next.fetch_add(1, Ordering::Relaxed);
+                    if task >= tasks {
+                        break;
+                    }
+                    run(task);
+                }
+            });
+        }
+    });
+}

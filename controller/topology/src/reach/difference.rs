@@ -1,0 +1,154 @@
+//! What a change connects and cuts: the difference of two reachabilities.
+
+use super::Reach;
+use super::answer::{EndView, TrafficView, name};
+use super::ends::End;
+use super::survey::Cell;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use tombolo_engine::security::Traffic;
+use tombolo_proto::id::ResourceId;
+
+/// What is reachable after a change and was not before, and the reverse.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Difference {
+    /// What the change connects.
+    pub connects: Vec<ChangedTraffic>,
+    /// What the change cuts.
+    pub cuts: Vec<ChangedTraffic>,
+}
+
+/// Traffic between some ends that a change adds or removes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChangedTraffic {
+    /// A name for the sending ends, for people.
+    pub from_name: String,
+    /// A name for the receiving ends.
+    pub to_name: String,
+    /// The ends that send.
+    pub from: Vec<EndView>,
+    /// The ends that receive.
+    pub to: Vec<EndView>,
+    /// What is added or removed.
+    #[serde(flatten)]
+    pub traffic: TrafficView,
+}
+
+impl Difference {
+    /// Whether nothing changes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.connects.is_empty() && self.cuts.is_empty()
+    }
+}
+
+/// An end in two topologies: the resource and its address.
+type Key<'r> = (&'r ResourceId, IpAddr);
+
+/// A pair of ends.
+type Pair<'r> = (Key<'r>, Key<'r>);
+
+/// What `after` has and `before` has not, and the reverse.
+#[must_use]
+pub fn difference(before: &Reach, after: &Reach) -> Difference {
+    // Most cells are the same in both. Only the others are taken apart.
+    let known: HashMap<Content<'_>, ()> = before.cells.iter().map(|cell| (before.content(cell), ())).collect();
+    let new: HashMap<Content<'_>, ()> = after.cells.iter().map(|cell| (after.content(cell), ())).collect();
+    let old = before.pairs(|cell| !new.contains_key(&before.content(cell)));
+    let now = after.pairs(|cell| !known.contains_key(&after.content(cell)));
+    let nothing = Traffic::default();
+    let mut connects: BTreeMap<Pair<'_>, Traffic> = BTreeMap::new();
+    let mut cuts: BTreeMap<Pair<'_>, Traffic> = BTreeMap::new();
+    for pair in old.keys().chain(now.keys()).collect::<BTreeSet<_>>() {
+        let was = old.get(pair).copied().unwrap_or(&nothing);
+        let is = now.get(pair).copied().unwrap_or(&nothing);
+        for (changed, all) in [(is.minus(was), &mut connects), (was.minus(is), &mut cuts)] {
+            if !changed.is_empty() {
+                all.insert(*pair, changed);
+            }
+        }
+    }
+    let mut ends: BTreeMap<Key<'_>, &End> = BTreeMap::new();
+    ends.extend(
+        before
+            .ends
+            .iter()
+            .chain(&after.ends)
+            .map(|end| ((&end.id, end.address), end)),
+    );
+    Difference {
+        connects: grouped(&connects, &ends),
+        cuts: grouped(&cuts, &ends),
+    }
+}
+
+/// A cell, independent of the positions of ends.
+#[derive(PartialEq, Eq, Hash)]
+struct Content<'r> {
+    from: Vec<Key<'r>>,
+    to: Vec<Key<'r>>,
+    traffic: &'r Traffic,
+}
+
+impl Reach {
+    fn keys(&self, positions: &[u32]) -> Vec<Key<'_>> {
+        let ends = positions.iter().map(|position| &self.ends[*position as usize]);
+        ends.map(|end| (&end.id, end.address)).collect()
+    }
+
+    fn content(&self, cell: &Cell) -> Content<'_> {
+        Content {
+            from: self.keys(&cell.from),
+            to: self.keys(&cell.to),
+            traffic: self.traffic(cell.traffic),
+        }
+    }
+
+    /// The traffic of each pair in those cells for which `wanted` is true.
+    fn pairs(&self, wanted: impl Fn(&Cell) -> bool) -> BTreeMap<Pair<'_>, &Traffic> {
+        let mut pairs = BTreeMap::new();
+        for cell in self.cells.iter().filter(|cell| wanted(cell)) {
+            for from in self.keys(&cell.from) {
+                for to in self.keys(&cell.to) {
+                    if from != to {
+                        pairs.insert((from, to), self.traffic(cell.traffic));
+                    }
+                }
+            }
+        }
+        pairs
+    }
+}
+
+/// Pairs with the same traffic, joined: first the receivers of each sender, then the senders with the same receivers.
+fn grouped(pairs: &BTreeMap<Pair<'_>, Traffic>, ends: &BTreeMap<Key<'_>, &End>) -> Vec<ChangedTraffic> {
+    // Ends in different subnets are not joined, so that names stay short.
+    let place = |key: &Key<'_>| ends.get(key).and_then(|end| end.subnet.as_ref());
+    let mut rows: BTreeMap<(Key<'_>, Option<&ResourceId>, &Traffic), Vec<Key<'_>>> = BTreeMap::new();
+    for ((from, to), traffic) in pairs {
+        rows.entry((*from, place(to), traffic)).or_default().push(*to);
+    }
+    let mut all: BTreeMap<(Option<&ResourceId>, Vec<Key<'_>>, &Traffic), Vec<Key<'_>>> = BTreeMap::new();
+    for ((from, _, traffic), to) in rows {
+        all.entry((place(&from), to, traffic)).or_default().push(from);
+    }
+    let of = |keys: &[Key<'_>]| {
+        keys.iter()
+            .filter_map(|key| ends.get(key).copied())
+            .collect::<Vec<&End>>()
+    };
+    let each = all.iter().map(|((_, to, traffic), from)| {
+        let (from, to) = (of(from), of(to));
+        ChangedTraffic {
+            from_name: name(&from, false),
+            to_name: name(&to, false),
+            from: from.into_iter().map(EndView::from).collect(),
+            to: to.into_iter().map(EndView::from).collect(),
+            traffic: TrafficView::from(*traffic),
+        }
+    });
+    each.collect()
+}

@@ -1,0 +1,125 @@
+//! Keeps each set of traffic once, and the results of computations with sets that come again.
+
+use super::survey::{Cell, joined};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tombolo_engine::security::{GroupRules, RuleSet, Traffic};
+use tombolo_proto::config::Direction;
+
+/// The number of a set of traffic in a [`Memo`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct TrafficId(pub(super) u32);
+
+/// All sets of traffic that have occurred, and what was computed with them. Threads share it.
+#[derive(Default)]
+pub(super) struct Memo(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    ids: HashMap<Arc<Traffic>, TrafficId>,
+    all: Vec<Arc<Traffic>>,
+    /// What a group allows if exactly these rules match the addresses. A group is known by its place in memory, which
+    /// it keeps while the survey lasts.
+    allowed: HashMap<(usize, bool, bool, RuleSet), TrafficId>,
+    both: HashMap<(TrafficId, TrafficId), TrafficId>,
+    either: HashMap<(TrafficId, TrafficId), TrafficId>,
+}
+
+impl Known {
+    fn id(&mut self, traffic: Traffic) -> TrafficId {
+        if let Some(id) = self.ids.get(&traffic) {
+            return *id;
+        }
+        let id = TrafficId(u32::try_from(self.all.len()).unwrap_or(u32::MAX));
+        let traffic = Arc::new(traffic);
+        self.ids.insert(traffic.clone(), id);
+        self.all.push(traffic);
+        id
+    }
+}
+
+impl Memo {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // No step below can panic between two changes that belong together.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All sets, by number.
+    pub(super) fn into_all(self) -> Vec<Arc<Traffic>> {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner).all
+    }
+
+    /// The number of a set.
+    pub(super) fn id(&self, traffic: Traffic) -> TrafficId {
+        self.known().id(traffic)
+    }
+
+    /// The set with this number.
+    pub(super) fn get(&self, id: TrafficId) -> Arc<Traffic> {
+        self.known().all[id.0 as usize].clone()
+    }
+
+    /// What a group allows in a direction if exactly these rules match the addresses. `reversed`: with source and
+    /// destination port in each other's place.
+    pub(super) fn allowed(
+        &self,
+        group: &Arc<GroupRules>,
+        direction: Direction,
+        reversed: bool,
+        rules: RuleSet,
+    ) -> TrafficId {
+        let key = (
+            Arc::as_ptr(group) as usize,
+            direction == Direction::Inbound,
+            reversed,
+            rules,
+        );
+        if let Some(id) = self.known().allowed.get(&key) {
+            return *id;
+        }
+        let mut traffic = group.traffic(direction, &key.3);
+        if reversed {
+            traffic = traffic.reversed();
+        }
+        let mut known = self.known();
+        let id = known.id(traffic);
+        known.allowed.insert(key, id);
+        id
+    }
+
+    /// The packets of both sets.
+    pub(super) fn both(&self, a: TrafficId, b: TrafficId) -> TrafficId {
+        self.combine(a, b, |known| &mut known.both, Traffic::and)
+    }
+
+    /// The packets of at least one of the sets.
+    pub(super) fn either(&self, a: TrafficId, b: TrafficId) -> TrafficId {
+        self.combine(a, b, |known| &mut known.either, Traffic::or)
+    }
+
+    fn combine(
+        &self,
+        a: TrafficId,
+        b: TrafficId,
+        table: impl Fn(&mut Known) -> &mut HashMap<(TrafficId, TrafficId), TrafficId>,
+        how: impl Fn(&Traffic, &Traffic) -> Traffic,
+    ) -> TrafficId {
+        if a == b {
+            return a;
+        }
+        let key = (a.min(b), a.max(b));
+        let mut known = self.known();
+        if let Some(id) = table(&mut known).get(&key) {
+            return *id;
+        }
+        let traffic = how(&known.all[a.0 as usize], &known.all[b.0 as usize]);
+        let id = known.id(traffic);
+        table(&mut known).insert(key, id);
+        id
+    }
+
+    /// Adds the cells of several kinds of packets to `cells`, with one cell for the traffic of all kinds.
+    pub(super) fn merge(&self, parts: Vec<Vec<Cell>>, cells: &mut Vec<Cell>) {
+        cells.extend(joined(parts, |a, b| self.either(a, b)));
+    }
+}

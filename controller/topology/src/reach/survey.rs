@@ -1,0 +1,263 @@
+//! Computes which traffic passes between two classes of ends: one walk there and back for each pair of classes, and the
+//! rules of the security groups on the way for all ports at once.
+
+use super::checks::Checks;
+use super::ends::{Class, End, Start};
+use super::memo::{Memo, TrafficId};
+use crate::explain::node::{Packet, Passed};
+use crate::explain::walk::{Agents, End as WalkEnd, Fabric};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use tombolo_engine::security::{Interval, Ports, Traffic};
+use tombolo_proto::config::{BalancedProtocol, BalancingRule};
+use tombolo_proto::fabric::Protocol;
+use tombolo_proto::id::AgentId;
+
+/// The initial TTL of the packets of walks.
+const TTL: u8 = 64;
+
+/// The traffic between some ends of one class and some of another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Cell {
+    /// Positions of the ends that send.
+    pub(super) from: Arc<[u32]>,
+    /// Positions of the ends that receive. An end that is in both lists does not send to itself.
+    pub(super) to: Arc<[u32]>,
+    /// What they may send. It is not empty.
+    pub(super) traffic: TrafficId,
+}
+
+/// The packets of a question, whose path does not depend on their ports within the given ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Kind {
+    protocol: Protocol,
+    /// The destination ports. ICMP: none.
+    ports: Vec<Interval>,
+}
+
+/// What a walk there and back has found.
+struct Way {
+    arrives: bool,
+    there: Vec<(AgentId, Passed)>,
+    back: Vec<(AgentId, Passed)>,
+    back_ends: BTreeSet<IpAddr>,
+    rules: Vec<BalancingRule>,
+}
+
+pub(super) struct Survey<'a> {
+    pub(super) agents: &'a Agents<'a>,
+    pub(super) ends: &'a [End],
+    pub(super) classes: &'a [Class],
+    pub(super) memo: &'a Memo,
+}
+
+impl Survey<'_> {
+    /// The traffic from one class to all classes.
+    pub(super) fn row(&self, from: usize) -> Vec<Cell> {
+        let mut cells = Vec::new();
+        for to in 0..self.classes.len() {
+            self.pair(&self.classes[from], &self.classes[to], &mut cells);
+        }
+        cells
+    }
+
+    /// Adds the traffic from one class to another.
+    pub(super) fn pair(&self, from: &Class, to: &Class, cells: &mut Vec<Cell>) {
+        // Within a class, two different ends stand for all pairs.
+        let Some(source) = from.first() else { return };
+        let Some(destination) = to.iter().find(|end| *end != source) else {
+            return;
+        };
+        let (source, destination) = (&self.ends[*source], &self.ends[*destination]);
+        if source.start == Start::Nowhere || source.address.is_ipv4() != destination.address.is_ipv4() {
+            return;
+        }
+        if !self.may_leave(source, destination) {
+            return;
+        }
+        let any = Kind {
+            protocol: Protocol::Tcp,
+            ports: vec![Interval::ALL],
+        };
+        let Some(way) = self.way(source, destination, &any, None) else {
+            return;
+        };
+        if way.rules.is_empty() {
+            if way.arrives {
+                let checks = Checks::of(self.agents, (source, destination), &way.there, &way.back, None);
+                checks.cells(self.ends, from, to, self.memo, &Traffic::all(), cells);
+            }
+            return;
+        }
+        // A load balancer is on the way, so the path depends on protocol and port, and on the back end that is chosen.
+        let mut parts: Vec<Vec<Cell>> = Vec::new();
+        for kind in kinds(&way.rules) {
+            let limit = kind.traffic();
+            let Some(first) = self.way(source, destination, &kind, None) else {
+                continue;
+            };
+            let chosen: Vec<Option<IpAddr>> = match first.back_ends.is_empty() {
+                true => vec![None],
+                false => first.back_ends.iter().copied().map(Some).collect(),
+            };
+            let mut ways = Vec::with_capacity(chosen.len());
+            for back_end in chosen {
+                ways.extend(self.way(source, destination, &kind, back_end));
+            }
+            // What arrives whichever back end is chosen.
+            if ways.is_empty() || ways.iter().any(|way| !way.arrives) {
+                continue;
+            }
+            let mut all = Checks::default();
+            let port = kind.ports.first().map(|ports| ports.0);
+            for way in &ways {
+                all.add(Checks::of(
+                    self.agents,
+                    (source, destination),
+                    &way.there,
+                    &way.back,
+                    port,
+                ));
+            }
+            let mut part = Vec::new();
+            all.cells(self.ends, from, to, self.memo, &limit, &mut part);
+            parts.push(part);
+        }
+        self.memo.merge(parts, cells);
+    }
+
+    /// Whether the host's own agent, or the first gateway, would forward a packet at all. It decides most pairs of a
+    /// large network, and needs no walk.
+    fn may_leave(&self, source: &End, destination: &End) -> bool {
+        match &source.start {
+            Start::Host(agent) => {
+                let Some(node) = self.agents.get(agent) else {
+                    return false;
+                };
+                node.would_send(source.address, destination.address)
+            }
+            Start::Site { .. } | Start::Nowhere => true,
+        }
+    }
+
+    /// Walks there and back. `None`: no packet can be built.
+    fn way(&self, source: &End, destination: &End, kind: &Kind, back_end: Option<IpAddr>) -> Option<Way> {
+        let port = kind.ports.first().map(|ports| ports.0);
+        let mut fabric = Fabric::without_rules(self.agents, back_end);
+        let mut sent = Packet::request(source.address, destination.address, kind.protocol, port, TTL).ok()?;
+        let (start, from) = match &source.start {
+            Start::Host(agent) => (agent, None),
+            Start::Site { gateway, device } => (gateway, Some(device)),
+            Start::Nowhere => return None,
+        };
+        // Another virtual network may have the same address: only the end that is meant counts.
+        let is_at = |end: &End, agent: &AgentId| match &end.start {
+            Start::Host(host) => host == agent,
+            Start::Site { .. } | Start::Nowhere => true,
+        };
+        let (_, end) = fabric.walk(start, from, &mut sent);
+        let there = fabric.take_passed();
+        let back = match &end {
+            WalkEnd::Delivered(last) if is_at(destination, last) => Some((last.clone(), None)),
+            WalkEnd::LeftFabric { agent, device } => Some((agent.clone(), device.clone())),
+            WalkEnd::Delivered(_) | WalkEnd::Expired(..) | WalkEnd::Stopped => None,
+        };
+        let mut arrives = false;
+        let mut passed_back = Vec::new();
+        if let Some((at, device)) = back {
+            let (_, end) = fabric.walk(&at, device.as_ref(), &mut sent.reply().ok()?);
+            passed_back = fabric.take_passed();
+            arrives = match (&end, &source.start) {
+                (WalkEnd::Delivered(last), Start::Host(_)) => is_at(source, last),
+                (WalkEnd::LeftFabric { device: Some(to), .. }, Start::Site { device, .. }) => to == device,
+                _ => false,
+            };
+        }
+        Some(Way {
+            arrives,
+            there,
+            back: passed_back,
+            back_ends: fabric.possible_back_ends(),
+            rules: fabric.rules_met().to_vec(),
+        })
+    }
+}
+
+impl Kind {
+    /// All packets of this kind.
+    fn traffic(&self) -> Traffic {
+        let ports = Ports::between(&[Interval::ALL], &self.ports);
+        match self.protocol {
+            Protocol::Tcp => Traffic {
+                tcp: ports,
+                ..Traffic::default()
+            },
+            Protocol::Udp => Traffic {
+                udp: ports,
+                ..Traffic::default()
+            },
+            Protocol::Icmp => Traffic {
+                icmp: true,
+                ..Traffic::default()
+            },
+        }
+    }
+}
+
+/// The kinds of packets that these load-balancing rules treat differently: each port of a rule, and for each protocol
+/// all other ports.
+fn kinds(rules: &[BalancingRule]) -> Vec<Kind> {
+    let mut all = vec![Kind {
+        protocol: Protocol::Icmp,
+        ports: Vec::new(),
+    }];
+    for (protocol, of_rule) in [
+        (Protocol::Tcp, BalancedProtocol::Tcp),
+        (Protocol::Udp, BalancedProtocol::Udp),
+    ] {
+        let ports: BTreeSet<u16> = rules
+            .iter()
+            .filter(|rule| rule.protocol == of_rule)
+            .map(|rule| rule.port)
+            .collect();
+        let each: Vec<Interval> = ports.iter().map(|port| Interval(*port, *port)).collect();
+        let others = Ports::all().minus(&Ports::between(&[Interval::ALL], &each));
+        let others = others.entries().first().map(|entry| entry.destinations.clone());
+        all.extend(each.into_iter().map(|port| Kind {
+            protocol,
+            ports: vec![port],
+        }));
+        all.extend(others.map(|ports| Kind { protocol, ports }));
+    }
+    all
+}
+
+/// The cells with the same ends on both sides, joined.
+pub(super) fn joined(parts: Vec<Vec<Cell>>, join: impl Fn(TrafficId, TrafficId) -> TrafficId) -> Vec<Cell> {
+    let mut by_pair: BTreeMap<(u32, u32), TrafficId> = BTreeMap::new();
+    for cell in parts.into_iter().flatten() {
+        for from in cell.from.iter() {
+            for to in cell.to.iter().filter(|to| *to != from) {
+                let traffic = by_pair.entry((*from, *to)).or_insert(cell.traffic);
+                *traffic = join(*traffic, cell.traffic);
+            }
+        }
+    }
+    let mut rows: BTreeMap<u32, BTreeMap<TrafficId, Vec<u32>>> = BTreeMap::new();
+    for ((from, to), traffic) in by_pair {
+        rows.entry(from).or_default().entry(traffic).or_default().push(to);
+    }
+    let mut by_row: BTreeMap<(Vec<u32>, TrafficId), Vec<u32>> = BTreeMap::new();
+    for (from, row) in rows {
+        for (traffic, to) in row {
+            by_row.entry((to, traffic)).or_default().push(from);
+        }
+    }
+    let cells = by_row.into_iter().map(|((to, traffic), from)| Cell {
+        from: from.into(),
+        to: to.into(),
+        traffic,
+    });
+    cells.collect()
+}
