@@ -15,7 +15,7 @@ mod diagnosis;
 mod join;
 mod operation;
 mod packages;
-pub(crate) mod reach;
+mod reach;
 
 use crate::rest::Rest;
 use axum::Router;
@@ -48,6 +48,7 @@ pub(crate) fn guarded() -> Router<Arc<Rest>> {
         .route("/fabric/v1/probe", post(diagnosis::probe))
         .route("/fabric/v1/reach", post(reach::reach))
         .route("/fabric/v1/reach/diff", post(reach::diff))
+        .route("/fabric/v1/repair", post(reach::repair))
         .route(
             "/fabric/v1/settings",
             get(operation::settings).put(operation::set_settings),

@@ -601,6 +601,7 @@ pub fn check_explain(script: &Script) -> Result<u32, String> {
             },
             destination_port: (!is_icmp).then_some(packet.ports.1),
             ttl: Some(TTL),
+            design: false,
         };
         // An error means that the sender does not exist or has no address of that family, so no packet can be compared.
         let Ok(answer) = explain(&product.topology, &LearnedReports::default(), &question) else {

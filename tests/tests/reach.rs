@@ -63,6 +63,7 @@ fn compare(seed: u64, topology: &Topology, share: f64, tally: &mut Tally) {
                     protocol,
                     destination_port: Some(port).filter(|_| protocol != Protocol::Icmp),
                     ttl: None,
+                    design: false,
                 };
                 // An address that several VNets have is ambiguous, and one of a subnet without network interface is none.
                 let Ok(explained) = explain(&complete, &reports, &question) else {

@@ -7,6 +7,7 @@ pub(crate) mod backup;
 pub(crate) mod circuit;
 pub(crate) mod connection;
 pub(crate) mod explain;
+pub(crate) mod files;
 pub(crate) mod gateway;
 pub(crate) mod group;
 pub(crate) mod lab;

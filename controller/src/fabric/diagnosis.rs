@@ -13,6 +13,7 @@ use tombolo_proto::fabric::{ExplainRequest, Probe, ProbeAnswer, Protocol};
 use tombolo_proto::probe::{ProbeKind, ProbeRequest};
 use tombolo_topology::explain;
 use tombolo_topology::learned_routes::LearnedReports;
+use tombolo_topology::reach::as_designed;
 
 /// POST `explain`: the path of a packet, or the rule that stops it.
 pub(super) async fn explain(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
@@ -25,7 +26,11 @@ pub(super) async fn explain(State(rest): State<Arc<Rest>>, request: Request) -> 
 async fn answer(rest: &Rest, question: ExplainRequest) -> Result<explain::Explanation, Failure> {
     let topology = rest.app.writer.current().topology;
     let reports = LearnedReports::of(&rest.app.agents.statuses());
-    let walked = tokio::task::spawn_blocking(move || explain::explain(&topology, &reports, &question)).await;
+    let walked = tokio::task::spawn_blocking(move || match question.design {
+        false => explain::explain(&topology, &reports, &question),
+        true => explain::explain(&as_designed(&topology), &reports.of_routes_only(), &question),
+    })
+    .await;
     let walked = walked.map_err(|e| {
         Failure::new(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -64,6 +69,7 @@ pub(super) async fn probe(State(rest): State<Arc<Rest>>, request: Request) -> Re
         protocol: Protocol::Icmp,
         destination_port: None,
         ttl: None,
+        design: false,
     };
     let explained = answer(&rest, question).await?;
     let request = ProbeRequest {

@@ -1,5 +1,7 @@
-//! The requests `reach`, which addresses reach which, and `reach/diff`, what proposed changes would connect and cut.
+//! The requests `reach`, which addresses reach which; `reach/diff`, what proposed changes would connect and cut; and
+//! `repair`, which changes would let a packet arrive.
 
+use crate::reach_cache::Known;
 use crate::rest::failure::{Failure, ok};
 use crate::rest::{Rest, json};
 use axum::extract::{Request, State};
@@ -9,29 +11,17 @@ use serde_json::json as object;
 use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::OwnedMutexGuard;
 use tombolo_proto::arm::ArmPath;
-use tombolo_proto::fabric::{MAX_ASSERTIONS, MAX_PROPOSED_CHANGES, ProposedChange, ReachDiffRequest, ReachRequest};
-use tombolo_proto::id::Revision;
+use tombolo_proto::fabric::{
+    ExplainRequest, MAX_ASSERTIONS, MAX_PROPOSED_CHANGES, ProposedChange, ReachDiffRequest, ReachRequest,
+};
 use tombolo_topology::change::Change;
 use tombolo_topology::learned_routes::LearnedReports;
 use tombolo_topology::reach::{Reach, check_assertions, difference};
+use tombolo_topology::repair;
 use tombolo_topology::topology::Topology;
 use uuid::Uuid;
-
-/// The reachability of the last revision that was asked for. Only one request computes at a time, because it uses all
-/// processors.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct ReachCache(Arc<Mutex<Option<Known>>>);
-
-/// A computed reachability, with what it was computed from.
-#[derive(Debug)]
-struct Known {
-    revision: Revision,
-    reports: LearnedReports,
-    topology: Arc<Topology>,
-    reach: Reach,
-}
 
 /// POST `reach`: which addresses reach which.
 pub(super) async fn reach(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
@@ -71,6 +61,29 @@ pub(super) async fn diff(State(rest): State<Arc<Rest>>, request: Request) -> Res
     Ok(ok(&answer.await?))
 }
 
+/// POST `repair`: the smallest sets of changes that let a packet arrive and its reply come back. Nothing is changed.
+pub(super) async fn repair(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
+    let question: ExplainRequest = json::typed(request).await?;
+    let topology = rest.app.writer.current().topology;
+    let reports = LearnedReports::of(&rest.app.agents.statuses());
+    // Like the computation of reachability, this uses all processors.
+    let turn = rest.reach.0.clone().lock_owned().await;
+    let found = tokio::task::spawn_blocking(move || {
+        let found = repair::repair(&topology, &reports, &question, &in_parallel);
+        drop(turn);
+        found
+    });
+    let found = found.await.map_err(|e| {
+        Failure::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "InternalServerError",
+            format!("repair: {e}"),
+        )
+    })?;
+    let found = found.map_err(|message| Failure::bad("InvalidResourceReference", message))?;
+    Ok(ok(&object!(found)))
+}
+
 /// The topology after changes that are only proposed.
 ///
 /// # Errors
@@ -101,10 +114,7 @@ async fn with_reach<T: Send + 'static>(
 ) -> Result<T, Failure> {
     let mut cache: OwnedMutexGuard<Option<Known>> = rest.reach.0.clone().lock_owned().await;
     let published = rest.app.writer.current();
-    let reports = LearnedReports {
-        learned: LearnedReports::of(&rest.app.agents.statuses()).learned,
-        ..LearnedReports::default()
-    };
+    let reports = LearnedReports::of(&rest.app.agents.statuses()).of_routes_only();
     let done = tokio::task::spawn_blocking(move || {
         let is_current = |known: &Known| known.revision == published.revision && known.reports == reports;
         let known = match cache.take().filter(is_current) {

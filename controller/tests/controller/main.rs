@@ -18,6 +18,7 @@ mod kinds;
 mod login;
 mod packages;
 mod port;
+mod reach;
 mod refusals;
 mod resources;
 mod restart;

@@ -33,8 +33,8 @@ use index::{Index, Instance, Machine, Place, Vnet};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use tombolo_proto::config::{
-    AgentConfig, DEFAULT_ASN, GatewayConnection, GatewayKind, MAX_NICS, Nic, Role, Space, SpaceKind, TransitRoute,
-    UsedGateway,
+    AgentConfig, ApplicationGroup, DEFAULT_ASN, GatewayConnection, GatewayKind, MAX_NICS, Nic, Role, SecurityGroup,
+    Space, SpaceKind, TransitRoute, UsedGateway,
 };
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::{EffectiveRoute, GatewayHop};
@@ -63,6 +63,8 @@ pub fn effective_routes(topology: &Topology, subnet: &ResourceId) -> Option<Vec<
 #[derive(Debug)]
 pub struct Compiler<'t> {
     index: Index<'t>,
+    /// Whether configurations have the rules of security groups.
+    has_rules: bool,
 }
 
 impl<'t> Compiler<'t> {
@@ -71,7 +73,23 @@ impl<'t> Compiler<'t> {
     pub fn new(topology: &'t Topology) -> Self {
         Self {
             index: Index::new(topology),
+            has_rules: true,
         }
+    }
+
+    /// A compiler whose configurations have security groups without their rules. The tables for them are built with
+    /// [`security_groups`](Self::security_groups), which have the rules once for all agents.
+    #[must_use]
+    pub(crate) fn without_rules(topology: &'t Topology) -> Self {
+        Self {
+            has_rules: false,
+            ..Self::new(topology)
+        }
+    }
+
+    /// All security groups of the topology with their rules, and the application security groups that rules name.
+    pub(crate) fn security_groups(&self) -> (Vec<SecurityGroup>, Vec<ApplicationGroup>) {
+        security::all(&self.index)
     }
 
     /// The configuration of one agent; see [`compile`]. Each call compiles it again. `None`: the agent is unknown,
@@ -155,7 +173,7 @@ impl<'t> Compiler<'t> {
         // the order in which VNets or peerings were created.
         spaces[1..].sort_by(|a, b| a.vnet.cmp(&b.vnet));
 
-        let security = security::of_machine(&self.index, vnet, machine, &nics);
+        let security = security::of_machine(&self.index, vnet, machine, &nics, self.has_rules);
         let too_many = security.as_ref().is_some_and(|security| security.nics.len() > MAX_NICS);
         let mut links = links::of_machine(&self.index, vnet, machine);
         arrivals::add(&self.index, machine, &mut links);

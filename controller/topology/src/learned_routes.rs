@@ -28,6 +28,15 @@ pub struct LearnedReports {
 }
 
 impl LearnedReports {
+    /// The reports of learned routes, without those of links and back ends that are down.
+    #[must_use]
+    pub fn of_routes_only(&self) -> Self {
+        Self {
+            learned: self.learned.clone(),
+            ..Self::default()
+        }
+    }
+
     /// Extracts the reports from the last status of each agent, whether or not the agent is connected now.
     #[must_use]
     pub fn of(statuses: &AgentStatuses) -> Self {

@@ -16,6 +16,7 @@
 //! * [`sync`]: the state machine that decides when an agent is sent its configuration.
 //! * [`explain`]: walks a packet hop by hop through the agents' own decision code.
 //! * [`reach`]: which addresses reach which, for a whole topology.
+//! * [`repair`]: the changes that let a packet arrive.
 //! * [`learned_routes`]: the routes that agents learn from BGP and from each other.
 //! * [`nic_security`]: the security groups of one network interface, with the meaning of tags there.
 
@@ -37,6 +38,7 @@ pub mod path;
 mod preshared;
 mod problems;
 pub mod reach;
+pub mod repair;
 pub mod resource;
 mod rules;
 pub mod sync;

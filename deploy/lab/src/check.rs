@@ -1,6 +1,7 @@
 //! Compares the tables and routes that the controller computes with the tables of agents, and compares the answers of
-//! `explain` and the topology's expectations with real pings and traceroutes.
+//! `explain` and the topology's expectations with real pings and traceroutes. Checks the assertions of the resources.
 
+mod assertions;
 mod phases;
 pub(crate) mod report;
 mod rows;
@@ -88,7 +89,8 @@ struct TraceHop {
 
 /// Compares the agents' tables with those that the controller computes, and the effective routes with the agents'
 /// tables, as [`tables()`] does. Then compares `explain` with live packets for every ordered pair of virtual machines,
-/// in each address family that both have, also for machines whose agent does not run. A disagreement is no error: it is
+/// in each address family that both have, also for machines whose agent does not run. At last checks the assertions of
+/// the topology's resources. A disagreement is no error: it is
 /// in [`Agreement::problems`]. Changes nothing in the lab.
 ///
 /// # Errors
@@ -107,6 +109,7 @@ pub async fn all(lab: &Lab) -> Result<Agreement> {
         found.problems.extend(problem);
         found.pairs.push(pair);
     }
+    found.problems.extend(assertions::broken(lab).await?);
     Ok(found)
 }
 
@@ -143,6 +146,7 @@ async fn check_pair(lab: &Lab, from: String, to: String) -> Result<(Pair, Option
         protocol: Protocol::Icmp,
         destination_port: None,
         ttl: None,
+        design: false,
     };
     let said = lab
         .client()?

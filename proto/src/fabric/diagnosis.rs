@@ -21,6 +21,9 @@ pub struct ExplainRequest {
     /// The initial TTL, 1 to 255; 64 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<u8>,
+    /// Whether the answer is about the design: as if all agents had joined, and all links and back ends were up.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub design: bool,
 }
 
 /// The protocol of a packet that is explained.

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use tombolo_golden::{every_variant, golden};
 use tombolo_proto::config::CircuitLink;
 use tombolo_proto::fabric::{
-    AgentRevision, AgentView, ApiTokenRequest, Binding, DeviceBgp, DeviceConfig, DeviceRequest, DeviceTunnel,
-    ExplainRequest, JoinReply, JoinRequest, ListResponse, NewApiToken, NewToken, Package, Packages, Probe, ProbeAnswer,
-    Protocol, Rejected, Revisions, Token, TokenRequest, Waited,
+    AgentRevision, AgentView, ApiTokenRequest, AssertedTraffic, Assertion, Binding, DeviceBgp, DeviceConfig,
+    DeviceRequest, DeviceTunnel, ExplainRequest, JoinReply, JoinRequest, ListResponse, NewApiToken, NewToken, Package,
+    Packages, Probe, ProbeAnswer, ProposedChange, Protocol, ReachDiffRequest, ReachRequest, Rejected, Revisions, Token,
+    TokenRequest, Waited,
 };
 use tombolo_proto::id::{AgentId, PresharedKey, PublicKey, ResourceId, Revision};
 use tombolo_proto::probe::{ProbeKind, ProbeReport};
@@ -165,6 +166,7 @@ fn questions() {
         protocol: Protocol::Tcp,
         destination_port: Some(443),
         ttl: Some(2),
+        design: false,
     };
     let minimal = ExplainRequest {
         from: "vm-a".into(),
@@ -172,7 +174,50 @@ fn questions() {
         protocol: Protocol::Icmp,
         destination_port: None,
         ttl: None,
+        design: false,
     };
+    let asserted = |ports: &[&str]| AssertedTraffic {
+        from: "spoke-a".into(),
+        to: "spoke-b".into(),
+        protocol: Some(Protocol::Tcp).filter(|_| !ports.is_empty()),
+        ports: ports.iter().map(ToString::to_string).collect(),
+    };
+    golden!().cases(
+        "reach_request",
+        &[
+            (
+                "full",
+                ReachRequest {
+                    from: vec!["spoke-a".into()],
+                    to: vec!["hub/workload".into(), "10.1.0.0/24".into()],
+                },
+            ),
+            ("minimal", ReachRequest::default()),
+        ],
+    );
+    let diff = ReachDiffRequest {
+        changes: vec![
+            ProposedChange {
+                path: "/subscriptions/s/resourceGroups/g".into(),
+                body: Some(serde_json::json!({"location": "region1"})),
+                sync_remote_address_space: true,
+            },
+            ProposedChange {
+                path: "/subscriptions/s/resourceGroups/old".into(),
+                body: None,
+                sync_remote_address_space: false,
+            },
+        ],
+        // The form of an assertion is the one of the private type `Written`.
+        assertions: vec![
+            Assertion::Never(asserted(&["22", "8000-8080"])),
+            Assertion::Always(asserted(&[])),
+        ],
+    };
+    golden!().cases(
+        "reach_diff_request",
+        &[("full", diff), ("minimal", ReachDiffRequest::default())],
+    );
     golden!().cases("explain_request", &[("full", full), ("minimal", minimal)]);
     let full = Probe {
         from: "vm-a".into(),

@@ -125,6 +125,7 @@ impl Parts {
     fn ask(&mut self, question: &Question<'_>, tally: &mut Tally) -> Result<(), String> {
         let request = ExplainRequest {
             ttl: Some(TTL),
+            design: false,
             ..question.explain_request()
         };
         let answer = explain(&self.product.topology, &LearnedReports::default(), &request)?;
@@ -295,6 +296,7 @@ impl Question<'_> {
             protocol: protocol(self.port.0),
             destination_port: (self.port.0 != Protocol::Icmp).then_some(self.port.1),
             ttl: None,
+            design: false,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::address_sets::AddressSets;
 use super::nic_rules::{GroupRules, NicRules, RuleRef};
+use super::prepared_groups::PreparedGroups;
 use crate::decide::Ingress;
 use crate::packet::PacketInfo;
 use crate::tables::NicIndex;
@@ -11,7 +12,9 @@ use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use tombolo_proto::config::{AccessOff, AgentConfig, Direction, Role, Security, SecurityGroup, SpaceKind};
+use tombolo_proto::config::{
+    AccessOff, AgentConfig, ApplicationGroup, Direction, Role, Security, SecurityGroup, SpaceKind,
+};
 use tombolo_proto::id::ResourceId;
 use tombolo_proto::route::{EffectiveRoute, RouteSource};
 
@@ -39,6 +42,16 @@ pub struct SecuredNics {
     idle_timeout: u32,
     /// Whether changed rules apply to established flows too (D34).
     reevaluate: bool,
+}
+
+/// The prepared groups that new tables take over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Reuse<'a> {
+    Nothing,
+    /// The groups whose rules are the same in these earlier tables: a change of routes changes no rule.
+    Unchanged(&'a SecuredNics),
+    /// All groups of these, whatever rules the configuration has.
+    Shared(&'a PreparedGroups),
 }
 
 /// A NIC with its rules, which have consecutive numbers.
@@ -87,20 +100,29 @@ impl Passage {
 
 impl SecuredNics {
     /// Prepares the groups of a configuration for lookups. `routes_of` returns the effective routes of a subnet,
-    /// learned routes included, because the prefixes of these routes belong to the tag `VirtualNetwork` (N8). Groups
-    /// whose rules are the same in `before` are not prepared again, as a change of routes changes no rule.
+    /// learned routes included, because the prefixes of these routes belong to the tag `VirtualNetwork` (N8). `reuse`:
+    /// the groups that are prepared already.
     pub(crate) fn new<'r>(
         config: &AgentConfig,
         security: &Security,
         routes_of: impl Fn(&ResourceId) -> &'r [EffectiveRoute],
-        before: Option<&Self>,
+        reuse: Reuse<'_>,
     ) -> Self {
-        let sets = without_routes(security);
-        let before = before.filter(|before| before.sets.has_ids_of(&sets));
+        let sets = match reuse {
+            Reuse::Shared(shared) => shared.sets.clone(),
+            Reuse::Unchanged(_) | Reuse::Nothing => without_routes(&security.application_groups),
+        };
+        let known = |group: &SecurityGroup| match reuse {
+            Reuse::Nothing => None,
+            Reuse::Unchanged(before) => {
+                let known = before.groups.get(&group.id).filter(|_| before.sets.has_ids_of(&sets));
+                known.filter(|known| known.has(&group.rules))
+            }
+            Reuse::Shared(shared) => shared.groups.get(&group.id),
+        };
         let prepare = |group: &SecurityGroup| {
-            let known = before.and_then(|before| before.groups.get(&group.id));
-            let prepared = known.filter(|known| known.has(&group.rules)).cloned();
-            prepared.unwrap_or_else(|| Arc::new(GroupRules::new(group.id.clone(), group.rules.clone(), &sets)))
+            let new = || Arc::new(GroupRules::new(group.id.clone(), group.rules.clone(), &sets));
+            known(group).cloned().unwrap_or_else(new)
         };
         let groups: BTreeMap<_, _> = security.groups.iter().map(|g| (g.id.clone(), prepare(g))).collect();
         let mut by_address = Lpm::default();
@@ -286,9 +308,9 @@ impl SecuredNics {
 /// The sets that rules may name: the application security groups with their addresses, and the tags, of which
 /// `VirtualNetwork` has no prefixes yet. The ids of the sets do not depend on those prefixes, so all NICs can share the
 /// prepared rules of a group.
-fn without_routes(security: &Security) -> AddressSets {
+pub(super) fn without_routes(application_groups: &[ApplicationGroup]) -> AddressSets {
     let mut sets = with_routes(&AddressSets::default(), &[]);
-    for group in &security.application_groups {
+    for group in application_groups {
         sets.add_group(&group.name, group.addresses.iter().copied());
     }
     sets

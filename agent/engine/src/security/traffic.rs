@@ -1,21 +1,16 @@
 //! Sets of protocols and ports: the traffic that rules admit between two addresses, exactly and for all ports at once.
 
-use serde::{Deserialize, Serialize};
 use std::ops::RangeInclusive;
 use tombolo_proto::config::PortRange;
 
 /// A set of packets between two addresses, by protocol and ports. Equal sets are equal values.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Traffic {
     /// The pairs of ports for TCP.
-    #[serde(default, skip_serializing_if = "Ports::is_empty")]
     pub tcp: Ports,
     /// The pairs of ports for UDP.
-    #[serde(default, skip_serializing_if = "Ports::is_empty")]
     pub udp: Ports,
     /// Whether ICMP is in the set: ICMPv4 between IPv4 addresses, ICMPv6 between IPv6 addresses.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub icmp: bool,
 }
 
@@ -24,13 +19,11 @@ pub struct Traffic {
 /// Each entry has an interval of source ports, and the destination ports that the set has for all of them. The
 /// intervals of source ports are in ascending order and do not overlap, and two that touch have different destination
 /// ports. The intervals of destination ports are in ascending order and do not touch. So there is one value for a set.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ports(Vec<PortPairs>);
 
 /// One entry of [`Ports`].
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortPairs {
     /// The source ports.
     pub sources: Interval,
@@ -39,7 +32,7 @@ pub struct PortPairs {
 }
 
 /// Ports from the first to the last number, both included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Interval(pub u16, pub u16);
 
 impl Interval {

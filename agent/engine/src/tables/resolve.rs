@@ -8,7 +8,7 @@ use super::{
     MAX_LINKS, Owner, PeerRole, RouteEntry, RoutingState, SubnetRoutes, Tables, TransitScope, VmNics, set,
 };
 use crate::routing::{self, AcceptedRoute, accept_routes};
-use crate::security::SecuredNics;
+use crate::security::{PreparedGroups, Reuse, SecuredNics};
 use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -37,6 +37,29 @@ impl Tables {
     /// # Errors
     /// As for [`build`](Self::build).
     pub fn build_after(config: &AgentConfig, state: &RoutingState, before: Option<&Self>) -> Result<Self, BuildError> {
+        let reuse = before.and_then(Self::security).map_or(Reuse::Nothing, Reuse::Unchanged);
+        Self::build_reusing(config, state, before, reuse)
+    }
+
+    /// Does the same as [`build`](Self::build), but takes the rules of security groups from `groups`; the configuration need
+    /// not have them. For a diagnosis of many agents.
+    ///
+    /// # Errors
+    /// As for [`build`](Self::build).
+    pub fn build_sharing(
+        config: &AgentConfig,
+        state: &RoutingState,
+        groups: &PreparedGroups,
+    ) -> Result<Self, BuildError> {
+        Self::build_reusing(config, state, None, Reuse::Shared(groups))
+    }
+
+    fn build_reusing(
+        config: &AgentConfig,
+        state: &RoutingState,
+        before: Option<&Self>,
+        reuse: Reuse<'_>,
+    ) -> Result<Self, BuildError> {
         config.check().map_err(|e| BuildError(e.0))?;
         let resolver = Resolver::new(config, state)?;
         let spaces = resolver.build_spaces();
@@ -52,7 +75,7 @@ impl Tables {
         let front_ends = FrontEnds::new(&config.front_ends, &spaces.all, nics, &conditions, front_ends_before);
         let security = config.security.as_ref().map(|security| {
             let routes_of = |id: &ResourceId| subnets.iter().find(|s| s.id == *id).map_or(&[][..], |s| &s.all[..]);
-            SecuredNics::new(config, security, routes_of, before.and_then(Self::security))
+            SecuredNics::new(config, security, routes_of, reuse)
         });
         Ok(Self {
             security,

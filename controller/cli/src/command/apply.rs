@@ -1,30 +1,17 @@
 //! `tombolo apply` and `tombolo diff`: compare manifests with the controller's resources, and change the resources.
 
+use super::files::Files;
 use super::reach;
 use crate::context::Context;
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 use owo_colors::OwoColorize as _;
-use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use similar::{ChangeTag, TextDiff};
 use std::fmt::Write as _;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tombolo_client::fabric::Assertion;
-use tombolo_client::manifest::{Action, Manifest, Plan, Step};
+use tombolo_client::manifest::{Action, Plan, Step};
 use tombolo_client::path::Group;
-
-#[derive(Debug, Args)]
-pub(crate) struct Files {
-    /// Manifest file, folder of manifests, or - for standard input; may be repeated
-    #[arg(short = 'f', long = "file", required = true, value_name = "FILE")]
-    files: Vec<PathBuf>,
-    /// In the resource groups that the files name, delete all resources that the files do not contain
-    #[arg(long)]
-    prune: bool,
-}
 
 #[derive(Debug, Args)]
 pub(crate) struct Apply {
@@ -51,7 +38,7 @@ impl Apply {
     /// nothing, and the exit code is 1.
     pub(crate) async fn run(&self, c: &Context) -> Result<ExitCode> {
         if self.dry_run {
-            return self.files.show_effects(c, false).await;
+            return show_effects(c, &self.files, false).await;
         }
         let (plan, assertions) = self.files.plan(c).await?;
         if !c.out.is_json() {
@@ -108,77 +95,32 @@ impl Diff {
     /// Prints the difference, what it would connect and cut, and the assertions that would not hold; changes nothing.
     /// The exit code is 1 if an assertion would not hold, or if there is a difference and `--exit-code` is set.
     pub(crate) async fn run(&self, c: &Context) -> Result<ExitCode> {
-        self.files.show_effects(c, self.exit_code).await
+        show_effects(c, &self.files, self.exit_code).await
     }
 }
 
-/// A plan with its effects, in its JSON form.
-#[derive(Serialize)]
-struct Effects<'a> {
-    #[serde(flatten)]
-    plan: &'a Plan,
-    /// What the plan connects and cuts, and the assertions that would not hold.
-    reach: &'a Value,
-}
-
-impl Files {
-    /// Reads all files as one manifest, and compares the manifest with the controller's resources.
-    ///
-    /// # Errors
-    /// A file is not valid, a document needs a default resource group and none is set, or the controller does not
-    /// answer.
-    pub(super) async fn plan(&self, c: &Context) -> Result<(Plan, Vec<Assertion>)> {
-        let mut manifest = Manifest::default();
-        for file in &self.files {
-            if file == Path::new("-") {
-                let mut text = String::new();
-                std::io::stdin()
-                    .read_to_string(&mut text)
-                    .context("cannot read standard input")?;
-                manifest.parse("standard input", &text)?;
-            } else {
-                for (origin, document) in Manifest::load(file)?.documents() {
-                    manifest.add(origin, document.clone());
-                }
-            }
+/// Prints what the files would change, connect and cut, and which of their assertions would not hold. The exit code
+/// is 1 if there is such an assertion, or a change and `fails_on_change` is true.
+async fn show_effects(c: &Context, files: &Files, fails_on_change: bool) -> Result<ExitCode> {
+    let (plan, assertions) = files.plan(c).await?;
+    let question = plan.reach_diff(assertions);
+    let work = c.client.reach_diff(&question);
+    let reach = c.progress("computing what that connects and cuts", work).await?;
+    if c.out.is_json() {
+        let mut effects = json!(plan);
+        effects["reach"] = reach.clone();
+        c.out.json(&effects)?;
+    } else {
+        show(c, &plan);
+        if !plan.is_empty() || !reach::is_empty(&reach, "/violations") {
+            reach::show_difference(c.out, &reach);
         }
-        // Documents without a group use the default group. If every document has a group, the user need not set a
-        // default, and the placeholder `none` below has no effect.
-        let needs_default = manifest.documents().iter().any(|(_, d)| d.resource_group.is_none());
-        let default = if needs_default {
-            c.group()?
-        } else {
-            Group::new(&c.config.subscription, "none")
-        };
-        let work = Plan::read(&c.client, &manifest, &default, self.prune);
-        let plan = c.progress("comparing with the controller", work).await?;
-        Ok((plan, manifest.assertions()))
     }
-
-    /// Prints what the files would change, connect and cut, and which of their assertions would not hold. The exit code
-    /// is 1 if there is such an assertion, or a change and `fails_on_change` is true.
-    async fn show_effects(&self, c: &Context, fails_on_change: bool) -> Result<ExitCode> {
-        let (plan, assertions) = self.plan(c).await?;
-        let question = plan.reach_diff(assertions);
-        let work = c.client.reach_diff(&question);
-        let reach = c.progress("computing what that connects and cuts", work).await?;
-        if c.out.is_json() {
-            c.out.json(&Effects {
-                plan: &plan,
-                reach: &reach,
-            })?;
-        } else {
-            show(c, &plan);
-            if !plan.is_empty() || !reach::is_empty(&reach, "/violations") {
-                reach::show_difference(c.out, &reach);
-            }
-        }
-        let fails = fails_on_change && !plan.is_empty();
-        Ok(match fails || !reach::is_empty(&reach, "/violations") {
-            true => ExitCode::FAILURE,
-            false => ExitCode::SUCCESS,
-        })
-    }
+    let fails = fails_on_change && !plan.is_empty();
+    Ok(match fails || !reach::is_empty(&reach, "/violations") {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    })
 }
 
 fn verb(action: Action) -> &'static str {
@@ -283,6 +225,7 @@ fn shorten(value: &Value, prefix: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tombolo_client::manifest::Manifest;
     use tombolo_client::manifest::Server;
 
     #[test]

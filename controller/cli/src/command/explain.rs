@@ -1,5 +1,7 @@
 //! `tombolo explain`: the paths of a packet and of its reply. Prints the verdict, the hops, the security rules that
-//! decide, and what to do if the packet is dropped.
+//! decide, and what to do if the packet is dropped. `fix` finds the changes that would let it arrive.
+
+mod fix;
 
 use crate::context::Context;
 use crate::output::{Output, at, items, name_at, text};
@@ -32,6 +34,16 @@ pub(crate) struct Explain {
     /// Initial TTL of the packet [default: 64]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..))]
     ttl: Option<u8>,
+    /// Explain the design: as if all agents had joined, and all links and back ends were up
+    #[arg(long)]
+    design: bool,
+    /// Find the smallest set of changes that lets the packet arrive and its reply come back, and what else they would connect
+    /// or cut
+    #[arg(long)]
+    fix: bool,
+    /// Make the changes that --fix finds, after a question
+    #[arg(long, requires = "fix")]
+    apply: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -46,6 +58,9 @@ impl Explain {
     /// arrive.
     pub(crate) async fn run(&self, c: &Context) -> Result<ExitCode> {
         let request = self.request();
+        if self.fix {
+            return fix::run(c, &request, self.apply).await;
+        }
         let answer = c.client.explain(&request).await?;
         if c.out.is_json() {
             c.out.json(&answer)?;
@@ -71,6 +86,7 @@ impl Explain {
             },
             destination_port: self.port_number.or(self.port),
             ttl: self.ttl,
+            design: self.design,
         }
     }
 }

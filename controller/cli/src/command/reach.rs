@@ -1,6 +1,6 @@
 //! `tombolo reach`: which addresses reach which, by which protocols and ports, and what changes would connect and cut.
 
-use super::apply::Files;
+use super::files::Files;
 use crate::context::Context;
 use crate::output::{Output, at, items};
 use anyhow::Result;

@@ -74,6 +74,25 @@ impl Client {
         self.json(response).await
     }
 
+    /// Returns the smallest sets of changes that let a packet arrive and its reply come back. Changes nothing. The result is
+    /// a JSON object with `reachable`, `repairs` and `summary`.
+    ///
+    /// # Errors
+    /// As for [`explain`](Self::explain), but the source needs no agent.
+    pub async fn repair(&self, request: &ExplainRequest) -> Result<Value, Error> {
+        let body = json!(request);
+        let response = self
+            .send(
+                Method::POST,
+                "/fabric/v1/repair",
+                &[],
+                Body::Json(&body),
+                Some(REACH_LIMIT),
+            )
+            .await?;
+        self.json(response).await
+    }
+
     /// Pings or traces: the agent of the source sends real packets. Returns when the agent has reported the results of
     /// all packets. The controller waits for the report for at most 120 s. Dropping the future does not stop the
     /// packets. A probe without any reply is not an error.

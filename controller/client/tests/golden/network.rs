@@ -7,6 +7,7 @@ use tombolo_client::manifest::{
 };
 use tombolo_golden::{all_of, golden};
 use tombolo_proto::config::{Access, Direction, RuleProtocol, Transport};
+use tombolo_proto::fabric::{AssertedTraffic, Assertion, Protocol};
 
 /// Parses a prefix. Panics if the text is none.
 pub(super) fn prefix(text: &str) -> Prefix {
@@ -215,6 +216,12 @@ fn declarative_files() {
         application_security_groups: named([("group", plain())]),
         network_security_groups: named([("web", security_group())]),
         load_balancers: super::balancers::balancers(),
+        assertions: vec![Assertion::Never(AssertedTraffic {
+            from: "spoke-a".into(),
+            to: "spoke-b".into(),
+            protocol: Some(Protocol::Tcp),
+            ports: vec!["22".into(), "8000-8080".into()],
+        })],
     };
     golden!().cases("manifest", &[("full", full), ("minimal", Document::default())]);
 }

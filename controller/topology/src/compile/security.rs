@@ -2,6 +2,7 @@
 
 use super::index::{Index, Machine, Vnet};
 use super::prefix;
+use crate::resource::NetworkSecurityGroup;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -12,8 +13,14 @@ use tombolo_proto::id::ResourceId;
 
 /// The security groups that the agent of `machine` enforces: those of the machine's NICs, and those of the subnets that
 /// the machine's host serves, with the NICs in these subnets. `nics` are the NICs in the agent's configuration. `None`:
-/// no group applies to any of these NICs and subnets (N5).
-pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>, machine: &Machine<'_>, nics: &[Nic]) -> Option<Security> {
+/// no group applies to any of these NICs and subnets (N5). `has_rules`: whether the groups have their rules.
+pub(super) fn of_machine(
+    index: &Index<'_>,
+    vnet: &Vnet<'_>,
+    machine: &Machine<'_>,
+    nics: &[Nic],
+    has_rules: bool,
+) -> Option<Security> {
     let topology = index.topology;
     let subnet_group = |subnet: &ResourceId| {
         let (_, subnet) = index.subnet(subnet)?;
@@ -62,12 +69,12 @@ pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>, machine: &Machine<'
     let groups: Vec<SecurityGroup> = used
         .into_iter()
         .filter_map(|id| topology.network_security_groups.get(id))
-        .map(|group| SecurityGroup {
-            id: group.envelope.id.clone(),
-            rules: [Direction::Inbound, Direction::Outbound]
-                .into_iter()
-                .flat_map(|direction| group.compiled(direction))
-                .collect(),
+        .map(|group| match has_rules {
+            true => compiled(group),
+            false => SecurityGroup {
+                id: group.envelope.id.clone(),
+                rules: Vec::new(),
+            },
         })
         .collect();
     let application_groups = application_groups(index, &groups);
@@ -79,6 +86,23 @@ pub(super) fn of_machine(index: &Index<'_>, vnet: &Vnet<'_>, machine: &Machine<'
         reevaluate: topology.settings.reevaluate,
         flow_timeout_minutes: vnet.resource.flow_timeout_minutes(),
     })
+}
+
+fn compiled(group: &NetworkSecurityGroup) -> SecurityGroup {
+    let directions = [Direction::Inbound, Direction::Outbound];
+    let rules = directions.into_iter().flat_map(|direction| group.compiled(direction));
+    SecurityGroup {
+        id: group.envelope.id.clone(),
+        rules: rules.collect(),
+    }
+}
+
+/// All security groups, and the application security groups to which their rules refer.
+pub(super) fn all(index: &Index<'_>) -> (Vec<SecurityGroup>, Vec<ApplicationGroup>) {
+    let groups = index.topology.network_security_groups.values();
+    let groups: Vec<SecurityGroup> = groups.map(|group| compiled(group)).collect();
+    let application_groups = application_groups(index, &groups);
+    (groups, application_groups)
 }
 
 /// The NICs in a served subnet that have a group of their own and whose machines have no agent, ordered by id.

@@ -10,7 +10,7 @@ use tombolo_engine::packet;
 use tombolo_engine::packet::PacketInfo;
 use tombolo_engine::packet::icmp::{self, IcmpError};
 use tombolo_engine::packet::rewrite::{End, rewrite};
-use tombolo_engine::security::{FROM_HOST, NicRules};
+use tombolo_engine::security::{FROM_HOST, NicRules, PreparedGroups};
 use tombolo_engine::tables::{LinkIndex, NicIndex, RoutingState, Tables};
 use tombolo_engine::verdict::{DropReason, Verdict};
 use tombolo_proto::config::{AgentConfig, Direction, Link, Nic, Role};
@@ -123,11 +123,18 @@ pub(super) enum Step {
 }
 
 impl Node {
-    /// Builds the engine's tables from a configuration and the agent's learned routes. If they cannot be built, each
+    /// Builds the engine's tables from a configuration and the agent's learned routes. `groups`: the security groups, if
+    /// the configuration does not have their rules. If they cannot be built, each
     /// decision of the node fails with the reason.
-    pub(super) fn new(config: AgentConfig, dynamic: &RoutingState) -> Self {
-        let tables = Tables::build(&config, dynamic).map_err(|e| e.to_string());
-        Self { config, tables }
+    pub(super) fn new(config: AgentConfig, dynamic: &RoutingState, groups: Option<&PreparedGroups>) -> Self {
+        let tables = match groups {
+            None => Tables::build(&config, dynamic),
+            Some(groups) => Tables::build_sharing(&config, dynamic, groups),
+        };
+        Self {
+            config,
+            tables: tables.map_err(|e| e.to_string()),
+        }
     }
 
     /// The rules of the security groups at a network interface. `None`: there is no such interface.
@@ -135,10 +142,9 @@ impl Node {
         self.tables.as_ref().ok()?.security()?.rules(nic)
     }
 
-    /// Whether the agent would forward or deliver a packet without ports from `source`, an address of its host, to
-    /// `destination`, as far as routes and links decide. True also if the packet would need ports, because a load balancer
-    /// has the destination or the next hop.
-    pub(crate) fn would_send(&self, source: IpAddr, destination: IpAddr) -> bool {
+    /// Whether a route leads from `source`, an address of the agent's host, to `destination`. Whether packets arrive is
+    /// another question.
+    pub(crate) fn has_route(&self, source: IpAddr, destination: IpAddr) -> bool {
         let Ok(tables) = &self.tables else { return false };
         let info = PacketInfo {
             source,
@@ -150,17 +156,8 @@ impl Node {
             len: 0,
         };
         let ingress = Ingress::Tun(sending_nic(&self.config, source, destination));
-        match decide(tables, ingress, &info, None) {
-            Verdict::Drop(reason) => matches!(
-                reason,
-                DropReason::NoBalancingRule
-                    | DropReason::BalancerProtocol
-                    | DropReason::NoBackEnd
-                    | DropReason::BackEndItself
-                    | DropReason::Hairpin
-            ),
-            _ => true,
-        }
+        let without = [DropReason::NoRoute, DropReason::RouteNone, DropReason::RouteInternet];
+        !matches!(decide(tables, ingress, &info, None), Verdict::Drop(reason) if without.contains(&reason))
     }
 
     /// Decides on a packet that arrives over the link with `from`; `None`: from the agent's own host. Decrements the

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::OnceLock;
 use tombolo_engine::decide::Trace;
+use tombolo_engine::security::PreparedGroups;
 use tombolo_engine::verdict::DropReason;
 use tombolo_proto::config::{BalancingRule, Relation};
 use tombolo_proto::id::AgentId;
@@ -23,6 +24,8 @@ pub(crate) struct Agents<'t> {
     facts: Facts<'t>,
     compiler: Compiler<'t>,
     learned: LearnedRoutes,
+    /// The security groups, if all agents share them.
+    groups: Option<PreparedGroups>,
     nodes: BTreeMap<AgentId, OnceLock<Option<Node>>>,
 }
 
@@ -80,7 +83,24 @@ pub(crate) struct Answer {
 impl<'t> Agents<'t> {
     /// Computes the learned routes of all gateways and edges. Nothing else is compiled yet.
     pub(crate) fn new(topology: &'t Topology, reports: &'t LearnedReports) -> Self {
-        let compiler = Compiler::new(topology);
+        Self::with(topology, reports, Compiler::new(topology), None)
+    }
+
+    /// The same, for walks that reach most agents: security groups are in memory only once. Walks cannot name the rules
+    /// that decide.
+    pub(crate) fn sharing_groups(topology: &'t Topology, reports: &'t LearnedReports) -> Self {
+        let compiler = Compiler::without_rules(topology);
+        let (groups, application_groups) = compiler.security_groups();
+        let groups = PreparedGroups::new(groups, &application_groups);
+        Self::with(topology, reports, compiler, Some(groups))
+    }
+
+    fn with(
+        topology: &'t Topology,
+        reports: &'t LearnedReports,
+        compiler: Compiler<'t>,
+        groups: Option<PreparedGroups>,
+    ) -> Self {
         let learned = LearnedRoutes::new(topology, &compiler, reports.clone());
         let nodes = topology.agents.keys().map(|agent| (agent.clone(), OnceLock::new()));
         Self {
@@ -91,6 +111,7 @@ impl<'t> Agents<'t> {
             },
             compiler,
             learned,
+            groups,
             nodes: nodes.collect(),
         }
     }
@@ -100,7 +121,7 @@ impl<'t> Agents<'t> {
         let make = || {
             let config = self.compiler.compile(agent)?;
             let dynamic = self.learned.routing_state(&config);
-            Some(Node::new(config, &dynamic))
+            Some(Node::new(config, &dynamic, self.groups.as_ref()))
         };
         self.nodes.get(agent)?.get_or_init(make).as_ref()
     }

@@ -1,9 +1,9 @@
 //! The answer in its JSON form: groups of addresses that are treated alike, and what each group may send to each other.
 
-use super::Reach;
+use super::cell::Cell;
 use super::ends::End;
 use super::select::select;
-use super::survey::Cell;
+use super::sets::Reach;
 use crate::path::parent_id;
 use crate::topology::Topology;
 use ipnet::IpNet;

@@ -1,8 +1,8 @@
 //! Assertions: what must never, or always, be reachable.
 
-use super::Reach;
 use super::answer::{EndView, TrafficView};
 use super::select::select;
+use super::sets::Reach;
 use crate::topology::Topology;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,8 +1,8 @@
 //! The security groups on a path, and what their rules admit between the ends of two classes.
 
+use super::cell::{Cell, TrafficId};
 use super::ends::{Class, End};
-use super::memo::{Memo, TrafficId};
-use super::survey::Cell;
+use super::memo::Memo;
 use crate::explain::node::Passed;
 use crate::explain::walk::Agents;
 use std::collections::BTreeMap;

@@ -1,11 +1,10 @@
 //! What a change connects and cuts: the difference of two reachabilities.
 
-use super::Reach;
 use super::answer::{EndView, TrafficView, name};
 use super::ends::End;
-use super::survey::Cell;
+use super::sets::Reach;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use tombolo_engine::security::Traffic;
 use tombolo_proto::id::ResourceId;
@@ -21,7 +20,7 @@ pub struct Difference {
 }
 
 /// Traffic between some ends that a change adds or removes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ChangedTraffic {
     /// A name for the sending ends, for people.
@@ -55,10 +54,13 @@ type Pair<'r> = (Key<'r>, Key<'r>);
 #[must_use]
 pub fn difference(before: &Reach, after: &Reach) -> Difference {
     // Most cells are the same in both. Only the others are taken apart.
-    let known: HashMap<Content<'_>, ()> = before.cells.iter().map(|cell| (before.content(cell), ())).collect();
-    let new: HashMap<Content<'_>, ()> = after.cells.iter().map(|cell| (after.content(cell), ())).collect();
-    let old = before.pairs(|cell| !new.contains_key(&before.content(cell)));
-    let now = after.pairs(|cell| !known.contains_key(&after.content(cell)));
+    let mut numbers: HashMap<Key<'_>, u32> = HashMap::new();
+    let old = before.numbered(&mut numbers);
+    let new = after.numbered(&mut numbers);
+    let known: HashSet<&Content<'_>> = old.iter().collect();
+    let present: HashSet<&Content<'_>> = new.iter().collect();
+    let old = before.pairs(&old, |content| !present.contains(content));
+    let now = after.pairs(&new, |content| !known.contains(content));
     let nothing = Traffic::default();
     let mut connects: BTreeMap<Pair<'_>, Traffic> = BTreeMap::new();
     let mut cuts: BTreeMap<Pair<'_>, Traffic> = BTreeMap::new();
@@ -71,48 +73,58 @@ pub fn difference(before: &Reach, after: &Reach) -> Difference {
             }
         }
     }
+    if connects.is_empty() && cuts.is_empty() {
+        return Difference::default();
+    }
     let mut ends: BTreeMap<Key<'_>, &End> = BTreeMap::new();
-    ends.extend(
-        before
-            .ends
-            .iter()
-            .chain(&after.ends)
-            .map(|end| ((&end.id, end.address), end)),
-    );
+    ends.extend(before.ends.iter().chain(&after.ends).map(|end| (end.key(), end)));
     Difference {
         connects: grouped(&connects, &ends),
         cuts: grouped(&cuts, &ends),
     }
 }
 
-/// A cell, independent of the positions of ends.
+/// A cell, with numbers of ends that are the same in both topologies.
 #[derive(PartialEq, Eq, Hash)]
 struct Content<'r> {
-    from: Vec<Key<'r>>,
-    to: Vec<Key<'r>>,
+    from: Vec<u32>,
+    to: Vec<u32>,
     traffic: &'r Traffic,
 }
 
+impl End {
+    fn key(&self) -> Key<'_> {
+        (&self.id, self.address)
+    }
+}
+
 impl Reach {
-    fn keys(&self, positions: &[u32]) -> Vec<Key<'_>> {
-        let ends = positions.iter().map(|position| &self.ends[*position as usize]);
-        ends.map(|end| (&end.id, end.address)).collect()
-    }
-
-    fn content(&self, cell: &Cell) -> Content<'_> {
-        Content {
-            from: self.keys(&cell.from),
-            to: self.keys(&cell.to),
-            traffic: self.traffic(cell.traffic),
+    /// The cells with common numbers of ends. An end that is not in `numbers` yet gets the next number.
+    fn numbered<'r>(&'r self, numbers: &mut HashMap<Key<'r>, u32>) -> Vec<Content<'r>> {
+        let mut common = Vec::with_capacity(self.ends.len());
+        for end in &self.ends {
+            let next = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
+            common.push(*numbers.entry(end.key()).or_insert(next));
         }
+        let number = |positions: &[u32]| -> Vec<u32> {
+            let mut all: Vec<u32> = positions.iter().map(|position| common[*position as usize]).collect();
+            all.sort_unstable();
+            all
+        };
+        let cells = self.cells.iter().map(|cell| Content {
+            from: number(&cell.from),
+            to: number(&cell.to),
+            traffic: self.traffic(cell.traffic),
+        });
+        cells.collect()
     }
 
-    /// The traffic of each pair in those cells for which `wanted` is true.
-    fn pairs(&self, wanted: impl Fn(&Cell) -> bool) -> BTreeMap<Pair<'_>, &Traffic> {
+    /// The traffic of each pair in those cells for which `wanted` is true. `contents` are those of all cells, in order.
+    fn pairs(&self, contents: &[Content<'_>], wanted: impl Fn(&Content<'_>) -> bool) -> BTreeMap<Pair<'_>, &Traffic> {
         let mut pairs = BTreeMap::new();
-        for cell in self.cells.iter().filter(|cell| wanted(cell)) {
-            for from in self.keys(&cell.from) {
-                for to in self.keys(&cell.to) {
+        for (cell, _) in self.cells.iter().zip(contents).filter(|(_, content)| wanted(content)) {
+            for from in cell.from.iter().map(|end| self.ends[*end as usize].key()) {
+                for to in cell.to.iter().map(|end| self.ends[*end as usize].key()) {
                     if from != to {
                         pairs.insert((from, to), self.traffic(cell.traffic));
                     }

@@ -58,6 +58,17 @@ pub(super) enum Start {
 /// Positions of ends that have the same paths to and from every other end. Security rules may treat them differently.
 pub(super) type Class = Vec<usize>;
 
+/// Positions of classes between whose ends and every other end the same routes apply.
+pub(super) type Block = Vec<usize>;
+
+/// The ends of a topology.
+pub(super) struct Ends {
+    pub(super) ends: Vec<End>,
+    pub(super) classes: Vec<Class>,
+    /// Each class is in one block.
+    pub(super) blocks: Vec<Block>,
+}
+
 /// All that decides about the paths to and from an address, apart from the address itself.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct PathKey<'t> {
@@ -74,8 +85,8 @@ struct PathKey<'t> {
     own: Option<(&'t AgentId, IpAddr)>,
 }
 
-/// All ends of a topology in which all agents have joined, and their classes. Both are in the order of ids.
-pub(super) fn of(topology: &Topology, reports: &LearnedReports) -> (Vec<End>, Vec<Class>) {
+/// All ends of a topology in which all agents have joined, with their classes and blocks.
+pub(super) fn of(topology: &Topology, reports: &LearnedReports) -> Ends {
     let told_apart = told_apart(topology, reports);
     let special = next_hops_and_back_ends(topology);
     let within = |address: IpAddr| told_apart.get(address).copied();
@@ -116,9 +127,24 @@ pub(super) fn of(topology: &Topology, reports: &LearnedReports) -> (Vec<End>, Ve
         single.push(vec![ends.len()]);
         ends.push(end);
     }
-    let mut all: Vec<Class> = classes.into_values().chain(single).collect();
-    all.sort_unstable();
-    (ends, all)
+    let mut all: Vec<Class> = Vec::with_capacity(classes.len() + single.len());
+    let mut blocks: BTreeMap<_, Block> = BTreeMap::new();
+    for (key, class) in classes {
+        // Routes are those of a subnet, and what a block's ends do with security groups does not matter to them.
+        let block = (key.subnet, key.is_v4, key.within, key.own);
+        blocks.entry(block).or_default().push(all.len());
+        all.push(class);
+    }
+    let mut blocks: Vec<Block> = blocks.into_values().collect();
+    for class in single {
+        blocks.push(vec![all.len()]);
+        all.push(class);
+    }
+    Ends {
+        ends,
+        classes: all,
+        blocks,
+    }
 }
 
 /// The prefixes by which routes and address spaces tell addresses apart, each with its number.

@@ -1,14 +1,10 @@
 //! Keeps each set of traffic once, and the results of computations with sets that come again.
 
-use super::survey::{Cell, joined};
+use super::cell::{Cell, TrafficId, joined};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tombolo_engine::security::{GroupRules, RuleSet, Traffic};
 use tombolo_proto::config::Direction;
-
-/// The number of a set of traffic in a [`Memo`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct TrafficId(pub(super) u32);
 
 /// All sets of traffic that have occurred, and what was computed with them. Threads share it.
 #[derive(Default)]

@@ -1,14 +1,14 @@
 //! Computes which traffic passes between two classes of ends: one walk there and back for each pair of classes, and the
 //! rules of the security groups on the way for all ports at once.
 
+use super::cell::Cell;
 use super::checks::Checks;
-use super::ends::{Class, End, Start};
-use super::memo::{Memo, TrafficId};
+use super::ends::{Block, Class, End, Start};
+use super::memo::Memo;
 use crate::explain::node::{Packet, Passed};
 use crate::explain::walk::{Agents, End as WalkEnd, Fabric};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
 use tombolo_engine::security::{Interval, Ports, Traffic};
 use tombolo_proto::config::{BalancedProtocol, BalancingRule};
 use tombolo_proto::fabric::Protocol;
@@ -16,17 +16,6 @@ use tombolo_proto::id::AgentId;
 
 /// The initial TTL of the packets of walks.
 const TTL: u8 = 64;
-
-/// The traffic between some ends of one class and some of another.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Cell {
-    /// Positions of the ends that send.
-    pub(super) from: Arc<[u32]>,
-    /// Positions of the ends that receive. An end that is in both lists does not send to itself.
-    pub(super) to: Arc<[u32]>,
-    /// What they may send. It is not empty.
-    pub(super) traffic: TrafficId,
-}
 
 /// The packets of a question, whose path does not depend on their ports within the given ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,21 +38,39 @@ pub(super) struct Survey<'a> {
     pub(super) agents: &'a Agents<'a>,
     pub(super) ends: &'a [End],
     pub(super) classes: &'a [Class],
+    pub(super) blocks: &'a [Block],
     pub(super) memo: &'a Memo,
 }
 
 impl Survey<'_> {
-    /// The traffic from one class to all classes.
-    pub(super) fn row(&self, from: usize) -> Vec<Cell> {
+    /// The traffic from the classes of one block to all classes.
+    pub(super) fn rows(&self, from: usize) -> Vec<Cell> {
         let mut cells = Vec::new();
-        for to in 0..self.classes.len() {
-            self.pair(&self.classes[from], &self.classes[to], &mut cells);
+        let first = |block: &Block| block.first().and_then(|class| self.classes[*class].first());
+        let Some(source) = first(&self.blocks[from]) else {
+            return cells;
+        };
+        for to in self.blocks {
+            // Routes decide most pairs of a large network, and they need no walk. Within a block, two different ends
+            // stand for all pairs.
+            let others = to.iter().flat_map(|class| &self.classes[*class]);
+            let Some(destination) = others.into_iter().find(|end| *end != source) else {
+                continue;
+            };
+            if !self.may_leave(&self.ends[*source], &self.ends[*destination]) {
+                continue;
+            }
+            for from in &self.blocks[from] {
+                for to in to {
+                    self.pair(&self.classes[*from], &self.classes[*to], &mut cells);
+                }
+            }
         }
         cells
     }
 
     /// Adds the traffic from one class to another.
-    pub(super) fn pair(&self, from: &Class, to: &Class, cells: &mut Vec<Cell>) {
+    fn pair(&self, from: &Class, to: &Class, cells: &mut Vec<Cell>) {
         // Within a class, two different ends stand for all pairs.
         let Some(source) = from.first() else { return };
         let Some(destination) = to.iter().find(|end| *end != source) else {
@@ -71,9 +78,6 @@ impl Survey<'_> {
         };
         let (source, destination) = (&self.ends[*source], &self.ends[*destination]);
         if source.start == Start::Nowhere || source.address.is_ipv4() != destination.address.is_ipv4() {
-            return;
-        }
-        if !self.may_leave(source, destination) {
             return;
         }
         let any = Kind {
@@ -127,17 +131,19 @@ impl Survey<'_> {
         self.memo.merge(parts, cells);
     }
 
-    /// Whether the host's own agent, or the first gateway, would forward a packet at all. It decides most pairs of a
-    /// large network, and needs no walk.
+    /// Whether a route of the source's subnet leads to the destination. True for a source in a site, whose routes are not
+    /// known.
     fn may_leave(&self, source: &End, destination: &End) -> bool {
+        if source.address.is_ipv4() != destination.address.is_ipv4() {
+            return false;
+        }
         match &source.start {
             Start::Host(agent) => {
-                let Some(node) = self.agents.get(agent) else {
-                    return false;
-                };
-                node.would_send(source.address, destination.address)
+                let node = self.agents.get(agent);
+                node.is_some_and(|node| node.has_route(source.address, destination.address))
             }
-            Start::Site { .. } | Start::Nowhere => true,
+            Start::Site { .. } => true,
+            Start::Nowhere => false,
         }
     }
 
@@ -231,33 +237,4 @@ fn kinds(rules: &[BalancingRule]) -> Vec<Kind> {
         all.extend(others.map(|ports| Kind { protocol, ports }));
     }
     all
-}
-
-/// The cells with the same ends on both sides, joined.
-pub(super) fn joined(parts: Vec<Vec<Cell>>, join: impl Fn(TrafficId, TrafficId) -> TrafficId) -> Vec<Cell> {
-    let mut by_pair: BTreeMap<(u32, u32), TrafficId> = BTreeMap::new();
-    for cell in parts.into_iter().flatten() {
-        for from in cell.from.iter() {
-            for to in cell.to.iter().filter(|to| *to != from) {
-                let traffic = by_pair.entry((*from, *to)).or_insert(cell.traffic);
-                *traffic = join(*traffic, cell.traffic);
-            }
-        }
-    }
-    let mut rows: BTreeMap<u32, BTreeMap<TrafficId, Vec<u32>>> = BTreeMap::new();
-    for ((from, to), traffic) in by_pair {
-        rows.entry(from).or_default().entry(traffic).or_default().push(to);
-    }
-    let mut by_row: BTreeMap<(Vec<u32>, TrafficId), Vec<u32>> = BTreeMap::new();
-    for (from, row) in rows {
-        for (traffic, to) in row {
-            by_row.entry((to, traffic)).or_default().push(from);
-        }
-    }
-    let cells = by_row.into_iter().map(|((to, traffic), from)| Cell {
-        from: from.into(),
-        to: to.into(),
-        traffic,
-    });
-    cells.collect()
 }

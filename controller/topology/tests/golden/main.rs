@@ -9,6 +9,7 @@ mod fabric;
 mod hybrid;
 mod load_balancer;
 mod network;
+mod reach;
 
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};

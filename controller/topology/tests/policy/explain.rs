@@ -89,6 +89,7 @@ fn t2_peering_is_one_hop() {
             protocol,
             destination_port: Some(443),
             ttl: None,
+            design: false,
         };
         assert!(explain(&w.topology, &Default::default(), &question).unwrap().reachable);
     }
@@ -507,6 +508,7 @@ fn ttl_is_honoured() {
         protocol: Protocol::Icmp,
         destination_port: None,
         ttl: Some(ttl),
+        design: false,
     };
     let answer = explain(&w.topology, &Default::default(), &question(1)).unwrap();
     assert!(!answer.reachable && answer.request.stop.as_ref().unwrap().agent == agent("hub-gw"));
@@ -676,6 +678,7 @@ fn names() {
             protocol: Protocol::Icmp,
             destination_port: None,
             ttl: None,
+            design: false,
         };
         explain(&w.topology, &Default::default(), &question).unwrap_err()
     };

@@ -21,6 +21,7 @@ fn ask_by(w: &World, from: &str, to: &str, protocol: Protocol, port: u16) -> Exp
         protocol,
         destination_port: Some(port),
         ttl: None,
+        design: false,
     };
     let answer = explain(&w.topology, &LearnedReports::default(), &question).unwrap();
     let text = serde_json::to_string(&answer).unwrap();

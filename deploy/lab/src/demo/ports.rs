@@ -72,6 +72,7 @@ impl Stage<'_> {
             protocol,
             destination_port: Some(number),
             ttl: None,
+            design: false,
         };
         Ok(self.lab.client()?.explain(&request).await?)
     }

@@ -243,6 +243,7 @@ impl<'a> Stage<'a> {
             protocol: tombolo_client::fabric::Protocol::Icmp,
             destination_port: None,
             ttl: None,
+            design: false,
         };
         let said = self.lab.client()?.explain(&request).await?;
         let stop = [&said["request"]["stop"], &said["reply"]["stop"]]

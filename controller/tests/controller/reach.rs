@@ -1,0 +1,157 @@
+//! Tests of reachability: who reaches whom, what a proposed change connects and cuts, and assertions.
+
+use crate::world::{GROUP, World};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+fn id(tail: &str) -> String {
+    format!("{GROUP}/providers/Microsoft.Network/{tail}")
+}
+
+/// Two VNets, each with a network interface, and no agent.
+async fn two_nics() -> World {
+    let world = World::start(&[]).await;
+    world.two_vnets().await;
+    world
+}
+
+/// The two halves of a peering of the VNets `a` and `b`, as proposed changes.
+fn peering() -> Value {
+    let half = |from: &str, to: &str| {
+        json!({"path": id(&format!("virtualNetworks/{from}/virtualNetworkPeerings/to-{to}")), "body": {"properties": {
+            "remoteVirtualNetwork": {"id": id(&format!("virtualNetworks/{to}"))}, "allowVirtualNetworkAccess": true,
+        }}})
+    };
+    json!([half("a", "b"), half("b", "a")])
+}
+
+async fn ask(world: &World, path: &str, question: Value) -> (StatusCode, Value) {
+    let answer = world.fabric(Method::POST, path, Some(question)).await;
+    (answer.status, answer.body)
+}
+
+/// D41, D43: a proposed peering connects its two networks, before any agent has joined, and nothing is changed. After the
+/// peering is made, both reach each other, and its deletion would cut them.
+#[tokio::test]
+async fn d41_d43_what_a_change_connects_and_cuts() {
+    let world = two_nics().await;
+    let (status, before) = ask(&world, "reach", json!({})).await;
+    assert_eq!((status, &before["entries"]), (StatusCode::OK, &json!([])), "{before}");
+    assert_eq!(before["groups"][0]["name"], "a/w", "{before}");
+
+    let (status, effect) = ask(&world, "reach/diff", json!({"changes": peering()})).await;
+    assert_eq!(status, StatusCode::OK, "{effect}");
+    assert_eq!((&effect["cuts"], &effect["violations"]), (&json!([]), &json!([])));
+    let connects = effect["connects"].as_array().unwrap();
+    assert_eq!(connects.len(), 2, "{effect}");
+    let first = &connects[0];
+    assert_eq!(
+        (&first["tcp"], &first["udp"], &first["icmp"]),
+        (&json!(["*"]), &json!(["*"]), &json!(true))
+    );
+    assert_eq!(first["from"][0]["address"], "10.1.0.4");
+    assert_eq!(ask(&world, "reach", json!({})).await.1, before, "nothing was changed");
+
+    world.peer("a", "b").await;
+    world.peer("b", "a").await;
+    let (_, after) = ask(&world, "reach", json!({"from": ["a"], "to": ["b/w"]})).await;
+    assert_eq!(after["entries"].as_array().map(Vec::len), Some(1), "{after}");
+    let gone = json!([{"path": id("virtualNetworks/a/virtualNetworkPeerings/to-b")}]);
+    let (_, effect) = ask(&world, "reach/diff", json!({"changes": gone})).await;
+    assert_eq!(effect["cuts"].as_array().map(Vec::len), Some(2), "{effect}");
+}
+
+/// D41: an assertion that would not hold is named with a pair that breaks it.
+#[tokio::test]
+async fn d41_assertions_are_checked_after_the_proposed_changes() {
+    let world = two_nics().await;
+    let assertions = json!([
+        {"never": {"from": "a", "to": "b", "protocol": "tcp", "ports": ["22"]}},
+        {"always": {"from": "b-nic", "to": "10.1.0.0/24"}},
+    ]);
+    let (_, now) = ask(&world, "reach/diff", json!({"assertions": assertions})).await;
+    assert_eq!(now["violations"].as_array().map(Vec::len), Some(1), "{now}");
+    assert_eq!(now["violations"][0]["assertion"], 1);
+    let (_, after) = ask(
+        &world,
+        "reach/diff",
+        json!({"changes": peering(), "assertions": assertions}),
+    )
+    .await;
+    let [broken] = &after["violations"].as_array().unwrap()[..] else {
+        panic!("one assertion does not hold: {after}");
+    };
+    assert_eq!(
+        broken["text"],
+        "never from a to b: a-nic (10.1.0.4) reaches b-nic (10.2.0.4) by tcp 22"
+    );
+}
+
+/// D3, D41: a change that the controller would refuse has the answer of the refusal; unknown names, ports and fields are
+/// named.
+#[tokio::test]
+async fn d41_bad_questions_are_refused_by_name() {
+    let world = two_nics().await;
+    let overlapping = json!({"path": id("virtualNetworks/a/subnets/second"), "body": {"properties": {"addressPrefix": "10.1.0.0/24"}}});
+    for (path, question, code, words) in [
+        (
+            "reach",
+            json!({"from": ["nobody"]}),
+            "InvalidResourceReference",
+            "from: 'nobody' is not",
+        ),
+        ("reach", json!({"source": []}), "InvalidRequestContent", "source"),
+        (
+            "reach/diff",
+            json!({"changes": [overlapping]}),
+            "NetcfgSubnetRangesOverlap",
+            "second",
+        ),
+        (
+            "reach/diff",
+            json!({"changes": [{"path": "nonsense"}]}),
+            "InvalidResourceId",
+            "changes[0].path",
+        ),
+        (
+            "reach/diff",
+            json!({"assertions": [{"never": {"from": "a", "to": "b", "ports": ["70000"]}}]}),
+            "InvalidResourceReference",
+            "assert[0].ports: '70000'",
+        ),
+        (
+            "reach/diff",
+            json!({"assertions": [{"never": {"from": "a", "to": "b", "protocol": "icmp", "ports": ["1"]}}]}),
+            "InvalidResourceReference",
+            "ICMP has no ports",
+        ),
+        (
+            "reach/diff",
+            json!({"assertions": [{}]}),
+            "InvalidRequestFormat",
+            "needs never or always",
+        ),
+    ] {
+        let (status, body) = ask(&world, path, question).await;
+        let error = &body["error"];
+        assert_eq!(
+            (status, &error["code"]),
+            (StatusCode::BAD_REQUEST, &json!(code)),
+            "{body}"
+        );
+        assert!(error["message"].as_str().unwrap().contains(words), "{words}: {body}");
+    }
+}
+
+/// D43: `explain` answers before agents have joined, if it is asked about the design.
+#[tokio::test]
+async fn d43_the_design_is_explained_before_agents_join() {
+    let world = two_nics().await;
+    world.peer("a", "b").await;
+    world.peer("b", "a").await;
+    let question = |design: bool| json!({"from": "a-nic", "to": "b-nic", "design": design});
+    let (status, body) = ask(&world, "explain", question(false)).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+    let (status, body) = ask(&world, "explain", question(true)).await;
+    assert_eq!((status, &body["reachable"]), (StatusCode::OK, &json!(true)), "{body}");
+}

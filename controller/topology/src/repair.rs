@@ -1,0 +1,214 @@
+//! Finds the smallest set of changes that lets a packet arrive and its reply come back (D40).
+//!
+//! [`explain`](crate::explain::explain()) says where the packet or its reply stops. From this, `candidates` proposes changes; each is
+//! applied to a copy of the topology, and the packet is explained again. Sets of changes are tried in the order of their
+//! size, so the first ones that heal are the smallest. Of these, the ones that cut and connect the fewest other pairs come
+//! first.
+//!
+//! * `candidates`: changes that could help a packet on.
+//! * `stopped`: a packet that stops, and what is near its path.
+//! * `change`: a change as a write of an ARM resource.
+//! * `peerings`, `routes`, `security`, `balancing`, `gateways`: the changes of each kind of resource.
+
+mod balancing;
+mod candidates;
+mod change;
+mod gateways;
+mod peerings;
+mod routes;
+mod security;
+mod stopped;
+
+use crate::explain::{Explanation, Stop, explain};
+use crate::learned_routes::LearnedReports;
+use crate::reach::{ChangedTraffic, Reach, Run, as_designed, difference};
+use crate::topology::Topology;
+pub use change::RepairChange;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use stopped::Candidate;
+use tombolo_proto::fabric::ExplainRequest;
+
+/// Largest number of changes in a repair.
+const MAX_CHANGES: usize = 5;
+
+/// Up to this number of changes, every set is tried. Larger sets are tried only if each change lets the packet get further,
+/// or stop for another reason.
+const TRIED_WITHOUT_PROGRESS: usize = 2;
+
+/// Largest number of explanations of one request. It bounds the time.
+const MAX_TRIES: usize = 4_000;
+
+/// Largest number of repairs whose effects on other pairs are computed, and that are in an answer.
+const MAX_REPAIRS: usize = 5;
+
+/// The answer: what to change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RepairAnswer {
+    /// Whether the packet arrives and its reply comes back already. Then there are no repairs.
+    pub reachable: bool,
+    /// The repairs with the smallest number of changes, the one with the fewest side effects first. Empty: no set of at most
+    /// five changes helps.
+    pub repairs: Vec<Repair>,
+    /// One sentence: the first repair, or why there is none.
+    pub summary: String,
+}
+
+/// A set of changes after which the packet arrives and its reply comes back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Repair {
+    /// The changes, in the order in which they must be made.
+    pub changes: Vec<RepairChange>,
+    /// All that the changes connect, the asked traffic included.
+    pub connects: Vec<ChangedTraffic>,
+    /// All that the changes cut.
+    pub cuts: Vec<ChangedTraffic>,
+}
+
+/// A topology after some changes, and what then happens to the packet.
+struct State {
+    topology: Topology,
+    changes: Vec<RepairChange>,
+    explanation: Explanation,
+}
+
+/// Finds the smallest repairs for a packet that does not arrive, or whose reply does not come back. The answer is about the
+/// design: all agents have joined, and all links and back ends are up. `run` is as for [`Reach::of`].
+///
+/// # Errors
+/// As for [`explain`](crate::explain::explain()).
+pub fn repair(
+    topology: &Topology,
+    reports: &LearnedReports,
+    question: &ExplainRequest,
+    run: Run<'_>,
+) -> Result<RepairAnswer, String> {
+    let reports = reports.of_routes_only();
+    let topology = as_designed(topology);
+    let explanation = explain(&topology, &reports, question)?;
+    if explanation.reachable {
+        return Ok(RepairAnswer {
+            reachable: true,
+            repairs: Vec::new(),
+            summary: explanation.summary,
+        });
+    }
+    let cause = explanation.summary.clone();
+    let start = State {
+        topology: topology.clone(),
+        changes: Vec::new(),
+        explanation,
+    };
+    let healed = search(start, &reports, question);
+    let repairs = with_effects(healed, &topology, &reports, run);
+    let summary = match repairs.first() {
+        Some(repair) => {
+            let texts: Vec<&str> = repair.changes.iter().map(|change| change.text.as_str()).collect();
+            texts.join("; then ")
+        }
+        None => format!("no set of at most {MAX_CHANGES} changes helps: {cause}"),
+    };
+    Ok(RepairAnswer {
+        reachable: false,
+        repairs,
+        summary,
+    })
+}
+
+/// All smallest sets of changes after which the packet arrives and its reply comes back.
+fn search(start: State, reports: &LearnedReports, question: &ExplainRequest) -> Vec<State> {
+    let mut tries = 0;
+    let mut seen = BTreeSet::new();
+    // The states by their number of changes.
+    let mut waiting: Vec<Vec<State>> = (0..=MAX_CHANGES).map(|_| Vec::new()).collect();
+    waiting[0].push(start);
+    for size in 0..=MAX_CHANGES {
+        let states = std::mem::take(&mut waiting[size]);
+        let (healed, others): (Vec<_>, Vec<_>) = states.into_iter().partition(|state| state.explanation.reachable);
+        if !healed.is_empty() {
+            return healed;
+        }
+        for state in others {
+            for candidate in candidates::of(&state.topology, &state.explanation, question.destination_port) {
+                let new_size = size + candidate.changes.len();
+                if new_size > MAX_CHANGES || tries >= MAX_TRIES {
+                    continue;
+                }
+                let Some(next) = state.after(candidate, reports, question, &mut seen) else {
+                    continue;
+                };
+                tries += 1;
+                let progress = next.explanation.reachable || stop_of(&next.explanation) != stop_of(&state.explanation);
+                if progress || new_size < TRIED_WITHOUT_PROGRESS {
+                    waiting[new_size].push(next);
+                }
+            }
+        }
+    }
+    Vec::new()
+}
+
+impl State {
+    /// The state after further changes. `None`: a change would be refused, or the same set has been tried before.
+    fn after(
+        &self,
+        candidate: Candidate,
+        reports: &LearnedReports,
+        question: &ExplainRequest,
+        seen: &mut BTreeSet<Vec<String>>,
+    ) -> Option<Self> {
+        let mut changes = self.changes.clone();
+        changes.extend(candidate.changes);
+        let mut texts: Vec<String> = changes.iter().map(|change| change.text.clone()).collect();
+        texts.sort_unstable();
+        let all = texts.len();
+        texts.dedup();
+        if texts.len() < all || !seen.insert(texts) {
+            return None;
+        }
+        let mut topology = self.topology.clone();
+        for change in &changes[self.changes.len()..] {
+            topology = change.applied_to(&topology)?;
+        }
+        let explanation = explain(&topology, reports, question).ok()?;
+        Some(Self {
+            topology,
+            changes,
+            explanation,
+        })
+    }
+}
+
+/// Where and why a packet or its reply stops. A change has an effect on the packet if this changes.
+fn stop_of(explanation: &Explanation) -> (bool, usize, Option<&Stop>) {
+    let (walk, is_reply) = match &explanation.reply {
+        Some(reply) => (reply, true),
+        None => (&explanation.request, false),
+    };
+    (is_reply, walk.hops.len(), walk.stop.as_ref())
+}
+
+/// The repairs with what they connect and cut, the ones with the fewest side effects first.
+fn with_effects(healed: Vec<State>, before: &Topology, reports: &LearnedReports, run: Run<'_>) -> Vec<Repair> {
+    if healed.is_empty() {
+        return Vec::new();
+    }
+    let old = Reach::of(before, reports, run);
+    let mut repairs: Vec<Repair> = healed
+        .into_iter()
+        .take(MAX_REPAIRS)
+        .map(|state| {
+            let effect = difference(&old, &Reach::of(&state.topology, reports, run));
+            Repair {
+                changes: state.changes,
+                connects: effect.connects,
+                cuts: effect.cuts,
+            }
+        })
+        .collect();
+    let pairs = |all: &[ChangedTraffic]| all.iter().map(|entry| entry.from.len() * entry.to.len()).sum::<usize>();
+    repairs.sort_by_key(|repair| (pairs(&repair.cuts), pairs(&repair.connects), repair.connects.clone()));
+    repairs
+}

@@ -1,0 +1,84 @@
+//! A change of a repair, as a write of an ARM resource.
+
+use crate::change::Change;
+use crate::path::ArmPath;
+use crate::topology::{AgentStatuses, Topology};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tombolo_proto::id::ResourceId;
+use uuid::Uuid;
+
+/// One write that a repair needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RepairChange {
+    /// The change in words: an imperative sentence without a full stop.
+    pub text: String,
+    /// The path of the resource.
+    pub path: String,
+    /// The body of the PUT. `None`: the resource is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<Value>,
+    /// Whether the PUT of a peering has `syncRemoteAddressSpace=true` (P27).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sync_remote_address_space: bool,
+}
+
+impl RepairChange {
+    /// The PUT of a resource.
+    pub(super) fn put(text: String, path: &ResourceId, body: Value) -> Self {
+        Self {
+            text,
+            path: path.to_string(),
+            body: Some(body),
+            sync_remote_address_space: false,
+        }
+    }
+
+    /// The deletion of a resource.
+    pub(super) fn delete(text: String, path: &ResourceId) -> Self {
+        Self {
+            text,
+            path: path.to_string(),
+            body: None,
+            sync_remote_address_space: false,
+        }
+    }
+
+    /// The PUT of an existing resource with one property set. `pointer` is the JSON pointer of the property; its parent must
+    /// exist. `None`: the resource or the parent does not exist.
+    pub(super) fn set(topology: &Topology, text: String, id: &ResourceId, pointer: &str, value: Value) -> Option<Self> {
+        let mut body = view(topology, id)?;
+        let (parent, name) = pointer.rsplit_once('/')?;
+        body.pointer_mut(parent)?
+            .as_object_mut()?
+            .insert(name.to_owned(), value);
+        Some(Self::put(text, id, body))
+    }
+
+    /// The topology after the change. `None`: the change would be refused.
+    pub(super) fn applied_to(&self, topology: &Topology) -> Option<Topology> {
+        let path = ArmPath::parse(&self.path).ok()?;
+        let change = match &self.body {
+            Some(body) => Change::Put {
+                path,
+                body: body.clone(),
+                if_match: None,
+                sync_remote_address_space: self.sync_remote_address_space,
+            },
+            None => Change::Delete { path, if_match: None },
+        };
+        // The GUIDs are in no answer, and the topology is thrown away.
+        let mut number = 0;
+        let mut guid = || {
+            number += 1;
+            Uuid::from_u128(number)
+        };
+        topology.apply(&change, &mut guid).ok().map(|done| done.topology)
+    }
+}
+
+/// The body of a resource. `None`: it does not exist.
+pub(super) fn view(topology: &Topology, id: &ResourceId) -> Option<Value> {
+    topology.view(&ArmPath::parse(id.as_str()).ok()?, &AgentStatuses::default())
+}

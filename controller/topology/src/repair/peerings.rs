@@ -1,0 +1,172 @@
+//! Changes of peerings: flags, halves that are missing, and address spaces that are not in sync.
+
+use super::change::RepairChange;
+use super::stopped::{Candidate, Stopped, vnets_with};
+use crate::lookup::{half_towards, sync_level};
+use crate::resource::{Peering, PeeringState, VirtualNetwork};
+use serde_json::{Map, Value, json};
+use tombolo_proto::id::ResourceId;
+
+pub(super) fn candidates(stopped: &Stopped<'_>) -> Vec<Candidate> {
+    let mut all = Vec::new();
+    for vnet in stopped.vnets() {
+        for half in vnet
+            .peerings
+            .iter()
+            .filter(|half| stopped.near.contains(&half.remote_vnet))
+        {
+            let Some(remote) = stopped.topology.vnets.get(&half.remote_vnet) else {
+                continue;
+            };
+            match half.state {
+                PeeringState::Connected => of_flags(stopped, vnet, remote, half, &mut all),
+                PeeringState::Initiated => all.extend(create(remote, vnet).map(Candidate::from)),
+                PeeringState::Disconnected => all.extend(again(vnet, remote, half)),
+            }
+            if sync_level(stopped.topology, vnet, half).starts_with("Local") {
+                all.extend(synced(stopped, vnet, half));
+            }
+        }
+    }
+    all.extend(between_ends(stopped));
+    all
+}
+
+/// A flag of a peering half.
+struct Flag {
+    name: &'static str,
+    is_set: fn(&Peering) -> bool,
+}
+
+const ACCESS: Flag = Flag {
+    name: "allowVirtualNetworkAccess",
+    is_set: |half| half.allow_virtual_network_access,
+};
+const FORWARDED: Flag = Flag {
+    name: "allowForwardedTraffic",
+    is_set: |half| half.allow_forwarded_traffic,
+};
+const TRANSIT: Flag = Flag {
+    name: "allowGatewayTransit",
+    is_set: |half| half.allow_gateway_transit,
+};
+const REMOTE: Flag = Flag {
+    name: "useRemoteGateways",
+    is_set: |half| half.use_remote_gateways,
+};
+
+fn of_flags(
+    stopped: &Stopped<'_>,
+    vnet: &VirtualNetwork,
+    remote: &VirtualNetwork,
+    half: &Peering,
+    all: &mut Vec<Candidate>,
+) {
+    let set = |vnet: &VirtualNetwork, half: &Peering, flag: &Flag| {
+        if (flag.is_set)(half) {
+            return None;
+        }
+        let text = format!(
+            "set {} of the peering {} of {}",
+            flag.name,
+            half.id.name(),
+            vnet.envelope.id.name()
+        );
+        let pointer = format!("/properties/{}", flag.name);
+        RepairChange::set(stopped.topology, text, &half.id, &pointer, json!(true))
+    };
+    for flag in [ACCESS, FORWARDED, TRANSIT, REMOTE] {
+        all.extend(set(vnet, half, &flag).map(Candidate::from));
+    }
+    // One of the two is refused without the other.
+    if let Some(other) = half_towards(remote, &vnet.envelope.id)
+        && let (Some(transit), Some(uses)) = (set(remote, other, &TRANSIT), set(vnet, half, &REMOTE))
+    {
+        all.push(Candidate {
+            changes: vec![transit, uses],
+        });
+    }
+}
+
+/// The name of a new half from one network to another.
+fn half_id(vnet: &VirtualNetwork, remote: &VirtualNetwork) -> ResourceId {
+    let (vnet, remote) = (&vnet.envelope.id, &remote.envelope.id);
+    ResourceId::new(format!("{vnet}/virtualNetworkPeerings/to-{}", remote.name()))
+}
+
+/// Creates the half of `vnet` towards `remote`, with Azure's defaults. `None`: there is one.
+fn create(vnet: &VirtualNetwork, remote: &VirtualNetwork) -> Option<RepairChange> {
+    if half_towards(vnet, &remote.envelope.id).is_some() {
+        return None;
+    }
+    Some(new_half(vnet, remote, &half_id(vnet, remote), |_| ()))
+}
+
+fn new_half(
+    vnet: &VirtualNetwork,
+    remote: &VirtualNetwork,
+    id: &ResourceId,
+    edit: impl FnOnce(&mut Map<String, Value>),
+) -> RepairChange {
+    let (here, there) = (vnet.envelope.id.name(), remote.envelope.id.name());
+    let mut properties = Map::new();
+    properties.insert("remoteVirtualNetwork".into(), json!({"id": remote.envelope.id}));
+    properties.insert("allowVirtualNetworkAccess".into(), true.into());
+    edit(&mut properties);
+    let text = format!("create the peering {} of {here} with {there}", id.name());
+    RepairChange::put(text, id, json!({"properties": properties}))
+}
+
+/// Deletes a disconnected half, and creates both halves again (P14), this one with its flags.
+fn again(vnet: &VirtualNetwork, remote: &VirtualNetwork, half: &Peering) -> Option<Candidate> {
+    if half_towards(remote, &vnet.envelope.id).is_some() {
+        return None;
+    }
+    let text = format!(
+        "delete the disconnected peering {} of {}",
+        half.id.name(),
+        vnet.envelope.id.name()
+    );
+    let other = new_half(remote, vnet, &half_id(remote, vnet), |properties| {
+        properties.insert("allowGatewayTransit".into(), half.use_remote_gateways.into());
+    });
+    let same = new_half(vnet, remote, &half.id, |properties| {
+        for (name, is_set) in [
+            ("allowVirtualNetworkAccess", half.allow_virtual_network_access),
+            ("allowForwardedTraffic", half.allow_forwarded_traffic),
+            ("allowGatewayTransit", half.allow_gateway_transit),
+            ("useRemoteGateways", half.use_remote_gateways),
+        ] {
+            properties.insert(name.into(), is_set.into());
+        }
+    });
+    Some(Candidate {
+        changes: vec![RepairChange::delete(text, &half.id), other, same],
+    })
+}
+
+/// Syncs the half with the present address space of the remote network (P27).
+fn synced(stopped: &Stopped<'_>, vnet: &VirtualNetwork, half: &Peering) -> Option<Candidate> {
+    let body = super::change::view(stopped.topology, &half.id)?;
+    let text = format!("sync the peering {} of {}", half.id.name(), vnet.envelope.id.name());
+    let mut change = RepairChange::put(text, &half.id, body);
+    change.sync_remote_address_space = true;
+    Some(change.into())
+}
+
+/// Peers the networks of the two ends.
+fn between_ends(stopped: &Stopped<'_>) -> Vec<Candidate> {
+    let mut all = Vec::new();
+    for one in vnets_with(stopped.topology, stopped.source) {
+        for other in vnets_with(stopped.topology, stopped.destination) {
+            if one.envelope.id != other.envelope.id
+                && let (Some(there), Some(back)) = (create(one, other), create(other, one))
+            {
+                all.push(Candidate {
+                    changes: vec![there, back],
+                });
+            }
+        }
+    }
+    all
+}
