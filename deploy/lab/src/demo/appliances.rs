@@ -97,6 +97,14 @@ impl Stage<'_> {
         self.put(&what, &format!("{path}/routes/{name}"), &body).await
     }
 
+    /// Adds a route whose next hop type is `None`, and waits until it is in force.
+    pub(super) async fn black_hole(&mut self, table: &str, name: &str, prefix: &str) -> Result<()> {
+        let path = self.lab.group().item("routeTables", table);
+        let body = json!({"properties": {"addressPrefix": prefix, "nextHopType": "None"}});
+        let what = format!("PUT {table}/{name} {prefix} → None");
+        self.put(&what, &format!("{path}/routes/{name}"), &body).await
+    }
+
     /// Checks that a flow passes neither appliance.
     pub(super) async fn passes_none(&mut self, pair: &Pair, (from, to): (&str, &str), port: Port) -> Result<()> {
         let what = format!("{from} → {to} {port} passes neither appliance");

@@ -26,6 +26,8 @@ const ROUTES: [(&str, &str, &str); 2] = [
     ("app-routes", "to-data", "10.2.1.0/24"),
     ("data-routes", "to-app", "10.2.0.0/24"),
 ];
+/// The route table of the application servers' subnet, and a route for the web server's network.
+const REPLIES: (&str, &str, &str) = ("app-routes", "retired", "10.1.0.0/16");
 /// The front end of the appliances' load balancer.
 const FRONT: &str = "10.2.2.36";
 
@@ -67,6 +69,7 @@ pub(super) async fn walk(s: &mut Stage<'_>) -> Result<()> {
     step!(mistake(s));
     step!(appliances(s, &pair));
     step!(appliance_stops(s, &mut pair));
+    step!(repair(s));
     Ok(())
 }
 
@@ -158,6 +161,16 @@ async fn appliance_stops(s: &mut Stage<'_>, pair: &mut Pair) -> Result<()> {
     s.still_works(&mut open, "the connection through nva-1").await?;
     s.set_appliance(pair, 0, true)?;
     s.pass(pair, (APP, DB), &[SQL, LOGS], [true, true]).await
+}
+
+async fn repair(s: &mut Stage<'_>) -> Result<()> {
+    s.report
+        .step("A route that swallows the replies: explain --fix finds it and repairs it (D40, R13)");
+    let (table, name, prefix) = REPLIES;
+    s.black_hole(table, name, prefix).await?;
+    s.closed(WEB, APP, SITE).await?;
+    s.repair(WEB, APP, SITE, &format!("delete the route {name}")).await?;
+    s.opens(WEB, APP, SITE).await
 }
 
 #[cfg(test)]

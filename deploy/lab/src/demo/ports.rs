@@ -62,19 +62,49 @@ impl Stage<'_> {
 
     /// Returns what `explain` says of a packet to a port.
     pub(super) async fn explain_port(&self, from: &str, to: &str, port: Port) -> Result<Value> {
+        Ok(self.lab.client()?.explain(&self.question(from, to, port)?).await?)
+    }
+
+    /// Checks that `explain --fix` finds a repair of one change, whose text contains `words`, and that connects something.
+    /// Makes the change, and waits until it is in force.
+    pub(super) async fn repair(&mut self, from: &str, to: &str, port: Port, words: &str) -> Result<()> {
+        let what = format!("explain {from} {to} {port} --fix: {words}");
+        self.report.progress().set_activity(&what);
+        let found = self.lab.client()?.repair(&self.question(from, to, port)?).await?;
+        let repair = &found["repairs"][0];
+        let text = repair["changes"][0]["text"].as_str().unwrap_or_default().to_owned();
+        let connects = repair["connects"]
+            .as_array()
+            .is_some_and(|connects| !connects.is_empty());
+        let good = repair["changes"].as_array().map(Vec::len) == Some(1) && text.contains(words) && connects;
+        self.report.check(&what, good, if good { "" } else { &text });
+        if !good {
+            return Ok(());
+        }
+        let path = repair["changes"][0]["path"].as_str().unwrap_or_default().to_owned();
+        match repair["changes"][0].get("body") {
+            Some(body) => self.put(&text, &path, &body.clone()).await,
+            None => {
+                let start = Instant::now();
+                self.lab.client()?.arm_delete(&path).await?;
+                self.wait(&text, start).await
+            }
+        }
+    }
+
+    fn question(&self, from: &str, to: &str, port: Port) -> Result<ExplainRequest> {
         let (protocol, number) = match port {
             Port::Tcp(number) => (Protocol::Tcp, number),
             Port::Udp(number) => (Protocol::Udp, number),
         };
-        let request = ExplainRequest {
+        Ok(ExplainRequest {
             from: from.to_owned(),
             to: self.address(to)?.to_string(),
             protocol,
             destination_port: Some(number),
             ttl: None,
             design: false,
-        };
-        Ok(self.lab.client()?.explain(&request).await?)
+        })
     }
 
     /// Checks that at least one agent has counted a packet for a rule of a group. Waits up to 10 s for the agents'
