@@ -79,17 +79,10 @@ fn faults(topology: &Topology, rng: &mut StdRng) -> Vec<Fault> {
                 add(format!("{flag} off at {}", half.id), broken, 1);
             }
         }
-        // The remaining half must be deleted, both be created, and the flags of the deleted one set again.
-        let flags = [
-            half.allow_forwarded_traffic,
-            half.allow_gateway_transit,
-            half.use_remote_gateways,
-            !half.allow_virtual_network_access,
-        ];
-        let flags = flags.into_iter().filter(|differs| *differs).count();
-        if flags <= 2 {
+        // The remaining half must be deleted, and both be created.
+        if half.allow_virtual_network_access {
             let broken = apply(topology, half.id.as_str(), None, false);
-            add(format!("no {}", half.id), broken, 3 + flags);
+            add(format!("no {}", half.id), broken, 3);
         }
     }
     for nic in topology.nics.values().filter(|nic| nic.enable_ip_forwarding) {

@@ -20,7 +20,7 @@ pub(super) fn candidates(stopped: &Stopped<'_>) -> Vec<Candidate> {
             };
             match half.state {
                 PeeringState::Connected => of_flags(stopped, vnet, remote, half, &mut all),
-                PeeringState::Initiated => all.extend(create(remote, vnet).map(Candidate::from)),
+                PeeringState::Initiated => all.extend(answers(vnet, remote, half).map(Candidate::from)),
                 PeeringState::Disconnected => all.extend(again(vnet, remote, half)),
             }
             if sync_level(stopped.topology, vnet, half).starts_with("Local") {
@@ -117,19 +117,39 @@ fn new_half(
     RepairChange::put(text, id, json!({"properties": properties}))
 }
 
+/// The halves that could answer `half` of `vnet`: with and without `allowForwardedTraffic`, and `useRemoteGateways` if `half`
+/// permits it. Nothing if there is one already.
+fn answers<'a>(
+    vnet: &'a VirtualNetwork,
+    remote: &'a VirtualNetwork,
+    half: &'a Peering,
+) -> impl Iterator<Item = RepairChange> + 'a {
+    let flags = [(false, false), (true, false), (false, true), (true, true)].into_iter();
+    let possible = flags.filter(|(_, uses)| !uses || half.allow_gateway_transit);
+    let missing = possible.filter(|_| half_towards(remote, &vnet.envelope.id).is_none());
+    missing.map(|(forwarded, uses)| {
+        let mut change = new_half(remote, vnet, &half_id(remote, vnet), |properties| {
+            properties.insert("allowForwardedTraffic".into(), forwarded.into());
+            properties.insert("useRemoteGateways".into(), uses.into());
+            properties.insert("allowGatewayTransit".into(), half.use_remote_gateways.into());
+        });
+        for (set, name) in [(forwarded, FORWARDED.name), (uses, REMOTE.name)] {
+            if set {
+                change.text = format!("{} and {name}", change.text);
+            }
+        }
+        change
+    })
+}
+
 /// Deletes a disconnected half, and creates both halves again (P14), this one with its flags.
-fn again(vnet: &VirtualNetwork, remote: &VirtualNetwork, half: &Peering) -> Option<Candidate> {
-    if half_towards(remote, &vnet.envelope.id).is_some() {
-        return None;
-    }
+fn again(vnet: &VirtualNetwork, remote: &VirtualNetwork, half: &Peering) -> Vec<Candidate> {
     let text = format!(
         "delete the disconnected peering {} of {}",
         half.id.name(),
         vnet.envelope.id.name()
     );
-    let other = new_half(remote, vnet, &half_id(remote, vnet), |properties| {
-        properties.insert("allowGatewayTransit".into(), half.use_remote_gateways.into());
-    });
+    let delete = RepairChange::delete(text, &half.id);
     let same = new_half(vnet, remote, &half.id, |properties| {
         for (name, is_set) in [
             ("allowVirtualNetworkAccess", half.allow_virtual_network_access),
@@ -140,9 +160,17 @@ fn again(vnet: &VirtualNetwork, remote: &VirtualNetwork, half: &Peering) -> Opti
             properties.insert(name.into(), is_set.into());
         }
     });
-    Some(Candidate {
-        changes: vec![RepairChange::delete(text, &half.id), other, same],
-    })
+    let all = answers(vnet, remote, half).map(|other| {
+        // A half with `useRemoteGateways` needs the other one first.
+        let (first, second) = match half.use_remote_gateways {
+            true => (other, same.clone()),
+            false => (same.clone(), other),
+        };
+        Candidate {
+            changes: vec![delete.clone(), first, second],
+        }
+    });
+    all.collect()
 }
 
 /// Syncs the half with the present address space of the remote network (P27).

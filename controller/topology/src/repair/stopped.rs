@@ -2,6 +2,7 @@
 
 use super::change::RepairChange;
 use crate::explain::{Explanation, Stop, Walk};
+use crate::lookup::vnet_of;
 use crate::resource::{Binding, VirtualNetwork};
 use crate::topology::Topology;
 use std::collections::BTreeSet;
@@ -32,7 +33,7 @@ pub(super) struct Stopped<'a> {
     /// The source of the packet that stops, and its destination.
     pub(super) source: IpAddr,
     pub(super) destination: IpAddr,
-    /// The virtual networks of both ends and of the path, and those that are peered with the ends.
+    /// The virtual networks of both ends and of the path, and their neighbours.
     pub(super) near: BTreeSet<ResourceId>,
 }
 
@@ -57,11 +58,7 @@ impl<'a> Stopped<'a> {
                 .flat_map(|walk| &walk.hops)
                 .map(|hop| hop.vnet.clone()),
         );
-        let mut peers = Vec::new();
-        for vnet in near.iter().filter_map(|id| topology.vnets.get(id)) {
-            peers.extend(vnet.peerings.iter().map(|half| half.remote_vnet.clone()));
-        }
-        near.extend(peers);
+        near.extend(neighbours(topology, &near));
         Some(Self {
             topology,
             explanation,
@@ -90,6 +87,31 @@ impl<'a> Stopped<'a> {
             Some(Binding::Gateway { .. } | Binding::Edge { .. }) | None => Vec::new(),
         }
     }
+}
+
+/// The virtual networks with a peering half from or to one of these, and those whose gateways are connected to one of theirs.
+fn neighbours(topology: &Topology, vnets: &BTreeSet<ResourceId>) -> Vec<ResourceId> {
+    let mut found = Vec::new();
+    for vnet in topology.vnets.values() {
+        for half in &vnet.peerings {
+            if vnets.contains(&vnet.envelope.id) {
+                found.push(half.remote_vnet.clone());
+            } else if vnets.contains(&half.remote_vnet) {
+                found.push(vnet.envelope.id.clone());
+            }
+        }
+    }
+    let vnet = |gateway: &ResourceId| topology.gateways.get(gateway).and_then(|gateway| vnet_of(gateway));
+    for connection in topology.connections.values() {
+        if let (Some(here), Some(there)) = (vnet(&connection.gateway1), vnet(&connection.gateway2)) {
+            if vnets.contains(&here) {
+                found.push(there);
+            } else if vnets.contains(&there) {
+                found.push(here);
+            }
+        }
+    }
+    found
 }
 
 /// The virtual networks whose address space has an address.
