@@ -34,7 +34,6 @@ pub mod metrics;
 pub mod packages;
 pub mod peer;
 mod reach_cache;
-mod reach_cache;
 pub mod rest;
 pub mod secret;
 pub mod store;

@@ -134,7 +134,7 @@ fn repaired(topology: &Topology, changes: &[RepairChange]) -> Topology {
 
 fn network(seed: u64) -> Topology {
     let mut product = Product::new();
-    let operations = if seed % 2 == 0 {
+    let operations = if seed.is_multiple_of(2) {
         Policy::draw(seed).operations
     } else {
         let script = Script::draw(seed);

@@ -128,7 +128,7 @@ async fn d41_bad_questions_are_refused_by_name() {
         (
             "reach/diff",
             json!({"assertions": [{}]}),
-            "InvalidRequestFormat",
+            "InvalidRequestContent",
             "needs never or always",
         ),
     ] {

@@ -150,7 +150,7 @@ impl Reach {
                 sums.1 = sums.1.wrapping_add(as_receiver);
             }
         }
-        let mut alike: BTreeMap<(Option<&ResourceId>, (u64, u64)), Vec<u32>> = BTreeMap::new();
+        let mut alike: BTreeMap<Likeness<'_>, Vec<u32>> = BTreeMap::new();
         for (end, sums) in sent {
             let place = self.ends[end as usize].subnet.as_ref();
             alike.entry((place, sums)).or_default().push(end);
@@ -200,14 +200,17 @@ impl Reach {
     }
 }
 
+/// The subnet of an end, and hashes of the cells in which it sends and receives. Ends with equal values form a group.
+type Likeness<'r> = (Option<&'r ResourceId>, (u64, u64));
+
 /// The part of a cell that is between these ends. `None`: there is none.
 fn within(cell: &Cell, from: &BTreeSet<u32>, to: &BTreeSet<u32>) -> Option<Cell> {
     let kept = |ends: &[u32], wanted: &BTreeSet<u32>| -> Vec<u32> {
         ends.iter().copied().filter(|end| wanted.contains(end)).collect()
     };
     let (from, to) = (kept(&cell.from, from), kept(&cell.to, to));
-    let is_some = !from.is_empty() && !to.is_empty() && !(from.len() == 1 && from == to);
-    is_some.then(|| Cell {
+    let is_empty = from.is_empty() || to.is_empty() || from.len() == 1 && from == to;
+    (!is_empty).then(|| Cell {
         from: from.into(),
         to: to.into(),
         traffic: cell.traffic,

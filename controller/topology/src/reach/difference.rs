@@ -135,6 +135,9 @@ impl Reach {
     }
 }
 
+/// The subnet of a sender, the receivers, and what they get.
+type Sent<'r> = (Option<&'r ResourceId>, Vec<Key<'r>>, &'r Traffic);
+
 /// Pairs with the same traffic, joined: first the receivers of each sender, then the senders with the same receivers.
 fn grouped(pairs: &BTreeMap<Pair<'_>, Traffic>, ends: &BTreeMap<Key<'_>, &End>) -> Vec<ChangedTraffic> {
     // Ends in different subnets are not joined, so that names stay short.
@@ -143,7 +146,7 @@ fn grouped(pairs: &BTreeMap<Pair<'_>, Traffic>, ends: &BTreeMap<Key<'_>, &End>) 
     for ((from, to), traffic) in pairs {
         rows.entry((*from, place(to), traffic)).or_default().push(*to);
     }
-    let mut all: BTreeMap<(Option<&ResourceId>, Vec<Key<'_>>, &Traffic), Vec<Key<'_>>> = BTreeMap::new();
+    let mut all: BTreeMap<Sent<'_>, Vec<Key<'_>>> = BTreeMap::new();
     for ((from, _, traffic), to) in rows {
         all.entry((place(&from), to, traffic)).or_default().push(from);
     }
