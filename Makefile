@@ -60,7 +60,7 @@ test: prepare
 
 bench:
 	@.ci/prepare bench
-	@cargo build --locked --release --workspace --bins --example hostile-agent
+	@cargo build --locked --release --workspace --bins --example hostile-agent --example reach-scale
 	@failed=0; \
 	$(AS_ROOT) tests/bench/run --binaries $(TARGET_DIR)/release all || failed=1; \
 	cargo build --locked --workspace --bins; \

@@ -219,9 +219,10 @@ fn main() {
         "priority": 100, "access": "Deny", "direction": "Inbound", "protocol": "Tcp", "sourcePortRange": "*",
         "sourceAddressPrefix": "*", "destinationAddressPrefix": "*", "destinationPortRange": "443",
     }});
+    let unchanged = network.topology.clone();
     network.put(&id("networkSecurityGroups/g1/securityRules/r0"), rule);
     let started = Instant::now();
-    let after = Reach::of(&network.topology, &reports, &in_parallel);
+    let after = before.after(&unchanged, &network.topology, &reports, &in_parallel);
     let computed = started.elapsed();
     let difference = difference(&before, &after);
     println!(

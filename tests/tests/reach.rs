@@ -10,10 +10,13 @@ use tombolo_proto::fabric::{AssertedTraffic, Assertion, ExplainRequest, Protocol
 use tombolo_tests::differential::Script;
 use tombolo_tests::policy::Policy;
 use tombolo_tests::product::Product;
+use tombolo_topology::change::Change;
 use tombolo_topology::explain::{Explanation, explain};
 use tombolo_topology::learned_routes::LearnedReports;
+use tombolo_topology::path::ArmPath;
 use tombolo_topology::reach::{Reach, as_designed, check_assertions, difference, in_order};
 use tombolo_topology::topology::Topology;
+use uuid::Uuid;
 
 /// The first seed of a run: `TOMBOLO_SEED`, or a random number. It is printed, so that a failure can be repeated.
 fn first_seed() -> u64 {
@@ -283,4 +286,50 @@ fn assertions_hold_for_all_pairs_or_fail_with_one() {
     }
     println!("{tally:?}");
     assert!(tally.len() == 4, "{tally:?}");
+}
+
+/// After a change of rules, the reachability that is computed from the one before is the same as a new one.
+#[test]
+fn the_reachability_after_a_change_is_that_of_a_new_computation() {
+    let first = first_seed();
+    let reports = LearnedReports::default();
+    let mut changed = 0;
+    for number in 0..150 {
+        let seed = first.wrapping_add(number);
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut topology = of_policy(seed);
+        let mut reach = Reach::of(&topology, &reports, &in_order);
+        for step in 0..4 {
+            let groups: Vec<_> = topology.network_security_groups.keys().cloned().collect();
+            let Some(group) = groups.choose(&mut rng) else { break };
+            let port = *PORTS.choose(&mut rng).unwrap_or(&443);
+            let rule = serde_json::json!({"properties": {
+                "priority": rng.random_range(100..4096), "access": if rng.random_bool(0.5) { "Allow" } else { "Deny" },
+                "direction": if rng.random_bool(0.5) { "Inbound" } else { "Outbound" }, "protocol": "*",
+                "sourceAddressPrefix": "*", "sourcePortRange": "*", "destinationAddressPrefix": "10.0.0.0/9",
+                "destinationPortRange": format!("{port}"),
+            }});
+            let change = Change::Put {
+                path: ArmPath::parse(&format!("{group}/securityRules/step{step}")).unwrap(),
+                body: rule,
+                if_match: None,
+                sync_remote_address_space: false,
+            };
+            // Another rule may have the priority.
+            let Ok(done) = topology.apply(&change, &mut Uuid::new_v4) else {
+                continue;
+            };
+            let new = Reach::of(&done.topology, &reports, &in_order);
+            let updated = reach.after(&topology, &done.topology, &reports, &in_order);
+            let what = difference(&new, &updated);
+            assert!(what.is_empty(), "TOMBOLO_SEED={seed}: {what:?}");
+            // The difference by shared paths is the one of separate computations.
+            let (quick, slow) = (difference(&reach, &updated), difference(&reach, &new));
+            assert_eq!(quick, slow, "TOMBOLO_SEED={seed}");
+            changed += u32::from(!slow.is_empty());
+            (topology, reach) = (done.topology, updated);
+        }
+    }
+    println!("{changed} changes with an effect");
+    assert!(changed > 50, "{changed}");
 }

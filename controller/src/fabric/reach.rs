@@ -48,7 +48,7 @@ pub(super) async fn diff(State(rest): State<Arc<Rest>>, request: Request) -> Res
     }
     let answer = with_reach(&rest, move |known| {
         let after = proposed(&known.topology, question.changes)?;
-        let reach = Reach::of(&after, &known.reports, &in_parallel);
+        let reach = known.reach.after(&known.topology, &after, &known.reports, &in_parallel);
         let violations = check_assertions(&reach, &after, &question.assertions);
         let violations = violations.map_err(|message| Failure::bad("InvalidResourceReference", message))?;
         let difference = difference(&known.reach, &reach);
@@ -117,11 +117,16 @@ async fn with_reach<T: Send + 'static>(
     let reports = LearnedReports::of(&rest.app.agents.statuses()).of_routes_only();
     let done = tokio::task::spawn_blocking(move || {
         let is_current = |known: &Known| known.revision == published.revision && known.reports == reports;
-        let known = match cache.take().filter(is_current) {
-            Some(known) => known,
-            None => Known {
+        let known = match cache.take() {
+            Some(known) if is_current(&known) => known,
+            before => Known {
                 revision: published.revision,
-                reach: Reach::of(&published.topology, &reports, &in_parallel),
+                reach: match before.filter(|before| before.reports == reports) {
+                    Some(before) => before
+                        .reach
+                        .after(&before.topology, &published.topology, &reports, &in_parallel),
+                    None => Reach::of(&published.topology, &reports, &in_parallel),
+                },
                 topology: published.topology,
                 reports,
             },

@@ -11,6 +11,8 @@
 //! * `sets`: the result, and how it is computed.
 //! * `ends`: the addresses, and their classes.
 //! * `survey`: the walks between classes.
+//! * `path`: what a walk has found, kept for changes of rules.
+//! * `update`: the result after a change, from the one before.
 //! * `checks`: the security groups on a walk, and what they admit.
 //! * `cell`: the traffic between groups of addresses.
 //! * `memo`: sets of traffic, each kept once.
@@ -27,9 +29,11 @@ mod design;
 mod difference;
 mod ends;
 mod memo;
+mod path;
 mod select;
 mod sets;
 mod survey;
+mod update;
 
 pub use answer::{EndGroup, EndView, ReachAnswer, ReachEntry, TrafficView};
 pub use assertion::{Violation, check_assertions};

@@ -3,6 +3,7 @@
 use super::address_sets::AddressSets;
 use super::classifier::{Classifier, FieldMatches, RuleKey, RuleSet};
 use super::traffic::Traffic;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use tombolo_proto::config::{Access, Direction, SecurityRule};
@@ -133,6 +134,19 @@ impl NicRules {
     #[must_use]
     pub const fn new(sets: AddressSets, subnet: Option<Arc<GroupRules>>, nic: Option<Arc<GroupRules>>) -> Self {
         Self { sets, subnet, nic }
+    }
+
+    /// The same NIC with other rules in its groups: a group that is in `changed` replaces the one with its id. The new groups
+    /// must have been prepared with sets like those of the old ones. `None`: no group of the NIC is in `changed`.
+    #[must_use]
+    pub fn with(&self, changed: &BTreeMap<ResourceId, Arc<GroupRules>>) -> Option<Self> {
+        let new = |group: &Option<Arc<GroupRules>>| group.as_ref().and_then(|group| changed.get(&group.id)).cloned();
+        let (subnet, nic) = (new(&self.subnet), new(&self.nic));
+        (subnet.is_some() || nic.is_some()).then(|| Self {
+            sets: self.sets.clone(),
+            subnet: subnet.or_else(|| self.subnet.clone()),
+            nic: nic.or_else(|| self.nic.clone()),
+        })
     }
 
     /// The addresses for which tags and application security groups stand at this NIC.

@@ -5,7 +5,7 @@ use super::nic_rules::GroupRules;
 use super::secured_nics::without_routes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tombolo_proto::config::{ApplicationGroup, SecurityGroup};
+use tombolo_proto::config::{AddressMatch, ApplicationGroup, SecurityGroup};
 use tombolo_proto::id::ResourceId;
 
 /// Prepared security groups, with all application security groups that their rules name. A diagnosis that builds the
@@ -29,5 +29,18 @@ impl PreparedGroups {
             groups: prepared.collect(),
             sets,
         }
+    }
+
+    /// Prepares a group anew that has other rules now. `None`: a rule names an application security group that these groups
+    /// do not have.
+    #[must_use]
+    pub fn prepare(&self, group: SecurityGroup) -> Option<Arc<GroupRules>> {
+        let sides = group.rules.iter().flat_map(|rule| [&rule.source, &rule.destination]);
+        let names = sides.flat_map(|side| match side {
+            AddressMatch::Sets(names) => names.as_slice(),
+            AddressMatch::Any | AddressMatch::Prefixes(_) => &[],
+        });
+        let are_known = names.into_iter().all(|name| self.sets.id(name).is_some());
+        are_known.then(|| Arc::new(GroupRules::new(group.id, group.rules, &self.sets)))
     }
 }

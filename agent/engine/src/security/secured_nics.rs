@@ -58,7 +58,7 @@ pub(crate) enum Reuse<'a> {
 #[derive(Debug)]
 struct Nic {
     id: ResourceId,
-    rules: NicRules,
+    rules: Arc<NicRules>,
     /// The number of the first rule of this NIC. The rules of all NICs of the agent are numbered from 0.
     first_rule: usize,
 }
@@ -138,7 +138,7 @@ impl SecuredNics {
             let count = rules.count();
             nics.push(Arc::new(Nic {
                 id: nic.id.clone(),
-                rules,
+                rules: Arc::new(rules),
                 first_rule,
             }));
             first_rule += count;
@@ -204,6 +204,12 @@ impl SecuredNics {
     /// The rules of a NIC. `None`: there is no NIC of this number.
     #[must_use]
     pub fn rules(&self, nic: u8) -> Option<&NicRules> {
+        self.shared_rules(nic).map(|rules| &**rules)
+    }
+
+    /// The rules of a NIC, to keep them longer than the tables. `None`: there is no NIC of this number.
+    #[must_use]
+    pub fn shared_rules(&self, nic: u8) -> Option<&Arc<NicRules>> {
         self.nics.get(usize::from(nic)).map(|nic| &nic.rules)
     }
 

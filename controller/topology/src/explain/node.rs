@@ -4,6 +4,7 @@ use super::answer::{DEFAULT_TTL, SecurityCheck};
 use super::security::{Flows, Judged};
 use etherparse::PacketBuilder;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use tombolo_engine::decide::{Ingress, Trace, decide, decide_towards};
 use tombolo_engine::host_routes::{egress_nic, host_routes, sending_nic};
 use tombolo_engine::packet;
@@ -138,8 +139,8 @@ impl Node {
     }
 
     /// The rules of the security groups at a network interface. `None`: there is no such interface.
-    pub(crate) fn rules(&self, nic: u8) -> Option<&NicRules> {
-        self.tables.as_ref().ok()?.security()?.rules(nic)
+    pub(crate) fn rules(&self, nic: u8) -> Option<&Arc<NicRules>> {
+        self.tables.as_ref().ok()?.security()?.shared_rules(nic)
     }
 
     /// Whether a route leads from `source`, an address of the agent's host, to `destination`. Whether packets arrive is

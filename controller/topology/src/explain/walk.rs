@@ -95,6 +95,11 @@ impl<'t> Agents<'t> {
         Self::with(topology, reports, compiler, Some(groups))
     }
 
+    /// The security groups that all agents share. `None`: each agent has its own.
+    pub(crate) fn into_groups(self) -> Option<PreparedGroups> {
+        self.groups
+    }
+
     fn with(
         topology: &'t Topology,
         reports: &'t LearnedReports,

@@ -136,7 +136,7 @@ impl Reach {
     }
 
     fn grouped(&self, from: &BTreeSet<u32>, to: &BTreeSet<u32>) -> ReachAnswer {
-        let cells: Vec<Cell> = self.cells.iter().filter_map(|cell| within(cell, from, to)).collect();
+        let cells: Vec<Cell> = self.cells().filter_map(|cell| within(cell, from, to)).collect();
         // Ends are alike if they are in the same cells. The sums do not depend on the order of the cells.
         let mut sent: BTreeMap<u32, (u64, u64)> = from.union(to).map(|end| (*end, (0, 0))).collect();
         for cell in &cells {
@@ -174,7 +174,7 @@ impl Reach {
             }
         }
         let mut sizes: BTreeMap<Option<&ResourceId>, usize> = BTreeMap::new();
-        for end in &self.ends {
+        for end in self.ends.iter() {
             *sizes.entry(end.subnet.as_ref()).or_default() += 1;
         }
         let entries = entries.into_iter().map(|((from, to), traffic)| ReachEntry {

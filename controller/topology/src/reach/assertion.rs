@@ -99,7 +99,7 @@ impl Reach {
                 }
             }
         }
-        for cell in &self.cells {
+        for cell in self.cells() {
             let traffic = self.traffic(cell.traffic);
             let rest = if is_always {
                 wanted.minus(traffic)

@@ -5,7 +5,7 @@ use super::ends::{Class, End};
 use super::memo::Memo;
 use crate::explain::node::Passed;
 use crate::explain::walk::Agents;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use tombolo_engine::security::{GroupRules, NicRules, RuleSet, Traffic};
@@ -13,13 +13,13 @@ use tombolo_proto::config::Direction;
 use tombolo_proto::id::AgentId;
 
 /// The network interfaces whose rules decide about the packets between two classes.
-#[derive(Default)]
-pub(super) struct Checks<'a>(Vec<Check<'a>>);
+#[derive(Debug, Clone, Default)]
+pub(super) struct Checks(Vec<Check>);
 
 /// One network interface whose rules decide.
-#[derive(Clone, Copy)]
-struct Check<'a> {
-    rules: &'a NicRules,
+#[derive(Debug, Clone)]
+struct Check {
+    rules: Arc<NicRules>,
     direction: Direction,
     source: Side,
     destination: Side,
@@ -30,7 +30,7 @@ struct Check<'a> {
 }
 
 /// The address that rules see on one side of a packet.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Side {
     /// That of the end that asks.
     From,
@@ -40,12 +40,17 @@ enum Side {
     Fixed(IpAddr),
 }
 
-impl<'a> Checks<'a> {
+/// The place of rules in memory, by which changes name them.
+pub(super) fn place(rules: &Arc<NicRules>) -> usize {
+    Arc::as_ptr(rules) as usize
+}
+
+impl Checks {
     /// The checks on the way of packets from `ends.0` to `ends.1`, and on the way of their replies. The rules do not
     /// decide about a reply where the packet has passed before (N6). `port`: the destination port of the packets, if the
     /// checks are for one port.
     pub(super) fn of(
-        agents: &'a Agents<'a>,
+        agents: &Agents<'_>,
         ends: (&End, &End),
         there: &[(AgentId, Passed)],
         back: &[(AgentId, Passed)],
@@ -78,7 +83,7 @@ impl<'a> Checks<'a> {
             // The port at the end that is asked.
             let here = passed.ports.map(|(from, to)| if is_reply { from } else { to });
             all.push(Check {
-                rules,
+                rules: rules.clone(),
                 direction: passed.direction,
                 source: side(passed.source),
                 destination: side(passed.destination),
@@ -87,6 +92,24 @@ impl<'a> Checks<'a> {
             });
         }
         Self(all)
+    }
+
+    /// The same checks with other rules. `changed` has the network interfaces whose rules are others, by the place of the old
+    /// rules in memory. `None`: it has none of these.
+    pub(super) fn with(&self, changed: &HashMap<usize, Arc<NicRules>>) -> Option<Self> {
+        let is_changed = |check: &Check| changed.contains_key(&place(&check.rules));
+        self.0.iter().any(is_changed).then(|| {
+            let checks = self.0.iter().map(|check| Check {
+                rules: changed.get(&place(&check.rules)).unwrap_or(&check.rules).clone(),
+                ..check.clone()
+            });
+            Self(checks.collect())
+        })
+    }
+
+    /// The rules of all checks.
+    pub(super) fn rules(&self) -> impl Iterator<Item = &Arc<NicRules>> {
+        self.0.iter().map(|check| &check.rules)
     }
 
     /// Adds further checks: a packet must pass all of them.
@@ -186,8 +209,8 @@ impl<'a> Checks<'a> {
     }
 }
 
-impl<'a> Check<'a> {
-    fn matching(&self, is_source: bool, address: IpAddr) -> impl Iterator<Item = (&'a Arc<GroupRules>, RuleSet)> {
+impl Check {
+    fn matching(&self, is_source: bool, address: IpAddr) -> impl Iterator<Item = (&Arc<GroupRules>, RuleSet)> {
         self.rules.matching(self.direction, is_source, address)
     }
 }

@@ -1,11 +1,13 @@
 //! What a change connects and cuts: the difference of two reachabilities.
 
 use super::answer::{EndView, TrafficView, name};
+use super::cell::Cell;
 use super::ends::End;
 use super::sets::Reach;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use tombolo_engine::security::Traffic;
 use tombolo_proto::id::ResourceId;
 
@@ -54,13 +56,13 @@ type Pair<'r> = (Key<'r>, Key<'r>);
 #[must_use]
 pub fn difference(before: &Reach, after: &Reach) -> Difference {
     // Most cells are the same in both. Only the others are taken apart.
+    let (old, new) = (before.cells_not_in(after), after.cells_not_in(before));
     let mut numbers: HashMap<Key<'_>, u32> = HashMap::new();
-    let old = before.numbered(&mut numbers);
-    let new = after.numbered(&mut numbers);
-    let known: HashSet<&Content<'_>> = old.iter().collect();
-    let present: HashSet<&Content<'_>> = new.iter().collect();
-    let old = before.pairs(&old, |content| !present.contains(content));
-    let now = after.pairs(&new, |content| !known.contains(content));
+    let (old, new) = (before.numbered(old, &mut numbers), after.numbered(new, &mut numbers));
+    let known: HashSet<&Content<'_>> = old.iter().map(|(_, content)| content).collect();
+    let present: HashSet<&Content<'_>> = new.iter().map(|(_, content)| content).collect();
+    let old = before.pairs(old.iter().filter(|(_, content)| !present.contains(content)));
+    let now = after.pairs(new.iter().filter(|(_, content)| !known.contains(content)));
     let nothing = Traffic::default();
     let mut connects: BTreeMap<Pair<'_>, Traffic> = BTreeMap::new();
     let mut cuts: BTreeMap<Pair<'_>, Traffic> = BTreeMap::new();
@@ -77,7 +79,7 @@ pub fn difference(before: &Reach, after: &Reach) -> Difference {
         return Difference::default();
     }
     let mut ends: BTreeMap<Key<'_>, &End> = BTreeMap::new();
-    ends.extend(before.ends.iter().chain(&after.ends).map(|end| (end.key(), end)));
+    ends.extend(before.ends.iter().chain(after.ends.iter()).map(|end| (end.key(), end)));
     Difference {
         connects: grouped(&connects, &ends),
         cuts: grouped(&cuts, &ends),
@@ -99,30 +101,48 @@ impl End {
 }
 
 impl Reach {
-    /// The cells with common numbers of ends. An end that is not in `numbers` yet gets the next number.
-    fn numbered<'r>(&'r self, numbers: &mut HashMap<Key<'r>, u32>) -> Vec<Content<'r>> {
-        let mut common = Vec::with_capacity(self.ends.len());
-        for end in &self.ends {
-            let next = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
-            common.push(*numbers.entry(end.key()).or_insert(next));
-        }
-        let number = |positions: &[u32]| -> Vec<u32> {
-            let mut all: Vec<u32> = positions.iter().map(|position| common[*position as usize]).collect();
+    /// The cells of the paths that the other one does not share.
+    fn cells_not_in(&self, other: &Self) -> Vec<&Cell> {
+        let shares_ends = Arc::ptr_eq(&self.ends, &other.ends) && self.paths.len() == other.paths.len();
+        let paths = self.paths.iter().enumerate();
+        let own = paths.filter(|(number, path)| !shares_ends || !Arc::ptr_eq(path, &other.paths[*number]));
+        own.flat_map(|(_, path)| path.cells()).collect()
+    }
+
+    /// Cells with common numbers of ends. An end that is not in `numbers` yet gets the next number.
+    fn numbered<'r>(
+        &'r self,
+        cells: Vec<&'r Cell>,
+        numbers: &mut HashMap<Key<'r>, u32>,
+    ) -> Vec<(&'r Cell, Content<'r>)> {
+        let mut number = |positions: &[u32]| -> Vec<u32> {
+            let mut all = Vec::with_capacity(positions.len());
+            for position in positions {
+                let next = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
+                all.push(*numbers.entry(self.ends[*position as usize].key()).or_insert(next));
+            }
             all.sort_unstable();
             all
         };
-        let cells = self.cells.iter().map(|cell| Content {
-            from: number(&cell.from),
-            to: number(&cell.to),
-            traffic: self.traffic(cell.traffic),
-        });
-        cells.collect()
+        let mut all = Vec::with_capacity(cells.len());
+        for cell in cells {
+            let content = Content {
+                from: number(&cell.from),
+                to: number(&cell.to),
+                traffic: self.traffic(cell.traffic),
+            };
+            all.push((cell, content));
+        }
+        all
     }
 
-    /// The traffic of each pair in those cells for which `wanted` is true. `contents` are those of all cells, in order.
-    fn pairs(&self, contents: &[Content<'_>], wanted: impl Fn(&Content<'_>) -> bool) -> BTreeMap<Pair<'_>, &Traffic> {
+    /// The traffic of each pair in these cells.
+    fn pairs<'r>(
+        &'r self,
+        cells: impl Iterator<Item = &'r (&'r Cell, Content<'r>)>,
+    ) -> BTreeMap<Pair<'r>, &'r Traffic> {
         let mut pairs = BTreeMap::new();
-        for (cell, _) in self.cells.iter().zip(contents).filter(|(_, content)| wanted(content)) {
+        for (cell, _) in cells {
             for from in cell.from.iter().map(|end| self.ends[*end as usize].key()) {
                 for to in cell.to.iter().map(|end| self.ends[*end as usize].key()) {
                     if from != to {

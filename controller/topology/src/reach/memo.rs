@@ -7,16 +7,17 @@ use tombolo_engine::security::{GroupRules, RuleSet, Traffic};
 use tombolo_proto::config::Direction;
 
 /// All sets of traffic that have occurred, and what was computed with them. Threads share it.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Memo(Mutex<Known>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Known {
     ids: HashMap<Arc<Traffic>, TrafficId>,
     all: Vec<Arc<Traffic>>,
-    /// What a group allows if exactly these rules match the addresses. A group is known by its place in memory, which
-    /// it keeps while the survey lasts.
+    /// What a group allows if exactly these rules match the addresses. A group is known by its place in memory.
     allowed: HashMap<(usize, bool, bool, RuleSet), TrafficId>,
+    /// The groups of `allowed`, which keep their places while they are here.
+    groups: HashMap<usize, Arc<GroupRules>>,
     both: HashMap<(TrafficId, TrafficId), TrafficId>,
     either: HashMap<(TrafficId, TrafficId), TrafficId>,
 }
@@ -41,8 +42,8 @@ impl Memo {
     }
 
     /// All sets, by number.
-    pub(super) fn into_all(self) -> Vec<Arc<Traffic>> {
-        self.0.into_inner().unwrap_or_else(PoisonError::into_inner).all
+    pub(super) fn all(&self) -> Vec<Arc<Traffic>> {
+        self.known().all.clone()
     }
 
     /// The number of a set.
@@ -79,6 +80,7 @@ impl Memo {
         }
         let mut known = self.known();
         let id = known.id(traffic);
+        known.groups.entry(key.0).or_insert_with(|| group.clone());
         known.allowed.insert(key, id);
         id
     }
@@ -114,8 +116,8 @@ impl Memo {
         id
     }
 
-    /// Adds the cells of several kinds of packets to `cells`, with one cell for the traffic of all kinds.
-    pub(super) fn merge(&self, parts: Vec<Vec<Cell>>, cells: &mut Vec<Cell>) {
-        cells.extend(joined(parts, |a, b| self.either(a, b)));
+    /// The cells of several kinds of packets, with one cell for the traffic of all kinds.
+    pub(super) fn merged(&self, parts: Vec<Vec<Cell>>) -> Vec<Cell> {
+        joined(parts, |a, b| self.either(a, b))
     }
 }

@@ -2,23 +2,30 @@
 
 use super::cell::{Cell, TrafficId};
 use super::design::with_all_agents;
-use super::ends::{End, Ends, of as all_ends};
+use super::ends::{Class, End, Ends, of as all_ends};
 use super::memo::Memo;
+use super::path::Path;
 use super::survey::Survey;
 use crate::explain::walk::Agents;
 use crate::learned_routes::LearnedReports;
 use crate::topology::Topology;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
-use tombolo_engine::security::Traffic;
+use tombolo_engine::security::{PreparedGroups, Traffic};
 
 /// Which addresses of a topology reach which.
 #[derive(Debug)]
 pub struct Reach {
-    pub(super) ends: Vec<End>,
+    pub(super) ends: Arc<Vec<End>>,
+    pub(super) classes: Arc<Vec<Class>>,
+    pub(super) paths: Vec<Arc<Path>>,
     /// The traffic that occurs. Cells refer to it by position.
     traffic: Vec<Arc<Traffic>>,
-    pub(super) cells: Vec<Cell>,
+    pub(super) memo: Arc<Memo>,
+    /// The prepared security groups. `None`: no rule can be changed without a new computation.
+    pub(super) groups: Option<Arc<PreparedGroups>>,
+    /// How often rules have been changed since everything was computed anew.
+    pub(super) changes: u32,
 }
 
 /// Runs a number of independent tasks, numbered from 0, perhaps in parallel, and returns when all are done.
@@ -46,16 +53,38 @@ impl Reach {
             blocks: &blocks,
             memo: &memo,
         };
-        let rows: Vec<OnceLock<Vec<Cell>>> = blocks.iter().map(|_| OnceLock::new()).collect();
+        let rows: Vec<OnceLock<Vec<Arc<Path>>>> = blocks.iter().map(|_| OnceLock::new()).collect();
         run(blocks.len(), &|block| {
-            rows[block].get_or_init(|| survey.rows(block));
+            rows[block].get_or_init(|| survey.rows(block).into_iter().map(Arc::new).collect());
         });
-        let cells = rows.into_iter().filter_map(OnceLock::into_inner).flatten().collect();
+        let paths = rows.into_iter().filter_map(OnceLock::into_inner).flatten().collect();
         Self {
-            traffic: memo.into_all(),
-            ends,
-            cells,
+            traffic: memo.all(),
+            paths,
+            groups: agents.into_groups().map(Arc::new),
+            ends: Arc::new(ends),
+            classes: Arc::new(classes),
+            memo: Arc::new(memo),
+            changes: 0,
         }
+    }
+
+    /// The same ends with other paths between them.
+    pub(super) fn with_paths(&self, paths: Vec<Arc<Path>>) -> Self {
+        Self {
+            ends: self.ends.clone(),
+            classes: self.classes.clone(),
+            paths,
+            traffic: self.memo.all(),
+            memo: self.memo.clone(),
+            groups: self.groups.clone(),
+            changes: self.changes + 1,
+        }
+    }
+
+    /// What arrives from which ends at which.
+    pub(super) fn cells(&self) -> impl Iterator<Item = &Cell> {
+        self.paths.iter().flat_map(|path| path.cells())
     }
 
     /// The addresses that the answer is about.
@@ -70,7 +99,7 @@ impl Reach {
         let (from, to) = (u32::try_from(from).ok()?, u32::try_from(to).ok()?);
         let joins =
             |cell: &&Cell| from != to && cell.from.binary_search(&from).is_ok() && cell.to.binary_search(&to).is_ok();
-        self.cells.iter().find(joins).map(|cell| self.traffic(cell.traffic))
+        self.cells().find(joins).map(|cell| self.traffic(cell.traffic))
     }
 
     /// Positions of the ends with an address.
@@ -85,7 +114,7 @@ impl Reach {
     /// The number of pairs of classes between which something arrives.
     #[must_use]
     pub fn cell_count(&self) -> usize {
-        self.cells.len()
+        self.cells().count()
     }
 
     pub(super) fn traffic(&self, id: TrafficId) -> &Traffic {

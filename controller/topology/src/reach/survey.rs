@@ -1,10 +1,10 @@
 //! Computes which traffic passes between two classes of ends: one walk there and back for each pair of classes, and the
 //! rules of the security groups on the way for all ports at once.
 
-use super::cell::Cell;
 use super::checks::Checks;
 use super::ends::{Block, Class, End, Start};
 use super::memo::Memo;
+use super::path::Path;
 use crate::explain::node::{Packet, Passed};
 use crate::explain::walk::{Agents, End as WalkEnd, Fabric};
 use std::collections::BTreeSet;
@@ -44,11 +44,11 @@ pub(super) struct Survey<'a> {
 
 impl Survey<'_> {
     /// The traffic from the classes of one block to all classes.
-    pub(super) fn rows(&self, from: usize) -> Vec<Cell> {
-        let mut cells = Vec::new();
+    pub(super) fn rows(&self, from: usize) -> Vec<Path> {
+        let mut paths = Vec::new();
         let first = |block: &Block| block.first().and_then(|class| self.classes[*class].first());
         let Some(source) = first(&self.blocks[from]) else {
-            return cells;
+            return paths;
         };
         for to in self.blocks {
             // Routes decide most pairs of a large network, and they need no walk. Within a block, two different ends
@@ -62,42 +62,37 @@ impl Survey<'_> {
             }
             for from in &self.blocks[from] {
                 for to in to {
-                    self.pair(&self.classes[*from], &self.classes[*to], &mut cells);
+                    paths.extend(self.pair(*from, *to));
                 }
             }
         }
-        cells
+        paths
     }
 
-    /// Adds the traffic from one class to another.
-    fn pair(&self, from: &Class, to: &Class, cells: &mut Vec<Cell>) {
+    /// The path from one class to another. `None`: nothing arrives, whatever security rules say.
+    fn pair(&self, from: usize, to: usize) -> Option<Path> {
         // Within a class, two different ends stand for all pairs.
-        let Some(source) = from.first() else { return };
-        let Some(destination) = to.iter().find(|end| *end != source) else {
-            return;
-        };
+        let source = self.classes[from].first()?;
+        let destination = self.classes[to].iter().find(|end| *end != source)?;
         let (source, destination) = (&self.ends[*source], &self.ends[*destination]);
         if source.start == Start::Nowhere || source.address.is_ipv4() != destination.address.is_ipv4() {
-            return;
+            return None;
         }
+        let path = |parts| Path::new((from, to), parts, (self.ends, self.classes), self.memo);
         let any = Kind {
             protocol: Protocol::Tcp,
             ports: vec![Interval::ALL],
         };
-        let Some(way) = self.way(source, destination, &any, None) else {
-            return;
-        };
+        let way = self.way(source, destination, &any, None)?;
         if way.rules.is_empty() {
-            if way.arrives {
+            return way.arrives.then(|| {
                 let checks = Checks::of(self.agents, (source, destination), &way.there, &way.back, None);
-                checks.cells(self.ends, from, to, self.memo, &Traffic::all(), cells);
-            }
-            return;
+                path(vec![(Traffic::all(), checks)])
+            });
         }
         // A load balancer is on the way, so the path depends on protocol and port, and on the back end that is chosen.
-        let mut parts: Vec<Vec<Cell>> = Vec::new();
+        let mut parts = Vec::new();
         for kind in kinds(&way.rules) {
-            let limit = kind.traffic();
             let Some(first) = self.way(source, destination, &kind, None) else {
                 continue;
             };
@@ -124,11 +119,9 @@ impl Survey<'_> {
                     port,
                 ));
             }
-            let mut part = Vec::new();
-            all.cells(self.ends, from, to, self.memo, &limit, &mut part);
-            parts.push(part);
+            parts.push((kind.traffic(), all));
         }
-        self.memo.merge(parts, cells);
+        (!parts.is_empty()).then(|| path(parts))
     }
 
     /// Whether a route of the source's subnet leads to the destination. True for a source in a site, whose routes are not

@@ -1,0 +1,83 @@
+//! The reachability after a change, from the one before.
+
+use super::checks::place;
+use super::sets::{Reach, Run};
+use crate::learned_routes::LearnedReports;
+use crate::resource::NetworkSecurityGroup;
+use crate::topology::Topology;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, OnceLock};
+use tombolo_engine::security::{GroupRules, NicRules};
+use tombolo_proto::config::{Direction, SecurityGroup};
+use tombolo_proto::id::ResourceId;
+
+/// After this number of changes of rules, everything is computed anew, so that results of old rules do not fill the memory.
+const MAX_CHANGES: u32 = 100;
+
+impl Reach {
+    /// The reachability of `after`. This is the one of `before`. If only rules of security groups differ, only the paths that
+    /// they are on are evaluated, and no walk is repeated. Otherwise the same as [`Reach::of`].
+    #[must_use]
+    pub fn after(&self, before: &Topology, after: &Topology, reports: &LearnedReports, run: Run<'_>) -> Self {
+        let changed = changed_groups(before, after).filter(|_| self.changes < MAX_CHANGES);
+        let Some(rules) = changed.and_then(|changed| self.changed_rules(&changed)) else {
+            return Self::of(after, reports, run);
+        };
+        let of = (self.ends.as_slice(), self.classes.as_slice());
+        let affected: Vec<usize> = (0..self.paths.len())
+            .filter(|path| self.paths[*path].rules().any(|r| rules.contains_key(&place(r))))
+            .collect();
+        let new: Vec<OnceLock<_>> = affected.iter().map(|_| OnceLock::new()).collect();
+        run(affected.len(), &|number| {
+            new[number].get_or_init(|| self.paths[affected[number]].with(&rules, of, &self.memo));
+        });
+        let mut paths = self.paths.clone();
+        for (path, new) in affected.into_iter().zip(new) {
+            if let Some(new) = new.into_inner().flatten() {
+                paths[path] = Arc::new(new);
+            }
+        }
+        self.with_paths(paths)
+    }
+
+    /// The rules of network interfaces with changed groups, by the place of the old rules in memory. `None`: a new rule names
+    /// an application security group that no rule has named before.
+    fn changed_rules(&self, changed: &[&NetworkSecurityGroup]) -> Option<HashMap<usize, Arc<NicRules>>> {
+        let prepared = self.groups.as_ref()?;
+        let mut groups: BTreeMap<ResourceId, Arc<GroupRules>> = BTreeMap::new();
+        for group in changed {
+            let directions = [Direction::Inbound, Direction::Outbound];
+            let rules = directions.into_iter().flat_map(|direction| group.compiled(direction));
+            let id = group.envelope.id.clone();
+            let group = SecurityGroup {
+                id: id.clone(),
+                rules: rules.collect(),
+            };
+            groups.insert(id, prepared.prepare(group)?);
+        }
+        let mut all: HashMap<usize, Option<Arc<NicRules>>> = HashMap::new();
+        for rules in self.paths.iter().flat_map(|path| path.rules()) {
+            let place = place(rules);
+            all.entry(place).or_insert_with(|| rules.with(&groups).map(Arc::new));
+        }
+        Some(all.into_iter().filter_map(|(place, new)| Some((place, new?))).collect())
+    }
+}
+
+/// The security groups that differ. `None`: something else differs too, or a group is only in one of the topologies.
+fn changed_groups<'t>(before: &Topology, after: &'t Topology) -> Option<Vec<&'t NetworkSecurityGroup>> {
+    let (old, new) = (&before.network_security_groups, &after.network_security_groups);
+    if old.len() != new.len() {
+        return None;
+    }
+    let mut changed = Vec::new();
+    for (id, group) in new {
+        if !old.get(id).is_some_and(|old| Arc::ptr_eq(old, group)) {
+            old.get(id)?;
+            changed.push(&**group);
+        }
+    }
+    let mut same = after.clone();
+    same.network_security_groups.clone_from(old);
+    same.documents_since(before).is_empty().then_some(changed)
+}
