@@ -1,5 +1,11 @@
 //! Network Watcher: each region has a watcher, which need not be created. The answer of the action `nextHop` is
 //! computed from the effective routes, that of `ipFlowVerify` from the effective security rules.
+//!
+//! * `diagnostic`: the action `networkConfigurationDiagnostic`.
+//! * `associations`: the action `topology`.
+
+mod associations;
+mod diagnostic;
 
 use super::action::nic_security;
 use super::call::Call;
@@ -91,7 +97,7 @@ pub(super) fn list(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     Ok(ok(&json!({"value": value})))
 }
 
-/// Serves the watchers of a resource group, one watcher, and its actions `nextHop` and `ipFlowVerify`.
+/// Serves the watchers of a resource group, one watcher, and its actions.
 pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let topology = rest.app.writer.current().topology;
     let here = call.segments[3].eq_ignore_ascii_case(GROUP);
@@ -125,6 +131,11 @@ pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
             let body = call.object()?;
             verify_flow(&topology, &LearnedReports::of(&rest.app.agents.statuses()), &body)
         }
+        (&Method::POST, Some("networkconfigurationdiagnostic"), 9) => {
+            let body = call.object()?;
+            diagnostic::answer(&topology, &LearnedReports::of(&rest.app.agents.statuses()), &body)
+        }
+        (&Method::POST, Some("topology"), 9) => associations::answer(&topology, &call.segments[1], &call.object()?),
         (&Method::GET, Some(children), 9) if CHILDREN.contains(&children) => Ok(ok(&json!({"value": []}))),
         (&Method::GET, Some(children), 10) if CHILDREN.contains(&children) => {
             let message = format!("Resource {} not found.", excerpt(&call.text()));
@@ -141,7 +152,8 @@ pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
         (&Method::DELETE, ..) => Ok(empty(StatusCode::NO_CONTENT)),
         (&Method::POST, Some(other), 9) => {
             let message = format!(
-                "The action '{}' of network watchers is not supported; nextHop and ipFlowVerify are.",
+                "The action '{}' of network watchers is not supported; nextHop, ipFlowVerify, networkConfigurationDiagnostic \
+                 and topology are.",
                 excerpt(other)
             );
             Err(Failure::bad("XActionNotSupported", message))

@@ -246,7 +246,7 @@ async fn m4_ip_flow_verify_names_the_rule() {
             "{changes}: {refused:?}"
         );
     }
-    let other = world.arm(Method::POST, &watcher("topology"), Some(json!({}))).await;
+    let other = world.arm(Method::POST, &watcher("securityGroupView"), Some(json!({}))).await;
     assert_eq!((other.status.as_u16(), other.code()), (400, "XActionNotSupported"));
 }
 
@@ -284,4 +284,105 @@ async fn d40_explain_names_the_security_rule() {
             "name": "securityRules/https", "priority": 200, "source": {"name": "10.2.0.0/16"}, "destination": {"name": "*"},
         })
     );
+}
+
+/// N3, N4: the diagnostic lists the groups in the order in which they decide, with each rule up to the one that decides and
+/// the fields that match.
+#[tokio::test]
+async fn n3_n4_the_configuration_diagnostic_shows_rule_by_rule() {
+    let world = secured().await;
+    let nic = format!("{GROUP}/providers/Microsoft.Network/networkInterfaces/a-nic");
+    let profile = |source: &str, port: &str| {
+        json!({
+            "direction": "Inbound", "protocol": "TCP", "source": source, "destination": "10.1.0.4", "destinationPort": port,
+        })
+    };
+    let body =
+        json!({"targetResourceId": nic, "profiles": [profile("10.2.0.4/32", "443"), profile("203.0.113.7", "80")]});
+    let answer = world
+        .arm(Method::POST, &watcher("networkConfigurationDiagnostic"), Some(body))
+        .await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let result = |n: usize| &answer.body["results"][n]["networkSecurityGroupResult"];
+    assert_eq!(answer.body["results"][0]["profile"]["destinationPort"], "443");
+    assert_eq!(result(0)["securityRuleAccessResult"], "Deny");
+    let groups = result(0)["evaluatedNetworkSecurityGroups"].as_array().unwrap();
+    let [of_subnet, of_nic] = &groups[..] else {
+        panic!("{groups:?}")
+    };
+    assert_eq!(of_subnet["appliedTo"], id("virtualNetworks/a/subnets/w")["id"]);
+    assert_eq!(
+        of_subnet["matchedRule"],
+        json!({"ruleName": "DefaultRule_AllowVnetInBound", "action": "Allow"})
+    );
+    assert_eq!(
+        of_nic["matchedRule"],
+        json!({"ruleName": "UserRule_https", "action": "Deny"})
+    );
+    assert_eq!(
+        of_nic["rulesEvaluationResult"],
+        json!([{
+            "name": "UserRule_https", "protocolMatched": true, "sourceMatched": true, "sourcePortMatched": true,
+            "destinationMatched": true, "destinationPortMatched": true,
+        }])
+    );
+    // The subnet's group denies the second packet, so the interface's group is not asked.
+    let groups = result(1)["evaluatedNetworkSecurityGroups"].as_array().unwrap();
+    assert_eq!((groups.len(), &groups[0]["matchedRule"]["action"]), (1, &json!("Deny")));
+    let rules = groups[0]["rulesEvaluationResult"].as_array().unwrap();
+    assert_eq!(rules.len(), 3, "{rules:?}");
+    assert_eq!(rules[0]["sourceMatched"], false, "{rules:?}");
+
+    for (profile, words) in [
+        (
+            profile("VirtualNetwork", "80"),
+            "source: 'VirtualNetwork' is not a single address",
+        ),
+        (profile("10.2.0.4", "*"), "destinationPort: '*' is not possible"),
+        (json!({"direction": "Sideways"}), "direction: 'Sideways'"),
+    ] {
+        let body = json!({"targetResourceId": nic, "profiles": [profile]});
+        let refused = world
+            .arm(Method::POST, &watcher("networkConfigurationDiagnostic"), Some(body))
+            .await;
+        let message = refused.body["error"]["message"].as_str().unwrap_or_default();
+        assert!(refused.status == 400 && message.contains(words), "{refused:?}");
+    }
+}
+
+/// M6: the resources of a VNet with their associations.
+#[tokio::test]
+async fn m6_the_topology_of_a_network() {
+    let world = secured().await;
+    let question = json!({"targetVirtualNetwork": id("virtualNetworks/a")});
+    let answer = world.arm(Method::POST, &watcher("topology"), Some(question)).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let resources = answer.body["resources"].as_array().unwrap();
+    let named = |name: &str| resources.iter().find(|r| r["name"] == name).unwrap();
+    assert_eq!(resources.len(), 3, "{resources:?}");
+    assert_eq!(
+        named("a")["associations"][0],
+        json!({"name": "w", "resourceId": id("virtualNetworks/a/subnets/w")["id"], "associationType": "Contains"})
+    );
+    assert_eq!(
+        named("w")["associations"],
+        json!([{"name": "subnet", "resourceId": id("networkSecurityGroups/subnet")["id"], "associationType": "Associated"}])
+    );
+    let of_nic = named("a-nic")["associations"].as_array().unwrap();
+    assert_eq!(of_nic.iter().map(|a| &a["name"]).collect::<Vec<_>>(), ["w", "nic"]);
+    for (question, words) in [
+        (json!({}), "one of targetResourceGroupName"),
+        (
+            json!({"targetSubnet": id("virtualNetworks/a/subnets/none")}),
+            "targetSubnet: '",
+        ),
+        (
+            json!({"targetResourceGroupName": "none"}),
+            "targetResourceGroupName: 'none' was not found",
+        ),
+    ] {
+        let refused = world.arm(Method::POST, &watcher("topology"), Some(question)).await;
+        let message = refused.body["error"]["message"].as_str().unwrap_or_default();
+        assert!(refused.status == 400 && message.contains(words), "{refused:?}");
+    }
 }

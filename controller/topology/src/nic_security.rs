@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use tombolo_engine::packet::{ICMP, ICMPV6, TCP, UDP};
 use tombolo_engine::routing::RoutingState;
-pub use tombolo_engine::security::Attachment;
+pub use tombolo_engine::security::{Attachment, FieldMatches};
 use tombolo_engine::security::{Judgement, NicRules, RuleKey, SetContent};
 use tombolo_engine::tables::Tables;
 use tombolo_proto::config::{Access, AgentConfig, Direction, SecuredNic, Security, SecurityGroup, SecurityRule};
@@ -35,6 +35,17 @@ pub struct AppliedGroup<'s> {
     pub attachment: Attachment,
     /// The subnet or the interface to which the group is attached.
     pub attached_to: &'s ResourceId,
+}
+
+/// The decision of a security group about a packet, with the rules that led to it.
+#[derive(Debug)]
+pub struct EvaluatedGroup<'s> {
+    /// The group, and where it is attached.
+    pub applied: AppliedGroup<'s>,
+    /// The decision.
+    pub access: Access,
+    /// The rules in order of priority, up to the one that decides, each with the fields that match.
+    pub rules: Vec<(&'s SecurityRule, FieldMatches)>,
 }
 
 /// The fields of the first packet of a flow with which rules are compared.
@@ -189,6 +200,26 @@ impl NicSecurity {
             .map(|port| decided(*port))
             .find(|d| d.access == Access::Deny);
         denied.unwrap_or_else(|| decided(ports[0]))
+    }
+
+    /// The decisions of the groups about the first packet of a flow, in the order in which they decide, up to the first one
+    /// that denies it (N4): for each group the rules in order of priority up to the one that decides, with the fields that
+    /// match. The packet has the source port 0 if it may have any.
+    #[must_use]
+    pub fn evaluate(&self, packet: &FirstPacket) -> Vec<EvaluatedGroup<'_>> {
+        let Some(rules) = self.rules() else {
+            return Vec::new();
+        };
+        let explained = rules.explain(packet.direction, &packet.key(packet.source_port.unwrap_or(0)));
+        let evaluated = explained.into_iter().filter_map(|explained| {
+            let mut applied = self.groups();
+            Some(EvaluatedGroup {
+                applied: applied.find(|applied| applied.attachment == explained.attachment)?,
+                access: explained.access,
+                rules: explained.evaluated,
+            })
+        });
+        evaluated.collect()
     }
 
     /// The first source port of each interval within which the rules of `direction` do not distinguish source ports, in
