@@ -23,11 +23,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
+use tombolo_engine::health::ControllerHealth;
 use tombolo_engine::host_routes::sending_nic;
 use tombolo_engine::routing::{RoutingState, routes_for_neighbour};
 use tombolo_engine::tables::NicIndex;
 use tombolo_proto::config::{AgentConfig, Role};
-use tombolo_proto::id::{AgentId, ResourceId, Revision};
+use tombolo_proto::id::{AgentId, Revision};
 use tombolo_proto::status::AgentStatus;
 
 /// The configuration in force, with its revision and digest.
@@ -404,12 +405,12 @@ impl Agent {
         }
     }
 
-    /// Passes the back ends that are down according to the controller, each with its probe, to lane 0 (L6).
+    /// Passes what the controller says about the health of back ends to lane 0 (L6).
     ///
     /// # Errors
     /// Lane 0 has ended.
-    pub fn set_unhealthy(&self, unhealthy: BTreeSet<(ResourceId, IpAddr)>) -> Result<()> {
-        self.lanes.set_unhealthy(unhealthy)
+    pub fn set_reported_health(&self, reported: ControllerHealth) -> Result<()> {
+        self.lanes.set_reported_health(reported)
     }
 
     /// Records that the configuration in force is up to date at `revision` of the controller's store. A revision that

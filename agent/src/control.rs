@@ -19,8 +19,7 @@ use hyper_util::rt::TokioIo;
 use rand::Rng;
 use rustls_pki_types::ServerName;
 use socket2::SockRef;
-use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::net::{TcpSocket, TcpStream};
@@ -28,6 +27,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
+use tombolo_engine::health::ControllerHealth;
 use tombolo_proto::config::{Feature, digest};
 use tombolo_proto::control_stream::agent_message::Message as FromAgent;
 use tombolo_proto::control_stream::control_client::ControlClient;
@@ -37,8 +37,9 @@ use tombolo_proto::control_stream::{
     piece,
 };
 use tombolo_proto::delta::{self, Piece};
-use tombolo_proto::id::{ResourceId, Revision};
+use tombolo_proto::id::{AgentId, ResourceId, Revision};
 use tombolo_proto::probe::ProbeRequest;
+use tombolo_proto::status::HealthVersion;
 use tonic::transport::{Channel, Endpoint};
 
 /// First and longest wait between two connection attempts; the wait doubles with each attempt. With these times agents
@@ -183,7 +184,7 @@ impl Control {
                     }
                     Some(FromController::UpToDate(u)) => self.agent.up_to_date(Revision(u.revision)),
                     Some(FromController::Probe(p)) => self.probe(p, &probes, &outbox),
-                    Some(FromController::Health(health)) => self.agent.set_unhealthy(unhealthy(health))?,
+                    Some(FromController::Health(health)) => self.agent.set_reported_health(reported(health))?,
                     None => bail!("the controller closed the stream"),
                 },
                 changed = status.changed() => {
@@ -370,11 +371,18 @@ impl Control {
     }
 }
 
-/// The back ends in a message, each with its probe. Malformed addresses are left out.
-fn unhealthy(health: control_stream::Health) -> BTreeSet<(ResourceId, IpAddr)> {
+/// The health of back ends in a message. Malformed addresses and names are left out.
+fn reported(health: control_stream::Health) -> ControllerHealth {
     let down = health.down.into_iter();
-    let parsed = down.filter_map(|down| Some((ResourceId::new(down.probe), down.address.parse().ok()?)));
-    parsed.collect()
+    let down = down.filter_map(|down| Some((ResourceId::new(down.probe), down.address.parse().ok()?)));
+    let versions = health.owners.into_iter().filter_map(|owner| {
+        let control_stream::Owner { agent, start, change } = owner;
+        Some((AgentId::new(agent).ok()?, HealthVersion { start, change }))
+    });
+    ControllerHealth {
+        down: down.collect(),
+        versions: health.has_owners.then(|| versions.collect()),
+    }
 }
 
 /// Converts tonic's error and keeps the cause that it wraps, because tonic's own message is only "transport error".

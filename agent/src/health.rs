@@ -32,6 +32,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tombolo_proto::status::ProbeFailure;
 
 /// Source address of probes of IPv4 back ends, as in Azure (L6).
 pub const PROBE_SOURCE_V4: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
@@ -298,6 +299,12 @@ impl Prober {
     /// The targets in the order of [`Prober::set_targets`], each with its health: `true` is up.
     pub fn health(&self) -> impl Iterator<Item = (&Target, bool)> {
         self.entries.iter().map(|e| (&e.target, e.status.is_up()))
+    }
+
+    /// Why each target is down, in the same order; `None`: it is up. The reason can change while the target stays down, which
+    /// [`Prober::take_changed`] does not report.
+    pub fn failures(&self) -> impl Iterator<Item = Option<ProbeFailure>> {
+        self.entries.iter().map(|e| e.status.failure())
     }
 
     /// Whether the health of a target has changed since the last call.

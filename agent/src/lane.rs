@@ -11,17 +11,18 @@ use crate::outbox::RedirectedPacket;
 use crate::tun::Device;
 use anyhow::{Context, Result};
 use builder::{BuildQueue, BuildRequest, Built};
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tombolo_engine::health::ControllerHealth;
 use tombolo_engine::link::AdvertisementStats;
 use tombolo_engine::security::{Flows, RuleName};
 use tombolo_engine::tables::{RoutingState, Tables};
 use tombolo_proto::config::AgentConfig;
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::Route;
-use tombolo_proto::status::{BackEndHealth, LinkStatus, Totals};
+use tombolo_proto::status::{BackEndHealth, HealthVersion, LinkStatus, Totals};
 use worker::Worker;
 
 /// Status and counters of one lane, or the sums of all lanes. Counters count from the start of the process.
@@ -53,8 +54,14 @@ pub struct LaneReport {
     pub advertisements: AdvertisementStats,
     /// How often the lane got new tables without a new configuration, because links or routes had changed.
     pub rebuilds: u64,
+    /// Statements of other agents about the health of their back ends, by outcome.
+    pub health_statements: AdvertisementStats,
+    /// Entries in these statements that do not count, because they are about no back end of the sender in the configuration.
+    pub health_ignored: u64,
     /// The health of the back ends that this agent owns. Only lane 0 probes them.
     pub health: Vec<BackEndHealth>,
+    /// The version of `health`.
+    pub health_version: Option<HealthVersion>,
 }
 
 /// A lane's tables and routing state.
@@ -83,7 +90,7 @@ enum Command {
     EndpointChanged(AgentId, SocketAddr),
     PrepareSession(AgentId),
     SetBgpRoutes(BTreeMap<ResourceId, Arc<Vec<Route>>>),
-    SetUnhealthy(BTreeSet<(ResourceId, IpAddr)>),
+    SetReportedHealth(ControllerHealth),
     Report(oneshot::Sender<LaneReport>),
     AnnounceDrain,
     Stop,
@@ -287,13 +294,13 @@ impl Lane {
         self.send_command(Command::SetBgpRoutes(routes))
     }
 
-    /// Sets the back ends that are down according to the controller, each with its probe (L6), and returns at once. Only
-    /// lane 0 builds tables from them.
+    /// Passes on what the controller says about the health of back ends (L6), and returns at once. Only lane 0 builds tables
+    /// from it.
     ///
     /// # Errors
     /// The lane has ended.
-    pub fn set_unhealthy(&self, unhealthy: BTreeSet<(ResourceId, IpAddr)>) -> Result<()> {
-        self.send_command(Command::SetUnhealthy(unhealthy))
+    pub fn set_reported_health(&self, reported: ControllerHealth) -> Result<()> {
+        self.send_command(Command::SetReportedHealth(reported))
     }
 
     /// Status and counters of the lane. Waits for the lane's answer. The report is empty if the lane has ended.

@@ -12,11 +12,12 @@ use crate::lane::{Inspection, Lane, LaneReport, LaneSetup, Prepared, RedirectQue
 use crate::netlink::Tun;
 use crate::tun::{Device, device_name};
 use anyhow::{Context, Result};
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Notify, mpsc, watch};
+use tombolo_engine::health::ControllerHealth;
 use tombolo_engine::link::AdvertisementStats;
 use tombolo_engine::routing::RoutingState;
 use tombolo_engine::security::{DEFAULT_FLOWS, Flows};
@@ -230,13 +231,13 @@ impl Lanes {
         self.lane0().set_bgp_routes(routes)
     }
 
-    /// Sets the back ends that are down according to the controller, each with its probe (L6). Returns at once. If they
-    /// have changed, the tables of all lanes are built again later.
+    /// Passes what the controller says about the health of back ends to lane 0 (L6). Returns at once. If other back ends are
+    /// down than before, the tables of all lanes are built again later.
     ///
     /// # Errors
     /// Lane 0 has ended.
-    pub fn set_unhealthy(&self, unhealthy: BTreeSet<(ResourceId, IpAddr)>) -> Result<()> {
-        self.lane0().set_unhealthy(unhealthy)
+    pub fn set_reported_health(&self, reported: ControllerHealth) -> Result<()> {
+        self.lane0().set_reported_health(reported)
     }
 
     /// Passes the endpoints that peers had before a restart to every lane, and returns at once. `endpoints` has the
@@ -315,19 +316,23 @@ fn merge(all: &mut LaneReport, other: LaneReport) {
     all.udp_overflow += other.udp_overflow;
     all.adopted += other.adopted;
     all.rebuilds += other.rebuilds;
+    add_stats(&mut all.advertisements, other.advertisements);
+    add_stats(&mut all.health_statements, other.health_statements);
+}
+
+fn add_stats(all: &mut AdvertisementStats, other: AdvertisementStats) {
     let AdvertisementStats {
         received,
         applied,
         superseded,
         refused,
         malformed,
-    } = other.advertisements;
-    let advertisements = &mut all.advertisements;
-    advertisements.received += received;
-    advertisements.applied += applied;
-    advertisements.superseded += superseded;
-    advertisements.refused += refused;
-    advertisements.malformed += malformed;
+    } = other;
+    all.received += received;
+    all.applied += applied;
+    all.superseded += superseded;
+    all.refused += refused;
+    all.malformed += malformed;
 }
 
 fn add(link: &mut LinkStatus, other: &LinkStatus) {

@@ -1,6 +1,7 @@
 //! The agent's metrics as Prometheus text. `docs/operations.md` describes each metric.
 
 use crate::agent::AgentView;
+use tombolo_engine::link::AdvertisementStats;
 use tombolo_proto::config::Direction;
 use tombolo_proto::exposition::{Kind, Text};
 use tombolo_proto::status::{BgpPeerState, Carrier, LinkState, LinkStatus};
@@ -194,19 +195,31 @@ fn routes(out: &mut Text, view: &AgentView) {
         let sender = refused.sender.as_deref().unwrap_or_default();
         samples.add(&[("sender", sender), ("reason", &refused.reason)], refused.count);
     }
-    let advertisements = view.route_advertisements;
     let help = "Route advertisements of other agents, by outcome.";
     let mut samples = out.metric("tombolo_route_advertisements_total", Kind::Counter, help);
-    for (outcome, n) in [
-        ("received", advertisements.received),
-        ("applied", advertisements.applied),
-        ("superseded", advertisements.superseded),
-        ("refused", advertisements.refused),
-        ("malformed", advertisements.malformed),
-    ] {
+    for (outcome, n) in outcomes(view.route_advertisements) {
         samples.add(&[("outcome", outcome)], n);
     }
+    let help = "Statements of other agents about the health of their back ends, by outcome.";
+    let mut samples = out.metric("tombolo_health_statements_total", Kind::Counter, help);
+    for (outcome, n) in outcomes(view.health_statements) {
+        samples.add(&[("outcome", outcome)], n);
+    }
+    let help = "Entries in these statements that do not count, because they are about no back end of the sender.";
+    out.metric("tombolo_health_entries_ignored_total", Kind::Counter, help)
+        .add(&[], view.health_entries_ignored);
     let help = "Tables that were built because links or routes changed, without a new configuration.";
     out.metric("tombolo_table_rebuilds_total", Kind::Counter, help)
         .add(&[], view.table_rebuilds);
+}
+
+/// The counters of the tables of one kind that other agents have sent, by outcome.
+const fn outcomes(stats: AdvertisementStats) -> [(&'static str, u64); 5] {
+    [
+        ("received", stats.received),
+        ("applied", stats.applied),
+        ("superseded", stats.superseded),
+        ("refused", stats.refused),
+        ("malformed", stats.malformed),
+    ]
 }

@@ -9,6 +9,7 @@
 use tokio::sync::mpsc;
 use tombolo_engine::buffer::{RedirectSink, Transmit, TransmitSink};
 use tombolo_engine::decide::Ingress;
+use tombolo_engine::tables::LinkIndex;
 
 /// Longest batch in bytes. Until the kernel segments it, a batch is one UDP payload, which has at most 65,535 − 20
 /// (IPv4 header) − 8 (UDP header) bytes.
@@ -55,7 +56,8 @@ pub struct RedirectedPacket {
     pub generation: u64,
     /// Where the packet entered the agent.
     pub ingress: Ingress,
-    /// The packet, as the redirecting lane has received it.
+    /// The packet, as the redirecting lane has received it. Empty: the lane redirects no packet, but asks lane 0 to send the
+    /// peer of the link `ingress` the health of this agent's back ends (D36).
     pub packet: Vec<u8>,
     back: mpsc::Sender<Vec<u8>>,
 }
@@ -111,6 +113,10 @@ impl RedirectSink for RedirectSender {
             back: self.back.clone(),
         });
         true
+    }
+
+    fn return_health(&mut self, link: LinkIndex) -> bool {
+        self.redirect_to_lane0(Ingress::Link(link), &[])
     }
 }
 

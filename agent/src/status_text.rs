@@ -88,6 +88,14 @@ fn write_view(out: &mut String, v: &AgentView) -> std::fmt::Result {
             l.reason.as_deref().map_or_else(String::new, |r| format!("  ({r})"))
         )?;
     }
+    for back_end in &s.health {
+        let state = if back_end.up { "up" } else { "down" };
+        let reason = back_end
+            .reason
+            .map_or_else(String::new, |reason| format!("  ({reason})"));
+        let (address, probe) = (back_end.address, back_end.probe.name());
+        writeln!(out, "back end    {address:<20} {state:<20} probe {probe}{reason}")?;
+    }
     for (reason, n) in &s.drops {
         writeln!(out, "dropped     {reason:<24} {n}")?;
     }

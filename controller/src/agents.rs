@@ -18,7 +18,7 @@ use tombolo_proto::config::Feature;
 use tombolo_proto::control_stream;
 use tombolo_proto::id::{AgentId, ResourceId, Revision};
 use tombolo_proto::probe::{ProbeKind, ProbeReport, ProbeRequest};
-use tombolo_proto::status::AgentStatus;
+use tombolo_proto::status::{AgentStatus, HealthVersion};
 use tombolo_topology::topology::AgentStatuses;
 
 /// Longest time to put the request for a probe into a control stream's queue. Only an agent that does not read keeps
@@ -73,6 +73,25 @@ pub struct AgentProgress {
     pub rejected: Option<Refusal>,
 }
 
+/// Whether two reports of an agent have the same health of its back ends, and the same version of it. Reasons do not count,
+/// because the other agents are not told them.
+fn is_health_equal(one: &AgentStatus, other: &AgentStatus) -> bool {
+    fn states(status: &AgentStatus) -> impl Iterator<Item = (&ResourceId, IpAddr, bool)> {
+        status.health.iter().map(|h| (&h.probe, h.address, h.up))
+    }
+    one.health_version == other.health_version && states(one).eq(states(other))
+}
+
+/// What the owners of some back ends have reported about them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReportedHealth {
+    /// The back ends that are down, each with its probe.
+    pub down: Vec<(ResourceId, IpAddr)>,
+    /// The owners that have reported since this controller started, each with the version of its last report. The version of
+    /// an owner that does not number its reports is 0.
+    pub owners: BTreeMap<AgentId, HealthVersion>,
+}
+
 /// The soft state of all agents.
 #[derive(Debug)]
 pub struct Agents {
@@ -99,6 +118,8 @@ struct Entry {
     /// The last rejection, after the digest of the rejected configuration.
     rejected: Option<(String, Refusal)>,
     status: AgentStatus,
+    /// Whether the agent has reported a status since this controller started.
+    has_reported: bool,
     /// Callers that wait for the results of probes, by id.
     probes: BTreeMap<u64, oneshot::Sender<ProbeReport>>,
 }
@@ -260,8 +281,9 @@ impl Agents {
     pub fn status(&self, stream: &Stream, status: AgentStatus) {
         let mut changed = false;
         self.update_by(stream, |entry| {
-            changed = entry.status.health != status.health;
+            changed = !is_health_equal(&entry.status, &status);
             entry.status = status;
+            entry.has_reported = true;
         });
         if changed {
             self.health_changed.send_modify(|n| *n += 1);
@@ -274,20 +296,24 @@ impl Agents {
         self.health_changed.subscribe()
     }
 
-    /// Those of the back ends `probed` that are down by the last report of the agent that owns them. Of agents that have
-    /// not reported yet, nothing is known, and their back ends count as up. What an agent reports about back ends of others
-    /// is ignored.
+    /// What the agents that own the back ends `probed` have reported about them. Of agents that have not reported yet, nothing
+    /// is known. What an agent reports about back ends of others is ignored.
     #[must_use]
-    pub fn down(&self, probed: &[(ResourceId, IpAddr, AgentId)]) -> Vec<(ResourceId, IpAddr)> {
+    pub fn health(&self, probed: &[(ResourceId, IpAddr, AgentId)]) -> ReportedHealth {
         let entries = self.entries();
-        let is_down = |probe: &ResourceId, address: &IpAddr, owner: &AgentId| {
-            let mut reported = entries.get(owner).into_iter().flat_map(|entry| &entry.status.health);
-            reported.any(|health| health.probe == *probe && health.address == *address && !health.up)
-        };
-        let down = probed
-            .iter()
-            .filter(|(probe, address, owner)| is_down(probe, address, owner));
-        down.map(|(probe, address, _)| (probe.clone(), *address)).collect()
+        let mut all = ReportedHealth::default();
+        for (probe, address, owner) in probed {
+            let Some(entry) = entries.get(owner).filter(|entry| entry.has_reported) else {
+                continue;
+            };
+            let version = entry.status.health_version.unwrap_or_default();
+            all.owners.insert(owner.clone(), version);
+            let mut reported = entry.status.health.iter();
+            if reported.any(|health| health.probe == *probe && health.address == *address && !health.up) {
+                all.down.push((probe.clone(), *address));
+            }
+        }
+        all
     }
 
     /// Passes the report of probe `id` to the call of [`Self::probe`] that waits for it. The report is dropped if no

@@ -1,6 +1,6 @@
 //! The control stream of one agent: IO around the state machine [`AgentSync`].
 
-use crate::agents::{Agents, Stream};
+use crate::agents::{Agents, ReportedHealth, Stream};
 use crate::compiled::{Compiled, Config};
 use crate::delta::{self, Sent};
 use crate::endpoints::EndpointReports;
@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
 use tombolo_proto::config::Feature;
 use tombolo_proto::control_stream::{self, agent_message, controller_message};
-use tombolo_proto::id::{AgentId, ResourceId, Revision};
+use tombolo_proto::id::{AgentId, Revision};
 use tombolo_topology::sync::{AgentSync, Close, Desired, Push, authorize};
 use tonic::{Status, Streaming};
 
@@ -120,7 +120,7 @@ impl Session<'_> {
         self.compiled.mark_changed();
         let mut sent = SentConfigs::default();
         let mut health = self.agents.watch_health();
-        let mut down = None;
+        let mut sent_health = None;
         loop {
             tokio::select! {
                 changed = self.compiled.changed() => {
@@ -128,10 +128,10 @@ impl Session<'_> {
                         return Err(Status::unavailable("the controller is shutting down"));
                     }
                     self.push(stream, &mut sync, &mut sent).await?;
-                    self.send_health(stream, &mut down).await?;
+                    self.send_health(stream, &mut sent_health).await?;
                 }
                 // The agent gets its configuration first. The sender lives as long as the agents' state.
-                Ok(()) = health.changed(), if down.is_some() => self.send_health(stream, &mut down).await?,
+                Ok(()) = health.changed(), if sent_health.is_some() => self.send_health(stream, &mut sent_health).await?,
                 message = incoming.next() => {
                     let Some(message) = message.transpose()? else { return Ok(()) };
                     if let Some(agent_message::Message::Applied(applied)) = &message.message {
@@ -148,25 +148,35 @@ impl Session<'_> {
         }
     }
 
-    /// Tells the agent which of the back ends in its configuration are down, if it knows load balancers and this has changed
-    /// since the last call over this stream (L6). `last`: what the agent was told; `None`: nothing yet.
-    async fn send_health(&self, stream: &Stream, last: &mut Option<Vec<(ResourceId, IpAddr)>>) -> Result<(), Status> {
+    /// Tells the agent which of the back ends in its configuration are down, and by which reports, if it knows load balancers
+    /// and this has changed since the last call over this stream (L6, D36). `last`: what the agent was told; `None`: nothing
+    /// yet.
+    async fn send_health(&self, stream: &Stream, last: &mut Option<ReportedHealth>) -> Result<(), Status> {
         if !stream.features.contains(&Feature::LoadBalancers) {
             return Ok(());
         }
         let config = self.compiled.borrow().configs.get(&stream.agent).cloned();
         let probed = config.as_ref().map(|config| &config.probed[..]).unwrap_or_default();
-        let down = self.agents.down(probed);
+        let health = self.agents.health(probed);
         // The agent may still have what it was told over an earlier stream. That is of no use if it has no back ends.
-        if last.as_ref() == Some(&down) || last.is_none() && probed.is_empty() {
+        if last.as_ref() == Some(&health) || last.is_none() && probed.is_empty() {
             return Ok(());
         }
-        let items = down.iter().map(|(probe, address)| control_stream::Down {
+        let down = health.down.iter().map(|(probe, address)| control_stream::Down {
             probe: probe.to_string(),
             address: address.to_string(),
         });
-        let message = controller_message::Message::Health(control_stream::Health { down: items.collect() });
-        *last = Some(down);
+        let owners = health.owners.iter().map(|(agent, version)| control_stream::Owner {
+            agent: agent.to_string(),
+            start: version.start,
+            change: version.change,
+        });
+        let message = controller_message::Message::Health(control_stream::Health {
+            down: down.collect(),
+            owners: owners.collect(),
+            has_owners: true,
+        });
+        *last = Some(health);
         self.send(control_stream::ControllerMessage { message: Some(message) })
             .await
     }

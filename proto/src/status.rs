@@ -1,5 +1,9 @@
 //! The status that agents report to the controller, and that their admin socket shows.
 
+mod probe_failure;
+
+pub use probe_failure::ProbeFailure;
+
 use crate::config::Direction;
 use crate::id::{AgentId, ResourceId, Revision};
 use crate::route::Route;
@@ -44,6 +48,20 @@ pub struct AgentStatus {
     /// The health of the back ends that this agent owns, ordered by probe and address (L6).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub health: Vec<BackEndHealth>,
+    /// The version of `health`; `None`: the agent does not number its changes, or never had a back end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_version: Option<HealthVersion>,
+}
+
+/// The number of a state of the health of an agent's back ends (D36). The agent uses the same numbers in its reports and in
+/// its statements to other agents, so that these know which is newer. A later state has a larger version.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthVersion {
+    /// Time of the agent's start, in milliseconds of Unix time.
+    pub start: u64,
+    /// Number of changes since then, from 1. 0: there is no state yet.
+    pub change: u64,
 }
 
 /// The health of one back end by one probe (L6).
@@ -56,6 +74,9 @@ pub struct BackEndHealth {
     pub address: IpAddr,
     /// Whether the back end is up. It is down until the first result of the probe.
     pub up: bool,
+    /// Why the last probe failed, if the back end is down. `None`: it is up, or the agent does not report reasons.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<ProbeFailure>,
 }
 
 /// Largest number of [`AgentStatus::rule_hits`]. With long names an entry has 400 bytes, and the controller accepts messages

@@ -153,7 +153,10 @@ impl Hostile {
             match event {
                 Event::Up(_) => self.up = true,
                 Event::Down(_) => self.up = false,
-                Event::EndpointChanged(..) | Event::Switched(..) | Event::RoutesReceived(..) => {}
+                Event::EndpointChanged(..)
+                | Event::Switched(..)
+                | Event::RoutesReceived(..)
+                | Event::HealthReceived(..) => {}
             }
         }
         Ok(())

@@ -197,6 +197,7 @@ impl<'a> World<'a> {
         node.links.update(&links, self.now);
         for link in 0..u32::try_from(links.len()).expect("few links") {
             node.links.accept_routes(LinkIndex(link), flags & 64 == 0);
+            node.links.accept_health(LinkIndex(link), flags & 64 == 0);
         }
         let before = std::mem::replace(&mut node.config, config);
         // An event that is still pending after an update must concern a link that both configurations contain, the old
@@ -235,7 +236,7 @@ impl<'a> World<'a> {
             let Some((name, _)) = known else {
                 panic!("{event:?} concerns no link of the configuration");
             };
-            if let Event::RoutesReceived(_, table) = &event {
+            if let Event::RoutesReceived(_, table) | Event::HealthReceived(_, table) = &event {
                 let by = table.first().is_none_or(|by| usize::from(*by) == *name);
                 assert!(by, "{}'s table came from {}", NAMES[*name], table[0]);
             }
@@ -353,8 +354,8 @@ impl<'a> World<'a> {
         for at in [41, 42, 46, 47] {
             packet[at] = input.byte();
         }
-        if packet[40] == 6 {
-            // Kind 6 is a part of a route table. The numbers for kind, digest, index and count are small, so that
+        if [6, 8].contains(&packet[40]) {
+            // Kind 6 is a part of a route table, kind 8 of a table of health. The numbers for kind, digest, index and count are small, so that
             // random parts sometimes belong to one table.
             packet.push(input.byte() % 3);
             packet.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, input.byte() % 4]);
@@ -400,7 +401,10 @@ impl<'a> World<'a> {
                 let name = u8::try_from(self.nodes[number].name).expect("few names");
                 let table = vec![name; 40 * input.below(64)];
                 let link = u32::try_from(input.below(links + 1)).expect("few links");
-                self.nodes[number].links.advertise(LinkIndex(link), Arc::from(table));
+                let table: Arc<[u8]> = Arc::from(table);
+                self.nodes[number].links.advertise_health(&table, self.now);
+                self.nodes[number].links.return_health(LinkIndex(link), self.now);
+                self.nodes[number].links.advertise(LinkIndex(link), table);
                 self.nodes[number].links.advertise_now(self.now);
                 self.pass(Duration::ZERO);
             }

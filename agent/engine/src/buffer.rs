@@ -1,7 +1,7 @@
 //! The sinks into which the engine writes: datagrams for the network, packets for the TUN device, packets for lane 0.
 
 use crate::decide::Ingress;
-use crate::tables::NicIndex;
+use crate::tables::{LinkIndex, NicIndex};
 use std::net::{IpAddr, SocketAddr};
 
 /// One of the UDP ports that the agent is bound to.
@@ -100,6 +100,12 @@ pub trait RedirectSink {
     /// have set CE in its ECN field. Returns `false`, and copies nothing, if the queue has no room, or if there is no
     /// queue.
     fn redirect_to_lane0(&mut self, ingress: Ingress, packet: &[u8]) -> bool;
+
+    /// Asks lane 0 to send the peer of a link the health of this agent's back ends (D36). Returns `false` if the queue has no
+    /// room, or if there is no queue, as in lane 0 itself.
+    fn return_health(&mut self, _link: LinkIndex) -> bool {
+        false
+    }
 }
 
 /// The redirect sink of lane 0, and of an agent with one lane: it refuses every packet.
@@ -118,6 +124,10 @@ impl<R: RedirectSink> RedirectSink for Option<R> {
     fn redirect_to_lane0(&mut self, ingress: Ingress, packet: &[u8]) -> bool {
         self.as_mut()
             .is_some_and(|sink| sink.redirect_to_lane0(ingress, packet))
+    }
+
+    fn return_health(&mut self, link: LinkIndex) -> bool {
+        self.as_mut().is_some_and(|sink| sink.return_health(link))
     }
 }
 

@@ -42,6 +42,8 @@ pub struct Engine<L, R = NoRedirect> {
     limiter: Limiter,
     /// Limits the rate of TCP resets.
     resets: Limiter,
+    /// Limits how often peers that have chosen a back end that is down are told its health.
+    health_returns: Limiter,
     flows: FlowCache,
     /// Applies security groups to packets at NICs.
     guard: Guard,
@@ -80,6 +82,7 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
             stats: Stats::new(),
             limiter: Limiter::new(),
             resets: Limiter::new(),
+            health_returns: Limiter::new(),
             flows: FlowCache::new(seed),
             guard: Guard::new(Arc::new(Flows::new(DEFAULT_FLOWS, seed)), seed),
             sweep_due: None,
@@ -213,6 +216,13 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
         // The other lane has admitted the packet already (D33).
         context.is_admitted = true;
         context.run(ingress, packet, tx, rx);
+    }
+
+    /// Sends the peer of a link the health of this agent's back ends, because another lane has asked for it
+    /// ([`RedirectSink::return_health`]) (D36). Called in lane 0, with an index of the installed configuration; an index out of
+    /// range has no effect. The message goes out with the next [`handle_timeout`](Self::handle_timeout), which becomes due.
+    pub fn return_health(&mut self, link: LinkIndex, now: Instant) {
+        self.links.return_health(link, now);
     }
 
     /// Counts a redirected packet as dropped (`no_link`). The owner calls this method instead of
@@ -396,6 +406,7 @@ impl<L: LinkSet, R: RedirectSink> Engine<L, R> {
             stats: &mut self.stats,
             limiter: &mut self.limiter,
             resets: &mut self.resets,
+            health_returns: &mut self.health_returns,
             flows: &mut self.flows,
             guard: &mut self.guard,
             is_admitted: false,
@@ -430,6 +441,7 @@ struct PacketContext<'a, L, R> {
     stats: &'a mut Stats,
     limiter: &'a mut Limiter,
     resets: &'a mut Limiter,
+    health_returns: &'a mut Limiter,
     flows: &'a mut FlowCache,
     guard: &'a mut Guard,
     /// Whether another lane has applied the security groups to the packet.
@@ -592,7 +604,19 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
             Verdict::Drop(reason @ DropReason::BackEndGone) => {
                 self.reset(reason, ingress, (packet, &info), sent_to, (tx, rx));
             }
+            Verdict::Drop(DropReason::NoBackEnd) => self.refuse_new_flow(ingress, &info, tables),
             Verdict::Drop(reason) => self.stats.dropped(reason),
+        }
+    }
+
+    /// Drops a packet for which no back end is up. If a peer has sent the packet to a back end of this agent, the peer does
+    /// not know yet that it is down, and is told its health, so that it chooses again (D36).
+    fn refuse_new_flow(&mut self, ingress: Ingress, info: &PacketInfo, tables: &Tables) {
+        self.stats.dropped(DropReason::NoBackEnd);
+        let Ingress::Link(link) = ingress else { return };
+        let is_for_own = tables.front_ends.has_back_end_of(info.destination).is_some();
+        if is_for_own && self.health_returns.allow(self.now) && !self.redirect.return_health(link) {
+            self.links.return_health(link, self.now);
         }
     }
 

@@ -9,6 +9,7 @@
 //! * [`routing`]: which learned routes are accepted, used and advertised; [`tables`]: the lookup tables of the
 //!   decision.
 //! * [`decide`](decide::decide): one pure function from tables and packet to a [`Verdict`](verdict::Verdict).
+//! * [`health`]: which back ends are down, of what several sources say.
 //! * [`owners`]: which owners of back ends are gone, because the links with them are down.
 //! * [`link`]: all encrypted links of one engine; WireGuard and QUIC under the feature `links`.
 //! * [`engine`]: the parts above together, as the owner of an engine drives them; [`buffer`]: the sinks that it writes
@@ -24,7 +25,8 @@
 //! 2. **For each configuration**, between two batches: [`install`](engine::Engine::install); for new routes in the same
 //!    configuration: [`refresh`](engine::Engine::refresh). Both take tables that were built elsewhere. Lane 0 then
 //!    calls [`advertise`](link::secure::SecureLinks::advertise) for each link and
-//!    [`advertise_now`](link::secure::SecureLinks::advertise_now).
+//!    [`advertise_now`](link::secure::SecureLinks::advertise_now). When the health of its back ends changes, lane 0 calls
+//!    [`advertise_health`](link::secure::SecureLinks::advertise_health).
 //! 3. **For each batch of input:**
 //!    * datagrams: [`handle_datagram`](engine::Engine::handle_datagram) for each, or [`refuse`](engine::Engine::refuse)
 //!      for a datagram that is empty or whose source address cannot be replied to; when the sockets are empty,
@@ -144,6 +146,7 @@ pub mod buffer;
 pub mod decide;
 pub mod engine;
 mod flow;
+pub mod health;
 pub mod host_routes;
 pub mod link;
 pub mod offload;

@@ -25,9 +25,9 @@ mod plain;
 #[cfg(feature = "links")]
 mod quic;
 #[cfg(feature = "links")]
-mod route_sync;
-#[cfg(feature = "links")]
 pub mod secure;
+#[cfg(feature = "links")]
+mod table_sync;
 #[cfg(feature = "links")]
 mod transport;
 #[cfg(feature = "links")]
@@ -86,6 +86,9 @@ pub enum Event {
     /// The peer advertises this table of routes in place of its earlier ones (D11). The bytes are untrusted input for
     /// [`decode`](crate::routing::decode).
     RoutesReceived(AgentId, Vec<u8>),
+    /// The peer states the health of its back ends, in place of its earlier statement (D36). The bytes are untrusted input
+    /// for [`HealthSources::receive`](crate::health::HealthSources::receive).
+    HealthReceived(AgentId, Vec<u8>),
 }
 
 impl Event {
@@ -97,7 +100,8 @@ impl Event {
             | Self::Down(peer)
             | Self::EndpointChanged(peer, _)
             | Self::Switched(peer, ..)
-            | Self::RoutesReceived(peer, _) => peer,
+            | Self::RoutesReceived(peer, _)
+            | Self::HealthReceived(peer, _) => peer,
         }
     }
 }
@@ -111,19 +115,19 @@ fn commit(tx: &mut impl TransmitSink, transmit: &Transmit, datagram: &[u8]) {
     }
 }
 
-/// Counters of the route advertisements that this engine has received since it started.
+/// Counters of the tables of one kind, routes or health, that this engine has received since it started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AdvertisementStats {
     /// Complete tables that differ from the one before.
     pub received: u64,
-    /// Tables that were reported to the owner ([`Event::RoutesReceived`]).
+    /// Tables that were reported to the owner ([`Event::RoutesReceived`], [`Event::HealthReceived`]).
     pub applied: u64,
     /// Tables that were not reported, because the peer replaced them before the rate limit allowed the report, or
     /// because they equal the table that was reported last.
     pub superseded: u64,
     /// Messages that were not permitted, and whose contents were not read: advertisements of peers that may not
-    /// advertise routes, and confirmations of peers to which this agent advertises nothing.
+    /// advertise, and confirmations of peers to which this agent advertises nothing.
     pub refused: u64,
     /// Messages that cannot be decoded, and tables whose digest is wrong.
     pub malformed: u64,
@@ -148,7 +152,7 @@ pub trait LinkSet {
     fn update(&mut self, links: &[Link], now: Instant);
 
     /// Applies the settings of links in `_tables`, which must be built from the same configuration: the MTU, the
-    /// probes, and which peers may advertise routes. The owner calls this method after [`update`](Self::update).
+    /// probes, which peers may advertise routes, and which own back ends. The owner calls this method after [`update`](Self::update).
     fn configure(&mut self, _tables: &Tables) {}
 
     /// Whether this lane may send on a link. If not, the packet is for lane 0
@@ -213,6 +217,11 @@ pub trait LinkSet {
     /// Writes into `tx`, for each peer with a session, a message that says that this agent is about to stop. A peer
     /// that has another link to the same destinations then uses that link at once (D19).
     fn drain(&mut self, _now: Instant, _tx: &mut impl TransmitSink) {}
+
+    /// Sends the peer of a link the health of this agent's back ends, unless the peer has confirmed it: the peer has chosen
+    /// a back end that is down (D36). Called in lane 0 only, at a limited rate. Sends nothing yet: the message, or a
+    /// handshake for it, goes out with the next [`handle_timeout`](Self::handle_timeout), which becomes due.
+    fn return_health(&mut self, _link: LinkIndex, _now: Instant) {}
 
     /// Records that the kernel does not accept `local` as a source address any more, because the host has lost this
     /// address. No link uses `local` as its source address until the link's peer sends a datagram to `local` again.

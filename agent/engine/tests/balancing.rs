@@ -10,6 +10,8 @@
 mod common;
 #[path = "balancing/ends.rs"]
 mod ends_of_flows;
+#[path = "balancing/health.rs"]
+mod health_over_links;
 
 use common::groups::{Flags, group, rule, security, tcp, to_port};
 use common::{Node, World, id, ip, nets, route, vm};

@@ -73,6 +73,12 @@ pub struct AgentView {
     /// Route advertisements of other agents, by outcome.
     #[serde(default)]
     pub route_advertisements: AdvertisementStats,
+    /// Statements of other agents about the health of their back ends, by outcome (D36).
+    #[serde(default)]
+    pub health_statements: AdvertisementStats,
+    /// Entries in these statements that do not count, because they are about no back end of the sender in the configuration.
+    #[serde(default)]
+    pub health_entries_ignored: u64,
     /// How often the agent built its lookup tables without a new configuration, because links or routes had changed.
     #[serde(default)]
     pub table_rebuilds: u64,
@@ -108,6 +114,8 @@ impl Agent {
             replaced_choices: self.lanes.flows().replaced_choices(),
             lanes: report.lanes.clone(),
             route_advertisements: report.advertisements,
+            health_statements: report.health_statements,
+            health_entries_ignored: report.health_ignored,
             table_rebuilds: report.rebuilds,
             status: self.status_of(report),
         }
@@ -214,6 +222,7 @@ impl Agent {
             refused_routes: self.refused_routes(running.config.as_deref(), &dynamic),
             rule_hits: rule_hits(report.rule_hits),
             health: report.health,
+            health_version: report.health_version,
         }
     }
 }

@@ -2,31 +2,14 @@
 
 use super::Target;
 
-/// Why a probe has failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Failure {
-    #[error("the address or the port cannot be probed")]
-    Unaddressable,
-    #[error("no answer in time")]
-    Timeout,
-    #[error("the back end refuses the connection")]
-    Refused,
-    #[error("the back end has closed the connection without a response")]
-    Closed,
-    #[error("the TLS handshake or a TLS record is invalid")]
-    Tls,
-    #[error("the response is not HTTP/1")]
-    Malformed,
-    #[error("the header of the response is too long")]
-    TooLong,
-    #[error("the status is {0}, not 200")]
-    Status(u16),
-}
+pub(super) use tombolo_proto::status::ProbeFailure as Failure;
 
 /// The health of a target.
 #[derive(Debug, Default)]
 pub(super) struct Status {
     up: bool,
+    /// Why the last probe that failed did so.
+    failure: Option<Failure>,
     /// Whether there was a result. The first one decides the health without regard to the threshold.
     probed: bool,
     /// Number of consecutive results that contradict `up`.
@@ -38,9 +21,15 @@ impl Status {
         self.up
     }
 
+    /// Why the target is down: the reason for which the last probe failed, or that no probe has ended yet. `None`: it is up.
+    pub(super) fn failure(&self) -> Option<Failure> {
+        (!self.up).then(|| self.failure.unwrap_or(Failure::NotProbed))
+    }
+
     /// Adds the result of a probe. Returns whether the health has changed.
     pub(super) fn record(&mut self, target: &Target, result: Result<(), Failure>) -> bool {
         let up = result.is_ok();
+        self.failure = result.err().or(self.failure);
         let first = !std::mem::replace(&mut self.probed, true);
         if up == self.up {
             self.contradictions = 0;

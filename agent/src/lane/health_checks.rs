@@ -1,28 +1,31 @@
-//! The health checks of the back ends that an agent owns (L6, D36).
+//! The health of back ends at one agent: its own probes, and what others say (L6, D36).
 
 use crate::health::{ProbeSpec, Prober, Target};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tombolo_engine::health::{ControllerHealth, HealthSources, MalformedStatement, Probed};
 use tombolo_proto::config::{AgentConfig, HealthProbe};
-use tombolo_proto::id::ResourceId;
-use tombolo_proto::status::BackEndHealth;
+use tombolo_proto::id::AgentId;
+use tombolo_proto::status::{BackEndHealth, HealthVersion};
 
-/// The probes of one agent, and the health that the controller reports of other agents' back ends.
+/// The probes of one agent, and what the controller and other agents say about the health of back ends.
 pub(super) struct HealthChecks {
     prober: Prober,
     /// The probe and the back end of each of the prober's targets, in the same order.
-    targets: Vec<(ResourceId, IpAddr)>,
-    /// The back ends that are down according to the controller.
-    reported: BTreeSet<(ResourceId, IpAddr)>,
+    targets: Vec<Probed>,
+    sources: HealthSources,
 }
 
 impl HealthChecks {
+    /// The checks of an agent that starts now.
     pub(super) fn new(seed: u64) -> Self {
+        let start = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             prober: Prober::new(seed),
             targets: Vec::new(),
-            reported: BTreeSet::new(),
+            sources: HealthSources::new(start.as_millis().try_into().unwrap_or_default()),
         }
     }
 
@@ -33,6 +36,8 @@ impl HealthChecks {
         let targets: Vec<Target> = own.iter().map(|b| target(b.address, b.probe)).collect();
         self.targets = own.iter().map(|b| (b.probe.id.clone(), b.address)).collect();
         self.prober.set_targets(&targets, now);
+        self.sources.configure(config);
+        self.set_own();
     }
 
     /// Takes replies of back ends, and passes the packets that are due to `send`. Returns whether the health of a back
@@ -45,37 +50,61 @@ impl HealthChecks {
         if is_due || !replies.is_empty() {
             self.prober.poll(now, &mut |packet| send(&mut packet.to_vec()));
         }
-        self.prober.take_changed()
+        let changed = self.prober.take_changed();
+        if changed {
+            self.set_own();
+        }
+        changed
     }
 
-    /// The back ends that are down. `reported`: those that the controller reports now; `None`: as before. What this agent
-    /// has found out about its own back ends counts more.
-    pub(super) fn unhealthy(
-        &mut self,
-        reported: Option<BTreeSet<(ResourceId, IpAddr)>>,
-    ) -> BTreeSet<(ResourceId, IpAddr)> {
-        self.reported = reported.unwrap_or_else(|| std::mem::take(&mut self.reported));
-        let mut unhealthy = self.reported.clone();
-        for (target, is_up) in self.targets.iter().zip(self.prober.health().map(|(_, is_up)| is_up)) {
-            if is_up {
-                unhealthy.remove(target);
-            } else {
-                unhealthy.insert(target.clone());
-            }
-        }
-        unhealthy
+    fn set_own(&mut self) {
+        let health = self.prober.health().map(|(_, is_up)| is_up);
+        self.sources.set_own(self.targets.iter().cloned().zip(health).collect());
+    }
+
+    /// Takes what the controller says about the back ends in the configuration.
+    pub(super) fn set_reported(&mut self, reported: ControllerHealth) {
+        self.sources.set_reported(reported);
+    }
+
+    /// Takes the statement of another agent about its back ends, which is untrusted input.
+    ///
+    /// # Errors
+    /// The bytes are no statement. The earlier one stays.
+    pub(super) fn receive(&mut self, owner: &AgentId, statement: &[u8]) -> Result<(), MalformedStatement> {
+        self.sources.receive(owner, statement)
+    }
+
+    /// The back ends that are down. `links_down`: the peers with which the link is down.
+    pub(super) fn unhealthy(&self, links_down: &BTreeSet<AgentId>) -> BTreeSet<Probed> {
+        self.sources.unhealthy(links_down)
+    }
+
+    /// What the other agents are told about this agent's back ends; `None`: nothing.
+    pub(super) fn statement(&self) -> Option<Arc<[u8]>> {
+        self.sources.statement()
+    }
+
+    /// Number of entries in statements of other agents that do not count.
+    pub(super) const fn ignored(&self) -> u64 {
+        self.sources.ignored()
     }
 
     /// The health of this agent's back ends, ordered by probe and address.
     pub(super) fn report(&self) -> Vec<BackEndHealth> {
-        let health = self.prober.health().map(|(_, is_up)| is_up);
-        let named = self.targets.iter().zip(health);
-        let report = named.map(|((probe, address), up)| BackEndHealth {
+        let named = self.targets.iter().zip(self.prober.failures());
+        let report = named.map(|((probe, address), reason)| BackEndHealth {
             probe: probe.clone(),
             address: *address,
-            up,
+            up: reason.is_none(),
+            reason,
         });
         report.collect()
+    }
+
+    /// The version of [`report`](Self::report).
+    pub(super) fn version(&self) -> Option<HealthVersion> {
+        self.sources.version()
     }
 }
 

@@ -8,6 +8,8 @@
 //! The lane handles commands from the rest of the agent between two turns, so that one configuration decides about all
 //! packets of a turn.
 
+mod health;
+
 use super::builder::{BuildQueue, BuildRequest, Built};
 use super::health_checks::HealthChecks;
 use super::{Command, Inspection, Lane, LaneReport, LaneSetup, Prepared, RedirectQueue};
@@ -18,14 +20,14 @@ use crate::sockets::{LaneSockets, SocketId};
 use crate::tun::TunQueues;
 use crate::udp::{self, Sent, WouldBlock};
 use anyhow::{Context, Result};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
+use tombolo_engine::decide::Ingress;
 use tombolo_engine::engine::Engine;
 use tombolo_engine::link::secure::SecureLinks;
 use tombolo_engine::link::{AdvertisementStats, Event};
@@ -33,7 +35,7 @@ use tombolo_engine::owners::OwnerWatch;
 use tombolo_engine::routing;
 use tombolo_engine::tables::{LinkIndex, NicIndex, RoutingState, Tables};
 use tombolo_proto::config::AgentConfig;
-use tombolo_proto::id::{AgentId, ResourceId};
+use tombolo_proto::id::AgentId;
 
 /// Longest time between two calls that advance the links' timers. boringtun has no clock of its own: its timers run
 /// only in `update_timers`, for which it recommends an interval of 100 ms.
@@ -85,6 +87,8 @@ pub(super) struct Worker {
     rebuilds: u64,
     /// Route advertisements that could not be decoded.
     unreadable: u64,
+    /// Statements about the health of back ends that could not be decoded.
+    unreadable_health: u64,
     log: LogLimiter,
     from_udp: Box<[u8; udp::BUFFER]>,
     malformed: u64,
@@ -146,6 +150,7 @@ impl Worker {
             early: None,
             rebuilds: 0,
             unreadable: 0,
+            unreadable_health: 0,
             log: LogLimiter::default(),
             from_udp: vec![0; udp::BUFFER]
                 .try_into()
@@ -215,36 +220,6 @@ impl Worker {
             self.check_health(now);
             self.handle_events();
             self.check_owners(now);
-        }
-    }
-
-    /// Probes the back ends of this agent that are due, and takes their replies (L6). If the health of one has changed,
-    /// it counts for the own tables at once, and the controller gets a status report.
-    fn check_health(&mut self, now: Instant) {
-        let Some(health) = &mut self.health else { return };
-        let replies = self.engine.take_probe_replies();
-        let (engine, tun) = (&mut self.engine, &mut self.tun);
-        let changed = health.run(&replies, now, &mut |packet| {
-            engine.deliver_probe(packet, now, tun);
-        });
-        self.deliver();
-        if changed {
-            self.status_changed.notify_one();
-            self.set_unhealthy(None);
-        }
-    }
-
-    /// Sets the back ends that are down: those that the controller reports, and those that this agent has found out
-    /// itself. `reported`: what the controller reports now; `None`: as before.
-    fn set_unhealthy(&mut self, reported: Option<BTreeSet<(ResourceId, IpAddr)>>) {
-        let Some(health) = &mut self.health else { return };
-        let unhealthy = health.unhealthy(reported);
-        let before = std::mem::replace(&mut self.dynamic.unhealthy, unhealthy);
-        if let Some(config) = &self.config {
-            self.dynamic.keep(config);
-        }
-        if before != self.dynamic.unhealthy {
-            self.on_routes_changed();
         }
     }
 
@@ -366,7 +341,14 @@ impl Worker {
 
     /// Handles one packet that another lane redirected, and returns its buffer to that lane.
     fn handle_redirected(&mut self, mut redirected: RedirectedPacket, now: Instant) {
-        if redirected.generation == self.generation {
+        let is_current = redirected.generation == self.generation;
+        if redirected.packet.is_empty() {
+            if let Ingress::Link(link) = redirected.ingress
+                && is_current
+            {
+                self.engine.return_health(link, now);
+            }
+        } else if is_current {
             let (outbox, tun) = (&mut self.outbox, &mut self.tun);
             self.engine
                 .handle_redirected(redirected.ingress, &mut redirected.packet, now, outbox, tun);
@@ -476,7 +458,12 @@ impl Worker {
                     self.on_routes_changed();
                 }
             }
-            Command::SetUnhealthy(reported) => self.set_unhealthy(Some(reported)),
+            Command::SetReportedHealth(reported) => {
+                if let Some(health) = &mut self.health {
+                    health.set_reported(reported);
+                }
+                self.update_unhealthy();
+            }
             Command::AnnounceDrain => {
                 let now = Instant::now();
                 self.engine.drain(now, &mut self.outbox);
@@ -509,13 +496,14 @@ impl Worker {
         if let Some(health) = &mut self.health {
             let now = Instant::now();
             health.configure(&config, now);
-            self.dynamic.unhealthy = health.unhealthy(None);
+            self.dynamic.unhealthy = health.unhealthy(&self.dynamic.down);
             self.owners.configure(&config);
             self.dynamic.gone = self.owners.gone(now);
             self.dynamic.keep(&config);
         }
         self.config = Some(config);
         if self.number == 0 {
+            self.advertise_health(Instant::now());
             self.advertise(built.advertisements);
             // If routes or links have changed since the tables of this configuration were built, new tables are needed.
             if built.dynamic != self.dynamic {
@@ -563,6 +551,7 @@ impl Worker {
             *rule_hits.entry(rule).or_default() += count;
         }
         let advertisements = self.engine.links().advertisements();
+        let statements = self.engine.links().health_statements();
         LaneReport {
             links: self.engine.links().status(Instant::now()),
             endpoints: self.engine.links().endpoints(),
@@ -580,7 +569,13 @@ impl Worker {
                 ..advertisements
             },
             rebuilds: self.rebuilds,
+            health_statements: AdvertisementStats {
+                malformed: statements.malformed + self.unreadable_health,
+                ..statements
+            },
+            health_ignored: self.health.as_ref().map_or(0, HealthChecks::ignored),
             health: self.health.as_ref().map(HealthChecks::report).unwrap_or_default(),
+            health_version: self.health.as_ref().and_then(HealthChecks::version),
         }
     }
 
@@ -623,14 +618,17 @@ impl Worker {
                         tracing::info!(link = %peer, ?to, reason, left_out = permit.suppressed, "link switched");
                     }
                 }
-                Event::RoutesReceived(..) if self.number > 0 => {}
+                Event::RoutesReceived(..) | Event::HealthReceived(..) if self.number > 0 => {}
                 Event::RoutesReceived(peer, table) => changed |= self.receive_routes(peer, &table),
+                Event::HealthReceived(peer, statement) => self.receive_health(&peer, &statement),
             }
         }
         if any {
             self.status_changed.notify_one();
         }
         if changed {
+            // Without the controller, the health of back ends is known from links that are up.
+            self.update_unhealthy();
             self.on_routes_changed();
         }
     }

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use tombolo_agent::agent::AgentView;
 use tombolo_agent::apply::learned::{Clash, Need};
-use tombolo_agent::metrics;
+use tombolo_agent::{metrics, status_text};
 use tombolo_engine::link::AdvertisementStats;
 use tombolo_golden::{every_variant, golden, metrics_of};
 use tombolo_proto::config::Direction;
 use tombolo_proto::id::{ResourceId, Revision};
 use tombolo_proto::status::{
-    AgentStatus, BgpPeerState, BgpPeerStatus, Carrier, LinkState, LinkStatus, RefusedRoutes, RuleHits, Totals,
+    AgentStatus, BackEndHealth, BgpPeerState, BgpPeerStatus, Carrier, HealthVersion, LinkState, LinkStatus,
+    ProbeFailure, RefusedRoutes, RuleHits, Totals,
 };
 
 fn totals() -> Totals {
@@ -48,7 +49,15 @@ fn status() -> AgentStatus {
         totals: totals(),
         down: vec![],
         learned: vec![],
-        health: vec![],
+        health: [None, Some(ProbeFailure::Status(503))]
+            .map(|reason| BackEndHealth {
+                probe: ResourceId::new("/lb/probes/web"),
+                address: "10.1.0.4".parse().unwrap(),
+                up: reason.is_none(),
+                reason,
+            })
+            .into(),
+        health_version: Some(HealthVersion { start: 1000, change: 3 }),
         bgp: vec![BgpPeerStatus {
             neighbour: ResourceId::new("/connections/to-site"),
             address: "172.16.0.1".parse().unwrap(),
@@ -102,6 +111,14 @@ fn full() -> AgentView {
             refused: 4,
             malformed: 5,
         },
+        health_statements: AdvertisementStats {
+            received: 6,
+            applied: 7,
+            superseded: 8,
+            refused: 9,
+            malformed: 10,
+        },
+        health_entries_ignored: 11,
         table_rebuilds: 9,
         status: status(),
     }
@@ -127,10 +144,30 @@ fn status_of_the_agent() {
         udp_overflow: 0,
         lanes: vec![],
         route_advertisements: AdvertisementStats::default(),
+        health_statements: AdvertisementStats::default(),
+        health_entries_ignored: 0,
         table_rebuilds: 0,
         status: AgentStatus::default(),
     };
     golden!().cases("agent_view", &[("full", full()), ("minimal", minimal)]);
+}
+
+#[test]
+fn text_of_the_status_names_back_ends_and_why_they_are_down() {
+    let text = status_text::describe(&full());
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    let of_back_ends: Vec<String> = lines
+        .iter()
+        .filter(|words| words.starts_with(&["back", "end"]))
+        .map(|words| words.join(" "))
+        .collect();
+    assert_eq!(
+        of_back_ends,
+        [
+            "back end 10.1.0.4 up probe web",
+            "back end 10.1.0.4 down probe web (the HTTP status of the response is 503, not 200)",
+        ]
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@ use axum::response::Response;
 use serde_json::{Value, json};
 use std::net::IpAddr;
 use tombolo_proto::id::ResourceId;
-use tombolo_proto::status::BackEndHealth;
+use tombolo_proto::status::{BackEndHealth, ProbeFailure};
 use tombolo_topology::path::{Kind, parent_id};
 use tombolo_topology::resource::{BalancingRule, Binding, PoolMember, pool_members};
 use tombolo_topology::topology::{AgentStatuses, Topology};
@@ -48,12 +48,12 @@ fn of_member(
     let reported = rule
         .probe
         .as_ref()
-        .map(|probe| report_of(topology, statuses, probe, member).map(|health| health.up));
+        .map(|probe| report_of(topology, statuses, probe, member));
     let (is_up, reason) = match reported {
-        None => (true, "The rule has no probe."),
-        Some(Some(true)) => (true, "The back end answers the probe."),
-        Some(Some(false)) => (false, "The back end does not answer the probe."),
-        Some(None) => (false, "No agent has probed the back end yet."),
+        None => (true, "The rule has no probe.".to_owned()),
+        Some(Some(health)) if health.up => (true, "The back end answers the probe.".to_owned()),
+        Some(Some(health)) => (false, reason_of(health.reason)),
+        Some(None) => (false, "No agent has probed the back end yet.".to_owned()),
     };
     let entry = json!({
         "ipAddress": member.address,
@@ -62,6 +62,14 @@ fn of_member(
         "reason": reason,
     });
     (is_up, entry)
+}
+
+/// The text for a back end that is down. Agents of earlier versions report no reason.
+fn reason_of(failure: Option<ProbeFailure>) -> String {
+    match failure {
+        Some(failure) => format!("The back end is down: {failure}."),
+        None => "The back end does not answer the probe.".to_owned(),
+    }
 }
 
 /// The report about a member by the agent of its network interface. If no agent has the network interface, by the agent

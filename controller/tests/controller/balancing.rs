@@ -3,15 +3,15 @@
 
 use crate::fake_agent::{FakeAgent, Stream};
 use crate::features::hello_of_today;
-use crate::world::{Answer, GROUP, World};
+use crate::world::{Answer, EVENT_TIMEOUT, GROUP, World};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use tombolo_proto::control_stream::agent_message::Message as FromAgent;
 use tombolo_proto::control_stream::controller_message::Message as FromController;
-use tombolo_proto::control_stream::{Health, Status};
+use tombolo_proto::control_stream::{Health, Owner, Status};
 use tombolo_proto::id::ResourceId;
-use tombolo_proto::status::{AgentStatus, BackEndHealth};
+use tombolo_proto::status::{AgentStatus, BackEndHealth, HealthVersion, ProbeFailure};
 
 const NETWORK: &str = "~/providers/Microsoft.Network";
 
@@ -48,12 +48,28 @@ async fn balanced() -> World {
 
 /// Reports the health of the only back end.
 async fn report(stream: &Stream, address: &str, up: bool) {
+    report_version(stream, address, up, None).await;
+}
+
+async fn report_version(stream: &Stream, address: &str, up: bool, version: Option<HealthVersion>) {
+    report_reason(stream, address, up, version, None).await;
+}
+
+async fn report_reason(
+    stream: &Stream,
+    address: &str,
+    up: bool,
+    health_version: Option<HealthVersion>,
+    reason: Option<ProbeFailure>,
+) {
     let status = AgentStatus {
         health: vec![BackEndHealth {
             probe: ResourceId::new(id("loadBalancers/lb/probes/probe")),
             address: address.parse().unwrap(),
             up,
+            reason,
         }],
+        health_version,
         ..AgentStatus::default()
     };
     let status = Status {
@@ -66,7 +82,7 @@ async fn report(stream: &Stream, address: &str, up: bool) {
 /// The addresses that the next message reports as down.
 async fn down(stream: &mut Stream) -> BTreeSet<String> {
     match stream.next().await.unwrap() {
-        Some(FromController::Health(Health { down })) => down.into_iter().map(|d| d.address).collect(),
+        Some(FromController::Health(Health { down, .. })) => down.into_iter().map(|d| d.address).collect(),
         other => panic!("{other:?}"),
     }
 }
@@ -113,6 +129,33 @@ async fn l6_the_health_of_a_back_end_reaches_the_agents_that_know_its_front_end(
     assert!(clients.quiet().await && owners.quiet().await);
     assert_eq!(shown(&world).await["up"], 1);
 
+    // The reason why a back end is down, which agents of earlier versions do not report. The other agents are not told it.
+    for (reason, text) in [
+        (None, "The back end does not answer the probe."),
+        (
+            Some(ProbeFailure::Refused),
+            "The back end is down: the back end refuses the connection.",
+        ),
+        (
+            Some(ProbeFailure::Status(503)),
+            "The back end is down: the HTTP status of the response is 503, not 200.",
+        ),
+    ] {
+        report_reason(&owners, &address, false, None, reason).await;
+        let seen = async {
+            while shown(&world).await["loadBalancerBackendAddresses"][0]["reason"] != text {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(EVENT_TIMEOUT, seen).await.expect(text);
+    }
+    assert_eq!(down(&mut clients).await, [address.clone()].into());
+    assert_eq!(down(&mut owners).await, [address.clone()].into());
+    assert!(clients.quiet().await && owners.quiet().await);
+    report(&owners, &address, true).await;
+    assert!(down(&mut clients).await.is_empty());
+    assert!(down(&mut owners).await.is_empty());
+
     // An agent that connects again is told what is known now. An agent of version 0.1 is told nothing.
     report(&owners, &address, false).await;
     assert_eq!(down(&mut clients).await.len(), 1);
@@ -125,6 +168,50 @@ async fn l6_the_health_of_a_back_end_reaches_the_agents_that_know_its_front_end(
     assert!(parsed.front_ends.is_empty());
     old.applied(&config).await;
     assert!(old.quiet().await);
+}
+
+/// D36: an agent learns of which report of an owner the controller knows, so that it can compare this report with what the owner
+/// has stated over the link. Owners that have not reported are left out.
+#[tokio::test]
+async fn d36_the_controller_passes_on_which_reports_it_has() {
+    async fn next(stream: &mut Stream) -> (usize, Option<Owner>) {
+        match stream.next().await.unwrap() {
+            Some(FromController::Health(Health {
+                down,
+                mut owners,
+                has_owners: true,
+            })) => {
+                assert!(owners.len() <= 1, "only owners of back ends: {owners:?}");
+                (down.len(), owners.pop())
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let world = balanced().await;
+    let owner = FakeAgent::join(&world, "vm-a", "a-nic").await;
+    let client = FakeAgent::join(&world, "vm-b", "b-nic").await;
+    let mut owners = owner.open_stream(hello_of_today(&owner)).await.unwrap();
+    let mut clients = client.open_stream(hello_of_today(&client)).await.unwrap();
+    let (config, parsed) = clients.config().await;
+    let address = parsed.front_ends[0].rules[0].back_ends[0].to_string();
+    clients.applied(&config).await;
+    assert_eq!(next(&mut clients).await, (0, None), "the owner has not reported yet");
+    let (config, _) = owners.config().await;
+    owners.applied(&config).await;
+    let known = |start, change| {
+        let agent = "vm-a".into();
+        Some(Owner { agent, start, change })
+    };
+    // An owner that does not number its reports.
+    report(&owners, &address, false).await;
+    assert_eq!(next(&mut clients).await, (1, known(0, 0)));
+    // A change that makes no difference for the client is passed on too: a statement over the link may be older.
+    for (up, start, change) in [(false, 7, 1), (true, 7, 2), (true, 7, 4), (true, 9, 1)] {
+        report_version(&owners, &address, up, Some(HealthVersion { start, change })).await;
+        assert_eq!(next(&mut clients).await, (usize::from(!up), known(start, change)));
+    }
+    report_version(&owners, &address, true, Some(HealthVersion { start: 9, change: 1 })).await;
+    assert!(clients.quiet().await);
 }
 
 async fn post(world: &World, tail: &str, body: Value) -> Answer {

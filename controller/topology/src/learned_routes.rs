@@ -14,6 +14,7 @@ use tombolo_proto::config::{AgentConfig, Relation};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::installed::InstalledTables;
 use tombolo_proto::route::{EffectiveRoute, Route};
+use tombolo_proto::status::ProbeFailure;
 
 /// The parts of the agents' reports from which learned routes are computed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct LearnedReports {
     pub down: BTreeMap<AgentId, BTreeSet<AgentId>>,
     /// For each agent, its back ends of load balancers that are down, by the probe and the back end's address (L6).
     pub unhealthy: BTreeMap<AgentId, BTreeSet<(ResourceId, IpAddr)>>,
+    /// Why these back ends are down, as far as the agents that own them report it.
+    pub failures: BTreeMap<AgentId, BTreeMap<(ResourceId, IpAddr), ProbeFailure>>,
 }
 
 impl LearnedReports {
@@ -47,10 +50,16 @@ impl LearnedReports {
                 let learned = learned.map(|h| (h.neighbour.clone(), Arc::new(h.routes.clone())));
                 reports.learned.insert(agent.clone(), learned.collect());
             }
-            let unhealthy = status.health.iter().filter(|health| !health.up);
-            let unhealthy: BTreeSet<_> = unhealthy.map(|h| (h.probe.clone(), h.address)).collect();
-            if !unhealthy.is_empty() {
-                reports.unhealthy.insert(agent.clone(), unhealthy);
+            let down = status.health.iter().filter(|health| !health.up);
+            let down = down.map(|health| ((health.probe.clone(), health.address), health.reason));
+            let down: Vec<_> = down.collect();
+            if !down.is_empty() {
+                let reasons = down
+                    .iter()
+                    .filter_map(|(probed, reason)| Some((probed.clone(), (*reason)?)));
+                reports.failures.insert(agent.clone(), reasons.collect());
+                let unhealthy = down.into_iter().map(|(probed, _)| probed);
+                reports.unhealthy.insert(agent.clone(), unhealthy.collect());
             }
             if !status.down.is_empty() {
                 reports

@@ -12,8 +12,8 @@ use tombolo_proto::installed::{
 use tombolo_proto::probe::{Hop, ProbeKind, ProbeReport, ProbeRequest};
 use tombolo_proto::route::{Route, RouteOrigin};
 use tombolo_proto::status::{
-    AgentStatus, BackEndHealth, BgpPeerState, BgpPeerStatus, Carrier, LinkState, LinkStatus, NeighbourRoutes,
-    RefusedRoutes, RuleHits, Totals,
+    AgentStatus, BackEndHealth, BgpPeerState, BgpPeerStatus, Carrier, HealthVersion, LinkState, LinkStatus,
+    NeighbourRoutes, ProbeFailure, RefusedRoutes, RuleHits, Totals,
 };
 
 fn route() -> Route {
@@ -117,13 +117,49 @@ fn agent_statuses() {
             rule: "securityRules/https".into(),
             packets: 3,
         }],
-        health: vec![BackEndHealth {
-            probe: id("loadBalancers/lb/probes/probe"),
-            address: "10.1.0.4".parse().unwrap(),
-            up: true,
-        }],
+        health: health(),
+        health_version: Some(HealthVersion { start: 1000, change: 3 }),
     };
     golden!().cases("agent_status", &[("full", full), ("minimal", AgentStatus::default())]);
+}
+
+/// A back end that is up, and one that is down for each reason.
+fn health() -> Vec<BackEndHealth> {
+    let failures = [
+        ProbeFailure::NotProbed,
+        ProbeFailure::Unaddressable,
+        ProbeFailure::Timeout,
+        ProbeFailure::Refused,
+        ProbeFailure::Closed,
+        ProbeFailure::Tls,
+        ProbeFailure::Malformed,
+        ProbeFailure::TooLong,
+        ProbeFailure::Status(503),
+        ProbeFailure::Other,
+    ];
+    every_variant!(
+        ProbeFailure {
+            NotProbed,
+            Unaddressable,
+            Timeout,
+            Refused,
+            Closed,
+            Tls,
+            Malformed,
+            TooLong,
+            Status,
+            Other
+        },
+        &failures
+    );
+    let reasons = [None].into_iter().chain(failures.map(Some));
+    let back_ends = reasons.map(|reason| BackEndHealth {
+        probe: id("loadBalancers/lb/probes/probe"),
+        address: "10.1.0.4".parse().unwrap(),
+        up: reason.is_none(),
+        reason,
+    });
+    back_ends.collect()
 }
 
 fn hops() -> Vec<InstalledHop> {

@@ -7,8 +7,8 @@ use tombolo_golden::{every_variant, golden};
 use tombolo_proto::control_stream::agent_message::Message as FromAgent;
 use tombolo_proto::control_stream::controller_message::Message as FromController;
 use tombolo_proto::control_stream::{
-    AgentMessage, Applied, Config, ControllerMessage, Down, Health, Hello, Part, Piece, Probe, ProbeResult, Rejected,
-    RenewReply, RenewRequest, Status, UpToDate, piece,
+    AgentMessage, Applied, Config, ControllerMessage, Down, Health, Hello, Owner, Part, Piece, Probe, ProbeResult,
+    Rejected, RenewReply, RenewRequest, Status, UpToDate, piece,
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -98,6 +98,12 @@ fn messages_of_the_control_stream() {
                 probe: "/lb/probe".into(),
                 address: "10.1.0.4".into(),
             }],
+            owners: vec![Owner {
+                agent: "hub-vm".into(),
+                start: 1000,
+                change: 3,
+            }],
+            has_owners: true,
         }),
     ];
     every_variant!(

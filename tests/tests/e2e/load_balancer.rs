@@ -17,7 +17,7 @@ use tombolo_tests::live::{World, require_root};
 
 /// The machines of the global-peering article (L12): a client in one region, and two back ends in another. `beside` is in
 /// the VNet of the back ends.
-const TOPOLOGY: &str = "
+pub(super) const TOPOLOGY: &str = "
 name: e2e-balancer
 underlay:
   segments:
@@ -50,11 +50,11 @@ resources:
 
 const FRONT: [u8; 4] = [192, 168, 1, 36];
 const FRONT_PORT: u16 = 80;
-const BACK_PORT: u16 = 8080;
+pub(super) const BACK_PORT: u16 = 8080;
 
 /// The body of the load balancer, whose id is `lb`, with a rule for TCP and one for UDP. Both have the probe `probe`, if
 /// there is one.
-fn body(w: &World, lb: &str, sku: &str, probe: Option<Value>) -> Value {
+pub(super) fn body(w: &World, lb: &str, sku: &str, probe: Option<Value>) -> Value {
     let subnet = format!("{}/subnets/workload", w.group().item("virtualNetworks", "near"));
     let rule = |name: &str, protocol: &str| {
         json!({"name": name, "properties": {
@@ -75,7 +75,7 @@ fn body(w: &World, lb: &str, sku: &str, probe: Option<Value>) -> Value {
 }
 
 /// Adds a NIC to the pool, or removes it.
-async fn set_member(w: &World, nic: &str, pool: Option<&str>) -> Result<()> {
+pub(super) async fn set_member(w: &World, nic: &str, pool: Option<&str>) -> Result<()> {
     let nic = w.group().item("networkInterfaces", nic);
     let client = w.client()?;
     let mut body: Value = client.arm_get(&nic).await?;
@@ -86,7 +86,7 @@ async fn set_member(w: &World, nic: &str, pool: Option<&str>) -> Result<()> {
 }
 
 /// Opens a connection to the front end. `None`: there is no answer.
-fn connect(w: &World, from: &str) -> Result<Option<Connection>> {
+pub(super) fn connect(w: &World, from: &str) -> Result<Option<Connection>> {
     Connection::open(&w.hosts().netns(from), SocketAddr::from((FRONT, FRONT_PORT)))
 }
 
@@ -198,7 +198,7 @@ async fn clients_reach_the_back_ends_through_the_front_end() -> Result<()> {
 
 /// Opens new connections until twelve in a row succeed and are spread over exactly the servers `expected`. Returns the
 /// time that this took.
-async fn settles(w: &World, servers: &[Option<EchoServer>; 2], expected: [bool; 2]) -> Result<Duration> {
+pub(super) async fn settles(w: &World, servers: &[Option<EchoServer>; 2], expected: [bool; 2]) -> Result<Duration> {
     let begun = Instant::now();
     loop {
         let count = || servers.each_ref().map(|s| s.as_ref().map_or(0, EchoServer::served));

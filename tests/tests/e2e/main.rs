@@ -10,6 +10,7 @@ mod failover;
 mod faults;
 mod first_join;
 mod load_balancer;
+mod load_balancer_health;
 mod peering;
 mod plain_site;
 mod security_changes;

@@ -2,7 +2,7 @@
 //! versions no longer understand each other.
 
 use super::in_band::{MAX_PROBE_LEN, MESSAGE_LEN, Message};
-use super::route_sync::{MAX_MESSAGE_LEN, RouteSync};
+use super::table_sync::{MAX_MESSAGE_LEN, TableSync};
 use super::{AdvertisementStats, fragment};
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -32,6 +32,7 @@ fn messages_inside_links() {
         ),
         ("routes", Message::Routes),
         ("leaving", Message::Drain),
+        ("health", Message::Health),
         ("probe", Message::Probe(1400)),
     ];
     every_variant!(
@@ -42,7 +43,8 @@ fn messages_inside_links() {
             ProbeAck,
             Fragment,
             Routes,
-            Drain
+            Drain,
+            Health
         },
         messages.iter().map(|(_, message)| message)
     );
@@ -70,7 +72,7 @@ fn messages_inside_links() {
 fn messages_of_route_advertisements() {
     let now = Instant::now();
     let mut stats = AdvertisementStats::default();
-    let (mut sender, mut receiver) = (RouteSync::default(), RouteSync::default());
+    let (mut sender, mut receiver) = (TableSync::of_routes(), TableSync::of_routes());
     receiver.accept(true);
     let table: Vec<u8> = (0..1200u32).map(|n| (n % 251) as u8).collect();
     sender.advertise(table.clone().into());

@@ -6,7 +6,7 @@
 //!      41..43  index and count of a fragment; else 0
 //!          43  0
 //!      44..48  number, big-endian
-//!        48..  contents of a fragment or route message, padding of a probe
+//!        48..  contents of a fragment, of a message about routes or health, padding of a probe
 //! ```
 //!
 //! A message is an IP packet, so any link that carries packets carries messages too. The engine never passes a
@@ -49,10 +49,13 @@ pub(super) enum Message {
         /// Number of fragments of the packet, 1 to 255.
         count: u8,
     },
-    /// A message about routes. The contents of the route message follow ([`route_sync`](super::route_sync)).
+    /// A message about routes. Its contents follow ([`table_sync`](super::table_sync)).
     Routes,
     /// The sender is about to stop. The receiver then uses another link to the same destinations, if it has one.
     Drain,
+    /// A message about the health of the sender's back ends, or of the receiver's (D36). Its contents follow
+    /// ([`table_sync`](super::table_sync)). Agents that do not know this kind ignore the message.
+    Health,
 }
 
 impl Message {
@@ -70,6 +73,7 @@ impl Message {
             }
             Self::Routes => (6, 0),
             Self::Drain => (7, 0),
+            Self::Health => (8, 0),
         };
         let mut packet = [0; MESSAGE_LEN];
         // The IPv6 header states 8 bytes of payload and a hop limit of 1, so that no router forwards a message that has
@@ -132,6 +136,7 @@ impl Message {
             }),
             6 => Some(Self::Routes),
             7 => Some(Self::Drain),
+            8 => Some(Self::Health),
             _ => None,
         }
     }

@@ -9,11 +9,13 @@
 //!     echoes, silence, up and down        dead_peer.rs
 //!     path MTU                            path_probe.rs
 //!     which transport is used             selection.rs
+//!   health of back ends                   health.rs
 //! ```
 //! Both transports share a UDP port. The first byte of a datagram shows to which one it belongs.
 
 mod dead_peer;
 mod dispatch;
+mod health;
 mod link_entry;
 mod path_probe;
 mod selection;
@@ -27,7 +29,7 @@ use super::{AdvertisementStats, Event, LinkSet, Opened, Sealed, index_of};
 use crate::buffer::{Outer, Path, Port, TransmitSink};
 use crate::tables::{LinkIndex, Tables};
 use crate::verdict::DropReason;
-use link_entry::{LinkEntry, LinkMonitor};
+use link_entry::{LinkEntry, LinkMonitor, Topic};
 use rustls::pki_types::PrivateKeyDer;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -71,6 +73,9 @@ pub struct SecureLinks {
     /// A reassembled packet whose last fragment has just arrived; empty if there is none.
     reassembled: Vec<u8>,
     advertisements: AdvertisementStats,
+    /// The health of this agent's back ends, which peers are told on request; `None`: it has had none yet.
+    health: Option<Arc<[u8]>>,
+    health_statements: AdvertisementStats,
 }
 
 impl std::fmt::Debug for SecureLinks {
@@ -103,6 +108,8 @@ impl SecureLinks {
             fragmented: 0,
             reassembled: Vec::new(),
             advertisements: AdvertisementStats::default(),
+            health: None,
+            health_statements: AdvertisementStats::default(),
         }
     }
 
@@ -164,8 +171,9 @@ impl SecureLinks {
     /// table is longer than 512 KiB, or it equals the earlier table of the link. Only lane 0 sends tables. An
     /// [`update`](LinkSet::update) that keeps the link keeps its table.
     pub fn advertise(&mut self, link: LinkIndex, table: Arc<[u8]>) {
-        if let Some(entry) = self.links.get_mut(link.get()) {
-            entry.route_sync.advertise(table);
+        let entry = self.links.get_mut(link.get());
+        if let Some(sync) = entry.and_then(|entry| entry.sync_mut(Topic::Routes)) {
+            sync.advertise(table);
         }
     }
 
@@ -188,7 +196,8 @@ impl SecureLinks {
     /// refused. The call is ignored if the link is unknown.
     pub fn accept_routes(&mut self, link: LinkIndex, accepts: bool) {
         if let Some(entry) = self.links.get_mut(link.get()) {
-            entry.route_sync.accept(accepts && self.lane == 0 && !entry.third_party);
+            let accepts = accepts && self.lane == 0 && !entry.third_party;
+            entry.accept(Topic::Routes, accepts);
         }
     }
 
@@ -420,6 +429,9 @@ impl LinkSet for SecureLinks {
             }
             let same = same.filter(|entry| entry.transport == link.transport);
             let mut entry = same.unwrap_or_else(|| LinkEntry::new(link));
+            if let Some(health) = self.health.as_ref().filter(|_| !link.third_party) {
+                entry.health().advertise(health.clone());
+            }
             entry.has_quic = link.quic.is_some() && has_quic;
             entry.reconfigure(link);
             if entry.always_on && entry.monitor.is_none() && self.lane == 0 {
@@ -444,8 +456,13 @@ impl LinkSet for SecureLinks {
             self.accept_routes(index_of(position), link.advertises);
         }
         let owners: BTreeSet<LinkIndex> = tables.front_ends.owner_links().collect();
-        for (position, entry) in self.links.iter_mut().enumerate() {
-            entry.set_owns_back_ends(owners.contains(&index_of(position)));
+        for link in (0..self.links.len()).map(index_of) {
+            let owns = owners.contains(&link);
+            if let Some(entry) = self.links.get_mut(link.get()) {
+                entry.set_owns_back_ends(owns);
+            }
+            // D36: an agent is believed about its own back ends only, so other agents need not state anything.
+            self.accept_health(link, owns);
         }
     }
 
@@ -590,6 +607,10 @@ impl LinkSet for SecureLinks {
 
     fn drain(&mut self, now: Instant, tx: &mut impl TransmitSink) {
         self.announce_drain(now, tx);
+    }
+
+    fn return_health(&mut self, link: LinkIndex, now: Instant) {
+        self.send_health_to(link, now);
     }
 
     fn source_unavailable(&mut self, local: IpAddr) {

@@ -400,7 +400,7 @@ impl Rule {
 /// Maps all 64-bit values to others, so that each bit of the result depends on all bits of `x`. It is the last step of
 /// `SplitMix64`. The function must not change: agents of different versions and the controller's `explain` must choose
 /// the same back end.
-const fn mix(mut x: u64) -> u64 {
+pub(crate) const fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
@@ -410,7 +410,7 @@ const fn mix(mut x: u64) -> u64 {
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 #[expect(clippy::cast_possible_truncation, reason = "both halves are used")]
-fn hash_address(address: IpAddr) -> u64 {
+pub(crate) fn hash_address(address: IpAddr) -> u64 {
     let bits = match address {
         IpAddr::V4(a) => u128::from(a.to_bits()),
         IpAddr::V6(a) => a.to_bits(),
@@ -418,7 +418,7 @@ fn hash_address(address: IpAddr) -> u64 {
     mix(mix((bits as u64).wrapping_add(STEP)) ^ (bits >> 64) as u64)
 }
 
-fn hash_text(text: &str) -> u64 {
+pub(crate) fn hash_text(text: &str) -> u64 {
     text.bytes()
         .fold(STEP, |hash, byte| mix(hash ^ u64::from(byte)).wrapping_add(STEP))
 }

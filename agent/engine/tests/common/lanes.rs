@@ -19,6 +19,8 @@ use tombolo_proto::config::{AgentConfig, Link};
 pub struct LaneLinks {
     pub links: PlainLinks,
     pub without_session: Vec<LinkIndex>,
+    /// The links whose peers were told the health of back ends.
+    pub health_returned: Vec<LinkIndex>,
 }
 
 impl LinkSet for LaneLinks {
@@ -51,19 +53,26 @@ impl LinkSet for LaneLinks {
     fn take_lost(&mut self) -> u64 {
         0
     }
+    fn return_health(&mut self, link: LinkIndex, _now: Instant) {
+        self.health_returned.push(link);
+    }
 }
 
 /// The queue of packets for lane 0.
 #[derive(Clone, Default)]
 pub struct Queue(pub Rc<RefCell<Vec<Redirected>>>);
 
-/// A redirected packet, with where it entered the agent.
+/// A redirected packet, with where it entered the agent. An empty one asks lane 0 to return the health of back ends.
 pub type Redirected = (Ingress, Vec<u8>);
 
 impl RedirectSink for Queue {
     fn redirect_to_lane0(&mut self, ingress: Ingress, packet: &[u8]) -> bool {
         self.0.borrow_mut().push((ingress, packet.to_vec()));
         true
+    }
+
+    fn return_health(&mut self, link: LinkIndex) -> bool {
+        self.redirect_to_lane0(Ingress::Link(link), &[])
     }
 }
 
@@ -112,6 +121,7 @@ impl Lanes {
             let links = LaneLinks {
                 links: PlainLinks::new(config.agent.clone()),
                 without_session: Vec::new(),
+                health_returned: Vec::new(),
             };
             let redirect = (number > 0).then(|| queue.clone());
             let mut engine = Engine::with_redirect(links, number as u64, redirect);
@@ -183,6 +193,10 @@ impl Lanes {
 
     fn fate(&mut self, mut tx: Collected, mut rx: Collected) -> Fate {
         for (ingress, mut packet) in self.queue.0.take() {
+            if let (Ingress::Link(link), true) = (ingress, packet.is_empty()) {
+                self.engines[0].return_health(link, self.now);
+                continue;
+            }
             self.engines[0].handle_redirected(ingress, &mut packet, self.now, &mut tx, &mut rx);
         }
         assert!(self.engines.iter().all(|engine| engine.stats().conserved()));

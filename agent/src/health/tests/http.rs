@@ -8,6 +8,7 @@ use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use std::sync::Arc;
 use std::time::Duration;
+use tombolo_proto::status::ProbeFailure;
 
 const A: &str = "10.0.0.4";
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -57,6 +58,18 @@ fn l6_http_is_up_with_status_200_only() {
     ] {
         let (up, world) = probe(&http(), answer(text.as_bytes()));
         assert_eq!(up, expected, "{text:?}");
+        // A status other than 200 is the reason. Of 1xx, the status after it counts.
+        let status = text
+            .strip_prefix("HTTP/1.1 ")
+            .and_then(|rest| rest.get(..3)?.parse().ok());
+        let reason = world.prober.failures().next().unwrap();
+        match status.filter(|_| !text.ends_with("2\r\n") && !up) {
+            Some(status) => assert_eq!(reason, Some(ProbeFailure::Status(status)), "{text:?}"),
+            None => assert!(
+                up == reason.is_none() && !matches!(reason, Some(ProbeFailure::Status(_))),
+                "{text:?}"
+            ),
+        }
         let requests = &world.backend(A).requests;
         assert!(requests.len() >= 3, "{text:?}");
         let request = String::from_utf8(requests[0].clone()).unwrap();

@@ -7,6 +7,7 @@ use super::{secs, target};
 use smoltcp::socket::tcp::State;
 use std::net::IpAddr;
 use std::time::Duration;
+use tombolo_proto::status::ProbeFailure;
 
 const A: &str = "10.0.0.4";
 const B: &str = "10.0.0.5";
@@ -37,6 +38,37 @@ fn l6_a_tcp_probe_succeeds_with_the_handshake_and_closes_properly() {
         );
         assert!(world.sent.iter().all(|s| s.source.ip() == source), "{address}");
     }
+}
+
+#[test]
+fn l6_the_last_failure_is_the_reason_while_a_target_is_down() {
+    let mut world = World::new(&[tcp(A), tcp("0.0.0.0")]);
+    let reason = |world: &World| world.prober.failures().next().unwrap();
+    world.serve(A, &[]);
+    assert_eq!(reason(&world), Some(ProbeFailure::NotProbed));
+    world.run(secs(16));
+    let reasons: Vec<_> = world.prober.failures().collect();
+    assert_eq!(
+        reasons,
+        [Some(ProbeFailure::Refused), Some(ProbeFailure::Unaddressable)]
+    );
+    // The reason changes while the target stays down.
+    world.silence(A);
+    world.run(secs(46));
+    assert_eq!(reason(&world), Some(ProbeFailure::Timeout));
+    world.serve(A, &[(80, Behaviour::Accept)]);
+    world.run_until(&[true, false]);
+    assert_eq!(reason(&world), None);
+    // One failure does not make the target down (threshold 2).
+    let failed = world.elapsed();
+    world.serve(A, &[]);
+    while !world.starts("10.0.0.4:80").last().is_some_and(|(at, _)| *at > failed) {
+        world.run(Duration::from_millis(100));
+    }
+    world.run(secs(1));
+    assert_eq!((world.is_up(), reason(&world)), (true, None));
+    world.run_until(&[false, false]);
+    assert_eq!(reason(&world), Some(ProbeFailure::Refused));
 }
 
 #[test]

@@ -84,8 +84,8 @@ pub(super) fn one_sided(node: &Node, far: &AgentId) -> Stop {
 }
 
 /// The finding for a packet to a front end whose rule has no back end for it (L8): the pool is empty, or none of its
-/// back ends answers the probe.
-fn no_back_end(config: &AgentConfig, trace: &Trace) -> Finding {
+/// back ends answers the probe. Names why, where the agents of the back ends report it.
+fn no_back_end(facts: Facts<'_>, config: &AgentConfig, trace: &Trace) -> Finding {
     /// Number of back ends that are named.
     const NAMED: usize = 5;
     let mut rules = config.front_ends.iter().flat_map(|front_end| &front_end.rules);
@@ -101,7 +101,17 @@ fn no_back_end(config: &AgentConfig, trace: &Trace) -> Finding {
             "add network interfaces to the back-end pool of the rule",
         );
     };
-    let named: Vec<String> = rule.back_ends.iter().take(NAMED).map(ToString::to_string).collect();
+    let probed = config.probed_back_ends();
+    let reason = |address: IpAddr| {
+        let mut owned = probed.iter().filter(|b| b.address == address && b.probe.id == probe.id);
+        let failures = facts.reports.failures.get(owned.next()?.owner)?;
+        failures.get(&(probe.id.clone(), address))
+    };
+    let named = rule.back_ends.iter().take(NAMED).map(|address| match reason(*address) {
+        Some(failure) => format!("{address} ({failure})"),
+        None => address.to_string(),
+    });
+    let named: Vec<String> = named.collect();
     let more = match rule.back_ends.len().saturating_sub(NAMED) {
         0 => String::new(),
         more => format!(" and {more} more"),
@@ -110,7 +120,7 @@ fn no_back_end(config: &AgentConfig, trace: &Trace) -> Finding {
     Finding::new(
         "L8",
         format!(
-            "{} of the load balancer has no back end that is up: {}{more} do not answer the probe {name} of port {port}",
+            "{} of the load balancer has no back end that is up: {}{more} do not pass the probe {name} of port {port}",
             rule.id.name(),
             named.join(", ")
         ),
@@ -213,7 +223,7 @@ pub(super) fn dropped(
             format!("{destination} is a front end of a load balancer, which takes TCP and UDP only"),
             "test it with a TCP connection to the port of a rule",
         ),
-        DropReason::NoBackEnd => no_back_end(config, trace),
+        DropReason::NoBackEnd => no_back_end(facts, config, trace),
         DropReason::BackEndItself => Finding::new(
             "L11",
             format!("the load balancer has chosen {source}, which is the sender itself"),

@@ -3,10 +3,11 @@
 
 use crate::explain::stopped;
 use crate::world::{World, agent, id, ip, nets, subnet_id};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tombolo_proto::fabric::{ExplainRequest, Protocol};
 use tombolo_proto::id::ResourceId;
+use tombolo_proto::status::ProbeFailure;
 use tombolo_topology::explain::{Explanation, explain};
 use tombolo_topology::learned_routes::LearnedReports;
 use tombolo_topology::resource::{
@@ -182,6 +183,17 @@ fn explain_follows_a_packet_to_its_back_end() {
     reports.unhealthy.insert(agent(other), down(other));
     let named = ["web", address(chosen), address(other), "probe of port 8080"];
     stopped(&asked(&reports), "client", "no_back_end", "L8", &named);
+    // The agent of one back end reports the reason. Reasons that another agent reports do not count.
+    let failed = |name: &str, failure| BTreeMap::from([((child("probes", "probe"), ip(address(name))), failure)]);
+    let reasons = [
+        (chosen, failed(chosen, ProbeFailure::Status(503))),
+        ("client", failed(other, ProbeFailure::Refused)),
+    ];
+    reports.failures = reasons.map(|(by, failures)| (agent(by), failures)).into();
+    let status = format!("{} (the HTTP status of the response is 503, not 200)", address(chosen));
+    let answer = asked(&reports);
+    stopped(&answer, "client", "no_back_end", "L8", &[&status, address(other)]);
+    assert!(!format!("{answer:?}").contains(&ProbeFailure::Refused.to_string()));
 }
 
 /// L5, D35: a machine with two NICs reaches the back end at its other NIC. The rules of both NICs apply (D25).

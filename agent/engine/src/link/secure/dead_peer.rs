@@ -1,10 +1,11 @@
 //! Dead-peer detection (D19): sends echoes on the links in use, and reports links as up or down.
 
 use super::SecureLinks;
+use super::link_entry::Topic;
 use crate::buffer::TransmitSink;
 use crate::link::Event;
 use crate::link::choice::TransportHealth;
-use crate::link::route_sync::RouteSync;
+use crate::link::table_sync::TableSync;
 use crate::link::transport::{SessionState, TransportEvent};
 use crate::tables::LinkIndex;
 use std::net::SocketAddr;
@@ -44,7 +45,7 @@ impl SecureLinks {
         };
         let is_first = self.lane == 0;
         let is_used = entry.last_used.is_some_and(|at| elapsed(at, now) <= USED_TIMEOUT);
-        let is_needed = is_first && (entry.always_on || entry.is_dead || entry.route_sync.has_table());
+        let is_needed = is_first && (entry.always_on || entry.is_dead || entry.has_table());
         if !(is_used || is_needed) {
             entry.monitor = None;
             return false;
@@ -64,8 +65,10 @@ impl SecureLinks {
         }
         if is_first {
             self.detect_dead_peer(link, now);
-            self.report_routes(link, now);
-            self.sync_routes(link, now, tx, RouteSync::poll_messages);
+            for topic in Topic::ALL {
+                self.report_table(link, topic, now);
+                self.sync_tables(link, topic, now, tx, TableSync::poll_messages);
+            }
         } else {
             self.update_readiness(link, now);
         }

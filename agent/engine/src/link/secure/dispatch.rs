@@ -2,9 +2,10 @@
 //! engine. Also sends messages between agents.
 
 use super::SecureLinks;
+use super::link_entry::{LinkEntry, Topic};
 use crate::buffer::{Outer, TransmitSink};
 use crate::link::in_band::{MESSAGE_LEN, Message};
-use crate::link::route_sync::{MAX_MESSAGE_LEN, RouteSync};
+use crate::link::table_sync::{MAX_MESSAGE_LEN, TableSync};
 use crate::link::transport::SessionState;
 use crate::link::{Event, Sealed, index_of};
 use crate::tables::LinkIndex;
@@ -82,7 +83,11 @@ impl SecureLinks {
             }
             Message::Routes => {
                 self.heard(link, carrier, now);
-                self.receive_routes(link, contents, now, tx);
+                self.receive_table(link, Topic::Routes, contents, now, tx);
+            }
+            Message::Health => {
+                self.heard(link, carrier, now);
+                self.receive_table(link, Topic::Health, contents, now, tx);
             }
             Message::Drain => self.peer_drains(link),
         }
@@ -107,50 +112,70 @@ impl SecureLinks {
         }
     }
 
-    /// Handles a message about routes. If the message completes a table, confirms the table.
-    fn receive_routes(&mut self, link: LinkIndex, message: &[u8], now: Instant, tx: &mut impl TransmitSink) {
+    /// Handles a message about tables of a topic. If the message completes a table, confirms the table.
+    fn receive_table(
+        &mut self,
+        link: LinkIndex,
+        topic: Topic,
+        message: &[u8],
+        now: Instant,
+        tx: &mut impl TransmitSink,
+    ) {
         let Some(entry) = self.links.get_mut(link.get()) else {
             return;
         };
-        entry.route_sync.receive(message, now, &mut self.advertisements);
-        self.report_routes(link, now);
-        if self
-            .links
-            .get(link.get())
-            .is_some_and(|entry| entry.route_sync.has_table())
-        {
+        let stats = match topic {
+            Topic::Routes => &mut self.advertisements,
+            Topic::Health => &mut self.health_statements,
+        };
+        match entry.sync_mut(topic) {
+            Some(sync) => sync.receive(message, now, stats),
+            None => stats.refused += 1,
+        }
+        self.report_table(link, topic, now);
+        if self.links.get(link.get()).is_some_and(LinkEntry::has_table) {
             // The rate limit may delay the report of the table. The monitor makes this report later, and only links in
             // use have a monitor, so the link must stay in use.
             self.mark_used(link, now);
         }
-        self.sync_routes(link, now, tx, RouteSync::poll_confirmation);
+        self.sync_tables(link, topic, now, tx, TableSync::poll_confirmation);
     }
 
     /// Reports the newest table of the peer, if there is one and the rate limit allows it now.
-    pub(super) fn report_routes(&mut self, link: LinkIndex, now: Instant) {
-        if let Some(entry) = self.links.get_mut(link.get())
-            && let Some(table) = entry.route_sync.next_table(now, &mut self.advertisements)
-        {
-            self.events.push_back(Event::RoutesReceived(entry.peer.clone(), table));
+    pub(super) fn report_table(&mut self, link: LinkIndex, topic: Topic, now: Instant) {
+        let Some(entry) = self.links.get_mut(link.get()) else {
+            return;
+        };
+        let stats = match topic {
+            Topic::Routes => &mut self.advertisements,
+            Topic::Health => &mut self.health_statements,
+        };
+        if let Some(table) = entry.sync_mut(topic).and_then(|sync| sync.next_table(now, stats)) {
+            let peer = entry.peer.clone();
+            self.events.push_back(match topic {
+                Topic::Routes => Event::RoutesReceived(peer, table),
+                Topic::Health => Event::HealthReceived(peer, table),
+            });
         }
     }
 
-    /// Sends the messages that `poll` produces, if the link has a session.
-    pub(super) fn sync_routes(
+    /// Sends the messages that `poll` produces for a topic, if the link has a session.
+    pub(super) fn sync_tables(
         &mut self,
         link: LinkIndex,
+        topic: Topic,
         now: Instant,
         tx: &mut impl TransmitSink,
-        poll: impl FnOnce(&mut RouteSync, Instant, &mut dyn FnMut(&[u8])),
+        poll: impl FnOnce(&mut TableSync, Instant, &mut dyn FnMut(&[u8])),
     ) {
         let Some(carrier) = self.established(link) else {
             return;
         };
-        let Some(entry) = self.links.get_mut(link.get()) else {
+        let entry = self.links.get_mut(link.get());
+        let Some(mut sync) = entry.and_then(|entry| entry.sync_mut(topic)).map(std::mem::take) else {
             return;
         };
-        let mut route_sync = std::mem::take(&mut entry.route_sync);
-        poll(&mut route_sync, now, &mut |message| {
+        poll(&mut sync, now, &mut |message| {
             let mut packet = [0; MESSAGE_LEN + MAX_MESSAGE_LEN];
             let Some(packet) = packet.get_mut(..MESSAGE_LEN + message.len()) else {
                 return;
@@ -158,16 +183,17 @@ impl SecureLinks {
             if let Some(contents) = packet.get_mut(MESSAGE_LEN..) {
                 contents.copy_from_slice(message);
             }
-            Message::Routes.put(packet);
+            topic.message().put(packet);
             self.send(link, carrier, packet, Outer::default(), now, tx);
         });
-        if let Some(entry) = self.links.get_mut(link.get()) {
-            entry.route_sync = route_sync;
+        let entry = self.links.get_mut(link.get());
+        if let Some(place) = entry.and_then(|entry| entry.sync_mut(topic)) {
+            *place = sync;
         }
     }
 
     /// The transport that a link uses; `None` if the link has no session over it.
-    fn established(&self, link: LinkIndex) -> Option<Carrier> {
+    pub(super) fn established(&self, link: LinkIndex) -> Option<Carrier> {
         let carrier = self.links.get(link.get())?.carrier();
         let transport = self.transport(carrier)?;
         (transport.session(link) == SessionState::Up).then_some(carrier)

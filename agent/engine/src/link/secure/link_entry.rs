@@ -1,15 +1,39 @@
 //! The state of one link in [`SecureLinks`](super::SecureLinks), independent of its transports.
 
+use crate::health::MAX_STATEMENT_LEN;
 use crate::link::choice::Choice;
 use crate::link::fragment::Reassembly;
+use crate::link::in_band::Message;
 use crate::link::liveness::Liveness;
 use crate::link::path_mtu::PathMtu;
-use crate::link::route_sync::RouteSync;
+use crate::link::table_sync::TableSync;
 use crate::link::transport::{CARRIERS, position_of};
 use std::time::Instant;
 use tombolo_proto::config::{Link, Probes, Transport};
 use tombolo_proto::id::{AgentId, KeyPin, PublicKey};
 use tombolo_proto::status::Carrier;
+
+/// The kinds of tables that agents exchange inside links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Topic {
+    /// Routes (D11).
+    Routes,
+    /// The health of back ends (D36).
+    Health,
+}
+
+impl Topic {
+    /// All topics.
+    pub(super) const ALL: [Self; 2] = [Self::Routes, Self::Health];
+
+    /// The message in which tables of this topic are sent.
+    pub(super) const fn message(self) -> Message {
+        match self {
+            Self::Routes => Message::Routes,
+            Self::Health => Message::Health,
+        }
+    }
+}
 
 /// The measurements of a link in use.
 #[derive(Default)]
@@ -112,7 +136,9 @@ pub(super) struct LinkEntry {
     /// link's failures are [detected](Self::detects_failure). It stays true until the peer answers again, because the owner
     /// was told that the link is down.
     pub(super) is_dead: bool,
-    pub(super) route_sync: RouteSync,
+    route_sync: TableSync,
+    /// The exchange of the health of back ends; `None`: neither end has had a back end that the other end knows.
+    health_sync: Option<Box<TableSync>>,
     /// Traffic over QUIC; WireGuard counts its own traffic.
     pub(super) rx: Traffic,
     pub(super) tx: Traffic,
@@ -139,7 +165,8 @@ impl LinkEntry {
             owns_back_ends: false,
             third_party: link.third_party,
             is_dead: false,
-            route_sync: RouteSync::default(),
+            route_sync: TableSync::of_routes(),
+            health_sync: None,
             rx: Traffic::default(),
             tx: Traffic::default(),
         }
@@ -164,6 +191,40 @@ impl LinkEntry {
     /// Sets whether the peer owns back ends of load balancers.
     pub(super) const fn set_owns_back_ends(&mut self, owns: bool) {
         self.owns_back_ends = owns && !self.third_party;
+    }
+
+    /// The exchange of the tables of a topic; `None`: this end exchanges none.
+    pub(super) fn sync_mut(&mut self, topic: Topic) -> Option<&mut TableSync> {
+        match topic {
+            Topic::Routes => Some(&mut self.route_sync),
+            Topic::Health => self.health_sync.as_deref_mut(),
+        }
+    }
+
+    /// Sets whether the peer may advertise tables of a topic.
+    pub(super) fn accept(&mut self, topic: Topic, accepts: bool) {
+        if topic == Topic::Health && accepts {
+            self.health();
+        }
+        if let Some(sync) = self.sync_mut(topic) {
+            sync.accept(accepts);
+        }
+    }
+
+    /// The exchange of the health of back ends, which begins now if there was none.
+    pub(super) fn health(&mut self) -> &mut TableSync {
+        let new = || Box::new(TableSync::new(MAX_STATEMENT_LEN, true));
+        self.health_sync.get_or_insert_with(new)
+    }
+
+    /// Whether a table of the peer waits until the rate limit allows its report.
+    pub(super) fn has_table(&self) -> bool {
+        self.route_sync.has_table() || self.health_sync.as_ref().is_some_and(|sync| sync.has_table())
+    }
+
+    /// Whether the peer has not confirmed the health of this agent's back ends, although it has asked for it.
+    pub(super) fn is_health_unconfirmed(&self) -> bool {
+        self.health_sync.as_ref().is_some_and(|sync| sync.is_unconfirmed())
     }
 
     /// Whether the link is down as soon as the peer does not answer (D19).

@@ -5,8 +5,8 @@ use super::*;
 /// Runs both ends for `steps` of 50 ms. `lost` decides for each message whether it is lost. Returns the tables that `b`
 /// passed on.
 fn run(
-    a: &mut RouteSync,
-    b: &mut RouteSync,
+    a: &mut TableSync,
+    b: &mut TableSync,
     now: &mut Instant,
     steps: u32,
     mut lost: impl FnMut() -> bool,
@@ -33,8 +33,8 @@ fn run(
 }
 
 /// Creates an end that accepts routes.
-fn receiver() -> RouteSync {
-    let mut receiver = RouteSync::default();
+fn receiver() -> TableSync {
+    let mut receiver = TableSync::of_routes();
     receiver.accept(true);
     receiver
 }
@@ -48,7 +48,7 @@ fn table(len: usize, seed: u8) -> Arc<[u8]> {
 
 #[test]
 fn a_table_arrives_whole_and_once_and_then_there_is_silence() {
-    let (mut a, mut b, mut now) = (RouteSync::default(), receiver(), Instant::now());
+    let (mut a, mut b, mut now) = (TableSync::of_routes(), receiver(), Instant::now());
     for len in [0, 1, FRAGMENT_LEN, FRAGMENT_LEN + 1, 300 * FRAGMENT_LEN] {
         let table = table(len, 7);
         a.advertise(table.clone());
@@ -65,7 +65,7 @@ fn a_table_arrives_whole_and_once_and_then_there_is_silence() {
 
 #[test]
 fn half_of_all_messages_lost_is_no_obstacle() {
-    let (mut a, mut b, mut now) = (RouteSync::default(), receiver(), Instant::now());
+    let (mut a, mut b, mut now) = (TableSync::of_routes(), receiver(), Instant::now());
     let mut seed = 1u64;
     let mut lost = || {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -79,7 +79,7 @@ fn half_of_all_messages_lost_is_no_obstacle() {
 
 #[test]
 fn an_end_that_restarts_is_told_again_and_a_newer_table_replaces_the_older() {
-    let (mut a, mut b, mut now) = (RouteSync::default(), receiver(), Instant::now());
+    let (mut a, mut b, mut now) = (TableSync::of_routes(), receiver(), Instant::now());
     a.advertise(table(5000, 1));
     run(&mut a, &mut b, &mut now, 10, || false);
     // The receiver restarts. Its confirmations then show that it has no table, so the sender sends its table again.
@@ -89,7 +89,7 @@ fn an_end_that_restarts_is_told_again_and_a_newer_table_replaces_the_older() {
         assert_eq!(run(&mut a, &mut b, &mut now, 10, || false), [table(5000, 2).to_vec()]);
     }
     // The sender restarts with fewer routes.
-    let mut a = RouteSync::default();
+    let mut a = TableSync::of_routes();
     a.advertise(table(0, 0));
     assert_eq!(run(&mut a, &mut b, &mut now, 10, || false), [Vec::<u8>::new()]);
 }
@@ -114,7 +114,7 @@ fn nonsense_is_no_table() {
 
 /// All messages in which a sender sends a table.
 fn parts(table: Arc<[u8]>) -> Vec<Vec<u8>> {
-    let mut sender = RouteSync::default();
+    let mut sender = TableSync::of_routes();
     sender.advertise(table);
     let mut messages = Vec::new();
     while sender.next * FRAGMENT_LEN < sender.advertised.as_ref().map_or(0, |(_, table)| table.len()) {
@@ -125,7 +125,7 @@ fn parts(table: Arc<[u8]>) -> Vec<Vec<u8>> {
 
 #[test]
 fn an_end_that_may_not_advertise_is_not_read() {
-    let (mut b, now) = (RouteSync::default(), Instant::now());
+    let (mut b, now) = (TableSync::of_routes(), Instant::now());
     let mut stats = AdvertisementStats::default();
     let messages = parts(table(5000, 1));
     for message in &messages {
@@ -179,13 +179,50 @@ fn a_sender_that_changes_its_mind_all_the_time_is_acted_on_rarely() {
 }
 
 #[test]
+fn d36_a_table_on_request_is_sent_to_an_end_that_asks() {
+    let (mut a, mut now) = (TableSync::new(2 * FRAGMENT_LEN, true), Instant::now());
+    a.advertise(table(1500, 1));
+    // The other end accepts no tables, or does not know messages of this kind.
+    let mut b = TableSync::new(2 * FRAGMENT_LEN, true);
+    for _ in 0..200 {
+        a.poll_messages(now, &mut |_| panic!("nobody has asked"));
+        b.poll_messages(now, &mut |_| panic!("it does not accept tables"));
+        now += Duration::from_millis(50);
+    }
+    b.accept(true);
+    assert_eq!(run(&mut a, &mut b, &mut now, 40, || false), [table(1500, 1).to_vec()]);
+    a.poll_messages(now, &mut |_| panic!("it was confirmed"));
+    // An end that has asked once gets each later table.
+    a.advertise(table(1500, 2));
+    assert!(a.is_unconfirmed());
+    assert_eq!(run(&mut a, &mut b, &mut now, 40, || false), [table(1500, 2).to_vec()]);
+    assert!(!a.is_unconfirmed());
+    // The sender restarts, and sends without being asked.
+    let mut a = TableSync::new(2 * FRAGMENT_LEN, true);
+    a.advertise(table(10, 3));
+    a.request();
+    let mut sent = 0;
+    a.poll_messages(now, &mut |_| sent += 1);
+    assert_eq!(sent, 1);
+    // The limits of the two kinds of tables differ.
+    a.advertise(table(2 * FRAGMENT_LEN + 1, 4));
+    assert_eq!(a.advertised.as_ref().map(|(_, table)| table.len()), Some(10));
+    let (mut b, mut stats) = (TableSync::new(2 * FRAGMENT_LEN, true), AdvertisementStats::default());
+    b.accept(true);
+    for message in parts(table(2 * FRAGMENT_LEN + 1, 4)) {
+        b.receive(&message, now, &mut stats);
+    }
+    assert!(b.incomplete.is_none() && stats.malformed == 3);
+}
+
+#[test]
 fn a_table_that_is_too_long_is_neither_sent_nor_kept() {
-    let mut a = RouteSync::default();
-    a.advertise(table(MAX_TABLE_LEN + 1, 1));
+    let mut a = TableSync::of_routes();
+    a.advertise(table(MAX_ROUTES_LEN + 1, 1));
     assert!(a.advertised.is_none());
     let (mut b, mut stats) = (receiver(), AdvertisementStats::default());
     let mut message = parts(table(10, 1))[0].clone();
-    let count = u16::try_from(MAX_TABLE_LEN.div_ceil(FRAGMENT_LEN) + 1).unwrap();
+    let count = u16::try_from(MAX_ROUTES_LEN.div_ceil(FRAGMENT_LEN) + 1).unwrap();
     message[11..13].copy_from_slice(&count.to_be_bytes());
     b.receive(&message, Instant::now(), &mut stats);
     assert!(b.incomplete.is_none() && stats.malformed == 1);

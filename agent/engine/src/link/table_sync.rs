@@ -1,6 +1,6 @@
-//! Sends a table of routes from one end of a link to the other (D11). The sender repeats the whole table with its
-//! digest until the receiver confirms the digest. So the protocol needs no special treatment of lost and reordered
-//! messages and of restarts. The code reads no clock and sends nothing itself: time is an argument, and messages are
+//! Sends a table from one end of a link to the other: routes (D11), or the health of back ends (D36). The sender repeats
+//! the whole table with its digest until the receiver confirms the digest. So the protocol needs no special treatment of
+//! lost and reordered messages and of restarts. The code reads no clock and sends nothing itself: time is an argument, and messages are
 //! passed to the caller.
 //!
 //! ```text
@@ -9,7 +9,7 @@
 //!   ◀───────────────────────────── confirms d     at once, then every second
 //! ```
 //!
-//! The receiver does not trust the sender. The receiver reads advertisements only if [`accept`](RouteSync::accept)
+//! The receiver does not trust the sender. The receiver reads advertisements only if [`accept`](TableSync::accept)
 //! allows them, keeps at most one complete table, and passes tables on at a [`Pace`] that slows down a sender whose
 //! table keeps changing.
 
@@ -22,11 +22,11 @@ use std::time::{Duration, Instant};
 /// IPv6), such a message fits into 1,280 bytes, the least MTU of IPv6.
 const FRAGMENT_LEN: usize = 1000;
 
-/// Longest table, in bytes: enough for [`MAX_ROUTES`](crate::routing::MAX_ROUTES) routes of 87 bytes each. A usual
+/// Longest table of routes, in bytes: enough for [`MAX_ROUTES`](crate::routing::MAX_ROUTES) routes of 87 bytes each. A usual
 /// route has 10 to 40 bytes.
-const MAX_TABLE_LEN: usize = 2 << 20;
+const MAX_ROUTES_LEN: usize = 2 << 20;
 
-/// Largest number of messages that one call of [`poll_messages`](RouteSync::poll_messages) sends, so that a long table
+/// Largest number of messages that one call of [`poll_messages`](TableSync::poll_messages) sends, so that a long table
 /// does not cause a burst of 2,000 datagrams. The next call is 50 ms later.
 const MAX_MESSAGES: usize = 64;
 
@@ -54,9 +54,14 @@ const CONFIRM: u8 = 2;
 /// The digest that a receiver without a table confirms. A real table has it with a probability of 2⁻⁶⁴.
 const NO_TABLE: u64 = 0;
 
-/// The route exchange of one end of a link, as sender and as receiver.
-#[derive(Debug, Default)]
-pub(super) struct RouteSync {
+/// The exchange of the tables of one kind at one end of a link, as sender and as receiver.
+#[derive(Debug)]
+pub(super) struct TableSync {
+    /// Longest table that this end sends or receives, in bytes.
+    max_len: usize,
+    /// Whether this end sends its table. If it does so on request, this becomes true with the first confirmation of the
+    /// other end.
+    sends: bool,
     /// The table that this end advertises, and its digest.
     advertised: Option<(u64, Arc<[u8]>)>,
     /// The digest that the other end confirmed last.
@@ -66,7 +71,7 @@ pub(super) struct RouteSync {
     last_sent: Option<Instant>,
     /// Pause before the whole table is sent again.
     backoff: Duration,
-    /// Whether the other end may advertise routes.
+    /// Whether the other end may advertise tables.
     accepts: bool,
     /// Digest of the newest complete table; `None` until one has been received.
     received: Option<u64>,
@@ -90,8 +95,54 @@ struct Incomplete {
     missing: usize,
 }
 
-impl RouteSync {
-    /// Sets whether the other end may advertise routes; at first it may not. If it may not, its advertisements are
+impl Default for TableSync {
+    fn default() -> Self {
+        Self::of_routes()
+    }
+}
+
+impl TableSync {
+    /// An exchange of tables of at most `max_len` bytes, without a table yet. `on_request`: this end sends its table only
+    /// after the other end has confirmed a table, or [`NO_TABLE`], or after [`request`](Self::request). An end that
+    /// accepts tables confirms once a second, so an end that does not accept them, or does not know messages of this kind,
+    /// is sent nothing.
+    pub(super) fn new(max_len: usize, on_request: bool) -> Self {
+        Self {
+            max_len,
+            sends: !on_request,
+            advertised: None,
+            confirmed: None,
+            next: 0,
+            last_sent: None,
+            backoff: Duration::ZERO,
+            accepts: false,
+            received: None,
+            confirmed_at: None,
+            confirm_soon: false,
+            incomplete: None,
+            pending: None,
+            passed_on: None,
+            pace: Pace::default(),
+        }
+    }
+
+    /// An exchange of routes, which are sent without a request.
+    pub(super) fn of_routes() -> Self {
+        Self::new(MAX_ROUTES_LEN, false)
+    }
+
+    /// Sends the table although the other end has not asked for it.
+    pub(super) const fn request(&mut self) {
+        self.sends = true;
+    }
+
+    /// Whether this end has a table that the other end has not confirmed, and sends it.
+    pub(super) fn is_unconfirmed(&self) -> bool {
+        let advertised = self.advertised.as_ref().map(|(digest, _)| *digest);
+        self.sends && advertised.is_some() && self.confirmed != advertised
+    }
+
+    /// Sets whether the other end may advertise tables; at first it may not. If it may not, its advertisements are
     /// counted as refused, and a table that [`next_table`](Self::next_table) has not returned yet is discarded.
     pub(super) fn accept(&mut self, accepts: bool) {
         self.accepts = accepts;
@@ -104,11 +155,11 @@ impl RouteSync {
     }
 
     /// Sets the table that this end advertises, in place of the earlier table. The new table is sent with the next
-    /// [`poll_messages`](Self::poll_messages), and repeated until it is confirmed. A table of more than 2 MiB is
-    /// ignored. A table that equals the earlier one changes nothing.
+    /// [`poll_messages`](Self::poll_messages), and repeated until it is confirmed. A table that is too long
+    /// is ignored. A table that equals the earlier one changes nothing.
     pub(super) fn advertise(&mut self, table: Arc<[u8]>) {
         let digest = digest_of(&table);
-        if self.advertised.as_ref().is_none_or(|(d, _)| *d != digest) && table.len() <= MAX_TABLE_LEN {
+        if self.advertised.as_ref().is_none_or(|(d, _)| *d != digest) && table.len() <= self.max_len {
             self.advertised = Some((digest, table));
             (self.next, self.backoff) = (0, MIN_RETRY_BACKOFF);
         }
@@ -117,7 +168,7 @@ impl RouteSync {
     /// Passes the messages that are due now to `send`: up to [`MAX_MESSAGES`] fragments of the table, and the
     /// confirmation. The owner calls this method every 50 ms while the link has a session.
     pub(super) fn poll_messages(&mut self, now: Instant, send: &mut dyn FnMut(&[u8])) {
-        if let Some((digest, table)) = self.advertised.as_ref().filter(|(d, _)| self.confirmed != Some(*d)) {
+        if let Some((digest, table)) = self.advertised.as_ref().filter(|_| self.is_unconfirmed()) {
             let count = table.len().div_ceil(FRAGMENT_LEN).max(1);
             let is_due = |sent| now.saturating_duration_since(sent) >= self.backoff;
             if self.next >= count && self.last_sent.is_none_or(is_due) {
@@ -128,7 +179,7 @@ impl RouteSync {
             // A table without bytes has one fragment, which is empty.
             let fragments = table.chunks(FRAGMENT_LEN).chain(table.is_empty().then_some(&[][..]));
             for (index, fragment) in fragments.enumerate().skip(self.next).take(MAX_MESSAGES) {
-                #[expect(clippy::cast_possible_truncation, reason = "MAX_TABLE_LEN / FRAGMENT_LEN fits")]
+                #[expect(clippy::cast_possible_truncation, reason = "the longest table has 2,098 fragments")]
                 let (index, count) = (index as u16, count as u16);
                 message.clear();
                 message.push(TABLE);
@@ -146,7 +197,7 @@ impl RouteSync {
 
     /// Passes the confirmation of the received table to `send`, if it is due: one second after the last confirmation,
     /// or 20 ms after it if the table is new or the sender has repeated it. Sends none if the other end may not
-    /// advertise routes.
+    /// advertise tables.
     pub(super) fn poll_confirmation(&mut self, now: Instant, send: &mut dyn FnMut(&[u8])) {
         let interval = if self.confirm_soon {
             MIN_CONFIRM_INTERVAL
@@ -176,7 +227,7 @@ impl RouteSync {
         };
         let digest = u64::from_be_bytes(*digest);
         match *kind {
-            CONFIRM if self.advertised.is_some() => self.confirmed = Some(digest),
+            CONFIRM if self.advertised.is_some() => (self.confirmed, self.sends) = (Some(digest), true),
             TABLE if self.accepts => {
                 if self.receive_fragment(digest, rest, now, stats).is_none() {
                     stats.malformed += 1;
@@ -200,7 +251,7 @@ impl RouteSync {
         let (count, fragment) = rest.split_first_chunk()?;
         let index = usize::from(u16::from_be_bytes(*index));
         let count = usize::from(u16::from_be_bytes(*count));
-        let max_count = MAX_TABLE_LEN.div_ceil(FRAGMENT_LEN);
+        let max_count = self.max_len.div_ceil(FRAGMENT_LEN);
         if index >= count || count > max_count || fragment.len() > FRAGMENT_LEN {
             return None;
         }
