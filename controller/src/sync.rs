@@ -56,6 +56,11 @@ struct SentConfigs {
 }
 
 impl SentConfigs {
+    /// Whether the agent has got a configuration, or has it already.
+    const fn has_any(&self) -> bool {
+        self.in_flight.is_some() || self.in_force.is_some()
+    }
+
     /// The agent has applied the configuration with this digest.
     fn applied(&mut self, digest: &str, features: &BTreeSet<Feature>) {
         let sent = self.in_flight.take();
@@ -128,7 +133,10 @@ impl Session<'_> {
                         return Err(Status::unavailable("the controller is shutting down"));
                     }
                     self.push(stream, &mut sync, &mut sent).await?;
-                    self.send_health(stream, &mut sent_health).await?;
+                    // Between the two, the first configuration of an agent may be compiled: it goes first.
+                    if sent_health.is_some() || sent.has_any() {
+                        self.send_health(stream, &mut sent_health).await?;
+                    }
                 }
                 // The agent gets its configuration first. The sender lives as long as the agents' state.
                 Ok(()) = health.changed(), if sent_health.is_some() => self.send_health(stream, &mut sent_health).await?,

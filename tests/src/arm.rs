@@ -197,17 +197,20 @@ pub fn gateway_body(region: &str, vnet: &str, address: IpAddr) -> Value {
     }})
 }
 
-/// Puts the first address of the NIC with this body into the pool of a load balancer, and makes it the target of the
-/// inbound NAT rule of a load balancer.
+/// Puts the addresses of the NIC with this body into the pool of a load balancer, and makes the first address the target of
+/// the inbound NAT rule of a load balancer.
 pub fn join_balancers(body: &mut Value, pool: Option<&str>, nat_rule: Option<&str>) {
-    let properties = &mut body["properties"]["ipConfigurations"][0]["properties"];
     let reference =
         |balancer: &str, child: &str| json!([{"id": network(&format!("loadBalancers/{balancer}/{child}"))}]);
-    if let Some(balancer) = pool {
-        properties["loadBalancerBackendAddressPools"] = reference(balancer, "backendAddressPools/pool");
-    }
-    if let Some(balancer) = nat_rule {
-        properties["loadBalancerInboundNatRules"] = reference(balancer, "inboundNatRules/nat");
+    let configurations = body["properties"]["ipConfigurations"].as_array_mut();
+    for (number, configuration) in configurations.into_iter().flatten().enumerate() {
+        let properties = &mut configuration["properties"];
+        if let Some(balancer) = pool {
+            properties["loadBalancerBackendAddressPools"] = reference(balancer, "backendAddressPools/pool");
+        }
+        if let Some(balancer) = nat_rule.filter(|_| number == 0) {
+            properties["loadBalancerInboundNatRules"] = reference(balancer, "inboundNatRules/nat");
+        }
     }
 }
 

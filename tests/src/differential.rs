@@ -114,8 +114,8 @@ fn ends<R: Rng>(universe: &Universe, rng: &mut R) -> (Origin, IpAddr, IpAddr) {
     loop {
         let plan = universe.any(rng);
         let v4 = rng.random_bool(0.8);
-        let destination = match universe.front_end(rng) {
-            Some(front_end) if v4 && rng.random_bool(0.35) => front_end,
+        let destination = match universe.front_end(v4, rng) {
+            Some(front_end) if rng.random_bool(0.35) => front_end,
             _ => universe.address(v4, rng),
         };
         let Some((vm, nics, _)) = plan.vms.choose(rng) else {
@@ -619,19 +619,27 @@ pub fn check_explain(script: &Script) -> Result<u32, String> {
             continue;
         };
         compared += 1;
-        let mut front_ends = product.topology.load_balancers.values().flat_map(|b| &b.front_ends);
+        let is_front_end = |address: IpAddr| {
+            let mut front_ends = product.topology.load_balancers.values().flat_map(|b| &b.front_ends);
+            front_ends.any(|f| f.address == address)
+        };
         // IP flow verify asks about the addresses of the back end.
-        if !front_ends.any(|f| f.address == sent.destination) {
+        if !is_front_end(sent.destination) {
             verify(&product.topology, &sent, &answer.request)
                 .map_err(|difference| format!("seed {}: {sent:?}: {difference}", script.seed))?;
         }
         if let (End::Delivered, Some(reply)) = (outcome.end, &answer.reply) {
             let mut got = sent.clone();
             if let Some(arrived) = outcome.arrived {
-                got.destination = arrived.destination;
+                // A back end behind the client's agent sees the front end as source.
+                (got.source, got.destination) = (arrived.source, arrived.destination);
                 if sent.protocol != Protocol::Icmp {
                     got.ports = arrived.ports;
                 }
+            }
+            // With floating IP, no agent gets the replies from one end to another one behind the same agent.
+            if outcome.path.len() == 1 && is_front_end(got.destination) {
+                continue;
             }
             let sent = got.reply(reply_origin(&outcome.path));
             send_explained(&mut world, &sent, reply, &answer, script)?;

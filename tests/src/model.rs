@@ -12,6 +12,7 @@
 
 pub mod balancing;
 pub mod change;
+pub mod gateway_choices;
 pub mod learned;
 pub mod nics;
 pub mod routes;
@@ -116,7 +117,7 @@ pub struct Nic {
     pub application_groups: Vec<String>,
     /// The prefixes that the machine's kernel sends by this NIC instead of the first one (D37).
     pub host_routes: Vec<IpNet>,
-    /// The load balancers in whose pool the NIC's first address is, and of whose inbound NAT rule it is the target.
+    /// The load balancers in whose pool the NIC's addresses are, and of whose inbound NAT rule the first one is the target.
     pub pool: Option<String>,
     pub nat_rule: Option<String>,
 }
@@ -296,11 +297,22 @@ impl Model {
         served.flat_map(|s| s.prefixes.clone()).collect()
     }
 
+    /// Whether a machine with this address may be in a subnet that the agent serves (D8). No machine has the address of a
+    /// front end (L1).
+    #[must_use]
+    pub fn serves(&self, agent: &Agent, address: IpAddr) -> bool {
+        within(&self.served_by(agent), address) && self.front_end(&agent.vnet, address).is_none()
+    }
+
     /// The agent that owns the address in the VNet (D8). An agent's own address takes precedence over a served subnet.
     /// None: no agent of the VNet has or serves the address. Revoked agents do not count. If several agents have the
     /// address, the one that joined first is returned.
     #[must_use]
     pub fn owner(&self, vnet: &str, address: IpAddr) -> Option<&Agent> {
+        // L1: no machine has the address of a front end.
+        if self.front_end(vnet, address).is_some() {
+            return None;
+        }
         let here = || self.agents.iter().filter(|a| a.vnet == vnet && !a.revoked);
         here()
             .find(|a| self.addresses_of(a).contains(&address))

@@ -76,7 +76,7 @@ pub enum Operation {
     /// Deletes the half of a peering with `remote`.
     DeletePeering { vnet: String, remote: String },
     /// Creates a NIC, or changes its forwarding, its security group, its application security groups, its tag
-    /// and the load balancers that its first address belongs to.
+    /// and the load balancers that its addresses belong to.
     PutNic {
         nic: String,
         vnet: String,
@@ -87,7 +87,7 @@ pub enum Operation {
         application_groups: Vec<String>,
         /// The prefixes of the tag `tombolo-host-routes` (D37). If there are none, the NIC has no such tag.
         host_routes: Vec<IpNet>,
-        /// The load balancer whose pool the NIC's first address joins (L2).
+        /// The load balancer whose pool the NIC's addresses join (L2).
         pool: Option<String>,
         /// The load balancer of whose inbound NAT rule the NIC's first address is the target.
         nat_rule: Option<String>,

@@ -524,15 +524,14 @@ impl Host {
     fn is_own(&self, address: IpAddr) -> bool {
         match &self.config.role {
             Role::Vm { nics, served, .. } => {
-                let own = nics.iter().flat_map(|n| &n.addresses);
-                // With floating IP, the hosts of the back ends have the address of the front end.
-                let mut floating = self.config.front_ends.iter().filter(|f| f.address == address);
-                let is_back_end = |prefix: IpAddr| {
-                    own.clone().any(|a| a.addr() == prefix) || served.iter().any(|s| s.contains(&prefix))
-                };
-                own.clone().any(|a| a.addr() == address)
-                    || served.iter().any(|s| s.contains(&address))
-                    || floating.any(|f| f.rules.iter().any(|r| r.back_ends.iter().any(|b| is_back_end(*b))))
+                // With floating IP, the hosts of the back ends have the address of the front end, and no other machine does.
+                if let Some(front_end) = self.config.front_ends.iter().find(|f| f.address == address) {
+                    let owned = self.config.owned_back_ends();
+                    let mut own = owned.iter().filter(|(_, _, owner)| **owner == self.config.agent);
+                    return own.any(|(rule, _, _)| front_end.rules.iter().any(|r| r.id == rule.id));
+                }
+                let mut own = nics.iter().flat_map(|n| &n.addresses);
+                own.any(|a| a.addr() == address) || served.iter().any(|s| s.contains(&address))
             }
             Role::VpnGateway { addresses, .. } | Role::ExpressRouteGateway { addresses, .. } => {
                 addresses.contains(&address)

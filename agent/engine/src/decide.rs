@@ -2,6 +2,8 @@
 //!
 //! Each rule is applied in one place of this file, and a comment there cites it.
 
+mod earlier;
+
 use crate::packet::PacketInfo;
 use crate::tables::lpm::Lpm;
 use crate::tables::{
@@ -9,6 +11,7 @@ use crate::tables::{
     PeerRole, SubnetRoutes, Tables, TransitScope, VmNics,
 };
 use crate::verdict::{DropReason, Verdict};
+pub(crate) use earlier::{Earlier, Memory};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -66,28 +69,37 @@ pub fn decide(tables: &Tables, ingress: Ingress, packet: &PacketInfo, trace: Opt
     decide_after(tables, ingress, packet, (None, None), trace).0
 }
 
-/// Does the same as [`decide`], for a packet of a flow for which load balancers have chosen the back end with the address
-/// `back_end`. A rule that does not have this back end chooses as for a new flow.
+/// What is known of the flow of a packet.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct KnownFlow {
+    /// Load balancers have chosen the back end with this address. A rule that does not have it chooses as for a new flow.
+    pub back_end: Option<IpAddr>,
+    /// The packet is a reply of a back end behind this agent, and has this address and port as source when it leaves (L5). A
+    /// load balancer on its way chooses by them (R11).
+    pub front_end: Option<(IpAddr, u16)>,
+}
+
+/// Does the same as [`decide`] for a packet of a flow of which something is known.
 ///
 /// # Panics
-/// As [`decide`].
+/// As for [`decide`].
 #[must_use]
-pub fn decide_towards(
+pub fn decide_in_flow(
     tables: &Tables,
     ingress: Ingress,
     packet: &PacketInfo,
-    back_end: IpAddr,
+    known: KnownFlow,
     trace: Option<&mut Trace>,
 ) -> Verdict {
-    let memory = |rule: &BalancingRule| rule.choice_of(back_end);
+    let memory = |rule: &BalancingRule| Earlier {
+        choice: known.back_end.and_then(|address| rule.choice_of(address)),
+        front_end: known.front_end,
+    };
     decide_after(tables, ingress, packet, (Some(&memory), None), trace).0
 }
 
-/// Returns the choice that a load-balancing rule has made for an earlier packet of the same flow. `None`: it is not known.
-pub(crate) type Memory<'a> = &'a dyn Fn(&BalancingRule) -> Option<Choice>;
-
-/// Does the same as [`decide`]. If a load balancer applies to the packet, asks `memory` for its earlier choice: the flow
-/// stays with this back end while the rule has it (L4, L7). `about`: if the packet is an ICMP error, the flow about which
+/// Does the same as [`decide`]. If a load balancer applies to the packet, asks `memory` what is known of the flow: it stays
+/// with the back end of the earlier choice while the rule has it (L4, L7). `about`: if the packet is an ICMP error, the flow about which
 /// it reports, in the direction of the error. Returns the choice too, if a load balancer has made one.
 pub(crate) fn decide_after(
     tables: &Tables,
@@ -122,7 +134,7 @@ struct Decision<'a> {
     trace: Option<&'a mut Trace>,
     /// At a VM: the NIC that the packet leaves or arrives at.
     nic: NicIndex,
-    /// The choices of load balancers for earlier packets.
+    /// What is known of the packet's flow.
     memory: Option<Memory<'a>>,
     /// The choice for this packet.
     choice: Option<Choice>,
@@ -138,7 +150,9 @@ impl Decision<'_> {
                 self.leave_vm(nics)
             }
             (AgentRole::Vm(nics), Ingress::Link(link)) => {
-                self.nic = nics.arrival(&self.tables.links[link.get()], self.packet);
+                let of_back_end = self.tables.front_ends.nic_behind(self.packet.destination);
+                let arrival = || nics.arrival(&self.tables.links[link.get()], self.packet);
+                self.nic = of_back_end.unwrap_or_else(arrival);
                 self.enter_vm(nics, link)
             }
             (AgentRole::Gateway { addresses, .. }, Ingress::Tun(_)) => {
@@ -170,12 +184,10 @@ impl Decision<'_> {
     /// machine without an agent in a subnet that the host serves, or from a peer if the host is an appliance and
     /// forwards it.
     fn leave_vm(&mut self, nics: &VmNics) -> Outcome {
-        let subnet = match nics.owner(self.packet.source) {
+        // L5: the replies of a back end with floating IP have the front end's address as source.
+        let of_back_end = || self.tables.front_ends.place_behind(self.packet.source, self.nic);
+        let subnet = match nics.owner(self.packet.source).or_else(of_back_end) {
             Some(place) if place.nic.is_none_or(|nic| nic == self.nic) => place.subnet,
-            // L5: the replies of a back end have the front end's address as source.
-            None if self.tables.front_ends.has_back_end_of(self.packet.source) == Some(self.nic) => {
-                nics.subnet(self.nic).ok_or(DropReason::SpoofedSource)?
-            }
             // R12: a packet whose source is no address of the NIC and of the served subnets may leave only if the NIC
             // has IP forwarding. R20: the routes of the NIC's subnet apply.
             _ => nics.forwarding_subnet(self.nic).ok_or(DropReason::SpoofedSource)?,
@@ -211,13 +223,7 @@ impl Decision<'_> {
         let own = nics
             .owner(self.packet.destination)
             .is_some_and(|place| is_own(place.nic));
-        if !own
-            && self
-                .tables
-                .front_ends
-                .has_back_end_of(self.packet.destination)
-                .is_some()
-        {
+        if !own && self.tables.front_ends.nic_behind(self.packet.destination).is_some() {
             return self.choose_own_back_end();
         }
         if own || nics.forwarding_subnet(self.nic).is_some() {
@@ -402,7 +408,7 @@ impl Decision<'_> {
     /// is the packet's destination, or the virtual appliance of its route (R11).
     fn choose_back_end(&mut self, space: usize, address: IpAddr, ingress: Ingress) -> Outcome {
         let rule = self.tables.front_ends.rule_for(space, address, self.flow)?;
-        let member = self.member_of(rule, |_| true)?;
+        let member = self.member_of(rule, address == self.packet.destination, |_| true)?;
         // L11: a back end does not reach itself through its own front end.
         if member.address == self.packet.source {
             return Err(DropReason::BackEndItself);
@@ -420,34 +426,35 @@ impl Decision<'_> {
     /// sender has chosen this agent.
     fn choose_own_back_end(&mut self) -> Outcome {
         let rule = self.tables.front_ends.own_rule_for(self.flow)?;
-        let member = self.member_of(rule, |member| member.own.is_some())?;
+        let member = self.member_of(rule, true, |member| member.own.is_some())?;
         member.own.map(Verdict::Translate).ok_or(DropReason::NoBackEnd)
     }
 
     /// The back end of a rule for the packet: the one of the earlier choice, or else the one that the packet's hash
-    /// selects among those for which `wanted` is true (L4).
+    /// selects among those for which `wanted` is true (L4). `is_to_front_end`: whether the packet's destination is the front
+    /// end. Otherwise its route names the front end (R11).
     fn member_of<'r>(
         &mut self,
         rule: &'r BalancingRule,
+        is_to_front_end: bool,
         wanted: impl Fn(&Member) -> bool,
     ) -> Result<&'r Member, DropReason> {
         if let Some(trace) = self.trace.as_deref_mut() {
             trace.balancing_rule = Some(rule.id.clone());
         }
-        let earlier = self.memory.and_then(|memory| memory(rule));
+        let known = self.memory.map(|memory| memory(rule)).unwrap_or_default();
         // D36: the sender of the packet gets a reset.
-        if earlier.is_some_and(|choice| rule.has_lost(choice, self.flow)) {
+        if known.choice.is_some_and(|choice| rule.has_lost(choice, self.flow)) {
             return Err(DropReason::BackEndGone);
         }
-        let earlier = earlier.and_then(|choice| rule.member(choice, self.flow));
+        let earlier = known.choice.and_then(|choice| rule.member(choice, self.flow));
         // L5: the agents of NICs know their flows. An error about an unknown flow to a front end is no answer to anything.
-        let is_to_front_end = self.flow.destination == self.packet.destination;
         if self.is_error && is_to_front_end && earlier.is_none() && !self.tables.chooses_for_others() {
             return Err(DropReason::BalancerProtocol);
         }
         let member = earlier
             .filter(|member| wanted(member))
-            .or_else(|| rule.choose(self.flow, wanted))
+            .or_else(|| rule.choose(&known.translated(self.flow), wanted))
             .ok_or(DropReason::NoBackEnd)?;
         self.choice = Some(member.choice);
         if let Some(trace) = self.trace.as_deref_mut() {

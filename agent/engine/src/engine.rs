@@ -491,10 +491,7 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
             period: if balances { self.guard.period(self.now) } else { 0 },
         };
         let about = if balances { flow_of_error(packet, &info) } else { None };
-        let earlier = |rule: &BalancingRule| {
-            self.guard
-                .earlier_choice(tables, ingress, (packet, &info), rule, self.now)
-        };
+        let earlier = |rule: &BalancingRule| self.guard.earlier(tables, ingress, (packet, &info), rule, self.now);
         let (verdict, choice, slot) = match &about {
             // Errors about several flows have the same addresses, so their decisions are not cached.
             Some(about) => {

@@ -13,7 +13,7 @@ use crate::packet::quoted::translate;
 use crate::packet::rewrite::End;
 use crate::packet::{self, PacketInfo};
 use crate::security::SecuredNics;
-pub use balancing::{BackEndIndex, Choice};
+pub use balancing::{BackEndIndex, Choice, KeptChoices};
 pub(crate) use balancing::{Conditions, FrontEnds, Member, Rule as BalancingRule, hash_address, hash_text, mix};
 use lpm::Lpm;
 use sources::Sources;

@@ -208,6 +208,9 @@ pub struct KernelPlan {
     /// Prefixes of the served subnets, whose machines run no agents: this host forwards their packets. The host is
     /// connected to these networks by an interface of its own (D8).
     pub served: Vec<IpNet>,
+    /// The front ends of load balancers whose addresses are in served subnets, as prefixes of one address. No machine has
+    /// these addresses: packets to them go into the device.
+    pub front_ends: Vec<IpNet>,
     /// Routes that keep packets with overlay addresses from leaving by the host's own routes (see [`confine`]), and the
     /// routes of the tables of further NICs.
     pub table_routes: BTreeMap<RouteKey, Route>,
@@ -332,6 +335,7 @@ impl KernelPlan {
         for served in &plan.served {
             plan.routes.insert(served.trunc(), Route::Throw);
         }
+        plan.add_front_ends(config, &role);
         plan.rules = rules(&plan, role.band, ids.offset, allow_default);
         plan
     }
@@ -413,6 +417,19 @@ impl KernelPlan {
                 // packets have one already.
                 self.table_routes.insert(key, Route::Device(index, None));
             }
+        }
+    }
+
+    /// Adds routes into the device to the front ends in served subnets (L1): the routes of the served subnets lead to the
+    /// networks that the host is connected to.
+    fn add_front_ends(&mut self, config: &AgentConfig, role: &RoleParts) {
+        let addresses = config.front_ends.iter().map(|f| IpNet::from(f.address));
+        let is_served = |front_end: &IpNet| self.served.iter().any(|served| served.contains(front_end));
+        self.front_ends = addresses.filter(is_served).collect();
+        let steered = host_routes(config);
+        for front_end in &self.front_ends {
+            let nic = egress_nic(&steered, front_end);
+            self.routes.insert(*front_end, role.to_device(nic, front_end));
         }
     }
 

@@ -3,9 +3,11 @@
 //!
 //! * `diagnostic`: the action `networkConfigurationDiagnostic`.
 //! * `associations`: the action `topology`.
+//! * `fields`: reads properties of bodies.
 
 mod associations;
 mod diagnostic;
+mod fields;
 
 use super::action::nic_security;
 use super::call::Call;
@@ -13,6 +15,7 @@ use super::subscription::locations;
 use crate::rest::Rest;
 use crate::rest::failure::{Failure, empty, excerpt, ok};
 use axum::response::Response;
+use fields::{port, word};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -261,33 +264,6 @@ fn verify_flow(topology: &Topology, reports: &LearnedReports, body: &Value) -> R
         None => (Access::Allow, None),
     };
     Ok(ok(&json!({"access": access, "ruleName": rule})))
-}
-
-/// One of the words that `field` may have, in any casing, as the value that belongs to the word.
-fn word<T: Copy, const N: usize>(body: &Value, field: &str, words: [(&str, T); N]) -> Result<T, Failure> {
-    let text = body.get(field).and_then(Value::as_str).unwrap_or_default();
-    let found = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
-    found.map(|(_, value)| *value).ok_or_else(|| {
-        let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-        let message = format!("{field}: '{}' is not one of {}", excerpt(text), known.join(", "));
-        Failure::bad("InvalidRequestFormat", message).at(field)
-    })
-}
-
-/// A port of the body, as text or as a number. `None`: `*`, which stands for every port.
-fn port(body: &Value, field: &str) -> Result<Option<u16>, Failure> {
-    let text = match body.get(field) {
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Number(number)) => number.to_string(),
-        _ => String::new(),
-    };
-    if text == "*" {
-        return Ok(None);
-    }
-    text.parse().map(Some).map_err(|_| {
-        let message = format!("{field}: '{}' is not a port from 0 to 65535, nor '*'", excerpt(&text));
-        Failure::bad("InvalidRequestFormat", message).at(field)
-    })
 }
 
 fn route_table(topology: &Topology, subnet: &ResourceId) -> Option<ResourceId> {

@@ -246,7 +246,9 @@ async fn m4_ip_flow_verify_names_the_rule() {
             "{changes}: {refused:?}"
         );
     }
-    let other = world.arm(Method::POST, &watcher("securityGroupView"), Some(json!({}))).await;
+    let other = world
+        .arm(Method::POST, &watcher("securityGroupView"), Some(json!({})))
+        .await;
     assert_eq!((other.status.as_u16(), other.code()), (400, "XActionNotSupported"));
 }
 

@@ -53,8 +53,8 @@ pub struct Link {
     pub sources: Vec<IpNet>,
     /// Further sources that packets from this link may have, because the peer forwards packets of other hosts.
     pub foreign: ForeignSources,
-    /// The NICs of this host at which packets from the peer arrive because a route of the peer names a NIC as virtual
-    /// appliance. Ordered by source and destination. Empty at hosts with one NIC. See [`Arrival`].
+    /// The NICs of this host at which packets from the peer arrive because a route of the peer names a NIC, or a front end
+    /// whose back end it is, as virtual appliance. Ordered by source and destination. Empty at hosts with one NIC. See [`Arrival`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub arrivals: Vec<Arrival>,
     /// Whether another path can replace this link. If so, a failure of the link is detected fast while the link is in
@@ -160,7 +160,8 @@ pub enum GatewayKind {
 }
 
 /// The NIC of this host at which certain packets from a peer arrive (D37): those that a user-defined route of the
-/// peer's subnet sends to an address of the NIC, which is the route's virtual appliance (R11). Of the entries whose
+/// peer's subnet sends to an address of the NIC, or to a front end of which it is a back end, as the route's virtual
+/// appliance (R11). Of the entries whose
 /// `source` contains the packet's source, those with the longest `source` are used. Of these, the one with the longest
 /// `destination` that contains the packet's destination names the NIC. Without such an entry, a packet arrives at the
 /// NIC that has its destination. If the destination is in a served subnet, it arrives at the first NIC, and otherwise

@@ -141,8 +141,9 @@ impl Model {
         let mut members = balancer.addresses.clone();
         if members.is_empty() {
             let named = self.nics.iter().filter(|n| n.pool.as_deref() == Some(name));
-            members = named.filter_map(|n| n.addresses.first().copied()).collect();
+            members = named.flat_map(|n| n.addresses.clone()).collect();
         }
+        members.retain(|member| member.is_ipv6() == balancer.front_ends[front_end].is_ipv6());
         // Agents report the health of back ends. A back end without an agent has no report.
         let is_down = |member: &IpAddr| {
             let reported = self.down.iter().any(|(of, address)| of == name && address == member);
@@ -197,7 +198,7 @@ impl Model {
         };
         let earlier = if agent.gateway {
             let is_first = packet.protocol == Protocol::Tcp && packet.part == Part::First;
-            match flows.remembered(&agent.name, packet) {
+            match flows.of_gateways.find(&agent.name, packet, flows.now) {
                 Some(_) if is_first => return Step::Unspecified("whether a gateway takes a SYN for a repeated one"),
                 // D35: the gateway takes the packet for one of a flow that began before, with the back ends of that time,
                 // which the model does not know.
@@ -207,7 +208,12 @@ impl Model {
         } else {
             self.earlier_choice(agent, (packet.source, nic), packet, flows)
         };
-        let Some(choice) = pick(&applied, applied.up.clone(), earlier, packet, flows) else {
+        // L5, R11: the next agent gets the reply of a back end from the front end, and the choice is the one for this source.
+        let mut seen = packet.clone();
+        if let Some((front, port)) = self.replies_from(agent, (packet.source, nic), packet, flows) {
+            (seen.source, seen.ports.0) = (front, port);
+        }
+        let Some(choice) = pick(&applied, applied.up.clone(), earlier, &seen, flows) else {
             return Step::Lose(vec![Why::NoBackEnd]);
         };
         let member = choice.member;
@@ -215,7 +221,8 @@ impl Model {
             return Step::Lose(vec![Why::BackEndItself]); // L11
         }
         if agent.gateway {
-            flows.remember(&agent.name, packet, &choice, applied.idle_timeout);
+            let (noted, now) = ((&choice, applied.idle_timeout), flows.now);
+            flows.of_gateways.remember(&agent.name, packet, noted, now);
         }
         let vnet = &place.1.vnet;
         match self.owner(vnet, member) {
@@ -254,6 +261,11 @@ impl Model {
         if sent.is_none() && !is_stray {
             return Err(Step::Unspecified("an appliance that has a back end of the destination"));
         }
+        let nics = self.nics_of(agent);
+        let nic_of = |member: &IpAddr| {
+            let own = nics.iter().find(|n| n.addresses.contains(member));
+            own.or(nics.first()).copied()
+        };
         let applied = self.applied(place, packet).map_err(|why| Step::Lose(vec![why]))?;
         let choice = match sent {
             Some(choice) if choice.rule == applied.rule && is_own(&choice.member) => {
@@ -261,10 +273,15 @@ impl Model {
                 // by the same hash, or by its own flow.
                 let is_fresh = flows.fresh.iter().any(|fresh| fresh.choice == choice);
                 let arrived = translated(&applied, choice.member, packet);
-                let known = self.earlier_choice(agent, (arrived.destination, None), &arrived, flows);
+                let known = self.earlier_choice(agent, (arrived.destination, nic_of(&choice.member)), &arrived, flows);
                 let has_several = applied.members.iter().filter(|member| is_own(member)).count() > 1;
-                if has_several && !is_fresh && known.as_ref() != Some(&choice) {
+                let is_known = is_fresh || known.as_ref() == Some(&choice);
+                if has_several && !is_known {
                     return Err(Step::Unspecified("an earlier choice among the back ends of one agent"));
+                }
+                // L7: a back end that is down keeps the flows that its agent knows. A gateway may know a closed one for longer.
+                if !is_known && !applied.up.contains(&choice.member) {
+                    return Err(Step::Lose(vec![Why::NoBackEnd]));
                 }
                 choice
             }
@@ -274,7 +291,8 @@ impl Model {
                 up.retain(is_own);
                 let known = applied.members.iter().filter(|m| is_own(m)).find_map(|member| {
                     let arrived = translated(&applied, *member, packet);
-                    let choice = self.earlier_choice(agent, (arrived.destination, None), &arrived, flows)?;
+                    let at = (arrived.destination, nic_of(member));
+                    let choice = self.earlier_choice(agent, at, &arrived, flows)?;
                     (choice.member == *member && choice.rule == applied.rule).then_some(choice)
                 });
                 pick(&applied, up, known, packet, flows).ok_or(Step::Lose(vec![Why::NoBackEnd]))?
@@ -284,6 +302,16 @@ impl Model {
         *packet = translated(&applied, member, packet);
         flows.choice = Some(choice);
         Ok(Some(member))
+    }
+
+    /// Whether a NIC is a back end of a front end.
+    pub(super) fn is_behind(&self, nic: &Nic, front_end: IpAddr) -> bool {
+        let place = self.front_end(&nic.vnet, front_end);
+        place.is_some_and(|place| {
+            self.members_of(place)
+                .iter()
+                .any(|member| nic.addresses.contains(member))
+        })
     }
 
     /// Whether an agent has or serves the back end with this address.

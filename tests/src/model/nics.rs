@@ -34,15 +34,19 @@ impl Model {
     }
 
     /// The NIC of `to` at which a packet from `from` arrives: the one that a user-defined route of the sender names as
-    /// virtual appliance (R11), or the one with the destination, or the first that forwards. None: the agent has no
+    /// virtual appliance (R11), or a back end of the front end that is the destination or the virtual appliance, or the one with
+    /// the destination, or the first that forwards. None: the agent has no
     /// NIC.
     #[must_use]
     pub fn arrival_nic(&self, to: &Agent, from: &Agent, packet: &Packet) -> Option<&Nic> {
         let nics = self.nics_of(to);
+        if let Some(nic) = nics.iter().find(|n| self.is_behind(n, packet.destination)) {
+            return Some(*nic);
+        }
         let owner = nics.iter().find(|n| n.addresses.contains(&packet.destination));
         let usual = match owner {
             Some(owner) => Some(*owner),
-            None if within(&self.served_by(to), packet.destination) => nics.first().copied(),
+            None if self.serves(to, packet.destination) => nics.first().copied(),
             None => nics.iter().find(|n| n.forwarding).or(nics.first()).copied(),
         };
         if nics.len() < 2 {
@@ -52,7 +56,10 @@ impl Model {
             return usual;
         };
         let named = |hop: &UserHop| match hop {
-            UserHop::Appliance(address) => nics.iter().find(|n| n.addresses.contains(address)).copied(),
+            UserHop::Appliance(address) => {
+                let is_named = |n: &&&Nic| n.addresses.contains(address) || self.is_behind(n, *address);
+                nics.iter().find(is_named).copied()
+            }
             _ => None,
         };
         let home = self.vnet(&from.vnet);

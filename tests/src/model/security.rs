@@ -1,6 +1,7 @@
 //! Applies the rules of security groups to packets at NICs, and keeps the flows that the rules have allowed.
 
 use super::balancing::{Choice, Fresh};
+use super::gateway_choices::GatewayChoices;
 use super::{Agent, Model, Nic, SecurityGroup, State, within};
 use crate::operation::{Addresses, Origin, Packet, Part, Protocol, Rule};
 use ipnet::IpNet;
@@ -52,28 +53,9 @@ pub struct Flows {
     /// The last packet, as its destination got it.
     pub arrived: Option<Packet>,
     /// The choices of gateways.
-    remembered: Vec<Remembered>,
+    pub(super) of_gateways: GatewayChoices,
     /// For each agent, the NICs that have a group, and the time until which the agent adopts TCP connections (D34).
     agents: BTreeMap<String, (BTreeSet<String>, u64)>,
-}
-
-/// A flow that passes a gateway, with the choice that the gateway has made for it (D35).
-#[derive(Debug, Clone)]
-struct Remembered {
-    gateway: String,
-    packet: Packet,
-    choice: Choice,
-    /// The time of the last packet.
-    seen: u64,
-    /// The idle timeout in seconds.
-    timeout: u64,
-}
-
-impl Remembered {
-    fn is_of(&self, gateway: &str, packet: &Packet) -> bool {
-        let key = |p: &Packet| (p.protocol, p.source, p.destination, p.ports);
-        self.gateway == gateway && key(&self.packet) == key(packet)
-    }
 }
 
 /// A flow at a NIC.
@@ -97,8 +79,10 @@ pub struct Flow {
     timeout: u64,
     /// Whether the rules must decide about the flow again, because of a change (P13, D34).
     judge_again: Again,
-    /// The choice of a load balancer for the flow (L4).
+    /// The choice of a load balancer for the packets of the end that began the flow (L4).
     choice: Option<Choice>,
+    /// The choice for the packets of the other end, if their route leads through an appliance (R11).
+    choice_for_replies: Option<Choice>,
 }
 
 /// Whether the rules must decide about a flow again.
@@ -167,29 +151,10 @@ impl Flow {
 }
 
 impl Flows {
-    /// The choice that a gateway remembers for the flow of a packet.
-    pub(super) fn remembered(&self, gateway: &str, packet: &Packet) -> Option<Choice> {
-        let mut all = self.remembered.iter().filter(|r| r.is_of(gateway, packet));
-        let known = all.find(|r| self.now - r.seen <= r.timeout)?;
-        Some(known.choice.clone())
-    }
-
-    /// Lets a gateway remember its choice for a packet. `timeout`: the idle timeout in minutes.
-    pub(super) fn remember(&mut self, gateway: &str, packet: &Packet, choice: &Choice, timeout: u8) {
-        self.remembered.retain(|r| !r.is_of(gateway, packet));
-        self.remembered.push(Remembered {
-            gateway: gateway.to_owned(),
-            packet: packet.clone(),
-            choice: choice.clone(),
-            seen: self.now,
-            timeout: u64::from(timeout) * 60,
-        });
-    }
-
     /// Forgets all flows.
     pub fn forget(&mut self) {
         self.known.clear();
-        self.remembered.clear();
+        self.of_gateways.forget();
         self.saved = 0;
         self.late = 0;
         self.ended = 0;
@@ -352,6 +317,7 @@ impl Model {
             timeout: u64::from(timeout) * 60,
             judge_again: Again::No,
             choice: choice.clone(),
+            choice_for_replies: None,
         };
         let (forward, backward) = (flow(inbound, &ends), flow(!inbound, &reversed));
         if !place.has_group() && choice.is_none() && !flows.has_choice(&forward, &backward) {
@@ -380,8 +346,13 @@ impl Model {
                 flow.judge_again = Again::No;
             }
             flow.progress.note(packet.part, is_forward);
-            if is_forward && choice.is_some() {
-                flow.choice = choice;
+            match choice {
+                // The choice for replies was made for replies with the source that the earlier choice gave them.
+                Some(choice) if is_forward && flow.choice.as_ref() != Some(&choice) => {
+                    (flow.choice, flow.choice_for_replies) = (Some(choice), None);
+                }
+                Some(choice) if !is_forward => flow.choice_for_replies = Some(choice),
+                Some(_) | None => {}
             }
             let replies_to = flow.choice.clone().filter(|_| !is_forward && !inbound);
             if let Some(choice) = replies_to {
@@ -468,8 +439,9 @@ impl Model {
         self.has_next_agent(agent, nic, &packet)
     }
 
-    /// The choice of a load balancer for an earlier packet of the flow of a packet that passes an agent's NIC: `at`, as
-    /// for [`Model::judge`]. The packet leaves the NIC if its source is the address there, and comes to it otherwise.
+    /// The choice of a load balancer for an earlier packet of the same direction of the flow of a packet that passes an
+    /// agent's NIC: `at`, as for [`Model::judge`]. The packet leaves the NIC if its source is the address there, and comes to it
+    /// otherwise.
     pub(super) fn earlier_choice(
         &self,
         agent: &Agent,
@@ -477,13 +449,58 @@ impl Model {
         packet: &Packet,
         flows: &Flows,
     ) -> Option<Choice> {
-        let place = self.place(agent, at).ok().flatten()?;
-        let same = |f: &&Flow| {
-            let ends = (f.source, f.destination, f.ports) == (packet.source, packet.destination, packet.ports);
-            let is_here = f.agent == agent.name && f.nic == place.nic && f.inbound == (at.0 == packet.destination);
-            is_here && ends && f.protocol == packet.protocol && !f.is_over(flows.now)
+        let (flow, is_forward) = self.known_flow(agent, at, packet, flows)?;
+        match is_forward {
+            true => flow.choice.clone(),
+            false => flow.choice_for_replies.clone(),
+        }
+    }
+
+    /// L5: the front end's address and port with which a reply leaves the NIC of a back end. None: the packet is no such reply,
+    /// or keeps its source.
+    pub(super) fn replies_from(
+        &self,
+        agent: &Agent,
+        at: (IpAddr, Option<&Nic>),
+        packet: &Packet,
+        flows: &Flows,
+    ) -> Option<(IpAddr, u16)> {
+        let (flow, is_forward) = self.known_flow(agent, at, packet, flows)?;
+        let rule = self.rule_of(flow.choice.as_ref()?)?;
+        let port = if rule.front.1 == 0 {
+            packet.ports.0
+        } else {
+            rule.front.1
         };
-        flows.known.iter().find(same)?.choice.clone()
+        (!is_forward && !rule.floating_ip).then_some((rule.front.0, port))
+    }
+
+    /// The flow of a packet that passes an agent's NIC, and whether the packet is one of the end that began it. See
+    /// [`Self::earlier_choice`].
+    fn known_flow<'f>(
+        &self,
+        agent: &Agent,
+        at: (IpAddr, Option<&Nic>),
+        packet: &Packet,
+        flows: &'f Flows,
+    ) -> Option<(&'f Flow, bool)> {
+        let place = self.place(agent, at).ok().flatten()?;
+        let inbound = at.0 == packet.destination;
+        let of = |f: &Flow| {
+            let there = (packet.source, packet.destination, packet.ports);
+            let back = (packet.destination, packet.source, (packet.ports.1, packet.ports.0));
+            let ends = (f.source, f.destination, f.ports);
+            match f.inbound == inbound {
+                true => (ends == there).then_some(true),
+                false => (ends == back).then_some(false),
+            }
+        };
+        let is_here = |f: &&Flow| {
+            let is_of_nic = f.agent == agent.name && f.nic == place.nic && f.protocol == packet.protocol;
+            is_of_nic && !f.is_over(flows.now)
+        };
+        let mut here = flows.known.iter().filter(is_here);
+        here.find_map(|f| Some((f, of(f)?)))
     }
 
     /// D28: whether rules alone decide about packets of a peer with `allowVirtualNetworkAccess` off, at the NIC that a

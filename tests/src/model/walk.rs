@@ -106,7 +106,7 @@ impl Model {
                 Step::Unspecified(what) => return Fate::Unspecified(what),
                 Step::Deliver => {
                     let own = self.addresses_of(agent).contains(&packet.destination);
-                    if own || is_translated || within(&self.served_by(agent), packet.destination) {
+                    if own || is_translated || self.serves(agent, packet.destination) {
                         flows.arrived = Some(packet);
                         return Fate::Delivered { path };
                     }
@@ -472,7 +472,7 @@ impl Model {
     fn receive(&self, agent: &Agent, nic: Option<&Nic>, packet: &Packet) -> Step {
         let takes = nic.is_some_and(|nic| nic.addresses.contains(&packet.destination) || nic.forwarding);
         let own = self.addresses_of(agent).contains(&packet.destination);
-        if takes || !own && within(&self.served_by(agent), packet.destination) {
+        if takes || !own && self.serves(agent, packet.destination) {
             Step::Deliver
         } else {
             lose(Why::NotForwarding)

@@ -4,7 +4,7 @@ use super::universe::VnetPlan;
 use super::{Operation, Protocol};
 use rand::Rng;
 use rand::seq::IndexedRandom;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The port of the front end of each inbound NAT rule, and the port of its target.
 pub const NAT_PORTS: (u16, u16) = (7, 22);
@@ -83,55 +83,84 @@ pub struct BalancerPlan {
     pub name: String,
     /// Whether its only rule is for HA ports (L9).
     pub is_for_appliances: bool,
-    /// Whether the pool has addresses. Otherwise network interfaces name it.
+    /// Whether the pool has addresses. Otherwise network interfaces name it with all their addresses.
     pub by_address: bool,
+    /// Whether the last NICs of machines are back ends. Otherwise the first ones are.
+    of_last_nics: bool,
     is_standard: bool,
+    /// The subnet of the front ends.
+    subnet: &'static str,
     /// The addresses of the front ends.
     pub front_ends: Vec<IpAddr>,
 }
 
 impl BalancerPlan {
-    /// Draws the plan for the VNet with these ranges. `slot` is the second octet of the VNet's ranges.
-    pub(super) fn draw(vnet: &str, slot: u8, rng: &mut impl Rng) -> Self {
+    /// Draws the plan for the VNet with these ranges. `slot` is the second octet of the VNet's IPv4 ranges, and `is_dual` tells
+    /// whether the VNet has IPv6 ranges.
+    pub(super) fn draw(vnet: &str, (slot, is_dual): (u8, bool), rng: &mut impl Rng) -> Self {
         let is_for_appliances = rng.random_bool(0.35);
         let is_standard = is_for_appliances || rng.random_bool(0.35);
-        let count = if is_for_appliances {
-            1
-        } else {
-            rng.random_range(1..=2_u8)
+        let v6 = is_dual && rng.random_bool(0.5);
+        // Two rules for all ports cannot have the same pool.
+        let families: &[bool] = match (is_for_appliances, v6) {
+            (true, v6) => &[v6],
+            (false, true) => &[false, true],
+            (false, false) if rng.random_bool(0.5) => &[false, false],
+            (false, false) => &[false],
         };
+        // The host of one machine may serve the subnet `b`.
+        let (subnet, third) = if rng.random_bool(0.3) { ("b", 1) } else { ("a", 0) };
         Self {
             name: format!("lb-{vnet}"),
             is_for_appliances,
             by_address: is_standard && rng.random_bool(0.3),
+            of_last_nics: rng.random_bool(0.3),
             is_standard,
-            front_ends: (0..count)
-                .map(|n| IpAddr::V4(Ipv4Addr::new(10, slot, 0, 200 + n)))
+            subnet,
+            front_ends: families
+                .iter()
+                .zip(200..)
+                .map(|(v6, host)| match v6 {
+                    false => IpAddr::V4(Ipv4Addr::new(10, slot, third, host)),
+                    true => {
+                        let last = Ipv6Addr::new(0xfd00, slot.into(), 0, third.into(), 0, 0, 0, host.into());
+                        IpAddr::V6(last)
+                    }
+                })
                 .collect(),
         }
     }
 
-    /// The addresses that can be back ends: the first one of each machine.
-    pub(super) fn back_ends(plan: &VnetPlan) -> Vec<IpAddr> {
-        let first = |nics: &Vec<String>| {
-            let nic = plan.nics.iter().find(|(name, _, _)| Some(name) == nics.first())?;
-            nic.2.first().copied()
+    /// The NIC of a machine with these NICs that may be a back end.
+    pub(super) fn nic_of<'n>(&self, nics: &'n [String]) -> Option<&'n String> {
+        match self.of_last_nics {
+            true => nics.last(),
+            false => nics.first(),
+        }
+    }
+
+    /// The addresses that can be back ends: those of a NIC of each machine.
+    pub(super) fn back_ends(&self, plan: &VnetPlan) -> Vec<IpAddr> {
+        let of_machine = |nics: &Vec<String>| {
+            let mut all = plan.nics.iter();
+            let nic = all.find(|(name, _, _)| Some(name) == self.nic_of(nics));
+            nic.map(|(_, _, addresses)| addresses.clone()).unwrap_or_default()
         };
-        plan.vms.iter().filter_map(|(_, nics, _)| first(nics)).collect()
+        plan.vms.iter().flat_map(|(_, nics, _)| of_machine(nics)).collect()
     }
 
     /// Draws the creation or a change of the load balancer of a VNet.
     pub(super) fn put(&self, plan: &VnetPlan, rng: &mut impl Rng) -> Operation {
-        let mut addresses = Self::back_ends(plan);
+        let mut addresses = self.back_ends(plan);
         addresses.retain(|_| rng.random_bool(0.8));
         if addresses.is_empty() {
-            addresses = Self::back_ends(plan);
+            addresses = self.back_ends(plan);
         }
         Operation::PutBalancer {
             balancer: self.name.clone(),
             body: Balancer {
                 vnet: plan.name.clone(),
-                subnet: "a".into(),
+                subnet: self.subnet.into(),
                 is_standard: self.is_standard,
                 front_ends: self.front_ends.clone(),
                 addresses: if self.by_address { addresses } else { Vec::new() },

@@ -108,7 +108,7 @@ impl VnetPlan {
             };
             vms.push((format!("{name}-vm{number}"), own, served));
         }
-        let balancer = (!vms.is_empty() && rng.random_bool(0.4)).then(|| BalancerPlan::draw(&name, slot, rng));
+        let balancer = (!vms.is_empty() && rng.random_bool(0.4)).then(|| BalancerPlan::draw(&name, (slot, dual), rng));
         Self {
             balancer,
             gateway: IpAddr::V4(Ipv4Addr::new(10, slot, 255, 4)),
@@ -343,14 +343,14 @@ impl Universe {
         }
     }
 
-    /// Draws the load balancers to whose pool and inbound NAT rule a NIC of the plan belongs. Only the first NIC of a
-    /// machine belongs to some.
+    /// Draws the load balancers to whose pool and inbound NAT rule a NIC of the plan belongs. Only one NIC of a machine
+    /// belongs to some.
     fn balancers(plan: &VnetPlan, nic: &str, rng: &mut impl Rng) -> (Option<String>, Option<String>) {
-        let is_first = plan
-            .vms
-            .iter()
-            .any(|(_, nics, _)| nics.first().is_some_and(|n| n == nic));
-        let Some(balancer) = plan.balancer.as_ref().filter(|_| is_first) else {
+        let may_join = |balancer: &&BalancerPlan| {
+            let mut machines = plan.vms.iter();
+            machines.any(|(_, nics, _)| balancer.nic_of(nics).is_some_and(|n| n == nic))
+        };
+        let Some(balancer) = plan.balancer.as_ref().filter(may_join) else {
             return (None, None);
         };
         let pool = !balancer.by_address && rng.random_bool(0.75);
@@ -371,7 +371,7 @@ impl Universe {
             6..9 if !plan.nics.is_empty() => self.nic(plan, rng),
             _ => {
                 // Often all are down, or none.
-                let mut down = BalancerPlan::back_ends(plan);
+                let mut down = balancer.back_ends(plan);
                 let share = [0.0, 0.5, 1.0, 1.0][rng.random_range(0..4)];
                 down.retain(|_| rng.random_bool(share));
                 Operation::SetHealth { balancer: name, down }
@@ -379,11 +379,12 @@ impl Universe {
         }
     }
 
-    /// Draws the address of a front end. None: there is no load balancer.
+    /// Draws the address of a front end of the wanted family. None: there is no such front end.
     #[must_use]
-    pub fn front_end(&self, rng: &mut impl Rng) -> Option<IpAddr> {
+    pub fn front_end(&self, v4: bool, rng: &mut impl Rng) -> Option<IpAddr> {
         let all = self.vnets.iter().filter_map(|plan| plan.balancer.as_ref());
-        let all: Vec<IpAddr> = all.flat_map(|balancer| balancer.front_ends.clone()).collect();
+        let all = all.flat_map(|balancer| balancer.front_ends.clone());
+        let all: Vec<IpAddr> = all.filter(|address| address.is_ipv4() == v4).collect();
         all.choose(rng).copied()
     }
 
@@ -536,18 +537,16 @@ impl Universe {
                 0..6 => {
                     let appliances = self.vnets.iter().filter_map(|v| v.balancer.as_ref());
                     let appliances: Vec<_> = appliances.filter(|b| b.is_for_appliances).collect();
-                    let front_end = appliances.choose(rng).and_then(|b| b.front_ends.first().copied());
+                    let front_ends = appliances.iter().flat_map(|b| &b.front_ends).copied();
+                    let same = |address: &IpAddr| address.is_ipv4() == prefix.addr().is_ipv4();
+                    let front_ends: Vec<IpAddr> = front_ends.filter(same).collect();
+                    let front_end = front_ends.choose(rng).copied();
                     let owner = self.any(rng);
-                    let drawn = owner.nics.choose(rng).and_then(|(_, _, addresses)| {
-                        addresses
-                            .iter()
-                            .find(|a| a.is_ipv4() == prefix.addr().is_ipv4())
-                            .copied()
-                    });
-                    match front_end
-                        .filter(|_| prefix.addr().is_ipv4() && rng.random_bool(0.4))
-                        .or(drawn)
-                    {
+                    let drawn = owner
+                        .nics
+                        .choose(rng)
+                        .and_then(|(_, _, addresses)| addresses.iter().copied().find(same));
+                    match front_end.filter(|_| rng.random_bool(0.4)).or(drawn) {
                         Some(address) => UserHop::Appliance(address),
                         None => UserHop::None,
                     }
@@ -640,9 +639,8 @@ impl Universe {
             .nics
             .choose(rng)
             .and_then(|(_, _, addresses)| addresses.iter().find(|a| a.is_ipv4() == v4).copied());
-        if v4
-            && rng.random_bool(0.05)
-            && let Some(front_end) = self.front_end(rng)
+        if rng.random_bool(0.05)
+            && let Some(front_end) = self.front_end(v4, rng)
         {
             return front_end;
         }

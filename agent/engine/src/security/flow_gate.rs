@@ -6,7 +6,7 @@ use super::flow_key::{Belongs, Fragment, Segment, belongs_to, fragment_of};
 use super::flow_table::{FlowKey, FlowRef, FlowTable};
 use super::nic_rules::{Judgement, NicRules, RuleRef};
 use crate::packet::{PacketInfo, TCP, UDP};
-use crate::tables::Choice;
+use crate::tables::{Choice, KeptChoices};
 use foldhash::fast::FixedState;
 use std::hash::BuildHasher;
 use tombolo_proto::config::Direction;
@@ -181,10 +181,10 @@ impl FlowGate {
         if at.balanced == Balanced::Direct
             && let Some(flow) = found.as_mut()
             && flow.forward
-            && Choice::of_kept(flow.choice, true).is_some()
+            && KeptChoices(flow.choices).forward().is_some()
         {
-            table.set_choice(flow, 0);
-            flow.choice = 0;
+            table.set_choices(flow, 0);
+            flow.choices = 0;
         }
         let known = found
             .filter(|flow| !tcp.opens || flow.is_repeated_syn())
@@ -267,11 +267,11 @@ impl FlowGate {
         if at.ends_idle && is_midstream {
             return (Admission::Ended, None);
         }
-        let choice = match at.balanced {
+        let choices = match at.balanced {
             Balanced::Chosen(choice) => choice.0,
             Balanced::No | Balanced::MayReply | Balanced::Direct => 0,
         };
-        match table.insert_chosen(key, (at.link, at.idle_timeout), at.now, choice) {
+        match table.insert_chosen(key, (at.link, at.idle_timeout), at.now, choices) {
             Ok(flow) => (admission(judgement), Some(flow)),
             Err(_) => (Admission::NoRoom, None),
         }

@@ -14,11 +14,12 @@
 //! the header still has the same version. If the version has changed, the reader reports that there is no flow, and the
 //! rules decide about the packet again.
 
+mod choices;
 mod entry;
 mod saved;
 
 use entry::{
-    BODY, BUSY, Body, CHOICE, EMPTY, FROM_SECOND, JUDGE_AGAIN, ORIGIN, Ordered, Origin, STATUS, TAG_SHIFT, TIMES,
+    BODY, BUSY, Body, CHOICES, EMPTY, FROM_SECOND, JUDGE_AGAIN, ORIGIN, Ordered, Origin, STATUS, TAG_SHIFT, TIMES,
     Times, UNANSWERED, advance, is_over, key_of, next_version, status_of, version_of,
 };
 pub use saved::{BootTime, MAX_SAVED_AGE, Unusable};
@@ -90,8 +91,8 @@ pub struct FlowRef {
     /// Whether the rules must decide about the flow again, as about a new one: it has lost its route, or the rules have
     /// changed (D34).
     pub judge_again: bool,
-    /// The choice that a load balancer has made for the flow; 0: none.
-    pub choice: u64,
+    /// The choices that load balancers have made for the flow ([`KeptChoices`](crate::tables::KeptChoices)); 0: none.
+    pub choices: u64,
 }
 
 impl FlowRef {
@@ -222,29 +223,18 @@ impl FlowTable {
         &self.evictions
     }
 
-    /// Notes the choice of a load balancer for a flow. Does nothing if another lane has removed the flow meanwhile.
-    pub fn set_choice(&self, flow: &FlowRef, choice: u64) {
-        let slot = flow.slot as usize;
-        let header = self.headers[slot].load(Ordering::Acquire);
-        if version_of(header) == flow.version && status_of(header).is_some() {
-            // If another lane replaces the flow at this moment, the new flow gets a choice of another rule, with which no
-            // packet is translated.
-            self.bodies[slot * BODY + CHOICE].store(choice, Ordering::Relaxed);
-        }
-    }
-
     /// The flow of a packet. `now` is in seconds since the table was made. `None`: the table does not have the flow, or
     /// the flow has been idle for too long, or another lane was changing the entry.
     #[must_use]
     pub fn find(&self, key: &FlowKey, now: u32) -> Option<FlowRef> {
         let ordered = Ordered::new(key);
         let (tag, buckets) = self.place(&ordered);
-        let (slot, header, choice) = self.search(&ordered, tag, buckets)?;
+        let (slot, header, choices) = self.search(&ordered, tag, buckets)?;
         let body = self.body(slot);
         if is_over(header, &body, now) {
             return None;
         }
-        Some(flow_ref(slot, header, ordered.from_second, choice))
+        Some(flow_ref(slot, header, ordered.from_second, choices))
     }
 
     /// Adds the flow of a packet that the rules have allowed. If the table has the flow already, removes the old entry
@@ -257,12 +247,12 @@ impl FlowTable {
         self.insert_chosen(key, (link, idle_timeout), now, 0)
     }
 
-    /// Does the same as [`insert`](Self::insert) for a flow for which a load balancer has made a choice; 0: none. `origin`
-    /// is the link and the idle timeout.
+    /// Does the same as [`insert`](Self::insert) for a flow for which load balancers have made these choices; 0: none.
+    /// `origin` is the link and the idle timeout.
     ///
     /// # Errors
     /// As for [`insert`](Self::insert).
-    pub fn insert_chosen(&self, key: &FlowKey, origin: (u32, u32), now: u32, choice: u64) -> Result<FlowRef, Full> {
+    pub fn insert_chosen(&self, key: &FlowKey, origin: (u32, u32), now: u32, choices: u64) -> Result<FlowRef, Full> {
         let (link, idle_timeout) = origin;
         let ordered = Ordered::new(key);
         let (tag, buckets) = self.place(&ordered);
@@ -283,11 +273,11 @@ impl FlowTable {
                 };
                 let origin = Origin { link, idle_timeout };
                 let mut key = ordered.words;
-                key[CHOICE] = choice;
+                key[CHOICES] = choices;
                 self.publish(slot, &key, times, origin, header);
                 self.total.fetch_add(1, Ordering::Relaxed);
                 self.count_unanswered(link, 1);
-                return Ok(flow_ref(slot, header, ordered.from_second, choice));
+                return Ok(flow_ref(slot, header, ordered.from_second, choices));
             }
             // Another lane took the entry. So whenever this lane fails, another lane has succeeded.
             attempts += 1;
@@ -416,7 +406,7 @@ impl FlowTable {
         (tag, [first * BUCKET, second * BUCKET])
     }
 
-    /// The position, header and choice of the flow's entry.
+    /// The position, header and choices of the flow's entry.
     fn search(&self, ordered: &Ordered, tag: u32, buckets: [usize; 2]) -> Option<(usize, u64, u64)> {
         for bucket in buckets {
             for slot in bucket..bucket + BUCKET {
@@ -428,7 +418,7 @@ impl FlowTable {
                 fence(Ordering::Acquire);
                 let again = self.headers[slot].load(Ordering::Relaxed);
                 if version_of(again) == version_of(header) && body[..5] == ordered.words[..5] {
-                    return Some((slot, header, body[CHOICE]));
+                    return Some((slot, header, body[CHOICES]));
                 }
             }
         }
@@ -511,8 +501,8 @@ impl FlowTable {
         done
     }
 
-    /// Writes the body of a claimed entry, and then its header. The header ends the claim. `key` has the flow's choice in
-    /// the word [`CHOICE`].
+    /// Writes the body of a claimed entry, and then its header. The header ends the claim. `key` has the flow's choices in
+    /// the word [`CHOICES`].
     fn publish(&self, slot: usize, key: &[u64; 6], times: Times, origin: Origin, header: u64) {
         let words = key.iter().copied().chain([times.pack(), origin.pack()]);
         for (atomic, word) in self.bodies[slot * BODY..(slot + 1) * BODY].iter().zip(words) {
@@ -576,7 +566,7 @@ pub(super) const fn scale(part: u32, count: u64) -> u64 {
     (part as u64 * count) >> 32
 }
 
-fn flow_ref(slot: usize, header: u64, from_second: bool, choice: u64) -> FlowRef {
+fn flow_ref(slot: usize, header: u64, from_second: bool, choices: u64) -> FlowRef {
     #[expect(clippy::cast_possible_truncation, reason = "a table has at most 2^27 entries")]
     let slot = slot as u32;
     FlowRef {
@@ -585,7 +575,7 @@ fn flow_ref(slot: usize, header: u64, from_second: bool, choice: u64) -> FlowRef
         forward: (header & FROM_SECOND != 0) == from_second,
         status: status_of(header).unwrap_or(FlowStatus::Unanswered),
         judge_again: header & JUDGE_AGAIN != 0,
-        choice,
+        choices,
     }
 }
 

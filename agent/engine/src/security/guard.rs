@@ -1,23 +1,20 @@
 //! Applies the security groups of an agent in one lane: decides whether packets pass the agent's NICs, and counts how
 //! often each rule has decided. Keeps the choices of load balancers in the same flow table.
 
+mod choices;
+
 use super::flow_gate::{Admission, AtNic, Balanced, FlowGate};
-use super::flow_key::{Belongs, belongs_to};
-use super::flow_memory::Part;
 use super::flow_table::FROM_HOST;
 use super::flows::Flows;
-use super::local_flows::{self, LocalFlow};
 use super::nic_rules::NicRules;
 use super::recheck::Recheck;
 use super::secured_nics::{Passage, RuleName, SecuredNics};
 use crate::decide::Ingress;
 use crate::flow::Admission as Admitted;
-use crate::packet::quoted::flow_of_error;
 use crate::packet::{PacketInfo, TCP};
-use crate::tables::{BalancingRule, Choice, NicIndex, Tables};
+use crate::tables::{Choice, KeptChoices, Tables};
 use crate::verdict::{DropReason, Verdict};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tombolo_proto::config::{DEFAULT_FLOW_TIMEOUT, Direction};
@@ -159,124 +156,6 @@ impl Guard {
         self.recheck.step(&self.flows, self.lane, tables)
     }
 
-    /// The choice that `rule` has made for an earlier packet of the same flow. `None`: there was no such packet, or the
-    /// present one asks for a new connection, which may not go to the back end of an earlier one.
-    pub(crate) fn earlier_choice(
-        &self,
-        tables: &Tables,
-        ingress: Ingress,
-        (packet, info): (&[u8], &PacketInfo),
-        rule: &BalancingRule,
-        now: Instant,
-    ) -> Option<Choice> {
-        let part = Part::of(packet, info);
-        let earlier = match ingress {
-            Ingress::Link(_) if tables.chooses_for_others() => {
-                let error = flow_of_error(packet, info);
-                let flow = error.as_ref().unwrap_or(info);
-                let known = self.flows.choices().and_then(|choices| choices.find(flow, part, now));
-                let known = known.map(|[choice]| Choice(choice));
-                // D35: the packet may belong to a flow from before the last change of the rule.
-                known.or_else(|| rule.choose_as_before(flow, now).filter(|_| part != Part::Begin))
-            }
-            _ => self.choice_in_table(tables, ingress, (packet, info), now),
-        };
-        // L7, D36: a back end that is down, or whose agent is not reached, gets no new connection, also if its SYN is
-        // repeated.
-        earlier.filter(|choice| part != Part::Begin || rule.takes_new_flows(*choice))
-    }
-
-    /// The choice in the flow table for a packet that passes a NIC of this agent. See [`Self::earlier_choice`].
-    fn choice_in_table(
-        &self,
-        tables: &Tables,
-        ingress: Ingress,
-        (packet, info): (&[u8], &PacketInfo),
-        now: Instant,
-    ) -> Option<Choice> {
-        let (table, seconds) = self.flows.present(now)?;
-        let known = |address: IpAddr, nic: NicIndex, direction, to: Option<(IpAddr, u16)>| {
-            let nic = flow_nic(tables, address, nic);
-            let (mut key, opens, is_quoted) = match belongs_to(packet, info, nic, direction) {
-                Belongs::Flow { key, tcp } => (key, tcp.opens, false),
-                Belongs::Error { quoted } => (quoted, false, true),
-                Belongs::Fragment { .. } | Belongs::Malformed => return None,
-            };
-            if let Some((address, port)) = to {
-                // The quoted packet has the opposite direction.
-                let (of_key, port_of_key) = match is_quoted {
-                    true => (&mut key.source, &mut key.ports.0),
-                    false => (&mut key.destination, &mut key.ports.1),
-                };
-                *of_key = address;
-                *port_of_key = if port == 0 { *port_of_key } else { port };
-            }
-            let flow = table.find(&key, seconds)?;
-            // An error goes to the end that has sent the quoted packet.
-            let choice = Choice::of_kept(flow.choice, flow.forward != is_quoted);
-            choice.filter(|_| !opens || flow.is_repeated_syn())
-        };
-        match ingress {
-            Ingress::Tun(nic) => known(info.source, nic, Direction::Outbound, None),
-            // The flow table knows a flow to a back end by the back end's own address and port, while this packet still
-            // has those of the front end.
-            Ingress::Link(_) => {
-                let error = flow_of_error(packet, info);
-                let mut own = tables.front_ends.own_back_ends_for(error.as_ref().unwrap_or(info));
-                own.find_map(|back_end| {
-                    let to = (!back_end.floating_ip).then_some(back_end.back);
-                    let address = to.map_or(info.destination, |(address, _)| address);
-                    known(address, back_end.nic, Direction::Inbound, to).filter(|choice| *choice == back_end.choice)
-                })
-            }
-        }
-    }
-
-    /// The source port with which a back end behind this agent knows the flow of a client behind this agent. `packet` is
-    /// already for the back end's own address and port, and still has the client's. `None`: no port is free, or the
-    /// packet is a fragment, whose ports are not known; or it is an ICMP error about no such flow.
-    pub(crate) fn local_port(
-        &self,
-        tables: &Tables,
-        (packet, info): (&[u8], &PacketInfo),
-        front: IpAddr,
-        choice: Choice,
-        now: Instant,
-    ) -> Option<u16> {
-        let error = flow_of_error(packet, info);
-        let flow = error.as_ref().unwrap_or(info);
-        if flow.ports == 0 {
-            return None;
-        }
-        let remember = tables.front_ends.idle_timeout(choice).filter(|_| error.is_none());
-        let packet = (flow, Part::of(packet, info));
-        local_flows::source_port(&self.flows, packet, front, choice, remember, now)
-    }
-
-    /// Whether there was a flow between a client and a back end behind this agent since the agent started.
-    pub(crate) fn has_local_flows(&self) -> bool {
-        self.flows.known_local_flows().is_some()
-    }
-
-    /// The flow between a client and a back end behind this agent to which a packet from the back end to the front end
-    /// belongs, or about which it reports as an ICMP error. `None`: there is no such flow.
-    pub(crate) fn local_client(
-        &self,
-        tables: &Tables,
-        (packet, info): (&[u8], &PacketInfo),
-        now: Instant,
-    ) -> Option<LocalFlow> {
-        let error = flow_of_error(packet, info);
-        let part = Part::of(packet, info);
-        let flow = local_flows::client_of(&self.flows, (error.as_ref().unwrap_or(info), part), now)?;
-        if error.is_none()
-            && let Some(timeout) = tables.front_ends.idle_timeout(flow.choice)
-        {
-            local_flows::note_reply(&self.flows, (info, part), flow, timeout, now);
-        }
-        Some(flow)
-    }
-
     /// Applies the security groups to a packet about which the engine has decided `verdict`. `choice` is the choice of a
     /// load balancer for the packet. Returns the choice to whose flow the packet is a reply, if it is a back end's.
     ///
@@ -412,36 +291,18 @@ impl Guard {
             Admission::Ended => return Err(DropReason::FlowEnded),
         }
         let Some(flow) = flow else { return Ok(None) };
-        let of_forward = Choice::of_kept(flow.choice, true);
-        match choice.map(|choice| choice.kept(flow.forward)) {
-            // The back end of the earlier choice is gone. The choice for replies never replaces one for the other direction,
-            // because replies are translated by that one.
-            Some(kept) if flow.choice != kept && (flow.forward || of_forward.is_none()) => {
-                table.set_choice(&flow, kept)
+        let kept = KeptChoices(flow.choices);
+        match choice {
+            // The back end of the earlier choice is gone. The choice for replies was made for the earlier one.
+            Some(choice) if flow.forward && kept.forward() != Some(choice) => table.set_choices(&flow, choice.0),
+            // R11: the reply goes to an appliance.
+            Some(choice) if !flow.forward && kept.with_replies(choice) != kept => {
+                table.change_choices(&flow, kept.with_replies(choice).0);
             }
             _ => {}
         }
-        // A packet about which a load balancer decides itself goes to an appliance (R11). It is no reply of a back end to
-        // translate.
-        let is_reply = choice.is_none() && passage.direction == Direction::Outbound && !flow.forward;
-        Ok(of_forward.filter(|_| is_reply))
-    }
-
-    /// Remembers the choice for a packet that passes none of the agent's NICs.
-    fn note_choice(
-        &self,
-        tables: &Tables,
-        ingress: Ingress,
-        (packet, info): (&[u8], &PacketInfo),
-        choice: Option<Choice>,
-        now: Instant,
-    ) {
-        if let (Ingress::Link(_), Some(choice), Some(choices)) = (ingress, choice, self.flows.choices())
-            && let Some(timeout) = tables.front_ends.idle_timeout(choice)
-            && flow_of_error(packet, info).is_none()
-        {
-            choices.note(info, Part::of(packet, info), [choice.0], timeout, now);
-        }
+        let is_reply = passage.direction == Direction::Outbound && !flow.forward;
+        Ok(kept.forward().filter(|_| is_reply))
     }
 
     /// Visits a 600th of the table's entries, and removes those flows that are over. With a call each 100 ms, the whole
@@ -466,14 +327,6 @@ impl Guard {
         // Names are made only for rules that have decided: a lane calls this between packets.
         let counted = self.hits.iter().enumerate().filter(|(_, n)| **n > 0);
         counted.filter_map(move |(number, n)| Some((nics?.name_of_number(number)?, *n)))
-    }
-}
-
-/// The number that the flow table keeps for the NIC of a flow; see [`SecuredNics::flow_nic`].
-fn flow_nic(tables: &Tables, address: IpAddr, nic: NicIndex) -> u8 {
-    match &tables.security {
-        Some(nics) => nics.flow_nic(nics.number_of(address, nic)),
-        None => nic.0,
     }
 }
 

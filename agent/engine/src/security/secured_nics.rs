@@ -143,6 +143,14 @@ impl SecuredNics {
             }));
             first_rule += count;
         }
+        // With floating IP, a packet passes the NIC of a back end with the front end's address, which can be in a served
+        // subnet of the host too.
+        for front_end in config.front_ends.iter().filter(|f| f.vnet == config.vnet) {
+            let mut back_ends = front_end.rules.iter().flat_map(|rule| &rule.back_ends);
+            if let Some(number) = back_ends.find_map(|address| by_address.get(*address).copied()) {
+                by_address.insert(front_end.address.into(), number);
+            }
+        }
         let own = match &config.role {
             Role::Vm { nics, .. } => nics.len(),
             Role::VpnGateway { .. } | Role::ExpressRouteGateway { .. } | Role::CircuitEdge { .. } => 0,

@@ -1,11 +1,14 @@
 //! The front ends of load balancers, and the choice of a back end (L4, L9, L11, D35).
 
+mod choice;
 mod condition;
 mod previous;
 
+use super::vm_nics::Place;
 use super::{AddressSpace, LinkIndex, LinkPolicy, NicIndex, Owner, VmNics};
 use crate::packet::{PacketInfo, TCP, UDP};
 use crate::verdict::DropReason;
+pub use choice::{Choice, KeptChoices};
 pub(crate) use condition::Conditions;
 use previous::Previous;
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,30 +75,6 @@ pub(crate) struct Member {
     hash: u64,
 }
 
-/// A rule and one of its back ends: the choice that was made for a flow. The value stays the same in later
-/// configurations that have the same rule and back end. It is never 0, and its lowest bit is 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Choice(pub u64);
-
-impl Choice {
-    /// The choice of a back end by the rule with this hash.
-    fn of(rule: u64, back_end: u64) -> Self {
-        Self((mix(rule ^ back_end) & !1).max(2))
-    }
-
-    /// The number by which the flow table keeps the choice. `forward`: it was made for the packets of the end that began the
-    /// flow. Otherwise it was made for the replies, which pass an appliance (R11).
-    pub(crate) const fn kept(self, forward: bool) -> u64 {
-        if forward { self.0 } else { self.0 | 1 }
-    }
-
-    /// The choice that the flow table keeps by this number. `None`: no choice was made for packets of this direction.
-    pub(crate) fn of_kept(number: u64, forward: bool) -> Option<Self> {
-        let choice = Self(number & !1);
-        (number != 0 && choice.kept(forward) == number).then_some(choice)
-    }
-}
-
 /// What happens to the idle flows of a rule.
 #[derive(Debug, Clone, Copy)]
 struct Idle {
@@ -115,6 +94,8 @@ pub(crate) struct BackEnd {
     pub(crate) choice: Choice,
     /// The NIC that has the back end's address, or that serves the subnet of it.
     pub(crate) nic: NicIndex,
+    /// The subnet of the back end's address, and the NIC that has it.
+    place: Place,
     /// Address and port of the front end. The port is 0 in a rule for all ports.
     pub(crate) front: (IpAddr, u16),
     /// Address and port of the back end. The port is 0 in a rule for all ports.
@@ -192,6 +173,7 @@ impl FrontEnds {
                 self.own.push(BackEnd {
                     choice,
                     nic,
+                    place,
                     front: (front, rule.port),
                     back: (address, rule.back_end_port),
                     floating_ip: rule.floating_ip,
@@ -263,10 +245,18 @@ impl FrontEnds {
         self.own.iter().find(|b| b.back.0 == address).map(|b| b.nic)
     }
 
-    /// Whether this agent owns a back end of the front end `address` of its own VNet. Its replies have this address as
-    /// source.
-    pub(crate) fn has_back_end_of(&self, address: IpAddr) -> Option<NicIndex> {
+    /// The NIC of this agent that has a back end of the front end `address`, or serves its subnet. `None`: the agent owns no
+    /// back end of it.
+    pub(crate) fn nic_behind(&self, address: IpAddr) -> Option<NicIndex> {
         self.own.iter().find(|b| b.front.0 == address).map(|b| b.nic)
+    }
+
+    /// The place of a back end behind the front end `address` from which packets come to this agent by the device of a NIC.
+    /// With floating IP its replies have this address as source (L5).
+    pub(crate) fn place_behind(&self, address: IpAddr, nic: NicIndex) -> Option<Place> {
+        let may_leave = |back_end: &&BackEnd| back_end.place.nic.is_none_or(|of| of == nic);
+        let mut back_ends = self.own.iter().filter(|b| b.front.0 == address);
+        back_ends.find(may_leave).map(|b| b.place)
     }
 
     /// Whether a NIC of this agent has a back end.
@@ -292,6 +282,12 @@ impl FrontEnds {
     /// Whether a TCP segment of a flow with this choice is answered with a reset if the flow has ended by its idle timeout.
     pub(crate) fn resets_idle_flows(&self, choice: Choice) -> bool {
         self.idle.get(&choice).is_some_and(|idle| idle.resets)
+    }
+
+    /// The back ends of this agent whose replies have this front end's address and port as source.
+    pub(crate) fn own_back_ends_behind(&self, (address, port): (IpAddr, u16)) -> impl Iterator<Item = &BackEnd> {
+        let is_of = move |front: (IpAddr, u16)| front.0 == address && (front.1 == port || front.1 == 0);
+        self.own.iter().filter(move |back_end| is_of(back_end.front))
     }
 
     /// Whether this agent owns a back end with this address, which answers probes.
@@ -375,6 +371,17 @@ impl Rule {
         let member = self.members.iter().find(|member| member.choice == choice)?;
         let stays = member.is_up || packet.protocol == TCP && !self.ends_flows;
         stays.then_some(member)
+    }
+
+    /// The choice for the replies of a flow, of which `kept` has a part. `packet` is a reply. If several back ends have the
+    /// same part, the hash of the flow decides, as it did when the choice was made. `None`: the rule made no choice for
+    /// the replies, or does not have the back end any more.
+    pub(crate) fn choice_for_replies(&self, kept: KeptChoices, packet: &PacketInfo) -> Option<Choice> {
+        let part = kept.for_replies()?;
+        let flow = hash_flow(packet, self.distribution);
+        let members = self.members.iter().filter(|member| member.choice.part() == part);
+        let chosen = members.max_by_key(|member| (mix(flow ^ member.hash), member.address))?;
+        Some(chosen.choice)
     }
 
     /// Whether the rule has the back end of this choice, new flows may go to it, and the link with its agent is not down.

@@ -257,7 +257,11 @@ impl<'a> Resolver<'a> {
 
     fn build_role(&self) -> Result<AgentRole, BuildError> {
         Ok(match &self.config.role {
-            Role::Vm { nics, served, .. } => AgentRole::Vm(VmNics::new(nics, served, &self.config.subnets)?),
+            Role::Vm { nics, served, .. } => {
+                let front_ends = self.config.front_ends.iter().filter(|f| f.vnet == self.config.vnet);
+                let addresses = front_ends.map(|f| f.address);
+                AgentRole::Vm(VmNics::new(nics, served, &self.config.subnets, addresses)?)
+            }
             Role::VpnGateway {
                 addresses,
                 local_prefixes,

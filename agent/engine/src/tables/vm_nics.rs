@@ -11,8 +11,8 @@ use tombolo_proto::config::{Arrival, Nic, Subnet};
 #[derive(Debug, Clone)]
 pub(crate) struct VmNics {
     /// Maps each address of a NIC, and each served prefix, to its subnet. Packets to these addresses are delivered to a
-    /// TUN device.
-    owned: Lpm<Place>,
+    /// TUN device. `None`: the address of a front end within a served prefix, which no machine has (L1).
+    owned: Lpm<Option<Place>>,
     /// The NICs, by [`NicIndex`].
     nics: Vec<VmNic>,
     /// The first NIC with IP forwarding.
@@ -35,11 +35,16 @@ struct VmNic {
 }
 
 impl VmNics {
-    /// Prepares the NICs and the served prefixes of a VM.
+    /// Prepares the NICs and the served prefixes of a VM. `front_ends`: the front ends in the VM's VNet.
     ///
     /// # Errors
     /// A NIC or a served prefix is in none of `subnets`.
-    pub(crate) fn new(nics: &[Nic], served: &[IpNet], subnets: &[Subnet]) -> Result<Self, BuildError> {
+    pub(crate) fn new(
+        nics: &[Nic],
+        served: &[IpNet],
+        subnets: &[Subnet],
+        front_ends: impl Iterator<Item = IpAddr>,
+    ) -> Result<Self, BuildError> {
         let mut all = Self {
             owned: Lpm::default(),
             nics: Vec::with_capacity(nics.len()),
@@ -50,7 +55,10 @@ impl VmNics {
             let subnet = subnets.iter().position(contains);
             let subnet =
                 subnet.ok_or_else(|| BuildError(format!("served: {prefix} is within no prefix of a subnet")))?;
-            all.owned.insert(*prefix, Place { subnet, nic: None });
+            all.owned.insert(*prefix, Some(Place { subnet, nic: None }));
+        }
+        for address in front_ends {
+            all.owned.insert(address.into(), None);
         }
         for (nic, number) in nics.iter().zip(0..) {
             let subnet = subnets.iter().position(|s| s.id == nic.subnet);
@@ -66,7 +74,7 @@ impl VmNics {
                     subnet,
                     nic: Some(index),
                 };
-                all.owned.insert(address.addr().into(), place);
+                all.owned.insert(address.addr().into(), Some(place));
             }
             if nic.ip_forwarding {
                 all.first_forwarding.get_or_insert(index);
@@ -81,17 +89,12 @@ impl VmNics {
 
     /// The subnet and the NIC of an address that the VM owns. `None`: the VM does not own the address.
     pub(crate) fn owner(&self, address: IpAddr) -> Option<Place> {
-        self.owned.get(address).copied()
+        self.owned.get(address).copied().flatten()
     }
 
     /// Whether a NIC has the address. Addresses in served subnets do not count.
     pub(crate) fn has(&self, address: IpAddr) -> bool {
         self.owner(address).is_some_and(|place| place.nic.is_some())
-    }
-
-    /// The subnet of a NIC. `None`: there is no such NIC.
-    pub(crate) fn subnet(&self, nic: NicIndex) -> Option<usize> {
-        self.nics.get(nic.get()).map(|nic| nic.subnet)
     }
 
     /// The subnet of a NIC with IP forwarding. Its routes apply to packets that the NIC sends with foreign sources.

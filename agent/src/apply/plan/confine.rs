@@ -5,6 +5,7 @@
 //! own table       an unreachable fallback for each prefix that leads into a device
 //! table of a NIC  default → the NIC's device; served subnets and bridges inside the host → the next rules
 //! source table    default → device; served subnets and bridges inside the host → the host's own tables
+//! both            front ends of load balancers in served subnets → device
 //! exit table      the routes of the source table, except: public destinations → the host's own tables
 //! packet filter   after source translation: drops packets with an overlay source that leave by another device
 //! ```
@@ -136,6 +137,9 @@ impl KernelPlan {
                 }
             }
             all.extend(local.keys().map(|p| (key(table, *p, false), Route::Throw)));
+            for front_end in &self.front_ends {
+                confine_to_device(&mut all, table, NicIndex::FIRST, *front_end);
+            }
         }
         if exit {
             self.open_exit(&mut all);
@@ -154,6 +158,9 @@ impl KernelPlan {
                 .keys()
                 .filter(|p| is_served(p) || !self.table_routes.contains_key(&key(table, **p, false)));
             all.extend(local.map(|p| (key(table, *p, false), Route::Throw)));
+            for front_end in &self.front_ends {
+                confine_to_device(&mut all, table, nic, *front_end);
+            }
         }
         all
     }

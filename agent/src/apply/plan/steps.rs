@@ -85,7 +85,8 @@ impl KernelPlan {
     }
 
     /// Updates this plan by a step that the kernel has carried out, so that the plan describes the kernel's state
-    /// again. The fields that no step sets stay as they are: `served`, `filter`, `spaces` and `refused_defaults`.
+    /// again. The fields that no step sets stay as they are: `served`, `front_ends`, `filter`, `spaces` and
+    /// `refused_defaults`.
     pub fn record(&mut self, step: &Step) {
         match step {
             Step::Mtu(nic, m) => {

@@ -1,7 +1,8 @@
 //! Tests plans, and the steps from one plan to another, without a kernel.
 
+use super::confine::Surroundings;
 use super::*;
-use tombolo_proto::config::{Nic, Probes, Space, SpaceKind, Subnet};
+use tombolo_proto::config::{FrontEnd, Nic, Probes, Space, SpaceKind, Subnet};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::EffectiveRoute;
 
@@ -221,6 +222,60 @@ fn served_prefixes_stay_the_hosts() {
     plan.check_overlap(&host).unwrap();
 }
 
+/// L1, D8: packets to a front end in a served subnet go into the device, from each table that leads to the subnet itself.
+#[test]
+fn l1_d8_front_ends_in_served_subnets_lead_into_the_device() {
+    let mut config = config(system_routes());
+    let Role::Vm { nics, served, .. } = &mut config.role else {
+        unreachable!()
+    };
+    served.extend([net("10.1.5.0/24"), net("fd00:5::/64")]);
+    let mut second = nics[0].clone();
+    second.addresses = vec![net("10.1.0.5/24"), net("fd00:1::5/64")];
+    nics.push(second);
+    let front_end = |address: &str| FrontEnd {
+        id: ResourceId::new(address),
+        vnet: config.vnet.clone(),
+        address: address.parse().unwrap(),
+        rules: Vec::new(),
+    };
+    config.front_ends = ["10.1.0.36", "10.1.5.36", "fd00:5::36"].map(front_end).into();
+    let host = Surroundings {
+        connected: vec![Connected {
+            interface: "br0".into(),
+            network: net("10.1.5.0/24"),
+        }],
+        ..Surroundings::default()
+    };
+    let plan = KernelPlan::of(&config, &RoutingState::default(), ids(), false).confine(&host, ids(), true);
+    plan.check_overlap(&host.connected).unwrap();
+    for front_end in ["10.1.5.36/32", "fd00:5::36/128"].map(net) {
+        assert!(matches!(
+            plan.routes[&front_end],
+            Route::Device(NicIndex::FIRST, Some(_))
+        ));
+        let nics = [0, 1].map(|nic| (Table::Nic(NicIndex(nic)), NicIndex(nic)));
+        let tables = [Table::Source, Table::Exit].map(|table| (table, NicIndex::FIRST));
+        for (table, nic) in tables.into_iter().chain(nics) {
+            let route = |fallback| {
+                let key = RouteKey {
+                    table,
+                    prefix: front_end,
+                    fallback,
+                };
+                plan.table_routes.get(&key).copied()
+            };
+            assert_eq!(route(false), Some(Route::Device(nic, None)), "{table:?}");
+            assert_eq!(route(true), Some(Route::Unreachable), "{table:?}");
+        }
+    }
+    assert!(
+        !plan.routes.contains_key(&net("10.1.0.36/32")),
+        "its subnet is not served"
+    );
+    assert_eq!(plan.routes[&net("10.1.5.0/24")], Route::Throw);
+}
+
 #[test]
 fn steps_lead_from_any_plan_to_any_other() {
     let full = KernelPlan::of(&config(system_routes()), &RoutingState::default(), ids(), false);
@@ -356,7 +411,7 @@ fn two_nics() -> AgentConfig {
 #[test]
 fn d37_each_nic_has_a_device_and_a_table_of_its_subnets_routes() {
     let plan = KernelPlan::of(&two_nics(), &RoutingState::default(), ids(), false);
-    let plan = plan.confine(&confine::Surroundings::default(), ids(), false);
+    let plan = plan.confine(&Surroundings::default(), ids(), false);
     let second = NicIndex(1);
     let (first_address, second_address) = ("10.1.0.4".parse().unwrap(), "10.1.1.4".parse().unwrap());
     assert_eq!(plan.devices, 2);

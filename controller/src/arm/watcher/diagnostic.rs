@@ -2,7 +2,7 @@
 //! (N3, N4).
 
 use super::super::action::nic_security;
-use super::word;
+use super::fields::{port, word};
 use crate::rest::failure::{Failure, excerpt, ok};
 use axum::response::Response;
 use serde_json::{Value, json};
@@ -87,9 +87,9 @@ fn packet(profile: &Value) -> Result<FirstPacket, Failure> {
         let message = format!("destination: {destination} is not of the address family of source, {source}");
         return Err(Failure::bad("InvalidRequestFormat", message).at("destination"));
     }
-    let port = match protocol {
+    let destination_port = match protocol {
         Protocol::Icmp => 0,
-        Protocol::Tcp | Protocol::Udp => super::port(profile, "destinationPort")?.ok_or_else(|| {
+        Protocol::Tcp | Protocol::Udp => port(profile, "destinationPort")?.ok_or_else(|| {
             let message = "destinationPort: '*' is not possible; name one port";
             Failure::bad("InvalidRequestFormat", message).at("destinationPort")
         })?,
@@ -100,7 +100,7 @@ fn packet(profile: &Value) -> Result<FirstPacket, Failure> {
         source,
         destination,
         source_port: None,
-        destination_port: port,
+        destination_port,
     })
 }
 

@@ -1,5 +1,5 @@
 //! The NICs at which packets arrive at a machine with several NICs (D37): those that the user-defined routes of the
-//! sender's subnets name as virtual appliances.
+//! sender's subnets name as virtual appliances, by their own address or by a front end whose pool they are in (R11).
 
 use super::index::{Index, Machine, Place};
 use super::routes;
@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use tombolo_engine::host_routes::{RoutedNic, egress_nic, routes_of};
 use tombolo_engine::tables::NicIndex;
-use tombolo_proto::config::{Arrival, Link};
+use tombolo_proto::config::{Arrival, BalancedProtocol, Link};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::{EffectiveRoute, NextHop, RouteState};
 
@@ -32,6 +32,8 @@ struct RoutesToMachine<'i, 't> {
     index: &'i Index<'t>,
     /// The machine's addresses, each with the position of its NIC.
     own: BTreeMap<IpAddr, u8>,
+    /// The front ends of which a NIC of the machine is a back end, each with the position of this NIC.
+    front_ends: BTreeMap<IpAddr, u8>,
     by_subnet: BTreeMap<&'i ResourceId, Vec<Target>>,
 }
 
@@ -39,9 +41,11 @@ impl<'i, 't> RoutesToMachine<'i, 't> {
     fn new(index: &'i Index<'t>, own: &Machine<'_>) -> Self {
         let numbered = own.nics.iter().zip(0u8..);
         let addresses = numbered.flat_map(|(nic, n)| nic.ip_configurations.iter().map(move |c| (c.address, n)));
+        let addresses: BTreeMap<IpAddr, u8> = addresses.collect();
         Self {
             index,
-            own: addresses.collect(),
+            front_ends: front_ends(index, own, &addresses),
+            own: addresses,
             by_subnet: BTreeMap::new(),
         }
     }
@@ -136,18 +140,37 @@ impl<'i, 't> RoutesToMachine<'i, 't> {
         let Some((vnet, subnet)) = self.index.subnet(id) else {
             return &[];
         };
-        let (index, own) = (self.index, &self.own);
+        let (index, own, front_ends) = (self.index, &self.own, &self.front_ends);
         self.by_subnet
             .entry(&subnet.id)
-            .or_insert_with(|| targets(&routes::effective(index, vnet, subnet), own))
+            .or_insert_with(|| targets(&routes::effective(index, vnet, subnet), own, front_ends))
     }
 }
 
-/// The routes to virtual appliances that are NICs of the machine; and the machine's own addresses to which a longer
-/// route leads directly, although such a route contains them.
-fn targets(routes: &[EffectiveRoute], own: &BTreeMap<IpAddr, u8>) -> Vec<Target> {
+/// The front ends of which a NIC of the machine is a back end, each with the NIC at which the machine gets the packets of
+/// routes that name the front end. A packet does not say which back end its sender has chosen. So if several NICs are back
+/// ends of one front end, those of a rule for all ports come first (L9), and of several the first NIC.
+fn front_ends(index: &Index<'_>, machine: &Machine<'_>, own: &BTreeMap<IpAddr, u8>) -> BTreeMap<IpAddr, u8> {
+    let Some(Place::Machine { vnet, .. }) = index.place(&machine.agent.id) else {
+        return BTreeMap::new();
+    };
+    let front_ends = index.vnets[vnet].front_ends.iter().map(|front_end| &front_end.config);
+    let nic = front_ends.filter_map(|front_end| {
+        let back_ends = front_end.rules.iter().flat_map(|rule| {
+            let nics = rule.back_ends.iter().filter_map(|address| own.get(address));
+            nics.map(|nic| (rule.protocol != BalancedProtocol::All, *nic))
+        });
+        let (_, nic) = back_ends.min()?;
+        Some((front_end.address, nic))
+    });
+    nic.collect()
+}
+
+/// The routes to virtual appliances that are NICs of the machine, or front ends of these; and the machine's own addresses
+/// to which a longer route leads directly, although such a route contains them.
+fn targets(routes: &[EffectiveRoute], own: &BTreeMap<IpAddr, u8>, front_ends: &BTreeMap<IpAddr, u8>) -> Vec<Target> {
     let nic_of = |route: &EffectiveRoute| match &route.next_hop {
-        NextHop::VirtualAppliance { address } => own.get(address).copied(),
+        NextHop::VirtualAppliance { address } => own.get(address).or_else(|| front_ends.get(address)).copied(),
         _ => None,
     };
     let active = || routes.iter().filter(|r| r.state == RouteState::Active);

@@ -161,6 +161,11 @@ fn minutes(minutes: u16) -> u8 {
     u8::try_from(minutes.clamp(4, 30)).unwrap_or(30)
 }
 
+/// The addresses of front ends, as prefixes of one address.
+pub(super) fn addresses(front_ends: &[BalancedFrontEnd]) -> Vec<IpNet> {
+    front_ends.iter().map(|f| f.config.address.into()).collect()
+}
+
 /// The addresses of front ends that a machine may use as source, because it has or serves a back end of theirs (L5).
 pub(super) fn sources(front_ends: &[BalancedFrontEnd], own: &[IpNet]) -> Vec<IpNet> {
     let is_own = |address: &IpAddr| own.iter().any(|prefix| prefix.contains(address));

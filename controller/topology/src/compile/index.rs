@@ -330,7 +330,12 @@ impl<'t> Index<'t> {
             }
         }
         for vnet in &mut self.vnets {
-            vnet.owners = vnet.machines.iter().flat_map(Machine::owners).collect();
+            let front_ends = front_ends::addresses(&vnet.front_ends);
+            vnet.owners = vnet
+                .machines
+                .iter()
+                .flat_map(|machine| machine.owners(&front_ends))
+                .collect();
             order_owners(&mut vnet.owners);
             vnet.assign_sources();
         }
@@ -413,6 +418,7 @@ impl Vnet<'_> {
 
     /// Computes the permitted source addresses of each machine. A machine with an agent of its own does not send
     /// through the host that serves its subnet. So the host must not use the machine's address as a source (D8, D10).
+    /// No machine has the address of a front end, and only machines with a back end of it may use it as a source (L5).
     fn assign_sources(&mut self) {
         let machines = self.machines.iter().flat_map(|machine| {
             let own = machine.addresses();
@@ -421,10 +427,12 @@ impl Vnet<'_> {
         let instances = self.instances.iter().chain(&self.er_instances);
         let instances = instances.map(|i| (IpNet::from(i.address), &i.agent.id));
         let taken: Vec<(IpNet, &AgentId)> = machines.chain(instances).collect();
+        let front_ends = front_ends::addresses(&self.front_ends);
         let sources = self.machines.iter().map(|machine| {
             let served = machine.served_prefixes();
             let others = taken.iter().filter(|(_, agent)| **agent != machine.agent.id);
             let others = others.map(|(address, _)| *address);
+            let others = others.chain(front_ends.iter().copied());
             let others: Vec<IpNet> = others.filter(|a| prefix::covered(a, &served)).collect();
             let mut sources: Vec<IpNet> = machine.addresses().map(IpNet::from).collect();
             sources.extend(prefix::subtract(&served, &others));
@@ -479,8 +487,9 @@ impl Machine<'_> {
     }
 
     /// The addresses and served prefixes of the machine, each with the machine's agent as owner. `ip_forwarding` is
-    /// always false for a served prefix.
-    fn owners(&self) -> Vec<Owner> {
+    /// always false for a served prefix. The addresses of `front_ends` have no owner: whoever does not reach a front end
+    /// sends nothing to the host that serves its subnet (L10, P30).
+    fn owners(&self, front_ends: &[IpNet]) -> Vec<Owner> {
         let mut owners = Vec::new();
         for nic in &self.nics {
             owners.extend(nic.ip_configurations.iter().map(|configuration| Owner {
@@ -489,7 +498,8 @@ impl Machine<'_> {
                 ip_forwarding: nic.enable_ip_forwarding,
             }));
         }
-        owners.extend(self.served_prefixes().into_iter().map(|prefix| Owner {
+        let served = prefix::subtract(&self.served_prefixes(), front_ends);
+        owners.extend(served.into_iter().map(|prefix| Owner {
             prefix,
             agent: self.agent.id.clone(),
             ip_forwarding: false,

@@ -5,7 +5,7 @@ use super::security::{Flows, Judged};
 use etherparse::PacketBuilder;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use tombolo_engine::decide::{Ingress, Trace, decide, decide_towards};
+use tombolo_engine::decide::{Ingress, KnownFlow, Trace, decide_in_flow};
 use tombolo_engine::host_routes::{egress_nic, host_routes, sending_nic};
 use tombolo_engine::packet;
 use tombolo_engine::packet::PacketInfo;
@@ -98,6 +98,12 @@ impl Translated {
     fn is_reply(&self, packet: &Packet) -> bool {
         packet.is_answer && packet.source == self.back_end && packet.destination == self.client
     }
+
+    /// The address and the port that replies have as source when they leave; port 0: that of the packet.
+    fn source_of_replies(&self) -> (IpAddr, u16) {
+        let (address, ports) = self.front_end;
+        (address, ports.map_or(0, |(_, to)| to))
+    }
 }
 
 /// An agent's decision, and the route, subnet and security rules that led to it.
@@ -158,7 +164,8 @@ impl Node {
         };
         let ingress = Ingress::Tun(sending_nic(&self.config, source, destination));
         let without = [DropReason::NoRoute, DropReason::RouteNone, DropReason::RouteInternet];
-        !matches!(decide(tables, ingress, &info, None), Verdict::Drop(reason) if without.contains(&reason))
+        let verdict = decide_in_flow(tables, ingress, &info, KnownFlow::default(), None);
+        !matches!(verdict, Verdict::Drop(reason) if without.contains(&reason))
     }
 
     /// Decides on a packet that arrives over the link with `from`; `None`: from the agent's own host. Decrements the
@@ -183,11 +190,12 @@ impl Node {
         };
         let info = packet::parse(&packet.bytes).ok_or("the packet is malformed")?;
         let mut trace = Trace::default();
-        let verdict = match back_end {
-            None => decide(tables, ingress, &info, Some(&mut trace)),
-            Some(back_end) => decide_towards(tables, ingress, &info, back_end, Some(&mut trace)),
-        };
         let reply = memory.translated.filter(|t| from.is_none() && t.is_reply(packet));
+        let known = KnownFlow {
+            back_end,
+            front_end: reply.map(|reply| reply.source_of_replies()),
+        };
+        let verdict = decide_in_flow(tables, ingress, &info, known, Some(&mut trace));
         // A packet between a client and a back end behind this agent leaves one of its NICs and comes to another (D35).
         let stays = match verdict {
             Verdict::Translate(_) => from.is_none(),
@@ -217,7 +225,7 @@ impl Node {
             }
             Verdict::Drop(DropReason::Hairpin) if stays => {
                 if let Some(translated) = reply {
-                    packet.reply_from(translated.front_end);
+                    packet.reply_from(translated.source_of_replies());
                 }
                 let info = packet::parse(&packet.bytes).ok_or("the packet is malformed")?;
                 (Verdict::Deliver(nic_of(&self.config, info.destination)), info)
@@ -237,7 +245,7 @@ impl Node {
         };
         let (security, refused) = judged.map_or((None, None), |j| (Some(j.check), j.refused));
         if let (Some(translated), Verdict::Forward { .. }) = (reply, verdict) {
-            packet.reply_from(translated.front_end);
+            packet.reply_from(translated.source_of_replies());
         }
         let step = match refused.map_or(verdict, Verdict::Drop) {
             Verdict::Deliver(_) | Verdict::Translate(_) => Step::Deliver,
@@ -436,10 +444,8 @@ impl Packet {
         self.ports = self.ports.map(|_| ports);
     }
 
-    /// Replaces the source by a front end, as the agent of a back end does with replies (L5). `ports` are those of the
-    /// packet to the front end.
-    fn reply_from(&mut self, (address, ports): (IpAddr, Option<(u16, u16)>)) {
-        let port = ports.map_or(0, |(_, to)| to);
+    /// Replaces the source by a front end, as the agent of a back end does with replies (L5).
+    fn reply_from(&mut self, (address, port): (IpAddr, u16)) {
         if let Some(mut info) = packet::parse(&self.bytes)
             && rewrite(&mut self.bytes, &mut info, End::Source, (address, port))
         {

@@ -178,7 +178,8 @@ pub(super) fn dropped(
         DropReason::NotForwarding => Finding::new(
             "R12",
             format!(
-                "{name} gets a packet for {destination}, but none of its network interfaces has enableIPForwarding"
+                "{name} gets a packet for {destination}, but the network interface at which it arrives has no \
+                 enableIPForwarding"
             ),
             "set enableIPForwarding on the appliance's network interface, and enable forwarding in its system (sysctl \
              net.ipv4.ip_forward=1)",

@@ -19,20 +19,34 @@ use uuid::Uuid;
 const FRONT: &str = "10.1.0.36";
 
 fn child(kind: &str, name: &str) -> ResourceId {
-    ResourceId::new(format!("{}/{kind}/{name}", id("loadBalancers", "lb")))
+    child_of("lb", kind, name)
+}
+
+fn child_of(balancer: &str, kind: &str, name: &str) -> ResourceId {
+    ResourceId::new(format!("{}/{kind}/{name}", id("loadBalancers", balancer)))
 }
 
 /// Adds the load balancer `lb` in `near`, with the front end 10.1.0.36, a rule for TCP from port 80 to 8080 with a probe,
 /// and the NICs of these machines as back ends.
 fn balance(w: &mut World, sku: LoadBalancerSku, back_ends: &[&str]) {
+    let nics: Vec<String> = back_ends.iter().map(|name| format!("{name}-nic")).collect();
+    let nics: Vec<&str> = nics.iter().map(String::as_str).collect();
+    add_balancer(w, "lb", ("near/w", FRONT), &nics);
+    w.balancer_mut("lb").sku = sku;
+}
+
+/// Adds a Standard load balancer with a front end in a subnet, a rule for TCP from port 80 to 8080 with a probe, and these
+/// NICs as back ends.
+pub(crate) fn add_balancer(w: &mut World, name: &str, (subnet, front): (&str, &str), nics: &[&str]) {
+    let child = |kind: &str, child: &str| child_of(name, kind, child);
     let balancer = LoadBalancer {
-        envelope: World::envelope(id("loadBalancers", "lb"), "region1"),
-        sku,
+        envelope: World::envelope(id("loadBalancers", name), "region1"),
+        sku: LoadBalancerSku::Standard,
         front_ends: vec![FrontEnd {
             id: child("frontendIPConfigurations", "front"),
             etag: Uuid::nil(),
-            subnet: subnet_id("near/w"),
-            address: ip(FRONT),
+            subnet: subnet_id(subnet),
+            address: ip(front),
             is_static: true,
             zones: Vec::new(),
         }],
@@ -75,11 +89,18 @@ fn balance(w: &mut World, sku: LoadBalancerSku, back_ends: &[&str]) {
     };
     w.topology
         .load_balancers
-        .insert(id("loadBalancers", "lb"), Arc::new(balancer));
-    for name in back_ends {
-        w.nic_mut(&format!("{name}-nic")).ip_configurations[0].load_balancer_pools =
-            vec![child("backendAddressPools", "pool")];
+        .insert(id("loadBalancers", name), Arc::new(balancer));
+    for nic in nics {
+        let pools = &mut w.nic_mut(nic).ip_configurations[0].load_balancer_pools;
+        *pools = vec![child("backendAddressPools", "pool")];
     }
+}
+
+/// Makes the rule of a load balancer one for all ports, without a probe (L9).
+pub(crate) fn use_ha_ports(w: &mut World, name: &str) {
+    let rule = &mut w.balancer_mut(name).rules[0];
+    (rule.protocol, rule.front_end_port, rule.back_end_port) = (BalancedProtocol::All, 0, 0);
+    rule.probe = None;
 }
 
 /// Two VNets in two regions with a peering, and a hub without a peering to `far`. `six` and `four` are in `near`.
@@ -139,7 +160,63 @@ fn l5_back_ends_may_use_the_front_ends_address() {
     assert!(may(&w, "six") && !may(&w, "four") && !may(&w, "beside"));
 }
 
-fn ask(
+/// L1, D8, D10: no agent owns the address of a front end in a served subnet, and only the agents of its back ends may use it as a
+/// source. An agent that does not know the front end has nobody to send to.
+#[test]
+fn l1_d8_the_host_of_a_served_subnet_does_not_own_its_front_ends() {
+    let mut w = World::default();
+    w.vnet("near", "10.1.0.0/16", "w=10.1.0.0/24 behind=10.1.1.0/24")
+        .vnet_in("far", "region2", "10.2.0.0/16", "w=10.2.0.0/24")
+        .vm("six", "near/w=10.1.0.6")
+        .vm("client", "far/w=10.2.0.4")
+        .peer("near", "a", "far", "a")
+        .nic("host-nic", "near/w=10.1.0.5", false)
+        .bind("host", World::vm_binding("host", &["host-nic"], &["near/behind"]));
+    let owner = |w: &World, agent: &str, address: &str| {
+        let spaces = w.config(agent).spaces;
+        let owners = spaces.into_iter().flat_map(|space| space.owners);
+        let mut owning = owners.filter(|owner| owner.prefix.contains(&ip(address)));
+        owning.next().map(|owner| owner.agent)
+    };
+    let may = |w: &World, from: &str| {
+        let sources = w.link("client", from).map(|link| link.sources).unwrap_or_default();
+        sources.iter().any(|prefix| prefix.contains(&ip("10.1.1.36")))
+    };
+    assert_eq!(owner(&w, "client", "10.1.1.36"), Some(agent("host")));
+    assert!(may(&w, "host"));
+    add_balancer(&mut w, "lb", ("near/behind", "10.1.1.36"), &["six-nic"]);
+    for name in ["client", "host", "six"] {
+        assert_eq!(owner(&w, name, "10.1.1.36"), None, "{name}");
+        for address in ["10.1.1.35", "10.1.1.37"] {
+            assert_eq!(owner(&w, name, address), Some(agent("host")), "{name}: {address}");
+        }
+    }
+    assert!(may(&w, "six") && !may(&w, "host"));
+    let answer = |w: &World| {
+        ask(
+            w,
+            &LearnedReports::default(),
+            "client",
+            "10.1.1.36",
+            Protocol::Tcp,
+            Some(80),
+        )
+    };
+    assert!(answer(&w).reachable, "{:#?}", answer(&w));
+    w.balancer_mut("lb").sku = LoadBalancerSku::Basic;
+    stopped(&answer(&w), "client", "no_owner", "P30", &["Basic", "lb"]);
+    // A machine in the served subnet is a back end. The host's agent translates for it.
+    w.balancer_mut("lb").sku = LoadBalancerSku::Standard;
+    w.nic_mut("six-nic").ip_configurations[0].load_balancer_pools.clear();
+    w.nic("behind-nic", "near/behind=10.1.1.7", false);
+    add_balancer(&mut w, "lb", ("near/behind", "10.1.1.36"), &["behind-nic"]);
+    assert!(may(&w, "host") && !may(&w, "six"));
+    let to_served = answer(&w);
+    assert!(to_served.reachable, "{to_served:#?}");
+    assert_eq!(to_served.request.hops.last().unwrap().verdict, "delivers to 10.1.1.7");
+}
+
+pub(crate) fn ask(
     w: &World,
     reports: &LearnedReports,
     from: &str,
@@ -270,9 +347,7 @@ fn r11_a_front_end_is_a_virtual_appliance() {
         .routes("near/a", &format!("10.1.2.0/24>{FRONT}"))
         .routes("near/b", &format!("10.1.1.0/24>{FRONT}"));
     balance(&mut w, LoadBalancerSku::Standard, &["six", "four"]);
-    let balancer = Arc::make_mut(w.topology.load_balancers.get_mut(&id("loadBalancers", "lb")).unwrap());
-    let rule = &mut balancer.rules[0];
-    (rule.protocol, rule.front_end_port, rule.back_end_port) = (BalancedProtocol::All, 0, 0);
+    use_ha_ports(&mut w, "lb");
     let mut used = BTreeSet::new();
     for port in 1..40 {
         let answer = ask(
@@ -303,8 +378,7 @@ fn l3_explain_delivers_a_packet_with_floating_ip() {
     let mut w = world();
     balance(&mut w, LoadBalancerSku::Standard, &["six"]);
     w.nic_mut("six-nic").enable_ip_forwarding = true;
-    let balancer = Arc::make_mut(w.topology.load_balancers.get_mut(&id("loadBalancers", "lb")).unwrap());
-    let rule = &mut balancer.rules[0];
+    let rule = &mut w.balancer_mut("lb").rules[0];
     (rule.floating_ip, rule.back_end_port) = (true, 80);
     let none = LearnedReports::default();
     let answer = ask(&w, &none, "client", FRONT, Protocol::Tcp, Some(80));

@@ -2,6 +2,7 @@
 //! answer of `explain` to what happens to a packet.
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
+mod appliances;
 mod balancing;
 mod circuits;
 mod explain;

@@ -10,7 +10,7 @@ use tombolo_proto::id::{AgentId, PublicKey, ResourceId};
 use tombolo_proto::route::{EffectiveRoute, RouteState};
 use tombolo_topology::compile::Compiler;
 use tombolo_topology::resource::{
-    Agent, Binding, Connection, ConnectionType, Envelope, GatewayIpConfiguration, NetworkInterface,
+    Agent, Binding, Connection, ConnectionType, Envelope, GatewayIpConfiguration, LoadBalancer, NetworkInterface,
     NetworkSecurityGroup, NicIpConfiguration, Peering, PeeringState, Reach, Route, RouteTable, RuleAddresses,
     RulePorts, RuleSide, SecurityRule, Subnet, UserNextHop, VirtualNetwork, VirtualNetworkGateway,
 };
@@ -113,6 +113,11 @@ impl World {
         let remote = vnet_id(remote);
         let halves = &mut self.vnet_mut(vnet).peerings;
         halves.iter_mut().find(|p| p.remote_vnet == remote).unwrap()
+    }
+
+    pub(crate) fn balancer_mut(&mut self, name: &str) -> &mut LoadBalancer {
+        let balancers = &mut self.topology.load_balancers;
+        Arc::make_mut(balancers.get_mut(&id("loadBalancers", name)).unwrap())
     }
 
     fn half(&mut self, vnet: &str, remote: &str, flags: Flags<'_>, state: PeeringState) {

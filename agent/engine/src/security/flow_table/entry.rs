@@ -39,8 +39,8 @@ const VERSION_SHIFT: u32 = 16;
 pub(super) const TAG_SHIFT: u32 = 32;
 
 // Body: words 0 to 3 are the two addresses; word 4 has the ports, the protocol, the NIC, the direction (bit 1) and the
-// family (bit 0); word 5 has the choice of a load balancer; word 6 has the times, word 7 the link and the idle timeout.
-pub(super) const CHOICE: usize = 5;
+// family (bit 0); word 5 has the choices of load balancers; word 6 has the times, word 7 the link and the idle timeout.
+pub(super) const CHOICES: usize = 5;
 pub(super) const TIMES: usize = 6;
 pub(super) const ORIGIN: usize = 7;
 

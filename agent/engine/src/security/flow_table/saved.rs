@@ -4,7 +4,7 @@
 //! file     magic (8) · format version (4) · boot id (16) · milliseconds since boot (8) · number of flows (8) · flows…
 //! flow     source (16) · destination (16) · source port (2) · destination port (2) · protocol (1) · flags (1)
 //!          · NIC (1) · zero (1) · seconds without packets (4) · seconds since the first packet (4)
-//!          · idle timeout in seconds (4) · choice of a load balancer, 0: none (8)
+//!          · idle timeout in seconds (4) · choices of load balancers, 0: none (8)
 //! ```
 //! Numbers are little-endian. Addresses, ports and direction are those of the packet that began the flow. A flow is
 //! identified by these fields and the number of the NIC (`SecuredNics::flow_nic`): the NICs of a machine keep their
@@ -12,7 +12,7 @@
 //! configuration of the next process.
 
 use super::entry::{
-    CHOICE, CLOSING, ESTABLISHED, FIN_BACKWARD, FIN_FORWARD, FROM_SECOND, JUDGE_AGAIN, Ordered, Origin, STATUS,
+    CHOICES, CLOSING, ESTABLISHED, FIN_BACKWARD, FIN_FORWARD, FROM_SECOND, JUDGE_AGAIN, Ordered, Origin, STATUS,
     SYN_ANSWERED, TAG_SHIFT, TIMES, Times, UNANSWERED, is_over, key_of, next_version, status_of, version_of,
 };
 use super::{FlowKey, FlowTable, ORIGIN, UNKNOWN_LINK, entries_for};
@@ -25,7 +25,7 @@ const MAGIC: [u8; 8] = *b"TmblFlow";
 
 /// The format that this version writes, and the only one that it reads. Another layout of the bytes, or another meaning
 /// of a field, needs another number.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// Length of the header and of a flow, in bytes.
 const HEADER: usize = 44;
@@ -101,8 +101,8 @@ struct SavedFlow {
     age: u32,
     /// Time without packets after which the flow ends, in seconds.
     idle_timeout: u32,
-    /// The choice that a load balancer has made for the flow; 0: none.
-    choice: u64,
+    /// The choices that load balancers have made for the flow; 0: none.
+    choices: u64,
 }
 
 impl SavedFlow {
@@ -133,7 +133,7 @@ impl SavedFlow {
         out[40..44].copy_from_slice(&self.idle.to_le_bytes());
         out[44..48].copy_from_slice(&self.age.to_le_bytes());
         out[48..52].copy_from_slice(&self.idle_timeout.to_le_bytes());
-        out[52..60].copy_from_slice(&self.choice.to_le_bytes());
+        out[52..60].copy_from_slice(&self.choices.to_le_bytes());
         out
     }
 
@@ -173,7 +173,7 @@ impl SavedFlow {
             idle: number(40),
             age: number(44),
             idle_timeout: number(48),
-            choice: u64::from(number(56)) << 32 | u64::from(number(52)),
+            choices: u64::from(number(56)) << 32 | u64::from(number(52)),
         };
         let is_valid = matches!(status, UNANSWERED | ESTABLISHED | CLOSING)
             && usize::from(bytes[38]) < MAX_VM_NICS
@@ -236,7 +236,7 @@ impl FlowTable {
             idle,
             age: now.saturating_sub(times.created).max(idle),
             idle_timeout: Origin::unpack(body[ORIGIN]).idle_timeout,
-            choice: body[CHOICE],
+            choices: body[CHOICES],
         })
     }
 
@@ -317,7 +317,7 @@ impl FlowTable {
         let header = flow.header | from_second | u64::from(tag) << TAG_SHIFT;
         let mut body = [0; super::BODY];
         let mut key = ordered.words;
-        key[CHOICE] = flow.choice;
+        key[CHOICES] = flow.choices;
         body[..6].copy_from_slice(&key);
         body[TIMES] = times.pack();
         body[ORIGIN] = origin.pack();

@@ -1,9 +1,10 @@
+mod spread;
+
 use super::*;
 use crate::routing::RoutingState;
 use crate::tables::lpm::Lpm;
 use crate::tables::sources::Sources;
 use crate::tables::{Arrivals, PeerRole, TransitScope};
-use std::collections::BTreeMap;
 use tombolo_proto::config::SpaceKind;
 use tombolo_proto::id::AgentId;
 
@@ -110,46 +111,6 @@ fn packet(client: u16, port: u16) -> PacketInfo {
 fn chosen(front_ends: &FrontEnds, packet: &PacketInfo) -> IpAddr {
     let rule = front_ends.rule_for(0, [10, 1, 255, 1].into(), packet).unwrap();
     rule.choose(packet, |_| true).unwrap().address
-}
-
-/// L4: of 10,000 flows, at most 5 % would have to move for an even spread.
-#[test]
-fn l4_flows_are_spread_evenly() {
-    for count in [2, 3, 5, 10, 20, 50, 100] {
-        let members: Vec<u16> = (1..=count).collect();
-        let all = front_ends(Distribution::Default, &members);
-        // Many ports of few clients, and few ports of many clients.
-        for (clients, ports) in [(1, 10_000), (100, 100), (10_000, 1)] {
-            let mut flows: BTreeMap<IpAddr, u32> = BTreeMap::new();
-            for client in 0..clients {
-                for port in 0..ports {
-                    *flows.entry(chosen(&all, &packet(client, 32_768 + port))).or_default() += 1;
-                }
-            }
-            let even = 10_000.0 / f64::from(count);
-            let surplus: f64 = flows.values().map(|n| (f64::from(*n) - even).max(0.0)).sum();
-            assert!(
-                surplus <= 500.0,
-                "{count} back ends, {clients} clients: {surplus} flows too many"
-            );
-        }
-    }
-}
-
-/// L4: a back end that leaves moves only its own flows, and one that comes takes flows only for itself.
-#[test]
-fn l4_a_change_moves_only_the_flows_of_one_back_end() {
-    let all = front_ends(Distribution::Default, &[1, 2, 3, 4, 5]);
-    let less = front_ends(Distribution::Default, &[1, 2, 4, 5]);
-    for port in 1000..4000 {
-        let packet = packet(7, port);
-        let before = chosen(&all, &packet);
-        let after = chosen(&less, &packet);
-        assert!(
-            before == after || before == address(3),
-            "port {port}: {before} and {after}"
-        );
-    }
 }
 
 /// L4: with `SourceIP`, all flows of a client have one back end, and with `SourceIPProtocol` all of one protocol.
