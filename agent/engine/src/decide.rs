@@ -99,8 +99,8 @@ pub fn decide_in_flow(
 }
 
 /// Does the same as [`decide`]. If a load balancer applies to the packet, asks `memory` what is known of the flow: it stays
-/// with the back end of the earlier choice while the rule has it (L4, L7). `about`: if the packet is an ICMP error, the flow about which
-/// it reports, in the direction of the error. Returns the choice too, if a load balancer has made one.
+/// with the back end of the earlier choice while the rule has it (L4, L7). `about`: if the packet is an ICMP error, the flow
+/// about which it reports, in the direction of the error. Returns the choice too, if a load balancer has made one.
 pub(crate) fn decide_after(
     tables: &Tables,
     ingress: Ingress,

@@ -611,7 +611,7 @@ impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
     fn refuse_new_flow(&mut self, ingress: Ingress, info: &PacketInfo, tables: &Tables) {
         self.stats.dropped(DropReason::NoBackEnd);
         let Ingress::Link(link) = ingress else { return };
-        let is_for_own = tables.front_ends.has_back_end_of(info.destination).is_some();
+        let is_for_own = tables.front_ends.nic_behind(info.destination).is_some();
         if is_for_own && self.health_returns.allow(self.now) && !self.redirect.return_health(link) {
             self.links.return_health(link, self.now);
         }

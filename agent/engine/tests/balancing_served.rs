@@ -180,8 +180,8 @@ fn l5_d35_a_front_end_in_a_served_subnet_is_reached_from_its_owner() {
     });
 }
 
-/// L1, D10: the agent that serves the front end's subnet delivers nothing to the front end's address, and accepts nothing from it,
-/// if it owns no back end.
+/// L1, D10: the agent that serves the front end's subnet delivers nothing to the front end's address, and accepts nothing
+/// from it, if it owns no back end.
 #[test]
 fn l1_d10_nobody_has_the_address_of_a_front_end_in_a_served_subnet() {
     each(|lanes, family| {

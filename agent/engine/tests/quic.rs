@@ -40,7 +40,11 @@ fn carrier(world: &World, node: usize) -> Carrier {
 fn switches(world: &World, node: usize) -> Vec<Carrier> {
     let to = |e: &Event| match e {
         Event::Switched(_, to, _) => Some(*to),
-        Event::Up(_) | Event::Down(_) | Event::EndpointChanged(..) | Event::RoutesReceived(..) => None,
+        Event::Up(_)
+        | Event::Down(_)
+        | Event::EndpointChanged(..)
+        | Event::RoutesReceived(..)
+        | Event::HealthReceived(..) => None,
     };
     world.nodes[node].events.iter().filter_map(to).collect()
 }

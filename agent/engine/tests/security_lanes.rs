@@ -105,6 +105,7 @@ impl Machine {
             let links = LaneLinks {
                 links: PlainLinks::new(agent("vm")),
                 without_session: Vec::new(),
+                health_returned: Vec::new(),
             };
             let redirect = (number > 0).then(|| queue.clone());
             let mut engine = Engine::with_redirect(links, number as u64, redirect);

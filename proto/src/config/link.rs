@@ -54,7 +54,8 @@ pub struct Link {
     /// Further sources that packets from this link may have, because the peer forwards packets of other hosts.
     pub foreign: ForeignSources,
     /// The NICs of this host at which packets from the peer arrive because a route of the peer names a NIC, or a front end
-    /// whose back end it is, as virtual appliance. Ordered by source and destination. Empty at hosts with one NIC. See [`Arrival`].
+    /// whose back end it is, as virtual appliance. Ordered by source and destination. Empty at hosts with one NIC. See
+    /// [`Arrival`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub arrivals: Vec<Arrival>,
     /// Whether another path can replace this link. If so, a failure of the link is detected fast while the link is in

@@ -34,8 +34,8 @@ impl Model {
     }
 
     /// The NIC of `to` at which a packet from `from` arrives: the one that a user-defined route of the sender names as
-    /// virtual appliance (R11), or a back end of the front end that is the destination or the virtual appliance, or the one with
-    /// the destination, or the first that forwards. None: the agent has no
+    /// virtual appliance (R11), or a back end of the front end that is the destination or the virtual appliance, or the one
+    /// with the destination, or the first that forwards. None: the agent has no
     /// NIC.
     #[must_use]
     pub fn arrival_nic(&self, to: &Agent, from: &Agent, packet: &Packet) -> Option<&Nic> {

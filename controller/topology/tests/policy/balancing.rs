@@ -160,8 +160,8 @@ fn l5_back_ends_may_use_the_front_ends_address() {
     assert!(may(&w, "six") && !may(&w, "four") && !may(&w, "beside"));
 }
 
-/// L1, D8, D10: no agent owns the address of a front end in a served subnet, and only the agents of its back ends may use it as a
-/// source. An agent that does not know the front end has nobody to send to.
+/// L1, D8, D10: no agent owns the address of a front end in a served subnet, and only the agents of its back ends may use it
+/// as a source. An agent that does not know the front end has nobody to send to.
 #[test]
 fn l1_d8_the_host_of_a_served_subnet_does_not_own_its_front_ends() {
     let mut w = World::default();
