@@ -29,7 +29,8 @@ pub struct ReachAnswer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EndGroup {
-    /// A name for people: `VNET/SUBNET`, with the members if there are others in the subnet; `LB/FRONT-END`, or the site.
+    /// A name for people: `VNET/SUBNET`, with the members if there are others in the subnet; `LB/FRONT-END`, or the site. The
+    /// name of addresses of IPv6 ends with ` (IPv6)`.
     pub name: String,
     /// The members.
     pub members: Vec<EndView>,
@@ -152,8 +153,10 @@ impl Reach {
         }
         let mut alike: BTreeMap<Likeness<'_>, Vec<u32>> = BTreeMap::new();
         for (end, sums) in sent {
-            let place = self.ends[end as usize].subnet.as_ref();
-            alike.entry((place, sums)).or_default().push(end);
+            alike
+                .entry((place(&self.ends[end as usize]), sums))
+                .or_default()
+                .push(end);
         }
         let mut groups: Vec<Vec<u32>> = alike.into_values().collect();
         groups.sort_unstable();
@@ -173,9 +176,9 @@ impl Reach {
                 }
             }
         }
-        let mut sizes: BTreeMap<Option<&ResourceId>, usize> = BTreeMap::new();
+        let mut sizes: BTreeMap<Place<'_>, usize> = BTreeMap::new();
         for end in self.ends.iter() {
-            *sizes.entry(end.subnet.as_ref()).or_default() += 1;
+            *sizes.entry(place(end)).or_default() += 1;
         }
         let entries = entries.into_iter().map(|((from, to), traffic)| ReachEntry {
             from,
@@ -188,8 +191,11 @@ impl Reach {
                 .iter()
                 .map(|members| {
                     let members: Vec<&End> = members.iter().map(|end| &self.ends[*end as usize]).collect();
-                    let place = members.first().and_then(|end| end.subnet.as_ref());
-                    let is_whole = place.is_some() && sizes.get(&place) == Some(&members.len());
+                    let place = members.first().map(|end| place(end));
+                    let size = place
+                        .filter(|(subnet, _)| subnet.is_some())
+                        .and_then(|place| sizes.get(&place));
+                    let is_whole = size == Some(&members.len());
                     EndGroup {
                         name: name(&members, is_whole),
                         members: members.into_iter().map(EndView::from).collect(),
@@ -200,8 +206,15 @@ impl Reach {
     }
 }
 
-/// The subnet of an end, and hashes of the cells in which it sends and receives. Ends with equal values form a group.
-type Likeness<'r> = (Option<&'r ResourceId>, (u64, u64));
+/// The subnet of an end, and whether its address is of IPv4.
+type Place<'r> = (Option<&'r ResourceId>, bool);
+
+fn place(end: &End) -> Place<'_> {
+    (end.subnet.as_ref(), end.address.is_ipv4())
+}
+
+/// The place of an end, and hashes of the cells in which it sends and receives. Ends with equal values form a group.
+type Likeness<'r> = (Place<'r>, (u64, u64));
 
 /// The part of a cell that is between these ends. `None`: there is none.
 fn within(cell: &Cell, from: &BTreeSet<u32>, to: &BTreeSet<u32>) -> Option<Cell> {
@@ -226,11 +239,17 @@ fn hash(value: &impl std::hash::Hash) -> u64 {
 /// Number of members that a name lists.
 const NAMED: usize = 3;
 
-/// A name for a group of ends in one subnet, or of a site. `is_whole`: the subnet has no other ends.
+/// A name for a group of ends of one address family, in one subnet or of a site. `is_whole`: the subnet has no other ends of
+/// this family.
 pub(super) fn name(members: &[&End], is_whole: bool) -> String {
     let Some(first) = members.first() else {
         return String::new();
     };
+    let family = if first.address.is_ipv4() { "" } else { " (IPv6)" };
+    format!("{}{family}", name_without_family(first, members, is_whole))
+}
+
+fn name_without_family(first: &End, members: &[&End], is_whole: bool) -> String {
     let of_child = |id: &ResourceId| format!("{}/{}", parent_id(id).name(), id.name());
     let Some(subnet) = &first.subnet else {
         let mut names: BTreeSet<&str> = members.iter().map(|end| end.id.name()).collect();
