@@ -269,7 +269,7 @@ fn d36_malformed_statements_change_nothing() {
         );
     }
     // A statement that ends after a whole entry is complete.
-    for len in (0..good.len()).filter(|len| *len < HEADER || (len - HEADER) % 9 != 0) {
+    for len in (0..good.len()).filter(|len| *len < HEADER || !(len - HEADER).is_multiple_of(9)) {
         assert_eq!(
             sources.receive(&agent("one"), &good[..len]),
             Err(MalformedStatement),

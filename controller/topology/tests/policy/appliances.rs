@@ -82,8 +82,7 @@ fn r11_d37_packets_arrive_at_the_nic_that_is_in_the_pool() {
     let expected = [("10.0.0.0/8", 1), ("10.1.1.4/32", 0), ("10.1.2.4/32", 1)];
     assert_eq!(found, expected.map(|(prefix, nic)| arrival("10.2.0.4/32", prefix, nic)));
     // A machine that is in no pool of the front end gets none of its packets.
-    let w = two_armed(&["one"], true, true);
-    let mut other = w.clone();
+    let mut other = two_armed(&["one"], true, true);
     other
         .nic("two-outside", "hub/outside=10.1.1.5", true)
         .nic("two-inside", "hub/inside=10.1.2.5", true)

@@ -71,7 +71,6 @@ impl Guard {
         let known = self.known(tables, (packet, info), (info.source, nic, leaves), None, now);
         let known = known.or_else(|| {
             // Another lane has translated the reply already, and redirected it.
-            #[expect(clippy::cast_possible_truncation, reason = "the upper half is the source port")]
             let front = (flow.source, (flow.ports >> 16) as u16);
             tables.front_ends.own_back_ends_behind(front).find_map(|back_end| {
                 let at = (back_end.back.0, nic, leaves);
