@@ -226,7 +226,7 @@ impl Guard {
     }
 }
 
-/// The number that the flow table keeps for the NIC of a flow; see [`SecuredNics::flow_nic`].
+/// The number that the flow table keeps for the NIC of a flow; see `SecuredNics::flow_nic`.
 fn flow_nic(tables: &Tables, address: IpAddr, nic: NicIndex) -> u8 {
     match &tables.security {
         Some(nics) => nics.flow_nic(nics.number_of(address, nic)),
