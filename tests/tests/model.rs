@@ -20,6 +20,9 @@ use tombolo_tests::world::Mutation;
 /// The seeds that every run plays. It also plays random ones.
 const FIXED: std::ops::Range<u64> = 0..400;
 
+/// Seeds that have found a defect once.
+const FOUND: [u64; 2] = [7_635_290_848_955_474_116, 8_917_484_921_939_957_518];
+
 /// The first of a run's further seeds: `TOMBOLO_SEED`, or a random number. It is printed, so that a failure can be repeated.
 fn first_seed() -> u64 {
     let given = std::env::var("TOMBOLO_SEED").ok().and_then(|s| s.parse().ok());
@@ -32,7 +35,7 @@ fn first_seed() -> u64 {
 fn product_equals_model() {
     let first = first_seed();
     let mut total = Tally::default();
-    for seed in FIXED.chain((0..50).map(|n| first.wrapping_add(n))) {
+    for seed in FIXED.chain(FOUND).chain((0..50).map(|n| first.wrapping_add(n))) {
         let script = Script::draw(seed);
         match play(&script, None) {
             Ok(tally) => total.add(&tally),
@@ -61,7 +64,7 @@ fn product_equals_model() {
 fn explain_is_honest() {
     let first = first_seed();
     let mut asked = 0;
-    for seed in (0..60).chain((0..20).map(|n| first.wrapping_add(n))) {
+    for seed in (0..60).chain(FOUND).chain((0..20).map(|n| first.wrapping_add(n))) {
         asked += check_explain(&Script::draw(seed)).unwrap_or_else(|difference| panic!("{difference}"));
     }
     println!("{asked} packets explained");

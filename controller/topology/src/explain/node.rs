@@ -92,6 +92,8 @@ struct Translated {
     back_end: IpAddr,
     /// The front end's address, and the ports of the packet to it.
     front_end: (IpAddr, Option<(u16, u16)>),
+    /// Whether the client is behind this agent too.
+    is_local: bool,
 }
 
 impl Translated {
@@ -195,7 +197,11 @@ impl Node {
             back_end,
             front_end: reply.map(|reply| reply.source_of_replies()),
         };
-        let verdict = decide_in_flow(tables, ingress, &info, known, Some(&mut trace));
+        let verdict = match decide_in_flow(tables, ingress, &info, known, Some(&mut trace)) {
+            // The agent turns the reply to the client behind it, whatever the routes say (D35).
+            _ if reply.is_some_and(|reply| reply.is_local) => Verdict::Drop(DropReason::Hairpin),
+            verdict => verdict,
+        };
         // A packet between a client and a back end behind this agent leaves one of its NICs and comes to another (D35).
         let stays = match verdict {
             Verdict::Translate(_) => from.is_none(),
@@ -220,6 +226,7 @@ impl Node {
                     client: info.source,
                     back_end: info.destination,
                     front_end: flow,
+                    is_local: from.is_none(),
                 });
                 (Verdict::Deliver(nic), info)
             }
