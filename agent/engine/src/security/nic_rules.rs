@@ -194,18 +194,6 @@ impl NicRules {
         judgement
     }
 
-    /// The packets from `source` to `destination` that all groups allow: those about which [`judge`](Self::judge) does
-    /// not say that they are denied. Everything if no group applies (N5).
-    #[must_use]
-    pub fn traffic(&self, direction: Direction, source: IpAddr, destination: IpAddr) -> Traffic {
-        let sources = self.matching(direction, true, source);
-        let destinations = self.matching(direction, false, destination);
-        let each = sources
-            .zip(destinations)
-            .map(|((group, source), (_, destination))| group.traffic(direction, &source.and_set(&destination)));
-        each.fold(Traffic::all(), |all, allowed| all.and(&allowed))
-    }
-
     /// The groups that apply, in the order in which they decide about packets of a direction (N4).
     pub fn groups(&self, direction: Direction) -> impl Iterator<Item = &Arc<GroupRules>> {
         self.in_order(direction).map(|(_, group)| group)

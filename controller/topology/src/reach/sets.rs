@@ -9,7 +9,6 @@ use super::survey::Survey;
 use crate::explain::walk::Agents;
 use crate::learned_routes::LearnedReports;
 use crate::topology::Topology;
-use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use tombolo_engine::security::{PreparedGroups, Traffic};
 
@@ -100,15 +99,6 @@ impl Reach {
         let joins =
             |cell: &&Cell| from != to && cell.from.binary_search(&from).is_ok() && cell.to.binary_search(&to).is_ok();
         self.cells().find(joins).map(|cell| self.traffic(cell.traffic))
-    }
-
-    /// Positions of the ends with an address.
-    pub fn with_address(&self, address: IpAddr) -> impl Iterator<Item = usize> {
-        self.ends
-            .iter()
-            .enumerate()
-            .filter(move |(_, end)| end.address == address)
-            .map(|(position, _)| position)
     }
 
     /// The number of pairs of classes between which something arrives.
