@@ -1,4 +1,4 @@
-//! Changes of connections: exchange of routes, and the object for the way back.
+//! Changes of connections: exchange of routes. An object for the way back (G10) needs the shared key, and no answer may have it.
 
 use super::change::RepairChange;
 use super::stopped::{Candidate, Stopped};
@@ -38,29 +38,6 @@ pub(super) fn candidates(stopped: &Stopped<'_>) -> Vec<Candidate> {
                 changes: vec![one, other],
             });
         }
-        if back.is_none() && connection.connection_type == ConnectionType::Vnet2Vnet {
-            all.extend(way_back(stopped, connection));
-        }
     }
     all
-}
-
-/// The connection object of the far gateway (G10), with the same shared key.
-fn way_back(stopped: &Stopped<'_>, connection: &Connection) -> Option<Candidate> {
-    let key = connection.shared_key.as_ref()?;
-    let far = stopped.topology.gateways.get(&connection.gateway2)?;
-    let id = &connection.envelope.id;
-    let group = far.envelope.id.as_str().split("/providers/").next()?;
-    let name = format!("{}-back", id.name());
-    let body = json!({"location": far.envelope.location, "properties": {
-        "connectionType": "Vnet2Vnet", "virtualNetworkGateway1": {"id": connection.gateway2},
-        "virtualNetworkGateway2": {"id": connection.gateway1}, "enableBgp": connection.enable_bgp, "sharedKey": key,
-    }});
-    let text = format!(
-        "create the connection {name} from {} to {}",
-        connection.gateway2.name(),
-        connection.gateway1.name()
-    );
-    let path = ResourceId::new(format!("{group}/providers/Microsoft.Network/connections/{name}"));
-    Some(RepairChange::put(text, &path, body).into())
 }
