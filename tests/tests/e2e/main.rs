@@ -19,3 +19,4 @@ mod security_predictions;
 mod sites_and_circuits;
 mod stream;
 mod transit;
+mod usage;
