@@ -55,6 +55,8 @@ pub(crate) struct Rule {
     /// Time without packets after which a flow ends, in seconds.
     idle_timeout: u32,
     members: Vec<Member>,
+    /// The position in `members` of each choice, in ascending order.
+    by_choice: Vec<(Choice, usize)>,
     /// The rule as it was before its last change.
     previous: Option<Arc<Previous>>,
 }
@@ -195,7 +197,10 @@ impl FrontEnds {
                 hash,
             });
         }
+        let mut by_choice: Vec<_> = members.iter().map(|member| member.choice).zip(0..).collect();
+        by_choice.sort_unstable();
         Rule {
+            by_choice,
             id: rule.id.clone(),
             protocol: rule.protocol,
             port: rule.port,
@@ -353,6 +358,12 @@ impl Rule {
         members.max_by_key(|member| (!member.is_link_down, mix(flow ^ member.hash), member.address))
     }
 
+    fn of_choice(&self, choice: Choice) -> Option<&Member> {
+        let at = self.by_choice.partition_point(|(other, _)| *other < choice);
+        let (found, position) = self.by_choice.get(at)?;
+        self.members.get(*position).filter(|_| *found == choice)
+    }
+
     /// The choice of the back end with this address. `None`: the rule does not have it.
     pub(crate) fn choice_of(&self, address: IpAddr) -> Option<Choice> {
         let member = self.members.iter().find(|member| member.address == address)?;
@@ -361,15 +372,14 @@ impl Rule {
 
     /// Whether the back end of an earlier choice for the flow of a TCP segment is gone, so that the flow ends (D36).
     pub(crate) fn has_lost(&self, choice: Choice, packet: &PacketInfo) -> bool {
-        let member = self.members.iter().find(|member| member.choice == choice);
-        packet.protocol == TCP && member.is_some_and(|member| member.is_gone)
+        packet.protocol == TCP && self.of_choice(choice).is_some_and(|member| member.is_gone)
     }
 
     /// The back end of an earlier choice for the flow of a packet. While the back end is down, TCP flows stay with it, and
     /// UDP flows move (L7). `None`: the flow moves, or the rule does not have this back end any more, or established
     /// flows end (L8).
     pub(crate) fn member(&self, choice: Choice, packet: &PacketInfo) -> Option<&Member> {
-        let member = self.members.iter().find(|member| member.choice == choice)?;
+        let member = self.of_choice(choice)?;
         let stays = member.is_up || packet.protocol == TCP && !self.ends_flows;
         stays.then_some(member)
     }
@@ -387,9 +397,8 @@ impl Rule {
 
     /// Whether the rule has the back end of this choice, new flows may go to it, and the link with its agent is not down.
     pub(crate) fn takes_new_flows(&self, choice: Choice) -> bool {
-        self.members
-            .iter()
-            .any(|member| member.choice == choice && member.is_up && !member.is_link_down)
+        let member = self.of_choice(choice);
+        member.is_some_and(|member| member.is_up && !member.is_link_down)
     }
 
     /// The back end that the rule would have chosen for a packet before its last change (D35). `None`: the change was longer
