@@ -3,6 +3,7 @@
 //! was.
 
 pub(crate) mod address;
+mod address_limits;
 mod agents;
 mod attached;
 mod bindings;

@@ -205,7 +205,10 @@ impl Draft<'_> {
         let mut used = BTreeSet::new();
         let vnets: BTreeSet<ResourceId> = requested.iter().map(|w| parent_id(&w.subnet.id)).collect();
         for vnet in &vnets {
-            used.extend(used_addresses(&self.topology, vnet, owner));
+            let of_vnet = used_addresses(&self.topology, vnet, owner);
+            let here = requested.iter().filter(|w| parent_id(&w.subnet.id) == *vnet);
+            self.check_address_count(owner, vnet, of_vnet.len(), here.count());
+            used.extend(of_vnet);
         }
         let mut result: Vec<Option<IpAddr>> = vec![None; requested.len()];
         for (slot, w) in result.iter_mut().zip(requested).filter(|(_, w)| w.is_static) {

@@ -2,8 +2,10 @@
 //! a `GatewaySubnet` (G1).
 
 use super::{World, codes, net, vm_id};
-use crate::resource::Binding;
+use crate::resource::{Binding, NicIpConfiguration};
 use serde_json::{Value, json};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use tombolo_proto::id::ResourceId;
 
 fn world() -> World {
@@ -186,4 +188,50 @@ fn public_addresses_have_one_user_and_are_held_by_it() {
     assert_eq!(codes(w.delete(&id)), ["PublicIPAddressCannotBeDeleted"]);
     w.delete(&net("networkInterfaces/n")).unwrap();
     assert!(w.delete(&id).unwrap());
+}
+
+/// Puts `count` addresses of a subnet into the state, as those of one interface. Requests for that many would take minutes.
+fn fill(w: &mut World, vnet: &str, count: u32) {
+    let template = w
+        .now
+        .nics
+        .get(&ResourceId::new(net(&format!("networkInterfaces/{vnet}"))))
+        .unwrap();
+    let mut many = (**template).clone();
+    many.envelope.id = ResourceId::new(net(&format!("networkInterfaces/{vnet}-many")));
+    let one = many.ip_configurations[0].clone();
+    many.ip_configurations = (0..count)
+        .map(|n| NicIpConfiguration {
+            address: IpAddr::from(Ipv4Addr::from(0x0900_0000 + n)),
+            ..one.clone()
+        })
+        .collect();
+    w.now.nics.insert(many.envelope.id.clone(), Arc::new(many));
+}
+
+#[test]
+fn x4_private_addresses_of_a_vnet_and_of_peered_vnets() {
+    let mut w = World::new();
+    for (name, prefix) in [("a", "10.1"), ("b", "10.2"), ("c", "10.3")] {
+        w.vnet(name, &[&format!("{prefix}.0.0/16")]).unwrap();
+        w.subnet(name, "s", &format!("{prefix}.0.0/24")).unwrap();
+        w.nic(name, &format!("{name}/subnets/s"), None).unwrap();
+    }
+    fill(&mut w, "a", 65_534);
+    w.nic("last", "a/subnets/s", None).unwrap();
+    assert_eq!(
+        codes(w.nic("more", "a/subnets/s", None)),
+        ["XPrivateAddressLimitReached"]
+    );
+    fill(&mut w, "b", 62_462);
+    w.peer("a", "b", json!({})).unwrap();
+    w.peer("b", "a", json!({})).unwrap();
+    w.nic("fits", "b/subnets/s", None).unwrap();
+    assert_eq!(
+        codes(w.nic("more", "b/subnets/s", None)),
+        ["XPrivateAddressLimitReached"]
+    );
+    assert_eq!(codes(w.peer("a", "c", json!({}))), ["XPrivateAddressLimitReached"]);
+    w.peer("c", "b", json!({})).unwrap();
+    w.nic("elsewhere", "c/subnets/s", None).unwrap();
 }

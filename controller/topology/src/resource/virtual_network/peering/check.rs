@@ -63,6 +63,9 @@ impl Draft<'_> {
                 ),
             );
         }
+        if old.is_none() {
+            self.check_addresses_of_new_peering(id, vnet, remote);
+        }
         self.check_transit(id, vnet, remote, spec, old, other);
         self.check_transport(id, spec, old, other);
         // If the two VNets overlap, the check of P10 has reported it already, and the check of VPN would report it
