@@ -4,7 +4,7 @@
 use crate::app::App;
 use crate::ca;
 use crate::secret;
-use crate::writer::{DEPLOYMENTS_PREFIX, WriteError, Writer};
+use crate::writer::{DEPLOYMENTS_PREFIX, MONITORS_PREFIX, WriteError, Writer};
 use anyhow::Context;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
@@ -113,7 +113,11 @@ impl Auth {
                 let token: ApiToken =
                     serde_json::from_slice(document).with_context(|| format!("the store's document '{key}'"))?;
                 tokens.insert(token.id.clone(), token);
-            } else if key != LOGIN_KEY_DOCUMENT && key != ca::DOCUMENT && !key.starts_with(DEPLOYMENTS_PREFIX) {
+            } else if key != LOGIN_KEY_DOCUMENT
+                && key != ca::DOCUMENT
+                && !key.starts_with(DEPLOYMENTS_PREFIX)
+                && !key.starts_with(MONITORS_PREFIX)
+            {
                 anyhow::bail!("the store holds a document '{key}' that this version does not know");
             }
         }

@@ -1,8 +1,9 @@
 //! The tree of commands.
 
 use crate::command::{
-    agent, api_token, apply, backup, circuit, connection, explain, gateway, group, lab, lb, link, local_gateway, login,
-    nic, nsg, peering, plain, probe, public_ip, reach, route_table, routes, settings, subnet, token, vnet, wait,
+    agent, api_token, apply, backup, check, circuit, connection, explain, gateway, group, lab, lb, link, local_gateway,
+    login, monitor, nic, nsg, peering, plain, probe, public_ip, reach, route_table, routes, settings, subnet, token,
+    vnet, wait,
 };
 use crate::options::Global;
 use clap::{Parser, Subcommand};
@@ -91,10 +92,15 @@ pub(crate) enum Command {
     Explain(explain::Explain),
     /// Show which addresses reach which, by which protocols and ports; sends nothing
     Reach(reach::Reach),
+    /// Check the connection from A to B with real packets, sent by A's agent: hops, latency, and what stops it
+    Check(check::Check),
     /// Ping from A to B with real packets, sent by A's agent
     Ping(probe::Ping),
     /// Trace the path from A to B with real packets, sent by A's agent
     Trace(probe::Trace),
+    /// Show connection monitors, which repeat checks, with their results
+    #[command(subcommand)]
+    Monitor(monitor::Monitor),
     /// Show the encrypted links between agents, as the agents report them
     Link(link::Link),
     /// Wait until a revision is in force at every connected agent
