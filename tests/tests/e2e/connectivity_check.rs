@@ -243,8 +243,9 @@ impl Checked {
 
 /// Adds a rule to the packet filter of a host's own system, which no agent knows.
 async fn filter(w: &World, host: &str, hook: &str, rule: &str) -> Result<()> {
-    let script =
-        format!("table inet guest {{ chain {hook} {{ type filter hook {hook} priority 0; policy accept; {rule}; }} }}");
+    let script = format!(
+        "table inet guest {{\nchain {hook} {{\ntype filter hook {hook} priority 0; policy accept;\n{rule}\n}}\n}}\n"
+    );
     let done = w.exec(host, &["nft", &script], Duration::from_secs(10)).await?;
     ensure!(done.code == 0, "{done:?}");
     Ok(())

@@ -42,7 +42,10 @@ impl Path {
     /// The number of the agent's line. If there is none, adds one behind the last agent: routers of a site come after all
     /// agents.
     pub(super) fn line_of(&mut self, topology: &Topology, agent: &AgentId, address: Option<IpAddr>) -> usize {
-        let found = self.lines.iter().position(|line| line.place.agent.as_ref() == Some(agent));
+        let found = self
+            .lines
+            .iter()
+            .position(|line| line.place.agent.as_ref() == Some(agent));
         found.unwrap_or_else(|| {
             let last = self.lines.iter().rposition(|line| line.place.agent.is_some());
             let number = last.map_or(self.lines.len(), |last| last + 1);
