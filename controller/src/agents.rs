@@ -4,11 +4,9 @@
 //! After a restart of the controller, each agent sends its configuration's digest again in its Hello, and its report
 //! again as a Status message.
 //!
-//! * `probe`: the probes that agents send.
+//! * [`probe`]: the probes that agents send.
 
-mod probe;
-
-pub use probe::ProbeError;
+pub mod probe;
 
 use crate::compiled::Compiled;
 use crate::writer::Published;

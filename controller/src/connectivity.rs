@@ -1,6 +1,6 @@
 //! Connectivity checks (M5): lets the agent of the source send probes, and compares the results with `explain`.
 
-use crate::agents::ProbeError;
+use crate::agents::probe::ProbeError;
 use crate::app::App;
 use std::sync::Arc;
 use tombolo_proto::fabric::{CheckRequest, Protocol};

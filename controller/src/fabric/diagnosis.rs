@@ -2,7 +2,7 @@
 //! sends packets, and the request `check`, which compares both. If `explain` says that the destination is reachable and no probe is answered, a link may be down or a
 //! host may be misconfigured.
 
-use crate::agents::ProbeError;
+use crate::agents::probe::ProbeError;
 use crate::connectivity;
 use crate::rest::failure::{Failure, ok};
 use crate::rest::{Rest, json};

@@ -1,6 +1,6 @@
 //! Error responses with ARM's error object, and the other JSON responses.
 
-use crate::agents::ProbeError;
+use crate::agents::probe::ProbeError;
 use crate::connectivity::CheckError;
 use crate::writer::WriteError;
 use axum::body::Body;

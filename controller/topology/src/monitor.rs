@@ -349,7 +349,7 @@ mod unit {
                 {"name": "echo", "protocol": "Icmp", "icmpConfiguration": {"disableTraceRoute": true}},
             ],
             "testGroups": [
-                {"name": "one", "testConfigurations": ["web", "echo"], "sources": ["a"], "destinations": ["b", "site"]},
+                {"name": "one", "disable": false, "testConfigurations": ["web", "echo"], "sources": ["a"], "destinations": ["b", "site"]},
                 {"name": "off", "disable": true, "testConfigurations": ["web"], "sources": ["b"], "destinations": ["a"]},
             ],
             "outputs": [],
