@@ -2,6 +2,7 @@
 //! tokens (JWT). A client gets a login token in exchange for an API token, by OAuth 2.0's client-credentials grant.
 
 use crate::app::App;
+use crate::asserted;
 use crate::ca;
 use crate::secret;
 use crate::writer::{DEPLOYMENTS_PREFIX, MONITORS_PREFIX, WriteError, Writer};
@@ -113,8 +114,7 @@ impl Auth {
                 let token: ApiToken =
                     serde_json::from_slice(document).with_context(|| format!("the store's document '{key}'"))?;
                 tokens.insert(token.id.clone(), token);
-            } else if key != LOGIN_KEY_DOCUMENT
-                && key != ca::DOCUMENT
+            } else if ![LOGIN_KEY_DOCUMENT, ca::DOCUMENT, asserted::DOCUMENT].contains(&key.as_str())
                 && !key.starts_with(DEPLOYMENTS_PREFIX)
                 && !key.starts_with(MONITORS_PREFIX)
             {

@@ -14,10 +14,12 @@
 //!   with live probes, for both, and `monitors` repeats such checks. [`packages`] holds the packages for new machines.
 //! * **Process.** [`app`] assembles the parts, [`metrics`] exports figures, and [`health`] checks a running controller.
 
+pub mod activity;
 pub mod admission;
 pub mod agents;
 pub mod app;
 mod arm;
+mod asserted;
 mod auth;
 pub mod ca;
 pub mod compiled;
@@ -42,4 +44,5 @@ pub mod store;
 mod sync;
 pub mod tls;
 mod troubleshooting;
+pub mod usage;
 pub mod writer;

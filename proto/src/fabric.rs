@@ -11,6 +11,7 @@ mod diagnosis;
 mod monitor;
 mod reach;
 mod token;
+mod usage;
 
 pub use agent::{AgentRevision, AgentView, Rejected, Revisions, Waited};
 pub use device::{DeviceBgp, DeviceConfig, DeviceRequest, DeviceTunnel};
@@ -18,10 +19,13 @@ pub use diagnosis::{CheckRequest, ExplainRequest, Probe, ProbeAnswer, Protocol};
 pub use monitor::{MonitorOutcome, MonitorResult, MonitorTestView, MonitorView};
 pub use reach::{
     AssertedTraffic, Assertion, MAX_ASSERTIONS, MAX_PROPOSED_CHANGES, ProposedChange, ReachDiffRequest, ReachRequest,
+    StoredAssertions,
 };
 pub use token::{
     ApiTokenRequest, Binding, JoinReply, JoinRequest, NewApiToken, NewToken, Package, Packages, Token, TokenRequest,
 };
+
+pub use usage::UsageRequest;
 
 use serde::{Deserialize, Serialize};
 

@@ -1,9 +1,9 @@
 //! The tree of commands.
 
 use crate::command::{
-    agent, api_token, apply, backup, check, circuit, connection, explain, gateway, group, lab, lb, link, local_gateway,
-    login, monitor, nic, nsg, peering, plain, probe, public_ip, reach, route_table, routes, settings, subnet, token,
-    vnet, wait,
+    agent, api_token, apply, assertion, backup, check, circuit, connection, explain, gateway, group, lab, lb, link,
+    local_gateway, login, monitor, nic, nsg, peering, plain, probe, public_ip, reach, route_table, routes, settings,
+    subnet, token, usage, vnet, wait,
 };
 use crate::options::Global;
 use clap::{Parser, Subcommand};
@@ -94,6 +94,9 @@ pub(crate) enum Command {
     Reach(reach::Reach),
     /// Check the connection from A to B with real packets, sent by A's agent: hops, latency, and what stops it
     Check(check::Check),
+    /// Manage the assertions: what every change must leave reachable, or unreachable
+    #[command(subcommand)]
+    Assertion(assertion::Assertion),
     /// Ping from A to B with real packets, sent by A's agent
     Ping(probe::Ping),
     /// Trace the path from A to B with real packets, sent by A's agent
@@ -101,6 +104,8 @@ pub(crate) enum Command {
     /// Show connection monitors, which repeat checks, with their results
     #[command(subcommand)]
     Monitor(monitor::Monitor),
+    /// Show what peerings, connections and circuits have carried, and what that costs
+    Usage(usage::Usage),
     /// Show the encrypted links between agents, as the agents report them
     Link(link::Link),
     /// Wait until a revision is in force at every connected agent

@@ -10,6 +10,6 @@ mod tokens;
 pub use tombolo_proto::fabric::{
     AgentRevision, AgentView, AssertedTraffic, Assertion, Binding, CheckRequest, DeviceBgp, DeviceConfig, DeviceTunnel,
     ExplainRequest, MonitorOutcome, MonitorResult, MonitorTestView, MonitorView, NewApiToken, NewToken, Package,
-    Packages, Probe, ProbeAnswer, ProposedChange, Protocol, ReachDiffRequest, ReachRequest, Rejected, Revisions, Token,
-    Waited,
+    Packages, Probe, ProbeAnswer, ProposedChange, Protocol, ReachDiffRequest, ReachRequest, Rejected, Revisions,
+    StoredAssertions, Token, UsageRequest, Waited,
 };

@@ -19,6 +19,7 @@
 //! * [`reach`]: which addresses reach which, for a whole topology.
 //! * [`repair`]: the changes that let a packet arrive.
 //! * [`learned_routes`]: the routes that agents learn from BGP and from each other.
+//! * [`metering`]: for which resources traffic counts, and what it costs.
 //! * [`monitor`]: the tests of connection monitors.
 //! * [`nic_security`]: the security groups of one network interface, with the meaning of tags there.
 //! * [`troubleshoot`]: the faults of gateways and connections.
@@ -36,6 +37,7 @@ mod draft;
 pub mod explain;
 pub mod learned_routes;
 mod lookup;
+pub mod metering;
 pub mod monitor;
 mod net;
 pub mod nic_security;

@@ -14,7 +14,7 @@ use previous::Previous;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tombolo_proto::config::{self, BalancedProtocol, Distribution};
 use tombolo_proto::id::ResourceId;
 
@@ -28,6 +28,8 @@ pub(crate) struct FrontEnds {
     own: Vec<BackEnd>,
     /// The NICs of `own`.
     nics_with_back_ends: BTreeSet<NicIndex>,
+    /// The NIC of the first back end in `own` behind each front end.
+    nic_behind: BTreeMap<IpAddr, NicIndex>,
     /// The position in `own` of each choice.
     own_by_choice: BTreeMap<Choice, BackEndIndex>,
     /// What happens to idle flows with each choice.
@@ -170,6 +172,7 @@ impl FrontEnds {
                 let index = BackEndIndex(u32::try_from(self.own.len()).ok()?);
                 let nic = place.nic.unwrap_or(NicIndex::FIRST);
                 self.nics_with_back_ends.insert(nic);
+                self.nic_behind.entry(front).or_insert(nic);
                 self.own.push(BackEnd {
                     choice,
                     nic,
@@ -186,7 +189,7 @@ impl FrontEnds {
                 address,
                 owner,
                 own,
-                is_up: !condition.is_gone && (counts_as_up || condition.is_healthy),
+                is_up: !condition.is_gone && !condition.is_out && (counts_as_up || condition.is_healthy),
                 is_link_down: condition.is_link_down,
                 is_gone: condition.is_gone,
                 hash,
@@ -248,7 +251,7 @@ impl FrontEnds {
     /// The NIC of this agent that has a back end of the front end `address`, or serves its subnet. `None`: the agent owns no
     /// back end of it.
     pub(crate) fn nic_behind(&self, address: IpAddr) -> Option<NicIndex> {
-        self.own.iter().find(|b| b.front.0 == address).map(|b| b.nic)
+        self.nic_behind.get(&address).copied()
     }
 
     /// The place of a back end behind the front end `address` from which packets come to this agent by the device of a NIC.
@@ -295,11 +298,9 @@ impl FrontEnds {
         self.own.iter().any(|back_end| back_end.back.0 == address)
     }
 
-    /// The back ends of this agent to which a packet for a front end may go.
-    pub(crate) fn own_back_ends_for(&self, packet: &PacketInfo) -> impl Iterator<Item = &BackEnd> {
-        let rule = self.own_rule_for(packet).ok();
-        let members = rule.into_iter().flat_map(|rule| &rule.members);
-        members.filter_map(|member| self.back_end(member.own?))
+    /// The back ends of this agent to which `rule` may send packets.
+    pub(crate) fn own_back_ends_of(&self, rule: &Rule) -> impl Iterator<Item = &BackEnd> {
+        rule.members.iter().filter_map(|member| self.back_end(member.own?))
     }
 
     /// The rule of the front end `address` that applies to a packet (L3, L9).
@@ -395,6 +396,12 @@ impl Rule {
     /// ago than flows last without packets, or there was no change.
     pub(crate) fn choose_as_before(&self, packet: &PacketInfo, now: Instant) -> Option<Choice> {
         self.previous.as_ref()?.choose(packet, self.idle_timeout, now)
+    }
+
+    /// Whether the rule's back ends, or those that are up, have changed within `time` before `now`.
+    pub(crate) fn has_changed_within(&self, time: Duration, now: Instant) -> bool {
+        let previous = self.previous.as_ref();
+        previous.is_some_and(|previous| previous.is_within(time, now))
     }
 
     /// Whether both rules choose the same back end for every packet.
