@@ -1,4 +1,8 @@
 //! Ping and traceroute from an overlay address of this host, by ICMP echo requests on a raw socket.
+//!
+//! * `connect`: TCP connections.
+
+mod connect;
 
 use anyhow::{Context, Result, bail};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -21,8 +25,8 @@ const TRACE_WINDOW: u8 = 4;
 
 /// Runs a probe through the TUN device with the name `device`, in the network namespace of the calling thread; a probe
 /// whose destination is its own source needs no device. Waits until all echo requests are answered or have timed out.
-/// The report has all results. A ping takes at most `count` × `interval_ms` + `timeout_ms`, and a trace at most
-/// `timeout_ms` + `count` × 20 ms for every four TTLs. Needs CAP_NET_RAW. Dropping the future ends the probe. If the
+/// The report has all results. Pings and connections take at most `count` × `interval_ms` + `timeout_ms`, and a trace at most
+/// `timeout_ms` + `count` × 20 ms for every four TTLs. Pings and traces need CAP_NET_RAW. Dropping the future ends the probe. If the
 /// probe cannot be run or fails before its end, the report has only an `error`, which names the field and its range, or
 /// says what failed.
 pub async fn run(request: &ProbeRequest, device: &str) -> ProbeReport {
@@ -30,6 +34,7 @@ pub async fn run(request: &ProbeRequest, device: &str) -> ProbeReport {
         Ok(()) => match request.kind {
             ProbeKind::Ping => ping(request, device).await,
             ProbeKind::Trace => trace(request, device).await,
+            ProbeKind::Connect => connect::run(request, device).await,
         },
         Err(e) => Err(e),
     };
@@ -51,6 +56,8 @@ fn check(r: &ProbeRequest) -> Result<()> {
     let max_count = match r.kind {
         ProbeKind::Ping => 100,
         ProbeKind::Trace => 10,
+        // Each connection needs a file descriptor, and several probes may run at the same time.
+        ProbeKind::Connect => 20,
     };
     if !(1..=max_count).contains(&r.count) {
         bail!("count: {} is not within 1 to {max_count}", r.count);
@@ -68,7 +75,27 @@ fn check(r: &ProbeRequest) -> Result<()> {
             if r.kind == ProbeKind::Trace { 64 } else { 255 }
         );
     }
-    Ok(())
+    match (r.kind, r.port) {
+        (ProbeKind::Connect, Some(1..)) | (ProbeKind::Ping | ProbeKind::Trace, None) => Ok(()),
+        (ProbeKind::Connect, _) => bail!("port: a connection needs a port from 1 to 65535"),
+        (ProbeKind::Ping | ProbeKind::Trace, Some(port)) => {
+            bail!("port: {port} is possible for connections only; echo requests have no port")
+        }
+    }
+}
+
+/// Binds the socket of a probe to the source address, and to the device. Probes must go through the engine, so the socket
+/// is bound to the device. The host's own address is the exception, because packets to it do not pass the device.
+fn bind(socket: &Socket, r: &ProbeRequest, device: &str) -> Result<()> {
+    if r.source != r.destination {
+        socket
+            .bind_device(Some(device.as_bytes()))
+            .with_context(|| format!("binding to {device}"))?;
+    }
+    let source = SocketAddr::new(r.source, 0);
+    socket
+        .bind(&source.into())
+        .with_context(|| format!("source: {} is not an address of this host", r.source))
 }
 
 async fn ping(r: &ProbeRequest, device: &str) -> Result<ProbeReport> {
@@ -176,17 +203,7 @@ impl Echoes {
         let socket =
             Socket::new(domain, Type::RAW, Some(protocol)).context("opening a raw socket: CAP_NET_RAW is needed")?;
         socket.set_nonblocking(true)?;
-        // Probes must go through the engine, so the socket is bound to the device. The host's own address is the
-        // exception, because packets to it do not pass the device.
-        if r.source != r.destination {
-            socket
-                .bind_device(Some(device.as_bytes()))
-                .with_context(|| format!("binding to {device}"))?;
-        }
-        let source = SocketAddr::new(r.source, 0);
-        socket
-            .bind(&source.into())
-            .with_context(|| format!("source: {} is not an address of this host", r.source))?;
+        bind(&socket, r, device)?;
         Ok(Self {
             socket: UdpSocket::from_std(socket.into())?,
             destination: r.destination,
@@ -317,6 +334,7 @@ mod tests {
             interval_ms: 10,
             timeout_ms: 1000,
             max_ttl: 64,
+            port: None,
         }
     }
 

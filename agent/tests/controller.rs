@@ -274,16 +274,29 @@ fn applies_rejects_and_reconnects() {
         interval_ms: 10,
         timeout_ms: 1000,
         max_ttl: 64,
+        port: None,
     };
-    controller.send(ToAgent::Probe(Probe {
-        id: 77,
-        request: serde_json::to_vec(&request).unwrap(),
-    }));
-    let FromAgent::ProbeResult(result) = controller.next() else {
-        panic!("no probe result")
+    let probe = |id, request: &ProbeRequest| -> ProbeReport {
+        controller.send(ToAgent::Probe(Probe {
+            id,
+            request: serde_json::to_vec(request).unwrap(),
+        }));
+        let FromAgent::ProbeResult(result) = controller.next() else {
+            panic!("no probe result")
+        };
+        assert_eq!(result.id, id);
+        serde_json::from_slice(&result.report).unwrap()
     };
-    let report: ProbeReport = serde_json::from_slice(&result.report).unwrap();
-    assert_eq!((result.id, report.received, report.error), (77, 2, None));
+    let pinged = probe(77, &request);
+    assert_eq!((pinged.received, pinged.error), (2, None));
+    // M5: no program listens at port 1.
+    let connect = ProbeRequest {
+        kind: ProbeKind::Connect,
+        port: Some(1),
+        ..request
+    };
+    let connected = probe(78, &connect);
+    assert_eq!((connected.sent, connected.refused, connected.error), (2, 2, None));
 
     // When the controller has restarted, it learns from the agent's Hello which configuration the agent has applied. So
     // it need not send the configuration again.

@@ -3,6 +3,10 @@
 //!
 //! After a restart of the controller, each agent sends its configuration's digest again in its Hello, and its report
 //! again as a Status message.
+//!
+//! * [`probe`]: the probes that agents send.
+
+pub mod probe;
 
 use crate::compiled::Compiled;
 use crate::writer::Published;
@@ -12,29 +16,13 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tombolo_proto::config::Feature;
 use tombolo_proto::control_stream;
 use tombolo_proto::id::{AgentId, ResourceId, Revision};
-use tombolo_proto::probe::{ProbeKind, ProbeReport, ProbeRequest};
+use tombolo_proto::probe::ProbeReport;
 use tombolo_proto::status::{AgentStatus, HealthVersion, Meters};
 use tombolo_topology::topology::AgentStatuses;
-
-/// Longest time to put the request for a probe into a control stream's queue. Only an agent that does not read keeps
-/// the queue full for so long.
-const PROBE_SEND_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Time that a probe's request and report may need on the control stream, in addition to the time that the probes
-/// themselves may take.
-const REPORT_DELAY: Duration = Duration::from_secs(5);
-
-/// Maximum number of probes for which the time limit of one request is computed: enough for a trace over 64 hops with 4
-/// probes for each.
-const MAX_COUNTED_PROBES: u64 = 300;
-
-/// Longest time that a caller waits for the report of a probe.
-const MAX_PROBE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Maximum number of messages that other tasks have sent to a control stream and that wait to be passed on. If there
 /// are more, the sender waits, so none is lost.
@@ -316,15 +304,6 @@ impl Agents {
         all
     }
 
-    /// Passes the report of probe `id` to the call of [`Self::probe`] that waits for it. The report is dropped if no
-    /// call waits for it any more. `id` is the id in the request that the agent received.
-    pub fn probe_result(&self, agent: &AgentId, id: u64, report: ProbeReport) {
-        if let Some(waiting) = self.update(agent, |entry| entry.probes.remove(&id)) {
-            // A caller that no longer waits has no use for the report.
-            let _ = waiting.send(report);
-        }
-    }
-
     /// Removes the state of agents that are not in the published desired state. The caller calls this method after an
     /// agent was deleted; a second call changes nothing. An agent that is connected stays until its stream has ended.
     /// Before it ends, the stream sends the reason to the agent.
@@ -446,81 +425,6 @@ impl Agents {
                 _ = changed.changed() => {}
                 _ = compiled.changed() => {}
             }
-        }
-    }
-
-    /// Lets an agent send probes, and waits for its report. `request` is not checked here; the agent checks it. Its
-    /// source must be an address of the agent. Several calls may run at the same time, also for one agent.
-    ///
-    /// Waits at most 5 s until the agent's stream accepts the request, and then for the time that `request` allows for
-    /// at most 300 probes plus 5 s, but not for more than 120 s. Dropping the future does not stop the probes; the
-    /// agent's report is then dropped.
-    ///
-    /// # Errors
-    /// A message for the user: the agent is not connected or disconnects meanwhile, its stream does not accept the
-    /// request within 5 s, or its report does not arrive in time.
-    ///
-    /// # Panics
-    /// Outside of a Tokio runtime.
-    pub async fn probe(&self, agent: &AgentId, request: &ProbeRequest) -> Result<ProbeReport, String> {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let _pending = PendingProbe {
-            agents: self,
-            agent,
-            id,
-        };
-        let (answer, answered) = oneshot::channel();
-        let messages = {
-            let mut entries = self.entries();
-            let entry = entries.get_mut(agent).filter(|e| e.connection.is_some());
-            let entry = entry.ok_or_else(|| format!("agent {agent} is not connected"))?;
-            entry.probes.insert(id, answer);
-            entry.connection.as_ref().map(|c| c.messages.clone())
-        };
-        let messages = messages.ok_or_else(|| format!("agent {agent} is not connected"))?;
-        let request_json = serde_json::to_vec(request).map_err(|e| e.to_string())?;
-        let message = control_stream::controller_message::Message::Probe(control_stream::Probe {
-            id,
-            request: request_json,
-        });
-        let sent = messages.send_timeout(
-            control_stream::ControllerMessage { message: Some(message) },
-            PROBE_SEND_TIMEOUT,
-        );
-        sent.await.map_err(|e| match e {
-            SendTimeoutError::Timeout(_) => {
-                format!("agent {agent} did not accept the probe within {PROBE_SEND_TIMEOUT:?}")
-            }
-            SendTimeoutError::Closed(_) => format!("agent {agent} has disconnected"),
-        })?;
-        let each = u64::from(request.timeout_ms) + u64::from(request.interval_ms);
-        let ttls = match request.kind {
-            ProbeKind::Ping => 1,
-            ProbeKind::Trace => request.max_ttl.max(1),
-        };
-        let probes = u64::from(request.count) * u64::from(ttls);
-        // This is an upper bound, because a trace ends at the TTL at which its destination answers.
-        let limit = Duration::from_millis(each * probes.min(MAX_COUNTED_PROBES)) + REPORT_DELAY;
-        let limit = limit.min(MAX_PROBE_TIMEOUT);
-        match tokio::time::timeout(limit, answered).await {
-            Ok(Ok(report)) => Ok(report),
-            Ok(Err(_)) => Err(format!("agent {agent} has disconnected")),
-            Err(_) => Err(format!("agent {agent} did not report within {limit:?}")),
-        }
-    }
-}
-
-/// A probe in progress. Dropping this value removes the probe's entry, also if the caller stops waiting.
-struct PendingProbe<'a> {
-    agents: &'a Agents,
-    agent: &'a AgentId,
-    id: u64,
-}
-
-impl Drop for PendingProbe<'_> {
-    fn drop(&mut self) {
-        if let Some(entry) = self.agents.entries().get_mut(self.agent) {
-            entry.probes.remove(&self.id);
         }
     }
 }

@@ -12,7 +12,7 @@
 //! * `balancer_pools`: actions on the back-end pools of load balancers.
 //! * `bgp_routes`: routes and BGP sessions of gateways and circuits.
 //! * `usage`: numbers of resources and addresses in use, free addresses of a VNet, and service tags.
-//! * `watcher`: Network Watcher's next hop and IP flow verify.
+//! * `watcher`: Network Watcher: its actions, such as next hop, IP flow verify and connectivity check.
 //! * `deployment`: template deployments.
 
 mod action;
@@ -112,7 +112,7 @@ async fn route_in_subscription(rest: &Rest, call: &Call, path: &[&str]) -> Resul
 async fn route_in_group(rest: &Rest, call: &Call, provider: &str, path: &[&str]) -> Result<Response, Failure> {
     match (provider, path) {
         ("microsoft.resources", ["deployments", ..]) => deployment::serve(rest, call).await,
-        ("microsoft.network", ["networkwatchers", ..]) => watcher::serve(rest, call),
+        ("microsoft.network", ["networkwatchers", ..]) => watcher::serve(rest, call).await,
         (_, ["connections", _, "sharedkey"] | ["connections", _, "sharedkey", "reset"]) => {
             action::shared_key(rest, call).await
         }

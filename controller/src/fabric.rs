@@ -5,7 +5,7 @@
 //! * `assertions`: what every change must leave true.
 //! * `agents`: agents, their configurations and progress.
 //! * `device`: the configuration of a site's VPN device.
-//! * `diagnosis`: explain and probe.
+//! * `diagnosis`: explain, probe, check and connection monitors.
 //! * `operation`: health, metrics, settings, API tokens, backup.
 //! * `reach`: which addresses reach which, and what changes would connect and cut.
 //! * `usage`: what resources have carried, and what that costs.
@@ -50,6 +50,8 @@ pub(crate) fn guarded() -> Router<Arc<Rest>> {
         .route("/fabric/v1/device-config", post(device::config))
         .route("/fabric/v1/explain", post(diagnosis::explain))
         .route("/fabric/v1/probe", post(diagnosis::probe))
+        .route("/fabric/v1/check", post(diagnosis::check))
+        .route("/fabric/v1/monitors", get(diagnosis::monitors))
         .route("/fabric/v1/reach", post(reach::reach))
         .route("/fabric/v1/reach/diff", post(reach::diff))
         .route("/fabric/v1/repair", post(reach::repair))

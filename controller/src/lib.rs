@@ -10,8 +10,8 @@
 //! * **Identity.** [`ca`] issues certificates, [`tls`] verifies them, [`secret`] handles tokens and private files, and
 //!   `auth` checks the tokens of the REST interface. [`peer`] describes the client of a request.
 //! * **REST.** [`rest`] has the router, request bodies and errors. `arm` is Azure Resource Manager's dialect, with the
-//!   history of `deployments`. `fabric` is the API for objects that ARM does not have. [`packages`] holds the packages
-//!   for new machines.
+//!   history of `deployments`. `fabric` is the API for objects that ARM does not have. `connectivity` checks connections
+//!   with live probes, for both, and `monitors` repeats such checks. [`packages`] holds the packages for new machines.
 //! * **Process.** [`app`] assembles the parts, [`metrics`] exports figures, and [`health`] checks a running controller.
 
 pub mod activity;
@@ -24,6 +24,7 @@ mod auth;
 pub mod ca;
 pub mod compiled;
 pub mod connections;
+mod connectivity;
 pub mod delta;
 mod deployments;
 pub mod descriptors;
@@ -33,6 +34,7 @@ pub mod grpc;
 pub mod health;
 pub mod http;
 pub mod metrics;
+mod monitors;
 pub mod packages;
 pub mod peer;
 mod reach_cache;
@@ -41,5 +43,6 @@ pub mod secret;
 pub mod store;
 mod sync;
 pub mod tls;
+mod troubleshooting;
 pub mod usage;
 pub mod writer;

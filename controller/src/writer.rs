@@ -209,10 +209,12 @@ impl Writer {
 }
 
 /// The prefix of the keys of documents that belong to the controller and not to the topology: the certificate
-/// authority, the tokens of the REST interface, the assertions, and the history of deployments.
+/// authority, the tokens of the REST interface, the assertions, the history of deployments, and connection monitors.
 pub const OWN_PREFIX: &str = "own/";
 /// The key prefix of deployments, below [`OWN_PREFIX`].
 pub(crate) const DEPLOYMENTS_PREFIX: &str = "own/deployments/";
+/// The key prefix of connection monitors, below [`OWN_PREFIX`].
+pub(crate) const MONITORS_PREFIX: &str = "own/connection-monitors/";
 
 struct Worker {
     store: Box<dyn Store>,

@@ -8,13 +8,15 @@
 mod agent;
 mod device;
 mod diagnosis;
+mod monitor;
 mod reach;
 mod token;
 mod usage;
 
 pub use agent::{AgentRevision, AgentView, Rejected, Revisions, Waited};
 pub use device::{DeviceBgp, DeviceConfig, DeviceRequest, DeviceTunnel};
-pub use diagnosis::{ExplainRequest, Probe, ProbeAnswer, Protocol};
+pub use diagnosis::{CheckRequest, ExplainRequest, Probe, ProbeAnswer, Protocol};
+pub use monitor::{MonitorOutcome, MonitorResult, MonitorTestView, MonitorView};
 pub use reach::{
     AssertedTraffic, Assertion, MAX_ASSERTIONS, MAX_PROPOSED_CHANGES, ProposedChange, ReachDiffRequest, ReachRequest,
     StoredAssertions,

@@ -13,6 +13,7 @@
 //! * [`citations`] reads the tests and rules that documents and code cite.
 //! * [`controller`] runs a real controller process.
 //! * [`hostile`] is a joined agent that attacks its peers.
+//! * [`stock_client`] prepares the environment of Azure's own clients.
 //! * [`live`] runs a lab of real processes in network namespaces, and asserts its behaviour.
 
 pub mod arm;
@@ -28,4 +29,5 @@ pub mod operation;
 pub mod policy;
 pub mod product;
 pub mod simulation;
+pub mod stock_client;
 pub mod world;

@@ -270,7 +270,7 @@ async fn golden_output_of_the_command_line() {
 /// The commands whose output is recorded, in an order in which later commands show resources of earlier ones. No agent
 /// runs here, so the recorded output has no reports of agents. The golden files of the crates `tombolo-client` and
 /// `tombolo-proto` record these reports. `NONE` stands for an empty argument.
-const COMMANDS: [&str; 94] = [
+const COMMANDS: [&str; 95] = [
     "login",
     "diff -f MANIFEST",
     "apply -f MANIFEST",
@@ -304,6 +304,7 @@ const COMMANDS: [&str; 94] = [
     "circuit routes er1",
     "agent list",
     "link",
+    "monitor list",
     "settings show",
     "settings set mtu=1400",
     "api-token create ci",

@@ -8,13 +8,7 @@ use std::process::{Command, Output};
 use tombolo_tests::arm::SUBSCRIPTION;
 use tombolo_tests::binary::binary;
 use tombolo_tests::controller::Controller;
-
-/// Runs a program that prepares an environment. Panics with its output if it fails.
-fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{command:?}: {said}");
-}
+use tombolo_tests::stock_client;
 
 /// Starts a controller with its state in `data`, and creates a resource group.
 async fn controller(data: &Path, group: &str) -> Controller {
@@ -34,29 +28,9 @@ fn check(output: &Output, controller: &Controller) {
     assert!(output.status.success(), "{errors}\n{}", controller.log());
 }
 
-/// The Python program of a virtual environment with the client. Creates the environment in `folder` at the first call,
-/// and again if `requirements.txt` has changed; both need the network.
-fn environment(folder: &Path) -> PathBuf {
-    let python = folder.join("bin/python");
-    let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("sdk/requirements.txt");
-    let stamp = folder.join("requirements.txt");
-    let wanted = std::fs::read(&requirements).expect("requirements");
-    // The environment's Python is a symbolic link to the system's Python, which an upgrade may have removed. `exists`
-    // follows the link, and then is false.
-    if python.exists() && std::fs::read(&stamp).is_ok_and(|done| done == wanted) {
-        return python;
-    }
-    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(folder));
-    let quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
-    run(Command::new(&python).args(quiet).arg(&requirements));
-    std::fs::write(stamp, wanted).expect("stamp");
-    python
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_stock_python_client_drives_the_whole_topology() {
-    let built = binary("tombolo-controller");
-    let python = environment(&built.parent().expect("build folder").join("sdk-venv"));
+    let python = stock_client::python();
     let data = tempfile::tempdir().expect("folder");
     let controller = controller(data.path(), "sdk").await;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("sdk/topology.py");
@@ -84,9 +58,11 @@ fn packages(folder: &Path) -> PathBuf {
     if std::fs::read(&stamp).is_ok_and(|done| done == wanted) {
         return folder.join("topology.js");
     }
-    run(Command::new("npm")
-        .args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"])
-        .current_dir(folder));
+    stock_client::run(
+        Command::new("npm")
+            .args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"])
+            .current_dir(folder),
+    );
     std::fs::write(stamp, wanted).expect("stamp");
     folder.join("topology.js")
 }

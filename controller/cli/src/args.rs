@@ -1,9 +1,9 @@
 //! The tree of commands.
 
 use crate::command::{
-    agent, api_token, apply, assertion, backup, circuit, connection, explain, gateway, group, lab, lb, link,
-    local_gateway, login, nic, nsg, peering, plain, probe, public_ip, reach, route_table, routes, settings, subnet,
-    token, usage, vnet, wait,
+    agent, api_token, apply, assertion, backup, check, circuit, connection, explain, gateway, group, lab, lb, link,
+    local_gateway, login, monitor, nic, nsg, peering, plain, probe, public_ip, reach, route_table, routes, settings,
+    subnet, token, usage, vnet, wait,
 };
 use crate::options::Global;
 use clap::{Parser, Subcommand};
@@ -92,6 +92,8 @@ pub(crate) enum Command {
     Explain(explain::Explain),
     /// Show which addresses reach which, by which protocols and ports; sends nothing
     Reach(reach::Reach),
+    /// Check the connection from A to B with real packets, sent by A's agent: hops, latency, and what stops it
+    Check(check::Check),
     /// Manage the assertions: what every change must leave reachable, or unreachable
     #[command(subcommand)]
     Assertion(assertion::Assertion),
@@ -99,6 +101,9 @@ pub(crate) enum Command {
     Ping(probe::Ping),
     /// Trace the path from A to B with real packets, sent by A's agent
     Trace(probe::Trace),
+    /// Show connection monitors, which repeat checks, with their results
+    #[command(subcommand)]
+    Monitor(monitor::Monitor),
     /// Show what peerings, connections and circuits have carried, and what that costs
     Usage(usage::Usage),
     /// Show the encrypted links between agents, as the agents report them

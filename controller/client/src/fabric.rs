@@ -8,7 +8,8 @@ mod request;
 mod tokens;
 
 pub use tombolo_proto::fabric::{
-    AgentRevision, AgentView, AssertedTraffic, Assertion, Binding, DeviceBgp, DeviceConfig, DeviceTunnel,
-    ExplainRequest, NewApiToken, NewToken, Package, Packages, Probe, ProbeAnswer, ProposedChange, Protocol,
-    ReachDiffRequest, ReachRequest, Rejected, Revisions, StoredAssertions, Token, UsageRequest, Waited,
+    AgentRevision, AgentView, AssertedTraffic, Assertion, Binding, CheckRequest, DeviceBgp, DeviceConfig, DeviceTunnel,
+    ExplainRequest, MonitorOutcome, MonitorResult, MonitorTestView, MonitorView, NewApiToken, NewToken, Package,
+    Packages, Probe, ProbeAnswer, ProposedChange, Protocol, ReachDiffRequest, ReachRequest, Rejected, Revisions,
+    StoredAssertions, Token, UsageRequest, Waited,
 };

@@ -34,7 +34,8 @@ fn names(rule: &SecurityRule, tag: &str) -> bool {
     side(&rule.source) || side(&rule.destination)
 }
 
-fn rule(security: &NicSecurity, rule: &SecurityRule) -> Value {
+/// An effective rule: its ports and prefixes, and the prefixes for which its tags stand at the network interface.
+pub(super) fn rule(security: &NicSecurity, rule: &SecurityRule) -> Value {
     let mut shown = json!({
         "name": rule.name,
         "protocol": match rule.protocol {

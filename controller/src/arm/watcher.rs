@@ -1,13 +1,21 @@
 //! Network Watcher: each region has a watcher, which need not be created. The answer of the action `nextHop` is
 //! computed from the effective routes, that of `ipFlowVerify` from the effective security rules.
 //!
+//! * `connectivity`: the action `connectivityCheck`.
 //! * `diagnostic`: the action `networkConfigurationDiagnostic`.
 //! * `associations`: the action `topology`.
+//! * `group_view`: the action `securityGroupView`.
+//! * `monitors`: connection monitors, which are resources below a watcher.
+//! * `troubleshoot`: the actions `troubleshoot` and `queryTroubleshootResult`.
 //! * `fields`: reads properties of bodies.
 
 mod associations;
+mod connectivity;
 mod diagnostic;
 mod fields;
+mod group_view;
+mod monitors;
+mod troubleshoot;
 
 use super::action::nic_security;
 use super::call::Call;
@@ -37,7 +45,7 @@ const GROUP: &str = "NetworkWatcherRG";
 const PREFIX: &str = "NetworkWatcher_";
 
 /// Types of resources below a watcher that this controller does not support, in lower case. Their lists are empty.
-const CHILDREN: [&str; 3] = ["connectionmonitors", "flowlogs", "packetcaptures"];
+const CHILDREN: [&str; 2] = ["flowlogs", "packetcaptures"];
 
 /// The 404 for a watcher that does not exist.
 fn missing(call: &Call, name: &str) -> Failure {
@@ -73,10 +81,15 @@ fn second_watcher(all: &BTreeSet<String>, body: &Value) -> Failure {
     Failure::bad("LocationNotAvailableForResourceType", message).at("location")
 }
 
-fn watcher(subscription: &str, location: &str) -> Value {
-    let id = format!(
+/// The id of the watcher of a region.
+fn watcher_id(subscription: &str, location: &str) -> String {
+    format!(
         "/subscriptions/{subscription}/resourceGroups/{GROUP}/providers/Microsoft.Network/networkWatchers/{PREFIX}{location}"
-    );
+    )
+}
+
+fn watcher(subscription: &str, location: &str) -> Value {
+    let id = watcher_id(subscription, location);
     json!({
         "name": format!("{PREFIX}{location}"),
         "etag": format!("W/\"{}\"", Uuid::new_v5(&Uuid::NAMESPACE_URL, id.as_bytes())),
@@ -101,7 +114,7 @@ pub(super) fn list(rest: &Rest, call: &Call) -> Result<Response, Failure> {
 }
 
 /// Serves the watchers of a resource group, one watcher, and its actions.
-pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
+pub(super) async fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let topology = rest.app.writer.current().topology;
     let here = call.segments[3].eq_ignore_ascii_case(GROUP);
     let all = locations(&topology);
@@ -123,6 +136,7 @@ pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
             _ => Err(missing(call, name)),
         };
     };
+    let id = watcher_id(&call.segments[1], location);
     match (&call.method, call.lower.get(8).map(String::as_str), call.lower.len()) {
         // Clients may send a PUT to create a watcher. The response is the watcher that exists already.
         (&Method::GET | &Method::PUT, None, _) => Ok(ok(&watcher(&call.segments[1], location))),
@@ -138,7 +152,17 @@ pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
             let body = call.object()?;
             diagnostic::answer(&topology, &LearnedReports::of(&rest.app.agents.statuses()), &body)
         }
+        (&Method::POST, Some("connectivitycheck"), 9) => connectivity::answer(rest, &call.object()?).await,
+        (&Method::POST, Some("securitygroupview"), 9) => {
+            let body = call.object()?;
+            group_view::answer(&topology, &LearnedReports::of(&rest.app.agents.statuses()), &body)
+        }
+        (&Method::POST, Some("troubleshoot"), 9) => troubleshoot::start(rest, &topology, &call.object()?),
+        (&Method::POST, Some("querytroubleshootresult"), 9) => troubleshoot::last(rest, &call.object()?),
         (&Method::POST, Some("topology"), 9) => associations::answer(&topology, &call.segments[1], &call.object()?),
+        (_, Some("connectionmonitors"), 9) => monitors::list(rest, call, &id),
+        (_, Some("connectionmonitors"), 10) => monitors::item(rest, call, &id, location).await,
+        (&Method::POST, Some("connectionmonitors"), 11) => monitors::action(rest, call, &id).await,
         (&Method::GET, Some(children), 9) if CHILDREN.contains(&children) => Ok(ok(&json!({"value": []}))),
         (&Method::GET, Some(children), 10) if CHILDREN.contains(&children) => {
             let message = format!("Resource {} not found.", excerpt(&call.text()));
@@ -155,8 +179,9 @@ pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
         (&Method::DELETE, ..) => Ok(empty(StatusCode::NO_CONTENT)),
         (&Method::POST, Some(other), 9) => {
             let message = format!(
-                "The action '{}' of network watchers is not supported; nextHop, ipFlowVerify, networkConfigurationDiagnostic \
-                 and topology are.",
+                "The action '{}' of network watchers is not supported; connectivityCheck, nextHop, ipFlowVerify, \
+                 networkConfigurationDiagnostic, securityGroupView, topology, troubleshoot and \
+                 queryTroubleshootResult are.",
                 excerpt(other)
             );
             Err(Failure::bad("XActionNotSupported", message))

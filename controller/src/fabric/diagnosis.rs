@@ -1,7 +1,9 @@
-//! The request `explain`, which walks a packet through the compiled configurations, and the request `probe`, which
-//! sends packets. If `explain` says that the destination is reachable and no probe is answered, a link may be down or a
+//! The request `explain`, which walks a packet through the compiled configurations, the request `probe`, which
+//! sends packets, and the request `check`, which compares both. If `explain` says that the destination is reachable and no probe is answered, a link may be down or a
 //! host may be misconfigured.
 
+use crate::agents::probe::ProbeError;
+use crate::connectivity;
 use crate::rest::failure::{Failure, ok};
 use crate::rest::{Rest, json};
 use axum::extract::{Request, State};
@@ -9,7 +11,7 @@ use axum::response::Response;
 use http::StatusCode;
 use serde_json::json as object;
 use std::sync::Arc;
-use tombolo_proto::fabric::{ExplainRequest, Probe, ProbeAnswer, Protocol};
+use tombolo_proto::fabric::{CheckRequest, ExplainRequest, ListResponse, Probe, ProbeAnswer, Protocol};
 use tombolo_proto::probe::{ProbeKind, ProbeRequest};
 use tombolo_topology::explain;
 use tombolo_topology::learned_routes::LearnedReports;
@@ -41,15 +43,36 @@ async fn answer(rest: &Rest, question: ExplainRequest) -> Result<explain::Explan
     walked.map_err(|message| Failure::bad("InvalidResourceReference", message))
 }
 
-/// POST `probe`: lets the agent of the source ping or trace the destination.
+/// POST `check`: a connectivity check (M5).
+pub(super) async fn check(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
+    let question: CheckRequest = json::typed(request).await?;
+    Ok(ok(&object!(connectivity::check(&rest.app, &question).await?)))
+}
+
+/// GET `monitors`: the connection monitors with the results of their tests.
+pub(super) async fn monitors(State(rest): State<Arc<Rest>>) -> Response {
+    ok(&object!(ListResponse {
+        value: rest.monitors.views(),
+    }))
+}
+
+/// POST `probe`: lets the agent of the source ping, trace or connect to the destination.
 pub(super) async fn probe(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
     let requested: Probe = json::typed(request).await?;
     // A trace sends `count` probes to each hop, so its `count` is smaller than that of a ping. 3 probes a hop and 30
     // hops are traceroute's defaults; 64 is the initial TTL of Linux.
     let (max_count, count, ttl) = match requested.kind {
         ProbeKind::Ping => (100, 5, 64),
+        ProbeKind::Connect => (20, 5, 64),
         ProbeKind::Trace => (10, 3, 30),
     };
+    if !matches!(
+        (requested.kind, requested.port),
+        (ProbeKind::Connect, Some(1..)) | (ProbeKind::Ping | ProbeKind::Trace, None)
+    ) {
+        let message = "port: a port from 1 to 65535 is needed with the kind connect, and not possible with other kinds";
+        return Err(Failure::bad("InvalidRequestFormat", message).at("port"));
+    }
     let within = |name: &str, value: u32, low: u32, high: u32| {
         if (low..=high).contains(&value) {
             return Ok(value);
@@ -66,8 +89,11 @@ pub(super) async fn probe(State(rest): State<Arc<Rest>>, request: Request) -> Re
     let question = ExplainRequest {
         from: requested.from,
         to: requested.to,
-        protocol: Protocol::Icmp,
-        destination_port: None,
+        protocol: match requested.kind {
+            ProbeKind::Ping | ProbeKind::Trace => Protocol::Icmp,
+            ProbeKind::Connect => Protocol::Tcp,
+        },
+        destination_port: requested.port,
         ttl: None,
         design: false,
     };
@@ -80,12 +106,18 @@ pub(super) async fn probe(State(rest): State<Arc<Rest>>, request: Request) -> Re
         interval_ms,
         timeout_ms,
         max_ttl,
+        port: requested.port,
     };
     let agent = explained.request.hops.first().map(|hop| hop.agent.clone());
     let agent =
         agent.ok_or_else(|| Failure::bad("InvalidResourceReference", "from: no agent is bound to it").at("from"))?;
     let report = rest.app.agents.probe(&agent, &request).await;
-    let report = report.map_err(|message| Failure::new(StatusCode::CONFLICT, "XAgentNotReached", message))?;
+    let report = report.map_err(|e| match e {
+        ProbeError::NotSupported(_) => Failure::bad("XAgentTooOld", e.to_string()),
+        ProbeError::NotConnected(_) | ProbeError::NoReport(_) => {
+            Failure::new(StatusCode::CONFLICT, "XAgentNotReached", e.to_string())
+        }
+    })?;
     Ok(ok(&object!(ProbeAnswer {
         from: Some(explained.source),
         to: Some(explained.destination),

@@ -41,6 +41,7 @@ pub(super) async fn metrics(State(rest): State<Arc<Rest>>) -> Response {
     let text = app
         .metrics
         .text(&app.writer.current(), &app.agents, &app.connections.counts());
+    let text = text + &rest.monitors.metrics();
     typed_body(text.into(), tombolo_proto::exposition::CONTENT_TYPE)
 }
 

@@ -1,5 +1,7 @@
 //! Error responses with ARM's error object, and the other JSON responses.
 
+use crate::agents::probe::ProbeError;
+use crate::connectivity::CheckError;
 use crate::writer::WriteError;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -107,6 +109,20 @@ impl From<WriteError> for Failure {
         match error {
             WriteError::Rejected(rejection) => rejection.into(),
             WriteError::Store(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", error.to_string()),
+        }
+    }
+}
+
+impl From<CheckError> for Failure {
+    fn from(error: CheckError) -> Self {
+        let message = error.to_string();
+        match error {
+            CheckError::Invalid(field, _) => Self::bad("InvalidRequestFormat", message).at(field),
+            CheckError::Unresolved(_) => Self::bad("InvalidResourceReference", message),
+            CheckError::Probe(ProbeError::NotConnected(_)) => Self::bad("XAgentNotConnected", message),
+            CheckError::Probe(ProbeError::NotSupported(_)) => Self::bad("XAgentTooOld", message),
+            CheckError::Probe(ProbeError::NoReport(_)) => Self::new(StatusCode::CONFLICT, "XAgentNotReached", message),
+            CheckError::Internal(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", message),
         }
     }
 }

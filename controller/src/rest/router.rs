@@ -7,8 +7,10 @@ use crate::app::App;
 use crate::asserted::Asserted;
 use crate::auth::Auth;
 use crate::deployments::Deployments;
+use crate::monitors::Monitors;
 use crate::packages::Packages;
 use crate::reach_cache::ReachCache;
+use crate::troubleshooting::Troubleshooting;
 use crate::{arm, fabric};
 use axum::Router;
 use axum::extract::{Request, State};
@@ -35,8 +37,10 @@ pub async fn router(app: &Arc<App>, packages: Packages) -> anyhow::Result<Router
         app: app.clone(),
         auth: Auth::open(app).await?,
         deployments: Deployments::open(&app.own_documents),
+        monitors: Monitors::start(app),
         packages: Arc::new(packages),
         reach: ReachCache::default(),
+        troubleshooting: Troubleshooting::default(),
         asserted: Asserted::open(&app.own_documents)?,
     });
     let guarded = fabric::guarded().route_layer(middleware::from_fn_with_state(rest.clone(), authorize));

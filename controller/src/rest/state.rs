@@ -6,8 +6,10 @@ use crate::asserted::Asserted;
 use crate::auth::{Auth, AuthError};
 use crate::connections;
 use crate::deployments::Deployments;
+use crate::monitors::Monitors;
 use crate::packages::Packages;
 use crate::reach_cache::ReachCache;
+use crate::troubleshooting::Troubleshooting;
 use http::header::{AUTHORIZATION, HOST};
 use http::{Extensions, HeaderMap, StatusCode, Uri};
 use std::sync::{Arc, OnceLock};
@@ -18,8 +20,10 @@ pub(crate) struct Rest {
     pub(crate) app: Arc<App>,
     pub(crate) auth: Auth,
     pub(crate) deployments: Deployments,
+    pub(crate) monitors: Monitors,
     pub(crate) packages: Arc<Packages>,
     pub(crate) reach: ReachCache,
+    pub(crate) troubleshooting: Troubleshooting,
     pub(crate) asserted: Asserted,
 }
 

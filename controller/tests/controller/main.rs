@@ -25,4 +25,5 @@ mod resources;
 mod restart;
 mod security;
 mod stock_clients;
+mod watcher;
 mod world;

@@ -14,7 +14,7 @@ fn id(tail: &str) -> Value {
 
 /// Two peered VNets. The subnet `w` of the VNet `a` (10.1.0.0/24) has the group `subnet` without rules; the NIC `a-nic`
 /// (10.1.0.4) has the group `nic` with three rules.
-async fn secured() -> World {
+pub(crate) async fn secured() -> World {
     let world = World::start(&[]).await;
     world.two_vnets().await;
     world.peer("a", "b").await;
@@ -132,7 +132,8 @@ async fn n8_n9_effective_security_groups_of_a_nic() {
     assert_eq!(world.arm(Method::GET, &path, None).await.status, 405);
 }
 
-fn watcher(action: &str) -> String {
+/// The path of an action of Network Watcher.
+pub(crate) fn watcher(action: &str) -> String {
     format!(
         "/subscriptions/{SUBSCRIPTION}/resourceGroups/NetworkWatcherRG/providers/Microsoft.Network/networkWatchers/NetworkWatcher_region1/{action}"
     )
@@ -247,7 +248,7 @@ async fn m4_ip_flow_verify_names_the_rule() {
         );
     }
     let other = world
-        .arm(Method::POST, &watcher("securityGroupView"), Some(json!({})))
+        .arm(Method::POST, &watcher("queryAvailableProviders"), Some(json!({})))
         .await;
     assert_eq!((other.status.as_u16(), other.code()), (400, "XActionNotSupported"));
 }

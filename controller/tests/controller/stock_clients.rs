@@ -264,7 +264,7 @@ async fn network_watchers_and_what_is_below_them() {
         let refused = world.arm(method.clone(), collection, None).await;
         assert_eq!(refused.status, 405, "{method}");
     }
-    for child in ["flowLogs", "packetCaptures", "connectionMonitors"] {
+    for child in ["flowLogs", "packetCaptures"] {
         let list = get(&world, &format!("{own}/{child}")).await;
         assert_eq!(
             (list.status.as_u16(), &list.body),

@@ -36,7 +36,9 @@ pub use answer::{
     RuleField, SecurityCheck, Stop, TraceHop, Walk,
 };
 use node::Packet;
+use std::net::IpAddr;
 use tombolo_proto::fabric::ExplainRequest;
+use tombolo_proto::id::AgentId;
 use walk::{Agents, Answer, End, Fabric};
 
 /// Walks a packet and, if it arrives, its reply from agent to agent, and computes the output of a traceroute. Each
@@ -52,16 +54,15 @@ pub fn explain(
     reports: &LearnedReports,
     question: &ExplainRequest,
 ) -> Result<Explanation, String> {
-    let from = names::source(topology, &question.from)?;
-    let to = names::destination(topology, &question.to)?;
-    let (source, destination) = names::pair(&from, &to)?;
+    let Ends {
+        agent: start,
+        source,
+        destination,
+    } = ends(topology, &question.from, &question.to)?;
     let ttl = question.ttl.unwrap_or(DEFAULT_TTL);
     if ttl == 0 {
         return Err("ttl: 0 is not within 1 to 255".into());
     }
-    let Some(start) = from.agent else {
-        return Err(format!("from: {} has no agent", from.label));
-    };
     let agents = Agents::new(topology, reports);
     let mut fabric = Fabric::new(&agents);
     let there = |ttl| Packet::request(source, destination, question.protocol, question.destination_port, ttl);
@@ -107,6 +108,33 @@ pub fn explain(
         request,
         reply,
         trace,
+    })
+}
+
+/// The two ends of packets, and the agent that sends them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ends {
+    /// The agent of the source. It may be revoked.
+    pub agent: AgentId,
+    /// The source address.
+    pub source: IpAddr,
+    /// The destination address, of the same address family.
+    pub destination: IpAddr,
+}
+
+/// Resolves the names of a source and a destination as [`explain`] does, without a walk.
+///
+/// # Errors
+/// As [`explain`].
+pub fn ends(topology: &Topology, from: &str, to: &str) -> Result<Ends, String> {
+    let from = names::source(topology, from)?;
+    let to = names::destination(topology, to)?;
+    let (source, destination) = names::pair(&from, &to)?;
+    let agent = from.agent.ok_or_else(|| format!("from: {} has no agent", from.label))?;
+    Ok(Ends {
+        agent,
+        source,
+        destination,
     })
 }
 

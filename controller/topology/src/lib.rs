@@ -14,12 +14,15 @@
 //! * [`device`]: the WireGuard and BGP configuration of a site's device.
 //! * [`address_use`]: the addresses of a VNet that are free and in use.
 //! * [`sync`]: the state machine that decides when an agent is sent its configuration.
+//! * [`connectivity`]: judges the results of live probes.
 //! * [`explain`]: walks a packet hop by hop through the agents' own decision code.
 //! * [`reach`]: which addresses reach which, for a whole topology.
 //! * [`repair`]: the changes that let a packet arrive.
 //! * [`learned_routes`]: the routes that agents learn from BGP and from each other.
 //! * [`metering`]: for which resources traffic counts, and what it costs.
+//! * [`monitor`]: the tests of connection monitors.
 //! * [`nic_security`]: the security groups of one network interface, with the meaning of tags there.
+//! * [`troubleshoot`]: the faults of gateways and connections.
 
 pub mod address_use;
 mod api;
@@ -27,6 +30,7 @@ mod arm;
 mod back_ends;
 pub mod change;
 pub mod compile;
+pub mod connectivity;
 pub mod device;
 mod documents;
 mod draft;
@@ -34,6 +38,7 @@ pub mod explain;
 pub mod learned_routes;
 mod lookup;
 pub mod metering;
+pub mod monitor;
 mod net;
 pub mod nic_security;
 pub mod path;
@@ -45,3 +50,4 @@ pub mod resource;
 mod rules;
 pub mod sync;
 pub mod topology;
+pub mod troubleshoot;

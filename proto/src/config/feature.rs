@@ -24,6 +24,8 @@ pub enum Feature {
     /// The transmission of a configuration as a change of the one in force ([`crate::delta`]). No configuration needs
     /// this.
     ConfigDelta,
+    /// Probes of the kind [`ProbeKind::Connect`](crate::probe::ProbeKind::Connect). No configuration needs this.
+    ConnectProbe,
 }
 
 impl Feature {
@@ -35,6 +37,7 @@ impl Feature {
         Self::ManyRoutes,
         Self::LoadBalancers,
         Self::ConfigDelta,
+        Self::ConnectProbe,
     ];
 
     /// The name of the feature in an agent's Hello. The name must not change, because programs of other versions use it
@@ -48,6 +51,7 @@ impl Feature {
             Self::ManyRoutes => "manyRoutes",
             Self::LoadBalancers => "loadBalancers",
             Self::ConfigDelta => "configDelta",
+            Self::ConnectProbe => "connectProbe",
         }
     }
 

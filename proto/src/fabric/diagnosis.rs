@@ -46,7 +46,23 @@ impl Protocol {
     }
 }
 
-/// A request for a live ping or traceroute. Its numbers have the same ranges as those of
+/// A request for a connectivity check (M5): live probes from the agent of the source, compared with `explain`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CheckRequest {
+    /// The source, as in [`ExplainRequest::from`].
+    pub from: String,
+    /// The destination, as in [`ExplainRequest::to`].
+    pub to: String,
+    /// What is sent: echo requests, or TCP connections; [`Protocol::Icmp`] if absent. [`Protocol::Udp`] is refused.
+    #[serde(default, skip_serializing_if = "Protocol::is_default")]
+    pub protocol: Protocol,
+    /// The destination port, 1 to 65,535; for TCP only, and required there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+/// A request for a live ping, traceroute or TCP connections. Its numbers have the same ranges as those of
 /// [`ProbeRequest`](crate::probe::ProbeRequest).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -55,20 +71,23 @@ pub struct Probe {
     pub from: String,
     /// Name or resource id of a VM or NIC, name of an agent, or an IP address.
     pub to: String,
-    /// Whether it is a ping or a traceroute.
+    /// What is sent.
     pub kind: ProbeKind,
-    /// Ping: number of echo requests, default 5. Trace: number of probes for each TTL, default 3.
+    /// Ping and connect: number of echo requests or connections, default 5. Trace: number of probes for each TTL, default 3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u32>,
-    /// Ping: time between two echo requests in milliseconds, default 1000.
+    /// Ping and connect: time between two echo requests or connections in milliseconds, default 1000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval_ms: Option<u32>,
-    /// Time to wait for each reply in milliseconds, default 1000.
+    /// Time to wait for each reply or connection in milliseconds, default 1000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u32>,
-    /// Trace: the largest TTL, default 30. Ping: the TTL of the echo requests, default 64.
+    /// Trace: the largest TTL, default 30. Otherwise the TTL of the packets, default 64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_ttl: Option<u8>,
+    /// Connect: the destination port; required there. Otherwise absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
 }
 
 /// The result of a probe.

@@ -366,7 +366,8 @@ fn features_of_configurations() {
         DevicePerNic,
         ManyRoutes,
         LoadBalancers,
-        ConfigDelta
+        ConfigDelta,
+        ConnectProbe
     });
     assert_eq!(features, Feature::ALL);
     let names: Vec<&str> = features.into_iter().map(Feature::name).collect();

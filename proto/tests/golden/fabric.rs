@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use tombolo_golden::{every_variant, golden};
 use tombolo_proto::config::CircuitLink;
 use tombolo_proto::fabric::{
-    AgentRevision, AgentView, ApiTokenRequest, AssertedTraffic, Assertion, Binding, DeviceBgp, DeviceConfig,
-    DeviceRequest, DeviceTunnel, ExplainRequest, JoinReply, JoinRequest, ListResponse, NewApiToken, NewToken, Package,
-    Packages, Probe, ProbeAnswer, ProposedChange, Protocol, ReachDiffRequest, ReachRequest, Rejected, Revisions,
-    StoredAssertions, Token, TokenRequest, UsageRequest, Waited,
+    AgentRevision, AgentView, ApiTokenRequest, AssertedTraffic, Assertion, Binding, CheckRequest, DeviceBgp,
+    DeviceConfig, DeviceRequest, DeviceTunnel, ExplainRequest, JoinReply, JoinRequest, ListResponse, MonitorOutcome,
+    MonitorResult, MonitorTestView, MonitorView, NewApiToken, NewToken, Package, Packages, Probe, ProbeAnswer,
+    ProposedChange, Protocol, ReachDiffRequest, ReachRequest, Rejected, Revisions, StoredAssertions, Token,
+    TokenRequest, UsageRequest, Waited,
 };
 use tombolo_proto::id::{AgentId, PresharedKey, PublicKey, ResourceId, Revision};
 use tombolo_proto::probe::{ProbeKind, ProbeReport};
@@ -243,6 +244,13 @@ fn questions() {
         interval_ms: Some(100),
         timeout_ms: Some(200),
         max_ttl: Some(8),
+        port: None,
+    };
+    let connect = Probe {
+        kind: ProbeKind::Connect,
+        max_ttl: None,
+        port: Some(443),
+        ..full.clone()
     };
     let minimal = Probe {
         from: "vm-a".into(),
@@ -252,8 +260,9 @@ fn questions() {
         interval_ms: None,
         timeout_ms: None,
         max_ttl: None,
+        port: None,
     };
-    golden!().cases("probe", &[("full", full), ("minimal", minimal)]);
+    golden!().cases("probe", &[("connect", connect), ("full", full), ("minimal", minimal)]);
     let unknown = serde_json::from_str::<Probe>(r#"{"from": "a", "to": "b", "kind": "ping", "size": 9}"#);
     assert!(unknown.unwrap_err().to_string().contains("unknown field `size`"));
     let report = || ProbeReport {
@@ -261,6 +270,8 @@ fn questions() {
         received: 0,
         rtts_ms: vec![],
         hops: vec![],
+        refused: 0,
+        unreachable: 0,
         error: None,
     };
     let full = ProbeAnswer {
@@ -274,6 +285,60 @@ fn questions() {
         report: report(),
     };
     golden!().cases("probed", &[("full", full), ("minimal", minimal)]);
+    let full = CheckRequest {
+        from: "vm-a".into(),
+        to: "vm-b".into(),
+        protocol: Protocol::Tcp,
+        port: Some(443),
+    };
+    let minimal = CheckRequest {
+        protocol: Protocol::Icmp,
+        port: None,
+        ..full.clone()
+    };
+    golden!().cases("check_request", &[("full", full), ("minimal", minimal)]);
+}
+
+#[test]
+fn monitors() {
+    let result = |outcome| MonitorResult {
+        time: 1_800_000_000,
+        outcome,
+        checks_failed_percent: Some(20),
+        round_trip_time_ms: Some(7),
+        reason: None,
+    };
+    let unknown = MonitorResult {
+        checks_failed_percent: None,
+        round_trip_time_ms: None,
+        reason: Some("agent vm-a is not connected".into()),
+        ..result(MonitorOutcome::Indeterminate)
+    };
+    let test = |history| MonitorTestView {
+        group: "web".into(),
+        configuration: "https".into(),
+        source: "a".into(),
+        destination: "b".into(),
+        history,
+    };
+    let full = MonitorView {
+        id: ResourceId::new("/monitor"),
+        running: true,
+        tests: vec![
+            test(vec![
+                result(MonitorOutcome::Pass),
+                result(MonitorOutcome::Fail),
+                unknown,
+            ]),
+            test(vec![]),
+        ],
+    };
+    let minimal = MonitorView {
+        running: false,
+        tests: vec![],
+        ..full.clone()
+    };
+    golden!().cases("monitor_view", &[("full", full), ("minimal", minimal)]);
 }
 
 fn device(full: bool) -> DeviceConfig {

@@ -275,8 +275,15 @@ fn probes() {
         interval_ms: 1000,
         timeout_ms: 500,
         max_ttl: 30,
+        port: None,
     };
     golden!().document("probe_request", &request);
+    let connect = ProbeRequest {
+        kind: ProbeKind::Connect,
+        port: Some(443),
+        ..request
+    };
+    golden!().document("connect_request", &connect);
     let full = ProbeReport {
         sent: 3,
         received: 2,
@@ -291,6 +298,8 @@ fn probes() {
                 rtts_ms: vec![],
             },
         ],
+        refused: 4,
+        unreachable: 5,
         error: Some("no permission".into()),
     };
     let minimal = ProbeReport {
@@ -298,6 +307,8 @@ fn probes() {
         received: 0,
         rtts_ms: vec![],
         hops: vec![],
+        refused: 0,
+        unreachable: 0,
         error: None,
     };
     golden!().cases("probe_report", &[("full", full), ("minimal", minimal)]);

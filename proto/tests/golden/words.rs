@@ -45,7 +45,7 @@ fn words_of_the_contract() {
         circuit_link: all_of!(CircuitLink { Primary, Secondary }),
         site_ttl: all_of!(SiteTtl { SilentHop, Transparent }),
         kernel_route: all_of!(KernelRoute { Device, Throw, Line }),
-        probe_kind: all_of!(ProbeKind { Ping, Trace }),
+        probe_kind: all_of!(ProbeKind { Ping, Trace, Connect }),
         route_source: all_of!(RouteSource {
             Default,
             User,

@@ -56,6 +56,7 @@ impl Ping {
             interval_ms: Some(milliseconds(self.interval)?),
             timeout_ms: Some(milliseconds(self.answer)?),
             max_ttl: None,
+            port: None,
         };
         let probed = c.progress("pinging", c.client.probe(&probe)).await?;
         let report = &probed.report;
@@ -93,6 +94,7 @@ impl Trace {
             interval_ms: None,
             timeout_ms: Some(milliseconds(self.answer)?),
             max_ttl: Some(self.max_ttl),
+            port: None,
         };
         let probed = c.progress("tracing", c.client.probe(&probe)).await?;
         let report = &probed.report;

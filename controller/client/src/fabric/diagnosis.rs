@@ -1,4 +1,4 @@
-//! Explanations, ping and trace.
+//! Explanations, ping and trace, and connectivity checks.
 
 use crate::client::{Body, Client};
 use crate::error::Error;
@@ -6,13 +6,16 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tombolo_proto::fabric::{
-    Assertion, ExplainRequest, Probe, ProbeAnswer, ReachDiffRequest, ReachRequest, StoredAssertions,
+    Assertion, CheckRequest, ExplainRequest, ListResponse, MonitorView, Probe, ProbeAnswer, ReachDiffRequest,
+    ReachRequest, StoredAssertions,
 };
 use tombolo_proto::probe::ProbeKind;
 
 /// Time that a request may take in addition to the time of the probe itself, for the network, the controller and the
 /// agent.
 const PROBE_MARGIN: Duration = Duration::from_secs(20);
+/// Time that a check may take: three probes of an agent that is slow to report, and their computation.
+const CHECK_LIMIT: Duration = Duration::from_secs(120);
 /// Time that the controller may take to compute the reachability of a whole network, twice.
 const REACH_LIMIT: Duration = Duration::from_secs(300);
 /// Values for fields that [`Probe`] omits: each is at least the controller's default. They serve only to compute how
@@ -122,7 +125,39 @@ impl Client {
         self.json(response).await
     }
 
-    /// Pings or traces: the agent of the source sends real packets. Returns when the agent has reported the results of
+    /// Checks a connection: the agent of the source sends real packets, and the controller compares the result with
+    /// [`explain`](Self::explain). Takes some seconds. The result is a JSON object with the fields of ARM's
+    /// `ConnectivityInformation`, and `explained`, `summary` and `difference`. A destination that is not reached is no
+    /// error.
+    ///
+    /// # Errors
+    /// Any [`Error`]. It is an [`Error::Api`] with status 400 if a value is out of range, the source or the destination is
+    /// unknown, or the source's agent is not connected or too old. The status is 409 if the agent does not report in time.
+    pub async fn check(&self, request: &CheckRequest) -> Result<Value, Error> {
+        let body = json!(request);
+        let response = self
+            .send(
+                Method::POST,
+                "/fabric/v1/check",
+                &[],
+                Body::Json(&body),
+                Some(CHECK_LIMIT),
+            )
+            .await?;
+        self.json(response).await
+    }
+
+    /// Returns the connection monitors with the results of their tests, ordered by id. The controller keeps results in memory
+    /// only.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    pub async fn monitors(&self) -> Result<Vec<MonitorView>, Error> {
+        let response = self.fabric(Method::GET, "monitors", Body::None).await?;
+        Ok(self.typed::<ListResponse<MonitorView>>(response).await?.value)
+    }
+
+    /// Pings, traces or connects: the agent of the source sends real packets. Returns when the agent has reported the results of
     /// all packets. The controller waits for the report for at most 120 s. Dropping the future does not stop the
     /// packets. A probe without any reply is not an error.
     ///
@@ -134,7 +169,7 @@ impl Client {
         let count = each(probe.count, DEFAULT_COUNT);
         let timeout = each(probe.timeout_ms, DEFAULT_TIMEOUT_MS);
         let longest = match probe.kind {
-            ProbeKind::Ping => count * each(probe.interval_ms, DEFAULT_INTERVAL_MS) + timeout,
+            ProbeKind::Ping | ProbeKind::Connect => count * each(probe.interval_ms, DEFAULT_INTERVAL_MS) + timeout,
             ProbeKind::Trace => u64::from(probe.max_ttl.unwrap_or(DEFAULT_MAX_TTL)) * count * timeout,
         };
         let limit = Some(Duration::from_millis(longest) + PROBE_MARGIN);

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use tombolo_proto::config::{Access, Direction, SecurityRule};
 use tombolo_proto::fabric::Protocol;
 use tombolo_proto::id::ResourceId;
+use tombolo_topology::connectivity::rule_name;
 use tombolo_topology::learned_routes::LearnedReports;
 use tombolo_topology::nic_security::{EvaluatedGroup, FieldMatches, FirstPacket};
 use tombolo_topology::resource::{Binding, NetworkInterface};
@@ -125,27 +126,18 @@ fn group(group: &EvaluatedGroup<'_>) -> Value {
     json!({
         "networkSecurityGroupId": group.applied.group.id,
         "appliedTo": group.applied.attached_to,
-        "matchedRule": decided.map(|(rule, _)| json!({"ruleName": name(rule), "action": rule.access})),
+        "matchedRule": decided.map(|(rule, _)| json!({"ruleName": rule_name(&rule.name), "action": rule.access})),
         "rulesEvaluationResult": group.rules.iter().map(evaluated).collect::<Vec<_>>(),
     })
 }
 
 fn evaluated((rule, matches): &(&SecurityRule, FieldMatches)) -> Value {
     json!({
-        "name": name(rule),
+        "name": rule_name(&rule.name),
         "protocolMatched": matches.protocol,
         "sourceMatched": matches.source,
         "sourcePortMatched": matches.source_port,
         "destinationMatched": matches.destination,
         "destinationPortMatched": matches.destination_port,
     })
-}
-
-/// The name of a rule in the words of Network Watcher: `UserRule_x` or `DefaultRule_x`.
-fn name(rule: &SecurityRule) -> String {
-    match rule.name.split_once('/') {
-        Some(("defaultSecurityRules", name)) => format!("DefaultRule_{name}"),
-        Some((_, name)) => format!("UserRule_{name}"),
-        None => rule.name.clone(),
-    }
 }

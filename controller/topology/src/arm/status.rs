@@ -21,19 +21,37 @@ pub(crate) struct Status {
     pub(crate) egress: u64,
     /// `tunnelConnectionStatus`: one entry for each tunnel.
     pub(crate) tunnels: Vec<Value>,
+    /// What keeps tunnels down, each with its reason in words; one entry at most for each tunnel.
+    pub(crate) faults: Vec<(TunnelFault, String)>,
+}
+
+/// The cause for which a tunnel is not up (M8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TunnelFault {
+    /// No agent has joined for the gateway.
+    NoAgent,
+    /// The gateway's agent is not connected to the controller, or has not reported the tunnel yet.
+    AgentNotConnected,
+    /// The desired state lacks what a tunnel needs: a counterpart, a key, or a peering.
+    NotConfigured,
+    /// The far end does not answer, or has no agent.
+    PeerReachability,
+    /// The shared keys differ.
+    Authentication,
 }
 
 /// The tunnel between an instance of the gateway and an instance, edge or device at the far end.
 struct Tunnel {
     name: String,
     status: &'static str,
+    fault: Option<TunnelFault>,
     reason: Option<String>,
     ingress: u64,
     egress: u64,
 }
 
 /// The names of those agents of a gateway that are not revoked.
-fn instances(topology: &Topology, gateway: &ResourceId) -> Vec<AgentId> {
+pub(crate) fn instances(topology: &Topology, gateway: &ResourceId) -> Vec<AgentId> {
     let serves = |binding: &Binding| matches!(binding, Binding::Gateway { gateway: g, .. } if g == gateway);
     let agents = topology.agents.values().filter(|a| !a.revoked && serves(&a.binding));
     agents.map(|a| a.id.clone()).collect()
@@ -52,16 +70,21 @@ pub(crate) fn of(topology: &Topology, statuses: &AgentStatuses, connection: &Con
         ingress: tunnels.iter().map(|t| t.ingress).sum(),
         egress: tunnels.iter().map(|t| t.egress).sum(),
         tunnels: tunnels.iter().map(Tunnel::view).collect(),
+        faults: tunnels
+            .iter()
+            .filter_map(|t| Some((t.fault?, t.reason.clone().unwrap_or_default())))
+            .collect(),
     }
 }
 
 /// The tunnels of a connection, one for each pair of an instance and a far end. If no tunnel can exist, or none is
 /// known, the list has a single entry, which gives the reason.
 fn tunnels(topology: &Topology, statuses: &AgentStatuses, connection: &Connection) -> Vec<Tunnel> {
-    let alone = |status, reason: String| {
+    let alone = |status, fault, reason: String| {
         vec![Tunnel {
             name: connection.envelope.id.name().to_owned(),
             status,
+            fault: Some(fault),
             reason: Some(reason),
             ingress: 0,
             egress: 0,
@@ -71,17 +94,19 @@ fn tunnels(topology: &Topology, statuses: &AgentStatuses, connection: &Connectio
     if own.is_empty() {
         return alone(
             "Unknown",
+            TunnelFault::NoAgent,
             format!("no agent serves gateway {}", connection.gateway1.name()),
         );
     }
     if !own.iter().any(|agent| statuses.agents.contains_key(agent)) {
         return alone(
             "Unknown",
+            TunnelFault::AgentNotConnected,
             format!("no agent of gateway {} has reported yet", connection.gateway1.name()),
         );
     }
     if let Some(reason) = missing_requirement(topology, connection) {
-        return alone("NotConnected", reason);
+        return alone("NotConnected", TunnelFault::NotConfigured, reason);
     }
     let (far, end) = match connection.connection_type {
         ConnectionType::Vnet2Vnet => (instances(topology, &connection.gateway2), "the other gateway"),
@@ -95,6 +120,7 @@ fn tunnels(topology: &Topology, statuses: &AgentStatuses, connection: &Connectio
         };
         return alone(
             "NotConnected",
+            TunnelFault::PeerReachability,
             format!("no agent serves {what} {}", connection.gateway2.name()),
         );
     }
@@ -191,13 +217,15 @@ fn tunnel(statuses: &AgentStatuses, here: &AgentId, there: &AgentId, shown: &str
         .agents
         .get(here)
         .and_then(|status| status.links.iter().find(|l| l.peer == *there));
-    let (status, reason) = match link {
+    let (status, fault, reason) = match link {
         _ if !statuses.connected.contains(here) => (
             "Unknown",
+            Some(TunnelFault::AgentNotConnected),
             Some(format!("agent {here} is not connected to the controller")),
         ),
         None => (
             "Unknown",
+            Some(TunnelFault::AgentNotConnected),
             Some(format!("agent {here} has not reported this tunnel yet")),
         ),
         Some(link) => tunnel_state(link, end),
@@ -205,32 +233,36 @@ fn tunnel(statuses: &AgentStatuses, here: &AgentId, there: &AgentId, shown: &str
     Tunnel {
         name: format!("{here}-{shown}"),
         status,
+        fault,
         reason,
         ingress: link.map_or(0, |l| l.rx_bytes),
         egress: link.map_or(0, |l| l.tx_bytes),
     }
 }
 
-/// The status and reason that ARM shows for the state of a link. `end` names the far end in the reason.
-fn tunnel_state(link: &LinkStatus, end: &str) -> (&'static str, Option<String>) {
-    let words = |code: &str, otherwise: String| {
+/// The status, the fault and the reason that ARM shows for the state of a link. `end` names the far end in the reason.
+fn tunnel_state(link: &LinkStatus, end: &str) -> (&'static str, Option<TunnelFault>, Option<String>) {
+    let down = |fault, code: &str, otherwise: String| {
         let detail = link.reason.as_deref().map_or(otherwise, shown);
-        Some(format!("{code}: {detail}"))
+        ("NotConnected", Some(fault), Some(format!("{code}: {detail}")))
     };
     match link.state {
-        LinkState::Up => ("Connected", None),
-        LinkState::Idle | LinkState::Connecting => ("Connecting", link.reason.as_deref().map(shown)),
-        LinkState::Unreachable => (
-            "NotConnected",
-            words("PeerReachability", format!("{end} does not answer")),
+        LinkState::Up => ("Connected", None, None),
+        LinkState::Idle | LinkState::Connecting => ("Connecting", None, link.reason.as_deref().map(shown)),
+        LinkState::Unreachable => down(
+            TunnelFault::PeerReachability,
+            "PeerReachability",
+            format!("{end} does not answer"),
         ),
-        LinkState::AuthenticationFailed => (
-            "NotConnected",
-            words("Authentication", "the shared keys differ".to_owned()),
+        LinkState::AuthenticationFailed => down(
+            TunnelFault::Authentication,
+            "Authentication",
+            "the shared keys differ".to_owned(),
         ),
-        LinkState::NoEndpoint => (
-            "NotConnected",
-            words("PeerReachability", format!("the endpoint of {end} is unknown")),
+        LinkState::NoEndpoint => down(
+            TunnelFault::PeerReachability,
+            "PeerReachability",
+            format!("the endpoint of {end} is unknown"),
         ),
     }
 }

@@ -19,6 +19,7 @@ mod security_groups;
 mod sites;
 mod stock_clients;
 mod stored_state;
+mod troubleshoot;
 mod unsupported;
 mod views;
 mod vnets;

@@ -1,11 +1,17 @@
-//! Recorded answers of the fabric API to the requests `explain` and `device-config`.
+//! Recorded answers of the fabric API to the requests `explain`, `check` and `device-config`.
 
 use super::{documents, id, ip, net};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use tombolo_golden::{all_of, every_variant, golden};
 use tombolo_proto::config::{Access, Direction};
 use tombolo_proto::fabric::{DeviceBgp, DeviceConfig, DeviceTunnel, Protocol};
 use tombolo_proto::id::{AgentId, PresharedKey, PublicKey};
 use tombolo_proto::route::RouteSource;
+use tombolo_topology::connectivity::{
+    ConnectionStatus, Connectivity, ConnectivityHop, ConnectivityInformation, ContextEntry, Difference, HopKind,
+    HopLink, HopLinkProperties, Issue, IssueKind, Origin, Severity,
+};
 use tombolo_topology::device;
 use tombolo_topology::explain::{
     DecidingRule, Explanation, GroupCheck, Hop, Ingress, MatchedAddresses, MatchedRoute, OtherRule, RuleField,
@@ -122,6 +128,139 @@ fn explanations() {
         vec![],
     );
     golden!().cases("explanation", &[("full", full), ("minimal", minimal)]);
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ConnectivityWords {
+    status: Vec<ConnectionStatus>,
+    hop_kind: Vec<HopKind>,
+    origin: Vec<Origin>,
+    severity: Vec<Severity>,
+    issue_kind: Vec<IssueKind>,
+}
+
+#[test]
+fn words_of_connectivity_checks() {
+    let words = ConnectivityWords {
+        status: all_of!(ConnectionStatus {
+            Reachable,
+            Unreachable,
+            Unknown
+        }),
+        hop_kind: all_of!(HopKind {
+            Source,
+            VirtualAppliance,
+            VnetLocal,
+            VirtualNetworkGateway,
+            ExpressRouteCircuit,
+            Internet,
+            Destination
+        }),
+        origin: all_of!(Origin {
+            Local,
+            Inbound,
+            Outbound
+        }),
+        severity: all_of!(Severity { Error, Warning }),
+        issue_kind: all_of!(IssueKind {
+            NetworkSecurityRule,
+            UserDefinedRoute,
+            GuestFirewall,
+            AgentStopped,
+            SocketBind,
+            Platform,
+            Unknown
+        }),
+    };
+    golden!().document("connectivity_words", &words);
+}
+
+#[test]
+fn connectivity_checks() {
+    let issue = Issue {
+        origin: Origin::Inbound,
+        severity: Severity::Error,
+        kind: IssueKind::NetworkSecurityRule,
+        context: vec![ContextEntry {
+            key: "RuleName".into(),
+            value: "UserRule_web".into(),
+        }],
+    };
+    let link = |properties| HopLink {
+        next_hop_id: "hop-1".into(),
+        link_type: Some("VNetPeering".into()),
+        issues: vec![],
+        context: BTreeMap::new(),
+        resource_id: Some(id("networkInterfaces/N/ipConfigurations/one")),
+        properties,
+    };
+    let measured = HopLinkProperties {
+        round_trip_time_min: Some(1),
+        round_trip_time_avg: Some(2),
+        round_trip_time_max: Some(3),
+    };
+    let hop = |links, issues| ConnectivityHop {
+        kind: HopKind::VnetLocal,
+        id: "hop-0".into(),
+        address: Some(ip("10.1.0.4")),
+        resource_id: Some(id("networkInterfaces/N/ipConfigurations/one")),
+        next_hop_ids: vec!["hop-1".into()],
+        previous_hop_ids: vec![],
+        links,
+        previous_links: vec![],
+        issues,
+    };
+    let full = Connectivity {
+        source: ip("10.1.0.4"),
+        destination: ip("10.3.0.4"),
+        protocol: Protocol::Tcp,
+        port: Some(443),
+        explained: true,
+        summary: "summary".into(),
+        difference: Some(Difference {
+            ttl: 1,
+            expected: Some(ip("10.3.0.4")),
+            observed: None,
+        }),
+        information: ConnectivityInformation {
+            connection_status: ConnectionStatus::Reachable,
+            avg_latency_in_ms: Some(2),
+            min_latency_in_ms: Some(1),
+            max_latency_in_ms: Some(3),
+            probes_sent: 10,
+            probes_failed: 1,
+            hops: vec![hop(vec![link(measured)], vec![issue])],
+        },
+    };
+    let minimal = Connectivity {
+        protocol: Protocol::Icmp,
+        port: None,
+        difference: None,
+        information: ConnectivityInformation {
+            connection_status: ConnectionStatus::Unreachable,
+            avg_latency_in_ms: None,
+            min_latency_in_ms: None,
+            max_latency_in_ms: None,
+            probes_sent: 10,
+            probes_failed: 10,
+            hops: vec![ConnectivityHop {
+                address: None,
+                resource_id: None,
+                next_hop_ids: vec![],
+                ..hop(
+                    vec![HopLink {
+                        link_type: None,
+                        resource_id: None,
+                        ..link(HopLinkProperties::default())
+                    }],
+                    vec![],
+                )
+            }],
+        },
+        ..full.clone()
+    };
+    golden!().cases("connectivity", &[("full", full), ("minimal", minimal)]);
 }
 
 #[test]

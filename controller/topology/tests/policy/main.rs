@@ -5,6 +5,7 @@
 mod appliances;
 mod balancing;
 mod circuits;
+mod connectivity;
 mod explain;
 mod learned;
 mod links;
