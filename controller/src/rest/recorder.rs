@@ -14,7 +14,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 /// Requests of the fabric API that are sent by POST and change nothing.
-const QUESTIONS: [&str; 7] = [
+const QUESTIONS: [&str; 8] = [
+    "/fabric/v1/check",
     "/fabric/v1/explain",
     "/fabric/v1/probe",
     "/fabric/v1/reach",
