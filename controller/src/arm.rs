@@ -109,7 +109,7 @@ async fn route_in_subscription(rest: &Rest, call: &Call, path: &[&str]) -> Resul
 async fn route_in_group(rest: &Rest, call: &Call, provider: &str, path: &[&str]) -> Result<Response, Failure> {
     match (provider, path) {
         ("microsoft.resources", ["deployments", ..]) => deployment::serve(rest, call).await,
-        ("microsoft.network", ["networkwatchers", ..]) => watcher::serve(rest, call),
+        ("microsoft.network", ["networkwatchers", ..]) => watcher::serve(rest, call).await,
         (_, ["connections", _, "sharedkey"] | ["connections", _, "sharedkey", "reset"]) => {
             action::shared_key(rest, call).await
         }

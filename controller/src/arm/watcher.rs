@@ -4,10 +4,12 @@
 //! * `diagnostic`: the action `networkConfigurationDiagnostic`.
 //! * `associations`: the action `topology`.
 //! * `fields`: reads properties of bodies.
+//! * `flow_logs`: flow logs, which are resources below a watcher, and the action `queryFlowLogStatus`.
 
 mod associations;
 mod diagnostic;
 mod fields;
+mod flow_logs;
 
 use super::action::nic_security;
 use super::call::Call;
@@ -27,17 +29,12 @@ use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::{NextHop, RouteSource, RouteState};
 use tombolo_topology::learned_routes::{self, LearnedReports};
 use tombolo_topology::nic_security::FirstPacket;
-use tombolo_topology::resource::{Binding, NetworkInterface};
+use tombolo_topology::resource::{Binding, NetworkInterface, WATCHER_GROUP as GROUP, WATCHER_PREFIX as PREFIX};
 use tombolo_topology::topology::Topology;
 use uuid::Uuid;
 
-/// The resource group in which Azure creates network watchers.
-const GROUP: &str = "NetworkWatcherRG";
-/// The prefix of the names that Azure gives to network watchers.
-const PREFIX: &str = "NetworkWatcher_";
-
 /// Types of resources below a watcher that this controller does not support, in lower case. Their lists are empty.
-const CHILDREN: [&str; 3] = ["connectionmonitors", "flowlogs", "packetcaptures"];
+const CHILDREN: [&str; 2] = ["connectionmonitors", "packetcaptures"];
 
 /// The 404 for a watcher that does not exist.
 fn missing(call: &Call, name: &str) -> Failure {
@@ -101,7 +98,7 @@ pub(super) fn list(rest: &Rest, call: &Call) -> Result<Response, Failure> {
 }
 
 /// Serves the watchers of a resource group, one watcher, and its actions.
-pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
+pub(super) async fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
     let topology = rest.app.writer.current().topology;
     let here = call.segments[3].eq_ignore_ascii_case(GROUP);
     let all = locations(&topology);
@@ -138,6 +135,9 @@ pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
             let body = call.object()?;
             diagnostic::answer(&topology, &LearnedReports::of(&rest.app.agents.statuses()), &body)
         }
+        (&Method::POST, Some("queryflowlogstatus"), 9) => flow_logs::status(&topology, &call.object()?),
+        (_, Some("flowlogs"), 9) => flow_logs::list(rest, call),
+        (_, Some("flowlogs"), 10) => flow_logs::item(rest, call).await,
         (&Method::POST, Some("topology"), 9) => associations::answer(&topology, &call.segments[1], &call.object()?),
         (&Method::GET, Some(children), 9) if CHILDREN.contains(&children) => Ok(ok(&json!({"value": []}))),
         (&Method::GET, Some(children), 10) if CHILDREN.contains(&children) => {
@@ -155,8 +155,8 @@ pub(super) fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure> {
         (&Method::DELETE, ..) => Ok(empty(StatusCode::NO_CONTENT)),
         (&Method::POST, Some(other), 9) => {
             let message = format!(
-                "The action '{}' of network watchers is not supported; nextHop, ipFlowVerify, networkConfigurationDiagnostic \
-                 and topology are.",
+                "The action '{}' of network watchers is not supported; nextHop, ipFlowVerify, networkConfigurationDiagnostic, \
+                 queryFlowLogStatus and topology are.",
                 excerpt(other)
             );
             Err(Failure::bad("XActionNotSupported", message))

@@ -6,6 +6,7 @@ mod appliances;
 mod balancing;
 mod circuits;
 mod explain;
+mod flow_logs;
 mod learned;
 mod links;
 mod locality;
