@@ -120,8 +120,9 @@ impl Counters {
     }
 }
 
+/// The third word of an entry. It is 0 without a tag.
 const fn record(tag: u32, now: u32) -> u64 {
-    (tag as u64) << 32 | now as u64
+    if tag == 0 { 0 } else { (tag as u64) << 32 | now as u64 }
 }
 
 impl FlowRef {
