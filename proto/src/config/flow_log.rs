@@ -167,7 +167,8 @@ mod tests {
     #[test]
     fn n14_logs_name_known_nics_and_groups() {
         assert_eq!(security().check(), Ok(()));
-        let wrong: [(&str, fn(&mut FlowLogs)); 7] = [
+        type Change = fn(&mut FlowLogs);
+        let wrong: [(&str, Change); 7] = [
             ("'02:00' must be 12", |logs| logs.nics[0].mac = "02:00".into()),
             ("/x is listed twice, or is not in", |logs| {
                 logs.nics[0].id = ResourceId::new("/x")
