@@ -67,7 +67,7 @@ fn n14_the_log_of_the_nic_comes_before_that_of_the_subnet_and_that_of_the_vnet()
     log(&mut w, "nic", &nic, true, 2);
     assert_eq!(names(&w, "db-vm"), [("nic".to_owned(), Network4)]);
     let logs = logs(&w, "db-vm").unwrap();
-    assert_eq!(logs.logs[0].nics, [nic.clone()]);
+    assert_eq!(logs.logs[0].nics, std::slice::from_ref(&nic));
     assert_eq!(logs.logs[0].guid, Uuid::from_u128(7).to_string());
     assert_eq!(logs.nics[0].id, nic);
     // Of another target nothing is sent.

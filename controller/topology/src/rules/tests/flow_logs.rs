@@ -69,8 +69,8 @@ fn n14_a_flow_log_shows_its_defaults() {
         assert_eq!(&changed["properties"][name], value, "{name}");
     }
     assert_eq!(w.put(&id, changed.clone()).unwrap(), changed);
-    assert_eq!(w.delete(&id).unwrap(), true);
-    assert_eq!(w.delete(&id).unwrap(), false);
+    assert!(w.delete(&id).unwrap());
+    assert!(!w.delete(&id).unwrap());
     let group = w.get(&net("networkSecurityGroups/web"));
     assert_eq!(group["properties"]["flowLogs"], json!([]));
 }
