@@ -150,7 +150,10 @@ impl FlowLog {
             Self::Show { name } => c.out.item(&find(c, name).await?, COLUMNS),
             Self::Delete { name } => {
                 let found = find(c, name).await?;
-                c.delete(&at(&found, "/id"), "flow log").await
+                // The answer to a DELETE below a watcher does not say whether there was something.
+                c.client.arm_delete(&at(&found, "/id")).await?;
+                c.report(&json!({"deleted": true}), &format!("Deleted flow log {name}."))
+                    .await
             }
         }
     }
