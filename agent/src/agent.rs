@@ -12,6 +12,7 @@ use crate::bgp::{Bgp, BgpSpec};
 use crate::config::Config;
 use crate::flow_log::FlowLogWriter;
 use crate::lanes::Lanes;
+use crate::meter::MeterFile;
 use crate::netlink::watch_host;
 use crate::persist::{LastGood, LastGoodStore};
 use crate::state::{StateDir, file};
@@ -76,13 +77,15 @@ pub struct Agent {
     controller: Mutex<Option<IpAddr>>,
     /// Wakes [`sync_kernel`](Self::sync_kernel) when an address that the host must reach by its own routes has changed.
     replan: Notify,
+    /// What has passed the links.
+    meters: Mutex<MeterFile>,
     /// Learned prefixes (from BGP or other agents) that are not installed in the kernel, each with the reason.
     left_out: Mutex<BTreeMap<IpNet, Clash>>,
     flow_log: FlowLogWriter,
 }
 
 impl Agent {
-    /// Assembles the agent; reads and writes nothing. No configuration is in force until [`resume`](Self::resume) or
+    /// Assembles the agent; reads the totals of links from disk, and writes nothing. No configuration is in force until [`resume`](Self::resume) or
     /// [`apply`](Self::apply) succeeds. `status_changed` is the notifier that `lanes` was started with: it wakes
     /// [`run_reporter`](Self::run_reporter).
     #[must_use]
@@ -100,6 +103,7 @@ impl Agent {
         Self {
             flow_log: FlowLogWriter::new(directory, config.flow_logs.clone(), lanes.flows().clone()),
             last_good: LastGoodStore::new(state.clone()),
+            meters: Mutex::new(MeterFile::open(state.clone())),
             config,
             state,
             numbers,

@@ -10,7 +10,7 @@
 //! * [`bgp`]: routes from and to sites and customer edges, through BIRD.
 //! * [`join`], [`first_join`], [`control`]: communication with the controller. [`identity`], [`tls`]: keys and
 //!   certificates.
-//! * [`state`], [`config`], [`persist`], [`flow_file`]: files. [`claim`]: exclusive use of a device's name and of
+//! * [`state`], [`config`], [`persist`], [`flow_file`], [`meter`]: files. [`claim`]: exclusive use of a device's name and of
 //!   routing tables. [`host`]: the host's sysctl for ICMP redirects. `switches`: the sysctls of the agent's devices.
 //! * [`flow_log`]: writes flow logs.
 //! * [`health`]: health probes of the back ends of load balancers.
@@ -35,6 +35,7 @@ pub mod join;
 pub mod lane;
 pub mod lanes;
 pub mod log_limit;
+pub mod meter;
 pub mod metrics;
 pub mod netlink;
 pub mod outbox;

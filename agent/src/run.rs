@@ -112,6 +112,9 @@ pub async fn run(state: &StateDir, runtime: &StateDir, bird: Option<BirdService>
         control.abort();
     }
     tasks.abort();
+    // The lanes are still there, so that the totals have the last packets.
+    agent.publish().await;
+    agent.save_meters();
     agent.shut_down();
     if outcome.is_ok() && control.is_ok() {
         lanes_ended(&mut ended, lane_count).await;

@@ -35,6 +35,8 @@ pub mod file {
     /// The flows of security groups, from an orderly stop until the next start (D34). It may be in another directory
     /// (`--runtime-dir`).
     pub const FLOWS: &str = "flows";
+    /// What has passed each link since the agent began to count (Meter-6).
+    pub const METERS: &str = "meters.json";
     /// Directory with the files of BIRD as a child process.
     pub const BGP: &str = "bgp";
     /// The local HTTP socket of the running agent.

@@ -18,7 +18,7 @@ use tombolo_proto::config::Feature;
 use tombolo_proto::control_stream;
 use tombolo_proto::id::{AgentId, ResourceId, Revision};
 use tombolo_proto::probe::{ProbeKind, ProbeReport, ProbeRequest};
-use tombolo_proto::status::{AgentStatus, HealthVersion};
+use tombolo_proto::status::{AgentStatus, HealthVersion, Meters};
 use tombolo_topology::topology::AgentStatuses;
 
 /// Longest time to put the request for a probe into a control stream's queue. Only an agent that does not read keeps
@@ -333,6 +333,18 @@ impl Agents {
         self.entries()
             .retain(|agent, entry| entry.connection.is_some() || topology.agents.contains_key(agent));
         self.changed.send_modify(|n| *n += 1);
+    }
+
+    /// The totals of the links of each agent that reports any, as of its last report.
+    #[must_use]
+    pub fn meters(&self) -> BTreeMap<AgentId, Meters> {
+        let entries = self.entries();
+        let with_meters = entries
+            .iter()
+            .filter_map(|(agent, entry)| Some((agent, entry.status.meters.as_ref()?)));
+        with_meters
+            .map(|(agent, meters)| (agent.clone(), meters.clone()))
+            .collect()
     }
 
     /// Returns what the API's responses show about agents: the last status of each agent that has sent one since this

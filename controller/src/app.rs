@@ -1,5 +1,6 @@
 //! The parts of a running controller, assembled from its data directory.
 
+use crate::activity::ActivityLog;
 use crate::admission::Limits;
 use crate::agents::Agents;
 use crate::ca::{self, Authority};
@@ -8,6 +9,7 @@ use crate::connections::Connections;
 use crate::metrics::{self, Metrics};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Store, Transaction};
+use crate::usage::{self, Usage};
 use crate::writer::Writer;
 use anyhow::Context;
 use std::collections::BTreeMap;
@@ -33,6 +35,10 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// The connections of the port.
     pub connections: Arc<Connections>,
+    /// The activity log.
+    pub activity: ActivityLog,
+    /// What the traffic of each resource adds up to.
+    pub usage: Usage,
     /// The data directory, which this process has locked.
     pub data_dir: PathBuf,
     /// The locked file of the data directory. The lock lasts until the process ends.
@@ -79,7 +85,11 @@ impl App {
             agents.clone(),
             compiled.clone(),
         ));
+        let usage = Usage::open(data_dir)?;
+        tokio::spawn(usage::run(usage.clone(), agents.clone(), compiled.clone()));
         Ok(Arc::new(Self {
+            usage,
+            activity: ActivityLog::open(data_dir)?,
             writer,
             authority,
             agents,

@@ -6,6 +6,7 @@
 //! * `subscription`: subscriptions, tenants, locations, providers, and lists across resource groups.
 //! * `resource`: resource groups, resources and collections.
 //! * `action`: effective routes and security groups of network interfaces, shared keys, and resets.
+//! * `activity`: the activity log.
 //! * `effective_security`: effective security rules in ARM's form.
 //! * `balancer_health`: the health of the back ends of a load-balancing rule.
 //! * `balancer_pools`: actions on the back-end pools of load balancers.
@@ -15,6 +16,7 @@
 //! * `deployment`: template deployments.
 
 mod action;
+mod activity;
 mod balancer_health;
 mod balancer_pools;
 mod bgp_routes;
@@ -95,6 +97,7 @@ async fn route_in_subscription(rest: &Rest, call: &Call, path: &[&str]) -> Resul
         ["providers", "microsoft.network", "networkwatchers"] => watcher::list(rest, call),
         ["providers", "microsoft.network", "locations", _, "usages"] => usage::of_location(rest, call),
         ["providers", "microsoft.network", "locations", _, "servicetags"] => usage::service_tags(rest, call),
+        ["providers", "microsoft.insights", "eventtypes", "management", "values"] => activity::list(rest, call).await,
         ["providers", _, _] => resource::collection(rest, call),
         ["resourcegroups", _] => resource::item(rest, call).await,
         ["resourcegroups", _, "providers", provider, ref types @ ..] => {

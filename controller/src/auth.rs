@@ -2,6 +2,7 @@
 //! tokens (JWT). A client gets a login token in exchange for an API token, by OAuth 2.0's client-credentials grant.
 
 use crate::app::App;
+use crate::asserted;
 use crate::ca;
 use crate::secret;
 use crate::writer::{DEPLOYMENTS_PREFIX, WriteError, Writer};
@@ -113,7 +114,9 @@ impl Auth {
                 let token: ApiToken =
                     serde_json::from_slice(document).with_context(|| format!("the store's document '{key}'"))?;
                 tokens.insert(token.id.clone(), token);
-            } else if key != LOGIN_KEY_DOCUMENT && key != ca::DOCUMENT && !key.starts_with(DEPLOYMENTS_PREFIX) {
+            } else if ![LOGIN_KEY_DOCUMENT, ca::DOCUMENT, asserted::DOCUMENT].contains(&key.as_str())
+                && !key.starts_with(DEPLOYMENTS_PREFIX)
+            {
                 anyhow::bail!("the store holds a document '{key}' that this version does not know");
             }
         }

@@ -2,20 +2,24 @@
 //! error object.
 //!
 //! * `join`: join tokens, and the joining of agents.
+//! * `assertions`: what every change must leave true.
 //! * `agents`: agents, their configurations and progress.
 //! * `device`: the configuration of a site's VPN device.
 //! * `diagnosis`: explain and probe.
 //! * `operation`: health, metrics, settings, API tokens, backup.
 //! * `reach`: which addresses reach which, and what changes would connect and cut.
+//! * `usage`: what resources have carried, and what that costs.
 //! * `packages`: packages of agents for new machines.
 
 mod agents;
+mod assertions;
 mod device;
 mod diagnosis;
 mod join;
 mod operation;
 mod packages;
 mod reach;
+mod usage;
 
 use crate::rest::Rest;
 use axum::Router;
@@ -49,6 +53,8 @@ pub(crate) fn guarded() -> Router<Arc<Rest>> {
         .route("/fabric/v1/reach", post(reach::reach))
         .route("/fabric/v1/reach/diff", post(reach::diff))
         .route("/fabric/v1/repair", post(reach::repair))
+        .route("/fabric/v1/usage", post(usage::usage))
+        .route("/fabric/v1/assertions", get(assertions::get).put(assertions::put))
         .route(
             "/fabric/v1/settings",
             get(operation::settings).put(operation::set_settings),

@@ -14,10 +14,12 @@
 //!   for new machines.
 //! * **Process.** [`app`] assembles the parts, [`metrics`] exports figures, and [`health`] checks a running controller.
 
+pub mod activity;
 pub mod admission;
 pub mod agents;
 pub mod app;
 mod arm;
+mod asserted;
 mod auth;
 pub mod ca;
 pub mod compiled;
@@ -39,4 +41,5 @@ pub mod secret;
 pub mod store;
 mod sync;
 pub mod tls;
+pub mod usage;
 pub mod writer;

@@ -119,7 +119,10 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
             () = writer.closed() => {}
         }
     };
+    let (usage, agents, compiled) = (app.usage.clone(), app.agents.clone(), app.compiled.clone());
     server.serve(app, router, stop).await;
+    let compiled = compiled.borrow().clone();
+    tokio::task::spawn_blocking(move || usage.record(&agents, &compiled)).await?;
     // Closing the store folds its write-ahead log into the database file.
     anyhow::ensure!(
         writer.stop().await,

@@ -209,7 +209,7 @@ impl Writer {
 }
 
 /// The prefix of the keys of documents that belong to the controller and not to the topology: the certificate
-/// authority, the tokens of the REST interface, and the history of deployments.
+/// authority, the tokens of the REST interface, the assertions, and the history of deployments.
 pub const OWN_PREFIX: &str = "own/";
 /// The key prefix of deployments, below [`OWN_PREFIX`].
 pub(crate) const DEPLOYMENTS_PREFIX: &str = "own/deployments/";

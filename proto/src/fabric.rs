@@ -10,16 +10,20 @@ mod device;
 mod diagnosis;
 mod reach;
 mod token;
+mod usage;
 
 pub use agent::{AgentRevision, AgentView, Rejected, Revisions, Waited};
 pub use device::{DeviceBgp, DeviceConfig, DeviceRequest, DeviceTunnel};
 pub use diagnosis::{ExplainRequest, Probe, ProbeAnswer, Protocol};
 pub use reach::{
     AssertedTraffic, Assertion, MAX_ASSERTIONS, MAX_PROPOSED_CHANGES, ProposedChange, ReachDiffRequest, ReachRequest,
+    StoredAssertions,
 };
 pub use token::{
     ApiTokenRequest, Binding, JoinReply, JoinRequest, NewApiToken, NewToken, Package, Packages, Token, TokenRequest,
 };
+
+pub use usage::UsageRequest;
 
 use serde::{Deserialize, Serialize};
 

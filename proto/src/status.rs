@@ -1,7 +1,9 @@
 //! The status that agents report to the controller, and that their admin socket shows.
 
+mod meters;
 mod probe_failure;
 
+pub use meters::{LinkMeter, Meters, Volume};
 pub use probe_failure::ProbeFailure;
 
 use crate::config::Direction;
@@ -51,6 +53,9 @@ pub struct AgentStatus {
     /// The version of `health`; `None`: the agent does not number its changes, or never had a back end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_version: Option<HealthVersion>,
+    /// What has passed the links, over restarts of the agent (Meter-6). `None`: the agent does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meters: Option<Meters>,
 }
 
 /// The number of a state of the health of an agent's back ends (D36). The agent uses the same numbers in its reports and in

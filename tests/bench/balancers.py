@@ -102,6 +102,14 @@ def wait_for(program, lab, address, seconds=30):
             raise RuntimeError(f"no connection to {address}")
 
 
+def settle(lab, program):
+    """Opens connections through the front end until the owner's agent looks for the SYNs of new connections at one back end
+    only, which it does from a minute after the last change of health, and until the memory of the flow table is allocated."""
+    end = time.monotonic() + 65
+    while time.monotonic() < end:
+        connections(lab, program, FRONT, 5)
+
+
 def balancers(binaries, rounds, seconds):
     good = True
     with tempfile.TemporaryDirectory() as folder:
@@ -117,6 +125,7 @@ def balancers(binaries, rounds, seconds):
                 used[name] = [memory(lab, host) for host in "ab"]
                 if name == "balanced":
                     good &= compare("TCP stream", "Mbit/s", 0.97, rounds, lambda to: stream(lab, to, seconds))
+                    settle(lab, program)
                     good &= compare("new connections", "a second", 0.9, rounds,
                                     lambda to: connections(lab, program, to, seconds))
         more = [after - before for before, after in zip(used["plain"], used["balanced"])]

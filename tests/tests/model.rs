@@ -21,7 +21,11 @@ use tombolo_tests::world::Mutation;
 const FIXED: std::ops::Range<u64> = 0..400;
 
 /// Seeds that have found a defect once.
-const FOUND: [u64; 2] = [7_635_290_848_955_474_116, 8_917_484_921_939_957_518];
+const FOUND: [u64; 3] = [
+    7_635_290_848_955_474_116,
+    8_917_484_921_939_957_518,
+    8_944_993_824_167_955_831,
+];
 
 /// The first of a run's further seeds: `TOMBOLO_SEED`, or a random number. It is printed, so that a failure can be repeated.
 fn first_seed() -> u64 {

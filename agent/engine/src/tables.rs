@@ -13,8 +13,10 @@ use crate::packet::quoted::translate;
 use crate::packet::rewrite::End;
 use crate::packet::{self, PacketInfo};
 use crate::security::SecuredNics;
+pub(crate) use balancing::{
+    BackEnd, Conditions, FrontEnds, Member, Rule as BalancingRule, hash_address, hash_text, mix,
+};
 pub use balancing::{BackEndIndex, Choice, KeptChoices};
-pub(crate) use balancing::{Conditions, FrontEnds, Member, Rule as BalancingRule, hash_address, hash_text, mix};
 use lpm::Lpm;
 use sources::Sources;
 use std::collections::BTreeSet;

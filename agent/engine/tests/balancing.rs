@@ -50,6 +50,7 @@ fn balancing_rule(floating_ip: bool) -> BalancingRule {
         tcp_reset: false,
         back_ends,
         probe: None,
+        decided: BTreeMap::new(),
         ends_flows: false,
     }
 }

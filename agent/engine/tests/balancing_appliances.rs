@@ -13,7 +13,7 @@ use common::errors::{assert_error, too_big};
 use common::groups::{Flags, group, security, tcp};
 use common::lanes::{Fate, Lanes};
 use common::{id, ip, link, route, vm};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 use tombolo_engine::tables::LinkIndex;
 use tombolo_engine::verdict::DropReason;
@@ -72,6 +72,7 @@ fn balancing_rule(name: &str, ports: Option<(u16, u16)>, members: &[&str]) -> Ba
         tcp_reset: false,
         back_ends: members.iter().map(|address| ip(address)).collect(),
         probe: None,
+        decided: BTreeMap::new(),
         ends_flows: false,
     }
 }

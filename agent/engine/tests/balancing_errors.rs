@@ -12,7 +12,7 @@ use common::errors::{assert_error, too_big};
 use common::groups::{Flags, group, rule, security, tcp, to_port};
 use common::lanes::{Fate, Lanes};
 use common::{id, ip, link, vm};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 use tombolo_engine::packet::parse;
 use tombolo_engine::verdict::DropReason;
@@ -74,6 +74,7 @@ fn front_end(family: &Family, members: &[&str]) -> FrontEnd {
             idle_timeout_minutes: 4,
             back_ends,
             probe: None,
+            decided: BTreeMap::new(),
             ends_flows: false,
         }],
     }

@@ -68,6 +68,7 @@ fn balancing_rule(family: &Family, protocol: BalancedProtocol, members: &[u8]) -
             threshold: 1,
             all_up_when_all_down: false,
         }),
+        decided: BTreeMap::new(),
         ends_flows: false,
     }
 }

@@ -12,7 +12,7 @@ use common::errors::{assert_error, too_big};
 use common::groups::{Flags, group, rule, security, tcp, to_port};
 use common::lanes::{Fate, Lanes};
 use common::{id, ip, link, nets, udp, vm};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use tombolo_engine::packet::parse;
 use tombolo_engine::verdict::DropReason;
@@ -63,6 +63,7 @@ fn machine(family: &Family, members: &[&str]) -> AgentConfig {
         idle_timeout_minutes: 4,
         back_ends: back_ends.clone(),
         probe: None,
+        decided: BTreeMap::new(),
         ends_flows: false,
     };
     let owners = [

@@ -11,6 +11,7 @@ mod common;
 use common::groups::{Flags, group, rule, security, tcp};
 use common::lanes::{Fate, Lanes};
 use common::{id, ip, link, nets, vm};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tombolo_engine::verdict::DropReason;
 use tombolo_proto::config::{
@@ -95,6 +96,7 @@ fn machine(family: &Family, members: &[&str]) -> AgentConfig {
         idle_timeout_minutes: 4,
         back_ends: members.iter().map(|address| ip(address)).collect(),
         probe: None,
+        decided: BTreeMap::new(),
         ends_flows: false,
     };
     config.front_ends = vec![FrontEnd {
@@ -245,5 +247,62 @@ fn d25_l3_rules_of_the_back_end_apply_with_floating_ip() {
                 assert_eq!(fate != Fate::Dropped, passes, "{back}, group at {secured}, port {port}");
             }
         }
+    });
+}
+
+/// L4: an agent that owns several back ends finds the flow of each, whichever the rule would choose now: flows that began
+/// before the pool grew stay, and so do SYNs that are repeated soon after. New flows use the whole pool, also later, when
+/// no SYN from before the change can be repeated.
+#[test]
+fn l4_flows_stay_at_an_owner_of_several_back_ends() {
+    each(|lanes, family| {
+        let Family {
+            front,
+            nics,
+            served,
+            remote,
+        } = *family;
+        let [small, large] = [vec![nics[0], nics[1]], vec![nics[0], nics[1], served[0], served[1]]];
+        let mut agent = Lanes::new(lanes, &machine(family, &small), Instant::now());
+        let send = |agent: &mut Lanes, port: u16, flags: Flags| {
+            let packet = tcp((remote, port), (front, 80), flags);
+            let (_, packet) = agent.comes(usize::from(port) % lanes, "remote", &packet).delivered();
+            let back_end = large
+                .iter()
+                .find(|back| packet == tcp((remote, port), (back, 8080), flags));
+            back_end.copied().unwrap_or_default().to_owned()
+        };
+        let answer = |agent: &mut Lanes, port: u16, back_end: &str| {
+            let nic = u8::from(back_end == nics[1]);
+            agent.leaves(0, nic, &tcp((back_end, 8080), (remote, port), Flags::SynAck));
+        };
+        agent.now += Duration::from_secs(100);
+        let ports = 40_000..40_032;
+        let chosen: Vec<String> = ports.clone().map(|port| send(&mut agent, port, Flags::Syn)).collect();
+        assert!(small.iter().all(|back| chosen.iter().any(|c| c == back)), "{chosen:?}");
+        let established = |port: &u16| port % 2 == 0;
+        for (port, back_end) in ports.clone().zip(&chosen).filter(|(port, _)| established(port)) {
+            answer(&mut agent, port, back_end);
+            assert_eq!(send(&mut agent, port, Flags::Ack), *back_end);
+        }
+        agent.install(&machine(family, &large));
+        agent.now += Duration::from_secs(2);
+        for (port, back_end) in ports.clone().zip(&chosen) {
+            let flags = if established(&port) { Flags::Ack } else { Flags::Syn };
+            assert_eq!(send(&mut agent, port, flags), *back_end, "port {port}");
+        }
+        // Established flows stay as long as they are used.
+        agent.now += Duration::from_secs(100);
+        let mut new = Vec::new();
+        for (port, back_end) in ports.zip(&chosen) {
+            match established(&port) {
+                true => assert_eq!(send(&mut agent, port, Flags::Ack), *back_end, "port {port}"),
+                false => new.push(send(&mut agent, port, Flags::Syn)),
+            }
+        }
+        assert!(
+            new.iter().any(|back_end| !small.contains(&back_end.as_str())),
+            "{new:?}"
+        );
     });
 }

@@ -19,7 +19,7 @@ use tombolo_proto::config::AgentConfig;
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::installed::Installed;
 use tombolo_proto::route::Route;
-use tombolo_proto::status::{AgentStatus, MAX_RULE_HITS, NeighbourRoutes, RefusedRoutes, RuleHits, Totals};
+use tombolo_proto::status::{AgentStatus, MAX_RULE_HITS, Meters, NeighbourRoutes, RefusedRoutes, RuleHits, Totals};
 
 /// Longest interval between two status reports, while nothing changes. With a longer interval the counters at the
 /// controller would be older, with a shorter one the load on the controller would be higher.
@@ -122,8 +122,13 @@ impl Agent {
             health_statements: report.health_statements,
             health_entries_ignored: report.health_ignored,
             table_rebuilds: report.rebuilds,
-            status: self.status_of(report),
+            status: self.status_of(report, lock(&self.meters).report()),
         }
+    }
+
+    /// Writes the totals of links to disk, as of the last report. To be called at the end. Blocks.
+    pub fn save_meters(&self) {
+        lock(&self.meters).flush();
     }
 
     /// The configuration in force as JSON, with all secrets blanked; `null` if there is none.
@@ -160,12 +165,13 @@ impl Agent {
     pub async fn publish(&self) -> BTreeMap<AgentId, SocketAddr> {
         let report = self.lanes.report().await;
         let endpoints = report.endpoints.clone();
-        self.status.send_replace(self.status_of(report));
+        let meters = lock(&self.meters).update(&report.links);
+        self.status.send_replace(self.status_of(report, meters));
         endpoints
     }
 
-    /// Publishes the status every 2 s, and 20 ms after a change. Stores the endpoints of peers on disk. Runs until its
-    /// task is cancelled. The endpoints are written when they have changed, at most once a second; a failed write is
+    /// Publishes the status every 2 s, and 20 ms after a change. Stores the endpoints of peers and the totals of links on
+    /// disk. Runs until its task is cancelled. The endpoints are written when they have changed, at most once a second; a failed write is
     /// logged and repeated. Only one task may run it, because a change wakes one task.
     pub async fn run_reporter(&self) {
         let mut endpoints = EndpointStore::new(self.state.clone());
@@ -175,6 +181,11 @@ impl Agent {
             let _ = tokio::time::timeout(STATUS_INTERVAL, self.status_changed.notified()).await;
             tokio::time::sleep(STATUS_DEBOUNCE).await;
             endpoints.update(self.publish().await).await;
+            let due = lock(&self.meters).due();
+            if let Some(write) = due {
+                // The write logs its own failure. A panic would be a defect, and the next write is due in any case.
+                let _ = tokio::task::spawn_blocking(write).await;
+            }
         }
     }
 
@@ -208,7 +219,7 @@ impl Agent {
         all
     }
 
-    fn status_of(&self, report: LaneReport) -> AgentStatus {
+    fn status_of(&self, report: LaneReport, meters: Meters) -> AgentStatus {
         let running = self.running();
         let dynamic = self.lanes.routing_state().borrow().clone();
         let heard = |(neighbour, routes): (&ResourceId, &Arc<Vec<Route>>)| NeighbourRoutes {
@@ -228,6 +239,7 @@ impl Agent {
             rule_hits: rule_hits(report.rule_hits),
             health: report.health,
             health_version: report.health_version,
+            meters: Some(meters),
         }
     }
 }

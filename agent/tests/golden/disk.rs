@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use tombolo_agent::apply::plan::KernelIds;
 use tombolo_agent::config::{Config, FlowLogSettings};
+use tombolo_agent::meter::Saved;
 use tombolo_agent::persist::LastGood;
 use tombolo_agent::state::file;
 use tombolo_golden::golden;
 use tombolo_proto::config::{AgentConfig, Probes, Role};
 use tombolo_proto::id::{AgentId, ResourceId, Revision};
+use tombolo_proto::status::Volume;
 
 fn agent() -> AgentId {
     "hub-vm".parse().unwrap()
@@ -50,6 +52,21 @@ fn settings_of_the_operator() {
         let read: Config = toml::from_str(&text).unwrap();
         assert_eq!(read, settings);
     }
+}
+
+#[test]
+fn totals_of_links() {
+    let volume = Volume {
+        rx_bytes: 1,
+        tx_bytes: 2,
+        rx_packets: 3,
+        tx_packets: 4,
+    };
+    let saved = Saved {
+        epoch: 1_700_000_000_000,
+        links: BTreeMap::from([("spoke-vm".parse().unwrap(), volume)]),
+    };
+    golden!().cases(file::METERS.trim_end_matches(".json"), &[("full", saved)]);
 }
 
 /// An `agent.toml` with only the required settings gets the defaults.

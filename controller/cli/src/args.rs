@@ -1,9 +1,9 @@
 //! The tree of commands.
 
 use crate::command::{
-    agent, api_token, apply, backup, circuit, connection, explain, flow_log, gateway, group, lab, lb, link,
+    agent, api_token, apply, assertion, backup, circuit, connection, explain, flow_log, gateway, group, lab, lb, link,
     local_gateway, login, nic, nsg, peering, plain, probe, public_ip, reach, route_table, routes, settings, subnet,
-    token, vnet, wait,
+    token, usage, vnet, wait,
 };
 use crate::options::Global;
 use clap::{Parser, Subcommand};
@@ -95,10 +95,15 @@ pub(crate) enum Command {
     Explain(explain::Explain),
     /// Show which addresses reach which, by which protocols and ports; sends nothing
     Reach(reach::Reach),
+    /// Manage the assertions: what every change must leave reachable, or unreachable
+    #[command(subcommand)]
+    Assertion(assertion::Assertion),
     /// Ping from A to B with real packets, sent by A's agent
     Ping(probe::Ping),
     /// Trace the path from A to B with real packets, sent by A's agent
     Trace(probe::Trace),
+    /// Show what peerings, connections and circuits have carried, and what that costs
+    Usage(usage::Usage),
     /// Show the encrypted links between agents, as the agents report them
     Link(link::Link),
     /// Wait until a revision is in force at every connected agent

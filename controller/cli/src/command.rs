@@ -3,6 +3,7 @@
 pub(crate) mod agent;
 pub(crate) mod api_token;
 pub(crate) mod apply;
+pub(crate) mod assertion;
 pub(crate) mod backup;
 pub(crate) mod circuit;
 pub(crate) mod connection;
@@ -29,5 +30,6 @@ pub(crate) mod settings;
 pub(crate) mod status;
 pub(crate) mod subnet;
 pub(crate) mod token;
+pub(crate) mod usage;
 pub(crate) mod vnet;
 pub(crate) mod wait;

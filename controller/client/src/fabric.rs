@@ -10,5 +10,5 @@ mod tokens;
 pub use tombolo_proto::fabric::{
     AgentRevision, AgentView, AssertedTraffic, Assertion, Binding, DeviceBgp, DeviceConfig, DeviceTunnel,
     ExplainRequest, NewApiToken, NewToken, Package, Packages, Probe, ProbeAnswer, ProposedChange, Protocol,
-    ReachDiffRequest, ReachRequest, Rejected, Revisions, Token, Waited,
+    ReachDiffRequest, ReachRequest, Rejected, Revisions, StoredAssertions, Token, UsageRequest, Waited,
 };

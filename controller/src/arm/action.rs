@@ -235,7 +235,7 @@ async fn set_key(
         value: value.clone(),
         if_match: call.if_match(),
     };
-    let committed = rest.app.writer.change(change).await?;
+    let committed = rest.change(change).await?;
     let topology = &committed.published.topology;
     let connection = topology.connections.get(&id).ok_or_else(|| missing(topology, path))?;
     let mut body = body(&value);

@@ -49,11 +49,12 @@ fn of_member(
         .probe
         .as_ref()
         .map(|probe| report_of(topology, statuses, probe, member));
-    let (is_up, reason) = match reported {
-        None => (true, "The rule has no probe.".to_owned()),
-        Some(Some(health)) if health.up => (true, "The back end answers the probe.".to_owned()),
-        Some(Some(health)) => (false, reason_of(health.reason)),
-        Some(None) => (false, "No agent has probed the back end yet.".to_owned()),
+    let (is_up, reason) = match (member.admin_state.decided(), reported) {
+        (Some(up), _) => (up, "The adminState of the back end decides.".to_owned()),
+        (None, None) => (true, "The rule has no probe.".to_owned()),
+        (None, Some(Some(health))) if health.up => (true, "The back end answers the probe.".to_owned()),
+        (None, Some(Some(health))) => (false, reason_of(health.reason)),
+        (None, Some(None)) => (false, "No agent has probed the back end yet.".to_owned()),
     };
     let entry = json!({
         "ipAddress": member.address,

@@ -131,7 +131,7 @@ pub(super) async fn migrate(rest: &Rest, call: &Call) -> Result<Response, Failur
         path: path.clone(),
         body,
     };
-    let committed = rest.app.writer.change(change).await?;
+    let committed = rest.change(change).await?;
     let topology = &committed.published.topology;
     let balancer = topology.load_balancers.get(&path.id());
     let balancer = balancer.ok_or_else(|| missing(topology, &path))?;

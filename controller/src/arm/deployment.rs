@@ -131,7 +131,7 @@ async fn write_resources<'t>(
             if_match: None,
             sync_remote_address_space: false,
         };
-        match rest.app.writer.change(change).await {
+        match rest.change(change).await {
             Ok(_) => written.push((resource.name.as_str(), path)),
             Err(WriteError::Rejected(rejection)) => return Ok((written, Some(failed(path.id(), rejection)))),
             Err(error) => return Err(error.into()),

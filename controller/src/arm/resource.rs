@@ -169,7 +169,7 @@ async fn patch(rest: &Rest, call: &Call, path: ArmPath) -> Result<Response, Fail
 /// 201 if a PUT created it, otherwise 200.
 pub(super) async fn written(rest: &Rest, change: Change, path: &ArmPath) -> Result<Response, Failure> {
     let put = matches!(change, Change::Put { .. });
-    let committed = rest.app.writer.change(change).await?;
+    let committed = rest.change(change).await?;
     let topology = &committed.published.topology;
     let body = topology.view(path, &rest.app.agents.statuses());
     let body = body.ok_or_else(|| missing(topology, path))?;
@@ -214,7 +214,7 @@ async fn delete(rest: &Rest, call: &Call, path: ArmPath) -> Result<Response, Fai
         path,
         if_match: call.if_match(),
     };
-    let committed = rest.app.writer.change(change).await?;
+    let committed = rest.change(change).await?;
     if group && committed.created_or_removed {
         rest.deployments.forget_group(&rest.app.writer, &id).await?;
     }

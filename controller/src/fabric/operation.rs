@@ -52,7 +52,7 @@ pub(super) async fn settings(State(rest): State<Arc<Rest>>) -> Response {
 /// PUT `settings`.
 pub(super) async fn set_settings(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
     let settings: Settings = json::typed(request).await?;
-    let committed = rest.app.writer.change(Change::SetSettings(settings)).await?;
+    let committed = rest.change(Change::SetSettings(settings)).await?;
     let body = object!(*committed.published.topology.settings);
     Ok(at_revision(ok(&body), committed.published.revision))
 }

@@ -1,16 +1,15 @@
 //! The requests `reach`, which addresses reach which; `reach/diff`, what proposed changes would connect and cut; and
 //! `repair`, which changes would let a packet arrive.
 
-use crate::reach_cache::Known;
+use crate::asserted::Broken;
+use crate::reach_cache::{Known, in_parallel};
 use crate::rest::failure::{Failure, ok};
 use crate::rest::{Rest, json};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::StatusCode;
 use serde_json::json as object;
-use std::num::NonZero;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::OwnedMutexGuard;
 use tombolo_proto::arm::ArmPath;
 use tombolo_proto::fabric::{
@@ -18,7 +17,7 @@ use tombolo_proto::fabric::{
 };
 use tombolo_topology::change::Change;
 use tombolo_topology::learned_routes::LearnedReports;
-use tombolo_topology::reach::{Reach, check_assertions, difference};
+use tombolo_topology::reach::{check_assertions, difference};
 use tombolo_topology::repair;
 use tombolo_topology::topology::Topology;
 use uuid::Uuid;
@@ -33,8 +32,8 @@ pub(super) async fn reach(State(rest): State<Arc<Rest>>, request: Request) -> Re
     Ok(ok(&object!(answer.await?)))
 }
 
-/// POST `reach/diff`: what changes would connect and cut, and which assertions would not hold after them. Nothing is
-/// changed.
+/// POST `reach/diff`: what changes would connect and cut, and which assertions would not hold after them, those of the
+/// request and the stored ones. Nothing is changed.
 pub(super) async fn diff(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
     let question: ReachDiffRequest = json::typed(request).await?;
     for (field, count, limit) in [
@@ -46,16 +45,19 @@ pub(super) async fn diff(State(rest): State<Arc<Rest>>, request: Request) -> Res
             return Err(Failure::bad("InvalidRequestFormat", message).at(field));
         }
     }
+    let stored = rest.asserted.all().await;
     let answer = with_reach(&rest, move |known| {
         let after = proposed(&known.topology, question.changes)?;
-        let reach = known.reach.after(&known.topology, &after, &known.reports, &in_parallel);
-        let violations = check_assertions(&reach, &after, &question.assertions);
+        let reach = known.after(&after);
+        let check = |assertions| check_assertions(&reach, &after, assertions);
+        let violations = check(&question.assertions);
         let violations = violations.map_err(|message| Failure::bad("InvalidResourceReference", message))?;
         let difference = difference(&known.reach, &reach);
         Ok(object!({
             "connects": difference.connects,
             "cuts": difference.cuts,
             "violations": violations,
+            "refused": Broken::of(&reach, &after, &stored).since(&Broken::of(&known.reach, &known.topology, &stored)),
         }))
     });
     Ok(ok(&answer.await?))
@@ -108,7 +110,7 @@ fn proposed(topology: &Topology, changes: Vec<ProposedChange>) -> Result<Topolog
 }
 
 /// Runs `work` on a thread for blocking work, with the reachability of the newest revision.
-async fn with_reach<T: Send + 'static>(
+pub(super) async fn with_reach<T: Send + 'static>(
     rest: &Rest,
     work: impl FnOnce(&Known) -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
@@ -116,21 +118,7 @@ async fn with_reach<T: Send + 'static>(
     let published = rest.app.writer.current();
     let reports = LearnedReports::of(&rest.app.agents.statuses()).of_routes_only();
     let done = tokio::task::spawn_blocking(move || {
-        let is_current = |known: &Known| known.revision == published.revision && known.reports == reports;
-        let known = match cache.take() {
-            Some(known) if is_current(&known) => known,
-            before => Known {
-                revision: published.revision,
-                reach: match before.filter(|before| before.reports == reports) {
-                    Some(before) => before
-                        .reach
-                        .after(&before.topology, &published.topology, &reports, &in_parallel),
-                    None => Reach::of(&published.topology, &reports, &in_parallel),
-                },
-                topology: published.topology,
-                reports,
-            },
-        };
+        let known = Known::of(published, reports, cache.take());
         let result = work(&known);
         *cache = Some(known);
         result
@@ -142,23 +130,4 @@ async fn with_reach<T: Send + 'static>(
             format!("reach: {e}"),
         )
     })?
-}
-
-/// Runs tasks on as many threads as the machine has processors.
-fn in_parallel(tasks: usize, run: &(dyn Fn(usize) + Sync)) {
-    let next = AtomicUsize::new(0);
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(tasks);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let task = next.fetch_add(1, Ordering::Relaxed);
-                    if task >= tasks {
-                        break;
-                    }
-                    run(task);
-                }
-            });
-        }
-    });
 }

@@ -111,9 +111,15 @@ impl From<WriteError> for Failure {
     }
 }
 
+/// The error object of a response: an extension of each response with an error.
+#[derive(Debug, Clone)]
+pub(crate) struct ErrorObject(pub(crate) Value);
+
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let mut response = reply(self.0.status, &json!({"error": self.object()}));
+        let object = self.object();
+        let mut response = reply(self.0.status, &json!({"error": object}));
+        response.extensions_mut().insert(ErrorObject(object));
         let challenge = self.0.challenge.and_then(|c| HeaderValue::from_str(&c).ok());
         if let Some(challenge) = challenge {
             response.headers_mut().insert(WWW_AUTHENTICATE, challenge);

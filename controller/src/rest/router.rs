@@ -1,8 +1,10 @@
 //! The router of the REST interface, with authorization and request ids.
 
 use super::failure::Failure;
+use super::recorder;
 use super::state::Rest;
 use crate::app::App;
+use crate::asserted::Asserted;
 use crate::auth::Auth;
 use crate::deployments::Deployments;
 use crate::packages::Packages;
@@ -35,12 +37,14 @@ pub async fn router(app: &Arc<App>, packages: Packages) -> anyhow::Result<Router
         deployments: Deployments::open(&app.own_documents),
         packages: Arc::new(packages),
         reach: ReachCache::default(),
+        asserted: Asserted::open(&app.own_documents)?,
     });
     let guarded = fabric::guarded().route_layer(middleware::from_fn_with_state(rest.clone(), authorize));
     Ok(fabric::open()
         .merge(guarded)
         .fallback(arm::serve)
         .method_not_allowed_fallback(async |request: Request| Failure::method(request.method(), request.uri().path()))
+        .layer(middleware::from_fn_with_state(rest.clone(), recorder::record))
         .layer(middleware::from_fn(add_request_ids))
         .with_state(rest))
 }

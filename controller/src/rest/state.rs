@@ -2,6 +2,7 @@
 
 use super::failure::Failure;
 use crate::app::App;
+use crate::asserted::Asserted;
 use crate::auth::{Auth, AuthError};
 use crate::connections;
 use crate::deployments::Deployments;
@@ -9,7 +10,7 @@ use crate::packages::Packages;
 use crate::reach_cache::ReachCache;
 use http::header::{AUTHORIZATION, HOST};
 use http::{Extensions, HeaderMap, StatusCode, Uri};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The state of all request handlers.
 #[derive(Debug)]
@@ -19,6 +20,22 @@ pub(crate) struct Rest {
     pub(crate) deployments: Deployments,
     pub(crate) packages: Arc<Packages>,
     pub(crate) reach: ReachCache,
+    pub(crate) asserted: Asserted,
+}
+
+/// Who sends a request: an extension of requests that are recorded. Empty until the token has been checked.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Caller(Arc<OnceLock<String>>);
+
+impl Caller {
+    /// The id of the API token, also of the one with which a login token was issued. `None`: no valid token was shown.
+    pub(super) fn get(&self) -> Option<String> {
+        self.0.get().cloned()
+    }
+
+    fn set(&self, id: String) {
+        self.0.get_or_init(|| id);
+    }
 }
 
 impl Rest {
@@ -30,7 +47,10 @@ impl Rest {
     pub(crate) fn check(&self, headers: &HeaderMap, uri: &Uri, extensions: &Extensions) -> Result<(), Failure> {
         let authorization = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok());
         let (code, message) = match self.auth.check(authorization) {
-            Ok(_) => {
+            Ok(id) => {
+                if let Some(caller) = extensions.get::<Caller>() {
+                    caller.set(id);
+                }
                 if let Some(open) = extensions.get::<connections::Request>() {
                     open.authorized();
                 }

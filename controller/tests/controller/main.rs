@@ -6,6 +6,7 @@
     reason = "clippy allows it in test functions only, not in their helpers"
 )]
 
+mod activity;
 mod agents;
 mod balancing;
 mod fabric;

@@ -155,3 +155,52 @@ async fn d43_the_design_is_explained_before_agents_join() {
     let (status, body) = ask(&world, "explain", question(true)).await;
     assert_eq!((status, &body["reachable"]), (StatusCode::OK, &json!(true)), "{body}");
 }
+
+/// D41: stored assertions refuse the change that would break them, by whichever client it is made, and survive a `kill -9`
+/// of the controller. Changes that break none are made.
+#[tokio::test]
+async fn d41_stored_assertions_refuse_a_write() {
+    let mut world = two_nics().await;
+    let put = async |world: &World, assertions: Value| {
+        let question = Some(json!({"assertions": assertions}));
+        let answer = world.fabric(Method::PUT, "assertions", question).await;
+        (answer.status, answer.body)
+    };
+    let never = json!([{"never": {"from": "a", "to": "b", "protocol": "tcp"}}]);
+    let (status, refused) = put(&world, json!([{"always": {"from": "a", "to": "b"}}])).await;
+    assert_eq!(status, StatusCode::CONFLICT, "it does not hold: {refused}");
+    assert_eq!(refused["error"]["code"], "XAssertionViolated");
+    let (status, _) = put(&world, json!([{"never": {"from": "a", "to": "nothing"}}])).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "a name means nothing");
+    assert_eq!(put(&world, never.clone()).await.0, StatusCode::OK);
+
+    world.kill_and_restart().await;
+    let stored = world.fabric(Method::GET, "assertions", None).await.body;
+    assert_eq!(stored, json!({"assertions": never, "violations": []}));
+
+    // One half alone connects nothing.
+    world.peer("a", "b").await;
+    let half = peering()[1].clone();
+    let path = half["path"].as_str().unwrap();
+    let refused = world.arm(Method::PUT, path, Some(half["body"].clone())).await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN, "{}", refused.body);
+    assert_eq!(refused.body["error"]["code"], "RequestDisallowedByPolicy");
+    let message = refused.body["error"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("never from a to b") && message.contains("tcp"),
+        "{message}"
+    );
+    assert_eq!(world.arm(Method::GET, path, None).await.status, StatusCode::NOT_FOUND);
+    let (_, proposed) = ask(&world, "reach/diff", json!({"changes": [half]})).await;
+    assert_eq!(proposed["refused"].as_array().map(Vec::len), Some(1), "{proposed}");
+
+    // What the assertion names may not go either, because it would no longer say anything.
+    let nic = id("networkInterfaces/b-nic");
+    let gone = world.arm(Method::DELETE, &nic, None).await;
+    assert_eq!(gone.status, StatusCode::FORBIDDEN, "{}", gone.body);
+
+    assert_eq!(put(&world, json!([])).await.0, StatusCode::OK);
+    world.peer("b", "a").await;
+    let (_, connected) = ask(&world, "reach", json!({"from": ["a"], "to": ["b"]})).await;
+    assert_eq!(connected["entries"].as_array().map(Vec::len), Some(1), "{connected}");
+}

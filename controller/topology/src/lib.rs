@@ -18,6 +18,7 @@
 //! * [`reach`]: which addresses reach which, for a whole topology.
 //! * [`repair`]: the changes that let a packet arrive.
 //! * [`learned_routes`]: the routes that agents learn from BGP and from each other.
+//! * [`metering`]: for which resources traffic counts, and what it costs.
 //! * [`nic_security`]: the security groups of one network interface, with the meaning of tags there.
 
 pub mod address_use;
@@ -32,6 +33,7 @@ mod draft;
 pub mod explain;
 pub mod learned_routes;
 mod lookup;
+pub mod metering;
 mod net;
 pub mod nic_security;
 pub mod path;

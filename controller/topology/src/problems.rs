@@ -9,7 +9,7 @@ use tombolo_proto::id::ResourceId;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", problems.first().map_or("refused", |p| p.message.as_str()))]
 pub struct Rejection {
-    /// The HTTP status, which is that of the first problem: 400, 404, 409 or 412.
+    /// The HTTP status, which is that of the first problem: 400, 403, 404, 409 or 412.
     pub status: u16,
     /// The problems; never empty. At most 100, followed by one with the code `XMoreProblems` if there are more; it
     /// counts the others.

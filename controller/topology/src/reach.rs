@@ -13,6 +13,7 @@
 //! * `survey`: the walks between classes.
 //! * `path`: what a walk has found, kept for changes of rules.
 //! * `update`: the result after a change, from the one before.
+//! * `rule_paths`: the paths on which rules decide.
 //! * `checks`: the security groups on a walk, and what they admit.
 //! * `cell`: the traffic between groups of addresses.
 //! * `memo`: sets of traffic, each kept once.
@@ -30,6 +31,7 @@ mod difference;
 mod ends;
 mod memo;
 mod path;
+mod rule_paths;
 mod select;
 mod sets;
 mod survey;

@@ -50,7 +50,11 @@ pub struct BalancingRule {
     pub tcp_reset: bool,
     /// The addresses of the back ends, in ascending order. All are in the front end's VNet (L2).
     pub back_ends: Vec<IpAddr>,
-    /// The probe that tells which back ends get flows (L6). `None`: all do.
+    /// The back ends about which the operator decides, and not the probe: true if new flows may go to them, false if not
+    /// (`adminState` `Up` and `Down`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub decided: BTreeMap<IpAddr, bool>,
+    /// The probe that tells which of the other back ends get flows (L6). `None`: all do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<HealthProbe>,
     /// Whether established TCP flows end when all back ends are down, as with the SKU Basic (L8).

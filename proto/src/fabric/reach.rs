@@ -28,10 +28,18 @@ pub struct ReachDiffRequest {
     pub assertions: Vec<Assertion>,
 }
 
+/// The assertions that every change must leave true.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StoredAssertions {
+    /// All of them. At most [`MAX_ASSERTIONS`].
+    pub assertions: Vec<Assertion>,
+}
+
 /// Largest number of [`ReachDiffRequest::changes`].
 pub const MAX_PROPOSED_CHANGES: usize = 20_000;
 
-/// Largest number of [`ReachDiffRequest::assertions`].
+/// Largest number of [`ReachDiffRequest::assertions`] and of [`StoredAssertions::assertions`].
 pub const MAX_ASSERTIONS: usize = 1_000;
 
 /// A write of an ARM resource that is only proposed.

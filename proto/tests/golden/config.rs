@@ -1,6 +1,8 @@
 //! Records the JSON of an agent's configuration, except for its role.
 
 use super::{agent, at, id, ip, net};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use tombolo_golden::{all_of, every_variant, golden};
 use tombolo_proto::config::{
     ALL_PORTS, Access, AccessOff, AddressMatch, AgentConfig, ApplicationGroup, Arrival, BalancedProtocol,
@@ -416,6 +418,7 @@ fn health_probe(with_path: bool) -> HealthProbe {
 
 fn front_end() -> FrontEnd {
     let back_ends = vec!["10.1.0.4".parse().unwrap(), "10.1.0.6".parse().unwrap()];
+    let decided: BTreeMap<IpAddr, bool> = back_ends.iter().copied().zip([true, false]).collect();
     let protocols = all_of!(BalancedProtocol { Tcp, Udp, All });
     let distributions = all_of!(Distribution {
         Default,
@@ -434,6 +437,7 @@ fn front_end() -> FrontEnd {
         tcp_reset: n == 0,
         back_ends: back_ends.clone(),
         probe: (n < 2).then(|| health_probe(n == 1)),
+        decided: if n == 0 { decided.clone() } else { BTreeMap::new() },
         ends_flows: n == 0,
     });
     FrontEnd {

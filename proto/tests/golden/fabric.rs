@@ -6,8 +6,8 @@ use tombolo_proto::config::CircuitLink;
 use tombolo_proto::fabric::{
     AgentRevision, AgentView, ApiTokenRequest, AssertedTraffic, Assertion, Binding, DeviceBgp, DeviceConfig,
     DeviceRequest, DeviceTunnel, ExplainRequest, JoinReply, JoinRequest, ListResponse, NewApiToken, NewToken, Package,
-    Packages, Probe, ProbeAnswer, ProposedChange, Protocol, ReachDiffRequest, ReachRequest, Rejected, Revisions, Token,
-    TokenRequest, Waited,
+    Packages, Probe, ProbeAnswer, ProposedChange, Protocol, ReachDiffRequest, ReachRequest, Rejected, Revisions,
+    StoredAssertions, Token, TokenRequest, UsageRequest, Waited,
 };
 use tombolo_proto::id::{AgentId, PresharedKey, PublicKey, ResourceId, Revision};
 use tombolo_proto::probe::{ProbeKind, ProbeReport};
@@ -217,6 +217,22 @@ fn questions() {
     golden!().cases(
         "reach_diff_request",
         &[("full", diff), ("minimal", ReachDiffRequest::default())],
+    );
+    let stored = StoredAssertions {
+        assertions: vec![Assertion::Never(asserted(&["22"]))],
+    };
+    golden!().cases(
+        "stored_assertions",
+        &[("full", stored), ("minimal", StoredAssertions::default())],
+    );
+    let usage = UsageRequest {
+        from: 1_700_000_000,
+        to: 1_800_000_000,
+        prices: Some(serde_json::json!({"peering": 0.02})),
+    };
+    golden!().cases(
+        "usage_request",
+        &[("full", usage), ("minimal", UsageRequest::default())],
     );
     golden!().cases("explain_request", &[("full", full), ("minimal", minimal)]);
     let full = Probe {

@@ -12,8 +12,8 @@ use tombolo_proto::installed::{
 use tombolo_proto::probe::{Hop, ProbeKind, ProbeReport, ProbeRequest};
 use tombolo_proto::route::{Route, RouteOrigin};
 use tombolo_proto::status::{
-    AgentStatus, BackEndHealth, BgpPeerState, BgpPeerStatus, Carrier, HealthVersion, LinkState, LinkStatus,
-    NeighbourRoutes, ProbeFailure, RefusedRoutes, RuleHits, Totals,
+    AgentStatus, BackEndHealth, BgpPeerState, BgpPeerStatus, Carrier, HealthVersion, LinkMeter, LinkState, LinkStatus,
+    Meters, NeighbourRoutes, ProbeFailure, RefusedRoutes, RuleHits, Totals, Volume,
 };
 
 fn route() -> Route {
@@ -119,6 +119,18 @@ fn agent_statuses() {
         }],
         health: health(),
         health_version: Some(HealthVersion { start: 1000, change: 3 }),
+        meters: Some(Meters {
+            epoch: 1_700_000_000_000,
+            links: vec![LinkMeter {
+                peer: agent("hub-gw0"),
+                volume: Volume {
+                    rx_bytes: 1,
+                    tx_bytes: 2,
+                    rx_packets: 3,
+                    tx_packets: 4,
+                },
+            }],
+        }),
     };
     golden!().cases("agent_status", &[("full", full), ("minimal", AgentStatus::default())]);
 }

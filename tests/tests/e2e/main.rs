@@ -20,3 +20,4 @@ mod security_predictions;
 mod sites_and_circuits;
 mod stream;
 mod transit;
+mod usage;

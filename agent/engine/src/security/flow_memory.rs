@@ -26,7 +26,7 @@ use std::time::Instant;
 const SET: usize = 8;
 
 /// A connection of which only SYNs have come ends after this time, in seconds, as in the table of flows (D31).
-const HALF_OPEN_TIMEOUT: u32 = 60;
+pub(super) const HALF_OPEN_TIMEOUT: u32 = 60;
 
 /// The part of a TCP connection to which a packet belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

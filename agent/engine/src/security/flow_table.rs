@@ -5,8 +5,8 @@
 //! selects. A slot is the position of an entry in the table.
 //!
 //! ```text
-//! headers   [ 8 header words of a bucket = one cache line ]…    status, flags, version, tag of the hash
-//! bodies    [ 8 words of an entry        = one cache line ]…    addresses, ports, times, origin
+//! header    8 words, one for each entry     status, flags, version, tag of the hash
+//! bodies    8 × 8 words, one entry each     addresses, ports, times, origin
 //! ```
 //!
 //! An entry is protected like data under a seqlock: the writer claims the header (status `BUSY`, next version), writes
@@ -39,8 +39,18 @@ use zerocopy::FromZeros;
 /// Number of entries in a bucket. Their headers fill a cache line of 64 bytes.
 const BUCKET: usize = 8;
 
+/// Number of words of a cache line.
+const LINE: usize = 8;
+
+/// Number of words of a bucket: the headers, and the bodies.
+const BUCKET_WORDS: usize = BUCKET + BUCKET * BODY;
+
 /// Smallest and largest capacity of a table, in flows. At 90 bytes for each flow, the largest table takes 11.25 GiB.
 pub const CAPACITY: std::ops::RangeInclusive<usize> = 1024..=1 << 27;
+
+/// A new flow goes to its first bucket without a look at the second one if the first one has at least this many empty
+/// entries.
+const FEW: usize = 4;
 
 /// The capacity divided by this number is the largest number of flows without a reply (D32).
 const UNANSWERED_SHARE: usize = 4;
@@ -152,8 +162,11 @@ pub struct TcpFlags {
 #[derive(Debug)]
 pub struct FlowTable {
     capacity: usize,
-    headers: Box<[AtomicU64]>,
-    bodies: Box<[AtomicU64]>,
+    /// The buckets, one after the other. A lookup touches few pages of memory, because an entry's header and body are close.
+    words: Box<[AtomicU64]>,
+    /// The position of the first word, with which a cache line begins.
+    start: usize,
+    entries: usize,
     /// Counters of the flows at NICs with a flow log; made with the first log.
     counters: OnceLock<Counters>,
     hash: FixedState,
@@ -180,10 +193,14 @@ impl FlowTable {
     pub fn new(capacity: usize, links: usize, seed: u64) -> Self {
         let capacity = capacity.clamp(*CAPACITY.start(), *CAPACITY.end());
         let slots = entries_for(capacity);
+        // The allocator aligns large memory to 16 bytes only, if it shall come zeroed from the kernel.
+        let words = zeroed(slots / BUCKET * BUCKET_WORDS + LINE - 1);
+        let start = words.as_ptr().align_offset(LINE * size_of::<u64>());
         Self {
             capacity,
-            headers: zeroed(slots),
-            bodies: zeroed(slots * BODY),
+            words,
+            start: start.min(LINE - 1),
+            entries: slots,
             counters: OnceLock::new(),
             hash: FixedState::with_seed(seed),
             unanswered: AtomicU32::new(0),
@@ -203,7 +220,18 @@ impl FlowTable {
     /// [`judge_again_where`](Self::judge_again_where) visit the positions below this number.
     #[must_use]
     pub const fn entries(&self) -> usize {
-        self.headers.len()
+        self.entries
+    }
+
+    /// The header of an entry.
+    fn header(&self, slot: usize) -> &AtomicU64 {
+        &self.words[self.start + slot / BUCKET * BUCKET_WORDS + slot % BUCKET]
+    }
+
+    /// The words of an entry's body.
+    fn words_of(&self, slot: usize) -> &[AtomicU64] {
+        let at = self.start + slot / BUCKET * BUCKET_WORDS + BUCKET + slot % BUCKET * BODY;
+        &self.words[at..at + BODY]
     }
 
     /// The number of flows in the table, including flows that are over and were not removed yet.
@@ -319,7 +347,7 @@ impl FlowTable {
     /// Does nothing if another lane has removed the flow meanwhile.
     pub fn touch(&self, flow: &FlowRef, tcp: TcpFlags, now: u32) {
         let slot = flow.slot as usize;
-        let header = &self.headers[slot];
+        let header = self.header(slot);
         let mut before = header.load(Ordering::Acquire);
         loop {
             if version_of(before) != flow.version || status_of(before).is_none() {
@@ -331,7 +359,7 @@ impl FlowTable {
             }
             // The body is read before the exchange. If the exchange succeeds, the version was still the same, and so
             // the body belonged to this flow.
-            let origin = Origin::unpack(self.bodies[slot * BODY + ORIGIN].load(Ordering::Relaxed));
+            let origin = Origin::unpack(self.words_of(slot)[ORIGIN].load(Ordering::Relaxed));
             match header.compare_exchange_weak(before, after, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => {
                     if before & STATUS == UNANSWERED && after & STATUS != UNANSWERED {
@@ -349,7 +377,7 @@ impl FlowTable {
     fn renew(&self, slot: usize, now: u32) {
         // The word is written once a second at most, so that several cores can keep the cache line of a busy flow in
         // their caches.
-        let times = &self.bodies[slot * BODY + TIMES];
+        let times = &self.words_of(slot)[TIMES];
         let seen = Times::unpack(times.load(Ordering::Relaxed));
         if seen.last_seen < now {
             times.store(Times { last_seen: now, ..seen }.pack(), Ordering::Relaxed);
@@ -366,10 +394,10 @@ impl FlowTable {
     /// Does the same as [`sweep`](Self::sweep). Passes the last state of each counted flow that it removes to `report`, and
     /// the present state of each counted flow that needs a record.
     pub fn sweep_counted(&self, from: usize, count: usize, now: u32, report: &mut impl FnMut(&FlowReport)) -> usize {
-        let from = if from < self.headers.len() { from } else { 0 };
-        let end = (from + count).min(self.headers.len());
+        let from = if from < self.entries() { from } else { 0 };
+        let end = (from + count).min(self.entries());
         for slot in from..end {
-            let header = self.headers[slot].load(Ordering::Acquire);
+            let header = self.header(slot).load(Ordering::Acquire);
             if status_of(header).is_none() {
                 continue;
             }
@@ -379,21 +407,21 @@ impl FlowTable {
                 self.report_due(slot, now, report);
             }
         }
-        if end == self.headers.len() { 0 } else { end }
+        if end == self.entries() { 0 } else { end }
     }
 
     /// Marks the flows in the entries `slots` for whose key `applies` returns true: the rules must decide about these
     /// flows again ([`FlowRef::judge_again`]). The key is that of the packet that began the flow. Positions outside of
     /// the table are ignored.
     pub fn judge_again_where(&self, slots: Range<usize>, mut applies: impl FnMut(&FlowKey) -> bool) {
-        for slot in slots.start..slots.end.min(self.headers.len()) {
-            let header = self.headers[slot].load(Ordering::Acquire);
+        for slot in slots.start..slots.end.min(self.entries()) {
+            let header = self.header(slot).load(Ordering::Acquire);
             if status_of(header).is_none() || header & JUDGE_AGAIN != 0 {
                 continue;
             }
             let body = self.body(slot);
             fence(Ordering::Acquire);
-            let unchanged = version_of(self.headers[slot].load(Ordering::Relaxed)) == version_of(header);
+            let unchanged = version_of(self.header(slot).load(Ordering::Relaxed)) == version_of(header);
             if unchanged && applies(&key_of(header, &body)) {
                 self.change_header(slot, version_of(header), |header| header | JUDGE_AGAIN);
             }
@@ -417,7 +445,7 @@ impl FlowTable {
     /// Changes flags in the header of a flow. Returns false and changes nothing if the entry has another version by
     /// now.
     fn change_header(&self, slot: usize, version: u16, change: impl Fn(u64) -> u64) -> bool {
-        let header = &self.headers[slot];
+        let header = self.header(slot);
         let mut before = header.load(Ordering::Acquire);
         while version_of(before) == version && status_of(before).is_some() {
             match header.compare_exchange_weak(before, change(before), Ordering::AcqRel, Ordering::Acquire) {
@@ -430,7 +458,7 @@ impl FlowTable {
 
     fn place(&self, ordered: &Ordered) -> (u32, [usize; 2]) {
         let hash = self.hash.hash_one(ordered.words);
-        let buckets = (self.headers.len() / BUCKET) as u64;
+        let buckets = (self.entries() / BUCKET) as u64;
         #[expect(
             clippy::cast_possible_truncation,
             reason = "the tag is half of the hash; bucket numbers fit into usize"
@@ -449,13 +477,13 @@ impl FlowTable {
     fn search(&self, ordered: &Ordered, tag: u32, buckets: [usize; 2]) -> Option<(usize, u64, u64)> {
         for bucket in buckets {
             for slot in bucket..bucket + BUCKET {
-                let header = self.headers[slot].load(Ordering::Acquire);
+                let header = self.header(slot).load(Ordering::Acquire);
                 if header >> TAG_SHIFT != u64::from(tag) || status_of(header).is_none() {
                     continue;
                 }
                 let body = self.body(slot);
                 fence(Ordering::Acquire);
-                let again = self.headers[slot].load(Ordering::Relaxed);
+                let again = self.header(slot).load(Ordering::Relaxed);
                 if version_of(again) == version_of(header) && body[..5] == ordered.words[..5] {
                     return Some((slot, header, body[CHOICES]));
                 }
@@ -466,7 +494,7 @@ impl FlowTable {
 
     fn body(&self, slot: usize) -> Body {
         let mut body = [0; BODY];
-        for (word, atomic) in body.iter_mut().zip(&self.bodies[slot * BODY..(slot + 1) * BODY]) {
+        for (word, atomic) in body.iter_mut().zip(self.words_of(slot)) {
             *word = atomic.load(Ordering::Relaxed);
         }
         body
@@ -475,22 +503,30 @@ impl FlowTable {
     /// Chooses the entry for a new flow, and returns its position and its present header. `share_used` says that flows
     /// without a reply have used up a share.
     ///
-    /// If no share is used up, chooses an empty entry in the bucket that has more empty ones. So both buckets of a flow
-    /// are full only when the whole table nearly is (Y. Azar et al., "Balanced Allocations", 1994). If there is none,
+    /// If no share is used up, chooses an empty entry in the first bucket; if that has few empty ones, in the bucket that has
+    /// more of them. So both buckets of a flow are full only when the whole table nearly is (Y. Azar et al., "Balanced
+    /// Allocations", 1994). If there is none,
     /// chooses the entry of another flow, in this order (D32): a flow that is over, a flow without a reply, a closing
     /// flow, an established flow; of several, the one that was idle the longest. If a share is used up, chooses only
     /// the entry of a flow without a reply.
     fn choose(&self, buckets: [usize; 2], share_used: bool, now: u32) -> Result<(usize, u64), Full> {
         if !share_used {
-            let [first, second] = buckets.map(|bucket| self.empty_entries(bucket));
-            let more = if second.0 > first.0 { second.1 } else { first.1 };
-            if let Some(found) = more {
+            let first = self.empty_entries(buckets[0]);
+            let found = match first {
+                // Lookups of flows in the first bucket are cheaper.
+                (FEW.., found) => found,
+                (left, found) => {
+                    let second = self.empty_entries(buckets[1]);
+                    if second.0 > left { second.1 } else { found }
+                }
+            };
+            if let Some(found) = found {
                 return Ok(found);
             }
         }
         let candidates = buckets.into_iter().flat_map(|bucket| bucket..bucket + BUCKET);
         let ranked = candidates.filter_map(|slot| {
-            let header = self.headers[slot].load(Ordering::Acquire);
+            let header = self.header(slot).load(Ordering::Acquire);
             let status = status_of(header)?;
             let body = self.body(slot);
             let seen = Times::unpack(body[TIMES]).last_seen;
@@ -512,7 +548,7 @@ impl FlowTable {
 
     /// The number of empty entries in a bucket, and the position and header of one of them.
     fn empty_entries(&self, bucket: usize) -> (usize, Option<(usize, u64)>) {
-        let entries = (bucket..bucket + BUCKET).map(|slot| (slot, self.headers[slot].load(Ordering::Acquire)));
+        let entries = (bucket..bucket + BUCKET).map(|slot| (slot, self.header(slot).load(Ordering::Acquire)));
         let mut empty = entries.filter(|(_, header)| header & STATUS == EMPTY);
         let one = empty.next();
         (usize::from(one.is_some()) + empty.count(), one)
@@ -531,7 +567,7 @@ impl FlowTable {
     /// longer `before`.
     fn claim(&self, slot: usize, before: u64) -> bool {
         let claimed = next_version(before, BUSY);
-        let header = &self.headers[slot];
+        let header = self.header(slot);
         let done = header
             .compare_exchange(before, claimed, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok();
@@ -544,10 +580,10 @@ impl FlowTable {
     /// the word [`CHOICES`].
     fn publish(&self, slot: usize, key: &[u64; 6], times: Times, origin: Origin, header: u64) {
         let words = key.iter().copied().chain([times.pack(), origin.pack()]);
-        for (atomic, word) in self.bodies[slot * BODY..(slot + 1) * BODY].iter().zip(words) {
+        for (atomic, word) in self.words_of(slot).iter().zip(words) {
             atomic.store(word, Ordering::Relaxed);
         }
-        self.headers[slot].store(header, Ordering::Release);
+        self.header(slot).store(header, Ordering::Release);
     }
 
     /// Empties an entry, unless its header is no longer `header`.
@@ -555,7 +591,7 @@ impl FlowTable {
         if self.claim(slot, header) {
             self.uncount(slot, header);
             self.report_end(slot, header, report);
-            self.headers[slot].store(next_version(header, EMPTY), Ordering::Release);
+            self.header(slot).store(next_version(header, EMPTY), Ordering::Release);
         }
     }
 
@@ -579,7 +615,7 @@ impl FlowTable {
     fn uncount(&self, slot: usize, header: u64) {
         self.total.fetch_sub(1, Ordering::Relaxed);
         if header & STATUS == UNANSWERED {
-            let origin = Origin::unpack(self.bodies[slot * BODY + ORIGIN].load(Ordering::Relaxed));
+            let origin = Origin::unpack(self.words_of(slot)[ORIGIN].load(Ordering::Relaxed));
             self.count_unanswered(origin.link, -1);
         }
     }

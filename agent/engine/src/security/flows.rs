@@ -197,6 +197,12 @@ impl Flows {
         }
     }
 
+    /// Whether lookup tables with front ends were first installed more than `time` before `now`.
+    pub(super) fn have_balanced_for(&self, time: Duration, now: Instant) -> bool {
+        let since = self.balances_since.get();
+        since.is_some_and(|since| now.saturating_duration_since(*since) > time)
+    }
+
     /// Records the lookup tables that a lane has installed.
     pub(super) fn set_tables(&self, lane: usize, tables: &Tables) {
         let mut tables_of = self.tables_of.lock().unwrap_or_else(PoisonError::into_inner);

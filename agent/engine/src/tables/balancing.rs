@@ -14,7 +14,7 @@ use previous::Previous;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tombolo_proto::config::{self, BalancedProtocol, Distribution};
 use tombolo_proto::id::ResourceId;
 
@@ -28,6 +28,8 @@ pub(crate) struct FrontEnds {
     own: Vec<BackEnd>,
     /// The NICs of `own`.
     nics_with_back_ends: BTreeSet<NicIndex>,
+    /// The NIC of the first back end in `own` behind each front end.
+    nic_behind: BTreeMap<IpAddr, NicIndex>,
     /// The position in `own` of each choice.
     own_by_choice: BTreeMap<Choice, BackEndIndex>,
     /// What happens to idle flows with each choice.
@@ -53,6 +55,8 @@ pub(crate) struct Rule {
     /// Time without packets after which a flow ends, in seconds.
     idle_timeout: u32,
     members: Vec<Member>,
+    /// The position in `members` of each choice, in ascending order.
+    by_choice: Vec<(Choice, usize)>,
     /// The rule as it was before its last change.
     previous: Option<Arc<Previous>>,
 }
@@ -170,6 +174,7 @@ impl FrontEnds {
                 let index = BackEndIndex(u32::try_from(self.own.len()).ok()?);
                 let nic = place.nic.unwrap_or(NicIndex::FIRST);
                 self.nics_with_back_ends.insert(nic);
+                self.nic_behind.entry(front).or_insert(nic);
                 self.own.push(BackEnd {
                     choice,
                     nic,
@@ -186,13 +191,16 @@ impl FrontEnds {
                 address,
                 owner,
                 own,
-                is_up: !condition.is_gone && (counts_as_up || condition.is_healthy),
+                is_up: !condition.is_gone && !condition.is_out && (counts_as_up || condition.is_healthy),
                 is_link_down: condition.is_link_down,
                 is_gone: condition.is_gone,
                 hash,
             });
         }
+        let mut by_choice: Vec<_> = members.iter().map(|member| member.choice).zip(0..).collect();
+        by_choice.sort_unstable();
         Rule {
+            by_choice,
             id: rule.id.clone(),
             protocol: rule.protocol,
             port: rule.port,
@@ -248,7 +256,7 @@ impl FrontEnds {
     /// The NIC of this agent that has a back end of the front end `address`, or serves its subnet. `None`: the agent owns no
     /// back end of it.
     pub(crate) fn nic_behind(&self, address: IpAddr) -> Option<NicIndex> {
-        self.own.iter().find(|b| b.front.0 == address).map(|b| b.nic)
+        self.nic_behind.get(&address).copied()
     }
 
     /// The place of a back end behind the front end `address` from which packets come to this agent by the device of a NIC.
@@ -295,11 +303,9 @@ impl FrontEnds {
         self.own.iter().any(|back_end| back_end.back.0 == address)
     }
 
-    /// The back ends of this agent to which a packet for a front end may go.
-    pub(crate) fn own_back_ends_for(&self, packet: &PacketInfo) -> impl Iterator<Item = &BackEnd> {
-        let rule = self.own_rule_for(packet).ok();
-        let members = rule.into_iter().flat_map(|rule| &rule.members);
-        members.filter_map(|member| self.back_end(member.own?))
+    /// The back ends of this agent to which `rule` may send packets.
+    pub(crate) fn own_back_ends_of(&self, rule: &Rule) -> impl Iterator<Item = &BackEnd> {
+        rule.members.iter().filter_map(|member| self.back_end(member.own?))
     }
 
     /// The rule of the front end `address` that applies to a packet (L3, L9).
@@ -352,6 +358,12 @@ impl Rule {
         members.max_by_key(|member| (!member.is_link_down, mix(flow ^ member.hash), member.address))
     }
 
+    fn of_choice(&self, choice: Choice) -> Option<&Member> {
+        let at = self.by_choice.partition_point(|(other, _)| *other < choice);
+        let (found, position) = self.by_choice.get(at)?;
+        self.members.get(*position).filter(|_| *found == choice)
+    }
+
     /// The choice of the back end with this address. `None`: the rule does not have it.
     pub(crate) fn choice_of(&self, address: IpAddr) -> Option<Choice> {
         let member = self.members.iter().find(|member| member.address == address)?;
@@ -360,15 +372,14 @@ impl Rule {
 
     /// Whether the back end of an earlier choice for the flow of a TCP segment is gone, so that the flow ends (D36).
     pub(crate) fn has_lost(&self, choice: Choice, packet: &PacketInfo) -> bool {
-        let member = self.members.iter().find(|member| member.choice == choice);
-        packet.protocol == TCP && member.is_some_and(|member| member.is_gone)
+        packet.protocol == TCP && self.of_choice(choice).is_some_and(|member| member.is_gone)
     }
 
     /// The back end of an earlier choice for the flow of a packet. While the back end is down, TCP flows stay with it, and
     /// UDP flows move (L7). `None`: the flow moves, or the rule does not have this back end any more, or established
     /// flows end (L8).
     pub(crate) fn member(&self, choice: Choice, packet: &PacketInfo) -> Option<&Member> {
-        let member = self.members.iter().find(|member| member.choice == choice)?;
+        let member = self.of_choice(choice)?;
         let stays = member.is_up || packet.protocol == TCP && !self.ends_flows;
         stays.then_some(member)
     }
@@ -386,15 +397,20 @@ impl Rule {
 
     /// Whether the rule has the back end of this choice, new flows may go to it, and the link with its agent is not down.
     pub(crate) fn takes_new_flows(&self, choice: Choice) -> bool {
-        self.members
-            .iter()
-            .any(|member| member.choice == choice && member.is_up && !member.is_link_down)
+        let member = self.of_choice(choice);
+        member.is_some_and(|member| member.is_up && !member.is_link_down)
     }
 
     /// The back end that the rule would have chosen for a packet before its last change (D35). `None`: the change was longer
     /// ago than flows last without packets, or there was no change.
     pub(crate) fn choose_as_before(&self, packet: &PacketInfo, now: Instant) -> Option<Choice> {
         self.previous.as_ref()?.choose(packet, self.idle_timeout, now)
+    }
+
+    /// Whether the rule's back ends, or those that are up, have changed within `time` before `now`.
+    pub(crate) fn has_changed_within(&self, time: Duration, now: Instant) -> bool {
+        let previous = self.previous.as_ref();
+        previous.is_some_and(|previous| previous.is_within(time, now))
     }
 
     /// Whether both rules choose the same back end for every packet.

@@ -34,8 +34,8 @@ pub(crate) struct Diff {
 impl Apply {
     /// Compares the manifests with the controller's resources, prints the difference, asks the user, and carries out
     /// the plan if the answer is yes. The answer no is not an error. If a step fails, the changes of the steps before
-    /// it stay. At the end, waits if `--wait` is set. If an assertion of the manifests would not hold afterwards, changes
-    /// nothing, and the exit code is 1.
+    /// it stay. At the end, waits if `--wait` is set. If an assertion of the manifests or a stored one would not hold
+    /// afterwards, changes nothing, and the exit code is 1.
     pub(crate) async fn run(&self, c: &Context) -> Result<ExitCode> {
         if self.dry_run {
             return show_effects(c, &self.files, false).await;
@@ -44,17 +44,19 @@ impl Apply {
         if !c.out.is_json() {
             show(c, &plan);
         }
-        if !assertions.is_empty() {
+        if !plan.is_empty() && (!assertions.is_empty() || has_stored_assertions(c).await) {
             let question = plan.reach_diff(assertions);
             let answer = c
                 .progress("checking the assertions", c.client.reach_diff(&question))
                 .await?;
-            if !reach::is_empty(&answer, "/violations") {
+            if reach::has_broken(&answer) {
                 if c.out.is_json() {
                     c.out.json(&answer)?;
                 } else {
                     reach::show_difference(c.out, &answer);
-                    c.out.note("Nothing was changed: change the files so that their assertions hold, or change the assertions.");
+                    c.out.note(
+                        "Nothing was changed: change the files so that the assertions hold, or change the assertions.",
+                    );
                 }
                 return Ok(ExitCode::FAILURE);
             }
@@ -99,6 +101,13 @@ impl Diff {
     }
 }
 
+/// Whether the controller has assertions that may refuse changes.
+async fn has_stored_assertions(c: &Context) -> bool {
+    // A controller that does not know the request has none.
+    let stored = c.client.assertions().await;
+    stored.is_ok_and(|stored| !reach::is_empty(&stored, "/assertions"))
+}
+
 /// Prints what the files would change, connect and cut, and which of their assertions would not hold. The exit code
 /// is 1 if there is such an assertion, or a change and `fails_on_change` is true.
 async fn show_effects(c: &Context, files: &Files, fails_on_change: bool) -> Result<ExitCode> {
@@ -112,12 +121,12 @@ async fn show_effects(c: &Context, files: &Files, fails_on_change: bool) -> Resu
         c.out.json(&effects)?;
     } else {
         show(c, &plan);
-        if !plan.is_empty() || !reach::is_empty(&reach, "/violations") {
+        if !plan.is_empty() || reach::has_broken(&reach) {
             reach::show_difference(c.out, &reach);
         }
     }
     let fails = fails_on_change && !plan.is_empty();
-    Ok(match fails || !reach::is_empty(&reach, "/violations") {
+    Ok(match fails || reach::has_broken(&reach) {
         true => ExitCode::FAILURE,
         false => ExitCode::SUCCESS,
     })

@@ -2,6 +2,7 @@
 //! decide, and what to do if the packet is dropped. `fix` finds the changes that would let it arrive.
 
 mod fix;
+mod graph;
 
 use crate::context::Context;
 use crate::output::{Output, at, items, name_at, text};
@@ -37,6 +38,9 @@ pub(crate) struct Explain {
     /// Explain the design: as if all agents had joined, and all links and back ends were up
     #[arg(long)]
     design: bool,
+    /// Draw both ways as a graph, in place of the tables: `tombolo explain A B --graph svg > path.svg`
+    #[arg(long, value_enum, value_name = "FORMAT", conflicts_with = "fix")]
+    graph: Option<graph::Format>,
     /// Find the smallest set of changes that lets the packet arrive and its reply come back, and what else they would connect
     /// or cut
     #[arg(long)]
@@ -62,7 +66,9 @@ impl Explain {
             return fix::run(c, &request, self.apply).await;
         }
         let answer = c.client.explain(&request).await?;
-        if c.out.is_json() {
+        if let Some(format) = self.graph {
+            c.out.line(graph::draw(&answer, format).trim_end());
+        } else if c.out.is_json() {
             c.out.json(&answer)?;
         } else {
             show(c.out, &self.from, &self.to, &answer);

@@ -27,20 +27,7 @@ impl Files {
     /// A file is not valid, a document needs a default resource group and none is set, or the controller does not
     /// answer.
     pub(super) async fn plan(&self, c: &Context) -> Result<(Plan, Vec<Assertion>)> {
-        let mut manifest = Manifest::default();
-        for file in &self.files {
-            if file == Path::new("-") {
-                let mut text = String::new();
-                std::io::stdin()
-                    .read_to_string(&mut text)
-                    .context("cannot read standard input")?;
-                manifest.parse("standard input", &text)?;
-            } else {
-                for (origin, document) in Manifest::load(file)?.documents() {
-                    manifest.add(origin, document.clone());
-                }
-            }
-        }
+        let manifest = read(&self.files)?;
         // Documents without a group use the default group. If every document has a group, the user need not set a
         // default, and the placeholder `none` below has no effect.
         let needs_default = manifest.documents().iter().any(|(_, d)| d.resource_group.is_none());
@@ -53,4 +40,26 @@ impl Files {
         let plan = c.progress("comparing with the controller", work).await?;
         Ok((plan, manifest.assertions()))
     }
+}
+
+/// Reads manifest files, folders of manifests, and `-` for standard input, as one manifest.
+///
+/// # Errors
+/// A file cannot be read, or is not valid.
+pub(super) fn read(files: &[PathBuf]) -> Result<Manifest> {
+    let mut manifest = Manifest::default();
+    for file in files {
+        if file == Path::new("-") {
+            let mut text = String::new();
+            std::io::stdin()
+                .read_to_string(&mut text)
+                .context("cannot read standard input")?;
+            manifest.parse("standard input", &text)?;
+        } else {
+            for (origin, document) in Manifest::load(file)?.documents() {
+                manifest.add(origin, document.clone());
+            }
+        }
+    }
+    Ok(manifest)
 }

@@ -42,8 +42,8 @@ struct ReachDiff {
 }
 
 impl Reach {
-    /// Prints who reaches whom. For `reach diff`, the exit code is 1 if an assertion would not hold, or if there is a
-    /// difference and `--exit-code` is set.
+    /// Prints who reaches whom. For `reach diff`, the exit code is 1 if an assertion would not hold, of the files or a stored
+    /// one, or if there is a difference and `--exit-code` is set.
     pub(crate) async fn run(&self, c: &Context) -> Result<ExitCode> {
         if let Some(ReachCommand::Diff(diff)) = &self.command {
             let (plan, assertions) = diff.files.plan(c).await?;
@@ -54,7 +54,7 @@ impl Reach {
                 show_difference(c.out, &answer);
             }
             let differs = diff.exit_code && !(is_empty(&answer, "/connects") && is_empty(&answer, "/cuts"));
-            return Ok(match differs || !is_empty(&answer, "/violations") {
+            return Ok(match differs || has_broken(&answer) {
                 true => ExitCode::FAILURE,
                 false => ExitCode::SUCCESS,
             });
@@ -71,6 +71,11 @@ impl Reach {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Whether an assertion of the question would not hold, or a stored one would refuse the changes.
+pub(crate) fn has_broken(answer: &Value) -> bool {
+    !is_empty(answer, "/violations") || !is_empty(answer, "/refused")
 }
 
 /// Whether a list in an answer has no item.
@@ -121,6 +126,17 @@ fn traffic(entry: &Value) -> [String; 3] {
     [ports("/tcp"), ports("/udp"), if icmp { "yes" } else { "-" }.to_owned()]
 }
 
+/// Prints assertions that do not hold, if there are any, below a title.
+pub(crate) fn show_broken(out: Output, title: &str, texts: Vec<String>) {
+    if !texts.is_empty() {
+        out.title(&format!("\n{title}"));
+    }
+    for text in texts {
+        let text = format!("✗ {text}");
+        out.line(&if out.colour { text.red().to_string() } else { text });
+    }
+}
+
 /// Prints what changes connect and cut, and the assertions that do not hold.
 pub(crate) fn show_difference(out: Output, answer: &Value) {
     for (pointer, title, none) in [
@@ -137,12 +153,12 @@ pub(crate) fn show_difference(out: Output, answer: &Value) {
             out.table(&COLUMNS, rows, "");
         }
     }
-    let broken: Vec<String> = items(answer, "/violations").map(|v| at(v, "/text")).collect();
-    if !broken.is_empty() {
-        out.title("\nAssertions that do not hold");
-        for text in broken {
-            let text = format!("✗ {text}");
-            out.line(&if out.colour { text.red().to_string() } else { text });
-        }
-    }
+    let broken = items(answer, "/violations").map(|v| at(v, "/text"));
+    show_broken(out, "Assertions that do not hold", broken.collect());
+    let refused = items(answer, "/refused").map(|text| at(text, ""));
+    show_broken(
+        out,
+        "Refused by stored assertions, which would no longer hold",
+        refused.collect(),
+    );
 }

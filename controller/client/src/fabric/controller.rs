@@ -3,8 +3,9 @@
 use crate::client::{Body, Client};
 use crate::error::Error;
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::time::Duration;
+use tombolo_proto::fabric::UsageRequest;
 
 /// Longest time that a backup may take. It is longer than for other requests, because the controller sends its whole
 /// store.
@@ -64,6 +65,16 @@ impl Client {
     /// setting changes.
     pub async fn put_settings(&self, settings: &Value) -> Result<Value, Error> {
         let response = self.fabric(Method::PUT, "settings", Body::Json(settings)).await?;
+        self.json(response).await
+    }
+
+    /// Returns what each resource has carried within a time, and what that costs. The result is a JSON object with `entries`,
+    /// `total` and `prices`.
+    ///
+    /// # Errors
+    /// Any [`Error`]. A price that is no number, or an unknown name of one, is an [`Error::Api`] with status 400.
+    pub async fn usage(&self, request: &UsageRequest) -> Result<Value, Error> {
+        let response = self.fabric(Method::POST, "usage", Body::Json(&json!(request))).await?;
         self.json(response).await
     }
 

@@ -5,7 +5,9 @@ use crate::error::Error;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::time::Duration;
-use tombolo_proto::fabric::{ExplainRequest, Probe, ProbeAnswer, ReachDiffRequest, ReachRequest};
+use tombolo_proto::fabric::{
+    Assertion, ExplainRequest, Probe, ProbeAnswer, ReachDiffRequest, ReachRequest, StoredAssertions,
+};
 use tombolo_proto::probe::ProbeKind;
 
 /// Time that a request may take in addition to the time of the probe itself, for the network, the controller and the
@@ -55,7 +57,8 @@ impl Client {
     }
 
     /// Returns what changes would connect and cut, and which assertions would not hold after them. Changes nothing. The
-    /// result is a JSON object with `connects`, `cuts` and `violations`.
+    /// result is a JSON object with `connects`, `cuts`, `violations`, and `refused`: the reasons for which stored assertions
+    /// would refuse the changes.
     ///
     /// # Errors
     /// Any [`Error`]. It is an [`Error::Api`] with the status and the error that the first change would get which the
@@ -70,6 +73,32 @@ impl Client {
                 Body::Json(&body),
                 Some(REACH_LIMIT),
             )
+            .await?;
+        self.json(response).await
+    }
+
+    /// Returns the stored assertions, and the reasons for those that do not hold now, as a JSON object with `assertions` and
+    /// `violations`.
+    ///
+    /// # Errors
+    /// Any [`Error`]: the controller cannot be reached, or refuses the request.
+    pub async fn assertions(&self) -> Result<Value, Error> {
+        let path = "/fabric/v1/assertions";
+        let response = self.send(Method::GET, path, &[], Body::None, Some(REACH_LIMIT)).await?;
+        self.json(response).await
+    }
+
+    /// Replaces all stored assertions. The controller then refuses every change of resources or settings after which one
+    /// of them would no longer hold.
+    ///
+    /// # Errors
+    /// Any [`Error`]. It is an [`Error::Api`] with status 400 if an assertion names nothing, and with status 409 if one does
+    /// not hold now. The stored assertions then stay as they were.
+    pub async fn put_assertions(&self, assertions: Vec<Assertion>) -> Result<Value, Error> {
+        let body = json!(StoredAssertions { assertions });
+        let path = "/fabric/v1/assertions";
+        let response = self
+            .send(Method::PUT, path, &[], Body::Json(&body), Some(REACH_LIMIT))
             .await?;
         self.json(response).await
     }

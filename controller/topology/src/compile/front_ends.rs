@@ -1,9 +1,7 @@
 //! The front ends of load balancers, with their rules and back ends, as configurations have them (L1 to L9).
 
 use crate::path::parent_id;
-use crate::resource::{
-    AdminState, BackendPool, BalancedProtocol, Distribution, LoadBalancer, LoadBalancerSku, ProbeProtocol,
-};
+use crate::resource::{BackendPool, BalancedProtocol, Distribution, LoadBalancer, LoadBalancerSku, ProbeProtocol};
 use crate::topology::Topology;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,15 +36,20 @@ impl<'t> Referred<'t> {
         self.0.get(id).into_iter().flatten().copied().collect()
     }
 
-    /// The members of a pool that get flows, in ascending order. A member with the `adminState` `Down` gets none.
+    /// The members of a pool, in ascending order.
     fn members_of(&self, pool: &BackendPool) -> Vec<IpAddr> {
         if pool.addresses.is_empty() {
             return self.named_by(&pool.id);
         }
-        let active = pool.addresses.iter().filter(|a| a.admin_state != AdminState::Down);
-        let active: BTreeSet<IpAddr> = active.map(|a| a.address).collect();
-        active.into_iter().collect()
+        let all: BTreeSet<IpAddr> = pool.addresses.iter().map(|a| a.address).collect();
+        all.into_iter().collect()
     }
+}
+
+/// The members of a pool whose `adminState` decides whether they get flows, and whether they do.
+fn decided(pool: &BackendPool) -> impl Iterator<Item = (IpAddr, bool)> {
+    let members = pool.addresses.iter();
+    members.filter_map(|member| Some((member.address, member.admin_state.decided()?)))
 }
 
 /// The front ends of each VNet, ordered by address.
@@ -109,6 +112,12 @@ fn rules(
             let members: BTreeSet<IpAddr> = pools.flat_map(|pool| referred.members_of(pool)).collect();
             of_family(members.into_iter().collect())
         },
+        decided: {
+            let pools = rule.pools.iter().filter_map(pool);
+            let all = pools.flat_map(decided);
+            all.filter(|(member, _)| member.is_ipv6() == address.is_ipv6())
+                .collect()
+        },
         probe: rule.probe.as_ref().and_then(|id| probe(balancer, id)),
         ends_flows: balancer.sku == LoadBalancerSku::Basic,
     });
@@ -125,6 +134,7 @@ fn rules(
         back_ends: of_family(referred.named_by(&rule.id)),
         // The target of an inbound NAT rule gets its packets whether or not it answers.
         probe: None,
+        decided: BTreeMap::new(),
         ends_flows: false,
     });
     let mut rules: Vec<_> = balanced.chain(translated).collect();

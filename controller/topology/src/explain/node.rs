@@ -197,15 +197,16 @@ impl Node {
             back_end,
             front_end: reply.map(|reply| reply.source_of_replies()),
         };
+        let is_turned = reply.is_some_and(|reply| reply.is_local);
         let verdict = match decide_in_flow(tables, ingress, &info, known, Some(&mut trace)) {
             // The agent turns the reply to the client behind it, whatever the routes say (D35).
-            _ if reply.is_some_and(|reply| reply.is_local) => Verdict::Drop(DropReason::Hairpin),
+            _ if is_turned => Verdict::Drop(DropReason::Hairpin),
             verdict => verdict,
         };
         // A packet between a client and a back end behind this agent leaves one of its NICs and comes to another (D35).
         let stays = match verdict {
             Verdict::Translate(_) => from.is_none(),
-            Verdict::Drop(DropReason::Hairpin) => reply.is_some(),
+            Verdict::Drop(DropReason::Hairpin) => is_turned,
             _ => false,
         };
         let leaving = if stays {

@@ -9,7 +9,9 @@ use crate::topology::Topology;
 use std::net::IpAddr;
 use tombolo_engine::decide::Trace;
 use tombolo_engine::verdict::DropReason;
-use tombolo_proto::config::{AgentConfig, ForeignSources, GatewayKind, Relation, Role, Space, SpaceKind};
+use tombolo_proto::config::{
+    AgentConfig, BalancingRule, ForeignSources, GatewayKind, Relation, Role, Space, SpaceKind,
+};
 use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::{NextHop, RouteSource};
 
@@ -90,6 +92,14 @@ fn no_back_end(facts: Facts<'_>, config: &AgentConfig, trace: &Trace) -> Finding
     const NAMED: usize = 5;
     let mut rules = config.front_ends.iter().flat_map(|front_end| &front_end.rules);
     let rule = rules.find(|rule| trace.balancing_rule.as_ref() == Some(&rule.id));
+    let is_out = |rule: &BalancingRule, address: &IpAddr| rule.decided.get(address) == Some(&false);
+    if let Some(rule) = rule.filter(|r| !r.back_ends.is_empty() && r.back_ends.iter().all(|a| is_out(r, a))) {
+        return Finding::new(
+            "L8",
+            format!("the adminState of all back ends of {} is Down", rule.id.name()),
+            "set the adminState of a back end to None or Up",
+        );
+    }
     let Some((rule, probe)) = rule
         .filter(|r| !r.back_ends.is_empty())
         .and_then(|r| Some((r, r.probe.as_ref()?)))
@@ -108,6 +118,7 @@ fn no_back_end(facts: Facts<'_>, config: &AgentConfig, trace: &Trace) -> Finding
         failures.get(&(probe.id.clone(), address))
     };
     let named = rule.back_ends.iter().take(NAMED).map(|address| match reason(*address) {
+        _ if is_out(rule, address) => format!("{address} (adminState Down)"),
         Some(failure) => format!("{address} ({failure})"),
         None => address.to_string(),
     });

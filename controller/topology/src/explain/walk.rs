@@ -212,7 +212,10 @@ impl<'a> Fabric<'a> {
                 .rules
                 .iter()
                 .filter(|rule| trace.balancing_rule.as_ref() == Some(&rule.id));
-            self.back_ends.extend(chosen.flat_map(|rule| &rule.back_ends));
+            // A back end that the operator has taken out gets no new flow.
+            let takes_flows = |rule: &BalancingRule, address: &IpAddr| rule.decided.get(address) != Some(&false);
+            let possible = chosen.flat_map(|rule| rule.back_ends.iter().filter(|address| takes_flows(rule, address)));
+            self.back_ends.extend(possible);
         }
     }
 

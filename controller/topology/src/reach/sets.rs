@@ -5,6 +5,7 @@ use super::design::with_all_agents;
 use super::ends::{Class, End, Ends, of as all_ends};
 use super::memo::Memo;
 use super::path::Path;
+use super::rule_paths::RulePaths;
 use super::survey::Survey;
 use crate::explain::walk::Agents;
 use crate::learned_routes::LearnedReports;
@@ -23,6 +24,7 @@ pub struct Reach {
     pub(super) memo: Arc<Memo>,
     /// The prepared security groups. `None`: no rule can be changed without a new computation.
     pub(super) groups: Option<Arc<PreparedGroups>>,
+    pub(super) rule_paths: RulePaths,
     /// How often rules have been changed since everything was computed anew.
     pub(super) changes: u32,
 }
@@ -56,8 +58,9 @@ impl Reach {
         run(blocks.len(), &|block| {
             rows[block].get_or_init(|| survey.rows(block).into_iter().map(Arc::new).collect());
         });
-        let paths = rows.into_iter().filter_map(OnceLock::into_inner).flatten().collect();
+        let paths: Vec<Arc<Path>> = rows.into_iter().filter_map(OnceLock::into_inner).flatten().collect();
         Self {
+            rule_paths: RulePaths::of(&paths),
             traffic: memo.all(),
             paths,
             groups: agents.into_groups().map(Arc::new),
@@ -69,8 +72,9 @@ impl Reach {
     }
 
     /// The same ends with other paths between them.
-    pub(super) fn with_paths(&self, paths: Vec<Arc<Path>>) -> Self {
+    pub(super) fn with_paths(&self, paths: Vec<Arc<Path>>, rule_paths: RulePaths) -> Self {
         Self {
+            rule_paths,
             ends: self.ends.clone(),
             classes: self.classes.clone(),
             paths,

@@ -1,6 +1,5 @@
 //! The reachability after a change, from the one before.
 
-use super::checks::place;
 use super::sets::{Reach, Run};
 use crate::learned_routes::LearnedReports;
 use crate::resource::NetworkSecurityGroup;
@@ -24,20 +23,18 @@ impl Reach {
             return Self::of(after, reports, run);
         };
         let of = (self.ends.as_slice(), self.classes.as_slice());
-        let affected: Vec<usize> = (0..self.paths.len())
-            .filter(|path| self.paths[*path].rules().any(|r| rules.contains_key(&place(r))))
-            .collect();
+        let affected = self.rule_paths.paths_of(&rules);
         let new: Vec<OnceLock<_>> = affected.iter().map(|_| OnceLock::new()).collect();
         run(affected.len(), &|number| {
-            new[number].get_or_init(|| self.paths[affected[number]].with(&rules, of, &self.memo));
+            new[number].get_or_init(|| self.paths[affected[number] as usize].with(&rules, of, &self.memo));
         });
         let mut paths = self.paths.clone();
         for (path, new) in affected.into_iter().zip(new) {
             if let Some(new) = new.into_inner().flatten() {
-                paths[path] = Arc::new(new);
+                paths[path as usize] = Arc::new(new);
             }
         }
-        self.with_paths(paths)
+        self.with_paths(paths, self.rule_paths.with(&rules))
     }
 
     /// The rules of network interfaces with changed groups, by the place of the old rules in memory. `None`: a new rule names
@@ -55,12 +52,7 @@ impl Reach {
             };
             groups.insert(id, prepared.prepare(group)?);
         }
-        let mut all: HashMap<usize, Option<Arc<NicRules>>> = HashMap::new();
-        for rules in self.paths.iter().flat_map(|path| path.rules()) {
-            let place = place(rules);
-            all.entry(place).or_insert_with(|| rules.with(&groups).map(Arc::new));
-        }
-        Some(all.into_iter().filter_map(|(place, new)| Some((place, new?))).collect())
+        Some(self.rule_paths.changed(|rules| rules.with(&groups)))
     }
 }
 

@@ -11,6 +11,7 @@ mod load_balancer_members;
 mod load_balancer_migration;
 mod load_balancers;
 mod load_balancing_rules;
+mod metering;
 mod nics;
 mod peerings;
 mod property;

@@ -8,6 +8,7 @@ mod documents;
 mod fabric;
 mod hybrid;
 mod load_balancer;
+mod metering;
 mod network;
 mod reach;
 

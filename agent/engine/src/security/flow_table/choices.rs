@@ -1,6 +1,6 @@
 //! Changes of the choices that load balancers have made for a flow (L4, R11).
 
-use super::entry::{BODY, CHOICES};
+use super::entry::CHOICES;
 use super::{FlowRef, FlowTable};
 use std::sync::atomic::Ordering;
 
@@ -10,7 +10,7 @@ impl FlowTable {
         if self.is_current(flow) {
             // If another lane replaces the flow at this moment, the new flow gets a choice of another rule, with which no
             // packet is translated.
-            self.bodies[flow.slot as usize * BODY + CHOICES].store(choices, Ordering::Relaxed);
+            self.words_of(flow.slot as usize)[CHOICES].store(choices, Ordering::Relaxed);
         }
     }
 
@@ -18,7 +18,7 @@ impl FlowTable {
     /// looked up.
     pub fn change_choices(&self, flow: &FlowRef, choices: u64) {
         if self.is_current(flow) {
-            let word = &self.bodies[flow.slot as usize * BODY + CHOICES];
+            let word = &self.words_of(flow.slot as usize)[CHOICES];
             // If it fails, the next packet that is looked up brings the change.
             let _ = word.compare_exchange(flow.choices, choices, Ordering::Relaxed, Ordering::Relaxed);
         }

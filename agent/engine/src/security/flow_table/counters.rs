@@ -9,7 +9,7 @@
 //!
 //! Packets and bytes share a word, so that a packet costs one atomic addition.
 
-use super::entry::{BODY, TIMES, Times, key_of, status_of, version_of};
+use super::entry::{TIMES, Times, key_of, status_of, version_of};
 use super::{FlowKey, FlowRef, FlowTable, zeroed};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
@@ -140,8 +140,7 @@ impl FlowRef {
 impl FlowTable {
     /// Lets the table have counters for its flows. They take 30 bytes for each flow, which the kernel allocates page by page.
     pub fn keep_counters(&self) {
-        self.counters
-            .get_or_init(|| Counters(zeroed(self.headers.len() * WORDS)));
+        self.counters.get_or_init(|| Counters(zeroed(self.entries() * WORDS)));
     }
 
     /// The number with which the counting of a flow began. `None`: its packets are not counted, or the table does not have
@@ -248,18 +247,18 @@ impl FlowTable {
     /// The key of the flow of an entry, and the time of its last packet. `None`: it has no flow, or another lane was changing
     /// it.
     fn read(&self, slot: usize) -> Option<(FlowKey, u32)> {
-        let header = self.headers[slot].load(Ordering::Acquire);
+        let header = self.header(slot).load(Ordering::Acquire);
         status_of(header)?;
         let body = self.body(slot);
         fence(Ordering::Acquire);
-        let again = self.headers[slot].load(Ordering::Relaxed);
-        let last_seen = Times::unpack(self.bodies[slot * BODY + TIMES].load(Ordering::Relaxed)).last_seen;
+        let again = self.header(slot).load(Ordering::Relaxed);
+        let last_seen = Times::unpack(self.words_of(slot)[TIMES].load(Ordering::Relaxed)).last_seen;
         (version_of(again) == version_of(header)).then(|| (key_of(header, &body), last_seen))
     }
 
     /// Whether the table still has the flow.
     pub(super) fn has(&self, flow: &CountedFlow) -> bool {
-        let header = self.headers[flow.slot as usize].load(Ordering::Acquire);
+        let header = self.header(flow.slot as usize).load(Ordering::Acquire);
         version_of(header) == flow.version && status_of(header).is_some()
     }
 }

@@ -218,11 +218,11 @@ impl FlowTable {
 
     /// The flow of an entry. `None`: there is none, or it is over, or another lane was changing the entry.
     fn saved(&self, slot: usize, now: u32) -> Option<SavedFlow> {
-        let header = self.headers[slot].load(Ordering::Acquire);
+        let header = self.header(slot).load(Ordering::Acquire);
         status_of(header)?;
         let body = self.body(slot);
         fence(Ordering::Acquire);
-        let again = self.headers[slot].load(Ordering::Relaxed);
+        let again = self.header(slot).load(Ordering::Relaxed);
         let key = key_of(header, &body);
         if version_of(again) != version_of(header) || is_over(header, &body, now) {
             return None;

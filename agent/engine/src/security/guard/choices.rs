@@ -3,15 +3,18 @@
 
 use super::Guard;
 use crate::decide::{Earlier, Ingress};
-use crate::packet::PacketInfo;
 use crate::packet::quoted::flow_of_error;
+use crate::packet::{PacketInfo, TCP};
 use crate::security::flow_key::{Belongs, belongs_to};
-use crate::security::flow_memory::Part;
+use crate::security::flow_memory::{HALF_OPEN_TIMEOUT, Part};
 use crate::security::local_flows::{self, LocalFlow};
-use crate::tables::{BalancingRule, Choice, KeptChoices, NicIndex, Tables};
+use crate::tables::{BackEnd, BalancingRule, Choice, KeptChoices, NicIndex, Tables};
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tombolo_proto::config::Direction;
+
+/// Time after which a connection of which only SYNs have come ends.
+const HALF_OPEN: Duration = Duration::from_secs(HALF_OPEN_TIMEOUT as u64);
 
 /// A flow of the flow table, as a packet belongs to it.
 struct Known {
@@ -45,7 +48,7 @@ impl Guard {
                     front_end: None,
                 }
             }
-            Ingress::Link(_) => self.known_to_own(tables, (packet, info), flow, rule, now),
+            Ingress::Link(_) => self.known_to_own(tables, (packet, info), (flow, part), rule, now),
             Ingress::Tun(nic) => self.known_from(tables, nic, (packet, info), flow, rule, now),
         };
         // L7, D36: a back end that is down, or whose agent is not reached, gets no new connection, also if its SYN is
@@ -105,13 +108,13 @@ impl Guard {
         &self,
         tables: &Tables,
         (packet, info): (&[u8], &PacketInfo),
-        flow: &PacketInfo,
+        (flow, part): (&PacketInfo, Part),
         rule: &BalancingRule,
         now: Instant,
     ) -> Earlier {
         // The flow table knows a flow to a back end by the back end's own address and port, while this packet still has
         // those of the front end.
-        let choice = tables.front_ends.own_back_ends_for(flow).find_map(|back_end| {
+        let choice_at = |back_end: &BackEnd| {
             let to = (!back_end.floating_ip).then_some(back_end.back);
             let address = to.map_or(info.destination, |(address, _)| address);
             let at = (address, back_end.nic, Direction::Inbound);
@@ -121,10 +124,31 @@ impl Guard {
                 false => rule.choice_for_replies(known.choices, flow),
             };
             choice.filter(|choice| *choice == back_end.choice)
-        });
+        };
+        // Nearly every flow is at the back end that the rule chooses now, so this one is asked first. An agent can own many
+        // back ends, and each question is a lookup in the flow table.
+        let chosen = rule.choose(flow, |member| member.own.is_some());
+        let chosen = chosen.and_then(|member| tables.front_ends.back_end(member.own?));
+        let mut choice = chosen.and_then(choice_at);
+        if choice.is_none() && self.may_be_elsewhere(flow, part, rule, now) {
+            let mut all = tables.front_ends.own_back_ends_of(rule);
+            choice = all.find_map(choice_at);
+        }
         Earlier {
             choice,
             front_end: None,
+        }
+    }
+
+    /// Whether the flow of a packet may be at another back end than the one that the rule chooses now. It can be if the back
+    /// ends have changed since the flow began.
+    fn may_be_elsewhere(&self, flow: &PacketInfo, part: Part, rule: &BalancingRule, now: Instant) -> bool {
+        match part {
+            // The packet may repeat the SYN of a connection that has begun before the change.
+            Part::Begin => rule.has_changed_within(HALF_OPEN, now) || !self.flows.have_balanced_for(HALF_OPEN, now),
+            // A connection that is not known is rare, so its packets may cost more.
+            Part::Middle | Part::End if flow.protocol == TCP => true,
+            Part::Middle | Part::End => self.flows.are_loaded() || rule.has_changed_within(Duration::MAX, now),
         }
     }
 

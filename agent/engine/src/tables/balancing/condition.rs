@@ -16,8 +16,10 @@ pub(crate) struct Conditions<'a> {
 /// The condition of a back end as a rule sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Condition {
-    /// Whether the back end answers the rule's probe. Also true if nothing is known.
+    /// Whether the back end answers the rule's probe, or the operator has said that it is up. Also true if nothing is known.
     pub(super) is_healthy: bool,
+    /// Whether the operator has said that it is down.
+    pub(super) is_out: bool,
     /// Whether the link with its agent is down.
     pub(super) is_link_down: bool,
     /// Whether the link has been down for so long that the back end is gone.
@@ -37,9 +39,14 @@ impl<'a> Conditions<'a> {
             Owner::Own | Owner::NoLink => None,
         };
         let down_for = link.and_then(|link| self.state.gone.get(&link.peer));
+        let decided = rule.decided.get(&back_end).copied();
         let is_unhealthy = |probe: &config::HealthProbe| self.state.unhealthy.contains(&(probe.id.clone(), back_end));
         Condition {
-            is_healthy: !rule.probe.as_ref().is_some_and(is_unhealthy),
+            is_healthy: match decided {
+                Some(up) => up,
+                None => !rule.probe.as_ref().is_some_and(is_unhealthy),
+            },
+            is_out: decided == Some(false),
             is_link_down: link.is_some_and(|link| link.down),
             is_gone: down_for.is_some_and(|seconds| *seconds >= rule.gone_after()),
         }

@@ -10,9 +10,15 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(crate) struct Previous {
     rule: Rule,
-    /// When the rule changed: the time when the first lane installed the change. The inner value is `None` if the change
-    /// does not count.
-    since: OnceLock<Option<Instant>>,
+    change: OnceLock<MembershipChange>,
+}
+
+/// A change of a rule's membership, as the first lane that installed it has noted it.
+#[derive(Debug, Clone, Copy)]
+struct MembershipChange {
+    at: Instant,
+    /// Whether flows can have begun before the change.
+    counts: bool,
 }
 
 impl Previous {
@@ -27,22 +33,28 @@ impl Previous {
         };
         Some(Arc::new(Self {
             rule: before,
-            since: OnceLock::new(),
+            change: OnceLock::new(),
         }))
     }
 
     /// Notes that a lane has installed the change at `now`. Only the first call for a change has an effect. `counts`:
     /// whether flows can have begun before the change.
     pub(super) fn begin(&self, now: Instant, counts: bool) {
-        self.since.get_or_init(|| counts.then_some(now));
+        self.change.get_or_init(|| MembershipChange { at: now, counts });
     }
 
     /// The back end that the rule would have chosen before the change. `None`: it had none, or the change does not count,
     /// or it was longer than `timeout` seconds ago, so that flows from before it have ended or are known.
     pub(super) fn choose(&self, packet: &PacketInfo, timeout: u32, now: Instant) -> Option<Choice> {
-        let since = self.since.get().copied().flatten()?;
-        let is_over = now.saturating_duration_since(since) > Duration::from_secs(timeout.into());
+        let change = self.change.get().filter(|change| change.counts)?;
+        let is_over = now.saturating_duration_since(change.at) > Duration::from_secs(timeout.into());
         let chosen = self.rule.choose(packet, |_| true).filter(|_| !is_over)?;
         Some(chosen.choice)
+    }
+
+    /// Whether the change was at most `time` ago, or no lane has installed it yet.
+    pub(super) fn is_within(&self, time: Duration, now: Instant) -> bool {
+        let change = self.change.get();
+        change.is_none_or(|change| now.saturating_duration_since(change.at) <= time)
     }
 }

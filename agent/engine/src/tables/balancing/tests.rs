@@ -89,6 +89,7 @@ fn in_state(
                 threshold: 1,
                 all_up_when_all_down: false,
             }),
+            decided: BTreeMap::new(),
             ends_flows: false,
         }],
     };
@@ -230,6 +231,39 @@ fn l8_all_down() {
         rule.probe.as_mut().unwrap().all_up_when_all_down = true;
     });
     assert!(all_up.choose(&packet, |_| true).is_some() && all_up.member(choice, &packet).is_some());
+}
+
+/// L7: what the operator says about a back end (`adminState`) counts, and not the probe. A back end that is taken out gets no
+/// new flow and keeps its TCP flows, also if it would count as up because all others are down.
+#[test]
+fn l7_the_operator_overrides_the_probe() {
+    let packet = packet(5, 1000);
+    let of = |down: &[u16], decided: &[(u16, bool)], all_up: bool| {
+        let all = probed(Distribution::Default, &[1, 2], down, |rule| {
+            rule.decided = decided.iter().map(|(n, up)| (address(*n), *up)).collect();
+            rule.probe.as_mut().unwrap().all_up_when_all_down = all_up;
+        });
+        all.rule_for(0, packet.destination, &packet).unwrap().clone()
+    };
+    let chosen = |rule: &Rule| rule.choose(&packet, |_| true).map(|member| member.address);
+    for (n, other) in [(1, 2), (2, 1)] {
+        assert_eq!(chosen(&of(&[1, 2], &[(n, true)], false)), Some(address(n)), "up");
+        let out = of(&[], &[(n, false)], false);
+        assert_eq!(chosen(&out), Some(address(other)), "down");
+        let choice = out.choice_of(address(n)).unwrap();
+        assert!(out.member(choice, &packet).is_some(), "its TCP flows stay");
+        let udp = PacketInfo {
+            protocol: UDP,
+            ..packet
+        };
+        assert!(out.member(choice, &udp).is_none(), "its UDP flows move");
+        assert_eq!(
+            chosen(&of(&[other], &[(n, false)], true)),
+            Some(address(other)),
+            "all down"
+        );
+    }
+    assert_eq!(chosen(&of(&[], &[(1, false), (2, false)], true)), None);
 }
 
 /// D36: a back end whose agent is gone gets no new flow. Its TCP flows are lost, and its UDP flows move.

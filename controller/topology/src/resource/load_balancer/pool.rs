@@ -68,12 +68,22 @@ pub enum AdminState {
     None,
     /// The back end gets new flows whatever the probe says.
     Up,
-    /// The back end gets no new flows.
+    /// The back end gets no new flows, as if its probe had failed.
     Down,
 }
 
 impl AdminState {
     const NAMES: [(&'static str, Self); 3] = [("None", Self::None), ("Up", Self::Up), ("Down", Self::Down)];
+
+    /// What the operator has said about the back end: whether it is up. `None`: the probe decides.
+    #[must_use]
+    pub const fn decided(self) -> Option<bool> {
+        match self {
+            Self::None => None,
+            Self::Up => Some(true),
+            Self::Down => Some(false),
+        }
+    }
 }
 
 /// The largest `drainPeriodInSeconds`: a day.

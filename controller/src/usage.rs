@@ -1,0 +1,69 @@
+//! What the traffic of each resource adds up to, by hour and by day (Meter-6, D39).
+//!
+//! Agents report totals that only grow, so what a report adds is counted once, whatever is lost between two reports.
+//!
+//! * `ledger`: the database.
+
+mod ledger;
+
+use crate::agents::Agents;
+use crate::compiled::Compiled;
+pub use ledger::{Ledger, Row};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::watch;
+use tombolo_topology::metering::Payers;
+
+/// The name of the database in the data directory.
+pub(crate) const FILE: &str = "usage.db";
+
+/// Time between two writes. What the controller has not written when it is killed is in the next reports of the agents.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// The ledger, which one thread at a time uses.
+#[derive(Debug, Clone)]
+pub struct Usage(Arc<Mutex<Ledger>>);
+
+impl Usage {
+    /// Opens the database of a data directory, or creates it. Blocks.
+    ///
+    /// # Errors
+    /// The file is no such database, or cannot be read or written.
+    pub(crate) fn open(data_dir: &Path) -> anyhow::Result<Self> {
+        Ok(Self(Arc::new(Mutex::new(Ledger::open(&data_dir.join(FILE))?))))
+    }
+
+    /// Records what the agents have reported since the last call. Blocks. A failure is logged; what was not recorded is
+    /// recorded by a later call.
+    pub fn record(&self, agents: &Agents, compiled: &Compiled) {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
+        let payers = Payers::of(&compiled.topology);
+        let recorded = self.read(|ledger| ledger.record(&agents.meters(), &payers, now));
+        if let Err(error) = recorded {
+            tracing::warn!(%error, "usage not recorded; will retry");
+        }
+    }
+
+    /// Uses the ledger.
+    pub(crate) fn read<T>(&self, work: impl FnOnce(&mut Ledger) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Records every 10 s, until its task is cancelled.
+pub(crate) async fn run(usage: Usage, agents: Arc<Agents>, compiled: watch::Receiver<Compiled>) {
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let (usage, agents, compiled) = (usage.clone(), agents.clone(), compiled.borrow().clone());
+        let recorded = tokio::task::spawn_blocking(move || usage.record(&agents, &compiled)).await;
+        if let Err(error) = recorded {
+            tracing::error!(%error, "usage not recorded");
+        }
+    }
+}
