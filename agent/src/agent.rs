@@ -10,6 +10,7 @@ use crate::apply::plan::KernelIds;
 use crate::apply::plan::confine::Surroundings;
 use crate::bgp::{Bgp, BgpSpec};
 use crate::config::Config;
+use crate::flow_log::FlowLogWriter;
 use crate::lanes::Lanes;
 use crate::meter::MeterFile;
 use crate::netlink::watch_host;
@@ -80,6 +81,7 @@ pub struct Agent {
     meters: Mutex<MeterFile>,
     /// Learned prefixes (from BGP or other agents) that are not installed in the kernel, each with the reason.
     left_out: Mutex<BTreeMap<IpNet, Clash>>,
+    flow_log: FlowLogWriter,
 }
 
 impl Agent {
@@ -96,7 +98,10 @@ impl Agent {
         bgp: Bgp,
         status_changed: Arc<Notify>,
     ) -> Self {
+        let directory = config.flow_logs.directory.clone();
+        let directory = directory.unwrap_or_else(|| state.path(file::FLOW_LOGS));
         Self {
+            flow_log: FlowLogWriter::new(directory, config.flow_logs.clone(), lanes.flows().clone()),
             last_good: LastGoodStore::new(state.clone()),
             meters: Mutex::new(MeterFile::open(state.clone())),
             config,
@@ -209,6 +214,9 @@ impl Agent {
         kernel.add_devices(self.lanes.add_devices(devices).await?).await?;
         let leftovers = kernel.apply_additions(plan).await?;
         self.lanes.install(prepared).await?;
+        if let Err(e) = self.flow_log.set_config(&config) {
+            tracing::warn!(error = %format!("{e:#}"), "flow logs are not written; will retry with the next configuration");
+        }
         kernel.apply_removals(leftovers).await;
         kernel.forget_devices(devices);
         self.lanes.remove_devices(devices).await?;
@@ -458,6 +466,11 @@ impl Agent {
     /// too.
     pub fn configuration_received(&self) {
         self.configurations_received.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Writes a last record of all logged flows. To be called when the lanes have ended. Blocks until the files are written.
+    pub fn finish_flow_logs(&self) {
+        self.flow_log.stop();
     }
 
     /// The store that writes the last good configuration to disk.

@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use tombolo_proto::config::{MAX_LANES, Role};
 use tombolo_proto::id::AgentId;
 
@@ -88,6 +89,59 @@ pub struct Config {
     /// Number of the agent's routing table, at least 256. None: derived from the interface's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<u32>,
+    /// The files of flow logs.
+    #[serde(default, skip_serializing_if = "FlowLogSettings::is_default")]
+    pub flow_logs: FlowLogSettings,
+}
+
+/// The section `flow_logs` of `agent.toml`: where and how the agent writes flow logs (D38).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FlowLogSettings {
+    /// The directory of the files, as an absolute path. None: `flow-logs` in the state directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
+    /// Largest sum of the files' lengths in MiB, 16 to 1,048,576. The files of the earliest hours are removed first.
+    pub max_megabytes: u32,
+    /// Time between two records in seconds, 1 to 60. Azure writes one a minute.
+    pub interval_seconds: u8,
+}
+
+impl Default for FlowLogSettings {
+    fn default() -> Self {
+        Self {
+            directory: None,
+            max_megabytes: 1024,
+            interval_seconds: 60,
+        }
+    }
+}
+
+impl FlowLogSettings {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// # Errors
+    /// A value is out of range.
+    fn check(&self) -> Result<()> {
+        if let Some(path) = self.directory.as_ref().filter(|path| !path.is_absolute()) {
+            bail!("flow_logs: directory: '{}' must be an absolute path", path.display());
+        }
+        if !(16..=1_048_576).contains(&self.max_megabytes) {
+            bail!(
+                "flow_logs: max_megabytes: {} is not within 16 to 1048576",
+                self.max_megabytes
+            );
+        }
+        if !(1..=60).contains(&self.interval_seconds) {
+            bail!(
+                "flow_logs: interval_seconds: {} is not within 1 to 60",
+                self.interval_seconds
+            );
+        }
+        Ok(())
+    }
 }
 
 const fn yes() -> bool {
@@ -120,6 +174,7 @@ impl Config {
             receive_buffer: None,
             fwmark: fwmark(),
             table: None,
+            flow_logs: FlowLogSettings::default(),
         }
     }
 
@@ -234,7 +289,7 @@ impl Config {
         if let Some(e) = self.endpoints.iter().find(|e| e.port() == 0) {
             bail!("endpoints: {e} needs a port within 1 to 65535");
         }
-        Ok(())
+        self.flow_logs.check()
     }
 }
 

@@ -12,6 +12,7 @@
 //!   certificates.
 //! * [`state`], [`config`], [`persist`], [`flow_file`], [`meter`]: files. [`claim`]: exclusive use of a device's name and of
 //!   routing tables. [`host`]: the host's sysctl for ICMP redirects. `switches`: the sysctls of the agent's devices.
+//! * [`flow_log`]: writes flow logs.
 //! * [`health`]: health probes of the back ends of load balancers.
 //! * [`admin`], [`status_text`], [`metrics`], [`probe`]: status, metrics, ping and traceroute.
 
@@ -26,6 +27,7 @@ pub mod control;
 pub mod filter;
 pub mod first_join;
 pub mod flow_file;
+pub mod flow_log;
 pub mod health;
 pub mod host;
 pub mod identity;

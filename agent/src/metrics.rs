@@ -107,6 +107,15 @@ fn packets(out: &mut Text, view: &AgentView) {
     let help = "Choices of load balancers that a gateway has forgotten while their flows were in use.";
     out.metric("tombolo_balancer_choices_replaced_total", Kind::Counter, help)
         .add(&[], view.replaced_choices);
+    let help =
+        "Tuples of flow logs, by outcome. Lost: the writer was too slow. Not written: the files could not be written.";
+    out.metric("tombolo_flow_log_tuples_total", Kind::Counter, help)
+        .add(&[("outcome", "written")], view.flow_log.tuples)
+        .add(&[("outcome", "lost")], view.flow_log.lost)
+        .add(&[("outcome", "not_written")], view.flow_log.not_written);
+    let help = "Length of all files of flow logs.";
+    out.metric("tombolo_flow_log_bytes", Kind::Gauge, help)
+        .add(&[], view.flow_log.bytes);
     out.metric(
         "tombolo_socket_errors_total",
         Kind::Counter,

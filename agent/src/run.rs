@@ -118,6 +118,7 @@ pub async fn run(state: &StateDir, runtime: &StateDir, bird: Option<BirdService>
     agent.shut_down();
     if outcome.is_ok() && control.is_ok() {
         lanes_ended(&mut ended, lane_count).await;
+        agent.finish_flow_logs();
         save_flows(runtime, &flows);
     }
     // Each of the following steps is tried, even if an earlier step has failed.

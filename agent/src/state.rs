@@ -30,6 +30,8 @@ pub mod file {
     /// The routing tables, rule priorities and mark of the last run, by which the next run can find and remove what the
     /// last run left in the kernel.
     pub const NUMBERS: &str = "numbers.json";
+    /// Directory of the flow logs (D38), unless `agent.toml` names another one.
+    pub const FLOW_LOGS: &str = "flow-logs";
     /// The flows of security groups, from an orderly stop until the next start (D34). It may be in another directory
     /// (`--runtime-dir`).
     pub const FLOWS: &str = "flows";

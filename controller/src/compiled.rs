@@ -19,32 +19,49 @@ pub struct Config {
     pub digest: String,
     /// The configuration in canonical JSON.
     pub bytes: Vec<u8>,
-    /// The configuration for an agent that lacks a feature which this one needs. `None`: every agent understands it.
-    pub reduced: Option<Reduced>,
+    /// The features that an agent must have to understand it.
+    pub needs: BTreeSet<Feature>,
+    /// The configurations for agents that lack one of these features, the best one first. Every agent understands the last
+    /// one. Empty if every agent understands the configuration itself.
+    pub lesser: Vec<Lesser>,
     /// The back ends that the configuration names and that are probed: the probe, the back end's address and the agent
     /// that owns the back end (L6). Ordered, without duplicates.
     pub probed: Vec<(ResourceId, IpAddr, AgentId)>,
 }
 
-/// A configuration for an agent that does not understand the one that was compiled for it (`AgentConfig::reduced`).
+/// A configuration for an agent that does not understand the one that was compiled for it
+/// (`AgentConfig::without_flow_logs`, `AgentConfig::reduced`).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reduced {
-    /// The features that the compiled configuration needs.
+pub struct Lesser {
+    /// The features that this configuration needs.
     pub needs: BTreeSet<Feature>,
     /// The digest of `bytes`.
     pub digest: String,
-    /// The reduced configuration in canonical JSON.
+    /// The configuration in canonical JSON.
     pub bytes: Vec<u8>,
+}
+
+impl Lesser {
+    fn of(config: &AgentConfig) -> Self {
+        let bytes = config.to_bytes();
+        Self {
+            needs: config.needs(),
+            digest: digest(&bytes),
+            bytes,
+        }
+    }
 }
 
 impl Config {
     /// What to send to an agent with these features: the digest and the bytes.
     #[must_use]
     pub fn for_agent(&self, features: &BTreeSet<Feature>) -> (&str, &[u8]) {
-        match &self.reduced {
-            Some(reduced) if !reduced.needs.is_subset(features) => (&reduced.digest, &reduced.bytes),
-            _ => (&self.digest, &self.bytes),
+        if self.needs.is_subset(features) {
+            return (&self.digest, &self.bytes);
         }
+        let understood = self.lesser.iter().find(|lesser| lesser.needs.is_subset(features));
+        let chosen = understood.or(self.lesser.last());
+        chosen.map_or((&self.digest, &self.bytes), |lesser| (&lesser.digest, &lesser.bytes))
     }
 
     /// What an agent with these features does not do because it is too old, as text for the operator. `None`: it has
@@ -52,12 +69,10 @@ impl Config {
     #[must_use]
     pub fn shortcoming(&self, features: &BTreeSet<Feature>) -> Option<String> {
         let missing = self.missing(features);
-        let needs = |feature| {
-            self.reduced
-                .as_ref()
-                .is_some_and(|reduced| reduced.needs.contains(&feature))
-        };
-        let effect = if needs(Feature::SecurityGroups) {
+        let needs = |feature| self.needs.contains(&feature);
+        let effect = if missing == [Feature::FlowLogs.name()] {
+            "it writes no flow logs until it is upgraded"
+        } else if needs(Feature::SecurityGroups) {
             "it has no links until it is upgraded"
         } else if needs(Feature::DevicePerNic) {
             "it has one device for all network interfaces until it is upgraded"
@@ -72,8 +87,8 @@ impl Config {
 
     /// The features that an agent needs for this configuration and does not have, by name.
     fn missing(&self, features: &BTreeSet<Feature>) -> Vec<&'static str> {
-        let needs = self.reduced.iter().flat_map(|reduced| &reduced.needs);
-        needs.filter(|f| !features.contains(f)).map(|f| f.name()).collect()
+        let missing = self.needs.iter().filter(|f| !features.contains(f));
+        missing.map(|f| f.name()).collect()
     }
 }
 
@@ -110,18 +125,18 @@ fn compile(published: &Published, before: &BTreeMap<AgentId, Arc<Config>>) -> Co
         let same = before.get(agent).filter(|c| c.bytes == bytes).cloned();
         let config = same.unwrap_or_else(|| {
             let needs = config.needs();
-            let reduced = (!needs.is_empty()).then(|| {
-                let bytes = config.reduced().to_bytes();
-                Reduced {
-                    needs,
-                    digest: digest(&bytes),
-                    bytes,
-                }
-            });
+            let mut lesser = Vec::new();
+            if needs.contains(&Feature::FlowLogs) {
+                lesser.push(Lesser::of(&config.without_flow_logs()));
+            }
+            if !needs.is_empty() {
+                lesser.push(Lesser::of(&config.reduced()));
+            }
             Arc::new(Config {
                 digest: digest(&bytes),
                 bytes,
-                reduced,
+                needs,
+                lesser,
                 probed: probed(&config),
             })
         });

@@ -69,6 +69,8 @@ pub enum Kind {
     InboundNatRule,
     /// An outbound rule of a load balancer (`loadBalancers/outboundRules`). The list is always empty.
     OutboundRule,
+    /// A flow log (`networkWatchers/flowLogs`). It is stored by itself, because network watchers are not.
+    FlowLog,
     /// A virtual machine (`Microsoft.Compute/virtualMachines`). It can only be read and deleted.
     VirtualMachine,
     /// An extension of a virtual machine (`virtualMachines/extensions`). The list is always empty.
@@ -269,6 +271,7 @@ const KINDS: &[Row] = &[
     )
     .read_only()
     .unlisted(),
+    Row::of(Kind::FlowLog, NETWORK, "networkWatchers/flowLogs", "flow log"),
     Row::of(Kind::VirtualMachine, COMPUTE, "virtualMachines", "virtual machine").read_only(),
     Row::of(
         Kind::VirtualMachineExtension,

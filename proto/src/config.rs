@@ -10,6 +10,7 @@
 
 mod balancing;
 mod feature;
+mod flow_log;
 mod link;
 mod role;
 mod security;
@@ -19,6 +20,7 @@ pub use balancing::{
     ProbedBackEnd,
 };
 pub use feature::Feature;
+pub use flow_log::{FlowLog, FlowLogFormat, FlowLogs, LoggedGroup, LoggedNic, MAX_FLOW_LOGS};
 pub use link::{Arrival, ForeignSources, GatewayKind, Link, Relation, Transport};
 pub use role::{
     CircuitLink, CircuitNetwork, DEFAULT_ASN, EDGE_ASN, GatewayConnection, LinkedCircuit, MAX_PREFIXES,

@@ -434,6 +434,40 @@ def security(client):
     same("groups", (list(groups.list(GROUP)), list(groups.list_all())), ([], []))
 
 
+def flow_logs(client):
+    """Creates, changes, lists and deletes flow logs (N14, M9)."""
+    group, watcher = "NetworkWatcherRG", f"NetworkWatcher_{LOCATION}"
+    logs = client.flow_logs
+    storage = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}/providers/Microsoft.Storage/storageAccounts/logs"
+    same("flow logs", list(logs.list(group, watcher)), [])
+    hub = client.virtual_networks.get(GROUP, "hub")
+    body = models.FlowLog(
+        location=LOCATION, target_resource_id=hub.id, storage_id=storage, enabled=True,
+        format=models.FlowLogFormatParameters(type="JSON", version=0),
+    )
+    made = logs.begin_create_or_update(group, watcher, "hub", body).result()
+    same("target", (made.target_resource_id, made.target_resource_guid), (hub.id, hub.resource_guid))
+    same("defaults", (made.format.version, made.retention_policy.days, made.enabled), (2, 0, True))
+    refused("a second log of a target", "XFlowLogExists",
+            lambda: logs.begin_create_or_update(group, watcher, "other", body))
+    made.enabled = False
+    made.retention_policy = models.RetentionPolicyParameters(days=7, enabled=True)
+    changed = logs.begin_create_or_update(group, watcher, "hub", made).result()
+    same("changed", (changed.enabled, changed.retention_policy.days), (False, 7))
+    tagged = logs.update_tags(group, watcher, "hub", models.TagsObject(tags={"purpose": "audit"}))
+    same("tags", tagged.tags, {"purpose": "audit"})
+    same("flow logs", [log.id for log in logs.list(group, watcher)], [made.id])
+    query = models.FlowLogStatusParameters(target_resource_id=hub.id)
+    status = client.network_watchers.begin_get_flow_log_status(group, watcher, query).result()
+    same("status", (status.storage_id, status.enabled), (storage, False))
+    logs.begin_delete(group, watcher, "hub").result()
+    try:
+        logs.get(group, watcher, "hub")
+        sys.exit("the flow log is still there")
+    except ResourceNotFoundError:
+        pass
+
+
 def delete(client):
     client.virtual_network_peerings.begin_delete(GROUP, "spoke-b", "to-hub").result()
     left = client.virtual_network_peerings.get(GROUP, "hub", "to-spoke-b")
@@ -464,7 +498,7 @@ def main():
         credential_scopes=[f"{base}/.default"],
         connection_verify=authority,
     ) as client:
-        for step in (create, read, rules, security, outside, delete):
+        for step in (create, read, rules, security, flow_logs, outside, delete):
             begin = time.time()
             step(client)
             print(f"{step.__name__}: {time.time() - begin:.1f} s", flush=True)

@@ -110,6 +110,7 @@ impl<'r> Nic<'r> {
             idle_timeout: 240,
             balanced: Balanced::No,
             ends_idle: false,
+            is_logged: false,
         };
         self.gate.admit(&self.table, self.rules, &at, |_| ())
     }

@@ -9,6 +9,7 @@
 
 use crate::decide::Ingress;
 use crate::packet::PacketInfo;
+use crate::security::CountedFlow;
 use crate::tables::Choice;
 use crate::verdict::{DropReason, Verdict};
 use foldhash::fast::FixedState;
@@ -54,7 +55,13 @@ pub(crate) struct Admission {
     pub(crate) period: u32,
     /// The choice of a load balancer to whose flow the packet is a reply.
     pub(crate) replies_to: Option<Choice>,
+    /// The flow, if a flow log has its packets counted. Then `period` has the bit [`COUNTED`].
+    pub(crate) counted: Option<CountedFlow>,
 }
+
+/// Bit of [`Admission::period`]: the flow's packets are counted. So a comparison with the present period fails, and
+/// packets of other flows need no look at [`Admission::counted`].
+pub(crate) const COUNTED: u32 = 1 << 31;
 
 /// How packets are told apart, and what a cached decision must fulfil to apply to one.
 #[derive(Debug, Clone, Copy)]
@@ -74,7 +81,7 @@ impl Slot {
     fn applies(&self, key: &Key, lookup: Lookup) -> bool {
         let is_recent = || {
             self.admission
-                .is_some_and(|admission| admission.period == lookup.period)
+                .is_some_and(|admission| admission.period & !COUNTED == lookup.period)
         };
         self.key == *key && (self.choice.is_none() || !lookup.opens && is_recent())
     }
@@ -219,6 +226,7 @@ mod tests {
                 protocol: 6,
                 period,
                 replies_to: None,
+                counted: None,
             });
             choice.unwrap().0
         };

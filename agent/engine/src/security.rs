@@ -10,6 +10,7 @@ mod address_sets;
 mod classifier;
 mod flow_gate;
 mod flow_key;
+mod flow_log;
 mod flow_memory;
 mod flow_table;
 mod flows;
@@ -23,11 +24,12 @@ mod traffic;
 
 pub use address_sets::{AddressSets, SetContent, SetId};
 pub use classifier::{Classifier, FieldMatches, RuleKey, RuleSet};
-pub use flow_gate::{Admission, AtNic, Balanced, FlowGate};
+pub use flow_gate::{Admission, AtNic, Balanced, FlowGate, FlowObserver, Outcome};
 pub use flow_key::{Belongs, Fragment, Segment, belongs_to, fragment_of};
+pub use flow_log::{FlowEvent, FlowEventKind, FlowLog, LoggedRule};
 pub use flow_table::{
-    BootTime, CAPACITY, Evictions, FROM_HOST, FlowKey, FlowRef, FlowStatus, FlowTable, Full, MAX_SAVED_AGE, TcpFlags,
-    Unusable,
+    BootTime, CAPACITY, Count, Counted, CountedFlow, Evictions, FROM_HOST, FlowKey, FlowRef, FlowReport, FlowStatus,
+    FlowTable, Full, MAX_SAVED_AGE, RECORD_INTERVAL, TcpFlags, Unusable,
 };
 pub use flows::{DEFAULT_FLOWS, Flows};
 pub(crate) use guard::Guard;

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tombolo_engine::buffer::{DeliverSink, Transmit, TransmitSink};
 use tombolo_engine::offload::{Coalescer, VnetHeader, split};
 use tombolo_engine::tables::NicIndex;
-use tombolo_proto::config::Relation;
+use tombolo_proto::config::{FlowLogs, LoggedNic, Relation};
 use tombolo_proto::id::{AgentId, PublicKey};
 
 #[global_allocator]
@@ -107,12 +107,34 @@ fn super_packet() -> (VnetHeader, Vec<u8>) {
 /// time would count each other's allocations.
 #[test]
 fn packets_allocate_nothing_and_links_are_bounded() {
-    packets_allocate_nothing();
+    packets_allocate_nothing(World::pair(), false);
+    packets_allocate_nothing(logged(), true);
     ten_thousand_links_are_bounded();
 }
 
-fn packets_allocate_nothing() {
+/// A pair of machines with a flow log each (D38).
+fn logged() -> World {
     let mut world = World::pair();
+    for (node, own) in [(0, "10.0.0.1/32"), (1, "10.0.0.2/32")] {
+        let mut config = world.nodes[node].config.clone();
+        let mut security = common::groups::security(&[own], None, None);
+        security.flow_logs = Some(FlowLogs {
+            logs: Vec::new(),
+            nics: vec![LoggedNic {
+                id: common::id("nic"),
+                mac: "020000000001".to_owned(),
+            }],
+            groups: Vec::new(),
+        });
+        config.security = Some(security);
+        let now = world.now;
+        world.nodes[node].install(config, now);
+    }
+    world
+}
+
+/// `new_flows`: each read of the device begins a new flow.
+fn packets_allocate_nothing(mut world: World, new_flows: bool) {
     for (from, to) in [(0, 1), (1, 0)] {
         let a = |n: usize| format!("10.0.0.{}", n + 1);
         world.send(from, udp(&a(from), &a(to), 64, 100));
@@ -126,9 +148,14 @@ fn packets_allocate_nothing() {
         packets: 0,
     };
     let (mut out, mut back) = (Buffer::new(), Buffer::new());
+    let mut port = 1000u16;
     let mut bulk = |world: &mut World, rounds: usize| {
         for _ in 0..rounds {
             packet.copy_from_slice(&original);
+            if new_flows {
+                port += 1;
+                packet[20..22].copy_from_slice(&port.to_be_bytes());
+            }
             let now = world.now;
             let [a, b] = &mut world.nodes[..] else {
                 panic!("two nodes")

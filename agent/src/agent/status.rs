@@ -1,6 +1,7 @@
 //! Status of the running agent, for the controller, the local socket and metrics.
 
 use super::{Agent, lock};
+use crate::flow_log::FlowLogStats;
 use crate::identity::Certificate;
 use crate::lane::LaneReport;
 use crate::persist::EndpointStore;
@@ -68,6 +69,9 @@ pub struct AgentView {
     /// (D35).
     #[serde(default)]
     pub replaced_choices: u64,
+    /// The records of flow logs (D38).
+    #[serde(default)]
+    pub flow_log: FlowLogStats,
     /// Number of packets by outcome, for each lane. The index is the lane's number.
     pub lanes: Vec<Totals>,
     /// Route advertisements of other agents, by outcome.
@@ -112,6 +116,7 @@ impl Agent {
             udp_overflow: report.udp_overflow,
             adopted_connections: report.adopted,
             replaced_choices: self.lanes.flows().replaced_choices(),
+            flow_log: self.flow_log.stats(),
             lanes: report.lanes.clone(),
             route_advertisements: report.advertisements,
             health_statements: report.health_statements,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use tombolo_agent::apply::plan::KernelIds;
-use tombolo_agent::config::Config;
+use tombolo_agent::config::{Config, FlowLogSettings};
 use tombolo_agent::meter::Saved;
 use tombolo_agent::persist::LastGood;
 use tombolo_agent::state::file;
@@ -34,6 +34,11 @@ fn settings() -> Config {
         receive_buffer: Some(1_000_000),
         fwmark: 7,
         table: Some(1000),
+        flow_logs: FlowLogSettings {
+            directory: Some("/srv/flow-logs".into()),
+            max_megabytes: 2048,
+            interval_seconds: 30,
+        },
     }
 }
 
@@ -84,6 +89,7 @@ fn files_of_the_state_directory() {
         ("lastGood", file::LAST_GOOD),
         ("endpoints", file::ENDPOINTS),
         ("numbers", file::NUMBERS),
+        ("flowLogs", file::FLOW_LOGS),
         ("flows", file::FLOWS),
         ("bgp", file::BGP),
         ("adminSocket", file::ADMIN_SOCKET),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use tombolo_agent::agent::AgentView;
 use tombolo_agent::apply::learned::{Clash, Need};
+use tombolo_agent::flow_log::FlowLogStats;
 use tombolo_agent::{metrics, status_text};
 use tombolo_engine::link::AdvertisementStats;
 use tombolo_golden::{every_variant, golden, metrics_of};
@@ -104,6 +105,12 @@ fn full() -> AgentView {
         adopted_connections: 4,
         replaced_choices: 6,
         udp_overflow: 3,
+        flow_log: FlowLogStats {
+            tuples: 12,
+            lost: 13,
+            not_written: 14,
+            bytes: 15,
+        },
         lanes: vec![totals()],
         route_advertisements: AdvertisementStats {
             received: 1,
@@ -143,6 +150,7 @@ fn status_of_the_agent() {
         adopted_connections: 0,
         replaced_choices: 0,
         udp_overflow: 0,
+        flow_log: FlowLogStats::default(),
         lanes: vec![],
         route_advertisements: AdvertisementStats::default(),
         health_statements: AdvertisementStats::default(),

@@ -1,9 +1,9 @@
 //! The tree of commands.
 
 use crate::command::{
-    agent, api_token, apply, assertion, backup, check, circuit, connection, explain, gateway, group, lab, lb, link,
-    local_gateway, login, monitor, nic, nsg, peering, plain, probe, public_ip, reach, route_table, routes, settings,
-    subnet, token, usage, vnet, wait,
+    agent, api_token, apply, assertion, backup, check, circuit, connection, explain, flow_log, gateway, group, lab, lb,
+    link, local_gateway, login, monitor, nic, nsg, peering, plain, probe, public_ip, reach, route_table, routes,
+    settings, subnet, token, usage, vnet, wait,
 };
 use crate::options::Global;
 use clap::{Parser, Subcommand};
@@ -57,6 +57,9 @@ pub(crate) enum Command {
     /// Manage network security groups and their rules
     #[command(subcommand)]
     Nsg(nsg::Nsg),
+    /// Manage flow logs, which record the flows of network interfaces
+    #[command(subcommand)]
+    FlowLog(flow_log::FlowLog),
     /// Manage internal load balancers with their front ends, pools, probes and rules
     #[command(subcommand)]
     Lb(lb::Lb),

@@ -10,6 +10,7 @@ pub(crate) mod circuit;
 pub(crate) mod connection;
 pub(crate) mod explain;
 pub(crate) mod files;
+pub(crate) mod flow_log;
 pub(crate) mod gateway;
 pub(crate) mod group;
 pub(crate) mod lab;

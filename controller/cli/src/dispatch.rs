@@ -41,6 +41,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::PublicIp(c) => c.run(context).await,
         Command::RouteTable(c) => c.run(context).await,
         Command::Nsg(c) => c.run(context).await,
+        Command::FlowLog(c) => c.run(context).await,
         Command::Lb(c) => c.run(context).await,
         Command::Gateway(c) => c.run(context).await,
         Command::Connection(c) => c.run(context).await,

@@ -8,11 +8,13 @@
 //! * `monitors`: connection monitors, which are resources below a watcher.
 //! * `troubleshoot`: the actions `troubleshoot` and `queryTroubleshootResult`.
 //! * `fields`: reads properties of bodies.
+//! * `flow_logs`: flow logs, which are resources below a watcher, and the action `queryFlowLogStatus`.
 
 mod associations;
 mod connectivity;
 mod diagnostic;
 mod fields;
+mod flow_logs;
 mod group_view;
 mod monitors;
 mod troubleshoot;
@@ -35,17 +37,12 @@ use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::{NextHop, RouteSource, RouteState};
 use tombolo_topology::learned_routes::{self, LearnedReports};
 use tombolo_topology::nic_security::FirstPacket;
-use tombolo_topology::resource::{Binding, NetworkInterface};
+use tombolo_topology::resource::{Binding, NetworkInterface, WATCHER_GROUP as GROUP, WATCHER_PREFIX as PREFIX};
 use tombolo_topology::topology::Topology;
 use uuid::Uuid;
 
-/// The resource group in which Azure creates network watchers.
-const GROUP: &str = "NetworkWatcherRG";
-/// The prefix of the names that Azure gives to network watchers.
-const PREFIX: &str = "NetworkWatcher_";
-
 /// Types of resources below a watcher that this controller does not support, in lower case. Their lists are empty.
-const CHILDREN: [&str; 2] = ["flowlogs", "packetcaptures"];
+const CHILDREN: [&str; 1] = ["packetcaptures"];
 
 /// The 404 for a watcher that does not exist.
 fn missing(call: &Call, name: &str) -> Failure {
@@ -159,6 +156,9 @@ pub(super) async fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure>
         }
         (&Method::POST, Some("troubleshoot"), 9) => troubleshoot::start(rest, &topology, &call.object()?),
         (&Method::POST, Some("querytroubleshootresult"), 9) => troubleshoot::last(rest, &call.object()?),
+        (&Method::POST, Some("queryflowlogstatus"), 9) => flow_logs::status(&topology, &call.object()?),
+        (_, Some("flowlogs"), 9) => flow_logs::list(rest, call),
+        (_, Some("flowlogs"), 10) => flow_logs::item(rest, call).await,
         (&Method::POST, Some("topology"), 9) => associations::answer(&topology, &call.segments[1], &call.object()?),
         (_, Some("connectionmonitors"), 9) => monitors::list(rest, call, &id),
         (_, Some("connectionmonitors"), 10) => monitors::item(rest, call, &id, location).await,
@@ -180,8 +180,8 @@ pub(super) async fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure>
         (&Method::POST, Some(other), 9) => {
             let message = format!(
                 "The action '{}' of network watchers is not supported; connectivityCheck, nextHop, ipFlowVerify, \
-                 networkConfigurationDiagnostic, securityGroupView, topology, troubleshoot and \
-                 queryTroubleshootResult are.",
+                 networkConfigurationDiagnostic, securityGroupView, topology, troubleshoot, queryTroubleshootResult and \
+                 queryFlowLogStatus are.",
                 excerpt(other)
             );
             Err(Failure::bad("XActionNotSupported", message))

@@ -12,6 +12,7 @@ mod balancing;
 mod fabric;
 mod fake_agent;
 mod features;
+mod flow_logs;
 mod gateways;
 mod golden;
 mod health;

@@ -7,10 +7,12 @@
 //!
 //! * `balancing`: which front ends of load balancers an agent can reach (L10).
 //! * `circuit`: ExpressRoute gateways and the edges of circuits (E5, E6, T4).
+//! * `flow_logs`: the flow logs that a machine's agent writes (N14).
 //! * `front_ends`: the front ends of load balancers with their rules and back ends (L1 to L9).
 //! * `index`: agents, gateways and joined networks of one revision, computed once for all agents.
 //! * `routes`: a subnet's effective routes (R1 to R9, R14, R15).
 //! * `links`: which agents may have a link, and which sources each end may use (D9, D10, D14).
+//! * `logs_by_target`: which flow log covers a NIC (N14).
 //! * `prefix`: set arithmetic on prefixes.
 //! * `security`: the security groups that a machine's agent enforces (D25).
 //! * `spaces`: the address spaces and subnets of a configuration.
@@ -19,9 +21,11 @@
 mod arrivals;
 mod balancing;
 mod circuit;
+mod flow_logs;
 mod front_ends;
 mod index;
 mod links;
+mod logs_by_target;
 mod prefix;
 mod routes;
 mod security;

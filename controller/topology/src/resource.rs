@@ -13,6 +13,7 @@ mod connection;
 pub(crate) mod document;
 mod envelope;
 mod express_route_circuit;
+mod flow_log;
 pub(crate) mod frame;
 mod load_balancer;
 mod local_network_gateway;
@@ -32,11 +33,14 @@ pub use connection::{Connection, ConnectionType};
 pub use envelope::{Envelope, ResourceGroup};
 pub use express_route_circuit::{CircuitAuthorization, ExpressRouteCircuit, PrivatePeering};
 pub(crate) use express_route_circuit::{is_premium, max_prefixes};
+pub(crate) use flow_log::of_target as flow_logs_of;
+pub use flow_log::{FlowLog, WATCHER_GROUP, WATCHER_PREFIX};
 pub use load_balancer::{
     AdminState, BackendPool, BalancedProtocol, BalancingRule, Distribution, FrontEnd, InboundNatRule, LoadBalancer,
     LoadBalancerSku, PoolAddress, PoolMember, Probe, ProbeProtocol, pool_members,
 };
 pub use local_network_gateway::{LocalNetworkGateway, SiteBgp};
+pub(crate) use network_interface::mac_of;
 pub use network_interface::{NetworkInterface, NicIpConfiguration};
 pub use network_security_group::{NetworkSecurityGroup, RuleAddresses, RulePorts, RuleSide, SecurityRule};
 pub use public_ip_address::PublicIpAddress;
@@ -52,6 +56,8 @@ pub use virtual_network_gateway::{GatewayIpConfiguration, VirtualNetworkGateway}
 macro_rules! each_kind {
     ($define:ident) => {
         $define! {
+            /// Flow logs of network watchers, by id.
+            flow_logs: FlowLog,
             /// Connections of gateways, by id.
             connections: Connection,
             /// Local network gateways, which describe sites, by id.

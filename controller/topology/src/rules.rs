@@ -86,6 +86,9 @@ impl Draft<'_> {
         if kind == Kind::ResourceGroup {
             return self.put_group(path, body);
         }
+        if kind == Kind::FlowLog {
+            self.create_watcher_group(path, body);
+        }
         let Some(group) = self.topology.resource_groups.get(&path.group_id()).cloned() else {
             self.group_not_found(path);
             return false;

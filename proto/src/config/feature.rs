@@ -3,7 +3,7 @@
 //! An agent refuses a configuration with an unknown field, because it would otherwise enforce only a part of the
 //! policy. So the controller may send such a field only to agents that have named its feature in their Hello.
 
-use super::{AgentConfig, Role};
+use super::{AgentConfig, Role, Security};
 use std::collections::BTreeSet;
 
 /// A part of a configuration, or a way to send it, that agents of version 0.1 do not understand.
@@ -26,6 +26,8 @@ pub enum Feature {
     ConfigDelta,
     /// Probes of the kind [`ProbeKind::Connect`](crate::probe::ProbeKind::Connect). No configuration needs this.
     ConnectProbe,
+    /// [`Security::flow_logs`](super::Security::flow_logs). Without it, [`AgentConfig::without_flow_logs`] is sent.
+    FlowLogs,
 }
 
 impl Feature {
@@ -38,6 +40,7 @@ impl Feature {
         Self::LoadBalancers,
         Self::ConfigDelta,
         Self::ConnectProbe,
+        Self::FlowLogs,
     ];
 
     /// The name of the feature in an agent's Hello. The name must not change, because programs of other versions use it
@@ -52,6 +55,7 @@ impl Feature {
             Self::LoadBalancers => "loadBalancers",
             Self::ConfigDelta => "configDelta",
             Self::ConnectProbe => "connectProbe",
+            Self::FlowLogs => "flowLogs",
         }
     }
 
@@ -71,6 +75,7 @@ impl AgentConfig {
         if let Some(security) = &self.security {
             needs.insert(Feature::SecurityGroups);
             needs.extend(security.reevaluate.then_some(Feature::Reevaluate));
+            needs.extend(security.flow_logs.is_some().then_some(Feature::FlowLogs));
         }
         let of_nics = matches!(&self.role, Role::Vm { nics, .. } if nics.iter().any(|nic| !nic.host_routes.is_empty()));
         if of_nics || self.links.iter().any(|link| !link.arrivals.is_empty()) {
@@ -92,9 +97,10 @@ impl AgentConfig {
     /// [`isolated`](Self::isolated) as well. Without [`Feature::LoadBalancers`] it reaches no front end.
     #[must_use]
     pub fn reduced(&self) -> Self {
-        let mut reduced = match self.security {
-            Some(_) => self.isolated(),
-            None => self.clone(),
+        let unlogged = self.without_flow_logs();
+        let mut reduced = match unlogged.security {
+            Some(_) => unlogged.isolated(),
+            None => unlogged,
         };
         for link in &mut reduced.links {
             link.arrivals.clear();
@@ -105,6 +111,21 @@ impl AgentConfig {
             nics.iter_mut().for_each(|nic| nic.host_routes.clear());
         }
         reduced
+    }
+
+    /// The configuration without flow logs. An agent that lacks [`Feature::FlowLogs`] alone enforces everything else. If no
+    /// group applies to the NICs, they are listed only because of a log, so the result has no
+    /// [`security`](Self::security).
+    #[must_use]
+    pub fn without_flow_logs(&self) -> Self {
+        let security = self.security.clone().map(|security| Security {
+            flow_logs: None,
+            ..security
+        });
+        Self {
+            security: security.filter(|security| !security.groups.is_empty()),
+            ..self.clone()
+        }
     }
 
     /// The configuration without security groups and without links, so that no packet passes that the groups might
@@ -142,6 +163,49 @@ mod tests {
         let reduced = config.reduced();
         assert!(reduced.needs().is_empty());
         assert_eq!(reduced.links.len(), 1);
+    }
+
+    /// An agent without flow logs keeps its links and its groups; without groups it needs nothing.
+    #[test]
+    fn n14_an_older_agent_gets_no_flow_log() {
+        let security = |group: bool| {
+            let groups: &[&str] = if group { &["/g"] } else { &[] };
+            let groups: Vec<_> = groups
+                .iter()
+                .map(|id| serde_json::json!({"id": id, "rules": []}))
+                .collect();
+            serde_json::json!({
+                "groups": groups, "nics": [{"id": "/n", "prefixes": [], "subnet": "/s"}],
+                "flowLogs": {"logs": [], "nics": []},
+            })
+        };
+        let config = |group| -> AgentConfig {
+            serde_json::from_value(serde_json::json!({
+                "agent": "vm", "vnet": "/v", "addressSpace": [], "mtu": 1420, "subnets": [], "spaces": [],
+                "role": {"type": "vm", "served": [], "nics": [
+                    {"id": "/n", "subnet": "/s", "addresses": [], "ipForwarding": true},
+                ]},
+                "links": [{
+                    "peer": "two", "publicKey": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "alwaysOn": false,
+                    "initiator": false, "relation": {"type": "vnetLocal"}, "sources": [], "foreign": "none",
+                }],
+                "security": security(group),
+            }))
+            .unwrap()
+        };
+        let with_group = config(true);
+        assert_eq!(with_group.needs(), [Feature::SecurityGroups, Feature::FlowLogs].into());
+        let unlogged = with_group.without_flow_logs();
+        assert_eq!(unlogged.needs(), [Feature::SecurityGroups].into());
+        assert_eq!(unlogged.links.len(), 1);
+        assert_eq!(
+            with_group.reduced().links.len(),
+            0,
+            "no packet passes that a group may deny"
+        );
+        let alone = config(false);
+        assert!(alone.without_flow_logs().needs().is_empty());
+        assert_eq!(alone.reduced().links.len(), 1);
     }
 
     #[test]

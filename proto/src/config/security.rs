@@ -4,6 +4,7 @@
 //! at each NIC. So rules contain the names of sets of addresses, and the agent finds the addresses of each set for each
 //! NIC.
 
+use super::FlowLogs;
 use crate::id::ResourceId;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -30,7 +31,7 @@ pub struct Security {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub application_groups: Vec<ApplicationGroup>,
     /// First the NICs of [`Role::Vm`](super::Role::Vm) in the same order, and then the served subnets. Each served
-    /// subnet is followed by the NICs in it that have a group of their own and whose machines have no agent. The NICs
+    /// subnet is followed by the NICs in it that have a group or a flow log of their own and whose machines have no agent. The NICs
     /// of [`Role::Vm`](super::Role::Vm) and the served subnets are listed even if they have no group, so that the
     /// number of a NIC does not change when a group is attached. Only if there would be more than [`MAX_NICS`] entries,
     /// served subnets without a group are left out.
@@ -46,6 +47,10 @@ pub struct Security {
     /// flows only (N6). Needs [`Feature::Reevaluate`](super::Feature::Reevaluate).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reevaluate: bool,
+    /// The flow logs that cover some of [`Self::nics`] (N14). `None`: no log covers any of them. Needs
+    /// [`Feature::FlowLogs`](super::Feature::FlowLogs).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow_logs: Option<FlowLogs>,
 }
 
 /// Azure's default of `flowTimeoutInMinutes`, in minutes (N6).
@@ -127,7 +132,7 @@ impl Security {
     /// A text that names the first wrong field and its value. A field is wrong if there are too many NICs or rules, if
     /// the flow timeout is not within 4 to 30 minutes, if a group or an application security group is listed twice, if
     /// a prefix is listed twice, if a NIC names a group that is not listed, if a rule names an unknown set, or if a
-    /// range of ports is in the wrong order.
+    /// range of ports is in the wrong order. The flow logs are checked too.
     pub(super) fn check(&self) -> Result<(), String> {
         if self.nics.len() > MAX_NICS {
             return Err(format!(
@@ -204,7 +209,7 @@ impl Security {
                 }
             }
         }
-        Ok(())
+        self.flow_logs.as_ref().map_or(Ok(()), |logs| logs.check(self))
     }
 }
 
@@ -331,6 +336,7 @@ mod tests {
             access_off: AccessOff::Block,
             flow_timeout_minutes: DEFAULT_FLOW_TIMEOUT,
             reevaluate: false,
+            flow_logs: None,
         };
         security.check()
     }

@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use tombolo_golden::{all_of, every_variant, golden};
 use tombolo_proto::config::{
     ALL_PORTS, Access, AccessOff, AddressMatch, AgentConfig, ApplicationGroup, Arrival, BalancedProtocol,
-    BalancingRule, Direction, Distribution, Feature, ForeignSources, FrontEnd, HealthProbe, Link, Nic, Owner,
-    PortRange, ProbeProtocol, Probes, Relation, Role, RuleProtocol, SecuredNic, Security, SecurityGroup, SecurityRule,
-    Space, SpaceKind, Subnet, TransitRoute, Transport,
+    BalancingRule, Direction, Distribution, Feature, FlowLog, FlowLogFormat, FlowLogs, ForeignSources, FrontEnd,
+    HealthProbe, Link, LoggedGroup, LoggedNic, Nic, Owner, PortRange, ProbeProtocol, Probes, Relation, Role,
+    RuleProtocol, SecuredNic, Security, SecurityGroup, SecurityRule, Space, SpaceKind, Subnet, TransitRoute, Transport,
 };
 use tombolo_proto::id::{KeyPin, PresharedKey, PublicKey};
 use tombolo_proto::route::{EffectiveRoute, GatewayHop, NextHop, RouteSource, RouteState};
@@ -312,6 +312,33 @@ fn security_group(group: &str) -> SecurityGroup {
     }
 }
 
+fn flow_logs() -> FlowLogs {
+    let formats = all_of!(FlowLogFormat {
+        Group1,
+        Group2,
+        Network4
+    });
+    let vm = id("networkInterfaces/vm");
+    let logs = formats.into_iter().zip(1..).map(|(format, n)| FlowLog {
+        id: id(&format!("networkWatchers/w/flowLogs/{n}")),
+        guid: format!("00000000-0000-4000-8000-00000000000{n}"),
+        target: id("virtualNetworks/hub"),
+        format,
+        nics: vec![vm.clone()],
+    });
+    FlowLogs {
+        logs: logs.collect(),
+        nics: vec![LoggedNic {
+            id: vm.clone(),
+            mac: "02DEADBEEF01".to_owned(),
+        }],
+        groups: vec![LoggedGroup {
+            id: id("networkSecurityGroups/rules"),
+            guid: "00000000-0000-4000-8000-000000000009".to_owned(),
+        }],
+    }
+}
+
 fn security() -> Security {
     let name = "group".to_owned();
     let group = security_group(&name);
@@ -340,6 +367,7 @@ fn security() -> Security {
         access_off: AccessOff::TagOnly,
         flow_timeout_minutes: 30,
         reevaluate: true,
+        flow_logs: Some(flow_logs()),
     }
 }
 
@@ -352,6 +380,7 @@ fn security_of_agents() {
         access_off: AccessOff::Block,
         flow_timeout_minutes: 4,
         reevaluate: false,
+        flow_logs: None,
     };
     golden!().document("access_off", &all_of!(AccessOff { Block, TagOnly }));
     golden!().cases("security", &[("full", security()), ("minimal", minimal)]);
@@ -367,7 +396,8 @@ fn features_of_configurations() {
         ManyRoutes,
         LoadBalancers,
         ConfigDelta,
-        ConnectProbe
+        ConnectProbe,
+        FlowLogs
     });
     assert_eq!(features, Feature::ALL);
     let names: Vec<&str> = features.into_iter().map(Feature::name).collect();

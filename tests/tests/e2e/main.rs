@@ -10,6 +10,7 @@ mod demo;
 mod failover;
 mod faults;
 mod first_join;
+mod flow_logs;
 mod load_balancer;
 mod load_balancer_health;
 mod peering;

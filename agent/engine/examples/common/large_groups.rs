@@ -71,5 +71,6 @@ pub(crate) fn security(nic: &str, subnet: &str, address: IpAddr) -> Security {
         access_off: AccessOff::default(),
         flow_timeout_minutes: DEFAULT_FLOW_TIMEOUT,
         reevaluate: false,
+        flow_logs: None,
     }
 }

@@ -1,14 +1,15 @@
 //! Decides whether a packet passes a NIC with security groups. A packet of a known flow passes. The rules decide about
 //! the first packet of a flow (N6, D31).
 
+mod fragments;
+
 use super::classifier::RuleKey;
-use super::flow_key::{Belongs, Fragment, Segment, belongs_to, fragment_of};
-use super::flow_table::{FlowKey, FlowRef, FlowTable};
+use super::flow_key::{Belongs, Segment, belongs_to, fragment_of};
+use super::flow_table::{FlowKey, FlowRef, FlowReport, FlowTable};
 use super::nic_rules::{Judgement, NicRules, RuleRef};
 use crate::packet::{PacketInfo, TCP, UDP};
 use crate::tables::{Choice, KeptChoices};
-use foldhash::fast::FixedState;
-use std::hash::BuildHasher;
+use fragments::Fragments;
 use tombolo_proto::config::Direction;
 
 /// The decision about a packet at a NIC.
@@ -58,6 +59,56 @@ pub struct AtNic<'p> {
     pub balanced: Balanced,
     /// Whether a segment from the middle of a TCP connection must belong to a known flow.
     pub ends_idle: bool,
+    /// Whether the NIC has a flow log: its flows are kept even if no group applies to it.
+    pub is_logged: bool,
+}
+
+/// The part that a flow log has in a decision.
+pub trait FlowObserver {
+    /// The number with which the counting of a new flow's packets begins; 0: they are not counted. `rule`: it allows the
+    /// flow; `None`: no group applies.
+    fn number(&self, rule: Option<RuleRef>) -> u32;
+
+    /// Takes the last state of a counted flow that a new one replaces.
+    fn ended(&mut self, report: &FlowReport);
+}
+
+impl FlowObserver for () {
+    fn number(&self, _rule: Option<RuleRef>) -> u32 {
+        0
+    }
+
+    fn ended(&mut self, _report: &FlowReport) {}
+}
+
+/// The decision about a packet, and the flow to which it belongs.
+#[derive(Debug, Clone, Copy)]
+pub struct Outcome {
+    /// The decision.
+    pub admission: Admission,
+    /// The packet's flow, if the table has it now. The flow of an ICMP error is that of the packet that it quotes.
+    pub flow: Option<FlowRef>,
+    /// The flow for which the packet counts in a flow log. A later fragment counts for the flow of its datagram, an ICMP
+    /// error for none.
+    pub counts_for: Option<FlowRef>,
+}
+
+impl Outcome {
+    const fn without_flow(admission: Admission) -> Self {
+        Self {
+            admission,
+            flow: None,
+            counts_for: None,
+        }
+    }
+
+    const fn of(admission: Admission, flow: FlowRef) -> Self {
+        Self {
+            admission,
+            flow: Some(flow),
+            counts_for: Some(flow),
+        }
+    }
 }
 
 /// The part that a load balancer has in a packet.
@@ -137,43 +188,53 @@ impl FlowGate {
         at: &AtNic<'_>,
         decided: impl FnMut(RuleRef),
     ) -> Admission {
-        self.admit_flow(table, rules, at, decided).0
+        self.admit_flow(table, rules, at, decided, &mut ()).admission
     }
 
-    /// Does the same as [`admit`](Self::admit), and returns the packet's flow too, if the table has it now. The flow of an
-    /// ICMP error is that of the packet that it quotes.
+    /// Does the same as [`admit`](Self::admit), and returns the packet's flow too. `observer` is the flow log of the NIC.
     pub fn admit_flow(
         &mut self,
         table: &FlowTable,
         rules: &NicRules,
         at: &AtNic<'_>,
         mut decided: impl FnMut(RuleRef),
-    ) -> (Admission, Option<FlowRef>) {
-        if rules.is_empty() && at.balanced == Balanced::No {
-            return (Admission::Allowed(None), None);
+        observer: &mut impl FlowObserver,
+    ) -> Outcome {
+        let is_open = rules.is_empty() && at.balanced == Balanced::No;
+        if is_open && !at.is_logged {
+            return Outcome::without_flow(Admission::Allowed(None));
         }
         let (key, tcp) = match belongs_to(at.packet, at.info, at.nic, at.direction) {
-            Belongs::Malformed => return (Admission::Malformed, None),
+            // A flow log must not stop a packet.
+            Belongs::Malformed if is_open => return Outcome::without_flow(Admission::Allowed(None)),
+            Belongs::Malformed => return Outcome::without_flow(Admission::Malformed),
             Belongs::Fragment { of, data } => {
-                let admission = match self.fragments.end_of_first(&of, at) {
+                let first = self.fragments.find(&of, at);
+                let admission = match first {
                     // Such a fragment would overwrite headers after the rules have decided about them. Linux drops the
                     // whole datagram (RFC 5722).
-                    Some(end) if data.start < end => Admission::Malformed,
+                    Some(first) if data.start < first.end && !is_open => Admission::Malformed,
                     Some(_) => Admission::Known,
                     None if rules.is_empty() => Admission::Allowed(None),
                     None => Admission::UnknownFragment,
                 };
-                return (admission, None);
+                return Outcome {
+                    counts_for: first.and_then(|first| first.flow),
+                    ..Outcome::without_flow(admission)
+                };
             }
             Belongs::Error { quoted } => {
                 if let Some(flow) = table.find(&quoted, at.now) {
                     return match self.deny_again(table, rules, (&quoted, &flow), at.now, &mut decided) {
-                        Some(by) => (Admission::Denied(by), None),
-                        None => (Admission::Known, Some(flow.against())),
+                        Some(by) => Outcome::without_flow(Admission::Denied(by)),
+                        None => Outcome {
+                            flow: Some(flow.against()),
+                            ..Outcome::without_flow(Admission::Known)
+                        },
                     };
                 }
                 let judgement = rules.judge_and(at.direction, &rule_key(at.info, None), decided);
-                return (admission(judgement), None);
+                return Outcome::without_flow(admission(judgement));
             }
             Belongs::Flow { key, tcp } => (key, tcp),
         };
@@ -189,26 +250,29 @@ impl FlowGate {
         let known = found
             .filter(|flow| !tcp.opens || flow.is_repeated_syn())
             .filter(|flow| !tcp.asks || flow.forward);
-        let (admission, flow) = match known {
+        let outcome = match known {
             Some(flow) => match self.deny_again(table, rules, (&key, &flow), at.now, &mut decided) {
-                Some(by) => (Admission::Denied(by), None),
+                Some(by) => Outcome::without_flow(Admission::Denied(by)),
                 None => {
                     table.touch(&flow, tcp.flags, at.now);
-                    (Admission::Known, Some(flow))
+                    Outcome::of(Admission::Known, flow)
                 }
             },
-            None if rules.is_empty() && matches!(at.balanced, Balanced::MayReply | Balanced::Direct) => {
-                (Admission::Allowed(None), None)
+            None if rules.is_empty()
+                && !at.is_logged
+                && matches!(at.balanced, Balanced::MayReply | Balanced::Direct) =>
+            {
+                Outcome::without_flow(Admission::Allowed(None))
             }
-            None => self.admit_new(table, rules, at, (&key, tcp), &mut decided),
+            None => self.admit_new(table, rules, at, (&key, tcp), &mut decided, observer),
         };
-        if matches!(admission, Admission::Known | Admission::Allowed(_)) {
+        if matches!(outcome.admission, Admission::Known | Admission::Allowed(_)) {
             // Later fragments have returned above, so this fragment is the first one of its datagram.
             if let Some((fragment, data)) = fragment_of(at.packet, at.info) {
-                self.fragments.insert(fragment, data.end, at);
+                self.fragments.insert(fragment, data.end, outcome.counts_for, at);
             }
         }
-        (admission, flow)
+        outcome
     }
 
     /// Lets the rules decide again about a known flow, if they must. Returns the rule that denies it. `key` is the key
@@ -250,49 +314,68 @@ impl FlowGate {
         at: &AtNic<'_>,
         (key, tcp): (&FlowKey, Segment),
         decided: &mut impl FnMut(RuleRef),
-    ) -> (Admission, Option<FlowRef>) {
+        observer: &mut impl FlowObserver,
+    ) -> Outcome {
         let forward = first_packet(key);
         let is_midstream = key.protocol == TCP && tcp.acknowledges && !tcp.flags.syn && !tcp.flags.rst;
         if is_midstream
             && at.now < self.adopt_until
             && let Judgement::Denied(_) = rules.judge(at.direction, &forward)
-            && let Some(adopted) = adopt(table, rules, at, key)
+            && let Some(adopted) = adopt(table, rules, at, key, observer)
         {
-            return (adopted, None);
+            return adopted;
         }
         let judgement = rules.judge_and(at.direction, &forward, decided);
         if let Judgement::Denied(by) = judgement {
-            return (Admission::Denied(by), None);
+            return Outcome::without_flow(Admission::Denied(by));
         }
         if at.ends_idle && is_midstream {
-            return (Admission::Ended, None);
+            return Outcome::without_flow(Admission::Ended);
         }
         let choices = match at.balanced {
             Balanced::Chosen(choice) => choice.0,
             Balanced::No | Balanced::MayReply | Balanced::Direct => 0,
         };
-        match table.insert_chosen(key, (at.link, at.idle_timeout), at.now, choices) {
-            Ok(flow) => (admission(judgement), Some(flow)),
-            Err(_) => (Admission::NoRoom, None),
+        let admission = admission(judgement);
+        let rule = match admission {
+            Admission::Allowed(rule) => rule,
+            _ => None,
+        };
+        let new = (choices, observer.number(rule));
+        let origin = (at.link, at.idle_timeout);
+        match table.insert_counted(key, origin, at.now, new, &mut |report| observer.ended(report)) {
+            Ok(flow) => Outcome::of(admission, flow),
+            Err(_) if rules.is_empty() && choices == 0 => Outcome::without_flow(admission),
+            Err(_) => Outcome::without_flow(Admission::NoRoom),
         }
     }
 }
 
 /// Adds the flow of a TCP segment as one that the other end began. `None`: the rules deny the first packet of such a
 /// flow too.
-fn adopt(table: &FlowTable, rules: &NicRules, at: &AtNic<'_>, key: &FlowKey) -> Option<Admission> {
+fn adopt(
+    table: &FlowTable,
+    rules: &NicRules,
+    at: &AtNic<'_>,
+    key: &FlowKey,
+    observer: &mut impl FlowObserver,
+) -> Option<Outcome> {
     let reversed = reverse(key);
-    if matches!(
-        rules.judge(reversed.direction, &first_packet(&reversed)),
-        Judgement::Denied(_)
-    ) {
-        return None;
-    }
-    Some(match table.insert(&reversed, at.link, at.idle_timeout, at.now) {
+    let rule = match rules.judge(reversed.direction, &first_packet(&reversed)) {
+        Judgement::Denied(_) => return None,
+        Judgement::Allowed(rule) => Some(rule),
+        Judgement::NoGroup => None,
+    };
+    let (origin, new) = ((at.link, at.idle_timeout), (0, observer.number(rule)));
+    let added = table.insert_counted(&reversed, origin, at.now, new, &mut |report| observer.ended(report));
+    Some(match added {
         // The flow is one without a reply until a second segment comes: a flood of single segments must not displace
         // established flows (D32).
-        Ok(_) => Admission::Adopted,
-        Err(_) => Admission::NoRoom,
+        Ok(flow) => Outcome {
+            counts_for: Some(flow.against()),
+            ..Outcome::without_flow(Admission::Adopted)
+        },
+        Err(_) => Outcome::without_flow(Admission::NoRoom),
     })
 }
 
@@ -308,7 +391,7 @@ const fn reverse(key: &FlowKey) -> FlowKey {
 }
 
 /// The fields of the packet with this flow key to which rules apply.
-const fn first_packet(key: &FlowKey) -> RuleKey {
+pub(super) const fn first_packet(key: &FlowKey) -> RuleKey {
     RuleKey {
         source: key.source,
         destination: key.destination,
@@ -334,72 +417,6 @@ const fn admission(judgement: Judgement) -> Admission {
         Judgement::NoGroup => Admission::Allowed(None),
         Judgement::Allowed(by) => Admission::Allowed(Some(by)),
         Judgement::Denied(by) => Admission::Denied(by),
-    }
-}
-
-/// The datagrams whose first fragment one lane has admitted within the last 30 s.
-#[derive(Debug)]
-struct Fragments {
-    places: Box<[Option<Admitted>]>,
-    hash: FixedState,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Admitted {
-    fragment: Fragment,
-    /// The length of the first fragment's data, in bytes.
-    end_of_first: usize,
-    nic: u8,
-    direction: Direction,
-    /// The last second in which later fragments pass, in seconds since the flow table was made.
-    until: u32,
-}
-
-impl Fragments {
-    /// Largest number of datagrams that are remembered; a power of two, so that a mask of the hash selects a place. If
-    /// two datagrams have the same place, the newer one replaces the older one, and further fragments of the older one
-    /// are dropped. So few places suffice because hosts reassemble few datagrams at once: Linux keeps 4 MiB of
-    /// fragments.
-    const PLACES: usize = 256;
-
-    /// Time for which a datagram is remembered, in seconds. It is the time for which Linux keeps a datagram that is not
-    /// complete (`ipfrag_time`).
-    const TIMEOUT: u32 = 30;
-
-    fn new(seed: u64) -> Self {
-        Self {
-            places: vec![None; Self::PLACES].into_boxed_slice(),
-            hash: FixedState::with_seed(seed),
-        }
-    }
-
-    fn place(&self, fragment: &Fragment) -> usize {
-        #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are as good as any")]
-        let hash = self.hash.hash_one(fragment) as usize;
-        hash & (Self::PLACES - 1)
-    }
-
-    fn insert(&mut self, fragment: Fragment, end_of_first: usize, at: &AtNic<'_>) {
-        let place = self.place(&fragment);
-        self.places[place] = Some(Admitted {
-            fragment,
-            end_of_first,
-            nic: at.nic,
-            direction: at.direction,
-            until: at.now.saturating_add(Self::TIMEOUT),
-        });
-    }
-
-    /// The length of the data in the first fragment of a datagram, in bytes. `None`: the first fragment was not
-    /// admitted.
-    fn end_of_first(&self, fragment: &Fragment, at: &AtNic<'_>) -> Option<usize> {
-        let admitted = self.places[self.place(fragment)].filter(|admitted| {
-            admitted.fragment == *fragment
-                && admitted.nic == at.nic
-                && admitted.direction == at.direction
-                && at.now <= admitted.until
-        })?;
-        Some(admitted.end_of_first)
     }
 }
 

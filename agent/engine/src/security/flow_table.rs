@@ -15,19 +15,23 @@
 //! rules decide about the packet again.
 
 mod choices;
+mod counters;
 mod entry;
 mod saved;
 
+pub use counters::{Count, Counted, CountedFlow, FlowReport, RECORD_INTERVAL};
+pub use saved::{BootTime, MAX_SAVED_AGE, Unusable};
+
+use counters::Counters;
 use entry::{
     BODY, BUSY, Body, CHOICES, EMPTY, FROM_SECOND, JUDGE_AGAIN, ORIGIN, Ordered, Origin, STATUS, TAG_SHIFT, TIMES,
     Times, UNANSWERED, advance, is_over, key_of, next_version, status_of, version_of,
 };
-pub use saved::{BootTime, MAX_SAVED_AGE, Unusable};
-
 use foldhash::fast::FixedState;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::ops::Range;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use tombolo_proto::config::Direction;
 use zerocopy::FromZeros;
@@ -57,7 +61,7 @@ const LINK_SHARE: usize = 8;
 
 /// The fields of a packet that identify its flow at one NIC. A packet and its reply have different keys, with which the
 /// same entry is found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FlowKey {
     /// The number of the NIC: its position in `Security::nics`.
     pub nic: u8,
@@ -163,6 +167,8 @@ pub struct FlowTable {
     /// The position of the first word, with which a cache line begins.
     start: usize,
     entries: usize,
+    /// Counters of the flows at NICs with a flow log; made with the first log.
+    counters: OnceLock<Counters>,
     hash: FixedState,
     unanswered: AtomicU32,
     total: AtomicU32,
@@ -195,6 +201,7 @@ impl FlowTable {
             words,
             start: start.min(LINE - 1),
             entries: slots,
+            counters: OnceLock::new(),
             hash: FixedState::with_seed(seed),
             unanswered: AtomicU32::new(0),
             total: AtomicU32::new(0),
@@ -281,18 +288,39 @@ impl FlowTable {
     /// # Errors
     /// As for [`insert`](Self::insert).
     pub fn insert_chosen(&self, key: &FlowKey, origin: (u32, u32), now: u32, choices: u64) -> Result<FlowRef, Full> {
+        self.insert_counted(key, origin, now, (choices, 0), &mut |_| ())
+    }
+
+    /// Does the same as [`insert_chosen`](Self::insert_chosen), and begins to count the flow's packets. `new` is the
+    /// choices, and the number that reports of the flow will have; 0: its packets are not counted. Passes the last state
+    /// of a counted flow that the new one replaces to `report`.
+    ///
+    /// # Errors
+    /// As for [`insert`](Self::insert).
+    pub fn insert_counted(
+        &self,
+        key: &FlowKey,
+        origin: (u32, u32),
+        now: u32,
+        new: (u64, u32),
+        report: &mut impl FnMut(&FlowReport),
+    ) -> Result<FlowRef, Full> {
         let (link, idle_timeout) = origin;
+        let (choices, number) = new;
         let ordered = Ordered::new(key);
         let (tag, buckets) = self.place(&ordered);
         if let Some((slot, header, _)) = self.search(&ordered, tag, buckets) {
-            self.remove(slot, header);
+            self.remove(slot, header, report);
         }
         let share_used = self.is_share_used(link);
         let mut attempts = 0;
         loop {
             let (slot, before) = self.choose(buckets, share_used, now)?;
             if self.claim(slot, before) {
-                self.count_removed(slot, before, now);
+                self.count_removed(slot, before, now, report);
+                if let Some(counters) = self.counters.get() {
+                    counters.begin(slot, number, now);
+                }
                 let flags = if ordered.from_second { FROM_SECOND } else { 0 };
                 let header = next_version(before, UNANSWERED | flags | u64::from(tag) << TAG_SHIFT);
                 let times = Times {
@@ -360,12 +388,23 @@ impl FlowTable {
     /// in seconds since the table was made. Returns the position at which the next call must begin: 0 after the last
     /// entry.
     pub fn sweep(&self, from: usize, count: usize, now: u32) -> usize {
+        self.sweep_counted(from, count, now, &mut |_| ())
+    }
+
+    /// Does the same as [`sweep`](Self::sweep). Passes the last state of each counted flow that it removes to `report`, and
+    /// the present state of each counted flow that needs a record.
+    pub fn sweep_counted(&self, from: usize, count: usize, now: u32, report: &mut impl FnMut(&FlowReport)) -> usize {
         let from = if from < self.entries() { from } else { 0 };
         let end = (from + count).min(self.entries());
         for slot in from..end {
             let header = self.header(slot).load(Ordering::Acquire);
-            if status_of(header).is_some() && is_over(header, &self.body(slot), now) {
-                self.remove(slot, header);
+            if status_of(header).is_none() {
+                continue;
+            }
+            if is_over(header, &self.body(slot), now) {
+                self.remove(slot, header, report);
+            } else {
+                self.report_due(slot, now, report);
             }
         }
         if end == self.entries() { 0 } else { end }
@@ -548,17 +587,19 @@ impl FlowTable {
     }
 
     /// Empties an entry, unless its header is no longer `header`.
-    fn remove(&self, slot: usize, header: u64) {
+    fn remove(&self, slot: usize, header: u64, report: &mut impl FnMut(&FlowReport)) {
         if self.claim(slot, header) {
             self.uncount(slot, header);
+            self.report_end(slot, header, report);
             self.header(slot).store(next_version(header, EMPTY), Ordering::Release);
         }
     }
 
     /// Updates the counters for the flow that a claimed entry had under the header `before`, if it had one. Counts an
     /// eviction if this flow was not over at the time `now`.
-    fn count_removed(&self, slot: usize, before: u64, now: u32) {
+    fn count_removed(&self, slot: usize, before: u64, now: u32, report: &mut impl FnMut(&FlowReport)) {
         let Some(status) = status_of(before) else { return };
+        self.report_end(slot, before, report);
         if !is_over(before, &self.body(slot), now) {
             let counter = match status {
                 FlowStatus::Unanswered => &self.evictions.unanswered,

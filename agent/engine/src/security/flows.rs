@@ -1,12 +1,13 @@
 //! The flow table of an agent, its clock, and the parts of it that each lane checks after a change.
 
+use super::flow_log::{FlowEvent, FlowEventKind, FlowLog};
 use super::flow_memory::FlowMemory;
 use super::flow_table::{BootTime, FlowTable, Unusable};
 use super::local_flows;
 use crate::tables::Tables;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Capacity of the flow table of an agent that sets no other one, in flows. Such a table takes 90 MB, which the kernel
@@ -45,13 +46,14 @@ pub struct Flows {
     tables_of: Mutex<Vec<usize>>,
     /// Whether saved flows were loaded.
     loaded: AtomicBool,
+    log: Arc<FlowLog>,
 }
 
 impl Flows {
     /// Room for `capacity` flows. A number outside of [`CAPACITY`](super::CAPACITY) becomes the nearest number inside.
     /// `seed` must be secret and random, so that no sender can choose flows that displace each other.
     #[must_use]
-    pub const fn new(capacity: usize, seed: u64) -> Self {
+    pub fn new(capacity: usize, seed: u64) -> Self {
         Self {
             table: OnceLock::new(),
             choices: OnceLock::new(),
@@ -62,6 +64,7 @@ impl Flows {
             lanes: AtomicUsize::new(0),
             tables_of: Mutex::new(Vec::new()),
             loaded: AtomicBool::new(false),
+            log: Arc::default(),
         }
     }
 
@@ -101,6 +104,30 @@ impl Flows {
     /// Whether [`load`](Self::load) has added flows.
     pub(super) fn are_loaded(&self) -> bool {
         self.loaded.load(Ordering::Relaxed)
+    }
+
+    /// The events of flows at NICs with a flow log (N14).
+    #[must_use]
+    pub const fn log(&self) -> &Arc<FlowLog> {
+        &self.log
+    }
+
+    /// Passes the present state of all counted flows to `each`, as events of flows that go on. To be called when the lanes
+    /// have ended, so that their last packets are logged.
+    pub fn log_all(&self, now: Instant, mut each: impl FnMut(FlowEvent)) {
+        let Some((table, seconds)) = self.present(now) else {
+            return;
+        };
+        table.record_all(seconds, &mut |report| {
+            each(FlowEvent::of(FlowEventKind::Continue, report, now))
+        });
+    }
+
+    /// The time when the table's clock showed `seconds`, but not after `now`. A time before the table was made becomes the
+    /// time when it was made. Without a table the result is `now`.
+    pub(super) fn instant(&self, seconds: u32, now: Instant) -> Instant {
+        let after = Duration::from_secs(u64::from(seconds.saturating_sub(FIRST_SECOND)));
+        self.table.get().map_or(now, |(_, began)| (*began + after).min(now))
     }
 
     /// The table and the time `now` by its clock, in seconds. `None`: there is no table.

@@ -2,18 +2,22 @@
 //! often each rule has decided. Keeps the choices of load balancers in the same flow table.
 
 mod choices;
+mod log;
+mod observer;
 
 use super::flow_gate::{Admission, AtNic, Balanced, FlowGate};
-use super::flow_table::FROM_HOST;
+use super::flow_log::LaneLog;
+use super::flow_table::{CountedFlow, FROM_HOST};
 use super::flows::Flows;
 use super::nic_rules::NicRules;
 use super::recheck::Recheck;
 use super::secured_nics::{Passage, RuleName, SecuredNics};
 use crate::decide::Ingress;
-use crate::flow::Admission as Admitted;
+use crate::flow::{Admission as Admitted, COUNTED};
 use crate::packet::{PacketInfo, TCP};
 use crate::tables::{Choice, KeptChoices, Tables};
 use crate::verdict::{DropReason, Verdict};
+use observer::{Observer, note};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,6 +38,9 @@ pub(crate) struct Guard {
     /// The number of the lane among those that share the flows.
     lane: usize,
     gate: FlowGate,
+    seed: u64,
+    /// The flow log. `None`: no NIC has one.
+    log: Option<LaneLog>,
     /// The rules of a NIC to which no group applies.
     no_rules: NicRules,
     /// The check of flows after a change.
@@ -65,6 +72,8 @@ impl Guard {
             lane: flows.add_lane(),
             flows,
             gate: FlowGate::new(seed, 0),
+            seed,
+            log: None,
             no_rules: NicRules::default(),
             recheck: Recheck::default(),
             judge_until: 0,
@@ -82,6 +91,7 @@ impl Guard {
     pub(crate) fn share(&mut self, flows: Arc<Flows>) {
         self.lane = flows.add_lane();
         self.flows = flows;
+        self.log = None;
     }
 
     /// Replaces the tables `before`, if there are any, by those of another configuration. If both configurations have a
@@ -89,6 +99,7 @@ impl Guard {
     /// at all NICs are adopted for 60 s, unless the agent has just loaded the flows of its previous process (D34).
     pub(crate) fn install(&mut self, before: Option<&Arc<Tables>>, after: &Tables, now: Instant) {
         self.begin_recheck(before, after, now);
+        self.install_log(after, now);
         let starts = before.is_none();
         if starts && !after.front_ends.is_empty() && !self.flows.are_loaded() {
             let (_, seconds) = self.flows.made(now);
@@ -194,11 +205,20 @@ impl Guard {
         {
             return Ok(admitted.replies_to);
         }
-        let replies_to = self.check(tables, ingress, (packet, info), (verdict, choice), now)?;
+        if let Some(admitted) = slot
+            && admitted.protocol == info.protocol
+            && admitted.period == period | COUNTED
+            && let Some(flow) = &admitted.counted
+            && self.count_again(flow, info.len, now)
+        {
+            return Ok(admitted.replies_to);
+        }
+        let (replies_to, counted) = self.check_and_count(tables, ingress, (packet, info), (verdict, choice), now)?;
         *slot = Some(Admitted {
             protocol: info.protocol,
-            period,
+            period: if counted.is_some() { period | COUNTED } else { period },
             replies_to,
+            counted,
         });
         Ok(replies_to)
     }
@@ -208,7 +228,7 @@ impl Guard {
         /// Shortest length of a period. It is one second because the shared table keeps times in seconds.
         const PERIOD: Duration = Duration::from_secs(1);
         if self.period_ends.is_none_or(|ends| now >= ends) {
-            self.period = self.period.wrapping_add(1);
+            self.period = self.period.wrapping_add(1) & !COUNTED;
             self.period_ends = Some(now + PERIOD);
         }
         self.period
@@ -226,6 +246,19 @@ impl Guard {
         (verdict, choice): (Verdict, Option<Choice>),
         now: Instant,
     ) -> Result<Option<Choice>, DropReason> {
+        self.check_and_count(tables, ingress, (packet, info), (verdict, choice), now)
+            .map(|(replies_to, _)| replies_to)
+    }
+
+    /// Does the same as [`Self::check`]. Returns the packet's flow too, if its packets are counted for a flow log.
+    fn check_and_count(
+        &mut self,
+        tables: &Tables,
+        ingress: Ingress,
+        (packet, info): (&[u8], &PacketInfo),
+        (verdict, choice): (Verdict, Option<Choice>),
+        now: Instant,
+    ) -> Result<(Option<Choice>, Option<CountedFlow>), DropReason> {
         let nics = tables.security.as_ref();
         let passage = match nics {
             Some(nics) => nics.passage(ingress, info, verdict),
@@ -233,7 +266,7 @@ impl Guard {
         };
         let Some(passage) = passage else {
             self.note_choice(tables, ingress, (packet, info), choice, now);
-            return Ok(None);
+            return Ok((None, None));
         };
         let balanced = match (choice, ingress) {
             (Some(choice), _) => Balanced::Chosen(choice),
@@ -248,8 +281,9 @@ impl Guard {
             (None, Ingress::Tun(_)) => Balanced::No,
         };
         let rules = nics.and_then(|nics| nics.rules(passage.nic)).unwrap_or(&self.no_rules);
-        if rules.is_empty() && balanced == Balanced::No {
-            return Ok(None);
+        let logged = self.logged_at(nics, passage, ingress, verdict);
+        if rules.is_empty() && balanced == Balanced::No && logged.is_none() {
+            return Ok((None, None));
         }
         let (table, seconds) = self.flows.made(now);
         let idle_timeout = choice.and_then(|choice| tables.front_ends.idle_timeout(choice));
@@ -270,6 +304,7 @@ impl Guard {
             // ends only if the client learns of it by a reset.
             ends_idle: seconds >= self.taken_up_until
                 && choice.is_some_and(|choice| tables.front_ends.resets_idle_flows(choice)),
+            is_logged: logged.is_some(),
         };
         let judges_known = self.recheck.concerns_all() || seconds < self.judge_until;
         self.gate.judge_known(judges_known);
@@ -280,8 +315,21 @@ impl Guard {
                 *count += 1;
             }
         };
-        let (admission, flow) = self.gate.admit_flow(table, rules, &at, decided);
-        match admission {
+        let mut observer = Observer {
+            log: self.log.as_mut(),
+            at: logged,
+            flows: &self.flows,
+            now,
+        };
+        let outcome = self.gate.admit_flow(table, rules, &at, decided, &mut observer);
+        let counted = match (observer.log, &logged) {
+            (Some(log), Some(logged)) => {
+                let of_nic = (rules, logged, passage);
+                note(log, (table, seconds), of_nic, &outcome, info, now)
+            }
+            _ => None,
+        };
+        match outcome.admission {
             Admission::Known | Admission::Allowed(_) => {}
             Admission::Adopted => self.adopted += 1,
             Admission::Denied(_) => return Err(DropReason::SecurityRule),
@@ -290,7 +338,9 @@ impl Guard {
             Admission::NoRoom => return Err(DropReason::FlowTableFull),
             Admission::Ended => return Err(DropReason::FlowEnded),
         }
-        let Some(flow) = flow else { return Ok(None) };
+        let Some(flow) = outcome.flow else {
+            return Ok((None, counted));
+        };
         let kept = KeptChoices(flow.choices);
         match choice {
             // The back end of the earlier choice is gone. The choice for replies was made for the earlier one.
@@ -302,18 +352,33 @@ impl Guard {
             _ => {}
         }
         let is_reply = passage.direction == Direction::Outbound && !flow.forward;
-        Ok(kept.forward().filter(|_| is_reply))
+        Ok((kept.forward().filter(|_| is_reply), counted))
     }
 
     /// Visits a 600th of the table's entries, and removes those flows that are over. With a call each 100 ms, the whole
-    /// table is visited in about a minute.
+    /// table is visited in about a minute. With a flow log, the parts are larger, and flows get their records.
     pub(crate) fn sweep(&mut self, now: Instant) {
         /// Number of calls that visit the whole table: ten calls a second for one minute.
         const PARTS: usize = 600;
+        /// The same with a flow log: the record of the end of a flow comes at most 20 s late.
+        const PARTS_WITH_LOG: usize = 200;
         let Some((table, seconds)) = self.flows.present(now) else {
             return;
         };
-        self.sweep_at = table.sweep(self.sweep_at, table.entries().div_ceil(PARTS), seconds);
+        let Some(log) = &mut self.log else {
+            self.sweep_at = table.sweep(self.sweep_at, table.entries().div_ceil(PARTS), seconds);
+            return;
+        };
+        let flows = &self.flows;
+        let part = table.entries().div_ceil(PARTS_WITH_LOG);
+        self.sweep_at = table.sweep_counted(self.sweep_at, part, seconds, &mut |report| {
+            let at = if report.is_over {
+                flows.instant(report.last_seen, now)
+            } else {
+                now
+            };
+            log.report(report, at);
+        });
     }
 
     /// Number of TCP connections in progress that were adopted since the start (D34).

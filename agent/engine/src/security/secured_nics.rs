@@ -9,7 +9,7 @@ use crate::tables::NicIndex;
 use crate::tables::lpm::Lpm;
 use crate::verdict::Verdict;
 use ipnet::IpNet;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use tombolo_proto::config::{
@@ -58,6 +58,8 @@ pub(crate) enum Reuse<'a> {
 #[derive(Debug)]
 struct Nic {
     id: ResourceId,
+    /// Whether a flow log covers the NIC.
+    is_logged: bool,
     rules: Arc<NicRules>,
     /// The number of the first rule of this NIC. The rules of all NICs of the agent are numbered from 0.
     first_rule: usize,
@@ -125,6 +127,8 @@ impl SecuredNics {
             known(group).cloned().unwrap_or_else(new)
         };
         let groups: BTreeMap<_, _> = security.groups.iter().map(|g| (g.id.clone(), prepare(g))).collect();
+        let logged = security.flow_logs.iter().flat_map(|logs| &logs.nics);
+        let logged: BTreeSet<&ResourceId> = logged.map(|nic| &nic.id).collect();
         let mut by_address = Lpm::default();
         let mut nics: Vec<Arc<Nic>> = Vec::with_capacity(security.nics.len());
         let mut first_rule = 0;
@@ -138,6 +142,7 @@ impl SecuredNics {
             let count = rules.count();
             nics.push(Arc::new(Nic {
                 id: nic.id.clone(),
+                is_logged: logged.contains(&nic.id),
                 rules: Arc::new(rules),
                 first_rule,
             }));
@@ -236,6 +241,18 @@ impl SecuredNics {
     #[must_use]
     pub fn is_secured(&self, nic: u8) -> bool {
         self.rules(nic).is_some_and(|rules| !rules.is_empty())
+    }
+
+    /// Whether a flow log covers the NIC of this number (N14).
+    #[must_use]
+    pub fn is_logged(&self, nic: u8) -> bool {
+        self.nics.get(usize::from(nic)).is_some_and(|nic| nic.is_logged)
+    }
+
+    /// Whether a flow log covers a NIC.
+    #[must_use]
+    pub fn has_logs(&self) -> bool {
+        self.nics.iter().any(|nic| nic.is_logged)
     }
 
     /// Idle timeout of flows, in seconds (N6).

@@ -107,6 +107,7 @@ pub fn security(own: &[&str], subnet: Option<SecurityGroup>, nic: Option<Securit
         access_off: AccessOff::default(),
         flow_timeout_minutes: DEFAULT_FLOW_TIMEOUT,
         reevaluate: false,
+        flow_logs: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Finds the bodies of single items, and of all items of a collection below a group, a subscription or a parent.
 
 use super::view::{Views, generic, group};
-use crate::path::{ArmPath, Kind, shown};
+use crate::path::{ArmPath, Kind, is_child_of, shown};
 use crate::problems::{Problem, Rejection, group_not_found, not_found};
 use crate::resource::registry;
 use serde_json::Value;
@@ -142,6 +142,14 @@ fn children(views: &Views<'_>, collection: &str) -> Result<Vec<Value>, Rejection
     let entry = parent.kind().and_then(registry::entry);
     if let Some(child) = entry.and_then(|e| e.children.iter().find(|c| is(c.name))) {
         return (child.list)(views, &id).ok_or_else(missing);
+    }
+    // Network watchers are not stored, and the items below them are resources of their own.
+    let below = parent
+        .provider
+        .as_deref()
+        .and_then(|provider| Kind::of(provider, &format!("{}/{types}", parent.types())));
+    if let Some(entry) = below.and_then(registry::entry) {
+        return Ok((entry.list)(views, &|item| is_child_of(item, &id)));
     }
     Err(unknown_type(collection))
 }

@@ -4,6 +4,7 @@
 mod join;
 
 use super::front_ends::{self, BalancedFrontEnd};
+use super::logs_by_target::ByTarget;
 use super::prefix;
 use crate::resource::{
     Agent, Binding, Connection, ExpressRouteCircuit, LocalNetworkGateway, NetworkInterface, Peering, PrivatePeering,
@@ -30,6 +31,8 @@ pub(super) struct Index<'t> {
     subnets: BTreeMap<&'t ResourceId, (usize, usize)>,
     /// The position of each agent that has a configuration.
     agents: BTreeMap<&'t AgentId, Place>,
+    /// The flow logs that are enabled.
+    pub(super) flow_logs: ByTarget<'t>,
 }
 
 /// The position of an agent in the index.
@@ -240,6 +243,7 @@ impl<'t> Index<'t> {
             circuits: Vec::new(),
             subnets: BTreeMap::new(),
             agents: BTreeMap::new(),
+            flow_logs: ByTarget::new(topology.flow_logs.values().map(|log| &**log)),
         };
         let mut positions = BTreeMap::new();
         let mut front_ends = front_ends::of_vnets(topology);

@@ -1,5 +1,6 @@
 //! The security groups that a machine's agent enforces (D25).
 
+use super::flow_logs;
 use super::index::{Index, Machine, Vnet};
 use super::prefix;
 use crate::resource::NetworkSecurityGroup;
@@ -13,7 +14,7 @@ use tombolo_proto::id::ResourceId;
 
 /// The security groups that the agent of `machine` enforces: those of the machine's NICs, and those of the subnets that
 /// the machine's host serves, with the NICs in these subnets. `nics` are the NICs in the agent's configuration. `None`:
-/// no group applies to any of these NICs and subnets (N5). `has_rules`: whether the groups have their rules.
+/// no group applies to any of these NICs and subnets (N5), and no flow log covers any of them (N14). `has_rules`: whether the groups have their rules.
 pub(super) fn of_machine(
     index: &Index<'_>,
     vnet: &Vnet<'_>,
@@ -63,9 +64,6 @@ pub(super) fn of_machine(
         .iter()
         .flat_map(|nic| nic.subnet_group.iter().chain(&nic.nic_group))
         .collect();
-    if used.is_empty() {
-        return None;
-    }
     let groups: Vec<SecurityGroup> = used
         .into_iter()
         .filter_map(|id| topology.network_security_groups.get(id))
@@ -77,6 +75,10 @@ pub(super) fn of_machine(
             },
         })
         .collect();
+    let flow_logs = flow_logs::of_machine(index, vnet, &secured, &groups);
+    if groups.is_empty() && flow_logs.is_none() {
+        return None;
+    }
     let application_groups = application_groups(index, &groups);
     Some(Security {
         groups,
@@ -85,6 +87,7 @@ pub(super) fn of_machine(
         access_off: topology.settings.vnet_access_off,
         reevaluate: topology.settings.reevaluate,
         flow_timeout_minutes: vnet.resource.flow_timeout_minutes(),
+        flow_logs,
     })
 }
 
@@ -105,7 +108,8 @@ pub(super) fn all(index: &Index<'_>) -> (Vec<SecurityGroup>, Vec<ApplicationGrou
     (groups, application_groups)
 }
 
-/// The NICs in a served subnet that have a group of their own and whose machines have no agent, ordered by id.
+/// The NICs in a served subnet that have a group or a flow log of their own and whose machines have no agent, ordered by
+/// id.
 fn nics_of_others(index: &Index<'_>, vnet: &Vnet<'_>, subnet: &ResourceId) -> Vec<SecuredNic> {
     let has_agent = |nic: &ResourceId| {
         let machines = vnet.machines.iter();
@@ -115,7 +119,7 @@ fn nics_of_others(index: &Index<'_>, vnet: &Vnet<'_>, subnet: &ResourceId) -> Ve
         return Vec::new();
     };
     let nics = index.topology.nics.values();
-    let nics = nics.filter(|nic| nic.network_security_group.is_some());
+    let nics = nics.filter(|nic| nic.network_security_group.is_some() || index.flow_logs.has(&nic.envelope.id));
     let nics = nics.filter(|nic| nic.ip_configurations.iter().any(|c| c.subnet == *subnet));
     nics.filter(|nic| !has_agent(&nic.envelope.id))
         .map(|nic| SecuredNic {

@@ -69,6 +69,7 @@ impl Flows {
             idle_timeout: 1,
             balanced: Balanced::No,
             ends_idle: false,
+            is_logged: false,
         };
         let admission = self.gate.admit(&self.table, rules, &at, |_| ());
         let groups = match admission {

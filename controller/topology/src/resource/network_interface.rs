@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use tombolo_proto::config::HOST_ROUTES_TAG;
 use tombolo_proto::id::ResourceId;
+use uuid::Uuid;
 
 /// A network interface (NIC).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +114,19 @@ impl NetworkInterface {
     pub(crate) fn host_routes(&self) -> Vec<IpNet> {
         read_host_routes(&self.envelope.tags).unwrap_or_default()
     }
+}
+
+/// The MAC address that stands for a NIC with this GUID in flow logs, as 12 digits (N14). A NIC of an agent has no link
+/// layer, but Azure's flow logs name NICs by their MAC addresses. It is one of those that anybody may assign.
+pub(crate) fn mac_of(guid: Uuid) -> String {
+    let [a, b, c, d, e, ..] = guid.into_bytes();
+    format!("02{a:02X}{b:02X}{c:02X}{d:02X}{e:02X}")
+}
+
+/// The address of [`mac_of`] as Azure shows it: `02-0D-3A-D4-88-D1`.
+fn shown_mac(guid: Uuid) -> String {
+    let [a, b, c, d, e, ..] = guid.into_bytes();
+    format!("02-{a:02X}-{b:02X}-{c:02X}-{d:02X}-{e:02X}")
 }
 
 /// Reads the tag [`HOST_ROUTES_TAG`].
@@ -253,6 +267,7 @@ impl Resource for NetworkInterface {
         let mut properties = json!({
             "ipConfigurations": self.ip_configuration_views(),
             "enableIPForwarding": self.enable_ip_forwarding,
+            "macAddress": shown_mac(self.envelope.resource_guid),
             "nicType": "Standard",
             "hostedWorkloads": [],
             "tapConfigurations": [],

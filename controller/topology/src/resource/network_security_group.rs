@@ -9,8 +9,8 @@ use crate::arm::body::Object;
 use crate::arm::view::{Views, child, references};
 use crate::draft::{Draft, changed};
 use crate::path::{Kind, is_child_of, parent_id};
-use crate::resource::Envelope;
 use crate::resource::frame::{Child, ChildWrites, Put, Request, Resource};
+use crate::resource::{Envelope, flow_logs_of};
 use crate::rules::place::Place;
 use crate::rules::unsupported;
 use serde::{Deserialize, Serialize};
@@ -101,13 +101,14 @@ impl Resource for NetworkSecurityGroup {
     fn properties(&self, views: &Views<'_>) -> Value {
         let rules: Vec<Value> = self.security_rules.iter().map(SecurityRule::view).collect();
         let users = users(views.topology, &self.envelope.id);
+        let flow_logs = flow_logs_of(views.topology, &self.envelope.id).map(|log| &log.envelope.id);
         // Azure's command line reads these lists without checking that they exist, so empty lists are sent too.
         json!({
             "securityRules": rules,
             "defaultSecurityRules": self.default_rule_views(),
             "subnets": references(&users.subnets),
             "networkInterfaces": references(&users.nics),
-            "flowLogs": [],
+            "flowLogs": references(flow_logs),
             "flushConnection": false,
         })
     }

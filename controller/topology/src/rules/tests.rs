@@ -4,6 +4,7 @@ mod circuits;
 mod exchange;
 mod express_route;
 mod fabric;
+mod flow_logs;
 mod gateways;
 mod load_balancer_conflicts;
 mod load_balancer_members;

@@ -14,6 +14,7 @@ pub(super) fn topology() -> Topology {
     let (vnet, nic) = (network::vnet(), network::nic());
     let (public, table) = (network::public_ip(), network::route_table());
     let balancer = load_balancer::load_balancer();
+    let flow_log = network::flow_log();
     let application_group = network::application_security_group();
     let security_group = network::network_security_group();
     let gateways = [("Vpn", GatewayKind::Vpn), ("Express", GatewayKind::ExpressRoute)];
@@ -35,6 +36,7 @@ pub(super) fn topology() -> Topology {
         circuits: [(circuit.envelope.id.clone(), Arc::new(circuit))].into(),
         network_security_groups: [(security_group.envelope.id.clone(), Arc::new(security_group))].into(),
         application_security_groups: [(application_group.envelope.id.clone(), Arc::new(application_group))].into(),
+        flow_logs: [(flow_log.envelope.id.clone(), Arc::new(flow_log))].into(),
         agents: agents.map(|a| (a.id.clone(), Arc::new(a))).collect(),
         tokens: [(token.id.clone(), Arc::new(token))].into(),
         settings: Arc::new(fabric::settings()),
@@ -93,6 +95,7 @@ fn views_of_every_resource() {
             "defaultSecurityRule",
             arm("networkSecurityGroups/Rules/defaultSecurityRules/DenyAllInBound"),
         ),
+        ("flowLog", network::FLOW_LOG.to_owned()),
         (
             "virtualMachine",
             format!("{GROUP}/providers/Microsoft.Compute/virtualMachines/Vm"),

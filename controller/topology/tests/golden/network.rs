@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use tombolo_golden::{all_of, every_variant, golden};
 use tombolo_proto::config::{Access, Direction, RuleProtocol, Transport};
 use tombolo_proto::id::ResourceId;
+use tombolo_topology::resource::Envelope;
 use tombolo_topology::resource::{
-    ApplicationSecurityGroup, NetworkInterface, NetworkSecurityGroup, NicIpConfiguration, Peering, PeeringState,
-    PublicIpAddress, ResourceGroup, Route, RouteTable, RuleAddresses, RulePorts, RuleSide, SecurityRule, Subnet,
-    UserNextHop, VirtualNetwork,
+    ApplicationSecurityGroup, FlowLog, NetworkInterface, NetworkSecurityGroup, NicIpConfiguration, Peering,
+    PeeringState, PublicIpAddress, ResourceGroup, Route, RouteTable, RuleAddresses, RulePorts, RuleSide, SecurityRule,
+    Subnet, UserNextHop, VirtualNetwork,
 };
 use uuid::Uuid;
 
@@ -103,6 +104,24 @@ pub(super) fn public_ip() -> PublicIpAddress {
         ip_address: Some(ip("192.0.2.9")),
     }
 }
+
+pub(super) fn flow_log() -> FlowLog {
+    FlowLog {
+        envelope: Envelope {
+            id: ResourceId::new(FLOW_LOG),
+            ..envelope("")
+        },
+        target: id("networkSecurityGroups/Rules"),
+        storage_id: "/subscriptions/s/resourceGroups/g/providers/Microsoft.Storage/storageAccounts/a".into(),
+        enabled: true,
+        version: 2,
+        retention_days: 7,
+        retention_enabled: true,
+    }
+}
+
+/// The id of the flow log.
+pub(super) const FLOW_LOG: &str = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/NetworkWatcherRG/providers/Microsoft.Network/networkWatchers/NetworkWatcher_region1/flowLogs/Log";
 
 pub(super) fn application_security_group() -> ApplicationSecurityGroup {
     ApplicationSecurityGroup {
@@ -233,6 +252,19 @@ fn documents_of_networks() {
         "application_security_group",
         &[("full", application_security_group()), ("minimal", empty)],
     );
+    let empty = FlowLog {
+        envelope: Envelope {
+            id: ResourceId::new(FLOW_LOG),
+            ..bare("")
+        },
+        target: id("virtualNetworks/Hub"),
+        storage_id: "a".into(),
+        enabled: false,
+        version: 1,
+        retention_days: 0,
+        retention_enabled: false,
+    };
+    golden.cases("flow_log", &[("full", flow_log()), ("minimal", empty)]);
     let empty = NetworkSecurityGroup {
         envelope: bare("networkSecurityGroups/Rules"),
         security_rules: vec![],

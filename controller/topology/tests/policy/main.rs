@@ -7,6 +7,7 @@ mod balancing;
 mod circuits;
 mod connectivity;
 mod explain;
+mod flow_logs;
 mod learned;
 mod links;
 mod locality;

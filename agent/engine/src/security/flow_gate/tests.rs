@@ -93,6 +93,7 @@ impl Host {
             idle_timeout: 240,
             balanced: Balanced::No,
             ends_idle: false,
+            is_logged: false,
         };
         self.gate.admit(&self.table, &self.rules, &at, |_| ())
     }

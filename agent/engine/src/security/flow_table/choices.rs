@@ -1,6 +1,6 @@
 //! Changes of the choices that load balancers have made for a flow (L4, R11).
 
-use super::entry::{CHOICES, status_of, version_of};
+use super::entry::CHOICES;
 use super::{FlowRef, FlowTable};
 use std::sync::atomic::Ordering;
 
@@ -26,7 +26,6 @@ impl FlowTable {
 
     /// Whether the table still has the flow.
     fn is_current(&self, flow: &FlowRef) -> bool {
-        let header = self.header(flow.slot as usize).load(Ordering::Acquire);
-        version_of(header) == flow.version && status_of(header).is_some()
+        self.has(&flow.counted())
     }
 }

@@ -56,7 +56,8 @@ fn plans() {
         InboundNatRule,
         OutboundRule,
         VirtualMachine,
-        VirtualMachineExtension
+        VirtualMachineExtension,
+        FlowLog
     });
     let actions = all_of!(Action {
         Create,

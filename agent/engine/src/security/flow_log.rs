@@ -1,0 +1,336 @@
+//! The events of flows at NICs with a flow log, for the owner of the engines, who writes the log (N14, D38).
+//!
+//! ```text
+//! lane: Guard ─▶ LaneLog ──queue of events──▶ FlowLog::drain ─▶ the owner's writer
+//! ```
+//! Each lane has a queue of its own, so lanes do not wait for each other. If the queue is full, events are lost and
+//! counted: packets never wait for the log.
+
+use super::flow_table::{Count, Counted, CountedFlow, FlowKey, FlowReport, FlowTable};
+use super::nic_rules::RuleRef;
+use super::secured_nics::SecuredNics;
+use crate::packet::{PacketInfo, TCP, UDP};
+use foldhash::fast::FixedState;
+use std::collections::BTreeMap;
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+use tombolo_proto::config::Direction;
+use tombolo_proto::id::ResourceId;
+
+/// Number of events that wait for the owner in one lane. At 10,000 new flows a second there are about 20,000 events a
+/// second, and the agent takes them four times a second.
+const QUEUE: usize = 16_384;
+
+/// Largest number of rules at NICs for which the log has numbers. Their names take about 100 MB then. Flows of further
+/// rules are logged without the name of their rule.
+const MAX_NAMES: usize = 1 << 20;
+
+/// Bit of a flow's number in the table: the flow stays on this host.
+const LOCAL: u32 = 1 << 31;
+
+/// What happened to a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlowEventKind {
+    /// The flow began.
+    Begin,
+    /// The flow goes on.
+    Continue,
+    /// The flow has ended.
+    End,
+    /// A rule has denied a packet that belongs to no known flow.
+    Denied,
+}
+
+/// An event of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlowEvent {
+    /// What happened.
+    pub kind: FlowEventKind,
+    /// When it happened. For [`FlowEventKind::End`]: the time of the flow's last packet, to the second.
+    pub at: Instant,
+    /// The key of the packet that began the flow, or of the denied packet.
+    pub key: FlowKey,
+    /// The number of the deciding rule at its NIC, for [`FlowLog::rule`].
+    pub rule: u32,
+    /// Whether the flow stays on this host. All other flows are encrypted on their way.
+    pub is_local: bool,
+    /// The packets since the last event of the flow in the direction of the packet that began it. 0 for the first event.
+    pub forward: Counted,
+    /// The packets since the last event of the flow in the other direction.
+    pub backward: Counted,
+}
+
+impl FlowEvent {
+    /// An event about a flow in this state.
+    pub(super) const fn of(kind: FlowEventKind, report: &FlowReport, at: Instant) -> Self {
+        Self {
+            forward: report.forward,
+            backward: report.backward,
+            ..event(kind, at, report.key, report.tag)
+        }
+    }
+}
+
+/// The rule that decided about a flow, and the NIC at which it did.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LoggedRule {
+    /// The NIC, or the subnet of machines without an agent.
+    pub nic: ResourceId,
+    /// The group and the rule, as `securityRules/NAME` or `defaultSecurityRules/NAME`. `None`: no group applies.
+    pub rule: Option<(ResourceId, String)>,
+}
+
+/// The part of the flow log that all lanes of an agent and its writer share.
+#[derive(Debug, Default)]
+pub struct FlowLog {
+    names: Mutex<Names>,
+    queues: Mutex<Vec<Receiver<FlowEvent>>>,
+    lost: AtomicU64,
+    /// The number of the present batch.
+    batch: AtomicU32,
+}
+
+/// The rules with numbers, from 1.
+#[derive(Debug, Default)]
+struct Names {
+    numbers: BTreeMap<Arc<LoggedRule>, u32>,
+    rules: Vec<Arc<LoggedRule>>,
+}
+
+impl FlowLog {
+    /// Passes all events that wait to `each`: those of one lane after those of another, and those of a lane in their order.
+    /// Returns their number.
+    pub fn drain(&self, mut each: impl FnMut(FlowEvent)) -> usize {
+        let mut count = 0;
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        queues.retain(|queue| {
+            // A lane that is faster than `each` must not keep the others waiting.
+            for _ in 0..QUEUE {
+                match queue.try_recv() {
+                    Ok(event) => {
+                        count += 1;
+                        each(event);
+                    }
+                    Err(TryRecvError::Empty) => return true,
+                    Err(TryRecvError::Disconnected) => return false,
+                }
+            }
+            true
+        });
+        count
+    }
+
+    /// The rule with this number. `None`: no event has this number.
+    #[must_use]
+    pub fn rule(&self, number: u32) -> Option<Arc<LoggedRule>> {
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.rules.get((number as usize).checked_sub(1)?).cloned()
+    }
+
+    /// Number of events that were lost because a queue was full.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Begins a batch. In each batch a lane reports the first denied packet of a flow only; it may report others too.
+    pub fn begin_batch(&self) {
+        self.batch.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The number of a rule. 0: there are too many rules.
+    fn number(&self, rule: LoggedRule) -> u32 {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(number) = names.numbers.get(&rule) {
+            return *number;
+        }
+        if names.rules.len() >= MAX_NAMES {
+            return 0;
+        }
+        let rule = Arc::new(rule);
+        names.rules.push(rule.clone());
+        let number = u32::try_from(names.rules.len()).unwrap_or_default();
+        names.numbers.insert(rule, number);
+        number
+    }
+
+    fn add_lane(&self) -> SyncSender<FlowEvent> {
+        let (sender, receiver) = sync_channel(QUEUE);
+        self.queues
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(receiver);
+        sender
+    }
+}
+
+/// The part of the flow log that one lane has.
+#[derive(Debug)]
+pub(super) struct LaneLog {
+    shared: Arc<FlowLog>,
+    queue: SyncSender<FlowEvent>,
+    /// The number of each rule, by its number in the installed configuration (`SecuredNics::rule_number`). 0: its NIC has no
+    /// log.
+    of_rule: Vec<u32>,
+    /// The number of each NIC without a rule, by the number of the NIC. 0: it has no log.
+    of_nic: Vec<u32>,
+    /// Hashes of denied flows and their batch, at a place that the hash selects.
+    denied: Box<[u64]>,
+    hash: FixedState,
+}
+
+/// A packet at a NIC with a log.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LoggedAt<'n> {
+    /// The NICs of the installed configuration.
+    pub(super) nics: &'n SecuredNics,
+    /// The number of the NIC.
+    pub(super) nic: u8,
+    /// Whether the packet stays on this host.
+    pub(super) is_local: bool,
+}
+
+impl LaneLog {
+    /// Number of denied flows that are remembered, a power of two. Flows that displace each other are reported again, and
+    /// the writer joins their records.
+    const DENIED: usize = 4096;
+
+    pub(super) fn new(shared: Arc<FlowLog>, seed: u64) -> Self {
+        Self {
+            queue: shared.add_lane(),
+            shared,
+            of_rule: Vec::new(),
+            of_nic: Vec::new(),
+            denied: vec![0; Self::DENIED].into_boxed_slice(),
+            hash: FixedState::with_seed(seed),
+        }
+    }
+
+    /// Takes the NICs of a new configuration.
+    pub(super) fn install(&mut self, nics: &SecuredNics) {
+        let shared = &self.shared;
+        let name = |nic: &ResourceId, rule| shared.number(LoggedRule { nic: nic.clone(), rule });
+        self.of_nic.clear();
+        self.of_rule.clear();
+        for number in (0..nics.count()).filter_map(|n| u8::try_from(n).ok()) {
+            let (Some(id), Some(rules)) = (nics.id(number), nics.rules(number)) else {
+                continue;
+            };
+            let is_logged = nics.is_logged(number);
+            self.of_nic.push(if is_logged { name(id, None) } else { 0 });
+            for (group, rule) in rules.all() {
+                let number = match is_logged {
+                    true => name(id, Some((group.clone(), rule.name.clone()))),
+                    false => 0,
+                };
+                self.of_rule.push(number);
+            }
+        }
+    }
+
+    /// Whether the NIC with this number has a log.
+    pub(super) fn covers(&self, nic: u8) -> bool {
+        self.of_nic.get(usize::from(nic)).is_some_and(|number| *number != 0)
+    }
+
+    /// The number under which the table counts the packets of a flow that `rule` allows.
+    pub(super) fn number(&self, at: &LoggedAt<'_>, rule: Option<RuleRef>) -> u32 {
+        let of_rule = rule.and_then(|rule| at.nics.rule_number(at.nic, rule));
+        let of_rule = of_rule.and_then(|n| self.of_rule.get(n)).copied().filter(|n| *n != 0);
+        let number = of_rule.or_else(|| self.of_nic.get(usize::from(at.nic)).copied());
+        let local = if at.is_local { LOCAL } else { 0 };
+        number.filter(|n| *n != 0).map_or(0, |number| number | local)
+    }
+
+    /// Reports that a flow began.
+    pub(super) fn began(&mut self, table: &FlowTable, flow: &CountedFlow, now: Instant) {
+        if let (Some(key), Some(number)) = (table.key(flow), table.tag_of(flow)) {
+            self.send(event(FlowEventKind::Begin, now, key, number));
+        }
+    }
+
+    /// Reports a denied packet, unless the lane remembers that it has reported another one of the same flow in this batch.
+    pub(super) fn denied(
+        &mut self,
+        at: &LoggedAt<'_>,
+        packet: &PacketInfo,
+        direction: Direction,
+        rule: RuleRef,
+        now: Instant,
+    ) {
+        #[expect(clippy::cast_possible_truncation, reason = "each half is one port")]
+        let ports = match packet.protocol {
+            TCP | UDP => ((packet.ports >> 16) as u16, packet.ports as u16),
+            _ => (0, 0),
+        };
+        let key = FlowKey {
+            nic: at.nics.flow_nic(at.nic),
+            direction,
+            protocol: packet.protocol,
+            source: packet.source,
+            destination: packet.destination,
+            ports,
+        };
+        let number = self.number(at, Some(rule));
+        let batch = self.shared.batch.load(Ordering::Relaxed);
+        let hash = self.hash.hash_one((key, number, batch));
+        #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are as good as any")]
+        let place = hash as usize & (Self::DENIED - 1);
+        if self.denied[place] != hash && self.send(event(FlowEventKind::Denied, now, key, number)) {
+            self.denied[place] = hash;
+        }
+    }
+
+    /// Counts a packet of a flow. Returns false if the table does not have the flow any more. `seconds` is the present time
+    /// in seconds since the table was made.
+    #[inline]
+    pub(super) fn count(&mut self, table: &FlowTable, flow: &CountedFlow, bytes: usize, at: (u32, Instant)) -> bool {
+        match table.count(flow, bytes) {
+            Count::Done => true,
+            Count::Full => {
+                let (seconds, now) = at;
+                table.record_now(flow, seconds, &mut |report| self.report(report, now));
+                true
+            }
+            Count::Gone => false,
+        }
+    }
+
+    /// Reports the state of a flow. `at` is the time of the event.
+    pub(super) fn report(&mut self, report: &FlowReport, at: Instant) {
+        let kind = match report.is_over {
+            true => FlowEventKind::End,
+            false => FlowEventKind::Continue,
+        };
+        self.send(FlowEvent::of(kind, report, at));
+    }
+
+    /// Returns whether the queue has taken the event.
+    fn send(&mut self, event: FlowEvent) -> bool {
+        let sent = self.queue.try_send(event).is_ok();
+        if !sent {
+            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        sent
+    }
+}
+
+/// An event without counters. `number` is the flow's number in the table.
+const fn event(kind: FlowEventKind, at: Instant, key: FlowKey, number: u32) -> FlowEvent {
+    let none = Counted { packets: 0, bytes: 0 };
+    FlowEvent {
+        kind,
+        at,
+        key,
+        rule: number & !LOCAL,
+        is_local: number & LOCAL != 0,
+        forward: none,
+        backward: none,
+    }
+}
+
+#[cfg(test)]
+mod tests;
