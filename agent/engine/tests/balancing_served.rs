@@ -280,7 +280,7 @@ fn l4_flows_stay_at_an_owner_of_several_back_ends() {
         let ports = 40_000..40_032;
         let chosen: Vec<String> = ports.clone().map(|port| send(&mut agent, port, Flags::Syn)).collect();
         assert!(small.iter().all(|back| chosen.iter().any(|c| c == back)), "{chosen:?}");
-        let established = |port: &u16| port % 2 == 0;
+        let established = |port: &u16| port.is_multiple_of(2);
         for (port, back_end) in ports.clone().zip(&chosen).filter(|(port, _)| established(port)) {
             answer(&mut agent, port, back_end);
             assert_eq!(send(&mut agent, port, Flags::Ack), *back_end);

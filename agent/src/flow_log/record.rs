@@ -104,7 +104,7 @@ pub struct RuleTuples<'t> {
     pub group: Option<&'t str>,
     /// The rule as `securityRules/NAME` or `defaultSecurityRules/NAME`. `None`: no group applies.
     pub rule: Option<&'t str>,
-    /// The tuples that [`tuple`] has appended.
+    /// The tuples that [`tuple()`] has appended.
     pub tuples: &'t str,
 }
 
