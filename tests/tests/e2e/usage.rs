@@ -1,6 +1,8 @@
 //! Metering, live (Meter-1, Meter-6, D39).
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 use serde_json::Value;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -10,19 +12,23 @@ use tombolo_tests::live::World;
 
 const PORT: u16 = 5002;
 /// Datagrams of a transfer, and bytes of each, with and without the IPv4 and UDP headers.
-const DATAGRAMS: u64 = 40_000;
+const DATAGRAMS: u64 = 25_000;
 const PAYLOAD: usize = 1200;
 const LENGTH: u64 = PAYLOAD as u64 + 28;
+/// Bytes of datagrams that may wait for the receiver.
+const RECEIVE_BUFFER: usize = 32 << 20;
 /// Time after which a transfer must be in the answer: agents report every 2 s, and the controller records every 10 s.
 const RECORDED: Duration = Duration::from_secs(40);
 /// Agents write their totals to disk every 10 s.
 const WRITTEN: Duration = Duration::from_secs(12);
 
-/// Sends datagrams at a rate that loses none, and returns when all have arrived.
+/// Sends datagrams at a rate at which a busy machine loses few of them, and returns when 99.95 % have arrived.
 async fn transfer(w: &World, from: &str, to: &str) -> Result<()> {
     let address = SocketAddr::new(w.address(to)?, PORT);
     let receiver = inside(&w.hosts().netns(to), || UdpSocket::bind(address))??;
-    receiver.set_read_timeout(Some(Duration::from_secs(10)))?;
+    receiver.set_read_timeout(Some(Duration::from_secs(5)))?;
+    // The test may not run for a while on a busy machine. The kernel's limit does not count for root.
+    setsockopt(&receiver, RcvBufForce, &RECEIVE_BUFFER)?;
     let sender = inside(&w.hosts().netns(from), || UdpSocket::bind("0.0.0.0:0"))??;
     let received = tokio::task::spawn_blocking(move || {
         let mut buffer = [0; 2 * PAYLOAD];
@@ -36,15 +42,16 @@ async fn transfer(w: &World, from: &str, to: &str) -> Result<()> {
         for number in 0..DATAGRAMS {
             sender.send_to(&[7; PAYLOAD], address)?;
             if number % 16 == 15 {
-                std::thread::sleep(Duration::from_millis(2));
+                std::thread::sleep(Duration::from_millis(4));
             }
         }
         Ok(())
     });
     sent.await??;
     let received = received.await?;
+    let lost = DATAGRAMS - received;
     ensure!(
-        received == DATAGRAMS,
+        lost * 2000 <= DATAGRAMS,
         "{received} of {DATAGRAMS} datagrams have arrived"
     );
     Ok(())
