@@ -25,6 +25,7 @@ pub mod ca;
 pub mod compiled;
 pub mod connections;
 mod connectivity;
+mod database;
 pub mod delta;
 mod deployments;
 pub mod descriptors;

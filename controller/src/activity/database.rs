@@ -2,18 +2,19 @@
 
 use super::event::{Place, Write};
 use super::filter::Filter;
-use crate::secret;
+use crate::database::{Format, open};
 use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, TransactionBehavior, params, params_from_iter};
 use serde_json::Value;
 use std::path::Path;
 use time::{Duration, OffsetDateTime};
 
-/// `PRAGMA user_version`: the version of the tables.
-const SCHEMA_VERSION: i64 = 1;
-
-/// `PRAGMA application_id`, "tmba" in ASCII.
-const APPLICATION_ID: i64 = 0x746d_6261;
+/// The application id is "tmba" in ASCII.
+const FORMAT: Format = Format {
+    application: 0x746d_6261,
+    version: 1,
+    schema: SCHEMA,
+};
 
 /// Texts that filters compare are in lower case. `at` is in microseconds of Unix time.
 const SCHEMA: &str = "
@@ -55,36 +56,13 @@ pub(crate) struct Page {
 }
 
 impl Database {
-    /// Opens the database, or creates it with mode 0600. Blocks.
+    /// Opens the database; see [`open`].
     ///
     /// # Errors
-    /// The file is another database or was written by a newer version, or cannot be read or written.
+    /// As for [`open`].
     pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
-        secret::make_private(path)?;
-        let connection = Connection::open(path)?;
-        let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-        let application: i64 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
-        let schema: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        let file = path.display();
-        anyhow::ensure!(
-            tables == 0 || application == APPLICATION_ID,
-            "{file} is a database of another program"
-        );
-        anyhow::ensure!(
-            schema <= SCHEMA_VERSION,
-            "{file} was written by a newer version (schema {schema}; this version reads up to {SCHEMA_VERSION})"
-        );
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        // An event survives a crash of the controller; after a power failure the last events may be missing.
-        connection.pragma_update(None, "synchronous", "NORMAL")?;
-        connection.pragma_update(None, "busy_timeout", 5000)?;
-        if schema < SCHEMA_VERSION {
-            connection.execute_batch(&format!(
-                "BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-            ))?;
-        }
         Ok(Self {
-            connection,
+            connection: open(path, &FORMAT)?,
             added: PRUNED_AFTER,
         })
     }

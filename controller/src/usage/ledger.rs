@@ -1,6 +1,6 @@
 //! The database with the sums of each resource, and with the totals of agents that are in these sums already.
 
-use crate::secret;
+use crate::database::{Format, open};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,11 +8,12 @@ use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::status::{Meters, Volume};
 use tombolo_topology::metering::{Amounts, Kind, Payer, Payers};
 
-/// `PRAGMA user_version`: the version of the tables.
-const SCHEMA_VERSION: i64 = 1;
-
-/// `PRAGMA application_id`, "tmbu" in ASCII.
-const APPLICATION_ID: i64 = 0x746d_6275;
+/// The application id is "tmbu" in ASCII. What a crash or a power failure has cost is in the next reports of the agents.
+const FORMAT: Format = Format {
+    application: 0x746d_6275,
+    version: 1,
+    schema: SCHEMA,
+};
 
 /// `totals`: the largest totals that each agent has reported for each peer. `sums`: what has passed within `seconds` from
 /// `start` on.
@@ -68,34 +69,12 @@ pub struct Row {
 }
 
 impl Ledger {
-    /// Opens the database, or creates it with mode 0600. Blocks.
+    /// Opens the database, or creates it. Blocks.
     ///
     /// # Errors
     /// The file is another database or was written by a newer version, or cannot be read or written.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
-        secret::make_private(path)?;
-        let connection = Connection::open(path)?;
-        let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-        let application: i64 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
-        let schema: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        let file = path.display();
-        anyhow::ensure!(
-            tables == 0 || application == APPLICATION_ID,
-            "{file} is a database of another program"
-        );
-        anyhow::ensure!(
-            schema <= SCHEMA_VERSION,
-            "{file} was written by a newer version (schema {schema}; this version reads up to {SCHEMA_VERSION})"
-        );
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        // After a power failure the last writes may be missing as a whole. The next reports of the agents have them.
-        connection.pragma_update(None, "synchronous", "NORMAL")?;
-        connection.pragma_update(None, "busy_timeout", 5000)?;
-        if schema < SCHEMA_VERSION {
-            connection.execute_batch(&format!(
-                "BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-            ))?;
-        }
+        let connection = open(path, &FORMAT)?;
         let totals = read_totals(&connection)?;
         Ok(Self {
             connection,
