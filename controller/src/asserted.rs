@@ -99,7 +99,8 @@ impl Broken {
     }
 }
 
-/// Whether a change may alter which addresses reach which. Reachability does not depend on which agents have joined.
+/// Whether a change may alter which addresses reach which, and is checked for that. Agents that join, leave or are revoked are
+/// not checked: reachability takes every agent for joined, except that a served subnet's other machines need their agent.
 pub(crate) const fn may_alter_reach(change: &Change) -> bool {
     match change {
         Change::Put { .. }

@@ -103,8 +103,8 @@ impl Counters {
         self.word(slot, RECORD).store(record(tag, now), Ordering::Relaxed);
     }
 
-    /// Takes the counters, if the flow's packets are counted and `record` says so for its last record's time. Of several
-    /// lanes, one gets them.
+    /// Takes the counters of a flow, if its packets are counted and `wants` returns true for the time of its last record. If
+    /// several lanes try at once, one of them gets the counters.
     fn take(&self, slot: usize, now: u32, wants: impl Fn(u32) -> bool) -> Option<(u32, Counted, Counted)> {
         let word = self.word(slot, RECORD);
         let before = word.load(Ordering::Relaxed);
