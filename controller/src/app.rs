@@ -85,11 +85,15 @@ impl App {
             agents.clone(),
             compiled.clone(),
         ));
-        let usage = Usage::open(data_dir)?;
+        let usage = Usage::open(data_dir).context(
+            "the usage database cannot be opened; if it is damaged, move it away: what it has counted is lost then",
+        )?;
         tokio::spawn(usage::run(usage.clone(), agents.clone(), compiled.clone()));
         Ok(Arc::new(Self {
             usage,
-            activity: ActivityLog::open(data_dir)?,
+            activity: ActivityLog::open(data_dir).context(
+                "the activity log cannot be opened; if it is damaged, move it away: its events are lost then",
+            )?,
             writer,
             authority,
             agents,

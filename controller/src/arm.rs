@@ -11,6 +11,8 @@
 //! * `balancer_health`: the health of the back ends of a load-balancing rule.
 //! * `balancer_pools`: actions on the back-end pools of load balancers.
 //! * `bgp_routes`: routes and BGP sessions of gateways and circuits.
+//! * `metrics`: metrics of resources.
+//! * `consumption`: what the traffic of resources costs.
 //! * `usage`: numbers of resources and addresses in use, free addresses of a VNet, and service tags.
 //! * `watcher`: Network Watcher: its actions, such as next hop, IP flow verify and connectivity check.
 //! * `deployment`: template deployments.
@@ -21,10 +23,12 @@ mod balancer_health;
 mod balancer_pools;
 mod bgp_routes;
 mod call;
+mod consumption;
 mod deployment;
 mod effective_security;
 mod graph;
 mod login;
+mod metrics;
 mod resource;
 mod subscription;
 mod usage;
@@ -98,7 +102,11 @@ async fn route_in_subscription(rest: &Rest, call: &Call, path: &[&str]) -> Resul
         ["providers", "microsoft.network", "locations", _, "usages"] => usage::of_location(rest, call),
         ["providers", "microsoft.network", "locations", _, "servicetags"] => usage::service_tags(rest, call),
         ["providers", "microsoft.insights", "eventtypes", "management", "values"] => activity::list(rest, call).await,
+        ["providers", "microsoft.consumption", "usagedetails"] => consumption::usage_details(rest, call).await,
         ["providers", _, _] => resource::collection(rest, call),
+        [.., "providers", "microsoft.insights", "metrics"] => metrics::figures(rest, call).await,
+        [.., "providers", "microsoft.insights", "metricdefinitions"] => metrics::definitions(rest, call),
+        [.., "providers", "microsoft.insights", "metricnamespaces"] => metrics::namespaces(rest, call),
         ["resourcegroups", _] => resource::item(rest, call).await,
         ["resourcegroups", _, "providers", provider, ref types @ ..] => {
             route_in_group(rest, call, provider, types).await

@@ -119,17 +119,27 @@ pub(crate) const fn may_alter_reach(change: &Change) -> bool {
     }
 }
 
-/// The refusal of a change that breaks an assertion. `None`: it breaks none, or a rule of the topology forbids it, so that
-/// the writer refuses it.
-pub(crate) fn refusal(known: &Known, change: &Change, assertions: &[Assertion]) -> Option<Rejection> {
-    let after = known.topology.apply(change, &mut Uuid::new_v4).ok()?.topology;
-    let broken = Broken::of(&known.after(&after), &after, assertions);
+/// Checks that a change breaks no assertion. Returns the reachability after it; `None`: a rule of the topology forbids the
+/// change, so that the writer refuses it.
+///
+/// # Errors
+/// An assertion would no longer hold.
+pub(crate) fn check(known: &Known, change: &Change, assertions: &[Assertion]) -> Result<Option<Reach>, Rejection> {
+    let Ok(applied) = known.topology.apply(change, &mut Uuid::new_v4) else {
+        return Ok(None);
+    };
+    let after = applied.topology;
+    let reach = known.after(&after);
+    let broken = Broken::of(&reach, &after, assertions);
     if broken.0.is_empty() {
-        return None;
+        return Ok(Some(reach));
     }
     let before = Broken::of(&known.reach, &known.topology, assertions);
     let problems: Vec<Problem> = broken.since(&before).into_iter().map(problem).collect();
-    (!problems.is_empty()).then_some(Rejection { status: 403, problems })
+    match problems.is_empty() {
+        true => Ok(Some(reach)),
+        false => Err(Rejection { status: 403, problems }),
+    }
 }
 
 fn problem(text: &str) -> Problem {

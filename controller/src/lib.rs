@@ -43,6 +43,7 @@ pub mod rest;
 pub mod secret;
 pub mod store;
 mod sync;
+mod times;
 pub mod tls;
 mod troubleshooting;
 pub mod usage;

@@ -22,11 +22,18 @@ use tombolo_topology::monitor::{MonitorTest, tests};
 /// some 60 MB.
 pub(crate) const MAX_MONITORS: usize = 100;
 
+/// Longest body of a monitor, in bytes.
+pub(crate) const MAX_BODY: usize = 64 * 1024;
+
 /// Number of results that are kept for each test: an hour at the default frequency.
 const MAX_RESULTS: usize = 60;
 
 /// Largest number of checks at the same time. Further checks wait, and are then late.
-const MAX_CHECKS: usize = 16;
+const MAX_CHECKS: usize = 64;
+
+/// Largest number of checks from one source at the same time. So a source whose agent does not answer does not hold up the
+/// others.
+const MAX_CHECKS_OF_SOURCE: usize = 2;
 
 /// Time between two looks for checks that are due. It is short in comparison with the smallest frequency, 30 s.
 const TICK: Duration = Duration::from_millis(250);
@@ -117,11 +124,6 @@ impl Monitors {
         self.0.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Number of monitors.
-    pub(crate) fn count(&self) -> usize {
-        self.all().len()
-    }
-
     /// The stored body of a monitor. `None`: it does not exist.
     pub(crate) fn get(&self, id: &ResourceId) -> Option<Value> {
         self.all().get(id).map(|monitor| monitor.body.clone())
@@ -135,28 +137,65 @@ impl Monitors {
         own.map(|(_, monitor)| monitor.body.clone()).collect()
     }
 
-    /// Stores a monitor, or deletes it if `body` is `None`. Returns when that is durable. Tests that are new are due at once.
-    /// Runs in a separate task, so that both store and memory are written even if the caller is cancelled between the two.
-    pub(crate) async fn set(&self, writer: &Writer, id: ResourceId, body: Option<Value>) -> Result<(), WriteError> {
+    /// Changes, makes or deletes a monitor. `change` gets the stored body and the number of monitors, and returns the new body;
+    /// `None`: no body. No other change is made meanwhile. Returns the new body when it is durable. Tests that are new are
+    /// due at once. Runs in a separate task, so that both store and memory are written even if the caller is cancelled between
+    /// the two.
+    ///
+    /// # Errors
+    /// The error of `change`, or the store failed.
+    pub(crate) async fn change<E: From<WriteError> + Send + 'static>(
+        &self,
+        writer: &Writer,
+        id: ResourceId,
+        change: impl FnOnce(Option<Value>, usize) -> Result<Option<Value>, E> + Send + 'static,
+    ) -> Result<Option<Value>, E> {
         let (own, writer) = (self.clone(), writer.clone());
         let task = tokio::spawn(async move {
             let _one = own.0.writing.lock().await;
+            let (present, count) = {
+                let all = own.all();
+                (all.get(&id).map(|monitor| monitor.body.clone()), all.len())
+            };
+            let is_absent = present.is_none();
+            let body = change(present, count)?;
+            if is_absent && body.is_none() {
+                return Ok(None);
+            }
             let document = body.as_ref().map(|body| body.to_string().into_bytes());
             writer
                 .set_document(format!("{MONITORS_PREFIX}{}", id.key()), document)
                 .await?;
             let mut all = own.all();
             let earlier = all.remove(&id);
-            if let Some(body) = body {
-                let mut monitor = Monitor::new(body);
+            if let Some(body) = &body {
+                let mut monitor = Monitor::new(body.clone());
                 if let Some(earlier) = earlier {
                     monitor.keep_results(earlier);
                 }
                 all.insert(id, monitor);
             }
-            Ok(())
+            Ok(body)
         });
-        task.await.unwrap_or_else(|e| Err(WriteError::Store(e.to_string())))
+        task.await
+            .unwrap_or_else(|e| Err(WriteError::Store(e.to_string()).into()))
+    }
+
+    /// Deletes the monitors whose ids begin with `prefix`.
+    ///
+    /// # Errors
+    /// The store failed. Some may have been deleted.
+    pub(crate) async fn delete_below(&self, writer: &Writer, prefix: &str) -> Result<(), WriteError> {
+        let prefix = format!("{}/", prefix.to_ascii_lowercase());
+        let ids: Vec<ResourceId> = {
+            let all = self.all();
+            let found = all.keys().filter(|id| id.key().starts_with(&prefix));
+            found.cloned().collect()
+        };
+        for id in ids {
+            self.change(writer, id, |_, _| Ok::<_, WriteError>(None)).await?;
+        }
+        Ok(())
     }
 
     /// The monitors with the results of their tests, ordered by id.
@@ -220,16 +259,25 @@ impl Monitors {
         }
     }
 
-    /// The tests that are due, those that have waited longest first, at most `room`. They are busy until their result is
-    /// recorded.
+    /// The tests that are due, those that have waited longest first, at most `room`, and at most [`MAX_CHECKS_OF_SOURCE`] of
+    /// each source. They are busy until their result is recorded.
     fn take_due(&self, now: Instant, room: usize) -> Vec<Due> {
         let mut all = self.all();
+        let mut running: BTreeMap<String, usize> = BTreeMap::new();
+        for repeated in all.values().flat_map(|monitor| &monitor.tests).filter(|r| r.is_busy) {
+            *running.entry(repeated.test.from.to_ascii_lowercase()).or_default() += 1;
+        }
         let mut due: Vec<_> = all
             .iter_mut()
             .flat_map(|(id, monitor)| monitor.tests.iter_mut().enumerate().map(move |(n, test)| (id, n, test)))
             .filter(|(_, _, repeated)| !repeated.is_busy && repeated.due <= now)
             .collect();
         due.sort_by_key(|(_, _, repeated)| repeated.due);
+        due.retain(|(_, _, repeated)| {
+            let of_source = running.entry(repeated.test.from.to_ascii_lowercase()).or_default();
+            *of_source += 1;
+            *of_source <= MAX_CHECKS_OF_SOURCE
+        });
         let take = |(id, number, repeated): (&ResourceId, usize, &mut Repeated)| {
             repeated.is_busy = true;
             repeated.due = now + repeated.test.every;
@@ -254,6 +302,10 @@ impl Monitors {
         if let Some(result) = result {
             if repeated.results.len() == MAX_RESULTS {
                 repeated.results.pop_front();
+            }
+            // Only the last result has a reason, so that the memory stays within its bound.
+            if let Some(last) = repeated.results.back_mut() {
+                last.reason = None;
             }
             repeated.results.push_back(result);
         }

@@ -29,7 +29,11 @@ impl Known {
     /// be [`of_routes_only`](LearnedReports::of_routes_only).
     pub(crate) fn of(published: Published, reports: LearnedReports, before: Option<Self>) -> Self {
         match before {
-            Some(known) if known.revision == published.revision && known.reports == reports => known,
+            Some(known)
+                if known.revision == published.revision && known.reports == reports && !known.reach.is_worn() =>
+            {
+                known
+            }
             before => Self {
                 revision: published.revision,
                 reach: match before.filter(|before| before.reports == reports) {

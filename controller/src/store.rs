@@ -61,6 +61,13 @@ pub trait Store: Send {
     /// [`StoreError::Failed`].
     fn range(&self, prefix: &str) -> Result<(Revision, Vec<KeyValue>), StoreError>;
 
+    /// As [`Store::range`], at an earlier revision. It must not be lower than [`Store::compacted`], because values of such
+    /// revisions have been removed.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    fn range_at(&self, prefix: &str, revision: Revision) -> Result<Vec<KeyValue>, StoreError>;
+
     /// Commits transactions in order, with one flush for all. Returns the result of each in the same order: its
     /// revision, or [`StoreError::Conflict`]. After a conflict in one transaction, the transactions behind it are
     /// committed nevertheless. Each transaction sees the changes of those before it.

@@ -3,7 +3,7 @@
 //! A caller gets the result of its change when the change is on the disk. Changes that wait at the same time are
 //! written with one flush.
 
-use crate::store::{Store, StoreError, Transaction};
+use crate::store::{KeyValue, Store, StoreError, Transaction};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -22,8 +22,8 @@ const MAX_BATCH: usize = 64;
 /// Maximum number of requests in the queue of the writer's thread. Further callers wait until the queue has room.
 const QUEUE_CAPACITY: usize = 1024;
 
-/// Number of revisions whose superseded values stay in the store. Nothing reads these values. They stay so that the
-/// store is compacted rarely: only when it has twice as many revisions, of which the compaction then removes half.
+/// Number of revisions whose states stay in the store, at least. The store is compacted when it has twice as many
+/// revisions, of which the compaction then removes half.
 const KEPT_REVISIONS: u64 = 10_000;
 
 /// The desired state of one revision.
@@ -58,10 +58,29 @@ pub enum WriteError {
     Store(String),
 }
 
+/// Why the state of an earlier revision cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryError {
+    /// The store has no such state (yet, or any more).
+    #[error("revision {wanted} is not in the store, which has the states of revisions {oldest} to {newest}")]
+    OutOfRange {
+        /// The revision that was asked for.
+        wanted: Revision,
+        /// The oldest revision that can be read.
+        oldest: Revision,
+        /// The present revision.
+        newest: Revision,
+    },
+    /// The store failed, or a document of the state cannot be read, or the controller is shutting down.
+    #[error("revision {0} cannot be read: {1}")]
+    Failed(Revision, String),
+}
+
 enum Request {
     Change(Box<Change>, oneshot::Sender<Result<Committed, WriteError>>),
     Document(String, Option<Vec<u8>>, oneshot::Sender<Result<(), WriteError>>),
     Backup(PathBuf, oneshot::Sender<Result<(), StoreError>>),
+    History(Revision, oneshot::Sender<Result<Vec<KeyValue>, HistoryError>>),
     Stop(oneshot::Sender<()>),
 }
 
@@ -78,6 +97,7 @@ impl std::fmt::Debug for Request {
             Self::Change(..) => "Change",
             Self::Document(..) => "Document",
             Self::Backup(..) => "Backup",
+            Self::History(..) => "History",
             Self::Stop(_) => "Stop",
         })
     }
@@ -173,6 +193,23 @@ impl Writer {
         }
     }
 
+    /// The state of an earlier revision. Other requests wait until it has been read, for a second in a large network.
+    ///
+    /// # Errors
+    /// [`HistoryError`].
+    pub async fn history(&self, revision: Revision) -> Result<Topology, HistoryError> {
+        let failed = |why: String| HistoryError::Failed(revision, why);
+        let (answer, answered) = oneshot::channel();
+        let found = self.request(Request::History(revision, answer), answered).await;
+        let documents = found.map_err(|error| failed(error.to_string()))??;
+        let read = tokio::task::spawn_blocking(move || {
+            let state = documents.iter().filter(|kv| !kv.key.starts_with(OWN_PREFIX));
+            Topology::from_documents(state.map(|kv| (kv.key.as_str(), kv.value.as_slice())))
+        });
+        let read = read.await.map_err(|error| failed(error.to_string()))?;
+        read.map_err(|why| failed(why.to_string()))
+    }
+
     /// Completes the requests that were sent before, closes the store, and returns true when both are done. Returns
     /// false if the writer had stopped already, or stops before because another process has written to the store. Later
     /// requests fail. Dropping the future does not cancel a stop that is queued already. [`Self::current`] still
@@ -266,6 +303,9 @@ impl Worker {
                     // the file in any case.
                     let _ = answer.send(self.store.backup(&to));
                 }
+                Request::History(revision, answer) => {
+                    let _ = answer.send(self.history(revision));
+                }
                 // `run` ends a batch before a `Stop`, so a batch never contains a `Stop`.
                 Request::Stop(_) => {}
             }
@@ -290,6 +330,18 @@ impl Worker {
                 ControlFlow::Continue(())
             }
         }
+    }
+
+    fn history(&self, wanted: Revision) -> Result<Vec<KeyValue>, HistoryError> {
+        let failed = |error: StoreError| HistoryError::Failed(wanted, error.to_string());
+        let (oldest, newest) = (
+            self.store.compacted().map_err(failed)?,
+            self.store.revision().map_err(failed)?,
+        );
+        if wanted < oldest || wanted > newest {
+            return Err(HistoryError::OutOfRange { wanted, oldest, newest });
+        }
+        self.store.range_at("", wanted).map_err(failed)
     }
 
     /// Publishes and answers a batch that is on the disk.

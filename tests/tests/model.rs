@@ -21,7 +21,8 @@ use tombolo_tests::world::Mutation;
 const FIXED: std::ops::Range<u64> = 0..400;
 
 /// Seeds that have found a defect once.
-const FOUND: [u64; 3] = [
+const FOUND: [u64; 4] = [
+    4_368_438_580_772_291_624,
     7_635_290_848_955_474_116,
     8_917_484_921_939_957_518,
     8_944_993_824_167_955_831,

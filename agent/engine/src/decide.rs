@@ -7,8 +7,8 @@ mod earlier;
 use crate::packet::PacketInfo;
 use crate::tables::lpm::Lpm;
 use crate::tables::{
-    AddressSpace, AgentRole, BalancingRule, Choice, Hop, LinkGroup, LinkIndex, LinkPolicy, Member, NicIndex, Owner,
-    PeerRole, SubnetRoutes, Tables, TransitScope, VmNics,
+    AddressSpace, AgentRole, Among, BalancingRule, Choice, Hop, LinkGroup, LinkIndex, LinkPolicy, Member, NicIndex,
+    Owner, PeerRole, SubnetRoutes, Tables, TransitScope, VmNics,
 };
 use crate::verdict::{DropReason, Verdict};
 pub(crate) use earlier::{Earlier, Memory};
@@ -408,7 +408,7 @@ impl Decision<'_> {
     /// is the packet's destination, or the virtual appliance of its route (R11).
     fn choose_back_end(&mut self, space: usize, address: IpAddr, ingress: Ingress) -> Outcome {
         let rule = self.tables.front_ends.rule_for(space, address, self.flow)?;
-        let member = self.member_of(rule, address == self.packet.destination, |_| true)?;
+        let member = self.member_of(rule, address == self.packet.destination, Among::All)?;
         // L11: a back end does not reach itself through its own front end.
         if member.address == self.packet.source {
             return Err(DropReason::BackEndItself);
@@ -426,18 +426,18 @@ impl Decision<'_> {
     /// sender has chosen this agent.
     fn choose_own_back_end(&mut self) -> Outcome {
         let rule = self.tables.front_ends.own_rule_for(self.flow)?;
-        let member = self.member_of(rule, true, |member| member.own.is_some())?;
+        let member = self.member_of(rule, true, Among::Own)?;
         member.own.map(Verdict::Translate).ok_or(DropReason::NoBackEnd)
     }
 
     /// The back end of a rule for the packet: the one of the earlier choice, or else the one that the packet's hash
-    /// selects among those for which `wanted` is true (L4). `is_to_front_end`: whether the packet's destination is the front
-    /// end. Otherwise its route names the front end (R11).
+    /// selects (L4). `is_to_front_end`: whether the packet's destination is the front end. Otherwise its route names the
+    /// front end (R11).
     fn member_of<'r>(
         &mut self,
         rule: &'r BalancingRule,
         is_to_front_end: bool,
-        wanted: impl Fn(&Member) -> bool,
+        among: Among,
     ) -> Result<&'r Member, DropReason> {
         if let Some(trace) = self.trace.as_deref_mut() {
             trace.balancing_rule = Some(rule.id.clone());
@@ -453,8 +453,8 @@ impl Decision<'_> {
             return Err(DropReason::BalancerProtocol);
         }
         let member = earlier
-            .filter(|member| wanted(member))
-            .or_else(|| rule.choose(&known.translated(self.flow), wanted))
+            .filter(|member| among == Among::All || member.own.is_some())
+            .or_else(|| rule.choose(&known.translated(self.flow), among))
             .ok_or(DropReason::NoBackEnd)?;
         self.choice = Some(member.choice);
         if let Some(trace) = self.trace.as_deref_mut() {

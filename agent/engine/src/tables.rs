@@ -14,7 +14,7 @@ use crate::packet::rewrite::End;
 use crate::packet::{self, PacketInfo};
 use crate::security::SecuredNics;
 pub(crate) use balancing::{
-    BackEnd, Conditions, FrontEnds, Member, Rule as BalancingRule, hash_address, hash_text, mix,
+    Among, BackEnd, Conditions, FrontEnds, Member, Rule as BalancingRule, hash_address, hash_text, mix,
 };
 pub use balancing::{BackEndIndex, Choice, KeptChoices};
 use lpm::Lpm;

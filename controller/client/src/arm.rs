@@ -25,7 +25,16 @@ impl Client {
     /// # Errors
     /// Any [`Error`]. A resource that does not exist is an [`Error::Api`] with status 404.
     pub async fn arm_get(&self, path: &str) -> Result<Value, Error> {
-        let response = self.send(Method::GET, path, &[VERSION], Body::None, None).await?;
+        self.arm_get_with(path, &[]).await
+    }
+
+    /// As [`Self::arm_get`], with further query parameters, as for [`Self::arm_post_with`].
+    ///
+    /// # Errors
+    /// As [`Self::arm_get`].
+    pub async fn arm_get_with(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, Error> {
+        let query: Vec<_> = [&[VERSION], query].concat();
+        let response = self.send(Method::GET, path, &query, Body::None, None).await?;
         self.json(response).await
     }
 

@@ -27,7 +27,7 @@ pub use named::Named;
 pub use plan::{Action, Plan, Server, Step};
 pub use schema::{
     BackendPool, BalancedProtocol, BalancingRule, Connection, ConnectionType, DEFAULT_LOCATION, Document,
-    ExpressRouteCircuit, FrontEnd, GatewayIpConfiguration, InboundNatRule, LoadBalancer, LoadBalancerSku,
+    ExpressRouteCircuit, FlowLog, FrontEnd, GatewayIpConfiguration, InboundNatRule, LoadBalancer, LoadBalancerSku,
     LocalNetworkGateway, NetworkInterface, NetworkSecurityGroup, NextHopType, NicIpConfiguration, NoHealthyBackends,
     Peering, PlainResource, Prefix, PrivatePeering, Probe, ProbeProtocol, PublicIpAddress, Route, RouteTable,
     RuleAddress, RulePorts, SecurityRule, SkuTier, Subnet, VirtualNetwork, VirtualNetworkGateway,

@@ -26,6 +26,12 @@ const SCHEMA: &str = "
     CREATE INDEX events_by_time ON events (at);
 ";
 
+/// For questions about few of the events. Databases of earlier versions do not have them yet.
+const INDEXES: &str = "
+    CREATE INDEX IF NOT EXISTS events_by_group ON events (grp, number);
+    CREATE INDEX IF NOT EXISTS events_by_correlation ON events (correlation, number);
+";
+
 /// Time for which events stay, as in Azure.
 const KEPT: Duration = Duration::days(90);
 
@@ -61,8 +67,10 @@ impl Database {
     /// # Errors
     /// As for [`open`].
     pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
+        let connection = open(path, &FORMAT)?;
+        connection.execute_batch(INDEXES)?;
         Ok(Self {
-            connection: open(path, &FORMAT)?,
+            connection,
             added: PRUNED_AFTER,
         })
     }

@@ -1,8 +1,8 @@
 //! The filter of a question for events, as Azure's clients write it:
 //! `eventTimestamp ge 2026-11-30T10:00:00 and resourceGroupName eq 'g'`.
 
-use time::format_description::well_known::Rfc3339;
-use time::{OffsetDateTime, PrimitiveDateTime};
+use crate::rest::failure::excerpt;
+use crate::times;
 
 /// What a client wants to see. All texts are in lower case; `None`: any.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -56,11 +56,11 @@ impl Filter {
         let value = value.trim().trim_matches('\'');
         let place = match (name.to_ascii_lowercase().as_str(), operator) {
             ("eventtimestamp", "ge") => {
-                self.from = Some(time_of(value)?);
+                self.from = Some(times::parse(value)?);
                 return Ok(());
             }
             ("eventtimestamp", "le") => {
-                self.to = Some(time_of(value)?);
+                self.to = Some(times::parse(value)?);
                 return Ok(());
             }
             ("resourcegroupname", "eq") => &mut self.group,
@@ -80,22 +80,6 @@ impl Filter {
         *place = Some(value.to_ascii_lowercase());
         Ok(())
     }
-}
-
-/// The beginning of a text that a client has sent.
-fn excerpt(text: &str) -> String {
-    text.chars().take(100).collect()
-}
-
-/// A time in microseconds of Unix time. Without a zone, it is UTC.
-fn time_of(text: &str) -> Result<i64, String> {
-    let with_zone = OffsetDateTime::parse(text, &Rfc3339).ok();
-    let time = with_zone.or_else(|| {
-        let utc = OffsetDateTime::parse(&format!("{text}Z"), &Rfc3339).ok()?;
-        Some(PrimitiveDateTime::new(utc.date(), utc.time()).assume_utc())
-    });
-    let time = time.ok_or_else(|| format!("'{}' is not a time such as 2026-11-30T10:00:00Z", excerpt(text)))?;
-    i64::try_from(time.unix_timestamp_nanos() / 1000).map_err(|_| "a time is out of range".to_owned())
 }
 
 #[cfg(test)]

@@ -218,6 +218,9 @@ async fn delete(rest: &Rest, call: &Call, path: ArmPath) -> Result<Response, Fai
     if group && committed.created_or_removed {
         rest.deployments.forget_group(&rest.app.writer, &id).await?;
     }
+    if group {
+        rest.monitors.delete_below(&rest.app.writer, id.as_str()).await?;
+    }
     if may_remove_agents && committed.created_or_removed {
         tracing::info!(%id, "deleted with its agents");
         rest.app.agents.forget_deleted();

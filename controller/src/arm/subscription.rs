@@ -21,7 +21,7 @@ const DEFAULT_SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000001";
 const DEFAULT_LOCATION: &str = "region1";
 
 /// The resource providers, each with the types that its list has in addition to those of [`Kind`].
-const PROVIDERS: [(&str, &[&str]); 5] = [
+const PROVIDERS: [(&str, &[&str]); 6] = [
     (
         "Microsoft.Network",
         &[
@@ -36,7 +36,11 @@ const PROVIDERS: [(&str, &[&str]); 5] = [
         "Microsoft.Authorization",
         &["roleDefinitions", "roleAssignments", "permissions", "locks"],
     ),
-    ("Microsoft.Insights", &["metrics", "metricDefinitions", "eventtypes"]),
+    (
+        "Microsoft.Insights",
+        &["metrics", "metricDefinitions", "metricNamespaces", "eventtypes"],
+    ),
+    ("Microsoft.Consumption", &["usageDetails"]),
     (
         "Microsoft.Resources",
         &[
@@ -176,7 +180,7 @@ pub(super) fn list_in_subscription(rest: &Rest, call: &Call) -> Result<Response,
 ///
 /// # Errors
 /// 400 if `$top` is not a whole number from 1, or `$skiptoken` is none of this controller's.
-fn page(call: &Call, mut value: Vec<Value>) -> Result<Value, Failure> {
+pub(super) fn page(call: &Call, mut value: Vec<Value>) -> Result<Value, Failure> {
     let number = |name: &str| {
         let given = call.query.get(name).filter(|text| !text.trim().is_empty());
         let read = |text: &String| {
@@ -223,13 +227,16 @@ fn location(subscription: &str, name: &str) -> Value {
     })
 }
 
-/// The regions of all resource groups, VNets and network interfaces, in alphabetical order. [`DEFAULT_LOCATION`] if
-/// there are none.
+/// The regions of all resource groups, VNets, network interfaces, network security groups and flow logs, in alphabetical
+/// order. [`DEFAULT_LOCATION`] if there are none.
 pub(super) fn locations(topology: &Topology) -> BTreeSet<String> {
     let groups = topology.resource_groups.values().map(|g| &g.location);
     let vnets = topology.vnets.values().map(|v| &v.envelope.location);
     let nics = topology.nics.values().map(|n| &n.envelope.location);
-    let mut all: BTreeSet<String> = groups.chain(vnets).chain(nics).cloned().collect();
+    let guards = topology.network_security_groups.values().map(|g| &g.envelope.location);
+    let logs = topology.flow_logs.values().map(|log| &log.envelope.location);
+    let all = groups.chain(vnets).chain(nics).chain(guards).chain(logs);
+    let mut all: BTreeSet<String> = all.cloned().collect();
     if all.is_empty() {
         all.insert(DEFAULT_LOCATION.to_owned());
     }

@@ -8,7 +8,8 @@
 //! * `monitors`: connection monitors, which are resources below a watcher.
 //! * `troubleshoot`: the actions `troubleshoot` and `queryTroubleshootResult`.
 //! * `fields`: reads properties of bodies.
-//! * `flow_logs`: flow logs, which are resources below a watcher, and the action `queryFlowLogStatus`.
+//! * `flow_logs`: flow logs, which are resources below a watcher, and the actions `queryFlowLogStatus` and
+//!   `configureFlowLog`.
 
 mod associations;
 mod connectivity;
@@ -126,7 +127,15 @@ pub(super) async fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure>
     let found = all.iter().find(|l| format!("{PREFIX}{l}").eq_ignore_ascii_case(name));
     let child = call.lower.get(8).map(String::as_str);
     let Some(location) = found.filter(|_| here) else {
+        let own = format!("/{}", call.segments[..8].join("/"));
         return match call.method {
+            // A child stays when the last resource of its region is deleted.
+            Method::DELETE if here && child == Some("flowlogs") && call.lower.len() == 10 => {
+                flow_logs::item(rest, call).await
+            }
+            Method::DELETE if here && child == Some("connectionmonitors") && call.lower.len() == 10 => {
+                monitors::item(rest, call, &own, "").await
+            }
             // Azure's clients accept only 202 and 204 for a DELETE of a watcher, and of everything below it.
             Method::DELETE => Ok(empty(StatusCode::NO_CONTENT)),
             Method::PUT if child.is_none() => Err(second_watcher(&all, &call.object()?)),
@@ -157,6 +166,7 @@ pub(super) async fn serve(rest: &Rest, call: &Call) -> Result<Response, Failure>
         (&Method::POST, Some("troubleshoot"), 9) => troubleshoot::start(rest, &topology, &call.object()?),
         (&Method::POST, Some("querytroubleshootresult"), 9) => troubleshoot::last(rest, &call.object()?),
         (&Method::POST, Some("queryflowlogstatus"), 9) => flow_logs::status(&topology, &call.object()?),
+        (&Method::POST, Some("configureflowlog"), 9) => flow_logs::configure(rest, call, &id, location).await,
         (_, Some("flowlogs"), 9) => flow_logs::list(rest, call),
         (_, Some("flowlogs"), 10) => flow_logs::item(rest, call).await,
         (&Method::POST, Some("topology"), 9) => associations::answer(&topology, &call.segments[1], &call.object()?),

@@ -5,6 +5,7 @@ use crate::asserted::Broken;
 use crate::reach_cache::{Known, in_parallel};
 use crate::rest::failure::{Failure, ok};
 use crate::rest::{Rest, json};
+use crate::writer::HistoryError;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::StatusCode;
@@ -15,6 +16,7 @@ use tombolo_proto::arm::ArmPath;
 use tombolo_proto::fabric::{
     ExplainRequest, MAX_ASSERTIONS, MAX_PROPOSED_CHANGES, ProposedChange, ReachDiffRequest, ReachRequest,
 };
+use tombolo_proto::id::Revision;
 use tombolo_topology::change::Change;
 use tombolo_topology::learned_routes::LearnedReports;
 use tombolo_topology::reach::{check_assertions, difference};
@@ -46,13 +48,18 @@ pub(super) async fn diff(State(rest): State<Arc<Rest>>, request: Request) -> Res
         }
     }
     let stored = rest.asserted.all().await;
+    let since = earlier(&rest, "since", question.since).await?;
+    let until = earlier(&rest, "until", question.until).await?;
     let answer = with_reach(&rest, move |known| {
-        let after = proposed(&known.topology, question.changes)?;
+        let present = until.as_ref().unwrap_or(&known.topology);
+        let old = since.as_ref().or(until.as_ref()).map(|topology| known.after(topology));
+        let old = old.as_ref().unwrap_or(&known.reach);
+        let after = proposed(present, question.changes)?;
         let reach = known.after(&after);
         let check = |assertions| check_assertions(&reach, &after, assertions);
         let violations = check(&question.assertions);
         let violations = violations.map_err(|message| Failure::bad("InvalidResourceReference", message))?;
-        let difference = difference(&known.reach, &reach);
+        let difference = difference(old, &reach);
         Ok(object!({
             "connects": difference.connects,
             "cuts": difference.cuts,
@@ -61,6 +68,24 @@ pub(super) async fn diff(State(rest): State<Arc<Rest>>, request: Request) -> Res
         }))
     });
     Ok(ok(&answer.await?))
+}
+
+/// The state of an earlier revision that the field `name` of a request has. `None`: the request does not have the field.
+async fn earlier(rest: &Rest, name: &str, revision: Option<Revision>) -> Result<Option<Arc<Topology>>, Failure> {
+    let Some(revision) = revision else {
+        return Ok(None);
+    };
+    match rest.app.writer.history(revision).await {
+        Ok(topology) => Ok(Some(Arc::new(topology))),
+        Err(error @ HistoryError::OutOfRange { .. }) => {
+            Err(Failure::bad("InvalidRequestFormat", format!("{name}: {error}")).at(name))
+        }
+        Err(error @ HistoryError::Failed(..)) => Err(Failure::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "ServiceUnavailable",
+            format!("{name}: {error}"),
+        )),
+    }
 }
 
 /// POST `repair`: the smallest sets of changes that let a packet arrive and its reply come back. Nothing is changed.

@@ -3,15 +3,14 @@
 use crate::rest::Rest;
 use crate::rest::failure::{Failure, ok};
 use crate::rest::json;
-use crate::usage::Row;
+use crate::usage::Sums;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::StatusCode;
 use serde_json::{Value, json as object};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use tombolo_proto::fabric::UsageRequest;
-use tombolo_topology::metering::{Amounts, Payer, Prices};
+use tombolo_topology::metering::Prices;
 
 /// POST `usage`: the sums of each resource within a time, with charges.
 pub(super) async fn usage(State(rest): State<Arc<Rest>>, request: Request) -> Result<Response, Failure> {
@@ -23,25 +22,21 @@ pub(super) async fn usage(State(rest): State<Arc<Rest>>, request: Request) -> Re
         return Err(Failure::bad("InvalidRequestFormat", message).at("from"));
     }
     let usage = rest.app.usage.clone();
-    let rows = tokio::task::spawn_blocking(move || usage.read(|ledger| ledger.rows(from, to))).await;
+    let sums = tokio::task::spawn_blocking(move || usage.read(|ledger| ledger.sums(from, to))).await;
     let failed = |error: String| Failure::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", error);
-    let rows = rows
+    let sums = sums
         .map_err(|e| failed(e.to_string()))?
         .map_err(|e| failed(e.to_string()))?;
-    Ok(ok(&answer(&rows, &prices)))
+    Ok(ok(&answer(&sums, &prices)))
 }
 
-fn answer(rows: &[Row], prices: &Prices) -> Value {
-    let mut sums: BTreeMap<&Payer, Amounts> = BTreeMap::new();
-    for row in rows {
-        let sum = sums.entry(&row.payer).or_default();
-        *sum = sum.plus(row.amounts);
-    }
+fn answer(sums: &Sums, prices: &Prices) -> Value {
     let mut total = 0.0;
     let entries: Vec<Value> = sums
-        .into_iter()
+        .all
+        .iter()
         .map(|(payer, amounts)| {
-            let charge = prices.charge(payer, &amounts);
+            let charge = prices.charge(payer, amounts);
             total += charge.map_or(0.0, |charge| charge.ingress + charge.egress);
             object!({
                 "resource": payer.resource,
@@ -56,7 +51,6 @@ fn answer(rows: &[Row], prices: &Prices) -> Value {
             })
         })
         .collect();
-    let first = rows.first().map(|row| row.start);
-    let end = rows.iter().map(|row| row.start + row.seconds).max();
+    let (first, end) = (sums.first, sums.end);
     object!({"entries": entries, "total": total, "currency": "USD", "prices": prices, "first": first, "end": end})
 }

@@ -41,7 +41,7 @@ pub(super) async fn check(app: &App, test: &MonitorTest) -> MonitorResult {
             outcome: MonitorOutcome::Indeterminate,
             checks_failed_percent: None,
             round_trip_time_ms: None,
-            reason: Some(reason),
+            reason: Some(shown(&reason)),
         },
     }
 }
@@ -70,13 +70,13 @@ async fn probe(app: &App, test: &MonitorTest) -> Result<ProbeReport, String> {
         .await
         .map_err(|e| e.to_string())?;
     if let Some(error) = report.error.take() {
-        return Err(format!("the agent could not send: {}", shown(&error)));
+        return Err(format!("the agent could not send: {error}"));
     }
     report.rtts_ms.truncate(usize::try_from(PROBES).unwrap_or_default());
     Ok(report)
 }
 
-/// The agent's text, which is kept for an hour, without control characters and at most 300 characters long.
+/// A text that may be an agent's, without control characters and at most 300 characters long.
 fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(300).collect()
 }

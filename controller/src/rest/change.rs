@@ -1,7 +1,7 @@
 //! Changes of the desired state, which the stored assertions may refuse (D41).
 
 use super::state::Rest;
-use crate::asserted::{may_alter_reach, refusal};
+use crate::asserted::{check, may_alter_reach};
 use crate::reach_cache::Known;
 use crate::writer::{Committed, WriteError};
 use tombolo_topology::change::Change;
@@ -24,17 +24,25 @@ impl Rest {
         let mut cache = self.reach.0.clone().lock_owned().await;
         let published = self.app.writer.current();
         let reports = LearnedReports::of(&self.app.agents.statuses()).of_routes_only();
-        let assertions = asserted.clone();
+        let (assertions, of) = (asserted.clone(), reports.clone());
         let checked = tokio::task::spawn_blocking(move || {
             let known = Known::of(published, reports, cache.take());
-            let refused = refusal(&known, &change, &assertions);
+            let checked = check(&known, &change, &assertions);
             *cache = Some(known);
-            (refused, change, cache)
+            (checked, change, cache)
         });
-        let (refused, change, _turn) = checked.await.map_err(|e| WriteError::Store(e.to_string()))?;
-        match refused {
-            Some(refused) => Err(refused.into()),
-            None => self.app.writer.change(change).await,
+        let (checked, change, mut cache) = checked.await.map_err(|e| WriteError::Store(e.to_string()))?;
+        let after = checked?;
+        let committed = self.app.writer.change(change).await?;
+        // The stored state differs from the checked one in GUIDs, and in what does not alter reachability.
+        if let Some(reach) = after {
+            *cache = Some(Known {
+                revision: committed.published.revision,
+                topology: committed.published.topology.clone(),
+                reports: of,
+                reach,
+            });
         }
+        Ok(committed)
     }
 }

@@ -1,13 +1,13 @@
 //! Records writes in the activity log.
 
-use super::failure::ErrorObject;
+use super::failure::{ErrorObject, Failure};
 use super::state::{Caller, Rest};
 use crate::activity::Write;
 use crate::peer::PeerAddr;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
-use axum::response::Response;
-use http::{HeaderMap, Method};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, Method, StatusCode};
 use percent_encoding::percent_decode_str;
 use std::sync::Arc;
 use time::OffsetDateTime;
@@ -28,15 +28,31 @@ const QUESTIONS: [&str; 8] = [
 /// Longest text of a header that is recorded, in bytes.
 const MAX_HEADER: usize = 100;
 
+/// The id that the response gets, for records of requests without an id of the client.
+#[derive(Debug, Clone)]
+pub(super) struct RequestId(pub(super) String);
+
 /// Middleware that records each write of an authorized client with its result. The response waits until the record survives
 /// a crash of the controller. Writes of strangers are refused, and are not recorded: they would fill the log.
-pub(super) async fn record(State(rest): State<Arc<Rest>>, mut request: Request, next: Next) -> Response {
+///
+/// A write is a task of its own. If the client disconnects while it is made, it is completed and recorded all the same.
+pub(super) async fn record(State(rest): State<Arc<Rest>>, request: Request, next: Next) -> Response {
     if !is_write(request.method(), request.uri().path()) {
         return next.run(request).await;
     }
+    let write = tokio::spawn(made_and_recorded(rest, request, next));
+    write.await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a write has failed");
+        let message = "The write has failed; the controller's log says why.";
+        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", message).into_response()
+    })
+}
+
+async fn made_and_recorded(rest: Arc<Rest>, mut request: Request, next: Next) -> Response {
     let caller = Caller::default();
     request.extensions_mut().insert(caller.clone());
     let client = request.extensions().get::<PeerAddr>().map(|peer| peer.0.ip());
+    let id = request.extensions().get::<RequestId>().map(|id| id.0.clone());
     let (method, headers) = (request.method().to_string(), request.headers().clone());
     let path = percent_decode_str(request.uri().path())
         .decode_utf8_lossy()
@@ -57,7 +73,7 @@ pub(super) async fn record(State(rest): State<Arc<Rest>>, mut request: Request, 
         caller,
         tenant: rest.auth.tenant,
         correlation: if correlation.is_empty() {
-            Uuid::new_v4().to_string()
+            id.unwrap_or_else(|| Uuid::new_v4().to_string())
         } else {
             correlation
         },

@@ -1,7 +1,7 @@
 //! The router of the REST interface, with authorization and request ids.
 
 use super::failure::Failure;
-use super::recorder;
+use super::recorder::{self, RequestId};
 use super::state::Rest;
 use crate::app::App;
 use crate::asserted::Asserted;
@@ -67,8 +67,9 @@ const CORRELATION_ID: HeaderName = HeaderName::from_static("x-ms-correlation-req
 const CLIENT_ID: HeaderName = HeaderName::from_static("x-ms-client-request-id");
 
 /// Middleware that adds Azure's request, correlation and client ids to every response, and logs the request.
-async fn add_request_ids(request: Request, next: Next) -> Response {
+async fn add_request_ids(mut request: Request, next: Next) -> Response {
     let id = Uuid::new_v4().to_string();
+    request.extensions_mut().insert(RequestId(id.clone()));
     let correlation = request.headers().get(CORRELATION_ID).cloned();
     let client = request.headers().get(CLIENT_ID).cloned();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());

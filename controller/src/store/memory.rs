@@ -24,10 +24,15 @@ pub struct MemoryStore {
 }
 
 impl MemoryStore {
-    /// The present state, by replaying all changes.
+    /// The present state.
     fn state(&self) -> BTreeMap<String, KeyValue> {
+        self.state_at(Revision(self.revision))
+    }
+
+    /// The state at a revision, by replaying all changes until then.
+    fn state_at(&self, revision: Revision) -> BTreeMap<String, KeyValue> {
         let mut state: BTreeMap<String, KeyValue> = BTreeMap::new();
-        for event in &self.events {
+        for event in self.events.iter().filter(|event| event.revision <= revision) {
             let Some(value) = event.value.clone() else {
                 state.remove(&event.key);
                 continue;
@@ -52,12 +57,13 @@ impl Store for MemoryStore {
     }
 
     fn range(&self, prefix: &str) -> Result<(Revision, Vec<KeyValue>), StoreError> {
-        let found = self
-            .state()
-            .into_values()
-            .filter(|kv| kv.key.starts_with(prefix))
-            .collect();
-        Ok((Revision(self.revision), found))
+        let revision = Revision(self.revision);
+        Ok((revision, self.range_at(prefix, revision)?))
+    }
+
+    fn range_at(&self, prefix: &str, revision: Revision) -> Result<Vec<KeyValue>, StoreError> {
+        let state = self.state_at(revision).into_values();
+        Ok(state.filter(|kv| kv.key.starts_with(prefix)).collect())
     }
 
     fn commit(&mut self, transactions: &[Transaction]) -> Result<Vec<Result<Revision, StoreError>>, StoreError> {

@@ -123,6 +123,31 @@ fn current(connection: &Connection, key: &str) -> Result<Option<(u64, u64, u64)>
         .map(|(modified, created, version, _)| (modified, created, version)))
 }
 
+/// The existing keys that start with `prefix` at a revision.
+fn range_at(connection: &Connection, prefix: &str, revision: Revision) -> Result<Vec<KeyValue>, StoreError> {
+    // With `max`, SQLite takes the other columns from the row that has the maximum.
+    let sql = "SELECT key, max(revision), value, create_revision, version FROM log
+               WHERE key >= ?1 AND substr(key, 1, length(?1)) = ?1 AND revision <= ?2 GROUP BY key ORDER BY key";
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map(params![prefix, revision.0], |row| {
+        let value: Option<Vec<u8>> = row.get(2)?;
+        Ok(value.map(|value| (row.get(0), row.get(1), value, row.get(3), row.get(4))))
+    })?;
+    let mut found = Vec::new();
+    for row in rows {
+        if let Some((key, modified, value, created, version)) = row? {
+            found.push(KeyValue {
+                key: key?,
+                value,
+                create_revision: Revision(created?),
+                mod_revision: Revision(modified?),
+                version: version?,
+            });
+        }
+    }
+    Ok(found)
+}
+
 /// Writes one transaction at the revision `next`. After an error, the caller must roll back the rows that were written.
 fn commit_one(connection: &Connection, transaction: &Transaction, next: u64) -> Result<(), StoreError> {
     for (key, expected) in &transaction.compare {
@@ -154,29 +179,13 @@ impl Store for SqliteStore {
 
     fn range(&self, prefix: &str) -> Result<(Revision, Vec<KeyValue>), StoreError> {
         let read = self.connection.unchecked_transaction()?;
-        let revision = Self::meta(&read, "revision")?;
-        // With `max`, SQLite takes the other columns from the row that has the maximum.
-        let sql = "SELECT key, max(revision), value, create_revision, version FROM log
-                   WHERE key >= ?1 AND substr(key, 1, length(?1)) = ?1 GROUP BY key ORDER BY key";
-        let mut statement = read.prepare_cached(sql)?;
-        let rows = statement.query_map([prefix], |row| {
-            let value: Option<Vec<u8>> = row.get(2)?;
-            Ok(value.map(|value| (row.get(0), row.get(1), value, row.get(3), row.get(4))))
-        })?;
-        let mut found = Vec::new();
-        for row in rows {
-            if let Some((key, modified, value, created, version)) = row? {
-                found.push(KeyValue {
-                    key: key?,
-                    value,
-                    create_revision: Revision(created?),
-                    mod_revision: Revision(modified?),
-                    version: version?,
-                });
-            }
-        }
-        drop(statement);
-        Ok((Revision(revision), found))
+        let revision = Revision(Self::meta(&read, "revision")?);
+        let found = range_at(&read, prefix, revision)?;
+        Ok((revision, found))
+    }
+
+    fn range_at(&self, prefix: &str, revision: Revision) -> Result<Vec<KeyValue>, StoreError> {
+        range_at(&self.connection, prefix, revision)
     }
 
     fn commit(&mut self, transactions: &[Transaction]) -> Result<Vec<Result<Revision, StoreError>>, StoreError> {

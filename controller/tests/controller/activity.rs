@@ -90,3 +90,48 @@ async fn writes_are_in_the_activity_log() {
         (StatusCode::BAD_REQUEST, "InvalidFilterInQueryString")
     );
 }
+
+/// A client that disconnects while its write is made leaves no write without a record.
+#[tokio::test]
+async fn a_write_whose_client_has_left_is_recorded() {
+    let world = World::start(&[]).await;
+    world.two_vnets().await;
+    let group = |number: u32| format!("{GROUP}/providers/Microsoft.Network/applicationSecurityGroups/g{number}");
+    for number in 0..200 {
+        let url = world.url(&format!("{}?api-version=2024-05-01", group(number)));
+        let request = world.client.put(url).bearer_auth(&world.token);
+        let request = request.json(&json!({"location": "region1"}));
+        let patience = std::time::Duration::from_micros(u64::from(number) * 50);
+        // Most of these clients leave before the answer comes.
+        let _ = tokio::time::timeout(patience, request.send()).await;
+    }
+    // The last writes are still made.
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let mut made = 0;
+    for number in 0..200 {
+        if world.arm(Method::GET, &group(number), None).await.status == StatusCode::OK {
+            let log = events(&world, &format!("resourceId eq '{}'", group(number))).await;
+            let write = "Microsoft.Network/applicationSecurityGroups/write";
+            assert_eq!(shown(&log), [(write, "Succeeded"), (write, "Started")], "{number}");
+            made += 1;
+        }
+    }
+    assert!(made > 0, "no client waited long enough");
+}
+
+/// The id in an answer finds the write in the log.
+#[tokio::test]
+async fn the_correlation_id_of_an_answer_is_that_of_the_record() {
+    let world = World::start(&[]).await;
+    world.two_vnets().await;
+    let path = format!("{GROUP}/providers/Microsoft.Network/applicationSecurityGroups/g");
+    let answer = world
+        .arm(Method::PUT, &path, Some(json!({"location": "region1"})))
+        .await;
+    let id = answer.header("x-ms-correlation-request-id").unwrap().to_owned();
+    assert_eq!(
+        events(&world, &format!("correlationId eq '{id}'")).await.len(),
+        2,
+        "{id}"
+    );
+}

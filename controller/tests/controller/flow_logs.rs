@@ -102,3 +102,51 @@ async fn n14_m9_a_flow_log_is_created_read_listed_changed_and_deleted() {
         .await;
     assert_eq!(wrong.status, 400, "{wrong:?}");
 }
+
+/// The older action of Azure's clients makes the same resource, and changes only what it names.
+#[tokio::test]
+async fn n14_configure_flow_log_makes_and_changes_the_flow_log_of_a_target() {
+    let world = World::start(&[]).await;
+    world.two_vnets().await;
+    let target = format!("{}/providers/Microsoft.Network/virtualNetworks/a", crate::world::GROUP);
+    let configure = |body: Value| {
+        let path = format!("{}/configureFlowLog", watcher("region1"));
+        let world = &world;
+        async move { world.arm(Method::POST, &path, Some(body)).await }
+    };
+    let storage = body(&target)["properties"]["storageId"].clone();
+    let on = json!({"storageId": storage, "enabled": true, "retentionPolicy": {"days": 7, "enabled": true}});
+    let made = configure(json!({"targetResourceId": target, "properties": on})).await;
+    assert_eq!(made.status, 200, "{made:?}");
+    assert_eq!(made.body["properties"]["retentionPolicy"], on["retentionPolicy"]);
+    let group = crate::world::GROUP.rsplit('/').next().unwrap();
+    let path = format!("{}/flowLogs/a-{group}-flowlog", watcher("region1"));
+    let read = world.arm(Method::GET, &path, None).await;
+    assert_eq!(
+        (read.status.as_u16(), &read.body["properties"]["enabled"]),
+        (200, &json!(true))
+    );
+
+    let tags = json!({"tags": {"owner": "net"}});
+    world.arm(Method::PATCH, &path, Some(tags.clone())).await;
+    let off = configure(json!({"targetResourceId": target, "properties": {"enabled": false}})).await;
+    assert_eq!(
+        (off.status.as_u16(), &off.body["properties"]["enabled"]),
+        (200, &json!(false))
+    );
+    assert_eq!(
+        off.body["properties"]["retentionPolicy"], on["retentionPolicy"],
+        "stays"
+    );
+    assert_eq!(off.body["properties"]["storageId"], storage);
+    let read = world.arm(Method::GET, &path, None).await;
+    assert_eq!(
+        (&read.body["tags"], &read.body["properties"]["enabled"]),
+        (&tags["tags"], &json!(false))
+    );
+
+    let none = configure(json!({"targetResourceId": target})).await;
+    assert_eq!(outcome(&none), (400, "InvalidRequestFormat"));
+    let unknown = configure(json!({"targetResourceId": "/x", "properties": on})).await;
+    assert_eq!(outcome(&unknown), (400, "InvalidResourceReference"));
+}

@@ -204,3 +204,46 @@ async fn d41_stored_assertions_refuse_a_write() {
     let (_, connected) = ask(&world, "reach", json!({"from": ["a"], "to": ["b"]})).await;
     assert_eq!(connected["entries"].as_array().map(Vec::len), Some(1), "{connected}");
 }
+
+/// The present revision.
+async fn revision(world: &World) -> u64 {
+    let answer = world.fabric(Method::GET, "revisions", None).await;
+    answer.body["desired"].as_u64().unwrap()
+}
+
+/// D41: the states of earlier revisions are compared, also after a restart.
+#[tokio::test]
+async fn d41_what_changes_since_a_revision_connect_and_cut() {
+    let mut world = two_nics().await;
+    let apart = revision(&world).await;
+    world.peer("a", "b").await;
+    world.peer("b", "a").await;
+    let peered = revision(&world).await;
+    let half = id("virtualNetworks/a/virtualNetworkPeerings/to-b");
+    world.arm(Method::DELETE, &half, None).await;
+    world.kill_and_restart().await;
+    let entries = |answer: &Value, side: &str| answer[side].as_array().map(Vec::len).unwrap();
+    let (_, both) = ask(&world, "reach/diff", json!({"since": apart, "until": peered})).await;
+    assert_eq!((entries(&both, "connects"), entries(&both, "cuts")), (2, 0), "{both}");
+    let (_, later) = ask(&world, "reach/diff", json!({"since": peered})).await;
+    assert_eq!(
+        (entries(&later, "connects"), entries(&later, "cuts")),
+        (0, 2),
+        "{later}"
+    );
+    let (_, all) = ask(&world, "reach/diff", json!({"since": apart})).await;
+    assert_eq!((entries(&all, "connects"), entries(&all, "cuts")), (0, 0), "{all}");
+    let (_, again) = ask(&world, "reach/diff", json!({"until": apart, "changes": peering()})).await;
+    assert_eq!(
+        (entries(&again, "connects"), entries(&again, "cuts")),
+        (2, 0),
+        "{again}"
+    );
+
+    for (field, wanted) in [("since", 1_000_000), ("until", u64::MAX)] {
+        let (status, answer) = ask(&world, "reach/diff", json!({field: wanted})).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.starts_with(&format!("{field}: revision ")), "{message}");
+    }
+}

@@ -377,3 +377,99 @@ async fn gateways_and_connections_are_reset() {
         405
     );
 }
+
+/// The metrics of a resource in Azure Monitor's form, before anything has passed.
+#[tokio::test]
+async fn metrics_have_azures_form() {
+    let world = World::start(&[]).await;
+    world.two_vnets().await;
+    world.peer("a", "b").await;
+    let insights = format!("{NET}/virtualNetworks/a/virtualNetworkPeerings/to-b/providers/Microsoft.Insights");
+    let defined = get(&world, &format!("{insights}/metricDefinitions")).await;
+    assert_eq!(defined.status, 200, "{}", defined.body);
+    let names: Vec<&str> = defined.body["value"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|metric| metric["name"]["value"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        names,
+        ["XIngressBytes", "XEgressBytes", "XIngressPackets", "XEgressPackets"]
+    );
+    let namespaces = get(&world, &format!("{insights}/metricNamespaces")).await;
+    let peering = "Microsoft.Network/virtualNetworks/virtualNetworkPeerings";
+    assert_eq!(
+        namespaces.body["value"][0]["properties"]["metricNamespaceName"],
+        peering
+    );
+
+    let answer = get(&world, &format!("{insights}/metrics")).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(
+        (&answer.body["cost"], &answer.body["interval"]),
+        (&json!(0), &json!("PT1M"))
+    );
+    assert_eq!(
+        (&answer.body["namespace"], &answer.body["resourceregion"]),
+        (&json!(peering), &json!("region1"))
+    );
+    let metric = &answer.body["value"][0];
+    assert_eq!(
+        (&metric["name"]["value"], &metric["unit"]),
+        (&json!("XIngressBytes"), &json!("Bytes"))
+    );
+    let data = metric["timeseries"][0]["data"].as_array().unwrap();
+    assert!((60..=61).contains(&data.len()), "{data:?}");
+    assert!(data[0].get("total").is_none(), "nothing is known from before the start");
+    assert_eq!(metric["timeseries"][0]["metadatavalues"], json!([]));
+    assert_eq!(
+        get(
+            &world,
+            &format!("{NET}/virtualNetworks/none/providers/Microsoft.Insights/metrics")
+        )
+        .await
+        .status,
+        404
+    );
+
+    let vnet = get(
+        &world,
+        &format!("{NET}/virtualNetworks/a/providers/Microsoft.Insights/metrics"),
+    )
+    .await;
+    assert_eq!((vnet.status.as_u16(), &vnet.body["value"]), (200, &json!([])));
+    let usage = get(
+        &world,
+        &format!("/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Consumption/usageDetails"),
+    )
+    .await;
+    assert_eq!((usage.status.as_u16(), &usage.body), (200, &json!({"value": []})));
+}
+
+#[tokio::test]
+async fn a_metric_that_a_resource_does_not_have_is_refused() {
+    let world = World::start(&[]).await;
+    world.two_vnets().await;
+    world.peer("a", "b").await;
+    let vnet =
+        format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/lab/providers/Microsoft.Network/virtualNetworks/a");
+    let metrics = format!("{vnet}/virtualNetworkPeerings/to-b/providers/Microsoft.Insights/metrics");
+    let ask = |query: &'static str| {
+        let path = format!("{metrics}?api-version=2018-01-01&{query}");
+        let world = &world;
+        async move { world.send(Method::GET, &path, None).await }
+    };
+    let known = ask("metricnames=xegressbytes&aggregation=total,count&interval=PT1H").await;
+    assert_eq!(known.status, 200, "{}", known.body);
+    assert_eq!(known.body["value"][0]["name"]["value"], "XEgressBytes");
+    assert_eq!(known.body["interval"], "PT1H");
+    let unknown = ask("metricnames=CPU").await;
+    assert_eq!(outcome(&unknown), (400, "BadRequest"));
+    let message = unknown.body["error"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("Valid metrics: XIngressBytes,XEgressBytes"),
+        "{message}"
+    );
+    assert_eq!(outcome(&ask("interval=PT7M").await), (400, "BadRequest"));
+}

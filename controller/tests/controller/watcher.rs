@@ -555,3 +555,79 @@ async fn d42_a_connection_monitor_repeats_its_checks() {
         json!([])
     );
 }
+
+/// D42: a monitor that is deleted while others change it stays deleted, and changes of different parts are all kept.
+#[tokio::test]
+async fn d42_changes_of_a_monitor_at_the_same_time_are_not_lost() {
+    let world = World::start(&[]).await;
+    world.two_vnets().await;
+    let path = watcher("connectionMonitors/web");
+    for _ in 0..20 {
+        let made = world.arm(Method::PUT, &path, Some(monitor())).await;
+        assert!(made.status.is_success(), "{made:?}");
+        let stop = watcher("connectionMonitors/web/stop");
+        let tags = json!({"tags": {"owner": "other"}});
+        let (stopped, tagged) = tokio::join!(
+            world.arm(Method::POST, &stop, None),
+            world.arm(Method::PATCH, &path, Some(tags.clone()))
+        );
+        assert_eq!((stopped.status.as_u16(), tagged.status.as_u16()), (200, 200));
+        let read = world.arm(Method::GET, &path, None).await.body;
+        assert_eq!(
+            (&read["tags"], &read["properties"]["monitoringStatus"]),
+            (&tags["tags"], &json!("Stopped"))
+        );
+        let start = watcher("connectionMonitors/web/start");
+        let (gone, _) = tokio::join!(
+            world.arm(Method::DELETE, &path, None),
+            world.arm(Method::POST, &start, None)
+        );
+        assert_eq!(gone.status, 204);
+        assert_eq!(world.arm(Method::GET, &path, None).await.status, 404);
+    }
+}
+
+/// D42: a monitor outlives the last resource of its region, and can be deleted then. It goes with the watchers' group.
+#[tokio::test]
+async fn d42_a_monitor_can_be_deleted_without_a_resource_in_its_region() {
+    let world = World::start(&[]).await;
+    world.two_vnets().await;
+    let vnet = "~/providers/Microsoft.Network/virtualNetworks/far";
+    let space = json!({"location": "region2", "properties": {"addressSpace": {"addressPrefixes": ["10.9.0.0/16"]}}});
+    let mut far = monitor();
+    far["location"] = json!("region2");
+    let path = watcher("connectionMonitors/far").replace("region1", "region2");
+    for by_group in [false, true] {
+        world.put(vnet, space.clone()).await;
+        let made = world.arm(Method::PUT, &path, Some(far.clone())).await;
+        assert_eq!(made.status, 201, "{made:?}");
+        world.arm(Method::DELETE, vnet, None).await;
+        let delete = match by_group {
+            true => path.split("/providers").next().unwrap(),
+            false => path.as_str(),
+        };
+        let gone = world.arm(Method::DELETE, delete, None).await;
+        assert_eq!(gone.status, 204, "{gone:?}");
+        world.put(vnet, space.clone()).await;
+        assert_eq!(world.arm(Method::GET, &path, None).await.status, 404, "{by_group}");
+    }
+}
+
+#[tokio::test]
+async fn d42_a_monitor_that_would_fill_the_memory_is_refused() {
+    let world = World::start(&[]).await;
+    world.two_vnets().await;
+    let path = watcher("connectionMonitors/web");
+    let mut large = monitor();
+    large["properties"]["outputs"] = json!([{"type": "Workspace", "more": "x".repeat(70_000)}]);
+    let refused = world.arm(Method::PUT, &path, Some(large)).await;
+    assert_eq!(
+        (refused.status.as_u16(), refused.code()),
+        (400, "XConnectionMonitorTooLarge")
+    );
+    let mut twice = monitor();
+    twice["properties"]["testGroups"][0]["sources"] = json!(["a", "a"]);
+    let refused = world.arm(Method::PUT, &path, Some(twice)).await;
+    assert_eq!((refused.status.as_u16(), refused.code()), (400, "InvalidRequestFormat"));
+    assert_eq!(refused.body["error"]["target"], "properties.testGroups[0].sources");
+}

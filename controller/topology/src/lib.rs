@@ -12,6 +12,7 @@
 //! * [`topology`]: all resources of one revision; `api` has the operations on them.
 //! * [`compile`]: the configuration of an agent from a topology; effective routes of subnets.
 //! * [`device`]: the WireGuard and BGP configuration of a site's device.
+//! * [`back_end_health`]: which back ends of load balancers are up.
 //! * [`address_use`]: the addresses of a VNet that are free and in use.
 //! * [`sync`]: the state machine that decides when an agent is sent its configuration.
 //! * [`connectivity`]: judges the results of live probes.
@@ -27,6 +28,7 @@
 pub mod address_use;
 mod api;
 mod arm;
+pub mod back_end_health;
 mod back_ends;
 pub mod change;
 pub mod compile;

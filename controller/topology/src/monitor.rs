@@ -141,7 +141,12 @@ impl<'a> At<'a, '_> {
             Some(text) if known.contains(&text) => Ok(text),
             _ => problem(field, "it is not the name of an entry of this monitor"),
         });
-        read.collect()
+        let names: Vec<&str> = read.collect::<Result<_, _>>()?;
+        let mut seen = BTreeSet::new();
+        match names.iter().find(|text| !seen.insert(**text)) {
+            Some(text) => problem(self.field(name), format!("the name '{text}' is there twice")),
+            None => Ok(names),
+        }
     }
 
     /// Refuses properties that would change what is measured.

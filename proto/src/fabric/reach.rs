@@ -1,6 +1,7 @@
 //! Questions about reachability: of the present network, and of the network after changes that are only proposed.
 
 use super::Protocol;
+use crate::id::Revision;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -21,6 +22,12 @@ pub struct ReachRequest {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ReachDiffRequest {
+    /// The state to compare with: that of an earlier revision. `None`: the one that the changes are made to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<Revision>,
+    /// The state that the changes are made to: that of an earlier revision. `None`: the present one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<Revision>,
     /// The changes, in the order in which they would be made. At most [`MAX_PROPOSED_CHANGES`].
     pub changes: Vec<ProposedChange>,
     /// What must and must not be reachable after the changes. At most [`MAX_ASSERTIONS`].

@@ -197,6 +197,8 @@ fn questions() {
         ],
     );
     let diff = ReachDiffRequest {
+        since: Some(Revision(7)),
+        until: Some(Revision(9)),
         changes: vec![
             ProposedChange {
                 path: "/subscriptions/s/resourceGroups/g".into(),

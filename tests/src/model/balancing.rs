@@ -336,7 +336,7 @@ impl Model {
     }
 
     /// The back ends of all rules of a front end.
-    fn members_of(&self, (name, balancer, position): (&str, &Balancer, usize)) -> Vec<IpAddr> {
+    pub(super) fn members_of(&self, (name, balancer, position): (&str, &Balancer, usize)) -> Vec<IpAddr> {
         let mut rules: Vec<String> = balancer
             .rules
             .iter()

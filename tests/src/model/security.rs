@@ -547,6 +547,14 @@ impl Model {
         if self.addresses_of(agent).contains(&address) {
             return Ok(passed);
         }
+        // L5: with floating IP, packets of a back end have the address of the front end, which can be in a served subnet.
+        let is_member = |nic: &Nic| {
+            let front_end = self.front_end(&agent.vnet, address);
+            front_end.is_some_and(|place| self.members_of(place).iter().any(|m| nic.addresses.contains(m)))
+        };
+        if nic.is_some_and(is_member) {
+            return Ok(passed);
+        }
         let home = self.vnets.iter().find(|v| v.name == agent.vnet);
         let subnets = home.into_iter().flat_map(|v| &v.subnets);
         let mut served = subnets.filter(|s| agent.served.contains(&s.name));

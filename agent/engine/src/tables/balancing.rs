@@ -1,5 +1,6 @@
 //! The front ends of load balancers, and the choice of a back end (L4, L9, L11, D35).
 
+mod candidates;
 mod choice;
 mod condition;
 mod previous;
@@ -8,6 +9,8 @@ use super::vm_nics::Place;
 use super::{AddressSpace, LinkIndex, LinkPolicy, NicIndex, Owner, VmNics};
 use crate::packet::{PacketInfo, TCP, UDP};
 use crate::verdict::DropReason;
+pub(crate) use candidates::Among;
+use candidates::Candidates;
 pub use choice::{Choice, KeptChoices};
 pub(crate) use condition::Conditions;
 use previous::Previous;
@@ -55,6 +58,7 @@ pub(crate) struct Rule {
     /// Time without packets after which a flow ends, in seconds.
     idle_timeout: u32,
     members: Vec<Member>,
+    candidates: Candidates,
     /// The position in `members` of each choice, in ascending order.
     by_choice: Vec<(Choice, usize)>,
     /// The rule as it was before its last change.
@@ -200,6 +204,7 @@ impl FrontEnds {
         let mut by_choice: Vec<_> = members.iter().map(|member| member.choice).zip(0..).collect();
         by_choice.sort_unstable();
         Rule {
+            candidates: Candidates::of(&members),
             by_choice,
             id: rule.id.clone(),
             protocol: rule.protocol,
@@ -350,12 +355,11 @@ impl FrontEnd {
 impl Rule {
     /// The back end for a packet by rendezvous hashing: of all back ends, the one whose hash together with the flow's is
     /// the highest. So a back end that leaves moves only its own flows. Back ends that are down get no new flow (L7).
-    /// A back end with whose agent the link is down is chosen only if there is no other. `wanted` limits the choice.
-    /// `None`: no back end is wanted and up (L8).
-    pub(crate) fn choose(&self, packet: &PacketInfo, wanted: impl Fn(&Member) -> bool) -> Option<&Member> {
+    /// A back end with whose agent the link is down is chosen only if there is no other. `None`: no back end among those
+    /// of `among` is up (L8).
+    pub(crate) fn choose(&self, packet: &PacketInfo, among: Among) -> Option<&Member> {
         let flow = hash_flow(packet, self.distribution);
-        let members = self.members.iter().filter(|member| member.is_up && wanted(member));
-        members.max_by_key(|member| (!member.is_link_down, mix(flow ^ member.hash), member.address))
+        self.members.get(self.candidates.choose(flow, among)?)
     }
 
     fn of_choice(&self, choice: Choice) -> Option<&Member> {

@@ -19,6 +19,31 @@ pub(crate) struct Files {
     prune: bool,
 }
 
+/// As [`Files`], of a command that can do without.
+#[derive(Debug, Args)]
+pub(crate) struct OptionalFiles {
+    /// Manifest file, folder of manifests, or - for standard input; may be repeated
+    #[arg(short = 'f', long = "file", required_unless_present = "since", value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// In the resource groups that the files name, delete all resources that the files do not contain
+    #[arg(long, requires = "files")]
+    prune: bool,
+}
+
+impl OptionalFiles {
+    /// As [`Files::plan`]. `None`: there are no files.
+    pub(super) async fn plan(&self, c: &Context) -> Result<Option<(Plan, Vec<Assertion>)>> {
+        if self.files.is_empty() {
+            return Ok(None);
+        }
+        let files = Files {
+            files: self.files.clone(),
+            prune: self.prune,
+        };
+        files.plan(c).await.map(Some)
+    }
+}
+
 impl Files {
     /// Reads all files as one manifest, and compares the manifest with the controller's resources. Returns the changes, and
     /// the assertions of the files.

@@ -1,6 +1,6 @@
 //! `tombolo reach`: which addresses reach which, by which protocols and ports, and what changes would connect and cut.
 
-use super::files::Files;
+use super::files::OptionalFiles;
 use crate::context::Context;
 use crate::output::{Output, at, items};
 use anyhow::Result;
@@ -10,7 +10,8 @@ use owo_colors::OwoColorize as _;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
-use tombolo_client::fabric::ReachRequest;
+use tombolo_client::fabric::{ReachDiffRequest, ReachRequest};
+use tombolo_proto::id::Revision;
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -28,14 +29,21 @@ pub(crate) struct Reach {
 
 #[derive(Debug, Subcommand)]
 enum ReachCommand {
-    /// Show what the changes of manifests would connect and cut, and check their assertions; changes nothing
+    /// Show what the changes of manifests would connect and cut, and check their assertions; or what changes since an
+    /// earlier revision have connected and cut. Changes nothing
     Diff(ReachDiff),
 }
 
 #[derive(Debug, Args)]
 struct ReachDiff {
     #[command(flatten)]
-    files: Files,
+    files: OptionalFiles,
+    /// Compare with the state of this earlier revision; `tombolo status` shows the present one
+    #[arg(long, value_name = "REVISION")]
+    since: Option<u64>,
+    /// Compare up to the state of this earlier revision, not up to the present one
+    #[arg(long, value_name = "REVISION", requires = "since", conflicts_with = "files")]
+    until: Option<u64>,
     /// Exit with code 1 if anything would be connected or cut
     #[arg(long)]
     exit_code: bool,
@@ -46,8 +54,13 @@ impl Reach {
     /// one, or if there is a difference and `--exit-code` is set.
     pub(crate) async fn run(&self, c: &Context) -> Result<ExitCode> {
         if let Some(ReachCommand::Diff(diff)) = &self.command {
-            let (plan, assertions) = diff.files.plan(c).await?;
-            let answer = c.client.reach_diff(&plan.reach_diff(assertions)).await?;
+            let plan = diff.files.plan(c).await?;
+            let mut question = plan.map_or_else(ReachDiffRequest::default, |(plan, assertions)| {
+                plan.reach_diff(assertions)
+            });
+            question.since = diff.since.map(Revision);
+            question.until = diff.until.map(Revision);
+            let answer = c.client.reach_diff(&question).await?;
             if c.out.is_json() {
                 c.out.json(&answer)?;
             } else {

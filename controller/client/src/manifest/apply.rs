@@ -91,6 +91,7 @@ impl Plan {
         ReachDiffRequest {
             changes: self.changes().map(Step::proposed).collect(),
             assertions,
+            ..ReachDiffRequest::default()
         }
     }
 }

@@ -4,6 +4,7 @@
 //! removed from the file is removed from the resource.
 
 mod balancers;
+mod flow_logs;
 mod gateways;
 mod regions;
 mod security;
@@ -136,6 +137,9 @@ impl<'a> Expansion<'a> {
         }
         for (name, connection) in document.connections.iter() {
             self.connection(name, connection);
+        }
+        for (name, log) in document.flow_logs.iter() {
+            self.flow_log(document, name, log);
         }
     }
 

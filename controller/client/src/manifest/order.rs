@@ -56,6 +56,8 @@ pub(super) enum Rank {
     ConnectionOff,
     Site,
     Connection,
+    /// A flow log. It refers to what it records.
+    FlowLog,
     // These resources are deleted last, because a resource may refer to them until a step of the plan has updated it.
     DeleteSubnet,
     DeleteRouteTable,
@@ -82,6 +84,7 @@ pub(super) fn creation_rank(kind: Kind, body: &Value) -> Rank {
         Kind::LocalNetworkGateway => Rank::Site,
         Kind::Circuit => Rank::Circuit,
         Kind::Connection => Rank::Connection,
+        Kind::FlowLog => Rank::FlowLog,
         // Resources of the other kinds in a manifest refer to no resource, so their order does not matter.
         _ => Rank::Independent,
     }

@@ -107,6 +107,12 @@ impl Server {
                 }
             }
         }
+        // These lie outside of the groups, so pruning keeps those that the manifest does not contain.
+        for log in desired.iter().filter(|e| e.kind == Kind::FlowLog) {
+            if let Some(found) = client.arm_find(&log.path).await? {
+                server.insert(Kind::FlowLog, &log.path, found);
+            }
+        }
         Ok(server)
     }
 

@@ -2,6 +2,7 @@
 //! refused (D3).
 
 mod balancers;
+mod flow_logs;
 mod gateways;
 mod security;
 
@@ -9,6 +10,7 @@ pub use balancers::{
     BackendPool, BalancedProtocol, BalancingRule, FrontEnd, InboundNatRule, LoadBalancer, LoadBalancerSku,
     NoHealthyBackends, Probe, ProbeProtocol,
 };
+pub use flow_logs::FlowLog;
 pub use gateways::{
     Connection, ConnectionType, ExpressRouteCircuit, GatewayIpConfiguration, LocalNetworkGateway, PrivatePeering,
     SkuTier, VirtualNetworkGateway,
@@ -90,6 +92,8 @@ pub struct Document {
     pub network_security_groups: Named<NetworkSecurityGroup>,
     /// Internal load balancers, with their children.
     pub load_balancers: Named<LoadBalancer>,
+    /// Flow logs, which lie below the network watchers of their regions.
+    pub flow_logs: Named<FlowLog>,
     /// What must never, and what must always be reachable after the changes. Assertions are checked, and not stored.
     #[serde(rename = "assert", skip_serializing_if = "Vec::is_empty")]
     pub assertions: Vec<Assertion>,

@@ -350,6 +350,58 @@ fn resources_with_tags_alone_are_planned_from_the_table_of_kinds() {
     assert_eq!(gone, [(Action::Delete, "data")]);
 }
 
+#[test]
+fn n14_flow_logs_lie_below_the_watcher_of_their_targets_region() {
+    let text = "location: region2\nvirtualNetworks:\n  hub: {location: region3, addressSpace: [10.1.0.0/16]}\n\
+                networkSecurityGroups:\n  web: {}\nflowLogs:\n  all: {virtualNetwork: hub, tags: {owner: net}}\n  \
+                rules: {networkSecurityGroup: web, formatVersion: 1, enabled: false}\n";
+    let desired = expanded(text);
+    let logs: Vec<_> = desired.iter().filter(|e| e.kind == Kind::FlowLog).collect();
+    assert_eq!(
+        desired.last().map(|e| e.kind),
+        Some(Kind::FlowLog),
+        "after their targets"
+    );
+    let watcher = |region: &str| {
+        format!("/resourceGroups/NetworkWatcherRG/providers/Microsoft.Network/networkWatchers/NetworkWatcher_{region}/")
+    };
+    for (log, region) in [(logs[0], "region3"), (logs[1], "region2")] {
+        assert_eq!(log.body["location"], region);
+        assert!(log.path.contains(&watcher(region)), "{}", log.path);
+    }
+    assert_eq!(logs[0].body["tags"], json!({"owner": "net"}));
+    let properties = &logs[1].body["properties"];
+    assert_eq!(
+        properties["targetResourceId"],
+        json!(group().item("networkSecurityGroups", "web"))
+    );
+    assert_eq!(
+        (&properties["enabled"], &properties["format"]["version"]),
+        (&json!(false), &json!(1))
+    );
+
+    let server = server_after(&desired);
+    assert!(Plan::make(&desired, &server, false).unwrap().is_empty());
+    let plan = Plan::make(&expanded(&text.replace("false", "true")), &server, false).unwrap();
+    assert_eq!((plan.changes().count(), plan.count(Action::Update)), (1, 1));
+}
+
+#[test]
+fn n14_a_flow_log_has_exactly_one_target() {
+    for targets in ["", "virtualNetwork: a, networkInterface: b"] {
+        let text = invalid(&format!("flowLogs:\n  all: {{{targets}}}\n"));
+        assert!(
+            text.contains("flowLogs.all: set exactly one of networkSecurityGroup"),
+            "{text}"
+        );
+    }
+    let text = invalid("flowLogs:\n  all: {subnet: a}\n");
+    assert!(
+        text.contains("flowLogs.all: subnet: 'a' must be written as virtual-network/subnet"),
+        "{text}"
+    );
+}
+
 const SECURITY: &str = include_str!("../../tests/security.yaml");
 
 #[test]

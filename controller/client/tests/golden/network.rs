@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use tombolo_client::manifest::{
-    Document, Named, NetworkInterface, NetworkSecurityGroup, NextHopType, NicIpConfiguration, Peering, PlainResource,
-    Prefix, PublicIpAddress, Route, RouteTable, RuleAddress, RulePorts, SecurityRule, Subnet, VirtualNetwork,
+    Document, FlowLog, Named, NetworkInterface, NetworkSecurityGroup, NextHopType, NicIpConfiguration, Peering,
+    PlainResource, Prefix, PublicIpAddress, Route, RouteTable, RuleAddress, RulePorts, SecurityRule, Subnet,
+    VirtualNetwork,
 };
 use tombolo_golden::{all_of, golden};
 use tombolo_proto::config::{Access, Direction, RuleProtocol, Transport};
@@ -200,6 +201,21 @@ fn security_group() -> NetworkSecurityGroup {
     }
 }
 
+fn flow_logs() -> Named<FlowLog> {
+    let full = FlowLog {
+        location: Some("region1".into()),
+        tags: tags(),
+        network_security_group: Some("web".into()),
+        virtual_network: Some("hub".into()),
+        subnet: Some("hub/workload".into()),
+        network_interface: Some("nic".into()),
+        enabled: Some(false),
+        format_version: Some(1),
+        storage_account: Some("/subscriptions/s/logs".into()),
+    };
+    named([("full", full), ("minimal", FlowLog::default())])
+}
+
 #[test]
 fn declarative_files() {
     let full = Document {
@@ -216,6 +232,7 @@ fn declarative_files() {
         application_security_groups: named([("group", plain())]),
         network_security_groups: named([("web", security_group())]),
         load_balancers: super::balancers::balancers(),
+        flow_logs: flow_logs(),
         assertions: vec![Assertion::Never(AssertedTraffic {
             from: "spoke-a".into(),
             to: "spoke-b".into(),

@@ -2,7 +2,7 @@
 //! Azure has no request for them.
 
 use super::super::call::Call;
-use crate::monitors::MAX_MONITORS;
+use crate::monitors::{MAX_BODY, MAX_MONITORS};
 use crate::rest::Rest;
 use crate::rest::failure::{Failure, empty, excerpt, ok, reply};
 use axum::response::Response;
@@ -31,15 +31,14 @@ pub(super) async fn item(rest: &Rest, call: &Call, watcher: &str, location: &str
         Method::GET => Ok(ok(&found(rest, &id)?)),
         Method::PUT => put(rest, call, id, location).await,
         Method::PATCH => {
-            let mut body = found(rest, &id)?;
-            body["tags"] = tags(&call.object()?)?;
-            store(rest, id, body, StatusCode::OK).await
+            let tags = tags(&call.object()?)?;
+            let body = change(rest, id, move |body| body["tags"] = tags).await?;
+            Ok(ok(&body))
         }
         // Azure's clients accept only 202 and 204 here.
         Method::DELETE => {
-            if rest.monitors.get(&id).is_some() {
-                rest.monitors.set(&rest.app.writer, id, None).await?;
-            }
+            let gone = |_, _| Ok::<_, Failure>(None);
+            rest.monitors.change(&rest.app.writer, id, gone).await?;
             Ok(empty(StatusCode::NO_CONTENT))
         }
         _ => Err(Failure::method(&call.method, &call.text())),
@@ -49,7 +48,7 @@ pub(super) async fn item(rest: &Rest, call: &Call, watcher: &str, location: &str
 /// POST `start` and `stop`, which end or begin the checks.
 pub(super) async fn action(rest: &Rest, call: &Call, watcher: &str) -> Result<Response, Failure> {
     let id = ResourceId::new(format!("{watcher}/connectionMonitors/{}", call.segments[9]));
-    let mut body = found(rest, &id)?;
+    found(rest, &id)?;
     let status = match call.lower[10].as_str() {
         "start" => "Running",
         "stop" => "Stopped",
@@ -62,16 +61,31 @@ pub(super) async fn action(rest: &Rest, call: &Call, watcher: &str) -> Result<Re
             return Err(Failure::bad("XActionNotSupported", message));
         }
     };
-    body["properties"]["monitoringStatus"] = json!(status);
-    rest.monitors.set(&rest.app.writer, id, Some(body)).await?;
+    change(rest, id, move |body| {
+        body["properties"]["monitoringStatus"] = json!(status)
+    })
+    .await?;
     Ok(empty(StatusCode::OK))
 }
 
 fn found(rest: &Rest, id: &ResourceId) -> Result<Value, Failure> {
-    rest.monitors.get(id).ok_or_else(|| {
-        let message = format!("Resource {} not found.", excerpt(id.as_str()));
-        Failure::missing("NotFound", message)
-    })
+    rest.monitors.get(id).ok_or_else(|| missing(id))
+}
+
+fn missing(id: &ResourceId) -> Failure {
+    Failure::missing("NotFound", format!("Resource {} not found.", excerpt(id.as_str())))
+}
+
+/// Changes the body of a monitor that exists, and returns the new one.
+async fn change(rest: &Rest, id: ResourceId, edit: impl FnOnce(&mut Value) + Send + 'static) -> Result<Value, Failure> {
+    let of = id.clone();
+    let changed = move |present: Option<Value>, _| {
+        let mut body = present.ok_or_else(|| missing(&of))?;
+        edit(&mut body);
+        Ok::<_, Failure>(Some(stamped(&of, body)))
+    };
+    let body = rest.monitors.change(&rest.app.writer, id, changed).await?;
+    Ok(body.unwrap_or_default())
 }
 
 async fn put(rest: &Rest, call: &Call, id: ResourceId, location: &str) -> Result<Response, Failure> {
@@ -90,15 +104,32 @@ async fn put(rest: &Rest, call: &Call, id: ResourceId, location: &str) -> Result
     tests(&properties).map_err(|problem| {
         Failure::bad("InvalidRequestFormat", excerpt(&problem.message)).at(format!("properties.{}", problem.field))
     })?;
-    let earlier = rest.monitors.get(&id);
-    if earlier.is_none() && rest.monitors.count() >= MAX_MONITORS {
-        let message = format!(
-            "There are {MAX_MONITORS} connection monitors already, and no more are possible; delete one first."
-        );
-        return Err(Failure::bad("XConnectionMonitorLimitReached", message));
-    }
-    let is_new = earlier.is_none();
-    let before = |pointer: &str| earlier.as_ref().and_then(|body| body.pointer(pointer).cloned());
+    let (location, tags) = (location.to_owned(), tags(&body)?);
+    let of = id.clone();
+    let made = move |present: Option<Value>, count| {
+        if present.is_none() && count >= MAX_MONITORS {
+            let message = format!(
+                "There are {MAX_MONITORS} connection monitors already, and no more are possible; delete one first."
+            );
+            return Err(Failure::bad("XConnectionMonitorLimitReached", message));
+        }
+        let body = stamped(&of, whole(&of, &location, tags, &properties, present.as_ref()));
+        let length = body.to_string().len();
+        if length > MAX_BODY {
+            let message = format!("The body has {length} bytes; a connection monitor can have {MAX_BODY}.");
+            return Err(Failure::bad("XConnectionMonitorTooLarge", message));
+        }
+        Ok(Some(body))
+    };
+    let is_new = rest.monitors.get(&id).is_none();
+    let body = rest.monitors.change(&rest.app.writer, id, made).await?;
+    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(reply(status, &body.unwrap_or_default()))
+}
+
+/// The stored body of a monitor after a PUT with these properties. `present`: the body before.
+fn whole(id: &ResourceId, location: &str, tags: Value, properties: &Value, present: Option<&Value>) -> Value {
+    let before = |pointer: &str| present.and_then(|body| body.pointer(pointer).cloned());
     let now = || OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
     let list = |name: &str| {
         properties
@@ -107,11 +138,11 @@ async fn put(rest: &Rest, call: &Call, id: ResourceId, location: &str) -> Result
             .cloned()
             .unwrap_or_else(|| json!([]))
     };
-    let stored = json!({
+    json!({
         "name": id.name(),
         "type": "Microsoft.Network/networkWatchers/connectionMonitors",
         "location": location,
-        "tags": tags(&body)?,
+        "tags": tags,
         "properties": {
             "endpoints": list("endpoints"),
             "testConfigurations": list("testConfigurations"),
@@ -123,9 +154,7 @@ async fn put(rest: &Rest, call: &Call, id: ResourceId, location: &str) -> Result
             "monitoringStatus": before("/properties/monitoringStatus").unwrap_or_else(|| json!("Running")),
             "connectionMonitorType": "MultiEndpoint",
         },
-    });
-    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
-    store(rest, id, stored, status).await
+    })
 }
 
 /// The tags of a body. Stock clients fail on a tag that is no text.
@@ -140,8 +169,8 @@ fn tags(body: &Value) -> Result<Value, Failure> {
     }
 }
 
-/// Stores a monitor, and answers with its body.
-async fn store(rest: &Rest, id: ResourceId, mut body: Value, status: StatusCode) -> Result<Response, Failure> {
+/// A body with its id, and the etag of its content.
+fn stamped(id: &ResourceId, mut body: Value) -> Value {
     body["id"] = json!(id);
     body["etag"] = Value::Null;
     let content = format!("{body}");
@@ -149,6 +178,5 @@ async fn store(rest: &Rest, id: ResourceId, mut body: Value, status: StatusCode)
         "W/\"{}\"",
         Uuid::new_v5(&Uuid::NAMESPACE_URL, content.as_bytes())
     ));
-    rest.monitors.set(&rest.app.writer, id, Some(body.clone())).await?;
-    Ok(reply(status, &body))
+    body
 }

@@ -51,6 +51,10 @@ proptest! {
                 Step::Reopen => { drop(store); store = SqliteStore::open(&path).unwrap(); }
             }
             prop_assert_eq!(store.range("k/").unwrap(), model.range("k/").unwrap());
+            let (oldest, newest) = (store.compacted().unwrap().0, store.revision().unwrap().0);
+            for revision in (oldest..=newest).map(Revision) {
+                prop_assert_eq!(store.range_at("k/", revision).unwrap(), model.range_at("k/", revision).unwrap());
+            }
             prop_assert_eq!(store.revision().unwrap(), model.revision().unwrap());
             prop_assert_eq!(store.compacted().unwrap(), model.compacted().unwrap());
         }

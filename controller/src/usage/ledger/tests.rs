@@ -106,9 +106,15 @@ impl World {
     }
 }
 
+/// All rows of the peering of `a`.
+fn rows(ledger: &Ledger) -> Vec<Row> {
+    let peering = ResourceId::new(id("virtualNetworks/A/virtualNetworkPeerings/p"));
+    ledger.rows_of(&peering, 0, u64::MAX).unwrap()
+}
+
 /// Beginning, length, ingress and egress of each sum.
 fn sums(ledger: &Ledger) -> Vec<(u64, u64, u64, u64)> {
-    let rows = ledger.rows(0, u64::MAX).unwrap().into_iter();
+    let rows = rows(ledger).into_iter();
     rows.map(|row| {
         (
             row.start,
@@ -128,7 +134,7 @@ fn meter_6_what_a_report_adds_counts_once() {
     world.record(&mut ledger, 1, (100, 1000), NOW + 10);
     world.record(&mut ledger, 1, (300, 1500), NOW + 20);
     assert_eq!(sums(&ledger), [(NOW, HOUR, 300, 1500)]);
-    let row = &ledger.rows(0, u64::MAX).unwrap()[0];
+    let row = &rows(&ledger)[0];
     assert_eq!(
         row.payer.resource,
         ResourceId::new(id("virtualNetworks/a/virtualNetworkPeerings/p"))
@@ -141,7 +147,20 @@ fn meter_6_what_a_report_adds_counts_once() {
     world.record(&mut ledger, 1, (300, 1500), NOW + 30);
     world.record(&mut ledger, 1, (350, 1500), NOW + HOUR);
     assert_eq!(sums(&ledger), [(NOW, HOUR, 300, 1500), (NOW + HOUR, HOUR, 50, 0)]);
-    assert_eq!(ledger.rows(NOW + 1, NOW + HOUR).unwrap(), []);
+    assert_eq!(ledger.sums(NOW + 1, NOW + HOUR).unwrap(), Sums::default());
+    let both = ledger.sums(0, u64::MAX).unwrap();
+    assert_eq!((both.first, both.end), (Some(NOW), Some(NOW + 2 * HOUR)));
+    let [(payer, amounts)] = &both.all[..] else {
+        panic!("{both:?}")
+    };
+    assert_eq!((amounts.ingress_bytes, amounts.egress_bytes), (350, 1500));
+    let days = ledger.days(&GROUP.to_uppercase(), 0, u64::MAX).unwrap();
+    let [day] = &days[..] else { panic!("{days:?}") };
+    assert_eq!(
+        (day.start, day.seconds, &day.payer, &day.amounts),
+        (NOW, DAY, payer, amounts)
+    );
+    assert_eq!(ledger.days("/subscriptions/other", 0, u64::MAX).unwrap(), []);
 }
 
 #[test]
@@ -177,6 +196,39 @@ fn meter_6_hours_become_days_and_days_are_deleted() {
     assert_eq!(sums(&ledger), [(NOW, DAY, 24, 0), (NOW + DAY, DAY, 6, 0)]);
     world.record(&mut ledger, 1, (30, 0), NOW + DAYS_KEPT + HOUR);
     assert_eq!(sums(&ledger), [(NOW + DAY, DAY, 6, 0)]);
+}
+
+/// The clock was a year ahead for a while, so that the hours of a day became a day's sum before the day was over.
+#[test]
+fn meter_6_sums_survive_a_clock_that_was_wrong() {
+    let world = World::new();
+    let mut ledger = world.open();
+    world.record(&mut ledger, 1, (10, 0), NOW);
+    world.record(&mut ledger, 1, (10, 0), NOW + HOURS_KEPT + DAY);
+    assert_eq!(sums(&ledger), [(NOW, DAY, 10, 0)]);
+    world.record(&mut ledger, 1, (30, 0), NOW + HOUR);
+    world.record(&mut ledger, 1, (30, 0), NOW + HOURS_KEPT + 2 * DAY);
+    assert_eq!(sums(&ledger), [(NOW, DAY, 30, 0)]);
+}
+
+/// The totals of machines that are gone do not stay for ever.
+#[test]
+fn meter_6_totals_of_agents_that_are_gone_are_forgotten() {
+    let world = World::new();
+    let mut ledger = world.open();
+    world.record(&mut ledger, 1, (10, 0), NOW);
+    let nobody = Topology::default();
+    let payers = Payers::of(&nobody);
+    for later in [HOUR, ORPHANS_KEPT] {
+        ledger.record(&BTreeMap::new(), &payers, NOW + later).unwrap();
+        assert_eq!(ledger.totals.len(), 1, "{later}");
+    }
+    ledger
+        .record(&BTreeMap::new(), &payers, NOW + HOUR + ORPHANS_KEPT)
+        .unwrap();
+    assert!(ledger.totals.is_empty() && ledger.orphans.is_empty());
+    drop(ledger);
+    assert!(world.open().totals.is_empty());
 }
 
 /// Agents may report anything.

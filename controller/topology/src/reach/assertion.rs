@@ -50,9 +50,16 @@ pub fn check_assertions(
         let from = select(topology, &reach.ends, "from", &asserted.from).map_err(at)?;
         let to = select(topology, &reach.ends, "to", &asserted.to).map_err(at)?;
         let wanted = traffic(asserted).map_err(at)?;
-        let mut broken = reach.broken(&from, &to, &wanted, is_always);
-        let pairs = broken.len();
-        let Some(((from, to), traffic)) = broken.pop_first() else {
+        let broken = match is_always {
+            true => reach.missing(&from, &to, &wanted),
+            false => reach.forbidden(&from, &to, &wanted),
+        };
+        let Some(Pairs {
+            count: pairs,
+            first: (from, to),
+            traffic,
+        }) = broken
+        else {
             continue;
         };
         let (from, to) = (&reach.ends[from as usize], &reach.ends[to as usize]);
@@ -77,46 +84,123 @@ pub fn check_assertions(
     Ok(violations)
 }
 
+/// The pairs of ends that break an assertion. Their number grows with the square of that of the ends, so they are counted and
+/// not listed.
+struct Pairs {
+    count: usize,
+    /// The first one, by the positions of sender and receiver.
+    first: (u32, u32),
+    /// What arrives there and must not, or the reverse.
+    traffic: Traffic,
+}
+
+/// The ends of a cell that an assertion names.
+struct Named {
+    from: Vec<u32>,
+    to: BTreeSet<u32>,
+}
+
+impl Named {
+    /// Number of receivers of a sender. An end is no receiver of itself.
+    fn receivers(&self, sender: u32) -> usize {
+        self.to.len() - usize::from(self.to.contains(&sender))
+    }
+
+    /// The first pair, by the positions of sender and receiver.
+    fn first(&self) -> Option<(u32, u32)> {
+        let mut pairs = self.from.iter().filter_map(|sender| {
+            let receiver = self.to.iter().find(|receiver| *receiver != sender)?;
+            Some((*sender, *receiver))
+        });
+        pairs.next()
+    }
+}
+
 impl Reach {
-    /// The pairs that break an assertion, each with what arrives and must not, or does not and must.
-    fn broken(
-        &self,
-        from: &BTreeSet<u32>,
-        to: &BTreeSet<u32>,
-        wanted: &Traffic,
-        is_always: bool,
-    ) -> BTreeMap<(u32, u32), Traffic> {
-        let mut broken = BTreeMap::new();
-        if is_always {
-            for sender in from {
-                let sends = self.ends[*sender as usize].sends();
-                let is_v4 = self.ends[*sender as usize].address.is_ipv4();
-                let same_family = to
-                    .iter()
-                    .filter(|to| self.ends[**to as usize].address.is_ipv4() == is_v4);
-                for receiver in same_family.filter(|to| *to != sender && sends) {
-                    broken.insert((*sender, *receiver), wanted.clone());
-                }
-            }
-        }
-        for cell in self.cells() {
-            let traffic = self.traffic(cell.traffic);
-            let rest = if is_always {
-                wanted.minus(traffic)
-            } else {
-                wanted.and(traffic)
+    /// Each cell with ends that an assertion names, and what the cell has of `wanted`.
+    fn named<'r>(
+        &'r self,
+        from: &'r BTreeSet<u32>,
+        to: &'r BTreeSet<u32>,
+    ) -> impl Iterator<Item = (Named, &'r Traffic)> {
+        let of = |ends: &[u32], named: &BTreeSet<u32>| ends.iter().filter(|end| named.contains(end)).copied().collect();
+        self.cells().filter_map(move |cell| {
+            let from: Vec<u32> = of(&cell.from, from);
+            let to: Vec<u32> = if from.is_empty() { Vec::new() } else { of(&cell.to, to) };
+            let named = Named {
+                from,
+                to: to.into_iter().collect(),
             };
-            for sender in cell.from.iter().filter(|end| from.contains(end)) {
-                for receiver in cell.to.iter().filter(|end| *end != sender && to.contains(end)) {
-                    if rest.is_empty() {
-                        broken.remove(&(*sender, *receiver));
-                    } else {
-                        broken.insert((*sender, *receiver), rest.clone());
+            (!named.to.is_empty()).then(|| (named, self.traffic(cell.traffic)))
+        })
+    }
+
+    /// The pairs between which something of `wanted` arrives.
+    fn forbidden(&self, from: &BTreeSet<u32>, to: &BTreeSet<u32>, wanted: &Traffic) -> Option<Pairs> {
+        let mut all: Option<Pairs> = None;
+        for (named, traffic) in self.named(from, to) {
+            let arrives = wanted.and(traffic);
+            let Some(first) = named.first().filter(|_| !arrives.is_empty()) else {
+                continue;
+            };
+            let more: usize = named.from.iter().map(|sender| named.receivers(*sender)).sum();
+            let before = all.as_ref().map_or(0, |pairs| pairs.count);
+            let earlier = all.filter(|pairs| pairs.first < first);
+            let mut pairs = earlier.unwrap_or(Pairs {
+                count: 0,
+                first,
+                traffic: arrives,
+            });
+            pairs.count = before + more;
+            all = Some(pairs);
+        }
+        all
+    }
+
+    /// The pairs between which not all of `wanted` arrives.
+    fn missing(&self, from: &BTreeSet<u32>, to: &BTreeSet<u32>, wanted: &Traffic) -> Option<Pairs> {
+        let is_v4 = |end: u32| self.ends[end as usize].address.is_ipv4();
+        let of_family = |v4: bool| to.iter().filter(|end| is_v4(**end) == v4).count();
+        let (v4, v6) = (of_family(true), of_family(false));
+        // The number of receivers that each sender does not reach yet.
+        let mut left: BTreeMap<u32, usize> = BTreeMap::new();
+        for sender in from.iter().filter(|sender| self.ends[**sender as usize].sends()) {
+            let all = if is_v4(*sender) { v4 } else { v6 };
+            left.insert(*sender, all - usize::from(to.contains(sender)));
+        }
+        for (named, traffic) in self.named(from, to) {
+            if wanted.minus(traffic).is_empty() {
+                for sender in &named.from {
+                    if let Some(left) = left.get_mut(sender) {
+                        *left = left.saturating_sub(named.receivers(*sender));
                     }
                 }
             }
         }
-        broken
+        let count = left.values().sum();
+        let (sender, _) = left.into_iter().find(|(_, left)| *left > 0)?;
+        let only = BTreeSet::from([sender]);
+        let mut first: BTreeMap<u32, Traffic> = to
+            .iter()
+            .filter(|end| **end != sender && is_v4(**end) == is_v4(sender))
+            .map(|end| (*end, wanted.clone()))
+            .collect();
+        for (named, traffic) in self.named(&only, to) {
+            let rest = wanted.minus(traffic);
+            for receiver in &named.to {
+                if rest.is_empty() {
+                    first.remove(receiver);
+                } else if let Some(missing) = first.get_mut(receiver) {
+                    missing.clone_from(&rest);
+                }
+            }
+        }
+        let (receiver, traffic) = first.pop_first()?;
+        Some(Pairs {
+            count,
+            first: (sender, receiver),
+            traffic,
+        })
     }
 }
 

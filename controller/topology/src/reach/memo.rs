@@ -2,13 +2,18 @@
 
 use super::cell::{Cell, TrafficId, joined};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tombolo_engine::security::{GroupRules, RuleSet, Traffic};
 use tombolo_proto::config::Direction;
 
 /// All sets of traffic that have occurred, and what was computed with them. Threads share it.
 #[derive(Debug, Default)]
-pub(super) struct Memo(Mutex<Known>);
+pub(super) struct Memo {
+    known: Mutex<Known>,
+    /// How often rules have been changed since everything was computed anew, also by changes that were only proposed.
+    changes: AtomicU32,
+}
 
 #[derive(Debug, Default)]
 struct Known {
@@ -38,7 +43,17 @@ impl Known {
 impl Memo {
     fn known(&self) -> MutexGuard<'_, Known> {
         // No step below can panic between two changes that belong together.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often rules have been changed since everything was computed anew.
+    pub(super) fn changes(&self) -> u32 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
+    /// Counts a change of rules.
+    pub(super) fn count_change(&self) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// All sets, by number.

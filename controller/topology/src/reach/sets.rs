@@ -25,8 +25,6 @@ pub struct Reach {
     /// The prepared security groups. `None`: no rule can be changed without a new computation.
     pub(super) groups: Option<Arc<PreparedGroups>>,
     pub(super) rule_paths: RulePaths,
-    /// How often rules have been changed since everything was computed anew.
-    pub(super) changes: u32,
 }
 
 /// Runs a number of independent tasks, numbered from 0, perhaps in parallel, and returns when all are done.
@@ -67,7 +65,6 @@ impl Reach {
             ends: Arc::new(ends),
             classes: Arc::new(classes),
             memo: Arc::new(memo),
-            changes: 0,
         }
     }
 
@@ -81,7 +78,6 @@ impl Reach {
             traffic: self.memo.all(),
             memo: self.memo.clone(),
             groups: self.groups.clone(),
-            changes: self.changes + 1,
         }
     }
 

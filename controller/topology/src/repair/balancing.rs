@@ -1,20 +1,82 @@
-//! Changes of load balancers: a rule for the port of the packet.
+//! Changes of load balancers: a rule for the port of the packet, and back ends that an operator has taken out.
 
 use super::change::{RepairChange, view};
 use super::stopped::{Candidate, Stopped};
 use crate::resource::LoadBalancer;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use tombolo_proto::fabric::Protocol;
+use tombolo_proto::id::ResourceId;
 
 pub(super) fn candidates(stopped: &Stopped<'_>) -> Vec<Candidate> {
-    if stopped.stop.reason != "no_balancing_rule" {
-        return Vec::new();
-    }
     let balancers = stopped.topology.load_balancers.values();
-    balancers
-        .filter_map(|balancer| with_rule(stopped, balancer))
-        .map(Candidate::from)
-        .collect()
+    match stopped.stop.reason.as_str() {
+        "no_balancing_rule" => balancers
+            .filter_map(|balancer| with_rule(stopped, balancer))
+            .map(Candidate::from)
+            .collect(),
+        "no_back_end" => balancers
+            .flat_map(|balancer| back_in(stopped, balancer).chain(with_pool(stopped, balancer)))
+            .map(Candidate::from)
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Gives each pool of the balancer, in turn, to its rules without one, if it has the front end.
+fn with_pool<'a>(stopped: &'a Stopped<'_>, balancer: &'a LoadBalancer) -> impl Iterator<Item = RepairChange> + 'a {
+    let front_end = balancer.front_ends.iter().find(|f| f.address == stopped.destination);
+    let rules = balancer
+        .rules
+        .iter()
+        .filter(move |rule| front_end.is_some_and(|f| rule.front_end == f.id));
+    let without = rules.filter(|rule| rule.pools.is_empty());
+    without
+        .flat_map(|rule| balancer.pools.iter().map(move |pool| (rule, pool)))
+        .filter_map(|(rule, pool)| {
+            let id = &balancer.envelope.id;
+            let mut body = view(stopped.topology, id)?;
+            let rules = body.pointer_mut("/properties/loadBalancingRules")?.as_array_mut()?;
+            let found = rules.iter_mut().find(|shown| shown["name"] == rule.id.name())?;
+            found["properties"]["backendAddressPool"] = json!({"id": pool.id});
+            let text = format!(
+                "give the pool {} to the rule {} of the load balancer {}",
+                pool.id.name(),
+                rule.id.name(),
+                id.name()
+            );
+            Some(RepairChange::put(text, id, body))
+        })
+}
+
+/// Ends the `adminState` Down of addresses in a pool of a balancer that has the front end.
+fn back_in<'a>(stopped: &'a Stopped<'_>, balancer: &'a LoadBalancer) -> impl Iterator<Item = RepairChange> + 'a {
+    let front_end = balancer.front_ends.iter().find(|f| f.address == stopped.destination);
+    let rules = balancer
+        .rules
+        .iter()
+        .filter(move |rule| front_end.is_some_and(|f| rule.front_end == f.id));
+    let pools: BTreeSet<&ResourceId> = rules.flat_map(|rule| &rule.pools).collect();
+    pools.into_iter().filter_map(|pool| {
+        let mut body = view(stopped.topology, pool)?;
+        let addresses = body
+            .pointer_mut("/properties/loadBalancerBackendAddresses")?
+            .as_array_mut()?;
+        let mut out = Vec::new();
+        for address in addresses {
+            let state = address.pointer_mut("/properties/adminState")?;
+            if *state == "Down" {
+                *state = json!("None");
+                out.push(address["name"].as_str().unwrap_or_default().to_owned());
+            }
+        }
+        let text = format!(
+            "end the adminState Down of {} in the pool {}",
+            out.join(", "),
+            pool.name()
+        );
+        (!out.is_empty()).then(|| RepairChange::put(text, pool, body))
+    })
 }
 
 /// Adds a load-balancing rule for the packet's port to the balancer, if it has the front end. The rule has the pool and the
@@ -27,14 +89,20 @@ fn with_rule(stopped: &Stopped<'_>, balancer: &LoadBalancer) -> Option<RepairCha
         Protocol::Udp => "Udp",
         Protocol::Icmp => return None,
     };
-    let pool = balancer.pools.first()?;
+    let like = balancer.rules.iter().find(|rule| rule.front_end == front_end.id);
+    let pool = like.and_then(|rule| rule.pools.first());
+    let pool = pool.or_else(|| balancer.pools.first().map(|pool| &pool.id))?;
+    let probe = match like {
+        Some(rule) => rule.probe.as_ref(),
+        None => balancer.probes.first().map(|probe| &probe.id),
+    };
     let name = format!("{}-{port}", protocol.to_ascii_lowercase());
     let mut properties = json!({
-        "frontendIPConfiguration": {"id": front_end.id}, "backendAddressPool": {"id": pool.id},
+        "frontendIPConfiguration": {"id": front_end.id}, "backendAddressPool": {"id": pool},
         "protocol": protocol, "frontendPort": port, "backendPort": port,
     });
-    if let (Some(probe), Some(properties)) = (balancer.probes.first(), properties.as_object_mut()) {
-        properties.insert("probe".into(), json!({"id": probe.id}));
+    if let (Some(probe), Some(properties)) = (probe, properties.as_object_mut()) {
+        properties.insert("probe".into(), json!({"id": probe}));
     }
     let id = &balancer.envelope.id;
     let mut body = view(stopped.topology, id)?;
@@ -43,7 +111,7 @@ fn with_rule(stopped: &Stopped<'_>, balancer: &LoadBalancer) -> Option<RepairCha
     let text = format!(
         "add the rule {name} to the load balancer {}, to the pool {}",
         id.name(),
-        pool.id.name()
+        pool.name()
     );
     Some(RepairChange::put(text, id, body))
 }

@@ -78,6 +78,25 @@ impl RepairChange {
     }
 }
 
+/// Longest name of a resource (N1).
+const MAX_NAME: usize = 80;
+
+/// A name in `collection`, which is a path such as `…/routes`, that no resource has: `wanted`, or `wanted` with a number. Names
+/// that are too long are cut.
+pub(super) fn free_name(topology: &Topology, collection: &str, wanted: &str) -> String {
+    let cut = |length: usize| {
+        let cut: String = wanted.chars().take(length).collect();
+        cut.trim_end_matches('-').to_owned()
+    };
+    let numbered = (2..1000).map(|n| {
+        let end = format!("-{n}");
+        cut(MAX_NAME - end.len()) + &end
+    });
+    let mut names = std::iter::once(cut(MAX_NAME)).chain(numbered);
+    let is_free = |name: &String| view(topology, &ResourceId::new(format!("{collection}/{name}"))).is_none();
+    names.find(is_free).unwrap_or_else(|| cut(MAX_NAME))
+}
+
 /// The body of a resource. `None`: it does not exist.
 pub(super) fn view(topology: &Topology, id: &ResourceId) -> Option<Value> {
     topology.view(&ArmPath::parse(id.as_str()).ok()?, &AgentStatuses::default())

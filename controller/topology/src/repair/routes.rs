@@ -1,6 +1,6 @@
 //! Changes of user-defined routes, of their tables, and of IP forwarding.
 
-use super::change::RepairChange;
+use super::change::{RepairChange, free_name};
 use super::stopped::{Candidate, Stopped, vnets_with};
 use crate::path::parent_id;
 use crate::resource::{Subnet, UserNextHop};
@@ -111,6 +111,7 @@ fn by_appliance(stopped: &Stopped<'_>) -> Vec<Candidate> {
         let what = format!("{prefix} over the appliance {} ({address})", appliance.name());
         match table_of(stopped, from) {
             Some(table) => {
+                let name = free_name(stopped.topology, &format!("{table}/routes"), &name);
                 let text = format!("add the route {name} to the table {}: {what}", table.name());
                 let id = ResourceId::new(format!("{table}/routes/{name}"));
                 all.push(RepairChange::put(text, &id, body).into());
@@ -131,8 +132,10 @@ fn with_new_table(
 ) -> Option<Candidate> {
     let vnet = stopped.topology.vnets.get(&parent_id(from))?;
     let group = vnet.envelope.id.as_str().split("/providers/").next()?;
+    let tables = format!("{group}/providers/Microsoft.Network/routeTables");
     let table = format!("{}-{}-routes", vnet.envelope.id.name(), from.name());
-    let id = ResourceId::new(format!("{group}/providers/Microsoft.Network/routeTables/{table}"));
+    let table = free_name(stopped.topology, &tables, &table);
+    let id = ResourceId::new(format!("{tables}/{table}"));
     let body = json!({"location": vnet.envelope.location, "properties": {
         "routes": [{"name": name, "properties": route["properties"]}],
     }});

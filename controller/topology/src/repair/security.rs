@@ -1,6 +1,6 @@
 //! Changes of security groups: a rule that allows the packet, or the removal of the rule that denies it.
 
-use super::change::RepairChange;
+use super::change::{RepairChange, free_name};
 use super::stopped::{Candidate, Stopped};
 use crate::explain::GroupCheck;
 use serde_json::json;
@@ -53,6 +53,7 @@ fn allow(stopped: &Stopped<'_>, direction: Direction, by: &GroupCheck) -> Option
         &source_port,
         (source, destination),
     );
+    let name = free_name(stopped.topology, &format!("{}/securityRules", by.group), &name);
     let properties = json!({
         "priority": priority, "direction": direction, "access": "Allow", "protocol": protocol,
         "sourceAddressPrefix": source, "sourcePortRange": source_port,
@@ -89,15 +90,9 @@ fn name(direction: &str, protocol: &str, port: &str, from_port: &str, ends: (IpA
         (to, _) => format!("-{to}"),
     };
     let address = |address: IpAddr| address.to_string().replace(':', "-");
-    let text = format!(
+    format!(
         "Allow{direction}-{protocol}{port}-{}-{}",
         address(ends.0),
         address(ends.1)
-    );
-    // Names have at most 80 characters (N1).
-    text.chars()
-        .take(80)
-        .collect::<String>()
-        .trim_end_matches('-')
-        .to_owned()
+    )
 }

@@ -16,8 +16,8 @@ pub(super) async fn broken(lab: &Lab) -> Result<Vec<String>> {
         return Ok(Vec::new());
     }
     let question = ReachDiffRequest {
-        changes: Vec::new(),
         assertions,
+        ..ReachDiffRequest::default()
     };
     let answer = lab
         .client()?

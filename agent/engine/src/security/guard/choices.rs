@@ -8,7 +8,7 @@ use crate::packet::{PacketInfo, TCP};
 use crate::security::flow_key::{Belongs, belongs_to};
 use crate::security::flow_memory::{HALF_OPEN_TIMEOUT, Part};
 use crate::security::local_flows::{self, LocalFlow};
-use crate::tables::{BackEnd, BalancingRule, Choice, KeptChoices, NicIndex, Tables};
+use crate::tables::{Among, BackEnd, BalancingRule, Choice, KeptChoices, NicIndex, Tables};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use tombolo_proto::config::Direction;
@@ -127,7 +127,7 @@ impl Guard {
         };
         // Nearly every flow is at the back end that the rule chooses now, so this one is asked first. An agent can own many
         // back ends, and each question is a lookup in the flow table.
-        let chosen = rule.choose(flow, |member| member.own.is_some());
+        let chosen = rule.choose(flow, Among::Own);
         let chosen = chosen.and_then(|member| tables.front_ends.back_end(member.own?));
         let mut choice = chosen.and_then(choice_at);
         if choice.is_none() && self.may_be_elsewhere(flow, part, rule, now) {

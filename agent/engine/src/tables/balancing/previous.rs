@@ -1,7 +1,7 @@
 //! The membership that a rule had before its last change: by it, a gateway finds the back ends of established flows of
 //! which it remembers no choice (L4, L7, D35).
 
-use super::{Choice, Rule};
+use super::{Among, Choice, Rule};
 use crate::packet::PacketInfo;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -48,7 +48,7 @@ impl Previous {
     pub(super) fn choose(&self, packet: &PacketInfo, timeout: u32, now: Instant) -> Option<Choice> {
         let change = self.change.get().filter(|change| change.counts)?;
         let is_over = now.saturating_duration_since(change.at) > Duration::from_secs(timeout.into());
-        let chosen = self.rule.choose(packet, |_| true).filter(|_| !is_over)?;
+        let chosen = self.rule.choose(packet, Among::All).filter(|_| !is_over)?;
         Some(chosen.choice)
     }
 

@@ -111,7 +111,7 @@ fn packet(client: u16, port: u16) -> PacketInfo {
 
 fn chosen(front_ends: &FrontEnds, packet: &PacketInfo) -> IpAddr {
     let rule = front_ends.rule_for(0, [10, 1, 255, 1].into(), packet).unwrap();
-    rule.choose(packet, |_| true).unwrap().address
+    rule.choose(packet, Among::All).unwrap().address
 }
 
 /// L4: with `SourceIP`, all flows of a client have one back end, and with `SourceIPProtocol` all of one protocol.
@@ -125,7 +125,7 @@ fn l4_a_distribution_by_source_ignores_ports() {
         let first = packet(client, 1000);
         let rule = |all: &FrontEnds| all.rule_for(0, first.destination, &first).unwrap().clone();
         let (source, protocol) = (rule(&by_source), rule(&by_protocol));
-        let of = |rule: &Rule, packet: &PacketInfo| rule.choose(packet, |_| true).unwrap().address;
+        let of = |rule: &Rule, packet: &PacketInfo| rule.choose(packet, Among::All).unwrap().address;
         for port in 1001..1050 {
             let other = packet(client, port);
             assert_eq!(of(&source, &first), of(&source, &other));
@@ -157,7 +157,7 @@ fn r11_both_directions_have_the_same_back_end() {
                 ..there
             };
             let rule = all.rule_for(0, there.destination, &there).unwrap();
-            let of = |packet: &PacketInfo| rule.choose(packet, |_| true).unwrap().address;
+            let of = |packet: &PacketInfo| rule.choose(packet, Among::All).unwrap().address;
             assert_eq!(of(&there), of(&back), "{distribution:?}, port {port}");
         }
     }
@@ -188,8 +188,8 @@ fn l7_a_back_end_that_is_down_keeps_its_tcp_flows() {
     for port in 1000..1300 {
         let packet = packet(5, port);
         let rule = |all: &FrontEnds| all.rule_for(0, packet.destination, &packet).unwrap().clone();
-        let before = rule(&all).choose(&packet, |_| true).unwrap().clone();
-        let after = rule(&without).choose(&packet, |_| true).unwrap().clone();
+        let before = rule(&all).choose(&packet, Among::All).unwrap().clone();
+        let after = rule(&without).choose(&packet, Among::All).unwrap().clone();
         assert_ne!(after.address, address(2));
         if before.address != address(2) {
             assert_eq!(before.address, after.address, "flows of other back ends do not move");
@@ -216,9 +216,9 @@ fn l8_all_down() {
     };
     let up = front_ends(Distribution::Default, &[1, 2]);
     let up = up.rule_for(0, packet.destination, &packet).unwrap();
-    let choice = up.choose(&packet, |_| true).unwrap().choice;
+    let choice = up.choose(&packet, Among::All).unwrap().choice;
     let (standard, basic) = (of(&|_| {}), of(&|rule| rule.ends_flows = true));
-    assert!(standard.choose(&packet, |_| true).is_none() && basic.choose(&packet, |_| true).is_none());
+    assert!(standard.choose(&packet, Among::All).is_none() && basic.choose(&packet, Among::All).is_none());
     assert!(standard.member(choice, &packet).is_some() && basic.member(choice, &packet).is_none());
     let udp = PacketInfo {
         protocol: UDP,
@@ -230,7 +230,7 @@ fn l8_all_down() {
         rule.ends_flows = true;
         rule.probe.as_mut().unwrap().all_up_when_all_down = true;
     });
-    assert!(all_up.choose(&packet, |_| true).is_some() && all_up.member(choice, &packet).is_some());
+    assert!(all_up.choose(&packet, Among::All).is_some() && all_up.member(choice, &packet).is_some());
 }
 
 /// L7: what the operator says about a back end (`adminState`) counts, and not the probe. A back end that is taken out gets no
@@ -245,7 +245,7 @@ fn l7_the_operator_overrides_the_probe() {
         });
         all.rule_for(0, packet.destination, &packet).unwrap().clone()
     };
-    let chosen = |rule: &Rule| rule.choose(&packet, |_| true).map(|member| member.address);
+    let chosen = |rule: &Rule| rule.choose(&packet, Among::All).map(|member| member.address);
     for (n, other) in [(1, 2), (2, 1)] {
         assert_eq!(chosen(&of(&[1, 2], &[(n, true)], false)), Some(address(n)), "up");
         let out = of(&[], &[(n, false)], false);
@@ -288,10 +288,10 @@ fn d36_flows_of_a_back_end_whose_agent_is_gone_end_or_move() {
             ..packet
         };
         let rule = |all: &FrontEnds| all.rule_for(0, packet.destination, &packet).unwrap().clone();
-        let before = rule(&all).choose(&packet, |_| true).unwrap().clone();
-        let after = rule(&without).choose(&packet, |_| true).unwrap().address;
+        let before = rule(&all).choose(&packet, Among::All).unwrap().clone();
+        let after = rule(&without).choose(&packet, Among::All).unwrap().address;
         assert_eq!(
-            rule(&patient).choose(&packet, |_| true).unwrap().address,
+            rule(&patient).choose(&packet, Among::All).unwrap().address,
             before.address
         );
         assert!(!rule(&patient).has_lost(before.choice, &packet));
@@ -332,7 +332,7 @@ fn d36_new_flows_avoid_a_back_end_whose_link_is_down() {
         assert_ne!(chosen(&one_down, &packet), address(2));
         assert_eq!(chosen(&all_down, &packet), before);
         let rule = all.rule_for(0, packet.destination, &packet).unwrap();
-        let choice = rule.choose(&packet, |_| true).unwrap().choice;
+        let choice = rule.choose(&packet, Among::All).unwrap().choice;
         let rule = one_down.rule_for(0, packet.destination, &packet).unwrap();
         assert!(rule.member(choice, &packet).is_some() && !rule.has_lost(choice, &packet));
     }
@@ -351,9 +351,9 @@ fn l8_back_ends_that_are_gone_count_as_down() {
         let all = in_state(Distribution::Default, &[1, 2], &state, change);
         all.rule_for(0, packet.destination, &packet).unwrap().clone()
     };
-    assert!(of(&|_| {}).choose(&packet, |_| true).is_none());
+    assert!(of(&|_| {}).choose(&packet, Among::All).is_none());
     let all_up = of(&|rule| rule.probe.as_mut().unwrap().all_up_when_all_down = true);
-    assert_eq!(all_up.choose(&packet, |_| true).unwrap().address, address(2));
+    assert_eq!(all_up.choose(&packet, Among::All).unwrap().address, address(2));
 }
 
 /// L3: without a rule for the protocol and port there is no back end.

@@ -67,7 +67,7 @@ fn counts(rule: &Rule, is_v6: bool, flows: Flows, total: u32) -> Vec<u32> {
     let position: BTreeMap<IpAddr, usize> = rule.members.iter().map(|m| m.address).zip(0..).collect();
     let mut counts = vec![0; rule.members.len()];
     for n in 0..total {
-        let chosen = rule.choose(&flow(is_v6, flows, n), |_| true).unwrap();
+        let chosen = rule.choose(&flow(is_v6, flows, n), Among::All).unwrap();
         counts[position[&chosen.address]] += 1;
     }
     counts
@@ -140,7 +140,7 @@ fn l4_a_change_moves_only_the_flows_of_one_back_end() {
                 let (mut of_gone, mut taken) = (0, BTreeMap::<IpAddr, u32>::new());
                 for n in 0..2000 {
                     let packet = flow(is_v6, Flows::Both, n);
-                    let of = |rule: &Rule| rule.choose(&packet, |_| true).unwrap().address;
+                    let of = |rule: &Rule| rule.choose(&packet, Among::All).unwrap().address;
                     let (before, after) = (of(&all), of(&less));
                     if before == gone {
                         of_gone += 1;
