@@ -14,6 +14,7 @@
 //! * [`device`]: the WireGuard and BGP configuration of a site's device.
 //! * [`address_use`]: the addresses of a VNet that are free and in use.
 //! * [`sync`]: the state machine that decides when an agent is sent its configuration.
+//! * [`capture`]: what packet captures record, and where.
 //! * [`connectivity`]: judges the results of live probes.
 //! * [`explain`]: walks a packet hop by hop through the agents' own decision code.
 //! * [`reach`]: which addresses reach which, for a whole topology.
@@ -28,6 +29,7 @@ pub mod address_use;
 mod api;
 mod arm;
 mod back_ends;
+pub mod capture;
 pub mod change;
 pub mod compile;
 pub mod connectivity;
