@@ -370,6 +370,7 @@ async fn d42_a_live_capture_breaks_off_with_its_agent() {
     let (id, response) = live(&world, &mut stream).await;
     stream.send(data(&id, vec![0; STREAM_WINDOW + 1], false)).await;
     assert!(response.bytes().await.is_err(), "more than the window");
+    assert_eq!(list(&mut stream).await, []);
     let (_, response) = live(&world, &mut stream).await;
     drop(stream);
     assert!(response.bytes().await.is_err(), "the agent has gone");
