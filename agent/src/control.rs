@@ -10,6 +10,7 @@
 //! Forwarding never depends on the control stream (D21).
 
 use crate::agent::Agent;
+use crate::capture::writer::StreamData;
 use crate::config::Config;
 use crate::identity::{Certificate, TlsKey};
 use crate::state::{StateDir, file};
@@ -33,14 +34,15 @@ use tombolo_proto::control_stream::agent_message::Message as FromAgent;
 use tombolo_proto::control_stream::control_client::ControlClient;
 use tombolo_proto::control_stream::controller_message::Message as FromController;
 use tombolo_proto::control_stream::{
-    self, AgentMessage, Applied, Config as ConfigMessage, Hello, Probe, ProbeResult, Rejected, RenewRequest, Status,
-    piece,
+    self, AgentMessage, Applied, CaptureData, CaptureReport, Config as ConfigMessage, Hello, Probe, ProbeResult,
+    Rejected, RenewRequest, Status, piece,
 };
 use tombolo_proto::delta::{self, Piece};
 use tombolo_proto::id::{AgentId, ResourceId, Revision};
 use tombolo_proto::probe::ProbeRequest;
 use tombolo_proto::status::HealthVersion;
 use tonic::transport::{Channel, Endpoint};
+use uuid::Uuid;
 
 /// First and longest wait between two connection attempts; the wait doubles with each attempt. With these times agents
 /// are connected again within seconds after a restart of the controller. A random factor of 0.5 to 1 shortens each
@@ -120,6 +122,7 @@ impl Control {
         loop {
             let begun = Instant::now();
             let Err(e) = self.session().await;
+            self.agent.captures().stop_streams();
             if self.agent.set_connected(false) {
                 tracing::warn!(error = %format!("{e:#}"), "connection to the controller lost; forwarding continues");
             } else {
@@ -173,6 +176,9 @@ impl Control {
         let mut status = self.agent.watch_status();
         self.agent.publish().await;
         let probes = Arc::new(tokio::sync::Semaphore::new(MAX_PROBES));
+        let agent = self.agent.clone();
+        let captures = agent.captures();
+        captures.renew_reports();
         loop {
             tokio::select! {
                 received = inbox.message() => match received?.and_then(|m| m.message) {
@@ -185,6 +191,12 @@ impl Control {
                     Some(FromController::UpToDate(u)) => self.agent.up_to_date(Revision(u.revision)),
                     Some(FromController::Probe(p)) => self.probe(p, &probes, &outbox),
                     Some(FromController::Health(health)) => self.agent.set_reported_health(reported(health))?,
+                    Some(FromController::Captures(wanted)) => self.agent.set_captures(&wanted),
+                    Some(FromController::CaptureRead(read)) => {
+                        if let Ok(id) = Uuid::try_parse(&read.id) {
+                            captures.read(id, read.bytes);
+                        }
+                    }
                     None => bail!("the controller closed the stream"),
                 },
                 changed = status.changed() => {
@@ -192,6 +204,16 @@ impl Control {
                     let bytes = serde_json::to_vec(&*status.borrow_and_update())?;
                     let status = Status { status: bytes, endpoints: self.config.advertised() };
                     outbox.send(message(FromAgent::Status(status))).await?;
+                }
+                () = captures.changed() => {
+                    for (id, report) in captures.take_reports() {
+                        let report = CaptureReport { id: id.to_string(), report: serde_json::to_vec(&report)? };
+                        outbox.send(message(FromAgent::CaptureReport(report))).await?;
+                    }
+                }
+                Some(StreamData { id, data, end }) = captures.next_data() => {
+                    let data = CaptureData { id: id.to_string(), data, end };
+                    outbox.send(message(FromAgent::CaptureData(data))).await?;
                 }
                 () = sleep_until(renew_at) => {
                     if self.renewal_due() {

@@ -5,6 +5,7 @@ pub mod builder;
 mod health_checks;
 mod worker;
 
+use crate::capture::tap::Tap;
 use crate::config::Config;
 use crate::identity::LinkKeys;
 use crate::outbox::RedirectedPacket;
@@ -93,6 +94,7 @@ enum Command {
     SetReportedHealth(ControllerHealth),
     Report(oneshot::Sender<LaneReport>),
     AnnounceDrain,
+    Capture(Box<Tap>),
     Stop,
 }
 
@@ -301,6 +303,14 @@ impl Lane {
     /// The lane has ended.
     pub fn set_reported_health(&self, reported: ControllerHealth) -> Result<()> {
         self.send_command(Command::SetReportedHealth(reported))
+    }
+
+    /// Begins a capture in the lane, and returns at once. It ends when the other end of its ring is dropped.
+    ///
+    /// # Errors
+    /// The lane has ended.
+    pub fn capture(&self, tap: Tap) -> Result<()> {
+        self.send_command(Command::Capture(Box::new(tap)))
     }
 
     /// Status and counters of the lane. Waits for the lane's answer. The report is empty if the lane has ended.

@@ -5,6 +5,7 @@
 //! Lane 0 also carries the packets for peers with which another lane has no session. Such a peer has fewer lanes, or
 //! its session with that lane is not established yet. The other lane redirects the packets to lane 0.
 
+use crate::capture::tap::Tap;
 use crate::config::Config;
 use crate::identity::LinkKeys;
 use crate::lane::builder::{self, BuildQueue};
@@ -238,6 +239,17 @@ impl Lanes {
     /// Lane 0 has ended.
     pub fn set_reported_health(&self, reported: ControllerHealth) -> Result<()> {
         self.lane0().set_reported_health(reported)
+    }
+
+    /// Begins a capture: each lane gets one of `taps`, of which there must be as many as lanes. Returns at once.
+    ///
+    /// # Errors
+    /// A lane has ended.
+    pub fn capture(&self, taps: Vec<Tap>) -> Result<()> {
+        self.lanes
+            .iter()
+            .zip(taps)
+            .try_for_each(|(lane, tap)| lane.capture(tap))
     }
 
     /// Passes the endpoints that peers had before a restart to every lane, and returns at once. `endpoints` has the

@@ -12,7 +12,7 @@
 //!   certificates.
 //! * [`state`], [`config`], [`persist`], [`flow_file`], [`meter`]: files. [`claim`]: exclusive use of a device's name and of
 //!   routing tables. [`host`]: the host's sysctl for ICMP redirects. `switches`: the sysctls of the agent's devices.
-//! * [`flow_log`]: writes flow logs.
+//! * [`flow_log`]: writes flow logs. [`capture`]: packet captures.
 //! * [`health`]: health probes of the back ends of load balancers.
 //! * [`admin`], [`status_text`], [`metrics`], [`probe`]: status, metrics, ping and traceroute.
 
@@ -20,6 +20,7 @@ pub mod admin;
 pub mod agent;
 pub mod apply;
 pub mod bgp;
+pub mod capture;
 pub mod claim;
 pub mod clean;
 pub mod config;

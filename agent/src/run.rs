@@ -121,6 +121,7 @@ pub async fn run(state: &StateDir, runtime: &StateDir, bird: Option<BirdService>
         agent.finish_flow_logs();
         save_flows(runtime, &flows);
     }
+    agent.captures().finish();
     // Each of the following steps is tried, even if an earlier step has failed.
     let saved = agent.last_good().flush().context("the last good configuration");
     let removed = state.remove(file::ADMIN_SOCKET);

@@ -32,6 +32,8 @@ pub mod file {
     pub const NUMBERS: &str = "numbers.json";
     /// Directory of the flow logs (D38), unless `agent.toml` names another one.
     pub const FLOW_LOGS: &str = "flow-logs";
+    /// Directory of the files of packet captures (D42), unless `agent.toml` names another one.
+    pub const CAPTURES: &str = "captures";
     /// The flows of security groups, from an orderly stop until the next start (D34). It may be in another directory
     /// (`--runtime-dir`).
     pub const FLOWS: &str = "flows";

@@ -5,7 +5,7 @@ mod local;
 mod reset;
 
 use crate::aqm::{Advice, Codel};
-use crate::buffer::{DeliverSink, NoRedirect, Path, RedirectSink, TransmitSink};
+use crate::buffer::{DeliverSink, NoRedirect, Outcome, Path, RedirectSink, TransmitSink};
 use crate::decide::{Ingress, decide_after};
 use crate::flow::{FlowCache, Lookup};
 use crate::link::{Event, LinkSet, Opened, Sealed};
@@ -454,8 +454,20 @@ struct PacketContext<'a, L, R> {
 }
 
 impl<L: LinkSet, R: RedirectSink> PacketContext<'_, L, R> {
-    /// Decides about the packet and acts on the decision. The packet ends up in exactly one counter.
+    /// Decides about the packet and acts on the decision. The packet ends up in exactly one counter, from which `rx` is told
+    /// what has become of it. If `rx` does not want to know, the compiler removes the comparisons.
     fn run(mut self, ingress: Ingress, packet: &mut [u8], tx: &mut impl TransmitSink, rx: &mut impl DeliverSink) {
+        rx.arrived(ingress, packet);
+        let (dropped, redirected) = (self.stats.totals.dropped, self.stats.redirected_out);
+        self.handle(ingress, packet, tx, rx);
+        rx.finished(match self.stats.last_reason() {
+            Some(reason) if self.stats.totals.dropped != dropped => Outcome::Dropped(reason),
+            _ if self.stats.redirected_out != redirected => Outcome::Redirected,
+            _ => Outcome::Done,
+        });
+    }
+
+    fn handle(&mut self, ingress: Ingress, packet: &mut [u8], tx: &mut impl TransmitSink, rx: &mut impl DeliverSink) {
         let Some(mut info) = packet::parse(packet) else {
             return self.stats.dropped(DropReason::Malformed);
         };

@@ -13,6 +13,7 @@ mod health;
 use super::builder::{BuildQueue, BuildRequest, Built};
 use super::health_checks::HealthChecks;
 use super::{Command, Inspection, Lane, LaneReport, LaneSetup, Prepared, RedirectQueue};
+use crate::capture::tap::{Tapped, Taps};
 use crate::config::Config;
 use crate::log_limit::LogLimiter;
 use crate::outbox::{Datagrams, Outbox, RedirectSender, RedirectedPacket, SendOutcome};
@@ -96,6 +97,8 @@ pub(super) struct Worker {
     health: Option<HealthChecks>,
     /// In lane 0: how long the links with owners of back ends have been down.
     owners: OwnerWatch,
+    /// The captures in progress.
+    pub(super) taps: Taps,
     /// Whether the lane has just woken up and has read nothing yet.
     woken: bool,
 }
@@ -131,7 +134,9 @@ impl Worker {
         if health.is_some() {
             engine.keep_probe_replies();
         }
+        let taps = Taps::new(config.listen_port.saturating_add(number), config.quic_port);
         Ok(Self {
+            taps,
             udp: LaneSockets::bind(&config, number)?,
             tun: TunQueues::new(&device)?,
             settings: config,
@@ -249,6 +254,9 @@ impl Worker {
 
     /// Reads from each source as much as one turn may read, and handles it. Returns whether any source had input.
     fn run_once(&mut self, now: Instant) -> Result<bool> {
+        if !self.taps.is_empty() {
+            self.taps.prune();
+        }
         // An idle lane usually gets one packet per wake-up, from the device or from a socket, so this packet is sent
         // before the next read.
         let mut woken = std::mem::take(&mut self.woken);
@@ -349,9 +357,14 @@ impl Worker {
                 self.engine.return_health(link, now);
             }
         } else if is_current {
-            let (outbox, tun) = (&mut self.outbox, &mut self.tun);
-            self.engine
-                .handle_redirected(redirected.ingress, &mut redirected.packet, now, outbox, tun);
+            let (outbox, tun, taps) = (&mut self.outbox, &mut self.tun, &mut self.taps);
+            let (ingress, packet) = (redirected.ingress, &mut redirected.packet);
+            if taps.is_empty() {
+                self.engine.handle_redirected(ingress, packet, now, outbox, tun);
+            } else {
+                let mut tapped = Tapped { tun, taps };
+                self.engine.handle_redirected(ingress, packet, now, outbox, &mut tapped);
+            }
         } else {
             // The packet's link index belongs to another configuration, where it may name another peer. This happens
             // only while a new configuration is being installed, because the lanes switch to it one after the other.
@@ -371,21 +384,37 @@ impl Worker {
             return 1;
         }
         let mut count = 0;
-        for datagram in bytes.chunks(received.stride) {
-            count += 1;
-            let (outbox, tun) = (&mut self.outbox, &mut self.tun);
-            self.engine
-                .handle_datagram(datagram, received.from, received.ecn, now, outbox, tun);
+        let datagrams = bytes.chunks(received.stride).inspect(|_| count += 1);
+        let (engine, outbox, tun, taps) = (&mut self.engine, &mut self.outbox, &mut self.tun, &mut self.taps);
+        if taps.is_empty() {
+            for datagram in datagrams {
+                engine.handle_datagram(datagram, received.from, received.ecn, now, outbox, tun);
+            }
+            return count;
+        }
+        for datagram in datagrams {
+            let refused = engine.stats().refused_datagrams;
+            let mut tapped = Tapped { tun, taps };
+            engine.handle_datagram(datagram, received.from, received.ecn, now, outbox, &mut tapped);
+            let stats = engine.stats();
+            let reason = stats.last_reason().filter(|_| stats.refused_datagrams != refused);
+            taps.received(&received.from, datagram, reason);
         }
         count
     }
 
     /// Handles the last read of a device, which had `len` bytes: one packet, or one GSO packet.
     fn handle_read(&mut self, nic: NicIndex, len: usize, now: Instant) {
-        let (engine, outbox) = (&mut self.engine, &mut self.outbox);
-        let split = self.tun.packets(nic, len, |packet, tun| {
-            engine.handle_tun(nic, packet, now, outbox, tun);
-        });
+        let (engine, outbox, taps) = (&mut self.engine, &mut self.outbox, &mut self.taps);
+        let split = if taps.is_empty() {
+            self.tun.packets(nic, len, |packet, tun| {
+                engine.handle_tun(nic, packet, now, outbox, tun);
+            })
+        } else {
+            self.tun.packets(nic, len, |packet, tun| {
+                engine.handle_tun(nic, packet, now, outbox, &mut Tapped { tun, taps });
+            })
+        };
         if split.is_err() {
             self.malformed += 1;
         }
@@ -401,8 +430,12 @@ impl Worker {
     /// refused, and reports a local address that the kernel refused as source to the links.
     fn transmit(&mut self, flush: impl FnOnce(&mut Outbox, &mut dyn FnMut(&Datagrams<'_>) -> SendOutcome)) {
         let (udp, engine) = (&mut self.udp, &mut self.engine);
+        let mut taps = Some(&mut self.taps).filter(|taps| taps.wants_datagrams());
         flush(&mut self.outbox, &mut |datagrams| match udp.send(datagrams) {
             Ok(Sent { refused, failed_source }) => {
+                if let Some(taps) = &mut taps {
+                    taps.sent(datagrams);
+                }
                 engine.not_sent(refused as u64);
                 if let Some(local) = failed_source {
                     engine.local_refused(local);
@@ -469,6 +502,7 @@ impl Worker {
                 self.engine.drain(now, &mut self.outbox);
                 self.send(now);
             }
+            Command::Capture(tap) => self.taps.add(*tap),
             Command::Report(answer) => {
                 // The caller may have been cancelled; then nobody needs the answer.
                 let _ = answer.send(self.report());
@@ -491,6 +525,7 @@ impl Worker {
             tracing::warn!(buffer, %error, "receive_buffer not changed; check that the agent has CAP_NET_ADMIN");
         }
         self.dynamic.keep(&config);
+        self.taps.configure(&config);
         let linked = |agent: &AgentId| config.links.binary_search_by(|l| l.peer.cmp(agent)).is_ok();
         self.log.keep(linked);
         if let Some(health) = &mut self.health {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use tombolo_agent::apply::plan::KernelIds;
-use tombolo_agent::config::{Config, FlowLogSettings};
+use tombolo_agent::config::{CaptureSettings, Config, FlowLogSettings};
 use tombolo_agent::meter::Saved;
 use tombolo_agent::persist::LastGood;
 use tombolo_agent::state::file;
@@ -38,6 +38,10 @@ fn settings() -> Config {
             directory: Some("/srv/flow-logs".into()),
             max_megabytes: 2048,
             interval_seconds: 30,
+        },
+        captures: CaptureSettings {
+            directory: Some("/srv/captures".into()),
+            max_megabytes: 4096,
         },
     }
 }
@@ -90,6 +94,7 @@ fn files_of_the_state_directory() {
         ("endpoints", file::ENDPOINTS),
         ("numbers", file::NUMBERS),
         ("flowLogs", file::FLOW_LOGS),
+        ("captures", file::CAPTURES),
         ("flows", file::FLOWS),
         ("bgp", file::BGP),
         ("adminSocket", file::ADMIN_SOCKET),

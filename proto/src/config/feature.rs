@@ -28,6 +28,8 @@ pub enum Feature {
     ConnectProbe,
     /// [`Security::flow_logs`](super::Security::flow_logs). Without it, [`AgentConfig::without_flow_logs`] is sent.
     FlowLogs,
+    /// Packet captures ([`crate::capture`]). No configuration needs this.
+    PacketCapture,
 }
 
 impl Feature {
@@ -41,6 +43,7 @@ impl Feature {
         Self::ConfigDelta,
         Self::ConnectProbe,
         Self::FlowLogs,
+        Self::PacketCapture,
     ];
 
     /// The name of the feature in an agent's Hello. The name must not change, because programs of other versions use it
@@ -56,6 +59,7 @@ impl Feature {
             Self::ConfigDelta => "configDelta",
             Self::ConnectProbe => "connectProbe",
             Self::FlowLogs => "flowLogs",
+            Self::PacketCapture => "packetCapture",
         }
     }
 

@@ -397,7 +397,8 @@ fn features_of_configurations() {
         LoadBalancers,
         ConfigDelta,
         ConnectProbe,
-        FlowLogs
+        FlowLogs,
+        PacketCapture
     });
     assert_eq!(features, Feature::ALL);
     let names: Vec<&str> = features.into_iter().map(Feature::name).collect();

@@ -13,6 +13,7 @@ mod first_join;
 mod flow_logs;
 mod load_balancer;
 mod load_balancer_health;
+mod packet_captures;
 mod peering;
 mod plain_site;
 mod security_changes;
