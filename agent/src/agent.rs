@@ -14,6 +14,7 @@ use crate::capture::Captures;
 use crate::config::Config;
 use crate::flow_log::FlowLogWriter;
 use crate::lanes::Lanes;
+use crate::last_minute::LastMinute;
 use crate::meter::MeterFile;
 use crate::netlink::watch_host;
 use crate::persist::{LastGood, LastGoodStore};
@@ -81,6 +82,8 @@ pub struct Agent {
     replan: Notify,
     /// What has passed the links.
     meters: Mutex<MeterFile>,
+    /// What has passed the tunnels of a VPN gateway lately.
+    last_minute: Mutex<LastMinute>,
     /// Learned prefixes (from BGP or other agents) that are not installed in the kernel, each with the reason.
     left_out: Mutex<BTreeMap<IpNet, Clash>>,
     flow_log: FlowLogWriter,
@@ -108,6 +111,7 @@ impl Agent {
             flow_log: FlowLogWriter::new(directory, config.flow_logs.clone(), lanes.flows().clone()),
             last_good: LastGoodStore::new(state.clone()),
             meters: Mutex::new(MeterFile::open(state.clone())),
+            last_minute: Mutex::default(),
             config,
             state,
             numbers,

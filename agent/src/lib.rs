@@ -35,6 +35,7 @@ pub mod identity;
 pub mod join;
 pub mod lane;
 pub mod lanes;
+mod last_minute;
 pub mod log_limit;
 pub mod meter;
 pub mod metrics;

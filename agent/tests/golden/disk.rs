@@ -138,6 +138,7 @@ fn files_of_the_state_directory() {
             links: vec![],
             security: None,
             front_ends: vec![],
+            limits: None,
         },
     };
     golden!().document("last_good", &last_good);

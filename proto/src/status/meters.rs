@@ -15,6 +15,14 @@ pub struct Meters {
     pub links: Vec<LinkMeter>,
 }
 
+/// What has passed the tunnels of an instance of a VPN gateway (G5).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TunnelUse {
+    /// Bytes of the last minute over all tunnels, in both directions, by the length of the packets inside the tunnels.
+    pub last_minute_bytes: u64,
+}
+
 /// The totals of one link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

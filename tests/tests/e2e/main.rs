@@ -5,6 +5,7 @@
 //! agents' tables and with live packets.
 
 mod appliance;
+mod bandwidth;
 mod connectivity_check;
 mod demo;
 mod failover;

@@ -5,7 +5,7 @@ mod fragments;
 
 use super::classifier::RuleKey;
 use super::flow_key::{Belongs, Segment, belongs_to, fragment_of};
-use super::flow_table::{FlowKey, FlowRef, FlowReport, FlowTable};
+use super::flow_table::{FlowKey, FlowRef, FlowReport, FlowTable, Full};
 use super::nic_rules::{Judgement, NicRules, RuleRef};
 use crate::packet::{PacketInfo, TCP, UDP};
 use crate::tables::{Choice, KeptChoices};
@@ -33,6 +33,8 @@ pub enum Admission {
     UnknownFragment,
     /// The rules allow the packet, but the flow table has no room for its flow.
     NoRoom,
+    /// The rules allow the packet, but the NIC has as many flows as it may have (X16).
+    NicFull,
     /// The packet is a segment from the middle of a TCP connection whose flow is not known any more
     /// ([`AtNic::ends_idle`]).
     Ended,
@@ -346,7 +348,7 @@ impl FlowGate {
         match table.insert_counted(key, origin, at.now, new, &mut |report| observer.ended(report)) {
             Ok(flow) => Outcome::of(admission, flow),
             Err(_) if rules.is_empty() && choices == 0 => Outcome::without_flow(admission),
-            Err(_) => Outcome::without_flow(Admission::NoRoom),
+            Err(full) => Outcome::without_flow(no_room(full)),
         }
     }
 }
@@ -375,8 +377,16 @@ fn adopt(
             counts_for: Some(flow.against()),
             ..Outcome::without_flow(Admission::Adopted)
         },
-        Err(_) => Outcome::without_flow(Admission::NoRoom),
+        Err(full) => Outcome::without_flow(no_room(full)),
     })
+}
+
+/// The decision about a packet whose flow was not added.
+const fn no_room(full: Full) -> Admission {
+    match full {
+        Full::Nic => Admission::NicFull,
+        Full::Unanswered | Full::Bucket => Admission::NoRoom,
+    }
 }
 
 const fn reverse(key: &FlowKey) -> FlowKey {

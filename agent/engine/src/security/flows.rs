@@ -6,9 +6,10 @@ use super::flow_table::{BootTime, FlowTable, Unusable};
 use super::local_flows;
 use crate::tables::Tables;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
+use tombolo_proto::config::MAX_FLOWS_OF_NIC;
 
 /// Capacity of the flow table of an agent that sets no other one, in flows. Such a table takes 90 MB, which the kernel
 /// allocates page by page as flows come.
@@ -39,6 +40,8 @@ pub struct Flows {
     /// When the first lookup tables with front ends were installed.
     balances_since: OnceLock<Instant>,
     capacity: usize,
+    /// Largest number of flows of each NIC (X16), also of a table that is made later.
+    flows_of_nic: AtomicU32,
     seed: u64,
     /// Number of lanes that share the table.
     lanes: AtomicUsize,
@@ -60,6 +63,7 @@ impl Flows {
             local: OnceLock::new(),
             balances_since: OnceLock::new(),
             capacity,
+            flows_of_nic: AtomicU32::new(MAX_FLOWS_OF_NIC),
             seed,
             lanes: AtomicUsize::new(0),
             tables_of: Mutex::new(Vec::new()),
@@ -141,9 +145,21 @@ impl Flows {
         // Number of links for which flows without a reply are counted and limited (D32). Links with this number or a
         // higher one have no limit of their own.
         const COUNTED_LINKS: usize = 4096;
-        let make = || (FlowTable::new(self.capacity, COUNTED_LINKS, self.seed), now);
+        let make = || {
+            let table = FlowTable::new(self.capacity, COUNTED_LINKS, self.seed);
+            table.limit_flows_of_nics(self.flows_of_nic.load(Ordering::Relaxed));
+            (table, now)
+        };
         let (table, began) = self.table.get_or_init(make);
         (table, second(*began, now))
+    }
+
+    /// Limits the number of flows of each NIC (X16).
+    pub(super) fn limit_flows_of_nics(&self, most: u32) {
+        self.flows_of_nic.store(most, Ordering::Relaxed);
+        if let Some(table) = self.table() {
+            table.limit_flows_of_nics(most);
+        }
     }
 
     /// Adds a lane, and returns its number, from 0. All lanes must be added before the first of them asks for its

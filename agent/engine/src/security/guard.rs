@@ -99,6 +99,7 @@ impl Guard {
     /// at all NICs are adopted for 60 s, unless the agent has just loaded the flows of its previous process (D34).
     pub(crate) fn install(&mut self, before: Option<&Arc<Tables>>, after: &Tables, now: Instant) {
         self.begin_recheck(before, after, now);
+        self.flows.limit_flows_of_nics(after.flows_of_nic);
         self.install_log(after, now);
         let starts = before.is_none();
         if starts && !after.front_ends.is_empty() && !self.flows.are_loaded() {
@@ -336,6 +337,7 @@ impl Guard {
             Admission::Malformed => return Err(DropReason::Malformed),
             Admission::UnknownFragment => return Err(DropReason::UnknownFragment),
             Admission::NoRoom => return Err(DropReason::FlowTableFull),
+            Admission::NicFull => return Err(DropReason::NicFlowLimit),
             Admission::Ended => return Err(DropReason::FlowEnded),
         }
         let Some(flow) = outcome.flow else {

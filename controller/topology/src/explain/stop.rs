@@ -247,6 +247,8 @@ pub(super) fn dropped(
         | DropReason::FlowEnded
         | DropReason::UnknownFragment
         | DropReason::FlowTableFull
+        | DropReason::NicFlowLimit
+        | DropReason::BandwidthExceeded
         | DropReason::Malformed
         | DropReason::TtlExceededSilent
         | DropReason::TtlExceeded
