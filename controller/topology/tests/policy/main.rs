@@ -15,4 +15,5 @@ mod outside;
 mod routes;
 mod security;
 mod several_nics;
+mod site_probe;
 mod world;
