@@ -126,7 +126,7 @@ const MAX_ERROR: usize = 300;
 /// The report, without numbers and texts that the request does not permit: the agent may be hostile.
 fn bounded(mut report: ProbeReport, request: &ProbeRequest) -> ProbeReport {
     match request.kind {
-        ProbeKind::Trace => report.sent = report.sent.min(request.count * u32::from(request.max_ttl)),
+        ProbeKind::Trace => report.sent = report.sent.min(request.count.saturating_mul(request.max_ttl.into())),
         ProbeKind::Ping | ProbeKind::Connect if report.error.is_none() => report.sent = request.count,
         ProbeKind::Ping | ProbeKind::Connect => report.sent = report.sent.min(request.count),
     }
