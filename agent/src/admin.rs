@@ -139,7 +139,35 @@ pub async fn serve(listener: UnixListener, agent: Arc<Agent>) {
     }
 }
 
-async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, agent: &Agent, audience: Audience) -> Result<()> {
+/// Serves only `/status` on the local socket, with the text that `status` returns. Otherwise as [`serve`].
+pub(crate) async fn serve_status(listener: UnixListener, status: impl Fn() -> Result<String> + Clone + Send + Sync + 'static) {
+    loop {
+        match listener.accept().await {
+            Ok((mut stream, _)) => {
+                let status = status.clone();
+                tokio::spawn(async move {
+                    let answered = async {
+                        let (status, kind, body) = match read_path(&mut stream).await?.as_deref() {
+                            Some("/status") => ("200 OK", "application/json", status()?),
+                            _ => ("404 Not Found", "text/plain", "/status\n".to_owned()),
+                        };
+                        write_answer(stream, (status, kind, body)).await
+                    };
+                    if let Err(e) = answered.await {
+                        tracing::debug!(error = %e, "local request failed");
+                    }
+                });
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "local socket");
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
+            }
+        }
+    }
+}
+
+/// Reads a request. Returns its path; `None`: its method is not GET.
+async fn read_path(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<String>> {
     let mut request = Vec::new();
     while !request.windows(4).any(|w| w == b"\r\n\r\n") {
         let mut part = [0; 1024];
@@ -151,29 +179,14 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, agent: &Agent, 
     }
     let line = request.split(|b| *b == b'\r').next().unwrap_or_default();
     let line = String::from_utf8_lossy(line);
-    let words = line.split(' ').collect::<Vec<_>>();
-    let (status, kind, body) = match words[..] {
-        [_, path, ..] if audience == Audience::Scraper && path != "/metrics" => {
-            ("404 Not Found", "text/plain", "/metrics\n".to_owned())
-        }
-        ["GET", "/status", _] => (
-            "200 OK",
-            "application/json",
-            serde_json::to_string(&agent.view().await)?,
-        ),
-        ["GET", "/config", _] => ("200 OK", "application/json", agent.config_text()?),
-        ["GET", "/tables", _] => (
-            "200 OK",
-            "application/json",
-            serde_json::to_string(&agent.installed().await)?,
-        ),
-        ["GET", "/metrics", _] => ("200 OK", exposition::CONTENT_TYPE, metrics::text(&agent.view().await)),
-        _ => (
-            "404 Not Found",
-            "text/plain",
-            "/status, /config, /tables, /metrics\n".to_owned(),
-        ),
-    };
+    Ok(match line.split(' ').collect::<Vec<_>>()[..] {
+        ["GET", path, _] => Some(path.to_owned()),
+        _ => None,
+    })
+}
+
+/// Answers a request with a status, a content type and a body.
+async fn write_answer(mut stream: impl AsyncWrite + Unpin, (status, kind, body): (&str, &str, String)) -> Result<()> {
     let head = format!(
         "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
         body.len()
@@ -182,6 +195,33 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, agent: &Agent, 
     stream.write_all(body.as_bytes()).await?;
     stream.shutdown().await?;
     Ok(())
+}
+
+async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, agent: &Agent, audience: Audience) -> Result<()> {
+    let path = read_path(&mut stream).await?;
+    let answered = match path.as_deref() {
+        path if audience == Audience::Scraper && path != Some("/metrics") => {
+            ("404 Not Found", "text/plain", "/metrics\n".to_owned())
+        }
+        Some("/status") => (
+            "200 OK",
+            "application/json",
+            serde_json::to_string(&agent.view().await)?,
+        ),
+        Some("/config") => ("200 OK", "application/json", agent.config_text()?),
+        Some("/tables") => (
+            "200 OK",
+            "application/json",
+            serde_json::to_string(&agent.installed().await)?,
+        ),
+        Some("/metrics") => ("200 OK", exposition::CONTENT_TYPE, metrics::text(&agent.view().await)),
+        _ => (
+            "404 Not Found",
+            "text/plain",
+            "/status, /config, /tables, /metrics\n".to_owned(),
+        ),
+    };
+    write_answer(stream, answered).await
 }
 
 /// Requests `path`, one of the paths of this module's table such as `/status`, from the agent that runs with this state

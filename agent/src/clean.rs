@@ -18,6 +18,10 @@ use anyhow::Result;
 pub async fn clean(state: &StateDir) -> Result<()> {
     let config = Config::load(state)?;
     let _lock = state.lock()?;
+    if config.site_probe {
+        // M10: a site probe changes nothing on the host.
+        return state.remove(file::ADMIN_SOCKET);
+    }
     let count = clear_host(state, &config).await?;
     let switched = host::restore_or_warn(&config.interface);
     state.remove(file::ADMIN_SOCKET)?;

@@ -29,6 +29,9 @@ const RELAY_RECEIVE_BUFFER: usize = 2_000_000;
 /// (docs/performance.md).
 const MAX_AUTOMATIC: u16 = 8;
 
+/// Largest number of addresses in `tcp_echo`.
+const MAX_ECHOES: usize = 16;
+
 /// The settings in `agent.toml`, which the operator of the host decides. The controller decides everything else, in the
 /// configuration that it sends to the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +41,14 @@ pub struct Config {
     pub agent: AgentId,
     /// `https://host:port` of the controller.
     pub controller: String,
+    /// Whether the agent is a site probe (M10), which its join token determined. A site probe uses only `agent`, `controller`
+    /// and `tcp_echo`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub site_probe: bool,
+    /// At a site probe: TCP addresses of this host at which the agent returns what it receives, at most
+    /// [`MAX_ECHOES`]. Empty: it has no listener.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tcp_echo: Vec<SocketAddr>,
     /// UDP port of the links in lane 0; lane `n` uses `listen_port + n`.
     pub listen_port: u16,
     /// Endpoints at which other agents reach this one, best first. An unspecified address (0.0.0.0) means the address
@@ -204,6 +215,8 @@ impl Config {
         Self {
             agent,
             controller,
+            site_probe: false,
+            tcp_echo: Vec::new(),
             listen_port: DEFAULT_LISTEN_PORT,
             endpoints: Vec::new(),
             quic_port: None,
@@ -333,6 +346,18 @@ impl Config {
         }
         if let Some(e) = self.endpoints.iter().find(|e| e.port() == 0) {
             bail!("endpoints: {e} needs a port within 1 to 65535");
+        }
+        if !self.site_probe && !self.tcp_echo.is_empty() {
+            bail!("tcp_echo: it is possible at a site probe only; leave it out");
+        }
+        if self.tcp_echo.len() > MAX_ECHOES {
+            bail!(
+                "tcp_echo: {} addresses; at most {MAX_ECHOES} are possible",
+                self.tcp_echo.len()
+            );
+        }
+        if let Some(address) = self.tcp_echo.iter().find(|a| a.port() == 0 || a.ip().is_unspecified()) {
+            bail!("tcp_echo: {address} needs an address of this host and a port within 1 to 65535");
         }
         self.flow_logs.check()?;
         self.captures.check()

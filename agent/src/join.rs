@@ -51,6 +51,27 @@ pub struct JoinSettings {
     pub allow_default_route: bool,
 }
 
+impl JoinSettings {
+    /// # Errors
+    /// A setting of links or devices is given, which a site probe does not have (M10).
+    fn check_site_probe(&self) -> Result<()> {
+        let given = [
+            ("--listen-port", self.listen_port.is_some()),
+            ("--endpoint", !self.endpoints.is_empty()),
+            ("--quic-port", self.quic_port.is_some()),
+            ("--interface", self.interface.is_some()),
+            ("--customer-interface", self.customer_interface.is_some()),
+            ("--allow-default-route", self.allow_default_route),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some((name, _)) => {
+                bail!("{name}: the token is that of a site probe, which has no links; leave it out (M10)")
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 /// The controller has refused to let the agent join.
 #[derive(Debug, thiserror::Error)]
 #[error("the controller refused: {reason}")]
@@ -93,6 +114,10 @@ pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
     let controller = options.controller.trim_end_matches('/').to_owned();
     let settings = options.settings;
     let mut config = Config::new(AgentId::new("unknown")?, controller.clone());
+    config.site_probe = options.token.site_probe;
+    if config.site_probe {
+        settings.check_site_probe()?;
+    }
     config.listen_port = settings.listen_port.unwrap_or(DEFAULT_LISTEN_PORT);
     config.endpoints = settings.endpoints;
     config.quic_port = settings.quic_port;
@@ -115,9 +140,14 @@ pub async fn join(state: &StateDir, options: JoinOptions) -> Result<Config> {
         token: options.token.text.clone(),
         csr: tls_key.request()?,
         public_key: link_key.public(),
-        endpoints: config.advertised(),
+        // A site probe has no links.
+        endpoints: if config.site_probe {
+            Vec::new()
+        } else {
+            config.advertised()
+        },
         quic_endpoint: config.quic_endpoint(),
-        lanes: Some(config.lane_count()).filter(|n| *n > 1),
+        lanes: Some(config.lane_count()).filter(|n| *n > 1 && !config.site_probe),
     };
     let reply = client
         .post(format!("{controller}/fabric/v1/join"))
@@ -184,6 +214,41 @@ fn error_message(body: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// M10: the token says that the agent is a site probe. Settings of links are refused by name, before anything is sent; a
+    /// token of another form is refused with the form.
+    #[tokio::test]
+    async fn m10_a_probe_is_joined_by_its_token() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path());
+        let text = |prefix: &str| format!("{prefix}.id.secret.{}", "ab".repeat(32));
+        let token: JoinToken = text("tmb1probe").parse().unwrap();
+        assert!(token.site_probe && !text("tmb1").parse::<JoinToken>().unwrap().site_probe);
+        assert!(text("tmb1x").parse::<JoinToken>().is_err());
+        let options = |change: fn(&mut JoinSettings)| {
+            let mut settings = JoinSettings::default();
+            change(&mut settings);
+            JoinOptions {
+                // No service listens on port 1, so an attempt to connect would fail with another error.
+                controller: "https://127.0.0.1:1/".into(),
+                token: token.clone(),
+                settings,
+            }
+        };
+        let given: [(fn(&mut JoinSettings), &str); 6] = [
+            (|s| s.listen_port = Some(1), "--listen-port"),
+            (|s| s.endpoints = vec!["192.0.2.1:1".parse().unwrap()], "--endpoint"),
+            (|s| s.quic_port = Some(443), "--quic-port"),
+            (|s| s.interface = Some("a".into()), "--interface"),
+            (|s| s.customer_interface = Some("a".into()), "--customer-interface"),
+            (|s| s.allow_default_route = true, "--allow-default-route"),
+        ];
+        for (change, name) in given {
+            let error = join(&state, options(change)).await.unwrap_err().to_string();
+            assert!(error.starts_with(name) && error.contains("(M10)"), "{error}");
+        }
+        assert!(state.read(file::LINK_KEY).unwrap().is_none());
+    }
 
     /// A wrong setting must be found before anything is sent, because the token works only once.
     #[tokio::test]

@@ -8,8 +8,8 @@
 //!   and the [`outbox`] between the engine and the sockets; [`lanes`]: all lanes of the agent. [`lane::builder`] builds
 //!   lookup tables in a thread of its own. [`log_limit`] bounds log lines that peers can cause.
 //! * [`bgp`]: routes from and to sites and customer edges, through BIRD.
-//! * [`join`], [`first_join`], [`control`]: communication with the controller. [`identity`], [`tls`]: keys and
-//!   certificates.
+//! * [`join`], [`first_join`], [`control`]: communication with the controller, over an `uplink`. [`identity`], [`tls`]: keys
+//!   and certificates. [`site_probe`]: the agent of a host in a site, which only sends probes.
 //! * [`state`], [`config`], [`persist`], [`flow_file`], [`meter`]: files. [`claim`]: exclusive use of a device's name and of
 //!   routing tables. [`host`]: the host's sysctl for ICMP redirects. `switches`: the sysctls of the agent's devices.
 //! * [`flow_log`]: writes flow logs. [`capture`]: packet captures.
@@ -44,6 +44,7 @@ pub mod outbox;
 pub mod persist;
 pub mod probe;
 pub mod run;
+pub mod site_probe;
 pub mod sockets;
 pub mod state;
 pub mod status_text;
@@ -52,3 +53,4 @@ mod sys;
 pub mod tls;
 pub mod tun;
 pub mod udp;
+mod uplink;

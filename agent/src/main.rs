@@ -11,8 +11,10 @@ use tokio::runtime::Runtime;
 use tombolo_agent::agent::AgentView;
 use tombolo_agent::bgp::BirdService;
 use tombolo_agent::bgp::service::become_bird;
+use tombolo_agent::config::Config;
 use tombolo_agent::first_join::{FirstJoin, has_joined};
 use tombolo_agent::join::{JoinOptions, JoinSettings, JoinToken, join};
+use tombolo_agent::site_probe::SiteProbeView;
 use tombolo_agent::state::StateDir;
 use tombolo_agent::{admin, clean, run, status_text};
 use tombolo_logging::LogFormat;
@@ -26,7 +28,7 @@ fn default_log() -> Targets {
         .with_target("boringtun", LevelFilter::OFF)
 }
 
-/// Connects this host to a virtual network, as a machine, a gateway or the edge of a circuit.
+/// Connects this host to a virtual network, as a machine, a gateway or the edge of a circuit; or sends probes from a site.
 #[derive(Parser)]
 #[command(name = "tombolo-agent", version)]
 struct Arguments {
@@ -256,8 +258,14 @@ fn dispatch(command: Command) -> Result<()> {
             join_and_run(state_dir, runtime_dir, first, bird.service())
         }
         Command::Health { state_dir } => {
-            let view: AgentView = serde_json::from_str(&admin::ask(&StateDir::new(state_dir), "/status")?)?;
-            println!("{}", status_text::health(&view)?);
+            let state = StateDir::new(state_dir);
+            let answer = admin::ask(&state, "/status")?;
+            let line = if is_site_probe(&state)? {
+                serde_json::from_str::<SiteProbeView>(&answer)?.health()?
+            } else {
+                status_text::health(&serde_json::from_str::<AgentView>(&answer)?)?
+            };
+            println!("{line}");
             Ok(())
         }
         Command::Bird { config_dir, run_dir } => match become_bird(&config_dir, &run_dir)? {},
@@ -329,10 +337,18 @@ fn join_and_run(
     }
 }
 
+/// Whether the agent of this directory is a site probe, which has a status of its own form (M10).
+fn is_site_probe(state: &StateDir) -> Result<bool> {
+    Ok(Config::load(state)?.site_probe)
+}
+
 /// Prints the running agent's answer for `path` of its local socket. `output` matters only for `/status`.
 fn show_status(state: &StateDir, path: &str, output: Output) -> Result<()> {
     let answer = admin::ask(state, path)?;
     match output {
+        Output::Text if path == "/status" && is_site_probe(state)? => {
+            print!("{}", serde_json::from_str::<SiteProbeView>(&answer)?.describe());
+        }
         Output::Text if path == "/status" => {
             let view: AgentView = serde_json::from_str(&answer)?;
             print!("{}", status_text::describe(&view));

@@ -1,7 +1,9 @@
-//! Ping and traceroute from an overlay address of this host, by ICMP echo requests on a raw socket.
+//! Ping and traceroute from an address of this host, by ICMP echo requests on a raw socket.
 //!
 //! * `connect`: TCP connections.
+//! * `answer`: the controller's requests for probes.
 
+pub(crate) mod answer;
 mod connect;
 
 use anyhow::{Context, Result, bail};
@@ -24,12 +26,13 @@ const TRACE_SPACING: Duration = Duration::from_millis(5);
 const TRACE_WINDOW: u8 = 4;
 
 /// Runs a probe through the TUN device with the name `device`, in the network namespace of the calling thread; a probe
-/// whose destination is its own source needs no device. Waits until all echo requests are answered or have timed out.
+/// whose destination is its own source needs no device. `None`: the packets take the way of the host's own routes, as at a
+/// site probe (M10). Waits until all echo requests are answered or have timed out.
 /// The report has all results. Pings and connections take at most `count` × `interval_ms` + `timeout_ms`, and a trace at most
 /// `timeout_ms` + `count` × 20 ms for every four TTLs. Pings and traces need CAP_NET_RAW. Dropping the future ends the probe. If the
 /// probe cannot be run or fails before its end, the report has only an `error`, which names the field and its range, or
 /// says what failed.
-pub async fn run(request: &ProbeRequest, device: &str) -> ProbeReport {
+pub async fn run(request: &ProbeRequest, device: Option<&str>) -> ProbeReport {
     let outcome = match check(request) {
         Ok(()) => match request.kind {
             ProbeKind::Ping => ping(request, device).await,
@@ -84,10 +87,10 @@ fn check(r: &ProbeRequest) -> Result<()> {
     }
 }
 
-/// Binds the socket of a probe to the source address, and to the device. Probes must go through the engine, so the socket
-/// is bound to the device. The host's own address is the exception, because packets to it do not pass the device.
-fn bind(socket: &Socket, r: &ProbeRequest, device: &str) -> Result<()> {
-    if r.source != r.destination {
+/// Binds the socket of a probe to the source address, and to the device. Probes of virtual networks must go through the
+/// engine, so the socket is bound to the device. The host's own address is the exception, because packets to it do not pass the device.
+fn bind(socket: &Socket, r: &ProbeRequest, device: Option<&str>) -> Result<()> {
+    if let Some(device) = device.filter(|_| r.source != r.destination) {
         socket
             .bind_device(Some(device.as_bytes()))
             .with_context(|| format!("binding to {device}"))?;
@@ -98,7 +101,7 @@ fn bind(socket: &Socket, r: &ProbeRequest, device: &str) -> Result<()> {
         .with_context(|| format!("source: {} is not an address of this host", r.source))
 }
 
-async fn ping(r: &ProbeRequest, device: &str) -> Result<ProbeReport> {
+async fn ping(r: &ProbeRequest, device: Option<&str>) -> Result<ProbeReport> {
     let mut echoes = Echoes::open(r, device)?;
     let timeout = Duration::from_millis(r.timeout_ms.into());
     let mut next = Instant::now();
@@ -124,7 +127,7 @@ async fn ping(r: &ProbeRequest, device: &str) -> Result<ProbeReport> {
     Ok(report)
 }
 
-async fn trace(r: &ProbeRequest, device: &str) -> Result<ProbeReport> {
+async fn trace(r: &ProbeRequest, device: Option<&str>) -> Result<ProbeReport> {
     let mut echoes = Echoes::open(r, device)?;
     let timeout = Duration::from_millis(r.timeout_ms.into());
     let mut report = ProbeReport::default();
@@ -195,7 +198,7 @@ struct Echoes {
 }
 
 impl Echoes {
-    fn open(r: &ProbeRequest, device: &str) -> Result<Self> {
+    fn open(r: &ProbeRequest, device: Option<&str>) -> Result<Self> {
         let (domain, protocol) = match r.source {
             IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
             IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
@@ -343,7 +346,7 @@ mod tests {
     #[tokio::test]
     async fn pings_the_loopback_address() {
         for v6 in [false, true] {
-            let report = run(&ping_loopback(v6), "lo").await;
+            let report = run(&ping_loopback(v6), Some("lo")).await;
             match report.error {
                 None => assert_eq!((report.sent, report.received), (3, 3)),
                 Some(e) => assert!(e.contains("CAP_NET_RAW") || v6, "{e}"),
@@ -356,7 +359,7 @@ mod tests {
         let refused = |change: fn(&mut ProbeRequest), field: &'static str| async move {
             let mut r = ping_loopback(false);
             change(&mut r);
-            assert!(run(&r, "lo").await.error.unwrap().starts_with(field), "{field}");
+            assert!(run(&r, Some("lo")).await.error.unwrap().starts_with(field), "{field}");
         };
         refused(|r| r.count = 0, "count").await;
         refused(|r| r.count = 101, "count").await;

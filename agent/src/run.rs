@@ -12,7 +12,7 @@ use crate::identity::LinkKeys;
 use crate::lanes::Lanes;
 use crate::netlink::Tun;
 use crate::state::{StateDir, file};
-use crate::{admin, flow_file, host};
+use crate::{admin, flow_file, host, site_probe};
 use anyhow::{Context, Result};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,7 +36,7 @@ const LANE_END_TIMEOUT: Duration = Duration::from_millis(500);
 /// that it will stop, and forwards until its peers have switched to other paths. A second SIGTERM or SIGINT cuts the
 /// drain short. Holds the lock of the state directory meanwhile. `runtime` is the directory for data that the next
 /// start needs and that a boot may remove: the flows of security groups (D34). It may be the state directory. BIRD is a
-/// child process of the agent, unless `bird` names a service. Must run in a Tokio runtime with I/O and time, needs
+/// child process of the agent, unless `bird` names a service. A site probe only answers requests for probes. Must run in a Tokio runtime with I/O and time, needs
 /// CAP_NET_ADMIN and works in the network namespace of the calling thread. The future must not be dropped before it
 /// returns, because its tasks would run on.
 ///
@@ -50,6 +50,9 @@ const LANE_END_TIMEOUT: Duration = Duration::from_millis(500);
 /// If the program has not installed a cryptography provider of rustls before, with `CryptoProvider::install_default`.
 pub async fn run(state: &StateDir, runtime: &StateDir, bird: Option<BirdService>) -> Result<()> {
     let config = Config::load(state)?;
+    if config.site_probe {
+        return site_probe::run(state, config).await;
+    }
     let _lock = state.lock()?;
     // The keys are read first, because a start from an incomplete directory must not change the host.
     let keys = LinkKeys::load(state)?;
@@ -181,14 +184,14 @@ async fn lanes_ended(ended: &mut UnboundedReceiver<String>, count: usize) {
 }
 
 /// The signals that stop the agent.
-struct Signals {
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
 }
 
 impl Signals {
-    fn new() -> std::io::Result<Self> {
+    pub(crate) fn new() -> std::io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -197,7 +200,7 @@ impl Signals {
     }
 
     /// Waits for the first of the three signals.
-    async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

@@ -20,6 +20,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tombolo_proto::config::Feature;
 use tombolo_proto::control_stream;
+use tombolo_proto::fabric::Binding;
 use tombolo_proto::id::{AgentId, ResourceId, Revision};
 use tombolo_proto::probe::ProbeReport;
 use tombolo_proto::status::{AgentStatus, HealthVersion, Meters};
@@ -380,7 +381,9 @@ impl Agents {
                 // While a configuration is in flight, the agent may switch to it at any moment. So until the agent has
                 // answered, the digest that it reported before proves nothing.
                 let idle = entry.is_none_or(|e| e.in_flight.is_none());
-                let same = idle && !digest.is_empty() && digest == desired_digest;
+                // M10: a site probe gets no configuration, so it has nothing to apply.
+                let is_probe = matches!(agent.binding, Binding::Site { .. });
+                let same = is_probe || (idle && !digest.is_empty() && digest == desired_digest);
                 let reported = entry.map(|e| e.applied).unwrap_or_default();
                 let applied = if same {
                     compiled.revision

@@ -71,7 +71,7 @@ pub(crate) async fn check(app: &App, question: &CheckRequest) -> Result<Connecti
         port: question.port,
     };
     // The trace comes after the probes, which have brought up the links by then.
-    let probed = bounded(app.agents.probe(&agent, &probe).await?, &probe);
+    let probed = app.agents.probe(&agent, &probe).await?;
     let mut judged = traced(app, &topology, &agent, &expected, &probed).await?;
     if judged.difference.is_some() {
         // Agents limit the rate of their ICMP errors, so an answer may be missing by chance.
@@ -98,7 +98,7 @@ async fn traced(
         max_ttl: expected.max_ttl(topology),
         port: None,
     };
-    let trace = bounded(app.agents.probe(agent, &request).await?, &request);
+    let trace = app.agents.probe(agent, &request).await?;
     let statuses = app.agents.statuses();
     let observed = Observed {
         probe: probed,
@@ -126,19 +126,4 @@ fn kind(question: &CheckRequest) -> Result<ProbeKind, CheckError> {
             Err(CheckError::Invalid("protocol", message.to_owned()))
         }
     }
-}
-
-/// The report, without numbers that the request does not permit: the agent may be hostile.
-fn bounded(mut report: ProbeReport, request: &ProbeRequest) -> ProbeReport {
-    if request.kind != ProbeKind::Trace && report.error.is_none() {
-        report.sent = request.count;
-    }
-    report.received = report.received.min(report.sent);
-    let times = usize::try_from(request.count).unwrap_or(usize::MAX);
-    report.rtts_ms.truncate(times);
-    report.hops.truncate(request.max_ttl.into());
-    for hop in &mut report.hops {
-        hop.rtts_ms.truncate(times);
-    }
-    report
 }

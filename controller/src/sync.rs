@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
 use tombolo_proto::config::Feature;
 use tombolo_proto::control_stream::{self, agent_message, controller_message};
+use tombolo_proto::fabric::Binding;
 use tombolo_proto::id::{AgentId, Revision};
 use tombolo_topology::sync::{AgentSync, Close, Desired, Push, authorize};
 use tonic::{Status, Streaming};
@@ -41,6 +42,10 @@ pub(crate) struct Session<'a> {
     /// The queue of messages to the agent.
     pub(crate) out: mpsc::Sender<Result<control_stream::ControllerMessage, Status>>,
 }
+
+/// Longest report of a probe, in bytes. The longest one that a request can ask for, a trace over 64 hops with 10 probes for
+/// each, has some 10,000.
+const MAX_REPORT: usize = 64 << 10;
 
 /// The status for a client that may not act as `agent`, with the reason as text.
 pub(crate) fn permission_denied(agent: &AgentId, close: Close) -> Status {
@@ -104,12 +109,16 @@ impl Session<'_> {
         let known = current.topology.agents.get(agent);
         authorize(known.map(|a| &**a), &self.key).map_err(|close| permission_denied(agent, close))?;
         tracing::info!(%agent, revision = hello.revision, from = %self.peer, "agent connected");
-        let sync = AgentSync::hello(&self.key, current.revision, &hello.digest);
+        let is_probe = known.is_some_and(|agent| matches!(agent.binding, Binding::Site { .. }));
+        // M10: a site probe runs no configuration, so what it says about one has no meaning.
+        let (running, digest) = match is_probe {
+            true => (Revision::default(), ""),
+            false => (Revision(hello.revision), hello.digest.as_str()),
+        };
+        let sync = AgentSync::hello(&self.key, current.revision, digest);
         let features = Feature::of_names(&hello.features);
-        let mut stream = self
-            .agents
-            .connected(agent, Revision(hello.revision), &hello.digest, features);
-        let result = self.serve(&mut stream, sync, &hello, incoming).await;
+        let mut stream = self.agents.connected(agent, running, digest, features);
+        let result = self.serve(&mut stream, sync, &hello, is_probe, incoming).await;
         self.agents.disconnected(&stream);
         tracing::info!(%agent, "agent disconnected");
         result
@@ -120,9 +129,12 @@ impl Session<'_> {
         stream: &mut Stream,
         mut sync: AgentSync,
         hello: &control_stream::Hello,
+        is_probe: bool,
         incoming: &mut Streaming<control_stream::AgentMessage>,
     ) -> Result<(), Status> {
-        let reports = EndpointReports::start(self.writer.clone(), stream.agent.clone(), self.peer, hello);
+        let reports = || EndpointReports::start(self.writer.clone(), stream.agent.clone(), self.peer, hello);
+        // M10: a site probe has no endpoints.
+        let reports = (!is_probe).then(reports);
         self.compiled.mark_changed();
         let mut sent = SentConfigs::default();
         let mut health = self.agents.watch_health();
@@ -153,7 +165,16 @@ impl Session<'_> {
                     if let Some(agent_message::Message::Applied(applied)) = &message.message {
                         sent.applied(&applied.digest, &stream.features);
                     }
-                    let is_unknown = self.receive(stream, &mut sync, &reports, message)?;
+                    let is_unknown = match (&reports, message.message) {
+                        (Some(reports), message) => self.receive(stream, &mut sync, reports, message)?,
+                        // M10: of a site probe only the reports of probes count. Its host belongs to the site, and must not
+                        // put routes, health or endpoints into the state of the network.
+                        (None, Some(agent_message::Message::ProbeResult(result))) => {
+                            self.probe_result(stream, &result)?;
+                            false
+                        }
+                        (None, _) => false,
+                    };
                     if is_unknown {
                         sent_captures = self.agents.captures_of(&stream.agent);
                         self.send_capture_list(&sent_captures).await?;
@@ -288,10 +309,9 @@ impl Session<'_> {
         stream: &Stream,
         sync: &mut AgentSync,
         reports: &EndpointReports,
-        message: control_stream::AgentMessage,
+        message: Option<agent_message::Message>,
     ) -> Result<bool, Status> {
-        let invalid = |e: serde_json::Error| Status::invalid_argument(e.to_string());
-        match message.message {
+        match message {
             Some(agent_message::Message::Applied(applied)) => {
                 sync.applied(&applied.digest);
                 self.agents.applied(stream, Revision(applied.revision), &applied.digest);
@@ -303,15 +323,12 @@ impl Session<'_> {
             }
             Some(agent_message::Message::Status(status)) => {
                 self.agents
-                    .status(stream, serde_json::from_slice(&status.status).map_err(invalid)?);
+                    .status(stream, serde_json::from_slice(&status.status).map_err(|e| invalid(&e))?);
                 reports.report(&status.endpoints);
             }
-            Some(agent_message::Message::ProbeResult(result)) => {
-                let report = serde_json::from_slice(&result.report).map_err(invalid)?;
-                self.agents.probe_result(&stream.agent, result.id, report);
-            }
+            Some(agent_message::Message::ProbeResult(result)) => self.probe_result(stream, &result)?,
             Some(agent_message::Message::CaptureReport(reported)) => {
-                let report = serde_json::from_slice(&reported.report).map_err(invalid)?;
+                let report = serde_json::from_slice(&reported.report).map_err(|e| invalid(&e))?;
                 let id = Uuid::try_parse(&reported.id).map_err(|e| Status::invalid_argument(e.to_string()))?;
                 return Ok(!self.agents.take_capture_report(stream, id, report));
             }
@@ -327,12 +344,29 @@ impl Session<'_> {
         Ok(false)
     }
 
+    /// Passes the report of a probe to the request that waits for it.
+    fn probe_result(&self, stream: &Stream, result: &control_stream::ProbeResult) -> Result<(), Status> {
+        if result.report.len() > MAX_REPORT {
+            return Err(Status::invalid_argument(format!(
+                "the report of a probe has {} bytes; at most {MAX_REPORT} are possible",
+                result.report.len()
+            )));
+        }
+        let report = serde_json::from_slice(&result.report).map_err(|e| invalid(&e))?;
+        self.agents.probe_result(&stream.agent, result.id, report);
+        Ok(())
+    }
+
     async fn send(&self, message: control_stream::ControllerMessage) -> Result<(), Status> {
         let sent = tokio::time::timeout(SEND_TIMEOUT, self.out.send(Ok(message))).await;
         let sent =
             sent.map_err(|_| Status::deadline_exceeded(format!("the agent has read nothing for {SEND_TIMEOUT:?}")))?;
         sent.map_err(|_| Status::cancelled("the agent has disconnected"))
     }
+}
+
+fn invalid(error: &serde_json::Error) -> Status {
+    Status::invalid_argument(error.to_string())
 }
 
 /// The text itself, or, if it is longer than [`MAX_REASON`] bytes, its beginning and `…`.

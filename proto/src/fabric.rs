@@ -24,7 +24,8 @@ pub use reach::{
     StoredAssertions,
 };
 pub use token::{
-    ApiTokenRequest, Binding, JoinReply, JoinRequest, NewApiToken, NewToken, Package, Packages, Token, TokenRequest,
+    ApiTokenRequest, Binding, JoinReply, JoinRequest, MAX_ATTACHMENTS, NewApiToken, NewToken, Package, Packages, Token,
+    TokenRequest,
 };
 
 pub use usage::UsageRequest;

@@ -21,6 +21,8 @@ const MAX_LINE: u64 = 4096;
 pub struct JoinToken {
     pub(super) text: String,
     pub(super) pin: [u8; 32],
+    /// Whether the token is that of a site probe (M10), and begins with `tmb1probe`.
+    pub(super) site_probe: bool,
 }
 
 impl JoinToken {
@@ -83,7 +85,7 @@ impl FromStr for JoinToken {
     fn from_str(text: &str) -> Result<Self> {
         let text = text.trim();
         let parts: Vec<_> = text.split('.').collect();
-        let ["tmb1", id, secret, pin] = parts[..] else {
+        let [prefix @ ("tmb1" | "tmb1probe"), id, secret, pin] = parts[..] else {
             bail!("not a join token: it has the form tmb1.ID.SECRET.PIN");
         };
         if id.is_empty() || secret.is_empty() {
@@ -93,6 +95,7 @@ impl FromStr for JoinToken {
         Ok(Self {
             text: text.to_owned(),
             pin,
+            site_probe: prefix == "tmb1probe",
         })
     }
 }

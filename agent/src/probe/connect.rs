@@ -1,4 +1,4 @@
-//! TCP connections from an overlay address of this host, as probes of a port.
+//! TCP connections from an address of this host, as probes of a port.
 
 use super::{ProbeReport, ProbeRequest, bind, millis};
 use anyhow::{Context, Result};
@@ -21,7 +21,7 @@ enum Outcome {
 
 /// Opens `count` connections, one every `interval_ms`, and closes each as soon as it is open. The attempts overlap, so
 /// that lost packets of one do not delay the next.
-pub(super) async fn run(r: &ProbeRequest, device: &str) -> Result<ProbeReport> {
+pub(super) async fn run(r: &ProbeRequest, device: Option<&str>) -> Result<ProbeReport> {
     let to = SocketAddr::new(r.destination, r.port.unwrap_or_default());
     let interval = Duration::from_millis(r.interval_ms.into());
     let limit = Duration::from_millis(r.timeout_ms.into());
@@ -47,7 +47,7 @@ pub(super) async fn run(r: &ProbeRequest, device: &str) -> Result<ProbeReport> {
     Ok(report)
 }
 
-async fn attempt(r: &ProbeRequest, device: &str, to: SocketAddr, limit: Duration) -> Result<Outcome> {
+async fn attempt(r: &ProbeRequest, device: Option<&str>, to: SocketAddr, limit: Duration) -> Result<Outcome> {
     let domain = match to.ip() {
         IpAddr::V4(_) => Domain::IPV4,
         IpAddr::V6(_) => Domain::IPV6,
@@ -109,14 +109,14 @@ mod tests {
     async fn m5_open_and_refused_ports() {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = server.local_addr().unwrap().port();
-        let open = run(&request(port), "lo").await;
+        let open = run(&request(port), Some("lo")).await;
         assert_eq!((open.sent, open.received, open.refused), (3, 3, 0), "{open:?}");
         assert!(
             open.rtts_ms.len() == 3 && open.rtts_ms.iter().all(|ms| *ms > 0.0),
             "{open:?}"
         );
         drop(server);
-        let refused = run(&request(port), "lo").await;
+        let refused = run(&request(port), Some("lo")).await;
         assert_eq!(
             (refused.sent, refused.received, refused.refused),
             (3, 0, 3),
@@ -142,7 +142,7 @@ mod tests {
             timeout_ms: 100,
             ..request(address.port())
         };
-        let report = run(&silent, "lo").await;
+        let report = run(&silent, Some("lo")).await;
         assert_eq!((report.sent, report.received), (3, 0), "{report:?}");
         assert_eq!((report.refused, report.unreachable), (0, 0), "{report:?}");
     }
@@ -153,13 +153,13 @@ mod tests {
             port: None,
             ..request(1)
         };
-        assert!(run(&none, "lo").await.error.unwrap().starts_with("port"));
+        assert!(run(&none, Some("lo")).await.error.unwrap().starts_with("port"));
         let zero = request(0);
-        assert!(run(&zero, "lo").await.error.unwrap().starts_with("port"));
+        assert!(run(&zero, Some("lo")).await.error.unwrap().starts_with("port"));
         let ping = ProbeRequest {
             kind: ProbeKind::Ping,
             ..request(80)
         };
-        assert!(run(&ping, "lo").await.error.unwrap().starts_with("port"));
+        assert!(run(&ping, Some("lo")).await.error.unwrap().starts_with("port"));
     }
 }

@@ -20,6 +20,8 @@ fn settings() -> Config {
     Config {
         agent: agent(),
         controller: "https://192.0.2.1:8443".into(),
+        site_probe: false,
+        tcp_echo: Vec::new(),
         listen_port: 51_821,
         endpoints: vec!["192.0.2.7:51821".parse().unwrap()],
         quic_port: Some(443),
@@ -50,7 +52,12 @@ fn settings() -> Config {
 #[test]
 fn settings_of_the_operator() {
     let minimal = Config::new(agent(), "https://192.0.2.1:8443".into());
-    for (name, settings) in [("full", settings()), ("new", minimal)] {
+    let site_probe = Config {
+        site_probe: true,
+        tcp_echo: vec!["192.168.7.10:7".parse().unwrap()],
+        ..minimal.clone()
+    };
+    for (name, settings) in [("full", settings()), ("new", minimal), ("site-probe", site_probe)] {
         let text = toml::to_string(&settings).unwrap();
         golden!().text(&format!("agent.{name}.toml"), &text);
         let read: Config = toml::from_str(&text).unwrap();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use tombolo_agent::agent::AgentView;
+use tombolo_agent::site_probe::SiteProbeView;
 use tombolo_agent::apply::learned::{Clash, Need};
 use tombolo_agent::flow_log::FlowLogStats;
 use tombolo_agent::{metrics, status_text};
@@ -160,6 +161,24 @@ fn status_of_the_agent() {
         status: AgentStatus::default(),
     };
     golden!().cases("agent_view", &[("full", full()), ("minimal", minimal)]);
+}
+
+#[test]
+fn status_of_a_site_probe() {
+    let view = SiteProbeView {
+        agent: "office-probe".parse().unwrap(),
+        controller: "https://192.0.2.1:8443".into(),
+        connected: true,
+        requests: 7,
+    };
+    golden!().cases("site_probe_view", &[("full", view.clone())]);
+    assert_eq!(view.health().unwrap(), "connected; 7 requests for probes since the start");
+    assert!(view.describe().contains("office-probe (site probe)"), "{}", view.describe());
+    let away = SiteProbeView {
+        connected: false,
+        ..view
+    };
+    assert!(away.health().unwrap_err().to_string().contains("is not reached"));
 }
 
 #[test]

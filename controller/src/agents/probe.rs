@@ -43,7 +43,8 @@ impl Agents {
     /// Passes the report of probe `id` to the call of [`Self::probe`] that waits for it. The report is dropped if no
     /// call waits for it any more. `id` is the id in the request that the agent received.
     pub fn probe_result(&self, agent: &AgentId, id: u64, report: ProbeReport) {
-        if let Some(waiting) = self.update(agent, |entry| entry.probes.remove(&id)) {
+        let waiting = self.entries().get_mut(agent).and_then(|entry| entry.probes.remove(&id));
+        if let Some(waiting) = waiting {
             // A caller that no longer waits has no use for the report.
             let _ = waiting.send(report);
         }
@@ -54,7 +55,8 @@ impl Agents {
     ///
     /// Waits at most 5 s until the agent's stream accepts the request, and then for the time that `request` allows for
     /// at most 300 probes plus 5 s, but not for more than 120 s. Dropping the future does not stop the probes; the
-    /// agent's report is then dropped.
+    /// agent's report is then dropped. The report has no more numbers than the request permits, and an error of at most 300
+    /// characters.
     ///
     /// # Errors
     /// The agent is not connected or disconnects meanwhile, its version does not know the kind of probe, its stream does
@@ -109,13 +111,38 @@ impl Agents {
         let limit = Duration::from_millis(each * probes.min(MAX_COUNTED_PROBES)) + REPORT_DELAY;
         let limit = limit.min(MAX_PROBE_TIMEOUT);
         match tokio::time::timeout(limit, answered).await {
-            Ok(Ok(report)) => Ok(report),
+            Ok(Ok(report)) => Ok(bounded(report, request)),
             Ok(Err(_)) => Err(gone()),
             Err(_) => Err(ProbeError::NoReport(format!(
                 "agent {agent} did not report within {limit:?}"
             ))),
         }
     }
+}
+
+/// Longest error of a report that is kept, in characters.
+const MAX_ERROR: usize = 300;
+
+/// The report, without numbers and texts that the request does not permit: the agent may be hostile.
+fn bounded(mut report: ProbeReport, request: &ProbeRequest) -> ProbeReport {
+    match request.kind {
+        ProbeKind::Trace => report.sent = report.sent.min(request.count.saturating_mul(request.max_ttl.into())),
+        ProbeKind::Ping | ProbeKind::Connect if report.error.is_none() => report.sent = request.count,
+        ProbeKind::Ping | ProbeKind::Connect => report.sent = report.sent.min(request.count),
+    }
+    report.received = report.received.min(report.sent);
+    report.refused = report.refused.min(report.sent);
+    report.unreachable = report.unreachable.min(report.sent);
+    let times = usize::try_from(request.count).unwrap_or(usize::MAX);
+    report.rtts_ms.truncate(times);
+    report.hops.truncate(request.max_ttl.into());
+    for hop in &mut report.hops {
+        hop.rtts_ms.truncate(times);
+    }
+    if let Some(error) = &mut report.error {
+        *error = error.chars().filter(|c| !c.is_control()).take(MAX_ERROR).collect();
+    }
+    report
 }
 
 /// A probe in progress. Dropping this value removes the probe's entry, also if the caller stops waiting.
@@ -130,5 +157,53 @@ impl Drop for PendingProbe<'_> {
         if let Some(entry) = self.agents.entries().get_mut(self.agent) {
             entry.probes.remove(&self.id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tombolo_proto::probe::Hop;
+
+    /// M10: whatever a host reports, the answer has no more than the request permits.
+    #[test]
+    fn m10_a_report_has_no_more_than_the_request_permits() {
+        let request = ProbeRequest {
+            source: "192.168.7.10".parse().unwrap(),
+            destination: "10.1.0.4".parse().unwrap(),
+            kind: ProbeKind::Trace,
+            count: 2,
+            interval_ms: 100,
+            timeout_ms: 500,
+            max_ttl: 3,
+            port: None,
+        };
+        let hop = Hop {
+            address: None,
+            rtts_ms: vec![1.0; 1000],
+        };
+        let hostile = ProbeReport {
+            sent: u32::MAX,
+            received: u32::MAX,
+            rtts_ms: vec![1.0; 1000],
+            hops: vec![hop; 1000],
+            refused: u32::MAX,
+            unreachable: u32::MAX,
+            error: Some("x\u{1b}[2J".repeat(1000)),
+        };
+        let kept = bounded(hostile.clone(), &request);
+        assert_eq!((kept.sent, kept.received, kept.refused, kept.unreachable), (6, 6, 6, 6));
+        assert_eq!((kept.rtts_ms.len(), kept.hops.len()), (2, 3));
+        assert!(kept.hops.iter().all(|hop| hop.rtts_ms.len() == 2));
+        let error = kept.error.unwrap();
+        assert!(
+            error.chars().count() == MAX_ERROR && !error.contains('\u{1b}'),
+            "{error}"
+        );
+        let ping = ProbeRequest {
+            kind: ProbeKind::Ping,
+            ..request
+        };
+        assert_eq!(bounded(hostile, &ping).sent, 2);
     }
 }

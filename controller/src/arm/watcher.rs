@@ -230,7 +230,7 @@ fn next_hop_type(topology: &Topology, hop: &NextHop) -> &'static str {
             let gateway = topology.gateways.get(gateway);
             gateway.is_some_and(|g| g.gateway_type == GatewayKind::ExpressRoute)
         }
-        Some(Binding::Vm { .. }) | None => false,
+        Some(Binding::Vm { .. } | Binding::Site { .. }) | None => false,
     };
     match hop {
         NextHop::VnetPeering { .. } | NextHop::VnetGlobalPeering { .. } => "VnetPeering",
@@ -329,7 +329,7 @@ fn target_nic(topology: &Topology, body: &Value, field: &str, own: IpAddr) -> Re
     let agents = topology.agents.values().filter(|a| !a.revoked);
     let nics = agents.filter_map(|agent| match &agent.binding {
         Binding::Vm { vm: id, nics, .. } if *id == vm => Some(nics),
-        Binding::Vm { .. } | Binding::Gateway { .. } | Binding::Edge { .. } => None,
+        Binding::Vm { .. } | Binding::Gateway { .. } | Binding::Edge { .. } | Binding::Site { .. } => None,
     });
     let nics: Vec<_> = nics.flatten().filter_map(|id| topology.nics.get(id)).collect();
     let owner = nics

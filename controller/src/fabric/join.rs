@@ -11,13 +11,23 @@ use axum::response::Response;
 use http::StatusCode;
 use serde_json::json as object;
 use std::sync::Arc;
-use tombolo_proto::fabric::{JoinReply, JoinRequest, ListResponse, NewToken, Token, TokenRequest};
+use tombolo_proto::fabric::{Binding, JoinReply, JoinRequest, ListResponse, NewToken, Token, TokenRequest};
 use tombolo_topology::change::Change;
 use tombolo_topology::resource::{Agent, JoinToken, Reach};
 
 /// First part of the text of a join token, which has the form `tmb1.ID.SECRET.PIN`. PIN is the SHA-256 of the
 /// authority's certificate.
 const TOKEN_PREFIX: &str = "tmb1";
+/// First part of the text of a join token for a site probe (M10). The host learns from it that it is a probe, before it
+/// joins. An agent that is too old for this role does not accept such a token.
+const PROBE_TOKEN_PREFIX: &str = "tmb1probe";
+
+const fn prefix_of(binding: &Binding) -> &'static str {
+    match binding {
+        Binding::Vm { .. } | Binding::Gateway { .. } | Binding::Edge { .. } => TOKEN_PREFIX,
+        Binding::Site { .. } => PROBE_TOKEN_PREFIX,
+    }
+}
 /// Lifetime of a join token in seconds if the request has no `ttlSeconds`: an hour, which is enough to start a machine.
 const DEFAULT_LIFETIME_SECONDS: u64 = 3600;
 /// Longest lifetime of a join token in seconds: 30 days, for machines that are prepared long before their first start.
@@ -39,9 +49,9 @@ pub(super) async fn create(State(rest): State<Arc<Rest>>, request: Request) -> R
         binding: requested.binding,
         expires: now() + lifetime,
     };
-    let expires = token.expires;
+    let (expires, prefix) = (token.expires, prefix_of(&token.binding));
     let committed = rest.app.writer.change(Change::PutToken(token)).await?;
-    let text = format!("{TOKEN_PREFIX}.{id}.{secret}.{}", rest.app.authority.pin());
+    let text = format!("{prefix}.{id}.{secret}.{}", rest.app.authority.pin());
     tracing::info!(token = id, agent = %requested.agent, "join token created");
     let body = object!(NewToken {
         id,
@@ -87,13 +97,16 @@ pub(super) async fn join(State(rest): State<Arc<Rest>>, request: Request) -> Res
         }
     }
     let resolved = |reported: &[String]| peer.map(|seen| endpoints::resolve(reported, seen)).unwrap_or_default();
-    let reach = Reach {
+    let is_probe = matches!(token.binding, Binding::Site { .. });
+    let reported = || Reach {
         endpoints: resolved(&joining.endpoints),
         quic_endpoint: resolved(&quic).pop(),
         lanes: joining.lanes.unwrap_or(1),
         // The agent's first Hello says more.
         many_routes: false,
     };
+    // M10: a site probe has no links, so no endpoint of its host is stored.
+    let reach = if is_probe { Reach::at(Vec::new()) } else { reported() };
     let signed = rest.app.authority.sign(&token.agent, &joining.csr);
     let (certificate, certificate_key) =
         signed.map_err(|e| Failure::bad("InvalidRequestFormat", format!("{e:#}")).at("csr"))?;
@@ -127,11 +140,14 @@ pub(super) async fn join(State(rest): State<Arc<Rest>>, request: Request) -> Res
 fn find(rest: &Rest, text: &str) -> Result<Arc<JoinToken>, Failure> {
     let refuse = |message: &str| Failure::new(StatusCode::FORBIDDEN, "XTokenInvalid", message).at("token");
     let mut parts = text.trim().split('.');
-    let (Some(TOKEN_PREFIX), Some(id), Some(secret)) = (parts.next(), parts.next(), parts.next()) else {
+    let (Some(prefix @ (TOKEN_PREFIX | PROBE_TOKEN_PREFIX)), Some(id), Some(secret)) =
+        (parts.next(), parts.next(), parts.next())
+    else {
         return Err(refuse("token: not a join token; the form is tmb1.ID.SECRET.PIN"));
     };
     let topology = rest.app.writer.current().topology;
     let token = topology.tokens.get(id).filter(|t| secret::matches(secret, &t.hash));
+    let token = token.filter(|t| prefix_of(&t.binding) == prefix);
     match token {
         Some(token) if token.expires > now() => Ok(token.clone()),
         Some(_) => Err(refuse("token: it has expired; create a new one")),

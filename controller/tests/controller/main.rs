@@ -26,6 +26,7 @@ mod refusals;
 mod resources;
 mod restart;
 mod security;
+mod site_probe;
 mod stock_clients;
 mod watcher;
 mod world;

@@ -81,7 +81,7 @@ impl<'s> Reports<'s> {
             Binding::Vm { nics, served, .. } => {
                 member.nic.as_ref().is_some_and(|nic| nics.contains(nic)) || served.iter().any(has_address)
             }
-            Binding::Gateway { .. } | Binding::Edge { .. } => false,
+            Binding::Gateway { .. } | Binding::Edge { .. } | Binding::Site { .. } => false,
         };
         let mut owners = reports.iter().filter(|(agent, _)| owns(agent));
         owners.next().map(|(_, health)| *health)

@@ -85,7 +85,7 @@ impl Expected {
     /// The largest TTL that a trace should probe.
     #[must_use]
     pub fn max_ttl(&self, topology: &Topology) -> u8 {
-        if path::leaves(topology, &self.echo) {
+        if path::leaves(topology, &self.echo) || path::from_site(topology, &self.echo) {
             // The routers of a site are not known.
             return MAX_TTL;
         }
@@ -177,8 +177,8 @@ impl Expected {
             PlaceKind::Nic { .. } => HopKind::VnetLocal,
             PlaceKind::Gateway => HopKind::VirtualNetworkGateway,
             PlaceKind::Edge => HopKind::ExpressRouteCircuit,
-            PlaceKind::Outside if is_destination => HopKind::Destination,
-            PlaceKind::Outside => HopKind::Internet,
+            PlaceKind::Outside | PlaceKind::Site if is_destination => HopKind::Destination,
+            PlaceKind::Outside | PlaceKind::Site => HopKind::Internet,
         }
     }
 

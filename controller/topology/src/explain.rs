@@ -15,13 +15,17 @@
 //! * `finding`: a finding with cause and remedy; findings about owners and agents.
 //! * `gateways`: findings about gateways, connections and circuits between VNets.
 //! * `sites`: findings about addresses outside of all VNets.
+//! * `from_site`: the walk of a packet that a host in a site sends.
+//! * `no_way_out`: findings about addresses to which a site has no route.
 
 mod answer;
 mod denied;
 mod finding;
+mod from_site;
 mod gateways;
 mod names;
 mod no_route;
+mod no_way_out;
 pub(crate) mod node;
 mod security;
 mod sites;
@@ -35,6 +39,7 @@ pub use answer::{
     BandwidthLimit, DEFAULT_TTL, DecidingRule, Explanation, GroupCheck, Hop, Ingress, MatchedAddresses, MatchedRoute,
     OtherRule, RuleField, SecurityCheck, Stop, TraceHop, Walk,
 };
+use from_site::Site;
 use node::Packet;
 use std::net::IpAddr;
 use tombolo_proto::fabric::ExplainRequest;
@@ -45,6 +50,9 @@ use walk::{Agents, Answer, End, Fabric};
 /// agent decides with its compiled configuration and the routes of `reports`; no packet is sent and no agent is asked.
 /// The walk assumes that hosts and sites answer. A network interface with a security group that has admitted the packet
 /// admits the reply too; one that has not seen the packet lets its rules decide about the reply (N6).
+///
+/// If the source is a site probe, the packet enters where the gateways and edges of the site advertise a route to the
+/// destination (M10). The trace then begins at the first agent, because the site's routers are not known.
 ///
 /// # Errors
 /// The text names the reason: a name is unknown or ambiguous (then the text lists the candidates), the source has no
@@ -65,9 +73,15 @@ pub fn explain(
     }
     let agents = Agents::new(topology, reports);
     let mut fabric = Fabric::new(&agents);
+    let attachments = from_site::attachments(topology, &start);
+    let site = attachments.map(|all| Site::new(&agents, &start, all, destination));
+    let walk = |fabric: &mut Fabric<'_>, packet: &mut Packet| match &site {
+        Some(site) => site.walk(&agents, fabric, packet),
+        None => fabric.walk(&start, None, packet),
+    };
     let there = |ttl| Packet::request(source, destination, question.protocol, question.destination_port, ttl);
     let mut sent = there(ttl)?;
-    let (request, end) = fabric.walk(&start, None, &mut sent);
+    let (request, end) = walk(&mut fabric, &mut sent);
     let reply = match &end {
         End::Delivered(last) => Some(fabric.walk(last, None, &mut sent.reply()?).0),
         // The fabric cannot know the path inside a site, so the walk assumes that the site answers.
@@ -77,10 +91,14 @@ pub fn explain(
     let reachable = reply.as_ref().is_some_and(|reply| reply.delivered);
     let mut trace = Vec::new();
     for ttl in 1..=ttl {
-        let (_, end) = fabric.walk(&start, None, &mut there(ttl)?);
+        let (_, end) = walk(&mut fabric, &mut there(ttl)?);
         let (line, last) = match end {
             End::Expired(agent, answer) => {
                 let address = match answer {
+                    Some(answer) if site.is_some() => {
+                        let reaches = from_site::reaches_site(&agents, &mut fabric, &answer);
+                        reaches.then_some(answer.error.source)
+                    }
                     Some(answer) if reaches_source(&mut fabric, &answer) => Some(answer.error.source),
                     _ => None,
                 };

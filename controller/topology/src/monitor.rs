@@ -26,7 +26,7 @@ pub struct MonitorTest {
     pub source: String,
     /// The name of the destination endpoint.
     pub destination: String,
-    /// The id of the source's machine or network interface.
+    /// The id of the source's machine or network interface, or of what attaches its site (M10).
     pub from: String,
     /// The id of the destination's machine or network interface, or its address.
     pub to: String,
@@ -267,7 +267,7 @@ fn endpoint<'a>(at: At<'a, '_>) -> Result<Endpoint<'a>, MonitorProblem> {
         }),
         (Some(_), _) => problem(
             at.field("resourceId"),
-            "the id of a virtual machine or a network interface is needed",
+            "the id of a virtual machine, a network interface, or a local network gateway or circuit of a site is needed",
         ),
         (None, Some(address)) if address.parse::<IpAddr>().is_ok() => Ok(Endpoint {
             name,

@@ -259,7 +259,7 @@ fn enforcing_agent<'t>(topology: &'t Topology, nic: &NetworkInterface) -> Option
     let owns = |agent: &&Agent| matches!(&agent.binding, Binding::Vm { nics, .. } if nics.contains(id));
     let serves = |agent: &&Agent| match &agent.binding {
         Binding::Vm { served, .. } => served.iter().any(|s| Some(s) == subnet),
-        Binding::Gateway { .. } | Binding::Edge { .. } => false,
+        Binding::Gateway { .. } | Binding::Edge { .. } | Binding::Site { .. } => false,
     };
     trusted().find(owns).or_else(|| trusted().find(serves))
 }

@@ -13,6 +13,7 @@ pub(crate) mod place;
 pub(crate) mod request;
 mod secured;
 mod settings;
+mod site_probe;
 #[cfg(test)]
 mod tests;
 mod tokens;

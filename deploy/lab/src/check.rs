@@ -5,10 +5,12 @@ mod assertions;
 mod phases;
 pub(crate) mod report;
 mod rows;
+mod site_view;
 mod tables;
 
 pub use phases::{Phase, phases};
 pub use rows::{LearnedResult, Outcome, RowResult, rows};
+pub use site_view::{SiteViewPhase, SiteViewRow, site_view};
 pub use tables::tables;
 
 use crate::lab::Lab;
@@ -20,6 +22,11 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 use tombolo_client::fabric::{ExplainRequest, Protocol};
+
+/// Returns the mark of a result: `✓` if it is as expected.
+const fn mark(good: bool) -> &'static str {
+    if good { "✓" } else { "✗" }
+}
 
 /// Largest number of pairs of hosts that are pinged and traced at the same time. With more pairs, replies would arrive
 /// after the timeouts of `ping` and `traceroute` on a small machine.

@@ -64,6 +64,10 @@ enum LabCommand {
         /// Check only the steady state, without any event
         #[arg(long)]
         steady: bool,
+        /// Check only the rows with a site at one end, by probes from sites and machines, and compare with what explain
+        /// predicts
+        #[arg(long)]
+        site_view: bool,
     },
     /// Trigger an event of the topology: `tombolo lab event cut`; the event `restore` undoes all others
     Event {
@@ -255,7 +259,7 @@ async fn run_for_lab(command: LabCommand, dir: Option<&Path>, json: bool) -> Res
             }
             Ok(ExitCode::SUCCESS)
         }
-        LabCommand::Check { lab, steady } => check::check(dir, lab.as_deref(), !steady).await,
+        LabCommand::Check { lab, steady, site_view } => check::check(dir, lab.as_deref(), !steady, site_view).await,
         LabCommand::Event { lab, name } => check::event(dir, lab.as_deref(), &name),
         LabCommand::Down { lab, all } => down(dir, lab.as_deref(), all),
         LabCommand::Up { .. }

@@ -427,15 +427,20 @@ impl Lab {
     /// Starts a program on `host`, and records the process under `name`. [`Self::log`] finds the process's log by this
     /// name.
     fn launch(&self, name: &str, host: &str, argv: &[String], tied: bool) -> Result<Process> {
+        let argv = in_own_run(&self.topology, self.path()?, host, argv);
+        self.launch_with_common_run(name, host, &argv, tied)
+    }
+
+    /// As [`Self::launch`], but the program has the `/run` of this machine, in which the lab's state folder is.
+    fn launch_with_common_run(&self, name: &str, host: &str, argv: &[String], tied: bool) -> Result<Process> {
         let log = self.log(name)?;
         if let Some(folder) = log.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        let argv = in_own_run(&self.topology, self.path()?, host, argv);
         // The lab's logs must be text, because people read them and error messages quote their last lines. Without
         // `TOMBOLO_LOG_FORMAT` the programs would write JSON, because the log is a file and no terminal.
         let environment = [("TOMBOLO_LOG_FORMAT".to_owned(), "text".to_owned())];
-        let started = self.hosts.start(host, &argv, &environment, &log, tied);
+        let started = self.hosts.start(host, argv, &environment, &log, tied);
         let process = started.with_context(|| format!("{name} on {host}"))?;
         self.change(|s| {
             s.processes.insert(name.to_owned(), process.clone());

@@ -28,20 +28,25 @@ pub const DEVICE: &str = "underlay0";
 pub const TUNNEL_TABLE: &str = "100";
 
 /// Returns every host with a link to the underlay, each with the underlay address that the topology gives it. First
-/// comes the controller, then the topology's hosts by name, then the customer edges with an address.
+/// comes the controller, then the topology's hosts by name, then the customer edges and site probes with an address.
 #[must_use]
 pub fn addresses(topology: &Topology) -> Vec<(String, IpAddr)> {
     let mut all = vec![(CONTROLLER.to_owned(), topology.underlay.controller.address)];
     all.extend(topology.hosts.iter().map(|(name, h)| (name.clone(), h.address)));
     all.extend(topology.machines().filter_map(|machine| match machine.role {
         MachineRole::CustomerEdge(edge) => Some((machine.host, edge.address?)),
-        MachineRole::LanRouter | MachineRole::Host(_) => None,
+        MachineRole::Host(_) => {
+            let address = *machine.site.lan.probes.find(machine.name)?;
+            Some((machine.host, address))
+        }
+        MachineRole::LanRouter => None,
     }));
     all
 }
 
 /// Returns the routing table that contains a host's routes into the underlay. For customer edges this is not the table
-/// `main`, so that a site's traffic never enters the underlay unencrypted.
+/// `main`, so that a site's traffic never enters the underlay unencrypted. For site probes the table has no rule, and a
+/// route to the controller alone is in the table `main`.
 fn table(topology: &Topology, host: &str) -> &'static str {
     if topology.machines().any(|m| m.host == host) {
         TUNNEL_TABLE
@@ -187,7 +192,28 @@ pub fn configure_host(hosts: &dyn Hosts, topology: &Topology, host: &str, addres
     let default = [
         "ip", family, "route", "replace", "default", "via", &first, "dev", DEVICE, "table", table,
     ];
-    hosts.run(host, &default).map(drop)
+    hosts.run(host, &default)?;
+    if topology.probes().any(|(machine, ..)| machine.host == host) {
+        let controller = topology.underlay.controller.address.to_string();
+        // Without `src`, the kernel would choose the address on the LAN, to which the controller has no route.
+        let own = address.to_string();
+        let to_controller = [
+            "ip",
+            family,
+            "route",
+            "replace",
+            &controller,
+            "via",
+            &first,
+            "dev",
+            DEVICE,
+            "onlink",
+            "src",
+            &own,
+        ];
+        hosts.run(host, &to_controller)?;
+    }
+    Ok(())
 }
 
 /// Replaces a host's underlay address by one of the same family, in any segment. The family is not checked, nor is it

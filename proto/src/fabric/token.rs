@@ -3,6 +3,10 @@
 use crate::config::CircuitLink;
 use crate::id::{AgentId, PublicKey, ResourceId};
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// The maximum number of attachments of a site. A site usually has one or two, for example a circuit and a VPN as its backup.
+pub const MAX_ATTACHMENTS: usize = 8;
 
 /// The object for which an agent works. A join token determines this object for the agent that joins with the token
 /// (D7).
@@ -37,6 +41,14 @@ pub enum Binding {
         circuit: ResourceId,
         /// The circuit's primary or secondary link.
         link: CircuitLink,
+    },
+    /// A host inside a site, which sends the probes of checks from there (M10). It has no links and gets no configuration.
+    Site {
+        /// The local network gateways and circuits that attach the site, 1 to [`MAX_ATTACHMENTS`], the one that the site
+        /// prefers first.
+        attachments: Vec<ResourceId>,
+        /// The address of the host inside the site.
+        address: IpAddr,
     },
 }
 

@@ -47,9 +47,21 @@ fn bindings() -> Vec<(&'static str, Binding)> {
                 link: CircuitLink::Secondary,
             },
         ),
+        (
+            "site",
+            Binding::Site {
+                attachments: vec![ResourceId::new("/circuit"), ResourceId::new("/localGateway")],
+                address: "192.168.7.10".parse().unwrap(),
+            },
+        ),
     ];
     every_variant!(
-        Binding { Vm, Gateway, Edge },
+        Binding {
+            Vm,
+            Gateway,
+            Edge,
+            Site
+        },
         bindings.iter().map(|(_, binding)| binding)
     );
     bindings

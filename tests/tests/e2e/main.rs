@@ -20,6 +20,7 @@ mod plain_site;
 mod security_changes;
 mod security_groups;
 mod security_predictions;
+mod site_probe;
 mod sites_and_circuits;
 mod stream;
 mod transit;

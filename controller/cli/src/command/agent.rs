@@ -96,11 +96,16 @@ pub(crate) fn binding(binding: &Binding) -> String {
             ip_configuration,
         } => format!("gateway {} ({ip_configuration})", gateway.name()),
         Binding::Edge { circuit, link } => format!("circuit {} ({})", circuit.name(), link.name()),
+        Binding::Site { attachments, address } => {
+            let names: Vec<_> = attachments.iter().map(tombolo_proto::id::ResourceId::name).collect();
+            format!("site {} ({address})", names.join(", "))
+        }
     }
 }
 
 /// Returns the state of an agent in one word: `revoked`; `away`: its control stream is down; `rejects`: it has rejected
-/// its configuration; `ok`: its desired configuration is in force; `behind`: it runs another configuration or none.
+/// its configuration; `ok`: its desired configuration is in force, or it is a site probe, which gets none; `behind`: it
+/// runs another configuration or none.
 pub(crate) fn condition(agent: &AgentView) -> &'static str {
     if agent.revoked {
         "revoked"
@@ -108,7 +113,9 @@ pub(crate) fn condition(agent: &AgentView) -> &'static str {
         "away"
     } else if agent.rejected.is_some() {
         "rejects"
-    } else if agent.applied_digest.is_some() && agent.applied_digest == agent.desired_digest {
+    } else if matches!(agent.binding, Binding::Site { .. })
+        || (agent.applied_digest.is_some() && agent.applied_digest == agent.desired_digest)
+    {
         "ok"
     } else {
         "behind"

@@ -14,6 +14,7 @@ use comfy_table::Cell;
 use serde_json::json;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -24,8 +25,8 @@ use tombolo_proto::id::{AgentId, ResourceId};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Token {
-    /// Create a token for one machine, one gateway instance or one line of a circuit, and print the commands to join
-    /// with it
+    /// Create a token for one machine, one gateway instance, one line of a circuit or one probe in a site, and print the
+    /// commands to join with it
     Create(Box<Create>),
     /// List the tokens that were not used yet
     List,
@@ -40,7 +41,7 @@ pub(crate) enum Token {
 #[derive(Debug, Args)]
 pub(crate) struct Create {
     /// Name of the virtual machine that the agent runs on
-    #[arg(long, value_name = "NAME", value_parser = name, requires = "nics", required_unless_present_any = ["gateway", "circuit"])]
+    #[arg(long, value_name = "NAME", value_parser = name, requires = "nics", required_unless_present_any = ["gateway", "circuit", "site_probe"])]
     vm: Option<String>,
     /// Network interfaces of the machine, by name or id, the primary one first
     #[arg(long = "nic", value_name = "NIC", value_parser = reference, num_args = 1.., value_delimiter = ',', requires = "vm")]
@@ -57,10 +58,17 @@ pub(crate) struct Create {
     /// Link of the circuit
     #[arg(long, value_enum, requires = "circuit")]
     link: Option<LinkArg>,
+    /// Address of a host inside a site; the agent only sends the probes of checks from there
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["vm", "gateway", "circuit"], requires = "attachments")]
+    site_probe: Option<IpAddr>,
+    /// What attaches the site of the probe, the preferred one first: NAME or id of a local network gateway, or
+    /// circuit/NAME or id of a circuit
+    #[arg(long = "attachment", value_name = "ATTACHMENT", value_parser = attachment, num_args = 1.., value_delimiter = ',', requires = "site_probe")]
+    attachments: Vec<String>,
     /// Name of the gateway instance's ipConfiguration; required if the gateway has several
     #[arg(long, value_name = "NAME", requires = "gateway")]
     ip_configuration: Option<String>,
-    /// Name of the agent [default: derived from the machine, gateway or circuit; with the resource group if another agent has that name]
+    /// Name of the agent [default: derived from the machine, gateway, circuit or attachment; with the resource group if another agent has that name]
     #[arg(long, value_name = "NAME")]
     agent: Option<AgentId>,
     /// Lifetime of the token, such as 30m or 24h [default: chosen by the controller]
@@ -84,6 +92,16 @@ pub(crate) struct Create {
     /// SHA-256 of the package at --package-url, in hexadecimal digits
     #[arg(long, value_name = "HEX", value_parser = cloud_init::sha256, requires = "package_url")]
     package_sha256: Option<String>,
+}
+
+/// What an attachment begins with that is the name of a circuit.
+const CIRCUIT: &str = "circuit/";
+
+/// Checks the name of a local network gateway, or of a circuit after `circuit/`, and returns the text unchanged. A text that
+/// begins with `/` is a full id and is not checked.
+fn attachment(text: &str) -> Result<String, String> {
+    reference(text.strip_prefix(CIRCUIT).unwrap_or(text))?;
+    Ok(text.to_owned())
 }
 
 /// A link of a circuit, as an option's value.
@@ -260,6 +278,16 @@ impl Create {
     /// Returns the name that the agent gets if `--agent` is not given, and the agent's binding.
     async fn binding(&self, c: &Context) -> Result<(String, Binding)> {
         let group = c.group()?;
+        if let Some(address) = self.site_probe {
+            let id = |text: &String| match text.strip_prefix(CIRCUIT) {
+                Some(circuit) => group.resolve("expressRouteCircuits", circuit),
+                None => group.resolve("localNetworkGateways", text),
+            };
+            let ids: Vec<_> = self.attachments.iter().map(id).collect();
+            let name = format!("{}-probe", ids.first().map_or("site", |id| last(id)));
+            let attachments = ids.into_iter().map(ResourceId::new).collect();
+            return Ok((name, Binding::Site { attachments, address }));
+        }
         if let (Some(circuit), Some(link)) = (&self.circuit, self.link) {
             let id = group.resolve("expressRouteCircuits", circuit);
             let link = CircuitLink::from(link);

@@ -144,7 +144,7 @@ fn of_nic(topology: &Topology, nic: &NetworkInterface) -> Value {
         .filter_map(|c| c.public_ip_address.as_ref());
     let machines = topology.agents.values().filter_map(|agent| match &agent.binding {
         Binding::Vm { vm, nics, .. } if nics.contains(id) && !agent.revoked => Some(vm),
-        Binding::Vm { .. } | Binding::Gateway { .. } | Binding::Edge { .. } => None,
+        Binding::Vm { .. } | Binding::Gateway { .. } | Binding::Edge { .. } | Binding::Site { .. } => None,
     });
     let all = subnet
         .into_iter()

@@ -97,7 +97,7 @@ fn destination(body: &Value) -> Result<String, Failure> {
     }
 }
 
-/// The id of a virtual machine or a network interface.
+/// The id of a virtual machine, a network interface, or what attaches a site with a probe (M10).
 fn resource(field: &str, id: &str) -> Result<String, Failure> {
     // Without this check, a name of an agent would do too, which Azure does not know.
     let is_id = id.to_ascii_lowercase().starts_with("/subscriptions/");
@@ -105,7 +105,7 @@ fn resource(field: &str, id: &str) -> Result<String, Failure> {
         return Ok(id.to_owned());
     }
     let message = format!(
-        "{field}: '{}' is not the id of a virtual machine or a network interface",
+        "{field}: '{}' is not the id of a virtual machine, a network interface, a local network gateway or a circuit",
         excerpt(id)
     );
     Err(Failure::bad("InvalidRequestFormat", message).at(field))

@@ -59,7 +59,7 @@ fn target(topology: &Topology, body: &Value) -> Result<Arc<NetworkInterface>, Fa
     let agents = topology.agents.values().filter(|agent| !agent.revoked);
     let mut nics = agents.filter_map(|agent| match &agent.binding {
         Binding::Vm { vm, nics, .. } if *vm == id => nics.first(),
-        Binding::Vm { .. } | Binding::Gateway { .. } | Binding::Edge { .. } => None,
+        Binding::Vm { .. } | Binding::Gateway { .. } | Binding::Edge { .. } | Binding::Site { .. } => None,
     });
     let found = topology.nics.get(&id).or_else(|| topology.nics.get(nics.next()?));
     found.cloned().ok_or_else(|| {

@@ -22,7 +22,7 @@ pub(super) fn answer(topology: &Topology, reports: &LearnedReports, body: &Value
     let agents = topology.agents.values().filter(|agent| !agent.revoked);
     let nics = agents.filter_map(|agent| match &agent.binding {
         Binding::Vm { vm: id, nics, .. } if *id == vm => Some(nics),
-        Binding::Vm { .. } | Binding::Gateway { .. } | Binding::Edge { .. } => None,
+        Binding::Vm { .. } | Binding::Gateway { .. } | Binding::Edge { .. } | Binding::Site { .. } => None,
     });
     let nics: Vec<_> = nics.flatten().filter_map(|id| topology.nics.get(id)).collect();
     if nics.is_empty() {

@@ -202,7 +202,7 @@ fn missing_requirement(topology: &Topology, connection: &Connection) -> Option<S
 fn edges(topology: &Topology, circuit: &ResourceId) -> Vec<AgentId> {
     let link = |binding: &Binding| match binding {
         Binding::Edge { circuit: c, link } if c == circuit => Some(*link),
-        Binding::Edge { .. } | Binding::Vm { .. } | Binding::Gateway { .. } => None,
+        Binding::Edge { .. } | Binding::Vm { .. } | Binding::Gateway { .. } | Binding::Site { .. } => None,
     };
     let agents = topology.agents.values().filter(|a| !a.revoked);
     let mut found: Vec<_> = agents.filter_map(|a| Some((link(&a.binding)?, a.id.clone()))).collect();

@@ -45,7 +45,7 @@ impl Endpoints {
                     let instance = child_id(gateway, "ipConfigurations", ip_configuration);
                     all.insert(instance, Arc::clone(agent));
                 }
-                Binding::Edge { .. } => {}
+                Binding::Edge { .. } | Binding::Site { .. } => {}
             }
         }
         Self(all)
@@ -224,7 +224,7 @@ impl<'t> Views<'t> {
             let agents = self.topology.agents.values().filter(|a| !a.revoked);
             let vms = agents.filter_map(|agent| match &agent.binding {
                 Binding::Vm { vm, .. } => Some((vm.clone(), Arc::clone(agent))),
-                Binding::Gateway { .. } | Binding::Edge { .. } => None,
+                Binding::Gateway { .. } | Binding::Edge { .. } | Binding::Site { .. } => None,
             });
             vms.collect()
         })

@@ -311,7 +311,7 @@ impl<'t> Index<'t> {
         for agent in self.topology.agents.values().filter(|agent| !agent.revoked) {
             match &agent.binding {
                 Binding::Vm { nics, served, .. } => self.place_machine(agent, nics, served),
-                Binding::Gateway { .. } | Binding::Edge { .. } => {}
+                Binding::Gateway { .. } | Binding::Edge { .. } | Binding::Site { .. } => {}
             }
         }
         for vnet in &mut self.vnets {

@@ -36,7 +36,7 @@ pub struct Connectivity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Difference {
-    /// The TTL of the probes, from 1.
+    /// The TTL of the probes, from 1. The routers of a site with the source count too.
     pub ttl: u8,
     /// The address that should answer. `None`: none, because the hop is silent or the trace should have ended before.
     pub expected: Option<IpAddr>,
@@ -90,8 +90,8 @@ pub struct ConnectivityHop {
     /// The address that has answered, or else the address of the agent that should have. `None`: unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
-    /// The ip configuration of a network interface, the gateway, or the circuit. `None`: the address belongs to nothing
-    /// that is known, such as a router of a site.
+    /// The ip configuration of a network interface, the gateway, or the circuit; for a site probe, the preferred attachment
+    /// of its site. `None`: the address belongs to nothing that is known, such as a router of a site.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource_id: Option<ResourceId>,
     /// The ids of the next hops: one, or none for the last hop.
@@ -109,7 +109,7 @@ pub struct ConnectivityHop {
 /// What a hop is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HopKind {
-    /// The network interface from which the probes are sent.
+    /// The network interface or the site from which the probes are sent.
     Source,
     /// A network interface that forwards packets.
     VirtualAppliance,

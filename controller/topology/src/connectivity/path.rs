@@ -7,7 +7,7 @@ use crate::resource::Binding;
 use crate::topology::Topology;
 use std::net::IpAddr;
 use tombolo_proto::id::AgentId;
-use tombolo_proto::probe::ProbeReport;
+use tombolo_proto::probe::{Hop, ProbeReport};
 
 /// What is known about a path before and after the probes.
 #[derive(Debug, Clone, Copy)]
@@ -39,15 +39,16 @@ pub(super) struct Path {
 }
 
 impl Path {
-    /// The number of the agent's line. If there is none, adds one behind the last agent: routers of a site come after all
-    /// agents.
+    /// The number of the agent's line. If there is none, adds one behind the last agent: routers of a site with the
+    /// destination come after all agents.
     pub(super) fn line_of(&mut self, topology: &Topology, agent: &AgentId, address: Option<IpAddr>) -> usize {
         let found = self
             .lines
             .iter()
             .position(|line| line.place.agent.as_ref() == Some(agent));
         found.unwrap_or_else(|| {
-            let last = self.lines.iter().rposition(|line| line.place.agent.is_some());
+            let forwards = |line: &Line| line.place.agent.is_some() && line.place.kind != PlaceKind::Site;
+            let last = self.lines.iter().rposition(forwards);
             let number = last.map_or(self.lines.len(), |last| last + 1);
             self.lines.insert(number, Line::expected(topology, agent, address));
             if let Some((line, _)) = &mut self.difference
@@ -98,6 +99,15 @@ pub(super) fn leaves(topology: &Topology, explained: &Explanation) -> bool {
     })
 }
 
+/// Whether the probes come from a site. The controller does not know the routers there.
+pub(super) fn from_site(topology: &Topology, explained: &Explanation) -> bool {
+    let first = explained.request.hops.first();
+    let binding = first
+        .and_then(|hop| topology.agents.get(&hop.agent))
+        .map(|a| &a.binding);
+    matches!(binding, Some(Binding::Site { .. }))
+}
+
 /// The path of the probes. `arrived`: the destination has answered a probe.
 pub(super) fn of(evidence: Evidence<'_>, arrived: bool) -> Path {
     let Evidence {
@@ -145,6 +155,22 @@ pub(super) fn of(evidence: Evidence<'_>, arrived: bool) -> Path {
 fn add_trace(path: &mut Path, evidence: Evidence<'_>) {
     let expected = &evidence.echo.trace;
     let hops = evidence.trace.map_or(&[][..], |trace| &trace.hops);
+    let before = match from_site(evidence.topology, evidence.echo) {
+        true => routers_before(evidence.topology, hops, evidence.echo),
+        false => 0,
+    };
+    let (of_site, hops) = hops.split_at(before);
+    // A router of the site may be silent, so it has a line only if it answers.
+    for hop in of_site.iter().filter(|hop| hop.address.is_some()) {
+        let place = Place {
+            agent: None,
+            address: hop.address,
+            resource: None,
+            kind: PlaceKind::Outside,
+        };
+        let rtts_ms = hop.rtts_ms.clone();
+        path.push(Line { place, rtts_ms });
+    }
     let answered = hops
         .iter()
         .rposition(|hop| hop.address.is_some())
@@ -172,7 +198,7 @@ fn add_trace(path: &mut Path, evidence: Evidence<'_>) {
         let line = path.push(Line { place, rtts_ms });
         if differs && path.difference.is_none() {
             let difference = Difference {
-                ttl: u8::try_from(index + 1).unwrap_or(u8::MAX),
+                ttl: u8::try_from(before + index + 1).unwrap_or(u8::MAX),
                 expected: wanted.and_then(|hop| hop.address),
                 observed: seen,
             };
@@ -184,8 +210,34 @@ fn add_trace(path: &mut Path, evidence: Evidence<'_>) {
     }
 }
 
-/// Whether a hop of the trace is another one than expected. The instances of one gateway count as equal, because the flow
-/// of each probe chooses an instance of its own.
+/// The number of routers in a site that the probes pass before the first agent, by the trace. If a machine of a VNet has
+/// answered, all hops before the expected ones are such routers. Otherwise it is the first place where the trace shows
+/// exactly the expected hops, or else the first expected address. If there is none, all hops up to the last answer are
+/// routers of the site.
+fn routers_before(topology: &Topology, hops: &[Hop], echo: &Explanation) -> usize {
+    let expected: Vec<_> = echo.trace.iter().map(|hop| hop.address).collect();
+    let seen: Vec<_> = hops.iter().map(|hop| hop.address).collect();
+    let has_arrived = seen.last() == Some(&Some(echo.destination));
+    // In another site, further routers that are not known come before the destination.
+    if has_arrived && echo.request.delivered && !leaves(topology, echo) {
+        return seen.len().saturating_sub(expected.len());
+    }
+    let exact = || {
+        let mut windows = seen.windows(expected.len().max(1));
+        windows.position(|window| window == expected)
+    };
+    let by_address = || {
+        let visible = expected.iter().enumerate().filter(|(_, wanted)| wanted.is_some());
+        let mut places =
+            visible.filter_map(|(index, wanted)| seen.iter().position(|s| s == wanted)?.checked_sub(index));
+        places.next()
+    };
+    let answered = seen.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+    exact().or_else(by_address).unwrap_or(answered)
+}
+
+/// Whether a hop of the trace is another one than expected. The instances of one gateway, and the edges of one circuit, count
+/// as equal, because the flow of each probe chooses one of them.
 fn is_different(
     topology: &Topology,
     wanted: Option<&TraceHop>,
@@ -197,8 +249,9 @@ fn is_different(
     if wanted.address == seen {
         return false;
     }
-    let instance = of_agent(topology, &wanted.agent, wanted.address).filter(|p| p.kind == PlaceKind::Gateway);
+    let is_shared = |place: &Place| matches!(place.kind, PlaceKind::Gateway | PlaceKind::Edge);
+    let instance = of_agent(topology, &wanted.agent, wanted.address).filter(is_shared);
     seen.is_none()
         || wanted.address.is_none()
-        || instance.is_none_or(|instance| place.kind != PlaceKind::Gateway || instance.resource != place.resource)
+        || instance.is_none_or(|instance| !is_shared(place) || instance.resource != place.resource)
 }

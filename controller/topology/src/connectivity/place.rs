@@ -4,6 +4,7 @@ use crate::path::child_id;
 use crate::resource::{Binding, NetworkInterface, NicIpConfiguration};
 use crate::topology::Topology;
 use std::net::IpAddr;
+use tombolo_proto::config::CircuitLink;
 use tombolo_proto::id::{AgentId, ResourceId};
 
 /// The resource of a hop.
@@ -11,9 +12,9 @@ use tombolo_proto::id::{AgentId, ResourceId};
 pub(super) struct Place {
     /// The agent that acts for the resource. `None`: no agent of this network has the hop's address.
     pub(super) agent: Option<AgentId>,
-    /// The address. `None`: an edge, which has none in virtual networks.
+    /// The address. `None`: an edge, unless the address that is meant is one of its own.
     pub(super) address: Option<IpAddr>,
-    /// The ip configuration of a network interface, the gateway, or the circuit.
+    /// The ip configuration of a network interface, the gateway, the circuit, or the preferred attachment of a site.
     pub(super) resource: Option<ResourceId>,
     pub(super) kind: PlaceKind,
 }
@@ -27,6 +28,8 @@ pub(super) enum PlaceKind {
     },
     Gateway,
     Edge,
+    /// A probe in a site.
+    Site,
     /// Nothing that is known.
     Outside,
 }
@@ -78,7 +81,14 @@ pub(super) fn of_agent(topology: &Topology, agent: &AgentId, address: Option<IpA
             let own = all.find(|c| c.name.eq_ignore_ascii_case(ip_configuration));
             place(own.map(|c| c.address), Some(gateway.clone()), PlaceKind::Gateway)
         }
-        Binding::Edge { circuit, .. } => place(None, Some(circuit.clone()), PlaceKind::Edge),
+        Binding::Edge { circuit, link } => {
+            let own = address.filter(|address| edge_has(topology, circuit, *link, *address));
+            place(own, Some(circuit.clone()), PlaceKind::Edge)
+        }
+        Binding::Site {
+            attachments,
+            address: own,
+        } => place(Some(*own), attachments.first().cloned(), PlaceKind::Site),
     })
 }
 
@@ -105,6 +115,24 @@ pub(super) fn of_address<'a>(
             kind: PlaceKind::Outside,
         },
     }
+}
+
+/// Whether an edge answers from an address: its end of a tunnel to a gateway (T4), or its address on the line to the
+/// customer, which is the second host address of the line (E1).
+fn edge_has(topology: &Topology, circuit: &ResourceId, link: CircuitLink, address: IpAddr) -> bool {
+    let mut links = topology.connections.values().filter(|c| c.gateway2 == *circuit);
+    if links.any(|c| c.tunnel_addresses.get(link as usize) == Some(&address)) {
+        return true;
+    }
+    let circuit = topology.circuits.get(circuit);
+    let line = circuit
+        .and_then(|c| c.private_peering.as_ref())
+        .map(|peering| match link {
+            CircuitLink::Primary => peering.primary,
+            CircuitLink::Secondary => peering.secondary,
+        });
+    // As in the edge's configuration, the subnet-router anycast address of an IPv6 prefix is no host's.
+    line.is_some_and(|line| line.hosts().nth(if line.addr().is_ipv6() { 2 } else { 1 }) == Some(address))
 }
 
 fn configuration_id(nic: &NetworkInterface, configuration: &NicIpConfiguration) -> ResourceId {

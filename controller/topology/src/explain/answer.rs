@@ -32,7 +32,8 @@ pub struct Explanation {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reply: Option<Walk>,
     /// The output of a traceroute, one line for each TTL from 1, up to the destination or to the last agent that the
-    /// packet reaches. At most as many lines as the packet's TTL.
+    /// packet reaches. At most as many lines as the packet's TTL. From a site probe, TTL 1 is that of the first agent,
+    /// because the controller does not know how many routers the site has (M10).
     pub trace: Vec<TraceHop>,
 }
 
@@ -44,7 +45,8 @@ pub struct Walk {
     pub delivered: bool,
     /// One entry for each decision of an agent, in order. An appliance that forwards the packet has two entries: one
     /// for the delivery to its host, and one for the packet that the host's kernel sends back to the agent. An edge
-    /// whose kernel sends the packet on to a VNet has two entries too.
+    /// whose kernel sends the packet on to a VNet has two entries too. From a site probe, the first entry stands for the
+    /// routers of the site (M10).
     pub hops: Vec<Hop>,
     /// The reason why the packet does not arrive. `None`: it arrives.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,7 +59,8 @@ pub struct Walk {
 pub struct Hop {
     /// The agent that decides.
     pub agent: AgentId,
-    /// The VNet of the agent, or the circuit of an edge.
+    /// The VNet of the agent, or the circuit of an edge. For a site probe, the attachment by which the packet leaves the
+    /// site.
     pub vnet: ResourceId,
     /// Where the packet arrives: from the host or over a link.
     pub ingress: Ingress,

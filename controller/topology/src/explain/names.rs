@@ -19,7 +19,7 @@ pub(super) struct Endpoint {
     pub(super) label: String,
 }
 
-/// The source of a walk: an address of a NIC, or a name.
+/// The source of a walk: an address of a NIC or of a site probe, or a name.
 ///
 /// # Errors
 /// The name or address is unknown or ambiguous, or no agent has joined for the VM or NIC that it names. The text begins
@@ -77,7 +77,8 @@ fn one_of(field: &str, name: &str, found: Found) -> Result<Endpoint, String> {
     match (ends.next(), ends.next()) {
         (Some(end), None) => Ok(end),
         (None, _) => Err(format!(
-            "{field}: '{name}' is not the name or id of a VM, a network interface or an agent, nor an address in use"
+            "{field}: '{name}' is not the name or id of a VM, a network interface, an agent or a site with a probe, nor an \
+             address in use"
         )),
         (Some(first), Some(second)) => {
             let all: Vec<String> = [first, second].into_iter().chain(ends).map(|end| end.label).collect();
@@ -89,7 +90,8 @@ fn one_of(field: &str, name: &str, found: Found) -> Result<Endpoint, String> {
     }
 }
 
-/// The agents and NICs that match `name`: agents by their name, VMs and network interfaces by name or id. A revoked
+/// The agents and NICs that match `name`: agents by their name, VMs and network interfaces by name or id, site probes also
+/// by the name or id of a local network gateway or circuit that attaches their site. A revoked
 /// agent is left out if another agent has its binding now, unless all found agents are of this kind.
 fn named(topology: &Topology, name: &str) -> Found {
     let is = |id: &ResourceId| id.name().eq_ignore_ascii_case(name) || id.as_str().eq_ignore_ascii_case(name);
@@ -97,6 +99,8 @@ fn named(topology: &Topology, name: &str) -> Found {
         agent.id.as_str() == name
             || match &agent.binding {
                 Binding::Vm { vm, .. } => is(vm),
+                // The names of a site's attachments stand for the probe in the site.
+                Binding::Site { attachments, .. } => attachments.iter().any(is),
                 Binding::Gateway { .. } | Binding::Edge { .. } => false,
             }
     };
@@ -114,7 +118,7 @@ fn named(topology: &Topology, name: &str) -> Found {
     found
 }
 
-/// The network interfaces with an address. Several VNets can have the same address.
+/// The network interfaces and site probes with an address. Several VNets and sites can have the same address.
 fn with_address(topology: &Topology, address: IpAddr) -> Found {
     let mut found = Found::new();
     for nic in topology.nics.values() {
@@ -127,6 +131,9 @@ fn with_address(topology: &Topology, address: IpAddr) -> Found {
             found.insert(nic.envelope.id.key(), end);
         }
     }
+    let is_there = |binding: &Binding| matches!(binding, Binding::Site { address: a, .. } if *a == address);
+    let probes = topology.agents.values().filter(|a| !a.revoked && is_there(&a.binding));
+    found.extend(probes.map(|agent| (agent.id.to_string(), of_agent(topology, agent))));
     found
 }
 
@@ -161,6 +168,10 @@ fn of_agent(topology: &Topology, agent: &Agent) -> Endpoint {
             (own.map(|c| c.address).collect(), format!("gateway {gateway}"))
         }
         Binding::Edge { circuit, link } => (Vec::new(), format!("{link:?} edge of circuit {circuit}")),
+        Binding::Site { attachments, address } => {
+            let names: Vec<&str> = attachments.iter().map(ResourceId::name).collect();
+            (vec![*address], format!("{address} in the site {}", names.join(", ")))
+        }
     };
     Endpoint {
         agent: Some(agent.id.clone()),
@@ -179,6 +190,10 @@ fn is_replaced(topology: &Topology, agent: &Agent) -> bool {
             ip_configuration,
         } => format!("{}/{}", gateway.key(), ip_configuration.to_ascii_lowercase()),
         Binding::Edge { circuit, link } => format!("{}/{link:?}", circuit.key()),
+        Binding::Site { attachments, address } => {
+            let first = attachments.first().map(ResourceId::key).unwrap_or_default();
+            format!("{first}/{address}")
+        }
     };
     let mut trusted = topology.agents.values().filter(|a| !a.revoked);
     agent.revoked && trusted.any(|a| place(a) == place(agent))

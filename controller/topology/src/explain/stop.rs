@@ -44,6 +44,11 @@ pub(super) fn no_configuration(topology: &Topology, agent: &AgentId) -> Stop {
     stop(agent, "no_configuration", Finding::new("D7", cause, remedy))
 }
 
+/// The stop of a packet in a site, whose routers have no route to its destination (M10).
+pub(super) fn in_site(probe: &AgentId, finding: Finding) -> Stop {
+    stop(probe, DropReason::NoRoute.name(), finding)
+}
+
 /// The stop at an agent for which no decision can be computed: the agent would reject its configuration, or has no link
 /// with the previous agent. `what`: the reason.
 pub(super) fn unusable(agent: &AgentId, what: &str) -> Stop {
@@ -424,6 +429,15 @@ fn source_refused(topology: &Topology, node: &Node, from: Option<&AgentId>, sour
     let name = config.agent.as_str();
     let link = from.and_then(|from| node.link(from));
     let Some(link) = link else {
+        if node.is_edge() {
+            return Finding::new(
+                "D10",
+                format!(
+                    "{name} accepts from its customer only prefixes that the customer's router announces, and {source} is in none of them"
+                ),
+                "let the customer's router announce the prefix over the circuit",
+            );
+        }
         return Finding::new(
             "R12",
             format!("{name} may not send from {source}, which is none of its addresses"),
@@ -465,6 +479,15 @@ fn source_refused(topology: &Topology, node: &Node, from: Option<&AgentId>, sour
                 None => finding,
             }
         }
+        Relation::Site { connection } => Finding::new(
+            "D16",
+            format!(
+                "{name} accepts from the site of {} only its prefixes, and {source} is in none of them",
+                connection.name()
+            ),
+            "let the site's router announce the prefix, or add it to the address space of its local network gateway",
+        )
+        .at(connection),
         Relation::Gateway {} | Relation::Connection { .. } => Finding::new(
             "D9",
             format!(

@@ -9,14 +9,16 @@ use super::stop;
 use crate::compile::Compiler;
 use crate::learned_routes::{LearnedReports, LearnedRoutes};
 use crate::topology::Topology;
+use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::OnceLock;
 use tombolo_engine::decide::Trace;
+use tombolo_engine::routing::routes_for_neighbour;
 use tombolo_engine::security::PreparedGroups;
 use tombolo_engine::verdict::DropReason;
 use tombolo_proto::config::{BalancingRule, Relation};
-use tombolo_proto::id::AgentId;
+use tombolo_proto::id::{AgentId, ResourceId};
 use tombolo_proto::route::{EffectiveRoute, NextHop};
 
 /// The agents of a topology. Each is compiled at its first use, and then shared by all walks.
@@ -93,6 +95,20 @@ impl<'t> Agents<'t> {
         let (groups, application_groups) = compiler.security_groups();
         let groups = PreparedGroups::new(groups, &application_groups);
         Self::with(topology, reports, compiler, Some(groups))
+    }
+
+    /// The facts from which stops are explained.
+    pub(super) const fn facts(&self) -> Facts<'t> {
+        self.facts
+    }
+
+    /// The prefixes that a gateway or edge advertises to a BGP neighbour outside, each with the length of its AS path. Empty
+    /// if the agent has no configuration.
+    pub(super) fn advertised(&self, agent: &AgentId, neighbour: &ResourceId) -> Vec<(IpNet, usize)> {
+        let Some(node) = self.get(agent) else { return Vec::new() };
+        let state = self.learned.routing_state(&node.config);
+        let routes = routes_for_neighbour(&node.config, &state, neighbour).into_iter();
+        routes.map(|route| (route.prefix, route.as_path.len())).collect()
     }
 
     /// The security groups that all agents share. `None`: each agent has its own.

@@ -195,5 +195,7 @@ fn end_of<'t>(topology: &'t Topology, agent: &'t Agent) -> Option<End<'t>> {
             gateway,
         },
         Binding::Edge { circuit, .. } => End::Edge { circuit },
+        // A site probe has no links, so nothing is charged for it.
+        Binding::Site { .. } => return None,
     })
 }

@@ -32,6 +32,7 @@ pub fn with_all_agents(topology: &Topology) -> Topology {
             Binding::Edge { circuit, link } => {
                 taken.insert(place(circuit, line(*link)));
             }
+            Binding::Site { .. } => {}
         }
     }
     let mut missing = Vec::new();

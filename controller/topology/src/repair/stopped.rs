@@ -84,7 +84,7 @@ impl<'a> Stopped<'a> {
     pub(super) fn nics_of(&self, agent: &AgentId) -> Vec<ResourceId> {
         match self.topology.agents.get(agent).map(|agent| &agent.binding) {
             Some(Binding::Vm { nics, .. }) => nics.clone(),
-            Some(Binding::Gateway { .. } | Binding::Edge { .. }) | None => Vec::new(),
+            Some(Binding::Gateway { .. } | Binding::Edge { .. } | Binding::Site { .. }) | None => Vec::new(),
         }
     }
 }

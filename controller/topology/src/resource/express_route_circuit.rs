@@ -110,7 +110,11 @@ impl Resource for ExpressRouteCircuit {
             );
             draft.problems.add("XCircuitCannotBeDeleted", id, message);
         }
-        let serves = |binding: &Binding| matches!(binding, Binding::Edge { circuit, .. } if circuit == id);
+        let serves = |binding: &Binding| match binding {
+            Binding::Edge { circuit, .. } => circuit == id,
+            Binding::Site { attachments, .. } => attachments.contains(id),
+            Binding::Vm { .. } | Binding::Gateway { .. } => false,
+        };
         let mut agents = draft.topology.agents.values().filter(|a| !a.revoked);
         if let Some(agent) = agents.find(|a| serves(&a.binding)).map(|a| a.id.clone()) {
             let message = format!("Circuit {id} is served by agent '{agent}'. Delete the agent first.");

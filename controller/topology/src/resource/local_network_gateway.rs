@@ -7,13 +7,14 @@ use crate::net::is_apipa;
 use crate::net::is_reserved_for_customers;
 use crate::net::{overlaps_within, special_use};
 use crate::path::{Kind, shown};
-use crate::resource::Envelope;
 use crate::resource::frame::{Put, Resource};
+use crate::resource::{Agent, Binding, Envelope};
 use crate::rules::unsupported;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::net::IpAddr;
+use std::sync::Arc;
 use tombolo_proto::id::{PublicKey, ResourceId};
 
 /// A local network gateway: the operator's description of a site (G7, D16).
@@ -87,6 +88,14 @@ impl Resource for LocalNetworkGateway {
                 users.join(", ")
             );
             draft.problems.add("XLocalNetworkGatewayCannotBeDeleted", id, message);
+        }
+        let is_probe = |agent: &&Arc<Agent>| {
+            !agent.revoked && matches!(&agent.binding, Binding::Site { attachments, .. } if attachments.contains(id))
+        };
+        if let Some(agent) = draft.topology.agents.values().find(is_probe).map(|a| a.id.clone()) {
+            let message =
+                format!("Local network gateway {id} is used by the site probe '{agent}'. Delete the agent first.");
+            draft.problems.add("XLocalNetworkGatewayInUseByAgent", id, message);
         }
     }
 

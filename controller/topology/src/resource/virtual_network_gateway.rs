@@ -337,7 +337,7 @@ impl Draft<'_> {
                 gateway,
                 ip_configuration,
             } => gateway == id && config.is_none_or(|c| c.eq_ignore_ascii_case(ip_configuration)),
-            Binding::Vm { .. } | Binding::Edge { .. } => false,
+            Binding::Vm { .. } | Binding::Edge { .. } | Binding::Site { .. } => false,
         };
         let mut agents = self.topology.agents.values().filter(|a| !a.revoked);
         agents.find(|a| serves(&a.binding)).map(|a| a.id.to_string())

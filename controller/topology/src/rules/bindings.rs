@@ -1,5 +1,5 @@
 //! The rules of bindings, which tie an agent or a join token to one VM, one instance of a gateway, or one line of a
-//! circuit (D7, D8).
+//! circuit (D7, D8). The rules of site probes are in `site_probe`.
 
 use super::address::find_subnet;
 use crate::draft::Draft;
@@ -25,6 +25,7 @@ impl Draft<'_> {
                 ip_configuration,
             } => self.check_instance(gateway, ip_configuration),
             Binding::Edge { circuit, link } => self.check_edge(circuit, *link),
+            Binding::Site { attachments, address } => self.check_site_probe(attachments, *address),
         }
     }
 
@@ -137,7 +138,7 @@ impl Draft<'_> {
     }
 
     /// Adds the problem that a list of a binding has an id twice.
-    fn listed_twice(&mut self, id: &ResourceId, at: &str) {
+    pub(super) fn listed_twice(&mut self, id: &ResourceId, at: &str) {
         let message = format!("{at}: {id} is listed twice");
         self.problems.add("InvalidRequestFormat", at, message);
     }
@@ -210,7 +211,7 @@ impl Draft<'_> {
                     gateway: g,
                     ip_configuration: c,
                 } => g == gateway && c.eq_ignore_ascii_case(ip_configuration),
-                Binding::Vm { .. } | Binding::Edge { .. } => false,
+                Binding::Vm { .. } | Binding::Edge { .. } | Binding::Site { .. } => false,
             });
         if let Some(agent) = taken.map(|a| a.id.clone()) {
             self.bound_elsewhere(
@@ -246,7 +247,7 @@ impl Draft<'_> {
     }
 
     /// Adds the problem, with status 409, that the resource `what` is bound to another agent.
-    fn bound_elsewhere(&mut self, what: &str, agent: &AgentId) {
+    pub(super) fn bound_elsewhere(&mut self, what: &str, agent: &AgentId) {
         self.problems.add_status(
             409,
             "XBoundElsewhere",
@@ -256,7 +257,7 @@ impl Draft<'_> {
     }
 
     /// Adds the problem that a bound resource does not exist.
-    fn dangling_id(&mut self, id: &ResourceId, at: &str) {
+    pub(super) fn dangling_id(&mut self, id: &ResourceId, at: &str) {
         self.problems.add(
             "InvalidResourceReference",
             at,

@@ -89,11 +89,12 @@ impl Draft<'_> {
             Binding::Vm { vm: object, .. }
             | Binding::Gateway { gateway: object, .. }
             | Binding::Edge { circuit: object, .. } => inside(object),
+            Binding::Site { attachments, .. } => attachments.iter().any(inside),
         });
         // A token for a machine outside of the group is useless without the NICs and subnets that it names.
         self.topology.tokens.retain(|_, token| match &token.binding {
             Binding::Vm { nics, served, .. } => !nics.iter().chain(served).any(inside),
-            Binding::Gateway { .. } | Binding::Edge { .. } => true,
+            Binding::Gateway { .. } | Binding::Edge { .. } | Binding::Site { .. } => true,
         });
         for stored in registry::ENTRIES.iter().filter_map(|entry| entry.stored.as_ref()) {
             for id in (stored.ids)(&self.topology).iter().filter(|id| inside(id)) {

@@ -16,7 +16,7 @@ fn without_agent(topology: &Topology) -> BTreeMap<&ResourceId, Vec<&ResourceId>>
     let bound: BTreeSet<&ResourceId> = agents
         .filter_map(|agent| match &agent.binding {
             Binding::Vm { nics, .. } => Some(nics),
-            Binding::Gateway { .. } | Binding::Edge { .. } => None,
+            Binding::Gateway { .. } | Binding::Edge { .. } | Binding::Site { .. } => None,
         })
         .flatten()
         .collect();
@@ -37,7 +37,7 @@ impl Draft<'_> {
         let agents = self.topology.agents.values().filter(|a| !a.revoked);
         let agents = agents.filter(|agent| match &agent.binding {
             Binding::Vm { served, .. } => served.iter().any(&concerned),
-            Binding::Gateway { .. } | Binding::Edge { .. } => false,
+            Binding::Gateway { .. } | Binding::Edge { .. } | Binding::Site { .. } => false,
         });
         let agents: Vec<Arc<Agent>> = agents.cloned().collect();
         let bindings = agents.iter().map(|a| (format!("agent '{}'", a.id), &a.binding));
@@ -57,7 +57,7 @@ impl Draft<'_> {
         let served = |binding: &'b Binding| match binding {
             Binding::Vm { nics, served, .. } if !served.is_empty() => Some((nics, served)),
             // Without served subnets a binding has fewer entries than the limit.
-            Binding::Vm { .. } | Binding::Gateway { .. } | Binding::Edge { .. } => None,
+            Binding::Vm { .. } | Binding::Gateway { .. } | Binding::Edge { .. } | Binding::Site { .. } => None,
         };
         let mut bindings = bindings
             .into_iter()

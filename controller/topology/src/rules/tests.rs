@@ -18,6 +18,7 @@ mod peerings;
 mod property;
 mod routes;
 mod security_groups;
+mod site_probe;
 mod sites;
 mod stock_clients;
 mod stored_state;

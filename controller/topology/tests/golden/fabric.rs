@@ -32,9 +32,16 @@ fn bindings() -> Vec<(&'static str, Binding)> {
                 link: CircuitLink::Primary,
             },
         ),
+        (
+            "site",
+            Binding::Site {
+                attachments: vec![id("expressRouteCircuits/Circuit"), id("localNetworkGateways/Site")],
+                address: "192.168.7.10".parse().unwrap(),
+            },
+        ),
     ];
     every_variant!(
-        Binding { Vm, Gateway, Edge },
+        Binding { Vm, Gateway, Edge, Site },
         bindings.iter().map(|(_, binding)| binding)
     );
     bindings

@@ -16,4 +16,5 @@ mod outside;
 mod routes;
 mod security;
 mod several_nics;
+mod site_probe;
 mod world;

@@ -19,7 +19,7 @@ fn ask(w: &World, reports: &LearnedReports, from: &str, to: &str) -> Explanation
 
 /// Adds a site without BGP that is connected to a gateway: its local network gateway `name`, and the connection
 /// `to-{name}`.
-fn plain_site(w: &mut World, name: &str, gateway: &str, prefix: &str) {
+pub(crate) fn plain_site(w: &mut World, name: &str, gateway: &str, prefix: &str) {
     let local = id("localNetworkGateways", name);
     let site = LocalNetworkGateway {
         envelope: World::envelope(local.clone(), "region1"),

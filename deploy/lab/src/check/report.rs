@@ -1,6 +1,6 @@
 //! Runs all checks of a lab and prints their results.
 
-use super::{LearnedResult, Phase, RowResult};
+use super::{LearnedResult, Phase, RowResult, SiteViewPhase, SiteViewRow, mark};
 use crate::lab::Lab;
 use crate::progress::Progress;
 use anyhow::Result;
@@ -45,22 +45,6 @@ pub(crate) async fn check_all(lab: &Lab, events: bool, progress: &Progress) -> R
 fn table(phase: &Phase) -> String {
     let learned = phase.outcome.learned.iter().map(learned_cells);
     let rows: Vec<[String; 4]> = phase.outcome.rows.iter().map(row_cells).chain(learned).collect();
-    let head = ["FROM → TO", "EXPECTED", "SEEN"].map(str::to_owned);
-    let width = |column: usize| {
-        let cells = rows.iter().map(|r| r[column + 1].chars().count());
-        cells.chain([head[column].chars().count()]).max().unwrap_or_default()
-    };
-    let widths = [width(0), width(1)];
-    let line = |mark: &str, cells: &[String]| {
-        let padded = |n: usize| {
-            format!(
-                "{}{}",
-                cells[n],
-                " ".repeat(widths[n].saturating_sub(cells[n].chars().count()))
-            )
-        };
-        format!("\n  {mark} {}  {}  {}", padded(0), padded(1), cells[2])
-    };
     let mut text = phase.title.clone();
     if let Some(after) = phase.outcome.after {
         text += &format!(": as expected after {:.1} s", after.as_secs_f64());
@@ -68,16 +52,56 @@ fn table(phase: &Phase) -> String {
         let (rows, right) = phase.outcome.counts();
         text += &format!(": {} of {rows} rows were NOT as expected", rows - right);
     }
-    text += &line(" ", &head);
-    for row in &rows {
-        text += &line(&row[0], &row[1..]);
-    }
+    text += &lines(&["FROM → TO", "EXPECTED", "SEEN"], &rows);
     text
 }
 
-/// Returns the mark of a result: `✓` if it is as expected.
-const fn mark(good: bool) -> &'static str {
-    if good { "✓" } else { "✗" }
+/// Runs the checks of [`super::site_view`], and prints their results. Returns whether everything was as expected.
+///
+/// # Errors
+/// As the check. Results until then have been printed.
+pub(crate) async fn check_site_view(lab: &Lab, events: bool, progress: &Progress) -> Result<bool> {
+    let mut counts = (0, 0);
+    let good = super::site_view(lab, events, |title, phase| match phase {
+        None => progress.set_activity(title),
+        Some(phase) => {
+            let right = phase.rows.iter().filter(|row| row.good()).count();
+            counts = (counts.0 + phase.rows.len(), counts.1 + right);
+            progress.print(&site_view_table(phase));
+        }
+    })
+    .await?;
+    progress.print(&format!(
+        "{} of {} rows were as expected, seen and predicted",
+        counts.1, counts.0
+    ));
+    Ok(good)
+}
+
+/// Formats a phase of the sites' view as a table, with a title line.
+fn site_view_table(phase: &SiteViewPhase) -> String {
+    let rows: Vec<[String; 5]> = phase.rows.iter().map(SiteViewRow::cells).collect();
+    let head = ["FROM → TO", "EXPECTED", "SEEN BY THE PROBE", "PREDICTED"];
+    phase.title.clone() + &lines(&head, &rows)
+}
+
+/// Formats a table. The first cell of each row is its mark, and the others are below the titles.
+fn lines<const N: usize>(head: &[&str], rows: &[[String; N]]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().map(|r| r[column + 1].chars().count());
+        cells.chain([head[column].chars().count()]).max().unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let line = |mark: &str, cells: Vec<&str>| {
+        let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let text = padded.collect::<Vec<_>>().join("  ");
+        format!("\n  {mark} {}", text.trim_end())
+    };
+    let mut text = line(" ", head.to_vec());
+    for row in rows {
+        text += &line(&row[0], row[1..].iter().map(String::as_str).collect());
+    }
+    text
 }
 
 /// Returns the table cells for an expectation of learned prefixes: mark, router and neighbour, expectation, result.

@@ -1,7 +1,7 @@
 //! `tombolo lab check` and `tombolo lab event`.
 
 use super::find::find_lab;
-use crate::check::report::check_all;
+use crate::check::report::{check_all, check_site_view};
 use crate::lab::Lab;
 use crate::progress::Progress;
 use anyhow::{Result, bail};
@@ -13,15 +13,21 @@ use tokio::signal::unix::{SignalKind, signal};
 const RESTORE: &str = "restore";
 
 /// Checks the topology's expectations and the controller's answers. If `events` is set, the expectations are checked in
-/// all phases, otherwise only in the steady state. A signal ends the check and undoes all events. Returns exit code 1
+/// all phases, otherwise only in the steady state. With `site_view`, only the view of the sites is checked. A signal ends the check and undoes all events. Returns exit code 1
 /// if anything was not as expected.
-pub(super) async fn check(dir: Option<&Path>, lab: Option<&str>, events: bool) -> Result<ExitCode> {
+pub(super) async fn check(dir: Option<&Path>, lab: Option<&str>, events: bool, site_view: bool) -> Result<ExitCode> {
     let lab = Lab::attach(&find_lab(dir, lab)?.0)?;
     let progress = Progress::stderr();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let checks = async {
+        match site_view {
+            true => check_site_view(&lab, events, &progress).await,
+            false => check_all(&lab, events, &progress).await,
+        }
+    };
     let good = tokio::select! {
-        good = check_all(&lab, events, &progress) => good,
+        good = checks => good,
         _ = interrupt.recv() => Err(interrupted(&lab)),
         _ = terminate.recv() => Err(interrupted(&lab)),
     };

@@ -5,11 +5,12 @@ use crate::lab::Lab;
 use crate::private::write_private;
 use crate::site::EDGE_LINE;
 use crate::topology::Host;
+use crate::topology::site::{Attachment, Machine};
 use anyhow::{Context, Result, bail};
 use futures::TryStreamExt as _;
 use serde_json::Value;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -40,28 +41,43 @@ pub struct Ready {
 }
 
 impl Lab {
-    /// Runs `tombolo-agent join` on every host with an agent, each with a join token of its own and several at a time,
-    /// and then starts all agents. Returns when all agents have been started, and does not wait until they have a
+    /// Runs `tombolo-agent join` on every host with an agent or a site probe, each with a join token of its own and several
+    /// at a time, and then starts all agents. Returns when all agents have been started, and does not wait until they have a
     /// configuration in force.
     pub(super) async fn join_agents(&self, tied: bool) -> Result<()> {
-        let agents: Vec<_> = self.topology.agents().collect();
+        let mut agents = Vec::new();
+        for (name, host) in self.topology.agents() {
+            let mut options = Vec::new();
+            if let Some(port) = host.listen_port {
+                options.extend(["--listen-port".to_owned(), port.to_string()]);
+            }
+            if host.edge.is_some() {
+                options.extend(["--customer-interface".to_owned(), EDGE_LINE.to_owned()]);
+            }
+            agents.push((name.to_owned(), self.binding(name, host)?, options));
+        }
+        for (machine, address, _) in self.topology.probes() {
+            agents.push((machine.host.clone(), self.probe_binding(&machine, address)?, Vec::new()));
+        }
         self.progress
             .set_activity(format!("{} agents are joining", agents.len()));
-        futures::stream::iter(agents.iter().map(|(name, host)| Ok(self.join(name, host))))
+        let joins = agents
+            .iter()
+            .map(|(name, binding, options)| Ok(self.join(name, binding, options)));
+        futures::stream::iter(joins)
             .try_buffer_unordered(self.hosts.max_concurrent())
             .try_for_each(|()| std::future::ready(Ok(())))
             .await?;
-        for (name, _) in agents {
-            self.launch_agent(name, tied)?;
+        for (name, ..) in agents {
+            self.launch_agent(&name, tied)?;
             tokio::task::yield_now().await;
         }
         Ok(())
     }
 
-    async fn join(&self, name: &str, host: &Host) -> Result<()> {
-        let binding = self.binding(name, host)?;
+    async fn join(&self, name: &str, binding: &Binding, options: &[String]) -> Result<()> {
         let id = AgentId::new(name)?;
-        let token = self.client()?.create_token(&id, &binding, None).await;
+        let token = self.client()?.create_token(&id, binding, None).await;
         let token = token.with_context(|| format!("a token for {name}"))?.token;
         let mut argv = self.agent_argv("join", name)?;
         // The token is written to the agent's state folder, because a container sees no other folder of this machine.
@@ -72,12 +88,7 @@ impl Lab {
         self.hosts.copy_file(name, &token_file)?;
         argv.extend(["--controller".to_owned(), self.url()]);
         argv.extend(["--token-file".to_owned(), token_file.display().to_string()]);
-        if let Some(port) = host.listen_port {
-            argv.extend(["--listen-port".to_owned(), port.to_string()]);
-        }
-        if host.edge.is_some() {
-            argv.extend(["--customer-interface".to_owned(), EDGE_LINE.to_owned()]);
-        }
+        argv.extend_from_slice(options);
         let argv = self.hosts.wrap(name, &argv);
         let done = tokio::task::spawn_blocking(move || command::finish(&argv, JOIN_TIMEOUT)).await??;
         if done.code != 0 {
@@ -101,8 +112,13 @@ impl Lab {
     }
 
     fn launch_agent(&self, name: &str, tied: bool) -> Result<()> {
-        let argv = self.agent_argv("run", name)?;
-        self.launch(name, name, &argv, tied).map(drop)
+        let mut argv = self.agent_argv("run", name)?;
+        if self.topology.probes().any(|(machine, ..)| machine.host == name) {
+            // A site probe needs CAP_NET_RAW and nothing else (M10).
+            let only = ["setpriv", "--bounding-set=-all,+net_raw", "--inh-caps=-all", "--"];
+            argv.splice(0..0, only.map(str::to_owned));
+        }
+        self.launch_with_common_run(name, name, &argv, tied).map(drop)
     }
 
     /// Returns what the agent of a host is bound to: a VM, an instance of a gateway, or a line of a circuit (D7). Fails
@@ -135,6 +151,27 @@ impl Lab {
         Ok(Binding::Gateway {
             gateway: ResourceId::new(group.resolve("virtualNetworkGateways", &gateway.name)),
             ip_configuration: instance.with_context(|| format!("gateway '{}' has several instances", gateway.name))?,
+        })
+    }
+
+    /// Returns what a site probe is bound to: the circuits of the site's lines, and the local network gateways of its
+    /// tunnels (M10). Fails if a tunnel's connection is not in the resources.
+    fn probe_binding(&self, machine: &Machine<'_>, address: Ipv4Addr) -> Result<Binding> {
+        let mut attachments = Vec::new();
+        for attachment in machine.site.attachments() {
+            let id = match &attachment {
+                Attachment::Circuit(circuit) => self.group.resolve("expressRouteCircuits", circuit),
+                Attachment::Connection(connection) => {
+                    let device = self.topology.device(connection);
+                    let device = device.with_context(|| format!("connection '{connection}' leads to no site"))?;
+                    self.group.resolve("localNetworkGateways", &device.name)
+                }
+            };
+            attachments.push(ResourceId::new(id));
+        }
+        Ok(Binding::Site {
+            attachments,
+            address: address.into(),
         })
     }
 
@@ -179,8 +216,9 @@ impl Lab {
     /// the message contains the reason if the agent rejected its configuration, and the last lines of the agent's log.
     pub async fn wait_until_ready(&self, limit: Duration) -> Result<Ready> {
         let start = Instant::now();
-        let expected: Vec<String> = self.topology.agents().map(|(name, _)| name.to_owned()).collect();
-        let running: Vec<_> = expected.into_iter().filter(|n| self.agent_runs(n)).collect();
+        let probes = self.topology.probes().map(|(machine, ..)| machine.host);
+        let agents = self.topology.agents().map(|(name, _)| name.to_owned());
+        let running: Vec<_> = agents.chain(probes).filter(|n| self.agent_runs(n)).collect();
         loop {
             let revisions = self.client()?.revisions().await?;
             let ready = |name: &String| {

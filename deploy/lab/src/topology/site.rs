@@ -41,6 +41,10 @@ pub struct Lan {
     /// Test hosts by name, with their addresses on the LAN.
     #[serde(default)]
     pub hosts: Named<Ipv4Addr>,
+    /// Test hosts with a site probe (M10), by name, with their addresses on the underlay. Over the underlay they reach only
+    /// the controller.
+    #[serde(default, skip_serializing_if = "Named::is_empty")]
+    pub probes: Named<IpAddr>,
     /// Routes that the customer edges advertise to the router.
     #[serde(default)]
     pub routes: LanRoutes,
@@ -247,7 +251,42 @@ impl Line {
     }
 }
 
+/// What attaches a site to gateways, by name in `resources`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attachment {
+    /// A circuit to which customer edges have lines.
+    Circuit(String),
+    /// The connection of a tunnel, whose far end is a local network gateway.
+    Connection(String),
+}
+
 impl Site {
+    /// Returns what attaches the site, without duplicates, in the order that its BGP policy prefers: the circuits first,
+    /// unless the tunnels have the larger local preference.
+    #[must_use]
+    pub fn attachments(&self) -> Vec<Attachment> {
+        let edges = || self.customer_edges.iter().map(|(_, edge)| edge);
+        let circuits = edges()
+            .flat_map(|e| &e.lines)
+            .map(|l| Attachment::Circuit(l.circuit.clone()));
+        let tunnels = edges()
+            .flat_map(|e| &e.tunnels)
+            .map(|t| Attachment::Connection(t.connection.clone()));
+        let (circuits, tunnels): (Vec<_>, Vec<_>) = (circuits.collect(), tunnels.collect());
+        let all = if self.bgp.vpn.local_preference > self.bgp.circuit.local_preference {
+            tunnels.into_iter().chain(circuits)
+        } else {
+            circuits.into_iter().chain(tunnels)
+        };
+        let mut unique = Vec::new();
+        for attachment in all {
+            if !unique.contains(&attachment) {
+                unique.push(attachment);
+            }
+        }
+        unique
+    }
+
     /// Returns the prefixes that the site advertises to neighbours with this policy: its `export`, otherwise all
     /// prefixes.
     #[must_use]
@@ -306,6 +345,18 @@ impl super::Topology {
             let hosts = site.lan.hosts.iter();
             let hosts = hosts.map(move |(name, address)| machine(name, MachineRole::Host(*address)));
             router.chain(edges).chain(hosts)
+        })
+    }
+
+    /// Returns the test hosts with a site probe in the order of [`Self::machines`], each with its address on the LAN and on
+    /// the underlay.
+    pub fn probes(&self) -> impl Iterator<Item = (Machine<'_>, Ipv4Addr, IpAddr)> {
+        self.machines().filter_map(|machine| {
+            let MachineRole::Host(address) = machine.role else {
+                return None;
+            };
+            let underlay = *machine.site.lan.probes.find(machine.name)?;
+            Some((machine, address, underlay))
         })
     }
 

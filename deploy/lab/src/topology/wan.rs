@@ -43,14 +43,14 @@ impl Circuit {
 /// The properties of a local network gateway, the remote side of a connection to a site. They describe a site's VPN
 /// device.
 #[derive(Debug, Clone)]
-pub(super) struct Device {
+pub(crate) struct Device {
     /// Name of the local network gateway in the resources.
-    pub(super) name: String,
-    pub(super) address: Option<IpAddr>,
-    pub(super) port: Option<u16>,
-    pub(super) has_key: bool,
-    pub(super) asn: Option<u32>,
-    pub(super) bgp_address: Option<IpAddr>,
+    pub(crate) name: String,
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) port: Option<u16>,
+    pub(crate) has_key: bool,
+    pub(crate) asn: Option<u32>,
+    pub(crate) bgp_address: Option<IpAddr>,
 }
 
 /// Returns the prefix if it is an IPv4 prefix; `None` for an IPv6 prefix, because sites have only IPv4.
@@ -83,7 +83,7 @@ impl Topology {
 
     /// Returns the local network gateway that a connection leads to; `None` if the connection leads to no local network
     /// gateway.
-    pub(super) fn device(&self, connection: &str) -> Option<Device> {
+    pub(crate) fn device(&self, connection: &str) -> Option<Device> {
         let connection = self.resources.connections.find(connection)?;
         let name = connection.local_network_gateway2.as_deref()?;
         let gateway = self.resources.local_network_gateways.find(name)?;

@@ -120,6 +120,7 @@ fn site(routes: LanRoutes) -> Site {
         lan: Lan {
             router: "10.9.0.1/24".parse().unwrap(),
             hosts: named([("pc", "10.9.0.10".parse().unwrap())]),
+            probes: named([("pc", "198.51.100.52".parse().unwrap())]),
             routes,
             ecmp: true,
         },

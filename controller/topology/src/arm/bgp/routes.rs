@@ -154,7 +154,7 @@ fn address_of(topology: &Topology, gateway: &VirtualNetworkGateway, neighbour: &
             let index = usize::from(*link == CircuitLink::Secondary);
             connection.and_then(|c| c.tunnel_addresses.get(index).copied())
         }
-        Some(Binding::Vm { .. }) | None => {
+        Some(Binding::Vm { .. } | Binding::Site { .. }) | None => {
             let mut all = topology.connections.values();
             let own = |c: &&Arc<Connection>| {
                 c.gateway1 == gateway.envelope.id && AgentId::of_site(&c.envelope.id) == *neighbour

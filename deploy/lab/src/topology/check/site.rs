@@ -39,6 +39,25 @@ impl Topology {
             }
         }
         self.check_disjoint(problems);
+        self.check_probes(problems);
+    }
+
+    /// Checks that each site probe is a test host, and that the probe's address is in a segment.
+    fn check_probes(&self, problems: &mut Vec<String>) {
+        for (name, site) in &self.sites {
+            for (host, address) in site.lan.probes.iter() {
+                let at = format!("sites.{name}.lan.probes.{host}");
+                if site.lan.hosts.find(host).is_none() {
+                    problems.push(format!("{at}: '{host}' is none of the site's test hosts"));
+                }
+                if self.segment_of(*address).is_none() {
+                    problems.push(format!("{at}: {address} is in no segment of the underlay"));
+                }
+                if site.attachments().is_empty() {
+                    problems.push(format!("{at}: the site has neither a line nor a tunnel"));
+                }
+            }
+        }
     }
 
     /// Checks that a provider edge's circuit exists, and that no other host is the edge of the same line of the
