@@ -7,6 +7,7 @@ mod worker;
 
 use crate::config::Config;
 use crate::identity::LinkKeys;
+use crate::meter::Traffic;
 use crate::outbox::RedirectedPacket;
 use crate::tun::Device;
 use anyhow::{Context, Result};
@@ -134,6 +135,8 @@ pub struct LaneSetup {
 /// 0 by this queue.
 pub enum RedirectQueue {
     /// The end of lane 0, which receives redirected packets.
+    /// Takes what has passed the lane's links.
+    pub traffic: Traffic,
     Receiver(mpsc::Receiver<RedirectedPacket>),
     /// The end of another lane, which sends packets to lane 0.
     Sender(mpsc::Sender<RedirectedPacket>),

@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::identity::LinkKeys;
 use crate::lane::builder::{self, BuildQueue};
 use crate::lane::{Inspection, Lane, LaneReport, LaneSetup, Prepared, RedirectQueue};
+use crate::meter::Traffic;
 use crate::netlink::Tun;
 use crate::tun::{Device, device_name};
 use anyhow::{Context, Result};
@@ -36,6 +37,7 @@ pub struct Lanes {
     lanes: Vec<Lane>,
     routing_state: watch::Receiver<RoutingState>,
     flows: Arc<Flows>,
+    traffic: Traffic,
     /// Number of the last configuration that was prepared.
     generation: AtomicU64,
     /// The TUN devices, one for each NIC; never empty.
@@ -68,6 +70,7 @@ impl Lanes {
         let (routing_state, shared_state) = watch::channel(RoutingState::default());
         let keys = Arc::new(keys);
         let flows = Arc::new(Flows::new(DEFAULT_FLOWS, rand::random()));
+        let traffic = Traffic::default();
         let (build_queue, build_receiver) = builder::queue();
         let start =
             |number: u16, redirected: RedirectQueue, other_lanes: Vec<Lane>, build_queue: Option<BuildQueue>| {
@@ -82,6 +85,7 @@ impl Lanes {
                     other_lanes,
                     build_queue,
                     flows: flows.clone(),
+                    traffic: traffic.clone(),
                     ended: ended.clone(),
                 })
                 .with_context(|| format!("lane {number}"))
@@ -101,6 +105,7 @@ impl Lanes {
             lanes,
             routing_state: shared_state,
             flows,
+            traffic,
             generation: AtomicU64::new(0),
             devices: Mutex::new(vec![device]),
             interface: config.interface.clone(),
@@ -172,6 +177,13 @@ impl Lanes {
     #[must_use]
     pub fn flows(&self) -> &Arc<Flows> {
         &self.flows
+    }
+
+    /// What has passed the links of all lanes. Each lane adds to it with each [`report`](Self::report), when a configuration
+    /// removes links, and when the lane ends.
+    #[must_use]
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     /// The interface index of the first TUN device.

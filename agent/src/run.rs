@@ -112,9 +112,6 @@ pub async fn run(state: &StateDir, runtime: &StateDir, bird: Option<BirdService>
         control.abort();
     }
     tasks.abort();
-    // The lanes are still there, so that the totals have the last packets.
-    agent.publish().await;
-    agent.save_meters();
     agent.shut_down();
     if outcome.is_ok() && control.is_ok() {
         lanes_ended(&mut ended, lane_count).await;
@@ -122,6 +119,7 @@ pub async fn run(state: &StateDir, runtime: &StateDir, bird: Option<BirdService>
         save_flows(runtime, &flows);
     }
     // Each of the following steps is tried, even if an earlier step has failed.
+    agent.save_meters();
     let saved = agent.last_good().flush().context("the last good configuration");
     let removed = state.remove(file::ADMIN_SOCKET);
     tracing::info!("stopped");

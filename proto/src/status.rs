@@ -3,7 +3,7 @@
 mod meters;
 mod probe_failure;
 
-pub use meters::{LinkMeter, Meters, Volume};
+pub use meters::{LinkMeter, MAX_METERS, Meters, Volume};
 pub use probe_failure::ProbeFailure;
 
 use crate::config::Direction;

@@ -15,6 +15,7 @@ use super::health_checks::HealthChecks;
 use super::{Command, Inspection, Lane, LaneReport, LaneSetup, Prepared, RedirectQueue};
 use crate::config::Config;
 use crate::log_limit::LogLimiter;
+use crate::meter::Traffic;
 use crate::outbox::{Datagrams, Outbox, RedirectSender, RedirectedPacket, SendOutcome};
 use crate::sockets::{LaneSockets, SocketId};
 use crate::tun::TunQueues;
@@ -75,6 +76,7 @@ pub(super) struct Worker {
     /// In lane 0: the handles of the other lanes. Empty in other lanes.
     other_lanes: Vec<Lane>,
     number: u16,
+    traffic: Traffic,
     status_changed: Arc<Notify>,
     routing_state: watch::Sender<RoutingState>,
     config: Option<Arc<AgentConfig>>,
@@ -115,6 +117,7 @@ impl Worker {
             other_lanes,
             build_queue,
             flows,
+            traffic,
             ended: _,
         } = setup;
         let (redirected, lane0) = match redirected {
@@ -142,6 +145,7 @@ impl Worker {
             redirected,
             other_lanes,
             number,
+            traffic,
             status_changed,
             routing_state,
             config: None,
@@ -165,6 +169,12 @@ impl Worker {
     /// Runs until a stop command, or until the agent has dropped the lane's handles. An error means that the TUN device
     /// or a UDP socket failed.
     pub(super) async fn run(mut self) -> Result<()> {
+        let outcome = self.run_until_end().await;
+        self.pass_on_traffic();
+        outcome
+    }
+
+    async fn run_until_end(&mut self) -> Result<()> {
         let mut tick = interval(TIMER_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -482,6 +492,7 @@ impl Worker {
     fn install(&mut self, prepared: Prepared) {
         let Prepared { config, built } = prepared;
         self.engine.install(built.tables, &config.links, Instant::now());
+        self.pass_on_traffic();
         self.generation = built.generation;
         if let Some(lane0) = self.engine.redirect_mut() {
             lane0.generation = built.generation;
@@ -535,7 +546,13 @@ impl Worker {
         }
     }
 
-    fn report(&self) -> LaneReport {
+    /// Adds what has passed the links since the last call to the totals of the agent (Meter-6).
+    fn pass_on_traffic(&mut self) {
+        self.traffic.add(self.engine.links_mut().take_traffic());
+    }
+
+    fn report(&mut self) -> LaneReport {
+        self.pass_on_traffic();
         let stats = self.engine.stats();
         let mut drops: BTreeMap<_, _> = stats.drops_by_reason().map(|(r, n)| (r.name().to_owned(), n)).collect();
         let mut totals = stats.totals;
