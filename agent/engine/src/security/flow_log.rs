@@ -49,7 +49,7 @@ pub enum FlowEventKind {
 pub struct FlowEvent {
     /// What happened.
     pub kind: FlowEventKind,
-    /// When it happened. For [`FlowEventKind::End`]: the time of the flow's last packet, to the second.
+    /// When it happened. For [`FlowEventKind::End`]: the end of the second of the flow's last packet, if that is over.
     pub at: Instant,
     /// The key of the packet that began the flow, or of the denied packet.
     pub key: FlowKey,

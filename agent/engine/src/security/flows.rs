@@ -123,10 +123,10 @@ impl Flows {
         });
     }
 
-    /// The time when the table's clock showed `seconds`, but not after `now`. A time before the table was made becomes the
-    /// time when it was made. Without a table the result is `now`.
+    /// The end of the second that the table's clock showed as `seconds`, but not after `now`: the last packet of a flow comes no
+    /// later. A time before the table was made becomes the first second after it was made. Without a table the result is `now`.
     pub(super) fn instant(&self, seconds: u32, now: Instant) -> Instant {
-        let after = Duration::from_secs(u64::from(seconds.saturating_sub(FIRST_SECOND)));
+        let after = Duration::from_secs(u64::from(seconds.saturating_sub(FIRST_SECOND)) + 1);
         self.table.get().map_or(now, |(_, began)| (*began + after).min(now))
     }
 
