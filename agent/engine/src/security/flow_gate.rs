@@ -259,7 +259,7 @@ impl FlowGate {
                 }
             },
             None if rules.is_empty()
-                && !at.is_logged
+                && !(at.is_logged && tcp.opens)
                 && matches!(at.balanced, Balanced::MayReply | Balanced::Direct) =>
             {
                 Outcome::without_flow(Admission::Allowed(None))
@@ -273,6 +273,8 @@ impl FlowGate {
             }
         }
         outcome
+            // An entry without a choice for what may be the reply of a balanced flow would break that flow. A SYN is no reply,
+            // so a flow log may keep its flow.
     }
 
     /// Lets the rules decide again about a known flow, if they must. Returns the rule that denies it. `key` is the key
