@@ -44,6 +44,8 @@ fn logs() -> FlowLogs {
 struct Machines {
     world: World,
     flows: Arc<Flows>,
+    /// Whether changed rules apply to established flows too.
+    reevaluate: bool,
 }
 
 impl Machines {
@@ -51,7 +53,11 @@ impl Machines {
         let mut world = World::pair();
         let flows = Arc::new(Flows::new(1024, 7));
         world.nodes[1].engine.share_flows(flows.clone());
-        let mut machines = Self { world, flows };
+        let mut machines = Self {
+            world,
+            flows,
+            reevaluate: false,
+        };
         machines.install(group, true);
         machines
     }
@@ -59,6 +65,7 @@ impl Machines {
     fn install(&mut self, group: Option<SecurityGroup>, logged: bool) {
         let mut security = security(&["10.0.0.2/32", "fd00::2/128"], None, group);
         security.flow_logs = logged.then(logs);
+        security.reevaluate = self.reevaluate;
         let config = AgentConfig {
             security: Some(security),
             ..self.world.nodes[1].config.clone()

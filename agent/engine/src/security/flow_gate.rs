@@ -71,6 +71,10 @@ pub trait FlowObserver {
 
     /// Takes the last state of a counted flow that a new one replaces.
     fn ended(&mut self, report: &FlowReport);
+
+    /// Takes a denial: the rule `by` has denied the packet with this key. It is the packet that began the flow, if the rules
+    /// have decided about a known flow again.
+    fn denied(&mut self, key: &FlowKey, by: RuleRef);
 }
 
 impl FlowObserver for () {
@@ -79,6 +83,8 @@ impl FlowObserver for () {
     }
 
     fn ended(&mut self, _report: &FlowReport) {}
+
+    fn denied(&mut self, _key: &FlowKey, _by: RuleRef) {}
 }
 
 /// The decision about a packet, and the flow to which it belongs.
@@ -225,7 +231,8 @@ impl FlowGate {
             }
             Belongs::Error { quoted } => {
                 if let Some(flow) = table.find(&quoted, at.now) {
-                    return match self.deny_again(table, rules, (&quoted, &flow), at.now, &mut decided) {
+                    let known = (&quoted, &flow);
+                    return match self.deny_again(table, rules, known, at.now, &mut decided, observer) {
                         Some(by) => Outcome::without_flow(Admission::Denied(by)),
                         None => Outcome {
                             flow: Some(flow.against()),
@@ -239,6 +246,9 @@ impl FlowGate {
             Belongs::Flow { key, tcp } => (key, tcp),
         };
         let mut found = table.find(&key, at.now);
+                if let Judgement::Denied(by) = judgement {
+                    observer.denied(&error_key(at), by);
+                }
         if at.balanced == Balanced::Direct
             && let Some(flow) = found.as_mut()
             && flow.forward
@@ -251,7 +261,7 @@ impl FlowGate {
             .filter(|flow| !tcp.opens || flow.is_repeated_syn())
             .filter(|flow| !tcp.asks || flow.forward);
         let outcome = match known {
-            Some(flow) => match self.deny_again(table, rules, (&key, &flow), at.now, &mut decided) {
+            Some(flow) => match self.deny_again(table, rules, (&key, &flow), at.now, &mut decided, observer) {
                 Some(by) => Outcome::without_flow(Admission::Denied(by)),
                 None => {
                     table.touch(&flow, tcp.flags, at.now);
@@ -291,6 +301,7 @@ impl FlowGate {
             return None;
         }
         let first = if flow.forward { *key } else { reverse(key) };
+        observer: &mut impl FlowObserver,
         let packet = first_packet(&first);
         match rules.judge(first.direction, &packet) {
             Judgement::Denied(by) => {
@@ -301,6 +312,7 @@ impl FlowGate {
             Judgement::NoGroup | Judgement::Allowed(_) => {
                 if flow.judge_again {
                     table.allow_again(flow);
+                observer.denied(&first, by);
                 }
                 None
             }
@@ -334,6 +346,7 @@ impl FlowGate {
         if at.ends_idle && is_midstream {
             return Outcome::without_flow(Admission::Ended);
         }
+            observer.denied(key, by);
         let choices = match at.balanced {
             Balanced::Chosen(choice) => choice.0,
             Balanced::No | Balanced::MayReply | Balanced::Direct => 0,
@@ -413,6 +426,18 @@ const fn rule_key(info: &PacketInfo, ports: Option<(u16, u16)>) -> RuleKey {
         ports,
     }
 }
+/// The key of an ICMP error in a flow log.
+const fn error_key(at: &AtNic<'_>) -> FlowKey {
+    FlowKey {
+        nic: at.nic,
+        direction: at.direction,
+        protocol: at.info.protocol,
+        source: at.info.source,
+        destination: at.info.destination,
+        ports: (0, 0),
+    }
+}
+
 
 const fn admission(judgement: Judgement) -> Admission {
     match judgement {

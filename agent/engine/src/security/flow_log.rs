@@ -9,7 +9,6 @@
 use super::flow_table::{Count, Counted, CountedFlow, FlowKey, FlowReport, FlowTable};
 use super::nic_rules::RuleRef;
 use super::secured_nics::SecuredNics;
-use crate::packet::{PacketInfo, TCP, UDP};
 use foldhash::fast::FixedState;
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
@@ -17,7 +16,6 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
-use tombolo_proto::config::Direction;
 use tombolo_proto::id::ResourceId;
 
 /// Number of events that wait for the owner in one lane. At 10,000 new flows a second there are about 20,000 events a
@@ -40,7 +38,7 @@ pub enum FlowEventKind {
     Continue,
     /// The flow has ended.
     End,
-    /// A rule has denied a packet that belongs to no known flow.
+    /// A rule has denied a packet.
     Denied,
 }
 
@@ -51,7 +49,7 @@ pub struct FlowEvent {
     pub kind: FlowEventKind,
     /// When it happened. For [`FlowEventKind::End`]: the end of the second of the flow's last packet, if that is over.
     pub at: Instant,
-    /// The key of the packet that began the flow, or of the denied packet.
+    /// The key of the packet that began the flow, or of the denied packet if it belongs to no known flow.
     pub key: FlowKey,
     /// The number of the deciding rule at its NIC, for [`FlowLog::rule`].
     pub rule: u32,
@@ -253,33 +251,13 @@ impl LaneLog {
     }
 
     /// Reports a denied packet, unless the lane remembers that it has reported another one of the same flow in this batch.
-    pub(super) fn denied(
-        &mut self,
-        at: &LoggedAt<'_>,
-        packet: &PacketInfo,
-        direction: Direction,
-        rule: RuleRef,
-        now: Instant,
-    ) {
-        #[expect(clippy::cast_possible_truncation, reason = "each half is one port")]
-        let ports = match packet.protocol {
-            TCP | UDP => ((packet.ports >> 16) as u16, packet.ports as u16),
-            _ => (0, 0),
-        };
-        let key = FlowKey {
-            nic: at.nics.flow_nic(at.nic),
-            direction,
-            protocol: packet.protocol,
-            source: packet.source,
-            destination: packet.destination,
-            ports,
-        };
+    pub(super) fn denied(&mut self, at: &LoggedAt<'_>, key: &FlowKey, rule: RuleRef, now: Instant) {
         let number = self.number(at, Some(rule));
         let batch = self.shared.batch.load(Ordering::Relaxed);
         let hash = self.hash.hash_one((key, number, batch));
         #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are as good as any")]
         let place = hash as usize & (Self::DENIED - 1);
-        if self.denied[place] != hash && self.send(event(FlowEventKind::Denied, now, key, number)) {
+        if self.denied[place] != hash && self.send(event(FlowEventKind::Denied, now, *key, number)) {
             self.denied[place] = hash;
         }
     }
