@@ -97,6 +97,9 @@ pub struct Outcome {
     /// The flow for which the packet counts in a flow log. A later fragment counts for the flow of its datagram, an ICMP
     /// error for none.
     pub counts_for: Option<FlowRef>,
+    /// Whether the packet is a TCP segment that cannot be the first one of its flow, at a NIC without a group: the connection
+    /// is from before the flow log.
+    pub is_late: bool,
 }
 
 impl Outcome {
@@ -105,6 +108,7 @@ impl Outcome {
             admission,
             flow: None,
             counts_for: None,
+            is_late: false,
         }
     }
 
@@ -113,6 +117,7 @@ impl Outcome {
             admission,
             flow: Some(flow),
             counts_for: Some(flow),
+            is_late: false,
         }
     }
 }
@@ -241,14 +246,14 @@ impl FlowGate {
                     };
                 }
                 let judgement = rules.judge_and(at.direction, &rule_key(at.info, None), decided);
+                if let Judgement::Denied(by) = judgement {
+                    observer.denied(&error_key(at), by);
+                }
                 return Outcome::without_flow(admission(judgement));
             }
             Belongs::Flow { key, tcp } => (key, tcp),
         };
         let mut found = table.find(&key, at.now);
-                if let Judgement::Denied(by) = judgement {
-                    observer.denied(&error_key(at), by);
-                }
         if at.balanced == Balanced::Direct
             && let Some(flow) = found.as_mut()
             && flow.forward
@@ -268,6 +273,8 @@ impl FlowGate {
                     Outcome::of(Admission::Known, flow)
                 }
             },
+            // An entry without a choice for what may be the reply of a balanced flow would break that flow. A SYN is no reply,
+            // so a flow log may keep its flow.
             None if rules.is_empty()
                 && !(at.is_logged && tcp.opens)
                 && matches!(at.balanced, Balanced::MayReply | Balanced::Direct) =>
@@ -283,8 +290,6 @@ impl FlowGate {
             }
         }
         outcome
-            // An entry without a choice for what may be the reply of a balanced flow would break that flow. A SYN is no reply,
-            // so a flow log may keep its flow.
     }
 
     /// Lets the rules decide again about a known flow, if they must. Returns the rule that denies it. `key` is the key
@@ -296,23 +301,23 @@ impl FlowGate {
         (key, flow): (&FlowKey, &FlowRef),
         now: u32,
         decided: &mut impl FnMut(RuleRef),
+        observer: &mut impl FlowObserver,
     ) -> Option<RuleRef> {
         if !flow.judge_again && !self.judges_known {
             return None;
         }
         let first = if flow.forward { *key } else { reverse(key) };
-        observer: &mut impl FlowObserver,
         let packet = first_packet(&first);
         match rules.judge(first.direction, &packet) {
             Judgement::Denied(by) => {
                 rules.judge_and(first.direction, &packet, decided);
                 table.deny(flow, now);
+                observer.denied(&first, by);
                 Some(by)
             }
             Judgement::NoGroup | Judgement::Allowed(_) => {
                 if flow.judge_again {
                     table.allow_again(flow);
-                observer.denied(&first, by);
                 }
                 None
             }
@@ -341,12 +346,12 @@ impl FlowGate {
         }
         let judgement = rules.judge_and(at.direction, &forward, decided);
         if let Judgement::Denied(by) = judgement {
+            observer.denied(key, by);
             return Outcome::without_flow(Admission::Denied(by));
         }
         if at.ends_idle && is_midstream {
             return Outcome::without_flow(Admission::Ended);
         }
-            observer.denied(key, by);
         let choices = match at.balanced {
             Balanced::Chosen(choice) => choice.0,
             Balanced::No | Balanced::MayReply | Balanced::Direct => 0,
@@ -359,7 +364,10 @@ impl FlowGate {
         let new = (choices, observer.number(rule));
         let origin = (at.link, at.idle_timeout);
         match table.insert_counted(key, origin, at.now, new, &mut |report| observer.ended(report)) {
-            Ok(flow) => Outcome::of(admission, flow),
+            Ok(flow) => Outcome {
+                is_late: rules.is_empty() && key.protocol == TCP && !tcp.opens,
+                ..Outcome::of(admission, flow)
+            },
             Err(_) if rules.is_empty() && choices == 0 => Outcome::without_flow(admission),
             Err(_) => Outcome::without_flow(Admission::NoRoom),
         }
@@ -418,14 +426,6 @@ pub(super) const fn first_packet(key: &FlowKey) -> RuleKey {
     }
 }
 
-const fn rule_key(info: &PacketInfo, ports: Option<(u16, u16)>) -> RuleKey {
-    RuleKey {
-        source: info.source,
-        destination: info.destination,
-        protocol: info.protocol,
-        ports,
-    }
-}
 /// The key of an ICMP error in a flow log.
 const fn error_key(at: &AtNic<'_>) -> FlowKey {
     FlowKey {
@@ -438,6 +438,14 @@ const fn error_key(at: &AtNic<'_>) -> FlowKey {
     }
 }
 
+const fn rule_key(info: &PacketInfo, ports: Option<(u16, u16)>) -> RuleKey {
+    RuleKey {
+        source: info.source,
+        destination: info.destination,
+        protocol: info.protocol,
+        ports,
+    }
+}
 
 const fn admission(judgement: Judgement) -> Admission {
     match judgement {

@@ -57,7 +57,7 @@ pub(super) fn note(
             Judgement::Allowed(rule) | Judgement::Denied(rule) => Some(rule),
         };
         table.begin_counting(&flow, log.number(at, rule), seconds);
-    } else if matches!(outcome.admission, Admission::Allowed(_) | Admission::Adopted) {
+    } else if matches!(outcome.admission, Admission::Allowed(_) | Admission::Adopted) && !outcome.is_late {
         log.began(table, &flow, now);
     }
     log.count(table, &flow, bytes, (seconds, now)).then_some(flow)
