@@ -25,6 +25,9 @@ const RECORD: usize = 2;
 const MUST_RECORD: u32 = 1 << 31;
 
 /// Time between two records of a flow that goes on, in seconds (N14).
+/// Stands for the time of the last record while a lane takes the counters.
+const TAKING: u32 = u32::MAX;
+
 pub const RECORD_INTERVAL: u32 = 300;
 
 /// The counters of one direction of a flow.
@@ -107,14 +110,36 @@ impl Counters {
     /// several lanes try at once, one of them gets the counters.
     fn take(&self, slot: usize, now: u32, wants: impl Fn(u32) -> bool) -> Option<(u32, Counted, Counted)> {
         let word = self.word(slot, RECORD);
+        let tag = self.claim(slot, wants)?;
+        let counted = self.reset(slot);
+        let (word, taking) = (self.word(slot, RECORD), record(tag, TAKING));
+        // If the flow has ended meanwhile, the word is that of the next flow.
+        let _ = word.compare_exchange(taking, record(tag, now), Ordering::Relaxed, Ordering::Relaxed);
+        Some((tag, counted.0, counted.1))
+    }
+
+    /// Marks the counters of a flow as being taken, and returns its tag. `None`: its packets are not counted, another lane takes
+    /// them, or `wants` returns false for the time of its last record.
+    fn claim(&self, slot: usize, wants: impl Fn(u32) -> bool) -> Option<u32> {
         let before = word.load(Ordering::Relaxed);
         #[expect(clippy::cast_possible_truncation, reason = "each half of the word is one value")]
         let (tag, last) = ((before >> 32) as u32, before as u32);
-        if tag == 0 || !wants(last) {
+        if tag == 0 || last == TAKING || !wants(last) {
             return None;
         }
-        word.compare_exchange(before, record(tag, now), Ordering::Relaxed, Ordering::Relaxed)
-            .ok()?;
+        let claimed = word.compare_exchange(before, record(tag, TAKING), Ordering::Relaxed, Ordering::Relaxed);
+        claimed.ok().map(|_| tag)
+    }
+
+    /// Takes the counters of a flow that has ended, whatever other lanes do, and counts no more. To be called while the entry
+    /// is claimed.
+    fn take_last(&self, slot: usize) -> Option<(u32, Counted, Counted)> {
+        let tag = (self.word(slot, RECORD).swap(0, Ordering::Relaxed) >> 32) as u32;
+        let (forward, backward) = self.reset(slot);
+        (tag != 0).then_some((tag, forward, backward))
+    }
+
+    fn reset(&self, slot: usize) -> (Counted, Counted) {
         let take = |direction| Counted::of(self.word(slot, direction).swap(0, Ordering::Relaxed));
         Some((tag, take(FORWARD), take(BACKWARD)))
     }
@@ -210,8 +235,7 @@ impl FlowTable {
     /// Passes the last state of the flow of an entry to `report`. The entry is claimed, and had the header `before`.
     pub(super) fn report_end(&self, slot: usize, before: u64, report: &mut impl FnMut(&FlowReport)) {
         let Some(counters) = self.counters.get() else { return };
-        if let Some((tag, forward, backward)) = counters.take(slot, 0, |_| true) {
-            counters.begin(slot, 0, 0);
+        if let Some((tag, forward, backward)) = counters.take_last(slot) {
             let body = self.body(slot);
             report(&FlowReport {
                 key: key_of(before, &body),
