@@ -15,6 +15,7 @@ use builder::{BuildQueue, BuildRequest, Built};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tombolo_engine::health::ControllerHealth;
 use tombolo_engine::link::AdvertisementStats;
@@ -81,6 +82,13 @@ pub struct Prepared {
     built: Built,
 }
 
+impl Prepared {
+    /// Gives the rules their numbers in flow logs.
+    pub fn name_rules(&self, flows: &Flows) {
+        flows.name_rules(&self.built.tables, Instant::now());
+    }
+}
+
 enum Command {
     Install(Prepared, oneshot::Sender<()>),
     SetDevices(Arc<[Arc<Device>]>, oneshot::Sender<Result<()>>),
@@ -127,6 +135,8 @@ pub struct LaneSetup {
     pub build_queue: Option<BuildQueue>,
     /// The flows that security groups have allowed, shared by all lanes (D33).
     pub flows: Arc<Flows>,
+    /// Takes what has passed the lane's links.
+    pub traffic: Traffic,
     /// When the lane ends, receives the reason, also if the lane was told to stop.
     pub ended: mpsc::UnboundedSender<String>,
 }
@@ -135,8 +145,6 @@ pub struct LaneSetup {
 /// 0 by this queue.
 pub enum RedirectQueue {
     /// The end of lane 0, which receives redirected packets.
-    /// Takes what has passed the lane's links.
-    pub traffic: Traffic,
     Receiver(mpsc::Receiver<RedirectedPacket>),
     /// The end of another lane, which sends packets to lane 0.
     Sender(mpsc::Sender<RedirectedPacket>),

@@ -99,7 +99,7 @@ impl Lanes {
             0,
             start(0, RedirectQueue::Receiver(receiver), other_lanes, Some(build_queue))?,
         );
-        builder::start(build_receiver, &lanes)?;
+        builder::start(build_receiver, &lanes, flows.clone())?;
         device.close_primer();
         let lanes = Self {
             lanes,
@@ -200,7 +200,9 @@ impl Lanes {
     /// The configuration is invalid.
     pub async fn prepare(&self, config: Arc<AgentConfig>) -> Result<Prepared> {
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
-        self.lane0().prepare(config, generation).await
+        let prepared = self.lane0().prepare(config, generation).await?;
+        prepared.name_rules(&self.flows);
+        Ok(prepared)
     }
 
     /// Installs a configuration in one lane after the other. Returns when every lane forwards by it (D2).

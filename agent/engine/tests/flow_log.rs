@@ -256,6 +256,25 @@ fn n14_a_log_stops_no_packet_and_records_nothing_when_it_is_gone() {
     assert!(machines.events().is_empty());
 }
 
+/// A log that begins again counts nothing of the time of the earlier one.
+#[test]
+fn n14_a_log_that_begins_again_has_no_packets_of_the_earlier_one() {
+    let mut machines = Machines::new(Some(web()));
+    let data = tcp((A, 40_000), (B, 443), Flags::Ack);
+    assert!(machines.send(0, tcp((A, 40_000), (B, 443), Flags::Syn)));
+    assert!(machines.send(1, tcp((B, 443), (A, 40_000), Flags::SynAck)));
+    machines.install(Some(web()), false);
+    assert!(machines.send(0, data.clone()));
+    machines.events();
+    machines.install(Some(web()), true);
+    assert!(machines.send(0, data.clone()));
+    machines.pass(300);
+    assert_eq!(
+        machines.shown(),
+        [format!("End Inbound 40000 https 1/{} 0/0", data.len())]
+    );
+}
+
 /// A flow from before the log is counted from the first packet after the log's beginning, and its events name the rule
 /// that allows it.
 #[test]
@@ -275,25 +294,6 @@ fn n14_a_flow_from_before_the_log_is_recorded_from_then_on() {
     );
 }
 
-/// The events of a flow have the time of the flow: the end has that of its last packet.
-#[test]
-fn n14_events_have_the_time_of_the_flow() {
-    let mut machines = Machines::new(None);
-    machines.pass(10);
-    let begun = machines.world.now;
-    assert!(machines.send(0, udp(A, B, 64, 10)));
-    machines.pass(5);
-    let last = machines.world.now;
-    assert!(machines.send(0, udp(A, B, 64, 10)));
-    machines.pass(300);
-    let events = machines.events();
-    assert_eq!(events.len(), 2, "{events:?}");
-    assert_eq!((events[0].kind, events[0].at), (FlowEventKind::Begin, begun));
-    assert_eq!(events[1].kind, FlowEventKind::End);
-    assert!(
-        events[1].at >= last,
-        "not before the last packet, and so not before the beginning"
-    );
 /// Without a group, no table has a connection from before the log. Its packets count, and it has no beginning.
 #[test]
 fn n14_without_a_group_a_connection_from_before_the_log_has_no_beginning() {
@@ -336,6 +336,25 @@ fn n14_a_denied_reply_is_logged_as_the_flow_that_it_belongs_to() {
     assert!(machines.shown().is_empty(), "the same flow");
 }
 
+/// The events of a flow have the time of the flow: the end has that of its last packet.
+#[test]
+fn n14_events_have_the_time_of_the_flow() {
+    let mut machines = Machines::new(None);
+    machines.pass(10);
+    let begun = machines.world.now;
+    assert!(machines.send(0, udp(A, B, 64, 10)));
+    machines.pass(5);
+    let last = machines.world.now;
+    assert!(machines.send(0, udp(A, B, 64, 10)));
+    machines.pass(300);
+    let events = machines.events();
+    assert_eq!(events.len(), 2, "{events:?}");
+    assert_eq!((events[0].kind, events[0].at), (FlowEventKind::Begin, begun));
+    assert_eq!(events[1].kind, FlowEventKind::End);
+    assert!(
+        events[1].at >= last,
+        "not before the last packet, and so not before the beginning"
+    );
     let late = events[1].at.duration_since(last);
     assert!(late <= Duration::from_secs(1), "{late:?}");
     assert!(!events[0].is_local);
