@@ -115,11 +115,12 @@ pub async fn run(state: &StateDir, runtime: &StateDir, bird: Option<BirdService>
     agent.shut_down();
     if outcome.is_ok() && control.is_ok() {
         lanes_ended(&mut ended, lane_count).await;
-        agent.finish_flow_logs();
+        // The next start needs the flows (D34), and the last records may take longer than the service manager waits.
         save_flows(runtime, &flows);
+        agent.finish_flow_logs();
     }
-    // Each of the following steps is tried, even if an earlier step has failed.
     agent.save_meters();
+    // Each of the following steps is tried, even if an earlier step has failed.
     let saved = agent.last_good().flush().context("the last good configuration");
     let removed = state.remove(file::ADMIN_SOCKET);
     tracing::info!("stopped");
