@@ -39,6 +39,8 @@ pub mod file {
     pub const FLOWS: &str = "flows";
     /// What has passed each link since the agent began to count (Meter-6).
     pub const METERS: &str = "meters.json";
+    /// What had passed the links with peers that the agent does not have any more (Meter-6).
+    pub const EARLIER_METERS: &str = "earlier-meters.json";
     /// Directory with the files of BIRD as a child process.
     pub const BGP: &str = "bgp";
     /// The local HTTP socket of the running agent.

@@ -3,7 +3,7 @@
 mod meters;
 mod probe_failure;
 
-pub use meters::{LinkMeter, Meters, TunnelUse, Volume};
+pub use meters::{LinkMeter, MAX_METERS, Meters, TunnelUse, Volume};
 pub use probe_failure::ProbeFailure;
 
 use crate::config::Direction;

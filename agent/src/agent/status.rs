@@ -128,9 +128,19 @@ impl Agent {
         }
     }
 
-    /// Writes the totals of links to disk, as of the last report. To be called at the end. Blocks.
+    /// Writes the totals of links to disk. To be called at the end, when the lanes have ended. Blocks.
     pub fn save_meters(&self) {
+        self.update_meters();
         lock(&self.meters).flush();
+    }
+
+    /// Takes over what the lanes have counted, and returns the totals.
+    fn update_meters(&self) -> Meters {
+        let config = self.running().config;
+        let mut meters = lock(&self.meters);
+        // Taken under the lock, so that a later call cannot come first.
+        let counted = self.lanes.traffic().take();
+        meters.update(counted, config.as_deref(), self.connected.load(Ordering::Relaxed))
     }
 
     /// The configuration in force as JSON, with all secrets blanked; `null` if there is none.
@@ -167,7 +177,7 @@ impl Agent {
     pub async fn publish(&self) -> BTreeMap<AgentId, SocketAddr> {
         let report = self.lanes.report().await;
         let endpoints = report.endpoints.clone();
-        let meters = lock(&self.meters).update(&report.links);
+        let meters = self.update_meters();
         if let Some(config) = &self.running().config {
             lock(&self.last_minute).update(config, &meters, Instant::now());
         }

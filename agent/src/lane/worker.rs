@@ -16,6 +16,7 @@ use super::{Command, Inspection, Lane, LaneReport, LaneSetup, Prepared, Redirect
 use crate::capture::tap::{Tapped, Taps};
 use crate::config::Config;
 use crate::log_limit::LogLimiter;
+use crate::meter::Traffic;
 use crate::outbox::{Datagrams, Outbox, RedirectSender, RedirectedPacket, SendOutcome};
 use crate::sockets::{LaneSockets, SocketId};
 use crate::tun::TunQueues;
@@ -76,6 +77,7 @@ pub(super) struct Worker {
     /// In lane 0: the handles of the other lanes. Empty in other lanes.
     other_lanes: Vec<Lane>,
     number: u16,
+    traffic: Traffic,
     status_changed: Arc<Notify>,
     routing_state: watch::Sender<RoutingState>,
     config: Option<Arc<AgentConfig>>,
@@ -118,6 +120,7 @@ impl Worker {
             other_lanes,
             build_queue,
             flows,
+            traffic,
             ended: _,
         } = setup;
         let (redirected, lane0) = match redirected {
@@ -147,6 +150,7 @@ impl Worker {
             redirected,
             other_lanes,
             number,
+            traffic,
             status_changed,
             routing_state,
             config: None,
@@ -170,6 +174,12 @@ impl Worker {
     /// Runs until a stop command, or until the agent has dropped the lane's handles. An error means that the TUN device
     /// or a UDP socket failed.
     pub(super) async fn run(mut self) -> Result<()> {
+        let outcome = self.run_until_end().await;
+        self.pass_on_traffic();
+        outcome
+    }
+
+    async fn run_until_end(&mut self) -> Result<()> {
         let mut tick = interval(TIMER_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -516,6 +526,7 @@ impl Worker {
     fn install(&mut self, prepared: Prepared) {
         let Prepared { config, built } = prepared;
         self.engine.install(built.tables, &config.links, Instant::now());
+        self.pass_on_traffic();
         self.generation = built.generation;
         if let Some(lane0) = self.engine.redirect_mut() {
             lane0.generation = built.generation;
@@ -570,7 +581,13 @@ impl Worker {
         }
     }
 
-    fn report(&self) -> LaneReport {
+    /// Adds what has passed the links since the last call to the totals of the agent (Meter-6).
+    fn pass_on_traffic(&mut self) {
+        self.traffic.add(self.engine.links_mut().take_traffic());
+    }
+
+    fn report(&mut self) -> LaneReport {
+        self.pass_on_traffic();
         let stats = self.engine.stats();
         let mut drops: BTreeMap<_, _> = stats.drops_by_reason().map(|(r, n)| (r.name().to_owned(), n)).collect();
         let mut totals = stats.totals;

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use tombolo_agent::apply::plan::KernelIds;
 use tombolo_agent::config::{CaptureSettings, Config, FlowLogSettings};
-use tombolo_agent::meter::Saved;
+use tombolo_agent::meter::{Saved, SavedEarlier};
 use tombolo_agent::persist::LastGood;
 use tombolo_agent::state::file;
 use tombolo_golden::golden;
 use tombolo_proto::config::{AgentConfig, Probes, Role};
 use tombolo_proto::id::{AgentId, ResourceId, Revision};
-use tombolo_proto::status::Volume;
+use tombolo_proto::status::{LinkMeter, Volume};
 
 fn agent() -> AgentId {
     "hub-vm".parse().unwrap()
@@ -78,6 +78,14 @@ fn totals_of_links() {
         links: BTreeMap::from([("spoke-vm".parse().unwrap(), volume)]),
     };
     golden!().cases(file::METERS.trim_end_matches(".json"), &[("full", saved)]);
+    let earlier = SavedEarlier {
+        epoch: 1_700_000_000_000,
+        links: vec![LinkMeter {
+            peer: "old-vm".parse().unwrap(),
+            volume,
+        }],
+    };
+    golden!().cases(file::EARLIER_METERS.trim_end_matches(".json"), &[("full", earlier)]);
 }
 
 /// An `agent.toml` with only the required settings gets the defaults.

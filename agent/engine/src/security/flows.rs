@@ -1,9 +1,10 @@
 //! The flow table of an agent, its clock, and the parts of it that each lane checks after a change.
 
-use super::flow_log::{FlowEvent, FlowEventKind, FlowLog};
+use super::flow_log::{FlowEvent, FlowEventKind, FlowLog, LogNumbers, name_in};
 use super::flow_memory::FlowMemory;
 use super::flow_table::{BootTime, FlowTable, Unusable};
 use super::local_flows;
+use super::secured_nics::SecuredNics;
 use crate::tables::Tables;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -116,6 +117,30 @@ impl Flows {
         &self.log
     }
 
+    /// Gives the rules of lookup tables the numbers under which flow logs name them, and frees names that nobody uses. To be
+    /// called by the thread that has built the tables: otherwise the first lane that installs them does it between packets.
+    pub fn name_rules(&self, tables: &Tables, now: Instant) {
+        if let Some(nics) = tables.security.as_ref().filter(|nics| nics.has_logs()) {
+            self.log_numbers(nics, now);
+        }
+    }
+
+    /// The numbers of the rules of a configuration with a flow log.
+    pub(super) fn log_numbers(&self, nics: &SecuredNics, now: Instant) -> Arc<LogNumbers> {
+        let new = || {
+            // The log begins. Counters and numbers of an earlier log say nothing about this one.
+            if let (false, Some((table, _))) = (self.log.is_written(), self.table.get()) {
+                table.forget_counters();
+            }
+            let of_flows = || self.table().map(FlowTable::tags).unwrap_or_default();
+            let of_flows = || of_flows().into_iter().map(name_in).collect();
+            self.log.number_all(nics, of_flows, now)
+        };
+        let known = nics.log_numbers(new);
+        // Tables may be installed in agents that share nothing else, as in simulations.
+        if known.is_of(&self.log) { known.clone() } else { new() }
+    }
+
     /// Passes the present state of all counted flows to `each`, as events of flows that go on. To be called when the lanes
     /// have ended, so that their last packets are logged.
     pub fn log_all(&self, now: Instant, mut each: impl FnMut(FlowEvent)) {
@@ -127,10 +152,10 @@ impl Flows {
         });
     }
 
-    /// The time when the table's clock showed `seconds`, but not after `now`. A time before the table was made becomes the
-    /// time when it was made. Without a table the result is `now`.
+    /// The end of the second that the table's clock showed as `seconds`, but not after `now`: the last packet of a flow comes no
+    /// later. A time before the table was made becomes the first second after it was made. Without a table the result is `now`.
     pub(super) fn instant(&self, seconds: u32, now: Instant) -> Instant {
-        let after = Duration::from_secs(u64::from(seconds.saturating_sub(FIRST_SECOND)));
+        let after = Duration::from_secs(u64::from(seconds.saturating_sub(FIRST_SECOND)) + 1);
         self.table.get().map_or(now, |(_, began)| (*began + after).min(now))
     }
 

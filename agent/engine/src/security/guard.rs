@@ -324,10 +324,7 @@ impl Guard {
         };
         let outcome = self.gate.admit_flow(table, rules, &at, decided, &mut observer);
         let counted = match (observer.log, &logged) {
-            (Some(log), Some(logged)) => {
-                let of_nic = (rules, logged, passage);
-                note(log, (table, seconds), of_nic, &outcome, info, now)
-            }
+            (Some(log), Some(logged)) => note(log, (table, seconds), (rules, logged), &outcome, info.len, now),
             _ => None,
         };
         match outcome.admission {
