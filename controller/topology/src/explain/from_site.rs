@@ -138,6 +138,7 @@ impl<'t> Site<'t> {
             verdict: String::new(),
             next: None,
             relation: None,
+            bandwidth: None,
         }
     }
 }
