@@ -423,7 +423,6 @@ fn x16_lanes_share_the_limit_of_a_nic() {
 fn x16_counts_follow_the_table() {
     let table = table();
     table.limit_flows_of_nics(300);
-    let mut full = 0;
     for n in 0..3000 {
         let key = FlowKey {
             nic: u8::try_from(n % 3).unwrap(),
@@ -431,8 +430,6 @@ fn x16_counts_follow_the_table() {
         };
         if let Ok(flow) = table.insert(&key, n % 4, IDLE, n) {
             table.touch(&flow.against(), NO_FLAGS, n);
-        } else {
-            full += 1;
         }
         if n % 500 == 499 {
             table.sweep(0, table.entries(), n);
@@ -452,6 +449,7 @@ fn x16_counts_follow_the_table() {
     // All flows are over, and none was removed.
     let late = 3000 + 10 * IDLE;
     let added = (0..200).filter(|n| table.insert(&key(10_000 + n, 6), 0, IDLE, late).is_ok());
-    assert!(added.count() > 100, "{full} refused before");
+    let added = added.count();
+    assert!(added > counts[0] / 2 && added <= counts[0], "{added} of {}", counts[0]);
     assert!(table.flows_of_nic(0) <= counts[0]);
 }
